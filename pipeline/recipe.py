@@ -1,0 +1,151 @@
+"""A recipe is all that a user chose for a run, as YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.errors import InputError
+from pipeline.options import coerce, describe, option, parse
+from pipeline.stages import evaluate, finetune, optimize, quantize
+
+# Model and data may be given relative to the recipe; these ids are not paths.
+NOT_PATHS = ("azureml://",)
+
+OPTIONS = {
+    "quantize": quantize.Options,
+    "finetune": finetune.Options,
+    "optimize": optimize.Options,
+    "evaluate": evaluate.Options,
+}
+
+
+@dataclass(frozen=True)
+class Basics:
+    """What concerns every stage."""
+
+    name: str = option("run", "What you call this run")
+    model: str = option("starter", "A catalogue id, a hub id such as org/name, or a local folder")
+    data: str = option("", "The dataset: a file of JSON lines")
+    template: str = option(
+        "chat", "chat (the model's own) or a text with {placeholders}; the last one is the response"
+    )
+    eval_fraction: float = option(0.1, "Share of the rows held out for evaluation", min=0.01, max=0.5)
+    seed: int = option(0, "Makes the split and the training repeatable", min=0, max=2**31 - 1)
+
+
+@dataclass(frozen=True)
+class Recipe(Basics):
+    """What to do with which model and data. A stage that is None is left out of the run."""
+
+    quantize: quantize.Options | None = quantize.Options()
+    finetune: finetune.Options | None = finetune.Options()
+    optimize: optimize.Options | None = optimize.Options()
+    evaluate: evaluate.Options | None = evaluate.Options()
+
+    def stages(self) -> dict[str, Any]:
+        """The stages to run, in order, with their options."""
+        found = {name: getattr(self, name) for name in OPTIONS}
+        return {name: options for name, options in found.items() if options is not None}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, in the order a person writes a recipe."""
+        return dataclasses.asdict(self)
+
+    def to_yaml(self) -> str:
+        """The recipe as the YAML file a user would write, stages one to a line."""
+        return yaml.safe_dump(
+            self.to_dict(), default_flow_style=None, sort_keys=False, width=10_000, allow_unicode=True
+        )
+
+
+def load(path: Path, changes: list[str] | None = None) -> Recipe:
+    """Read a recipe file; `changes` are `key=value` as given to `--set`.
+
+    Raises InputError naming the file, key or value.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such recipe file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as text ({error})") from None
+    try:
+        given = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(given, dict):
+        raise InputError(f"{path}: a recipe is a mapping of keys such as name, model and data")
+    for change in changes or []:
+        _set(given, change)
+    return from_dict(given, path.resolve().parent)
+
+
+def from_dict(given: dict[str, Any], folder: Path) -> Recipe:
+    """Check a mapping and make a Recipe of it; relative paths are taken from `folder`."""
+    top = {o.name: o for o in describe(Basics)}
+    allowed = [*top, *OPTIONS]
+    problems = [f"{key}: unknown key; allowed: {', '.join(allowed)}" for key in given if key not in allowed]
+    values: dict[str, Any] = {}
+    for key, value in given.items():
+        try:
+            if key in top:
+                values[key] = coerce(top[key], value, key)
+            elif key in OPTIONS:
+                values[key] = None if value is None else parse(OPTIONS[key], value, key)
+        except InputError as error:
+            problems += error.problems
+    problems += _missing(values, given)
+    if problems:
+        raise InputError(problems)
+    values["data"] = str((folder / Path(values["data"]).expanduser()).resolve())
+    values["model"] = _model_path(values.get("model", "starter"), folder)
+    return Recipe(**values)
+
+
+def _missing(values: dict[str, Any], given: dict[str, Any]) -> list[str]:
+    """Problems that concern more than one key."""
+    problems = []
+    if not given.get("data"):
+        problems.append("data: is missing; give a file of JSON lines")
+    if "name" in values and (not values["name"].strip() or len(values["name"]) > 100):
+        problems.append(f"name: {values['name']!r} is not allowed; allowed: 1 to 100 characters")
+    if all(values.get(name, True) is None for name in OPTIONS):
+        problems.append("all stages are null: there is nothing to run")
+    if values.get("optimize", True) is None and values.get("evaluate", True) is not None:
+        problems.append("evaluate: needs optimize; set evaluate to null as well")
+    return problems
+
+
+def _model_path(model: str, folder: Path) -> str:
+    """A folder is made absolute; a catalogue or hub id stays as it is."""
+    if model.startswith(NOT_PATHS):
+        return model
+    looks_like_path = model.startswith((".", "/", "~"))
+    path = (folder / Path(model).expanduser()).resolve()
+    return str(path) if looks_like_path or path.is_dir() else model
+
+
+def _set(given: dict[str, Any], change: str) -> None:
+    """Apply one `--set stage.option=value`; the value is read as YAML."""
+    key, equals, text = change.partition("=")
+    if not equals:
+        raise InputError(f"--set {change}: write it as key=value, such as finetune.max_steps=10")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    *parents, last = key.split(".")
+    target = given
+    for parent in parents:
+        inner = target.setdefault(parent, {})
+        if inner is None:  # a stage set to null is switched on again by giving it an option
+            inner = target[parent] = {}
+        if not isinstance(inner, dict):
+            raise InputError(f"--set {change}: {parent} has no options")
+        target = inner
+    target[last] = value

@@ -1,0 +1,70 @@
+"""The only place that reads the environment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLES = ROOT / "data" / "samples"
+
+# Nothing here may call out: Gradio, Olive and the Hub each have a switch of their own.
+QUIET = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "OLIVE_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def home() -> Path:
+    """The folder of all that is kept (`OLIVE_LAB_HOME`, default `data/` of this project), made if missing."""
+    path = Path(os.environ.get("OLIVE_LAB_HOME") or ROOT / "data").expanduser().resolve()
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def events_path() -> Path | None:
+    """The events file of the stage this process runs, or None outside a stage."""
+    value = os.environ.get("OLIVE_LAB_EVENTS")
+    return Path(value) if value else None
+
+
+def max_upload_bytes() -> int:
+    """The largest dataset accepted from a browser (`OLIVE_LAB_MAX_UPLOAD_MB`, default 512)."""
+    return int(os.environ.get("OLIVE_LAB_MAX_UPLOAD_MB") or 512) * 1024 * 1024
+
+
+def child_environment(**extra: str) -> dict[str, str]:
+    """The environment of a process of ours: importable from anywhere, quiet, unbuffered."""
+    path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
+    return {**os.environ, **QUIET, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **extra}
+
+
+def quiet_this_process() -> None:
+    """Switch telemetry off before a library that has some is imported."""
+    os.environ.update(QUIET)
+
+
+@lru_cache(maxsize=1)
+def gpus() -> int:
+    """How many NVIDIA GPUs work here, asked of `nvidia-smi` so that torch need not be imported."""
+    try:
+        out = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    return sum(line.startswith("GPU ") for line in out.stdout.splitlines())
+
+
+def devices() -> list[str]:
+    """Slots a run can occupy: each GPU, or the CPU where there is none."""
+    return [f"cuda:{i}" for i in range(gpus())] or ["cpu"]
+
+
+def python() -> str:
+    """The interpreter that runs our own processes."""
+    return sys.executable
