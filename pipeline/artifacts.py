@@ -1,0 +1,132 @@
+"""Results of stages, kept under a name made of what went into them, and so found again.
+
+`artifacts/<stage>-<key>/` holds what the stage wrote and `artifact.json`, which says how it came about.
+A result is written under a temporary name and renamed, so a folder that is there is whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pipeline import settings
+from pipeline.stages import Artifact, Results
+
+MANIFEST = "artifact.json"
+PACKAGES = (
+    "olive-ai", "torch", "transformers", "peft", "onnx", "onnxruntime", "onnxruntime-gpu",
+    "onnxruntime-genai", "onnxruntime-genai-cuda",
+)  # fmt: skip
+SOURCES = ("passes", "stages", "datasets.py", "templates.py", "generation.py", "starter.py")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A result that is there. Paths of `artifacts` are absolute."""
+
+    key: str
+    folder: Path
+    seconds: float
+    metrics: dict[str, Any]
+    artifacts: list[Artifact]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The artifacts as the store keeps them: name, kind, path and bytes on disk."""
+        return [
+            {"name": a.name, "kind": a.kind, "path": str(a.path), "bytes": size(a.path)} for a in self.artifacts
+        ]
+
+
+def key(stage: str, options: Any, inputs: dict[str, str]) -> str:
+    """Name a stage's result by content: its options, the keys of what goes in, packages and our own code.
+
+    `inputs` maps a word to the key or fingerprint of an input. Returns 16 hexadecimal digits.
+    """
+    facts = {
+        "stage": stage,
+        "options": dataclasses.asdict(options),
+        "inputs": inputs,
+        "packages": versions(),
+        "code": _code(),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Versions of the installed packages that can change a result."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # the CPU and the GPU set hold different ones of these
+    return found
+
+
+def find(home: Path, stage: str, key: str) -> Stored | None:
+    """The stored result of that key, or None."""
+    folder = home / "artifacts" / f"{stage}-{key}"
+    try:
+        facts = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    artifacts = [Artifact(a["name"], a["kind"], folder / a["path"]) for a in facts["artifacts"]]
+    return Stored(key, folder, facts["seconds"], facts["metrics"], artifacts)
+
+
+def part(home: Path, stage: str, key: str) -> Path:
+    """An empty folder to write a result into, beside its final place."""
+    path = home / "artifacts" / f"{stage}-{key}.part"
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(mode=0o700, parents=True)
+    return path
+
+
+def keep(home: Path, stage: str, key: str, written: Path, results: Results, seconds: float) -> Stored:
+    """Move a finished result from `written` to its final place."""
+    facts = {
+        "stage": stage,
+        "key": key,
+        "seconds": seconds,
+        "metrics": results.metrics,
+        "packages": versions(),
+        "artifacts": [
+            {"name": a.name, "kind": a.kind, "path": str(a.path.relative_to(written))}
+            for a in results.artifacts
+        ],
+    }
+    (written / MANIFEST).write_text(json.dumps(facts, indent=2), encoding="utf-8")
+    target = home / "artifacts" / f"{stage}-{key}"
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(written, target)
+    stored = find(home, stage, key)
+    assert stored is not None
+    return stored
+
+
+def size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    if path.is_file():
+        return path.stat().st_size
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+
+
+@lru_cache(maxsize=1)
+def _code() -> str:
+    """A digest of our own code that makes results, so that a changed pass is run again."""
+    digest = hashlib.sha256()
+    for name in SOURCES:
+        source = settings.ROOT / "pipeline" / name
+        files = sorted(source.rglob("*.*")) if source.is_dir() else [source]
+        for path in files:
+            if path.is_file() and "__pycache__" not in path.parts:
+                digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()

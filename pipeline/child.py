@@ -1,0 +1,184 @@
+"""`python -m pipeline.child RUN STAGE`: one stage of one run, in a process of its own.
+
+The worker starts it with its output in the stage's `log.txt`. It inherits `lock`, taken, and so holds it
+for as long as it lives. It appends facts to `events.jsonl`, and leaves `result.json`, written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from pipeline import artifacts, datasets, events, locks, models, recipe, settings
+from pipeline.errors import LabError
+from pipeline.run import DONE, FAILED, Run
+from pipeline.stages import STAGES, Context
+from pipeline.store import Store
+
+LOCK = "lock"
+PROCESS = "process.json"
+RESULT = "result.json"
+
+
+def main(run_id: str, stage: str) -> int:
+    """Carry out the stage; return 0 if it is done."""
+    store = Store(settings.home())
+    folder = store.folder(run_id, stage)
+    write_whole(folder / PROCESS, {"pid": os.getpid()})
+    started = time.monotonic()
+    events.emit(attempt=True, message="Starting", progress=0.0)
+    try:
+        result = _perform(store, store.get(run_id), stage)
+    except BaseException as error:
+        traceback.print_exc()
+        result = {"status": FAILED, "error": sentence(error)}
+        print(f"\n{result['error']}", file=sys.stderr)
+    result.setdefault("seconds", time.monotonic() - started)
+    write_whole(folder / RESULT, result)
+    return 0 if result["status"] == DONE else 1
+
+
+def _perform(store: Store, run: Run, stage: str) -> dict[str, Any]:
+    """Reuse the stage's result if there is one, else make it."""
+    started = time.monotonic()
+    if run.stage(stage).kind == "publish":
+        return _publish(store, run, stage)
+    chosen = recipe.from_dict(run.recipe, settings.ROOT)
+    options = chosen.stages()[stage]
+    model = models.resolve(chosen.model)
+    inputs = _inputs(run, stage)
+    name = artifacts.key(stage, options, _identity(run, chosen, stage, model, inputs))
+    # The lock keeps two runs from making the same result twice.
+    with locks.locked(store.home / "artifacts" / ".locks" / f"{stage}-{name}"):
+        stored = artifacts.find(store.home, stage, name)
+        reused = stored is not None
+        if stored is None:
+            stored = _make(store, run, chosen, stage, model, inputs, name, started)
+    verb = f"Reused the result of {stage} from an earlier run" if reused else f"Finished {stage}"
+    print(f"{verb}: {stored.folder.name}")
+    events.emit(progress=1.0, eta_seconds=0.0, message="Reused" if reused else "Done")
+    return {
+        "status": DONE,
+        "reused": reused,
+        "seconds": time.monotonic() - started,
+        "metrics": stored.metrics,
+        "artifacts": stored.rows(),
+    }
+
+
+def _make(
+    store: Store,
+    run: Run,
+    chosen: recipe.Recipe,
+    stage: str,
+    model: models.Model,
+    inputs: dict[str, dict[str, Any]],
+    name: str,
+    started: float,
+) -> artifacts.Stored:
+    """Run the stage's Olive workflow and keep what it made."""
+    from pipeline.stages.execute import execute
+
+    base = models.materialize(model, store.home, lambda text: events.emit(message=text, progress=0.0))
+    folder = store.folder(run.id, stage)
+    output = artifacts.part(store.home, stage, name)
+    work = folder / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    context = Context(
+        model=base,
+        inputs={kind: Path(artifact["path"]) for kind, artifact in inputs.items()},
+        data=Path(run.data),
+        template=chosen.template,
+        eval_fraction=chosen.eval_fraction,
+        seed=chosen.seed,
+        device="cuda" if settings.gpus() else "cpu",
+        output=output,
+        work=work,
+        checkpoints=folder / "checkpoints",
+    )
+    try:
+        results = execute(STAGES[stage], chosen.stages()[stage], context, folder)
+        return artifacts.keep(store.home, stage, name, output, results, time.monotonic() - started)
+    finally:
+        shutil.rmtree(output, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _publish(store: Store, run: Run, stage: str) -> dict[str, Any]:
+    """Carry out a queued publish."""
+    from pipeline.publishers import PUBLISHERS, options_of
+
+    given = dict(run.stage(stage).options)
+    to = given.pop("to")
+    published = PUBLISHERS[to].publish(
+        store.home,
+        run,
+        options_of(to, given),
+        lambda text, fraction: events.emit(message=text, progress=fraction),
+    )
+    print(f"Published {published['name']} version {published['version']} to {published['path']}")
+    return {"status": DONE, "metrics": published}
+
+
+def _inputs(run: Run, stage: str) -> dict[str, dict[str, Any]]:
+    """The artifacts of the stages before this one, newest of each kind."""
+    found: dict[str, dict[str, Any]] = {}
+    for earlier in run.stages:
+        if earlier.name == stage:
+            break
+        found.update({artifact["kind"]: artifact for artifact in earlier.artifacts})
+    return found
+
+
+def _identity(
+    run: Run, chosen: recipe.Recipe, stage: str, model: models.Model, inputs: dict[str, dict[str, Any]]
+) -> dict[str, str]:
+    """What besides the options decides the result. Artifact folders are named by content already."""
+    facts = {kind: _stored_name(Path(artifact["path"])) for kind, artifact in inputs.items()}
+    facts["model"] = models.fingerprint(model)
+    facts["device"] = "cuda" if settings.gpus() else "cpu"
+    facts["template"] = chosen.template
+    if STAGES[stage].uses_rows(chosen.stages()[stage]):
+        facts["data"] = datasets.sha256(Path(run.data))
+        facts["split"] = f"{chosen.eval_fraction} {chosen.seed}"
+    return facts
+
+
+def _stored_name(path: Path) -> str:
+    """`<stage>-<key>` of an artifact's path, wherever the home lies."""
+    parts = path.parts
+    return parts[len(parts) - 1 - parts[::-1].index("artifacts") + 1]
+
+
+def sentence(error: BaseException) -> str:
+    """One plain sentence for what went wrong, with what to do where that is known."""
+    if isinstance(error, LabError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "The disk is full; free some space in the home folder and retry."
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "Memory ran out; use a smaller batch_size or max_length, or switch gradient_checkpointing on."
+    text = " ".join(str(error).split())
+    if "No space left on device" in text:
+        return "The disk is full; free some space in the home folder and retry."
+    return f"{type(error).__name__}: {text[:300]}" if text else f"{type(error).__name__}; see the log."
+
+
+def write_whole(path: Path, facts: dict[str, Any]) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of one."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(facts), encoding="utf-8")
+    os.replace(part, path)
+
+
+if __name__ == "__main__":
+    settings.quiet_this_process()
+    sys.exit(main(sys.argv[1], sys.argv[2]))

@@ -1,0 +1,93 @@
+"""What the store keeps of a run: plain records and the words for their status."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+QUEUED = "queued"
+RUNNING = "running"
+DONE = "done"
+FAILED = "failed"
+CANCELED = "canceled"
+INTERRUPTED = "interrupted"
+
+ENDED = (DONE, FAILED, CANCELED, INTERRUPTED)
+RETRYABLE = (FAILED, CANCELED, INTERRUPTED)
+
+PUBLISH = "publish"
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """One stage of one run. Times are seconds since the epoch; `seconds` was measured by the stage."""
+
+    name: str
+    status: str = QUEUED
+    options: dict[str, Any] = field(default_factory=dict)
+    started: float | None = None
+    finished: float | None = None
+    seconds: float | None = None
+    reused: bool = False
+    error: str | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    artifacts: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def kind(self) -> str:
+        """The stage's name without the number a repeated publish has: `publish-2` is a `publish`."""
+        return self.name.split("-")[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `show --json` prints it."""
+        keys = ("name", "status", "started", "finished", "seconds", "reused", "error", "metrics", "artifacts")
+        return {key: getattr(self, key) for key in keys}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run with its stages, as it stood when it was read from the store."""
+
+    id: str
+    name: str
+    status: str
+    created: float
+    recipe: dict[str, Any]
+    data: str  # the dataset's own copy in the home
+    stages: tuple[StageRun, ...] = ()
+    cancel_requested: bool = False
+
+    def stage(self, name: str) -> StageRun:
+        """The stage of that name. Raises KeyError."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise KeyError(name)
+
+    @property
+    def current(self) -> StageRun | None:
+        """The stage that runs now, else the first that has not ended well, else the last."""
+        for wanted in ((RUNNING,), (FAILED, CANCELED, INTERRUPTED), (QUEUED,)):
+            for stage in self.stages:
+                if stage.status in wanted:
+                    return stage
+        return self.stages[-1] if self.stages else None
+
+    def artifact(self, kind: str) -> str | None:
+        """The path of the newest artifact of that kind, or None."""
+        for stage in reversed(self.stages):
+            for artifact in stage.artifacts:
+                if artifact["kind"] == kind and stage.status == DONE:
+                    return str(artifact["path"])
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `show --json` prints it."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "status": self.status,
+            "created": self.created,
+            "recipe": self.recipe,
+            "stages": [stage.to_dict() for stage in self.stages],
+        }
