@@ -1,0 +1,244 @@
+"""`python -m pipeline`: the lab's verbs on the command line.
+
+Exit codes: 0 good, 1 the run or stage did not end well, 2 bad input and nothing was started.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline import datasets, follow, inference, models, recipe, settings, submit, templates, worker
+from pipeline.errors import InputError, LabError
+from pipeline.publishers import PUBLISHERS, options_of, queue
+from pipeline.run import DONE, Run
+from pipeline.store import Store
+
+
+def check(args: argparse.Namespace) -> int:
+    """Check a dataset against a template; with --model also against that model's chat template."""
+    chat = models.resolve(args.model).chat if args.model else None
+    report = datasets.check(args.data, args.template, chat)
+    for problem in report.messages():
+        print(problem, file=sys.stderr)
+    if not report.good:
+        return 2
+    print(f"{args.data}: {report.rows:,} rows, fields {', '.join(report.fields)}: good")
+    if report.example:
+        print(f"\nThe first row as the model reads it:\n\n{report.example}")
+    return 0
+
+
+def run(args: argparse.Namespace) -> int:
+    """Queue a run and follow it to its end."""
+    store = Store(settings.home())
+    run_id = submit.submit(store, recipe.load(args.recipe, args.set))
+    print(f"Run {run_id} is queued. Ctrl-C stops following; the run goes on.")
+    return follow.run(store, run_id)
+
+
+def submit_(args: argparse.Namespace) -> int:
+    """Queue a run and print its id."""
+    print(submit.submit(Store(settings.home()), recipe.load(args.recipe, args.set)))
+    return 0
+
+
+def list_(args: argparse.Namespace) -> int:
+    """Runs, newest first."""
+    runs = Store(settings.home()).list()
+    if args.json:
+        print(json.dumps([r.to_dict() for r in runs], indent=2))
+    elif not runs:
+        print("There are no runs yet; `make demo` or `python -m pipeline run RECIPE.yaml` makes one.")
+    else:
+        print(follow.table(runs))
+    return 0
+
+
+def show(args: argparse.Namespace) -> int:
+    """One run with its stages."""
+    found = Store(settings.home()).get(args.run)
+    print(json.dumps(found.to_dict(), indent=2) if args.json else follow.summary(found))
+    return 0
+
+
+def logs(args: argparse.Namespace) -> int:
+    """The log of a stage, by default of the one that runs or ran last."""
+    store = Store(settings.home())
+    found = store.get(args.run)
+    names = [stage.name for stage in found.stages]
+    if args.stage and args.stage not in names:
+        raise InputError(f"{args.stage}: no such stage; this run has {', '.join(names)}")
+    if args.stage is None and found.current is None:
+        raise InputError(f"{found.id}: this run has no stages")
+    stage = args.stage or (found.current.name if found.current else "")
+    follow.log(store, found.id, stage, wait=args.follow)
+    return 0
+
+
+def cancel(args: argparse.Namespace) -> int:
+    """Ask for the end of a run and wait for it."""
+    store = Store(settings.home())
+    found = store.get(args.run)
+    store.request_cancel(found.id)
+    worker.ensure(store.home)
+    ended = follow.until_ended(store, found.id)
+    print(f"Run {ended.id} is {ended.status}.")
+    return 0
+
+
+def retry(args: argparse.Namespace) -> int:
+    """Queue a run again from the stage that did not end well."""
+    store = Store(settings.home())
+    found = store.get(args.run)
+    store.retry(found.id)
+    worker.ensure(store.home)
+    print(f"Run {found.id} is queued again; `python -m pipeline logs {found.id} --follow` follows it.")
+    return 0
+
+
+def chat(args: argparse.Namespace) -> int:
+    """Ask a finished run something, with and without its adapter."""
+    store = Store(settings.home())
+    found = store.get(args.run)
+    sides = inference.SIDES if args.side == "both" else (args.side,)
+    if args.side == "both" and found.artifact("onnx_adapter") is None:
+        sides = ("base",)
+    answers = asyncio.run(_ask(store, found, sides, args))
+    if args.json:
+        print(json.dumps({"prompt": args.prompt, "seed": args.seed, **answers}, indent=2, ensure_ascii=False))
+        return 0
+    for side, answer in answers.items():
+        speed = f"{answer['tokens']} tokens, {answer['tokens_per_second']:.0f} a second"
+        print(f"{side} ({speed}):\n{answer['text'].strip()}\n")
+    return 0
+
+
+async def _ask(
+    store: Store, found: Run, sides: tuple[str, ...], args: argparse.Namespace
+) -> dict[str, dict[str, Any]]:
+    answers: dict[str, dict[str, Any]] = {side: {"text": ""} for side in sides}
+    try:
+        async for piece in inference.stream(
+            store.home, found, args.prompt, sides, args.seed, args.max_new_tokens, args.temperature
+        ):
+            answer = answers[piece.pop("side")]
+            answer["text"] += piece.pop("text", "")
+            answer.update({key: value for key, value in piece.items() if key != "done"})
+    finally:
+        await inference.shutdown()
+    return answers
+
+
+def publish(args: argparse.Namespace) -> int:
+    """Publish a finished run, or with --dry-run say what would be published."""
+    store = Store(settings.home())
+    found = store.get(args.run)
+    options = options_of(
+        args.to, {"name": args.name, "version": args.version, "description": args.description}
+    )
+    planned = PUBLISHERS[args.to].plan(store.home, found, options)
+    print(f"{planned['name']} version {planned['version']} -> {planned['target']}")
+    for file in planned["files"]:
+        print(f"  {file['bytes']:>14,} bytes  {file['path']}")
+    if args.dry_run:
+        print("Nothing was published: this was a dry run.")
+        return 0
+    stage = queue(store, found, args.to, options)
+    follow.until_ended(store, found.id, stage)
+    ended = store.get(found.id).stage(stage)
+    print(f"Published to {ended.metrics['path']}" if ended.status == DONE else ended.error or ended.status)
+    return 0 if ended.status == DONE else 1
+
+
+def serve(args: argparse.Namespace) -> int:
+    """Serve the queue until it has been empty for a while."""
+    return worker.serve(settings.home())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and carry out the verb."""
+    settings.quiet_this_process()
+    args = _parser().parse_args(argv)
+    action: Callable[[argparse.Namespace], int] = args.action
+    try:
+        return action(args)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except LabError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader, such as `head`, has seen enough
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__)
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def verb(name: str, action: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=(action.__doc__ or "").splitlines()[0])
+        added.set_defaults(action=action)
+        return added
+
+    added = verb("check", check)
+    added.add_argument("data", type=Path, metavar="DATA.jsonl")
+    added.add_argument("--template", default=templates.CHAT, help="chat, or a text with {placeholders}")
+    added.add_argument("--model", help="render the first row with this model's chat template")
+    for name, action in (("run", run), ("submit", submit_)):
+        added = verb(name, action)
+        added.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
+        added.add_argument("--set", action="append", metavar="KEY=VALUE", help="finetune.max_steps=10, say")
+    verb("list", list_).add_argument("--json", action="store_true")
+    added = verb("show", show)
+    added.add_argument("run")
+    added.add_argument("--json", action="store_true")
+    added = verb("logs", logs)
+    added.add_argument("run")
+    added.add_argument("stage", nargs="?")
+    added.add_argument("--follow", action="store_true", help="go on until the stage ends")
+    verb("cancel", cancel).add_argument("run")
+    verb("retry", retry).add_argument("run")
+    _chat_flags(verb("chat", chat))
+    _publish_flags(verb("publish", publish))
+    verb("worker", serve)
+    return parser
+
+
+def _chat_flags(added: argparse.ArgumentParser) -> None:
+    added.add_argument("run")
+    added.add_argument("prompt")
+    added.add_argument("--side", choices=[*inference.SIDES, "both"], default="both")
+    added.add_argument("--json", action="store_true")
+    added.add_argument("--max-new-tokens", type=_positive, default=128, metavar="N")
+    added.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token")
+    added.add_argument("--seed", type=int, default=0)
+
+
+def _publish_flags(added: argparse.ArgumentParser) -> None:
+    added.add_argument("run")
+    added.add_argument("--to", choices=list(PUBLISHERS), required=True)
+    added.add_argument("--name", required=True)
+    added.add_argument("--version", default="", help="a whole number; left out: the next one")
+    added.add_argument("--description", default="")
+    added.add_argument("--dry-run", action="store_true", help="say what would be published, write nothing")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

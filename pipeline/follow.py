@@ -1,0 +1,214 @@
+"""Runs as text on a terminal: following one while it works, tables, the summary at the end."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline import events, worker
+from pipeline.run import DONE, ENDED, QUEUED, RUNNING, Run, StageRun
+from pipeline.store import Store
+
+POLL_SECONDS = 0.2
+BAR_WIDTH = 24
+
+
+def run(store: Store, run_id: str) -> int:
+    """Follow a run to its end: a line a stage, live where the output is a terminal. Returns the exit code."""
+    shown: set[str] = set()
+    line = _Line()
+    offsets: dict[str, int] = {}
+    latest: dict[str, dict[str, Any]] = {}
+    for found in _watch(store, run_id):
+        for stage in found.stages:
+            if stage.name in shown or stage.status == QUEUED:
+                continue
+            if stage.status == RUNNING:
+                line.show(_progress(stage, _facts(store, found.id, stage.name, offsets, latest)))
+            else:
+                shown.add(stage.name)
+                line.settle(_ended(stage))
+    found = store.get(run_id)
+    print("\n" + summary(found))
+    return 0 if found.status == DONE else 1
+
+
+def log(store: Store, run_id: str, stage: str, *, wait: bool) -> None:
+    """Write a stage's log to standard output; with `wait` until the stage has ended."""
+    path = store.folder(run_id, stage) / "log.txt"
+    offset = 0
+    for found in _watch(store, run_id, stage):
+        offset = _copy_from(path, offset)
+        if not wait:
+            return
+        del found
+    _copy_from(path, offset)
+
+
+def until_ended(store: Store, run_id: str, stage: str | None = None) -> Run:
+    """Wait for the end of a run, or of one stage of it."""
+    for found in _watch(store, run_id, stage):
+        del found
+    return store.get(run_id)
+
+
+def table(runs: list[Run]) -> str:
+    """Runs as aligned columns."""
+    rows = [("RUN", "NAME", "STATUS", "CREATED", "STAGES")]
+    for found in runs:
+        created = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.created))
+        stages = " ".join(f"{s.name}:{s.status}" for s in found.stages)
+        rows.append((found.id, found.name, found.status, created, stages))
+    return "\n".join(_columns(rows))
+
+
+def summary(found: Run) -> str:
+    """Stages with times, sizes and results, then the held-out answers side by side."""
+    rows = [("STAGE", "STATUS", "TIME", "SIZE", "RESULT")]
+    for stage in found.stages:
+        took = f"{stage.seconds:.1f} s" if stage.seconds is not None else ""
+        size = sum(a["bytes"] for a in stage.artifacts)
+        status = f"{stage.status}, reused" if stage.reused else stage.status
+        rows.append((stage.name, status, took, megabytes(size) if size else "", _result(stage)))
+    parts = [f"Run {found.id} ({found.name}): {found.status}", *_columns(rows)]
+    parts += [f"\n{stage.name}: {stage.error}" for stage in found.stages if stage.error]
+    path = found.artifact("answers")
+    if path is not None and Path(path).is_file():
+        parts += ["", *_answers(json.loads(Path(path).read_text(encoding="utf-8"))["rows"])]
+    return "\n".join(parts)
+
+
+def megabytes(size: int) -> str:
+    """Bytes as a person reads them."""
+    return f"{size / 1e6:,.1f} MB" if size < 1e9 else f"{size / 1e9:,.2f} GB"
+
+
+def _watch(store: Store, run_id: str, stage: str | None = None) -> Iterator[Run]:
+    """Yield the run again and again until it, or the stage, has ended. Keeps a worker there."""
+    while True:
+        found = store.get(run_id)
+        yield found
+        if (found.stage(stage).status if stage else found.status) in ENDED:
+            return
+        if found.status == QUEUED or stage:
+            worker.ensure(store.home)
+        time.sleep(POLL_SECONDS)
+
+
+def _facts(
+    store: Store, run_id: str, stage: str, offsets: dict[str, int], latest: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """The newest value of every event key of this attempt."""
+    path = store.folder(run_id, stage) / "events.jsonl"
+    new, offsets[stage] = events.read(path, offsets.get(stage, 0))
+    facts = latest.setdefault(stage, {})
+    for event in new:
+        if event.get("attempt"):
+            facts.clear()
+        facts.update(event)
+    return facts
+
+
+def _progress(stage: StageRun, facts: dict[str, Any]) -> str:
+    done = facts.get("progress", 0.0)
+    bar = "█" * round(done * BAR_WIDTH) + "░" * (BAR_WIDTH - round(done * BAR_WIDTH))
+    words = [f"{stage.name:<9} {bar} {done:4.0%}"]
+    if facts.get("eta_seconds"):
+        words.append(f"{duration(facts['eta_seconds'])} left")
+    if "step" in facts:
+        words.append(f"step {facts['step']}/{facts.get('total_steps', '?')}")
+    if "loss" in facts:
+        words.append(f"loss {facts['loss']:.3f}")
+    words.append(str(facts.get("message", "")))
+    return "  ".join(words)
+
+
+def _ended(stage: StageRun) -> str:
+    took = f"{stage.seconds:.1f} s" if stage.seconds is not None else ""
+    size = sum(a["bytes"] for a in stage.artifacts)
+    words = [f"{stage.name:<9} {'reused' if stage.reused else stage.status}", took]
+    words += [megabytes(size) if size else "", _result(stage), stage.error or ""]
+    return "  ".join(word for word in words if word)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _result(stage: StageRun) -> str:
+    """The one or two figures of a stage that a person wants to see."""
+    m = stage.metrics
+    if "eval_loss_before" in m and "eval_loss_after" in m:
+        return f"held-out loss {m['eval_loss_before']:.3f} -> {m['eval_loss_after']:.3f}"
+    if "base_tokens_per_second" in m:
+        text = f"base {m['base_tokens_per_second']:.0f} tokens/s"
+        adapter = m.get("adapter_tokens_per_second")
+        return f"{text}, adapter {adapter:.0f} tokens/s" if adapter else text
+    if "version" in m:
+        return f"{m['name']} version {m['version']}"
+    return ""
+
+
+def _answers(rows: list[dict[str, Any]]) -> list[str]:
+    """Held-out prompts with both answers below each."""
+    lines = []
+    for row in rows:
+        lines.append(f"PROMPT   {' '.join(row['prompt'].split())}")
+        for side in ("base", "adapter"):
+            if row.get(side):
+                speed = f"({row[side]['tokens_per_second']:.0f} tokens/s)"
+                lines.append(f"{side:<8} {' '.join(row[side]['text'].split())} {speed}")
+        lines.append("")
+    return lines
+
+
+def _columns(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+
+
+def _copy_from(path: Path, offset: int) -> int:
+    """Write what a log has from `offset` on; return where to go on."""
+    if not path.exists():
+        return offset
+    with path.open("rb") as file:
+        file.seek(offset)
+        while block := file.read(64 * 1024):
+            sys.stdout.write(block.decode(errors="replace"))
+            offset += len(block)
+    sys.stdout.flush()
+    return offset
+
+
+class _Line:
+    """A line rewritten in place on a terminal; elsewhere it is printed when a new tenth is reached."""
+
+    def __init__(self) -> None:
+        self.live = sys.stdout.isatty()
+        self.last = ""
+
+    def show(self, text: str) -> None:
+        if self.live:
+            columns = _terminal_columns()
+            print("\r\x1b[2K" + text[: columns - 1], end="", flush=True)
+        elif text[:36] != self.last:  # the stage and its bar: a new line for each part of the bar
+            self.last = text[:36]
+            print(text, flush=True)
+
+    def settle(self, text: str) -> None:
+        print(("\r\x1b[2K" if self.live else "") + text, flush=True)
+
+
+def _terminal_columns() -> int:
+    import shutil
+
+    return shutil.get_terminal_size((100, 24)).columns

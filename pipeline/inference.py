@@ -1,0 +1,269 @@
+"""Answers from a finished run: a process that holds one loaded model and serves both sides of it.
+
+`stream` is for callers, the page and the command line alike: it starts `python -m pipeline.inference`
+for a run when needed and keeps it for the next prompt. The process reads one request a line from its
+standard input and answers with one JSON object a line:
+
+    {"id": 3, "prompt": "…", "sides": ["base", "adapter"], "seed": 0, "max_new_tokens": 64, "temperature": 0.0}
+    {"id": 3, "side": "base", "text": "The"} … {"id": 3, "side": "base", "done": true, "tokens": 12, …}
+    {"id": 3, "end": true}
+
+A line `{"cancel": 3}` ends a request early.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline import models, settings, templates
+from pipeline.errors import LabError
+from pipeline.recipe import from_dict
+from pipeline.run import DONE, Run
+
+SIDES = ("base", "adapter")
+MOST_PROCESSES = 2
+START_SECONDS = 120.0
+LINE_LIMIT = 16 * 1024 * 1024
+
+
+@dataclass
+class _Server:
+    """One inference process and the requests that wait for its answers."""
+
+    process: asyncio.subprocess.Process
+    answers: dict[int, asyncio.Queue[dict[str, Any]]] = field(default_factory=dict)
+    reader: asyncio.Task[None] | None = None
+    used: float = 0.0
+
+
+_servers: dict[str, _Server] = {}
+_numbers = itertools.count(1)
+_starting: dict[str, asyncio.Lock] = {}
+
+
+async def stream(
+    home: Path,
+    run: Run,
+    prompt: str,
+    sides: tuple[str, ...] = SIDES,
+    seed: int = 0,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+) -> AsyncIterator[dict[str, Any]]:
+    """Yield pieces of the answers as they come, both sides interleaved; closing it cancels.
+
+    `temperature` 0 always takes the likeliest token. The last piece of a side has done, tokens,
+    tokens_per_second and first_token_seconds. Raises LabError if the run cannot answer.
+    """
+    request = {
+        "prompt": prompt, "sides": list(sides), "seed": seed,
+        "max_new_tokens": max_new_tokens, "temperature": temperature,
+    }  # fmt: skip
+    if not prompt.strip():
+        raise LabError("The prompt is empty; type a question first.")
+    server = await _server(home, run)
+    number = next(_numbers)
+    queue = server.answers[number] = asyncio.Queue()
+    finished = False
+    try:
+        await _send(server, {"id": number, **request})
+        while True:
+            answer = await queue.get()
+            if "error" in answer:
+                finished = True
+                raise LabError(answer["error"])
+            if answer.get("end"):
+                finished = True
+                return
+            yield {key: value for key, value in answer.items() if key != "id"}
+    finally:
+        server.answers.pop(number, None)
+        if not finished and server.process.returncode is None:
+            await _send(server, {"cancel": number})
+
+
+async def shutdown() -> None:
+    """End every inference process this one has started."""
+    for key in list(_servers):
+        await _end(key)
+
+
+async def _server(home: Path, run: Run) -> _Server:
+    """The process that serves this run's export, started if need be; the longest unused makes room."""
+    folder = run.artifact("onnx")
+    if run.status != DONE and folder is None:
+        raise LabError(f"Run {run.id} is {run.status}; it can answer once its optimize stage is done.")
+    if folder is None or not Path(folder).is_dir():
+        raise LabError(f"Run {run.id} has no exported model; its recipe leaves optimize out, or it was deleted.")
+    async with _starting.setdefault(folder, asyncio.Lock()):
+        server = _servers.get(folder)
+        if server is None or server.process.returncode is not None:
+            while len(_servers) >= MOST_PROCESSES:
+                await _end(min(_servers, key=lambda key: _servers[key].used))
+            server = _servers[folder] = await _start(home, run)
+        server.used = time.monotonic()
+        return server
+
+
+async def _start(home: Path, run: Run) -> _Server:
+    with (home / "inference.log").open("ab") as log:
+        process = await asyncio.create_subprocess_exec(
+            settings.python(), "-m", "pipeline.inference", run.id,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log,
+            cwd=settings.ROOT, env=settings.child_environment(OLIVE_LAB_HOME=str(home)), limit=LINE_LIMIT,
+        )  # fmt: skip
+    server = _Server(process)
+    assert process.stdout is not None
+    try:
+        line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
+    except asyncio.TimeoutError:
+        process.kill()
+        raise LabError(f"The model of run {run.id} did not load within {START_SECONDS:.0f} seconds.") from None
+    ready = json.loads(line) if line else {"error": "The inference process ended while it loaded the model."}
+    if "error" in ready:
+        await process.wait()
+        raise LabError(ready["error"])
+    server.reader = asyncio.create_task(_read(server))
+    return server
+
+
+async def _read(server: _Server) -> None:
+    """Hand each answer to the request that waits for it; tell all of them if the process is gone."""
+    assert server.process.stdout is not None
+    while line := await server.process.stdout.readline():
+        answer = json.loads(line)
+        queue = server.answers.get(answer["id"])
+        if queue is not None:
+            queue.put_nowait(answer)
+    await server.process.wait()
+    for queue in server.answers.values():
+        queue.put_nowait({"error": "The inference process ended; memory may have run out. Try again."})
+
+
+async def _send(server: _Server, request: dict[str, Any]) -> None:
+    assert server.process.stdin is not None
+    server.process.stdin.write(json.dumps(request).encode() + b"\n")
+    try:
+        await server.process.stdin.drain()
+    except ConnectionError:
+        raise LabError("The inference process has ended; try again.") from None
+
+
+async def _end(key: str) -> None:
+    server = _servers.pop(key)
+    if server.process.returncode is None:
+        server.process.kill()
+    await server.process.wait()
+    if server.reader is not None:
+        await server.reader
+
+
+# -- the process ---------------------------------------------------------------------------------------
+
+
+def _serve(run: Run) -> None:
+    """Answer requests from standard input until it closes. One request at a time, its sides in turn."""
+    from pipeline import generation
+
+    chosen = from_dict(run.recipe, settings.ROOT)
+    template = templates.parse(chosen.template, models.resolve(chosen.model).chat)
+    folder = Path(str(run.artifact("onnx")))
+    adapter = run.artifact("onnx_adapter")
+    loaded = generation.load(folder, {"adapter": Path(adapter)} if adapter else {})
+    canceled: set[int] = set()
+    requests = _requests(canceled)
+    _say({"ready": True})
+    for request in requests:
+        number = request["id"]
+        try:
+            for piece in _answer(loaded, template, request, bool(adapter)):
+                if number in canceled:
+                    break
+                _say({"id": number, **piece})
+            _say({"id": number, "end": True})
+        except LabError as error:
+            _say({"id": number, "error": str(error)})
+
+
+def _answer(
+    loaded: Any, template: templates.Template, request: dict[str, Any], has_adapter: bool
+) -> Iterator[dict[str, Any]]:
+    """Pieces of every side in turn, a token each, so that all of them grow together."""
+    from pipeline import generation
+
+    if "adapter" in request["sides"] and not has_adapter:
+        raise LabError("This run trained no adapter; ask its base side only.")
+    text = template.prompt({template.fields[0]: request["prompt"]})
+    streams = {
+        side: generation.stream(
+            loaded,
+            text,
+            adapter=side if side == "adapter" else None,
+            max_new_tokens=request["max_new_tokens"],
+            temperature=request["temperature"],
+            seed=request["seed"],
+            stop=template.stop,
+        )
+        for side in request["sides"]
+    }
+    while streams:
+        for side in list(streams):
+            piece = next(streams[side], None)
+            if piece is None:
+                del streams[side]
+            else:
+                yield {"side": side, **piece}
+
+
+def _requests(canceled: set[int]) -> Iterator[dict[str, Any]]:
+    """Requests in the order they came; a thread reads ahead so that a cancel is seen at once."""
+    import queue
+
+    waiting: queue.Queue[dict[str, Any] | None] = queue.Queue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            request = json.loads(line)
+            if "cancel" in request:
+                canceled.add(request["cancel"])
+            else:
+                waiting.put(request)
+        waiting.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    while (request := waiting.get()) is not None:
+        if request["id"] not in canceled:
+            yield request
+
+
+def _say(answer: dict[str, Any]) -> None:
+    print(json.dumps(answer), flush=True)
+
+
+def _main(run_id: str) -> int:
+    from pipeline.store import Store
+
+    settings.quiet_this_process()
+    # What libraries print must not get between the answers: it goes where errors go.
+    sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    try:
+        _serve(Store(settings.home()).get(run_id))
+    except (LabError, OSError, RuntimeError) as error:
+        _say({"error": f"The model could not be loaded: {error}"})
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1]))

