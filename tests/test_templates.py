@@ -1,0 +1,166 @@
+"""templates: placeholders, escapes, errors, and chat templates rendered as transformers does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.templates import Chat, ChatTemplate, TextTemplate, chat_template, parse
+
+LAB = "<|user|>\n{prompt}<|end|>\n<|assistant|>\n{response}<|end|>"
+ROW = {"prompt": "Where?", "response": "There."}
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def test_the_labs_template() -> None:
+    template = parse(LAB)
+    assert template.fields == ("prompt", "response")
+    assert template.prompt(ROW) == "<|user|>\nWhere?<|end|>\n<|assistant|>\n"
+    assert template.full(ROW) == template.prompt(ROW) + "There.<|end|>"
+    assert template.stop == "<|end|>"
+
+
+def test_newlines_may_be_typed_as_two_characters() -> None:
+    assert parse(LAB.replace("\n", "\\n")) == parse(LAB)
+
+
+def test_the_last_placeholder_is_the_response_and_others_may_repeat() -> None:
+    template = parse("{{{a}}} {b} {a}: {c}")
+    assert template.fields == ("a", "b", "c")
+    assert template.prompt({"a": 1, "b": 2.5, "c": "x"}) == "{1} 2.5 1: "
+    assert template.full({"a": 1, "b": 2.5, "c": "x"}) == "{1} 2.5 1: x"
+    assert template.stop == ""
+
+
+def test_the_prompt_as_a_pattern_for_app_py() -> None:
+    template = parse("{{q}} {prompt}\\n{response}!")
+    assert isinstance(template, TextTemplate)
+    assert template.pattern().format(prompt="Where?") == template.prompt(ROW) == "{q} Where?\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "no placeholder"),
+        ("Chat", "no placeholder"),
+        ("{response}", "only placeholder"),
+        ("{prompt} {response", "'{' at character 10 is never closed"),
+        ("{prompt {response}", "'{' at character 1 is never closed"),
+        ("{prompt} response}", "'}' at character 18 closes nothing"),
+        ("{} {response}", "not a field name"),
+        ("{0} {response}", "not a field name"),
+        ("{a.b} {response}", "not a field name"),
+        ("{response} {prompt} {response}", "only once"),
+    ],
+)
+def test_faulty_templates(text: str, reason: str) -> None:
+    with pytest.raises(InputError, match="template: ") as error:
+        parse(text)
+    assert reason in str(error.value)
+
+
+def test_chat_is_the_models_own_template() -> None:
+    template = parse("chat", Chat(CHATML))
+    assert template.fields == ("prompt", "response")
+    assert template.prompt(ROW) == "<|im_start|>user\nWhere?<|im_end|>\n<|im_start|>assistant\n"
+    assert template.full(ROW) == template.prompt(ROW) + "There.<|im_end|>"
+    assert template.prompt({**ROW, "system": "Be kind."}).startswith("<|im_start|>system\nBe kind.<|im_end|>")
+    assert template.stop == "<|im_end|>"
+
+
+def test_chat_without_a_template_names_the_way_out() -> None:
+    template = parse("chat")
+    assert template.fields == ("prompt", "response")
+    with pytest.raises(InputError, match="has no chat template"):
+        template.prompt(ROW)
+
+
+def test_a_chat_template_that_writes_past_answers_differently() -> None:
+    chat = Chat(
+        "{% for m in messages %}[{{ m.role }}]"
+        "{{ m.content | trim | upper if m.role == 'assistant' else m.content }}[end]{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]<think>{% endif %}"
+    )
+    template = parse("chat", chat)
+    assert template.full({"prompt": "a", "response": "B"}) == "[user]a[end][assistant]<think>B[end]"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ raise_exception('no') }}",
+        "{% for %}",
+        "{{ messages.append(1) }}",
+        "{{ ''.__class__.__mro__ }}",
+        "{% set n = namespace() %}{% set n.__class__ = 1 %}",
+        "{{ namespace(__init__=1) }}",
+        "{{ range(10 ** 9) | list }}",
+    ],
+)
+def test_a_hostile_chat_template_is_an_error_and_nothing_else(source: str) -> None:
+    with pytest.raises(InputError, match="chat template"):
+        parse("chat", Chat(source)).prompt(ROW)
+
+
+def test_chat_template_of_a_folder(tmp_path: Path) -> None:
+    assert chat_template(tmp_path) is None
+    config = {
+        "chat_template": [{"name": "tools", "template": "T"}, {"name": "default", "template": "D"}],
+        "eos_token": {"content": "</s>", "lstrip": False},
+        "bos_token": "<s>",
+        "pad_token": None,
+    }
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    assert chat_template(tmp_path) == Chat("D", {"eos_token": "</s>", "bos_token": "<s>"})
+    (tmp_path / "chat_template.jinja").write_text("J{{ bos_token }}")
+    found = chat_template(tmp_path)
+    assert found == Chat("J{{ bos_token }}", {"eos_token": "</s>", "bos_token": "<s>"})
+    assert parse("chat", found).prompt(ROW) == "J<s>"
+
+
+STYLES = {
+    "chatml": CHATML,
+    "whitespace": (
+        "{%- for m in messages %}\n    {% if m.role == 'user' %}\n  U: {{ m.content }}\n{% endif %}\n"
+        "{%- endfor %}"
+    ),
+    "tojson": "{% for m in messages %}{{ m | tojson }}{{ m | tojson(indent=2) }}{% endfor %}",
+    "generation": (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}"
+        "{{ eos_token }}{% endgeneration %}{% else %}{{ bos_token }}{{ m.content }}{% endif %}{% endfor %}"
+    ),
+    "break": "{% for m in messages %}{{ m.content }}{% if loop.first %}{% break %}{% endif %}{% endfor %}",
+    "namespace": (
+        "{% set n = namespace(last='') %}{% for m in messages %}{% set n.last = m.role %}{% endfor %}"
+        "{{ n.last }}"
+    ),
+    "undefined": "{% if tools %}T{% endif %}{% if documents is defined %}D{% endif %}{{ messages|length }}",
+}
+
+
+@pytest.mark.chain
+@pytest.mark.parametrize("style", STYLES)
+def test_rendered_as_transformers_renders(style: str) -> None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    def rendered(messages: list[dict[str, str]], prompt: bool) -> str:
+        texts, _ = render_jinja_template(
+            [messages], chat_template=STYLES[style], add_generation_prompt=prompt, **tokens
+        )
+        return str(texts[0])
+
+    tokens = {"bos_token": "<s>", "eos_token": "</s>"}
+    row = {"prompt": 'Where <is> "x"?\n', "response": " Thére. "}
+    template = parse("chat", Chat(STYLES[style], tokens))
+    assert isinstance(template, ChatTemplate)
+    asked = [{"role": "user", "content": row["prompt"]}]
+    answered = [*asked, {"role": "assistant", "content": row["response"]}]
+    assert template.prompt(row) == rendered(asked, True)
+    assert template._render(answered, add_generation_prompt=False) == rendered(answered, False)
