@@ -1,0 +1,45 @@
+"""What a model's config.json says about its weight matrices, without loading the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# Fused matrices have one name here, as they have one LoRA adapter in PEFT.
+FUSED = {"phi3"}
+
+
+def linears(config: Mapping[str, Any]) -> dict[str, int]:
+    """Input size of each linear layer of a decoder layer, by its path below `model.layers.N`.
+
+    Empty if the config does not say (then nothing can be checked before the model is loaded).
+    """
+    config = config.get("text_config") or config
+    hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
+    intermediate = config.get("intermediate_size")
+    if not (isinstance(hidden, int) and isinstance(heads, int) and isinstance(intermediate, int)):
+        return {}
+    attention = heads * (config.get("head_dim") or hidden // heads)
+    if config.get("model_type") in FUSED:
+        return {
+            "self_attn.qkv_proj": hidden,
+            "self_attn.o_proj": attention,
+            "mlp.gate_up_proj": hidden,
+            "mlp.down_proj": intermediate,
+        }
+    sizes = {f"self_attn.{name}": hidden for name in ("q_proj", "k_proj", "v_proj")}
+    if config.get("model_type") == "phi":
+        return {**sizes, "self_attn.dense": attention, "mlp.fc1": hidden, "mlp.fc2": intermediate}
+    return {
+        **sizes,
+        "self_attn.o_proj": attention,
+        "mlp.gate_proj": hidden,
+        "mlp.up_proj": hidden,
+        "mlp.down_proj": intermediate,
+    }
+
+
+def layers(config: Mapping[str, Any]) -> int:
+    """How many decoder layers there are, 0 if the config does not say."""
+    config = config.get("text_config") or config
+    return int(config.get("num_hidden_layers") or 0)

@@ -1,0 +1,175 @@
+"""Answers from an exported folder, with or without an adapter, token by token.
+
+One loaded model serves every side: the base is simply the model with no adapter active.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline import templates
+
+LAB = "lab.json"  # the template the model was trained with, in the exported folder
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded folder. `ends` are the tokens that end an answer, `names` the adapters that are loaded."""
+
+    model: Any
+    tokenizer: Any
+    adapters: Any
+    names: frozenset[str]
+    ends: frozenset[int]
+    bos: int | None
+    context_length: int
+    template: templates.Template
+
+
+@dataclass
+class Answer:
+    """An answer in the making: iterate to get its text piece by piece; the numbers count as it grows."""
+
+    _pieces: Iterator[str] = field(repr=False, default_factory=lambda: iter(()))
+    text: str = ""
+    tokens: int = 0
+    prompt_tokens: int = 0
+    first_token_seconds: float = 0.0
+    decode_seconds: float = 0.0  # from the first token to the last
+
+    def __iter__(self) -> Iterator[str]:
+        for piece in self._pieces:
+            self.text += piece
+            yield piece
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Speed of decoding, without the time to the first token."""
+        return (self.tokens - 1) / self.decode_seconds if self.decode_seconds > 0 else 0.0
+
+    def facts(self) -> dict[str, Any]:
+        """{text, tokens, tokens_per_second, first_token_seconds} of an answer read to its end."""
+        return {
+            "text": self.text.strip(),
+            "tokens": self.tokens,
+            "tokens_per_second": round(self.tokens_per_second, 2),
+            "first_token_seconds": round(self.first_token_seconds, 4),
+        }
+
+
+def load(folder: Path, adapters: Mapping[str, Path] | None = None) -> Model:
+    """Load an exported folder and adapters by name. Raises what onnxruntime_genai raises for a bad folder."""
+    import onnxruntime_genai as og
+
+    config = json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]
+    lab = json.loads((folder / LAB).read_text("utf-8"))
+    model = og.Model(str(folder))
+    loaded = og.Adapters(model)
+    for name, path in (adapters or {}).items():
+        loaded.load(str(path), name)
+    ends = config["eos_token_id"]
+    return Model(
+        model=model,
+        tokenizer=og.Tokenizer(model),
+        adapters=loaded,
+        names=frozenset(adapters or {}),
+        ends=frozenset(ends if isinstance(ends, list) else [ends]),
+        bos=config.get("bos_token_id"),
+        context_length=int(config["context_length"]),
+        template=templates.parse(lab["template"], templates.chat_template(folder)),
+    )
+
+
+def stream(
+    model: Model,
+    prompt: str,
+    adapter: str | None = None,
+    *,
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> Answer:
+    """Begin the answer to a rendered prompt; iterating the result generates it.
+
+    `adapter` None is the base side. Temperature 0 takes the likeliest token each time. The answer ends at
+    an end token, at the template's stop text (which is not part of it), or after `max_new_tokens`.
+    Raises ValueError if the prompt leaves no room for an answer.
+    """
+    answer = Answer()
+    tokens = _unstopped(model, prompt, adapter, answer, max_new_tokens, temperature, top_p, seed)
+    answer._pieces = until(tokens, [model.template.stop] if model.template.stop else [])
+    return answer
+
+
+def until(pieces: Iterator[str], stops: Sequence[str]) -> Iterator[str]:
+    """Pass text on up to the first of `stops`; hold back what may turn out to be the beginning of one."""
+    held = ""
+    for piece in pieces:
+        held += piece
+        found = [at for at in (held.find(stop) for stop in stops) if at >= 0]
+        if found:
+            yield held[: min(found)]
+            return
+        keep = max((n for stop in stops for n in range(1, len(stop)) if held.endswith(stop[:n])), default=0)
+        if len(held) > keep:
+            yield held[: len(held) - keep]
+            held = held[len(held) - keep :]
+    if held:
+        yield held
+
+
+def _unstopped(
+    model: Model,
+    prompt: str,
+    adapter: str | None,
+    answer: Answer,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+) -> Iterator[str]:
+    """Decoded tokens as they come, until the model ends its answer; counts them in `answer`."""
+    import onnxruntime_genai as og
+
+    ids = [int(token) for token in model.tokenizer.encode(prompt)]
+    if len(ids) > 1 and ids[0] == ids[1] == model.bos:
+        ids = ids[1:]  # the chat template wrote the begin-of-text token as text already
+    room = min(max_new_tokens, model.context_length - len(ids))
+    if room < 1:
+        raise ValueError(
+            f"the prompt has {len(ids)} tokens; this model reads {model.context_length}, answer included"
+        )
+    params = og.GeneratorParams(model.model)
+    options: dict[str, Any] = {
+        "max_length": len(ids) + room,
+        "do_sample": temperature > 0,
+        "random_seed": seed,
+    }
+    if temperature > 0:
+        options |= {"temperature": temperature, "top_p": top_p, "top_k": 0}
+    params.set_search_options(**options)
+    began = time.perf_counter()
+    generator = og.Generator(model.model, params)
+    if adapter is not None:
+        generator.set_active_adapter(model.adapters, adapter)
+    generator.append_tokens(ids)
+    answer.prompt_tokens = len(ids)
+    decoder = model.tokenizer.create_stream()
+    first = began
+    while not generator.is_done():
+        generator.generate_next_token()
+        token = int(generator.get_next_tokens()[0])
+        now = time.perf_counter()
+        if answer.tokens == 0:
+            first, answer.first_token_seconds = now, now - began
+        answer.tokens += 1
+        answer.decode_seconds = now - first
+        if token in model.ends:
+            return
+        yield decoder.decode(token)

@@ -1,0 +1,1 @@
+"""Olive passes of our own, named in `package.json`. Only here may heavy libraries be imported at the top."""

@@ -1,0 +1,89 @@
+# mypy: disallow-subclassing-any=False
+"""Answers of the exported model to held-out prompts, without and with its adapter."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from olive.hardware.accelerator import AcceleratorSpec
+from olive.model import ONNXModelHandler
+from olive.passes import Pass
+from olive.passes.olive_pass import PassConfigParam
+
+from pipeline import datasets, generation
+from pipeline.events import emit
+
+ANSWERS = "answers.json"
+SIDE = "adapter"
+
+
+class Answers(Pass):
+    """Write `answers.json`: {"rows": [{prompt, expected, base: {...}, adapter: {...} | null}]}.
+
+    A side is {text, tokens, tokens_per_second, first_token_seconds}. Decoding is greedy, so that the
+    same files give the same answers.
+    """
+
+    @classmethod
+    def _default_config(cls, accelerator_spec: AcceleratorSpec) -> dict[str, PassConfigParam]:
+        def param(kind: Any, description: str) -> PassConfigParam:
+            return PassConfigParam(type_=kind, required=True, description=description)
+
+        return {
+            "data": param(str, "The dataset, JSON lines."),
+            "eval_fraction": param(float, "Share of rows held out."),
+            "seed": param(int, "Seed of the split."),
+            "prompts": param(int, "How many held-out prompts to answer."),
+            "max_new_tokens": param(int, "Tokens of an answer at most."),
+            "adapter": PassConfigParam(type_=str, default_value=None, description="An .onnx_adapter file."),
+        }
+
+    def _run_for_config(
+        self, model: ONNXModelHandler, config: Any, output_model_path: str
+    ) -> ONNXModelHandler:
+        emit(message="Loading the exported model", progress=0.05)
+        adapters = {SIDE: Path(config.adapter)} if config.adapter else {}
+        loaded = generation.load(Path(model.model_path).parent, adapters)
+        data = Path(config.data)
+        _, held_out = datasets.split(datasets.count(data), config.eval_fraction, config.seed)
+        wanted = held_out[: config.prompts]
+        rows = datasets.load(data, loaded.template.fields, set(wanted))
+        answered: list[dict[str, Any]] = []
+        for index in wanted:
+            emit(
+                message=f"Prompt {len(answered) + 1} of {len(wanted)}",
+                progress=0.1 + 0.85 * len(answered) / len(wanted),
+            )
+            answered.append(_answer(loaded, rows[index], config.max_new_tokens))
+        folder = Path(output_model_path)
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / ANSWERS
+        file.write_text(json.dumps({"rows": answered}, ensure_ascii=False, indent=1) + "\n", "utf-8")
+        return _handler(Path(model.model_path), file)
+
+
+def _answer(model: generation.Model, row: dict[str, Any], max_new_tokens: int) -> dict[str, Any]:
+    """One row of answers.json."""
+    fields = model.template.fields
+    prompt = model.template.prompt(row)
+    sides: dict[str, Any] = {"base": None, SIDE: None}
+    for side, adapter in (("base", None), (SIDE, SIDE if SIDE in model.names else None)):
+        if side == SIDE and adapter is None:
+            continue
+        answer = generation.stream(model, prompt, adapter, max_new_tokens=max_new_tokens)
+        for _ in answer:
+            pass
+        sides[side] = answer.facts()
+    asked = "\n".join(str(row[name]) for name in fields[:-1])
+    return {"prompt": asked, "expected": str(row[fields[-1]]), **sides}
+
+
+def _handler(graph: Path, answers: Path) -> ONNXModelHandler:
+    """Olive wants a model from every pass: the graph's small file, without weights, beside the answers."""
+    shutil.copyfile(graph, answers.parent / graph.name)
+    return ONNXModelHandler(
+        answers.parent, onnx_file_name=graph.name, model_attributes={"additional_files": [str(answers)]}
+    )

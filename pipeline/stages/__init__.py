@@ -1,0 +1,69 @@
+"""The stages of a run, in order. A new stage is one file here and one line in STAGES.
+
+A stage is a module with
+    Options                       a frozen dataclass of `option(...)` fields
+    check(options, model)         problems that can be known before anything starts, as sentences
+    workflow(options, context)    the Olive workflow as a dict; pure, so it is tested without torch
+    results(context)              after Olive ran: metrics and the artifacts written
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One thing a stage made. `path` is absolute; `kind` says what may be done with it.
+
+    Kinds: "checkpoint" (Hugging Face folder), "adapter" (PEFT folder), "onnx" (folder that ONNX Runtime
+    GenAI loads), "onnx_adapter" (one .onnx_adapter file), "answers" (JSON of the evaluation).
+    """
+
+    name: str
+    kind: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage is given to work with. All paths are absolute."""
+
+    model: Path  # the base as a float Hugging Face folder
+    inputs: dict[str, Path]  # artifacts of earlier stages by kind: checkpoint, adapter, onnx, onnx_adapter
+    data: Path  # the dataset, JSON lines, already checked
+    template: str  # "chat" or a text with {placeholders}
+    eval_fraction: float
+    seed: int
+    device: str  # "cpu" or "cuda": where this stage's process runs
+    output: Path  # the folder to write; renamed into place when the stage is done
+    work: Path  # a scratch folder, deleted afterwards
+    checkpoints: Path  # kept between attempts of the same stage, so that training can resume
+    config: dict[str, Any] = field(
+        default_factory=dict
+    )  # the base's config.json, so that workflows stay pure
+
+    @property
+    def base(self) -> Path:
+        """The checkpoint later stages build on: quantized if that stage ran, else the float model."""
+        return self.inputs.get("checkpoint", self.model)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a finished stage hands on."""
+
+    artifacts: list[Artifact]
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+from pipeline.stages import evaluate, finetune, optimize, quantize  # noqa: E402  (they need the classes above)
+
+STAGES: dict[str, Any] = {
+    "quantize": quantize,
+    "finetune": finetune,
+    "optimize": optimize,
+    "evaluate": evaluate,
+}

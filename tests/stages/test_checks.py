@@ -1,0 +1,95 @@
+"""What each stage refuses before anything starts."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipeline.stages import evaluate, finetune, optimize, quantize
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_attention_heads": 9,
+    "max_position_embeddings": 2048,
+}
+PHI3 = {"model_type": "phi3", "hidden_size": 3072, "intermediate_size": 8192, "num_attention_heads": 32}
+GEMMA3 = {
+    "model_type": "gemma3",
+    "text_config": {
+        "hidden_size": 640,
+        "intermediate_size": 2048,
+        "num_attention_heads": 4,
+        "head_dim": 256,
+        "max_position_embeddings": 32768,
+    },
+}
+
+
+def problems(stage: Any, config: dict[str, Any] = LLAMA, **options: Any) -> list[str]:
+    found: list[str] = stage.check(stage.Options(**options), SimpleNamespace(config=config))
+    return found
+
+
+@pytest.mark.parametrize("stage", [quantize, finetune, optimize, evaluate])
+@pytest.mark.parametrize("config", [LLAMA, PHI3, GEMMA3, {"model_type": "unknown"}])
+def test_defaults_fit_every_model(stage: Any, config: dict[str, Any]) -> None:
+    assert problems(stage, config) == []
+
+
+def test_a_group_that_does_not_divide_names_the_layer() -> None:
+    assert problems(quantize, group_size=128) == [
+        "quantize.group_size: 128 does not divide model.layers.*.self_attn.q_proj (576 inputs);"
+        " allowed: 16, 32, 64"
+    ]
+    assert problems(quantize, PHI3, group_size=48) == [
+        "quantize.group_size: 48 does not divide model.layers.*.mlp.down_proj (8192 inputs);"
+        " allowed: 16, 32, 64, 128, 256"
+    ]
+    assert "is no power of two up to 256" in problems(quantize, PHI3, group_size=512)[0]
+    assert problems(quantize, group_size=64) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "size"), [(LLAMA, 64), (PHI3, 128), (GEMMA3, 128), ({"model_type": "x"}, 128)]
+)
+def test_auto_group_is_the_largest_valid_up_to_128(config: dict[str, Any], size: int) -> None:
+    assert quantize.auto_group_size(config) == size
+
+
+def test_a_quantized_model_is_not_quantized_again() -> None:
+    assert "quantized already" in problems(quantize, {**LLAMA, "quantization_config": {"bits": 4}})[0]
+
+
+def test_unknown_target_modules() -> None:
+    assert problems(finetune, target_modules="q_proj, v_proj") == []
+    assert problems(finetune, target_modules="q_proj,qkv_proj") == [
+        "finetune.target_modules: 'qkv_proj' is no linear layer of this model;"
+        " allowed: all-linear or some of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
+    ]
+    assert problems(finetune, PHI3, target_modules="qkv_proj") == []
+    assert "names no layer" in problems(finetune, target_modules=" , ")[0]
+
+
+def test_training_that_cannot_work() -> None:
+    assert "allowed: up to 2048" in problems(finetune, max_length=4096)[0]
+
+
+def test_provider_and_device_go_together() -> None:
+    assert problems(optimize, device="gpu") == [
+        "optimize.provider: 'CPUExecutionProvider' does not run on device 'gpu';"
+        " allowed: 'CUDAExecutionProvider'"
+    ]
+    assert problems(optimize, provider="CUDAExecutionProvider") == [
+        "optimize.provider: 'CUDAExecutionProvider' does not run on device 'cpu';"
+        " allowed: 'CPUExecutionProvider'"
+    ]
+    assert "'fp16' is for device gpu" in problems(optimize, precision="fp16")[0]
+    assert problems(optimize, device="gpu", provider="CUDAExecutionProvider", precision="fp16") == []
+
+
+def test_answers_need_room() -> None:
+    assert "leaves no room" in problems(evaluate, max_new_tokens=2048)[0]

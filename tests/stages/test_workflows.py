@@ -1,0 +1,87 @@
+"""The Olive workflow of each stage, as JSON, against `tests/golden/`.
+
+After a change that is meant: `python tests/stages/test_workflows.py` writes the files anew; read the diff.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import settings
+from pipeline.stages import Context, evaluate, finetune, optimize, quantize
+
+GOLDEN = Path(__file__).resolve().parent.parent / "golden"
+SMOLLM = {
+    "model_type": "llama",
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_attention_heads": 9,
+    "num_hidden_layers": 30,
+    "max_position_embeddings": 8192,
+}
+CONTEXT: dict[str, Any] = {
+    "model": Path("/home/models/starter"),
+    "data": Path("/home/data/travel.jsonl"),
+    "template": "chat",
+    "eval_fraction": 0.1,
+    "seed": 0,
+    "device": "cpu",
+    "output": Path("/home/stage/output"),
+    "work": Path("/home/stage/work"),
+    "checkpoints": Path("/home/stage/checkpoints"),
+    "config": SMOLLM,
+}
+CHECKPOINT = {"checkpoint": Path("/home/artifacts/quantize/model")}
+ADAPTER = {"adapter": Path("/home/artifacts/finetune/adapter")}
+EXPORT = {
+    "onnx": Path("/home/artifacts/optimize"),
+    "onnx_adapter": Path("/home/artifacts/optimize/adapter_weights.onnx_adapter"),
+}
+CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "quantize-rtn": (quantize, quantize.Options(), {"inputs": {}}),
+    "quantize-gptq": (
+        quantize,
+        quantize.Options(algorithm="gptq", bits=8, group_size=32, symmetric=True, lm_head=True),
+        {"inputs": {}, "device": "cuda"},
+    ),
+    "finetune": (finetune, finetune.Options(), {"inputs": CHECKPOINT}),
+    "finetune-float": (
+        finetune,
+        finetune.Options(target_modules="q_proj, v_proj", loss_on="all", gradient_checkpointing=True),
+        {"inputs": {}, "device": "cuda", "template": "{prompt}\\n{response}"},
+    ),
+    "optimize": (optimize, optimize.Options(), {"inputs": CHECKPOINT | ADAPTER}),
+    "optimize-float": (
+        optimize,
+        optimize.Options(device="gpu", provider="CUDAExecutionProvider", precision="fp16"),
+        {"inputs": {}},
+    ),
+    "evaluate": (evaluate, evaluate.Options(), {"inputs": CHECKPOINT | ADAPTER | EXPORT}),
+    "evaluate-base": (evaluate, evaluate.Options(prompts=5), {"inputs": {"onnx": EXPORT["onnx"]}}),
+}
+
+
+def workflow(name: str) -> str:
+    stage, options, changes = CASES[name]
+    made = stage.workflow(options, Context(**{**CONTEXT, **changes}))
+    return json.dumps(made, indent=2).replace(str(settings.ROOT), "/repo") + "\n"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_workflow_is_as_written(name: str) -> None:
+    assert workflow(name) == (GOLDEN / f"{name}.json").read_text("utf-8")
+
+
+def test_every_pass_is_in_the_package() -> None:
+    package = json.loads((settings.ROOT / "pipeline" / "passes" / "package.json").read_text("utf-8"))
+    used = {step["type"] for name in CASES for step in json.loads(workflow(name))["passes"].values()}
+    assert used == set(package["passes"])
+
+
+if __name__ == "__main__":
+    for case in CASES:
+        (GOLDEN / f"{case}.json").write_text(workflow(case), "utf-8")

@@ -1,0 +1,38 @@
+"""generation: where an answer ends."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.generation import Answer, until
+
+
+@pytest.mark.parametrize(
+    ("pieces", "stops", "text"),
+    [
+        (["Hel", "lo", " you"], [], "Hello you"),
+        (["Hello<|", "end|>", "<|user|>"], ["<|end|>"], "Hello"),
+        (["Hello<", "|en", "d|", "> more"], ["<|end|>"], "Hello"),
+        (["a <| b", "<|e", "nd"], ["<|end|>"], "a <| b<|end"),
+        (["<|end|>"], ["<|end|>"], ""),
+        (["one\n", "\ntwo"], ["\n\n", "two"], "one"),
+    ],
+)
+def test_until_a_stop_text(pieces: list[str], stops: list[str], text: str) -> None:
+    assert "".join(until(iter(pieces), stops)) == text
+
+
+def test_what_may_be_a_stop_is_held_back() -> None:
+    assert list(until(iter(["ab<", "x", "<|"]), ["<|end|>"])) == ["ab", "<x", "<|"]
+
+
+def test_speed_leaves_the_first_token_out() -> None:
+    answer = Answer(_pieces=iter(["a", "b"]), tokens=5, first_token_seconds=1.0, decode_seconds=2.0)
+    assert list(answer) == ["a", "b"]
+    assert answer.facts() == {
+        "text": "ab",
+        "tokens": 5,
+        "tokens_per_second": 2.0,
+        "first_token_seconds": 1.0,
+    }
+    assert Answer(tokens=1).tokens_per_second == 0
