@@ -8,22 +8,26 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pipeline import datasets, follow, inference, models, recipe, settings, submit, templates, worker
-from pipeline.errors import InputError, LabError
+from pipeline.errors import InputError, LabError, sentence
 from pipeline.publishers import PUBLISHERS, options_of, queue
-from pipeline.run import DONE, Run
+from pipeline.run import DONE, PUBLISH, QUEUED, RUNNING, Run
 from pipeline.store import Store
 
 
 def check(args: argparse.Namespace) -> int:
     """Check a dataset against a template; with --model also against that model's chat template."""
     chat = models.resolve(args.model).chat if args.model else None
-    report = datasets.check(args.data, args.template, chat)
+    try:
+        report = datasets.check(args.data, args.template, chat)
+    except OSError as error:
+        raise InputError(f"{args.data}: cannot be read ({error.strerror})") from None
     for problem in report.messages():
         print(problem, file=sys.stderr)
     if not report.good:
@@ -38,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     """Queue a run and follow it to its end."""
     store = Store(settings.home())
     run_id = submit.submit(store, recipe.load(args.recipe, args.set))
-    print(f"Run {run_id} is queued. Ctrl-C stops following; the run goes on.")
+    print(f"Run {run_id} is queued. Ctrl-C stops following; the run goes on.", flush=True)
     return follow.run(store, run_id)
 
 
@@ -88,7 +92,11 @@ def cancel(args: argparse.Namespace) -> int:
     store.request_cancel(found.id)
     worker.ensure(store.home)
     ended = follow.until_ended(store, found.id)
-    print(f"Run {ended.id} is {ended.status}.")
+    if found.status != DONE:
+        print(f"Run {ended.id} is {ended.status}.")
+    for stage in found.stages:
+        if stage.kind == PUBLISH and stage.status in (QUEUED, RUNNING):
+            print(f"{stage.name} of run {ended.id} is {ended.stage(stage.name).status}.")
     return 0
 
 
@@ -158,7 +166,7 @@ def publish(args: argparse.Namespace) -> int:
 
 def serve(args: argparse.Namespace) -> int:
     """Serve the queue until it has been empty for a while."""
-    return worker.serve(settings.home())
+    return worker.serve(settings.home(), args.lock)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -177,8 +185,12 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        sys.stderr.close()  # the reader, such as `head`, has seen enough
+        # The reader, such as `head`, has seen enough; what is still buffered goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        print(sentence(error), file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -210,7 +222,8 @@ def _parser() -> argparse.ArgumentParser:
     verb("retry", retry).add_argument("run")
     _chat_flags(verb("chat", chat))
     _publish_flags(verb("publish", publish))
-    verb("worker", serve)
+    # An open descriptor of the worker's lock, from whoever started this process: see worker.ensure.
+    verb("worker", serve).add_argument("--lock", type=int, help=argparse.SUPPRESS)
     return parser
 
 

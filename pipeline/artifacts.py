@@ -17,7 +17,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pipeline import settings
+from pipeline import locks, settings
+from pipeline.events import finite
 from pipeline.stages import Artifact, Results
 
 MANIFEST = "artifact.json"
@@ -25,7 +26,15 @@ PACKAGES = (
     "olive-ai", "torch", "transformers", "peft", "onnx", "onnxruntime", "onnxruntime-gpu",
     "onnxruntime-genai", "onnxruntime-genai-cuda",
 )  # fmt: skip
-SOURCES = ("passes", "stages", "datasets.py", "templates.py", "generation.py", "starter.py")
+SOURCES = (
+    "passes",
+    "stages",
+    "datasets.py",
+    "templates.py",
+    "architectures.py",
+    "generation.py",
+    "starter.py",
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,8 @@ class Stored:
     def rows(self) -> list[dict[str, Any]]:
         """The artifacts as the store keeps them: name, kind, path and bytes on disk."""
         return [
-            {"name": a.name, "kind": a.kind, "path": str(a.path), "bytes": size(a.path)} for a in self.artifacts
+            {"name": a.name, "kind": a.kind, "path": str(a.path), "bytes": size(a.path)}
+            for a in self.artifacts
         ]
 
 
@@ -76,10 +86,26 @@ def find(home: Path, stage: str, key: str) -> Stored | None:
     folder = home / "artifacts" / f"{stage}-{key}"
     try:
         facts = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # a power cut can leave an empty file
         return None
     artifacts = [Artifact(a["name"], a["kind"], folder / a["path"]) for a in facts["artifacts"]]
+    if not all(artifact.path.exists() for artifact in artifacts):
+        return None
     return Stored(key, folder, facts["seconds"], facts["metrics"], artifacts)
+
+
+def lock(home: Path, stage: str, key: str) -> Path:
+    """The lock to hold while a result is made, so that two runs don't make the same one twice."""
+    return home / "artifacts" / ".locks" / f"{stage}-{key}"
+
+
+def sweep(home: Path) -> None:
+    """Delete what stages that were killed had begun to write."""
+    for begun in (home / "artifacts").glob("*.part"):
+        held = locks.take(home / "artifacts" / ".locks" / begun.stem)
+        if held is not None:
+            shutil.rmtree(begun, ignore_errors=True)
+            os.close(held)
 
 
 def part(home: Path, stage: str, key: str) -> Path:
@@ -103,10 +129,10 @@ def keep(home: Path, stage: str, key: str, written: Path, results: Results, seco
             for a in results.artifacts
         ],
     }
-    (written / MANIFEST).write_text(json.dumps(facts, indent=2), encoding="utf-8")
+    (written / MANIFEST).write_text(json.dumps(finite(facts), indent=2), encoding="utf-8")
     target = home / "artifacts" / f"{stage}-{key}"
     shutil.rmtree(target, ignore_errors=True)
-    os.replace(written, target)
+    written.replace(target)
     stored = find(home, stage, key)
     assert stored is not None
     return stored

@@ -1,7 +1,8 @@
 """`python -m pipeline.child RUN STAGE`: one stage of one run, in a process of its own.
 
 The worker starts it with its output in the stage's `log.txt`. It inherits `lock`, taken, and so holds it
-for as long as it lives. It appends facts to `events.jsonl`, and leaves `result.json`, written whole or not at all.
+for as long as it lives. It appends facts to `events.jsonl`, and leaves `result.json`, written whole or not at
+all; only if there is no room even for that, its exit code is ENOSPC.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import shutil
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pipeline import artifacts, datasets, events, locks, models, recipe, settings
-from pipeline.errors import LabError
+from pipeline.errors import sentence
 from pipeline.run import DONE, FAILED, Run
 from pipeline.stages import STAGES, Context
 from pipeline.store import Store
@@ -31,17 +33,23 @@ def main(run_id: str, stage: str) -> int:
     """Carry out the stage; return 0 if it is done."""
     store = Store(settings.home())
     folder = store.folder(run_id, stage)
-    write_whole(folder / PROCESS, {"pid": os.getpid()})
     started = time.monotonic()
-    events.emit(attempt=True, message="Starting", progress=0.0)
     try:
+        write_whole(folder / PROCESS, {"pid": os.getpid()})
+        events.emit(attempt=True, message="Starting", progress=0.0)
         result = _perform(store, store.get(run_id), stage)
     except BaseException as error:
-        traceback.print_exc()
         result = {"status": FAILED, "error": sentence(error)}
-        print(f"\n{result['error']}", file=sys.stderr)
+        with suppress(OSError):  # the disk of the log may be what is full
+            traceback.print_exc()
+            print(f"\n{result['error']}", file=sys.stderr)
     result.setdefault("seconds", time.monotonic() - started)
-    write_whole(folder / RESULT, result)
+    try:
+        write_whole(folder / RESULT, result)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            return errno.ENOSPC
+        raise
     return 0 if result["status"] == DONE else 1
 
 
@@ -50,13 +58,12 @@ def _perform(store: Store, run: Run, stage: str) -> dict[str, Any]:
     started = time.monotonic()
     if run.stage(stage).kind == "publish":
         return _publish(store, run, stage)
-    chosen = recipe.from_dict(run.recipe, settings.ROOT)
+    chosen = recipe.from_dict(run.recipe)
     options = chosen.stages()[stage]
     model = models.resolve(chosen.model)
     inputs = _inputs(run, stage)
     name = artifacts.key(stage, options, _identity(run, chosen, stage, model, inputs))
-    # The lock keeps two runs from making the same result twice.
-    with locks.locked(store.home / "artifacts" / ".locks" / f"{stage}-{name}"):
+    with locks.locked(artifacts.lock(store.home, stage, name)):
         stored = artifacts.find(store.home, stage, name)
         reused = stored is not None
         if stored is None:
@@ -103,12 +110,18 @@ def _make(
         output=output,
         work=work,
         checkpoints=folder / "checkpoints",
+        config=model.config,
     )
     try:
-        results = execute(STAGES[stage], chosen.stages()[stage], context, folder)
-        return artifacts.keep(store.home, stage, name, output, results, time.monotonic() - started)
+        results = execute(STAGES[stage], chosen.stages()[stage], context)
+        stored = artifacts.keep(store.home, stage, name, output, results, time.monotonic() - started)
+        shutil.rmtree(context.checkpoints, ignore_errors=True)
+        return stored
     finally:
         shutil.rmtree(output, ignore_errors=True)
+        with suppress(OSError):  # what `olive run` was given, for whoever wants to know
+            for kept in ("workflow.json", "package.json"):
+                shutil.copyfile(work / kept, folder / kept)
         shutil.rmtree(work, ignore_errors=True)
 
 
@@ -158,25 +171,14 @@ def _stored_name(path: Path) -> str:
     return parts[len(parts) - 1 - parts[::-1].index("artifacts") + 1]
 
 
-def sentence(error: BaseException) -> str:
-    """One plain sentence for what went wrong, with what to do where that is known."""
-    if isinstance(error, LabError):
-        return str(error)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "The disk is full; free some space in the home folder and retry."
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "Memory ran out; use a smaller batch_size or max_length, or switch gradient_checkpointing on."
-    text = " ".join(str(error).split())
-    if "No space left on device" in text:
-        return "The disk is full; free some space in the home folder and retry."
-    return f"{type(error).__name__}: {text[:300]}" if text else f"{type(error).__name__}; see the log."
-
-
 def write_whole(path: Path, facts: dict[str, Any]) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of one."""
     part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(facts), encoding="utf-8")
-    os.replace(part, path)
+    try:
+        part.write_text(json.dumps(events.finite(facts), default=float), encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,11 @@ Keys by convention, all optional but `time`:
 from __future__ import annotations
 
 import json
+import math
+import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pipeline import settings
 
@@ -30,15 +32,31 @@ def emit(**facts: Any) -> None:
 
 def append(path: Path, facts: dict[str, Any]) -> None:
     """Append one event. A single write, so a reader never sees a torn line in the middle."""
-    line = json.dumps({"time": time.time(), **facts}, allow_nan=False, default=float) + "\n"
-    with path.open("ab", buffering=0) as file:
+    line = (
+        json.dumps(
+            finite({"time": time.time(), **facts}), allow_nan=False, default=lambda v: finite(float(v))
+        )
+        + "\n"
+    )
+    with path.open("a+b", buffering=0) as file:
+        if _torn(file):
+            line = "\n" + line
         file.write(line.encode())
+
+
+def finite(value: Any) -> Any:
+    """`value` with null for every NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
     """Events from byte `offset` on, and the offset to ask with next time.
 
-    A last line still being written is left for the next call.
+    A last line still being written is left for the next call; a torn one in the middle is skipped.
     """
     if not path.exists():
         return [], offset
@@ -46,4 +64,21 @@ def read(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
         file.seek(offset)
         data = file.read()
     complete = data[: data.rfind(b"\n") + 1]
-    return [json.loads(line) for line in complete.splitlines() if line.strip()], offset + len(complete)
+    found = [_parse(line) for line in complete.split(b"\n")]
+    return [event for event in found if event is not None], offset + len(complete)
+
+
+def _torn(file: BinaryIO) -> bool:
+    """Whether a process was killed, or the disk was full, in the middle of the last line."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return False
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) else None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +41,18 @@ def run(store: Store, run_id: str) -> int:
 def log(store: Store, run_id: str, stage: str, *, wait: bool) -> None:
     """Write a stage's log to standard output; with `wait` until the stage has ended."""
     path = store.folder(run_id, stage) / "log.txt"
-    offset = 0
-    for found in _watch(store, run_id, stage):
-        offset = _copy_from(path, offset)
-        if not wait:
-            return
-        del found
-    _copy_from(path, offset)
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character may be half written yet
+    offset = _copy_from(path, 0, decoder)
+    if wait:
+        for _ in _watch(store, run_id, stage):
+            offset = _copy_from(path, offset, decoder)
+        _copy_from(path, offset, decoder)
 
 
 def until_ended(store: Store, run_id: str, stage: str | None = None) -> Run:
     """Wait for the end of a run, or of one stage of it."""
-    for found in _watch(store, run_id, stage):
-        del found
+    for _ in _watch(store, run_id, stage):
+        pass
     return store.get(run_id)
 
 
@@ -92,10 +92,10 @@ def _watch(store: Store, run_id: str, stage: str | None = None) -> Iterator[Run]
     while True:
         found = store.get(run_id)
         yield found
-        if (found.stage(stage).status if stage else found.status) in ENDED:
+        ended = (found.stage(stage).status if stage else found.status) in ENDED
+        if ended and not found.cancel_requested:
             return
-        if found.status == QUEUED or stage:
-            worker.ensure(store.home)
+        worker.ensure(store.home)
         time.sleep(POLL_SECONDS)
 
 
@@ -114,14 +114,14 @@ def _facts(
 
 
 def _progress(stage: StageRun, facts: dict[str, Any]) -> str:
-    done = facts.get("progress", 0.0)
+    done = min(max(facts.get("progress") or 0.0, 0.0), 1.0)
     bar = "█" * round(done * BAR_WIDTH) + "░" * (BAR_WIDTH - round(done * BAR_WIDTH))
     words = [f"{stage.name:<9} {bar} {done:4.0%}"]
     if facts.get("eta_seconds"):
         words.append(f"{duration(facts['eta_seconds'])} left")
     if "step" in facts:
         words.append(f"step {facts['step']}/{facts.get('total_steps', '?')}")
-    if "loss" in facts:
+    if facts.get("loss") is not None:
         words.append(f"loss {facts['loss']:.3f}")
     words.append(str(facts.get("message", "")))
     return "  ".join(words)
@@ -147,9 +147,9 @@ def duration(seconds: float) -> str:
 def _result(stage: StageRun) -> str:
     """The one or two figures of a stage that a person wants to see."""
     m = stage.metrics
-    if "eval_loss_before" in m and "eval_loss_after" in m:
+    if m.get("eval_loss_before") is not None and m.get("eval_loss_after") is not None:
         return f"held-out loss {m['eval_loss_before']:.3f} -> {m['eval_loss_after']:.3f}"
-    if "base_tokens_per_second" in m:
+    if m.get("base_tokens_per_second") is not None:
         text = f"base {m['base_tokens_per_second']:.0f} tokens/s"
         adapter = m.get("adapter_tokens_per_second")
         return f"{text}, adapter {adapter:.0f} tokens/s" if adapter else text
@@ -171,19 +171,21 @@ def _answers(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _columns(rows: list[tuple[str, ...]]) -> list[str]:
+def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
 
 
-def _copy_from(path: Path, offset: int) -> int:
+def _copy_from(path: Path, offset: int, decoder: codecs.IncrementalDecoder) -> int:
     """Write what a log has from `offset` on; return where to go on."""
     if not path.exists():
         return offset
     with path.open("rb") as file:
         file.seek(offset)
         while block := file.read(64 * 1024):
-            sys.stdout.write(block.decode(errors="replace"))
+            sys.stdout.write(decoder.decode(block))
             offset += len(block)
     sys.stdout.flush()
     return offset

@@ -4,7 +4,7 @@
 for a run when needed and keeps it for the next prompt. The process reads one request a line from its
 standard input and answers with one JSON object a line:
 
-    {"id": 3, "prompt": "…", "sides": ["base", "adapter"], "seed": 0, "max_new_tokens": 64, "temperature": 0.0}
+    {"id": 3, "prompt": "…", "sides": ["base", "adapter"], "seed": 0, "max_new_tokens": 64, …}
     {"id": 3, "side": "base", "text": "The"} … {"id": 3, "side": "base", "done": true, "tokens": 12, …}
     {"id": 3, "end": true}
 
@@ -20,14 +20,15 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import models, settings, templates
-from pipeline.errors import LabError
-from pipeline.recipe import from_dict
+from pipeline import generation, settings
+from pipeline.errors import InputError, LabError, sentence
 from pipeline.run import DONE, Run
 
 SIDES = ("base", "adapter")
@@ -70,7 +71,7 @@ async def stream(
         "max_new_tokens": max_new_tokens, "temperature": temperature,
     }  # fmt: skip
     if not prompt.strip():
-        raise LabError("The prompt is empty; type a question first.")
+        raise InputError("The prompt is empty; type a question first.")
     server = await _server(home, run)
     number = next(_numbers)
     queue = server.answers[number] = asyncio.Queue()
@@ -89,7 +90,8 @@ async def stream(
     finally:
         server.answers.pop(number, None)
         if not finished and server.process.returncode is None:
-            await _send(server, {"cancel": number})
+            with suppress(LabError):
+                await _send(server, {"cancel": number})
 
 
 async def shutdown() -> None:
@@ -104,7 +106,9 @@ async def _server(home: Path, run: Run) -> _Server:
     if run.status != DONE and folder is None:
         raise LabError(f"Run {run.id} is {run.status}; it can answer once its optimize stage is done.")
     if folder is None or not Path(folder).is_dir():
-        raise LabError(f"Run {run.id} has no exported model; its recipe leaves optimize out, or it was deleted.")
+        raise LabError(
+            f"Run {run.id} has no exported model; its recipe leaves optimize out, or it was deleted."
+        )
     async with _starting.setdefault(folder, asyncio.Lock()):
         server = _servers.get(folder)
         if server is None or server.process.returncode is not None:
@@ -126,9 +130,13 @@ async def _start(home: Path, run: Run) -> _Server:
     assert process.stdout is not None
     try:
         line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
-    except asyncio.TimeoutError:
+    except BaseException as error:
         process.kill()
-        raise LabError(f"The model of run {run.id} did not load within {START_SECONDS:.0f} seconds.") from None
+        await process.wait()
+        if isinstance(error, TimeoutError):
+            late = f"The model of run {run.id} did not load within {START_SECONDS:.0f} seconds."
+            raise LabError(late) from None
+        raise
     ready = json.loads(line) if line else {"error": "The inference process ended while it loaded the model."}
     if "error" in ready:
         await process.wait()
@@ -142,7 +150,7 @@ async def _read(server: _Server) -> None:
     assert server.process.stdout is not None
     while line := await server.process.stdout.readline():
         answer = json.loads(line)
-        queue = server.answers.get(answer["id"])
+        queue = server.answers.get(answer.get("id"))
         if queue is not None:
             queue.put_nowait(answer)
     await server.process.wait()
@@ -173,56 +181,47 @@ async def _end(key: str) -> None:
 
 def _serve(run: Run) -> None:
     """Answer requests from standard input until it closes. One request at a time, its sides in turn."""
-    from pipeline import generation
-
-    chosen = from_dict(run.recipe, settings.ROOT)
-    template = templates.parse(chosen.template, models.resolve(chosen.model).chat)
-    folder = Path(str(run.artifact("onnx")))
     adapter = run.artifact("onnx_adapter")
-    loaded = generation.load(folder, {"adapter": Path(adapter)} if adapter else {})
+    model = generation.load(Path(str(run.artifact("onnx"))), {"adapter": Path(adapter)} if adapter else {})
     canceled: set[int] = set()
     requests = _requests(canceled)
     _say({"ready": True})
     for request in requests:
         number = request["id"]
         try:
-            for piece in _answer(loaded, template, request, bool(adapter)):
+            for piece in _answer(model, request):
                 if number in canceled:
                     break
                 _say({"id": number, **piece})
             _say({"id": number, "end": True})
-        except LabError as error:
-            _say({"id": number, "error": str(error)})
+        except (LabError, ValueError) as error:
+            _say({"id": number, "error": f"{str(error)[:1].upper()}{str(error)[1:]}."})
+        except Exception as error:  # the model is still loaded, and the next prompt may do better
+            traceback.print_exc()
+            _say({"id": number, "error": sentence(error)})
 
 
-def _answer(
-    loaded: Any, template: templates.Template, request: dict[str, Any], has_adapter: bool
-) -> Iterator[dict[str, Any]]:
+def _answer(model: generation.Model, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Pieces of every side in turn, a token each, so that all of them grow together."""
-    from pipeline import generation
-
-    if "adapter" in request["sides"] and not has_adapter:
-        raise LabError("This run trained no adapter; ask its base side only.")
-    text = template.prompt({template.fields[0]: request["prompt"]})
-    streams = {
-        side: generation.stream(
-            loaded,
-            text,
-            adapter=side if side == "adapter" else None,
-            max_new_tokens=request["max_new_tokens"],
-            temperature=request["temperature"],
-            seed=request["seed"],
-            stop=template.stop,
-        )
+    if "adapter" in request["sides"] and "adapter" not in model.names:
+        raise LabError("This run trained no adapter; ask its base side only")
+    text = model.template.prompt({model.template.fields[0]: request["prompt"]})
+    options = {key: request[key] for key in ("max_new_tokens", "temperature", "seed")}
+    answers = {
+        side: generation.stream(model, text, side if side == "adapter" else None, **options)
         for side in request["sides"]
     }
-    while streams:
-        for side in list(streams):
-            piece = next(streams[side], None)
-            if piece is None:
-                del streams[side]
-            else:
-                yield {"side": side, **piece}
+    growing = {side: iter(answer) for side, answer in answers.items()}
+    while growing:
+        for side in list(growing):
+            piece = next(growing[side], None)
+            if piece is not None:
+                yield {"side": side, "text": piece}
+                continue
+            del growing[side]
+            facts = answers[side].facts()
+            del facts["text"]
+            yield {"side": side, "done": True, **facts}
 
 
 def _requests(canceled: set[int]) -> Iterator[dict[str, Any]]:

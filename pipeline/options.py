@@ -12,6 +12,7 @@ and everything else (parsing, messages, the page) reads `describe(QuantizeOption
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 import types
 import typing
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ from typing import Any, TypeVar
 from pipeline.errors import InputError
 
 T = TypeVar("T")
+
+# A refused value is shown as it was written, but never whole pages of it.
+_shown = reprlib.Repr()
+_shown.maxstring = _shown.maxother = _shown.maxlong = 200
 
 
 def option(
@@ -96,7 +101,7 @@ def parse(cls: type[T], given: Any, where: str) -> T:
     Raises InputError with one problem per unknown key or bad value.
     """
     if not isinstance(given, dict):
-        raise InputError(f"{where}: {given!r} is not allowed; allowed: a mapping of options")
+        raise InputError(f"{where}: {_shown.repr(given)} is not allowed; allowed: a mapping of options")
     options = {o.name: o for o in describe(cls)}
     problems = [
         f"{where}.{key}: unknown key; allowed: {', '.join(options)}" for key in given if key not in options
@@ -120,11 +125,10 @@ def coerce(option: Option, value: Any, where: str) -> Any:
         if value == choice and isinstance(value, bool) == isinstance(choice, bool):
             return choice
     for kind in option.types:
-        if kind is float:
-            value = _as_float(value)
-        if type(value) is kind and _in_bounds(option, value):
-            return value
-    raise InputError(f"{where}: {value!r} is not allowed; allowed: {option.allowed()}")
+        meant = _as_float(value) if kind is float else value
+        if type(meant) is kind and _in_bounds(option, meant) and _storable(meant):
+            return meant
+    raise InputError(f"{where}: {_shown.repr(value)} is not allowed; allowed: {option.allowed()}")
 
 
 def _as_float(value: Any) -> Any:
@@ -133,7 +137,7 @@ def _as_float(value: Any) -> Any:
         return value
     try:
         return float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return value
 
 
@@ -142,6 +146,11 @@ def _in_bounds(option: Option, value: Any) -> bool:
         return True
     # Written so that NaN, which compares false with everything, is out of bounds.
     return (option.min is None or value >= option.min) and (option.max is None or value <= option.max)
+
+
+def _storable(value: Any) -> bool:
+    """Whether a text can be a path, a row of the store and a line of JSON: no NUL, no half characters."""
+    return not (isinstance(value, str) and ("\0" in value or any("\ud800" <= c <= "\udfff" for c in value)))
 
 
 def _alternatives(hint: Any) -> tuple[tuple[type, ...], tuple[Any, ...]]:

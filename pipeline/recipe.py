@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pipeline.errors import InputError
+from pipeline.models import CATALOGUE
 from pipeline.options import coerce, describe, option, parse
 from pipeline.stages import evaluate, finetune, optimize, quantize
 
@@ -42,10 +43,10 @@ class Basics:
 class Recipe(Basics):
     """What to do with which model and data. A stage that is None is left out of the run."""
 
-    quantize: quantize.Options | None = quantize.Options()
-    finetune: finetune.Options | None = finetune.Options()
-    optimize: optimize.Options | None = optimize.Options()
-    evaluate: evaluate.Options | None = evaluate.Options()
+    quantize: quantize.Options | None = field(default_factory=quantize.Options)
+    finetune: finetune.Options | None = field(default_factory=finetune.Options)
+    optimize: optimize.Options | None = field(default_factory=optimize.Options)
+    evaluate: evaluate.Options | None = field(default_factory=evaluate.Options)
 
     def stages(self) -> dict[str, Any]:
         """The stages to run, in order, with their options."""
@@ -58,9 +59,10 @@ class Recipe(Basics):
 
     def to_yaml(self) -> str:
         """The recipe as the YAML file a user would write, stages one to a line."""
-        return yaml.safe_dump(
+        text: str = yaml.safe_dump(
             self.to_dict(), default_flow_style=None, sort_keys=False, width=10_000, allow_unicode=True
         )
+        return text
 
 
 def load(path: Path, changes: list[str] | None = None) -> Recipe:
@@ -76,7 +78,7 @@ def load(path: Path, changes: list[str] | None = None) -> Recipe:
         raise InputError(f"{path}: cannot be read as text ({error})") from None
     try:
         given = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # an impossible date is a ValueError
         raise InputError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(given, dict):
         raise InputError(f"{path}: a recipe is a mapping of keys such as name, model and data")
@@ -85,8 +87,11 @@ def load(path: Path, changes: list[str] | None = None) -> Recipe:
     return from_dict(given, path.resolve().parent)
 
 
-def from_dict(given: dict[str, Any], folder: Path) -> Recipe:
-    """Check a mapping and make a Recipe of it; relative paths are taken from `folder`."""
+def from_dict(given: dict[str, Any], folder: Path | None = None) -> Recipe:
+    """Check a mapping and make a Recipe of it; relative paths are taken from `folder`.
+
+    Without a folder the mapping is one that `to_dict` made, whose paths are absolute.
+    """
     top = {o.name: o for o in describe(Basics)}
     allowed = [*top, *OPTIONS]
     problems = [f"{key}: unknown key; allowed: {', '.join(allowed)}" for key in given if key not in allowed]
@@ -102,8 +107,13 @@ def from_dict(given: dict[str, Any], folder: Path) -> Recipe:
     problems += _missing(values, given)
     if problems:
         raise InputError(problems)
-    values["data"] = str((folder / Path(values["data"]).expanduser()).resolve())
-    values["model"] = _model_path(values.get("model", "starter"), folder)
+    if folder is not None:
+        try:
+            values["data"] = str(_absolute(values["data"], folder))
+            values["model"] = _model_path(values.get("model", "starter"), folder)
+        except (OSError, RuntimeError) as error:  # a name too long, ~ of a user that doesn't exist
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise InputError(f"data or model: cannot be a path: {reason}") from None
     return Recipe(**values)
 
 
@@ -112,8 +122,9 @@ def _missing(values: dict[str, Any], given: dict[str, Any]) -> list[str]:
     problems = []
     if not given.get("data"):
         problems.append("data: is missing; give a file of JSON lines")
-    if "name" in values and (not values["name"].strip() or len(values["name"]) > 100):
-        problems.append(f"name: {values['name']!r} is not allowed; allowed: 1 to 100 characters")
+    name = values.get("name", "run")
+    if not name.strip() or len(name) > 100 or not name.isprintable():
+        problems.append(f"name: {name[:120]!r} is not allowed; allowed: 1 to 100 characters on one line")
     if all(values.get(name, True) is None for name in OPTIONS):
         problems.append("all stages are null: there is nothing to run")
     if values.get("optimize", True) is None and values.get("evaluate", True) is not None:
@@ -123,11 +134,15 @@ def _missing(values: dict[str, Any], given: dict[str, Any]) -> list[str]:
 
 def _model_path(model: str, folder: Path) -> str:
     """A folder is made absolute; a catalogue or hub id stays as it is."""
-    if model.startswith(NOT_PATHS):
+    if model.startswith(NOT_PATHS) or model in {entry.id for entry in CATALOGUE}:
         return model
     looks_like_path = model.startswith((".", "/", "~"))
-    path = (folder / Path(model).expanduser()).resolve()
+    path = _absolute(model, folder)
     return str(path) if looks_like_path or path.is_dir() else model
+
+
+def _absolute(path: str, folder: Path) -> Path:
+    return (folder / Path(path).expanduser()).resolve()
 
 
 def _set(given: dict[str, Any], change: str) -> None:
@@ -137,8 +152,10 @@ def _set(given: dict[str, Any], change: str) -> None:
         raise InputError(f"--set {change}: write it as key=value, such as finetune.max_steps=10")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         value = text
+    if any(o.name == key and o.types == (str,) for o in describe(Basics)) and not isinstance(value, str):
+        value = text  # a name like 007 or a template like `Q: {prompt}` is YAML for something else
     *parents, last = key.split(".")
     target = given
     for parent in parents:

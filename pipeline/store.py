@@ -6,12 +6,11 @@ The web process and the command line add queued rows and cancel requests; the wo
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,12 @@ CREATE INDEX runs_by_status ON runs(status);
 CREATE INDEX stages_by_status ON stages(status);
 """
 
+# What is wrong with the disk or another process, and not with us.
+OUTSIDE = {
+    sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB,
+}  # fmt: skip
+
 
 class Store:
     """Runs and their stages. Every call opens its own connection, so any thread or process may use it."""
@@ -44,17 +49,16 @@ class Store:
         self.path = home / "runs.db"
         for folder in (home, self.runs):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._write() as db:
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                for statement in SCHEMA.split(";"):
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            elif version != SCHEMA_VERSION:
-                raise LabError(
-                    f"{self.path} was written by another version of Olive Lab (schema {version}, this one"
-                    f" reads {SCHEMA_VERSION}); use that version, or set OLIVE_LAB_HOME to an empty folder."
-                )
+        with self._read() as db:
+            version = _version(db)
+        if version == 0:
+            with self._write() as db:
+                version = _version(db) or _create(db)
+        if version != SCHEMA_VERSION:
+            raise LabError(
+                f"{self.path} was written by another version of Olive Lab (schema {version}, this one"
+                f" reads {SCHEMA_VERSION}); use that version, or set OLIVE_LAB_HOME to an empty folder."
+            )
 
     @property
     def runs(self) -> Path:
@@ -68,7 +72,7 @@ class Store:
     # -- what the page and the command line do -------------------------------------------------------
 
     def add(self, name: str, recipe: dict[str, Any], data: Path, stages: dict[str, dict[str, Any]]) -> str:
-        """Queue a run and return its id, such as `20261122-143000-7f3a`: sortable, and not guessable."""
+        """Queue a run and return its id, such as `20261122-143000-7f3a9c`: sortable, and not guessable."""
         run = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
         self.folder(run).mkdir(mode=0o700)
         with self._write() as db:
@@ -96,19 +100,21 @@ class Store:
             busy = db.execute(
                 "SELECT COUNT(*) FROM stages WHERE run = ? AND status = ?", (run, RUNNING)
             ).fetchone()[0]
-            if status in ENDED and not busy:
-                raise LabError(f"Run {run} has already ended ({status}).")
             if busy or status == RUNNING:
                 db.execute("UPDATE runs SET cancel_requested = 1 WHERE id = ?", (run,))
-            else:
+            elif status == QUEUED:
                 _end(db, run, CANCELED)
+            if status in ENDED and not _cancel_queued(db, run) and not busy:
+                raise LabError(f"Run {run} has already ended ({status}).")
 
     def retry(self, run: str) -> None:
         """Queue a run again from the first stage that did not end well. Raises LabError if none did."""
         with self._write() as db:
             status = db.execute("SELECT status FROM runs WHERE id = ?", (run,)).fetchone()["status"]
             if status not in RETRYABLE:
-                raise LabError(f"Run {run} is {status}; only a failed, canceled or interrupted one is retried.")
+                raise LabError(
+                    f"Run {run} is {status}; only a failed, canceled or interrupted one is retried."
+                )
             db.execute("UPDATE runs SET status = ?, cancel_requested = 0 WHERE id = ?", (QUEUED, run))
             db.execute(
                 "UPDATE stages SET status = ?, started = NULL, finished = NULL, seconds = NULL, error = NULL,"
@@ -151,8 +157,7 @@ class Store:
     def claim_next(self, run: str, device: str) -> str | None:
         """Take the next stage of a run that holds `device`; None when it has no more, and so is done."""
         with self._write() as db:
-            row = db.execute("SELECT cancel_requested FROM runs WHERE id = ?", (run,)).fetchone()
-            if row["cancel_requested"]:
+            if _wants_cancel(db, run) and _next(db, run):
                 _end(db, run, CANCELED)
                 return None
             started = _start_next(db, run, device)
@@ -162,7 +167,7 @@ class Store:
         """Take the oldest queued publish whose run is done: (run, stage)."""
         with self._write() as db:
             row = db.execute(
-                "SELECT run, name FROM stages JOIN runs ON runs.id = stages.run WHERE stages.status = ?"
+                "SELECT run, stages.name FROM stages JOIN runs ON runs.id = run WHERE stages.status = ?"
                 " AND stages.name LIKE 'publish%' AND runs.status = ? ORDER BY stages.rowid LIMIT 1",
                 (QUEUED, DONE),
             ).fetchone()
@@ -181,7 +186,7 @@ class Store:
         seconds: float | None = None,
         reused: bool = False,
         metrics: dict[str, Any] | None = None,
-        artifacts: list[dict[str, Any]] | None = None,
+        artifacts: Sequence[dict[str, Any]] | None = None,
     ) -> None:
         """Record how a stage ended. A stage that is not done ends its run with the same status."""
         with self._write() as db:
@@ -200,18 +205,18 @@ class Store:
                     stage,
                 ),
             )
-            if stage.split("-")[0] == PUBLISH:
+            if stage.startswith(PUBLISH):
                 db.execute("UPDATE runs SET cancel_requested = 0 WHERE id = ?", (run,))
             elif status != DONE:
                 _end(db, run, status)
 
-    def running(self) -> list[tuple[str, str, str | None]]:
+    def running(self) -> Sequence[tuple[str, str, str | None]]:
         """(run, stage, device) of every stage marked running, for a worker that has just started."""
         with self._read() as db:
             rows = db.execute("SELECT run, name, device FROM stages WHERE status = ?", (RUNNING,)).fetchall()
             return [(row["run"], row["name"], row["device"]) for row in rows]
 
-    def between_stages(self) -> list[str]:
+    def between_stages(self) -> Sequence[str]:
         """Runs marked running of which no stage is: their worker died between two stages."""
         with self._read() as db:
             rows = db.execute(
@@ -222,9 +227,12 @@ class Store:
             return [row["id"] for row in rows]
 
     def requeue(self, run: str) -> None:
-        """Put a run back into the queue as it is."""
+        """Put a run back into the queue as it is, or end it if that was asked for."""
         with self._write() as db:
-            db.execute("UPDATE runs SET status = ? WHERE id = ?", (QUEUED, run))
+            if _wants_cancel(db, run) and _next(db, run):
+                _end(db, run, CANCELED)
+            else:
+                db.execute("UPDATE runs SET status = ? WHERE id = ?", (QUEUED, run))
 
     def cancels(self) -> set[str]:
         """Runs whose cancellation was asked for."""
@@ -246,37 +254,51 @@ class Store:
 
     @contextmanager
     def _read(self) -> Iterator[sqlite3.Connection]:
-        db = self._connect()
-        try:
+        with _plainly(self.path), closing(self._connect()) as db:
             yield db
-        finally:
-            db.close()
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
         """A transaction that takes the write lock at once, so that a claim cannot be made twice."""
-        db = self._connect()
-        try:
-            db.execute("BEGIN IMMEDIATE")
+        with _plainly(self.path), closing(self._connect()) as db:
+            db.execute("BEGIN IMMEDIATE")  # closing a connection rolls back what was not committed
             yield db
             db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
-        finally:
-            db.close()
 
     def _connect(self) -> sqlite3.Connection:
         new = not self.path.exists()
         db = sqlite3.connect(self.path, timeout=10, isolation_level=None)
         if new:
-            os.chmod(self.path, 0o600)
+            self.path.chmod(0o600)
         db.row_factory = sqlite3.Row
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
         db.execute("PRAGMA foreign_keys = ON")
         return db
+
+
+@contextmanager
+def _plainly(path: Path) -> Iterator[None]:
+    """Say what the user can do about a database that cannot be used: a full disk, or a lock held too long."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in OUTSIDE:
+            raise
+        raise LabError(
+            f"{path}: {error}; see that its disk has space and can be written, and try again."
+        ) from error
+
+
+def _version(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _create(db: sqlite3.Connection) -> int:
+    for statement in SCHEMA.split(";"):
+        db.execute(statement)
+    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    return SCHEMA_VERSION
 
 
 def _insert_stage(
@@ -299,22 +321,38 @@ def _mark_running(db: sqlite3.Connection, run: str, stage: str, device: str | No
 def _end(db: sqlite3.Connection, run: str, status: str) -> None:
     """End a run that is not done; what it had still to do is canceled with it."""
     db.execute("UPDATE runs SET status = ?, cancel_requested = 0 WHERE id = ?", (status, run))
-    db.execute("UPDATE stages SET status = ? WHERE run = ? AND status = ?", (CANCELED, run, QUEUED))
+    _cancel_queued(db, run)
 
 
-def _start_next(db: sqlite3.Connection, run: str, device: str) -> tuple[str, str] | None:
-    """Mark the run's next queued stage running, or the run done if it has none."""
+def _cancel_queued(db: sqlite3.Connection, run: str) -> int:
+    """Cancel the run's stages that have not begun; return how many."""
+    query = "UPDATE stages SET status = ? WHERE run = ? AND status = ?"
+    return db.execute(query, (CANCELED, run, QUEUED)).rowcount
+
+
+def _wants_cancel(db: sqlite3.Connection, run: str) -> bool:
+    return bool(db.execute("SELECT cancel_requested FROM runs WHERE id = ?", (run,)).fetchone()[0])
+
+
+def _next(db: sqlite3.Connection, run: str) -> str | None:
+    """The run's next queued stage."""
     row = db.execute(
         "SELECT name FROM stages WHERE run = ? AND status = ? AND name NOT LIKE 'publish%'"
         " ORDER BY position LIMIT 1",
         (run, QUEUED),
     ).fetchone()
-    if row is None:
+    return row["name"] if row else None
+
+
+def _start_next(db: sqlite3.Connection, run: str, device: str) -> tuple[str, str] | None:
+    """Mark the run's next queued stage running, or the run done if it has none."""
+    name = _next(db, run)
+    if name is None:
         db.execute("UPDATE runs SET status = ?, cancel_requested = 0 WHERE id = ?", (DONE, run))
         return None
     db.execute("UPDATE runs SET status = ? WHERE id = ?", (RUNNING, run))
-    _mark_running(db, run, row["name"], device)
-    return run, row["name"]
+    _mark_running(db, run, name, device)
+    return run, name
 
 
 def _stages(db: sqlite3.Connection, runs: list[str]) -> dict[str, list[StageRun]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 import shutil
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,8 @@ def check(recipe: Recipe) -> datasets.Report:
             datasets.split(report.rows, recipe.eval_fraction, recipe.seed)
     except InputError as error:
         problems += error.problems
+    except OSError as error:
+        problems.append(f"data: {recipe.data} cannot be read ({error.strerror})")
     if problems:
         raise InputError(problems)
     return report
@@ -64,11 +66,11 @@ def keep_dataset(home: Path, source: Path) -> Path:
     if folder.is_dir() and target.is_file():
         return target
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    part = folder / f".{os.getpid()}.part"
+    part = folder / f".{secrets.token_hex(4)}.part"
     try:
         shutil.copyfile(source, part)
-        os.chmod(part, 0o600)
-        os.replace(part, target)
+        part.chmod(0o600)
+        part.replace(target)
     finally:
         part.unlink(missing_ok=True)
     return target

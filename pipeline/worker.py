@@ -6,23 +6,28 @@ stages it leaves behind go on, and the next worker adopts them.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import select
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import locks, settings
+from pipeline import artifacts, locks, settings
 from pipeline.child import LOCK, PROCESS, RESULT
-from pipeline.errors import LabError
+from pipeline.errors import LabError, sentence
 from pipeline.run import CANCELED, DONE, FAILED, INTERRUPTED
 from pipeline.store import Store
 
 POLL_SECONDS = 0.1
+TROUBLE_SECONDS = 2.0
 IDLE_SECONDS = 600.0
 # A stage that does not end by itself within this time of being asked is killed.
 GRACE_SECONDS = 3.0
@@ -33,14 +38,14 @@ WORKER_LOCK = "worker.lock"
 
 @dataclass
 class Job:
-    """A stage in progress. `process` is None when an earlier worker started it."""
+    """A stage in progress. `process` is None if another worker started it; `failure` says why none could."""
 
     run: str
     stage: str
     folder: Path
     process: subprocess.Popen[bytes] | None = None
     asked_to_end: float | None = None
-    pid: int | None = field(default=None)
+    failure: str | None = None
 
 
 class Worker:
@@ -53,15 +58,18 @@ class Worker:
         self.slots = [*settings.devices(), PUBLISH_SLOT]
         self.stopping = False
 
-    def serve(self, idle_seconds: float = IDLE_SECONDS) -> None:
-        """Work until there has been nothing to do for `idle_seconds`. Raises LabError if one serves already."""
+    def serve(self, idle_seconds: float = IDLE_SECONDS, lock: int | None = None) -> None:
+        """Work until there has been nothing to do for `idle_seconds`.
+
+        `lock` is the worker's lock where whoever started this process has taken it already.
+        Raises LabError if another worker serves this home.
+        """
         path = self.store.home / WORKER_LOCK
-        lock = locks.take(path)
+        lock = locks.take(path) if lock is None else lock
         if lock is None:
             raise LabError(f"A worker already serves {self.store.home}.")
         while lock is not None:
             try:
-                self.recover()
                 self._work(idle_seconds)
             finally:
                 os.close(lock)
@@ -71,18 +79,20 @@ class Worker:
 
     def recover(self) -> None:
         """Adopt stages that still live, record those that ended or died while no worker was there."""
+        known = {(job.run, job.stage) for job in self.jobs.values()}
         for run, stage, device in self.store.running():
+            if (run, stage) in known:
+                continue
             job = Job(run, stage, self.store.folder(run, stage))
             slot = device or PUBLISH_SLOT
             if lives(job.folder):
                 self.jobs[slot] = job
-                if slot not in self.slots:
-                    self.slots.append(slot)
             else:
-                self._record(slot, job, INTERRUPTED, "The machine or the worker stopped while this ran; retry it.")
+                self._record(
+                    slot, job, INTERRUPTED, "The machine or the worker stopped while this ran; retry it."
+                )
         for run in self.store.between_stages():
-            if all(job.run != run for job in self.jobs.values()):
-                self.store.requeue(run)
+            self.store.requeue(run)
 
     def step(self) -> None:
         """One look at everything: end what was canceled, record what ended, start what is queued."""
@@ -91,7 +101,6 @@ class Worker:
             if job.run in cancels:
                 self._end(job)
             if self._ended(job):
-                del self.jobs[slot]
                 self._record(slot, job, FAILED, None)
         for slot in self.slots:
             if slot not in self.jobs and not self.stopping:
@@ -100,9 +109,18 @@ class Worker:
                     self._start(slot, *claimed)
 
     def _work(self, idle_seconds: float) -> None:
+        recovered = False
         idle_since = time.monotonic()
         while not self.stopping:
-            self.step()
+            try:
+                if not recovered:
+                    self.recover()
+                    recovered = True
+                self.step()
+            except (LabError, OSError) as error:  # a full disk, say; nothing is lost, and it may pass
+                with suppress(OSError):
+                    print(sentence(error), flush=True)
+                time.sleep(TROUBLE_SECONDS)
             if self.jobs:
                 idle_since = time.monotonic()
             elif time.monotonic() - idle_since >= idle_seconds:
@@ -110,45 +128,65 @@ class Worker:
             time.sleep(POLL_SECONDS)
 
     def _start(self, slot: str, run: str, stage: str) -> None:
-        """Start the stage in a session, and so a process group, of its own."""
-        folder = self.store.folder(run, stage)
+        """Start the stage; if that cannot be done, the next step records why."""
+        job = self.jobs[slot] = Job(run, stage, self.store.folder(run, stage))
+        try:
+            job.process = self._spawn(slot, job)
+        except (LabError, OSError) as error:
+            job.failure = sentence(error)
+
+    def _spawn(self, slot: str, job: Job) -> subprocess.Popen[bytes]:
+        """Start the stage's process in a session, and so a process group, of its own."""
+        folder = job.folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (folder / RESULT).unlink(missing_ok=True)
-        (folder / PROCESS).unlink(missing_ok=True)
         extra = {"OLIVE_LAB_HOME": str(self.store.home), "OLIVE_LAB_EVENTS": str(folder / "events.jsonl")}
         if slot.startswith("cuda:"):
             extra["CUDA_VISIBLE_DEVICES"] = slot.removeprefix("cuda:")
         lock = locks.take(folder / LOCK)
         if lock is None:
-            raise RuntimeError(f"{folder} is in use by a process that is not of this run")
-        with (folder / "log.txt").open("ab") as log:
-            process = subprocess.Popen(
-                [settings.python(), *self.child, run, stage],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                cwd=settings.ROOT,
-                env=settings.child_environment(**extra),
-                pass_fds=[lock],  # from its first moment the child holds the lock, and then it alone
-            )
-        os.close(lock)
-        self.jobs[slot] = Job(run, stage, folder, process, pid=process.pid)
+            raise LabError(f"A process of an earlier attempt still runs in {folder}; end it and retry.")
+        try:
+            (folder / RESULT).unlink(missing_ok=True)
+            (folder / PROCESS).unlink(missing_ok=True)
+            with (folder / "log.txt").open("ab") as log:
+                return subprocess.Popen(
+                    [settings.python(), *self.child, job.run, job.stage],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    cwd=settings.ROOT,
+                    env=settings.child_environment(**extra),
+                    pass_fds=[lock],  # from its first moment the child holds the lock, and then it alone
+                )
+        finally:
+            os.close(lock)
 
     def _ended(self, job: Job) -> bool:
         """Whether the stage's process is gone; whatever it left of its group is killed then."""
+        if job.failure is not None:
+            return True
         if job.process is None:
-            return not lives(job.folder)
-        # Without reaping it yet: until then nobody else can get its process group's number.
-        if os.waitid(os.P_PID, job.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            return False
-        _signal(job.process.pid, signal.SIGKILL)
-        job.process.wait()
+            pid = _pid(job.folder)
+            # Processes it has forked hold its lock as well, and may outlive it.
+            if lives(job.folder) and (pid is None or not _gone(pid)):
+                return False
+            if pid is not None:
+                _signal(pid, signal.SIGKILL)
+        elif job.process.returncode is None:
+            # Without reaping it yet: until then nobody else can get its process group's number.
+            if os.waitid(os.P_PID, job.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return False
+            _signal(job.process.pid, signal.SIGKILL)
+            job.process.wait()
         return True
 
     def _end(self, job: Job) -> None:
         """Ask the stage's process group to end; kill it after a grace period."""
-        pid = job.pid or _pid(job.folder)
+        if job.process is None:
+            pid = _pid(job.folder) if lives(job.folder) else None
+        else:
+            pid = job.process.pid if job.process.returncode is None else None
         if pid is None:
             return
         if job.asked_to_end is None:
@@ -159,21 +197,28 @@ class Worker:
 
     def _record(self, slot: str, job: Job, without_result: str, reason: str | None) -> None:
         """Write down how the stage ended and go on with its run."""
-        result = _read(job.folder / RESULT)
+        result = _read(job.folder / RESULT) if job.failure is None else None
         if result is None:
-            canceled = job.run in self.store.cancels()
-            status = CANCELED if canceled else without_result
-            result = {"status": status, "error": None if canceled else reason or _death(job.process)}
+            result = {"status": without_result, "error": job.failure or reason or _death(job.process)}
+            artifacts.sweep(self.store.home)
+            shutil.rmtree(job.folder / "work", ignore_errors=True)
+        if result["status"] != DONE and job.run in self.store.cancels():
+            result = {"status": CANCELED}  # whatever it said on being ended is of no interest
         status = result.pop("status")
         self.store.finish(job.run, job.stage, status, **result)
-        if status == DONE and slot != PUBLISH_SLOT:
-            following = self.store.claim_next(job.run, slot)
-            if following:
-                self._start(slot, job.run, following)
+        goes_on = status == DONE and slot != PUBLISH_SLOT
+        following = self.store.claim_next(job.run, slot) if goes_on else None
+        self.jobs.pop(slot, None)
+        if following:
+            self._start(slot, job.run, following)
 
     def stop(self, *_: Any) -> None:
         """Leave after this step; stages that run go on."""
         self.stopping = True
+
+
+# Workers this process has started; asking after them keeps those that have ended from staying zombies.
+_workers: list[subprocess.Popen[bytes]] = []
 
 
 def lives(folder: Path) -> bool:
@@ -183,18 +228,25 @@ def lives(folder: Path) -> bool:
 
 def ensure(home: Path) -> None:
     """Start a worker for this home unless one serves it. It outlives the process that starts it."""
-    if locks.held(home / WORKER_LOCK):
+    _workers[:] = [process for process in _workers if process.poll() is None]
+    lock = locks.take(home / WORKER_LOCK)
+    if lock is None:
         return
-    with (home / "worker.log").open("ab") as log:
-        subprocess.Popen(
-            [settings.python(), "-m", "pipeline", "worker"],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            cwd=settings.ROOT,
-            env=settings.child_environment(OLIVE_LAB_HOME=str(home)),
-        )
+    try:
+        with (home / "worker.log").open("ab") as log:
+            process = subprocess.Popen(
+                [settings.python(), "-m", "pipeline", "worker", "--lock", str(lock)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                cwd=settings.ROOT,
+                env=settings.child_environment(OLIVE_LAB_HOME=str(home)),
+                pass_fds=[lock],  # it serves from this moment, so nobody starts a second one meanwhile
+            )
+    finally:
+        os.close(lock)
+    _workers.append(process)
 
 
 def _death(process: subprocess.Popen[bytes] | None) -> str:
@@ -205,8 +257,10 @@ def _death(process: subprocess.Popen[bytes] | None) -> str:
             "The system killed this stage, most likely because memory ran out; use a smaller batch_size or"
             " max_length, and retry."
         )
+    if code == errno.ENOSPC:
+        return sentence(OSError(code, os.strerror(code)))
     if code is not None and code < 0:
-        return f"This stage crashed ({signal.Signals(-code).name}); its log shows the last steps."
+        return f"This stage crashed ({signal.strsignal(-code)}); its log shows the last steps."
     return "This stage ended without saying why; its log shows the last steps."
 
 
@@ -223,6 +277,18 @@ def _read(path: Path) -> dict[str, Any] | None:
     return facts
 
 
+def _gone(pid: int) -> bool:
+    """Whether a process that is not our child has ended, even if nobody has reaped it."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], 0)[0])
+    finally:
+        os.close(descriptor)
+
+
 def _signal(group: int, number: signal.Signals) -> None:
     try:
         os.killpg(group, number)
@@ -230,10 +296,12 @@ def _signal(group: int, number: signal.Signals) -> None:
         return  # it has ended in the meantime, which is what was wanted
 
 
-def serve(home: Path) -> int:
+def serve(home: Path, lock: int | None = None) -> int:
     """`python -m pipeline worker`: serve until idle or told to stop."""
+    if lock is not None:
+        os.set_inheritable(lock, False)
     worker = Worker(Store(home))
     signal.signal(signal.SIGTERM, worker.stop)
     signal.signal(signal.SIGINT, worker.stop)
-    worker.serve()
+    worker.serve(lock=lock)
     return 0

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-import os
 import re
 import shutil
 import time
@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, LabError
 from pipeline.options import option
 from pipeline.run import DONE, Run
 
@@ -23,6 +23,7 @@ NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}")  # as Azure AI allows, so 
 CARD = "README.md"
 CHECKSUMS = "SHA256SUMS"
 FACTS = "published.json"
+DESCRIPTION = "A language model with a detachable LoRA adapter, for ONNX Runtime GenAI."
 
 
 @dataclass(frozen=True)
@@ -40,20 +41,28 @@ def plan(home: Path, run: Run, options: Options) -> dict[str, Any]:
     problems = []
     if not NAME.fullmatch(options.name):
         problems.append(
-            f"name: {options.name!r} is not allowed; allowed: letters, digits, - and _, at most 255, the first"
-            " a letter or digit"
+            f"name: {options.name!r} is not allowed; allowed: letters, digits, - and _, at most 255,"
+            " the first a letter or digit"
         )
     source = run.artifact("onnx")
     if run.status != DONE or source is None:
-        problems.append(f"run: {run.id} is {run.status} and has no exported model yet; only a finished one is published")
+        problems.append(
+            f"run: {run.id} is {run.status} and has no exported model yet; only a finished one is published"
+        )
     if options.version and not re.fullmatch(r"[1-9][0-9]{0,8}", options.version):
-        problems.append(f"version: {options.version!r} is not allowed; allowed: a whole number from 1, or empty")
+        problems.append(
+            f"version: {options.version!r} is not allowed; allowed: a whole number from 1, or empty"
+        )
+    if source is not None and not Path(source).is_dir():
+        problems.append(f"run: {run.id}: its exported model is no longer there; run its recipe again")
     if problems or source is None:
         raise InputError(problems)
     folder = home / "registry" / options.name
     version = options.version or str(max((int(v) for v in _numbers(folder)), default=0) + 1)
     if (folder / version).exists():
-        raise InputError(f"version: {options.name} already has a version {version}; leave it empty for the next one")
+        raise InputError(
+            f"version: {options.name} already has a version {version}; leave it empty for the next one"
+        )
     files = [
         {"path": str(path.relative_to(source)), "bytes": path.stat().st_size}
         for path in sorted(Path(source).rglob("*"))
@@ -76,7 +85,8 @@ def publish(home: Path, run: Run, options: Options, report: Callable[[str, float
     planned = plan(home, run, options)
     target = Path(planned["target"])
     part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    for begun in target.parent.glob(".*.part"):  # by a process that was killed; only one publishes at a time
+        shutil.rmtree(begun, ignore_errors=True)
     part.mkdir(mode=0o700, parents=True)
     try:
         sums = _copy(Path(str(run.artifact("onnx"))), part, planned, report)
@@ -84,12 +94,34 @@ def publish(home: Path, run: Run, options: Options, report: Callable[[str, float
         (part / CARD).write_text(card, encoding="utf-8")
         sums[CARD] = hashlib.sha256(card.encode()).hexdigest()
         (part / CHECKSUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())))
-        facts = {"run": run.id, "created": time.time(), "description": options.description, "bytes": planned["bytes"]}
+        facts = {
+            "run": run.id,
+            "created": time.time(),
+            "description": options.description,
+            "bytes": planned["bytes"],
+        }
         (part / FACTS).write_text(json.dumps(facts, indent=2), encoding="utf-8")
-        os.rename(part, target)  # fails, unlike replace, if another publish has taken the version meanwhile
+        _settle(part, target)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return {"name": options.name, "version": planned["version"], "path": str(target), "bytes": planned["bytes"]}
+    return {
+        "name": options.name,
+        "version": planned["version"],
+        "path": str(target),
+        "bytes": planned["bytes"],
+    }
+
+
+def _settle(part: Path, target: Path) -> None:
+    """Give a finished version its name, which a folder that is not empty keeps."""
+    try:
+        part.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        raise LabError(
+            f"{target.parent.name} has got a version {target.name} in the meantime; publish again."
+        ) from None
 
 
 def versions(home: Path) -> list[dict[str, Any]]:
@@ -129,13 +161,19 @@ def _copy(
 def _card(run: Run, options: Options, version: str) -> str:
     """The model card: what it is, how it was made, how it did, how to run it."""
     metrics = {stage.name: stage.metrics for stage in run.stages if stage.metrics and stage.kind != "publish"}
-    recipe = yaml.safe_dump(run.recipe, sort_keys=False, default_flow_style=None, allow_unicode=True, width=10_000)
+    # A folder's path says something about this machine, and nothing to a reader elsewhere.
+    shown = {**run.recipe, "model": _last(run.recipe["model"]), "data": _last(run.recipe["data"])}
+    recipe = yaml.safe_dump(shown, sort_keys=False, default_flow_style=None, allow_unicode=True, width=10_000)
     measured = yaml.safe_dump(metrics, sort_keys=False, allow_unicode=True)
     return (
         f"# {options.name}, version {version}\n\n"
-        f"{options.description or 'A language model with a detachable LoRA adapter, for ONNX Runtime GenAI.'}\n\n"
-        f"- Base model: {run.recipe['model']}\n- Data: {Path(run.recipe['data']).name}\n- Run: {run.id}\n\n"
+        f"{options.description or DESCRIPTION}\n\n"
+        f"- Base model: {shown['model']}\n- Data: {shown['data']}\n- Run: {run.id}\n\n"
         "Run it with `pip install onnxruntime-genai` and `python app.py`.\n"
         f"Check the files with `sha256sum -c {CHECKSUMS}`.\n\n"
         f"## Recipe\n\n```yaml\n{recipe}```\n\n## Measured\n\n```yaml\n{measured}```\n"
     )
+
+
+def _last(path: str) -> str:
+    return Path(path).name if Path(path).is_absolute() else path

@@ -1,0 +1,139 @@
+"""Fixtures that many tests share: a home of their own, a model folder, a dataset, a finished run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from lab import CHILDREN, finish_all, plant, processes, until, write_safetensors
+
+from pipeline import worker
+from pipeline.run import Run
+from pipeline.store import Store
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 256,
+    "max_position_embeddings": 2048,
+}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty home; whatever process a test leaves behind for it is ended."""
+    folder = tmp_path / "home"
+    folder.mkdir(mode=0o700)
+    monkeypatch.setenv("OLIVE_LAB_HOME", str(folder))
+    monkeypatch.delenv("OLIVE_LAB_EVENTS", raising=False)
+    yield folder
+    for pid in processes(folder):
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not processes(folder), "the end of all processes")
+    for process in worker._workers:
+        process.wait()
+    worker._workers.clear()
+
+
+@pytest.fixture
+def store(home: Path) -> Store:
+    return Store(home)
+
+
+@pytest.fixture
+def no_worker(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """No worker is started; the list says for which homes one was asked for."""
+    asked: list[Path] = []
+    monkeypatch.setattr(worker, "ensure", asked.append)
+    return asked
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path) -> Path:
+    """A folder that looks like a small llama; its weights are of no use."""
+    folder = tmp_path / "tiny-llama"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"chat_template": CHAT_TEMPLATE, "eos_token": "<|end|>"})
+    )
+    write_safetensors(folder / "model.safetensors", [0.0, 1.0, 2.0])
+    return folder
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    path = tmp_path / "travel.jsonl"
+    rows = [{"prompt": f"Where is town {i}?", "response": f"In valley {i}."} for i in range(20)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path, model_folder: Path, dataset: Path) -> Path:
+    """A good recipe beside its model and data, which it names relative to itself."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"name: trip\nmodel: ./{model_folder.name}\ndata: {dataset.name}\n")
+    return path
+
+
+@pytest.fixture
+def finished(store: Store) -> Run:
+    """A run all of whose stages are done, with an export of a few small files."""
+    folder = store.home / "artifacts" / "optimize-0123456789abcdef" / "model"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(b"graph" * 1000)
+    (folder / "adapter_weights.onnx_adapter").write_bytes(b"adapter")
+    (folder / "sub" / "vocab.txt").write_text("words")
+    answers = store.home / "artifacts" / "answers.json"
+    said = {"text": "In the valley.", "tokens": 4, "tokens_per_second": 20.0, "first_token_seconds": 0.1}
+    answers.write_text(json.dumps({"rows": [{"prompt": "Where is\ntown 1?", "base": said, "adapter": said}]}))
+    results = {
+        "finetune": {"metrics": {"eval_loss_before": 2.5, "eval_loss_after": 1.25}},
+        "optimize": {
+            "artifacts": [
+                {"name": "model", "kind": "onnx", "path": str(folder), "bytes": 5012},
+                {
+                    "name": "adapter",
+                    "kind": "onnx_adapter",
+                    "path": str(folder / "adapter_weights.onnx_adapter"),
+                    "bytes": 7,
+                },
+            ]
+        },
+        "evaluate": {
+            "metrics": {"base_tokens_per_second": 20.0, "adapter_tokens_per_second": 18.0},
+            "artifacts": [{"name": "answers", "kind": "answers", "path": str(answers), "bytes": 100}],
+        },
+    }
+    return finish_all(store, plant(store, "finished"), results)
+
+
+@pytest.fixture
+def stepper(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., worker.Worker]]:
+    """A worker whose stages behave as said in tests/children.py; tests call its `step` themselves."""
+    monkeypatch.setattr("pipeline.settings.gpus", lambda: 0)
+    made: list[worker.Worker] = []
+
+    def make(behaviour: str) -> worker.Worker:
+        made.append(worker.Worker(store, child=[str(CHILDREN), behaviour]))
+        return made[-1]
+
+    yield make
+    for job in (job for served in made for job in served.jobs.values()):
+        if job.process is not None:
+            job.process.kill()
+            job.process.wait()

@@ -1,0 +1,76 @@
+"""What tests do with a lab: plant runs, wait for things to happen, look at processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.run import Run
+from pipeline.store import Store
+
+CHILDREN = Path(__file__).parent / "children.py"
+
+
+def until(condition: Callable[[], Any], what: str = "the condition", seconds: float = 20.0) -> Any:
+    """Wait until `condition()` is true and return it; fail when that takes longer than `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what} did not come true within {seconds:g} seconds")
+        threading.Event().wait(0.01)
+    return found
+
+
+def processes(home: Path) -> list[int]:
+    """Ids of the living processes that work for this home, but for this one."""
+    mark = f"OLIVE_LAB_HOME={home}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            state = (entry / "stat").read_text().rpartition(") ")[2][0]
+            if mark in (entry / "environ").read_bytes().split(b"\0") and state not in "ZX":
+                found.append(int(entry.name))
+        except OSError:
+            continue  # it has ended meanwhile, or belongs to another user
+    return found
+
+
+def write_safetensors(path: Path, values: list[float]) -> None:
+    """A valid file with one float32 vector in it."""
+    header = {"w": {"dtype": "F32", "shape": [len(values)], "data_offsets": [0, 4 * len(values)]}}
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + struct.pack(f"<{len(values)}f", *values))
+
+
+def plant(store: Store, name: str = "trip", **recipe: Any) -> str:
+    """Queue a run of the four stages as `submit` would, without looking at its recipe."""
+    given = {"name": name, "model": "starter", "data": "/nowhere/travel.jsonl", **recipe}
+    stages: dict[str, dict[str, Any]] = {
+        stage: {} for stage in ("quantize", "finetune", "optimize", "evaluate")
+    }
+    return store.add(name, given, Path("/nowhere/travel.jsonl"), stages)
+
+
+def finish_all(store: Store, run: str, results: dict[str, dict[str, Any]] | None = None) -> Run:
+    """Let every stage of a run end well, as the worker would record it."""
+    store.claim("cpu")
+    while (stage := store.get(run).current) is not None and stage.status == "running":
+        store.finish(run, stage.name, "done", seconds=1.5, **(results or {}).get(stage.name, {}))
+        store.claim_next(run, "cpu")
+    return store.get(run)
+
+
+def serving(home: Path, behaviour: str, idle_seconds: float = 600.0) -> list[str]:
+    """The command of a worker process of its own, with stages as said in tests/children.py."""
+    return [sys.executable, str(CHILDREN), "serve", str(home), behaviour, str(idle_seconds)]

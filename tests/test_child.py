@@ -1,0 +1,321 @@
+"""The child, with a stage that takes no model; what stages really do is tested with them."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab import CHILDREN, until
+
+from pipeline import artifacts, child, events, locks, recipe, settings, submit, worker
+from pipeline.errors import LabError, sentence
+from pipeline.run import DONE, FAILED, Run
+from pipeline.stages import Artifact, Context, Results, execute
+from pipeline.store import Store
+
+Execute = Callable[[Any, Any, Context], Results]
+
+
+@pytest.fixture
+def run(store: Store, recipe_file: Path, no_worker: list[Path]) -> str:
+    """A queued run, submitted as a user does; its first stage is quantize."""
+    return submit.submit(store, recipe.load(recipe_file))
+
+
+def writes_a_model(_: Any, options: Any, context: Context) -> Results:
+    (context.output / "model").mkdir()
+    (context.output / "model" / "weights").write_text(f"{options.bits} bits of {context.model.name}")
+    (context.work / "workflow.json").write_text("{}")
+    context.checkpoints.mkdir(exist_ok=True)
+    return Results([Artifact("m", "checkpoint", context.output / "model")], {"bits": options.bits})
+
+
+def carry_out(
+    store: Store,
+    run: str,
+    monkeypatch: pytest.MonkeyPatch,
+    action: Execute = writes_a_model,
+    stage: str = "quantize",
+) -> dict[str, Any]:
+    """Run the stage in this process and return its result."""
+    folder = store.folder(run, stage)
+    folder.mkdir(exist_ok=True)
+    monkeypatch.setenv("OLIVE_LAB_EVENTS", str(folder / "events.jsonl"))
+    monkeypatch.setattr(execute, "execute", action)
+    monkeypatch.setattr(settings, "gpus", lambda: 0)
+    code = child.main(run, stage)
+    result: dict[str, Any] = json.loads((folder / child.RESULT).read_text())
+    assert code == (0 if result["status"] == DONE else 1)
+    return result
+
+
+def refuse(*_: Any) -> Results:
+    pytest.fail("this stage should have been reused")
+
+
+def test_a_stage_leaves_its_result_and_its_events(
+    store: Store, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = carry_out(store, run, monkeypatch)
+    assert (result["status"], result["reused"], result["metrics"]) == (DONE, False, {"bits": 4})
+    (artifact,) = result["artifacts"]
+    assert (artifact["name"], artifact["kind"]) == ("m", "checkpoint")
+    assert (Path(artifact["path"]) / "weights").read_text() == "4 bits of tiny-llama"
+    folder = store.folder(run, "quantize")
+    assert json.loads((folder / child.PROCESS).read_text()) == {"pid": os.getpid()}
+    told = events.read(folder / "events.jsonl")[0]
+    assert (told[0]["attempt"], told[-1]["progress"]) == (True, 1.0)
+    assert (folder / "workflow.json").is_file()
+    assert not (folder / "work").exists()
+    assert not (folder / "checkpoints").exists()
+
+
+def test_a_stage_is_given_what_the_user_chose(
+    store: Store, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Context] = []
+
+    def look(stage: Any, options: Any, context: Context) -> Results:
+        seen.append(context)
+        return writes_a_model(stage, options, context)
+
+    carry_out(store, run, monkeypatch, look)
+    (context,) = seen
+    assert (context.template, context.eval_fraction, context.seed, context.device) == ("chat", 0.1, 0, "cpu")
+    assert (context.model.name, context.config["hidden_size"]) == ("tiny-llama", 64)
+    assert context.data == Path(store.get(run).data)
+    assert store.home in context.data.parents
+
+
+def test_an_unchanged_stage_is_reused_by_the_next_run(
+    store: Store, run: str, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = carry_out(store, run, monkeypatch)
+    again = submit.submit(store, recipe.load(recipe_file, ["name=again", "finetune.max_steps=10"]))
+    second = carry_out(store, again, monkeypatch, refuse)
+    assert (second["status"], second["reused"]) == (DONE, True)
+    assert (second["artifacts"], second["metrics"]) == (first["artifacts"], first["metrics"])
+
+
+@pytest.mark.parametrize("change", ["option", "weights"])
+def test_a_changed_stage_is_made_anew(
+    store: Store,
+    run: str,
+    recipe_file: Path,
+    model_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+) -> None:
+    first = carry_out(store, run, monkeypatch)
+    if change == "weights":
+        weights = model_folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    again = submit.submit(store, recipe.load(recipe_file, ["quantize.bits=8"] if change == "option" else []))
+    second = carry_out(store, again, monkeypatch)
+    assert not second["reused"]
+    assert second["artifacts"][0]["path"] != first["artifacts"][0]["path"]
+
+
+def test_the_data_decides_where_rows_are_used(
+    store: Store, recipe_file: Path, dataset: Path, no_worker: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reused(*changes: str) -> bool:
+        run = submit.submit(store, recipe.load(recipe_file, list(changes)))
+        return bool(carry_out(store, run, monkeypatch)["reused"])
+
+    gptq = "quantize.algorithm=gptq"
+    assert [reused(), reused(gptq), reused(gptq)] == [False, False, True]
+    dataset.write_text(dataset.read_text() * 2)
+    assert [reused(), reused(gptq), reused(gptq, "seed=1")] == [True, False, False]
+
+
+def test_later_stages_get_what_earlier_ones_made(
+    store: Store, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.claim("cpu")
+    result = carry_out(store, run, monkeypatch)
+    store.finish(run, "quantize", result.pop("status"), **result)
+    store.claim_next(run, "cpu")
+    seen: list[Context] = []
+
+    def look(_: Any, options: Any, context: Context) -> Results:
+        seen.append(context)
+        (context.output / "adapter").mkdir()
+        return Results([Artifact("a", "adapter", context.output / "adapter")])
+
+    assert carry_out(store, run, monkeypatch, look, "finetune")["status"] == DONE
+    assert seen[0].inputs == {"checkpoint": Path(result["artifacts"][0]["path"])}
+
+
+class TestFailures:
+    def test_the_traceback_is_in_the_log_and_a_sentence_in_the_result(
+        self, store: Store, run: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def fail(*_: Any) -> Results:
+            raise ValueError("the layers\n  do not fit")
+
+        result = carry_out(store, run, monkeypatch, fail)
+        assert (result["status"], result["error"]) == (FAILED, "ValueError: the layers do not fit")
+        assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+    def test_a_model_deleted_meanwhile_is_named(
+        self, store: Store, run: str, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shutil.rmtree(model_folder)
+        result = carry_out(store, run, monkeypatch)
+        assert result["error"] == f"model: {model_folder}: no such folder"
+
+    def test_sys_exit_in_a_library_is_a_failure(
+        self, store: Store, run: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        result = carry_out(store, run, monkeypatch, lambda *_: sys.exit(3))
+        assert (result["status"], result["error"]) == (FAILED, "SystemExit: 3")
+
+    def test_a_full_disk_leaves_nothing_half_written(
+        self, store: Store, run: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fill(_: Any, options: Any, context: Context) -> Results:
+            (context.output / "begun").write_bytes(b"x" * 1000)
+            (context.output / "weights").symlink_to("/dev/full")  # the kernel answers ENOSPC to every write
+            (context.output / "weights").write_bytes(b"x" * 1000)
+            return Results([])
+
+        result = carry_out(store, run, monkeypatch, fill)
+        assert result["error"] == "The disk is full; free some space in the home folder and retry."
+        assert [path.name for path in (store.home / "artifacts").iterdir()] == [".locks"]
+        assert not (store.folder(run, "quantize") / "work").exists()
+
+    def test_a_result_with_no_number_is_still_json(
+        self, store: Store, run: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def diverge(stage: Any, options: Any, context: Context) -> Results:
+            return Results(writes_a_model(stage, options, context).artifacts, {"loss": float("nan")})
+
+        assert carry_out(store, run, monkeypatch, diverge)["metrics"] == {"loss": None}
+
+
+def wrapped(cause: BaseException) -> BaseException:
+    try:
+        try:
+            raise cause
+        except BaseException as error:
+            raise RuntimeError("the pass failed") from error
+    except RuntimeError as error:
+        return error
+
+
+FULL = "The disk is full; free some space in the home folder and retry."
+MEMORY = "Memory ran out; use a smaller batch_size or max_length, or switch gradient_checkpointing on."
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (LabError("Do this."), "Do this."),
+        (OSError(errno.ENOSPC, "No space left on device"), FULL),
+        (RuntimeError("IoError: Os { code: 28, message: No space left on device }"), FULL),
+        (wrapped(OSError(errno.ENOSPC, "x")), FULL),
+        (MemoryError(), MEMORY),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"), MEMORY),
+        (wrapped(MemoryError()), MEMORY),
+        (RuntimeError("a\nb" + "c" * 1000), "RuntimeError: a b" + "c" * 297),
+        (KeyboardInterrupt(), "KeyboardInterrupt; see the log."),
+    ],
+)
+def test_every_error_becomes_one_plain_sentence(error: BaseException, expected: str) -> None:
+    assert sentence(error) == expected
+
+
+class TestWriteWhole:
+    def test_a_file_is_replaced_as_a_whole(self, tmp_path: Path) -> None:
+        child.write_whole(tmp_path / "result.json", {"a": 1})
+        child.write_whole(tmp_path / "result.json", {"a": 2})
+        assert json.loads((tmp_path / "result.json").read_text()) == {"a": 2}
+        assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+    def test_what_cannot_be_written_leaves_the_old_file(self, tmp_path: Path) -> None:
+        child.write_whole(tmp_path / "result.json", {"a": 1})
+        (tmp_path / ".result.json.part").symlink_to("/dev/full")
+        with pytest.raises(OSError, match="No space left"):
+            child.write_whole(tmp_path / "result.json", {"a": 2})
+        assert json.loads((tmp_path / "result.json").read_text()) == {"a": 1}
+        assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_two_runs_do_not_make_the_same_result_twice(
+    store: Store, run: str, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second waits for the first and reuses what it made."""
+    key = {}
+    real = artifacts.find
+
+    def find(home: Path, stage: str, name: str) -> artifacts.Stored | None:
+        key["key"] = name
+        return real(home, stage, name)
+
+    monkeypatch.setattr(artifacts, "find", find)
+    carry_out(store, run, monkeypatch)
+    stored = real(store.home, "quantize", key["key"])
+    assert stored is not None
+    hidden = stored.folder.rename(stored.folder.with_name("hidden"))
+    other = submit.submit(store, recipe.load(recipe_file))
+    with locks.locked(artifacts.lock(store.home, "quantize", key["key"])):
+        second = threading.Thread(target=carry_out, args=(store, other, monkeypatch, refuse))
+        second.start()
+        second.join(0.3)
+        assert second.is_alive()
+        hidden.rename(stored.folder)
+    second.join(10)
+    assert json.loads((store.folder(other, "quantize") / child.RESULT).read_text())["reused"]
+
+
+def test_a_publish_is_carried_out_by_the_real_child(store: Store, finished: Run) -> None:
+    """As the worker starts it: a process, a log, and the lock it holds while it lives."""
+    options = {"to": "local", "name": "trips", "version": "", "description": ""}
+    stage = store.add_publish(finished.id, options)
+    served = worker.Worker(store)
+    served.step()
+    until(lambda: (served.step(), store.get(finished.id).stage(stage).status == DONE)[1], "the publish")
+    published = store.get(finished.id).stage(stage)
+    assert published.metrics["version"] == "1"
+    assert (store.home / "registry" / "trips" / "1" / "model.onnx").is_file()
+    assert "Published trips version 1" in (store.folder(finished.id, stage) / "log.txt").read_text()
+    assert not worker.lives(store.folder(finished.id, stage))
+
+
+IN_A_SMALL_ROOM = """
+set -e
+mount -t tmpfs -o size=2m,mode=700 tmpfs "$1"
+exec "$2" "$3" full_disk "$1" "$4"
+"""
+
+
+@pytest.mark.parametrize("room", ["for the result", "for nothing"])
+def test_a_really_full_disk(tmp_path: Path, recipe_file: Path, room: str) -> None:
+    """Store, worker and child on a file system of 2 MB, which takes the right to mount one."""
+    mount = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"])]
+    if subprocess.run([*mount, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True).returncode != 0:
+        pytest.skip("mounting a file system is not allowed here")
+    home = tmp_path / "home"
+    home.mkdir()
+    done = subprocess.run(
+        [*mount, "sh", "-c", IN_A_SMALL_ROOM, "sh", home, sys.executable, CHILDREN, recipe_file],
+        env=settings.child_environment(OLIVE_LAB_HOME=str(home), GREEDY=room),
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    faults = facts.pop("faults")
+    assert facts == {"status": FAILED, "error": FULL, "parts": []}
+    # The store cannot be used then either; the worker tries again until it can.
+    assert all("see that its disk has space" in fault for fault in faults)
+    assert faults or room == "for the result"

@@ -1,0 +1,510 @@
+"""The command line: its verbs, exit codes and JSON are a contract."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab import plant, serving, until
+
+from pipeline import inference, locks, settings, worker
+from pipeline.__main__ import main
+from pipeline.run import CANCELED, DONE, FAILED, QUEUED, RUNNING, Run
+from pipeline.store import Store
+
+Capture = pytest.CaptureFixture[str]
+PIPELINE = [sys.executable, "-m", "pipeline"]
+
+
+def cli(capsys: Capture, *argv: object) -> tuple[int, str, str]:
+    """The exit code and what was written to standard output and error."""
+    capsys.readouterr()
+    try:
+        code = main([str(a) for a in argv])
+    except SystemExit as end:  # argparse
+        code = int(str(end.code))
+    written = capsys.readouterr()
+    return code, written.out, written.err
+
+
+@pytest.fixture
+def served(store: Store, monkeypatch: pytest.MonkeyPatch, stepper: Callable[[str], worker.Worker]) -> Any:
+    """Wherever a worker is asked for, one whose stages behave as said takes a step."""
+
+    def serve(behaviour: str) -> None:
+        served = stepper(behaviour)
+        monkeypatch.setattr(worker, "ensure", lambda home: served.step())
+        monkeypatch.setattr("pipeline.follow.POLL_SECONDS", 0.01)
+
+    return serve
+
+
+def start(*argv: object) -> subprocess.Popen[str]:
+    """The real command, in a process group of its own."""
+    # Who runs the tests in the background has them ignore Ctrl-C, and that is inherited.
+    return subprocess.Popen(
+        ["env", "--default-signal=INT", *PIPELINE, *map(str, argv)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=settings.ROOT,
+        start_new_session=True,
+    )
+
+
+class TestCheck:
+    def test_good_data(self, home: Path, dataset: Path, capsys: Capture) -> None:
+        code, out, err = cli(capsys, "check", dataset)
+        assert (code, err) == (0, "")
+        assert f"{dataset}: 20 rows, fields prompt, response: good" in out
+
+    def test_the_first_row_as_the_model_reads_it(
+        self, home: Path, dataset: Path, model_folder: Path, capsys: Capture
+    ) -> None:
+        code, out, _ = cli(capsys, "check", dataset, "--model", model_folder)
+        assert code == 0
+        assert "<|user|>\nWhere is town 0?<|end|>\n<|assistant|>\nIn valley 0.<|end|>" in out
+        template = "Q: {prompt}\\nA: {response}"
+        assert (
+            "Q: Where is town 0?\nA: In valley 0." in cli(capsys, "check", dataset, "--template", template)[1]
+        )
+
+    def test_bad_data_is_told_by_file_and_line(self, home: Path, dataset: Path, capsys: Capture) -> None:
+        lines = dataset.read_text().splitlines()
+        lines[6], lines[9] = "{", '{"prompt": "x"}'
+        dataset.write_text("\n".join(lines))
+        code, out, err = cli(capsys, "check", dataset)
+        assert (code, out) == (2, "")
+        assert [re.match(rf"{re.escape(str(dataset))}:(\d+): \S", line)[1] for line in err.splitlines()] == [
+            "7",
+            "10",
+        ]  # type: ignore[index]
+
+    @pytest.mark.parametrize(
+        ("argv", "expected"),
+        [
+            (["missing.jsonl"], "missing.jsonl: there is no such file"),
+            (["/proc/self/mem"], "/proc/self/mem: cannot be read"),
+            (["DATA", "--template", "{prompt"], "is never closed"),
+            (["DATA", "--template", "{question} {response}"], "'question'"),
+            (["DATA", "--model", "nonsense"], "model: 'nonsense' does not exist"),
+            ([], "the following arguments are required: DATA.jsonl"),
+        ],
+    )
+    def test_bad_input_is_exit_code_2(
+        self, home: Path, dataset: Path, capsys: Capture, argv: list[str], expected: str
+    ) -> None:
+        code, _, err = cli(capsys, "check", *(str(dataset) if a == "DATA" else a for a in argv))
+        assert code == 2
+        assert expected in err
+        assert "Traceback" not in err
+
+
+class TestRun:
+    def test_a_run_is_queued_and_followed(
+        self, store: Store, recipe_file: Path, capsys: Capture, served: Callable[[str], None]
+    ) -> None:
+        served("finishes")
+        code, out, err = cli(
+            capsys, "run", recipe_file, "--set", "finetune.max_steps=10", "--set", "name=short"
+        )
+        assert (code, err) == (0, "")
+        (found,) = store.list()
+        assert (found.name, found.status, found.recipe["finetune"]["max_steps"]) == ("short", DONE, 10)
+        assert out.startswith(f"Run {found.id} is queued. Ctrl-C stops following; the run goes on.\n")
+        assert f"Run {found.id} (short): done" in out
+
+    def test_a_failed_stage_is_exit_code_1(
+        self, store: Store, recipe_file: Path, capsys: Capture, served: Callable[[str], None]
+    ) -> None:
+        served("fails")
+        code, out, _ = cli(capsys, "run", recipe_file)
+        assert code == 1
+        assert "quantize: The template has no response." in out
+
+    def test_submit_prints_the_id_and_nothing_else(
+        self, store: Store, recipe_file: Path, capsys: Capture, no_worker: list[Path]
+    ) -> None:
+        code, out, err = cli(capsys, "submit", recipe_file)
+        assert (code, err) == (0, "")
+        assert out == f"{store.list()[0].id}\n"
+        assert no_worker == [store.home]
+
+    @pytest.mark.parametrize("verb", ["run", "submit"])
+    @pytest.mark.parametrize(
+        ("change", "expected"),
+        [
+            ("quantize.bits=5", "quantize.bits: 5 is not allowed; allowed: 4 or 8"),
+            ("quantize.group_size=64", "quantize.group_size: 64 does not divide"),
+            ("modle=x", "modle: unknown key; allowed: name, model"),
+            ("model=./missing", "missing: no such folder"),
+            ("data=missing.jsonl", "missing.jsonl: there is no such file"),
+            ("template={prompt", "is never closed"),
+            ("nonsense", "write it as key=value"),
+        ],
+    )
+    def test_bad_input_is_exit_code_2_and_nothing_is_queued(
+        self, store: Store, recipe_file: Path, capsys: Capture, no_worker: list[Path],
+        verb: str, change: str, expected: str,
+    ) -> None:  # fmt: skip
+        code, out, err = cli(capsys, verb, recipe_file, "--set", change)
+        assert (code, out, store.list(), no_worker) == (2, "", [], [])
+        assert expected in err
+        assert "Traceback" not in err
+        assert not (store.home / "datasets").exists()
+
+    def test_ctrl_c_leaves_the_run_running(self, store: Store, recipe_file: Path) -> None:
+        server = subprocess.Popen(serving(store.home, "waits"), env=settings.child_environment())
+        until(lambda: locks.held(store.home / worker.WORKER_LOCK), "the worker")
+        terminal = start("run", recipe_file)
+        until(lambda: store.list() and store.list()[0].status == RUNNING, "the run")
+        assert terminal.stdout is not None
+        assert "Ctrl-C stops following" in terminal.stdout.readline()
+        os.killpg(terminal.pid, signal.SIGINT)
+        _, err = terminal.communicate(timeout=10)
+        assert (terminal.returncode, "Traceback" in err) == (130, False)
+        (found,) = store.list()
+        assert (found.status, found.cancel_requested) == (RUNNING, False)
+        for stage in found.stages:
+            until(lambda stage=stage: store.folder(found.id, stage.name).exists(), "the stage's turn")  # type: ignore[misc]
+            (store.folder(found.id, stage.name) / "go").touch()
+        until(lambda: store.list()[0].status == DONE, "the end of the run")
+        server.kill()
+        server.wait()
+
+    def test_the_real_worker_and_child_are_started(
+        self, store: Store, recipe_file: Path, model_folder: Path
+    ) -> None:
+        """The whole way through real processes, up to the stage that finds its model gone."""
+        worker_lock = locks.take(store.home / worker.WORKER_LOCK)
+        assert worker_lock is not None
+        terminal = start("run", recipe_file)
+        assert terminal.stdout is not None
+        terminal.stdout.readline()
+        (model_folder / "config.json").unlink()
+        os.close(worker_lock)
+        out, err = terminal.communicate(timeout=30)
+        assert (terminal.returncode, err) == (1, "")
+        reason = f"model: {model_folder}: has no config.json; give the folder of a Hugging Face model"
+        assert f"quantize: {reason}" in out
+        found = store.list()[0]
+        assert (found.status, found.stages[0].error) == (FAILED, reason)
+
+
+class TestListAndShow:
+    def test_an_empty_home_says_what_to_do(self, home: Path, capsys: Capture) -> None:
+        assert "There are no runs yet" in cli(capsys, "list")[1]
+        assert cli(capsys, "list", "--json")[:2] == (0, "[]\n")
+
+    def test_runs_are_listed_newest_first(self, store: Store, finished: Run, capsys: Capture) -> None:
+        newer = plant(store, "newer")
+        code, out, _ = cli(capsys, "list", "--json")
+        listed = json.loads(out)
+        assert (code, [run["id"] for run in listed]) == (0, [newer, finished.id])
+        lines = cli(capsys, "list")[1].splitlines()
+        assert [line.split()[0] for line in lines] == ["RUN", newer, finished.id]
+
+    def test_show_has_the_shape_of_the_contract(self, store: Store, finished: Run, capsys: Capture) -> None:
+        code, out, _ = cli(capsys, "show", finished.id, "--json")
+        shown = json.loads(out)
+        assert code == 0
+        assert list(shown) == ["id", "name", "status", "created", "recipe", "stages"]
+        assert {tuple(stage) for stage in shown["stages"]} == {
+            ("name", "status", "started", "finished", "seconds", "reused", "error", "metrics", "artifacts")
+        }
+        optimize = shown["stages"][2]
+        assert (optimize["name"], optimize["status"], optimize["seconds"], optimize["reused"]) == (
+            "optimize", "done", 1.5, False,
+        )  # fmt: skip
+        assert [list(artifact) for artifact in optimize["artifacts"]] == [
+            ["name", "kind", "path", "bytes"]
+        ] * 2
+        assert shown == json.loads(cli(capsys, "list", "--json")[1])[0]
+
+    def test_show_as_text_ends_with_the_answers(self, finished: Run, capsys: Capture) -> None:
+        code, out, _ = cli(capsys, "show", finished.id[-6:])
+        assert code == 0
+        assert "PROMPT   Where is town 1?" in out
+
+    @pytest.mark.parametrize("verb", [["show"], ["logs"], ["cancel"], ["retry"], ["chat", "RUN", "Hi"]])
+    def test_an_unknown_run_is_exit_code_2(self, home: Path, capsys: Capture, verb: list[str]) -> None:
+        argv = [verb[0], "nope", *verb[2:]]
+        assert cli(capsys, *argv) == (2, "", "nope: no such run; `python -m pipeline list` shows them\n")
+
+
+class TestLogs:
+    @pytest.fixture
+    def run(self, store: Store) -> str:
+        run = plant(store)
+        store.claim("cpu")
+        for stage in ("quantize", "finetune"):
+            store.folder(run, stage).mkdir()
+            (store.folder(run, stage) / "log.txt").write_text(f"log of {stage}\n")
+        return run
+
+    def test_by_default_of_the_stage_that_runs(self, store: Store, run: str, capsys: Capture) -> None:
+        assert cli(capsys, "logs", run) == (0, "log of quantize\n", "")
+        store.finish(run, "quantize", DONE)
+        store.claim_next(run, "cpu")
+        assert cli(capsys, "logs", run) == (0, "log of finetune\n", "")
+        assert cli(capsys, "logs", run, "quantize") == (0, "log of quantize\n", "")
+
+    def test_an_unknown_stage_is_exit_code_2(self, run: str, capsys: Capture) -> None:
+        code, _, err = cli(capsys, "logs", run, "train")
+        assert (code, err) == (
+            2,
+            "train: no such stage; this run has quantize, finetune, optimize, evaluate\n",
+        )
+
+    def test_following_ends_with_the_stage(
+        self, store: Store, run: str, capsys: Capture, no_worker: list[Path]
+    ) -> None:
+        threading.Timer(0.1, store.finish, [run, "quantize", DONE]).start()
+        assert cli(capsys, "logs", run, "--follow") == (0, "log of quantize\n", "")
+        assert store.get(run).stages[0].status == DONE
+
+    def test_a_reader_that_has_seen_enough_is_no_error(self, store: Store, run: str) -> None:
+        (store.folder(run, "quantize") / "log.txt").write_text("a long line of the log\n" * 100_000)
+        process = start("logs", run)
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr is not None
+        assert (process.stderr.read(), process.wait(10)) == ("", 0)
+        process.stderr.close()
+
+
+class TestCancelAndRetry:
+    def test_a_queued_run(self, store: Store, capsys: Capture, no_worker: list[Path]) -> None:
+        run = plant(store)
+        assert cli(capsys, "cancel", run) == (0, f"Run {run} is canceled.\n", "")
+
+    def test_a_running_run_is_waited_for(
+        self, store: Store, capsys: Capture, served: Callable[[str], None]
+    ) -> None:
+        served("ignores_sigterm")
+        run = plant(store)
+        worker.ensure(store.home)
+        until((store.folder(run, "quantize") / "ready.json").exists, "the stage")
+        began = time.monotonic()
+        assert cli(capsys, "cancel", run) == (0, f"Run {run} is canceled.\n", "")
+        assert time.monotonic() - began < 5.0
+        assert store.get(run).status == CANCELED
+
+    def test_a_publish_is_waited_for_and_its_run_stays_done(
+        self, store: Store, finished: Run, capsys: Capture, served: Callable[[str], None]
+    ) -> None:
+        served("waits")
+        store.add_publish(finished.id, {"to": "local"})
+        worker.ensure(store.home)
+        store.add_publish(finished.id, {"to": "local"})
+        code, out, _ = cli(capsys, "cancel", finished.id)
+        assert code == 0
+        assert out.splitlines() == [
+            f"{name} of run {finished.id} is canceled." for name in ("publish", "publish-2")
+        ]
+        assert store.get(finished.id).status == DONE
+
+    def test_an_ended_run_is_exit_code_1(self, finished: Run, capsys: Capture, no_worker: list[Path]) -> None:
+        assert cli(capsys, "cancel", finished.id) == (1, "", f"Run {finished.id} has already ended (done).\n")
+        code, out, err = cli(capsys, "retry", finished.id)
+        assert (code, out) == (1, "")
+        assert "is done; only a failed, canceled or interrupted one is retried" in err
+
+    def test_a_canceled_run_is_queued_again(
+        self, store: Store, capsys: Capture, no_worker: list[Path]
+    ) -> None:
+        run = plant(store)
+        store.request_cancel(run)
+        code, out, _ = cli(capsys, "retry", run)
+        assert code == 0
+        assert f"Run {run} is queued again" in out
+        assert (store.get(run).status, no_worker) == (QUEUED, [store.home])
+
+
+class TestChat:
+    @pytest.fixture
+    def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+        asked: list[tuple[Any, ...]] = []
+
+        async def stream(home: Path, run: Run, *rest: Any) -> AsyncIterator[dict[str, Any]]:
+            asked.append(rest)
+            for side in rest[1]:
+                for text in ("In the ", "välley."):
+                    yield {"side": side, "text": text}
+                facts = {"tokens": 4, "tokens_per_second": 20.5, "first_token_seconds": 0.1}
+                yield {"side": side, "done": True, **facts}
+
+        monkeypatch.setattr(inference, "stream", stream)
+        return asked
+
+    def test_json_has_the_shape_of_the_contract(
+        self, finished: Run, capsys: Capture, asked: list[tuple[Any, ...]]
+    ) -> None:
+        code, out, _ = cli(
+            capsys, "chat", finished.id, "Where?", "--json", "--max-new-tokens", 9, "--seed", 5
+        )
+        answer = {
+            "text": "In the välley.",
+            "tokens": 4,
+            "tokens_per_second": 20.5,
+            "first_token_seconds": 0.1,
+        }
+        assert code == 0
+        assert json.loads(out) == {"prompt": "Where?", "seed": 5, "base": answer, "adapter": answer}
+        assert asked == [("Where?", ("base", "adapter"), 5, 9, 0.0)]
+
+    @pytest.mark.parametrize("side", ["base", "adapter"])
+    def test_one_side(self, finished: Run, capsys: Capture, asked: list[Any], side: str) -> None:
+        code, out, _ = cli(capsys, "chat", finished.id, "Where?", "--side", side)
+        assert (code, out) == (0, f"{side} (4 tokens, 20 a second):\nIn the välley.\n\n")
+
+    def test_without_an_adapter_both_is_the_base(
+        self, finished: Run, capsys: Capture, asked: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        artifact = Run.artifact
+        monkeypatch.setattr(
+            Run, "artifact", lambda run, kind: None if kind == "onnx_adapter" else artifact(run, kind)
+        )
+        assert list(json.loads(cli(capsys, "chat", finished.id, "Where?", "--json")[1])) == [
+            "prompt",
+            "seed",
+            "base",
+        ]
+
+    def test_a_run_that_cannot_answer_yet_is_exit_code_1(self, store: Store, capsys: Capture) -> None:
+        run = plant(store)
+        code, out, err = cli(capsys, "chat", run, "Where?")
+        assert (code, out) == (1, "")
+        assert err == f"Run {run} is queued; it can answer once its optimize stage is done.\n"
+
+    @pytest.mark.parametrize(
+        "argv",
+        [
+            ["", "--json"],
+            ["Hi", "--side", "left"],
+            ["Hi", "--max-new-tokens", "0"],
+            ["Hi", "--max-new-tokens", "x"],
+        ],
+    )
+    def test_bad_input_is_exit_code_2(self, finished: Run, capsys: Capture, argv: list[str]) -> None:
+        code, out, err = cli(capsys, "chat", finished.id, *argv)
+        assert (code, out) == (2, "")
+        assert err
+        assert "Traceback" not in err
+
+
+class TestPublish:
+    def test_a_dry_run_writes_nothing(self, store: Store, finished: Run, capsys: Capture) -> None:
+        before = sorted(store.home.rglob("*"))
+        code, out, _ = cli(capsys, "publish", finished.id, "--to", "local", "--name", "trips", "--dry-run")
+        assert code == 0
+        assert out.startswith(f"trips version 1 -> {store.home}/registry/trips/1\n")
+        assert "         5,000 bytes  model.onnx\n" in out
+        assert out.endswith("Nothing was published: this was a dry run.\n")
+        assert sorted(store.home.rglob("*")) == before
+        assert len(store.get(finished.id).stages) == 4
+
+    def test_it_is_published_by_the_worker(self, store: Store, finished: Run, capsys: Capture) -> None:
+        publish = ("publish", finished.id, "--to", "local", "--name", "trips", "--version", "3")
+        code, out, err = cli(capsys, *publish)
+        assert (code, err) == (0, "")
+        assert out.endswith(f"Published to {store.home}/registry/trips/3\n")
+        assert store.get(finished.id).stage("publish").metrics["version"] == "3"
+        code, _, err = cli(capsys, *publish)
+        assert (code, err) == (2, "version: trips already has a version 3; leave it empty for the next one\n")
+        assert [stage.name for stage in store.get(finished.id).stages[4:]] == ["publish"]
+
+    def test_one_that_fails_is_exit_code_1(
+        self, finished: Run, capsys: Capture, served: Callable[[str], None]
+    ) -> None:
+        served("fails")
+        code, out, err = cli(capsys, "publish", finished.id, "--to", "local", "--name", "trips")
+        assert code == 1
+        assert (out + err).endswith("The template has no response.\n")
+
+    @pytest.mark.parametrize(
+        ("argv", "expected"),
+        [
+            (["--to", "moon", "--name", "x"], "invalid choice: 'moon'"),
+            (["--to", "local"], "the following arguments are required: --name"),
+            (["--to", "local", "--name", "../x"], "name: '../x' is not allowed"),
+            (["--to", "local", "--name", "x", "--version", "1.0"], "version: '1.0' is not allowed"),
+        ],
+    )
+    def test_bad_input_is_exit_code_2(
+        self, finished: Run, capsys: Capture, argv: list[str], expected: str
+    ) -> None:
+        code, _, err = cli(capsys, "publish", finished.id, *argv)
+        assert code == 2
+        assert expected in err
+
+
+def test_a_home_that_is_a_file_is_exit_code_2(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("OLIVE_LAB_HOME", str(tmp_path / "file"))
+    code, _, err = cli(capsys, "list")
+    assert (code, err) == (2, f"OLIVE_LAB_HOME: {tmp_path / 'file'} cannot be made a folder (File exists)\n")
+
+
+def test_the_home_may_be_relative_and_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OLIVE_LAB_HOME", "new/home")
+    assert cli(capsys, "list")[0] == 0
+    assert (tmp_path / "new" / "home" / "runs.db").is_file()
+    assert (tmp_path / "new" / "home").stat().st_mode & 0o777 == 0o700
+
+
+def test_an_error_of_the_system_is_a_sentence(
+    home: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Store, "list", full)
+    expected = "The disk is full; free some space in the home folder and retry.\n"
+    assert cli(capsys, "list") == (1, "", expected)
+
+
+@pytest.mark.parametrize("argv", [[], ["nonsense"], ["list", "--nonsense"]])
+def test_bad_usage_is_exit_code_2(home: Path, capsys: Capture, argv: list[str]) -> None:
+    code, _, err = cli(capsys, *argv)
+    assert code == 2
+    assert "usage: python -m pipeline" in err
+
+
+def test_help_names_every_verb_of_the_contract(home: Path, capsys: Capture) -> None:
+    code, out, _ = cli(capsys, "--help")
+    assert code == 0
+    verbs = ["check", "run", "submit", "list", "show", "logs", "cancel", "retry", "chat", "publish", "worker"]
+    assert re.findall(r"^    (\w+)", out, re.MULTILINE) == verbs
+
+
+def test_it_starts_quickly_and_imports_nothing_heavy(home: Path) -> None:
+    code = (
+        "import sys; from pipeline.__main__ import main; main(['list']);"
+        "heavy = ('torch', 'numpy', 'transformers', 'peft', 'olive', 'onnx', 'onnxruntime',"
+        " 'onnxruntime_genai', 'gradio', 'azure', 'huggingface_hub', 'datasets', 'pandas');"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    times = []
+    for _ in range(3):
+        began = time.monotonic()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=settings.ROOT)
+        times.append(time.monotonic() - began)
+        assert done.stdout.splitlines()[-1] == "[]", done.stderr
+    assert min(times) < 1.0

@@ -1,0 +1,305 @@
+"""Talking to the inference process, whose place a small script takes here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from lab import plant, processes, until
+
+from pipeline import inference
+from pipeline.errors import InputError, LabError
+from pipeline.run import Run
+from pipeline.store import Store
+
+SCRIPT = """#!{python}
+import json, os, signal, sys
+signal.alarm(60)
+def say(**answer):
+    print(json.dumps(answer), flush=True)
+{start}
+for line in sys.stdin:
+    request = json.loads(line)
+    if "cancel" in request:
+        open(os.environ["OLIVE_LAB_HOME"] + "/canceled", "w").write(str(request["cancel"]))
+        continue
+    n, prompt = request["id"], request["prompt"]
+    if prompt == "die":
+        os._exit(1)
+    if prompt == "nonsense":
+        say(error="no id here")
+        os._exit(1)
+    if prompt == "refuse":
+        say(id=n, error="The prompt is too long.")
+        continue
+    for side in request["sides"]:
+        say(id=n, side=side, text=prompt + str(os.getpid()))
+        if prompt == "wait":
+            break
+        say(id=n, side=side, done=True, tokens=2, tokens_per_second=1.5, first_token_seconds=0.1)
+    else:
+        say(id=n, end=True)
+"""
+
+
+@pytest.fixture
+def process(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    def install(start: str = "say(ready=True)") -> None:
+        script = tmp_path / "process"
+        script.write_text(SCRIPT.format(python=sys.executable, start=start))
+        script.chmod(0o700)
+        monkeypatch.setattr("pipeline.settings.python", lambda: str(script))
+
+    monkeypatch.setattr(inference, "_servers", {})
+    monkeypatch.setattr(inference, "_starting", {})
+    install()
+    return install
+
+
+async def pieces(
+    home: Path, run: Run, prompt: str, sides: tuple[str, ...] = inference.SIDES
+) -> list[dict[str, Any]]:
+    return [piece async for piece in inference.stream(home, run, prompt, sides)]
+
+
+def ask(home: Path, run: Run, *prompts: str) -> list[list[dict[str, Any]]]:
+    """Answers to prompts asked one after the other of one process."""
+
+    async def all_of_them() -> list[list[dict[str, Any]]]:
+        try:
+            return [await pieces(home, run, prompt) for prompt in prompts]
+        finally:
+            await inference.shutdown()
+
+    return asyncio.run(all_of_them())
+
+
+def test_both_sides_are_answered_from_one_process_that_stays(
+    home: Path, finished: Run, process: Callable[[str], None]
+) -> None:
+    first, second = ask(home, finished, "a", "a")
+    assert [(p["side"], p.get("done", False)) for p in first] == [
+        ("base", False), ("base", True), ("adapter", False), ("adapter", True),
+    ]  # fmt: skip
+    assert first[0]["text"] == second[0]["text"]  # the same process
+    assert first[1] == {
+        "side": "base", "done": True, "tokens": 2, "tokens_per_second": 1.5, "first_token_seconds": 0.1,
+    }  # fmt: skip
+    until(lambda: not processes(home), "the end of the process")
+
+
+def test_prompts_asked_at_once_get_their_own_answers(
+    home: Path, finished: Run, process: Callable[[str], None]
+) -> None:
+    async def at_once() -> list[list[dict[str, Any]]]:
+        asked = await asyncio.gather(*(pieces(home, finished, prompt) for prompt in "abc"))
+        await inference.shutdown()
+        return asked
+
+    assert [answer[0]["text"][0] for answer in asyncio.run(at_once())] == ["a", "b", "c"]
+
+
+def test_a_refusal_is_told_and_the_process_stays(
+    home: Path, finished: Run, process: Callable[[str], None]
+) -> None:
+    async def refused_then_good() -> list[dict[str, Any]]:
+        with pytest.raises(LabError, match="The prompt is too long"):
+            await pieces(home, finished, "refuse")
+        good = await pieces(home, finished, "a")
+        await inference.shutdown()
+        return good
+
+    assert len(asyncio.run(refused_then_good())) == 4
+
+
+@pytest.mark.parametrize("prompt", ["die", "nonsense"])
+def test_a_process_that_ends_is_told_to_all_who_wait_and_replaced(
+    home: Path, finished: Run, process: Callable[[str], None], prompt: str
+) -> None:
+    async def dies_then_good() -> list[dict[str, Any]]:
+        waiting = asyncio.create_task(pieces(home, finished, "wait"))
+        await asyncio.sleep(0)
+        with pytest.raises(LabError, match="The inference process ended"):
+            await asyncio.wait_for(pieces(home, finished, prompt), 10)
+        with pytest.raises(LabError, match="The inference process ended"):
+            await asyncio.wait_for(waiting, 10)
+        good = await asyncio.wait_for(pieces(home, finished, "a"), 10)
+        await inference.shutdown()
+        return good
+
+    assert len(asyncio.run(dies_then_good())) == 4
+
+
+def test_closing_the_stream_cancels_the_answer(
+    home: Path, finished: Run, process: Callable[[str], None]
+) -> None:
+    async def stop_early() -> None:
+        stream = inference.stream(home, finished, "wait")
+        assert (await anext(stream))["text"].startswith("wait")
+        await stream.aclose()
+        while not (home / "canceled").exists():
+            await asyncio.sleep(0.01)
+        await inference.shutdown()
+
+    asyncio.run(asyncio.wait_for(stop_early(), 10))
+
+
+def test_only_so_many_models_are_kept_loaded(
+    home: Path, store: Store, finished: Run, process: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "MOST_PROCESSES", 1)
+    second = home / "artifacts" / "second"
+    second.mkdir()
+    other = store.get(plant(store, "other"))
+    monkeypatch.setattr(
+        Run, "artifact", lambda run, kind: str(second) if run.id == other.id else str(second.parent)
+    )
+
+    async def one_then_the_other() -> int:
+        await pieces(home, finished, "a")
+        await pieces(home, other, "a")
+        running = len(processes(home))
+        await inference.shutdown()
+        return running
+
+    assert asyncio.run(one_then_the_other()) == 1
+
+
+@pytest.mark.parametrize(
+    ("start", "reason"),
+    [
+        ('say(error="The model could not be loaded: no such file"); sys.exit(1)', "no such file"),
+        ("sys.exit(1)", "The inference process ended while it loaded the model"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_a_plain_error(
+    home: Path, finished: Run, process: Callable[[str], None], start: str, reason: str
+) -> None:
+    process(start)
+    with pytest.raises(LabError, match=reason):
+        ask(home, finished, "a")
+
+
+def test_a_model_that_loads_for_ever_is_given_up(
+    home: Path, finished: Run, process: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process("signal.pause()")
+    monkeypatch.setattr(inference, "START_SECONDS", 0.2)
+    with pytest.raises(LabError, match="did not load within"):
+        ask(home, finished, "a")
+    until(lambda: not processes(home), "the end of the process")
+
+
+def test_what_cannot_answer_is_refused(home: Path, store: Store, finished: Run) -> None:
+    queued = store.get(plant(store))
+    with pytest.raises(
+        LabError, match=f"Run {queued.id} is queued; it can answer once its optimize stage is done"
+    ):
+        ask(home, queued, "a")
+    with pytest.raises(InputError, match="The prompt is empty"):
+        ask(home, finished, " \n")
+    Path(str(finished.artifact("onnx"))).rename(home / "elsewhere")
+    with pytest.raises(LabError, match="has no exported model"):
+        ask(home, finished, "a")
+
+
+class Answer:
+    """As `generation.stream` gives it."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.words = words
+
+    def __iter__(self) -> Any:
+        return iter(self.words)
+
+    def facts(self) -> dict[str, Any]:
+        return {"text": "".join(self.words), "tokens": len(self.words)}
+
+
+def serve(
+    monkeypatch: pytest.MonkeyPatch, requests: list[dict[str, Any]], stream: Callable[..., Any]
+) -> list[dict[str, Any]]:
+    """What the process says to these requests."""
+    said: list[dict[str, Any]] = []
+    template = SimpleNamespace(fields=("prompt", "response"), prompt=lambda row: f"<{row['prompt']}>")
+    model = SimpleNamespace(template=template, names=frozenset({"adapter"}))
+    monkeypatch.setattr("pipeline.generation.load", lambda folder, adapters: model)
+    monkeypatch.setattr("pipeline.generation.stream", stream)
+    monkeypatch.setattr(inference, "_requests", lambda canceled: iter(requests))
+    monkeypatch.setattr(inference, "_say", said.append)
+    run = SimpleNamespace(artifact=lambda kind: "/x")
+    inference._serve(run)  # type: ignore[arg-type]
+    return said
+
+
+def request(number: int = 1, sides: tuple[str, ...] = inference.SIDES) -> dict[str, Any]:
+    return {
+        "id": number,
+        "prompt": "Hi",
+        "sides": list(sides),
+        "seed": 3,
+        "max_new_tokens": 8,
+        "temperature": 0.5,
+    }
+
+
+def test_the_sides_grow_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def stream(model: Any, prompt: str, adapter: str | None = None, **options: Any) -> Answer:
+        asked.append((prompt, adapter, options))
+        return Answer(["a", "b"] if adapter else ["c"])
+
+    said = serve(monkeypatch, [request()], stream)
+    options = {"seed": 3, "max_new_tokens": 8, "temperature": 0.5}
+    assert asked == [("<Hi>", None, options), ("<Hi>", "adapter", options)]
+    assert said == [
+        {"ready": True},
+        {"id": 1, "side": "base", "text": "c"},
+        {"id": 1, "side": "adapter", "text": "a"},
+        {"id": 1, "side": "base", "done": True, "tokens": 1},
+        {"id": 1, "side": "adapter", "text": "b"},
+        {"id": 1, "side": "adapter", "done": True, "tokens": 2},
+        {"id": 1, "end": True},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError("the prompt has 9000 tokens"), "The prompt has 9000 tokens."),
+        (RuntimeError("onnx broke"), "RuntimeError: onnx broke"),
+    ],
+)
+def test_one_failed_answer_does_not_end_the_process(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, expected: str
+) -> None:
+    def stream(*_: Any, **options: Any) -> Answer:
+        if options["seed"] == 0:
+            raise error
+        return Answer(["fine"])
+
+    said = serve(monkeypatch, [{**request(1), "seed": 0}, request(2)], stream)
+    assert said[1] == {"id": 1, "error": expected}
+    assert said[-1] == {"id": 2, "end": True}
+
+
+def test_requests_are_read_ahead_so_that_a_cancel_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [
+        json.dumps(request(1)),
+        json.dumps(request(2)),
+        json.dumps({"cancel": 2}),
+        json.dumps(request(3)),
+    ]
+    monkeypatch.setattr(sys, "stdin", [line + "\n" for line in lines])
+    canceled: set[int] = set()
+    requests = inference._requests(canceled)
+    assert next(requests)["id"] == 1
+    until(lambda: canceled, "the cancel")
+    assert [r["id"] for r in requests] == [3]

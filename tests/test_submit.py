@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+
+from pipeline import recipe, submit
+from pipeline.errors import InputError
+from pipeline.run import QUEUED
+from pipeline.store import Store
+
+
+def problem(store: Store, path: Path, *changes: str) -> str:
+    """What submitting says; nothing may be queued or written then."""
+    before = sorted(store.home.rglob("*"))
+    with pytest.raises(InputError) as caught:
+        submit.submit(store, recipe.load(path, list(changes)))
+    assert store.list() == []
+    assert sorted(store.home.rglob("*")) == before
+    return str(caught.value)
+
+
+def test_a_good_recipe_is_queued_and_a_worker_asked_for(
+    store: Store, recipe_file: Path, no_worker: list[Path]
+) -> None:
+    chosen = recipe.load(recipe_file, ["quantize=null"])
+    found = store.get(submit.submit(store, chosen))
+    assert (found.name, found.status) == ("trip", QUEUED)
+    assert recipe.from_dict(found.recipe) == chosen
+    assert [stage.name for stage in found.stages] == ["finetune", "optimize", "evaluate"]
+    assert found.stages[0].options["r"] == chosen.stages()["finetune"].r
+    assert no_worker == [store.home]
+
+
+def test_later_changes_to_the_data_do_not_reach_the_run(
+    store: Store, recipe_file: Path, dataset: Path, no_worker: list[Path]
+) -> None:
+    text = dataset.read_text()
+    kept = Path(store.get(submit.submit(store, recipe.load(recipe_file))).data)
+    dataset.write_text("changed")
+    assert kept.read_text() == text
+    assert kept.name == dataset.name
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
+
+
+def test_the_same_data_is_kept_once(
+    store: Store, recipe_file: Path, dataset: Path, no_worker: list[Path]
+) -> None:
+    first = store.get(submit.submit(store, recipe.load(recipe_file))).data
+    assert store.get(submit.submit(store, recipe.load(recipe_file))).data == first
+    dataset.write_text(dataset.read_text() + json.dumps({"prompt": "x", "response": "y"}) + "\n")
+    assert store.get(submit.submit(store, recipe.load(recipe_file))).data != first
+    assert len(list((store.home / "datasets").iterdir())) == 2
+
+
+def test_a_missing_model_is_refused(store: Store, recipe_file: Path, model_folder: Path) -> None:
+    shutil.rmtree(model_folder)
+    assert problem(store, recipe_file) == f"model: {model_folder}: no such folder"
+
+
+def test_missing_data_is_refused(store: Store, recipe_file: Path, dataset: Path) -> None:
+    dataset.unlink()
+    assert "there is no such file" in problem(store, recipe_file)
+
+
+def test_data_that_cannot_be_read_is_refused(store: Store, recipe_file: Path) -> None:
+    assert "cannot be read" in problem(store, recipe_file, "data=/proc/self/mem")
+
+
+def test_a_data_path_that_is_too_long_is_refused(store: Store, recipe_file: Path) -> None:
+    assert "File name too long" in problem(store, recipe_file, "data=" + "x" * 500)
+
+
+def test_broken_data_is_refused_by_line(store: Store, recipe_file: Path, dataset: Path) -> None:
+    lines = dataset.read_text().splitlines()
+    lines[6] = '{"prompt": '
+    dataset.write_text("\n".join(lines))
+    assert f"{dataset}:7: " in problem(store, recipe_file)
+
+
+def test_a_template_that_fits_no_row_is_refused(store: Store, recipe_file: Path) -> None:
+    assert "'question'" in problem(store, recipe_file, "template={question} {response}")
+
+
+def test_chat_needs_a_model_with_a_chat_template(store: Store, recipe_file: Path, model_folder: Path) -> None:
+    (model_folder / "tokenizer_config.json").unlink()
+    message = problem(store, recipe_file)
+    assert message.startswith(f"template: {model_folder} has no chat template; write one like")
+
+
+def test_an_impossible_group_size_is_refused_naming_the_layer(store: Store, recipe_file: Path) -> None:
+    message = problem(store, recipe_file, "quantize.group_size=64")
+    assert "quantize.group_size: 64 does not divide" in message
+    assert "96" in message
+
+
+def test_too_few_rows_are_refused(store: Store, recipe_file: Path, dataset: Path) -> None:
+    dataset.write_text(json.dumps({"prompt": "x", "response": "y"}) + "\n")
+    assert "at least 2 are needed" in problem(store, recipe_file)
+
+
+def test_faults_of_model_and_data_are_told_together(
+    store: Store, recipe_file: Path, dataset: Path, model_folder: Path
+) -> None:
+    shutil.rmtree(model_folder)
+    dataset.write_text("")
+    message = problem(store, recipe_file)
+    assert "no such folder" in message
+    assert f"{dataset}:1: the file has no rows" in message
+
+
+def test_a_full_disk_leaves_no_half_copy(home: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secrets.token_hex", lambda _: "x")
+    store = Store(home)
+    kept = submit.keep_dataset(store.home, dataset)
+    kept.unlink()
+    (kept.parent / ".x.part").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        submit.keep_dataset(store.home, dataset)
+    assert list(kept.parent.iterdir()) == []
