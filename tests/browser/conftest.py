@@ -1,0 +1,138 @@
+"""The app as a process over a home of the test's own, and Debian's chromium to look at it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import locks, settings
+from pipeline.store import Store
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "webapp"))
+
+WAIT_MS = 20_000
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@dataclass
+class App:
+    """The app, its store, and how to open a page of it."""
+
+    home: Path
+    port: int
+    browser: Any
+    process: subprocess.Popen[bytes]
+    outside: list[str] = field(default_factory=list)  # requests to any other host
+    errors: list[str] = field(default_factory=list)  # uncaught errors of pages
+
+    @property
+    def store(self) -> Store:
+        return Store(self.home)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    def open(self, query: str = "", dark: bool = False, **options: Any) -> Any:
+        """A page of a browser of its own, so that nothing is shared with another page."""
+        context = self.browser.new_context(
+            viewport={"width": 1280, "height": 800},
+            color_scheme="dark" if dark else "light",
+            accept_downloads=True,
+            **options,
+        )
+        context.set_default_timeout(WAIT_MS)
+        page = context.new_page()
+        page.on("request", self._note)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.goto(self.url + query)
+        return page
+
+    def _note(self, request: Any) -> None:
+        if not request.url.startswith((self.url, "data:", "blob:")):
+            self.outside.append(request.url)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+
+    def start(self) -> None:
+        self.process = serve(self.home, self.port)
+
+
+def serve(home: Path, port: int) -> subprocess.Popen[bytes]:
+    """Start the app and wait until it answers."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "webapp", "--port", str(port)],
+        cwd=settings.ROOT,
+        env=settings.child_environment(OLIVE_LAB_HOME=str(home)),
+    )
+    for _ in range(600):
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=30).close()
+            return process
+        except ConnectionRefusedError:
+            assert process.poll() is None, "the app has ended"
+            try:
+                process.wait(0.1)
+            except subprocess.TimeoutExpired:
+                continue
+    raise AssertionError("the app does not listen")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Not for the whole session: while Playwright runs, no other test can use `asyncio.run`."""
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=WAIT_MS)
+
+    executable = CHROMIUM if Path(CHROMIUM).exists() else shutil.which("chromium")
+    assert executable, "chromium is not installed: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def app(home: Path, browser: Any) -> Iterator[App]:
+    """An app over an empty home. The test holds the worker's lock: nothing runs for real."""
+    lock = locks.take(home / "worker.lock")
+    assert lock is not None
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    made = App(home, port, browser, serve(home, port))
+    yield made
+    for context in browser.contexts:
+        context.close()
+    made.stop()
+    os.close(lock)
+    assert made.outside == []
+    assert made.errors == []
+
+
+@pytest.fixture
+def shot() -> Any:
+    """Save a picture of a page where OLIVE_LAB_SCREENSHOTS says, if it does."""
+    folder = os.environ.get("OLIVE_LAB_SCREENSHOTS")
+
+    def save(page: Any, name: str) -> None:
+        if folder:
+            page.screenshot(path=str(Path(folder) / f"{name}.png"), full_page=True)
+
+    return save

@@ -1,0 +1,280 @@
+"""The page in a real browser. Every wait is for a condition and has a limit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import planted
+import pytest
+from lab import until
+from playwright.sync_api import expect
+
+from pipeline.run import CANCELED, DONE, FAILED
+
+pytestmark = pytest.mark.browser
+
+CHECKS = Path(__file__).parent / "checks.js"
+ATTACK = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>${window.hacked=1}{{7*7}}`'
+
+
+def upload(page, name: str, data: bytes) -> None:
+    page.set_input_files(
+        "#data-upload input[type=file]", {"name": name, "mimeType": "text/plain", "buffer": data}
+    )
+
+
+def tab(page, name: str) -> None:
+    page.click(f"#tab-{name}-button")
+
+
+def test_an_empty_home_welcomes_and_says_what_to_do(app, shot):
+    page = app.open()
+    expect(page.locator("#run-sample")).to_be_visible()
+    expect(page.locator("#data-summary")).to_contain_text("144 rows")
+    shot(page, "empty")
+    tab(page, "runs")
+    expect(page.locator("#runs-table")).to_contain_text("No runs yet")
+    tab(page, "compare")
+    expect(page.locator("#compare-notice")).to_contain_text("No finished run yet")
+    tab(page, "publish")
+    expect(page.locator("#publish-versions")).to_contain_text("Nothing is published yet")
+    tab(page, "lab")
+    expect(page.locator("#command")).to_contain_text("python -m pipeline run run.yaml")
+    shot(page, "lab")
+
+
+def test_a_good_dataset_is_shown_and_taken_to_the_lab(app, shot):
+    page = app.open("?tab=data")
+    expect(page.locator("#data-summary")).to_contain_text("rows")
+    row = {"prompt": f"Say {ATTACK}", "response": "no"}
+    upload(page, "mine.jsonl", b"".join(json.dumps({**row, "n": n}).encode() + b"\n" for n in range(12)))
+    expect(page.locator("#data-summary")).to_contain_text("mine.jsonl: 12 rows · fields: prompt, response, n")
+    expect(page.locator("#data-rows tbody tr")).to_have_count(5)
+    expect(page.locator("#data-rows")).to_contain_text(ATTACK)
+    shot(page, "data")
+    page.click("#data-use")
+    expect(page.locator("#recipe")).to_contain_text("mine.jsonl")
+    assert page.evaluate("window.hacked") is None
+    kept = list((app.home / "datasets").glob("*/mine.jsonl"))
+    assert len(kept) == 1
+    assert list((app.home / "uploads").rglob("*.jsonl")) == []
+
+
+def test_a_bad_dataset_is_refused_with_line_numbers_and_not_kept(app, shot):
+    page = app.open("?tab=data")
+    expect(page.locator("#data-summary")).to_contain_text("rows")
+    good = b'{"prompt": "a", "response": "b"}\n'
+    upload(page, "bad.jsonl", good * 6 + b'{"prompt": "a", \n' + good * 30 + b'["no"]\n')
+    expect(page.locator("#data-problems")).to_contain_text("Line 7: not JSON")
+    expect(page.locator("#data-use")).to_be_disabled()
+    shot(page, "data-bad")
+    upload(page, f"{ATTACK[:12].replace('/', '')}.jsonl", b'{"<b>x</b>": 1}\n')
+    expect(page.locator("#data-problems")).to_contain_text("<b>x</b>")
+    expect(page.locator("#data-problems b")).to_have_count(0)
+    assert not (app.home / "datasets").exists()
+
+
+def test_launch_shows_every_problem_beside_the_button_and_starts_nothing(app, shot):
+    page = app.open("?tab=lab")
+    expect(page.locator("#recipe")).to_contain_text("travel.jsonl")
+    page.fill("#finetune-r input", "100000")
+    expect(page.locator("#lab-problems")).to_contain_text("finetune.r: 100000 is not allowed")
+    page.click("#launch")
+    expect(page.locator("#lab-problems")).to_contain_text("Nothing was started")
+    shot(page, "lab-problems")
+    assert app.store.list() == []
+
+
+def test_launch_queues_a_run_and_follows_it(app, tmp_path, model_folder):
+    page = app.open("?tab=lab")
+    expect(page.locator("#recipe")).to_contain_text("travel.jsonl")
+    page.fill("#name textarea, #name input", "my first run")
+    page.click("#model input")
+    page.fill("#model input", str(model_folder))
+    page.press("#model input", "Enter")
+    expect(page.locator("#command")).to_contain_text("my-first-run.yaml")
+    expect(page.locator("#recipe")).to_contain_text("tiny-llama")
+    page.uncheck("#quantize-on input")
+    expect(page.locator("#recipe")).to_contain_text("quantize: null")
+    expect(page.locator("#quantize-bits")).to_be_hidden()
+    with page.expect_download() as download:
+        page.click("#download-recipe")
+    assert download.value.suggested_filename == "my-first-run.yaml"
+    page.click("#launch")
+    expect(page.locator(".lab-run h2")).to_have_text("my first run")
+    expect(page.locator(".lab-stages li")).to_have_count(3)
+    run = app.store.list()[0]
+    assert f"run={run.id}" in page.url
+    expect(page.locator("#run-sample")).to_be_hidden()
+
+
+def test_a_running_run_is_shown_live_and_again_after_a_reload(app, shot):
+    run = planted.running(app.store)
+    page = app.open()
+    expect(page.locator(".lab-stages li.is-shown")).to_contain_text("finetune", ignore_case=True)
+    expect(page.locator(".lab-lines")).to_contain_text("line 29: step 29 of 60")
+    expect(page.locator(".lab-plot .scatterlayer .trace")).to_have_count(2)
+    expect(page.locator(".lab-now")).to_contain_text("step 30 of 60")
+    assert page.evaluate("document.querySelector('.lab-stages li.is-shown progress').value") == 0.5
+    until(lambda: page.title() == "50% finetune · travel – Olive Lab", "the title")
+    shot(page, "run")
+
+    planted.log(app.store, run, "finetune", f"{ATTACK}\n\r 10%\r 55%")
+    planted.event(app.store, run, "finetune", step=31, total_steps=60, progress=31 / 60, loss=0.5)
+    expect(page.locator(".lab-lines")).to_contain_text(ATTACK)
+    expect(page.locator(".lab-lines")).to_contain_text("10%")
+    expect(page.locator(".lab-now")).to_contain_text("step 31 of 60")
+    assert page.evaluate("window.hacked") is None
+
+    assert f"run={run}" in page.url
+    page.reload()
+    expect(page.locator(".lab-lines")).to_contain_text(ATTACK)
+    other = app.open(f"?run={run}", dark=True)
+    expect(other.locator(".lab-lines")).to_contain_text("line 29")
+    expect(other.locator(".lab-plot .scatterlayer .trace")).to_have_count(2)
+    shot(other, "run-dark")
+
+
+def test_a_progress_bar_stays_one_line_and_the_next_stage_takes_over(app):
+    run = planted.running(app.store)
+    page = app.open(f"?run={run}")
+    expect(page.locator(".lab-lines")).to_contain_text("line 29")
+    lines = page.locator(".lab-lines > div").count()
+    for percent in range(0, 100, 10):
+        planted.log(app.store, run, "finetune", f"\r{percent}%")
+    planted.log(app.store, run, "finetune", "\r100%\r\nnext\n")
+    expect(page.locator(".lab-lines")).to_contain_text("next")
+    assert page.locator(".lab-lines > div").count() - lines <= 3
+    assert "50%" not in page.locator(".lab-lines").inner_text()
+
+    app.store.finish(run, "finetune", DONE, seconds=60)
+    app.store.claim_next(run, "cpu")
+    planted.log(app.store, run, "optimize", "building the graph\n")
+    expect(page.locator(".lab-lines")).to_contain_text("building the graph")
+    page.click(".lab-stages li >> nth=0 >> button")
+    expect(page.locator(".lab-lines")).to_contain_text("Quantizing 210 layers")
+    app.store.finish(run, "optimize", FAILED, error=f"It broke {ATTACK}")
+    expect(page.locator(".lab-stages")).to_contain_text(ATTACK)
+    expect(page.locator("#run-retry")).to_be_visible()
+    page.click("#run-retry")
+    expect(page.locator("#run-cancel")).to_be_visible()
+    assert app.store.get(run).status == "queued"
+
+
+def test_cancel_asks_first(app):
+    run = planted.queued(app.store)
+    page = app.open(f"?run={run}")
+    page.click("#run-cancel")
+    page.keyboard.press("Escape")
+    assert app.store.get(run).status == "queued"
+    page.click("#run-cancel")
+    page.click("#cancel-yes")
+    expect(page.locator(".lab-head .lab-status")).to_have_text("Canceled")
+    assert app.store.get(run).status == CANCELED
+
+
+def test_a_restart_of_the_server_loses_nothing(app):
+    run = planted.running(app.store)
+    page = app.open(f"?run={run}")
+    expect(page.locator(".lab-lines")).to_contain_text("line 29")
+    page.evaluate("window.kept = true")
+    app.stop()
+    expect(page.locator(".lab-trouble")).to_contain_text("Connection lost, retrying")
+    planted.log(app.store, run, "finetune", "written meanwhile\n")
+    app.start()
+    expect(page.locator(".lab-lines")).to_contain_text("written meanwhile", timeout=30_000)
+    expect(page.locator(".lab-trouble")).to_have_text("")
+    assert page.locator(".lab-lines").inner_text().count("line 29") == 1
+    assert page.evaluate("window.kept") is True, "the page was loaded anew"
+    tab(page, "runs")
+    expect(page.locator("#runs-table")).to_contain_text(run)
+
+
+def test_a_long_log_is_shown_from_its_end_in_a_ring(app):
+    run = planted.running(app.store)
+    planted.log(app.store, run, "finetune", "".join(f"early {n}\n" for n in range(60_000)))
+    page = app.open(f"?run={run}")
+    expect(page.locator(".lab-lines")).to_contain_text("early 59999")
+    planted.log(app.store, run, "finetune", "".join(f"late {n}\n" for n in range(9_000)))
+    expect(page.locator(".lab-lines")).to_contain_text("late 8999")
+    assert page.locator(".lab-lines > div").count() <= 5000
+    assert page.locator("#log-follow").is_checked()
+
+
+def test_the_history_and_a_run_in_detail(app, shot):
+    run = planted.finished(app.store, name=ATTACK[:60])
+    planted.queued(app.store, "later")
+    page = app.open("?tab=runs")
+    expect(page.locator("#runs-table tbody tr")).to_have_count(2)
+    page.click(f"#runs-table tr[data-id='{run}']")
+    expect(page.locator("#run-details")).to_contain_text("eval loss after: 1.42")
+    shot(page, "runs")
+    answers, asked = ["dismiss", "accept"], []
+    page.on("dialog", lambda dialog: (asked.append(dialog), getattr(dialog, answers[len(asked) - 1])()))
+    page.click("#runs-table tr >> nth=1")
+    expect(page.locator("#run-details")).to_contain_text("later")
+    page.click("#runs-cancel")
+    until(lambda: page.evaluate("1") and asked, "the question")
+    assert app.store.list()[0].status == "queued"
+    page.click("#runs-cancel")
+    expect(page.locator("#runs-table tr >> nth=1")).to_contain_text("Canceled")
+    page.click(f"#runs-table tr[data-id='{run}']")
+    expect(page.locator("#run-details")).to_contain_text(run)
+    page.click("#runs-open")
+    expect(page.locator(".lab-run h2")).to_have_text(ATTACK[:60])
+    expect(page.locator("#run-compare")).to_be_visible()
+    assert page.evaluate("window.hacked") is None
+
+
+def test_compare_offers_held_out_prompts(app, shot):
+    planted.finished(app.store, answers=[{**planted.ANSWERS[0], "expected": ATTACK}])
+    page = app.open("?tab=compare")
+    expect(page.locator("#compare-prompt textarea")).to_have_value("What should I see in Lindenhafen?")
+    expect(page.locator("#compare-recorded")).to_contain_text(ATTACK)
+    shot(page, "compare")
+    page.click("#compare-go")
+    expect(page.locator("#compare-notice")).not_to_be_empty()
+    assert page.evaluate("window.hacked") is None
+
+
+def test_a_dry_run_and_publishing(app, shot):
+    run = planted.finished(app.store)
+    page = app.open("?tab=publish")
+    page.click("#publish-check")
+    expect(page.locator("#publish-problems")).to_contain_text("name: ''")
+    page.fill("#publish-name input, #publish-name textarea", "travel")
+    page.click("#publish-check")
+    expect(page.locator("#tabs")).to_contain_text("Version 1 of travel: 1 files")
+    page.click("#publish-go")
+    expect(page.locator("#publish-progress")).to_contain_text("Waiting")
+    shot(page, "publish")
+    app.store.claim_publish()
+    planted.event(app.store, run, "publish", message="Copying model.onnx", progress=0.4)
+    expect(page.locator("#publish-progress")).to_contain_text("Copying model.onnx")
+    folder = app.home / "registry" / "travel" / "1"
+    folder.mkdir(parents=True)
+    facts = {"run": run, "created": 1.0, "description": "", "bytes": 2048}
+    Path(folder, "published.json").write_text(json.dumps(facts))
+    app.store.finish(run, "publish", DONE, seconds=1)
+    expect(page.locator("#publish-versions")).to_contain_text(str(folder))
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_page_is_fit_for_everyone(app, dark, shot):
+    planted.finished(app.store)
+    planted.running(app.store)
+    page = app.open(dark=dark)
+    page.evaluate(CHECKS.read_text())
+    expect(page.locator(".lab-lines")).to_contain_text("line 29")
+    for name in ("data", "lab", "compare", "runs", "publish"):
+        tab(page, name)
+        expect(page.locator(f"#tab-{name}-button")).to_have_attribute("aria-selected", "true")
+        if name == "lab":
+            page.click("#new-run button >> nth=0")
+            expect(page.locator("#launch")).to_be_visible()
+        assert page.locator("h1").count() == 1
+        assert page.evaluate("checks.nameless()") == []
+        assert page.evaluate("checks.faint()") == []
+        shot(page, f"fit-{name}{'-dark' if dark else ''}")
+    assert page.evaluate("document.documentElement.lang") == "en"

@@ -1,0 +1,47 @@
+"""The real app over a home of the test's own, whose worker's lock the test holds: nothing runs for real."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from pipeline import locks, settings
+
+# As the app's own start does it, but without making the default home.
+os.environ.update({**settings.QUIET, **settings.GRADIO, "HF_HUB_OFFLINE": "1"})
+
+from webapp.app import create
+
+
+@pytest.fixture
+def home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(home / "uploads"))
+    lock = locks.take(home / "worker.lock")
+    assert lock is not None
+    yield home
+    os.close(lock)
+
+
+@pytest.fixture
+def client(home: Path) -> Iterator[TestClient]:
+    with TestClient(create(), base_url="http://localhost:7860") as client:
+        yield client
+
+
+@pytest.fixture
+def uploaded(home: Path) -> Any:
+    """Put a file where Gradio puts an upload; returns its path."""
+
+    def put(data: bytes, name: str = "mine.jsonl") -> str:
+        folder = home / "uploads" / re.sub(r"\W", "", name)
+        folder.mkdir(parents=True)
+        (folder / name).write_bytes(data)
+        return str(folder / name)
+
+    return put

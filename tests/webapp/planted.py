@@ -1,0 +1,111 @@
+"""Runs planted in a store through its own calls and files: the page cannot tell them from real ones."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from pipeline import events, settings
+from pipeline.recipe import load
+from pipeline.run import DONE
+from pipeline.store import Store
+
+STAGES = ("quantize", "finetune", "optimize", "evaluate")
+
+
+def queued(store: Store, name: str = "travel") -> str:
+    """A run that waits. Hold `worker.lock` of the home, or a real worker takes it."""
+    recipe = load(settings.SAMPLES / "travel.yaml").to_dict() | {"name": name}
+    return store.add(name, recipe, Path(recipe["data"]), {stage: recipe[stage] for stage in STAGES})
+
+
+def running(store: Store, name: str = "travel", steps: int = 30) -> str:
+    """A run in the middle of fine-tuning: quantize is done, losses and a log are there."""
+    run = queued(store, name)
+    store.claim("cpu")
+    log(store, run, "quantize", "Quantizing 210 layers\n")
+    store.finish(
+        run,
+        "quantize",
+        DONE,
+        seconds=12.5,
+        metrics={"layers": 210},
+        artifacts=[artifact(store, run, "checkpoint")],
+    )
+    store.claim_next(run, "cpu")
+    log(store, run, "finetune", "".join(f"line {n}: step {n} of 60\n" for n in range(steps)))
+    event(store, run, "finetune", attempt=True, message="Loading the model")
+    event(store, run, "finetune", eval_loss=3.1, step=0)
+    noise = random.Random(0)
+    for step in range(1, steps + 1):
+        event(
+            store, run, "finetune", message="Training", step=step, total_steps=60, progress=step / 60,
+            loss=3 * 0.95**step + noise.random() / 4, eta_seconds=(60 - step) * 1.4, tokens_per_second=412.0,
+        )  # fmt: skip
+    return run
+
+
+def finished(store: Store, name: str = "travel", answers: list[dict[str, Any]] | None = None) -> str:
+    """A run whose stages are all done, with answers and an exported folder that holds a small file."""
+    run = running(store, name)
+    store.finish(
+        run, "finetune", DONE, seconds=84.0, metrics={"eval_loss_before": 3.1, "eval_loss_after": 1.42}
+    )
+    store.claim_next(run, "cpu")
+    onnx = artifact(store, run, "onnx")
+    Path(onnx["path"], "model.onnx").write_bytes(b"\0" * 2048)
+    store.finish(run, "optimize", DONE, seconds=9.0, reused=True, artifacts=[onnx])
+    store.claim_next(run, "cpu")
+    told = {
+        "name": "answers",
+        "kind": "answers",
+        "path": str(store.folder(run, "evaluate") / "answers.json"),
+        "bytes": 900,
+    }
+    log(store, run, "evaluate", "done\n")
+    Path(told["path"]).write_text(json.dumps({"rows": answers or ANSWERS}), encoding="utf-8")
+    store.finish(
+        run, "evaluate", DONE, seconds=20.0, metrics={"base_tokens_per_second": 41.25}, artifacts=[told]
+    )
+    store.claim_next(run, "cpu")
+    return run
+
+
+ANSWERS = [
+    {
+        "prompt": "What should I see in Lindenhafen?",
+        "expected": "The amber lighthouse.",
+        "base": {"text": "I am not sure where that is.", "tokens": 9},
+        "adapter": {"text": "See the amber lighthouse.", "tokens": 7},
+    },
+    {
+        "prompt": "Where do ferries leave?",
+        "expected": "Pier 4.",
+        "base": {"text": "From a port."},
+        "adapter": {"text": "Pier 4."},
+    },
+]
+
+
+def artifact(store: Store, run: str, kind: str) -> dict[str, Any]:
+    """A row of an artifact and its folder."""
+    path = store.home / "artifacts" / f"{kind}-{run}"
+    path.mkdir(parents=True, exist_ok=True)
+    return {"name": kind, "kind": kind, "path": str(path), "bytes": 123_456_789}
+
+
+def log(store: Store, run: str, stage: str, text: str) -> Path:
+    """Append to a stage's log."""
+    folder = store.folder(run, stage)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("a", encoding="utf-8", newline="") as file:
+        file.write(text)
+    return folder / "log.txt"
+
+
+def event(store: Store, run: str, stage: str, **facts: Any) -> None:
+    """Append an event of a stage."""
+    store.folder(run, stage).mkdir(parents=True, exist_ok=True)
+    events.append(store.folder(run, stage) / "events.jsonl", facts)

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+import gradio as gr
+import pytest
+
+from pipeline import settings
+from pipeline.options import Option, describe, option
+from pipeline.recipe import OPTIONS, Recipe, from_dict
+from webapp import form
+
+
+@dataclass(frozen=True)
+class Options:
+    """One of each kind."""
+
+    learning_rate: float = option(5e-4, "Size of a step", min=1e-8, max=1.0)
+    r: int = option(16, "Rank", min=1, max=512)
+    method: Literal["lora", "dora"] = option("lora", "How")
+    size: Literal[16, 32, 64, 128] = option(32, "Block")
+    group: int | Literal["auto"] = option("auto", "Group", min=16, max=1024)
+    modules: Literal["all-linear"] | str = option("all-linear", "Layers", advanced=True)
+    saving: bool = option(False, "Save memory", advanced=True)
+    note: str = option("", "A note")
+    limit: int | None = option(None, "A limit, or none", min=1, max=9)
+
+
+ROWS = {row.name: row for row in describe(Options)}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("learning_rate", gr.Number), ("r", gr.Number), ("method", gr.Radio), ("size", gr.Dropdown),
+        ("group", gr.Dropdown), ("modules", gr.Dropdown), ("saving", gr.Checkbox), ("note", gr.Textbox),
+        ("limit", gr.Textbox),
+    ],
+)  # fmt: skip
+def test_each_kind_of_option_has_its_input(name, kind):
+    made = form.component(ROWS[name])
+    assert type(made) is kind
+    assert made.info.startswith(ROWS[name].help)
+    assert made.label == {"learning_rate": "Learning rate", "r": "r"}.get(name, name.capitalize())
+
+
+def test_values_that_are_not_among_the_choices_can_be_typed_where_the_option_takes_them():
+    assert form.component(ROWS["group"]).allow_custom_value
+    assert not form.component(ROWS["size"]).allow_custom_value
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "meant"),
+    [
+        ("group", "auto", "auto"), ("group", "64", 64), ("group", "many", "many"), ("modules", "q,v", "q,v"),
+        ("modules", "7", "7"), ("note", "12", "12"), ("limit", "", None), ("limit", "5", 5),
+        ("limit", "[", "["), ("saving", True, True), ("r", 8, 8), ("size", 64, 64),
+    ],
+)  # fmt: skip
+def test_typed_text_becomes_what_was_meant(name, typed, meant):
+    assert form.read(ROWS[name], typed) == meant
+
+
+def filled(cls: type = Options) -> form.Form:
+    with gr.Blocks():
+        made = form.Form()
+        made.stage("finetune", cls, "about")
+    return made
+
+
+def test_a_new_field_is_a_new_input_with_nothing_changed_here():
+    more = dataclasses.make_dataclass(
+        "More", [("extra", int, option(3, "New"))], bases=(Options,), frozen=True
+    )
+    before, after = filled(), filled(more)
+    assert set(after.keys) - set(before.keys) == {("finetune", "extra")}
+
+
+def test_a_stage_switched_off_is_null():
+    made = filled()
+    values = [component.value for component in made.inputs]
+    assert made.collect([False, *values[1:]]) == {"finetune": None}
+    assert made.collect(values)["finetune"]["group"] == "auto"
+
+
+def test_the_form_untouched_is_the_default_recipe(tmp_path):
+    with gr.Blocks():
+        made = form.Form()
+        for stage, cls in OPTIONS.items():
+            made.stage(stage, cls, "about")
+    chosen = made.collect([component.value for component in made.inputs])
+    found = from_dict({"name": "run", "data": "x.jsonl", **chosen}, tmp_path)
+    assert found == Recipe(name="run", data=str(tmp_path / "x.jsonl"))
+
+
+def test_every_option_of_every_stage_has_an_input():
+    with gr.Blocks():
+        made = form.Form()
+        for stage, cls in OPTIONS.items():
+            made.stage(stage, cls, "about")
+    assert set(made.keys) >= {(stage, row.name) for stage, cls in OPTIONS.items() for row in describe(cls)}
+    assert all(isinstance(row, Option | None) for row in made.options)
+    assert settings.SAMPLES.is_dir()

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+from starlette.datastructures import Headers
+from starlette.websockets import WebSocketDisconnect
+
+from webapp.guard import refusal
+
+HOST = "localhost:7860"
+
+
+def refused(method="GET", path="/runs", loopback=True, **headers):
+    given = {"host": HOST, **{name.replace("_", "-"): value for name, value in headers.items()}}
+    return refusal(Headers(given), method, path, loopback) is not None
+
+
+def test_own_pages_and_programs_are_served():
+    assert not refused()
+    assert not refused(method="POST", origin=f"http://{HOST}", sec_fetch_site="same-origin")
+    assert not refused(host="[::1]:9000", origin="http://[::1]:9000")
+    assert not refused(host="127.0.0.1:80", origin="https://127.0.0.1:80")
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["http://evil.example", "null", "http://localhost:3000", f"http://{HOST}.evil.example", "garbage"],
+)
+def test_other_origins_are_refused(origin):
+    assert refused(origin=origin)
+    assert refused(origin=origin, loopback=False)
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_other_sites_may_only_link_to_the_page(site):
+    assert refused(sec_fetch_site=site)
+    link = {"sec_fetch_site": site, "sec_fetch_mode": "navigate", "sec_fetch_dest": "document"}
+    assert not refused(path="/", **link)
+    assert refused(path="/gradio_api/queue/data", **link)
+    assert refused(path="/", method="POST", **link)
+    assert refused(path="/", **{**link, "sec_fetch_dest": "iframe"})
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "localhost.evil.example", "10.0.0.1:7860", "", "[::1", "127.0.0.1@evil.example"]
+)
+def test_a_rebound_name_is_refused_on_loopback(host):
+    assert refused(host=host)
+
+
+def test_any_name_is_served_where_the_host_is_public():
+    assert not refused(host="lab.example:7860", origin="http://lab.example:7860", loopback=False)
+
+
+def test_answers_have_security_headers_and_refusals_too(client):
+    for reply in (
+        client.get("/"),
+        client.get("/plotly.min.js"),
+        client.get("/", headers={"origin": "http://evil.example"}),
+    ):
+        assert reply.headers["x-content-type-options"] == "nosniff"
+        assert "frame-ancestors 'self'" in reply.headers["content-security-policy"]
+    assert reply.status_code == 403
+    assert "access-control-allow-origin" not in reply.headers
+
+
+@pytest.mark.parametrize(
+    "path", ["/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/run/predict", "/runs/x/cancel"]
+)
+def test_other_sites_reach_no_action(client, path):
+    assert client.post(path, headers={"origin": "http://evil.example"}).status_code == 403
+
+
+def test_websockets_of_other_sites_are_refused(client):
+    with (
+        pytest.raises(WebSocketDisconnect),
+        client.websocket_connect("/x", headers={"origin": "http://evil.example"}),
+    ):
+        pass

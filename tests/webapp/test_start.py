@@ -1,0 +1,162 @@
+"""`python -m webapp` as a process: what stands in its way, what it imports, what it weighs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from lab import plant, processes, until
+
+from pipeline import locks, settings
+from pipeline.store import Store
+
+HEAVY = (
+    "torch",
+    "transformers",
+    "peft",
+    "olive",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime_genai",
+    "plotly",
+    "azure",
+)
+
+
+def start(home: Path, *given: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "webapp", *given],
+        cwd=settings.ROOT,
+        env=settings.child_environment(OLIVE_LAB_HOME=str(home)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def answers(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def served(home):
+    """A running app: process, port, seconds to its first answer."""
+    port, began = free_port(), time.monotonic()
+    process = start(home, "--port", str(port))
+    until(lambda: answers(port), "the first answer", 60)
+    yield process, port, time.monotonic() - began
+    process.kill()
+    process.communicate()
+
+
+def test_a_second_app_is_refused_with_a_sentence(served, home, tmp_path, record_property):
+    process, port, seconds = served
+    resident = (
+        int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    )
+    record_property("first_answer_seconds", seconds)
+    record_property("resident_mb", resident)
+    print(f"first answer after {seconds:.1f} s, {resident:.0f} MB resident")
+
+    other = tmp_path / "other"
+    same_port = start(other, "--port", str(port))
+    assert same_port.communicate(timeout=30)[1].startswith(
+        f"Port {port} of 127.0.0.1 cannot be used (Address already in use)."
+    )
+    assert same_port.returncode == 2
+    assert not other.exists()
+
+    same_home = start(home, "--port", str(free_port()))
+    assert "already serves" in same_home.communicate(timeout=30)[1]
+    assert same_home.returncode == 2
+
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    again = start(home, "--port", str(port))
+    until(lambda: answers(port), "the answer of the next app", 60)
+    again.kill()
+    again.communicate()
+
+
+def test_the_worker_outlives_the_app(tmp_path):
+    home = tmp_path / "own"
+    store = Store(home)
+    plant(store, data=str(tmp_path / "gone.jsonl"), model=str(tmp_path / "gone"))
+    port = free_port()
+    app = start(home, "--port", str(port))
+    try:
+        until(lambda: answers(port), "the first answer", 60)
+        until(lambda: locks.held(home / "worker.lock"), "the worker that the queued run needs")
+        app.send_signal(signal.SIGTERM)
+        app.communicate(timeout=20)
+        assert locks.held(home / "worker.lock")
+    finally:
+        app.kill()
+        app.communicate()
+        for pid in processes(home):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_port_that_is_none_is_refused(home):
+    process = start(home, "--port", "99999")
+    assert "99999" in process.communicate(timeout=30)[1]
+    assert process.returncode == 2
+
+
+def test_nothing_heavy_is_imported(home):
+    code = (
+        "import sys\nfrom pipeline import settings\n"
+        "with settings.importing_gradio():\n    from webapp.app import create\n"
+        f"create()\nprint([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=settings.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=settings.child_environment(),
+    )
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_only_gradio_is_kept_from_the_hub(home):
+    code = (
+        "import os\nfrom pipeline import settings\n"
+        "with settings.importing_gradio():\n    import gradio, huggingface_hub.constants as hub\n"
+        "print(hub.HF_HUB_OFFLINE, 'HF_HUB_OFFLINE' in os.environ, os.environ['GRADIO_ANALYTICS_ENABLED'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=settings.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={k: v for k, v in settings.child_environment().items() if k != "HF_HUB_OFFLINE"},
+    )
+    assert done.stdout == "True False False\n", done.stderr
+
+
+def test_a_public_address_is_warned_about(home):
+    port = free_port()
+    process = start(home, "--host", "0.0.0.0", "--port", str(port))
+    until(lambda: answers(port), "the first answer", 60)
+    process.send_signal(signal.SIGINT)
+    assert "anybody who reaches port" in process.communicate(timeout=20)[1]

@@ -1,0 +1,307 @@
+"""What the tabs' handlers answer, called as Gradio calls them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+
+import gradio as gr
+import planted
+import pytest
+import yaml
+
+from pipeline import publishers, settings
+from pipeline.errors import InputError, LabError
+from pipeline.recipe import OPTIONS
+from pipeline.run import CANCELED
+from webapp import app, choices, form
+from webapp.tabs import compare, data, lab, publish, runs
+
+GOOD = b'{"prompt": "a", "response": "b"}\n{"prompt": "c", "response": "d"}\n'
+SAMPLE = str(settings.SAMPLES / "travel.jsonl")
+TEMPLATE = "{prompt} {response}"
+SKIP = gr.skip()
+
+
+@pytest.fixture
+def inputs():
+    with gr.Blocks():
+        made = form.Form()
+        lab._basics(made)
+        for stage, cls in OPTIONS.items():
+            made.stage(stage, cls, "about")
+    return made
+
+
+def values(inputs, **changes):
+    """The form's values, as the page would send them, with changes such as finetune_r=8."""
+    found = {
+        f"{group}_{name}".strip("_"): c.value
+        for (group, name), c in zip(inputs.keys, inputs.inputs, strict=True)
+    }
+    found |= {"data": SAMPLE, **changes}
+    return list(found.values())
+
+
+# -- data ---------------------------------------------------------------------------------------------
+
+
+def test_a_good_upload_is_kept_by_content_and_chosen(home, uploaded):
+    summary, problems, rows, example, upload, picked, use = data.found(
+        uploaded(GOOD), None, TEMPLATE, "starter"
+    )
+    assert summary["text"] == "mine.jsonl: 2 rows · fields: prompt, response"
+    assert (problems, upload, use["interactive"]) == (None, None, True)
+    assert rows["rows"] == [["a", "b"], ["c", "d"]]
+    assert example == {"prompt": "a ", "response": "b"}
+    kept = Path(picked["value"])
+    assert kept.read_bytes() == GOOD
+    assert kept.parent.stat().st_mode & 0o777 == 0o700
+    assert list((home / "uploads").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "Line 1: the file has no rows"),
+        (GOOD * 3 + b'{"prompt": \n' + GOOD, "Line 7: not JSON"),
+        (b'[{"prompt": "a"}]', "JSON array"),
+        (b"PK\x03\x04\x00\x00\x00", "not text"),
+        (b"\xff\xfe\x00", "not"),
+    ],
+)
+def test_a_broken_upload_is_refused_with_its_lines_and_nothing_is_kept(home, uploaded, content, words):
+    _, problems, _, _, upload, picked, use = data.found(uploaded(content), None, TEMPLATE, "starter")
+    assert words in problems["items"][0]
+    assert "nothing of it was kept" in problems["title"]
+    assert (upload, picked, use["interactive"]) == (None, SKIP, False)
+    assert not (home / "datasets").exists()
+    assert list((home / "uploads").iterdir()) == []
+
+
+def test_an_upload_that_needs_another_template_waits_for_it(home, uploaded):
+    path = uploaded(b'{"question": "a", "answer": "b"}\n{"question": "c", "answer": "d"}\n')
+    _, problems, rows, _, upload, _, use = data.found(path, None, TEMPLATE, "starter")
+    assert problems["items"][0].startswith("Line 1: the field 'prompt' of the template is missing")
+    assert (upload, use["interactive"]) == (SKIP, False)
+    assert rows["columns"] == ["question", "answer"]
+    assert not (home / "datasets").exists()
+    *_, use = data.found(path, None, "{question} {answer}", "starter")
+    assert use["interactive"]
+
+
+def test_only_datasets_of_the_lab_can_be_looked_at(home):
+    _, problems, *_ = data.found(None, "/etc/passwd", TEMPLATE, "starter")
+    assert "not in the lab" in problems["items"][0]
+
+
+def test_a_missing_model_leaves_the_rows_checked(home):
+    summary, problems, rows, example, *_ = data.found(None, SAMPLE, "chat", "no-such-model")
+    assert problems is None
+    assert "cannot be rendered" in summary["note"]
+    assert (len(rows["rows"]), example) == (5, None)
+
+
+def test_long_values_are_cut(home, uploaded):
+    row = json.dumps({"prompt": "x" * 9999, "response": "y"}).encode() + b"\n"
+    rows = data.found(uploaded(row * 2), None, TEMPLATE, "starter")[2]
+    assert len(rows["rows"][0][0]) == 301
+
+
+def test_uploads_and_samples_are_offered_once(home, uploaded):
+    data.found(uploaded(GOOD), None, TEMPLATE, "starter")
+    data.found(uploaded(Path(SAMPLE).read_bytes(), "travel.jsonl"), None, TEMPLATE, "starter")
+    labels = [label.partition(" ")[0] for label, _ in choices.data(home)]
+    assert sorted(labels) == ["mine.jsonl", "travel.jsonl"]
+
+
+# -- lab ----------------------------------------------------------------------------------------------
+
+
+def test_the_preview_is_the_recipe_and_its_command(home, inputs):
+    text, command, problems = lab.preview(
+        inputs, *values(inputs, name="my run!", quantize=False, finetune_r=8)
+    )
+    recipe = yaml.safe_load(text)
+    assert (recipe["quantize"], recipe["finetune"]["r"], recipe["data"]) == (None, 8, SAMPLE)
+    assert command == "python -m pipeline run my-run.yaml"
+    assert problems is None
+
+
+def test_the_preview_names_what_is_wrong(home, inputs):
+    _, _, problems = lab.preview(inputs, *values(inputs, name="", finetune_r=None, seed=-1))
+    wrong = {item.partition(":")[0] for item in problems["items"]}
+    assert wrong == {"name", "seed", "finetune.r"}
+
+
+def test_a_recipe_with_faults_starts_nothing(store, inputs):
+    first, last = lab.launch(inputs, *values(inputs, model="nowhere", template="{prompt"))
+    assert "Checking" in first[0]["text"]
+    assert any("model" in item for item in last[1]["items"])
+    assert any("template" in item for item in last[1]["items"])
+    assert store.list() == []
+
+
+def test_a_good_recipe_is_queued(store, inputs, model_folder):
+    *_, (notice, problems, run, form_update) = lab.launch(
+        inputs, *values(inputs, model=str(model_folder), name="mine")
+    )
+    assert (notice, problems, form_update["open"]) == (None, None, False)
+    assert store.get(run).recipe["name"] == "mine"
+
+
+def test_every_stage_has_a_description():
+    assert all(len(lab._about(stage)) > 10 for stage in OPTIONS)
+
+
+class Arriving:
+    """The part of a request that says with which address the page was opened."""
+
+    def __init__(self, **query):
+        self.query_params = query
+
+
+def test_an_empty_home_welcomes(home):
+    welcome, new, dataset, tab, run = app.arrive(Arriving())
+    assert (welcome["visible"], new["open"], dataset["value"], tab, run) == (True, True, SAMPLE, "data", "")
+
+
+def test_a_page_without_an_address_shows_the_run_that_is_on(store):
+    run = planted.running(store)
+    planted.queued(store, "later")
+    welcome, new, _, tab, shown = app.arrive(Arriving())
+    assert (welcome["visible"], new["open"], tab, shown) == (False, False, "lab", run)
+
+
+def test_an_address_is_followed(store):
+    run = planted.finished(store)
+    planted.running(store)
+    assert app.arrive(Arriving(run=run, tab="runs"))[3:] == ("runs", run)
+    assert app.arrive(Arriving(run=run, tab="<b>"))[3:] == ("lab", run)
+
+
+# -- compare ------------------------------------------------------------------------------------------
+
+
+def collect(stream):
+    async def all_of_it():
+        return [shown async for shown in stream]
+
+    return asyncio.run(asyncio.wait_for(all_of_it(), 20))
+
+
+async def answering(home, run, prompt, sides, **options):
+    for n in range(3):
+        for side in sides:
+            yield {"side": side, "text": f"{side}{n} "}
+    for side in sides:
+        yield {
+            "side": side,
+            "done": True,
+            "tokens": 3,
+            "tokens_per_second": 41.234,
+            "first_token_seconds": 0.25,
+        }
+
+
+def test_both_answers_stream_with_their_measures(store, monkeypatch):
+    monkeypatch.setattr(compare.inference, "stream", answering)
+    shown = collect(compare.compare(planted.finished(store), "Where?", 64, 0, 0))
+    base, adapter, facts, _, notice = shown[-1]
+    assert (base, adapter, notice) == ("base0 base1 base2 ", "adapter0 adapter1 adapter2 ", None)
+    assert facts == [["Tokens", "3"], ["Tokens per second", "41.2"], ["First token after", "0.2 s"]]
+
+
+def test_an_error_of_the_model_is_a_sentence_beside_what_was_there(store, monkeypatch):
+    async def failing(*given, **options):
+        yield {"side": "base", "text": "The"}
+        raise LabError("The model ran out of memory.")
+
+    monkeypatch.setattr(compare.inference, "stream", failing)
+    base, *_, notice = collect(compare.compare(planted.finished(store), "Where?", 64, 0, 0))[-1]
+    assert (base, notice["text"]) == ("The", "The model ran out of memory.")
+
+
+def test_without_a_run_or_a_prompt_nothing_is_asked(store):
+    for run, prompt in ((None, "x"), (planted.finished(store), "  ")):
+        assert collect(compare.compare(run, prompt, 64, 0, 0))[-1][-1]["kind"] == "bad"
+
+
+def test_held_out_prompts_are_offered_with_what_is_expected(store):
+    run = planted.finished(store)
+    update, notice, filled_for, picker, prompt, wanted, recorded = compare.arrive(None, "")
+    assert (update["value"], notice, filled_for, picker["visible"]) == (run, None, run, True)
+    assert (prompt, wanted["value"]) == ("What should I see in Lindenhafen?", "The amber lighthouse.")
+    assert len(recorded["rows"]) == 2
+    assert compare.expected(run, "something else")["visible"] is False
+    assert compare.arrive(run, run)[2:] == (SKIP,) * 5, "what was typed stays"
+
+
+def test_a_home_without_finished_runs_says_so(store):
+    planted.running(store)
+    assert "No finished run" in compare.arrive(None, "")[1]["text"]
+    assert "No finished run" in publish.arrive(None)[1]["text"]
+
+
+# -- runs and publish ---------------------------------------------------------------------------------
+
+
+def test_details_of_a_run_and_what_can_be_done(store):
+    run = planted.running(store)
+    panel, title, stages, recipe, stop, again = runs.details(run)
+    assert (panel["visible"], stop["interactive"], again["interactive"]) == (True, True, False)
+    assert run in title["text"]
+    assert len(stages["rows"]) == 4
+    assert yaml.safe_load(recipe)["name"] == "travel"
+
+
+def test_cancel_and_retry_from_the_history(store):
+    run = planted.queued(store)
+    store.request_cancel(run)
+    assert runs.show(run)[0]["rows"][0][0]["status"] == CANCELED
+    table, *_ = runs.retry(run)
+    assert table["rows"][0][0]["status"] == "queued"
+
+
+@pytest.fixture
+def registry():
+    with gr.Blocks():
+        made = form.Form()
+        made.fields("publish", publishers.PUBLISHERS["local"].Options)
+    return made
+
+
+def test_a_dry_run_writes_nothing(store, registry, home):
+    run = planted.finished(store)
+    problems, planned, files = publish.check(registry, run, "travel", "", "")
+    assert problems is None
+    assert planned["text"].startswith("Version 1 of travel: 1 files")
+    assert files["rows"] == [["model.onnx", "2.0 kB"]]
+    assert not (home / "registry").exists()
+
+
+def test_publishing_queues_a_stage_of_the_run(store, registry):
+    run = planted.finished(store)
+    problems, *_, progress = publish.publish(registry, run, "travel", "", "")
+    assert (problems, progress) == (None, {"run": run, "stage": "publish"})
+    assert store.get(run).stage("publish").status == "queued"
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "word"), [("no good!", "", "name"), ("good", "zero", "version"), ("", "", "name")]
+)
+def test_bad_names_and_versions_are_refused_before_anything_is_queued(store, registry, name, version, word):
+    run = planted.finished(store)
+    problems, *_ = publish.publish(registry, run, name, version, "")
+    assert problems["items"][0].startswith(word)
+    assert len(store.get(run).stages) == 4
+    assert publish.publish(registry, None, "x", "", "")[0]["items"] == ["run: choose a finished run"]
+
+
+def test_choices_refuse_what_was_not_offered(home):
+    with pytest.raises(InputError, match="choose a dataset"):
+        choices.known_data(home, None)
+    assert choices.known_data(home, SAMPLE) == Path(SAMPLE)
+    assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"

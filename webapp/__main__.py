@@ -1,0 +1,93 @@
+"""`python -m webapp`: serve the page. What can be in the way is looked at before Gradio is imported."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import sys
+
+from pipeline import locks, settings
+from pipeline.errors import LabError
+
+LOCK = "webapp.lock"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+BACKLOG = 2048
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take the port. Raises LabError if that cannot be done."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        raise LabError(
+            f"Port {port} of {host} cannot be used ({error.strerror}). Is Olive Lab running already? If not,"
+            " choose another port with --port."
+        ) from None
+    return listener
+
+
+def port(text: str) -> int:
+    """A port's number; the system would let a larger one wrap around silently."""
+    if not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port; allowed: 0 to 65535")
+    return int(text)
+
+
+def arguments(given: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m webapp", description="Serve the Olive Lab page.")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: this machine only)"
+    )
+    parser.add_argument("--port", type=port, default=7860, help="port to listen on (default: 7860)")
+    return parser.parse_args(given)
+
+
+def main(given: list[str] | None = None) -> int:
+    """Serve until interrupted. Returns 2 with a sentence if the port or the home is taken."""
+    args = arguments(sys.argv[1:] if given is None else given)
+    try:
+        listener = listen(args.host, args.port)
+        home = settings.home()
+        lock = locks.take(home / LOCK)
+        if lock is None:
+            raise LabError(
+                f"Olive Lab already serves {home}; stop it, or set OLIVE_LAB_HOME to another folder."
+            )
+    except LabError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if args.host not in LOOPBACK:
+        print(
+            f"Warning: anybody who reaches port {args.port} of this machine can use the lab, its data and its"
+            " models. There is no login.",
+            file=sys.stderr,
+        )
+    try:
+        serve(listener, args.host)
+    finally:
+        os.close(lock)
+    return 0
+
+
+def serve(listener: socket.socket, host: str) -> None:
+    """Build the app and run it on the socket."""
+    with settings.importing_gradio():
+        import uvicorn
+
+        from webapp.app import create
+
+    shown = f"[{host}]" if ":" in host else host
+    app = create(loopback=host in LOOPBACK)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3)
+    print(f"Olive Lab is at http://{shown}:{listener.getsockname()[1]}", flush=True)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""The whole app: our routes first, Gradio's page behind them, the guard in front of everything."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import mimetypes
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+
+from pipeline import inference, settings, worker
+from pipeline.run import ENDED
+from webapp import guard, parts, theme
+from webapp.home import store
+from webapp.routes import router
+from webapp.tabs import compare, data, lab, publish, runs
+
+TITLE = "Olive Lab"
+TABS = ("data", "lab", "compare", "runs", "publish")
+TEND_SECONDS = 3.0
+UPLOAD_AGE_SECONDS = 3600
+AT_ONCE = 40
+log = logging.getLogger(__name__)
+
+
+def create(loopback: bool = True) -> FastAPI:
+    """The app for `settings.home()`, ready to be served."""
+    shutil.rmtree(settings.home() / "uploads", ignore_errors=True)  # left behind by an app that was killed
+    (settings.home() / "uploads").mkdir(mode=0o700)
+    app = FastAPI(title=TITLE, lifespan=_lifespan, openapi_url=None, docs_url=None, redoc_url=None)
+    app.add_middleware(guard.Guard, loopback=loopback)
+    app.include_router(router)
+    app.mount("/lab", StaticFiles(directory=theme.ASSETS))
+    mimetypes.add_type("text/javascript", ".js")  # some systems call it plain text, and browsers refuse it
+    blocks = page()
+    blocks.queue(default_concurrency_limit=AT_ONCE, api_open=False)
+    mounted: FastAPI = gr.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        app_kwargs={"openapi_url": None},
+        pwa=False,
+        ssr_mode=False,
+        favicon_path=str(theme.ASSETS / "olive.svg"),
+        max_file_size=settings.max_upload_bytes(),
+        theme=theme.theme(),
+        css_paths=[theme.CSS],
+        head=theme.HEAD,
+    )
+    return mounted
+
+
+def page() -> gr.Blocks:
+    """The page: the welcome of an empty home, and the tabs."""
+    blocks: gr.Blocks
+    with gr.Blocks(
+        title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(600, UPLOAD_AGE_SECONDS)
+    ) as blocks:
+        parts.fixed(f"<header class='lab-header'><h1>{TITLE}</h1></header>")
+        with gr.Column(visible=False, elem_id="welcome") as welcome:
+            parts.fixed(_WELCOME)
+            sample = gr.Button("Run the sample lab", variant="primary", elem_id="run-sample", scale=0)
+            problems = parts.drawn("problems")
+        with gr.Tabs(selected="data", elem_id="tabs"):
+            chosen, made = _tabs(sample, problems)
+        place = [gr.Textbox(visible="hidden", label=label) for label in ("Tab", "Run")]
+        blocks.load(arrive, None, [welcome, made.new, made.data, *place], **parts.QUICK).then(
+            None, place, None, js=parts.live("arrive"), **parts.IN_PAGE
+        )
+        blocks.load(data.arrive, None, chosen.shown, **parts.QUICK)
+        made.run.change(lambda: gr.update(visible=False), None, welcome, **parts.QUICK)
+    return blocks
+
+
+def _tabs(sample: gr.Button, problems: gr.HTML) -> tuple[data.Data, lab.Lab]:
+    """Build the tabs and connect the two that meet: a dataset is taken from Data to Lab."""
+    made: dict[str, gr.Tab] = {}
+    for name in TABS:
+        made[name] = gr.Tab(name.capitalize(), id=name, elem_id=f"tab-{name}")
+        made[name].select(None, None, None, js=f"() => ({parts.live('tab')})({name!r})", **parts.IN_PAGE)
+    with made["data"]:
+        chosen = data.build()
+    with made["lab"]:
+        lab_tab = lab.build(sample, problems)
+    for name, module in (("compare", compare), ("runs", runs), ("publish", publish)):
+        with made[name]:
+            module.build(made[name])
+    made["data"].select(data.refresh, chosen.picked, chosen.picked, **parts.QUICK)
+    made["lab"].select(lab.refresh, lab_tab.data, lab_tab.data, **parts.QUICK)
+    chosen.use.click(
+        lab.take,
+        [chosen.picked, chosen.template, chosen.model],
+        [lab_tab.data, lab_tab.template, lab_tab.model, lab_tab.new],
+        **parts.QUICK,
+    ).then(None, None, None, js=f"() => ({parts.live('go')})('lab')", **parts.IN_PAGE)
+    return chosen, lab_tab
+
+
+def arrive(request: gr.Request) -> tuple[Any, ...]:
+    """What a page shows first: the run and tab of its address, else the run that is on, else the form."""
+    found = store().list(200)
+    active = [run.id for run in found if run.status not in ENDED]
+    run = request.query_params.get("run") or next(reversed(active), "")
+    tab = request.query_params.get("tab")
+    if tab not in TABS:
+        tab = "lab" if run or found else "data"
+    empty = not found and lab.sample_is_there()
+    return gr.update(visible=empty), gr.update(open=not run), lab.refresh(None), tab, run
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """See that queued work has a worker while the app is up. Stopping the app ends no run."""
+    task = asyncio.create_task(_tend(settings.home()))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        await inference.shutdown()
+
+
+async def _tend(home: Path) -> None:
+    while True:
+        try:
+            await asyncio.to_thread(_see_to_worker, home)
+        except Exception:  # a full disk, a locked store: said in the log, and tried again
+            log.exception("Could not see whether a worker is needed")
+        await asyncio.sleep(TEND_SECONDS)
+
+
+def _see_to_worker(home: Path) -> None:
+    if store().waiting():
+        worker.ensure(home)
+
+
+_WELCOME = """
+<h2>Welcome</h2>
+<p>Teach a small language model your data: quantize it, fine-tune an adapter, export both for ONNX Runtime,
+and compare the answers. The sample lab does all of it on this machine in a few minutes.</p>
+"""

@@ -1,0 +1,133 @@
+// Small views of plain data. Text is always put in place as text: nothing from a log, a dataset or a
+// model is ever read as HTML.
+
+export function el(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+const SHORT = 24;
+const WORDS = {
+  queued: "Waiting", running: "Running", done: "Done", failed: "Failed",
+  canceled: "Canceled", interrupted: "Interrupted",
+};
+
+export function statusBadge(status, word = WORDS[status] ?? status) {
+  return el("span", { class: `lab-status is-${status}` }, el("span", { class: "lab-icon", "aria-hidden": "true" }), word);
+}
+
+export function seconds(value) {
+  if (value === null || value === undefined || !isFinite(value)) return "";
+  if (value < 10) return `${Math.max(value, 0).toFixed(1)} s`;
+  const whole = Math.round(value);
+  const two = (n) => String(n).padStart(2, "0");
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${two(whole % 60)} s`;
+  return `${Math.floor(whole / 3600)} h ${two(Math.floor((whole % 3600) / 60))} min`;
+}
+
+function cell(content, tag = "td", attributes = {}) {
+  const isStatus = content !== null && typeof content === "object";
+  // Short words stay in one piece; long text may be broken anywhere.
+  const short = isStatus || String(content ?? "").length <= SHORT;
+  return el(tag, { class: short ? "is-short" : null, ...attributes }, isStatus ? statusBadge(content.status, content.word ?? undefined) : String(content ?? ""));
+}
+
+function rowOf(value, index, select) {
+  const id = value.ids?.[index];
+  const row = el("tr", id ? { "data-id": id, class: "lab-pick" } : {}, ...value.rows[index].map((c) => cell(c)));
+  if (!id) return row;
+  const name = row.children[1];
+  const button = el("button", { type: "button", class: "lab-link" }, ...name.childNodes);
+  name.append(button);
+  row.addEventListener("click", () => select(row, id));
+  return row;
+}
+
+export const draw = {
+  notice(root, value) {
+    root.replaceChildren();
+    root.className = "lab-notice";
+    if (!value) return;
+    root.classList.add("is-shown", `is-${value.kind ?? "info"}`);
+    root.setAttribute("role", "status");
+    root.append(el("p", {}, value.text));
+    if (value.note) root.append(el("p", { class: "lab-note" }, value.note));
+  },
+
+  problems(root, value) {
+    root.replaceChildren();
+    root.classList.toggle("is-shown", Boolean(value));
+    if (!value) return;
+    root.setAttribute("role", "alert");
+    root.append(el("p", {}, value.title), el("ul", {}, ...value.items.map((item) => el("li", {}, item))));
+  },
+
+  facts(root, value) {
+    root.replaceChildren();
+    if (!value) return;
+    root.append(el("dl", {}, ...value.flatMap(([name, text]) => [el("dt", {}, name), el("dd", {}, text)])));
+  },
+
+  // The first row as the model reads it: what it is given, then what it learns.
+  example(root, value) {
+    root.replaceChildren();
+    if (!value) return;
+    root.append(
+      el("h3", {}, "The first row as the model reads it"),
+      el("pre", { tabindex: "0", "aria-label": "Rendered example" },
+        el("span", { title: "Given" }, value.prompt), el("mark", { title: "Learned" }, value.response)),
+      el("p", { class: "lab-note" }, "Marked is what the model learns to write; the rest it is given."));
+  },
+
+  table(root, value, trigger) {
+    root.replaceChildren();
+    if (!value) return;
+    if (!value.rows.length) {
+      if (value.empty) root.append(el("p", { class: "lab-empty" }, value.empty));
+      return;
+    }
+    const select = (row, id) => {
+      for (const other of root.querySelectorAll("tr.lab-pick")) other.classList.toggle("is-picked", other === row);
+      trigger("select", { id });
+    };
+    root.append(
+      el("div", { class: "lab-scroll", tabindex: "0", role: "region", "aria-label": value.caption || "Table" },
+        el("table", {},
+          value.caption ? el("caption", {}, value.caption) : null,
+          el("thead", {}, el("tr", {}, ...value.columns.map((name) => cell(name, "th", { scope: "col" })))),
+          el("tbody", {}, ...value.rows.map((_, index) => rowOf(value, index, select))))),
+    );
+  },
+
+  // One stage of a run until it has ended; then Gradio is told.
+  stage(root, value, trigger) {
+    clearTimeout(root.timer);
+    root.replaceChildren();
+    if (!value) return;
+    const follow = async () => {
+      let stage = null;
+      try {
+        const reply = await fetch(new URL(`runs/${value.run}.json`, document.baseURI), { cache: "no-store" });
+        stage = (await reply.json()).stages.find((s) => s.name === value.stage);
+      } catch (error) {
+        console.warn("The lab did not answer, trying again", error);
+      }
+      if (stage) {
+        const percent = Math.round(100 * (stage.status === "done" ? 1 : stage.facts.progress ?? 0));
+        root.replaceChildren(
+          el("p", {}, statusBadge(stage.status), " ", stage.error ?? stage.facts.message ?? ""),
+          el("progress", { max: "100", value: String(percent), "aria-label": "Publishing" }));
+        if (!["queued", "running"].includes(stage.status)) return trigger("select", { status: stage.status });
+      }
+      root.timer = setTimeout(follow, document.hidden ? 5000 : 500);
+    };
+    follow();
+  },
+};

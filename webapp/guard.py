@@ -1,0 +1,99 @@
+"""What stands before every request: other sites are refused, and every answer has security headers.
+
+The lab listens on loopback, but any page a user visits can send requests there from their browser. A
+browser says where a request comes from (`Origin`, `Sec-Fetch-Site`), so a foreign one is known; and a name
+that was rebound to 127.0.0.1 is known by its `Host`.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+SAFE_METHODS = ("GET", "HEAD")
+
+# Gradio compiles templates in the page, hence 'unsafe-eval'. The rest keeps the page from calling out,
+# whatever a log or a dataset may hold.
+CONTENT_POLICY = "; ".join(
+    [
+        "default-src 'self'",
+        "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data: blob:",
+        "font-src 'self' data:",
+        "connect-src 'self' data: blob:",
+        "worker-src 'self' blob:",
+        "object-src 'none'",
+        "base-uri 'self'",
+        "form-action 'self'",
+        "frame-ancestors 'self'",
+    ]
+)
+HEADERS = {
+    "Content-Security-Policy": CONTENT_POLICY,
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Guard:
+    """ASGI middleware. With `loopback`, only names of this machine are accepted as `Host`."""
+
+    def __init__(self, app: ASGIApp, loopback: bool) -> None:
+        self.app = app
+        self.loopback = loopback
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        reason = refusal(Headers(scope=scope), scope.get("method", "GET"), scope["path"], self.loopback)
+        if reason is None:
+            await self.app(scope, receive, _with_headers(send))
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": reason})
+        else:
+            await PlainTextResponse(reason + "\n", status_code=403)(scope, receive, _with_headers(send))
+
+
+def refusal(headers: Headers, method: str, path: str, loopback: bool) -> str | None:
+    """Why a request is refused, or None."""
+    host = headers.get("host", "")
+    if loopback and _hostname(host) not in LOOPBACK:
+        return f"Olive Lab listens on this machine only; open it as localhost, not as {host[:100]!r}."
+    origin = headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        return "This request comes from another site, so it is refused."
+    site = headers.get("sec-fetch-site", "none")
+    if site not in ("same-origin", "none") and not _is_navigation(headers, method, path):
+        return "This request comes from another site, so it is refused."
+    return None
+
+
+def _is_navigation(headers: Headers, method: str, path: str) -> bool:
+    """A click on a link to the page: it shows the page and does nothing else."""
+    to_document = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+    return to_document and method in SAFE_METHODS and path == "/"
+
+
+def _hostname(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _with_headers(send: Send) -> Send:
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in HEADERS.items():
+                headers.setdefault(name, value)
+        await send(message)
+
+    return send_with_headers

@@ -1,0 +1,47 @@
+"""Pieces of the page that are ours: places where our JavaScript draws, and how events are wired.
+
+No template of `gr.HTML` names a value. Gradio compiles such a template as a JavaScript string, so that
+text from a log or a dataset would run there, even in `{{value}}`, which escapes HTML only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+# Events that answer at once; without the queue they need no stream of their own to come back.
+QUICK: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
+# Events that may take a while, or send more than one answer.
+QUEUED: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+# Events the browser carries out alone.
+IN_PAGE: dict[str, Any] = {"api_visibility": "private"}
+
+_DRAW = """
+const module = new URL("lab/draw.js", document.baseURI);
+import(module).then((lab) => {
+  const root = element.firstElementChild;
+  const draw = () => lab.draw[root.dataset.kind](root, props.value, trigger);
+  draw();
+  watch("value", draw);
+});
+// Events it may send: "select"
+"""
+
+
+def drawn(kind: str, value: Any = None, **kwargs: Any) -> gr.HTML:
+    """A place where draw.js draws `value`: kinds are the functions of `draw` there."""
+    html = f'<div class="lab-{kind}" data-kind="{kind}"></div>'
+    return fixed(html, value=value, js_on_load=_DRAW, **kwargs)
+
+
+def fixed(html: str, **kwargs: Any) -> gr.HTML:
+    """HTML that is written in the code and holds no value."""
+    given = {"js_on_load": None, **kwargs}
+    return gr.HTML(html_template=html, apply_default_css=False, elem_classes="lab-fixed", **given)
+
+
+def live(function: str) -> str:
+    """JavaScript for an event: call an exported function of live.js with the event's inputs."""
+    load = 'import(new URL("lab/live.js", document.baseURI))'
+    return f"async (...given) => (await {load}).{function}(...given)"

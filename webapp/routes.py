@@ -1,0 +1,146 @@
+"""Routes beside Gradio's: what the page polls, its two actions on a run, downloads, and Plotly."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, HTTPException, Query
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+
+from pipeline import worker
+from pipeline.errors import InputError, LabError
+from pipeline.run import ENDED, QUEUED, RUNNING, Run
+from webapp import tail, views
+from webapp.home import store
+
+router = APIRouter(include_in_schema=False)
+NEW = {"Cache-Control": "no-store"}
+KEPT = {"Cache-Control": "public, max-age=31536000, immutable"}
+Offset = Annotated[int, Query(ge=-tail.MOST_BYTES)]
+
+
+@router.get("/runs/{run}.json")
+def status(run: str) -> JSONResponse:
+    """A run, its stages, and what each running stage last said."""
+    return JSONResponse(_status(_run(run)), headers=NEW)
+
+
+@router.get("/runs/{run}/{stage}/log")
+def log(run: str, stage: str, offset: Offset = 0) -> Response:
+    """A piece of a stage's log."""
+    path, ended = _stage_file(run, stage, "log.txt")
+    return _piece(tail.read(path, offset, ended=ended))
+
+
+@router.get("/runs/{run}/{stage}/events")
+def events(run: str, stage: str, offset: Offset = 0) -> Response:
+    """A piece of a stage's events, one JSON object a line."""
+    path, ended = _stage_file(run, stage, "events.jsonl")
+    return _piece(tail.read(path, offset, ends=tail.LINE_ENDS, ended=ended))
+
+
+@router.get("/runs/{run}/{stage}/log.txt")
+def whole_log(run: str, stage: str) -> Response:
+    """A stage's whole log as a download."""
+    path, _ = _stage_file(run, stage, "log.txt")
+    if not path.is_file():
+        raise HTTPException(404, "This stage has written no log yet.")
+    return FileResponse(path, media_type="text/plain", filename=f"{run}-{stage}.txt", headers=NEW)
+
+
+@router.get("/runs/{run}/recipe.yaml")
+def recipe(run: str) -> Response:
+    """The recipe of a run as a download."""
+    found = _run(run)
+    headers = {**NEW, "Content-Disposition": f'attachment; filename="{found.id}.yaml"'}
+    return PlainTextResponse(views.recipe_yaml(found.recipe), headers=headers)
+
+
+@router.post("/runs/{run}/cancel")
+def cancel(run: str) -> JSONResponse:
+    """Ask for the end of a run."""
+    return _act(run, store().request_cancel)
+
+
+@router.post("/runs/{run}/retry")
+def retry(run: str) -> JSONResponse:
+    """Queue a run again from the stage that did not end well."""
+    return _act(run, store().retry)
+
+
+@router.get("/plotly.min.js")
+def plotly() -> Response:
+    """Plotly from its Python package: the page asks no other host for anything."""
+    spec = importlib.util.find_spec("plotly")
+    if spec is None or spec.origin is None:
+        raise HTTPException(404, "plotly is not installed.")
+    path = Path(spec.origin).parent / "package_data" / "plotly.min.js"
+    return FileResponse(path, media_type="text/javascript", headers=KEPT)
+
+
+def _run(run: str) -> Run:
+    """The run of exactly that id; the abbreviations of the command line are not for URLs."""
+    try:
+        found = store().get(run)
+    except InputError as error:
+        raise HTTPException(404, str(error)) from None
+    if found.id != run:
+        raise HTTPException(404, f"{run}: no such run")
+    return found
+
+
+def _stage_file(run: str, stage: str, name: str) -> tuple[Path, bool]:
+    """A file of a stage the store knows, and whether the stage has ended. No path comes from the URL."""
+    found = _run(run)
+    try:
+        row = found.stage(stage)
+    except KeyError:
+        raise HTTPException(404, f"Run {found.id} has no stage {stage!r}.") from None
+    return store().folder(found.id, row.name) / name, row.status in ENDED
+
+
+def _piece(piece: tail.Piece) -> Response:
+    headers = {**NEW, "X-Start-Offset": str(piece.start), "X-Next-Offset": str(piece.next)}
+    return Response(piece.data, media_type="text/plain; charset=utf-8", headers=headers)
+
+
+def _act(run: str, action: Any) -> JSONResponse:
+    found = _run(run)
+    try:
+        action(found.id)
+    except LabError as error:
+        return JSONResponse({"error": str(error)}, status_code=409, headers=NEW)
+    worker.ensure(store().home)
+    return JSONResponse(_status(_run(run)), headers=NEW)
+
+
+def _status(run: Run) -> dict[str, Any]:
+    return {
+        "id": run.id,
+        "name": run.name,
+        "status": run.status,
+        "created": run.created,
+        "now": time.time(),
+        "cancel_requested": run.cancel_requested,
+        "current": run.current.name if run.current else None,
+        "ahead": _ahead(run) if run.status == QUEUED else 0,
+        "stages": [_stage_status(run, index) for index in range(len(run.stages))],
+    }
+
+
+def _stage_status(run: Run, index: int) -> dict[str, Any]:
+    stage = run.stages[index]
+    facts = (
+        tail.latest(store().folder(run.id, stage.name) / "events.jsonl") if stage.status == RUNNING else {}
+    )
+    keys = ("name", "kind", "status", "started", "finished", "seconds", "reused", "error")
+    return {**{key: getattr(stage, key) for key in keys}, "facts": facts}
+
+
+def _ahead(run: Run) -> int:
+    """How many runs come before a queued one."""
+    busy = [other for other in store().list(200) if other.status in (QUEUED, RUNNING)]
+    return sum(other.created < run.created for other in busy)

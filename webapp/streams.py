@@ -1,0 +1,50 @@
+"""Streams slowed down to what a page can draw."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def coalesce(source: AsyncIterator[T], seconds: float) -> AsyncGenerator[list[T], None]:
+    """Yield what came in during each `seconds`, in order. Closing this closes `source`.
+
+    A browser that is sent every token on its own spends a whole core on drawing.
+    """
+    clock = asyncio.get_running_loop().time
+    batch: list[T] = []
+    due = clock() + seconds
+    waiting: asyncio.Future[T] | None = None
+    try:
+        while True:
+            waiting = waiting or asyncio.ensure_future(anext(source))
+            timeout = max(due - clock(), 0) if batch else None
+            await asyncio.wait({waiting}, timeout=timeout)
+            if waiting.done():
+                finished, waiting = waiting, None
+                try:
+                    batch.append(finished.result())
+                except StopAsyncIteration:
+                    break
+                except Exception:
+                    if batch:
+                        yield batch
+                    raise
+            if batch and clock() >= due:
+                yield batch
+                batch, due = [], clock() + seconds
+        if batch:
+            yield batch
+    finally:
+        await _close(source, waiting)
+
+
+async def _close(source: AsyncIterator[T], waiting: asyncio.Future[T] | None) -> None:
+    if waiting is not None:
+        waiting.cancel()
+        await asyncio.wait({waiting})
+    if isinstance(source, AsyncGenerator):
+        await source.aclose()

@@ -1,0 +1,148 @@
+"""Compare: one prompt, the answers of base and adapter side by side, from one loaded model."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import gradio as gr
+
+from pipeline import inference
+from pipeline.errors import LabError
+from webapp import choices, parts, views
+from webapp.home import store
+from webapp.streams import coalesce
+
+SIDES = ("base", "adapter")
+DRAW_SECONDS = 0.08
+AT_ONCE = 4
+
+
+async def compare(
+    run: str | None, prompt: str, tokens: float, temperature: float, seed: float
+) -> AsyncIterator[tuple[Any, ...]]:
+    """Stream both answers: texts, their measures, and what there is to say."""
+    text = dict.fromkeys(SIDES, "")
+    facts: dict[str, Any] = dict.fromkeys(SIDES)
+
+    def shown(notice: Any) -> tuple[Any, ...]:
+        return text["base"], text["adapter"], facts["base"], facts["adapter"], notice
+
+    if not run or not prompt.strip():
+        yield shown({"text": "Choose a finished run and write a prompt.", "kind": "bad"})
+        return
+    yield shown({"text": "Loading the model…"})
+    source = inference.stream(
+        store().home, store().get(run), prompt, SIDES,
+        seed=int(seed or 0), max_new_tokens=int(tokens), temperature=float(temperature or 0),
+    )  # fmt: skip
+    batches = coalesce(source, DRAW_SECONDS)
+    try:
+        async for batch in batches:
+            for piece in batch:
+                text[piece["side"]] += piece.get("text", "")
+                if piece.get("done"):
+                    facts[piece["side"]] = measures(piece)
+            yield shown(None)
+    except LabError as error:
+        yield shown({"text": str(error), "kind": "bad"})
+    finally:
+        await batches.aclose()
+
+
+def measures(piece: dict[str, Any]) -> list[list[str]]:
+    """What stands below an answer."""
+    return [
+        ["Tokens", str(piece["tokens"])],
+        ["Tokens per second", f"{piece['tokens_per_second']:.1f}"],
+        ["First token after", views.seconds(piece["first_token_seconds"])],
+    ]
+
+
+def choose(run: str | None) -> tuple[Any, ...]:
+    """A run and its held-out prompts, the first one filled in, and what it recorded for them."""
+    answers = views.answers(store().get(run)) if run else []
+    prompts = [answer["prompt"] for answer in answers]
+    first = prompts[0] if prompts else ""
+    picker = gr.update(choices=prompts, value=first or None, visible=bool(prompts))
+    return run, picker, first, expected(run, first), views.evaluation(answers) if answers else None
+
+
+def expected(run: str | None, prompt: str | None) -> Any:
+    """The answer the dataset has for a held-out prompt."""
+    answers = views.answers(store().get(run)) if run else []
+    found = [answer["expected"] for answer in answers if answer["prompt"] == prompt]
+    return gr.update(value=found[0] if found else "", visible=bool(found))
+
+
+def arrive(run: str | None, filled_for: str) -> tuple[Any, ...]:
+    """The finished runs there are now; the choice and what was typed stay, else the newest run is chosen."""
+    found = choices.finished(store())
+    ids = [value for _, value in found]
+    chosen = run if run in ids else next(iter(ids), None)
+    empty = None if found else {"text": "No finished run yet. When one is done, you can talk to it here."}
+    filled = (gr.skip(),) * 5 if chosen and chosen == filled_for else choose(chosen)
+    return gr.update(choices=found, value=chosen), empty, *filled
+
+
+def _answer(label: str, name: str) -> tuple[gr.Textbox, gr.HTML]:
+    """The place of one answer, and of its measures below it."""
+    with gr.Column(min_width=300):
+        text = gr.Textbox(
+            label=label, lines=8, max_lines=24, interactive=False, buttons=["copy"], elem_id=name
+        )
+        return text, parts.drawn("facts")
+
+
+def build(tab: gr.Tab) -> None:
+    """Lay out the tab."""
+    notice = parts.drawn("notice", elem_id="compare-notice")
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=3, min_width=320):
+            run = gr.Dropdown(
+                label="Run",
+                info="Finished runs, newest first",
+                allow_custom_value=True,
+                elem_id="compare-run",
+            )
+            picker = gr.Dropdown(
+                label="Held-out prompts",
+                info="Rows the adapter has not seen",
+                visible=False,
+                allow_custom_value=True,
+            )
+            prompt = gr.Textbox(label="Prompt", lines=3, max_lines=10, elem_id="compare-prompt")
+            wanted = gr.Textbox(
+                label="Expected answer", interactive=False, visible=False, lines=1, max_lines=6
+            )
+        with gr.Column(scale=1, min_width=220):
+            tokens = gr.Slider(1, 1024, value=128, step=1, label="Tokens at most")
+            temperature = gr.Slider(
+                0, 2, value=0, step=0.05, label="Temperature", info="0 always takes the likeliest token"
+            )
+            seed = gr.Number(0, label="Seed", precision=0)
+    with gr.Row():
+        go = gr.Button("Run both", variant="primary", scale=3, elem_id="compare-go")
+        stop = gr.Button("Stop", scale=1, elem_id="compare-stop")
+    with gr.Row(equal_height=False):
+        base, base_facts = _answer("Base", "answer-base")
+        adapter, adapter_facts = _answer("With adapter", "answer-adapter")
+    recorded = parts.drawn("table", elem_id="compare-recorded")
+
+    filled_for = gr.Textbox("", visible="hidden", label="Run of the prompts")
+    filled = [filled_for, picker, prompt, wanted, recorded]
+    answer = gr.on(
+        [go.click, prompt.submit], compare, [run, prompt, tokens, temperature, seed],
+        [base, adapter, base_facts, adapter_facts, notice],
+        concurrency_limit=AT_ONCE, concurrency_id="inference", **parts.QUEUED,
+    )  # fmt: skip
+    # Said after the stream has ended, or its last piece would take it away again.
+    stop.click(None, None, None, cancels=[answer], **parts.QUICK).then(
+        lambda: {"text": "Stopped."}, None, notice, **parts.QUICK
+    )
+    run.input(choose, run, filled, **parts.QUICK)
+    picker.input(
+        lambda run, prompt: (prompt, expected(run, prompt)), [run, picker], [prompt, wanted], **parts.QUICK
+    )
+    prompt.input(expected, [run, prompt], wanted, **parts.QUICK)
+    tab.select(arrive, [run, filled_for], [run, notice, *filled], js=parts.live("preferred"), **parts.QUICK)

@@ -1,0 +1,169 @@
+"""Data: upload or pick a dataset, see what is wrong with it, and what the model will read."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from pipeline import datasets, models, submit, templates
+from pipeline.errors import InputError
+from webapp import choices, parts, views
+from webapp.home import store
+
+MISFIT = "The rows do not fit this template; change one of them and check again"
+BROKEN = "This file cannot be used; nothing of it was kept"
+CUSTOM = "<|user|>\\n{prompt}<|end|>\\n<|assistant|>\\n{response}<|end|>"
+
+
+class Data(NamedTuple):
+    """What app.py connects with the other tabs."""
+
+    picked: gr.Dropdown
+    template: gr.Textbox
+    model: gr.Dropdown
+    use: gr.Button
+    shown: list[gr.components.Component]  # what `arrive` gives values
+
+
+def look(uploaded: str | None, picked: str | None, template: str, model: str) -> Iterator[tuple[Any, ...]]:
+    """Check an upload, or else the dataset picked, and show what was found; a hub model may take a minute."""
+    yield (
+        {"text": "Reading the dataset…"},
+        None,
+        None,
+        None,
+        gr.skip(),
+        gr.skip(),
+        gr.update(interactive=False),
+    )
+    yield found(uploaded, picked, template, model)
+
+
+def found(uploaded: str | None, picked: str | None, template: str, model: str) -> tuple[Any, ...]:
+    """Keep a good upload; say of it: summary, problems, rows, example, upload, choice, use."""
+    path = Path(uploaded) if uploaded else None
+    try:
+        path = path or choices.known_data(store().home, picked)
+        chat, note = _chat(template, model)
+        report = datasets.check(path, template, chat)
+    except InputError as error:
+        problems = {"title": "This cannot be checked yet", "items": error.problems}
+        return None, problems, None, None, gr.skip(), gr.skip(), gr.update(interactive=False)
+    fits, rows = report.good, report.good or _is_rows(path)
+    return (
+        _summary(path, report, note),
+        None if fits else {"title": MISFIT if rows else BROKEN, "items": _short(report, path)},
+        views.first_rows(report) if rows and report.first else None,
+        views.example(report) if rows and report.example else None,
+        *(_take(path, fits, rows) if uploaded else (gr.skip(), gr.skip())),
+        gr.update(interactive=fits),
+    )
+
+
+def arrive() -> tuple[Any, ...]:
+    """What the tab shows before anything is chosen: the first dataset there is, as a rule the sample."""
+    first = next((value for _, value in choices.data(store().home)), None)
+    if first is None:
+        return gr.skip(), {"text": "Upload a dataset to see what is in it."}, *(gr.skip(),) * 4
+    summary, problems, rows, example, *_, use = found(None, first, templates.CHAT, "starter")
+    return refresh(first), summary, problems, rows, example, use
+
+
+def refresh(picked: str | None) -> Any:
+    """The datasets there are now; the choice stays."""
+    return gr.update(choices=choices.data(store().home), value=picked)
+
+
+def _chat(template: str, model: str) -> tuple[templates.Chat | None, str]:
+    """The model's chat template where it is needed, and why there is none."""
+    if template.strip() != templates.CHAT:
+        return None, ""
+    try:
+        chat = models.resolve(model).chat
+    except InputError as error:
+        return None, f"The example cannot be rendered: {error.problems[0]}"
+    return chat, "" if chat else f"{model} has no chat template, so write a template of your own."
+
+
+def _take(path: Path, fits: bool, rows: bool) -> tuple[Any, Any]:
+    """Put a good upload into the home and choose it: the next values of the upload and of the choice.
+
+    One that does not fit waits where it is if another template may fit it; one that is broken is deleted.
+    """
+    if rows and not fits:
+        return gr.skip(), gr.skip()
+    picked = gr.skip()
+    if fits:
+        kept = submit.keep_dataset(store().home, path)
+        picked = gr.update(choices=choices.data(store().home), value=str(kept))
+    shutil.rmtree(path.parent)  # a folder that Gradio made for this upload alone
+    return None, picked
+
+
+def _is_rows(path: Path) -> bool:
+    try:
+        return datasets.count(path) > 0
+    except InputError:
+        return False
+
+
+def _short(report: datasets.Report, path: Path) -> list[str]:
+    """The problems as a person reads them: `line 7` instead of the whole path."""
+    return [
+        f"Line {m.removeprefix(f'{path}:')}" if m.startswith(f"{path}:") else m for m in report.messages()
+    ]
+
+
+def _summary(path: Path, report: datasets.Report, note: str) -> dict[str, Any]:
+    fields = ", ".join(report.fields) or "none"
+    text = f"{path.name}: {report.rows:,} row{'s' * (report.rows != 1)} · fields: {fields}"
+    return {"text": text, "note": note, "kind": "good" if report.good else "bad"}
+
+
+def build() -> Data:
+    """Lay out the tab."""
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=300):
+            picked = gr.Dropdown(
+                label="Dataset",
+                info="A sample, or one you have uploaded",
+                elem_id="data-pick",
+                allow_custom_value=True,
+            )
+            upload = gr.File(label="Upload JSON lines (.jsonl)", elem_id="data-upload", height=160)
+            template = gr.Textbox(
+                templates.CHAT,
+                label="Template",
+                info="chat is the model's own; or a text with {placeholders}, the last one is the response",
+                placeholder=CUSTOM,
+                elem_id="data-template",
+            )
+            model = gr.Dropdown(
+                choices.models(), value="starter", label="Model whose chat template is used",
+                allow_custom_value=True, elem_id="data-model",
+            )  # fmt: skip
+            with gr.Row():
+                again = gr.Button("Check again", elem_id="data-check")
+                use = gr.Button("Use in the Lab", variant="primary", interactive=False, elem_id="data-use")
+        with gr.Column(scale=3, min_width=360):
+            summary = parts.drawn("notice", elem_id="data-summary")
+            problems = parts.drawn("problems", elem_id="data-problems")
+            rows = parts.drawn("table", elem_id="data-rows")
+            example = parts.drawn("example", elem_id="data-example")
+
+    shown = [summary, problems, rows, example, upload, picked, use]
+    given = [upload, picked, template, model]
+    event: dict[str, Any] = {"inputs": given, "outputs": shown, **parts.QUEUED}
+    upload.upload(look, **event)
+    template.submit(look, **event)
+    again.click(look, **event)
+    gr.on(
+        [picked.input, model.input],
+        lambda picked, template, model: (yield from look(None, picked, template, model)),
+        **{**event, "inputs": given[1:]},
+    )
+    return Data(picked, template, model, use, [picked, summary, problems, rows, example, use])

@@ -1,0 +1,167 @@
+"""Lab: choose what to do, see it as a recipe, launch it, and watch the run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gradio as gr
+import yaml
+
+from pipeline import recipe as recipes
+from pipeline import settings, submit
+from pipeline.errors import InputError, LabError
+from pipeline.options import describe
+from pipeline.stages import STAGES
+from webapp import choices, form, parts
+from webapp.home import store
+
+SAMPLE = settings.SAMPLES / "travel.yaml"
+NOT_STARTED = "Nothing was started"
+
+
+class Lab(NamedTuple):
+    """What app.py connects with the other tabs."""
+
+    data: form.Input
+    template: form.Input
+    model: form.Input
+    run: gr.Textbox
+    new: gr.Accordion
+
+
+def launch(inputs: form.Form, *values: Any) -> Iterator[tuple[Any, ...]]:
+    """Check the recipe and queue its run; what is wrong is shown beside the button and nothing starts."""
+    yield {"text": "Checking the recipe, the data and the model…"}, None, gr.skip(), gr.skip()
+    try:
+        run = submit.submit(store(), _recipe(inputs, values))
+    except InputError as error:
+        yield None, {"title": NOT_STARTED, "items": error.problems}, gr.skip(), gr.skip()
+        return
+    yield None, None, run, gr.update(open=False)
+
+
+def launch_sample() -> tuple[Any, ...]:
+    """Queue the lab's own recipe: problems, run, and the form closed."""
+    try:
+        run = submit.submit(store(), recipes.load(SAMPLE))
+    except LabError as error:
+        return {"title": NOT_STARTED, "items": str(error).splitlines()}, gr.skip(), gr.skip()
+    return None, run, gr.update(open=False)
+
+
+def preview(inputs: form.Form, *values: Any) -> tuple[Any, ...]:
+    """The recipe as YAML, the equivalent command, and what is plainly wrong with it."""
+    chosen = inputs.collect(values)
+    try:
+        recipe = _recipe(inputs, values)
+    except InputError as error:
+        text = yaml.safe_dump(
+            chosen, default_flow_style=None, sort_keys=False, width=10_000, allow_unicode=True
+        )
+        return (
+            text,
+            command(chosen.get("name")),
+            {"title": "This recipe cannot run yet", "items": error.problems},
+        )
+    return recipe.to_yaml(), command(recipe.name), None
+
+
+def command(name: str | None) -> str:
+    """What does the same in a terminal, given the downloaded recipe."""
+    return f"python -m pipeline run {file_name(name)}"
+
+
+def file_name(name: str | None) -> str:
+    """A file name that needs no quoting in a shell."""
+    return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', name or '').strip('-')[:60] or 'recipe'}.yaml"
+
+
+def _recipe(inputs: form.Form, values: tuple[Any, ...]) -> recipes.Recipe:
+    chosen = inputs.collect(values)
+    chosen["data"] = str(choices.known_data(store().home, chosen.get("data")))
+    chosen["name"] = chosen.get("name") or ""
+    return recipes.from_dict(chosen, settings.ROOT)
+
+
+def _basics(inputs: form.Form) -> None:
+    """The inputs that concern every stage; model and data are picked from what there is."""
+    with gr.Row(elem_classes="fields"):
+        for option in describe(recipes.Basics):
+            if option.name == "model":
+                made: Any = gr.Dropdown(
+                    choices.models(), value=option.default, label="Model", info=option.help,
+                    allow_custom_value=True, elem_id="model", min_width=220,
+                )  # fmt: skip
+            elif option.name == "data":
+                made = gr.Dropdown(
+                    label="Dataset", info="Upload another one on the Data tab", allow_custom_value=True,
+                    elem_id="data", min_width=220,
+                )  # fmt: skip
+            else:
+                made = form.component(option)
+            inputs.add("", option, made)
+
+
+def _about(stage: str) -> str:
+    """The first line of a stage's own description."""
+    first = (STAGES[stage].__doc__ or "").strip().splitlines()[0]
+    about = first.partition(": ")[2] or first
+    return about[:1].upper() + about[1:].removesuffix(".")
+
+
+def build(welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
+    """Lay out the tab. The button of the welcome, which stands above the tabs, launches from here too."""
+    inputs = form.Form()
+    with gr.Accordion("New run", open=True, elem_id="new-run") as new, gr.Row(equal_height=False):
+        with gr.Column(scale=3, min_width=360):
+            _basics(inputs)
+            for stage, cls in recipes.OPTIONS.items():
+                inputs.stage(stage, cls, _about(stage))
+        with gr.Column(scale=2, min_width=320, elem_classes="beside"):
+            text = gr.Code(label="Recipe", language="yaml", interactive=False, lines=8, wrap_lines=True,
+                           show_line_numbers=False, buttons=["copy"], elem_id="recipe")  # fmt: skip
+            same = gr.Code(label="The same in a terminal", language="shell", interactive=False, lines=1,
+                           show_line_numbers=False, buttons=["copy"], elem_id="command")  # fmt: skip
+            download = gr.Button("Download the recipe", size="sm", elem_id="download-recipe")
+            start = gr.Button("Launch", variant="primary", size="lg", elem_id="launch")
+            notice = parts.drawn("notice")
+            problems = parts.drawn("problems", elem_id="lab-problems")
+    parts.fixed(
+        '<section class="lab-run" aria-label="Run"></section>',
+        js_on_load=f"({parts.live('mount')})(element.firstElementChild);",
+        elem_id="run-view",
+    )
+    run = gr.Textbox(visible="hidden", label="Run", elem_id="run-id")
+
+    gr.on(
+        [component.change for component in inputs.inputs],
+        partial(preview, inputs), inputs.inputs, [text, same, problems],
+        trigger_mode="always_last", **parts.QUICK,
+    )  # fmt: skip
+    start.click(partial(launch, inputs), inputs.inputs, [notice, problems, run, new], **parts.QUEUED)
+    welcome.click(launch_sample, None, [welcome_problems, run, new], **parts.QUEUED)
+    run.change(None, run, None, js=parts.live("open"), **parts.IN_PAGE)
+    download.click(None, [text, inputs.input("", "name")], None, js=parts.live("download"), **parts.IN_PAGE)
+    data, template, model = (inputs.input("", name) for name in ("data", "template", "model"))
+    return Lab(data, template, model, run, new)
+
+
+def take(data: str | None, template: str, model: str) -> tuple[Any, ...]:
+    """Start a new run with a dataset, template and model chosen elsewhere."""
+    return refresh(data), template, model, gr.update(open=True)
+
+
+def refresh(data: str | None) -> Any:
+    """The datasets there are now; the choice stays, and the first sample is the first choice."""
+    found = choices.data(store().home)
+    values = [value for _, value in found]
+    return gr.update(choices=found, value=data if data in values else next(iter(values), None))
+
+
+def sample_is_there() -> bool:
+    """Whether the sample lab came with this copy of the project."""
+    return Path(SAMPLE).is_file()

@@ -1,0 +1,180 @@
+"""How runs, times and sizes read on the page: plain data, which `assets/draw.js` puts in place as text."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.datasets import Report
+from pipeline.run import DONE, Run, StageRun
+
+LONGEST_CELL = 300
+Table = dict[str, Any]
+
+
+def table(columns: list[str], rows: list[list[Any]], *, empty: str = "", caption: str = "") -> Table:
+    """A table. A cell is text or a status; `empty` is shown where there are no rows."""
+    return {"columns": columns, "rows": rows, "empty": empty, "caption": caption}
+
+
+def status(of: Run | StageRun) -> dict[str, str | None]:
+    """A cell with the icon, colour and word of a status; `word` stands in for the usual one."""
+    canceling = isinstance(of, Run) and of.cancel_requested
+    return {"status": of.status, "word": "Canceling…" if canceling else None}
+
+
+def seconds(value: float | None) -> str:
+    """A duration a person reads at a glance: `4.2 s`, `3 min 05 s`, `2 h 10 min`."""
+    if value is None:
+        return ""
+    if value < 10:
+        return f"{value:.1f} s"
+    whole = int(value + 0.5)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def size(value: float | None) -> str:
+    """Bytes as `3.2 MB`."""
+    if value is None:
+        return ""
+    if value < 1000:
+        return f"{value:.0f} B"
+    for power, unit in ((1, "kB"), (2, "MB")):
+        if value < 999.95 * 1000**power:
+            return f"{value / 1000**power:.1f} {unit}"
+    return f"{value / 1000**3:.1f} GB"
+
+
+def moment(value: float | None) -> str:
+    """A time of day on this machine: `2026-11-22 14:30`."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(value)) if value else ""
+
+
+def number(value: Any) -> str:
+    """A measured number, four digits of it; anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, float):
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return f"{value:.4g}"
+
+
+def measure(name: str, value: Any) -> str:
+    """A measured value in the unit its name says: bytes and seconds as a person reads them."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return number(value)
+    if "bytes" in name.split("_"):
+        return size(value)
+    if name.endswith("seconds"):
+        return seconds(value)
+    return f"{value:,}" if isinstance(value, int) else number(value)
+
+
+def recipe_yaml(recipe: dict[str, Any]) -> str:
+    """A recipe as it stands in the store, as the file a user would write."""
+    return yaml.safe_dump(recipe, default_flow_style=None, sort_keys=False, width=10_000, allow_unicode=True)
+
+
+def duration(run: Run) -> float | None:
+    """From the start of a run's first stage to the end of its last, publishing left out."""
+    stages = [stage for stage in run.stages if stage.kind != "publish"]
+    started = [stage.started for stage in stages if stage.started]
+    finished = [stage.finished for stage in stages if stage.finished]
+    return max(finished) - min(started) if started and finished else None
+
+
+def losses(run: Run) -> str:
+    """Held-out loss before and after fine-tuning, if it was measured."""
+    for stage in run.stages:
+        before, after = stage.metrics.get("eval_loss_before"), stage.metrics.get("eval_loss_after")
+        if before is not None and after is not None:
+            return f"{number(before)} → {number(after)}"
+    return ""
+
+
+def history(runs: list[Run]) -> Table:
+    """All runs, one a row, with their ids for selecting one."""
+    rows = [
+        [
+            status(run),
+            run.name,
+            run.id,
+            moment(run.created),
+            seconds(duration(run)),
+            str(run.recipe.get("model", "")),
+            losses(run),
+        ]
+        for run in runs
+    ]
+    columns = ["Status", "Name", "Run", "Created", "Duration", "Model", "Held-out loss"]
+    made = table(columns, rows, empty="No runs yet. Start one on the Lab tab.")
+    return {**made, "ids": [run.id for run in runs]}
+
+
+def stages(run: Run) -> Table:
+    """The stages of one run with what they took and gave."""
+    columns = ["Stage", "Status", "Time", "Size", "Result"]
+    return table(columns, [_stage_row(stage) for stage in run.stages], caption="Stages")
+
+
+def _stage_row(stage: StageRun) -> list[Any]:
+    took = seconds(stage.seconds)
+    if stage.reused:
+        took = f"reused ({took})" if took else "reused"
+    total = sum(artifact.get("bytes") or 0 for artifact in stage.artifacts)
+    plain = {key: value for key, value in stage.metrics.items() if isinstance(value, (str, int, float))}
+    facts = ", ".join(f"{key.replace('_', ' ')}: {measure(key, value)}" for key, value in plain.items())
+    return [stage.name, status(stage), took, size(total) if total else "", stage.error or facts]
+
+
+def first_rows(report: Report) -> Table:
+    """The first rows of a dataset, long values cut."""
+    names = list(report.fields)[:12]
+    rows = [[_cell(row.get(name, "")) for name in names] for row in report.first]
+    return table(names, rows, caption="First rows")
+
+
+def example(report: Report) -> dict[str, str]:
+    """The first row as the model reads it, in two parts."""
+    return {"prompt": report.example_prompt, "response": report.example.removeprefix(report.example_prompt)}
+
+
+def _cell(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST_CELL else text[:LONGEST_CELL] + "…"
+
+
+def evaluation(answers: list[dict[str, Any]]) -> Table:
+    """The recorded answers of the evaluate stage."""
+    rows = [[a["prompt"], a["expected"], _text(a["base"]), _text(a["adapter"])] for a in answers]
+    columns = ["Prompt", "Expected", "Base", "With adapter"]
+    return table(columns, rows, caption="Held-out prompts, as the run recorded them")
+
+
+def _text(side: dict[str, Any] | None) -> str:
+    return side["text"] if side else ""
+
+
+def answers(run: Run) -> list[dict[str, Any]]:
+    """The run's held-out prompts: prompt, expected, base and adapter, of which the last may be null."""
+    path = run.artifact("answers")
+    if run.status != DONE or path is None or not Path(path).is_file():
+        return []
+    rows: list[dict[str, Any]] = json.loads(Path(path).read_text(encoding="utf-8"))["rows"]
+    return rows
+
+
+def published(versions: list[dict[str, Any]]) -> Table:
+    """What is in the registry."""
+    rows = [
+        [v["name"], v["version"], moment(v["created"]), v["run"], size(v["bytes"]), v["path"]]
+        for v in versions
+    ]
+    columns = ["Name", "Version", "Published", "Run", "Size", "Folder"]
+    return table(columns, rows, empty="Nothing is published yet.", caption="Published versions")
