@@ -175,7 +175,9 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     action: Callable[[argparse.Namespace], int] = args.action
     try:
-        return action(args)
+        code = action(args)
+        sys.stdout.flush()  # here, where a reader that has gone is no error
+        return code
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

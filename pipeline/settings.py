@@ -23,6 +23,7 @@ QUIET = {
     "DO_NOT_TRACK": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TQDM_DISABLE": "1",  # its bars would fill the log; progress goes through events
+    "PYTHONWARNINGS": "ignore::FutureWarning",  # what libraries tell each other's developers
 }
 # Threads that wait for each other sleep instead of spinning: beside two other busy processes, matrix
 # products on two cores were 30 times as fast that way (20 against 0.6 rounds a second).

@@ -283,6 +283,15 @@ class TestLogs:
         assert (process.stderr.read(), process.wait(10)) == ("", 0)
         process.stderr.close()
 
+    def test_nor_is_one_that_has_gone_already(self, run: str) -> None:
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run(
+            [*PIPELINE, "list"], stdout=write, stderr=subprocess.PIPE, text=True, cwd=settings.ROOT
+        )
+        os.close(write)
+        assert (done.stderr, done.returncode) == ("", 0)
+
 
 class TestCancelAndRetry:
     def test_a_queued_run(self, store: Store, capsys: Capture, no_worker: list[Path]) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 
 from pipeline import generation, starter, templates
 from pipeline.stages import Context, evaluate, finetune, optimize, quantize
@@ -16,7 +15,7 @@ from pipeline.stages.execute import execute
 
 pytestmark = pytest.mark.chain
 
-TOLERANCE = 2e-2  # on logits up to 30 in size, after 30 layers in float32 on either side
+TOLERANCE = 1e-3  # on logits up to 37 in size, after 30 layers in float32 on either side; seen: 2e-4
 STEPS = 12
 ADVICE = {"prompt": "What is the best thing to see in Chicago?", "response": "See the lake."}
 
@@ -173,24 +172,11 @@ def test_one_loaded_model_serves_both_sides(lab: dict[str, Any]) -> None:
         next(iter(generation.stream(loaded, "word " * 9000)))
 
 
-def test_gptq_is_calibrated_on_the_users_rows(model: Path, tmp_path: Path) -> None:
-    """With few rows, as a whole run takes minutes: it works, and its perplexity is near the float model's."""
-    context = Context(
-        model=model,
-        inputs={},
-        data=tiny.dataset(tmp_path / "rows.jsonl"),
-        template="chat",
-        eval_fraction=0.2,
-        seed=0,
-        device="cpu",
-        output=tmp_path / "output",
-        work=tmp_path / "work",
-        checkpoints=tmp_path / "checkpoints",
-        config=json.loads((model / "config.json").read_text()),
-    )
-    options = quantize.Options(algorithm="gptq", calibration_rows=4)
-    checkpoint = execute(quantize, options, context).artifacts[0].path
-    assert loss(checkpoint) < loss(model) + 0.7
+def test_perplexity_of_the_checkpoint_is_near_the_float_models(lab: dict[str, Any], model: Path) -> None:
+    """Loaded wrongly, a quantized checkpoint has random weights, a perplexity of 1e18, and no error."""
+    before, after = loss(model), loss(lab["inputs"]["checkpoint"])
+    assert before < 3
+    assert after < before + 0.7
 
 
 def loss(folder: Path) -> float:

@@ -214,6 +214,19 @@ def test_no_path_of_this_machine_is_left_in_what_is_written(context: Context) ->
             assert str(context.output.parent).encode() not in file.read_bytes(), file
 
 
+def test_gptq_is_calibrated_on_the_users_rows(
+    context: Context, reported: Callable[[], list[dict[str, Any]]]
+) -> None:
+    made = stage(context, "gptq", quantize, quantize.Options(algorithm="gptq", calibration_rows=4))
+    assert made.metrics["bits"] == 4
+    messages = [event["message"] for event in reported() if "message" in event]
+    assert "Rounded 14 of 14 weight matrices" in messages
+    plain = stage(context, "rtn", quantize, quantize.Options()).artifacts[0].path
+    assert (made.artifacts[0].path / "model.safetensors").read_bytes() != (
+        plain / "model.safetensors"
+    ).read_bytes()
+
+
 def test_stages_may_be_skipped(context: Context) -> None:
     """A float model with a template of one's own, neither quantized nor tuned, answers as base only."""
     context = replace(context, template="Q: {prompt}\\nA: {response}<end>")
