@@ -40,7 +40,7 @@ class Answer:
     tokens: int = 0
     prompt_tokens: int = 0
     first_token_seconds: float = 0.0
-    decode_seconds: float = 0.0  # from the first token to the last
+    decode_seconds: float = 0.0  # spent on all tokens after the first, without the turns of other answers
 
     def __iter__(self) -> Iterator[str]:
         for piece in self._pieces:
@@ -161,15 +161,15 @@ def _unstopped(
     generator.append_tokens(ids)
     answer.prompt_tokens = len(ids)
     decoder = model.tokenizer.create_stream()
-    first = began
     while not generator.is_done():
         generator.generate_next_token()
         token = int(generator.get_next_tokens()[0])
-        now = time.perf_counter()
         if answer.tokens == 0:
-            first, answer.first_token_seconds = now, now - began
+            answer.first_token_seconds = time.perf_counter() - began
+        else:
+            answer.decode_seconds += time.perf_counter() - began
         answer.tokens += 1
-        answer.decode_seconds = now - first
         if token in model.ends:
             return
         yield decoder.decode(token)
+        began = time.perf_counter()

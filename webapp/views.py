@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from pipeline.datasets import Report
-from pipeline.run import DONE, Run, StageRun
+from pipeline.run import DONE, RUNNING, Run, StageRun
 
 LONGEST_CELL = 300
 Table = dict[str, Any]
@@ -82,10 +82,12 @@ def recipe_yaml(recipe: dict[str, Any]) -> str:
 
 
 def duration(run: Run) -> float | None:
-    """From the start of a run's first stage to the end of its last, publishing left out."""
+    """From the start of a run's first stage to the end of its last, or to now; publishing left out."""
     stages = [stage for stage in run.stages if stage.kind != "publish"]
     started = [stage.started for stage in stages if stage.started]
     finished = [stage.finished for stage in stages if stage.finished]
+    if run.status == RUNNING:
+        finished.append(time.time())
     return max(finished) - min(started) if started and finished else None
 
 

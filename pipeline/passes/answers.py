@@ -49,7 +49,7 @@ class Answers(Pass):
         loaded = generation.load(Path(model.model_path).parent, adapters)
         data = Path(config.data)
         _, held_out = datasets.split(datasets.count(data), config.eval_fraction, config.seed)
-        wanted = held_out[: config.prompts]
+        wanted = spread(held_out, config.prompts)
         rows = datasets.load(data, loaded.template.fields, set(wanted))
         answered: list[dict[str, Any]] = []
         for index in wanted:
@@ -63,6 +63,12 @@ class Answers(Pass):
         file = folder / ANSWERS
         file.write_text(json.dumps({"rows": answered}, ensure_ascii=False, indent=1) + "\n", "utf-8")
         return _handler(Path(model.model_path), file)
+
+
+def spread(indices: list[int], count: int) -> list[int]:
+    """`count` of the indices, or all, evenly spaced: rows that stand together are often alike."""
+    count = min(count, len(indices))
+    return [indices[i * len(indices) // count] for i in range(count)]
 
 
 def _answer(model: generation.Model, row: dict[str, Any], max_new_tokens: int) -> dict[str, Any]:
