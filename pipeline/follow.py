@@ -71,9 +71,8 @@ def summary(found: Run) -> str:
     rows = [("STAGE", "STATUS", "TIME", "SIZE", "RESULT")]
     for stage in found.stages:
         took = f"{stage.seconds:.1f} s" if stage.seconds is not None else ""
-        size = sum(a["bytes"] for a in stage.artifacts)
         status = f"{stage.status}, reused" if stage.reused else stage.status
-        rows.append((stage.name, status, took, megabytes(size) if size else "", _result(stage)))
+        rows.append((stage.name, status, took, megabytes(stage.bytes) if stage.bytes else "", _result(stage)))
     parts = [f"Run {found.id} ({found.name}): {found.status}", *_columns(rows)]
     parts += [f"\n{stage.name}: {stage.error}" for stage in found.stages if stage.error]
     path = found.artifact("answers")
@@ -129,9 +128,8 @@ def _progress(stage: StageRun, facts: dict[str, Any]) -> str:
 
 def _ended(stage: StageRun) -> str:
     took = f"{stage.seconds:.1f} s" if stage.seconds is not None else ""
-    size = sum(a["bytes"] for a in stage.artifacts)
     words = [f"{stage.name:<9} {'reused' if stage.reused else stage.status}", took]
-    words += [megabytes(size) if size else "", _result(stage), stage.error or ""]
+    words += [megabytes(stage.bytes) if stage.bytes else "", _result(stage), stage.error or ""]
     return "  ".join(word for word in words if word)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 QUEUED = "queued"
@@ -37,6 +38,15 @@ class StageRun:
     def kind(self) -> str:
         """The stage's name without the number a repeated publish has: `publish-2` is a `publish`."""
         return self.name.split("-")[0]
+
+    @property
+    def bytes(self) -> int:
+        """What the stage's artifacts take on disk; a file inside another artifact's folder counts once."""
+        paths = [Path(artifact["path"]) for artifact in self.artifacts]
+        outer = [
+            a for a, path in zip(self.artifacts, paths, strict=True) if not set(path.parents) & set(paths)
+        ]
+        return sum(artifact["bytes"] for artifact in outer)
 
     def to_dict(self) -> dict[str, Any]:
         """As `show --json` prints it."""

@@ -129,10 +129,9 @@ def _stage_row(stage: StageRun) -> list[Any]:
     took = seconds(stage.seconds)
     if stage.reused:
         took = f"reused ({took})" if took else "reused"
-    total = sum(artifact.get("bytes") or 0 for artifact in stage.artifacts)
     plain = {key: value for key, value in stage.metrics.items() if isinstance(value, (str, int, float))}
     facts = ", ".join(f"{key.replace('_', ' ')}: {measure(key, value)}" for key, value in plain.items())
-    return [stage.name, status(stage), took, size(total) if total else "", stage.error or facts]
+    return [stage.name, status(stage), took, size(stage.bytes) if stage.bytes else "", stage.error or facts]
 
 
 def first_rows(report: Report) -> Table:
