@@ -37,9 +37,7 @@ def main() -> None:
         whole = run_lab(Path(folder), args.set)
         print(f"{'stage':10}{'seconds':>9}{'size':>12}")
         for stage in whole.stages:
-            print(
-                f"{stage.name:10}{stage.seconds:9.1f}{megabytes(stage.bytes):>12}  {json.dumps(stage.metrics)}"
-            )
+            print(f"{stage.name:10}{stage.seconds:9.1f}{megabytes(stage.bytes):>12}")
         print(f"{'all':10}{sum(s.seconds or 0 for s in whole.stages):9.1f}")
         ratios = overhead(Path(folder), args.pairs)
     print(f"\n{'stage through the app / bare olive run':44}{'min':>8}{'median':>8}{'max':>8}")
