@@ -32,8 +32,11 @@ async def compare(
         yield shown({"text": "Choose a finished run and write a prompt.", "kind": "bad"})
         return
     yield shown({"text": "Loading the model…"})
+    found = store().get(run)
+    # A run whose recipe leaves fine-tuning out still answers, on its one side.
+    sides = SIDES if found.artifact("onnx_adapter") else SIDES[:1]
     source = inference.stream(
-        store().home, store().get(run), prompt, SIDES,
+        store().home, found, prompt, sides,
         seed=int(seed or 0), max_new_tokens=int(tokens), temperature=float(temperature or 0),
     )  # fmt: skip
     batches = coalesce(source, DRAW_SECONDS)
