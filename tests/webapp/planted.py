@@ -47,7 +47,13 @@ def running(store: Store, name: str = "travel", steps: int = 30) -> str:
     return run
 
 
-def finished(store: Store, name: str = "travel", answers: list[dict[str, Any]] | None = None) -> str:
+def finished(
+    store: Store,
+    name: str = "travel",
+    answers: list[dict[str, Any]] | None = None,
+    *,
+    adapter: bool = True,
+) -> str:
     """A run whose stages are all done, with answers and an exported folder that holds a small file."""
     run = running(store, name)
     store.finish(
@@ -56,7 +62,10 @@ def finished(store: Store, name: str = "travel", answers: list[dict[str, Any]] |
     store.claim_next(run, "cpu")
     onnx = artifact(store, run, "onnx")
     Path(onnx["path"], "model.onnx").write_bytes(b"\0" * 2048)
-    store.finish(run, "optimize", DONE, seconds=9.0, reused=True, artifacts=[onnx])
+    made = [onnx]
+    if adapter:
+        made.append({**onnx, "kind": "onnx_adapter", "path": f"{onnx['path']}/adapter_weights.onnx_adapter"})
+    store.finish(run, "optimize", DONE, seconds=9.0, reused=True, artifacts=made)
     store.claim_next(run, "cpu")
     told = {
         "name": "answers",

@@ -214,6 +214,14 @@ def test_both_answers_stream_with_their_measures(store, monkeypatch):
     assert facts == [["Tokens", "3"], ["Tokens per second", "41.2"], ["First token after", "0.2 s"]]
 
 
+def test_a_run_without_an_adapter_answers_on_its_one_side(store, monkeypatch):
+    monkeypatch.setattr(compare.inference, "stream", answering)
+    base, adapter, _, facts, notice = collect(
+        compare.compare(planted.finished(store, adapter=False), "Where?", 64, 0, 0)
+    )[-1]
+    assert (base, adapter, facts, notice) == ("base0 base1 base2 ", "", None, None)
+
+
 def test_an_error_of_the_model_is_a_sentence_beside_what_was_there(store, monkeypatch):
     async def failing(*given, **options):
         yield {"side": "base", "text": "The"}
