@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline import datasets, follow, inference, models, recipe, settings, submit, templates, worker
+from pipeline import follow, inference, models, recipe, settings, submit, templates, worker
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.publishers import PUBLISHERS, options_of, queue
 from pipeline.run import DONE, PUBLISH, QUEUED, RUNNING, Run
@@ -23,15 +23,8 @@ from pipeline.store import Store
 
 def check(args: argparse.Namespace) -> int:
     """Check a dataset against a template; with --model also against that model's chat template."""
-    chat = models.resolve(args.model).chat if args.model else None
-    try:
-        report = datasets.check(args.data, args.template, chat)
-    except OSError as error:
-        raise InputError(f"{args.data}: cannot be read ({error.strerror})") from None
-    for problem in report.messages():
-        print(problem, file=sys.stderr)
-    if not report.good:
-        return 2
+    model = models.resolve(recipe.model_path(args.model, Path.cwd())) if args.model else None
+    report = submit.check_data(args.data, args.template, model)
     print(f"{args.data}: {report.rows:,} rows, fields {', '.join(report.fields)}: good")
     if report.example:
         print(f"\nThe first row as the model reads it:\n\n{report.example}")
@@ -172,6 +165,7 @@ def serve(args: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and carry out the verb."""
     settings.quiet_this_process()
+    settings.keep_private()
     args = _parser().parse_args(argv)
     action: Callable[[argparse.Namespace], int] = args.action
     try:

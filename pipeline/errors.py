@@ -28,7 +28,10 @@ def sentence(error: BaseException) -> str:
     if any(_is_full_disk(cause) for cause in causes):
         return "The disk is full; free some space in the home folder and retry."
     if any(isinstance(c, MemoryError) or type(c).__name__ == "OutOfMemoryError" for c in causes):
-        return "Memory ran out; use a smaller batch_size or max_length, or switch gradient_checkpointing on."
+        return (
+            "Memory ran out; start a new run with a smaller batch_size or max_length, or with"
+            " gradient_checkpointing on."
+        )
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:300]}" if text else f"{type(error).__name__}; see the log."
 

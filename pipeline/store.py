@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline import locks
 from pipeline.errors import InputError, LabError
 from pipeline.run import CANCELED, DONE, ENDED, PUBLISH, QUEUED, RETRYABLE, RUNNING, Run, StageRun
 
@@ -49,11 +50,15 @@ class Store:
         self.path = home / "runs.db"
         for folder in (home, self.runs):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._read() as db:
-            version = _version(db)
-        if version == 0:
-            with self._write() as db:
-                version = _version(db) or _create(db)
+        # SQLite does not wait for others when it turns a new file to WAL mode, so one opens it at a time.
+        with locks.locked(home / "runs.lock"):
+            with self._read() as db:
+                version = _version(db)
+                if version == 0:
+                    db.execute("PRAGMA journal_mode = WAL")
+            if version == 0:
+                with self._write() as db:
+                    version = _create(db)
         if version != SCHEMA_VERSION:
             raise LabError(
                 f"{self.path} was written by another version of Olive Lab (schema {version}, this one"
@@ -240,13 +245,15 @@ class Store:
             return {row["id"] for row in db.execute("SELECT id FROM runs WHERE cancel_requested = 1")}
 
     def waiting(self) -> bool:
-        """Whether anything is queued."""
+        """Whether there is work for a worker: something queued, or running and so to be looked after."""
         with self._read() as db:
-            runs = db.execute("SELECT 1 FROM runs WHERE status = ? LIMIT 1", (QUEUED,)).fetchone()
+            runs = db.execute(
+                "SELECT 1 FROM runs WHERE status IN (?, ?) LIMIT 1", (QUEUED, RUNNING)
+            ).fetchone()
             publish = db.execute(
-                "SELECT 1 FROM stages JOIN runs ON runs.id = run WHERE stages.status = ? AND runs.status = ?"
-                " LIMIT 1",
-                (QUEUED, DONE),
+                "SELECT 1 FROM stages JOIN runs ON runs.id = run WHERE runs.status = ?"
+                " AND stages.status IN (?, ?) LIMIT 1",
+                (DONE, QUEUED, RUNNING),
             ).fetchone()
             return bool(runs or publish)
 
@@ -271,7 +278,6 @@ class Store:
         if new:
             self.path.chmod(0o600)
         db.row_factory = sqlite3.Row
-        db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
         db.execute("PRAGMA foreign_keys = ON")
         return db

@@ -254,8 +254,8 @@ def _death(process: subprocess.Popen[bytes] | None) -> str:
     code = process.returncode if process else None
     if code == -signal.SIGKILL:
         return (
-            "The system killed this stage, most likely because memory ran out; use a smaller batch_size or"
-            " max_length, and retry."
+            "The system killed this stage, most likely because memory ran out. Retry it when the machine is"
+            " less busy, or start a new run with a smaller model, batch_size or max_length."
         )
     if code == errno.ENOSPC:
         return sentence(OSError(code, os.strerror(code)))
@@ -272,7 +272,7 @@ def _pid(folder: Path) -> int | None:
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # not written, or torn by a power cut
         return None
     return facts
 

@@ -214,7 +214,10 @@ def wrapped(cause: BaseException) -> BaseException:
 
 
 FULL = "The disk is full; free some space in the home folder and retry."
-MEMORY = "Memory ran out; use a smaller batch_size or max_length, or switch gradient_checkpointing on."
+MEMORY = (
+    "Memory ran out; start a new run with a smaller batch_size or max_length, or with"
+    " gradient_checkpointing on."
+)
 
 
 @pytest.mark.parametrize(

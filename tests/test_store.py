@@ -4,11 +4,14 @@ import multiprocessing
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from lab import finish_all, plant
 
+from pipeline import settings
 from pipeline.errors import InputError, LabError
 from pipeline.run import CANCELED, DONE, FAILED, INTERRUPTED, QUEUED, RUNNING, Run
 from pipeline.store import Store
@@ -220,13 +223,23 @@ class TestGet:
             store.get(run[:4])
 
 
-def test_waiting_is_about_the_queue_only(store: Store) -> None:
+def test_a_worker_is_wanted_while_anything_is_queued_or_marked_running(store: Store) -> None:
+    """After a reboot a run marked running has nobody who looks after it: that too is work."""
     assert not store.waiting()
     run = plant(store)
     assert store.waiting()
     store.claim("cpu")
+    assert store.waiting()
+    store.finish(run, "quantize", FAILED)
     assert not store.waiting()
-    assert store.get(run).status == RUNNING
+
+
+def test_many_processes_may_open_a_new_home_at_once(tmp_path: Path) -> None:
+    code = "import sys, pathlib; from pipeline.store import Store; Store(pathlib.Path(sys.argv[1])).list()"
+    for attempt in range(3):
+        command = [sys.executable, "-c", code, str(tmp_path / str(attempt))]
+        opened = [subprocess.Popen(command, cwd=settings.ROOT, stderr=subprocess.PIPE) for _ in range(6)]
+        assert [(p.communicate(timeout=60)[1], p.returncode) for p in opened] == [(b"", 0)] * 6
 
 
 def test_a_newer_schema_is_refused(store: Store) -> None:

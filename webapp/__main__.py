@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import socket
 import sys
 
 from pipeline import locks, settings
 from pipeline.errors import LabError
+from webapp.guard import LOOPBACK
 
 LOCK = "webapp.lock"
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 BACKLOG = 2048
 
 
@@ -38,6 +39,13 @@ def port(text: str) -> int:
     return int(text)
 
 
+def name(text: str) -> str:
+    """A host's name as a browser sends it, without scheme and port."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a host's name; write it like lab.example.com")
+    return text
+
+
 def arguments(given: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m webapp", description="Serve the Olive Lab page.")
@@ -45,12 +53,18 @@ def arguments(given: list[str]) -> argparse.Namespace:
         "--host", default="127.0.0.1", help="address to listen on (default: this machine only)"
     )
     parser.add_argument("--port", type=port, default=7860, help="port to listen on (default: 7860)")
+    parser.add_argument(
+        "--allow-host", type=name, action="append", default=[], metavar="NAME",
+        help="a DNS name under which browsers may open the page; may be repeated (localhost and IP addresses"
+        " always work)",
+    )  # fmt: skip
     return parser.parse_args(given)
 
 
 def main(given: list[str] | None = None) -> int:
     """Serve until interrupted. Returns 2 with a sentence if the port or the home is taken."""
     args = arguments(sys.argv[1:] if given is None else given)
+    settings.keep_private()
     try:
         listener = listen(args.host, args.port)
         home = settings.home()
@@ -69,13 +83,13 @@ def main(given: list[str] | None = None) -> int:
             file=sys.stderr,
         )
     try:
-        serve(listener, args.host)
+        serve(listener, args.host, args.allow_host)
     finally:
         os.close(lock)
     return 0
 
 
-def serve(listener: socket.socket, host: str) -> None:
+def serve(listener: socket.socket, host: str, names: list[str]) -> None:
     """Build the app and run it on the socket."""
     with settings.importing_gradio():
         import uvicorn
@@ -83,7 +97,7 @@ def serve(listener: socket.socket, host: str) -> None:
         from webapp.app import create
 
     shown = f"[{host}]" if ":" in host else host
-    app = create(loopback=host in LOOPBACK)
+    app = create([host, *names])
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3)
     print(f"Olive Lab is at http://{shown}:{listener.getsockname()[1]}", flush=True)
     uvicorn.Server(config).run(sockets=[listener])

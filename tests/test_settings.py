@@ -1,0 +1,20 @@
+"""What is read from the environment."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline import settings
+
+
+def test_only_gpus_this_user_may_use_are_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "gpus", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert settings.devices() == ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-7f")
+    assert settings.devices() == ["cuda:3", "cuda:GPU-7f"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert settings.devices() == ["cpu"]
+    monkeypatch.setattr(settings, "gpus", lambda: 0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert settings.devices() == ["cpu"]
