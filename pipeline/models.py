@@ -85,6 +85,17 @@ class Model:
     config: dict[str, Any]
     chat: Chat | None
 
+    @property
+    def pinned(self) -> str:
+        """What finds this very content again: `org/name@commit` for a hub model, else its id."""
+        return f"{self.id}@{self.revision}" if self.kind == "hub" else self.id
+
+    def folder(self, home: Path) -> Path:
+        """Where its float weights lie once they were fetched or unpacked."""
+        if self.kind == "folder":
+            return Path(self.id)
+        return home / "models" / f"{self.id.replace('/', '--')}-{self.revision[:12]}"
+
 
 def resolve(model: str) -> Model:
     """Find a model by catalogue id, hub id or folder, without fetching its weights.
@@ -124,14 +135,13 @@ def materialize(model: Model, home: Path, report: Callable[[str], None]) -> Path
 
     Runs in a stage's child process. `report` is told what takes time. Raises LabError.
     """
+    target = model.folder(home)
     if model.kind == "folder":
-        return Path(model.id)
-    name = f"{model.id.replace('/', '--')}-{model.revision[:12]}"
-    target = home / "models" / name
-    with locks.locked(home / "models" / f".{name}.lock"):
+        return target
+    with locks.locked(target.with_name(f".{target.name}.lock")):
         if target.is_dir():
             return target
-        part = target.with_name(f"{name}.part")
+        part = target.with_name(f"{target.name}.part")
         if model.kind == "starter":
             report("Unpacking the starter model")
             _unpack(part)
@@ -195,6 +205,18 @@ def _folder(path: Path) -> Model:
 
 
 def _hub(model: str) -> Model:
+    """A hub model as `org/name` or `org/name@commit`; one that was fetched before needs no hub."""
+    name, _, revision = model.partition("@")
+    if revision:
+        known = Model(name, "hub", revision, {}, None)
+        folder = known.folder(settings.home())
+        if folder.is_dir():
+            found = _folder(folder)
+            return dataclasses.replace(known, config=found.config, chat=found.chat)
+    return _ask_hub_elsewhere(model)
+
+
+def _ask_hub_elsewhere(model: str) -> Model:
     """Ask the hub in a process of its own: its client takes a second to import and may hang on a bad line."""
     command = [settings.python(), "-m", "pipeline.models", model]
     try:
@@ -217,8 +239,9 @@ def _ask_hub(model: str) -> Model:
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     small = ["config.json", "tokenizer_config.json", "chat_template.jinja"]
+    model, _, wanted = model.partition("@")
     try:
-        revision = model_info(model, timeout=20).sha or ""
+        revision = model_info(model, revision=wanted or None, timeout=20).sha or ""
         folder = snapshot_download(model, revision=revision, allow_patterns=small)
     except GatedRepoError:
         raise LabError(
@@ -230,7 +253,9 @@ def _ask_hub(model: str) -> Model:
         raise LabError("is not a hub id; one looks like org/name, in letters, digits, - _ and .") from None
     except Exception:  # whatever the client of this release raises when it gets no answer
         try:
-            folder = snapshot_download(model, allow_patterns=small, local_files_only=True)
+            folder = snapshot_download(
+                model, revision=wanted or None, allow_patterns=small, local_files_only=True
+            )
         except OSError:
             raise LabError(
                 "the hub cannot be reached and the model is not in its cache; check the network, or give a"

@@ -12,17 +12,12 @@ import yaml
 from pipeline.errors import InputError
 from pipeline.models import CATALOGUE
 from pipeline.options import coerce, describe, option, parse
-from pipeline.stages import evaluate, finetune, optimize, quantize
+from pipeline.stages import STAGES, evaluate, finetune, optimize, quantize
 
 # Model and data may be given relative to the recipe; these ids are not paths.
 NOT_PATHS = ("azureml://",)
 
-OPTIONS = {
-    "quantize": quantize.Options,
-    "finetune": finetune.Options,
-    "optimize": optimize.Options,
-    "evaluate": evaluate.Options,
-}
+OPTIONS = {name: stage.Options for name, stage in STAGES.items()}
 
 
 @dataclass(frozen=True)
@@ -110,7 +105,7 @@ def from_dict(given: dict[str, Any], folder: Path | None = None) -> Recipe:
     if folder is not None:
         try:
             values["data"] = str(_absolute(values["data"], folder))
-            values["model"] = _model_path(values.get("model", "starter"), folder)
+            values["model"] = model_path(values.get("model", "starter"), folder)
         except (OSError, RuntimeError) as error:  # a name too long, ~ of a user that doesn't exist
             reason = error.strerror if isinstance(error, OSError) else error
             raise InputError(f"data or model: cannot be a path: {reason}") from None
@@ -132,7 +127,7 @@ def _missing(values: dict[str, Any], given: dict[str, Any]) -> list[str]:
     return problems
 
 
-def _model_path(model: str, folder: Path) -> str:
+def model_path(model: str, folder: Path) -> str:
     """A folder is made absolute; a catalogue or hub id stays as it is."""
     if model.startswith(NOT_PATHS) or model in {entry.id for entry in CATALOGUE}:
         return model

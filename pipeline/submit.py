@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 import shutil
 from pathlib import Path
 from typing import Any
 
-from pipeline import datasets, models, templates, worker
+from pipeline import datasets, models, settings, templates, worker
 from pipeline.errors import InputError
 from pipeline.recipe import Recipe
 from pipeline.stages import STAGES
@@ -19,7 +20,8 @@ def submit(store: Store, recipe: Recipe) -> str:
 
     Raises InputError with everything that is wrong; nothing is queued or written then.
     """
-    check(recipe)
+    model = check(recipe)
+    recipe = dataclasses.replace(recipe, model=model.pinned)  # all stages see the same commit
     data = keep_dataset(store.home, Path(recipe.data))
     stages: dict[str, dict[str, Any]] = {
         name: options for name, options in recipe.to_dict().items() if name in STAGES and options is not None
@@ -29,32 +31,47 @@ def submit(store: Store, recipe: Recipe) -> str:
     return run
 
 
-def check(recipe: Recipe) -> datasets.Report:
-    """Look for every fault of a recipe that can be known now. Raises InputError."""
+def check(recipe: Recipe) -> models.Model:
+    """Look for every fault of a recipe that can be known now; return its model. Raises InputError."""
     problems: list[str] = []
-    chat = None
+    model = None
     try:
         model = models.resolve(recipe.model)
-        chat = model.chat
         for name, options in recipe.stages().items():
             problems += STAGES[name].check(options, model)
-        if recipe.template == templates.CHAT and chat is None:
-            problems.append(
-                f"template: {recipe.model} has no chat template; write one like '{{prompt}} {{response}}'"
-            )
     except InputError as error:
         problems += error.problems
+    if recipe.optimize is not None and recipe.optimize.device == "gpu" and not settings.gpus():
+        problems.append(
+            "optimize.device: 'gpu' needs an NVIDIA GPU, and none answers nvidia-smi here; allowed: 'cpu'"
+        )
     try:
-        report = datasets.check(Path(recipe.data), recipe.template, chat)
-        problems += report.messages()
-        if report.good:
-            datasets.split(report.rows, recipe.eval_fraction, recipe.seed)
+        check_data(Path(recipe.data), recipe.template, model, recipe.eval_fraction)
     except InputError as error:
         problems += error.problems
-    except OSError as error:
-        problems.append(f"data: {recipe.data} cannot be read ({error.strerror})")
-    if problems:
+    if problems or model is None:
         raise InputError(problems)
+    return model
+
+
+def check_data(
+    path: Path, template: str, model: models.Model | None, eval_fraction: float = 0.1
+) -> datasets.Report:
+    """Look for every fault of a dataset and its template; with a model, of its chat template too.
+
+    Raises InputError with all of them.
+    """
+    if template.strip() == templates.CHAT and model is not None and model.chat is None:
+        raise InputError(
+            f"template: {model.id} has no chat template; write one like '{{prompt}} {{response}}'"
+        )
+    try:
+        report = datasets.check(path, template, model.chat if model else None)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    if not report.good:
+        raise InputError(report.messages())
+    datasets.split(report.rows, eval_fraction, seed=0)  # refuses what cannot be split at any seed
     return report
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -162,6 +163,20 @@ class TestHub:
         assert models.resolve("org/name") == models.Model(**facts, chat=Chat("x", {"eos_token": "y"}))
         answer(0, json.dumps({**facts, "chat": None}))
         assert models.resolve("org/name").chat is None
+
+    def test_one_fetched_before_needs_no_hub(
+        self, home: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def nobody(*args: Any, **kwargs: Any) -> Any:
+            raise AssertionError("the hub was asked")
+
+        monkeypatch.setattr(models.subprocess, "run", nobody)
+        shutil.copytree(model_folder, home / "models" / "org--name-0123456789ab")
+        found = models.resolve("org/name@0123456789abcdef")
+        assert (found.id, found.revision) == ("org/name", "0123456789abcdef")
+        assert found.pinned == "org/name@0123456789abcdef"
+        assert found.config == models.resolve(str(model_folder)).config
+        assert models.materialize(found, home, pytest.fail) == found.folder(home)
 
     def test_its_reason_is_passed_on(self, answer: Any) -> None:
         answer(2, stderr="a warning\nits licence must be accepted on the hub first\n")

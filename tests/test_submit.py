@@ -122,3 +122,21 @@ def test_a_full_disk_leaves_no_half_copy(home: Path, dataset: Path, monkeypatch:
     with pytest.raises(OSError, match="No space left"):
         submit.keep_dataset(store.home, dataset)
     assert list(kept.parent.iterdir()) == []
+
+
+def test_a_gpu_export_needs_a_gpu_here(
+    home: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = home / "rows.jsonl"
+    data.write_text('{"prompt": "a", "response": "b"}\n' * 10)
+    given = {
+        "data": str(data),
+        "model": str(model_folder),
+        "optimize": {"device": "gpu", "provider": "CUDAExecutionProvider"},
+    }
+    chosen = recipe.from_dict(given, home)
+    monkeypatch.setattr("pipeline.settings.gpus", lambda: 0)
+    with pytest.raises(InputError, match=r"optimize\.device: 'gpu' needs an NVIDIA GPU"):
+        submit.check(chosen)
+    monkeypatch.setattr("pipeline.settings.gpus", lambda: 1)
+    submit.check(chosen)

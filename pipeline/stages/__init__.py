@@ -3,6 +3,7 @@
 A stage is a module with
     Options                       a frozen dataclass of `option(...)` fields
     check(options, model)         problems that can be known before anything starts, as sentences
+    uses_rows(options)            whether the result depends on the dataset
     workflow(options, context)    the Olive workflow as a dict; pure, so it is tested without torch
     results(context)              after Olive ran: metrics and the artifacts written
 """

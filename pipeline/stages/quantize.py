@@ -13,8 +13,7 @@ from pipeline.stages import Artifact, Context, Results, olive
 # Recipe name to Olive pass. AWQ becomes a choice with its own pass: "awq": "Awq".
 ALGORITHMS = {"rtn": "LabRtn", "gptq": "LabGptq"}
 CALIBRATED = {"gptq"}
-LARGEST_AUTO_GROUP = 128
-SMALLEST_GROUP = 16
+GROUPS = (16, 32, 64, 128)  # MatMulNBits knows no smaller one, and larger ones cost too much accuracy
 
 
 class Model(Protocol):
@@ -32,9 +31,9 @@ class Options:
     bits: Literal[4, 8] = option(4, "Bits per weight")
     group_size: int | Literal["auto"] = option(
         "auto",
-        "Weights that share one scale: a power of two from 16 that divides every layer",
+        "Weights that share one scale: a power of two that divides every layer",
         min=16,
-        max=1024,
+        max=128,
     )
     symmetric: bool = option(
         False, "Leave out zero points: a little smaller, a little less exact", advanced=True
@@ -54,29 +53,28 @@ def check(options: Options, model: Model) -> list[str]:
             "quantize: the model is quantized already; give its float version, or set quantize to null"
         )
     sizes = architectures.linears(model.config)
-    if options.group_size == "auto" or not sizes:
-        return problems
     allowed = group_sizes(list(sizes.values()))
-    if options.group_size in allowed:
+    if options.group_size in allowed or (options.group_size == "auto" and allowed):
         return problems
-    listed = ", ".join(map(str, allowed)) or "none"
-    name, size = next(((n, s) for n, s in sizes.items() if s % options.group_size), ("", 0))
+    tried = GROUPS[0] if options.group_size == "auto" else options.group_size
+    name, size = next(((n, s) for n, s in sizes.items() if s % tried), ("", 0))
     reason = (
-        f"does not divide model.layers.*.{name} ({size} inputs)" if name else "is no power of two up to 256"
+        f"does not divide model.layers.*.{name} ({size} inputs)"
+        if name
+        else f"is no power of two from {GROUPS[0]} to {GROUPS[-1]}"
     )
-    return [*problems, f"quantize.group_size: {options.group_size} {reason}; allowed: {listed}"]
+    listed = ", ".join(map(str, allowed)) or "none, so this model cannot be quantized; set quantize to null"
+    return [*problems, f"quantize.group_size: {tried} {reason}; allowed: {listed}"]
 
 
 def group_sizes(inputs: list[int]) -> list[int]:
-    """Powers of two that divide every layer's number of inputs, in the range MatMulNBits has kernels for."""
-    powers = [2**n for n in range(4, 9)]
-    return [p for p in powers if all(size % p == 0 for size in inputs)]
+    """The groups that divide every layer's number of inputs."""
+    return [group for group in GROUPS if all(size % group == 0 for size in inputs)]
 
 
 def auto_group_size(config: dict[str, Any]) -> int:
-    """The largest valid group up to 128, as small groups cost size and large ones accuracy."""
-    allowed = group_sizes(list(architectures.linears(config).values()))
-    return max((size for size in allowed if size <= LARGEST_AUTO_GROUP), default=SMALLEST_GROUP)
+    """The largest valid group. Raises ValueError if there is none, which `check` has said before."""
+    return max(group_sizes(list(architectures.linears(config).values())))
 
 
 def uses_rows(options: Options) -> bool:

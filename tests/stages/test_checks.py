@@ -47,17 +47,25 @@ def test_a_group_that_does_not_divide_names_the_layer() -> None:
     ]
     assert problems(quantize, PHI3, group_size=48) == [
         "quantize.group_size: 48 does not divide model.layers.*.mlp.down_proj (8192 inputs);"
-        " allowed: 16, 32, 64, 128, 256"
+        " allowed: 16, 32, 64, 128"
     ]
-    assert "is no power of two up to 256" in problems(quantize, PHI3, group_size=512)[0]
+    assert "is no power of two from 16 to 128" in problems(quantize, PHI3, group_size=256)[0]
     assert problems(quantize, group_size=64) == []
 
 
 @pytest.mark.parametrize(
     ("config", "size"), [(LLAMA, 64), (PHI3, 128), (GEMMA3, 128), ({"model_type": "x"}, 128)]
 )
-def test_auto_group_is_the_largest_valid_up_to_128(config: dict[str, Any], size: int) -> None:
+def test_auto_group_is_the_largest_valid(config: dict[str, Any], size: int) -> None:
     assert quantize.auto_group_size(config) == size
+
+
+def test_a_model_no_group_fits_is_refused_with_auto_too() -> None:
+    odd = {**LLAMA, "hidden_size": 1000, "intermediate_size": 3000}
+    assert problems(quantize, odd) == [
+        "quantize.group_size: 16 does not divide model.layers.*.self_attn.q_proj (1000 inputs);"
+        " allowed: none, so this model cannot be quantized; set quantize to null"
+    ]
 
 
 def test_a_quantized_model_is_not_quantized_again() -> None:

@@ -1,0 +1,20 @@
+"""The page about options is what the options say."""
+
+from __future__ import annotations
+
+from pipeline import reference, settings
+from pipeline.options import describe
+from pipeline.recipe import OPTIONS
+
+
+def test_the_committed_page_is_current() -> None:
+    page = (settings.ROOT / "docs" / "recipe.md").read_text("utf-8")
+    assert page == reference.markdown(), "run: python -m pipeline.reference > docs/recipe.md"
+
+
+def test_every_option_is_on_it_with_its_help() -> None:
+    page = reference.markdown()
+    for cls in OPTIONS.values():
+        for option in describe(cls):
+            assert f"| `{option.name}` |" in page
+            assert option.help in page
