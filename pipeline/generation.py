@@ -67,6 +67,11 @@ def load(folder: Path, adapters: Mapping[str, Path] | None = None) -> Model:
     import onnxruntime_genai as og
 
     config = json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]
+    if config["decoder"]["session_options"].get("provider_options"):
+        # CUDA's libraries stand in Python packages, where the loader of the system does not look.
+        import onnxruntime
+
+        onnxruntime.preload_dlls()
     lab = json.loads((folder / LAB).read_text("utf-8"))
     model = og.Model(str(folder))
     loaded = og.Adapters(model)

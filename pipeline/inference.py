@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import generation, settings
+from pipeline import generation, settings, templates
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.run import DONE, Run
 
@@ -49,7 +49,7 @@ class _Server:
 
 _servers: dict[str, _Server] = {}
 _numbers = itertools.count(1)
-_starting: dict[str, asyncio.Lock] = {}
+_starting = asyncio.Lock()  # one model is loaded at a time
 
 
 async def stream(
@@ -94,6 +94,14 @@ async def stream(
                 await _send(server, {"cancel": number})
 
 
+async def release_idle(seconds: float = 300.0) -> None:
+    """End the processes that nobody has asked anything for so long: a loaded model holds memory."""
+    async with _starting:
+        for key, server in list(_servers.items()):
+            if not server.answers and time.monotonic() - server.used > seconds:
+                await _end(key)
+
+
 async def shutdown() -> None:
     """End every inference process this one has started."""
     for key in list(_servers):
@@ -109,11 +117,14 @@ async def _server(home: Path, run: Run) -> _Server:
         raise LabError(
             f"Run {run.id} has no exported model; its recipe leaves optimize out, or it was deleted."
         )
-    async with _starting.setdefault(folder, asyncio.Lock()):
+    async with _starting:
         server = _servers.get(folder)
         if server is None or server.process.returncode is not None:
-            while len(_servers) >= MOST_PROCESSES:
-                await _end(min(_servers, key=lambda key: _servers[key].used))
+            idle = [key for key, server in _servers.items() if not server.answers]
+            if len(_servers) >= MOST_PROCESSES and not idle:
+                raise LabError("Other models are answering just now; try again when they are done.")
+            while len(_servers) >= MOST_PROCESSES and idle:
+                await _end(idle.pop(min(range(len(idle)), key=lambda i: _servers[idle[i]].used)))
             server = _servers[folder] = await _start(home, run)
         server.used = time.monotonic()
         return server
@@ -205,7 +216,7 @@ def _answer(model: generation.Model, request: dict[str, Any]) -> Iterator[dict[s
     """Pieces of every side in turn, a token each, so that all of them grow together."""
     if "adapter" in request["sides"] and "adapter" not in model.names:
         raise LabError("This run trained no adapter; ask its base side only")
-    text = model.template.prompt({model.template.fields[0]: request["prompt"]})
+    text = model.template.prompt(templates.asked(model.template, request["prompt"]))
     options = {key: request[key] for key in ("max_new_tokens", "temperature", "seed")}
     answers = {
         side: generation.stream(model, text, side if side == "adapter" else None, **options)

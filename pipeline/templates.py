@@ -80,6 +80,27 @@ def parse(text: str, chat: Chat | None = None) -> Template:
     return TextTemplate(tuple(pieces))
 
 
+def question(template: Template, row: Row) -> str:
+    """What a person would ask to get this row's answer: its one prompt field, or all of them as JSON."""
+    names = template.fields[:-1]
+    return str(row[names[0]]) if len(names) == 1 else json.dumps({name: row[name] for name in names})
+
+
+def asked(template: Template, text: str) -> dict[str, Any]:
+    """The fields of a question as `question` writes it. Raises InputError."""
+    names = template.fields[:-1]
+    if len(names) == 1:
+        return {names[0]: text}
+    try:
+        row = json.loads(text)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict) or set(row) != set(names):
+        shape = json.dumps(dict.fromkeys(names, "..."))
+        raise InputError(f"This template has several fields; write the prompt as JSON: {shape}")
+    return row
+
+
 def chat_template(folder: Path) -> Chat | None:
     """The chat template that ships in a Hugging Face model folder, or None if there is none.
 

@@ -57,7 +57,7 @@ def process(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Call
         monkeypatch.setattr("pipeline.settings.python", lambda: str(script))
 
     monkeypatch.setattr(inference, "_servers", {})
-    monkeypatch.setattr(inference, "_starting", {})
+    monkeypatch.setattr(inference, "_starting", asyncio.Lock())
     install()
     return install
 
@@ -303,3 +303,14 @@ def test_requests_are_read_ahead_so_that_a_cancel_is_seen(monkeypatch: pytest.Mo
     assert next(requests)["id"] == 1
     until(lambda: canceled, "the cancel")
     assert [r["id"] for r in requests] == [3]
+
+
+def test_a_process_nobody_asks_is_ended(home: Path, finished: Run, process: Callable[[str], None]) -> None:
+    async def scenario() -> list[int]:
+        await pieces(home, finished, "Hi")
+        await inference.release_idle(3600)
+        kept = len(inference._servers)
+        await inference.release_idle(-1)
+        return [kept, len(inference._servers)]
+
+    assert asyncio.run(scenario()) == [1, 0]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.templates import Chat, ChatTemplate, TextTemplate, chat_template, parse
+from pipeline.templates import Chat, ChatTemplate, TextTemplate, asked, chat_template, parse, question
 
 LAB = "<|user|>\n{prompt}<|end|>\n<|assistant|>\n{response}<|end|>"
 ROW = {"prompt": "Where?", "response": "There."}
@@ -164,3 +164,15 @@ def test_rendered_as_transformers_renders(style: str) -> None:
     answered = [*asked, {"role": "assistant", "content": row["response"]}]
     assert template.prompt(row) == rendered(asked, True)
     assert template._render(answered, add_generation_prompt=False) == rendered(answered, False)
+
+
+def test_a_question_with_several_fields_is_written_as_json() -> None:
+    one = parse("{prompt} {response}")
+    assert question(one, {"prompt": "Why?", "response": "x"}) == "Why?"
+    assert asked(one, "Why?") == {"prompt": "Why?"}
+    two = parse("{instruction} {context} {response}")
+    row = {"instruction": "Sum up", "context": 'a "b"', "response": "x"}
+    assert two.prompt(asked(two, question(two, row))) == two.prompt(row)
+    for wrong in ("Sum up", "[1]", '{"instruction": "Sum up"}'):
+        with pytest.raises(InputError, match="write the prompt as JSON"):
+            asked(two, wrong)

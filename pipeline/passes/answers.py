@@ -13,7 +13,7 @@ from olive.model import ONNXModelHandler
 from olive.passes import Pass
 from olive.passes.olive_pass import PassConfigParam
 
-from pipeline import datasets, generation
+from pipeline import datasets, generation, templates
 from pipeline.events import emit
 
 ANSWERS = "answers.json"
@@ -83,8 +83,7 @@ def _answer(model: generation.Model, row: dict[str, Any], max_new_tokens: int) -
         for _ in answer:
             pass
         sides[side] = answer.facts()
-    asked = "\n".join(str(row[name]) for name in fields[:-1])
-    return {"prompt": asked, "expected": str(row[fields[-1]]), **sides}
+    return {"prompt": templates.question(model.template, row), "expected": str(row[fields[-1]]), **sides}
 
 
 def _handler(graph: Path, answers: Path) -> ONNXModelHandler:

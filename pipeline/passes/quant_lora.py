@@ -39,7 +39,6 @@ from pipeline.passes.rows import Rows
 RECORD = "training.json"  # stands in the adapter's folder
 MOST_EVAL_ROWS = 256  # more would change the mean little and could take longer than the training
 LENGTH_POOL = 16  # batches shuffled together before rows of like length are put side by side
-SAVE_EVERY = 50  # steps
 
 
 class QuantLora(LoRA):
