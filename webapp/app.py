@@ -7,7 +7,7 @@ import contextlib
 import logging
 import mimetypes
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,12 @@ AT_ONCE = 40
 log = logging.getLogger(__name__)
 
 
-def create(loopback: bool = True) -> FastAPI:
-    """The app for `settings.home()`, ready to be served."""
-    shutil.rmtree(settings.home() / "uploads", ignore_errors=True)  # left behind by an app that was killed
-    (settings.home() / "uploads").mkdir(mode=0o700)
+def create(names: Iterable[str] = ()) -> FastAPI:
+    """The app for `settings.home()`, ready to be served to localhost, to IP addresses and to these names."""
+    shutil.rmtree(settings.uploads(), ignore_errors=True)  # left behind by an app that was killed
+    settings.uploads()
     app = FastAPI(title=TITLE, lifespan=_lifespan, openapi_url=None, docs_url=None, redoc_url=None)
-    app.add_middleware(guard.Guard, loopback=loopback)
+    app.add_middleware(guard.Guard, names=names)
     app.include_router(router)
     app.mount("/lab", StaticFiles(directory=theme.ASSETS))
     mimetypes.add_type("text/javascript", ".js")  # some systems call it plain text, and browsers refuse it
@@ -121,7 +121,7 @@ def arrive(request: gr.Request) -> tuple[Any, ...]:
 
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """See that queued work has a worker while the app is up. Stopping the app ends no run."""
+    """See that queued work has a worker, and idle models an end, while the app is up. No run ends with it."""
     task = asyncio.create_task(_tend(settings.home()))
     try:
         yield
@@ -136,8 +136,9 @@ async def _tend(home: Path) -> None:
     while True:
         try:
             await asyncio.to_thread(_see_to_worker, home)
+            await inference.release_idle()
         except Exception:  # a full disk, a locked store: said in the log, and tried again
-            log.exception("Could not see whether a worker is needed")
+            log.exception("Could not see to the worker and to idle models")
         await asyncio.sleep(TEND_SECONDS)
 
 

@@ -1,12 +1,15 @@
 """What stands before every request: other sites are refused, and every answer has security headers.
 
-The lab listens on loopback, but any page a user visits can send requests there from their browser. A
-browser says where a request comes from (`Origin`, `Sec-Fetch-Site`), so a foreign one is known; and a name
-that was rebound to 127.0.0.1 is known by its `Host`.
+Wherever the lab listens, any page a user visits can send requests there from their browser. A browser says
+where a request comes from (`Origin`, `Sec-Fetch-Site`), so a foreign one is known. A page whose own name was
+rebound to the lab's address is known by its `Host`: a DNS name nobody has told the lab about. An IP address
+cannot be rebound.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -42,17 +45,18 @@ HEADERS = {
 
 
 class Guard:
-    """ASGI middleware. With `loopback`, only names of this machine are accepted as `Host`."""
+    """ASGI middleware. `names` are accepted as `Host`, besides localhost and IP addresses."""
 
-    def __init__(self, app: ASGIApp, loopback: bool) -> None:
+    def __init__(self, app: ASGIApp, names: Iterable[str] = ()) -> None:
         self.app = app
-        self.loopback = loopback
+        self.names = frozenset(name.lower() for name in names)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        reason = refusal(Headers(scope=scope), scope.get("method", "GET"), scope["path"], self.loopback)
+        method = scope.get("method", "GET")
+        reason = refusal(Headers(scope=scope), method, scope["path"], self.names)
         if reason is None:
             await self.app(scope, receive, _with_headers(send))
         elif scope["type"] == "websocket":
@@ -61,11 +65,14 @@ class Guard:
             await PlainTextResponse(reason + "\n", status_code=403)(scope, receive, _with_headers(send))
 
 
-def refusal(headers: Headers, method: str, path: str, loopback: bool) -> str | None:
+def refusal(headers: Headers, method: str, path: str, names: Collection[str] = ()) -> str | None:
     """Why a request is refused, or None."""
     host = headers.get("host", "")
-    if loopback and _hostname(host) not in LOOPBACK:
-        return f"Olive Lab listens on this machine only; open it as localhost, not as {host[:100]!r}."
+    if not _is_ours(_hostname(host), names):
+        return (
+            f"Olive Lab does not answer to the name {host[:100]!r}. Open it as localhost or by its IP"
+            " address; if the name is yours, start Olive Lab with --allow-host and that name."
+        )
     origin = headers.get("origin")
     if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
         return "This request comes from another site, so it is refused."
@@ -79,6 +86,16 @@ def _is_navigation(headers: Headers, method: str, path: str) -> bool:
     """A click on a link to the page: it shows the page and does nothing else."""
     to_document = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
     return to_document and method in SAFE_METHODS and path == "/"
+
+
+def _is_ours(name: str, names: Collection[str]) -> bool:
+    if name in LOOPBACK or name in names:
+        return True
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _hostname(host: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from pipeline.datasets import Report
+from pipeline.errors import InputError, LabError, sentence
 from pipeline.run import DONE, RUNNING, Run, StageRun
 
 LONGEST_CELL = 300
@@ -98,6 +99,11 @@ def losses(run: Run) -> str:
         if before is not None and after is not None:
             return f"{number(before)} → {number(after)}"
     return ""
+
+
+def problems(title: str, error: LabError | OSError) -> dict[str, Any]:
+    """What went wrong, for a place that draws `problems`."""
+    return {"title": title, "items": error.problems if isinstance(error, InputError) else [sentence(error)]}
 
 
 def history(runs: list[Run]) -> Table:

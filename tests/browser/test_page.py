@@ -58,7 +58,7 @@ def test_a_good_dataset_is_shown_and_taken_to_the_lab(app, shot):
     assert page.evaluate("window.hacked") is None
     kept = list((app.home / "datasets").glob("*/mine.jsonl"))
     assert len(kept) == 1
-    assert list((app.home / "uploads").rglob("*.jsonl")) == []
+    assert list((app.home / ".gradio-uploads").rglob("*.jsonl")) == []
 
 
 def test_a_bad_dataset_is_refused_with_line_numbers_and_not_kept(app, shot):
@@ -172,6 +172,19 @@ def test_cancel_asks_first(app):
     page.click("#cancel-yes")
     expect(page.locator(".lab-head .lab-status")).to_have_text("Canceled")
     assert app.store.get(run).status == CANCELED
+
+
+def test_the_history_shows_the_end_of_a_run_that_was_canceled_while_it_ran(app):
+    run = planted.running(app.store)
+    page = app.open("?tab=runs")
+    page.click(f"#runs-table tr[data-id='{run}']")
+    expect(page.locator("#run-details")).to_contain_text(run)
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.click("#runs-cancel")
+    expect(page.locator("#runs-table tr >> nth=1")).to_contain_text("Canceling…")
+    app.store.finish(run, "finetune", CANCELED)  # as the worker does a moment later
+    expect(page.locator("#runs-table tr >> nth=1")).to_contain_text("Canceled")
+    expect(page.locator("#runs-cancel")).to_be_disabled()
 
 
 def test_a_restart_of_the_server_loses_nothing(app):

@@ -21,7 +21,7 @@ from webapp.app import create
 
 @pytest.fixture
 def home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(home / "uploads"))
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(home / ".gradio-uploads"))
     lock = locks.take(home / "worker.lock")
     assert lock is not None
     yield home
@@ -39,7 +39,7 @@ def uploaded(home: Path) -> Any:
     """Put a file where Gradio puts an upload; returns its path."""
 
     def put(data: bytes, name: str = "mine.jsonl") -> str:
-        folder = home / "uploads" / re.sub(r"\W", "", name)
+        folder = home / ".gradio-uploads" / re.sub(r"\W", "", name)
         folder.mkdir(parents=True)
         (folder / name).write_bytes(data)
         return str(folder / name)

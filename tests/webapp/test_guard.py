@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import pytest
 from starlette.datastructures import Headers
+from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
+from webapp.app import create
 from webapp.guard import refusal
 
 HOST = "localhost:7860"
 
 
-def refused(method="GET", path="/runs", loopback=True, **headers):
+def refused(method="GET", path="/runs", names=(), **headers):
     given = {"host": HOST, **{name.replace("_", "-"): value for name, value in headers.items()}}
-    return refusal(Headers(given), method, path, loopback) is not None
+    return refusal(Headers(given), method, path, names) is not None
 
 
 def test_own_pages_and_programs_are_served():
@@ -27,7 +29,7 @@ def test_own_pages_and_programs_are_served():
 )
 def test_other_origins_are_refused(origin):
     assert refused(origin=origin)
-    assert refused(origin=origin, loopback=False)
+    assert refused(host="lab.example", origin=origin, names=["lab.example"])
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
@@ -41,14 +43,35 @@ def test_other_sites_may_only_link_to_the_page(site):
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "localhost.evil.example", "10.0.0.1:7860", "", "[::1", "127.0.0.1@evil.example"]
+    "host",
+    [
+        "evil.example",
+        "evil.example:7860",
+        "localhost.evil.example",
+        "10.0.0.1.evil.example",
+        "lab.example.evil.example",
+        "",
+        "[::1",
+        "127.0.0.1@evil.example",
+    ],
 )
-def test_a_rebound_name_is_refused_on_loopback(host):
+def test_a_rebound_name_is_refused(host):
     assert refused(host=host)
+    assert refused(host=host, names=["0.0.0.0", "lab.example"])
 
 
-def test_any_name_is_served_where_the_host_is_public():
-    assert not refused(host="lab.example:7860", origin="http://lab.example:7860", loopback=False)
+@pytest.mark.parametrize("host", ["10.0.0.1:7860", "[fd00::7]:7860", "lab.example:7860", "LAB.example", HOST])
+def test_addresses_and_given_names_are_served(host):
+    assert not refused(host=host, origin=f"http://{host}", names=["0.0.0.0", "lab.example"])
+
+
+def test_the_app_answers_to_the_names_it_is_given_and_says_how_to_give_them(home):
+    with TestClient(create(["0.0.0.0", "Lab.example"]), base_url="http://lab.example:7860") as client:
+        assert client.get("/lab/live.js").status_code == 200
+        refusal = client.get("/lab/live.js", headers={"host": "evil.example"})
+    assert refusal.status_code == 403
+    assert "'evil.example'" in refusal.text
+    assert "--allow-host" in refusal.text
 
 
 def test_answers_have_security_headers_and_refusals_too(client):

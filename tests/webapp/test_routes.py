@@ -115,11 +115,21 @@ def test_uploads_stay_in_the_home_and_have_a_limit(home, monkeypatch):
     monkeypatch.setenv("OLIVE_LAB_MAX_UPLOAD_MB", "1")
     with TestClient(create(), base_url="http://localhost:7860") as client:
         small = client.post("/gradio_api/upload", files={"files": ("a.jsonl", b"x" * 1000)})
-        assert small.json()[0].startswith(str(home / "uploads"))
-        assert (home / "uploads").stat().st_mode & 0o777 == 0o700
+        assert small.json()[0].startswith(str(home / ".gradio-uploads"))
+        assert (home / ".gradio-uploads").stat().st_mode & 0o777 == 0o700
         large = client.post("/gradio_api/upload", files={"files": ("b.jsonl", b"x" * 1_100_000)})
         assert large.status_code == 413
-    assert [path.name for path in (home / "uploads").rglob("*.jsonl")] in ([], ["a.jsonl"])
+    assert [path.name for path in (home / ".gradio-uploads").rglob("*.jsonl")] in ([], ["a.jsonl"])
+
+
+def test_only_the_folder_of_the_app_is_emptied_at_its_start(home):
+    for name in ("uploads", ".gradio-uploads"):
+        (home / name).mkdir()
+        (home / name / "kept.jsonl").touch()
+    create()
+    assert (home / "uploads" / "kept.jsonl").exists()
+    assert list((home / ".gradio-uploads").glob("*.jsonl")) == []
+    assert (home / ".gradio-uploads").stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize("path", ["HOME/runs.db", "HOME/webapp.lock", "ROOT/pyproject.toml", "/etc/passwd"])

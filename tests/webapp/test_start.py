@@ -16,6 +16,7 @@ from lab import plant, processes, until
 
 from pipeline import locks, settings
 from pipeline.store import Store
+from webapp.__main__ import arguments
 
 HEAVY = (
     "torch",
@@ -47,9 +48,10 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def answers(port: int) -> bool:
+def answers(port: int, name: str = "127.0.0.1") -> bool:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/", headers={"Host": f"{name}:{port}"})
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as reply:
+        with urllib.request.urlopen(request, timeout=5) as reply:
             return bool(reply.status == 200)
     except OSError:
         return False
@@ -120,6 +122,19 @@ def test_a_port_that_is_none_is_refused(home):
     assert process.returncode == 2
 
 
+@pytest.mark.parametrize("name", ["http://lab.example", "lab.example:7860", "*", ""])
+def test_a_name_no_browser_sends_is_refused(name, capsys):
+    with pytest.raises(SystemExit):
+        arguments(["--allow-host", name])
+    assert "write it like lab.example.com" in capsys.readouterr().err
+
+
+def test_names_may_be_repeated():
+    given = arguments(["--allow-host", "a.example", "--allow-host", "b.example"])
+    assert given.allow_host == ["a.example", "b.example"]
+    assert arguments([]).allow_host == []
+
+
 def test_nothing_heavy_is_imported(home):
     code = (
         "import sys\nfrom pipeline import settings\n"
@@ -156,7 +171,9 @@ def test_only_gradio_is_kept_from_the_hub(home):
 
 def test_a_public_address_is_warned_about(home):
     port = free_port()
-    process = start(home, "--host", "0.0.0.0", "--port", str(port))
+    process = start(home, "--host", "0.0.0.0", "--port", str(port), "--allow-host", "lab.example")
     until(lambda: answers(port), "the first answer", 60)
+    assert answers(port, "lab.example")
+    assert not answers(port, "evil.example")
     process.send_signal(signal.SIGINT)
     assert "anybody who reaches port" in process.communicate(timeout=20)[1]

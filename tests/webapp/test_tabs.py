@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import yaml
 
 from pipeline import publishers, settings
-from pipeline.errors import InputError, LabError
+from pipeline.errors import InputError, LabError, sentence
 from pipeline.recipe import OPTIONS
 from pipeline.run import CANCELED
 from webapp import app, choices, form
@@ -23,6 +24,19 @@ GOOD = b'{"prompt": "a", "response": "b"}\n{"prompt": "c", "response": "d"}\n'
 SAMPLE = str(settings.SAMPLES / "travel.jsonl")
 TEMPLATE = "{prompt} {response}"
 SKIP = gr.skip()
+FULL = sentence(OSError(errno.ENOSPC, "No space left on device"))
+
+
+def failing(error):
+    """What fails with an error however it is called."""
+
+    def fail(*given, **options):
+        raise error
+
+    return fail
+
+
+full_disk = failing(OSError(errno.ENOSPC, "No space left on device"))
 
 
 @pytest.fixture
@@ -59,7 +73,7 @@ def test_a_good_upload_is_kept_by_content_and_chosen(home, uploaded):
     kept = Path(picked["value"])
     assert kept.read_bytes() == GOOD
     assert kept.parent.stat().st_mode & 0o777 == 0o700
-    assert list((home / "uploads").iterdir()) == []
+    assert list((home / ".gradio-uploads").iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -78,7 +92,7 @@ def test_a_broken_upload_is_refused_with_its_lines_and_nothing_is_kept(home, upl
     assert "nothing of it was kept" in problems["title"]
     assert (upload, picked, use["interactive"]) == (None, SKIP, False)
     assert not (home / "datasets").exists()
-    assert list((home / "uploads").iterdir()) == []
+    assert list((home / ".gradio-uploads").iterdir()) == []
 
 
 def test_an_upload_that_needs_another_template_waits_for_it(home, uploaded):
@@ -117,6 +131,13 @@ def test_uploads_and_samples_are_offered_once(home, uploaded):
     assert sorted(labels) == ["mine.jsonl", "travel.jsonl"]
 
 
+def test_an_upload_that_cannot_be_kept_is_a_sentence(home, uploaded, monkeypatch):
+    monkeypatch.setattr(data.submit, "keep_dataset", full_disk)
+    _, problems, *_, use = data.found(uploaded(GOOD), None, TEMPLATE, "starter")
+    assert problems["items"] == [FULL]
+    assert not use["interactive"]
+
+
 # -- lab ----------------------------------------------------------------------------------------------
 
 
@@ -144,6 +165,19 @@ def test_a_recipe_with_faults_starts_nothing(store, inputs):
     assert store.list() == []
 
 
+@pytest.mark.parametrize(
+    ("error", "words"), [(OSError(errno.ENOSPC, "x"), FULL), (LabError("Locked; try again."), "Locked; try")]
+)
+def test_what_keeps_a_run_from_starting_is_a_sentence(store, inputs, monkeypatch, error, words):
+    monkeypatch.setattr(lab.submit, "submit", failing(error))
+    *_, (notice, problems, run, _) = lab.launch(inputs, *values(inputs))
+    assert (notice, run) == (None, SKIP)
+    assert problems["items"][0].startswith(words)
+    problems, run, _ = lab.launch_sample()
+    assert run == SKIP
+    assert problems["items"][0].startswith(words)
+
+
 def test_a_good_recipe_is_queued(store, inputs, model_folder):
     *_, (notice, problems, run, form_update) = lab.launch(
         inputs, *values(inputs, model=str(model_folder), name="mine")
@@ -154,6 +188,24 @@ def test_a_good_recipe_is_queued(store, inputs, model_folder):
 
 def test_every_stage_has_a_description():
     assert all(len(lab._about(stage)) > 10 for stage in OPTIONS)
+
+
+def test_the_app_sees_to_the_worker_and_to_idle_models_again_and_again(home, monkeypatch):
+    done = []
+
+    async def release_idle():
+        done.append("models")
+        if len(done) > 4:
+            raise asyncio.CancelledError
+        if len(done) < 3:
+            raise OSError("for once")
+
+    monkeypatch.setattr(app, "TEND_SECONDS", 0)
+    monkeypatch.setattr(app, "_see_to_worker", lambda home: done.append("worker"))
+    monkeypatch.setattr(app.inference, "release_idle", release_idle)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(asyncio.wait_for(app._tend(home), 20))
+    assert done == ["worker", "models"] * 3
 
 
 class Arriving:
@@ -223,13 +275,20 @@ def test_a_run_without_an_adapter_answers_on_its_one_side(store, monkeypatch):
 
 
 def test_an_error_of_the_model_is_a_sentence_beside_what_was_there(store, monkeypatch):
-    async def failing(*given, **options):
+    async def ending(*given, **options):
         yield {"side": "base", "text": "The"}
         raise LabError("The model ran out of memory.")
 
-    monkeypatch.setattr(compare.inference, "stream", failing)
+    monkeypatch.setattr(compare.inference, "stream", ending)
     base, *_, notice = collect(compare.compare(planted.finished(store), "Where?", 64, 0, 0))[-1]
     assert (base, notice["text"]) == ("The", "The model ran out of memory.")
+
+
+def test_a_run_that_is_gone_and_a_process_that_cannot_start_are_sentences(store, monkeypatch):
+    assert "no such run" in collect(compare.compare("gone", "Where?", 64, 0, 0))[-1][-1]["text"]
+    monkeypatch.setattr(compare.inference, "stream", full_disk)
+    notice = collect(compare.compare(planted.finished(store), "Where?", 64, 0, 0))[-1][-1]
+    assert notice == {"text": FULL, "kind": "bad"}
 
 
 def test_without_a_run_or_a_prompt_nothing_is_asked(store):
@@ -295,6 +354,19 @@ def test_publishing_queues_a_stage_of_the_run(store, registry):
     problems, *_, progress = publish.publish(registry, run, "travel", "", "")
     assert (problems, progress) == (None, {"run": run, "stage": "publish"})
     assert store.get(run).stage("publish").status == "queued"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"), [(OSError(errno.ENOSPC, "x"), FULL), (LabError("Locked; try again."), "Locked; try")]
+)
+def test_what_keeps_a_version_from_being_published_is_a_sentence(store, registry, monkeypatch, error, words):
+    run = planted.finished(store)
+    monkeypatch.setattr(publish.publishers, "queue", failing(error))
+    monkeypatch.setattr(publish.publishers.PUBLISHERS["local"], "plan", failing(error))
+    for handler in (publish.check, publish.publish):
+        problems, *rest = handler(registry, run, "travel", "", "")
+        assert problems["items"][0].startswith(words)
+        assert set(rest) == {None}
 
 
 @pytest.mark.parametrize(

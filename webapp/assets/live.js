@@ -7,6 +7,7 @@ const POLL_MS = 500;
 const HIDDEN_MS = 5000;
 const LOST_AFTER = 2; // answers missed before the page says so
 const TIMEOUT_MS = 15000;
+const CANCEL_TRIES = 60; // half a minute: a stage is given some time to end by itself
 const MOST_LINES = 5000;
 const FIRST_BYTES = 256 * 1024;
 const ENDED = ["done", "failed", "canceled", "interrupted"];
@@ -571,6 +572,15 @@ export function tab(name) {
 
 export async function cancel(run) {
   if (confirm(ASK_CANCEL)) await ask(`runs/${encodeURIComponent(run)}/cancel`, { method: "POST" });
+}
+
+// Wait until a run that is being canceled has ended, or cannot be asked about.
+export async function canceled(run) {
+  for (let tries = 0; tries < CANCEL_TRIES; tries++) {
+    const reply = await ask(`runs/${encodeURIComponent(run)}.json`);
+    if (!reply.ok || !(await reply.json()).cancel_requested) return;
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+  }
 }
 
 export function download(text, name) {

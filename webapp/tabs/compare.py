@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import gradio as gr
 
 from pipeline import inference
-from pipeline.errors import LabError
+from pipeline.errors import LabError, sentence
 from webapp import choices, parts, views
 from webapp.home import store
 from webapp.streams import coalesce
@@ -32,6 +33,21 @@ async def compare(
         yield shown({"text": "Choose a finished run and write a prompt.", "kind": "bad"})
         return
     yield shown({"text": "Loading the model…"})
+    try:
+        async with contextlib.aclosing(_batches(run, prompt, tokens, temperature, seed)) as batches:
+            async for batch in batches:
+                for piece in batch:
+                    text[piece["side"]] += piece.get("text", "")
+                    if piece.get("done"):
+                        facts[piece["side"]] = measures(piece)
+                yield shown(None)
+    except (LabError, OSError) as error:
+        yield shown({"text": sentence(error), "kind": "bad"})
+
+
+def _batches(
+    run: str, prompt: str, tokens: float, temperature: float, seed: float
+) -> AsyncGenerator[list[dict[str, Any]], None]:
     found = store().get(run)
     # A run whose recipe leaves fine-tuning out still answers, on its one side.
     sides = SIDES if found.artifact("onnx_adapter") else SIDES[:1]
@@ -39,18 +55,7 @@ async def compare(
         store().home, found, prompt, sides,
         seed=int(seed or 0), max_new_tokens=int(tokens), temperature=float(temperature or 0),
     )  # fmt: skip
-    batches = coalesce(source, DRAW_SECONDS)
-    try:
-        async for batch in batches:
-            for piece in batch:
-                text[piece["side"]] += piece.get("text", "")
-                if piece.get("done"):
-                    facts[piece["side"]] = measures(piece)
-            yield shown(None)
-    except LabError as error:
-        yield shown({"text": str(error), "kind": "bad"})
-    finally:
-        await batches.aclose()
+    return coalesce(source, DRAW_SECONDS)
 
 
 def measures(piece: dict[str, Any]) -> list[list[str]]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from pipeline import datasets, models, submit, templates
-from pipeline.errors import InputError
+from pipeline.errors import InputError, LabError
 from webapp import choices, parts, views
 from webapp.home import store
 
@@ -50,16 +50,17 @@ def found(uploaded: str | None, picked: str | None, template: str, model: str) -
         path = path or choices.known_data(store().home, picked)
         chat, note = _chat(template, model)
         report = datasets.check(path, template, chat)
-    except InputError as error:
-        problems = {"title": "This cannot be checked yet", "items": error.problems}
+        fits, rows = report.good, report.good or _is_rows(path)
+        taken = _take(path, fits, rows) if uploaded else (gr.skip(), gr.skip())
+    except (LabError, OSError) as error:
+        problems = views.problems("This cannot be checked or kept yet", error)
         return None, problems, None, None, gr.skip(), gr.skip(), gr.update(interactive=False)
-    fits, rows = report.good, report.good or _is_rows(path)
     return (
         _summary(path, report, note),
         None if fits else {"title": MISFIT if rows else BROKEN, "items": _short(report, path)},
         views.first_rows(report) if rows and report.first else None,
         views.example(report) if rows and report.example else None,
-        *(_take(path, fits, rows) if uploaded else (gr.skip(), gr.skip())),
+        *taken,
         gr.update(interactive=fits),
     )
 

@@ -16,7 +16,7 @@ from pipeline import settings, submit
 from pipeline.errors import InputError, LabError
 from pipeline.options import describe
 from pipeline.stages import STAGES
-from webapp import choices, form, parts
+from webapp import choices, form, parts, views
 from webapp.home import store
 
 SAMPLE = settings.SAMPLES / "travel.yaml"
@@ -38,8 +38,8 @@ def launch(inputs: form.Form, *values: Any) -> Iterator[tuple[Any, ...]]:
     yield {"text": "Checking the recipe, the data and the model…"}, None, gr.skip(), gr.skip()
     try:
         run = submit.submit(store(), _recipe(inputs, values))
-    except InputError as error:
-        yield None, {"title": NOT_STARTED, "items": error.problems}, gr.skip(), gr.skip()
+    except (LabError, OSError) as error:
+        yield None, views.problems(NOT_STARTED, error), gr.skip(), gr.skip()
         return
     yield None, None, run, gr.update(open=False)
 
@@ -48,8 +48,8 @@ def launch_sample() -> tuple[Any, ...]:
     """Queue the lab's own recipe: problems, run, and the form closed."""
     try:
         run = submit.submit(store(), recipes.load(SAMPLE))
-    except LabError as error:
-        return {"title": NOT_STARTED, "items": str(error).splitlines()}, gr.skip(), gr.skip()
+    except (LabError, OSError) as error:
+        return views.problems(NOT_STARTED, error), gr.skip(), gr.skip()
     return None, run, gr.update(open=False)
 
 

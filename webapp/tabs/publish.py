@@ -8,12 +8,13 @@ from typing import Any
 import gradio as gr
 
 from pipeline import publishers
-from pipeline.errors import InputError
+from pipeline.errors import InputError, LabError
 from webapp import choices, form, parts, views
 from webapp.home import store
 
 TO = "local"
 PUBLISH = "publish"
+REFUSED = "Nothing was published"
 
 
 def check(inputs: form.Form, run: str | None, *values: Any) -> tuple[Any, ...]:
@@ -21,8 +22,8 @@ def check(inputs: form.Form, run: str | None, *values: Any) -> tuple[Any, ...]:
     try:
         options = _options(inputs, values)
         plan = publishers.PUBLISHERS[TO].plan(store().home, _run(run), options)
-    except InputError as error:
-        return _refused(error), None, None
+    except (LabError, OSError) as error:
+        return views.problems(REFUSED, error), None, None
     what = f"{len(plan['files'])} files, {views.size(plan['bytes'])}"
     text = f"Version {plan['version']} of {plan['name']}: {what}"
     files = [[file["path"], views.size(file["bytes"])] for file in plan["files"]]
@@ -35,8 +36,8 @@ def publish(inputs: form.Form, run: str | None, *values: Any) -> tuple[Any, ...]
     try:
         found = _run(run)
         stage = publishers.queue(store(), found, TO, _options(inputs, values))
-    except InputError as error:
-        return _refused(error), None, None, None
+    except (LabError, OSError) as error:
+        return views.problems(REFUSED, error), None, None, None
     return None, None, None, {"run": found.id, "stage": stage}
 
 
@@ -61,10 +62,6 @@ def _run(run: str | None) -> Any:
 
 def _options(inputs: form.Form, values: tuple[Any, ...]) -> Any:
     return publishers.options_of(TO, inputs.collect(values)[PUBLISH])
-
-
-def _refused(error: InputError) -> dict[str, Any]:
-    return {"title": "Nothing was published", "items": error.problems}
 
 
 def build(tab: gr.Tab) -> None:

@@ -84,5 +84,7 @@ def build(tab: gr.Tab) -> None:
     view.click(None, chosen, None, js=parts.live("open"), **parts.IN_PAGE)
     stop.click(None, chosen, None, js=parts.live("cancel"), trigger_mode="multiple", **parts.IN_PAGE).then(
         show, chosen, [history, *shown], **parts.QUICK
+    ).then(None, chosen, None, js=parts.live("canceled"), **parts.IN_PAGE).then(
+        show, chosen, [history, *shown], **parts.QUICK
     )
     again.click(retry, chosen, [history, *shown], **parts.QUICK)
