@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
+import psutil
+
 from pipeline.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,6 +22,9 @@ QUIET = {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "OLIVE_DISABLE_TELEMETRY": "1",
+    # Olive 0.13 sends a message with a device id before it looks at that switch, and without a network waits
+    # ten seconds at its end for an answer. On what it takes for a build server it sends nothing at all.
+    "BUILDKITE": "olive-lab",
     "DO_NOT_TRACK": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TQDM_DISABLE": "1",  # its bars would fill the log; progress goes through events
@@ -109,6 +114,12 @@ def devices() -> list[str]:
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     numbers = [str(i) for i in range(gpus())] if allowed is None else allowed.split(",")
     return [f"cuda:{number.strip()}" for number in numbers if gpus() and number.strip()] or ["cpu"]
+
+
+def cores() -> int:
+    """Physical cores that this process may use; a second thread on one core slows matrix products down."""
+    allowed = len(os.sched_getaffinity(0))
+    return min(psutil.cpu_count(logical=False) or allowed, allowed)
 
 
 def keep_private() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from pipeline import settings
@@ -18,3 +20,7 @@ def test_only_gpus_this_user_may_use_are_slots(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(settings, "gpus", lambda: 0)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert settings.devices() == ["cpu"]
+
+
+def test_cores_are_at_least_one_and_no_more_than_this_process_may_use() -> None:
+    assert 1 <= settings.cores() <= len(os.sched_getaffinity(0))

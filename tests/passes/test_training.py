@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 import tiny
 
-from pipeline import events
+from pipeline import events, settings
 from pipeline.errors import LabError
 from pipeline.stages import Context, Results, evaluate, finetune, optimize, quantize
 from pipeline.stages.execute import execute
@@ -331,3 +333,28 @@ def test_the_written_workflow_runs_with_olives_own_command(context: Context) -> 
 def test_a_pass_that_fails_is_an_error(context: Context) -> None:
     with pytest.raises(AssertionError, match="divisible by group_size"):
         stage(replace(context, config={}), "quantize", quantize, quantize.Options(group_size=256))
+
+
+CALLS = """
+import socket
+called = []
+def lookup(*args, **kwargs):
+    called.append(args[0])
+    raise OSError("no network in this test")
+socket.getaddrinfo = lookup
+from olive.telemetry.telemetry import Telemetry
+telemetry = Telemetry()
+telemetry.log("OliveAction", {"action_name": "run"})
+telemetry.shutdown()
+print(called)
+"""
+
+
+def test_olive_calls_nobody() -> None:
+    """Olive's own switch lets one message through, so this looks at what the process asks the network."""
+    build_servers = ("CI", "TF_BUILD", "GITHUB_ACTIONS", "JENKINS_URL", "CODEBUILD_BUILD_ID")
+    environment = {k: v for k, v in settings.child_environment().items() if k not in build_servers}
+    done = subprocess.run(
+        [sys.executable, "-c", CALLS], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

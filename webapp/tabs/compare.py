@@ -152,5 +152,5 @@ def build(tab: gr.Tab) -> None:
     picker.input(
         lambda run, prompt: (prompt, expected(run, prompt)), [run, picker], [prompt, wanted], **parts.QUICK
     )
-    prompt.input(expected, [run, prompt], wanted, **parts.QUICK)
+    prompt.change(expected, [run, prompt], wanted, **parts.QUICK)
     tab.select(arrive, [run, filled_for], [run, notice, *filled], js=parts.live("preferred"), **parts.QUICK)
