@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline import follow, inference, models, recipe, settings, submit, templates, worker
 from pipeline.errors import InputError, LabError, sentence
-from pipeline.publishers import PUBLISHERS, options_of, queue
+from pipeline.publishers import PUBLISHERS, options_of
 from pipeline.run import DONE, PUBLISH, QUEUED, RUNNING, Run
 from pipeline.store import Store
 
@@ -150,7 +150,7 @@ def publish(args: argparse.Namespace) -> int:
     if args.dry_run:
         print("Nothing was published: this was a dry run.")
         return 0
-    stage = queue(store, found, args.to, options)
+    stage = submit.publish(store, found, args.to, options)
     follow.until_ended(store, found.id, stage)
     ended = store.get(found.id).stage(stage)
     print(f"Published to {ended.metrics['path']}" if ended.status == DONE else ended.error or ended.status)

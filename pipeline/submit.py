@@ -10,7 +10,9 @@ from typing import Any
 
 from pipeline import datasets, models, settings, templates, worker
 from pipeline.errors import InputError
+from pipeline.publishers import PUBLISHERS
 from pipeline.recipe import Recipe
+from pipeline.run import Run
 from pipeline.stages import STAGES
 from pipeline.store import Store
 
@@ -29,6 +31,17 @@ def submit(store: Store, recipe: Recipe) -> str:
     run = store.add(recipe.name, recipe.to_dict(), data, stages)
     worker.ensure(store.home)
     return run
+
+
+def publish(store: Store, run: Run, to: str, options: Any) -> str:
+    """Check and queue the publishing of a finished run; return the name of the stage that does it.
+
+    Raises InputError where the publisher's plan does.
+    """
+    PUBLISHERS[to].plan(store.home, run, options)
+    stage = store.add_publish(run.id, {"to": to, **dataclasses.asdict(options)})
+    worker.ensure(store.home)
+    return stage
 
 
 def check(recipe: Recipe) -> models.Model:

@@ -9,15 +9,11 @@ A publisher is a module with
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
-from pipeline import worker
 from pipeline.errors import InputError
 from pipeline.options import parse
 from pipeline.publishers import local
-from pipeline.run import Run
-from pipeline.store import Store
 
 PUBLISHERS: dict[str, Any] = {"local": local}
 
@@ -27,11 +23,3 @@ def options_of(to: str, given: dict[str, Any]) -> Any:
     if to not in PUBLISHERS:
         raise InputError(f"to: {to!r} is not allowed; allowed: {', '.join(PUBLISHERS)}")
     return parse(PUBLISHERS[to].Options, given, "publish")
-
-
-def queue(store: Store, run: Run, to: str, options: Any) -> str:
-    """Check and queue the publishing of a run; return the name of the stage that does it."""
-    PUBLISHERS[to].plan(store.home, run, options)
-    stage = store.add_publish(run.id, {"to": to, **dataclasses.asdict(options)})
-    worker.ensure(store.home)
-    return stage

@@ -14,9 +14,9 @@ import pytest
 import yaml
 from lab import finish_all, plant, until
 
-from pipeline import settings
+from pipeline import settings, submit
 from pipeline.errors import InputError, LabError
-from pipeline.publishers import PUBLISHERS, local, options_of, queue
+from pipeline.publishers import PUBLISHERS, local, options_of
 from pipeline.run import Run
 from pipeline.store import Store
 
@@ -142,7 +142,7 @@ def test_a_full_disk_leaves_no_half_version(store: Store, finished: Run) -> None
 def test_a_kill_in_the_middle_leaves_no_half_version(store: Store, finished: Run) -> None:
     code = """
 import sys, signal
-from pipeline import settings
+from pipeline import settings, submit
 from pipeline.publishers import local
 from pipeline.store import Store
 store = Store(settings.home())
@@ -178,9 +178,9 @@ def test_options_are_checked_by_name() -> None:
 
 def test_queueing_checks_first(store: Store, finished: Run, no_worker: list[Path]) -> None:
     with pytest.raises(InputError):
-        queue(store, finished, "local", local.Options(name="../x"))
+        submit.publish(store, finished, "local", local.Options(name="../x"))
     assert store.get(finished.id).stages[-1].name == "evaluate"
-    assert queue(store, finished, "local", local.Options(name="x")) == "publish"
+    assert submit.publish(store, finished, "local", local.Options(name="x")) == "publish"
     assert store.get(finished.id).stage("publish").options == {
         "to": "local", "name": "x", "version": "", "description": "",
     }  # fmt: skip
@@ -189,7 +189,7 @@ def test_queueing_checks_first(store: Store, finished: Run, no_worker: list[Path
 
 def test_two_queued_for_one_version_give_one_version_and_one_reason(store: Store, finished: Run) -> None:
     for _ in range(2):
-        queue(store, finished, "local", local.Options(name="trips", version="3"))
+        submit.publish(store, finished, "local", local.Options(name="trips", version="3"))
 
     def publishes() -> list[tuple[str, str | None]]:
         return [(s.status, s.error) for s in store.get(finished.id).stages if s.kind == "publish"]

@@ -361,7 +361,7 @@ def test_publishing_queues_a_stage_of_the_run(store, registry):
 )
 def test_what_keeps_a_version_from_being_published_is_a_sentence(store, registry, monkeypatch, error, words):
     run = planted.finished(store)
-    monkeypatch.setattr(publish.publishers, "queue", failing(error))
+    monkeypatch.setattr(publish.submit, "publish", failing(error))
     monkeypatch.setattr(publish.publishers.PUBLISHERS["local"], "plan", failing(error))
     for handler in (publish.check, publish.publish):
         problems, *rest = handler(registry, run, "travel", "", "")

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from pipeline import publishers
+from pipeline import publishers, submit
 from pipeline.errors import InputError, LabError
 from webapp import choices, form, parts, views
 from webapp.home import store
@@ -35,7 +35,7 @@ def publish(inputs: form.Form, run: str | None, *values: Any) -> tuple[Any, ...]
     """Queue the publishing; the page follows its stage."""
     try:
         found = _run(run)
-        stage = publishers.queue(store(), found, TO, _options(inputs, values))
+        stage = submit.publish(store(), found, TO, _options(inputs, values))
     except (LabError, OSError) as error:
         return views.problems(REFUSED, error), None, None, None
     return None, None, None, {"run": found.id, "stage": stage}
