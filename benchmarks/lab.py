@@ -17,12 +17,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline import settings
+from pipeline import locks, settings
 from pipeline.follow import megabytes
 from pipeline.run import DONE, Run
 from pipeline.store import Store
+from pipeline.worker import WORKER_LOCK
 
 SAMPLE = settings.SAMPLES / "travel.yaml"
 COMPARED = ("quantize", "finetune")
@@ -33,7 +36,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3, help="pairs measured for the overhead")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, serving(Path(folder)):
         whole = run_lab(Path(folder), args.set)
         print(f"{'stage':10}{'seconds':>9}{'size':>12}")
         for stage in whole.stages:
@@ -43,6 +46,20 @@ def main() -> None:
     print(f"\n{'stage through the app / bare olive run':44}{'min':>8}{'median':>8}{'max':>8}")
     for name, values in ratios.items():
         print(f"{name:44}{min(values):8.3f}{statistics.median(values):8.3f}{max(values):8.3f}")
+
+
+@contextmanager
+def serving(home: Path) -> Iterator[None]:
+    """A worker that ends with the block, so that the home can be removed."""
+    command = [sys.executable, "-m", "pipeline", "worker"]
+    worker = subprocess.Popen(command, env=settings.child_environment(OLIVE_LAB_HOME=str(home)))
+    try:
+        while not locks.held(home / WORKER_LOCK):
+            time.sleep(0.05)
+        yield
+    finally:
+        worker.terminate()
+        worker.wait()
 
 
 def run_lab(home: Path, changes: list[str]) -> Run:
