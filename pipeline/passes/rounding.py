@@ -79,20 +79,46 @@ def pack(wrapper: ModelWrapper, begin: float) -> None:
                 progress=begin + (0.9 - begin) * done / len(chosen),
             )
         dtype, info = module.weight.dtype, module.quant_info
-        exact = module.to(device).float()
+        weight = module.weight.to(device).float()
         scales, zero_points = info.scales, info.zero_points
         if scales is None:
-            scales, zero_points = info.quantizer.find_qparams(exact.weight)
-        kind = QuantEmbedding if isinstance(module, torch.nn.Embedding) else QuantLinear
-        packed = kind.from_module(
-            exact,
-            bits=info.quantizer.bits,
-            symmetric=info.quantizer.symmetric,
-            group_size=info.quantizer.group_size,
-            scales=scales.to(dtype).float(),
-            zero_points=zero_points,
-        )
-        packed.scales = packed.scales.to(dtype)
-        if getattr(packed, "bias", None) is not None:
-            packed.bias = packed.bias.to(dtype)
-        wrapper.model.set_submodule(name, packed.to("cpu"))
+            scales, zero_points = info.quantizer.find_qparams(weight)
+        wrapper.model.set_submodule(name, packed(module, weight, scales, zero_points, dtype).to("cpu"))
+
+
+def packed(
+    module: Any,
+    weight: torch.Tensor,
+    scales: torch.Tensor,
+    zero_points: torch.Tensor,
+    dtype: torch.dtype,
+) -> QuantLinear | QuantEmbedding:
+    """A module with `quant_info` in packed form: `weight` in float32, scales to be kept in `dtype`."""
+    quantizer = module.quant_info.quantizer
+    embedding = isinstance(module, torch.nn.Embedding)
+    shape: dict[str, Any] = (
+        {
+            "num_embeddings": module.num_embeddings,
+            "embedding_dim": module.embedding_dim,
+            "padding_idx": module.padding_idx,
+        }
+        if embedding
+        else {
+            "in_features": module.in_features,
+            "out_features": module.out_features,
+            "bias": module.bias is not None,
+        }
+    )
+    made = (QuantEmbedding if embedding else QuantLinear).from_tensors(
+        weight=weight,
+        bits=quantizer.bits,
+        symmetric=quantizer.symmetric,
+        group_size=quantizer.group_size,
+        scales=scales.to(dtype).float(),
+        zero_points=zero_points,
+        **shape,
+    )
+    made.scales = made.scales.to(dtype)
+    if shape.get("bias"):
+        made.bias = module.bias.detach().to(dtype)
+    return made

@@ -88,7 +88,7 @@ def uses_rows(_: Options) -> bool:
 
 def workflow(options: Options, context: Context) -> dict[str, Any]:
     """The Olive workflow; its pass writes a PEFT adapter."""
-    common = {"max_length": options.max_length, "loss_on": options.loss_on}
+    common: dict[str, Any] = {"max_length": options.max_length, "loss_on": options.loss_on}
     step = {
         "type": METHODS[options.method],
         "r": options.r,

@@ -9,6 +9,7 @@ from pipeline import settings
 from pipeline.stages import Context
 
 PASSES = settings.ROOT / "pipeline" / "passes"
+SCRIPTS = {"lab_rows": "rows.py", "lab_calibration": "calibration.py"}
 PROVIDERS = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -22,13 +23,13 @@ def hf_model(folder: Path) -> dict[str, Any]:
     }
 
 
-def rows(name: str, context: Context, **params: Any) -> dict[str, Any]:
-    """The dataset as an Olive data config; `params` are those of `lab_rows`."""
+def rows(name: str, context: Context, kind: str = "lab_rows", **params: Any) -> dict[str, Any]:
+    """The dataset as an Olive data config; `params` are those of the component `kind`."""
     return {
         "name": name,
-        "user_script": str(PASSES / "rows.py"),
+        "user_script": str(PASSES / SCRIPTS[kind]),
         "load_dataset_config": {
-            "type": "lab_rows",
+            "type": kind,
             "params": {
                 "path": str(context.data),
                 "template": context.template,

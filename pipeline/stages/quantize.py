@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Literal, Protocol
 
-from pipeline import architectures
+from pipeline import architectures, settings
 from pipeline.options import option
 from pipeline.stages import Artifact, Context, Results, olive
 
-# Recipe name to Olive pass. AWQ becomes a choice with its own pass: "awq": "Awq".
-ALGORITHMS = {"rtn": "LabRtn", "gptq": "LabGptq"}
-CALIBRATED = {"gptq"}
+# Recipe name to Olive pass.
+ALGORITHMS = {"awq": "LabAwq", "gptq": "LabGptq", "rtn": "LabRtn"}
+AUTOAWQ = "LabAutoAwq"
+# What AutoAWQ 0.2.9 knows of what we can train and export.
+AUTOAWQ_MODELS = ("gemma", "gemma2", "llama", "mistral", "phi3", "qwen2", "qwen3")
+CALIBRATED = {"awq", "gptq"}
 GROUPS = (16, 32, 64, 128)  # MatMulNBits knows no smaller one, and larger ones cost too much accuracy
+OTHER_ENGINE = "take quantize.engine: lab, which needs neither and is faster"
 
 
 class Model(Protocol):
@@ -25,8 +30,10 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Options:
-    algorithm: Literal["rtn", "gptq"] = option(
-        "rtn", "How weights are rounded: rtn is quick, gptq corrects rounding errors with your rows"
+    algorithm: Literal["awq", "gptq", "rtn"] = option(
+        "awq",
+        "How weights are rounded: awq protects what your rows use, gptq corrects rounding errors with your"
+        " rows and takes longer, rtn is quick and looks at no text",
     )
     bits: Literal[4, 8] = option(4, "Bits per weight")
     group_size: int | Literal["auto"] = option(
@@ -39,9 +46,26 @@ class Options:
         False, "Leave out zero points: a little smaller, a little less exact", advanced=True
     )
     lm_head: bool = option(False, "Quantize the output layer too", advanced=True)
-    calibration_rows: int = option(64, "Rows that GPTQ looks at", advanced=True, min=1, max=4096)
-    calibration_length: int = option(
-        512, "Tokens of each calibration row at most", advanced=True, min=16, max=8192
+    mixed_precision: Literal["none", "k_quant_down", "k_quant_mixed"] = option(
+        "none",
+        "Keep some layers at 8 bit: k_quant_down a few down projections, k_quant_mixed attention inputs too",
+        advanced=True,
+    )
+    calibration_blocks: int = option(
+        32, "Blocks of text that awq and gptq look at", advanced=True, min=1, max=4096
+    )
+    calibration_length: int = option(512, "Tokens of a block", advanced=True, min=16, max=8192)
+    general_text: float = option(
+        0.5,
+        "Share of the calibration taken from a bundled general text, the rest from your rows",
+        advanced=True,
+        min=0.0,
+        max=1.0,
+    )
+    engine: Literal["lab", "autoawq"] = option(
+        "lab",
+        "Whose AWQ: the lab's, or the archived AutoAWQ library, which needs an NVIDIA GPU",
+        advanced=True,
     )
 
 
@@ -51,6 +75,13 @@ def check(options: Options, model: Model) -> list[str]:
     if model.config.get("quantization_config"):
         problems.append(
             "quantize: the model is quantized already; give its float version, or set quantize to null"
+        )
+    problems += _check_engine(options, model)
+    longest = (model.config.get("text_config") or model.config).get("max_position_embeddings")
+    if isinstance(longest, int) and options.calibration_length > longest:
+        problems.append(
+            f"quantize.calibration_length: {options.calibration_length} is more than the model reads;"
+            f" allowed: up to {longest}"
         )
     sizes = architectures.linears(model.config)
     allowed = group_sizes(list(sizes.values()))
@@ -67,6 +98,36 @@ def check(options: Options, model: Model) -> list[str]:
     return [*problems, f"quantize.group_size: {tried} {reason}; allowed: {listed}"]
 
 
+def _check_engine(options: Options, model: Model) -> list[str]:
+    """Why AutoAWQ cannot do what is asked."""
+    if options.engine == "lab":
+        return []
+    problems = []
+    if not settings.gpus():
+        problems.append(
+            f"quantize.engine: 'autoawq' needs an NVIDIA GPU, and none answers here; {OTHER_ENGINE}"
+        )
+    if find_spec("awq") is None:
+        problems.append(
+            "quantize.engine: 'autoawq' needs the package autoawq, which only the GPU set has;"
+            f" install requirements.txt, or {OTHER_ENGINE}"
+        )
+    fixed = {"algorithm": "awq", "bits": 4, "symmetric": False, "lm_head": False, "mixed_precision": "none"}
+    problems += [
+        f"quantize.{name}: {getattr(options, name)!r} is not what engine 'autoawq' does; allowed: {value!r},"
+        " or quantize.engine: lab"
+        for name, value in fixed.items()
+        if getattr(options, name) != value
+    ]
+    kind = model.config.get("model_type")
+    if kind not in AUTOAWQ_MODELS:
+        problems.append(
+            f"quantize.engine: 'autoawq' does not know {kind!r} models; allowed: {', '.join(AUTOAWQ_MODELS)},"
+            " or quantize.engine: lab"
+        )
+    return problems
+
+
 def group_sizes(inputs: list[int]) -> list[int]:
     """The groups that divide every layer's number of inputs."""
     return [group for group in GROUPS if all(size % group == 0 for size in inputs)]
@@ -79,32 +140,41 @@ def auto_group_size(config: dict[str, Any]) -> int:
 
 def uses_rows(options: Options) -> bool:
     """Whether the result depends on the dataset: rounding to nearest looks at weights only."""
-    return options.algorithm in CALIBRATED
+    return options.algorithm in CALIBRATED and options.general_text < 1
 
 
 def workflow(options: Options, context: Context) -> dict[str, Any]:
-    """The Olive workflow; its pass saves a checkpoint with `quant_method: olive`."""
-    group_size = options.group_size
-    step: dict[str, Any] = {
+    """The Olive workflow; its last pass saves a checkpoint with `quant_method: olive`."""
+    size = options.group_size
+    group_size = size if isinstance(size, int) else auto_group_size(context.config)
+    passes: dict[str, dict[str, Any]] = {}
+    if options.mixed_precision != "none":
+        passes["select"] = {
+            "type": "SelectiveMixedPrecision",
+            "algorithm": options.mixed_precision,
+            "bits": options.bits,
+        }
+    passes["quantize"] = {
         "type": ALGORITHMS[options.algorithm],
         "bits": options.bits,
-        "group_size": group_size if isinstance(group_size, int) else auto_group_size(context.config),
+        "group_size": group_size,
         "sym": options.symmetric,
         "lm_head": options.lm_head,
     }
-    data_configs = []
-    if options.algorithm in CALIBRATED:
-        step["data_config"] = "calibration"
-        data_configs.append(
-            olive.rows(
-                "calibration",
-                context,
-                part="train",
-                max_length=options.calibration_length,
-                limit=options.calibration_rows,
-            )
-        )
-    return olive.workflow(context, olive.hf_model(context.model), {"quantize": step}, data_configs)
+    if options.engine == "autoawq":
+        passes["quantize"] = {"type": AUTOAWQ, "bits": options.bits, "q_group_size": group_size}
+    if options.algorithm not in CALIBRATED:
+        return olive.workflow(context, olive.hf_model(context.model), passes)
+    passes["quantize"]["data_config"] = "calibration"
+    calibration = olive.rows(
+        "calibration",
+        context,
+        kind="lab_calibration",
+        blocks=options.calibration_blocks,
+        length=options.calibration_length,
+        general=options.general_text,
+    )
+    return olive.workflow(context, olive.hf_model(context.model), passes, [calibration])
 
 
 def results(context: Context) -> Results:

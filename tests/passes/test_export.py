@@ -44,34 +44,37 @@ def quantized(source: Path, folder: Path, algorithm: str, **options: Any) -> Pat
     """Quantize a Hugging Face folder; "float" leaves it as it is."""
     from olive.model import HfModelHandler
 
+    from pipeline.passes.awq import LabAwq
     from pipeline.passes.rounding import LabGptq, LabRtn
 
     if algorithm == "float":
         return source
     config: dict[str, Any] = {"bits": 4, "group_size": 16, **options}
-    if algorithm == "gptq":
+    if algorithm != "rtn":
         config["data_config"] = calibration(source, folder)
-    apply(LabGptq if algorithm == "gptq" else LabRtn, config, HfModelHandler(str(source)), folder)
+    kind = {"awq": LabAwq, "gptq": LabGptq, "rtn": LabRtn}[algorithm]
+    apply(kind, config, HfModelHandler(str(source)), folder)
     return folder
 
 
 def calibration(source: Path, folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True)
-    from pipeline.passes import rows
+    from pipeline.passes import calibration
 
     return {
         "name": "calibration",
-        "user_script": rows.__file__,
+        "user_script": calibration.__file__,
         "load_dataset_config": {
-            "type": "lab_rows",
+            "type": "lab_calibration",
             "params": {
                 "path": str(tiny.dataset(folder / "rows.jsonl")),
                 "template": "chat",
                 "model": str(source),
-                "part": "train",
                 "eval_fraction": 0.1,
                 "seed": 0,
-                "max_length": 64,
+                "blocks": 8,
+                "length": 64,
+                "general": 0.5,
             },
         },
     }
@@ -174,7 +177,7 @@ EXACT = {"precision": "fp32", "extra_options": {"accuracy_level": 1}}
 
 
 @pytest.mark.parametrize("architecture", tiny.MODELS)
-@pytest.mark.parametrize("algorithm", ["rtn", "float"])
+@pytest.mark.parametrize("algorithm", ["awq", "rtn", "float"])
 def test_every_architecture(architecture: str, algorithm: str, tmp_path: Path) -> None:
     source = tiny.build(architecture, tmp_path / "model")
     for pair in both(quantized(source, tmp_path / "quantized", algorithm), tmp_path, EXACT):
@@ -186,6 +189,10 @@ def test_every_architecture(architecture: str, algorithm: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("algorithm", "options"),
     [
+        ("awq", {"sym": True}),
+        ("awq", {"bits": 8}),
+        ("awq", {"lm_head": True}),
+        ("awq", {"overrides": {"model.layers.0.mlp.down_proj": {"bits": 8}}}),
         ("gptq", {}),
         ("gptq", {"sym": True}),
         ("rtn", {"sym": True}),

@@ -219,11 +219,11 @@ def test_no_path_of_this_machine_is_left_in_what_is_written(context: Context) ->
 def test_gptq_is_calibrated_on_the_users_rows(
     context: Context, reported: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    made = stage(context, "gptq", quantize, quantize.Options(algorithm="gptq", calibration_rows=4))
+    made = stage(context, "gptq", quantize, quantize.Options(algorithm="gptq", calibration_blocks=4))
     assert made.metrics["bits"] == 4
     messages = [event["message"] for event in reported() if "message" in event]
     assert "Rounded 14 of 14 weight matrices" in messages
-    plain = stage(context, "rtn", quantize, quantize.Options()).artifacts[0].path
+    plain = stage(context, "rtn", quantize, quantize.Options(algorithm="rtn")).artifacts[0].path
     assert (made.artifacts[0].path / "model.safetensors").read_bytes() != (
         plain / "model.safetensors"
     ).read_bytes()
@@ -332,7 +332,12 @@ def test_the_written_workflow_runs_with_olives_own_command(context: Context) -> 
 
 def test_a_pass_that_fails_is_an_error(context: Context) -> None:
     with pytest.raises(AssertionError, match="divisible by group_size"):
-        stage(replace(context, config={}), "quantize", quantize, quantize.Options(group_size=256))
+        stage(
+            replace(context, config={}),
+            "quantize",
+            quantize,
+            quantize.Options(algorithm="rtn", group_size=256),
+        )
 
 
 CALLS = """

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pipeline import settings
 from pipeline.stages import evaluate, finetune, optimize, quantize
 
 LLAMA = {
@@ -70,6 +71,35 @@ def test_a_model_no_group_fits_is_refused_with_auto_too() -> None:
 
 def test_a_quantized_model_is_not_quantized_again() -> None:
     assert "quantized already" in problems(quantize, {**LLAMA, "quantization_config": {"bits": 4}})[0]
+
+
+def test_text_longer_than_the_model_reads() -> None:
+    assert problems(quantize, calibration_length=4096) == [
+        "quantize.calibration_length: 4096 is more than the model reads; allowed: up to 2048"
+    ]
+
+
+def test_autoawq_is_refused_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "gpus", lambda: 0)
+    monkeypatch.setattr(quantize, "find_spec", lambda _: None)
+    assert problems(quantize, engine="autoawq") == [
+        "quantize.engine: 'autoawq' needs an NVIDIA GPU, and none answers here; take quantize.engine: lab,"
+        " which needs neither and is faster",
+        "quantize.engine: 'autoawq' needs the package autoawq, which only the GPU set has; install"
+        " requirements.txt, or take quantize.engine: lab, which needs neither and is faster",
+    ]
+
+
+def test_autoawq_is_refused_what_it_does_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "gpus", lambda: 1)
+    monkeypatch.setattr(quantize, "find_spec", lambda name: name)
+    assert problems(quantize, engine="autoawq") == []
+    assert problems(quantize, engine="autoawq", bits=8, algorithm="gptq") == [
+        "quantize.algorithm: 'gptq' is not what engine 'autoawq' does; allowed: 'awq',"
+        " or quantize.engine: lab",
+        "quantize.bits: 8 is not what engine 'autoawq' does; allowed: 4, or quantize.engine: lab",
+    ]
+    assert "does not know 'gemma3' models" in problems(quantize, GEMMA3, engine="autoawq")[0]
 
 
 def test_unknown_target_modules() -> None:

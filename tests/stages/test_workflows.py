@@ -42,7 +42,13 @@ EXPORT = {
     "onnx_adapter": Path("/home/artifacts/optimize/adapter_weights.onnx_adapter"),
 }
 CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
-    "quantize-rtn": (quantize, quantize.Options(), {"inputs": {}}),
+    "quantize-awq": (quantize, quantize.Options(), {"inputs": {}}),
+    "quantize-autoawq": (quantize, quantize.Options(engine="autoawq"), {"inputs": {}, "device": "cuda"}),
+    "quantize-rtn": (
+        quantize,
+        quantize.Options(algorithm="rtn", mixed_precision="k_quant_mixed"),
+        {"inputs": {}},
+    ),
     "quantize-gptq": (
         quantize,
         quantize.Options(algorithm="gptq", bits=8, group_size=32, symmetric=True, lm_head=True),

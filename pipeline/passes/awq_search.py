@@ -1,0 +1,184 @@
+"""The arithmetic of AWQ: which scales and which clipping lose least.
+
+Source: Lin et al., AWQ, arXiv 2306.00978, sections 3.2 and appendix on clipping.
+
+A matrix W [outputs, inputs] reads activations X [tokens, inputs]. What rounding it to W' costs is
+|X (W' - W)^T|^2 = tr(D G D^T) with D = W' - W and the Gram matrix G = X^T X [inputs, inputs]. G is summed up
+once; a candidate then needs no activations and no forward pass. Everything here is float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+RATIOS = 20  # candidates for the weight that activations have against weights, as in the paper
+SHRINKS = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5)  # of a group's range, as AWQ's authors try
+# Elements worked on at a time: on a CPU more fall out of its cache, on a GPU fewer leave it idle.
+CHUNK = {"cpu": 1 << 18, "cuda": 1 << 27}
+SMALLEST = 1e-4  # a scale of zero could not be divided by
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The codes a group of weights is rounded to. `dtype` is the type its scale is kept in."""
+
+    bits: int
+    symmetric: bool
+    group_size: int
+    dtype: torch.dtype
+
+    def limits(self, groups: Tensor) -> tuple[Tensor, Tensor]:
+        """Smallest and largest value of each group of [rows, groups, size]: [rows, groups, 1] each."""
+        low, high = groups.aminmax(dim=-1, keepdim=True)
+        low, high = low.clamp(max=0.0), high.clamp(min=0.0)
+        if self.symmetric:
+            high = torch.maximum(-low, high)
+            low = -high
+        empty = high == low
+        return low.masked_fill(empty, -1.0), high.masked_fill(empty, 1.0)
+
+    def parameters(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale, as it will be stored, and zero point."""
+        top = (1 << self.bits) - 1
+        scale = ((high - low) / top).to(self.dtype).float()
+        scale = scale.clamp(min=torch.finfo(self.dtype).tiny)
+        zero = (
+            torch.full_like(scale, 1 << (self.bits - 1))
+            if self.symmetric
+            else (-low / scale).round_().clamp_(0, top)
+        )
+        return scale, zero
+
+    def round(self, groups: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        """The weights that come back after packing, in a tensor of their own."""
+        codes = (groups / scale).add_(zero).round_().clamp_(0, (1 << self.bits) - 1)
+        return codes.sub_(zero).mul_(scale)
+
+    def nearest(self, weight: Tensor) -> Tensor:
+        """Round a matrix [rows, inputs] to nearest, each group's range as it is."""
+        groups = weight.reshape(len(weight), -1, self.group_size)
+        return self.round(groups, *self.parameters(*self.limits(groups))).flatten(1)
+
+
+def cost(difference: Tensor, gram: Tensor) -> Tensor:
+    """tr(D G D^T) of D [rows, inputs], a scalar."""
+    return torch.vdot((difference @ gram).flatten(), difference.flatten())
+
+
+def candidates(activations: Tensor, weights: Tensor) -> Iterator[Tensor]:
+    """Scales to try, [channels] each, after the first one, which is 1 everywhere.
+
+    `activations` and `weights` are mean magnitudes [channels]. A channel that never carries anything keeps
+    a scale like the others'.
+    """
+    for step in range(RATIOS):
+        ratio = step / RATIOS
+        yield _centred(activations.pow(ratio) / weights.pow(1 - ratio).clamp(min=SMALLEST))
+    for step in range(1, RATIOS, 2):
+        yield _centred(activations.pow(step / RATIOS))
+
+
+def search_scale(
+    matrices: list[Tensor],
+    gram: Tensor,
+    activations: Tensor,
+    grid: Grid,
+    channels: Tensor | None = None,
+    price: Callable[[list[Tensor]], Tensor] | None = None,
+) -> tuple[Tensor, float, float]:
+    """The scale [producer channels] that loses least for matrices [rows, inputs] that read one input.
+
+    `activations` is the mean magnitude [inputs]; `channels` [inputs] names the producer's channel that each
+    input is (left out: each its own). `price` takes the rounded matrices, scaled back, and returns their
+    cost; left out, it is the sum of `cost`.
+    Returns (scale, its cost, cost of rounding to nearest): the second never exceeds the third.
+    """
+
+    def spread(per_channel: Tensor) -> Tensor:
+        return per_channel if channels is None else per_channel[channels]
+
+    def priced(scale: Tensor) -> Tensor:
+        wide = spread(scale)
+        if price is not None:
+            return price([grid.nearest(matrix * wide) / wide for matrix in matrices])
+        total = torch.zeros((), dtype=torch.float32, device=gram.device)
+        for matrix in matrices:
+            for part in torch.split(matrix, rows_at_a_time(matrix)):
+                total += cost(grid.nearest(part * wide).div_(wide).sub_(part), gram)
+        return total
+
+    weights = torch.cat([_relative(matrix, grid.group_size) for matrix in matrices]).mean(0)
+    if channels is not None:
+        activations, weights = _by_channel(activations, channels), _by_channel(weights, channels)
+    tried = [torch.ones_like(weights), *candidates(activations, weights)]
+    costs = torch.stack([priced(scale) for scale in tried])
+    best = int(costs.argmin())
+    return tried[best], float(costs[best]), float(costs[0])
+
+
+def search_clip(weight: Tensor, gram: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Scale and zero point, [rows, groups] each, that lose least for a matrix [rows, inputs].
+
+    Each group's range is narrowed step by step; a step's cost counts the group alone, as in the paper. The
+    whole matrix keeps what was found only if that costs less with all of `gram`.
+    """
+    size = grid.group_size
+    blocks = torch.stack([gram[i : i + size, i : i + size] for i in range(0, len(gram), size)])
+    gained = torch.zeros((), device=gram.device)
+    plain, clipped = [], []
+    for part in torch.split(weight, rows_at_a_time(weight)):
+        groups = part.reshape(len(part), -1, size)
+        low, high = grid.limits(groups)
+        best = grid.parameters(low, high)
+        difference = grid.round(groups, *best).sub_(groups)
+        plain.append(best)
+        gained += cost(difference.flatten(1), gram)
+        lowest = _by_group(difference, blocks)
+        for shrink in SHRINKS:
+            tried = grid.parameters(low * shrink, high * shrink)
+            price = _by_group(grid.round(groups, *tried).sub_(groups), blocks)
+            better = price < lowest
+            lowest = torch.where(better, price, lowest)
+            best = (torch.where(better, tried[0], best[0]), torch.where(better, tried[1], best[1]))
+        clipped.append(best)
+        gained -= cost(grid.round(groups, *best).sub_(groups).flatten(1), gram)
+    scales, zeros = zip(*(clipped if float(gained) > 0 else plain), strict=True)
+    return torch.cat(scales).squeeze(-1), torch.cat(zeros).squeeze(-1)
+
+
+def rows_at_a_time(matrix: Tensor) -> int:
+    """How many rows of a matrix to work on at once."""
+    return max(1, CHUNK.get(matrix.device.type, 1 << 20) // matrix.shape[1])
+
+
+def _by_group(difference: Tensor, blocks: Tensor) -> Tensor:
+    """tr(d G d^T) of each group of [rows, groups, size] with its block of [groups, size, size].
+
+    Returns [rows, groups, 1].
+    """
+    by_group = difference.transpose(0, 1)
+    return (torch.bmm(by_group, blocks) * by_group).sum(-1, keepdim=True).transpose(0, 1)
+
+
+def _relative(weight: Tensor, size: int) -> Tensor:
+    """Each weight's magnitude beside the largest of its group: [rows, inputs]."""
+    groups = weight.abs().reshape(len(weight), -1, size)
+    return (groups / groups.amax(-1, keepdim=True).clamp(min=1e-30)).flatten(1)
+
+
+def _by_channel(values: Tensor, channels: Tensor) -> Tensor:
+    """Mean of the values [inputs] that belong to each producer channel."""
+    count = int(channels.max()) + 1
+    total = torch.zeros(count, device=values.device).index_add_(0, channels, values)
+    return total / torch.bincount(channels, minlength=count)
+
+
+def _centred(scale: Tensor) -> Tensor:
+    """A scale [channels] with its smallest and largest value equally far from 1."""
+    scale = scale.clamp(min=SMALLEST)
+    middle: Tensor = (scale.max() * scale.min()).sqrt()
+    return scale / middle
