@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import json
 import os
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline import follow, inference, models, recipe, settings, submit, templates, worker
+from pipeline import follow, inference, models, recipe, scorecard, settings, submit, templates, worker
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.publishers import PUBLISHERS, options_of
 from pipeline.run import DONE, PUBLISH, QUEUED, RUNNING, Run
@@ -157,6 +158,35 @@ def publish(args: argparse.Namespace) -> int:
     return 0 if ended.status == DONE else 1
 
 
+def scorecard_(args: argparse.Namespace) -> int:
+    """Quantize a model in several ways and measure each: size, perplexity, time, memory, speed."""
+    store = Store(settings.home())
+    given = {
+        "name": Path(args.model).name,
+        "model": args.model,
+        "data": str(args.data),
+        "template": args.template,
+    }
+    base = recipe.build({**given, "finetune": None, "evaluate": None}, Path.cwd(), args.set)
+    group, refused = scorecard.start(store, base, [name.strip() for name in args.algorithms.split(",")])
+    for name, reason in refused.items():
+        print(f"{name} is left out. {reason}", file=sys.stderr)
+    quiet = args.json
+    for row in scorecard.rows(store, group):
+        if quiet:
+            follow.until_ended(store, row.run)
+        else:
+            print(f"{row.algorithm} (run {row.run})", flush=True)
+            follow.run(store, row.run, summarize=False)
+    rows = scorecard.rows(store, group)
+    print(
+        json.dumps([dataclasses.asdict(row) for row in rows], indent=2)
+        if quiet
+        else "\n" + follow.scores(rows)
+    )
+    return 0 if not refused and all(row.status == DONE for row in rows) else 1
+
+
 def serve(args: argparse.Namespace) -> int:
     """Serve the queue until it has been empty for a while."""
     return worker.serve(settings.home(), args.lock)
@@ -216,6 +246,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--follow", action="store_true", help="go on until the stage ends")
     verb("cancel", cancel).add_argument("run")
     verb("retry", retry).add_argument("run")
+    _scorecard_flags(verb("scorecard", scorecard_))
     _chat_flags(verb("chat", chat))
     _publish_flags(verb("publish", publish))
     # An open descriptor of the worker's lock, from whoever started this process: see worker.ensure.
@@ -231,6 +262,18 @@ def _chat_flags(added: argparse.ArgumentParser) -> None:
     added.add_argument("--max-new-tokens", type=_positive, default=128, metavar="N")
     added.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token")
     added.add_argument("--seed", type=int, default=0)
+
+
+def _scorecard_flags(added: argparse.ArgumentParser) -> None:
+    added.add_argument("model", help="a catalogue id, a hub id such as org/name, or a folder")
+    added.add_argument("--data", type=Path, required=True, metavar="DATA.jsonl")
+    added.add_argument("--template", default=templates.CHAT, help="chat, or a text with {placeholders}")
+    listed = ",".join((scorecard.FLOAT, *scorecard.WAYS))
+    added.add_argument(
+        "--algorithms", default=",".join(scorecard.DEFAULT), help=f"some of {listed} (default: %(default)s)"
+    )
+    added.add_argument("--set", action="append", metavar="KEY=VALUE", help="quantize.group_size=32, say")
+    added.add_argument("--json", action="store_true")
 
 
 def _publish_flags(added: argparse.ArgumentParser) -> None:

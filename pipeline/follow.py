@@ -12,13 +12,14 @@ from typing import Any
 
 from pipeline import events, worker
 from pipeline.run import DONE, ENDED, QUEUED, RUNNING, Run, StageRun
+from pipeline.scorecard import Row
 from pipeline.store import Store
 
 POLL_SECONDS = 0.2
 BAR_WIDTH = 24
 
 
-def run(store: Store, run_id: str) -> int:
+def run(store: Store, run_id: str, *, summarize: bool = True) -> int:
     """Follow a run to its end: a line a stage, live where the output is a terminal. Returns the exit code."""
     shown: set[str] = set()
     line = _Line()
@@ -34,7 +35,8 @@ def run(store: Store, run_id: str) -> int:
                 shown.add(stage.name)
                 line.settle(_ended(stage))
     found = store.get(run_id)
-    print("\n" + summary(found))
+    if summarize:
+        print("\n" + summary(found))
     return 0 if found.status == DONE else 1
 
 
@@ -64,6 +66,42 @@ def table(runs: list[Run]) -> str:
         stages = " ".join(f"{s.name}:{s.status}" for s in found.stages)
         rows.append((found.id, found.name, found.status, created, stages))
     return "\n".join(_columns(rows))
+
+
+def scores(rows: Sequence[Row]) -> str:
+    """A scorecard as aligned columns, and below why cells are empty."""
+    shown = [
+        (
+            "ALGORITHM",
+            "STATUS",
+            "SIZE",
+            "PPL DATA",
+            "PPL GENERAL",
+            "TIME",
+            "PEAK MEMORY",
+            "ON GPU",
+            "TOKENS/S",
+        )
+    ]
+    for row in rows:
+        shown.append(
+            (
+                row.algorithm,
+                row.status,
+                megabytes(row.bytes) if row.bytes else "",
+                _figure(row.data_perplexity, ".2f"),
+                _figure(row.general_perplexity, ".2f"),
+                _figure(row.seconds, ".1f", " s"),
+                megabytes(row.peak_memory_bytes) if row.peak_memory_bytes else "",
+                megabytes(row.peak_gpu_memory_bytes) if row.peak_gpu_memory_bytes else "",
+                _figure(row.tokens_per_second, ".0f"),
+            )
+        )
+    return "\n".join([*_columns(shown), *(f"\n{row.algorithm}: {row.note}" for row in rows if row.note)])
+
+
+def _figure(value: float | None, form: str, unit: str = "") -> str:
+    return "" if value is None else f"{value:{form}}{unit}"
 
 
 def summary(found: Run) -> str:

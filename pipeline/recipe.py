@@ -12,12 +12,13 @@ import yaml
 from pipeline.errors import InputError
 from pipeline.models import CATALOGUE
 from pipeline.options import coerce, describe, option, parse
-from pipeline.stages import STAGES, evaluate, finetune, optimize, quantize
+from pipeline.stages import STAGES, evaluate, finetune, optimize, quantize, score
 
 # Model and data may be given relative to the recipe; these ids are not paths.
 NOT_PATHS = ("azureml://",)
 
 OPTIONS = {name: stage.Options for name, stage in STAGES.items()}
+LEFT_OUT = {"score"}  # stages that run only where a recipe names them
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Basics:
     )
     eval_fraction: float = option(0.1, "Share of the rows held out for evaluation", min=0.01, max=0.5)
     seed: int = option(0, "Makes the split and the training repeatable", min=0, max=2**31 - 1)
+    group: str = option("", "Runs that belong together, such as those of a scorecard, share this name")
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Recipe(Basics):
     finetune: finetune.Options | None = field(default_factory=finetune.Options)
     optimize: optimize.Options | None = field(default_factory=optimize.Options)
     evaluate: evaluate.Options | None = field(default_factory=evaluate.Options)
+    score: score.Options | None = None
 
     def stages(self) -> dict[str, Any]:
         """The stages to run, in order, with their options."""
@@ -77,9 +80,14 @@ def load(path: Path, changes: list[str] | None = None) -> Recipe:
         raise InputError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(given, dict):
         raise InputError(f"{path}: a recipe is a mapping of keys such as name, model and data")
+    return build(given, path.resolve().parent, changes)
+
+
+def build(given: dict[str, Any], folder: Path, changes: list[str] | None = None) -> Recipe:
+    """`from_dict` after the `key=value` changes of `--set`, which go into `given`."""
     for change in changes or []:
         _set(given, change)
-    return from_dict(given, path.resolve().parent)
+    return from_dict(given, folder)
 
 
 def from_dict(given: dict[str, Any], folder: Path | None = None) -> Recipe:
@@ -120,7 +128,7 @@ def _missing(values: dict[str, Any], given: dict[str, Any]) -> list[str]:
     name = values.get("name", "run")
     if not name.strip() or len(name) > 100 or not name.isprintable():
         problems.append(f"name: {name[:120]!r} is not allowed; allowed: 1 to 100 characters on one line")
-    if all(values.get(name, True) is None for name in OPTIONS):
+    if all(values.get(name, None if name in LEFT_OUT else True) is None for name in OPTIONS):
         problems.append("all stages are null: there is nothing to run")
     if values.get("optimize", True) is None and values.get("evaluate", True) is not None:
         problems.append("evaluate: needs optimize; set evaluate to null as well")

@@ -45,11 +45,11 @@ class Form:
                 for option in advanced:
                     self.add(group, option, component(option, group))
 
-    def stage(self, name: str, cls: type, about: str) -> None:
+    def stage(self, name: str, cls: type, about: str, on: bool = True) -> None:
         """Draw a stage: a switch that leaves it out, and its options."""
         with gr.Group(elem_classes="stage"):
             switch = gr.Checkbox(
-                True, label=name.capitalize(), info=about, elem_classes="stage-switch", elem_id=f"{name}-on"
+                on, label=name.capitalize(), info=about, elem_classes="stage-switch", elem_id=f"{name}-on"
             )
             self.keys.append((name, ""))
             self.options.append(None)

@@ -20,7 +20,8 @@ class Artifact:
     """One thing a stage made. `path` is absolute; `kind` says what may be done with it.
 
     Kinds: "checkpoint" (Hugging Face folder), "adapter" (PEFT folder), "onnx" (folder that ONNX Runtime
-    GenAI loads), "onnx_adapter" (one .onnx_adapter file), "answers" (JSON of the evaluation).
+    GenAI loads), "onnx_adapter" (one .onnx_adapter file), "answers" (JSON of the evaluation),
+    "score" (JSON of the measurements).
     """
 
     name: str
@@ -60,11 +61,12 @@ class Results:
     metrics: dict[str, Any] = field(default_factory=dict)
 
 
-from pipeline.stages import evaluate, finetune, optimize, quantize  # noqa: E402  (they need the classes above)
+from pipeline.stages import evaluate, finetune, optimize, quantize, score  # noqa: E402  (they need the classes above)
 
 STAGES: dict[str, Any] = {
     "quantize": quantize,
     "finetune": finetune,
     "optimize": optimize,
     "evaluate": evaluate,
+    "score": score,
 }

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
-from pipeline import settings
+from pipeline import memory, settings
 from pipeline.events import emit
 from pipeline.stages import Context, Results
 from pipeline.stages.olive import PASSES
@@ -33,8 +35,11 @@ def execute(stage: ModuleType, options: Any, context: Context) -> Results:
 
     from olive.workflows import run
 
+    memory.reset_peak()
+    began = time.monotonic()
     with _failures() as failures:
         output = run(str(config), package_config=str(package), tempdir=str(context.work))
+    seconds = time.monotonic() - began
     if output is None or not output.has_output_model():
         unknown = RuntimeError("Olive finished without a model; the log above says why")
         raise failures[0] if failures else unknown
@@ -44,8 +49,9 @@ def execute(stage: ModuleType, options: Any, context: Context) -> Results:
     missing = [str(a.path) for a in results.artifacts if not a.path.exists()]
     if missing:
         raise RuntimeError(f"Olive finished without writing {', '.join(missing)}")
-    emit(message="Done", progress=1.0, metrics=results.metrics)
-    return results
+    metrics = {**results.metrics, "olive_seconds": seconds, **memory.peaks()}
+    emit(message="Done", progress=1.0, metrics=metrics)
+    return replace(results, metrics=metrics)
 
 
 @contextmanager

@@ -51,6 +51,11 @@ class Options:
         "Keep some layers at 8 bit: k_quant_down a few down projections, k_quant_mixed attention inputs too",
         advanced=True,
     )
+    compensate: bool = option(
+        False,
+        "After awq, correct the errors of rounding column by column (GPTQ): better, and half as long again",
+        advanced=True,
+    )
     calibration_blocks: int = option(
         32, "Blocks of text that awq and gptq look at", advanced=True, min=1, max=4096
     )
@@ -77,6 +82,10 @@ def check(options: Options, model: Model) -> list[str]:
             "quantize: the model is quantized already; give its float version, or set quantize to null"
         )
     problems += _check_engine(options, model)
+    if options.compensate and options.algorithm != "awq":
+        problems.append(
+            f"quantize.compensate: goes with algorithm awq, not {options.algorithm}; set it to false"
+        )
     longest = (model.config.get("text_config") or model.config).get("max_position_embeddings")
     if isinstance(longest, int) and options.calibration_length > longest:
         problems.append(
@@ -112,7 +121,8 @@ def _check_engine(options: Options, model: Model) -> list[str]:
             "quantize.engine: 'autoawq' needs the package autoawq, which only the GPU set has;"
             f" install requirements.txt, or {OTHER_ENGINE}"
         )
-    fixed = {"algorithm": "awq", "bits": 4, "symmetric": False, "lm_head": False, "mixed_precision": "none"}
+    fixed = {"algorithm": "awq", "bits": 4, "symmetric": False, "lm_head": False, "compensate": False}
+    fixed["mixed_precision"] = "none"
     problems += [
         f"quantize.{name}: {getattr(options, name)!r} is not what engine 'autoawq' does; allowed: {value!r},"
         " or quantize.engine: lab"
@@ -161,6 +171,8 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
         "sym": options.symmetric,
         "lm_head": options.lm_head,
     }
+    if options.algorithm == "awq":
+        passes["quantize"]["compensate"] = options.compensate
     if options.engine == "autoawq":
         passes["quantize"] = {"type": AUTOAWQ, "bits": options.bits, "q_group_size": group_size}
     if options.algorithm not in CALIBRATED:

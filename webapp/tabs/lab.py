@@ -91,6 +91,8 @@ def _basics(inputs: form.Form) -> None:
     """The inputs that concern every stage; model and data are picked from what there is."""
     with gr.Row(elem_classes="fields"):
         for option in describe(recipes.Basics):
+            if option.name == "group":
+                continue  # given to runs that are started together, not typed
             if option.name == "model":
                 made: Any = gr.Dropdown(
                     choices.models(), value=option.default, label="Model", info=option.help,
@@ -120,7 +122,7 @@ def build(welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
         with gr.Column(scale=3, min_width=360):
             _basics(inputs)
             for stage, cls in recipes.OPTIONS.items():
-                inputs.stage(stage, cls, _about(stage))
+                inputs.stage(stage, cls, _about(stage), on=stage not in recipes.LEFT_OUT)
         with gr.Column(scale=2, min_width=320, elem_classes="beside"):
             text = gr.Code(label="Recipe", language="yaml", interactive=False, lines=8, wrap_lines=True,
                            show_line_numbers=False, buttons=["copy"], elem_id="recipe")  # fmt: skip

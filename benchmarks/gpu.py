@@ -1,0 +1,200 @@
+"""The whole lab on a GPU: a model of Phi-3.5-mini's exact shape, and AutoAWQ beside our AWQ.
+
+    python -m benchmarks.gpu [--work FOLDER] [--parts chain,engines,quality]
+
+chain     AWQ -> 100 LoRA steps -> int4 ONNX with adapter of a random 3.8 B model, by `python -m pipeline run`
+engines   quantize of the same model by our AWQ and by AutoAWQ on the same calibration, one after the other
+quality   `python -m pipeline scorecard` of the starter model: rtn, awq, autoawq
+Needs CUDA and the GPU set. Seconds are those of the stages; `wall` is the whole command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.lab import serving
+from pipeline import settings
+from pipeline.follow import megabytes
+from pipeline.passes.calibration import TEXTS
+from pipeline.run import Run
+from pipeline.store import Store
+
+PARTS = ("chain", "engines", "quality")
+DATA = settings.SAMPLES / "travel.jsonl"
+# Phi-3.5-mini-instruct's config.json, but for the factors of its long RoPE, which change no size or time.
+SHAPE: dict[str, Any] = {
+    "vocab_size": 32064,
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 4096,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "tie_word_embeddings": False,
+}
+TEMPLATE = "<|user|>\n{prompt}<|end|>\n<|assistant|>\n{response}<|end|>"
+BLOCKS = 128  # of 512 tokens: what AutoAWQ takes by default
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, help="where model and runs go; kept if given")
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for the chain")
+    args = parser.parse_args()
+    if not settings.gpus():
+        sys.exit("No NVIDIA GPU answers nvidia-smi.")
+    with tempfile.TemporaryDirectory() as scratch:
+        work = args.work or Path(scratch)
+        home = work / "home"
+        home.mkdir(parents=True, exist_ok=True)
+        parts = args.parts.split(",")
+        with serving(home):
+            if {"chain", "engines"} & set(parts):
+                model = random_model(work / "phi")
+            if "chain" in parts:
+                chain(home, model, args.set)
+            if "engines" in parts:
+                engines(home, model)
+            if "quality" in parts:
+                quality(home)
+
+
+def random_model(folder: Path) -> Path:
+    """Write a model of the shape with random weights and a tokenizer of 32,000 tokens, unless it is there."""
+    if (folder / "config.json").exists():
+        return folder
+    import torch
+    import transformers
+
+    began = time.monotonic()
+    folder.mkdir(parents=True)
+    tokenizer().save_pretrained(folder)
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("cuda"):
+        model = transformers.Phi3ForCausalLM(transformers.Phi3Config(**SHAPE))
+    model.save_pretrained(folder)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    del model
+    torch.cuda.empty_cache()
+    torch.set_default_dtype(torch.float32)
+    print(f"random model of {count / 1e9:.2f} B parameters in {time.monotonic() - began:.0f} s", flush=True)
+    return folder
+
+
+def tokenizer() -> Any:
+    """A byte-level BPE tokenizer trained on the bundled texts, with Phi's special tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    specials = ["<unk>", "<s>", "<|endoftext|>", "<|user|>", "<|end|>", "<|assistant|>"]
+    files = [*sorted(TEXTS.glob("*.txt")), DATA]
+    trainer = trainers.BpeTrainer(
+        vocab_size=32000, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    made.train([str(file) for file in files], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, unk_token="<unk>", bos_token="<s>", eos_token="<|endoftext|>",
+        pad_token="<unk>", additional_special_tokens=specials[3:],
+    )  # fmt: skip
+
+
+def chain(home: Path, model: Path, changes: list[str]) -> None:
+    """The whole chain once, and what it took."""
+    recipe = {
+        "name": "phi",
+        "quantize": {"algorithm": "awq"},
+        "finetune": {"max_steps": 100, "batch_size": 4, "learning_rate": 1e-4},
+        "evaluate": None,
+    }
+    began = time.monotonic()
+    run = run_recipe(home, model, recipe, changes)
+    wall = time.monotonic() - began
+    print(f"\nAWQ -> 100 LoRA steps -> int4 ONNX with adapter, wall {wall:.1f} s (goal 90)")
+    report(run)
+
+
+def engines(home: Path, model: Path) -> None:
+    """Our AWQ and AutoAWQ on the same blocks."""
+    seconds = {}
+    data = shuffled_words(home / "words.jsonl")
+    for engine in ("lab", "autoawq"):
+        quantize = {"algorithm": "awq", "engine": engine, "calibration_blocks": BLOCKS, "general_text": 0.0}
+        others = {"finetune": None, "optimize": None, "evaluate": None}
+        recipe = {"name": engine, "data": str(data), "quantize": quantize, **others}
+        run = run_recipe(home, model, recipe, [])
+        seconds[engine] = run.stage("quantize").metrics["olive_seconds"]
+        print(f"\nquantize by {engine}, {BLOCKS} blocks")
+        report(run)
+    print(f"\nAutoAWQ / our AWQ: {seconds['autoawq'] / seconds['lab']:.1f} (goal 8)", flush=True)
+
+
+def shuffled_words(file: Path) -> Path:
+    """A dataset long enough for all blocks; what it says changes no time."""
+    words = (TEXTS / "calibration.txt").read_text("utf-8").split()
+    dice = random.Random(0)
+    rows = [
+        {"prompt": " ".join(dice.sample(words, 40)), "response": " ".join(dice.sample(words, 60))}
+        for _ in range(1000)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return file
+
+
+def quality(home: Path) -> None:
+    """The scorecard of the starter model."""
+    ways = ["--algorithms", "rtn,awq,autoawq", "--set", "quantize.group_size=64"]
+    command = [sys.executable, "-m", "pipeline", "scorecard", "starter", "--data", str(DATA), *ways]
+    done = subprocess.run(
+        command, env={**os.environ, "OLIVE_LAB_HOME": str(home)}, capture_output=True, text=True, check=False
+    )
+    print(f"\n{done.stdout[done.stdout.rfind('ALGORITHM') :]}{done.stderr[-2000:]}", flush=True)
+
+
+def run_recipe(home: Path, model: Path, recipe: dict[str, Any], changes: list[str]) -> Run:
+    """Run a recipe by the command line; return the run, which must be done."""
+    given = {"model": str(model), "data": str(DATA), "template": TEMPLATE, **recipe}
+    file = home / f"{recipe['name']}.yaml"
+    file.write_text(json.dumps(given), "utf-8")
+    sets = [part for change in changes for part in ("--set", change)]
+    command = [sys.executable, "-m", "pipeline", "run", str(file), *sets]
+    done = subprocess.run(
+        command, env={**os.environ, "OLIVE_LAB_HOME": str(home)}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        logs = "".join(path.read_text(errors="replace")[-3000:] for path in home.glob("runs/*/*/log.txt"))
+        sys.exit(f"{done.stdout}\n{done.stderr}\n{logs}")
+    return Store(home).list()[0]
+
+
+def report(run: Run) -> None:
+    """A line a stage."""
+    print(f"{'stage':10}{'seconds':>9}{'in Olive':>10}{'size':>12}{'memory':>12}{'on GPU':>12}")
+    for stage in run.stages:
+        facts = stage.metrics
+        sizes = [stage.bytes, facts.get("peak_memory_bytes", 0), facts.get("peak_gpu_memory_bytes", 0)]
+        print(
+            f"{stage.name:10}{stage.seconds:9.1f}{facts.get('olive_seconds', 0):10.1f}"
+            + "".join(f"{megabytes(size):>12}" for size in sizes)
+        )
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""A scorecard: one base quantized in several ways, each measured by an ordinary run of the same group.
+
+So every way has its log, can be canceled, retried and compared, and what it made is there for later runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline import submit
+from pipeline.errors import InputError
+from pipeline.recipe import Recipe
+from pipeline.run import DONE, Run
+from pipeline.stages import optimize, score
+from pipeline.store import Store
+
+# A word of the command line to what it changes in the recipe's quantize options.
+WAYS: dict[str, dict[str, Any]] = {
+    "rtn": {"algorithm": "rtn"},
+    "gptq": {"algorithm": "gptq"},
+    "awq": {"algorithm": "awq"},
+    "autoawq": {"algorithm": "awq", "engine": "autoawq"},
+}
+FLOAT = "float"  # not quantized: what the others are compared with
+DEFAULT = (FLOAT, "rtn", "gptq", "awq")
+PREFIX = "scorecard-"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way of quantizing as measured. A cell is None where it was not measured; then `note` says why."""
+
+    algorithm: str
+    run: str
+    status: str
+    bytes: int | None = None  # of the exported model
+    data_perplexity: float | None = None
+    general_perplexity: float | None = None
+    seconds: float | None = None  # of quantizing
+    peak_memory_bytes: int | None = None  # of quantizing, on the host
+    peak_gpu_memory_bytes: int | None = None
+    tokens_per_second: float | None = None
+    note: str = ""
+
+
+def start(store: Store, base: Recipe, algorithms: list[str]) -> tuple[str, dict[str, str]]:
+    """Queue a run for each algorithm; return the group's name and, by algorithm, why one was refused.
+
+    Raises InputError if an algorithm is unknown, or if none at all can be run.
+    """
+    unknown = [name for name in algorithms if name not in (FLOAT, *WAYS)]
+    if unknown or not algorithms:
+        raise InputError(
+            f"algorithms: {', '.join(unknown) or 'none is given'};"
+            f" allowed: {', '.join((FLOAT, *WAYS))}, joined by commas"
+        )
+    group = f"{PREFIX}{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    refused: dict[str, str] = {}
+    problems: list[str] = []
+    for name in dict.fromkeys(algorithms):
+        try:
+            submit.submit(store, recipe(base, name, group))
+        except InputError as error:
+            refused[name] = " ".join(error.problems)
+            problems += [problem for problem in error.problems if problem not in problems]
+    if len(refused) == len(set(algorithms)):
+        raise InputError(problems)
+    return group, refused
+
+
+def recipe(base: Recipe, algorithm: str, group: str) -> Recipe:
+    """The recipe that measures one algorithm: quantize, export, score."""
+    if base.quantize is None:
+        raise InputError("quantize: null leaves nothing to compare; give it options or leave it out")
+    changed: dict[str, Any] = {
+        "name": f"{algorithm} of {base.name}",
+        "group": group,
+        "finetune": None,
+        "evaluate": None,
+        "optimize": base.optimize or optimize.Options(),
+        "score": base.score or score.Options(),
+    }
+    if algorithm == FLOAT:
+        precision = "fp16" if changed["optimize"].device == "gpu" else "fp32"
+        changed["optimize"] = dataclasses.replace(changed["optimize"], precision=precision)
+        return dataclasses.replace(base, quantize=None, **changed)
+    options = dataclasses.replace(base.quantize, **WAYS[algorithm])
+    return dataclasses.replace(base, quantize=options, **changed)
+
+
+def rows(store: Store, group: str) -> list[Row]:
+    """What is measured so far, in the order the algorithms were asked for."""
+    runs = [run for run in store.list() if run.recipe.get("group") == group]
+    return [_row(run) for run in sorted(runs, key=lambda run: (run.created, run.id))]
+
+
+def groups(store: Store) -> list[str]:
+    """Names of the scorecards there are, newest first."""
+    names = [str(run.recipe.get("group", "")) for run in store.list()]
+    return [name for name in dict.fromkeys(names) if name.startswith(PREFIX)]
+
+
+def _row(run: Run) -> Row:
+    metrics = {stage.name: stage.metrics for stage in run.stages if stage.status == DONE}
+    quantized, scored = metrics.get("quantize", {}), metrics.get("score", {})
+    failed = next((stage for stage in run.stages if stage.error), None)
+    return Row(
+        algorithm=run.name.partition(" of ")[0],
+        run=run.id,
+        status=run.status,
+        bytes=metrics.get("optimize", {}).get("model_bytes"),
+        data_perplexity=scored.get("data_perplexity"),
+        general_perplexity=scored.get("general_perplexity"),
+        seconds=quantized.get("olive_seconds"),
+        peak_memory_bytes=quantized.get("peak_memory_bytes"),
+        peak_gpu_memory_bytes=quantized.get("peak_gpu_memory_bytes"),
+        tokens_per_second=scored.get("tokens_per_second"),
+        note=f"{failed.name}: {failed.error}" if failed else "",
+    )

@@ -1,0 +1,54 @@
+"""score: how good and how fast the base is without any adapter, measured. The scorecard's last stage."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.options import option
+from pipeline.stages import Artifact, Context, Results, olive
+from pipeline.stages.quantize import Model
+
+SCORE = "score.json"
+
+
+@dataclass(frozen=True)
+class Options:
+    rows: int = option(64, "Held-out rows of your data to measure perplexity on", min=1, max=100_000)
+    general_blocks: int = option(
+        16, "Blocks of 512 tokens of a bundled general text to measure perplexity on", min=1, max=32
+    )
+    decode_tokens: int = option(96, "Tokens to decode for the speed of the exported graph", min=8, max=1024)
+
+
+def check(options: Options, model: Model) -> list[str]:
+    """Nothing can be known before it is measured."""
+    return []
+
+
+def uses_rows(_: Options) -> bool:
+    """Whether the result depends on the dataset."""
+    return True
+
+
+def workflow(options: Options, context: Context) -> dict[str, Any]:
+    """The Olive workflow; its pass writes score.json."""
+    onnx = context.inputs.get("onnx")
+    step = {
+        "type": "Score",
+        "data_config": "held_out",
+        "general_blocks": options.general_blocks,
+        "decode_tokens": options.decode_tokens,
+        "onnx": str(onnx) if onnx else None,
+    }
+    held_out = olive.rows(
+        "held_out", context, part="eval", max_length=2048, loss_on="all", limit=options.rows
+    )
+    return olive.workflow(context, olive.hf_model(context.base), {"score": step}, [held_out])
+
+
+def results(context: Context) -> Results:
+    """What was measured."""
+    file = context.output / SCORE
+    return Results([Artifact("score", "score", file)], json.loads(file.read_text("utf-8")))
