@@ -59,7 +59,7 @@ class Score(Pass):
             )
         folder = Path(output_model_path)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder.parent / SCORE).write_text(json.dumps(score, indent=1) + "\n", "utf-8")
+        (folder / SCORE).write_text(json.dumps(score, indent=1) + "\n", "utf-8")
         # Olive wants a model from every pass, and copies its folder: so a folder with a config alone.
         shutil.copyfile(Path(model.model_name_or_path) / "config.json", folder / "config.json")
         return HfModelHandler(str(folder), task=model.task)

@@ -50,5 +50,5 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
 
 def results(context: Context) -> Results:
     """What was measured."""
-    file = context.output / SCORE
+    file = context.output / "model" / SCORE  # Olive keeps a folder of the model, and that is in it
     return Results([Artifact("score", "score", file)], json.loads(file.read_text("utf-8")))
