@@ -62,7 +62,7 @@ def _perform(store: Store, run: Run, stage: str) -> dict[str, Any]:
     options = chosen.stages()[stage]
     model = models.resolve(chosen.model)
     inputs = _inputs(run, stage)
-    name = artifacts.key(stage, options, _identity(run, chosen, stage, model, inputs))
+    name = artifacts.key(stage, options, _identity(store, run, chosen, stage, model, inputs))
     with locks.locked(artifacts.lock(store.home, stage, name)):
         stored = artifacts.find(store.home, stage, name)
         reused = stored is not None
@@ -152,11 +152,16 @@ def _inputs(run: Run, stage: str) -> dict[str, dict[str, Any]]:
 
 
 def _identity(
-    run: Run, chosen: recipe.Recipe, stage: str, model: models.Model, inputs: dict[str, dict[str, Any]]
+    store: Store,
+    run: Run,
+    chosen: recipe.Recipe,
+    stage: str,
+    model: models.Model,
+    inputs: dict[str, dict[str, Any]],
 ) -> dict[str, str]:
     """What besides the options decides the result. Artifact folders are named by content already."""
     facts = {kind: _stored_name(Path(artifact["path"])) for kind, artifact in inputs.items()}
-    facts["model"] = models.fingerprint(model)
+    facts["model"] = models.fingerprint(model, store.home)
     facts["device"] = "cuda" if settings.gpus() else "cpu"
     facts["template"] = chosen.template
     if STAGES[stage].uses_rows(chosen.stages()[stage]):

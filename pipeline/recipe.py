@@ -52,8 +52,13 @@ class Recipe(Basics):
         return {name: options for name, options in found.items() if options is not None}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, in the order a person writes a recipe."""
-        return dataclasses.asdict(self)
+        """Plain data, in the order a person writes a recipe, without what few recipes have."""
+        unsaid = {"group": "", **dict.fromkeys(LEFT_OUT)}
+        return {
+            key: value
+            for key, value in dataclasses.asdict(self).items()
+            if key not in unsaid or value != unsaid[key]
+        }
 
     def to_yaml(self) -> str:
         """The recipe as the YAML file a user would write, stages one to a line."""

@@ -132,10 +132,11 @@ def test_the_data_decides_where_rows_are_used(
         run = submit.submit(store, recipe.load(recipe_file, list(changes)))
         return bool(carry_out(store, run, monkeypatch)["reused"])
 
-    gptq = "quantize.algorithm=gptq"
-    assert [reused(), reused(gptq), reused(gptq)] == [False, False, True]
+    rtn, gptq = "quantize.algorithm=rtn", "quantize.algorithm=gptq"
+    assert [reused(rtn), reused(gptq), reused(gptq)] == [False, False, True]
     dataset.write_text(dataset.read_text() * 2)
-    assert [reused(), reused(gptq), reused(gptq, "seed=1")] == [True, False, False]
+    assert [reused(rtn), reused(gptq), reused(gptq, "seed=1")] == [True, False, False]
+    assert [reused(gptq, "quantize.general_text=1.0", f"seed={seed}") for seed in (1, 2)] == [False, True]
 
 
 def test_later_stages_get_what_earlier_ones_made(

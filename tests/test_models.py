@@ -64,11 +64,36 @@ class TestFolder:
         assert problem(tmp_path / "no") == f"model: {tmp_path / 'no'}: no such folder"
 
     def test_its_fingerprint_is_its_content(self, model_folder: Path, tmp_path: Path) -> None:
-        before = models.fingerprint(models.resolve(str(model_folder)))
+        home = tmp_path / "home"
+        before = models.fingerprint(models.resolve(str(model_folder)), home)
         moved = model_folder.rename(tmp_path / "elsewhere")
-        assert models.fingerprint(models.resolve(str(moved))) == before
+        assert models.fingerprint(models.resolve(str(moved)), home) == before
         write_safetensors(moved / "model.safetensors", [0.0, 1.0, 3.0])
-        assert models.fingerprint(models.resolve(str(moved))) != before
+        assert models.fingerprint(models.resolve(str(moved)), home) != before
+
+    def test_its_files_are_read_once(
+        self, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = models.resolve(str(model_folder))
+        first = models.fingerprint(model, tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(models, "_content", lambda path: pytest.fail(f"{path} was read again"))
+            assert models.fingerprint(model, tmp_path) == first
+        (tmp_path / "models" / models.FINGERPRINTS).write_text("half a fi")
+        assert models.fingerprint(model, tmp_path) == first
+
+    def test_a_large_file_is_hashed_in_pieces(
+        self, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model, found = models.resolve(str(model_folder)), set()
+        monkeypatch.setattr(models, "PIECE", 16)
+        for changed in (None, 0, 17, 99):
+            content = bytearray(100)
+            if changed is not None:
+                content[changed] = 1
+            (model_folder / "vocab.bin").write_bytes(content)
+            found.add(models.fingerprint(model, tmp_path))
+        assert len(found) == 4
 
 
 @pytest.mark.parametrize("model", ["nonsense", "a/b/c", "", "/", "org/"])
@@ -98,7 +123,7 @@ class TestStarter:
     def test_it_is_known_without_being_read(self, package: Path) -> None:
         model = models.resolve("starter")
         assert (model.kind, model.revision) == ("starter", "1.2.3")
-        assert models.fingerprint(model) == "starter starter 1.2.3"
+        assert models.fingerprint(model, package) == "starter starter 1.2.3"
         assert models.starter_file() == package / models.STARTER_FILE
 
     def test_without_its_file_it_says_what_to_install(self, package: Path) -> None:

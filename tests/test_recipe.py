@@ -63,6 +63,9 @@ def test_yaml_of_a_recipe_gives_the_same_recipe(minimal: Path) -> None:
     loaded = recipe.load(minimal, ["name=Wörter: viele", "finetune.learning_rate=0.00001", "evaluate=null"])
     again = recipe.load(write(minimal.parent, loaded.to_yaml()))
     assert again == loaded
+    scored = recipe.load(minimal, ["score.rows=3", "group=g"])
+    assert recipe.load(write(minimal.parent, scored.to_yaml())) == scored
+    assert "score" in scored.stages()
 
 
 def test_yaml_of_a_recipe_has_a_stage_on_each_line(minimal: Path) -> None:

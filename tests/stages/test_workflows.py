@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline import settings
-from pipeline.stages import Context, evaluate, finetune, optimize, quantize
+from pipeline.stages import Context, evaluate, finetune, optimize, quantize, score
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 SMOLLM = {
@@ -66,6 +66,7 @@ CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         optimize.Options(device="gpu", provider="CUDAExecutionProvider", precision="fp16"),
         {"inputs": {}},
     ),
+    "score": (score, score.Options(), {"inputs": CHECKPOINT | EXPORT}),
     "evaluate": (evaluate, evaluate.Options(), {"inputs": CHECKPOINT | ADAPTER | EXPORT}),
     "evaluate-base": (evaluate, evaluate.Options(prompts=5), {"inputs": {"onnx": EXPORT["onnx"]}}),
 }
