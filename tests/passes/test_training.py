@@ -79,10 +79,15 @@ def test_a_quantized_model_learns(
     trained = stage(context, "finetune", finetune, OPTIONS, checkpoint=checkpoint)
     assert trained.metrics["eval_loss_after"] < trained.metrics["eval_loss_before"] - 0.5
     assert trained.metrics["steps"] == 12
-    steps = [event for event in reported() if "step" in event]
+    steps = [event for event in reported() if "loss" in event]
+    looks = {event["step"]: event["eval_loss"] for event in reported() if "eval_loss" in event}
+    assert looks == {0: trained.metrics["eval_loss_before"], 12: trained.metrics["eval_loss_after"]}
     assert [event["step"] for event in steps] == list(range(1, 13))
     assert steps[-1]["eta_seconds"] == 0
-    assert all({"loss", "learning_rate", "grad_norm", "tokens_per_second"} <= event.keys() for event in steps)
+    assert all(
+        {"loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_bytes"} <= event.keys()
+        for event in steps
+    )
     progress = [event["progress"] for event in reported() if "progress" in event]
     assert progress[-1] == 1
     adapter = trained.artifacts[0].path
@@ -99,43 +104,12 @@ def test_a_float_model_learns_and_the_same_seed_learns_the_same(context: Context
     assert other["eval_loss_after"] != first["eval_loss_after"]
 
 
-def test_training_goes_on_where_it_was_interrupted(
-    context: Context, monkeypatch: pytest.MonkeyPatch, reported: Callable[[], list[dict[str, Any]]]
-) -> None:
-    whole = stage(context, "whole", finetune, OPTIONS).metrics
-    made = finetune.workflow
-
-    def interrupted(options: Any, context: Context) -> dict[str, Any]:
-        workflow = made(options, context)
-        workflow["passes"]["finetune"]["training_args"]["save_steps"] = 8
-        return workflow
-
-    from pipeline.passes import quant_lora
-
-    monkeypatch.setattr(finetune, "workflow", interrupted)
-    on_log = quant_lora.Progress.on_log
-
-    def stop(self: Any, args: Any, state: Any, *more: Any, **kwargs: Any) -> None:
-        on_log(self, args, state, *more, **kwargs)
-        if state.global_step == 10:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(quant_lora.Progress, "on_log", stop)
-        with pytest.raises(KeyboardInterrupt):
-            stage(context, "resumed", finetune, OPTIONS)
-    before = len(reported())
-    resumed = stage(context, "resumed", finetune, OPTIONS).metrics
-    assert [event["step"] for event in reported()[before:] if "step" in event] == [9, 10, 11, 12]
-    assert resumed["eval_loss_after"] == pytest.approx(whole["eval_loss_after"], rel=1e-3)
-
-
 def test_packed_and_plain_weights_learn_alike(context: Context) -> None:
     """Gradients through a packed weight, unpacked at every step, and through its plain copy."""
     import torch
     from olive.model import HfModelHandler
 
-    from pipeline.passes import quant_lora
+    from pipeline.passes import quant_lora, training
 
     checkpoint = stage(context, "quantize", quantize, quantize.Options()).artifacts[0].path
     gradients, losses = [], []
@@ -150,12 +124,12 @@ def test_packed_and_plain_weights_learn_alike(context: Context) -> None:
             quant_lora._free_bytes = free
         assert counts == ((14, 0) if budget else (0, 14))
         torch.manual_seed(0)
-        config = SimpleNamespace(r=4, alpha=8, lora_dropout=0.0, target_modules=None)
+        config = SimpleNamespace(method="lora", r=4, alpha=8, lora_dropout=0.0, target_modules=None)
         adapted = quant_lora.add_lora(model, config)
         for name, parameter in adapted.named_parameters():
             if "lora_" in name:
                 torch.nn.init.normal_(parameter, std=0.05)
-        loss, _ = quant_lora.ResponseLoss(adapted)(batch())
+        loss, _ = training.ResponseLoss(adapted)(batch())
         loss.backward()
         losses.append(float(loss.detach()))
         gradients.append({n: p.grad for n, p in adapted.named_parameters() if p.requires_grad})
@@ -182,26 +156,26 @@ def batch() -> dict[str, Any]:
 def test_the_loss_is_transformers_loss(context: Context) -> None:
     from transformers import AutoModelForCausalLM
 
-    from pipeline.passes import quant_lora
+    from pipeline.passes import quant_lora, training
 
     model = AutoModelForCausalLM.from_pretrained(context.model)
     expected = float(model(**batch()).loss)
-    config = SimpleNamespace(r=4, alpha=8, lora_dropout=0.0, target_modules=None)
+    config = SimpleNamespace(method="lora", r=4, alpha=8, lora_dropout=0.0, target_modules=None)
     adapted = quant_lora.add_lora(model, config)  # an adapter starts as no change
-    total, tokens = quant_lora.ResponseLoss(adapted)(batch())
+    total, tokens = training.ResponseLoss(adapted)(batch())
     assert tokens == 14 + 9 + 14
     assert float(total) / tokens == pytest.approx(expected, rel=1e-5)
 
 
 def test_training_gone_astray_says_what_to_change(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.passes import quant_lora
+    from pipeline.passes import training
 
-    compute = quant_lora.ResponseTrainer.compute_loss
+    compute = training.ResponseTrainer.compute_loss
 
     def astray(self: Any, *args: Any, **kwargs: Any) -> Any:
         return compute(self, *args, **kwargs) * (float("nan") if self.state.global_step == 3 else 1)
 
-    monkeypatch.setattr(quant_lora.ResponseTrainer, "compute_loss", astray)
+    monkeypatch.setattr(training.ResponseTrainer, "compute_loss", astray)
     with pytest.raises(LabError, match=r"astray at step 4: the loss is nan. Lower finetune.learning_rate"):
         stage(context, "astray", finetune, OPTIONS)
 
@@ -288,7 +262,7 @@ def test_long_rows_keep_something_to_learn() -> None:
 
 
 def test_batches_have_rows_of_like_length() -> None:
-    from pipeline.passes.quant_lora import LikeLengths
+    from pipeline.passes.training import LikeLengths
 
     lengths = [(i * 37) % 101 for i in range(103)]
     sampler = LikeLengths(lengths, 4, seed=0)
