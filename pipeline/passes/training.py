@@ -206,9 +206,10 @@ class ResponseTrainer(transformers.Trainer):
         finally:
             self._saving = False
         self._held_out.save(folder / PART / name)
-        for file in (folder / PART / name).iterdir():
-            with file.open("rb") as written:
-                os.fsync(written.fileno())  # else a power cut leaves empty files under the final name
+        for file in (folder / PART / name).rglob("*"):
+            if file.is_file():
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())  # else a power cut leaves empty files under the final name
         (folder / PART / name).replace(folder / name)
         for older in folder.glob("checkpoint-*"):
             if older.name != name:
