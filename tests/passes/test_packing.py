@@ -86,6 +86,8 @@ def adapted(folder: Path, attention: str) -> Any:
 def test_packed_rows_have_the_loss_and_the_gradients_of_rows_apart(
     architecture: str, attention: str, tmp_path: Path
 ) -> None:
+    import torch
+
     from pipeline.passes.packing import join
     from pipeline.passes.training import Collator, ResponseLoss
 
@@ -101,7 +103,8 @@ def test_packed_rows_have_the_loss_and_the_gradients_of_rows_apart(
         gradients = {name: weight.grad.clone() for name, weight in learned.items()}
         return float(sum(part for part, _ in parts)), sum(count for _, count in parts), gradients
 
-    apart = summed([collate([join([row])]) for row in rows()])
+    alone = [({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, labels) for ids, labels in rows()]
+    apart = summed([collate([row]) for row in alone])
     packed = summed([collate([join(rows()[:3]), join(rows()[3:])])])  # the second one is padded
     assert packed[1] == apart[1] == sum(size - size // 3 for size in SIZES) + 30 // 3 - 1
     assert packed[0] == pytest.approx(apart[0], rel=1e-5)
