@@ -45,7 +45,7 @@ def rows() -> list[tuple[Any, Any]]:
         labels = ids.clone()
         labels[: size // 3] = -100
         made.append((ids, labels))
-    made[0] = (made[0][0], made[0][0].clone())  # one that learns its prompt as well
+    made[1] = (made[1][0], made[1][0].clone())  # one that learns its prompt as well
     return made
 
 
@@ -56,7 +56,7 @@ def test_a_pack_knows_where_its_rows_begin() -> None:
     assert inputs["position_ids"].tolist() == [*range(30), *range(140), *range(20)]
     assert "attention_mask" not in inputs
     assert labels[[0, 30, 170]].tolist() == [-100] * 3
-    assert labels[1:30].tolist() == inputs["input_ids"][1:30].tolist()
+    assert labels[31:170].tolist() == inputs["input_ids"][31:170].tolist()
 
 
 def adapted(folder: Path, attention: str) -> Any:
@@ -106,7 +106,7 @@ def test_packed_rows_have_the_loss_and_the_gradients_of_rows_apart(
     alone = [({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, labels) for ids, labels in rows()]
     apart = summed([collate([row]) for row in alone])
     packed = summed([collate([join(rows()[:3]), join(rows()[3:])])])  # the second one is padded
-    assert packed[1] == apart[1] == sum(size - size // 3 for size in SIZES) + 30 // 3 - 1
+    assert packed[1] == apart[1] == sum(size - size // 3 for size in SIZES) + 140 // 3 - 1
     assert packed[0] == pytest.approx(apart[0], rel=1e-5)
     for name, gradient in apart[2].items():
         worst = float((gradient - packed[2][name]).abs().max() / gradient.abs().max())
