@@ -1,6 +1,6 @@
 """Seconds of a training step on the quantized base and on the float base, taken in turn in one process.
 
-    python -m benchmarks.finetune [--model FOLDER] [--steps 5] [--batch-size 8] [--length 96]
+    python -m benchmarks.finetune [--model starter] [--steps 5] [--batch-size 8] [--length 96]
 
 Both have the same LoRA adapter and see the same batch of the travel sample: forward, backward, AdamW. The
 third column is the quantized base with its weights left packed, as they are where memory is short.

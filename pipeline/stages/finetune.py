@@ -27,8 +27,9 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 class Options:
     method: Literal["lora", "rslora", "dora", "qlora"] = option(
         "lora",
-        "How the adapter is built: rslora keeps high ranks effective; dora learns more like full training,"
-        " but cannot be exported; qlora trains on the model in 4-bit nf4, on a GPU, with quantize left out",
+        "How the adapter is built: rslora keeps high ranks effective; dora learns more like full training"
+        " but is slower and cannot be exported; qlora trains on the model in 4-bit nf4, on a GPU only,"
+        " without the quantize stage",
     )
     r: int = option(16, "Rank: larger learns more and weighs more", min=1, max=512)
     alpha: int = option(
