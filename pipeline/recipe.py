@@ -137,6 +137,23 @@ def _missing(values: dict[str, Any], given: dict[str, Any]) -> list[str]:
         problems.append("all stages are null: there is nothing to run")
     if values.get("optimize", True) is None and values.get("evaluate", True) is not None:
         problems.append("evaluate: needs optimize; set evaluate to null as well")
+    return problems + _method_problems(values)
+
+
+def _method_problems(values: dict[str, Any]) -> list[str]:
+    """Ways to fine-tune that go with some stages only."""
+    method = getattr(values.get("finetune"), "method", None)
+    problems = []
+    if method == "dora" and values.get("optimize", True) is not None:
+        problems.append(
+            "finetune.method: 'dora' rescales the base's own products, which an adapter beside the exported"
+            " graph cannot do; use 'rslora' or 'lora', or set optimize and evaluate to null"
+        )
+    if method == "qlora" and values.get("quantize", True) is not None:
+        problems.append(
+            "finetune.method: 'qlora' puts the float model into nf4 itself; set quantize to null, or use"
+            " 'lora' on the quantized model"
+        )
     return problems
 
 

@@ -29,7 +29,8 @@ def _table(options: list[Option]) -> str:
     for option in options:
         default = f"`{option.default}`" if option.default != "" else ""
         rows.append(f"| `{option.name}` | {default} | {option.allowed()} | {option.help} |")
-    return "\n".join(rows).replace("True", "true").replace("False", "false") + "\n"
+    text = "\n".join(rows) + "\n"
+    return text.replace("True", "true").replace("False", "false").replace("`None`", "`null`")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ class Options:
     steps: int = option(1, "Steps", min=1)
     flag: bool = option(False, "Flag")
     note: str | None = option(None, "Note")
+    passes: float | None = option(None, "Passes", min=0.5, max=9)
     level: Literal[0, 1] = option(0, "Level")
 
 
@@ -32,7 +33,16 @@ def test_defaults_are_taken_where_nothing_is_given() -> None:
 
 
 def test_given_values_are_kept() -> None:
-    given = {"method": "slow", "bits": 8, "group": 64, "rate": 0.25, "steps": 7, "flag": True, "note": "x"}
+    given = {
+        "method": "slow",
+        "bits": 8,
+        "group": 64,
+        "rate": 0.25,
+        "steps": 7,
+        "flag": True,
+        "note": "x",
+        "passes": 2.5,
+    }
     assert parse(Options, given, "stage") == Options(**given)
 
 
@@ -43,6 +53,12 @@ def test_given_values_are_kept() -> None:
 def test_a_float_may_be_written_as_yaml_reads_it(given: Any, expected: float) -> None:
     rate = parse(Options, {"rate": given}, "stage").rate
     assert (rate, type(rate)) == (expected, float)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, None), (2, 2.0), ("1.5", 1.5)])
+def test_a_number_may_be_left_out(given: Any, expected: float | None) -> None:
+    passes = parse(Options, {"passes": given}, "stage").passes
+    assert (passes, type(passes)) == (expected, type(expected))
 
 
 @pytest.mark.parametrize(
@@ -66,6 +82,8 @@ def test_a_float_may_be_written_as_yaml_reads_it(given: Any, expected: float) ->
         ({"flag": "yes"}, "stage.flag: 'yes'", "true or false"),
         ({"level": True}, "stage.level: True", "0 or 1"),
         ({"note": 3}, "stage.note: 3", "a text or null"),
+        ({"passes": 0.1}, "stage.passes: 0.1", "a number from 0.5 to 9 or null"),
+        ({"passes": True}, "stage.passes: True", "a number from 0.5 to 9 or null"),
         ({"note": "a\0b"}, "stage.note: 'a\\x00b'", "a text or null"),
         ({"note": "\ud800"}, "stage.note: '\\ud800'", "a text or null"),
         ({"steps": ["a"]}, "stage.steps: ['a']", "a whole number of at least 1"),
@@ -81,7 +99,7 @@ def test_a_bad_value_is_named_with_its_key_and_what_is_allowed(
 
 def test_an_unknown_key_is_named_with_those_there_are() -> None:
     assert problem(metod="fast") == (
-        "stage.metod: unknown key; allowed: method, bits, group, rate, steps, flag, note, level"
+        "stage.metod: unknown key; allowed: method, bits, group, rate, steps, flag, note, passes, level"
     )
 
 
@@ -100,7 +118,7 @@ def test_a_huge_value_is_not_shown_whole() -> None:
 
 def test_describe_gives_what_a_form_needs() -> None:
     options = {o.name: o for o in describe(Options)}
-    assert list(options) == ["method", "bits", "group", "rate", "steps", "flag", "note", "level"]
+    assert list(options) == ["method", "bits", "group", "rate", "steps", "flag", "note", "passes", "level"]
     assert options["method"].choices == ("fast", "slow")
     assert (options["group"].types, options["group"].choices) == ((int,), ("auto",))
     assert (options["rate"].min, options["rate"].max, options["rate"].advanced) == (0.0, 1.0, True)

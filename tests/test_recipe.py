@@ -119,6 +119,29 @@ def test_a_faulty_recipe_is_refused_by_name(tmp_path: Path, text: str, expected:
     assert expected in problem(write(tmp_path, text))
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (["finetune.method=dora"], "'rslora' or 'lora', or set optimize and evaluate to null"),
+        (["finetune.method=dora", "evaluate=null"], "set optimize and evaluate to null"),
+        (
+            ["finetune.method=qlora"],
+            "finetune.method: 'qlora' puts the float model into nf4 itself; set quantize",
+        ),
+    ],
+)
+def test_a_method_that_does_not_go_with_a_stage_is_refused(
+    minimal: Path, changes: list[str], expected: str
+) -> None:
+    assert expected in problem(minimal, *changes)
+
+
+def test_methods_go_with_the_stages_they_are_for(minimal: Path) -> None:
+    recipe.load(minimal, ["finetune.method=dora", "optimize=null", "evaluate=null"])
+    recipe.load(minimal, ["finetune.method=qlora", "quantize=null"])
+    recipe.load(minimal, ["finetune.method=rslora"])
+
+
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     message = problem(write(tmp_path, "nam: x\nseed: -1\nquantize: {bits: 5, sym: 1}\n"))
     assert [line.split(":")[0] for line in message.splitlines()] == [

@@ -1,17 +1,15 @@
 # mypy: disallow-subclassing-any=False
-"""LoRA on an Olive-quantized model, or on a float one.
+"""LoRA and its relatives on an Olive-quantized model, or on a float one.
 
-Source of the method: Hu et al., LoRA, arXiv 2106.09685; on frozen quantized weights: Dettmers et al.,
-QLoRA, arXiv 2305.14314. The adapter is a PEFT adapter like any other.
+Sources: Hu et al., LoRA, arXiv 2106.09685; Kalajdzievski, rsLoRA, arXiv 2312.03732; Liu et al., DoRA, arXiv
+2402.09353; on frozen quantized weights and for nf4: Dettmers et al., QLoRA, arXiv 2305.14314. The adapter is
+a PEFT adapter like any other.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import random
-import time
-from collections.abc import Iterator, Sized
+from collections.abc import Sized
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,6 @@ import torch
 import transformers
 from olive.common.quant.nn import QuantLinear
 from olive.data.config import DataConfig
-from olive.data.constants import IGNORE_INDEX
 from olive.hardware.accelerator import AcceleratorSpec
 from olive.model import HfModelHandler
 from olive.passes.olive_pass import PassConfigParam
@@ -29,16 +26,25 @@ from olive.passes.pytorch.lora import LoRA
 from olive.passes.pytorch.train_utils import load_hf_base_model
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import layer as lora_layer
-from torch.utils.data import Sampler
-from transformers.trainer_utils import get_last_checkpoint
 
-from pipeline.errors import LabError
 from pipeline.events import emit
+from pipeline.passes.held_out import HeldOut
+from pipeline.passes.packing import Packs, check_boundaries
 from pipeline.passes.rows import Rows
+from pipeline.passes.training import Collator, ResponseLoss, train
 
 RECORD = "training.json"  # stands in the adapter's folder
-MOST_EVAL_ROWS = 256  # more would change the mean little and could take longer than the training
-LENGTH_POOL = 16  # batches shuffled together before rows of like length are put side by side
+PARAMETERS: dict[str, tuple[Any, Any, str]] = {  # of the pass, besides Olive's: type, default, description
+    "method": (str, "lora", "lora, rslora, dora, or qlora: LoRA on the float model put into nf4."),
+    "torch_dtype": (
+        str,
+        "auto",
+        "bfloat16, float32, or auto: bfloat16 where the hardware multiplies it natively.",
+    ),
+    "pack_length": (int, None, "Tokens of a sequence packed with several rows; None keeps rows apart."),
+    "eval_every": (int, 0, "Steps between held-out losses, of which the best decides; 0: none."),
+    "early_stop": (int, 0, "Held-out losses in a row without a better one that end the training; 0: none."),
+}
 
 
 class QuantLora(LoRA):
@@ -50,26 +56,29 @@ class QuantLora(LoRA):
     @classmethod
     def _default_config(cls, accelerator_spec: AcceleratorSpec) -> dict[str, PassConfigParam]:
         config: dict[str, PassConfigParam] = super()._default_config(accelerator_spec)
-        config["torch_dtype"] = PassConfigParam(
-            type_=str,
-            default_value="auto",
-            description="bfloat16, float32, or auto: bfloat16 where the hardware multiplies it natively.",
-        )
+        for name, (kind, default, description) in PARAMETERS.items():
+            config[name] = PassConfigParam(type_=kind, default_value=default, description=description)
         return config
 
     def _run_for_config(self, model: HfModelHandler, config: Any, output_model_path: str) -> HfModelHandler:
         emit(message="Loading the model", progress=0.01)
-        arguments = config.training_args
-        transformers.set_seed(arguments.extra_args["seed"])
-        train, held_out = _rows(config.train_data_config), _rows(config.eval_data_config)
-        base = self._load(model, config)
+        arguments = config.training_args.create_training_args()
+        transformers.set_seed(arguments.seed)
+        rows, held_out = _rows(config.train_data_config), _rows(config.eval_data_config)
+        base = load_base(model, config.method, training_dtype(config.torch_dtype))
+        shown: Rows | Packs = rows
+        if config.pack_length:
+            check_boundaries(base)
+            shown = Packs(rows, config.pack_length, arguments.seed)
+            emit(message=f"Packed {len(rows)} rows into {len(shown)} sequences", progress=0.04)
         adapted = add_lora(base, config)
-        loss = ResponseLoss(adapted)
-        tokenizer = model.get_hf_tokenizer()
-        before = held_out_loss(loss, held_out, tokenizer, "before training")
-        record = self._train(adapted, loss, train, tokenizer, arguments)
-        after = held_out_loss(loss, held_out, tokenizer, "after training")
+        loss, collate = ResponseLoss(adapted), Collator(model.get_hf_tokenizer())
+        looks = HeldOut(loss, held_out, collate, config.early_stop)
+        before = looks.measure(0, "before training")
+        record = train(loss, shown, collate, arguments, looks, config.eval_every)
+        after = looks.best_loss if config.eval_every else looks.measure(record["steps"], "after training")
         record |= {
+            "rows": len(rows),
             "eval_loss_before": before,
             "eval_loss_after": after,
             "dtype": str(base.dtype).removeprefix("torch."),
@@ -77,53 +86,44 @@ class QuantLora(LoRA):
         adapter = Path(output_model_path) / "adapter"
         save(adapted, adapter)
         (adapter / RECORD).write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-        emit(message="Adapter written", progress=0.98, eval_loss=after)
+        emit(message="Adapter written", progress=0.98)
         output = deepcopy(model)
         output.set_resource("adapter_path", adapter)
         return output
 
-    def _load(self, handler: HfModelHandler, config: Any) -> transformers.PreTrainedModel:
-        """The frozen base on the device it is trained on, in the training dtype."""
-        cuda = torch.cuda.is_available()
-        dtype = training_dtype(config.torch_dtype)
-        base = load_hf_base_model(handler, torch_dtype=dtype, device_map={"": 0} if cuda else None)
-        base.requires_grad_(False)
-        base.config.use_cache = False
-        count, kept = unpack_where_it_fits(base, dtype)
-        if count or kept:
-            emit(message=f"Unpacked {count} of {count + kept} quantized weights for training", progress=0.03)
-        # To the Trainer and to PEFT this is now a model with frozen modules, not a quantization method
-        # they would have to know.
-        base.hf_quantizer = None
-        base.is_quantized = False
-        return base
 
-    def _train(
-        self, model: PeftModel, loss: ResponseLoss, train: Rows, tokenizer: Any, arguments: Any
-    ) -> dict[str, Any]:
-        """Run the steps, from the last checkpoint if one is left; return what is worth keeping."""
-        if arguments.gradient_checkpointing:
-            model.enable_input_require_grads()
-        progress = Progress()
-        trainer = ResponseTrainer(
-            loss=loss,
-            model=model,
-            args=arguments.create_training_args(),
-            train_dataset=train,
-            data_collator=Collator(tokenizer),
-            callbacks=[progress],
-        )
-        trainer.remove_callback(transformers.PrinterCallback)
-        trainer.remove_callback(transformers.ProgressCallback)
-        result = trainer.train(resume_from_checkpoint=get_last_checkpoint(arguments.output_dir))
-        return {
-            "steps": result.global_step,
-            "train_loss": result.training_loss,
-            "tokens_per_second": progress.tokens_per_second(),
-            "train_seconds": progress.seconds,
-            "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-            "rows": len(train),
-        }
+def load_base(handler: HfModelHandler, method: str, dtype: torch.dtype) -> transformers.PreTrainedModel:
+    """The frozen base on the device it is trained on, in the training dtype; for qlora in nf4."""
+    cuda = torch.cuda.is_available()
+    quantization = nf4(dtype) if method == "qlora" else {}
+    base = load_hf_base_model(
+        handler, torch_dtype=dtype, device_map={"": 0} if cuda else None, **quantization
+    )
+    base.requires_grad_(False)
+    base.config.use_cache = False
+    if method == "qlora":  # the Trainer and PEFT know nf4
+        return base
+    count, kept = unpack_where_it_fits(base, dtype)
+    if count or kept:
+        emit(message=f"Unpacked {count} of {count + kept} quantized weights for training", progress=0.03)
+    # To the Trainer and to PEFT this is now a model with frozen modules, not a quantization method
+    # they would have to know.
+    base.hf_quantizer = None
+    base.is_quantized = False
+    return base
+
+
+def nf4(dtype: torch.dtype) -> dict[str, Any]:
+    """Olive's load arguments for QLoRA's base: 4-bit normal floats whose scales are quantized once more."""
+    return {
+        "quantization_method": "bitsandbytes",
+        "quantization_config": {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_use_double_quant": True,
+            "bnb_4bit_compute_dtype": str(dtype).removeprefix("torch."),
+        },
+    }
 
 
 def save(model: PeftModel, folder: Path) -> None:
@@ -162,8 +162,10 @@ def unpack_where_it_fits(model: torch.nn.Module, dtype: torch.dtype) -> tuple[in
 
 
 def add_lora(base: transformers.PreTrainedModel, config: Any) -> PeftModel:
-    """Wrap the target layers. `config` has r, alpha, lora_dropout, target_modules (None: all linear)."""
+    """Wrap the target layers. `config` has method, r, alpha, lora_dropout, target_modules (None: all)."""
     peft_config = LoraConfig(
+        use_rslora=config.method == "rslora",
+        use_dora=config.method == "dora",
         r=config.r,
         lora_alpha=config.alpha,
         lora_dropout=config.lora_dropout,
@@ -193,164 +195,19 @@ class LoraQuantLinear(lora_layer.Linear):
     def __init__(self, base_layer: QuantLinear, adapter_name: str, config: LoraConfig, **kwargs: Any) -> None:
         # The names under which PEFT looks for a layer's shape.
         base_layer.in_features, base_layer.out_features = base_layer.cols, base_layer.rows
+        if config.use_dora:
+            base_layer.__class__ = ReadableQuantLinear
         super().__init__(base_layer, adapter_name, config, **kwargs)
 
 
-class ResponseLoss:
-    """Cross entropy summed over labelled positions, with logits computed for those only.
+class ReadableQuantLinear(QuantLinear):
+    """A packed layer that shows its weight as a plain one does: DoRA needs the norms of its rows."""
 
-    The output layer of a small model is a fifth of all its arithmetic, and prompts have no labels.
-    """
-
-    def __init__(self, model: PeftModel) -> None:
-        self.model = model
-        self._keep: torch.Tensor | None = None
-        model.get_base_model().get_output_embeddings().register_forward_pre_hook(self._select)
-
-    def _select(self, _: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        """Before the output layer: [rows, tokens, hidden] to [labelled positions, hidden]."""
-        return args if self._keep is None else (args[0][self._keep], *args[1:])
-
-    def __call__(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
-        """(sum of losses in nats, number of labelled tokens) of a batch of int64 [rows, tokens] tensors."""
-        # A position predicts the token after it, so labels move one to the left.
-        targets = torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORE_INDEX)
-        self._keep = targets != IGNORE_INDEX
-        try:
-            logits = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        finally:
-            kept, self._keep = self._keep, None
-        wanted = targets[kept]
-        return torch.nn.functional.cross_entropy(logits.float(), wanted, reduction="sum"), wanted.numel()
-
-
-class ResponseTrainer(transformers.Trainer):
-    """transformers' Trainer with our loss and with batches of rows of like length."""
-
-    def __init__(self, loss: ResponseLoss, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._loss = loss
-        self.model_accepts_loss_kwargs = False
-
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """Mean loss in nats per labelled token of the batch."""
-        total, tokens = self._loss(inputs)
-        return total / tokens
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> LikeLengths:
-        rows = train_dataset or self.train_dataset
-        lengths = [rows.length(i) for i in range(len(rows))]
-        return LikeLengths(lengths, self.args.train_batch_size, self.args.seed)
-
-
-class LikeLengths(Sampler[int]):
-    """Row indices in an order that puts rows of like length into a batch, new in every epoch."""
-
-    def __init__(self, lengths: list[int], batch_size: int, seed: int) -> None:
-        self.lengths = lengths
-        self.batch_size = batch_size
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate; a resumed run thus draws the same batches."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        dice = random.Random(f"{self.seed}:{self.epoch}")  # noqa: S311 - a shuffle, not a secret
-        order = list(range(len(self.lengths)))
-        dice.shuffle(order)
-        pool = self.batch_size * LENGTH_POOL
-        for start in range(0, len(order), pool):
-            part = sorted(order[start : start + pool], key=lambda i: self.lengths[i])
-            batches = [part[i : i + self.batch_size] for i in range(0, len(part), self.batch_size)]
-            dice.shuffle(batches)
-            yield from (index for batch in batches for index in batch)
-
-
-class Collator:
-    """Pads samples of `Rows` on the right into tensors of [rows, tokens]."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        # Padding is masked and unlabelled, so any token will do where a model has none of its own.
-        self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-
-    def __call__(
-        self, samples: list[tuple[dict[str, torch.Tensor], torch.Tensor]]
-    ) -> dict[str, torch.Tensor]:
-        pad = torch.nn.utils.rnn.pad_sequence
-        return {
-            "input_ids": pad([x["input_ids"] for x, _ in samples], batch_first=True, padding_value=self.pad),
-            "attention_mask": pad([x["attention_mask"] for x, _ in samples], batch_first=True),
-            "labels": pad([y for _, y in samples], batch_first=True, padding_value=IGNORE_INDEX),
-        }
-
-
-class Progress(transformers.TrainerCallback):
-    """Writes each step as an event."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self._began = 0.0
-        self._first_step = 0
-        self._first_tokens = 0
-        self._tokens = 0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._began, self._first_step = time.monotonic(), state.global_step
-        self._first_tokens = state.num_input_tokens_seen
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
-        if "loss" not in logs:
-            return
-        if not math.isfinite(logs["loss"]):
-            raise LabError(
-                f"Training went astray at step {state.global_step}: the loss is {logs['loss']}."
-                f" Lower finetune.learning_rate ({args.learning_rate:g})."
-            )
-        self.seconds = time.monotonic() - self._began
-        self._tokens = state.num_input_tokens_seen - self._first_tokens
-        left = (state.max_steps - state.global_step) * self.seconds / (state.global_step - self._first_step)
-        emit(
-            message=f"Step {state.global_step} of {state.max_steps}",
-            step=state.global_step,
-            total_steps=state.max_steps,
-            progress=0.1 + 0.85 * state.global_step / state.max_steps,
-            eta_seconds=left,
-            tokens_per_second=self.tokens_per_second(),
-            **{
-                name: logs[name]
-                for name in ("loss", "learning_rate", "grad_norm")
-                if math.isfinite(logs.get(name, math.nan))
-            },
-        )
-
-    def tokens_per_second(self) -> float:
-        return self._tokens / self.seconds if self.seconds else 0.0
-
-
-@torch.no_grad()
-def held_out_loss(loss: ResponseLoss, rows: Rows, tokenizer: Any, when: str) -> float:
-    """Mean loss in nats per labelled token over the held-out rows, in evaluation mode."""
-    model = loss.model
-    was_training = model.training
-    model.eval()
-    indices = sorted(range(min(len(rows), MOST_EVAL_ROWS)), key=rows.length)
-    collate, device = Collator(tokenizer), next(model.parameters()).device
-    total, tokens = 0.0, 0
-    for start in range(0, len(indices), 8):
-        emit(message=f"Held-out loss {when}: row {start + 1} of {len(indices)}")
-        batch = collate([rows[i] for i in indices[start : start + 8]])
-        part, count = loss({name: tensor.to(device) for name, tensor in batch.items()})
-        total, tokens = total + float(part), tokens + count
-    model.train(was_training)
-    emit(message=f"Held-out loss {when}: {total / tokens:.3f}", eval_loss=total / tokens)
-    return total / tokens
+    @property
+    def weight(self) -> torch.Tensor:
+        """The unpacked weight [outputs, inputs]."""
+        unpacked: torch.Tensor = self.unpack_and_dequantize(self.qweight, self.scales, self.qzeros)
+        return unpacked
 
 
 def _rows(config: DataConfig | dict[str, Any]) -> Rows:

@@ -2,26 +2,54 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline import architectures
+from pipeline import architectures, settings
 from pipeline.options import option
 from pipeline.stages import Artifact, Context, Results, olive
 from pipeline.stages.quantize import Model
 
-METHODS = {"lora": "QuantLora"}
+# Recipe name to transformers' name and its arguments. What transformers calls "constant" has no warm-up.
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "constant": ("constant_with_warmup", {}),
+    "linear": ("linear", {}),
+    "cosine": ("cosine", {}),
+    "cosine_with_min_lr": ("cosine_with_min_lr", {"min_lr_rate": 0.1}),
+    "cosine_with_restarts": ("cosine_with_restarts", {"num_cycles": 4}),
+}
 
 
 @dataclass(frozen=True)
 class Options:
-    method: Literal["lora"] = option("lora", "How the adapter is built")
+    method: Literal["lora", "rslora", "dora", "qlora"] = option(
+        "lora",
+        "How the adapter is built: rslora keeps high ranks effective; dora learns more like full training"
+        " but is slower and cannot be exported; qlora trains on the model in 4-bit nf4, on a GPU only,"
+        " without the quantize stage",
+    )
     r: int = option(16, "Rank: larger learns more and weighs more", min=1, max=512)
-    alpha: int = option(32, "Scale of the adapter; alpha / r multiplies its output", min=1, max=4096)
+    alpha: int = option(
+        32,
+        "Scale of the adapter: multiplies its output by alpha / r, with rslora by alpha / √r",
+        min=1,
+        max=4096,
+    )
     max_steps: int = option(60, "Training steps", min=1, max=1_000_000)
-    batch_size: int = option(4, "Rows per step", min=1, max=1024)
+    epochs: float | None = option(
+        None, "Passes over the data; when given, it decides instead of max_steps", min=0.01, max=10_000
+    )
+    batch_size: int = option(4, "Rows at a time; with packing, packed sequences at a time", min=1, max=1024)
+    gradient_accumulation: int = option(
+        1,
+        "Batches per training step: as if batch_size were this many times larger, in the memory of one",
+        advanced=True,
+        min=1,
+        max=1024,
+    )
     learning_rate: float = option(5e-4, "Size of a training step", min=1e-8, max=1.0)
     target_modules: Literal["all-linear"] | str = option(
         "all-linear",
@@ -34,14 +62,45 @@ class Options:
     max_length: int = option(
         512, "Tokens of a row at most; longer rows are cut", advanced=True, min=16, max=32768
     )
+    packing: bool = option(
+        False,
+        "Fill each sequence up to max_length with several rows that do not see each other: faster with short"
+        " rows",
+        advanced=True,
+    )
     loss_on: Literal["response", "all"] = option(
         "response", "Learn from the response only, or from the prompt as well", advanced=True
     )
     warmup_steps: int = option(
         5, "Steps over which the learning rate rises, at most half of all", advanced=True, min=0, max=100_000
     )
-    scheduler: Literal["constant", "linear", "cosine"] = option(
-        "cosine", "How the learning rate goes on after warm-up", advanced=True
+    scheduler: Literal["constant", "linear", "cosine", "cosine_with_min_lr", "cosine_with_restarts"] = option(
+        "cosine",
+        "How the learning rate goes on after warm-up; cosine_with_min_lr ends at a tenth of it instead of at"
+        " zero, cosine_with_restarts falls four times",
+        advanced=True,
+    )
+    weight_decay: float = option(
+        0.0,
+        "Pulls the adapter towards zero; may help when it learns rows by heart",
+        advanced=True,
+        min=0.0,
+        max=1.0,
+    )
+    eval_every: int = option(
+        0,
+        "Steps between looks at the held-out rows; the adapter that did best there is kept. 0 looks before"
+        " and after the training only",
+        advanced=True,
+        min=0,
+        max=1_000_000,
+    )
+    early_stop: int = option(
+        0,
+        "Stop after so many looks at the held-out rows in a row without a better one; 0 never stops early",
+        advanced=True,
+        min=0,
+        max=1000,
     )
     gradient_checkpointing: bool = option(False, "Need less memory, take about a third longer", advanced=True)
     precision: Literal["auto", "bfloat16", "float32"] = option(
@@ -71,7 +130,54 @@ def check(options: Options, model: Model) -> list[str]:
             f"finetune.max_length: {options.max_length} is more than the model reads;"
             f" allowed: up to {longest}"
         )
+    return (
+        problems + _schedule_problems(options) + _packing_problems(options, model) + _qlora_problems(options)
+    )
+
+
+def _schedule_problems(options: Options) -> list[str]:
+    """Evaluations that would never happen."""
+    problems = []
+    if options.epochs is None and options.eval_every > options.max_steps:
+        problems.append(
+            f"finetune.eval_every: {options.eval_every} is more than the {options.max_steps} steps there are;"
+            f" allowed: up to {options.max_steps}"
+        )
+    if options.early_stop and not options.eval_every:
+        problems.append(
+            "finetune.early_stop: looks at held-out losses, so it needs finetune.eval_every, such as 10; or"
+            " set early_stop to 0"
+        )
     return problems
+
+
+def _packing_problems(options: Options, model: Model) -> list[str]:
+    """LongRoPE turns all positions of a sequence differently once one of its rows is long."""
+    window = architectures.longrope_window(model.config)
+    if not options.packing or window is None or options.max_length <= window:
+        return []
+    return [
+        f"finetune.packing: one row of more than {window} tokens changes how this model reads the others in"
+        f" its sequence (longrope); allowed with packing: finetune.max_length up to {window}"
+    ]
+
+
+def _qlora_problems(options: Options) -> list[str]:
+    """What nf4 needs that is not there."""
+    if options.method != "qlora":
+        return []
+    otherwise = "or use method 'lora' with the quantize stage, which trains on int4 weights anywhere"
+    if not settings.gpus():
+        return [
+            "finetune.method: 'qlora' needs an NVIDIA GPU, and none answers nvidia-smi here; use one,"
+            f" {otherwise}"
+        ]
+    if importlib.util.find_spec("bitsandbytes") is None:
+        return [
+            "finetune.method: 'qlora' needs the package bitsandbytes, which is not installed here; install"
+            f" what requirements.txt names, {otherwise}"
+        ]
+    return []
 
 
 def targets(options: Options) -> list[str] | None:
@@ -90,12 +196,16 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
     """The Olive workflow; its pass writes a PEFT adapter."""
     common: dict[str, Any] = {"max_length": options.max_length, "loss_on": options.loss_on}
     step = {
-        "type": METHODS[options.method],
+        "type": "QuantLora",
+        "method": options.method,
         "r": options.r,
         "alpha": options.alpha,
         "lora_dropout": options.dropout,
         "target_modules": targets(options),
         "torch_dtype": options.precision,
+        "pack_length": options.max_length if options.packing else None,
+        "eval_every": options.eval_every,
+        "early_stop": options.early_stop,
         "train_data_config": "train",
         "eval_data_config": "held_out",
         "training_args": _training_args(options, context),
@@ -108,23 +218,27 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
 
 
 def _training_args(options: Options, context: Context) -> dict[str, Any]:
-    """transformers.TrainingArguments, by Olive's names."""
+    """transformers.TrainingArguments, by Olive's names. The pass shortens a warm-up of more than half."""
+    scheduler, arguments = SCHEDULERS[options.scheduler]
+    length: dict[str, Any] = {"max_steps": options.max_steps}
+    if options.epochs is not None:
+        length = {"max_steps": -1, "num_train_epochs": options.epochs}
     return {
         "output_dir": str(context.checkpoints),
-        "max_steps": options.max_steps,
+        **length,
         "per_device_train_batch_size": options.batch_size,
+        "gradient_accumulation_steps": options.gradient_accumulation,
         "learning_rate": options.learning_rate,
-        "lr_scheduler_type": options.scheduler,
-        "warmup_steps": min(options.warmup_steps, options.max_steps // 2),
-        "weight_decay": 0.0,
+        "lr_scheduler_type": scheduler,
+        "lr_scheduler_kwargs": arguments,
+        "warmup_steps": options.warmup_steps,
+        "weight_decay": options.weight_decay,
         "gradient_checkpointing": options.gradient_checkpointing,
         "seed": context.seed,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "include_num_input_tokens_seen": "all",
-        "save_strategy": "steps",
-        "save_steps": 50,
-        "save_total_limit": 1,
+        "save_strategy": "no",
         "eval_strategy": "no",
         "report_to": "none",
         "remove_unused_columns": False,

@@ -102,7 +102,7 @@ class Pair:
 
 
 def both(
-    checkpoint: Path, folder: Path, export: dict[str, Any], targets: list[str] | None = None
+    checkpoint: Path, folder: Path, export: dict[str, Any], targets: list[str] | None = None, **lora: Any
 ) -> list[Pair]:
     """Give a checkpoint a random adapter, export it, and run both on the prompts."""
     import torch
@@ -117,7 +117,7 @@ def both(
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     prompts = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
     base = [run(model, ids) for ids in prompts]
-    adapted = random_adapter(model, targets)
+    adapted = random_adapter(model, targets, **lora)
     adapted.save_pretrained(folder / "adapter")
     after = [run(adapted, ids) for ids in prompts]
     with torch.no_grad():
@@ -134,7 +134,7 @@ def run(model: Any, ids: list[int]) -> Any:
         return model(input_ids=torch.tensor([ids])).logits[0].float().numpy()
 
 
-def random_adapter(model: Any, targets: list[str] | None) -> Any:
+def random_adapter(model: Any, targets: list[str] | None, **lora: Any) -> Any:
     """A PEFT adapter as large as a trained one: PEFT's own start has B at zero."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -148,6 +148,7 @@ def random_adapter(model: Any, targets: list[str] | None) -> Any:
         target_modules=targets or all_linear(model),
         init_lora_weights=False,
         task_type="CAUSAL_LM",
+        **lora,
     )
     config._register_custom_module({QuantLinear: LoraQuantLinear})
     return get_peft_model(model, config).eval()
@@ -229,6 +230,17 @@ def test_some_targets_only(architecture: str, targets: list[str], tmp_path: Path
     for pair in both(checkpoint, tmp_path, EXACT, targets):
         assert pair.learned() > 0.1
         assert max(pair.worst()) < TOLERANCE
+
+
+@pytest.mark.parametrize("architecture", ["llama", "phi3"])
+def test_the_scale_of_rslora_is_in_the_file(architecture: str, tmp_path: Path) -> None:
+    """alpha / sqrt(r) where LoRA has alpha / r: with r = 4 twice as much."""
+    checkpoint = quantized(tiny.build(architecture, tmp_path / "model"), tmp_path / "quantized", "rtn")
+    plain = both(checkpoint, tmp_path / "lora", EXACT)
+    for pair, other in zip(both(checkpoint, tmp_path / "rs", EXACT, use_rslora=True), plain, strict=True):
+        assert pair.learned() > 1
+        assert max(pair.worst()) < TOLERANCE
+        assert abs(pair.torch_adapter - other.torch_adapter).max() > 1
 
 
 @pytest.mark.parametrize("algorithm", ["rtn", "float"])

@@ -13,60 +13,14 @@ from typing import Any
 
 import pytest
 import tiny
+from carry import OPTIONS, context_of, stage
 
-from pipeline import events, settings
+from pipeline import settings
 from pipeline.errors import LabError
-from pipeline.stages import Context, Results, evaluate, finetune, optimize, quantize
-from pipeline.stages.execute import execute
+from pipeline.options import describe
+from pipeline.stages import Context, evaluate, finetune, optimize, quantize
 
 pytestmark = pytest.mark.chain
-OPTIONS = finetune.Options(max_steps=12, r=8, alpha=16, batch_size=4, learning_rate=0.01, precision="float32")
-
-
-@pytest.fixture
-def context(tmp_path: Path) -> Context:
-    model = tiny.build("llama", tmp_path / "model")
-    return context_of(tmp_path, model)
-
-
-def context_of(folder: Path, model: Path, **inputs: Path) -> Context:
-    return Context(
-        model=model,
-        inputs=inputs,
-        data=tiny.dataset(folder / "rows.jsonl"),
-        template="chat",
-        eval_fraction=0.2,
-        seed=0,
-        device="cpu",
-        output=folder / "output",
-        work=folder / "work",
-        checkpoints=folder / "checkpoints",
-        config=json.loads((model / "config.json").read_text()),
-    )
-
-
-def stage(context: Context, name: str, module: Any, options: Any, **inputs: Path) -> Results:
-    """Carry out a stage in folders of its own."""
-    folder = context.output.parent / name
-    return execute(
-        module,
-        options,
-        replace(
-            context,
-            inputs=context.inputs | inputs,
-            output=folder / "output",
-            work=folder / "work",
-            checkpoints=folder / "checkpoints",
-        ),
-    )
-
-
-@pytest.fixture
-def reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[dict[str, Any]]]:
-    """The events written so far."""
-    file = tmp_path / "events.jsonl"
-    monkeypatch.setenv("OLIVE_LAB_EVENTS", str(file))
-    return lambda: events.read(file)[0]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "phi3"])
@@ -79,10 +33,15 @@ def test_a_quantized_model_learns(
     trained = stage(context, "finetune", finetune, OPTIONS, checkpoint=checkpoint)
     assert trained.metrics["eval_loss_after"] < trained.metrics["eval_loss_before"] - 0.5
     assert trained.metrics["steps"] == 12
-    steps = [event for event in reported() if "step" in event]
+    steps = [event for event in reported() if "loss" in event]
+    looks = {event["step"]: event["eval_loss"] for event in reported() if "eval_loss" in event}
+    assert looks == {0: trained.metrics["eval_loss_before"], 12: trained.metrics["eval_loss_after"]}
     assert [event["step"] for event in steps] == list(range(1, 13))
     assert steps[-1]["eta_seconds"] == 0
-    assert all({"loss", "learning_rate", "grad_norm", "tokens_per_second"} <= event.keys() for event in steps)
+    assert all(
+        {"loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_bytes"} <= event.keys()
+        for event in steps
+    )
     progress = [event["progress"] for event in reported() if "progress" in event]
     assert progress[-1] == 1
     adapter = trained.artifacts[0].path
@@ -97,73 +56,6 @@ def test_a_float_model_learns_and_the_same_seed_learns_the_same(context: Context
     assert first["eval_loss_after"] == second["eval_loss_after"]
     other = stage(replace(context, seed=1), "other", finetune, OPTIONS).metrics
     assert other["eval_loss_after"] != first["eval_loss_after"]
-
-
-def test_training_goes_on_where_it_was_interrupted(
-    context: Context, monkeypatch: pytest.MonkeyPatch, reported: Callable[[], list[dict[str, Any]]]
-) -> None:
-    whole = stage(context, "whole", finetune, OPTIONS).metrics
-    made = finetune.workflow
-
-    def interrupted(options: Any, context: Context) -> dict[str, Any]:
-        workflow = made(options, context)
-        workflow["passes"]["finetune"]["training_args"]["save_steps"] = 8
-        return workflow
-
-    from pipeline.passes import quant_lora
-
-    monkeypatch.setattr(finetune, "workflow", interrupted)
-    on_log = quant_lora.Progress.on_log
-
-    def stop(self: Any, args: Any, state: Any, *more: Any, **kwargs: Any) -> None:
-        on_log(self, args, state, *more, **kwargs)
-        if state.global_step == 10:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(quant_lora.Progress, "on_log", stop)
-        with pytest.raises(KeyboardInterrupt):
-            stage(context, "resumed", finetune, OPTIONS)
-    before = len(reported())
-    resumed = stage(context, "resumed", finetune, OPTIONS).metrics
-    assert [event["step"] for event in reported()[before:] if "step" in event] == [9, 10, 11, 12]
-    assert resumed["eval_loss_after"] == pytest.approx(whole["eval_loss_after"], rel=1e-3)
-
-
-def test_packed_and_plain_weights_learn_alike(context: Context) -> None:
-    """Gradients through a packed weight, unpacked at every step, and through its plain copy."""
-    import torch
-    from olive.model import HfModelHandler
-
-    from pipeline.passes import quant_lora
-
-    checkpoint = stage(context, "quantize", quantize, quantize.Options()).artifacts[0].path
-    gradients, losses = [], []
-    for budget in (10**12, 0):
-        load = {"torch_dtype": "float32"}
-        model = HfModelHandler(str(checkpoint), load_kwargs=load).load_model(cache_model=False)
-        model.requires_grad_(False)
-        free, quant_lora._free_bytes = quant_lora._free_bytes, lambda budget=budget: budget
-        try:
-            counts = quant_lora.unpack_where_it_fits(model, torch.float32)
-        finally:
-            quant_lora._free_bytes = free
-        assert counts == ((14, 0) if budget else (0, 14))
-        torch.manual_seed(0)
-        config = SimpleNamespace(r=4, alpha=8, lora_dropout=0.0, target_modules=None)
-        adapted = quant_lora.add_lora(model, config)
-        for name, parameter in adapted.named_parameters():
-            if "lora_" in name:
-                torch.nn.init.normal_(parameter, std=0.05)
-        loss, _ = quant_lora.ResponseLoss(adapted)(batch())
-        loss.backward()
-        losses.append(float(loss.detach()))
-        gradients.append({n: p.grad for n, p in adapted.named_parameters() if p.requires_grad})
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    assert gradients[0].keys() == gradients[1].keys()
-    for name, gradient in gradients[0].items():
-        assert gradient.abs().max() > 0, name
-        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-3, atol=1e-5)
 
 
 def batch() -> dict[str, Any]:
@@ -182,26 +74,26 @@ def batch() -> dict[str, Any]:
 def test_the_loss_is_transformers_loss(context: Context) -> None:
     from transformers import AutoModelForCausalLM
 
-    from pipeline.passes import quant_lora
+    from pipeline.passes import quant_lora, training
 
     model = AutoModelForCausalLM.from_pretrained(context.model)
     expected = float(model(**batch()).loss)
-    config = SimpleNamespace(r=4, alpha=8, lora_dropout=0.0, target_modules=None)
+    config = SimpleNamespace(method="lora", r=4, alpha=8, lora_dropout=0.0, target_modules=None)
     adapted = quant_lora.add_lora(model, config)  # an adapter starts as no change
-    total, tokens = quant_lora.ResponseLoss(adapted)(batch())
+    total, tokens = training.ResponseLoss(adapted)(batch())
     assert tokens == 14 + 9 + 14
     assert float(total) / tokens == pytest.approx(expected, rel=1e-5)
 
 
 def test_training_gone_astray_says_what_to_change(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.passes import quant_lora
+    from pipeline.passes import training
 
-    compute = quant_lora.ResponseTrainer.compute_loss
+    compute = training.ResponseTrainer.compute_loss
 
     def astray(self: Any, *args: Any, **kwargs: Any) -> Any:
         return compute(self, *args, **kwargs) * (float("nan") if self.state.global_step == 3 else 1)
 
-    monkeypatch.setattr(quant_lora.ResponseTrainer, "compute_loss", astray)
+    monkeypatch.setattr(training.ResponseTrainer, "compute_loss", astray)
     with pytest.raises(LabError, match=r"astray at step 4: the loss is nan. Lower finetune.learning_rate"):
         stage(context, "astray", finetune, OPTIONS)
 
@@ -214,6 +106,85 @@ def test_no_path_of_this_machine_is_left_in_what_is_written(context: Context) ->
     for file in [*made.parent.rglob("*"), *adapter.parent.rglob("*"), *folder.rglob("*")]:
         if file.is_file():
             assert str(context.output.parent).encode() not in file.read_bytes(), file
+
+
+LENGTHS = [1, 30, 2, 25, 3, 20, 4, 15, 5, 10, 6, 8]
+
+
+@pytest.fixture
+def uneven(context: Context) -> Context:
+    """Responses of very different lengths: a mean of the means of batches would weigh short ones more."""
+    rows = [{"prompt": f"Count to {n}.", "response": " ".join(map(str, range(n)))} for n in LENGTHS]
+    context.data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return context
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"batch_size": 2, "gradient_accumulation": 5},
+        {"batch_size": 4, "gradient_accumulation": 3},  # the last batch has two rows
+        {"gradient_checkpointing": True},
+        {"packing": True, "max_length": 256},
+        {"packing": True, "max_length": 256, "batch_size": 1, "gradient_accumulation": 10},
+    ],
+    ids=str,
+)
+def test_one_step_over_all_rows_is_the_same_however_they_are_batched(
+    uneven: Context, reported: Callable[[], list[dict[str, Any]]], changes: dict[str, Any]
+) -> None:
+    """Loss and gradient norm of one pass: only the order of sums may differ."""
+    whole = replace(OPTIONS, epochs=1.0, batch_size=10)
+    for name, options in {"whole": whole, "parts": replace(whole, **changes)}.items():
+        assert stage(uneven, name, finetune, options).metrics["steps"] == 1
+    first, second = [event for event in reported() if "loss" in event]
+    assert second["loss"] == pytest.approx(first["loss"], rel=1e-5)
+    assert second["grad_norm"] == pytest.approx(first["grad_norm"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "batches", "accumulation", "steps", "warmup"),
+    [(2, 3, 1, 6, 3), (2, 3, 2, 4, 2), (0.5, 3, 1, 2, 1), (0.01, 3, 1, 1, 0), (100, 3, 1, 300, 5)],
+)
+def test_epochs_are_steps_and_the_warm_up_is_half_of_them_at_most(
+    epochs: float, batches: int, accumulation: int, steps: int, warmup: int
+) -> None:
+    from pipeline.passes.training import plan
+
+    arguments = SimpleNamespace(
+        max_steps=-1, num_train_epochs=epochs, gradient_accumulation_steps=accumulation, warmup_steps=5
+    )
+    plan(arguments, batches)
+    assert (arguments.max_steps, arguments.warmup_steps) == (steps, warmup)
+
+
+@pytest.mark.parametrize(
+    ("name", "end", "tops"),
+    [
+        ("constant", 1.0, 1),
+        ("linear", 0.0, 1),
+        ("cosine", 0.0, 1),
+        ("cosine_with_min_lr", 0.1, 1),
+        ("cosine_with_restarts", 0.0, 4),
+    ],
+)
+def test_every_schedule_warms_up_and_ends_as_it_says(name: str, end: float, tops: int) -> None:
+    import torch
+    from transformers import get_scheduler
+
+    kind, arguments = finetune.SCHEDULERS[name]
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = get_scheduler(kind, optimizer, 5, 105, scheduler_specific_kwargs=arguments)
+    rates = []
+    for _ in range(106):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates[:6] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    assert rates[105] == pytest.approx(end, abs=1e-3)
+    starts = [i for i in range(5, 105) if rates[i] > 0.99 and (rates[i - 1] < rates[i])]
+    assert len(starts) == tops
+    assert name in next(o.choices for o in describe(finetune.Options) if o.name == "scheduler")
 
 
 def test_gptq_is_calibrated_on_the_users_rows(
@@ -288,7 +259,7 @@ def test_long_rows_keep_something_to_learn() -> None:
 
 
 def test_batches_have_rows_of_like_length() -> None:
-    from pipeline.passes.quant_lora import LikeLengths
+    from pipeline.passes.training import LikeLengths
 
     lengths = [(i * 37) % 101 for i in range(103)]
     sampler = LikeLengths(lengths, 4, seed=0)

@@ -116,6 +116,39 @@ def test_training_that_cannot_work() -> None:
     assert "allowed: up to 2048" in problems(finetune, max_length=4096)[0]
 
 
+def test_looks_at_held_out_rows_that_would_never_happen() -> None:
+    assert problems(finetune, eval_every=61) == [
+        "finetune.eval_every: 61 is more than the 60 steps there are; allowed: up to 60"
+    ]
+    assert problems(finetune, eval_every=61, epochs=3.0) == []  # how many steps that is, the data decides
+    assert "needs finetune.eval_every" in problems(finetune, early_stop=2)[0]
+    assert problems(finetune, early_stop=2, eval_every=10) == []
+
+
+@pytest.mark.parametrize("rope", ["rope_scaling", "rope_parameters"])
+def test_packing_does_not_mix_short_and_long_factors(rope: str) -> None:
+    config = PHI3 | {"original_max_position_embeddings": 4096, rope: {"type": "longrope"}}
+    assert problems(finetune, config, packing=True, max_length=4096) == []
+    assert problems(finetune, config, packing=False, max_length=4097) == []
+    assert "finetune.max_length up to 4096" in problems(finetune, config, packing=True, max_length=4097)[0]
+    assert problems(finetune, PHI3, packing=True, max_length=4097) == []
+
+
+@pytest.mark.parametrize(
+    ("gpus", "package", "expected"),
+    [(0, True, "needs an NVIDIA GPU"), (1, False, "needs the package bitsandbytes"), (1, True, None)],
+)
+def test_qlora_needs_a_gpu_and_its_package(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, package: bool, expected: str | None
+) -> None:
+    monkeypatch.setattr(settings, "gpus", lambda: gpus)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if package else None)
+    found = problems(finetune, method="qlora")
+    assert (expected is None) == (found == [])
+    assert expected is None or expected in found[0]
+    assert problems(finetune, method="rslora") == []
+
+
 def test_provider_and_device_go_together() -> None:
     assert problems(optimize, device="gpu") == [
         "optimize.provider: 'CPUExecutionProvider' does not run on device 'gpu';"

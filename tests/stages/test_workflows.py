@@ -57,8 +57,22 @@ CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "finetune": (finetune, finetune.Options(), {"inputs": CHECKPOINT}),
     "finetune-float": (
         finetune,
-        finetune.Options(target_modules="q_proj, v_proj", loss_on="all", gradient_checkpointing=True),
+        finetune.Options(
+            target_modules="q_proj, v_proj",
+            loss_on="all",
+            gradient_checkpointing=True,
+            packing=True,
+            epochs=1.5,
+            scheduler="cosine_with_min_lr",
+        ),
         {"inputs": {}, "device": "cuda", "template": "{prompt}\\n{response}"},
+    ),
+    "finetune-qlora": (
+        finetune,
+        finetune.Options(
+            method="qlora", gradient_accumulation=4, eval_every=10, early_stop=3, scheduler="constant"
+        ),
+        {"inputs": {}, "device": "cuda"},
     ),
     "optimize": (optimize, optimize.Options(), {"inputs": CHECKPOINT | ADAPTER}),
     "optimize-float": (

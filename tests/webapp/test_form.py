@@ -26,6 +26,7 @@ class Options:
     saving: bool = option(False, "Save memory", advanced=True)
     note: str = option("", "A note")
     limit: int | None = option(None, "A limit, or none", min=1, max=9)
+    passes: float | None = option(None, "Passes, or none", min=0.1, max=9)
 
 
 ROWS = {row.name: row for row in describe(Options)}
@@ -36,7 +37,7 @@ ROWS = {row.name: row for row in describe(Options)}
     [
         ("learning_rate", gr.Number), ("r", gr.Number), ("method", gr.Radio), ("size", gr.Dropdown),
         ("group", gr.Dropdown), ("modules", gr.Dropdown), ("saving", gr.Checkbox), ("note", gr.Textbox),
-        ("limit", gr.Textbox),
+        ("limit", gr.Textbox), ("passes", gr.Textbox),
     ],
 )  # fmt: skip
 def test_each_kind_of_option_has_its_input(name, kind):
@@ -56,7 +57,8 @@ def test_values_that_are_not_among_the_choices_can_be_typed_where_the_option_tak
     [
         ("group", "auto", "auto"), ("group", "64", 64), ("group", "many", "many"), ("modules", "q,v", "q,v"),
         ("modules", "7", "7"), ("note", "12", "12"), ("limit", "", None), ("limit", "5", 5),
-        ("limit", "[", "["), ("saving", True, True), ("r", 8, 8), ("size", 64, 64),
+        ("limit", "[", "["), ("passes", "", None), ("passes", "1.5", 1.5), ("passes", "2", 2),
+        ("passes", "two", "two"), ("saving", True, True), ("r", 8, 8), ("size", 64, 64),
     ],
 )  # fmt: skip
 def test_typed_text_becomes_what_was_meant(name, typed, meant):

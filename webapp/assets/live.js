@@ -244,6 +244,8 @@ class Track {
     const words = [];
     if (typeof event.loss === "number") words.push(`step ${this.step}${event.total_steps ? ` of ${event.total_steps}` : ""}`, `loss ${event.loss.toFixed(3)}`);
     if (typeof event.tokens_per_second === "number") words.push(`${Math.round(event.tokens_per_second)} tokens/s`);
+    if (typeof event.gpu_utilization === "number") words.push(`GPU ${event.gpu_utilization} %`);
+    if (typeof event.gpu_memory_bytes === "number") words.push(`${(event.gpu_memory_bytes / 1e9).toFixed(1)} GB on it`);
     if (words.length) this.words = words.join(" · ");
   }
 

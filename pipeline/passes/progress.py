@@ -1,0 +1,100 @@
+"""What a training tells while it runs: a line of facts a step, and what it takes of the machine."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import psutil
+import torch
+import transformers
+
+from pipeline.errors import LabError
+from pipeline.events import emit
+
+
+class Progress(transformers.TrainerCallback):  # type: ignore[misc]
+    """Writes each step as an event. Raises LabError when the loss is no number any more."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0  # since the training began
+        self.aside = 0.0  # of these, for looking at held-out rows
+        self.gauges = Gauges()
+        self._began = 0.0
+        self._first_step = 0
+        self._first_tokens = 0
+        self._tokens = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._began, self._first_step = time.monotonic(), state.global_step
+        self._first_tokens = state.num_input_tokens_seen
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+        if "loss" not in logs:
+            return
+        if not math.isfinite(logs["loss"]):
+            raise LabError(
+                f"Training went astray at step {state.global_step}: the loss is {logs['loss']}."
+                f" Lower finetune.learning_rate ({args.learning_rate:g})."
+            )
+        self.seconds = time.monotonic() - self._began
+        self._tokens = state.num_input_tokens_seen - self._first_tokens
+        left = (state.max_steps - state.global_step) * self.seconds / (state.global_step - self._first_step)
+        emit(
+            message=f"Step {state.global_step} of {state.max_steps}",
+            step=state.global_step,
+            total_steps=state.max_steps,
+            progress=0.1 + 0.85 * state.global_step / state.max_steps,
+            eta_seconds=left,
+            tokens_per_second=self.tokens_per_second(),
+            **self.gauges.read(),
+            **{
+                name: logs[name]
+                for name in ("loss", "learning_rate", "grad_norm")
+                if math.isfinite(logs.get(name, math.nan))
+            },
+        )
+
+    def tokens_per_second(self) -> float:
+        """Tokens trained on in a second, padding included, since this process began to train."""
+        training = self.seconds - self.aside
+        return self._tokens / training if training > 0 else 0.0
+
+
+class Gauges:
+    """Memory and, on a GPU, its memory and how busy it is."""
+
+    def __init__(self) -> None:
+        self.gpu_memory_bytes = 0  # most so far
+        self._process = psutil.Process()
+        self._cuda = torch.cuda.is_available()
+        self._counts = self._cuda and _counts_utilization()
+
+    def read(self) -> dict[str, int]:
+        """The facts of now, by the names of events: bytes, and percent for `gpu_utilization`.
+
+        GPU memory is the most that tensors took since the last call.
+        """
+        facts = {"memory_bytes": int(self._process.memory_info().rss)}
+        if self._cuda:
+            facts["gpu_memory_bytes"] = int(torch.cuda.max_memory_allocated())
+            self.gpu_memory_bytes = max(self.gpu_memory_bytes, facts["gpu_memory_bytes"])
+            torch.cuda.reset_peak_memory_stats()
+        if self._counts:
+            facts["gpu_utilization"] = int(
+                torch.cuda.utilization()
+            )  # of the device CUDA_VISIBLE_DEVICES names
+        return facts
+
+
+def _counts_utilization() -> bool:
+    """Whether the driver tells how busy the GPU is; the log says why not."""
+    try:
+        torch.cuda.utilization()
+    except (
+        Exception
+    ) as error:  # no nvidia-ml-py, or one of the driver's many reasons: a slice of a GPU, a container
+        print(f"How busy the GPU is cannot be told: {error}")
+        return False
+    return True

@@ -1,0 +1,108 @@
+"""Kinds of fine-tuning on an NVIDIA GPU, on tiny models, and what the GPU's events say."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import tiny
+from carry import OPTIONS, context_of, stage
+
+from pipeline import events, settings
+from pipeline.stages import Context, finetune, quantize
+
+pytestmark = pytest.mark.gpu
+ON_GPU = replace(OPTIONS, precision="auto", max_steps=24)
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    assert settings.gpus() > 0, "no GPU answers nvidia-smi"
+    made = context_of(tmp_path, tiny.build("llama", tmp_path / "model"))
+    return replace(made, device="cuda")
+
+
+@pytest.fixture
+def reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[dict[str, Any]]]:
+    file = tmp_path / "events.jsonl"
+    monkeypatch.setenv("OLIVE_LAB_EVENTS", str(file))
+    return lambda: events.read(file)[0]
+
+
+@pytest.mark.parametrize("method", ["lora", "rslora", "dora", "qlora"])
+def test_every_method_learns_and_the_gpu_is_reported(
+    method: str, context: Context, reported: Callable[[], list[dict[str, Any]]]
+) -> None:
+    inputs = {}
+    if method == "qlora":
+        pytest.importorskip("bitsandbytes", reason="requirements.txt names it")
+    else:
+        inputs["checkpoint"] = stage(context, "quantize", quantize, quantize.Options()).artifacts[0].path
+    options = replace(ON_GPU, method=method, eval_every=8, gradient_accumulation=2)
+    made = stage(context, "finetune", finetune, options, **inputs)
+    record = made.metrics
+    assert record["dtype"] == "bfloat16"
+    assert record["eval_loss_after"] < record["eval_loss_before"] - 0.5
+    assert record["gpu_memory_bytes"] > 100_000
+    steps = [event for event in reported() if "loss" in event]
+    assert [event["step"] for event in steps] == list(range(1, 25))
+    for event in steps:
+        assert 100_000 < event["gpu_memory_bytes"] <= record["gpu_memory_bytes"]
+        assert event["memory_bytes"] > 10**8
+        assert event["tokens_per_second"] > 0
+    if importlib.util.find_spec("pynvml") is not None:
+        assert all(0 <= event["gpu_utilization"] <= 100 for event in steps)
+    if method != "dora":
+        from pipeline.passes.lora_inputs import read_adapter
+
+        assert len(read_adapter(made.artifacts[0].path)) == 14
+
+
+def test_qlora_trains_on_nf4(context: Context) -> None:
+    pytest.importorskip("bitsandbytes", reason="requirements.txt names it")
+    import torch
+    from bitsandbytes.nn import Linear4bit
+    from olive.model import HfModelHandler
+
+    from pipeline.passes import quant_lora
+    from pipeline.passes.training import ResponseLoss
+
+    options = finetune.Options(method="qlora")
+    assert finetune.check(options, SimpleNamespace(config=context.config)) == []  # type: ignore[arg-type]
+    base = quant_lora.load_base(HfModelHandler(str(context.model)), "qlora", torch.bfloat16)
+    packed = [module for module in base.modules() if isinstance(module, Linear4bit)]
+    assert len(packed) == 14
+    assert all(module.weight.quant_type == "nf4" and module.weight.is_cuda for module in packed)
+    config = SimpleNamespace(method="qlora", r=4, alpha=8, lora_dropout=0.0, target_modules=None)
+    model = quant_lora.add_lora(base, config)
+    ids = torch.randint(3, 250, (2, 20), device="cuda")
+    loss, tokens = ResponseLoss(model)(
+        {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    )
+    loss.backward()
+    assert tokens == 38
+    assert math.isfinite(float(loss.detach()))
+    learned = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    assert len(learned) == 28
+    assert all(weight.grad.abs().max() > 0 for name, weight in learned.items() if "lora_B" in name)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_packed_rows_train_as_rows_apart(
+    precision: str, context: Context, reported: Callable[[], list[dict[str, Any]]]
+) -> None:
+    """One step over all rows: loss and gradient norm, for which bfloat16 has three digits."""
+    apart = replace(ON_GPU, precision=precision, epochs=1.0, batch_size=10)
+    packed = replace(apart, packing=True, max_length=256)
+    for name, options in {"apart": apart, "packed": packed}.items():
+        stage(context, name, finetune, options)
+    first, second = [event for event in reported() if "loss" in event]
+    allowed = {"float32": 1e-3, "bfloat16": 2e-2}[precision]
+    assert second["loss"] == pytest.approx(first["loss"], rel=allowed)
+    assert second["grad_norm"] == pytest.approx(first["grad_norm"], rel=2 * allowed)

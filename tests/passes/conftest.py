@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from carry import context_of
+
+from pipeline import events
+from pipeline.stages import Context
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    """A stage's context with a tiny llama."""
+    return context_of(tmp_path, tiny.build("llama", tmp_path / "model"))
+
+
+@pytest.fixture
+def reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[dict[str, Any]]]:
+    """The events written so far."""
+    file = tmp_path / "events.jsonl"
+    monkeypatch.setenv("OLIVE_LAB_EVENTS", str(file))
+    return lambda: events.read(file)[0]

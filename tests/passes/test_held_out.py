@@ -1,0 +1,105 @@
+"""Looking at held-out rows while training: the best adapter is kept, and no improvement ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from carry import OPTIONS, stage
+
+from pipeline.stages import Context, finetune
+
+pytestmark = pytest.mark.chain
+
+
+def weights(model: Any) -> dict[str, Any]:
+    return {
+        name.replace(".default", ""): weight.detach().clone()
+        for name, weight in model.named_parameters()
+        if weight.requires_grad
+    }
+
+
+def run(
+    context: Context, monkeypatch: pytest.MonkeyPatch, losses: dict[int, float], **changes: Any
+) -> tuple[dict[str, Any], Path, dict[int, dict[str, Any]]]:
+    """Train with given held-out losses by step; return (record, adapter, the weights at each look)."""
+    from pipeline.passes import held_out
+
+    seen: dict[int, dict[str, Any]] = {}
+
+    def measure(self: Any, step: int, when: str) -> float:
+        seen[step] = weights(self.loss.model)
+        return losses[step]
+
+    monkeypatch.setattr(held_out.HeldOut, "measure", measure)
+    made = stage(context, "finetune", finetune, replace(OPTIONS, **changes))
+    return made.metrics, made.artifacts[0].path, seen
+
+
+def test_the_best_adapter_is_kept(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors.torch import load_file
+
+    losses = {0: 0.1, 3: 4.0, 6: 2.0, 9: 3.0, 11: 2.0}  # what was before training is no adapter to keep
+    record, adapter, seen = run(context, monkeypatch, losses, eval_every=3, max_steps=11)
+    assert list(seen) == [0, 3, 6, 9, 11]
+    assert (record["best_step"], record["stopped_early"], record["steps"]) == (6, False, 11)
+    assert (record["eval_loss_before"], record["eval_loss_after"]) == (0.1, 2.0)
+    saved = load_file(adapter / "adapter_model.safetensors")
+    assert saved.keys() == seen[6].keys()
+    for name, weight in saved.items():
+        assert (weight == seen[6][name]).all(), name
+    assert any((weight != seen[11][name]).any() for name, weight in saved.items())
+
+
+@pytest.mark.parametrize(("patience", "steps"), [(1, 4), (2, 10), (3, 12)])
+def test_no_better_loss_for_long_enough_ends_it(
+    context: Context, monkeypatch: pytest.MonkeyPatch, patience: int, steps: int
+) -> None:
+    losses = {0: 6.0, 2: 4.0, 4: 5.0, 6: 3.0, 8: 3.0, 10: 3.5, 12: 1.0}
+    record, _, _ = run(context, monkeypatch, losses, eval_every=2, early_stop=patience)
+    assert record["steps"] == steps
+    assert record["stopped_early"] == (steps < 12)
+    assert record["best_step"] == {4: 2, 10: 6, 12: 12}[steps]
+
+
+def test_looks_are_events_with_their_step_and_change_nothing(
+    context: Context, reported: Callable[[], list[dict[str, Any]]]
+) -> None:
+    plain = stage(context, "plain", finetune, replace(OPTIONS, dropout=0.1)).metrics
+    before = len(reported())
+    looked = stage(context, "looked", finetune, replace(OPTIONS, dropout=0.1, eval_every=4)).metrics
+    looks = {event["step"]: event["eval_loss"] for event in reported()[before:] if "eval_loss" in event}
+    assert list(looks) == [0, 4, 8, 12]
+    assert looked["eval_loss_after"] == min(looks.values()) == looks[looked["best_step"]]
+    assert looks[12] == plain["eval_loss_after"]
+    assert looked["train_loss"] == plain["train_loss"]
+    assert "best_step" not in plain
+
+
+def test_what_is_known_survives_a_checkpoint(tmp_path: Path) -> None:
+    import torch
+
+    from pipeline.passes.held_out import HeldOut
+
+    model = torch.nn.Linear(2, 2)
+    first = HeldOut(SimpleNamespace(model=model), None, None, patience=2)  # type: ignore[arg-type]
+    first.save(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    found = iter([3.0, 2.0, 2.5])
+    first.measure = lambda step, when: next(found)  # type: ignore[method-assign]
+    for step in (1, 2, 3):
+        first.look(step)
+        with torch.no_grad():
+            model.weight += 1
+    first.save(tmp_path)
+    start = model.weight.detach().clone()
+    second = HeldOut(SimpleNamespace(model=model), None, None, patience=2)  # type: ignore[arg-type]
+    second.load(tmp_path)
+    assert (second.best_step, second.best_loss, second.waited, second.stops) == (2, 2.0, 1, False)
+    second.restore()
+    torch.testing.assert_close(model.weight.detach(), start - 2)
