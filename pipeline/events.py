@@ -10,7 +10,7 @@ Keys by convention, all optional but `time`:
     loss, eval_loss    mean nats per learned token: of the step's rows, of the held-out rows
     learning_rate, grad_norm, tokens_per_second   numbers
     memory_bytes       main memory of the process
-    gpu_memory_bytes   most GPU memory that tensors took since the event before
+    gpu_memory_bytes   most GPU memory that tensors took so far
     gpu_utilization    percent of the last moment in which the GPU computed something
     metrics            {name: number}, kept as the stage's results
 """

@@ -66,7 +66,6 @@ class Gauges:
     """Memory and, on a GPU, its memory and how busy it is."""
 
     def __init__(self) -> None:
-        self.gpu_memory_bytes = 0  # most so far
         self._process = psutil.Process()
         self._cuda = torch.cuda.is_available()
         self._counts = self._cuda and _counts_utilization()
@@ -74,13 +73,11 @@ class Gauges:
     def read(self) -> dict[str, int]:
         """The facts of now, by the names of events: bytes, and percent for `gpu_utilization`.
 
-        GPU memory is the most that tensors took since the last call.
+        GPU memory is the most that tensors took so far. The peak is not set back, for the stage tells it too.
         """
         facts = {"memory_bytes": int(self._process.memory_info().rss)}
         if self._cuda:
             facts["gpu_memory_bytes"] = int(torch.cuda.max_memory_allocated())
-            self.gpu_memory_bytes = max(self.gpu_memory_bytes, facts["gpu_memory_bytes"])
-            torch.cuda.reset_peak_memory_stats()
         if self._counts:
             facts["gpu_utilization"] = int(
                 torch.cuda.utilization()

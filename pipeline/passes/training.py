@@ -72,8 +72,6 @@ def train(
         "train_seconds": progress.seconds,
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }
-    if progress.gauges.gpu_memory_bytes:
-        record["gpu_memory_bytes"] = progress.gauges.gpu_memory_bytes
     if held_out.best_step is not None:
         held_out.restore()
         record |= {"best_step": held_out.best_step, "stopped_early": held_out.stops}
