@@ -1,5 +1,7 @@
 """`python -m pipeline.child RUN STAGE`: one stage of one run, in a process of its own.
 
+`python -m pipeline.child --spare STAGE DESCRIPTOR` is told its run later, see `spare`.
+
 The worker starts it with its output in the stage's `log.txt`. It inherits `lock`, taken, and so holds it
 for as long as it lives. It appends facts to `events.jsonl`, and leaves `result.json`, written whole or not at
 all; only if there is no room even for that, its exit code is ENOSPC.
@@ -18,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifacts, datasets, events, locks, models, recipe, settings
+from pipeline import artifacts, datasets, events, locks, models, recipe, settings, spare
 from pipeline.errors import sentence
 from pipeline.run import DONE, FAILED, Run
 from pipeline.stages import STAGES, Context
@@ -188,4 +190,6 @@ def write_whole(path: Path, facts: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     settings.quiet_this_process()
+    if sys.argv[1] == "--spare":
+        sys.exit(spare.wait(sys.argv[2], int(sys.argv[3]), main))
     sys.exit(main(sys.argv[1], sys.argv[2]))

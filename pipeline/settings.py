@@ -57,6 +57,11 @@ def events_path() -> Path | None:
     return Path(value) if value else None
 
 
+def report_to(path: Path) -> None:
+    """Make `path` this process's events file."""
+    os.environ["OLIVE_LAB_EVENTS"] = str(path)
+
+
 def max_upload_bytes() -> int:
     """The largest dataset accepted from a browser (`OLIVE_LAB_MAX_UPLOAD_MB`, default 512)."""
     return int(os.environ.get("OLIVE_LAB_MAX_UPLOAD_MB") or 512) * 1024 * 1024

@@ -16,14 +16,15 @@ import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline import artifacts, locks, settings
 from pipeline.child import LOCK, PROCESS, RESULT
 from pipeline.errors import LabError, sentence
-from pipeline.run import CANCELED, DONE, FAILED, INTERRUPTED
+from pipeline.run import CANCELED, DONE, FAILED, INTERRUPTED, QUEUED
+from pipeline.spare import Spare, affordable
 from pipeline.store import Store
 
 POLL_SECONDS = 0.1
@@ -31,6 +32,8 @@ TROUBLE_SECONDS = 2.0
 IDLE_SECONDS = 600.0
 # A stage that does not end by itself within this time of being asked is killed.
 GRACE_SECONDS = 3.0
+# A stage that takes longer gets a spare made ready for the one that follows; reused ones take less.
+SPARE_SECONDS = 3.0
 PUBLISH_SLOT = "publish"
 CHILD = ("-m", "pipeline.child")
 WORKER_LOCK = "worker.lock"
@@ -46,6 +49,8 @@ class Job:
     process: subprocess.Popen[bytes] | None = None
     asked_to_end: float | None = None
     failure: str | None = None
+    began: float = field(default_factory=time.monotonic)
+    has_spare: bool = False
 
 
 class Worker:
@@ -55,6 +60,7 @@ class Worker:
         self.store = store
         self.child = child
         self.jobs: dict[str, Job] = {}
+        self.spares: dict[str, Spare] = {}
         self.slots = [*settings.devices(), PUBLISH_SLOT]
         self.stopping = False
 
@@ -72,6 +78,8 @@ class Worker:
             try:
                 self._work(idle_seconds)
             finally:
+                for slot in list(self.spares):
+                    self.spares.pop(slot).dismiss()
                 os.close(lock)
             # Someone may have queued a run and seen the lock still held: look once more after giving it up.
             more = not self.stopping and self.store.waiting()
@@ -102,11 +110,15 @@ class Worker:
                 self._end(job)
             if self._ended(job):
                 self._record(slot, job, FAILED, None)
+            elif slot != PUBLISH_SLOT and not job.has_spare and time.monotonic() - job.began > SPARE_SECONDS:
+                self._make_ready(slot, job)
         for slot in self.slots:
             if slot not in self.jobs and not self.stopping:
                 claimed = self.store.claim_publish() if slot == PUBLISH_SLOT else self.store.claim(slot)
                 if claimed:
                     self._start(slot, *claimed)
+                elif slot in self.spares:
+                    self.spares.pop(slot).dismiss()
 
     def _work(self, idle_seconds: float) -> None:
         recovered = False
@@ -135,20 +147,41 @@ class Worker:
         except (LabError, OSError) as error:
             job.failure = sentence(error)
 
-    def _spawn(self, slot: str, job: Job) -> subprocess.Popen[bytes]:
-        """Start the stage's process in a session, and so a process group, of its own."""
-        folder = job.folder
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        extra = {"OLIVE_LAB_HOME": str(self.store.home), "OLIVE_LAB_EVENTS": str(folder / "events.jsonl")}
+    def _make_ready(self, slot: str, job: Job) -> None:
+        """Have a spare made for the stage that follows, once a stage."""
+        job.has_spare = True
+        run = self.store.get(job.run)
+        names = [stage.name for stage in run.stages]
+        following = run.stages[names.index(job.stage) + 1 :][:1]
+        wanted = following and following[0].status == QUEUED and following[0].kind != PUBLISH_SLOT
+        # QLoRA needs a package that is kept from all others, see `execute.without_bitsandbytes`.
+        if wanted and following[0].options.get("method") != "qlora" and affordable():
+            self.spares[slot] = Spare(following[0].name, self.child, self._environment(slot))
+
+    def _environment(self, slot: str, **extra: str) -> dict[str, str]:
         if slot.startswith("cuda:"):
             extra["CUDA_VISIBLE_DEVICES"] = slot.removeprefix("cuda:")
+        return settings.child_environment(OLIVE_LAB_HOME=str(self.store.home), **extra)
+
+    def _spawn(self, slot: str, job: Job) -> subprocess.Popen[bytes]:
+        """Start the stage's process in a session, and so a process group, of its own; or take the spare."""
+        folder = job.folder
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        spare = self.spares.pop(slot, None)
+        if spare is not None and not (spare.stage == job.stage and spare.ready()):
+            spare.dismiss()
+            spare = None
         lock = locks.take(folder / LOCK)
         if lock is None:
             raise LabError(f"A process of an earlier attempt still runs in {folder}; end it and retry.")
         try:
             (folder / RESULT).unlink(missing_ok=True)
             (folder / PROCESS).unlink(missing_ok=True)
+            events = folder / "events.jsonl"
             with (folder / "log.txt").open("ab") as log:
+                if spare is not None:
+                    with suppress(OSError):  # it died this very moment
+                        return spare.give(job.run, job.stage, events, lock, log.fileno())
                 return subprocess.Popen(
                     [settings.python(), *self.child, job.run, job.stage],
                     stdin=subprocess.DEVNULL,
@@ -156,7 +189,7 @@ class Worker:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                     cwd=settings.ROOT,
-                    env=settings.child_environment(**extra),
+                    env=self._environment(slot, OLIVE_LAB_EVENTS=str(events)),
                     pass_fds=[lock],  # from its first moment the child holds the lock, and then it alone
                 )
         finally:

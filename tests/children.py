@@ -194,6 +194,19 @@ def serve() -> None:
     worker.serve(idle_seconds=float(idle))
 
 
+def as_spare() -> None:
+    """Wait as a spare does, without importing anything, then behave."""
+    from pipeline import spare
+
+    def carry_out(run: str, stage: str) -> int:
+        sys.argv[2:] = [run, stage]
+        globals()[sys.argv[1]]()
+        return 0
+
+    spare.ALL, spare.MODULES = (), {}
+    sys.exit(spare.wait(sys.argv[3], int(sys.argv[4]), carry_out))
+
+
 if __name__ == "__main__":
     signal.alarm(60)
-    globals()[sys.argv[1]]()
+    as_spare() if "--spare" in sys.argv else globals()[sys.argv[1]]()

@@ -19,6 +19,7 @@ from peft import PeftModel
 from torch.utils.data import Sampler
 from transformers.trainer_utils import get_last_checkpoint
 
+from pipeline.passes.graphs import StepGraphs, steady_rope
 from pipeline.passes.held_out import HeldOut
 from pipeline.passes.packing import Packs, Sample
 from pipeline.passes.progress import Progress
@@ -29,6 +30,7 @@ LENGTH_POOL = 16  # batches shuffled together before rows of like length are put
 # the last one, and at the latest after the second; and writing may take a twentieth of the time at most.
 LEAST_SECONDS, MOST_SECONDS = 20.0, 300.0
 SHARE = 20
+LEAST_RECORDED = 10  # steps; to record a step takes as long as several
 PART = "part"  # the folder in which a checkpoint is written before it gets its name
 
 
@@ -103,8 +105,7 @@ class ResponseLoss:
 
     def __call__(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
         """(sum of losses in nats, number of labelled tokens) of a `Collator`'s batch."""
-        # A position predicts the token after it, so labels move one to the left.
-        targets = torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORE_INDEX)
+        targets = next_tokens(batch["labels"])
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
         self._keep = targets != IGNORE_INDEX
         try:
@@ -114,6 +115,29 @@ class ResponseLoss:
             kept, self._keep = self._keep, None
         wanted = targets[kept]
         return torch.nn.functional.cross_entropy(logits.float(), wanted, reduction="sum"), wanted.numel()
+
+
+def next_tokens(labels: torch.Tensor) -> torch.Tensor:
+    """What each position is to predict, [rows, tokens]: labels moved one to the left."""
+    return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+
+
+def step_graphs(model: Any, trained: list[Any], rows: Any, arguments: Any) -> StepGraphs | None:
+    """CUDA graphs for the steps where these can be recorded: plain rows, no dropout, enough steps."""
+    dropout = any(
+        getattr(module, "p", 0) for module in model.modules() if isinstance(module, torch.nn.Dropout)
+    )
+    possible = (
+        torch.cuda.is_available()
+        and not isinstance(rows, Packs)
+        and not arguments.gradient_checkpointing
+        and not dropout
+        and arguments.max_steps >= LEAST_RECORDED
+        and not getattr(model, "is_loaded_in_4bit", False)
+    )
+    if not possible or not steady_rope(model, rows.max_length):
+        return None
+    return StepGraphs(model, trained)
 
 
 class Collator:
@@ -154,7 +178,39 @@ class ResponseTrainer(transformers.Trainer):
         self._progress = progress
         self._pace = pace
         self._saving = False
+        self._trained = [p for p in self.model.parameters() if p.requires_grad]
+        self._graphs = step_graphs(self.model, self._trained, self.train_dataset, self.args)
+        self.model.zero_grad = self._forget  # the usual one walks thousands of modules, at each step
+        self.model.train()
         self.model_accepts_loss_kwargs = True  # leaves our mean over all batches of a step as it is
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward of one batch, recorded where that is possible."""
+        inputs = self._prepare_inputs(inputs)
+        if self._graphs is not None:
+            targets = next_tokens(inputs["labels"])
+            done = self._graphs.run(inputs["input_ids"], targets, num_items_in_batch)
+            if done is not None:
+                return done
+        loss: torch.Tensor = self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+        torch.autograd.backward(loss)
+        return loss.detach()
+
+    def _forget(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of the last step."""
+        if self._graphs is not None:
+            self._graphs.zero()
+            return
+        for parameter in self._trained:
+            parameter.grad = None
+
+    def _clip_grad_norm(self, model: Any) -> torch.Tensor:
+        """Shorten the gradient to `max_grad_norm`, and say how long it was, without walking all modules."""
+        return torch.nn.utils.clip_grad_norm_(self._trained, self.args.max_grad_norm)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Nothing: the usual count walks all modules at each step, and nobody reads it."""
+        return 0
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

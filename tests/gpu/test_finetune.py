@@ -72,7 +72,7 @@ def test_qlora_trains_on_nf4(context: Context) -> None:
     from pipeline.passes import quant_lora
     from pipeline.passes.training import ResponseLoss
 
-    options = finetune.Options(method="qlora")
+    options = finetune.Options(method="qlora", max_length=128)
     assert finetune.check(options, SimpleNamespace(config=context.config)) == []  # type: ignore[arg-type]
     base = quant_lora.load_base(HfModelHandler(str(context.model)), "qlora", torch.bfloat16)
     packed = [module for module in base.modules() if isinstance(module, Linear4bit)]

@@ -1,0 +1,97 @@
+"""A process that has imported what the next stage needs and waits for the word to begin.
+
+Importing torch, transformers and Olive takes seconds, on slow machines half a minute, and a run has four
+stages in processes of their own. While one works, the worker has a spare made ready for the next. A spare
+belongs to no stage until it is given one; it ends when the worker ends or has no use for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from pipeline import settings
+from pipeline.stages.execute import without_bitsandbytes
+
+READY = b"ready"
+MOST_BYTES = 1 << 16
+ENOUGH_MEMORY = 4 << 30  # bytes that must be free: a spare takes half a gigabyte
+ALL = ("olive.workflows", "olive.engine", "olive.passes.pytorch.quant_utils", "transformers.masking_utils")
+# What each stage's passes import besides.
+MODULES = {
+    "finetune": ("pipeline.passes.quant_lora",),
+    "optimize": ("pipeline.passes.genai_builder", "pipeline.passes.lora_inputs"),
+    "evaluate": ("pipeline.passes.answers", "onnxruntime_genai"),
+    "score": ("pipeline.passes.score", "onnxruntime_genai"),
+}
+
+
+class Spare:
+    """The worker's side: a process made ready for `stage`."""
+
+    def __init__(self, stage: str, child: Sequence[str], environment: dict[str, str]) -> None:
+        self.stage = stage
+        self.channel, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen(
+                [settings.python(), *child, "--spare", stage, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                cwd=settings.ROOT,
+                env=environment,
+                pass_fds=[theirs.fileno()],
+            )
+        self.channel.setblocking(False)
+        self._ready = False
+
+    def ready(self) -> bool:
+        """Whether it has imported everything and still lives."""
+        if not self._ready:
+            with suppress(BlockingIOError, ConnectionError):
+                self._ready = self.channel.recv(MOST_BYTES) == READY
+        return self._ready and self.process.poll() is None
+
+    def give(self, run: str, stage: str, events: Path, lock: int, log: int) -> subprocess.Popen[bytes]:
+        """Let it carry out a stage; it gets the stage's lock and log. Raises OSError if it has gone."""
+        message = json.dumps({"run": run, "stage": stage, "events": str(events)})
+        with self.channel:
+            socket.send_fds(self.channel, [message.encode()], [lock, log])
+        return self.process
+
+    def dismiss(self) -> None:
+        """End it; there is nothing for it to do."""
+        self.channel.close()
+        self.process.kill()
+        self.process.wait()
+
+
+def affordable() -> bool:
+    """Whether there is memory to keep a spare."""
+    return bool(psutil.virtual_memory().available > ENOUGH_MEMORY)
+
+
+def wait(stage: str, channel: int, carry_out: Callable[[str, str], int]) -> int:
+    """The spare's side: import, wait, then `carry_out(run, stage)` as if just started. Returns its code."""
+    with socket.socket(fileno=channel) as worker:
+        without_bitsandbytes()
+        for module in (*ALL, *MODULES.get(stage, ())):
+            importlib.import_module(module)
+        worker.sendall(READY)
+        message, descriptors, _, _ = socket.recv_fds(worker, MOST_BYTES, 2)
+    if not message:
+        return 0  # the worker has ended
+    given = json.loads(message)
+    _, log = descriptors  # the lock is held for as long as its descriptor is open
+    os.dup2(log, sys.stdout.fileno())
+    os.dup2(log, sys.stderr.fileno())
+    settings.report_to(Path(given["events"]))
+    return carry_out(given["run"], given["stage"])

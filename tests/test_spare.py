@@ -1,0 +1,138 @@
+"""A spare process takes the next stage; nobody keeps one without use."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lab import CHILDREN, plant, processes, until
+
+from pipeline import settings, spare, worker
+from pipeline.run import DONE
+from pipeline.store import Store
+from pipeline.worker import Worker
+
+
+@pytest.fixture
+def served(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+    """A worker that makes spares at once, and whose stages wait until the test lets them go on."""
+    monkeypatch.setattr(worker, "SPARE_SECONDS", 0.0)
+    monkeypatch.setattr(worker, "affordable", lambda: True)
+    made = Worker(store, child=[str(CHILDREN), "waits"])
+    yield made
+    for left in processes(store.home):
+        os.kill(left, signal.SIGKILL)
+    for one in [*made.spares.values(), *made.jobs.values()]:
+        if one.process is not None:
+            one.process.wait()
+
+
+def step_until_ready(served: Worker, stage: str) -> spare.Spare:
+    slot = served.slots[0]
+
+    def ready() -> bool:
+        served.step()
+        return slot in served.spares and served.spares[slot].stage == stage and served.spares[slot].ready()
+
+    until(ready, f"a spare for {stage}")
+    return served.spares[slot]
+
+
+def go(served: Worker, run: str, stage: str) -> None:
+    """Let a stage end, and step until the worker has seen it."""
+    (served.store.folder(run, stage) / "go").touch()
+
+    def seen() -> bool:
+        served.step()
+        return served.store.get(run).stage(stage).status == DONE
+
+    until(seen, f"the end of {stage}")
+
+
+def test_the_next_stage_is_carried_out_by_the_spare(store: Store, served: Worker) -> None:
+    run = plant(store)
+    made = step_until_ready(served, "finetune")
+    go(served, run, "quantize")
+    assert served.jobs[served.slots[0]].process is made.process
+    folder = store.folder(run, "finetune")
+    until((folder / "ready.json").exists, "the beginning of finetune")
+    assert worker.lives(folder)
+    go(served, run, "finetune")
+    assert store.get(run).stage("finetune").metrics == {"stage": "finetune"}
+    assert (folder / "log.txt").exists()
+    assert not worker.lives(folder)
+
+
+def test_a_spare_that_died_is_done_without(store: Store, served: Worker) -> None:
+    run = plant(store)
+    made = step_until_ready(served, "finetune")
+    made.process.kill()
+    made.process.wait()
+    go(served, run, "quantize")
+    assert served.jobs[served.slots[0]].process is not made.process
+    go(served, run, "finetune")
+
+
+def test_a_spare_that_is_not_ready_is_not_waited_for(
+    store: Store, served: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spare.Spare, "ready", lambda _: False)
+    run = plant(store)
+    slot = served.slots[0]
+    until(lambda: served.step() or slot in served.spares, "a spare")
+    made = served.spares[slot]
+    go(served, run, "quantize")
+    assert made.process.poll() is not None
+    assert served.jobs[slot].process is not made.process
+    go(served, run, "finetune")
+
+
+def test_after_a_canceled_run_the_spare_ends(store: Store, served: Worker) -> None:
+    run = plant(store)
+    made = step_until_ready(served, "finetune")
+    store.request_cancel(run)
+
+    def alone() -> bool:
+        served.step()
+        return not served.jobs and not served.spares
+
+    until(alone, "the end of all")
+    assert made.process.poll() is not None
+
+
+def test_the_last_stage_and_qlora_need_no_spare(store: Store, served: Worker) -> None:
+    last = store.add("last", {}, Path("/d"), {"quantize": {}})
+    until(lambda: served.step() or any(job.has_spare for job in served.jobs.values()), "a look ahead")
+    assert not served.spares
+    go(served, last, "quantize")
+    store.add("qlora", {}, Path("/d"), {"quantize": {}, "finetune": {"method": "qlora"}})
+    until(lambda: served.step() or any(job.has_spare for job in served.jobs.values()), "a look ahead")
+    assert not served.spares
+
+
+def test_a_spare_ends_with_its_worker(store: Store) -> None:
+    made = spare.Spare("finetune", [str(CHILDREN), "waits"], settings.child_environment())
+    until(made.ready, "a spare")
+    made.channel.close()
+    assert made.process.wait(timeout=20) == 0
+
+
+def test_without_memory_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert spare.affordable() in (True, False)
+    monkeypatch.setattr(spare, "ENOUGH_MEMORY", 1 << 60)
+    assert not spare.affordable()
+    monkeypatch.setattr(spare, "ENOUGH_MEMORY", 0)
+    assert spare.affordable()
+
+
+@pytest.mark.chain
+@pytest.mark.parametrize("stage", ["quantize", "finetune", "optimize", "evaluate", "score"])
+def test_what_is_imported_ahead_can_be_imported(stage: str) -> None:
+    made = spare.Spare(
+        stage, ["-m", "pipeline.child"], {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    until(made.ready, "a spare", 120)
+    made.dismiss()
