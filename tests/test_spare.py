@@ -131,8 +131,6 @@ def test_without_memory_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.chain
 @pytest.mark.parametrize("stage", ["quantize", "finetune", "optimize", "evaluate", "score"])
 def test_what_is_imported_ahead_can_be_imported(stage: str) -> None:
-    made = spare.Spare(
-        stage, ["-m", "pipeline.child"], {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    )
+    made = spare.Spare(stage, worker.CHILD, settings.child_environment())
     until(made.ready, "a spare", 120)
     made.dismiss()
