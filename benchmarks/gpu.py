@@ -30,7 +30,7 @@ from pipeline.store import Store
 
 PARTS = ("chain", "engines", "quality")
 DATA = settings.SAMPLES / "travel.jsonl"
-# Phi-3.5-mini-instruct's config.json, but for the factors of its long RoPE, which change no size or time.
+# Phi-3.5-mini-instruct's config.json, but for the values of its long RoPE's factors, which change no time.
 SHAPE: dict[str, Any] = {
     "vocab_size": 32064,
     "hidden_size": 3072,
@@ -38,7 +38,16 @@ SHAPE: dict[str, Any] = {
     "num_hidden_layers": 32,
     "num_attention_heads": 32,
     "num_key_value_heads": 32,
-    "max_position_embeddings": 4096,
+    "max_position_embeddings": 131072,
+    "original_max_position_embeddings": 4096,
+    "sliding_window": 262144,
+    "rope_parameters": {
+        "rope_type": "longrope",
+        "type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0 + i / 20 for i in range(48)],
+        "long_factor": [1.0 + i for i in range(48)],
+    },
     "bos_token_id": 1,
     "eos_token_id": 2,
     "pad_token_id": 0,

@@ -17,6 +17,8 @@ import torch
 from olive.data.constants import IGNORE_INDEX
 from torch import Tensor
 
+from pipeline.events import emit
+
 STEP = 64  # lengths are padded to a multiple of this
 MOST_LOGITS = 1 << 29  # a record computes logits at all positions, in float32: 2 GB
 SEEN_BEFORE = 1  # batches of a shape that run as usual before it is recorded
@@ -86,6 +88,7 @@ class StepGraphs:
             )
             loss = total / count
             torch.autograd.backward(loss)
+        emit(message=f"Recorded the step for {rows} rows of up to {length} tokens")
         return Record(graph, ids, targets, count, loss)
 
 

@@ -92,6 +92,32 @@ def test_qlora_trains_on_nf4(context: Context) -> None:
     assert all(weight.grad.abs().max() > 0 for name, weight in learned.items() if "lora_B" in name)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "phi3-long", "qwen3", "gemma3"])
+def test_recorded_steps_learn_what_others_learn(
+    architecture: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    reported: Callable[[], list[dict[str, Any]]],
+) -> None:
+    """float32; short rows, so that long RoPE stays within its first window."""
+    from pipeline.passes import training
+
+    model = tiny.build(architecture, tmp_path / "other")
+    context = replace(context_of(tmp_path, model), device="cuda", template="{prompt} {response}<|im_end|>")
+    options = replace(ON_GPU, precision="float32", max_length=64, gradient_accumulation=2)
+    stage(context, "recorded", finetune, options)
+    told = reported()
+    assert any(event.get("message", "").startswith("Recorded the step for 4 rows") for event in told)
+    monkeypatch.setattr(training, "step_graphs", lambda *_: None)
+    stage(context, "plain", finetune, options)
+    assert not any("Recorded" in event.get("message", "") for event in reported()[len(told) :])
+    losses = [
+        [event["loss"] for event in part if "loss" in event] for part in (told, reported()[len(told) :])
+    ]
+    assert len(losses[0]) == len(losses[1]) == 24
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_packed_rows_train_as_rows_apart(
     precision: str, context: Context, reported: Callable[[], list[dict[str, Any]]]
