@@ -44,6 +44,7 @@ class StepGraphs:
         self.seen: Counter[tuple[int, int]] = Counter()
         self.records: dict[tuple[int, int], Record] = {}
         self.pool = torch.cuda.graph_pool_handle()
+        self.failed = False
         self.vocabulary = model.config.get_text_config().vocab_size
         self.gradients = [torch.zeros_like(parameter) for parameter in parameters]
         for parameter, gradient in zip(parameters, self.gradients, strict=True):
@@ -61,19 +62,28 @@ class StepGraphs:
         rows, tokens = ids.shape
         length = -(-tokens // STEP) * STEP
         shape = (rows, length)
-        if rows * length * self.vocabulary > MOST_LOGITS:
+        if self.failed or rows * length * self.vocabulary > MOST_LOGITS:
             return None
         if shape not in self.records:
             self.seen[shape] += 1
-            if self.seen[shape] <= SEEN_BEFORE:
+            if self.seen[shape] <= SEEN_BEFORE or not self._try(shape):
                 return None
-            self.records[shape] = self._record(rows, length)
         record = self.records[shape]
         record.ids.zero_()[:, :tokens] = ids
         record.targets.fill_(IGNORE_INDEX)[:, :tokens] = targets
         record.count.copy_(count)
         record.graph.replay()
         return record.loss.detach().clone()
+
+    def _try(self, shape: tuple[int, int]) -> bool:
+        """Record a step of that shape, or give recording up: some models wait for the GPU in their forward."""
+        try:
+            self.records[shape] = self._record(*shape)
+        except RuntimeError as error:
+            self.failed = True
+            emit(message="This model's steps cannot be recorded; they run as usual, which takes longer")
+            print(f"Recording a step failed: {error}")
+        return not self.failed
 
     def _record(self, rows: int, length: int) -> Record:
         device = self.parameters[0].device

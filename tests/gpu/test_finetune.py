@@ -118,6 +118,22 @@ def test_recorded_steps_learn_what_others_learn(
     assert losses[0] == pytest.approx(losses[1], rel=2e-3)
 
 
+def test_steps_that_cannot_be_recorded_run_as_usual(
+    context: Context, monkeypatch: pytest.MonkeyPatch, reported: Callable[[], list[dict[str, Any]]]
+) -> None:
+    from pipeline.passes import training
+
+    def waiting(model: Any, _: int) -> bool:
+        layer = model.get_base_model().model.layers[0]
+        layer.register_forward_hook(lambda module, given, made: print(float(made.detach().sum()) > 1e9))
+        return True
+
+    monkeypatch.setattr(training, "steady_rope", waiting)
+    made = stage(context, "waits", finetune, replace(ON_GPU, precision="float32"))
+    assert any("cannot be recorded" in event.get("message", "") for event in reported())
+    assert made.metrics["eval_loss_after"] < made.metrics["eval_loss_before"] - 0.5
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_packed_rows_train_as_rows_apart(
     precision: str, context: Context, reported: Callable[[], list[dict[str, Any]]]
