@@ -76,7 +76,7 @@ class StepGraphs:
         return record.loss.detach().clone()
 
     def _try(self, shape: tuple[int, int]) -> bool:
-        """Record a step of that shape, or give recording up: some models wait for the GPU in their forward."""
+        """Record a step of that shape, or give it up: some models wait for the GPU in their forward."""
         try:
             self.records[shape] = self._record(*shape)
         except RuntimeError as error:
