@@ -77,7 +77,7 @@ def recipe(base: Recipe, algorithm: str, group: str) -> Recipe:
     if base.quantize is None:
         raise InputError("quantize: null leaves nothing to compare; give it options or leave it out")
     changed: dict[str, Any] = {
-        "name": f"{algorithm} of {base.name}",
+        "name": f"{algorithm} of {base.name}"[:100],
         "group": group,
         "finetune": None,
         "evaluate": None,

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import plant, serving, until
+from lab import finish_all, plant, serving, until
+from test_scorecard import MEASURED
 
 from pipeline import inference, locks, settings, worker
 from pipeline.__main__ import main
@@ -518,3 +519,23 @@ def test_it_starts_quickly_and_imports_nothing_heavy(home: Path) -> None:
         times.append(time.monotonic() - began)
         assert done.stdout.splitlines()[-1] == "[]", done.stderr
     assert min(times) < 1.0
+
+
+def test_a_scorecard_is_queued_followed_and_shown(
+    home: Path, model_folder: Path, dataset: Path, no_worker: list[Path], capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    store = Store(home)
+    monkeypatch.setattr("pipeline.follow.until_ended", lambda store, run: finish_all(store, run, MEASURED))
+    monkeypatch.setattr(settings, "gpus", lambda: 0)
+    words = ["scorecard", model_folder, "--data", dataset, "--json"]
+    code, out, _ = cli(capsys, *words, "--algorithms", "rtn, awq")
+    rows = json.loads(out)
+    assert code == 0
+    assert [(row["algorithm"], row["general_perplexity"]) for row in rows] == [("rtn", 34.5), ("awq", 34.5)]
+    code, out, err = cli(capsys, *words, "--algorithms", "rtn,autoawq", "--set", "quantize.bits=8")
+    assert code == 1
+    assert "autoawq is left out. quantize.engine: 'autoawq' needs an NVIDIA GPU" in err
+    assert store.list()[0].recipe["quantize"]["bits"] == 8
+    code, _, err = cli(capsys, *words, "--algorithms", "awk")
+    assert (code, err) == (2, "algorithms: awk; allowed: float, rtn, gptq, awq, autoawq, joined by commas\n")

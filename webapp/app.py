@@ -92,7 +92,7 @@ def _tabs(sample: gr.Button, problems: gr.HTML) -> tuple[data.Data, lab.Lab]:
     with made["data"]:
         chosen = data.build()
     with made["lab"]:
-        lab_tab = lab.build(sample, problems)
+        lab_tab = lab.build(made["lab"], sample, problems)
     for name, module in (("compare", compare), ("runs", runs), ("publish", publish)):
         with made[name]:
             module.build(made[name])

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Query
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 
-from pipeline import worker
+from pipeline import scorecard, worker
 from pipeline.errors import InputError, LabError
 from pipeline.run import ENDED, QUEUED, RUNNING, Run
 from webapp import tail, views
@@ -69,6 +69,15 @@ def cancel(run: str) -> JSONResponse:
 def retry(run: str) -> JSONResponse:
     """Queue a run again from the stage that did not end well."""
     return _act(run, store().retry)
+
+
+@router.get("/scorecards/{group}.json")
+def score(group: str) -> JSONResponse:
+    """A scorecard as far as it is measured."""
+    rows = scorecard.rows(store(), group)
+    if not rows:
+        raise HTTPException(404, f"{group}: no such scorecard")
+    return JSONResponse(views.scorecard(rows), headers=NEW)
 
 
 @router.get("/plotly.min.js")

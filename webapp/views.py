@@ -11,7 +11,8 @@ import yaml
 
 from pipeline.datasets import Report
 from pipeline.errors import InputError, LabError, sentence
-from pipeline.run import DONE, RUNNING, Run, StageRun
+from pipeline.run import DONE, ENDED, RUNNING, Run, StageRun
+from pipeline.scorecard import Row
 
 LONGEST_CELL = 300
 Table = dict[str, Any]
@@ -175,6 +176,40 @@ def answers(run: Run) -> list[dict[str, Any]]:
         return []
     rows: list[dict[str, Any]] = json.loads(Path(path).read_text(encoding="utf-8"))["rows"]
     return rows
+
+
+def scorecard(rows: list[Row]) -> dict[str, Any]:
+    """A scorecard as a table, as points of a chart, and whether all of it is measured."""
+    columns = ["Algorithm", "Status", "Size", "Perplexity, your data", "Perplexity, general text"]
+    columns += ["Quantizing", "Peak memory", "On the GPU", "Tokens/s", "Note"]
+    cells = [
+        [
+            row.algorithm,
+            {"status": row.status, "word": None},
+            size(row.bytes),
+            number(row.data_perplexity) if row.data_perplexity else "",
+            number(row.general_perplexity) if row.general_perplexity else "",
+            seconds(row.seconds),
+            size(row.peak_memory_bytes),
+            size(row.peak_gpu_memory_bytes),
+            f"{row.tokens_per_second:.0f}" if row.tokens_per_second else "",
+            row.note,
+        ]
+        for row in rows
+    ]
+    points = [
+        {
+            "name": row.algorithm,
+            "bytes": row.bytes,
+            "data": row.data_perplexity,
+            "general": row.general_perplexity,
+        }
+        for row in rows
+        if row.bytes and row.general_perplexity
+    ]
+    caption = "Measured; an empty cell is not measured yet, or the note says why"
+    ended = all(row.status in ENDED for row in rows)
+    return {"table": table(columns, cells, caption=caption), "points": points, "ended": ended}
 
 
 def published(versions: list[dict[str, Any]]) -> Table:

@@ -162,3 +162,20 @@ def test_our_scripts_are_asked_for_again_but_not_sent_again(client):
     reply = client.get("/lab/live.js")
     assert reply.headers["content-type"].startswith("text/javascript")
     assert client.get("/lab/live.js", headers={"if-none-match": reply.headers["etag"]}).status_code == 304
+
+
+def test_a_scorecard_is_told_as_far_as_it_is_measured(client, store):
+    assert client.get("/scorecards/nope.json").status_code == 404
+    group = planted.scorecard(store)
+    told = client.get(f"/scorecards/{group}.json").json()
+    assert [row[0] for row in told["table"]["rows"]] == ["rtn", "awq", "gptq"]
+    assert told["points"] == [
+        {"name": "rtn", "bytes": 88_000_000, "data": 94.4, "general": 38.9},
+        {"name": "awq", "bytes": 88_000_000, "data": 89.6, "general": 34.9},
+    ]
+    assert told["ended"] is False
+    store.claim("cpu")
+    store.finish(store.list()[0].id, "quantize", FAILED, error="It broke.")
+    told = client.get(f"/scorecards/{group}.json").json()
+    assert told["ended"] is True
+    assert told["table"]["rows"][2][-1] == "quantize: It broke."

@@ -106,6 +106,33 @@ export const draw = {
     );
   },
 
+  // A scorecard: its table and a chart, looked at again until all is measured.
+  scorecard(root, value) {
+    clearTimeout(root.timer);
+    root.replaceChildren();
+    if (!value) return;
+    const place = el("div"), plot = el("div", { class: "lab-plot", role: "img", "aria-label": "Perplexity by size" });
+    root.append(place, plot);
+    let before = "";
+    const follow = async () => {
+      let found = null;
+      try {
+        const reply = await fetch(new URL(`scorecards/${value.group}.json`, document.baseURI), { cache: "no-store" });
+        if (reply.ok) found = await reply.json();
+      } catch (error) {
+        console.warn("The lab did not answer, trying again", error);
+      }
+      if (found && JSON.stringify(found) !== before) {
+        before = JSON.stringify(found);
+        draw.table(place, found.table, () => {});
+        const { scatter } = await import("./live.js");
+        await scatter(plot, found.points);
+      }
+      if (!found?.ended) root.timer = setTimeout(follow, document.hidden ? 5000 : 1000);
+    };
+    follow();
+  },
+
   // One stage of a run until it has ended; then Gradio is told.
   stage(root, value, trigger) {
     clearTimeout(root.timer);

@@ -220,6 +220,29 @@ class Chart {
   }
 }
 
+// Quality against size: a point for each way to quantize, on two texts.
+export async function scatter(plot, points) {
+  plot.hidden = !points.length;
+  if (!points.length) return window.Plotly?.purge(plot);
+  const color = (name) => getComputedStyle(plot).getPropertyValue(name).trim();
+  const axis = { gridcolor: color("--lab-line"), zeroline: false, automargin: true };
+  const trace = (key, name, paint, symbol) => ({
+    type: "scatter", mode: "markers+text", name, x: points.map((p) => p.bytes / 1e6), y: points.map((p) => p[key]),
+    text: points.map((p) => p.name), textposition: "top center", marker: { size: 10, color: color(paint), symbol },
+  });
+  const Plotly = await loadPlotly();
+  await Plotly.react(plot, [
+    trace("general", "General text", "--lab-accent", "circle"), trace("data", "Your data", "--lab-second", "diamond"),
+  ], {
+    margin: { l: 60, r: 12, t: 28, b: 44 }, height: 320, uirevision: "kept",
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    font: { family: "system-ui, sans-serif", size: 12, color: color("--lab-text") },
+    legend: { orientation: "h", x: 1, xanchor: "right", y: 1.02, yanchor: "bottom" },
+    xaxis: { ...axis, title: { text: "Size of the exported model, MB" } },
+    yaxis: { ...axis, title: { text: "Perplexity (lower is better)" }, type: "log" },
+  }, { displayModeBar: false, responsive: true });
+}
+
 // What is known of one stage's events.
 class Track {
   constructor() {

@@ -18,6 +18,7 @@ from pipeline.options import describe
 from pipeline.stages import STAGES
 from webapp import choices, form, parts, views
 from webapp.home import store
+from webapp.tabs import scorecard
 
 SAMPLE = settings.SAMPLES / "travel.yaml"
 NOT_STARTED = "Nothing was started"
@@ -115,7 +116,7 @@ def _about(stage: str) -> str:
     return about[:1].upper() + about[1:].removesuffix(".")
 
 
-def build(welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
+def build(tab: gr.Tab, welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
     """Lay out the tab. The button of the welcome, which stands above the tabs, launches from here too."""
     inputs = form.Form()
     with gr.Accordion("New run", open=True, elem_id="new-run") as new, gr.Row(equal_height=False):
@@ -148,6 +149,7 @@ def build(welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
     welcome.click(launch_sample, None, [welcome_problems, run, new], **parts.QUEUED)
     run.change(None, run, None, js=parts.live("open"), **parts.IN_PAGE)
     download.click(None, [text, inputs.input("", "name")], None, js=parts.live("download"), **parts.IN_PAGE)
+    scorecard.build(tab, inputs, _recipe)
     data, template, model = (inputs.input("", name) for name in ("data", "template", "model"))
     return Lab(data, template, model, run, new)
 

@@ -1,0 +1,29 @@
+"""Peaks of memory, of a process that really takes some."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from pipeline import settings
+
+CODE = """
+from pipeline import memory
+taken = bytearray(300 << 20)
+taken[::4096] = b"x" * len(taken[::4096])
+before = memory.peaks()["peak_memory_bytes"]
+del taken
+memory.reset_peak()
+after = memory.peaks()
+print(before, after["peak_memory_bytes"], sorted(after))
+"""
+
+
+def test_a_peak_is_seen_and_forgotten() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], capture_output=True, text=True, check=True, cwd=settings.ROOT
+    )
+    before, after, *names = done.stdout.split(maxsplit=2)
+    assert int(before) > 300 << 20
+    assert int(after) < 200 << 20
+    assert names == ["['peak_memory_bytes']\n"]  # without torch nothing is known of a GPU

@@ -1,0 +1,103 @@
+"""Scorecards: which runs they queue, and what they show of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab import finish_all
+
+from pipeline import follow, recipe, scorecard, settings
+from pipeline.errors import InputError
+from pipeline.recipe import Recipe
+from pipeline.run import FAILED
+from pipeline.store import Store
+
+
+@pytest.fixture
+def base(recipe_file: Path) -> Recipe:
+    return recipe.load(recipe_file, ["quantize.group_size=32", "optimize.block_size=16"])
+
+
+MEASURED: dict[str, dict[str, Any]] = {
+    "quantize": {"metrics": {"olive_seconds": 12.5, "peak_memory_bytes": 10**9}},
+    "optimize": {"metrics": {"model_bytes": 88_000_000}},
+    "score": {"metrics": {"data_perplexity": 9.25, "general_perplexity": 34.5, "tokens_per_second": 120.0}},
+}
+
+
+def test_each_way_is_a_run_of_its_own(store: Store, base: Recipe, no_worker: list[Path]) -> None:
+    group, refused = scorecard.start(store, base, ["float", "rtn", "gptq", "awq", "rtn"])
+    assert refused == {}
+    runs = sorted((run for run in store.list()), key=lambda run: run.id)
+    rows = scorecard.rows(store, group)
+    assert [row.algorithm for row in rows] == ["float", "rtn", "gptq", "awq"]
+    assert scorecard.groups(store) == [group]
+    by_name = {run.name.split()[0]: run for run in runs}
+    assert [stage.name for stage in by_name["awq"].stages] == ["quantize", "optimize", "score"]
+    assert [stage.name for stage in by_name["float"].stages] == ["optimize", "score"]
+    assert by_name["float"].recipe["optimize"]["precision"] == "fp32"
+    for name in ("rtn", "gptq", "awq"):
+        chosen = by_name[name].recipe
+        assert (chosen["quantize"]["algorithm"], chosen["quantize"]["group_size"]) == (name, 32)
+        assert chosen["optimize"]["block_size"] == 16
+        assert recipe.from_dict(chosen).group == group
+
+
+def test_one_that_is_refused_leaves_the_others(
+    store: Store, base: Recipe, no_worker: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "gpus", lambda: 0)
+    group, refused = scorecard.start(store, base, ["rtn", "autoawq"])
+    assert [row.algorithm for row in scorecard.rows(store, group)] == ["rtn"]
+    assert list(refused) == ["autoawq"]
+    assert "needs an NVIDIA GPU" in refused["autoawq"]
+    assert "take quantize.engine: lab" in refused["autoawq"]
+
+
+@pytest.mark.parametrize(
+    ("algorithms", "message"),
+    [
+        ([], "algorithms: none is given; allowed: float, rtn, gptq, awq, autoawq, joined by commas"),
+        (["awq", "q8"], "algorithms: q8; allowed: float"),
+        (["autoawq"], "needs an NVIDIA GPU"),
+    ],
+)
+def test_nothing_is_queued_when_nothing_can_be(
+    store: Store, base: Recipe, algorithms: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "gpus", lambda: 0)
+    with pytest.raises(InputError, match=message):
+        scorecard.start(store, base, algorithms)
+    assert store.list() == []
+
+
+def test_rows_hold_what_was_measured(store: Store, base: Recipe, no_worker: list[Path]) -> None:
+    group, _ = scorecard.start(store, base, ["awq"])
+    assert scorecard.rows(store, group)[0].bytes is None
+    finish_all(store, scorecard.rows(store, group)[0].run, MEASURED)
+    row = scorecard.rows(store, group)[0]
+    assert (row.status, row.bytes, row.seconds, row.peak_memory_bytes) == ("done", 88_000_000, 12.5, 10**9)
+    assert (row.data_perplexity, row.general_perplexity, row.tokens_per_second) == (9.25, 34.5, 120.0)
+    assert row.peak_gpu_memory_bytes is None
+    header, line = follow.scores([row]).splitlines()
+    assert header.split()[:3] == ["ALGORITHM", "STATUS", "SIZE"]
+    assert line.split() == ["awq", "done", "88.0", "MB", "9.25", "34.50", "12.5", "s", "1.00", "GB", "120"]
+
+
+def test_a_failed_one_says_why(store: Store, base: Recipe, no_worker: list[Path]) -> None:
+    group, _ = scorecard.start(store, base, ["rtn"])
+    run = scorecard.rows(store, group)[0].run
+    store.claim("cpu")
+    store.finish(run, "quantize", FAILED, error="The disk is full.")
+    row = scorecard.rows(store, group)[0]
+    assert (row.status, row.note, row.seconds) == (FAILED, "quantize: The disk is full.", None)
+    assert follow.scores([row]).endswith("rtn: quantize: The disk is full.")
+
+
+def test_without_quantize_there_is_nothing_to_compare(base: Recipe, store: Store) -> None:
+    from dataclasses import replace
+
+    with pytest.raises(InputError, match="quantize: null leaves nothing to compare"):
+        scorecard.start(store, replace(base, quantize=None), ["rtn"])

@@ -1,0 +1,96 @@
+"""The scorecard on the Lab tab: the chosen model quantized in several ways, each measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from pipeline import scorecard, settings
+from pipeline.errors import LabError
+from pipeline.recipe import Recipe
+from webapp import form, parts, views
+from webapp.home import store
+
+ABOUT = """<p>Which quantization suits this model and your data? Each one chosen below is made and measured,
+one after the other: size, perplexity (lower is better), time, memory and speed. Model, dataset, template and
+the options of Quantize and Optimize are those of the form above.</p>"""
+WORDS = {
+    "float": "Not quantized",
+    "rtn": "RTN",
+    "gptq": "GPTQ",
+    "awq": "AWQ",
+    "autoawq": "AWQ by AutoAWQ",
+}
+
+
+def measure(inputs: form.Form, read: Any, *given: Any) -> Iterator[tuple[Any, ...]]:
+    """Queue the chosen ways; what is refused is said beside the button. `read` makes the form's recipe."""
+    *values, chosen = given
+    yield {"text": "Checking the recipe, the data and the model…"}, None, gr.skip(), gr.skip()
+    try:
+        recipe: Recipe = read(inputs, tuple(values))
+        group, refused = scorecard.start(store(), recipe, chosen)
+    except (LabError, OSError) as error:
+        yield None, views.problems("Nothing was started", error), gr.skip(), gr.skip()
+        return
+    left_out = [f"{WORDS[name]}: {reason}" for name, reason in refused.items()]
+    shown = {"title": "Some are left out", "items": left_out} if left_out else None
+    yield None, shown, gr.update(choices=listed(), value=group), {"group": group}
+
+
+def listed() -> list[tuple[str, str]]:
+    """The scorecards there are, newest first, as (label, group)."""
+    found = []
+    for group in scorecard.groups(store()):
+        rows = scorecard.rows(store(), group)
+        when = views.moment(store().get(rows[0].run).created)
+        model = store().get(rows[0].run).recipe.get("model", "")
+        found.append((f"{when} · {model} · {', '.join(WORDS[row.algorithm] for row in rows)}", group))
+    return found
+
+
+def show(group: str | None) -> dict[str, str] | None:
+    """What the drawing is given."""
+    return {"group": group} if group else None
+
+
+def arrive(group: str | None) -> tuple[Any, ...]:
+    """The scorecards there are now; the choice stays, and the newest is the first choice."""
+    found = listed()
+    values = [value for _, value in found]
+    chosen = group if group in values else next(iter(values), None)
+    return gr.update(choices=found, value=chosen), show(chosen)
+
+
+def build(tab: gr.Tab, inputs: form.Form, read: Any) -> None:
+    """Lay out the panel; `read(inputs, values)` makes a recipe of the form's inputs."""
+    ways = [scorecard.FLOAT, *scorecard.WAYS]
+    offered = [way for way in ways if way != "autoawq" or settings.gpus()]
+    with gr.Accordion("Scorecard", open=False, elem_id="scorecard"):
+        parts.fixed(ABOUT)
+        with gr.Row(elem_classes="fields"):
+            chosen = gr.CheckboxGroup(
+                [(WORDS[way], way) for way in offered],
+                value=[way for way in scorecard.DEFAULT if way in offered],
+                label="Ways to quantize", elem_id="scorecard-ways", min_width=320,
+            )  # fmt: skip
+            picked = gr.Dropdown(
+                [],
+                label="Shown",
+                info="Earlier scorecards are kept",
+                elem_id="scorecard-shown",
+                min_width=320,
+            )
+        start = gr.Button("Measure", variant="primary", elem_id="scorecard-start", scale=0)
+        notice = parts.drawn("notice")
+        problems = parts.drawn("problems", elem_id="scorecard-problems")
+        drawing = parts.drawn("scorecard", elem_id="scorecard-view")
+    start.click(
+        partial(measure, inputs, read), [*inputs.inputs, chosen], [notice, problems, picked, drawing],
+        **parts.QUEUED,
+    )  # fmt: skip
+    picked.input(show, picked, drawing, **parts.QUICK)
+    tab.select(arrive, picked, [picked, drawing], **parts.QUICK)
