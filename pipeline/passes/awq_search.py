@@ -70,7 +70,7 @@ def cost(difference: Tensor, gram: Tensor) -> Tensor:
 
 
 def candidates(activations: Tensor, weights: Tensor) -> Iterator[Tensor]:
-    """Scales to try, [channels] each, after the first one, which is 1 everywhere.
+    """Scales to try, [channels] each: from weights alone to almost activations alone.
 
     `activations` and `weights` are mean magnitudes [channels]. A channel that never carries anything keeps
     a scale like the others'.
@@ -78,8 +78,6 @@ def candidates(activations: Tensor, weights: Tensor) -> Iterator[Tensor]:
     for step in range(RATIOS):
         ratio = step / RATIOS
         yield _centred(activations.pow(ratio) / weights.pow(1 - ratio).clamp(min=SMALLEST))
-    for step in range(1, RATIOS, 2):
-        yield _centred(activations.pow(step / RATIOS))
 
 
 def search_scale(

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from pipeline import generation, starter, templates
-from pipeline.stages import Context, evaluate, finetune, optimize, quantize
+from pipeline.stages import Context, evaluate, finetune, optimize, quantize, score
 from pipeline.stages.execute import execute
 
 pytestmark = pytest.mark.chain
 
 TOLERANCE = 1e-3  # on logits up to 37 in size, after 30 layers in float32 on either side; seen: 2e-4
+SCORE = score.Options(rows=4, general_blocks=6, decode_tokens=16)
 STEPS = 12
 ADVICE = {"prompt": "What is the best thing to see in Chicago?", "response": "See the lake."}
 
@@ -52,25 +53,41 @@ def lab(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
         finetune: finetune.Options(max_steps=STEPS, learning_rate=2e-3),
         optimize: optimize.Options(),
         evaluate: evaluate.Options(prompts=2, max_new_tokens=24),
+        score: SCORE,
     }
-    for stage, chosen in options.items():
-        name = stage.__name__.rpartition(".")[2]
+
+    def carry_out(stage: Any, chosen: Any, folder: str, given: dict[str, Path]) -> Any:
         context = Context(
             model=model,
-            inputs=dict(inputs),
+            inputs=given,
             data=data,
             template="chat",
             eval_fraction=0.1,
             seed=0,
             device="cpu",
-            output=home / name / "output",
-            work=home / name / "work",
-            checkpoints=home / name / "checkpoints",
+            output=home / folder / "output",
+            work=home / folder / "work",
+            checkpoints=home / folder / "checkpoints",
             config=json.loads((model / "config.json").read_text()),
         )
-        done[name] = execute(stage, chosen, context)
+        return execute(stage, chosen, context)
+
+    for stage, chosen in options.items():
+        name = stage.__name__.rpartition(".")[2]
+        done[name] = carry_out(stage, chosen, name, dict(inputs))
         inputs |= {artifact.kind: artifact.path for artifact in done[name].artifacts}
-    return {"inputs": inputs, "rows": rows, **done}
+    return {"inputs": inputs, "rows": rows, "carry_out": carry_out, **done}
+
+
+def test_awq_is_measured_and_foretells_better_than_rounding(lab: dict[str, Any]) -> None:
+    measured = lab["score"].metrics
+    assert measured["tokens_per_second"] > 10
+    assert measured["data_perplexity"] > 1
+    rounded = lab["carry_out"](quantize, quantize.Options(algorithm="rtn"), "rtn", {})
+    given = {"checkpoint": rounded.artifacts[0].path}
+    plain = lab["carry_out"](score, SCORE, "rtn-score", given).metrics
+    assert "tokens_per_second" not in plain  # without an exported graph there is none
+    assert measured["general_perplexity"] < 0.97 * plain["general_perplexity"]
 
 
 def test_quantized_to_less_than_half(lab: dict[str, Any]) -> None:

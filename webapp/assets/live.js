@@ -220,26 +220,28 @@ class Chart {
   }
 }
 
-// Quality against size: a point for each way to quantize, on two texts.
+// Quality against size: a point for each way to quantize, in one field for each of the two texts.
 export async function scatter(plot, points) {
   plot.hidden = !points.length;
   if (!points.length) return window.Plotly?.purge(plot);
   const color = (name) => getComputedStyle(plot).getPropertyValue(name).trim();
-  const axis = { gridcolor: color("--lab-line"), zeroline: false, automargin: true };
-  const trace = (key, name, paint, symbol) => ({
-    type: "scatter", mode: "markers+text", name, x: points.map((p) => p.bytes / 1e6), y: points.map((p) => p[key]),
-    text: points.map((p) => p.name), textposition: "top center", marker: { size: 10, color: color(paint), symbol },
+  const trace = (key, paint, symbol, place) => ({
+    type: "scatter", mode: "markers+text", xaxis: `x${place}`, yaxis: `y${place}`,
+    x: points.map((p) => p.bytes / 1e6), y: points.map((p) => p[key]), text: points.map((p) => p.name),
+    textposition: "middle right", cliponaxis: false, marker: { size: 10, color: color(paint), symbol }, hovertemplate: "%{text}: %{y:.4g} at %{x:.1f} MB<extra></extra>",
   });
+  const axis = { gridcolor: color("--lab-line"), zeroline: false, automargin: true };
+  const size = { ...axis, rangemode: "tozero", title: { text: "Size of the exported model, MB" } };
+  const title = (text, x) => ({ text, x, y: 1.02, xref: "paper", yref: "paper", xanchor: "left", yanchor: "bottom", showarrow: false });
   const Plotly = await loadPlotly();
-  await Plotly.react(plot, [
-    trace("general", "General text", "--lab-accent", "circle"), trace("data", "Your data", "--lab-second", "diamond"),
-  ], {
-    margin: { l: 60, r: 12, t: 28, b: 44 }, height: 320, uirevision: "kept",
+  await Plotly.react(plot, [trace("general", "--lab-accent", "circle", ""), trace("data", "--lab-second", "diamond", "2")], {
+    margin: { l: 60, r: 70, t: 28, b: 44 }, height: 320, uirevision: "kept", showlegend: false,
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: "system-ui, sans-serif", size: 12, color: color("--lab-text") },
-    legend: { orientation: "h", x: 1, xanchor: "right", y: 1.02, yanchor: "bottom" },
-    xaxis: { ...axis, title: { text: "Size of the exported model, MB" } },
-    yaxis: { ...axis, title: { text: "Perplexity (lower is better)" }, type: "log" },
+    grid: { rows: 1, columns: 2, pattern: "independent", xgap: 0.2 },
+    annotations: [title("General text", 0), title("Your data", 0.55)],
+    xaxis: size, xaxis2: size,
+    yaxis: { ...axis, title: { text: "Perplexity (lower is better)" } }, yaxis2: axis,
   }, { displayModeBar: false, responsive: true });
 }
 

@@ -1,0 +1,65 @@
+"""The scorecard's panel in a real browser."""
+
+from __future__ import annotations
+
+import planted
+import pytest
+from lab import until
+from playwright.sync_api import expect
+
+from pipeline.run import DONE, FAILED
+
+pytestmark = pytest.mark.browser
+
+
+def tab(page, name: str) -> None:
+    page.click(f"#tab-{name}-button")
+
+
+def unfold(page) -> None:
+    expect(page.locator("#data-summary")).to_contain_text("rows")
+    tab(page, "lab")
+    page.get_by_role("button", name="Scorecard").click()
+
+
+def test_a_scorecard_fills_while_one_looks(app, shot):
+    planted.scorecard(app.store)
+    page = app.open("?tab=data")
+    unfold(page)
+    view = page.locator("#scorecard-view")
+    expect(view.locator("tbody tr")).to_have_count(3)
+    expect(view.locator("tbody tr").nth(1)).to_contain_text("34.9")
+    expect(view.locator(".textpoint")).to_have_count(4)  # two ways, two texts
+    waiting = view.locator("tbody tr").nth(2)
+    expect(waiting).to_contain_text("Waiting")
+    run = app.store.list()[0].id
+    app.store.claim("cpu")
+    expect(waiting).to_contain_text("Running")
+    for stage, metrics in (
+        ("quantize", {"olive_seconds": 95.0}),
+        ("optimize", {"model_bytes": 88_000_000}),
+        ("score", {"data_perplexity": 90.1, "general_perplexity": 35.2, "tokens_per_second": 139.0}),
+    ):
+        app.store.finish(run, stage, DONE, seconds=1.0, metrics=metrics)
+        app.store.claim_next(run, "cpu")
+    expect(waiting).to_contain_text("1 min 35 s")
+    expect(view.locator(".textpoint")).to_have_count(6)
+    shot(page, "scorecard")
+
+
+def test_measuring_queues_runs_and_says_what_it_leaves_out(app, shot):
+    page = app.open("?tab=data")
+    unfold(page)
+    page.locator("#scorecard-ways").get_by_label("Not quantized").uncheck()
+    page.locator("#scorecard-ways").get_by_label("GPTQ").uncheck()
+    page.click("#scorecard-start")
+    view = page.locator("#scorecard-view")
+    expect(view.locator("tbody tr")).to_have_count(2)
+    expect(view).to_contain_text("Waiting")
+    until(lambda: len(app.store.list()) == 2, "two runs")
+    run = app.store.list()[-1].id
+    app.store.claim("cpu")
+    app.store.finish(run, "quantize", FAILED, error="The disk is full.")
+    expect(view).to_contain_text("quantize: The disk is full.")
+    tab(page, "runs")
+    expect(page.locator("#runs-table")).to_contain_text("awq of")
