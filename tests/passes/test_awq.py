@@ -96,16 +96,24 @@ def test_quantized_is_nearer_than_rounded(bits: int, symmetric: bool, dtype: str
     assert errors["awq"] < errors["rtn"] * (1.5 if bits == 8 else 0.9)
 
 
+def with_large_channels(wrapper: Any) -> Any:
+    """A few channels that carry most, as in trained models."""
+    for layer in wrapper.get_layer_wrappers():
+        for norm in (layer.get_first_layer_norm(False), layer.get_second_layer_norm(False)):
+            norm.weight.data[::16] *= 6
+    return wrapper
+
+
 @pytest.mark.parametrize("objective", ["gram", "layer"])
-def test_the_paper_s_objective_and_the_gram_matrix_agree(objective: str, tmp_path: Path) -> None:
+def test_either_objective_finds_what_matters(objective: str, tmp_path: Path) -> None:
     from pipeline.passes import awq, rounding
 
-    exact = logits(prepared(tmp_path))
-    rounded, searched = prepared(tmp_path), prepared(tmp_path)
+    exact = logits(with_large_channels(prepared(tmp_path)))
+    rounded, searched = (with_large_channels(prepared(tmp_path)) for _ in range(2))
     rounding.pack(rounded, begin=0.0)
     awq.quantize(searched, blocks(16, 64), objective=objective)
     error = [float((logits(wrapper) - exact).pow(2).mean()) for wrapper in (rounded, searched)]
-    assert error[1] < 0.9 * error[0]
+    assert error[1] < 0.8 * error[0]
 
 
 def test_gptq_on_scaled_weights_is_nearer_still(tmp_path: Path) -> None:
