@@ -70,6 +70,8 @@ def main() -> None:
         home = work / "home"
         home.mkdir(parents=True, exist_ok=True)
         parts = args.parts.split(",")
+        if not set(parts) <= set(PARTS):
+            parser.error(f"--parts: allowed are {', '.join(PARTS)}")
         with serving(home):
             if {"chain", "engines"} & set(parts):
                 model = random_model(work / "phi")
@@ -173,7 +175,9 @@ def quality(home: Path) -> None:
     done = subprocess.run(
         command, env={**os.environ, "OLIVE_LAB_HOME": str(home)}, capture_output=True, text=True, check=False
     )
-    print(f"\n{done.stdout[done.stdout.rfind('ALGORITHM') :]}{done.stderr[-2000:]}", flush=True)
+    if done.returncode:
+        sys.exit(f"{done.stdout[-3000:]}\n{done.stderr[-2000:]}")
+    print(f"\n{done.stdout[done.stdout.index('ALGORITHM') :]}", flush=True)
 
 
 def run_recipe(home: Path, model: Path, recipe: dict[str, Any], changes: list[str]) -> Run:
@@ -189,7 +193,10 @@ def run_recipe(home: Path, model: Path, recipe: dict[str, Any], changes: list[st
     if done.returncode:
         logs = "".join(path.read_text(errors="replace")[-3000:] for path in home.glob("runs/*/*/log.txt"))
         sys.exit(f"{done.stdout}\n{done.stderr}\n{logs}")
-    return Store(home).list()[0]
+    made = Store(home).list()[0]
+    if any(stage.reused for stage in made.stages):
+        sys.exit("A stage was reused, so its time says nothing; give an empty --work.")
+    return made
 
 
 def report(run: Run) -> None:

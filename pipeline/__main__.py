@@ -162,7 +162,7 @@ def scorecard_(args: argparse.Namespace) -> int:
     """Quantize a model in several ways and measure each: size, perplexity, time, memory, speed."""
     store = Store(settings.home())
     given = {
-        "name": Path(args.model).name,
+        "name": Path(args.model).resolve().name or "model",
         "model": args.model,
         "data": str(args.data),
         "template": args.template,

@@ -9,6 +9,7 @@ all; only if there is no room even for that, its exit code is ENOSPC.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -95,6 +96,8 @@ def _make(
     """Run the stage's Olive workflow and keep what it made."""
     from pipeline.stages.execute import execute
 
+    if spare.serves(dataclasses.asdict(chosen.stages()[stage])):
+        spare.without_bitsandbytes()
     base = models.materialize(model, store.home, lambda text: events.emit(message=text, progress=0.0))
     folder = store.folder(run.id, stage)
     output = artifacts.part(store.home, stage, name)

@@ -16,7 +16,7 @@ def reset_peak() -> None:
     with suppress(OSError):
         REFS.write_text("5")
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
+    if torch is not None and torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
 
 

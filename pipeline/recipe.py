@@ -18,6 +18,7 @@ from pipeline.stages import STAGES, evaluate, finetune, optimize, quantize, scor
 NOT_PATHS = ("azureml://",)
 
 OPTIONS = {name: stage.Options for name, stage in STAGES.items()}
+RENAMED = {("quantize", "calibration_rows"): "calibration_blocks"}  # as older recipes call it
 LEFT_OUT = {"score"}  # stages that run only where a recipe names them
 
 
@@ -109,7 +110,7 @@ def from_dict(given: dict[str, Any], folder: Path | None = None) -> Recipe:
             if key in top:
                 values[key] = coerce(top[key], value, key)
             elif key in OPTIONS:
-                values[key] = None if value is None else parse(OPTIONS[key], value, key)
+                values[key] = None if value is None else parse(OPTIONS[key], _renamed(key, value), key)
         except InputError as error:
             problems += error.problems
     problems += _missing(values, given)
@@ -125,6 +126,13 @@ def from_dict(given: dict[str, Any], folder: Path | None = None) -> Recipe:
     return Recipe(**values)
 
 
+def _renamed(stage: str, given: Any) -> Any:
+    """A stage's options by their names of today."""
+    if not isinstance(given, dict):
+        return given
+    return {RENAMED.get((stage, key), key): value for key, value in given.items()}
+
+
 def _missing(values: dict[str, Any], given: dict[str, Any]) -> list[str]:
     """Problems that concern more than one key."""
     problems = []
@@ -133,6 +141,11 @@ def _missing(values: dict[str, Any], given: dict[str, Any]) -> list[str]:
     name = values.get("name", "run")
     if not name.strip() or len(name) > 100 or not name.isprintable():
         problems.append(f"name: {name[:120]!r} is not allowed; allowed: 1 to 100 characters on one line")
+    group = values.get("group", "")
+    if len(group) > 100 or not all(letter.isalnum() or letter in "-_." for letter in group):
+        problems.append(
+            f"group: {group[:120]!r} is not allowed; allowed: letters, digits, - _ . (100 at most)"
+        )
     if all(values.get(name, None if name in LEFT_OUT else True) is None for name in OPTIONS):
         problems.append("all stages are null: there is nothing to run")
     if values.get("optimize", True) is None and values.get("evaluate", True) is not None:

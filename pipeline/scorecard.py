@@ -20,10 +20,10 @@ from pipeline.store import Store
 
 # A word of the command line to what it changes in the recipe's quantize options.
 WAYS: dict[str, dict[str, Any]] = {
-    "rtn": {"algorithm": "rtn"},
-    "gptq": {"algorithm": "gptq"},
-    "awq": {"algorithm": "awq"},
-    "autoawq": {"algorithm": "awq", "engine": "autoawq"},
+    "rtn": {"algorithm": "rtn", "engine": "lab", "compensate": False},
+    "gptq": {"algorithm": "gptq", "engine": "lab", "compensate": False},
+    "awq": {"algorithm": "awq", "engine": "lab"},
+    "autoawq": {"algorithm": "awq", "engine": "autoawq", "compensate": False},
 }
 FLOAT = "float"  # not quantized: what the others are compared with
 DEFAULT = (FLOAT, "rtn", "gptq", "awq")
@@ -104,12 +104,20 @@ def groups(store: Store) -> list[str]:
     return [name for name in dict.fromkeys(names) if name.startswith(PREFIX)]
 
 
+def _way(run: Run) -> str:
+    """The word for how a run quantizes."""
+    options = run.recipe.get("quantize")
+    if options is None:
+        return FLOAT
+    return "autoawq" if options.get("engine") == "autoawq" else str(options.get("algorithm"))
+
+
 def _row(run: Run) -> Row:
     metrics = {stage.name: stage.metrics for stage in run.stages if stage.status == DONE}
     quantized, scored = metrics.get("quantize", {}), metrics.get("score", {})
     failed = next((stage for stage in run.stages if stage.error), None)
     return Row(
-        algorithm=run.name.partition(" of ")[0],
+        algorithm=_way(run),
         run=run.id,
         status=run.status,
         bytes=metrics.get("optimize", {}).get("model_bytes"),

@@ -16,11 +16,11 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from pipeline import settings
-from pipeline.stages.execute import without_bitsandbytes
 
 READY = b"ready"
 MOST_BYTES = 1 << 16
@@ -33,6 +33,16 @@ MODULES = {
     "evaluate": ("pipeline.passes.answers", "onnxruntime_genai"),
     "score": ("pipeline.passes.score", "onnxruntime_genai"),
 }
+
+
+def without_bitsandbytes() -> None:
+    """Let this process find no bitsandbytes: where it is installed, PEFT imports it, which takes seconds."""
+    sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]  # how Python says "not there"
+
+
+def serves(options: dict[str, Any]) -> bool:
+    """Whether a spare, which finds no bitsandbytes, can carry out a stage with these options."""
+    return options.get("method") != "qlora"
 
 
 class Spare:
@@ -85,7 +95,8 @@ def wait(stage: str, channel: int, carry_out: Callable[[str, str], int]) -> int:
         without_bitsandbytes()
         for module in (*ALL, *MODULES.get(stage, ())):
             importlib.import_module(module)
-        worker.sendall(READY)
+        with suppress(BrokenPipeError):  # the worker has ended: there will be no message either
+            worker.sendall(READY)
         message, descriptors, _, _ = socket.recv_fds(worker, MOST_BYTES, 2)
     if not message:
         return 0  # the worker has ended

@@ -24,7 +24,7 @@ from pipeline import artifacts, locks, settings
 from pipeline.child import LOCK, PROCESS, RESULT
 from pipeline.errors import LabError, sentence
 from pipeline.run import CANCELED, DONE, FAILED, INTERRUPTED, QUEUED
-from pipeline.spare import Spare, affordable
+from pipeline.spare import Spare, affordable, serves
 from pipeline.store import Store
 
 POLL_SECONDS = 0.1
@@ -154,9 +154,19 @@ class Worker:
         names = [stage.name for stage in run.stages]
         following = run.stages[names.index(job.stage) + 1 :][:1]
         wanted = following and following[0].status == QUEUED and following[0].kind != PUBLISH_SLOT
-        # QLoRA needs a package that is kept from all others, see `execute.without_bitsandbytes`.
-        if wanted and following[0].options.get("method") != "qlora" and affordable():
+        if wanted and serves(following[0].options) and affordable():
             self.spares[slot] = Spare(following[0].name, self.child, self._environment(slot))
+
+    def _spare(self, slot: str, job: Job) -> Spare | None:
+        """The slot's spare if it can carry out the stage at once; one that cannot is of no use any more."""
+        spare = self.spares.pop(slot, None)
+        if spare is None:
+            return None
+        options = self.store.get(job.run).stage(job.stage).options
+        if spare.stage == job.stage and serves(options) and spare.ready():
+            return spare
+        spare.dismiss()
+        return None
 
     def _environment(self, slot: str, **extra: str) -> dict[str, str]:
         if slot.startswith("cuda:"):
@@ -167,21 +177,20 @@ class Worker:
         """Start the stage's process in a session, and so a process group, of its own; or take the spare."""
         folder = job.folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        spare = self.spares.pop(slot, None)
-        if spare is not None and not (spare.stage == job.stage and spare.ready()):
-            spare.dismiss()
-            spare = None
         lock = locks.take(folder / LOCK)
         if lock is None:
             raise LabError(f"A process of an earlier attempt still runs in {folder}; end it and retry.")
+        spare = self._spare(slot, job)
         try:
             (folder / RESULT).unlink(missing_ok=True)
             (folder / PROCESS).unlink(missing_ok=True)
             events = folder / "events.jsonl"
             with (folder / "log.txt").open("ab") as log:
                 if spare is not None:
-                    with suppress(OSError):  # it died this very moment
+                    try:
                         return spare.give(job.run, job.stage, events, lock, log.fileno())
+                    except OSError:  # it died this very moment
+                        spare.dismiss()
                 return subprocess.Popen(
                     [settings.python(), *self.child, job.run, job.stage],
                     stdin=subprocess.DEVNULL,

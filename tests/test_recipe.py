@@ -76,6 +76,13 @@ def test_yaml_of_a_recipe_has_a_stage_on_each_line(minimal: Path) -> None:
     ]  # fmt: skip
 
 
+def test_an_option_by_its_older_name_is_understood(tmp_path: Path) -> None:
+    text = "data: r.jsonl\nquantize: {algorithm: gptq, calibration_rows: 7}\n"
+    loaded = recipe.load(write(tmp_path, text))
+    assert loaded.quantize is not None
+    assert loaded.quantize.calibration_blocks == 7
+
+
 def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
     assert recipe.load(write(tmp_path, "\ufeffdata: rows.jsonl\n")).data.endswith("rows.jsonl")
 

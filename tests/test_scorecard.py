@@ -45,6 +45,34 @@ def test_each_way_is_a_run_of_its_own(store: Store, base: Recipe, no_worker: lis
         assert recipe.from_dict(chosen).group == group
 
 
+def test_what_the_base_says_of_awq_alone_is_not_taken_to_others(
+    store: Store, base: Recipe, no_worker: list[Path]
+) -> None:
+    from dataclasses import replace
+
+    assert base.quantize is not None
+    other = replace(base, quantize=replace(base.quantize, engine="autoawq", compensate=True))
+    _, refused = scorecard.start(store, other, ["rtn", "gptq", "awq"])
+    assert refused == {}
+    chosen = {run.name.split()[0]: run.recipe["quantize"] for run in store.list()}
+    assert {name: (q["engine"], q["compensate"]) for name, q in chosen.items()} == {
+        "rtn": ("lab", False),
+        "gptq": ("lab", False),
+        "awq": ("lab", True),
+    }
+
+
+def test_a_run_of_another_name_is_still_a_row(store: Store, base: Recipe, no_worker: list[Path]) -> None:
+    from dataclasses import replace
+
+    group, _ = scorecard.start(store, base, ["rtn"])
+    again = store.list()[0].recipe
+    store.add("mine", {**again, "name": "mine"}, Path("/d"), {"quantize": {}})
+    assert [row.algorithm for row in scorecard.rows(store, group)] == ["rtn", "rtn"]
+    with pytest.raises(InputError, match=r"group: .a/\.\./b. is not allowed"):
+        recipe.from_dict(replace(base, group="a/../b").to_dict())
+
+
 def test_one_that_is_refused_leaves_the_others(
     store: Store, base: Recipe, no_worker: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,6 +113,22 @@ def test_the_last_stage_and_qlora_need_no_spare(store: Store, served: Worker) ->
     assert not served.spares
 
 
+def test_qlora_does_not_take_the_spare_of_another_run(store: Store, served: Worker) -> None:
+    """A spare finds no bitsandbytes, which QLoRA needs."""
+    first = plant(store)
+    made = step_until_ready(served, "finetune")
+    second = store.add("qlora", {}, Path("/d"), {"finetune": {"method": "qlora"}})
+    store.request_cancel(first)
+
+    def taken() -> bool:
+        served.step()
+        return any(job.run == second for job in served.jobs.values())
+
+    until(taken, "the other run's turn")
+    assert next(iter(served.jobs.values())).process is not made.process
+    go(served, second, "finetune")
+
+
 def test_a_spare_ends_with_its_worker(store: Store) -> None:
     made = spare.Spare("finetune", [str(CHILDREN), "waits"], settings.child_environment())
     until(made.ready, "a spare")
@@ -121,7 +137,6 @@ def test_a_spare_ends_with_its_worker(store: Store) -> None:
 
 
 def test_without_memory_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert spare.affordable() in (True, False)
     monkeypatch.setattr(spare, "ENOUGH_MEMORY", 1 << 60)
     assert not spare.affordable()
     monkeypatch.setattr(spare, "ENOUGH_MEMORY", 0)

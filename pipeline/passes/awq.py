@@ -73,6 +73,7 @@ class LabAwq(Pass):
             raise LabError(
                 "There is no text to calibrate on: give more rows, or raise quantize.general_text."
             )
+        emit(message=f"Calibrating on {len(ids)} blocks of {ids.shape[1]} tokens", progress=0.1)
         quantize(wrapper, ids, config.objective, config.compensate)
         emit(message="Saving the quantized model", progress=0.95)
         return finalize(model, output_model_path, wrapper, quantization, "cpu")
@@ -97,7 +98,7 @@ def quantize(wrapper: ModelWrapper, ids: Tensor, objective: str = "gram", compen
         layer.layer.to("cpu")
         hidden = outputs
         _tell(index + 1, len(layers), time.monotonic() - began)
-    _quantize_head(wrapper, hidden, compensate)
+    _quantize_head(wrapper, hidden)
 
 
 @dataclass
@@ -150,6 +151,7 @@ class LayerWork:
         outputs = [self._run(hidden[0], self.before), *(self._run(part) for part in hidden[1:])]
         for hook in hooks:
             hook.remove()
+        self.weight = self._sensitivity(hidden[0])
         for group in self.groups:
             if group.gram is None:
                 raise LabError(f"{self.name}.{group.readers[0]} never ran, so it cannot be calibrated.")
@@ -175,16 +177,24 @@ class LayerWork:
             assert group.gram is not None
             assert group.magnitude is not None
             matrices = [self.exact[reader] for reader in group.readers]
+            weighed = [
+                matrix * self.weight[reader] for reader, matrix in zip(group.readers, matrices, strict=True)
+            ]
             price = None if objective == "gram" else partial(self._price, group, hidden[0], outputs[0])
             with quick_products():
                 scale, _, _ = search_scale(
-                    matrices, group.gram, group.magnitude, self._grid(group.readers[0]), group.channels, price
+                    weighed if price is None else matrices,
+                    group.gram,
+                    group.magnitude,
+                    self._grid(group.readers[0]),
+                    group.channels,
+                    price,
                 )
             got = group.divide(scale)
             group.factor = got if group.channels is None else got[group.channels]
             for matrix in matrices:
                 matrix.mul_(group.factor)
-        if self._moved(hidden[0]) > MOST_MOVED:
+        if not self._moved(hidden[0]) <= MOST_MOVED:  # NaN is neither more nor less
             emit(message=f"{self.name}: scales do not fold into this layer; it is rounded without them")
             self.module.load_state_dict(saved, strict=False)
             for key, matrix in self.exact.items():
@@ -288,6 +298,29 @@ class LayerWork:
         made: Tensor = output[0] if isinstance(output, tuple) else output
         return made
 
+    def _sensitivity(self, hidden: Tensor) -> dict[str, Tensor]:
+        """How much the layer's output feels each output of its matrices: [outputs, 1] each.
+
+        The root mean square over tokens of a random combination of the layer's outputs, derived by each
+        matrix's output: the diagonal of J^T J, J being the derivative of one by the other (Hutchinson).
+        """
+        made: dict[str, Tensor] = {}
+        for parameter in self.module.parameters():
+            parameter.requires_grad_(False)
+        hooks = [
+            self.module.get_submodule(key).register_forward_hook(partial(_keep, made, key))
+            for key in self.exact
+        ]
+        with torch.enable_grad():
+            output = self._run(hidden.detach().requires_grad_())
+        for hook in hooks:
+            hook.remove()
+        dice = torch.Generator(hidden.device).manual_seed(0)
+        probe = torch.randn(output.shape, generator=dice, device=hidden.device, dtype=torch.float32)
+        grads = torch.autograd.grad(output, list(made.values()), probe.to(output.dtype))
+        squares = (grad.float().flatten(0, -2).square().mean(0) for grad in grads)
+        return {key: square.sqrt()[:, None] for key, square in zip(made, squares, strict=True)}
+
     def _moved(self, hidden: Tensor) -> float:
         """How far folding moved what attention and MLP put out, as a fraction, at most."""
         with self._weights(self.exact):
@@ -298,7 +331,7 @@ class LayerWork:
             for key, was in self.before.items()
         ]
         self.before = {}
-        return max((float(fraction) for fraction in fractions), default=0.0)
+        return float(torch.stack(fractions).max()) if fractions else 0.0  # NaN if any is
 
     def _price(self, group: Group, hidden: Tensor, outputs: Tensor, candidates: list[Tensor]) -> Tensor:
         """The paper's objective: how far the layer's output moves when these matrices are rounded."""
@@ -423,8 +456,8 @@ def _keep(kept: dict[str, Tensor], key: str, module: nn.Module, args: Any, outpu
     kept[key] = output[0] if isinstance(output, tuple) else output
 
 
-def _quantize_head(wrapper: ModelWrapper, hidden: list[Tensor], compensate: bool) -> None:
-    """The output layer, if it is to be quantized: clipped, not scaled."""
+def _quantize_head(wrapper: ModelWrapper, hidden: list[Tensor]) -> None:
+    """The output layer, if it is to be quantized: clipped, neither scaled nor compensated."""
     head, name = wrapper.get_lm_head()
     if not hasattr(head, "quant_info"):
         return

@@ -72,9 +72,12 @@ def cost(difference: Tensor, gram: Tensor) -> Tensor:
 def candidates(activations: Tensor, weights: Tensor) -> Iterator[Tensor]:
     """Scales to try, [channels] each: from weights alone to almost activations alone.
 
-    `activations` and `weights` are mean magnitudes [channels]. A channel that never carries anything keeps
-    a scale like the others'.
+    `activations` and `weights` are mean magnitudes [channels]. A channel that carried nothing counts as an
+    average one: it may carry something some day, so its weights are not to be rounded away.
     """
+    silent = activations == 0
+    if silent.any():
+        activations = torch.where(silent, activations.sum() / (~silent).sum().clamp(min=1), activations)
     for step in range(RATIOS):
         ratio = step / RATIOS
         yield _centred(activations.pow(ratio) / weights.pow(1 - ratio).clamp(min=SMALLEST))
@@ -114,7 +117,7 @@ def search_scale(
         activations, weights = _by_channel(activations, channels), _by_channel(weights, channels)
     tried = [torch.ones_like(weights), *candidates(activations, weights)]
     costs = torch.stack([priced(scale) for scale in tried])
-    best = int(costs.argmin())
+    best = int(costs.nan_to_num(nan=torch.inf).argmin())
     return tried[best], float(costs[best]), float(costs[0])
 
 

@@ -35,12 +35,14 @@ def lab_calibration(
     general: float,
 ) -> Blocks:
     """`blocks` blocks of `length` tokens for the model in folder `model`, the share `general` of it from the
-    bundled text, the rest from the training rows. Where rows are few, there is more of the text."""
+    bundled text, the rest from the training rows. Where one is short, the other fills up, unless its share
+    is none; if both end, there are fewer blocks."""
     rows = lab_rows(path, template, model, "train", eval_fraction, seed, max_length=length, loss_on="all")
     wanted = blocks * length
-    ids = row_tokens(rows, round(wanted * (1 - general)))
-    ids += text_tokens(rows.tokenizer, "calibration")[: wanted - len(ids)] if general else []
-    return Blocks(cut(ids, length))
+    text = text_tokens(rows.tokenizer, "calibration") if general else []
+    from_text = min(len(text), round(wanted * general))
+    ids = row_tokens(rows, wanted - from_text) if general < 1 else []
+    return Blocks(cut(ids + text[: wanted - len(ids)], length))
 
 
 class Blocks(Dataset[tuple[dict[str, Tensor], Tensor]]):

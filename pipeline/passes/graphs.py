@@ -81,7 +81,11 @@ class StepGraphs:
             self.records[shape] = self._record(*shape)
         except RuntimeError as error:
             self.failed = True
-            emit(message="This model's steps cannot be recorded; they run as usual, which takes longer")
+            self.records.clear()  # what they hold may be what is missing
+            torch.cuda.empty_cache()
+            memory = isinstance(error, torch.OutOfMemoryError)
+            why = "There is too little GPU memory to record steps" if memory else "Steps cannot be recorded"
+            emit(message=f"{why}; they run as usual, which takes longer")
             print(f"Recording a step failed: {error}")
         return not self.failed
 

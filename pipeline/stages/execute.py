@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,8 +32,6 @@ def execute(stage: ModuleType, options: Any, context: Context) -> Results:
     shutil.copyfile(PASSES / "package.json", package)
     emit(message="Starting Olive", progress=0.0)
     settings.quiet_this_process()
-    if getattr(options, "method", None) != "qlora":
-        without_bitsandbytes()
 
     from olive.workflows import run
 
@@ -55,11 +52,6 @@ def execute(stage: ModuleType, options: Any, context: Context) -> Results:
     metrics = {**results.metrics, "olive_seconds": seconds, **memory.peaks()}
     emit(message="Done", progress=1.0, metrics=metrics)
     return replace(results, metrics=metrics)
-
-
-def without_bitsandbytes() -> None:
-    """Let this process find no bitsandbytes: where it is installed, PEFT imports it, which takes seconds."""
-    sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]  # how Python says "not there"
 
 
 @contextmanager

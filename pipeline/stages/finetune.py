@@ -131,7 +131,10 @@ def check(options: Options, model: Model) -> list[str]:
             f" allowed: up to {longest}"
         )
     return (
-        problems + _schedule_problems(options) + _packing_problems(options, model) + _qlora_problems(options)
+        problems
+        + _schedule_problems(options)
+        + _packing_problems(options, model)
+        + _qlora_problems(options, model)
     )
 
 
@@ -162,10 +165,14 @@ def _packing_problems(options: Options, model: Model) -> list[str]:
     ]
 
 
-def _qlora_problems(options: Options) -> list[str]:
+def _qlora_problems(options: Options, model: Model) -> list[str]:
     """What nf4 needs that is not there."""
     if options.method != "qlora":
         return []
+    if model.config.get("quantization_config"):
+        return [
+            "finetune.method: 'qlora' quantizes a float model itself, and this one is quantized; use 'lora'"
+        ]
     otherwise = "or use method 'lora' with the quantize stage, which trains on int4 weights anywhere"
     if not settings.gpus():
         return [

@@ -86,6 +86,10 @@ def check(options: Options, model: Model) -> list[str]:
         problems.append(
             f"quantize.compensate: goes with algorithm awq, not {options.algorithm}; set it to false"
         )
+    if options.bits == 8 and options.mixed_precision != "none":
+        problems.append(
+            "quantize.mixed_precision: keeps some layers at 8 bit, and with bits 8 all are; set it to none"
+        )
     longest = (model.config.get("text_config") or model.config).get("max_position_embeddings")
     if isinstance(longest, int) and options.calibration_length > longest:
         problems.append(

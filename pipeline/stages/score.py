@@ -11,6 +11,7 @@ from pipeline.stages import Artifact, Context, Results, olive
 from pipeline.stages.quantize import Model
 
 SCORE = "score.json"
+PROMPT = 32  # tokens of the prompt that decoding starts from, at most
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,13 @@ class Options:
 
 
 def check(options: Options, model: Model) -> list[str]:
-    """Nothing can be known before it is measured."""
+    """Why these options cannot work for this model, one sentence each."""
+    longest = (model.config.get("text_config") or model.config).get("max_position_embeddings")
+    if isinstance(longest, int) and options.decode_tokens + PROMPT > longest:
+        return [
+            f"score.decode_tokens: {options.decode_tokens} and a prompt are more than the model reads;"
+            f" allowed: up to {longest - PROMPT}"
+        ]
     return []
 
 

@@ -93,7 +93,7 @@ def test_quantized_is_nearer_than_rounded(bits: int, symmetric: bool, dtype: str
             awq.quantize(wrapper, blocks(16, 64))
         errors[name] = float((logits(wrapper) - exact).pow(2).mean())
     # In 16 bit the other roundings hide what 8-bit weights lose.
-    assert errors["awq"] < errors["rtn"] * (1.5 if bits == 8 else 0.9)
+    assert errors["awq"] < errors["rtn"] * (1.5 if bits == 8 and dtype != "float32" else 0.95)
 
 
 def with_large_channels(wrapper: Any) -> Any:

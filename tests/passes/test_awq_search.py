@@ -115,6 +115,18 @@ def test_nothing_read_means_nothing_scaled() -> None:
     assert torch.equal(zeros, expected[1].squeeze(-1))
 
 
+def test_a_channel_that_was_silent_is_not_rounded_away() -> None:
+    from pipeline.passes.awq_search import search_scale
+
+    weight, read = drawn(24, 48)
+    read[:, 5] = 0
+    scale, _, _ = search_scale([weight], read.T @ read, read.abs().mean(0), grid())
+    assert (scale != 1).any()
+    kept = (grid().nearest(weight * scale) / scale)[:, 5]
+    assert (kept - weight[:, 5]).abs().max() < 0.5 * weight.abs().max()
+    assert (kept != 0).any()
+
+
 def test_work_in_pieces_is_the_same_work(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 

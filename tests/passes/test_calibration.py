@@ -48,6 +48,14 @@ def test_few_rows_are_filled_up_with_general_text(tmp_path: Path) -> None:
     assert 0 < len(alone.ids) < 40
 
 
+def test_where_the_text_ends_rows_fill_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.passes import calibration
+
+    monkeypatch.setattr(calibration, "text_tokens", lambda tokenizer, name: list(range(10)))
+    assert blocks(tmp_path).ids.shape == (8, 64)
+    assert blocks(tmp_path, general=1.0).ids.shape == (1, 10)
+
+
 def test_general_text_alone(tmp_path: Path) -> None:
     text = tiny.tokenizer().decode(blocks(tmp_path, general=1.0).ids.flatten())
     assert "What to see in" not in text

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline import settings
-from pipeline.stages import evaluate, finetune, optimize, quantize
+from pipeline.stages import evaluate, finetune, optimize, quantize, score
 
 LLAMA = {
     "model_type": "llama",
@@ -35,7 +35,7 @@ def problems(stage: Any, config: dict[str, Any] = LLAMA, **options: Any) -> list
     return found
 
 
-@pytest.mark.parametrize("stage", [quantize, finetune, optimize, evaluate])
+@pytest.mark.parametrize("stage", [quantize, finetune, optimize, evaluate, score])
 @pytest.mark.parametrize("config", [LLAMA, PHI3, GEMMA3, {"model_type": "unknown"}])
 def test_defaults_fit_every_model(stage: Any, config: dict[str, Any]) -> None:
     assert problems(stage, config) == []
@@ -77,6 +77,20 @@ def test_text_longer_than_the_model_reads() -> None:
     assert problems(quantize, calibration_length=4096) == [
         "quantize.calibration_length: 4096 is more than the model reads; allowed: up to 2048"
     ]
+
+
+def test_options_that_contradict_each_other() -> None:
+    assert problems(quantize, bits=8, mixed_precision="k_quant_down") == [
+        "quantize.mixed_precision: keeps some layers at 8 bit, and with bits 8 all are; set it to none"
+    ]
+    assert problems(quantize, algorithm="rtn", compensate=True) == [
+        "quantize.compensate: goes with algorithm awq, not rtn; set it to false"
+    ]
+    assert problems(score, {**LLAMA, "max_position_embeddings": 100}) == [
+        "score.decode_tokens: 96 and a prompt are more than the model reads; allowed: up to 68"
+    ]
+    quantized = {**LLAMA, "quantization_config": {"bits": 4}}
+    assert "this one is quantized; use 'lora'" in problems(finetune, quantized, method="qlora")[0]
 
 
 def test_autoawq_is_refused_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,25 +110,29 @@ export const draw = {
   scorecard(root, value) {
     clearTimeout(root.timer);
     root.replaceChildren();
+    root.shown = value; // what is still on its way for another one is dropped
     if (!value) return;
     const place = el("div"), plot = el("div", { class: "lab-plot", role: "img", "aria-label": "Perplexity by size" });
     root.append(place, plot);
     let before = "";
     const follow = async () => {
-      let found = null;
+      let ended = false;
       try {
-        const reply = await fetch(new URL(`scorecards/${value.group}.json`, document.baseURI), { cache: "no-store" });
-        if (reply.ok) found = await reply.json();
+        const address = `scorecards/${encodeURIComponent(value.group)}.json`;
+        const reply = await fetch(new URL(address, document.baseURI), { cache: "no-store" });
+        const found = await reply.json();
+        if (root.shown !== value) return;
+        if (JSON.stringify(found) !== before) {
+          draw.table(place, found.table, () => {});
+          const { scatter } = await import("./live.js");
+          await scatter(plot, found.points);
+          before = JSON.stringify(found);
+        }
+        ended = found.ended;
       } catch (error) {
         console.warn("The lab did not answer, trying again", error);
       }
-      if (found && JSON.stringify(found) !== before) {
-        before = JSON.stringify(found);
-        draw.table(place, found.table, () => {});
-        const { scatter } = await import("./live.js");
-        await scatter(plot, found.points);
-      }
-      if (!found?.ended) root.timer = setTimeout(follow, document.hidden ? 5000 : 1000);
+      if (!ended && root.shown === value) root.timer = setTimeout(follow, document.hidden ? 5000 : 1000);
     };
     follow();
   },

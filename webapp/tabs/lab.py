@@ -81,11 +81,16 @@ def file_name(name: str | None) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', name or '').strip('-')[:60] or 'recipe'}.yaml"
 
 
-def _recipe(inputs: form.Form, values: tuple[Any, ...]) -> recipes.Recipe:
-    chosen = inputs.collect(values)
+def _recipe(inputs: form.Form, values: tuple[Any, ...], **changes: Any) -> recipes.Recipe:
+    chosen = {**inputs.collect(values), **changes}
     chosen["data"] = str(choices.known_data(store().home, chosen.get("data")))
     chosen["name"] = chosen.get("name") or ""
     return recipes.from_dict(chosen, settings.ROOT)
+
+
+def _recipe_to_score(inputs: form.Form, values: tuple[Any, ...]) -> recipes.Recipe:
+    """The form's recipe without the stages that a scorecard has no use for, whatever they say."""
+    return _recipe(inputs, values, finetune=None, evaluate=None)
 
 
 def _basics(inputs: form.Form) -> None:
@@ -149,7 +154,7 @@ def build(tab: gr.Tab, welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
     welcome.click(launch_sample, None, [welcome_problems, run, new], **parts.QUEUED)
     run.change(None, run, None, js=parts.live("open"), **parts.IN_PAGE)
     download.click(None, [text, inputs.input("", "name")], None, js=parts.live("download"), **parts.IN_PAGE)
-    scorecard.build(tab, inputs, _recipe)
+    scorecard.build(tab, inputs, _recipe_to_score)
     data, template, model = (inputs.input("", name) for name in ("data", "template", "model"))
     return Lab(data, template, model, run, new)
 

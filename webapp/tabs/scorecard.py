@@ -48,7 +48,12 @@ def listed() -> list[tuple[str, str]]:
         rows = scorecard.rows(store(), group)
         when = views.moment(store().get(rows[0].run).created)
         model = store().get(rows[0].run).recipe.get("model", "")
-        found.append((f"{when} · {model} · {', '.join(WORDS[row.algorithm] for row in rows)}", group))
+        found.append(
+            (
+                f"{when} · {model} · {', '.join(WORDS.get(row.algorithm, row.algorithm) for row in rows)}",
+                group,
+            )
+        )
     return found
 
 
