@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -106,17 +106,17 @@ class Group:
     """Matrices that read one input, and the layer that makes it.
 
     `divide` divides the producer's channels by a scale [channels] and returns the scale it got to, which
-    rounding makes differ; None where a scale cannot be folded into anything. `channels` [inputs]: which
-    producer's channel each input is, None if each is its own. `gram` [inputs, inputs] and `magnitude`
-    [inputs] are summed up over `tokens`; `factor` [inputs] is what the inputs were divided by.
+    rounding makes differ; None where a scale cannot be folded into anything. `gram` [inputs, inputs] is
+    summed up over tokens by their `weight`, `magnitude` [inputs] over `tokens` as they are; `factor`
+    [inputs] is what the inputs were divided by.
     """
 
     readers: list[str]
     divide: Callable[[Tensor], Tensor] | None = None
-    channels: Tensor | None = None
     gram: Tensor | None = None
     magnitude: Tensor | None = None
     tokens: int = 0
+    weight: Tensor = field(default_factory=lambda: torch.zeros(()))
     factor: Tensor | None = None
 
 
@@ -141,28 +141,58 @@ class LayerWork:
         self.groups = self._groups()
         self.blocks = dict(self._named(layer.attn, layer.mlp))
         self.before: dict[str, Tensor] = {}
+        self.felt: dict[str, Any] = {}  # [outputs, 1] each
+        for parameter in self.module.parameters():
+            parameter.requires_grad_(False)
 
     def listen(self, hidden: list[Tensor]) -> list[Tensor]:
         """Run the layer on [blocks, tokens, hidden] each; sum up what the groups read; return its outputs."""
-        hooks = [
-            self.module.get_submodule(group.readers[0]).register_forward_pre_hook(partial(_sum_up, group))
-            for group in self.groups
-        ]
-        outputs = [self._run(hidden[0], self.before), *(self._run(part) for part in hidden[1:])]
-        for hook in hooks:
-            hook.remove()
-        self.weight = self._sensitivity(hidden[0])
+        outputs = [self._hear(part, self.before if index == 0 else None) for index, part in enumerate(hidden)]
         for group in self.groups:
-            if group.gram is None:
+            if group.gram is None or group.magnitude is None:
                 raise LabError(f"{self.name}.{group.readers[0]} never ran, so it cannot be calibrated.")
             if not torch.isfinite(group.gram).all():
                 raise LabError(
                     f"{self.name}.{group.readers[0]} reads numbers that are not finite (NaN or infinite);"
                     " the model or its number format is at fault, not the data."
                 )
-            group.gram /= group.tokens
-            group.magnitude = group.magnitude / group.tokens if group.magnitude is not None else None
+            group.gram /= group.weight.clamp(min=1e-30)
+            group.magnitude /= group.tokens
         return outputs
+
+    def _hear(self, hidden: Tensor, keep: dict[str, Tensor] | None) -> Tensor:
+        """Run one batch, and see how much the layer's output feels what each matrix puts out, and when.
+
+        The square of a random combination of the layer's outputs, derived by a matrix's output, is on average
+        the diagonal of J^T J, J being the derivative of one by the other (Hutchinson). Summed over outputs
+        it weighs tokens, summed over tokens it weighs outputs: so a cost counts errors as the whole layer's
+        output, the paper's objective, would.
+        """
+        read: dict[str, Tensor] = {}
+        made: dict[str, Tensor] = {}
+        hooks = []
+        for key in self.exact:
+            module = self.module.get_submodule(key)
+            hooks.append(module.register_forward_pre_hook(partial(_note, read, key)))
+            hooks.append(module.register_forward_hook(partial(_keep, made, key)))
+        with torch.enable_grad():
+            output = self._run(hidden.detach().requires_grad_(), keep)
+        for hook in hooks:
+            hook.remove()
+        dice = torch.Generator(hidden.device).manual_seed(0)
+        probe = torch.randn(output.shape, generator=dice, device=hidden.device).to(output.dtype)
+        grads = torch.autograd.grad(output, list(made.values()), probe)
+        felt = {key: grad.float().flatten(0, -2).square() for key, grad in zip(made, grads, strict=True)}
+        for group in self.groups:
+            if group.readers[0] in read:
+                _sum_up(
+                    group,
+                    read[group.readers[0]].detach(),
+                    torch.stack([felt[key].sum(-1) for key in group.readers]).sum(0),
+                )
+        for key, squares in felt.items():
+            self.felt[key] = self.felt.get(key, 0.0) + squares.sum(0)[:, None]
+        return output.detach()
 
     def scale(self, hidden: list[Tensor], outputs: list[Tensor], objective: str) -> None:
         """Search a scale for each group and fold it in; take all back should the layer not like it."""
@@ -178,7 +208,8 @@ class LayerWork:
             assert group.magnitude is not None
             matrices = [self.exact[reader] for reader in group.readers]
             weighed = [
-                matrix * self.weight[reader] for reader, matrix in zip(group.readers, matrices, strict=True)
+                matrix * self.felt[reader].sqrt()
+                for reader, matrix in zip(group.readers, matrices, strict=True)
             ]
             price = None if objective == "gram" else partial(self._price, group, hidden[0], outputs[0])
             with quick_products():
@@ -187,11 +218,9 @@ class LayerWork:
                     group.gram,
                     group.magnitude,
                     self._grid(group.readers[0]),
-                    group.channels,
                     price,
                 )
-            got = group.divide(scale)
-            group.factor = got if group.channels is None else got[group.channels]
+            group.factor = group.divide(scale)
             for matrix in matrices:
                 matrix.mul_(group.factor)
         if not self._moved(hidden[0]) <= MOST_MOVED:  # NaN is neither more nor less
@@ -258,18 +287,17 @@ class LayerWork:
         return partial(divide_norm, norm)
 
     def _after_values(self, inputs: list[str], output: str) -> Group:
-        """o_proj reads what v_proj puts out, mixed over tokens; with grouped queries several times over."""
-        wrapper = self.wrapper
-        heads, kv, size = wrapper.num_attention_heads, wrapper.num_key_value_heads, wrapper.head_dim
+        """o_proj reads what v_proj puts out, mixed over tokens.
+
+        Where query heads share values, one scale would have to suit several parts of o_proj: measured on the
+        starter model that made the result worse, so nothing is folded there.
+        """
+        width = self.exact[output].shape[1]
         rows = [self.exact[key].shape[0] for key in inputs]
-        first = {1: rows[:1] == [(heads + 2 * kv) * size], 3: rows[2:] == [kv * size]}.get(len(inputs))
-        if not first or self.exact[output].shape[1] != heads * size:
+        shared = self.wrapper.num_key_value_heads != self.wrapper.num_attention_heads
+        if shared or rows not in ([width] * 3, [3 * width]):
             return Group([output])
-        start = rows[-1] - kv * size  # 0 where v_proj is a matrix of its own
-        device = self.exact[output].device
-        channels = torch.arange(kv * size, device=device).view(kv, 1, size)
-        channels = channels.expand(kv, heads // kv, size).flatten()
-        return Group([output], partial(self._divide_rows, inputs[-1], start), channels)
+        return Group([output], partial(self._divide_rows, inputs[-1], rows[-1] - width))
 
     def _after_gate(self, inputs: list[str], output: str) -> Group:
         """down_proj reads activation(gate) times up: linear in up. Without a gate nothing can be folded."""
@@ -298,29 +326,6 @@ class LayerWork:
         made: Tensor = output[0] if isinstance(output, tuple) else output
         return made
 
-    def _sensitivity(self, hidden: Tensor) -> dict[str, Tensor]:
-        """How much the layer's output feels each output of its matrices: [outputs, 1] each.
-
-        The root mean square over tokens of a random combination of the layer's outputs, derived by each
-        matrix's output: the diagonal of J^T J, J being the derivative of one by the other (Hutchinson).
-        """
-        made: dict[str, Tensor] = {}
-        for parameter in self.module.parameters():
-            parameter.requires_grad_(False)
-        hooks = [
-            self.module.get_submodule(key).register_forward_hook(partial(_keep, made, key))
-            for key in self.exact
-        ]
-        with torch.enable_grad():
-            output = self._run(hidden.detach().requires_grad_())
-        for hook in hooks:
-            hook.remove()
-        dice = torch.Generator(hidden.device).manual_seed(0)
-        probe = torch.randn(output.shape, generator=dice, device=hidden.device, dtype=torch.float32)
-        grads = torch.autograd.grad(output, list(made.values()), probe.to(output.dtype))
-        squares = (grad.float().flatten(0, -2).square().mean(0) for grad in grads)
-        return {key: square.sqrt()[:, None] for key, square in zip(made, squares, strict=True)}
-
     def _moved(self, hidden: Tensor) -> float:
         """How far folding moved what attention and MLP put out, as a fraction, at most."""
         with self._weights(self.exact):
@@ -334,7 +339,7 @@ class LayerWork:
         return float(torch.stack(fractions).max()) if fractions else 0.0  # NaN if any is
 
     def _price(self, group: Group, hidden: Tensor, outputs: Tensor, candidates: list[Tensor]) -> Tensor:
-        """The paper's objective: how far the layer's output moves when these matrices are rounded."""
+        """The paper's objective, at its widest: how far the layer's output moves when these matrices are rounded."""
         with self._weights({**self.exact, **dict(zip(group.readers, candidates, strict=True))}):
             return (self._run(hidden).float() - outputs.float()).square().sum()
 
@@ -441,15 +446,21 @@ def quick_products() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _sum_up(group: Group, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-    """Before a reader runs: add its input [..., inputs] to the group's sums."""
-    read = args[0].flatten(0, -2).float()
+def _sum_up(group: Group, given: Tensor, weight: Tensor | None = None) -> None:
+    """Add an input [..., inputs], its tokens weighed by `weight` [tokens], to the group's sums."""
+    read = given.flatten(0, -2).float()
+    weight = torch.ones(len(read), device=read.device) if weight is None else weight
     with quick_products():
-        gram = read.T @ read
+        gram = (read * weight[:, None]).T @ read
     magnitude = read.abs().sum(0)
     group.gram = gram if group.gram is None else group.gram.add_(gram)
     group.magnitude = magnitude if group.magnitude is None else group.magnitude.add_(magnitude)
     group.tokens += len(read)
+    group.weight = group.weight + weight.sum()
+
+
+def _note(read: dict[str, Tensor], key: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    read[key] = args[0]
 
 
 def _keep(kept: dict[str, Tensor], key: str, module: nn.Module, args: Any, output: Any) -> None:
@@ -466,7 +477,7 @@ def _quantize_head(wrapper: ModelWrapper, hidden: list[Tensor]) -> None:
     norm.to(device), head.to(device)
     group = Group([name])
     for part in hidden:
-        _sum_up(group, head, (norm(part),))
+        _sum_up(group, norm(part))
     assert group.gram is not None
     if not torch.isfinite(group.gram).all():
         raise LabError(f"{name} reads numbers that are not finite (NaN or infinite).")

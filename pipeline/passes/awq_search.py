@@ -88,33 +88,25 @@ def search_scale(
     gram: Tensor,
     activations: Tensor,
     grid: Grid,
-    channels: Tensor | None = None,
     price: Callable[[list[Tensor]], Tensor] | None = None,
 ) -> tuple[Tensor, float, float]:
-    """The scale [producer channels] that loses least for matrices [rows, inputs] that read one input.
+    """The scale [inputs] that loses least for matrices [rows, inputs] that read one input.
 
-    `activations` is the mean magnitude [inputs]; `channels` [inputs] names the producer's channel that each
-    input is (left out: each its own). `price` takes the rounded matrices, scaled back, and returns their
-    cost; left out, it is the sum of `cost`.
+    `activations` is the mean magnitude [inputs]. `price` takes the rounded matrices, scaled back, and
+    returns their cost; left out, it is the sum of `cost`.
     Returns (scale, its cost, cost of rounding to nearest): the second never exceeds the third.
     """
 
-    def spread(per_channel: Tensor) -> Tensor:
-        return per_channel if channels is None else per_channel[channels]
-
     def priced(scale: Tensor) -> Tensor:
-        wide = spread(scale)
         if price is not None:
-            return price([grid.nearest(matrix * wide) / wide for matrix in matrices])
+            return price([grid.nearest(matrix * scale) / scale for matrix in matrices])
         total = torch.zeros((), dtype=torch.float32, device=gram.device)
         for matrix in matrices:
             for part in torch.split(matrix, rows_at_a_time(matrix)):
-                total += cost(grid.nearest(part * wide).div_(wide).sub_(part), gram)
+                total += cost(grid.nearest(part * scale).div_(scale).sub_(part), gram)
         return total
 
     weights = torch.cat([_relative(matrix, grid.group_size) for matrix in matrices]).mean(0)
-    if channels is not None:
-        activations, weights = _by_channel(activations, channels), _by_channel(weights, channels)
     tried = [torch.ones_like(weights), *candidates(activations, weights)]
     costs = torch.stack([priced(scale) for scale in tried])
     best = int(costs.nan_to_num(nan=torch.inf).argmin())
@@ -169,13 +161,6 @@ def _relative(weight: Tensor, size: int) -> Tensor:
     """Each weight's magnitude beside the largest of its group: [rows, inputs]."""
     groups = weight.abs().reshape(len(weight), -1, size)
     return (groups / groups.amax(-1, keepdim=True).clamp(min=1e-30)).flatten(1)
-
-
-def _by_channel(values: Tensor, channels: Tensor) -> Tensor:
-    """Mean of the values [inputs] that belong to each producer channel."""
-    count = int(channels.max()) + 1
-    total = torch.zeros(count, device=values.device).index_add_(0, channels, values)
-    return total / torch.bincount(channels, minlength=count)
 
 
 def _centred(scale: Tensor) -> Tensor:

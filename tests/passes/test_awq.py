@@ -50,12 +50,16 @@ def with_biases(wrapper: Any) -> None:
             torch.nn.init.normal_(parameter, std=0.5)
 
 
+@pytest.mark.parametrize("values", [2, 4])  # of four heads: shared by two each, or each its own
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_folding_scales_leaves_the_model_as_it_was(architecture: str, tmp_path: Path) -> None:
+def test_folding_scales_leaves_the_model_as_it_was(
+    architecture: str, values: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     from pipeline.passes import awq
 
+    monkeypatch.setitem(tiny.COMMON, "num_key_value_heads", values)
     wrapper = prepared(tmp_path, architecture)
     with_biases(wrapper)
     before = logits(wrapper)
@@ -67,12 +71,15 @@ def test_folding_scales_leaves_the_model_as_it_was(architecture: str, tmp_path: 
             outputs = work.listen(hidden)
             work.scale(hidden, outputs, "gram")
             for group in work.groups:
-                assert group.factor is not None, f"nothing was folded for {group.readers}"
+                scaled = group.factor is not None
+                assert scaled == (values == 4 or group.readers != ["self_attn.o_proj"]), group.readers
+                if group.factor is None:
+                    continue
                 folded += bool((group.factor != 1).any())
             for name, weight in work.exact.items():
                 work.module.get_submodule(name).weight.data = weight
             hidden = outputs
-    assert folded >= 6  # of eight groups; a scale of 1 may be the best
+    assert folded >= 5  # of six or eight groups; a scale of 1 may be the best
     after = logits(wrapper)
     assert (after - before).abs().max() < TOLERANCE * before.abs().max()
 

@@ -82,22 +82,6 @@ def test_matrices_that_read_one_input_get_one_scale() -> None:
     assert together[1] == pytest.approx(search_scale([weight], gram, magnitude, grid())[1], rel=1e-4)
 
 
-def test_channels_that_share_a_producer_share_a_scale() -> None:
-    """Grouped-query attention: two query heads read each value channel."""
-    import torch
-
-    from pipeline.passes.awq_search import search_scale
-
-    weight, read = drawn(24, 48)
-    channels = torch.arange(24).view(3, 1, 8).expand(3, 2, 8).flatten()
-    scale, lost, plain = search_scale([weight], read.T @ read, read.abs().mean(0), grid(), channels)
-    assert scale.shape == (24,)
-    wide = scale[channels]
-    found = float((read @ (grid().nearest(weight * wide) / wide - weight).T).square().sum())
-    assert found == pytest.approx(lost, rel=1e-3)
-    assert lost <= plain
-
-
 def test_nothing_read_means_nothing_scaled() -> None:
     import torch
 

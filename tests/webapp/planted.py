@@ -126,7 +126,8 @@ def scorecard(store: Store) -> str:
     recipe = load(settings.SAMPLES / "travel.yaml").to_dict()
     stages: dict[str, dict[str, Any]] = {"quantize": {}, "optimize": {}, "score": {}}
     for name, data, general in (("rtn", 94.4, 38.9), ("awq", 89.6, 34.9), ("gptq", None, None)):
-        given = recipe | {"group": group, "name": f"{name} of starter"}
+        quantize = recipe["quantize"] | {"algorithm": name}
+        given = recipe | {"group": group, "name": f"{name} of starter", "quantize": quantize}
         run = store.add(given["name"], given, Path(recipe["data"]), stages)
         if data is None:
             continue
