@@ -339,7 +339,7 @@ class LayerWork:
         return float(torch.stack(fractions).max()) if fractions else 0.0  # NaN if any is
 
     def _price(self, group: Group, hidden: Tensor, outputs: Tensor, candidates: list[Tensor]) -> Tensor:
-        """The paper's objective, at its widest: how far the layer's output moves when these matrices are rounded."""
+        """The paper's objective: how far the layer's output moves when these matrices are rounded."""
         with self._weights({**self.exact, **dict(zip(group.readers, candidates, strict=True))}):
             return (self._run(hidden).float() - outputs.float()).square().sum()
 
