@@ -1,0 +1,45 @@
+"""Quantization on an NVIDIA GPU: our AWQ there as on a CPU, and the real AutoAWQ, repacked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+from carry import context_of, stage
+from test_awq import blocks, logits, prepared
+
+from pipeline import settings
+from pipeline.stages import quantize
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("architecture", ["llama", "phi3", "gemma3"])
+def test_awq_is_nearer_than_rounding(architecture: str, dtype: str, tmp_path: Path) -> None:
+    from pipeline.passes import awq, rounding
+
+    assert settings.gpus() > 0, "no GPU answers nvidia-smi"
+    exact = logits(prepared(tmp_path, architecture))
+    rounded, searched = (prepared(tmp_path, architecture, dtype) for _ in range(2))
+    rounding.pack(rounded, begin=0.0)
+    awq.quantize(searched, blocks(16, 64))
+    error = [float((logits(wrapper) - exact).pow(2).mean()) for wrapper in (rounded, searched)]
+    assert error[1] < error[0]
+
+
+def test_autoawq_is_repacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AutoAWQ wants outputs in multiples of 64, so every head has values of its own here."""
+    pytest.importorskip("awq", reason="requirements.txt names it")
+    from olive.model import HfModelHandler
+
+    monkeypatch.setitem(tiny.COMMON, "num_key_value_heads", 4)
+    context = context_of(tmp_path, tiny.build("llama", tmp_path / "model"))
+    options = quantize.Options(engine="autoawq", group_size=16, calibration_length=64)
+    made = stage(context, "quantize", quantize, options).artifacts[0].path
+    model = HfModelHandler(str(made), load_kwargs={"torch_dtype": "float16"}).load_model()
+    exact = HfModelHandler(str(context.model), load_kwargs={"torch_dtype": "float32"}).load_model()
+    ids = blocks(2)
+    error = (model(input_ids=ids).logits.float() - exact(input_ids=ids).logits).pow(2).mean()
+    assert float(error) < 0.05 * float(exact(input_ids=ids).logits.pow(2).mean())
