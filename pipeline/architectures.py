@@ -45,6 +45,12 @@ def layers(config: Mapping[str, Any]) -> int:
     return int(config.get("num_hidden_layers") or 0)
 
 
+def positions(config: Mapping[str, Any]) -> int | None:
+    """How many tokens a model reads, prompt and answer together; None if the config does not say."""
+    longest = (config.get("text_config") or config).get("max_position_embeddings")
+    return longest if isinstance(longest, int) else None
+
+
 def longrope_window(config: Mapping[str, Any]) -> int | None:
     """Tokens up to which a model with LongRoPE uses its short factors; None for other models."""
     config = config.get("text_config") or config

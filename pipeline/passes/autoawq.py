@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from olive.common.quant.hf_utils import OliveHfQuantizationConfig
 from olive.common.quant.utils import pack_to_uint8
-from olive.data.config import DataConfig
 from olive.model import HfModelHandler
 from olive.passes.pytorch.autoawq import AutoAWQQuantizer
 from olive.passes.pytorch.common import inherit_hf_from_hf
@@ -26,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.events import emit
+from pipeline.passes.rows import dataset_of
 
 # In AutoAWQ's GEMM layout an int32 holds eight codes of one row; place i holds the output ORDER[i].
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -37,9 +37,7 @@ class LabAutoAwq(AutoAWQQuantizer):
 
     def _run_for_config(self, model: HfModelHandler, config: Any, output_model_path: str) -> HfModelHandler:
         emit(message="Quantizing with AutoAWQ; it tells no progress and takes minutes", progress=0.05)
-        given = config.data_config
-        data = given if isinstance(given, DataConfig) else DataConfig.model_validate(given)
-        ids = data.to_data_container().load_dataset().ids
+        ids = dataset_of(config.data_config).ids
         tokens = ids.flatten().repeat(1 + (LONGEST - 1) // max(1, ids.numel()))
         blocks = tokens[: len(tokens) // LONGEST * LONGEST].view(-1, LONGEST)
         # Olive hands on what it finds under `data_name`; AutoAWQ takes lists of token ids there.

@@ -32,6 +32,7 @@ from pipeline.errors import LabError
 from pipeline.events import emit
 from pipeline.passes.awq_search import Grid, search_clip, search_scale
 from pipeline.passes.rounding import packed
+from pipeline.passes.rows import dataset_of
 
 BATCH = {"cpu": 4, "cuda": 8}  # blocks run together
 # Of what a block puts out: rounding to bfloat16 moves it less, a scale folded into the wrong place more.
@@ -66,9 +67,7 @@ class LabAwq(Pass):
     def _run_for_config(self, model: HfModelHandler, config: Any, output_model_path: str) -> HfModelHandler:
         emit(message="Loading the model and the calibration text", progress=0.01)
         wrapper, quantization, _ = prepare_model(model, config)
-        given = config.data_config
-        data = given if isinstance(given, DataConfig) else DataConfig.model_validate(given)
-        ids = data.to_data_container().load_dataset().ids
+        ids = dataset_of(config.data_config).ids
         if not len(ids):
             raise LabError(
                 "There is no text to calibrate on: give more rows, or raise quantize.general_text."

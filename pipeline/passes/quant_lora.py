@@ -30,7 +30,7 @@ from peft.tuners.lora import layer as lora_layer
 from pipeline.events import emit
 from pipeline.passes.held_out import HeldOut
 from pipeline.passes.packing import Packs, check_boundaries
-from pipeline.passes.rows import Rows
+from pipeline.passes.rows import Rows, dataset_of
 from pipeline.passes.training import Collator, ResponseLoss, train
 
 RECORD = "training.json"  # stands in the adapter's folder
@@ -211,9 +211,8 @@ class ReadableQuantLinear(QuantLinear):
 
 
 def _rows(config: DataConfig | dict[str, Any]) -> Rows:
-    """The dataset of a data config, without a copy in the `datasets` library's cache."""
-    data = config if isinstance(config, DataConfig) else DataConfig.model_validate(config)
-    rows = data.to_data_container().load_dataset()
+    """The rows of a data config."""
+    rows = dataset_of(config)
     assert isinstance(rows, Sized)
     return rows  # type: ignore[return-value]  # another class of the same name where Olive loaded the file
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from olive.data.config import DataConfig
 from olive.data.constants import IGNORE_INDEX
 from olive.data.registry import Registry
 from torch.utils.data import Dataset
@@ -44,6 +45,12 @@ def lab_rows(
     wanted = (train if part == "train" else held_out)[:limit]
     found = datasets.load(Path(path), parsed.fields, set(wanted))
     return Rows([found[i] for i in wanted], parsed, folder, max_length, loss_on)
+
+
+def dataset_of(config: DataConfig | dict[str, Any]) -> Any:
+    """The dataset that a pass's data config names, without a copy in the `datasets` library's cache."""
+    data = config if isinstance(config, DataConfig) else DataConfig.model_validate(config)
+    return data.to_data_container().load_dataset()
 
 
 class Rows(Dataset[tuple[dict[str, torch.Tensor], torch.Tensor]]):

@@ -22,6 +22,7 @@ from pipeline.events import emit
 from pipeline.passes.calibration import cut, text_tokens
 from pipeline.passes.perplexity import perplexity
 from pipeline.passes.quant_lora import training_dtype, unpack_where_it_fits
+from pipeline.passes.rows import dataset_of
 
 SCORE = "score.json"
 BLOCK = 512  # tokens
@@ -48,9 +49,7 @@ class Score(Pass):
 
     def _run_for_config(self, model: HfModelHandler, config: Any, output_model_path: str) -> HfModelHandler:
         emit(message="Loading the model", progress=0.02)
-        given = config.data_config
-        data = given if isinstance(given, DataConfig) else DataConfig.model_validate(given)
-        rows = data.to_data_container().load_dataset()
+        rows = dataset_of(config.data_config)
         score = _perplexities(model, rows, config.general_blocks)
         if config.onnx:
             emit(message="Decoding with the exported graph", progress=0.85)

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline import architectures
 from pipeline.options import option
 from pipeline.stages import Artifact, Context, Results, olive
 from pipeline.stages.quantize import Model
@@ -21,8 +22,8 @@ class Options:
 
 def check(options: Options, model: Model) -> list[str]:
     """Why these options cannot work for this model, one sentence each."""
-    longest = (model.config.get("text_config") or model.config).get("max_position_embeddings")
-    if isinstance(longest, int) and options.max_new_tokens >= longest:
+    longest = architectures.positions(model.config)
+    if longest is not None and options.max_new_tokens >= longest:
         return [
             f"evaluate.max_new_tokens: {options.max_new_tokens} leaves no room for a prompt;"
             f" the model reads {longest} tokens in all"

@@ -124,8 +124,8 @@ def check(options: Options, model: Model) -> list[str]:
         problems.append(
             "finetune.target_modules: '' names no layer; allowed: all-linear, or names joined by commas"
         )
-    longest = (model.config.get("text_config") or model.config).get("max_position_embeddings")
-    if isinstance(longest, int) and options.max_length > longest:
+    longest = architectures.positions(model.config)
+    if longest is not None and options.max_length > longest:
         problems.append(
             f"finetune.max_length: {options.max_length} is more than the model reads;"
             f" allowed: up to {longest}"

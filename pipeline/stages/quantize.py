@@ -90,8 +90,8 @@ def check(options: Options, model: Model) -> list[str]:
         problems.append(
             "quantize.mixed_precision: keeps some layers at 8 bit, and with bits 8 all are; set it to none"
         )
-    longest = (model.config.get("text_config") or model.config).get("max_position_embeddings")
-    if isinstance(longest, int) and options.calibration_length > longest:
+    longest = architectures.positions(model.config)
+    if longest is not None and options.calibration_length > longest:
         problems.append(
             f"quantize.calibration_length: {options.calibration_length} is more than the model reads;"
             f" allowed: up to {longest}"

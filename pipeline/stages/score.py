@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline import architectures
 from pipeline.options import option
 from pipeline.stages import Artifact, Context, Results, olive
 from pipeline.stages.quantize import Model
@@ -25,8 +26,8 @@ class Options:
 
 def check(options: Options, model: Model) -> list[str]:
     """Why these options cannot work for this model, one sentence each."""
-    longest = (model.config.get("text_config") or model.config).get("max_position_embeddings")
-    if isinstance(longest, int) and options.decode_tokens + PROMPT > longest:
+    longest = architectures.positions(model.config)
+    if longest is not None and options.decode_tokens + PROMPT > longest:
         return [
             f"score.decode_tokens: {options.decode_tokens} and a prompt are more than the model reads;"
             f" allowed: up to {longest - PROMPT}"
