@@ -1,6 +1,6 @@
 """The whole lab on a GPU: a model of Phi-3.5-mini's exact shape, and AutoAWQ beside our AWQ.
 
-    python -m benchmarks.gpu [--work FOLDER] [--parts chain,engines,quality]
+    python -m benchmarks.gpu [--work FOLDER] [--parts chain,engines,quality] [--blocks 128]
 
 chain     AWQ -> 100 LoRA steps -> int4 ONNX with adapter of a random 3.8 B model, by `python -m pipeline run`
 engines   quantize of the same model by our AWQ and by AutoAWQ on the same calibration, one after the other
@@ -54,13 +54,15 @@ SHAPE: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 TEMPLATE = "<|user|>\n{prompt}<|end|>\n<|assistant|>\n{response}<|end|>"
-BLOCKS = 128  # of 512 tokens: what AutoAWQ takes by default
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, help="where model and runs go; kept if given")
     parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument(
+        "--blocks", type=int, default=128, help="of 512 tokens, for engines (default: AutoAWQ's)"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for the chain")
     args = parser.parse_args()
     if not settings.gpus():
@@ -78,7 +80,7 @@ def main() -> None:
             if "chain" in parts:
                 chain(home, model, args.set)
             if "engines" in parts:
-                engines(home, model)
+                engines(home, model, args.blocks)
             if "quality" in parts:
                 quality(home)
 
@@ -141,17 +143,17 @@ def chain(home: Path, model: Path, changes: list[str]) -> None:
     report(run)
 
 
-def engines(home: Path, model: Path) -> None:
+def engines(home: Path, model: Path, blocks: int) -> None:
     """Our AWQ and AutoAWQ on the same blocks."""
     seconds = {}
     data = shuffled_words(home / "words.jsonl")
     for engine in ("lab", "autoawq"):
-        quantize = {"algorithm": "awq", "engine": engine, "calibration_blocks": BLOCKS, "general_text": 0.0}
+        quantize = {"algorithm": "awq", "engine": engine, "calibration_blocks": blocks, "general_text": 0.0}
         others = {"finetune": None, "optimize": None, "evaluate": None}
         recipe = {"name": engine, "data": str(data), "quantize": quantize, **others}
         run = run_recipe(home, model, recipe, [])
         seconds[engine] = run.stage("quantize").metrics["olive_seconds"]
-        print(f"\nquantize by {engine}, {BLOCKS} blocks")
+        print(f"\nquantize by {engine}, {blocks} blocks")
         report(run)
     print(f"\nAutoAWQ / our AWQ: {seconds['autoawq'] / seconds['lab']:.1f} (goal 8)", flush=True)
 

@@ -39,7 +39,9 @@ class Row:
     status: str
     bytes: int | None = None  # of the exported model
     data_perplexity: float | None = None
+    data_divergence: float | None = None  # nats a token, from the model that is not quantized
     general_perplexity: float | None = None
+    general_divergence: float | None = None
     seconds: float | None = None  # of quantizing
     peak_memory_bytes: int | None = None  # of quantizing, on the host
     peak_gpu_memory_bytes: int | None = None
@@ -122,7 +124,9 @@ def _row(run: Run) -> Row:
         status=run.status,
         bytes=metrics.get("optimize", {}).get("model_bytes"),
         data_perplexity=scored.get("data_perplexity"),
+        data_divergence=scored.get("data_divergence"),
         general_perplexity=scored.get("general_perplexity"),
+        general_divergence=scored.get("general_divergence"),
         seconds=quantized.get("olive_seconds"),
         peak_memory_bytes=quantized.get("peak_memory_bytes"),
         peak_gpu_memory_bytes=quantized.get("peak_gpu_memory_bytes"),

@@ -23,7 +23,15 @@ def base(recipe_file: Path) -> Recipe:
 MEASURED: dict[str, dict[str, Any]] = {
     "quantize": {"metrics": {"olive_seconds": 12.5, "peak_memory_bytes": 10**9}},
     "optimize": {"metrics": {"model_bytes": 88_000_000}},
-    "score": {"metrics": {"data_perplexity": 9.25, "general_perplexity": 34.5, "tokens_per_second": 120.0}},
+    "score": {
+        "metrics": {
+            "data_perplexity": 9.25,
+            "data_divergence": 0.5,
+            "general_perplexity": 34.5,
+            "general_divergence": 0.25,
+            "tokens_per_second": 120.0,
+        }
+    },
 }
 
 
@@ -108,10 +116,11 @@ def test_rows_hold_what_was_measured(store: Store, base: Recipe, no_worker: list
     row = scorecard.rows(store, group)[0]
     assert (row.status, row.bytes, row.seconds, row.peak_memory_bytes) == ("done", 88_000_000, 12.5, 10**9)
     assert (row.data_perplexity, row.general_perplexity, row.tokens_per_second) == (9.25, 34.5, 120.0)
+    assert (row.data_divergence, row.general_divergence) == (0.5, 0.25)
     assert row.peak_gpu_memory_bytes is None
     header, line = follow.scores([row]).splitlines()
     assert header.split()[:3] == ["ALGORITHM", "STATUS", "SIZE"]
-    assert line.split() == ["awq", "done", "88.0", "MB", "9.25", "34.50", "12.5", "s", "1.00", "GB", "120"]
+    assert " ".join(line.split()) == "awq done 88.0 MB 9.25 0.500 34.50 0.250 12.5 s 1.00 GB 120"
 
 
 def test_a_failed_one_says_why(store: Store, base: Recipe, no_worker: list[Path]) -> None:

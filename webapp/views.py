@@ -180,15 +180,25 @@ def answers(run: Run) -> list[dict[str, Any]]:
 
 def scorecard(rows: list[Row]) -> dict[str, Any]:
     """A scorecard as a table, as points of a chart, and whether all of it is measured."""
-    columns = ["Algorithm", "Status", "Size", "Perplexity, your data", "Perplexity, general text"]
-    columns += ["Quantizing", "Peak memory", "On the GPU", "Tokens/s", "Note"]
+    columns = ["Algorithm", "Status", "Size", "Perplexity, your data", "Distance"]
+    columns += [
+        "Perplexity, general text",
+        "Distance",
+        "Quantizing",
+        "Peak memory",
+        "On the GPU",
+        "Tokens/s",
+        "Note",
+    ]
     cells = [
         [
             row.algorithm,
             {"status": row.status, "word": None},
             size(row.bytes),
             number(row.data_perplexity) if row.data_perplexity else "",
+            number(row.data_divergence) if row.data_divergence else "",
             number(row.general_perplexity) if row.general_perplexity else "",
+            number(row.general_divergence) if row.general_divergence else "",
             seconds(row.seconds),
             size(row.peak_memory_bytes),
             size(row.peak_gpu_memory_bytes),

@@ -1,56 +1,124 @@
-"""How well a model foretells text it was not fitted to.
+"""How well a model foretells text it was not fitted to, and how near it is to another model doing so.
 
-Perplexity is exp of the mean cross entropy, in nats per token, over every token but a text's first.
+Perplexity is exp of the mean cross entropy, in nats a token. The divergence is the mean Kullback-Leibler
+divergence KL(exact ‖ model) of next-token distributions, in nats a token: 0 for the exact model itself. It
+tells quantizations apart on few tokens, where perplexity is mostly luck: errors of quantization can happen to
+make a text likelier.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from olive.data.constants import IGNORE_INDEX
 from torch import Tensor
 
 AT_ONCE = 8  # texts in a batch
 LOGITS = 1 << 26  # logits worked on at a time: a vocabulary of 150,000 tokens is 600 kB a position
+Text = tuple[Tensor, Tensor]  # token ids and labels, int64 [tokens]; tokens labelled IGNORE_INDEX don't count
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """What a model makes of a batch: last hidden states [n, width] before tokens that count, and these."""
+
+    hidden: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class Head:
+    """A model's output layer, to float32 logits [n, vocabulary]; capped as Gemma 2 caps them."""
+
+    layer: torch.nn.Module
+    cap: float | None
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self.layer(hidden).float()
+        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The exact model's hidden states, on the host, and its output layer: its logits without the model."""
+
+    head: Head
+    batches: list[Foretold]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Perplexity, and divergence from the exact model where one was given."""
+
+    perplexity: float
+    divergence: float | None
 
 
 @torch.no_grad()
-def perplexity(model: Any, texts: Iterable[Tensor], tell: Callable[[int], None] | None = None) -> float:
-    """Perplexity of a causal model over texts of token ids, each int64 [tokens] with at least two.
+def read(model: Any, texts: Sequence[Text], tell: Callable[[int], None] | None = None) -> Exact:
+    """What the exact model foretells, small enough to keep while another model is loaded."""
+    batches = [Foretold(found.hidden.cpu(), found.targets.cpu()) for found in _foretell(model, texts, tell)]
+    return Exact(copy.deepcopy(_head(model)), batches)
 
-    Texts of one length run together. `tell` gets the number of texts done. Raises ValueError without texts.
+
+@torch.no_grad()
+def judge(
+    model: Any, texts: Sequence[Text], tell: Callable[[int], None] | None = None, exact: Exact | None = None
+) -> Judged:
+    """Perplexity of a causal model over texts, and how far it is from what `read` gave of them.
+
+    Texts of one length run together. `tell` gets the number of texts done. Raises ValueError if no token
+    counts.
     """
-    total = torch.zeros((), dtype=torch.float64)
-    tokens = done = 0
-    device = next(model.parameters()).device
-    for batch in _batches(texts):
-        hidden = model.base_model(input_ids=batch.to(device), use_cache=False).last_hidden_state
-        targets = batch[:, 1:].flatten().to(device)
-        read = hidden[:, :-1].flatten(0, 1)
+    loss = apart = torch.zeros((), dtype=torch.float64)
+    tokens = 0
+    head = _head(model)
+    for number, batch in enumerate(_foretell(model, texts, tell)):
+        tokens += len(batch.targets)
+        known = exact.batches[number].hidden.to(batch.hidden.device) if exact else batch.hidden
         at_once = max(1, LOGITS // model.config.get_text_config().vocab_size)
-        for part, wanted in zip(torch.split(read, at_once), torch.split(targets, at_once), strict=True):
-            logits = _capped(model, model.get_output_embeddings()(part).float())
-            total += torch.nn.functional.cross_entropy(logits, wanted, reduction="sum").cpu()
-        tokens, done = tokens + targets.numel(), done + len(batch)
-        if tell is not None:
-            tell(done)
+        for part, wanted, same in zip(
+            *(torch.split(tensor, at_once) for tensor in (batch.hidden, batch.targets, known)), strict=True
+        ):
+            likely = head(part).log_softmax(-1)
+            loss = loss + torch.nn.functional.nll_loss(likely, wanted, reduction="sum").cpu()
+            if exact:
+                right = exact.head(same).log_softmax(-1)
+                apart = apart + (right.exp() * (right - likely)).sum().cpu()
     if not tokens:
         raise ValueError("no text of two tokens or more to measure perplexity on")
-    return math.exp(float(total) / tokens)
+    return Judged(math.exp(float(loss) / tokens), float(apart) / tokens if exact else None)
 
 
-def _capped(model: Any, logits: Tensor) -> Tensor:
-    """Logits as Gemma 2 caps them; others as they are."""
+def _foretell(model: Any, texts: Sequence[Text], tell: Callable[[int], None] | None) -> Iterator[Foretold]:
+    device = next(model.parameters()).device
+    done = 0
+    for ids, labels in _batches(texts):
+        hidden = model.base_model(input_ids=ids.to(device), use_cache=False).last_hidden_state
+        wanted = labels[:, 1:].to(device)
+        counts = wanted != IGNORE_INDEX
+        done += len(ids)
+        if tell is not None:
+            tell(done)
+        yield Foretold(hidden[:, :-1][counts], wanted[counts])
+
+
+def _head(model: Any) -> Head:
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    return logits if cap is None else torch.tanh(logits / cap) * cap
+    return Head(model.get_output_embeddings(), cap)
 
 
-def _batches(texts: Iterable[Tensor]) -> Iterable[Tensor]:
-    by_length: dict[int, list[Tensor]] = {}
-    for text in texts:
-        if len(text) > 1:
-            by_length.setdefault(len(text), []).append(text)
+def _batches(texts: Sequence[Text]) -> Iterator[Text]:
+    by_length: dict[int, list[Text]] = {}
+    for ids, labels in texts:
+        if len(ids) > 1:
+            by_length.setdefault(len(ids), []).append((ids, labels))
     for same in by_length.values():
-        yield from (torch.stack(same[i : i + AT_ONCE]) for i in range(0, len(same), AT_ONCE))
+        for i in range(0, len(same), AT_ONCE):
+            batch = same[i : i + AT_ONCE]
+            yield torch.stack([ids for ids, _ in batch]), torch.stack([labels for _, labels in batch])

@@ -17,7 +17,9 @@ PROMPT = 32  # tokens of the prompt that decoding starts from, at most
 
 @dataclass(frozen=True)
 class Options:
-    rows: int = option(64, "Held-out rows of your data to measure perplexity on", min=1, max=100_000)
+    rows: int = option(
+        64, "Held-out rows of your data whose responses perplexity is measured on", min=1, max=100_000
+    )
     general_blocks: int = option(
         16, "Blocks of 512 tokens of a bundled general text to measure perplexity on", min=1, max=32
     )
@@ -48,10 +50,11 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
         "data_config": "held_out",
         "general_blocks": options.general_blocks,
         "decode_tokens": options.decode_tokens,
+        "exact": str(context.model) if context.base != context.model else None,
         "onnx": str(onnx) if onnx else None,
     }
     held_out = olive.rows(
-        "held_out", context, part="eval", max_length=2048, loss_on="all", limit=options.rows
+        "held_out", context, part="eval", max_length=2048, loss_on="response", limit=options.rows
     )
     return olive.workflow(context, olive.hf_model(context.base), {"score": step}, [held_out])
 

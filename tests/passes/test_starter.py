@@ -88,6 +88,8 @@ def test_awq_is_measured_and_foretells_better_than_rounding(lab: dict[str, Any])
     plain = lab["carry_out"](score, SCORE, "rtn-score", given).metrics
     assert "tokens_per_second" not in plain  # without an exported graph there is none
     assert measured["general_perplexity"] < 0.97 * plain["general_perplexity"]
+    for text in ("data", "general"):
+        assert measured[f"{text}_divergence"] < 0.7 * plain[f"{text}_divergence"]
 
 
 def test_quantized_to_less_than_half(lab: dict[str, Any]) -> None:

@@ -15,8 +15,9 @@ from webapp import form, parts, views
 from webapp.home import store
 
 ABOUT = """<p>Which quantization suits this model and your data? Each one chosen below is made and measured,
-one after the other: size, perplexity (lower is better), time, memory and speed. Model, dataset, template and
-the options of Quantize and Optimize are those of the form above.</p>"""
+one after the other: size, perplexity of your held-out responses and of a general text (lower is better),
+distance from the model that is not quantized (KL divergence in nats a token; 0 is the same), time, memory and
+speed. Model, dataset, template and the options of Quantize and Optimize are those of the form above.</p>"""
 WORDS = {
     "float": "Not quantized",
     "rtn": "RTN",
