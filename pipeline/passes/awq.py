@@ -450,7 +450,9 @@ def _sum_up(group: Group, given: Tensor, weight: Tensor | None = None) -> None:
     read = given.flatten(0, -2).float()
     weight = torch.ones(len(read), device=read.device) if weight is None else weight
     with quick_products():
-        gram = (read * weight[:, None]).T @ read
+        # Both sides rounded alike: else the sum is not positive definite, and GPTQ cannot factor it.
+        felt = read * weight.sqrt()[:, None]
+        gram = felt.T @ felt
     magnitude = read.abs().sum(0)
     group.gram = gram if group.gram is None else group.gram.add_(gram)
     group.magnitude = magnitude if group.magnitude is None else group.magnitude.add_(magnitude)

@@ -1,16 +1,18 @@
 # mypy: disallow-subclassing-any=False
-"""Give an exported graph places for LoRA adapters, and write one adapter as a file.
+"""Give an exported graph places for LoRA adapters, and write adapters that fit them.
 
 Beside each adapted product y = xW the graph gets the branch y + (xA)B, with A and B as graph inputs
 
-    model.layers.0.attn.qkv_proj.lora_A    [inputs, rank]
-    model.layers.0.attn.qkv_proj.lora_B    [rank, outputs], times alpha / r
+    model.layers.0.attn.o_proj.lora_A    [inputs, rank]
+    model.layers.0.attn.o_proj.lora_B    [rank, outputs], times alpha / r
 
 named after the product's node. They are optional: each has an empty default of rank 0, so that the graph
-without an adapter is the base model. One file of theirs, `adapter_weights.onnx_adapter`, is what
-`onnxruntime_genai.Adapters.load` reads; any adapter over the same products fits the same graph.
+without an adapter is the base model. A file of them is what `onnxruntime_genai.Adapters.load` reads; adapters
+of any rank over the same products, or over some of them, fit the same graph.
 
-Where the export put several PEFT modules into one product (q, k and v), A is theirs side by side and B
+Products that read the same input (gate and up; q, k and v where they are apart) share one A, which is read at
+one go and whose result is split into equal parts: model.layers.0.mlp.gate_up_proj.lora_A [inputs, ranks].
+Where the export put several PEFT modules into one product (packed q, k and v), A is theirs side by side and B
 block-diagonal. Where it cut one PEFT module into several (gate_up), each part has the same A and its own
 rows of B.
 """
@@ -18,11 +20,8 @@ rows of B.
 from __future__ import annotations
 
 import json
-import math
-import os
 import re
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,20 +34,25 @@ from olive.model import ONNXModelHandler
 from olive.passes import Pass
 from olive.passes.olive_pass import PassConfigParam
 from onnx import TensorProto, helper
-from safetensors.torch import load_file
 
 from pipeline.events import emit
+from pipeline.passes.flat_tokens import flat_tensors
+from pipeline.passes.folders import carry_over
+from pipeline.passes.peft_lora import Array, Lora, read_adapter
 
 ADAPTER = "adapter_weights.onnx_adapter"
-KEY = re.compile(r"(?:^|\.)model\.layers\.(\d+)\.(self_attn|mlp)\.(\w+)\.lora_([AB])\.weight$")
 # PEFT's fused modules, and the parts the export may put into products of their own.
 PARTS = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+INPUT = re.compile(r"model\.layers\.(\d+)\.(attn|mlp)\.(\w+)\.lora_([AB])$")
 NUMPY = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}
-Array = np.ndarray[Any, np.dtype[Any]]
+Modules = Mapping[tuple[int, str], Lora]  # an adapter by (layer, last name of the module)
 
 
 class LoraInputs(Pass):
-    """Add the branches to an ONNX model of GenaiBuilder and write the adapter beside it."""
+    """Add the branches to an ONNX model of GenaiBuilder and write the adapter beside it.
+
+    A graph that has the places already is left as it is, and only the adapter is written.
+    """
 
     @classmethod
     def _default_config(cls, accelerator_spec: AcceleratorSpec) -> dict[str, PassConfigParam]:
@@ -63,14 +67,13 @@ class LoraInputs(Pass):
     ) -> ONNXModelHandler:
         emit(message="Adding the adapter's inputs to the graph", progress=0.75)
         source, folder = Path(model.model_path), Path(output_model_path)
-        folder.mkdir(parents=True, exist_ok=True)
-        others = _carry_over(source, folder)
+        others = carry_over(source, folder)
         graph = onnx.load(source, load_external_data=False)
-        genai = json.loads((source.parent / "genai_config.json").read_text("utf-8"))
         modules = read_adapter(Path(config.adapter_path))
-        weights = add_branches(graph.graph, modules, genai["model"]["decoder"])
+        if not places(graph.graph):
+            add_branches(graph.graph, set(modules), read_widths(source.parent))
         onnx.save(graph, folder / source.name)
-        write_adapter(weights, folder / ADAPTER)
+        write_adapter(weights_for(modules, graph.graph, read_widths(source.parent)), folder / ADAPTER)
         emit(message="Adapter written", progress=0.95)
         return ONNXModelHandler(
             folder,
@@ -79,198 +82,301 @@ class LoraInputs(Pass):
         )
 
 
-@dataclass(frozen=True)
-class Lora:
-    """One module's adapter: a [rank, inputs], b [outputs, rank] with the scale folded in, both float32."""
+def convert(adapter: Path, folder: Path, file: Path) -> None:
+    """Write the PEFT adapter in one folder as a file for the exported graph in another.
 
-    a: Array
-    b: Array
-
-    def rows(self, start: int, stop: int) -> Lora:
-        """The adapter of some of the outputs."""
-        return Lora(self.a, self.b[start:stop])
-
-
-def read_adapter(folder: Path) -> dict[tuple[int, str], Lora]:
-    """A PEFT adapter by (layer, last name of the module).
-
-    Raises ValueError for anything but plain LoRA, because it would be exported wrongly.
+    Raises ValueError with the reason if they do not fit.
     """
-    config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
-    for variant in ("use_dora", "use_bdlora", "modules_to_save", "fan_in_fan_out"):
-        if config.get(variant):
-            raise ValueError(f"the adapter uses {variant}, which the exported graph has no place for")
-    found: dict[tuple[int, str], dict[str, Array]] = {}
-    for key, tensor in load_file(folder / "adapter_model.safetensors").items():
-        match = KEY.search(key)
-        if match is None:
-            raise ValueError(
-                f"the adapter's {key} has no place in the graph; it adapts attention and MLP layers only"
-            )
-        layer, _, module, side = match.groups()
-        found.setdefault((int(layer), module), {})[side] = tensor.float().numpy()
-    return {
-        place: Lora(sides["A"], sides["B"] * np.float32(scale(config, place[1], sides["A"].shape[0])))
-        for place, sides in found.items()
-    }
+    graph = onnx.load(folder / "model.onnx", load_external_data=False).graph
+    write_adapter(weights_for(read_adapter(adapter), graph, read_widths(folder)), file)
 
 
-def scale(config: Mapping[str, Any], module: str, rank: int) -> float:
-    """What PEFT multiplies a module's output with: alpha / r, or alpha / sqrt(r) for rank-stabilized LoRA."""
-    patterns = config.get("alpha_pattern") or {}
-    alpha = next(
-        (value for name, value in patterns.items() if re.search(rf"(^|\.){name}$", module)),
-        config["lora_alpha"],
-    )
-    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
-
-
-def add_branches(
-    graph: onnx.GraphProto, modules: Mapping[tuple[int, str], Lora], decoder: Mapping[str, Any]
-) -> dict[str, Array]:
-    """Add a branch beside every product that `modules` adapt; return the adapter's tensors by input name.
-
-    `decoder` is genai_config.json's, from which the widths of packed q, k and v follow.
-    Raises ValueError if a module has no product in the graph.
-    """
+def read_widths(folder: Path) -> dict[str, int]:
+    """Outputs of q, k and v by name, from the exported folder's genai_config.json."""
+    decoder = json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]["decoder"]
     head = decoder["head_size"]
-    widths = {"q_proj": head * decoder["num_attention_heads"]}
-    widths["k_proj"] = widths["v_proj"] = head * decoder["num_key_value_heads"]
-    initializers = {tensor.name: tensor for tensor in graph.initializer}
+    keys = head * decoder["num_key_value_heads"]
+    return {"q_proj": head * decoder["num_attention_heads"], "k_proj": keys, "v_proj": keys}
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product with a branch; `outputs` of it."""
+
+    layer: int
+    name: str
+    b: str  # the graph input's name
+    outputs: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """One A and the products it serves. `kind` is the TensorProto type of A and B."""
+
+    a: str
+    inputs: int
+    kind: int
+    products: tuple[Product, ...]
+
+
+def places(graph: onnx.GraphProto) -> list[Place]:
+    """The places for adapters a graph has, told from its inputs."""
+    found: dict[tuple[int, str, str], dict[str, onnx.ValueInfoProto]] = {}
+    for value in graph.input:
+        if match := INPUT.match(value.name):
+            found.setdefault((int(match[1]), match[2], match[3]), {})[match[4]] = value
+    made = []
+    for (layer, part, name), sides in found.items():
+        if "A" not in sides:
+            continue
+        names = [name] if "B" in sides else [n for n in PARTS[name] if (layer, part, n) in found]
+        products = []
+        for each in names:
+            b = found[layer, part, each]["B"]
+            products.append(Product(layer, each, b.name, _sizes(b)[1]))
+        kind = sides["A"].type.tensor_type.elem_type
+        made.append(Place(sides["A"].name, _sizes(sides["A"])[0], kind, tuple(products)))
+    return made
+
+
+def _sizes(value: onnx.ValueInfoProto) -> list[int]:
+    return [axis.dim_value for axis in value.type.tensor_type.shape.dim]
+
+
+def weights_for(modules: Modules, graph: onnx.GraphProto, widths: Mapping[str, int]) -> dict[str, Array]:
+    """The adapter's tensors by graph input. `widths` are the outputs of q, k and v.
+
+    Places that no module is for are left out. Raises ValueError with the reason if a module has no place, or
+    is of another size than the graph's product.
+    """
     weights: dict[str, Array] = {}
-    nodes: list[onnx.NodeProto] = []
     used: set[tuple[int, str]] = set()
-    for node in graph.node:
-        nodes.append(node)
-        place = _place(node)
-        if place is None:
+    for place in places(graph):
+        pieces = {p: list(_pieces(p, modules, widths)) for p in place.products}
+        used |= {piece.source for found in pieces.values() for piece in found}
+        if not any(pieces.values()):
             continue
-        pieces = list(_pieces(place, modules, widths))
-        if not pieces:
-            continue
-        used |= {piece.source for piece in pieces}
-        total = (
-            sum(widths[part] for part in PARTS["qkv_proj"])
-            if place[1] == "qkv_proj"
-            else pieces[0].lora.b.shape[0]
-        )
-        branch = Branch(node, f"model.layers.{place[0]}.{place[2]}.{place[1]}", _kind(node, initializers))
-        a, b = combine(pieces, total)
-        weights |= branch.weights(a, b)
-        nodes += branch.nodes()
-        graph.input.extend(branch.inputs(a.shape[0], b.shape[1]))
-        graph.initializer.extend(branch.defaults(a.shape[0], b.shape[1]))
+        pairs = [combine(found, place.inputs, product.outputs) for product, found in pieces.items()]
+        rank = max(a.shape[1] for a, _ in pairs)
+        kind = NUMPY[place.kind]
+        shared = np.concatenate([_pad(a, rank, axis=1) for a, _ in pairs], axis=1)
+        weights[place.a] = np.ascontiguousarray(shared, dtype=kind)
+        for product, (_, b) in zip(place.products, pairs, strict=True):
+            weights[product.b] = np.ascontiguousarray(_pad(b, rank, axis=0), dtype=kind)
     if missing := sorted(set(modules) - used):
         names = ", ".join(f"layer {layer} {module}" for layer, module in missing[:5])
-        raise ValueError(f"the graph has no product for {len(missing)} adapted modules: {names}")
-    del graph.node[:]
-    graph.node.extend(nodes)
+        raise ValueError(f"the graph has no place for {len(missing)} adapted modules: {names}")
     return weights
+
+
+def _pad(array: Array, size: int, axis: int) -> Array:
+    """Zeros up to `size`: parts of a shared A have one rank."""
+    widths = [(0, size - array.shape[axis]) if i == axis else (0, 0) for i in range(2)]
+    return np.pad(array, widths)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A module's adapter at the outputs it has in one product, counted from `start`."""
+    """A module's adapter at the `width` outputs it has in one product, counted from `start`."""
 
     source: tuple[int, str]
     lora: Lora
     start: int
+    width: int
 
 
-def combine(pieces: list[Piece], outputs: int) -> tuple[Array, Array]:
-    """(A [inputs, ranks side by side], B [ranks, outputs] block-diagonal) of the pieces of one product."""
-    a = np.concatenate([piece.lora.a for piece in pieces]).T
-    b = np.zeros((a.shape[1], outputs), np.float32)
-    rank = 0
+def combine(pieces: Sequence[Piece], inputs: int, outputs: int) -> tuple[Array, Array]:
+    """(A [inputs, ranks side by side], B [ranks, outputs] block-diagonal) of the pieces of one product.
+
+    Raises ValueError if one of them is of another size.
+    """
+    rank = sum(piece.lora.a.shape[0] for piece in pieces)
+    a, b = np.zeros((inputs, rank), np.float32), np.zeros((rank, outputs), np.float32)
+    at = 0
     for piece in pieces:
-        rows, width = piece.lora.a.shape[0], piece.lora.b.shape[0]
-        b[rank : rank + rows, piece.start : piece.start + width] = piece.lora.b.T
-        rank += rows
+        (rows, read), width = piece.lora.a.shape, piece.lora.b.shape[0]
+        if (read, width) != (inputs, piece.width):
+            layer, name = piece.source
+            raise ValueError(
+                f"layer {layer} {name}: the adapter is for {read} inputs and {width} outputs, the graph has"
+                f" {inputs} and {piece.width}; it was trained on another base"
+            )
+        a[:, at : at + rows] = piece.lora.a.T
+        b[at : at + rows, piece.start : piece.start + width] = piece.lora.b.T
+        at += rows
     return a, b
+
+
+def add_branches(graph: onnx.GraphProto, wanted: set[tuple[int, str]], widths: Mapping[str, int]) -> None:
+    """Add a branch beside every product that `wanted` modules, (layer, last name), are part of.
+
+    `widths` are the outputs of q, k and v. Raises ValueError if a module has no product in the graph.
+    """
+    initializers = {tensor.name: tensor for tensor in graph.initializer}
+    flat = flat_tensors(graph)
+    found = {name: place for name, place in _products(graph) if _sources(place, wanted)}
+    if missing := sorted(wanted - {s for place in found.values() for s in _sources(place, wanted)}):
+        names = ", ".join(f"layer {layer} {module}" for layer, module in missing[:5])
+        raise ValueError(f"the graph has no product for {len(missing)} adapted modules: {names}")
+    together = _together(graph, found)
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        place = found.get(node.name)
+        if place is None:
+            nodes.append(node)
+            continue
+        family = together[node.name]
+        branch = Branch(node, place, family, _kind(node, initializers), node.input[0] in flat)
+        inputs, outputs = _size(node, initializers)
+        if place[1] == family[0]:
+            nodes += branch.down()
+            graph.input.extend([branch.input("A", inputs)])
+            graph.initializer.extend([branch.default("A", inputs)])
+        graph.input.extend([branch.input("B", outputs)])
+        graph.initializer.extend([branch.default("B", outputs)])
+        nodes += [node, *branch.up()]
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 @dataclass(frozen=True)
 class Branch:
-    """The nodes, inputs and defaults beside one product."""
+    """The nodes, inputs and defaults beside one product.
+
+    `place` is (layer, product, "attn" or "mlp"), `family` the products that share its A, itself among them.
+    """
 
     product: onnx.NodeProto
-    name: str
+    place: tuple[int, str, str]
+    family: tuple[str, ...]
     kind: int  # TensorProto type of activations and adapter
+    flat: bool  # whether the activations are [tokens, width]
 
-    def nodes(self) -> list[onnx.NodeProto]:
-        """Two small products and a sum, which takes over the name of the product's output."""
-        output = self.product.output[0]
-        plain, low, delta = f"{output}/plain", f"{output}/lora_A", f"{output}/lora_B"
-        self.product.output[0] = plain
-        base = self.product.name.rpartition("/")[0]
+    @property
+    def base(self) -> str:
+        return f"/model/layers.{self.place[0]}/{self.place[2]}"
+
+    def name(self, side: str) -> str:
+        """Name of the graph input A or B."""
+        shared = side == "A" and len(self.family) > 1
+        module = _whole(self.family) if shared else self.place[1]
+        return f"model.layers.{self.place[0]}.{self.place[2]}.{module}.lora_{side}"
+
+    def low(self, product: str) -> str:
+        """Name of xA of one product."""
+        return f"{self.base}/{product}/lora_A/output_0"
+
+    def down(self) -> list[onnx.NodeProto]:
+        """The product of x and A; split, if A serves several products."""
+
+        def product(name: str) -> onnx.NodeProto:
+            given = [self.product.input[0], self.name("A")]
+            return helper.make_node("MatMul", given, [self.low(name)], f"{self.base}/{name}/lora_A/MatMul")
+
+        if len(self.family) == 1:
+            return [product(self.place[1])]
+        whole = _whole(self.family)
+        parts = [self.low(product) for product in self.family]
         return [
+            product(whole),
             helper.make_node(
-                "MatMul", [self.product.input[0], f"{self.name}.lora_A"], [low], f"{base}/lora_A/MatMul"
+                "Split", [self.low(whole)], parts, f"{self.base}/{whole}/lora_A/Split",
+                axis=-1, num_outputs=len(parts),
             ),
-            helper.make_node("MatMul", [low, f"{self.name}.lora_B"], [delta], f"{base}/lora_B/MatMul"),
+        ]  # fmt: skip
+
+    def up(self) -> list[onnx.NodeProto]:
+        """xA times B and the sum, which takes over the name of the product's output."""
+        output, base = self.product.output[0], f"{self.base}/{self.place[1]}"
+        plain, delta, low = f"{output}/plain", f"{output}/lora_B", self.low(self.place[1])
+        self.product.output[0] = plain
+        if self.flat:
+            return [helper.make_node("Gemm", [low, self.name("B"), plain], [output], f"{base}/lora_B/Gemm")]
+        return [
+            helper.make_node("MatMul", [low, self.name("B")], [delta], f"{base}/lora_B/MatMul"),
             helper.make_node("Add", [plain, delta], [output], f"{base}/lora/Add"),
         ]
 
-    def inputs(self, inputs: int, outputs: int) -> list[onnx.ValueInfoProto]:
-        rank = f"{self.name}.rank"
-        return [
-            helper.make_tensor_value_info(f"{self.name}.lora_A", self.kind, [inputs, rank]),
-            helper.make_tensor_value_info(f"{self.name}.lora_B", self.kind, [rank, outputs]),
-        ]
+    def _sizes(self, side: str, size: int, rank: Any) -> list[Any]:
+        return [size, rank] if side == "A" else [rank, size]
 
-    def defaults(self, inputs: int, outputs: int) -> list[onnx.TensorProto]:
-        """Initializers under the inputs' names make them optional; with rank 0 the branch adds zero."""
-        return [
-            helper.make_tensor(f"{self.name}.lora_A", self.kind, [inputs, 0], b"", raw=True),
-            helper.make_tensor(f"{self.name}.lora_B", self.kind, [0, outputs], b"", raw=True),
-        ]
+    def input(self, side: str, size: int) -> onnx.ValueInfoProto:
+        """The graph input A or B, with `size` inputs or outputs and any rank."""
+        name = self.name(side)
+        return helper.make_tensor_value_info(name, self.kind, self._sizes(side, size, f"{name}.rank"))
 
-    def weights(self, a: Array, b: Array) -> dict[str, Array]:
-        kind = NUMPY[self.kind]
-        return {
-            f"{self.name}.lora_A": np.ascontiguousarray(a, dtype=kind),
-            f"{self.name}.lora_B": np.ascontiguousarray(b, dtype=kind),
-        }
+    def default(self, side: str, size: int) -> onnx.TensorProto:
+        """An initializer under the input's name makes it optional; with rank 0 the branch adds zero."""
+        return helper.make_tensor(self.name(side), self.kind, self._sizes(side, size, 0), b"", raw=True)
 
 
 def write_adapter(weights: Mapping[str, Array], file: Path) -> None:
-    """Write tensors as ONNX Runtime's adapter format."""
+    """Write tensors as ONNX Runtime's adapter format; the file is there whole or not at all."""
     adapter = onnxruntime.AdapterFormat()
     adapter.set_adapter_version(1)
     adapter.set_model_version(1)
     adapter.set_parameters(
         {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in weights.items()}
     )
-    adapter.export_adapter(str(file))
+    part = file.with_name(f".{file.name}.part")
+    try:
+        adapter.export_adapter(str(part))
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
 
 
-def _place(node: onnx.NodeProto) -> tuple[int, str, str] | None:
-    """(layer, module, "attn" or "mlp") of a product that the builder made, else None."""
-    match = re.match(r"/model/layers\.(\d+)/(attn|mlp)/(\w+)/MatMul", node.name)
-    if match is None or not node.op_type.startswith("MatMul"):
-        return None
-    return int(match[1]), match[3], match[2]
+def _products(graph: onnx.GraphProto) -> Iterator[tuple[str, tuple[int, str, str]]]:
+    """(node's name, (layer, product, "attn" or "mlp")) of the products that the builder made."""
+    for node in graph.node:
+        match = re.match(r"/model/layers\.(\d+)/(attn|mlp)/(\w+)/MatMul", node.name)
+        if match and node.op_type.startswith("MatMul"):
+            yield node.name, (int(match[1]), match[3], match[2])
 
 
-def _pieces(
-    place: tuple[int, str, str], modules: Mapping[tuple[int, str], Lora], widths: Mapping[str, int]
-) -> Iterator[Piece]:
-    """The adapters that belong to one product: its own, its parts', or its share of a fused one."""
+def _sources(place: tuple[int, str, str], wanted: set[tuple[int, str]]) -> set[tuple[int, str]]:
+    """The wanted modules that a product carries: its own, its parts', or the fused one it is a part of."""
     layer, name, _ = place
+    names = [name, *PARTS.get(name, ()), *(whole for whole, parts in PARTS.items() if name in parts)]
+    return {(layer, each) for each in names} & wanted
+
+
+def _together(
+    graph: onnx.GraphProto, found: Mapping[str, tuple[int, str, str]]
+) -> dict[str, tuple[str, ...]]:
+    """By node, the products that read the same input and so share an A, in the graph's order."""
+    reads: dict[tuple[str, str], list[str]] = {}
+    for node in graph.node:
+        if node.name in found:
+            product = found[node.name][1]
+            whole = next((whole for whole, parts in PARTS.items() if product in parts), product)
+            reads.setdefault((node.input[0], whole), []).append(node.name)
+    return {name: tuple(found[each][1] for each in names) for names in reads.values() for name in names}
+
+
+def _whole(family: Iterable[str]) -> str:
+    """The name of what several products are parts of."""
+    return next(whole for whole, parts in PARTS.items() if set(family) <= set(parts))
+
+
+def _pieces(product: Product, modules: Modules, widths: Mapping[str, int]) -> Iterator[Piece]:
+    """The adapters that belong to one product: its own, its parts', or its share of a fused one."""
+    layer, name = product.layer, product.name
     if (layer, name) in modules:
-        yield Piece((layer, name), modules[layer, name], 0)
+        yield Piece((layer, name), modules[layer, name], 0, product.outputs)
         return
     start = 0
     for part in PARTS.get(name, ()):
         if (layer, part) in modules:
-            yield Piece((layer, part), modules[layer, part], start)
+            yield Piece((layer, part), modules[layer, part], start, widths.get(part, product.outputs))
         start += widths.get(part, 0)
     for fused, parts in PARTS.items():
         if name in parts and (layer, fused) in modules:
             whole = modules[layer, fused]
             edges = _edges(parts, widths, whole.b.shape[0])
             index = parts.index(name)
-            yield Piece((layer, fused), whole.rows(edges[index], edges[index + 1]), 0)
+            yield Piece((layer, fused), whole.rows(edges[index], edges[index + 1]), 0, product.outputs)
 
 
 def _edges(parts: Iterable[str], widths: Mapping[str, int], total: int) -> list[int]:
@@ -292,17 +398,10 @@ def _kind(node: onnx.NodeProto, initializers: Mapping[str, onnx.TensorProto]) ->
     return int(kind)
 
 
-def _carry_over(source: Path, folder: Path) -> list[Path]:
-    """Link what stands beside the graph, weights too, into the new folder; return what are not weights."""
-    others = []
-    for file in source.parent.iterdir():
-        if file == source or not file.is_file():
-            continue
-        target = folder / file.name
-        try:
-            os.link(file, target)
-        except OSError:  # another file system: then a copy it must be
-            shutil.copyfile(file, target)
-        if file.name != f"{source.name}.data":
-            others.append(target)
-    return others
+def _size(node: onnx.NodeProto, initializers: Mapping[str, onnx.TensorProto]) -> tuple[int, int]:
+    """(inputs, outputs) of a product."""
+    given = {attribute.name: attribute.i for attribute in node.attribute}
+    if "K" in given:
+        return given["K"], given["N"]
+    inputs, outputs = initializers[node.input[1]].dims
+    return inputs, outputs

@@ -58,6 +58,8 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
             "extra_options": {"block_size": options.block_size, "accuracy_level": options.accuracy_level},
         }
     }
+    if options.device == "cpu":
+        passes["flat"] = {"type": "FlatTokens"}
     if "adapter" in context.inputs:
         passes["adapter"] = {"type": "LoraInputs", "adapter_path": str(context.inputs["adapter"])}
     return olive.workflow(context, olive.hf_model(context.base), passes, provider=options.provider)

@@ -58,7 +58,7 @@ def test_every_method_learns_and_the_gpu_is_reported(
     if importlib.util.find_spec("pynvml") is not None:
         assert all(0 <= event["gpu_utilization"] <= 100 for event in steps)
     if method != "dora":
-        from pipeline.passes.lora_inputs import read_adapter
+        from pipeline.passes.peft_lora import read_adapter
 
         assert len(read_adapter(made.artifacts[0].path)) == 14
 

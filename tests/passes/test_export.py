@@ -8,7 +8,6 @@ and embeddings to int4 and activations to int8, which PyTorch does not; CLOSE is
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -102,13 +101,19 @@ class Pair:
 
 
 def both(
-    checkpoint: Path, folder: Path, export: dict[str, Any], targets: list[str] | None = None, **lora: Any
+    checkpoint: Path,
+    folder: Path,
+    export: dict[str, Any],
+    targets: list[str] | None = None,
+    flat: bool = True,
+    **lora: Any,
 ) -> list[Pair]:
     """Give a checkpoint a random adapter, export it, and run both on the prompts."""
     import torch
     from olive.model import HfModelHandler
     from transformers import AutoTokenizer
 
+    from pipeline.passes.flat_tokens import FlatTokens
     from pipeline.passes.genai_builder import GenaiBuilder
     from pipeline.passes.lora_inputs import LoraInputs
 
@@ -122,6 +127,8 @@ def both(
     after = [run(adapted, ids) for ids in prompts]
     with torch.no_grad():
         plain = apply(GenaiBuilder, {"template": "chat", **export}, handler, folder / "plain")
+    if flat:
+        plain = apply(FlatTokens, {}, plain, folder / "flat")
     apply(LoraInputs, {"adapter_path": str(folder / "adapter")}, plain, folder / "onnx")
     logits = exported(folder / "onnx")
     return [Pair(base[i], after[i], logits(ids, False), logits(ids, True)) for i, ids in enumerate(prompts)]
@@ -232,6 +239,15 @@ def test_some_targets_only(architecture: str, targets: list[str], tmp_path: Path
         assert max(pair.worst()) < TOLERANCE
 
 
+@pytest.mark.parametrize("architecture", ["llama", "phi3", "qwen3", "gemma3"])
+def test_the_builders_own_form_fits_too(architecture: str, tmp_path: Path) -> None:
+    """As it goes to CUDA: hidden states with three axes, a branch that ends in an Add."""
+    checkpoint = quantized(tiny.build(architecture, tmp_path / "model"), tmp_path / "quantized", "rtn")
+    for pair in both(checkpoint, tmp_path, EXACT, flat=False):
+        assert pair.learned() > 1
+        assert max(pair.worst()) < TOLERANCE
+
+
 @pytest.mark.parametrize("architecture", ["llama", "phi3"])
 def test_the_scale_of_rslora_is_in_the_file(architecture: str, tmp_path: Path) -> None:
     """alpha / sqrt(r) where LoRA has alpha / r: with r = 4 twice as much."""
@@ -261,15 +277,15 @@ def test_an_adapter_without_a_place_is_an_error(tmp_path: Path) -> None:
     import onnx
     from safetensors.torch import load_file, save_file
 
-    from pipeline.passes.lora_inputs import add_branches, read_adapter
+    from pipeline.passes.lora_inputs import add_branches, read_widths
+    from pipeline.passes.peft_lora import read_adapter
 
     file = tmp_path / "adapter" / "adapter_model.safetensors"
     tensors = {name.replace("layers.1", "layers.7"): tensor for name, tensor in load_file(file).items()}
     save_file(tensors, file)
     graph = onnx.load(tmp_path / "plain" / "model.onnx", load_external_data=False).graph
-    decoder = json.loads((tmp_path / "plain" / "genai_config.json").read_text())["model"]["decoder"]
     with pytest.raises(ValueError, match="no product for 1 adapted modules: layer 7 q_proj"):
-        add_branches(graph, read_adapter(tmp_path / "adapter"), decoder)
+        add_branches(graph, set(read_adapter(tmp_path / "adapter")), read_widths(tmp_path / "plain"))
     save_file({"base_model.model.lm_head.lora_A.weight": next(iter(tensors.values()))}, file)
     with pytest.raises(ValueError, match="lm_head"):
         read_adapter(tmp_path / "adapter")

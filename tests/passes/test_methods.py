@@ -81,7 +81,7 @@ def test_a_quantized_model_learns(
     method: str, free: int, context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pipeline.passes import quant_lora
-    from pipeline.passes.lora_inputs import read_adapter
+    from pipeline.passes.peft_lora import read_adapter
 
     monkeypatch.setattr(quant_lora, "_free_bytes", lambda: free)
     checkpoint = stage(context, "quantize", quantize, quantize.Options()).artifacts[0].path

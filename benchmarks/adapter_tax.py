@@ -1,0 +1,217 @@
+"""What an adapter costs: decoding and reading speed of one graph without, beside and with adapters.
+
+    python -m benchmarks.adapter_tax [--model starter] [--tokens 48] [--repeats 8] [--prompt 512]
+
+Speeds are medians of all decoding steps, of the sides in turn, in one process:
+
+builder   the graph of onnxruntime-genai's model builder, no places for adapters
+plain     the same with FlatTokens, as it is exported without an adapter
+idle      places for adapters on all products, none active
+r=16      an adapter of rank 16 on all products, active; `q,v` on queries and values only
+
+`to plain` compares with `builder` or `plain`, whichever is faster. The floor is what reading the bytes alone
+would allow: 1 / (1 + adapter bytes / bytes of the products). Weights are rounded to nearest: that and random
+adapters cost what trained ones do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.finetune import context_of
+from pipeline import generation, settings
+
+RANKS = (4, 8, 16, 64)
+QV = ("q_proj", "v_proj")
+
+
+@dataclass
+class Side:
+    """A folder, loaded, with or without one of its adapters; seconds of its steps."""
+
+    name: str
+    folder: Path
+    model: Any
+    adapter: str | None = None
+    adapter_bytes: int = 0
+    steps: list[float] = field(default_factory=list)
+    reads: list[float] = field(default_factory=list)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="starter", help="a folder, or a catalogue id (default: starter)")
+    parser.add_argument("--tokens", type=int, default=48, help="decoded in a turn")
+    parser.add_argument("--repeats", type=int, default=8, help="turns of each side")
+    parser.add_argument("--prompt", type=int, default=512, help="tokens of the prompt that is read")
+    args = parser.parse_args()
+    settings.quiet_this_process()
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        folders = export(work, args.model)
+        found = list(sides(folders))
+        for _ in range(args.repeats):
+            for side in found:
+                decode(side, args.tokens)
+        for side in found:
+            read(side, args.prompt)
+        report(found, args.prompt)
+
+
+def export(work: Path, model: str) -> dict[str, Path]:
+    """Folders by name: builder, plain, and with places on all products and on q and v."""
+    from olive.hardware.accelerator import AcceleratorSpec
+    from olive.model import HfModelHandler
+    from olive.passes.olive_pass import create_pass_from_dict
+
+    from pipeline.passes.flat_tokens import FlatTokens
+    from pipeline.passes.genai_builder import GenaiBuilder
+    from pipeline.stages import quantize
+    from pipeline.stages.execute import execute
+
+    context = context_of(work, model)
+    made = execute(quantize, quantize.Options(algorithm="rtn"), context).artifacts[0].path
+    cpu = AcceleratorSpec("cpu", "CPUExecutionProvider")
+    options = {"block_size": 32, "accuracy_level": 4}
+    config = {"precision": "int4", "template": "chat", "extra_options": options}
+    if not (context.model / "chat_template.jinja").exists():
+        config["template"] = "{prompt}\n{response}"
+
+    def apply(kind: Any, given: dict[str, Any], handler: Any, folder: Path) -> Any:
+        return create_pass_from_dict(kind, given, disable_search=True, accelerator_spec=cpu).run(
+            handler, str(folder)
+        )
+
+    builder = apply(GenaiBuilder, config, HfModelHandler(str(made)), work / "builder")
+    apply(FlatTokens, {}, builder, work / "plain")
+    folders = {"builder": work / "builder", "plain": work / "plain", "all": work / "all", "qv": work / "qv"}
+    for name in ("all", "qv"):
+        add_places(folders["plain"], folders[name], QV if name == "qv" else None)
+    return folders
+
+
+def add_places(plain: Path, folder: Path, only: tuple[str, ...] | None) -> None:
+    """Write the graph of `plain` with places for adapters, and adapters of several ranks."""
+    import onnx
+
+    from pipeline.passes import lora_inputs
+    from pipeline.passes.folders import carry_over
+    from pipeline.passes.peft_lora import Lora
+
+    carry_over(plain / "model.onnx", folder)
+    model = onnx.load(plain / "model.onnx", load_external_data=False)
+    widths = lora_inputs.read_widths(plain)
+    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+    nodes = {node.name: node for node in model.graph.node}
+    sizes: dict[tuple[int, str], tuple[int, int]] = {}
+    for name, (layer, product, _) in lora_inputs._products(model.graph):
+        inputs, outputs = lora_inputs._size(nodes[name], initializers)
+        parts = lora_inputs.PARTS[product] if product == "qkv_proj" else (product,)
+        sizes |= {(layer, part): (inputs, widths.get(part, outputs)) for part in parts}
+    wanted = {place: size for place, size in sizes.items() if only is None or place[1] in only}
+    lora_inputs.add_branches(model.graph, set(wanted), widths)
+    onnx.save(model, folder / "model.onnx")
+    dice = np.random.default_rng(0)
+
+    def random(*shape: int) -> Any:
+        return 0.01 * dice.standard_normal(shape, dtype=np.float32)
+
+    for rank in RANKS if only is None else (16,):
+        modules = {
+            place: Lora(random(rank, inputs), random(outputs, rank))
+            for place, (inputs, outputs) in wanted.items()
+        }
+        weights = lora_inputs.weights_for(modules, model.graph, widths)
+        lora_inputs.write_adapter(weights, folder / f"{rank}.onnx_adapter")
+
+
+def sides(folders: dict[str, Path]) -> Iterator[Side]:
+    """Everything that is measured, each folder loaded once."""
+    for name, folder in folders.items():
+        adapters = {file.stem: file for file in folder.glob("*.onnx_adapter")}
+        loaded = generation.load(folder, adapters)
+        labels = {"builder": "builder", "plain": "plain", "all": "idle", "qv": "q,v idle"}
+        yield Side(labels[name], folder, loaded)
+        for rank in sorted(adapters, key=int):
+            label = f"r={rank}" if name == "all" else f"q,v r={rank}"
+            yield Side(label, folder, loaded, rank, adapters[rank].stat().st_size)
+
+
+def decode(side: Side, tokens: int) -> None:
+    """Note the seconds of so many decoding steps."""
+    generator = begin(side, 12, tokens)
+    for _ in range(tokens):
+        began = time.perf_counter()
+        generator.generate_next_token()
+        side.steps.append(time.perf_counter() - began)
+
+
+def read(side: Side, prompt: int) -> None:
+    """Note the seconds to read a prompt, three times."""
+    for _ in range(3):
+        began = time.perf_counter()
+        begin(side, prompt, 1)
+        side.reads.append(time.perf_counter() - began)
+
+
+def begin(side: Side, prompt: int, tokens: int) -> Any:
+    """A generator that has read a prompt of so many tokens."""
+    import onnxruntime_genai as og
+
+    params = og.GeneratorParams(side.model.model)
+    length = prompt + tokens + 1
+    params.set_search_options(max_length=length, min_length=length, do_sample=False)
+    generator = og.Generator(side.model.model, params)
+    if side.adapter is not None:
+        generator.set_active_adapter(side.model.adapters, side.adapter)
+    generator.append_tokens([100 + i % 50 for i in range(prompt)])
+    generator.generate_next_token()
+    return generator
+
+
+def product_bytes(folder: Path) -> int:
+    """Bytes of the weights that a decoding step reads."""
+    import onnx
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    graph = onnx.load(folder / "model.onnx", load_external_data=False).graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    used = {name for node in graph.node if node.op_type.startswith("MatMul") for name in node.input}
+    return sum(
+        int(np.prod(tensors[name].dims)) * tensor_dtype_to_np_dtype(tensors[name].data_type).itemsize
+        for name in used & set(tensors)
+    )
+
+
+def report(found: list[Side], prompt: int) -> None:
+    """A line a side."""
+    base = product_bytes(found[0].folder)
+    plain = min(statistics.median(side.steps) for side in found[:2])
+    print(f"\nproducts {base / 1e6:.1f} MB, {settings.cores()} cores, load {os.getloadavg()[0]:.1f}")
+    columns = f"{'adapter MB':>11}{'ms/step':>9}{'tokens/s':>10}{'to plain':>10}{'floor':>7}{'to floor':>10}"
+    print(f"{'':12}{columns}{'prompt/s':>10}")
+    for side in found:
+        step = statistics.median(side.steps)
+        floor = 1 / (1 + side.adapter_bytes / base)
+        read_rate = prompt / min(side.reads)
+        size = f"{side.adapter_bytes / 1e6:.1f}" if side.adapter_bytes else ""
+        print(
+            f"{side.name:12}{size:>11}{step * 1e3:9.2f}{1 / step:10.1f}{plain / step:10.3f}{floor:7.3f}"
+            f"{plain / step / floor:10.3f}{read_rate:10.0f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

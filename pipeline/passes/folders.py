@@ -1,0 +1,27 @@
+"""A new folder for a changed graph, with the weights it shares linked into it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+
+def carry_over(source: Path, folder: Path) -> list[Path]:
+    """Link what stands beside the graph file `source`, weights too, into `folder`, which is made.
+
+    Returns what was linked and is not weights. Adapters stay behind: they are another run's.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    others = []
+    for file in source.parent.iterdir():
+        if file == source or not file.is_file() or file.suffix == ".onnx_adapter":
+            continue
+        target = folder / file.name
+        try:
+            os.link(file, target)
+        except OSError:  # another file system: then a copy it must be
+            shutil.copyfile(file, target)
+        if file.name != f"{source.name}.data":
+            others.append(target)
+    return others
