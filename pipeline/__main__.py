@@ -15,7 +15,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline import follow, inference, models, recipe, scorecard, settings, submit, templates, worker
+from pipeline import (
+    follow,
+    inference,
+    models,
+    recipe,
+    scorecard,
+    settings,
+    submit,
+    takeaway,
+    templates,
+    worker,
+)
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.publishers import PUBLISHERS, options_of
 from pipeline.run import DONE, PUBLISH, QUEUED, RUNNING, Run
@@ -158,6 +169,16 @@ def publish(args: argparse.Namespace) -> int:
     return 0 if ended.status == DONE else 1
 
 
+def download(args: argparse.Namespace) -> int:
+    """Write a finished run's exported model, with card, recipe and checksums, as a ZIP."""
+    store = Store(settings.home())
+    found = store.get(args.run)
+    target = args.to or Path(takeaway.file_name(found))
+    written = takeaway.save(store.home, found, target)
+    print(f"{target}: {written:,} bytes; unpacked, `python app.py` in it needs only onnxruntime-genai")
+    return 0
+
+
 def scorecard_(args: argparse.Namespace) -> int:
     """Quantize a model in several ways and measure each: size, perplexity, time, memory, speed."""
     store = Store(settings.home())
@@ -249,6 +270,9 @@ def _parser() -> argparse.ArgumentParser:
     _scorecard_flags(verb("scorecard", scorecard_))
     _chat_flags(verb("chat", chat))
     _publish_flags(verb("publish", publish))
+    added = verb("download", download)
+    added.add_argument("run")
+    added.add_argument("--to", type=Path, metavar="FILE.zip", help="default: the run's name and id, here")
     # An open descriptor of the worker's lock, from whoever started this process: see worker.ensure.
     verb("worker", serve).add_argument("--lock", type=int, help=argparse.SUPPRESS)
     return parser

@@ -94,6 +94,17 @@ def find(home: Path, stage: str, key: str) -> Stored | None:
     return Stored(key, folder, facts["seconds"], facts["metrics"], artifacts)
 
 
+def packages(path: Path) -> dict[str, str]:
+    """Versions of the packages that made the artifact at `path`; {} where its manifest does not say."""
+    for folder in (path, path.parent):
+        try:
+            made: dict[str, str] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["packages"]
+        except (OSError, ValueError, KeyError):
+            continue
+        return made
+    return {}
+
+
 def lock(home: Path, stage: str, key: str) -> Path:
     """The lock to hold while a result is made, so that two runs don't make the same one twice."""
     return home / "artifacts" / ".locks" / f"{stage}-{key}"

@@ -47,6 +47,7 @@ STARTER_CHAT = Chat(
     "{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt"]
+HUB_FILES += ["README.md", "LICENSE*"]  # what a published model's card says of its base
 
 
 @dataclass(frozen=True)

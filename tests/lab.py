@@ -46,6 +46,17 @@ def processes(home: Path) -> list[int]:
     return found
 
 
+def open_files(pid: int, folder: Path) -> list[str]:
+    """Files of the folder that a process has open, a file opened twice twice."""
+    found = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found.append(str(link.readlink()))
+        except OSError:
+            continue  # closed meanwhile
+    return [path for path in found if path.startswith(f"{folder}/")]
+
+
 def write_safetensors(path: Path, values: list[float]) -> None:
     """A valid file with one float32 vector in it."""
     header = {"w": {"dtype": "F32", "shape": [len(values)], "data_offsets": [0, 4 * len(values)]}}

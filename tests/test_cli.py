@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -237,7 +238,9 @@ class TestListAndShow:
         assert code == 0
         assert "PROMPT   Where is town 1?" in out
 
-    @pytest.mark.parametrize("verb", [["show"], ["logs"], ["cancel"], ["retry"], ["chat", "RUN", "Hi"]])
+    @pytest.mark.parametrize(
+        "verb", [["show"], ["logs"], ["cancel"], ["retry"], ["chat", "RUN", "Hi"], ["download"]]
+    )
     def test_an_unknown_run_is_exit_code_2(self, home: Path, capsys: Capture, verb: list[str]) -> None:
         argv = [verb[0], "nope", *verb[2:]]
         assert cli(capsys, *argv) == (2, "", "nope: no such run; `python -m pipeline list` shows them\n")
@@ -460,6 +463,42 @@ class TestPublish:
         assert expected in err
 
 
+class TestDownload:
+    def test_it_has_a_name_of_its_own_and_never_overwrites(
+        self, finished: Run, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "here").mkdir()
+        monkeypatch.chdir(tmp_path / "here")
+        name = f"finished-{finished.id}.zip"
+        code, out, err = cli(capsys, "download", finished.id)
+        assert (code, err) == (0, "")
+        assert out.startswith(f"{name}: {Path(name).stat().st_size:,} bytes; unpacked, `python app.py`")
+        before = Path(name).read_bytes()
+        code, out, err = cli(capsys, "download", finished.id)
+        assert (code, out, err) == (2, "", f"{name}: is there already; give another name with --to\n")
+        assert [path.name for path in Path().iterdir()] == [name]
+        assert Path(name).read_bytes() == before
+
+    def test_it_goes_where_it_is_told(self, finished: Run, capsys: Capture, tmp_path: Path) -> None:
+        target = tmp_path / "it.zip"
+        code, out, _ = cli(capsys, "download", finished.id, "--to", target)
+        assert (code, out.partition(":")[0]) == (0, str(target))
+        assert "model.onnx" in zipfile.ZipFile(target).namelist()
+        code, _, err = cli(capsys, "download", finished.id, "--to", tmp_path / "no" / "it.zip")
+        assert (code, err) == (2, f"{tmp_path / 'no'}: no such folder\n")
+
+    def test_a_run_without_an_export_is_exit_code_2(
+        self, store: Store, capsys: Capture, tmp_path: Path
+    ) -> None:
+        run = plant(store)
+        code, _, err = cli(capsys, "download", run, "--to", tmp_path / "it.zip")
+        assert (code, err) == (
+            2,
+            f"Run {run} is queued and has no exported model; only a finished one is downloaded.\n",
+        )
+        assert not (tmp_path / "it.zip").exists()
+
+
 def test_a_home_that_is_a_file_is_exit_code_2(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -501,7 +540,7 @@ def test_help_names_every_verb_of_the_contract(home: Path, capsys: Capture) -> N
     code, out, _ = cli(capsys, "--help")
     assert code == 0
     verbs = ["check", "run", "submit", "list", "show", "logs", "cancel", "retry", "scorecard", "chat"]
-    verbs += ["publish", "worker"]
+    verbs += ["publish", "download", "worker"]
     assert re.findall(r"^    (\w+)", out, re.MULTILINE) == verbs
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
-from pipeline import scorecard, worker
+from pipeline import scorecard, takeaway, worker
 from pipeline.errors import InputError, LabError
 from pipeline.run import ENDED, QUEUED, RUNNING, Run
 from webapp import tail, views
@@ -57,6 +58,33 @@ def recipe(run: str) -> Response:
     found = _run(run)
     headers = {**NEW, "Content-Disposition": f'attachment; filename="{found.id}.yaml"'}
     return PlainTextResponse(views.recipe_yaml(found.recipe), headers=headers)
+
+
+class Sent(StreamingResponse):
+    """A ZIP on its way, piece by piece from threads. Its files are let go however that ends."""
+
+    def __init__(self, zipped: takeaway.Takeaway, name: str) -> None:
+        headers = {
+            **NEW,
+            "Content-Length": str(zipped.size),
+            "Content-Disposition": f'attachment; filename="{name}"',
+        }
+        super().__init__(zipped, media_type="application/zip", headers=headers)
+        self.zipped = zipped
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self.zipped:
+            await super().__call__(scope, receive, send)
+
+
+@router.get("/runs/{run}/model.zip")
+def model(run: str) -> Response:
+    """A finished run's exported model as a download. A file that breaks on the way breaks the connection."""
+    found = _run(run)
+    try:
+        return Sent(takeaway.Takeaway(store().home, found), takeaway.file_name(found))
+    except InputError as error:
+        raise HTTPException(404, str(error)) from None
 
 
 @router.post("/runs/{run}/cancel")
@@ -134,6 +162,7 @@ def _status(run: Run) -> dict[str, Any]:
         "created": run.created,
         "now": time.time(),
         "cancel_requested": run.cancel_requested,
+        "exported": takeaway.exported(run) is not None,
         "current": run.current.name if run.current else None,
         "ahead": _ahead(run) if run.status == QUEUED else 0,
         "stages": [_stage_status(run, index) for index in range(len(run.stages))],

@@ -13,17 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from pipeline import card
+from pipeline.card import CARD, CHECKSUMS
 from pipeline.errors import InputError, LabError
 from pipeline.options import option
 from pipeline.run import DONE, Run
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}")  # as Azure AI allows, so that a name fits both
-CARD = "README.md"
-CHECKSUMS = "SHA256SUMS"
 FACTS = "published.json"
-DESCRIPTION = "A language model with a detachable LoRA adapter, for ONNX Runtime GenAI."
 
 
 @dataclass(frozen=True)
@@ -90,9 +87,9 @@ def publish(home: Path, run: Run, options: Options, report: Callable[[str, float
     part.mkdir(mode=0o700, parents=True)
     try:
         sums = _copy(Path(str(run.artifact("onnx"))), part, planned, report)
-        card = _card(run, options, planned["version"])
-        (part / CARD).write_text(card, encoding="utf-8")
-        sums[CARD] = hashlib.sha256(card.encode()).hexdigest()
+        written = card.text(home, run, f"{options.name}, version {planned['version']}", options.description)
+        (part / CARD).write_text(written, encoding="utf-8")
+        sums[CARD] = hashlib.sha256(written.encode()).hexdigest()
         (part / CHECKSUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())))
         facts = {
             "run": run.id,
@@ -156,24 +153,3 @@ def _copy(
                 done += len(block)
         sums[file["path"]] = digest.hexdigest()
     return sums
-
-
-def _card(run: Run, options: Options, version: str) -> str:
-    """The model card: what it is, how it was made, how it did, how to run it."""
-    metrics = {stage.name: stage.metrics for stage in run.stages if stage.metrics and stage.kind != "publish"}
-    # A folder's path says something about this machine, and nothing to a reader elsewhere.
-    shown = {**run.recipe, "model": _last(run.recipe["model"]), "data": _last(run.recipe["data"])}
-    recipe = yaml.safe_dump(shown, sort_keys=False, default_flow_style=None, allow_unicode=True, width=10_000)
-    measured = yaml.safe_dump(metrics, sort_keys=False, allow_unicode=True)
-    return (
-        f"# {options.name}, version {version}\n\n"
-        f"{options.description or DESCRIPTION}\n\n"
-        f"- Base model: {shown['model']}\n- Data: {shown['data']}\n- Run: {run.id}\n\n"
-        "Run it with `pip install onnxruntime-genai` and `python app.py`.\n"
-        f"Check the files with `sha256sum -c {CHECKSUMS}`.\n\n"
-        f"## Recipe\n\n```yaml\n{recipe}```\n\n## Measured\n\n```yaml\n{measured}```\n"
-    )
-
-
-def _last(path: str) -> str:
-    return Path(path).name if Path(path).is_absolute() else path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import planted
@@ -223,6 +224,11 @@ def test_the_history_and_a_run_in_detail(app, shot):
     page.click(f"#runs-table tr[data-id='{run}']")
     expect(page.locator("#run-details")).to_contain_text("eval loss after: 1.42")
     shot(page, "runs")
+    with page.expect_download() as taken:
+        page.click("#runs-download")
+    assert taken.value.suggested_filename.endswith(f"-{run}.zip")
+    with zipfile.ZipFile(taken.value.path()) as archive:
+        assert archive.namelist()[0] == "README.md"
     answers, asked = ["dismiss", "accept"], []
     page.on("dialog", lambda dialog: (asked.append(dialog), getattr(dialog, answers[len(asked) - 1])()))
     page.click("#runs-table tr >> nth=1")
@@ -237,6 +243,9 @@ def test_the_history_and_a_run_in_detail(app, shot):
     page.click("#runs-open")
     expect(page.locator(".lab-run h2")).to_have_text(ATTACK[:60])
     expect(page.locator("#run-compare")).to_be_visible()
+    with page.expect_download() as taken:
+        page.click("#run-download")
+    assert zipfile.is_zipfile(taken.value.path())
     assert page.evaluate("window.hacked") is None
 
 

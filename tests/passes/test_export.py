@@ -302,4 +302,4 @@ def test_the_folder_runs_with_its_own_app(tmp_path: Path) -> None:
         check=True,
     )
     assert "[base]" in done.stdout
-    assert "[lab]" in done.stdout
+    assert "[adapter_weights]" in done.stdout

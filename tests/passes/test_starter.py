@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lab import finish_all, plant
 
-from pipeline import generation, starter, templates
+from pipeline import generation, settings, starter, takeaway, templates
 from pipeline.stages import Context, evaluate, finetune, optimize, quantize, score
 from pipeline.stages.execute import execute
+from pipeline.store import Store
 
 pytestmark = pytest.mark.chain
 
@@ -120,6 +127,53 @@ def test_answers_of_both_sides(lab: dict[str, Any]) -> None:
         assert 0 < row["adapter"]["tokens"] <= 24
         assert "In " in row["adapter"]["text"]
         assert row["prompt"] in [r["prompt"] for r in lab["rows"]]
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Path:
+    """A Python that has the pinned onnxruntime-genai and what that brings along, and nothing else of ours."""
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "fresh"], check=True)
+    pins = (settings.ROOT / "requirements-cpu.txt").read_text().splitlines()
+    pinned = next(line.split()[0] for line in pins if line.startswith("onnxruntime-genai=="))
+    subprocess.run([tmp_path / "fresh" / "bin" / "pip", "install", "--quiet", pinned], check=True)
+    return tmp_path / "fresh" / "bin" / "python"
+
+
+def test_the_zip_answers_where_there_is_nothing_but_onnxruntime_genai(
+    lab: dict[str, Any], fresh: Path, store: Store, tmp_path: Path
+) -> None:
+    made = {
+        kind: {"name": kind, "kind": kind, "path": str(lab["inputs"][kind]), "bytes": 1}
+        for kind in ("onnx", "onnx_adapter")
+    }
+    run = finish_all(store, plant(store), {"optimize": {"artifacts": list(made.values())}})
+    takeaway.save(store.home, run, tmp_path / "it.zip")
+    folder = tmp_path / "elsewhere"
+    with zipfile.ZipFile(tmp_path / "it.zip") as archive:
+        archive.extractall(folder)
+
+    def answers() -> dict[str, str]:
+        """What app.py answers to the same question asked twice, by side."""
+        bare = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        done = subprocess.run(
+            [fresh, "app.py"], input=f"{ADVICE['prompt']}\n" * 2, cwd=folder, env=bare,
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+        said = re.findall(r"^\[(\w+)\] (.*?)\n\n(?=\[|\Z)", done.stdout, re.M | re.S)
+        assert said[: len(said) // 2] == said[len(said) // 2 :]
+        return dict(said)
+
+    both = answers()
+    assert list(both) == ["base", "adapter_weights"]
+    loaded = generation.load(lab["inputs"]["onnx"], {"adapter": lab["inputs"]["onnx_adapter"]})
+    for side, name in (("base", None), ("adapter_weights", "adapter")):
+        ours = generation.stream(loaded, loaded.template.prompt(ADVICE), name, max_new_tokens=200)
+        assert both[side] == "".join(ours).strip()
+    (folder / "adapter_weights.onnx_adapter").rename(folder / "warm.onnx_adapter")
+    assert answers() == {"base": both["base"], "warm": both["adapter_weights"]}
+    (folder / "warm.onnx_adapter").unlink()
+    assert answers() == {"base": both["base"]}
 
 
 def test_logits_of_torch_and_of_the_graph(lab: dict[str, Any], tmp_path: Path) -> None:

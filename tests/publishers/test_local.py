@@ -62,7 +62,7 @@ def test_the_card_says_how_it_was_made_and_nothing_of_this_machine(store: Store,
     run = dataclasses.replace(finished, recipe=recipe)
     card = (Path(publish(store, run, description="Knows the valley.")["path"]) / local.CARD).read_text()
     assert card.startswith("# trips, version 1\n\nKnows the valley.\n")
-    assert "- Base model: mine\n- Data: travel.jsonl\n" in card
+    assert "- Base model: mine\n- Licence of the base: not stated\n- Data: travel.jsonl\n" in card
     assert "eval_loss_after: 1.25" in card
     shown = yaml.safe_load(card.partition("```yaml\n")[2].partition("```")[0])
     assert (shown["seed"], shown["model"], shown["data"]) == (7, "mine", "travel.jsonl")

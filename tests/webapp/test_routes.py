@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import io
+import shutil
+import zipfile
+
 import planted
 import pytest
 import yaml
@@ -150,6 +154,40 @@ def test_downloads(client, store):
     assert log.text.startswith("line 0")
     recipe = client.get(f"/runs/{run}/recipe.yaml")
     assert yaml.safe_load(recipe.text) == store.get(run).recipe
+
+
+def test_a_finished_run_is_taken_away_as_a_zip(client, store):
+    run = planted.finished(store, 'my "trip"\r\nX-Evil: 1')
+    reply = client.get(f"/runs/{run}/model.zip")
+    assert (reply.status_code, reply.headers["content-type"]) == (200, "application/zip")
+    assert reply.headers["content-disposition"] == f'attachment; filename="my-trip-X-Evil-1-{run}.zip"'
+    assert reply.headers["cache-control"] == "no-store"
+    assert reply.headers["x-content-type-options"] == "nosniff"
+    assert int(reply.headers["content-length"]) == len(reply.content)
+    with zipfile.ZipFile(io.BytesIO(reply.content)) as archive:
+        assert archive.testzip() is None
+        assert archive.namelist() == ["README.md", "recipe.yaml", "model.onnx", "SHA256SUMS"]
+        assert yaml.safe_load(archive.read("recipe.yaml"))["data"] == "travel.jsonl"
+    assert client.get(f"/runs/{run}.json").json()["exported"] is True
+
+
+def test_a_run_without_an_export_is_not_taken_away(client, store):
+    run = planted.running(store)
+    reply = client.get(f"/runs/{run}/model.zip")
+    assert reply.status_code == 404
+    assert "is running and has no exported model" in reply.json()["detail"]
+    assert client.get(f"/runs/{run}.json").json()["exported"] is False
+    assert client.get("/runs/nope/model.zip").status_code == 404
+    finished = planted.finished(store, "another")
+    shutil.rmtree(str(store.get(finished).artifact("onnx")))
+    assert "no longer there" in client.get(f"/runs/{finished}/model.zip").json()["detail"]
+
+
+def test_another_site_cannot_take_a_model_away(client, store):
+    run = planted.finished(store)
+    link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    assert client.get(f"/runs/{run}/model.zip", headers=link).status_code == 403
+    assert client.get(f"/runs/{run}/model.zip", headers={"host": "evil.example"}).status_code == 403
 
 
 def test_plotly_comes_from_here_and_may_be_kept(client):

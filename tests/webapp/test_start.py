@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import os
 import signal
 import socket
@@ -11,8 +13,9 @@ import time
 import urllib.request
 from pathlib import Path
 
+import planted
 import pytest
-from lab import plant, processes, until
+from lab import open_files, plant, processes, until
 
 from pipeline import locks, settings
 from pipeline.store import Store
@@ -133,6 +136,44 @@ def test_names_may_be_repeated():
     given = arguments(["--allow-host", "a.example", "--allow-host", "b.example"])
     assert given.allow_host == ["a.example", "b.example"]
     assert arguments([]).allow_host == []
+
+
+def test_a_download_ends_with_its_connection_and_holds_nobody_up(home):
+    """Readers that wait, readers that leave, and a file that breaks on the way."""
+    port, store = free_port(), Store(home)
+    run = planted.finished(store)
+    folder = Path(str(store.get(run).artifact("onnx")))
+    with (folder / "model.onnx.data").open("wb") as file:
+        file.truncate(256 << 20)  # far more than fits between two processes
+    process = start(home, "--port", str(port))
+    until(lambda: answers(port), "the first answer", 60)
+    with contextlib.ExitStack() as readers:
+        stays = download(port, run, readers)
+        with contextlib.ExitStack() as others:
+            for _ in range(50):  # more than there are threads for requests
+                download(port, run, others)
+            assert answers(port)
+            assert len(open_files(process.pid, folder)) == 51 * 2
+        until(lambda: len(open_files(process.pid, folder)) == 2, "the end of those whose readers have left")
+        (folder / "model.onnx.data").write_bytes(b"")
+        with pytest.raises(http.client.IncompleteRead):
+            stays.read()
+    until(lambda: not open_files(process.pid, folder), "the end of the one that broke")
+    assert answers(port)
+    process.send_signal(signal.SIGINT)
+    log = process.communicate(timeout=20)[1]
+    assert "model.onnx.data became shorter while it was being downloaded" in log
+    assert log.count("Exception in ASGI application") == 1, "a reader that leaves is no error"
+
+
+def download(port: int, run: str, readers: contextlib.ExitStack) -> http.client.HTTPResponse:
+    """Begin to read the ZIP of a run."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    readers.callback(connection.close)
+    connection.request("GET", f"/runs/{run}/model.zip")
+    reply = readers.enter_context(connection.getresponse())
+    assert reply.read(2) == b"PK"
+    return reply
 
 
 def test_nothing_heavy_is_imported(home):

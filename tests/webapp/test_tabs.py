@@ -317,8 +317,10 @@ def test_a_home_without_finished_runs_says_so(store):
 
 def test_details_of_a_run_and_what_can_be_done(store):
     run = planted.running(store)
-    panel, title, stages, recipe, stop, again = runs.details(run)
+    panel, title, stages, recipe, stop, again, take = runs.details(run)
     assert (panel["visible"], stop["interactive"], again["interactive"]) == (True, True, False)
+    assert take["interactive"] is False
+    assert runs.details(planted.finished(store))[-1]["interactive"] is True
     assert run in title["text"]
     assert len(stages["rows"]) == 4
     assert yaml.safe_load(recipe)["name"] == "travel"

@@ -16,6 +16,7 @@ const ASK_CANCEL = "Cancel this run? Finished stages are kept and a retry goes o
 const HOME_TITLE = "Olive Lab";
 
 const address = (path) => new URL(path, document.baseURI);
+const modelOf = (run) => address(`runs/${encodeURIComponent(run)}/model.zip`);
 
 class Lost extends Error {}
 
@@ -295,11 +296,12 @@ class RunView {
     this.cancel = el("button", { type: "button", class: "lab-button", id: "run-cancel", onclick: () => this.askCancel() }, "Cancel");
     this.retry = el("button", { type: "button", class: "lab-button is-primary", id: "run-retry", onclick: () => this.act("retry") }, "Retry");
     this.compare = el("button", { type: "button", class: "lab-button is-primary", id: "run-compare", onclick: () => { preferredRun = this.id; go("compare"); } }, "Compare answers");
+    this.take = el("a", { class: "lab-button", id: "run-download", download: true }, "Download the model");
     this.stages = el("ol", { class: "lab-stages", "aria-label": "Stages" });
     this.rows = new Map();
     this.dialog = this.confirmation();
     this.root.append(
-      el("div", { class: "lab-head" }, el("div", {}, this.name, this.about), this.state, this.compare, this.retry, this.cancel),
+      el("div", { class: "lab-head" }, el("div", {}, this.name, this.about), this.state, this.compare, this.take, this.retry, this.cancel),
       this.note, this.stages, this.chart.root, this.log.root, this.dialog);
     this.root.hidden = true;
     document.addEventListener("visibilitychange", () => this.wake());
@@ -379,7 +381,7 @@ class RunView {
       this.name.textContent = "No such run";
       this.about.textContent = `${id} is not in this home. The Runs tab lists those that are.`;
       this.state.replaceChildren();
-      for (const button of [this.cancel, this.retry, this.compare]) button.hidden = true;
+      for (const button of [this.cancel, this.retry, this.compare, this.take]) button.hidden = true;
       this.log.root.hidden = true;
       return false;
     }
@@ -398,6 +400,8 @@ class RunView {
     this.cancel.hidden = ENDED.includes(run.status) || run.cancel_requested;
     this.retry.hidden = !RETRYABLE.includes(run.status);
     this.compare.hidden = run.status !== "done";
+    this.take.hidden = !run.exported;
+    this.take.href = modelOf(run.id);
     run.stages.forEach((stage) => this.drawStage(stage, run.now));
     document.title = title(run);
   }
@@ -608,6 +612,11 @@ export async function canceled(run) {
     if (!reply.ok || !(await reply.json()).cancel_requested) return;
     await new Promise((resolve) => setTimeout(resolve, POLL_MS));
   }
+}
+
+// The exported model of a run. The browser takes it by itself: the page stays, and may be left.
+export function take(run) {
+  el("a", { href: modelOf(run), download: true }).click();
 }
 
 export function download(text, name) {

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from pipeline import worker
+from pipeline import takeaway, worker
 from pipeline.errors import LabError
 from pipeline.run import ENDED, RETRYABLE, Run
 from webapp import parts, views
@@ -33,6 +33,7 @@ def details(run: str) -> tuple[Any, ...]:
         views.recipe_yaml(found.recipe),
         gr.update(interactive=found.status not in ENDED),
         gr.update(interactive=found.status in RETRYABLE),
+        gr.update(interactive=takeaway.exported(found) is not None),
     )
 
 
@@ -65,6 +66,7 @@ def build(tab: gr.Tab) -> None:
         title = parts.drawn("notice")
         with gr.Row(elem_classes="bar"):
             view = gr.Button("Open in the Lab", size="sm", variant="primary", elem_id="runs-open", scale=0)
+            take = gr.Button("Download the model", size="sm", scale=0, elem_id="runs-download")
             stop = gr.Button("Cancel", size="sm", scale=0, elem_id="runs-cancel")
             again = gr.Button("Retry", size="sm", scale=0)
         stages = parts.drawn("table")
@@ -77,10 +79,11 @@ def build(tab: gr.Tab) -> None:
             buttons=["copy"],
         )
 
-    shown = [panel, title, stages, recipe, stop, again]
+    shown = [panel, title, stages, recipe, stop, again, take]
     tab.select(listed, None, history, **parts.QUICK)
     refresh.click(listed, None, history, **parts.QUICK)
     history.select(select, None, [chosen, *shown], **parts.QUICK)
+    take.click(None, chosen, None, js=parts.live("take"), **parts.IN_PAGE)
     view.click(None, chosen, None, js=parts.live("open"), **parts.IN_PAGE)
     stop.click(None, chosen, None, js=parts.live("cancel"), trigger_mode="multiple", **parts.IN_PAGE).then(
         show, chosen, [history, *shown], **parts.QUICK
