@@ -32,6 +32,7 @@ SOURCES = (
     "datasets.py",
     "templates.py",
     "architectures.py",
+    "checksums.py",
     "generation.py",
     "starter.py",
 )

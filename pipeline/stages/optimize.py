@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipeline import checksums
 from pipeline.options import option
 from pipeline.stages import Artifact, Context, Results, olive
 from pipeline.stages.quantize import Model
@@ -64,11 +65,12 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
 
 
 def results(context: Context) -> Results:
-    """The folder ONNX Runtime GenAI loads, and the adapter's file in it."""
+    """The folder ONNX Runtime GenAI loads, and the adapter's file in it. Writes the folder's checksums."""
     folder = context.output
     artifacts = [Artifact("ONNX model", "onnx", folder)]
     metrics = {"model_bytes": sum(f.stat().st_size for f in folder.glob(f"{GRAPH}*"))}
     if "adapter" in context.inputs:
         artifacts.append(Artifact("ONNX adapter", "onnx_adapter", folder / ADAPTER))
         metrics["adapter_bytes"] = (folder / ADAPTER).stat().st_size
+    checksums.write(folder)  # of what was just written, so that later damage shows
     return Results(artifacts, metrics)
