@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline import follow, inference, models, recipe, scorecard, settings, submit, templates, worker
+from pipeline import follow, inference, models, recipe, scorecard, settings, submit, templates, verify, worker
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.publishers import PUBLISHERS, options_of
 from pipeline.run import DONE, PUBLISH, QUEUED, RUNNING, Run
@@ -158,6 +158,32 @@ def publish(args: argparse.Namespace) -> int:
     return 0 if ended.status == DONE else 1
 
 
+def verify_(args: argparse.Namespace) -> int:
+    """Check an exported folder, or the one of a run: its files fit together, and the model answers."""
+    folder = _exported(args.target)
+    findings = verify.whole(folder)
+    good = not verify.failed(findings)
+    if args.json:
+        rows = [dataclasses.asdict(finding) for finding in findings]
+        print(json.dumps({"folder": str(folder), "good": good, "checks": rows}, indent=2, ensure_ascii=False))
+    else:
+        print(f"{folder}\n{follow.checks(findings)}")
+    return 0 if good else 1
+
+
+def _exported(target: str) -> Path:
+    """The folder that was given, or the exported one of the run of that id. Raises InputError."""
+    if Path(target).is_dir():
+        return Path(target).resolve()
+    if "/" in target:
+        raise InputError(f"{target}: no such folder")
+    found = Store(settings.home()).get(target)
+    folder = found.artifact("onnx")
+    if folder is None:
+        raise InputError(f"{found.id}: this run has no exported model; it is {found.status}")
+    return Path(folder)
+
+
 def scorecard_(args: argparse.Namespace) -> int:
     """Quantize a model in several ways and measure each: size, perplexity, time, memory, speed."""
     store = Store(settings.home())
@@ -248,6 +274,9 @@ def _parser() -> argparse.ArgumentParser:
     verb("retry", retry).add_argument("run")
     _scorecard_flags(verb("scorecard", scorecard_))
     _chat_flags(verb("chat", chat))
+    added = verb("verify", verify_)
+    added.add_argument("target", metavar="FOLDER|RUN")
+    added.add_argument("--json", action="store_true")
     _publish_flags(verb("publish", publish))
     # An open descriptor of the worker's lock, from whoever started this process: see worker.ensure.
     verb("worker", serve).add_argument("--lock", type=int, help=argparse.SUPPRESS)
