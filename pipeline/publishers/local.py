@@ -15,13 +15,13 @@ from typing import Any
 
 import yaml
 
+from pipeline import checksums, verify
 from pipeline.errors import InputError, LabError
 from pipeline.options import option
 from pipeline.run import DONE, Run
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}")  # as Azure AI allows, so that a name fits both
 CARD = "README.md"
-CHECKSUMS = "SHA256SUMS"
 FACTS = "published.json"
 DESCRIPTION = "A language model with a detachable LoRA adapter, for ONNX Runtime GenAI."
 
@@ -66,7 +66,7 @@ def plan(home: Path, run: Run, options: Options) -> dict[str, Any]:
     files = [
         {"path": str(path.relative_to(source)), "bytes": path.stat().st_size}
         for path in sorted(Path(source).rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != checksums.NAME  # the copy gets its own
     ]
     return {
         "name": options.name,
@@ -78,11 +78,14 @@ def plan(home: Path, run: Run, options: Options) -> dict[str, Any]:
 
 
 def publish(home: Path, run: Run, options: Options, report: Callable[[str, float], None]) -> dict[str, Any]:
-    """Copy the exported model into the registry; `report` is told what is done and the fraction.
+    """Verify the exported model and copy it into the registry; `report` is told what is done, the fraction.
 
-    Returns name, version, path and bytes. A version is there whole or not at all.
+    Returns name, version, path and bytes. A version is there whole or not at all. Raises InputError where
+    `plan` does, and LabError with every check of the model that failed; nothing is written then.
     """
     planned = plan(home, run, options)
+    report("Verifying the exported model", 0.0)
+    verify.require(verify.whole(Path(str(run.artifact("onnx")))), "Nothing was published")
     target = Path(planned["target"])
     part = target.with_name(f".{target.name}.part")
     for begun in target.parent.glob(".*.part"):  # by a process that was killed; only one publishes at a time
@@ -93,7 +96,7 @@ def publish(home: Path, run: Run, options: Options, report: Callable[[str, float
         card = _card(run, options, planned["version"])
         (part / CARD).write_text(card, encoding="utf-8")
         sums[CARD] = hashlib.sha256(card.encode()).hexdigest()
-        (part / CHECKSUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())))
+        (part / checksums.NAME).write_text(checksums.text(sums), encoding="utf-8")
         facts = {
             "run": run.id,
             "created": time.time(),
@@ -142,8 +145,11 @@ def _numbers(folder: Path) -> list[str]:
 def _copy(
     source: Path, target: Path, planned: dict[str, Any], report: Callable[[str, float], None]
 ) -> dict[str, str]:
-    """Copy file by file and return each one's SHA-256, taken of what was read."""
-    sums = {}
+    """Copy file by file and return each one's SHA-256, taken of what was read.
+
+    Raises LabError for one that is not what the export's checksums say: it changed after it was verified.
+    """
+    told, sums = checksums.read(source), {}
     done = 0
     for file in planned["files"]:
         report(f"Copying {file['path']}", done / max(planned["bytes"], 1))
@@ -155,6 +161,8 @@ def _copy(
                 write.write(block)
                 done += len(block)
         sums[file["path"]] = digest.hexdigest()
+        if told.get(file["path"]) not in (None, sums[file["path"]]):
+            raise LabError(f"{file['path']} changed while it was copied; publish again.")
     return sums
 
 
@@ -170,7 +178,7 @@ def _card(run: Run, options: Options, version: str) -> str:
         f"{options.description or DESCRIPTION}\n\n"
         f"- Base model: {shown['model']}\n- Data: {shown['data']}\n- Run: {run.id}\n\n"
         "Run it with `pip install onnxruntime-genai` and `python app.py`.\n"
-        f"Check the files with `sha256sum -c {CHECKSUMS}`.\n\n"
+        f"Check the files with `sha256sum -c {checksums.NAME}`.\n\n"
         f"## Recipe\n\n```yaml\n{recipe}```\n\n## Measured\n\n```yaml\n{measured}```\n"
     )
 
