@@ -254,7 +254,9 @@ def test_a_list_of_checksums_that_is_wrong_itself(export: Path) -> None:
     (export / "app.py").write_text("new files are nobody's fault")
     assert changed(export) == []
     listed = (export / checksums.NAME).read_text()
-    for line in (f"{'0' * 64}  gone.txt\n", f"{'0' * 64}  ../secret\n", "nonsense\n"):
+    (export.parent / "secret").write_bytes(b"secret")
+    (digest,) = checksums.of(export.parent, ["secret"]).values()
+    for line in (f"{'0' * 64}  gone.txt\n", f"{digest}  ../secret\n", "nonsense\n"):
         (export / checksums.NAME).write_text(listed + line)
         assert [finding.check for finding in changed(export)] == ["checksums"]
 
