@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,12 +26,15 @@ from pipeline import (
     submit,
     takeaway,
     templates,
+    verify,
     worker,
 )
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.publishers import PUBLISHERS, options_of
 from pipeline.run import DONE, PUBLISH, QUEUED, RUNNING, Run
 from pipeline.store import Store
+
+RUN_ID = r"\d{8}-\d{6}-[0-9a-f]{6}"
 
 
 def check(args: argparse.Namespace) -> int:
@@ -46,15 +50,23 @@ def check(args: argparse.Namespace) -> int:
 def run(args: argparse.Namespace) -> int:
     """Queue a run and follow it to its end."""
     store = Store(settings.home())
-    run_id = submit.submit(store, recipe.load(args.recipe, args.set))
+    run_id = submit.submit(store, _recipe(store, args))
     print(f"Run {run_id} is queued. Ctrl-C stops following; the run goes on.", flush=True)
     return follow.run(store, run_id)
 
 
 def submit_(args: argparse.Namespace) -> int:
     """Queue a run and print its id."""
-    print(submit.submit(Store(settings.home()), recipe.load(args.recipe, args.set)))
+    store = Store(settings.home())
+    print(submit.submit(store, _recipe(store, args)))
     return 0
+
+
+def _recipe(store: Store, args: argparse.Namespace) -> recipe.Recipe:
+    """The recipe in a file, or that of an earlier run, with the changes of --set."""
+    if re.fullmatch(RUN_ID, args.recipe) and not Path(args.recipe).exists():
+        return submit.again(store.get(args.recipe), args.set)
+    return recipe.load(Path(args.recipe), args.set)
 
 
 def list_(args: argparse.Namespace) -> int:
@@ -179,6 +191,42 @@ def download(args: argparse.Namespace) -> int:
     return 0
 
 
+def verify_(args: argparse.Namespace) -> int:
+    """Check an exported folder, or the one of a run: its files fit together, and the model answers."""
+    folder = _exported(args.target)
+    findings = verify.whole(folder)
+    good = not verify.failed(findings)
+    if args.json:
+        rows = [dataclasses.asdict(finding) for finding in findings]
+        print(json.dumps({"folder": str(folder), "good": good, "checks": rows}, indent=2, ensure_ascii=False))
+    else:
+        print(f"{folder}\n{follow.checks(findings)}")
+    return 0 if good else 1
+
+
+def convert(args: argparse.Namespace) -> int:
+    """Write a PEFT LoRA adapter as a file for a graph that is exported already."""
+    from pipeline import conversion
+
+    folder = _exported(args.target)
+    file = conversion.convert(args.adapter, folder, args.to, same_base=args.same_base)
+    print(f"{file}: {file.stat().st_size:,} bytes, for the graph in {folder}")
+    return 0
+
+
+def _exported(target: str) -> Path:
+    """The folder that was given, or the exported one of the run of that id. Raises InputError."""
+    if Path(target).is_dir():
+        return Path(target).resolve()
+    if "/" in target:
+        raise InputError(f"{target}: no such folder")
+    found = Store(settings.home()).get(target)
+    folder = found.artifact("onnx")
+    if folder is None:
+        raise InputError(f"{found.id}: this run has no exported model; it is {found.status}")
+    return Path(folder)
+
+
 def scorecard_(args: argparse.Namespace) -> int:
     """Quantize a model in several ways and measure each: size, perplexity, time, memory, speed."""
     store = Store(settings.home())
@@ -255,7 +303,9 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--model", help="render the first row with this model's chat template")
     for name, action in (("run", run), ("submit", submit_)):
         added = verb(name, action)
-        added.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
+        added.add_argument(
+            "recipe", metavar="RECIPE.yaml|RUN", help="a file, or a run to do again with changes"
+        )
         added.add_argument("--set", action="append", metavar="KEY=VALUE", help="finetune.max_steps=10, say")
     verb("list", list_).add_argument("--json", action="store_true")
     added = verb("show", show)
@@ -269,6 +319,18 @@ def _parser() -> argparse.ArgumentParser:
     verb("retry", retry).add_argument("run")
     _scorecard_flags(verb("scorecard", scorecard_))
     _chat_flags(verb("chat", chat))
+    added = verb("verify", verify_)
+    added.add_argument("target", metavar="FOLDER|RUN")
+    added.add_argument("--json", action="store_true")
+    added = verb("convert", convert)
+    added.add_argument("adapter", type=Path, metavar="PEFT_FOLDER")
+    added.add_argument("target", metavar="FOLDER|RUN", help="the exported graph")
+    added.add_argument(
+        "--to", type=Path, metavar="FILE.onnx_adapter", help="default: PEFT_FOLDER's name, here"
+    )
+    added.add_argument(
+        "--same-base", action="store_true", help="the adapter's base is this one by another name"
+    )
     _publish_flags(verb("publish", publish))
     added = verb("download", download)
     added.add_argument("run")

@@ -32,6 +32,7 @@ SOURCES = (
     "datasets.py",
     "templates.py",
     "architectures.py",
+    "checksums.py",
     "generation.py",
     "starter.py",
 )
@@ -127,13 +128,42 @@ def part(home: Path, stage: str, key: str) -> Path:
     return path
 
 
-def keep(home: Path, stage: str, key: str, written: Path, results: Results, seconds: float) -> Stored:
-    """Move a finished result from `written` to its final place."""
+def alike(home: Path, stage: str, likeness: str) -> list[Stored]:
+    """Stored results of a stage that were kept with that likeness, newest first."""
+    found = []
+    for manifest in sorted((home / "artifacts").glob(f"{stage}-*/{MANIFEST}"), key=_age, reverse=True):
+        try:
+            same = json.loads(manifest.read_text(encoding="utf-8")).get("likeness") == likeness
+        except (OSError, ValueError):  # deleted in the meantime, or emptied by a power cut
+            continue
+        if same and (stored := find(home, stage, manifest.parent.name.removeprefix(f"{stage}-"))):
+            found.append(stored)
+    return found
+
+
+def _age(path: Path) -> float:
+    return path.stat().st_mtime if path.exists() else 0.0
+
+
+def keep(
+    home: Path,
+    stage: str,
+    key: str,
+    written: Path,
+    results: Results,
+    seconds: float,
+    likeness: str = "",
+) -> Stored:
+    """Move a finished result from `written` to its final place.
+
+    `likeness` is a key too, of what it shares with other results: see `alike`.
+    """
     facts = {
         "stage": stage,
         "key": key,
         "seconds": seconds,
         "metrics": results.metrics,
+        "likeness": likeness,
         "packages": versions(),
         "artifacts": [
             {"name": a.name, "kind": a.kind, "path": str(a.path.relative_to(written))}

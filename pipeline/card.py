@@ -8,11 +8,10 @@ from typing import Any
 
 import yaml
 
-from pipeline import artifacts, licences
+from pipeline import artifacts, checksums, licences
 from pipeline.run import PUBLISH, Run
 
 CARD = "README.md"
-CHECKSUMS = "SHA256SUMS"
 WITH_ADAPTER = "A language model with a detachable LoRA adapter, for ONNX Runtime GenAI."
 WITHOUT = "A language model for ONNX Runtime GenAI."
 UNKNOWN = "not stated"
@@ -42,7 +41,7 @@ def text(home: Path, run: Run, title: str, description: str = "") -> str:
                 _plain(description) or (WITH_ADAPTER if adapter else WITHOUT),
                 "\n".join(f"- {name}: {_plain(value)}" for name, value in facts.items()),
                 f"Run it with `pip install {_genai(run, packages)}` and `python app.py`.\n"
-                f"Check the files with `sha256sum -c {CHECKSUMS}`.",
+                f"Check the files with `sha256sum -c {checksums.NAME}`.",
                 f"## Recipe\n\n{_block(recipe(run))}",
                 f"## Measured\n\n{_block(_yaml(measured))}",
                 f"## Made with\n\n{_block(_yaml(packages)) if packages else UNKNOWN.capitalize() + '.'}",

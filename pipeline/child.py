@@ -65,12 +65,14 @@ def _perform(store: Store, run: Run, stage: str) -> dict[str, Any]:
     options = chosen.stages()[stage]
     model = models.resolve(chosen.model)
     inputs = _inputs(run, stage)
-    name = artifacts.key(stage, options, _identity(store, run, chosen, stage, model, inputs))
+    identity = _identity(store, run, chosen, stage, model, inputs)
+    name = artifacts.key(stage, options, identity)
     with locks.locked(artifacts.lock(store.home, stage, name)):
         stored = artifacts.find(store.home, stage, name)
         reused = stored is not None
         if stored is None:
-            stored = _make(store, run, chosen, stage, model, inputs, name, started)
+            likeness = artifacts.key(stage, options, {k: v for k, v in identity.items() if k != "adapter"})
+            stored = _make(store, run, chosen, stage, model, inputs, name, likeness, started)
     verb = f"Reused the result of {stage} from an earlier run" if reused else f"Finished {stage}"
     print(f"{verb}: {stored.folder.name}")
     events.emit(progress=1.0, eta_seconds=0.0, message="Reused" if reused else "Done")
@@ -91,9 +93,13 @@ def _make(
     model: models.Model,
     inputs: dict[str, dict[str, Any]],
     name: str,
+    likeness: str,
     started: float,
 ) -> artifacts.Stored:
-    """Run the stage's Olive workflow and keep what it made."""
+    """Run the stage's Olive workflow and keep what it made.
+
+    `likeness` names what would be the same with another adapter.
+    """
     from pipeline.stages.execute import execute
 
     if spare.serves(dataclasses.asdict(chosen.stages()[stage])):
@@ -116,10 +122,17 @@ def _make(
         work=work,
         checkpoints=folder / "checkpoints",
         config=model.config,
+        name=chosen.model,
+        graphs={
+            stored.folder: stored.metrics.get("places", [])
+            for stored in artifacts.alike(store.home, stage, likeness)
+        },
     )
     try:
         results = execute(STAGES[stage], chosen.stages()[stage], context)
-        stored = artifacts.keep(store.home, stage, name, output, results, time.monotonic() - started)
+        stored = artifacts.keep(
+            store.home, stage, name, output, results, time.monotonic() - started, likeness
+        )
         shutil.rmtree(context.checkpoints, ignore_errors=True)
         return stored
     finally:

@@ -14,6 +14,7 @@ from pipeline import events, worker
 from pipeline.run import DONE, ENDED, QUEUED, RUNNING, Run, StageRun
 from pipeline.scorecard import Row
 from pipeline.store import Store
+from pipeline.verify import Finding
 
 POLL_SECONDS = 0.2
 BAR_WIDTH = 24
@@ -66,6 +67,12 @@ def table(runs: list[Run]) -> str:
         stages = " ".join(f"{s.name}:{s.status}" for s in found.stages)
         rows.append((found.id, found.name, found.status, created, stages))
     return "\n".join(_columns(rows))
+
+
+def checks(findings: Sequence[Finding]) -> str:
+    """What `verify` found, as aligned columns."""
+    rows = [("CHECK", "RESULT", "")]
+    return "\n".join(_columns([*rows, *((f.check, f.status, f.message) for f in findings)]))
 
 
 def scores(rows: Sequence[Row]) -> str:

@@ -117,6 +117,23 @@ def stream(
     return answer
 
 
+def logits(model: Model, prompt: str, adapter: str | None = None) -> Any:
+    """What the model computes for the token after a rendered prompt: numpy float32 [vocabulary].
+
+    Raises what onnxruntime_genai raises where an adapter does not fit the graph.
+    """
+    import onnxruntime_genai as og
+
+    ids = _encode(model, prompt)
+    params = og.GeneratorParams(model.model)
+    params.set_search_options(max_length=len(ids) + 1)
+    generator = og.Generator(model.model, params)
+    if adapter is not None:
+        generator.set_active_adapter(model.adapters, adapter)
+    generator.append_tokens(ids)
+    return generator.get_logits().reshape(-1, generator.get_logits().shape[-1])[-1].astype("float32")
+
+
 def speed(model: Model, tokens: int, repeats: int = 3) -> float:
     """Tokens a second of the base, decoding `tokens` tokens whatever they are: the median of `repeats`."""
     import onnxruntime_genai as og
@@ -154,6 +171,14 @@ def until(pieces: Iterator[str], stops: Sequence[str]) -> Iterator[str]:
         yield held
 
 
+def _encode(model: Model, prompt: str) -> list[int]:
+    """Tokens of a rendered prompt."""
+    ids = [int(token) for token in model.tokenizer.encode(prompt)]
+    if len(ids) > 1 and ids[0] == ids[1] == model.bos:
+        ids = ids[1:]  # the chat template wrote the begin-of-text token as text already
+    return ids
+
+
 def _unstopped(
     model: Model,
     prompt: str,
@@ -167,9 +192,7 @@ def _unstopped(
     """Decoded tokens as they come, until the model ends its answer; counts them in `answer`."""
     import onnxruntime_genai as og
 
-    ids = [int(token) for token in model.tokenizer.encode(prompt)]
-    if len(ids) > 1 and ids[0] == ids[1] == model.bos:
-        ids = ids[1:]  # the chat template wrote the begin-of-text token as text already
+    ids = _encode(model, prompt)
     room = min(max_new_tokens, model.context_length - len(ids))
     if room < 1:
         raise ValueError(

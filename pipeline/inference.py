@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import generation, settings, templates
+from pipeline import generation, settings, templates, verify
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.run import DONE, Run
 
@@ -192,8 +192,10 @@ async def _end(key: str) -> None:
 
 def _serve(run: Run) -> None:
     """Answer requests from standard input until it closes. One request at a time, its sides in turn."""
-    adapter = run.artifact("onnx_adapter")
-    model = generation.load(Path(str(run.artifact("onnx"))), {"adapter": Path(adapter)} if adapter else {})
+    folder, adapter = Path(str(run.artifact("onnx"))), run.artifact("onnx_adapter")
+    # Before the runtime sees the files: what it says of those that don't fit helps nobody.
+    verify.require(verify.static(folder), f"its files in {folder} are not good")
+    model = generation.load(folder, {"adapter": Path(adapter)} if adapter else {})
     canceled: set[int] = set()
     requests = _requests(canceled)
     _say({"ready": True})

@@ -29,7 +29,11 @@ ALL = ("olive.workflows", "olive.engine", "olive.passes.pytorch.quant_utils", "t
 # What each stage's passes import besides.
 MODULES = {
     "finetune": ("pipeline.passes.quant_lora",),
-    "optimize": ("pipeline.passes.genai_builder", "pipeline.passes.lora_inputs"),
+    "optimize": (
+        "pipeline.passes.genai_builder",
+        "pipeline.passes.flat_tokens",
+        "pipeline.passes.lora_inputs",
+    ),
     "evaluate": ("pipeline.passes.answers", "onnxruntime_genai"),
     "score": ("pipeline.passes.score", "onnxruntime_genai"),
 }

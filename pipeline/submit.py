@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import secrets
 import shutil
@@ -11,7 +12,7 @@ from typing import Any
 from pipeline import datasets, models, settings, templates, worker
 from pipeline.errors import InputError
 from pipeline.publishers import PUBLISHERS
-from pipeline.recipe import Recipe
+from pipeline.recipe import Recipe, build
 from pipeline.run import Run
 from pipeline.stages import STAGES
 from pipeline.store import Store
@@ -31,6 +32,16 @@ def submit(store: Store, recipe: Recipe) -> str:
     run = store.add(recipe.name, recipe.to_dict(), data, stages)
     worker.ensure(store.home)
     return run
+
+
+def again(run: Run, changes: list[str] | None = None) -> Recipe:
+    """The recipe of an earlier run with the `key=value` changes of `--set`; its dataset is the lab's copy.
+
+    What the changes don't touch is reused: another dataset or rank means another adapter for the same
+    quantized base and the same graph. Raises InputError naming the key.
+    """
+    given = {**copy.deepcopy(run.recipe), "data": run.data, "group": ""}
+    return build(given, Path.cwd(), changes)
 
 
 def publish(store: Store, run: Run, to: str, options: Any) -> str:

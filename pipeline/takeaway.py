@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline import artifacts, card
-from pipeline.card import CARD, CHECKSUMS
+from pipeline import artifacts, card, checksums
+from pipeline.card import CARD
 from pipeline.errors import InputError, LabError
 from pipeline.run import DONE, Run
 
 RECIPE = "recipe.yaml"
-OURS = (CARD, RECIPE, CHECKSUMS, artifacts.MANIFEST)  # what of the folder itself is left behind
+OURS = (CARD, RECIPE, checksums.NAME, artifacts.MANIFEST)  # what of the folder itself is left behind
 EARLIEST = 315532800  # 1980-01-01, in seconds since the epoch
 PIECE = 1 << 20  # bytes read at a time
 READABLE = 0o100644 << 16  # a plain file that its owner may write and all may read, as zip keeps it
@@ -115,8 +115,8 @@ class Takeaway:
     def _sums(self, digests: dict[str, str] | None = None) -> Entry:
         """The checksums as `sha256sum` reads them; before they are known, as long as they will be."""
         known = digests or {entry.name: "0" * 64 for entry in self._entries}
-        text = "".join(f"{digest}  {name}\n" for name, digest in sorted(known.items())).encode()
-        return Entry(CHECKSUMS, len(text), io.BytesIO(text))
+        text = checksums.text(known).encode()
+        return Entry(checksums.NAME, len(text), io.BytesIO(text))
 
     def _info(self, entry: Entry) -> zipfile.ZipInfo:
         info = zipfile.ZipInfo(entry.name, self._when)  # the run's time, so that each download is the same

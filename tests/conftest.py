@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import exports
 import pytest
 from lab import CHILDREN, finish_all, plant, processes, until, write_safetensors
 
-from pipeline import worker
+from pipeline import artifacts, worker
 from pipeline.run import Run
 from pipeline.store import Store
 
@@ -90,13 +92,24 @@ def recipe_file(tmp_path: Path, model_folder: Path, dataset: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def written_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real export, written once; tests take a copy of it."""
+    return exports.write(tmp_path_factory.mktemp("export") / "export")
+
+
 @pytest.fixture
-def finished(store: Store) -> Run:
-    """A run all of whose stages are done, with an export of a few small files."""
+def export(written_export: Path, tmp_path: Path) -> Path:
+    """A small export that really answers, for the test to break."""
+    return shutil.copytree(written_export, tmp_path / "export")
+
+
+@pytest.fixture
+def finished(store: Store, written_export: Path) -> Run:
+    """A run all of whose stages are done, with a small export that really answers."""
     folder = store.home / "artifacts" / "optimize-0123456789abcdef" / "model"
-    (folder / "sub").mkdir(parents=True)
-    (folder / "model.onnx").write_bytes(b"graph" * 1000)
-    (folder / "adapter_weights.onnx_adapter").write_bytes(b"adapter")
+    shutil.copytree(written_export, folder)
+    (folder / "sub").mkdir()
     (folder / "sub" / "vocab.txt").write_text("words")
     answers = store.home / "artifacts" / "answers.json"
     said = {"text": "In the valley.", "tokens": 4, "tokens_per_second": 20.0, "first_token_seconds": 0.1}
@@ -105,7 +118,7 @@ def finished(store: Store) -> Run:
         "finetune": {"metrics": {"eval_loss_before": 2.5, "eval_loss_after": 1.25}},
         "optimize": {
             "artifacts": [
-                {"name": "model", "kind": "onnx", "path": str(folder), "bytes": 5012},
+                {"name": "model", "kind": "onnx", "path": str(folder), "bytes": artifacts.size(folder)},
                 {
                     "name": "adapter",
                     "kind": "onnx_adapter",

@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from lab import finish_all, plant, serving, until
@@ -423,7 +424,8 @@ class TestPublish:
         code, out, _ = cli(capsys, "publish", finished.id, "--to", "local", "--name", "trips", "--dry-run")
         assert code == 0
         assert out.startswith(f"trips version 1 -> {store.home}/registry/trips/1\n")
-        assert "         5,000 bytes  model.onnx\n" in out
+        size = (Path(str(finished.artifact("onnx"))) / "model.onnx").stat().st_size
+        assert f"{size:>16,} bytes  model.onnx\n" in out
         assert out.endswith("Nothing was published: this was a dry run.\n")
         assert sorted(store.home.rglob("*")) == before
         assert len(store.get(finished.id).stages) == 4
@@ -499,6 +501,45 @@ class TestDownload:
         assert not (tmp_path / "it.zip").exists()
 
 
+class TestVerify:
+    def test_a_folder_and_a_run_are_checked(self, finished: Run, capsys: Capture) -> None:
+        folder = str(finished.artifact("onnx"))
+        for target in (folder, finished.id):
+            code, out, err = cli(capsys, "verify", target)
+            assert (code, err) == (0, "")
+            assert out.startswith(f"{folder}\nCHECK ")
+            assert re.search(
+                r"^answers with adapter_weights.onnx_adapter +ok +answers diff", out, re.MULTILINE
+            )
+
+    def test_what_failed_is_exit_code_1(self, finished: Run, capsys: Capture) -> None:
+        (Path(str(finished.artifact("onnx"))) / "lab.json").unlink()
+        code, out, _ = cli(capsys, "verify", finished.id)
+        assert code == 1
+        assert re.search(r"^template +failed +lab.json is missing; export", out, re.MULTILINE)
+        code, out, _ = cli(capsys, "verify", finished.id, "--json")
+        found = json.loads(out)
+        assert (code, found["good"]) == (1, False)
+        assert {"check": "template", "status": "failed", "message": ANY} in found["checks"]
+
+    def test_json_of_a_good_one(self, finished: Run, capsys: Capture) -> None:
+        code, out, _ = cli(capsys, "verify", finished.id, "--json")
+        found = json.loads(out)
+        assert (code, found["good"], found["folder"]) == (0, True, finished.artifact("onnx"))
+        assert {check["status"] for check in found["checks"]} == {"ok"}
+
+    def test_bad_input_is_exit_code_2(self, store: Store, tmp_path: Path, capsys: Capture) -> None:
+        queued = store.add("trip", {}, tmp_path, {"quantize": {}})
+        for target, reason in (
+            (tmp_path / "nowhere", "no such folder"),
+            ("nothing", "nothing: no such run"),
+            (queued, "has no exported model; it is queued"),
+        ):
+            code, out, err = cli(capsys, "verify", target)
+            assert (code, out) == (2, "")
+            assert reason in err
+
+
 def test_a_home_that_is_a_file_is_exit_code_2(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -540,7 +581,7 @@ def test_help_names_every_verb_of_the_contract(home: Path, capsys: Capture) -> N
     code, out, _ = cli(capsys, "--help")
     assert code == 0
     verbs = ["check", "run", "submit", "list", "show", "logs", "cancel", "retry", "scorecard", "chat"]
-    verbs += ["publish", "download", "worker"]
+    verbs += ["verify", "convert", "publish", "download", "worker"]
     assert re.findall(r"^    (\w+)", out, re.MULTILINE) == verbs
 
 

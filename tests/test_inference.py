@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import exports
 import pytest
 from lab import plant, processes, until
 
@@ -196,6 +197,37 @@ def test_a_model_that_loads_for_ever_is_given_up(
     until(lambda: not processes(home), "the end of the process")
 
 
+def test_the_real_process_answers_from_a_real_export(
+    home: Path, finished: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "_servers", {})
+    monkeypatch.setattr(inference, "_starting", asyncio.Lock())
+    (said,) = ask(home, finished, "Hello")
+    text = {
+        side: "".join(piece.get("text", "") for piece in said if piece["side"] == side)
+        for side in inference.SIDES
+    }
+    assert text["base"]
+    assert text["adapter"]
+    assert text["base"] != text["adapter"]
+
+
+def test_an_adapter_of_another_graph_is_told_before_the_model_is_loaded(
+    home: Path, finished: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "_servers", {})
+    monkeypatch.setattr(inference, "_starting", asyncio.Lock())
+    file = Path(str(finished.artifact("onnx_adapter")))
+    exports.write_adapter(file, {"layers.0.lora_A": exports.random(16, 4)})
+    with pytest.raises(LabError) as raised:
+        ask(home, finished, "Hello")
+    assert str(raised.value) == (
+        f"The model could not be loaded: its files in {file.parent} are not good: adapter {file.name}:"
+        f" {file.name} belongs to another graph: layers.0.lora_A is not an input of the graph;"
+        " use the adapter exported with this model."
+    )
+
+
 def test_what_cannot_answer_is_refused(home: Path, store: Store, finished: Run) -> None:
     queued = store.get(plant(store))
     with pytest.raises(
@@ -229,6 +261,7 @@ def serve(
     said: list[dict[str, Any]] = []
     template = SimpleNamespace(fields=("prompt", "response"), prompt=lambda row: f"<{row['prompt']}>")
     model = SimpleNamespace(template=template, names=frozenset({"adapter"}))
+    monkeypatch.setattr("pipeline.verify.static", lambda folder: [])
     monkeypatch.setattr("pipeline.generation.load", lambda folder, adapters: model)
     monkeypatch.setattr("pipeline.generation.stream", stream)
     monkeypatch.setattr(inference, "_requests", lambda canceled: iter(requests))

@@ -6,16 +6,19 @@ import os
 import shutil
 from pathlib import Path
 
+ANOTHERS = ("artifact.json", "SHA256SUMS")
+
 
 def carry_over(source: Path, folder: Path) -> list[Path]:
     """Link what stands beside the graph file `source`, weights too, into `folder`, which is made.
 
-    Returns what was linked and is not weights. Adapters stay behind: they are another run's.
+    Returns what was linked and is not weights. What belongs to another run stays behind: its adapters, its
+    manifest and its checksums.
     """
     folder.mkdir(parents=True, exist_ok=True)
     others = []
     for file in source.parent.iterdir():
-        if file == source or not file.is_file() or file.suffix == ".onnx_adapter":
+        if file == source or not file.is_file() or file.suffix == ".onnx_adapter" or file.name in ANOTHERS:
             continue
         target = folder / file.name
         try:

@@ -36,6 +36,7 @@ from olive.passes.olive_pass import PassConfigParam
 from onnx import TensorProto, helper
 
 from pipeline.events import emit
+from pipeline.generation import LAB
 from pipeline.passes.flat_tokens import flat_tensors
 from pipeline.passes.folders import carry_over
 from pipeline.passes.peft_lora import Array, Lora, read_adapter
@@ -59,7 +60,8 @@ class LoraInputs(Pass):
         return {
             "adapter_path": PassConfigParam(
                 type_=str, required=True, description="Folder of a PEFT LoRA adapter."
-            )
+            ),
+            "base": PassConfigParam(type_=str, default_value="", description="What the base is called."),
         }
 
     def _run_for_config(
@@ -74,6 +76,7 @@ class LoraInputs(Pass):
             add_branches(graph.graph, set(modules), read_widths(source.parent))
         onnx.save(graph, folder / source.name)
         write_adapter(weights_for(modules, graph.graph, read_widths(source.parent)), folder / ADAPTER)
+        note_base(folder, config.base)
         emit(message="Adapter written", progress=0.95)
         return ONNXModelHandler(
             folder,
@@ -88,7 +91,17 @@ def convert(adapter: Path, folder: Path, file: Path) -> None:
     Raises ValueError with the reason if they do not fit.
     """
     graph = onnx.load(folder / "model.onnx", load_external_data=False).graph
+    if not places(graph):
+        raise ValueError("the graph has no places for adapters; export it once with an adapter")
     write_adapter(weights_for(read_adapter(adapter), graph, read_widths(folder)), file)
+
+
+def note_base(folder: Path, base: str) -> None:
+    """Write into the folder's lab.json what the base is called, for adapters from elsewhere."""
+    file = folder / LAB
+    known = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    file.unlink(missing_ok=True)  # it may be a link to another folder's
+    file.write_text(json.dumps({**known, "base": base}, ensure_ascii=False, indent=1) + "\n", "utf-8")
 
 
 def read_widths(folder: Path) -> dict[str, int]:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import card
-from pipeline.card import CARD, CHECKSUMS
+from pipeline import card, checksums, verify
+from pipeline.card import CARD
 from pipeline.errors import InputError, LabError
 from pipeline.options import option
 from pipeline.run import DONE, Run
@@ -63,7 +63,7 @@ def plan(home: Path, run: Run, options: Options) -> dict[str, Any]:
     files = [
         {"path": str(path.relative_to(source)), "bytes": path.stat().st_size}
         for path in sorted(Path(source).rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != checksums.NAME  # the copy gets its own
     ]
     return {
         "name": options.name,
@@ -75,11 +75,14 @@ def plan(home: Path, run: Run, options: Options) -> dict[str, Any]:
 
 
 def publish(home: Path, run: Run, options: Options, report: Callable[[str, float], None]) -> dict[str, Any]:
-    """Copy the exported model into the registry; `report` is told what is done and the fraction.
+    """Verify the exported model and copy it into the registry; `report` is told what is done, the fraction.
 
-    Returns name, version, path and bytes. A version is there whole or not at all.
+    Returns name, version, path and bytes. A version is there whole or not at all. Raises InputError where
+    `plan` does, and LabError with every check of the model that failed; nothing is written then.
     """
     planned = plan(home, run, options)
+    report("Verifying the exported model", 0.0)
+    verify.require(verify.whole(Path(str(run.artifact("onnx")))), "Nothing was published")
     target = Path(planned["target"])
     part = target.with_name(f".{target.name}.part")
     for begun in target.parent.glob(".*.part"):  # by a process that was killed; only one publishes at a time
@@ -90,7 +93,7 @@ def publish(home: Path, run: Run, options: Options, report: Callable[[str, float
         written = card.text(home, run, f"{options.name}, version {planned['version']}", options.description)
         (part / CARD).write_text(written, encoding="utf-8")
         sums[CARD] = hashlib.sha256(written.encode()).hexdigest()
-        (part / CHECKSUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())))
+        (part / checksums.NAME).write_text(checksums.text(sums), encoding="utf-8")
         facts = {
             "run": run.id,
             "created": time.time(),
@@ -139,8 +142,11 @@ def _numbers(folder: Path) -> list[str]:
 def _copy(
     source: Path, target: Path, planned: dict[str, Any], report: Callable[[str, float], None]
 ) -> dict[str, str]:
-    """Copy file by file and return each one's SHA-256, taken of what was read."""
-    sums = {}
+    """Copy file by file and return each one's SHA-256, taken of what was read.
+
+    Raises LabError for one that is not what the export's checksums say: it changed after it was verified.
+    """
+    told, sums = checksums.read(source), {}
     done = 0
     for file in planned["files"]:
         report(f"Copying {file['path']}", done / max(planned["bytes"], 1))
@@ -152,4 +158,6 @@ def _copy(
                 write.write(block)
                 done += len(block)
         sums[file["path"]] = digest.hexdigest()
+        if told.get(file["path"]) not in (None, sums[file["path"]]):
+            raise LabError(f"{file['path']} changed while it was copied; publish again.")
     return sums

@@ -46,6 +46,9 @@ class Context:
     config: dict[str, Any] = field(
         default_factory=dict
     )  # the base's config.json, so that workflows stay pure
+    name: str = ""  # the base as the recipe calls it
+    # Exports of the same checkpoint with the same options, newest first, and the modules they have places for.
+    graphs: dict[Path, list[str]] = field(default_factory=dict)
 
     @property
     def base(self) -> Path:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
+from pipeline import checksums
 from pipeline.options import option
 from pipeline.stages import Artifact, Context, Results, olive
 from pipeline.stages.quantize import Model
@@ -49,7 +52,19 @@ def uses_rows(_: Options) -> bool:
 
 
 def workflow(options: Options, context: Context) -> dict[str, Any]:
-    """The Olive workflow: export, then the adapter's inputs if there is an adapter."""
+    """The Olive workflow: export, then the adapter's inputs if there is an adapter.
+
+    An earlier export with places for the adapter is taken as it is, and only the adapter is written.
+    """
+    adapter = {
+        "type": "LoraInputs",
+        "adapter_path": str(context.inputs.get("adapter", "")),
+        "base": context.name,
+    }
+    graph = earlier(context)
+    if graph is not None:
+        made = {"type": "ONNXModel", "model_path": str(graph), "onnx_file_name": GRAPH}
+        return olive.workflow(context, made, {"adapter": adapter}, provider=options.provider)
     passes: dict[str, dict[str, Any]] = {
         "export": {
             "type": "GenaiBuilder",
@@ -61,16 +76,37 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
     if options.device == "cpu":
         passes["flat"] = {"type": "FlatTokens"}
     if "adapter" in context.inputs:
-        passes["adapter"] = {"type": "LoraInputs", "adapter_path": str(context.inputs["adapter"])}
+        passes["adapter"] = adapter
     return olive.workflow(context, olive.hf_model(context.base), passes, provider=options.provider)
 
 
+def earlier(context: Context) -> Path | None:
+    """An export of the same checkpoint that has places for all modules of the adapter."""
+    if "adapter" not in context.inputs:
+        return None
+    wanted = set(adapted(context.inputs["adapter"]))
+    return next((graph for graph, places in context.graphs.items() if wanted <= set(places)), None)
+
+
+def adapted(adapter: Path) -> list[str]:
+    """Names of the modules that a PEFT adapter is for; [] if it does not say."""
+    try:
+        named = json.loads((adapter / "adapter_config.json").read_text("utf-8")).get("target_modules")
+    except FileNotFoundError:
+        return []
+    return sorted(named) if isinstance(named, list) else []
+
+
 def results(context: Context) -> Results:
-    """The folder ONNX Runtime GenAI loads, and the adapter's file in it."""
+    """The folder ONNX Runtime GenAI loads, and the adapter's file in it. Writes the folder's checksums."""
     folder = context.output
     artifacts = [Artifact("ONNX model", "onnx", folder)]
-    metrics = {"model_bytes": sum(f.stat().st_size for f in folder.glob(f"{GRAPH}*"))}
+    metrics: dict[str, Any] = {"model_bytes": sum(f.stat().st_size for f in folder.glob(f"{GRAPH}*"))}
     if "adapter" in context.inputs:
         artifacts.append(Artifact("ONNX adapter", "onnx_adapter", folder / ADAPTER))
         metrics["adapter_bytes"] = (folder / ADAPTER).stat().st_size
+        graph = earlier(context)
+        metrics["places"] = context.graphs[graph] if graph else adapted(context.inputs["adapter"])
+        metrics["graph_reused"] = graph is not None
+    checksums.write(folder)  # of what was just written, so that later damage shows
     return Results(artifacts, metrics)

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -15,9 +16,10 @@ from typing import Any
 import pytest
 from lab import finish_all, plant
 
-from pipeline import generation, settings, starter, takeaway, templates
+from pipeline import checksums, generation, settings, starter, takeaway, templates, verify
 from pipeline.stages import Context, evaluate, finetune, optimize, quantize, score
 from pipeline.stages.execute import execute
+from pipeline.stages.optimize import ADAPTER
 from pipeline.store import Store
 
 pytestmark = pytest.mark.chain
@@ -116,6 +118,64 @@ def test_the_export_is_small_and_complete(lab: dict[str, Any]) -> None:
     folder = lab["inputs"]["onnx"]
     names = ["genai_config.json", "tokenizer.json", "chat_template.jinja", "lab.json", "app.py"]
     assert [name for name in names if not (folder / name).is_file()] == []
+
+
+@pytest.fixture
+def copied(lab: dict[str, Any], tmp_path: Path) -> Path:
+    """The export, for a test to break; its large files are links until they are replaced."""
+    return shutil.copytree(lab["inputs"]["onnx"], tmp_path / "export", copy_function=os.link)
+
+
+def failures(findings: list[verify.Finding]) -> list[str]:
+    return [finding.check for finding in verify.failed(findings)]
+
+
+def test_the_export_verifies(lab: dict[str, Any]) -> None:
+    found = {finding.check: finding for finding in verify.whole(lab["inputs"]["onnx"])}
+    assert {finding.status for finding in found.values()} == {"ok"}, found
+    assert re.match(r"fits: (\d+) of the graph's \1 adapter", found[f"adapter {ADAPTER}"].message)
+    assert len(checksums.read(lab["inputs"]["onnx"])) > 5
+    assert "answers differently from the base" in found[f"answers with {ADAPTER}"].message
+
+
+def test_an_adapter_of_another_model_does_not_verify(copied: Path) -> None:
+    other = read_parameters(copied / ADAPTER)
+    renamed = {f"other.{name}": tensor for name, tensor in other.items()}
+    write_parameters(copied / ADAPTER, renamed)
+    (copied / checksums.NAME).unlink()
+    found = verify.whole(copied)
+    assert failures(found) == [f"adapter {ADAPTER}"]
+    assert f"belongs to another graph: {min(renamed)} is not" in verify.failed(found)[0].message
+    assert found[-1] == verify.Finding("answers", "skipped", found[-1].message)
+
+
+def test_an_adapter_of_zeros_does_not_verify(copied: Path) -> None:
+    zeros = {name: 0 * tensor for name, tensor in read_parameters(copied / ADAPTER).items()}
+    write_parameters(copied / ADAPTER, zeros)
+    assert failures(verify.whole(copied)) == ["checksums"]
+    checksums_anew(copied)
+    found = verify.whole(copied)
+    assert failures(found) == [f"answers with {ADAPTER}"]
+    assert "do not differ" in verify.failed(found)[0].message
+
+
+def checksums_anew(folder: Path) -> None:
+    (folder / checksums.NAME).unlink()  # it is a link to the one of all tests
+    checksums.write(folder)
+
+
+def read_parameters(file: Path) -> dict[str, Any]:
+    import onnxruntime
+
+    parameters = onnxruntime.AdapterFormat.read_adapter(str(file)).get_parameters()
+    return {name: value.numpy().copy() for name, value in parameters.items()}
+
+
+def write_parameters(file: Path, tensors: dict[str, Any]) -> None:
+    from pipeline.passes.lora_inputs import write_adapter
+
+    file.unlink()
+    write_adapter(tensors, file)
 
 
 def test_answers_of_both_sides(lab: dict[str, Any]) -> None:

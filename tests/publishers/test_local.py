@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import exports
 import pytest
 import yaml
 from lab import finish_all, plant, until
 
-from pipeline import settings, submit
+from pipeline import artifacts, checksums, settings, submit, verify
 from pipeline.errors import InputError, LabError
 from pipeline.publishers import PUBLISHERS, local, options_of
 from pipeline.run import Run
@@ -37,22 +38,25 @@ def test_a_version_has_every_file_a_card_and_checksums(store: Store, finished: R
     said: Said = []
     published = publish(store, finished, said, description="Knows the valley.")
     folder = Path(published["path"])
-    assert (published["name"], published["version"], published["bytes"]) == ("trips", "1", 5012)
+    assert (published["name"], published["version"]) == ("trips", "1")
     assert folder == store.home / "registry" / "trips" / "1"
-    assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()) == [
-        "README.md", "SHA256SUMS", "adapter_weights.onnx_adapter", "model.onnx",
-        "published.json", "sub/vocab.txt",
-    ]  # fmt: skip
     source = Path(str(finished.artifact("onnx")))
-    assert (folder / "model.onnx").read_bytes() == (source / "model.onnx").read_bytes()
+    copied = {p.relative_to(source) for p in source.rglob("*") if p.is_file()}
+    made = {Path("README.md"), Path("SHA256SUMS"), Path("published.json")}
+    assert {p.relative_to(folder) for p in folder.rglob("*") if p.is_file()} == copied | made
+    assert Path("sub/vocab.txt") in copied
+    copied.remove(Path(checksums.NAME))
+    assert [path for path in copied if (folder / path).read_bytes() != (source / path).read_bytes()] == []
+    assert published["bytes"] == sum((source / path).stat().st_size for path in copied)
     assert [fraction for _, fraction in said] == sorted(fraction for _, fraction in said)
 
 
 def test_sha256sum_agrees_and_sees_damage(store: Store, finished: Run) -> None:
     folder = Path(publish(store, finished)["path"])
-    check = ["sha256sum", "--check", "--strict", local.CHECKSUMS]
+    check = ["sha256sum", "--check", "--strict", checksums.NAME]
     done = subprocess.run(check, cwd=folder, capture_output=True, text=True)
-    assert (done.returncode, done.stdout.count(": OK\n")) == (0, 4)
+    listed = len(list(folder.rglob("*"))) - len(["SHA256SUMS", "published.json", "sub"])
+    assert (done.returncode, done.stdout.count(": OK\n")) == (0, listed)
     (folder / "model.onnx").write_bytes(b"damaged")
     assert subprocess.run(check, cwd=folder, capture_output=True).returncode == 1
 
@@ -83,11 +87,12 @@ def test_versions_count_on_and_none_is_overwritten(store: Store, finished: Run) 
 
 def test_a_plan_writes_nothing(store: Store, finished: Run) -> None:
     planned = local.plan(store.home, finished, local.Options(name="trips"))
-    assert (planned["version"], planned["bytes"]) == ("1", 5012)
+    source = Path(str(finished.artifact("onnx")))
+    assert planned["version"] == "1"
+    assert planned["bytes"] == artifacts.size(source) - (source / checksums.NAME).stat().st_size
     assert planned["target"] == str(store.home / "registry" / "trips" / "1")
-    assert [file["path"] for file in planned["files"]] == [
-        "adapter_weights.onnx_adapter", "model.onnx", "sub/vocab.txt",
-    ]  # fmt: skip
+    names = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
+    assert {file["path"] for file in planned["files"]} == names - {checksums.NAME}
     assert not (store.home / "registry").exists()
 
 
@@ -166,6 +171,49 @@ local.publish(store.home, store.get(sys.argv[1]), local.Options(name="trips", ve
     assert (local.versions(store.home), (store.home / "registry" / "trips" / "5").exists()) == ([], False)
     assert publish(store, finished)["version"] == "1"
     assert [path.name for path in (store.home / "registry" / "trips").iterdir()] == ["1"]
+
+
+def test_a_published_version_verifies(store: Store, finished: Run) -> None:
+    found = verify.whole(Path(publish(store, finished)["path"]))
+    assert {finding.status for finding in found} == {"ok"}
+
+
+def test_what_does_not_verify_is_refused_before_anything_is_copied(store: Store, finished: Run) -> None:
+    source = Path(str(finished.artifact("onnx")))
+    (source / "tokenizer.json").unlink()
+    weights = bytearray((source / "model.onnx.data").read_bytes())
+    weights[0] ^= 1
+    (source / "model.onnx.data").write_bytes(weights)
+    said: Said = []
+    with pytest.raises(LabError) as raised:
+        publish(store, finished, said)
+    assert str(raised.value) == (
+        "Nothing was published: tokenizer: tokenizer.json is missing; export the model again;"
+        " checksums: tokenizer.json is missing; export the model again."
+    )
+    assert said == [("Verifying the exported model", 0.0)]
+    assert not (store.home / "registry").exists()
+
+
+def test_an_adapter_that_does_nothing_is_not_published(store: Store, finished: Run) -> None:
+    file = Path(str(finished.artifact("onnx_adapter")))
+    exports.write_adapter(file, {"a": exports.random(16, 4), "b": 0 * exports.random(4, 16)})
+    checksums.write(file.parent)
+    with pytest.raises(
+        LabError, match=r"answers with adapter_weights\.onnx_adapter: its answers do not differ"
+    ):
+        publish(store, finished)
+    assert not (store.home / "registry").exists()
+
+
+def test_a_file_that_changes_after_it_was_verified_is_not_published(store: Store, finished: Run) -> None:
+    def change(text: str, fraction: float) -> None:
+        if text == "Copying model.onnx.data":
+            os.truncate(Path(str(finished.artifact("onnx"))) / "model.onnx.data", 5)
+
+    with pytest.raises(LabError, match=r"model\.onnx\.data changed while it was copied; publish again"):
+        local.publish(store.home, finished, local.Options(name="trips"), change)
+    assert tree(store.home) == ["trips"]
 
 
 def test_options_are_checked_by_name() -> None:

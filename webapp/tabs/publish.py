@@ -81,7 +81,9 @@ def build(tab: gr.Tab) -> None:
     progress = parts.drawn("stage", elem_id="publish-progress")
     versions = parts.drawn("table", elem_id="publish-versions")
     gr.Markdown(
-        "Each folder holds the model, its card (`README.md`), and checksums: `sha256sum -c SHA256SUMS`."
+        "Before anything is copied, the export is verified: its files fit together and are as they were"
+        " written, and it answers, differently with its adapter. Each folder holds the model, its card"
+        " (`README.md`), and checksums: `sha256sum -c SHA256SUMS`."
     )
 
     given = [run, *inputs.inputs]

@@ -1,0 +1,51 @@
+"""SHA256SUMS: what `sha256sum -c` reads, of the files of a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pipeline import settings
+
+NAME = "SHA256SUMS"
+LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
+
+
+def write(folder: Path) -> None:
+    """Write the checksums of every file in the folder, itself left out, as it stands now."""
+    files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    (folder / NAME).write_text(text(of(folder, (name for name in files if name != NAME))), "utf-8")
+
+
+def of(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of files by name. Raises OSError for one that cannot be read."""
+    wanted = sorted(names)
+    # A file is one stream, so that the result is what sha256sum finds; hashing lets go of the interpreter.
+    with ThreadPoolExecutor(settings.cores()) as pool:
+        return dict(zip(wanted, pool.map(lambda name: _of(folder / name), wanted), strict=True))
+
+
+def text(sums: Mapping[str, str]) -> str:
+    """The lines of the file, by name."""
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
+
+
+def read(folder: Path) -> dict[str, str]:
+    """The folder's checksums by name; empty if it has none. Raises ValueError naming a line that is none."""
+    if not (folder / NAME).is_file():
+        return {}
+    found = {}
+    for number, line in enumerate((folder / NAME).read_text("utf-8").splitlines(), 1):
+        match = LINE.fullmatch(line)
+        if match is None:
+            raise ValueError(f"line {number} of {NAME} is no checksum; export the model again")
+        found[match[2]] = match[1]
+    return found
+
+
+def _of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

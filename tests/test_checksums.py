@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline import checksums
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "model.onnx").write_bytes(b"graph")
+    (tmp_path / "sub" / "two words.txt").write_bytes(b"words")
+    checksums.write(tmp_path)
+    return tmp_path
+
+
+def test_sha256sum_reads_what_is_written_and_so_do_we(folder: Path) -> None:
+    check = ["sha256sum", "--check", "--strict", checksums.NAME]
+    done = subprocess.run(check, cwd=folder, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "model.onnx: OK\nsub/two words.txt: OK\n")
+    assert checksums.read(folder) == checksums.of(folder, ["sub/two words.txt", "model.onnx"])
+    (folder / "model.onnx").write_bytes(b"grapH")
+    assert subprocess.run(check, cwd=folder, capture_output=True).returncode == 1
+    assert checksums.read(folder) != checksums.of(folder, ["sub/two words.txt", "model.onnx"])
+
+
+def test_writing_again_does_not_count_the_list_itself(folder: Path) -> None:
+    before = (folder / checksums.NAME).read_bytes()
+    checksums.write(folder)
+    assert (folder / checksums.NAME).read_bytes() == before
+
+
+def test_a_folder_without_has_none_and_a_faulty_line_is_named(folder: Path) -> None:
+    with (folder / checksums.NAME).open("a") as file:
+        file.write("abc  model.onnx\n")
+    with pytest.raises(ValueError, match="line 3 of SHA256SUMS is no checksum"):
+        checksums.read(folder)
+    (folder / checksums.NAME).unlink()
+    assert checksums.read(folder) == {}
