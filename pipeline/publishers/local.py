@@ -24,6 +24,7 @@ CARD = "README.md"
 CHECKSUMS = "SHA256SUMS"
 FACTS = "published.json"
 DESCRIPTION = "A language model with a detachable LoRA adapter, for ONNX Runtime GenAI."
+MERGED = "A language model with a LoRA adapter merged into its weights, for ONNX Runtime GenAI."
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ def plan(home: Path, run: Run, options: Options) -> dict[str, Any]:
             " the first a letter or digit"
         )
     source = run.artifact("onnx")
+    if source is None and run.artifact("workflow"):
+        raise InputError(f"run: {run.id} needs a graph to publish, and its export is not run here")
     if run.status != DONE or source is None:
         problems.append(
             f"run: {run.id} is {run.status} and has no exported model yet; only a finished one is published"
@@ -167,7 +170,7 @@ def _card(run: Run, options: Options, version: str) -> str:
     measured = yaml.safe_dump(metrics, sort_keys=False, allow_unicode=True)
     return (
         f"# {options.name}, version {version}\n\n"
-        f"{options.description or DESCRIPTION}\n\n"
+        f"{options.description or (MERGED if run.artifact('merged') else DESCRIPTION)}\n\n"
         f"- Base model: {shown['model']}\n- Data: {shown['data']}\n- Run: {run.id}\n\n"
         "Run it with `pip install onnxruntime-genai` and `python app.py`.\n"
         f"Check the files with `sha256sum -c {CHECKSUMS}`.\n\n"

@@ -201,3 +201,27 @@ def test_two_queued_for_one_version_give_one_version_and_one_reason(store: Store
     ]
     facts = json.loads((store.home / "registry" / "trips" / "3" / local.FACTS).read_text())
     assert facts["run"] == finished.id
+
+
+def test_a_workflow_is_not_published(store: Store) -> None:
+    run = finish_all(
+        store, plant(store), {"optimize": {"artifacts": [artifact("workflow", "workflow.json")]}}
+    )
+    with pytest.raises(InputError, match="needs a graph to publish, and its export is not run here"):
+        local.plan(store.home, run, local.Options(name="trips"))
+
+
+def test_the_card_of_a_merged_adapter_says_that_it_cannot_be_taken_off(store: Store) -> None:
+    onnx = store.home / "artifacts" / "optimize-1"
+    onnx.mkdir(parents=True)
+    (onnx / "model.onnx").write_bytes(b"x")
+    made = [artifact("onnx", str(onnx)), artifact("merged", str(onnx / "merged.json"))]
+    run = finish_all(store, plant(store), {"optimize": {"artifacts": made}})
+    card = (Path(publish(store, run)["path"]) / local.CARD).read_text()
+    assert local.MERGED in card
+    assert "detachable" not in card
+
+
+def artifact(kind: str, path: str) -> dict[str, Any]:
+    """As the store keeps one."""
+    return {"name": kind, "kind": kind, "path": path, "bytes": 1}
