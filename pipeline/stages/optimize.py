@@ -78,7 +78,13 @@ class Options:
     adapter: Literal["detachable", "merged"] = option(
         "detachable",
         "The adapter as a file of its own that the graph takes or leaves, or folded into the weights, which"
-        " are then rounded again: one model, faster, without a base side",
+        " are then rounded again: one model without a base side",
+    )
+    merged_bits: Literal[4, 8] = option(
+        8,
+        "Bits of the packed weights that a merged adapter is folded into: 8 keeps what was learned, 4 is half"
+        " as large and can undo most of it",
+        advanced=True,
     )
     block_size: Literal[16, 32, 64, 128, 256] = option(
         32, "Weights per scale where the export itself quantizes", advanced=True
@@ -213,7 +219,7 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
     if "adapter" in context.inputs:
         adapter = str(context.inputs["adapter"])
         if options.adapter == "merged":
-            passes = {"merge": _merge(adapter, context), **passes}
+            passes = {"merge": _merge(options, adapter, context), **passes}
             data_configs = [olive.rows("held_out", context, part="eval", **HELD_OUT)]
         else:
             passes["adapter"] = {"type": "LoraInputs", "adapter_path": adapter}
@@ -232,11 +238,12 @@ def _export(options: Options, context: Context) -> dict[str, Any]:
     }
 
 
-def _merge(adapter: str, context: Context) -> dict[str, Any]:
+def _merge(options: Options, adapter: str, context: Context) -> dict[str, Any]:
     return {
         "type": "MergeAdapter",
         "adapter_path": adapter,
         "data_config": "held_out",
+        "bits": options.merged_bits,
         "report": str(context.work / MERGED),
     }
 

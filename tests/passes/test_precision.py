@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import tiny
-from test_export import PROMPTS, apply, quantized, run
+from test_export import PROMPTS, apply, both, quantized, run
 
 pytestmark = pytest.mark.chain
 
@@ -129,3 +129,17 @@ def test_int8_activations_show(tmp_path: Path) -> None:
     extra = {"accuracy_level": 4, "block_size": 32}
     _, error, _ = exported("llama", "rtn", tmp_path, precision="fp32", extra_options=extra)
     assert 1e-3 < error < 5e-2
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options"),
+    [("float", {"precision": "int8"}), ("rtn", {"precision": "int8"}), ("rtn", {"embedding": "float"})],
+    ids=str,
+)
+def test_an_adapter_fits_the_graph(algorithm: str, options: dict[str, str], tmp_path: Path) -> None:
+    source = tiny.build("llama", tmp_path / "model")
+    export = {"precision": "int4", "extra_options": {"accuracy_level": 1}, **options}
+    for pair in both(quantized(source, tmp_path / "quantized", algorithm), tmp_path, export):
+        moved = pair.torch_adapter - pair.torch_base
+        assert pair.learned() > 1
+        assert abs(pair.onnx_adapter - pair.onnx_base - moved).max() < 0.25 * abs(moved).max()
