@@ -131,9 +131,7 @@ def chat(args: argparse.Namespace) -> int:
     """Ask a finished run something, with and without its adapter."""
     store = Store(settings.home())
     found = store.get(args.run)
-    sides = inference.SIDES if args.side == "both" else (args.side,)
-    if args.side == "both" and found.artifact("onnx_adapter") is None:
-        sides = ("base",)
+    sides = inference.sides(found) if args.side == "both" else (args.side,)
     answers = asyncio.run(_ask(store, found, sides, args))
     if args.json:
         print(json.dumps({"prompt": args.prompt, "seed": args.seed, **answers}, indent=2, ensure_ascii=False))

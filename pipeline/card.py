@@ -13,6 +13,7 @@ from pipeline.run import PUBLISH, Run
 
 CARD = "README.md"
 WITH_ADAPTER = "A language model with a detachable LoRA adapter, for ONNX Runtime GenAI."
+MERGED = "A language model with a LoRA adapter merged into its weights, for ONNX Runtime GenAI."
 WITHOUT = "A language model for ONNX Runtime GenAI."
 UNKNOWN = "not stated"
 GENAI = "onnxruntime-genai"
@@ -26,7 +27,7 @@ def text(home: Path, run: Run, title: str, description: str = "") -> str:
     Whatever a user wrote (names, `description`, the recipe) stands in it as text, whatever it looks like.
     """
     packages = artifacts.packages(Path(str(run.artifact("onnx"))))
-    adapter = run.artifact("onnx_adapter") is not None
+    about = MERGED if run.artifact("merged") else WITH_ADAPTER if run.artifact("onnx_adapter") else WITHOUT
     facts = {
         "Base model": _shown(run)["model"],
         "Licence of the base": licences.of(str(run.recipe["model"]), home) or UNKNOWN,
@@ -38,7 +39,7 @@ def text(home: Path, run: Run, title: str, description: str = "") -> str:
         "\n\n".join(
             [
                 f"# {_plain(title)}",
-                _plain(description) or (WITH_ADAPTER if adapter else WITHOUT),
+                _plain(description) or about,
                 "\n".join(f"- {name}: {_plain(value)}" for name, value in facts.items()),
                 f"Run it with `pip install {_genai(run, packages)}` and `python app.py`.\n"
                 f"Check the files with `sha256sum -c {checksums.NAME}`.",

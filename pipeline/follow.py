@@ -86,6 +86,8 @@ def scores(rows: Sequence[Row]) -> str:
             "KL DATA",
             "PPL GENERAL",
             "KL GENERAL",
+            "PPL EXPORTED",
+            "KL EXPORTED",
             "TIME",
             "PEAK MEMORY",
             "ON GPU",
@@ -102,6 +104,8 @@ def scores(rows: Sequence[Row]) -> str:
                 _figure(row.data_divergence, ".3f"),
                 _figure(row.general_perplexity, ".2f"),
                 _figure(row.general_divergence, ".3f"),
+                _figure(row.exported_perplexity, ".2f"),
+                _figure(row.exported_divergence, ".3f"),
                 _figure(row.seconds, ".1f", " s"),
                 megabytes(row.peak_memory_bytes) if row.peak_memory_bytes else "",
                 megabytes(row.peak_gpu_memory_bytes) if row.peak_gpu_memory_bytes else "",
@@ -196,13 +200,15 @@ def _result(stage: StageRun) -> str:
     m = stage.metrics
     if m.get("eval_loss_before") is not None and m.get("eval_loss_after") is not None:
         return f"held-out loss {m['eval_loss_before']:.3f} -> {m['eval_loss_after']:.3f}"
-    if m.get("base_tokens_per_second") is not None:
-        text = f"base {m['base_tokens_per_second']:.0f} tokens/s"
-        adapter = m.get("adapter_tokens_per_second")
-        return f"{text}, adapter {adapter:.0f} tokens/s" if adapter else text
+    if m.get("held_out_perplexity_merged") is not None:
+        merged, beside = m["held_out_perplexity_merged"], m["held_out_perplexity_detachable"]
+        return f"held-out perplexity merged {merged:.3f}, detachable {beside:.3f}"
     if "version" in m:
         return f"{m['name']} version {m['version']}"
-    return ""
+    # A merged adapter has no base side, and without fine-tuning there is no other.
+    sides = [(side, m.get(f"{side}_tokens_per_second")) for side in ("base", "adapter")]
+    speeds = ", ".join(f"{side} {speed:.0f} tokens/s" for side, speed in sides if speed)
+    return speeds or str(m.get("not_run_here", ""))
 
 
 def _answers(rows: list[dict[str, Any]]) -> list[str]:

@@ -94,6 +94,20 @@ async def stream(
                 await _send(server, {"cancel": number})
 
 
+def sides(run: Run) -> tuple[str, ...]:
+    """The sides that a run can answer on."""
+    if run.artifact("merged"):
+        return ("adapter",)
+    return SIDES if run.artifact("onnx_adapter") else ("base",)
+
+
+def missing_side(run: Run) -> str | None:
+    """Why a run answers on one side only, None if it has both."""
+    if run.artifact("merged"):
+        return "The adapter of this run is merged into its weights, so there is no base side to compare with."
+    return None if run.artifact("onnx_adapter") else "This run trained no adapter; it has a base side only."
+
+
 async def release_idle(seconds: float = 300.0) -> None:
     """End the processes that nobody has asked anything for so long: a loaded model holds memory."""
     async with _starting:
@@ -111,6 +125,8 @@ async def shutdown() -> None:
 async def _server(home: Path, run: Run) -> _Server:
     """The process that serves this run's export, started if need be; the longest unused makes room."""
     folder = run.artifact("onnx")
+    if folder is None and run.artifact("workflow"):
+        raise LabError(f"Run {run.id} has a workflow and no model: its export is not run here.")
     if run.status != DONE and folder is None:
         raise LabError(f"Run {run.id} is {run.status}; it can answer once its optimize stage is done.")
     if folder is None or not Path(folder).is_dir():
@@ -195,6 +211,7 @@ def _serve(run: Run) -> None:
     folder, adapter = Path(str(run.artifact("onnx"))), run.artifact("onnx_adapter")
     # Before the runtime sees the files: what it says of those that don't fit helps nobody.
     verify.require(verify.static(folder), f"its files in {folder} are not good")
+    merged = run.artifact("merged") is not None
     model = generation.load(folder, {"adapter": Path(adapter)} if adapter else {})
     canceled: set[int] = set()
     requests = _requests(canceled)
@@ -202,7 +219,7 @@ def _serve(run: Run) -> None:
     for request in requests:
         number = request["id"]
         try:
-            for piece in _answer(model, request):
+            for piece in _answer(model, request, merged):
                 if number in canceled:
                     break
                 _say({"id": number, **piece})
@@ -214,14 +231,21 @@ def _serve(run: Run) -> None:
             _say({"id": number, "error": sentence(error)})
 
 
-def _answer(model: generation.Model, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Pieces of every side in turn, a token each, so that all of them grow together."""
-    if "adapter" in request["sides"] and "adapter" not in model.names:
+def _answer(
+    model: generation.Model, request: dict[str, Any], merged: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Pieces of every side in turn, a token each, so that all of them grow together.
+
+    `merged` says that the weights have the adapter in them.
+    """
+    if merged and "base" in request["sides"]:
+        raise LabError("This run's adapter is merged into its weights; ask its adapter side only")
+    if not merged and "adapter" in request["sides"] and "adapter" not in model.names:
         raise LabError("This run trained no adapter; ask its base side only")
     text = model.template.prompt(templates.asked(model.template, request["prompt"]))
     options = {key: request[key] for key in ("max_new_tokens", "temperature", "seed")}
     answers = {
-        side: generation.stream(model, text, side if side == "adapter" else None, **options)
+        side: generation.stream(model, text, side if side in model.names else None, **options)
         for side in request["sides"]
     }
     growing = {side: iter(answer) for side, answer in answers.items()}

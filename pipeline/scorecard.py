@@ -42,6 +42,8 @@ class Row:
     data_divergence: float | None = None  # nats a token, from the model that is not quantized
     general_perplexity: float | None = None
     general_divergence: float | None = None
+    exported_perplexity: float | None = None  # of the graph, on the beginning of the general text
+    exported_divergence: float | None = None
     seconds: float | None = None  # of quantizing
     peak_memory_bytes: int | None = None  # of quantizing, on the host
     peak_gpu_memory_bytes: int | None = None
@@ -83,12 +85,15 @@ def recipe(base: Recipe, algorithm: str, group: str) -> Recipe:
         "group": group,
         "finetune": None,
         "evaluate": None,
-        "optimize": base.optimize or optimize.Options(),
+        # Without an adapter there is none to merge.
+        "optimize": dataclasses.replace(base.optimize or optimize.Options(), adapter="detachable"),
         "score": base.score or score.Options(),
     }
     if algorithm == FLOAT:
         precision = "fp16" if changed["optimize"].device == "gpu" else "fp32"
-        changed["optimize"] = dataclasses.replace(changed["optimize"], precision=precision)
+        changed["optimize"] = dataclasses.replace(
+            changed["optimize"], precision=precision, lm_head="auto", embedding="auto"
+        )
         return dataclasses.replace(base, quantize=None, **changed)
     options = dataclasses.replace(base.quantize, **WAYS[algorithm])
     return dataclasses.replace(base, quantize=options, **changed)
@@ -127,6 +132,8 @@ def _row(run: Run) -> Row:
         data_divergence=scored.get("data_divergence"),
         general_perplexity=scored.get("general_perplexity"),
         general_divergence=scored.get("general_divergence"),
+        exported_perplexity=scored.get("exported_perplexity"),
+        exported_divergence=scored.get("exported_divergence"),
         seconds=quantized.get("olive_seconds"),
         peak_memory_bytes=quantized.get("peak_memory_bytes"),
         peak_gpu_memory_bytes=quantized.get("peak_gpu_memory_bytes"),

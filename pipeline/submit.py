@@ -14,7 +14,7 @@ from pipeline.errors import InputError
 from pipeline.publishers import PUBLISHERS
 from pipeline.recipe import Recipe, build
 from pipeline.run import Run
-from pipeline.stages import STAGES
+from pipeline.stages import STAGES, optimize
 from pipeline.store import Store
 
 
@@ -63,12 +63,11 @@ def check(recipe: Recipe) -> models.Model:
         model = models.resolve(recipe.model)
         for name, options in recipe.stages().items():
             problems += STAGES[name].check(options, model)
+        if recipe.optimize is not None:
+            problems += optimize.check_among(recipe.optimize, recipe.stages(), model)
     except InputError as error:
         problems += error.problems
-    if recipe.optimize is not None and recipe.optimize.device == "gpu" and not settings.gpus():
-        problems.append(
-            "optimize.device: 'gpu' needs an NVIDIA GPU, and none answers nvidia-smi here; allowed: 'cpu'"
-        )
+    problems += _gpu_problems(recipe)
     try:
         check_data(Path(recipe.data), recipe.template, model, recipe.eval_fraction)
     except InputError as error:
@@ -76,6 +75,15 @@ def check(recipe: Recipe) -> models.Model:
     if problems or model is None:
         raise InputError(problems)
     return model
+
+
+def _gpu_problems(recipe: Recipe) -> list[str]:
+    """An export that runs on a GPU, where there is none."""
+    if recipe.optimize is None or recipe.optimize.device != "gpu" or settings.gpus():
+        return []
+    if optimize.not_run_here(recipe.optimize):
+        return []
+    return ["optimize.device: 'gpu' needs an NVIDIA GPU, and none answers nvidia-smi here; allowed: 'cpu'"]
 
 
 def check_data(

@@ -53,6 +53,22 @@ def test_it_names_base_licence_data_recipe_metrics_and_packages(
     assert block(text, "Made with") == {"onnxruntime-genai": "0.18.0"}
 
 
+def test_a_merged_adapter_cannot_be_taken_off(store: Store, finished: Run) -> None:
+    merged = {"name": "merged", "kind": "merged", "path": "merged.json", "bytes": 1}
+    stages = [
+        dataclasses.replace(
+            stage,
+            artifacts=[
+                *(artifact for artifact in stage.artifacts if artifact["kind"] != "onnx_adapter"), merged,
+            ],
+        )
+        for stage in finished.stages
+    ]  # fmt: skip
+    text = written(store, dataclasses.replace(finished, stages=stages))
+    assert card.MERGED in text
+    assert "detachable" not in text
+
+
 def test_what_is_not_known_is_not_stated(store: Store, finished: Run) -> None:
     text = written(store, finished, model="/home/ann/mine", data="/home/ann/secret-project/x.jsonl")
     assert "- Base model: mine\n- Licence of the base: not stated\n- Data: x.jsonl\n" in text

@@ -396,6 +396,16 @@ class TestChat:
             "base",
         ]
 
+    def test_with_a_merged_adapter_both_is_the_adapter(
+        self, finished: Run, capsys: Capture, asked: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        artifact = Run.artifact
+        monkeypatch.setattr(
+            Run, "artifact", lambda run, kind: "/x" if kind == "merged" else artifact(run, kind)
+        )
+        answered = json.loads(cli(capsys, "chat", finished.id, "Where?", "--json")[1])
+        assert list(answered) == ["prompt", "seed", "adapter"]
+
     def test_a_run_that_cannot_answer_yet_is_exit_code_1(self, store: Store, capsys: Capture) -> None:
         run = plant(store)
         code, out, err = cli(capsys, "chat", run, "Where?")

@@ -167,6 +167,16 @@ def test_a_summary_does_without_what_is_missing(finished: Run) -> None:
     assert follow._result(empty) == ""
 
 
+def test_what_merging_lost_and_what_was_not_run_are_said() -> None:
+    measured = {"held_out_perplexity_merged": 2.5, "held_out_perplexity_detachable": 2.25}
+    merged = StageRun("optimize", metrics=measured)
+    assert follow._result(merged) == "held-out perplexity merged 2.500, detachable 2.250"
+    only = StageRun("evaluate", metrics={"adapter_tokens_per_second": 120.4})
+    assert follow._result(only) == "adapter 120 tokens/s"
+    reason = "optimize for npu with QNNExecutionProvider is not run here"
+    assert follow._result(StageRun("optimize", metrics={"not_run_here": reason})) == reason
+
+
 def test_the_table_is_aligned(store: Store, finished: Run) -> None:
     plant(store, "x")
     lines = follow.table(store.list()).splitlines()

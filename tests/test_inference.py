@@ -255,18 +255,23 @@ class Answer:
 
 
 def serve(
-    monkeypatch: pytest.MonkeyPatch, requests: list[dict[str, Any]], stream: Callable[..., Any]
+    monkeypatch: pytest.MonkeyPatch,
+    requests: list[dict[str, Any]],
+    stream: Callable[..., Any],
+    without: tuple[str, ...] = ("merged",),
 ) -> list[dict[str, Any]]:
-    """What the process says to these requests."""
+    """What the process says to these requests; the run is `without` artifacts of these kinds."""
     said: list[dict[str, Any]] = []
     template = SimpleNamespace(fields=("prompt", "response"), prompt=lambda row: f"<{row['prompt']}>")
-    model = SimpleNamespace(template=template, names=frozenset({"adapter"}))
     monkeypatch.setattr("pipeline.verify.static", lambda folder: [])
-    monkeypatch.setattr("pipeline.generation.load", lambda folder, adapters: model)
+    monkeypatch.setattr(
+        "pipeline.generation.load",
+        lambda folder, adapters: SimpleNamespace(template=template, names=frozenset(adapters)),
+    )
     monkeypatch.setattr("pipeline.generation.stream", stream)
     monkeypatch.setattr(inference, "_requests", lambda canceled: iter(requests))
     monkeypatch.setattr(inference, "_say", said.append)
-    run = SimpleNamespace(artifact=lambda kind: "/x")
+    run = SimpleNamespace(artifact=lambda kind: None if kind in without else "/x")
     inference._serve(run)  # type: ignore[arg-type]
     return said
 
@@ -301,6 +306,40 @@ def test_the_sides_grow_together(monkeypatch: pytest.MonkeyPatch) -> None:
         {"id": 1, "side": "adapter", "done": True, "tokens": 2},
         {"id": 1, "end": True},
     ]
+
+
+def test_a_merged_adapter_is_the_plain_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stream(model: Any, prompt: str, adapter: str | None = None, **_: Any) -> Answer:
+        return Answer([f"with {adapter}"])
+
+    asked = [request(1, ("adapter",)), request(2)]
+    said = serve(monkeypatch, asked, stream, without=("onnx_adapter",))
+    assert said[1] == {"id": 1, "side": "adapter", "text": "with None"}
+    assert "merged into its weights; ask its adapter side only" in said[-1]["error"]
+    said = serve(monkeypatch, asked[:1], stream, without=("onnx_adapter", "merged"))
+    assert "trained no adapter" in said[-1]["error"]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "sides", "said"),
+    [
+        (("onnx", "onnx_adapter"), ("base", "adapter"), None),
+        (("onnx",), ("base",), "trained no adapter"),
+        (("onnx", "merged"), ("adapter",), "no base side to compare with"),
+    ],
+)
+def test_the_sides_of_a_run(kinds: tuple[str, ...], sides: tuple[str, ...], said: str | None) -> None:
+    run: Any = SimpleNamespace(artifact=lambda kind: "/x" if kind in kinds else None)
+    assert inference.sides(run) == sides
+    missing = inference.missing_side(run)
+    assert missing is None if said is None else said in str(missing)
+
+
+def test_a_workflow_cannot_answer(home: Path, store: Store, finished: Run) -> None:
+    kinds = {"workflow": "/x/workflow.json"}
+    run: Any = SimpleNamespace(id="r1", status="done", artifact=kinds.get)
+    with pytest.raises(LabError, match="r1 has a workflow and no model: its export is not run here"):
+        ask(home, run, "a")
 
 
 @pytest.mark.parametrize(

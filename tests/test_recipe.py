@@ -83,6 +83,14 @@ def test_an_option_by_its_older_name_is_understood(tmp_path: Path) -> None:
     assert loaded.quantize.calibration_blocks == 7
 
 
+def test_a_recipe_from_before_an_option_exports_as_it_did(tmp_path: Path) -> None:
+    old = "optimize: {device: cpu, provider: CPUExecutionProvider, precision: fp32, block_size: 16}\n"
+    loaded = recipe.load(write(tmp_path, f"data: r.jsonl\n{old}")).optimize
+    assert loaded is not None
+    assert (loaded.precision, loaded.block_size, loaded.accuracy_level) == ("fp32", 16, 4)
+    assert (loaded.lm_head, loaded.embedding, loaded.adapter) == ("auto", "auto", "detachable")
+
+
 def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
     assert recipe.load(write(tmp_path, "\ufeffdata: rows.jsonl\n")).data.endswith("rows.jsonl")
 

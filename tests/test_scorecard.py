@@ -29,6 +29,8 @@ MEASURED: dict[str, dict[str, Any]] = {
             "data_divergence": 0.5,
             "general_perplexity": 34.5,
             "general_divergence": 0.25,
+            "exported_perplexity": 35.75,
+            "exported_divergence": 0.375,
             "tokens_per_second": 120.0,
         }
     },
@@ -117,10 +119,30 @@ def test_rows_hold_what_was_measured(store: Store, base: Recipe, no_worker: list
     assert (row.status, row.bytes, row.seconds, row.peak_memory_bytes) == ("done", 88_000_000, 12.5, 10**9)
     assert (row.data_perplexity, row.general_perplexity, row.tokens_per_second) == (9.25, 34.5, 120.0)
     assert (row.data_divergence, row.general_divergence) == (0.5, 0.25)
+    assert (row.exported_perplexity, row.exported_divergence) == (35.75, 0.375)
     assert row.peak_gpu_memory_bytes is None
     header, line = follow.scores([row]).splitlines()
     assert header.split()[:3] == ["ALGORITHM", "STATUS", "SIZE"]
-    assert " ".join(line.split()) == "awq done 88.0 MB 9.25 0.500 34.50 0.250 12.5 s 1.00 GB 120"
+    assert header.index("KL EXPORTED") == line.index("0.375")
+    assert " ".join(line.split()) == "awq done 88.0 MB 9.25 0.500 34.50 0.250 35.75 0.375 12.5 s 1.00 GB 120"
+
+
+def test_options_of_the_export_are_measured_with_every_way(
+    store: Store, base: Recipe, no_worker: list[Path]
+) -> None:
+    from dataclasses import replace
+
+    assert base.optimize is not None
+    wanted = replace(base.optimize, lm_head="int8", embedding="int4", accuracy_level=1, adapter="merged")
+    scorecard.start(store, replace(base, optimize=wanted), ["float", "rtn"])
+    chosen = {run.name.split()[0]: run.recipe["optimize"] for run in store.list()}
+    # The float model's graph is float throughout, and without an adapter there is none to merge.
+    expected = {"accuracy_level": 1, "adapter": "detachable"}
+    for name, given in {
+        "float": {"precision": "fp32", "lm_head": "auto", "embedding": "auto"},
+        "rtn": {"precision": "int4", "lm_head": "int8", "embedding": "int4"},
+    }.items():
+        assert chosen[name] | expected | given == chosen[name]
 
 
 def test_a_failed_one_says_why(store: Store, base: Recipe, no_worker: list[Path]) -> None:

@@ -57,6 +57,35 @@ def test_the_same_data_is_kept_once(
     assert len(list((store.home / "datasets").iterdir())) == 2
 
 
+ON_NPU = ("optimize.device=npu", "optimize.provider=QNNExecutionProvider")
+
+
+def test_an_export_that_is_not_run_here_leaves_no_stage_that_needs_a_graph(
+    store: Store, recipe_file: Path, no_worker: list[Path]
+) -> None:
+    said = problem(store, recipe_file, *ON_NPU)
+    assert said.startswith("evaluate: needs a graph, and optimize for npu with QNNExecutionProvider is not")
+    found = store.get(submit.submit(store, recipe.load(recipe_file, [*ON_NPU, "evaluate=null"])))
+    assert [stage.name for stage in found.stages] == ["quantize", "finetune", "optimize"]
+
+
+def test_a_gpu_is_asked_for_only_where_the_export_runs(
+    store: Store, recipe_file: Path, no_worker: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.settings.gpus", lambda: 0)
+    on_gpu = ["optimize.device=gpu", "evaluate=null"]
+    said = problem(store, recipe_file, *on_gpu, "optimize.provider=CUDAExecutionProvider")
+    assert "optimize.device: 'gpu' needs an NVIDIA GPU" in said
+    submit.submit(store, recipe.load(recipe_file, [*on_gpu, "optimize.provider=DmlExecutionProvider"]))
+
+
+def test_options_of_the_export_are_checked_beside_the_other_stages(store: Store, recipe_file: Path) -> None:
+    without = ("quantize=null", "optimize.precision=fp32", "optimize.lm_head=int8")
+    assert problem(store, recipe_file, *without).startswith("optimize.lm_head: 'int8' does not go with")
+    merged = ("finetune=null", "optimize.adapter=merged")
+    assert problem(store, recipe_file, *merged).startswith("optimize.adapter: 'merged' needs the finetune")
+
+
 def test_a_missing_model_is_refused(store: Store, recipe_file: Path, model_folder: Path) -> None:
     shutil.rmtree(model_folder)
     assert problem(store, recipe_file) == f"model: {model_folder}: no such folder"

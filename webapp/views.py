@@ -184,6 +184,8 @@ def scorecard(rows: list[Row]) -> dict[str, Any]:
     columns += [
         "Perplexity, general text",
         "Distance",
+        "Perplexity, exported",
+        "Distance",
         "Quantizing",
         "Peak memory",
         "On the GPU",
@@ -199,6 +201,8 @@ def scorecard(rows: list[Row]) -> dict[str, Any]:
             number(row.data_divergence) if row.data_divergence else "",
             number(row.general_perplexity) if row.general_perplexity else "",
             number(row.general_divergence) if row.general_divergence else "",
+            number(row.exported_perplexity) if row.exported_perplexity else "",
+            number(row.exported_divergence) if row.exported_divergence is not None else "",
             seconds(row.seconds),
             size(row.peak_memory_bytes),
             size(row.peak_gpu_memory_bytes),

@@ -21,10 +21,10 @@ SIDE = "adapter"
 
 
 class Answers(Pass):
-    """Write `answers.json`: {"rows": [{prompt, expected, base: {...}, adapter: {...} | null}]}.
+    """Write `answers.json`: {"rows": [{prompt, expected, base: {...} | null, adapter: {...} | null}]}.
 
-    A side is {text, tokens, tokens_per_second, first_token_seconds}. Decoding is greedy, so that the
-    same files give the same answers.
+    A side is {text, tokens, tokens_per_second, first_token_seconds}; where the adapter is merged into the
+    weights there is no base. Decoding is greedy, so that the same files give the same answers.
     """
 
     @classmethod
@@ -39,6 +39,7 @@ class Answers(Pass):
             "prompts": param(int, "How many held-out prompts to answer."),
             "max_new_tokens": param(int, "Tokens of an answer at most."),
             "adapter": PassConfigParam(type_=str, default_value=None, description="An .onnx_adapter file."),
+            "merged": PassConfigParam(type_=bool, default_value=False, description="Adapter in the weights."),
         }
 
     def _run_for_config(
@@ -50,6 +51,8 @@ class Answers(Pass):
         data = Path(config.data)
         _, held_out = datasets.split(datasets.count(data), config.eval_fraction, config.seed)
         wanted = spread(held_out, config.prompts)
+        base: dict[str, str | None] = {} if config.merged else {"base": None}
+        sides = base | ({SIDE: None} if config.merged else {name: name for name in loaded.names})
         rows = datasets.load(data, loaded.template.fields, set(wanted))
         answered: list[dict[str, Any]] = []
         for index in wanted:
@@ -57,7 +60,7 @@ class Answers(Pass):
                 message=f"Prompt {len(answered) + 1} of {len(wanted)}",
                 progress=0.1 + 0.85 * len(answered) / len(wanted),
             )
-            answered.append(_answer(loaded, rows[index], config.max_new_tokens))
+            answered.append(_answer(loaded, rows[index], config.max_new_tokens, sides))
         folder = Path(output_model_path)
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / ANSWERS
@@ -71,19 +74,19 @@ def spread(indices: list[int], count: int) -> list[int]:
     return [indices[i * len(indices) // count] for i in range(count)]
 
 
-def _answer(model: generation.Model, row: dict[str, Any], max_new_tokens: int) -> dict[str, Any]:
-    """One row of answers.json."""
-    fields = model.template.fields
+def _answer(
+    model: generation.Model, row: dict[str, Any], max_new_tokens: int, sides: dict[str, str | None]
+) -> dict[str, Any]:
+    """One row of answers.json; `sides` gives for each side the adapter that is active, None for none."""
     prompt = model.template.prompt(row)
-    sides: dict[str, Any] = {"base": None, SIDE: None}
-    for side, adapter in (("base", None), (SIDE, SIDE if SIDE in model.names else None)):
-        if side == SIDE and adapter is None:
-            continue
+    answers: dict[str, Any] = {"base": None, SIDE: None}
+    for side, adapter in sides.items():
         answer = generation.stream(model, prompt, adapter, max_new_tokens=max_new_tokens)
         for _ in answer:
             pass
-        sides[side] = answer.facts()
-    return {"prompt": templates.question(model.template, row), "expected": str(row[fields[-1]]), **sides}
+        answers[side] = answer.facts()
+    expected = str(row[model.template.fields[-1]])
+    return {"prompt": templates.question(model.template, row), "expected": expected, **answers}
 
 
 def _handler(graph: Path, answers: Path) -> ONNXModelHandler:

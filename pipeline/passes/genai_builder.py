@@ -31,17 +31,17 @@ from onnxruntime_genai.models import builder
 from loaders import base as loader  # type: ignore[import-not-found]
 from loaders import quant_model
 from loaders.olive import OliveModel  # type: ignore[import-not-found]
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from pipeline import templates
 from pipeline.events import emit
 from pipeline.generation import LAB
+from pipeline.passes.exported_types import Types, types
 from pipeline.passes.rows import end_tokens
 
 GRAPH = "model.onnx"
 # A cache of window size refuses any generation shorter than the window (4,096 tokens for Gemma 2).
 WHOLE_CACHE = {"windowed_kv_cache": False}
-FLOAT_NODES = ["/lm_head/MatMul", "/model/embed_tokens/Gather"]  # what Olive's passes leave in float
 
 
 class GenaiBuilder(ModelBuilder):
@@ -52,8 +52,15 @@ class GenaiBuilder(ModelBuilder):
 
     @classmethod
     def _default_config(cls, accelerator_spec: AcceleratorSpec) -> dict[str, PassConfigParam]:
-        template = PassConfigParam(type_=str, required=True, description="The prompt template, or `chat`.")
-        return {**super()._default_config(accelerator_spec), "template": template}
+        def param(description: str, **more: Any) -> PassConfigParam:
+            return PassConfigParam(type_=str, description=description, **more)
+
+        return {
+            **super()._default_config(accelerator_spec),
+            "template": param("The prompt template, or `chat`.", required=True),
+            "lm_head": param("Type of the output layer: auto, int4, int8, float.", default_value="auto"),
+            "embedding": param("Type of the embedding: auto, int4, float.", default_value="auto"),
+        }
 
     def _run_for_config(self, model: HfModelHandler, config: Any, output_model_path: str) -> ONNXModelHandler:
         emit(message="Building the ONNX graph", progress=0.05)
@@ -61,17 +68,16 @@ class GenaiBuilder(ModelBuilder):
         logging.getLogger("onnxruntime.quantization").setLevel(logging.WARNING)
         folder, source = Path(output_model_path), str(model.model_name_or_path)
         provider = self.EP_MAP.get(self.accelerator_spec.execution_provider, "cpu")
+        wanted = asked_for(config, Path(source))
         options = {
             "filename": GRAPH,
             "hf_token": "false",
             "hf_remote": "false",
             **WHOLE_CACHE,
+            **wanted.options,
             **(config.extra_options or {}),
         }
-        precision = Precision(config.precision).value
-        if is_quantized(Path(source)) and precision != "int4":
-            # The builder takes packed weights at int4 only; what it is to leave alone must be named.
-            precision, options = "int4", {**options, "nodes_to_exclude": FLOAT_NODES}
+        precision = wanted.precision
         with tempfile.TemporaryDirectory() as scratch, _right_reader():
             builder.check_extra_options(source, source, str(folder), precision, provider, scratch, options)
             flatten_rope(options["hf_details"]["hf_config"])
@@ -86,9 +92,13 @@ class GenaiBuilder(ModelBuilder):
         )
 
 
-def is_quantized(folder: Path) -> bool:
-    """Whether a Hugging Face folder says that its weights are packed."""
-    return bool(json.loads((folder / "config.json").read_text("utf-8")).get("quantization_config"))
+def asked_for(config: Any, folder: Path) -> Types:
+    """What the pass's options mean for the checkpoint in a folder. Raises ValueError as `types` does."""
+    model = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    quantization = getattr(model, "quantization_config", None) or None
+    precision = Precision(config.precision).value
+    tied = bool(getattr(model, "tie_word_embeddings", False))
+    return types(precision, config.lm_head, config.embedding, quantization, tied)
 
 
 def flatten_rope(config: Any) -> None:

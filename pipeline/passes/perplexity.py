@@ -9,6 +9,7 @@ make a text likelier.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,11 @@ class Head:
 
     layer: torch.nn.Module
     cap: float | None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the layer's weights are."""
+        return next(itertools.chain(self.layer.parameters(), self.layer.buffers())).device
 
     def __call__(self, hidden: Tensor) -> Tensor:
         logits: Tensor = self.layer(hidden).float()
@@ -75,24 +81,72 @@ def judge(
     Texts of one length run together. `tell` gets the number of texts done. Raises ValueError if no token
     counts.
     """
-    loss = apart = torch.zeros((), dtype=torch.float64)
-    tokens = 0
+    total = _Sum()
     head = _head(model)
+    at_once = max(1, LOGITS // model.config.get_text_config().vocab_size)
     for number, batch in enumerate(_foretell(model, texts, tell)):
-        tokens += len(batch.targets)
         known = exact.batches[number].hidden.to(batch.hidden.device) if exact else batch.hidden
-        at_once = max(1, LOGITS // model.config.get_text_config().vocab_size)
         for part, wanted, same in zip(
             *(torch.split(tensor, at_once) for tensor in (batch.hidden, batch.targets, known)), strict=True
         ):
-            likely = head(part).log_softmax(-1)
-            loss = loss + torch.nn.functional.nll_loss(likely, wanted, reduction="sum").cpu()
-            if exact:
-                right = exact.head(same).log_softmax(-1)
-                apart = apart + (right.exp() * (right - likely)).sum().cpu()
-    if not tokens:
-        raise ValueError("no text of two tokens or more to measure perplexity on")
-    return Judged(math.exp(float(loss) / tokens), float(apart) / tokens if exact else None)
+            total.add(head(part), wanted, exact.head(same) if exact else None)
+    return total.judged()
+
+
+@torch.no_grad()
+def judge_logits(
+    logits: Callable[[Tensor], Tensor],
+    texts: Sequence[Text],
+    exact: Exact,
+    tell: Callable[[int], None] | None = None,
+) -> Judged:
+    """As `judge`, for whatever gives logits [tokens, vocabulary] of ids [tokens], one text at a time.
+
+    `exact` is what `read` gave of these texts, or of more that begin with these and are of the same length.
+    Raises ValueError if it is of others, or if no token counts.
+    """
+    total = _Sum()
+    done = 0
+    for (ids, labels), known in zip(_batches(texts), exact.batches, strict=False):
+        begin = 0
+        for text, label in zip(ids, labels, strict=True):
+            counts = label[1:] != IGNORE_INDEX
+            wanted = label[1:][counts]
+            end = begin + len(wanted)
+            if not torch.equal(known.targets[begin:end], wanted):
+                raise ValueError("the exact model was read on other texts")
+            right = exact.head(known.hidden[begin:end].to(exact.head.device)).cpu()
+            total.add(logits(text)[:-1][counts], wanted, right)
+            begin, done = end, done + 1
+            if tell is not None:
+                tell(done)
+    return total.judged()
+
+
+@dataclass
+class _Sum:
+    """Losses and divergences added up, in float64 on the host."""
+
+    loss: float = 0.0
+    apart: float = 0.0
+    tokens: int = 0
+    compared: bool = False
+
+    def add(self, logits: Tensor, wanted: Tensor, right: Tensor | None) -> None:
+        """Count logits [n, vocabulary] before tokens `wanted` [n], against those of the exact model."""
+        likely = logits.log_softmax(-1)
+        self.tokens += len(wanted)
+        self.loss += float(torch.nn.functional.nll_loss(likely, wanted, reduction="sum"))
+        if right is not None:
+            exactly = right.log_softmax(-1)
+            self.apart += float((exactly.exp() * (exactly - likely)).sum())
+            self.compared = True
+
+    def judged(self) -> Judged:
+        """The means. Raises ValueError if nothing was counted."""
+        if not self.tokens:
+            raise ValueError("no text of two tokens or more to measure perplexity on")
+        return Judged(math.exp(self.loss / self.tokens), self.apart / self.tokens if self.compared else None)
 
 
 def _foretell(model: Any, texts: Sequence[Text], tell: Callable[[int], None] | None) -> Iterator[Foretold]:

@@ -1,5 +1,5 @@
 # mypy: disallow-subclassing-any=False
-"""Perplexity of a checkpoint and decoding speed of the graph exported from it."""
+"""Perplexity of a checkpoint and of the graph exported from it, and that graph's decoding speed."""
 
 from __future__ import annotations
 
@@ -22,19 +22,22 @@ from olive.passes.pytorch.train_utils import load_hf_base_model
 from pipeline import generation
 from pipeline.events import emit
 from pipeline.passes.calibration import cut, text_tokens
-from pipeline.passes.perplexity import Exact, Text, judge, read
+from pipeline.passes.graph_logits import logits_of
+from pipeline.passes.perplexity import Exact, Text, judge, judge_logits, read
 from pipeline.passes.quant_lora import training_dtype, unpack_where_it_fits
 from pipeline.passes.rows import dataset_of
 
 SCORE = "score.json"
 BLOCK = 512  # tokens
+EXPORTED_BLOCKS = 8  # of the general text for the graph: 4,096 tokens tell settings of the export apart
 
 
 class Score(Pass):
     """Write `score.json`: {data_perplexity, data_divergence, general_perplexity, …, tokens_per_second}.
 
-    `data` is what the rows' labels count, `general` a bundled text. Divergence is from the model `exact`, the
-    speed that of the graph in the folder `onnx`; each is left out without it.
+    `data` is what the rows' labels count, `general` a bundled text, `exported` the graph in the folder `onnx`
+    on the beginning of that text. Divergence is from the model `exact`, the speed that of the graph; each is
+    left out without it. The graph's is from this model where no other is exact.
     """
 
     @classmethod
@@ -57,9 +60,14 @@ class Score(Pass):
             "data": [(rows[i][0]["input_ids"], rows[i][1]) for i in range(len(rows))],
             "general": [(block, block) for block in general],
         }
-        score = _judged(model, texts, HfModelHandler(config.exact) if config.exact else None)
+        score, exact = _judged(model, texts, HfModelHandler(config.exact) if config.exact else None)
         if config.onnx:
-            emit(message="Decoding with the exported graph", progress=0.85)
+            begun = texts["general"][:EXPORTED_BLOCKS]
+            tell = _teller("Perplexity of the exported graph", begun, 0.82, 0.06)
+            exported = judge_logits(logits_of(Path(config.onnx)), begun, exact, tell)
+            score["exported_perplexity"] = exported.perplexity
+            score["exported_divergence"] = exported.divergence
+            emit(message="Decoding with the exported graph", progress=0.9)
             score["tokens_per_second"] = generation.speed(
                 generation.load(Path(config.onnx)), config.decode_tokens
             )
@@ -73,8 +81,11 @@ class Score(Pass):
 
 def _judged(
     handler: HfModelHandler, texts: dict[str, list[Text]], exact: HfModelHandler | None
-) -> dict[str, float]:
-    """Perplexity and divergence by name of the text, with one model in memory at a time, none afterwards."""
+) -> tuple[dict[str, Any], Exact]:
+    """Perplexity and divergence by name of the text, and what the exact model makes of the general one.
+
+    One model is in memory at a time, none afterwards.
+    """
     known: dict[str, Exact] = {}
     begin = 0.02
     if exact is not None:
@@ -84,7 +95,7 @@ def _judged(
                     model, part, _teller(f"What the exact model makes of {name} text", part, begin)
                 )
                 begin += 0.2
-    found = {}
+    found: dict[str, Any] = {}
     with _loaded(handler, "the model", begin) as model:
         for name, part in texts.items():
             judged = judge(model, part, _teller(f"Perplexity on {name} text", part, begin), known.get(name))
@@ -92,12 +103,14 @@ def _judged(
             if judged.divergence is not None:
                 found[f"{name}_divergence"] = judged.divergence
             begin += 0.2
-    return found
+        if exact is None:
+            known["general"] = read(model, texts["general"][:EXPORTED_BLOCKS])
+    return found, known["general"]
 
 
-def _teller(message: str, texts: list[Text], begin: float) -> Callable[[int], None]:
+def _teller(message: str, texts: list[Text], begin: float, share: float = 0.2) -> Callable[[int], None]:
     return lambda done: emit(
-        message=f"{message}: {done} of {len(texts)}", progress=begin + 0.2 * done / len(texts)
+        message=f"{message}: {done} of {len(texts)}", progress=begin + share * done / len(texts)
     )
 
 

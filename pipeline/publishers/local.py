@@ -42,6 +42,8 @@ def plan(home: Path, run: Run, options: Options) -> dict[str, Any]:
             " the first a letter or digit"
         )
     source = run.artifact("onnx")
+    if source is None and run.artifact("workflow"):
+        raise InputError(f"run: {run.id} needs a graph to publish, and its export is not run here")
     if run.status != DONE or source is None:
         problems.append(
             f"run: {run.id} is {run.status} and has no exported model yet; only a finished one is published"

@@ -6,6 +6,9 @@ A stage is a module with
     uses_rows(options)            whether the result depends on the dataset
     workflow(options, context)    the Olive workflow as a dict; pure, so it is tested without torch
     results(context)              after Olive ran: metrics and the artifacts written
+and, where a stage may be for a device that is not here,
+    not_run_here(options)         why its workflow is only checked, None if it is run
+    unrun(context, reason)        what it gives then
 """
 
 from __future__ import annotations
@@ -20,8 +23,9 @@ class Artifact:
     """One thing a stage made. `path` is absolute; `kind` says what may be done with it.
 
     Kinds: "checkpoint" (Hugging Face folder), "adapter" (PEFT folder), "onnx" (folder that ONNX Runtime
-    GenAI loads), "onnx_adapter" (one .onnx_adapter file), "answers" (JSON of the evaluation),
-    "score" (JSON of the measurements).
+    GenAI loads), "onnx_adapter" (one .onnx_adapter file), "merged" (JSON in an "onnx" folder whose weights
+    have the adapter in them: what that changed), "workflow" (an Olive workflow that was not run),
+    "answers" (JSON of the evaluation), "score" (JSON of the measurements).
     """
 
     name: str
@@ -47,7 +51,7 @@ class Context:
         default_factory=dict
     )  # the base's config.json, so that workflows stay pure
     name: str = ""  # the base as the recipe calls it
-    # Exports of the same checkpoint with the same options, newest first, and the modules they have places for.
+    # Exports of the same checkpoint with the same options, newest first, with the modules that have places.
     graphs: dict[Path, list[str]] = field(default_factory=dict)
 
     @property

@@ -47,6 +47,7 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
         "prompts": options.prompts,
         "max_new_tokens": options.max_new_tokens,
         "adapter": str(adapter) if adapter else None,
+        "merged": "merged" in context.inputs,
     }
     model = {"type": "OnnxModel", "model_path": str(context.inputs["onnx"]), "onnx_file_name": "model.onnx"}
     return olive.workflow(context, model, {"evaluate": step})

@@ -1,4 +1,4 @@
-"""Carry out one stage: hand its workflow to Olive, and see that Olive did it."""
+"""Carry out one stage: hand its workflow to Olive, and see that Olive did it, or could elsewhere."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -22,7 +23,9 @@ def execute(stage: ModuleType, options: Any, context: Context) -> Results:
     """Run `stage` in this process and return what it made.
 
     Leaves `workflow.json` and `package.json` in the scratch folder; `olive run` takes them as they are.
-    Raises whatever the pass raised, or RuntimeError if Olive came back without a model.
+    A stage for a device that is not here gives its workflow instead, checked by Olive.
+    Raises whatever the pass raised, ValueError for a workflow that Olive refuses, or RuntimeError if Olive
+    came back without a model.
     """
     for folder in (context.output, context.work, context.checkpoints):
         folder.mkdir(parents=True, exist_ok=True)
@@ -32,6 +35,9 @@ def execute(stage: ModuleType, options: Any, context: Context) -> Results:
     shutil.copyfile(PASSES / "package.json", package)
     emit(message="Starting Olive", progress=0.0)
     settings.quiet_this_process()
+    reason = stage.not_run_here(options) if hasattr(stage, "not_run_here") else None
+    if reason:
+        return _checked(stage, context, config, package, reason)
 
     from olive.workflows import run
 
@@ -52,6 +58,42 @@ def execute(stage: ModuleType, options: Any, context: Context) -> Results:
     metrics = {**results.metrics, "olive_seconds": seconds, **memory.peaks()}
     emit(message="Done", progress=1.0, metrics=metrics)
     return replace(results, metrics=metrics)
+
+
+def _checked(stage: ModuleType, context: Context, config: Path, package: Path, reason: str) -> Results:
+    """What a stage gives where its workflow is only checked."""
+    count = validate(config, package)
+    # Paths of the checkpoint and the adapter stay: who runs it elsewhere takes those along.
+    workflow = json.loads(config.read_text("utf-8")) | {"cache_dir": "cache", "output_dir": "output"}
+    (context.output / config.name).write_text(json.dumps(workflow, indent=2) + "\n", "utf-8")
+    shutil.copyfile(package, context.output / package.name)
+    results: Results = stage.unrun(context, reason)
+    message = f"Olive accepts the workflow ({count} {'pass' if count == 1 else 'passes'}); {reason}"
+    print(message)
+    emit(message=message, progress=1.0, metrics=results.metrics)
+    return results
+
+
+def validate(config: Path, package: Path) -> int:
+    """Have Olive check a workflow without running it; return how many passes it has.
+
+    Olive parses the whole, and each pass looks at its options for the device and provider that the workflow
+    is for. Raises ValueError for what it refuses.
+    """
+    from olive.package_config import OlivePackageConfig
+    from olive.systems.accelerator_creator import create_accelerator
+    from olive.workflows.run.config import RunConfig
+
+    packages = OlivePackageConfig.parse_file_or_obj(str(package))
+    workflow = RunConfig.parse_file_or_obj(str(config))
+    target = create_accelerator(workflow.engine.target, skip_supported_eps_check=True, is_ep_required=True)
+    steps = [(name, step) for name, given in (workflow.passes or {}).items() for step in given]
+    for name, step in steps:
+        kind = packages.import_pass_module(step.type)
+        made = kind.generate_config(target, step.config or {}, disable_search=True)
+        if not kind.validate_config(made, target):
+            raise ValueError(f"Olive refuses the pass {name} ({step.type}) for {target}; the log says why")
+    return len(steps)
 
 
 @contextmanager

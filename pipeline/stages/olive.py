@@ -10,7 +10,8 @@ from pipeline.stages import Context
 
 PASSES = settings.ROOT / "pipeline" / "passes"
 SCRIPTS = {"lab_rows": "rows.py", "lab_calibration": "calibration.py"}
-PROVIDERS = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# Where a stage's process runs, as device and provider of Olive.
+HERE = {"cpu": ("cpu", "CPUExecutionProvider"), "cuda": ("gpu", "CUDAExecutionProvider")}
 
 
 def hf_model(folder: Path) -> dict[str, Any]:
@@ -47,11 +48,14 @@ def workflow(
     input_model: dict[str, Any],
     passes: dict[str, dict[str, Any]],
     data_configs: list[dict[str, Any]] | None = None,
-    provider: str | None = None,
+    target: tuple[str, str] | None = None,
 ) -> dict[str, Any]:
-    """A whole workflow: everything but the output stays in the scratch folder."""
-    device = "gpu" if (provider or PROVIDERS[context.device]).startswith("CUDA") else "cpu"
-    accelerator = {"device": device, "execution_providers": [provider or PROVIDERS[context.device]]}
+    """A whole workflow: everything but the output stays in the scratch folder.
+
+    `target` is the device and provider that the result is for, by default those of this process.
+    """
+    device, provider = target or HERE[context.device]
+    accelerator = {"device": device, "execution_providers": [provider]}
     return {
         "input_model": input_model,
         "data_configs": data_configs or [],

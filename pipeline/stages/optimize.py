@@ -1,8 +1,13 @@
-"""optimize: the ONNX graph ONNX Runtime GenAI runs, with the adapter as a file of its own."""
+"""optimize: the ONNX graph ONNX Runtime GenAI runs, with the adapter as a file of its own or merged.
+
+Devices that this lab has no runtime for get the workflow only: generated, checked by Olive, not run.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,71 +18,254 @@ from pipeline.stages import Artifact, Context, Results, olive
 from pipeline.stages.quantize import Model
 
 GRAPH, ADAPTER = "model.onnx", "adapter_weights.onnx_adapter"
+WORKFLOW = "workflow.json"
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+TRT_RTX = "NvTensorRTRTXExecutionProvider"
+# By device and provider, the precisions for which the model builder has a graph. Those of the last groups
+# have no graph of their own: the CPU's is what their runtimes compile.
+TARGETS: dict[str, dict[str, tuple[str, ...]]] = {
+    "cpu": {CPU: ("int4", "int8", "fp32"), "OpenVINOExecutionProvider": ("int4", "int8", "fp32")},
+    "gpu": {
+        CUDA: ("int4", "int8", "fp16", "bf16", "fp32"),
+        "DmlExecutionProvider": ("int4", "fp16"),
+        "WebGpuExecutionProvider": ("int4", "int8"),
+        TRT_RTX: ("int4", "fp16"),
+        "OpenVINOExecutionProvider": ("int4", "int8", "fp32"),
+        "QNNExecutionProvider": ("int4", "int8", "fp32"),
+    },
+    "npu": {
+        "QNNExecutionProvider": ("int4", "int8", "fp32"),
+        "OpenVINOExecutionProvider": ("int4", "int8", "fp32"),
+        "VitisAIExecutionProvider": ("int4", "int8", "fp32"),
+        "DmlExecutionProvider": ("int4",),
+    },
+}
+RUN_HERE = {("cpu", CPU), ("gpu", CUDA)}
+FLOATS = ("fp16", "bf16", "fp32")
+MERGED = "merged.json"
+HELD_OUT: dict[str, Any] = {
+    "max_length": 2048,
+    "loss_on": "response",
+    "limit": 64,
+}  # as the score stage measures
 
 
 @dataclass(frozen=True)
 class Options:
-    device: Literal["cpu", "gpu"] = option("cpu", "Where the exported model will run")
-    provider: Literal["CPUExecutionProvider", "CUDAExecutionProvider"] = option(
-        "CPUExecutionProvider", "ONNX Runtime execution provider; CUDAExecutionProvider goes with device gpu"
+    device: Literal["cpu", "gpu", "npu"] = option(
+        "cpu",
+        "Where the exported model will run; for npu, and for providers other than the CPU's and CUDA's, the"
+        " workflow is written and checked but not run here",
     )
-    precision: Literal["int4", "fp16", "fp32"] = option(
-        "int4", "Precision of weights that are not quantized yet; a quantized checkpoint goes in unchanged"
+    provider: Literal[
+        "CPUExecutionProvider",
+        "CUDAExecutionProvider",
+        "DmlExecutionProvider",
+        "WebGpuExecutionProvider",
+        "NvTensorRTRTXExecutionProvider",
+        "OpenVINOExecutionProvider",
+        "QNNExecutionProvider",
+        "VitisAIExecutionProvider",
+    ] = option(
+        "CPUExecutionProvider",
+        "ONNX Runtime execution provider: CPUExecutionProvider goes with device cpu, CUDAExecutionProvider"
+        " with gpu",
+    )
+    precision: Literal["int4", "int8", "fp16", "bf16", "fp32"] = option(
+        "int4",
+        "Type of the weights; packed weights of a quantized checkpoint go in unchanged, and this is then the"
+        " type of its output layer. fp16 and bf16 are for GPUs. Activations are float32 on a CPU; on a GPU"
+        " they are float16, or with bf16 bfloat16, or with fp32 float32",
+    )
+    adapter: Literal["detachable", "merged"] = option(
+        "detachable",
+        "The adapter as a file of its own that the graph takes or leaves, or folded into the weights, which"
+        " are then rounded again: one model without a base side",
+    )
+    merged_bits: Literal[4, 8] = option(
+        8,
+        "Bits of the packed weights that a merged adapter is folded into: 8 keeps what was learned, 4 is half"
+        " as large and can undo most of it",
+        advanced=True,
     )
     block_size: Literal[16, 32, 64, 128, 256] = option(
         32, "Weights per scale where the export itself quantizes", advanced=True
     )
     accuracy_level: Literal[0, 1, 2, 3, 4] = option(
-        4, "Precision of the activations in int4 products: 4 is int8, 1 is float32", advanced=True
+        4,
+        "Precision of the activations in products with packed weights on a CPU: 4 is int8, 1 is float32",
+        advanced=True,
     )
+    lm_head: Literal["auto", "int4", "int8", "float"] = option(
+        "auto",
+        "Type of the output layer: auto follows precision, or keeps what quantize.lm_head packed",
+        advanced=True,
+    )
+    embedding: Literal["auto", "int4", "float"] = option(
+        "auto",
+        "Type of the token embedding: auto shares the output layer's weights in models that tie the two, and"
+        " is float in others; int4 and float store one of its own if the output layer's type is another",
+        advanced=True,
+    )
+
+
+def not_run_here(options: Options) -> str | None:
+    """Why the export is not carried out for this target, None if it is."""
+    if (options.device, options.provider) in RUN_HERE:
+        return None
+    return f"optimize for {options.device} with {options.provider} is not run here"
 
 
 def check(options: Options, model: Model) -> list[str]:
     """Why these options cannot work, one sentence each."""
-    problems = []
-    wanted = olive.PROVIDERS[options.device]
-    if options.provider != wanted:
-        problems.append(
+    allowed = TARGETS[options.device]
+    if options.provider not in allowed:
+        return [
             f"optimize.provider: {options.provider!r} does not run on device {options.device!r};"
-            f" allowed: {wanted!r}"
-        )
-    if options.device == "cpu" and options.precision == "fp16":
-        problems.append("optimize.precision: 'fp16' is for device gpu; allowed on cpu: 'int4' or 'fp32'")
+            f" allowed: {_listed(allowed)}"
+        ]
+    precisions = allowed[options.provider]
+    if options.precision not in precisions:
+        where = "device gpu with CUDA" if options.precision == "bf16" else f"{options.provider}"
+        other = f"is for {where}" if options.precision == "bf16" else f"has no graph for {where}"
+        return [
+            f"optimize.precision: {options.precision!r} {other};"
+            f" allowed on {options.device} with {options.provider}: {_listed(precisions)}"
+        ]
+    return []
+
+
+def check_among(options: Options, stages: Mapping[str, Any], model: Model) -> list[str]:
+    """Why these options cannot work beside the other stages of a run, whose options by name are `stages`."""
+    quantize = stages.get("quantize")
+    packed = quantize is not None or bool(model.config.get("quantization_config"))
+    head_packed = bool(quantize and quantize.lm_head) or bool(
+        (model.config.get("quantization_config") or {}).get("lm_head")
+    )
+    problems = _type_problems(options, packed, head_packed) + _adapter_problems(options, stages)
+    reason = not_run_here(options)
+    problems += [
+        f"{name}: needs a graph, and {reason}; set {name} to null, or take device cpu, or gpu with {CUDA}"
+        for name in ("evaluate", "score")
+        if reason and name in stages
+    ]
     return problems
 
 
-def uses_rows(_: Options) -> bool:
-    """Whether the result depends on the dataset: it follows from the checkpoint and the adapter."""
-    return False
+def _type_problems(options: Options, packed: bool, head_packed: bool) -> list[str]:
+    """Types that the builder cannot give to these matrices."""
+    problems = []
+    if packed and options.provider == CUDA and options.precision == "fp32":
+        problems.append(
+            "optimize.precision: 'fp32' has no graph for packed weights with CUDA, which takes float16;"
+            " allowed with a quantized checkpoint: 'int4', 'int8', 'fp16' or 'bf16'"
+        )
+    if head_packed and options.lm_head != "auto":
+        problems.append(
+            f"optimize.lm_head: {options.lm_head!r} comes too late, the checkpoint's output layer is packed"
+            " already; set it to 'auto', or quantize.lm_head to false"
+        )
+    if packed:
+        return problems
+    for name in ("lm_head", "embedding"):
+        kind = getattr(options, name)
+        if options.precision in FLOATS and kind not in ("auto", "float"):
+            problems.append(
+                f"optimize.{name}: {kind!r} does not go with precision {options.precision!r} of a float"
+                " model; allowed: 'auto' or 'float', or precision 'int4' or 'int8', or the quantize stage"
+            )
+    if options.precision == "int8" and options.embedding == "int4":
+        problems.append(
+            "optimize.embedding: 'int4' does not go with precision 'int8' of a float model; allowed: 'auto'"
+            " or 'float', or the quantize stage"
+        )
+    return problems
+
+
+def _adapter_problems(options: Options, stages: Mapping[str, Any]) -> list[str]:
+    """Adapters that have no place in the graph."""
+    tuned = stages.get("finetune") is not None
+    if options.adapter == "merged":
+        if tuned:
+            return []
+        return [
+            "optimize.adapter: 'merged' needs the finetune stage, which makes the adapter; set it to"
+            " 'detachable', or give finetune options"
+        ]
+    if tuned and options.precision == "bf16":
+        return [
+            "optimize.precision: 'bf16' has no place for a detachable adapter; allowed: 'int4', 'int8' or"
+            " 'fp16', or adapter 'merged'"
+        ]
+    if tuned and options.provider == TRT_RTX and options.precision == "int4":
+        return [
+            f"optimize.adapter: 'detachable' has no place in the graph for {TRT_RTX} at int4, which unpacks"
+            " weights beside their products; allowed: 'merged'"
+        ]
+    return []
+
+
+def _listed(words: Any) -> str:
+    return ", ".join(repr(word) for word in words)
+
+
+def uses_rows(options: Options) -> bool:
+    """Whether the result depends on the dataset: what merging loses is measured on held-out rows."""
+    return options.adapter == "merged"
 
 
 def workflow(options: Options, context: Context) -> dict[str, Any]:
-    """The Olive workflow: export, then the adapter's inputs if there is an adapter.
+    """The Olive workflow: export, and the adapter before it, merged, or after it, as inputs of the graph.
 
     An earlier export with places for the adapter is taken as it is, and only the adapter is written.
     """
-    adapter = {
-        "type": "LoraInputs",
-        "adapter_path": str(context.inputs.get("adapter", "")),
-        "base": context.name,
-    }
-    graph = earlier(context)
+    target = (options.device, options.provider)
+    graph = None if options.adapter == "merged" else earlier(context)
     if graph is not None:
         made = {"type": "ONNXModel", "model_path": str(graph), "onnx_file_name": GRAPH}
-        return olive.workflow(context, made, {"adapter": adapter}, provider=options.provider)
-    passes: dict[str, dict[str, Any]] = {
-        "export": {
-            "type": "GenaiBuilder",
-            "precision": options.precision,
-            "template": context.template,
-            "extra_options": {"block_size": options.block_size, "accuracy_level": options.accuracy_level},
-        }
-    }
-    if options.device == "cpu":
+        return olive.workflow(context, made, {"adapter": _places(context)}, target=target)
+    passes: dict[str, dict[str, Any]] = {"export": _export(options, context)}
+    if options.provider == "CPUExecutionProvider":
         passes["flat"] = {"type": "FlatTokens"}
-    if "adapter" in context.inputs:
-        passes["adapter"] = adapter
-    return olive.workflow(context, olive.hf_model(context.base), passes, provider=options.provider)
+    data_configs: list[dict[str, Any]] = []
+    if "adapter" in context.inputs and options.adapter == "merged":
+        passes = {"merge": _merge(options, str(context.inputs["adapter"]), context), **passes}
+        data_configs = [olive.rows("held_out", context, part="eval", **HELD_OUT)]
+    elif "adapter" in context.inputs:
+        passes["adapter"] = _places(context)
+    return olive.workflow(context, olive.hf_model(context.base), passes, data_configs, target=target)
+
+
+def _places(context: Context) -> dict[str, Any]:
+    return {"type": "LoraInputs", "adapter_path": str(context.inputs["adapter"]), "base": context.name}
+
+
+def _export(options: Options, context: Context) -> dict[str, Any]:
+    return {
+        "type": "GenaiBuilder",
+        "precision": options.precision,
+        "template": context.template,
+        "lm_head": options.lm_head,
+        "embedding": options.embedding,
+        "extra_options": {"block_size": options.block_size, "accuracy_level": options.accuracy_level},
+    }
+
+
+def _merge(options: Options, adapter: str, context: Context) -> dict[str, Any]:
+    return {
+        "type": "MergeAdapter",
+        "adapter_path": adapter,
+        "data_config": "held_out",
+        "bits": options.merged_bits,
+        "report": str(context.work / MERGED),
+    }
+
+
+def unrun(context: Context, reason: str) -> Results:
+    """The workflow that Olive has checked, to be run on a machine that has the runtime."""
+    return Results(
+        [Artifact("Olive workflow", "workflow", context.output / WORKFLOW)], {"not_run_here": reason}
+    )
 
 
 def earlier(context: Context) -> Path | None:
@@ -98,11 +286,19 @@ def adapted(adapter: Path) -> list[str]:
 
 
 def results(context: Context) -> Results:
-    """The folder ONNX Runtime GenAI loads, and the adapter's file in it. Writes the folder's checksums."""
+    """The folder ONNX Runtime GenAI loads, and the adapter's file in it, or what merging it changed.
+
+    Writes the folder's checksums.
+    """
     folder = context.output
     artifacts = [Artifact("ONNX model", "onnx", folder)]
     metrics: dict[str, Any] = {"model_bytes": sum(f.stat().st_size for f in folder.glob(f"{GRAPH}*"))}
-    if "adapter" in context.inputs:
+    merged = context.work / MERGED
+    if merged.is_file():
+        metrics |= json.loads(merged.read_text("utf-8"))
+        shutil.copyfile(merged, folder / MERGED)
+        artifacts.append(Artifact("merged adapter", "merged", folder / MERGED))
+    elif "adapter" in context.inputs:
         artifacts.append(Artifact("ONNX adapter", "onnx_adapter", folder / ADAPTER))
         metrics["adapter_bytes"] = (folder / ADAPTER).stat().st_size
         graph = earlier(context)

@@ -90,6 +90,35 @@ def test_work_in_pieces_is_the_same_work(tmp_path: Path, monkeypatch: pytest.Mon
     assert pieces.divergence == pytest.approx(whole.divergence, rel=1e-4, abs=1e-7)
 
 
+def test_logits_of_one_text_at_a_time_are_judged_as_the_model_is(tmp_path: Path) -> None:
+    import torch
+
+    from pipeline.passes.perplexity import judge, judge_logits, read
+
+    model, other = loaded(tmp_path, "gemma2"), loaded(tmp_path / "other", "llama")
+    texts = [(ids, ids.clone()) for ids in torch.randint(3, 259, (11, 20))]
+    texts[0][1][:9] = -100
+    exact = read(model, texts)
+
+    def logits(ids: Any) -> Any:
+        with torch.no_grad():
+            return other(input_ids=ids[None]).logits[0]
+
+    told: list[int] = []
+    found, expected = judge_logits(logits, texts, exact, told.append), judge(other, texts, exact=exact)
+    assert found.perplexity == pytest.approx(expected.perplexity, rel=1e-5)
+    assert found.divergence == pytest.approx(expected.divergence, rel=1e-5)
+    assert told == list(range(1, 12))
+    # Of more texts, those that were read first.
+    assert judge_logits(logits, texts[:8], exact).divergence == pytest.approx(
+        judge(other, texts[:8], exact=exact).divergence, rel=1e-5
+    )
+    with pytest.raises(ValueError, match="read on other texts"):
+        judge_logits(logits, texts[1:], exact)
+    with pytest.raises(ValueError, match="no text of two tokens"):
+        judge_logits(logits, [], exact)
+
+
 def test_without_text_there_is_nothing_to_measure(tmp_path: Path) -> None:
     from pipeline.passes.perplexity import judge
 

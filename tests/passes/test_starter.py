@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import re
 import shutil
@@ -99,6 +100,53 @@ def test_awq_is_measured_and_foretells_better_than_rounding(lab: dict[str, Any])
     assert measured["general_perplexity"] < 0.97 * plain["general_perplexity"]
     for text in ("data", "general"):
         assert measured[f"{text}_divergence"] < 0.7 * plain[f"{text}_divergence"]
+
+
+def test_the_exported_graph_is_measured_too(lab: dict[str, Any]) -> None:
+    """With float32 activations and output layer it is as far from the float model as the checkpoint is."""
+    measured = lab["score"].metrics
+    options = optimize.Options(precision="fp32", accuracy_level=1)
+    given = {"checkpoint": lab["inputs"]["checkpoint"]}
+    export = lab["carry_out"](optimize, options, "exact", given).artifacts[0].path
+    exact = lab["carry_out"](score, SCORE, "exact-score", given | {"onnx": export}).metrics
+    # The same six blocks; PyTorch may have computed in bfloat16.
+    assert exact["exported_divergence"] == pytest.approx(exact["general_divergence"], rel=0.05)
+    assert exact["exported_perplexity"] == pytest.approx(exact["general_perplexity"], rel=0.02)
+    # The default export rounds the output layer and the embedding to 4 bit, and activations to 8.
+    assert measured["exported_divergence"] > 1.1 * exact["exported_divergence"]
+
+
+def test_a_float_model_is_what_its_graph_is_compared_with(lab: dict[str, Any]) -> None:
+    exports = {}
+    for precision in ("fp32", "int8"):
+        options: Any = optimize.Options(precision=precision, accuracy_level=1)  # type: ignore[arg-type]
+        made = lab["carry_out"](optimize, options, f"float-{precision}", {}).artifacts[0].path
+        exports[precision] = lab["carry_out"](
+            score, SCORE, f"float-{precision}-score", {"onnx": made}
+        ).metrics
+        assert "general_divergence" not in exports[precision]
+    assert abs(exports["fp32"]["exported_divergence"]) < 2e-3  # what bfloat16 may cost PyTorch
+    assert exports["int8"]["exported_divergence"] < 2e-2
+
+
+def test_a_merged_adapter_answers_alone_and_its_loss_is_measured(lab: dict[str, Any]) -> None:
+    given = {kind: lab["inputs"][kind] for kind in ("checkpoint", "adapter")}
+    made = lab["carry_out"](optimize, optimize.Options(adapter="merged"), "merged", given)
+    assert [artifact.kind for artifact in made.artifacts] == ["onnx", "merged"]
+    measured = made.metrics
+    trained = lab["finetune"].metrics["eval_loss_after"]
+    assert math.log(measured["held_out_perplexity_detachable"]) == pytest.approx(trained, rel=0.1)
+    assert measured["held_out_perplexity_merged"] < math.exp(lab["finetune"].metrics["eval_loss_before"]) / 2
+    assert 0 < measured["held_out_divergence_merged"] < 0.05
+    inputs = {artifact.kind: artifact.path for artifact in made.artifacts}
+    answered = lab["carry_out"](
+        evaluate, evaluate.Options(prompts=2, max_new_tokens=24), "merged-answers", inputs
+    )
+    assert "base_tokens_per_second" not in answered.metrics
+    assert answered.metrics["adapter_tokens_per_second"] > 10
+    for row in json.loads(answered.artifacts[0].path.read_text())["rows"]:
+        assert row["base"] is None
+        assert "In " in row["adapter"]["text"]
 
 
 def test_quantized_to_less_than_half(lab: dict[str, Any]) -> None:

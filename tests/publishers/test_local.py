@@ -249,3 +249,16 @@ def test_two_queued_for_one_version_give_one_version_and_one_reason(store: Store
     ]
     facts = json.loads((store.home / "registry" / "trips" / "3" / local.FACTS).read_text())
     assert facts["run"] == finished.id
+
+
+def test_a_workflow_is_not_published(store: Store) -> None:
+    run = finish_all(
+        store, plant(store), {"optimize": {"artifacts": [artifact("workflow", "workflow.json")]}}
+    )
+    with pytest.raises(InputError, match="needs a graph to publish, and its export is not run here"):
+        local.plan(store.home, run, local.Options(name="trips"))
+
+
+def artifact(kind: str, path: str) -> dict[str, Any]:
+    """As the store keeps one."""
+    return {"name": kind, "kind": kind, "path": path, "bytes": 1}

@@ -17,6 +17,7 @@ LLAMA = {
     "num_attention_heads": 9,
     "max_position_embeddings": 2048,
 }
+CUDA, QNN, TRT = (f"{name}ExecutionProvider" for name in ("CUDA", "QNN", "NvTensorRTRTX"))
 PHI3 = {"model_type": "phi3", "hidden_size": 3072, "intermediate_size": 8192, "num_attention_heads": 32}
 GEMMA3 = {
     "model_type": "gemma3",
@@ -165,15 +166,106 @@ def test_qlora_needs_a_gpu_and_its_package(
 
 def test_provider_and_device_go_together() -> None:
     assert problems(optimize, device="gpu") == [
-        "optimize.provider: 'CPUExecutionProvider' does not run on device 'gpu';"
-        " allowed: 'CUDAExecutionProvider'"
+        "optimize.provider: 'CPUExecutionProvider' does not run on device 'gpu'; allowed:"
+        " 'CUDAExecutionProvider', 'DmlExecutionProvider', 'WebGpuExecutionProvider',"
+        " 'NvTensorRTRTXExecutionProvider', 'OpenVINOExecutionProvider', 'QNNExecutionProvider'"
     ]
     assert problems(optimize, provider="CUDAExecutionProvider") == [
-        "optimize.provider: 'CUDAExecutionProvider' does not run on device 'cpu';"
-        " allowed: 'CPUExecutionProvider'"
+        "optimize.provider: 'CUDAExecutionProvider' does not run on device 'cpu'; allowed:"
+        " 'CPUExecutionProvider', 'OpenVINOExecutionProvider'"
     ]
-    assert "'fp16' is for device gpu" in problems(optimize, precision="fp16")[0]
-    assert problems(optimize, device="gpu", provider="CUDAExecutionProvider", precision="fp16") == []
+    for precision in ("int4", "int8", "fp16", "bf16", "fp32"):
+        assert problems(optimize, device="gpu", provider=CUDA, precision=precision) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"precision": "fp16"},
+            "'fp16' has no graph for CPUExecutionProvider; allowed on cpu with CPUExecutionProvider:"
+            " 'int4', 'int8', 'fp32'",
+        ),
+        ({"precision": "bf16"}, "'bf16' is for device gpu with CUDA; allowed on cpu with"),
+        ({"device": "npu", "provider": QNN, "precision": "fp16"}, "allowed on npu with QNN"),
+    ],
+)
+def test_precisions_without_a_graph(options: dict[str, Any], said: str) -> None:
+    found = problems(optimize, **options)
+    assert len(found) == 1
+    assert found[0].startswith("optimize.precision: ")
+    assert said in found[0]
+
+
+def test_other_devices_have_providers_of_their_own() -> None:
+    assert problems(optimize, device="npu")[0].startswith(
+        "optimize.provider: 'CPUExecutionProvider' does not run on device 'npu'; allowed: 'QNNExecution"
+    )
+    for device, providers in optimize.TARGETS.items():
+        for provider, precisions in providers.items():
+            for precision in precisions:
+                given = {"device": device, "provider": provider, "precision": precision}
+                assert problems(optimize, **given) == []
+
+
+def among(stages: dict[str, Any], config: dict[str, Any] = LLAMA, **options: Any) -> list[str]:
+    """What is wrong with options of optimize beside other stages."""
+    chosen = optimize.Options(**options)
+    return optimize.check_among(chosen, {"optimize": chosen, **stages}, SimpleNamespace(config=config))
+
+
+ON_GPU = {"device": "gpu", "provider": CUDA}
+QUANTIZED = {"quantize": quantize.Options()}
+PACKED_HEAD = {"quantize": quantize.Options(lm_head=True)}
+TUNED = {**QUANTIZED, "finetune": finetune.Options()}
+
+
+@pytest.mark.parametrize(
+    ("stages", "options", "said"),
+    [
+        (QUANTIZED, ON_GPU | {"precision": "fp32"}, "optimize.precision: 'fp32' has no graph for packed"),
+        ({}, ON_GPU | {"precision": "fp32"}, None),
+        (QUANTIZED, {"precision": "fp32"}, None),
+        ({}, {"precision": "fp32", "lm_head": "int8"}, "optimize.lm_head: 'int8' does not go with"),
+        (QUANTIZED, {"precision": "fp32", "lm_head": "int8"}, None),
+        ({}, {"precision": "fp32", "embedding": "int4"}, "optimize.embedding: 'int4' does not go with"),
+        ({}, {"precision": "int8", "embedding": "int4"}, "optimize.embedding: 'int4' does not go with"),
+        (QUANTIZED, {"precision": "int8", "embedding": "int4"}, None),
+        (PACKED_HEAD, {"lm_head": "int4"}, "optimize.lm_head: 'int4' comes too late"),
+        (PACKED_HEAD, {}, None),
+        (QUANTIZED, {"adapter": "merged"}, "optimize.adapter: 'merged' needs the finetune stage"),
+        (TUNED, {"adapter": "merged"}, None),
+        (TUNED, ON_GPU | {"precision": "bf16"}, "no place for a detachable adapter"),
+        (QUANTIZED, ON_GPU | {"precision": "bf16"}, None),
+        (TUNED, ON_GPU | {"precision": "bf16", "adapter": "merged"}, None),
+        (TUNED, {"device": "gpu", "provider": TRT}, "optimize.adapter: 'detachable' has no place"),
+        (TUNED, {"device": "gpu", "provider": TRT, "adapter": "merged"}, None),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_options_of_the_export_beside_other_stages(
+    stages: dict[str, Any], options: dict[str, Any], said: str | None
+) -> None:
+    found = among(stages, **options)
+    assert [said] * len(found) == ([said] if said else [])
+    assert said is None or said in found[0]
+
+
+def test_a_checkpoint_that_came_quantized_counts_as_quantized() -> None:
+    packed = {**LLAMA, "quantization_config": {"quant_method": "olive", "bits": 4, "lm_head": True}}
+    assert among({}, packed, precision="int8", embedding="int4") == []
+    assert "comes too late" in among({}, packed, lm_head="float")[0]
+
+
+@pytest.mark.parametrize("name", ["evaluate", "score"])
+def test_what_needs_a_graph_is_refused_where_the_export_is_not_run(name: str) -> None:
+    stages = {**TUNED, name: {"evaluate": evaluate, "score": score}[name].Options()}
+    assert among(stages) == []
+    assert among(stages, device="npu", provider=QNN) == [
+        f"{name}: needs a graph, and optimize for npu with QNNExecutionProvider is not run here; set {name}"
+        " to null, or take device cpu, or gpu with CUDAExecutionProvider"
+    ]
+    assert among(TUNED, device="npu", provider=QNN) == []
 
 
 def test_answers_need_room() -> None:

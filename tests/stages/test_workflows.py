@@ -80,8 +80,23 @@ CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         optimize.Options(device="gpu", provider="CUDAExecutionProvider", precision="fp16"),
         {"inputs": {}},
     ),
+    "optimize-merged": (
+        optimize,
+        optimize.Options(precision="int8", adapter="merged", lm_head="float", embedding="int4"),
+        {"inputs": CHECKPOINT | ADAPTER},
+    ),
+    "optimize-npu": (
+        optimize,
+        optimize.Options(device="npu", provider="QNNExecutionProvider"),
+        {"inputs": CHECKPOINT | ADAPTER},
+    ),
     "score": (score, score.Options(), {"inputs": CHECKPOINT | EXPORT}),
     "evaluate": (evaluate, evaluate.Options(), {"inputs": CHECKPOINT | ADAPTER | EXPORT}),
+    "evaluate-merged": (
+        evaluate,
+        evaluate.Options(),
+        {"inputs": {"onnx": EXPORT["onnx"], "merged": Path("/home/artifacts/optimize/merged.json")}},
+    ),
     "evaluate-base": (evaluate, evaluate.Options(prompts=5), {"inputs": {"onnx": EXPORT["onnx"]}}),
 }
 

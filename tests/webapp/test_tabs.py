@@ -271,7 +271,16 @@ def test_a_run_without_an_adapter_answers_on_its_one_side(store, monkeypatch):
     base, adapter, _, facts, notice = collect(
         compare.compare(planted.finished(store, adapter=False), "Where?", 64, 0, 0)
     )[-1]
-    assert (base, adapter, facts, notice) == ("base0 base1 base2 ", "", None, None)
+    assert (base, adapter, facts) == ("base0 base1 base2 ", "", None)
+    assert "trained no adapter" in notice["text"]
+
+
+def test_a_merged_adapter_is_said_to_have_no_base_side(store, monkeypatch):
+    monkeypatch.setattr(compare.inference, "stream", answering)
+    run = planted.finished(store, adapter=False, merged=True)
+    base, adapter, _, _, notice = collect(compare.compare(run, "Where?", 64, 0, 0))[-1]
+    assert (base, adapter) == ("", "adapter0 adapter1 adapter2 ")
+    assert "merged into its weights, so there is no base side" in notice["text"]
 
 
 def test_an_error_of_the_model_is_a_sentence_beside_what_was_there(store, monkeypatch):

@@ -89,6 +89,14 @@ def test_a_stage_shows_its_error_rather_than_its_numbers(store):
     assert rows["quantize"][2:] == ["13 s", "123.5 MB", "layers: 210"]
 
 
+def test_a_stage_that_is_not_run_here_says_so(store):
+    run = planted.running(store)
+    reason = "optimize for npu with QNNExecutionProvider is not run here"
+    store.finish(run, "finetune", "done", metrics={"not_run_here": reason})
+    rows = {row[0]: row for row in views.stages(store.get(run))["rows"]}
+    assert rows["finetune"][-1] == f"not run here: {reason}"
+
+
 def test_reused_stages_say_so(store):
     run = planted.finished(store)
     assert views.stages(store.get(run))["rows"][2][2] == "reused (9.0 s)"

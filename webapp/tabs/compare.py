@@ -34,13 +34,14 @@ async def compare(
         return
     yield shown({"text": "Loading the model…"})
     try:
+        said = inference.missing_side(store().get(run))
         async with contextlib.aclosing(_batches(run, prompt, tokens, temperature, seed)) as batches:
             async for batch in batches:
                 for piece in batch:
                     text[piece["side"]] += piece.get("text", "")
                     if piece.get("done"):
                         facts[piece["side"]] = measures(piece)
-                yield shown(None)
+                yield shown({"text": said} if said else None)
     except (LabError, OSError) as error:
         yield shown({"text": sentence(error), "kind": "bad"})
 
@@ -49,10 +50,9 @@ def _batches(
     run: str, prompt: str, tokens: float, temperature: float, seed: float
 ) -> AsyncGenerator[list[dict[str, Any]], None]:
     found = store().get(run)
-    # A run whose recipe leaves fine-tuning out still answers, on its one side.
-    sides = SIDES if found.artifact("onnx_adapter") else SIDES[:1]
+    # A run without an adapter, or with a merged one, still answers, on its one side.
     source = inference.stream(
-        store().home, found, prompt, sides,
+        store().home, found, prompt, inference.sides(found),
         seed=int(seed or 0), max_new_tokens=int(tokens), temperature=float(temperature or 0),
     )  # fmt: skip
     return coalesce(source, DRAW_SECONDS)

@@ -16,8 +16,9 @@ from webapp.home import store
 
 ABOUT = """<p>Which quantization suits this model and your data? Each one chosen below is made and measured,
 one after the other: size, perplexity of your held-out responses and of a general text (lower is better),
-distance from the model that is not quantized (KL divergence in nats a token; 0 is the same), time, memory and
-speed. Model, dataset, template and the options of Quantize and Optimize are those of the form above.</p>"""
+distance from the model that is not quantized (KL divergence in nats a token; 0 is the same), both again for
+the exported graph, where options of Optimize show, time, memory and speed. Model, dataset, template and the
+options of Quantize and Optimize are those of the form above.</p>"""
 WORDS = {
     "float": "Not quantized",
     "rtn": "RTN",

@@ -1,0 +1,95 @@
+"""Which weights of the exported graph are kept in which type, in the words of the model builder.
+
+Pure: no torch, no files, so that what an option does is read and tested here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+HEAD, EMBEDDING = "/lm_head/MatMul", "/model/embed_tokens/Gather"
+FLOAT = "float"
+QUANTIZED = ("int4", "int8")
+
+
+@dataclass(frozen=True)
+class Types:
+    """What the builder is asked for: its precision, and options that say what differs from it."""
+
+    precision: str
+    options: dict[str, Any]
+
+
+def types(
+    precision: str, lm_head: str, embedding: str, quantization: Mapping[str, Any] | None, tied: bool
+) -> Types:
+    """The builder's precision and options for the words of a recipe.
+
+    `quantization` is a packed checkpoint's own description, None for a float one; `tied` says whether the
+    model's embedding and output layer are one matrix. Packed matrices go in unchanged whatever is asked for:
+    `precision` then holds for the output layer and for activations on a GPU.
+
+    Raises ValueError for a type that the builder cannot give to a matrix of this model.
+    """
+    body = precision if quantization is None else "int4"  # at other precisions it takes no packed weights
+    packed_head = bool(quantization and quantization.get("lm_head"))
+    head = _head(precision, lm_head, packed_head)
+    if body not in QUANTIZED:
+        wanted = {"lm_head": head, "embedding": embedding}
+        for name, kind in wanted.items():
+            if kind not in ("auto", FLOAT):
+                raise ValueError(f"{name} {kind} needs precision int4 or int8, or a quantized checkpoint")
+        return Types(body, {"shared_embeddings": tied})
+    shared = (
+        tied and _sharable(head, body, quantization is not None) and embedding in ("auto", _looked_up(head))
+    )
+    if embedding == "int4" and body != "int4":
+        raise ValueError("embedding int4 needs precision int4, or a quantized checkpoint")
+    operators = ["MatMul"]
+    excluded = [HEAD] if head == FLOAT else []
+    if embedding == "int4" or (shared and head != FLOAT):
+        operators.append("Gather")
+    else:
+        excluded.append(EMBEDDING)
+    options: dict[str, Any] = {
+        "op_types_to_quantize": operators,
+        "nodes_to_exclude": excluded,
+        "shared_embeddings": shared,
+    }
+    if head in QUANTIZED and head != body:
+        options["matmul_mixed_precision"] = {"last_matmul": head}
+        if shared:
+            # 0.18 looks rows up in matrices by the names that its other quantizer gives them.
+            options["algo_config"] = "rtn"
+    if precision == "bf16":
+        options["use_cuda_bf16"] = True
+    return Types(body, options)
+
+
+def _head(precision: str, lm_head: str, packed: bool) -> str:
+    """The output layer's type: `packed` as the checkpoint has it, else as asked for."""
+    if packed:
+        if lm_head != "auto":
+            raise ValueError(f"lm_head {lm_head} is asked for, and the checkpoint's is packed already")
+        return "packed"
+    if lm_head != "auto":
+        return lm_head
+    return precision if precision in QUANTIZED else FLOAT
+
+
+def _sharable(head: str, body: str, packed: bool) -> bool:
+    """Whether tied matrices can be stored once, as the output layer's.
+
+    The builder looks rows up in 4-bit matrices only at precision int4, and in 8-bit ones only if another of
+    its quantizers made them, which would take over the body of a float model too.
+    """
+    if head == "int8":
+        return packed
+    return head == FLOAT or body == "int4"
+
+
+def _looked_up(head: str) -> str:
+    """The word for an embedding that is the output layer's matrix."""
+    return head if head in ("int4", FLOAT) else "auto"

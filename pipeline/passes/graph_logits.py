@@ -1,0 +1,61 @@
+"""Logits of an exported graph by ONNX Runtime itself, without the generation around it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from onnx import TensorProto
+from torch import Tensor
+
+from pipeline import settings
+
+# Types of a cache, as the session names them.
+CACHES = {
+    "tensor(float)": TensorProto.FLOAT,
+    "tensor(float16)": TensorProto.FLOAT16,
+    "tensor(bfloat16)": TensorProto.BFLOAT16,
+}
+
+
+def logits_of(folder: Path) -> Callable[[Tensor], Tensor]:
+    """A function from token ids, int64 [tokens], to float32 logits [tokens, vocabulary] on the host.
+
+    Each call reads a whole text with an empty cache and no adapter. Raises what onnxruntime raises for a
+    graph that it cannot load.
+    """
+    decoder = json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]["decoder"]
+    cuda = any("cuda" in given for given in decoder["session_options"].get("provider_options", []))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = settings.cores()
+    options.log_severity_level = 3  # errors: an adapter's optional inputs are a warning each
+    providers = ["CPUExecutionProvider"]
+    if cuda:
+        onnxruntime.preload_dlls()
+        providers.insert(0, "CUDAExecutionProvider")
+    session = onnxruntime.InferenceSession(folder / decoder["filename"], options, providers)
+    # An adapter's inputs have defaults, and are not among these.
+    caches = {node.name: node for node in session.get_inputs() if node.name.startswith("past_key_values")}
+    names = {node.name for node in session.get_inputs()} - set(caches)
+    heads, width = decoder["num_key_value_heads"], decoder["head_size"]
+    empty = {
+        name: onnxruntime.OrtValue.ortvalue_from_shape_and_type([1, heads, 0, width], CACHES[node.type])
+        for name, node in caches.items()
+    }
+
+    def logits(ids: Tensor) -> Tensor:
+        read = ids.cpu().numpy()[None].astype(np.int64)
+        given = {
+            "input_ids": read,
+            "attention_mask": np.ones_like(read),
+            "position_ids": np.arange(len(ids), dtype=np.int64)[None],
+        }
+        fed = {name: onnxruntime.OrtValue.ortvalue_from_numpy(given[name]) for name in names}
+        found = session.run_with_ort_values(["logits"], {**fed, **empty})[0].numpy()
+        return torch.from_numpy(found[0].astype(np.float32, copy=False))
+
+    return logits
