@@ -1,23 +1,25 @@
 """What an adapter costs: decoding and reading speed of one graph without, beside and with adapters.
 
-    python -m benchmarks.adapter_tax [--model starter] [--tokens 48] [--repeats 8] [--prompt 512]
+    python -m benchmarks.adapter_tax [--model starter] [--tokens 40] [--turns 12] [--prompt 512]
 
-Speeds are medians of all decoding steps, of the sides in turn, in one process:
+In each turn every graph is loaded anew, in an order drawn by lot, and every side decodes: where weights come to
+lie in memory and what else the machine does changes speeds by a tenth. Ratios are taken within a turn; printed is
+their median.
 
 builder   the graph of onnxruntime-genai's model builder, no places for adapters
-plain     the same with FlatTokens, as it is exported without an adapter
+plain     the same with FewerNodes, as it is exported without an adapter
 idle      places for adapters on all products, none active
 r=16      an adapter of rank 16 on all products, active; `q,v` on queries and values only
 
-`to plain` compares with `builder` or `plain`, whichever is faster. The floor is what reading the bytes alone
-would allow: 1 / (1 + adapter bytes / bytes of the products). Weights are rounded to nearest: that and random
-adapters cost what trained ones do.
+`to plain` compares with `plain`. The floor is what reading the bytes alone would allow: 1 / (1 + adapter bytes /
+bytes of the products). Weights are rounded to nearest: that and random adapters cost what trained ones do.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import random
 import statistics
 import tempfile
 import time
@@ -37,14 +39,13 @@ QV = ("q_proj", "v_proj")
 
 @dataclass
 class Side:
-    """A folder, loaded, with or without one of its adapters; seconds of its steps."""
+    """A folder, with or without one of its adapters; seconds of its steps and of reading the prompt."""
 
     name: str
     folder: Path
-    model: Any
     adapter: str | None = None
     adapter_bytes: int = 0
-    steps: list[float] = field(default_factory=list)
+    steps: list[float] = field(default_factory=list)  # a median a turn
     reads: list[float] = field(default_factory=list)
 
 
@@ -53,21 +54,41 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="starter", help="a folder, or a catalogue id (default: starter)")
-    parser.add_argument("--tokens", type=int, default=48, help="decoded in a turn")
-    parser.add_argument("--repeats", type=int, default=8, help="turns of each side")
+    parser.add_argument("--tokens", type=int, default=40, help="decoded in a turn")
+    parser.add_argument("--turns", type=int, default=12)
     parser.add_argument("--prompt", type=int, default=512, help="tokens of the prompt that is read")
     args = parser.parse_args()
     settings.quiet_this_process()
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        folders = export(work, args.model)
+    with tempfile.TemporaryDirectory() as work:
+        folders = export(Path(work), args.model)
         found = list(sides(folders))
-        for _ in range(args.repeats):
-            for side in found:
-                decode(side, args.tokens)
-        for side in found:
-            read(side, args.prompt)
+        lot = random.Random(0)
+        for _ in range(args.turns):
+            for folder in lot.sample(list(folders.values()), len(folders)):
+                turn([side for side in found if side.folder == folder], folder, args.tokens, args.prompt)
         report(found, args.prompt)
+        switching(folders["all"])
+
+
+def turn(found: list[Side], folder: Path, tokens: int, prompt: int) -> None:
+    """Load a folder and let its sides decode and read."""
+    loaded = generation.load(folder, {file.stem: file for file in folder.glob("*.onnx_adapter")})
+    for side in found:
+        decode(side, loaded, tokens)
+        read(side, loaded, prompt)
+
+
+def switching(folder: Path) -> None:
+    """What it takes to go from one adapter to another: the first token of a request, adapters in turn."""
+    loaded = generation.load(folder, {file.stem: file for file in folder.glob("*.onnx_adapter")})
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    for switched in (True, False) * 10:
+        for adapter in ("4", "8", "16") if switched else ("8", "8", "8"):
+            began = time.perf_counter()
+            begin(Side("", folder, adapter), loaded, 1, 1)
+            seconds[switched].append(time.perf_counter() - began)
+    other, same = (1000 * statistics.median(seconds[switched]) for switched in (True, False))
+    print(f"first token after another adapter {other:.2f} ms, after the same one {same:.2f} ms")
 
 
 def export(work: Path, model: str) -> dict[str, Path]:
@@ -76,7 +97,7 @@ def export(work: Path, model: str) -> dict[str, Path]:
     from olive.model import HfModelHandler
     from olive.passes.olive_pass import create_pass_from_dict
 
-    from pipeline.passes.flat_tokens import FlatTokens
+    from pipeline.passes.fewer_nodes import FewerNodes
     from pipeline.passes.genai_builder import GenaiBuilder
     from pipeline.stages import quantize
     from pipeline.stages.execute import execute
@@ -95,7 +116,7 @@ def export(work: Path, model: str) -> dict[str, Path]:
         )
 
     builder = apply(GenaiBuilder, config, HfModelHandler(str(made)), work / "builder")
-    apply(FlatTokens, {}, builder, work / "plain")
+    apply(FewerNodes, {}, builder, work / "plain")
     folders = {"builder": work / "builder", "plain": work / "plain", "all": work / "all", "qv": work / "qv"}
     for name in ("all", "qv"):
         add_places(folders["plain"], folders[name], QV if name == "qv" else None)
@@ -125,57 +146,57 @@ def add_places(plain: Path, folder: Path, only: tuple[str, ...] | None) -> None:
     onnx.save(model, folder / "model.onnx")
     dice = np.random.default_rng(0)
 
-    def random(*shape: int) -> Any:
+    def weights(*shape: int) -> Any:
         return 0.01 * dice.standard_normal(shape, dtype=np.float32)
 
     for rank in RANKS if only is None else (16,):
         modules = {
-            place: Lora(random(rank, inputs), random(outputs, rank))
+            place: Lora(weights(rank, inputs), weights(outputs, rank))
             for place, (inputs, outputs) in wanted.items()
         }
-        weights = lora_inputs.weights_for(modules, model.graph, widths)
-        lora_inputs.write_adapter(weights, folder / f"{rank}.onnx_adapter")
+        tensors = lora_inputs.weights_for(modules, model.graph, widths)
+        lora_inputs.write_adapter(tensors, folder / f"{rank}.onnx_adapter")
 
 
 def sides(folders: dict[str, Path]) -> Iterator[Side]:
-    """Everything that is measured, each folder loaded once."""
+    """Everything that is measured."""
     for name, folder in folders.items():
         adapters = {file.stem: file for file in folder.glob("*.onnx_adapter")}
-        loaded = generation.load(folder, adapters)
         labels = {"builder": "builder", "plain": "plain", "all": "idle", "qv": "q,v idle"}
-        yield Side(labels[name], folder, loaded)
+        yield Side(labels[name], folder)
         for rank in sorted(adapters, key=int):
             label = f"r={rank}" if name == "all" else f"q,v r={rank}"
-            yield Side(label, folder, loaded, rank, adapters[rank].stat().st_size)
+            yield Side(label, folder, rank, adapters[rank].stat().st_size)
 
 
-def decode(side: Side, tokens: int) -> None:
-    """Note the seconds of so many decoding steps."""
-    generator = begin(side, 12, tokens)
+def decode(side: Side, loaded: Any, tokens: int) -> None:
+    """Note the median seconds of so many decoding steps."""
+    generator = begin(side, loaded, 12, tokens)
+    steps = []
     for _ in range(tokens):
         began = time.perf_counter()
         generator.generate_next_token()
-        side.steps.append(time.perf_counter() - began)
+        steps.append(time.perf_counter() - began)
+    side.steps.append(statistics.median(steps))
 
 
-def read(side: Side, prompt: int) -> None:
-    """Note the seconds to read a prompt, three times."""
-    for _ in range(3):
-        began = time.perf_counter()
-        begin(side, prompt, 1)
-        side.reads.append(time.perf_counter() - began)
+def read(side: Side, loaded: Any, prompt: int) -> None:
+    """Note the seconds to read a prompt."""
+    began = time.perf_counter()
+    begin(side, loaded, prompt, 1)
+    side.reads.append(time.perf_counter() - began)
 
 
-def begin(side: Side, prompt: int, tokens: int) -> Any:
+def begin(side: Side, loaded: Any, prompt: int, tokens: int) -> Any:
     """A generator that has read a prompt of so many tokens."""
     import onnxruntime_genai as og
 
-    params = og.GeneratorParams(side.model.model)
+    params = og.GeneratorParams(loaded.model)
     length = prompt + tokens + 1
     params.set_search_options(max_length=length, min_length=length, do_sample=False)
-    generator = og.Generator(side.model.model, params)
+    generator = og.Generator(loaded.model, params)
     if side.adapter is not None:
-        generator.set_active_adapter(side.model.adapters, side.adapter)
+        generator.set_active_adapter(loaded.adapters, side.adapter)
     generator.append_tokens([100 + i % 50 for i in range(prompt)])
     generator.generate_next_token()
     return generator
@@ -198,18 +219,18 @@ def product_bytes(folder: Path) -> int:
 def report(found: list[Side], prompt: int) -> None:
     """A line a side."""
     base = product_bytes(found[0].folder)
-    plain = min(statistics.median(side.steps) for side in found[:2])
+    plain = next(side.steps for side in found if side.name == "plain")
     print(f"\nproducts {base / 1e6:.1f} MB, {settings.cores()} cores, load {os.getloadavg()[0]:.1f}")
     columns = f"{'adapter MB':>11}{'ms/step':>9}{'tokens/s':>10}{'to plain':>10}{'floor':>7}{'to floor':>10}"
     print(f"{'':12}{columns}{'prompt/s':>10}")
     for side in found:
         step = statistics.median(side.steps)
+        ratio = statistics.median(a / b for a, b in zip(plain, side.steps, strict=True))
         floor = 1 / (1 + side.adapter_bytes / base)
-        read_rate = prompt / min(side.reads)
         size = f"{side.adapter_bytes / 1e6:.1f}" if side.adapter_bytes else ""
         print(
-            f"{side.name:12}{size:>11}{step * 1e3:9.2f}{1 / step:10.1f}{plain / step:10.3f}{floor:7.3f}"
-            f"{plain / step / floor:10.3f}{read_rate:10.0f}"
+            f"{side.name:12}{size:>11}{step * 1e3:9.2f}{1 / step:10.1f}{ratio:10.3f}{floor:7.3f}"
+            f"{ratio / floor:10.3f}{prompt / statistics.median(side.reads):10.0f}"
         )
 
 

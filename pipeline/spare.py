@@ -31,7 +31,7 @@ MODULES = {
     "finetune": ("pipeline.passes.quant_lora",),
     "optimize": (
         "pipeline.passes.genai_builder",
-        "pipeline.passes.flat_tokens",
+        "pipeline.passes.fewer_nodes",
         "pipeline.passes.lora_inputs",
     ),
     "evaluate": ("pipeline.passes.answers", "onnxruntime_genai"),

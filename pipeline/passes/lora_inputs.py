@@ -37,7 +37,7 @@ from onnx import TensorProto, helper
 
 from pipeline.events import emit
 from pipeline.generation import LAB
-from pipeline.passes.flat_tokens import flat_tensors
+from pipeline.passes.fewer_nodes import replace
 from pipeline.passes.folders import carry_over
 from pipeline.passes.peft_lora import Array, Lora, read_adapter
 
@@ -226,7 +226,6 @@ def add_branches(graph: onnx.GraphProto, wanted: set[tuple[int, str]], widths: M
     `widths` are the outputs of q, k and v. Raises ValueError if a module has no product in the graph.
     """
     initializers = {tensor.name: tensor for tensor in graph.initializer}
-    flat = flat_tensors(graph)
     found = {name: place for name, place in _products(graph) if _sources(place, wanted)}
     if missing := sorted(wanted - {s for place in found.values() for s in _sources(place, wanted)}):
         names = ", ".join(f"layer {layer} {module}" for layer, module in missing[:5])
@@ -239,7 +238,7 @@ def add_branches(graph: onnx.GraphProto, wanted: set[tuple[int, str]], widths: M
             nodes.append(node)
             continue
         family = together[node.name]
-        branch = Branch(node, place, family, _kind(node, initializers), node.input[0] in flat)
+        branch = Branch(node, place, family, _kind(node, initializers))
         inputs, outputs = _size(node, initializers)
         if place[1] == family[0]:
             nodes += branch.down()
@@ -248,9 +247,7 @@ def add_branches(graph: onnx.GraphProto, wanted: set[tuple[int, str]], widths: M
         graph.input.extend([branch.input("B", outputs)])
         graph.initializer.extend([branch.default("B", outputs)])
         nodes += [node, *branch.up()]
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(kept)
+    replace(graph, nodes)
 
 
 @dataclass(frozen=True)
@@ -264,7 +261,6 @@ class Branch:
     place: tuple[int, str, str]
     family: tuple[str, ...]
     kind: int  # TensorProto type of activations and adapter
-    flat: bool  # whether the activations are [tokens, width]
 
     @property
     def base(self) -> str:
@@ -304,8 +300,6 @@ class Branch:
         output, base = self.product.output[0], f"{self.base}/{self.place[1]}"
         plain, delta, low = f"{output}/plain", f"{output}/lora_B", self.low(self.place[1])
         self.product.output[0] = plain
-        if self.flat:
-            return [helper.make_node("Gemm", [low, self.name("B"), plain], [output], f"{base}/lora_B/Gemm")]
         return [
             helper.make_node("MatMul", [low, self.name("B")], [delta], f"{base}/lora_B/MatMul"),
             helper.make_node("Add", [plain, delta], [output], f"{base}/lora/Add"),

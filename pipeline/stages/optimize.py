@@ -226,7 +226,7 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
         return olive.workflow(context, made, {"adapter": _places(context)}, target=target)
     passes: dict[str, dict[str, Any]] = {"export": _export(options, context)}
     if options.provider == "CPUExecutionProvider":
-        passes["flat"] = {"type": "FlatTokens"}
+        passes["fewer"] = {"type": "FewerNodes"}
     data_configs: list[dict[str, Any]] = []
     if "adapter" in context.inputs and options.adapter == "merged":
         passes = {"merge": _merge(options, str(context.inputs["adapter"]), context), **passes}

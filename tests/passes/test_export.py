@@ -105,7 +105,7 @@ def both(
     folder: Path,
     export: dict[str, Any],
     targets: list[str] | None = None,
-    flat: bool = True,
+    fewer: bool = True,
     **lora: Any,
 ) -> list[Pair]:
     """Give a checkpoint a random adapter, export it, and run both on the prompts."""
@@ -113,7 +113,7 @@ def both(
     from olive.model import HfModelHandler
     from transformers import AutoTokenizer
 
-    from pipeline.passes.flat_tokens import FlatTokens
+    from pipeline.passes.fewer_nodes import FewerNodes
     from pipeline.passes.genai_builder import GenaiBuilder
     from pipeline.passes.lora_inputs import LoraInputs
 
@@ -127,8 +127,8 @@ def both(
     after = [run(adapted, ids) for ids in prompts]
     with torch.no_grad():
         plain = apply(GenaiBuilder, {"template": "chat", **export}, handler, folder / "plain")
-    if flat:
-        plain = apply(FlatTokens, {}, plain, folder / "flat")
+    if fewer:
+        plain = apply(FewerNodes, {}, plain, folder / "fewer")
     apply(LoraInputs, {"adapter_path": str(folder / "adapter")}, plain, folder / "onnx")
     logits = exported(folder / "onnx")
     return [Pair(base[i], after[i], logits(ids, False), logits(ids, True)) for i, ids in enumerate(prompts)]
@@ -241,9 +241,9 @@ def test_some_targets_only(architecture: str, targets: list[str], tmp_path: Path
 
 @pytest.mark.parametrize("architecture", ["llama", "phi3", "qwen3", "gemma3"])
 def test_the_builders_own_form_fits_too(architecture: str, tmp_path: Path) -> None:
-    """As it goes to CUDA: hidden states with three axes, a branch that ends in an Add."""
+    """As it goes to CUDA."""
     checkpoint = quantized(tiny.build(architecture, tmp_path / "model"), tmp_path / "quantized", "rtn")
-    for pair in both(checkpoint, tmp_path, EXACT, flat=False):
+    for pair in both(checkpoint, tmp_path, EXACT, fewer=False):
         assert pair.learned() > 1
         assert max(pair.worst()) < TOLERANCE
 
