@@ -2,17 +2,17 @@
 
     python -m benchmarks.adapter_tax [--model starter] [--tokens 40] [--turns 12] [--prompt 512]
 
-In each turn every graph is loaded anew, in an order drawn by lot, and every side decodes: where weights come to
-lie in memory and what else the machine does changes speeds by a tenth. Ratios are taken within a turn; printed is
-their median.
+In each turn every graph is loaded anew, in an order drawn by lot, and every side decodes: where weights come
+to lie in memory and what else the machine does changes speeds by a tenth. Ratios are taken within a turn; their
+median is printed.
 
 builder   the graph of onnxruntime-genai's model builder, no places for adapters
 plain     the same with FewerNodes, as it is exported without an adapter
 idle      places for adapters on all products, none active
 r=16      an adapter of rank 16 on all products, active; `q,v` on queries and values only
 
-`to plain` compares with `plain`. The floor is what reading the bytes alone would allow: 1 / (1 + adapter bytes /
-bytes of the products). Weights are rounded to nearest: that and random adapters cost what trained ones do.
+`to plain` compares with `plain`. The floor is what reading the bytes alone would allow: 1 / (1 + adapter /
+products), in bytes. Weights are rounded to nearest: that and random adapters cost what trained ones do.
 """
 
 from __future__ import annotations

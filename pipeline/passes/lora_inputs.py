@@ -10,8 +10,6 @@ named after the product's node. They are optional: each has an empty default of 
 without an adapter is the base model. A file of them is what `onnxruntime_genai.Adapters.load` reads; adapters
 of any rank over the same products, or over some of them, fit the same graph.
 
-Products that read the same input (gate and up; q, k and v where they are apart) share one A, which is read at
-one go and whose result is split into equal parts: model.layers.0.mlp.gate_up_proj.lora_A [inputs, ranks].
 Where the export put several PEFT modules into one product (packed q, k and v), A is theirs side by side and B
 block-diagonal. Where it cut one PEFT module into several (gate_up), each part has the same A and its own
 rows of B.
@@ -44,7 +42,7 @@ from pipeline.passes.peft_lora import Array, Lora, read_adapter
 ADAPTER = "adapter_weights.onnx_adapter"
 # PEFT's fused modules, and the parts the export may put into products of their own.
 PARTS = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
-INPUT = re.compile(r"model\.layers\.(\d+)\.(attn|mlp)\.(\w+)\.lora_([AB])$")
+INPUT = re.compile(r"model\.layers\.(\d+)\.(?:attn|mlp)\.(\w+)\.lora_A$")
 NUMPY = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}
 Modules = Mapping[tuple[int, str], Lora]  # an adapter by (layer, last name of the module)
 
@@ -113,43 +111,31 @@ def read_widths(folder: Path) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class Product:
-    """A product with a branch; `outputs` of it."""
+class Place:
+    """The inputs A and B beside one product. `kind` is their TensorProto type."""
 
     layer: int
-    name: str
-    b: str  # the graph input's name
-    outputs: int
-
-
-@dataclass(frozen=True)
-class Place:
-    """One A and the products it serves. `kind` is the TensorProto type of A and B."""
-
-    a: str
+    product: str
+    a: str  # the graph input's name
+    b: str
     inputs: int
+    outputs: int
     kind: int
-    products: tuple[Product, ...]
 
 
 def places(graph: onnx.GraphProto) -> list[Place]:
     """The places for adapters a graph has, told from its inputs."""
-    found: dict[tuple[int, str, str], dict[str, onnx.ValueInfoProto]] = {}
-    for value in graph.input:
-        if match := INPUT.match(value.name):
-            found.setdefault((int(match[1]), match[2], match[3]), {})[match[4]] = value
-    made = []
-    for (layer, part, name), sides in found.items():
-        if "A" not in sides:
+    values = {value.name: value for value in graph.input}
+    found = []
+    for name, value in values.items():
+        match = INPUT.match(name)
+        if match is None or (other := values.get(f"{name.removesuffix('A')}B")) is None:
             continue
-        names = [name] if "B" in sides else [n for n in PARTS[name] if (layer, part, n) in found]
-        products = []
-        for each in names:
-            b = found[layer, part, each]["B"]
-            products.append(Product(layer, each, b.name, _sizes(b)[1]))
-        kind = sides["A"].type.tensor_type.elem_type
-        made.append(Place(sides["A"].name, _sizes(sides["A"])[0], kind, tuple(products)))
-    return made
+        kind = value.type.tensor_type.elem_type
+        found.append(
+            Place(int(match[1]), match[2], name, other.name, _sizes(value)[0], _sizes(other)[1], kind)
+        )
+    return found
 
 
 def _sizes(value: onnx.ValueInfoProto) -> list[int]:
@@ -165,27 +151,18 @@ def weights_for(modules: Modules, graph: onnx.GraphProto, widths: Mapping[str, i
     weights: dict[str, Array] = {}
     used: set[tuple[int, str]] = set()
     for place in places(graph):
-        pieces = {p: list(_pieces(p, modules, widths)) for p in place.products}
-        used |= {piece.source for found in pieces.values() for piece in found}
-        if not any(pieces.values()):
+        pieces = list(_pieces(place, modules, widths))
+        if not pieces:
             continue
-        pairs = [combine(found, place.inputs, product.outputs) for product, found in pieces.items()]
-        rank = max(a.shape[1] for a, _ in pairs)
+        used |= {piece.source for piece in pieces}
+        a, b = combine(pieces, place.inputs, place.outputs)
         kind = NUMPY[place.kind]
-        shared = np.concatenate([_pad(a, rank, axis=1) for a, _ in pairs], axis=1)
-        weights[place.a] = np.ascontiguousarray(shared, dtype=kind)
-        for product, (_, b) in zip(place.products, pairs, strict=True):
-            weights[product.b] = np.ascontiguousarray(_pad(b, rank, axis=0), dtype=kind)
+        weights[place.a] = np.ascontiguousarray(a, dtype=kind)
+        weights[place.b] = np.ascontiguousarray(b, dtype=kind)
     if missing := sorted(set(modules) - used):
         names = ", ".join(f"layer {layer} {module}" for layer, module in missing[:5])
         raise ValueError(f"the graph has no place for {len(missing)} adapted modules: {names}")
     return weights
-
-
-def _pad(array: Array, size: int, axis: int) -> Array:
-    """Zeros up to `size`: parts of a shared A have one rank."""
-    widths = [(0, size - array.shape[axis]) if i == axis else (0, 0) for i in range(2)]
-    return np.pad(array, widths)
 
 
 @dataclass(frozen=True)
@@ -230,77 +207,40 @@ def add_branches(graph: onnx.GraphProto, wanted: set[tuple[int, str]], widths: M
     if missing := sorted(wanted - {s for place in found.values() for s in _sources(place, wanted)}):
         names = ", ".join(f"layer {layer} {module}" for layer, module in missing[:5])
         raise ValueError(f"the graph has no product for {len(missing)} adapted modules: {names}")
-    together = _together(graph, found)
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        place = found.get(node.name)
-        if place is None:
-            nodes.append(node)
-            continue
-        family = together[node.name]
-        branch = Branch(node, place, family, _kind(node, initializers))
-        inputs, outputs = _size(node, initializers)
-        if place[1] == family[0]:
-            nodes += branch.down()
-            graph.input.extend([branch.input("A", inputs)])
-            graph.initializer.extend([branch.default("A", inputs)])
-        graph.input.extend([branch.input("B", outputs)])
-        graph.initializer.extend([branch.default("B", outputs)])
-        nodes += [node, *branch.up()]
+        nodes.append(node)
+        if place := found.get(node.name):
+            branch = Branch(node, place, _kind(node, initializers))
+            nodes += branch.nodes()
+            for side, size in zip("AB", _size(node, initializers), strict=True):
+                graph.input.append(branch.input(side, size))
+                graph.initializer.append(branch.default(side, size))
     replace(graph, nodes)
 
 
 @dataclass(frozen=True)
 class Branch:
-    """The nodes, inputs and defaults beside one product.
-
-    `place` is (layer, product, "attn" or "mlp"), `family` the products that share its A, itself among them.
-    """
+    """The nodes, inputs and defaults beside one product; `place` is (layer, product, "attn" or "mlp")."""
 
     product: onnx.NodeProto
     place: tuple[int, str, str]
-    family: tuple[str, ...]
     kind: int  # TensorProto type of activations and adapter
-
-    @property
-    def base(self) -> str:
-        return f"/model/layers.{self.place[0]}/{self.place[2]}"
 
     def name(self, side: str) -> str:
         """Name of the graph input A or B."""
-        shared = side == "A" and len(self.family) > 1
-        module = _whole(self.family) if shared else self.place[1]
-        return f"model.layers.{self.place[0]}.{self.place[2]}.{module}.lora_{side}"
+        layer, product, part = self.place
+        return f"model.layers.{layer}.{part}.{product}.lora_{side}"
 
-    def low(self, product: str) -> str:
-        """Name of xA of one product."""
-        return f"{self.base}/{product}/lora_A/output_0"
-
-    def down(self) -> list[onnx.NodeProto]:
-        """The product of x and A; split, if A serves several products."""
-
-        def product(name: str) -> onnx.NodeProto:
-            given = [self.product.input[0], self.name("A")]
-            return helper.make_node("MatMul", given, [self.low(name)], f"{self.base}/{name}/lora_A/MatMul")
-
-        if len(self.family) == 1:
-            return [product(self.place[1])]
-        whole = _whole(self.family)
-        parts = [self.low(product) for product in self.family]
-        return [
-            product(whole),
-            helper.make_node(
-                "Split", [self.low(whole)], parts, f"{self.base}/{whole}/lora_A/Split",
-                axis=-1, num_outputs=len(parts),
-            ),
-        ]  # fmt: skip
-
-    def up(self) -> list[onnx.NodeProto]:
-        """xA times B and the sum, which takes over the name of the product's output."""
-        output, base = self.product.output[0], f"{self.base}/{self.place[1]}"
-        plain, delta, low = f"{output}/plain", f"{output}/lora_B", self.low(self.place[1])
+    def nodes(self) -> list[onnx.NodeProto]:
+        """Two small products and a sum, which takes over the name of the product's output."""
+        output, base = self.product.output[0], self.product.name.rpartition("/")[0]
+        plain, low, delta = f"{output}/plain", f"{output}/lora_A", f"{output}/lora_B"
         self.product.output[0] = plain
         return [
+            helper.make_node(
+                "MatMul", [self.product.input[0], self.name("A")], [low], f"{base}/lora_A/MatMul"
+            ),
             helper.make_node("MatMul", [low, self.name("B")], [delta], f"{base}/lora_B/MatMul"),
             helper.make_node("Add", [plain, delta], [output], f"{base}/lora/Add"),
         ]
@@ -311,7 +251,7 @@ class Branch:
     def input(self, side: str, size: int) -> onnx.ValueInfoProto:
         """The graph input A or B, with `size` inputs or outputs and any rank."""
         name = self.name(side)
-        return helper.make_tensor_value_info(name, self.kind, self._sizes(side, size, f"{name}.rank"))
+        return helper.make_tensor_value_info(name, self.kind, self._sizes(side, size, f"{name[:-2]}.rank"))
 
     def default(self, side: str, size: int) -> onnx.TensorProto:
         """An initializer under the input's name makes it optional; with rank 0 the branch adds zero."""
@@ -349,41 +289,23 @@ def _sources(place: tuple[int, str, str], wanted: set[tuple[int, str]]) -> set[t
     return {(layer, each) for each in names} & wanted
 
 
-def _together(
-    graph: onnx.GraphProto, found: Mapping[str, tuple[int, str, str]]
-) -> dict[str, tuple[str, ...]]:
-    """By node, the products that read the same input and so share an A, in the graph's order."""
-    reads: dict[tuple[str, str], list[str]] = {}
-    for node in graph.node:
-        if node.name in found:
-            product = found[node.name][1]
-            whole = next((whole for whole, parts in PARTS.items() if product in parts), product)
-            reads.setdefault((node.input[0], whole), []).append(node.name)
-    return {name: tuple(found[each][1] for each in names) for names in reads.values() for name in names}
-
-
-def _whole(family: Iterable[str]) -> str:
-    """The name of what several products are parts of."""
-    return next(whole for whole, parts in PARTS.items() if set(family) <= set(parts))
-
-
-def _pieces(product: Product, modules: Modules, widths: Mapping[str, int]) -> Iterator[Piece]:
+def _pieces(place: Place, modules: Modules, widths: Mapping[str, int]) -> Iterator[Piece]:
     """The adapters that belong to one product: its own, its parts', or its share of a fused one."""
-    layer, name = product.layer, product.name
+    layer, name = place.layer, place.product
     if (layer, name) in modules:
-        yield Piece((layer, name), modules[layer, name], 0, product.outputs)
+        yield Piece((layer, name), modules[layer, name], 0, place.outputs)
         return
     start = 0
     for part in PARTS.get(name, ()):
         if (layer, part) in modules:
-            yield Piece((layer, part), modules[layer, part], start, widths.get(part, product.outputs))
+            yield Piece((layer, part), modules[layer, part], start, widths.get(part, place.outputs))
         start += widths.get(part, 0)
     for fused, parts in PARTS.items():
         if name in parts and (layer, fused) in modules:
             whole = modules[layer, fused]
             edges = _edges(parts, widths, whole.b.shape[0])
             index = parts.index(name)
-            yield Piece((layer, fused), whole.rows(edges[index], edges[index + 1]), 0, product.outputs)
+            yield Piece((layer, fused), whole.rows(edges[index], edges[index + 1]), 0, place.outputs)
 
 
 def _edges(parts: Iterable[str], widths: Mapping[str, int], total: int) -> list[int]:

@@ -149,14 +149,8 @@ def random_adapter(model: Any, targets: list[str] | None, **lora: Any) -> Any:
     from pipeline.passes.quant_lora import LoraQuantLinear, QuantLinear, all_linear
 
     torch.manual_seed(1)
-    config = LoraConfig(
-        r=4,
-        lora_alpha=8,
-        target_modules=targets or all_linear(model),
-        init_lora_weights=False,
-        task_type="CAUSAL_LM",
-        **lora,
-    )
+    given = {"r": 4, "lora_alpha": 8, "init_lora_weights": False, "task_type": "CAUSAL_LM", **lora}
+    config = LoraConfig(target_modules=targets or all_linear(model), **given)
     config._register_custom_module({QuantLinear: LoraQuantLinear})
     return get_peft_model(model, config).eval()
 
