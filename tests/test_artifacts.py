@@ -86,6 +86,19 @@ def test_a_result_may_be_the_whole_folder(home: Path) -> None:
     assert kept.artifacts[0].path == home / "artifacts" / "optimize-k"
 
 
+def test_results_alike_are_found_newest_first(home: Path) -> None:
+    for age, (key, likeness) in enumerate((("old", "one"), ("other", "two"), ("new", "one"))):
+        written = artifacts.part(home, "optimize", key)
+        (written / "model.onnx").write_bytes(b"graph")
+        results = Results([Artifact("m", "onnx", written)])
+        kept = artifacts.keep(home, "optimize", key, written, results, 1.0, likeness)
+        os.utime(kept.folder / artifacts.MANIFEST, (age, age))
+    assert [stored.key for stored in artifacts.alike(home, "optimize", "one")] == ["new", "old"]
+    (home / "artifacts" / "optimize-new" / artifacts.MANIFEST).write_text("")
+    assert [stored.key for stored in artifacts.alike(home, "optimize", "one")] == ["old"]
+    assert artifacts.alike(home, "quantize", "one") == []
+
+
 def test_a_result_can_be_moved_with_its_home(home: Path, tmp_path: Path) -> None:
     made(home)
     (home / "artifacts").rename(tmp_path / "artifacts")

@@ -143,6 +143,21 @@ class TestRun:
         assert out == f"{store.list()[0].id}\n"
         assert no_worker == [store.home]
 
+    def test_an_earlier_run_stands_for_its_recipe(
+        self, store: Store, recipe_file: Path, capsys: Capture, no_worker: list[Path]
+    ) -> None:
+        cli(capsys, "submit", recipe_file)
+        (first,) = store.list()
+        code, out, err = cli(capsys, "submit", first.id, "--set", "finetune.r=8")
+        assert (code, err) == (0, "")
+        again = store.get(out.strip())
+        assert (again.recipe["finetune"]["r"], again.recipe["quantize"]) == (8, first.recipe["quantize"])
+        code, _, err = cli(capsys, "submit", "20200101-000000-abcdef")
+        assert (code, err) == (
+            2,
+            "20200101-000000-abcdef: no such run; `python -m pipeline list` shows them\n",
+        )
+
     @pytest.mark.parametrize("verb", ["run", "submit"])
     @pytest.mark.parametrize(
         ("change", "expected"),
@@ -509,6 +524,29 @@ class TestDownload:
             f"Run {run} is queued and has no exported model; only a finished one is downloaded.\n",
         )
         assert not (tmp_path / "it.zip").exists()
+
+
+class TestConvert:
+    @pytest.mark.parametrize(
+        ("words", "reason"),
+        [
+            (["no", "RUN"], "no: no such folder; give the folder of a PEFT adapter"),
+            (["here", "RUN", "--to", "x.bin"], "x.bin: the name of an adapter's file ends in .onnx_adapter"),
+            (["here", "RUN", "--to", "no/x.onnx_adapter"], "no such folder"),
+            (["here", "RUN"], "here: here has no adapter_config.json; give the folder of a PEFT adapter"),
+            (["here", "no/folder"], "no/folder: no such folder"),
+        ],
+    )
+    def test_what_is_wrong_is_said_and_nothing_written(
+        self, finished: Run, capsys: Capture, words: list[str], reason: str, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        (tmp_path / "cwd" / "here").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / "cwd")
+        code, out, err = cli(capsys, "convert", *(finished.id if word == "RUN" else word for word in words))
+        assert (code, out) == (2, "")
+        assert reason in err
+        assert [path.name for path in Path().iterdir()] == ["here"]
 
 
 class TestVerify:

@@ -47,6 +47,21 @@ def test_later_changes_to_the_data_do_not_reach_the_run(
     assert stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
 
 
+def test_a_run_is_done_again_with_changes_from_the_labs_copy_of_its_data(
+    store: Store, recipe_file: Path, dataset: Path, no_worker: list[Path]
+) -> None:
+    first = store.get(submit.submit(store, recipe.load(recipe_file, ["group=x"])))
+    dataset.unlink()
+    chosen = submit.again(first, ["finetune.r=4", "name=small"])
+    found = store.get(submit.submit(store, chosen))
+    assert (found.name, found.recipe["finetune"]["r"], found.data) == ("small", 4, first.data)
+    assert chosen.group == ""
+    assert chosen.quantize == recipe.from_dict(first.recipe).quantize
+    assert first.recipe == store.get(first.id).recipe
+    with pytest.raises(InputError, match=r"finetune\.r: 0 is not allowed"):
+        submit.again(first, ["finetune.r=0"])
+
+
 def test_the_same_data_is_kept_once(
     store: Store, recipe_file: Path, dataset: Path, no_worker: list[Path]
 ) -> None:

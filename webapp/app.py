@@ -8,6 +8,7 @@ import logging
 import mimetypes
 import shutil
 from collections.abc import AsyncIterator, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def page() -> gr.Blocks:
 
 
 def _tabs(sample: gr.Button, problems: gr.HTML) -> tuple[data.Data, lab.Lab]:
-    """Build the tabs and connect the two that meet: a dataset is taken from Data to Lab."""
+    """Build the tabs and connect those that meet: Data gives a dataset to Lab, and Runs a recipe."""
     made: dict[str, gr.Tab] = {}
     for name in TABS:
         made[name] = gr.Tab(name.capitalize(), id=name, elem_id=f"tab-{name}")
@@ -93,15 +94,24 @@ def _tabs(sample: gr.Button, problems: gr.HTML) -> tuple[data.Data, lab.Lab]:
         chosen = data.build()
     with made["lab"]:
         lab_tab = lab.build(made["lab"], sample, problems)
-    for name, module in (("compare", compare), ("runs", runs), ("publish", publish)):
-        with made[name]:
-            module.build(made[name])
+    with made["compare"]:
+        compare.build(made["compare"])
+    with made["runs"]:
+        history = runs.build(made["runs"])
+    with made["publish"]:
+        publish.build(made["publish"])
     made["data"].select(data.refresh, chosen.picked, chosen.picked, **parts.QUICK)
     made["lab"].select(lab.refresh, lab_tab.data, lab_tab.data, **parts.QUICK)
     chosen.use.click(
         lab.take,
         [chosen.picked, chosen.template, chosen.model],
         [lab_tab.data, lab_tab.template, lab_tab.model, lab_tab.new],
+        **parts.QUICK,
+    ).then(None, None, None, js=f"() => ({parts.live('go')})('lab')", **parts.IN_PAGE)
+    history.use.click(
+        partial(lab.again, lab_tab.inputs),
+        history.chosen,
+        [*lab_tab.inputs.inputs, lab_tab.new],
         **parts.QUICK,
     ).then(None, None, None, js=f"() => ({parts.live('go')})('lab')", **parts.IN_PAGE)
     return chosen, lab_tab

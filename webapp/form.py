@@ -57,6 +57,19 @@ class Form:
             with gr.Column(elem_classes="stage-options"):
                 self.fields(name, cls)
 
+    def fill(self, recipe: dict[str, Any]) -> list[Any]:
+        """Values of all inputs for a recipe's mapping; what it leaves out is at its default."""
+        values: list[Any] = []
+        for (group, name), option in zip(self.keys, self.options, strict=True):
+            if option is None:
+                values.append(recipe.get(group) is not None)
+                continue
+            given = recipe if group == "" else recipe.get(group) or {}
+            value = given.get(name, option.default)
+            typed = not option.choices and not set(option.types) <= {int, float, bool}
+            values.append(("" if value is None else word(value)) if typed else value)
+        return values
+
     def collect(self, values: Sequence[Any]) -> dict[str, Any]:
         """What was chosen, as a recipe's mapping: the group "" on top, a stage switched off is null."""
         chosen: dict[str, Any] = {}

@@ -21,12 +21,13 @@ GRAPH, ADAPTER = "model.onnx", "adapter_weights.onnx_adapter"
 WORKFLOW = "workflow.json"
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 TRT_RTX = "NvTensorRTRTXExecutionProvider"
-# By device and provider, the precisions for which the model builder has a graph. Those of the last groups
+# By device and provider, the precisions for which the model builder has a graph that loads: its float32 graph
+# for CUDA names outputs that nothing makes (onnxruntime-genai 0.18). Those of the last groups
 # have no graph of their own: the CPU's is what their runtimes compile.
 TARGETS: dict[str, dict[str, tuple[str, ...]]] = {
     "cpu": {CPU: ("int4", "int8", "fp32"), "OpenVINOExecutionProvider": ("int4", "int8", "fp32")},
     "gpu": {
-        CUDA: ("int4", "int8", "fp16", "bf16", "fp32"),
+        CUDA: ("int4", "int8", "fp16", "bf16"),
         "DmlExecutionProvider": ("int4", "fp16"),
         "WebGpuExecutionProvider": ("int4", "int8"),
         TRT_RTX: ("int4", "fp16"),
@@ -75,7 +76,7 @@ class Options:
         "int4",
         "Type of the weights; packed weights of a quantized checkpoint go in unchanged, and this is then the"
         " type of its output layer. fp16 and bf16 are for GPUs. Activations are float32 on a CPU; on a GPU"
-        " they are float16, or with bf16 bfloat16, or with fp32 float32",
+        " they are float16, or with bf16 bfloat16",
     )
     adapter: Literal["detachable", "merged"] = option(
         "detachable",
@@ -155,11 +156,6 @@ def check_among(options: Options, stages: Mapping[str, Any], model: Model) -> li
 def _type_problems(options: Options, packed: bool, head_packed: bool) -> list[str]:
     """Types that the builder cannot give to these matrices."""
     problems = []
-    if packed and options.provider == CUDA and options.precision == "fp32":
-        problems.append(
-            "optimize.precision: 'fp32' has no graph for packed weights with CUDA, which takes float16;"
-            " allowed with a quantized checkpoint: 'int4', 'int8', 'fp16' or 'bf16'"
-        )
     if head_packed and options.lm_head != "auto":
         problems.append(
             f"optimize.lm_head: {options.lm_head!r} comes too late, the checkpoint's output layer is packed"

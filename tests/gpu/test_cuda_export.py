@@ -33,7 +33,6 @@ def apply(kind: Any, config: dict[str, Any], model: Any, folder: Path) -> Any:
 @pytest.mark.parametrize(
     ("algorithm", "options", "head", "error"),
     [
-        ("float", {"precision": "fp32"}, "float", HALF),
         ("float", {"precision": "fp16"}, "float", HALF),
         ("float", {"precision": "bf16"}, "float", BRAIN),
         ("float", {"precision": "int8"}, "int8", EIGHT),

@@ -174,7 +174,7 @@ def test_provider_and_device_go_together() -> None:
         "optimize.provider: 'CUDAExecutionProvider' does not run on device 'cpu'; allowed:"
         " 'CPUExecutionProvider', 'OpenVINOExecutionProvider'"
     ]
-    for precision in ("int4", "int8", "fp16", "bf16", "fp32"):
+    for precision in ("int4", "int8", "fp16", "bf16"):
         assert problems(optimize, device="gpu", provider=CUDA, precision=precision) == []
 
 
@@ -185,6 +185,11 @@ def test_provider_and_device_go_together() -> None:
             {"precision": "fp16"},
             "'fp16' has no graph for CPUExecutionProvider; allowed on cpu with CPUExecutionProvider:"
             " 'int4', 'int8', 'fp32'",
+        ),
+        (
+            {"device": "gpu", "provider": CUDA, "precision": "fp32"},
+            "'fp32' has no graph for CUDAExecutionProvider; allowed on gpu with CUDAExecutionProvider:"
+            " 'int4', 'int8', 'fp16', 'bf16'",
         ),
         ({"precision": "bf16"}, "'bf16' is for device gpu with CUDA; allowed on cpu with"),
         ({"device": "npu", "provider": QNN, "precision": "fp16"}, "allowed on npu with QNN"),
@@ -223,8 +228,6 @@ TUNED = {**QUANTIZED, "finetune": finetune.Options()}
 @pytest.mark.parametrize(
     ("stages", "options", "said"),
     [
-        (QUANTIZED, ON_GPU | {"precision": "fp32"}, "optimize.precision: 'fp32' has no graph for packed"),
-        ({}, ON_GPU | {"precision": "fp32"}, None),
         (QUANTIZED, {"precision": "fp32"}, None),
         ({}, {"precision": "fp32", "lm_head": "int8"}, "optimize.lm_head: 'int8' does not go with"),
         (QUANTIZED, {"precision": "fp32", "lm_head": "int8"}, None),

@@ -112,6 +112,26 @@ def test_workflow_is_as_written(name: str) -> None:
     assert workflow(name) == (GOLDEN / f"{name}.json").read_text("utf-8")
 
 
+@pytest.mark.parametrize(
+    ("places", "reused"),
+    [(["q_proj", "v_proj"], True), (["q_proj", "k_proj", "v_proj"], True), (["q_proj"], False)],
+)
+def test_an_earlier_graph_is_taken_if_it_has_the_places(
+    places: list[str], reused: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"target_modules": ["v_proj", "q_proj"]}))
+    graph = tmp_path / "optimize-1"
+    given = {**CONTEXT, "inputs": {**CHECKPOINT, "adapter": tmp_path}, "graphs": {graph: places}}
+    made = optimize.workflow(optimize.Options(), Context(**given))
+    if reused:
+        assert list(made["passes"]) == ["adapter"]
+        assert made["input_model"]["model_path"] == str(graph)
+    else:
+        assert list(made["passes"]) == ["export", "fewer", "adapter"]
+    merged = optimize.workflow(optimize.Options(adapter="merged"), Context(**given))
+    assert list(merged["passes"]) == ["merge", "export", "fewer"]
+
+
 def test_every_pass_is_in_the_package() -> None:
     package = json.loads((settings.ROOT / "pipeline" / "passes" / "package.json").read_text("utf-8"))
     used = {step["type"] for name in CASES for step in json.loads(workflow(name))["passes"].values()}

@@ -97,6 +97,27 @@ def test_the_form_untouched_is_the_default_recipe(tmp_path):
     assert found == Recipe(name="run", data=str(tmp_path / "x.jsonl"))
 
 
+def test_a_form_filled_with_a_recipe_gives_it_back(tmp_path):
+    with gr.Blocks():
+        made = form.Form()
+        for stage, cls in OPTIONS.items():
+            made.stage(stage, cls, "about", on=stage not in LEFT_OUT)
+    given = from_dict(
+        {
+            "name": "run",
+            "data": "x.jsonl",
+            "quantize": {"group_size": 32, "bits": 8, "symmetric": True},
+            "finetune": {"r": 4, "learning_rate": 0.003, "max_steps": 7, "target_modules": "q_proj,v_proj"},
+            "evaluate": None,
+        },
+        tmp_path,
+    )
+    values = made.fill(given.to_dict())
+    assert values != [component.value for component in made.inputs]
+    found = from_dict({"name": "run", "data": "x.jsonl", **made.collect(values)}, tmp_path)
+    assert found == given
+
+
 def test_every_option_of_every_stage_has_an_input():
     with gr.Blocks():
         made = form.Form()

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import gradio as gr
 import yaml
 
+from pipeline import datasets, settings, submit
 from pipeline import recipe as recipes
-from pipeline import settings, submit
 from pipeline.errors import InputError, LabError
 from pipeline.options import describe
 from pipeline.stages import STAGES
@@ -32,6 +32,7 @@ class Lab(NamedTuple):
     model: form.Input
     run: gr.Textbox
     new: gr.Accordion
+    inputs: form.Form
 
 
 def launch(inputs: form.Form, *values: Any) -> Iterator[tuple[Any, ...]]:
@@ -156,12 +157,27 @@ def build(tab: gr.Tab, welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
     download.click(None, [text, inputs.input("", "name")], None, js=parts.live("download"), **parts.IN_PAGE)
     scorecard.build(tab, inputs, _recipe_to_score)
     data, template, model = (inputs.input("", name) for name in ("data", "template", "model"))
-    return Lab(data, template, model, run, new)
+    return Lab(data, template, model, run, new, inputs)
 
 
 def take(data: str | None, template: str, model: str) -> tuple[Any, ...]:
     """Start a new run with a dataset, template and model chosen elsewhere."""
     return refresh(data), template, model, gr.update(open=True)
+
+
+def again(inputs: form.Form, run: str) -> list[Any]:
+    """The form filled with the recipe of an earlier run, and opened."""
+    found = store().get(run)
+    given = submit.again(found).to_dict()
+    values = inputs.fill({**given, "name": found.name, "group": ""})
+    values[inputs.keys.index(("", "data"))] = refresh(_offered(found.data))
+    return [*values, gr.update(open=True)]
+
+
+def _offered(data: str) -> str:
+    """The dataset as the form offers it: a sample by its own path, though a run keeps a copy."""
+    digests = {datasets.sha256(path): str(path) for path in settings.SAMPLES.glob("*.jsonl")}
+    return digests.get(Path(data).parent.name, data)
 
 
 def refresh(data: str | None) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
@@ -11,6 +11,13 @@ from pipeline.errors import LabError
 from pipeline.run import ENDED, RETRYABLE, Run
 from webapp import parts, views
 from webapp.home import store
+
+
+class Runs(NamedTuple):
+    """What app.py connects with the other tabs."""
+
+    chosen: gr.Textbox
+    use: gr.Button
 
 
 def listed() -> views.Table:
@@ -56,7 +63,7 @@ def _error(run: Run) -> str:
     return next((stage.error for stage in run.stages if stage.error), "")
 
 
-def build(tab: gr.Tab) -> None:
+def build(tab: gr.Tab) -> Runs:
     """Lay out the tab."""
     with gr.Row(elem_classes="bar"):
         refresh = gr.Button("Refresh", size="sm", elem_id="runs-refresh", scale=0)
@@ -66,6 +73,7 @@ def build(tab: gr.Tab) -> None:
         title = parts.drawn("notice")
         with gr.Row(elem_classes="bar"):
             view = gr.Button("Open in the Lab", size="sm", variant="primary", elem_id="runs-open", scale=0)
+            use = gr.Button("Use this recipe", size="sm", scale=0, elem_id="runs-use")
             take = gr.Button("Download the model", size="sm", scale=0, elem_id="runs-download")
             stop = gr.Button("Cancel", size="sm", scale=0, elem_id="runs-cancel")
             again = gr.Button("Retry", size="sm", scale=0)
@@ -91,3 +99,4 @@ def build(tab: gr.Tab) -> None:
         show, chosen, [history, *shown], **parts.QUICK
     )
     again.click(retry, chosen, [history, *shown], **parts.QUICK)
+    return Runs(chosen, use)
