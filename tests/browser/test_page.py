@@ -249,6 +249,21 @@ def test_the_history_and_a_run_in_detail(app, shot):
     assert page.evaluate("window.hacked") is None
 
 
+def test_an_earlier_recipe_fills_the_form(app, shot):
+    run = planted.finished(app.store, name=ATTACK[:60])
+    page = app.open("?tab=runs")
+    page.click(f"#runs-table tr[data-id='{run}']")
+    expect(page.locator("#run-details")).to_contain_text(run)
+    page.click("#runs-use")
+    expect(page.locator("#new-run")).to_be_visible()
+    expect(page.locator("#name textarea, #name input").first).to_have_value(ATTACK[:60])
+    expect(page.locator("#finetune-max_steps input").first).to_have_value("60")
+    expect(page.locator("#quantize-group_size input").first).to_have_value("32")
+    expect(page.locator("#recipe")).to_contain_text("group_size: 32")
+    shot(page, "again")
+    assert page.evaluate("window.hacked") is None
+
+
 def test_compare_offers_held_out_prompts(app, shot):
     planted.finished(app.store, answers=[{**planted.ANSWERS[0], "expected": ATTACK}])
     page = app.open("?tab=compare")
