@@ -132,11 +132,17 @@ def alike(home: Path, stage: str, likeness: str) -> list[Stored]:
     """Stored results of a stage that were kept with that likeness, newest first."""
     found = []
     for manifest in sorted((home / "artifacts").glob(f"{stage}-*/{MANIFEST}"), key=_age, reverse=True):
+        if manifest.parent.suffix == ".part":
+            continue
         try:
-            same = json.loads(manifest.read_text(encoding="utf-8")).get("likeness") == likeness
+            facts = json.loads(manifest.read_text(encoding="utf-8"))
         except (OSError, ValueError):  # deleted in the meantime, or emptied by a power cut
             continue
-        if same and (stored := find(home, stage, manifest.parent.name.removeprefix(f"{stage}-"))):
+        if (
+            isinstance(facts, dict)
+            and facts.get("likeness") == likeness
+            and (stored := find(home, stage, manifest.parent.name.removeprefix(f"{stage}-")))
+        ):
             found.append(stored)
     return found
 

@@ -28,6 +28,15 @@ def of(folder: Path, names: Iterable[str]) -> dict[str, str]:
         return dict(zip(wanted, pool.map(lambda name: _of(folder / name), wanted), strict=True))
 
 
+def intact(folder: Path) -> bool:
+    """Whether the folder has checksums and every file in them is as it was written."""
+    try:
+        told = read(folder)
+        return bool(told) and of(folder, told) == told
+    except (OSError, ValueError):
+        return False
+
+
 def text(sums: Mapping[str, str]) -> str:
     """The lines of the file, by name."""
     return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))

@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifacts, datasets, events, locks, models, recipe, settings, spare
+from pipeline import artifacts, checksums, datasets, events, locks, models, recipe, settings, spare
 from pipeline.errors import sentence
 from pipeline.run import DONE, FAILED, Run
 from pipeline.stages import STAGES, Context
@@ -30,6 +30,7 @@ from pipeline.store import Store
 LOCK = "lock"
 PROCESS = "process.json"
 RESULT = "result.json"
+MOST_GRAPHS = 3  # earlier exports looked at for one to reuse: each is read whole
 
 
 def main(run_id: str, stage: str) -> int:
@@ -125,7 +126,8 @@ def _make(
         name=chosen.model,
         graphs={
             stored.folder: stored.metrics.get("places", [])
-            for stored in artifacts.alike(store.home, stage, likeness)
+            for stored in artifacts.alike(store.home, stage, likeness)[:MOST_GRAPHS]
+            if checksums.intact(stored.folder)
         },
     )
     try:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, sentence
 from pipeline.exported import SUFFIX
 from pipeline.generation import LAB
 
@@ -33,8 +33,10 @@ def convert(adapter: Path, folder: Path, file: Path | None = None, *, same_base:
         if not same_base:
             check_base(config, folder)
         lora_inputs.convert(adapter, folder, file)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise InputError(f"{adapter}: {error}") from None
+    except Exception as error:  # whatever the readers of safetensors and ONNX make of files that are neither
+        raise InputError(f"{adapter} or the graph cannot be read: {sentence(error)}") from None
     return file
 
 
@@ -44,7 +46,8 @@ def check_base(config: dict[str, Any], folder: Path) -> None:
     Sizes alone don't tell two models of one shape apart, and an adapter of the wrong one answers nonsense.
     """
     lab = folder / LAB
-    known = json.loads(lab.read_text("utf-8")).get("base", "") if lab.is_file() else ""
+    facts = json.loads(lab.read_text("utf-8")) if lab.is_file() else {}
+    known = str(facts.get("base") or "") if isinstance(facts, dict) else ""
     given = str(config.get("base_model_name_or_path") or "")
     if known and given and _short(known) != _short(given):
         raise ValueError(

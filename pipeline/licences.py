@@ -39,7 +39,8 @@ def _front_matter(folder: Path) -> str | None:
         return None
     said = facts.get("license")
     named = facts.get("license_name") if said in ("other", None) else said
-    return str(named or said)[:LONGEST] if named or said else None
+    words = named or said
+    return words[:LONGEST] if isinstance(words, str) else None  # of a list, only its size is sure
 
 
 def _title(folder: Path) -> str | None:

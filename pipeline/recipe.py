@@ -96,6 +96,18 @@ def build(given: dict[str, Any], folder: Path, changes: list[str] | None = None)
     return from_dict(given, folder)
 
 
+def redo(given: dict[str, Any], folder: Path, changes: list[str] | None = None) -> Recipe:
+    """`build` of a recipe with absolute paths: only those that the changes name are taken from `folder`."""
+    for change in changes or []:
+        _set(given, change)
+    named = {change.partition("=")[0] for change in changes or []}
+    if "data" in named:
+        given["data"] = str(_absolute(str(given["data"]), folder))
+    if "model" in named:
+        given["model"] = model_path(str(given["model"]), folder)
+    return from_dict(given)
+
+
 def from_dict(given: dict[str, Any], folder: Path | None = None) -> Recipe:
     """Check a mapping and make a Recipe of it; relative paths are taken from `folder`.
 

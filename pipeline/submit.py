@@ -12,7 +12,7 @@ from typing import Any
 from pipeline import datasets, models, settings, templates, worker
 from pipeline.errors import InputError
 from pipeline.publishers import PUBLISHERS
-from pipeline.recipe import Recipe, build
+from pipeline.recipe import Recipe, redo
 from pipeline.run import Run
 from pipeline.stages import STAGES, optimize
 from pipeline.store import Store
@@ -41,7 +41,7 @@ def again(run: Run, changes: list[str] | None = None) -> Recipe:
     quantized base and the same graph. Raises InputError naming the key.
     """
     given = {**copy.deepcopy(run.recipe), "data": run.data, "group": ""}
-    return build(given, Path.cwd(), changes)
+    return redo(given, Path.cwd(), changes)
 
 
 def publish(store: Store, run: Run, to: str, options: Any) -> str:

@@ -276,12 +276,19 @@ def _json(folder: Path, name: str) -> dict[str, Any]:
     if path.stat().st_size > MOST_JSON_BYTES:
         raise ValueError(f"{name} is larger than any real one; export the model again")
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = json.loads(path.read_text("utf-8"), object_pairs_hook=_once)
     except (ValueError, RecursionError):
         raise ValueError(f"{name} is not valid JSON, or only a part of it; export the model again") from None
     if not isinstance(found, dict):
         raise ValueError(f"{name} is not a mapping; export the model again")
     return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping in which no key stands twice: of two, another reader may take the one we don't see."""
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key stands twice")
+    return dict(pairs)
 
 
 def _part(given: dict[str, Any], key: str, kind: type[Found], file: str = CONFIG) -> Found:

@@ -97,6 +97,8 @@ def test_results_alike_are_found_newest_first(home: Path) -> None:
     (home / "artifacts" / "optimize-new" / artifacts.MANIFEST).write_text("")
     assert [stored.key for stored in artifacts.alike(home, "optimize", "one")] == ["old"]
     assert artifacts.alike(home, "quantize", "one") == []
+    (home / "artifacts" / "optimize-old").rename(home / "artifacts" / "optimize-old.part")
+    assert artifacts.alike(home, "optimize", "one") == []
 
 
 def test_a_result_can_be_moved_with_its_home(home: Path, tmp_path: Path) -> None:

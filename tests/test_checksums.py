@@ -27,6 +27,16 @@ def test_sha256sum_reads_what_is_written_and_so_do_we(folder: Path) -> None:
     assert checksums.read(folder) != checksums.of(folder, ["sub/two words.txt", "model.onnx"])
 
 
+def test_a_folder_is_intact_until_a_byte_changes(folder: Path) -> None:
+    assert checksums.intact(folder)
+    (folder / "sub" / "two words.txt").write_bytes(b"wordz")
+    assert not checksums.intact(folder)
+    (folder / "sub" / "two words.txt").unlink()
+    assert not checksums.intact(folder)
+    (folder / checksums.NAME).unlink()
+    assert not checksums.intact(folder)
+
+
 def test_writing_again_does_not_count_the_list_itself(folder: Path) -> None:
     before = (folder / checksums.NAME).read_bytes()
     checksums.write(folder)

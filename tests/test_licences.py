@@ -45,6 +45,12 @@ def test_a_folder_is_asked_in_its_readme(
     assert licences.of(str(model_folder), home) == expected
 
 
+def test_a_licence_that_is_no_text_is_not_unfolded(home: Path, model_folder: Path) -> None:
+    bomb = "a: &a [x, x]\nb: &b [*a, *a]\nlicense: [*b, *b]"
+    (model_folder / "README.md").write_text(f"---\n{bomb}\n---\n")
+    assert licences.of(str(model_folder), home) is None
+
+
 def test_or_in_its_licence_file(home: Path, model_folder: Path) -> None:
     (model_folder / "LICENSE.txt").write_text("\n   LLAMA 3.2 COMMUNITY LICENSE AGREEMENT\nBy clicking")
     assert licences.of(str(model_folder), home) == "LLAMA 3.2 COMMUNITY LICENSE AGREEMENT"

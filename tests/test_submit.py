@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import stat
@@ -48,7 +49,7 @@ def test_later_changes_to_the_data_do_not_reach_the_run(
 
 
 def test_a_run_is_done_again_with_changes_from_the_labs_copy_of_its_data(
-    store: Store, recipe_file: Path, dataset: Path, no_worker: list[Path]
+    store: Store, recipe_file: Path, dataset: Path, no_worker: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = store.get(submit.submit(store, recipe.load(recipe_file, ["group=x"])))
     dataset.unlink()
@@ -58,6 +59,11 @@ def test_a_run_is_done_again_with_changes_from_the_labs_copy_of_its_data(
     assert chosen.group == ""
     assert chosen.quantize == recipe.from_dict(first.recipe).quantize
     assert first.recipe == store.get(first.id).recipe
+    (dataset.parent / "org" / "name").mkdir(parents=True)
+    monkeypatch.chdir(dataset.parent)
+    elsewhere = dataclasses.replace(first, recipe={**first.recipe, "model": "org/name"})
+    assert submit.again(elsewhere).model == "org/name"  # what it meant then, whatever folder this is
+    assert submit.again(first, ["data=more.jsonl"]).data == str(dataset.parent / "more.jsonl")
     with pytest.raises(InputError, match=r"finetune\.r: 0 is not allowed"):
         submit.again(first, ["finetune.r=0"])
 

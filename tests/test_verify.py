@@ -158,7 +158,9 @@ def test_a_config_that_is_wrong(export: Path, change: Callable[[Any], None], fau
     assert fault in found["config"]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000, '{"model": []}', "\x00"])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "[" * 100_000, '{"model": []}', "\x00", '{"model": {"a": 1, "a": 2}}']
+)
 def test_a_config_that_is_none(export: Path, content: str) -> None:
     (export / "genai_config.json").write_text(content)
     assert list(faults(export)) == ["config"]

@@ -21,6 +21,7 @@ def carry_over(source: Path, folder: Path) -> list[Path]:
         if file == source or not file.is_file() or file.suffix == ".onnx_adapter" or file.name in ANOTHERS:
             continue
         target = folder / file.name
+        target.unlink(missing_ok=True)  # it may be a link, and is not to be written through
         try:
             os.link(file, target)
         except OSError:  # another file system: then a copy it must be

@@ -159,6 +159,10 @@ def weights_for(modules: Modules, graph: onnx.GraphProto, widths: Mapping[str, i
         kind = NUMPY[place.kind]
         weights[place.a] = np.ascontiguousarray(a, dtype=kind)
         weights[place.b] = np.ascontiguousarray(b, dtype=kind)
+        if not (np.isfinite(weights[place.a]).all() and np.isfinite(weights[place.b]).all()):
+            raise ValueError(
+                f"layer {place.layer} {place.product}: the adapter has numbers that are not finite"
+            )
     if missing := sorted(set(modules) - used):
         names = ", ".join(f"layer {layer} {module}" for layer, module in missing[:5])
         raise ValueError(f"the graph has no place for {len(missing)} adapted modules: {names}")
@@ -180,17 +184,19 @@ def combine(pieces: Sequence[Piece], inputs: int, outputs: int) -> tuple[Array, 
 
     Raises ValueError if one of them is of another size.
     """
-    rank = sum(piece.lora.a.shape[0] for piece in pieces)
-    a, b = np.zeros((inputs, rank), np.float32), np.zeros((rank, outputs), np.float32)
-    at = 0
     for piece in pieces:
-        (rows, read), width = piece.lora.a.shape, piece.lora.b.shape[0]
+        read, width = piece.lora.a.shape[1], piece.lora.b.shape[0]
         if (read, width) != (inputs, piece.width):
             layer, name = piece.source
             raise ValueError(
                 f"layer {layer} {name}: the adapter is for {read} inputs and {width} outputs, the graph has"
                 f" {inputs} and {piece.width}; it was trained on another base"
             )
+    rank = sum(piece.lora.a.shape[0] for piece in pieces)
+    a, b = np.zeros((inputs, rank), np.float32), np.zeros((rank, outputs), np.float32)
+    at = 0
+    for piece in pieces:
+        rows, width = piece.lora.a.shape[0], piece.lora.b.shape[0]
         a[:, at : at + rows] = piece.lora.a.T
         b[at : at + rows, piece.start : piece.start + width] = piece.lora.b.T
         at += rows

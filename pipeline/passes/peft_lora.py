@@ -21,6 +21,8 @@ VARIANTS = (
     "megatron_config", "trainable_token_indices", "layer_replication", "alora_invocation_tokens",
     "arrow_config",
 )  # fmt: skip
+# Starts that take something out of the base's weights: the adapter fits what is left of them alone.
+RESIDUAL = ("pissa", "olora", "corda", "loftq", "lora_ga", "eva_residual")
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -50,9 +52,25 @@ def read_config(folder: Path) -> dict[str, Any]:
     for variant in VARIANTS:
         if config.get(variant):
             raise ValueError(f"the adapter uses {variant}, which the exported graph has no place for")
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(RESIDUAL):
+        raise ValueError(f"the adapter began as {start}, which changes the base's weights too")
+    _check_scales(config)
     if not (folder / WEIGHTS).is_file():
         raise ValueError(f"{folder.name} has no {WEIGHTS}; other formats can hold code and are not read")
     return dict(config)
+
+
+def _check_scales(config: Mapping[str, Any]) -> None:
+    """Raise ValueError if what a module's output is multiplied with is no number."""
+    patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict):
+        raise ValueError(f"{CONFIG}: alpha_pattern is not a mapping")
+    for name, alpha in {"lora_alpha": config.get("lora_alpha"), **patterns}.items():
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+            raise ValueError(f"{CONFIG}: {name} is {alpha!r}, not a number")
+    if special := [name for name in patterns if not re.fullmatch(r"[\w.]{1,200}", name)]:
+        raise ValueError(f"{CONFIG}: alpha_pattern {special[0]!r} is not the name of a module")
 
 
 def read_adapter(folder: Path) -> dict[tuple[int, str], Lora]:
@@ -62,6 +80,7 @@ def read_adapter(folder: Path) -> dict[tuple[int, str], Lora]:
     """
     config = read_config(folder)
     found: dict[tuple[int, str], dict[str, Array]] = {}
+    paths: dict[tuple[int, str], str] = {}  # the modules' whole names
     for key, tensor in load_file(folder / WEIGHTS).items():
         match = KEY.search(key)
         if match is None:
@@ -69,21 +88,27 @@ def read_adapter(folder: Path) -> dict[tuple[int, str], Lora]:
                 f"the adapter's {key} has no place in the graph; it adapts attention and MLP layers only"
             )
         layer, _, module, side = match.groups()
+        if tensor.ndim != 2 or not tensor.numel():
+            raise ValueError(f"the adapter's {key} has shape {list(tensor.shape)}, not two sizes from 1")
         found.setdefault((int(layer), module), {})[side] = tensor.float().numpy()
+        paths[int(layer), module] = key.partition(".lora_")[0]
     for (layer, module), sides in found.items():
         if set(sides) != {"A", "B"} or sides["A"].shape[0] != sides["B"].shape[1]:
             raise ValueError(f"layer {layer} {module} of the adapter: A and B do not belong together")
     return {
-        place: Lora(sides["A"], sides["B"] * np.float32(scale(config, place[1], sides["A"].shape[0])))
+        place: Lora(sides["A"], sides["B"] * np.float32(scale(config, paths[place], sides["A"].shape[0])))
         for place, sides in found.items()
     }
 
 
 def scale(config: Mapping[str, Any], module: str, rank: int) -> float:
-    """What PEFT multiplies a module's output with: alpha / r, or alpha / sqrt(r) for rank-stabilized LoRA."""
+    """What PEFT multiplies a module's output with: alpha / r, or alpha / sqrt(r) for rank-stabilized LoRA.
+
+    `module` is its whole name; an alpha_pattern holds for names that end in it, as PEFT reads them.
+    """
     patterns = config.get("alpha_pattern") or {}
     alpha = next(
-        (value for name, value in patterns.items() if re.search(rf"(^|\.){name}$", module)),
+        (value for name, value in patterns.items() if re.fullmatch(rf"(.*\.)?({name})", module)),
         config["lora_alpha"],
     )
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)

@@ -36,6 +36,7 @@ from pipeline.passes.training import Collator, ResponseLoss, train
 RECORD = "training.json"  # stands in the adapter's folder
 PARAMETERS: dict[str, tuple[Any, Any, str]] = {  # of the pass, besides Olive's: type, default, description
     "method": (str, "lora", "lora, rslora, dora, or qlora: LoRA on the float model put into nf4."),
+    "base": (str, "", "What the base is called, for whoever gets the adapter."),
     "torch_dtype": (
         str,
         "auto",
@@ -84,7 +85,7 @@ class QuantLora(LoRA):
             "dtype": str(base.dtype).removeprefix("torch."),
         }
         adapter = Path(output_model_path) / "adapter"
-        save(adapted, adapter)
+        save(adapted, adapter, config.base)
         (adapter / RECORD).write_text(json.dumps(record, indent=1) + "\n", "utf-8")
         emit(message="Adapter written", progress=0.98)
         output = deepcopy(model)
@@ -126,9 +127,9 @@ def nf4(dtype: torch.dtype) -> dict[str, Any]:
     }
 
 
-def save(model: PeftModel, folder: Path) -> None:
-    """Write the adapter as PEFT does, without the paths of this machine that PEFT puts in."""
-    model.peft_config["default"].base_model_name_or_path = ""  # None would be filled in
+def save(model: PeftModel, folder: Path, base: str = "") -> None:
+    """Write the adapter as PEFT does, with its base's name for the path on this machine that PEFT puts in."""
+    model.peft_config["default"].base_model_name_or_path = base  # None would be filled in
     model.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 

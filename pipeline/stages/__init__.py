@@ -55,6 +55,11 @@ class Context:
     graphs: dict[Path, list[str]] = field(default_factory=dict)
 
     @property
+    def base_name(self) -> str:
+        """The base as others may know it: of a folder of this machine, its last name."""
+        return Path(self.name).name if Path(self.name).is_absolute() else self.name
+
+    @property
     def base(self) -> Path:
         """The checkpoint later stages build on: quantized if that stage ran, else the float model."""
         return self.inputs.get("checkpoint", self.model)

@@ -204,6 +204,7 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
     common: dict[str, Any] = {"max_length": options.max_length, "loss_on": options.loss_on}
     step = {
         "type": "QuantLora",
+        "base": context.base_name,
         "method": options.method,
         "r": options.r,
         "alpha": options.alpha,

@@ -233,7 +233,7 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
 
 
 def _places(context: Context) -> dict[str, Any]:
-    return {"type": "LoraInputs", "adapter_path": str(context.inputs["adapter"]), "base": context.name}
+    return {"type": "LoraInputs", "adapter_path": str(context.inputs["adapter"]), "base": context.base_name}
 
 
 def _export(options: Options, context: Context) -> dict[str, Any]:
@@ -269,6 +269,8 @@ def earlier(context: Context) -> Path | None:
     if "adapter" not in context.inputs:
         return None
     wanted = set(adapted(context.inputs["adapter"]))
+    if not wanted:
+        return None
     return next((graph for graph, places in context.graphs.items() if wanted <= set(places)), None)
 
 

@@ -15,7 +15,12 @@ pytestmark = pytest.mark.chain
 ADAPTERS: dict[str, dict[str, Any]] = {
     "wide": {"r": 8},
     "narrow": {"r": 2, "use_rslora": True},
-    "some": {"r": 4, "targets": ["q_proj", "v_proj"], "rank_pattern": {"v_proj": 6}},
+    "some": {
+        "r": 4,
+        "targets": ["q_proj", "v_proj"],
+        "rank_pattern": {"v_proj": 6},
+        "alpha_pattern": {"layers.0.self_attn.q_proj": 32},
+    },
 }
 
 
@@ -94,6 +99,11 @@ def copied(made: dict[str, Any], tmp_path: Path, name: str = "wide", **changes: 
         ({"use_dora": True}, "the adapter uses use_dora"),
         ({"peft_type": "IA3"}, "the adapter is of type IA3"),
         ({"modules_to_save": ["lm_head"]}, "uses modules_to_save"),
+        ({"init_lora_weights": "pissa_niter_16"}, "began as pissa_niter_16, which changes the base"),
+        ({"lora_alpha": None}, "lora_alpha is None, not a number"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is nan, not a number"),
+        ({"alpha_pattern": ["q_proj"]}, "alpha_pattern is not a mapping"),
+        ({"alpha_pattern": {"(a+)+$": 1}}, "is not the name of a module"),
         (
             {"base_model_name_or_path": "/home/ann/llama-7b"},
             "trained on llama-7b, and the graph is of quantized",
@@ -152,7 +162,12 @@ def test_other_modules_sizes_and_formats_are_refused(made: dict[str, Any], tmp_p
     refused(
         {name: t for name, t in tensors.items() if "lora_B" not in name}, "A and B do not belong together"
     )
+    refused({name: t * float("nan") for name, t in tensors.items()}, "numbers that are not finite")
+    refused({name: t.flatten() for name, t in tensors.items()}, "not two sizes from 1")
     refused({**tensors, "base_model.model.lm_head.lora_A.weight": torch.ones(2, 2)}, "lm_head")
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(InputError, match="cannot be read: SafetensorError"):
+        conversion.convert(folder, made["home"] / "onnx", tmp_path / "x.onnx_adapter")
     file.rename(file.with_suffix(".bin"))
     with pytest.raises(InputError, match="other formats can hold code"):
         conversion.convert(folder, made["home"] / "onnx", tmp_path / "x.onnx_adapter")
