@@ -137,8 +137,8 @@ def add_places(plain: Path, folder: Path, only: tuple[str, ...] | None) -> None:
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes = {node.name: node for node in model.graph.node}
     sizes: dict[tuple[int, str], tuple[int, int]] = {}
-    for name, (layer, product, _) in lora_inputs._products(model.graph):
-        inputs, outputs = lora_inputs._size(nodes[name], initializers)
+    for name, (layer, product, _) in lora_inputs.products(model.graph):
+        inputs, outputs = lora_inputs.size_of(nodes[name], initializers)
         parts = lora_inputs.PARTS[product] if product == "qkv_proj" else (product,)
         sizes |= {(layer, part): (inputs, widths.get(part, outputs)) for part in parts}
     wanted = {place: size for place, size in sizes.items() if only is None or place[1] in only}

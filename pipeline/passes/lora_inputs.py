@@ -209,7 +209,7 @@ def add_branches(graph: onnx.GraphProto, wanted: set[tuple[int, str]], widths: M
     `widths` are the outputs of q, k and v. Raises ValueError if a module has no product in the graph.
     """
     initializers = {tensor.name: tensor for tensor in graph.initializer}
-    found = {name: place for name, place in _products(graph) if _sources(place, wanted)}
+    found = {name: place for name, place in products(graph) if _sources(place, wanted)}
     if missing := sorted(wanted - {s for place in found.values() for s in _sources(place, wanted)}):
         names = ", ".join(f"layer {layer} {module}" for layer, module in missing[:5])
         raise ValueError(f"the graph has no product for {len(missing)} adapted modules: {names}")
@@ -219,7 +219,7 @@ def add_branches(graph: onnx.GraphProto, wanted: set[tuple[int, str]], widths: M
         if place := found.get(node.name):
             branch = Branch(node, place, _kind(node, initializers))
             nodes += branch.nodes()
-            for side, size in zip("AB", _size(node, initializers), strict=True):
+            for side, size in zip("AB", size_of(node, initializers), strict=True):
                 graph.input.append(branch.input(side, size))
                 graph.initializer.append(branch.default(side, size))
     replace(graph, nodes)
@@ -280,7 +280,7 @@ def write_adapter(weights: Mapping[str, Array], file: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _products(graph: onnx.GraphProto) -> Iterator[tuple[str, tuple[int, str, str]]]:
+def products(graph: onnx.GraphProto) -> Iterator[tuple[str, tuple[int, str, str]]]:
     """(node's name, (layer, product, "attn" or "mlp")) of the products that the builder made."""
     for node in graph.node:
         match = re.match(r"/model/layers\.(\d+)/(attn|mlp)/(\w+)/MatMul", node.name)
@@ -333,7 +333,7 @@ def _kind(node: onnx.NodeProto, initializers: Mapping[str, onnx.TensorProto]) ->
     return int(kind)
 
 
-def _size(node: onnx.NodeProto, initializers: Mapping[str, onnx.TensorProto]) -> tuple[int, int]:
+def size_of(node: onnx.NodeProto, initializers: Mapping[str, onnx.TensorProto]) -> tuple[int, int]:
     """(inputs, outputs) of a product."""
     given = {attribute.name: attribute.i for attribute in node.attribute}
     if "K" in given:

@@ -112,10 +112,10 @@ def with_large_channels(wrapper: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "objective"),
-    [("llama", "layer"), ("llama", "gram"), ("phi3", "gram"), ("gemma3", "gram")],
+    ("architecture", "objective", "most"),
+    [("llama", "layer", 0.8), ("llama", "gram", 0.8), ("phi3", "gram", 0.8), ("gemma3", "gram", 0.85)],
 )
-def test_what_matters_is_found(architecture: str, objective: str, tmp_path: Path) -> None:
+def test_what_matters_is_found(architecture: str, objective: str, most: float, tmp_path: Path) -> None:
     from pipeline.passes import awq, rounding
 
     exact = logits(with_large_channels(prepared(tmp_path, architecture)))
@@ -123,7 +123,7 @@ def test_what_matters_is_found(architecture: str, objective: str, tmp_path: Path
     rounding.pack(rounded, begin=0.0)
     awq.quantize(searched, blocks(16, 64), objective=objective)
     error = [float((logits(wrapper) - exact).pow(2).mean()) for wrapper in (rounded, searched)]
-    assert error[1] < 0.9 * error[0]
+    assert error[1] < most * error[0]
 
 
 def test_gptq_on_scaled_weights_is_nearer_still(tmp_path: Path) -> None:
