@@ -33,6 +33,7 @@ class StageRun:
     error: str | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     artifacts: list[dict[str, Any]] = field(default_factory=list)
+    attempts: int = 0
 
     @property
     def kind(self) -> str:
@@ -66,6 +67,10 @@ class Run:
     data: str  # the dataset's own copy in the home
     stages: tuple[StageRun, ...] = ()
     cancel_requested: bool = False
+    owner: str = ""
+    notes: str = ""
+    tags: tuple[str, ...] = ()
+    deleted: float | None = None  # when, in seconds since the epoch
 
     def stage(self, name: str) -> StageRun:
         """The stage of that name. Raises KeyError."""
@@ -98,6 +103,9 @@ class Run:
             "name": self.name,
             "status": self.status,
             "created": self.created,
+            "owner": self.owner,
+            "notes": self.notes,
+            "tags": list(self.tags),
             "recipe": self.recipe,
             "stages": [stage.to_dict() for stage in self.stages],
         }

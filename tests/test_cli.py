@@ -236,7 +236,17 @@ class TestListAndShow:
         code, out, _ = cli(capsys, "show", finished.id, "--json")
         shown = json.loads(out)
         assert code == 0
-        assert list(shown) == ["id", "name", "status", "created", "recipe", "stages"]
+        assert list(shown) == [
+            "id",
+            "name",
+            "status",
+            "created",
+            "owner",
+            "notes",
+            "tags",
+            "recipe",
+            "stages",
+        ]
         assert {tuple(stage) for stage in shown["stages"]} == {
             ("name", "status", "started", "finished", "seconds", "reused", "error", "metrics", "artifacts")
         }

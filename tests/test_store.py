@@ -54,11 +54,11 @@ def test_stages_are_claimed_one_after_the_other(store: Store) -> None:
         "run": RUNNING, "quantize": RUNNING, "finetune": QUEUED, "optimize": QUEUED, "evaluate": QUEUED,
     }  # fmt: skip
     assert store.running() == [(run, "quantize", "cpu")]
-    store.finish(run, "quantize", DONE, seconds=2.0, reused=True, metrics={"a": 1}, artifacts=[{"kind": "x"}])
+    store.finish(run, "quantize", DONE, seconds=2.0, reused=True, metrics={"a": 1}, artifacts=[{"kind": "x", "path": "/elsewhere"}])
     assert store.claim_next(run, "cpu") == "finetune"
     quantize = store.get(run).stage("quantize")
     assert (quantize.seconds, quantize.reused, quantize.metrics, quantize.artifacts) == (
-        2.0, True, {"a": 1}, [{"kind": "x"}],
+        2.0, True, {"a": 1}, [{"kind": "x", "path": "/elsewhere"}],
     )  # fmt: skip
     assert quantize.started is not None
     assert quantize.finished is not None

@@ -1,0 +1,341 @@
+"""The queue: what people put into it and ask of it, and what the worker takes from it."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import LabError
+from pipeline.run import CANCELED, DONE, ENDED, PUBLISH, QUEUED, RETRYABLE, RUNNING
+from pipeline.store.base import Base
+from pipeline.store.rows import insert_stage, inside
+from pipeline.turns import Waiting, in_turn
+
+MOVES = ("up", "down", "first", "last")
+ANY_DEVICE = ("", "cpu")
+PAUSED = "paused"
+
+
+class Queue(Base):
+    """Runs on their way from queued to ended."""
+
+    # -- what the page and the command line do -------------------------------------------------------
+
+    def add(
+        self,
+        name: str,
+        recipe: dict[str, Any],
+        data: Path,
+        stages: dict[str, dict[str, Any]],
+        owner: str = "",
+    ) -> str:
+        """Queue a run and return its id, such as `20261122-143000-7f3a9c`: sortable, and not guessable."""
+        run = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+        self.folder(run).mkdir(mode=0o700)
+        with self._write() as db:
+            db.execute(
+                "INSERT INTO runs (id, name, status, created, recipe, data, owner, device, place)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, (SELECT COALESCE(MAX(place), 0) + 1 FROM runs))",
+                (
+                    run, name, QUEUED, time.time(), json.dumps(recipe), inside(self.home, data), owner,
+                    recipe.get("device", ""),
+                ),
+            )  # fmt: skip
+            for position, (stage, options) in enumerate(stages.items()):
+                insert_stage(db, run, position, stage, options)
+        return run
+
+    def add_publish(self, run: str, options: dict[str, Any]) -> str:
+        """Queue the publishing of a run's result; return the name of the new stage row."""
+        with self._write() as db:
+            rows = db.execute("SELECT position, name FROM stages WHERE run = ?", (run,)).fetchall()
+            count = sum(row["name"].split("-")[0] == PUBLISH for row in rows)
+            name = f"{PUBLISH}-{count + 1}" if count else PUBLISH
+            insert_stage(db, run, max(row["position"] for row in rows) + 1, name, options)
+        return name
+
+    def request_cancel(self, run: str) -> None:
+        """Ask for the end of a run. A queued one ends at once; the worker ends a running one."""
+        with self._write() as db:
+            status = _status(db, run)
+            busy = db.execute(
+                "SELECT COUNT(*) FROM stages WHERE run = ? AND status = ?", (run, RUNNING)
+            ).fetchone()[0]
+            if busy or status == RUNNING:
+                db.execute("UPDATE runs SET cancel_requested = 1 WHERE id = ?", (run,))
+            elif status == QUEUED:
+                _end(db, run, CANCELED)
+            if status in ENDED and not _cancel_queued(db, run) and not busy:
+                raise LabError(f"Run {run} has already ended ({status}).")
+
+    def retry(self, run: str) -> None:
+        """Queue a run again from the first stage that did not end well. Raises LabError if none did."""
+        with self._write() as db:
+            status = _status(db, run)
+            if status not in RETRYABLE:
+                raise LabError(
+                    f"Run {run} is {status}; only a failed, canceled or interrupted one is retried."
+                )
+            db.execute(
+                "UPDATE runs SET status = ?, cancel_requested = 0, deleted = NULL WHERE id = ?", (QUEUED, run)
+            )
+            db.execute(
+                "UPDATE stages SET status = ?, started = NULL, finished = NULL, seconds = NULL, error = NULL,"
+                " reused = 0, attempts = 0 WHERE run = ? AND status != ? AND name NOT LIKE 'publish%'",
+                (QUEUED, run, DONE),
+            )
+
+    def pause(self, paused: bool) -> None:
+        """Let no further run begin, or let them again. What runs goes on."""
+        with self._write() as db:
+            db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (PAUSED, str(int(paused))))
+
+    @property
+    def paused(self) -> bool:
+        """Whether the queue is paused."""
+        with self._read() as db:
+            return _paused(db)
+
+    def queue(self) -> list[str]:
+        """Runs that wait, in the order in which they will begin."""
+        with self._read() as db:
+            return in_turn(_waiting(db, ANY_DEVICE))
+
+    def move(self, run: str, where: str) -> None:
+        """Move a waiting run among those of its owner; others' turns stay. `where` is one of MOVES.
+
+        Raises LabError if it no longer waits.
+        """
+        with self._write() as db:
+            if _status(db, run) != QUEUED:
+                raise LabError(
+                    f"Run {run} is {_status(db, run)}; only waiting runs have a place in the queue."
+                )
+            ids = [
+                row["id"]
+                for row in db.execute(
+                    "SELECT id FROM runs WHERE status = ? AND owner ="
+                    " (SELECT owner FROM runs WHERE id = ?) ORDER BY urgent DESC, place",
+                    (QUEUED, run),
+                )
+            ]
+            at = ids.index(run)
+            ids.remove(run)
+            ids.insert({"up": max(at - 1, 0), "down": at + 1, "first": 0, "last": len(ids)}[where], run)
+            marks = ", ".join("?" for _ in ids)
+            query = f"SELECT place FROM runs WHERE id IN ({marks}) ORDER BY place"  # noqa: S608
+            places = [row["place"] for row in db.execute(query, ids)]
+            assert all(a < b for a, b in pairwise(places)), "no two runs share a place"
+            for one, place in zip(ids, places, strict=True):
+                db.execute("UPDATE runs SET place = ?, urgent = 0 WHERE id = ?", (place, one))
+
+    # -- what the worker does ------------------------------------------------------------------------
+
+    def claim(self, device: str, wanted: Sequence[str] = ANY_DEVICE) -> tuple[str, str] | None:
+        """Take the next stage of the run whose turn it is: (run, stage), now running; None if there is none.
+
+        Only of runs that asked for one of the devices in `wanted`; "" is any device.
+        """
+        with self._read() as db:  # most of the time nothing waits, and nobody need be kept from writing
+            if not _waiting(db, wanted):
+                return None
+        with self._write() as db:
+            turns = [] if _paused(db) else in_turn(_waiting(db, wanted))
+            return _start_next(db, turns[0], device) if turns else None
+
+    def claim_next(self, run: str, device: str) -> str | None:
+        """Take the next stage of a run that holds `device`; None when it has no more, and so is done."""
+        with self._write() as db:
+            if _wants_cancel(db, run) and _next(db, run):
+                _end(db, run, CANCELED)
+                return None
+            started = _start_next(db, run, device)
+            return started[1] if started else None
+
+    def claim_publish(self) -> tuple[str, str] | None:
+        """Take the oldest queued publish whose run is done: (run, stage)."""
+        with self._write() as db:
+            row = db.execute(
+                "SELECT run, stages.name FROM stages JOIN runs ON runs.id = run WHERE stages.status = ?"
+                " AND stages.name LIKE 'publish%' AND runs.status = ? ORDER BY stages.rowid LIMIT 1",
+                (QUEUED, DONE),
+            ).fetchone()
+            if row is None:
+                return None
+            _mark_running(db, row["run"], row["name"], None)
+            return row["run"], row["name"]
+
+    def finish(
+        self,
+        run: str,
+        stage: str,
+        status: str,
+        *,
+        error: str | None = None,
+        seconds: float | None = None,
+        finished: float | None = None,
+        reused: bool = False,
+        metrics: dict[str, Any] | None = None,
+        artifacts: Sequence[dict[str, Any]] | None = None,
+    ) -> None:
+        """Record how a stage ended. A stage that is not done ends its run with the same status.
+
+        `finished` is when, in seconds since the epoch; by default now.
+        """
+        kept = [{**given, "path": inside(self.home, given["path"])} for given in artifacts or []]
+        with self._write() as db:
+            db.execute(
+                "UPDATE stages SET status = ?, finished = ?, seconds = ?, reused = ?, error = ?, metrics = ?,"
+                " artifacts = ? WHERE run = ? AND name = ?",
+                (
+                    status,
+                    finished or time.time(),
+                    seconds,
+                    int(reused),
+                    error,
+                    json.dumps(metrics or {}),
+                    json.dumps(kept),
+                    run,
+                    stage,
+                ),
+            )
+            if stage.startswith(PUBLISH):
+                db.execute("UPDATE runs SET cancel_requested = 0 WHERE id = ?", (run,))
+            elif status != DONE:
+                _end(db, run, status)
+
+    def running(self) -> Sequence[tuple[str, str, str | None]]:
+        """(run, stage, device) of every stage marked running, for a worker that has just started."""
+        with self._read() as db:
+            rows = db.execute("SELECT run, name, device FROM stages WHERE status = ?", (RUNNING,)).fetchall()
+            return [(row["run"], row["name"], row["device"]) for row in rows]
+
+    def between_stages(self) -> Sequence[str]:
+        """Runs marked running of which no stage is: their worker died between two stages."""
+        with self._read() as db:
+            rows = db.execute(
+                "SELECT id FROM runs WHERE status = ? AND NOT EXISTS"
+                " (SELECT 1 FROM stages WHERE run = runs.id AND stages.status = ?)",
+                (RUNNING, RUNNING),
+            ).fetchall()
+            return [row["id"] for row in rows]
+
+    def requeue(self, run: str, stage: str | None = None) -> None:
+        """Put a run back at the head of the queue, its `stage` with it, or end it if that was asked for."""
+        with self._write() as db:
+            if stage is not None:
+                db.execute(
+                    "UPDATE stages SET status = ?, started = NULL WHERE run = ? AND name = ?",
+                    (QUEUED, run, stage),
+                )
+            if stage is not None and stage.startswith(PUBLISH):
+                return
+            if _wants_cancel(db, run) and _next(db, run):
+                _end(db, run, CANCELED)
+            else:
+                db.execute("UPDATE runs SET status = ?, urgent = 1 WHERE id = ?", (QUEUED, run))
+
+    def attempts(self, run: str, stage: str) -> int:
+        """How often the stage has been begun since it was queued by somebody."""
+        with self._read() as db:
+            query = "SELECT attempts FROM stages WHERE run = ? AND name = ?"
+            return int(db.execute(query, (run, stage)).fetchone()[0])
+
+    def cancels(self) -> set[str]:
+        """Runs whose cancellation was asked for."""
+        with self._read() as db:
+            return {row["id"] for row in db.execute("SELECT id FROM runs WHERE cancel_requested = 1")}
+
+    def waiting(self) -> bool:
+        """Whether there is work for a worker: something queued, or running and so to be looked after."""
+        with self._read() as db:
+            runs = db.execute(
+                "SELECT 1 FROM runs WHERE status = ? OR (status = ? AND NOT ?) LIMIT 1",
+                (RUNNING, QUEUED, _paused(db)),
+            ).fetchone()
+            publish = db.execute(
+                "SELECT 1 FROM stages JOIN runs ON runs.id = run WHERE runs.status = ?"
+                " AND stages.status IN (?, ?) LIMIT 1",
+                (DONE, QUEUED, RUNNING),
+            ).fetchone()
+            return bool(runs or publish)
+
+
+def _status(db: sqlite3.Connection, run: str) -> str:
+    return str(db.execute("SELECT status FROM runs WHERE id = ?", (run,)).fetchone()["status"])
+
+
+def _paused(db: sqlite3.Connection) -> bool:
+    row = db.execute("SELECT value FROM facts WHERE name = ?", (PAUSED,)).fetchone()
+    return row is not None and row["value"] == "1"
+
+
+def _waiting(db: sqlite3.Connection, wanted: Sequence[str]) -> list[Waiting]:
+    """Queued runs for these devices, and when their owners were last served, counted in runs."""
+    marks = ", ".join("?" for _ in wanted)
+    rows = db.execute(
+        f"SELECT id, owner, place, urgent FROM runs WHERE status = ? AND device IN ({marks})",  # noqa: S608
+        (QUEUED, *wanted),
+    ).fetchall()
+    owners = {row["owner"] for row in rows}
+    query = "SELECT COALESCE(MAX(begun), 0) FROM runs WHERE owner = ?"
+    served = {owner: db.execute(query, (owner,)).fetchone()[0] for owner in owners}
+    return [
+        Waiting(row["id"], row["owner"], row["place"], bool(row["urgent"]), served[row["owner"]])
+        for row in rows
+    ]
+
+
+def _mark_running(db: sqlite3.Connection, run: str, stage: str, device: str | None) -> None:
+    db.execute(
+        "UPDATE stages SET status = ?, started = ?, finished = NULL, error = NULL, device = ?,"
+        " attempts = attempts + 1 WHERE run = ? AND name = ?",
+        (RUNNING, time.time(), device, run, stage),
+    )
+
+
+def _end(db: sqlite3.Connection, run: str, status: str) -> None:
+    """End a run that is not done; what it had still to do is canceled with it."""
+    db.execute("UPDATE runs SET status = ?, cancel_requested = 0, urgent = 0 WHERE id = ?", (status, run))
+    _cancel_queued(db, run)
+
+
+def _cancel_queued(db: sqlite3.Connection, run: str) -> int:
+    """Cancel the run's stages that have not begun; return how many."""
+    query = "UPDATE stages SET status = ? WHERE run = ? AND status = ?"
+    return db.execute(query, (CANCELED, run, QUEUED)).rowcount
+
+
+def _wants_cancel(db: sqlite3.Connection, run: str) -> bool:
+    return bool(db.execute("SELECT cancel_requested FROM runs WHERE id = ?", (run,)).fetchone()[0])
+
+
+def _next(db: sqlite3.Connection, run: str) -> str | None:
+    """The run's next queued stage."""
+    row = db.execute(
+        "SELECT name FROM stages WHERE run = ? AND status = ? AND name NOT LIKE 'publish%'"
+        " ORDER BY position LIMIT 1",
+        (run, QUEUED),
+    ).fetchone()
+    return row["name"] if row else None
+
+
+def _start_next(db: sqlite3.Connection, run: str, device: str) -> tuple[str, str] | None:
+    """Mark the run's next queued stage running, or the run done if it has none."""
+    name = _next(db, run)
+    if name is None:
+        db.execute("UPDATE runs SET status = ?, cancel_requested = 0 WHERE id = ?", (DONE, run))
+        return None
+    if _status(db, run) == QUEUED:  # its turn has come; stages after the first one take no turn
+        db.execute(
+            "UPDATE runs SET status = ?, urgent = 0, begun = (SELECT MAX(begun) + 1 FROM runs) WHERE id = ?",
+            (RUNNING, run),
+        )
+    _mark_running(db, run, name, device)
+    return run, name

@@ -1,0 +1,69 @@
+"""Rows of the database as records, and back. Paths inside the home are kept relative to it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.run import QUEUED, Run, StageRun
+
+
+def inside(home: Path, path: str | Path) -> str:
+    """A path as it is kept: a home that is moved, or mounted elsewhere, keeps its runs."""
+    return str(Path(path).relative_to(home)) if Path(path).is_relative_to(home) else str(path)
+
+
+def insert_stage(db: sqlite3.Connection, run: str, position: int, name: str, options: dict[str, Any]) -> None:
+    """Queue a stage."""
+    db.execute(
+        "INSERT INTO stages (run, position, name, status, options) VALUES (?, ?, ?, ?, ?)",
+        (run, position, name, QUEUED, json.dumps(options)),
+    )
+
+
+def stages_of(db: sqlite3.Connection, home: Path, runs: Sequence[str]) -> dict[str, list[StageRun]]:
+    """The stages of these runs, by run."""
+    found: dict[str, list[StageRun]] = {run: [] for run in runs}
+    marks = ", ".join("?" for _ in runs)
+    query = f"SELECT * FROM stages WHERE run IN ({marks}) ORDER BY run, position"  # noqa: S608
+    for row in db.execute(query, list(runs)):
+        found[row["run"]].append(
+            StageRun(
+                name=row["name"],
+                status=row["status"],
+                options=json.loads(row["options"]),
+                started=row["started"],
+                finished=row["finished"],
+                seconds=row["seconds"],
+                reused=bool(row["reused"]),
+                error=row["error"],
+                metrics=json.loads(row["metrics"]),
+                artifacts=[
+                    {**artifact, "path": str(home / artifact["path"])}
+                    for artifact in json.loads(row["artifacts"])
+                ],
+                attempts=row["attempts"],
+            )
+        )
+    return found
+
+
+def run_of(row: sqlite3.Row, home: Path, stages: list[StageRun]) -> Run:
+    """A row of `runs` with its stages."""
+    return Run(
+        id=row["id"],
+        name=row["name"],
+        status=row["status"],
+        created=row["created"],
+        recipe=json.loads(row["recipe"]),
+        data=str(home / row["data"]),
+        stages=tuple(stages),
+        cancel_requested=bool(row["cancel_requested"]),
+        owner=row["owner"],
+        notes=row["notes"],
+        tags=tuple(json.loads(row["tags"])),
+        deleted=row["deleted"],
+    )

@@ -1,0 +1,34 @@
+"""Whose turn it is: a queue that is fair between people, whatever each of them has put into it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A queued run. `served` counts runs begun: the greater, the later its owner last had a turn."""
+
+    id: str
+    owner: str
+    place: float
+    urgent: bool = False
+    served: int = 0
+
+
+def in_turn(waiting: Sequence[Waiting]) -> list[str]:
+    """Ids in the order in which they will begin.
+
+    Runs that were interrupted come first. Then owners take turns, who waited longest first; among one
+    owner's runs their places decide.
+    """
+    interrupted = sorted((run for run in waiting if run.urgent), key=lambda run: run.place)
+    lines: dict[str, list[Waiting]] = {}
+    for run in sorted((run for run in waiting if not run.urgent), key=lambda run: run.place):
+        lines.setdefault(run.owner, []).append(run)
+    owners = sorted(lines, key=lambda owner: (lines[owner][0].served, lines[owner][0].place))
+    order = [run.id for run in interrupted]
+    for turn in range(max(map(len, lines.values()), default=0)):
+        order += [lines[owner][turn].id for owner in owners if turn < len(lines[owner])]
+    return order
