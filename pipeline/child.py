@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifacts, checksums, datasets, events, locks, models, recipe, settings, spare
+from pipeline import artifacts, checksums, clock, datasets, events, locks, models, recipe, settings, spare
 from pipeline.errors import sentence
 from pipeline.run import DONE, FAILED, Run
 from pipeline.stages import STAGES, Context
@@ -30,6 +30,7 @@ from pipeline.store import Store
 LOCK = "lock"
 PROCESS = "process.json"
 RESULT = "result.json"
+OUTPUT = "output.txt"  # the name of the folder under artifacts/ it writes its result to
 MOST_GRAPHS = 3  # earlier exports looked at for one to reuse: each is read whole
 
 
@@ -39,7 +40,7 @@ def main(run_id: str, stage: str) -> int:
     folder = store.folder(run_id, stage)
     started = time.monotonic()
     try:
-        write_whole(folder / PROCESS, {"pid": os.getpid()})
+        write_whole(folder / PROCESS, {"pid": os.getpid(), **clock.mark()})
         events.emit(attempt=True, message="Starting", progress=0.0)
         result = _perform(store, store.get(run_id), stage)
     except BaseException as error:
@@ -108,6 +109,7 @@ def _make(
     base = models.materialize(model, store.home, lambda text: events.emit(message=text, progress=0.0))
     folder = store.folder(run.id, stage)
     output = artifacts.part(store.home, stage, name)
+    (folder / OUTPUT).write_text(output.name, encoding="utf-8")
     work = folder / "work"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
@@ -118,7 +120,7 @@ def _make(
         template=chosen.template,
         eval_fraction=chosen.eval_fraction,
         seed=chosen.seed,
-        device="cuda" if settings.gpus() else "cpu",
+        device="cuda" if settings.on_gpu() else "cpu",
         output=output,
         work=work,
         checkpoints=folder / "checkpoints",
@@ -182,7 +184,7 @@ def _identity(
     """What besides the options decides the result. Artifact folders are named by content already."""
     facts = {kind: _stored_name(Path(artifact["path"])) for kind, artifact in inputs.items()}
     facts["model"] = models.fingerprint(model, store.home)
-    facts["device"] = "cuda" if settings.gpus() else "cpu"
+    facts["device"] = "cuda" if settings.on_gpu() else "cpu"
     facts["template"] = chosen.template
     if STAGES[stage].uses_rows(chosen.stages()[stage]):
         facts["data"] = datasets.sha256(Path(run.data))

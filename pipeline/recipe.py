@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -19,6 +19,7 @@ NOT_PATHS = ("azureml://",)
 
 OPTIONS = {name: stage.Options for name, stage in STAGES.items()}
 RENAMED = {("quantize", "calibration_rows"): "calibration_blocks"}  # as older recipes call it
+UNSAID = {"group": "", "runs_on": "any", "max_minutes": 0.0, "max_gigabytes": 0.0}  # not written as these
 LEFT_OUT = {"score"}  # stages that run only where a recipe names them
 
 
@@ -34,6 +35,15 @@ class Basics:
     )
     eval_fraction: float = option(0.1, "Share of the rows held out for evaluation", min=0.01, max=0.5)
     seed: int = option(0, "Makes the split and the training repeatable", min=0, max=2**31 - 1)
+    runs_on: Literal["any", "cpu"] = option(
+        "any", "any: on a GPU where there is one; cpu: on the processor, beside runs on GPUs", advanced=True
+    )
+    max_minutes: float = option(
+        0.0, "End the run when its stages have taken this long; 0: no limit", min=0, advanced=True
+    )
+    max_gigabytes: float = option(
+        0.0, "End the run when it has written this much to the disk; 0: no limit", min=0, advanced=True
+    )
     group: str = option("", "Runs that belong together, such as those of a scorecard, share this name")
 
 
@@ -54,7 +64,7 @@ class Recipe(Basics):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, in the order a person writes a recipe, without what few recipes have."""
-        unsaid = {"group": "", **dict.fromkeys(LEFT_OUT)}
+        unsaid = {**UNSAID, **dict.fromkeys(LEFT_OUT)}
         return {
             key: value
             for key, value in dataclasses.asdict(self).items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import subprocess
 import sys
@@ -62,6 +63,19 @@ def report_to(path: Path) -> None:
     os.environ["OLIVE_LAB_EVENTS"] = str(path)
 
 
+def user() -> str:
+    """Whose runs the command line starts (`OLIVE_LAB_USER`, default the name of the system's user)."""
+    try:
+        return os.environ.get("OLIVE_LAB_USER") or getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have a number and no name
+        return ""
+
+
+def webhook() -> str | None:
+    """The address that is told of every run that ends (`OLIVE_LAB_WEBHOOK`), if any. It may hold a secret."""
+    return os.environ.get("OLIVE_LAB_WEBHOOK") or None
+
+
 def max_upload_bytes() -> int:
     """The largest dataset accepted from a browser (`OLIVE_LAB_MAX_UPLOAD_MB`, default 512)."""
     return int(os.environ.get("OLIVE_LAB_MAX_UPLOAD_MB") or 512) * 1024 * 1024
@@ -119,6 +133,11 @@ def devices() -> list[str]:
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     numbers = [str(i) for i in range(gpus())] if allowed is None else allowed.split(",")
     return [f"cuda:{number.strip()}" for number in numbers if gpus() and number.strip()] or ["cpu"]
+
+
+def on_gpu() -> bool:
+    """Whether what runs in this process may use a GPU."""
+    return devices() != ["cpu"]
 
 
 def cores() -> int:

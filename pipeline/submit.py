@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import secrets
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,44 @@ from pipeline.stages import STAGES, optimize
 from pipeline.store import Store
 
 
-def submit(store: Store, recipe: Recipe) -> str:
+def submit(store: Store, recipe: Recipe, owner: str | None = None) -> str:
     """Check a recipe, queue its run, see that a worker is there; return the run's id.
 
-    Raises InputError with everything that is wrong; nothing is queued or written then.
+    `owner` is whose run it is, by default the system's user. Raises InputError with everything that is
+    wrong; nothing is queued or written then.
     """
-    model = check(recipe)
+    run = _queue(store, recipe, check(recipe), settings.user() if owner is None else owner)
+    worker.ensure(store.home)
+    return run
+
+
+def submit_all(store: Store, recipes: Sequence[Recipe], owner: str | None = None) -> list[str]:
+    """`submit` of several recipes: all are checked before any is queued.
+
+    Raises InputError naming the recipes by name.
+    """
+    models_of: list[models.Model] = []
+    problems: list[str] = []
+    for recipe in recipes:
+        try:
+            models_of.append(check(recipe))
+        except InputError as error:
+            problems += [f"{recipe.name}: {problem}" for problem in error.problems]
+    if problems:
+        raise InputError(problems)
+    whose = settings.user() if owner is None else owner
+    runs = [_queue(store, recipe, model, whose) for recipe, model in zip(recipes, models_of, strict=True)]
+    worker.ensure(store.home)
+    return runs
+
+
+def _queue(store: Store, recipe: Recipe, model: models.Model, owner: str) -> str:
     recipe = dataclasses.replace(recipe, model=model.pinned)  # all stages see the same commit
     data = keep_dataset(store.home, Path(recipe.data))
     stages: dict[str, dict[str, Any]] = {
         name: options for name, options in recipe.to_dict().items() if name in STAGES and options is not None
     }
-    run = store.add(recipe.name, recipe.to_dict(), data, stages)
-    worker.ensure(store.home)
-    return run
+    return store.add(recipe.name, recipe.to_dict(), data, stages, owner)
 
 
 def again(run: Run, changes: list[str] | None = None) -> Recipe:
@@ -78,12 +103,25 @@ def check(recipe: Recipe) -> models.Model:
 
 
 def _gpu_problems(recipe: Recipe) -> list[str]:
-    """An export that runs on a GPU, where there is none."""
-    if recipe.optimize is None or recipe.optimize.device != "gpu" or settings.gpus():
-        return []
-    if optimize.not_run_here(recipe.optimize):
-        return []
-    return ["optimize.device: 'gpu' needs an NVIDIA GPU, and none answers nvidia-smi here; allowed: 'cpu'"]
+    """Options that need a GPU, where the run has none."""
+    wanted = {
+        "optimize.device: 'gpu'": recipe.optimize is not None
+        and recipe.optimize.device == "gpu"
+        and not optimize.not_run_here(recipe.optimize),
+        "quantize.engine: 'autoawq'": recipe.quantize is not None and recipe.quantize.engine == "autoawq",
+        "finetune.method: 'qlora'": recipe.finetune is not None and recipe.finetune.method == "qlora",
+    }
+    if recipe.runs_on == "cpu":
+        return [
+            f"{option} needs a GPU, and runs_on is 'cpu'; set runs_on to 'any', or choose another option"
+            for option, needed in wanted.items()
+            if needed
+        ]
+    if wanted["optimize.device: 'gpu'"] and not settings.gpus():
+        return [
+            "optimize.device: 'gpu' needs an NVIDIA GPU, and none answers nvidia-smi here; allowed: 'cpu'"
+        ]
+    return []
 
 
 def check_data(

@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifacts, locks, settings
+from pipeline import artifacts, clock, locks, settings, webhook
 from pipeline.child import LOCK, PROCESS, RESULT
 from pipeline.errors import LabError, sentence
+from pipeline.limits import Limits
 from pipeline.run import CANCELED, DONE, FAILED, INTERRUPTED, QUEUED
 from pipeline.spare import Spare, affordable, serves
 from pipeline.store import Store
@@ -35,8 +36,11 @@ GRACE_SECONDS = 3.0
 # A stage that takes longer gets a spare made ready for the one that follows; reused ones take less.
 SPARE_SECONDS = 3.0
 PUBLISH_SLOT = "publish"
+# A stage that dies together with its worker is begun again by itself, but not for ever: it may be the reason.
+MOST_ATTEMPTS = 3
 CHILD = ("-m", "pipeline.child")
 WORKER_LOCK = "worker.lock"
+SIGNS = (PROCESS, "events.jsonl", "log.txt")
 
 
 @dataclass
@@ -51,17 +55,22 @@ class Job:
     failure: str | None = None
     began: float = field(default_factory=time.monotonic)
     has_spare: bool = False
+    limits: Limits | None = None
+    over: str | None = None  # which limit it has passed, as a sentence
 
 
 class Worker:
-    """One run at a time on each device; publishing has a slot of its own beside them."""
+    """One run at a time on each device; publishing has a slot of its own beside them.
+
+    Where there are GPUs, runs that asked for the processor have a slot beside theirs.
+    """
 
     def __init__(self, store: Store, child: Sequence[str] = CHILD) -> None:
         self.store = store
         self.child = child
         self.jobs: dict[str, Job] = {}
         self.spares: dict[str, Spare] = {}
-        self.slots = [*settings.devices(), PUBLISH_SLOT]
+        self.slots = list(dict.fromkeys([*settings.devices(), "cpu", PUBLISH_SLOT]))
         self.stopping = False
 
     def serve(self, idle_seconds: float = IDLE_SECONDS, lock: int | None = None) -> None:
@@ -95,10 +104,11 @@ class Worker:
             slot = device or PUBLISH_SLOT
             if lives(job.folder):
                 self.jobs[slot] = job
+            elif _read(job.folder / RESULT) is None and self._may_begin_again(job, slot):
+                self._clean(job)
+                self.store.requeue(run, stage)
             else:
-                self._record(
-                    slot, job, INTERRUPTED, "The machine or the worker stopped while this ran; retry it."
-                )
+                self._record(slot, job, INTERRUPTED, _interrupted(slot))
         for run in self.store.between_stages():
             self.store.requeue(run)
 
@@ -106,7 +116,10 @@ class Worker:
         """One look at everything: end what was canceled, record what ended, start what is queued."""
         cancels = self.store.cancels()
         for slot, job in list(self.jobs.items()):
-            if job.run in cancels:
+            if job.over is None and slot != PUBLISH_SLOT:
+                job.limits = job.limits or Limits(self.store, job.run, job.stage)
+                job.over = job.limits.passed(self._elapsed(job))
+            if job.run in cancels or job.over:
                 self._end(job)
             if self._ended(job):
                 self._record(slot, job, FAILED, None)
@@ -114,11 +127,28 @@ class Worker:
                 self._make_ready(slot, job)
         for slot in self.slots:
             if slot not in self.jobs and not self.stopping:
-                claimed = self.store.claim_publish() if slot == PUBLISH_SLOT else self.store.claim(slot)
+                claimed = self._claim(slot)
                 if claimed:
                     self._start(slot, *claimed)
                 elif slot in self.spares:
                     self.spares.pop(slot).dismiss()
+
+    def _claim(self, slot: str) -> tuple[str, str] | None:
+        if slot == PUBLISH_SLOT:
+            return self.store.claim_publish()
+        if settings.devices() == ["cpu"]:
+            return self.store.claim(slot)
+        return self.store.claim(slot, ("cpu",) if slot == "cpu" else ("any",))
+
+    def _may_begin_again(self, job: Job, slot: str) -> bool:
+        """Whether a stage that died unseen is begun again by itself; not a publish, which may be there."""
+        return slot != PUBLISH_SLOT and self.store.attempts(job.run, job.stage) < MOST_ATTEMPTS
+
+    def _elapsed(self, job: Job) -> float:
+        """Seconds the stage has been at work, under this worker or another; time asleep does not count."""
+        if job.process is not None or job.failure is not None:
+            return time.monotonic() - job.began
+        return clock.since(_read(job.folder / PROCESS)) or 0.0
 
     def _work(self, idle_seconds: float) -> None:
         recovered = False
@@ -171,6 +201,8 @@ class Worker:
     def _environment(self, slot: str, **extra: str) -> dict[str, str]:
         if slot.startswith("cuda:"):
             extra["CUDA_VISIBLE_DEVICES"] = slot.removeprefix("cuda:")
+        elif slot == "cpu":
+            extra["CUDA_VISIBLE_DEVICES"] = ""
         return settings.child_environment(OLIVE_LAB_HOME=str(self.store.home), **extra)
 
     def _spawn(self, slot: str, job: Job) -> subprocess.Popen[bytes]:
@@ -242,10 +274,15 @@ class Worker:
         result = _read(job.folder / RESULT) if job.failure is None else None
         if result is None:
             result = {"status": without_result, "error": job.failure or reason or _death(job.process)}
-            artifacts.sweep(self.store.home)
-            shutil.rmtree(job.folder / "work", ignore_errors=True)
+            if without_result == INTERRUPTED:
+                result["finished"] = _last_sign(job.folder)
+            else:
+                result["seconds"] = self._elapsed(job)
+            self._clean(job)
         if result["status"] != DONE and job.run in self.store.cancels():
             result = {"status": CANCELED}  # whatever it said on being ended is of no interest
+        elif result["status"] != DONE and job.over:
+            result = {"status": FAILED, "error": job.over, "seconds": self._elapsed(job)}
         status = result.pop("status")
         self.store.finish(job.run, job.stage, status, **result)
         goes_on = status == DONE and slot != PUBLISH_SLOT
@@ -253,6 +290,13 @@ class Worker:
         self.jobs.pop(slot, None)
         if following:
             self._start(slot, job.run, following)
+        elif slot != PUBLISH_SLOT:
+            webhook.tell(self.store.get(job.run))
+
+    def _clean(self, job: Job) -> None:
+        """Take away what a stage that died had begun to write; its checkpoints stay."""
+        artifacts.sweep(self.store.home)
+        shutil.rmtree(job.folder / "work", ignore_errors=True)
 
     def stop(self, *_: Any) -> None:
         """Leave after this step; stages that run go on."""
@@ -317,6 +361,24 @@ def _read(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, ValueError):  # not written, or torn by a power cut
         return None
     return facts
+
+
+def _interrupted(slot: str) -> str:
+    if slot == PUBLISH_SLOT:
+        return (
+            "The machine or the worker stopped while this was published; see whether the version is there,"
+            " else publish again."
+        )
+    return (
+        f"The machine or the worker stopped {MOST_ATTEMPTS} times while this ran, so it is not begun again by"
+        " itself; its log shows the last steps. Retry goes on from there."
+    )
+
+
+def _last_sign(folder: Path) -> float | None:
+    """When the stage last wrote something, in seconds since the epoch."""
+    times = [path.stat().st_mtime for name in SIGNS if (path := folder / name).exists()]
+    return max(times, default=None)
 
 
 def _gone(pid: int) -> bool:

@@ -59,6 +59,16 @@ def go(store: Store, run: str, stage: str = "quantize") -> None:
     (store.folder(run, stage) / "go").touch()
 
 
+def die_together(store: Store, run: str, process: subprocess.Popen[bytes]) -> None:
+    """Kill a worker and the stage it has begun, as a power cut does."""
+    pid = begun(store, run)[0]
+    process.kill()
+    process.wait()
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not alive(pid), "the end of the stage")
+    (store.folder(run, "quantize") / SIGN).unlink()
+
+
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that have more to wait for; those of the time it may take keep the real grace period."""
@@ -347,21 +357,33 @@ class TestRestart:
         step_until(second, ended(store, run), "the end of the run")
         assert [s.status for s in store.get(run).stages] == [DONE] * 4
 
-    def test_a_stage_that_died_with_its_worker_is_interrupted_and_can_be_retried(
+    def test_a_stage_that_died_with_its_worker_is_begun_again_before_all_others(
+        self, store: Store, serve: Callable[..., subprocess.Popen[bytes]], stepper: Make
+    ) -> None:
+        run, queued = plant(store), one_stage(store, "queued")
+        die_together(store, run, serve("waits"))
+        store.move(queued, "first")
+        second = stepper("finishes")
+        second.recover()
+        assert (store.get(run).status, store.get(queued).status) == (QUEUED, QUEUED)
+        second.step()
+        assert (store.get(run).status, store.get(queued).status) == (RUNNING, QUEUED)
+        step_until(second, ended(store, queued), "the end of both")
+        assert store.get(run).status == DONE
+
+    def test_a_stage_that_keeps_dying_with_its_worker_is_interrupted_and_can_be_retried(
         self, store: Store, serve: Callable[..., subprocess.Popen[bytes]], stepper: Make
     ) -> None:
         run = plant(store)
-        first = serve("waits")
-        pid = begun(store, run)[0]
-        first.kill()
-        first.wait()
-        os.kill(pid, signal.SIGKILL)
-        until(lambda: not alive(pid), "the end of the stage")
-        second = stepper("finishes")
-        second.recover()
+        for _ in range(worker.MOST_ATTEMPTS):
+            die_together(store, run, serve("waits"))
+            second = stepper("finishes")
+            second.recover()
         found = store.get(run)
         assert (found.status, found.stages[0].status) == (INTERRUPTED, INTERRUPTED)
-        assert (found.stages[0].error or "").startswith("The machine or the worker stopped")
+        assert (found.stages[0].error or "").startswith("The machine or the worker stopped 3 times")
+        last = (store.folder(run, "quantize") / "process.json").stat().st_mtime
+        assert found.stages[0].finished == last
         store.retry(run)
         step_until(second, ended(store, run), "the end of the run")
         assert store.get(run).status == DONE

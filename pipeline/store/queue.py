@@ -18,7 +18,7 @@ from pipeline.store.rows import insert_stage, inside
 from pipeline.turns import Waiting, in_turn
 
 MOVES = ("up", "down", "first", "last")
-ANY_DEVICE = ("", "cpu")
+ALL = ("any", "cpu")
 PAUSED = "paused"
 
 
@@ -40,11 +40,11 @@ class Queue(Base):
         self.folder(run).mkdir(mode=0o700)
         with self._write() as db:
             db.execute(
-                "INSERT INTO runs (id, name, status, created, recipe, data, owner, device, place)"
+                "INSERT INTO runs (id, name, status, created, recipe, data, owner, runs_on, place)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, (SELECT COALESCE(MAX(place), 0) + 1 FROM runs))",
                 (
                     run, name, QUEUED, time.time(), json.dumps(recipe), inside(self.home, data), owner,
-                    recipe.get("device", ""),
+                    recipe.get("runs_on", "any"),
                 ),
             )  # fmt: skip
             for position, (stage, options) in enumerate(stages.items()):
@@ -105,7 +105,7 @@ class Queue(Base):
     def queue(self) -> list[str]:
         """Runs that wait, in the order in which they will begin."""
         with self._read() as db:
-            return in_turn(_waiting(db, ANY_DEVICE))
+            return in_turn(_waiting(db, ALL))
 
     def move(self, run: str, where: str) -> None:
         """Move a waiting run among those of its owner; others' turns stay. `where` is one of MOVES.
@@ -137,10 +137,10 @@ class Queue(Base):
 
     # -- what the worker does ------------------------------------------------------------------------
 
-    def claim(self, device: str, wanted: Sequence[str] = ANY_DEVICE) -> tuple[str, str] | None:
+    def claim(self, device: str, wanted: Sequence[str] = ALL) -> tuple[str, str] | None:
         """Take the next stage of the run whose turn it is: (run, stage), now running; None if there is none.
 
-        Only of runs that asked for one of the devices in `wanted`; "" is any device.
+        `wanted` are the values of `runs_on` that runs may have.
         """
         with self._read() as db:  # most of the time nothing waits, and nobody need be kept from writing
             if not _waiting(db, wanted):
@@ -277,10 +277,10 @@ def _paused(db: sqlite3.Connection) -> bool:
 
 
 def _waiting(db: sqlite3.Connection, wanted: Sequence[str]) -> list[Waiting]:
-    """Queued runs for these devices, and when their owners were last served, counted in runs."""
+    """Queued runs with these values of `runs_on`, and when their owners were last served, counted in runs."""
     marks = ", ".join("?" for _ in wanted)
     rows = db.execute(
-        f"SELECT id, owner, place, urgent FROM runs WHERE status = ? AND device IN ({marks})",  # noqa: S608
+        f"SELECT id, owner, place, urgent FROM runs WHERE status = ? AND runs_on IN ({marks})",  # noqa: S608
         (QUEUED, *wanted),
     ).fetchall()
     owners = {row["owner"] for row in rows}

@@ -1,0 +1,191 @@
+"""The queue as the store keeps it: turns, places, the pause, slots, and older databases."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import LabError
+from pipeline.run import DONE, QUEUED, RUNNING
+from pipeline.store import Store
+
+
+def add(store: Store, name: str, owner: str = "ann", runs_on: str = "any") -> str:
+    return store.add(name, {"runs_on": runs_on}, store.home / "datasets" / "d.jsonl", {"quantize": {}}, owner)
+
+
+def serve_all(store: Store) -> list[str]:
+    """Names of the runs in the order in which they begin."""
+    begun = []
+    while (claimed := store.claim("cpu")) is not None:
+        begun.append(store.get(claimed[0]).name)
+        store.finish(*claimed, DONE)
+        store.claim_next(claimed[0], "cpu")
+    return begun
+
+
+def names(store: Store) -> list[str]:
+    return [store.get(run).name for run in store.queue()]
+
+
+class TestTurns:
+    def test_people_take_turns_in_the_order_that_is_shown(self, store: Store) -> None:
+        for number in range(3):
+            add(store, f"ann{number}")
+        for number in range(2):
+            add(store, f"bob{number}", "bob")
+        shown = names(store)
+        assert shown == ["ann0", "bob0", "ann1", "bob1", "ann2"]
+        assert serve_all(store) == shown
+
+    def test_a_run_queued_later_by_somebody_else_does_not_wait_for_all_of_ones_runs(
+        self, store: Store
+    ) -> None:
+        for number in range(4):
+            add(store, f"ann{number}")
+        claimed = store.claim("cpu")
+        assert claimed is not None
+        add(store, "bob", "bob")
+        assert names(store) == ["bob", "ann1", "ann2", "ann3"]
+
+    def test_stages_after_the_first_take_no_turn(self, store: Store) -> None:
+        long = store.add("long", {}, Path("/d"), {"quantize": {}, "finetune": {}}, "ann")
+        add(store, "bob", "bob")
+        store.claim("cpu")
+        store.finish(long, "quantize", DONE)
+        assert store.claim_next(long, "cpu") == "finetune"
+
+    def test_the_clock_may_be_set_back(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        first = add(store, "first")
+        monkeypatch.setattr("pipeline.store.queue.time.time", lambda: 1000.0)
+        second = add(store, "second")
+        assert store.queue() == [first, second]
+        assert [run.id for run in store.list()] == [second, first]
+
+
+class TestMove:
+    @pytest.fixture
+    def three(self, store: Store) -> list[str]:
+        return [add(store, name) for name in "abc"]
+
+    @pytest.mark.parametrize(
+        ("which", "where", "order"),
+        [
+            (2, "first", "cab"),
+            (2, "up", "acb"),
+            (0, "down", "bac"),
+            (0, "last", "bca"),
+            (0, "up", "abc"),
+            (2, "down", "abc"),
+        ],
+    )
+    def test_a_run_is_moved(self, store: Store, three: list[str], which: int, where: str, order: str) -> None:
+        store.move(three[which], where)
+        assert "".join(names(store)) == order
+        assert "".join(serve_all(store)) == order
+
+    def test_nobody_elses_turn_is_taken(self, store: Store, three: list[str]) -> None:
+        add(store, "x", "bob")
+        add(store, "y", "bob")
+        assert "".join(names(store)) == "axbyc"
+        store.move(three[2], "first")
+        assert "".join(names(store)) == "cxayb"
+
+    def test_what_runs_has_no_place(self, store: Store, three: list[str]) -> None:
+        store.claim("cpu")
+        with pytest.raises(LabError, match="is running; only waiting runs have a place"):
+            store.move(three[0], "last")
+
+
+class TestPause:
+    def test_nothing_begins_and_what_runs_goes_on(self, store: Store) -> None:
+        long = store.add("long", {}, Path("/d"), {"quantize": {}, "finetune": {}})
+        add(store, "next")
+        store.claim("cpu")
+        store.pause(True)
+        store.finish(long, "quantize", DONE)
+        assert store.claim_next(long, "cpu") == "finetune"
+        store.finish(long, "finetune", DONE)
+        assert store.claim_next(long, "cpu") is None
+        assert store.claim("cpu") is None
+        assert Store(store.home).paused
+        assert not store.waiting()
+
+    def test_it_goes_on_where_it_stood(self, store: Store) -> None:
+        add(store, "one")
+        store.pause(True)
+        store.pause(False)
+        assert store.waiting()
+        assert serve_all(store) == ["one"]
+
+
+class TestSlots:
+    def test_a_gpu_takes_no_run_that_wants_the_processor(self, store: Store) -> None:
+        slow, fast = add(store, "slow", runs_on="cpu"), add(store, "fast")
+        assert store.claim("cuda:0", ("any",)) == (fast, "quantize")
+        assert store.claim("cuda:1", ("any",)) is None
+        assert store.claim("cpu", ("cpu",)) == (slow, "quantize")
+
+    def test_without_gpus_the_processor_takes_all(self, store: Store) -> None:
+        add(store, "slow", runs_on="cpu")
+        add(store, "any")
+        assert serve_all(store) == ["slow", "any"]
+
+
+def test_a_home_that_is_moved_keeps_its_runs(store: Store, tmp_path: Path) -> None:
+    run = add(store, "one")
+    inside, outside = store.home / "artifacts" / "quantize-1" / "model", Path("/elsewhere")
+    store.claim("cpu")
+    store.finish(
+        run,
+        "quantize",
+        DONE,
+        artifacts=[{"kind": "a", "path": str(path), "bytes": 1} for path in (inside, outside)],
+    )
+    moved = tmp_path / "moved"
+    store.home.rename(moved)
+    found = Store(moved).get(run)
+    assert [a["path"] for a in found.stages[0].artifacts] == [
+        f"{moved}/artifacts/quantize-1/model",
+        str(outside),
+    ]
+    assert found.data == f"{moved}/datasets/d.jsonl"
+    moved.rename(store.home)
+
+
+FIRST_SCHEMA = """
+CREATE TABLE runs (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL, status TEXT NOT NULL, created REAL NOT NULL,
+    recipe TEXT NOT NULL, data TEXT NOT NULL, cancel_requested INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE stages (
+    run TEXT NOT NULL REFERENCES runs(id) ON DELETE CASCADE, position INTEGER NOT NULL, name TEXT NOT NULL,
+    status TEXT NOT NULL, options TEXT NOT NULL, started REAL, finished REAL, seconds REAL,
+    reused INTEGER NOT NULL DEFAULT 0, error TEXT, metrics TEXT NOT NULL DEFAULT '{}',
+    artifacts TEXT NOT NULL DEFAULT '[]', device TEXT,
+    PRIMARY KEY (run, position), UNIQUE (run, name)
+);
+CREATE INDEX runs_by_status ON runs(status);
+CREATE INDEX stages_by_status ON stages(status);
+INSERT INTO runs VALUES ('20260101-000000-aaaaaa', 'old', 'queued', 1.0, '{}', '/d', 0);
+INSERT INTO runs VALUES ('20260101-000001-bbbbbb', 'older', 'running', 2.0, '{}', '/d', 0);
+INSERT INTO stages (run, position, name, status, options) VALUES
+    ('20260101-000000-aaaaaa', 0, 'quantize', 'queued', '{}'),
+    ('20260101-000001-bbbbbb', 0, 'quantize', 'running', '{}');
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_database_of_the_first_version_is_brought_up_with_its_runs(home: Path) -> None:
+    with closing(sqlite3.connect(home / "runs.db")) as db:
+        db.executescript("PRAGMA journal_mode = WAL;" + FIRST_SCHEMA)
+    store = Store(home)
+    assert [(run.name, run.status) for run in store.list()] == [("older", RUNNING), ("old", QUEUED)]
+    new = add(store, "new")
+    assert names(store) == ["old", "new"]
+    store.move(new, "first")
+    assert store.claim("cpu") is not None
+    assert Store(home).attempts("20260101-000000-aaaaaa", "quantize") == 1

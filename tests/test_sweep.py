@@ -1,0 +1,58 @@
+"""Sweeps: which runs they make, and that all or none are queued."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import recipe, sweep
+from pipeline.errors import InputError
+from pipeline.store import Store
+
+
+def made(recipe_file: Path, *axes: str) -> list[recipe.Recipe]:
+    return sweep.variants(lambda changes: recipe.load(recipe_file, changes), list(axes))
+
+
+def test_every_combination_is_a_run_of_one_group(recipe_file: Path) -> None:
+    found = made(recipe_file, "finetune.r=8,16", "quantize.algorithm=rtn,gptq")
+    assert [(r.finetune.r, r.quantize.algorithm) for r in found] == [  # type: ignore[union-attr]
+        (8, "rtn"), (8, "gptq"), (16, "rtn"), (16, "gptq"),
+    ]  # fmt: skip
+    assert [r.name for r in found][:2] == ["trip r=8, algorithm=rtn", "trip r=8, algorithm=gptq"]
+    (group,) = {r.group for r in found}
+    assert group.startswith("sweep-")
+
+
+@pytest.mark.parametrize(
+    ("axes", "problem"),
+    [
+        (["finetune.r"], "write it as option=value,value"),
+        (["finetune.r="], "write it as option=value,value"),
+        (["finetune.r=8", "finetune.r=16"], "finetune.r: given twice"),
+        (["finetune.r=8,zwei"], "finetune.r: 'zwei'"),
+        (["finetune.rank=8,16"], "finetune.rank: unknown"),
+        (["seed=" + ",".join(map(str, range(101)))], "at most 100"),
+    ],
+)
+def test_what_cannot_be_swept_is_refused(recipe_file: Path, axes: list[str], problem: str) -> None:
+    with pytest.raises(InputError, match=problem):
+        made(recipe_file, *axes)
+
+
+def test_all_are_queued(store: Store, recipe_file: Path, no_worker: list[Path]) -> None:
+    runs = sweep.start(store, made(recipe_file, "finetune.r=4,8"), "ann")
+    found = [store.get(run) for run in runs]
+    assert [(run.owner, run.recipe["finetune"]["r"]) for run in found] == [("ann", 4), ("ann", 8)]
+    assert no_worker == [store.home]
+
+
+def test_one_that_cannot_run_keeps_all_from_being_queued(
+    store: Store, recipe_file: Path, tmp_path: Path, no_worker: list[Path]
+) -> None:
+    (tmp_path / "bad.jsonl").write_text("not json\n")
+    recipes = made(recipe_file, "data=travel.jsonl,bad.jsonl")
+    with pytest.raises(InputError, match=r"^trip data=bad\.jsonl: .*bad\.jsonl:1: not JSON"):
+        sweep.start(store, recipes)
+    assert (store.list(), no_worker) == ([], [])
