@@ -10,7 +10,6 @@ import asyncio
 import dataclasses
 import json
 import os
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,8 +32,8 @@ from pipeline.errors import InputError, LabError, sentence
 from pipeline.publishers import PUBLISHERS, options_of
 from pipeline.run import DONE, PUBLISH, QUEUED, RUNNING, Run
 from pipeline.store import Store
-
-RUN_ID = r"\d{8}-\d{6}-[0-9a-f]{6}"
+from pipeline.verbs import queue
+from pipeline.verbs.queue import recipe_of
 
 
 def check(args: argparse.Namespace) -> int:
@@ -50,7 +49,7 @@ def check(args: argparse.Namespace) -> int:
 def run(args: argparse.Namespace) -> int:
     """Queue a run and follow it to its end."""
     store = Store(settings.home())
-    run_id = submit.submit(store, _recipe(store, args))
+    run_id = submit.submit(store, recipe_of(store, args.recipe, args.set))
     print(f"Run {run_id} is queued. Ctrl-C stops following; the run goes on.", flush=True)
     return follow.run(store, run_id)
 
@@ -58,15 +57,8 @@ def run(args: argparse.Namespace) -> int:
 def submit_(args: argparse.Namespace) -> int:
     """Queue a run and print its id."""
     store = Store(settings.home())
-    print(submit.submit(store, _recipe(store, args)))
+    print(submit.submit(store, recipe_of(store, args.recipe, args.set)))
     return 0
-
-
-def _recipe(store: Store, args: argparse.Namespace) -> recipe.Recipe:
-    """The recipe in a file, or that of an earlier run, with the changes of --set."""
-    if re.fullmatch(RUN_ID, args.recipe) and not Path(args.recipe).exists():
-        return submit.again(store.get(args.recipe), args.set)
-    return recipe.load(Path(args.recipe), args.set)
 
 
 def list_(args: argparse.Namespace) -> int:
@@ -315,6 +307,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--follow", action="store_true", help="go on until the stage ends")
     verb("cancel", cancel).add_argument("run")
     verb("retry", retry).add_argument("run")
+    queue.add(verb)
     _scorecard_flags(verb("scorecard", scorecard_))
     _chat_flags(verb("chat", chat))
     added = verb("verify", verify_)

@@ -14,6 +14,7 @@ from pipeline import events, worker
 from pipeline.run import DONE, ENDED, QUEUED, RUNNING, Run, StageRun
 from pipeline.scorecard import Row
 from pipeline.store import Store
+from pipeline.turns import Waiting
 from pipeline.verify import Finding
 
 POLL_SECONDS = 0.2
@@ -66,6 +67,15 @@ def table(runs: list[Run]) -> str:
         created = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.created))
         stages = " ".join(f"{s.name}:{s.status}" for s in found.stages)
         rows.append((found.id, found.name, found.status, created, stages))
+    return "\n".join(_columns(rows))
+
+
+def waiting(runs: Sequence[Waiting]) -> str:
+    """Waiting runs as aligned columns, the next one first."""
+    rows = [("", "RUN", "NAME", "OWNER", "QUEUED")]
+    for number, found in enumerate(runs, 1):
+        created = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.created))
+        rows.append((str(number), found.id, found.name, found.owner, created))
     return "\n".join(_columns(rows))
 
 

@@ -51,7 +51,9 @@ class Row:
     note: str = ""
 
 
-def start(store: Store, base: Recipe, algorithms: list[str]) -> tuple[str, dict[str, str]]:
+def start(
+    store: Store, base: Recipe, algorithms: list[str], owner: str | None = None
+) -> tuple[str, dict[str, str]]:
     """Queue a run for each algorithm; return the group's name and, by algorithm, why one was refused.
 
     Raises InputError if an algorithm is unknown, or if none at all can be run.
@@ -67,7 +69,7 @@ def start(store: Store, base: Recipe, algorithms: list[str]) -> tuple[str, dict[
     problems: list[str] = []
     for name in dict.fromkeys(algorithms):
         try:
-            submit.submit(store, recipe(base, name, group))
+            submit.submit(store, recipe(base, name, group), owner)
         except InputError as error:
             refused[name] = " ".join(error.problems)
             problems += [problem for problem in error.problems if problem not in problems]

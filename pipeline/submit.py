@@ -18,6 +18,8 @@ from pipeline.run import Run
 from pipeline.stages import STAGES, optimize
 from pipeline.store import Store
 
+MOST_OWNER_LETTERS = 40
+
 
 def submit(store: Store, recipe: Recipe, owner: str | None = None) -> str:
     """Check a recipe, queue its run, see that a worker is there; return the run's id.
@@ -25,7 +27,7 @@ def submit(store: Store, recipe: Recipe, owner: str | None = None) -> str:
     `owner` is whose run it is, by default the system's user. Raises InputError with everything that is
     wrong; nothing is queued or written then.
     """
-    run = _queue(store, recipe, check(recipe), settings.user() if owner is None else owner)
+    run = _queue(store, recipe, check(recipe), owner_name(owner))
     worker.ensure(store.home)
     return run
 
@@ -44,10 +46,18 @@ def submit_all(store: Store, recipes: Sequence[Recipe], owner: str | None = None
             problems += [f"{recipe.name}: {problem}" for problem in error.problems]
     if problems:
         raise InputError(problems)
-    whose = settings.user() if owner is None else owner
-    runs = [_queue(store, recipe, model, whose) for recipe, model in zip(recipes, models_of, strict=True)]
+    runs = [
+        _queue(store, recipe, model, owner_name(owner))
+        for recipe, model in zip(recipes, models_of, strict=True)
+    ]
     worker.ensure(store.home)
     return runs
+
+
+def owner_name(given: str | None) -> str:
+    """Whose run it is, as a word on one line; None is the system's user."""
+    text = settings.user() if given is None else given
+    return " ".join("".join(letter for letter in text if letter.isprintable()).split())[:MOST_OWNER_LETTERS]
 
 
 def _queue(store: Store, recipe: Recipe, model: models.Model, owner: str) -> str:

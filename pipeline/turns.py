@@ -15,10 +15,12 @@ class Waiting:
     place: float
     urgent: bool = False
     served: int = 0
+    name: str = ""
+    created: float = 0.0
 
 
-def in_turn(waiting: Sequence[Waiting]) -> list[str]:
-    """Ids in the order in which they will begin.
+def in_turn(waiting: Sequence[Waiting]) -> list[Waiting]:
+    """The runs in the order in which they will begin.
 
     Runs that were interrupted come first. Then owners take turns, who waited longest first; among one
     owner's runs their places decide.
@@ -28,7 +30,7 @@ def in_turn(waiting: Sequence[Waiting]) -> list[str]:
     for run in sorted((run for run in waiting if not run.urgent), key=lambda run: run.place):
         lines.setdefault(run.owner, []).append(run)
     owners = sorted(lines, key=lambda owner: (lines[owner][0].served, lines[owner][0].place))
-    order = [run.id for run in interrupted]
+    order = interrupted
     for turn in range(max(map(len, lines.values()), default=0)):
-        order += [lines[owner][turn].id for owner in owners if turn < len(lines[owner])]
+        order += [lines[owner][turn] for owner in owners if turn < len(lines[owner])]
     return order

@@ -638,7 +638,8 @@ def test_bad_usage_is_exit_code_2(home: Path, capsys: Capture, argv: list[str]) 
 def test_help_names_every_verb_of_the_contract(home: Path, capsys: Capture) -> None:
     code, out, _ = cli(capsys, "--help")
     assert code == 0
-    verbs = ["check", "run", "submit", "list", "show", "logs", "cancel", "retry", "scorecard", "chat"]
+    verbs = ["check", "run", "submit", "list", "show", "logs", "cancel", "retry"]
+    verbs += ["sweep", "queue", "pause", "resume", "move", "scorecard", "chat"]
     verbs += ["verify", "convert", "publish", "download", "worker"]
     assert re.findall(r"^    (\w+)", out, re.MULTILINE) == verbs
 

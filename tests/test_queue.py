@@ -28,7 +28,7 @@ def serve_all(store: Store) -> list[str]:
 
 
 def names(store: Store) -> list[str]:
-    return [store.get(run).name for run in store.queue()]
+    return [run.name for run in store.queue()]
 
 
 class TestTurns:
@@ -62,7 +62,7 @@ class TestTurns:
         first = add(store, "first")
         monkeypatch.setattr("pipeline.store.queue.time.time", lambda: 1000.0)
         second = add(store, "second")
-        assert store.queue() == [first, second]
+        assert [run.id for run in store.queue()] == [first, second]
         assert [run.id for run in store.list()] == [second, first]
 
 

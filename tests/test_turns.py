@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from pipeline.turns import Waiting, in_turn
+from pipeline.turns import Waiting
+from pipeline.turns import in_turn as runs_in_turn
+
+
+def in_turn(waiting: list[Waiting]) -> list[str]:
+    return [run.id for run in runs_in_turn(waiting)]
 
 
 def test_one_persons_runs_begin_in_their_order() -> None:

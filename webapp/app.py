@@ -18,7 +18,7 @@ from fastapi.staticfiles import StaticFiles
 
 from pipeline import inference, settings, worker
 from pipeline.run import ENDED
-from webapp import guard, parts, theme
+from webapp import guard, parts, queue, theme
 from webapp.home import store
 from webapp.routes import router
 from webapp.tabs import compare, data, lab, publish, runs
@@ -38,6 +38,7 @@ def create(names: Iterable[str] = ()) -> FastAPI:
     app = FastAPI(title=TITLE, lifespan=_lifespan, openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(guard.Guard, names=names)
     app.include_router(router)
+    app.include_router(queue.router)
     app.mount("/lab", StaticFiles(directory=theme.ASSETS))
     mimetypes.add_type("text/javascript", ".js")  # some systems call it plain text, and browsers refuse it
     blocks = page()
@@ -68,7 +69,7 @@ def page() -> gr.Blocks:
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(600, UPLOAD_AGE_SECONDS)
     ) as blocks:
-        parts.fixed(f"<header class='lab-header'><h1>{TITLE}</h1></header>")
+        parts.fixed(_HEADER, js_on_load=f"({parts.live('nameField', 'queue.js')})(element);")
         with gr.Column(visible=False, elem_id="welcome") as welcome:
             parts.fixed(_WELCOME)
             sample = gr.Button("Run the sample lab", variant="primary", elem_id="run-sample", scale=0)
@@ -156,6 +157,12 @@ def _see_to_worker(home: Path) -> None:
     if store().waiting():
         worker.ensure(home)
 
+
+_HEADER = f"""
+<header class='lab-header'><h1>{TITLE}</h1>
+<label>Your name <input id="you" autocomplete="nickname" placeholder="for your runs"></label>
+</header>
+"""
 
 _WELCOME = """
 <h2>Welcome</h2>

@@ -180,5 +180,5 @@ def _stage_status(run: Run, index: int) -> dict[str, Any]:
 
 def _ahead(run: Run) -> int:
     """How many runs come before a queued one."""
-    busy = [other for other in store().list(200) if other.status in (QUEUED, RUNNING)]
-    return sum(other.created < run.created for other in busy)
+    ids = [waiting.id for waiting in store().queue()]
+    return (ids.index(run.id) if run.id in ids else 0) + len(store().running())

@@ -102,7 +102,7 @@ class Queue(Base):
         with self._read() as db:
             return _paused(db)
 
-    def queue(self) -> list[str]:
+    def queue(self) -> list[Waiting]:
         """Runs that wait, in the order in which they will begin."""
         with self._read() as db:
             return in_turn(_waiting(db, ALL))
@@ -147,7 +147,7 @@ class Queue(Base):
                 return None
         with self._write() as db:
             turns = [] if _paused(db) else in_turn(_waiting(db, wanted))
-            return _start_next(db, turns[0], device) if turns else None
+            return _start_next(db, turns[0].id, device) if turns else None
 
     def claim_next(self, run: str, device: str) -> str | None:
         """Take the next stage of a run that holds `device`; None when it has no more, and so is done."""
@@ -280,16 +280,19 @@ def _waiting(db: sqlite3.Connection, wanted: Sequence[str]) -> list[Waiting]:
     """Queued runs with these values of `runs_on`, and when their owners were last served, counted in runs."""
     marks = ", ".join("?" for _ in wanted)
     rows = db.execute(
-        f"SELECT id, owner, place, urgent FROM runs WHERE status = ? AND runs_on IN ({marks})",  # noqa: S608
+        f"SELECT id, owner, place, urgent, name, created FROM runs WHERE status = ? AND runs_on IN ({marks})",  # noqa: S608
         (QUEUED, *wanted),
     ).fetchall()
     owners = {row["owner"] for row in rows}
     query = "SELECT COALESCE(MAX(begun), 0) FROM runs WHERE owner = ?"
     served = {owner: db.execute(query, (owner,)).fetchone()[0] for owner in owners}
     return [
-        Waiting(row["id"], row["owner"], row["place"], bool(row["urgent"]), served[row["owner"]])
+        Waiting(
+            row["id"], row["owner"], row["place"], bool(row["urgent"]), served[row["owner"]], row["name"],
+            row["created"],
+        )
         for row in rows
-    ]
+    ]  # fmt: skip
 
 
 def _mark_running(db: sqlite3.Connection, run: str, stage: str, device: str | None) -> None:

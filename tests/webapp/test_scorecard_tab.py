@@ -22,7 +22,7 @@ def quiet(monkeypatch):
 
 
 def test_it_queues_a_run_for_each_way(store, quiet):
-    first, last = panel.measure(None, reading(), ["rtn", "awq"])
+    first, last = panel.measure(None, reading(), ["rtn", "awq"], "ann")
     assert first[0]["text"].startswith("Checking")
     notice, problems, picked, drawing = last
     assert (notice, problems) == (None, None)
@@ -32,21 +32,21 @@ def test_it_queues_a_run_for_each_way(store, quiet):
 
 
 def test_what_is_refused_is_said(store, quiet):
-    *_, last = panel.measure(None, reading(), ["rtn", "autoawq"])
+    *_, last = panel.measure(None, reading(), ["rtn", "autoawq"], "ann")
     assert last[1]["title"] == "Some are left out"
     assert "AWQ by AutoAWQ: quantize.engine: 'autoawq' needs an NVIDIA GPU" in last[1]["items"][0]
-    *_, last = panel.measure(None, reading("quantize.group_size=128"), ["rtn"])
+    *_, last = panel.measure(None, reading("quantize.group_size=128"), ["rtn"], "ann")
     assert last[1]["title"] == "Nothing was started"
     assert "128 does not divide" in last[1]["items"][0]
-    *_, last = panel.measure(None, reading(), [])
+    *_, last = panel.measure(None, reading(), [], "ann")
     assert "algorithms: none is given" in last[1]["items"][0]
-    assert len(store.list()) == 1
+    assert [run.owner for run in store.list()] == ["ann"]
 
 
 def test_the_newest_is_shown_first_and_a_choice_stays(store, quiet):
     assert panel.arrive(None) == (gr.update(choices=[], value=None), None)
     older = planted.scorecard(store)
-    *_, last = panel.measure(None, reading(), ["awq"])
+    *_, last = panel.measure(None, reading(), ["awq"], "ann")
     newer = last[2]["value"]
     assert panel.arrive(None)[1] == {"group": newer}
     assert panel.arrive(older)[1] == {"group": older}

@@ -158,7 +158,7 @@ def test_the_preview_names_what_is_wrong(home, inputs):
 
 
 def test_a_recipe_with_faults_starts_nothing(store, inputs):
-    first, last = lab.launch(inputs, *values(inputs, model="nowhere", template="{prompt"))
+    first, last = lab.launch(inputs, *values(inputs, model="nowhere", template="{prompt"), "ann")
     assert "Checking" in first[0]["text"]
     assert any("model" in item for item in last[1]["items"])
     assert any("template" in item for item in last[1]["items"])
@@ -170,20 +170,20 @@ def test_a_recipe_with_faults_starts_nothing(store, inputs):
 )
 def test_what_keeps_a_run_from_starting_is_a_sentence(store, inputs, monkeypatch, error, words):
     monkeypatch.setattr(lab.submit, "submit", failing(error))
-    *_, (notice, problems, run, _) = lab.launch(inputs, *values(inputs))
+    *_, (notice, problems, run, _) = lab.launch(inputs, *values(inputs), "ann")
     assert (notice, run) == (None, SKIP)
     assert problems["items"][0].startswith(words)
-    problems, run, _ = lab.launch_sample()
+    problems, run, _ = lab.launch_sample("ann")
     assert run == SKIP
     assert problems["items"][0].startswith(words)
 
 
 def test_a_good_recipe_is_queued(store, inputs, model_folder):
     *_, (notice, problems, run, form_update) = lab.launch(
-        inputs, *values(inputs, model=str(model_folder), name="mine")
+        inputs, *values(inputs, model=str(model_folder), name="mine"), "  Ann\n\x00 B. "
     )
     assert (notice, problems, form_update["open"]) == (None, None, False)
-    assert store.get(run).recipe["name"] == "mine"
+    assert (store.get(run).recipe["name"], store.get(run).owner) == ("mine", "Ann B.")
 
 
 def test_every_stage_has_a_description():

@@ -18,7 +18,7 @@ from pipeline.options import describe
 from pipeline.stages import STAGES
 from webapp import choices, form, parts, views
 from webapp.home import store
-from webapp.tabs import scorecard
+from webapp.tabs import scorecard, sweep
 
 SAMPLE = settings.SAMPLES / "travel.yaml"
 NOT_STARTED = "Nothing was started"
@@ -38,18 +38,19 @@ class Lab(NamedTuple):
 def launch(inputs: form.Form, *values: Any) -> Iterator[tuple[Any, ...]]:
     """Check the recipe and queue its run; what is wrong is shown beside the button and nothing starts."""
     yield {"text": "Checking the recipe, the data and the model…"}, None, gr.skip(), gr.skip()
+    *given, owner = values
     try:
-        run = submit.submit(store(), _recipe(inputs, values))
+        run = submit.submit(store(), _recipe(inputs, tuple(given)), owner)
     except (LabError, OSError) as error:
         yield None, views.problems(NOT_STARTED, error), gr.skip(), gr.skip()
         return
     yield None, None, run, gr.update(open=False)
 
 
-def launch_sample() -> tuple[Any, ...]:
+def launch_sample(owner: str) -> tuple[Any, ...]:
     """Queue the lab's own recipe: problems, run, and the form closed."""
     try:
-        run = submit.submit(store(), recipes.load(SAMPLE))
+        run = submit.submit(store(), recipes.load(SAMPLE), owner)
     except (LabError, OSError) as error:
         return views.problems(NOT_STARTED, error), gr.skip(), gr.skip()
     return None, run, gr.update(open=False)
@@ -82,11 +83,16 @@ def file_name(name: str | None) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', name or '').strip('-')[:60] or 'recipe'}.yaml"
 
 
-def _recipe(inputs: form.Form, values: tuple[Any, ...], **changes: Any) -> recipes.Recipe:
-    chosen = {**inputs.collect(values), **changes}
+def _chosen(inputs: form.Form, values: tuple[Any, ...]) -> dict[str, Any]:
+    """The form's recipe as a mapping. Raises InputError where its dataset is not one that is offered."""
+    chosen = inputs.collect(values)
     chosen["data"] = str(choices.known_data(store().home, chosen.get("data")))
     chosen["name"] = chosen.get("name") or ""
-    return recipes.from_dict(chosen, settings.ROOT)
+    return chosen
+
+
+def _recipe(inputs: form.Form, values: tuple[Any, ...], **changes: Any) -> recipes.Recipe:
+    return recipes.from_dict({**_chosen(inputs, values), **changes}, settings.ROOT)
 
 
 def _recipe_to_score(inputs: form.Form, values: tuple[Any, ...]) -> recipes.Recipe:
@@ -96,8 +102,9 @@ def _recipe_to_score(inputs: form.Form, values: tuple[Any, ...]) -> recipes.Reci
 
 def _basics(inputs: form.Form) -> None:
     """The inputs that concern every stage; model and data are picked from what there is."""
+    shown = [option for option in describe(recipes.Basics) if not option.advanced]
     with gr.Row(elem_classes="fields"):
-        for option in describe(recipes.Basics):
+        for option in shown:
             if option.name == "group":
                 continue  # given to runs that are started together, not typed
             if option.name == "model":
@@ -113,6 +120,10 @@ def _basics(inputs: form.Form) -> None:
             else:
                 made = form.component(option)
             inputs.add("", option, made)
+    with gr.Accordion("More options", open=False), gr.Row(elem_classes="fields"):
+        for option in describe(recipes.Basics):
+            if option.advanced and (option.name != "runs_on" or settings.gpus()):
+                inputs.add("", option, form.component(option))
 
 
 def _about(stage: str) -> str:
@@ -139,23 +150,36 @@ def build(tab: gr.Tab, welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
             start = gr.Button("Launch", variant="primary", size="lg", elem_id="launch")
             notice = parts.drawn("notice")
             problems = parts.drawn("problems", elem_id="lab-problems")
+    run = gr.Textbox(visible="hidden", label="Run", elem_id="run-id")
+    you = gr.Textbox(visible="hidden", label="Whose run it is")
+    scorecard.build(tab, inputs, _recipe_to_score, you)
+    sweep.build(inputs, _chosen, run, you)
+    parts.fixed(
+        '<section aria-label="Queue"></section>',
+        js_on_load=f"({parts.live('mountQueue', 'queue.js')})(element.firstElementChild);",
+    )
     parts.fixed(
         '<section class="lab-run" aria-label="Run"></section>',
         js_on_load=f"({parts.live('mount')})(element.firstElementChild);",
         elem_id="run-view",
     )
-    run = gr.Textbox(visible="hidden", label="Run", elem_id="run-id")
 
     gr.on(
         [component.change for component in inputs.inputs],
         partial(preview, inputs), inputs.inputs, [text, same, problems],
         trigger_mode="always_last", **parts.QUICK,
     )  # fmt: skip
-    start.click(partial(launch, inputs), inputs.inputs, [notice, problems, run, new], **parts.QUEUED)
-    welcome.click(launch_sample, None, [welcome_problems, run, new], **parts.QUEUED)
+    signed = parts.live("signed", "queue.js")
+    start.click(
+        partial(launch, inputs),
+        [*inputs.inputs, you],
+        [notice, problems, run, new],
+        js=signed,
+        **parts.QUEUED,
+    )
+    welcome.click(launch_sample, you, [welcome_problems, run, new], js=signed, **parts.QUEUED)
     run.change(None, run, None, js=parts.live("open"), **parts.IN_PAGE)
     download.click(None, [text, inputs.input("", "name")], None, js=parts.live("download"), **parts.IN_PAGE)
-    scorecard.build(tab, inputs, _recipe_to_score)
     data, template, model = (inputs.input("", name) for name in ("data", "template", "model"))
     return Lab(data, template, model, run, new, inputs)
 

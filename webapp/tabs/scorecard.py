@@ -30,11 +30,11 @@ WORDS = {
 
 def measure(inputs: form.Form, read: Any, *given: Any) -> Iterator[tuple[Any, ...]]:
     """Queue the chosen ways; what is refused is said beside the button. `read` makes the form's recipe."""
-    *values, chosen = given
+    *values, chosen, owner = given
     yield {"text": "Checking the recipe, the data and the model…"}, None, gr.skip(), gr.skip()
     try:
         recipe: Recipe = read(inputs, tuple(values))
-        group, refused = scorecard.start(store(), recipe, chosen)
+        group, refused = scorecard.start(store(), recipe, chosen, owner)
     except (LabError, OSError) as error:
         yield None, views.problems("Nothing was started", error), gr.skip(), gr.skip()
         return
@@ -72,7 +72,7 @@ def arrive(group: str | None) -> tuple[Any, ...]:
     return gr.update(choices=found, value=chosen), show(chosen)
 
 
-def build(tab: gr.Tab, inputs: form.Form, read: Any) -> None:
+def build(tab: gr.Tab, inputs: form.Form, read: Any, you: gr.Textbox) -> None:
     """Lay out the panel; `read(inputs, values)` makes a recipe of the form's inputs."""
     ways = [scorecard.FLOAT, *scorecard.WAYS]
     offered = [way for way in ways if way != "autoawq" or settings.gpus()]
@@ -96,8 +96,8 @@ def build(tab: gr.Tab, inputs: form.Form, read: Any) -> None:
         problems = parts.drawn("problems", elem_id="scorecard-problems")
         drawing = parts.drawn("scorecard", elem_id="scorecard-view")
     start.click(
-        partial(measure, inputs, read), [*inputs.inputs, chosen], [notice, problems, picked, drawing],
-        **parts.QUEUED,
+        partial(measure, inputs, read), [*inputs.inputs, chosen, you], [notice, problems, picked, drawing],
+        js=parts.live("signed", "queue.js"), **parts.QUEUED,
     )  # fmt: skip
     picked.input(show, picked, drawing, **parts.QUICK)
     tab.select(arrive, picked, [picked, drawing], **parts.QUICK)

@@ -1,0 +1,97 @@
+// The queue: what runs, what waits and in which order, and the name under which this browser queues runs.
+
+import { el } from "./draw.js";
+
+const POLL_MS = 2000;
+const HIDDEN_MS = 15000;
+const YOU = "olive-lab-you";
+const MOST_LETTERS = 40;
+const address = (path) => new URL(path, document.baseURI);
+
+// -- who this is: kept by the browser, sent with what it queues -----------------------------------------
+
+export function nameField(root) {
+  const input = root.querySelector("input");
+  input.value = localStorage.getItem(YOU) ?? "";
+  input.maxLength = MOST_LETTERS;
+  input.addEventListener("input", () => localStorage.setItem(YOU, input.value.trim()));
+}
+
+// The inputs of an event with this browser's name as the last of them.
+export function signed(...given) {
+  return [...given.slice(0, -1), localStorage.getItem(YOU) ?? ""];
+}
+
+// -- the queue ------------------------------------------------------------------------------------------
+
+class Queue {
+  constructor(root) {
+    this.title = el("summary");
+    this.note = el("p", { class: "lab-trouble", role: "status" });
+    this.pause = el("button", { type: "button", class: "lab-button", id: "queue-pause", onclick: () => this.act(`queue/${this.facts.paused ? "open" : "paused"}`) });
+    this.list = el("ol", { class: "lab-waiting", "aria-label": "Waiting runs" });
+    this.more = el("p", { class: "lab-note" });
+    this.running = el("p", { class: "lab-note" });
+    this.root = root;
+    this.root.append(el("details", { class: "lab-queue", id: "queue" }, this.title,
+      el("div", { class: "lab-bar" }, this.running, this.pause), this.note, this.list, this.more));
+    this.root.hidden = true;
+    this.drawn = "";
+    document.addEventListener("visibilitychange", () => document.hidden || this.poll());
+    this.poll();
+  }
+
+  async poll() {
+    clearTimeout(this.timer);
+    try {
+      const reply = await fetch(address("queue.json"), { cache: "no-store" });
+      if (reply.ok) this.draw(await reply.json());
+    } catch (error) {
+      console.warn("The lab did not answer, trying again", error);
+    }
+    this.timer = setTimeout(() => this.poll(), document.hidden ? HIDDEN_MS : POLL_MS);
+  }
+
+  draw(facts) {
+    const text = JSON.stringify(facts);
+    if (text === this.drawn) return; // a button that is being reached for stays where it is
+    this.drawn = text;
+    this.facts = facts;
+    const count = facts.waiting.length + facts.more;
+    this.root.hidden = !count && !facts.paused;
+    this.title.textContent = `Queue: ${facts.running.length} running, ${count} waiting${facts.paused ? " · paused" : ""}`;
+    this.running.textContent = facts.paused ? "Paused: what runs goes on, and no run begins." : "People take turns; you choose the order of your own runs.";
+    this.pause.textContent = facts.paused ? "Let runs begin" : "Pause the queue";
+    this.pause.classList.toggle("is-primary", facts.paused);
+    this.more.textContent = facts.more ? `and ${facts.more} more` : "";
+    const focused = document.activeElement?.id;
+    this.list.replaceChildren(...facts.waiting.map((run) => this.row(run)));
+    if (focused) document.getElementById(focused)?.focus();
+  }
+
+  row(run) {
+    const button = (where, sign, words) => el("button", { type: "button", class: "lab-button", id: `${where}-${run.id}`, title: words,
+      "aria-label": `${words}: ${run.name}`, onclick: () => this.act(`runs/${run.id}/move/${where}`) }, sign);
+    return el("li", {},
+      el("button", { type: "button", class: "lab-link", onclick: async () => (await import("./live.js")).open(run.id) }, run.name),
+      el("span", { class: "lab-note" }, [run.urgent ? "goes on first" : "", run.owner].filter(Boolean).join(" · ")),
+      el("span", { class: "lab-moves" }, button("first", "⤒", "To the front"), button("up", "↑", "Earlier"), button("down", "↓", "Later"), button("last", "⤓", "To the end")));
+  }
+
+  async act(path) {
+    try {
+      const reply = await fetch(address(path), { method: "POST" });
+      const facts = await reply.json();
+      this.note.textContent = facts.error ?? facts.detail ?? "";
+      if (reply.ok) this.draw(facts);
+      else this.poll();
+    } catch (error) {
+      this.note.textContent = "The lab did not answer; try again.";
+      console.warn(error);
+    }
+  }
+}
+
+export function mountQueue(root) {
+  new Queue(root);
+}

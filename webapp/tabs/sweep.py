@@ -1,0 +1,93 @@
+"""Sweep, on the Lab tab: a run for each value of one or two options, as a group."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from pipeline import recipe, settings, sweep
+from pipeline.errors import InputError, LabError
+from pipeline.options import describe
+from webapp import form, parts, views
+from webapp.home import store
+
+AXES = 2
+ABOUT = "<p>Start a run for each value, or each pair of values. What they have in common is done once.</p>"
+Read = Callable[[form.Form, tuple[Any, ...]], dict[str, Any]]
+
+
+def offered() -> list[tuple[str, str]]:
+    """Options that can be swept over, as (label, key)."""
+    found = [("Seed", "seed"), ("Held-out share", "eval_fraction")]
+    for stage, cls in recipe.OPTIONS.items():
+        found += [
+            (f"{stage.capitalize()}: {form.label(option).lower()}", f"{stage}.{option.name}")
+            for option in describe(cls)
+        ]
+    return found
+
+
+def recipes(inputs: form.Form, read: Read, values: tuple[Any, ...]) -> list[recipe.Recipe]:
+    """The runs of the sweep that the inputs and, last, the axes describe. Raises InputError."""
+    filled, axes = values[: len(inputs.inputs)], values[len(inputs.inputs) :]
+    given = read(inputs, filled)
+    chosen = [
+        f"{key}={text}" for key, text in zip(axes[::2], axes[1::2], strict=True) if key and text.strip()
+    ]
+    if not chosen:
+        raise InputError(
+            "Choose an option, and write its values with commas between them, such as 8, 16, 32."
+        )
+
+    def make(changes: list[str]) -> recipe.Recipe:
+        return recipe.build(copy.deepcopy(given), settings.ROOT, changes)
+
+    return sweep.variants(make, chosen)
+
+
+def launch(inputs: form.Form, read: Read, *values: Any) -> Iterator[tuple[Any, ...]]:
+    """Check all recipes and queue their runs: notice, problems, and the run to show."""
+    yield {"text": "Checking the recipes, the data and the model…"}, None, gr.skip()
+    *given, owner = values
+    try:
+        made = recipes(inputs, read, tuple(given))
+        runs = sweep.start(store(), made, owner)
+    except (LabError, OSError) as error:
+        yield None, views.problems("Nothing was started", error), gr.skip()
+        return
+    note = f"They are the group {made[0].group}; the Runs tab finds and compares them."
+    yield {"text": f"Queued {len(runs)} runs.", "note": note, "kind": "good"}, None, runs[0]
+
+
+def build(inputs: form.Form, read: Read, run: gr.Textbox, you: gr.Textbox) -> None:
+    """Lay out the panel; `read(inputs, values)` makes a recipe's mapping of the form's inputs."""
+    axes: list[Any] = []
+    with gr.Accordion("Sweep", open=False, elem_id="sweep"):
+        parts.fixed(ABOUT)
+        for number in range(1, AXES + 1):
+            with gr.Row(elem_classes="fields"):
+                axes.append(
+                    gr.Dropdown(
+                        offered(), value=None, label="Option" if number == 1 else "And", min_width=220,
+                        elem_id=f"sweep-option-{number}",
+                    )
+                )  # fmt: skip
+                axes.append(
+                    gr.Textbox(
+                        label="Values",
+                        placeholder="8, 16, 32",
+                        min_width=220,
+                        elem_id=f"sweep-values-{number}",
+                    )
+                )
+        start = gr.Button("Launch the sweep", variant="primary", elem_id="sweep-start", scale=0)
+        notice = parts.drawn("notice", elem_id="sweep-notice")
+        problems = parts.drawn("problems", elem_id="sweep-problems")
+    start.click(
+        partial(launch, inputs, read), [*inputs.inputs, *axes, you], [notice, problems, run],
+        js=parts.live("signed", "queue.js"), **parts.QUEUED,
+    )  # fmt: skip
