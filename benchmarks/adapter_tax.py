@@ -119,12 +119,16 @@ def export(work: Path, model: str) -> dict[str, Path]:
     apply(FewerNodes, {}, builder, work / "plain")
     folders = {"builder": work / "builder", "plain": work / "plain", "all": work / "all", "qv": work / "qv"}
     for name in ("all", "qv"):
-        add_places(folders["plain"], folders[name], QV if name == "qv" else None)
+        fused = context.config.get("model_type") == "phi3" and name == "all"
+        add_places(folders["plain"], folders[name], QV if name == "qv" else None, fused)
     return folders
 
 
-def add_places(plain: Path, folder: Path, only: tuple[str, ...] | None) -> None:
-    """Write the graph of `plain` with places for adapters, and adapters of several ranks."""
+def add_places(plain: Path, folder: Path, only: tuple[str, ...] | None, fused: bool) -> None:
+    """Write the graph of `plain` with places for adapters, and adapters of several ranks.
+
+    `fused`: queries, keys and values are one module of the model, with one A.
+    """
     import onnx
 
     from pipeline.passes import lora_inputs
@@ -139,7 +143,7 @@ def add_places(plain: Path, folder: Path, only: tuple[str, ...] | None) -> None:
     sizes: dict[tuple[int, str], tuple[int, int]] = {}
     for name, (layer, product, _) in lora_inputs.products(model.graph):
         inputs, outputs = lora_inputs.size_of(nodes[name], initializers)
-        parts = lora_inputs.PARTS[product] if product == "qkv_proj" else (product,)
+        parts = lora_inputs.PARTS[product] if product == "qkv_proj" and not fused else (product,)
         sizes |= {(layer, part): (inputs, widths.get(part, outputs)) for part in parts}
     wanted = {place: size for place, size in sizes.items() if only is None or place[1] in only}
     lora_inputs.add_branches(model.graph, set(wanted), widths)

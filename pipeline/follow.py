@@ -28,6 +28,8 @@ def run(store: Store, run_id: str, *, summarize: bool = True) -> int:
     offsets: dict[str, int] = {}
     latest: dict[str, dict[str, Any]] = {}
     for found in _watch(store, run_id):
+        if found.status == QUEUED and (reason := _waits(store, run_id)):
+            line.show(reason)
         for stage in found.stages:
             if stage.name in shown or stage.status == QUEUED:
                 continue
@@ -159,6 +161,15 @@ def _watch(store: Store, run_id: str, stage: str | None = None) -> Iterator[Run]
             return
         worker.ensure(store.home)
         time.sleep(POLL_SECONDS)
+
+
+def _waits(store: Store, run_id: str) -> str:
+    """What a queued run waits for, if it is more than a moment."""
+    if store.paused:
+        return "The queue is paused; `python -m pipeline resume` lets runs begin."
+    ids = [waiting.id for waiting in store.queue()]
+    before = (ids.index(run_id) if run_id in ids else 0) + len(store.running())
+    return f"Waiting for {before} {'run' if before == 1 else 'runs'} before it" if before else ""
 
 
 def _facts(

@@ -196,3 +196,22 @@ def test_a_duration_as_one_says_it(seconds: float, text: str) -> None:
 @pytest.mark.parametrize(("size", "text"), [(0, "0.0 MB"), (1_250_000, "1.2 MB"), (2_500_000_000, "2.50 GB")])
 def test_a_size_as_one_reads_it(size: int, text: str) -> None:
     assert follow.megabytes(size) == text
+
+
+def test_what_a_waiting_run_waits_for_is_said(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, run = plant(store, "first"), plant(store)
+    store.claim("cpu")
+
+    def turn() -> None:
+        store.pause(False)
+        store.request_cancel(run)
+
+    on_each_look(
+        monkeypatch, lambda: store.finish(first, "quantize", FAILED), lambda: store.pause(True), turn
+    )
+    assert follow.run(store, run, summarize=False) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Waiting for 1 run before it"
+    assert lines[1].startswith("The queue is paused")
