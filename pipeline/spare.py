@@ -93,6 +93,15 @@ def affordable() -> bool:
     return bool(psutil.virtual_memory().available > ENOUGH_MEMORY)
 
 
+def _word(worker: socket.socket) -> tuple[bytes, list[int]]:
+    """What the worker says, and the descriptors it gives; b"" if it has ended."""
+    try:
+        message, descriptors, _, _ = socket.recv_fds(worker, MOST_BYTES, 2)
+    except ConnectionResetError:  # it was killed before it had read that the spare is ready
+        return b"", []
+    return message, descriptors
+
+
 def wait(stage: str, channel: int, carry_out: Callable[[str, str], int]) -> int:
     """The spare's side: import, wait, then `carry_out(run, stage)` as if just started. Returns its code."""
     with socket.socket(fileno=channel) as worker:
@@ -101,7 +110,7 @@ def wait(stage: str, channel: int, carry_out: Callable[[str, str], int]) -> int:
             importlib.import_module(module)
         with suppress(BrokenPipeError):  # the worker has ended: there will be no message either
             worker.sendall(READY)
-        message, descriptors, _, _ = socket.recv_fds(worker, MOST_BYTES, 2)
+        message, descriptors = _word(worker)
     if not message:
         return 0  # the worker has ended
     given = json.loads(message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,6 +133,13 @@ def test_qlora_does_not_take_the_spare_of_another_run(store: Store, served: Work
 def test_a_spare_ends_with_its_worker(store: Store) -> None:
     made = spare.Spare("finetune", [str(CHILDREN), "waits"], settings.child_environment())
     until(made.ready, "a spare")
+    made.channel.close()
+    assert made.process.wait(timeout=20) == 0
+
+
+def test_a_spare_ends_with_a_worker_that_has_not_heard_of_it_yet(store: Store) -> None:
+    made = spare.Spare("finetune", [str(CHILDREN), "waits"], settings.child_environment())
+    assert select.select([made.channel], [], [], 20)[0], "no word from the spare"
     made.channel.close()
     assert made.process.wait(timeout=20) == 0
 

@@ -19,6 +19,8 @@ from peft import PeftModel
 from torch.utils.data import Sampler
 from transformers.trainer_utils import get_last_checkpoint
 
+from pipeline import settings
+from pipeline.events import emit
 from pipeline.passes.graphs import StepGraphs, steady_rope
 from pipeline.passes.held_out import HeldOut
 from pipeline.passes.packing import Packs, Sample
@@ -26,9 +28,9 @@ from pipeline.passes.progress import Progress
 from pipeline.passes.rows import Rows
 
 LENGTH_POOL = 16  # batches shuffled together before rows of like length are put side by side
-# A checkpoint is written after a twentieth of the steps, but not within the first of these seconds after
-# the last one, and at the latest after the second; and writing may take a twentieth of the time at most.
-LEAST_SECONDS, MOST_SECONDS = 20.0, 300.0
+# A checkpoint is written after a twentieth of the steps, but not within `settings.checkpoint_seconds` of the
+# last one, and at the latest after these seconds; and writing may take a twentieth of the time at most.
+MOST_SECONDS = 300.0
 SHARE = 20
 LEAST_RECORDED = 10  # steps; to record a step takes as long as several
 PART = "part"  # the folder in which a checkpoint is written before it gets its name
@@ -65,6 +67,9 @@ def train(
     last = get_last_checkpoint(arguments.output_dir)
     if last is not None:
         held_out.load(Path(last))
+        step = int(last.rpartition("-")[2])
+        print(f"Resuming from the checkpoint of step {step}", flush=True)
+        emit(message=f"Resuming from the checkpoint of step {step}", resumed=step)
     result = trainer.train(resume_from_checkpoint=last)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     record = {
@@ -295,7 +300,7 @@ class Pace(transformers.TrainerCallback):
 
 def due(steps: int, total: int, seconds: float, cost: float) -> bool:
     """Whether to write a checkpoint, so long after the last one, which took `cost` seconds to write."""
-    if seconds < max(LEAST_SECONDS, SHARE * cost):
+    if seconds < max(settings.checkpoint_seconds(), SHARE * cost):
         return False
     return steps * SHARE >= total or seconds >= MOST_SECONDS
 

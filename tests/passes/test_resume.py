@@ -61,6 +61,7 @@ def test_killed_while_it_writes_a_checkpoint_and_resumed(
     assert (left / "part" / "checkpoint-30" / "adapter_model.safetensors").is_file()  # half of one
     before = len(reported())
     resumed = trained(context, "killed")
+    assert [event["resumed"] for event in reported()[before:] if "resumed" in event] == [27]
     again = {event["step"]: event for event in reported()[before:] if "loss" in event}
     assert list(again) == list(range(28, 61))
     for step, event in again.items():

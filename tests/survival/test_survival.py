@@ -1,0 +1,19 @@
+"""A lab whose processes are killed loses nothing. `make soak` does the same for longer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from soak import KINDS, Soak
+
+pytestmark = pytest.mark.chain
+
+
+def test_three_kills_of_each_kind(tmp_path: Path) -> None:
+    soak = Soak(tmp_path / "home", seed=20261123)
+    soak.go(times=3)
+    assert soak.faults == [], soak.table()
+    assert [sum(kill.kind == kind for kill in soak.kills) for kind in KINDS] == [3] * 4
+    assert {kill.stage for kill in soak.kills} >= {"finetune"}
+    assert len(soak.submitted) >= 2
