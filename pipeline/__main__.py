@@ -26,6 +26,7 @@ from pipeline import (
     submit,
     takeaway,
     templates,
+    verbs_history,
     verify,
     worker,
 )
@@ -67,18 +68,6 @@ def _recipe(store: Store, args: argparse.Namespace) -> recipe.Recipe:
     if re.fullmatch(RUN_ID, args.recipe) and not Path(args.recipe).exists():
         return submit.again(store.get(args.recipe), args.set)
     return recipe.load(Path(args.recipe), args.set)
-
-
-def list_(args: argparse.Namespace) -> int:
-    """Runs, newest first."""
-    runs = Store(settings.home()).list()
-    if args.json:
-        print(json.dumps([r.to_dict() for r in runs], indent=2))
-    elif not runs:
-        print("There are no runs yet; `make demo` or `python -m pipeline run RECIPE.yaml` makes one.")
-    else:
-        print(follow.table(runs))
-    return 0
 
 
 def show(args: argparse.Namespace) -> int:
@@ -305,7 +294,7 @@ def _parser() -> argparse.ArgumentParser:
             "recipe", metavar="RECIPE.yaml|RUN", help="a file, or a run to do again with changes"
         )
         added.add_argument("--set", action="append", metavar="KEY=VALUE", help="finetune.max_steps=10, say")
-    verb("list", list_).add_argument("--json", action="store_true")
+    verbs_history.add(verb)
     added = verb("show", show)
     added.add_argument("run")
     added.add_argument("--json", action="store_true")
