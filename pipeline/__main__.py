@@ -32,7 +32,7 @@ from pipeline.errors import InputError, LabError, sentence
 from pipeline.publishers import PUBLISHERS, options_of
 from pipeline.run import DONE, PUBLISH, QUEUED, RUNNING, Run
 from pipeline.store import Store
-from pipeline.verbs import queue
+from pipeline.verbs import history, queue
 from pipeline.verbs.queue import recipe_of
 
 
@@ -58,18 +58,6 @@ def submit_(args: argparse.Namespace) -> int:
     """Queue a run and print its id."""
     store = Store(settings.home())
     print(submit.submit(store, recipe_of(store, args.recipe, args.set)))
-    return 0
-
-
-def list_(args: argparse.Namespace) -> int:
-    """Runs, newest first."""
-    runs = Store(settings.home()).list()
-    if args.json:
-        print(json.dumps([r.to_dict() for r in runs], indent=2))
-    elif not runs:
-        print("There are no runs yet; `make demo` or `python -m pipeline run RECIPE.yaml` makes one.")
-    else:
-        print(follow.table(runs))
     return 0
 
 
@@ -297,7 +285,7 @@ def _parser() -> argparse.ArgumentParser:
             "recipe", metavar="RECIPE.yaml|RUN", help="a file, or a run to do again with changes"
         )
         added.add_argument("--set", action="append", metavar="KEY=VALUE", help="finetune.max_steps=10, say")
-    verb("list", list_).add_argument("--json", action="store_true")
+    history.add(verb)
     added = verb("show", show)
     added.add_argument("run")
     added.add_argument("--json", action="store_true")

@@ -106,6 +106,13 @@ def packages(path: Path) -> dict[str, str]:
     return {}
 
 
+def name(path: str | Path) -> str | None:
+    """`<stage>-<key>` of an artifact's path, wherever the home lies; None for a path that is none."""
+    parts = Path(path).parts
+    last = len(parts) - 1 - parts[::-1].index("artifacts") if "artifacts" in parts else len(parts)
+    return parts[last + 1] if last + 1 < len(parts) else None
+
+
 def lock(home: Path, stage: str, key: str) -> Path:
     """The lock to hold while a result is made, so that two runs don't make the same one twice."""
     return home / "artifacts" / ".locks" / f"{stage}-{key}"

@@ -182,7 +182,7 @@ def _identity(
     inputs: dict[str, dict[str, Any]],
 ) -> dict[str, str]:
     """What besides the options decides the result. Artifact folders are named by content already."""
-    facts = {kind: _stored_name(Path(artifact["path"])) for kind, artifact in inputs.items()}
+    facts = {kind: str(artifacts.name(artifact["path"])) for kind, artifact in inputs.items()}
     facts["model"] = models.fingerprint(model, store.home)
     facts["device"] = "cuda" if settings.on_gpu() else "cpu"
     facts["template"] = chosen.template
@@ -190,12 +190,6 @@ def _identity(
         facts["data"] = datasets.sha256(Path(run.data))
         facts["split"] = f"{chosen.eval_fraction} {chosen.seed}"
     return facts
-
-
-def _stored_name(path: Path) -> str:
-    """`<stage>-<key>` of an artifact's path, wherever the home lies."""
-    parts = path.parts
-    return parts[len(parts) - 1 - parts[::-1].index("artifacts") + 1]
 
 
 def write_whole(path: Path, facts: dict[str, Any]) -> None:

@@ -64,12 +64,14 @@ def until_ended(store: Store, run_id: str, stage: str | None = None) -> Run:
 
 def table(runs: list[Run]) -> str:
     """Runs as aligned columns."""
-    rows = [("RUN", "NAME", "STATUS", "CREATED", "STAGES")]
+    tagged = any(found.tags for found in runs)
+    rows = [("RUN", "NAME", "STATUS", "CREATED", *(["TAGS"] if tagged else []), "STAGES")]
     for found in runs:
         created = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.created))
         stages = " ".join(f"{s.name}:{s.status}" for s in found.stages)
-        rows.append((found.id, found.name, found.status, created, stages))
-    return "\n".join(_columns(rows))
+        tags = [", ".join(found.tags)] if tagged else []
+        rows.append((found.id, found.name, found.status, created, *tags, stages))
+    return "\n".join(columns(rows))
 
 
 def waiting(runs: Sequence[Waiting]) -> str:
@@ -78,13 +80,13 @@ def waiting(runs: Sequence[Waiting]) -> str:
     for number, found in enumerate(runs, 1):
         created = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.created))
         rows.append((str(number), found.id, found.name, found.owner, created))
-    return "\n".join(_columns(rows))
+    return "\n".join(columns(rows))
 
 
 def checks(findings: Sequence[Finding]) -> str:
     """What `verify` found, as aligned columns."""
     rows = [("CHECK", "RESULT", "")]
-    return "\n".join(_columns([*rows, *((f.check, f.status, f.message) for f in findings)]))
+    return "\n".join(columns([*rows, *((f.check, f.status, f.message) for f in findings)]))
 
 
 def scores(rows: Sequence[Row]) -> str:
@@ -124,7 +126,7 @@ def scores(rows: Sequence[Row]) -> str:
                 _figure(row.tokens_per_second, ".0f"),
             )
         )
-    return "\n".join([*_columns(shown), *(f"\n{row.algorithm}: {row.note}" for row in rows if row.note)])
+    return "\n".join([*columns(shown), *(f"\n{row.algorithm}: {row.note}" for row in rows if row.note)])
 
 
 def _figure(value: float | None, form: str, unit: str = "") -> str:
@@ -138,7 +140,7 @@ def summary(found: Run) -> str:
         took = f"{stage.seconds:.1f} s" if stage.seconds is not None else ""
         status = f"{stage.status}, reused" if stage.reused else stage.status
         rows.append((stage.name, status, took, megabytes(stage.bytes) if stage.bytes else "", _result(stage)))
-    parts = [f"Run {found.id} ({found.name}): {found.status}", *_columns(rows)]
+    parts = [f"Run {found.id} ({found.name}): {found.status}", *columns(rows)]
     parts += [f"\n{stage.name}: {stage.error}" for stage in found.stages if stage.error]
     path = found.artifact("answers")
     if path is not None and Path(path).is_file():
@@ -245,7 +247,8 @@ def _answers(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows as lines, cells below each other."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

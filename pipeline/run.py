@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 QUEUED = "queued"
@@ -43,10 +42,8 @@ class StageRun:
     @property
     def bytes(self) -> int:
         """What the stage's artifacts take on disk; a file inside another artifact's folder counts once."""
-        paths = [Path(artifact["path"]) for artifact in self.artifacts]
-        outer = [
-            a for a, path in zip(self.artifacts, paths, strict=True) if not set(path.parents) & set(paths)
-        ]
+        folders = tuple(f"{artifact['path']}/" for artifact in self.artifacts)
+        outer = [a for a in self.artifacts if not str(a["path"]).startswith(folders)]
         return sum(artifact["bytes"] for artifact in outer)
 
     def to_dict(self) -> dict[str, Any]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 import secrets
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +162,8 @@ def keep_dataset(home: Path, source: Path) -> Path:
     digest = datasets.sha256(source)
     folder = home / "datasets" / digest
     target = folder / source.name
-    if folder.is_dir() and target.is_file():
+    with suppress(FileNotFoundError):
+        os.utime(target)  # it is in use again, which those know by its time who free space
         return target
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     part = folder / f".{secrets.token_hex(4)}.part"

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import mimetypes
 import shutil
+import time
 from collections.abc import AsyncIterator, Iterable
 from functools import partial
 from pathlib import Path
@@ -16,16 +17,17 @@ import gradio as gr
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
-from pipeline import inference, settings, worker
+from pipeline import inference, settings, storage, worker
 from pipeline.run import ENDED
 from webapp import guard, parts, queue, theme
 from webapp.home import store
 from webapp.routes import router
-from webapp.tabs import compare, data, lab, publish, runs
+from webapp.tabs import compare, comparison, data, lab, publish, runs
 
 TITLE = "Olive Lab"
 TABS = ("data", "lab", "compare", "runs", "publish")
 TEND_SECONDS = 3.0
+PURGE_SECONDS = 3600.0
 UPLOAD_AGE_SECONDS = 3600
 AT_ONCE = 40
 log = logging.getLogger(__name__)
@@ -75,17 +77,18 @@ def page() -> gr.Blocks:
             sample = gr.Button("Run the sample lab", variant="primary", elem_id="run-sample", scale=0)
             problems = parts.drawn("problems")
         with gr.Tabs(selected="data", elem_id="tabs"):
-            chosen, made = _tabs(sample, problems)
+            chosen, made, history = _tabs(sample, problems)
         place = [gr.Textbox(visible="hidden", label=label) for label in ("Tab", "Run")]
         blocks.load(arrive, None, [welcome, made.new, made.data, *place], **parts.QUICK).then(
             None, place, None, js=parts.live("arrive"), **parts.IN_PAGE
         )
         blocks.load(data.arrive, None, chosen.shown, **parts.QUICK)
+        blocks.load(comparison.arrive, None, history.compared, **parts.QUICK)
         made.run.change(lambda: gr.update(visible=False), None, welcome, **parts.QUICK)
     return blocks
 
 
-def _tabs(sample: gr.Button, problems: gr.HTML) -> tuple[data.Data, lab.Lab]:
+def _tabs(sample: gr.Button, problems: gr.HTML) -> tuple[data.Data, lab.Lab, runs.Runs]:
     """Build the tabs and connect those that meet: Data gives a dataset to Lab, and Runs a recipe."""
     made: dict[str, gr.Tab] = {}
     for name in TABS:
@@ -101,6 +104,7 @@ def _tabs(sample: gr.Button, problems: gr.HTML) -> tuple[data.Data, lab.Lab]:
         history = runs.build(made["runs"])
     with made["publish"]:
         publish.build(made["publish"])
+    history.view.click(lambda: gr.update(open=False), None, lab_tab.new, **parts.QUICK)
     made["data"].select(data.refresh, chosen.picked, chosen.picked, **parts.QUICK)
     made["lab"].select(lab.refresh, lab_tab.data, lab_tab.data, **parts.QUICK)
     chosen.use.click(
@@ -115,7 +119,7 @@ def _tabs(sample: gr.Button, problems: gr.HTML) -> tuple[data.Data, lab.Lab]:
         [*lab_tab.inputs.inputs, lab_tab.new],
         **parts.QUICK,
     ).then(None, None, None, js=f"() => ({parts.live('go')})('lab')", **parts.IN_PAGE)
-    return chosen, lab_tab
+    return chosen, lab_tab, history
 
 
 def arrive(request: gr.Request) -> tuple[Any, ...]:
@@ -144,10 +148,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 async def _tend(home: Path) -> None:
+    purge_at = time.monotonic()
     while True:
         try:
             await asyncio.to_thread(_see_to_worker, home)
             await inference.release_idle()
+            if time.monotonic() >= purge_at:
+                purge_at = time.monotonic() + PURGE_SECONDS
+                await asyncio.to_thread(storage.purge, store())
         except Exception:  # a full disk, a locked store: said in the log, and tried again
             log.exception("Could not see to the worker and to idle models")
         await asyncio.sleep(TEND_SECONDS)

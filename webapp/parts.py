@@ -18,20 +18,19 @@ QUEUED: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"
 IN_PAGE: dict[str, Any] = {"api_visibility": "private"}
 
 _DRAW = """
-const module = new URL("lab/draw.js", document.baseURI);
-import(module).then((lab) => {
-  const root = element.firstElementChild;
+const root = element.firstElementChild;
+import(new URL(`lab/${root.dataset.module}`, document.baseURI)).then((lab) => {
   const draw = () => lab.draw[root.dataset.kind](root, props.value, trigger);
   draw();
   watch("value", draw);
 });
-// Events it may send: "select"
+// Events it may send: "select", "check"
 """
 
 
-def drawn(kind: str, value: Any = None, **kwargs: Any) -> gr.HTML:
-    """A place where draw.js draws `value`: kinds are the functions of `draw` there."""
-    html = f'<div class="lab-{kind}" data-kind="{kind}"></div>'
+def drawn(kind: str, value: Any = None, module: str = "draw.js", **kwargs: Any) -> gr.HTML:
+    """A place where our JavaScript draws `value`: kinds are the functions of `draw` in the module."""
+    html = f'<div class="lab-{kind}" data-kind="{kind}" data-module="{module}"></div>'
     return fixed(html, value=value, js_on_load=_DRAW, **kwargs)
 
 

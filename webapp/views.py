@@ -11,8 +11,11 @@ import yaml
 
 from pipeline.datasets import Report
 from pipeline.errors import InputError, LabError, sentence
+from pipeline.history import Losses
+from pipeline.history import Row as Compared
 from pipeline.run import DONE, ENDED, RUNNING, Run, StageRun
 from pipeline.scorecard import Row
+from pipeline.storage import Storage
 
 LONGEST_CELL = 300
 Table = dict[str, Any]
@@ -107,8 +110,10 @@ def problems(title: str, error: LabError | OSError) -> dict[str, Any]:
     return {"title": title, "items": error.problems if isinstance(error, InputError) else [sentence(error)]}
 
 
-def history(runs: list[Run]) -> Table:
-    """All runs, one a row, with their ids for selecting one."""
+def history(runs: list[Run], *, empty: str = "", checked: list[str] | None = None, picked: str = "") -> Table:
+    """Runs, one a row, with their ids for selecting one and boxes for those that are to be compared."""
+    owned = len({run.owner for run in runs}) > 1
+    tagged = any(run.tags for run in runs)
     rows = [
         [
             status(run),
@@ -117,13 +122,59 @@ def history(runs: list[Run]) -> Table:
             moment(run.created),
             seconds(duration(run)),
             str(run.recipe.get("model", "")),
+            *([run.owner] if owned else []),
+            *([", ".join(run.tags)] if tagged else []),
+            size(sum(stage.bytes for stage in run.stages)),
             losses(run),
         ]
         for run in runs
     ]
-    columns = ["Status", "Name", "Run", "Created", "Duration", "Model", "Held-out loss"]
-    made = table(columns, rows, empty="No runs yet. Start one on the Lab tab.")
-    return {**made, "ids": [run.id for run in runs]}
+    columns = ["Status", "Name", "Run", "Created", "Duration", "Model"]
+    columns += [*(["Owner"] if owned else []), *(["Tags"] if tagged else []), "Size", "Held-out loss"]
+    made = table(columns, rows, empty=empty or "No runs yet. Start one on the Lab tab.", caption="Runs")
+    ids = [run.id for run in runs]
+    return {**made, "ids": ids, "check": "Compare", "checked": checked or [], "picked": picked}
+
+
+def storage(takes: Storage) -> list[list[str]]:
+    """What a run takes on disk, as facts."""
+    return [
+        ["Its results", size(takes.results)],
+        ["Log and events", size(takes.folder)],
+        ["Freed if deleted", size(takes.freed)],
+    ]
+
+
+def comparison(
+    runs: list[Run], differences: list[Compared], metrics: list[Compared], curves: list[Losses]
+) -> dict[str, Any]:
+    """Runs side by side: two tables with a column a run, and the curves of those that have any."""
+    names = [f"{run.name}\n{run.id}" for run in runs]
+    recipe = [[row.key, *("" if v is None else number(v) for v in row.values)] for row in differences]
+    measured = [
+        [row.key.replace("_", " "), *("" if v is None else measure(row.key, v) for v in row.values)]
+        for row in metrics
+    ]
+    lines = [
+        {
+            "index": index,
+            "name": f"{run.name} · {run.id.rpartition('-')[2]}",
+            "training": [found.training.steps, found.training.losses],
+            "held": [found.held_out.steps, found.held_out.losses],
+        }
+        for index, (run, found) in enumerate(zip(runs, curves, strict=True))
+        if found.training.steps or found.held_out.steps
+    ]
+    return {
+        "runs": [run.id for run in runs],
+        "differences": table(
+            ["Recipe", *names], recipe, empty="The recipes are the same.", caption="Differences"
+        ),
+        "metrics": table(
+            ["Measured", *names], measured, empty="Nothing is measured yet.", caption="Measured"
+        ),
+        "curves": lines,
+    }
 
 
 def stages(run: Run) -> Table:

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from pipeline.errors import InputError, LabError
-from pipeline.run import ENDED, RUNNING, Run
+from pipeline.run import ENDED, QUEUED, RUNNING, Run
 from pipeline.store.base import Base
 from pipeline.store.rows import run_of, stages_of
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What runs refer to, those too that are deleted and can be restored. Paths inside the home as kept."""
+
+    runs: frozenset[str]
+    data: frozenset[str]  # paths of datasets that runs were given
+    artifacts: dict[str, set[str]]  # paths of artifacts, and the runs that refer to each
+    running: frozenset[str]  # names of the stages that run now
 
 
 class History(Base):
@@ -53,20 +66,64 @@ class History(Base):
                 db.execute("UPDATE runs SET tags = ? WHERE id = ?", (json.dumps(list(tags)), run))
 
     def delete(self, run: str) -> None:
-        """Put a run that has ended among the deleted ones. Raises LabError if it has not ended."""
+        """Put a run that has ended among the deleted ones. Raises LabError if something of it is to come."""
         with self._write() as db:
-            row = db.execute("SELECT status FROM runs WHERE id = ?", (run,)).fetchone()
-            busy = db.execute("SELECT 1 FROM stages WHERE run = ? AND status = ?", (run, RUNNING)).fetchone()
-            if busy or row["status"] not in ENDED:
-                raise LabError(f"Run {run} is {row['status']}; cancel it before it is deleted.")
-            db.execute("UPDATE runs SET deleted = ? WHERE id = ?", (time.time(), run))
+            status = db.execute("SELECT status FROM runs WHERE id = ?", (run,)).fetchone()["status"]
+            if status not in ENDED:
+                raise LabError(f"Run {run} is {status}; cancel it before it is deleted.")
+            if _busy(db, run):
+                raise LabError(f"Run {run} is being published; delete it when that has ended.")
+            # A clock that is behind must not make this older than it is: nothing is deleted before the
+            # newest thing that is recorded.
+            db.execute(
+                "UPDATE runs SET deleted = MAX(?, (SELECT MAX(created) FROM runs),"
+                " (SELECT COALESCE(MAX(finished), 0) FROM stages)) WHERE id = ?",
+                (time.time(), run),
+            )
 
     def restore(self, run: str) -> None:
         """Take a run back from among the deleted ones."""
         with self._write() as db:
             db.execute("UPDATE runs SET deleted = NULL WHERE id = ?", (run,))
 
-    def forget(self, run: str) -> None:
-        """Remove a deleted run's rows for good; its folder is the caller's."""
+    def forget(self, run: str, before: float) -> bool:
+        """Remove the rows of a run that was deleted at `before` or earlier; its folder is the caller's.
+
+        False if it was not, or was restored meanwhile, or something of it is to come.
+        """
         with self._write() as db:
-            db.execute("DELETE FROM runs WHERE id = ? AND deleted IS NOT NULL", (run,))
+            if _busy(db, run):
+                return False
+            query = "DELETE FROM runs WHERE id = ? AND deleted <= ?"
+            return db.execute(query, (run, before)).rowcount == 1
+
+    def inventory(self) -> Inventory:
+        """What runs refer to."""
+        with self._read() as db:
+            return _inventory(db)
+
+    @contextmanager
+    def held_still(self) -> Iterator[Inventory]:
+        """What runs refer to, while nobody can queue a run, begin a stage, or record how one ended."""
+        with self._write() as db:
+            yield _inventory(db)
+
+
+def _busy(db: sqlite3.Connection, run: str) -> bool:
+    query = "SELECT 1 FROM stages WHERE run = ? AND status IN (?, ?)"
+    return db.execute(query, (run, QUEUED, RUNNING)).fetchone() is not None
+
+
+def _inventory(db: sqlite3.Connection) -> Inventory:
+    runs = db.execute("SELECT id, data FROM runs").fetchall()
+    artifacts: dict[str, set[str]] = {}
+    for row in db.execute("SELECT run, artifacts FROM stages WHERE artifacts != '[]'"):
+        for artifact in json.loads(row["artifacts"]):
+            artifacts.setdefault(artifact["path"], set()).add(row["run"])
+    running = db.execute("SELECT DISTINCT name FROM stages WHERE status = ?", (RUNNING,))
+    return Inventory(
+        runs=frozenset(row["id"] for row in runs),
+        data=frozenset(row["data"] for row in runs),
+        artifacts=artifacts,
+        running=frozenset(row["name"] for row in running),
+    )

@@ -16,6 +16,11 @@ def inside(home: Path, path: str | Path) -> str:
     return str(Path(path).relative_to(home)) if Path(path).is_relative_to(home) else str(path)
 
 
+def _absolute(home: Path, path: str) -> str:
+    """What `inside` was given. As text, for a list of runs has thousands."""
+    return path if path.startswith("/") else f"{home}/{path}"
+
+
 def insert_stage(db: sqlite3.Connection, run: str, position: int, name: str, options: dict[str, Any]) -> None:
     """Queue a stage."""
     db.execute(
@@ -30,21 +35,20 @@ def stages_of(db: sqlite3.Connection, home: Path, runs: Sequence[str]) -> dict[s
     marks = ", ".join("?" for _ in runs)
     query = f"SELECT * FROM stages WHERE run IN ({marks}) ORDER BY run, position"  # noqa: S608
     for row in db.execute(query, list(runs)):
+        # Parsed at once: a list of runs has thousands of these.
+        options, metrics, artifacts = json.loads(f"[{row['options']},{row['metrics']},{row['artifacts']}]")
         found[row["run"]].append(
             StageRun(
                 name=row["name"],
                 status=row["status"],
-                options=json.loads(row["options"]),
+                options=options,
                 started=row["started"],
                 finished=row["finished"],
                 seconds=row["seconds"],
                 reused=bool(row["reused"]),
                 error=row["error"],
-                metrics=json.loads(row["metrics"]),
-                artifacts=[
-                    {**artifact, "path": str(home / artifact["path"])}
-                    for artifact in json.loads(row["artifacts"])
-                ],
+                metrics=metrics,
+                artifacts=[{**given, "path": _absolute(home, given["path"])} for given in artifacts],
                 attempts=row["attempts"],
             )
         )
@@ -59,7 +63,7 @@ def run_of(row: sqlite3.Row, home: Path, stages: list[StageRun]) -> Run:
         status=row["status"],
         created=row["created"],
         recipe=json.loads(row["recipe"]),
-        data=str(home / row["data"]),
+        data=_absolute(home, row["data"]),
         stages=tuple(stages),
         cancel_requested=bool(row["cancel_requested"]),
         owner=row["owner"],

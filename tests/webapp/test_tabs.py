@@ -16,9 +16,8 @@ import yaml
 from pipeline import publishers, settings
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.recipe import OPTIONS
-from pipeline.run import CANCELED
 from webapp import app, choices, form
-from webapp.tabs import compare, data, lab, publish, runs
+from webapp.tabs import compare, data, lab, publish
 
 GOOD = b'{"prompt": "a", "response": "b"}\n{"prompt": "c", "response": "d"}\n'
 SAMPLE = str(settings.SAMPLES / "travel.jsonl")
@@ -321,26 +320,7 @@ def test_a_home_without_finished_runs_says_so(store):
     assert "No finished run" in publish.arrive(None)[1]["text"]
 
 
-# -- runs and publish ---------------------------------------------------------------------------------
-
-
-def test_details_of_a_run_and_what_can_be_done(store):
-    run = planted.running(store)
-    panel, title, stages, recipe, stop, again, take = runs.details(run)
-    assert (panel["visible"], stop["interactive"], again["interactive"]) == (True, True, False)
-    assert take["interactive"] is False
-    assert runs.details(planted.finished(store))[-1]["interactive"] is True
-    assert run in title["text"]
-    assert len(stages["rows"]) == 4
-    assert yaml.safe_load(recipe)["name"] == "travel"
-
-
-def test_cancel_and_retry_from_the_history(store):
-    run = planted.queued(store)
-    store.request_cancel(run)
-    assert runs.show(run)[0]["rows"][0][0]["status"] == CANCELED
-    table, *_ = runs.retry(run)
-    assert table["rows"][0][0]["status"] == "queued"
+# -- publish ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -47,17 +47,34 @@ function rowOf(value, index, select) {
   const button = el("button", { type: "button", class: "lab-link" }, ...name.childNodes);
   name.append(button);
   row.addEventListener("click", () => select(row, id));
+  if (id === value.picked) row.classList.add("is-picked");
   return row;
 }
 
+// A box at the head of each row. Those that are checked stay so where a search hides their rows.
+function checks(table, value, trigger) {
+  const checked = new Set(value.checked);
+  table.tHead.rows[0].prepend(cell(value.check, "th", { scope: "col" }));
+  for (const row of table.tBodies[0].rows) {
+    const id = row.dataset.id;
+    const box = el("input", { type: "checkbox", "aria-label": `${value.check} ${row.children[1].textContent} ${id}`,
+      onchange: () => { box.checked ? checked.add(id) : checked.delete(id); trigger("check", { ids: [...checked] }); } });
+    box.checked = checked.has(id);
+    row.prepend(el("td", { class: "lab-check", onclick: (event) => event.stopPropagation() }, box));
+  }
+}
+
 export const draw = {
-  notice(root, value) {
+  notice(root, value, trigger) {
     root.replaceChildren();
     root.className = "lab-notice";
     if (!value) return;
     root.classList.add("is-shown", `is-${value.kind ?? "info"}`);
     root.setAttribute("role", "status");
     root.append(el("p", {}, value.text));
+    if (value.action) {
+      root.firstElementChild.append(" ", el("button", { type: "button", class: "lab-button", onclick: () => trigger("select", { id: value.id }) }, value.action));
+    }
     if (value.note) root.append(el("p", { class: "lab-note" }, value.note));
   },
 
@@ -67,6 +84,19 @@ export const draw = {
     if (!value) return;
     root.setAttribute("role", "alert");
     root.append(el("p", {}, value.title), el("ul", {}, ...value.items.map((item) => el("li", {}, item))));
+  },
+
+  // A question that must be answered first; without `yes` there is only something to be read.
+  question(root, value, trigger) {
+    root.replaceChildren();
+    if (!value) return;
+    const answer = (yes) => { dialog.close(); if (yes) trigger("select", { id: value.id }); };
+    const button = (word, kind, yes) => el("button", { type: "button", class: `lab-button ${kind}`, onclick: () => answer(yes) }, word);
+    const dialog = el("dialog", { class: "lab-dialog", "aria-label": value.text },
+      el("p", {}, value.text), ...value.notes.map((note) => el("p", { class: "lab-note" }, note)),
+      el("div", { class: "lab-bar" }, value.yes ? button(value.yes, "is-danger", true) : null, button(value.yes ? "Keep" : "Close", "", false)));
+    root.append(dialog);
+    dialog.showModal();
   },
 
   facts(root, value) {
@@ -104,6 +134,7 @@ export const draw = {
           el("thead", {}, el("tr", {}, ...value.columns.map((name) => cell(name, "th", { scope: "col" })))),
           el("tbody", {}, ...value.rows.map((_, index) => rowOf(value, index, select))))),
     );
+    if (value.check) checks(root.querySelector("table"), value, trigger);
   },
 
   // A scorecard: its table and a chart, looked at again until all is measured.

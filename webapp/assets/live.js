@@ -146,7 +146,7 @@ class Series {
 }
 
 let plotly = null;
-function loadPlotly() {
+export function loadPlotly() {
   plotly ??= new Promise((resolve, reject) => {
     const script = el("script", { src: address("plotly.min.js?v=1") });
     script.onload = () => resolve(window.Plotly);

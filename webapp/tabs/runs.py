@@ -1,52 +1,90 @@
-"""Runs: the history; one selected run in detail."""
+"""Runs: the history. Find runs, write on them, compare them, delete them; one selected run in detail."""
 
 from __future__ import annotations
 
+import time
 from typing import Any, NamedTuple
 
 import gradio as gr
 
-from pipeline import takeaway, worker
+from pipeline import history, storage, takeaway, worker
 from pipeline.errors import LabError
 from pipeline.run import ENDED, RETRYABLE, Run
 from webapp import parts, views
 from webapp.home import store
+from webapp.tabs import comparison
+
+DELETED = "deleted"
+SHOWN = [
+    ("All", ""), ("Waiting", "queued"), ("Running", "running"), ("Done", "done"), ("Failed", "failed"),
+    ("Canceled", "canceled"), ("Interrupted", "interrupted"), ("Deleted, to restore", DELETED),
+]  # fmt: skip
+EMPTY = "No run is like that. Search for something else, or show all."
+NONE_DELETED = "No deleted run can be restored: a day after its deletion a run is gone."
 
 
 class Runs(NamedTuple):
     """What app.py connects with the other tabs."""
 
     chosen: gr.Textbox
+    view: gr.Button
     use: gr.Button
+    compared: list[gr.HTML]
 
 
-def listed() -> views.Table:
-    """All runs as a table."""
-    return views.history(store().list())
+def listed(
+    text: str, shown: str, tag: str | None, owner: str | None, checked: str, run: str = ""
+) -> tuple[Any, ...]:
+    """The runs that were asked for as a table, and the tags and owners there are to ask for."""
+    there = store().list(deleted=shown == DELETED)
+    status = "" if shown == DELETED else shown
+    found = history.search(there, text, status, tag or "", owner or "")
+    empty = NONE_DELETED if shown == DELETED and not there else EMPTY if there else ""
+    table = views.history(found, empty=empty, checked=checked.split(",") if checked else [], picked=run)
+    owners = history.owners(there)
+    tags = [("All", ""), *((name, name) for name in history.tags(there))]
+    owned = gr.update(choices=[("All", ""), *((name, name) for name in owners)], visible=len(owners) > 1)
+    return table, gr.update(choices=tags), owned
+
+
+def check(event: gr.EventData) -> tuple[str, Any]:
+    """Take note of the runs that are checked; two or more can be compared."""
+    return _checked(event._data["ids"])
+
+
+def _checked(ids: list[str]) -> tuple[str, Any]:
+    label = f"Compare {len(ids)} runs" if len(ids) > 1 else "Compare"
+    return ",".join(ids), gr.update(value=label, interactive=len(ids) > 1)
 
 
 def select(event: gr.EventData) -> tuple[Any, ...]:
-    """Show the run whose row was chosen."""
-    return event._data["id"], *details(event._data["id"])
+    """Show the run whose row was chosen, with what was written on it."""
+    found = store().get(event._data["id"])
+    tags = gr.update(choices=history.tags(store().list()), value=list(found.tags))
+    return found.id, *details(found.id), found.notes, tags, None, None
 
 
 def details(run: str) -> tuple[Any, ...]:
     """Everything recorded of a run: the panel, its title, stages, recipe and what can be done now."""
     found = store().get(run)
+    gone = found.deleted is not None
+    note = f"Deleted {views.moment(found.deleted)}; it can be restored for a day." if gone else _error(found)
     return (
         gr.update(visible=True),
-        {"text": f"{found.name} · {found.id}", "note": _error(found)},
+        {"text": f"{found.name} · {found.id}", "note": note},
         views.stages(found),
         views.recipe_yaml(found.recipe),
         gr.update(interactive=found.status not in ENDED),
-        gr.update(interactive=found.status in RETRYABLE),
+        gr.update(interactive=found.status in RETRYABLE and not gone),
         gr.update(interactive=takeaway.exported(found) is not None),
+        gr.update(interactive=found.status in ENDED, visible=not gone),
+        gr.update(visible=gone),
     )
 
 
-def show(run: str) -> tuple[Any, ...]:
-    """The history and the selected run as they stand now."""
-    return listed(), *details(run)
+def takes(run: str) -> list[list[str]]:
+    """What the selected run takes on disk; looked at after it is shown, for that reads its folders."""
+    return views.storage(storage.of(store(), run))
 
 
 def retry(run: str) -> tuple[Any, ...]:
@@ -56,19 +94,153 @@ def retry(run: str) -> tuple[Any, ...]:
     except LabError as error:
         gr.Warning(str(error))
     worker.ensure(store().home)
-    return show(run)
+    return details(run)
+
+
+def save(run: str, notes: str, tags: list[str]) -> tuple[Any, Any]:
+    """Keep what was written on a run: a word that it is kept, or what stands against it."""
+    found = store().get(run)
+    if (notes, tuple(tags)) == (found.notes, found.tags):
+        return gr.skip(), None
+    try:
+        history.annotate(store(), run, notes, tags)
+    except LabError as error:
+        return None, views.problems("Not saved", error)
+    return {"text": "Saved.", "kind": "good"}, None
+
+
+def ask_delete(run: str) -> dict[str, Any]:
+    """The question before a run is deleted."""
+    found = store().get(run)
+    freed = views.size(storage.of(store(), run).freed)
+    notes = [
+        f"{found.id}: {freed} come free a day from now; until then it can be restored.",
+        "Published copies stay, and so do results that other runs use.",
+    ]
+    return _question(f"Delete {found.name}?", notes, "Delete", run)
+
+
+def delete(event: gr.EventData, checked: str) -> tuple[Any, ...]:
+    """Delete a run: a notice with a way back, the panel closed, and what stays checked."""
+    run = event._data["id"]
+    ids, button = _checked([one for one in checked.split(",") if one and one != run])
+    try:
+        store().delete(run)
+    except LabError as error:
+        return {"text": str(error), "kind": "bad"}, gr.skip(), checked, gr.skip()
+    text = f"{store().get(run).name} is deleted."
+    return _notice(text, action="Undo", id=run), gr.update(visible=False), ids, button
+
+
+def undo(event: gr.EventData) -> tuple[Any, ...]:
+    """Take back the deletion that the notice tells of."""
+    return restore(event._data["id"])
+
+
+def restore(run: str) -> tuple[Any, ...]:
+    """Take a deleted run back: a notice, and the panel closed. It may be gone by now."""
+    try:
+        found = store().get(run)
+    except LabError:
+        return {"text": f"Run {run} is gone: a day has passed.", "kind": "bad"}, gr.update(visible=False)
+    store().restore(run)
+    return _notice(f"{found.name} is back."), gr.update(visible=False)
+
+
+def ask_free() -> dict[str, Any]:
+    """The question before space is freed."""
+    unused, total = storage.unused(store()), storage.total(store().home)
+    parts = ", ".join(f"{word} {views.size(taken)}" for word, taken in total.items() if taken)
+    home = f"The home takes {views.size(sum(total.values()))}: {parts}."
+    if not unused.results and not unused.datasets:
+        return _question(
+            "There is nothing to free.", ["Every result and dataset is used by a run.", home], ""
+        )
+    notes = [f"{len(unused.results)} results that no run uses, deleted runs included."]
+    if unused.datasets:
+        notes.append(f"Datasets that no run uses: {', '.join(unused.datasets)}.")
+    freed = f"Free {views.size(unused.bytes)}"
+    return _question(f"{freed}?", [*notes, "This cannot be undone.", home], freed)
+
+
+def free() -> dict[str, Any]:
+    """Free what no run uses."""
+    try:
+        freed = storage.collect(store())
+    except (LabError, OSError) as error:
+        return {"text": views.problems("", error)["items"][0], "kind": "bad"}
+    count = len(freed.results) + len(freed.datasets)
+    return _notice(f"{views.size(freed.bytes)} are free again: {count} folders that no run used.")
+
+
+def _question(text: str, notes: list[str], yes: str, run: str = "") -> dict[str, Any]:
+    return {"text": text, "notes": notes, "yes": yes, "id": run, "at": time.time()}  # asked anew each time
+
+
+def _notice(text: str, **more: str) -> dict[str, Any]:
+    return {"text": text, "kind": "good", **more}
 
 
 def _error(run: Run) -> str:
     return next((stage.error for stage in run.stages if stage.error), "")
 
 
+class _Search(NamedTuple):
+    """What narrows the history."""
+
+    text: gr.Textbox
+    shown: gr.Dropdown
+    tag: gr.Dropdown
+    owner: gr.Dropdown
+
+
+def _search() -> _Search:
+    with gr.Row(elem_classes="fields"):
+        return _Search(
+            gr.Textbox(label="Search", placeholder="Name, model, dataset, tags, notes", elem_id="runs-find",
+                       scale=3, min_width=240),
+            gr.Dropdown(SHOWN, value="", label="Show", elem_id="runs-shown", min_width=160),
+            gr.Dropdown([("All", "")], value="", label="Tag", elem_id="runs-tag", min_width=140),
+            gr.Dropdown([("All", "")], value="", label="Owner", elem_id="runs-owner", min_width=140,
+                        visible=False),
+        )  # fmt: skip
+
+
+class _Written(NamedTuple):
+    """What people write on a run."""
+
+    notes: gr.Textbox
+    tags: gr.Dropdown
+    saved: gr.HTML
+    problems: gr.HTML
+
+
+def _written() -> _Written:
+    with gr.Row(elem_classes="fields"):
+        notes = gr.Textbox(label="Notes", info="Kept when you leave the field", lines=2, max_lines=12,
+                           elem_id="runs-notes", scale=3, min_width=320)  # fmt: skip
+        tags = gr.Dropdown([], label="Tags", info="Type one and press Enter", multiselect=True,
+                           allow_custom_value=True, elem_id="runs-tags", scale=2, min_width=240)  # fmt: skip
+    saved = parts.drawn("notice", elem_id="runs-saved")
+    return _Written(notes, tags, saved, parts.drawn("problems", elem_id="runs-problems"))
+
+
 def build(tab: gr.Tab) -> Runs:
     """Lay out the tab."""
+    search = _search()
     with gr.Row(elem_classes="bar"):
+        compare = gr.Button(
+            "Compare", size="sm", variant="primary", interactive=False, elem_id="runs-compare", scale=0
+        )
         refresh = gr.Button("Refresh", size="sm", elem_id="runs-refresh", scale=0)
-    history = parts.drawn("table", elem_id="runs-table")
-    chosen = gr.Textbox(visible="hidden", label="Selected run")
+        space = gr.Button("Free space…", size="sm", elem_id="runs-free", scale=0)
+    notice = parts.drawn("notice", elem_id="runs-notice")
+    table = parts.drawn("table", elem_id="runs-table")
+    chosen, checked = (
+        gr.Textbox(visible="hidden", label=label) for label in ("Selected run", "Checked runs")
+    )
+    whether_delete, whether_free = (parts.drawn("question") for _ in range(2))
+    compared = comparison.build()
     with gr.Column(visible=False, elem_id="run-details") as panel:
         title = parts.drawn("notice")
         with gr.Row(elem_classes="bar"):
@@ -77,6 +249,10 @@ def build(tab: gr.Tab) -> Runs:
             take = gr.Button("Download the model", size="sm", scale=0, elem_id="runs-download")
             stop = gr.Button("Cancel", size="sm", scale=0, elem_id="runs-cancel")
             again = gr.Button("Retry", size="sm", scale=0)
+            remove = gr.Button("Delete…", size="sm", scale=0, elem_id="runs-delete")
+            back = gr.Button("Restore", size="sm", scale=0, elem_id="runs-restore", visible=False)
+        disk = parts.drawn("facts", elem_id="runs-storage")
+        written = _written()
         stages = parts.drawn("table")
         recipe = gr.Code(
             label="Recipe",
@@ -87,16 +263,32 @@ def build(tab: gr.Tab) -> Runs:
             buttons=["copy"],
         )
 
-    shown = [panel, title, stages, recipe, stop, again, take]
-    tab.select(listed, None, history, **parts.QUICK)
-    refresh.click(listed, None, history, **parts.QUICK)
-    history.select(select, None, [chosen, *shown], **parts.QUICK)
+    asked: list[Any] = [*search, checked, chosen]
+    found = [table, search.tag, search.owner]
+    shown = [panel, title, stages, recipe, stop, again, take, remove, back]
+    look = {"fn": listed, "inputs": asked, "outputs": found, **parts.QUICK}
+    tab.select(**look)
+    refresh.click(**look)
+    gr.on([search.text.input, *(s.input for s in search[1:])], **look, trigger_mode="always_last")
+    table.check(check, None, [checked, compare], trigger_mode="multiple", **parts.QUICK)
+    table.select(select, None, [chosen, *shown, *written], **parts.QUICK).then(
+        takes, chosen, disk, **parts.QUICK
+    )
+    compare.click(comparison.compare, checked, compared, **parts.QUEUED)
     take.click(None, chosen, None, js=parts.live("take"), **parts.IN_PAGE)
     view.click(None, chosen, None, js=parts.live("open"), **parts.IN_PAGE)
     stop.click(None, chosen, None, js=parts.live("cancel"), trigger_mode="multiple", **parts.IN_PAGE).then(
-        show, chosen, [history, *shown], **parts.QUICK
-    ).then(None, chosen, None, js=parts.live("canceled"), **parts.IN_PAGE).then(
-        show, chosen, [history, *shown], **parts.QUICK
-    )
-    again.click(retry, chosen, [history, *shown], **parts.QUICK)
-    return Runs(chosen, use)
+        details, chosen, shown, **parts.QUICK
+    ).then(**look).then(None, chosen, None, js=parts.live("canceled"), **parts.IN_PAGE).then(
+        details, chosen, shown, **parts.QUICK
+    ).then(**look)
+    again.click(retry, chosen, shown, **parts.QUICK).then(**look)
+    for changed in (written.notes.blur, written.tags.input):
+        changed(save, [chosen, *written[:2]], written[2:], **parts.QUICK).then(**look)
+    remove.click(ask_delete, chosen, whether_delete, **parts.QUICK)
+    whether_delete.select(delete, checked, [notice, panel, checked, compare], **parts.QUICK).then(**look)
+    notice.select(undo, None, [notice, panel], **parts.QUICK).then(**look)
+    back.click(restore, chosen, [notice, panel], **parts.QUICK).then(**look)
+    space.click(ask_free, None, whether_free, **parts.QUEUED)
+    whether_free.select(free, None, notice, **parts.QUEUED)
+    return Runs(chosen, view, use, compared)

@@ -1,0 +1,48 @@
+"""Runs side by side, below the history."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import gradio as gr
+
+from pipeline import history
+from pipeline.errors import InputError, LabError
+from webapp import parts, views
+from webapp.home import store
+
+MOST = 8  # colours that can be told apart
+
+
+def compare(checked: str) -> tuple[Any, ...]:
+    """The checked runs side by side, or what stands against it: the drawing and the problems."""
+    try:
+        return _compared(checked.split(","), asked=True), None
+    except LabError as error:
+        return None, views.problems("Nothing was compared", error)
+
+
+def arrive(request: gr.Request) -> tuple[Any, ...]:
+    """The runs that the address of the page names, if it does."""
+    named = request.query_params.get("compare")
+    try:
+        return (_compared(named.split(","), asked=False), None) if named else (None, None)
+    except LabError as error:
+        return None, views.problems("The address names runs that cannot be compared", error)
+
+
+def _compared(ids: list[str], *, asked: bool) -> dict[str, Any]:
+    wanted = list(dict.fromkeys(ids))
+    if not 1 < len(wanted) <= MOST:
+        raise InputError(f"runs: {len(wanted)} are chosen; check 2 to {MOST} of them in the table")
+    runs = [store().get(run) for run in wanted]
+    losses = [history.losses(store(), run) for run in runs]
+    shown = views.comparison(runs, history.differences(runs), history.metrics(runs), losses)
+    return {**shown, "asked": asked, "at": time.time()}  # the same ones asked for again are drawn again
+
+
+def build() -> list[gr.HTML]:
+    """Lay out the panel: the drawing, and what `compare` says of problems."""
+    problems = parts.drawn("problems", elem_id="comparison-problems")
+    return [parts.drawn("comparison", module="history.js", elem_id="comparison"), problems]
