@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from types import SimpleNamespace
 
+import gradio as gr
 import planted
 import pytest
 import yaml
 
 from pipeline import storage
 from pipeline.run import CANCELED
-from webapp import views
+from webapp import app, views
 from webapp.tabs import comparison, runs
 
 NOTHING = ("", "", None, None, "")
@@ -89,6 +92,7 @@ def test_notes_and_tags_are_saved_or_refused_with_a_sentence(store):
     saved, problems = runs.save(run, "good", " keep,phi, ,")
     assert (saved["text"], problems) == ("Saved.", None)
     assert (store.get(run).notes, store.get(run).tags) == ("good", ("keep", "phi"))
+    assert runs.save(run, "good", "keep, phi") == (gr.skip(), None)
     saved, problems = runs.save(run, "x" * 10_001, "keep")
     assert saved is None
     assert "allowed: 10,000" in problems["items"][0]
@@ -127,6 +131,30 @@ def test_what_was_purged_cannot_be_restored(store):
     store.delete(run)
     assert storage.purge(store, older_than=0) == [run]
     assert "a day has passed" in runs.undo(event(id=run))[0]["text"]
+
+
+def test_the_app_purges_once_an_hour_and_goes_on_if_it_cannot(store, home, monkeypatch):
+    run = planted.finished(store)
+    store.delete(run)
+    day_later, purged, looks = time.time() + storage.DAY + 60, [], []
+
+    async def release_idle():
+        looks.append(0)
+        if len(looks) > 9:
+            raise asyncio.CancelledError
+
+    def purge(of, real=storage.purge):
+        purged.append(real(of))
+        raise OSError("for once")
+
+    monkeypatch.setattr(app, "TEND_SECONDS", 0)
+    monkeypatch.setattr(app.inference, "release_idle", release_idle)
+    monkeypatch.setattr(storage, "purge", purge)
+    monkeypatch.setattr(storage.time, "time", lambda: day_later)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(asyncio.wait_for(app._tend(home), 20))
+    assert purged == [[run]]
+    assert store.list(deleted=True) == []
 
 
 def test_free_space_says_first_what_it_would_take(store, home, monkeypatch):

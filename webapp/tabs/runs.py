@@ -99,6 +99,9 @@ def retry(run: str) -> tuple[Any, ...]:
 def save(run: str, notes: str, tags: str) -> tuple[Any, Any]:
     """Keep what was written on a run: a word that it is kept, or what stands against it."""
     try:
+        found = store().get(run)
+        if (notes, tags) == (found.notes, ", ".join(found.tags)):
+            return gr.skip(), None
         history.annotate(store(), run, notes, tags.split(","))
     except LabError as error:
         return None, views.problems("Not saved", error)
@@ -152,7 +155,7 @@ def ask_free() -> dict[str, Any]:
         return _question(
             "There is nothing to free.", ["Every result and dataset is used by a run.", home], ""
         )
-    notes = [f"{len(unused.results)} results that no run uses, deleted runs included."]
+    notes = [f"Results that no run uses, nor a deleted one that can be restored: {len(unused.results)}."]
     if unused.datasets:
         notes.append(f"Datasets that no run uses: {', '.join(unused.datasets)}.")
     freed = f"Free {views.size(unused.bytes)}"

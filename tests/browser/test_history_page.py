@@ -101,6 +101,23 @@ def test_notes_and_tags_are_kept_and_read_as_text(app, shot):
     assert page.evaluate("window.hacked") is None
 
 
+def test_what_is_written_is_kept_on_its_run_and_the_click_that_leaves_it_counts(app):
+    one, two = planted.finished(app.store, "one"), planted.finished(app.store, "two")
+    page = app.open("?tab=runs")
+    pick(page, one)
+    page.fill(TAGS, "keep")
+    row = page.locator(f"#runs-table tr[data-id='{two}'] .lab-link").bounding_box()
+    page.mouse.move(row["x"] + 5, row["y"] + 5)
+    with page.expect_response(lambda reply: '"check":"Compare"' in reply.text()) as listed:
+        page.mouse.down()
+    assert "keep" in listed.value.text()
+    page.mouse.up()
+    expect(page.locator("#run-details")).to_contain_text(two)
+    expect(rows(page).filter(has_text=one)).to_contain_text("keep")
+    expect(page.locator(TAGS)).to_have_value("")
+    assert [app.store.get(run).tags for run in (one, two)] == [("keep",), ()]
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_runs_are_compared_side_by_side(app, shot, dark):
     one, two = planted.finished(app.store, "first"), differing(app.store, ATTACK[:40])
