@@ -69,7 +69,7 @@ def read(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
         file.seek(offset)
         data = file.read()
     complete = data[: data.rfind(b"\n") + 1]
-    found = [_parse(line) for line in complete.split(b"\n")]
+    found = [parse(line) for line in complete.split(b"\n")]
     return [event for event in found if event is not None], offset + len(complete)
 
 
@@ -81,7 +81,8 @@ def _torn(file: BinaryIO) -> bool:
     return file.read(1) != b"\n"
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def parse(line: bytes) -> dict[str, Any] | None:
+    """The event on a line, or None: a process may be killed in the middle of writing one."""
     try:
         event = json.loads(line)
     except ValueError:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifacts
+from pipeline import artifacts, events
 from pipeline.errors import InputError
 from pipeline.options import describe
 from pipeline.recipe import LEFT_OUT, OPTIONS, Basics
@@ -214,9 +213,7 @@ def _read(path: Path) -> Losses:
         return found
     with path.open("rb") as file:
         for line in file:
-            try:
-                event = json.loads(line)
-            except ValueError:  # a process may be killed in the middle of writing an event
+            if (event := events.parse(line)) is None:
                 continue
             if event.get("attempt"):
                 found, step = Losses(), 0

@@ -6,8 +6,8 @@ stage could be about to. A stage finds or makes its result holding that result's
 ended does the worker record that its run refers to it. In between nothing names the result but the stage's
 status, which is `running` from before its process starts until the transaction that records the result. So
 results are taken aside inside one transaction that keeps others from writing to the store: no stage begins
-or is recorded meanwhile, and results of a stage's name stay while one of that name runs, which also
-keeps the graphs that `optimize` looks for among earlier exports. Each result's lock is held as well, for a
+or is recorded meanwhile. Results of `quantize`, say, stay while any `quantize` runs, and with those of
+`optimize` the graphs that it looks for among earlier exports. Each result's lock is held as well, for a
 process that outlived its worker. Before it is deleted a folder gets another name, so that what has its own
 name is whole.
 """
@@ -100,8 +100,9 @@ def collect(store: Store) -> Unused:
 def purge(store: Store, older_than: float = DAY) -> list[str]:
     """Remove runs that were deleted `older_than` seconds ago for good; return their ids.
 
-    With each go its folder and the results that only it referred to; published copies stay. A run that was
-    deleted in the future, as a clock says that was set back, stays until then.
+    With each go its folder and the results that only it referred to, but for those that a running stage
+    could be about to use, which are left to `collect`. Published copies stay. A run that was deleted in the
+    future, as a clock says that was set back, stays until then.
     """
     _finish(store.home)
     gone = []
@@ -140,7 +141,7 @@ def _candidates(home: Path, inventory: Inventory) -> dict[Path, str]:
     used = {Path(path).parent.name for path in inventory.data}
     for folder in _folders(home / "datasets"):
         if folder.name not in used:
-            found[folder] = ", ".join(sorted(p.name for p in folder.iterdir() if p.name[0] != "."))
+            found[folder] = ", ".join(sorted(path.name for path in folder.glob("[!.]*")))
     return found
 
 
@@ -177,7 +178,10 @@ def _take_aside(candidates: dict[Path, str], young: float) -> dict[Path, str]:
 
 def _is_young(folder: Path, seconds: float) -> bool:
     """Whether the folder or something right in it was written within this time, or in the future."""
-    times = [path.lstat().st_mtime for path in (folder, *folder.iterdir())]
+    try:
+        times = [path.lstat().st_mtime for path in (folder, *folder.iterdir())]
+    except FileNotFoundError:
+        return True  # just renamed, by who made it or by who deletes it
     return seconds > 0 and time.time() - max(times) < seconds
 
 
@@ -205,8 +209,9 @@ def _delete(folder: Path) -> None:
 def _drop_empty(folder: Path, known: frozenset[str]) -> None:
     """Remove folders of runs that never came to be, if nothing is in them; all others are left alone."""
     for path in _folders(folder):
-        if path.name not in known and not any(path.iterdir()) and not _is_young(path, YOUNG):
-            path.rmdir()
+        if path.name not in known and not _is_young(path, YOUNG):
+            with suppress(OSError):  # something is in it
+                path.rmdir()
 
 
 def _describe(folders: dict[Path, str]) -> Unused:

@@ -620,7 +620,7 @@ def test_the_home_may_be_relative_and_new(
 def test_an_error_of_the_system_is_a_sentence(
     home: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Store, "list", full)
@@ -638,8 +638,8 @@ def test_bad_usage_is_exit_code_2(home: Path, capsys: Capture, argv: list[str]) 
 def test_help_names_every_verb_of_the_contract(home: Path, capsys: Capture) -> None:
     code, out, _ = cli(capsys, "--help")
     assert code == 0
-    verbs = ["check", "run", "submit", "list", "show", "logs", "cancel", "retry"]
-    verbs += ["sweep", "queue", "pause", "resume", "move", "scorecard", "chat"]
+    verbs = ["check", "run", "submit", "list", "note", "diff", "delete", "restore", "gc", "show", "logs"]
+    verbs += ["cancel", "retry", "sweep", "queue", "pause", "resume", "move", "scorecard", "chat"]
     verbs += ["verify", "convert", "publish", "download", "worker"]
     assert re.findall(r"^    (\w+)", out, re.MULTILINE) == verbs
 

@@ -145,6 +145,11 @@ def storage(takes: Storage) -> list[list[str]]:
     ]
 
 
+def _said(key: str) -> str:
+    """`optimize.model_bytes` as a person says it."""
+    return key.replace(".", ": ").replace("_", " ").removesuffix(" bytes")
+
+
 def comparison(
     runs: list[Run], differences: list[Compared], metrics: list[Compared], curves: list[Losses]
 ) -> dict[str, Any]:
@@ -152,8 +157,7 @@ def comparison(
     names = [f"{run.name}\n{run.id}" for run in runs]
     recipe = [[row.key, *("" if v is None else number(v) for v in row.values)] for row in differences]
     measured = [
-        [row.key.replace("_", " "), *("" if v is None else measure(row.key, v) for v in row.values)]
-        for row in metrics
+        [_said(row.key), *("" if v is None else measure(row.key, v) for v in row.values)] for row in metrics
     ]
     lines = [
         {

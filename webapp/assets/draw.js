@@ -117,6 +117,11 @@ export const draw = {
   },
 
   table(root, value, trigger) {
+    if (root.matches(":active")) { // a row that is replaced under the pointer would lose its click
+      addEventListener("pointerup", () => setTimeout(() => draw.table(root, value, trigger)), { once: true });
+      return;
+    }
+    const top = root.firstElementChild?.scrollTop ?? 0;
     root.replaceChildren();
     if (!value) return;
     if (!value.rows.length) {
@@ -134,6 +139,7 @@ export const draw = {
           el("thead", {}, el("tr", {}, ...value.columns.map((name) => cell(name, "th", { scope: "col" })))),
           el("tbody", {}, ...value.rows.map((_, index) => rowOf(value, index, select))))),
     );
+    root.firstElementChild.scrollTop = top;
     if (value.check) checks(root.querySelector("table"), value, trigger);
   },
 

@@ -5,9 +5,13 @@ import { loadPlotly } from "./live.js";
 
 const colorOf = (index) => `--lab-run-${index % 8}`;
 
+// Plotly reads some HTML in names.
+const literal = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+
 function traces(plot, curves) {
   const color = (index) => getComputedStyle(plot).getPropertyValue(colorOf(index)).trim();
-  return curves.flatMap(({ index, name, training, held }) => [
+  const named = curves.map((curve) => ({ ...curve, name: literal(curve.name) }));
+  return named.flatMap(({ index, name, training, held }) => [
     { type: "scatter", mode: "lines", name, legendgroup: name, x: training[0], y: training[1], opacity: 0.75, line: { color: color(index), width: 1.2 } },
     { type: "scatter", mode: "lines+markers", name: `${name}, held-out`, legendgroup: name, showlegend: !training[0].length,
       x: held[0], y: held[1], line: { color: color(index), width: 1.5, dash: "dot" }, marker: { size: 8, color: color(index) } },
@@ -22,7 +26,7 @@ function layout(plot) {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: "system-ui, sans-serif", size: 12, color: color("--lab-text") },
     hoverlabel: { bgcolor: color("--lab-panel"), font: { color: color("--lab-text") }, namelength: -1 },
-    legend: { orientation: "h", x: 0, y: -0.2, yanchor: "top" },
+    legend: { orientation: "h", x: 0, y: -0.22, yanchor: "top" },
     xaxis: { ...axis, title: { text: "Step" } }, yaxis: { ...axis, title: { text: "Loss" } },
   };
 }

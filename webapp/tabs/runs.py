@@ -60,8 +60,7 @@ def _checked(ids: list[str]) -> tuple[str, Any]:
 def select(event: gr.EventData) -> tuple[Any, ...]:
     """Show the run whose row was chosen, with what was written on it."""
     found = store().get(event._data["id"])
-    tags = gr.update(choices=history.tags(store().list()), value=list(found.tags))
-    return found.id, *details(found.id), found.notes, tags, None, None
+    return found.id, *details(found.id), found.notes, ", ".join(found.tags), None, None
 
 
 def details(run: str) -> tuple[Any, ...]:
@@ -97,13 +96,13 @@ def retry(run: str) -> tuple[Any, ...]:
     return details(run)
 
 
-def save(run: str, notes: str, tags: list[str]) -> tuple[Any, Any]:
+def save(run: str, notes: str, tags: str) -> tuple[Any, Any]:
     """Keep what was written on a run: a word that it is kept, or what stands against it."""
-    found = store().get(run)
-    if (notes, tuple(tags)) == (found.notes, found.tags):
-        return gr.skip(), None
     try:
-        history.annotate(store(), run, notes, tags)
+        found = store().get(run)
+        if (notes, tags) == (found.notes, ", ".join(found.tags)):
+            return gr.skip(), None
+        history.annotate(store(), run, notes, tags.split(","))
     except LabError as error:
         return None, views.problems("Not saved", error)
     return {"text": "Saved.", "kind": "good"}, None
@@ -156,7 +155,7 @@ def ask_free() -> dict[str, Any]:
         return _question(
             "There is nothing to free.", ["Every result and dataset is used by a run.", home], ""
         )
-    notes = [f"{len(unused.results)} results that no run uses, deleted runs included."]
+    notes = [f"Results that no run uses, nor a deleted one that can be restored: {len(unused.results)}."]
     if unused.datasets:
         notes.append(f"Datasets that no run uses: {', '.join(unused.datasets)}.")
     freed = f"Free {views.size(unused.bytes)}"
@@ -210,7 +209,7 @@ class _Written(NamedTuple):
     """What people write on a run."""
 
     notes: gr.Textbox
-    tags: gr.Dropdown
+    tags: gr.Textbox
     saved: gr.HTML
     problems: gr.HTML
 
@@ -219,8 +218,8 @@ def _written() -> _Written:
     with gr.Row(elem_classes="fields"):
         notes = gr.Textbox(label="Notes", info="Kept when you leave the field", lines=2, max_lines=12,
                            elem_id="runs-notes", scale=3, min_width=320)  # fmt: skip
-        tags = gr.Dropdown([], label="Tags", info="Type one and press Enter", multiselect=True,
-                           allow_custom_value=True, elem_id="runs-tags", scale=2, min_width=240)  # fmt: skip
+        tags = gr.Textbox(label="Tags", info="Joined by commas", max_lines=1, elem_id="runs-tags", scale=2,
+                          min_width=240)  # fmt: skip
     saved = parts.drawn("notice", elem_id="runs-saved")
     return _Written(notes, tags, saved, parts.drawn("problems", elem_id="runs-problems"))
 
@@ -269,7 +268,7 @@ def build(tab: gr.Tab) -> Runs:
     look = {"fn": listed, "inputs": asked, "outputs": found, **parts.QUICK}
     tab.select(**look)
     refresh.click(**look)
-    gr.on([search.text.input, *(s.input for s in search[1:])], **look, trigger_mode="always_last")
+    gr.on([search.text.change, *(s.input for s in search[1:])], **look, trigger_mode="always_last")
     table.check(check, None, [checked, compare], trigger_mode="multiple", **parts.QUICK)
     table.select(select, None, [chosen, *shown, *written], **parts.QUICK).then(
         takes, chosen, disk, **parts.QUICK
@@ -283,8 +282,8 @@ def build(tab: gr.Tab) -> Runs:
         details, chosen, shown, **parts.QUICK
     ).then(**look)
     again.click(retry, chosen, shown, **parts.QUICK).then(**look)
-    for changed in (written.notes.blur, written.tags.input):
-        changed(save, [chosen, *written[:2]], written[2:], **parts.QUICK).then(**look)
+    left = [written.notes.blur, written.tags.blur, written.tags.submit]
+    gr.on(left, save, [chosen, *written[:2]], written[2:], **parts.QUICK).then(**look)
     remove.click(ask_delete, chosen, whether_delete, **parts.QUICK)
     whether_delete.select(delete, checked, [notice, panel, checked, compare], **parts.QUICK).then(**look)
     notice.select(undo, None, [notice, panel], **parts.QUICK).then(**look)
