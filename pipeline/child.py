@@ -23,13 +23,10 @@ from typing import Any
 
 from pipeline import artifacts, checksums, datasets, events, locks, models, recipe, settings, spare
 from pipeline.errors import sentence
-from pipeline.run import DONE, FAILED, Run
+from pipeline.run import DONE, FAILED, PROCESS, RESULT, Run
 from pipeline.stages import STAGES, Context
 from pipeline.store import Store
 
-LOCK = "lock"
-PROCESS = "process.json"
-RESULT = "result.json"
 MOST_GRAPHS = 3  # earlier exports looked at for one to reuse: each is read whole
 
 

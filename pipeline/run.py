@@ -18,6 +18,12 @@ RETRYABLE = (FAILED, CANCELED, INTERRUPTED)
 
 PUBLISH = "publish"
 
+# Files of a stage's folder.
+LOCK = "lock"
+PROCESS = "process.json"
+RESULT = "result.json"
+EVENTS = "events.jsonl"
+
 
 @dataclass(frozen=True)
 class StageRun:

@@ -16,6 +16,18 @@ def inside(home: Path, path: str | Path) -> str:
     return str(Path(path).relative_to(home)) if Path(path).is_relative_to(home) else str(path)
 
 
+def insert_run(db: sqlite3.Connection, facts: dict[str, Any]) -> None:
+    """Queue a run, as its folder keeps it (see `record`)."""
+    db.execute(
+        "INSERT INTO runs (id, name, status, created, recipe, data, owner, device, place)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, (SELECT COALESCE(MAX(place), 0) + 1 FROM runs))",
+        (
+            facts["id"], facts["name"], QUEUED, facts["created"], json.dumps(facts["recipe"]), facts["data"],
+            facts["owner"], facts["device"],
+        ),
+    )  # fmt: skip
+
+
 def insert_stage(db: sqlite3.Connection, run: str, position: int, name: str, options: dict[str, Any]) -> None:
     """Queue a stage."""
     db.execute(
