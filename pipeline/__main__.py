@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,8 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     action: Callable[[argparse.Namespace], int] = args.action
     try:
+        if action is not serve:
+            _tell_notice()
         code = action(args)
         sys.stdout.flush()  # here, where a reader that has gone is no error
         return code
@@ -264,6 +267,14 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         print(sentence(error), file=sys.stderr)
         return 1
+
+
+def _tell_notice() -> None:
+    """Say once what people are to know of the database, such as that it was damaged and is restored."""
+    with suppress(LabError):  # the verb will say it, if it needs the store at all
+        home = settings.home()
+        if (home / "runs.db").exists() and (notice := Store(home).unheard()):
+            print(notice, file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

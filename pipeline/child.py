@@ -23,14 +23,10 @@ from typing import Any
 
 from pipeline import artifacts, checksums, clock, datasets, events, locks, models, recipe, settings, spare
 from pipeline.errors import sentence
-from pipeline.run import DONE, FAILED, Run
+from pipeline.run import DONE, FAILED, OUTPUT, PROCESS, RESULT, Run
 from pipeline.stages import STAGES, Context
 from pipeline.store import Store
 
-LOCK = "lock"
-PROCESS = "process.json"
-RESULT = "result.json"
-OUTPUT = "output.txt"  # the name of the folder under artifacts/ it writes its result to
 MOST_GRAPHS = 3  # earlier exports looked at for one to reuse: each is read whole
 
 

@@ -32,6 +32,11 @@ def sentence(error: BaseException) -> str:
             "Memory ran out; start a new run with a smaller batch_size or max_length, or with"
             " gradient_checkpointing on."
         )
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return (
+            f"{error.filename or 'A file'} cannot be written ({error.strerror}); make the home folder"
+            " writable, or set OLIVE_LAB_HOME to another one."
+        )
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:300]}" if text else f"{type(error).__name__}; see the log."
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from pipeline.child import OUTPUT
-from pipeline.run import DONE
+from pipeline.run import DONE, OUTPUT
 from pipeline.store import Store
 
 LOOK_SECONDS = 2.0  # walking over many files takes a moment

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,18 @@ def take(path: Path) -> int | None:
             os.close(descriptor)
             return None
         fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return descriptor
+
+
+def take_within(path: Path, seconds: float) -> int | None:
+    """Take the lock as soon as nobody holds or shares it; None if that takes longer."""
+    deadline = time.monotonic() + seconds
+    descriptor = _open(path)
+    while not _try(descriptor, fcntl.LOCK_EX):
+        if time.monotonic() > deadline:
+            os.close(descriptor)
+            return None
+        time.sleep(0.01)
     return descriptor
 
 
@@ -47,6 +60,17 @@ def _try(descriptor: int, kind: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+@contextmanager
+def shared(path: Path) -> Iterator[None]:
+    """Share the lock with others inside the block: nobody has it alone then. Waits as long as it takes."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -17,6 +17,13 @@ RETRYABLE = (FAILED, CANCELED, INTERRUPTED)
 
 PUBLISH = "publish"
 
+# Files of a stage's folder.
+LOCK = "lock"
+PROCESS = "process.json"
+RESULT = "result.json"
+EVENTS = "events.jsonl"
+OUTPUT = "output.txt"  # the name of the folder under artifacts/ a stage writes its result to
+
 
 @dataclass(frozen=True)
 class StageRun:

@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import artifacts, clock, locks, settings, webhook
-from pipeline.child import LOCK, PROCESS, RESULT
 from pipeline.errors import LabError, sentence
 from pipeline.limits import Limits
-from pipeline.run import CANCELED, DONE, FAILED, INTERRUPTED, QUEUED
+from pipeline.run import CANCELED, DONE, EVENTS, FAILED, INTERRUPTED, LOCK, PROCESS, QUEUED, RESULT
 from pipeline.spare import Spare, affordable, serves
 from pipeline.store import Store
 
@@ -40,7 +39,7 @@ PUBLISH_SLOT = "publish"
 MOST_ATTEMPTS = 3
 CHILD = ("-m", "pipeline.child")
 WORKER_LOCK = "worker.lock"
-SIGNS = (PROCESS, "events.jsonl", "log.txt")
+SIGNS = (PROCESS, EVENTS, "log.txt")
 
 
 @dataclass
@@ -159,6 +158,7 @@ class Worker:
                     self.recover()
                     recovered = True
                 self.step()
+                self.store.back_up()
             except (LabError, OSError) as error:  # a full disk, say; nothing is lost, and it may pass
                 with suppress(OSError):
                     print(sentence(error), flush=True)
@@ -216,7 +216,7 @@ class Worker:
         try:
             (folder / RESULT).unlink(missing_ok=True)
             (folder / PROCESS).unlink(missing_ok=True)
-            events = folder / "events.jsonl"
+            events = folder / EVENTS
             with (folder / "log.txt").open("ab") as log:
                 if spare is not None:
                     try:
@@ -404,7 +404,7 @@ def serve(home: Path, lock: int | None = None) -> int:
     """`python -m pipeline worker`: serve until idle or told to stop."""
     if lock is not None:
         os.set_inheritable(lock, False)
-    worker = Worker(Store(home))
+    worker = Worker(Store(home, check=True))
     signal.signal(signal.SIGTERM, worker.stop)
     signal.signal(signal.SIGINT, worker.stop)
     worker.serve(lock=lock)

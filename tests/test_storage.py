@@ -57,8 +57,9 @@ class TestOf:
         run, other = using(store, own, shared), using(store, shared)
         (store.folder(run) / "log.txt").write_bytes(b"x" * 300)
         takes = storage.of(store, run)
-        assert (takes.folder, takes.results) == (300, weight(own) + weight(shared))
-        assert (takes.alone, takes.freed) == (weight(own), weight(own) + 300)
+        record = (store.folder(run) / "run.json").stat().st_size
+        assert (takes.folder, takes.results) == (300 + record, weight(own) + weight(shared))
+        assert (takes.alone, takes.freed) == (weight(own), weight(own) + 300 + record)
         store.delete(other)
         assert storage.of(store, run).alone == weight(own), "a deleted run can still be restored"
         assert store.forget(other, before=1e12)
@@ -76,7 +77,8 @@ class TestOf:
         stored = made(store.home, "k")
         run = using(store, stored)
         stored.folder.rename(store.home / "elsewhere")
-        assert storage.of(store, run) == storage.Storage(0, 0, 0)
+        record = (store.folder(run) / "run.json").stat().st_size
+        assert storage.of(store, run) == storage.Storage(record, 0, 0)
 
     def test_the_home_by_what_it_holds(self, store: Store) -> None:
         made(store.home, "k", size=5000)

@@ -257,10 +257,13 @@ def test_a_newer_schema_is_refused(store: Store) -> None:
         Store(store.home)
 
 
-def test_a_file_that_is_no_database_is_a_plain_error(home: Path) -> None:
+def test_a_file_that_is_no_database_is_set_aside(home: Path) -> None:
     (home / "runs.db").write_text("hello " * 1000)
-    with pytest.raises(LabError, match=r"runs\.db: file is not a database"):
-        Store(home)
+    store = Store(home)
+    assert store.list() == []
+    (aside,) = home.glob("runs.db.damaged-*")
+    assert aside.read_text() == "hello " * 1000
+    assert aside.name in (store.notice() or "")
 
 
 def test_what_fails_in_the_middle_leaves_nothing_behind(store: Store) -> None:

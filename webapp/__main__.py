@@ -9,7 +9,7 @@ import socket
 import sys
 
 from pipeline import locks, settings
-from pipeline.errors import LabError
+from pipeline.errors import LabError, sentence
 from webapp.guard import LOOPBACK
 
 LOCK = "webapp.lock"
@@ -73,8 +73,8 @@ def main(given: list[str] | None = None) -> int:
             raise LabError(
                 f"Olive Lab already serves {home}; stop it, or set OLIVE_LAB_HOME to another folder."
             )
-    except LabError as error:
-        print(error, file=sys.stderr)
+    except (LabError, OSError) as error:
+        print(sentence(error), file=sys.stderr)
         return 2
     if args.host not in LOOPBACK:
         print(

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.responses import PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 
 from pipeline import inference, settings, storage, worker
+from pipeline.errors import LabError
 from pipeline.run import ENDED
 from webapp import guard, parts, queue, theme
 from webapp.home import store
@@ -39,6 +41,7 @@ def create(names: Iterable[str] = ()) -> FastAPI:
     settings.uploads()
     app = FastAPI(title=TITLE, lifespan=_lifespan, openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(guard.Guard, names=names)
+    app.add_exception_handler(LabError, unusable)
     app.include_router(router)
     app.include_router(queue.router)
     app.mount("/lab", StaticFiles(directory=theme.ASSETS))
@@ -72,6 +75,7 @@ def page() -> gr.Blocks:
         title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(600, UPLOAD_AGE_SECONDS)
     ) as blocks:
         parts.fixed(_HEADER, js_on_load=f"({parts.live('nameField', 'queue.js')})(element);")
+        _notice(blocks)
         with gr.Column(visible=False, elem_id="welcome") as welcome:
             parts.fixed(_WELCOME)
             sample = gr.Button("Run the sample lab", variant="primary", elem_id="run-sample", scale=0)
@@ -86,6 +90,31 @@ def page() -> gr.Blocks:
         blocks.load(comparison.arrive, None, history.compared, **parts.QUICK)
         made.run.change(lambda: gr.update(visible=False), None, welcome, **parts.QUICK)
     return blocks
+
+
+def unusable(request: Request, error: Exception) -> PlainTextResponse:
+    """What our routes answer where the store cannot be used: a locked database, a full disk."""
+    return PlainTextResponse(f"{error}\n", status_code=503, headers={"Retry-After": "5"})
+
+
+def told() -> tuple[Any, ...]:
+    """What people are to know of the store, until they have read it."""
+    text = store().notice()
+    return gr.update(visible=text is not None), {"text": text} if text else None
+
+
+def dismiss() -> Any:
+    """Take that away, for everybody."""
+    store().dismiss()
+    return gr.update(visible=False)
+
+
+def _notice(blocks: gr.Blocks) -> None:
+    with gr.Row(visible=False, elem_id="store-notice", elem_classes="bar") as row:
+        text = parts.drawn("notice")
+        read = gr.Button("Dismiss", size="sm", scale=0, elem_id="dismiss")
+    blocks.load(told, None, [row, text], **parts.QUICK)
+    read.click(dismiss, None, row, **parts.QUICK)
 
 
 def _tabs(sample: gr.Button, problems: gr.HTML) -> tuple[data.Data, lab.Lab, runs.Runs]:

@@ -10,10 +10,10 @@ from pipeline.store import Store
 
 
 def store() -> Store:
-    """The store of `settings.home()`, opened once."""
+    """The store of `settings.home()`, looked at as a whole and opened once."""
     return _open(settings.home())
 
 
 @lru_cache(maxsize=8)
 def _open(home: Path) -> Store:
-    return Store(home)
+    return Store(home, check=True)

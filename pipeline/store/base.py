@@ -1,78 +1,46 @@
-"""The database itself: its schema, how an older one becomes today's, connections and transactions."""
+"""The database itself: opening and mending it, connections and transactions."""
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 from pipeline import locks
-from pipeline.errors import LabError
-
-SCHEMA_VERSION = 2
-SCHEMA = """
-CREATE TABLE runs (
-    id TEXT PRIMARY KEY, name TEXT NOT NULL, status TEXT NOT NULL, created REAL NOT NULL,
-    recipe TEXT NOT NULL, data TEXT NOT NULL, cancel_requested INTEGER NOT NULL DEFAULT 0,
-    owner TEXT NOT NULL DEFAULT '', place REAL NOT NULL DEFAULT 0, begun INTEGER NOT NULL DEFAULT 0,
-    urgent INTEGER NOT NULL DEFAULT 0, runs_on TEXT NOT NULL DEFAULT 'any', notes TEXT NOT NULL DEFAULT '',
-    tags TEXT NOT NULL DEFAULT '[]', deleted REAL
-);
-CREATE TABLE stages (
-    run TEXT NOT NULL REFERENCES runs(id) ON DELETE CASCADE, position INTEGER NOT NULL, name TEXT NOT NULL,
-    status TEXT NOT NULL, options TEXT NOT NULL, started REAL, finished REAL, seconds REAL,
-    reused INTEGER NOT NULL DEFAULT 0, error TEXT, metrics TEXT NOT NULL DEFAULT '{}',
-    artifacts TEXT NOT NULL DEFAULT '[]', device TEXT, attempts INTEGER NOT NULL DEFAULT 0,
-    PRIMARY KEY (run, position), UNIQUE (run, name)
-);
-CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE INDEX runs_by_status ON runs(status);
-CREATE INDEX runs_by_owner ON runs(owner, begun);
-CREATE INDEX stages_by_status ON stages(status);
-"""
-# What turns a database of the version before into one of this version.
-CHANGES = {
-    2: """
-ALTER TABLE runs ADD COLUMN owner TEXT NOT NULL DEFAULT '';
-ALTER TABLE runs ADD COLUMN place REAL NOT NULL DEFAULT 0;
-ALTER TABLE runs ADD COLUMN begun INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE runs ADD COLUMN urgent INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE runs ADD COLUMN runs_on TEXT NOT NULL DEFAULT 'any';
-ALTER TABLE runs ADD COLUMN notes TEXT NOT NULL DEFAULT '';
-ALTER TABLE runs ADD COLUMN tags TEXT NOT NULL DEFAULT '[]';
-ALTER TABLE runs ADD COLUMN deleted REAL;
-ALTER TABLE stages ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
-CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE INDEX runs_by_owner ON runs(owner, begun);
-UPDATE runs SET place = rowid;
-""",
-}
+from pipeline.errors import LabError, sentence
+from pipeline.store import backup, repair
+from pipeline.store.schema import SCHEMA_VERSION, bring_up, version_of
 
 # What is wrong with the disk or another process, and not with us.
-OUTSIDE = {
-    sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB,
-}  # fmt: skip
+OUTSIDE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
+BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+FORBIDDEN = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
+HEARD = "notice heard"
+MENDED = "what can be restored is restored now, so try again."
 
 
 class Base:
-    """A database file in a home. Every call opens its own connection, so any thread or process may use it."""
+    """A database file in a home. Every call opens its own connection, so any thread or process may use it.
 
-    def __init__(self, home: Path) -> None:
+    While it is used, `runs.lock` is shared; nobody uses it while it is created, changed or mended.
+    """
+
+    def __init__(self, home: Path, *, check: bool = False) -> None:
+        """Open it, with `check` after a look at all of it. One that is damaged is mended, with a notice."""
         self.home = home
         self.path = home / "runs.db"
-        for folder in (home, self.runs):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # SQLite does not wait for others when it turns a new file to WAL mode, so one opens it at a time.
-        with locks.locked(home / "runs.lock"):
-            with self._read() as db:
-                version = _version(db)
-                if version == 0:
-                    db.execute("PRAGMA journal_mode = WAL")
-            if version < SCHEMA_VERSION:
-                with self._write() as db:
-                    version = _bring_up(db, version)
+        self.lock = home / "runs.lock"
+        self._tried_backup = -backup.EVERY_SECONDS
+        try:
+            for folder in (home, self.runs):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with _plainly(self.path):
+                version = self._open(check)
+        except OSError as error:
+            raise LabError(sentence(error)) from error
         if version != SCHEMA_VERSION:
             raise LabError(
                 f"{self.path} was written by another version of Olive Lab (schema {version}, this one"
@@ -88,28 +56,109 @@ class Base:
         """Where a run, or a stage of it, keeps its log, events and workflow."""
         return self.runs / run / stage if stage else self.runs / run
 
+    def back_up(self) -> None:
+        """Copy the database if something was written since the last copy, and that is some time ago."""
+        now = time.monotonic()
+        if now - self._tried_backup < backup.EVERY_SECONDS:
+            return
+        self._tried_backup = now
+        with _plainly(self.path):
+            if not backup.is_due(self.path):
+                return
+            with locks.shared(self.lock):
+                damaged = backup.make(self.path)
+        if damaged:
+            self._mend()
+
+    def notice(self) -> str | None:
+        """What people are to know of the database, until it is dismissed."""
+        return self._fact(repair.NOTICE)
+
+    def unheard(self) -> str | None:
+        """The notice, the first time it is asked for here; it stays for `notice`."""
+        text = self.notice()
+        if text is None or self._fact(HEARD) == text:
+            return None
+        with self._write() as db:
+            db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (HEARD, text))
+        return text
+
+    def dismiss(self) -> None:
+        """Take the notice away."""
+        with self._write() as db:
+            db.execute("DELETE FROM facts WHERE name IN (?, ?)", (repair.NOTICE, HEARD))
+
+    def _fact(self, name: str) -> str | None:
+        with self._read() as db:
+            row = db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+            return None if row is None else str(row["value"])
+
+    def _open(self, check: bool) -> int:
+        """See that a database of this version is there, whole as far as was looked; return its version."""
+        with locks.shared(self.lock):
+            if self.path.exists() and not backup.damage(self.path, thoroughly=check):
+                with closing(self._connect()) as db:
+                    version = version_of(db)
+                if version >= SCHEMA_VERSION:
+                    return version
+        with locks.locked(self.lock):
+            return self._put_right(check)
+
+    def _put_right(self, thoroughly: bool) -> int:
+        """Mend, create or bring up the database; return its version. For whoever holds the lock alone."""
+        gone = not self.path.exists() or self.path.stat().st_size == 0
+        if repair.is_lost(self.home, self.path) if gone else backup.damage(self.path, thoroughly=thoroughly):
+            repair.mend(self.home, self.path)
+        with closing(self._connect()) as db:
+            self.path.chmod(0o600)
+            db.execute("PRAGMA journal_mode = WAL")
+            if version_of(db) >= SCHEMA_VERSION:
+                return version_of(db)
+            db.execute("BEGIN IMMEDIATE")
+            version = bring_up(db, version_of(db))
+            db.execute("COMMIT")
+            return version
+
+    def _mend(self) -> None:
+        """Mend it if it is damaged, as soon as nobody uses it; somebody else may have done so already."""
+        lock = locks.take_within(self.lock, backup.BUSY_SECONDS)
+        if lock is None:
+            return
+        try:
+            with _plainly(self.path):
+                self._put_right(thoroughly=True)
+        finally:
+            os.close(lock)
+
     @contextmanager
     def _read(self) -> Iterator[sqlite3.Connection]:
-        with _plainly(self.path), closing(self._connect()) as db:
-            yield db
+        try:
+            with _plainly(self.path), locks.shared(self.lock):
+                if not self.path.exists():
+                    raise Damaged(f"{self.path} is gone; {MENDED}")
+                with closing(self._connect()) as db:
+                    yield db
+        except Damaged:
+            self._mend()
+            raise
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
         """A transaction that takes the write lock at once, so that a claim cannot be made twice."""
-        with _plainly(self.path), closing(self._connect()) as db:
+        with self._read() as db:
             db.execute("BEGIN IMMEDIATE")  # closing a connection rolls back what was not committed
             yield db
             db.execute("COMMIT")
 
     def _connect(self) -> sqlite3.Connection:
-        new = not self.path.exists()
-        db = sqlite3.connect(self.path, timeout=10, isolation_level=None)
-        if new:
-            self.path.chmod(0o600)
-        db.row_factory = sqlite3.Row
+        db = backup.connect(self.path)
         db.execute("PRAGMA synchronous = NORMAL")
         db.execute("PRAGMA foreign_keys = ON")
         return db
+
+
+class Damaged(LabError):
+    """The database turned out to be damaged; it is mended then."""
 
 
 @contextmanager
@@ -118,21 +167,20 @@ def _plainly(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in OUTSIDE:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if backup.is_damage(error):
+            raise Damaged(f"{path}: {error}; {MENDED}") from error
+        if code in BUSY:
+            raise LabError(
+                f"{path}: another program has kept it locked for {backup.BUSY_SECONDS:g} seconds; close what"
+                " has it open, and try again."
+            ) from error
+        if code in FORBIDDEN:
+            raise LabError(
+                f"{path}: {error}; make its folder writable, or set OLIVE_LAB_HOME to another one."
+            ) from error
+        if code not in OUTSIDE:
             raise
         raise LabError(
             f"{path}: {error}; see that its disk has space and can be written, and try again."
         ) from error
-
-
-def _version(db: sqlite3.Connection) -> int:
-    return int(db.execute("PRAGMA user_version").fetchone()[0])
-
-
-def _bring_up(db: sqlite3.Connection, version: int) -> int:
-    """Create the tables, or change those of an older version one version at a time."""
-    steps = [SCHEMA] if version == 0 else [CHANGES[to] for to in range(version + 1, SCHEMA_VERSION + 1)]
-    for statement in ";".join(steps).split(";"):
-        db.execute(statement)
-    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    return SCHEMA_VERSION

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -13,8 +14,9 @@ from typing import Any
 
 from pipeline.errors import LabError
 from pipeline.run import CANCELED, DONE, ENDED, PUBLISH, QUEUED, RETRYABLE, RUNNING
+from pipeline.store import record
 from pipeline.store.base import Base
-from pipeline.store.rows import insert_stage, inside
+from pipeline.store.rows import insert_run, insert_stage, inside
 from pipeline.turns import Waiting, in_turn
 
 MOVES = ("up", "down", "first", "last")
@@ -37,18 +39,25 @@ class Queue(Base):
     ) -> str:
         """Queue a run and return its id, such as `20261122-143000-7f3a9c`: sortable, and not guessable."""
         run = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+        facts = {
+            "id": run,
+            "name": name,
+            "created": time.time(),
+            "recipe": recipe,
+            "data": inside(self.home, data),
+            "owner": owner,
+            "stages": stages,
+        }
         self.folder(run).mkdir(mode=0o700)
-        with self._write() as db:
-            db.execute(
-                "INSERT INTO runs (id, name, status, created, recipe, data, owner, runs_on, place)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, (SELECT COALESCE(MAX(place), 0) + 1 FROM runs))",
-                (
-                    run, name, QUEUED, time.time(), json.dumps(recipe), inside(self.home, data), owner,
-                    recipe.get("runs_on", "any"),
-                ),
-            )  # fmt: skip
-            for position, (stage, options) in enumerate(stages.items()):
-                insert_stage(db, run, position, stage, options)
+        try:
+            with self._write() as db:
+                insert_run(db, facts)
+                for position, (stage, options) in enumerate(stages.items()):
+                    insert_stage(db, run, position, stage, options)
+                record.write(self.folder(run), facts)
+        except BaseException:
+            shutil.rmtree(self.folder(run), ignore_errors=True)
+            raise
         return run
 
     def add_publish(self, run: str, options: dict[str, Any]) -> str:
@@ -58,6 +67,10 @@ class Queue(Base):
             count = sum(row["name"].split("-")[0] == PUBLISH for row in rows)
             name = f"{PUBLISH}-{count + 1}" if count else PUBLISH
             insert_stage(db, run, max(row["position"] for row in rows) + 1, name, options)
+            facts = record.read(self.folder(run) / record.FILE)
+            if facts is not None:  # runs of older versions have none
+                facts["stages"][name] = options
+                record.write(self.folder(run), facts)
         return name
 
     def request_cancel(self, run: str) -> None:

@@ -21,6 +21,18 @@ def _absolute(home: Path, path: str) -> str:
     return path if path.startswith("/") else f"{home}/{path}"
 
 
+def insert_run(db: sqlite3.Connection, facts: dict[str, Any]) -> None:
+    """Queue a run, as its folder keeps it (see `record`)."""
+    db.execute(
+        "INSERT INTO runs (id, name, status, created, recipe, data, owner, runs_on, place)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, (SELECT COALESCE(MAX(place), 0) + 1 FROM runs))",
+        (
+            facts["id"], facts["name"], QUEUED, facts["created"], json.dumps(facts["recipe"]), facts["data"],
+            facts["owner"], facts["recipe"].get("runs_on", "any"),
+        ),
+    )  # fmt: skip
+
+
 def insert_stage(db: sqlite3.Connection, run: str, position: int, name: str, options: dict[str, Any]) -> None:
     """Queue a stage."""
     db.execute(

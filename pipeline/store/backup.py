@@ -1,0 +1,89 @@
+"""Copies of the database, and whether one is whole."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+
+EVERY_SECONDS = 120.0
+BUSY_SECONDS = 10.0  # to wait for whoever writes
+DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def paths(path: Path) -> list[Path]:
+    """Where the copies of a database are, newest first."""
+    return [path.with_name(f"{path.name}.backup"), path.with_name(f"{path.name}.backup-before")]
+
+
+def is_due(path: Path) -> bool:
+    """Whether something was written since the newest copy, and that is some time ago."""
+    newest = paths(path)[0]
+    if not newest.exists():
+        return True
+    made = newest.stat().st_mtime
+    log = path.with_name(f"{path.name}-wal")  # without size where nothing waits in it
+    written = path.stat().st_mtime > made or (log.exists() and log.stat().st_size > 0)
+    return written and abs(time.time() - made) > EVERY_SECONDS
+
+
+def make(path: Path) -> str | None:
+    """Copy the database as it stands at one moment; the copy before is kept too.
+
+    Returns what is wrong with it if it is damaged; then the copies stay as they are.
+    """
+    newest, before = paths(path)
+    part = path.with_name(f".{newest.name}.part")
+    began = time.time()
+    try:
+        part.unlink(missing_ok=True)
+        with closing(connect(path)) as source, closing(connect(part)) as copy:
+            part.chmod(0o600)
+            source.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")  # else a copy would be two files
+        wrong = damage(part, thoroughly=True)
+        if wrong is None:
+            _settle(part)
+            os.utime(part, (began, began))
+            if newest.exists():
+                newest.replace(before)
+            part.replace(newest)
+        return wrong
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
+        return str(error)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def damage(path: Path, *, thoroughly: bool) -> str | None:
+    """What is wrong with a database, None if it is whole. Raises sqlite3.Error where that cannot be seen."""
+    try:
+        with closing(connect(path)) as db:
+            db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+            found = db.execute("PRAGMA quick_check").fetchone()[0] if thoroughly else "ok"
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
+        return str(error)
+    return None if found == "ok" else str(found)
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether an error means that the file itself is bad: not a lock, not a full disk."""
+    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in DAMAGE
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection whose transactions are ours to begin and end."""
+    db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+    db.row_factory = sqlite3.Row
+    return db
+
+
+def _settle(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,184 @@
+"""A damaged database set aside, the newest good copy put in its place, and the rest read from run folders."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from pipeline import locks, settings
+from pipeline.run import (
+    CANCELED,
+    DONE,
+    EVENTS,
+    FAILED,
+    INTERRUPTED,
+    LOCK,
+    PUBLISH,
+    QUEUED,
+    RESULT,
+    RUNNING,
+)
+from pipeline.store import backup, record
+from pipeline.store.rows import insert_run, insert_stage, inside
+from pipeline.store.schema import bring_up, version_of
+
+NOTICE = "notice"  # in `facts`: what people are to know
+REBUILT = "The record of this run was lost and read again from its folder; retry it."
+
+
+def mend(home: Path, path: Path) -> None:
+    """Put a whole database in the place of a damaged or lost one, and leave a notice.
+
+    Nobody else may use the database meanwhile. All is ready before the damaged one is touched, so that a
+    full disk leaves things as they are.
+    """
+    part = path.with_name(f".{path.name}.part")
+    good = next((copy for copy in backup.paths(path) if _is_good(copy)), None)
+    since = good.stat().st_mtime if good else 0.0
+    try:
+        _remove(part)
+        if good:
+            shutil.copyfile(good, part)
+        with closing(backup.connect(part)) as db:
+            part.chmod(0o600)
+            bring_up(db, version_of(db))
+            db.execute("BEGIN IMMEDIATE")
+            added = _complete(db, home, since)
+            aside = _free_name(path) if path.exists() else None
+            text = _notice(path, aside, since, added)
+            db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (NOTICE, text))
+            db.execute("COMMIT")
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        # First the log: left behind, it would be taken for that of the new one.
+        for suffix in ("-wal", "-shm", ""):
+            file = path.with_name(f"{path.name}{suffix}")
+            if file.exists() and aside is not None:
+                file.replace(aside.with_name(f"{aside.name}{suffix}"))
+            file.unlink(missing_ok=True)
+        part.replace(path)
+    finally:
+        _remove(part)
+
+
+def is_lost(home: Path, path: Path) -> bool:
+    """Whether a home without a database had one."""
+    if any(copy.exists() for copy in backup.paths(path)):
+        return True
+    return next((home / "runs").glob(f"*/{record.FILE}"), None) is not None
+
+
+def _is_good(copy: Path) -> bool:
+    return copy.exists() and backup.damage(copy, thoroughly=True) is None
+
+
+def _free_name(path: Path) -> Path:
+    aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
+    return aside if not aside.exists() else aside.with_name(f"{aside.name}-{time.time_ns()}")
+
+
+def _remove(part: Path) -> None:
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        part.with_name(f"{part.name}{suffix}").unlink(missing_ok=True)
+
+
+def _notice(path: Path, aside: Path | None, since: float, added: int) -> str:
+    words = [f"The database of runs was {'damaged' if aside else 'missing'} on {_moment(time.time())}."]
+    if since:
+        words.append(f"It is restored as of {_moment(since)}; what is newer was read from the run folders")
+    else:
+        words.append("There was no copy of it, so it was read from the run folders")
+    words[-1] += f" ({added} {'run' if added == 1 else 'runs'} added)."
+    words.append("Notes, tags and cancellations may be missing.")
+    if aside:
+        words.append(f"The damaged file is kept as {aside.name}.")
+    return " ".join(words)
+
+
+def _moment(value: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(value))
+
+
+def _complete(db: sqlite3.Connection, home: Path, since: float) -> int:
+    """Add the runs that only their folders know, and what stages did after `since`; return how many runs."""
+    known = {row["id"] for row in db.execute("SELECT id FROM runs")}
+    added = 0
+    for facts in record.all_of(home / "runs"):
+        run = facts["id"]
+        if run not in known:
+            insert_run(db, facts)
+            added += 1
+        _insert_stages(db, facts)
+        if _catch_up(db, home, run, since if run in known else 0.0) or run not in known:
+            _sum_up(db, run)
+    return added
+
+
+def _insert_stages(db: sqlite3.Connection, facts: dict[str, Any]) -> None:
+    query = "SELECT name FROM stages WHERE run = ?"
+    known = {row["name"] for row in db.execute(query, (facts["id"],))}
+    for position, (name, options) in enumerate(facts["stages"].items()):
+        if name not in known:
+            insert_stage(db, facts["id"], position, name, options)
+
+
+def _catch_up(db: sqlite3.Connection, home: Path, run: str, since: float) -> bool:
+    """Take over what the folders of a run's stages say that is newer; return whether anything was."""
+    changed = False
+    query = "SELECT name, status, device FROM stages WHERE run = ? AND status != ?"
+    for row in db.execute(query, (run, DONE)).fetchall():
+        found = _found(home / "runs" / run / row["name"], since, row["status"])
+        if found is None:
+            continue
+        changed = True
+        artifacts = [{**given, "path": inside(home, given["path"])} for given in found.get("artifacts", [])]
+        device = None if row["name"].startswith(PUBLISH) else row["device"] or settings.devices()[0]
+        db.execute(
+            "UPDATE stages SET status = ?, error = ?, seconds = ?, started = COALESCE(started, ?),"
+            " finished = ?, reused = ?, metrics = ?, artifacts = ?, device = ? WHERE run = ? AND name = ?",
+            (
+                found["status"], found.get("error"), found.get("seconds"),
+                found["time"] - (found.get("seconds") or 0.0),
+                None if found["status"] == RUNNING else found["time"], int(found.get("reused", False)),
+                json.dumps(found.get("metrics", {})), json.dumps(artifacts), device, run, row["name"],
+            ),
+        )  # fmt: skip
+    return changed
+
+
+def _found(folder: Path, since: float, status: str) -> dict[str, Any] | None:
+    """How a stage stands after its folder, with `time`; None if that says nothing new."""
+    result, told = folder / RESULT, folder / EVENTS
+    if locks.held(folder / LOCK):
+        return {"status": RUNNING, "time": _age(told)}
+    facts = record.read(result)
+    if facts is not None and _age(result) > since:
+        return {**facts, "time": _age(result)}
+    if status == RUNNING or _age(told) > since:
+        return {"status": INTERRUPTED, "error": REBUILT, "time": _age(told)}
+    return None
+
+
+def _age(path: Path) -> float:
+    return path.stat().st_mtime if path.exists() else 0.0
+
+
+def _sum_up(db: sqlite3.Connection, run: str) -> None:
+    """Make a run's status agree with those of its stages."""
+    query = "SELECT status FROM stages WHERE run = ? AND name NOT LIKE 'publish%' ORDER BY position"
+    found = [row["status"] for row in db.execute(query, (run,))]
+    badly = next((status for status in found if status in (FAILED, INTERRUPTED, CANCELED)), None)
+    if RUNNING in found:
+        status = RUNNING
+    elif badly:
+        status = badly
+        query = "UPDATE stages SET status = ? WHERE run = ? AND status = ?"
+        db.execute(query, (CANCELED, run, QUEUED))
+    else:
+        status = QUEUED if QUEUED in found else DONE
+    begun = status == QUEUED and DONE in found
+    db.execute("UPDATE runs SET status = ?, urgent = ? WHERE id = ?", (status, int(begun), run))
