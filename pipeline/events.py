@@ -9,9 +9,12 @@ Keys by convention, all optional but `time`:
     step, total_steps  training steps
     loss, eval_loss    mean nats per learned token: of the step's rows, of the held-out rows
     learning_rate, grad_norm, tokens_per_second   numbers
-    memory_bytes       main memory of the process
     gpu_memory_bytes   most GPU memory that tensors took so far
+    elapsed            seconds since this attempt began, where these four are told (`resources`):
+    memory_bytes       main memory of the stage's process and those it has started
+    host_memory_bytes  main memory in use on the whole machine
     gpu_utilization    percent of the last moment in which the GPU computed something
+    gpu_memory_used_bytes  memory in use on the GPU, by whomever
     metrics            {name: number}, kept as the stage's results
 """
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from lab import CHILDREN, until
 
-from pipeline import artifacts, child, events, locks, recipe, settings, submit, worker
+from pipeline import artifacts, child, clock, events, locks, recipe, settings, submit, worker
 from pipeline.errors import LabError, sentence
 from pipeline.run import DONE, FAILED, Run
 from pipeline.stages import Artifact, Context, Results, execute
@@ -71,7 +71,9 @@ def test_a_stage_leaves_its_result_and_its_events(
     assert (artifact["name"], artifact["kind"]) == ("m", "checkpoint")
     assert (Path(artifact["path"]) / "weights").read_text() == "4 bits of tiny-llama"
     folder = store.folder(run, "quantize")
-    assert json.loads((folder / child.PROCESS).read_text()) == {"pid": os.getpid()}
+    process = json.loads((folder / child.PROCESS).read_text())
+    assert process["pid"] == os.getpid()
+    assert clock.since(process) is not None
     told = events.read(folder / "events.jsonl")[0]
     assert (told[0]["attempt"], told[-1]["progress"]) == (True, 1.0)
     assert (folder / "workflow.json").is_file()
