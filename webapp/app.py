@@ -18,7 +18,7 @@ from fastapi.staticfiles import StaticFiles
 
 from pipeline import inference, settings, worker
 from pipeline.run import ENDED
-from webapp import guard, parts, theme
+from webapp import guard, live, parts, theme
 from webapp.home import store
 from webapp.routes import router
 from webapp.tabs import compare, data, lab, publish, runs
@@ -38,6 +38,7 @@ def create(names: Iterable[str] = ()) -> FastAPI:
     app = FastAPI(title=TITLE, lifespan=_lifespan, openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(guard.Guard, names=names)
     app.include_router(router)
+    app.include_router(live.router)
     app.mount("/lab", StaticFiles(directory=theme.ASSETS))
     mimetypes.add_type("text/javascript", ".js")  # some systems call it plain text, and browsers refuse it
     blocks = page()
