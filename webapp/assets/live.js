@@ -35,7 +35,8 @@ class RunView {
     this.name = el("h2", { tabindex: "-1" });
     this.state = el("span");
     this.about = el("p", { class: "lab-about" });
-    this.note = el("p", { class: "lab-trouble", role: "status" });
+    this.note = el("span", { role: "status" });
+    this.age = el("span"); // beside the note: nobody wants it read out each second
     this.cancel = el("button", { type: "button", class: "lab-button", id: "run-cancel", onclick: () => this.dialog.showModal() }, "Cancel");
     this.retry = el("button", { type: "button", class: "lab-button is-primary", id: "run-retry", onclick: () => this.act("retry") }, "Retry");
     this.compare = el("button", { type: "button", class: "lab-button is-primary", id: "run-compare", onclick: () => { preferredRun = this.id; go("compare"); } }, "Compare answers");
@@ -49,7 +50,7 @@ class RunView {
     this.dialog = this.confirmation();
     this.root.append(
       el("div", { class: "lab-head" }, el("div", {}, this.name, this.about), this.state, this.compare, this.take, this.retry, this.notify, this.cancel),
-      this.note, this.whole, this.stages, this.charts.root, this.log.root, this.dialog);
+      el("p", { class: "lab-trouble" }, this.note, this.age), this.whole, this.stages, this.charts.root, this.log.root, this.dialog);
     this.root.hidden = true;
     document.addEventListener("visibilitychange", () => this.wake());
     for (const event of ["online", "focus", "pageshow"]) addEventListener(event, () => this.wake());
@@ -107,9 +108,10 @@ class RunView {
     if (!this.id) return;
     const isLate = this.busy && now - this.asked > LATE_MS;
     if (this.misses < LOST_AFTER && !isLate) return;
-    const ago = this.answered ? `this is how things stood ${seconds(Math.round((now - this.answered) / 1000))} ago. ` : "";
-    put(this.note, `Connection lost; ${ago}Retrying…`);
-    this.root.classList.add("is-stale");
+    const ago = Math.round((now - this.answered) / 1000);
+    put(this.note, "Connection lost, retrying…");
+    put(this.age, this.answered ? ` This is how things stood ${ago < 60 ? `${ago} s` : seconds(ago)} ago.` : "");
+    this.isStale = true;
   }
 
   async loop() {
@@ -135,9 +137,10 @@ class RunView {
   caughtUp() {
     this.misses = 0;
     this.answered = Date.now();
-    if (!this.root.classList.contains("is-stale")) return;
-    this.root.classList.remove("is-stale");
+    if (!this.isStale) return;
+    this.isStale = false;
     put(this.note, "");
+    put(this.age, "");
   }
 
   wait() {
