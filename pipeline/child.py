@@ -21,7 +21,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifacts, checksums, clock, datasets, events, locks, models, recipe, settings, spare
+from pipeline import (
+    artifacts,
+    checksums,
+    clock,
+    datasets,
+    events,
+    locks,
+    models,
+    recipe,
+    resources,
+    settings,
+    spare,
+)
 from pipeline.errors import sentence
 from pipeline.run import DONE, FAILED, OUTPUT, PROCESS, RESULT, Run
 from pipeline.stages import STAGES, Context
@@ -38,7 +50,8 @@ def main(run_id: str, stage: str) -> int:
     try:
         write_whole(folder / PROCESS, {"pid": os.getpid(), **clock.mark()})
         events.emit(attempt=True, message="Starting", progress=0.0)
-        result = _perform(store, store.get(run_id), stage)
+        with resources.told():
+            result = _perform(store, store.get(run_id), stage)
     except BaseException as error:
         result = {"status": FAILED, "error": sentence(error)}
         with suppress(OSError):  # the disk of the log may be what is full

@@ -10,9 +10,12 @@ Keys by convention, all optional but `time`:
     resumed            the step of the checkpoint from which this attempt goes on
     loss, eval_loss    mean nats per learned token: of the step's rows, of the held-out rows
     learning_rate, grad_norm, tokens_per_second   numbers
-    memory_bytes       main memory of the process
     gpu_memory_bytes   most GPU memory that tensors took so far
+    elapsed            seconds since this attempt began, where these four are told (`resources`):
+    memory_bytes       main memory of the stage's process and those it has started
+    host_memory_bytes  main memory in use on the whole machine
     gpu_utilization    percent of the last moment in which the GPU computed something
+    gpu_memory_used_bytes  memory in use on the GPU, by whomever
     metrics            {name: number}, kept as the stage's results
 """
 

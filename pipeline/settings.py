@@ -145,6 +145,11 @@ def on_gpu() -> bool:
     return devices() != ["cpu"]
 
 
+def visible_gpu() -> str:
+    """The GPU this process computes on, as nvidia-smi names it (`CUDA_VISIBLE_DEVICES`)."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() or "0"
+
+
 def cores() -> int:
     """Physical cores that this process may use; a second thread on one core slows matrix products down."""
     allowed = len(os.sched_getaffinity(0))

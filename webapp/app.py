@@ -21,7 +21,7 @@ from fastapi.staticfiles import StaticFiles
 from pipeline import inference, settings, storage, worker
 from pipeline.errors import LabError
 from pipeline.run import ENDED
-from webapp import guard, parts, queue, theme
+from webapp import guard, live, parts, queue, theme
 from webapp.home import store
 from webapp.routes import router
 from webapp.tabs import compare, comparison, data, lab, publish, runs
@@ -43,6 +43,7 @@ def create(names: Iterable[str] = ()) -> FastAPI:
     app.add_middleware(guard.Guard, names=names)
     app.add_exception_handler(LabError, unusable)
     app.include_router(router)
+    app.include_router(live.router)
     app.include_router(queue.router)
     app.mount("/lab", StaticFiles(directory=theme.ASSETS))
     mimetypes.add_type("text/javascript", ".js")  # some systems call it plain text, and browsers refuse it

@@ -1,52 +1,31 @@
-"""Routes beside Gradio's: what the page polls, its two actions on a run, downloads, and Plotly."""
+"""Routes beside Gradio's: what can be done with a run, downloads, scorecards, and Plotly. `live` has more."""
 
 from __future__ import annotations
 
 import importlib.util
-import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, HTTPException, Query
+from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from pipeline import scorecard, takeaway, worker
 from pipeline.errors import InputError, LabError
-from pipeline.run import ENDED, QUEUED, RUNNING, Run
-from webapp import tail, views
+from pipeline.run import Run
+from webapp import views
 from webapp.home import store
+from webapp.watch import watch
 
 router = APIRouter(include_in_schema=False)
 NEW = {"Cache-Control": "no-store"}
 KEPT = {"Cache-Control": "public, max-age=31536000, immutable"}
-Offset = Annotated[int, Query(ge=-tail.MOST_BYTES)]
-
-
-@router.get("/runs/{run}.json")
-def status(run: str) -> JSONResponse:
-    """A run, its stages, and what each running stage last said."""
-    return JSONResponse(_status(_run(run)), headers=NEW)
-
-
-@router.get("/runs/{run}/{stage}/log")
-def log(run: str, stage: str, offset: Offset = 0) -> Response:
-    """A piece of a stage's log."""
-    path, ended = _stage_file(run, stage, "log.txt")
-    return _piece(tail.read(path, offset, ended=ended))
-
-
-@router.get("/runs/{run}/{stage}/events")
-def events(run: str, stage: str, offset: Offset = 0) -> Response:
-    """A piece of a stage's events, one JSON object a line."""
-    path, ended = _stage_file(run, stage, "events.jsonl")
-    return _piece(tail.read(path, offset, ends=tail.LINE_ENDS, ended=ended))
 
 
 @router.get("/runs/{run}/{stage}/log.txt")
 def whole_log(run: str, stage: str) -> Response:
     """A stage's whole log as a download."""
-    path, _ = _stage_file(run, stage, "log.txt")
+    path = stage_file(_run(run), stage, "log.txt")
     if not path.is_file():
         raise HTTPException(404, "This stage has written no log yet.")
     return FileResponse(path, media_type="text/plain", filename=f"{run}-{stage}.txt", headers=NEW)
@@ -129,19 +108,11 @@ def _run(run: str) -> Run:
     return found
 
 
-def _stage_file(run: str, stage: str, name: str) -> tuple[Path, bool]:
-    """A file of a stage the store knows, and whether the stage has ended. No path comes from the URL."""
-    found = _run(run)
-    try:
-        row = found.stage(stage)
-    except KeyError:
-        raise HTTPException(404, f"Run {found.id} has no stage {stage!r}.") from None
-    return store().folder(found.id, row.name) / name, row.status in ENDED
-
-
-def _piece(piece: tail.Piece) -> Response:
-    headers = {**NEW, "X-Start-Offset": str(piece.start), "X-Next-Offset": str(piece.next)}
-    return Response(piece.data, media_type="text/plain; charset=utf-8", headers=headers)
+def stage_file(run: Run, stage: str, name: str) -> Path:
+    """A file of a stage the store knows. No path comes from the URL."""
+    if stage not in {known.name for known in run.stages}:
+        raise HTTPException(404, f"Run {run.id} has no stage {stage!r}.")
+    return store().folder(run.id, stage) / name
 
 
 def _act(run: str, action: Any) -> JSONResponse:
@@ -151,34 +122,4 @@ def _act(run: str, action: Any) -> JSONResponse:
     except LabError as error:
         return JSONResponse({"error": str(error)}, status_code=409, headers=NEW)
     worker.ensure(store().home)
-    return JSONResponse(_status(_run(run)), headers=NEW)
-
-
-def _status(run: Run) -> dict[str, Any]:
-    return {
-        "id": run.id,
-        "name": run.name,
-        "status": run.status,
-        "created": run.created,
-        "now": time.time(),
-        "cancel_requested": run.cancel_requested,
-        "exported": takeaway.exported(run) is not None,
-        "current": run.current.name if run.current else None,
-        "ahead": _ahead(run) if run.status == QUEUED else 0,
-        "stages": [_stage_status(run, index) for index in range(len(run.stages))],
-    }
-
-
-def _stage_status(run: Run, index: int) -> dict[str, Any]:
-    stage = run.stages[index]
-    facts = (
-        tail.latest(store().folder(run.id, stage.name) / "events.jsonl") if stage.status == RUNNING else {}
-    )
-    keys = ("name", "kind", "status", "started", "finished", "seconds", "reused", "error")
-    return {**{key: getattr(stage, key) for key in keys}, "facts": facts}
-
-
-def _ahead(run: Run) -> int:
-    """How many runs come before a queued one."""
-    ids = [waiting.id for waiting in store().queue()]
-    return (ids.index(run.id) if run.id in ids else 0) + len(store().running())
+    return JSONResponse(watch().look_now(found.id, anew=True).status, headers=NEW)

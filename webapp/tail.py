@@ -26,11 +26,12 @@ FACTS = (
 
 @dataclass(frozen=True)
 class Piece:
-    """Bytes `start` to `next` of a file."""
+    """Bytes `start` to `next` of a file that has `size` bytes now."""
 
     start: int
     data: bytes
     next: int
+    size: int
 
 
 def read(path: Path, offset: int, *, ends: tuple[bytes, ...] = LOG_ENDS, ended: bool = False) -> Piece:
@@ -40,7 +41,7 @@ def read(path: Path, offset: int, *, ends: tuple[bytes, ...] = LOG_ENDS, ended: 
     an end is left for the next call, unless the file has `ended` or the line alone is a whole piece.
     """
     if not path.exists():
-        return Piece(0, b"", 0)
+        return Piece(0, b"", 0, 0)
     with path.open("rb") as file:
         size = file.seek(0, 2)
         start = max(size + offset, 0) if offset < 0 else min(offset, size)
@@ -53,18 +54,43 @@ def read(path: Path, offset: int, *, ends: tuple[bytes, ...] = LOG_ENDS, ended: 
     at_end = start + len(data) >= size
     if (ended and at_end) or (cut == 0 and len(data) == MOST_BYTES):
         cut = len(data) if ended and at_end else _whole_characters(data)
-    return Piece(start, data[:cut], start + cut)
+    return Piece(start, data[:cut], start + cut, size)
 
 
-def latest(path: Path) -> dict[str, Any]:
-    """What the newest attempt last said under each key of FACTS, from the end of an events file."""
-    facts: dict[str, Any] = {}
-    for line in read(path, -MOST_BYTES // 4, ends=LINE_ENDS).data.splitlines():
-        event = _event(line)
-        if event.get("attempt"):
-            facts = {}
-        facts.update({key: event[key] for key in FACTS if key in event})
-    return facts
+def before(path: Path, end: int) -> Piece:
+    """The lines that end at byte `end`, at most MOST_BYTES of them, from a whole line on."""
+    if not path.exists():
+        return Piece(0, b"", 0, 0)
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        end = min(end, size)
+        start = max(end - MOST_BYTES, 0)
+        file.seek(start)
+        data = file.read(end - start)
+    cut = _first_line(data, LOG_ENDS) if start else 0
+    if cut == len(data):
+        cut = 0  # a single line, of which this is the last part
+    return Piece(start + cut, data[cut:], end, size)
+
+
+class Facts:
+    """What the newest attempt last said under each key of FACTS, read on from where it was read before."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset = 0
+        self._known: dict[str, Any] = {}
+
+    def read(self) -> dict[str, Any]:
+        """The facts as they stand now."""
+        while (piece := read(self.path, self._offset, ends=LINE_ENDS)).data:
+            for line in piece.data.splitlines():
+                event = _event(line)
+                if event.get("attempt"):
+                    self._known.clear()
+                self._known.update({key: event[key] for key in FACTS if key in event})
+            self._offset = piece.next
+        return dict(self._known)
 
 
 def _event(line: bytes) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a training tells while it runs: a line of facts a step, and what it takes of the machine."""
+"""What a training tells while it runs: a line of facts a step."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import time
 from typing import Any
 
-import psutil
 import torch
 import transformers
 
@@ -20,7 +19,6 @@ class Progress(transformers.TrainerCallback):  # type: ignore[misc]
     def __init__(self) -> None:
         self.seconds = 0.0  # since the training began
         self.aside = 0.0  # of these, for looking at held-out rows
-        self.gauges = Gauges()
         self._began = 0.0
         self._first_step = 0
         self._first_tokens = 0
@@ -48,7 +46,7 @@ class Progress(transformers.TrainerCallback):  # type: ignore[misc]
             progress=0.1 + 0.85 * state.global_step / state.max_steps,
             eta_seconds=left,
             tokens_per_second=self.tokens_per_second(),
-            **self.gauges.read(),
+            **gpu_memory(),
             **{
                 name: logs[name]
                 for name in ("loss", "learning_rate", "grad_norm")
@@ -62,36 +60,6 @@ class Progress(transformers.TrainerCallback):  # type: ignore[misc]
         return self._tokens / training if training > 0 else 0.0
 
 
-class Gauges:
-    """Memory and, on a GPU, its memory and how busy it is."""
-
-    def __init__(self) -> None:
-        self._process = psutil.Process()
-        self._cuda = torch.cuda.is_available()
-        self._counts = self._cuda and _counts_utilization()
-
-    def read(self) -> dict[str, int]:
-        """The facts of now, by the names of events: bytes, and percent for `gpu_utilization`.
-
-        GPU memory is the most that tensors took so far. The peak is not set back, for the stage tells it too.
-        """
-        facts = {"memory_bytes": int(self._process.memory_info().rss)}
-        if self._cuda:
-            facts["gpu_memory_bytes"] = int(torch.cuda.max_memory_allocated())
-        if self._counts:
-            facts["gpu_utilization"] = int(
-                torch.cuda.utilization()
-            )  # of the device CUDA_VISIBLE_DEVICES names
-        return facts
-
-
-def _counts_utilization() -> bool:
-    """Whether the driver tells how busy the GPU is; the log says why not."""
-    try:
-        torch.cuda.utilization()
-    except (
-        Exception
-    ) as error:  # no nvidia-ml-py, or one of the driver's many reasons: a slice of a GPU, a container
-        print(f"How busy the GPU is cannot be told: {error}")
-        return False
-    return True
+def gpu_memory() -> dict[str, int]:
+    """Most bytes that tensors took on a GPU so far. The peak is not set back, for the stage tells it too."""
+    return {"gpu_memory_bytes": int(torch.cuda.max_memory_allocated())} if torch.cuda.is_available() else {}

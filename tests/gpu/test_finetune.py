@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -53,10 +52,7 @@ def test_every_method_learns_and_the_gpu_is_reported(
     assert [event["step"] for event in steps] == list(range(1, 25))
     for event in steps:
         assert 100_000 < event["gpu_memory_bytes"] <= steps[-1]["gpu_memory_bytes"]
-        assert event["memory_bytes"] > 10**8
         assert event["tokens_per_second"] > 0
-    if importlib.util.find_spec("pynvml") is not None:
-        assert all(0 <= event["gpu_utilization"] <= 100 for event in steps)
     if method != "dora":
         from pipeline.passes.peft_lora import read_adapter
 

@@ -54,6 +54,7 @@ def finished(
     *,
     adapter: bool = True,
     merged: bool = False,
+    reused: bool = True,
 ) -> str:
     """A run whose stages are all done, with answers and an exported folder that holds a small file."""
     run = running(store, name)
@@ -68,7 +69,7 @@ def finished(
         made.append({**onnx, "kind": "onnx_adapter", "path": f"{onnx['path']}/adapter_weights.onnx_adapter"})
     if merged:
         made.append({**onnx, "kind": "merged", "path": f"{onnx['path']}/merged.json"})
-    store.finish(run, "optimize", DONE, seconds=9.0, reused=True, artifacts=made)
+    store.finish(run, "optimize", DONE, seconds=9.0, reused=reused, artifacts=made)
     store.claim_next(run, "cpu")
     told = {
         "name": "answers",

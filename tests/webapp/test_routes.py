@@ -11,62 +11,28 @@ from starlette.testclient import TestClient
 
 from pipeline import settings
 from pipeline.run import CANCELED, FAILED
-from webapp import tail
 from webapp.app import create
-
-
-def test_a_log_is_read_by_offset(client, store):
-    run = planted.queued(store)
-    planted.log(store, run, "quantize", "one\ntwo\nthr")
-    first = client.get(f"/runs/{run}/quantize/log")
-    assert first.text == "one\ntwo\n"
-    assert first.headers["x-next-offset"] == "8"
-    assert first.headers["content-type"] == "text/plain; charset=utf-8"
-    planted.log(store, run, "quantize", "ee\n")
-    assert client.get(f"/runs/{run}/quantize/log?offset=8").text == "three\n"
-    assert client.get(f"/runs/{run}/quantize/log?offset=14").text == ""
-
-
-def test_a_log_that_is_not_there_yet_is_empty(client, store):
-    reply = client.get(f"/runs/{planted.queued(store)}/evaluate/log?offset=0")
-    assert (reply.status_code, reply.text, reply.headers["x-next-offset"]) == (200, "", "0")
-
-
-def test_an_answer_is_at_most_256_kb_and_may_start_at_the_end(client, store):
-    run = planted.queued(store)
-    planted.log(
-        store, run, "quantize", "x" * 99 + "\n" + "y" * 99 + "\n" * 10_000 + "z" * 99 + "\n" * 300_000
-    )
-    reply = client.get(f"/runs/{run}/quantize/log")
-    assert len(reply.content) == tail.MOST_BYTES
-    end = client.get(f"/runs/{run}/quantize/log?offset=-1000")
-    assert len(end.content) <= 1000
-    assert int(end.headers["x-start-offset"]) > 300_000
-    assert client.get(f"/runs/{run}/quantize/log?offset=-{2**40}").status_code == 422
-    assert client.get(f"/runs/{run}/quantize/log?offset=x").status_code == 422
-
-
-def test_the_last_line_of_an_ended_stage_is_whole(client, store):
-    run = planted.queued(store)
-    planted.log(store, run, "quantize", "boom")
-    store.claim("cpu")
-    assert client.get(f"/runs/{run}/quantize/log").text == ""
-    store.finish(run, "quantize", FAILED, error="It broke.")
-    assert client.get(f"/runs/{run}/quantize/log").text == "boom"
 
 
 @pytest.mark.parametrize(
     "path",
     [
         "/runs/nope.json",
-        "/runs/nope/quantize/log",
-        "/runs/RUN/nope/log",
-        "/runs/RUN/../log",
-        "/runs/RUN/%2e%2e/log",
-        "/runs/RUN/..%2f..%2fruns.db/log",
-        "/runs/..%2f..%2fetc/passwd/log",
+        "/runs/nope/live",
+        "/runs/nope/quantize/log?before=9",
+        "/runs/RUN/live?stage=nope",
+        "/runs/RUN/live?stage=..",
+        "/runs/RUN/live?events=nope:0",
+        "/runs/RUN/live?events=../quantize:0",
+        "/runs/RUN/live?events=:0",
+        "/runs/RUN/nope/log?before=9",
+        "/runs/RUN/../log?before=9",
+        "/runs/RUN/%2e%2e/log?before=9",
+        "/runs/RUN/..%2f..%2fruns.db/log?before=9",
+        "/runs/..%2f..%2fetc/passwd/log?before=9",
         "/runs/RUN/quantize/log.txt",
-        "/runs/%00/quantize/log",
+        "/runs/%00/quantize/log?before=9",
+        "/runs/BEGINNING/live",
         "/runs/BEGINNING.json",
         "/docs",
         "/openapi.json",
@@ -77,30 +43,6 @@ def test_nothing_but_runs_and_stages_of_the_store_is_served(client, store, path)
     run = planted.queued(store)
     path = path.replace("RUN", run).replace("BEGINNING", run[:-2])
     assert client.get(path).status_code == 404
-
-
-def test_the_status_of_a_running_run(client, store):
-    run = planted.running(store)
-    status = client.get(f"/runs/{run}.json").json()
-    assert (status["id"], status["status"], status["current"]) == (run, "running", "finetune")
-    quantize, finetune, *_ = status["stages"]
-    assert (quantize["status"], quantize["seconds"], quantize["facts"]) == ("done", 12.5, {})
-    assert finetune["facts"]["progress"] == 0.5
-    assert finetune["facts"]["message"] == "Training"
-    assert status["now"] >= finetune["started"]
-
-
-def test_a_queued_run_knows_how_many_are_before_it(client, store):
-    planted.running(store)
-    planted.queued(store)
-    assert client.get(f"/runs/{planted.queued(store)}.json").json()["ahead"] == 2
-
-
-def test_events_are_whole_lines(client, store):
-    run = planted.running(store, steps=3)
-    reply = client.get(f"/runs/{run}/finetune/events?offset=0")
-    assert len(reply.text.splitlines()) == 5
-    assert reply.headers["x-next-offset"] == str(len(reply.content))
 
 
 def test_cancel_and_retry(client, store):

@@ -10,7 +10,7 @@ def file(tmp_path, data: bytes):
 
 
 def test_no_file_is_an_empty_one(tmp_path):
-    assert tail.read(tmp_path / "none", 0) == tail.Piece(0, b"", 0)
+    assert tail.read(tmp_path / "none", 0) == tail.Piece(0, b"", 0, 0)
 
 
 def test_pieces_put_together_are_the_file_whatever_their_size(tmp_path, monkeypatch):
@@ -26,9 +26,9 @@ def test_pieces_put_together_are_the_file_whatever_their_size(tmp_path, monkeypa
 
 def test_a_line_being_written_waits_until_it_ends_or_its_stage_does(tmp_path):
     path = file(tmp_path, b"one\ntw")
-    assert tail.read(path, 0) == tail.Piece(0, b"one\n", 4)
+    assert tail.read(path, 0) == tail.Piece(0, b"one\n", 4, 6)
     assert tail.read(path, 4).data == b""
-    assert tail.read(path, 4, ended=True) == tail.Piece(4, b"tw", 6)
+    assert tail.read(path, 4, ended=True) == tail.Piece(4, b"tw", 6, 6)
 
 
 def test_a_progress_bar_appears_at_its_carriage_returns(tmp_path):
@@ -49,14 +49,51 @@ def test_the_end_of_a_long_file_begins_at_a_whole_line(tmp_path):
 
 
 def test_an_offset_behind_the_end_starts_at_the_end(tmp_path):
-    assert tail.read(file(tmp_path, b"a\n"), 99) == tail.Piece(2, b"", 2)
+    assert tail.read(file(tmp_path, b"a\n"), 99) == tail.Piece(2, b"", 2, 2)
+
+
+def test_earlier_pieces_go_back_to_the_beginning_of_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(tail, "MOST_BYTES", 50)
+    data = "".join(f"line {n} äöü €\n" for n in range(200)).encode()
+    path, found, start = file(tmp_path, data), b"", len(data)
+    while start > 0:
+        piece = tail.before(path, start)
+        assert 0 < len(piece.data) <= 50
+        assert piece.data.startswith(b"line")
+        assert (piece.next, piece.size) == (start, len(data))
+        found, start = piece.data + found, piece.start
+    assert found == data
+    assert tail.before(path, 10**9).next == len(data)
+    assert tail.before(tmp_path / "none", 9) == tail.Piece(0, b"", 0, 0)
+
+
+def test_earlier_pieces_of_one_long_line_come_to_an_end_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(tail, "MOST_BYTES", 8)
+    path, start, found = file(tmp_path, b"x" * 20 + b"\n"), 21, b""
+    while start > 0:
+        piece = tail.before(path, start)
+        found, start = piece.data + found, piece.start
+    assert found == b"x" * 20 + b"\n"
 
 
 def test_latest_facts_are_those_of_the_newest_attempt(tmp_path):
     path = tmp_path / "events.jsonl"
+    facts = tail.Facts(path)
+    assert facts.read() == {}
     path.write_text(
         '{"attempt": true}\n{"progress": 0.9, "message": "old"}\n{"torn\n'
-        '{"attempt": true}\n{"progress": 0.1, "x": 1}\n'
+        '{"attempt": true}\n{"progress": 0.1, "x": 1}\n{"progress": 0.2'
     )
-    assert tail.latest(path) == {"progress": 0.1}
-    assert tail.latest(tmp_path / "none") == {}
+    assert facts.read() == {"progress": 0.1}
+    with path.open("a") as file:
+        file.write("5}\n")
+    assert facts.read() == {"progress": 0.25}
+    assert tail.Facts(path).read() == {"progress": 0.25}
+
+
+def test_what_a_stage_said_long_ago_is_still_known(tmp_path, monkeypatch):
+    """Samples of memory come every two seconds, a message of a slow stage once in an hour."""
+    monkeypatch.setattr(tail, "MOST_BYTES", 1000)
+    path = tmp_path / "events.jsonl"
+    path.write_text('{"message": "Calibrating", "progress": 0.1}\n' + '{"memory_bytes": 123456}\n' * 500)
+    assert tail.Facts(path).read() == {"message": "Calibrating", "progress": 0.1}

@@ -12,6 +12,11 @@ export function el(tag, attributes = {}, ...children) {
   return node;
 }
 
+// Change a text only if it is another one: what is selected, read aloud or turning stays.
+export function put(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
 const SHORT = 24;
 const WORDS = {
   queued: "Waiting", running: "Running", done: "Done", failed: "Failed",
@@ -30,6 +35,13 @@ export function seconds(value) {
   if (whole < 60) return `${whole} s`;
   if (whole < 3600) return `${Math.floor(whole / 60)} min ${two(whole % 60)} s`;
   return `${Math.floor(whole / 3600)} h ${two(Math.floor((whole % 3600) / 60))} min`;
+}
+
+// A time that is only guessed: `45 s`, `2 min`, `1 h 20 min`.
+export function roughly(value) {
+  if (value < 57.5) return `${Math.max(5, 5 * Math.round(value / 5))} s`;
+  const minutes = Math.max(1, Math.round(value / 60));
+  return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
 function cell(content, tag = "td", attributes = {}) {
@@ -161,7 +173,7 @@ export const draw = {
         if (root.shown !== value) return;
         if (JSON.stringify(found) !== before) {
           draw.table(place, found.table, () => {});
-          const { scatter } = await import("./live.js");
+          const { scatter } = await import("./charts.js");
           await scatter(plot, found.points);
           before = JSON.stringify(found);
         }

@@ -1,7 +1,7 @@
 // Runs side by side: what differs in their recipes, what they measured, and their losses on one chart.
 
 import { draw as plain, el } from "./draw.js";
-import { loadPlotly } from "./live.js";
+import { loadPlotly } from "./charts.js";
 
 const colorOf = (index) => `--lab-run-${index % 8}`;
 

@@ -1,0 +1,152 @@
+"""What viewers of runs are told, looked up once for all: many pages may ask several times a second."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import Any, Generic, TypeVar
+
+from starlette.concurrency import run_in_threadpool
+
+from pipeline import clock, estimate, settings, takeaway
+from pipeline.errors import InputError
+from pipeline.run import PROCESS, QUEUED, RUNNING, Run, StageRun
+from pipeline.store import Store
+from webapp import tail
+from webapp.home import store
+
+RUN_SECONDS = 0.15  # how old what is told may be: of one run,
+LIST_SECONDS = 1.0  # of all runs,
+EXPECTED_SECONDS = 10.0  # of how long a run's stages may take
+MOST_RUNS = 200
+FORGET_SECONDS = 60.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Look:
+    """A run as it stood a moment ago, what the page is told of it, and that as JSON."""
+
+    run: Run
+    status: dict[str, Any]
+    text: bytes = field(repr=False)
+
+
+class Watch:
+    """Looks at the runs of a store. What it remembers is made anew when it is asked for and too old."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._looks: Remembered[Look] = Remembered(RUN_SECONDS)
+        self._lists: Remembered[list[Run]] = Remembered(LIST_SECONDS)
+        self._expected: Remembered[dict[str, float]] = Remembered(EXPECTED_SECONDS)
+        self._facts: dict[Path, tail.Facts] = {}
+
+    async def look(self, run: str) -> Look:
+        """The run of that id. Raises InputError."""
+        found = self._looks.fresh(run)
+        return found if found is not None else await run_in_threadpool(self.look_now, run)
+
+    def look_now(self, run: str, *, anew: bool = False) -> Look:
+        """The same, for a thread; `anew` after something was done to the run."""
+        return self._looks.get(run, lambda: self._look(run), anew=anew)
+
+    async def runs(self) -> list[Run]:
+        """The newest runs, newest first."""
+        found = self._lists.fresh("")
+        return found if found is not None else await run_in_threadpool(self._runs)
+
+    def _runs(self) -> list[Run]:
+        return self._lists.get("", lambda: self.store.list(MOST_RUNS))
+
+    def _look(self, run_id: str) -> Look:
+        run = self.store.get(run_id)
+        if run.id != run_id:  # the abbreviations of the command line are not for URLs
+            raise InputError(f"{run_id}: no such run")
+        status = self._status(run)
+        return Look(run, status, json.dumps(status).encode())
+
+    def _status(self, run: Run) -> dict[str, Any]:
+        stages = [self._stage(run, stage) for stage in run.stages]
+        running = next((told for told in stages if told["status"] == RUNNING), {})
+        return {
+            "id": run.id,
+            "name": run.name,
+            "status": run.status,
+            "created": run.created,
+            "now": time.time(),
+            "cancel_requested": run.cancel_requested,
+            "exported": takeaway.exported(run) is not None,
+            "current": run.current.name if run.current else None,
+            "ahead": self._ahead(run) if run.status == QUEUED else 0,
+            "progress": self._progress(run, running) if run.status == RUNNING else None,
+            "stages": stages,
+        }
+
+    def _stage(self, run: Run, stage: StageRun) -> dict[str, Any]:
+        keys = ("name", "kind", "status", "started", "finished", "seconds", "reused", "error")
+        told = {key: getattr(stage, key) for key in keys}
+        folder = self.store.folder(run.id, stage.name)
+        if stage.status != RUNNING:
+            self._facts.pop(folder, None)
+            return {**told, "elapsed": None, "facts": {}}
+        facts = self._facts.setdefault(folder, tail.Facts(folder / "events.jsonl"))
+        return {**told, "elapsed": _elapsed(folder / PROCESS), "facts": facts.read()}
+
+    def _progress(self, run: Run, running: dict[str, Any]) -> dict[str, float | None]:
+        expected = self._expected.get(run.id, lambda: estimate.expected(run, self._runs()))
+        return estimate.progress(run, running.get("facts", {}), running.get("elapsed"), expected)
+
+    def _ahead(self, run: Run) -> int:
+        """How many runs come before a queued one."""
+        ids = [waiting.id for waiting in self.store.queue()]
+        return (ids.index(run.id) if run.id in ids else 0) + len(self.store.running())
+
+
+class Remembered(Generic[T]):
+    """Values by name, each made once in so many seconds whoever asks, from whichever thread."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._lock = Lock()
+        self._values: dict[str, tuple[float, T]] = {}
+
+    def fresh(self, name: str) -> T | None:
+        """The value if it is new enough."""
+        made, value = self._values.get(name, (0.0, None))
+        return value if time.monotonic() - made < self.seconds else None
+
+    def get(self, name: str, make: Callable[[], T], *, anew: bool = False) -> T:
+        """The value, made if need be; those that nobody has asked for in a while are forgotten."""
+        with self._lock:
+            value = None if anew else self.fresh(name)
+            if value is None:
+                value = make()
+                now = time.monotonic()
+                self._values = {k: v for k, v in self._values.items() if now - v[0] < FORGET_SECONDS}
+                self._values[name] = (now, value)
+            return value
+
+
+def _elapsed(path: Path) -> float | None:
+    """Seconds that a running stage has been at work, from the mark its process left; None if not known."""
+    try:
+        return clock.since(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):  # it is only just starting
+        return None
+
+
+def watch() -> Watch:
+    """The watch over the store of this process's home."""
+    return _over(settings.home())
+
+
+@lru_cache(maxsize=8)
+def _over(home: Path) -> Watch:
+    return Watch(store())
