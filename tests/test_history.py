@@ -27,7 +27,7 @@ class TestSearch:
     @pytest.fixture
     def three(self, store: Store) -> dict[str, str]:
         ids = {
-            "alps": add(store, "Alps Tour", owner="ada", model="org/Phi-small"),
+            "alps": add(store, "Alps Tour", owner="zoe", model="org/Phi-small"),
             "sea": add(store, "Seaside", owner="bob", group="sweep-1"),
             "city": store.add("city", {"name": "city", "model": "starter"}, Path("/h/b/Towns.jsonl"), {}),
         }
@@ -43,7 +43,7 @@ class TestSearch:
             ("phi", ["alps"]),
             ("mountains", ["alps"]),
             ("ÉTÉ", ["alps"]),
-            ("ada", ["alps"]),
+            ("zoe", ["alps"]),
             ("towns", ["city"]),
             ("keep seaside", ["sea"]),
             ("keep towns", []),
@@ -69,13 +69,13 @@ class TestSearch:
         assert ask(status=QUEUED) == ["city", "Alps Tour"]
         assert ask(tag="keep") == ["Seaside", "Alps Tour"]
         assert ask(tag="kee") == []
-        assert ask(owner="ada") == ["Alps Tour"]
+        assert ask(owner="zoe") == ["Alps Tour"]
         assert ask(group="sweep-1") == ["Seaside"]
         assert ask(tag="keep", owner="bob", status=QUEUED) == []
 
     def test_what_there_is_to_ask_for(self, store: Store, three: dict[str, str]) -> None:
         assert history.tags(store.list()) == ["keep", "été"]
-        assert history.owners(store.list()) == ["ada", "bob"]
+        assert history.owners(store.list()) == ["zoe", "bob"]
 
 
 class TestAnnotate:

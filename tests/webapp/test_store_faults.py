@@ -14,8 +14,8 @@ from webapp import home as opened
 
 
 def test_a_locked_database_is_a_sentence(client, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = planted.queued(store)
-    assert client.get(f"/runs/{run}.json").status_code == 200
+    first, run = planted.queued(store), planted.queued(store)
+    assert client.get(f"/runs/{first}.json").status_code == 200
     monkeypatch.setattr(backup, "BUSY_SECONDS", 0.1)
     with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")  # else readers would not notice
