@@ -40,7 +40,7 @@ def main(run_id: str, stage: str) -> int:
         events.emit(attempt=True, message="Starting", progress=0.0)
         result = _perform(store, store.get(run_id), stage)
     except BaseException as error:
-        result = {"status": FAILED, "error": sentence(error)}
+        result = {"status": FAILED, "error": sentence(error, stage)}
         with suppress(OSError):  # the disk of the log may be what is full
             traceback.print_exc()
             print(f"\n{result['error']}", file=sys.stderr)

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifacts, locks, settings
-from pipeline.errors import LabError, sentence
+from pipeline import artifacts, locks, processes, settings
+from pipeline.errors import LabError, sentence, smaller
 from pipeline.run import CANCELED, DONE, EVENTS, FAILED, INTERRUPTED, LOCK, PROCESS, QUEUED, RESULT
 from pipeline.spare import Spare, affordable, serves
 from pipeline.store import Store
@@ -49,6 +49,9 @@ class Job:
     asked_to_end: float | None = None
     failure: str | None = None
     began: float = field(default_factory=time.monotonic)
+    oom_kills: dict[Path, int] = field(default_factory=dict)  # what the kernel had counted when it began
+    killed_for_memory: bool | None = None  # None: nobody knows
+    taken_bytes: int = 0
     has_spare: bool = False
 
 
@@ -144,6 +147,7 @@ class Worker:
         job = self.jobs[slot] = Job(run, stage, self.store.folder(run, stage))
         try:
             job.process = self._spawn(slot, job)
+            job.oom_kills = processes.oom_kills(job.process.pid)
         except (LabError, OSError) as error:
             job.failure = sentence(error)
 
@@ -177,6 +181,7 @@ class Worker:
         """Start the stage's process in a session, and so a process group, of its own; or take the spare."""
         folder = job.folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        processes.end_all(folder)  # what an attempt has left that nobody saw end
         lock = locks.take(folder / LOCK)
         if lock is None:
             raise LabError(f"A process of an earlier attempt still runs in {folder}; end it and retry.")
@@ -219,8 +224,12 @@ class Worker:
             # Without reaping it yet: until then nobody else can get its process group's number.
             if os.waitid(os.P_PID, job.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 return False
+            job.killed_for_memory = processes.killed_since(job.oom_kills)
             _signal(job.process.pid, signal.SIGKILL)
-            job.process.wait()
+            _, status, usage = os.wait4(job.process.pid, 0)
+            job.process.returncode = os.waitstatus_to_exitcode(status)
+            job.taken_bytes = usage.ru_maxrss * 1024
+        processes.end_all(job.folder)
         return True
 
     def _end(self, job: Job) -> None:
@@ -241,7 +250,7 @@ class Worker:
         """Write down how the stage ended and go on with its run."""
         result = _read(job.folder / RESULT) if job.failure is None else None
         if result is None:
-            result = {"status": without_result, "error": job.failure or reason or _death(job.process)}
+            result = {"status": without_result, "error": job.failure or reason or _death(job)}
             artifacts.sweep(self.store.home)
             shutil.rmtree(job.folder / "work", ignore_errors=True)
         if result["status"] != DONE and job.run in self.store.cancels():
@@ -291,13 +300,17 @@ def ensure(home: Path) -> None:
     _workers.append(process)
 
 
-def _death(process: subprocess.Popen[bytes] | None) -> str:
+def _death(job: Job) -> str:
     """What to say of a stage that ended without a result."""
-    code = process.returncode if process else None
+    code = job.process.returncode if job.process else None
+    if code == -signal.SIGKILL and job.killed_for_memory is False:
+        return "Somebody, or another program, killed this stage (SIGKILL); retry it."
     if code == -signal.SIGKILL:
+        known = job.killed_for_memory
         return (
-            "The system killed this stage, most likely because memory ran out. Retry it when the machine is"
-            " less busy, or start a new run with a smaller model, batch_size or max_length."
+            f"The {'kernel ended' if known else 'system killed'} this stage{'' if known else ', most likely'}"
+            f" because memory ran out (it had taken {job.taken_bytes / 1e9:.1f} GB). Retry it when the machine"
+            f" is less busy, or start a new run with {smaller(job.stage)}."
         )
     if code == errno.ENOSPC:
         return sentence(OSError(code, os.strerror(code)))

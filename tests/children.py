@@ -119,6 +119,32 @@ def leaves_grandchildren() -> None:
     os._exit(0)
 
 
+def escapee() -> subprocess.Popen[bytes]:
+    """A stubborn process with a session of its own, which no signal to the group reaches."""
+    code = "import signal,sys;signal.signal(15,1);signal.alarm(60);print(flush=True);signal.pause()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+def has_an_escapee() -> None:
+    ready(escapee().pid)
+    while not (folder() / "go").exists():
+        threading.Event().wait(0.01)
+    done()
+    os._exit(0)
+
+
+def takes_all_memory() -> None:
+    """In the cgroup that CGROUP names, which has little; the kernel ends it then."""
+    (Path(os.environ["CGROUP"]) / "cgroup.procs").write_text(str(os.getpid()))
+    ready()
+    held = []
+    while True:
+        held.append(bytearray(os.urandom(1 << 20)))
+
+
 def forks() -> None:
     """A forked process, which holds the stage's lock too, outlives it."""
     told, tell = os.pipe()

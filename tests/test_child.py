@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from lab import CHILDREN, until
 
 from pipeline import artifacts, child, events, locks, recipe, settings, submit, worker
 from pipeline.errors import LabError, sentence
+from pipeline.options import describe
 from pipeline.run import DONE, FAILED, Run
 from pipeline.stages import Artifact, Context, Results, execute
 from pipeline.store import Store
@@ -229,7 +231,8 @@ MEMORY = (
         (RuntimeError("IoError: Os { code: 28, message: No space left on device }"), FULL),
         (wrapped(OSError(errno.ENOSPC, "x")), FULL),
         (MemoryError(), MEMORY),
-        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"), MEMORY),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"), f"GPU m{MEMORY[1:]}"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), MEMORY),
         (wrapped(MemoryError()), MEMORY),
         (RuntimeError("a\nb" + "c" * 1000), "RuntimeError: a b" + "c" * 297),
         (KeyboardInterrupt(), "KeyboardInterrupt; see the log."),
@@ -237,6 +240,16 @@ MEMORY = (
 )
 def test_every_error_becomes_one_plain_sentence(error: BaseException, expected: str) -> None:
     assert sentence(error) == expected
+
+
+@pytest.mark.parametrize("stage", ["quantize", "finetune", "optimize", "evaluate", "score"])
+def test_what_to_take_smaller_is_an_option_of_the_stage(stage: str) -> None:
+    said = sentence(MemoryError(), stage)
+    assert said.startswith("Memory ran out; start a new run with a smaller ")
+    options = {option.name for option in describe(recipe.OPTIONS[stage])}
+    named = re.findall(rf"{stage}\.(\w+)", said)
+    assert set(named) <= options
+    assert named or stage == "optimize"
 
 
 class TestWriteWhole:
