@@ -32,10 +32,10 @@ MOST_GRAPHS = 3  # earlier exports looked at for one to reuse: each is read whol
 
 def main(run_id: str, stage: str) -> int:
     """Carry out the stage; return 0 if it is done."""
-    store = Store(settings.home())
-    folder = store.folder(run_id, stage)
+    folder = settings.home() / "runs" / run_id / stage  # a full disk may keep the store from being opened
     started = time.monotonic()
     try:
+        store = Store(settings.home())
         write_whole(folder / PROCESS, {"pid": os.getpid()})
         events.emit(attempt=True, message="Starting", progress=0.0)
         result = _perform(store, store.get(run_id), stage)

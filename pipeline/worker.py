@@ -309,8 +309,8 @@ def _death(job: Job) -> str:
         known = job.killed_for_memory
         return (
             f"The {'kernel ended' if known else 'system killed'} this stage{'' if known else ', most likely'}"
-            f" because memory ran out (it had taken {job.taken_bytes / 1e9:.1f} GB). Retry it when the machine"
-            f" is less busy, or start a new run with {smaller(job.stage)}."
+            f" because memory ran out (it had taken {job.taken_bytes / 1e9:.1f} GB). Retry it when the"
+            f" machine is less busy, or start a new run with {smaller(job.stage)}."
         )
     if code == errno.ENOSPC:
         return sentence(OSError(code, os.strerror(code)))

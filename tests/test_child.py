@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import CHILDREN, until
+from lab import until
 
 from pipeline import artifacts, child, events, locks, recipe, settings, submit, worker
 from pipeline.errors import LabError, sentence
@@ -307,32 +306,3 @@ def test_a_publish_is_carried_out_by_the_real_child(store: Store, finished: Run)
     assert (store.home / "registry" / "trips" / "1" / "model.onnx").is_file()
     assert "Published trips version 1" in (store.folder(finished.id, stage) / "log.txt").read_text()
     assert not worker.lives(store.folder(finished.id, stage))
-
-
-IN_A_SMALL_ROOM = """
-set -e
-mount -t tmpfs -o size=2m,mode=700 tmpfs "$1"
-exec "$2" "$3" full_disk "$1" "$4"
-"""
-
-
-@pytest.mark.parametrize("room", ["for the result", "for nothing"])
-def test_a_really_full_disk(tmp_path: Path, recipe_file: Path, room: str) -> None:
-    """Store, worker and child on a file system of 2 MB, which takes the right to mount one."""
-    mount = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"])]
-    if subprocess.run([*mount, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True).returncode != 0:
-        pytest.skip("mounting a file system is not allowed here")
-    home = tmp_path / "home"
-    home.mkdir()
-    done = subprocess.run(
-        [*mount, "sh", "-c", IN_A_SMALL_ROOM, "sh", home, sys.executable, CHILDREN, recipe_file],
-        env=settings.child_environment(OLIVE_LAB_HOME=str(home), GREEDY=room),
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    facts = json.loads(done.stdout)
-    faults = facts.pop("faults")
-    assert facts == {"status": FAILED, "error": FULL, "parts": []}
-    # The store cannot be used then either; the worker tries again until it can.
-    assert all("see that its disk has space" in fault for fault in faults)
-    assert faults or room == "for the result"
