@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifacts, locks, processes, settings
+from pipeline import locks, processes, settings
 from pipeline.errors import LabError, sentence, smaller
 from pipeline.run import CANCELED, DONE, EVENTS, FAILED, INTERRUPTED, LOCK, PROCESS, QUEUED, RESULT
 from pipeline.spare import Spare, affordable, serves
@@ -248,6 +248,8 @@ class Worker:
 
     def _record(self, slot: str, job: Job, without_result: str, reason: str | None) -> None:
         """Write down how the stage ended and go on with its run."""
+        from pipeline import artifacts
+
         result = _read(job.folder / RESULT) if job.failure is None else None
         if result is None:
             result = {"status": without_result, "error": job.failure or reason or _death(job)}
