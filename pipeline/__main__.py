@@ -6,7 +6,6 @@ Exit codes: 0 good, 1 the run or stage did not end well, 2 bad input and nothing
 from __future__ import annotations
 
 import argparse
-import asyncio
 import dataclasses
 import json
 import os
@@ -16,21 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline import (
-    follow,
-    inference,
-    models,
-    recipe,
-    scorecard,
-    settings,
-    submit,
-    takeaway,
-    templates,
-    verify,
-    worker,
-)
+from pipeline import settings
 from pipeline.errors import InputError, LabError, sentence
-from pipeline.publishers import PUBLISHERS, options_of
 from pipeline.run import DONE, PUBLISH, QUEUED, RUNNING, Run
 from pipeline.store import Store
 from pipeline.verbs import history, queue
@@ -39,6 +25,8 @@ from pipeline.verbs.queue import recipe_of
 
 def check(args: argparse.Namespace) -> int:
     """Check a dataset against a template; with --model also against that model's chat template."""
+    from pipeline import models, recipe, submit
+
     model = models.resolve(recipe.model_path(args.model, Path.cwd())) if args.model else None
     report = submit.check_data(args.data, args.template, model)
     print(f"{args.data}: {report.rows:,} rows, fields {', '.join(report.fields)}: good")
@@ -49,6 +37,8 @@ def check(args: argparse.Namespace) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Queue a run and follow it to its end."""
+    from pipeline import follow, submit
+
     store = Store(settings.home())
     run_id = submit.submit(store, recipe_of(store, args.recipe, args.set))
     print(f"Run {run_id} is queued. Ctrl-C stops following; the run goes on.", flush=True)
@@ -57,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
 
 def submit_(args: argparse.Namespace) -> int:
     """Queue a run and print its id."""
+    from pipeline import submit
+
     store = Store(settings.home())
     print(submit.submit(store, recipe_of(store, args.recipe, args.set)))
     return 0
@@ -64,6 +56,8 @@ def submit_(args: argparse.Namespace) -> int:
 
 def show(args: argparse.Namespace) -> int:
     """One run with its stages."""
+    from pipeline import follow
+
     found = Store(settings.home()).get(args.run)
     print(json.dumps(found.to_dict(), indent=2) if args.json else follow.summary(found))
     return 0
@@ -71,6 +65,8 @@ def show(args: argparse.Namespace) -> int:
 
 def logs(args: argparse.Namespace) -> int:
     """The log of a stage, by default of the one that runs or ran last."""
+    from pipeline import follow
+
     store = Store(settings.home())
     found = store.get(args.run)
     names = [stage.name for stage in found.stages]
@@ -85,6 +81,8 @@ def logs(args: argparse.Namespace) -> int:
 
 def cancel(args: argparse.Namespace) -> int:
     """Ask for the end of a run and wait for it."""
+    from pipeline import follow, worker
+
     store = Store(settings.home())
     found = store.get(args.run)
     store.request_cancel(found.id)
@@ -100,6 +98,8 @@ def cancel(args: argparse.Namespace) -> int:
 
 def retry(args: argparse.Namespace) -> int:
     """Queue a run again from the stage that did not end well."""
+    from pipeline import worker
+
     store = Store(settings.home())
     found = store.get(args.run)
     store.retry(found.id)
@@ -110,6 +110,10 @@ def retry(args: argparse.Namespace) -> int:
 
 def chat(args: argparse.Namespace) -> int:
     """Ask a finished run something, with and without its adapter."""
+    import asyncio
+
+    from pipeline import inference
+
     store = Store(settings.home())
     found = store.get(args.run)
     sides = inference.sides(found) if args.side == "both" else (args.side,)
@@ -126,6 +130,8 @@ def chat(args: argparse.Namespace) -> int:
 async def _ask(
     store: Store, found: Run, sides: tuple[str, ...], args: argparse.Namespace
 ) -> dict[str, dict[str, Any]]:
+    from pipeline import inference
+
     answers: dict[str, dict[str, Any]] = {side: {"text": ""} for side in sides}
     try:
         async for piece in inference.stream(
@@ -141,6 +147,9 @@ async def _ask(
 
 def publish(args: argparse.Namespace) -> int:
     """Publish a finished run, or with --dry-run say what would be published."""
+    from pipeline import follow, submit
+    from pipeline.publishers import PUBLISHERS, options_of
+
     store = Store(settings.home())
     found = store.get(args.run)
     options = options_of(
@@ -162,6 +171,8 @@ def publish(args: argparse.Namespace) -> int:
 
 def download(args: argparse.Namespace) -> int:
     """Write a finished run's exported model, with card, recipe and checksums, as a ZIP."""
+    from pipeline import takeaway
+
     store = Store(settings.home())
     found = store.get(args.run)
     target = args.to or Path(takeaway.file_name(found))
@@ -172,6 +183,8 @@ def download(args: argparse.Namespace) -> int:
 
 def verify_(args: argparse.Namespace) -> int:
     """Check an exported folder, or the one of a run: its files fit together, and the model answers."""
+    from pipeline import follow, verify
+
     folder = _exported(args.target)
     findings = verify.whole(folder)
     good = not verify.failed(findings)
@@ -208,6 +221,8 @@ def _exported(target: str) -> Path:
 
 def scorecard_(args: argparse.Namespace) -> int:
     """Quantize a model in several ways and measure each: size, perplexity, time, memory, speed."""
+    from pipeline import follow, recipe, scorecard
+
     store = Store(settings.home())
     given = {
         "name": Path(args.model).resolve().name or "model",
@@ -237,6 +252,8 @@ def scorecard_(args: argparse.Namespace) -> int:
 
 def serve(args: argparse.Namespace) -> int:
     """Serve the queue until it has been empty for a while."""
+    from pipeline import worker
+
     return worker.serve(settings.home(), args.lock)
 
 
@@ -277,19 +294,29 @@ def _tell_notice() -> None:
             print(notice, file=sys.stderr)
 
 
+class _Verb(argparse.ArgumentParser):
+    """A verb. Its `flags` are added when it is used: what they name takes imports that others do without."""
+
+    flags: Callable[[argparse.ArgumentParser], None] | None = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As usual, with the flags."""
+        flags, self.flags = self.flags, None
+        if flags is not None:
+            flags(self)
+        return super().parse_known_args(args, namespace)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__)
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    verbs = parser.add_subparsers(required=True, metavar="VERB", parser_class=_Verb)
 
-    def verb(name: str, action: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+    def verb(name: str, action: Callable[[argparse.Namespace], int]) -> _Verb:
         added = verbs.add_parser(name, help=(action.__doc__ or "").splitlines()[0])
         added.set_defaults(action=action)
         return added
 
-    added = verb("check", check)
-    added.add_argument("data", type=Path, metavar="DATA.jsonl")
-    added.add_argument("--template", default=templates.CHAT, help="chat, or a text with {placeholders}")
-    added.add_argument("--model", help="render the first row with this model's chat template")
+    verb("check", check).flags = _check_flags
     for name, action in (("run", run), ("submit", submit_)):
         added = verb(name, action)
         added.add_argument(
@@ -307,8 +334,8 @@ def _parser() -> argparse.ArgumentParser:
     verb("cancel", cancel).add_argument("run")
     verb("retry", retry).add_argument("run")
     queue.add(verb)
-    _scorecard_flags(verb("scorecard", scorecard_))
-    _chat_flags(verb("chat", chat))
+    verb("scorecard", scorecard_).flags = _scorecard_flags
+    verb("chat", chat).flags = _chat_flags
     added = verb("verify", verify_)
     added.add_argument("target", metavar="FOLDER|RUN")
     added.add_argument("--json", action="store_true")
@@ -321,7 +348,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument(
         "--same-base", action="store_true", help="the adapter's base is this one by another name"
     )
-    _publish_flags(verb("publish", publish))
+    verb("publish", publish).flags = _publish_flags
     added = verb("download", download)
     added.add_argument("run")
     added.add_argument("--to", type=Path, metavar="FILE.zip", help="default: the run's name and id, here")
@@ -330,7 +357,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _check_flags(added: argparse.ArgumentParser) -> None:
+    from pipeline import templates
+
+    added.add_argument("data", type=Path, metavar="DATA.jsonl")
+    added.add_argument("--template", default=templates.CHAT, help="chat, or a text with {placeholders}")
+    added.add_argument("--model", help="render the first row with this model's chat template")
+
+
 def _chat_flags(added: argparse.ArgumentParser) -> None:
+    from pipeline import inference
+
     added.add_argument("run")
     added.add_argument("prompt")
     added.add_argument("--side", choices=[*inference.SIDES, "both"], default="both")
@@ -341,6 +378,8 @@ def _chat_flags(added: argparse.ArgumentParser) -> None:
 
 
 def _scorecard_flags(added: argparse.ArgumentParser) -> None:
+    from pipeline import scorecard, templates
+
     added.add_argument("model", help="a catalogue id, a hub id such as org/name, or a folder")
     added.add_argument("--data", type=Path, required=True, metavar="DATA.jsonl")
     added.add_argument("--template", default=templates.CHAT, help="chat, or a text with {placeholders}")
@@ -353,6 +392,8 @@ def _scorecard_flags(added: argparse.ArgumentParser) -> None:
 
 
 def _publish_flags(added: argparse.ArgumentParser) -> None:
+    from pipeline.publishers import PUBLISHERS
+
     added.add_argument("run")
     added.add_argument("--to", choices=list(PUBLISHERS), required=True)
     added.add_argument("--name", required=True)

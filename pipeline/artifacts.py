@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import os
 import shutil
@@ -73,6 +72,8 @@ def key(stage: str, options: Any, inputs: dict[str, str]) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of the installed packages that can change a result."""
+    import importlib.metadata
+
     found = {}
     for name in PACKAGES:
         try:

@@ -44,16 +44,16 @@ MOST_GRAPHS = 3  # earlier exports looked at for one to reuse: each is read whol
 
 def main(run_id: str, stage: str) -> int:
     """Carry out the stage; return 0 if it is done."""
-    store = Store(settings.home())
-    folder = store.folder(run_id, stage)
+    folder = settings.home() / "runs" / run_id / stage  # a full disk may keep the store from being opened
     started = time.monotonic()
     try:
+        store = Store(settings.home())
         write_whole(folder / PROCESS, {"pid": os.getpid(), **clock.mark()})
         events.emit(attempt=True, message="Starting", progress=0.0)
         with resources.told():
             result = _perform(store, store.get(run_id), stage)
     except BaseException as error:
-        result = {"status": FAILED, "error": sentence(error)}
+        result = {"status": FAILED, "error": sentence(error, stage)}
         with suppress(OSError):  # the disk of the log may be what is full
             traceback.print_exc()
             print(f"\n{result['error']}", file=sys.stderr)

@@ -4,6 +4,18 @@ from __future__ import annotations
 
 import errno
 
+# What takes most of the memory in each stage, and can be had smaller.
+SMALLER = {
+    "quantize": "a smaller quantize.calibration_blocks or quantize.calibration_length",
+    "finetune": (
+        "a smaller finetune.batch_size or finetune.max_length, or with finetune.gradient_checkpointing on"
+    ),
+    "optimize": "a smaller model",
+    "evaluate": "a smaller evaluate.max_new_tokens",
+    "score": "a smaller score.rows or score.general_blocks",
+}
+ANY_SMALLER = "a smaller batch_size or max_length, or with gradient_checkpointing on"
+
 
 class LabError(Exception):
     """Something the user can put right. Its text is shown as it is, without a traceback."""
@@ -20,18 +32,16 @@ class InputError(LabError):
         super().__init__("\n".join(self.problems))
 
 
-def sentence(error: BaseException) -> str:
-    """One plain sentence for what went wrong, with what to do where that is known."""
+def sentence(error: BaseException, stage: str = "") -> str:
+    """One plain sentence for what went wrong, in a stage if it is given, with what to do if that is known."""
     if isinstance(error, LabError):
         return str(error)
     causes = _causes(error)
     if any(_is_full_disk(cause) for cause in causes):
         return "The disk is full; free some space in the home folder and retry."
-    if any(isinstance(c, MemoryError) or type(c).__name__ == "OutOfMemoryError" for c in causes):
-        return (
-            "Memory ran out; start a new run with a smaller batch_size or max_length, or with"
-            " gradient_checkpointing on."
-        )
+    if any(_is_out_of_memory(cause) for cause in causes):
+        gpu = any("CUDA" in f"{type(cause).__name__} {cause}" for cause in causes)
+        return f"{'GPU memory' if gpu else 'Memory'} ran out; start a new run with {smaller(stage)}."
     if isinstance(error, OSError) and error.errno == errno.EROFS:
         return (
             f"{error.filename or 'A file'} cannot be written ({error.strerror}); make the home folder"
@@ -39,6 +49,11 @@ def sentence(error: BaseException) -> str:
         )
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:300]}" if text else f"{type(error).__name__}; see the log."
+
+
+def smaller(stage: str) -> str:
+    """What to take for a stage that memory did not suffice for."""
+    return SMALLER.get(stage, ANY_SMALLER)
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:
@@ -54,3 +69,15 @@ def _is_full_disk(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     return "No space left on device" in str(error)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Python's own, torch's on a GPU and on the host, ONNX Runtime's."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    told = (
+        "DefaultCPUAllocator: can't allocate",
+        "CUDA out of memory",
+        "Failed to allocate memory for requested",
+    )
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in told)

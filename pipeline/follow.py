@@ -8,14 +8,16 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipeline import events, worker
+from pipeline import events
 from pipeline.run import DONE, ENDED, QUEUED, RUNNING, Run, StageRun
-from pipeline.scorecard import Row
 from pipeline.store import Store
 from pipeline.turns import Waiting
-from pipeline.verify import Finding
+
+if TYPE_CHECKING:  # a list of runs is there sooner without them
+    from pipeline.scorecard import Row
+    from pipeline.verify import Finding
 
 POLL_SECONDS = 0.2
 BAR_WIDTH = 24
@@ -155,6 +157,8 @@ def megabytes(size: int) -> str:
 
 def _watch(store: Store, run_id: str, stage: str | None = None) -> Iterator[Run]:
     """Yield the run again and again until it, or the stage, has ended. Keeps a worker there."""
+    from pipeline import worker
+
     while True:
         found = store.get(run_id)
         yield found

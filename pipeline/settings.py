@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
-import psutil
-
 from pipeline.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -152,6 +150,8 @@ def visible_gpu() -> str:
 
 def cores() -> int:
     """Physical cores that this process may use; a second thread on one core slows matrix products down."""
+    import psutil
+
     allowed = len(os.sched_getaffinity(0))
     return min(psutil.cpu_count(logical=False) or allowed, allowed)
 

@@ -18,8 +18,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from pipeline import settings
 
 READY = b"ready"
@@ -90,6 +88,8 @@ class Spare:
 
 def affordable() -> bool:
     """Whether there is memory to keep a spare."""
+    import psutil
+
     return bool(psutil.virtual_memory().available > ENOUGH_MEMORY)
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from pipeline import datasets, models, settings, templates, worker
 from pipeline.errors import InputError
-from pipeline.publishers import PUBLISHERS
 from pipeline.recipe import Recipe, redo
 from pipeline.run import Run
 from pipeline.stages import STAGES, optimize
@@ -86,6 +85,8 @@ def publish(store: Store, run: Run, to: str, options: Any) -> str:
 
     Raises InputError where the publisher's plan does.
     """
+    from pipeline.publishers import PUBLISHERS
+
     PUBLISHERS[to].plan(store.home, run, options)
     stage = store.add_publish(run.id, {"to": to, **dataclasses.asdict(options)})
     worker.ensure(store.home)

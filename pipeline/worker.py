@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifacts, clock, locks, settings, webhook
-from pipeline.errors import LabError, sentence
+from pipeline import clock, locks, processes, settings, webhook
+from pipeline.errors import LabError, sentence, smaller
 from pipeline.limits import Limits
 from pipeline.run import CANCELED, DONE, EVENTS, FAILED, INTERRUPTED, LOCK, PROCESS, QUEUED, RESULT
 from pipeline.spare import Spare, affordable, serves
@@ -53,6 +53,9 @@ class Job:
     asked_to_end: float | None = None
     failure: str | None = None
     began: float = field(default_factory=time.monotonic)
+    oom_kills: dict[Path, int] = field(default_factory=dict)  # what the kernel had counted when it began
+    killed_for_memory: bool | None = None  # None: nobody knows
+    taken_bytes: int = 0
     has_spare: bool = False
     limits: Limits | None = None
     over: str | None = None  # which limit it has passed, as a sentence
@@ -174,6 +177,7 @@ class Worker:
         job = self.jobs[slot] = Job(run, stage, self.store.folder(run, stage))
         try:
             job.process = self._spawn(slot, job)
+            job.oom_kills = processes.oom_kills(job.process.pid)
         except (LabError, OSError) as error:
             job.failure = sentence(error)
 
@@ -209,6 +213,7 @@ class Worker:
         """Start the stage's process in a session, and so a process group, of its own; or take the spare."""
         folder = job.folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        processes.end_all(folder)  # what an attempt has left that nobody saw end
         lock = locks.take(folder / LOCK)
         if lock is None:
             raise LabError(f"A process of an earlier attempt still runs in {folder}; end it and retry.")
@@ -251,8 +256,12 @@ class Worker:
             # Without reaping it yet: until then nobody else can get its process group's number.
             if os.waitid(os.P_PID, job.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 return False
+            job.killed_for_memory = processes.killed_since(job.oom_kills)
             _signal(job.process.pid, signal.SIGKILL)
-            job.process.wait()
+            _, status, usage = os.wait4(job.process.pid, 0)
+            job.process.returncode = os.waitstatus_to_exitcode(status)
+            job.taken_bytes = usage.ru_maxrss * 1024
+        processes.end_all(job.folder)
         return True
 
     def _end(self, job: Job) -> None:
@@ -273,7 +282,7 @@ class Worker:
         """Write down how the stage ended and go on with its run."""
         result = _read(job.folder / RESULT) if job.failure is None else None
         if result is None:
-            result = {"status": without_result, "error": job.failure or reason or _death(job.process)}
+            result = {"status": without_result, "error": job.failure or reason or _death(job)}
             if without_result == INTERRUPTED:
                 result["finished"] = _last_sign(job.folder)
             else:
@@ -295,6 +304,8 @@ class Worker:
 
     def _clean(self, job: Job) -> None:
         """Take away what a stage that died had begun to write; its checkpoints stay."""
+        from pipeline import artifacts
+
         artifacts.sweep(self.store.home)
         shutil.rmtree(job.folder / "work", ignore_errors=True)
 
@@ -335,13 +346,17 @@ def ensure(home: Path) -> None:
     _workers.append(process)
 
 
-def _death(process: subprocess.Popen[bytes] | None) -> str:
+def _death(job: Job) -> str:
     """What to say of a stage that ended without a result."""
-    code = process.returncode if process else None
+    code = job.process.returncode if job.process else None
+    if code == -signal.SIGKILL and job.killed_for_memory is False:
+        return "Somebody, or another program, killed this stage (SIGKILL); retry it."
     if code == -signal.SIGKILL:
+        known = job.killed_for_memory
         return (
-            "The system killed this stage, most likely because memory ran out. Retry it when the machine is"
-            " less busy, or start a new run with a smaller model, batch_size or max_length."
+            f"The {'kernel ended' if known else 'system killed'} this stage{'' if known else ', most likely'}"
+            f" because memory ran out (it had taken {job.taken_bytes / 1e9:.1f} GB). Retry it when the"
+            f" machine is less busy, or start a new run with {smaller(job.stage)}."
         )
     if code == errno.ENOSPC:
         return sentence(OSError(code, os.strerror(code)))

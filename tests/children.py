@@ -14,6 +14,12 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.store import Store
+    from pipeline.worker import Worker
 
 SIGN = "ready.json"  # written when the behaviour has begun: {"pids": [...]}
 
@@ -119,6 +125,32 @@ def leaves_grandchildren() -> None:
     os._exit(0)
 
 
+def escapee() -> subprocess.Popen[bytes]:
+    """A stubborn process with a session of its own, which no signal to the group reaches."""
+    code = "import signal,sys;signal.signal(15,1);signal.alarm(60);print(flush=True);signal.pause()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+def has_an_escapee() -> None:
+    ready(escapee().pid)
+    while not (folder() / "go").exists():
+        threading.Event().wait(0.01)
+    done()
+    os._exit(0)
+
+
+def takes_all_memory() -> None:
+    """In the cgroup that CGROUP names, which has little; the kernel ends it then."""
+    (Path(os.environ["CGROUP"]) / "cgroup.procs").write_text(str(os.getpid()))
+    ready()
+    held = []
+    while True:
+        held.append(bytearray(os.urandom(1 << 20)))
+
+
 def forks() -> None:
     """A forked process, which holds the stage's lock too, outlives it."""
     told, tell = os.pipe()
@@ -136,52 +168,115 @@ def forks() -> None:
     os._exit(0)
 
 
-def fills_the_disk() -> None:
-    """The real child, with a stage that writes more than there is room for.
+def fill(file: Path) -> None:
+    """Write until the disk takes not one byte more, and fail with that."""
+    with file.open("wb", 0) as filled:
+        for size in (65536, 4096, 1):
+            with suppress(OSError):
+                while True:
+                    filled.write(b"x" * size)
+        filled.write(b"x")
 
-    If there shall be room for nothing, it writes outside its own folder, where nobody cleans up after it.
+
+def fills_the_disk() -> None:
+    """The real child; the stage that FULL names writes more than there is room for, others write a little.
+
+    If there shall be room for nothing (GREEDY), it writes outside its own folder, where nobody cleans up.
     """
     from pipeline import child, settings
-    from pipeline.stages import Context, Results, execute
+    from pipeline.stages import Artifact, Context, Results, execute
 
-    def fill(stage: object, options: object, context: Context) -> Results:
-        greedy = os.environ["GREEDY"] == "for nothing"
-        with (settings.home() / "filler" if greedy else context.output / "weights").open("wb", 0) as file:
-            for size in (65536, 1):
-                with suppress(OSError):
-                    while True:
-                        file.write(b"x" * size)
-            file.write(b"x")
-        return Results([])
+    filler, greedy = settings.home() / "filler", os.environ["GREEDY"] == "for nothing"
+    full = sys.argv[3] == os.environ["FULL"]
 
-    execute.execute = fill
+    def work(stage: ModuleType, options: object, context: Context) -> Results:
+        if full:
+            fill(filler if greedy else context.output / "weights")
+        (context.output / "made").write_text(sys.argv[3])
+        return Results([Artifact("made", KINDS[sys.argv[3]], context.output / "made")])
+
+    execute.execute = work
+    if full and sys.argv[3] == "publish":  # which copies 50 kB
+        with suppress(OSError):
+            fill(filler)
+        if not greedy:
+            os.truncate(filler, filler.stat().st_size - 32768)
     sys.exit(child.main(sys.argv[2], sys.argv[3]))
 
 
+KINDS = {
+    "quantize": "checkpoint",
+    "finetune": "adapter",
+    "optimize": "onnx",
+    "evaluate": "answers",
+    "score": "score",
+}
+HALF = ("artifacts/*.part", "runs/*/*/work", "registry/*/.*")
+
+
 def full_disk() -> None:
-    """`full_disk HOME RECIPE`: queue a run, serve it while its stage fills the disk, say what came of it."""
+    """`full_disk HOME RECIPE`: queue a run, serve it while a stage of it fills the disk, make room, retry.
+
+    Says what came of it.
+    """
     from pipeline import recipe, submit, worker
-    from pipeline.errors import LabError
     from pipeline.store import Store
 
-    home = Path(sys.argv[2])
+    home, stage = Path(sys.argv[2]), os.environ["FULL"]
     store = Store(home)
     worker.ensure = lambda home: None
-    run = submit.submit(store, recipe.load(Path(sys.argv[3])))
+    if stage == "publish":
+        run = exported(store)
+        store.add_publish(run, {"to": "local", "name": "trips"})
+    else:
+        run = submit.submit(store, recipe.load(Path(sys.argv[3]), ["score.rows=8"]))
     served = worker.Worker(store, child=[__file__, "fills_the_disk"])
-    faults, status = set(), "queued"
-    while status in ("queued", "running"):
+    faults = served_to_end(served, run, stage)
+    found = store.get(run).stage(stage)
+    half = [
+        str(path)
+        for pattern in ("artifacts/*.part", "runs/*/*/work", "registry/*/.*")
+        for path in home.glob(pattern)
+    ]
+    facts = {"status": found.status, "error": found.error, "half": half, "faults": sorted(faults)}
+    (home / "filler").unlink(missing_ok=True)
+    os.environ["FULL"] = "none"
+    if stage == "publish":
+        stage = store.add_publish(run, {"to": "local", "name": "trips"})
+    else:
+        store.retry(run)
+    served_to_end(served, run, stage)
+    found = store.get(run)
+    print(json.dumps({**facts, "retried": found.stage(stage).status, "run": found.status}))
+
+
+def served_to_end(served: Worker, run: str, stage: str) -> set[str]:
+    """Step until the stage, and without a fault of its own the run, has ended; return the worker's faults."""
+    from pipeline.errors import LabError
+    from pipeline.run import ENDED
+
+    faults: set[str] = set()
+    ended = False
+    while not ended:
         try:
             served.step()
-            status = store.get(run).status
+            found = served.store.get(run)
+            ended = found.status in ENDED and found.stage(stage).status in ENDED
         except LabError as error:
             faults.add(str(error))
-            (home / "filler").unlink(missing_ok=True)
+            (served.store.home / "filler").unlink(missing_ok=True)
         threading.Event().wait(0.02)
-    parts = [path.name for path in (home / "artifacts").iterdir() if path.name != ".locks"]
-    stage = store.get(run).stages[0]
-    facts = {"status": stage.status, "error": stage.error, "parts": parts, "faults": sorted(faults)}
-    print(json.dumps(facts))
+    return faults
+
+
+def exported(store: Store) -> str:
+    """A finished run with a small export that really answers."""
+    import exports
+    from lab import finish_all, plant
+
+    folder = exports.write(store.home / "artifacts" / "optimize-0123456789abcdef" / "model")
+    artifact = {"name": "model", "kind": "onnx", "path": str(folder), "bytes": 50_000}
+    return finish_all(store, plant(store), {"optimize": {"artifacts": [artifact]}}).id
 
 
 def serve() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -28,6 +29,15 @@ def until(condition: Callable[[], Any], what: str = "the condition", seconds: fl
             pytest.fail(f"{what} did not come true within {seconds:g} seconds")
         threading.Event().wait(0.01)
     return found
+
+
+def mounting() -> list[str]:
+    """The command before a command that mounts file systems, in a namespace of its own."""
+    command = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"])]
+    tried = subprocess.run([*command, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True)
+    if tried.returncode != 0:
+        pytest.skip("mounting a file system is not allowed here")
+    return command
 
 
 def processes(home: Path) -> list[int]:

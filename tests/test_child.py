@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import CHILDREN, until
+from lab import until
 
 from pipeline import artifacts, child, clock, events, locks, recipe, settings, submit, worker
 from pipeline.errors import LabError, sentence
+from pipeline.options import describe
 from pipeline.run import DONE, FAILED, Run
 from pipeline.stages import Artifact, Context, Results, execute
 from pipeline.store import Store
@@ -231,7 +232,8 @@ MEMORY = (
         (RuntimeError("IoError: Os { code: 28, message: No space left on device }"), FULL),
         (wrapped(OSError(errno.ENOSPC, "x")), FULL),
         (MemoryError(), MEMORY),
-        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"), MEMORY),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"), f"GPU m{MEMORY[1:]}"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), MEMORY),
         (wrapped(MemoryError()), MEMORY),
         (RuntimeError("a\nb" + "c" * 1000), "RuntimeError: a b" + "c" * 297),
         (KeyboardInterrupt(), "KeyboardInterrupt; see the log."),
@@ -239,6 +241,16 @@ MEMORY = (
 )
 def test_every_error_becomes_one_plain_sentence(error: BaseException, expected: str) -> None:
     assert sentence(error) == expected
+
+
+@pytest.mark.parametrize("stage", ["quantize", "finetune", "optimize", "evaluate", "score"])
+def test_what_to_take_smaller_is_an_option_of_the_stage(stage: str) -> None:
+    said = sentence(MemoryError(), stage)
+    assert said.startswith("Memory ran out; start a new run with a smaller ")
+    options = {option.name for option in describe(recipe.OPTIONS[stage])}
+    named = re.findall(rf"{stage}\.(\w+)", said)
+    assert set(named) <= options
+    assert named or stage == "optimize"
 
 
 class TestWriteWhole:
@@ -296,32 +308,3 @@ def test_a_publish_is_carried_out_by_the_real_child(store: Store, finished: Run)
     assert (store.home / "registry" / "trips" / "1" / "model.onnx").is_file()
     assert "Published trips version 1" in (store.folder(finished.id, stage) / "log.txt").read_text()
     assert not worker.lives(store.folder(finished.id, stage))
-
-
-IN_A_SMALL_ROOM = """
-set -e
-mount -t tmpfs -o size=2m,mode=700 tmpfs "$1"
-exec "$2" "$3" full_disk "$1" "$4"
-"""
-
-
-@pytest.mark.parametrize("room", ["for the result", "for nothing"])
-def test_a_really_full_disk(tmp_path: Path, recipe_file: Path, room: str) -> None:
-    """Store, worker and child on a file system of 2 MB, which takes the right to mount one."""
-    mount = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"])]
-    if subprocess.run([*mount, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True).returncode != 0:
-        pytest.skip("mounting a file system is not allowed here")
-    home = tmp_path / "home"
-    home.mkdir()
-    done = subprocess.run(
-        [*mount, "sh", "-c", IN_A_SMALL_ROOM, "sh", home, sys.executable, CHILDREN, recipe_file],
-        env=settings.child_environment(OLIVE_LAB_HOME=str(home), GREEDY=room),
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    facts = json.loads(done.stdout)
-    faults = facts.pop("faults")
-    assert facts == {"status": FAILED, "error": FULL, "parts": []}
-    # The store cannot be used then either; the worker tries again until it can.
-    assert all("see that its disk has space" in fault for fault in faults)
-    assert faults or room == "for the result"

@@ -75,7 +75,7 @@ class TestSearch:
 
     def test_what_there_is_to_ask_for(self, store: Store, three: dict[str, str]) -> None:
         assert history.tags(store.list()) == ["keep", "été"]
-        assert history.owners(store.list()) == ["zoe", "bob"]
+        assert history.owners(store.list()) == ["bob", "zoe"]
 
 
 class TestAnnotate:

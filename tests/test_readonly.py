@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from lab import mounting
 
 from pipeline import settings
 
@@ -22,19 +22,9 @@ exec "$python" -m "$@"
 """
 
 
-def mount() -> list[str]:
-    """The command before a command that mounts."""
-    command = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"])]
-    tried = subprocess.run([*command, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True)
-    if tried.returncode != 0:
-        pytest.skip("mounting a file system is not allowed here")
-    return command
-
-
 @pytest.mark.parametrize("before", ["used", "new"])
 @pytest.mark.parametrize("verb", ["list", "submit", "webapp"])
 def test_one_sentence_says_what_to_do(tmp_path: Path, recipe_file: Path, verb: str, before: str) -> None:
-    command = mount()
     home = tmp_path / "home"
     home.mkdir()
     given = {
@@ -43,7 +33,7 @@ def test_one_sentence_says_what_to_do(tmp_path: Path, recipe_file: Path, verb: s
         "webapp": ["webapp", "--port", "0"],
     }[verb]
     done = subprocess.run(
-        [*command, "sh", "-c", READ_ONLY, "sh", home, sys.executable, recipe_file, before, *given],
+        [*mounting(), "sh", "-c", READ_ONLY, "sh", home, sys.executable, recipe_file, before, *given],
         env=settings.child_environment(OLIVE_LAB_HOME=str(home)), cwd=settings.ROOT,
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip

@@ -153,7 +153,7 @@ class TestEndings:
         ("behaviour", "sentence"),
         [
             ("fails", "The template has no response."),
-            ("is_killed", "The system killed this stage, most likely because memory ran out"),
+            ("is_killed", "Somebody, or another program, killed this stage (SIGKILL); retry it."),
             ("crashes", "This stage crashed (Aborted); its log shows the last steps."),
             ("is_silent", "This stage ended without saying why; its log shows the last steps."),
             ("has_no_room", "The disk is full; free some space in the home folder and retry."),

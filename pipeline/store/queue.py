@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import secrets
+import os
 import shutil
 import sqlite3
 import time
@@ -38,7 +38,7 @@ class Queue(Base):
         owner: str = "",
     ) -> str:
         """Queue a run and return its id, such as `20261122-143000-7f3a9c`: sortable, and not guessable."""
-        run = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+        run = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(3).hex()}"
         facts = {
             "id": run,
             "name": name,

@@ -7,10 +7,14 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipeline import follow, recipe, settings, submit, sweep, worker
+from pipeline import settings
 from pipeline.store import Store
 from pipeline.store.queue import MOVES
+
+if TYPE_CHECKING:  # imported where they are used: other verbs are there sooner without them
+    from pipeline.recipe import Recipe
 
 RUN_ID = r"\d{8}-\d{6}-[0-9a-f]{6}"
 Verb = Callable[[str, Callable[[argparse.Namespace], int]], argparse.ArgumentParser]
@@ -18,6 +22,8 @@ Verb = Callable[[str, Callable[[argparse.Namespace], int]], argparse.ArgumentPar
 
 def queue(args: argparse.Namespace) -> int:
     """Runs that wait, in the order in which they will begin."""
+    from pipeline import follow
+
     store = Store(settings.home())
     waiting = store.queue()
     if args.json:
@@ -39,6 +45,8 @@ def pause(args: argparse.Namespace) -> int:
 
 def resume(args: argparse.Namespace) -> int:
     """Let runs begin again after a pause."""
+    from pipeline import worker
+
     store = Store(settings.home())
     store.pause(False)
     worker.ensure(store.home)
@@ -55,6 +63,8 @@ def move(args: argparse.Namespace) -> int:
 
 def sweep_(args: argparse.Namespace) -> int:
     """Queue a run for each combination of the values of some options, as one group."""
+    from pipeline import sweep
+
     store = Store(settings.home())
     recipes = sweep.variants(lambda changes: recipe_of(store, args.recipe, changes), args.over)
     for run, made in zip(sweep.start(store, recipes), recipes, strict=True):
@@ -63,8 +73,10 @@ def sweep_(args: argparse.Namespace) -> int:
     return 0
 
 
-def recipe_of(store: Store, given: str, changes: list[str] | None) -> recipe.Recipe:
+def recipe_of(store: Store, given: str, changes: list[str] | None) -> Recipe:
     """The recipe in a file, or that of an earlier run, with the `key=value` changes of --set."""
+    from pipeline import recipe, submit
+
     if re.fullmatch(RUN_ID, given) and not Path(given).exists():
         return submit.again(store.get(given), changes)
     return recipe.load(Path(given), changes)
