@@ -70,7 +70,7 @@ def of_page(store: Store, runs: list[str], times: int) -> None:
     request: Any = SimpleNamespace(query_params={})
     client = TestClient(app.create(), base_url="http://localhost")  # without its lifespan: no worker
     shown("page: arrive", times, lambda: app.arrive(request))
-    shown("page: history", times, tab.listed)
+    shown("page: history", times, lambda: tab.listed("", "", "", "", ""))
     shown("page: one run", times, lambda: tab.details(runs[-1]))
     shown("route: status of the last in line", times, lambda: client.get(f"/runs/{runs[-1]}.json"))
     shown("route: status of the first", times, lambda: client.get(f"/runs/{runs[0]}.json"))

@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifacts, events
+from pipeline import events
 from pipeline.errors import InputError
-from pipeline.options import describe
-from pipeline.recipe import LEFT_OUT, OPTIONS, Basics
-from pipeline.run import DONE, Run
+from pipeline.run import DONE, PUBLISH, Run
 from pipeline.store import Store
 
 LONGEST_NOTES = 10_000
@@ -133,6 +131,9 @@ def differences(runs: Sequence[Run]) -> list[Row]:
 
 def _flat(run: Run) -> dict[str, Any]:
     """A recipe by dotted keys; options that came after it was written have their defaults."""
+    from pipeline.options import describe
+    from pipeline.recipe import LEFT_OUT, OPTIONS, Basics
+
     flat = {option.name: run.recipe.get(option.name, option.default) for option in describe(Basics)}
     for key in UNTOLD:
         flat.pop(key)
@@ -172,7 +173,7 @@ def metrics(runs: Sequence[Run]) -> list[Row]:
 
 def _measured(run: Run) -> Iterator[tuple[str, float]]:
     for stage in run.stages:
-        if stage.status != DONE or stage.kind not in OPTIONS:
+        if stage.status != DONE or stage.kind == PUBLISH:
             continue
         for name, value in stage.metrics.items():
             if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -187,6 +188,8 @@ def _measured(run: Run) -> Iterator[tuple[str, float]]:
 
 def losses(store: Store, run: Run) -> Losses:
     """The losses that fine-tuning told, in the newest attempt; if it was reused, in the run that made it."""
+    from pipeline import artifacts
+
     found = Losses()
     stage = next((stage for stage in run.stages if stage.name == "finetune"), None)
     if stage is not None:
@@ -198,6 +201,8 @@ def losses(store: Store, run: Run) -> Losses:
 
 def _of_maker(store: Store, names: set[str | None]) -> Losses:
     """The losses in the run that made an adapter, if it is still there."""
+    from pipeline import artifacts
+
     users = store.inventory().artifacts
     for run in sorted({run for path, runs in users.items() if artifacts.name(path) in names for run in runs}):
         found = _read(store.folder(run, "finetune") / "events.jsonl")

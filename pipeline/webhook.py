@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import urllib.request
 from typing import Any
 
 from pipeline import settings
@@ -41,6 +40,8 @@ def message(run: Run) -> dict[str, Any]:
 
 def _post(address: str, facts: dict[str, Any]) -> None:
     """Try a few times. The worker's log says that it failed, but not the address, which may be a secret."""
+    import urllib.request  # it brings ssl and more, which most have no use for
+
     problem = ""
     for pause in PAUSES if address.startswith(("http://", "https://")) else ():
         threading.Event().wait(pause)

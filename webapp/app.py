@@ -32,6 +32,7 @@ TEND_SECONDS = 3.0
 PURGE_SECONDS = 3600.0
 UPLOAD_AGE_SECONDS = 3600
 AT_ONCE = 40
+QUEUE_SECONDS = 0.02
 log = logging.getLogger(__name__)
 
 
@@ -49,6 +50,8 @@ def create(names: Iterable[str] = ()) -> FastAPI:
     mimetypes.add_type("text/javascript", ".js")  # some systems call it plain text, and browsers refuse it
     blocks = page()
     blocks.queue(default_concurrency_limit=AT_ONCE, api_open=False)
+    # Gradio looks a thousand times a second whether an event waits: a twentieth of a core with nobody there.
+    blocks._queue.sleep_when_free = blocks._queue.progress_update_sleep_when_free = QUEUE_SECONDS
     mounted: FastAPI = gr.mount_gradio_app(
         app,
         blocks,

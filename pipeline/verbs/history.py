@@ -6,12 +6,15 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipeline import follow, history, run, settings, storage
+from pipeline import run, settings
 from pipeline.errors import InputError
 from pipeline.run import Run
 from pipeline.store import Store
+
+if TYPE_CHECKING:
+    from pipeline.history import Row
 
 Verb = Callable[[str, Callable[[argparse.Namespace], int]], argparse.ArgumentParser]
 STATUSES = (run.QUEUED, run.RUNNING, *run.ENDED)
@@ -19,6 +22,8 @@ STATUSES = (run.QUEUED, run.RUNNING, *run.ENDED)
 
 def list_(args: argparse.Namespace) -> int:
     """Runs, newest first."""
+    from pipeline import follow, history
+
     runs = Store(settings.home()).list(deleted=args.deleted)
     found = history.search(runs, args.search, args.status, args.tag, args.owner, args.group)
     if args.json:
@@ -36,6 +41,8 @@ def list_(args: argparse.Namespace) -> int:
 
 def note(args: argparse.Namespace) -> int:
     """Write notes and tags on a run, and print those it has."""
+    from pipeline import history
+
     store = Store(settings.home())
     found = store.get(args.run)
     tags = None
@@ -49,6 +56,8 @@ def note(args: argparse.Namespace) -> int:
 
 def diff(args: argparse.Namespace) -> int:
     """Where the recipes of runs differ, and what each run measured."""
+    from pipeline import follow, history
+
     store = Store(settings.home())
     runs = [store.get(given) for given in [args.run, *args.runs]]
     differences, metrics = history.differences(runs), history.metrics(runs)
@@ -66,11 +75,14 @@ def diff(args: argparse.Namespace) -> int:
     return 0
 
 
-def _cells(row: history.Row) -> tuple[str, ...]:
+def _cells(row: Row) -> tuple[str, ...]:
+
     return (row.key, *(_figure(row.key, value) for value in row.values))
 
 
 def _figure(key: str, value: Any) -> str:
+    from pipeline import follow
+
     if value is None:
         return ""
     if isinstance(value, str) and value.isprintable():
@@ -98,6 +110,8 @@ def delete(args: argparse.Namespace) -> int:
 
 def _agreed(store: Store, found: Run) -> bool:
     """Ask whether to delete a run. Raises InputError where nobody can be asked."""
+    from pipeline import follow, storage
+
     if not sys.stdin.isatty():
         raise InputError(f"{found.id}: nobody can be asked here; give --yes to delete it")
     takes = storage.of(store, found.id)
@@ -123,6 +137,8 @@ def restore(args: argparse.Namespace) -> int:
 
 def gc(args: argparse.Namespace) -> int:
     """Free the space of results and datasets that no run refers to."""
+    from pipeline import follow, storage
+
     store = Store(settings.home())
     found = storage.unused(store) if args.dry_run else storage.collect(store)
     for kind, names in (("result", found.results), ("dataset", found.datasets)):

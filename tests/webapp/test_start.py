@@ -14,6 +14,7 @@ import urllib.request
 from pathlib import Path
 
 import planted
+import psutil
 import pytest
 from lab import open_files, plant, processes, until
 
@@ -98,6 +99,16 @@ def test_a_second_app_is_refused_with_a_sentence(served, home, tmp_path, record_
     until(lambda: answers(port), "the answer of the next app", 60)
     again.kill()
     again.communicate()
+
+
+def test_with_nobody_there_it_sleeps(served):
+    """Gradio's queue alone would wake it a thousand times a second."""
+    process, *_ = served
+    wakes = psutil.Process(process.pid).num_ctx_switches
+    before = wakes().voluntary
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(2)
+    assert wakes().voluntary - before < 400
 
 
 def test_the_worker_outlives_the_app(tmp_path):

@@ -4,7 +4,7 @@ import { Lost, address } from "./ask.js";
 import { el } from "./draw.js";
 
 const MOST_POINTS = 2000; // a line; more are thinned by halves
-const DRAW_MS = 1000;
+const DRAW_MS = 2000;
 const QUIETLY = { displayModeBar: false, responsive: true };
 
 // Each chart: its lines by the keys of events, over training steps or over the time of the stage.
@@ -132,7 +132,7 @@ class Chart {
     this.later();
   }
 
-  // At most once a second, and not while nobody sees it.
+  // At most every two seconds, and not while nobody sees it.
   later() {
     if (!this.track || !this.inSight || document.hidden || this.timer || this.isDrawn()) return;
     this.timer = setTimeout(async () => {

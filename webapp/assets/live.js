@@ -7,8 +7,9 @@ import { el, put, roughly, seconds, statusBadge } from "./draw.js";
 import { Log } from "./log.js";
 import { announceRuns, canNotify, notifyButton } from "./toast.js";
 
-// How long to wait before asking again: by how many answers in a row had nothing new.
-const WAITS_MS = [[3, 200], [10, 500], [Infinity, 1000]];
+// From one question to the next: by how many answers in a row had nothing new.
+const PERIODS_MS = [[3, 220], [10, 500], [Infinity, 1000]];
+const LEAST_MS = 50; // from an answer to the next question
 const ELSEWHERE_MS = 1000; // another tab of the page is looked at
 const HIDDEN_MS = 5000;
 const TICK_MS = 1000;
@@ -131,7 +132,8 @@ class RunView {
     }
     const now = more || this.again || id !== this.id;
     this.again = false;
-    if (this.id) this.timer = setTimeout(() => this.loop(), now ? 0 : this.wait());
+    const wait = Math.max(this.period() - (Date.now() - this.asked), LEAST_MS);
+    if (this.id) this.timer = setTimeout(() => this.loop(), now ? 0 : wait);
   }
 
   caughtUp() {
@@ -143,10 +145,10 @@ class RunView {
     put(this.age, "");
   }
 
-  wait() {
+  period() {
     if (document.hidden || (this.status && this.quiet())) return HIDDEN_MS;
-    const [, wait] = WAITS_MS.find(([most]) => this.still < most);
-    return this.root.offsetParent ? wait : Math.max(wait, ELSEWHERE_MS);
+    const [, period] = PERIODS_MS.find(([most]) => this.still < most);
+    return this.root.offsetParent ? period : ELSEWHERE_MS;
   }
 
   // Nothing more will come unless somebody retries or publishes the run.
