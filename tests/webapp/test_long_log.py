@@ -1,0 +1,85 @@
+"""A log of 2 GB: pieces of it, the whole of it as a download, and on the command line, in little memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import planted
+import pytest
+from lab import until
+from test_start import answers, free_port, start
+
+from pipeline import settings
+from pipeline.store import Store
+
+pytestmark = pytest.mark.chain
+SIZE = 2 << 30
+LINE = b"step 1234 of 5000, loss 1.234\n"
+MOST_GROWTH = 64 << 20  # what pieces on their way may take
+
+
+@pytest.fixture
+def long_log(home: Path) -> tuple[str, Path]:
+    """A run in the middle of fine-tuning whose log is 2 GB long, most of it a hole."""
+    store = Store(home)
+    run = planted.running(store)
+    path = store.folder(run, "finetune") / "log.txt"
+    with path.open("r+b") as file:
+        file.truncate(SIZE - 1000 * len(LINE) - 1)
+        file.seek(0, os.SEEK_END)
+        file.write(b"\n" + LINE * 1000)
+    assert path.stat().st_size == SIZE
+    return run, path
+
+
+def resident(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+def test_the_server_sends_it_in_little_memory(home: Path, long_log: tuple[str, Path]) -> None:
+    run, _ = long_log
+    port = free_port()
+    process = start(home, "--port", str(port))
+    try:
+        until(lambda: answers(port), "the first answer", 60)
+        before = resident(process.pid)
+        address = f"http://127.0.0.1:{port}/runs/{run}/finetune/log"
+        with urllib.request.urlopen(f"{address}?offset=0", timeout=30) as first:
+            assert first.read().startswith(b"line 0: step 0 of 60\n")
+            assert int(first.headers["X-Next-Offset"]) <= 256 * 1024
+        with urllib.request.urlopen(f"{address}?offset=-3000", timeout=30) as last:
+            assert last.read() == LINE * 99
+            assert int(last.headers["X-Next-Offset"]) == SIZE
+        with urllib.request.urlopen(f"{address}?offset={SIZE // 2}", timeout=30) as middle:
+            assert len(middle.read()) == 256 * 1024
+        length, end = 0, b""
+        with urllib.request.urlopen(f"{address}.txt", timeout=60) as whole:
+            while block := whole.read(1 << 20):
+                length, end = length + len(block), block[-len(LINE) :] or end
+        assert (length, end) == (SIZE, LINE)
+        assert resident(process.pid) - before < MOST_GROWTH
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_the_command_line_writes_it_in_little_memory(home: Path, long_log: tuple[str, Path]) -> None:
+    run, _ = long_log
+    count = subprocess.Popen(["wc", "-c"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    said = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "logs", run],
+        cwd=settings.ROOT, env=settings.child_environment(), stdout=count.stdin,
+    )  # fmt: skip
+    assert count.stdin is not None
+    count.stdin.close()
+    count.stdin = None
+    _, status, usage = os.wait4(said.pid, 0)
+    said.returncode = os.waitstatus_to_exitcode(status)
+    assert said.returncode == 0
+    assert int(count.communicate(timeout=60)[0]) == SIZE
+    assert usage.ru_maxrss * 1024 < 2 * MOST_GROWTH
