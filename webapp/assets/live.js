@@ -127,13 +127,13 @@ class RunView {
     } catch (error) {
       if (!(error instanceof Lost)) throw error;
       this.misses += 1;
-    } finally {
+    } finally { // whatever happened, go on
       this.busy = false;
+      const now = more || this.again || id !== this.id;
+      this.again = false;
+      const wait = Math.max(this.period() - (Date.now() - this.asked), LEAST_MS);
+      if (this.id) this.timer = setTimeout(() => this.loop(), now ? 0 : wait);
     }
-    const now = more || this.again || id !== this.id;
-    this.again = false;
-    const wait = Math.max(this.period() - (Date.now() - this.asked), LEAST_MS);
-    if (this.id) this.timer = setTimeout(() => this.loop(), now ? 0 : wait);
   }
 
   caughtUp() {

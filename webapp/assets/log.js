@@ -49,6 +49,7 @@ export class Log {
   // Begin with another stage's log; `path` is where pieces of it are asked for.
   open(path) {
     this.path = path;
+    this.follow.checked = true;
     this.clear();
   }
 
