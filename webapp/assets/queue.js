@@ -27,7 +27,7 @@ export function signed(...given) {
 class Queue {
   constructor(root) {
     this.title = el("summary");
-    this.note = el("p", { class: "lab-trouble", role: "status" });
+    this.note = el("p", { class: "lab-note", role: "status" });
     this.pause = el("button", { type: "button", class: "lab-button", id: "queue-pause", onclick: () => this.act(`queue/${this.facts.paused ? "open" : "paused"}`) });
     this.list = el("ol", { class: "lab-waiting", "aria-label": "Waiting runs" });
     this.more = el("p", { class: "lab-note" });
