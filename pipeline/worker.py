@@ -229,7 +229,6 @@ class Worker:
             _, status, usage = os.wait4(job.process.pid, 0)
             job.process.returncode = os.waitstatus_to_exitcode(status)
             job.taken_bytes = usage.ru_maxrss * 1024
-        processes.end_all(job.folder)
         return True
 
     def _end(self, job: Job) -> None:
@@ -250,6 +249,7 @@ class Worker:
         """Write down how the stage ended and go on with its run."""
         from pipeline import artifacts
 
+        processes.end_all(job.folder)
         result = _read(job.folder / RESULT) if job.failure is None else None
         if result is None:
             result = {"status": without_result, "error": job.failure or reason or _death(job)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -145,7 +146,10 @@ def test_the_kernels_kill_is_recognised(
     run = one_stage(store)
     assert step_to_end(stepper("takes_all_memory"), store, run) == FAILED
     error = store.get(run).stages[0].error or ""
-    assert error.startswith("The kernel ended this stage because memory ran out (it had taken 0.2 GB).")
+    # Before it executed anything it was its parent, whose memory the system counts too.
+    assert re.match(
+        r"The kernel ended this stage because memory ran out \(it had taken 0\.[2-9] GB\)\.", error
+    )
     assert error.endswith(
         "start a new run with a smaller finetune.batch_size or finetune.max_length, or with"
         " finetune.gradient_checkpointing on."

@@ -54,7 +54,15 @@ def test_stages_are_claimed_one_after_the_other(store: Store) -> None:
         "run": RUNNING, "quantize": RUNNING, "finetune": QUEUED, "optimize": QUEUED, "evaluate": QUEUED,
     }  # fmt: skip
     assert store.running() == [(run, "quantize", "cpu")]
-    store.finish(run, "quantize", DONE, seconds=2.0, reused=True, metrics={"a": 1}, artifacts=[{"kind": "x", "path": "/elsewhere"}])
+    store.finish(
+        run,
+        "quantize",
+        DONE,
+        seconds=2.0,
+        reused=True,
+        metrics={"a": 1},
+        artifacts=[{"kind": "x", "path": "/elsewhere"}],
+    )
     assert store.claim_next(run, "cpu") == "finetune"
     quantize = store.get(run).stage("quantize")
     assert (quantize.seconds, quantize.reused, quantize.metrics, quantize.artifacts) == (
