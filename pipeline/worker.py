@@ -261,7 +261,6 @@ class Worker:
             _, status, usage = os.wait4(job.process.pid, 0)
             job.process.returncode = os.waitstatus_to_exitcode(status)
             job.taken_bytes = usage.ru_maxrss * 1024
-        processes.end_all(job.folder)
         return True
 
     def _end(self, job: Job) -> None:
@@ -280,6 +279,7 @@ class Worker:
 
     def _record(self, slot: str, job: Job, without_result: str, reason: str | None) -> None:
         """Write down how the stage ended and go on with its run."""
+        processes.end_all(job.folder)
         result = _read(job.folder / RESULT) if job.failure is None else None
         if result is None:
             result = {"status": without_result, "error": job.failure or reason or _death(job)}
