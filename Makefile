@@ -15,7 +15,7 @@ INSTALLED := .venv/installed-$(SET)
 INSTALLED_DEV := .venv/installed-dev
 PORT ?= 7860
 
-.PHONY: demo app test chromium install lint types unit chain browser gpu-test benchmarks soak constraints clean help
+.PHONY: demo app test chromium install lint types unit chain browser azure-test gpu-test benchmarks soak constraints clean help
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -59,7 +59,7 @@ types: install $(INSTALLED_DEV)
 	@$(BIN)/mypy
 
 unit: install $(INSTALLED_DEV) ## The fast tests
-	@$(BIN)/python -m pytest -q -m "not chain and not browser and not gpu"
+	@$(BIN)/python -m pytest -q -m "not chain and not browser and not gpu and not azure"
 
 chain: install $(INSTALLED_DEV) ## The real chain on the starter model, and the numeric tests
 	@$(BIN)/python -m pytest -q -m chain --durations=5
@@ -69,6 +69,14 @@ chromium:
 
 browser: chromium install $(INSTALLED_DEV) ## The page in a real browser (Debian: apt-get install chromium)
 	@$(BIN)/python -m pytest -q -m browser
+
+AZURITE := tests/azure/node_modules/azurite
+
+azure-test: install $(INSTALLED_DEV) ## Azure: the real client, the storage emulator (Debian: apt-get install npm)
+	@command -v node >/dev/null && command -v npm >/dev/null || { \
+		echo "The tests with Azure need node and npm for the storage emulator: apt-get install npm" >&2; exit 1; }
+	@test -d $(AZURITE) || npm ci --prefix tests/azure --silent --ignore-scripts
+	@$(BIN)/python -m pytest -q -m azure --durations=5
 
 gpu-test: install $(INSTALLED_DEV) ## What only an NVIDIA GPU can show
 	@$(BIN)/python -m pytest -q -m gpu

@@ -19,7 +19,7 @@ from pipeline import settings
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.run import DONE, PUBLISH, QUEUED, RUNNING, Run
 from pipeline.store import Store
-from pipeline.verbs import history, queue
+from pipeline.verbs import azure, history, publish, queue
 from pipeline.verbs.queue import recipe_of
 
 
@@ -143,30 +143,6 @@ async def _ask(
     finally:
         await inference.shutdown()
     return answers
-
-
-def publish(args: argparse.Namespace) -> int:
-    """Publish a finished run, or with --dry-run say what would be published."""
-    from pipeline import follow, submit
-    from pipeline.publishers import PUBLISHERS, options_of
-
-    store = Store(settings.home())
-    found = store.get(args.run)
-    options = options_of(
-        args.to, {"name": args.name, "version": args.version, "description": args.description}
-    )
-    planned = PUBLISHERS[args.to].plan(store.home, found, options)
-    print(f"{planned['name']} version {planned['version']} -> {planned['target']}")
-    for file in planned["files"]:
-        print(f"  {file['bytes']:>14,} bytes  {file['path']}")
-    if args.dry_run:
-        print("Nothing was published: this was a dry run.")
-        return 0
-    stage = submit.publish(store, found, args.to, options)
-    follow.until_ended(store, found.id, stage)
-    ended = store.get(found.id).stage(stage)
-    print(f"Published to {ended.metrics['path']}" if ended.status == DONE else ended.error or ended.status)
-    return 0 if ended.status == DONE else 1
 
 
 def download(args: argparse.Namespace) -> int:
@@ -348,7 +324,8 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument(
         "--same-base", action="store_true", help="the adapter's base is this one by another name"
     )
-    verb("publish", publish).flags = _publish_flags
+    publish.add(verb)
+    azure.add(verb)
     added = verb("download", download)
     added.add_argument("run")
     added.add_argument("--to", type=Path, metavar="FILE.zip", help="default: the run's name and id, here")
@@ -389,17 +366,6 @@ def _scorecard_flags(added: argparse.ArgumentParser) -> None:
     )
     added.add_argument("--set", action="append", metavar="KEY=VALUE", help="quantize.group_size=32, say")
     added.add_argument("--json", action="store_true")
-
-
-def _publish_flags(added: argparse.ArgumentParser) -> None:
-    from pipeline.publishers import PUBLISHERS
-
-    added.add_argument("run")
-    added.add_argument("--to", choices=list(PUBLISHERS), required=True)
-    added.add_argument("--name", required=True)
-    added.add_argument("--version", default="", help="a whole number; left out: the next one")
-    added.add_argument("--description", default="")
-    added.add_argument("--dry-run", action="store_true", help="say what would be published, write nothing")
 
 
 def _positive(text: str) -> int:

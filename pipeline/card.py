@@ -29,7 +29,7 @@ def text(home: Path, run: Run, title: str, description: str = "") -> str:
     packages = artifacts.packages(Path(str(run.artifact("onnx"))))
     about = MERGED if run.artifact("merged") else WITH_ADAPTER if run.artifact("onnx_adapter") else WITHOUT
     facts = {
-        "Base model": _shown(run)["model"],
+        "Base model": shown(run)["model"],
         "Licence of the base": licences.of(str(run.recipe["model"]), home) or UNKNOWN,
         "Data": _data(run),
         "Run": run.id,
@@ -54,10 +54,11 @@ def text(home: Path, run: Run, title: str, description: str = "") -> str:
 
 def recipe(run: Run) -> str:
     """The run's recipe as YAML. Of a model and data in folders of this machine only the last name is left."""
-    return _yaml(_shown(run))
+    return _yaml(shown(run))
 
 
-def _shown(run: Run) -> dict[str, Any]:
+def shown(run: Run) -> dict[str, Any]:
+    """The recipe as others may see it."""
     # A folder's path says something about this machine, and nothing to a reader elsewhere.
     return {**run.recipe, **{key: _last(str(run.recipe[key])) for key in ("model", "data")}}
 
@@ -68,7 +69,7 @@ def _last(path: str) -> str:
 
 def _data(run: Run) -> str:
     """The dataset's name; its rows and its hash where the home still has its copy, which is named by it."""
-    copy, known = Path(run.data), [str(_shown(run)["data"])]
+    copy, known = Path(run.data), [str(shown(run)["data"])]
     if copy.is_file():
         with copy.open("rb") as file:
             known.append(f"{sum(1 for line in file if line.strip()):,} rows")

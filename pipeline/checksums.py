@@ -55,6 +55,11 @@ def read(folder: Path) -> dict[str, str]:
     return found
 
 
+def of_bytes(data: bytes) -> str:
+    """SHA-256 of bytes that are at hand."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def _of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -166,7 +166,7 @@ def _publish(store: Store, run: Run, stage: str) -> dict[str, Any]:
         store.home,
         run,
         options_of(to, given),
-        lambda text, fraction: events.emit(message=text, progress=fraction),
+        lambda text, fraction, **facts: events.emit(message=text, progress=fraction, **facts),
     )
     print(f"Published {published['name']} version {published['version']} to {published['path']}")
     return {"status": DONE, "metrics": published}

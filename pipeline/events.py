@@ -8,6 +8,7 @@ Keys by convention, all optional but `time`:
     eta_seconds        seconds the stage still needs
     step, total_steps  training steps
     resumed            the step of the checkpoint from which this attempt goes on
+    bytes_done, bytes_total   of a transfer
     loss, eval_loss    mean nats per learned token: of the step's rows, of the held-out rows
     learning_rate, grad_norm, tokens_per_second   numbers
     gpu_memory_bytes   most GPU memory that tensors took so far

@@ -19,6 +19,8 @@ def of(model: str, home: Path) -> str | None:
     """
     if Path(model).is_absolute():
         name, folder = model, Path(model)
+    elif model.startswith("azureml:"):
+        name, folder = model, models.Model(model, "azureml", "", {}, None).folder(home)
     else:
         name, _, revision = model.partition("@")
         folder = models.Model(name, "hub", revision, {}, None).folder(home)

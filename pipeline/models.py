@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import locks, settings
+from pipeline.azure import place
+from pipeline.azure.reference import parse
 from pipeline.errors import InputError, LabError
 from pipeline.templates import Chat, chat_template
 
@@ -78,8 +80,8 @@ CATALOGUE = [
 class Model:
     """A base model that was found.
 
-    kind         "starter", "folder" or "hub"
-    revision     what pins its content: a package version, a commit, or "" for a folder
+    kind         "starter", "folder", "hub" or "azureml"
+    revision     what pins its content: a package version, a commit, a version in Azure, or "" for a folder
     config       its config.json as data
     chat         its chat template, or None
     """
@@ -99,6 +101,9 @@ class Model:
         """Where its float weights lie once they were fetched or unpacked."""
         if self.kind == "folder":
             return Path(self.id)
+        if self.kind == "azureml":
+            digest = hashlib.sha256(self.id.encode()).hexdigest()[:12]
+            return home / "models" / f"azureml--{self.id.split('/')[-3][:80]}-{digest}"
         return home / "models" / f"{self.id.replace('/', '--')}-{self.revision[:12]}"
 
 
@@ -109,11 +114,8 @@ def resolve(model: str) -> Model:
     """
     if model == "starter":
         return _starter()
-    if model.startswith("azureml://"):
-        raise InputError(
-            f"model: {model}: models of the Azure AI catalogue cannot be fetched yet; download it into a"
-            " folder and give the folder"
-        )
+    if model.startswith("azureml:"):
+        return _azure(model)
     if Path(model).is_absolute():
         return _folder(Path(model))
     if model.count("/") != 1 or not all(model.split("/")):
@@ -178,6 +180,10 @@ def materialize(model: Model, home: Path, report: Callable[[str], None]) -> Path
         if model.kind == "starter":
             report("Unpacking the starter model")
             _unpack(part)
+        elif model.kind == "azureml":
+            from pipeline.azure import catalogue
+
+            catalogue.fetch(home, model.id, part, report)
         else:
             report(f"Downloading {model.id}")
             _download(model, part)
@@ -208,10 +214,17 @@ def _unpack(part: Path) -> None:
         raise
 
 
+def starter_version() -> str:
+    """Which release of the starter model is installed; "" if none is."""
+    try:
+        return importlib.metadata.version(STARTER_PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
 def _starter() -> Model:
     starter_file()
-    version = importlib.metadata.version(STARTER_PACKAGE)
-    return Model("starter", "starter", version, dict(STARTER_CONFIG), STARTER_CHAT)
+    return Model("starter", "starter", starter_version(), dict(STARTER_CONFIG), STARTER_CHAT)
 
 
 def _folder(path: Path) -> Model:
@@ -225,16 +238,35 @@ def _folder(path: Path) -> Model:
             f"{where}: has no .safetensors file; other weight formats can carry code, convert it"
         )
     try:
+        config, chat = read_config(path)
+    except LabError as error:
+        raise InputError(f"{where}: {error}") from None
+    return Model(str(path), "folder", "", config, chat)
+
+
+def read_config(path: Path) -> tuple[dict[str, Any], Chat | None]:
+    """The config and the chat template of a model's folder. Raises LabError saying what is wrong with it."""
+    try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{where}: config.json is not valid JSON ({error})") from None
+        raise LabError(f"config.json is not valid JSON ({error})") from None
     if not isinstance(config, dict):
-        raise InputError(f"{where}: config.json is not a mapping, so it is not one of a Hugging Face model")
+        raise LabError("config.json is not a mapping, so it is not one of a Hugging Face model")
     try:
-        chat = chat_template(path)
+        return config, chat_template(path)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise InputError(f"{where}: its tokenizer_config.json cannot be read ({error})") from None
-    return Model(str(path), "folder", "", config, chat)
+        raise LabError(f"its tokenizer_config.json cannot be read ({error})") from None
+
+
+def _azure(model: str) -> Model:
+    """A model in Azure; one that was fetched before needs no Azure."""
+    reference = parse(model, place.find(settings.home(), place.Place("")))
+    known = Model(reference.uri, "azureml", reference.version, {}, None)
+    folder = known.folder(settings.home())
+    if folder.is_dir():
+        found = _folder(folder)
+        return dataclasses.replace(known, config=found.config, chat=found.chat)
+    return _ask_elsewhere("pipeline.azure.catalogue", reference.uri, "Azure")
 
 
 def _hub(model: str) -> Model:
@@ -246,18 +278,18 @@ def _hub(model: str) -> Model:
         if folder.is_dir():
             found = _folder(folder)
             return dataclasses.replace(known, config=found.config, chat=found.chat)
-    return _ask_hub_elsewhere(model)
+    return _ask_elsewhere("pipeline.models", model, "the hub")
 
 
-def _ask_hub_elsewhere(model: str) -> Model:
-    """Ask the hub in a process of its own: its client takes a second to import and may hang on a bad line."""
-    command = [settings.python(), "-m", "pipeline.models", model]
+def _ask_elsewhere(module: str, model: str, whom: str) -> Model:
+    """Ask in a process of its own: such clients take seconds to import and may hang on a bad line."""
+    command = [settings.python(), "-m", module, model]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=60, env=settings.child_environment(), check=False
         )
     except subprocess.TimeoutExpired:
-        raise InputError(f"model: {model}: the hub did not answer within a minute; try again later") from None
+        raise InputError(f"model: {model}: {whom} did not answer within a minute; try again later") from None
     if done.returncode != 0:
         reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no reason given"
         raise InputError(f"model: {model}: {reason}")

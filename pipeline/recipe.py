@@ -15,7 +15,7 @@ from pipeline.options import coerce, describe, option, parse
 from pipeline.stages import STAGES, evaluate, finetune, optimize, quantize, score
 
 # Model and data may be given relative to the recipe; these ids are not paths.
-NOT_PATHS = ("azureml://",)
+NOT_PATHS = ("azureml:",)
 
 OPTIONS = {name: stage.Options for name, stage in STAGES.items()}
 RENAMED = {("quantize", "calibration_rows"): "calibration_blocks"}  # as older recipes call it
@@ -28,7 +28,11 @@ class Basics:
     """What concerns every stage."""
 
     name: str = option("run", "What you call this run")
-    model: str = option("starter", "A catalogue id, a hub id such as org/name, or a local folder")
+    model: str = option(
+        "starter",
+        "A catalogue id, a hub id such as org/name, a local folder, or a model in Azure as"
+        " azureml:NAME:VERSION or azureml://registries/...",
+    )
     data: str = option("", "The dataset: a file of JSON lines")
     template: str = option(
         "chat", "chat (the model's own) or a text with {placeholders}; the last one is the response"

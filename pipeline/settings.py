@@ -74,6 +74,16 @@ def webhook() -> str | None:
     return os.environ.get("OLIVE_LAB_WEBHOOK") or None
 
 
+def azure_identity() -> str | None:
+    """Which managed identity to use where this machine has several; compute instances say so themselves."""
+    return os.environ.get("AZURE_CLIENT_ID") or os.environ.get("DEFAULT_IDENTITY_CLIENT_ID") or None
+
+
+def azure_authority() -> str | None:
+    """Where to log in to Azure if that is not Microsoft's public cloud (`AZURE_AUTHORITY_HOST`)."""
+    return os.environ.get("AZURE_AUTHORITY_HOST") or None
+
+
 def max_upload_bytes() -> int:
     """The largest dataset accepted from a browser (`OLIVE_LAB_MAX_UPLOAD_MB`, default 512)."""
     return int(os.environ.get("OLIVE_LAB_MAX_UPLOAD_MB") or 512) * 1024 * 1024

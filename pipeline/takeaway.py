@@ -77,7 +77,7 @@ class Takeaway:
                 Entry(name, len(text.encode()), io.BytesIO(text.encode())) for name, text in written.items()
             ]
             try:
-                self._entries += [_open(path, folder, opening) for path in _files(folder)]
+                self._entries += [_open(path, folder, opening) for path in files(folder)]
             except FileNotFoundError:
                 raise InputError(
                     f"The exported model of run {run.id} is being replaced; try again."
@@ -143,7 +143,7 @@ class _Passed(io.RawIOBase):
         return pieces
 
 
-def _files(folder: Path) -> list[Path]:
+def files(folder: Path) -> list[Path]:
     """The files of an exported folder, less those of which the ZIP has its own and our manifest."""
     found = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return [path for path in found if str(path.relative_to(folder)) not in OURS]

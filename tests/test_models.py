@@ -103,8 +103,8 @@ def test_a_model_that_does_not_exist_is_refused(model: str) -> None:
     assert model == "/" or "does not exist; allowed: a folder, a hub id like org/name, or starter" in message
 
 
-def test_the_azure_catalogue_is_refused_with_what_to_do() -> None:
-    assert "download it into a folder and give the folder" in problem("azureml://registries/azureml/models/x")
+def test_an_address_in_azure_that_is_none_is_refused_with_what_to_do() -> None:
+    assert "one looks like azureml:NAME:VERSION or" in problem("azureml://registries/azureml/models/x")
 
 
 class TestStarter:

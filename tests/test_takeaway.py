@@ -191,7 +191,7 @@ def test_a_run_without_an_export_has_none(store: Store, finished: Run) -> None:
 def test_one_that_is_deleted_while_it_is_opened_says_so(
     store: Store, finished: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(takeaway, "_files", lambda folder: [folder / "model.onnx", folder / "gone"])
+    monkeypatch.setattr(takeaway, "files", lambda folder: [folder / "model.onnx", folder / "gone"])
     with pytest.raises(InputError, match="is being replaced; try again"):
         Takeaway(store.home, finished)
     gc.collect()

@@ -3,7 +3,9 @@
 A publisher is a module with
     Options                                a frozen dataclass of `option(...)` fields
     plan(home, run, options)               the dry run: what would be published; raises InputError
-    publish(home, run, options, report)    do it, in a child process; returns facts for the stage's metrics
+    publish(home, run, options, report)    do it, in a child process; returns facts for the stage's metrics,
+                                           of them name, version and path; report takes a message, the
+                                           fraction that is done, and facts for the events by name
     versions(home)                         what is published, newest first
 """
 
@@ -13,9 +15,9 @@ from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.options import parse
-from pipeline.publishers import local
+from pipeline.publishers import azureml, local
 
-PUBLISHERS: dict[str, Any] = {"local": local}
+PUBLISHERS: dict[str, Any] = {"local": local, "azureml": azureml}
 
 
 def options_of(to: str, given: dict[str, Any]) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import re
 import shutil
 import time
 from collections.abc import Callable
@@ -17,9 +16,9 @@ from pipeline import card, checksums, verify
 from pipeline.card import CARD
 from pipeline.errors import InputError, LabError
 from pipeline.options import option
-from pipeline.run import DONE, Run
+from pipeline.publishers.source import source_of
+from pipeline.run import Run
 
-NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}")  # as Azure AI allows, so that a name fits both
 FACTS = "published.json"
 
 
@@ -35,27 +34,7 @@ def plan(home: Path, run: Run, options: Options) -> dict[str, Any]:
 
     Raises InputError if the name or version cannot be taken or the run has nothing to publish.
     """
-    problems = []
-    if not NAME.fullmatch(options.name):
-        problems.append(
-            f"name: {options.name!r} is not allowed; allowed: letters, digits, - and _, at most 255,"
-            " the first a letter or digit"
-        )
-    source = run.artifact("onnx")
-    if source is None and run.artifact("workflow"):
-        raise InputError(f"run: {run.id} needs a graph to publish, and its export is not run here")
-    if run.status != DONE or source is None:
-        problems.append(
-            f"run: {run.id} is {run.status} and has no exported model yet; only a finished one is published"
-        )
-    if options.version and not re.fullmatch(r"[1-9][0-9]{0,8}", options.version):
-        problems.append(
-            f"version: {options.version!r} is not allowed; allowed: a whole number from 1, or empty"
-        )
-    if source is not None and not Path(source).is_dir():
-        problems.append(f"run: {run.id}: its exported model is no longer there; run its recipe again")
-    if problems or source is None:
-        raise InputError(problems)
+    source = source_of(run, options.name, options.version)
     folder = home / "registry" / options.name
     version = options.version or str(max((int(v) for v in _numbers(folder)), default=0) + 1)
     if (folder / version).exists():
@@ -64,7 +43,7 @@ def plan(home: Path, run: Run, options: Options) -> dict[str, Any]:
         )
     files = [
         {"path": str(path.relative_to(source)), "bytes": path.stat().st_size}
-        for path in sorted(Path(source).rglob("*"))
+        for path in sorted(source.rglob("*"))
         if path.is_file() and path.name != checksums.NAME  # the copy gets its own
     ]
     return {

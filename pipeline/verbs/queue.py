@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import settings
 from pipeline.store import Store
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # imported where they are used: other verbs are there sooner 
     from pipeline.recipe import Recipe
 
 RUN_ID = r"\d{8}-\d{6}-[0-9a-f]{6}"
-Verb = Callable[[str, Callable[[argparse.Namespace], int]], argparse.ArgumentParser]
+Verb = Callable[[str, Callable[[argparse.Namespace], int]], Any]  # a parser with `flags`, added when used
 
 
 def queue(args: argparse.Namespace) -> int:

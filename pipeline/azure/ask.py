@@ -1,0 +1,70 @@
+"""What the page asks of Azure: in a process of its own, which may hang or crash without harm."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from pipeline import settings
+from pipeline.azure.place import Place
+from pipeline.errors import LabError
+
+SECONDS = 150.0
+
+
+def whoami(home: Path, where: Place | None = None) -> dict[str, Any]:
+    """Who is logged in (name, tenant, minutes), and `may`: what of publishing is allowed in the workspace."""
+    found: dict[str, Any] = run(home, "azure", "whoami", *_flags(where))
+    return found
+
+
+def workspaces(home: Path, login: str = "") -> list[dict[str, Any]]:
+    """Every workspace that the login sees: login, subscription, resource_group, workspace."""
+    return list(run(home, "azure", "workspaces", *_flags(Place(login))))
+
+
+def models(home: Path, name: str = "", where: Place | None = None) -> list[dict[str, Any]]:
+    """Versions of a model, or of all, newest first: name, version, tags, properties, created, portal, ..."""
+    return list(run(home, "azure", "models", *([name] if name else []), *_flags(where)))
+
+
+def preflight(home: Path, run_id: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The dry run of a publish: `plan`, and `findings` of check, status (good, bad, unknown) and message."""
+    flags = [
+        f"--{key.replace('_', '-')}={value}" for key, value in options.items() if not isinstance(value, bool)
+    ]
+    flags += [f"--{'' if value else 'no-'}{key}" for key, value in options.items() if isinstance(value, bool)]
+    found: dict[str, Any] = run(home, "publish", run_id, "--to", "azureml", "--dry-run", *flags)
+    return found
+
+
+def run(home: Path, *words: str) -> Any:
+    """What a verb prints with --json. Raises LabError with the sentence it printed instead."""
+    command = [settings.python(), "-m", "pipeline", *words, "--json"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=SECONDS, check=False, stdin=subprocess.DEVNULL,
+            cwd=settings.ROOT, env=settings.child_environment(OLIVE_LAB_HOME=str(home)),
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise LabError(f"Azure did not answer within {SECONDS:.0f} seconds; try again.") from None
+    try:
+        return json.loads(done.stdout)
+    except ValueError:
+        said = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
+        raise LabError(said[-1]) from None
+
+
+def _flags(where: Place | None) -> list[str]:
+    if where is None:
+        return []
+    given = {
+        "login": where.login,
+        "subscription": where.subscription,
+        "resource-group": where.resource_group,
+        "workspace": where.workspace,
+        "registry": where.registry,
+    }
+    return [f"--{name}={value}" for name, value in given.items() if value]

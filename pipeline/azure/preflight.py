@@ -1,0 +1,181 @@
+"""The dry run of a publish to Azure: what could stand against it, asked, and what cannot be known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline import verify
+from pipeline.azure import lineage, login
+from pipeline.azure.faults import explained
+from pipeline.azure.place import Place
+from pipeline.errors import LabError
+from pipeline.publishers import azureml
+from pipeline.publishers.source import source_of
+from pipeline.run import Run
+from pipeline.verify import Finding
+
+GOOD, BAD, UNKNOWN = "good", "bad", "unknown"
+IGNORES = (".amlignore", ".gitignore")
+SIGNATURE_SECONDS = 3600.0
+EXAMPLE_SPEED = 12.5e6  # bytes a second: a line of 100 Mbit/s
+Check = Callable[[], tuple[str, str]]
+
+
+def preflight(home: Path, run: Run, options: azureml.Options) -> list[Finding]:
+    """Every check, in the order in which publishing would come to it. Writes nothing, here or there.
+
+    Raises InputError where the publisher's plan does.
+    """
+    planned = azureml.plan(home, run, options)
+    where = azureml.place_of(home, options)
+    source = source_of(run, options.name, options.version)
+    found = [Finding("name", GOOD, f"{options.name} can be the name of a model")]
+    found += [_files(planned), _ignored(source), *_fit(source), _time(home, planned["bytes"])]
+    if options.check:
+        found.append(_room(home, planned["bytes"]))
+    return found + _asked(options, where) + _unknown()
+
+
+def _asked(options: azureml.Options, where: Place) -> list[Finding]:
+    """What Azure says; after the first thing it refuses, the rest is unknown."""
+    from pipeline.azure.workspace import STORE, Workspace
+    from pipeline.azure.workspace import opened as connected
+
+    opened: list[Workspace] = []
+
+    def log_in() -> tuple[str, str]:
+        who = login.identity(where)
+        opened.append(connected(where))
+        return (
+            GOOD,
+            f"{who['name']} of tenant {who['tenant']}, by {who['login']}, good for {who['minutes']} minutes",
+        )
+
+    def workspace() -> tuple[str, str]:
+        about = opened[0].about()
+        return GOOD, f"{about['workspace']} in {about['location']}"
+
+    def permissions() -> tuple[str, str]:
+        may = login.allowed(opened[0].permissions())
+        missing = [word for word, yes in may.items() if not yes]
+        if "register models" in missing:
+            return BAD, f"the login may not {', '.join(missing)}; ask for the role AzureML Data Scientist"
+        return GOOD, f"may {', '.join(word for word, yes in may.items() if yes)}"
+
+    def datastore() -> tuple[str, str]:
+        upload_there = opened[0].container("", "", min(options.patience, 30.0))
+        upload_there.do(
+            lambda client: next(iter(client.list_blobs(name_starts_with=f"{lineage.OURS}/")), None)
+        )
+        return GOOD, f"{STORE} answers"
+
+    def version() -> tuple[str, str]:
+        return _version(opened[0], options)
+
+    checks: dict[str, Check] = {
+        "login": log_in, "workspace": workspace, "permissions": permissions, "datastore": datastore,
+        "version": version,
+    }  # fmt: skip
+    found: list[Finding] = []
+    if where.registry:  # it gives a container, and says what is allowed, only to a version that is made
+        checks = {name: checks[name] for name in ("login", "workspace", "version")}
+    for name, check in checks.items():
+        if any(finding.status == BAD for finding in found):
+            found.append(Finding(name, UNKNOWN, "is asked once what stands above is good"))
+            continue
+        try:
+            with explained(where):
+                found.append(Finding(name, *check()))
+        except LabError as error:
+            found.append(Finding(name, BAD, str(error)))
+    return found
+
+
+def _version(workspace: Any, options: azureml.Options) -> tuple[str, str]:
+    if not options.version:
+        return GOOD, f"the next one is {workspace.next_version(options.name)}"
+    model = workspace.model(options.name, options.version)
+    if model is None:
+        return GOOD, f"{options.version} is free"
+    if (model.properties or {}).get(lineage.CONTENT):
+        return (
+            UNKNOWN,
+            f"{options.version} is there already, by this lab; with the same content it is registered again",
+        )
+    return BAD, azureml.taken(options.name, options.version)
+
+
+def _files(planned: dict[str, Any]) -> Finding:
+    many = len(planned["files"])
+    return Finding("files", GOOD, f"{many} files, {planned['bytes']:,} bytes")
+
+
+def _ignored(source: Path) -> Finding:
+    """The trap of `az ml model create`: a .gitignore in the folder drops files without a word."""
+    there = [name for name in IGNORES if (source / name).is_file()]
+    if not there:
+        return Finding("ignore files", GOOD, "none that would leave files out")
+    return Finding(
+        "ignore files",
+        UNKNOWN,
+        f"the folder has {' and '.join(there)}; this lab uploads every file all the same, but the Azure"
+        " CLI's command would leave out what is named there",
+    )
+
+
+def _fit(source: Path) -> list[Finding]:
+    """Whether graph and adapters fit together, without reading the weights."""
+    failed = verify.failed(verify.static(source))
+    if failed:
+        return [Finding(finding.check, BAD, finding.message) for finding in failed]
+    adapters = [file.name for file in verify.adapters_of(source)]
+    what = (
+        f"{', '.join(adapters)} fit the graph"
+        if adapters
+        else "the graph is good; there is no adapter beside it"
+    )
+    return [Finding("adapter", GOOD, what)]
+
+
+def _time(home: Path, size: int) -> Finding:
+    """How long the upload takes beside the hour of one access signature."""
+    try:
+        speed, known = float((home / azureml.SPEED).read_text("utf-8")), True
+    except (OSError, ValueError):
+        speed, known = EXAMPLE_SPEED, False
+    seconds = size / max(speed, 1.0)
+    basis = f"at the {speed / 1e6:.1f} MB a second of the last upload" if known else "on a line of 100 Mbit/s"
+    more = "; access ends after an hour and is asked for anew" if seconds > SIGNATURE_SECONDS else ""
+    status = GOOD if known else UNKNOWN
+    return Finding("time", status, f"about {_minutes(seconds)} for the upload {basis}{more}")
+
+
+def _room(home: Path, size: int) -> Finding:
+    try:
+        azureml.room(home, size)
+    except LabError as error:
+        return Finding("disk", BAD, str(error))
+    return Finding("disk", GOOD, "has room for the copy that is downloaded and compared")
+
+
+def _unknown() -> list[Finding]:
+    return [
+        Finding(
+            "not known",
+            UNKNOWN,
+            "whether the storage account lets this machine write, and whether a policy of the workspace"
+            " stands against a new version: both are seen only by doing it",
+        )
+    ]
+
+
+def _minutes(seconds: float) -> str:
+    return (
+        "a minute"
+        if seconds < 90
+        else f"{seconds / 60:.0f} minutes"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} hours"
+    )

@@ -1,0 +1,62 @@
+"""A registry that workspaces share, or Azure's own catalogue: as a workspace, with other ways to its files.
+
+Each version has a container of its own, which the registry gives to whoever is about to make it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.azure import storage
+from pipeline.azure.storage import Container
+from pipeline.azure.workspace import PATIENCE, Workspace
+from pipeline.errors import LabError
+
+
+class Registry(Workspace):
+    """The registry of a place. Raises whatever the azure packages raise: see `faults.explained`."""
+
+    def _connect(self) -> Any:
+        from azure.ai.ml import MLClient
+
+        name = self.place.registry
+        return MLClient(
+            self.credential, registry_name=name, enable_telemetry=False, show_progress=True, **PATIENCE
+        )
+
+    def about(self) -> dict[str, Any]:
+        """The registry's name; connecting has found it already."""
+        return {"workspace": self.place.registry, "location": "every region it is in", "id": ""}
+
+    def container(self, name: str, version: str, patience: float = storage.PATIENCE_SECONDS) -> Container:
+        """The container of a version that is about to be made."""
+        from azure.storage.blob import ContainerClient
+
+        def opener() -> Any:
+            return ContainerClient.from_container_url(self._signed(name, version), **storage.client_options())
+
+        return Container(opener, patience)
+
+    def path(self, prefix: str, name: str, version: str) -> str:
+        """How a version names its files: by their address, without the signature."""
+        if there := self.model(name, version):
+            return str(there.path)
+        return f"{self._signed(name, version).partition('?')[0]}/{prefix}"
+
+    def _signed(self, name: str, version: str) -> str:
+        """The address of a version's container with a signature, as the client's own upload asks for it."""
+        from azure.ai.ml._utils._registry_utils import (
+            get_asset_body_for_registry_storage,
+            get_sas_uri_for_registry_asset,
+        )
+
+        models = self.client.models
+        registry = self.place.registry
+        signed = get_sas_uri_for_registry_asset(
+            service_client=models._registry_service_client, name=name, version=version,
+            resource_group=models._resource_group_name, registry=registry,
+            body=get_asset_body_for_registry_storage(registry, "models", name, version),
+        )  # fmt: skip
+        if signed is None:
+            raise LabError(f"{name} version {version} is in the registry already; leave the version empty.")
+        return str(signed)

@@ -1,0 +1,120 @@
+"""Files into a container, block by block. What is there already, a file or a block of one, is not sent again.
+
+A block's name has its content's hash in it, and a file gets its name in the container only with all of them:
+an upload that was killed, or whose access ended, goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pipeline.azure import storage
+from pipeline.azure.meter import Meter
+from pipeline.azure.storage import Container
+from pipeline.errors import LabError
+
+SHA = "sha256"  # the metadata a finished file has
+
+
+@dataclass(frozen=True)
+class Item:
+    """A file to send: its name below the prefix, where its bytes are, how many, and their SHA-256."""
+
+    name: str
+    source: Path | bytes
+    size: int
+    sha256: str
+
+    def open(self) -> BinaryIO:
+        """Its bytes, to be read once."""
+        return io.BytesIO(self.source) if isinstance(self.source, bytes) else self.source.open("rb")
+
+
+def send(container: Container, prefix: str, items: list[Item], meter: Meter) -> None:
+    """Send all files and compare what is there afterwards with them.
+
+    Raises LabError if a file changes while it is read, and for what does not get through.
+    """
+    there = stored(container, prefix)
+    for item in items:
+        if there.get(item.name) == (item.size, item.sha256):
+            meter.add(item.size, f"{item.name} is there already", moved=False)
+        else:
+            _send(container, f"{prefix}/{item.name}", item, meter)
+    there = stored(container, prefix)
+    wanted = {item.name: (item.size, item.sha256) for item in items}
+    if different := sorted({name for name, _ in wanted.items() ^ there.items()}):
+        raise LabError(
+            f"What is in Azure is not what was sent ({', '.join(different[:3])}); nothing was registered,"
+            " publish again."
+        )
+
+
+def stored(container: Container, prefix: str) -> dict[str, tuple[int, str]]:
+    """Size and SHA-256 of each file below the prefix; "" for one that has no SHA-256 with it."""
+
+    def listed(client: Any) -> dict[str, tuple[int, str]]:
+        blobs = client.list_blobs(name_starts_with=f"{prefix}/", include=["metadata"])
+        return {
+            blob.name[len(prefix) + 1 :]: (blob.size, (blob.metadata or {}).get(SHA, "")) for blob in blobs
+        }
+
+    return container.do(listed)
+
+
+def _send(container: Container, name: str, item: Item, meter: Meter) -> None:
+    """Send one file: its blocks, several at a time, then the list of them, which makes it whole."""
+    from azure.storage.blob import BlobBlock
+
+    staged = _staged(container, name)
+    digest = hashlib.sha256()
+    names: list[str] = []
+
+    def blocks() -> Iterator[Callable[[], tuple[int, bool]]]:
+        with item.open() as file:
+            while data := file.read(storage.BLOCK):
+                digest.update(data)
+                names.append(f"{len(names):06d}-{hashlib.sha256(data).hexdigest()[:24]}")
+                yield partial(_stage, container, name, names[-1], data, staged)
+
+    with storage.together() as run:
+        for size, moved in run(blocks()):
+            meter.add(size, f"Uploading {item.name}", moved)
+    if digest.hexdigest() != item.sha256:
+        raise LabError(f"{item.name} changed while it was uploaded; nothing was registered, publish again.")
+    listed = [BlobBlock(block) for block in names]
+    container.do(
+        lambda client: client.get_blob_client(name).commit_block_list(listed, metadata={SHA: item.sha256})
+    )
+
+
+def _stage(
+    container: Container, name: str, block: str, data: bytes, staged: Mapping[str, int]
+) -> tuple[int, bool]:
+    """Send one block unless it is there; returns its bytes and whether they were sent."""
+    if staged.get(block) == len(data):
+        return len(data), False
+    container.do(
+        lambda client: client.get_blob_client(name).stage_block(block, data, len(data), validate_content=True)
+    )
+    return len(data), True
+
+
+def _staged(container: Container, name: str) -> dict[str, int]:
+    """Blocks that an earlier upload of the file has left, by name, with their sizes."""
+    from azure.core.exceptions import ResourceNotFoundError
+
+    def listed(client: Any) -> dict[str, int]:
+        try:
+            _, waiting = client.get_blob_client(name).get_block_list("uncommitted")
+        except ResourceNotFoundError:
+            return {}
+        return {block.id: block.size for block in waiting}
+
+    return container.do(listed)

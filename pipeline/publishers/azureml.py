@@ -1,0 +1,277 @@
+"""Azure AI: a version in a workspace's model registry, taken down again and tried before it counts.
+
+1. The export is verified, as everywhere. 2. Its files go to the workspace's container, under a name made of
+their content. 3. Only when all are there is the version registered: one request. 4. It is downloaded,
+compared and asked something; then its tag `verified` says true.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline import card, checksums, settings, takeaway, verify
+from pipeline.azure import ask, download, lineage, place, pull, upload
+from pipeline.azure.faults import explained
+from pipeline.azure.meter import Meter, Report
+from pipeline.azure.place import Place
+from pipeline.azure.reference import Reference
+from pipeline.azure.upload import Item
+from pipeline.errors import LabError
+from pipeline.options import option
+from pipeline.publishers.source import source_of
+from pipeline.run import Run
+
+SPEED = "azure-speed.txt"  # bytes a second of the last upload, for estimates
+
+
+@dataclass(frozen=True)
+class Options:
+    name: str = option("", "Name of the model: letters, digits, - and _")
+    version: str = option("", "A whole number; empty takes the next one")
+    description: str = option("", "A sentence for the model card", advanced=True)
+    tags: str = option("", "Tags of your own: key=value, several with commas between", advanced=True)
+    login: Literal["remembered", "cli", "identity", "environment"] = option(
+        "remembered",
+        "cli: az login; identity: the compute instance's; environment: a service principal's AZURE_"
+        " variables; remembered: the last that worked, at first cli",
+    )
+    subscription: str = option("", "The subscription's id; empty: the remembered one")
+    resource_group: str = option("", "The workspace's resource group; empty: the remembered one")
+    workspace: str = option("", "The workspace; empty: the remembered one")
+    registry: str = option("", "A registry that workspaces share, instead of a workspace", advanced=True)
+    config: str = option("", "A config.json of the workspace instead of these three", advanced=True)
+    check: bool = option(
+        True, "Download it again, compare, and have it answer; only then it counts as verified", advanced=True
+    )
+    patience: float = option(
+        300.0, "Give up when nothing has got through for so many seconds", min=1, max=86400, advanced=True
+    )
+
+
+def place_of(home: Path, options: Any) -> Place:
+    """The workspace that options name, read from a config.json, or remembered. Raises InputError."""
+    login = "" if options.login == "remembered" else options.login
+    given = Place(login, options.subscription, options.resource_group, options.workspace, options.registry)
+    return place.find(home, given, options.config)
+
+
+def plan(home: Path, run: Run, options: Options) -> dict[str, Any]:
+    """What `publish` would do, as far as this machine knows: name, version, target, files, bytes, and it
+    as a command for the Azure CLI. Asks nobody; `preflight` does.
+
+    Raises InputError if name, version or tags cannot be taken, no workspace is known, or there is nothing to
+    publish.
+    """
+    source = source_of(run, options.name, options.version)
+    tags = lineage.parse_tags(options.tags)
+    where = place_of(home, options).required()
+    written = _written(home, run, options)
+    files = [
+        {"path": path.relative_to(source).as_posix(), "bytes": path.stat().st_size}
+        for path in takeaway.files(source)
+    ]
+    files += [{"path": name, "bytes": len(text.encode())} for name, text in written.items()]
+    return {
+        "name": options.name,
+        "version": options.version or "(the next one)",
+        "target": str(where),
+        "files": files,
+        "bytes": sum(file["bytes"] for file in files),
+        "command": place.command(where, options.name, options.version, source, options.description, tags),
+    }
+
+
+def publish(home: Path, run: Run, options: Options, report: Report) -> dict[str, Any]:
+    """Do it; returns name, version, path, bytes, verified and more for the stage's metrics.
+
+    Raises InputError where `plan` does, and LabError with what stands against it. A version is registered
+    with all its files or not at all.
+    """
+    plan(home, run, options)
+    report("Verifying the exported model", 0.0)
+    verify_apart(source_of(run, options.name, options.version), "Nothing was published")
+    return register(home, run, options, report)
+
+
+def register(home: Path, run: Run, options: Options, report: Report) -> dict[str, Any]:
+    """What `publish` does with an export that was verified."""
+    planned = plan(home, run, options)
+    where = place_of(home, options)
+    with explained(where):
+        publication = _Publication(home, run, options, where, report)
+        return publication.carry_out(source_of(run, options.name, options.version), planned["bytes"])
+
+
+def versions(home: Path) -> list[dict[str, Any]]:
+    """Every version in the remembered workspace, newest first. Asks Azure, in a process of its own."""
+    return list(ask.models(home))
+
+
+class _Publication:
+    """One publication under way."""
+
+    def __init__(self, home: Path, run: Run, options: Options, where: Place, report: Report) -> None:
+        from pipeline.azure.workspace import opened
+
+        self.home, self.run, self.options, self.report = home, run, options, report
+        report("Logging in to Azure", 0.02)
+        self.workspace = opened(where)
+
+    def carry_out(self, source: Path, size: int) -> dict[str, Any]:
+        options = self.options
+        items = _items(source, _written(self.home, self.run, options))
+        sums = {item.name: item.sha256 for item in items}
+        digest = lineage.content(sums)
+        version = self._unfinished(digest)
+        there = self._there(version, digest)
+        registry = self.workspace.place.registry
+        if registry and not version:  # its container is the version's own
+            version = self.workspace.next_version(options.name)
+        sent = {} if registry and there else self._send(version, items, lineage.prefix(digest))
+        self.report("Registering the version", 0.57)
+        about: dict[str, Any] = {
+            "description": options.description or f"{self.run.name}, run {self.run.id} of Olive Lab",
+            "tags": lineage.tags(self.run, lineage.parse_tags(options.tags)),
+            "properties": lineage.properties(self.run, digest, size),
+        }
+        version, _ = self.workspace.register(options.name, version, lineage.prefix(digest), **about)
+        place.remember(self.home, self.workspace.place)
+        if options.check:
+            self._check(version, sums, digest)
+            verified = {**about["tags"], lineage.VERIFIED: "true"}
+            self.workspace.register(
+                options.name, version, lineage.prefix(digest), **{**about, "tags": verified}
+            )
+        return {
+            "name": options.name,
+            "version": version,
+            "path": f"azureml:{options.name}:{version}",
+            "bytes": size,
+            **sent,
+            "verified": options.check,
+            "content": digest,
+            "portal": self.workspace.place.page(options.name, version),
+        }
+
+    def _unfinished(self, digest: str) -> str:
+        """The version to make: the one asked for, or one of this content that an earlier attempt did not get
+        to check; "" for the next one."""
+        if self.options.version:
+            return self.options.version
+        for model in self.workspace.models(self.options.name)[:1]:
+            same = model["properties"].get(lineage.CONTENT) == digest
+            if (
+                same
+                and model["tags"].get("run") == self.run.id
+                and model["tags"].get(lineage.VERIFIED) == "false"
+            ):
+                return str(model["version"])
+        return ""
+
+    def _send(self, version: str, items: list[Item], prefix: str) -> dict[str, Any]:
+        """Send the files; returns what that took, as facts for the metrics."""
+        container = self.workspace.container(self.options.name, version, self.options.patience)
+        begun = time.monotonic()
+        end = 0.55 if self.options.check else 0.98
+        meter = Meter(self.report, sum(item.size for item in items), 0.05, end)
+        upload.send(container, prefix, items, meter)
+        seconds = time.monotonic() - begun
+        if meter.moved:
+            (self.home / SPEED).write_text(f"{meter.moved / max(seconds, 1e-9):.0f}", "utf-8")
+        return {"bytes_sent": meter.moved, "upload_seconds": seconds, "retries": container.retries}
+
+    def _there(self, version: str, digest: str) -> bool:
+        """Whether the version is there with this content. Raises LabError if it is with other content."""
+        model = self.workspace.model(self.options.name, version) if version else None
+        if model is not None and (model.properties or {}).get(lineage.CONTENT) != digest:
+            raise LabError(taken(self.options.name, version))
+        return model is not None
+
+    def _check(self, version: str, sums: dict[str, str], digest: str) -> None:
+        """Take the version down as anybody would, compare it, and have it answer. Raises LabError."""
+        name = self.options.name
+        folder = self.home / "azure-check" / f"{name}-{version}"
+        for begun in folder.parent.glob("*"):  # by a process that was killed; only one publishes at a time
+            if begun != folder:
+                shutil.rmtree(begun, ignore_errors=True)
+        place = self.workspace.place
+        container, files, known = pull.opened(
+            Reference(place, place.registry, name, version), self.options.patience
+        )
+        if known["properties"].get(lineage.CONTENT) != digest:
+            raise LabError(
+                f"{name} version {version} was registered, but Azure does not give it back; look at it there."
+            )
+        try:
+            total = sum(remote.size for remote in files.values())
+            room(self.home, total)
+            fetched = download.fetch(container, files, folder, Meter(self.report, total, 0.6, 0.95))
+            if fetched != sums:
+                raise LabError(
+                    f"{name} version {version} came back from Azure with other content; publish it again."
+                )
+            self.report("Asking what came back", 0.95)
+            verify_apart(folder, f"{name} version {version} is registered, but not verified")
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def taken(name: str, version: str) -> str:
+    """What to say of a version that is there with other content."""
+    return f"{name} already has a version {version} with other content; leave it empty for the next one."
+
+
+def room(home: Path, size: int) -> None:
+    """Raise LabError if the disk has no room for so many bytes more."""
+    free = shutil.disk_usage(home).free
+    if free < size:
+        raise LabError(
+            f"Checking what came back needs {size / 1e9:.1f} GB of disk, and {free / 1e9:.1f} GB are free;"
+            " free some, or publish with check off."
+        )
+
+
+def verify_apart(folder: Path, otherwise: str) -> None:
+    """`verify.whole` in a process of its own, whose memory goes with it. Raises LabError."""
+    command = [settings.python(), "-m", "pipeline", "verify", str(folder), "--json"]
+    done = subprocess.run(
+        command, capture_output=True, stdin=subprocess.DEVNULL, check=False, cwd=settings.ROOT,
+        env=settings.child_environment(),
+    )  # fmt: skip
+    if done.returncode not in (0, 1):
+        print(done.stderr.decode("utf-8", "replace"), file=sys.stderr)
+        raise LabError(
+            f"{otherwise}: the process that verifies it ended with code {done.returncode}; see the log."
+        )
+    checks = json.loads(done.stdout)["checks"]
+    verify.require([verify.Finding(**facts) for facts in checks], otherwise)
+
+
+def _written(home: Path, run: Run, options: Options) -> dict[str, str]:
+    """The files that the version has besides the export's own."""
+    # The card names no version, so that the same content has the same name whichever version it becomes.
+    return {
+        card.CARD: card.text(home, run, options.name, options.description),
+        takeaway.RECIPE: card.recipe(run),
+    }
+
+
+def _items(source: Path, written: dict[str, str]) -> list[Item]:
+    """All files with their sums. Of the export's own these were compared with its checksums just before."""
+    told = checksums.read(source)
+    paths = {path.relative_to(source).as_posix(): path for path in takeaway.files(source)}
+    sums = {name: told[name] for name in paths if name in told}
+    sums |= checksums.of(source, [name for name in paths if name not in told])
+    items = [Item(name, path, path.stat().st_size, sums[name]) for name, path in paths.items()]
+    texts = {name: text.encode() for name, text in written.items()}
+    sums |= {name: checksums.of_bytes(text) for name, text in texts.items()}
+    texts[checksums.NAME] = checksums.text(sums).encode()
+    items += [Item(name, text, len(text), checksums.of_bytes(text)) for name, text in texts.items()]
+    return sorted(items, key=lambda item: item.name)

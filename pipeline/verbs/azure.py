@@ -1,0 +1,135 @@
+"""`azure` asks who is logged in and what there is; `pull` brings a registered model here."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import settings
+from pipeline.verbs.queue import Verb
+
+if TYPE_CHECKING:  # imported where they are used: other verbs are there sooner without them
+    from pipeline.azure.place import Place
+
+WHAT = ("whoami", "workspaces", "models")
+
+
+def azure(args: argparse.Namespace) -> int:
+    """Who is logged in to Azure, which workspaces and models there are."""
+    from pipeline.azure import place
+    from pipeline.azure.faults import explained
+
+    home = settings.home()
+    where = _place(home, args)
+    with explained(where):
+        found = {"whoami": _whoami, "workspaces": _workspaces, "models": _models}[args.what](where, args)
+    if args.remember:
+        place.remember(home, where)
+    if args.json:
+        print(json.dumps(found, indent=2, ensure_ascii=False, default=str))
+    else:
+        for line in _lines(args.what, found):
+            print(line)
+    return 0
+
+
+def pull(args: argparse.Namespace) -> int:
+    """Download a registered model by ranged reads, and compare its checksums."""
+    from pipeline.azure import pull as pulling
+    from pipeline.azure.faults import explained
+
+    home = settings.home()
+    where = _place(home, args)
+    told = [0]
+
+    def report(message: str, fraction: float, **facts: Any) -> None:
+        percent = int(fraction * 100)
+        if not args.json and percent >= told[0] + 5:
+            told[0] = percent
+            print(f"{percent:3d} %  {message}", flush=True)
+
+    with explained(where):
+        pulled = pulling.pull(home, where, args.model, args.to, report)
+    if args.json:
+        print(json.dumps(pulled, indent=2))
+    else:
+        print(f"{pulled['folder']}: {pulled['files']} files, {pulled['bytes']:,} bytes, {pulled['compared']}")
+    return 0
+
+
+def _place(home: Path, args: argparse.Namespace) -> Place:
+    from pipeline.azure import place
+    from pipeline.azure.place import Place
+
+    given = Place(args.login or "", args.subscription, args.resource_group, args.workspace, args.registry)
+    return place.find(home, given, args.config)
+
+
+def _whoami(where: Place, args: argparse.Namespace) -> dict[str, Any]:
+    from pipeline.azure import login, workspace
+
+    found = login.identity(where)
+    if where.workspace:
+        found |= dataclasses.asdict(where)
+        found["may"] = login.allowed(workspace.Workspace(where.required()).permissions())
+    return found
+
+
+def _workspaces(where: Place, args: argparse.Namespace) -> list[dict[str, Any]]:
+    from pipeline.azure import workspace
+
+    return [dataclasses.asdict(found) for found in workspace.workspaces(where.login)]
+
+
+def _models(where: Place, args: argparse.Namespace) -> list[dict[str, Any]]:
+    from pipeline.azure import workspace
+
+    return workspace.opened(where.required()).models(args.name)
+
+
+def _lines(what: str, found: Any) -> list[str]:
+    if what == "whoami":
+        lines = [f"{found['name']} of tenant {found['tenant']}, by {found['login']}"]
+        may = found.get("may", {})
+        return lines + [
+            f"  {'may' if yes else 'may not'} {word} in {found['workspace']}" for word, yes in may.items()
+        ]
+    if what == "workspaces":
+        return [f"{row['workspace']}  {row['resource_group']}  {row['subscription']}" for row in found]
+    return [
+        f"{row['name']}:{row['version']}  {row['created']}  verified: {row['tags'].get('verified', '?')}"
+        for row in found
+    ]
+
+
+def add(verb: Verb) -> None:
+    """Add these verbs to the parser."""
+    verb("azure", azure).flags = _azure_flags
+    verb("pull", pull).flags = _pull_flags
+
+
+def _azure_flags(added: argparse.ArgumentParser) -> None:
+    added.add_argument("what", choices=WHAT)
+    added.add_argument("name", nargs="?", help="of the models, only this one")
+    added.add_argument("--remember", action="store_true", help="keep login and workspace for the next time")
+    _where(added)
+
+
+def _pull_flags(added: argparse.ArgumentParser) -> None:
+    added.add_argument("model", metavar="azureml:NAME:VERSION|azureml://registries/R/models/N/versions/V")
+    added.add_argument("--to", type=Path, metavar="FOLDER", help="default: NAME-VERSION, here")
+    _where(added)
+
+
+def _where(added: argparse.ArgumentParser) -> None:
+    from pipeline.azure.place import LOGINS
+
+    added.add_argument("--login", choices=LOGINS, help="default: the last that worked, at first cli")
+    for flag in ("--subscription", "--resource-group", "--workspace"):
+        added.add_argument(flag, default="", help="default: the remembered one")
+    added.add_argument("--registry", default="", help="a registry that workspaces share, instead of one")
+    added.add_argument("--config", default="", metavar="FILE", help="a config.json as Azure ML writes it")
+    added.add_argument("--json", action="store_true")

@@ -1,0 +1,251 @@
+"""What publishing to Azure decides without asking Azure."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import settings
+from pipeline.azure import catalogue, faults, lineage, login, place
+from pipeline.azure.meter import Meter
+from pipeline.azure.place import Place
+from pipeline.azure.reference import parse
+from pipeline.errors import InputError, LabError
+from pipeline.options import describe
+from pipeline.publishers import azureml, options_of
+from pipeline.run import Run
+from pipeline.store import Store
+
+WHERE = Place("cli", "sub-1", "group", "space")
+KNOWN = {"subscription_id": "sub-1", "resource_group": "group", "workspace_name": "space"}
+
+
+def options(**given: Any) -> azureml.Options:
+    parts = {"subscription": "sub-1", "resource_group": "group", "workspace": "space"}
+    return azureml.Options(**{"name": "ft-for-travel", **parts, **given})
+
+
+class TestPlan:
+    def test_lists_every_file_and_the_command(self, store: Store, finished: Run) -> None:
+        planned = azureml.plan(
+            store.home, finished, options(version="1", tags="team=walkers", description="A b")
+        )
+        source = finished.artifact("onnx")
+        assert planned["command"] == (
+            f"az ml model create --name ft-for-travel --type custom_model --path {source} --version 1"
+            " --resource-group group --workspace-name space --subscription sub-1 --description 'A b'"
+            " --tags team=walkers"
+        )
+        names = [file["path"] for file in planned["files"]]
+        assert {"model.onnx.data", "sub/vocab.txt", "README.md", "recipe.yaml"} < set(names)
+        assert "artifact.json" not in names
+        assert planned["bytes"] == sum(file["bytes"] for file in planned["files"])
+
+    @pytest.mark.parametrize("name", ["", "a.b", "-a", "a b", "x" * 256])
+    def test_names_that_azure_does_not_take_are_refused(self, store: Store, finished: Run, name: str) -> None:
+        with pytest.raises(InputError, match="is not allowed; allowed: letters, digits, - and _"):
+            azureml.plan(store.home, finished, options(name=name))
+
+    def test_tags_are_pairs(self, store: Store, finished: Run) -> None:
+        assert lineage.parse_tags(" a=1 , b = x y,,") == {"a": "1", "b": "x y"}
+        for wrong in ("a", "=x", "a=1,b", "a=\x07", f"a={'x' * 300}"):
+            with pytest.raises(InputError, match="is not allowed; allowed: key=value, several with commas"):
+                azureml.plan(store.home, finished, options(tags=wrong))
+
+    def test_without_a_workspace_all_that_is_missing_is_named(self, store: Store, finished: Run) -> None:
+        with pytest.raises(InputError) as raised:
+            azureml.plan(store.home, finished, azureml.Options(name="a"))
+        assert [problem.split(":")[0] for problem in raised.value.problems] == [*place.CONFIG_KEYS]
+
+    def test_no_login_opens_a_browser(self) -> None:
+        (option,) = (o for o in describe(azureml.Options) if o.name == "login")
+        assert set(option.choices) - {"remembered"} == set(place.LOGINS)
+        with pytest.raises(InputError, match=r"publish\.login: 'browser' is not allowed"):
+            options_of("azureml", {"login": "browser"})
+
+
+class TestPlace:
+    def test_what_is_given_goes_before_the_file_and_what_is_remembered(self, tmp_path: Path) -> None:
+        place.remember(tmp_path, Place("identity", "s", "g", "w"))
+        assert (tmp_path / place.FILE).stat().st_mode & 0o777 == 0o600
+        assert place.find(tmp_path, Place("", "", "", "mine")) == Place("identity", "s", "g", "mine")
+        config = tmp_path / "config.json"
+        config.write_text(json.dumps(KNOWN))
+        assert place.find(tmp_path, Place("cli"), str(config)) == WHERE
+        assert place.find(tmp_path, Place(""), str(tmp_path)) == dataclasses.replace(WHERE, login="identity")
+
+    @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"subscription_id": 1}', None])
+    def test_a_config_that_is_none_is_refused(self, tmp_path: Path, content: str | None) -> None:
+        if content is not None:
+            (tmp_path / "config.json").write_text(content)
+        with pytest.raises(InputError, match=r"config: .*config\.json"):
+            place.find(tmp_path, Place(""), str(tmp_path / "config.json"))
+
+    @pytest.mark.parametrize(
+        "content", ["{", "[]", '{"login": "browser", "workspace": "w"}', '{"workspace": 3}']
+    )
+    def test_a_spoilt_memory_is_no_memory(self, tmp_path: Path, content: str) -> None:
+        (tmp_path / place.FILE).write_text(content)
+        assert place.find(tmp_path, Place("")) == Place("cli")
+
+
+class TestLineage:
+    def test_says_all_that_the_run_knows(self, finished: Run) -> None:
+        data = "/home/ann/datasets/" + "a" * 64 + "/travel.jsonl"
+        recipe = {
+            **finished.recipe, "model": "org/name@c0ffee", "data": data, "template": "chat",
+            "quantize": {"algorithm": "awq", "bits": 4}, "finetune": {"method": "lora", "r": 16},
+        }  # fmt: skip
+        run = dataclasses.replace(finished, recipe=recipe, data=data)
+        tags, properties = lineage.tags(run, {"team": "walkers"}), lineage.properties(run, "d1", 7)
+        shown = ("run", "base", "base_revision", "algorithm", "bits", "method")
+        assert {key: tags[key] for key in shown} == {
+            "run": run.id, "base": "org/name", "base_revision": "c0ffee", "algorithm": "awq", "bits": "4",
+            "method": "lora",
+        }  # fmt: skip
+        assert (tags["data_sha256"], tags["verified"], tags["team"]) == ("a" * 64, "false", "walkers")
+        assert tags["finetune_eval_loss_after"] == "1.25"
+        assert json.loads(properties["recipe_quantize"]) == {"algorithm": "awq", "bits": 4}
+        assert (properties[lineage.CONTENT], properties["finetune_eval_loss_before"]) == ("d1", "2.5")
+        everything = json.dumps([tags, properties])
+        assert "/home/ann" not in everything
+        assert all(isinstance(value, str) for value in [*tags.values(), *properties.values()])
+
+    def test_texts_are_short_and_plain(self, finished: Run) -> None:
+        recipe = {**finished.recipe, "template": "x\n" * 5000}
+        run = dataclasses.replace(finished, recipe=recipe, name="a\tb" + "c" * 1000)
+        assert max(map(len, lineage.tags(run, {}).values())) <= lineage.LONGEST_TAG
+        properties = lineage.properties(run, "d", 1)
+        assert max(map(len, properties.values())) <= lineage.LONGEST_PROPERTY
+        assert "".join(properties.values()).isprintable()
+
+    def test_nobody_calls_a_version_verified_beforehand(self, finished: Run) -> None:
+        assert lineage.tags(finished, {"verified": "true"})["verified"] == "false"
+
+    def test_the_content_has_a_name_that_any_change_changes(self) -> None:
+        sums = {"a": "1" * 64, "b": "2" * 64}
+        names = {
+            lineage.content(s) for s in (sums, {**sums, "a": "3" * 64}, {"a": "1" * 64}, {"c": "1" * 64})
+        }
+        assert len(names) == 4
+        assert lineage.content(dict(reversed(sums.items()))) == lineage.content(sums)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://x.blob.core/c/b?sv=1&sig=aB%2Fc%3D&se=2",
+        "Authorization: Bearer abc.DEF-1~2/3==",
+        '{"access_token": "aB%2Fc%3D", "x": 1}',
+        "client_secret=aB%2Fc%3D&grant=x",
+        "sasToken: aB%2Fc%3D",
+        "the token eyJhbGciOiJub25l.eyJzdWIiOiIx.sig-part is bad",
+    ],
+)
+def test_secrets_never_get_into_a_message(text: str) -> None:
+    shown = faults.scrub(text)
+    assert "[removed]" in shown
+    assert not any(secret in shown for secret in ("aB%2Fc%3D", "abc.DEF", "eyJ"))
+
+
+def test_what_has_no_secret_stays_as_it_is() -> None:
+    text = "What is in Azure is not what was sent (model.onnx); nothing was registered, publish again."
+    assert faults.scrub(text) == text
+
+
+def test_an_unknown_error_is_told_without_secrets_and_without_its_trace(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with (
+        pytest.raises(
+            LabError, match=r"what the lab does not know: RuntimeError: at \?sig=\[removed\]"
+        ) as raised,
+        faults.explained(WHERE),
+    ):
+        raise RuntimeError("at ?sig=abcdef")
+    assert raised.value.__suppress_context__
+    assert "abcdef" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("actions", "denied", "may"),
+    [
+        (["*"], [], True),
+        (["Microsoft.MachineLearningServices/workspaces/*"], [], True),
+        (["microsoft.machinelearningservices/workspaces/models/versions/WRITE"], [], True),
+        (["*"], ["Microsoft.MachineLearningServices/workspaces/models/*"], False),
+        (["*/read"], [], False),
+        ([], [], False),
+    ],
+)
+def test_what_a_role_allows(actions: list[str], denied: list[str], may: bool) -> None:
+    permissions = [{"actions": actions, "notActions": denied}]
+    assert login.allowed(permissions)["register models"] is may
+
+
+class TestReference:
+    def test_a_whole_address_needs_no_workspace(self) -> None:
+        uri = "azureml://registries/azureml/models/Phi-3.5-mini-instruct/versions/4"
+        reference = parse(uri, Place())
+        assert (reference.registry, reference.name, reference.version) == (
+            "azureml",
+            "Phi-3.5-mini-instruct",
+            "4",
+        )
+        assert reference.uri == uri
+
+    def test_a_short_one_is_of_the_workspace_and_has_a_whole_address(self) -> None:
+        short = parse("azureml:trips:3", WHERE)
+        again = parse(short.uri, Place("identity"))
+        assert (again.name, again.version, again.uri) == ("trips", "3", short.uri)
+        assert again.where == dataclasses.replace(WHERE, login="identity")
+        with pytest.raises(InputError, match="workspace: is not known"):
+            parse("azureml:trips:3", Place())
+
+
+class TestLayout:
+    def test_weights_nearest_to_the_top_and_their_tokenizer(self) -> None:
+        names = ["a/config.json", "a/model.safetensors", "a/tokenizer_config.json", "deep/er/config.json",
+                 "deep/er/model.safetensors", "a/modeling.py", "a/pytorch_model.bin"]  # fmt: skip
+        assert catalogue.layout(names) == {
+            "config.json": "a/config.json",
+            "model.safetensors": "a/model.safetensors",
+            "tokenizer_config.json": "a/tokenizer_config.json",
+        }
+
+    def test_code_is_never_among_them(self) -> None:
+        names = [
+            "config.json",
+            "model.safetensors",
+            "tokenizer_config.json",
+            "modeling_phi3.py",
+            "x.bin",
+            "x.pkl",
+        ]
+        assert set(catalogue.layout(names)) == {"config.json", "model.safetensors", "tokenizer_config.json"}
+
+
+def test_a_meter_tells_bytes_and_the_time_that_is_left() -> None:
+    told: list[tuple[float, dict[str, Any]]] = []
+    meter = Meter(lambda text, fraction, **facts: told.append((fraction, facts)), 100, 0.2, 0.6)
+    meter.add(50, "a", moved=False)
+    meter.add(50, "b")
+    assert told[-1] == (pytest.approx(0.6), {"bytes_done": 100, "bytes_total": 100, "eta_seconds": 0.0})
+    assert (meter.done, meter.moved) == (100, 50)
+
+
+def test_nothing_of_azure_is_imported_beforehand() -> None:
+    code = (
+        "import pipeline.__main__, pipeline.child, pipeline.azure.preflight, pipeline.azure.catalogue, sys;"
+        "print([name for name in sys.modules if name.split('.')[0] in ('azure', 'msal', 'onnx', 'torch')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=settings.child_environment()
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
