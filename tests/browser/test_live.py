@@ -11,8 +11,7 @@ from lab import until
 from playwright.sync_api import expect
 
 from pipeline import clock
-from pipeline.child import PROCESS
-from pipeline.run import DONE, FAILED
+from pipeline.run import DONE, FAILED, PROCESS
 
 pytestmark = pytest.mark.browser
 
@@ -240,11 +239,13 @@ def test_what_a_stage_takes_of_the_machine_is_charted_for_every_stage(app, shot)
             facts = {"memory_bytes": 2e9 + n * 1e7, "host_memory_bytes": 9e9, "gpu_memory_used_bytes": 3e10}
             planted.event(app.store, run, stage, elapsed=2.0 * n, gpu_utilization=80 + n % 7, **facts)
     page = opened(app, run)
+    page.locator("[data-chart=memory]").scroll_into_view_if_needed()  # only charts in sight are drawn
     expect(page.locator("[data-chart=memory] .scatterlayer .trace")).to_have_count(3)
     expect(page.locator("[data-chart=gpu] .scatterlayer .trace")).to_have_count(1)
     expect(page.locator("[data-chart=loss]")).to_be_visible()
     page.click(".lab-stages li >> nth=0 >> button")
     expect(page.locator(".lab-lines")).to_contain_text("Quantizing 210 layers")
+    page.locator("[data-chart=memory]").scroll_into_view_if_needed()
     expect(page.locator("[data-chart=memory] .scatterlayer .trace")).to_have_count(3)
     assert page.evaluate("document.querySelector('[data-chart=memory] .lab-plot').data[0].y.at(-1)") == 2.89
     expect(page.locator("[data-chart=loss]")).to_be_visible()  # of the stage that trains
