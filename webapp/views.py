@@ -13,7 +13,7 @@ from pipeline.datasets import Report
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.history import Losses
 from pipeline.history import Row as Compared
-from pipeline.run import DONE, ENDED, RUNNING, Run, StageRun
+from pipeline.run import CANCELED, DONE, ENDED, RUNNING, Run, StageRun
 from pipeline.scorecard import Row
 from pipeline.storage import Storage
 
@@ -28,8 +28,9 @@ def table(columns: list[str], rows: list[list[Any]], *, empty: str = "", caption
 
 def status(of: Run | StageRun) -> dict[str, str | None]:
     """A cell with the icon, colour and word of a status; `word` stands in for the usual one."""
-    canceling = isinstance(of, Run) and of.cancel_requested
-    return {"status": of.status, "word": "Canceling…" if canceling else None}
+    if isinstance(of, Run):
+        return {"status": of.status, "word": "Canceling…" if of.cancel_requested else None}
+    return {"status": of.status, "word": "Not run" if of.status == CANCELED and of.started is None else None}
 
 
 def seconds(value: float | None) -> str:
@@ -87,13 +88,13 @@ def recipe_yaml(recipe: dict[str, Any]) -> str:
 
 
 def duration(run: Run) -> float | None:
-    """From the start of a run's first stage to the end of its last, or to now; publishing left out."""
-    stages = [stage for stage in run.stages if stage.kind != "publish"]
-    started = [stage.started for stage in stages if stage.started]
-    finished = [stage.finished for stage in stages if stage.finished]
-    if run.status == RUNNING:
-        finished.append(time.time())
-    return max(finished) - min(started) if started and finished else None
+    """Seconds that a run's stages have taken, publishing left out; of one at work, since it began."""
+    stages = [stage for stage in run.stages if stage.kind != "publish" and stage.started]
+    took = [
+        time.time() - (stage.started or 0) if stage.status == RUNNING else stage.seconds or 0.0
+        for stage in stages
+    ]
+    return sum(took) if took else None
 
 
 def losses(run: Run) -> str:

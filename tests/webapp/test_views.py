@@ -3,7 +3,7 @@ from __future__ import annotations
 import planted
 import pytest
 
-from pipeline.run import FAILED
+from pipeline.run import CANCELED, DONE, FAILED, Run, StageRun
 from webapp import views
 
 
@@ -111,3 +111,18 @@ def test_a_recorded_answer_may_lack_its_adapter(store):
 
 def test_answers_of_an_unfinished_run_are_none(store):
     assert views.answers(store.get(planted.running(store))) == []
+
+
+def test_a_stage_that_was_never_begun_was_not_run():
+    assert views.status(StageRun("evaluate", status=CANCELED))["word"] == "Not run"
+    assert views.status(StageRun("evaluate", status=CANCELED, started=1.0))["word"] is None
+
+
+def test_a_runs_duration_is_what_its_stages_took_whatever_the_clock_did():
+    stages = (
+        StageRun("quantize", status=DONE, started=1000.0, finished=90_000.0, seconds=12.5),
+        StageRun("finetune", status=FAILED, started=90_001.0, finished=5.0, seconds=3.0),
+        StageRun("evaluate", status=CANCELED),
+        StageRun("publish", status=DONE, started=1.0, finished=2.0, seconds=60.0),
+    )
+    assert views.duration(Run("id", "name", FAILED, 0.0, {}, "", stages)) == 15.5

@@ -265,7 +265,8 @@ class RunView {
     }
     const facts = stage.facts;
     const running = stage.status === "running";
-    const state = stage.reused ? statusBadge(stage.status, "Done, reused") : statusBadge(stage.status);
+    const unbegun = stage.status === "canceled" && !stage.started ? "Not run" : undefined;
+    const state = statusBadge(stage.status, stage.reused ? "Done, reused" : unbegun);
     if (row.state.textContent !== state.textContent) row.state.replaceChildren(state);
     row.root.dataset.status = stage.status;
     row.root.classList.toggle("is-shown", stage.name === this.shown);
