@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import exports
 import pytest
@@ -150,3 +151,15 @@ def stepper(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         if job.process is not None:
             job.process.kill()
             job.process.wait()
+
+
+@pytest.fixture
+def served(store: Store, monkeypatch: pytest.MonkeyPatch, stepper: Callable[[str], worker.Worker]) -> Any:
+    """Wherever a worker is asked for, one whose stages behave as said takes a step."""
+
+    def serve(behaviour: str) -> None:
+        served = stepper(behaviour)
+        monkeypatch.setattr(worker, "ensure", lambda home: served.step())
+        monkeypatch.setattr("pipeline.follow.POLL_SECONDS", 0.01)
+
+    return serve

@@ -15,10 +15,22 @@ from typing import Any
 
 import pytest
 
+from pipeline.__main__ import main
 from pipeline.run import Run
 from pipeline.store import Store
 
 CHILDREN = Path(__file__).parent / "children.py"
+
+
+def cli(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
+    """The exit code and what was written to standard output and error."""
+    capsys.readouterr()
+    try:
+        code = main([str(a) for a in argv])
+    except SystemExit as end:  # argparse
+        code = int(str(end.code))
+    written = capsys.readouterr()
+    return code, written.out, written.err
 
 
 def until(condition: Callable[[], Any], what: str = "the condition", seconds: float = 20.0) -> Any:
