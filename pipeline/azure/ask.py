@@ -30,6 +30,11 @@ def models(home: Path, name: str = "", where: Place | None = None) -> list[dict[
     return list(run(home, "azure", "models", *([name] if name else []), *_flags(where)))
 
 
+def recipe(home: Path, uri: str, where: Place | None = None) -> str:
+    """The recipe that a registered version was made by, as YAML; `uri` is NAME:VERSION or an address."""
+    return str(run(home, "azure", "recipe", uri, *_flags(where))["recipe"])
+
+
 def preflight(home: Path, run_id: str, options: dict[str, Any]) -> dict[str, Any]:
     """The dry run of a publish: `plan`, and `findings` of check, status (good, bad, unknown) and message."""
     flags = [

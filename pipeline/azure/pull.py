@@ -16,6 +16,8 @@ from pipeline.azure.reference import Reference, parse
 from pipeline.azure.storage import Container
 from pipeline.errors import InputError, LabError
 
+LARGEST_TEXT = 1 << 20  # bytes
+
 
 def pull(home: Path, where: Place, uri: str, to: Path | None, report: Report) -> dict[str, Any]:
     """Download all files of a version into a new folder: whole or not at all, resumed where one was begun.
@@ -55,6 +57,16 @@ def opened(
         raise LabError(f"{reference.uri} has no files; ask whoever registered it.")
     known = {"tags": dict(model.tags or {}), "properties": dict(model.properties or {}), "uri": reference.uri}
     return container, files, known
+
+
+def read_text(reference: Reference, name: str) -> str:
+    """One small file of a version, such as its recipe. Raises LabError if it has none of that name."""
+    container, files, _ = opened(reference)
+    remote = files.get(name)
+    if remote is None or remote.size > LARGEST_TEXT:
+        raise LabError(f"{reference.uri} has no {name}; it was not published by this lab.")
+    data: bytes = container.do(lambda client: client.download_blob(remote.blob).readall())
+    return data.decode("utf-8", "replace")
 
 
 def _of_workspace(reference: Reference) -> tuple[Callable[[], Any], str, Any]:

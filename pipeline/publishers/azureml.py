@@ -134,18 +134,21 @@ class _Publication:
         registry = self.workspace.place.registry
         if registry and not version:  # its container is the version's own
             version = self.workspace.next_version(options.name)
-        sent = {} if registry and there else self._send(version, items, lineage.prefix(digest))
+        sent = {} if registry and there is not None else self._send(version, items, lineage.prefix(digest))
         self.report("Registering the version", 0.57)
+        tags = lineage.tags(self.run, lineage.parse_tags(options.tags))
+        if there is not None:  # what was verified once stays so: its files cannot have changed
+            tags[lineage.VERIFIED] = (there.tags or {}).get(lineage.VERIFIED, tags[lineage.VERIFIED])
         about: dict[str, Any] = {
             "description": options.description or f"{self.run.name}, run {self.run.id} of Olive Lab",
-            "tags": lineage.tags(self.run, lineage.parse_tags(options.tags)),
+            "tags": tags,
             "properties": lineage.properties(self.run, digest, size),
         }
         version, _ = self.workspace.register(options.name, version, lineage.prefix(digest), **about)
         place.remember(self.home, self.workspace.place)
         if options.check:
             self._check(version, sums, digest)
-            verified = {**about["tags"], lineage.VERIFIED: "true"}
+            verified = {**tags, lineage.VERIFIED: "true"}
             self.workspace.register(
                 options.name, version, lineage.prefix(digest), **{**about, "tags": verified}
             )
@@ -187,12 +190,12 @@ class _Publication:
             (self.home / SPEED).write_text(f"{meter.moved / max(seconds, 1e-9):.0f}", "utf-8")
         return {"bytes_sent": meter.moved, "upload_seconds": seconds, "retries": container.retries}
 
-    def _there(self, version: str, digest: str) -> bool:
-        """Whether the version is there with this content. Raises LabError if it is with other content."""
+    def _there(self, version: str, digest: str) -> Any | None:
+        """The version, if it is there with this content. Raises LabError if it is with other content."""
         model = self.workspace.model(self.options.name, version) if version else None
         if model is not None and (model.properties or {}).get(lineage.CONTENT) != digest:
             raise LabError(taken(self.options.name, version))
-        return model is not None
+        return model
 
     def _check(self, version: str, sums: dict[str, str], digest: str) -> None:
         """Take the version down as anybody would, compare it, and have it answer. Raises LabError."""

@@ -14,18 +14,19 @@ from pipeline.verbs.queue import Verb
 if TYPE_CHECKING:  # imported where they are used: other verbs are there sooner without them
     from pipeline.azure.place import Place
 
-WHAT = ("whoami", "workspaces", "models")
+WHAT = ("whoami", "workspaces", "models", "recipe")
 
 
 def azure(args: argparse.Namespace) -> int:
-    """Who is logged in to Azure, which workspaces and models there are."""
+    """Who is logged in to Azure, which workspaces and models there are, and the recipe of one."""
     from pipeline.azure import place
     from pipeline.azure.faults import explained
 
     home = settings.home()
     where = _place(home, args)
     with explained(where):
-        found = {"whoami": _whoami, "workspaces": _workspaces, "models": _models}[args.what](where, args)
+        asked = {"whoami": _whoami, "workspaces": _workspaces, "models": _models, "recipe": _recipe}
+        found = asked[args.what](where, args)
     if args.remember:
         place.remember(home, where)
     if args.json:
@@ -90,6 +91,14 @@ def _models(where: Place, args: argparse.Namespace) -> list[dict[str, Any]]:
     return workspace.opened(where.required()).models(args.name)
 
 
+def _recipe(where: Place, args: argparse.Namespace) -> dict[str, str]:
+    from pipeline.azure import pull, reference
+
+    uri = reference.PREFIX + str(args.name).removeprefix(reference.PREFIX)
+    found = reference.parse(uri, where)
+    return {"uri": found.uri, "recipe": pull.read_text(found, takeaway.RECIPE)}
+
+
 def _lines(what: str, found: Any) -> list[str]:
     if what == "whoami":
         lines = [f"{found['name']} of tenant {found['tenant']}, by {found['login']}"]
@@ -97,6 +106,8 @@ def _lines(what: str, found: Any) -> list[str]:
         return lines + [
             f"  {'may' if yes else 'may not'} {word} in {found['workspace']}" for word, yes in may.items()
         ]
+    if what == "recipe":
+        return [found["recipe"].rstrip()]
     if what == "workspaces":
         return [f"{row['workspace']}  {row['resource_group']}  {row['subscription']}" for row in found]
     return [
@@ -113,7 +124,7 @@ def add(verb: Verb) -> None:
 
 def _azure_flags(added: argparse.ArgumentParser) -> None:
     added.add_argument("what", choices=WHAT)
-    added.add_argument("name", nargs="?", help="of the models, only this one")
+    added.add_argument("name", nargs="?", help="of the models, only this one; NAME:VERSION of the recipe")
     added.add_argument("--remember", action="store_true", help="keep login and workspace for the next time")
     _where(added)
 

@@ -39,7 +39,7 @@ def opened(bench: Bench, where: Place) -> Callable[..., Container]:
     from pipeline.azure.workspace import Workspace
 
     workspace = Workspace(where)
-    return lambda patience=20.0: workspace.container(patience)
+    return lambda patience=20.0: workspace.container("any", "1", patience)
 
 
 @pytest.fixture
