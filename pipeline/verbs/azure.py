@@ -92,6 +92,7 @@ def _models(where: Place, args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _recipe(where: Place, args: argparse.Namespace) -> dict[str, str]:
+    from pipeline import takeaway
     from pipeline.azure import pull, reference
 
     uri = reference.PREFIX + str(args.name).removeprefix(reference.PREFIX)
