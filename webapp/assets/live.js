@@ -21,6 +21,7 @@ const CANCEL_TRIES = 60; // half a minute: a stage is given some time to end by 
 const FIRST_BYTES = 256 * 1024;
 const MOST_BEHIND = 32 * 1024 * 1024; // more than that was written meanwhile: begin at the end again
 const ENDED = ["done", "failed", "canceled", "interrupted"];
+const SOON_MS = 150;
 const RETRYABLE = ["failed", "canceled", "interrupted"];
 const ASK_CANCEL = "Cancel this run? Finished stages are kept and a retry goes on from there.";
 const HOME_TITLE = "Olive Lab";
@@ -388,6 +389,13 @@ export function arrive(first, run) {
   if (run) show(run);
   tab(first);
   go(first);
+}
+
+// Click a button once the page has been quiet for a moment.
+const timers = new Map();
+export function soon(id) {
+  clearTimeout(timers.get(id));
+  timers.set(id, setTimeout(() => document.getElementById(id)?.click(), SOON_MS));
 }
 
 // The run a tab should choose: the one the reader came from, else the one chosen there.

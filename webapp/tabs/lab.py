@@ -164,11 +164,14 @@ def build(tab: gr.Tab, welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
         elem_id="run-view",
     )
 
+    # Filling the form changes all inputs at once: one look when they have settled, not one for each, whose
+    # answers may overtake each other.
+    look = gr.Button("Preview", visible="hidden", elem_id="preview-now")
     gr.on(
-        [component.change for component in inputs.inputs],
-        partial(preview, inputs), inputs.inputs, [text, same, problems],
-        trigger_mode="always_last", **parts.QUICK,
+        [component.change for component in inputs.inputs], None, None, None,
+        js=f"() => ({parts.live('soon')})('preview-now')", **parts.IN_PAGE,
     )  # fmt: skip
+    look.click(partial(preview, inputs), inputs.inputs, [text, same, problems], **parts.QUICK)
     signed = parts.live("signed", "queue.js")
     start.click(
         partial(launch, inputs),
