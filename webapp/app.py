@@ -24,7 +24,7 @@ from pipeline.run import ENDED
 from webapp import guard, live, parts, queue, theme
 from webapp.home import store
 from webapp.routes import router
-from webapp.tabs import compare, comparison, data, lab, publish, runs
+from webapp.tabs import compare, comparison, data, lab, publish, registered, runs
 
 TITLE = "Olive Lab"
 TABS = ("data", "lab", "compare", "runs", "publish")
@@ -136,7 +136,7 @@ def _tabs(sample: gr.Button, problems: gr.HTML) -> tuple[data.Data, lab.Lab, run
     with made["runs"]:
         history = runs.build(made["runs"])
     with made["publish"]:
-        publish.build(made["publish"])
+        published = publish.build(made["publish"])
     history.view.click(lambda: gr.update(open=False), None, lab_tab.new, **parts.QUICK)
     made["data"].select(data.refresh, chosen.picked, chosen.picked, **parts.QUICK)
     made["lab"].select(lab.refresh, lab_tab.data, lab_tab.data, **parts.QUICK)
@@ -150,6 +150,12 @@ def _tabs(sample: gr.Button, problems: gr.HTML) -> tuple[data.Data, lab.Lab, run
         partial(lab.again, lab_tab.inputs),
         history.chosen,
         [*lab_tab.inputs.inputs, lab_tab.new],
+        **parts.QUICK,
+    ).then(None, None, None, js=f"() => ({parts.live('go')})('lab')", **parts.IN_PAGE)
+    published.models.use.click(
+        registered.base,
+        [published.where, published.models.chosen],
+        [lab_tab.model, lab_tab.new],
         **parts.QUICK,
     ).then(None, None, None, js=f"() => ({parts.live('go')})('lab')", **parts.IN_PAGE)
     return chosen, lab_tab, history

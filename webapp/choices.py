@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline import datasets, settings
 from pipeline.errors import InputError
 from pipeline.models import CATALOGUE
-from pipeline.run import DONE
+from pipeline.run import DONE, Run
 from pipeline.store import Store
 from webapp import views
 
@@ -45,3 +45,10 @@ def finished(store: Store) -> Choices:
     """Runs with an exported model, newest first."""
     runs = [run for run in store.list() if run.status == DONE and run.artifact("onnx")]
     return [(f"{run.name} · {views.moment(run.created)} · {run.id}", run.id) for run in runs]
+
+
+def run(store: Store, chosen: str | None) -> Run:
+    """The chosen run. Raises InputError if there is none."""
+    if not chosen:
+        raise InputError("run: choose a finished run")
+    return store.get(chosen)

@@ -21,6 +21,8 @@ FACTS = (
     "loss",
     "eval_loss",
     "tokens_per_second",
+    "bytes_done",
+    "bytes_total",
 )
 
 

@@ -280,13 +280,3 @@ def scorecard(rows: list[Row]) -> dict[str, Any]:
     caption = "Measured; an empty cell is not measured yet, or the note says why"
     ended = all(row.status in ENDED for row in rows)
     return {"table": table(columns, cells, caption=caption), "points": points, "ended": ended}
-
-
-def published(versions: list[dict[str, Any]]) -> Table:
-    """What is in the registry."""
-    rows = [
-        [v["name"], v["version"], moment(v["created"]), v["run"], size(v["bytes"]), v["path"]]
-        for v in versions
-    ]
-    columns = ["Name", "Version", "Published", "Run", "Size", "Folder"]
-    return table(columns, rows, empty="Nothing is published yet.", caption="Published versions")

@@ -86,9 +86,12 @@ def _workspaces(where: Place, args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _models(where: Place, args: argparse.Namespace) -> list[dict[str, Any]]:
-    from pipeline.azure import workspace
+    from pipeline.azure import login, workspace
 
-    return workspace.opened(where.required()).models(args.name)
+    found = workspace.opened(where.required()).models(args.name)
+    tenant = "" if where.registry else login.identity(where)["tenant"]
+    # A browser that is logged in to several tenants is led to the right one.
+    return [{**model, "portal": f"{model['portal']}&tid={tenant}"} for model in found] if tenant else found
 
 
 def _recipe(where: Place, args: argparse.Namespace) -> dict[str, str]:

@@ -18,6 +18,7 @@ export function put(node, text) {
 }
 
 const SHORT = 24;
+const PORTAL = "https://ml.azure.com/";
 const WORDS = {
   queued: "Waiting", running: "Running", done: "Done", failed: "Failed",
   canceled: "Canceled", interrupted: "Interrupted",
@@ -74,6 +75,13 @@ function checks(table, value, trigger) {
     box.checked = checked.has(id);
     row.prepend(el("td", { class: "lab-check", onclick: (event) => event.stopPropagation() }, box));
   }
+}
+
+// How far a transfer is: `3.2 of 12.0 MB, about 2 min left`.
+function transferred({ bytes_done: done, bytes_total: total, eta_seconds: eta }) {
+  if (!total) return "";
+  const rest = done < total && isFinite(eta) ? `, about ${roughly(eta)} left` : "";
+  return `${(done / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB${rest}`;
 }
 
 export const draw = {
@@ -186,11 +194,38 @@ export const draw = {
     follow();
   },
 
+  // A link to Azure's portal and nowhere else; it is followed only by whoever clicks it.
+  link(root, value) {
+    root.replaceChildren();
+    if (!value?.href.startsWith(PORTAL)) return;
+    root.append(el("a", { class: "lab-button", href: value.href, target: "_blank", rel: "noopener noreferrer" }, value.text));
+  },
+
   // One stage of a run until it has ended; then Gradio is told.
   stage(root, value, trigger) {
     clearTimeout(root.timer);
     root.replaceChildren();
+    root.shown = value; // what is still on its way for another one is dropped
     if (!value) return;
+    const state = el("span"), said = el("span"), left = el("span", { class: "lab-time" });
+    const bar = el("progress", { max: "100", value: "0", "aria-label": "Publishing" });
+    const cancel = el("button", { type: "button", class: "lab-button", onclick: async () => {
+      cancel.disabled = true;
+      put(cancel, "Canceling…");
+      await fetch(new URL(`runs/${value.run}/cancel`, document.baseURI), { method: "POST" }).catch((error) => {
+        console.warn("The lab did not answer", error);
+        cancel.disabled = false;
+        put(cancel, "Cancel");
+      });
+    } }, "Cancel");
+    const show = (stage) => {
+      if (state.dataset.status !== stage.status) state.replaceChildren(statusBadge(stage.status));
+      state.dataset.status = stage.status;
+      put(said, stage.error ?? stage.facts.message ?? "");
+      put(left, transferred(stage.facts));
+      bar.value = Math.round(100 * (stage.status === "done" ? 1 : stage.facts.progress ?? 0));
+      if (!root.firstChild) root.append(el("div", { class: "lab-bar" }, state, said, left, cancel), bar);
+    };
     const follow = async () => {
       let stage = null;
       try {
@@ -199,12 +234,14 @@ export const draw = {
       } catch (error) {
         console.warn("The lab did not answer, trying again", error);
       }
+      if (root.shown !== value) return;
       if (stage) {
-        const percent = Math.round(100 * (stage.status === "done" ? 1 : stage.facts.progress ?? 0));
-        root.replaceChildren(
-          el("p", {}, statusBadge(stage.status), " ", stage.error ?? stage.facts.message ?? ""),
-          el("progress", { max: "100", value: String(percent), "aria-label": "Publishing" }));
-        if (!["queued", "running"].includes(stage.status)) return trigger("select", { status: stage.status });
+        show(stage);
+        if (!["queued", "running"].includes(stage.status)) {
+          cancel.remove();
+          if (stage.status !== "done" && value.again) root.append(el("p", { class: "lab-note" }, value.again));
+          return trigger("select", { status: stage.status });
+        }
       }
       root.timer = setTimeout(follow, document.hidden ? 5000 : 500);
     };

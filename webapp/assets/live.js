@@ -41,7 +41,7 @@ class RunView {
     this.age = el("span"); // beside the note: nobody wants it read out each second
     this.cancel = el("button", { type: "button", class: "lab-button", id: "run-cancel", onclick: () => this.dialog.showModal() }, "Cancel");
     this.retry = el("button", { type: "button", class: "lab-button is-primary", id: "run-retry", onclick: () => this.act("retry") }, "Retry");
-    this.compare = el("button", { type: "button", class: "lab-button is-primary", id: "run-compare", onclick: () => { preferredRun = this.id; go("compare"); } }, "Compare answers");
+    this.compare = el("button", { type: "button", class: "lab-button is-primary", id: "run-compare", onclick: () => compare(this.id) }, "Compare answers");
     this.take = el("a", { class: "lab-button", id: "run-download", download: true }, "Download the model");
     this.notify = notifyButton();
     this.bar = el("progress", { max: "1", "aria-label": "Progress of the run" });
@@ -403,6 +403,12 @@ export function preferred(chosen, ...rest) {
   const run = preferredRun ?? chosen;
   preferredRun = null;
   return [run, ...rest];
+}
+
+// Have the Compare tab open with a run.
+export function compare(run) {
+  preferredRun = run;
+  go("compare");
 }
 
 // Keep the tab in the address, so that a reload comes back to it.

@@ -1,27 +1,34 @@
-"""Publish: a finished run as a named version in the local registry."""
+"""Publish: a finished run as a named version, in this lab or in Azure AI; and what is registered there."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
 from pipeline import publishers, submit
-from pipeline.errors import InputError, LabError
+from pipeline.errors import LabError
 from webapp import choices, form, parts, views
 from webapp.home import store
+from webapp.tabs import azure, registered
 
 TO = "local"
 PUBLISH = "publish"
+PLACES = [("This lab", TO), ("Azure AI", azure.TO)]
 REFUSED = "Nothing was published"
+ABOUT = (
+    "Before anything is copied, the export is verified: its files fit together and are as they were"
+    " written, and it answers, differently with its adapter. Each folder holds the model, its card"
+    " (`README.md`), and checksums: `sha256sum -c SHA256SUMS`."
+)
 
 
 def check(inputs: form.Form, run: str | None, *values: Any) -> tuple[Any, ...]:
     """The dry run: what would be published, or what stands against it."""
     try:
         options = _options(inputs, values)
-        plan = publishers.PUBLISHERS[TO].plan(store().home, _run(run), options)
+        plan = publishers.PUBLISHERS[TO].plan(store().home, choices.run(store(), run), options)
     except (LabError, OSError) as error:
         return views.problems(REFUSED, error), None, None
     what = f"{len(plan['files'])} files, {views.size(plan['bytes'])}"
@@ -34,60 +41,88 @@ def check(inputs: form.Form, run: str | None, *values: Any) -> tuple[Any, ...]:
 def publish(inputs: form.Form, run: str | None, *values: Any) -> tuple[Any, ...]:
     """Queue the publishing; the page follows its stage."""
     try:
-        found = _run(run)
+        found = choices.run(store(), run)
         stage = submit.publish(store(), found, TO, _options(inputs, values))
     except (LabError, OSError) as error:
         return views.problems(REFUSED, error), None, None, None
     return None, None, None, {"run": found.id, "stage": stage}
 
 
-def arrive(run: str | None) -> tuple[Any, ...]:
-    """The finished runs and the published versions there are now."""
+def arrive(run: str | None, where: str = TO) -> tuple[Any, ...]:
+    """The finished runs and the published versions there are now, as far as they are known."""
     found = choices.finished(store())
     ids = [value for _, value in found]
     empty = None if found else {"text": "No finished run yet. When one is done, you can publish it here."}
-    return gr.update(choices=found, value=run if run in ids else next(iter(ids), None)), empty, listed()
+    return (
+        gr.update(choices=found, value=run if run in ids else next(iter(ids), None)),
+        empty,
+        *registered.listed(where),
+    )
 
 
-def listed() -> views.Table:
-    """The registry as a table."""
-    return views.published(publishers.PUBLISHERS[TO].versions(store().home))
+def moved(where: str) -> tuple[Any, ...]:
+    """The fields of the place that was chosen, and nothing that was said of the other."""
+    local = where == TO
+    return gr.update(visible=local), gr.update(visible=not local), *(None,) * 4, gr.update(visible=False)
 
 
-def _run(run: str | None) -> Any:
-    if not run:
-        raise InputError("run: choose a finished run")
-    return store().get(run)
+def ended(where: str) -> tuple[Any, ...]:
+    """What is listed after a publishing has ended; Azure is asked only when somebody wants to know."""
+    return registered.listed(where) if where == TO else (gr.skip(),) * 3
 
 
 def _options(inputs: form.Form, values: tuple[Any, ...]) -> Any:
     return publishers.options_of(TO, inputs.collect(values)[PUBLISH])
 
 
-def build(tab: gr.Tab) -> None:
+class Publish(NamedTuple):
+    """What app.py connects with the other tabs."""
+
+    where: gr.Radio
+    models: registered.Registered
+
+
+def build(tab: gr.Tab) -> Publish:
     """Lay out the tab."""
     inputs = form.Form()
     empty = parts.drawn("notice")
-    run = gr.Dropdown(
-        label="Run", info="Finished runs, newest first", allow_custom_value=True, elem_id="publish-run"
-    )
-    inputs.fields(PUBLISH, publishers.PUBLISHERS[TO].Options)
-    with gr.Row():
-        dry = gr.Button("Check first (dry run)", elem_id="publish-check")
-        go = gr.Button("Publish", variant="primary", elem_id="publish-go")
+    with gr.Row(elem_classes="fields"):
+        run = gr.Dropdown(
+            label="Run", info="Finished runs, newest first", allow_custom_value=True, elem_id="publish-run"
+        )
+        where = gr.Radio(
+            PLACES, value=TO, label="Where", elem_id="publish-where",
+            info="Where to publish, and whose models are listed below",
+        )  # fmt: skip
+    with gr.Column() as local:
+        inputs.fields(PUBLISH, publishers.PUBLISHERS[TO].Options)
+        with gr.Row():
+            dry = gr.Button("Check first (dry run)", elem_id="publish-check")
+            go = gr.Button("Publish", variant="primary", elem_id="publish-go")
+    cloud = azure.build()
     problems = parts.drawn("problems", elem_id="publish-problems")
-    planned = parts.drawn("notice")
+    planned = parts.drawn("notice", elem_id="publish-planned")
+    findings = parts.drawn("table", elem_id="publish-findings")
+    command = gr.Code(
+        label="About the same with the Azure CLI", language="shell", interactive=False, lines=1,
+        wrap_lines=True, show_line_numbers=False, buttons=["copy"], visible=False, elem_id="azure-command",
+    )  # fmt: skip
     files = parts.drawn("table")
     progress = parts.drawn("stage", elem_id="publish-progress")
-    versions = parts.drawn("table", elem_id="publish-versions")
-    gr.Markdown(
-        "Before anything is copied, the export is verified: its files fit together and are as they were"
-        " written, and it answers, differently with its adapter. Each folder holds the model, its card"
-        " (`README.md`), and checksums: `sha256sum -c SHA256SUMS`."
-    )
+    gr.Markdown(ABOUT)
+    models = registered.build(where, cloud.inputs)
 
     given = [run, *inputs.inputs]
     dry.click(partial(check, inputs), given, [problems, planned, files], **parts.QUICK)
     go.click(partial(publish, inputs), given, [problems, planned, files, progress], **parts.QUICK)
-    progress.select(listed, None, versions, **parts.QUICK)
-    tab.select(arrive, run, [run, empty, versions], **parts.QUICK)
+    said = [problems, planned, findings, files, command]
+    given = [run, *cloud.inputs.inputs]
+    cloud.check.click(partial(azure.check, cloud.inputs), given, said, **azure.ASKS)
+    cloud.go.click(partial(azure.publish, cloud.inputs), given, [*said, progress], **parts.QUICK)
+    where.input(moved, where, [local, cloud.column, *said], **parts.QUICK).then(
+        registered.listed, where, models.shown, **parts.QUICK
+    )
+    progress.select(ended, where, models.shown, **parts.QUICK)
+    tab.select(arrive, [run, where], [run, empty, *models.shown], **parts.QUICK)
+    tab.select(azure.arrive, cloud.remembered, cloud.remembered, **parts.QUICK)
+    return Publish(where, models)

@@ -1,0 +1,235 @@
+"""The Azure part of the Publish tab. A real process asks; there is no Azure CLI to reach it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import gradio as gr
+import planted
+import pytest
+
+from pipeline.azure import place
+from pipeline.azure.place import Place
+from webapp import form, registered
+from webapp.tabs import azure, publish
+from webapp.tabs import registered as models
+
+TRAVEL = Place("cli", "11111111-2222-3333-4444-555555555555", "travel-group", "travel-ws")
+PLACE = {name: getattr(TRAVEL, name) for name in azure.WHERE}
+NO_CLI = "The Azure CLI is not installed here; install it and run `az login`"
+ATTACK = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture
+def inputs():
+    with gr.Blocks():
+        return azure.build().inputs
+
+
+@pytest.fixture
+def no_cli(home, monkeypatch):
+    """No `az` on the path, whatever this machine has."""
+    folder = home / "empty"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+
+
+def values(inputs: form.Form, **changes):
+    """The form's values, as the page would send them."""
+    pairs = zip(inputs.keys, inputs.inputs, strict=True)
+    return [changes.get(name, component.value) for (_, name), component in pairs]
+
+
+def picked(chosen, **more):
+    return SimpleNamespace(_data={"id": chosen, **more})
+
+
+def kept(home, *versions):
+    """Versions of a workspace, as the page keeps them after it has asked."""
+    rows = [registered._of_azure(TRAVEL, version) for version in versions]
+    told = {"place": str(TRAVEL), "asked": 1.0, "versions": rows}
+    (home / registered.FILE).write_text(json.dumps(told))
+    return [row["id"] for row in rows]
+
+
+def version(number: str, *, tags=None, properties=None):
+    return {
+        "name": "trips", "version": number, "description": "", "tags": tags or {}, "created_by": None,
+        "properties": properties or {}, "created": "2026-11-22T10:00:00+00:00", "path": "azureml://there",
+        "portal": TRAVEL.page("trips", number) + "&tid=t",
+    }  # fmt: skip
+
+
+def test_who_am_i_without_the_azure_cli_is_a_sentence(home, no_cli, inputs):
+    asking, (notice, facts) = azure.whoami(inputs, *values(inputs, **PLACE))
+    assert asking == (azure.ASKING, None)
+    assert notice["text"].startswith(NO_CLI)
+    assert (notice["kind"], facts) == ("bad", None)
+    assert not (home / place.FILE).exists()
+
+
+def test_workspaces_and_models_say_the_same(home, no_cli, inputs):
+    _, (notice, seen) = azure.find("cli")
+    assert notice["text"].startswith(NO_CLI)
+    assert seen["visible"] is False
+    _, (notice, *rest) = models.refresh(inputs, "azureml", *values(inputs, **PLACE))
+    assert notice["text"].startswith(NO_CLI)
+    assert rest == [gr.skip()] * 3
+
+
+def test_a_dry_run_shows_findings_files_and_the_command_without_a_login(store, no_cli, inputs):
+    run = planted.finished(store)
+    first, last = azure.check(inputs, run, *values(inputs, **PLACE, name="trips", tags="team=a b"))
+    assert first[:2] == (None, azure.ASKING)
+    problems, summary, findings, files, command = last
+    assert (problems, summary["kind"]) == (None, "bad")
+    assert files["rows"][0] == ["model.onnx", "2.0 kB"]
+    assert command["value"].startswith("az ml model create --name trips --type custom_model --path /")
+    assert "--workspace-name travel-ws" in command["value"]
+    assert command["value"].endswith("--tags 'team=a b'")
+    said = {row[1]: (row[0]["word"], row[2]) for row in findings["rows"]}
+    assert said["Name"][0] == "Good"
+    assert said["Version"] == ("Not known", "is asked once what stands above is good")
+    assert "In the way" in {word for word, _ in said.values()}
+    assert len(store.get(run).stages) == 4
+
+
+def test_everything_that_is_missing_is_named_and_nothing_is_queued(store, inputs):
+    run = planted.finished(store)
+    ((problems, *_),) = azure.check(inputs, run, *values(inputs, name="trips"))
+    assert [text.partition(":")[0] for text in problems["items"]] == list(azure.WHERE)
+    problems, *_, stage = azure.publish(inputs, run, *values(inputs, name="trips"))
+    assert (len(problems["items"]), stage) == (3, None)
+    problems, *_ = azure.publish(inputs, None, *values(inputs, **PLACE, name="trips"))
+    assert problems["items"] == ["run: choose a finished run"]
+    assert len(store.get(run).stages) == 4
+
+
+def test_publishing_queues_a_stage_with_the_login_that_was_chosen(store, inputs):
+    run = planted.finished(store)
+    *_, command, stage = azure.publish(inputs, run, *values(inputs, **PLACE, name="trips", login="identity"))
+    assert "az ml model create" in command["value"]
+    assert (stage["run"], stage["stage"], stage["again"]) == (run, "publish", azure.AGAIN)
+    queued = store.get(run).stage("publish")
+    assert (queued.status, queued.options["to"], queued.options["login"]) == ("queued", "azureml", "identity")
+
+
+def test_a_config_json_fills_in_the_workspace_and_is_not_kept(home, uploaded):
+    good = {"subscription_id": "s", "resource_group": "g", "workspace_name": "w"}
+    path = uploaded(json.dumps(good).encode(), "config.json")
+    notice, *three = azure.take_config(path)
+    assert (notice["text"], three) == ("Workspace w, as the file says.", ["s", "g", "w"])
+    assert not Path(path).exists()
+
+
+@pytest.mark.parametrize("content", [b"{}", b"no", b"[1]"])
+def test_a_file_that_is_no_config_json_is_refused_without_its_path(home, uploaded, content):
+    path = uploaded(content, "config.json")
+    notice, *three = azure.take_config(path)
+    assert notice["text"].startswith("This file is n")
+    assert (str(home) in notice["text"], three) == (False, [gr.skip()] * 3)
+    assert not Path(path).exists()
+
+
+def test_what_is_remembered_is_filled_in_but_never_over_what_is_typed(home):
+    place.remember(home, TRAVEL)
+    assert azure.arrive("identity", "", "", "") == ["cli", *PLACE.values()]
+    assert azure.arrive("identity", "", "mine", "") == [gr.skip()] * 4
+
+
+def test_a_workspace_that_was_found_is_filled_in():
+    assert azure.pick(json.dumps(["s", "g", "w"])) == ["s", "g", "w"]
+    assert azure.pick(None) == [gr.skip()] * 3
+
+
+def test_versions_are_listed_as_azure_last_said_and_text_stays_text(store, home):
+    assert models.listed("azureml")[0]["empty"] == models.NOT_ASKED
+    made = version("1", tags={"verified": "true", "base": ATTACK}, properties={"olive_lab_bytes": "2048"})
+    kept(home, made, version("2"))
+    table, *_ = models.listed("azureml")
+    assert table["rows"][0][0] == {"status": "done", "word": "Yes"}
+    assert table["rows"][0][1:] == ["trips", "1", "2026-11-22T10:00", "", ATTACK, "", "2.0 kB"]
+    assert table["rows"][1][0]["word"] == "Not known"
+    assert "workspace travel-ws, asked" in table["caption"]
+
+
+def test_an_export_is_no_base_and_says_so_another_model_is(store, home):
+    run = planted.finished(store)
+    content = {registered.lineage.CONTENT: "00"}
+    export, other = kept(
+        home, version("1", tags={"run": run, "base": "starter"}, properties=content), version("2")
+    )
+    notice, chosen, its_run, _, title, _, link, use, pull, compare = models.select("azureml", picked(export))
+    assert (notice, chosen, its_run) == (None, export, run)
+    assert "no training can start" in title["note"]
+    assert title["note"].endswith("starter.")
+    assert link["href"].startswith("https://ml.azure.com/model/trips:1/details?wsid=/subscriptions/1111")
+    assert link["href"].endswith("&tid=t")
+    assert [update["interactive"] for update in (use, compare)] == [False, True]
+    assert pull["visible"] is True
+    *_, title, _, _, use, _, compare = models.select("azureml", picked(other))
+    assert "note" not in title
+    assert [update["interactive"] for update in (use, compare)] == [True, False]
+    assert models.base("azureml", other)[0] == (
+        f"azureml://subscriptions/{TRAVEL.subscription}/resourceGroups/travel-group"
+        "/workspaces/travel-ws/models/trips/versions/2"
+    )
+
+
+def test_a_version_that_is_gone_from_the_list_is_a_sentence(store, home):
+    notice, *_ = models.select("azureml", picked("azureml:trips:9"))
+    assert "refresh the list" in notice["text"]
+
+
+def test_two_versions_show_only_what_differs(store, home):
+    same = {"team": "walkers"}
+    ids = kept(home, version("1", tags={**same, "bits": "4"}), version("2", tags={**same, "bits": "8"}))
+    notice, table = models.check("azureml", picked("", ids=ids))
+    assert (notice, table["columns"]) == (None, ["", "Name", "trips:1", "trips:2"])
+    assert table["rows"] == [["Tag", "bits", "4", "8"]]
+    notice, table = models.check("azureml", picked("", ids=ids[:1]))
+    assert ("two versions" in notice["text"], table) == (True, None)
+
+
+def test_versions_of_this_lab_have_the_base_of_their_run(store, home):
+    run = planted.finished(store)
+    folder = home / "registry" / "travel" / "1"
+    folder.mkdir(parents=True)
+    facts = {"run": run, "created": 1.0, "description": "", "bytes": 2048}
+    Path(folder, "published.json").write_text(json.dumps(facts))
+    table, *_ = models.listed("local")
+    recipe = store.get(run).recipe
+    assert table["rows"][0][4:] == [
+        run,
+        recipe["model"],
+        recipe["quantize"]["algorithm"],
+        "2.0 kB",
+        str(folder),
+    ]
+    *_, use, pull, compare = models.select("local", picked("travel:1"))
+    assert (use["interactive"], pull["visible"], compare["interactive"]) == (False, False, True)
+
+
+def test_a_pull_that_fails_is_a_sentence_and_one_that_is_there_is_shown(store, home, no_cli, inputs):
+    (chosen,) = kept(home, version("1"))
+    place.remember(home, TRAVEL)
+
+    async def said():
+        return [told async for told in models.pull(inputs, "azureml", chosen, *values(inputs))]
+
+    first, *_, (notice, _) = asyncio.run(said())
+    assert first[0]["note"] == models.CLOSED
+    assert NO_CLI in notice["text"]
+    folder = registered.folder(home, registered.one(store, "azureml", chosen))
+    folder.mkdir(parents=True)
+    ((notice, command),) = asyncio.run(said())
+    assert str(folder) in notice["text"]
+    assert command["value"] == f"python -m pipeline verify {folder}"
+
+
+def test_choosing_the_place_shows_its_fields(home):
+    local, cloud, *said, command = publish.moved("azureml")
+    assert (local["visible"], cloud["visible"], set(said), command["visible"]) == (False, True, {None}, False)

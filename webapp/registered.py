@@ -1,0 +1,203 @@
+"""Registered versions of models, of this lab or of Azure, as plain data for the page.
+
+Azure's are kept in the home as they were when it was last asked: the page shows them at once, and nothing
+is asked of Azure that nobody wanted to know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from pipeline import publishers, settings
+from pipeline.azure import ask, lineage, place
+from pipeline.azure.place import Place
+from pipeline.azure.reference import Reference
+from pipeline.errors import InputError, LabError
+from pipeline.run import DONE, Run
+from pipeline.store import Store
+from webapp import views
+
+LOCAL, AZURE = "local", "azureml"
+FILE = "azure-models.json"
+PULLED = "pulled"
+Version = dict[str, Any]  # id, name, version, created, tags, properties, bytes, and path or portal
+
+
+def versions(store: Store, where: str) -> list[Version]:
+    """What is known to be registered there, newest first; asks nobody."""
+    return list(_kept(store.home)["versions"]) if where == AZURE else _local(store)
+
+
+def ask_azure(home: Path, where: Place) -> list[Version]:
+    """Ask for the versions in a workspace and keep the answer, and the workspace. Raises LabError."""
+    found = [_of_azure(where, model) for model in ask.models(home, where=where)]
+    place.remember(home, where)
+    part = home / f".{FILE}.part"
+    part.write_text(json.dumps({"place": str(where), "asked": time.time(), "versions": found}), "utf-8")
+    part.replace(home / FILE)
+    return found
+
+
+def asked(home: Path) -> str:
+    """Which workspace the kept versions are of, and when it was asked; "" if it never was."""
+    kept = _kept(home)
+    return f"{kept['place']}, asked {views.moment(kept['asked'])}" if kept["place"] else ""
+
+
+def one(store: Store, where: str, chosen: str) -> Version:
+    """The version of that id. Raises InputError if it is not listed any more."""
+    found = next((version for version in versions(store, where) if version["id"] == chosen), None)
+    if found is None:
+        raise InputError("This version is not in the list any more; refresh the list and choose again.")
+    return found
+
+
+def run_of(store: Store, version: Version) -> Run | None:
+    """The finished run that made a version, if this lab has it."""
+    try:
+        run = store.get(str(version["tags"].get("run") or "none"))
+    except InputError:
+        return None
+    return run if run.id == version["tags"]["run"] and run.status == DONE and not run.deleted else None
+
+
+def exported(version: Version) -> bool:
+    """Whether it is an export of this lab: ONNX, which no training can start from."""
+    return "path" in version or lineage.CONTENT in version["properties"]
+
+
+def table(found: list[Version], where: str, empty: str, caption: str) -> views.Table:
+    """The versions with boxes for two that are to be compared."""
+    rows = [
+        [
+            _verified(version),
+            version["name"],
+            version["version"],
+            views.moment(version["created"]) if where == LOCAL else str(version["created"] or "")[:16],
+            *(str(version["tags"].get(tag, "")) for tag in ("run", "base", "algorithm")),
+            views.size(version["bytes"]),
+            *([version["path"]] if where == LOCAL else []),
+        ]
+        for version in found
+    ]
+    columns = ["Verified", "Name", "Version", "Created", "Run", "Base", "Algorithm", "Size"]
+    columns += ["Folder"] if where == LOCAL else []
+    made = views.table(columns, rows, empty=empty, caption=caption)
+    return {**made, "ids": [version["id"] for version in found], "check": "Compare", "checked": []}
+
+
+def details(version: Version) -> views.Table:
+    """Everything that is known of one version."""
+    return views.table(["", "Name", "Value"], _facts(version), caption=_title(version))
+
+
+def differences(one: Version, other: Version) -> views.Table:
+    """What two versions do not have in common."""
+    left, right = ({(kind, name): text for kind, name, text in _facts(v)} for v in (one, other))
+    rows = [
+        [*key, left.get(key, ""), right.get(key, "")]
+        for key in dict.fromkeys([*left, *right])
+        if left.get(key) != right.get(key)
+    ]
+    return views.table(
+        ["", "Name", _title(one), _title(other)], rows, caption="Differences",
+        empty="Tags and properties of both are the same.",
+    )  # fmt: skip
+
+
+def folder(home: Path, version: Version) -> Path:
+    """Where a version of Azure's lies once it is pulled; another workspace's of that name lies elsewhere."""
+    digest = hashlib.sha256(version["id"].encode()).hexdigest()[:8]
+    return home / PULLED / f"{version['name']}-{version['version']}-{digest}"
+
+
+async def pull(home: Path, login: str, version: Version) -> AsyncIterator[str]:
+    """Download it in a process of its own, yielding what it says; goes on where an earlier one was cut.
+
+    Closing it ends the process. Raises LabError with the sentence of a download that failed.
+    """
+    target = folder(home, version)
+    target.parent.mkdir(mode=0o700, exist_ok=True)
+    command = ["-m", "pipeline", "pull", version["id"], f"--login={login}", "--to", str(target)]
+    process = await asyncio.create_subprocess_exec(
+        settings.python(), *command, cwd=settings.ROOT, stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        env=settings.child_environment(OLIVE_LAB_HOME=str(home)),
+    )  # fmt: skip
+    said = ""
+    try:
+        assert process.stdout is not None
+        async for line in process.stdout:
+            said = line.decode("utf-8", "replace").strip() or said
+            yield said
+        if await process.wait() != 0:
+            raise LabError(said or f"The download ended with code {process.returncode}; pull it again.")
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def _local(store: Store) -> list[Version]:
+    found = []
+    for made in publishers.PUBLISHERS[LOCAL].versions(store.home):
+        version = {
+            **made,
+            "id": f"{made['name']}:{made['version']}",
+            "tags": {"run": made["run"]},
+            "properties": {},
+        }
+        if (run := run_of(store, version)) is not None:
+            algorithm = (run.recipe.get("quantize") or {}).get("algorithm", "")
+            version["tags"] |= {"base": str(run.recipe.get("model", "")), "algorithm": str(algorithm)}
+        version["tags"]["verified"] = "true"  # before it was copied; the registry takes no other
+        found.append(version)
+    return found
+
+
+def _of_azure(where: Place, model: dict[str, Any]) -> Version:
+    names = ("name", "version", "description", "tags", "properties", "created", "created_by", "portal")
+    size = model["properties"].get("olive_lab_bytes", "")
+    return {
+        **{name: model[name] for name in names},
+        "id": Reference(where, where.registry, model["name"], model["version"]).uri,
+        "bytes": int(size) if size.isdecimal() else None,
+    }
+
+
+def _kept(home: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((home / FILE).read_text("utf-8"))
+    except (OSError, ValueError):  # nobody has asked yet
+        return {"place": "", "asked": None, "versions": []}
+    return found
+
+
+def _facts(version: Version) -> list[list[str]]:
+    about = [["", name, str(version.get(name) or "")] for name in ("description", "created_by", "path")]
+    return [row for row in about if row[2]] + [
+        [kind, name, str(text)]
+        for kind, among in (("Tag", "tags"), ("Property", "properties"))
+        for name, text in sorted(version[among].items())
+    ]
+
+
+def _title(version: Version) -> str:
+    return f"{version['name']}:{version['version']}"
+
+
+def _verified(version: Version) -> dict[str, str]:
+    said = version["tags"].get("verified")
+    if said == "true":
+        return {"status": "done", "word": "Yes"}
+    return (
+        {"status": "interrupted", "word": "No"}
+        if said == "false"
+        else {"status": "queued", "word": "Not known"}
+    )

@@ -1,0 +1,231 @@
+"""Azure AI as a place to publish to: the login, the workspace, a version's name, and the dry run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from pipeline import publishers, submit
+from pipeline.azure import ask, place
+from pipeline.azure.place import Place
+from pipeline.errors import InputError, LabError, sentence
+from pipeline.options import describe
+from webapp import choices, form, parts, views
+from webapp.home import store
+
+TO = "azureml"
+LOGINS = [
+    ("Azure CLI (az login)", "cli"),
+    ("Managed identity of this machine", "identity"),
+    ("Service principal in the environment", "environment"),
+]
+WHERE = ("subscription", "resource_group", "workspace")
+ABOUT = ("name", "version", "description", "tags")
+ASKING = {"text": "Asking Azure… this can take a minute; you can go on working meanwhile."}
+REFUSED = "Nothing was published"
+AGAIN = "Publish again when you like: what has arrived in Azure is not sent again."
+WORDS = {"good": ("done", "Good"), "bad": ("failed", "In the way"), "unknown": ("queued", "Not known")}
+# At most so many threads of the page wait for Azure, for whomever.
+ASKS: dict[str, Any] = {**parts.QUEUED, "concurrency_limit": 4, "concurrency_id": "azure"}
+
+
+class Azure(NamedTuple):
+    """What the tab connects."""
+
+    column: gr.Column
+    inputs: form.Form
+    check: gr.Button
+    go: gr.Button
+    remembered: list[form.Input]
+
+
+def whoami(inputs: form.Form, *values: Any) -> Iterator[tuple[Any, ...]]:
+    """Who is logged in and what that one may do: a notice, and facts. What works is remembered."""
+    yield ASKING, None
+    try:
+        where = place_of(inputs, values)
+        found = ask.whoami(store().home, where)
+        if where.workspace:
+            place.remember(store().home, where)
+    except (LabError, OSError) as error:
+        yield {"text": sentence(error), "kind": "bad"}, None
+        return
+    may = found.get("may")
+    note = {"text": "The login works. Choose a workspace to see what it may do there."}
+    if may is not None:
+        lacks = [word for word, yes in may.items() if not yes]
+        text = f"The login may not {', '.join(lacks)} in {where}; ask for the role AzureML Data Scientist."
+        note = {"text": text, "kind": "bad"}
+        if not lacks:
+            note = {"text": f"The login may do all that publishing to {where} needs.", "kind": "good"}
+    yield note, who(found)
+
+
+def who(found: dict[str, Any]) -> list[list[str]]:
+    """The facts of a login."""
+    rows = [["Name", str(found["name"])], ["Tenant", str(found["tenant"])]]
+    rows += [["Good for", f"{found['minutes']} minutes"]]
+    return rows + [[word.capitalize(), "yes" if yes else "no"] for word, yes in found.get("may", {}).items()]
+
+
+def find(login: str) -> Iterator[tuple[Any, ...]]:
+    """The workspaces that a login sees, to choose from: a notice, and the choices."""
+    yield ASKING, gr.skip()
+    try:
+        found = ask.workspaces(store().home, login)
+    except (LabError, OSError) as error:
+        yield {"text": sentence(error), "kind": "bad"}, gr.update(visible=False)
+        return
+    if not found:
+        text = "This login sees no workspace; ask for the role AzureML Data Scientist on one."
+        yield {"text": text, "kind": "bad"}, gr.update(visible=False)
+        return
+    labels = [
+        (
+            f"{row['workspace']} · {row['resource_group']} · {row['subscription']}",
+            json.dumps([row[k] for k in WHERE]),
+        )
+        for row in found
+    ]
+    text = f"The login sees {len(found)} workspace{'s' if len(found) > 1 else ''}; choose one."
+    yield {"text": text, "kind": "good"}, gr.update(choices=labels, value=None, visible=True)
+
+
+def pick(chosen: str | None) -> list[Any]:
+    """Fill in the workspace that was chosen."""
+    return list(json.loads(chosen)) if chosen else [gr.skip()] * len(WHERE)
+
+
+def take_config(uploaded: str) -> tuple[Any, ...]:
+    """Fill in the workspace of an uploaded config.json; the file itself is not kept."""
+    try:
+        found = place.find(store().home, Place(), uploaded)
+    except InputError as error:
+        text = sentence(error).replace(f"config: {uploaded}", "This file")
+        return {"text": text, "kind": "bad"}, *[gr.skip()] * len(WHERE)
+    finally:
+        Path(uploaded).unlink(missing_ok=True)
+    text = f"Workspace {found.workspace}, as the file says."
+    return {"text": text, "kind": "good"}, *(getattr(found, name) for name in WHERE)
+
+
+def check(inputs: form.Form, run: str | None, *values: Any) -> Iterator[tuple[Any, ...]]:
+    """The dry run: problems, a summary, findings, files and the equivalent command."""
+    nothing = (None, None, None)
+    try:
+        given = inputs.collect(values)[TO]
+        found = choices.run(store(), run)
+        planned = publishers.PUBLISHERS[TO].plan(store().home, found, publishers.options_of(TO, given))
+        yield None, ASKING, None, files(planned), command(planned)
+        told = ask.preflight(store().home, found.id, given)
+    except (LabError, OSError) as error:
+        yield views.problems(REFUSED, error), *nothing, gr.skip()
+        return
+    yield None, summary(told), findings(told["findings"]), files(planned), command(planned)
+
+
+def summary(told: dict[str, Any]) -> dict[str, Any]:
+    """What a dry run comes to."""
+    plan = told["plan"]
+    bad = [row["check"] for row in told["findings"] if row["status"] == "bad"]
+    text = f"Version {plan['version']} of {plan['name']} in {plan['target']}: {views.size(plan['bytes'])}"
+    if not bad:
+        return {"text": text, "note": "Nothing stands against it. Nothing was written.", "kind": "good"}
+    return {"text": text, "note": f"In the way: {', '.join(bad)}. Nothing was written.", "kind": "bad"}
+
+
+def findings(rows: list[dict[str, str]]) -> views.Table:
+    """The checks of a dry run."""
+    cells = []
+    for row in rows:
+        status, word = WORDS[row["status"]]
+        cells.append([{"status": status, "word": word}, row["check"].capitalize(), row["message"]])
+    return views.table(["", "Check", "What it says"], cells, caption="What was checked")
+
+
+def files(planned: dict[str, Any]) -> views.Table:
+    """The files that a version would have."""
+    rows = [[file["path"], views.size(file["bytes"])] for file in planned["files"]]
+    return views.table(["File", "Size"], rows)
+
+
+def command(planned: dict[str, Any]) -> Any:
+    """The command of the Azure CLI that does about the same."""
+    return gr.update(value=planned["command"], visible=True)
+
+
+def publish(inputs: form.Form, run: str | None, *values: Any) -> tuple[Any, ...]:
+    """Queue the publishing, and have the page follow it: what `check` says, and the stage."""
+    try:
+        found = choices.run(store(), run)
+        options = publishers.options_of(TO, inputs.collect(values)[TO])
+        planned = publishers.PUBLISHERS[TO].plan(store().home, found, options)
+        stage = submit.publish(store(), found, TO, options)
+    except (LabError, OSError) as error:
+        return views.problems(REFUSED, error), None, None, None, gr.skip(), None
+    return None, None, None, None, command(planned), {"run": found.id, "stage": stage, "again": AGAIN}
+
+
+def place_of(inputs: form.Form, values: tuple[Any, ...]) -> Place:
+    """The workspace of the form; what is left empty is as remembered. Raises InputError."""
+    options = publishers.options_of(TO, inputs.collect(values)[TO])
+    return publishers.PUBLISHERS[TO].place_of(store().home, options)  # type: ignore[no-any-return]
+
+
+def arrive(*now: Any) -> list[Any]:
+    """Login and workspace as remembered, where nothing is typed yet."""
+    known = place.recall(store().home)
+    login, *rest = now
+    if any(rest):
+        return [gr.skip()] * len(now)
+    return [known.get("login", login), *(known.get(name, "") for name in WHERE)]
+
+
+def build() -> Azure:
+    """Lay out the part of the tab that is about Azure."""
+    inputs = form.Form()
+    options = {option.name: option for option in describe(publishers.PUBLISHERS[TO].Options)}
+
+    def add(name: str, **changes: Any) -> form.Input:
+        option = options.pop(name)
+        made = form.component(option, "azure", **changes)
+        inputs.add(TO, option, made)
+        return made
+
+    column: gr.Column
+    with gr.Column(visible=False) as column:
+        option = options.pop("login")
+        login = gr.Radio(
+            LOGINS, value="cli", label="Login", elem_id="azure-login",
+            info="As whom the lab asks Azure. It never opens a browser, and keeps no secrets.",
+        )  # fmt: skip
+        inputs.add(TO, option, login)
+        with gr.Row(elem_classes="bar"):
+            me = gr.Button("Who am I", size="sm", scale=0, min_width=130, elem_id="azure-whoami")
+            look = gr.Button("Find workspaces", size="sm", scale=0, min_width=170, elem_id="azure-find")
+            config = gr.UploadButton("Use a config.json", size="sm", scale=0, min_width=170,
+                                     file_types=[".json"], elem_id="azure-config")  # fmt: skip
+        notice = parts.drawn("notice", elem_id="azure-notice")
+        facts = parts.drawn("facts", elem_id="azure-who")
+        seen = gr.Dropdown(label="Workspaces of this login", visible=False, elem_id="azure-seen")
+        with gr.Row(elem_classes="fields"):
+            three = [add(name, info="") for name in WHERE]
+        with gr.Row(elem_classes="fields"):
+            for name in ABOUT:
+                add(name)
+        with gr.Accordion("More options", open=False), gr.Row(elem_classes="fields"):
+            for name in list(options):
+                add(name)
+        with gr.Row():
+            dry = gr.Button("Check first (dry run)", elem_id="azure-check")
+            go = gr.Button("Publish", variant="primary", elem_id="azure-go")
+    me.click(partial(whoami, inputs), inputs.inputs, [notice, facts], **ASKS)
+    look.click(find, login, [notice, seen], **ASKS)
+    seen.input(pick, seen, three, **parts.QUICK)
+    config.upload(take_config, config, [notice, *three], **parts.QUICK)
+    return Azure(column, inputs, dry, go, [login, *three])
