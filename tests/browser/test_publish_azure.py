@@ -130,6 +130,8 @@ def test_registered_models_are_compared_linked_and_used_as_a_base(app, shot):
     page.click("#models-use")
     expect(page.locator("#recipe")).to_contain_text("workspaces/travel-ws/models/trips/versions/2")
     page.click("#tab-publish-button")
+    expect(page.locator("#models-details")).to_be_hidden()
+    rows.nth(0).locator("button").click()
     page.click("#models-compare")
     expect(page.locator("#compare-prompt textarea")).to_have_value("What should I see in Lindenhafen?")
     assert page.evaluate("window.hacked") is None
