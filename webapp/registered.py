@@ -47,7 +47,7 @@ def ask_azure(home: Path, where: Place) -> list[Version]:
 def asked(home: Path) -> str:
     """Which workspace the kept versions are of, and when it was asked; "" if it never was."""
     kept = _kept(home)
-    return f"{kept['place']}, asked {views.moment(kept['asked'])}" if kept["place"] else ""
+    return f"{kept['place'].capitalize()}, asked {views.moment(kept['asked'])}" if kept["place"] else ""
 
 
 def one(store: Store, where: str, chosen: str) -> Version:
@@ -79,7 +79,9 @@ def table(found: list[Version], where: str, empty: str, caption: str) -> views.T
             _verified(version),
             version["name"],
             version["version"],
-            views.moment(version["created"]) if where == LOCAL else str(version["created"] or "")[:16],
+            views.moment(version["created"])
+            if where == LOCAL
+            else str(version["created"] or "")[:16].replace("T", " "),
             *(str(version["tags"].get(tag, "")) for tag in ("run", "base", "algorithm")),
             views.size(version["bytes"]),
             *([version["path"]] if where == LOCAL else []),

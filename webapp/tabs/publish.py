@@ -104,7 +104,7 @@ def build(tab: gr.Tab) -> Publish:
     planned = parts.drawn("notice", elem_id="publish-planned")
     findings = parts.drawn("table", elem_id="publish-findings")
     command = gr.Code(
-        label="About the same with the Azure CLI", language="shell", interactive=False, lines=1,
+        label="About the same with the Azure CLI", language=None, interactive=False, lines=1,
         wrap_lines=True, show_line_numbers=False, buttons=["copy"], visible=False, elem_id="azure-command",
     )  # fmt: skip
     files = parts.drawn("table")

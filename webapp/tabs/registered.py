@@ -39,12 +39,11 @@ class Registered(NamedTuple):
 def listed(where: str) -> tuple[Any, ...]:
     """The versions as they are known, without asking Azure: table, no differences, no details."""
     found = registered.versions(store(), where)
-    asked = registered.asked(store().home) if where == AZURE else "this lab"
+    asked = registered.asked(store().home) if where == AZURE else "This lab"
     empty = "Nothing is published yet." if where == LOCAL else NOT_ASKED
     if where == AZURE and asked:
         empty = "This workspace has no registered model yet."
-    caption = f"Registered models: {asked}" if asked else "Registered models"
-    return registered.table(found, where, empty, caption), None, gr.update(visible=False)
+    return registered.table(found, where, empty, asked), None, gr.update(visible=False)
 
 
 def refresh(inputs: Any, where: str, *values: Any) -> Iterator[tuple[Any, ...]]:
@@ -124,6 +123,7 @@ def base(where: str, chosen: str) -> tuple[Any, Any]:
 def build(where: gr.Radio, inputs: Any) -> Registered:
     """Lay out the section. `where` says whose versions it is about, `inputs` is Azure's form."""
     with gr.Row(elem_classes="bar"):
+        parts.fixed("<h2 class='lab-title'>Registered models</h2>")
         again = gr.Button("Refresh", size="sm", scale=0, elem_id="models-refresh")
     notice = parts.drawn("notice", elem_id="models-notice")
     versions = parts.drawn("table", elem_id="publish-versions")
@@ -140,7 +140,7 @@ def build(where: gr.Radio, inputs: Any) -> Registered:
             stop = gr.Button("Stop", size="sm", scale=0, elem_id="models-stop", visible=False)
             link = parts.drawn("link", elem_id="models-portal")
         told = parts.drawn("notice", elem_id="models-pulled")
-        same = gr.Code(label="Have it answer, in a terminal", language="shell", interactive=False, lines=1,
+        same = gr.Code(label="Have it answer, in a terminal", language=None, interactive=False, lines=1,
                        show_line_numbers=False, buttons=["copy"], visible=False)  # fmt: skip
         table = parts.drawn("table", elem_id="models-facts")
     shown = [versions, apart, panel]
