@@ -47,7 +47,7 @@ def ask_azure(home: Path, where: Place) -> list[Version]:
 def asked(home: Path) -> str:
     """Which workspace the kept versions are of, and when it was asked; "" if it never was."""
     kept = _kept(home)
-    return f"{kept['place'].capitalize()}, asked {views.moment(kept['asked'])}" if kept["place"] else ""
+    return f"As the {kept['place']} said on {views.moment(kept['asked'])}" if kept["place"] else ""
 
 
 def one(store: Store, where: str, chosen: str) -> Version:

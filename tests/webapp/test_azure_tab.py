@@ -153,7 +153,7 @@ def test_versions_are_listed_as_azure_last_said_and_text_stays_text(store, home)
     assert table["rows"][0][0] == {"status": "done", "word": "Yes"}
     assert table["rows"][0][1:] == ["trips", "1", "2026-11-22 10:00", "", ATTACK, "", "2.0 kB"]
     assert table["rows"][1][0]["word"] == "Not known"
-    assert "Workspace travel-ws, asked" in table["caption"]
+    assert "As the workspace travel-ws said on" in table["caption"]
 
 
 def test_an_export_is_no_base_and_says_so_another_model_is(store, home):
