@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import planted
 import pytest
@@ -49,17 +51,20 @@ def test_the_server_sends_it_in_little_memory(home: Path, long_log: tuple[str, P
     try:
         until(lambda: answers(port), "the first answer", 60)
         before = resident(process.pid)
-        address = f"http://127.0.0.1:{port}/runs/{run}/finetune/log"
-        with urllib.request.urlopen(f"{address}?offset=0", timeout=30) as first:
-            assert first.read().startswith(b"line 0: step 0 of 60\n")
-            assert int(first.headers["X-Next-Offset"]) <= 256 * 1024
-        with urllib.request.urlopen(f"{address}?offset=-3000", timeout=30) as last:
-            assert last.read() == LINE * 99
-            assert int(last.headers["X-Next-Offset"]) == SIZE
-        with urllib.request.urlopen(f"{address}?offset={SIZE // 2}", timeout=30) as middle:
-            assert len(middle.read()) == 256 * 1024
+        address = f"http://127.0.0.1:{port}/runs/{run}"
+
+        def piece(offset: int) -> dict[str, Any]:
+            asked = f"{address}/live?stage=finetune&events=&log={offset}"
+            with urllib.request.urlopen(asked, timeout=30) as answer:
+                return dict(json.load(answer)["log"])
+
+        first, last, middle = piece(0), piece(-3000), piece(SIZE // 2)
+        assert first["text"].startswith("line 0: step 0 of 60\n")
+        assert (first["next"] <= 256 * 1024, first["size"]) == (True, SIZE)
+        assert (last["text"], last["next"]) == ((LINE * 99).decode(), SIZE)
+        assert len(middle["text"]) == 256 * 1024
         length, end = 0, b""
-        with urllib.request.urlopen(f"{address}.txt", timeout=60) as whole:
+        with urllib.request.urlopen(f"{address}/finetune/log.txt", timeout=60) as whole:
             while block := whole.read(1 << 20):
                 length, end = length + len(block), block[-len(LINE) :] or end
         assert (length, end) == (SIZE, LINE)
