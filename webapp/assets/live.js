@@ -391,11 +391,15 @@ export function arrive(first, run) {
   go(first);
 }
 
-// Click a button once the page has been quiet for a moment.
+// Click a button once the page has been quiet for a moment; one of a tab that was not open yet, once it is.
 const timers = new Map();
 export function soon(id) {
   clearTimeout(timers.get(id));
-  timers.set(id, setTimeout(() => document.getElementById(id)?.click(), SOON_MS));
+  timers.set(id, setTimeout(() => {
+    const button = document.getElementById(id);
+    if (button) button.click();
+    else soon(id);
+  }, SOON_MS));
 }
 
 // The run a tab should choose: the one the reader came from, else the one chosen there.
