@@ -6,15 +6,16 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import exports
 import pytest
-from lab import CHILDREN, finish_all, plant, processes, until, write_safetensors
+from lab import CHILDREN, finish_all, plant, processes, serving, until, write_safetensors
 
-from pipeline import artifacts, worker
+from pipeline import artifacts, settings, worker
 from pipeline.run import Run
 from pipeline.store import Store
 
@@ -163,3 +164,20 @@ def served(store: Store, monkeypatch: pytest.MonkeyPatch, stepper: Callable[[str
         monkeypatch.setattr("pipeline.follow.POLL_SECONDS", 0.01)
 
     return serve
+
+
+@pytest.fixture
+def serve(home: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start workers in processes of their own."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(behaviour: str, idle_seconds: float = 600.0) -> subprocess.Popen[bytes]:
+        environment = settings.child_environment()
+        process = subprocess.Popen(serving(home, behaviour, idle_seconds), env=environment)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -14,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from children import SIGN
 
 from pipeline.__main__ import main
-from pipeline.run import Run
+from pipeline.run import CANCELED, DONE, FAILED, INTERRUPTED, Run
 from pipeline.store import Store
+from pipeline.worker import Worker
 
 CHILDREN = Path(__file__).parent / "children.py"
 
@@ -107,3 +110,47 @@ def finish_all(store: Store, run: str, results: dict[str, dict[str, Any]] | None
 def serving(home: Path, behaviour: str, idle_seconds: float = 600.0) -> list[str]:
     """The command of a worker process of its own, with stages as said in tests/children.py."""
     return [sys.executable, str(CHILDREN), "serve", str(home), behaviour, str(idle_seconds)]
+
+
+def one_stage(store: Store, name: str = "short") -> str:
+    return store.add(name, {}, Path("/d"), {"quantize": {}})
+
+
+def step_until(served: Worker, condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
+    def tried() -> object:
+        served.step()
+        return condition()
+
+    until(tried, what, seconds)
+
+
+def ended(store: Store, run: str) -> Callable[[], bool]:
+    return lambda: store.get(run).status in (DONE, FAILED, CANCELED, INTERRUPTED)
+
+
+def begun(store: Store, run: str, stage: str = "quantize") -> list[int]:
+    """Wait until a stage's process says that it is there; return its ids."""
+    sign = store.folder(run, stage) / SIGN
+    until(sign.exists, f"the beginning of {stage}")
+    return list(json.loads(sign.read_text())["pids"])
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    except OSError:
+        return False
+
+
+def go(store: Store, run: str, stage: str = "quantize") -> None:
+    (store.folder(run, stage) / "go").touch()
+
+
+def die_together(store: Store, run: str, process: subprocess.Popen[bytes]) -> None:
+    """Kill a worker and the stage it has begun, as a power cut does."""
+    pid = begun(store, run)[0]
+    process.kill()
+    process.wait()
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not alive(pid), "the end of the stage")
+    (store.folder(run, "quantize") / SIGN).unlink()

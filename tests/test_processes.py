@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -12,8 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from children import SIGN
-from lab import until
+from lab import alive, begun, until
 
 from pipeline import processes, settings
 from pipeline.run import CANCELED, DONE, ENDED, FAILED, INTERRUPTED
@@ -28,19 +26,6 @@ def one_stage(store: Store) -> str:
     return store.add("short", {}, Path("/d"), {"finetune": {}})
 
 
-def begun(store: Store, run: str) -> list[int]:
-    sign = store.folder(run, "finetune") / SIGN
-    until(sign.exists, "the beginning")
-    return list(json.loads(sign.read_text())["pids"])
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
-    except OSError:
-        return False
-
-
 def step_to_end(served: Worker, store: Store, run: str) -> str:
     until(lambda: served.step() or store.get(run).status in ENDED, "the end of the run")
     return store.get(run).status
@@ -51,7 +36,7 @@ class TestEscapees:
         run = one_stage(store)
         served = stepper("has_an_escapee")
         served.step()
-        _, escaped = begun(store, run)
+        _, escaped = begun(store, run, "finetune")
         assert os.getsid(escaped) == escaped
         (store.folder(run, "finetune") / "go").touch()
         assert step_to_end(served, store, run) == DONE
@@ -61,7 +46,7 @@ class TestEscapees:
         run = one_stage(store)
         served = stepper("has_an_escapee")
         served.step()
-        pids = begun(store, run)
+        pids = begun(store, run, "finetune")
         store.request_cancel(run)
         assert step_to_end(served, store, run) == CANCELED
         assert not any(map(alive, pids))
@@ -70,7 +55,7 @@ class TestEscapees:
     def test_after_the_worker_has_changed(self, store: Store, stepper: Make, ending: str) -> None:
         run = one_stage(store)
         stepper("has_an_escapee").step()
-        pids = begun(store, run)
+        pids = begun(store, run, "finetune")
         second = stepper("finishes")
         second.recover()
         if ending == "done":
@@ -86,7 +71,7 @@ class TestEscapees:
         run = one_stage(store)
         first = stepper("has_an_escapee")
         first.step()
-        pid, escaped = begun(store, run)
+        pid, escaped = begun(store, run, "finetune")
         os.kill(pid, signal.SIGKILL)
         until(lambda: not alive(pid), "the end of the stage")
         second = stepper("finishes")

@@ -12,6 +12,7 @@ from pathlib import Path
 import authority
 from azure.storage.blob import ContainerClient
 from fake_arm import ACCOUNT, KEY, TENANT, Azure
+from lab import until
 from proxy import Proxy
 
 HERE = Path(__file__).parent
@@ -108,12 +109,15 @@ def _start(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
     ]  # fmt: skip
     with (folder / "azurite.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
-    deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return process, port
-        except OSError:
-            time.sleep(0.05)
-    process.kill()
+    until(lambda: process.poll() is not None or _listens(port), "the storage emulator", 60)
+    if process.poll() is None:
+        return process, port
     raise RuntimeError(f"the storage emulator did not start: {(folder / 'azurite.log').read_text()}")
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True

@@ -16,7 +16,12 @@ from pipeline import locks, settings
 # As the app's own start does it, but without making the default home.
 os.environ.update({**settings.QUIET, **settings.GRADIO, "HF_HUB_OFFLINE": "1"})
 
+import gradio as gr
+
+from pipeline.recipe import OPTIONS
+from webapp import form
 from webapp.app import create
+from webapp.tabs import lab
 
 
 @pytest.fixture
@@ -45,3 +50,14 @@ def uploaded(home: Path) -> Any:
         return str(folder / name)
 
     return put
+
+
+@pytest.fixture
+def inputs(home: Path) -> Any:
+    """The form of the Lab tab."""
+    with gr.Blocks():
+        made = form.Form()
+        lab._basics(made)
+        for stage, cls in OPTIONS.items():
+            made.stage(stage, cls, "about")
+    return made

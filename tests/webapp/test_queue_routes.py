@@ -7,8 +7,7 @@ import planted
 import pytest
 
 from pipeline import settings
-from pipeline.recipe import OPTIONS
-from webapp import form, queue, watch
+from webapp import queue, watch
 from webapp.tabs import lab, sweep
 
 
@@ -66,16 +65,6 @@ def test_how_many_are_before_a_run_follows_the_order(client, store):
 def ahead(runs):
     """As the page is told, without what is remembered for a moment."""
     return [watch.watch().look_now(run, anew=True).status["ahead"] for run in runs]
-
-
-@pytest.fixture
-def inputs(home):
-    with gr.Blocks():
-        made = form.Form()
-        lab._basics(made)
-        for stage, cls in OPTIONS.items():
-            made.stage(stage, cls, "about")
-    return made
 
 
 def launch(inputs, model, *axes):

@@ -38,16 +38,6 @@ def failing(error):
 full_disk = failing(OSError(errno.ENOSPC, "No space left on device"))
 
 
-@pytest.fixture
-def inputs():
-    with gr.Blocks():
-        made = form.Form()
-        lab._basics(made)
-        for stage, cls in OPTIONS.items():
-            made.stage(stage, cls, "about")
-    return made
-
-
 def values(inputs, **changes):
     """The form's values, as the page would send them, with changes such as finetune_r=8."""
     found = {
