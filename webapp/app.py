@@ -90,6 +90,9 @@ def page() -> gr.Blocks:
         blocks.load(arrive, None, [welcome, made.new, made.data, *place], **parts.QUICK).then(
             None, place, None, js=parts.live("arrive"), **parts.IN_PAGE
         )
+        inputs = made.inputs.inputs
+        again = gr.Button("Restore the form", visible="hidden", elem_id="restore-now")
+        again.click(None, inputs, inputs, js=parts.live("restore", "draft.js"), **parts.IN_PAGE)
         blocks.load(data.arrive, None, chosen.shown, **parts.QUICK)
         blocks.load(comparison.arrive, None, history.compared, **parts.QUICK)
         made.run.change(lambda: gr.update(visible=False), None, welcome, **parts.QUICK)

@@ -20,6 +20,7 @@ from pipeline.store import Store
 sys.path.insert(0, str(Path(__file__).parent.parent / "webapp"))
 
 WAIT_MS = 20_000
+SETTLE_MS = 500
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -37,6 +38,8 @@ class App:
     process: subprocess.Popen[bytes]
     outside: list[str] = field(default_factory=list)  # requests to any other host
     errors: list[str] = field(default_factory=list)  # uncaught errors of pages
+    asked: set[Any] = field(default_factory=set)  # what pages have asked of Gradio and wait for
+    questions: int = 0  # how many that were, from the first
 
     @property
     def store(self) -> Store:
@@ -57,13 +60,27 @@ class App:
         context.set_default_timeout(WAIT_MS)
         page = context.new_page()
         page.on("request", self._note)
+        page.on("requestfinished", lambda request: self.asked.discard(request))
+        page.on("requestfailed", lambda request: self.asked.discard(request))
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.goto(self.url + query)
         return page
 
+    def settle(self, page: Any) -> None:
+        """Wait until pages have asked nothing of Gradio for a moment, and all that they asked is answered."""
+        for _ in range(WAIT_MS // SETTLE_MS):
+            before = self.questions
+            page.wait_for_timeout(SETTLE_MS)
+            if self.questions == before and not self.asked:
+                return
+        raise AssertionError(f"the page does not come to rest: {self.asked}")
+
     def _note(self, request: Any) -> None:
         if not request.url.startswith((self.url, "data:", "blob:")):
             self.outside.append(request.url)
+        if "/gradio_api/" in request.url and "/heartbeat/" not in request.url:
+            self.questions += 1
+            self.asked.add(request)
 
     def stop(self) -> None:
         self.process.terminate()

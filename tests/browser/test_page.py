@@ -193,6 +193,7 @@ def test_a_restart_of_the_server_loses_nothing(app):
     run = planted.running(app.store)
     page = app.open(f"?run={run}")
     expect(page.locator(".lab-lines")).to_contain_text("line 29")
+    app.settle(page)  # else Gradio loads the page anew, see the next test
     page.evaluate("window.kept = true")
     app.stop()
     expect(page.locator(".lab-trouble")).to_contain_text("Connection lost, retrying")
@@ -204,6 +205,25 @@ def test_a_restart_of_the_server_loses_nothing(app):
     assert page.evaluate("window.kept") is True, "the page was loaded anew"
     tab(page, "runs")
     expect(page.locator("#runs-table")).to_contain_text(run)
+
+
+def test_what_was_typed_while_the_server_was_away_is_still_there_after_the_reload(app):
+    page = app.open("?tab=lab")
+    page.fill("#name input, #name textarea", "before")
+    expect(page.locator("#recipe")).to_contain_text("before")
+    app.settle(page)
+    page.evaluate("window.kept = true")
+    app.stop()
+    page.fill("#name input, #name textarea", "meanwhile")
+    page.fill("#finetune-r input", "32")
+    expect(page.locator(".toast-wrap")).to_contain_text("Connection to the server was lost")
+    app.start()
+    page.wait_for_function("window.kept === undefined")  # Gradio has loaded it anew
+    expect(page.locator("#recipe")).to_contain_text("meanwhile")
+    expect(page.locator("#finetune-r input")).to_have_value("32")
+    page.reload()  # the reader's own reload begins again
+    expect(page.locator("#recipe")).to_contain_text("name:")
+    expect(page.locator("#recipe")).not_to_contain_text("meanwhile")
 
 
 def test_a_long_log_is_shown_from_its_end_in_a_ring(app):

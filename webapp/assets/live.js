@@ -3,6 +3,7 @@
 
 import { Lost, address, ask, askJson } from "./ask.js";
 import { Charts, Track } from "./charts.js";
+import { isKept } from "./draft.js";
 import { el, put, roughly, seconds, statusBadge } from "./draw.js";
 import { Log } from "./log.js";
 import { announceRuns, canNotify, notifyButton } from "./toast.js";
@@ -386,6 +387,7 @@ export function go(name, tries = 100) {
 // The page was opened: show its run where it is, and its tab.
 export function arrive(first, run) {
   arrived = true;
+  if (isKept()) soon("restore-now");
   if (run) show(run);
   tab(first);
   go(first);
