@@ -60,8 +60,8 @@ class App:
         context.set_default_timeout(WAIT_MS)
         page = context.new_page()
         page.on("request", self._note)
-        page.on("requestfinished", lambda request: self.asked.discard(request))
-        page.on("requestfailed", lambda request: self.asked.discard(request))
+        page.on("requestfinished", self._forget)
+        page.on("requestfailed", self._forget)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.goto(self.url + query)
         return page
@@ -81,6 +81,9 @@ class App:
         if "/gradio_api/" in request.url and "/heartbeat/" not in request.url:
             self.questions += 1
             self.asked.add(request)
+
+    def _forget(self, request: Any) -> None:
+        self.asked.discard(request)
 
     def stop(self) -> None:
         self.process.terminate()
