@@ -13,14 +13,17 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline import settings
 from pipeline.errors import InputError, LabError, sentence
-from pipeline.run import DONE, PUBLISH, QUEUED, RUNNING, Run
+from pipeline.run import DONE, PUBLISH, QUEUED, RUNNING
 from pipeline.store import Store
 from pipeline.verbs import azure, history, publish, queue
 from pipeline.verbs.queue import recipe_of
+
+if TYPE_CHECKING:  # imported where it is used: other verbs are there sooner without it
+    from pipeline.inference import Source
 
 
 def check(args: argparse.Namespace) -> int:
@@ -109,15 +112,19 @@ def retry(args: argparse.Namespace) -> int:
 
 
 def chat(args: argparse.Namespace) -> int:
-    """Ask a finished run something, with and without its adapter."""
+    """Ask a finished run, or an exported folder, something, with and without its adapter."""
     import asyncio
 
     from pipeline import inference
 
-    store = Store(settings.home())
-    found = store.get(args.run)
-    sides = inference.sides(found) if args.side == "both" else (args.side,)
-    answers = asyncio.run(_ask(store, found, sides, args))
+    folder = Path(args.run)
+    home = settings.home()
+    if folder.is_dir():
+        source = inference.of_folder(folder, f"folder {folder}")
+    else:
+        source = inference.of_run(Store(home).get(args.run))
+    sides = source.sides if args.side == "both" else (args.side,)
+    answers = asyncio.run(_ask(home, source, sides, args))
     if args.json:
         print(json.dumps({"prompt": args.prompt, "seed": args.seed, **answers}, indent=2, ensure_ascii=False))
         return 0
@@ -128,14 +135,14 @@ def chat(args: argparse.Namespace) -> int:
 
 
 async def _ask(
-    store: Store, found: Run, sides: tuple[str, ...], args: argparse.Namespace
+    home: Path, source: Source, sides: tuple[str, ...], args: argparse.Namespace
 ) -> dict[str, dict[str, Any]]:
     from pipeline import inference
 
     answers: dict[str, dict[str, Any]] = {side: {"text": ""} for side in sides}
     try:
         async for piece in inference.stream(
-            store.home, found, args.prompt, sides, args.seed, args.max_new_tokens, args.temperature
+            home, source, args.prompt, sides, args.seed, args.max_new_tokens, args.temperature
         ):
             answer = answers[piece.pop("side")]
             answer["text"] += piece.pop("text", "")
@@ -345,7 +352,7 @@ def _check_flags(added: argparse.ArgumentParser) -> None:
 def _chat_flags(added: argparse.ArgumentParser) -> None:
     from pipeline import inference
 
-    added.add_argument("run")
+    added.add_argument("run", metavar="RUN|FOLDER")
     added.add_argument("prompt")
     added.add_argument("--side", choices=[*inference.SIDES, "both"], default="both")
     added.add_argument("--json", action="store_true")

@@ -15,6 +15,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 SUFFIX = ".onnx_adapter"
+ADAPTER = f"adapter_weights{SUFFIX}"  # as exports of the lab name theirs
+MERGED = "merged.json"  # lies beside a graph whose weights have the adapter in them
 BITS = {"float": 32, "double": 64, "bool": 8}  # of types whose name has no number in it
 READABLE = {"float": "float32", "double": "float64"}
 Dimension = int | str | None  # a size, a symbol that stands for one, or anything

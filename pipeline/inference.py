@@ -1,7 +1,7 @@
-"""Answers from a finished run: a process that holds one loaded model and serves both sides of it.
+"""Answers from an exported model: a process that holds it loaded and serves both sides of it.
 
 `stream` is for callers, the page and the command line alike: it starts `python -m pipeline.inference`
-for a run when needed and keeps it for the next prompt. The process reads one request a line from its
+for a model when needed and keeps it for the next prompt. The process reads one request a line from its
 standard input and answers with one JSON object a line:
 
     {"id": 3, "prompt": "…", "sides": ["base", "adapter"], "seed": 0, "max_new_tokens": 64, …}
@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import generation, settings, templates, verify
+from pipeline import exported, generation, settings, templates, verify
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.run import DONE, Run
 
@@ -35,6 +35,57 @@ SIDES = ("base", "adapter")
 MOST_PROCESSES = 2
 START_SECONDS = 120.0
 LINE_LIMIT = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Source:
+    """An exported model that can answer: what errors call it, its folder, and its adapter or that it is
+    merged into the weights."""
+
+    name: str
+    folder: Path
+    adapter: Path | None
+    merged: bool
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """The sides that it can answer on."""
+        if self.merged:
+            return ("adapter",)
+        return SIDES if self.adapter else ("base",)
+
+    @property
+    def missing_side(self) -> str | None:
+        """Why it answers on one side only, None if it has both."""
+        if self.merged:
+            return f"The adapter of {self.name} is merged into its weights; there is no base to compare with."
+        return None if self.adapter else f"There is no adapter in {self.name}; its base answers alone."
+
+
+def of_run(run: Run) -> Source:
+    """What a run exported. Raises LabError if it cannot answer."""
+    folder, adapter = run.artifact("onnx"), run.artifact("onnx_adapter")
+    if folder is None and run.artifact("workflow"):
+        raise LabError(f"Run {run.id} has a workflow and no model: its export is not run here.")
+    if run.status != DONE and folder is None:
+        raise LabError(f"Run {run.id} is {run.status}; it can answer once its optimize stage is done.")
+    if folder is None or not Path(folder).is_dir():
+        raise LabError(
+            f"Run {run.id} has no exported model; its recipe leaves optimize out, or it was deleted."
+        )
+    merged = run.artifact("merged") is not None
+    return Source(f"run {run.id}", Path(folder), Path(adapter) if adapter else None, merged)
+
+
+def of_folder(folder: Path, name: str) -> Source:
+    """A folder that was exported anywhere. Of several adapters it is the one named as exports name theirs,
+    else the first. Raises InputError if there is no such folder."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    adapters = verify.adapters_of(folder)
+    usual = next((file for file in adapters if file.name == exported.ADAPTER), None)
+    merged = (folder / exported.MERGED).is_file()
+    return Source(name, folder, usual or next(iter(adapters), None), merged)
 
 
 @dataclass
@@ -47,32 +98,32 @@ class _Server:
     used: float = 0.0
 
 
-_servers: dict[str, _Server] = {}
+_servers: dict[Source, _Server] = {}
 _numbers = itertools.count(1)
 _starting = asyncio.Lock()  # one model is loaded at a time
 
 
 async def stream(
     home: Path,
-    run: Run,
+    source: Source,
     prompt: str,
-    sides: tuple[str, ...] = SIDES,
+    sides: tuple[str, ...] | None = None,
     seed: int = 0,
     max_new_tokens: int = 128,
     temperature: float = 0.0,
 ) -> AsyncIterator[dict[str, Any]]:
-    """Yield pieces of the answers as they come, both sides interleaved; closing it cancels.
+    """Yield pieces of the answers as they come, all `sides` (its own) interleaved; closing it cancels.
 
     `temperature` 0 always takes the likeliest token. The last piece of a side has done, tokens,
-    tokens_per_second and first_token_seconds. Raises LabError if the run cannot answer.
+    tokens_per_second and first_token_seconds. Raises LabError if the model cannot answer.
     """
     request = {
-        "prompt": prompt, "sides": list(sides), "seed": seed,
+        "prompt": prompt, "sides": list(sides or source.sides), "seed": seed,
         "max_new_tokens": max_new_tokens, "temperature": temperature,
     }  # fmt: skip
     if not prompt.strip():
         raise InputError("The prompt is empty; type a question first.")
-    server = await _server(home, run)
+    server = await _server(home, source)
     number = next(_numbers)
     queue = server.answers[number] = asyncio.Queue()
     finished = False
@@ -94,20 +145,6 @@ async def stream(
                 await _send(server, {"cancel": number})
 
 
-def sides(run: Run) -> tuple[str, ...]:
-    """The sides that a run can answer on."""
-    if run.artifact("merged"):
-        return ("adapter",)
-    return SIDES if run.artifact("onnx_adapter") else ("base",)
-
-
-def missing_side(run: Run) -> str | None:
-    """Why a run answers on one side only, None if it has both."""
-    if run.artifact("merged"):
-        return "The adapter of this run is merged into its weights, so there is no base side to compare with."
-    return None if run.artifact("onnx_adapter") else "This run trained no adapter; it has a base side only."
-
-
 async def release_idle(seconds: float = 300.0) -> None:
     """End the processes that nobody has asked anything for so long: a loaded model holds memory."""
     async with _starting:
@@ -122,34 +159,25 @@ async def shutdown() -> None:
         await _end(key)
 
 
-async def _server(home: Path, run: Run) -> _Server:
-    """The process that serves this run's export, started if need be; the longest unused makes room."""
-    folder = run.artifact("onnx")
-    if folder is None and run.artifact("workflow"):
-        raise LabError(f"Run {run.id} has a workflow and no model: its export is not run here.")
-    if run.status != DONE and folder is None:
-        raise LabError(f"Run {run.id} is {run.status}; it can answer once its optimize stage is done.")
-    if folder is None or not Path(folder).is_dir():
-        raise LabError(
-            f"Run {run.id} has no exported model; its recipe leaves optimize out, or it was deleted."
-        )
+async def _server(home: Path, source: Source) -> _Server:
+    """The process that serves this model, started if need be; the longest unused makes room."""
     async with _starting:
-        server = _servers.get(folder)
+        server = _servers.get(source)
         if server is None or server.process.returncode is not None:
             idle = [key for key, server in _servers.items() if not server.answers]
             if len(_servers) >= MOST_PROCESSES and not idle:
                 raise LabError("Other models are answering just now; try again when they are done.")
             while len(_servers) >= MOST_PROCESSES and idle:
                 await _end(idle.pop(min(range(len(idle)), key=lambda i: _servers[idle[i]].used)))
-            server = _servers[folder] = await _start(home, run)
+            server = _servers[source] = await _start(home, source)
         server.used = time.monotonic()
         return server
 
 
-async def _start(home: Path, run: Run) -> _Server:
+async def _start(home: Path, source: Source) -> _Server:
     with (home / "inference.log").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
-            settings.python(), "-m", "pipeline.inference", run.id,
+            settings.python(), "-m", "pipeline.inference", *_words(source),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log,
             cwd=settings.ROOT, env=settings.child_environment(OLIVE_LAB_HOME=str(home)), limit=LINE_LIMIT,
         )  # fmt: skip
@@ -161,7 +189,7 @@ async def _start(home: Path, run: Run) -> _Server:
         process.kill()
         await process.wait()
         if isinstance(error, TimeoutError):
-            late = f"The model of run {run.id} did not load within {START_SECONDS:.0f} seconds."
+            late = f"The model of {source.name} did not load within {START_SECONDS:.0f} seconds."
             raise LabError(late) from None
         raise
     ready = json.loads(line) if line else {"error": "The inference process ended while it loaded the model."}
@@ -194,7 +222,7 @@ async def _send(server: _Server, request: dict[str, Any]) -> None:
         raise LabError("The inference process has ended; try again.") from None
 
 
-async def _end(key: str) -> None:
+async def _end(key: Source) -> None:
     server = _servers.pop(key)
     if server.process.returncode is None:
         server.process.kill()
@@ -206,20 +234,27 @@ async def _end(key: str) -> None:
 # -- the process ---------------------------------------------------------------------------------------
 
 
-def _serve(run: Run) -> None:
+def _words(source: Source) -> list[str]:
+    """A source as the process is told it."""
+    return [source.name, str(source.folder), str(source.adapter or ""), "merged" if source.merged else ""]
+
+
+def _source(name: str, folder: str, adapter: str, merged: str) -> Source:
+    return Source(name, Path(folder), Path(adapter) if adapter else None, bool(merged))
+
+
+def _serve(source: Source) -> None:
     """Answer requests from standard input until it closes. One request at a time, its sides in turn."""
-    folder, adapter = Path(str(run.artifact("onnx"))), run.artifact("onnx_adapter")
     # Before the runtime sees the files: what it says of those that don't fit helps nobody.
-    verify.require(verify.static(folder), f"its files in {folder} are not good")
-    merged = run.artifact("merged") is not None
-    model = generation.load(folder, {"adapter": Path(adapter)} if adapter else {})
+    verify.require(verify.static(source.folder), f"its files in {source.folder} are not good")
+    model = generation.load(source.folder, {"adapter": source.adapter} if source.adapter else {})
     canceled: set[int] = set()
     requests = _requests(canceled)
     _say({"ready": True})
     for request in requests:
         number = request["id"]
         try:
-            for piece in _answer(model, request, merged):
+            for piece in _answer(model, request, source.merged):
                 if number in canceled:
                     break
                 _say({"id": number, **piece})
@@ -239,9 +274,9 @@ def _answer(
     `merged` says that the weights have the adapter in them.
     """
     if merged and "base" in request["sides"]:
-        raise LabError("This run's adapter is merged into its weights; ask its adapter side only")
+        raise LabError("The adapter is merged into the weights; ask the adapter side only")
     if not merged and "adapter" in request["sides"] and "adapter" not in model.names:
-        raise LabError("This run trained no adapter; ask its base side only")
+        raise LabError("There is no adapter; ask the base side only")
     text = model.template.prompt(templates.asked(model.template, request["prompt"]))
     options = {key: request[key] for key in ("max_new_tokens", "temperature", "seed")}
     answers = {
@@ -286,15 +321,13 @@ def _say(answer: dict[str, Any]) -> None:
     print(json.dumps(answer), flush=True)
 
 
-def _main(run_id: str) -> int:
-    from pipeline.store import Store
-
+def _main(source: Source) -> int:
     settings.quiet_this_process()
     # What libraries print must not get between the answers: it goes where errors go.
     sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     try:
-        _serve(Store(settings.home()).get(run_id))
+        _serve(source)
     except (LabError, OSError, RuntimeError) as error:
         _say({"error": f"The model could not be loaded: {error}"})
         return 1
@@ -302,4 +335,4 @@ def _main(run_id: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1]))
+    sys.exit(_main(_source(*sys.argv[1:])))

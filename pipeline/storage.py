@@ -24,16 +24,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline import artifacts, locks
+from pipeline.run import PUBLISH
 from pipeline.store import Store
 from pipeline.store.history import Inventory
 
 DAY = 86400.0
+CHECKED = "azure-check"  # where a publishing looks at what came back from Azure
 # A retry may want what a stage made that was killed before it was recorded; a new dataset has no run yet.
 YOUNG = 3600.0
 ASIDE = ".gone"
 PLACES = {
     "results": "artifacts", "models": "models", "datasets": "datasets", "runs": "runs",
-    "published copies": "registry",
+    "published copies": "registry", "pulled models": "pulled",
 }  # fmt: skip
 
 
@@ -91,8 +93,10 @@ def collect(store: Store) -> Unused:
     with store.held_still() as inventory:
         moved = _take_aside(_candidates(store.home, inventory), young=YOUNG)
         _drop_empty(store.runs, inventory.runs)
+        publishing = any(name.startswith(PUBLISH) for name in inventory.running)
+        checked = None if publishing else _aside(store.home / CHECKED)  # of one that was killed
     freed = _describe(moved)
-    for aside in moved:
+    for aside in (*moved, *([checked] if checked else [])):
         _delete(aside)
     return freed
 
@@ -194,9 +198,15 @@ def _aside(folder: Path) -> Path | None:
         return None
 
 
+def discard(folder: Path) -> None:
+    """Delete a folder, which is gone from under its name at once."""
+    if (aside := _aside(folder)) is not None:
+        _delete(aside)
+
+
 def _finish(home: Path) -> None:
     """Delete what an earlier call had taken aside and was killed over."""
-    for place in PLACES.values():
+    for place in (*PLACES.values(), "."):
         for aside in (home / place).glob(f".*{ASIDE}"):
             _delete(aside)
 

@@ -27,7 +27,7 @@ class TestChat:
     def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         asked: list[tuple[Any, ...]] = []
 
-        async def stream(home: Path, run: Run, *rest: Any) -> AsyncIterator[dict[str, Any]]:
+        async def stream(home: Path, source: inference.Source, *rest: Any) -> AsyncIterator[dict[str, Any]]:
             asked.append(rest)
             for side in rest[1]:
                 for text in ("In the ", "välley."):
@@ -81,6 +81,14 @@ class TestChat:
         )
         answered = json.loads(cli(capsys, "chat", finished.id, "Where?", "--json")[1])
         assert list(answered) == ["prompt", "seed", "adapter"]
+
+    def test_a_folder_answers_as_a_run_does(
+        self, finished: Run, capsys: Capture, asked: list[Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = Path(str(finished.artifact("onnx")))
+        monkeypatch.chdir(folder.parent)
+        answered = json.loads(cli(capsys, "chat", folder.name, "Where?", "--json")[1])
+        assert list(answered) == ["prompt", "seed", "base", "adapter"]
 
     def test_a_run_that_cannot_answer_yet_is_exit_code_1(self, store: Store, capsys: Capture) -> None:
         run = plant(store)

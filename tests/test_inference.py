@@ -14,8 +14,9 @@ import exports
 import pytest
 from lab import plant, processes, until
 
-from pipeline import inference
+from pipeline import exported, inference
 from pipeline.errors import InputError, LabError
+from pipeline.inference import Source
 from pipeline.run import Run
 from pipeline.store import Store
 
@@ -64,9 +65,9 @@ def process(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Call
 
 
 async def pieces(
-    home: Path, run: Run, prompt: str, sides: tuple[str, ...] = inference.SIDES
+    home: Path, run: Run, prompt: str, sides: tuple[str, ...] | None = None
 ) -> list[dict[str, Any]]:
-    return [piece async for piece in inference.stream(home, run, prompt, sides)]
+    return [piece async for piece in inference.stream(home, inference.of_run(run), prompt, sides)]
 
 
 def ask(home: Path, run: Run, *prompts: str) -> list[list[dict[str, Any]]]:
@@ -141,7 +142,7 @@ def test_closing_the_stream_cancels_the_answer(
     home: Path, finished: Run, process: Callable[[str], None]
 ) -> None:
     async def stop_early() -> None:
-        stream = inference.stream(home, finished, "wait")
+        stream = inference.stream(home, inference.of_run(finished), "wait")
         assert (await anext(stream))["text"].startswith("wait")
         await stream.aclose()
         while not (home / "canceled").exists():
@@ -258,9 +259,10 @@ def serve(
     monkeypatch: pytest.MonkeyPatch,
     requests: list[dict[str, Any]],
     stream: Callable[..., Any],
-    without: tuple[str, ...] = ("merged",),
+    adapter: Path | None = Path("/x/adapter"),
+    merged: bool = False,
 ) -> list[dict[str, Any]]:
-    """What the process says to these requests; the run is `without` artifacts of these kinds."""
+    """What the process says to these requests."""
     said: list[dict[str, Any]] = []
     template = SimpleNamespace(fields=("prompt", "response"), prompt=lambda row: f"<{row['prompt']}>")
     monkeypatch.setattr("pipeline.verify.static", lambda folder: [])
@@ -271,8 +273,7 @@ def serve(
     monkeypatch.setattr("pipeline.generation.stream", stream)
     monkeypatch.setattr(inference, "_requests", lambda canceled: iter(requests))
     monkeypatch.setattr(inference, "_say", said.append)
-    run = SimpleNamespace(artifact=lambda kind: None if kind in without else "/x")
-    inference._serve(run)  # type: ignore[arg-type]
+    inference._serve(Source("model x", Path("/x"), adapter, merged))
     return said
 
 
@@ -313,26 +314,46 @@ def test_a_merged_adapter_is_the_plain_model(monkeypatch: pytest.MonkeyPatch) ->
         return Answer([f"with {adapter}"])
 
     asked = [request(1, ("adapter",)), request(2)]
-    said = serve(monkeypatch, asked, stream, without=("onnx_adapter",))
+    said = serve(monkeypatch, asked, stream, adapter=None, merged=True)
     assert said[1] == {"id": 1, "side": "adapter", "text": "with None"}
-    assert "merged into its weights; ask its adapter side only" in said[-1]["error"]
-    said = serve(monkeypatch, asked[:1], stream, without=("onnx_adapter", "merged"))
-    assert "trained no adapter" in said[-1]["error"]
+    assert said[-1]["error"] == "The adapter is merged into the weights; ask the adapter side only."
+    said = serve(monkeypatch, asked[:1], stream, adapter=None)
+    assert said[-1]["error"] == "There is no adapter; ask the base side only."
 
 
 @pytest.mark.parametrize(
     ("kinds", "sides", "said"),
     [
         (("onnx", "onnx_adapter"), ("base", "adapter"), None),
-        (("onnx",), ("base",), "trained no adapter"),
-        (("onnx", "merged"), ("adapter",), "no base side to compare with"),
+        (("onnx",), ("base",), "There is no adapter in run r; its base answers alone."),
+        (("onnx", "merged"), ("adapter",), "merged into its weights; there is no base to compare with"),
     ],
 )
-def test_the_sides_of_a_run(kinds: tuple[str, ...], sides: tuple[str, ...], said: str | None) -> None:
-    run: Any = SimpleNamespace(artifact=lambda kind: "/x" if kind in kinds else None)
-    assert inference.sides(run) == sides
-    missing = inference.missing_side(run)
-    assert missing is None if said is None else said in str(missing)
+def test_the_sides_of_a_run(
+    tmp_path: Path, kinds: tuple[str, ...], sides: tuple[str, ...], said: str | None
+) -> None:
+    run: Any = SimpleNamespace(
+        id="r", status="done", artifact=lambda kind: str(tmp_path) if kind in kinds else None
+    )
+    source = inference.of_run(run)
+    assert source.sides == sides
+    assert source.missing_side is None if said is None else said in str(source.missing_side)
+
+
+def test_the_sides_of_a_folder_are_read_from_its_files(tmp_path: Path) -> None:
+    def sides() -> tuple[str, ...]:
+        return inference.of_folder(tmp_path, "x").sides
+
+    assert sides() == ("base",)
+    (tmp_path / "a.onnx_adapter").touch()
+    assert inference.of_folder(tmp_path, "x").adapter == tmp_path / "a.onnx_adapter"
+    (tmp_path / exported.ADAPTER).touch()
+    assert inference.of_folder(tmp_path, "x").adapter == tmp_path / exported.ADAPTER
+    assert sides() == inference.SIDES
+    (tmp_path / exported.MERGED).touch()
+    assert sides() == ("adapter",)
+    with pytest.raises(InputError, match="no such folder"):
+        inference.of_folder(tmp_path / "missing", "x")
 
 
 def test_a_workflow_cannot_answer(home: Path, store: Store, finished: Run) -> None:

@@ -1,17 +1,21 @@
-"""What can be chosen on the page: datasets, models and finished runs, as (label, value) for a dropdown."""
+"""What can be chosen on the page: datasets, models, finished runs, and all that can answer, as (label, value)
+for a dropdown."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from pipeline import datasets, settings
+from pipeline import datasets, inference, publishers, pulled, settings
 from pipeline.errors import InputError
+from pipeline.inference import Source
 from pipeline.models import CATALOGUE
 from pipeline.run import DONE, Run
 from pipeline.store import Store
 from webapp import views
 
 Choices = list[tuple[str, str]]
+REGISTRY, PULLED = "registry/", "pulled/"  # what the value of an export begins with that is no run's
 
 
 def data(home: Path) -> Choices:
@@ -52,3 +56,48 @@ def run(store: Store, chosen: str | None) -> Run:
     if not chosen:
         raise InputError("run: choose a finished run")
     return store.get(chosen)
+
+
+def exports(store: Store) -> Choices:
+    """All that can answer: finished runs, versions registered in this lab, and those pulled from Azure."""
+    mine = publishers.PUBLISHERS["local"].versions(store.home)
+    theirs = [known for known in pulled.listed(store.home) if known["status"] == DONE]
+    return [
+        *finished(store),
+        *((f"{v['name']}:{v['version']} · registered here", registry_key(v)) for v in mine),
+        *((f"{v['name']}:{v['version']} · pulled from Azure", PULLED + v["key"]) for v in theirs),
+    ]
+
+
+def registry_key(version: dict[str, Any]) -> str:
+    """The value in `exports` of a version registered in this lab."""
+    return f"{REGISTRY}{version['name']}/{version['version']}"
+
+
+def source(store: Store, chosen: str) -> Source:
+    """What is to answer. Raises InputError for what is not offered, LabError if it cannot answer."""
+    if not chosen.startswith((REGISTRY, PULLED)):
+        return inference.of_run(store.get(chosen))
+    if chosen not in {value for _, value in exports(store)}:
+        raise InputError("This model is not here any more; choose another one.")
+    if chosen.startswith(PULLED):
+        key = chosen.removeprefix(PULLED)
+        return inference.of_folder(pulled.folder(store.home, key), f"model {key.rpartition('-')[0]}")
+    name = chosen.removeprefix(REGISTRY)
+    return inference.of_folder(store.home / "registry" / name, f"model {name.replace('/', ':')}")
+
+
+def run_behind(store: Store, chosen: str) -> Run | None:
+    """The run that made an export, whose held-out prompts may be asked; None if it is not in this lab."""
+    run = chosen
+    if chosen.startswith(PULLED):
+        known = pulled.facts(store.home, chosen.removeprefix(PULLED))
+        run = str((known or {"tags": {}})["tags"].get("run") or "none")
+    elif chosen.startswith(REGISTRY):
+        versions = publishers.PUBLISHERS["local"].versions(store.home)
+        run = next((str(v["run"]) for v in versions if registry_key(v) == chosen), "none")
+    try:
+        found = store.get(run)
+    except InputError:
+        return None
+    return found if found.id == run and not found.deleted else None

@@ -6,26 +6,22 @@ is asked of Azure that nobody wanted to know.
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import json
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from pipeline import publishers, settings
+from pipeline import publishers, pulled
 from pipeline.azure import ask, lineage, place
 from pipeline.azure.place import Place
 from pipeline.azure.reference import Reference
-from pipeline.errors import InputError, LabError
+from pipeline.errors import InputError
 from pipeline.run import DONE, Run
 from pipeline.store import Store
-from webapp import views
+from webapp import choices, views
 
 LOCAL, AZURE = "local", "azureml"
 FILE = "azure-models.json"
-PULLED = "pulled"
 Version = dict[str, Any]  # id, name, version, created, tags, properties, bytes, and path or portal
 
 
@@ -113,37 +109,20 @@ def differences(one: Version, other: Version) -> views.Table:
     )  # fmt: skip
 
 
-def folder(home: Path, version: Version) -> Path:
-    """Where a version of Azure's lies once it is pulled; another workspace's of that name lies elsewhere."""
-    digest = hashlib.sha256(version["id"].encode()).hexdigest()[:8]
-    return home / PULLED / f"{version['name']}-{version['version']}-{digest}"
+def key(version: Version) -> str:
+    """What a version of Azure's is called once it is pulled."""
+    return pulled.key_of(version["name"], version["version"], version["id"])
 
 
-async def pull(home: Path, login: str, version: Version) -> AsyncIterator[str]:
-    """Download it in a process of its own, yielding what it says; goes on where an earlier one was cut.
-
-    Closing it ends the process. Raises LabError with the sentence of a download that failed.
-    """
-    target = folder(home, version)
-    target.parent.mkdir(mode=0o700, exist_ok=True)
-    command = ["-m", "pipeline", "pull", version["id"], f"--login={login}", "--to", str(target)]
-    process = await asyncio.create_subprocess_exec(
-        settings.python(), *command, cwd=settings.ROOT, stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        env=settings.child_environment(OLIVE_LAB_HOME=str(home)),
-    )  # fmt: skip
-    said = ""
-    try:
-        assert process.stdout is not None
-        async for line in process.stdout:
-            said = line.decode("utf-8", "replace").strip() or said
-            yield said
-        if await process.wait() != 0:
-            raise LabError(said or f"The download ended with code {process.returncode}; pull it again.")
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+def comparable(store: Store, where: str, version: Version) -> str:
+    """Which of `choices.exports` a version is: itself where it is here, else its run; "" if neither is."""
+    if where == LOCAL:
+        return choices.registry_key(version)
+    known = pulled.facts(store.home, key(version))
+    if known is not None and known["status"] == DONE:
+        return choices.PULLED + str(known["key"])
+    run = run_of(store, version)
+    return run.id if run else ""
 
 
 def _local(store: Store) -> list[Version]:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from pipeline import scorecard, takeaway, worker
+from pipeline import pulled, scorecard, takeaway, worker
 from pipeline.errors import InputError, LabError
 from pipeline.run import Run
 from webapp import views
@@ -87,6 +87,23 @@ def score(group: str) -> JSONResponse:
     return JSONResponse(views.scorecard(rows), headers=NEW)
 
 
+@router.get("/pulled/{key}.json")
+def pulled_facts(key: str) -> JSONResponse:
+    """How far a model is pulled, told as a stage is."""
+    return JSONResponse(_pulled(key), headers=NEW)
+
+
+@router.post("/pulled/{key}/cancel")
+def pulled_cancel(key: str) -> JSONResponse:
+    """Ask for the end of a pull."""
+    _pulled(key)
+    try:
+        pulled.stop(store().home, key)
+    except LabError as error:
+        return JSONResponse({"error": str(error)}, status_code=409, headers=NEW)
+    return JSONResponse(_pulled(key), headers=NEW)
+
+
 @router.get("/plotly.min.js")
 def plotly() -> Response:
     """Plotly from its Python package: the page asks no other host for anything."""
@@ -106,6 +123,16 @@ def _run(run: str) -> Run:
     if found.id != run:
         raise HTTPException(404, f"{run}: no such run")
     return found
+
+
+def _pulled(key: str) -> dict[str, Any]:
+    """What is known of one that is listed: no path comes from the URL."""
+    known = next((known for known in pulled.listed(store().home) if known["key"] == key), None)
+    if known is None:
+        raise HTTPException(404, f"{key}: no such model was pulled")
+    names = ("message", "progress", "bytes_done", "bytes_total", "eta_seconds")
+    told = {name: known[name] for name in names if name in known}
+    return {"status": known["status"], "error": known["error"], "facts": told}
 
 
 def stage_file(run: Run, stage: str, name: str) -> Path:

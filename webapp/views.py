@@ -106,6 +106,11 @@ def losses(run: Run) -> str:
     return ""
 
 
+def question(text: str, notes: list[str], yes: str, about: str = "") -> dict[str, Any]:
+    """What must be answered before something is done; with no word for `yes` it is only read."""
+    return {"text": text, "notes": notes, "yes": yes, "id": about, "at": time.time()}  # asked anew each time
+
+
 def problems(title: str, error: LabError | OSError) -> dict[str, Any]:
     """What went wrong, for a place that draws `problems`."""
     return {"title": title, "items": error.problems if isinstance(error, InputError) else [sentence(error)]}

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline import card, checksums, settings, takeaway, verify
+from pipeline import card, checksums, settings, storage, takeaway, verify
 from pipeline.azure import ask, download, lineage, place, pull, upload
 from pipeline.azure.faults import explained
 from pipeline.azure.meter import Meter, Report
@@ -200,7 +200,7 @@ class _Publication:
     def _check(self, version: str, sums: dict[str, str], digest: str) -> None:
         """Take the version down as anybody would, compare it, and have it answer. Raises LabError."""
         name = self.options.name
-        folder = self.home / "azure-check" / f"{name}-{version}"
+        folder = self.home / storage.CHECKED / f"{name}-{version}"
         for begun in folder.parent.glob("*"):  # by a process that was killed; only one publishes at a time
             if begun != folder:
                 shutil.rmtree(begun, ignore_errors=True)

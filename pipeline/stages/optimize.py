@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline import checksums
+from pipeline.exported import ADAPTER, MERGED
 from pipeline.options import option
 from pipeline.stages import Artifact, Context, Results, olive
 from pipeline.stages.quantize import Model
 
-GRAPH, ADAPTER = "model.onnx", "adapter_weights.onnx_adapter"
+GRAPH = "model.onnx"
 WORKFLOW = "workflow.json"
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 TRT_RTX = "NvTensorRTRTXExecutionProvider"
@@ -43,7 +44,6 @@ TARGETS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 RUN_HERE = {("cpu", CPU), ("gpu", CUDA)}
 FLOATS = ("fp16", "bf16", "fp32")
-MERGED = "merged.json"
 HELD_OUT: dict[str, Any] = {
     "max_length": 2048,
     "loss_on": "response",

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+import threading
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from bench import Bench
 from fake_arm import GROUP, SUB, TENANT, WORKSPACE
 from lab import until
+from proxy import Spoil
 
-from pipeline import settings, verify
+from pipeline import inference, pulled, settings, verify
 from pipeline.azure import place
+from pipeline.azure.place import Place
+from pipeline.publishers import azureml
 from pipeline.run import Run
 from pipeline.store import Store
 
@@ -21,7 +25,7 @@ with settings.importing_gradio():
     import gradio as gr
 
     from webapp import registered
-    from webapp.tabs import azure
+    from webapp.tabs import azure, compare
     from webapp.tabs import registered as models
 
 
@@ -51,7 +55,7 @@ def test_the_login_and_its_workspace_are_found_and_remembered(
     assert place.recall(store.home) == {"login": "cli", **three, "registry": ""}
 
 
-def test_a_run_is_published_listed_and_pulled(bench: Bench, store: Store, finished: Run, inputs: Any) -> None:
+def test_a_run_is_published_and_listed(bench: Bench, store: Store, finished: Run, inputs: Any) -> None:
     three = dict(zip(azure.WHERE, (SUB, GROUP, WORKSPACE), strict=True))
     given = values(inputs, **three, name="trips")
     *_, (problems, summary, findings, _, _) = azure.check(inputs, finished.id, *given)
@@ -67,14 +71,66 @@ def test_a_run_is_published_listed_and_pulled(bench: Bench, store: Store, finish
     (chosen,), (row,) = table["ids"], table["rows"]
     assert (row[0]["word"], row[1:3], row[4]) == ("Yes", ["trips", "1"], finished.id)
     told = models.select("azureml", SimpleNamespace(_data={"id": chosen}))  # type: ignore[arg-type]
-    assert told[2] == finished.id
-    assert told[6]["href"].endswith(f"/workspaces/{WORKSPACE}&tid={TENANT}")
+    assert (told[7], told[9]["visible"]) == (finished.id, True)  # in Compare its run, until it is pulled
+    assert told[5]["href"].endswith(f"/workspaces/{WORKSPACE}&tid={TENANT}")
 
-    async def pulled() -> list[Any]:
-        return [said async for said in models.pull(inputs, "azureml", chosen, *given)]
 
-    *_, (notice, command) = asyncio.run(pulled())
-    folder = Path(command["value"].rpartition(" ")[2])
-    assert folder == registered.folder(store.home, registered.one(store, "azureml", chosen))
-    assert notice["kind"] == "good"
+@pytest.fixture
+def version(bench: Bench, store: Store, finished: Run, where: Place) -> dict[str, Any]:
+    """One that was registered from here, as the page lists it."""
+    azureml.register(store.home, finished, azureml.Options(name="trips", check=False), lambda *a, **k: None)
+    (found,) = registered.ask_azure(store.home, where)
+    return found
+
+
+def facts(store: Store, key: str) -> dict[str, Any]:
+    found = pulled.facts(store.home, key)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_a_pull_that_is_ended_goes_on_and_what_it_brings_answers_in_compare(
+    bench: Bench, store: Store, version: dict[str, Any], inputs: Any, how: str
+) -> None:
+    come, over = threading.Event(), bench.proxy.over
+    bench.proxy.passed.clear()
+    bench.proxy.spoils.append(Spoil(r"^GET .*/tokenizer\.json", "call", then=lambda: (come.set(), over.wait(60))))  # noqa: E501  # fmt: skip
+    notice, *_, told, _ = models.pull(inputs, "azureml", version["id"], *values(inputs))
+    key = told["pulled"]
+    assert (notice, come.wait(60)) == (None, True)
+    if how == "kill":
+        (process,) = (p for p in psutil.process_iter(["cmdline"]) if key in (p.info["cmdline"] or []))
+        process.kill()
+    else:
+        pulled.stop(store.home, key)
+    left = {"kill": "interrupted", "stop": "canceled"}[how]
+    until(lambda: facts(store, key)["status"] == left, "the end")
+    bench.proxy.spoils.clear()
+    over.set()
+    assert bench.proxy.count(r"^GET .*/model\.onnx\?", 206) == 1
+    bench.proxy.passed.clear()
+    models.pull(inputs, "azureml", version["id"], *values(inputs))
+    until(lambda: facts(store, key)["status"] != "running", "the model", 60)
+    assert (facts(store, key)["status"], facts(store, key)["message"]) == (
+        "done", "It is the same as was published.",
+    )  # fmt: skip
+    assert bench.proxy.count(r"^GET .*/model\.onnx\?") == 0  # it was here already
+    folder = pulled.folder(store.home, key)
     assert {finding.status for finding in verify.whole(folder)} == {verify.OK}
+    assert asked(f"pulled/{key}")
+
+
+def asked(chosen: str) -> list[str]:
+    """What both sides answer on the Compare tab."""
+
+    async def answers() -> list[Any]:
+        try:
+            return [shown async for shown in compare.compare(chosen, "Hello", 8, 0, 0)]
+        finally:
+            await inference.shutdown()
+
+    base, adapter, *_, notice = asyncio.run(answers())[-1]
+    assert notice is None
+    assert base != adapter
+    return [base, adapter]

@@ -18,9 +18,9 @@ import pytest
 from lab import finish_all, plant
 
 from pipeline import checksums, generation, settings, starter, takeaway, templates, verify
+from pipeline.exported import ADAPTER
 from pipeline.stages import Context, evaluate, finetune, optimize, quantize, score
 from pipeline.stages.execute import execute
-from pipeline.stages.optimize import ADAPTER
 from pipeline.store import Store
 
 pytestmark = pytest.mark.chain

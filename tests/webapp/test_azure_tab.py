@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,10 +9,12 @@ from types import SimpleNamespace
 import gradio as gr
 import planted
 import pytest
+from lab import until
 
+from pipeline import pulled
 from pipeline.azure import place
 from pipeline.azure.place import Place
-from webapp import form, registered
+from webapp import choices, form, registered
 from webapp.tabs import azure, publish
 from webapp.tabs import registered as models
 
@@ -162,15 +163,18 @@ def test_an_export_is_no_base_and_says_so_another_model_is(store, home):
     export, other = kept(
         home, version("1", tags={"run": run, "base": "starter"}, properties=content), version("2")
     )
-    notice, chosen, its_run, _, title, _, link, use, pull, compare = models.select("azureml", picked(export))
-    assert (notice, chosen, its_run) == (None, export, run)
+    notice, chosen, _, title, _, link, use, comparable, compare, pull, *_ = models.select(
+        "azureml", picked(export)
+    )
+    assert (notice, chosen, comparable) == (None, export, run)
     assert "no training can start" in title["note"]
     assert title["note"].endswith("starter.")
     assert link["href"].startswith("https://ml.azure.com/model/trips:1/details?wsid=/subscriptions/1111")
     assert link["href"].endswith("&tid=t")
     assert [update["interactive"] for update in (use, compare)] == [False, True]
     assert pull["visible"] is True
-    *_, title, _, _, use, _, compare = models.select("azureml", picked(other))
+    _, _, _, title, _, _, use, comparable, compare, *_ = models.select("azureml", picked(other))
+    assert comparable == ""
     assert "note" not in title
     assert [update["interactive"] for update in (use, compare)] == [True, False]
     assert models.base("azureml", other)[0] == (
@@ -209,25 +213,40 @@ def test_versions_of_this_lab_have_the_base_of_their_run(store, home):
         "2.0 kB",
         str(folder),
     ]
-    *_, use, pull, compare = models.select("local", picked("travel:1"))
+    *_, use, comparable, compare, pull, drop, _, _ = models.select("local", picked("travel:1"))
     assert (use["interactive"], pull["visible"], compare["interactive"]) == (False, False, True)
+    assert (comparable, drop["visible"]) == ("registry/travel/1", False)
 
 
-def test_a_pull_that_fails_is_a_sentence_and_one_that_is_there_is_shown(store, home, no_cli, inputs):
+def test_a_pull_that_fails_is_a_sentence_and_one_that_is_there_can_be_compared_and_removed(
+    store, home, no_cli, inputs, client
+):
     (chosen,) = kept(home, version("1"))
     place.remember(home, TRAVEL)
+    notice, comparable, *_, told, _ = models.pull(inputs, "azureml", chosen, *values(inputs))
+    assert (notice, comparable, told["status"]) == (None, "", "running")
+    address = f"/pulled/{told['pulled']}.json"
+    until(lambda: client.get(address).json()["status"] == "failed", "the end of the pull")
+    assert NO_CLI in client.get(address).json()["error"]
+    folder = pulled.folder(home, told["pulled"])
+    folder.mkdir()
+    facts = home / "pulled" / f".{told['pulled']}.json"
+    facts.write_text(json.dumps({**json.loads(facts.read_text()), "status": "done"}))
+    comparable, compare, pull, drop, told, same = models.copy("azureml", chosen)
+    assert comparable == choices.exports(store)[0][1] == f"pulled/{folder.name}"
+    assert (compare["interactive"], pull["visible"], drop["visible"]) == (True, False, True)
+    assert same["value"] == f"python -m pipeline verify {folder}"
+    notice, comparable, _, pull, drop, told, _ = models.remove("azureml", chosen)
+    assert (notice["text"], comparable, told) == ("The copy was removed.", "", None)
+    assert (pull["visible"], drop["visible"], folder.exists()) == (True, False, False)
+    assert client.get(address).status_code == 404
 
-    async def said():
-        return [told async for told in models.pull(inputs, "azureml", chosen, *values(inputs))]
 
-    first, *_, (notice, _) = asyncio.run(said())
-    assert first[0]["note"] == models.CLOSED
-    assert NO_CLI in notice["text"]
-    folder = registered.folder(home, registered.one(store, "azureml", chosen))
-    folder.mkdir(parents=True)
-    ((notice, command),) = asyncio.run(said())
-    assert str(folder) in notice["text"]
-    assert command["value"] == f"python -m pipeline verify {folder}"
+@pytest.mark.parametrize("key", ["..", "trips-1-00000000", "%2e%2e%2fartifacts", ".x"])
+def test_only_what_is_listed_is_told_or_stopped(home, client, key):
+    (home / "pulled").mkdir()
+    assert client.get(f"/pulled/{key}.json").status_code == 404
+    assert client.post(f"/pulled/{key}/cancel").status_code == 404
 
 
 def test_choosing_the_place_shows_its_fields(home):

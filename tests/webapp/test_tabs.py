@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import gradio as gr
@@ -233,11 +234,11 @@ def collect(stream):
     return asyncio.run(asyncio.wait_for(all_of_it(), 20))
 
 
-async def answering(home, run, prompt, sides, **options):
+async def answering(home, source, prompt, **options):
     for n in range(3):
-        for side in sides:
+        for side in source.sides:
             yield {"side": side, "text": f"{side}{n} "}
-    for side in sides:
+    for side in source.sides:
         yield {
             "side": side,
             "done": True,
@@ -261,7 +262,7 @@ def test_a_run_without_an_adapter_answers_on_its_one_side(store, monkeypatch):
         compare.compare(planted.finished(store, adapter=False), "Where?", 64, 0, 0)
     )[-1]
     assert (base, adapter, facts) == ("base0 base1 base2 ", "", None)
-    assert "trained no adapter" in notice["text"]
+    assert "There is no adapter in run" in notice["text"]
 
 
 def test_a_merged_adapter_is_said_to_have_no_base_side(store, monkeypatch):
@@ -269,7 +270,7 @@ def test_a_merged_adapter_is_said_to_have_no_base_side(store, monkeypatch):
     run = planted.finished(store, adapter=False, merged=True)
     base, adapter, _, _, notice = collect(compare.compare(run, "Where?", 64, 0, 0))[-1]
     assert (base, adapter) == ("", "adapter0 adapter1 adapter2 ")
-    assert "merged into its weights, so there is no base side" in notice["text"]
+    assert "merged into its weights; there is no base" in notice["text"]
 
 
 def test_an_error_of_the_model_is_a_sentence_beside_what_was_there(store, monkeypatch):
@@ -302,6 +303,26 @@ def test_held_out_prompts_are_offered_with_what_is_expected(store):
     assert len(recorded["rows"]) == 2
     assert compare.expected(run, "something else")["visible"] is False
     assert compare.arrive(run, run)[2:] == (SKIP,) * 5, "what was typed stays"
+
+
+def test_a_version_registered_here_answers_and_has_the_prompts_of_its_run(store, home, monkeypatch):
+    run = planted.finished(store)
+    folder = home / "registry" / "travel" / "1"
+    shutil.copytree(store.get(run).artifact("onnx"), folder)
+    facts = {"run": run, "created": 1.0, "description": "", "bytes": 2048}
+    (folder / "published.json").write_text(json.dumps(facts))
+    offered = dict(compare.arrive(run, run)[0]["choices"])
+    assert offered["travel:1 · registered here"] == "registry/travel/1"
+    assert compare.choose("registry/travel/1")[2] == "What should I see in Lindenhafen?"
+    monkeypatch.setattr(compare.inference, "stream", answering)
+    base, *_, notice = collect(compare.compare("registry/travel/1", "Where?", 64, 0, 0))[-1]
+    assert (base, notice["text"]) == (
+        "base0 base1 base2 ", "There is no adapter in model travel:1; its base answers alone.",
+    )  # fmt: skip
+    for elsewhere in ("registry/../artifacts", f"registry/{home}", "pulled/../..", "registry/travel/2"):
+        notice = collect(compare.compare(elsewhere, "Where?", 64, 0, 0))[-1][-1]
+        assert notice["text"] == "This model is not here any more; choose another one."
+        assert compare.choose(elsewhere)[2] == ""
 
 
 def test_a_home_without_finished_runs_says_so(store):

@@ -18,6 +18,7 @@ export function put(node, text) {
 }
 
 const SHORT = 24;
+let asked = null; // when the question was put that was shown last
 const PORTAL = "https://ml.azure.com/";
 const WORDS = {
   queued: "Waiting", running: "Running", done: "Done", failed: "Failed",
@@ -109,7 +110,8 @@ export const draw = {
   // A question that must be answered first; without `yes` there is only something to be read.
   question(root, value, trigger) {
     root.replaceChildren();
-    if (!value) return;
+    if (!value || value.at === asked) return; // a part of the page that comes back asks nothing again
+    asked = value.at;
     const answer = (yes) => { dialog.close(); if (yes) trigger("select", { id: value.id }); };
     const button = (word, kind, yes) => el("button", { type: "button", class: `lab-button ${kind}`, onclick: () => answer(yes) }, word);
     const dialog = el("dialog", { class: "lab-dialog", "aria-label": value.text },
@@ -201,18 +203,19 @@ export const draw = {
     root.append(el("a", { class: "lab-button", href: value.href, target: "_blank", rel: "noopener noreferrer" }, value.text));
   },
 
-  // One stage of a run until it has ended; then Gradio is told.
+  // One stage of a run, or a model that is pulled, until it has ended; then Gradio is told.
   stage(root, value, trigger) {
     clearTimeout(root.timer);
     root.replaceChildren();
     root.shown = value; // what is still on its way for another one is dropped
     if (!value) return;
+    const path = value.pulled ? `pulled/${encodeURIComponent(value.pulled)}` : `runs/${value.run}`;
     const state = el("span"), said = el("span"), left = el("span", { class: "lab-time" });
-    const bar = el("progress", { max: "100", value: "0", "aria-label": "Publishing" });
+    const bar = el("progress", { max: "100", value: "0", "aria-label": value.pulled ? "Pulling" : "Publishing" });
     const cancel = el("button", { type: "button", class: "lab-button", onclick: async () => {
       cancel.disabled = true;
       put(cancel, "Canceling…");
-      await fetch(new URL(`runs/${value.run}/cancel`, document.baseURI), { method: "POST" }).catch((error) => {
+      await fetch(new URL(`${path}/cancel`, document.baseURI), { method: "POST" }).catch((error) => {
         console.warn("The lab did not answer", error);
         cancel.disabled = false;
         put(cancel, "Cancel");
@@ -229,8 +232,9 @@ export const draw = {
     const follow = async () => {
       let stage = null;
       try {
-        const reply = await fetch(new URL(`runs/${value.run}.json`, document.baseURI), { cache: "no-store" });
-        stage = (await reply.json()).stages.find((s) => s.name === value.stage);
+        const reply = await fetch(new URL(`${path}.json`, document.baseURI), { cache: "no-store" });
+        const known = await reply.json();
+        stage = value.pulled ? (reply.ok ? known : null) : known.stages.find((s) => s.name === value.stage);
       } catch (error) {
         console.warn("The lab did not answer, trying again", error);
       }
@@ -240,7 +244,8 @@ export const draw = {
         if (!["queued", "running"].includes(stage.status)) {
           cancel.remove();
           if (stage.status !== "done" && value.again) root.append(el("p", { class: "lab-note" }, value.again));
-          return trigger("select", { status: stage.status });
+          if (stage.status !== value.status) trigger("select", { status: stage.status });
+          return;
         }
       }
       root.timer = setTimeout(follow, document.hidden ? 5000 : 500);

@@ -30,12 +30,13 @@ async def compare(
         return text["base"], text["adapter"], facts["base"], facts["adapter"], notice
 
     if not run or not prompt.strip():
-        yield shown({"text": "Choose a finished run and write a prompt.", "kind": "bad"})
+        yield shown({"text": "Choose a model and write a prompt.", "kind": "bad"})
         return
     yield shown({"text": "Loading the model…"})
     try:
-        said = inference.missing_side(store().get(run))
-        async with contextlib.aclosing(_batches(run, prompt, tokens, temperature, seed)) as batches:
+        source = choices.source(store(), run)
+        said = source.missing_side
+        async with contextlib.aclosing(_batches(source, prompt, tokens, temperature, seed)) as batches:
             async for batch in batches:
                 for piece in batch:
                     text[piece["side"]] += piece.get("text", "")
@@ -47,15 +48,13 @@ async def compare(
 
 
 def _batches(
-    run: str, prompt: str, tokens: float, temperature: float, seed: float
+    source: inference.Source, prompt: str, tokens: float, temperature: float, seed: float
 ) -> AsyncGenerator[list[dict[str, Any]], None]:
-    found = store().get(run)
-    # A run without an adapter, or with a merged one, still answers, on its one side.
-    source = inference.stream(
-        store().home, found, prompt, inference.sides(found),
+    answers = inference.stream(
+        store().home, source, prompt,
         seed=int(seed or 0), max_new_tokens=int(tokens), temperature=float(temperature or 0),
     )  # fmt: skip
-    return coalesce(source, DRAW_SECONDS)
+    return coalesce(answers, DRAW_SECONDS)
 
 
 def measures(piece: dict[str, Any]) -> list[list[str]]:
@@ -68,8 +67,8 @@ def measures(piece: dict[str, Any]) -> list[list[str]]:
 
 
 def choose(run: str | None) -> tuple[Any, ...]:
-    """A run and its held-out prompts, the first one filled in, and what it recorded for them."""
-    answers = views.answers(store().get(run)) if run else []
+    """A model and the held-out prompts of its run, the first one filled in, and what it recorded for them."""
+    answers = _recorded(run)
     prompts = [answer["prompt"] for answer in answers]
     first = prompts[0] if prompts else ""
     picker = gr.update(choices=prompts, value=first or None, visible=bool(prompts))
@@ -78,14 +77,19 @@ def choose(run: str | None) -> tuple[Any, ...]:
 
 def expected(run: str | None, prompt: str | None) -> Any:
     """The answer the dataset has for a held-out prompt."""
-    answers = views.answers(store().get(run)) if run else []
+    answers = _recorded(run)
     found = [answer["expected"] for answer in answers if answer["prompt"] == prompt]
     return gr.update(value=found[0] if found else "", visible=bool(found))
 
 
+def _recorded(run: str | None) -> list[dict[str, Any]]:
+    behind = choices.run_behind(store(), run) if run else None
+    return views.answers(behind) if behind else []
+
+
 def arrive(run: str | None, filled_for: str) -> tuple[Any, ...]:
-    """The finished runs there are now; the choice and what was typed stay, else the newest run is chosen."""
-    found = choices.finished(store())
+    """What can answer now; the choice and what was typed stay, else the newest run is chosen."""
+    found = choices.exports(store())
     ids = [value for _, value in found]
     chosen = run if run in ids else next(iter(ids), None)
     empty = None if found else {"text": "No finished run yet. When one is done, you can talk to it here."}
@@ -108,8 +112,8 @@ def build(tab: gr.Tab) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=320):
             run = gr.Dropdown(
-                label="Run",
-                info="Finished runs, newest first",
+                label="Model",
+                info="Of finished runs, newest first; then registered here, then pulled from Azure",
                 allow_custom_value=True,
                 elem_id="compare-run",
             )

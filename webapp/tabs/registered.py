@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 import gradio as gr
 
+from pipeline import pulled
 from pipeline.errors import LabError, sentence
-from webapp import parts, registered
+from pipeline.run import DONE
+from webapp import parts, registered, views
 from webapp.home import store
 from webapp.registered import AZURE, LOCAL, Version
 from webapp.tabs import azure
@@ -19,10 +21,6 @@ NOT_A_BASE = (
     " from its base model, {base}."
 )
 NOT_ASKED = "Refresh asks Azure which versions there are."
-CLOSED = (
-    "Keep this page open meanwhile. If it is closed or the line drops, Pull again: it goes on where it was."
-)
-PULLED = "Compare answers from runs of this lab only, so a pulled folder cannot be chosen there."
 
 
 class Registered(NamedTuple):
@@ -31,7 +29,6 @@ class Registered(NamedTuple):
     shown: list[gr.HTML]
     refresh: gr.Button
     chosen: gr.Textbox
-    run: gr.Textbox
     use: gr.Button
     compare: gr.Button
 
@@ -71,23 +68,41 @@ def check(where: str, event: gr.EventData) -> tuple[Any, Any]:
 
 
 def select(where: str, event: gr.EventData) -> tuple[Any, ...]:
-    """The version whose row was chosen: notice, id, run, panel, title, table, link, and what can be done."""
+    """The version whose row was chosen: notice, id, panel, title, table, link, base, and `copy`."""
     try:
         version = registered.one(store(), where, event._data["id"])
     except LabError as error:
-        return {"text": sentence(error), "kind": "bad"}, *(gr.skip(),) * 9
-    run = registered.run_of(store(), version)
+        return {"text": sentence(error), "kind": "bad"}, *(gr.skip(),) * 12
     return (
         None,
         version["id"],
-        run.id if run else "",
         gr.update(visible=True),
         _title(version),
         registered.details(version),
         {"text": "Open in the Azure portal", "href": version["portal"]} if where == AZURE else None,
         gr.update(interactive=not registered.exported(version)),
-        gr.update(visible=where == AZURE),
-        gr.update(interactive=run is not None),
+        *copy(where, version["id"]),
+    )
+
+
+def copy(where: str, chosen: str) -> tuple[Any, ...]:
+    """What there is of a version here: what Compare calls it, the Compare, Pull and Remove buttons, how far
+    it is pulled, and the command to try it."""
+    try:
+        version = registered.one(store(), where, chosen)
+    except LabError:  # the list is another one by now
+        return (gr.skip(),) * 6
+    comparable = registered.comparable(store(), where, version)
+    known = pulled.facts(store().home, registered.key(version)) if where == AZURE else None
+    here = known is not None and known["status"] == DONE
+    folder = pulled.folder(store().home, registered.key(version))
+    return (
+        comparable,
+        gr.update(interactive=bool(comparable)),
+        gr.update(visible=where == AZURE and not here),
+        gr.update(visible=known is not None),
+        {"pulled": known["key"], "status": known["status"]} if known else None,
+        gr.update(value=f"python -m pipeline verify {folder}", visible=here),
     )
 
 
@@ -98,21 +113,30 @@ def _title(version: Version) -> dict[str, str]:
     return {"text": text, "note": NOT_A_BASE.format(base=version["tags"].get("base") or "as its card says")}
 
 
-async def pull(inputs: Any, where: str, chosen: str, *values: Any) -> AsyncIterator[tuple[Any, Any]]:
-    """Download a version of Azure's into the home: a notice, and the command to try it."""
+def pull(inputs: Any, where: str, chosen: str, *values: Any) -> tuple[Any, ...]:
+    """Begin to bring a version of Azure's into the home, or go on: a notice, and `copy`."""
     try:
         version = registered.one(store(), where, chosen)
-        folder = registered.folder(store().home, version)
-        if not folder.exists():
-            yield {"text": "Asking Azure for the files…", "note": CLOSED}, gr.update(visible=False)
-            login = azure.place_of(inputs, values).login
-            async for said in registered.pull(store().home, login, version):
-                yield {"text": said, "note": CLOSED}, gr.skip()
+        pulled.start(store().home, version, azure.place_of(inputs, values).login)
     except (LabError, OSError) as error:
-        yield {"text": sentence(error), "kind": "bad"}, gr.update(visible=False)
-        return
-    note = {"text": f"It is here, as it is in Azure: {folder}", "note": PULLED, "kind": "good"}
-    yield note, gr.update(value=f"python -m pipeline verify {folder}", visible=True)
+        return {"text": sentence(error), "kind": "bad"}, *(gr.skip(),) * 6
+    return None, *copy(where, chosen)
+
+
+def ask_remove() -> dict[str, Any]:
+    """The question before a copy is removed."""
+    return views.question(
+        "Remove this copy?", ["It stays in Azure, from where it can be pulled again."], "Remove"
+    )
+
+
+def remove(where: str, chosen: str) -> tuple[Any, ...]:
+    """Remove what there is of a version here: a notice, and `copy`."""
+    try:
+        pulled.remove(store().home, registered.key(registered.one(store(), where, chosen)))
+    except (LabError, OSError) as error:
+        return {"text": sentence(error), "kind": "bad"}, *(gr.skip(),) * 6
+    return {"text": "The copy was removed."}, *copy(where, chosen)
 
 
 def base(where: str, chosen: str) -> tuple[Any, Any]:
@@ -128,37 +152,35 @@ def build(where: gr.Radio, inputs: Any) -> Registered:
     notice = parts.drawn("notice", elem_id="models-notice")
     versions = parts.drawn("table", elem_id="publish-versions")
     apart = parts.drawn("table", elem_id="models-differences")
-    chosen, run = (gr.Textbox(visible="hidden", label=label) for label in ("Version", "Its run"))
+    chosen, comparable = (gr.Textbox(visible="hidden", label=label) for label in ("Version", "In Compare"))
     with gr.Column(visible=False, elem_id="models-details") as panel:
         title = parts.drawn("notice")
         with gr.Row(elem_classes="bar"):
             use = gr.Button(
                 "Use as base of a new run", size="sm", scale=0, min_width=210, elem_id="models-use"
             )
-            compare = gr.Button("Compare", size="sm", scale=0, elem_id="models-compare")
+            compare = gr.Button(
+                "Compare answers", size="sm", scale=0, min_width=150, elem_id="models-compare"
+            )
             get = gr.Button("Pull", size="sm", scale=0, elem_id="models-pull")
-            stop = gr.Button("Stop", size="sm", scale=0, elem_id="models-stop", visible=False)
+            drop = gr.Button("Remove the copy", size="sm", scale=0, min_width=150, elem_id="models-remove")
             link = parts.drawn("link", elem_id="models-portal")
-        told = parts.drawn("notice", elem_id="models-pulled")
-        same = gr.Code(label="Have it answer, in a terminal", language=None, interactive=False, lines=1,
+        told = parts.drawn("stage", elem_id="models-pulled")
+        whether = parts.drawn("question")
+        same = gr.Code(label="Check it in a terminal", language=None, interactive=False, lines=1,
                        show_line_numbers=False, buttons=["copy"], visible=False)  # fmt: skip
         table = parts.drawn("table", elem_id="models-facts")
     shown = [versions, apart, panel]
     asked = [where, *inputs.inputs]
     again.click(partial(refresh, inputs), asked, [notice, *shown], **azure.ASKS)
     versions.check(check, where, [notice, apart], trigger_mode="multiple", **parts.QUICK)
+    here = [comparable, compare, get, drop, told, same]
     versions.select(
-        select, where, [notice, chosen, run, panel, title, table, link, use, get, compare], **parts.QUICK
-    ).then(lambda: (None, gr.update(visible=False)), None, [told, same], **parts.QUICK)
-    get.click(lambda: gr.update(visible=True), None, stop, **parts.QUICK)
-    pulling = get.click(
-        partial(pull, inputs), [where, chosen, *inputs.inputs], [told, same],
-        concurrency_limit=1, concurrency_id="pull", **parts.QUEUED,
+        select, where, [notice, chosen, panel, title, table, link, use, *here], **parts.QUICK
     )  # fmt: skip
-    pulling.then(lambda: gr.update(visible=False), None, stop, **parts.QUICK)
-    stop.click(None, None, None, cancels=[pulling], **parts.QUICK).then(
-        lambda: ({"text": "Stopped. Pull again to go on where it was."}, gr.update(visible=False)),
-        None, [told, stop], **parts.QUICK,
-    )  # fmt: skip
-    compare.click(None, run, None, js=parts.live("compare"), **parts.IN_PAGE)
-    return Registered(shown, again, chosen, run, use, compare)
+    get.click(partial(pull, inputs), [where, chosen, *inputs.inputs], [notice, *here], **parts.QUICK)
+    told.select(copy, [where, chosen], here, **parts.QUICK)
+    drop.click(ask_remove, None, whether, **parts.QUICK)
+    whether.select(remove, [where, chosen], [notice, *here], **parts.QUICK)
+    compare.click(None, comparable, None, js=parts.live("compare"), **parts.IN_PAGE)
+    return Registered(shown, again, chosen, use, compare)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -116,7 +115,7 @@ def ask_delete(run: str) -> dict[str, Any]:
         f"{found.id}: {freed} come free a day from now; until then it can be restored.",
         "Published copies stay, and so do results that other runs use.",
     ]
-    return _question(f"Delete {found.name}?", notes, "Delete", run)
+    return views.question(f"Delete {found.name}?", notes, "Delete", run)
 
 
 def delete(event: gr.EventData, checked: str) -> tuple[Any, ...]:
@@ -152,14 +151,14 @@ def ask_free() -> dict[str, Any]:
     parts = ", ".join(f"{word} {views.size(taken)}" for word, taken in total.items() if taken)
     home = f"The home takes {views.size(sum(total.values()))}: {parts}."
     if not unused.results and not unused.datasets:
-        return _question(
+        return views.question(
             "There is nothing to free.", ["Every result and dataset is used by a run.", home], ""
         )
     notes = [f"Results that no run uses, nor a deleted one that can be restored: {len(unused.results)}."]
     if unused.datasets:
         notes.append(f"Datasets that no run uses: {', '.join(unused.datasets)}.")
     freed = f"Free {views.size(unused.bytes)}"
-    return _question(f"{freed}?", [*notes, "This cannot be undone.", home], freed)
+    return views.question(f"{freed}?", [*notes, "This cannot be undone.", home], freed)
 
 
 def free() -> dict[str, Any]:
@@ -170,10 +169,6 @@ def free() -> dict[str, Any]:
         return {"text": views.problems("", error)["items"][0], "kind": "bad"}
     count = len(freed.results) + len(freed.datasets)
     return _notice(f"{views.size(freed.bytes)} are free again: {count} folders that no run used.")
-
-
-def _question(text: str, notes: list[str], yes: str, run: str = "") -> dict[str, Any]:
-    return {"text": text, "notes": notes, "yes": yes, "id": run, "at": time.time()}  # asked anew each time
 
 
 def _notice(text: str, **more: str) -> dict[str, Any]:
