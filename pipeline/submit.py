@@ -85,10 +85,11 @@ def publish(store: Store, run: Run, to: str, options: Any) -> str:
 
     Raises InputError where the publisher's plan does.
     """
-    from pipeline.publishers import PUBLISHERS
+    from pipeline.publishers import PUBLISHERS, settled
 
     PUBLISHERS[to].plan(store.home, run, options)
-    stage = store.add_publish(run.id, {"to": to, **dataclasses.asdict(options)})
+    given = settled(to, store.home, options)
+    stage = store.add_publish(run.id, {"to": to, **dataclasses.asdict(given)})
     worker.ensure(store.home)
     return stage
 

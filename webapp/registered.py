@@ -155,9 +155,9 @@ def _of_azure(where: Place, model: dict[str, Any]) -> Version:
 def _kept(home: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads((home / FILE).read_text("utf-8"))
-    except (OSError, ValueError):  # nobody has asked yet
+        return {name: found[name] for name in ("place", "asked", "versions")}
+    except (OSError, ValueError, TypeError, KeyError):  # nobody has asked yet, or it is no such file
         return {"place": "", "asked": None, "versions": []}
-    return found
 
 
 def _facts(version: Version) -> list[list[str]]:

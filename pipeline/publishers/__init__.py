@@ -7,10 +7,13 @@ A publisher is a module with
                                            of them name, version and path; report takes a message, the
                                            fraction that is done, and facts for the events by name
     versions(home)                         what is published, newest first
+and, where options can mean something else later or elsewhere,
+    settled(home, options)                 the options with all of that written out
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
@@ -18,6 +21,12 @@ from pipeline.options import parse
 from pipeline.publishers import azureml, local
 
 PUBLISHERS: dict[str, Any] = {"local": local, "azureml": azureml}
+
+
+def settled(to: str, home: Path, options: Any) -> Any:
+    """The options as they are queued: the same whoever changes what this lab remembers meanwhile."""
+    settle = getattr(PUBLISHERS[to], "settled", None)
+    return settle(home, options) if settle else options
 
 
 def options_of(to: str, given: dict[str, Any]) -> Any:

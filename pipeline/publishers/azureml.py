@@ -7,6 +7,7 @@ compared and asked something; then its tag `verified` says true.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -60,6 +61,17 @@ def place_of(home: Path, options: Any) -> Place:
     login = "" if options.login == "remembered" else options.login
     given = Place(login, options.subscription, options.resource_group, options.workspace, options.registry)
     return place.find(home, given, options.config)
+
+
+def settled(home: Path, options: Options) -> Options:
+    """The options with the workspace written out: it may be remembered otherwise when the publish begins, and
+    a config.json is named from where somebody is just now. Raises InputError if none is known."""
+    where = place_of(home, options).required()
+    return dataclasses.replace(
+        options, login=where.login,  # type: ignore[arg-type] # place knows no other logins
+        subscription=where.subscription, resource_group=where.resource_group,
+        workspace=where.workspace, registry=where.registry, config="",
+    )  # fmt: skip
 
 
 def plan(home: Path, run: Run, options: Options) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import settings
+from pipeline import settings, submit
 from pipeline.azure import catalogue, faults, lineage, login, place
 from pipeline.azure.meter import Meter
 from pipeline.azure.place import Place
@@ -68,6 +68,29 @@ class TestPlan:
         assert set(option.choices) - {"remembered"} == set(place.LOGINS)
         with pytest.raises(InputError, match=r"publish\.login: 'browser' is not allowed"):
             options_of("azureml", {"login": "browser"})
+
+
+class TestSettled:
+    def test_a_queued_publish_goes_where_it_was_told_whatever_is_remembered_later(
+        self, store: Store, finished: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("pipeline.worker.ensure", lambda home: None)
+        place.remember(store.home, WHERE)
+        stage = submit.publish(store, finished, "azureml", azureml.Options(name="trips"))
+        place.remember(store.home, Place("identity", "other", "other", "other"))
+        kept = store.get(finished.id).stage(stage).options
+        assert azureml.place_of(store.home, options_of(kept.pop("to"), kept)) == WHERE
+
+    def test_a_config_json_is_read_before_it_is_queued(
+        self, store: Store, finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "config.json").write_text(json.dumps(KNOWN))
+        monkeypatch.chdir(tmp_path)
+        settled = azureml.settled(store.home, azureml.Options(name="trips", config="config.json"))
+        monkeypatch.chdir("/")
+        assert azureml.place_of(store.home, settled) == WHERE
+        ours = azureml.settled(store.home, azureml.Options(name="trips", registry="ours", login="identity"))
+        assert azureml.place_of(store.home, ours) == Place("identity", registry="ours")
 
 
 class TestPlace:

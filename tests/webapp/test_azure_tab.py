@@ -147,7 +147,10 @@ def test_a_workspace_that_was_found_is_filled_in():
 
 
 def test_versions_are_listed_as_azure_last_said_and_text_stays_text(store, home):
-    assert models.listed("azureml")[0]["empty"] == models.NOT_ASKED
+    for broken in (None, "{", "[]", "{}", "3"):
+        if broken is not None:
+            (home / registered.FILE).write_text(broken)
+        assert models.listed("azureml")[0]["empty"] == models.NOT_ASKED
     made = version("1", tags={"verified": "true", "base": ATTACK}, properties={"olive_lab_bytes": "2048"})
     kept(home, made, version("2"))
     table, *_ = models.listed("azureml")
