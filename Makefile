@@ -15,7 +15,7 @@ INSTALLED := .venv/installed-$(SET)
 INSTALLED_DEV := .venv/installed-dev
 PORT ?= 7860
 
-.PHONY: demo app test chromium install lint types unit chain browser azure-test gpu-test benchmarks soak constraints clean help
+.PHONY: demo app test chromium npm install lint types unit chain browser azure-test gpu-test benchmarks soak constraints clean help
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -48,7 +48,7 @@ $(INSTALLED_DEV): requirements-dev.txt constraints.txt | .venv/ready
 	@$(BIN)/pip install --quiet pip==26.3
 	@touch $@
 
-test: chromium lint types unit chain browser ## Lint, types, unit tests, the real chain once, a real browser
+test: chromium npm lint types unit azure-test chain browser ## Lint, types, unit tests, Azure's client, the real chain once, a real browser
 
 lint: install $(INSTALLED_DEV)
 	@$(BIN)/ruff check .
@@ -72,11 +72,16 @@ browser: chromium install $(INSTALLED_DEV) ## The page in a real browser (Debian
 
 AZURITE := tests/azure/node_modules/azurite
 
-azure-test: install $(INSTALLED_DEV) ## Azure: the real client, the storage emulator (Debian: apt-get install npm)
-	@command -v node >/dev/null && command -v npm >/dev/null || { \
+npm:
+	@command -v npm >/dev/null || { \
 		echo "The tests with Azure need node and npm for the storage emulator: apt-get install npm" >&2; exit 1; }
-	@test -d $(AZURITE) || npm ci --prefix tests/azure --silent --ignore-scripts
-	@$(BIN)/python -m pytest -q -m azure --durations=5
+
+$(AZURITE): tests/azure/package-lock.json | npm
+	@npm ci --prefix tests/azure --silent --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+azure-test: install $(INSTALLED_DEV) $(AZURITE) ## Azure: the real client, the storage emulator (Debian: apt-get install npm)
+	@$(BIN)/python -m pytest -q -m azure -n 2 --dist loadfile --durations=5
 
 gpu-test: install $(INSTALLED_DEV) ## What only an NVIDIA GPU can show
 	@$(BIN)/python -m pytest -q -m gpu
