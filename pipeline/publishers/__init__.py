@@ -7,6 +7,8 @@ A publisher is a module with
                                            of them name, version and path; report takes a message, the
                                            fraction that is done, and facts for the events by name
     versions(home)                         what is published, newest first
+and, where a dry run can ask more than `plan` knows,
+    preflight(home, run, options)          what stands against it: findings that are good, bad or unknown
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.options import parse
-from pipeline.publishers import azureml, local
+from pipeline.publishers import azureml, huggingface, local
 
-PUBLISHERS: dict[str, Any] = {"local": local, "azureml": azureml}
+PUBLISHERS: dict[str, Any] = {"local": local, "azureml": azureml, "huggingface": huggingface}
 
 
 def options_of(to: str, given: dict[str, Any]) -> Any:
