@@ -22,6 +22,7 @@ NOBODY = (
 )
 OFFLINE = "HF_HUB_OFFLINE is set, so the hub is not asked; unset it and start the lab again."
 AGAIN = "files that have arrived are not sent again"
+CLIENT = ("huggingface_hub", "httpx", "hf_xet")
 PASSING = (408, 429, 500, 502, 503, 504)
 LONGEST_WAIT = 30.0
 MOST_ADDRESSES = 3  # for one file, of those that the storage has refused
@@ -44,7 +45,8 @@ def explained(what: str) -> Iterator[None]:
     except LabError:
         raise
     except Exception as error:
-        if isinstance(error, (OSError, MemoryError)) and _answer(error) is None and not _unreachable(error):
+        ours = isinstance(error, (OSError, MemoryError)) and not type(error).__module__.startswith(CLIENT)
+        if ours:  # of this machine: a full disk, a file that is gone
             raise
         print(scrub(traceback.format_exc()), file=sys.stderr)
         raise LabError(sentence(error, what)) from None

@@ -127,13 +127,16 @@ class Repository:
         if operation.upload_info.sha256.hex() != item.sha256:
             raise LabError(f"{item.name} changed while it was uploaded; publish again.")
         file.begin(item.size if item.name in self._counted else 0)
-        # One file at a time, so that those that are through stay through. No .gitignore is asked: it would
-        # leave files out without a word.
-        self.hub.do(
-            lambda: self.hub.api.preupload_lfs_files(
+
+        def upload() -> None:
+            file.seek(0)  # where an attempt that failed has left off
+            # One file at a time, so that those that are through stay through. No .gitignore is asked: it
+            # would leave files out without a word.
+            self.hub.api.preupload_lfs_files(
                 self.name, [operation], num_threads=1, free_memory=False, gitignore_content=""
             )
-        )
+
+        self.hub.do(upload)
         if operation._is_uploaded and file.furthest < item.size:
             meter.add(item.size - file.furthest, f"{item.name} is there already", moved=False)
         self._counted.add(item.name)

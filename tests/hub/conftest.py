@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
 from fake_hub import TOKEN, FakeHub
+from huggingface_hub import close_session, constants, set_client_factory
+from huggingface_hub.utils._http import default_client_factory
 from lab import write_safetensors
 
 from pipeline.run import Run, StageRun
@@ -30,7 +31,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     # The client reads these when it is imported, which in this process another test may have had done.
-    constants = huggingface_hub.constants
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, made.url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "ENDPOINT", made.url)
@@ -38,8 +38,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "hf" / "token"))
     yield made
     made.close()
-    huggingface_hub.close_session()
-    huggingface_hub.set_client_factory(huggingface_hub.utils._http.default_client_factory)
+    close_session()
+    set_client_factory(default_client_factory)
 
 
 @pytest.fixture
