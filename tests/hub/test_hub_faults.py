@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from fake_hub import PART, SIGNATURE, TOKEN, FakeHub, Fault
 from lab import processes, until
 
 from benchmarks.azure import Watch
-from pipeline import checksums, settings, submit
+from pipeline import checksums, submit
 from pipeline.errors import LabError
 from pipeline.hub import ask, faults
 from pipeline.publishers import huggingface
@@ -57,7 +56,12 @@ def publishes(store: Store, run: Run, report: Report, **given: Any) -> dict[str,
         ("refs", 503, "Down", r"The hub has trouble of its own just now \(503\); try again in some minutes"),
         ("commit", 500, "Down", r"The hub has trouble of its own just now \(500\)"),
         ("tag", 500, "Down", r"The hub has trouble of its own just now \(500\)"),
-        ("preupload", 503, "Down", "Nothing got through to or from the hub for 0.5 seconds; check the network"),
+        (
+            "preupload",
+            503,
+            "Down",
+            "Nothing got through to or from the hub for 0.5 seconds; check the network",
+        ),
         ("storage", 0, "", "Nothing got through to or from the hub for 0.5 seconds"),
         ("commit", 0, "", "The hub cannot be reached .*; check the network and the proxy"),
         ("refs", 0, "", "The hub cannot be reached .*; check the network and the proxy"),
@@ -249,10 +253,3 @@ def command(pid: int) -> bytes:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     return b""
-
-
-def cli(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [settings.python(), "-m", "pipeline", *words], capture_output=True, text=True, cwd=settings.ROOT,
-        env=settings.child_environment(),
-    )  # fmt: skip
