@@ -44,6 +44,7 @@ def test_the_hub_without_a_login_says_what_to_do_and_lists_what_is_there(app, sh
     expect(page.locator("#publish-findings")).to_contain_text("In the way", timeout=ASKED_MS)
     expect(page.locator("#publish-findings")).to_contain_text("Good")
     page.click("#hub-versions tbody tr")
+    expect(page.locator("#hub-title")).to_contain_text("ann/trips, version 1")
     expect(page.locator("#hub-link a")).to_have_attribute("href", PAGE)
     page.evaluate(CHECKS.read_text())
     assert page.evaluate("checks.nameless()") == []

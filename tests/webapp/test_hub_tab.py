@@ -112,11 +112,12 @@ def test_what_was_published_is_listed_with_its_link(store: Store):
         "verified": True,
     }
     store.finish(run, stage, "done", seconds=1.0, metrics=facts)
-    table, link = hub.listed()
+    table, *nothing = hub.listed()
     (row,) = table["rows"]
     assert (row[1], row[2], row[4], row[5], row[7]) == ("ann/trips", "1", run, "You", page)
-    assert (table["ids"], link) == ([page], None)
-    assert hub.select(SimpleNamespace(_data={"id": page}))["href"] == page
+    assert (table["ids"], nothing) == ([page], [None, None])
+    title, link = hub.select(SimpleNamespace(_data={"id": page}))
+    assert (title["text"], link["href"]) == ("ann/trips, version 1", page)
 
 
 def test_only_the_fields_of_the_place_that_was_chosen_are_shown():

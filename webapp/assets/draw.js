@@ -197,7 +197,7 @@ export const draw = {
   // A link to a place where models are published and nowhere else; it is followed only by whoever clicks it.
   link(root, value) {
     root.replaceChildren();
-    if (!ELSEWHERE.some((place) => value?.href.startsWith(place))) return;
+    if (!ELSEWHERE.some((place) => value?.href?.startsWith(place))) return;
     root.append(el("a", { class: "lab-button", href: value.href, target: "_blank", rel: "noopener noreferrer" }, value.text));
   },
 

@@ -85,7 +85,7 @@ def publish(inputs: form.Form, run: str | None, *values: Any) -> tuple[Any, ...]
 
 
 def listed() -> tuple[Any, ...]:
-    """What was published there from this lab, as its runs tell, and no link. Asks nobody."""
+    """What was published there from this lab, as its runs tell, and no title and link. Asks nobody."""
     found = publishers.PUBLISHERS[TO].versions(store().home)
     rows = [
         [
@@ -101,12 +101,15 @@ def listed() -> tuple[Any, ...]:
         for version in found
     ]
     table = views.table(COLUMNS, rows, empty=NONE, caption="Published from this lab")
-    return {**table, "ids": [version["path"] for version in found]}, None
+    return {**table, "ids": [version["path"] for version in found]}, None, None
 
 
-def select(event: gr.EventData) -> dict[str, str]:
-    """The link of the version whose row was chosen."""
-    return {"text": "Open on the Hugging Face Hub", "href": event._data["id"]}
+def select(event: gr.EventData) -> tuple[Any, Any]:
+    """The version whose row was chosen: what it is, and its link."""
+    page = event._data["id"]
+    found = publishers.PUBLISHERS[TO].versions(store().home)
+    title = next((f"{v['name']}, version {v['version']}" for v in found if v["path"] == page), "")
+    return {"text": title} if title else None, {"text": "Open on the Hugging Face Hub", "href": page}
 
 
 def build() -> Hub:
@@ -124,10 +127,11 @@ def build() -> Hub:
             dry = gr.Button("Check first (dry run)", elem_id="hub-check")
             go = gr.Button("Publish", variant="primary", elem_id="hub-go")
         versions = parts.drawn("table", elem_id="hub-versions")
+        title = parts.drawn("notice", elem_id="hub-title")
         link = parts.drawn("link", elem_id="hub-link")
     me.click(whoami, None, [notice, facts], **ASKS)
-    versions.select(select, None, link, **parts.QUICK)
-    return Hub(column, inputs, dry, go, [versions, link])
+    versions.select(select, None, [title, link], **parts.QUICK)
+    return Hub(column, inputs, dry, go, [versions, title, link])
 
 
 def connect(made: Hub, run: Any, said: list[Any], progress: Any) -> None:
