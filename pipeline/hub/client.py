@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from pipeline import settings
 from pipeline.errors import LabError
 from pipeline.hub import faults
 
@@ -28,6 +29,7 @@ class Hub:
     """
 
     def __init__(self, patience: float) -> None:
+        settings.quiet_this_process()
         from huggingface_hub import HfApi, get_token, set_client_factory
         from huggingface_hub.utils import logging
 

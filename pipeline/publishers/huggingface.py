@@ -81,7 +81,7 @@ def plan(home: Path, run: Run, options: Options) -> dict[str, Any]:
     return {
         "name": options.name,
         "version": options.version or "(the next one)",
-        "target": f"{'public' if options.public else 'private'} repository on the Hugging Face Hub",
+        "target": f"a {'public' if options.public else 'private'} repository on the Hugging Face Hub",
         "files": [{"path": name, "bytes": size} for name, size in sizes.items()],
         "bytes": sum(sizes.values()),
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 
-from pipeline import settings
 from pipeline.verbs.queue import Verb
 
 PATIENCE_SECONDS = 30.0
@@ -16,7 +15,6 @@ def hub(args: argparse.Namespace) -> int:
     from pipeline.hub.client import Hub, account
     from pipeline.hub.faults import explained
 
-    settings.quiet_this_process()
     with explained("The hub"):
         found = account(Hub(PATIENCE_SECONDS).who())
     if args.json:

@@ -246,7 +246,7 @@ class TestTheWorker:
         ended = store.get(finished.id).stage(stage)
         assert (ended.status, ended.error) == ("done", None)
         assert hub.received > 200 * MIB
-        assert 30 < watch.most() < 160
+        assert 30 < watch.most() < 120
 
 
 def command(pid: int) -> bytes:

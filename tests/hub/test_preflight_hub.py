@@ -85,7 +85,7 @@ def test_the_command_line_asks_and_publishes(hub: FakeHub, store: Store, finishe
     dry = cli(*given, "--dry-run", "--json")
     told = json.loads(dry.stdout)
     assert (dry.returncode, told["good"], hub.repos) == (0, True, {})
-    assert told["plan"]["target"] == "public repository on the Hugging Face Hub"
+    assert told["plan"]["target"] == "a public repository on the Hugging Face Hub"
     done = cli(*given)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith(f"Published to {hub.url}/walkers/trips/tree/v1\n")

@@ -231,5 +231,5 @@ def test_a_pull_that_fails_is_a_sentence_and_one_that_is_there_is_shown(store, h
 
 
 def test_choosing_the_place_shows_its_fields(home):
-    local, cloud, _, _, *said, command = publish.moved("azureml")
+    local, cloud, _, _, _, *said, command = publish.moved("azureml")
     assert (local["visible"], cloud["visible"], set(said), command["visible"]) == (False, True, {None}, False)

@@ -65,7 +65,7 @@ def test_a_dry_run_shows_findings_and_files_without_a_login(store, nobody, input
     assert first[:2] == (None, hub.ASKING)
     problems, summary, findings, files = last
     assert (problems, summary["kind"]) == (None, "bad")
-    assert "private repository on the Hugging Face Hub" in summary["text"]
+    assert "in a private repository on the Hugging Face Hub" in summary["text"]
     assert files["rows"][0] == ["model.onnx", "2.0 kB"]
     said = {row[1]: (row[0]["word"], row[2]) for row in findings["rows"]}
     assert said["Login"][0] == "In the way"
@@ -121,9 +121,9 @@ def test_what_was_published_is_listed_with_its_link(store: Store):
 
 
 def test_only_the_fields_of_the_place_that_was_chosen_are_shown():
-    shown = {place: [update["visible"] for update in publish.moved(place)[:4]] for _, place in publish.PLACES}
+    shown = {place: [update["visible"] for update in publish.moved(place)[:5]] for _, place in publish.PLACES}
     assert shown == {
-        "local": [True, False, False, True],
-        "azureml": [False, True, False, True],
-        "huggingface": [False, False, True, False],
+        "local": [True, False, False, True, False],
+        "azureml": [False, True, False, True, False],
+        "huggingface": [False, False, True, False, True],
     }

@@ -35,6 +35,12 @@ class Hub(NamedTuple):
     inputs: form.Form
     check: gr.Button
     go: gr.Button
+
+
+class Published(NamedTuple):
+    """What is there already, below what the tab says."""
+
+    column: gr.Column
     shown: list[gr.HTML]
 
 
@@ -126,12 +132,19 @@ def build() -> Hub:
         with gr.Row():
             dry = gr.Button("Check first (dry run)", elem_id="hub-check")
             go = gr.Button("Publish", variant="primary", elem_id="hub-go")
+    me.click(whoami, None, [notice, facts], **ASKS)
+    return Hub(column, inputs, dry, go)
+
+
+def published() -> Published:
+    """Lay out what was published from this lab."""
+    column: gr.Column
+    with gr.Column(visible=False) as column:
         versions = parts.drawn("table", elem_id="hub-versions")
         title = parts.drawn("notice", elem_id="hub-title")
         link = parts.drawn("link", elem_id="hub-link")
-    me.click(whoami, None, [notice, facts], **ASKS)
     versions.select(select, None, [title, link], **parts.QUICK)
-    return Hub(column, inputs, dry, go, [versions, title, link])
+    return Published(column, [versions, title, link])
 
 
 def connect(made: Hub, run: Any, said: list[Any], progress: Any) -> None:

@@ -61,12 +61,10 @@ def arrive(run: str | None, where: str = TO) -> tuple[Any, ...]:
 
 
 def moved(where: str) -> tuple[Any, ...]:
-    """The fields of the place that was chosen, and nothing that was said of another.
-
-    What is on the hub stands with its fields, so that the registered models are not shown there.
-    """
+    """The fields of the place that was chosen and what is there, and nothing that was said of another."""
     columns = [gr.update(visible=where == place) for _, place in PLACES]
-    return *columns, gr.update(visible=where != hub.TO), *(None,) * 4, gr.update(visible=False)
+    there = [gr.update(visible=where != hub.TO), gr.update(visible=where == hub.TO)]
+    return *columns, *there, *(None,) * 4, gr.update(visible=False)
 
 
 def ended(where: str) -> tuple[Any, ...]:
@@ -116,6 +114,7 @@ def build(tab: gr.Tab) -> Publish:
     gr.Markdown(ABOUT)
     with gr.Column() as registry:
         models = registered.build(where, cloud.inputs)
+    on_it = hub.published()
 
     given = [run, *inputs.inputs]
     dry.click(partial(check, inputs), given, [problems, planned, files], **parts.QUICK)
@@ -125,12 +124,12 @@ def build(tab: gr.Tab) -> Publish:
     cloud.check.click(partial(azure.check, cloud.inputs), given, said, **azure.ASKS)
     cloud.go.click(partial(azure.publish, cloud.inputs), given, [*said, progress], **parts.QUICK)
     hub.connect(on_hub, run, [problems, planned, findings, files], progress)
-    columns = [local, cloud.column, on_hub.column, registry]
+    columns = [local, cloud.column, on_hub.column, registry, on_it.column]
     where.input(moved, where, [*columns, *said], **parts.QUICK).then(
         registered.listed, where, models.shown, **parts.QUICK
     )
     for event in (where.input, progress.select, tab.select):
-        event(hub.listed, None, on_hub.shown, **parts.QUICK)
+        event(hub.listed, None, on_it.shown, **parts.QUICK)
     progress.select(ended, where, models.shown, **parts.QUICK)
     tab.select(arrive, [run, where], [run, empty, *models.shown], **parts.QUICK)
     tab.select(azure.arrive, cloud.remembered, cloud.remembered, **parts.QUICK)
