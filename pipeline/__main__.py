@@ -19,7 +19,7 @@ from pipeline import settings
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.run import DONE, PUBLISH, QUEUED, RUNNING
 from pipeline.store import Store
-from pipeline.verbs import azure, history, publish, queue
+from pipeline.verbs import azure, history, hub, publish, queue
 from pipeline.verbs.queue import recipe_of
 
 if TYPE_CHECKING:  # imported where it is used: other verbs are there sooner without it
@@ -333,6 +333,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     publish.add(verb)
     azure.add(verb)
+    hub.add(verb)
     added = verb("download", download)
     added.add_argument("run")
     added.add_argument("--to", type=Path, metavar="FILE.zip", help="default: the run's name and id, here")

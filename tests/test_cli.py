@@ -387,7 +387,7 @@ def test_help_names_every_verb_of_the_contract(home: Path, capsys: Capture) -> N
     assert code == 0
     verbs = ["check", "run", "submit", "list", "note", "diff", "delete", "restore", "gc", "show", "logs"]
     verbs += ["cancel", "retry", "sweep", "queue", "pause", "resume", "move", "scorecard", "chat"]
-    verbs += ["verify", "convert", "publish", "azure", "pull", "download", "worker"]
+    verbs += ["verify", "convert", "publish", "azure", "pull", "hub", "download", "worker"]
     assert re.findall(r"^    (\w+)", out, re.MULTILINE) == verbs
 
 

@@ -68,3 +68,18 @@ def test_a_fetched_model_speaks_for_itself(home: Path) -> None:
 def test_nobody_writes_a_book(home: Path, model_folder: Path) -> None:
     (model_folder / "LICENSE").write_bytes(b"x" * 200_000 + b"\xff")
     assert licences.of(str(model_folder), home) == "x" * licences.LONGEST
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (None, {}),
+        ("Apache-2.0", {"license": "apache-2.0"}),
+        ("MIT License", {"license": "mit"}),
+        ("Llama 3.2", {"license": "llama3.2"}),
+        ("Travel & Co's: own", {"license": "other", "license_name": "travel-co-s-own"}),
+        ("許諾", {"license": "other"}),
+    ],
+)
+def test_the_hub_has_names_of_its_own(said: str | None, expected: dict[str, str]) -> None:
+    assert licences.on_hub(said) == expected

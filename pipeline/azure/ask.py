@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
-from pipeline import settings
+from pipeline import apart
 from pipeline.azure.place import Place
-from pipeline.errors import LabError
 
-SECONDS = 150.0
+AZURE = "Azure"
 
 
 def whoami(home: Path, where: Place | None = None) -> dict[str, Any]:
@@ -36,30 +33,13 @@ def recipe(home: Path, uri: str, where: Place | None = None) -> str:
 
 
 def preflight(home: Path, run_id: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The dry run of a publish: `plan`, and `findings` of check, status (good, bad, unknown) and message."""
-    flags = [
-        f"--{key.replace('_', '-')}={value}" for key, value in options.items() if not isinstance(value, bool)
-    ]
-    flags += [f"--{'' if value else 'no-'}{key}" for key, value in options.items() if isinstance(value, bool)]
-    found: dict[str, Any] = run(home, "publish", run_id, "--to", "azureml", "--dry-run", *flags)
-    return found
+    """The dry run of a publish, as `apart.preflight` tells it."""
+    return apart.preflight(home, AZURE, run_id, "azureml", options)
 
 
 def run(home: Path, *words: str) -> Any:
     """What a verb prints with --json. Raises LabError with the sentence it printed instead."""
-    command = [settings.python(), "-m", "pipeline", *words, "--json"]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=SECONDS, check=False, stdin=subprocess.DEVNULL,
-            cwd=settings.ROOT, env=settings.child_environment(OLIVE_LAB_HOME=str(home)),
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise LabError(f"Azure did not answer within {SECONDS:.0f} seconds; try again.") from None
-    try:
-        return json.loads(done.stdout)
-    except ValueError:
-        said = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
-        raise LabError(said[-1]) from None
+    return apart.ask(home, AZURE, *words)
 
 
 def _flags(where: Place | None) -> list[str]:

@@ -18,11 +18,11 @@ from typing import Any
 from pipeline import models, settings
 from pipeline.azure import download, place
 from pipeline.azure.faults import explained
-from pipeline.azure.meter import Meter
 from pipeline.azure.place import Place
 from pipeline.azure.pull import opened
 from pipeline.azure.reference import parse
 from pipeline.errors import LabError
+from pipeline.meter import Meter
 
 CONFIG, TOKENIZER = "config.json", "tokenizer_config.json"
 SMALL = (CONFIG, TOKENIZER, "chat_template.jinja")

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.azure import storage, upload
-from pipeline.azure.meter import Meter
 from pipeline.azure.storage import Container
 from pipeline.errors import LabError
+from pipeline.meter import Meter
 
 PART = ".part"
 

@@ -6,17 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline import verify
 from pipeline.azure import lineage, login
 from pipeline.azure.faults import explained
 from pipeline.azure.place import Place
 from pipeline.errors import LabError
-from pipeline.publishers import azureml
+from pipeline.publishers import azureml, findings
+from pipeline.publishers.findings import BAD, FIRST, GOOD, UNKNOWN
 from pipeline.publishers.source import source_of
 from pipeline.run import Run
 from pipeline.verify import Finding
 
-GOOD, BAD, UNKNOWN = "good", "bad", "unknown"
 IGNORES = (".amlignore", ".gitignore")
 SIGNATURE_SECONDS = 3600.0
 EXAMPLE_SPEED = 12.5e6  # bytes a second: a line of 100 Mbit/s
@@ -32,9 +31,9 @@ def preflight(home: Path, run: Run, options: azureml.Options) -> list[Finding]:
     where = azureml.place_of(home, options)
     source = source_of(run, options.name, options.version)
     found = [Finding("name", GOOD, f"{options.name} can be the name of a model")]
-    found += [_files(planned), _ignored(source), *_fit(source), _time(home, planned["bytes"])]
+    found += [findings.files(planned), _ignored(source), *findings.fit(source), _time(home, planned["bytes"])]
     if options.check:
-        found.append(_room(home, planned["bytes"]))
+        found.append(findings.disk(home, planned["bytes"]))
     return found + _asked(options, where) + _unknown()
 
 
@@ -83,7 +82,7 @@ def _asked(options: azureml.Options, where: Place) -> list[Finding]:
         checks = {name: checks[name] for name in ("login", "workspace", "version")}
     for name, check in checks.items():
         if any(finding.status == BAD for finding in found):
-            found.append(Finding(name, UNKNOWN, "is asked once what stands above is good"))
+            found.append(Finding(name, UNKNOWN, FIRST))
             continue
         try:
             with explained(where):
@@ -107,11 +106,6 @@ def _version(workspace: Any, options: azureml.Options) -> tuple[str, str]:
     return BAD, azureml.taken(options.name, options.version)
 
 
-def _files(planned: dict[str, Any]) -> Finding:
-    many = len(planned["files"])
-    return Finding("files", GOOD, f"{many} files, {planned['bytes']:,} bytes")
-
-
 def _ignored(source: Path) -> Finding:
     """The trap of `az ml model create`: a .gitignore in the folder drops files without a word."""
     there = [name for name in IGNORES if (source / name).is_file()]
@@ -125,20 +119,6 @@ def _ignored(source: Path) -> Finding:
     )
 
 
-def _fit(source: Path) -> list[Finding]:
-    """Whether graph and adapters fit together, without reading the weights."""
-    failed = verify.failed(verify.static(source))
-    if failed:
-        return [Finding(finding.check, BAD, finding.message) for finding in failed]
-    adapters = [file.name for file in verify.adapters_of(source)]
-    what = (
-        f"{', '.join(adapters)} fit the graph"
-        if adapters
-        else "the graph is good; there is no adapter beside it"
-    )
-    return [Finding("adapter", GOOD, what)]
-
-
 def _time(home: Path, size: int) -> Finding:
     """How long the upload takes beside the hour of one access signature."""
     try:
@@ -150,14 +130,6 @@ def _time(home: Path, size: int) -> Finding:
     more = "; access ends after an hour and is asked for anew" if seconds > SIGNATURE_SECONDS else ""
     status = GOOD if known else UNKNOWN
     return Finding("time", status, f"about {_minutes(seconds)} for the upload {basis}{more}")
-
-
-def _room(home: Path, size: int) -> Finding:
-    try:
-        azureml.room(home, size)
-    except LabError as error:
-        return Finding("disk", BAD, str(error))
-    return Finding("disk", GOOD, "has room for the copy that is downloaded and compared")
 
 
 def _unknown() -> list[Finding]:

@@ -10,11 +10,11 @@ from typing import Any
 from pipeline import checksums
 from pipeline.azure import download, lineage, storage
 from pipeline.azure.download import Remote
-from pipeline.azure.meter import Meter, Report
 from pipeline.azure.place import Place
 from pipeline.azure.reference import Reference, parse
 from pipeline.azure.storage import Container
 from pipeline.errors import InputError, LabError
+from pipeline.meter import Meter, Report
 
 LARGEST_TEXT = 1 << 20  # bytes
 

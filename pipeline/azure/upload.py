@@ -7,33 +7,17 @@ an upload that was killed, or whose access ended, goes on where it was.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from pipeline.azure import storage
-from pipeline.azure.meter import Meter
 from pipeline.azure.storage import Container
 from pipeline.errors import LabError
+from pipeline.meter import Meter
+from pipeline.parcel import Item
 
 SHA = "sha256"  # the metadata a finished file has
-
-
-@dataclass(frozen=True)
-class Item:
-    """A file to send: its name below the prefix, where its bytes are, how many, and their SHA-256."""
-
-    name: str
-    source: Path | bytes
-    size: int
-    sha256: str
-
-    def open(self) -> BinaryIO:
-        """Its bytes, to be read once."""
-        return io.BytesIO(self.source) if isinstance(self.source, bytes) else self.source.open("rb")
 
 
 def send(container: Container, prefix: str, items: list[Item], meter: Meter) -> None:

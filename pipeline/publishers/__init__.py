@@ -9,6 +9,8 @@ A publisher is a module with
     versions(home)                         what is published, newest first
 and, where options can mean something else later or elsewhere,
     settled(home, options)                 the options with all of that written out
+and, where a dry run can ask more than `plan` knows,
+    preflight(home, run, options)          what stands against it: findings that are good, bad or unknown
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.options import parse
-from pipeline.publishers import azureml, local
+from pipeline.publishers import azureml, huggingface, local
 
-PUBLISHERS: dict[str, Any] = {"local": local, "azureml": azureml}
+PUBLISHERS: dict[str, Any] = {"local": local, "azureml": azureml, "huggingface": huggingface}
 
 
 def settled(to: str, home: Path, options: Any) -> Any:

@@ -8,26 +8,25 @@ compared and asked something; then its tag `verified` says true.
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline import card, checksums, settings, storage, takeaway, verify
+from pipeline import apart, card, storage, takeaway
 from pipeline.azure import ask, download, lineage, place, pull, upload
 from pipeline.azure.faults import explained
-from pipeline.azure.meter import Meter, Report
 from pipeline.azure.place import Place
 from pipeline.azure.reference import Reference
-from pipeline.azure.upload import Item
 from pipeline.errors import LabError
+from pipeline.meter import Meter, Report
 from pipeline.options import option
+from pipeline.parcel import Item, packed
+from pipeline.publishers import findings
 from pipeline.publishers.source import source_of
 from pipeline.run import Run
+from pipeline.verify import Finding
 
 SPEED = "azure-speed.txt"  # bytes a second of the last upload, for estimates
 
@@ -100,6 +99,13 @@ def plan(home: Path, run: Run, options: Options) -> dict[str, Any]:
     }
 
 
+def preflight(home: Path, run: Run, options: Options) -> list[Finding]:
+    """What stands against it, asked. Raises InputError where `plan` does."""
+    from pipeline.azure import preflight as asked
+
+    return asked.preflight(home, run, options)
+
+
 def publish(home: Path, run: Run, options: Options, report: Report) -> dict[str, Any]:
     """Do it; returns name, version, path, bytes, verified and more for the stage's metrics.
 
@@ -108,7 +114,7 @@ def publish(home: Path, run: Run, options: Options, report: Report) -> dict[str,
     """
     plan(home, run, options)
     report("Verifying the exported model", 0.0)
-    verify_apart(source_of(run, options.name, options.version), "Nothing was published")
+    apart.verified(source_of(run, options.name, options.version), "Nothing was published")
     return register(home, run, options, report)
 
 
@@ -138,7 +144,7 @@ class _Publication:
 
     def carry_out(self, source: Path, size: int) -> dict[str, Any]:
         options = self.options
-        items = _items(source, _written(self.home, self.run, options))
+        items = packed(source, _written(self.home, self.run, options))
         sums = {item.name: item.sha256 for item in items}
         digest = lineage.content(sums)
         version = self._unfinished(digest)
@@ -226,14 +232,14 @@ class _Publication:
             )
         try:
             total = sum(remote.size for remote in files.values())
-            room(self.home, total)
+            findings.room(self.home, total)
             fetched = download.fetch(container, files, folder, Meter(self.report, total, 0.6, 0.95))
             if fetched != sums:
                 raise LabError(
                     f"{name} version {version} came back from Azure with other content; publish it again."
                 )
             self.report("Asking what came back", 0.95)
-            verify_apart(folder, f"{name} version {version} is registered, but not verified")
+            apart.verified(folder, f"{name} version {version} is registered, but not verified")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -243,32 +249,6 @@ def taken(name: str, version: str) -> str:
     return f"{name} already has a version {version} with other content; leave it empty for the next one."
 
 
-def room(home: Path, size: int) -> None:
-    """Raise LabError if the disk has no room for so many bytes more."""
-    free = shutil.disk_usage(home).free
-    if free < size:
-        raise LabError(
-            f"Checking what came back needs {size / 1e9:.1f} GB of disk, and {free / 1e9:.1f} GB are free;"
-            " free some, or publish with check off."
-        )
-
-
-def verify_apart(folder: Path, otherwise: str) -> None:
-    """`verify.whole` in a process of its own, whose memory goes with it. Raises LabError."""
-    command = [settings.python(), "-m", "pipeline", "verify", str(folder), "--json"]
-    done = subprocess.run(
-        command, capture_output=True, stdin=subprocess.DEVNULL, check=False, cwd=settings.ROOT,
-        env=settings.child_environment(),
-    )  # fmt: skip
-    if done.returncode not in (0, 1):
-        print(done.stderr.decode("utf-8", "replace"), file=sys.stderr)
-        raise LabError(
-            f"{otherwise}: the process that verifies it ended with code {done.returncode}; see the log."
-        )
-    checks = json.loads(done.stdout)["checks"]
-    verify.require([verify.Finding(**facts) for facts in checks], otherwise)
-
-
 def _written(home: Path, run: Run, options: Options) -> dict[str, str]:
     """The files that the version has besides the export's own."""
     # The card names no version, so that the same content has the same name whichever version it becomes.
@@ -276,17 +256,3 @@ def _written(home: Path, run: Run, options: Options) -> dict[str, str]:
         card.CARD: card.text(home, run, options.name, options.description),
         takeaway.RECIPE: card.recipe(run),
     }
-
-
-def _items(source: Path, written: dict[str, str]) -> list[Item]:
-    """All files with their sums. Of the export's own these were compared with its checksums just before."""
-    told = checksums.read(source)
-    paths = {path.relative_to(source).as_posix(): path for path in takeaway.files(source)}
-    sums = {name: told[name] for name in paths if name in told}
-    sums |= checksums.of(source, [name for name in paths if name not in told])
-    items = [Item(name, path, path.stat().st_size, sums[name]) for name, path in paths.items()]
-    texts = {name: text.encode() for name, text in written.items()}
-    sums |= {name: checksums.of_bytes(text) for name, text in texts.items()}
-    texts[checksums.NAME] = checksums.text(sums).encode()
-    items += [Item(name, text, len(text), checksums.of_bytes(text)) for name, text in texts.items()]
-    return sorted(items, key=lambda item: item.name)

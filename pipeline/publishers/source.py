@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.errors import InputError
 from pipeline.run import DONE, Run
 
-NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}")  # as Azure AI allows, so that a name fits everywhere
+
+class Rule(NamedTuple):
+    """What a name may be, and that in words."""
+
+    pattern: re.Pattern[str]
+    words: str
+
+
+NAME = Rule(  # as Azure AI allows, so that a name fits everywhere
+    re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}"),
+    "letters, digits, - and _, at most 255, the first a letter or digit",
+)
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 
-def source_of(run: Run, name: str, version: str) -> Path:
+def source_of(run: Run, name: str, version: str, rule: Rule = NAME) -> Path:
     """The exported folder of a run.
 
     Raises InputError if the name or version cannot be taken or the run has nothing to publish.
     """
     problems = []
-    if not NAME.fullmatch(name):
-        problems.append(
-            f"name: {name!r} is not allowed; allowed: letters, digits, - and _, at most 255,"
-            " the first a letter or digit"
-        )
+    if not rule.pattern.fullmatch(name):
+        problems.append(f"name: {name!r} is not allowed; allowed: {rule.words}")
     source = run.artifact("onnx")
     if source is None and run.artifact("workflow"):
         raise InputError(f"run: {run.id} needs a graph to publish, and its export is not run here")

@@ -39,16 +39,13 @@ def publish(args: argparse.Namespace) -> int:
 
 def _dry_run(store: Store, found: Run, args: argparse.Namespace, options: Any) -> int:
     from pipeline.publishers import PUBLISHERS
+    from pipeline.publishers.findings import BAD
 
-    planned = PUBLISHERS[args.to].plan(store.home, found, options)
-    findings = []
-    if args.to == "azureml":
-        from pipeline.azure.preflight import BAD, preflight
-
-        findings = preflight(store.home, found, options)
-        bad = any(finding.status == BAD for finding in findings)
-    else:
-        bad = False
+    publisher = PUBLISHERS[args.to]
+    planned = publisher.plan(store.home, found, options)
+    asks = getattr(publisher, "preflight", None)
+    findings = asks(store.home, found, options) if asks else []
+    bad = any(finding.status == BAD for finding in findings)
     if args.json:
         rows = [dataclasses.asdict(finding) for finding in findings]
         print(json.dumps({"plan": planned, "findings": rows, "good": not bad}, indent=2, ensure_ascii=False))
@@ -69,11 +66,18 @@ def _shown(planned: dict[str, Any]) -> str:
 
 
 def _options() -> dict[str, Option]:
-    """Every option of any publisher, by name."""
+    """Every option of any publisher, by name; where they are told apart, its help says of which."""
     from pipeline.options import describe
     from pipeline.publishers import PUBLISHERS
 
-    return {option.name: option for module in PUBLISHERS.values() for option in describe(module.Options)}
+    found: dict[str, Option] = {}
+    for to, module in PUBLISHERS.items():
+        for option in describe(module.Options):
+            first = found.setdefault(option.name, option)
+            if option.help not in first.help:
+                help_ = f"{first.help}. With {to}: {option.help}"
+                found[option.name] = dataclasses.replace(first, help=help_)
+    return found
 
 
 def add(verb: Verb) -> None:

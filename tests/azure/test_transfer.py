@@ -15,11 +15,11 @@ from proxy import Spoil
 
 from pipeline.azure import download, storage, upload
 from pipeline.azure.faults import explained
-from pipeline.azure.meter import Meter
 from pipeline.azure.place import Place
 from pipeline.azure.storage import Container
-from pipeline.azure.upload import Item
 from pipeline.errors import LabError
+from pipeline.meter import Meter
+from pipeline.parcel import Item
 
 BLOCK = 64 << 10
 PREFIX = "olive-lab/some"

@@ -13,10 +13,10 @@ import pytest
 
 from pipeline import settings, submit
 from pipeline.azure import catalogue, faults, lineage, login, place
-from pipeline.azure.meter import Meter
 from pipeline.azure.place import Place
 from pipeline.azure.reference import parse
 from pipeline.errors import InputError, LabError
+from pipeline.meter import Meter
 from pipeline.options import describe
 from pipeline.publishers import azureml, options_of
 from pipeline.run import Run

@@ -321,7 +321,6 @@ class Soak:
         head = [
             "killed",
             "times",
-            "recovered",
             "by itself",
             "median s",
             "max s",

@@ -253,5 +253,5 @@ def test_only_what_is_listed_is_told_or_stopped(home, client, key):
 
 
 def test_choosing_the_place_shows_its_fields(home):
-    local, cloud, *said, command = publish.moved("azureml")
+    local, cloud, _, _, _, *said, command = publish.moved("azureml")
     assert (local["visible"], cloud["visible"], set(said), command["visible"]) == (False, True, {None}, False)

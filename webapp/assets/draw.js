@@ -18,8 +18,8 @@ export function put(node, text) {
 }
 
 const SHORT = 24;
+const ELSEWHERE = ["https://ml.azure.com/", "https://huggingface.co/"];
 let asked = null; // when the question was put that was shown last
-const PORTAL = "https://ml.azure.com/";
 const WORDS = {
   queued: "Waiting", running: "Running", done: "Done", failed: "Failed",
   canceled: "Canceled", interrupted: "Interrupted",
@@ -196,10 +196,10 @@ export const draw = {
     follow();
   },
 
-  // A link to Azure's portal and nowhere else; it is followed only by whoever clicks it.
+  // A link to a place where models are published and nowhere else; it is followed only by whoever clicks it.
   link(root, value) {
     root.replaceChildren();
-    if (!value?.href.startsWith(PORTAL)) return;
+    if (!ELSEWHERE.some((place) => value?.href?.startsWith(place))) return;
     root.append(el("a", { class: "lab-button", href: value.href, target: "_blank", rel: "noopener noreferrer" }, value.text));
   },
 

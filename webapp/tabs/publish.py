@@ -1,4 +1,4 @@
-"""Publish: a finished run as a named version, in this lab or in Azure AI; and what is registered there."""
+"""Publish: a finished run as a named version, in this lab, in Azure AI or on the hub; and what is there."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pipeline import publishers, submit
 from pipeline.errors import LabError
 from webapp import choices, form, parts, views
 from webapp.home import store
-from webapp.tabs import azure, registered
+from webapp.tabs import azure, hub, registered
 
 TO = "local"
 PUBLISH = "publish"
-PLACES = [("This lab", TO), ("Azure AI", azure.TO)]
+PLACES = [("This lab", TO), ("Azure AI", azure.TO), ("Hugging Face Hub", hub.TO)]
 REFUSED = "Nothing was published"
 ABOUT = (
     "Before anything is copied, the export is verified: its files fit together and are as they were"
@@ -61,9 +61,10 @@ def arrive(run: str | None, where: str = TO) -> tuple[Any, ...]:
 
 
 def moved(where: str) -> tuple[Any, ...]:
-    """The fields of the place that was chosen, and nothing that was said of the other."""
-    local = where == TO
-    return gr.update(visible=local), gr.update(visible=not local), *(None,) * 4, gr.update(visible=False)
+    """The fields of the place that was chosen and what is there, and nothing that was said of another."""
+    columns = [gr.update(visible=where == place) for _, place in PLACES]
+    there = [gr.update(visible=where != hub.TO), gr.update(visible=where == hub.TO)]
+    return *columns, *there, *(None,) * 4, gr.update(visible=False)
 
 
 def ended(where: str) -> tuple[Any, ...]:
@@ -100,6 +101,7 @@ def build(tab: gr.Tab) -> Publish:
             dry = gr.Button("Check first (dry run)", elem_id="publish-check")
             go = gr.Button("Publish", variant="primary", elem_id="publish-go")
     cloud = azure.build()
+    on_hub = hub.build()
     problems = parts.drawn("problems", elem_id="publish-problems")
     planned = parts.drawn("notice", elem_id="publish-planned")
     findings = parts.drawn("table", elem_id="publish-findings")
@@ -110,7 +112,9 @@ def build(tab: gr.Tab) -> Publish:
     files = parts.drawn("table")
     progress = parts.drawn("stage", elem_id="publish-progress")
     gr.Markdown(ABOUT)
-    models = registered.build(where, cloud.inputs)
+    with gr.Column() as registry:
+        models = registered.build(where, cloud.inputs)
+    on_it = hub.published()
 
     given = [run, *inputs.inputs]
     dry.click(partial(check, inputs), given, [problems, planned, files], **parts.QUICK)
@@ -119,9 +123,13 @@ def build(tab: gr.Tab) -> Publish:
     given = [run, *cloud.inputs.inputs]
     cloud.check.click(partial(azure.check, cloud.inputs), given, said, **azure.ASKS)
     cloud.go.click(partial(azure.publish, cloud.inputs), given, [*said, progress], **parts.QUICK)
-    where.input(moved, where, [local, cloud.column, *said], **parts.QUICK).then(
+    hub.connect(on_hub, run, [problems, planned, findings, files], progress)
+    columns = [local, cloud.column, on_hub.column, registry, on_it.column]
+    where.input(moved, where, [*columns, *said], **parts.QUICK).then(
         registered.listed, where, models.shown, **parts.QUICK
     )
+    for event in (where.input, progress.select, tab.select):
+        event(hub.listed, None, on_it.shown, **parts.QUICK)
     progress.select(ended, where, models.shown, **parts.QUICK)
     tab.select(arrive, [run, where], [run, empty, *models.shown], **parts.QUICK)
     tab.select(azure.arrive, cloud.remembered, cloud.remembered, **parts.QUICK)

@@ -20,7 +20,7 @@ class Meter:
     """
 
     def __init__(self, report: Report, total: int, start: float = 0.0, end: float = 1.0) -> None:
-        self._report, self._total, self._start, self._span = report, total, start, end - start
+        self._report, self.total, self._start, self._span = report, total, start, end - start
         self.done = self.moved = 0
         self._began = time.monotonic()
         self._told = 0.0
@@ -31,16 +31,16 @@ class Meter:
         self.done += count
         self.moved += count if moved else 0
         now = time.monotonic()
-        if now - self._told < EVERY_SECONDS and self.done < self._total:
+        if now - self._told < EVERY_SECONDS and self.done < self.total:
             return
         self._told = now
         self._seen.append((now, self.moved))
         while now - self._seen[0][0] > WINDOW_SECONDS and len(self._seen) > 2:
             self._seen.popleft()
-        facts: dict[str, Any] = {"bytes_done": self.done, "bytes_total": self._total}
+        facts: dict[str, Any] = {"bytes_done": self.done, "bytes_total": self.total}
         if speed := self._speed(now):
-            facts["eta_seconds"] = (self._total - self.done) / speed
-        self._report(message, self._start + self._span * self.done / max(self._total, 1), **facts)
+            facts["eta_seconds"] = (self.total - self.done) / speed
+        self._report(message, self._start + self._span * self.done / max(self.total, 1), **facts)
 
     def _speed(self, now: float) -> float:
         then, before = self._seen[0]

@@ -1,0 +1,154 @@
+"""The Hugging Face Hub as a place to publish to: the login, a version's name, the dry run, what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from pipeline import publishers, submit
+from pipeline.errors import LabError, sentence
+from pipeline.hub import ask
+from webapp import choices, form, parts, views
+from webapp.home import store
+from webapp.tabs import azure
+
+TO = "huggingface"
+ASKING = {"text": "Asking the hub… you can go on working meanwhile."}
+LOGIN = (
+    "The lab uses the login of `hf auth login` on this machine, or HF_TOKEN. It never asks for a token, and"
+    " keeps none. What is published is private unless you say otherwise."
+)
+AGAIN = "Publish again when you like: files that have arrived on the hub are not sent again."
+NONE = "Nothing was published there yet."
+COLUMNS = ["Verified", "Name", "Version", "Published", "Run", "Who sees it", "Size", "Address"]
+# At most so many threads of the page wait for the hub, for whomever.
+ASKS: dict[str, Any] = {**parts.QUEUED, "concurrency_limit": 4, "concurrency_id": "hub"}
+
+
+class Hub(NamedTuple):
+    """What the tab connects."""
+
+    column: gr.Column
+    inputs: form.Form
+    check: gr.Button
+    go: gr.Button
+
+
+class Published(NamedTuple):
+    """What is there already, below what the tab says."""
+
+    column: gr.Column
+    shown: list[gr.HTML]
+
+
+def whoami() -> Iterator[tuple[Any, ...]]:
+    """Who is logged in: a notice, and facts."""
+    yield ASKING, None
+    try:
+        found = ask.whoami(store().home)
+    except (LabError, OSError) as error:
+        yield {"text": sentence(error), "kind": "bad"}, None
+        return
+    if found["role"] == "read":
+        note = {"text": "This token may only read; log in with one that may write.", "kind": "bad"}
+    else:
+        note = {"text": f"Logged in as {found['name']}.", "kind": "good"}
+    yield note, who(found)
+
+
+def who(found: dict[str, Any]) -> list[list[str]]:
+    """The facts of a login."""
+    rows = [["Account", found["name"]], ["Organisations", ", ".join(found["organisations"]) or "none"]]
+    return [*rows, ["Token", f"{found['token']} ({found['role']})"]] if found["token"] else rows
+
+
+def check(inputs: form.Form, run: str | None, *values: Any) -> Iterator[tuple[Any, ...]]:
+    """The dry run: problems, a summary, findings and files."""
+    try:
+        given = inputs.collect(values)[TO]
+        found = choices.run(store(), run)
+        planned = publishers.PUBLISHERS[TO].plan(store().home, found, publishers.options_of(TO, given))
+        yield None, ASKING, None, azure.files(planned)
+        told = ask.preflight(store().home, found.id, given)
+    except (LabError, OSError) as error:
+        yield views.problems(azure.REFUSED, error), None, None, None
+        return
+    yield None, azure.summary(told), azure.findings(told["findings"]), azure.files(planned)
+
+
+def publish(inputs: form.Form, run: str | None, *values: Any) -> tuple[Any, ...]:
+    """Queue the publishing, and have the page follow it: what `check` says, and the stage."""
+    try:
+        found = choices.run(store(), run)
+        options = publishers.options_of(TO, inputs.collect(values)[TO])
+        stage = submit.publish(store(), found, TO, options)
+    except (LabError, OSError) as error:
+        return views.problems(azure.REFUSED, error), *(None,) * 4
+    return *(None,) * 4, {"run": found.id, "stage": stage, "again": AGAIN}
+
+
+def listed() -> tuple[Any, ...]:
+    """What was published there from this lab, as its runs tell, and no title and link. Asks nobody."""
+    found = publishers.PUBLISHERS[TO].versions(store().home)
+    rows = [
+        [
+            {"status": "done", "word": "Yes"} if version["verified"] else {"status": "failed", "word": "No"},
+            version["name"],
+            version["version"],
+            views.moment(version["created"]),
+            version["run"],
+            "You" if version["private"] else "Everybody",
+            views.size(version["bytes"]),
+            version["path"],
+        ]
+        for version in found
+    ]
+    table = views.table(COLUMNS, rows, empty=NONE, caption="Published from this lab")
+    return {**table, "ids": [version["path"] for version in found]}, None, None
+
+
+def select(event: gr.EventData) -> tuple[Any, Any]:
+    """The version whose row was chosen: what it is, and its link."""
+    page = event._data["id"]
+    found = publishers.PUBLISHERS[TO].versions(store().home)
+    title = next((f"{v['name']}, version {v['version']}" for v in found if v["path"] == page), "")
+    return {"text": title} if title else None, {"text": "Open on the Hugging Face Hub", "href": page}
+
+
+def build() -> Hub:
+    """Lay out the part of the tab that is about the hub."""
+    inputs = form.Form()
+    column: gr.Column
+    with gr.Column(visible=False) as column:
+        gr.Markdown(LOGIN)
+        with gr.Row(elem_classes="bar"):
+            me = gr.Button("Who am I", size="sm", scale=0, min_width=130, elem_id="hub-whoami")
+        notice = parts.drawn("notice", elem_id="hub-notice")
+        facts = parts.drawn("facts", elem_id="hub-who")
+        inputs.fields(TO, publishers.PUBLISHERS[TO].Options)
+        with gr.Row():
+            dry = gr.Button("Check first (dry run)", elem_id="hub-check")
+            go = gr.Button("Publish", variant="primary", elem_id="hub-go")
+    me.click(whoami, None, [notice, facts], **ASKS)
+    return Hub(column, inputs, dry, go)
+
+
+def published() -> Published:
+    """Lay out what was published from this lab."""
+    column: gr.Column
+    with gr.Column(visible=False) as column:
+        versions = parts.drawn("table", elem_id="hub-versions")
+        title = parts.drawn("notice", elem_id="hub-title")
+        link = parts.drawn("link", elem_id="hub-link")
+    versions.select(select, None, [title, link], **parts.QUICK)
+    return Published(column, [versions, title, link])
+
+
+def connect(made: Hub, run: Any, said: list[Any], progress: Any) -> None:
+    """Have the buttons say what they find in the tab's own places: problems, summary, findings, files."""
+    given = [run, *made.inputs.inputs]
+    made.check.click(partial(check, made.inputs), given, said, **ASKS)
+    made.go.click(partial(publish, made.inputs), given, [*said, progress], **parts.QUICK)
