@@ -1,13 +1,16 @@
 """Registered versions of models, of this lab or of Azure, as plain data for the page.
 
-Azure's are kept in the home as they were when it was last asked: the page shows them at once, and nothing
-is asked of Azure that nobody wanted to know.
+Azure's are kept in the home, a file for each workspace, as they were when it was last asked: the page shows
+them at once, and nothing is asked of Azure that nobody wanted to know.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import secrets
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,37 +24,72 @@ from pipeline.store import Store
 from webapp import choices, views
 
 LOCAL, AZURE = "local", "azureml"
-FILE = "azure-models.json"
+FOLDER = "azure-models"
 Version = dict[str, Any]  # id, name, version, created, tags, properties, bytes, and path or portal
 
 
-def versions(store: Store, where: str) -> list[Version]:
-    """What is known to be registered there, newest first; asks nobody."""
-    return list(_kept(store.home)["versions"]) if where == AZURE else _local(store)
+@dataclass(frozen=True)
+class Kept:
+    """What a workspace said, and when, in seconds since the epoch."""
+
+    place: str
+    asked: float
+    versions: list[Version]
+
+    def __str__(self) -> str:
+        return f"As the {self.place} said on {views.moment(self.asked)}"
+
+
+def of_lab(store: Store) -> list[Version]:
+    """The versions registered in this lab, newest first."""
+    found = []
+    for made in publishers.PUBLISHERS[LOCAL].versions(store.home):
+        version = {
+            **made,
+            "id": f"{made['name']}:{made['version']}",
+            "tags": {"run": made["run"]},
+            "properties": {},
+        }
+        if (run := run_of(store, version)) is not None:
+            algorithm = (run.recipe.get("quantize") or {}).get("algorithm", "")
+            version["tags"] |= {"base": str(run.recipe.get("model", "")), "algorithm": str(algorithm)}
+        version["tags"]["verified"] = "true"  # before it was copied; the registry takes no other
+        found.append(version)
+    return found
+
+
+def of_azure(home: Path, where: Place) -> Kept | None:
+    """What a workspace, or a registry, had when it was last asked, newest first; None if it never was."""
+    return _kept(_file(home, where))
 
 
 def ask_azure(home: Path, where: Place) -> list[Version]:
     """Ask for the versions in a workspace and keep the answer, and the workspace. Raises LabError."""
     found = [_of_azure(where, model) for model in ask.models(home, where=where)]
     place.remember(home, where)
-    part = home / f".{FILE}.part"
-    part.write_text(json.dumps({"place": str(where), "asked": time.time(), "versions": found}), "utf-8")
-    part.replace(home / FILE)
+    keep(home, where, found)
     return found
 
 
-def asked(home: Path) -> str:
-    """Which workspace the kept versions are of, and when it was asked; "" if it never was."""
-    kept = _kept(home)
-    return f"As the {kept['place']} said on {views.moment(kept['asked'])}" if kept["place"] else ""
+def keep(home: Path, where: Place, found: list[Version]) -> None:
+    """Keep versions as the answer of a workspace of just now."""
+    file = _file(home, where)
+    file.parent.mkdir(mode=0o700, exist_ok=True)
+    part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
+    part.write_text(json.dumps({"place": str(where), "asked": time.time(), "versions": found}), "utf-8")
+    part.replace(file)
 
 
 def one(store: Store, where: str, chosen: str) -> Version:
-    """The version of that id. Raises InputError if it is not listed any more."""
-    found = next((version for version in versions(store, where) if version["id"] == chosen), None)
-    if found is None:
+    """The version of that id, of whichever workspace. Raises InputError if it is not listed any more."""
+    found = of_lab(store)
+    if where == AZURE:
+        lists = [_kept(file) for file in (store.home / FOLDER).glob("[!.]*.json")]
+        found = [version for kept in lists if kept for version in kept.versions]
+    version = next((version for version in found if version["id"] == chosen), None)
+    if version is None:
         raise InputError("This version is not in the list any more; refresh the list and choose again.")
-    return found
+    return version
 
 
 def run_of(store: Store, version: Version) -> Run | None:
@@ -125,23 +163,6 @@ def comparable(store: Store, where: str, version: Version) -> str:
     return run.id if run else ""
 
 
-def _local(store: Store) -> list[Version]:
-    found = []
-    for made in publishers.PUBLISHERS[LOCAL].versions(store.home):
-        version = {
-            **made,
-            "id": f"{made['name']}:{made['version']}",
-            "tags": {"run": made["run"]},
-            "properties": {},
-        }
-        if (run := run_of(store, version)) is not None:
-            algorithm = (run.recipe.get("quantize") or {}).get("algorithm", "")
-            version["tags"] |= {"base": str(run.recipe.get("model", "")), "algorithm": str(algorithm)}
-        version["tags"]["verified"] = "true"  # before it was copied; the registry takes no other
-        found.append(version)
-    return found
-
-
 def _of_azure(where: Place, model: dict[str, Any]) -> Version:
     names = ("name", "version", "description", "tags", "properties", "created", "created_by", "portal")
     size = model["properties"].get("olive_lab_bytes", "")
@@ -152,12 +173,17 @@ def _of_azure(where: Place, model: dict[str, Any]) -> Version:
     }
 
 
-def _kept(home: Path) -> dict[str, Any]:
+def _file(home: Path, where: Place) -> Path:
+    digest = hashlib.sha256(f"{where.path} {where.registry}".encode()).hexdigest()
+    return home / FOLDER / f"{digest[:16]}.json"
+
+
+def _kept(file: Path) -> Kept | None:
     try:
-        found: dict[str, Any] = json.loads((home / FILE).read_text("utf-8"))
-        return {name: found[name] for name in ("place", "asked", "versions")}
+        found = json.loads(file.read_text("utf-8"))
+        return Kept(found["place"], found["asked"], found["versions"])
     except (OSError, ValueError, TypeError, KeyError):  # nobody has asked yet, or it is no such file
-        return {"place": "", "asked": None, "versions": []}
+        return None
 
 
 def _facts(version: Version) -> list[list[str]]:

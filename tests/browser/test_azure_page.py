@@ -43,8 +43,7 @@ def keep(home: Path, run: str) -> None:
             "portal": TRAVEL.page("trips", number) + "&tid=tenant-of-ann",
         }  # fmt: skip
         rows.append(registered._of_azure(TRAVEL, model))
-    told = {"place": str(TRAVEL), "asked": 1_795_000_000.0, "versions": rows}
-    (home / registered.FILE).write_text(json.dumps(told))
+    registered.keep(home, TRAVEL, rows)
     place.remember(home, TRAVEL)
 
 

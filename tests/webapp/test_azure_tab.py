@@ -51,8 +51,7 @@ def picked(chosen, **more):
 def kept(home, *versions):
     """Versions of a workspace, as the page keeps them after it has asked."""
     rows = [registered._of_azure(TRAVEL, version) for version in versions]
-    told = {"place": str(TRAVEL), "asked": 1.0, "versions": rows}
-    (home / registered.FILE).write_text(json.dumps(told))
+    registered.keep(home, TRAVEL, rows)
     return [row["id"] for row in rows]
 
 
@@ -146,18 +145,25 @@ def test_a_workspace_that_was_found_is_filled_in():
     assert azure.pick(None) == [gr.skip()] * 3
 
 
-def test_versions_are_listed_as_azure_last_said_and_text_stays_text(store, home):
-    for broken in (None, "{", "[]", "{}", "3"):
-        if broken is not None:
-            (home / registered.FILE).write_text(broken)
-        assert models.listed("azureml")[0]["empty"] == models.NOT_ASKED
+def test_versions_are_listed_as_azure_last_said_and_text_stays_text(store, home, inputs):
+    given = values(inputs, **PLACE)
+    assert models.listed(inputs, "azureml", *given)[0]["empty"] == models.NOT_ASKED
+    kept(home)
+    assert "has no registered model yet" in models.listed(inputs, "azureml", *given)[0]["empty"]
+    for broken in ("{", "[]", "{}", "3"):
+        registered._file(home, TRAVEL).write_text(broken)
+        assert models.listed(inputs, "azureml", *given)[0]["empty"] == models.NOT_ASKED
     made = version("1", tags={"verified": "true", "base": ATTACK}, properties={"olive_lab_bytes": "2048"})
     kept(home, made, version("2"))
-    table, *_ = models.listed("azureml")
+    table, *_ = models.listed(inputs, "azureml", *given)
     assert table["rows"][0][0] == {"status": "done", "word": "Yes"}
     assert table["rows"][0][1:] == ["trips", "1", "2026-11-22 10:00", "", ATTACK, "", "2.0 kB"]
     assert table["rows"][1][0]["word"] == "Not known"
     assert "As the workspace travel-ws said on" in table["caption"]
+    elsewhere = values(inputs, **{**PLACE, "workspace": "other"})
+    assert models.listed(inputs, "azureml", *elsewhere)[0]["rows"] == []  # of whom somebody else asks
+    table, *_ = models.listed(inputs, "azureml", *given)
+    assert len(table["rows"]) == 2
 
 
 def test_an_export_is_no_base_and_says_so_another_model_is(store, home):
@@ -201,13 +207,13 @@ def test_two_versions_show_only_what_differs(store, home):
     assert ("two versions" in notice["text"], table) == (True, None)
 
 
-def test_versions_of_this_lab_have_the_base_of_their_run(store, home):
+def test_versions_of_this_lab_have_the_base_of_their_run(store, home, inputs):
     run = planted.finished(store)
     folder = home / "registry" / "travel" / "1"
     folder.mkdir(parents=True)
     facts = {"run": run, "created": 1.0, "description": "", "bytes": 2048}
     Path(folder, "published.json").write_text(json.dumps(facts))
-    table, *_ = models.listed("local")
+    table, *_ = models.listed(inputs, "local")
     recipe = store.get(run).recipe
     assert table["rows"][0][4:] == [
         run,

@@ -328,7 +328,7 @@ def test_a_version_registered_here_answers_and_has_the_prompts_of_its_run(store,
 def test_a_home_without_finished_runs_says_so(store):
     planted.running(store)
     assert "No finished run" in compare.arrive(None, "")[1]["text"]
-    assert "No finished run" in publish.arrive(None)[1]["text"]
+    assert "No finished run" in publish.arrive(None, None)[1]["text"]
 
 
 # -- publish ------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def publish(inputs: form.Form, run: str | None, *values: Any) -> tuple[Any, ...]
     return None, None, None, {"run": found.id, "stage": stage}
 
 
-def arrive(run: str | None, where: str = TO) -> tuple[Any, ...]:
+def arrive(cloud: form.Form, run: str | None, where: str = TO, *values: Any) -> tuple[Any, ...]:
     """The finished runs and the published versions there are now, as far as they are known."""
     found = choices.finished(store())
     ids = [value for _, value in found]
@@ -56,7 +56,7 @@ def arrive(run: str | None, where: str = TO) -> tuple[Any, ...]:
     return (
         gr.update(choices=found, value=run if run in ids else next(iter(ids), None)),
         empty,
-        *registered.listed(where),
+        *registered.listed(cloud, where, *values),
     )
 
 
@@ -67,9 +67,9 @@ def moved(where: str) -> tuple[Any, ...]:
     return *columns, *there, *(None,) * 4, gr.update(visible=False)
 
 
-def ended(where: str) -> tuple[Any, ...]:
+def ended(cloud: form.Form, where: str) -> tuple[Any, ...]:
     """What is listed after a publishing has ended; Azure is asked only when somebody wants to know."""
-    return registered.listed(where) if where == TO else (gr.skip(),) * 3
+    return registered.listed(cloud, where) if where == TO else (gr.skip(),) * 3
 
 
 def _options(inputs: form.Form, values: tuple[Any, ...]) -> Any:
@@ -124,13 +124,14 @@ def build(tab: gr.Tab) -> Publish:
     cloud.check.click(partial(azure.check, cloud.inputs), given, said, **azure.ASKS)
     cloud.go.click(partial(azure.publish, cloud.inputs), given, [*said, progress], **parts.QUICK)
     hub.connect(on_hub, run, [problems, planned, findings, files], progress)
+    asked = [where, *cloud.inputs.inputs]
     columns = [local, cloud.column, on_hub.column, registry, on_it.column]
     where.input(moved, where, [*columns, *said], **parts.QUICK).then(
-        registered.listed, where, models.shown, **parts.QUICK
+        partial(registered.listed, cloud.inputs), asked, models.shown, **parts.QUICK
     )
     for event in (where.input, progress.select, tab.select):
         event(hub.listed, None, on_it.shown, **parts.QUICK)
-    progress.select(ended, where, models.shown, **parts.QUICK)
-    tab.select(arrive, [run, where], [run, empty, *models.shown], **parts.QUICK)
+    progress.select(partial(ended, cloud.inputs), where, models.shown, **parts.QUICK)
+    tab.select(partial(arrive, cloud.inputs), [run, *asked], [run, empty, *models.shown], **parts.QUICK)
     tab.select(azure.arrive, cloud.remembered, cloud.remembered, **parts.QUICK)
     return Publish(where, models)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
 import gradio as gr
 
 from pipeline import pulled
-from pipeline.errors import LabError, sentence
+from pipeline.errors import InputError, LabError, sentence
 from pipeline.run import DONE
 from webapp import parts, registered, views
 from webapp.home import store
@@ -33,14 +34,21 @@ class Registered(NamedTuple):
     compare: gr.Button
 
 
-def listed(where: str) -> tuple[Any, ...]:
-    """The versions as they are known, without asking Azure: table, no differences, no details."""
-    found = registered.versions(store(), where)
-    asked = registered.asked(store().home) if where == AZURE else "This lab"
-    empty = "Nothing is published yet." if where == LOCAL else NOT_ASKED
-    if where == AZURE and asked:
-        empty = "This workspace has no registered model yet."
-    return registered.table(found, where, empty, asked), None, gr.update(visible=False)
+def listed(inputs: Any, where: str, *values: Any) -> tuple[Any, ...]:
+    """The versions as they are known, without asking Azure: table, no differences, no details.
+
+    Of Azure those of the workspace that the form names.
+    """
+    if where == LOCAL:
+        found = registered.of_lab(store())
+        table = registered.table(found, where, "Nothing is published yet.", "This lab")
+        return table, None, gr.update(visible=False)
+    kept = None
+    with suppress(InputError):  # the form does not name one yet
+        kept = registered.of_azure(store().home, azure.place_of(inputs, values))
+    empty = f"{kept}: it has no registered model yet." if kept else NOT_ASKED
+    table = registered.table(kept.versions if kept else [], where, empty, str(kept or ""))
+    return table, None, gr.update(visible=False)
 
 
 def refresh(inputs: Any, where: str, *values: Any) -> Iterator[tuple[Any, ...]]:
@@ -52,7 +60,7 @@ def refresh(inputs: Any, where: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         except (LabError, OSError) as error:
             yield {"text": sentence(error), "kind": "bad"}, *(gr.skip(),) * 3
             return
-    yield None, *listed(where)
+    yield None, *listed(inputs, where, *values)
 
 
 def check(where: str, event: gr.EventData) -> tuple[Any, Any]:
