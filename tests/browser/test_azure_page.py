@@ -7,6 +7,7 @@ from pathlib import Path
 
 import planted
 import pytest
+from lab import until
 from playwright.sync_api import expect
 
 from pipeline.azure import place
@@ -51,6 +52,7 @@ def keep(home: Path, run: str) -> None:
 def test_azure_without_a_login_says_what_to_do_and_shows_the_dry_run(app, shot, dark):
     planted.finished(app.store)
     page = app.open("?tab=publish", dark=dark)
+    expect(page.locator("#publish-run input")).not_to_have_value("")
     page.click("#publish-check")
     expect(page.locator("#publish-problems")).to_contain_text("name: ''")
     to_azure(page)
@@ -98,7 +100,7 @@ def test_a_publish_to_azure_is_followed_with_bytes_and_can_be_canceled(app, shot
     shot(page, "publish-azure-progress")
     page.click("#publish-progress button")
     expect(page.locator("#publish-progress button")).to_have_text("Canceling…")
-    assert app.store.get(run).cancel_requested
+    until(lambda: app.store.get(run).cancel_requested, "the request")
     app.store.finish(run, "publish", FAILED, error="The line dropped.")
     expect(page.locator("#publish-progress")).to_contain_text("The line dropped.")
     expect(page.locator("#publish-progress")).to_contain_text("is not sent again")

@@ -15,11 +15,16 @@ ASKED_MS = 60_000  # a process starts, which imports the client of the hub
 PAGE = "https://huggingface.co/ann/trips/tree/v1"
 
 
-@pytest.mark.parametrize("dark", [False, True])
-def test_the_hub_without_a_login_says_what_to_do_and_lists_what_is_there(app, shot, dark, monkeypatch):
-    monkeypatch.setenv("HF_HOME", str(app.home / "hf"))
+@pytest.fixture
+def nobody(home, monkeypatch):
+    """No login, whoever runs this; to be asked for before the app, which starts with it."""
+    monkeypatch.setenv("HF_HOME", str(home / "hf"))
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_hub_without_a_login_says_what_to_do_and_lists_what_is_there(nobody, app, shot, dark):
     run = planted.finished(app.store)
     stage = app.store.add_publish(run, {"to": "huggingface"})
     app.store.claim_publish()
