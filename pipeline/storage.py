@@ -29,7 +29,7 @@ from pipeline.store import Store
 from pipeline.store.history import Inventory
 
 DAY = 86400.0
-CHECKED = "azure-check"  # where a publishing looks at what came back from Azure
+CHECKED = "checked"  # where a publishing looks at what came back
 # A retry may want what a stage made that was killed before it was recorded; a new dataset has no run yet.
 YOUNG = 3600.0
 ASIDE = ".gone"

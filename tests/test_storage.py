@@ -163,6 +163,20 @@ class TestCollect:
         storage.collect(store)
         assert {p.name for p in store.runs.iterdir()} == {run, "full"}
 
+    def test_what_a_killed_publishing_took_down_goes_once_none_is_under_way(self, store: Store) -> None:
+        copy = store.home / storage.CHECKED / "trips-1" / "model.onnx"
+        copy.parent.mkdir(parents=True)
+        copy.write_bytes(b"x")
+        run = using(store)
+        stage = store.add_publish(run, {"to": "local"})
+        assert store.claim_publish() == (run, stage)
+        storage.collect(store)
+        assert copy.exists()
+        store.finish(run, stage, DONE)
+        storage.collect(store)
+        assert not copy.parent.parent.exists()
+        assert list(store.home.glob(f".*{storage.ASIDE}")) == []
+
 
 def killed(*_: Any) -> None:
     raise KeyboardInterrupt

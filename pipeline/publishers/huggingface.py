@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import apart, card, checksums, takeaway
+from pipeline import apart, card, checksums, storage, takeaway
 from pipeline.errors import LabError
 from pipeline.hub import front
 from pipeline.hub.faults import AGAIN, explained
@@ -219,7 +219,7 @@ class _Publication:
 
     def _check(self, items: list[Item], commit: str) -> None:
         """Take the commit down as anybody would, compare it, and have it answer. Raises LabError."""
-        folder = self.home / "hub-check"  # only one publishes at a time
+        folder = self.home / storage.CHECKED / "hub"  # only one publishes at a time
         shutil.rmtree(folder, ignore_errors=True)
         try:
             total = sum(item.size for item in items)

@@ -56,7 +56,7 @@ def test_a_version_is_whole_verified_and_says_where_it_came_from(
     assert fractions == sorted(fractions)
     totals = {facts["bytes_total"] for _, _, facts in said if "bytes_total" in facts}
     assert totals == {sum(stored.values())}
-    assert not (store.home / "azure-check" / "trips-1").exists()
+    assert not (store.home / "checked" / "trips-1").exists()
 
 
 def test_what_the_client_itself_downloads_verifies(

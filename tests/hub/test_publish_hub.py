@@ -191,7 +191,7 @@ def test_checked_means_downloaded_compared_and_asked(
     huggingface.send(store.home, tuned, Options(name="trips", check=True), report)
     tree = hub.tree("ann/trips", "v1")
     assert asked == [{name: hub.content("ann/trips", name) for name in tree if name != ".gitattributes"}]
-    assert not (store.home / "hub-check").exists()
+    assert not (store.home / "checked" / "hub").exists()
     fractions = [fraction for _, fraction, _ in said]
     assert fractions == sorted(fractions)
     assert any(text.startswith("Downloading") for text, _, _ in said)
