@@ -15,6 +15,7 @@ from pipeline import publishers, pulled
 from pipeline.azure import ask, lineage, place
 from pipeline.azure.place import Place
 from pipeline.azure.reference import Reference
+from pipeline.azure.workspace import MOST_MODELS
 from pipeline.errors import InputError
 from pipeline.run import DONE, Run
 from pipeline.store import Store
@@ -43,7 +44,10 @@ def ask_azure(home: Path, where: Place) -> list[Version]:
 def asked(home: Path) -> str:
     """Which workspace the kept versions are of, and when it was asked; "" if it never was."""
     kept = _kept(home)
-    return f"As the {kept['place']} said on {views.moment(kept['asked'])}" if kept["place"] else ""
+    if not kept["place"]:
+        return ""
+    said = f"As the {kept['place']} said on {views.moment(kept['asked'])}"
+    return f"{said}, of the {MOST_MODELS} models that changed last"
 
 
 def one(store: Store, where: str, chosen: str) -> Version:
