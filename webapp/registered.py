@@ -18,6 +18,7 @@ from pipeline import publishers, pulled
 from pipeline.azure import ask, lineage, place
 from pipeline.azure.place import Place
 from pipeline.azure.reference import Reference
+from pipeline.azure.workspace import MOST_MODELS
 from pipeline.errors import InputError
 from pipeline.run import DONE, Run
 from pipeline.store import Store
@@ -37,7 +38,8 @@ class Kept:
     versions: list[Version]
 
     def __str__(self) -> str:
-        return f"As the {self.place} said on {views.moment(self.asked)}"
+        said = f"As the {self.place} said on {views.moment(self.asked)}"
+        return f"{said}, of the {MOST_MODELS} models that changed last"
 
 
 def of_lab(store: Store) -> list[Version]:

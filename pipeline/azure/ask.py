@@ -17,13 +17,16 @@ def whoami(home: Path, where: Place | None = None) -> dict[str, Any]:
     return found
 
 
-def workspaces(home: Path, login: str = "") -> list[dict[str, Any]]:
-    """Every workspace that the login sees: login, subscription, resource_group, workspace."""
-    return list(run(home, "azure", "workspaces", *_flags(Place(login))))
+def workspaces(home: Path, login: str = "") -> dict[str, Any]:
+    """`workspaces` that the login sees (login, subscription, resource_group, workspace), and `left_out`: a
+    sentence for each subscription that did not tell its own."""
+    found: dict[str, Any] = run(home, "azure", "workspaces", *_flags(Place(login)))
+    return found
 
 
 def models(home: Path, name: str = "", where: Place | None = None) -> list[dict[str, Any]]:
-    """Versions of a model, or of all, newest first: name, version, tags, properties, created, portal, ..."""
+    """Versions of a model, or of those that changed last, newest first: name, version, tags, properties,
+    created, portal, ..."""
     return list(run(home, "azure", "models", *([name] if name else []), *_flags(where)))
 
 

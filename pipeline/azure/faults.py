@@ -12,8 +12,10 @@ from pipeline.azure.place import Place
 from pipeline.errors import LabError
 
 SECRETS = re.compile(
-    r"(sig=)[^&\s\"'\\]+|(Bearer\s+)[\w.~+/=-]+|(client_secret=)[^&\s]+|\beyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?"
-    r"|(\"?(?:access_?token|sas_?token|secret|AccountKey)\"?\s*[:=]\s*\"?)[^\s\",&;]+",
+    r"(sig(?:=|%3D))[^&\s\"'\\]+|(Bearer\s+)[\w.~+/=-]+|(SharedKey(?:Lite)?\s+\w+:)\S+"
+    r"|\beyJ[\w-]{8,}(?:\.[\w-]*)*"
+    r"|((?:token|secret|password|AccountKey|identity[_-]header)[\"']?\s*[:=]\s*)"
+    r"(?:\"(?:[^\"\\]|\\.)*\"?|'(?:[^'\\]|\\.)*'?|[^\s\"',&;]+)",
     re.IGNORECASE,
 )
 UNAVAILABLE = {
@@ -25,6 +27,11 @@ UNAVAILABLE = {
     " AZURE_CLIENT_SECRET, or choose the login cli or identity.",
 }
 NO_CLI = "The Azure CLI is not installed here; install it and run `az login`, or choose another login."
+DEAF_CLI = (
+    "The Azure CLI does not answer here; run `az account get-access-token` in a terminal to see why, then try"
+    " again."
+)
+EXISTS = re.compile(r"(?<!longer )\bexists\b|\balready exist")  # not: does not exist
 AGAIN = "what was uploaded stays, and publishing again goes on from there"
 STORAGE_CODES = {
     "KeyBasedAuthenticationNotPermitted": "The storage account allows no keys, and the login itself may not"
@@ -75,7 +82,7 @@ def sentence(error: BaseException, place: Place) -> str:
     again = f"try again in some minutes: {AGAIN}"
     refused = isinstance(error, core.ClientAuthenticationError)
     unreachable = isinstance(error, (core.ServiceRequestError, core.ServiceResponseError))
-    exists = isinstance(error, core.ResourceExistsError) or (status == 400 and "exist" in text)
+    exists = status in (400, 409) and EXISTS.search(text) is not None
     rules = [
         (isinstance(error, CredentialUnavailableError), _unavailable(text, place)),
         (status != 401 and code in STORAGE_CODES, STORAGE_CODES.get(code, "")),
@@ -85,17 +92,22 @@ def sentence(error: BaseException, place: Place) -> str:
         ),
         (
             status == 403,
-            f"The login may not {_action(text)}; ask for the role AzureML Data Scientist on {place}.",
+            f"The login may not {_action(text)}; ask for the role {role(place)} on {place}.",
         ),
         (status == 401 or refused, f"Azure no longer takes the login. {_renew(place)}"),
+        (
+            "ScopeLocked" in code + text,
+            f"A lock stands against changes to {place}; ask whoever runs it to take the lock away"
+            f" ({_short(text)}).",
+        ),
         (
             exists,
             "That version exists already with other content; leave the version empty to take the next one.",
         ),
         (
             status == 404 or isinstance(error, core.ResourceNotFoundError),
-            f"{str(place).capitalize()}, or what is asked of it, is not there, or the login cannot"
-            f" see it ({_short(text)}); `python -m pipeline azure workspaces` lists those it sees.",
+            f"{str(place)[0].upper()}{str(place)[1:]}, or what is asked of it, is not there, or the login"
+            f" cannot see it ({_short(text)}); `python -m pipeline azure workspaces` lists those it sees.",
         ),
         (status == 429, f"Azure has too many requests just now (429); {again}."),
         (status is not None and status >= 500, f"Azure has trouble of its own just now ({status}); {again}."),
@@ -118,8 +130,17 @@ def code_of(error: BaseException) -> str:
     return str(getattr(found, "value", found) or "")
 
 
+def role(place: Place) -> str:
+    """The role that allows all that the lab does there."""
+    if place.registry:
+        return "AzureML Registry User"
+    return "AzureML Data Scientist" if place.workspace else "Reader"
+
+
 def _unavailable(text: str, place: Place) -> str:
-    return NO_CLI if place.login == "cli" and "not found" in text else UNAVAILABLE[place.login]
+    if place.login == "cli" and "az login" not in text:
+        return NO_CLI if "not found" in text else DEAF_CLI
+    return UNAVAILABLE[place.login]
 
 
 def _renew(place: Place) -> str:

@@ -12,10 +12,15 @@ from pipeline.azure.place import LOGINS, Place
 from pipeline.errors import InputError
 
 CLI_SECONDS = 30
+KEY = "get a key to the storage"
+WITHOUT_KEY = (
+    "Without a key to the storage, as where keys are not allowed, the login itself is used there; then it"
+    " needs the role Storage Blob Data Contributor on the storage account"
+)
 NEEDED = {
     "see models": "Microsoft.MachineLearningServices/workspaces/models/versions/read",
     "register models": "Microsoft.MachineLearningServices/workspaces/models/versions/write",
-    "get a key to the storage": "Microsoft.MachineLearningServices/workspaces/datastores/listSecrets/action",
+    KEY: "Microsoft.MachineLearningServices/workspaces/datastores/listSecrets/action",
 }
 
 
@@ -52,7 +57,10 @@ def identity(place: Place) -> dict[str, Any]:
 
 
 def allowed(permissions: list[dict[str, Any]]) -> dict[str, bool]:
-    """What of what publishing needs the workspace's permissions let one do, in words."""
+    """What of what publishing needs the workspace's permissions let one do, in words.
+
+    All but KEY is needed in any case, and that one only where the storage account allows keys.
+    """
     return {
         word: any(_grants(permission, action) for permission in permissions)
         for word, action in NEEDED.items()

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.azure import lineage, login
+from pipeline.azure import faults, lineage, login
 from pipeline.azure.faults import explained
 from pipeline.azure.place import Place
+from pipeline.azure.workspace import Taken
 from pipeline.errors import LabError
 from pipeline.publishers import azureml, findings
 from pipeline.publishers.findings import BAD, FIRST, GOOD, UNKNOWN
@@ -34,10 +35,11 @@ def preflight(home: Path, run: Run, options: azureml.Options) -> list[Finding]:
     found += [findings.files(planned), _ignored(source), *findings.fit(source), _time(home, planned["bytes"])]
     if options.check:
         found.append(findings.disk(home, planned["bytes"]))
-    return found + _asked(options, where) + _unknown()
+    digest = azureml.content(home, run, options)
+    return found + _asked(run, options, where, digest) + _unknown()
 
 
-def _asked(options: azureml.Options, where: Place) -> list[Finding]:
+def _asked(run: Run, options: azureml.Options, where: Place, digest: str) -> list[Finding]:
     """What Azure says; after the first thing it refuses, the rest is unknown."""
     from pipeline.azure.workspace import STORE, Workspace
     from pipeline.azure.workspace import opened as connected
@@ -60,8 +62,9 @@ def _asked(options: azureml.Options, where: Place) -> list[Finding]:
         may = login.allowed(opened[0].permissions())
         missing = [word for word, yes in may.items() if not yes]
         if "register models" in missing:
-            return BAD, f"the login may not {', '.join(missing)}; ask for the role AzureML Data Scientist"
-        return GOOD, f"may {', '.join(word for word, yes in may.items() if yes)}"
+            return BAD, f"the login may not {', '.join(missing)}; ask for the role {faults.role(where)}"
+        without = f". {login.WITHOUT_KEY}" if login.KEY in missing else ""
+        return GOOD, f"may {', '.join(word for word, yes in may.items() if yes)}{without}"
 
     def datastore() -> tuple[str, str]:
         upload_there = opened[0].container("", "", min(options.patience, 30.0))
@@ -71,7 +74,7 @@ def _asked(options: azureml.Options, where: Place) -> list[Finding]:
         return GOOD, f"{STORE} answers"
 
     def version() -> tuple[str, str]:
-        return _version(opened[0], options)
+        return _version(opened[0], run, options, digest)
 
     checks: dict[str, Check] = {
         "login": log_in, "workspace": workspace, "permissions": permissions, "datastore": datastore,
@@ -92,18 +95,17 @@ def _asked(options: azureml.Options, where: Place) -> list[Finding]:
     return found
 
 
-def _version(workspace: Any, options: azureml.Options) -> tuple[str, str]:
+def _version(workspace: Any, run: Run, options: azureml.Options, digest: str) -> tuple[str, str]:
     if not options.version:
+        if begun := azureml.unfinished(workspace, run, options.name, digest):
+            return GOOD, f"it goes on with {begun}, which has this content and was not checked to its end"
         return GOOD, f"the next one is {workspace.next_version(options.name)}"
     model = workspace.model(options.name, options.version)
     if model is None:
         return GOOD, f"{options.version} is free"
-    if (model.properties or {}).get(lineage.CONTENT):
-        return (
-            UNKNOWN,
-            f"{options.version} is there already, by this lab; with the same content it is registered again",
-        )
-    return BAD, azureml.taken(options.name, options.version)
+    if (model.properties or {}).get(lineage.CONTENT) == digest:
+        return GOOD, f"{options.version} is there already with the same content; it is registered again"
+    return BAD, str(Taken(options.name, options.version))
 
 
 def _ignored(source: Path) -> Finding:

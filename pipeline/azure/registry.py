@@ -5,11 +5,13 @@ Each version has a container of its own, which the registry gives to whoever is 
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import Future
 from typing import Any
 
 from pipeline.azure import storage
 from pipeline.azure.storage import Container
-from pipeline.azure.workspace import PATIENCE, Workspace
+from pipeline.azure.workspace import PATIENCE, Taken, Workspace
 from pipeline.errors import LabError
 
 
@@ -39,8 +41,6 @@ class Registry(Workspace):
 
     def path(self, prefix: str, name: str, version: str) -> str:
         """How a version names its files: by their address, without the signature."""
-        if there := self.model(name, version):
-            return str(there.path)
         return f"{self._signed(name, version).partition('?')[0]}/{prefix}"
 
     def _signed(self, name: str, version: str) -> str:
@@ -58,5 +58,27 @@ class Registry(Workspace):
             body=get_asset_body_for_registry_storage(registry, "models", name, version),
         )  # fmt: skip
         if signed is None:
-            raise LabError(f"{name} version {version} is in the registry already; leave the version empty.")
+            raise Taken(name, version)
         return str(signed)
+
+    def _create(self, model: Any, patience: float) -> None:
+        """A registry makes a version in its own time, for which the client would wait without end."""
+        create = super()._create
+        made: Future[None] = Future()
+
+        def make() -> None:
+            try:
+                made.set_result(create(model, patience))
+            except Exception as error:
+                made.set_exception(error)
+
+        threading.Thread(target=make, daemon=True).start()
+        try:
+            made.result(patience)
+        except TimeoutError:
+            if made.done():
+                raise
+            raise LabError(
+                f"{self.place} has not made {model.name} version {model.version} within {patience:.0f}"
+                " seconds; look at it there, and publish again: that goes on with it."
+            ) from None

@@ -53,8 +53,9 @@ class Container:
 
         began, tries = time.monotonic(), 0
         while True:
-            client, number = self._open()
+            number = None
             try:
+                client, number = self._open()
                 done = action(client)
             except AzureError as error:
                 wait = self._wait(error, number, tries)
@@ -74,13 +75,18 @@ class Container:
                 self._client, self._number = self._opener(), self._number + 1
             return self._client, self._number
 
-    def _wait(self, error: Any, number: int, tries: int) -> float | None:
-        """Seconds to wait before the next try; None if there is no use in one."""
-        from azure.core.exceptions import HttpResponseError
+    def _wait(self, error: Any, number: int | None, tries: int) -> float | None:
+        """Seconds to wait before the next try; None if there is no use in one.
+
+        `number` is that of the client that was refused, None if already opening one was.
+        """
+        from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
 
         status = getattr(error, "status_code", None)
-        if status in (401, 403) and faults.code_of(error) in EXPIRED:
+        if number is not None and status in (401, 403) and faults.code_of(error) in EXPIRED:
             return self._renew(number)
+        if isinstance(error, ClientAuthenticationError):
+            return None
         refused = isinstance(error, HttpResponseError) and status is not None and status >= 400
         if refused and status not in PASSING:
             return None
@@ -106,12 +112,13 @@ class Container:
 
 
 def _retry_after(error: Any) -> float | None:
-    """Seconds that the service asks to wait; never more than half a minute at a time."""
+    """Seconds that the service asks to wait, at most half a minute; None if it asks for no time at all."""
     headers = getattr(getattr(error, "response", None), "headers", None) or {}
     try:
-        return min(float(headers.get("Retry-After", "")), LONGEST_WAIT)
+        told = float(headers.get("Retry-After", ""))
     except ValueError:
         return None
+    return min(told, LONGEST_WAIT) if told > 0 else None
 
 
 def client_options() -> dict[str, Any]:

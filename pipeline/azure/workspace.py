@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
-from pipeline.azure import storage
+from pipeline.azure import faults, storage
 from pipeline.azure.login import credential
 from pipeline.azure.place import Place
 from pipeline.azure.storage import Container
@@ -14,8 +16,18 @@ from pipeline.errors import LabError
 
 STORE = "workspaceblobstore"
 PATIENCE: dict[str, Any] = {"connection_timeout": 20, "read_timeout": 60}  # seconds; the client's own are 300
+MOST_MODELS = 100  # whose versions are asked for together: one request each
 MOST_LISTED = 500
-MOST_RACES = 5  # times that somebody else may take the next version
+TOGETHER = 8  # questions to Resource Manager at a time
+
+
+class Taken(LabError):
+    """A version is there, with other content."""
+
+    def __init__(self, name: str, version: str) -> None:
+        super().__init__(
+            f"{name} already has a version {version} with other content; leave it empty for the next one."
+        )
 
 
 class Workspace:
@@ -45,13 +57,24 @@ class Workspace:
     def permissions(self) -> list[dict[str, Any]]:
         """What the login may do in the workspace, as roles say it."""
         path = f"{self.place.path}/providers/Microsoft.Authorization/permissions?api-version=2022-04-01"
-        return list(_pages(self.credential, path))
+        with _manager(self.credential) as manager:
+            return list(_pages(manager, path))
 
-    def models(self, name: str | None = None) -> list[dict[str, Any]]:
-        """Versions of a model, newest first; without a name, of all models."""
-        names = [name] if name else [model.name for model in self.client.models.list()]
-        found = [facts(self.place, model) for each in names for model in self._versions(str(each))]
-        return sorted(found, key=lambda model: str(model["created"]), reverse=True)[:MOST_LISTED]
+    def names(self) -> list[str]:
+        """All models, those that changed last first."""
+
+        def changed(model: Any) -> str:
+            context = model.creation_context
+            return str(getattr(context, "last_modified_at", None) or getattr(context, "created_at", None))
+
+        return [str(model.name) for model in sorted(self.client.models.list(), key=changed, reverse=True)]
+
+    def models(self, names: list[str]) -> list[dict[str, Any]]:
+        """Every version of these models, newest first."""
+        with ThreadPoolExecutor(TOGETHER) as pool:
+            asked = list(pool.map(self._versions, names))
+        found = [facts(self.place, model) for versions in asked for model in versions]
+        return sorted(found, key=lambda model: str(model["created"]), reverse=True)
 
     def _versions(self, name: str) -> list[Any]:
         from azure.core.exceptions import ResourceNotFoundError
@@ -83,27 +106,19 @@ class Workspace:
             )
         )  # fmt: skip
 
-    def register(self, name: str, version: str, prefix: str, **about: Any) -> tuple[str, Any]:
+    def register(self, name: str, version: str, path: str, patience: float, **about: Any) -> None:
         """Make a version of files that lie in the container already; the service copies nothing.
 
-        Without a version the next one is taken, also when somebody else takes one at the same moment.
-        `about` is description, tags, properties. Returns the version's number and the version.
+        `about` is description, tags, properties.
         """
         from azure.ai.ml.entities import Model
-        from azure.core.exceptions import HttpResponseError
 
-        for race in range(MOST_RACES):
-            number = version or self.next_version(name)
-            # Anew each time: the client writes into what it is given.
-            path = self.path(prefix, name, number)
-            model = Model(name=name, version=number, path=path, type="custom_model", **about)
-            try:
-                return number, self.client.models.create_or_update(model)
-            except HttpResponseError as error:
-                taken = error.status_code in (400, 409) and self.model(name, number) is not None
-                if version or not taken or race == MOST_RACES - 1:
-                    raise
-        raise AssertionError("the last race returns or raises")
+        # Anew each time: the client writes into what it is given.
+        model = Model(name=name, version=version, path=path, type="custom_model", **about)
+        self._create(model, patience)
+
+    def _create(self, model: Any, patience: float) -> None:
+        self.client.models.create_or_update(model)
 
     def container(self, name: str, version: str, patience: float = storage.PATIENCE_SECONDS) -> Container:
         """Where the files of a version go: the workspace's own datastore, whichever version it is."""
@@ -164,20 +179,37 @@ def facts(place: Place, model: Any) -> dict[str, Any]:
     }
 
 
-def workspaces(login: str) -> list[Place]:
-    """Every workspace that the login sees."""
-    found = []
-    for subscription in _pages(credential(login), "/subscriptions?api-version=2022-12-01"):
-        known = Workspace(Place(login, subscription["subscriptionId"]))
-        for workspace in known.client.workspaces.list(scope="subscription"):
-            parts = workspace.id.split("/")
-            found.append(Place(login, parts[2], parts[4], workspace.name))
-    return found
+def workspaces(login: str) -> tuple[list[Place], list[str]]:
+    """Every workspace that the login sees, and a sentence for each subscription that does not tell.
+
+    Raises LabError if none tells.
+    """
+    with _manager(credential(login)) as manager, ThreadPoolExecutor(TOGETHER) as pool:
+        subscriptions = list(_pages(manager, "/subscriptions?api-version=2022-12-01"))
+        answers = list(pool.map(partial(_workspaces_in, manager, login), subscriptions))
+    refused = [answer for answer in answers if isinstance(answer, str)]
+    if refused and len(refused) == len(answers):
+        raise LabError(refused[0])
+    return [place for answer in answers if not isinstance(answer, str) for place in answer], refused
+
+
+def _workspaces_in(manager: Any, login: str, subscription: dict[str, Any]) -> list[Place] | str:
+    """The workspaces of one subscription, or a sentence that says why it does not tell them."""
+    from azure.core.exceptions import AzureError
+
+    where = Place(login, subscription["subscriptionId"])
+    path = f"/subscriptions/{where.subscription}/providers/Microsoft.MachineLearningServices/workspaces"
+    try:
+        parts = [row["id"].split("/") for row in _pages(manager, f"{path}?api-version=2024-04-01")]
+    except AzureError as error:
+        name = subscription.get("displayName", "")
+        return f"Subscription {name} ({where.subscription}): {faults.sentence(error, where)}"
+    return [Place(login, part[2], part[4], part[-1]) for part in parts]
 
 
 def scope() -> str:
     """What a token for Resource Manager is asked for."""
-    return f"{_manager()}/.default"
+    return f"{_address()}/.default"
 
 
 def quiet() -> None:
@@ -185,26 +217,30 @@ def quiet() -> None:
     logging.getLogger("azure").setLevel(logging.ERROR)
 
 
-def _manager() -> str:
-    """The address of Resource Manager in the cloud that the environment names."""
+def _address() -> str:
+    """Where Resource Manager is in the cloud that the environment names."""
     from azure.ai.ml._azure_environments import _get_base_url_from_metadata
 
     return str(_get_base_url_from_metadata())
 
 
-def _pages(credential: Any, path: str) -> Iterator[dict[str, Any]]:
-    """The values of a list in Resource Manager, page by page."""
+def _manager(credential: Any) -> Any:
+    """A client of Resource Manager for what azure-ai-ml does not ask; threads may share it, and its token."""
     from azure.core import PipelineClient
     from azure.core.pipeline.policies import BearerTokenCredentialPolicy, RetryPolicy
-    from azure.core.rest import HttpRequest
 
     policies = [RetryPolicy(), BearerTokenCredentialPolicy(credential, scope())]
-    client: Any = PipelineClient(_manager(), policies=policies, **PATIENCE)
-    with client:
-        address: str | None = _manager() + path
-        while address:
-            response = client.send_request(HttpRequest("GET", address))
-            response.raise_for_status()
-            page = response.json()
-            yield from page["value"]
-            address = page.get("nextLink")
+    return PipelineClient(_address(), policies=policies, **PATIENCE)
+
+
+def _pages(manager: Any, path: str) -> Iterator[dict[str, Any]]:
+    """The values of a list in Resource Manager, page by page."""
+    from azure.core.rest import HttpRequest
+
+    address: str | None = _address() + path
+    while address:
+        response = manager.send_request(HttpRequest("GET", address))
+        response.raise_for_status()
+        page = response.json()
+        yield from page["value"]
+        address = page.get("nextLink")

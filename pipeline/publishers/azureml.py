@@ -19,6 +19,7 @@ from pipeline.azure import ask, download, lineage, place, pull, upload
 from pipeline.azure.faults import explained
 from pipeline.azure.place import Place
 from pipeline.azure.reference import Reference
+from pipeline.azure.workspace import Taken
 from pipeline.errors import LabError
 from pipeline.meter import Meter, Report
 from pipeline.options import option
@@ -29,6 +30,7 @@ from pipeline.run import Run
 from pipeline.verify import Finding
 
 SPEED = "azure-speed.txt"  # bytes a second of the last upload, for estimates
+MOST_RACES = 5  # times that somebody else may take the next version
 
 
 @dataclass(frozen=True)
@@ -141,63 +143,74 @@ class _Publication:
         self.home, self.run, self.options, self.report = home, run, options, report
         report("Logging in to Azure", 0.02)
         self.workspace = opened(where)
+        self.sent = {"bytes_sent": 0, "upload_seconds": 0.0, "retries": 0}
 
     def carry_out(self, source: Path, size: int) -> dict[str, Any]:
         options = self.options
         items = packed(source, _written(self.home, self.run, options))
         sums = {item.name: item.sha256 for item in items}
         digest = lineage.content(sums)
-        version = self._unfinished(digest)
-        there = self._there(version, digest)
-        registry = self.workspace.place.registry
-        if registry and not version:  # its container is the version's own
-            version = self.workspace.next_version(options.name)
-        sent = {} if registry and there is not None else self._send(version, items, lineage.prefix(digest))
-        self.report("Registering the version", 0.57)
-        tags = lineage.tags(self.run, lineage.parse_tags(options.tags))
-        if there is not None:  # what was verified once stays so: its files cannot have changed
-            tags[lineage.VERIFIED] = (there.tags or {}).get(lineage.VERIFIED, tags[lineage.VERIFIED])
         about: dict[str, Any] = {
             "description": options.description or f"{self.run.name}, run {self.run.id} of Olive Lab",
-            "tags": tags,
+            "tags": lineage.tags(self.run, lineage.parse_tags(options.tags)),
             "properties": lineage.properties(self.run, digest, size),
         }
-        version, _ = self.workspace.register(options.name, version, lineage.prefix(digest), **about)
+        version, path = self._make(items, digest, about)
         place.remember(self.home, self.workspace.place)
         if options.check:
             self._check(version, sums, digest)
-            verified = {**tags, lineage.VERIFIED: "true"}
-            self.workspace.register(
-                options.name, version, lineage.prefix(digest), **{**about, "tags": verified}
-            )
+            there = self.workspace.model(options.name, version)  # others may have set tags meanwhile
+            tags = {**about["tags"], **(there.tags if there else {}), lineage.VERIFIED: "true"}
+            self.workspace.register(options.name, version, path, options.patience, **{**about, "tags": tags})
         return {
             "name": options.name,
             "version": version,
             "path": f"azureml:{options.name}:{version}",
             "bytes": size,
-            **sent,
+            **self.sent,
             "verified": options.check,
             "content": digest,
             "portal": self.workspace.place.page(options.name, version),
         }
 
-    def _unfinished(self, digest: str) -> str:
-        """The version to make: the one asked for, or one of this content that an earlier attempt did not get
-        to check; "" for the next one."""
-        if self.options.version:
-            return self.options.version
-        for model in self.workspace.models(self.options.name)[:1]:
-            same = model["properties"].get(lineage.CONTENT) == digest
-            if (
-                same
-                and model["tags"].get("run") == self.run.id
-                and model["tags"].get(lineage.VERIFIED) == "false"
-            ):
-                return str(model["version"])
-        return ""
+    def _make(self, items: list[Item], digest: str, about: dict[str, Any]) -> tuple[str, str]:
+        """Send the files and register a version of them; returns its number and what it calls its files.
 
-    def _send(self, version: str, items: list[Item], prefix: str) -> dict[str, Any]:
-        """Send the files; returns what that took, as facts for the metrics."""
+        A next version that somebody else takes at the same moment is followed by the next one. Raises Taken
+        for one that was asked for.
+        """
+        wanted = self.options.version or unfinished(self.workspace, self.run, self.options.name, digest)
+        for _ in range(MOST_RACES):
+            version = wanted or self.workspace.next_version(self.options.name)
+            try:
+                return version, self._attempt(version, items, digest, about)
+            except Taken:
+                if wanted:
+                    raise
+        raise LabError(f"Others took {MOST_RACES} versions of {self.options.name} in a row; publish again.")
+
+    def _attempt(self, version: str, items: list[Item], digest: str, about: dict[str, Any]) -> str:
+        from azure.core.exceptions import HttpResponseError
+
+        name, prefix = self.options.name, lineage.prefix(digest)
+        there = self._there(version, digest)
+        if there is None or not self.workspace.place.registry:  # what is in a registry is whole
+            self._send(version, items, prefix)
+        path = str(there.path) if there else self.workspace.path(prefix, name, version)
+        tags = {**(there.tags if there else {}), **about["tags"]}
+        if there is not None:  # what was verified once stays so: its files cannot have changed
+            tags[lineage.VERIFIED] = there.tags.get(lineage.VERIFIED, tags[lineage.VERIFIED])
+        self.report("Registering the version", 0.57)
+        try:
+            self.workspace.register(name, version, path, self.options.patience, **{**about, "tags": tags})
+        except HttpResponseError as error:
+            if error.status_code in (400, 409):
+                self._there(version, digest)
+            raise
+        return path
+
+    def _send(self, version: str, items: list[Item], prefix: str) -> None:
+        """Send the files, and add what that took to what was sent."""
         container = self.workspace.container(self.options.name, version, self.options.patience)
         begun = time.monotonic()
         end = 0.55 if self.options.check else 0.98
@@ -206,13 +219,15 @@ class _Publication:
         seconds = time.monotonic() - begun
         if meter.moved:
             (self.home / SPEED).write_text(f"{meter.moved / max(seconds, 1e-9):.0f}", "utf-8")
-        return {"bytes_sent": meter.moved, "upload_seconds": seconds, "retries": container.retries}
+        self.sent["bytes_sent"] += meter.moved
+        self.sent["upload_seconds"] += seconds
+        self.sent["retries"] += container.retries
 
     def _there(self, version: str, digest: str) -> Any | None:
-        """The version, if it is there with this content. Raises LabError if it is with other content."""
-        model = self.workspace.model(self.options.name, version) if version else None
+        """The version, if it is there with this content. Raises Taken if it is with other content."""
+        model = self.workspace.model(self.options.name, version)
         if model is not None and (model.properties or {}).get(lineage.CONTENT) != digest:
-            raise LabError(taken(self.options.name, version))
+            raise Taken(self.options.name, version)
         return model
 
     def _check(self, version: str, sums: dict[str, str], digest: str) -> None:
@@ -244,9 +259,19 @@ class _Publication:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def taken(name: str, version: str) -> str:
-    """What to say of a version that is there with other content."""
-    return f"{name} already has a version {version} with other content; leave it empty for the next one."
+def unfinished(workspace: Any, run: Run, name: str, digest: str) -> str:
+    """The version of this content that an earlier attempt of the run did not get to check; "" if none is."""
+    for model in workspace.models([name])[:1]:
+        same = model["properties"].get(lineage.CONTENT) == digest
+        if same and model["tags"].get("run") == run.id and model["tags"].get(lineage.VERIFIED) == "false":
+            return str(model["version"])
+    return ""
+
+
+def content(home: Path, run: Run, options: Options) -> str:
+    """What names all files that a publish would send, by their content."""
+    source = source_of(run, options.name, options.version)
+    return lineage.content({item.name: item.sha256 for item in packed(source, _written(home, run, options))})
 
 
 def _written(home: Path, run: Run, options: Options) -> dict[str, str]:

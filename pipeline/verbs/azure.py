@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,12 @@ def azure(args: argparse.Namespace) -> int:
     """Who is logged in to Azure, which workspaces and models there are, and the recipe of one."""
     from pipeline.azure import place
     from pipeline.azure.faults import explained
+    from pipeline.azure.place import Place
 
     home = settings.home()
     where = _place(home, args)
-    with explained(where):
+    # Workspaces are asked for in all subscriptions: what goes wrong there is no matter of the remembered one.
+    with explained(Place(where.login) if args.what == "workspaces" else where):
         asked = {"whoami": _whoami, "workspaces": _workspaces, "models": _models, "recipe": _recipe}
         found = asked[args.what](where, args)
     if args.remember:
@@ -75,20 +78,33 @@ def _whoami(where: Place, args: argparse.Namespace) -> dict[str, Any]:
     found = login.identity(where)
     if where.workspace:
         found |= dataclasses.asdict(where)
-        found["may"] = login.allowed(workspace.Workspace(where.required()).permissions())
+        opened = workspace.Workspace(where.required())
+        found["location"] = opened.about()["location"]  # and so it is there
+        found["may"] = login.allowed(opened.permissions())
     return found
 
 
-def _workspaces(where: Place, args: argparse.Namespace) -> list[dict[str, Any]]:
+def _workspaces(where: Place, args: argparse.Namespace) -> dict[str, Any]:
     from pipeline.azure import workspace
 
-    return [dataclasses.asdict(found) for found in workspace.workspaces(where.login)]
+    found, left_out = workspace.workspaces(where.login)
+    return {"workspaces": [dataclasses.asdict(place) for place in found], "left_out": left_out}
 
 
 def _models(where: Place, args: argparse.Namespace) -> list[dict[str, Any]]:
-    from pipeline.azure import login, workspace
+    from pipeline.azure import login
+    from pipeline.azure.workspace import MOST_LISTED, MOST_MODELS, opened
 
-    found = workspace.opened(where.required()).models(args.name)
+    workspace = opened(where.required())
+    names = [args.name] if args.name else workspace.names()
+    found = workspace.models(names[:MOST_MODELS])
+    if len(names) > MOST_MODELS or len(found) > MOST_LISTED:
+        print(
+            f"Listed are the newest {MOST_LISTED} versions at most, of the {MOST_MODELS} models that changed"
+            " last; name a model to see its own.",
+            file=sys.stderr,
+        )
+    found = found[:MOST_LISTED]
     tenant = "" if where.registry else login.identity(where)["tenant"]
     # A browser that is logged in to several tenants is led to the right one.
     return [{**model, "portal": f"{model['portal']}&tid={tenant}"} for model in found] if tenant else found
@@ -104,16 +120,21 @@ def _recipe(where: Place, args: argparse.Namespace) -> dict[str, str]:
 
 
 def _lines(what: str, found: Any) -> list[str]:
+    from pipeline.azure.login import KEY, WITHOUT_KEY
+
     if what == "whoami":
         lines = [f"{found['name']} of tenant {found['tenant']}, by {found['login']}"]
         may = found.get("may", {})
-        return lines + [
+        lines += [
             f"  {'may' if yes else 'may not'} {word} in {found['workspace']}" for word, yes in may.items()
         ]
+        return lines + ([f"  {WITHOUT_KEY}."] if may.get(KEY) is False else [])
     if what == "recipe":
         return [found["recipe"].rstrip()]
     if what == "workspaces":
-        return [f"{row['workspace']}  {row['resource_group']}  {row['subscription']}" for row in found]
+        rows = found["workspaces"]
+        seen = [f"{row['workspace']}  {row['resource_group']}  {row['subscription']}" for row in rows]
+        return seen + [f"Left out: {sentence}" for sentence in found["left_out"]]
     return [
         f"{row['name']}:{row['version']}  {row['created']}  verified: {row['tags'].get('verified', '?')}"
         for row in found

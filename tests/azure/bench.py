@@ -11,7 +11,7 @@ from pathlib import Path
 
 import authority
 from azure.storage.blob import ContainerClient
-from fake_arm import ACCOUNT, KEY, TENANT, Azure
+from fake_arm import ACCOUNT, CLIENT_SECRET, KEY, TENANT, Azure
 from lab import until
 from proxy import Proxy
 
@@ -55,23 +55,25 @@ class Bench:
             "MSI_SECRET": "secret-of-the-machine",
             "AZURE_TENANT_ID": TENANT,
             "AZURE_CLIENT_ID": "app-of-ann",
-            "AZURE_CLIENT_SECRET": "right",
+            "AZURE_CLIENT_SECRET": CLIENT_SECRET,
             "PATH": f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": os.pathsep.join([str(HERE / "names"), str(HERE.parent)]),
         }
 
     def az(self, who: str | None) -> None:
         """Put an `az` there that is logged in as `who`, or not at all."""
-        from fake_arm import token
-
         answer = (
-            f'echo \'{{"accessToken": "{token(who)}", "expires_on": {int(time.time()) + 3600}}}\''
+            f'echo \'{{"accessToken": "{self.azure.token(who)}", "expires_on": {int(time.time()) + 3600}}}\''
             if who
             else "echo \"ERROR: Please run 'az login' to setup account.\" >&2; exit 1"
         )
-        script = self.folder / "bin" / "az"
-        script.write_text(f"#!/bin/sh\n{answer}\n")
-        script.chmod(0o755)
+        self.cli(answer)
+
+    def cli(self, script: str) -> None:
+        """Put an `az` there that does what the lines of shell say."""
+        path = self.folder / "bin" / "az"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
 
     def container(self) -> ContainerClient:
         """The container, past the proxy, with the account's own key."""

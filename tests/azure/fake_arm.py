@@ -10,12 +10,13 @@ import base64
 import datetime
 import json
 import re
+import threading
 import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import authority
 from azure.storage.blob import ContainerSasPermissions, generate_container_sas
@@ -24,6 +25,7 @@ ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 SUB, GROUP, WORKSPACE = "00000000-1111-2222-3333-444444444444", "travel-rg", "travel-ws"
 TENANT = "99999999-8888-7777-6666-555555555555"
+CLIENT_SECRET = "words-of-the-client"
 PROVIDER = "providers/Microsoft.MachineLearningServices"
 W = f"/subscriptions/{SUB}/resourceGroups/{GROUP}/{PROVIDER}/workspaces/{WORKSPACE}"
 MODELS = re.compile(r".*/models(?:/([^/]+))?(?:/versions(?:/([^/]+))?)?$")
@@ -31,7 +33,10 @@ MODELS = re.compile(r".*/models(?:/([^/]+))?(?:/versions(?:/([^/]+))?)?$")
 
 @dataclass
 class Fault:
-    """Answer `times` requests whose method and path match with a status, after `skip` good ones."""
+    """Answer `times` requests whose method and path match with a status, after `skip` good ones.
+
+    A status of 0 is no answer: the line is dropped.
+    """
 
     match: str
     status: int
@@ -50,6 +55,7 @@ class Azure:
         self.url = f"https://arm.localhost:{self.server.server_address[1]}"
         self.blob_port = 0
         self.emptied = 0
+        self.lock = threading.Lock()
         self.forget()
 
     def forget(self) -> None:
@@ -59,6 +65,10 @@ class Azure:
         self.models: dict[str, dict[str, dict[str, Any]]] = {}
         self.catalogue: dict[tuple[str, str], dict[str, Any]] = {}
         self.asked: list[str] = []
+        self.subscriptions = [SUB]
+        self.seconds = 0.0  # that every answer takes
+        self.at_once = self.most_at_once = 0
+        self.secrets: set[str] = set()  # all that it gave
         self.faults: list[Fault] = []
         self.sas_seconds = 3600.0
         self.keys_allowed: bool | None = True  # None: the datastore itself says that it has none
@@ -72,12 +82,20 @@ class Azure:
 
     def sas(self) -> str:
         now = datetime.datetime.now(datetime.UTC)
-        return generate_container_sas(
+        sas = generate_container_sas(
             ACCOUNT, self.container, KEY,
             permission=ContainerSasPermissions(read=True, write=True, create=True, list=True, add=True),
             start=now - datetime.timedelta(minutes=5),
             expiry=now + datetime.timedelta(seconds=self.sas_seconds),
         )  # fmt: skip
+        quoted = sas.partition("sig=")[2].partition("&")[0]
+        self.secrets |= {quoted, unquote(quoted)}
+        return sas
+
+    def token(self, who: str) -> str:
+        made = token(who)
+        self.secrets.add(made.split(".")[1])
+        return made
 
     # -- what it answers -------------------------------------------------------------------------------
 
@@ -90,15 +108,22 @@ class Azure:
         if lower.endswith("/oauth2/v2.0/token"):
             return self._token(body)
         if lower == "/msi/token":
-            return 200, {"access_token": token("identity"), "expires_on": str(int(time.time()) + 3600)}
+            return 200, {"access_token": self.token("identity"), "expires_on": str(int(time.time()) + 3600)}
         if lower == "/subscriptions":
-            return 200, {"value": [{"subscriptionId": SUB, "displayName": "Travel", "tenantId": TENANT}]}
+            return 200, {
+                "value": [
+                    {"subscriptionId": known, "displayName": "Travel", "tenantId": TENANT}
+                    for known in self.subscriptions
+                ]
+            }
         if lower.endswith("/discovery"):
             return 200, self._discovery(path)
         if "/registries/" in lower:
             return self._registry(method, path, body)
         if lower.endswith("/workspaces"):
             return 200, {"value": [self._workspace()]}
+        if lower.endswith("/microsoft.authorization/permissions"):  # says nothing of what is there
+            return 200, {"value": [{"actions": self.actions, "notActions": []}]}
         if lower.startswith(W.lower()):
             return self._in_workspace(method, path[len(W) :], query, body)
         return problem(404, "ResourceNotFound", f"The Resource '{path.rpartition('/')[2]}' was not found.")
@@ -106,8 +131,6 @@ class Azure:
     def _in_workspace(self, method: str, path: str, query: Any, body: Any) -> tuple[int, Any]:
         if path == "":
             return 200, self._workspace()
-        if path.endswith("/Microsoft.Authorization/permissions"):
-            return 200, {"value": [{"actions": self.actions, "notActions": []}]}
         if path.endswith("/listSecrets"):
             if self.keys_allowed is True:
                 return 200, {"secretsType": "Sas", "sasToken": self.sas()}
@@ -139,8 +162,8 @@ class Azure:
             )
         if self.on_put is not None:
             self.on_put(name, version)
-            known = self.models.get(name, {})
-        return self._put(name, version, body, known.get(version))
+        with self.lock:
+            return self._put(name, version, body, self.models.get(name, {}).get(version))
 
     def _put(self, name: str, version: str, body: Any, old: dict[str, Any] | None) -> tuple[int, Any]:
         given = body["properties"]
@@ -155,16 +178,18 @@ class Azure:
             "systemData": {"createdAt": "2026-11-23T02:00:00Z", "createdBy": "Ann", "createdByType": "User"},
             "properties": {"isArchived": False, "isAnonymous": False, "flavors": {}, **given},
         }
-        self.models.setdefault(name, {})[version] = made
+        # What changed last is the last of them.
+        self.models[name] = {**self.models.pop(name, {}), version: made}
         return 200 if old else 201, made
 
     def _container(self, name: str) -> dict[str, Any]:
         latest = max(self.models[name], key=int)
+        changed = f"2026-11-23T02:00:00.{list(self.models).index(name):06d}Z"
         return {
             "id": f"{W}/models/{name}",
             "name": name,
             "properties": {"latestVersion": latest, "nextVersion": str(int(latest) + 1), "isArchived": False},
-            "systemData": {},
+            "systemData": {"lastModifiedAt": changed},
         }
 
     def _workspace(self) -> dict[str, Any]:
@@ -260,12 +285,16 @@ class Azure:
         }
 
     def _token(self, body: Any) -> tuple[int, Any]:
-        if body.get("client_secret") != ["right"]:
+        if body.get("client_secret") != [CLIENT_SECRET]:
             return 401, {
                 "error": "invalid_client",
                 "error_description": "AADSTS7000215: Invalid client secret.",
             }
-        return 200, {"token_type": "Bearer", "expires_in": 3600, "access_token": token(body["client_id"][0])}
+        return 200, {
+            "token_type": "Bearer",
+            "expires_in": 3600,
+            "access_token": self.token(body["client_id"][0]),
+        }
 
 
 def token(who: str, seconds: float = 3600.0) -> str:
@@ -289,6 +318,18 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def handle_any(self) -> None:
+        azure = self.azure
+        with azure.lock:
+            azure.at_once += 1
+            azure.most_at_once = max(azure.most_at_once, azure.at_once)
+        time.sleep(azure.seconds)
+        try:
+            self.answer()
+        finally:
+            with azure.lock:
+                azure.at_once -= 1
+
+    def answer(self) -> None:
         split = urlsplit(self.path)
         length = int(self.headers.get("Content-Length") or 0)
         raw = self.rfile.read(length)
@@ -303,6 +344,9 @@ class _Handler(BaseHTTPRequestHandler):
                     continue
                 fault.times -= 1
                 headers = fault.headers
+                if fault.status == 0:
+                    self.close_connection = True
+                    return
                 status, answer = problem(fault.status, fault.code, fault.message)
                 break
         else:

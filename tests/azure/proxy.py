@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 import authority
 
@@ -31,6 +32,7 @@ class Spoil:
     skip: int = 0
     status: int = 503
     code: str = "ServerBusy"
+    message: str = "a test"
     headers: dict[str, str] = field(default_factory=dict)
     then: Callable[[], None] | None = None
 
@@ -98,7 +100,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if spoil and spoil.how == "status":
-            text = f"<?xml version='1.0'?><Error><Code>{spoil.code}</Code><Message>a test</Message></Error>"
+            said = f"<Code>{spoil.code}</Code><Message>{escape(spoil.message)}</Message>"
+            text = f"<?xml version='1.0'?><Error>{said}</Error>"
             headers = {"x-ms-error-code": spoil.code, "Content-Type": "application/xml", **spoil.headers}
             self.give(spoil.status, headers, b"" if self.command == "HEAD" else text.encode(), None)
             status = spoil.status

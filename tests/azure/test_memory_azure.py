@@ -17,7 +17,7 @@ from pipeline.run import ENDED, Run
 from pipeline.store import Store
 
 MIB = 1 << 20
-SIZE = 256 * MIB
+SIZE = 300 * MIB
 MOST_MIB = 250
 
 

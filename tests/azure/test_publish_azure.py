@@ -183,7 +183,8 @@ def test_the_worker_publishes_and_the_events_have_the_bytes(
 def test_workspaces_and_models_are_listed(
     bench: Bench, store: Store, finished: Run, where: Place, report: Callable[..., None]
 ) -> None:
-    assert ask.workspaces(store.home) == [dataclasses.asdict(Place("cli", SUB, GROUP, WORKSPACE))]
+    seen = [dataclasses.asdict(Place("cli", SUB, GROUP, WORKSPACE))]
+    assert ask.workspaces(store.home) == {"workspaces": seen, "left_out": []}
     assert ask.models(store.home) == []
     for name in ("trips", "walks"):
         azureml.register(store.home, finished, azureml.Options(name=name, check=False), report)

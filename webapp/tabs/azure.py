@@ -12,6 +12,7 @@ import gradio as gr
 
 from pipeline import publishers, submit
 from pipeline.azure import ask, place
+from pipeline.azure.login import KEY, WITHOUT_KEY
 from pipeline.azure.place import Place
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.options import describe
@@ -58,11 +59,13 @@ def whoami(inputs: form.Form, *values: Any) -> Iterator[tuple[Any, ...]]:
     may = found.get("may")
     note = {"text": "The login works. Choose a workspace to see what it may do there."}
     if may is not None:
-        lacks = [word for word, yes in may.items() if not yes]
+        lacks = [word for word, yes in may.items() if not yes and word != KEY]
         text = f"The login may not {', '.join(lacks)} in {where}; ask for the role AzureML Data Scientist."
         note = {"text": text, "kind": "bad"}
         if not lacks:
             note = {"text": f"The login may do all that publishing to {where} needs.", "kind": "good"}
+            if not may[KEY]:
+                note["note"] = f"{WITHOUT_KEY}."
     yield note, who(found)
 
 
@@ -77,13 +80,15 @@ def find(login: str) -> Iterator[tuple[Any, ...]]:
     """The workspaces that a login sees, to choose from: a notice, and the choices."""
     yield ASKING, gr.skip()
     try:
-        found = ask.workspaces(store().home, login)
+        told = ask.workspaces(store().home, login)
     except (LabError, OSError) as error:
         yield {"text": sentence(error), "kind": "bad"}, gr.update(visible=False)
         return
+    found = told["workspaces"]
+    left_out = " ".join(f"Left out: {sentence}" for sentence in told["left_out"])
     if not found:
         text = "This login sees no workspace; ask for the role AzureML Data Scientist on one."
-        yield {"text": text, "kind": "bad"}, gr.update(visible=False)
+        yield {"text": text, "note": left_out, "kind": "bad"}, gr.update(visible=False)
         return
     labels = [
         (
@@ -93,7 +98,8 @@ def find(login: str) -> Iterator[tuple[Any, ...]]:
         for row in found
     ]
     text = f"The login sees {len(found)} workspace{'s' if len(found) > 1 else ''}; choose one."
-    yield {"text": text, "kind": "good"}, gr.update(choices=labels, value=None, visible=True)
+    seen = gr.update(choices=labels, value=None, visible=True)
+    yield {"text": text, "note": left_out, "kind": "good"}, seen
 
 
 def pick(chosen: str | None) -> list[Any]:

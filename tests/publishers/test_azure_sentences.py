@@ -1,0 +1,109 @@
+"""What Azure refuses becomes a sentence that is true, and that says whom to ask for what."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from azure.core import exceptions as core
+
+from pipeline.azure import faults, storage
+from pipeline.azure.place import Place
+from pipeline.azure.storage import Container
+from pipeline.errors import LabError
+
+WORKSPACE = Place("cli", "sub-1", "group", "Travel-WS")
+REGISTRY = Place("cli", registry="ours")
+
+
+def error(kind: type[core.HttpResponseError], status: int, text: str) -> Any:
+    made = kind(text)
+    made.status_code = status
+    return made
+
+
+NO_RIGHT = "no authorization to perform action 'Microsoft.MachineLearningServices/a/write' over scope"
+
+
+@pytest.mark.parametrize(
+    ("where", "role"),
+    [
+        (WORKSPACE, "AzureML Data Scientist on workspace Travel-WS"),
+        (REGISTRY, "AzureML Registry User on registry ours"),
+        (Place("cli", "sub-1"), "Reader on the subscription"),
+    ],
+)
+def test_the_role_to_ask_for_is_that_of_the_place(where: Place, role: str) -> None:
+    told = faults.sentence(error(core.HttpResponseError, 403, NO_RIGHT), where)
+    assert told == (
+        f"The login may not do Microsoft.MachineLearningServices/a/write; ask for the role {role}."
+    )
+
+
+def test_a_name_keeps_its_capitals() -> None:
+    told = faults.sentence(error(core.ResourceNotFoundError, 404, "gone"), WORKSPACE)
+    assert told.startswith("Workspace Travel-WS, or what is asked of it, is not there")
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "text", "told"),
+    [
+        (
+            core.ResourceExistsError, 409,
+            "(ScopeLocked) The scope cannot perform write operation because these scope(s) are locked: 'x'",
+            "A lock stands against changes to workspace Travel-WS; ask whoever runs it to take the lock away",
+        ),
+        (core.ResourceExistsError, 409, "(Conflict) Another operation runs", "Another operation runs"),
+        (
+            core.HttpResponseError, 400, "(BadRequest) The datastore 'workspaceblobstore' does not exist.",
+            "what the lab does not know: HttpResponseError: (BadRequest) The datastore",
+        ),
+        (core.HttpResponseError, 400, "It no longer exists", "what the lab does not know"),
+        (core.HttpResponseError, 400, "A version with this name already exists", "exists already with other"),
+        (core.ResourceExistsError, 409, "Such a version exists.", "exists already with other content"),
+    ],
+)  # fmt: skip
+def test_only_what_exists_is_said_to_exist(kind: Any, status: int, text: str, told: str) -> None:
+    said = faults.sentence(error(kind, status, text), WORKSPACE)
+    assert told in said
+    assert ("exists already" in said) == ("exists already" in told)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SharedKey acct:AbCd/123+=",
+        "sig%3DAbCd%252F123",
+        '"client_secret": "AbCd 123"',
+        "'sas_token': 'AbCd 123'",
+        "X-IDENTITY-HEADER': 'AbCd123'",
+        "identity_header: AbCd123",
+        "password=AbCd123",
+        "AccountKey=AbCd/123==;EndpointSuffix",
+        "https://a/b?sv=1&SIG=AbCd123",
+        "Bearer\nAbCd123",
+        "a token cut short: eyJAbCdEfGhIjK",
+    ],
+)
+def test_no_way_to_write_a_secret_shows_it(text: str) -> None:
+    shown = faults.scrub(text)
+    assert "[removed]" in shown
+    assert not any(piece in shown for piece in ("AbCd", "123"))
+
+
+@pytest.mark.parametrize("told", ["0", "-1", "nan", "inf", "soon", ""])
+def test_a_wait_that_is_none_never_becomes_a_storm(told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "LONGEST_WAIT", 0.4)
+    tries: list[float] = []
+
+    def action(client: Any) -> None:
+        tries.append(time.monotonic())
+        failed = error(core.HttpResponseError, 429, "too many")
+        failed.response = SimpleNamespace(headers={"Retry-After": told})
+        raise failed
+
+    with pytest.raises(LabError, match="Nothing got through to or from Azure for 1 seconds"):
+        Container(lambda: None, 1.0).do(action)
+    assert 2 <= len(tries) <= 6
