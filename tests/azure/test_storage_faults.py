@@ -107,7 +107,7 @@ def test_a_token_that_is_refused_in_the_middle_is_asked_for_anew(
     )
     send(Workspace(where).container("any", "1", 20.0), item, where)
     asked = (bench.folder / "asked").read_text().splitlines()
-    assert sum("storage" in line for line in asked) == 2
+    assert sum("storage" in line for line in asked) >= 2  # each thread that sends may be the one that asks
     assert (whole(bench, item), bench.proxy.count("sig=")) == (True, 0)
 
 

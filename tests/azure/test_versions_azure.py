@@ -152,7 +152,7 @@ def test_a_version_that_comes_back_whole_but_does_not_answer_is_not_verified(
     with pytest.raises(LabError, match="trips version 1 is registered, but not verified"):
         azureml.register(store.home, finished, TO["workspace"], report)
     assert (list(bench.azure.models["trips"]), tags(bench, "1")["verified"]) == (["1"], "false")
-    assert not any((store.home / "azure-check").iterdir())
+    assert not any((store.home / "checked").iterdir())
 
 
 def test_a_registry_refuses_with_the_role_to_ask_for(
