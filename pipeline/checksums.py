@@ -11,7 +11,10 @@ from pathlib import Path
 from pipeline import settings
 
 NAME = "SHA256SUMS"
-LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
+LINE = re.compile(r"(?P<digest>[0-9a-fA-F]{64}) [ *](?:\./)?(?P<name>.+)")
+TAGGED = re.compile(
+    r"SHA256 \((?:\./)?(?P<name>.+)\) = (?P<digest>[0-9a-fA-F]{64})"
+)  # as BSD and --tag write
 
 
 def write(folder: Path) -> None:
@@ -46,12 +49,17 @@ def read(folder: Path) -> dict[str, str]:
     """The folder's checksums by name; empty if it has none. Raises ValueError naming a line that is none."""
     if not (folder / NAME).is_file():
         return {}
+    return parse((folder / NAME).read_text("utf-8"))
+
+
+def parse(text: str) -> dict[str, str]:
+    """The checksums by name that such a file has. Raises ValueError naming a line that is none."""
     found = {}
-    for number, line in enumerate((folder / NAME).read_text("utf-8").splitlines(), 1):
-        match = LINE.fullmatch(line)
+    for number, line in enumerate(text.splitlines(), 1):
+        match = LINE.fullmatch(line) or TAGGED.fullmatch(line)
         if match is None:
             raise ValueError(f"line {number} of {NAME} is no checksum; export the model again")
-        found[match[2]] = match[1]
+        found[match["name"]] = match["digest"].lower()
     return found
 
 

@@ -250,11 +250,13 @@ def read_config(path: Path) -> tuple[dict[str, Any], Chat | None]:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise LabError(f"config.json is not valid JSON ({error})") from None
+    except RecursionError:
+        raise LabError("config.json is nested deeper than any real one") from None
     if not isinstance(config, dict):
         raise LabError("config.json is not a mapping, so it is not one of a Hugging Face model")
     try:
         return config, chat_template(path)
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise LabError(f"its tokenizer_config.json cannot be read ({error})") from None
 
 

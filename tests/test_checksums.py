@@ -27,6 +27,20 @@ def test_sha256sum_reads_what_is_written_and_so_do_we(folder: Path) -> None:
     assert checksums.read(folder) != checksums.of(folder, ["sub/two words.txt", "model.onnx"])
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{}  ./sub/a (1).bin",
+        "{} *sub/a (1).bin",
+        "SHA256 (sub/a (1).bin) = {}",
+        "SHA256 (./sub/a (1).bin) = {}",
+    ],
+)
+def test_what_other_programs_write_is_read(line: str) -> None:
+    digest = checksums.of_bytes(b"words")
+    assert checksums.parse(line.format(digest.upper()) + "\r\n") == {"sub/a (1).bin": digest}
+
+
 def test_a_folder_is_intact_until_a_byte_changes(folder: Path) -> None:
     assert checksums.intact(folder)
     (folder / "sub" / "two words.txt").write_bytes(b"wordz")

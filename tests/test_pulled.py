@@ -18,16 +18,19 @@ from pipeline.errors import InputError, LabError
 from pipeline.run import CANCELED, DONE, FAILED, INTERRUPTED, RUNNING
 from pipeline.store import Store
 
+WHERE = Place("cli", "11111111-2222-3333-4444-555555555555", "g", "space")
+
 
 def version(number: str) -> dict[str, Any]:
-    uri = f"azureml://subscriptions/s/resourceGroups/g/workspaces/w/models/trips/versions/{number}"
+    where = f"subscriptions/{WHERE.subscription}/resourceGroups/g/workspaces/{WHERE.workspace}"
+    uri = f"azureml://{where}/models/trips/versions/{number}"
     return {"id": uri, "name": "trips", "version": number, "tags": {"run": "r1"}}
 
 
 @pytest.fixture
 def az(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A login that says when it is asked, and never answers."""
-    place.remember(home, Place("cli", "s", "g", "w"))
+    place.remember(home, WHERE)
     program = tmp_path / "bin" / "az"
     program.parent.mkdir()
     program.write_text(f"#!/bin/sh\ntouch {home}/asked\nexec sleep 60\n")
@@ -99,7 +102,7 @@ def test_a_login_that_is_none_is_said_and_what_there_is_can_be_removed(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = store.home
-    place.remember(home, Place("cli", "s", "g", "w"))
+    place.remember(home, WHERE)
     monkeypatch.setenv("PATH", str(home))
     key = pulled.start(home, version("1"), "cli")
     until(lambda: known(home, key)["status"] == FAILED, "the end")

@@ -110,6 +110,9 @@ def _main(uri: str) -> int:
     except LabError as error:
         print(error, file=sys.stderr)
         return 2
+    except RecursionError:  # one that could just be read cannot be written
+        print("config.json is nested deeper than any real one", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -1,16 +1,18 @@
 """Files out of a container by reads of a few megabytes: the largest needs no more memory than a small one.
 
-A file is written under a temporary name, which a later attempt goes on with.
+A file waits under a name made of what names its content in the container, which a later attempt goes on with,
+until all are there.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.azure import storage, upload
@@ -18,7 +20,8 @@ from pipeline.azure.storage import Container
 from pipeline.errors import LabError
 from pipeline.meter import Meter
 
-PART = ".part"
+ARRIVING = ".arriving"  # the folder, in the one that files are brought to, in which they wait
+LONGEST_PART, LONGEST = 255, 1024  # bytes of a name between slashes, and of a whole one
 
 
 @dataclass(frozen=True)
@@ -33,65 +36,106 @@ class Remote:
 
 
 def listed(container: Container, prefix: str) -> dict[str, Remote]:
-    """The files below the prefix, by their names there. Folders, which the service keeps as files, are none.
-
-    Raises LabError for a name that would lead out of a folder.
-    """
-
-    def ask(client: Any) -> list[Any]:
-        return list(client.list_blobs(name_starts_with=f"{prefix.rstrip('/')}/", include=["metadata"]))
-
+    """The files below the prefix, by their names there. Raises LabError for names that no folder can have."""
+    blobs = upload.blobs(container, prefix)
+    check_names(blobs)
     found = {}
-    for blob in container.do(ask):
-        metadata = blob.metadata or {}
-        if metadata.get("hdi_isfolder"):
-            continue
-        name = blob.name[len(prefix.rstrip("/")) + 1 :]
-        if not _safe(name):
-            raise LabError(
-                f"The model has a file named {name!r}, which leads out of its folder; it is not taken."
-            )
+    for name, blob in blobs.items():
         md5 = blob.content_settings.content_md5
         found[name] = Remote(
             blob.name,
             blob.size,
             blob.etag.strip('"'),
-            metadata.get(upload.SHA, ""),
+            (blob.metadata or {}).get(upload.SHA, ""),
             bytes(md5).hex() if md5 else "",
         )
     return found
 
 
-def _safe(name: str) -> bool:
+def check_names(names: Iterable[str]) -> None:
+    """Raise LabError for a file that would lead out of its folder, or that a folder here cannot have."""
+    there = set(names)
+    for name in sorted(there):
+        if why := _unfit(name) or ("is in a folder that is a file as well" if _inside(name) & there else ""):
+            raise LabError(
+                f"The model has a file named {name[:80]!r}, which {why}; it has to be registered without it."
+            )
+
+
+def _unfit(name: str) -> str:
     parts = name.split("/")
-    return (
-        not name.startswith("/")
-        and "\\" not in name
-        and "\0" not in name
-        and not {"", ".", ".."} & set(parts)
-    )
+    if "\\" in name or {"", ".", ".."} & set(parts):
+        return "leads out of its folder"
+    if not name.isprintable():
+        return "has letters that cannot be shown"
+    if len(name.encode()) > LONGEST or max(len(part.encode()) for part in parts) > LONGEST_PART:
+        return "is too long for a disk"
+    return "is kept for what is on its way" if parts[0] == ARRIVING else ""
+
+
+def _inside(name: str) -> set[str]:
+    """The folders that a file lies in."""
+    return {str(folder) for folder in PurePosixPath(name).parents}
 
 
 def fetch(container: Container, files: dict[str, Remote], folder: Path, meter: Meter) -> dict[str, str]:
     """Bring files into the folder under the names they are given by; returns each one's SHA-256.
 
-    What is in the folder already is kept. Raises LabError for one whose content the container does not have.
+    Raises LabError where `arrive` does. In the end there is nothing else in the folder.
     """
-    sums = {}
-    for name, remote in sorted(files.items()):
-        target = folder / name
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if target.is_file() and target.stat().st_size == remote.size:
-            sums[name] = _digest(target)
-            meter.add(remote.size, f"{name} is here already", moved=False)
-        else:
-            sums[name] = _fetch(container, name, remote, target, meter)
+    sums = arrive(container, files, folder, meter)
+    settle(files, folder)
     return sums
 
 
-def _fetch(container: Container, name: str, remote: Remote, target: Path, meter: Meter) -> str:
+def arrive(container: Container, files: dict[str, Remote], folder: Path, meter: Meter) -> dict[str, str]:
+    """Bring files to where they wait in the folder; returns each one's SHA-256 by its name.
+
+    What an earlier attempt has brought of the same content is kept, anything else in the folder is not.
+    Raises LabError for a disk without room, and for a file whose content the container does not have.
+    """
+    (folder / ARRIVING).mkdir(mode=0o700, parents=True, exist_ok=True)
+    _clear(folder, {waiting(folder, remote) for remote in files.values()})
+    _room(folder, sum(remote.size for remote in files.values()))
+    return {
+        name: _fetch(container, name, remote, waiting(folder, remote), meter)
+        for name, remote in sorted(files.items())
+    }
+
+
+def settle(files: dict[str, Remote], folder: Path) -> None:
+    """Give the files that wait in the folder their names."""
+    for name, remote in files.items():
+        (folder / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        waiting(folder, remote).replace(folder / name)
+    (folder / ARRIVING).rmdir()
+
+
+def waiting(folder: Path, remote: Remote) -> Path:
+    """Where a file waits: named by its tag too, so that no other content is ever taken for it."""
+    return folder / ARRIVING / hashlib.sha256(f"{remote.etag} {remote.blob}".encode()).hexdigest()
+
+
+def _clear(folder: Path, wanted: set[Path]) -> None:
+    for path in {*folder.iterdir(), *(folder / ARRIVING).iterdir()} - wanted - {folder / ARRIVING}:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _room(folder: Path, size: int) -> None:
+    needed = size - sum(path.stat().st_size for path in (folder / ARRIVING).iterdir())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise LabError(
+            f"The model needs {needed / 1e9:.1f} GB more of disk, and {free / 1e9:.1f} GB are free; free some"
+            " and try again."
+        )
+
+
+def _fetch(container: Container, name: str, remote: Remote, part: Path, meter: Meter) -> str:
     """Read one file from where an earlier attempt has got to; returns its SHA-256."""
-    part = target.with_name(f".{target.name}.{remote.etag[-16:]}{PART}")  # of this very content
     sha = hashlib.sha256()
     md5 = hashlib.md5(usedforsecurity=False) if remote.md5 else None
 
@@ -107,7 +151,8 @@ def _fetch(container: Container, name: str, remote: Remote, target: Path, meter:
         while piece := file.read(storage.BLOCK):
             take(piece)
         if begun:
-            meter.add(begun, f"Downloading {name}", moved=False)
+            here = f"{name} is here already" if begun == remote.size else f"Downloading {name}"
+            meter.add(begun, here, moved=False)
         with storage.together() as run:
             for piece in run(_reads(container, remote, begun)):
                 take(piece)
@@ -116,8 +161,10 @@ def _fetch(container: Container, name: str, remote: Remote, target: Path, meter:
     wrong = remote.sha256 not in ("", sha.hexdigest())
     if wrong or (md5 is not None and md5.hexdigest() != remote.md5):
         part.unlink()
-        raise LabError(f"{name} came out of Azure with other content than it has there; try again.")
-    part.replace(target)
+        raise LabError(
+            f"{name} came out of Azure with other content than it has there; try again, and if that does not"
+            " help, somebody changed it there: publish it again under a version number of its own."
+        )
     return sha.hexdigest()
 
 
@@ -133,17 +180,24 @@ def _reads(container: Container, remote: Remote, begun: int) -> Iterator[Callabl
 
 
 def _read(container: Container, remote: Remote, start: int, length: int) -> bytes:
+    from azure.core import MatchConditions
+    from azure.core.exceptions import ResourceModifiedError
+
     def read(client: Any) -> bytes:
-        blob = client.get_blob_client(remote.blob)
-        data: bytes = blob.download_blob(offset=start, length=length, max_concurrency=1).readall()
+        data: bytes = (
+            client.get_blob_client(remote.blob)
+            .download_blob(
+                offset=start,
+                length=length,
+                max_concurrency=1,
+                etag=f'"{remote.etag}"',
+                match_condition=MatchConditions.IfNotModified,
+            )
+            .readall()
+        )
         return data
 
-    data = container.do(read)
-    if len(data) != length:
-        raise LabError(f"{remote.blob} became shorter while it was downloaded; try again.")
-    return data
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        return container.do(read)
+    except ResourceModifiedError:
+        raise LabError(f"{remote.blob} was changed in Azure while it was downloaded; try again.") from None

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import re
 import shlex
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from pipeline.errors import InputError
 
@@ -17,6 +22,17 @@ CONFIG_KEYS = {
     "subscription": "subscription_id",
     "resource_group": "resource_group",
     "workspace": "workspace_name",
+}
+LARGEST_CONFIG = 1 << 16  # bytes
+# What Azure takes as names, and how to say it.
+SUBSCRIPTION = r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
+GROUP = r"[\w.()-]{0,89}[\w()-]"
+SPACE = r"[a-zA-Z0-9][a-zA-Z0-9_-]{2,32}"
+ALLOWED = {
+    "subscription": (SUBSCRIPTION, "its id, like 00000000-1111-2222-3333-444444444444"),
+    "resource_group": (GROUP, "letters, digits, - _ . and parentheses, at most 90 and no . at the end"),
+    "workspace": (SPACE, "letters, digits, - and _, 3 to 33, a letter or digit first"),
+    "registry": (SPACE, "letters, digits, - and _, 3 to 33, a letter or digit first"),
 }
 
 
@@ -42,8 +58,8 @@ class Place:
     def path(self) -> str:
         """The workspace's id in Azure Resource Manager."""
         return (
-            f"/subscriptions/{self.subscription}/resourceGroups/{self.resource_group}"
-            f"/providers/Microsoft.MachineLearningServices/workspaces/{self.workspace}"
+            f"/subscriptions/{quote(self.subscription, '')}/resourceGroups/{quote(self.resource_group, '()')}"
+            f"/providers/Microsoft.MachineLearningServices/workspaces/{quote(self.workspace, '')}"
         )
 
     def datastore(self, prefix: str, store: str = "workspaceblobstore") -> str:
@@ -59,7 +75,7 @@ class Place:
             return f"https://ml.azure.com/registries/{self.registry}/models/{name}/version/{version}"
         return (
             f"https://ml.azure.com/model/{name}:{version}/details?wsid=/subscriptions/{self.subscription}"
-            f"/resourcegroups/{self.resource_group}/workspaces/{self.workspace}"
+            f"/resourcegroups/{quote(self.resource_group, '()')}/workspaces/{self.workspace}"
         )
 
     def required(self) -> Place:
@@ -95,13 +111,17 @@ def command(
 def find(home: Path, given: Place, config: str = "") -> Place:
     """What is given, else what a config.json says, else what is remembered; a login of "" is one of these.
 
-    Raises InputError for a config.json that is none.
+    Raises InputError for a config.json that is none, and for names that Azure does not take.
     """
-    known = Place(**recall(home)) if config == "" else dataclasses.replace(_of_config(Path(config)))
+    known = Place(**recall(home)) if config == "" else _of_config(Path(config))
     login = given.login or recall(home).get("login", "cli")
-    if given.registry:
-        return Place(login=login, registry=given.registry)
     parts = {name: getattr(given, name) or getattr(known, name) for name in CONFIG_KEYS}
+    if given.registry:
+        parts = {"registry": given.registry}
+    if wrong := _not_allowed(parts):
+        raise InputError(
+            [f"{name}: {parts[name][:80]!r} is not allowed; allowed: {ALLOWED[name][1]}" for name in wrong]
+        )
     return Place(login=login, **parts)
 
 
@@ -115,18 +135,26 @@ def recall(home: Path) -> dict[str, str]:
     found = {
         name: known[name] for name in names if isinstance(known, dict) and isinstance(known.get(name), str)
     }
-    return found if found.get("login", "cli") in LOGINS else {}
+    return found if found.get("login", "cli") in LOGINS and not _not_allowed(found) else {}
 
 
 def remember(home: Path, place: Place) -> None:
     """Keep a workspace that worked for the next time; a registry is named each time."""
     if place.registry:
         return
-    part = home / f".{FILE}.part"
-    part.unlink(missing_ok=True)
-    part.touch(mode=0o600)
-    part.write_text(json.dumps(dataclasses.asdict(place), indent=2), "utf-8")
-    part.replace(home / FILE)
+    number, part = tempfile.mkstemp(".part", f".{FILE}.", home)  # several processes may do this at a time
+    with os.fdopen(number, "w", encoding="utf-8") as file:
+        json.dump(dataclasses.asdict(place), file, indent=2)
+    Path(part).replace(home / FILE)
+
+
+def _not_allowed(parts: Mapping[str, str]) -> list[str]:
+    """Which parts are no names in Azure; an empty one is not known yet."""
+    return [
+        name
+        for name, (pattern, _) in ALLOWED.items()
+        if parts.get(name) and not re.fullmatch(pattern, parts[name])
+    ]
 
 
 def _of_config(path: Path) -> Place:
@@ -136,10 +164,11 @@ def _of_config(path: Path) -> Place:
         inside = [file / ".azureml" / "config.json", file / "config.json"]
         file = next((candidate for candidate in inside if candidate.is_file()), file / "config.json")
     try:
-        facts: Any = json.loads(file.read_text("utf-8"))
+        with file.open("rb") as opened:  # one that is larger is cut, and so no JSON either
+            facts: Any = json.loads(opened.read(LARGEST_CONFIG))
     except OSError as error:
         raise InputError(f"config: {file} cannot be read ({error.strerror})") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(f"config: {file} is not valid JSON; download it anew from the workspace") from None
     if not isinstance(facts, dict) or not all(
         isinstance(facts.get(key), str) for key in CONFIG_KEYS.values()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pipeline import checksums
 from pipeline.azure import download, lineage, storage
@@ -17,6 +18,11 @@ from pipeline.errors import InputError, LabError
 from pipeline.meter import Meter, Report
 
 LARGEST_TEXT = 1 << 20  # bytes
+LARGEST_SUMS = 1 << 24
+IN_DATASTORE = re.compile(
+    r"azureml://(?:subscriptions/[^/]+/resourcegroups/[^/]+/workspaces/[^/]+/)?datastores/([^/]+)/paths(?:/(.*))?",
+    re.IGNORECASE,
+)
 
 
 def pull(home: Path, where: Place, uri: str, to: Path | None, report: Report) -> dict[str, Any]:
@@ -34,8 +40,9 @@ def pull(home: Path, where: Place, uri: str, to: Path | None, report: Report) ->
     part = target.with_name(f".{target.name}.part")
     part.mkdir(mode=0o700, exist_ok=True)
     size = sum(remote.size for remote in files.values())
-    sums = download.fetch(container, files, part, Meter(report, size))
-    compared = _compare(part, sums, known)
+    sums = download.arrive(container, files, part, Meter(report, size))
+    compared = _compare(files, part, sums, known)
+    download.settle(files, part)
     part.rename(target)
     return {
         "folder": str(target.absolute()),
@@ -52,7 +59,7 @@ def opened(
     """A version's container, its files by name, its tags and properties. Raises LabError if it has none."""
     opener, prefix, model = (_of_registry if reference.registry else _of_workspace)(reference)
     container = Container(opener, patience)
-    files = download.listed(container, prefix) or _single(container, prefix)
+    files = download.listed(container, prefix) or (_single(container, prefix) if prefix else {})
     if not files:
         raise LabError(f"{reference.uri} has no files; ask whoever registered it.")
     known = {"tags": dict(model.tags or {}), "properties": dict(model.properties or {}), "uri": reference.uri}
@@ -70,67 +77,78 @@ def read_text(reference: Reference, name: str) -> str:
 
 
 def _of_workspace(reference: Reference) -> tuple[Callable[[], Any], str, Any]:
-    from azure.ai.ml._utils._storage_utils import get_ds_name_and_path_prefix
-
     from pipeline.azure.workspace import Workspace
 
     workspace = Workspace(reference.where)
     model = workspace.client.models.get(reference.name, version=reference.version)
-    store, prefix = get_ds_name_and_path_prefix(model.path)
-    return lambda: workspace.open_container(store), prefix.rstrip("/"), model
+    found = IN_DATASTORE.fullmatch(str(model.path))
+    if found is None:
+        raise LabError(
+            f"The files of {reference.uri} are not in a datastore of the workspace but at {model.path};"
+            " download them with `az ml model download`."
+        )
+    return lambda: workspace.open_container(found[1]), (found[2] or "").rstrip("/"), model
 
 
 def _of_registry(reference: Reference) -> tuple[Callable[[], Any], str, Any]:
     """Of a registry, such as Azure's own catalogue: each new signature is asked for with the model's name."""
     from azure.ai.ml._utils._registry_utils import get_storage_details_for_registry_assets
-    from azure.ai.ml._utils._storage_utils import get_ds_name_and_path_prefix
     from azure.storage.blob import ContainerClient
 
     from pipeline.azure.registry import Registry
 
     registry = Registry(Place(reference.where.login, registry=reference.registry))
-    login, models = registry.credential, registry.client.models
+    models = registry.client.models
     model = models.get(reference.name, version=reference.version)
-    _, prefix = get_ds_name_and_path_prefix(model.path, reference.registry)
+    address = urlsplit(str(model.path))
+    name, _, prefix = address.path.strip("/").partition("/")
 
     def opener() -> Any:
-        # What the client's own download asks.
-        address, kind = get_storage_details_for_registry_assets(
-            service_client=models._registry_service_client, asset_type="models", asset_name=reference.name,
-            asset_version=reference.version, rg_name=models._resource_group_name, reg_name=reference.registry,
-            uri=model.path,
-        )  # fmt: skip
+        try:  # what the client's own download asks
+            signed, kind = get_storage_details_for_registry_assets(
+                service_client=models._registry_service_client, asset_type="models", uri=model.path,
+                asset_name=reference.name, asset_version=reference.version, reg_name=reference.registry,
+                rg_name=models._resource_group_name,
+            )  # fmt: skip
+        except KeyError:  # open to everybody, which the client knows under another spelling alone
+            signed, kind = "", "NoCredentials"
         if kind == "SAS":
-            return ContainerClient.from_container_url(address, **storage.client_options())
-        host, _, path = address.removeprefix("https://").partition("/")
-        return ContainerClient(
-            f"https://{host}", path.partition("/")[0], credential=login, **storage.client_options()
-        )
+            return ContainerClient.from_container_url(signed, **storage.client_options())
+        return ContainerClient(f"https://{address.netloc}", name, **storage.client_options())
 
-    return opener, prefix.rstrip("/"), model
+    return opener, prefix, model
 
 
-def _single(container: Container, name: str) -> dict[str, Remote]:
+def _single(container: Container, blob: str) -> dict[str, Remote]:
     """A model that is one file, by its last name; {} if there is none."""
     from azure.core.exceptions import ResourceNotFoundError
 
+    name = blob.rpartition("/")[2]
+    download.check_names([name])
+
     def ask(client: Any) -> dict[str, Remote]:
         try:
-            found = client.get_blob_client(name).get_blob_properties()
+            found = client.get_blob_client(blob).get_blob_properties()
         except ResourceNotFoundError:
             return {}
-        return {os.path.basename(name): Remote(name, found.size, found.etag.strip('"'))}  # noqa: PTH119
+        return {name: Remote(blob, found.size, found.etag.strip('"'))}
 
     return container.do(ask)
 
 
-def _compare(folder: Path, sums: dict[str, str], known: dict[str, Any]) -> str:
-    """Compare with SHA256SUMS and the version's own property; returns what was compared. Raises LabError."""
-    told = {name: digest for name, digest in checksums.read(folder).items() if name != checksums.NAME}
-    wrong = [name for name, digest in told.items() if sums.get(name) != digest]
+def _compare(files: dict[str, Remote], folder: Path, sums: dict[str, str], known: dict[str, Any]) -> str:
+    """Compare files that wait in the folder with the model's SHA256SUMS and the version's own property.
+
+    Returns what was compared. Raises LabError; what differs is brought anew by the next attempt.
+    """
+    told = _told(files, folder)
+    wrong = sorted(name for name, digest in told.items() if sums.get(name) != digest)
     if wrong:
+        for name in files.keys() & wrong:
+            download.waiting(folder, files[name]).unlink()
         raise LabError(
-            f"{', '.join(sorted(wrong)[:3])}: not as {checksums.NAME} of the model says; it was changed."
+            f"{', '.join(wrong[:3])}: not as {checksums.NAME} of the model says; it was changed. Ask whoever"
+            " registered it."
         )
     content = known["properties"].get(lineage.CONTENT)
     if content is not None and content != lineage.content(sums):
@@ -138,3 +156,16 @@ def _compare(folder: Path, sums: dict[str, str], known: dict[str, Any]) -> str:
     if content is not None:
         return "the same as was published"
     return f"as its {checksums.NAME} says" if told else "without checksums to compare with; sizes agree"
+
+
+def _told(files: dict[str, Remote], folder: Path) -> dict[str, str]:
+    """The sums in the model's SHA256SUMS; {} without one, and where it is something else of that name."""
+    remote = files.get(checksums.NAME)
+    if remote is None or remote.size > LARGEST_SUMS:
+        return {}
+    try:
+        told = checksums.parse(download.waiting(folder, remote).read_text("utf-8"))
+    except ValueError:
+        return {}
+    told.pop(checksums.NAME, None)
+    return told

@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from pipeline.azure.place import Place
+from pipeline.azure.place import GROUP, SPACE, SUBSCRIPTION, Place
 from pipeline.errors import InputError
 
 PREFIX = "azureml:"
-SHORT = re.compile(r"azureml:([\w.-]+):([\w.-]+)")
-REGISTRY = re.compile(r"azureml://registries/([\w.-]+)/models/([\w.-]+)/versions/([\w.-]+)")
+NAME = r"([a-zA-Z0-9][a-zA-Z0-9._-]{0,254})"
+SHORT = re.compile(f"azureml:{NAME}:{NAME}")
+REGISTRY = re.compile(f"azureml://registries/({SPACE})/models/{NAME}/versions/{NAME}")
 WORKSPACE = re.compile(
-    r"azureml://subscriptions/([\w-]+)/resource[gG]roups/([\w.()-]+)/workspaces/([\w-]+)"
-    r"/models/([\w.-]+)/versions/([\w.-]+)"
+    f"azureml://subscriptions/({SUBSCRIPTION})/resource[gG]roups/({GROUP})/workspaces/({SPACE})"
+    f"/models/{NAME}/versions/{NAME}"
 )
 
 

@@ -7,8 +7,10 @@ an upload that was killed, or whose access ended, goes on where it was.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from pipeline.azure import storage
@@ -18,21 +20,30 @@ from pipeline.meter import Meter
 from pipeline.parcel import Item
 
 SHA = "sha256"  # the metadata a finished file has
+OUR_BLOCK = re.compile(r"\d{6,}-[0-9a-f]{24}")
+MOST_FILES = 20_000  # of a model; each takes 2 kB of memory in a list
 
 
 def send(container: Container, prefix: str, items: list[Item], meter: Meter) -> None:
     """Send all files and compare what is there afterwards with them.
 
-    Raises LabError if a file changes while it is read, and for what does not get through.
+    Raises LabError if a file changes while it is read, for what does not get through, and for files of
+    somebody else's that lie there.
     """
     there = stored(container, prefix)
+    wanted = {item.name: (item.size, item.sha256) for item in items}
+    if foreign := sorted(there.keys() - wanted.keys()):
+        raise LabError(
+            f"Files that are not of this model lie beside it in Azure ({', '.join(foreign[:3])}); remove them"
+            f" from {prefix} in the container, then publish again."
+        )
     for item in items:
-        if there.get(item.name) == (item.size, item.sha256):
+        same = there.get(item.name) == wanted[item.name]
+        if same and _sent_by_us(container, f"{prefix}/{item.name}", item):
             meter.add(item.size, f"{item.name} is there already", moved=False)
         else:
             _send(container, f"{prefix}/{item.name}", item, meter)
     there = stored(container, prefix)
-    wanted = {item.name: (item.size, item.sha256) for item in items}
     if different := sorted({name for name, _ in wanted.items() ^ there.items()}):
         raise LabError(
             f"What is in Azure is not what was sent ({', '.join(different[:3])}); nothing was registered,"
@@ -42,14 +53,40 @@ def send(container: Container, prefix: str, items: list[Item], meter: Meter) -> 
 
 def stored(container: Container, prefix: str) -> dict[str, tuple[int, str]]:
     """Size and SHA-256 of each file below the prefix; "" for one that has no SHA-256 with it."""
+    return {
+        name: (blob.size, (blob.metadata or {}).get(SHA, ""))
+        for name, blob in blobs(container, prefix).items()
+    }
 
-    def listed(client: Any) -> dict[str, tuple[int, str]]:
-        blobs = client.list_blobs(name_starts_with=f"{prefix}/", include=["metadata"])
-        return {
-            blob.name[len(prefix) + 1 :]: (blob.size, (blob.metadata or {}).get(SHA, "")) for blob in blobs
-        }
 
-    return container.do(listed)
+def blobs(container: Container, prefix: str) -> dict[str, Any]:
+    """What is known of the files below the prefix, by their names there; "" is the whole container.
+
+    Folders, which the service keeps as files, are none. Raises LabError for more than a model can have.
+    """
+    start = f"{prefix}/" if prefix else ""
+
+    def listed(client: Any) -> list[Any]:
+        return list(islice(client.list_blobs(name_starts_with=start, include=["metadata"]), MOST_FILES + 1))
+
+    found = container.do(listed)
+    if len(found) > MOST_FILES:
+        raise LabError(
+            f"More than {MOST_FILES:,} files lie at {prefix or 'the top'} of the container, which no model"
+            " has; register the folder of the model alone."
+        )
+    return {blob.name[len(start) :]: blob for blob in found if not (blob.metadata or {}).get("hdi_isfolder")}
+
+
+def _sent_by_us(container: Container, name: str, item: Item) -> bool:
+    """Whether a file is made of blocks as they are named here: its metadata would outlive another content."""
+
+    def asked(client: Any) -> list[Any]:
+        committed, _ = client.get_blob_client(name).get_block_list("committed")
+        return list(committed)
+
+    blocks = container.do(asked)
+    return bool(blocks or not item.size) and all(OUR_BLOCK.fullmatch(block.id) for block in blocks)
 
 
 def _send(container: Container, name: str, item: Item, meter: Meter) -> None:

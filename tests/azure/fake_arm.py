@@ -71,6 +71,7 @@ class Azure:
         self.secrets: set[str] = set()  # all that it gave
         self.faults: list[Fault] = []
         self.sas_seconds = 3600.0
+        self.open_to_all = False  # the catalogue's files
         self.keys_allowed: bool | None = True  # None: the datastore itself says that it has none
         self.actions = ["*"]
         self.conflict = 409
@@ -237,7 +238,8 @@ class Azure:
         base = f"https://{ACCOUNT}.blob.core.localhost:{self.blob_port}/{self.container}"
         if "/datarefs/" in path:
             sas = {"credentialType": "SAS", "sasUri": f"{base}?{self.sas()}"}
-            return 200, {"blobReferenceForConsumption": {"blobUri": base, "credential": sas}}
+            way = {"credentialType": "NoCredentials"} if self.open_to_all else sas
+            return 200, {"blobReferenceForConsumption": {"blobUri": base, "credential": way}}
         about = {
             "modelUri": f"{base}/{found['prefix']}",
             "modelType": found["type"],

@@ -81,6 +81,50 @@ def test_a_model_of_the_catalogue_is_a_base(
     assert models.fingerprint(model, store.home) == f"azureml {URI} 4"
 
 
+def test_a_model_that_is_open_to_everybody_is_fetched_without_a_login_to_the_storage(
+    bench: Bench, store: Store, where: Place, files: dict[str, bytes]
+) -> None:
+    offer(bench, files, PLAIN, {})
+    bench.azure.open_to_all = True
+    with bench.container() as container:
+        container.set_container_access_policy({}, public_access="container")
+    folder = models.materialize(models.resolve(URI), store.home, lambda text: None)
+    assert (folder / "model.safetensors").read_bytes() == files["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.json", "[" * 100_000),
+        ("config.json", '{"a":' * 800 + "1" + "}" * 800),  # can be read, but hardly be handed on
+        ("tokenizer_config.json", "[" * 100_000),
+    ],
+)
+def test_a_config_nested_without_end_is_refused(
+    bench: Bench, store: Store, where: Place, files: dict[str, bytes], name: str, text: str
+) -> None:
+    offer(bench, {**files, name: text.encode()}, PLAIN, {})
+    with pytest.raises(InputError, match=r"config\.json (is nested deeper than any real one|cannot be read)"):
+        models.resolve(URI)
+
+
+def test_a_disk_without_room_is_said_before_anything_is_fetched(
+    bench: Bench, store: Store, where: Place, files: dict[str, bytes]
+) -> None:
+    offer(bench, files, PLAIN, {})
+    model = models.resolve(URI)
+    with bench.container() as container:
+        container.get_blob_client("catalogue/phi/more.safetensors").create_page_blob(4 << 40)
+    bench.proxy.passed.clear()
+    # Where the check is broken this fails at the first read, and fills no disk.
+    bench.proxy.spoils.append(
+        Spoil("^GET .*/catalogue/phi/", "status", status=403, code="AuthorizationPermissionMismatch")
+    )
+    with pytest.raises(LabError, match=r"The model needs 4398\.\d GB more of disk, and .* are free; free"):
+        models.materialize(model, store.home, lambda text: None)
+    assert bench.proxy.count("^GET .*/catalogue/phi/") == 0
+
+
 def test_what_was_fetched_needs_no_azure(
     bench: Bench, store: Store, where: Place, files: dict[str, bytes]
 ) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fake_arm
 import pytest
+from azure.storage.blob import BlobBlock
 from bench import Bench
 from proxy import Spoil
 
 from pipeline import settings, verify
-from pipeline.azure import pull
+from pipeline.azure import place, pull
 from pipeline.azure.faults import explained
 from pipeline.azure.place import Place
 from pipeline.errors import InputError, LabError
@@ -31,6 +34,23 @@ def published(
     made = azureml.register(store.home, finished, azureml.Options(name="trips", check=False), report)
     said.clear()
     return made
+
+
+def register(bench: Bench, where: Place, prefix: str, files: dict[str, str], version: str = "1") -> str:
+    """Somebody else's model, of files that have no checksums with them."""
+    from pipeline.azure.workspace import Workspace
+
+    with bench.container() as container:
+        for name, text in files.items():
+            blob = container.get_blob_client(f"{prefix}/{name}" if prefix else name)
+            blob.stage_block("0001", text.encode())
+            blob.commit_block_list([BlobBlock("0001")])
+    Workspace(where).register("theirs", version, prefix)
+    return f"azureml:theirs:{version}"
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
 def blob_of(bench: Bench, ending: str) -> str:
@@ -82,6 +102,60 @@ def test_a_pull_that_was_cut_goes_on(
     assert list(tmp_path.glob(".here*")) == []
 
 
+def test_what_was_cut_of_one_version_is_never_taken_for_another(
+    bench: Bench, where: Place, store: Store, report: Callable[..., None], tmp_path: Path
+) -> None:
+    first = {"a.json": "v1", "only-in-1.json": "x", "w.bin": "1" * 50}
+    second = {"a.json": "v2", "w.bin": "2" * 50}
+    cut = register(bench, where, "m/1", first, "1")
+    bench.proxy.spoils.append(
+        Spoil(r"^GET .*w\.bin", "status", status=403, code="AuthorizationPermissionMismatch")
+    )
+    with pytest.raises(LabError), explained(where):
+        pull.pull(store.home, where, cut, tmp_path / "here", report)
+    bench.proxy.spoils.clear()
+    (tmp_path / ".here.part" / "stray").write_text("from elsewhere")
+    pulled = pull.pull(
+        store.home, where, register(bench, where, "m/2", second, "2"), tmp_path / "here", report
+    )
+    assert contents(tmp_path / "here") == second
+    assert (pulled["files"], list(tmp_path.glob(".here*"))) == (2, [])
+
+
+def test_what_was_kept_of_a_pull_that_was_cut_is_checked_again(
+    bench: Bench, store: Store, published: dict[str, Any], where: Place, report: Callable[..., None],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    bench.proxy.spoils.append(
+        Spoil(r"^GET .*vocab\.txt", "status", status=403, code="AuthorizationPermissionMismatch")
+    )
+    with pytest.raises(LabError), explained(where):
+        pull.pull(store.home, where, "azureml:trips:1", tmp_path / "here", report)
+    bench.proxy.spoils.clear()
+    largest = max((tmp_path / ".here.part").glob("*/*"), key=lambda path: path.stat().st_size)
+    largest.write_bytes(bytes(largest.stat().st_size))  # as a disk leaves it that lost its power
+    with pytest.raises(LabError, match="came out of Azure with other content than it has there; try again"):
+        pull.pull(store.home, where, "azureml:trips:1", tmp_path / "here", report)
+    pulled = pull.pull(store.home, where, "azureml:trips:1", tmp_path / "here", report)
+    assert pulled["compared"] == "the same as was published"
+
+
+def test_publishing_again_heals_what_was_changed_there(
+    bench: Bench, store: Store, finished: Run, published: dict[str, Any], where: Place,
+    report: Callable[..., None], tmp_path: Path,
+) -> None:  # fmt: skip
+    name = blob_of(bench, "vocab.txt")
+    with bench.container() as container:
+        kept = container.get_blob_client(name).get_blob_properties()
+        container.upload_blob(name, bytes(kept.size), overwrite=True, metadata=kept.metadata)
+    with pytest.raises(LabError, match=r"vocab\.txt came out of Azure with other content"):
+        pull.pull(store.home, where, "azureml:trips:1", tmp_path / "here", report)
+    again = azureml.register(store.home, finished, azureml.Options(name="trips"), report)
+    assert (again["version"], again["verified"], again["bytes_sent"]) == ("1", True, kept.size)
+    pulled = pull.pull(store.home, where, "azureml:trips:1", tmp_path / "here", report)
+    assert pulled["compared"] == "the same as was published"
+
+
 def test_a_file_that_was_changed_there_is_noticed(
     bench: Bench, store: Store, published: dict[str, Any], where: Place, report: Callable[..., None],
     tmp_path: Path,
@@ -127,6 +201,81 @@ def test_what_the_client_itself_registered_is_pulled(
     assert (tmp_path / "single" / "genai_config.json").read_bytes() == (
         export / "genai_config.json"
     ).read_bytes()
+
+
+@pytest.mark.parametrize("prefix", ["LocalUpload/h/footpaths", "paths/paths", ""])
+def test_a_folder_may_have_any_name_or_be_the_whole_container(
+    bench: Bench, store: Store, where: Place, report: Callable[..., None], tmp_path: Path, prefix: str
+) -> None:
+    files = {"config.json": "{}", "sub/paths/w.bin": "w"}
+    uri = register(bench, where, prefix, files)
+    pull.pull(store.home, where, uri, tmp_path / "here", report)
+    assert contents(tmp_path / "here") == files
+
+
+def test_a_resource_group_may_have_any_name(
+    bench: Bench, store: Store, finished: Run, report: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake_arm, "W", fake_arm.W.replace(fake_arm.GROUP, "footpaths-rg"))
+    place.remember(store.home, Place("cli", fake_arm.SUB, "footpaths-rg", fake_arm.WORKSPACE))
+    assert azureml.register(store.home, finished, azureml.Options(name="trips"), report)["verified"]
+
+
+WORDS = hashlib.sha256(b"words").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("sums", "compared"),
+    [
+        (f"SHA256 (a.bin) = {WORDS}\n", "as its SHA256SUMS says"),
+        (f"{WORDS}  ./a.bin\n", "as its SHA256SUMS says"),
+        (f"{WORDS.upper()} *a.bin\n", "as its SHA256SUMS says"),
+        ("the sums are in the wiki\n", "without checksums to compare with; sizes agree"),
+    ],
+)
+def test_checksums_of_others_are_compared_where_they_can_be_read(
+    bench: Bench, store: Store, where: Place, report: Callable[..., None], tmp_path: Path, sums: str,
+    compared: str,
+) -> None:  # fmt: skip
+    uri = register(bench, where, "m/1", {"a.bin": "words", "SHA256SUMS": sums})
+    assert pull.pull(store.home, where, uri, tmp_path / "here", report)["compared"] == compared
+
+
+def test_checksums_of_others_that_differ_are_said_and_the_file_is_brought_anew(
+    bench: Bench, store: Store, where: Place, report: Callable[..., None], tmp_path: Path
+) -> None:
+    uri = register(bench, where, "m/1", {"a.bin": "wordz", "SHA256SUMS": f"SHA256 (./a.bin) = {WORDS}\n"})
+    for _ in range(2):
+        with pytest.raises(LabError, match=r"a\.bin: not as SHA256SUMS of the model says; it was changed"):
+            pull.pull(store.home, where, uri, tmp_path / "here", report)
+    assert bench.proxy.count(r"^GET .*a\.bin", 206) == 2
+    assert bench.proxy.count(r"^GET .*SHA256SUMS", 206) == 1
+
+
+def test_a_file_that_is_a_folder_as_well_and_the_longest_name(
+    bench: Bench, store: Store, where: Place, report: Callable[..., None], tmp_path: Path
+) -> None:
+    both = register(bench, where, "m/1", {"a": "x", "a/b": "y"}, "1")
+    with pytest.raises(LabError, match=r"a file named 'a/b', which is in a folder that is a file as well"):
+        pull.pull(store.home, where, both, tmp_path / "here", report)
+    files = {"n" * 255: "x", f"sub/{'m' * 255}": "y"}
+    pull.pull(store.home, where, register(bench, where, "m/2", files, "2"), tmp_path / "here", report)
+    assert contents(tmp_path / "here") == files
+
+
+def test_a_disk_without_room_is_said_before_anything_is_fetched(
+    bench: Bench, store: Store, where: Place, report: Callable[..., None], tmp_path: Path
+) -> None:
+    uri = register(bench, where, "m/1", {"a.bin": "words"})
+    with bench.container() as container:
+        container.get_blob_client("m/1/large.bin").create_page_blob(4 << 40)
+    # Where the check is broken this fails at the first read, and fills no disk.
+    bench.proxy.spoils.append(
+        Spoil("^GET .*/m/1/", "status", status=403, code="AuthorizationPermissionMismatch")
+    )
+    with pytest.raises(LabError, match=r"The model needs 4398\.\d GB more of disk, and .* are free; free"):
+        pull.pull(store.home, where, uri, tmp_path / "here", report)
+    assert bench.proxy.count(r"^GET .*/m/1/") == 0
 
 
 def test_what_is_not_there_and_what_is_no_name(

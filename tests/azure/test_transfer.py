@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from azure.storage.blob import BlobBlock
 from bench import Bench
 from proxy import Spoil
 
@@ -171,8 +172,9 @@ def test_what_repeating_does_not_cure_is_not_repeated(
 
 
 def test_finished_files_and_blocks_are_not_sent_again(
-    bench: Bench, opened: Callable[..., Container], items: list[Item]
+    bench: Bench, opened: Callable[..., Container], items: list[Item], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(storage, "THREADS", 1)  # so that the first three blocks are those that get through
     bench.proxy.spoils.append(
         Spoil(BLOCKS, "status", skip=3, status=403, code="AuthorizationPermissionMismatch")
     )
@@ -207,8 +209,44 @@ def test_what_lies_there_besides_is_noticed(
 ) -> None:
     with bench.container() as container:
         container.upload_blob(f"{PREFIX}/theirs.txt", b"words")
-    with pytest.raises(LabError, match=r"What is in Azure is not what was sent \(theirs.txt\)"):
+    with pytest.raises(LabError, match=r"not of this model lie beside it in Azure \(theirs.txt\); remove"):
         send(opened(), items)
+    assert bench.proxy.count(BLOCKS) == 0
+
+
+def test_folders_that_the_service_keeps_as_files_are_not_in_the_way(
+    bench: Bench, opened: Callable[..., Container], items: list[Item], tmp_path: Path
+) -> None:
+    send(opened(), items)
+    with bench.container() as container:
+        container.upload_blob(f"{PREFIX}/b", b"", metadata={"hdi_isfolder": "true"})
+    assert send(opened(), items).moved == 0
+    assert fetch(opened(), tmp_path / "new") == sums(items)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_file_that_somebody_changed_there_is_sent_again_though_it_looks_the_same(
+    bench: Bench, opened: Callable[..., Container], items: list[Item], number: int
+) -> None:
+    send(opened(), items)
+    item = items[number]
+    with bench.container() as container:
+        kept = container.get_blob_client(f"{PREFIX}/{item.name}").get_blob_properties().metadata
+        container.upload_blob(f"{PREFIX}/{item.name}", bytes(item.size), overwrite=True, metadata=kept)
+    assert send(opened(), items).moved == item.size
+    assert stored(bench) == sums(items)
+
+
+def test_more_files_than_a_model_has_are_refused_before_all_are_listed(
+    bench: Bench, opened: Callable[..., Container], items: list[Item], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(opened(), items)
+    monkeypatch.setattr(upload, "MOST_FILES", 3)
+    assert len(download.listed(opened(), PREFIX)) == 3
+    monkeypatch.setattr(upload, "MOST_FILES", 2)
+    for prefix, place in ((PREFIX, PREFIX), ("", "the top")):
+        with pytest.raises(LabError, match=f"More than 2 files lie at {place} of the container, which no"):
+            download.listed(opened(), prefix)
 
 
 READ_SPOILS = {
@@ -250,22 +288,56 @@ def test_a_download_goes_on_where_it_was(
     assert list((tmp_path / "new").rglob(".*")) == []
 
 
+def put_whole(bench: Bench, data: bytes) -> None:
+    """A file without checksums, as other programs leave large ones."""
+    with bench.container() as container:
+        blob = container.get_blob_client(f"{PREFIX}/w.bin")
+        blob.stage_block("0001", data)
+        blob.commit_block_list([BlobBlock("0001")])
+
+
+def test_a_file_that_changes_while_it_is_read_is_never_half_the_one_half_the_other(
+    bench: Bench, opened: Callable[..., Container], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "THREADS", 1)
+    put_whole(bench, b"a" * (5 * BLOCK))
+    new = b"b" * (5 * BLOCK)
+    bench.proxy.spoils.append(Spoil(READS, "call", skip=2, times=1, then=lambda: put_whole(bench, new)))
+    with pytest.raises(LabError, match=r"w\.bin was changed in Azure while it was downloaded; try again"):
+        fetch(opened(), tmp_path / "new")
+    assert fetch(opened(), tmp_path / "new") == {"w.bin": hashlib.sha256(new).hexdigest()}
+    assert (tmp_path / "new" / "w.bin").read_bytes() == new
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["w.bin"]
+
+
 def test_a_download_of_other_content_is_not_kept(
     bench: Bench, opened: Callable[..., Container], items: list[Item], tmp_path: Path
 ) -> None:
     send(opened(), items)
     with bench.container() as container:
         container.upload_blob(f"{PREFIX}/c.txt", b"x", overwrite=True, metadata={"sha256": items[2].sha256})
-    with pytest.raises(LabError, match=r"c\.txt came out of Azure with other content than it has there"):
+    with pytest.raises(LabError, match=r"c\.txt came out .* other content .* publish it again under a"):
         fetch(opened(), tmp_path / "new")
     assert not (tmp_path / "new" / "c.txt").exists()
 
 
-@pytest.mark.parametrize("name", ["../out.txt", "a/../../out.txt", "a\\..\\b"])
-def test_names_that_lead_out_are_refused(bench: Bench, opened: Callable[..., Container], name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("../out.txt", "leads out of its folder"),
+        ("a/../../out.txt", "leads out of its folder"),
+        ("a\\..\\b", "leads out of its folder"),
+        ("/etc/passwd", "leads out of its folder"),
+        ("a\nb", "has letters that cannot be shown"),
+        (f"a/{'n' * 256}", "is too long for a disk"),
+        ("ü" * 128, "is too long for a disk"),
+        (f"{download.ARRIVING}/a", "is kept for what is on its way"),
+    ],
+)
+def test_names_that_no_folder_can_have_are_refused(name: str, why: str) -> None:
     class Client:
         def list_blobs(self, **given: Any) -> list[Any]:
             return [type("Blob", (), {"name": f"{PREFIX}/{name}", "metadata": {}, "size": 1, "etag": "e"})]
 
-    with pytest.raises(LabError, match="leads out of its folder"):
+    with pytest.raises(LabError, match=f"{why}; it has to be registered without it"):
         download.listed(Container(Client), PREFIX)

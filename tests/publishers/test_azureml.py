@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ from pipeline.publishers import azureml, options_of
 from pipeline.run import Run
 from pipeline.store import Store
 
-WHERE = Place("cli", "sub-1", "group", "space")
-KNOWN = {"subscription_id": "sub-1", "resource_group": "group", "workspace_name": "space"}
+SUB = "11111111-2222-3333-4444-555555555555"
+WHERE = Place("cli", SUB, "group", "space")
+KNOWN = {"subscription_id": SUB, "resource_group": "group", "workspace_name": "space"}
 
 
 def options(**given: Any) -> azureml.Options:
-    parts = {"subscription": "sub-1", "resource_group": "group", "workspace": "space"}
+    parts = {"subscription": SUB, "resource_group": "group", "workspace": "space"}
     return azureml.Options(**{"name": "ft-for-travel", **parts, **given})
 
 
@@ -39,7 +41,8 @@ class TestPlan:
         source = finished.artifact("onnx")
         assert planned["command"] == (
             f"az ml model create --name ft-for-travel --type custom_model --path {source} --version 1"
-            " --resource-group group --workspace-name space --subscription sub-1 --description 'A b'"
+            " --resource-group group --workspace-name space"
+            f" --subscription {SUB} --description 'A b'"
             " --tags team=walkers"
         )
         names = [file["path"] for file in planned["files"]]
@@ -95,9 +98,9 @@ class TestSettled:
 
 class TestPlace:
     def test_what_is_given_goes_before_the_file_and_what_is_remembered(self, tmp_path: Path) -> None:
-        place.remember(tmp_path, Place("identity", "s", "g", "w"))
+        place.remember(tmp_path, Place("identity", SUB, "g", "its"))
         assert (tmp_path / place.FILE).stat().st_mode & 0o777 == 0o600
-        assert place.find(tmp_path, Place("", "", "", "mine")) == Place("identity", "s", "g", "mine")
+        assert place.find(tmp_path, Place("", "", "", "mine")) == Place("identity", SUB, "g", "mine")
         config = tmp_path / "config.json"
         config.write_text(json.dumps(KNOWN))
         assert place.find(tmp_path, Place("cli"), str(config)) == WHERE
@@ -109,6 +112,65 @@ class TestPlace:
             (tmp_path / "config.json").write_text(content)
         with pytest.raises(InputError, match=r"config: .*config\.json"):
             place.find(tmp_path, Place(""), str(tmp_path / "config.json"))
+
+    @pytest.mark.parametrize(
+        "content", ["[" * 60_000, "[" * 200_000, json.dumps({**KNOWN, "subscription_id": "s" * 300_000})]
+    )
+    def test_a_config_too_deep_or_too_large_is_refused(self, tmp_path: Path, content: str) -> None:
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(InputError, match=r"config\.json is not valid JSON; download it anew"):
+            place.find(tmp_path, Place(""), str(tmp_path))
+
+    @pytest.mark.parametrize(
+        ("part", "value"),
+        [
+            ("subscription", "../../tenants?x="),
+            ("subscription", "Travel"),
+            ("subscription", f"{SUB}\n"),
+            ("resource_group", "g#"),
+            ("resource_group", ".."),
+            ("resource_group", "g" * 91),
+            ("workspace", "ws/../other"),
+            ("workspace", "<img src=x>"),
+            ("workspace", "\ud800\ud800\ud800"),
+            ("registry", "../discovery?"),
+        ],
+    )
+    def test_names_that_azure_does_not_have_are_refused_wherever_they_come_from(
+        self, tmp_path: Path, part: str, value: str
+    ) -> None:
+        refused = rf"{part}: .* is not allowed; allowed: (its id, like 0000|letters, digits, )"
+        with pytest.raises(InputError, match=refused):
+            place.find(tmp_path, dataclasses.replace(WHERE, **{part: value}))
+        if part in place.CONFIG_KEYS:
+            place.remember(tmp_path, dataclasses.replace(WHERE, **{part: value}))
+            assert place.find(tmp_path, Place("")) == Place("cli")
+            facts = {**KNOWN, place.CONFIG_KEYS[part]: value}
+            (tmp_path / "config.json").write_text(json.dumps(facts))
+            with pytest.raises(InputError, match=refused):
+                place.find(tmp_path, Place(""), str(tmp_path))
+
+    def test_names_that_azure_has_are_taken_and_quoted_where_they_must_be(self, tmp_path: Path) -> None:
+        given = Place("cli", SUB.upper(), "Straße_(1).a-b", "W_s-1")
+        assert place.find(tmp_path, given) == given
+        assert given.path == (
+            f"/subscriptions/{SUB.upper()}/resourceGroups/Stra%C3%9Fe_(1).a-b"
+            "/providers/Microsoft.MachineLearningServices/workspaces/W_s-1"
+        )
+        assert place.find(tmp_path, Place("cli", registry="azureml-meta")).registry == "azureml-meta"
+
+    def test_many_remember_at_the_same_time(self, tmp_path: Path) -> None:
+        places = [dataclasses.replace(WHERE, workspace=f"space-{number}") for number in range(8)]
+
+        def again_and_again(mine: Place) -> None:
+            for _ in range(200):
+                place.remember(tmp_path, mine)
+
+        with ThreadPoolExecutor(len(places)) as pool:
+            list(pool.map(again_and_again, places))
+        assert place.find(tmp_path, Place("")) in places
+        assert [path.name for path in tmp_path.iterdir()] == [place.FILE]
+        assert (tmp_path / place.FILE).stat().st_mode & 0o777 == 0o600
 
     @pytest.mark.parametrize(
         "content", ["{", "[]", '{"login": "browser", "workspace": "w"}', '{"workspace": 3}']
@@ -230,6 +292,20 @@ class TestReference:
         assert again.where == dataclasses.replace(WHERE, login="identity")
         with pytest.raises(InputError, match="workspace: is not known"):
             parse("azureml:trips:3", Place())
+
+    @pytest.mark.parametrize(
+        "uri",
+        [
+            "azureml://registries/../models/a/versions/1",
+            "azureml://registries/azureml/models/../versions/1",
+            f"azureml://subscriptions/{SUB}/resourceGroups/../workspaces/space/models/a/versions/1",
+            "azureml://subscriptions/sub-1/resourceGroups/g/workspaces/space/models/a/versions/1",
+            "azureml:..:1",
+        ],
+    )
+    def test_names_that_would_lead_a_request_elsewhere_are_none(self, uri: str) -> None:
+        with pytest.raises(InputError, match="is not a model in Azure; one looks like"):
+            parse(uri, WHERE)
 
 
 class TestLayout:

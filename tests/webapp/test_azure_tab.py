@@ -118,10 +118,14 @@ def test_publishing_queues_a_stage_with_the_login_that_was_chosen(store, inputs)
 
 
 def test_a_config_json_fills_in_the_workspace_and_is_not_kept(home, uploaded):
-    good = {"subscription_id": "s", "resource_group": "g", "workspace_name": "w"}
+    good = {
+        "subscription_id": TRAVEL.subscription,
+        "resource_group": TRAVEL.resource_group,
+        "workspace_name": TRAVEL.workspace,
+    }
     path = uploaded(json.dumps(good).encode(), "config.json")
     notice, *three = azure.take_config(path)
-    assert (notice["text"], three) == ("Workspace w, as the file says.", ["s", "g", "w"])
+    assert (notice["text"], three) == ("Workspace travel-ws, as the file says.", list(good.values()))
     assert not Path(path).exists()
 
 
