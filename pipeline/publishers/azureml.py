@@ -160,7 +160,7 @@ class _Publication:
         if options.check:
             self._check(version, sums, digest)
             there = self.workspace.model(options.name, version)  # others may have set tags meanwhile
-            tags = {**about["tags"], **(there.tags if there else {}), lineage.VERIFIED: "true"}
+            tags = {**about["tags"], **((there and there.tags) or {}), lineage.VERIFIED: "true"}
             self.workspace.register(options.name, version, path, options.patience, **{**about, "tags": tags})
         return {
             "name": options.name,
@@ -197,9 +197,10 @@ class _Publication:
         if there is None or not self.workspace.place.registry:  # what is in a registry is whole
             self._send(version, items, prefix)
         path = str(there.path) if there else self.workspace.path(prefix, name, version)
-        tags = {**(there.tags if there else {}), **about["tags"]}
-        if there is not None:  # what was verified once stays so: its files cannot have changed
-            tags[lineage.VERIFIED] = there.tags.get(lineage.VERIFIED, tags[lineage.VERIFIED])
+        kept = dict(there.tags or {}) if there else {}
+        tags = {**kept, **about["tags"]}
+        # What was verified once stays so: its files cannot have changed.
+        tags[lineage.VERIFIED] = kept.get(lineage.VERIFIED, tags[lineage.VERIFIED])
         self.report("Registering the version", 0.57)
         try:
             self.workspace.register(name, version, path, self.options.patience, **{**about, "tags": tags})
