@@ -45,7 +45,8 @@ def register(bench: Bench, where: Place, prefix: str, files: dict[str, str], ver
             blob = container.get_blob_client(f"{prefix}/{name}" if prefix else name)
             blob.stage_block("0001", text.encode())
             blob.commit_block_list([BlobBlock("0001")])
-    Workspace(where).register("theirs", version, prefix)
+    workspace = Workspace(where)
+    workspace.register("theirs", version, workspace.path(prefix, "theirs", version), 60.0)
     return f"azureml:theirs:{version}"
 
 
