@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -33,7 +34,8 @@ Facts = dict[str, Any]  # key, uri, name, version, login, tags, status, message,
 
 def key_of(name: str, version: str, uri: str) -> str:
     """What a version is called here; another workspace's of that name and version is called otherwise."""
-    return f"{name}-{version}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}"
+    words = re.sub(r"[^A-Za-z0-9._-]", "_", f"{name}-{version}")  # they name a folder
+    return f"{words}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}"
 
 
 def folder(home: Path, key: str) -> Path:
@@ -49,17 +51,13 @@ def listed(home: Path) -> list[Facts]:
 
 def facts(home: Path, key: str) -> Facts | None:
     """What is known of one; None if nobody has pulled it. Its status is that of a stage."""
-    try:
-        known: Facts = json.loads(_beside(home, key, "json").read_text("utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    if known["status"] == RUNNING and not locks.held(_beside(home, key, "lock")):
-        # It may have ended between the two looks, and said so.
-        known = json.loads(_beside(home, key, "json").read_text("utf-8"))
-        if known["status"] == RUNNING:
+    known = _read(home, key)
+    if known is not None and known["status"] == RUNNING and not locks.held(_beside(home, key, "lock")):
+        known = _read(home, key)  # it may have ended between the two looks, and said so
+        if known is not None and known["status"] == RUNNING:
             ended = f"The machine stopped, or the process was ended. {AGAIN}"
             known |= {"status": INTERRUPTED, "error": ended}
-    if known["status"] == DONE and not folder(home, key).is_dir():
+    if known is not None and known["status"] == DONE and not folder(home, key).is_dir():
         return None
     return known
 
@@ -124,6 +122,14 @@ def remove(home: Path, key: str) -> None:
 
 def _beside(home: Path, key: str, ending: str) -> Path:
     return home / FOLDER / f".{key}.{ending}"
+
+
+def _read(home: Path, key: str) -> Facts | None:
+    try:
+        known: Facts = json.loads(_beside(home, key, "json").read_text("utf-8"))
+    except (OSError, ValueError):  # there is none, or it was removed just now
+        return None
+    return known
 
 
 def _write(home: Path, known: Facts) -> None:

@@ -123,6 +123,7 @@ def test_another_workspace_s_of_that_name_is_another_one() -> None:
     keys = {pulled.key_of("trips", "1", uri) for uri in ("azureml://a", "azureml://b")}
     assert len(keys) == 2
     assert all(key.startswith("trips-1-") for key in keys)
+    assert "/" not in pulled.key_of("../../trips", "1", "azureml://a")
 
 
 def test_one_that_was_deleted_by_hand_can_be_pulled_again(home: Path, az: Path) -> None:
