@@ -18,6 +18,7 @@ WITHOUT = "A language model for ONNX Runtime GenAI."
 UNKNOWN = "not stated"
 GENAI = "onnxruntime-genai"
 MARKUP = re.compile(r"([\\`*_\[\]<>#|~!&$])")  # what Markdown could take for more than text
+IN_WORKSPACE = re.compile(r"azureml://subscriptions/.+/models/([^/]+)/versions/([^/]+)")
 HASHED = re.compile(r"[0-9a-f]{64}")
 
 
@@ -59,11 +60,13 @@ def recipe(run: Run) -> str:
 
 def shown(run: Run) -> dict[str, Any]:
     """The recipe as others may see it."""
-    # A folder's path says something about this machine, and nothing to a reader elsewhere.
     return {**run.recipe, **{key: _last(str(run.recipe[key])) for key in ("model", "data")}}
 
 
 def _last(path: str) -> str:
+    """What of a path or an address says something to others, and nothing of this machine or whose it is."""
+    if found := IN_WORKSPACE.fullmatch(path):
+        return f"azureml:{found[1]}:{found[2]}"
     return Path(path).name if Path(path).is_absolute() else path
 
 

@@ -57,7 +57,11 @@ def facts(home: Path, key: str) -> Facts | None:
         if known is not None and known["status"] == RUNNING:
             ended = f"The machine stopped, or the process was ended. {AGAIN}"
             known |= {"status": INTERRUPTED, "error": ended}
-    if known is not None and known["status"] == DONE and not folder(home, key).is_dir():
+    here = folder(home, key).is_dir()
+    if known is not None and here and known["status"] != RUNNING:
+        # It gets its folder last, once it is compared; whatever ended the process then was too late.
+        return {**known, "status": DONE, "error": None, "progress": 1.0}
+    if known is not None and known["status"] == DONE:
         return None
     return known
 

@@ -78,6 +78,15 @@ def test_what_is_not_known_is_not_stated(store: Store, finished: Run) -> None:
     assert str(store.home) not in text
 
 
+def test_whose_subscription_a_base_is_in_is_not_stated(store: Store, finished: Run) -> None:
+    place = "subscriptions/1111/resourceGroups/ours/workspaces/secret-ws"
+    text = written(store, finished, model=f"azureml://{place}/models/phi/versions/4")
+    assert "- Base model: azureml:phi:4\n" in text
+    assert [word for word in ("1111", "ours", "secret-ws") if word in text] == []
+    shared = "azureml://registries/azureml/models/Phi-3.5-mini-instruct/versions/4"
+    assert f"model: {shared}\n" in written(store, finished, model=shared)
+
+
 def test_what_runs_on_a_gpu_says_so(store: Store, finished: Run) -> None:
     folder = Path(str(finished.artifact("onnx")))
     (folder / "artifact.json").write_text(json.dumps({"packages": {"onnxruntime-genai-cuda": "0.18.0"}}))

@@ -126,6 +126,16 @@ def test_another_workspace_s_of_that_name_is_another_one() -> None:
     assert "/" not in pulled.key_of("../../trips", "1", "azureml://a")
 
 
+def test_one_that_was_ended_at_the_last_moment_is_here(home: Path, az: Path) -> None:
+    key = begun(home)
+    pulled.stop(home, key)
+    until(lambda: not processes(key), "the end")
+    pulled.folder(home, key).mkdir()  # which it gets last
+    assert (known(home, key)["status"], known(home, key)["error"]) == (DONE, None)
+    pulled.remove(home, key)
+    assert pulled.listed(home) == []
+
+
 def test_one_that_was_deleted_by_hand_can_be_pulled_again(home: Path, az: Path) -> None:
     key = begun(home)
     pulled.stop(home, key)

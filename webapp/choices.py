@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline import datasets, inference, publishers, pulled, settings
+from pipeline import datasets, inference, publishers, pulled, settings, verify
 from pipeline.errors import InputError
 from pipeline.inference import Source
 from pipeline.models import CATALOGUE
@@ -61,12 +61,18 @@ def run(store: Store, chosen: str | None) -> Run:
 def exports(store: Store) -> Choices:
     """All that can answer: finished runs, versions registered in this lab, and those pulled from Azure."""
     mine = publishers.PUBLISHERS["local"].versions(store.home)
-    theirs = [known for known in pulled.listed(store.home) if known["status"] == DONE]
+    theirs = [known for known in pulled.listed(store.home) if answers(store, known)]
     return [
         *finished(store),
         *((f"{v['name']}:{v['version']} · registered here", registry_key(v)) for v in mine),
         *((f"{v['name']}:{v['version']} · pulled from Azure", PULLED + v["key"]) for v in theirs),
     ]
+
+
+def answers(store: Store, known: pulled.Facts) -> bool:
+    """Whether what was pulled is here and an export, and not a base to train on."""
+    folder = pulled.folder(store.home, known["key"])
+    return known["status"] == DONE and (folder / verify.CONFIG).is_file()
 
 
 def registry_key(version: dict[str, Any]) -> str:
@@ -91,8 +97,8 @@ def run_behind(store: Store, chosen: str) -> Run | None:
     """The run that made an export, whose held-out prompts may be asked; None if it is not in this lab."""
     run = chosen
     if chosen.startswith(PULLED):
-        known = pulled.facts(store.home, chosen.removeprefix(PULLED))
-        run = str((known or {"tags": {}})["tags"].get("run") or "none")
+        listed = {PULLED + known["key"]: known for known in pulled.listed(store.home)}
+        run = str(listed[chosen]["tags"].get("run") or "none") if chosen in listed else "none"
     elif chosen.startswith(REGISTRY):
         versions = publishers.PUBLISHERS["local"].versions(store.home)
         run = next((str(v["run"]) for v in versions if registry_key(v) == chosen), "none")

@@ -159,7 +159,7 @@ def comparable(store: Store, where: str, version: Version) -> str:
     if where == LOCAL:
         return choices.registry_key(version)
     known = pulled.facts(store.home, key(version))
-    if known is not None and known["status"] == DONE:
+    if known is not None and choices.answers(store, known):
         return choices.PULLED + str(known["key"])
     run = run_of(store, version)
     return run.id if run else ""

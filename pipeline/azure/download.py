@@ -21,6 +21,7 @@ from pipeline.errors import LabError
 from pipeline.meter import Meter
 
 ARRIVING = ".arriving"  # the folder, in the one that files are brought to, in which they wait
+SPARE = 32 << 20  # bytes of the disk that are left to others, and to saying how far this is
 LONGEST_PART, LONGEST = 255, 1024  # bytes of a name between slashes, and of a whole one
 
 
@@ -127,7 +128,7 @@ def _clear(folder: Path, wanted: set[Path]) -> None:
 def _room(folder: Path, size: int) -> None:
     needed = size - sum(path.stat().st_size for path in (folder / ARRIVING).iterdir())
     free = shutil.disk_usage(folder).free
-    if needed > free:
+    if needed + SPARE > free:
         raise LabError(
             f"The model needs {needed / 1e9:.1f} GB more of disk, and {free / 1e9:.1f} GB are free; free some"
             " and try again."

@@ -79,7 +79,7 @@ def properties(run: Run, digest: str, size: int) -> dict[str, str]:
         "packages": _json(artifacts.packages(source)),
     }
     for key, value in run.recipe.items():
-        shown = card.shown(run)[key] if key in ("model", "data") else value
+        shown = {"model": _model(run), "data": card.shown(run)["data"]}.get(key, value)
         found[f"recipe_{key}"] = _json(shown) if isinstance(shown, (dict, list)) else str(shown)
     found |= metrics(run)
     return {
@@ -108,8 +108,14 @@ def data_hash(run: Run) -> str:
 
 def _base(run: Run) -> str:
     """The base model with what pins its content: `org/name@commit`, or the starter's version."""
-    shown = str(card.shown(run)["model"])
+    shown = _model(run)
     return f"{shown}@{models.starter_version()}" if shown == "starter" else shown
+
+
+def _model(run: Run) -> str:
+    """The base as Azure may know it: of a model there the whole address."""
+    model = str(run.recipe["model"])
+    return model if model.startswith("azureml:") else str(card.shown(run)["model"])
 
 
 def _json(value: Any) -> str:

@@ -30,7 +30,7 @@ class Hub:
 
     def __init__(self, patience: float) -> None:
         settings.quiet_this_process()
-        from huggingface_hub import HfApi, get_token, set_client_factory
+        from huggingface_hub import HfApi, constants, get_token, set_client_factory
         from huggingface_hub.utils import logging
 
         token = get_token()
@@ -38,11 +38,14 @@ class Hub:
             raise LabError(faults.NOBODY)
         # What it says of each further try has signed addresses in it.
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        # Neither way by pieces of an own protocol: see repository.Counted.
+        constants.HF_HUB_DISABLE_XET = True
         set_client_factory(self._client)
         self.api = HfApi(token=token)
         self.retries = 0
         self._patience = patience
         self._last = time.monotonic()
+        self._trouble = 0  # the status of the last answer, if it was one of trouble
 
     def alive(self) -> None:
         """Something has got through."""
@@ -85,6 +88,8 @@ class Hub:
                 found, error = done.get(timeout=min(LOOK_SECONDS, self._patience))
             except queue.Empty:
                 if time.monotonic() - self._last > self._patience:
+                    if busy := faults.busy(self._trouble):
+                        raise LabError(busy) from None
                     raise LabError(
                         f"Nothing got through to or from the hub for {self._patience:g} seconds; check the"
                         f" network and the proxy, then try again: {faults.AGAIN}."
@@ -103,6 +108,7 @@ class Hub:
         return client
 
     def _heard(self, answer: Any) -> None:
+        self._trouble = answer.status_code
         if answer.status_code < 400:
             self.alive()
         else:  # without what stands behind the question mark: storage signs its addresses there
@@ -112,7 +118,7 @@ class Hub:
 
 def account(who: dict[str, Any]) -> dict[str, Any]:
     """Of a `whoami`: name, the organisations that may be written to, and the token's name and role."""
-    token = who.get("auth", {}).get("accessToken", {})
+    token = (who.get("auth") or {}).get("accessToken") or {}
     writes = ("admin", "write", "contributor")
     return {
         "name": str(who["name"]),
@@ -122,8 +128,8 @@ def account(who: dict[str, Any]) -> dict[str, Any]:
         "token": str(token.get("displayName", "")),
         "role": str(token.get("role", "")),
         "scopes": [
-            [str(scope.get("entity", {}).get("name", "")), list(scope.get("permissions", []))]
-            for scope in token.get("fineGrained", {}).get("scoped", [])
+            [str((scope.get("entity") or {}).get("name", "")), list(scope.get("permissions") or [])]
+            for scope in (token.get("fineGrained") or {}).get("scoped") or []
         ],
     }
 

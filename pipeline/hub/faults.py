@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.errors import LabError
 
 SECRETS = re.compile(
-    r"(Bearer\s+)[\w.~+/=-]+|\bhf_[A-Za-z0-9]{10,}|\beyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?"
+    r"(Bearer\s+)[\w.~+/=-]+|\bhf_(?:(?:oauth|jwt|rt)_[\w.-]+|[A-Za-z0-9]{10,})|\beyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?"
     r"|((?:X-Amz-[\w-]+|Signature|Key-Pair-Id|Policy|sig|token)=)[^&\s\"'\\]+",
     re.IGNORECASE,
 )
@@ -22,6 +22,7 @@ NOBODY = (
 )
 OFFLINE = "HF_HUB_OFFLINE is set, so the hub is not asked; unset it and start the lab again."
 AGAIN = "files that have arrived are not sent again"
+LATER = f"try again in some minutes: {AGAIN}"
 CLIENT = ("huggingface_hub", "httpx", "hf_xet")
 PASSING = (408, 429, 500, 502, 503, 504)
 LONGEST_WAIT = 30.0
@@ -57,8 +58,8 @@ def sentence(error: BaseException, what: str) -> str:
     answer = _answer(error)
     status = answer.status_code if answer is not None else None
     text = _short(error)
-    again = f"try again in some minutes: {AGAIN}"
     rules = [
+        (busy(status or 0) is not None, busy(status or 0) or ""),
         (_named(error, "LocalTokenNotFoundError"), NOBODY),
         (_named(error, "OfflineModeIsEnabled"), OFFLINE),
         (
@@ -81,22 +82,24 @@ def sentence(error: BaseException, what: str) -> str:
         ),
         (status in (409, 412), f"Somebody else is changing {what} just now; publish again."),
         (status == 400, f"The hub does not take this ({text}); correct it and publish again."),
-        (status == 429, f"The hub has too many requests of this login just now (429); {again}."),
-        (
-            status is not None and status >= 500,
-            f"The hub has trouble of its own just now ({status}); {again}.",
-        ),
         (
             "CERTIFICATE_VERIFY_FAILED" in text,
             "The hub's certificate is not trusted here; name your proxy's authority in SSL_CERT_FILE.",
         ),
         (
             _unreachable(error),
-            f"The hub cannot be reached ({text}); check the network and the proxy, then {again}.",
+            f"The hub cannot be reached ({text}); check the network and the proxy, then {LATER}.",
         ),
     ]
     unknown = f"The hub answered with what the lab does not know: {type(error).__name__}: {text}."
     return next((told for holds, told in rules if holds), unknown)
+
+
+def busy(status: int) -> str | None:
+    """What to tell of an answer of that status, if it says that the hub is busy or in trouble."""
+    if status == 429:
+        return f"The hub has too many requests of this login just now (429); {LATER}."
+    return f"The hub has trouble of its own just now ({status}); {LATER}." if status >= 500 else None
 
 
 def wait(error: BaseException, tries: int) -> float | None:

@@ -23,6 +23,7 @@ TAG = re.compile(r"v([1-9][0-9]{0,8})")
 # What the hub itself, or whoever makes a repository on its page, puts there.
 ITS_OWN = {".gitattributes", "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt"}
 OURS = {takeaway.RECIPE, checksums.NAME}
+NOTHING_LEFT_OUT = "# nothing is left out\n"  # an empty one could be taken for none
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class Repository:
             # One file at a time, so that those that are through stay through. No .gitignore is asked: it
             # would leave files out without a word.
             self.hub.api.preupload_lfs_files(
-                self.name, [operation], num_threads=1, free_memory=False, gitignore_content=""
+                self.name, [operation], num_threads=1, free_memory=False, gitignore_content=NOTHING_LEFT_OUT
             )
 
         self.hub.do(upload)
@@ -200,7 +201,8 @@ class Counted(io.BufferedIOBase):
 
     def read(self, size: int | None = -1, /) -> bytes:
         data = self._file.read(-1 if size is None else size)
-        if self._begun and (more := self._file.tell() - self.furthest) > 0:
+        if self._begun and data:  # also what goes a second time shows that the line is alive
+            more = max(self._file.tell() - self.furthest, 0)
             self.furthest += more
             self._passed(more)
         return data

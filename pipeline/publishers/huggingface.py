@@ -32,7 +32,7 @@ from pipeline.verify import Finding
 TO = "huggingface"
 NAME = Rule(
     re.compile(
-        r"(?!.*(?:--|\.\.))(?:[A-Za-z0-9][A-Za-z0-9._-]{0,95}/)?[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
+        r"(?!.*(?:--|\.\.))(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?/)?[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
         r"(?<!\.git)"
     ),
     "a name or organisation/name of letters, digits, -, _ and ., at most 96, no - or . at an end, no --",
@@ -176,8 +176,13 @@ class _Publication:
         if there is None:
             repository.create(private)
             there = repository.private()
+        if there is None:
+            raise LabError(
+                f"{repository.name} is on the hub, but this login cannot read it; take a token that may, or"
+                " choose another name."
+            )
         if there is not private:
-            raise LabError(seen_by(repository.name, private=bool(there)))
+            raise LabError(seen_by(repository.name, private=there))
 
     def _there(self, items: list[Item]) -> str | None:
         """The commit of the version that was asked for, if it is there with this content.
@@ -192,7 +197,8 @@ class _Publication:
 
     def _send(self, items: list[Item], meter: Meter) -> str:
         """Have a commit with all files upon the newest one; where that has them already, it is taken."""
-        for _ in range(MOST_RACES):
+        for lost in range(MOST_RACES):
+            time.sleep(lost)  # one more second each time, for those who are quicker
             head, _ = self.repository.refs()
             there = self.repository.files(head)
             if there.keys() >= {item.name for item in items} and not different(items, there):

@@ -262,7 +262,7 @@ def test_an_answer_that_is_lost_does_not_make_a_version_twice(
 
 
 @pytest.mark.parametrize(
-    "name", ["", "a b", "-a", "a.", "a--b", "a..b", "a/b/c", "/a", "a/", "a.git", "x" * 97, "ö"]
+    "name", ["", "a b", "-a", "a.", "a--b", "a..b", "a/b/c", "/a", "a/", "a-/b", "a.git", "x" * 97, "ö"]
 )
 def test_names_that_the_hub_does_not_take_are_refused_without_asking(
     store: Store, finished: Run, name: str

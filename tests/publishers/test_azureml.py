@@ -202,6 +202,12 @@ class TestLineage:
         assert "/home/ann" not in everything
         assert all(isinstance(value, str) for value in [*tags.values(), *properties.values()])
 
+    def test_a_base_in_azure_keeps_its_whole_address(self, finished: Run) -> None:
+        address = "azureml://subscriptions/1111/resourceGroups/g/workspaces/w/models/phi/versions/4"
+        run = dataclasses.replace(finished, recipe={**finished.recipe, "model": address})
+        found = lineage.properties(run, "d1", 7)
+        assert (found["base_model"], found["recipe_model"]) == (address, address)
+
     def test_texts_are_short_and_plain(self, finished: Run) -> None:
         recipe = {**finished.recipe, "template": "x\n" * 5000}
         run = dataclasses.replace(finished, recipe=recipe, name="a\tb" + "c" * 1000)

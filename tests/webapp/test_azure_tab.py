@@ -246,6 +246,9 @@ def test_a_pull_that_fails_is_a_sentence_and_one_that_is_there_can_be_compared_a
     facts = home / "pulled" / f".{told['pulled']}.json"
     facts.write_text(json.dumps({**json.loads(facts.read_text()), "status": "done"}))
     comparable, compare, pull, drop, told, same = models.copy("azureml", chosen)
+    assert (comparable, same["visible"], choices.exports(store)) == ("", False, [])  # a base, say
+    (folder / "genai_config.json").write_text("{}")
+    comparable, compare, pull, drop, told, same = models.copy("azureml", chosen)
     assert comparable == choices.exports(store)[0][1] == f"pulled/{folder.name}"
     assert (compare["interactive"], pull["visible"], drop["visible"]) == (True, False, True)
     assert same["value"] == f"python -m pipeline verify {folder}"

@@ -215,11 +215,12 @@ export const draw = {
     const cancel = el("button", { type: "button", class: "lab-button", onclick: async () => {
       cancel.disabled = true;
       put(cancel, "Canceling…");
-      await fetch(new URL(`${path}/cancel`, document.baseURI), { method: "POST" }).catch((error) => {
+      const reply = await fetch(new URL(`${path}/cancel`, document.baseURI), { method: "POST" }).catch((error) => {
         console.warn("The lab did not answer", error);
-        cancel.disabled = false;
-        put(cancel, "Cancel");
       });
+      if (reply?.ok) return;
+      cancel.disabled = false;
+      put(cancel, "Cancel");
     } }, "Cancel");
     const show = (stage) => {
       if (state.dataset.status !== stage.status) state.replaceChildren(statusBadge(stage.status));

@@ -12,7 +12,7 @@ import gradio as gr
 from pipeline import pulled
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.run import DONE
-from webapp import parts, registered, views
+from webapp import choices, parts, registered, views
 from webapp.home import store
 from webapp.registered import AZURE, LOCAL, Version
 from webapp.tabs import azure
@@ -110,7 +110,10 @@ def copy(where: str, chosen: str) -> tuple[Any, ...]:
         gr.update(visible=where == AZURE and not here),
         gr.update(visible=known is not None),
         {"pulled": known["key"], "status": known["status"]} if known else None,
-        gr.update(value=f"python -m pipeline verify {folder}", visible=here),
+        gr.update(
+            value=f"python -m pipeline verify {folder}",
+            visible=known is not None and choices.answers(store(), known),
+        ),
     )
 
 
