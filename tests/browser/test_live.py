@@ -124,7 +124,7 @@ def test_earlier_lines_are_loaded_and_what_is_in_sight_stays(app):
     assert lines(page) < 30_000
 
     def at_the_top() -> bool:
-        # Set again: what arrives at this very moment is followed, as no wheel was turned. Drawn a frame later.
+        # Set again: what arrives at this moment is followed, as no wheel was turned. Drawn a frame later.
         page.evaluate(SCROLL, 0)
         return int(page.evaluate(FIRST).split()[1]) < 45_000
 
