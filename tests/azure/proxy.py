@@ -103,14 +103,17 @@ class _Handler(BaseHTTPRequestHandler):
             said = f"<Code>{spoil.code}</Code><Message>{escape(spoil.message)}</Message>"
             text = f"<?xml version='1.0'?><Error>{said}</Error>"
             headers = {"x-ms-error-code": spoil.code, "Content-Type": "application/xml", **spoil.headers}
+            self.note(spoil.status, body)
             self.give(spoil.status, headers, b"" if self.command == "HEAD" else text.encode(), None)
-            status = spoil.status
         else:
-            status = self.pass_on(body, cut=bool(spoil and spoil.how == "cut"))
-        with proxy.lock:
-            proxy.passed.append((line, status, len(body)))
+            self.pass_on(body, cut=bool(spoil and spoil.how == "cut"))
 
-    def pass_on(self, body: bytes, cut: bool) -> int:
+    def note(self, status: int, body: bytes) -> None:
+        """Before the answer is given: who has it may count at once."""
+        with self.proxy.lock:
+            self.proxy.passed.append((f"{self.command} {self.path}", status, len(body)))
+
+    def pass_on(self, body: bytes, cut: bool) -> None:
         headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP}
         headers["Content-Length"] = str(len(body))
         # The emulator signs what it is asked at its own port; the account is the first part of the name.
@@ -126,8 +129,8 @@ class _Handler(BaseHTTPRequestHandler):
         kept = {name: value for name, value in answer.getheaders() if name.lower() not in HOP}
         length = answer.getheader("Content-Length") if self.command == "HEAD" else None
         connection.close()
+        self.note(answer.status, body)
         self.give(answer.status, kept, data, length, cut)
-        return answer.status
 
     def give(
         self, status: int, headers: dict[str, str], data: bytes, length: str | None, cut: bool = False

@@ -270,8 +270,14 @@ def test_a_download_outlasts(
 
 
 def test_a_download_goes_on_where_it_was(
-    bench: Bench, opened: Callable[..., Container], items: list[Item], tmp_path: Path
+    bench: Bench,
+    opened: Callable[..., Container],
+    items: list[Item],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # One read at a time: of several, the first can be the one that is refused, and nothing is kept.
+    monkeypatch.setattr(storage, "THREADS", 1)
     send(opened(), items)
     bench.proxy.spoils.append(
         Spoil(READS, "status", skip=3, status=403, code="AuthorizationPermissionMismatch")
@@ -284,7 +290,7 @@ def test_a_download_goes_on_where_it_was(
     bench.proxy.spoils.clear()
     bench.proxy.passed.clear()
     assert fetch(opened(), tmp_path / "new") == sums(items)
-    assert bench.proxy.count(READS, 206) < 7
+    assert bench.proxy.count(READS, 206) == 7 - 3
     assert list((tmp_path / "new").rglob(".*")) == []
 
 
