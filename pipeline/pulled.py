@@ -117,7 +117,8 @@ def remove(home: Path, key: str) -> None:
     if lock is None:
         raise LabError("It is being pulled; stop that first.")
     try:
-        _beside(home, key, "json").unlink(missing_ok=True)
+        for ending in ("json", "part.lock"):
+            _beside(home, key, ending).unlink(missing_ok=True)
         for path in (folder(home, key), _beside(home, key, "part")):
             storage.discard(path)
     finally:

@@ -36,7 +36,7 @@ def cli(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, st
     return code, written.out, written.err
 
 
-def until(condition: Callable[[], Any], what: str = "the condition", seconds: float = 20.0) -> Any:
+def until(condition: Callable[[], Any], what: str = "the condition", seconds: float = 60.0) -> Any:
     """Wait until `condition()` is true and return it; fail when that takes longer than `seconds`."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):

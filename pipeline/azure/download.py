@@ -21,7 +21,7 @@ from pipeline.errors import LabError
 from pipeline.meter import Meter
 
 ARRIVING = ".arriving"  # the folder, in the one that files are brought to, in which they wait
-SPARE = 32 << 20  # bytes of the disk that are left to others, and to saying how far this is
+SPARE = 32 << 20  # bytes of the disk that are left to others, and to saying how this ended
 LONGEST_PART, LONGEST = 255, 1024  # bytes of a name between slashes, and of a whole one
 
 
@@ -93,7 +93,8 @@ def arrive(container: Container, files: dict[str, Remote], folder: Path, meter: 
     """Bring files to where they wait in the folder; returns each one's SHA-256 by its name.
 
     What an earlier attempt has brought of the same content is kept, anything else in the folder is not.
-    Raises LabError for a disk without room, and for a file whose content the container does not have.
+    Raises LabError for a disk without room, or one that fills up meanwhile, and for a file whose content
+    the container does not have.
     """
     (folder / ARRIVING).mkdir(mode=0o700, parents=True, exist_ok=True)
     _clear(folder, {waiting(folder, remote) for remote in files.values()})
@@ -157,6 +158,8 @@ def _fetch(container: Container, name: str, remote: Remote, part: Path, meter: M
         with storage.together() as run:
             for piece in run(_reads(container, remote, begun)):
                 take(piece)
+                if shutil.disk_usage(part.parent).free < SPARE:
+                    raise LabError("The disk is full; free some room and try again.")
                 file.write(piece)
                 meter.add(len(piece), f"Downloading {name}")
     wrong = remote.sha256 not in ("", sha.hexdigest())

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline import checksums
+from pipeline import checksums, locks
 from pipeline.azure import download, lineage, storage
 from pipeline.azure.download import Remote
 from pipeline.azure.place import Place
@@ -36,8 +38,29 @@ def pull(home: Path, where: Place, uri: str, to: Path | None, report: Report) ->
         raise InputError(f"{target}: is there already; give another folder with --to")
     if not target.absolute().parent.is_dir():
         raise InputError(f"{target.absolute().parent}: no such folder")
-    container, files, known = opened(reference)
     part = target.with_name(f".{target.name}.part")
+    with _alone(target, part):
+        return _pulled(reference, target, part, report)
+
+
+@contextmanager
+def _alone(target: Path, part: Path) -> Iterator[None]:
+    """Two at once would spoil each other's files. Raises LabError if another process is at it."""
+    path = part.with_name(f"{part.name}.lock")
+    lock = locks.take(path)
+    if lock is None:
+        raise LabError(f"{target}: is being pulled already; wait for that, or give another folder.")
+    try:
+        yield
+        path.unlink()
+    finally:
+        os.close(lock)
+
+
+def _pulled(reference: Reference, target: Path, part: Path, report: Report) -> dict[str, Any]:
+    if target.exists():  # whoever was at it until just now has brought it
+        raise InputError(f"{target}: is there already; give another folder with --to")
+    container, files, known = opened(reference)
     part.mkdir(mode=0o700, exist_ok=True)
     size = sum(remote.size for remote in files.values())
     sums = download.arrive(container, files, part, Meter(report, size))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pipeline.card import CARD
 from pipeline.errors import LabError
 from pipeline.hub.client import Hub, account, may_write
 from pipeline.hub.faults import explained
@@ -77,11 +78,11 @@ class _Asking:
             return GOOD, f"the first one would be {wanted or 1}"
         head, tags = self.repository.refs()
         files = self.repository.files(head).keys()
-        if files - ITS_OWN and not files >= OURS:
+        ours = files >= OURS
+        if files - ITS_OWN and not ours:
             return BAD, f"{self.repository.name} has files that are not of this lab; choose another name"
         if wanted in tags:
             return UNKNOWN, f"{wanted} is there already; only with the same content it is taken for done"
-        return (
-            GOOD,
-            f"{wanted} is free" if wanted else f"the next one is {max(map(int, tags), default=0) + 1}",
-        )
+        free = f"{wanted} is free" if wanted else f"the next one is {max(map(int, tags), default=0) + 1}"
+        replaced = CARD in files and not ours
+        return GOOD, f"{free}; the model card replaces the {CARD} that is there" if replaced else free

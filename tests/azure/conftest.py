@@ -38,7 +38,9 @@ def bench(running: benches.Bench, monkeypatch: pytest.MonkeyPatch) -> benches.Be
     """Azure as new, and this process and its children led to it."""
     for name, value in running.environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.delenv("AZUREML_CURRENT_CLOUD", raising=False)
+    # The client writes it; set first, so that it is taken out afterwards as well.
+    monkeypatch.setenv("AZUREML_CURRENT_CLOUD", "none")
+    monkeypatch.delenv("AZUREML_CURRENT_CLOUD")
     ask = socket.getaddrinfo
 
     def near(host: Any, *given: Any, **named: Any) -> Any:

@@ -16,7 +16,7 @@ from bench import Bench
 from proxy import Spoil
 
 from pipeline import settings, verify
-from pipeline.azure import place, pull
+from pipeline.azure import download, place, pull
 from pipeline.azure.faults import explained
 from pipeline.azure.place import Place
 from pipeline.errors import InputError, LabError
@@ -277,6 +277,42 @@ def test_a_disk_without_room_is_said_before_anything_is_fetched(
     with pytest.raises(LabError, match=r"The model needs 4398\.\d GB more of disk, and .* are free; free"):
         pull.pull(store.home, where, uri, tmp_path / "here", report)
     assert bench.proxy.count(r"^GET .*/m/1/") == 0
+
+
+def test_a_disk_that_fills_up_meanwhile_ends_it_with_that_reason(
+    bench: Bench, store: Store, where: Place, report: Callable[..., None], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    uri = register(bench, where, "m/1", {"a.bin": "words", "b.bin": "more"})
+    spare, more_than_there_is = download.SPARE, 1 << 62
+
+    def fill() -> None:
+        monkeypatch.setattr(download, "SPARE", more_than_there_is)
+
+    bench.proxy.spoils.append(Spoil(r"^GET .*/b\.bin", "call", times=1, then=fill))
+    with pytest.raises(LabError, match="The disk is full; free some room and try again"):
+        pull.pull(store.home, where, uri, tmp_path / "here", report)
+    monkeypatch.setattr(download, "SPARE", spare)
+    bench.proxy.passed.clear()
+    assert pull.pull(store.home, where, uri, tmp_path / "here", report)["files"] == 2
+    assert bench.proxy.count(r"^GET .*/a\.bin") == 0
+
+
+def test_two_do_not_pull_into_one_folder_at_once(
+    bench: Bench, store: Store, where: Place, report: Callable[..., None], tmp_path: Path
+) -> None:
+    uri = register(bench, where, "m/1", {"a.bin": "words"})
+    refused = []
+
+    def second() -> None:
+        with pytest.raises(LabError, match="here: is being pulled already; wait for that, or give another"):
+            pull.pull(store.home, where, uri, tmp_path / "here", report)
+        refused.append(True)
+
+    bench.proxy.spoils.append(Spoil(r"^GET .*/a\.bin", "call", times=1, then=second))
+    pull.pull(store.home, where, uri, tmp_path / "here", report)
+    assert refused
+    assert [path.name for path in tmp_path.glob("*here*")] == ["here"]
 
 
 def test_what_is_not_there_and_what_is_no_name(

@@ -75,6 +75,13 @@ def test_files_of_others_stand_against_it(hub: FakeHub, store: Store, finished: 
     )  # fmt: skip
 
 
+def test_a_readme_that_would_be_replaced_is_said(hub: FakeHub, store: Store, finished: Run) -> None:
+    hub.put("ann/trips", {"README.md": b"# Mine", ".gitattributes": b""})
+    assert found(store, finished)["version"] == (
+        "good", "the next one is 1; the model card replaces the README.md that is there",
+    )  # fmt: skip
+
+
 def test_the_command_line_asks_and_publishes(hub: FakeHub, store: Store, finished: Run) -> None:
     assert ask.whoami(store.home)["organisations"] == ["walkers"]
     shown = cli("hub", "whoami")
