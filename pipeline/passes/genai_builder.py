@@ -40,6 +40,7 @@ from pipeline.passes.exported_types import Types, types
 from pipeline.passes.rows import end_tokens
 
 GRAPH = "model.onnx"
+APP = ("app.py", "lab_model.py")  # what talks to the model where nothing of this lab is
 # A cache of window size refuses any generation shorter than the window (4,096 tokens for Gemma 2).
 WHOLE_CACHE = {"windowed_kv_cache": False}
 
@@ -221,7 +222,7 @@ def _end_answers(folder: Path, source: Path, template: templates.Template) -> No
 
 
 def _add_app(folder: Path, text: str, template: templates.Template) -> None:
-    """Put the lab's app.py and what it needs to know of the template into the folder."""
+    """Put the lab's app.py, and what it needs to load the model and know of the template, into the folder."""
     lab = {
         "template": text,
         "fields": template.fields[:-1],
@@ -229,4 +230,5 @@ def _add_app(folder: Path, text: str, template: templates.Template) -> None:
         "stop": template.stop,
     }
     (folder / LAB).write_text(json.dumps(lab, ensure_ascii=False, indent=1) + "\n", "utf-8")
-    shutil.copyfile(Path(__file__).with_name("app.py.txt"), folder / "app.py")
+    for name in APP:
+        shutil.copyfile(Path(__file__).with_name(f"{name}.txt"), folder / name)

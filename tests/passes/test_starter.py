@@ -163,10 +163,13 @@ def test_it_learns(lab: dict[str, Any]) -> None:
 
 
 def test_the_export_is_small_and_complete(lab: dict[str, Any]) -> None:
+    from pipeline.passes.genai_builder import APP
+
     assert lab["optimize"].metrics["model_bytes"] < 90_000_000
     folder = lab["inputs"]["onnx"]
-    names = ["genai_config.json", "tokenizer.json", "chat_template.jinja", "lab.json", "app.py"]
+    names = ["genai_config.json", "tokenizer.json", "chat_template.jinja", "lab.json", *APP]
     assert [name for name in names if not (folder / name).is_file()] == []
+    assert len((folder / "app.py").read_text("utf-8").splitlines()) <= 20
 
 
 @pytest.fixture
