@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 
 import exports
 import pytest
-from lab import CHILDREN, finish_all, plant, processes, serving, until, write_safetensors
+from lab import CHILDREN, finish_all, killed, plant, serving, until, write_safetensors
 
 from pipeline import artifacts, settings, worker
 from pipeline.run import Run
@@ -44,9 +42,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("OLIVE_LAB_HOME", str(folder))
     monkeypatch.delenv("OLIVE_LAB_EVENTS", raising=False)
     yield folder
-    for pid in processes(folder):
-        os.kill(pid, signal.SIGKILL)
-    until(lambda: not processes(folder), "the end of all processes")
+    until(lambda: not killed(folder), "the end of all processes")
     for process in worker._workers:
         process.wait()
     worker._workers.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,23 @@ def processes(home: Path) -> list[int]:
     return found
 
 
+def killed(home: Path) -> list[int]:
+    """Kill the processes that work for this home; their ids, until they are gone."""
+    found = processes(home)
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return found
+
+
+def contents(home: Path) -> Iterator[tuple[Path, bytes]]:
+    """The files of a home at work and what is in them, but those that go meanwhile, as SQLite's do."""
+    for folder, _, names in os.walk(home):
+        for path in (Path(folder) / name for name in names):
+            with contextlib.suppress(FileNotFoundError):
+                yield path, path.read_bytes()
+
+
 def open_files(pid: int, folder: Path) -> list[str]:
     """Files of the folder that a process has open, a file opened twice twice."""
     found = []
@@ -116,7 +134,7 @@ def one_stage(store: Store, name: str = "short") -> str:
     return store.add(name, {}, Path("/d"), {"quantize": {}})
 
 
-def step_until(served: Worker, condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
+def step_until(served: Worker, condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
     def tried() -> object:
         served.step()
         return condition()

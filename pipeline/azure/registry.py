@@ -72,7 +72,7 @@ class Registry(Workspace):
             except Exception as error:
                 made.set_exception(error)
 
-        threading.Thread(target=make, daemon=True).start()
+        threading.Thread(target=make, daemon=True, name="registering").start()
         try:
             made.result(patience)
         except TimeoutError:

@@ -24,9 +24,16 @@ def is_due(path: Path) -> bool:
     if not newest.exists():
         return True
     made = newest.stat().st_mtime
-    log = path.with_name(f"{path.name}-wal")  # without size where nothing waits in it
-    written = path.stat().st_mtime > made or (log.exists() and log.stat().st_size > 0)
+    written = path.stat().st_mtime > made or _waits(path.with_name(f"{path.name}-wal"))
     return written and abs(time.time() - made) > EVERY_SECONDS
+
+
+def _waits(log: Path) -> bool:
+    """Whether something waits in the write-ahead log, which whoever closes the database last removes."""
+    try:
+        return log.stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def make(path: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""A certificate authority that lasts an hour, and servers that speak TLS with what it signed."""
+"""A certificate authority that lasts a day, and servers that speak TLS with what it signed."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ def serve(handler: type[BaseHTTPRequestHandler], folder: Path) -> ThreadingHTTPS
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128  # of five, the sixth that comes at once would be kept waiting for a second
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that was killed, or dropped on purpose, is no news."""
@@ -74,7 +75,7 @@ def _certificate(
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=24))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
 

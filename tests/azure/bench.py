@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -96,30 +96,23 @@ class Bench:
         for server in (self.proxy.server, self.azure.server):
             server.shutdown()
             server.server_close()
-        self.emulator.terminate()
+        self.emulator.kill()  # asked to end, it would wait for its clients
         self.emulator.wait()
 
 
 def _start(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     command = [
-        "node", str(AZURITE), "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location",
+        "node", str(AZURITE), "--blobHost", "127.0.0.1", "--blobPort", "0", "--location",
         str(folder / "blobs"), "--silent", "--skipApiVersionCheck", "--disableTelemetry", "--oauth", "basic",
         "--cert", str(folder / "cert.pem"), "--key", str(folder / "key.pem"),
     ]  # fmt: skip
-    with (folder / "azurite.log").open("wb") as log:
+    said = folder / "azurite.log"
+    with said.open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
-    until(lambda: process.poll() is not None or _listens(port), "the storage emulator", 60)
-    if process.poll() is None:
-        return process, port
-    raise RuntimeError(f"the storage emulator did not start: {(folder / 'azurite.log').read_text()}")
 
+    def listens() -> re.Match[str] | None:
+        if process.poll() is not None:
+            raise RuntimeError(f"the storage emulator did not start: {said.read_text()}")
+        return re.search(r"successfully listens on https://127\.0\.0\.1:(\d+)", said.read_text())
 
-def _listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-    except OSError:
-        return False
-    return True
+    return process, int(until(listens, "the storage emulator", 180)[1])

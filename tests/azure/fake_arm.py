@@ -338,19 +338,13 @@ class _Handler(BaseHTTPRequestHandler):
         line = f"{self.command} {split.path}"
         azure = self.azure
         azure.asked.append(line)
-        headers: dict[str, str] = {}
-        for fault in azure.faults:
-            if fault.times and re.search(fault.match, line):
-                if fault.skip:
-                    fault.skip -= 1
-                    continue
-                fault.times -= 1
-                headers = fault.headers
-                if fault.status == 0:
-                    self.close_connection = True
-                    return
-                status, answer = problem(fault.status, fault.code, fault.message)
-                break
+        fault = self.fault(line)
+        headers = fault.headers if fault else {}
+        if fault and fault.status == 0:
+            self.close_connection = True
+            return
+        if fault:
+            status, answer = problem(fault.status, fault.code, fault.message)
         else:
             form = "urlencoded" in self.headers.get("Content-Type", "")
             body = (parse_qs(raw.decode()) if form else json.loads(raw)) if raw else {}
@@ -371,6 +365,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
+
+    def fault(self, line: str) -> Fault | None:
+        with self.azure.lock:
+            for fault in self.azure.faults:
+                if fault.times and re.search(fault.match, line):
+                    if fault.skip:
+                        fault.skip -= 1
+                        continue
+                    fault.times -= 1
+                    return fault
+        return None
 
     do_GET = do_PUT = do_POST = do_DELETE = do_PATCH = handle_any
 

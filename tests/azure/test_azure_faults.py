@@ -12,23 +12,17 @@ from bench import Bench
 from fake_arm import Fault
 from proxy import Spoil
 
-from pipeline.azure import ask, storage
+from pipeline.azure import ask
 from pipeline.azure.place import Place
 from pipeline.errors import LabError
 from pipeline.publishers import azureml
 from pipeline.run import Run
 from pipeline.store import Store
 
-OPTIONS = azureml.Options(name="trips", check=False, patience=4.0)
+OPTIONS = azureml.Options(name="trips", check=False, patience=60.0)
 NO_RIGHT = (
     "The client 'ann' does not have authorization to perform action 'Microsoft.X/models/write' over scope"
 )
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Resource Manager's own client tries four times; it need not wait minutes between."""
-    monkeypatch.setattr(storage, "STALL_SECONDS", 1.0)
 
 
 FAULTS = {
@@ -158,7 +152,7 @@ def test_a_line_that_is_cut_for_good(
 ) -> None:
     bench.proxy.spoils.append(Spoil("", "drop"))
     with pytest.raises(LabError, match="Nothing got through to or from Azure for 4 seconds"):
-        azureml.register(store.home, finished, OPTIONS, report)
+        azureml.register(store.home, finished, dataclasses.replace(OPTIONS, patience=4.0), report)
     assert bench.azure.models == {}
 
 

@@ -64,7 +64,7 @@ def test_a_run_is_published_and_listed(bench: Bench, store: Store, finished: Run
     assert bench.azure.models == {}
     *_, stage = azure.publish(inputs, finished.id, *given)
     ended = ("done", "failed")
-    until(lambda: store.get(finished.id).stage(stage["stage"]).status in ended, "the end", 60)
+    until(lambda: store.get(finished.id).stage(stage["stage"]).status in ended, "the end", 180)
     assert store.get(finished.id).stage(stage["stage"]).error is None
     _, (notice, table, *_) = models.refresh(inputs, "azureml", *given)
     assert notice is None
@@ -111,7 +111,7 @@ def test_a_pull_that_is_ended_goes_on_and_what_it_brings_answers_in_compare(
     assert bench.proxy.count(r"^GET .*/model\.onnx\?", 206) == 1
     bench.proxy.passed.clear()
     models.pull(inputs, "azureml", version["id"], *values(inputs))
-    until(lambda: facts(store, key)["status"] != "running", "the model", 60)
+    until(lambda: facts(store, key)["status"] != "running", "the model", 180)
     assert (facts(store, key)["status"], facts(store, key)["message"]) == (
         "done", "It is the same as was published.",
     )  # fmt: skip

@@ -24,9 +24,12 @@ WEIGHTS = r"^PUT .*/model\.weights\.bin\?comp=block&"
 
 @pytest.fixture
 def large(finished: Run) -> Path:
-    """The export with three and a half blocks more, in a file that is sent in the middle of the others."""
+    """The export with six and a half blocks more, in a file that is sent in the middle of the others.
+
+    Of the first that are sent none is the short one, in whatever order they come.
+    """
     folder = Path(str(finished.artifact("onnx")))
-    (folder / "model.weights.bin").write_bytes(os.urandom(3 * BLOCK + BLOCK // 2))
+    (folder / "model.weights.bin").write_bytes(os.urandom(6 * BLOCK + BLOCK // 2))
     checksums.write(folder)
     return folder
 
@@ -38,14 +41,14 @@ def hold(bench: Bench, skip: int) -> threading.Event:
 
     def wait() -> None:
         come.set()
-        over.wait(60)
+        over.wait(240)
 
     bench.proxy.spoils.append(Spoil(WEIGHTS, "call", skip=skip, then=wait))
     return come
 
 
 def ended(store: Store, run: Run, stage: str) -> str:
-    until(lambda: store.get(run.id).stage(stage).status in ENDED, "the end of the stage", 90)
+    until(lambda: store.get(run.id).stage(stage).status in ENDED, "the end of the stage", 180)
     return store.get(run.id).stage(stage).status
 
 
@@ -62,8 +65,8 @@ def test_a_publish_that_is_ended_goes_on_where_it_was(
     come = hold(bench, skip=2)
     options = azureml.Options(name="trips", check=False)
     stage = submit.publish(store, finished, "azureml", options)
-    assert come.wait(60)
-    until(lambda: bench.proxy.sent(WEIGHTS) >= 2 * BLOCK, "two blocks", 30)
+    assert come.wait(180)
+    until(lambda: bench.proxy.sent(WEIGHTS) >= 2 * BLOCK, "two blocks", 120)
     child = [
         pid for pid in processes(store.home) if b"pipeline.child" in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,10 +52,10 @@ def test_when_all_refuse_the_remembered_workspace_is_not_blamed(
         assert WORKSPACE not in said
 
 
-def test_many_subscriptions_are_asked_side_by_side(bench: Bench, store: Store) -> None:
+def test_many_subscriptions_are_asked_side_by_side(bench: Bench, store: Store, tmp_path: Path) -> None:
     bench.azure.subscriptions = [SUB] * 40
     bench.azure.seconds = 0.1
-    log = bench.folder / "logins"
+    log = tmp_path / "logins"
     path = bench.folder / "bin" / "az"
     bench.cli(f"echo x >> {log}\n{path.read_text().partition(chr(10))[2]}")
     found, left_out = workspaces("cli")
@@ -76,14 +77,14 @@ def test_hundreds_of_models_are_listed_with_a_bound_that_is_said(
     names = [model["name"] for model in json.loads(shown)]
     assert set(names) == {"m5", *(f"m{number}" for number in range(601, 700))}
     assert (len(names), MOST_MODELS) == (101, 100)
-    assert said == (
+    assert (
         f"Listed are the newest {MOST_LISTED} versions at most, of the {MOST_MODELS} models that changed"
-        " last; name a model to see its own.\n"
-    )
-    assert bench.azure.count("/models") == 1 + MOST_MODELS
+        " last; name a model to see its own."
+    ) in said.splitlines()
+    assert bench.azure.count("/workspaces/.*/models") == 1 + MOST_MODELS
     assert bench.azure.most_at_once >= 2
     _, shown, said = cli(capsys, "azure", "models", "m3", "--json")
-    assert ([model["name"] for model in json.loads(shown)], said) == (["m3"], "")
+    assert ([model["name"] for model in json.loads(shown)], "Listed are" in said) == (["m3"], False)
 
 
 def test_a_workspace_that_is_not_there_is_not_remembered(

@@ -165,7 +165,7 @@ def test_the_worker_publishes_and_the_events_have_the_bytes(
     bench: Bench, store: Store, finished: Run, where: Place
 ) -> None:
     stage = submit.publish(store, finished, "azureml", azureml.Options(name="trips"))
-    until(lambda: store.get(finished.id).stage(stage).status in ("done", "failed"), "the end", 60)
+    until(lambda: store.get(finished.id).stage(stage).status in ("done", "failed"), "the end", 180)
     ended = store.get(finished.id).stage(stage)
     folder = store.folder(finished.id, stage)
     log = (folder / "log.txt").read_text()
@@ -238,7 +238,7 @@ def test_a_fault_of_the_worker_slot_is_a_sentence(
 ) -> None:
     bench.azure.faults.append(Fault("^PUT .*/models/", 403, "AuthorizationFailed", "does not have authorization to perform action 'a/b/write' over"))  # noqa: E501  # fmt: skip
     stage = submit.publish(store, finished, "azureml", azureml.Options(name="trips"))
-    until(lambda: store.get(finished.id).stage(stage).status in ("done", "failed"), "the end", 60)
+    until(lambda: store.get(finished.id).stage(stage).status in ("done", "failed"), "the end", 180)
     assert store.get(finished.id).stage(stage).error == (
         "The login may not do a/b/write; ask for the role AzureML Data Scientist on workspace travel-ws."
     )

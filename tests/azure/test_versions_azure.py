@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from azure.core.polling.base_polling import LROBasePolling
 from bench import Bench
 from fake_arm import Fault
+from proxy import Spoil
 
 from pipeline import checksums
 from pipeline.azure import lineage, preflight
@@ -97,8 +100,13 @@ def test_a_registry_that_does_not_get_a_version_done_ends_in_time(
     options = dataclasses.replace(UNCHECKED["registry"], patience=2.0)
     with monkeypatch.context() as changed:
         changed.setattr(bench.azure, "answer", creating)
+        # It asks every half a minute, and would once more when this test is long over.
+        changed.setattr(LROBasePolling, "_sleep", lambda self, seconds: time.sleep(0.05))
         with pytest.raises(LabError, match="registry ours has not made trips version 1 within 2 seconds; lo"):
             azureml.register(store.home, finished, options, report)
+    for thread in threading.enumerate():
+        if thread.name == "registering":
+            thread.join(60)
     again = azureml.register(store.home, finished, UNCHECKED["registry"], report)
     assert (again["version"], list(bench.azure.models["trips"])) == ("1", ["1"])
 
@@ -131,11 +139,11 @@ def test_tags_that_others_set_stay(
     azureml.register(store.home, finished, UNCHECKED["workspace"], report)
     tags(bench, "1")["stage"] = "production"
 
-    def promote(name: str, version: str) -> None:  # while what was registered is checked
-        bench.azure.on_put = lambda *again: None
-        threading.Timer(0.5, lambda: tags(bench, "1").update(owner="ann")).start()
+    def promote() -> None:
+        tags(bench, "1").update(owner="ann")
 
-    bench.azure.on_put = promote
+    # What was registered is downloaded to be checked, and only then.
+    bench.proxy.spoils.append(Spoil(r"^GET .*/olive-lab/[^?]+\?(?!comp=)", "call", times=1, then=promote))
     options = dataclasses.replace(TO["workspace"], version="1", tags="team=walkers")
     azureml.register(store.home, finished, options, report)
     found = tags(bench, "1")

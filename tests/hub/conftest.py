@@ -6,11 +6,13 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fake_hub import TOKEN, FakeHub
 from huggingface_hub import close_session, constants, set_client_factory
+from huggingface_hub.utils import _http
 from huggingface_hub.utils._http import default_client_factory
 from lab import write_safetensors
 
@@ -36,10 +38,17 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     monkeypatch.setattr(constants, "ENDPOINT", made.url)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "hf" / "token"))
+    monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda seconds: _sleep(made, seconds)))
     yield made
     made.close()
     close_session()
     set_client_factory(default_client_factory)
+
+
+def _sleep(hub: FakeHub, seconds: float) -> None:
+    """A request that was given up ends with its hub; later it would close the next test's connections."""
+    if hub.closed.wait(seconds):
+        raise SystemExit
 
 
 @pytest.fixture

@@ -61,17 +61,22 @@ class Repo:
     tags: dict[str, str] = field(default_factory=dict)
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # of five, the sixth that comes at once would be kept waiting for a second
+
+
 class FakeHub:
     """The state of the fake, and what it was asked."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
-        self.server.daemon_threads = True
+        self.server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
         self.closed = threading.Event()
+        self.lock = threading.Lock()
         self.repos: dict[str, Repo] = {}
         self.asked: list[str] = []
         self.leaks: list[str] = []  # requests to the storage that had the token with them
@@ -145,7 +150,8 @@ class FakeHub:
         repo = self.repos.get(match[1])
         if repo is None:
             return 404, {"error": "Repository not found", "code": "RepoNotFound"}
-        return self._in_repo(match[1], repo, match[2] or "revision", unquote(match[3] or "main"), body)
+        with self.lock:
+            return self._in_repo(match[1], repo, match[2] or "revision", unquote(match[3] or "main"), body)
 
     def _create(self, asked: dict[str, Any]) -> tuple[int, Any]:
         owner = asked["organization"] or "ann"
@@ -312,13 +318,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._say(status, answer, code)
 
     def _fault(self, line: str) -> Fault | None:
-        for fault in self.hub.faults:
-            if fault.times and re.search(fault.match, line):
-                if fault.skip:
-                    fault.skip -= 1
-                    continue
-                fault.times -= 1
-                return fault
+        with self.hub.lock:
+            for fault in self.hub.faults:
+                if fault.times and re.search(fault.match, line):
+                    if fault.skip:
+                        fault.skip -= 1
+                        continue
+                    fault.times -= 1
+                    return fault
         return None
 
     def _fail(self, fault: Fault) -> None:

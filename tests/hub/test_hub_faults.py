@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from fake_hub import PART, SIGNATURE, TOKEN, FakeHub, Fault
-from lab import processes, until
+from lab import contents, processes, until
 
 from benchmarks.azure import Watch
 from pipeline import checksums, submit
@@ -27,11 +27,12 @@ from pipeline.store import Store
 
 Report = Callable[..., None]
 MIB = 1 << 20
-PATIENCE = 1.5
+PATIENCE = 4.0  # only where nothing gets through: who is slow for so long is given up
+PASSING = (-1, 0, 429, 500, 503)
 
 
 def publishes(store: Store, run: Run, report: Report, **given: Any) -> dict[str, Any]:
-    return huggingface.send(store.home, run, Options(name="trips", patience=PATIENCE, **given), report)
+    return huggingface.send(store.home, run, Options(name="trips", **given), report)
 
 
 @pytest.mark.parametrize(
@@ -64,10 +65,10 @@ def publishes(store: Store, run: Run, report: Report, **given: Any) -> dict[str,
             "Down",
             r"The hub has trouble of its own just now \(503\); try again in some minutes",
         ),
-        ("storage", 0, "", "Nothing got through to or from the hub for 1.5 seconds"),
+        ("storage", 0, "", "Nothing got through to or from the hub for 4 seconds"),
         ("commit", 0, "", "The hub cannot be reached .*; check the network and the proxy"),
         ("refs", 0, "", "The hub cannot be reached .*; check the network and the proxy"),
-        ("batch", -1, "", "Nothing got through to or from the hub for 1.5 seconds|The hub cannot be reached"),
+        ("batch", -1, "", "Nothing got through to or from the hub for 4 seconds|The hub cannot be reached"),
         ("tree", 418, "teapot", "what the lab does not know: HfHubHTTPError: teapot"),
     ],
 )
@@ -79,7 +80,7 @@ def test_each_fault_is_a_sentence_and_no_version(
     with pytest.raises(
         LabError, match=told.replace(message, f"{message} .removed.") if message else told
     ) as raised:
-        publishes(store, finished, report)
+        publishes(store, finished, report, **({"patience": PATIENCE} if status in PASSING else {}))
     assert not any(repo.tags for repo in hub.repos.values())
     said = str(raised.value) + "".join(capfd.readouterr())
     assert TOKEN not in said
@@ -126,7 +127,7 @@ def test_a_hub_that_is_not_there_is_a_sentence(
 ) -> None:
     hub.close()
     with pytest.raises(LabError, match=r"The hub cannot be reached .*; check the network"):
-        publishes(store, finished, report)
+        publishes(store, finished, report, patience=PATIENCE)
 
 
 def test_a_broken_upload_goes_on_with_the_files_that_are_not_there(
@@ -134,7 +135,7 @@ def test_a_broken_upload_goes_on_with_the_files_that_are_not_there(
 ) -> None:
     hub.faults.append(Fault("PUT /storage/", 500, skip=2))
     with pytest.raises(LabError, match=r"Nothing got through|trouble of its own"):
-        publishes(store, tuned, report)
+        publishes(store, tuned, report, patience=PATIENCE)
     assert hub.repos["ann/trips"].tags == {}
     there = {path.name for path in hub.folder.iterdir()}
     assert len(there) == 2
@@ -197,7 +198,7 @@ class TestTheWorker:
     ) -> None:
         hub.faults.append(Fault("PUT /storage/", 503, f"of {TOKEN}", times=1))
         stage = self.queue(store, finished)
-        until(lambda: store.get(finished.id).stage(stage).status in ENDED, "the end", 60)
+        until(lambda: store.get(finished.id).stage(stage).status in ENDED, "the end", 180)
         ended = store.get(finished.id).stage(stage)
         assert (ended.status, ended.error) == ("done", None)
         assert ended.metrics["path"] == f"{hub.url}/ann/trips/tree/v1"
@@ -208,8 +209,7 @@ class TestTheWorker:
             "The hub answered 503 to PUT /storage/"
             in (store.folder(finished.id, stage) / "log.txt").read_text()
         )
-        for path in store.home.rglob("*"):
-            content = path.read_bytes() if path.is_file() else b""
+        for path, content in contents(store.home):
             assert TOKEN.encode() not in content, path
             assert SIGNATURE.encode() not in content, path
         (listed,) = huggingface.versions(store.home)
@@ -220,20 +220,20 @@ class TestTheWorker:
     ) -> None:
         hub.faults.append(Fault("PUT /storage/", -1, skip=1))
         stage = self.queue(store, finished)
-        until(lambda: hub.count("PUT /storage/") == 2, "the second file", 60)
+        until(lambda: hub.count("PUT /storage/") == 2, "the second file", 180)
         (child,) = [p for p in processes(store.home) if b"pipeline.child" in command(p)]
         os.kill(child, signal.SIGKILL)
-        until(lambda: store.get(finished.id).stage(stage).status in ENDED, "the end", 60)
+        until(lambda: store.get(finished.id).stage(stage).status in ENDED, "the end", 180)
         stage = self.queue(store, finished)
-        until(lambda: hub.count("PUT /storage/") == 3, "the second file again", 60)
+        until(lambda: hub.count("PUT /storage/") == 3, "the second file again", 180)
         store.request_cancel(finished.id)
-        until(lambda: store.get(finished.id).stage(stage).status in ENDED, "the end", 60)
+        until(lambda: store.get(finished.id).stage(stage).status in ENDED, "the end", 180)
         assert store.get(finished.id).stage(stage).status == "canceled"
         assert len(hub.repos["ann/trips"].commits) == 1
         hub.faults.clear()
         before = hub.received
         again = self.queue(store, finished)
-        until(lambda: store.get(finished.id).stage(again).status in ENDED, "the end", 60)
+        until(lambda: store.get(finished.id).stage(again).status in ENDED, "the end", 180)
         assert store.get(finished.id).stage(again).metrics["version"] == "1"
         assert 0 < hub.received - before < before
 
@@ -244,7 +244,7 @@ class TestTheWorker:
         checksums.write(folder)
         watch = Watch("pipeline.child")
         stage = self.queue(store, finished)
-        until(lambda: store.get(finished.id).stage(stage).status in ENDED, "the end", 60)
+        until(lambda: store.get(finished.id).stage(stage).status in ENDED, "the end", 180)
         ended = store.get(finished.id).stage(stage)
         assert (ended.status, ended.error) == ("done", None)
         assert hub.received > 200 * MIB

@@ -34,7 +34,7 @@ def both(hub: FakeHub, run: Run, version: str) -> list[str]:
     def meet(method: str, path: str, body: bytes) -> tuple[int, Any]:
         if "/commit/" in path and left:
             left.pop()
-            together.wait(60)
+            together.wait(120)
         return real(method, path, body)
 
     hub.answer = meet  # type: ignore[method-assign]
@@ -45,7 +45,7 @@ def both(hub: FakeHub, run: Run, version: str) -> list[str]:
         )
         for n in (1, 2)
     ]  # fmt: skip
-    return [process.communicate(timeout=60)[0].strip() for process in begun]
+    return [process.communicate(timeout=180)[0].strip() for process in begun]
 
 
 def described(hub: FakeHub, version: str) -> str:
