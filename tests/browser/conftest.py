@@ -7,20 +7,23 @@ import shutil
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lab import until
 
 from pipeline import locks, settings
 from pipeline.store import Store
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "webapp"))
 
-WAIT_MS = 20_000
-SETTLE_MS = 500
+WAIT_MS = 60_000
+SETTLE_MS = 1500
+POLLS = ("/live?", "/activity.json", "/queue.json", "/heartbeat/")  # what a page asks again and again
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -38,7 +41,7 @@ class App:
     process: subprocess.Popen[bytes]
     outside: list[str] = field(default_factory=list)  # requests to any other host
     errors: list[str] = field(default_factory=list)  # uncaught errors of pages
-    asked: set[Any] = field(default_factory=set)  # what pages have asked of Gradio and wait for
+    asked: set[Any] = field(default_factory=set)  # what pages have asked for once and wait for
     questions: int = 0  # how many that were, from the first
 
     @property
@@ -67,7 +70,7 @@ class App:
         return page
 
     def settle(self, page: Any) -> None:
-        """Wait until pages have asked nothing of Gradio for a moment, and all that they asked is answered."""
+        """Wait until pages have asked for nothing new for a moment, and all that they asked is answered."""
         for _ in range(WAIT_MS // SETTLE_MS):
             before = self.questions
             page.wait_for_timeout(SETTLE_MS)
@@ -78,7 +81,7 @@ class App:
     def _note(self, request: Any) -> None:
         if not request.url.startswith((self.url, "data:", "blob:")):
             self.outside.append(request.url)
-        if "/gradio_api/" in request.url and "/heartbeat/" not in request.url:
+        if request.url.startswith(self.url) and not any(poll in request.url for poll in POLLS):
             self.questions += 1
             self.asked.add(request)
 
@@ -87,30 +90,30 @@ class App:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(20)
+        self.process.wait(60)
 
     def start(self) -> None:
         self.process = serve(self.home, self.port)
 
 
 def serve(home: Path, port: int) -> subprocess.Popen[bytes]:
-    """Start the app and wait until it answers."""
+    """Start the app and wait until it answers, which is a while after it listens."""
     process = subprocess.Popen(
         [sys.executable, "-m", "webapp", "--port", str(port)],
         cwd=settings.ROOT,
         env=settings.child_environment(OLIVE_LAB_HOME=str(home)),
     )
-    for _ in range(600):
+
+    def answers() -> bool:
+        assert process.poll() is None, "the app has ended"
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=30).close()
-            return process
-        except ConnectionRefusedError:
-            assert process.poll() is None, "the app has ended"
-            try:
-                process.wait(0.1)
-            except subprocess.TimeoutExpired:
-                continue
-    raise AssertionError("the app does not listen")
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/queue.json", timeout=60) as reply:
+                return bool(reply.status == 200)
+        except OSError:
+            return False
+
+    until(answers, "the first answer", 180)
+    return process
 
 
 @pytest.fixture(scope="module")

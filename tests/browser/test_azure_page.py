@@ -21,10 +21,11 @@ CHECKS = Path(__file__).parent / "checks.js"
 ATTACK = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>${window.hacked=1}'
 TRAVEL = Place("cli", "11111111-2222-3333-4444-555555555555", "travel-group", "travel-ws")
 NO_LOGIN = "az login"
-ASKED_MS = 60_000  # a process starts, which imports the client of Azure
+ASKED_MS = 180_000  # a process starts, which imports the client of Azure
 
 
 def to_azure(page) -> None:
+    expect(page.locator("#publish-run input")).not_to_have_value("")  # the tab has been filled
     page.click("#publish-where label:has-text('Azure AI')")
     expect(page.locator("#azure-check")).to_be_visible()
 

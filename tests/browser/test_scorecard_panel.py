@@ -19,6 +19,7 @@ def tab(page, name: str) -> None:
 def unfold(page) -> None:
     expect(page.locator("#data-summary")).to_contain_text("rows")
     tab(page, "lab")
+    expect(page.locator("#recipe")).to_contain_text("travel.jsonl")
     page.get_by_role("button", name="Scorecard").click()
 
 
@@ -50,6 +51,7 @@ def test_a_scorecard_fills_while_one_looks(app, shot):
 def test_measuring_queues_runs_and_says_what_it_leaves_out(app, shot):
     page = app.open("?tab=data")
     unfold(page)
+    app.settle(page)  # what was measured last would be shown instead
     page.locator("#scorecard-ways").get_by_label("Not quantized").uncheck()
     page.locator("#scorecard-ways").get_by_label("GPTQ").uncheck()
     page.click("#scorecard-start")

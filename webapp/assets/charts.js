@@ -162,12 +162,14 @@ class Chart {
 
   async draw() {
     const Plotly = await loadPlotly();
-    if (!this.track) return;
+    const { track } = this; // another one may be shown once this is drawn
+    if (!track) return;
     this.last = performance.now();
+    const of = (what) => new Map(this.lines.map(({ key }) => [key, what(track.series.get(key))]));
+    const drawn = { series: track.series, counts: of((s) => s.x.length), thinned: of((s) => s.thinned) };
     if (this.isSame()) await this.extend(Plotly);
     else await Plotly.react(this.plot, this.lines.map((line) => this.trace(line)), this.layout(), QUIETLY);
-    const of = (what) => new Map(this.lines.map(({ key }) => [key, what(this.track.series.get(key))]));
-    this.drawn = { series: this.track.series, counts: of((s) => s.x.length), thinned: of((s) => s.thinned) };
+    this.drawn = drawn;
   }
 
   async extend(Plotly) {

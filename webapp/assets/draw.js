@@ -65,6 +65,20 @@ function rowOf(value, index, select) {
   return row;
 }
 
+// What was checked last, as the server will have it, until it has answered each time.
+let newest = null;
+let unanswered = 0;
+
+export function answered() {
+  unanswered -= 1;
+  if (!unanswered) newest = null;
+}
+
+// The inputs of a search, of which the last but one is what is checked: a search may be quicker than that.
+export function ticked(...given) {
+  return newest === null ? given : [...given.slice(0, -2), newest, given.at(-1)];
+}
+
 // A box at the head of each row. Those that are checked stay so where a search hides their rows.
 function checks(table, value, trigger) {
   const checked = new Set(value.checked);
@@ -72,7 +86,12 @@ function checks(table, value, trigger) {
   for (const row of table.tBodies[0].rows) {
     const id = row.dataset.id;
     const box = el("input", { type: "checkbox", "aria-label": `${value.check} ${row.children[1].textContent} ${id}`,
-      onchange: () => { box.checked ? checked.add(id) : checked.delete(id); trigger("check", { ids: [...checked] }); } });
+      onchange: () => {
+        box.checked ? checked.add(id) : checked.delete(id);
+        newest = [...checked].join(",");
+        unanswered += 1;
+        trigger("check", { ids: [...checked] });
+      } });
     box.checked = checked.has(id);
     row.prepend(el("td", { class: "lab-check", onclick: (event) => event.stopPropagation() }, box));
   }

@@ -358,6 +358,12 @@ let view = null;
 let wanted = null;
 let preferredRun = null;
 let arrived = false;
+let chosen = null; // the tab that the reader went to before that
+
+addEventListener("click", (event) => {
+  const button = event.isTrusted && event.target.closest("[role=tab]");
+  if (button && !arrived) chosen = button.id.replace(/^tab-|-button$/g, "");
+}, true);
 
 export function mount(root) {
   view = new RunView(root);
@@ -389,8 +395,8 @@ export function arrive(first, run) {
   arrived = true;
   if (isKept()) soon("restore-now");
   if (run) show(run);
-  tab(first);
-  go(first);
+  tab(chosen ?? first);
+  if (!chosen) go(first);
 }
 
 // Click a button once the page has been quiet for a moment; one of a tab that was not open yet, once it is.
@@ -432,8 +438,12 @@ export async function cancel(run) {
 // Wait until a run that is being canceled has ended, or cannot be asked about.
 export async function canceled(run) {
   for (let tries = 0; tries < CANCEL_TRIES; tries++) {
-    const told = await askJson(`${runPath(run)}.json`);
-    if (!told?.cancel_requested) return;
+    try {
+      const told = await askJson(`${runPath(run)}.json`);
+      if (!told?.cancel_requested) return;
+    } catch (error) {
+      if (!(error instanceof Lost)) throw error; // it is asked again
+    }
     await new Promise((resolve) => setTimeout(resolve, CANCEL_MS));
   }
 }

@@ -37,15 +37,18 @@ class Queue {
       el("div", { class: "lab-bar" }, this.running, this.pause), this.note, this.list, this.more));
     this.root.hidden = true;
     this.drawn = "";
+    this.acts = 0; // what was asked for here, and what was answered
     document.addEventListener("visibilitychange", () => document.hidden || this.poll());
     this.poll();
   }
 
   async poll() {
     clearTimeout(this.timer);
+    const acts = this.acts;
     try {
       const reply = await fetch(address("queue.json"), { cache: "no-store" });
-      if (reply.ok) this.draw(await reply.json());
+      const facts = reply.ok ? await reply.json() : null;
+      if (facts && acts === this.acts) this.draw(facts); // else it may be how things stood before
     } catch (error) {
       console.warn("The lab did not answer, trying again", error);
     }
@@ -79,9 +82,11 @@ class Queue {
   }
 
   async act(path) {
+    this.acts += 1;
     try {
       const reply = await fetch(address(path), { method: "POST" });
       const facts = await reply.json();
+      this.acts += 1;
       this.note.textContent = facts.error ?? facts.detail ?? "";
       if (reply.ok) this.draw(facts);
       else this.poll();

@@ -75,6 +75,16 @@ def choose(run: str | None) -> tuple[Any, ...]:
     return run, picker, first, expected(run, first), views.evaluation(answers) if answers else None
 
 
+def chosen(run: str | None, filled_for: str) -> tuple[Any, ...]:
+    """The same for another model; leaving the list where one was, takes nothing away that was typed."""
+    return (gr.skip(),) * 5 if run and run == filled_for else choose(run)
+
+
+def pick(run: str | None, event: gr.SelectData) -> tuple[Any, Any]:
+    """A held-out prompt, and the answer that the dataset has for it."""
+    return event.value, expected(run, event.value)
+
+
 def expected(run: str | None, prompt: str | None) -> Any:
     """The answer the dataset has for a held-out prompt."""
     answers = _recorded(run)
@@ -91,10 +101,9 @@ def arrive(run: str | None, filled_for: str) -> tuple[Any, ...]:
     """What can answer now; the choice and what was typed stay, else the newest run is chosen."""
     found = choices.exports(store())
     ids = [value for _, value in found]
-    chosen = run if run in ids else next(iter(ids), None)
+    newest = run if run in ids else next(iter(ids), None)
     empty = None if found else {"text": "No finished run yet. When one is done, you can talk to it here."}
-    filled = (gr.skip(),) * 5 if chosen and chosen == filled_for else choose(chosen)
-    return gr.update(choices=found, value=chosen), empty, *filled
+    return gr.update(choices=found, value=newest), empty, *chosen(newest, filled_for)
 
 
 def _answer(label: str, name: str) -> tuple[gr.Textbox, gr.HTML]:
@@ -122,6 +131,7 @@ def build(tab: gr.Tab) -> None:
                 info="Rows the adapter has not seen",
                 visible=False,
                 allow_custom_value=True,
+                elem_id="compare-picker",
             )
             prompt = gr.Textbox(label="Prompt", lines=3, max_lines=10, elem_id="compare-prompt")
             wanted = gr.Textbox(
@@ -152,9 +162,7 @@ def build(tab: gr.Tab) -> None:
     stop.click(None, None, None, cancels=[answer], **parts.QUICK).then(
         lambda: {"text": "Stopped."}, None, notice, **parts.QUICK
     )
-    run.input(choose, run, filled, **parts.QUICK)
-    picker.input(
-        lambda run, prompt: (prompt, expected(run, prompt)), [run, picker], [prompt, wanted], **parts.QUICK
-    )
+    run.input(chosen, [run, filled_for], filled, **parts.QUICK)
+    picker.select(pick, run, [prompt, wanted], **parts.QUICK)
     prompt.change(expected, [run, prompt], wanted, **parts.QUICK)
     tab.select(arrive, [run, filled_for], [run, notice, *filled], js=parts.live("preferred"), **parts.QUICK)

@@ -143,7 +143,7 @@ def published() -> Published:
         versions = parts.drawn("table", elem_id="hub-versions")
         title = parts.drawn("notice", elem_id="hub-title")
         link = parts.drawn("link", elem_id="hub-link")
-    versions.select(select, None, [title, link], **parts.QUICK)
+    versions.select(select, None, [title, link], trigger_mode="multiple", **parts.QUICK)
     return Published(column, [versions, title, link])
 
 

@@ -171,7 +171,10 @@ def build(tab: gr.Tab, welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
         [component.change for component in inputs.inputs], None, None, None,
         js=f"() => ({parts.live('soon')})('preview-now')", **parts.IN_PAGE,
     )  # fmt: skip
-    look.click(partial(preview, inputs), inputs.inputs, [text, same, problems], **parts.QUICK)
+    look.click(
+        partial(preview, inputs), inputs.inputs, [text, same, problems],
+        trigger_mode="always_last", **parts.QUICK,
+    )  # fmt: skip
     look.click(None, inputs.inputs, None, js=parts.live("keep", "draft.js"), **parts.IN_PAGE)
     signed = parts.live("signed", "queue.js")
     start.click(

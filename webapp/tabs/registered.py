@@ -184,10 +184,15 @@ def build(where: gr.Radio, inputs: Any) -> Registered:
     shown = [versions, apart, panel]
     asked = [where, *inputs.inputs]
     again.click(partial(refresh, inputs), asked, [notice, *shown], **azure.ASKS)
-    versions.check(check, where, [notice, apart], trigger_mode="multiple", **parts.QUICK)
+    versions.check(
+        check, where, [notice, apart], trigger_mode="multiple", **parts.QUICK
+    ).then(
+        None, None, None, js=parts.live("answered", "draw.js"), trigger_mode="multiple", **parts.IN_PAGE
+    )  # fmt: skip
     here = [comparable, compare, get, drop, told, same]
     versions.select(
-        select, where, [notice, chosen, panel, title, table, link, use, *here], **parts.QUICK
+        select, where, [notice, chosen, panel, title, table, link, use, *here],
+        trigger_mode="multiple", **parts.QUICK,
     )  # fmt: skip
     get.click(partial(pull, inputs), [where, chosen, *inputs.inputs], [notice, *here], **parts.QUICK)
     told.select(copy, [where, chosen], here, **parts.QUICK)

@@ -260,14 +260,18 @@ def build(tab: gr.Tab) -> Runs:
     asked: list[Any] = [*search, checked, chosen]
     found = [table, search.tag, search.owner]
     shown = [panel, title, stages, recipe, stop, again, take, remove, back]
-    look = {"fn": listed, "inputs": asked, "outputs": found, **parts.QUICK}
+    # An event that comes while the one before it is under way is dropped, unless told otherwise: a look is
+    # then made once more, a row that is chosen or a text that is left counts each time.
+    look = {"fn": listed, "inputs": asked, "outputs": found, "trigger_mode": "always_last", **parts.QUICK}
     tab.select(**look)
     refresh.click(**look)
-    gr.on([search.text.change, *(s.input for s in search[1:])], **look, trigger_mode="always_last")
-    table.check(check, None, [checked, compare], trigger_mode="multiple", **parts.QUICK)
-    table.select(select, None, [chosen, *shown, *written], **parts.QUICK).then(
-        takes, chosen, disk, **parts.QUICK
+    gr.on([search.text.change, *(s.input for s in search[1:])], js=parts.live("ticked", "draw.js"), **look)
+    table.check(check, None, [checked, compare], trigger_mode="multiple", **parts.QUICK).then(
+        None, None, None, js=parts.live("answered", "draw.js"), trigger_mode="multiple", **parts.IN_PAGE
     )
+    table.select(
+        select, None, [chosen, *shown, *written], trigger_mode="multiple", **parts.QUICK
+    ).then(takes, chosen, disk, trigger_mode="always_last", **parts.QUICK)  # fmt: skip
     compare.click(comparison.compare, checked, compared, **parts.QUEUED)
     take.click(None, chosen, None, js=parts.live("take"), **parts.IN_PAGE)
     view.click(None, chosen, None, js=parts.live("open"), **parts.IN_PAGE)
@@ -278,7 +282,9 @@ def build(tab: gr.Tab) -> Runs:
     ).then(**look)
     again.click(retry, chosen, shown, **parts.QUICK).then(**look)
     left = [written.notes.blur, written.tags.blur, written.tags.submit]
-    gr.on(left, save, [chosen, *written[:2]], written[2:], **parts.QUICK).then(**look)
+    gr.on(
+        left, save, [chosen, *written[:2]], written[2:], trigger_mode="multiple", **parts.QUICK
+    ).then(**look)  # fmt: skip
     remove.click(ask_delete, chosen, whether_delete, **parts.QUICK)
     whether_delete.select(delete, checked, [notice, panel, checked, compare], **parts.QUICK).then(**look)
     notice.select(undo, None, [notice, panel], **parts.QUICK).then(**look)
