@@ -48,15 +48,18 @@ class Queue(Base):
             "owner": owner,
             "stages": stages,
         }
-        self.folder(run).mkdir(mode=0o700)
+        folder_made = False
         try:
             with self._write() as db:
+                self.folder(run).mkdir(mode=0o700)  # not before: who frees space takes empty ones away
+                folder_made = True
                 insert_run(db, facts)
                 for position, (stage, options) in enumerate(stages.items()):
                     insert_stage(db, run, position, stage, options)
                 record.write(self.folder(run), facts)
         except BaseException:
-            shutil.rmtree(self.folder(run), ignore_errors=True)
+            if folder_made:
+                shutil.rmtree(self.folder(run), ignore_errors=True)
             raise
         return run
 
