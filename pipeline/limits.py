@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.run import DONE, OUTPUT
@@ -53,9 +55,8 @@ class Limits:
 def _size(folder: Path) -> int:
     """Bytes of all files in a folder whose files come and go."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.lstat().st_size
-        except FileNotFoundError:
-            continue
+    for inside, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += (Path(inside) / name).lstat().st_size
     return total

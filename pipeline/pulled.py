@@ -72,14 +72,19 @@ def start(home: Path, version: Facts, login: str) -> str:
     One that is here, or on its way, is left alone. Raises LabError where two others are on their way.
     """
     key = key_of(version["name"], version["version"], version["id"])
-    known = facts(home, key)
-    if known is not None and known["status"] in (DONE, RUNNING):
-        return key
+    with locks.locked(home / FOLDER / ".lock"):  # two who look at once would both find room for one
+        known = facts(home, key)
+        if known is None or known["status"] not in (DONE, RUNNING):
+            _start(home, key, version, login)
+    return key
+
+
+def _start(home: Path, key: str, version: Facts, login: str) -> None:
     if sum(other["status"] == RUNNING for other in listed(home) if other["key"] != key) >= MOST:
         raise LabError(f"{MOST} models are being pulled already; wait until one is here, or stop one.")
     lock = locks.take_within(_beside(home, key, "lock"), ENDING_SECONDS)
-    if lock is None:  # somebody else was quicker
-        return key
+    if lock is None:
+        raise LabError("Its process has not ended yet; try again in a moment.")
     try:
         _beside(home, key, "stop").unlink(missing_ok=True)
         _write(home, {
@@ -96,7 +101,6 @@ def start(home: Path, version: Facts, login: str) -> str:
         _begun[:] = [*(other for other in _begun if other.poll() is None), process]
     finally:
         os.close(lock)
-    return key
 
 
 def stop(home: Path, key: str) -> None:

@@ -176,8 +176,8 @@ class Worker:
         """Start the stage; if that cannot be done, the next step records why."""
         job = self.jobs[slot] = Job(run, stage, self.store.folder(run, stage))
         try:
+            job.oom_kills = processes.oom_kills(os.getpid())  # the stage begins in the same cgroup
             job.process = self._spawn(slot, job)
-            job.oom_kills = processes.oom_kills(job.process.pid)
         except (LabError, OSError) as error:
             job.failure = sentence(error)
 

@@ -104,7 +104,7 @@ def complains_when_ended() -> None:
 
 def stubborn() -> subprocess.Popen[bytes]:
     """A process of the same group that ignores SIGTERM, and says when it does."""
-    code = "import signal,sys;signal.signal(15,1);signal.alarm(60);print(flush=True);signal.pause()"
+    code = "import signal,sys;signal.signal(15,1);signal.alarm(200);print(flush=True);signal.pause()"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
@@ -127,7 +127,7 @@ def leaves_grandchildren() -> None:
 
 def escapee() -> subprocess.Popen[bytes]:
     """A stubborn process with a session of its own, which no signal to the group reaches."""
-    code = "import signal,sys;signal.signal(15,1);signal.alarm(60);print(flush=True);signal.pause()"
+    code = "import signal,sys;signal.signal(15,1);signal.alarm(200);print(flush=True);signal.pause()"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
     assert process.stdout is not None
     process.stdout.readline()
@@ -157,7 +157,7 @@ def forks() -> None:
     pid = os.fork()
     if pid == 0:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.alarm(60)
+        signal.alarm(200)
         os.write(tell, b".")
         forever()
     os.read(told, 1)
@@ -306,5 +306,5 @@ def as_spare() -> None:
 
 
 if __name__ == "__main__":
-    signal.alarm(60)
+    signal.alarm(200)
     as_spare() if "--spare" in sys.argv else globals()[sys.argv[1]]()

@@ -42,9 +42,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("OLIVE_LAB_HOME", str(folder))
     monkeypatch.delenv("OLIVE_LAB_EVENTS", raising=False)
     yield folder
-    until(lambda: not killed(folder), "the end of all processes")
-    for process in worker._workers:
+    for process in worker._workers:  # a moment after it began one is not among the processes
+        process.kill()
         process.wait()
+    until(lambda: not killed(folder), "the end of all processes")
     worker._workers.clear()
 
 

@@ -76,7 +76,8 @@ def test_a_stage_leaves_its_result_and_its_events(
     assert process.pop("pid") == os.getpid()
     assert 0 < (clock.since(process) or 0) < 60
     told = events.read(folder / "events.jsonl")[0]
-    assert (told[0]["attempt"], told[-1]["progress"]) == (True, 1.0)
+    progress = [event["progress"] for event in told if "progress" in event]
+    assert (told[0]["attempt"], progress[-1]) == (True, 1.0)
     assert (folder / "workflow.json").is_file()
     assert not (folder / "work").exists()
     assert not (folder / "checkpoints").exists()
@@ -292,7 +293,7 @@ def test_two_runs_do_not_make_the_same_result_twice(
         second.join(0.3)
         assert second.is_alive()
         hidden.rename(stored.folder)
-    second.join(10)
+    second.join(60)
     assert json.loads((store.folder(other, "quantize") / child.RESULT).read_text())["reused"]
 
 

@@ -58,5 +58,5 @@ def test_the_worker_goes_on_when_the_lock_is_gone(
         serving = threading.Thread(target=worker.serve, kwargs={"idle_seconds": 0.3})
         serving.start()
         until(lambda: "kept it locked" in capsys.readouterr().out, "a word of the worker")
-    serving.join(30)
+    serving.join(60)
     assert store.get(run).status == DONE

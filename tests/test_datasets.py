@@ -123,9 +123,9 @@ def test_a_hundred_thousand_rows_take_seconds_and_little_memory(tmp_path: Path) 
     with path.open("w") as file:
         for i in range(100_000):
             file.write(json.dumps({"prompt": f"Where is town {i}?", "response": "In a valley. " * 8}) + "\n")
-    began = time.monotonic()
+    began = time.process_time()
     assert datasets.check(path, "chat").rows == 100_000
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
     tracemalloc.start()
     try:
         assert datasets.count(path) == 100_000

@@ -37,7 +37,7 @@ def test_nothing_is_left_half_written_and_a_retry_is_done(
     done = subprocess.run(
         [*mounting(), "sh", "-c", IN_A_SMALL_ROOM, "sh", home, sys.executable, CHILDREN, recipe_file],
         env=settings.child_environment(OLIVE_LAB_HOME=str(home), GREEDY=room, FULL=stage),
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=180,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)

@@ -22,7 +22,7 @@ from pipeline.store import Store
 
 SCRIPT = """#!{python}
 import json, os, signal, sys
-signal.alarm(60)
+signal.alarm(200)
 def say(**answer):
     print(json.dumps(answer), flush=True)
 {start}
@@ -128,10 +128,10 @@ def test_a_process_that_ends_is_told_to_all_who_wait_and_replaced(
         waiting = asyncio.create_task(pieces(home, finished, "wait"))
         await asyncio.sleep(0)
         with pytest.raises(LabError, match="The inference process ended"):
-            await asyncio.wait_for(pieces(home, finished, prompt), 10)
+            await asyncio.wait_for(pieces(home, finished, prompt), 60)
         with pytest.raises(LabError, match="The inference process ended"):
-            await asyncio.wait_for(waiting, 10)
-        good = await asyncio.wait_for(pieces(home, finished, "a"), 10)
+            await asyncio.wait_for(waiting, 60)
+        good = await asyncio.wait_for(pieces(home, finished, "a"), 60)
         await inference.shutdown()
         return good
 
@@ -149,7 +149,7 @@ def test_closing_the_stream_cancels_the_answer(
             await asyncio.sleep(0.01)
         await inference.shutdown()
 
-    asyncio.run(asyncio.wait_for(stop_early(), 10))
+    asyncio.run(asyncio.wait_for(stop_early(), 60))
 
 
 def test_only_so_many_models_are_kept_loaded(

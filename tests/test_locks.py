@@ -15,7 +15,7 @@ import sys, signal
 from pathlib import Path
 from pipeline import locks
 print(locks.take(Path(sys.argv[1])) is not None, flush=True)
-signal.alarm(60)
+signal.alarm(200)
 signal.pause()
 """
 
@@ -57,7 +57,7 @@ def test_a_lock_is_held_until_its_descriptor_is_closed(tmp_path: Path) -> None:
 
 def test_a_child_that_inherits_the_lock_keeps_it_and_others_do_not(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    sleeper = [sys.executable, "-c", "import signal; signal.alarm(60); print(flush=True); signal.pause()"]
+    sleeper = [sys.executable, "-c", "import signal; signal.alarm(200); print(flush=True); signal.pause()"]
     taken = locks.take(path)
     assert taken is not None
     with (
@@ -99,5 +99,5 @@ def test_locked_waits_for_its_turn(tmp_path: Path) -> None:
         inside.set()
         thread.join(0.2)
         order.append("first")
-    thread.join(10)
+    thread.join(60)
     assert order == ["first", "second"]

@@ -228,6 +228,7 @@ class TestHub:
         pytest.importorskip("huggingface_hub")
         monkeypatch.setenv("HF_HOME", str(tmp_path))
         monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
         assert problem(model).startswith(f"model: {model}: {reason}")
 
     def test_a_download_that_broke_off_goes_on_and_is_renamed_when_whole(

@@ -82,7 +82,7 @@ class TestEscapees:
         assert not alive(escaped)
 
     def test_only_the_processes_of_that_stage(self, tmp_path: Path) -> None:
-        code = "import signal; print(flush=True); signal.alarm(60); signal.pause()"
+        code = "import signal; print(flush=True); signal.alarm(200); signal.pause()"
         started = []
         for name in ("mine", "other"):
             (tmp_path / name).mkdir()
@@ -93,7 +93,7 @@ class TestEscapees:
             started.append(process)
         mine, other = started
         assert processes.end_all(tmp_path / "mine") == 1
-        assert mine.wait(10) == -signal.SIGKILL
+        assert mine.wait(60) == -signal.SIGKILL
         assert other.poll() is None
         other.kill()
         other.communicate()

@@ -35,7 +35,7 @@ def test_one_sentence_says_what_to_do(tmp_path: Path, recipe_file: Path, verb: s
     done = subprocess.run(
         [*mounting(), "sh", "-c", READ_ONLY, "sh", home, sys.executable, recipe_file, before, *given],
         env=settings.child_environment(OLIVE_LAB_HOME=str(home)), cwd=settings.ROOT,
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=180,
     )  # fmt: skip
     assert done.returncode in (1, 2)
     assert done.stdout == ""

@@ -98,9 +98,15 @@ def test_a_copy_is_restored_and_completed_from_the_folders(
     assert again.get(old).notes == "the good one"
     assert [again.get(run).status for run in (old, going, queued, newer)] == [DONE, FAILED, QUEUED, QUEUED]
     assert again.queue() == order
-    kept = list(store.home.glob("runs.db.damaged-*"))
+    kept = aside(store)
     assert len(kept) == (0 if damage is Path.unlink else 1)
     assert "1 run added" in (again.notice() or "")
+
+
+def aside(store: Store) -> list[Path]:
+    """Damaged databases that were put aside; what SQLite may have left beside one goes with it."""
+    found = store.home.glob("runs.db.damaged-*")
+    return [path for path in found if not path.name.endswith(("-wal", "-shm"))]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -245,9 +251,9 @@ def test_many_that_meet_the_damage_at_once_mend_it_once(store: Store) -> None:
     )
     command = [sys.executable, "-c", code, str(store.home)]
     opened = [subprocess.Popen(command, cwd=settings.ROOT, stdout=subprocess.PIPE) for _ in range(6)]
-    assert {process.communicate(timeout=60)[0] for process in opened} == {b"40\n"}
+    assert {process.communicate(timeout=180)[0] for process in opened} == {b"40\n"}
     assert {run.id for run in store.list()} == runs
-    assert len(list(store.home.glob("runs.db.damaged-*"))) == 1
+    assert len(aside(store)) == 1
 
 
 def test_nobody_uses_the_database_while_it_is_mended(store: Store) -> None:
@@ -260,7 +266,7 @@ def test_nobody_uses_the_database_while_it_is_mended(store: Store) -> None:
     reader.join(0.2)
     assert found == []
     os.close(lock)
-    reader.join(10)
+    reader.join(60)
     assert found == [1]
 
 

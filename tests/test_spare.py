@@ -134,14 +134,14 @@ def test_a_spare_ends_with_its_worker(store: Store) -> None:
     made = spare.Spare("finetune", [str(CHILDREN), "waits"], settings.child_environment())
     until(made.ready, "a spare")
     made.channel.close()
-    assert made.process.wait(timeout=20) == 0
+    assert made.process.wait(timeout=60) == 0
 
 
 def test_a_spare_ends_with_a_worker_that_has_not_heard_of_it_yet(store: Store) -> None:
     made = spare.Spare("finetune", [str(CHILDREN), "waits"], settings.child_environment())
-    assert select.select([made.channel], [], [], 20)[0], "no word from the spare"
+    assert select.select([made.channel], [], [], 60)[0], "no word from the spare"
     made.channel.close()
-    assert made.process.wait(timeout=20) == 0
+    assert made.process.wait(timeout=60) == 0
 
 
 def test_without_memory_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

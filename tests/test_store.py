@@ -247,7 +247,7 @@ def test_many_processes_may_open_a_new_home_at_once(tmp_path: Path) -> None:
     for attempt in range(3):
         command = [sys.executable, "-c", code, str(tmp_path / str(attempt))]
         opened = [subprocess.Popen(command, cwd=settings.ROOT, stderr=subprocess.PIPE) for _ in range(6)]
-        assert [(p.communicate(timeout=60)[1], p.returncode) for p in opened] == [(b"", 0)] * 6
+        assert [(p.communicate(timeout=180)[1], p.returncode) for p in opened] == [(b"", 0)] * 6
 
 
 def test_a_newer_schema_is_refused(store: Store) -> None:
@@ -286,7 +286,7 @@ def test_processes_that_open_a_new_home_at_once_all_can(home: Path) -> None:
     for process in openers:
         process.start()
     for process in openers:
-        process.join()
+        process.join(120)
     assert [process.exitcode for process in openers] == [0] * 6
 
 
@@ -297,7 +297,8 @@ def test_a_stage_is_never_claimed_by_two_processes(store: Store) -> None:
     workers = [fork.Process(target=open_and_claim, args=(store.home, barrier, claimed)) for _ in range(4)]
     for process in workers:
         process.start()
-    taken = [claimed.get()[1][0] for _ in runs]
     for process in workers:
-        process.join()
-    assert sorted(taken) == sorted(runs)
+        process.join(120)
+    assert [process.exitcode for process in workers] == [0] * 4
+    taken = [claimed.get()[1][0] for _ in runs]
+    assert (sorted(taken), claimed.empty()) == (sorted(runs), True)

@@ -70,7 +70,7 @@ def test_it_is_tried_again(store: Store, server: Server) -> None:
     server.answers = [500, 503]
     thread = webhook.tell(run)
     assert thread is not None
-    thread.join(30)
+    thread.join(60)
     assert [told["name"] for told in server.told] == ["trip"]
 
 
@@ -83,7 +83,7 @@ def test_what_fails_is_said_without_the_address(
     run = store.get(store.add("trip", {}, Path("/d"), {"quantize": {}}))
     thread = webhook.tell(run)
     assert thread is not None
-    thread.join(30)
+    thread.join(60)
     said = capfd.readouterr().out
     assert f"was not told of the end of run {run.id}" in said
     assert "secret" not in said

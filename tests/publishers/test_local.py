@@ -154,7 +154,7 @@ store = Store(settings.home())
 def stop(text, fraction):
     if "model.onnx" in text:
         print(flush=True)
-        signal.alarm(60)
+        signal.alarm(200)
         signal.pause()
 local.publish(store.home, store.get(sys.argv[1]), local.Options(name="trips", version="5"), stop)
 """

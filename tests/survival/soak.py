@@ -50,7 +50,7 @@ RECIPE: dict[str, Any] = {
 }
 CHECKPOINT_SECONDS = "0.2"
 LONGEST_WAIT = 6.0  # seconds between a recovery and the next kill
-LONGEST_RECOVERY = 60.0
+LONGEST_RECOVERY = 120.0
 LONGEST_RUN = 180.0
 SHARED = 3  # each third run is one that was there already, under another name
 
@@ -132,8 +132,9 @@ class Soak:
     def strike(self, kind: str) -> None:
         """Kill, note what was there, and wait until the lab has recovered."""
         self.keep_busy()
-        found = self.wait(self.at_work, "a stage at work")
-        run, stage = found
+        first = kind == "child" and not any(kill.kind == "child" for kill in self.kills)
+        wanted = "finetune" if first else ""  # the one with most to lose is struck in any case
+        run, stage = self.wait(lambda: self.at_work(wanted), "a stage at work", LONGEST_RUN)
         queued = [run.id for run in self.store.list() if run.status == QUEUED]
         kill = Kill(kind, run, stage, queued)
         began = time.monotonic()
@@ -293,10 +294,14 @@ class Soak:
         children = [pid for pid in processes(self.home) if command(pid)[2:3] == ["pipeline.child"]]
         return [pid for pid in children if has_open(pid, lock)]
 
-    def at_work(self) -> tuple[str, str] | None:
-        """The stage that is at work now."""
+    def at_work(self, wanted: str) -> tuple[str, str] | None:
+        """The stage that is at work now, if it is the one that is wanted."""
         for run, stage, _ in self.store.running():
-            if lives(self.store.folder(run, stage)) and self.children(run, stage):
+            if (
+                stage.startswith(wanted)
+                and lives(self.store.folder(run, stage))
+                and self.children(run, stage)
+            ):
                 return run, stage
         return None
 

@@ -237,7 +237,8 @@ def test_a_pull_that_fails_is_a_sentence_and_one_that_is_there_can_be_compared_a
     (chosen,) = kept(home, version("1"))
     place.remember(home, TRAVEL)
     notice, comparable, *_, told, _ = models.pull(inputs, "azureml", chosen, *values(inputs))
-    assert (notice, comparable, told["status"]) == (None, "", "running")
+    assert (notice, comparable) == (None, "")
+    assert told["status"] in ("running", "failed")  # which it is soon, without the Azure CLI
     address = f"/pulled/{told['pulled']}.json"
     until(lambda: client.get(address).json()["status"] == "failed", "the end of the pull")
     assert NO_CLI in client.get(address).json()["error"]

@@ -16,7 +16,7 @@ from pathlib import Path
 import planted
 import psutil
 import pytest
-from lab import open_files, plant, processes, until
+from lab import killed, open_files, plant, until
 
 from pipeline import locks, settings
 from pipeline.store import Store
@@ -66,7 +66,7 @@ def served(home):
     """A running app: process, port, seconds to its first answer."""
     port, began = free_port(), time.monotonic()
     process = start(home, "--port", str(port))
-    until(lambda: answers(port), "the first answer", 60)
+    until(lambda: answers(port), "the first answer", 180)
     yield process, port, time.monotonic() - began
     process.kill()
     process.communicate()
@@ -83,20 +83,20 @@ def test_a_second_app_is_refused_with_a_sentence(served, home, tmp_path, record_
 
     other = tmp_path / "other"
     same_port = start(other, "--port", str(port))
-    assert same_port.communicate(timeout=30)[1].startswith(
+    assert same_port.communicate(timeout=120)[1].startswith(
         f"Port {port} of 127.0.0.1 cannot be used (Address already in use)."
     )
     assert same_port.returncode == 2
     assert not other.exists()
 
     same_home = start(home, "--port", str(free_port()))
-    assert "already serves" in same_home.communicate(timeout=30)[1]
+    assert "already serves" in same_home.communicate(timeout=120)[1]
     assert same_home.returncode == 2
 
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=20)
+    process.communicate(timeout=120)
     again = start(home, "--port", str(port))
-    until(lambda: answers(port), "the answer of the next app", 60)
+    until(lambda: answers(port), "the answer of the next app", 180)
     again.kill()
     again.communicate()
 
@@ -105,10 +105,10 @@ def test_with_nobody_there_it_sleeps(served):
     """Gradio's queue alone would wake it a thousand times a second."""
     process, *_ = served
     wakes = psutil.Process(process.pid).num_ctx_switches
-    before = wakes().voluntary
+    before, began = wakes().voluntary, time.monotonic()
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(2)
-    assert wakes().voluntary - before < 400
+    assert (wakes().voluntary - before) / (time.monotonic() - began) < 200
 
 
 def test_the_worker_outlives_the_app(tmp_path):
@@ -118,21 +118,20 @@ def test_the_worker_outlives_the_app(tmp_path):
     port = free_port()
     app = start(home, "--port", str(port))
     try:
-        until(lambda: answers(port), "the first answer", 60)
+        until(lambda: answers(port), "the first answer", 180)
         until(lambda: locks.held(home / "worker.lock"), "the worker that the queued run needs")
         app.send_signal(signal.SIGTERM)
-        app.communicate(timeout=20)
+        app.communicate(timeout=120)
         assert locks.held(home / "worker.lock")
     finally:
         app.kill()
         app.communicate()
-        for pid in processes(home):
-            os.kill(pid, signal.SIGKILL)
+        until(lambda: not killed(home), "the end of all processes")
 
 
 def test_a_port_that_is_none_is_refused(home):
     process = start(home, "--port", "99999")
-    assert "99999" in process.communicate(timeout=30)[1]
+    assert "99999" in process.communicate(timeout=120)[1]
     assert process.returncode == 2
 
 
@@ -157,29 +156,29 @@ def test_a_download_ends_with_its_connection_and_holds_nobody_up(home):
     with (folder / "model.onnx.data").open("wb") as file:
         file.truncate(256 << 20)  # far more than fits between two processes
     process = start(home, "--port", str(port))
-    until(lambda: answers(port), "the first answer", 60)
+    until(lambda: answers(port), "the first answer", 180)
     with contextlib.ExitStack() as readers:
         stays = download(port, run, readers)
         with contextlib.ExitStack() as others:
             for _ in range(50):  # more than there are threads for requests
                 download(port, run, others)
-            assert answers(port)
+            until(lambda: answers(port), "an answer beside the downloads")
             assert len(open_files(process.pid, folder)) == 51 * 2
         until(lambda: len(open_files(process.pid, folder)) == 2, "the end of those whose readers have left")
         (folder / "model.onnx.data").write_bytes(b"")
         with pytest.raises(http.client.IncompleteRead):
             stays.read()
     until(lambda: not open_files(process.pid, folder), "the end of the one that broke")
-    assert answers(port)
+    until(lambda: answers(port), "an answer after the one that broke")
     process.send_signal(signal.SIGINT)
-    log = process.communicate(timeout=20)[1]
+    log = process.communicate(timeout=120)[1]
     assert "model.onnx.data became shorter while it was being downloaded" in log
     assert log.count("Exception in ASGI application") == 1, "a reader that leaves is no error"
 
 
 def download(port: int, run: str, readers: contextlib.ExitStack) -> http.client.HTTPResponse:
     """Begin to read the ZIP of a run."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     readers.callback(connection.close)
     connection.request("GET", f"/runs/{run}/model.zip")
     reply = readers.enter_context(connection.getresponse())
@@ -198,7 +197,7 @@ def test_nothing_heavy_is_imported(home):
         cwd=settings.ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         env=settings.child_environment(),
     )
     assert done.stdout == "[]\n", done.stderr
@@ -215,7 +214,7 @@ def test_only_gradio_is_kept_from_the_hub(home):
         cwd=settings.ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         env={k: v for k, v in settings.child_environment().items() if k != "HF_HUB_OFFLINE"},
     )
     assert done.stdout == "True False False\n", done.stderr
@@ -224,8 +223,8 @@ def test_only_gradio_is_kept_from_the_hub(home):
 def test_a_public_address_is_warned_about(home):
     port = free_port()
     process = start(home, "--host", "0.0.0.0", "--port", str(port), "--allow-host", "lab.example")
-    until(lambda: answers(port), "the first answer", 60)
-    assert answers(port, "lab.example")
+    until(lambda: answers(port), "the first answer", 180)
+    until(lambda: answers(port, "lab.example"), "an answer under another name")
     assert not answers(port, "evil.example")
     process.send_signal(signal.SIGINT)
-    assert "anybody who reaches port" in process.communicate(timeout=20)[1]
+    assert "anybody who reaches port" in process.communicate(timeout=120)[1]

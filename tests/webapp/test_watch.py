@@ -12,11 +12,11 @@ from webapp import watch
 
 def test_many_who_ask_at_once_cost_one_look(store, home, monkeypatch):
     run = planted.running(store)
+    monkeypatch.setattr(watch, "RUN_SECONDS", 60)
     made = watch.Watch(store)
     asked = []
     get = store.get
     monkeypatch.setattr(store, "get", lambda run: asked.append(run) or get(run))
-    monkeypatch.setattr(watch, "RUN_SECONDS", 60)
     threads = [threading.Thread(target=made.look_now, args=(run,)) for _ in range(20)]
     for thread in threads:
         thread.start()
