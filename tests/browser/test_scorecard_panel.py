@@ -19,7 +19,6 @@ def tab(page, name: str) -> None:
 def unfold(page) -> None:
     expect(page.locator("#data-summary")).to_contain_text("rows")
     tab(page, "lab")
-    expect(page.locator("#recipe")).to_contain_text("travel.jsonl")
     page.get_by_role("button", name="Scorecard").click()
 
 

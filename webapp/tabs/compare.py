@@ -131,6 +131,7 @@ def build(tab: gr.Tab) -> None:
                 info="Rows the adapter has not seen",
                 visible=False,
                 allow_custom_value=True,
+                interactive=True,  # what no event reads would else be for looking only
                 elem_id="compare-picker",
             )
             prompt = gr.Textbox(label="Prompt", lines=3, max_lines=10, elem_id="compare-prompt")
