@@ -15,7 +15,7 @@ import pytest
 import yaml
 from lab import finish_all, plant, until
 
-from pipeline import artifacts, checksums, settings, submit, verify
+from pipeline import artifacts, checksums, locks, settings, submit, verify, worker
 from pipeline.errors import InputError, LabError
 from pipeline.publishers import PUBLISHERS, local, options_of
 from pipeline.run import Run
@@ -236,8 +236,12 @@ def test_queueing_checks_first(store: Store, finished: Run, no_worker: list[Path
 
 
 def test_two_queued_for_one_version_give_one_version_and_one_reason(store: Store, finished: Run) -> None:
+    lock = locks.take(store.home / worker.WORKER_LOCK)  # nothing is carried out before both are queued
+    assert lock is not None
     for _ in range(2):
         submit.publish(store, finished, "local", local.Options(name="trips", version="3"))
+    os.close(lock)
+    worker.ensure(store.home)
 
     def publishes() -> list[tuple[str, str | None]]:
         return [(s.status, s.error) for s in store.get(finished.id).stages if s.kind == "publish"]
