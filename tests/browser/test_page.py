@@ -215,7 +215,11 @@ def test_what_was_typed_while_the_server_was_away_is_still_there_after_the_reloa
     page.evaluate("window.kept = true")
     app.stop()
     held = []  # the first question that fails is the last that Gradio asks, so both are typed before that
-    page.route("**/gradio_api/**", lambda route: held.append(route))
+
+    def hold(route) -> None:
+        held.append(route)
+
+    page.route("**/gradio_api/**", hold)
     page.fill("#name input, #name textarea", "meanwhile")
     until(lambda: page.evaluate("1") and held, "a question")
     page.evaluate(
