@@ -52,8 +52,9 @@ def _alone(target: Path, part: Path) -> Iterator[None]:
         raise LabError(f"{target}: is being pulled already; wait for that, or give another folder.")
     try:
         yield
-        path.unlink()
     finally:
+        if target.exists():  # so that whoever still gets this lock will find it there
+            path.unlink(missing_ok=True)
         os.close(lock)
 
 

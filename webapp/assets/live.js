@@ -361,7 +361,7 @@ let arrived = false;
 let chosen = null; // the tab that the reader went to before that
 
 addEventListener("click", (event) => {
-  const button = event.isTrusted && event.target.closest("[role=tab]");
+  const button = event.isTrusted && event.target.closest("[role=tab][id^=tab-]");
   if (button && !arrived) chosen = button.id.replace(/^tab-|-button$/g, "");
 }, true);
 

@@ -101,9 +101,9 @@ def arrive(run: str | None, filled_for: str) -> tuple[Any, ...]:
     """What can answer now; the choice and what was typed stay, else the newest run is chosen."""
     found = choices.exports(store())
     ids = [value for _, value in found]
-    newest = run if run in ids else next(iter(ids), None)
+    current = run if run in ids else next(iter(ids), None)
     empty = None if found else {"text": "No finished run yet. When one is done, you can talk to it here."}
-    return gr.update(choices=found, value=newest), empty, *chosen(newest, filled_for)
+    return gr.update(choices=found, value=current), empty, *chosen(current, filled_for)
 
 
 def _answer(label: str, name: str) -> tuple[gr.Textbox, gr.HTML]:
