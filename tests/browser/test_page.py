@@ -232,13 +232,18 @@ def test_what_was_typed_while_the_server_was_away_is_still_there_after_the_reloa
         route.abort()
     page.unroute("**/gradio_api/**")
     expect(page.locator(".toast-wrap")).to_contain_text("Connection to the server was lost")
+    page.fill("#name input, #name textarea", "afterwards")
+    page.fill("#finetune-alpha input", "48")
+    page.uncheck("#evaluate-on input")
     app.start()
     page.wait_for_function("window.kept === undefined")  # Gradio has loaded it anew
-    expect(page.locator("#recipe")).to_contain_text("meanwhile")
+    expect(page.locator("#recipe")).to_contain_text("afterwards")
+    expect(page.locator("#recipe")).to_contain_text("alpha: 48")
+    expect(page.locator("#recipe")).to_contain_text("evaluate: null")
     expect(page.locator("#finetune-r input")).to_have_value("32")
     page.reload()  # the reader's own reload begins again
     expect(page.locator("#recipe")).to_contain_text("name:")
-    expect(page.locator("#recipe")).not_to_contain_text("meanwhile")
+    expect(page.locator("#recipe")).not_to_contain_text("afterwards")
 
 
 def test_a_long_log_is_shown_from_its_end_in_a_ring(app):

@@ -4,18 +4,28 @@
 // been typed would be gone.
 
 const DRAFT = "olive-lab-draft";
-let values = null; // of all inputs, in their order
+let names = []; // of all inputs, in their order: the ids of their elements
+let values = null;
 
-// The form as it is now. Called when it has settled after a change, connected or not.
-export function keep(...now) {
+// The form as it is now. Called when it has settled after a change, until the connection is lost.
+export function keep(ids, ...now) {
+  names = ids;
   values = now;
+}
+
+// What was written or ticked since then: Gradio carries out no event of a page that has lost its server.
+function latest(value, index) {
+  const input = document.querySelector(`#${CSS.escape(names[index])} :is(textarea, input:not([role=combobox], [type=radio]))`);
+  if (typeof value === "boolean") return input?.checked ?? value;
+  if (typeof value === "number") return input?.value ? Number(input.value) : value;
+  return typeof value === "string" ? input?.value ?? value : value;
 }
 
 // Gradio says so while it waits for the server, and reloads after that.
 const isLost = () => document.querySelector(".toast-wrap")?.textContent.includes("Connection to the server was lost");
 
 addEventListener("pagehide", () => {
-  if (values && isLost()) sessionStorage.setItem(DRAFT, JSON.stringify(values));
+  if (values && isLost()) sessionStorage.setItem(DRAFT, JSON.stringify(values.map(latest)));
 });
 
 export const isKept = () => sessionStorage.getItem(DRAFT) !== null;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -175,7 +176,9 @@ def build(tab: gr.Tab, welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
         partial(preview, inputs), inputs.inputs, [text, same, problems],
         trigger_mode="always_last", **parts.QUICK,
     )  # fmt: skip
-    look.click(None, inputs.inputs, None, js=parts.live("keep", "draft.js"), **parts.IN_PAGE)
+    ids = json.dumps([component.elem_id for component in inputs.inputs])
+    keep = f"(...given) => ({parts.live('keep', 'draft.js')})({ids}, ...given)"
+    look.click(None, inputs.inputs, None, js=keep, **parts.IN_PAGE)
     signed = parts.live("signed", "queue.js")
     start.click(
         partial(launch, inputs),
