@@ -118,6 +118,23 @@ def test_what_is_written_is_kept_on_its_run_and_the_click_that_leaves_it_counts(
     assert [app.store.get(run).tags for run in (one, two)] == [("keep",), ()]
 
 
+def test_a_box_that_is_pressed_while_a_text_is_left_stays_checked(app):
+    """As a hand does it: the table that is asked for on leaving the text comes while the box is held down."""
+    one, two = planted.finished(app.store, "one"), planted.finished(app.store, "two")
+    page = app.open("?tab=runs")
+    pick(page, one)
+    page.focus(TAGS)
+    box = page.locator(f"#runs-table tr[data-id='{one}'] input").bounding_box()
+    page.mouse.move(box["x"] + 5, box["y"] + 5)
+    with page.expect_response(lambda reply: '"check":"Compare"' in reply.text()):
+        page.mouse.down()
+    page.mouse.up()
+    app.settle(page)
+    check(page, two)
+    expect(page.locator("#runs-table input:checked")).to_have_count(2)
+    expect(page.locator("#runs-compare")).to_have_text("Compare 2 runs")
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_runs_are_compared_side_by_side(app, shot, dark):
     one, two = planted.finished(app.store, "first"), differing(app.store, ATTACK[:40])

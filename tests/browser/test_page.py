@@ -307,7 +307,7 @@ def test_an_earlier_recipe_fills_the_form(app, shot):
 
 
 def test_compare_offers_held_out_prompts(app, shot):
-    planted.finished(app.store, answers=[{**planted.ANSWERS[0], "expected": ATTACK}])
+    planted.finished(app.store, answers=[{**planted.ANSWERS[0], "expected": ATTACK}, *planted.ANSWERS[1:]])
     page = app.open("?tab=compare")
     expect(page.locator("#compare-prompt textarea")).to_have_value("What should I see in Lindenhafen?")
     expect(page.locator("#compare-recorded")).to_contain_text(ATTACK)
@@ -323,6 +323,10 @@ def test_compare_offers_held_out_prompts(app, shot):
     page.click("#compare-picker input")
     page.get_by_role("option", name="What should I see in Lindenhafen?").click()
     expect(page.locator("#compare-prompt textarea")).to_have_value("What should I see in Lindenhafen?")
+    other = planted.ANSWERS[1]["prompt"]
+    page.fill("#compare-picker input", other)  # by keyboard
+    page.keyboard.press("Enter")
+    expect(page.locator("#compare-prompt textarea")).to_have_value(other)
     page.click("#compare-go")
     expect(page.locator("#compare-notice")).not_to_be_empty()
     assert page.evaluate("window.hacked") is None

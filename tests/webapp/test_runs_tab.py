@@ -80,11 +80,12 @@ def test_columns_for_owners_and_tags_are_there_where_they_say_something(store):
 
 
 def test_checks_stay_with_the_table_and_two_can_be_compared(store):
-    assert runs.check(event(ids=["a"]))[1]["interactive"] is False
-    checked, button = runs.check(event(ids=["a", "b"]))
+    assert runs.check(event(ids=["a"], ticks=1))[1]["interactive"] is False
+    checked, button, ticks = runs.check(event(ids=["a", "b"], ticks=2))
     assert (checked, button["interactive"], button["value"]) == ("a,b", True, "Compare 2 runs")
     planted.queued(store)
-    assert runs.listed("", "", "", "", checked)[0]["checked"] == ["a", "b"]
+    drawn, *_ = runs.listed("", "", "", "", checked, ticks)
+    assert (drawn["checked"], drawn["ticks"]) == (["a", "b"], 2)
 
 
 def test_notes_and_tags_are_saved_or_refused_with_a_sentence(store):

@@ -297,12 +297,14 @@ def test_without_a_run_or_a_prompt_nothing_is_asked(store):
 
 def test_held_out_prompts_are_offered_with_what_is_expected(store):
     run = planted.finished(store)
-    update, notice, filled_for, picker, prompt, wanted, recorded = compare.arrive(None, "")
+    update, notice, filled_for, picker, prompt, wanted, recorded, taken = compare.arrive(None, "")
     assert (update["value"], notice, filled_for, picker["visible"]) == (run, None, run, True)
     assert (prompt, wanted["value"]) == ("What should I see in Lindenhafen?", "The amber lighthouse.")
+    assert compare.enter(run, prompt, taken) == (SKIP,) * 3, "the list was only left"
+    assert compare.enter(run, "Where else?", taken)[::2] == ("Where else?", "Where else?")
     assert len(recorded["rows"]) == 2
     assert compare.expected(run, "something else")["visible"] is False
-    assert compare.arrive(run, run)[2:] == (SKIP,) * 5, "what was typed stays"
+    assert compare.arrive(run, run)[2:] == (SKIP,) * 6, "what was typed stays"
 
 
 def test_a_version_registered_here_answers_and_has_the_prompts_of_its_run(store, home, monkeypatch):

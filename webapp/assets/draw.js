@@ -65,32 +65,21 @@ function rowOf(value, index, select) {
   return row;
 }
 
-// What was checked last, as the server will have it, until it has answered each time.
-let newest = null;
-let unanswered = 0;
-
-export function answered() {
-  unanswered -= 1;
-  if (!unanswered) newest = null;
-}
-
-// The inputs of a search, of which the last but one is what is checked: a search may be quicker than that.
-export function ticked(...given) {
-  return newest === null ? given : [...given.slice(0, -2), newest, given.at(-1)];
-}
-
-// A box at the head of each row. Those that are checked stay so where a search hides their rows.
-function checks(table, value, trigger) {
-  const checked = new Set(value.checked);
+// A box at the head of each row. Those that are checked stay so where a search hides their rows. A table that
+// was asked for before the last of them was clicked, which `ticks` tells, does not know of it yet.
+function checks(root, value, trigger) {
+  const table = root.querySelector("table");
+  const isNewer = value.ticks === undefined || value.ticks >= (root.ticks ?? 0);
+  if (isNewer) root.checked = new Set(value.checked);
+  const { checked } = root;
   table.tHead.rows[0].prepend(cell(value.check, "th", { scope: "col" }));
   for (const row of table.tBodies[0].rows) {
     const id = row.dataset.id;
     const box = el("input", { type: "checkbox", "aria-label": `${value.check} ${row.children[1].textContent} ${id}`,
       onchange: () => {
         box.checked ? checked.add(id) : checked.delete(id);
-        newest = [...checked].join(",");
-        unanswered += 1;
-        trigger("check", { ids: [...checked] });
+        root.ticks = (root.ticks ?? value.ticks ?? 0) + 1;
+        trigger("check", { ids: [...checked], ticks: root.ticks });
       } });
     box.checked = checked.has(id);
     row.prepend(el("td", { class: "lab-check", onclick: (event) => event.stopPropagation() }, box));
@@ -181,7 +170,7 @@ export const draw = {
           el("tbody", {}, ...value.rows.map((_, index) => rowOf(value, index, select))))),
     );
     root.firstElementChild.scrollTop = top;
-    if (value.check) checks(root.querySelector("table"), value, trigger);
+    if (value.check) checks(root, value, trigger);
   },
 
   // A scorecard: its table and a chart, looked at again until all is measured.

@@ -18,7 +18,7 @@ const ASLEEP_MS = 4000; // a tick so late means that the machine slept
 const LATE_MS = 4000; // an answer so late is told
 const LOST_AFTER = 2; // answers missed before the page says so
 const CANCEL_MS = 500;
-const CANCEL_TRIES = 60; // half a minute: a stage is given some time to end by itself
+const CANCEL_MOST_MS = 30_000; // a stage is given some time to end by itself
 const FIRST_BYTES = 256 * 1024;
 const MOST_BEHIND = 32 * 1024 * 1024; // more than that was written meanwhile: begin at the end again
 const ENDED = ["done", "failed", "canceled", "interrupted"];
@@ -435,9 +435,9 @@ export async function cancel(run) {
   if (confirm(ASK_CANCEL)) await ask(`${runPath(run)}/cancel`, { method: "POST" });
 }
 
-// Wait until a run that is being canceled has ended, or cannot be asked about.
+// Wait until a run that is being canceled has ended, or is not there.
 export async function canceled(run) {
-  for (let tries = 0; tries < CANCEL_TRIES; tries++) {
+  for (const end = Date.now() + CANCEL_MOST_MS; Date.now() < end;) {
     try {
       const told = await askJson(`${runPath(run)}.json`);
       if (!told?.cancel_requested) return;

@@ -67,22 +67,31 @@ def measures(piece: dict[str, Any]) -> list[list[str]]:
 
 
 def choose(run: str | None) -> tuple[Any, ...]:
-    """A model and the held-out prompts of its run, the first one filled in, and what it recorded for them."""
+    """A model and the held-out prompts of its run, the first one filled in, and what it recorded for them.
+
+    Last comes the prompt that was taken from the list.
+    """
     answers = _recorded(run)
     prompts = [answer["prompt"] for answer in answers]
     first = prompts[0] if prompts else ""
     picker = gr.update(choices=prompts, value=first or None, visible=bool(prompts))
-    return run, picker, first, expected(run, first), views.evaluation(answers) if answers else None
+    recorded = views.evaluation(answers) if answers else None
+    return run, picker, first, expected(run, first), recorded, first
 
 
 def chosen(run: str | None, filled_for: str) -> tuple[Any, ...]:
     """The same for another model; leaving the list where one was, takes nothing away that was typed."""
-    return (gr.skip(),) * 5 if run and run == filled_for else choose(run)
+    return (gr.skip(),) * 6 if run and run == filled_for else choose(run)
 
 
-def pick(run: str | None, event: gr.SelectData) -> tuple[Any, Any]:
-    """A held-out prompt, and the answer that the dataset has for it."""
-    return event.value, expected(run, event.value)
+def pick(run: str | None, event: gr.SelectData) -> tuple[Any, Any, str]:
+    """A held-out prompt that was clicked, maybe once more, and the answer that the dataset has for it."""
+    return event.value, expected(run, event.value), event.value
+
+
+def enter(run: str | None, prompt: str | None, taken: str) -> tuple[Any, Any, Any]:
+    """A prompt that was chosen by keyboard; if it is the one taken before, the list was only left."""
+    return (gr.skip(),) * 3 if not prompt or prompt == taken else (prompt, expected(run, prompt), prompt)
 
 
 def expected(run: str | None, prompt: str | None) -> Any:
@@ -131,7 +140,6 @@ def build(tab: gr.Tab) -> None:
                 info="Rows the adapter has not seen",
                 visible=False,
                 allow_custom_value=True,
-                interactive=True,  # what no event reads would else be for looking only
                 elem_id="compare-picker",
             )
             prompt = gr.Textbox(label="Prompt", lines=3, max_lines=10, elem_id="compare-prompt")
@@ -152,8 +160,11 @@ def build(tab: gr.Tab) -> None:
         adapter, adapter_facts = _answer("With adapter", "answer-adapter")
     recorded = parts.drawn("table", elem_id="compare-recorded")
 
-    filled_for = gr.Textbox("", visible="hidden", label="Run of the prompts")
-    filled = [filled_for, picker, prompt, wanted, recorded]
+    filled_for, taken = (
+        gr.Textbox("", visible="hidden", label=label)
+        for label in ("Run of the prompts", "Prompt of the list")
+    )
+    filled = [filled_for, picker, prompt, wanted, recorded, taken]
     answer = gr.on(
         [go.click, prompt.submit], compare, [run, prompt, tokens, temperature, seed],
         [base, adapter, base_facts, adapter_facts, notice],
@@ -163,7 +174,10 @@ def build(tab: gr.Tab) -> None:
     stop.click(None, None, None, cancels=[answer], **parts.QUICK).then(
         lambda: {"text": "Stopped."}, None, notice, **parts.QUICK
     )
-    run.input(chosen, [run, filled_for], filled, **parts.QUICK)
-    picker.select(pick, run, [prompt, wanted], **parts.QUICK)
+    run.input(chosen, [run, filled_for], filled, trigger_mode="always_last", **parts.QUICK)
+    picker.select(pick, run, [prompt, wanted, taken], trigger_mode="multiple", **parts.QUICK)
+    picker.input(
+        enter, [run, picker, taken], [prompt, wanted, taken], trigger_mode="always_last", **parts.QUICK
+    )
     prompt.change(expected, [run, prompt], wanted, **parts.QUICK)
     tab.select(arrive, [run, filled_for], [run, notice, *filled], js=parts.live("preferred"), **parts.QUICK)

@@ -184,11 +184,7 @@ def build(where: gr.Radio, inputs: Any) -> Registered:
     shown = [versions, apart, panel]
     asked = [where, *inputs.inputs]
     again.click(partial(refresh, inputs), asked, [notice, *shown], **azure.ASKS)
-    versions.check(
-        check, where, [notice, apart], trigger_mode="multiple", **parts.QUICK
-    ).then(
-        None, None, None, js=parts.live("answered", "draw.js"), trigger_mode="multiple", **parts.IN_PAGE
-    )  # fmt: skip
+    versions.check(check, where, [notice, apart], trigger_mode="multiple", **parts.QUICK)
     here = [comparable, compare, get, drop, told, same]
     versions.select(
         select, where, [notice, chosen, panel, title, table, link, use, *here],

@@ -32,9 +32,12 @@ class Runs(NamedTuple):
 
 
 def listed(
-    text: str, shown: str, tag: str | None, owner: str | None, checked: str, run: str = ""
+    text: str, shown: str, tag: str | None, owner: str | None, checked: str, ticks: int = 0, run: str = ""
 ) -> tuple[Any, ...]:
-    """The runs that were asked for as a table, and the tags and owners there are to ask for."""
+    """The runs that were asked for as a table, and the tags and owners there are to ask for.
+
+    `ticks` says how often a box had been clicked when it was asked.
+    """
     there = store().list(deleted=shown == DELETED)
     status = "" if shown == DELETED else shown
     found = history.search(there, text, status, tag or "", owner or "")
@@ -43,12 +46,12 @@ def listed(
     owners = history.owners(there)
     tags = [("All", ""), *((name, name) for name in history.tags(there))]
     owned = gr.update(choices=[("All", ""), *((name, name) for name in owners)], visible=len(owners) > 1)
-    return table, gr.update(choices=tags), owned
+    return {**table, "ticks": ticks}, gr.update(choices=tags), owned
 
 
-def check(event: gr.EventData) -> tuple[str, Any]:
+def check(event: gr.EventData) -> tuple[str, Any, int]:
     """Take note of the runs that are checked; two or more can be compared."""
-    return _checked(event._data["ids"])
+    return *_checked(event._data["ids"]), event._data["ticks"]
 
 
 def _checked(ids: list[str]) -> tuple[str, Any]:
@@ -99,9 +102,12 @@ def save(run: str, notes: str, tags: str) -> tuple[Any, Any]:
     """Keep what was written on a run: a word that it is kept, or what stands against it."""
     try:
         found = store().get(run)
-        if (notes, tags) == (found.notes, ", ".join(found.tags)):
+        # Only what is new: of two that are under way, none brings back what the other one has changed.
+        new_notes = notes if notes != found.notes else None
+        new_tags = tags.split(",") if tags != ", ".join(found.tags) else None
+        if new_notes is None and new_tags is None:
             return gr.skip(), None
-        history.annotate(store(), run, notes, tags.split(","))
+        history.annotate(store(), run, new_notes, new_tags)
     except LabError as error:
         return None, views.problems("Not saved", error)
     return {"text": "Saved.", "kind": "good"}, None
@@ -233,6 +239,7 @@ def build(tab: gr.Tab) -> Runs:
     chosen, checked = (
         gr.Textbox(visible="hidden", label=label) for label in ("Selected run", "Checked runs")
     )
+    ticks = gr.Number(0, visible="hidden", label="Clicks on boxes", precision=0)
     whether_delete, whether_free = (parts.drawn("question") for _ in range(2))
     compared = comparison.build()
     with gr.Column(visible=False, elem_id="run-details") as panel:
@@ -257,18 +264,16 @@ def build(tab: gr.Tab) -> Runs:
             buttons=["copy"],
         )
 
-    asked: list[Any] = [*search, checked, chosen]
+    asked: list[Any] = [*search, checked, ticks, chosen]
     found = [table, search.tag, search.owner]
     shown = [panel, title, stages, recipe, stop, again, take, remove, back]
     # An event that comes while the one before it is under way is dropped, unless told otherwise: a look is
     # then made once more, a row that is chosen or a text that is left counts each time.
     look = {"fn": listed, "inputs": asked, "outputs": found, "trigger_mode": "always_last", **parts.QUICK}
-    tab.select(**look)
+    tab.select(**{**look, "trigger_mode": "multiple"})  # made once more, all that a tab does would be
     refresh.click(**look)
-    gr.on([search.text.change, *(s.input for s in search[1:])], js=parts.live("ticked", "draw.js"), **look)
-    table.check(check, None, [checked, compare], trigger_mode="multiple", **parts.QUICK).then(
-        None, None, None, js=parts.live("answered", "draw.js"), trigger_mode="multiple", **parts.IN_PAGE
-    )
+    gr.on([search.text.change, *(s.input for s in search[1:])], **look)
+    table.check(check, None, [checked, compare, ticks], trigger_mode="multiple", **parts.QUICK)
     table.select(
         select, None, [chosen, *shown, *written], trigger_mode="multiple", **parts.QUICK
     ).then(takes, chosen, disk, trigger_mode="always_last", **parts.QUICK)  # fmt: skip
