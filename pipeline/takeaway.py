@@ -26,6 +26,7 @@ from pipeline.run import DONE, Run
 
 RECIPE = "recipe.yaml"
 OURS = (CARD, RECIPE, checksums.NAME, artifacts.MANIFEST)  # what of the folder itself is left behind
+BYTECODE = "__pycache__"  # what a program leaves that was run in the folder
 EARLIEST = 315532800  # 1980-01-01, in seconds since the epoch
 PIECE = 1 << 20  # bytes read at a time
 READABLE = 0o100644 << 16  # a plain file that its owner may write and all may read, as zip keeps it
@@ -144,8 +145,8 @@ class _Passed(io.RawIOBase):
 
 
 def files(folder: Path) -> list[Path]:
-    """The files of an exported folder, less those of which the ZIP has its own and our manifest."""
-    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    """The files of an exported folder, less those of which the ZIP has its own, our manifest, bytecode."""
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.parent.name != BYTECODE)
     return [path for path in found if str(path.relative_to(folder)) not in OURS]
 
 

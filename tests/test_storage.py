@@ -299,7 +299,7 @@ class TestWhileStagesRun:
                 freed.value += len(storage.collect(mine).results)
                 collecting.set()
 
-        workers = [FORK.Process(target=work) for work in (stages, stages, collect)]
+        workers = [FORK.Process(target=work, daemon=True) for work in (stages, stages, collect)]
         for process in workers:
             process.start()
         until(lambda: freed.value > 10 or any(w.exitcode is not None for w in workers), "the race")

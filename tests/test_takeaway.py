@@ -19,6 +19,7 @@ from lab import open_files, plant
 
 from pipeline import recipe, takeaway
 from pipeline.errors import InputError, LabError
+from pipeline.publishers import local
 from pipeline.run import FAILED, Run
 from pipeline.store import Store
 from pipeline.takeaway import Takeaway
@@ -72,6 +73,17 @@ def test_it_holds_the_export_with_card_recipe_and_checksums(
     assert (done.returncode, done.stdout.count(": OK\n")) == (0, 2 + len(names))
     (out / "model.onnx").write_bytes(b"damaged")
     assert subprocess.run(check, cwd=out, capture_output=True).returncode == 1
+
+
+def test_what_a_program_left_that_was_run_in_the_folder_stays_there(store: Store, finished: Run) -> None:
+    before = held(finished)
+    bytecode = export(finished) / "__pycache__" / "lab_model.cpython-311.pyc"
+    bytecode.parent.mkdir()
+    bytecode.write_bytes(b"code")
+    with zipfile.ZipFile(io.BytesIO(made(store, finished))) as archive:
+        assert [name for name in archive.namelist() if name in held(finished)] == before
+    planned = local.plan(store.home, finished, local.Options(name="trips"))
+    assert not any("__pycache__" in file["path"] for file in planned["files"])
 
 
 def test_another_program_unpacks_it_readable(store: Store, finished: Run, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -47,15 +47,25 @@ def pull(home: Path, where: Place, uri: str, to: Path | None, report: Report) ->
 def _alone(target: Path, part: Path) -> Iterator[None]:
     """Two at once would spoil each other's files. Raises LabError if another process is at it."""
     path = part.with_name(f"{part.name}.lock")
-    lock = locks.take(path)
+    lock = _taken(path)
     if lock is None:
         raise LabError(f"{target}: is being pulled already; wait for that, or give another folder.")
     try:
         yield
     finally:
-        if target.exists():  # so that whoever still gets this lock will find it there
+        if not part.exists():  # nothing is left that a later attempt would go on with
             path.unlink(missing_ok=True)
         os.close(lock)
+
+
+def _taken(path: Path) -> int | None:
+    """Take a lock whose file is removed in the end: not the one that somebody has just removed."""
+    while (lock := locks.take(path)) is not None:
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), path.stat()):
+                return lock
+        os.close(lock)
+    return None
 
 
 def _pulled(reference: Reference, target: Path, part: Path, report: Report) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import card, checksums, verify
+from pipeline import card, checksums, takeaway, verify
 from pipeline.card import CARD
 from pipeline.errors import InputError, LabError
 from pipeline.options import option
@@ -44,7 +44,9 @@ def plan(home: Path, run: Run, options: Options) -> dict[str, Any]:
     files = [
         {"path": str(path.relative_to(source)), "bytes": path.stat().st_size}
         for path in sorted(source.rglob("*"))
-        if path.is_file() and path.name != checksums.NAME  # the copy gets its own
+        if path.is_file()
+        and path.name != checksums.NAME  # the copy gets its own
+        and path.parent.name != takeaway.BYTECODE
     ]
     return {
         "name": options.name,

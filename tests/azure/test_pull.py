@@ -320,6 +320,7 @@ def test_what_is_not_there_and_what_is_no_name(
 ) -> None:
     with pytest.raises(LabError, match="is not there, or the login cannot see it"), explained(where):
         pull.pull(store.home, where, "azureml:none:1", tmp_path / "here", report)
+    assert list(tmp_path.glob("*here*")) == []
     for wrong in ("azureml:none", "trips:1", "azureml://registries/r/models/m", "azureml:a:1/../.."):
         with pytest.raises(InputError, match="is not a model in Azure; one looks like azureml:NAME:VERSION"):
             pull.pull(store.home, where, wrong, tmp_path / "here", report)

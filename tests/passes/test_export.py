@@ -297,3 +297,4 @@ def test_the_folder_runs_with_its_own_app(tmp_path: Path) -> None:
     )
     assert "[base]" in done.stdout
     assert "[adapter_weights]" in done.stdout
+    assert not (tmp_path / "onnx" / "__pycache__").exists()
