@@ -59,7 +59,7 @@ types: install $(INSTALLED_DEV)
 	@$(BIN)/mypy
 
 unit: install $(INSTALLED_DEV) ## The fast tests
-	@$(BIN)/python -m pytest -q -m "not chain and not browser and not gpu and not azure"
+	@$(BIN)/python -m pytest -q -m "not chain and not browser and not gpu and not azure" -n 2 --dist loadfile
 
 chain: install $(INSTALLED_DEV) ## The real chain on the starter model, and the numeric tests
 	@$(BIN)/python -m pytest -q -m chain --durations=5
