@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import authority
 from azure.storage.blob import ContainerSasPermissions, generate_container_sas
+from due import due
 
 ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
@@ -338,7 +339,7 @@ class _Handler(BaseHTTPRequestHandler):
         line = f"{self.command} {split.path}"
         azure = self.azure
         azure.asked.append(line)
-        fault = self.fault(line)
+        fault = due(azure.faults, line, azure.lock)
         headers = fault.headers if fault else {}
         if fault and fault.status == 0:
             self.close_connection = True
@@ -365,17 +366,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
-
-    def fault(self, line: str) -> Fault | None:
-        with self.azure.lock:
-            for fault in self.azure.faults:
-                if fault.times and re.search(fault.match, line):
-                    if fault.skip:
-                        fault.skip -= 1
-                        continue
-                    fault.times -= 1
-                    return fault
-        return None
 
     do_GET = do_PUT = do_POST = do_DELETE = do_PATCH = handle_any
 

@@ -14,6 +14,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 import authority
+from due import due
 
 HOP = {"connection", "transfer-encoding", "keep-alive", "content-length"}
 
@@ -66,17 +67,6 @@ class Proxy:
         with self.lock:
             return sum(size for line, status, size in self.passed if re.search(match, line) and status < 300)
 
-    def spoil(self, line: str) -> Spoil | None:
-        with self.lock:
-            for spoil in self.spoils:
-                if spoil.times and re.search(spoil.match, line):
-                    if spoil.skip:
-                        spoil.skip -= 1
-                        continue
-                    spoil.times -= 1
-                    return spoil
-        return None
-
 
 class _Handler(BaseHTTPRequestHandler):
     proxy: Proxy
@@ -85,7 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def handle_any(self) -> None:
         proxy, line = self.proxy, f"{self.command} {self.path}"
-        spoil = proxy.spoil(line)
+        spoil = due(proxy.spoils, line, proxy.lock)
         over = proxy.over
         if spoil and spoil.how == "deaf":
             over.wait(120)

@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
+from due import due
 
 TOKEN = "hf_theTokenThatNobodyMaySee"
 LARGE = 1000  # bytes from which a file is large here; a hub's limit is 10 MB
@@ -289,7 +290,7 @@ class _Handler(BaseHTTPRequestHandler):
         hub.asked.append(line)
         for match in [match for match in hub.before if re.search(match, line)]:
             hub.before.pop(match)()
-        fault = self._fault(line)
+        fault = due(hub.faults, line, hub.lock)
         if fault is not None and fault.status <= 0:
             self._fail(fault)
             return
@@ -316,17 +317,6 @@ class _Handler(BaseHTTPRequestHandler):
             status, answer = hub.answer(self.command, split.path, body)
             code = {"X-Error-Code": answer["code"]} if isinstance(answer, dict) and "code" in answer else {}
             self._say(status, answer, code)
-
-    def _fault(self, line: str) -> Fault | None:
-        with self.hub.lock:
-            for fault in self.hub.faults:
-                if fault.times and re.search(fault.match, line):
-                    if fault.skip:
-                        fault.skip -= 1
-                        continue
-                    fault.times -= 1
-                    return fault
-        return None
 
     def _fail(self, fault: Fault) -> None:
         self.close_connection = True

@@ -225,23 +225,25 @@ def _written() -> _Written:
     return _Written(notes, tags, saved, parts.drawn("problems", elem_id="runs-problems"))
 
 
-def build(tab: gr.Tab) -> Runs:
-    """Lay out the tab."""
-    search = _search()
-    with gr.Row(elem_classes="bar"):
-        compare = gr.Button(
-            "Compare", size="sm", variant="primary", interactive=False, elem_id="runs-compare", scale=0
-        )
-        refresh = gr.Button("Refresh", size="sm", elem_id="runs-refresh", scale=0)
-        space = gr.Button("Free space…", size="sm", elem_id="runs-free", scale=0)
-    notice = parts.drawn("notice", elem_id="runs-notice")
-    table = parts.drawn("table", elem_id="runs-table")
-    chosen, checked = (
-        gr.Textbox(visible="hidden", label=label) for label in ("Selected run", "Checked runs")
-    )
-    ticks = gr.Number(0, visible="hidden", label="Clicks on boxes", precision=0)
-    whether_delete, whether_free = (parts.drawn("question") for _ in range(2))
-    compared = comparison.build()
+class _Details(NamedTuple):
+    """The panel of the run that was chosen."""
+
+    panel: gr.Column
+    title: gr.HTML
+    view: gr.Button
+    use: gr.Button
+    take: gr.Button
+    stop: gr.Button
+    again: gr.Button
+    remove: gr.Button
+    back: gr.Button
+    disk: gr.HTML
+    written: _Written
+    stages: gr.HTML
+    recipe: gr.Code
+
+
+def _details() -> _Details:
     with gr.Column(visible=False, elem_id="run-details") as panel:
         title = parts.drawn("notice")
         with gr.Row(elem_classes="bar"):
@@ -263,10 +265,31 @@ def build(tab: gr.Tab) -> Runs:
             show_line_numbers=False,
             buttons=["copy"],
         )
+    return _Details(panel, title, view, use, take, stop, again, remove, back, disk, written, stages, recipe)
+
+
+def build(tab: gr.Tab) -> Runs:
+    """Lay out the tab."""
+    search = _search()
+    with gr.Row(elem_classes="bar"):
+        compare = gr.Button(
+            "Compare", size="sm", variant="primary", interactive=False, elem_id="runs-compare", scale=0
+        )
+        refresh = gr.Button("Refresh", size="sm", elem_id="runs-refresh", scale=0)
+        space = gr.Button("Free space…", size="sm", elem_id="runs-free", scale=0)
+    notice = parts.drawn("notice", elem_id="runs-notice")
+    table = parts.drawn("table", elem_id="runs-table")
+    chosen, checked = (
+        gr.Textbox(visible="hidden", label=label) for label in ("Selected run", "Checked runs")
+    )
+    ticks = gr.Number(0, visible="hidden", label="Clicks on boxes", precision=0)
+    whether_delete, whether_free = (parts.drawn("question") for _ in range(2))
+    compared = comparison.build()
+    of = _details()
 
     asked: list[Any] = [*search, checked, ticks, chosen]
     found = [table, search.tag, search.owner]
-    shown = [panel, title, stages, recipe, stop, again, take, remove, back]
+    shown = [of.panel, of.title, of.stages, of.recipe, of.stop, of.again, of.take, of.remove, of.back]
     # An event that comes while the one before it is under way is dropped, unless told otherwise: a look is
     # then made once more, a row that is chosen or a text that is left counts each time.
     look = {"fn": listed, "inputs": asked, "outputs": found, "trigger_mode": "always_last", **parts.QUICK}
@@ -275,25 +298,26 @@ def build(tab: gr.Tab) -> Runs:
     gr.on([search.text.change, *(s.input for s in search[1:])], **look)
     table.check(check, None, [checked, compare, ticks], trigger_mode="multiple", **parts.QUICK)
     table.select(
-        select, None, [chosen, *shown, *written], trigger_mode="multiple", **parts.QUICK
-    ).then(takes, chosen, disk, trigger_mode="always_last", **parts.QUICK)  # fmt: skip
+        select, None, [chosen, *shown, *of.written], trigger_mode="multiple", **parts.QUICK
+    ).then(takes, chosen, of.disk, trigger_mode="always_last", **parts.QUICK)  # fmt: skip
     compare.click(comparison.compare, checked, compared, **parts.QUEUED)
-    take.click(None, chosen, None, js=parts.live("take"), **parts.IN_PAGE)
-    view.click(None, chosen, None, js=parts.live("open"), **parts.IN_PAGE)
-    stop.click(None, chosen, None, js=parts.live("cancel"), trigger_mode="multiple", **parts.IN_PAGE).then(
+    of.take.click(None, chosen, None, js=parts.live("take"), **parts.IN_PAGE)
+    of.view.click(None, chosen, None, js=parts.live("open"), **parts.IN_PAGE)
+    of.stop.click(None, chosen, None, js=parts.live("cancel"), trigger_mode="multiple", **parts.IN_PAGE).then(
         details, chosen, shown, **parts.QUICK
     ).then(**look).then(None, chosen, None, js=parts.live("canceled"), **parts.IN_PAGE).then(
         details, chosen, shown, **parts.QUICK
     ).then(**look)
-    again.click(retry, chosen, shown, **parts.QUICK).then(**look)
+    of.again.click(retry, chosen, shown, **parts.QUICK).then(**look)
+    written = of.written
     left = [written.notes.blur, written.tags.blur, written.tags.submit]
     gr.on(
         left, save, [chosen, *written[:2]], written[2:], trigger_mode="multiple", **parts.QUICK
     ).then(**look)  # fmt: skip
-    remove.click(ask_delete, chosen, whether_delete, **parts.QUICK)
-    whether_delete.select(delete, checked, [notice, panel, checked, compare], **parts.QUICK).then(**look)
-    notice.select(undo, None, [notice, panel], **parts.QUICK).then(**look)
-    back.click(restore, chosen, [notice, panel], **parts.QUICK).then(**look)
+    of.remove.click(ask_delete, chosen, whether_delete, **parts.QUICK)
+    whether_delete.select(delete, checked, [notice, of.panel, checked, compare], **parts.QUICK).then(**look)
+    notice.select(undo, None, [notice, of.panel], **parts.QUICK).then(**look)
+    of.back.click(restore, chosen, [notice, of.panel], **parts.QUICK).then(**look)
     space.click(ask_free, None, whether_free, **parts.QUEUED)
     whether_free.select(free, None, notice, **parts.QUEUED)
-    return Runs(chosen, view, use, compared)
+    return Runs(chosen, of.view, of.use, compared)
