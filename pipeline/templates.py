@@ -12,7 +12,7 @@ turn. `\\n` and `\\t` may be typed as two characters, `{{` and `}}` stand for br
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property, lru_cache
@@ -78,6 +78,23 @@ def parse(text: str, chat: Chat | None = None) -> Template:
     if names.count(names[-1]) > 1:
         raise InputError(f"template: {{{names[-1]}}} is the response, so it may stand only once, at the end")
     return TextTemplate(tuple(pieces))
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A row as text: what is given at inference, and that with the response and the end of the turn."""
+
+    prompt: str
+    full: str
+
+
+def each(template: Template, rows: Iterable[Row]) -> Iterator[Rendered | str]:
+    """Every row rendered, in order; for one that the template refuses, the sentence that says why."""
+    for row in rows:
+        try:
+            yield Rendered(template.prompt(row), template.full(row))
+        except InputError as error:
+            yield error.problems[0]
 
 
 def question(template: Template, row: Row) -> str:
