@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +23,7 @@ import jinja2.ext
 import jinja2.sandbox
 import jinja2.utils
 
+from pipeline import lab_prompt
 from pipeline.errors import InputError
 
 CHAT = "chat"
@@ -37,6 +37,10 @@ class Template(Protocol):
     @property
     def fields(self) -> tuple[str, ...]:
         """The fields a row must have, in the order they are read; the last one is the response."""
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """The fields a row may have besides."""
 
     @property
     def stop(self) -> str:
@@ -143,6 +147,8 @@ class TextTemplate:
 
     pieces: tuple[tuple[bool, str], ...]
 
+    optional = ()
+
     @cached_property
     def fields(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(value for is_field, value in self.pieces if is_field))
@@ -155,15 +161,13 @@ class TextTemplate:
     def stop(self) -> str:
         return "".join(value for _, value in self.pieces[self._response_at + 1 :]).strip()
 
-    def pattern(self) -> str:
-        """The prompt's part as a pattern for str.format."""
-        return "".join(
-            f"{{{value}}}" if is_field else value.replace("{", "{{").replace("}", "}}")
-            for is_field, value in self.pieces[: self._response_at]
-        )
+    def prompt_pieces(self) -> list[str | dict[str, str]]:
+        """The prompt's part as `lab.json` has it: texts, and fields as {name: how it is stripped}."""
+        return [{value: ""} if is_field else value for is_field, value in self.pieces[: self._response_at]]
 
     def prompt(self, row: Row) -> str:
-        return _fill(self.pieces[: self._response_at], row)
+        # A space before the answer belongs to it: tokenizers put it into the first token of a word.
+        return _fill(self.pieces[: self._response_at], row).rstrip(" ")
 
     def full(self, row: Row) -> str:
         return _fill(self.pieces, row)
@@ -176,6 +180,7 @@ class ChatTemplate:
     chat: Chat | None
 
     fields = ("prompt", "response")
+    optional = ("system",)
 
     @cached_property
     def stop(self) -> str:
@@ -183,6 +188,9 @@ class ChatTemplate:
         return self._end({"prompt": "Hello"})
 
     def prompt(self, row: Row) -> str:
+        return self._asked(row).rstrip(" ")
+
+    def _asked(self, row: Row) -> str:
         return self._render(_messages(row), add_generation_prompt=True)
 
     def full(self, row: Row) -> str:
@@ -191,7 +199,7 @@ class ChatTemplate:
         Some templates write a past answer differently from one about to be given (they drop its
         reasoning, say); then the model must learn what it will see at inference.
         """
-        prompt = self.prompt(row)
+        prompt = self._asked(row)
         rendered = self._render_answered(row).rstrip()
         if rendered.startswith(prompt):
             return rendered
@@ -296,7 +304,8 @@ def _raise(message: str) -> None:
 
 
 def _now(layout: str) -> str:
-    return datetime.now().strftime(layout)
+    """One day for all: a prompt that named today's would be other tokens tomorrow than those trained."""
+    return lab_prompt.day(layout)
 
 
 def _dict(*args: Any, **kwargs: Any) -> dict[str, Any]:

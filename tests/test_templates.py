@@ -34,15 +34,22 @@ def test_newlines_may_be_typed_as_two_characters() -> None:
 def test_the_last_placeholder_is_the_response_and_others_may_repeat() -> None:
     template = parse("{{{a}}} {b} {a}: {c}")
     assert template.fields == ("a", "b", "c")
-    assert template.prompt({"a": 1, "b": 2.5, "c": "x"}) == "{1} 2.5 1: "
+    assert template.prompt({"a": 1, "b": 2.5, "c": "x"}) == "{1} 2.5 1:", "the space is the answer's"
     assert template.full({"a": 1, "b": 2.5, "c": "x"}) == "{1} 2.5 1: x"
     assert template.stop == ""
 
 
-def test_the_prompt_as_a_pattern_for_app_py() -> None:
+def test_the_prompt_as_pieces_for_app_py() -> None:
     template = parse("{{q}} {prompt}\\n{response}!")
     assert isinstance(template, TextTemplate)
-    assert template.pattern().format(prompt="Where?") == template.prompt(ROW) == "{q} Where?\n"
+    assert template.prompt_pieces() == ["{q} ", {"prompt": ""}, "\n"]
+    assert template.prompt(ROW) == "{q} Where?\n"
+
+
+def test_a_template_that_writes_the_day_writes_the_same_day_always() -> None:
+    """A prompt that named today's would be other tokens tomorrow than those that were trained."""
+    template = parse("chat", Chat("{{ strftime_now('%d %b %Y') }}: {{ messages[0].content }}"))
+    assert template.prompt(ROW) == "26 Jul 2024: Where?"
 
 
 @pytest.mark.parametrize(

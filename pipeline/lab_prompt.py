@@ -1,0 +1,166 @@
+"""A row as the token ids that the model was trained to read. Needs onnxruntime-genai alone.
+
+ONNX Runtime GenAI's tokenizer adds no begin-of-text token, and between special tokens it does not normalize
+or mark spaces as Hugging Face's does. `lab.json` says under "reading" what makes the two equal; the lab has
+compared them for this folder. This file lies beside every exported model and serves the lab itself as well.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+Row = Mapping[str, Any]
+Render = Callable[[Row], str]
+WHITESPACE = re.compile(r"\s*")
+STRIPS: dict[str, Callable[[str], str]] = {
+    "": str, "both": str.strip, "left": str.lstrip, "right": str.rstrip,
+}  # fmt: skip
+
+
+class Reader:
+    """What one exported folder makes of a row.
+
+    `fields` are those a row must have, `optional` those it may have, `special` the tokens that are found in
+    a text before anything else, as {text: (id, flags)}. `render` writes the prompt of a row
+    where the model's chat template does more than put words around the row's own; by default jinja2 does.
+    """
+
+    def __init__(self, lab: Mapping[str, Any], tokenizer: Any, render: Render) -> None:
+        reading = lab["reading"]
+        self.fields: list[str] = lab["fields"]
+        self.optional: list[str] = lab.get("optional", [])
+        self._is_chat = lab["template"].strip() == "chat"
+        self._pieces = {False: lab["prompt"], True: lab.get("prompt_with_system")}
+        self._render = render
+        self._tokenizer = tokenizer
+        self._before: list[int] = reading["before"]
+        self._space: str = reading["space"]
+        self._normalize: list[list[str]] = reading["normalize"]
+        self.special = {text: (number, flags) for text, number, flags in reading["special"]}
+        longest_first = sorted(self.special, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+    def ids(self, row: Row) -> list[int]:
+        """Token ids of the prompt of a row. Raises what `text` raises."""
+        return self.encode(self.text(row))
+
+    def text(self, row: Row) -> str:
+        """The prompt of a row as text.
+
+        Raises KeyError for a field that is missing, ValueError for a system text that the model's template
+        does not take, and what `render` does.
+        """
+        system = bool(row.get("system")) and self._is_chat
+        if system and "system" not in self.optional:
+            raise ValueError("this model's chat template takes no system text")
+        pieces = self._pieces[system]
+        if pieces is None:
+            return self._render(row)
+        # A space before the answer is the answer's: tokenizers put it into the first token of a word.
+        return "".join(_filled(piece, row) for piece in pieces).rstrip(" ")
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a rendered prompt."""
+        ids: list[int] = []
+        for start, piece, number in self._split(text):
+            if number is not None:
+                ids.append(number)
+            elif piece:
+                ids += [int(token) for token in self._tokenizer.encode(self._spaced(piece, start == 0))]
+        begun = ids[: len(self._before)] == self._before  # the template wrote them as text
+        return ids if begun else [*self._before, *ids]
+
+    def _split(self, text: str) -> Iterator[tuple[int, str, int | None]]:
+        """(position, text, id or None) of the special tokens in a text and of what stands between them."""
+        at = 0
+        for found in self._pattern.finditer(text):
+            number, flags = self.special[found.group()]
+            start, end = found.span()
+            if start < at:
+                continue
+            if "l" in flags:
+                start = at + len(text[at:start].rstrip())
+            yield at, text[at:start], None
+            yield start, "", number
+            at = WHITESPACE.match(text, end).end() if "r" in flags else end  # type: ignore[union-attr]
+        yield at, text[at:], None
+
+    def _spaced(self, text: str, first: bool) -> str:
+        """The text between two special tokens as GenAI's tokenizer must get it."""
+        for step, *given in self._normalize:
+            if step == "form":
+                text = unicodedata.normalize(given[0], text)  # type: ignore[arg-type]  # NFC and the like
+            elif step == "lower":
+                text = text.lower()
+            else:
+                text = text.replace(given[0], given[1])
+        if self._space == "each":
+            return f" {text}"
+        if self._space == "words" and not text.startswith(" "):
+            return f" {text}"
+        marks = self._space == "marks" or (self._space == "first" and first)
+        return f" {text}" if marks and not text.startswith((" ", "▁")) else text
+
+
+def open_reader(folder: Path, tokenizer: Any) -> Reader:
+    """The reader of a folder for GenAI's `tokenizer` of it."""
+    lab = json.loads((folder / "lab.json").read_text("utf-8"))
+    return Reader(lab, tokenizer, jinja_renderer(folder))
+
+
+def _filled(piece: str | Mapping[str, str], row: Row) -> str:
+    if isinstance(piece, str):
+        return piece
+    ((field, strip),) = piece.items()
+    return STRIPS[strip](str(row[field]))
+
+
+def jinja_renderer(folder: Path) -> Render:
+    """Renders rows with the folder's own chat template, for templates that need more than their words."""
+
+    def render(row: Row) -> str:
+        try:
+            from jinja2 import TemplateError
+            from jinja2.sandbox import ImmutableSandboxedEnvironment
+        except ImportError:
+            raise SystemExit("The prompts of this model are written by jinja2: pip install jinja2") from None
+
+        def refuse(message: str) -> None:
+            raise TemplateError(message)
+
+        def to_json(value: Any, indent: int | None = None, ensure_ascii: bool = False, **options: Any) -> str:
+            return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
+
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        environment.filters["tojson"] = to_json
+        environment.globals.update(raise_exception=refuse, strftime_now=day)
+        source = (folder / "chat_template.jinja").read_text("utf-8")
+        system = [{"role": "system", "content": str(row["system"])}] if row.get("system") else []
+        config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+        return (
+            environment.from_string(source)
+            .render(
+                messages=[*system, {"role": "user", "content": str(row["prompt"])}],
+                tools=None,
+                documents=None,
+                add_generation_prompt=True,
+                **{name: token for name, token in config.items() if name.endswith("_token")},
+            )
+            .rstrip(" ")
+        )
+
+    return render
+
+
+def day(layout: str) -> str:
+    """What a template writes for today: always the same day, so that prompts stay as trained."""
+    from datetime import datetime
+
+    return datetime(2024, 7, 26).strftime(layout)
