@@ -33,6 +33,8 @@ SOURCES = (
     "architectures.py",
     "checksums.py",
     "generation.py",
+    "lab_prompt.py",
+    "reading.py",
     "starter.py",
 )
 

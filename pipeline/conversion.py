@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.errors import InputError, sentence
 from pipeline.exported import SUFFIX
-from pipeline.generation import LAB
+from pipeline.reading import LAB
 
 
 def convert(adapter: Path, folder: Path, file: Path | None = None, *, same_base: bool = False) -> Path:

@@ -13,23 +13,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import settings, templates
-
-LAB = "lab.json"  # the template the model was trained with, in the exported folder
+from pipeline import reading, settings, templates
+from pipeline.lab_prompt import Reader
 
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded folder. `ends` are the tokens that end an answer, `names` the adapters that are loaded."""
+    """A loaded folder. `ends` are the tokens that end an answer, `names` the adapters that are loaded,
+    `reader` makes token ids of rows."""
 
     model: Any
     tokenizer: Any
     adapters: Any
     names: frozenset[str]
     ends: frozenset[int]
-    bos: int | None
     context_length: int
     template: templates.Template
+    reader: Reader
 
 
 @dataclass
@@ -73,7 +73,6 @@ def load(folder: Path, adapters: Mapping[str, Path] | None = None) -> Model:
         import onnxruntime
 
         onnxruntime.preload_dlls()
-    lab = json.loads((folder / LAB).read_text("utf-8"))
     configured = og.Config(str(folder))
     # Left alone, ONNX Runtime sees one core on some virtual machines: 81 tokens/s where two give 127.
     session = {"intra_op_num_threads": settings.cores()}
@@ -83,15 +82,16 @@ def load(folder: Path, adapters: Mapping[str, Path] | None = None) -> Model:
     for name, path in (adapters or {}).items():
         loaded.load(str(path), name)
     ends = config["eos_token_id"]
+    prompts = reading.load(folder)
     return Model(
         model=model,
-        tokenizer=og.Tokenizer(model),
+        tokenizer=prompts.tokenizer,
         adapters=loaded,
         names=frozenset(adapters or {}),
         ends=frozenset(ends if isinstance(ends, list) else [ends]),
-        bos=config.get("bos_token_id"),
         context_length=int(config["context_length"]),
-        template=templates.parse(lab["template"], templates.chat_template(folder)),
+        template=prompts.template,
+        reader=prompts.reader,
     )
 
 
@@ -171,12 +171,14 @@ def until(pieces: Iterator[str], stops: Sequence[str]) -> Iterator[str]:
         yield held
 
 
+def room(model: Model, prompt: str) -> int:
+    """How many tokens an answer to a rendered prompt may have; 0 or less if the model cannot read it all."""
+    return model.context_length - len(_encode(model, prompt))
+
+
 def _encode(model: Model, prompt: str) -> list[int]:
     """Tokens of a rendered prompt."""
-    ids = [int(token) for token in model.tokenizer.encode(prompt)]
-    if len(ids) > 1 and ids[0] == ids[1] == model.bos:
-        ids = ids[1:]  # the chat template wrote the begin-of-text token as text already
-    return ids
+    return model.reader.encode(prompt)
 
 
 def _unstopped(

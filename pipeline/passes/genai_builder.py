@@ -33,14 +33,14 @@ from loaders import quant_model
 from loaders.olive import OliveModel  # type: ignore[import-not-found]
 from transformers import AutoConfig, AutoTokenizer
 
-from pipeline import templates
+from pipeline import reading, templates
 from pipeline.events import emit
-from pipeline.generation import LAB
+from pipeline.passes import same_ids
 from pipeline.passes.exported_types import Types, types
-from pipeline.passes.rows import end_tokens
+from pipeline.passes.rows import before, end_tokens
+from pipeline.reading import LAB
 
 GRAPH = "model.onnx"
-APP = ("app.py", "lab_model.py")  # what talks to the model where nothing of this lab is
 # A cache of window size refuses any generation shorter than the window (4,096 tokens for Gemma 2).
 WHOLE_CACHE = {"windowed_kv_cache": False}
 
@@ -86,7 +86,7 @@ class GenaiBuilder(ModelBuilder):
         emit(message="ONNX graph written", progress=0.7)
         template = templates.parse(config.template, templates.chat_template(Path(source)))
         _end_answers(folder, Path(source), template)
-        _add_app(folder, config.template, template)
+        add_app(folder, Path(source), config.template, template)
         others = [str(file) for file in folder.iterdir() if file.name not in (GRAPH, f"{GRAPH}.data")]
         return ONNXModelHandler(
             folder, onnx_file_name=GRAPH, model_attributes={"additional_files": sorted(others)}
@@ -221,14 +221,15 @@ def _end_answers(folder: Path, source: Path, template: templates.Template) -> No
     file.write_text(json.dumps(config, indent=4) + "\n", "utf-8")
 
 
-def _add_app(folder: Path, text: str, template: templates.Template) -> None:
-    """Put the lab's app.py, and what it needs to load the model and know of the template, into the folder."""
-    lab = {
-        "template": text,
-        "fields": template.fields[:-1],
-        "prompt": template.pattern() if isinstance(template, templates.TextTemplate) else None,
-        "stop": template.stop,
-    }
+def add_app(folder: Path, source: Path, text: str, template: templates.Template) -> None:
+    """Put app.py into the folder, with what it needs to load the model and to read rows as training does.
+
+    Raises LabError if GenAI's tokenizer cannot be made to read them so.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    lab = {"template": text, **reading.describe(folder, template, before(tokenizer)), "stop": template.stop}
+    reading.prepare(folder, lab["reading"])
     (folder / LAB).write_text(json.dumps(lab, ensure_ascii=False, indent=1) + "\n", "utf-8")
-    for name in APP:
-        shutil.copyfile(Path(__file__).with_name(f"{name}.txt"), folder / name)
+    for name, own in reading.APP.items():
+        shutil.copyfile(own, folder / name)
+    same_ids.require(source, folder, text)

@@ -35,10 +35,10 @@ from onnx import TensorProto, helper
 
 from pipeline.events import emit
 from pipeline.exported import ADAPTER
-from pipeline.generation import LAB
 from pipeline.passes.fewer_nodes import replace
 from pipeline.passes.folders import carry_over
 from pipeline.passes.peft_lora import Array, Lora, read_adapter
+from pipeline.reading import LAB
 
 # PEFT's fused modules, and the parts the export may put into products of their own.
 PARTS = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}

@@ -78,8 +78,12 @@ class QuantLora(LoRA):
         before = looks.measure(0, "before training")
         record = train(loss, shown, collate, arguments, looks, config.eval_every)
         after = looks.best_loss if config.eval_every else looks.measure(record["steps"], "after training")
+        if rows.cut or held_out.cut:
+            emit(message=cut_note(rows, held_out))
         record |= {
             "rows": len(rows),
+            "rows_cut": len(rows.cut),
+            "held_out_cut": len(held_out.cut),
             "eval_loss_before": before,
             "eval_loss_after": after,
             "dtype": str(base.dtype).removeprefix("torch."),
@@ -91,6 +95,16 @@ class QuantLora(LoRA):
         output = deepcopy(model)
         output.set_resource("adapter_path", adapter)
         return output
+
+
+def cut_note(rows: Rows, held_out: Rows) -> str:
+    """How many rows did not fit, as a sentence for the log; prints it as well."""
+    note = (
+        f"Longer than {rows.max_length} tokens (finetune.max_length), so trained on without their middle:"
+        f" {len(rows.cut)} rows; so measured: {len(held_out.cut)} held-out rows"
+    )
+    print(note)
+    return note
 
 
 def load_base(handler: HfModelHandler, method: str, dtype: torch.dtype) -> transformers.PreTrainedModel:

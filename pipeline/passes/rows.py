@@ -10,6 +10,7 @@ Named in a workflow as
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from olive.data.registry import Registry
 from torch.utils.data import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from pipeline import datasets, templates
+from pipeline import datasets, literal_prompts, reading, templates
 
 
 @Registry.register_dataset("lab_rows")
@@ -54,7 +55,10 @@ def dataset_of(config: DataConfig | dict[str, Any]) -> Any:
 
 
 class Rows(Dataset[tuple[dict[str, torch.Tensor], torch.Tensor]]):
-    """Rows as ({"input_ids", "attention_mask"}, labels), each an int64 tensor of [tokens]."""
+    """Rows as ({"input_ids", "attention_mask"}, labels), each an int64 tensor of [tokens].
+
+    `cut` has the positions of those that were read so far and did not fit into `max_length`.
+    """
 
     def __init__(
         self,
@@ -70,13 +74,18 @@ class Rows(Dataset[tuple[dict[str, torch.Tensor], torch.Tensor]]):
         self.loss_on = loss_on
         self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         self.ends = end_tokens(self.tokenizer, folder, template)
+        self.cut: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        prompt, answer = encode(self.tokenizer, self.template, self.rows[index], self.ends)
-        prompt, answer = cut(prompt, answer, self.max_length)
+        row = self.rows[index]
+        prompt, answer = encode(self.tokenizer, self.template, row, self.ends)
+        if len(prompt) + len(answer) > self.max_length:
+            self.cut.add(index)
+            opening, closing = frame(self.tokenizer, self.template, row, prompt)
+            prompt, answer = cut(prompt, answer, self.max_length, opening, closing)
         ids = torch.tensor(prompt + answer)
         labels = ids.clone()
         if self.loss_on == "response":
@@ -93,33 +102,67 @@ def encode(
 ) -> tuple[list[int], list[int]]:
     """Token ids of (prompt, answer). The answer ends with one of `ends`.
 
-    The two are tokenized apart, because at inference the prompt comes alone: a token that spans the
-    border would be one the model never sees again.
+    The answer's are those of the whole text where that begins with the prompt's. Else a token spans the
+    border, and the two are tokenized apart: at inference the prompt comes alone, so the model would never
+    see that token again.
     """
-    prompt = template.prompt(row)
-    answer = template.full(row)[len(prompt) :]
-    answer_ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
-    if answer_ids[-1:] not in [[end] for end in ends]:
-        answer_ids = [*answer_ids, ends[0]]
-    return prompt_ids(tokenizer, prompt), answer_ids
+    prompt, full = template.prompt(row), template.full(row)
+    asked, whole = prompt_ids(tokenizer, prompt), prompt_ids(tokenizer, full)
+    answer = whole[len(asked) :]
+    if whole[: len(asked)] != asked:
+        answer = tokenizer(full[len(prompt) :], add_special_tokens=False)["input_ids"]
+    if answer[-1:] not in [[end] for end in ends]:
+        answer = [*answer, ends[0]]
+    return asked, answer
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """Token ids of a rendered prompt, with the begin-of-text token once if the model uses one."""
-    ids: list[int] = tokenizer(prompt)["input_ids"]
-    if len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos_token_id:
-        return ids[1:]  # the chat template wrote it as text already
-    return ids
+    """Token ids of a rendered prompt, after those that the tokenizer puts before every text.
 
-
-def cut(prompt: list[int], answer: list[int], max_length: int) -> tuple[list[int], list[int]]:
-    """Shorten a row to `max_length` tokens: the prompt loses its beginning, a very long answer its end.
-
-    Something of the answer is always left, so every row has labels.
+    Where the template wrote those as text, they stand there once. What a tokenizer puts behind a text, an
+    end token, has no place before an answer.
     """
-    if len(prompt) + len(answer) > max_length:
-        prompt = prompt[-(max_length - min(len(answer), max_length // 2)) :]
-        answer = answer[: max_length - len(prompt)]
+    ids: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    first = before(tokenizer)
+    return ids if ids[: len(first)] == first else [*first, *ids]
+
+
+@lru_cache(maxsize=4)
+def before(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids that a tokenizer puts before every text: begin-of-text, as a rule, or none."""
+    plain, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+    return reading.before(plain, whole)
+
+
+def frame(
+    tokenizer: PreTrainedTokenizerBase, template: templates.Template, row: templates.Row, prompt: list[int]
+) -> tuple[int, int]:
+    """How many tokens at the beginning and at the end of a prompt are the template's, not the row's."""
+    named = {*template.fields[:-1], *template.optional} & row.keys()
+    words = dict.fromkeys(named, literal_prompts.WORD)
+    other = prompt_ids(tokenizer, template.prompt({**row, **words}))
+    opening = reading.in_common(prompt, other)
+    return opening, reading.in_common(prompt[opening:][::-1], other[opening:][::-1])
+
+
+def cut(
+    prompt: list[int], answer: list[int], max_length: int, opening: int = 0, closing: int = 0
+) -> tuple[list[int], list[int]]:
+    """Shorten a row to `max_length` tokens. The answer keeps its beginning and its last token, which ends it.
+
+    The prompt gets what is left, half at least where it needs that. It keeps its first `opening` and last
+    `closing` tokens, begin-of-text and the marks of the turns, and the end of what stands between. Something
+    of the answer is always left, so every row has labels.
+    """
+    if len(prompt) + len(answer) <= max_length:
+        return prompt, answer
+    most = max_length - min(len(prompt), max_length // 2)
+    if len(answer) > most:
+        answer = [*answer[: most - 1], answer[-1]]
+    left = max_length - len(answer)
+    if len(prompt) > left:
+        opening = min(opening, max(left - closing, 1))
+        prompt = [*prompt[:opening], *prompt[len(prompt) - (left - opening) :]]
     return prompt, answer
 
 

@@ -253,6 +253,10 @@ def test_long_rows_keep_something_to_learn() -> None:
     assert cut([0] + [1] * 20, [2] * 3, 10) == ([1] * 7, [2] * 3)
     assert cut([1] * 20, [2] * 20, 10) == ([1] * 5, [2] * 5)
     assert cut([1] * 2, [2] * 20, 10) == ([1] * 2, [2] * 8)
+    assert cut([1] * 2, [2] * 20 + [3], 10) == ([1] * 2, [2] * 7 + [3]), "the end of the answer stays"
+    prompt = [7, 8, *[1] * 20, 9, 9]
+    assert cut(prompt, [2] * 3, 10, 2, 2) == ([7, 8, 1, 1, 1, 9, 9], [2] * 3)
+    assert cut(prompt, [2] * 3, 6, 2, 2) == ([7, 9, 9], [2] * 3), "begin-of-text and the end of the prompt"
 
 
 def test_batches_have_rows_of_like_length() -> None:

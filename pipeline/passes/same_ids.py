@@ -1,0 +1,27 @@
+"""Whether an exported folder makes the token ids of prompts that training made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from pipeline import lab_prompt, reading, templates
+from pipeline.passes.rows import prompt_ids
+
+
+def require(source: Path, exported: Path, template: str, rows: Iterable[templates.Row] = ()) -> None:
+    """Compare ids of hard texts and of `rows` as training on the Hugging Face folder `source` reads them,
+    as the lab serves them from the folder `exported`, and as that folder's own app.py does.
+
+    Only tokenizer files, genai_config.json and lab.json are read. Raises LabError with an example.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    prompts = reading.load(exported)
+    shipped = lab_prompt.open_reader(exported, prompts.tokenizer)
+    parsed = templates.parse(template, templates.chat_template(source))
+    asked = [*reading.hard_rows(prompts.reader, parsed), *rows]
+    for reader, name in ((prompts.reader, "chat and Compare"), (shipped, "app.py")):
+        reading.require_same(parsed, asked, partial(prompt_ids, tokenizer), reader.ids, name, reading.WAY_OUT)
