@@ -142,7 +142,7 @@ async def _ask(
     answers: dict[str, dict[str, Any]] = {side: {"text": ""} for side in sides}
     try:
         async for piece in inference.stream(
-            home, source, args.prompt, sides, args.seed, args.max_new_tokens, args.temperature
+            home, source, args.prompt, sides, args.seed, args.max_new_tokens, args.temperature, args.system
         ):
             answer = answers[piece.pop("side")]
             answer["text"] += piece.pop("text", "")
@@ -355,6 +355,7 @@ def _chat_flags(added: argparse.ArgumentParser) -> None:
 
     added.add_argument("run", metavar="RUN|FOLDER")
     added.add_argument("prompt")
+    added.add_argument("--system", default="", metavar="TEXT", help="a system text before the prompt")
     added.add_argument("--side", choices=[*inference.SIDES, "both"], default="both")
     added.add_argument("--json", action="store_true")
     added.add_argument("--max-new-tokens", type=_positive, default=128, metavar="N")

@@ -4,7 +4,7 @@
 for a model when needed and keeps it for the next prompt. The process reads one request a line from its
 standard input and answers with one JSON object a line:
 
-    {"id": 3, "prompt": "…", "sides": ["base", "adapter"], "seed": 0, "max_new_tokens": 64, …}
+    {"id": 3, "prompt": "…", "system": "", "sides": ["base", "adapter"], "seed": 0, "max_new_tokens": 64, …}
     {"id": 3, "side": "base", "text": "The"} … {"id": 3, "side": "base", "done": true, "tokens": 12, …}
     {"id": 3, "end": true}
 
@@ -111,15 +111,17 @@ async def stream(
     seed: int = 0,
     max_new_tokens: int = 128,
     temperature: float = 0.0,
+    system: str = "",
 ) -> AsyncIterator[dict[str, Any]]:
     """Yield pieces of the answers as they come, all `sides` (its own) interleaved; closing it cancels.
 
-    `temperature` 0 always takes the likeliest token. The last piece of a side has done, tokens,
-    tokens_per_second and first_token_seconds. Raises LabError if the model cannot answer.
+    `system` goes before the prompt where the model's chat template takes one. `temperature` 0 always takes
+    the likeliest token. The last piece of a side has done, tokens, tokens_per_second and
+    first_token_seconds. Raises LabError if the model cannot answer.
     """
     request = {
         "prompt": prompt, "sides": list(sides or source.sides), "seed": seed,
-        "max_new_tokens": max_new_tokens, "temperature": temperature,
+        "max_new_tokens": max_new_tokens, "temperature": temperature, "system": system,
     }  # fmt: skip
     if not prompt.strip():
         raise InputError("The prompt is empty; type a question first.")
@@ -277,7 +279,12 @@ def _answer(
         raise LabError("The adapter is merged into the weights; ask the adapter side only")
     if not merged and "adapter" in request["sides"] and "adapter" not in model.names:
         raise LabError("There is no adapter; ask the base side only")
-    text = model.template.prompt(templates.asked(model.template, request["prompt"]))
+    row = templates.asked(model.template, request["prompt"])
+    if system := request.get("system", "").strip():
+        if "system" not in model.reader.optional:
+            raise LabError("The prompts of this model have no system text; leave it empty")
+        row = {**row, "system": system}
+    text = model.reader.text(row)
     options = {key: request[key] for key in ("max_new_tokens", "temperature", "seed")}
     answers = {
         side: generation.stream(model, text, side if side in model.names else None, **options)

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline import checksums, exported, generation, settings, templates
+from pipeline import checksums, exported, generation, reading, settings, templates
 from pipeline.errors import InputError, LabError, sentence
 
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"
@@ -249,8 +249,9 @@ def _tokenizer(folder: Path) -> tuple[int, str]:
 
 
 def _template(folder: Path) -> tuple[int, str]:
-    lab = _json(folder, generation.LAB)
-    text = _part(lab, "template", str, generation.LAB)
+    lab = _json(folder, reading.LAB)
+    text = _part(lab, "template", str, reading.LAB)
+    reading.check(lab)
     # One of the model's own needs its file: without it the run would fail at the first prompt.
     template = templates.parse(text, templates.chat_template(folder))
     prompt = template.prompt(dict.fromkeys(template.fields, PROMPTS[0]))
@@ -352,12 +353,36 @@ def _answers(folder: Path) -> list[Finding]:
         return report.findings
     adapters = {file.name: file for file in adapters_of(folder)}
     model = generation.load(folder, adapters)
+    report.check("prompts", partial(_reads, folder, model))
     prompts = [model.template.prompt(dict.fromkeys(model.template.fields, text)) for text in PROMPTS]
     base = _Side(model, None, prompts)
     report.check("answers", partial(_speaks, base))
     for name in adapters:
         report.check(f"answers with {name}", partial(_differs, base, _Side(model, name, prompts)))
     return report.findings
+
+
+def _reads(folder: Path, model: generation.Model) -> tuple[int, str]:
+    """Whether prompts become the tokens that training made of them: here, and in the folder's app.py."""
+    tokenizer = reading.trained_by(folder)
+    first = reading.before_of(folder)
+
+    def trained(text: str) -> list[int]:
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+        return ids if ids[: len(first)] == first else [*first, *ids]
+
+    rows, again = reading.hard_rows(model.reader, model.template), reading.EXPORT_AGAIN
+    reading.require_same(model.template, rows, trained, model.reader.ids, "chat and Compare", again)
+    said = f"{len(rows)} prompts are the tokens that training makes of them"
+    files = ("lab_prompt.py", "lab_model.py", "app.py")
+    if not all((folder / name).is_file() for name in files):
+        if not (folder / "app.py").is_file():
+            return len(rows), f"{said}; the folder has no app.py"
+        plain = [row for row in rows if "system" not in row]  # that app had none
+        reading.require_same(model.template, plain, trained, reading.former_app(folder), "app.py", again)
+        return len(rows), f"{said}, in its app.py too, which an earlier release wrote"
+    ours = all((folder / name).read_bytes() == source.read_bytes() for name, source in reading.APP.items())
+    return len(rows), f"{said}, in its app.py too" if ours else f"{said}; its app.py is another, and not run"
 
 
 class _Side:

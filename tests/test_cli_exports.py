@@ -52,7 +52,7 @@ class TestChat:
         }
         assert code == 0
         assert json.loads(out) == {"prompt": "Where?", "seed": 5, "base": answer, "adapter": answer}
-        assert asked == [("Where?", ("base", "adapter"), 5, 9, 0.0)]
+        assert asked == [("Where?", ("base", "adapter"), 5, 9, 0.0, "")]
 
     @pytest.mark.parametrize("side", ["base", "adapter"])
     def test_one_side(self, finished: Run, capsys: Capture, asked: list[Any], side: str) -> None:

@@ -264,11 +264,12 @@ def serve(
 ) -> list[dict[str, Any]]:
     """What the process says to these requests."""
     said: list[dict[str, Any]] = []
-    template = SimpleNamespace(fields=("prompt", "response"), prompt=lambda row: f"<{row['prompt']}>")
+    template = SimpleNamespace(fields=("prompt", "response"))
+    reader = SimpleNamespace(optional=[], text=lambda row: f"<{row['prompt']}>")
     monkeypatch.setattr("pipeline.verify.static", lambda folder: [])
     monkeypatch.setattr(
         "pipeline.generation.load",
-        lambda folder, adapters: SimpleNamespace(template=template, names=frozenset(adapters)),
+        lambda folder, adapters: SimpleNamespace(template=template, reader=reader, names=frozenset(adapters)),
     )
     monkeypatch.setattr("pipeline.generation.stream", stream)
     monkeypatch.setattr(inference, "_requests", lambda canceled: iter(requests))

@@ -41,7 +41,7 @@ def test_a_good_export_has_no_fault_and_answers_on_both_sides(export: Path) -> N
     assert statuses(found) == dict.fromkeys(
         [
             "files", "config", "graph", "weights", f"adapter {exports.ADAPTER}", "tokenizer", "template",
-            "checksums", "answers", f"answers with {exports.ADAPTER}",
+            "checksums", "prompts", "answers", f"answers with {exports.ADAPTER}",
         ],
         "ok",
     )  # fmt: skip
@@ -293,9 +293,39 @@ def test_answers_that_are_empty_are_found(export: Path) -> None:
     edit(export / "genai_config.json", lambda c: c["model"].update(eos_token_id=list(range(259))))
     found = verify.live(export)
     assert [(f.check, f.status) for f in found] == [
-        ("answers", "failed"), (f"answers with {exports.ADAPTER}", "failed"),
+        ("prompts", "ok"), ("answers", "failed"), (f"answers with {exports.ADAPTER}", "failed"),
     ]  # fmt: skip
-    assert "answers in a row are empty" in found[0].message
+    assert "answers in a row are empty" in found[1].message
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (exports.CHAT.replace("m['role']", "m['role'].upper()"), "it cannot be written: RuntimeError"),
+        (exports.CHAT + "{{ strftime_now('%d') }}", "from token"),
+    ],
+)
+def test_an_app_of_an_earlier_release_that_asks_otherwise_is_found(
+    export: Path, template: str, reason: str
+) -> None:
+    """It leaves the template to GenAI's own engine, which knows less of Jinja than training does."""
+    (export / "app.py").write_text("of an earlier release")
+    (export / "chat_template.jinja").write_text(template)
+    found = verify.live(export)
+    assert [f.check for f in verify.failed(found)] == ["prompts"]
+    assert "in app.py" in found[0].message
+    assert reason in found[0].message
+    (export / "app.py").unlink()
+    assert verify.failed(verify.live(export)) == [], "the lab itself asks as it was trained"
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [7, {}, {"before": ["<s>"]}, {"before": [], "space": "", "normalize": [["form", 1]], "special": []}],
+)
+def test_a_folder_that_says_wrongly_how_to_read_prompts(export: Path, reading: Any) -> None:
+    edit(export / "lab.json", lambda lab: lab.update(reading=reading, optional=[]))
+    assert "does not say how to read prompts" in faults(export)["template"]
 
 
 def test_a_model_the_runtime_refuses_is_a_finding(export: Path) -> None:

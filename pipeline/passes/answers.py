@@ -14,6 +14,7 @@ from olive.passes import Pass
 from olive.passes.olive_pass import PassConfigParam
 
 from pipeline import datasets, generation, templates
+from pipeline.errors import LabError
 from pipeline.events import emit
 
 ANSWERS = "answers.json"
@@ -21,7 +22,8 @@ SIDE = "adapter"
 
 
 class Answers(Pass):
-    """Write `answers.json`: {"rows": [{prompt, expected, base: {...} | null, adapter: {...} | null}]}.
+    """Write `answers.json`: {"rows": [{prompt, system, expected, base: {...} | null, adapter: {...} | null}],
+    "left_out": prompts that are longer than the model's context}.
 
     A side is {text, tokens, tokens_per_second, first_token_seconds}; where the adapter is merged into the
     weights there is no base. Decoding is greedy, so that the same files give the same answers.
@@ -54,17 +56,27 @@ class Answers(Pass):
         base: dict[str, str | None] = {} if config.merged else {"base": None}
         sides = base | ({SIDE: None} if config.merged else {name: name for name in loaded.names})
         rows = datasets.load(data, loaded.template.fields, set(wanted))
-        answered: list[dict[str, Any]] = []
-        for index in wanted:
-            emit(
-                message=f"Prompt {len(answered) + 1} of {len(wanted)}",
-                progress=0.1 + 0.85 * len(answered) / len(wanted),
+        asked = [rows[i] for i in wanted if generation.room(loaded, loaded.reader.text(rows[i])) > 0]
+        left_out = len(wanted) - len(asked)
+        if not asked:
+            raise LabError(
+                f"All {left_out} held-out prompts are longer than the {loaded.context_length} tokens that"
+                " this model reads; shorten them, or set evaluate to null."
             )
-            answered.append(_answer(loaded, rows[index], config.max_new_tokens, sides))
+        if left_out:
+            emit(message=f"Left out {left_out} of {len(wanted)} prompts: longer than the model's context")
+        answered: list[dict[str, Any]] = []
+        for row in asked:
+            emit(
+                message=f"Prompt {len(answered) + 1} of {len(asked)}",
+                progress=0.1 + 0.85 * len(answered) / len(asked),
+            )
+            answered.append(_answer(loaded, row, config.max_new_tokens, sides))
         folder = Path(output_model_path)
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / ANSWERS
-        file.write_text(json.dumps({"rows": answered}, ensure_ascii=False, indent=1) + "\n", "utf-8")
+        written = {"rows": answered, "left_out": left_out}
+        file.write_text(json.dumps(written, ensure_ascii=False, indent=1) + "\n", "utf-8")
         return _handler(Path(model.model_path), file)
 
 
@@ -78,7 +90,7 @@ def _answer(
     model: generation.Model, row: dict[str, Any], max_new_tokens: int, sides: dict[str, str | None]
 ) -> dict[str, Any]:
     """One row of answers.json; `sides` gives for each side the adapter that is active, None for none."""
-    prompt = model.template.prompt(row)
+    prompt = model.reader.text(row)
     answers: dict[str, Any] = {"base": None, SIDE: None}
     for side, adapter in sides.items():
         answer = generation.stream(model, prompt, adapter, max_new_tokens=max_new_tokens)
@@ -86,7 +98,9 @@ def _answer(
             pass
         answers[side] = answer.facts()
     expected = str(row[model.template.fields[-1]])
-    return {"prompt": templates.question(model.template, row), "expected": expected, **answers}
+    system = str(row.get("system") or "") if "system" in model.reader.optional else ""
+    asked = {"prompt": templates.question(model.template, row), "system": system}
+    return {**asked, "expected": expected, **answers}
 
 
 def _handler(graph: Path, answers: Path) -> ONNXModelHandler:

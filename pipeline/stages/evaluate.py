@@ -58,8 +58,9 @@ def results(context: Context) -> Results:
     # Olive wants a model from every pass, so the graph, without its weights, stands beside the answers.
     (context.output / "model.onnx").unlink(missing_ok=True)
     file = context.output / ANSWERS
-    rows = json.loads(file.read_text("utf-8"))["rows"]
-    metrics: dict[str, Any] = {"prompts": len(rows)}
+    written = json.loads(file.read_text("utf-8"))
+    rows = written["rows"]
+    metrics: dict[str, Any] = {"prompts": len(rows), "left_out": written["left_out"]}
     for side in ("base", "adapter"):
         answers = [row[side] for row in rows if row[side]]
         for name in ("tokens_per_second", "first_token_seconds"):
