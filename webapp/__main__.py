@@ -98,7 +98,9 @@ def serve(listener: socket.socket, host: str, names: list[str]) -> None:
 
     shown = f"[{host}]" if ":" in host else host
     app = create([host, *names])
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3)
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, timeout_graceful_shutdown=3, proxy_headers=False
+    )
     print(f"Olive Lab is at http://{shown}:{listener.getsockname()[1]}", flush=True)
     uvicorn.Server(config).run(sockets=[listener])
 
