@@ -1,7 +1,7 @@
 """What stands before every request: other sites are refused, and every answer has security headers.
 
-What a proxy may add to a request (`X-Forwarded-Host` and its like) is dropped: anybody can send it, and Gradio
-would build the page's addresses from it.
+What a proxy may add to a request (`X-Forwarded-Host` and its like) is dropped: anybody can send it, and
+Gradio would build the page's addresses from it.
 
 Wherever the lab listens, any page a user visits can send requests there from their browser. A browser says
 where a request comes from (`Origin`, `Sec-Fetch-Site`), so a foreign one is known. A page whose own name was
