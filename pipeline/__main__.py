@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import settings
+from pipeline import settings, shorten
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.run import DONE, PUBLISH, QUEUED, RUNNING
 from pipeline.store import Store
@@ -74,7 +74,7 @@ def logs(args: argparse.Namespace) -> int:
     found = store.get(args.run)
     names = [stage.name for stage in found.stages]
     if args.stage and args.stage not in names:
-        raise InputError(f"{args.stage}: no such stage; this run has {', '.join(names)}")
+        raise InputError(f"{shorten.text(args.stage)}: no such stage; this run has {', '.join(names)}")
     if args.stage is None and found.current is None:
         raise InputError(f"{found.id}: this run has no stages")
     stage = args.stage or (found.current.name if found.current else "")
