@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import settings, shorten
+from pipeline import settings, shorten, terminal
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.run import DONE, PUBLISH, QUEUED, RUNNING
 from pipeline.store import Store
@@ -244,6 +244,7 @@ def main(argv: list[str] | None = None) -> int:
     """Parse the command line and carry out the verb."""
     settings.quiet_this_process()
     settings.keep_private()
+    terminal.guard()
     args = _parser().parse_args(argv)
     action: Callable[[argparse.Namespace], int] = args.action
     try:
