@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline import settings, shorten, terminal
 from pipeline.errors import InputError, LabError, sentence
@@ -24,6 +24,8 @@ from pipeline.verbs.queue import recipe_of
 
 if TYPE_CHECKING:  # imported where it is used: other verbs are there sooner without it
     from pipeline.inference import Source
+
+MOST_LETTERS = 2000  # of a message about the command line
 
 
 def check(args: argparse.Namespace) -> int:
@@ -283,6 +285,10 @@ class _Verb(argparse.ArgumentParser):
 
     flags: Callable[[argparse.ArgumentParser], None] | None = None
 
+    def error(self, message: str) -> NoReturn:
+        """As usual, but never pages of what was given."""
+        super().error(shorten.cut(message, MOST_LETTERS))
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As usual, with the flags."""
         flags, self.flags = self.flags, None
@@ -292,7 +298,7 @@ class _Verb(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__)
+    parser = _Verb(prog="python -m pipeline", description=__doc__)
     verbs = parser.add_subparsers(required=True, metavar="VERB", parser_class=_Verb)
 
     def verb(name: str, action: Callable[[argparse.Namespace], int]) -> _Verb:
