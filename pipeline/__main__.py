@@ -13,9 +13,9 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipeline import settings
+from pipeline import settings, shorten, terminal
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.run import DONE, PUBLISH, QUEUED, RUNNING
 from pipeline.store import Store
@@ -24,6 +24,8 @@ from pipeline.verbs.queue import recipe_of
 
 if TYPE_CHECKING:  # imported where it is used: other verbs are there sooner without it
     from pipeline.inference import Source
+
+MOST_LETTERS = 2000  # of a message about the command line
 
 
 def check(args: argparse.Namespace) -> int:
@@ -74,7 +76,7 @@ def logs(args: argparse.Namespace) -> int:
     found = store.get(args.run)
     names = [stage.name for stage in found.stages]
     if args.stage and args.stage not in names:
-        raise InputError(f"{args.stage}: no such stage; this run has {', '.join(names)}")
+        raise InputError(f"{shorten.text(args.stage)}: no such stage; this run has {', '.join(names)}")
     if args.stage is None and found.current is None:
         raise InputError(f"{found.id}: this run has no stages")
     stage = args.stage or (found.current.name if found.current else "")
@@ -244,6 +246,7 @@ def main(argv: list[str] | None = None) -> int:
     """Parse the command line and carry out the verb."""
     settings.quiet_this_process()
     settings.keep_private()
+    terminal.guard()
     args = _parser().parse_args(argv)
     action: Callable[[argparse.Namespace], int] = args.action
     try:
@@ -282,6 +285,10 @@ class _Verb(argparse.ArgumentParser):
 
     flags: Callable[[argparse.ArgumentParser], None] | None = None
 
+    def error(self, message: str) -> NoReturn:
+        """As usual, but never pages of what was given."""
+        super().error(shorten.cut(message, MOST_LETTERS))
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As usual, with the flags."""
         flags, self.flags = self.flags, None
@@ -291,7 +298,7 @@ class _Verb(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__)
+    parser = _Verb(prog="python -m pipeline", description=__doc__)
     verbs = parser.add_subparsers(required=True, metavar="VERB", parser_class=_Verb)
 
     def verb(name: str, action: Callable[[argparse.Namespace], int]) -> _Verb:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pipeline import templates
+from pipeline import shorten, templates
 from pipeline.errors import InputError
 
 LONGEST_LINE = 1024 * 1024  # bytes; a row this long is a mistake, and reading it would not be flat memory
@@ -204,7 +204,7 @@ def _parse(text: str) -> dict[str, Any] | str:
     except RecursionError:
         return "not a row: objects are nested too deeply"
     except ValueError as error:
-        return str(error)
+        return shorten.text(str(error).partition(";")[0])
     if isinstance(row, list):
         return _ARRAY
     if not isinstance(row, dict):
@@ -220,8 +220,8 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A key written twice is a slip that would silently drop a value."""
     row = dict(pairs)
     if len(row) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} stands twice")
+        names = Counter(name for name, _ in pairs)
+        raise ValueError(f"the key {shorten.value(names.most_common(1)[0][0])} stands twice")
     return row
 
 
@@ -229,19 +229,19 @@ def _misfits(row: dict[str, Any], fields: tuple[str, ...]) -> Iterator[str]:
     """Reasons why a row cannot fill the template's fields; the last field is the response."""
     for name in fields:
         if name not in row:
-            present = ", ".join(islice(row, 10)) or "none"
-            yield f"the field {name!r} of the template is missing; fields here: {present}"
+            present = shorten.names(row) or "none"
+            yield f"the field {shorten.value(name)} of the template is missing; fields here: {present}"
             continue
         value = row[name]
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-            yield f"{name!r} must be text or a number, not {_kind(value)}"
+            yield f"{shorten.value(name)} must be text or a number, not {_kind(value)}"
         elif isinstance(value, float) and not math.isfinite(value):
-            yield f"{name!r} is too large a number"
+            yield f"{shorten.value(name)} is too large a number"
         elif isinstance(value, str) and not _is_unicode(value):
-            yield f"{name!r} has half of a surrogate pair, which is not valid text"
+            yield f"{shorten.value(name)} has half of a surrogate pair, which is not valid text"
     response = row.get(fields[-1]) if fields else None
     if isinstance(response, str) and not response.strip():
-        yield f"{fields[-1]!r} is empty, so there is nothing to learn from this row"
+        yield f"{shorten.value(fields[-1])} is empty, so there is nothing to learn from this row"
 
 
 def _is_unicode(text: str) -> bool:

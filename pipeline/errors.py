@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 
+from pipeline import shorten
+
 # What takes most of the memory in each stage, and can be had smaller.
 SMALLER = {
     "quantize": "a smaller quantize.calibration_blocks or quantize.calibration_length",
@@ -14,6 +16,7 @@ SMALLER = {
     "evaluate": "a smaller evaluate.max_new_tokens",
     "score": "a smaller score.rows or score.general_blocks",
 }
+LONGEST_PROBLEM = 2000  # characters; a path may have thousands, and be somebody else's
 ANY_SMALLER = "a smaller batch_size or max_length, or with gradient_checkpointing on"
 
 
@@ -28,7 +31,8 @@ class InputError(LabError):
     """
 
     def __init__(self, problems: list[str] | str) -> None:
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        given = [problems] if isinstance(problems, str) else problems
+        self.problems = [shorten.cut(problem, LONGEST_PROBLEM) for problem in given]
         super().__init__("\n".join(self.problems))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import events
+from pipeline import events, terminal
 from pipeline.run import DONE, ENDED, QUEUED, RUNNING, Run, StageRun
 from pipeline.store import Store
 from pipeline.turns import Waiting
@@ -281,14 +281,17 @@ class _Line:
 
     def show(self, text: str) -> None:
         if self.live:
-            columns = _terminal_columns()
-            print("\r\x1b[2K" + text[: columns - 1], end="", flush=True)
+            text = terminal.harmless(" ".join(text.split("\n")))  # as long as it is shown, and on one line
+            terminal.rewrite(text[: _terminal_columns() - 1])
         elif text[:36] != self.last:  # the stage and its bar: a new line for each part of the bar
             self.last = text[:36]
             print(text, flush=True)
 
     def settle(self, text: str) -> None:
-        print(("\r\x1b[2K" if self.live else "") + text, flush=True)
+        if self.live:
+            terminal.rewrite(text, end="\n")
+        else:
+            print(text, flush=True)
 
 
 def _terminal_columns() -> int:

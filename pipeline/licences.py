@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import yaml
-
-from pipeline import models
+from pipeline import models, safe_yaml
 
 LONGEST = 100  # characters; somebody else wrote them
 HEAD = 1 << 16  # bytes read of a file
@@ -64,8 +62,8 @@ def _front_matter(folder: Path) -> str | None:
     if not head.startswith("---\n") or "\n---" not in head:
         return None
     try:
-        facts = yaml.safe_load(head[4:].partition("\n---")[0])
-    except (yaml.YAMLError, ValueError, RecursionError):
+        facts = safe_yaml.load(head[4:].partition("\n---")[0])
+    except ValueError:
         return None
     if not isinstance(facts, dict):
         return None

@@ -12,19 +12,18 @@ and everything else (parsing, messages, the page) reads `describe(QuantizeOption
 from __future__ import annotations
 
 import dataclasses
-import reprlib
+import math
 import types
 import typing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from pipeline import shorten
 from pipeline.errors import InputError
 
 T = TypeVar("T")
 
-# A refused value is shown as it was written, but never whole pages of it.
-_shown = reprlib.Repr()
-_shown.maxstring = _shown.maxother = _shown.maxlong = 200
+LARGEST = 2**63  # what the store, torch and whoever reads JSON take for a whole number
 
 
 def option(
@@ -101,11 +100,9 @@ def parse(cls: type[T], given: Any, where: str) -> T:
     Raises InputError with one problem per unknown key or bad value.
     """
     if not isinstance(given, dict):
-        raise InputError(f"{where}: {_shown.repr(given)} is not allowed; allowed: a mapping of options")
+        raise InputError(f"{where}: {shorten.value(given)} is not allowed; allowed: a mapping of options")
     options = {o.name: o for o in describe(cls)}
-    problems = [
-        f"{where}.{key}: unknown key; allowed: {', '.join(options)}" for key in given if key not in options
-    ]
+    problems = unknown_keys(given, list(options), f"{where}.")
     values: dict[str, Any] = {}
     for name, value in given.items():
         if name not in options:
@@ -119,6 +116,17 @@ def parse(cls: type[T], given: Any, where: str) -> T:
     return cls(**values)
 
 
+def unknown_keys(given: dict[Any, Any], allowed: list[str], before: str = "") -> list[str]:
+    """A problem for each key that is not allowed, for the first few if there are many."""
+    unknown = [key for key in given if key not in allowed]
+    problems = [
+        f"{before}{shorten.text(key, shorten.LONGEST)}: unknown key; allowed: {', '.join(allowed)}"
+        for key in unknown[: shorten.MOST_NAMED]
+    ]
+    more = len(unknown) - len(problems)
+    return [*problems, f"{before}...: {more:,} more unknown keys"] if more else problems
+
+
 def coerce(option: Option, value: Any, where: str) -> Any:
     """Return `value` as the option's type, or raise InputError naming key, value and what is allowed."""
     for choice in option.choices:
@@ -128,7 +136,7 @@ def coerce(option: Option, value: Any, where: str) -> Any:
         meant = _as_float(value) if kind is float else value
         if type(meant) is kind and _in_bounds(option, meant) and _storable(meant):
             return meant
-    raise InputError(f"{where}: {_shown.repr(value)} is not allowed; allowed: {option.allowed()}")
+    raise InputError(f"{where}: {shorten.value(value)} is not allowed; allowed: {option.allowed()}")
 
 
 def _as_float(value: Any) -> Any:
@@ -149,7 +157,11 @@ def _in_bounds(option: Option, value: Any) -> bool:
 
 
 def _storable(value: Any) -> bool:
-    """Whether a text can be a path, a row of the store and a line of JSON: no NUL, no half characters."""
+    """Whether it can be a row of the store, a line of JSON and, as text, a path: no NUL, no half letters."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, int):
+        return abs(value) < LARGEST
     return not (isinstance(value, str) and ("\0" in value or any("\ud800" <= c <= "\udfff" for c in value)))
 
 

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import yaml
 
+from pipeline import safe_yaml, shorten
 from pipeline.errors import InputError
 from pipeline.models import CATALOGUE
-from pipeline.options import coerce, describe, option, parse
+from pipeline.options import coerce, describe, option, parse, unknown_keys
 from pipeline.stages import STAGES, evaluate, finetune, optimize, quantize, score
 
 # Model and data may be given relative to the recipe; these ids are not paths.
@@ -89,15 +90,16 @@ def load(path: Path, changes: list[str] | None = None) -> Recipe:
     Raises InputError naming the file, key or value.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig") as file:
+            text = file.read(safe_yaml.MOST_CHARACTERS + 1)
     except FileNotFoundError:
         raise InputError(f"{path}: no such recipe file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as text ({error})") from None
     try:
-        given = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # an impossible date is a ValueError
-        raise InputError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
+        given = safe_yaml.load(text)
+    except ValueError as error:
+        raise InputError(f"{path}: is not valid YAML: {error}") from None
     if not isinstance(given, dict):
         raise InputError(f"{path}: a recipe is a mapping of keys such as name, model and data")
     return build(given, path.resolve().parent, changes)
@@ -129,7 +131,7 @@ def from_dict(given: dict[str, Any], folder: Path | None = None) -> Recipe:
     """
     top = {o.name: o for o in describe(Basics)}
     allowed = [*top, *OPTIONS]
-    problems = [f"{key}: unknown key; allowed: {', '.join(allowed)}" for key in given if key not in allowed]
+    problems = unknown_keys(given, allowed)
     values: dict[str, Any] = {}
     for key, value in given.items():
         try:
@@ -166,11 +168,12 @@ def _missing(values: dict[str, Any], given: dict[str, Any]) -> list[str]:
         problems.append("data: is missing; give a file of JSON lines")
     name = values.get("name", "run")
     if not name.strip() or len(name) > 100 or not name.isprintable():
-        problems.append(f"name: {name[:120]!r} is not allowed; allowed: 1 to 100 characters on one line")
+        shown = shorten.value(name)
+        problems.append(f"name: {shown} is not allowed; allowed: 1 to 100 characters on one line")
     group = values.get("group", "")
     if len(group) > 100 or not all(letter.isalnum() or letter in "-_." for letter in group):
         problems.append(
-            f"group: {group[:120]!r} is not allowed; allowed: letters, digits, - _ . (100 at most)"
+            f"group: {shorten.value(group)} is not allowed; allowed: letters, digits, - _ . (100 at most)"
         )
     if all(values.get(name, None if name in LEFT_OUT else True) is None for name in OPTIONS):
         problems.append("all stages are null: there is nothing to run")
@@ -213,10 +216,11 @@ def _set(given: dict[str, Any], change: str) -> None:
     """Apply one `--set stage.option=value`; the value is read as YAML."""
     key, equals, text = change.partition("=")
     if not equals:
-        raise InputError(f"--set {change}: write it as key=value, such as finetune.max_steps=10")
+        shown = shorten.text(change)
+        raise InputError(f"--set {shown}: write it as key=value, such as finetune.max_steps=10")
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
+        value = safe_yaml.load(text)
+    except ValueError:
         value = text
     if any(o.name == key and o.types == (str,) for o in describe(Basics)) and not isinstance(value, str):
         value = text  # a name like 007 or a template like `Q: {prompt}` is YAML for something else
@@ -227,6 +231,6 @@ def _set(given: dict[str, Any], change: str) -> None:
         if inner is None:  # a stage set to null is switched on again by giving it an option
             inner = target[parent] = {}
         if not isinstance(inner, dict):
-            raise InputError(f"--set {change}: {parent} has no options")
+            raise InputError(f"--set {shorten.text(change)}: {shorten.text(parent)} has no options")
         target = inner
     target[last] = value

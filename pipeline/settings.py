@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
+from pipeline import home_probe
 from pipeline.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,12 +42,16 @@ GRADIO = {
 
 
 def home() -> Path:
-    """The folder of all that is kept (`OLIVE_LAB_HOME`, default `data/` of this project), made if missing."""
+    """The folder of all that is kept (`OLIVE_LAB_HOME`, default `data/` of this project), made if missing.
+
+    Raises InputError where it cannot be made, or its file system cannot hold a lab.
+    """
     path = Path(os.environ.get("OLIVE_LAB_HOME") or ROOT / "data").expanduser().resolve()
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"OLIVE_LAB_HOME: {path} cannot be made a folder ({error.strerror})") from None
+    home_probe.need(path)
     return path
 
 

@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Callable
 
-from pipeline import submit
+from pipeline import shorten, submit
 from pipeline.errors import InputError
 from pipeline.recipe import Recipe
 from pipeline.store import Store
@@ -24,7 +24,7 @@ def parse(given: str) -> tuple[str, list[str]]:
     key, equals, text = given.partition("=")
     values = [value.strip() for value in text.split(",") if value.strip()]
     if not equals or not key.strip() or not values:
-        raise InputError(f"{given}: write it as option=value,value, such as finetune.r=8,16,32")
+        raise InputError(f"{shorten.text(given)}: write it as option=value,value, such as finetune.r=8,16,32")
     return key.strip(), list(dict.fromkeys(values))
 
 
@@ -37,7 +37,7 @@ def variants(make: Callable[[list[str]], Recipe], axes: list[str]) -> list[Recip
     keys = [key for key, _ in parsed]
     twice = sorted({key for key in keys if keys.count(key) > 1})
     if twice:
-        raise InputError(f"{', '.join(twice)}: given twice; join the values with commas")
+        raise InputError(f"{shorten.names(twice)}: given twice; join the values with commas")
     combinations = list(itertools.product(*(values for _, values in parsed)))
     if len(combinations) > MOST_RUNS:
         raise InputError(f"These are {len(combinations)} runs; a sweep has at most {MOST_RUNS}.")

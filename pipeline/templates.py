@@ -23,7 +23,7 @@ import jinja2.ext
 import jinja2.sandbox
 import jinja2.utils
 
-from pipeline import lab_prompt
+from pipeline import lab_prompt, shorten
 from pipeline.errors import InputError
 
 CHAT = "chat"
@@ -72,7 +72,8 @@ def parse(text: str, chat: Chat | None = None) -> Template:
     names = [value for is_field, value in pieces if is_field]
     if not names:
         raise InputError(
-            f"template: {text!r} has no placeholder; write it like '{{prompt}} {{response}}', or use '{CHAT}'"
+            f"template: {shorten.value(text)} has no placeholder;"
+            f" write it like '{{prompt}} {{response}}', or use '{CHAT}'"
         )
     if len(set(names)) == 1:
         raise InputError(
@@ -262,7 +263,8 @@ def _split(text: str) -> list[tuple[bool, str]]:
                     f"template: '{{' at character {at + 1} is never closed; write '{{{{' for a brace"
                 )
             if not name.isidentifier():
-                raise InputError(f"template: {{{name}}} is not a field name; use letters, digits and _")
+                shown = shorten.text(name, shorten.LONGEST)
+                raise InputError(f"template: {{{shown}}} is not a field name; use letters, digits and _")
             pieces += [(False, literal), (True, name)]
             literal, at = "", end + 1
         else:

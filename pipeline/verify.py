@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline import checksums, exported, generation, reading, settings, templates
+from pipeline import checksums, exported, generation, reading, settings, shorten, templates
 from pipeline.errors import InputError, LabError, sentence
 
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"
@@ -187,7 +187,8 @@ def _config(folder: Path) -> tuple[Config, str]:
     decoder = _part(model, "decoder", dict)
     graph = _part(decoder, "filename", str)
     if Path(graph).name != graph:  # weights are looked for beside the graph
-        raise ValueError(f"{CONFIG}: {graph!r} is not the name of a file beside it; export the model again")
+        shown = shorten.value(graph)
+        raise ValueError(f"{CONFIG}: {shown} is not the name of a file beside it; export the model again")
     exported.inside(folder, graph)
     length, words = _count(model, "context_length"), _count(model, "vocab_size")
     ends = model.get("eos_token_id")
@@ -302,7 +303,8 @@ def _part(given: dict[str, Any], key: str, kind: type[Found], file: str = CONFIG
 def _count(given: dict[str, Any], key: str) -> int:
     found = given.get(key)
     if type(found) is not int or found < 1:
-        raise ValueError(f"{CONFIG}: {key} is {found!r}, not a number from 1; export the model again")
+        shown = shorten.value(found)
+        raise ValueError(f"{CONFIG}: {key} is {shown}, not a number from 1; export the model again")
     return found
 
 
@@ -325,7 +327,7 @@ def _refuse_paths(given: Any) -> None:
         for value in given:
             _refuse_paths(value)
     elif isinstance(given, str) and (Path(given).is_absolute() or ".." in Path(given).parts):
-        raise ValueError(f"{CONFIG} names {given!r}, which lies outside the folder; remove it")
+        raise ValueError(f"{CONFIG} names {shorten.value(given)}, which lies outside the folder; remove it")
 
 
 def _plain(text: str) -> str:

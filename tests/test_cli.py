@@ -87,6 +87,12 @@ class TestCheck:
         assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("argv", [["x" * 10**6], ["list", "x" * 10**6], ["list", "--status", "x" * 10**6]])
+def test_words_that_are_not_understood_are_cut(capsys: Capture, argv: list[str]) -> None:
+    code, _, err = cli(capsys, *argv)
+    assert (code, len(err) < 4000) == (2, True)
+
+
 class TestRun:
     def test_a_run_is_queued_and_followed(
         self, store: Store, recipe_file: Path, capsys: Capture, served: Callable[[str], None]

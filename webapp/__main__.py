@@ -8,7 +8,7 @@ import re
 import socket
 import sys
 
-from pipeline import locks, settings
+from pipeline import locks, settings, terminal
 from pipeline.errors import LabError, sentence
 from webapp.guard import LOOPBACK
 
@@ -63,6 +63,7 @@ def arguments(given: list[str]) -> argparse.Namespace:
 
 def main(given: list[str] | None = None) -> int:
     """Serve until interrupted. Returns 2 with a sentence if the port or the home is taken."""
+    terminal.guard()
     args = arguments(sys.argv[1:] if given is None else given)
     settings.keep_private()
     try:
@@ -98,7 +99,14 @@ def serve(listener: socket.socket, host: str, names: list[str]) -> None:
 
     shown = f"[{host}]" if ":" in host else host
     app = create([host, *names])
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=3,
+        proxy_headers=False,
+        use_colors=False,
+    )
     print(f"Olive Lab is at http://{shown}:{listener.getsockname()[1]}", flush=True)
     uvicorn.Server(config).run(sockets=[listener])
 

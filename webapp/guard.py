@@ -1,5 +1,8 @@
 """What stands before every request: other sites are refused, and every answer has security headers.
 
+What a proxy may add to a request (`X-Forwarded-Host` and its like) is dropped: anybody can send it, and
+Gradio would build the page's addresses from it.
+
 Wherever the lab listens, any page a user visits can send requests there from their browser. A browser says
 where a request comes from (`Origin`, `Sec-Fetch-Site`), so a foreign one is known. A page whose own name was
 rebound to the lab's address is known by its `Host`: a DNS name nobody has told the lab about. An IP address
@@ -18,6 +21,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 SAFE_METHODS = ("GET", "HEAD")
+# By these a client could say under which address, or as whom, the page was asked for. Gradio believes them.
+FORWARDED = (b"forwarded", b"x-forwarded-", b"x-gradio-", b"x-original-", b"x-real-ip")
 
 # Gradio compiles templates in the page, hence 'unsafe-eval'. The rest keeps the page from calling out,
 # whatever a log or a dataset may hold.
@@ -55,6 +60,7 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
+        scope = {**scope, "headers": [pair for pair in scope["headers"] if not _is_forwarded(pair[0])]}
         method = scope.get("method", "GET")
         reason = refusal(Headers(scope=scope), method, scope["path"], self.names)
         if reason is None:
@@ -80,6 +86,10 @@ def refusal(headers: Headers, method: str, path: str, names: Collection[str] = (
     if site not in ("same-origin", "none") and not _is_navigation(headers, method, path):
         return "This request comes from another site, so it is refused."
     return None
+
+
+def _is_forwarded(name: bytes) -> bool:
+    return name.lower().startswith(FORWARDED)
 
 
 def _is_navigation(headers: Headers, method: str, path: str) -> bool:

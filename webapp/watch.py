@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
-from pipeline import clock, estimate, settings, takeaway
+from pipeline import clock, estimate, settings, shorten, takeaway
 from pipeline.errors import InputError
 from pipeline.run import PROCESS, QUEUED, RUNNING, Run, StageRun
 from pipeline.store import Store
@@ -68,7 +68,7 @@ class Watch:
     def _look(self, run_id: str) -> Look:
         run = self.store.get(run_id)
         if run.id != run_id:  # the abbreviations of the command line are not for URLs
-            raise InputError(f"{run_id}: no such run")
+            raise InputError(f"{shorten.text(run_id)}: no such run")
         status = self._status(run)
         return Look(run, status, json.dumps(status).encode())
 

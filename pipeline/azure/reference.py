@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from pipeline import shorten
 from pipeline.azure.place import GROUP, SPACE, SUBSCRIPTION, Place
 from pipeline.errors import InputError
 
@@ -51,6 +52,6 @@ def parse(uri: str, where: Place) -> Reference:
     if found := SHORT.fullmatch(uri):
         return Reference(where.required(), where.registry, *found.groups())
     raise InputError(
-        f"model: {uri!r} is not a model in Azure; one looks like azureml:NAME:VERSION or"
+        f"model: {shorten.value(uri)} is not a model in Azure; one looks like azureml:NAME:VERSION or"
         " azureml://registries/REGISTRY/models/NAME/versions/VERSION"
     )

@@ -126,3 +126,26 @@ def test_every_option_of_every_stage_has_an_input():
     assert set(made.keys) >= {(stage, row.name) for stage, cls in OPTIONS.items() for row in describe(cls)}
     assert all(isinstance(row, Option | None) for row in made.options)
     assert settings.SAMPLES.is_dir()
+
+
+BOMB = "[" + ", ".join(["&a [x, x, x]", *["[*a, *a, *a]"] * 20]) + "]"
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [BOMB, "2020-13-45", "9" * 5000, "9" * 90, "!!int ''", "[" * 50, "&a [*a]", "x" * 100_000, "\0", "\x1b"],
+)
+@pytest.mark.parametrize("name", ["group", "limit", "passes", "r", "learning_rate"])
+def test_what_is_typed_for_a_number_is_read_as_one_or_left_as_it_is(name, typed):
+    assert form.read(ROWS[name], typed) in (typed, 10**90 - 1)
+
+
+def test_what_no_input_gives_is_cut_before_anything_else_sees_it():
+    nested = []
+    for _ in range(5000):
+        nested = [nested]
+    for given in (nested, {"a": nested}, ["x"] * 100_000):
+        for row in ROWS.values():
+            read = form.read(row, given)
+            assert isinstance(read, str)
+            assert len(read) <= 80

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import asyncio
+import re
+
 import pytest
 from starlette.datastructures import Headers
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from webapp.app import create
-from webapp.guard import refusal
+from webapp.guard import Guard, refusal
 
 HOST = "localhost:7860"
 
@@ -91,6 +94,50 @@ def test_answers_have_security_headers_and_refusals_too(client):
 )
 def test_other_sites_reach_no_action(client, path):
     assert client.post(path, headers={"origin": "http://evil.example"}).status_code == 403
+
+
+FORWARDED = {
+    "X-Forwarded-Host": "evil.example",
+    "X-Forwarded-Proto": "https",
+    "X-Forwarded-For": "8.8.8.8",
+    "X-Forwarded-Port": "99",
+    "X-Forwarded-Prefix": "/evil",
+    "X-Forwarded-Server": "evil.example",
+    "Forwarded": "host=evil.example;proto=https;for=8.8.8.8",
+    "X-Gradio-Server": "http://evil.example",
+    "X-Original-Host": "evil.example",
+    "X-Real-IP": "8.8.8.8",
+}
+
+
+@pytest.mark.parametrize("path", ["/", "/config"])
+def test_the_page_has_its_own_address_whatever_a_client_says_was_forwarded(client, path):
+    def roots(**headers):
+        text = client.get(path, headers=headers).text
+        assert "evil" not in text
+        return re.findall(r'"(?:root|api_url)":\s*"([^"]*)"', text)
+
+    own = roots()
+    assert own
+    for name, value in FORWARDED.items():
+        assert roots(**{name: value}) == own, name
+        assert roots(**{name.upper(): value}) == own, name
+    assert roots(**FORWARDED) == own
+
+
+def test_nothing_that_is_said_to_be_forwarded_reaches_the_app():
+    """Of both kinds of connection, as the server hands them over."""
+    reached = []
+
+    async def app(scope, receive, send):
+        reached.append(dict(scope["headers"]))
+
+    own = {b"host": HOST.encode(), b"cookie": b"a=b"}
+    given = own | {name.lower().encode(): value.encode() for name, value in FORWARDED.items()}
+    for kind in ("http", "websocket"):
+        scope = {"type": kind, "path": "/", "headers": list(given.items())}
+        asyncio.run(Guard(app)(scope, None, None))
+    assert reached == [own, own]
 
 
 def test_websockets_of_other_sites_are_refused(client):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import signal
 import socket
@@ -226,5 +227,8 @@ def test_a_public_address_is_warned_about(home):
     until(lambda: answers(port), "the first answer", 180)
     until(lambda: answers(port, "lab.example"), "an answer under another name")
     assert not answers(port, "evil.example")
+    config = urllib.request.Request(f"http://127.0.0.1:{port}/config", headers={"X-Forwarded-Proto": "https"})
+    with urllib.request.urlopen(config, timeout=60) as reply:
+        assert json.load(reply)["root"] == f"http://127.0.0.1:{port}"
     process.send_signal(signal.SIGINT)
     assert "anybody who reaches port" in process.communicate(timeout=120)[1]

@@ -1,0 +1,199 @@
+"""Whether the file system of a home can do what the lab needs: tried once a process, in a few milliseconds.
+
+Shares such as SMB lack some of it, and then locks, the database or the privacy of files fail later, each with
+an error of its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+
+from pipeline.errors import InputError
+
+PREFIX = ".probe-"
+ABANDONED_SECONDS = 600.0
+# Nothing is wrong with the kind of file system then; whoever writes next has a sentence for these.
+ELSEWHERE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)
+
+
+class _Lacking(Exception):
+    """Something is accepted and does not work."""
+
+
+@lru_cache(maxsize=8)
+def need(home: Path) -> None:
+    """See that a home can hold a lab. Leaves nothing in it, and is seen by no other process of the lab.
+
+    Raises InputError with what is missing and where to put the home instead.
+    """
+    try:
+        with _folder(home) as folder:
+            lacking = [words for words, tried in TRIED.items() if not _works(tried, folder)]
+    except OSError as error:
+        if error.errno in ELSEWHERE:
+            return
+        raise InputError(
+            f"{home} cannot be written ({error.strerror}); make the home folder writable, or set"
+            " OLIVE_LAB_HOME to another one."
+        ) from None
+    if lacking:
+        raise InputError(
+            f"OLIVE_LAB_HOME: the file system of {home} lacks {_and(lacking)}, which the lab needs; put the"
+            " home on a local disk, as OLIVE_LAB_HOME=/a/local/folder."
+        )
+
+
+def _works(tried: Callable[[Path], None], folder: Path) -> bool:
+    """Whether it works. Raises OSError where that cannot be seen, for the disk is full, say."""
+    try:
+        tried(folder)
+    except _Lacking:
+        return False
+    except OSError as error:
+        if error.errno in ELSEWHERE:
+            raise
+        return False
+    return True
+
+
+@contextmanager
+def _folder(home: Path) -> Iterator[Path]:
+    """A folder of this process alone inside the home, gone afterwards."""
+    _sweep(home)
+    folder = home / f"{PREFIX}{os.urandom(6).hex()}"
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+
+
+def _sweep(home: Path) -> None:
+    """Remove what processes left that were killed while they tried."""
+    with os.scandir(home) as entries:
+        found = [Path(entry.path) for entry in entries if entry.name.startswith(PREFIX)]
+    for folder in found:
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime > ABANDONED_SECONDS:
+                _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    with suppress(OSError):
+        folder.chmod(0o700)  # it may have been tried with less
+    with suppress(OSError):
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+
+
+@contextmanager
+def _two(path: Path) -> Iterator[tuple[int, int]]:
+    """A file opened twice, as by two processes."""
+    first = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        second = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            yield first, second
+        finally:
+            os.close(second)
+    finally:
+        os.close(first)
+
+
+def _flock(folder: Path) -> None:
+    """Shared by two, refused to one who wants it alone, and free when it is closed."""
+    path = folder / "flock"
+    with _two(path) as (first, second):
+        for descriptor in (first, second):
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with suppress(BlockingIOError):
+            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            raise _Lacking
+    with _two(path) as (first, second):
+        fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(BlockingIOError):
+            fcntl.flock(first, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            raise _Lacking
+
+
+def _ranges(folder: Path) -> None:
+    """Locks on parts of a file, as SQLite takes them; another's are asked after as if by another process."""
+    with _two(folder / "ranges") as (first, second):
+        fcntl.lockf(first, fcntl.LOCK_EX | fcntl.LOCK_NB, 2, 1)
+        asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        try:
+            told = fcntl.fcntl(second, fcntl.F_OFD_GETLK, asked)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # this kernel cannot be asked so; SQLite does not ask so either
+                raise
+        else:
+            if struct.unpack("hhqqi4x", told)[0] == fcntl.F_UNLCK:
+                raise _Lacking
+        fcntl.lockf(first, fcntl.LOCK_UN, 2, 1)
+
+
+def _mapping(folder: Path) -> None:
+    """A file as memory that two share. It is written first: without room for it a process ends."""
+    with _two(folder / "mapped") as (first, second):
+        os.write(first, bytes(mmap.PAGESIZE))
+        with mmap.mmap(first, mmap.PAGESIZE) as one, mmap.mmap(second, mmap.PAGESIZE) as other:
+            one[0] = 1
+            if other[0] != 1:
+                raise _Lacking
+
+
+def _modes(folder: Path) -> None:
+    """Permissions are kept as they are set. None that is tried is wider than those of our files."""
+    path = folder / "modes"
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    for target, modes in ((path, (0o400, 0o600)), (folder, (0o500, 0o700))):
+        for mode in modes:
+            target.chmod(mode)
+            if target.stat().st_mode & 0o777 != mode:
+                raise _Lacking
+
+
+def _replacing(folder: Path) -> None:
+    """A file takes another's place while that one is read. It is empty: else some write it out then."""
+    new, old = folder / "new", folder / "old"
+    new.write_bytes(b"")
+    old.write_bytes(b"old")
+    with old.open("rb"):
+        new.replace(old)
+    if new.exists() or old.stat().st_size:
+        raise _Lacking
+
+
+def _syncing(folder: Path) -> None:
+    """Of a file to which nothing was written, if there is one: on a busy disk others take their time."""
+    used = folder.parent / "runs.lock"
+    path = used if used.exists() else folder / "synced"
+    descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+TRIED: dict[str, Callable[[Path], None]] = {
+    "file locks (flock)": _flock,
+    "locks on parts of a file (fcntl)": _ranges,
+    "shared memory maps (mmap)": _mapping,
+    "permissions (chmod)": _modes,
+    "replacing an open file (rename)": _replacing,
+    "writing through to the disk (fsync)": _syncing,
+}
+
+
+def _and(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

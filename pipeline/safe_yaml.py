@@ -1,0 +1,64 @@
+"""YAML that somebody else wrote, read without harm: no code, no endless aliases, every fault a sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from pipeline import shorten
+
+# As written, and with every alias written out: a file of a few lines can stand for billions of values.
+MOST_CHARACTERS = 200_000
+
+
+def load(text: str) -> Any:
+    """What the text says, of plain types only. Raises ValueError with what is wrong, on one line."""
+    if len(text) > MOST_CHARACTERS:
+        raise ValueError(f"it is longer than {MOST_CHARACTERS:,} characters")
+    try:
+        loader = yaml.SafeLoader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            _size(node, {})
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except yaml.YAMLError as error:
+        raise ValueError(shorten.text(" ".join(str(error).split()))) from None
+    except _Unreasonable as error:
+        raise ValueError(str(error)) from None
+    except ValueError as error:  # an impossible date, or more digits than Python reads
+        raise ValueError(shorten.text(str(error).partition(";")[0])) from None
+    except (LookupError, TypeError, AttributeError, ArithmeticError):  # a tag such as !!int before other text
+        raise ValueError("a value in it is not of the type that its tag names") from None
+
+
+class _Unreasonable(Exception):
+    """It can be read, and would take all memory when it is used."""
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """Characters and values of a node, aliases written out. Raises _Unreasonable."""
+    if id(node) in known:
+        if known[id(node)] < 0:
+            raise _Unreasonable("an alias (*) in it stands inside what it names")
+        return known[id(node)]
+    known[id(node)] = -1  # at work on it
+    size = 1
+    if isinstance(node, yaml.ScalarNode):
+        size += len(node.value)
+    elif isinstance(node, yaml.SequenceNode):
+        size += sum(_size(inner, known) for inner in node.value)
+    elif isinstance(node, yaml.MappingNode):
+        size += sum(_size(key, known) + _size(value, known) for key, value in node.value)
+    if size > 2 * MOST_CHARACTERS:  # twice, for each value counts as well
+        raise _Unreasonable(
+            f"its aliases (*) stand for more than {MOST_CHARACTERS:,} characters; write out what you mean"
+        )
+    known[id(node)] = size
+    return size

@@ -1,0 +1,177 @@
+"""Texts that are small and stand for something huge, or for nothing that can be read."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import options, recipe, safe_yaml, shorten
+from pipeline.errors import InputError
+
+
+def bomb(first: str, inner: str) -> str:
+    """Twenty lines, each of which has the one before nine times."""
+    lines = [f"a0: &a0 {first}"]
+    for level in range(1, 20):
+        lines.append(f"a{level}: &a{level} {inner % ', '.join([f'*a{level - 1}'] * 9)}")
+    return "\n".join(lines)
+
+
+BOMBS = {
+    "lists": bomb("[x, x, x]", "[%s]"),
+    "merges": bomb("{k: v}", "{<<: [%s]}"),
+    "long text": f"a: &a {'x' * 5000}\nb: [{'*a, ' * 100}]",
+}
+CIRCLES = {"list": "a: &a [*a]", "mapping": "&a {a: *a}"}
+DEEP = {
+    "lists": "a: " + "[" * 1000 + "]" * 1000,
+    "mappings": "{a: " * 1000 + "}" * 1000,
+}
+TAGGED = ["!!bool maybe", "!!int ''", "!!float ''", "!!timestamp x", "!!binary x", "!!python/name:os.system"]
+
+
+@pytest.mark.parametrize("text", BOMBS.values(), ids=BOMBS)
+def test_aliases_may_not_stand_for_everything(text: str) -> None:
+    assert len(text) < 50_000
+    with pytest.raises(ValueError, match=r"^its aliases \(\*\) stand for more than 200,000 characters"):
+        safe_yaml.load(text)
+
+
+@pytest.mark.parametrize("text", CIRCLES.values(), ids=CIRCLES)
+def test_an_alias_may_not_hold_itself(text: str) -> None:
+    with pytest.raises(ValueError, match="stands inside what it names"):
+        safe_yaml.load(text)
+
+
+@pytest.mark.parametrize("text", DEEP.values(), ids=DEEP)
+def test_it_may_not_be_endlessly_deep(text: str) -> None:
+    with pytest.raises(ValueError, match="nested too deeply"):
+        safe_yaml.load(text)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [*TAGGED, "9" * 5000, "1" + ":1" * 3000 + ".5", "2020-13-45", "[", "\0", "\x1b[2J", "*" + "x" * 5000],
+)
+def test_every_fault_is_one_short_line(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ValueError, match=r"\w") as caught:
+        safe_yaml.load(f"data: {value}")
+    assert type(caught.value) is ValueError
+    assert len(str(caught.value)) <= shorten.LONGEST_TEXT
+    assert str(caught.value).isprintable()
+    (tmp_path / "recipe.yaml").write_text(f"data: {value}")
+    with pytest.raises(InputError, match="is not valid YAML"):
+        recipe.load(tmp_path / "recipe.yaml")
+
+
+def test_a_text_of_any_length_is_not_read(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="longer than 200,000 characters"):
+        safe_yaml.load("a: " + "x" * 200_000)
+    with pytest.raises(InputError, match="longer than 200,000 characters"):
+        recipe.load(Path("/dev/zero"))
+
+
+def test_aliases_that_a_person_writes_are_read() -> None:
+    text = "base: &base {r: 8, alpha: 16}\nmore: {<<: *base, r: 4}\nsame: *base\nnone:\n"
+    base = {"r": 8, "alpha": 16}
+    assert safe_yaml.load(text) == {"base": base, "more": {"r": 4, "alpha": 16}, "same": base, "none": None}
+    assert safe_yaml.load("") is None
+
+
+@pytest.mark.parametrize("text", [*BOMBS.values(), *CIRCLES.values()])
+def test_a_recipe_and_set_refuse_them_in_a_few_words(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"data: x\n{text}")
+    with pytest.raises(InputError) as caught:
+        recipe.load(path)
+    assert len(str(caught.value)) < 1000
+    path.write_text("data: x\n")
+    for key in ("quantize", "finetune.r", "seed"):
+        with pytest.raises(InputError) as caught:
+            recipe.load(path, [f"{key}={text}"])
+        assert len(str(caught.value)) < 1000
+
+
+HEX = "0x" + "f" * 5000
+LARGE = [
+    "y" * 100_000,
+    HEX,
+    "[" + "z, " * 900 + "]",
+    "{" + ", ".join(f"k{n}: 1" for n in range(900)) + "}",
+    ".inf",
+]
+
+
+@pytest.mark.parametrize("value", LARGE, ids=lambda value: value[:5])
+@pytest.mark.parametrize("key", ["seed", "max_minutes", "quantize", "quantize.bits", "finetune.max_steps"])
+def test_what_is_too_large_is_cut_in_every_message(tmp_path: Path, key: str, value: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("data: x\n")
+    with pytest.raises(InputError) as caught:
+        recipe.load(path, [f"{key}={value}"])
+    for problem in caught.value.problems:
+        assert len(problem) < 500
+        assert problem.isprintable()
+
+
+def test_keys_are_cut_as_well(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    keys = [
+        "? " + "k" * 1000 + "\n: 1\n",
+        '? "\\e[2J"\n: 1\n',
+        f"? {HEX}\n: 1\n",
+        *(f"k{n}: 1\n" for n in range(500)),
+    ]
+    path.write_text(
+        "data: x\n" + "".join(keys) + "quantize: {" + ", ".join(f"k{n}: 1" for n in range(500)) + "}"
+    )
+    with pytest.raises(InputError) as caught:
+        recipe.load(path)
+    problems = caught.value.problems
+    assert len(problems) == 22
+    assert problems[1].startswith("\\x1b[2J: unknown key")
+    assert problems[10] == "...: 493 more unknown keys"
+    assert problems[-1] == "quantize....: 490 more unknown keys"
+    assert all(len(problem) < 1000 and problem.isprintable() for problem in problems)
+
+
+class TestShorten:
+    def test_a_value_that_stands_for_billions_is_looked_at_only_where_it_is_shown(self) -> None:
+        nested: object = "x" * 10_000
+        for _ in range(60):
+            nested = [nested] * 9
+        assert (
+            shorten.value(nested) == "[[[...], [...], [...], [...], ...], "
+            "[[...], [...], [...], [...], ...], [[...]..."
+        )
+        pairs: object = "x"
+        for _ in range(60):
+            pairs = dict.fromkeys(range(9), pairs)
+        assert len(shorten.value(pairs)) == shorten.LONGEST
+
+    def test_what_is_short_stands_as_python_writes_it(self) -> None:
+        for value in (None, True, 5, 1.5, "a'b", [1, "x"], {"a": 1}, b"x", 10**70):
+            assert shorten.value(value) == repr(value)
+
+    def test_numbers_longer_than_python_writes_have_a_size(self) -> None:
+        assert shorten.value(1 << 20_000) == "a number of 20,001 bits"
+        assert sys.get_int_max_str_digits() == 4300
+
+    def test_a_text_is_cut_and_on_one_line(self) -> None:
+        assert shorten.text("a\x1b[2J\u202eb\nc") == "a\\x1b[2J\\u202eb\\nc"
+        assert shorten.text("x" * 1000, 10) == "xxxxxxx..."
+        assert shorten.names(["a", "b" * 100, *map(str, range(20))]).endswith(
+            "..., 0, 1, 2, 3, 4, 5, 6, 7, 12 more"
+        )
+
+    def test_a_problem_is_never_pages_long(self) -> None:
+        assert len(str(InputError("x" * 10**6))) == 2000
+
+
+def test_numbers_that_nothing_can_hold_are_refused() -> None:
+    found = {option.name: option for option in options.describe(recipe.OPTIONS["finetune"])}
+    for value in (2**63, 10**5000):
+        with pytest.raises(InputError):
+            options.coerce(found["max_steps"], value, "finetune.max_steps")
