@@ -39,6 +39,10 @@ class Template(Protocol):
         """The fields a row must have, in the order they are read; the last one is the response."""
 
     @property
+    def optional(self) -> tuple[str, ...]:
+        """The fields that a row may have besides; an empty one is as good as none."""
+
+    @property
     def stop(self) -> str:
         """The text that ends an answer, "" if only the model's own end token does."""
 
@@ -143,6 +147,8 @@ class TextTemplate:
 
     pieces: tuple[tuple[bool, str], ...]
 
+    optional = ()
+
     @cached_property
     def fields(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(value for is_field, value in self.pieces if is_field))
@@ -176,6 +182,7 @@ class ChatTemplate:
     chat: Chat | None
 
     fields = ("prompt", "response")
+    optional = ("system",)
 
     @cached_property
     def stop(self) -> str:
