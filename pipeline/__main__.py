@@ -30,13 +30,16 @@ MOST_LETTERS = 2000  # of a message about the command line
 
 def check(args: argparse.Namespace) -> int:
     """Check a dataset against a template; with --model also against that model's chat template."""
-    from pipeline import models, recipe, submit
+    from pipeline import models, recipe, shown, submit
 
     model = models.resolve(recipe.model_path(args.model, Path.cwd())) if args.model else None
-    report = submit.check_data(args.data, args.template, model)
-    print(f"{args.data}: {report.rows:,} rows, fields {', '.join(report.fields)}: good")
+    report = submit.check_data(args.data, args.template, model, max_length=args.max_length)
+    fields = ", ".join(shown.name(field)[1:-1] for field in report.fields)
+    print(f"{shown.plain(str(args.data))}: {report.rows:,} rows, fields {fields}: good")
+    for note in [*report.notes, *([report.unasked] if report.unasked else [])]:
+        print(f"Note: {note}")
     if report.example:
-        print(f"\nThe first row as the model reads it:\n\n{report.example}")
+        print(f"\nThe first row as the model reads it:\n\n{shown.plain(report.example)}")
     return 0
 
 
@@ -45,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from pipeline import follow, submit
 
     store = Store(settings.home())
-    run_id = submit.submit(store, recipe_of(store, args.recipe, args.set))
+    run_id = submit.submit(store, recipe_of(store, args.recipe, args.set), note=_note)
     print(f"Run {run_id} is queued. Ctrl-C stops following; the run goes on.", flush=True)
     return follow.run(store, run_id)
 
@@ -55,8 +58,12 @@ def submit_(args: argparse.Namespace) -> int:
     from pipeline import submit
 
     store = Store(settings.home())
-    print(submit.submit(store, recipe_of(store, args.recipe, args.set)))
+    print(submit.submit(store, recipe_of(store, args.recipe, args.set), note=_note))
     return 0
+
+
+def _note(text: str) -> None:
+    print(f"Note: {text}", file=sys.stderr)
 
 
 def show(args: argparse.Namespace) -> int:
@@ -216,7 +223,8 @@ def scorecard_(args: argparse.Namespace) -> int:
         "template": args.template,
     }
     base = recipe.build({**given, "finetune": None, "evaluate": None}, Path.cwd(), args.set)
-    group, refused = scorecard.start(store, base, [name.strip() for name in args.algorithms.split(",")])
+    names = [name.strip() for name in args.algorithms.split(",")]
+    group, refused = scorecard.start(store, base, names, note=_note)
     for name, reason in refused.items():
         print(f"{name} is left out. {reason}", file=sys.stderr)
     quiet = args.json
@@ -351,10 +359,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check_flags(added: argparse.ArgumentParser) -> None:
     from pipeline import templates
+    from pipeline.stages import finetune
 
     added.add_argument("data", type=Path, metavar="DATA.jsonl")
     added.add_argument("--template", default=templates.CHAT, help="chat, or a text with {placeholders}")
-    added.add_argument("--model", help="render the first row with this model's chat template")
+    added.add_argument("--model", help="render every row with this model's chat template, and count tokens")
+    added.add_argument(
+        "--max-length", type=_positive, default=finetune.Options.max_length, metavar="N",
+        help="finetune.max_length: rows of more tokens are counted (default: %(default)s)",
+    )  # fmt: skip
 
 
 def _chat_flags(added: argparse.ArgumentParser) -> None:

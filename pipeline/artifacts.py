@@ -29,6 +29,7 @@ SOURCES = (
     "passes",
     "stages",
     "datasets.py",
+    "splitting.py",
     "templates.py",
     "architectures.py",
     "checksums.py",

@@ -38,6 +38,7 @@ STARTER_CONFIG = {
     "num_hidden_layers": 30,
     "num_attention_heads": 9,
     "num_key_value_heads": 3,
+    "max_position_embeddings": 8192,
     "vocab_size": 49152,
     "tie_word_embeddings": True,
 }
@@ -48,6 +49,8 @@ STARTER_CHAT = Chat(
     " '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}"
     "{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+TOKENIZER = "tokenizer.json"
+TOKENIZER_SECONDS = 120
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt"]
 HUB_FILES += ["README.md", "LICENSE*"]  # what a published model's card says of its base
 
@@ -190,6 +193,66 @@ def materialize(model: Model, home: Path, report: Callable[[str], None]) -> Path
             _download(model, part)
         part.replace(target)
     return target
+
+
+def tokenizer_file(model: Model, home: Path) -> Path:
+    """The model's tokenizer.json, fetched or made once per home where the model is not here yet.
+
+    Raises LabError with the reason why there is none.
+    """
+    folder = model.folder(home)
+    if (folder / TOKENIZER).is_file():
+        return folder / TOKENIZER
+    if folder.is_dir():
+        raise LabError(f"{model.id} has no {TOKENIZER}.")
+    if model.kind == "azureml":
+        raise LabError(f"{model.id} is not here yet; check again after its first run.")
+    kept = home / "models" / ".tokenizers" / folder.name
+    with locks.locked(kept.with_name(f".{kept.name}.lock")):
+        if not (kept / TOKENIZER).is_file():
+            part = kept.with_name(f"{kept.name}.part")
+            _get_tokenizer(model, part)
+            part.replace(kept)
+    return kept / TOKENIZER
+
+
+def _get_tokenizer(model: Model, part: Path) -> None:
+    """Have a process of its own put the tokenizer into a new folder. Raises LabError."""
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    command = [settings.python(), "-m", "pipeline.models", "--tokenizer", model.pinned, str(part)]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=TOKENIZER_SECONDS, check=False,
+            stdin=subprocess.DEVNULL, cwd=settings.ROOT, env=settings.child_environment(),
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise LabError(f"the tokenizer of {model.id} did not come within {TOKENIZER_SECONDS} s.") from None
+    if done.returncode != 0 or not (part / TOKENIZER).is_file():
+        shutil.rmtree(part, ignore_errors=True)
+        reason = done.stderr.strip().splitlines()[-1:] if done.returncode == 2 else []
+        raise LabError(*reason or [f"the tokenizer of {model.id} cannot be read."])
+
+
+def _put_tokenizer(model: str, folder: Path) -> None:
+    """Put the tokenizer of the starter or of a hub model into a folder. Raises LabError."""
+    if model == "starter":
+        from pipeline import starter
+
+        starter.tokenizer(starter_file(), folder)
+        return
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    name, _, revision = model.partition("@")
+    try:
+        shutil.copyfile(hf_hub_download(name, TOKENIZER, revision=revision), folder / TOKENIZER)
+    except LocalEntryNotFoundError:
+        raise LabError("the hub cannot be reached; check again after the model's first run.") from None
+    except EntryNotFoundError:
+        raise LabError(f"{name} has no {TOKENIZER}.") from None
+    except Exception:  # whatever the client of this release raises when it gets no answer
+        raise LabError(f"the tokenizer of {name} cannot be fetched; check again later.") from None
 
 
 def starter_file() -> Path:
@@ -349,10 +412,14 @@ def _download(model: Model, part: Path) -> None:
         raise LabError(f"{model.id} has no .safetensors files; other weight formats can carry code.")
 
 
-def _main(model: str) -> int:
+def _main(model: str, *into: str) -> int:
+    """Say what the hub knows of a model; after `--tokenizer`, put its tokenizer into a folder."""
     settings.quiet_this_process()
     try:
-        print(json.dumps(dataclasses.asdict(_ask_hub(model))))
+        if into:
+            _put_tokenizer(into[0], Path(into[1]))
+        else:
+            print(json.dumps(dataclasses.asdict(_ask_hub(model))))
     except LabError as error:
         print(error, file=sys.stderr)
         return 2
@@ -360,4 +427,4 @@ def _main(model: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1]))
+    sys.exit(_main(*sys.argv[1:]))

@@ -52,11 +52,16 @@ class Row:
 
 
 def start(
-    store: Store, base: Recipe, algorithms: list[str], owner: str | None = None
+    store: Store,
+    base: Recipe,
+    algorithms: list[str],
+    owner: str | None = None,
+    note: submit.Say | None = None,
 ) -> tuple[str, dict[str, str]]:
     """Queue a run for each algorithm; return the group's name and, by algorithm, why one was refused.
 
-    Raises InputError if an algorithm is unknown, or if none at all can be run.
+    `note` gets what should be known of the data. Raises InputError if an algorithm is unknown, or if none at
+    all can be run.
     """
     unknown = [name for name in algorithms if name not in (FLOAT, *WAYS)]
     if unknown or not algorithms:
@@ -67,14 +72,18 @@ def start(
     group = f"{PREFIX}{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     refused: dict[str, str] = {}
     problems: list[str] = []
+    notes: list[str] = []
     for name in dict.fromkeys(algorithms):
         try:
-            submit.submit(store, recipe(base, name, group), owner)
+            submit.submit(store, recipe(base, name, group), owner, notes.append)
         except InputError as error:
             refused[name] = " ".join(error.problems)
             problems += [problem for problem in error.problems if problem not in problems]
     if len(refused) == len(set(algorithms)):
         raise InputError(problems)
+    if note is not None:
+        for text in dict.fromkeys(notes):  # the same for every way
+            note(text)
     return group, refused
 
 

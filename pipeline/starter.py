@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
+from typing import Any, BinaryIO
+
+# How GGUF numbers the kinds of values, and of tokens.
+_CONTROL = 3
+_TEXT, _ARRAY = 8, 9
+_NUMBERS = {
+    0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"
+}  # fmt: skip
 
 
 def convert(gguf: Path, folder: Path) -> None:
@@ -27,3 +36,46 @@ def convert(gguf: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def tokenizer(gguf: Path, folder: Path) -> None:
+    """Write the tokenizer.json of `gguf`, a byte-level BPE, as `convert` does, into `folder`.
+
+    Without transformers, which takes ten seconds or more for it. Raises what reading a file that is no such
+    GGUF raises.
+    """
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+
+    with gguf.open("rb") as file:
+        facts = _metadata(file)
+    tokens = facts["tokenizer.ggml.tokens"]
+    merges = [tuple(merge.split(" ")) for merge in facts["tokenizer.ggml.merges"]]
+    made = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    kinds = facts["tokenizer.ggml.token_type"]
+    special = [token for token, kind in zip(tokens, kinds, strict=True) if kind == _CONTROL]
+    made.add_special_tokens([AddedToken(token, special=True) for token in special])
+    made.save(str(folder / "tokenizer.json"))
+
+
+def _metadata(file: BinaryIO) -> dict[str, Any]:
+    """What stands before the tensors of a GGUF file, by name."""
+    magic, _, _, count = struct.unpack("<4sIQQ", file.read(24))
+    if magic != b"GGUF":
+        raise ValueError("not a GGUF file")
+    return {_text(file): _value(file, *struct.unpack("<I", file.read(4))) for _ in range(count)}
+
+
+def _value(file: BinaryIO, kind: int) -> Any:
+    if kind == _TEXT:
+        return _text(file)
+    if kind == _ARRAY:
+        of, count = struct.unpack("<IQ", file.read(12))
+        return [_value(file, of) for _ in range(count)]
+    layout = _NUMBERS[kind]
+    return struct.unpack(layout, file.read(struct.calcsize(layout)))[0]
+
+
+def _text(file: BinaryIO) -> str:
+    (length,) = struct.unpack("<Q", file.read(8))
+    return file.read(length).decode()

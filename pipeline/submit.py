@@ -7,13 +7,14 @@ import dataclasses
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline import datasets, models, settings, templates, worker
+from pipeline import architectures, datasets, models, settings, shown, splitting, templates, worker
 from pipeline.errors import InputError
+from pipeline.lengths import Lengths, Limits
 from pipeline.recipe import Recipe, redo
 from pipeline.run import Run
 from pipeline.stages import STAGES, optimize
@@ -22,27 +23,33 @@ from pipeline.store import Store
 MOST_OWNER_LETTERS = 40
 
 
-def submit(store: Store, recipe: Recipe, owner: str | None = None) -> str:
+Say = Callable[[str], None]
+
+
+def submit(store: Store, recipe: Recipe, owner: str | None = None, note: Say | None = None) -> str:
     """Check a recipe, queue its run, see that a worker is there; return the run's id.
 
-    `owner` is whose run it is, by default the system's user. Raises InputError with everything that is
-    wrong; nothing is queued or written then.
+    `owner` is whose run it is, by default the system's user; `note` gets what should be known of the data.
+    Raises InputError with everything that is wrong; nothing is queued or written then.
     """
-    run = _queue(store, recipe, check(recipe), owner_name(owner))
+    run = _queue(store, recipe, check(recipe, note), owner_name(owner))
     worker.ensure(store.home)
     return run
 
 
-def submit_all(store: Store, recipes: Sequence[Recipe], owner: str | None = None) -> list[str]:
+def submit_all(
+    store: Store, recipes: Sequence[Recipe], owner: str | None = None, note: Say | None = None
+) -> list[str]:
     """`submit` of several recipes: all are checked before any is queued.
 
     Raises InputError naming the recipes by name.
     """
     models_of: list[models.Model] = []
     problems: list[str] = []
+    seen: Seen = {}
     for recipe in recipes:
         try:
-            models_of.append(check(recipe))
+            models_of.append(check(recipe, note, seen))
         except InputError as error:
             problems += [f"{recipe.name}: {problem}" for problem in error.problems]
     if problems:
@@ -80,6 +87,15 @@ def again(run: Run, changes: list[str] | None = None) -> Recipe:
     return redo(given, Path.cwd(), changes)
 
 
+def one_prompt(run: Run) -> bool:
+    """Whether all rows of a run's dataset have the same prompt, so that none is held out of training."""
+    try:
+        template = templates.parse(str(run.recipe.get("template", templates.CHAT)))
+    except InputError:  # of a run that an older version of the lab made
+        return False
+    return datasets.one_prompt(Path(run.data), template)
+
+
 def publish(store: Store, run: Run, to: str, options: Any) -> str:
     """Check and queue the publishing of a finished run; return the name of the stage that does it.
 
@@ -94,8 +110,14 @@ def publish(store: Store, run: Run, to: str, options: Any) -> str:
     return stage
 
 
-def check(recipe: Recipe) -> models.Model:
-    """Look for every fault of a recipe that can be known now; return its model. Raises InputError."""
+Seen = dict[Any, datasets.Report | InputError]
+
+
+def check(recipe: Recipe, note: Say | None = None, seen: Seen | None = None) -> models.Model:
+    """Look for every fault of a recipe that can be known now; return its model. Raises InputError.
+
+    `note` gets what should be known of the data. What `seen` holds of earlier recipes is not read again.
+    """
     problems: list[str] = []
     model = None
     try:
@@ -107,13 +129,38 @@ def check(recipe: Recipe) -> models.Model:
     except InputError as error:
         problems += error.problems
     problems += _gpu_problems(recipe)
+    report = None
     try:
-        check_data(Path(recipe.data), recipe.template, model, recipe.eval_fraction)
+        report = _checked_data(recipe, model, {} if seen is None else seen)
+        if report.unasked and recipe.evaluate is not None:
+            problems.append(f"{recipe.data}: {report.unasked}")
     except InputError as error:
         problems += error.problems
-    if problems or model is None:
+    if problems or model is None or report is None:
         raise InputError(problems)
+    if note is not None:
+        for text in report.notes:
+            note(text)
     return model
+
+
+def _checked_data(recipe: Recipe, model: models.Model | None, seen: Seen) -> datasets.Report:
+    """`check_data` of a recipe, unless its like was just seen, and noted then. Raises InputError."""
+    longest = recipe.finetune.max_length if recipe.finetune is not None else None
+    given = recipe.data, recipe.template, recipe.eval_fraction, recipe.seed, longest, recipe.model
+    found = seen.get(given)
+    if isinstance(found, datasets.Report):
+        return dataclasses.replace(found, notes=[])
+    if found is not None:
+        raise found
+    try:
+        seen[given] = report = check_data(
+            Path(recipe.data), recipe.template, model, recipe.eval_fraction, recipe.seed, longest
+        )
+    except InputError as error:
+        seen[given] = error
+        raise
+    return report
 
 
 def _gpu_problems(recipe: Recipe) -> list[str]:
@@ -139,24 +186,55 @@ def _gpu_problems(recipe: Recipe) -> list[str]:
 
 
 def check_data(
-    path: Path, template: str, model: models.Model | None, eval_fraction: float = 0.1
+    path: Path,
+    template: str,
+    model: models.Model | None,
+    eval_fraction: float = 0.1,
+    seed: int = 0,
+    max_length: int | None = None,
 ) -> datasets.Report:
     """Look for every fault of a dataset and its template; with a model, of its chat template too.
 
-    Raises InputError with all of them.
+    Its report has notes, on rows of more than `max_length` tokens for example. Raises InputError with all
+    faults.
     """
     if template.strip() == templates.CHAT and model is not None and model.chat is None:
         raise InputError(
             f"template: {model.id} has no chat template; write one like '{{prompt}} {{response}}'"
         )
+    steps = checking_data(path, template, model, eval_fraction, seed, max_length)
     try:
-        report = datasets.check(path, template, model.chat if model else None)
+        report = datasets.ended(steps)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        raise InputError(f"{shown.valid(str(path))}: cannot be read ({error.strerror})") from None
     if not report.good:
         raise InputError(report.messages())
-    datasets.split(report.rows, eval_fraction, seed=0)  # refuses what cannot be split at any seed
+    if report.rows < 2:
+        raise InputError(splitting.too_few(report.rows))
     return report
+
+
+def checking_data(
+    path: Path,
+    template: str,
+    model: models.Model | None,
+    eval_fraction: float = 0.1,
+    seed: int = 0,
+    max_length: int | None = None,
+) -> Generator[str, None, datasets.Report]:
+    """`datasets.checking` with a model: its chat template, its tokenizer and what it can read.
+
+    Raises InputError if the file is not there or the template is faulty, OSError if it cannot be read.
+    """
+    if model is None:
+        return (yield from datasets.checking(path, template, eval_fraction=eval_fraction, seed=seed))
+    home = settings.home()
+    limits = Limits(max_length, architectures.positions(model.config))
+    with Lengths(lambda: models.tokenizer_file(model, home), model.id, limits) as lengths:
+        steps = datasets.checking(
+            path, template, model.chat, lengths=lengths, eval_fraction=eval_fraction, seed=seed
+        )
+        return (yield from steps)
 
 
 def keep_dataset(home: Path, source: Path) -> Path:

@@ -59,6 +59,11 @@ def variants(make: Callable[[list[str]], Recipe], axes: list[str]) -> list[Recip
     return made
 
 
-def start(store: Store, recipes: list[Recipe], owner: str | None = None) -> list[str]:
-    """Queue the runs of a sweep, all or none; return their ids. Raises InputError."""
-    return submit.submit_all(store, recipes, owner)
+def start(
+    store: Store, recipes: list[Recipe], owner: str | None = None, note: submit.Say | None = None
+) -> list[str]:
+    """Queue the runs of a sweep, all or none; return their ids. `note` is as in `submit`.
+
+    Raises InputError.
+    """
+    return submit.submit_all(store, recipes, owner, note)

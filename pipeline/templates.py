@@ -40,7 +40,7 @@ class Template(Protocol):
 
     @property
     def optional(self) -> tuple[str, ...]:
-        """The fields a row may have besides."""
+        """The fields that a row may have besides; an empty one is as good as none."""
 
     @property
     def stop(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import exports
 import pytest
-from lab import CHILDREN, finish_all, killed, plant, serving, until, write_safetensors
+from lab import CHILDREN, finish_all, killed, plant, serving, until, write_safetensors, write_tokenizer
 
 from pipeline import artifacts, settings, worker
 from pipeline.run import Run
@@ -73,6 +73,12 @@ def model_folder(tmp_path: Path) -> Path:
     )
     write_safetensors(folder / "model.safetensors", [0.0, 1.0, 2.0])
     return folder
+
+
+@pytest.fixture
+def bytes_as_tokens(model_folder: Path) -> Path:
+    """The model folder's tokenizer: a token a byte, and one before the text."""
+    return write_tokenizer(model_folder / "tokenizer.json")
 
 
 @pytest.fixture

@@ -107,6 +107,19 @@ def write_safetensors(path: Path, values: list[float]) -> None:
     path.write_bytes(struct.pack("<Q", len(text)) + text + struct.pack(f"<{len(values)}f", *values))
 
 
+def write_tokenizer(path: Path) -> Path:
+    """A tokenizer.json with a token a byte, which puts <s> before a text."""
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
+
+    alphabet = {letter: i + 2 for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    made = Tokenizer(models.BPE(vocab={"<s>": 0, "</s>": 1, **alphabet}, merges=[]))
+    made.add_special_tokens([AddedToken("<s>", special=True), AddedToken("</s>", special=True)])
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    made.save(str(path))
+    return path
+
+
 def plant(store: Store, name: str = "trip", **recipe: Any) -> str:
     """Queue a run of the four stages as `submit` would, without looking at its recipe."""
     given = {"name": name, "model": "starter", "data": "/nowhere/travel.jsonl", **recipe}

@@ -56,6 +56,34 @@ class TestCheck:
             "Q: Where is town 0?\nA: In valley 0." in cli(capsys, "check", dataset, "--template", template)[1]
         )
 
+    def test_lengths_and_copies_are_notes(
+        self, home: Path, dataset: Path, model_folder: Path, bytes_as_tokens: Path, capsys: Capture
+    ) -> None:
+        row = json.dumps({"prompt": "x" * 200, "response": "y"}) + "\n"
+        dataset.write_text(dataset.read_text() + row * 2)
+        code, out, _ = cli(capsys, "check", dataset, "--model", model_folder, "--max-length", 128)
+        assert code == 0
+        assert re.findall("^Note: (.*)$", out, re.M) == [
+            "2 of 22 rows are longer than 128 tokens (finetune.max_length) and will be cut: lines 21, 22.",
+            "1 of 22 rows is a copy of an earlier one.",
+        ]
+        assert "longer" not in cli(capsys, "check", dataset, "--model", model_folder)[1]
+
+    def test_what_is_printed_is_text_without_control_characters(
+        self, home: Path, dataset: Path, capsys: Capture
+    ) -> None:
+        row = {"prompt": "a\x1b[31m\0", "response": "b\n\tc", "x\x1b": 1}
+        dataset.write_text((json.dumps(row) + "\n") * 2)
+        odd = dataset.rename(dataset.with_name("odd\udcff\x1b.jsonl"))
+        code, out, err = cli(capsys, "check", odd, "--template", "{prompt} {response}")
+        assert (code, err) == (0, "")
+        assert "a\\x1b[31m\\x00 b\n\tc" in out
+        assert "fields prompt, response, x\\x1b" in out
+        assert "\x1b" not in out
+        odd.write_text("{")
+        code, _, err = cli(capsys, "check", odd)
+        assert (code, "\x1b" in err) == (2, False)
+
     def test_bad_data_is_told_by_file_and_line(self, home: Path, dataset: Path, capsys: Capture) -> None:
         lines = dataset.read_text().splitlines()
         lines[6], lines[9] = "{", '{"prompt": "x"}'
@@ -75,6 +103,7 @@ class TestCheck:
             (["DATA", "--template", "{prompt"], "is never closed"),
             (["DATA", "--template", "{question} {response}"], "'question'"),
             (["DATA", "--model", "nonsense"], "model: 'nonsense' does not exist"),
+            (["DATA", "--max-length", "0"], "argument --max-length: must be at least 1"),
             ([], "the following arguments are required: DATA.jsonl"),
         ],
     )
@@ -106,6 +135,14 @@ class TestRun:
         assert (found.name, found.status, found.recipe["finetune"]["max_steps"]) == ("short", DONE, 10)
         assert out.startswith(f"Run {found.id} is queued. Ctrl-C stops following; the run goes on.\n")
         assert f"Run {found.id} (short): done" in out
+
+    def test_notes_on_the_data_are_printed(
+        self, store: Store, recipe_file: Path, dataset: Path, capsys: Capture, no_worker: list[Path]
+    ) -> None:
+        dataset.write_text(dataset.read_text() * 2)
+        said = "Note: 20 of 40 rows are copies of an earlier one.\n"
+        assert cli(capsys, "submit", recipe_file)[2] == said
+        assert cli(capsys, "sweep", recipe_file, "finetune.r=4,8")[2] == said
 
     def test_a_failed_stage_is_exit_code_1(
         self, store: Store, recipe_file: Path, capsys: Capture, served: Callable[[str], None]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 import time
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipeline import datasets
+from pipeline import datasets, templates
 from pipeline.errors import InputError
 from pipeline.templates import Chat
 
@@ -45,7 +49,7 @@ def test_good_files(tmp_path: Path, content: str) -> None:
 @pytest.mark.parametrize(
     ("content", "line", "reason"),
     [
-        ("", 1, "the file has no rows"),
+        ("", 1, "the file is empty"),
         ("\n \n", 1, "the file has no rows"),
         ("[" + ROW + "]", 1, "JSON array"),
         ("[\n" + ROW + "\n]\n", 1, "JSON array"),
@@ -66,9 +70,29 @@ def test_good_files(tmp_path: Path, content: str) -> None:
             2,
             "longer than 1,048,576 bytes",
         ),
-        (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", 1, "not UTF-8"),
-        (b"PK\x03\x04\x00\x00", 1, "this is not text"),
-        (ROW.encode("utf-16"), 1, "this is not text"),
+        (ROW.encode() + b"\n\0\n", 2, "the line is not text"),
+        (ROW + '\n["a", "b"]\n' + '"c"', 2, 'must be an object like {"prompt": …}, not a list'),
+        (ROW + "\n\ufeff" + ROW + "\n\ufeff" + ROW, 2, "begins with a byte-order mark"),
+        ('{"prompt": ' + "9" * 5000 + ', "response": "b"}', 1, "has too many digits"),
+        (
+            '{"prompt": "a", "response": "b", "x\\ud83d": 1}',
+            1,
+            "the name 'x\ufffd' has half of a surrogate pair",
+        ),
+        ('{"prompt": "a", "response": "b", "x": [{"y\\udc00": 1}]}', 1, "the name 'y\ufffd' has half"),
+        ('{"prompt": "a", "response": "b", "x": [["c\\ud83d"]]}', 1, "'x' has half of a surrogate pair"),
+        ('{"prompt": "a", "response": "b", "system": "\\ud83d"}', 1, "'system' has half of a surrogate pair"),
+        (
+            '{"prompt": "a", "response": "b", "system": ["c"]}',
+            1,
+            "'system' must be text or a number, not a list",
+        ),
+        (
+            '{"prompt": "a", "response": "b", "system": {"c": 1}}',
+            1,
+            "'system' must be text or a number, not an o",
+        ),
+        ('{"prompt": "a", "response": "b", "x": ' + "[" * 70 + "]" * 70 + "}", 1, "nested too deeply"),
         (ROW.encode() + b'\n{"prompt": "caf\xe9", "response": "b"}\n', 2, "byte 16 is not UTF-8"),
     ],
 )
@@ -84,10 +108,16 @@ def test_a_broken_line_among_good_ones_is_named(tmp_path: Path) -> None:
     lines[6] = '{"prompt": "Where?", "response": '
     path = write(tmp_path, "\n".join(lines))
     report = datasets.check(path, "chat")
-    assert report.problems == [f"{path}:7: not JSON: Expecting value at character 35"]
+    said = "not JSON: the line ends too early, at character 34; the whole object must stand on one line"
+    assert report.problems == [f"{path}:7: {said}"]
     assert report.rows == 39
     with pytest.raises(InputError, match=":7: not JSON"):
         list(datasets.rows(path))
+
+
+def test_marks_at_the_start_of_lines_are_one_problem(tmp_path: Path) -> None:
+    report = datasets.check(write(tmp_path, f"\ufeff{ROW}\n" * 5), "chat")
+    assert [problem.rpartition(": ")[0][-2:] for problem in report.messages()] == [":2"]
 
 
 def test_only_the_first_problems_are_listed(tmp_path: Path) -> None:
@@ -141,26 +171,138 @@ def test_load_reads_only_what_is_wanted(tmp_path: Path) -> None:
         datasets.load(path, ("question",))
 
 
-def test_split_is_the_same_everywhere() -> None:
-    train, held_out = datasets.split(20, 0.2, seed=0)
-    assert held_out == [1, 6, 15, 16] or len(held_out) == 4
-    assert sorted(train + held_out) == list(range(20))
-    assert datasets.split(20, 0.2, seed=0) == (train, held_out)
-    assert datasets.split(20, 0.2, seed=1) != (train, held_out)
-
-
 @pytest.mark.parametrize(
-    ("rows", "fraction", "held_out"), [(2, 0.1, 1), (2, 0.99, 1), (10, 0.0, 1), (144, 0.1, 14)]
+    ("template", "row", "near"),
+    [
+        ("chat", {"prompt ": "a", "response": "b"}, "The field 'prompt ' has a space at its end"),
+        ("chat", {" prompt ": "a", "response": "b"}, "has a space at its start and its end"),
+        ("chat", {"Prompt": "a", "response": "b"}, "The field 'Prompt' differs in capital letters"),
+        ("{q} {r\u00e9ponse}", {"q": "a", "re\u0301ponse": "b"}, "only looks the same"),
+        ("{my_prompt} {a}", {"My prompt": "a", "a": "b"}, "The field 'My prompt' is to be 'my_prompt'"),
+    ],
 )
-def test_both_sides_have_a_row(rows: int, fraction: float, held_out: int) -> None:
-    parts = datasets.split(rows, fraction, 0)
-    assert (len(parts[0]), len(parts[1])) == (rows - held_out, held_out)
+def test_a_field_that_is_nearly_right_is_named(
+    tmp_path: Path, template: str, row: dict[str, str], near: str
+) -> None:
+    (problem,) = datasets.check(write(tmp_path, json.dumps(row)), template).problems
+    assert near in problem
 
 
-@pytest.mark.parametrize("rows", [0, 1])
-def test_too_few_rows_to_split(rows: int) -> None:
-    with pytest.raises(InputError, match="at least 2"):
-        datasets.split(rows, 0.1, 0)
+def test_names_in_messages_are_short_and_on_one_line(tmp_path: Path) -> None:
+    row = {"x" * 10_000: 1, "a\nb\x1b": 2, "response": "b"}
+    (problem,) = datasets.check(write(tmp_path, json.dumps(row)), "chat").problems
+    assert problem.endswith("fields here: " + "x" * 60 + "…, a\\x0ab\\x1b, response")
+
+
+def test_a_system_text_that_is_empty_or_null_is_none(tmp_path: Path) -> None:
+    given = [{"prompt": "a", "response": "b", "system": value} for value in ("c", "", None, 3)]
+    assert datasets.check(write(tmp_path, "\n".join(map(json.dumps, given))), "chat").good
+
+
+def test_every_row_is_rendered_and_those_the_template_refuses_are_named(tmp_path: Path) -> None:
+    chat = Chat(
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('No system here') }}{% endif %}"
+        "{{ m.content }}{% endfor %}"
+    )
+    given = [{"prompt": f"a{i}", "response": "b"} for i in range(400)]
+    given[1]["system"] = given[390]["system"] = "c"
+    given[200]["prompt"] = None  # type: ignore[assignment]
+    path = write(tmp_path, "\n\n".join(map(json.dumps, given)))
+    report = datasets.check(path, "chat", chat)
+    assert [p.removeprefix(f"{path}:").partition(":")[0] for p in report.problems] == ["3", "401", "781"]
+    assert "No system here" in report.problems[0]
+    assert "No system here" in report.problems[2]
+    assert report.rows == 400
+
+
+def test_a_template_that_refuses_all_is_not_tried_on_all(tmp_path: Path) -> None:
+    tried: list[int] = []
+
+    def each(template: templates.Template, rows: Iterator[Any]) -> Iterator[str]:
+        for _ in rows:
+            tried.append(1)
+            yield "no"
+
+    path = write(tmp_path, (ROW + "\n") * 1000 + "{")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(templates, "each", each)
+        report = datasets.check(path, LAB)
+    assert (len(report.problems), report.more, report.rows, len(tried)) == (20, 1, 1000, 20)
+
+
+def lines(*given: dict[str, Any]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in given)
+
+
+def test_copies_are_counted(tmp_path: Path) -> None:
+    given = [{"prompt": f"a{i}", "response": "b"} for i in range(10)]
+    other = {"prompt": "a0", "response": "c"}
+    asked = {"prompt": "a0", "response": "b", "system": "s"}
+    report = datasets.check(write(tmp_path, lines(*given, given[1], given[1], other, asked)), "chat")
+    assert report.notes == [
+        "2 of 14 rows are copies of an earlier one.",
+        "1 more row has the prompt of an earlier one, but another response.",
+    ]
+    assert datasets.check(write(tmp_path, lines(*given, asked)), "chat").notes == []
+
+
+def test_held_out_rows_that_are_in_training_too_are_noted(tmp_path: Path) -> None:
+    same = {"prompt": "a", "response": "b"}
+    report = datasets.check(write(tmp_path, lines(*[same] * 40)), "chat")
+    assert report.notes[0] == "39 of 40 rows are copies of an earlier one."
+    assert report.notes[1].startswith("All rows are the same, so the 4 held-out rows are also in training")
+    given = [{"prompt": "a", "response": f"b{i}"} for i in range(10)]
+    report = datasets.check(write(tmp_path, lines(*given)), "chat")
+    assert report.notes[1].startswith("All rows have the same prompt, so the only held-out row has it too")
+
+
+def test_the_split_keeps_identical_prompts_together(tmp_path: Path) -> None:
+    given = [{"prompt": f"a{i % 20}", "response": f"b{i}"} for i in range(60)]
+    parts = datasets.split(write(tmp_path, lines(*given)), templates.parse("chat"), 0.2, 0)
+    asked = [{given[i]["prompt"] for i in part} for part in (parts.train, parts.held_out)]
+    assert not asked[0] & asked[1]
+    assert len(parts.held_out) == 12
+
+
+def test_the_split_reads_only_what_fits(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=":2: the field 'response'"):
+        datasets.split(write(tmp_path, ROW + '\n{"prompt": "a"}'), templates.parse("chat"), 0.1, 0)
+
+
+def test_whether_there_is_but_one_prompt_is_seen_without_reading_all(tmp_path: Path) -> None:
+    chat = templates.parse("chat")
+    same = {"prompt": "a", "response": "b"}
+    assert datasets.one_prompt(write(tmp_path, lines(same, {**same, "response": "c"})), chat)
+    assert not datasets.one_prompt(write(tmp_path, lines(same, {**same, "system": "s"}) + "{"), chat)
+    assert not datasets.one_prompt(write(tmp_path, lines(same) + "{"), chat)
+    assert not datasets.one_prompt(tmp_path / "gone", chat)
+
+
+PIECES = [
+    ROW, '{"prompt": "a", ', '"x": ', "[", "]", "{", "}", ",", ":", '"', "\\ud83d", "\\", "\n", "\r", "\t",
+    "\0", "1", "1e999", "-", "9" * 5000, "null", "None", "'", "NaN", "\ufeff", "\u2028", "é",
+    '"system": [1], ', "<", "prompt,a",
+]  # fmt: skip
+SHAPES = ["utf-8", "utf-16", "utf-16-le", "utf-32", "latin-1"]
+
+
+def test_any_bytes_give_a_report_that_a_page_can_hold(tmp_path: Path) -> None:
+    dice = random.Random(0)
+    chat = Chat("{% for m in messages %}{{ m.content }}|{% endfor %}")
+    path = tmp_path / "any.jsonl"
+    for turn in range(800):
+        text = "".join(dice.choices(PIECES, k=dice.randrange(12)))
+        data = bytearray(text.encode(dice.choices(SHAPES, [9, 1, 1, 1, 1])[0], "replace"))
+        if data and turn % 3 == 0:
+            data[dice.randrange(len(data))] = dice.randrange(256)
+        path.write_bytes(data)
+        report = datasets.check(path, dice.choice(["chat", "{prompt} {x}"]), chat)
+        assert report.rows or report.problems
+        for said in [*report.messages(), *report.notes, *report.fields, report.example]:
+            said.encode()
+        for said in report.problems:
+            assert re.match(rf"{re.escape(str(path))}:\d+: \S[^\n\r]*$", said), said
+            assert not re.search("Expecting|delimiter|Error|codec|set_int_max|Extra data", said), said
 
 
 def test_sha256(tmp_path: Path) -> None:

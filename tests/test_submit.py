@@ -160,7 +160,80 @@ def test_faults_of_model_and_data_are_told_together(
     dataset.write_text("")
     message = problem(store, recipe_file)
     assert "no such folder" in message
-    assert f"{dataset}:1: the file has no rows" in message
+    assert f"{dataset}:1: the file is empty" in message
+
+
+def noted(recipe_file: Path, *changes: str) -> list[str]:
+    notes: list[str] = []
+    submit.check(recipe.load(recipe_file, list(changes)), notes.append)
+    return notes
+
+
+def test_notes_on_the_data_reach_who_submits(
+    store: Store, recipe_file: Path, dataset: Path, no_worker: list[Path]
+) -> None:
+    notes: list[str] = []
+    submit.submit(store, recipe.load(recipe_file), note=notes.append)
+    assert notes == []
+    dataset.write_text(dataset.read_text() * 2)
+    submit.submit(store, recipe.load(recipe_file), note=notes.append)
+    assert notes == ["20 of 40 rows are copies of an earlier one."]
+    notes.clear()
+    several = [recipe.load(recipe_file, [f"seed={seed}"]) for seed in (1, 1, 1)]
+    submit.submit_all(store, several, note=notes.append)
+    assert notes == ["20 of 40 rows are copies of an earlier one."]
+
+
+def test_faults_of_data_that_several_recipes_share_are_told_for_each(
+    store: Store, recipe_file: Path, dataset: Path
+) -> None:
+    dataset.write_text("x,y\n1,2\n")
+    with pytest.raises(InputError) as caught:
+        submit.submit_all(store, [recipe.load(recipe_file)] * 2)
+    assert [said.count("the file is CSV") for said in caught.value.problems] == [1, 1]
+
+
+def test_rows_longer_than_the_recipes_max_length_are_noted(
+    recipe_file: Path, dataset: Path, bytes_as_tokens: Path
+) -> None:
+    assert noted(recipe_file) == []
+    (note,) = noted(recipe_file, "finetune.max_length=32")
+    assert note.startswith(
+        "All 20 rows are longer than 32 tokens (finetune.max_length) and will be cut: lines 1,"
+    )
+    assert noted(recipe_file, "finetune=null") == []
+
+
+def test_a_run_whose_held_out_prompts_the_model_cannot_read_is_refused(
+    store: Store, recipe_file: Path, dataset: Path, bytes_as_tokens: Path
+) -> None:
+    rows = [{"prompt": "a" * 3000 + str(i), "response": "b"} for i in range(10)]
+    dataset.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = problem(store, recipe_file)
+    assert said.startswith(f"{dataset}: No held-out prompt can be answered: each fills what the model reads")
+    _, unread = noted(recipe_file, "evaluate=null")
+    assert unread.startswith("All 10 prompts are longer than the 2,048 tokens that the model reads")
+    rows[:9] = [{"prompt": str(i), "response": "b"} for i in range(9)]
+    dataset.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(noted(recipe_file, "eval_fraction=0.5")) == 2
+
+
+def test_a_model_without_a_tokenizer_file_is_noted_only_where_it_matters(
+    recipe_file: Path, dataset: Path, model_folder: Path
+) -> None:
+    assert noted(recipe_file) == []
+    said = f"The lengths of long rows are not counted: {model_folder} has no tokenizer.json."
+    assert noted(recipe_file, "finetune.max_length=32") == [said]
+
+
+def test_a_run_has_but_one_prompt(
+    store: Store, recipe_file: Path, dataset: Path, no_worker: list[Path]
+) -> None:
+    assert not submit.one_prompt(store.get(submit.submit(store, recipe.load(recipe_file))))
+    dataset.write_text('{"prompt": "a", "response": "b"}\n' * 9)
+    run = store.get(submit.submit(store, recipe.load(recipe_file)))
+    assert submit.one_prompt(run)
+    assert not submit.one_prompt(dataclasses.replace(run, recipe={**run.recipe, "template": "{"}))
 
 
 def test_a_full_disk_leaves_no_half_copy(home: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:

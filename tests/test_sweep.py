@@ -53,6 +53,6 @@ def test_one_that_cannot_run_keeps_all_from_being_queued(
 ) -> None:
     (tmp_path / "bad.jsonl").write_text("not json\n")
     recipes = made(recipe_file, "data=travel.jsonl,bad.jsonl")
-    with pytest.raises(InputError, match=r"^trip data=bad\.jsonl: .*bad\.jsonl:1: not JSON"):
+    with pytest.raises(InputError, match=r"^trip data=bad\.jsonl: .*bad\.jsonl:1: the file is plain text"):
         sweep.start(store, recipes)
     assert (store.list(), no_worker) == ([], [])

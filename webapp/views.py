@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from pipeline import shown
 from pipeline.datasets import Report
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.history import Losses
@@ -18,6 +19,7 @@ from pipeline.scorecard import Row
 from pipeline.storage import Storage
 
 LONGEST_CELL = 300
+LONGEST_EXAMPLE = 20_000
 Table = dict[str, Any]
 
 
@@ -87,6 +89,15 @@ def recipe_yaml(recipe: dict[str, Any]) -> str:
     return yaml.safe_dump(recipe, default_flow_style=None, sort_keys=False, width=10_000, allow_unicode=True)
 
 
+def queued(text: str, notes: list[str]) -> dict[str, Any]:
+    """What was queued and what should be known of it, for a place that draws `notice`."""
+    return {"text": text, "note": _noted(notes), "kind": "good"}
+
+
+def _noted(notes: list[str]) -> str:
+    return "\n".join(shown.valid(note) for note in notes)
+
+
 def duration(run: Run) -> float | None:
     """Seconds that a run's stages have taken, publishing left out; of one at work, since it began."""
     stages = [stage for stage in run.stages if stage.kind != "publish" and stage.started]
@@ -113,7 +124,20 @@ def question(text: str, notes: list[str], yes: str, about: str = "") -> dict[str
 
 def problems(title: str, error: LabError | OSError) -> dict[str, Any]:
     """What went wrong, for a place that draws `problems`."""
-    return {"title": title, "items": error.problems if isinstance(error, InputError) else [sentence(error)]}
+    return listed(title, error.problems if isinstance(error, InputError) else [sentence(error)])
+
+
+def listed(title: str, items: list[str]) -> dict[str, Any]:
+    """Sentences below a title, for a place that draws `problems`."""
+    return {"title": title, "items": [shown.valid(item) for item in items]}
+
+
+def dataset(name: str, report: Report, notes: list[str]) -> dict[str, Any]:
+    """What a dataset is, for a place that draws `notice`."""
+    fields = ", ".join(shown.name(field)[1:-1] for field in report.fields) or "none"
+    text = f"{shown.valid(name)}: {report.rows:,} row{'s' * (report.rows != 1)} · fields: {fields}"
+    kind = "good" if report.good else "bad"
+    return {"text": text, "note": _noted(notes), "kind": kind}
 
 
 def history(runs: list[Run], *, empty: str = "", checked: list[str] | None = None, picked: str = "") -> Table:
@@ -206,17 +230,25 @@ def first_rows(report: Report) -> Table:
     """The first rows of a dataset, long values cut."""
     names = list(report.fields)[:12]
     rows = [[_cell(row.get(name, "")) for name in names] for row in report.first]
-    return table(names, rows, caption="First rows")
+    return table([shown.name(name)[1:-1] for name in names], rows, caption="First rows")
 
 
 def example(report: Report) -> dict[str, str]:
     """The first row as the model reads it, in two parts."""
-    return {"prompt": report.example_prompt, "response": report.example.removeprefix(report.example_prompt)}
+    response = report.example.removeprefix(report.example_prompt)
+    return {
+        "prompt": _cut(report.example_prompt, LONGEST_EXAMPLE),
+        "response": _cut(response, LONGEST_EXAMPLE),
+    }
 
 
 def _cell(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= LONGEST_CELL else text[:LONGEST_CELL] + "…"
+    return _cut(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), LONGEST_CELL)
+
+
+def _cut(text: str, most: int) -> str:
+    """A text a page can hold: valid Unicode, and not too long."""
+    return shown.valid(text if len(text) <= most else text[:most] + "…")
 
 
 def evaluation(answers: list[dict[str, Any]]) -> Table:

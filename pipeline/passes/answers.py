@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,8 @@ class Answers(Pass):
         adapters = {SIDE: Path(config.adapter)} if config.adapter else {}
         loaded = generation.load(Path(model.model_path).parent, adapters)
         data = Path(config.data)
-        _, held_out = datasets.split(datasets.count(data), config.eval_fraction, config.seed)
-        wanted = spread(held_out, config.prompts)
+        parts = datasets.split(data, loaded.template, config.eval_fraction, config.seed)
+        wanted = spread(parts.held_out, config.prompts)
         base: dict[str, str | None] = {} if config.merged else {"base": None}
         sides = base | ({SIDE: None} if config.merged else {name: name for name in loaded.names})
         rows = datasets.load(data, loaded.template.fields, set(wanted))
@@ -80,7 +81,7 @@ class Answers(Pass):
         return _handler(Path(model.model_path), file)
 
 
-def spread(indices: list[int], count: int) -> list[int]:
+def spread(indices: Sequence[int], count: int) -> list[int]:
     """`count` of the indices, or all, evenly spaced: rows that stand together are often alike."""
     count = min(count, len(indices))
     return [indices[i * len(indices) // count] for i in range(count)]

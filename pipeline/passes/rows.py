@@ -41,9 +41,9 @@ def lab_rows(
     `loss_on` "response" masks the prompt's labels, "all" masks nothing. `limit` keeps the first rows.
     """
     folder = Path(model)
-    train, held_out = datasets.split(datasets.count(Path(path)), eval_fraction, seed)
     parsed = templates.parse(template, templates.chat_template(folder))
-    wanted = (train if part == "train" else held_out)[:limit]
+    parts = datasets.split(Path(path), parsed, eval_fraction, seed)
+    wanted = (parts.train if part == "train" else parts.held_out)[:limit]
     found = datasets.load(Path(path), parsed.fields, set(wanted))
     return Rows([found[i] for i in wanted], parsed, folder, max_length, loss_on)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,10 +68,14 @@ def sweep_(args: argparse.Namespace) -> int:
 
     store = Store(settings.home())
     recipes = sweep.variants(lambda changes: recipe_of(store, args.recipe, changes), args.over)
-    for run, made in zip(sweep.start(store, recipes), recipes, strict=True):
+    for run, made in zip(sweep.start(store, recipes, note=_note), recipes, strict=True):
         print(f"{run}  {made.name}")
     print(f"These {len(recipes)} runs are the group {recipes[0].group}.")
     return 0
+
+
+def _note(text: str) -> None:
+    print(f"Note: {text}", file=sys.stderr)
 
 
 def recipe_of(store: Store, given: str, changes: list[str] | None) -> Recipe:

@@ -33,13 +33,13 @@ def test_half_rows_half_general_text(tmp_path: Path) -> None:
 
 
 def test_rows_held_out_are_never_listened_to(tmp_path: Path) -> None:
-    from pipeline import datasets
+    from pipeline import datasets, templates
 
     made = blocks(tmp_path, blocks=200, general=0.0)
     text = tiny.tokenizer().decode(made.ids.flatten())
-    train, held_out = datasets.split(60, 0.2, 0)
-    assert all(f"({i})." in text for i in train[:-1])
-    assert not any(f"({i})." in text for i in held_out)
+    parts = datasets.split(tmp_path / "rows.jsonl", templates.parse("chat"), 0.2, 0)
+    assert all(f"({i})." in text for i in parts.train[:-1])
+    assert not any(f"({i})." in text for i in parts.held_out)
 
 
 def test_few_rows_are_filled_up_with_general_text(tmp_path: Path) -> None:

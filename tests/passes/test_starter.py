@@ -90,6 +90,18 @@ def lab(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
     return {"inputs": inputs, "rows": rows, "carry_out": carry_out, **done}
 
 
+def test_its_tokenizer_alone_is_the_same(model: Path, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+
+    from pipeline import models
+
+    starter.tokenizer(models.starter_file(), tmp_path)
+    alone, whole = (Tokenizer.from_file(str(folder / "tokenizer.json")) for folder in (tmp_path, model))
+    assert alone.get_vocab() == whole.get_vocab()
+    text = "<|im_start|>system\nCafé 12345\t don't <|im_end|>\n<filename> \u65e5\u672c \U0001f642  x"
+    assert alone.encode(text).ids == whole.encode(text).ids
+
+
 def test_awq_is_measured_and_foretells_better_than_rounding(lab: dict[str, Any]) -> None:
     measured = lab["score"].metrics
     assert measured["tokens_per_second"] > 0

@@ -10,11 +10,12 @@ import shutil
 from pathlib import Path
 
 import gradio as gr
+import orjson
 import planted
 import pytest
 import yaml
 
-from pipeline import publishers, settings
+from pipeline import datasets, publishers, settings
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.recipe import OPTIONS
 from webapp import app, choices, form
@@ -69,11 +70,11 @@ def test_a_good_upload_is_kept_by_content_and_chosen(home, uploaded):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "Line 1: the file has no rows"),
+        (b"", "Line 1: the file is empty"),
         (GOOD * 3 + b'{"prompt": \n' + GOOD, "Line 7: not JSON"),
         (b'[{"prompt": "a"}]', "JSON array"),
-        (b"PK\x03\x04\x00\x00\x00", "not text"),
-        (b"\xff\xfe\x00", "not"),
+        (b"PK\x03\x04\x00\x00\x00", "Line 1: the file is compressed (ZIP)"),
+        (b"\xff\xfe\x00", "Line 1: the file is in UTF-16"),
     ],
 )
 def test_a_broken_upload_is_refused_with_its_lines_and_nothing_is_kept(home, uploaded, content, words):
@@ -94,6 +95,50 @@ def test_an_upload_that_needs_another_template_waits_for_it(home, uploaded):
     assert not (home / "datasets").exists()
     *_, use = data.found(path, None, "{question} {answer}", "starter")
     assert use["interactive"]
+
+
+def test_notes_are_shown_below_the_summary(home, uploaded, model_folder, bytes_as_tokens):
+    row = json.dumps({"prompt": "a" * 600, "response": "b"}).encode() + b"\n"
+    summary, problems, *_ = data.found(uploaded(GOOD + row * 2), None, "chat", str(model_folder))
+    assert problems is None
+    assert summary["note"].split("\n") == [
+        "2 of 4 rows are longer than 512 tokens (finetune.max_length) and will be cut: lines 3, 4.",
+        "1 of 4 rows is a copy of an earlier one.",
+    ]
+
+
+def test_a_long_check_says_how_far_it_is(home, uploaded, model_folder, bytes_as_tokens, monkeypatch):
+    monkeypatch.setattr(datasets, "TELL_SECONDS", 0)
+    long = json.dumps({"prompt": "a" * 600, "response": "b"}).encode() + b"\n"
+    steps = list(data.look(uploaded(GOOD + long), None, "chat", str(model_folder)))
+    assert [step[0]["text"] for step in steps[:-1]] == [
+        "Reading the dataset…",
+        "Reading the dataset… Row 1…",
+        "Reading the dataset… Row 2…",
+        "Reading the dataset… Row 3…",
+        f"Reading the dataset… Getting the tokenizer of {model_folder}…",
+    ]
+    assert all(step[-1]["interactive"] is False for step in steps[:-1])
+    assert steps[-1][-1]["interactive"]
+
+
+def test_what_the_page_gets_is_valid_text(home, uploaded):
+    rows = [
+        b'{"prompt": "a", "response": "b", "x\\ud83d": 1}\n',
+        b'{"prompt": "a", "response": "b", "y": [{"z": "\\udc00"}]}\n',
+    ]
+    for template in (TEMPLATE, "{prompt}\ud83d{response}", "{\ud83d} {response}", "\ud83d", "chat"):
+        for given in (rows[0], rows[1], GOOD, *([GOOD + row for row in rows])):
+            shutil.rmtree(home / ".gradio-uploads", ignore_errors=True)
+            shown = data.found(uploaded(given), None, template, "no\ud83d")[:4]
+            assert orjson.dumps(shown)
+            assert shown[0] is None or shown[0]["kind"] == ("good" if shown[1] is None else "bad")
+
+
+def test_long_names_and_texts_are_cut(home, uploaded):
+    row = {"prompt": "a" * 100_000, "response": "b" * 100_000, "x" * 100_000: [9] * 10_000}
+    shown = data.found(uploaded(json.dumps(row).encode()), None, TEMPLATE, "no-such-model")[:4]
+    assert len(orjson.dumps(shown)) < 50_000
 
 
 def test_only_datasets_of_the_lab_can_be_looked_at(home):
@@ -174,6 +219,15 @@ def test_a_good_recipe_is_queued(store, inputs, model_folder):
     )
     assert (notice, problems, form_update["open"]) == (None, None, False)
     assert (store.get(run).recipe["name"], store.get(run).owner) == ("mine", "Ann B.")
+
+
+def test_what_should_be_known_of_the_data_is_shown_on_launch(store, inputs, uploaded, model_folder):
+    kept = data.found(uploaded(GOOD * 2), None, TEMPLATE, "starter")[5]["value"]
+    given = values(inputs, data=kept, model=str(model_folder), template=TEMPLATE)
+    *_, (notice, problems, run, form_update) = lab.launch(inputs, *given, "ann")
+    assert notice["text"] == f"Run {run} is queued. About its data:"
+    assert notice["note"] == "2 of 4 rows are copies of an earlier one."
+    assert (problems, form_update["open"]) == (None, True)
 
 
 def test_every_stage_has_a_description():
@@ -305,6 +359,19 @@ def test_held_out_prompts_are_offered_with_what_is_expected(store):
     assert len(recorded["rows"]) == 2
     assert compare.expected(run, "something else")["visible"] is False
     assert compare.arrive(run, run)[2:] == (SKIP,) * 6, "what was typed stays"
+
+
+def test_held_out_prompts_that_are_in_training_too_are_not_called_new(store, home, monkeypatch):
+    monkeypatch.setattr(settings, "SAMPLES", Path(shutil.copytree(settings.SAMPLES, home / "samples")))
+    run = planted.finished(store)
+    assert compare.choose(run)[1]["info"] == "Rows held out of training"
+    answers = Path(store.get(run).artifact("answers"))
+    rows = json.loads(answers.read_text())["rows"]
+    answers.write_text(json.dumps({"rows": [{**row, "prompt": "a"} for row in rows]}))
+    kept = Path(store.get(run).data)
+    assert kept.is_relative_to(home)
+    kept.write_text('{"prompt": "a", "response": "b"}\n' * 9)
+    assert compare.choose(run)[1]["info"].endswith("all rows have this prompt, so the adapter has seen it")
 
 
 def test_a_version_registered_here_answers_and_has_the_prompts_of_its_run(store, home, monkeypatch):

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from pipeline import inference
+from pipeline import inference, submit
 from pipeline.errors import LabError, sentence
 from webapp import choices, parts, views
 from webapp.home import store
@@ -17,6 +17,8 @@ from webapp.streams import coalesce
 SIDES = ("base", "adapter")
 DRAW_SECONDS = 0.08
 AT_ONCE = 4
+UNSEEN = "Rows held out of training"
+SEEN = "Rows held out of training; but all rows have this prompt, so the adapter has seen it"
 
 
 async def compare(
@@ -74,9 +76,17 @@ def choose(run: str | None) -> tuple[Any, ...]:
     answers = _recorded(run)
     prompts = [answer["prompt"] for answer in answers]
     first = prompts[0] if prompts else ""
-    picker = gr.update(choices=prompts, value=first or None, visible=bool(prompts))
+    picker = gr.update(
+        choices=prompts, value=first or None, visible=bool(prompts), info=_held_out(run, prompts)
+    )
     recorded = views.evaluation(answers) if answers else None
     return run, picker, first, expected(run, first), recorded, first
+
+
+def _held_out(run: str | None, prompts: list[str]) -> str:
+    """What the held-out prompts of a run are to its adapter."""
+    behind = choices.run_behind(store(), run) if run and len(set(prompts)) == 1 else None
+    return SEEN if behind is not None and submit.one_prompt(behind) else UNSEEN
 
 
 def chosen(run: str | None, filled_for: str) -> tuple[Any, ...]:
@@ -137,7 +147,7 @@ def build(tab: gr.Tab) -> None:
             )
             picker = gr.Dropdown(
                 label="Held-out prompts",
-                info="Rows the adapter has not seen",
+                info=UNSEEN,
                 visible=False,
                 allow_custom_value=True,
                 elem_id="compare-picker",

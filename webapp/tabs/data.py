@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
 
-from pipeline import datasets, models, submit, templates
+from pipeline import datasets, models, shown, submit, templates
 from pipeline.errors import InputError, LabError
+from pipeline.stages import finetune
 from webapp import choices, parts, views
 from webapp.home import store
 
@@ -31,38 +32,58 @@ class Data(NamedTuple):
 
 def look(uploaded: str | None, picked: str | None, template: str, model: str) -> Iterator[tuple[Any, ...]]:
     """Check an upload, or else the dataset picked, and show what was found; a hub model may take a minute."""
-    yield (
-        {"text": "Reading the dataset…"},
-        None,
-        None,
-        None,
-        gr.skip(),
-        gr.skip(),
-        gr.update(interactive=False),
-    )
-    yield found(uploaded, picked, template, model)
+    yield from _looking(uploaded, picked, template, model)
 
 
 def found(uploaded: str | None, picked: str | None, template: str, model: str) -> tuple[Any, ...]:
-    """Keep a good upload; say of it: summary, problems, rows, example, upload, choice, use."""
+    """What `look` shows in the end: summary, problems, rows, example, upload, choice, use."""
+    *_, last = _looking(uploaded, picked, template, model)
+    return last
+
+
+def _reading(step: str = "") -> tuple[Any, ...]:
+    """What is shown while a dataset is read; `step` says how far that is."""
+    text = f"Reading the dataset… {step}".strip()
+    return {"text": text}, None, None, None, gr.skip(), gr.skip(), gr.update(interactive=False)
+
+
+def _looking(
+    uploaded: str | None, picked: str | None, template: str, model: str
+) -> Iterator[tuple[Any, ...]]:
+    """Progress, and in the end what was found; a good upload is kept."""
+    yield _reading()
     path = Path(uploaded) if uploaded else None
     try:
         path = path or choices.known_data(store().home, picked)
-        chat, note = _chat(template, model)
-        report = datasets.check(path, template, chat)
+        base, note = _model(template, model)
+        steps = submit.checking_data(path, template, base, max_length=finetune.Options.max_length)
+        report = yield from _progress(steps)
         fits, rows = report.good, report.good or _is_rows(path)
         taken = _take(path, fits, rows) if uploaded else (gr.skip(), gr.skip())
     except (LabError, OSError) as error:
         problems = views.problems("This cannot be checked or kept yet", error)
-        return None, problems, None, None, gr.skip(), gr.skip(), gr.update(interactive=False)
-    return (
+        yield None, problems, None, None, gr.skip(), gr.skip(), gr.update(interactive=False)
+        return
+    yield (
         _summary(path, report, note),
-        None if fits else {"title": MISFIT if rows else BROKEN, "items": _short(report, path)},
+        None if fits else views.listed(MISFIT if rows else BROKEN, _short(report, path)),
         views.first_rows(report) if rows and report.first else None,
         views.example(report) if rows and report.example else None,
         *taken,
         gr.update(interactive=fits),
     )
+
+
+def _progress(
+    steps: Generator[str, None, datasets.Report],
+) -> Generator[tuple[Any, ...], None, datasets.Report]:
+    """How far the reading is; returns what it found."""
+    while True:
+        try:
+            yield _reading(next(steps))
+        except StopIteration as end:
+            report: datasets.Report = end.value
+            return report
 
 
 def arrive() -> tuple[Any, ...]:
@@ -79,15 +100,16 @@ def refresh(picked: str | None) -> Any:
     return gr.update(choices=choices.data(store().home), value=picked)
 
 
-def _chat(template: str, model: str) -> tuple[templates.Chat | None, str]:
-    """The model's chat template where it is needed, and why there is none."""
-    if template.strip() != templates.CHAT:
-        return None, ""
+def _model(template: str, model: str) -> tuple[models.Model | None, str]:
+    """The model whose chat template and tokenizer are used, and what cannot be known without it."""
+    chat = template.strip() == templates.CHAT
     try:
-        chat = models.resolve(model).chat
+        found = models.resolve(model)
     except InputError as error:
-        return None, f"The example cannot be rendered: {error.problems[0]}"
-    return chat, "" if chat else f"{model} has no chat template, so write a template of your own."
+        missing = "The example cannot be rendered" if chat else "Lengths are not counted"
+        return None, f"{missing}: {error.problems[0]}"
+    faceless = chat and found.chat is None
+    return found, f"{model} has no chat template, so write a template of your own." if faceless else ""
 
 
 def _take(path: Path, fits: bool, rows: bool) -> tuple[Any, Any]:
@@ -114,15 +136,13 @@ def _is_rows(path: Path) -> bool:
 
 def _short(report: datasets.Report, path: Path) -> list[str]:
     """The problems as a person reads them: `line 7` instead of the whole path."""
-    return [
-        f"Line {m.removeprefix(f'{path}:')}" if m.startswith(f"{path}:") else m for m in report.messages()
-    ]
+    named = f"{shown.plain(str(path))}:"
+    return [f"Line {m.removeprefix(named)}" if m.startswith(named) else m for m in report.messages()]
 
 
 def _summary(path: Path, report: datasets.Report, note: str) -> dict[str, Any]:
-    fields = ", ".join(report.fields) or "none"
-    text = f"{path.name}: {report.rows:,} row{'s' * (report.rows != 1)} · fields: {fields}"
-    return {"text": text, "note": note, "kind": "good" if report.good else "bad"}
+    notes = [note, *report.notes, report.unasked]
+    return views.dataset(path.name, report, [text for text in notes if text])
 
 
 def build() -> Data:

@@ -40,12 +40,14 @@ def launch(inputs: form.Form, *values: Any) -> Iterator[tuple[Any, ...]]:
     """Check the recipe and queue its run; what is wrong is shown beside the button and nothing starts."""
     yield {"text": "Checking the recipe, the data and the model…"}, None, gr.skip(), gr.skip()
     *given, owner = values
+    notes: list[str] = []
     try:
-        run = submit.submit(store(), _recipe(inputs, tuple(given)), owner)
+        run = submit.submit(store(), _recipe(inputs, tuple(given)), owner, notes.append)
     except (LabError, OSError) as error:
         yield None, views.problems(NOT_STARTED, error), gr.skip(), gr.skip()
         return
-    yield None, None, run, gr.update(open=False)
+    said = views.queued(f"Run {run} is queued. About its data:", notes) if notes else None
+    yield said, None, run, gr.update(open=bool(notes))
 
 
 def launch_sample(owner: str) -> tuple[Any, ...]:

@@ -32,15 +32,17 @@ def measure(inputs: form.Form, read: Any, *given: Any) -> Iterator[tuple[Any, ..
     """Queue the chosen ways; what is refused is said beside the button. `read` makes the form's recipe."""
     *values, chosen, owner = given
     yield {"text": "Checking the recipe, the data and the model…"}, None, gr.skip(), gr.skip()
+    notes: list[str] = []
     try:
         recipe: Recipe = read(inputs, tuple(values))
-        group, refused = scorecard.start(store(), recipe, chosen, owner)
+        group, refused = scorecard.start(store(), recipe, chosen, owner, notes.append)
     except (LabError, OSError) as error:
         yield None, views.problems("Nothing was started", error), gr.skip(), gr.skip()
         return
     left_out = [f"{WORDS[name]}: {reason}" for name, reason in refused.items()]
     shown = {"title": "Some are left out", "items": left_out} if left_out else None
-    yield None, shown, gr.update(choices=listed(), value=group), {"group": group}
+    said = views.queued("Queued. About the data:", notes) if notes else None
+    yield said, shown, gr.update(choices=listed(), value=group), {"group": group}
 
 
 def listed() -> list[tuple[str, str]]:

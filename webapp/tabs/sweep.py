@@ -53,14 +53,15 @@ def launch(inputs: form.Form, read: Read, *values: Any) -> Iterator[tuple[Any, .
     """Check all recipes and queue their runs: notice, problems, and the run to show."""
     yield {"text": "Checking the recipes, the data and the model…"}, None, gr.skip()
     *given, owner = values
+    notes: list[str] = []
     try:
         made = recipes(inputs, read, tuple(given))
-        runs = sweep.start(store(), made, owner)
+        runs = sweep.start(store(), made, owner, notes.append)
     except (LabError, OSError) as error:
         yield None, views.problems("Nothing was started", error), gr.skip()
         return
-    note = f"They are the group {made[0].group}; the Runs tab finds and compares them."
-    yield {"text": f"Queued {len(runs)} runs.", "note": note, "kind": "good"}, None, runs[0]
+    group = f"They are the group {made[0].group}; the Runs tab finds and compares them."
+    yield views.queued(f"Queued {len(runs)} runs.", [group, *notes]), None, runs[0]
 
 
 def build(inputs: form.Form, read: Read, run: gr.Textbox, you: gr.Textbox) -> None:

@@ -1,0 +1,242 @@
+"""How many tokens rows have, counted with the model's own tokenizer in a process of its own.
+
+A tokenizer.json is a program of a kind: one that is faulty or hostile may crash, hang or take memory there
+without harm. `python -m pipeline.lengths TOKENIZER.json` reads a batch a line, [[prompt, answer], …], and
+writes a line with the numbers of their tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import threading
+from array import array
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline import settings
+from pipeline.errors import LabError
+from pipeline.templates import Rendered
+
+BATCH = 1_000_000  # letters sent at a time
+SECONDS = 60.0  # for a batch; a usual tokenizer takes one or two
+ALL_SECONDS = 900  # of processor time for a file
+MEMORY = 4 << 30  # bytes of address space
+SPECIAL = 8  # tokens that may stand around a row: begin, end, and those a tokenizer adds by itself
+FIRST = 5
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What rows are measured against, in tokens; None is no limit.
+
+    row       finetune.max_length: longer rows are cut
+    context   what the model reads, prompt and answer together
+    """
+
+    row: int | None = None
+    context: int | None = None
+
+
+@dataclass
+class Lines:
+    """Numbers of lines: how many there are, and the first few."""
+
+    count: int = 0
+    first: list[int] = field(default_factory=list)
+
+    def add(self, line: int) -> None:
+        self.count += 1
+        if len(self.first) < FIRST:
+            self.first.append(line)
+
+    def __str__(self) -> str:
+        listed = ", ".join(f"{line:,}" for line in self.first)
+        more = self.count - len(self.first)
+        return f"line{'s' * (self.count > 1)} {listed}" + (f" and {more:,} more" if more else "")
+
+
+class Lengths:
+    """Counts the rows that are too long. To be left with `close`, or as a context manager.
+
+    `file` gives the tokenizer.json when it is needed, which may take long; it raises LabError with the
+    reason why there is none.
+    """
+
+    def __init__(self, file: Callable[[], Path], whose: str, limits: Limits) -> None:
+        self.long_rows = Lines()
+        self.long_prompts = Lines()
+        self.unasked = array("Q")  # positions of rows whose prompt leaves no room for an answer
+        self.unknown = ""  # why nothing could be counted
+        self._file = file
+        self._whose = whose
+        self._limits = limits
+        self._batch: list[tuple[int, int, str, str]] = []
+        self._letters = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Lengths:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def full(self) -> bool:
+        """Whether it is time to `count`."""
+        return self._letters >= BATCH
+
+    @property
+    def waits_for(self) -> str:
+        """What `count` will wait for before it can begin, as a sentence; "" if for nothing."""
+        if not self._batch or self._process is not None or self.unknown:
+            return ""
+        return f"Getting the tokenizer of {self._whose}…"
+
+    def add(self, position: int, line: int, row: Rendered) -> None:
+        """Note a row for the next `count`, unless it has too few bytes to have too many tokens."""
+        if self.unknown or not self._may_be_long(row):
+            return
+        answer = row.full.removeprefix(row.prompt)
+        self._batch.append((position, line, row.prompt, answer))
+        self._letters += len(row.full)
+
+    def _may_be_long(self, row: Rendered) -> bool:
+        limits = self._limits
+        return (limits.row is not None and _most_tokens(row.full) > limits.row) or (
+            limits.context is not None and _most_tokens(row.prompt) >= limits.context
+        )
+
+    def count(self) -> None:
+        """Count the tokens of the rows that were added; why that cannot be done stands in `unknown`."""
+        batch, self._batch, self._letters = self._batch, [], 0
+        if not batch or self.unknown:
+            return
+        try:
+            counts = self._ask([(prompt, answer) for _, _, prompt, answer in batch])
+        except LabError as error:
+            self.unknown = str(error)
+            self.close()
+            return
+        for (position, line, _, _), (prompt, answer) in zip(batch, counts, strict=True):
+            if self._limits.row is not None and prompt + answer > self._limits.row:
+                self.long_rows.add(line)
+            if self._limits.context is not None and prompt >= self._limits.context:
+                self.long_prompts.add(line)
+                self.unasked.append(position)
+
+    def notes(self, rows: int) -> list[str]:
+        """What there is to say of `rows` rows, one sentence each."""
+        found = []
+        if self.long_rows.count:
+            who = _share(self.long_rows.count, rows)
+            found.append(
+                f"{who} longer than {self._limits.row:,} tokens (finetune.max_length) and will be cut:"
+                f" {self.long_rows}."
+            )
+        if self.long_prompts.count:
+            found.append(
+                f"{_share(self.long_prompts.count, rows, 'prompt')} longer than the {self._limits.context:,}"
+                f" tokens that the model reads, so nothing can answer: {self.long_prompts}."
+            )
+        if self.unknown:
+            found.append(f"The lengths of long rows are not counted: {self.unknown}")
+        return found
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            for pipe in (self._process.stdin, self._process.stdout):
+                with suppress(OSError):  # what it was still to get
+                    assert pipe is not None
+                    pipe.close()
+            self._process.wait()
+            self._process = None
+
+    def _ask(self, texts: list[tuple[str, str]]) -> list[tuple[int, int]]:
+        if self._process is None:
+            self._process = _start(self._file())
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            process.kill()
+
+        watch = threading.Timer(SECONDS, end)
+        watch.start()
+        try:
+            process.stdin.write(json.dumps(texts).encode() + b"\n")
+            process.stdin.flush()
+            counts = json.loads(process.stdout.readline())
+            return [(int(prompt), int(answer)) for prompt, answer in counts]
+        except (OSError, ValueError):
+            why = f"takes longer than {SECONDS:.0f} seconds" if late.is_set() else "cannot be used"
+            raise LabError(f"the tokenizer of {self._whose} {why}.") from None
+        finally:
+            watch.cancel()
+
+
+def _most_tokens(text: str) -> int:
+    """More tokens than a text can have: a token stands for a byte or more, once a tokenizer has normalized
+    the text, which may write out a letter beyond ASCII as several."""
+    return (len(text) if text.isascii() else 2 * len(text.encode())) + SPECIAL
+
+
+def _share(count: int, of: int, what: str = "row") -> str:
+    if count == of:
+        return f"All {of:,} {what}s are" if of > 1 else f"The only {what} is"
+    return f"{count:,} of {of:,} {what}s {'are' if count > 1 else 'is'}"
+
+
+def _start(tokenizer: Path) -> subprocess.Popen[bytes]:
+    command = [settings.python(), "-m", "pipeline.lengths", str(tokenizer)]
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        cwd=settings.ROOT, env=settings.child_environment(),
+    )  # fmt: skip
+
+
+def tokens(tokenizer: Any, texts: list[tuple[str, str]]) -> list[tuple[int, int]]:
+    """The numbers of tokens of (prompt, answer), as training makes them of a row.
+
+    A begin-of-text token that the template and the tokenizer both write counts once; an answer whose
+    template writes no end gets one.
+    """
+    ends = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    prompts = tokenizer.encode_batch([prompt for prompt, _ in texts])
+    answers = tokenizer.encode_batch([answer for _, answer in texts], add_special_tokens=False)
+    counts = []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        twice = len(prompt.ids) > 1 and prompt.ids[0] == prompt.ids[1] and prompt.ids[0] in ends
+        ended = answer.ids[-1:] and answer.ids[-1] in ends
+        counts.append((len(prompt.ids) - twice, len(answer.ids) + (not ended)))
+    return counts
+
+
+def _main(file: str) -> int:
+    for what, most in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CPU, ALL_SECONDS)):
+        hard = resource.getrlimit(what)[1]
+        allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(what, (allowed, hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(file)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    for line in sys.stdin.buffer:
+        print(json.dumps(tokens(tokenizer, json.loads(line))), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1]))

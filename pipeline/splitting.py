@@ -1,0 +1,131 @@
+"""Which rows are held out: chosen by what a row asks, so that identical prompts are on one side."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.errors import InputError
+
+PROMPTS, ROWS, POSITIONS = "prompts", "rows", "positions"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Positions of rows, counted from 0 and ascending; `by` says what is never on both sides.
+
+    by    "prompts" as a rule; "rows" where there is only one prompt; "positions" where all rows are the same
+    """
+
+    train: Sequence[int]
+    held_out: Sequence[int]
+    by: str
+
+
+class Contents:
+    """Hashes of the prompts and of the whole rows of a dataset: 16 bytes a row."""
+
+    def __init__(self, fields: tuple[str, ...], optional: tuple[str, ...], seed: int) -> None:
+        self._fields = fields
+        self._optional = optional
+        self._key = str(seed).encode()
+        self._prompts = array("Q")
+        self._rows = array("Q")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """The next row; it has all `fields`, the last of which is the response."""
+        digest = hashlib.blake2b(digest_size=8, key=self._key)
+        for name in self._optional:
+            _feed(digest, str(row.get(name) or ""))
+        for name in self._fields[:-1]:
+            _feed(digest, str(row[name]))
+        self._prompts.append(int.from_bytes(digest.digest(), "big"))
+        _feed(digest, str(row[self._fields[-1]]))
+        self._rows.append(int.from_bytes(digest.digest(), "big"))
+
+    def copies(self) -> tuple[int, int]:
+        """How many rows repeat an earlier one, and how many more repeat an earlier one's prompt."""
+        rows = len(self) - _distinct(self._rows)
+        return rows, len(self) - _distinct(self._prompts) - rows
+
+    def parts(self, eval_fraction: float) -> Parts:
+        """The split: the same for the same contents and seed, in whatever order the rows stand.
+
+        Each side has at least one row, and the held-out one as near below the fraction as whole groups of
+        identical prompts allow. Raises InputError if there are fewer than two rows.
+        """
+        count = len(self)
+        if count < 2:
+            raise InputError(too_few(count))
+        wanted = min(max(round(count * eval_fraction), 1), count - 1)
+        for by, ranks in ((PROMPTS, self._prompts), (ROWS, self._rows)):
+            if (chosen := _chosen(ranks, wanted)) is not None:
+                return _parts(ranks, chosen, by)
+        ranks = array("Q", (self._rank(position) for position in range(count)))
+        return _parts(ranks, _chosen(ranks, wanted) or array("Q"), POSITIONS)
+
+    def _rank(self, position: int) -> int:
+        digest = hashlib.blake2b(str(position).encode(), digest_size=8, key=self._key)
+        return int.from_bytes(digest.digest(), "big")
+
+
+def too_few(count: int) -> str:
+    """Why so many rows cannot be split."""
+    return f"the data has {count} row{'s' * (count != 1)}; at least 2 are needed, one to learn, one to test"
+
+
+def _feed(digest: Any, text: str) -> None:
+    """With its length before it, so that no two lists of texts are fed alike."""
+    data = text.encode("utf-8", "surrogatepass")
+    digest.update(len(data).to_bytes(8, "big"))
+    digest.update(data)
+
+
+def _chosen(ranks: array[int], wanted: int) -> array[int] | None:
+    """The ranks that are held out, ascending: the lowest, but for those that too many rows share.
+
+    If each is shared by more than are wanted, the one that the fewest share. None if there is only one.
+    """
+    chosen = array("Q")
+    taken = 0
+    rarest: tuple[int, int] | None = None
+    for bucket in _buckets(ranks):
+        for rank, size in sorted(Counter(bucket).items()):
+            if taken + size <= wanted:
+                chosen.append(rank)
+                taken += size
+            if rarest is None or size < rarest[0]:
+                rarest = size, rank
+        if taken == wanted:
+            break
+    if not chosen and rarest is not None and rarest[0] < len(ranks):
+        return array("Q", [rarest[1]])
+    return chosen or None
+
+
+def _distinct(ranks: array[int]) -> int:
+    return sum(len(set(bucket)) for bucket in _buckets(ranks))
+
+
+def _buckets(ranks: array[int]) -> list[array[int]]:
+    """Ranks by their first byte, the lowest first: what is made of one bucket at a time takes little room."""
+    buckets = [array("Q") for _ in range(256)]
+    for rank in ranks:
+        buckets[rank >> 56].append(rank)
+    return buckets
+
+
+def _parts(ranks: array[int], chosen: array[int], by: str) -> Parts:
+    train, held_out = array("Q"), array("Q")
+    for position, rank in enumerate(ranks):
+        at = bisect_left(chosen, rank)
+        (held_out if at < len(chosen) and chosen[at] == rank else train).append(position)
+    return Parts(train, held_out, by)

@@ -1,0 +1,125 @@
+"""lengths: what is too long is counted, with its lines; a tokenizer that misbehaves ends alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab import write_tokenizer
+from tokenizers import Tokenizer
+
+from pipeline import datasets, lengths
+from pipeline.errors import LabError
+from pipeline.lengths import Lengths, Limits
+from pipeline.templates import Rendered
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Path:
+    """A token a byte, with a begin-of-text token of its own."""
+    return write_tokenizer(tmp_path / "tokenizer.json")
+
+
+def counted(file: Path, rows: list[tuple[str, str]], limits: Limits) -> Lengths:
+    with Lengths(lambda: file, "the-model", limits) as found:
+        for i, (prompt, answer) in enumerate(rows):
+            found.add(i, i + 1, Rendered(prompt, prompt + answer))
+        found.count()
+    return found
+
+
+def test_tokens_are_counted_as_in_training(tokenizer: Path) -> None:
+    made = Tokenizer.from_file(str(tokenizer))
+    # with <s> before and an end after; <s> is there once though the template writes one too
+    assert lengths.tokens(made, [("ab", "cde"), ("<s>ab", "cde</s>"), ("é", "")]) == [(3, 4), (3, 4), (3, 1)]
+
+
+def test_rows_and_prompts_that_are_too_long_are_named(tokenizer: Path) -> None:
+    rows = [("a" * 9, "b" * 9), ("a" * 9, "b" * 10), ("a" * 30, "b"), ("a" * 29, "b"), ("a", "b")]
+    found = counted(tokenizer, rows, Limits(row=20, context=31))
+    assert (found.long_rows.first, found.long_prompts.first, list(found.unasked)) == ([2, 3, 4], [3], [2])
+    assert found.notes(5) == [
+        "3 of 5 rows are longer than 20 tokens (finetune.max_length) and will be cut: lines 2, 3, 4.",
+        "1 of 5 prompts is longer than the 31 tokens that the model reads, so nothing can answer: line 3.",
+    ]
+
+
+def test_the_first_lines_are_named_and_the_others_counted(tokenizer: Path) -> None:
+    found = counted(tokenizer, [("a" * 50, "b")] * 1500, Limits(row=20))
+    assert found.notes(1500) == [
+        "All 1,500 rows are longer than 20 tokens (finetune.max_length) and will be cut:"
+        " lines 1, 2, 3, 4, 5 and 1,495 more."
+    ]
+
+
+def test_rows_with_few_bytes_need_no_tokenizer() -> None:
+    def never() -> Path:
+        raise AssertionError("asked for")
+
+    found = Lengths(never, "the-model", Limits(row=64, context=64))
+    found.add(0, 1, Rendered("a" * 50, "a" * 56))
+    assert not found.waits_for
+    found.count()
+    assert found.notes(1) == []
+    for text in ("a" * 57, "é" * 20):  # a normalizer may write a letter out as several
+        found.add(0, 1, Rendered(text, text))
+        assert found.waits_for == "Getting the tokenizer of the-model…"
+        found._batch.clear()
+
+
+def test_why_there_is_no_tokenizer_is_passed_on() -> None:
+    def none() -> Path:
+        raise LabError("the-model is not here yet.")
+
+    found = Lengths(none, "the-model", Limits(row=1))
+    found.add(0, 1, Rendered("a", "ab"))
+    found.count()
+    found.add(1, 2, Rendered("a", "ab"))
+    assert found.notes(2) == ["The lengths of long rows are not counted: the-model is not here yet."]
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"model": {"type": "BPE"}}', "[" * 100_000])
+def test_a_broken_tokenizer_is_a_note(tmp_path: Path, content: str) -> None:
+    (tmp_path / "tokenizer.json").write_text(content)
+    found = counted(tmp_path / "tokenizer.json", [("a" * 20, "b")], Limits(row=8))
+    said = "The lengths of long rows are not counted: the tokenizer of the-model cannot be used."
+    assert found.notes(1) == [said]
+
+
+def test_a_tokenizer_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lengths, "SECONDS", 0.5)
+    os.mkfifo(tmp_path / "tokenizer.json")  # opening it waits until somebody writes
+    found = counted(tmp_path / "tokenizer.json", [("a" * 200_000, "b")], Limits(row=8))
+    assert "takes longer than" in found.notes(1)[0]
+    assert found._process is None
+
+
+def test_checking_counts_in_batches_and_says_what_it_waits_for(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lengths, "BATCH", 100)
+    path = tmp_path / "data.jsonl"
+    rows: list[dict[str, Any]] = [{"prompt": "a" * (20 * (i % 3)), "response": "b"} for i in range(30)]
+    path.write_text("".join(json.dumps(row) + "\n\n" for row in rows))
+    with Lengths(lambda: tokenizer, "the-model", Limits(row=30, context=40)) as counting:
+        steps = datasets.checking(path, "{prompt}{response}", lengths=counting)
+        assert next(steps) == "Getting the tokenizer of the-model…"
+        report = datasets.ended(steps)
+    assert report.notes[:2] == [
+        "10 of 30 rows are longer than 30 tokens (finetune.max_length) and will be cut:"
+        " lines 5, 11, 17, 23, 29 and 5 more.",
+        "10 of 30 prompts are longer than the 40 tokens that the model reads, so nothing can answer:"
+        " lines 5, 11, 17, 23, 29 and 5 more.",
+    ]
+    assert report.unasked == ""
+
+
+def test_where_no_held_out_prompt_can_be_asked_it_is_said(tmp_path: Path, tokenizer: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(f'{{"prompt": "{"a" * 60}{i}", "response": "b"}}\n' for i in range(10)))
+    with Lengths(lambda: tokenizer, "the-model", Limits(context=50)) as counting:
+        report = datasets.check(path, "{prompt}{response}", lengths=counting)
+    assert report.unasked.startswith("No held-out prompt can be answered")

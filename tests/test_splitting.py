@@ -1,0 +1,111 @@
+"""splitting: content decides which side a row is on."""
+
+from __future__ import annotations
+
+import random
+import tracemalloc
+from typing import Any
+
+import pytest
+
+from pipeline import splitting
+from pipeline.errors import InputError
+
+FIELDS = ("prompt", "response")
+Row = dict[str, Any]
+
+
+def parts(rows: list[Row], fraction: float = 0.2, seed: int = 0) -> splitting.Parts:
+    contents = splitting.Contents(FIELDS, ("system",), seed)
+    for row in rows:
+        contents.add(row)
+    return contents.parts(fraction)
+
+
+def different(count: int) -> list[Row]:
+    return [{"prompt": f"a{i}", "response": f"b{i}"} for i in range(count)]
+
+
+def test_the_split_is_the_same_everywhere() -> None:
+    found = parts(different(20))
+    assert list(found.held_out) == [7, 8, 11, 17]
+    assert sorted([*found.train, *found.held_out]) == list(range(20))
+    assert parts(different(20), seed=1) != found
+
+
+def test_the_order_of_rows_does_not_matter() -> None:
+    rows = [*different(30), *({"prompt": f"a{i}", "response": "c"} for i in range(10))]
+    held_out = {str(rows[i]) for i in parts(rows).held_out}
+    mixed = random.Random(0).sample(rows, len(rows))
+    assert {str(mixed[i]) for i in parts(mixed).held_out} == held_out
+
+
+@pytest.mark.parametrize(
+    ("rows", "fraction", "held_out"), [(2, 0.1, 1), (2, 0.99, 1), (10, 0.0, 1), (144, 0.1, 14)]
+)
+def test_both_sides_have_a_row(rows: int, fraction: float, held_out: int) -> None:
+    found = parts(different(rows), fraction)
+    assert (len(found.train), len(found.held_out), found.by) == (rows - held_out, held_out, "prompts")
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_too_few_rows_to_split(rows: int) -> None:
+    with pytest.raises(InputError, match="at least 2"):
+        parts(different(rows))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_identical_prompts_are_on_one_side(seed: int) -> None:
+    dice = random.Random(seed)
+    rows = [{"prompt": f"a{dice.randrange(1, 12)}", "response": f"b{i}"} for i in range(40)]
+    found = parts(rows, 0.3, seed)
+    sides = [{rows[i]["prompt"] for i in side} for side in (found.train, found.held_out)]
+    assert not sides[0] & sides[1]
+    assert all(sides)
+    assert len(found.held_out) <= 12
+
+
+def test_groups_larger_than_the_share_leave_the_smallest_one() -> None:
+    rows = [{"prompt": "a" if i < 7 else "b", "response": str(i)} for i in range(10)]
+    assert list(parts(rows, 0.1).held_out) == [7, 8, 9]
+
+
+def test_the_system_text_is_part_of_the_prompt() -> None:
+    rows = [{"prompt": "a", "response": "b", "system": f"s{i % 2}"} for i in range(10)]
+    assert parts(rows, 0.5).by == "prompts"
+    rows = [{"prompt": "a", "response": "b", **({"system": s} if s != "-" else {})} for s in ("", None, "-")]
+    assert parts(rows).by == "positions"
+
+
+def test_where_there_is_one_prompt_rows_are_split_and_then_positions() -> None:
+    found = parts([{"prompt": "a", "response": f"b{i % 5}"} for i in range(10)])
+    assert (found.by, len(found.held_out)) == ("rows", 2)
+    found = parts([{"prompt": "a", "response": "b"}] * 10)
+    assert (found.by, len(found.held_out), len(found.train)) == ("positions", 2, 8)
+
+
+def test_copies_are_counted() -> None:
+    contents = splitting.Contents(FIELDS, (), 0)
+    for prompt, response in ("ab", "ab", "ac", "bc", "ab", "b1"):
+        contents.add({"prompt": prompt, "response": response})
+    contents.add({"prompt": "b", "response": 1})  # the model reads the same text
+    assert contents.copies() == (3, 2)
+
+
+def test_no_two_lists_of_fields_are_taken_for_the_same() -> None:
+    contents = splitting.Contents(("a", "b", "response"), (), 0)
+    for a, b in (("x", "yz"), ("xy", "z")):
+        contents.add({"a": a, "b": b, "response": "r"})
+    assert contents.copies() == (0, 0)
+
+
+def test_little_memory_a_row() -> None:
+    contents = splitting.Contents(FIELDS, (), 0)
+    tracemalloc.start()
+    try:
+        for i in range(5_000):
+            contents.add({"prompt": i, "response": "b"})
+        contents.parts(0.1)
+        assert tracemalloc.get_traced_memory()[1] < 5_000 * 60
+    finally:
+        tracemalloc.stop()
