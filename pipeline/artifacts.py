@@ -30,6 +30,8 @@ SOURCES = (
     "stages",
     "datasets.py",
     "templates.py",
+    "rendering.py",
+    "sandbox.py",
     "architectures.py",
     "checksums.py",
     "generation.py",
