@@ -16,7 +16,7 @@ import pytest
 from lab import alive, cli, until
 
 from pipeline import rendering, settings
-from pipeline.errors import InputError, LabError
+from pipeline.errors import LabError
 from pipeline.rendering import OTHER, Job, Program, Refused
 from pipeline.templates import Chat, Rendered, each, parse
 
@@ -282,35 +282,34 @@ def test_too_slow_on_average_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "a text; write a template of your own" in found[-1]
 
 
-def test_hostile_templates_from_all_sides_delay_a_good_one_only_a_little(
-    soon: None, monkeypatch: pytest.MonkeyPatch
+def test_hostile_templates_from_all_sides_do_not_delay_a_good_one(
+    fresh: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rendering, "WAIT_SECONDS", 1.0)
+    monkeypatch.setattr(rendering, "SECONDS", 600.0)
     good = parse("chat", Chat(GOOD))
     assert good.prompt(ROW) == "<user>Where?"
+    monkeypatch.setattr(rendering, "WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(rendering, "BRIEF_SECONDS", 0.1)
     ends: list[str] = []
 
     def attack(number: int) -> None:
         hostile = parse("chat", Chat(ENDLESS + str(number)))
         try:
             ends.append(str(next(iter(each(hostile, [ROW])))))
-        except InputError as error:
+        except LabError as error:
             ends.append(str(error))
 
     threads = [threading.Thread(target=attack, args=(number,)) for number in range(44)]
     for thread in threads:
         thread.start()
-    served = 0
-    while any(thread.is_alive() for thread in threads):
-        assert good.prompt(ROW) == "<user>Where?"  # it never has to wait so long that it is refused
-        assert len(rendering._pool._processes) <= rendering.PROCESSES
-        served += 1
+    until(lambda: len(ends) == 44 - (rendering.PROCESSES - 1), "the refusal of those that find no process")
+    assert all(end.endswith("try again in a minute") for end in ends)
+    assert good.prompt(ROW) == "<user>Where?"  # the others are still rendered
+    assert len(rendering._pool._processes) == rendering.PROCESSES
+    rendering.close()
     for thread in threads:
-        thread.join()
-    assert served > 0
+        thread.join(60)
     assert len(ends) == 44
-    assert all(TIME in end or end.endswith("try again in a minute") for end in ends)
-    assert sum(TIME in end for end in ends) >= rendering.PROCESSES - 1
 
 
 def test_it_ends_when_it_is_idle_and_comes_back(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,12 +318,21 @@ def test_it_ends_when_it_is_idle_and_comes_back(fresh: None, monkeypatch: pytest
     first = pid()
     until(lambda: not alive(first), "the end of an idle process")
     assert text(GOOD) == "<user>Where?"
+    second = pid()
+    until(lambda: not alive(second), "the end of another")
+    lies = iter([True])  # it ends just after we have looked
+    monkeypatch.setattr(
+        rendering._Process, "living", property(lambda self: next(lies, self._process.poll() is None))
+    )
+    assert text(GOOD) == "<user>Where?"
 
 
 def test_one_that_is_stuck_is_ended(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
     text(GOOD)
     os.kill(pid(), signal.SIGSTOP)
-    rendering._pool._processes[0]._channel.settimeout(0.1)
+    channel = rendering._pool._processes[0]._channel
+    assert channel.gettimeout() == rendering.STUCK_SECONDS
+    channel.settimeout(0.1)
     assert "there was no answer for" in text(GOOD)
     assert text(GOOD) == "<user>Where?"
 
@@ -342,7 +350,7 @@ def test_one_that_cannot_start_is_a_sentence(fresh: None, monkeypatch: pytest.Mo
         text(GOOD)
 
 
-def test_a_fork_has_processes_of_its_own(fresh: None) -> None:
+def test_a_fork_has_processes_of_its_own(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
     text(GOOD)
     fork = multiprocessing.get_context("fork")
     results: Any = fork.SimpleQueue()
@@ -351,9 +359,11 @@ def test_a_fork_has_processes_of_its_own(fresh: None) -> None:
     def render() -> None:
         results.put((text(GOOD), pid()))
 
+    monkeypatch.setattr(rendering._pool, "_busy", rendering.PROCESSES)  # by threads that the fork lacks
     process = fork.Process(target=render)
     process.start()
     process.join(60)
+    monkeypatch.undo()
     assert process.exitcode == 0
     found, theirs = results.get()
     assert found == "<user>Where?"
