@@ -31,6 +31,8 @@ SOURCES = (
     "datasets.py",
     "splitting.py",
     "templates.py",
+    "rendering.py",
+    "sandbox.py",
     "architectures.py",
     "checksums.py",
     "generation.py",

@@ -11,6 +11,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,4 @@ def jinja_renderer(folder: Path) -> Render:
 
 def day(layout: str) -> str:
     """What a template writes for today: always the same day, so that prompts stay as trained."""
-    from datetime import datetime
-
     return datetime(2024, 7, 26).strftime(layout)

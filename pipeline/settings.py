@@ -105,6 +105,12 @@ def child_environment(**extra: str) -> dict[str, str]:
     return {**SHARING, **os.environ, **QUIET, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **extra}
 
 
+def bare_environment() -> dict[str, str]:
+    """The environment of a process of ours that need not know where anything is, or anybody's secrets."""
+    kept = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "TZ")
+    return {name: value for name, value in child_environment().items() if name in kept}
+
+
 def quiet_this_process() -> None:
     """Switch telemetry off before a library that has some is imported."""
     os.environ.update(QUIET)

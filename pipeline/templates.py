@@ -12,23 +12,28 @@ turn. `\\n` and `\\t` may be typed as two characters, `{{` and `}}` stand for br
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-import jinja2
-import jinja2.ext
-import jinja2.sandbox
-import jinja2.utils
-
-from pipeline import lab_prompt, shorten
+from pipeline import rendering, shorten
 from pipeline.errors import InputError
+from pipeline.rendering import Refused, Text
 
 CHAT = "chat"
+LONGEST = 1 << 16  # characters of a template that somebody writes
+LONGEST_CHAT = 1 << 18  # characters of a model's; real ones have up to 40,000
+LONGEST_TOKEN = 1000
+LARGEST_FILE = 1 << 25  # bytes of a tokenizer's config; those with many added tokens have a few million
+AT_ONCE = 256  # rows rendered together
+LONGEST_NAME = 60  # characters of what a message quotes
 Row = Mapping[str, Any]
 _PROBE = "QZ7QZ7"
+_PIECE = re.compile(r"\{\{|\}\}|\}|\{([^{}\n]*)\}|\{|[^{}]+")
 
 
 class Template(Protocol):
@@ -64,24 +69,28 @@ class Chat:
 def parse(text: str, chat: Chat | None = None) -> Template:
     """The template `text` stands for. `chat` is needed to render `chat`, not to know its fields.
 
-    Raises InputError for an unclosed or unnamed placeholder, fewer than two, or a repeated response.
+    Raises InputError for an unclosed or unnamed placeholder, fewer than two, a repeated response, or a text
+    that is far too long.
     """
     if text.strip() == CHAT:
         return ChatTemplate(chat)
+    if len(text) > LONGEST:
+        raise InputError(f"template: it has {len(text):,} characters; write one of {LONGEST:,} or fewer")
     pieces = _split(text.replace("\\n", "\n").replace("\\t", "\t"))
     names = [value for is_field, value in pieces if is_field]
     if not names:
         raise InputError(
-            f"template: {shorten.value(text)} has no placeholder;"
-            f" write it like '{{prompt}} {{response}}', or use '{CHAT}'"
+            f"template: {shorten.value(text)} has no placeholder; write it like '{{prompt}} {{response}}',"
+            f" or use '{CHAT}'"
         )
+    last = shorten.text(names[-1], LONGEST_NAME)
     if len(set(names)) == 1:
         raise InputError(
-            f"template: {{{names[0]}}} is its only placeholder;"
+            f"template: {{{last}}} is its only placeholder;"
             " it needs a prompt and, as the last one, a response"
         )
     if names.count(names[-1]) > 1:
-        raise InputError(f"template: {{{names[-1]}}} is the response, so it may stand only once, at the end")
+        raise InputError(f"template: {{{last}}} is the response, so it may stand only once, at the end")
     return TextTemplate(tuple(pieces))
 
 
@@ -94,7 +103,14 @@ class Rendered:
 
 
 def each(template: Template, rows: Iterable[Row]) -> Iterator[Rendered | str]:
-    """Every row rendered, in order; for one that the template refuses, the sentence that says why."""
+    """Every row rendered, in order; for one that the template refuses, the sentence that says why.
+
+    Reads ahead by up to AT_ONCE rows, because a chat template is far faster for many rows than for one.
+    Raises InputError where too many others render theirs just now.
+    """
+    if isinstance(template, ChatTemplate) and template.chat is not None:
+        yield from _each(template.chat, rows)
+        return
     for row in rows:
         try:
             yield Rendered(template.prompt(row), template.full(row))
@@ -115,9 +131,13 @@ def asked(template: Template, text: str) -> dict[str, Any]:
         return {names[0]: text}
     try:
         row = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         row = None
-    if not isinstance(row, dict) or set(row) != set(names):
+    if (
+        not isinstance(row, dict)
+        or set(row) != set(names)
+        or not all(isinstance(value, str | int | float) for value in row.values())
+    ):
         shape = json.dumps(dict.fromkeys(names, "..."))
         raise InputError(f"This template has several fields; write the prompt as JSON: {shape}")
     return row
@@ -127,19 +147,50 @@ def chat_template(folder: Path) -> Chat | None:
     """The chat template that ships in a Hugging Face model folder, or None if there is none.
 
     It stands in `chat_template.jinja`, or in older folders in `tokenizer_config.json`, where several
-    may have names; then the one named "default" counts.
+    may have names; then the one named "default" counts. Raises InputError naming a file that cannot be read.
     """
-    config: dict[str, Any] = {}
-    if (folder / "tokenizer_config.json").is_file():
-        config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    config = _settings(folder / "tokenizer_config.json")
     source = config.get("chat_template")
     if isinstance(source, list):
-        source = {entry["name"]: entry["template"] for entry in source}.get("default")
+        named = [entry for entry in source if isinstance(entry, dict)]
+        source = {str(entry.get("name")): entry.get("template") for entry in named}.get("default")
     if (folder / "chat_template.jinja").is_file():
-        source = (folder / "chat_template.jinja").read_text("utf-8")
+        source = _read(folder / "chat_template.jinja")
     if not source:
         return None
+    if not isinstance(source, str):
+        raise InputError("its chat template in tokenizer_config.json cannot be read (it is not a text)")
+    if len(source) > LONGEST_CHAT:
+        raise InputError(
+            f"its chat template is longer than {LONGEST_CHAT:,} characters; choose another model"
+        )
     return Chat(source, _special_tokens(folder, config))
+
+
+def _read(file: Path) -> str:
+    """A file of a model's folder as text. Raises InputError."""
+    try:
+        if file.stat().st_size > LARGEST_FILE:
+            raise InputError(f"its {file.name} is larger than any real one; choose another model")
+        return file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise InputError(f"its {file.name} cannot be read ({reason})") from None
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    """A file of JSON with a mapping in it, {} if there is none. Raises InputError."""
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(_read(file))
+    except ValueError as error:
+        raise InputError(f"its {file.name} cannot be read ({error})") from None
+    except RecursionError:
+        raise InputError(f"its {file.name} cannot be read (it is nested too deeply)") from None
+    if not isinstance(found, dict):
+        raise InputError(f"its {file.name} cannot be read (it is not a mapping)")
+    return found
 
 
 @dataclass(frozen=True)
@@ -186,13 +237,10 @@ class ChatTemplate:
     @cached_property
     def stop(self) -> str:
         """The end of turn as text: what follows the answer when a short chat is rendered."""
-        return self._end({"prompt": "Hello"})
+        return _end(self._render(*_probed({"prompt": "Hello"})))
 
     def prompt(self, row: Row) -> str:
-        return self._asked(row).rstrip(" ")
-
-    def _asked(self, row: Row) -> str:
-        return self._render(_messages(row), add_generation_prompt=True)
+        return self._render(*_asked(row)).rstrip(" ")
 
     def full(self, row: Row) -> str:
         """As the template renders it where that begins with the prompt, else put together.
@@ -200,150 +248,139 @@ class ChatTemplate:
         Some templates write a past answer differently from one about to be given (they drop its
         reasoning, say); then the model must learn what it will see at inference.
         """
-        prompt = self._asked(row)
-        rendered = self._render_answered(row).rstrip()
-        if rendered.startswith(prompt):
-            return rendered
-        return prompt + str(row["response"]) + self._end(row)
-
-    def _render_answered(self, row: Row) -> str:
-        answer = {"role": "assistant", "content": str(row["response"])}
-        return self._render([*_messages(row), answer], add_generation_prompt=False)
-
-    def _end(self, row: Row) -> str:
-        """What the template writes after an answer, "" if it writes none.
-
-        Found with a response that can stand nowhere else: a real one may be a letter of the end itself.
-        """
-        _, found, end = self._render_answered({**row, "response": _PROBE}).rpartition(_PROBE)
-        return end.strip() if found else ""
+        found = next(_each(self._chat(), [row]))
+        if isinstance(found, str):
+            raise InputError(found)
+        return found.full
 
     def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        chat = self._chat()
+        found = next(rendering.Program(chat.source, chat.tokens).texts([(messages, add_generation_prompt)]))
+        if isinstance(found, Refused):
+            raise InputError(found.sentence)
+        return found
+
+    def _chat(self) -> Chat:
         if self.chat is None:
             raise InputError(
                 "template: this model has no chat template;"
                 " write one like '{prompt} {response}' instead of 'chat'"
             )
-        try:
-            return _compile(self.chat.source).render(
-                messages=messages,
-                tools=None,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                **self.chat.tokens,
-            )
-        # A template is a program from a model's folder; whatever it does wrong is its text's fault.
-        except (jinja2.TemplateError, TypeError, ValueError, OverflowError) as error:
-            raise InputError(f"template: the model's chat template cannot be rendered: {error}") from error
+        return self.chat
 
 
-def _messages(row: Row) -> list[dict[str, str]]:
+def _each(chat: Chat, rows: Iterable[Row]) -> Iterator[Rendered | str]:
+    """`each` of a chat template."""
+    program = rendering.Program(chat.source, chat.tokens)
+    differs = False  # whether it writes past answers differently: then the end is asked for with each row
+    for together in _together(rows):
+        jobs = [_asked, _answered, *([_probed] if differs else [])]
+        texts = program.texts([job(row) for row in together for job in jobs])
+        for row in together:
+            prompt, answered, *ends = islice(texts, len(jobs))
+            if isinstance(prompt, str) and isinstance(answered, str) and not answered.startswith(prompt):
+                differs = True
+                ends = ends or list(program.texts([_probed(row)]))
+            yield _whole(row, prompt, answered, *ends)
+
+
+def _whole(row: Row, prompt: Text, answered: Text, probed: Text = "") -> Rendered | str:
+    """A row of its texts, or why one of them is missing."""
+    if isinstance(prompt, Refused):
+        return prompt.sentence
+    if isinstance(answered, Refused):
+        return answered.sentence
+    if answered.startswith(prompt):
+        return Rendered(prompt.rstrip(" "), answered.rstrip())
+    if isinstance(probed, Refused):
+        return probed.sentence
+    return Rendered(prompt.rstrip(" "), prompt + str(row["response"]) + _end(probed))
+
+
+def _together(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """The rows in groups, none of which has too many or too much text."""
+    group: list[Row] = []
+    size = 0
+    for row in rows:
+        group.append(row)
+        size += sum(len(value) for value in row.values() if isinstance(value, str))
+        if len(group) == AT_ONCE or size > rendering.MOST_TEXT:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _asked(row: Row) -> rendering.Job:
+    """The messages of a row's prompt."""
     system = [{"role": "system", "content": str(row["system"])}] if row.get("system") else []
-    return [*system, {"role": "user", "content": str(row["prompt"])}]
+    return [*system, {"role": "user", "content": str(row["prompt"])}], True
 
 
-def _fill(pieces: tuple[tuple[bool, str], ...], row: Row) -> str:
-    return "".join(str(row[value]) if is_field else value for is_field, value in pieces)
+def _answered(row: Row) -> rendering.Job:
+    """The messages of a row with its response."""
+    answer = {"role": "assistant", "content": str(row["response"])}
+    return [*_asked(row)[0], answer], False
+
+
+def _probed(row: Row) -> rendering.Job:
+    """The messages of a row with a response that can stand nowhere else, to find out what follows it.
+
+    A real one may be a letter of the end itself.
+    """
+    return _answered({**row, "response": _PROBE})
+
+
+def _end(probed: str) -> str:
+    """What the template writes after an answer, "" if it writes none."""
+    _, found, end = probed.rpartition(_PROBE)
+    return end.strip() if found else ""
+
+
+def _fill(pieces: Sequence[tuple[bool, str]], row: Row) -> str:
+    """Raises InputError, before it has written anything, where that would be far too much."""
+    values = {value: str(row[value]) for is_field, value in pieces if is_field}
+    texts = [values[value] if is_field else value for is_field, value in pieces]
+    if sum(map(len, texts)) > rendering.CHARACTERS:
+        raise InputError(
+            f"template: it writes more than {rendering.CHARACTERS:,} characters for one row;"
+            " use fewer placeholders"
+        )
+    return "".join(texts)
 
 
 def _split(text: str) -> list[tuple[bool, str]]:
     """Cut a template into literal texts and placeholder names."""
     pieces: list[tuple[bool, str]] = []
-    literal, at = "", 0
-    while at < len(text):
-        if text[at : at + 2] in ("{{", "}}"):
-            literal, at = literal + text[at], at + 2
-        elif text[at] == "}":
-            raise InputError(f"template: '}}' at character {at + 1} closes nothing; write '}}}}' for a brace")
-        elif text[at] == "{":
-            end = text.find("}", at)
-            name = text[at + 1 : end].strip()
-            if end < 0 or "{" in name or "\n" in name:
-                raise InputError(
-                    f"template: '{{' at character {at + 1} is never closed; write '{{{{' for a brace"
-                )
+    literal: list[str] = []
+    for found in _PIECE.finditer(text):
+        piece, at = found[0], found.start() + 1
+        if piece in ("{{", "}}"):
+            literal.append(piece[0])
+        elif piece == "}":
+            raise InputError(f"template: '}}' at character {at} closes nothing; write '}}}}' for a brace")
+        elif piece == "{":
+            raise InputError(f"template: '{{' at character {at} is never closed; write '{{{{' for a brace")
+        elif piece[0] == "{":
+            name = piece[1:-1].strip()
             if not name.isidentifier():
-                shown = shorten.text(name, shorten.LONGEST)
-                raise InputError(f"template: {{{shown}}} is not a field name; use letters, digits and _")
-            pieces += [(False, literal), (True, name)]
-            literal, at = "", end + 1
+                short = shorten.text(name, LONGEST_NAME)
+                raise InputError(f"template: {{{short}}} is not a field name; use letters, digits and _")
+            pieces += [(False, "".join(literal)), (True, name)]
+            literal = []
         else:
-            literal, at = literal + text[at], at + 1
-    return [piece for piece in [*pieces, (False, literal)] if piece[1]]
+            literal.append(piece)
+    return [piece for piece in [*pieces, (False, "".join(literal))] if piece[1]]
 
 
 def _special_tokens(folder: Path, config: dict[str, Any]) -> dict[str, str]:
     """bos_token, eos_token and the like as texts, wherever the folder keeps them."""
-    kept: dict[str, Any] = {}
-    if (folder / "special_tokens_map.json").is_file():
-        kept = json.loads((folder / "special_tokens_map.json").read_text("utf-8"))
     tokens = {}
-    for name, value in {**kept, **config}.items():
+    for name, value in {**_settings(folder / "special_tokens_map.json"), **config}.items():
         text = value.get("content") if isinstance(value, dict) else value
         if name.endswith("_token") and isinstance(text, str):
+            if len(text) > LONGEST_TOKEN:
+                short = shorten.text(name, LONGEST_NAME)
+                raise InputError(f"its {short} is longer than any real one; choose another model")
             tokens[name] = text
     return tokens
-
-
-class _Generation(jinja2.ext.Extension):
-    """`{% generation %}…{% endgeneration %}` marks the assistant's words; here it only prints them."""
-
-    tags = {"generation"}  # noqa: RUF012 - jinja2 wants a plain class attribute
-
-    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node | list[jinja2.nodes.Node]:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return jinja2.nodes.Scope(body).set_lineno(line)
-
-
-def _to_json(value: Any, indent: int | None = None, ensure_ascii: bool = False, **options: Any) -> str:
-    """Chat templates are not HTML, so jinja2's own filter, which escapes it, would be wrong here."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
-
-
-def _raise(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _now(layout: str) -> str:
-    """One day for all: a prompt that named today's would be other tokens tomorrow than those trained."""
-    return lab_prompt.day(layout)
-
-
-def _dict(*args: Any, **kwargs: Any) -> dict[str, Any]:
-    """A function, because the type itself would hand a template its class methods."""
-    return dict(*args, **kwargs)
-
-
-class _Namespace(jinja2.utils.Namespace):
-    """`namespace()` without names that begin with _, through which templates have left sandboxes."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__()
-        for name, value in _dict(*args, **kwargs).items():
-            self[name] = value
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        if name.startswith("_"):
-            raise jinja2.exceptions.SecurityError(f"namespace: {name!r} is not a name a template may set")
-        super().__setitem__(name, value)
-
-
-@lru_cache(maxsize=16)
-def _compile(source: str) -> jinja2.Template:
-    """Compile a chat template with the names and whitespace rules transformers gives it.
-
-    Sandboxed: the template is code that came with the model.
-    """
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise
-    environment.globals["strftime_now"] = _now
-    environment.globals["dict"] = _dict
-    environment.globals["namespace"] = _Namespace
-    try:
-        return environment.from_string(source)
-    except jinja2.TemplateError as error:
-        raise InputError(f"template: the model's chat template is faulty: {error}") from error

@@ -8,7 +8,20 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.templates import Chat, ChatTemplate, TextTemplate, asked, chat_template, parse, question
+from pipeline.templates import (
+    LARGEST_FILE,
+    LONGEST,
+    LONGEST_CHAT,
+    Chat,
+    ChatTemplate,
+    Rendered,
+    TextTemplate,
+    asked,
+    chat_template,
+    each,
+    parse,
+    question,
+)
 
 LAB = "<|user|>\n{prompt}<|end|>\n<|assistant|>\n{response}<|end|>"
 ROW = {"prompt": "Where?", "response": "There."}
@@ -99,21 +112,91 @@ def test_a_chat_template_that_writes_past_answers_differently() -> None:
     assert template.full({"prompt": "a", "response": "B"}) == "[user]a[end][assistant]<think>B[end]"
 
 
+def test_each_renders_every_kind_of_template() -> None:
+    rows = [ROW, {**ROW, "prompt": "Why?"}]
+    for template in (parse(LAB), parse("chat", Chat(CHATML))):
+        assert list(each(template, rows)) == [
+            Rendered(template.prompt(row), template.full(row)) for row in rows
+        ]
+    for found in each(parse("chat"), rows):
+        assert isinstance(found, str)
+        assert "has no chat template" in found
+
+
+def test_a_template_somebody_typed_may_be_long_but_not_endless() -> None:
+    longest = "x" * (LONGEST - 20) + " {prompt} {response}"
+    assert parse(longest[-LONGEST:]).prompt(ROW).endswith("Where?")
+    for endless in (
+        "x" * LONGEST + "{prompt} {response}",
+        "{prompt}" * 100_000 + "{response}",
+        "{{" * 40_000,
+    ):
+        with pytest.raises(InputError, match=r"has [\d,]+ characters; write one of 65,536 or fewer"):
+            parse(endless)
+
+
+def test_what_it_writes_is_bounded_before_it_is_written() -> None:
+    bomb = parse("{prompt}" * 8000 + "{response}")
+    row = {**ROW, "prompt": "x" * 1_000_000}
+    with pytest.raises(InputError, match="writes more than 4,194,304 characters for one row"):
+        bomb.full(row)
+    with pytest.raises(InputError, match="writes more than"):
+        bomb.prompt(row)
+    (found,) = each(bomb, [row])
+    assert isinstance(found, str)
+    assert "writes more than" in found
+
+
 @pytest.mark.parametrize(
-    "source",
+    "text",
     [
-        "{{ raise_exception('no') }}",
-        "{% for %}",
-        "{{ messages.append(1) }}",
-        "{{ ''.__class__.__mro__ }}",
-        "{% set n = namespace() %}{% set n.__class__ = 1 %}",
-        "{{ namespace(__init__=1) }}",
-        "{{ range(10 ** 9) | list }}",
+        "x" * 60_000,
+        "{response}" + "x" * 50_000,
+        "{" + "x" * 60_000 + "!} {response}",
+        "{" + "x" * 60_000 + "}" * 3,
     ],
 )
-def test_a_hostile_chat_template_is_an_error_and_nothing_else(source: str) -> None:
-    with pytest.raises(InputError, match="chat template"):
-        parse("chat", Chat(source)).prompt(ROW)
+def test_messages_quote_only_the_beginning_of_a_template(text: str) -> None:
+    with pytest.raises(InputError) as error:
+        parse(text)
+    assert len(str(error.value)) < 250
+
+
+def test_the_files_of_a_model_are_bounded(tmp_path: Path) -> None:
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text(json.dumps({"chat_template": "x" * (LONGEST_CHAT + 1)}))
+    with pytest.raises(InputError, match="its chat template is longer than 262,144 characters"):
+        chat_template(tmp_path)
+    config.write_text(json.dumps({"chat_template": "x", "eos_token": "x" * 1001}))
+    with pytest.raises(InputError, match="its eos_token is longer than any real one"):
+        chat_template(tmp_path)
+    with config.open("wb") as file:
+        file.truncate(LARGEST_FILE + 1)
+    with pytest.raises(InputError, match=r"its tokenizer_config\.json is larger than any real one"):
+        chat_template(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("tokenizer_config.json", b"{", "Expecting"),
+        ("tokenizer_config.json", b"[1]", "it is not a mapping"),
+        ("tokenizer_config.json", b'{"chat_template": 7}', "it is not a text"),
+        ("tokenizer_config.json", b"[" * 100_000, "it is nested too deeply"),
+        ("tokenizer_config.json", b"\xff", "it is not UTF-8"),
+        ("chat_template.jinja", b"\xff", "it is not UTF-8"),
+        ("special_tokens_map.json", b"[" * 100_000, "it is nested too deeply"),
+    ],
+)
+def test_files_that_cannot_be_read_are_named(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
+    (tmp_path / "chat_template.jinja").write_text("x")
+    (tmp_path / name).write_bytes(content)
+    if name == "tokenizer_config.json" and b"chat" in content:
+        (tmp_path / "chat_template.jinja").unlink()
+    with pytest.raises(InputError) as error:
+        chat_template(tmp_path)
+    assert name in str(error.value)
+    assert reason in str(error.value)
 
 
 def test_chat_template_of_a_folder(tmp_path: Path) -> None:
@@ -180,6 +263,7 @@ def test_a_question_with_several_fields_is_written_as_json() -> None:
     two = parse("{instruction} {context} {response}")
     row = {"instruction": "Sum up", "context": 'a "b"', "response": "x"}
     assert two.prompt(asked(two, question(two, row))) == two.prompt(row)
-    for wrong in ("Sum up", "[1]", '{"instruction": "Sum up"}'):
+    values = '{"instruction": [1], "context": "x"}'
+    for wrong in ("Sum up", "[1]", '{"instruction": "Sum up"}', "[" * 100_000, values):
         with pytest.raises(InputError, match="write the prompt as JSON"):
             asked(two, wrong)

@@ -18,7 +18,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 
-from pipeline import inference, settings, storage, worker
+from pipeline import inference, rendering, settings, storage, worker
 from pipeline.errors import LabError
 from pipeline.run import ENDED
 from webapp import guard, live, parts, queue, theme
@@ -184,6 +184,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         task.cancel()
+        rendering.close()  # else the threads that render, and with them the app, take as long as they like
         with contextlib.suppress(asyncio.CancelledError):
             await task
         await inference.shutdown()
