@@ -12,6 +12,7 @@ import yaml
 from pipeline.options import Option, describe
 
 MOST_RADIO_CHOICES = 3
+LONGEST_NUMBER = 100  # letters of what is read as one: YAML of megabytes takes minutes
 Input = Any  # a component of Gradio, which makes their events at run time
 
 
@@ -108,7 +109,7 @@ def component(option: Option, group: str = "", **kwargs: Any) -> Input:
 
 def read(option: Option, value: Any) -> Any:
     """The value a user meant: typed text becomes a number or null where the option takes one."""
-    if not isinstance(value, str) or value in option.choices:
+    if not isinstance(value, str) or value in option.choices or len(value) > LONGEST_NUMBER:
         return value
     if not value.strip() and type(None) in option.types:
         return None

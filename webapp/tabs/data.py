@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
 
-from pipeline import datasets, models, submit, templates
+from pipeline import datasets, models, settings, submit, templates
 from pipeline.errors import InputError, LabError
-from webapp import choices, parts, views
+from webapp import choices, local_models, parts, uploads, views
 from webapp.home import store
 
 MISFIT = "The rows do not fit this template; change one of them and check again"
@@ -45,13 +45,12 @@ def look(uploaded: str | None, picked: str | None, template: str, model: str) ->
 
 def found(uploaded: str | None, picked: str | None, template: str, model: str) -> tuple[Any, ...]:
     """Keep a good upload; say of it: summary, problems, rows, example, upload, choice, use."""
-    path = Path(uploaded) if uploaded else None
     try:
-        path = path or choices.known_data(store().home, picked)
-        chat, note = _chat(template, model)
-        report = datasets.check(path, template, chat)
-        fits, rows = report.good, report.good or _is_rows(path)
-        taken = _take(path, fits, rows) if uploaded else (gr.skip(), gr.skip())
+        with _dataset(uploaded, picked) as path:
+            chat, note = _chat(template, model)
+            report = datasets.check(path, template, chat)
+            fits, rows = report.good, report.good or _is_rows(path)
+            taken = _take(path, fits, rows) if uploaded else (gr.skip(), gr.skip())
     except (LabError, OSError) as error:
         problems = views.problems("This cannot be checked or kept yet", error)
         return None, problems, None, None, gr.skip(), gr.skip(), gr.update(interactive=False)
@@ -84,16 +83,26 @@ def _chat(template: str, model: str) -> tuple[templates.Chat | None, str]:
     if template.strip() != templates.CHAT:
         return None, ""
     try:
-        chat = models.resolve(model).chat
+        chat = models.resolve(local_models.known(model)).chat
     except InputError as error:
         return None, f"The example cannot be rendered: {error.problems[0]}"
     return chat, "" if chat else f"{model} has no chat template, so write a template of your own."
 
 
+@contextmanager
+def _dataset(uploaded: str | None, picked: str | None) -> Iterator[Path]:
+    """The file to look at: a copy of an upload, which goes afterwards, or else the dataset picked."""
+    if uploaded:
+        with uploads.taken(uploaded, most_bytes=settings.max_upload_bytes()) as path:
+            yield path
+    else:
+        yield choices.known_data(store().home, picked)
+
+
 def _take(path: Path, fits: bool, rows: bool) -> tuple[Any, Any]:
     """Put a good upload into the home and choose it: the next values of the upload and of the choice.
 
-    One that does not fit waits where it is if another template may fit it; one that is broken is deleted.
+    One that does not fit stays chosen if another template may fit it: the page names it again then.
     """
     if rows and not fits:
         return gr.skip(), gr.skip()
@@ -101,7 +110,6 @@ def _take(path: Path, fits: bool, rows: bool) -> tuple[Any, Any]:
     if fits:
         kept = submit.keep_dataset(store().home, path)
         picked = gr.update(choices=choices.data(store().home), value=str(kept))
-    shutil.rmtree(path.parent)  # a folder that Gradio made for this upload alone
     return None, picked
 
 
