@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import secrets
 import time
 from collections.abc import Callable
@@ -38,9 +39,10 @@ def variants(make: Callable[[list[str]], Recipe], axes: list[str]) -> list[Recip
     twice = sorted({key for key in keys if keys.count(key) > 1})
     if twice:
         raise InputError(f"{shorten.names(twice)}: given twice; join the values with commas")
+    count = math.prod(len(values) for _, values in parsed)  # before they are made: it may be a great many
+    if count > MOST_RUNS:
+        raise InputError(f"These are {count} runs; a sweep has at most {MOST_RUNS}.")
     combinations = list(itertools.product(*(values for _, values in parsed)))
-    if len(combinations) > MOST_RUNS:
-        raise InputError(f"These are {len(combinations)} runs; a sweep has at most {MOST_RUNS}.")
     group = f"{PREFIX}{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     made: list[Recipe] = []
     problems: list[str] = []

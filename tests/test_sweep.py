@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,14 @@ def test_one_that_cannot_run_keeps_all_from_being_queued(
     with pytest.raises(InputError, match=r"^trip data=bad\.jsonl: .*bad\.jsonl:1: the file is plain text"):
         sweep.start(store, recipes)
     assert (store.list(), no_worker) == ([], [])
+
+
+def test_combinations_beyond_all_measure_are_counted_and_not_made():
+    axes = [f"{key}={','.join(map(str, range(1000)))}" for key in ("seed", "finetune.r")]
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="These are 1000000 runs"):
+            sweep.variants(lambda changes: pytest.fail("one was made"), axes)
+        assert tracemalloc.get_traced_memory()[1] < 10e6
+    finally:
+        tracemalloc.stop()

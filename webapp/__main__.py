@@ -7,9 +7,11 @@ import os
 import re
 import socket
 import sys
+from pathlib import Path
 
 from pipeline import locks, settings, terminal
 from pipeline.errors import LabError, sentence
+from webapp import local_models
 from webapp.guard import LOOPBACK
 
 LOCK = "webapp.lock"
@@ -58,15 +60,21 @@ def arguments(given: list[str]) -> argparse.Namespace:
         help="a DNS name under which browsers may open the page; may be repeated (localhost and IP addresses"
         " always work)",
     )  # fmt: skip
+    parser.add_argument(
+        "--models", type=Path, action="append", default=[], metavar="FOLDER",
+        help="a model folder, or a folder of such, to offer on the page; may be repeated (the page takes no"
+        " other folder but those in the home)",
+    )  # fmt: skip
     return parser.parse_args(given)
 
 
 def main(given: list[str] | None = None) -> int:
-    """Serve until interrupted. Returns 2 with a sentence if the port or the home is taken."""
+    """Serve until interrupted. Returns 2 with a sentence if the port, the home or --models is of no use."""
     terminal.guard()
     args = arguments(sys.argv[1:] if given is None else given)
     settings.keep_private()
     try:
+        local_models.offer(args.models)
         listener = listen(args.host, args.port)
         home = settings.home()
         lock = locks.take(home / LOCK)
@@ -84,13 +92,13 @@ def main(given: list[str] | None = None) -> int:
             file=sys.stderr,
         )
     try:
-        serve(listener, args.host, args.allow_host)
+        serve(listener, args.host, args.allow_host, args.models)
     finally:
         os.close(lock)
     return 0
 
 
-def serve(listener: socket.socket, host: str, names: list[str]) -> None:
+def serve(listener: socket.socket, host: str, names: list[str], models: list[Path]) -> None:
     """Build the app and run it on the socket."""
     with settings.importing_gradio():
         import uvicorn
@@ -98,7 +106,7 @@ def serve(listener: socket.socket, host: str, names: list[str]) -> None:
         from webapp.app import create
 
     shown = f"[{host}]" if ":" in host else host
-    app = create([host, *names])
+    app = create([host, *names], models)
     config = uvicorn.Config(
         app,
         log_level="warning",

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import mimetypes
-import shutil
+import secrets
 import time
 from collections.abc import AsyncIterator, Iterable
 from functools import partial
@@ -17,11 +17,14 @@ import gradio as gr
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse
 from fastapi.staticfiles import StaticFiles
+from gradio import processing_utils
+from gradio.routes import App
+from starlette.routing import Mount
 
 from pipeline import inference, rendering, settings, storage, worker
 from pipeline.errors import LabError
 from pipeline.run import ENDED
-from webapp import guard, live, parts, queue, theme
+from webapp import calls, choices, guard, live, local_models, parts, queue, theme, uploads
 from webapp.home import store
 from webapp.routes import router
 from webapp.tabs import compare, comparison, data, lab, publish, registered, runs
@@ -36,11 +39,15 @@ QUEUE_SECONDS = 0.02
 log = logging.getLogger(__name__)
 
 
-def create(names: Iterable[str] = ()) -> FastAPI:
-    """The app for `settings.home()`, ready to be served to localhost, to IP addresses and to these names."""
-    shutil.rmtree(settings.uploads(), ignore_errors=True)  # left behind by an app that was killed
-    settings.uploads()
+def create(names: Iterable[str] = (), models: Iterable[Path] = ()) -> FastAPI:
+    """The app for `settings.home()`, ready to be served to localhost, to IP addresses and to these names.
+
+    It offers the models of the home and of the folders `models`. Raises InputError if one of these has none.
+    """
+    local_models.offer(models)
+    uploads.empty()
     app = FastAPI(title=TITLE, lifespan=_lifespan, openapi_url=None, docs_url=None, redoc_url=None)
+    app.add_middleware(calls.Refusals)
     app.add_middleware(guard.Guard, names=names)
     app.add_exception_handler(LabError, unusable)
     app.include_router(router)
@@ -69,13 +76,24 @@ def create(names: Iterable[str] = ()) -> FastAPI:
         css_paths=[theme.CSS],
         head=theme.HEAD,
     )
+    _close(mounted, blocks)
     return mounted
+
+
+def _close(app: FastAPI, blocks: gr.Blocks) -> None:
+    """Close what Gradio leaves open in an app that it is mounted in."""
+    # It looks where a file lies only if these say so, which its own server sets when it starts.
+    blocks.has_launched = blocks.is_running = True
+    # An upload's folder is named by a digest of this and its bytes: nobody knows it who only knows the bytes.
+    processing_utils.hash_seed = secrets.token_bytes(32)
+    mount = next(route for route in app.routes if isinstance(route, Mount) and isinstance(route.app, App))
+    mount.app = calls.Door(mount.app)
 
 
 def page() -> gr.Blocks:
     """The page: the welcome of an empty home, and the tabs."""
     blocks: gr.Blocks
-    with gr.Blocks(
+    with calls.Page(
         title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(600, UPLOAD_AGE_SECONDS)
     ) as blocks:
         parts.fixed(_HEADER, js_on_load=f"({parts.live('nameField', 'queue.js')})(element);")
@@ -141,6 +159,8 @@ def _tabs(sample: gr.Button, problems: gr.HTML) -> tuple[data.Data, lab.Lab, run
     with made["publish"]:
         published = publish.build(made["publish"])
     history.view.click(lambda: gr.update(open=False), None, lab_tab.new, **parts.QUICK)
+    for name, model in (("data", chosen.model), ("lab", lab_tab.model)):
+        made[name].select(lambda: gr.update(choices=choices.models()), None, model, **parts.QUICK)
     made["data"].select(data.refresh, chosen.picked, chosen.picked, **parts.QUICK)
     made["lab"].select(lab.refresh, lab_tab.data, lab_tab.data, **parts.QUICK)
     chosen.use.click(

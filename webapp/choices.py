@@ -12,7 +12,8 @@ from pipeline.inference import Source
 from pipeline.models import CATALOGUE
 from pipeline.run import DONE, Run
 from pipeline.store import Store
-from webapp import views
+from webapp import local_models, views
+from webapp.home import known_run
 
 Choices = list[tuple[str, str]]
 REGISTRY, PULLED = "registry/", "pulled/"  # what the value of an export begins with that is no run's
@@ -41,8 +42,11 @@ def known_data(home: Path, chosen: str | None) -> Path:
 
 
 def models() -> Choices:
-    """The catalogue."""
-    return [(f"{entry.title} · {entry.parameters}", entry.id) for entry in CATALOGUE]
+    """The catalogue, then the folders on offer."""
+    return [
+        *((f"{entry.title} · {entry.parameters}", entry.id) for entry in CATALOGUE),
+        *local_models.listed(),
+    ]
 
 
 def finished(store: Store) -> Choices:
@@ -55,7 +59,7 @@ def run(store: Store, chosen: str | None) -> Run:
     """The chosen run. Raises InputError if there is none."""
     if not chosen:
         raise InputError("run: choose a finished run")
-    return store.get(chosen)
+    return known_run(chosen, store)
 
 
 def exports(store: Store) -> Choices:
@@ -83,7 +87,7 @@ def registry_key(version: dict[str, Any]) -> str:
 def source(store: Store, chosen: str) -> Source:
     """What is to answer. Raises InputError for what is not offered, LabError if it cannot answer."""
     if not chosen.startswith((REGISTRY, PULLED)):
-        return inference.of_run(store.get(chosen))
+        return inference.of_run(known_run(chosen, store))
     if chosen not in {value for _, value in exports(store)}:
         raise InputError("This model is not here any more; choose another one.")
     if chosen.startswith(PULLED):
@@ -103,7 +107,7 @@ def run_behind(store: Store, chosen: str) -> Run | None:
         versions = publishers.PUBLISHERS["local"].versions(store.home)
         run = next((str(v["run"]) for v in versions if registry_key(v) == chosen), "none")
     try:
-        found = store.get(run)
+        found = known_run(run, store)
     except InputError:
         return None
-    return found if found.id == run and not found.deleted else None
+    return None if found.deleted else found

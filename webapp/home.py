@@ -1,4 +1,4 @@
-"""The store of the home this process serves."""
+"""The store of the home this process serves, and the runs of it that a browser may name."""
 
 from __future__ import annotations
 
@@ -6,12 +6,31 @@ from functools import lru_cache
 from pathlib import Path
 
 from pipeline import settings
+from pipeline.errors import InputError
+from pipeline.run import Run
 from pipeline.store import Store
+
+LONGEST_ID = 100
 
 
 def store() -> Store:
     """The store of `settings.home()`, looked at as a whole and opened once."""
     return _open(settings.home())
+
+
+def known_run(named: object, among: Store | None = None) -> Run:
+    """The run of exactly that id, deleted or not; abbreviations are for the command line.
+
+    Every run that a browser names comes through here. Raises InputError.
+    """
+    if not isinstance(named, str) or not named:
+        raise InputError("run: choose a run of the list")
+    if len(named) > LONGEST_ID or not named.isprintable():
+        raise InputError("run: no run has such an id")
+    found = (among or store()).get(named)
+    if found.id != named:
+        raise InputError(f"{named}: no such run")
+    return found
 
 
 @lru_cache(maxsize=8)

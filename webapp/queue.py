@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 
 from pipeline import worker
 from pipeline.errors import InputError, LabError
-from webapp.home import store
+from webapp.home import known_run, store
 
 router = APIRouter(include_in_schema=False)
 NEW = {"Cache-Control": "no-store"}
@@ -34,7 +34,7 @@ def pause(state: Literal["paused", "open"]) -> JSONResponse:
 def move(run: str, where: Literal["up", "down", "first", "last"]) -> JSONResponse:
     """Move a waiting run among those of its owner."""
     try:
-        store().move(store().get(run).id, where)
+        store().move(known_run(run).id, where)
     except InputError as error:
         raise HTTPException(404, str(error)) from None
     except LabError as error:

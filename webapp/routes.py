@@ -13,8 +13,8 @@ from starlette.types import Receive, Scope, Send
 from pipeline import pulled, scorecard, shorten, takeaway, worker
 from pipeline.errors import InputError, LabError
 from pipeline.run import Run
-from webapp import views
-from webapp.home import store
+from webapp import local_models, views
+from webapp.home import known_run, store
 from webapp.watch import watch
 
 router = APIRouter(include_in_schema=False)
@@ -75,7 +75,13 @@ def cancel(run: str) -> JSONResponse:
 @router.post("/runs/{run}/retry")
 def retry(run: str) -> JSONResponse:
     """Queue a run again from the stage that did not end well."""
-    return _act(run, store().retry)
+    return _act(run, again)
+
+
+def again(run: str) -> None:
+    """Queue a run again. Raises LabError if it cannot be, or if its model is not offered on the page."""
+    local_models.again(known_run(run))
+    store().retry(run)
 
 
 @router.get("/scorecards/{group}.json")
@@ -115,14 +121,10 @@ def plotly() -> Response:
 
 
 def _run(run: str) -> Run:
-    """The run of exactly that id; the abbreviations of the command line are not for URLs."""
     try:
-        found = store().get(run)
+        return known_run(run)
     except InputError as error:
         raise HTTPException(404, str(error)) from None
-    if found.id != run:
-        raise HTTPException(404, f"{run}: no such run")
-    return found
 
 
 def _pulled(key: str) -> dict[str, Any]:

@@ -13,12 +13,11 @@ from typing import Any, Generic, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
-from pipeline import clock, estimate, settings, shorten, takeaway
-from pipeline.errors import InputError
+from pipeline import clock, estimate, settings, takeaway
 from pipeline.run import PROCESS, QUEUED, RUNNING, Run, StageRun
 from pipeline.store import Store
 from webapp import tail
-from webapp.home import store
+from webapp.home import known_run, store
 
 RUN_SECONDS = 0.15  # how old what is told may be: of one run,
 LIST_SECONDS = 1.0  # of all runs,
@@ -66,9 +65,7 @@ class Watch:
         return self._lists.get("", lambda: self.store.list(MOST_RUNS))
 
     def _look(self, run_id: str) -> Look:
-        run = self.store.get(run_id)
-        if run.id != run_id:  # the abbreviations of the command line are not for URLs
-            raise InputError(f"{shorten.text(run_id)}: no such run")
+        run = known_run(run_id, self.store)
         status = self._status(run)
         return Look(run, status, json.dumps(status).encode())
 

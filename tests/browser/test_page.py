@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def test_a_good_dataset_is_shown_and_taken_to_the_lab(app, shot):
     assert page.evaluate("window.hacked") is None
     kept = list((app.home / "datasets").glob("*/mine.jsonl"))
     assert len(kept) == 1
-    assert list((app.home / ".gradio-uploads").rglob("*.jsonl")) == []
+    assert list((app.home / ".gradio-uploads" / ".copies").rglob("*.jsonl")) == []
 
 
 def test_a_bad_dataset_is_refused_with_line_numbers_and_not_kept(app, shot):
@@ -88,11 +89,12 @@ def test_launch_shows_every_problem_beside_the_button_and_starts_nothing(app, sh
 
 
 def test_launch_queues_a_run_and_follows_it(app, tmp_path, model_folder):
+    offered = shutil.copytree(model_folder, app.home / "models" / "tiny-llama")
     page = app.open("?tab=lab")
     expect(page.locator("#recipe")).to_contain_text("travel.jsonl")
     page.fill("#name textarea, #name input", "my first run")
     page.click("#model input")
-    page.fill("#model input", str(model_folder))
+    page.fill("#model input", str(offered))
     page.press("#model input", "Enter")
     expect(page.locator("#command")).to_contain_text("my-first-run.yaml")
     expect(page.locator("#recipe")).to_contain_text("tiny-llama")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ os.environ.update({**settings.QUIET, **settings.GRADIO, "HF_HUB_OFFLINE": "1"})
 import gradio as gr
 
 from pipeline.recipe import OPTIONS
-from webapp import form
+from webapp import form, local_models
 from webapp.app import create
 from webapp.tabs import lab
 
@@ -31,6 +31,7 @@ def home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     assert lock is not None
     yield home
     os.close(lock)
+    local_models.offer([])
 
 
 @pytest.fixture
@@ -44,8 +45,8 @@ def uploaded(home: Path) -> Any:
     """Put a file where Gradio puts an upload; returns its path."""
 
     def put(data: bytes, name: str = "mine.jsonl") -> str:
-        folder = home / ".gradio-uploads" / re.sub(r"\W", "", name)
-        folder.mkdir(parents=True)
+        folder = home / ".gradio-uploads" / hashlib.sha256(data).hexdigest()
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
         return str(folder / name)
 

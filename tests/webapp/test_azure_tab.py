@@ -14,7 +14,8 @@ from lab import until
 from pipeline import pulled
 from pipeline.azure import place
 from pipeline.azure.place import Place
-from webapp import choices, form, registered
+from pipeline.errors import InputError
+from webapp import choices, form, registered, uploads
 from webapp.tabs import azure, publish
 from webapp.tabs import registered as models
 
@@ -117,7 +118,7 @@ def test_publishing_queues_a_stage_with_the_login_that_was_chosen(store, inputs)
     assert (queued.status, queued.options["to"], queued.options["login"]) == ("queued", "azureml", "identity")
 
 
-def test_a_config_json_fills_in_the_workspace_and_is_not_kept(home, uploaded):
+def test_a_config_json_fills_in_the_workspace_and_no_copy_is_kept(home, uploaded):
     good = {
         "subscription_id": TRAVEL.subscription,
         "resource_group": TRAVEL.resource_group,
@@ -126,7 +127,7 @@ def test_a_config_json_fills_in_the_workspace_and_is_not_kept(home, uploaded):
     path = uploaded(json.dumps(good).encode(), "config.json")
     notice, *three = azure.take_config(path)
     assert (notice["text"], three) == ("Workspace travel-ws, as the file says.", list(good.values()))
-    assert not Path(path).exists()
+    assert list((home / ".gradio-uploads" / uploads.COPIES).iterdir()) == []
 
 
 @pytest.mark.parametrize("content", [b"{}", b"no", b"[1]"])
@@ -135,7 +136,7 @@ def test_a_file_that_is_no_config_json_is_refused_without_its_path(home, uploade
     notice, *three = azure.take_config(path)
     assert notice["text"].startswith("This file is n")
     assert (str(home) in notice["text"], three) == (False, [gr.skip()] * 3)
-    assert not Path(path).exists()
+    assert list((home / ".gradio-uploads" / uploads.COPIES).iterdir()) == []
 
 
 def test_what_is_remembered_is_filled_in_but_never_over_what_is_typed(home):
@@ -147,6 +148,14 @@ def test_what_is_remembered_is_filled_in_but_never_over_what_is_typed(home):
 def test_a_workspace_that_was_found_is_filled_in():
     assert azure.pick(json.dumps(["s", "g", "w"])) == ["s", "g", "w"]
     assert azure.pick(None) == [gr.skip()] * 3
+    for other in ("/root", '["s"]', "[1, 2, 3]", "[" * 100_000):
+        with pytest.raises(InputError, match="Choose a workspace"):
+            azure.pick(other)
+
+
+def test_the_page_takes_no_path_of_a_config_json(inputs):
+    assert ("azureml", "config") not in inputs.keys
+    assert ("azureml", "workspace") in inputs.keys
 
 
 def test_versions_are_listed_as_azure_last_said_and_text_stays_text(store, home, inputs):

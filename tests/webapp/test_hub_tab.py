@@ -118,6 +118,7 @@ def test_what_was_published_is_listed_with_its_link(store: Store):
     assert (table["ids"], nothing) == ([page], [None, None])
     title, link = hub.select(SimpleNamespace(_data={"id": page}))
     assert (title["text"], link["href"]) == ("ann/trips, version 1", page)
+    assert hub.select(SimpleNamespace(_data={"id": "https://elsewhere.example"})) == (None, None)
 
 
 def test_only_the_fields_of_the_place_that_was_chosen_are_shown():

@@ -7,7 +7,9 @@ import planted
 import pytest
 
 from pipeline import settings
-from webapp import queue, watch
+from pipeline.errors import InputError
+from webapp import local_models, queue, watch
+from webapp.home import known_run
 from webapp.tabs import lab, sweep
 
 
@@ -68,6 +70,7 @@ def ahead(runs):
 
 
 def launch(inputs, model, *axes):
+    local_models.offer([model])
     values = [component.value for component in inputs.inputs]
     values[inputs.keys.index(("", "data"))] = str(settings.SAMPLES / "travel.jsonl")
     values[inputs.keys.index(("", "model"))] = str(model)
@@ -98,3 +101,12 @@ def test_every_option_of_a_stage_can_be_swept_over():
     keys = [key for _, key in sweep.offered()]
     assert {"finetune.r", "quantize.algorithm", "optimize.precision"} <= set(keys)
     assert len(keys) == len(set(keys))
+
+
+def test_a_run_is_named_by_its_whole_id(client, store):
+    run = planted.queued(store)
+    for name in (run[:-1], run[-6:], "%", "../..", "x" * 5000):
+        assert client.post(f"/runs/{name}/move/up").status_code == 404
+        with pytest.raises(InputError):
+            known_run(name)
+    assert known_run(run).id == run

@@ -18,7 +18,7 @@ import yaml
 from pipeline import datasets, publishers, settings
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.recipe import OPTIONS
-from webapp import app, choices, form
+from webapp import app, choices, form, local_models, uploads
 from webapp.tabs import compare, data, lab, publish
 
 GOOD = b'{"prompt": "a", "response": "b"}\n{"prompt": "c", "response": "d"}\n'
@@ -64,7 +64,7 @@ def test_a_good_upload_is_kept_by_content_and_chosen(home, uploaded):
     kept = Path(picked["value"])
     assert kept.read_bytes() == GOOD
     assert kept.parent.stat().st_mode & 0o777 == 0o700
-    assert list((home / ".gradio-uploads").iterdir()) == []
+    assert list((home / ".gradio-uploads" / uploads.COPIES).iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_broken_upload_is_refused_with_its_lines_and_nothing_is_kept(home, upl
     assert "nothing of it was kept" in problems["title"]
     assert (upload, picked, use["interactive"]) == (None, SKIP, False)
     assert not (home / "datasets").exists()
-    assert list((home / ".gradio-uploads").iterdir()) == []
+    assert list((home / ".gradio-uploads" / uploads.COPIES).iterdir()) == []
 
 
 def test_an_upload_that_needs_another_template_waits_for_it(home, uploaded):
@@ -214,6 +214,7 @@ def test_what_keeps_a_run_from_starting_is_a_sentence(store, inputs, monkeypatch
 
 
 def test_a_good_recipe_is_queued(store, inputs, model_folder):
+    local_models.offer([model_folder])
     *_, (notice, problems, run, form_update) = lab.launch(
         inputs, *values(inputs, model=str(model_folder), name="mine"), "  Ann\n\x00 B. "
     )

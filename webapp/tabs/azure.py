@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -16,7 +15,7 @@ from pipeline.azure.login import KEY, WITHOUT_KEY
 from pipeline.azure.place import Place
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.options import describe
-from webapp import choices, form, parts, views
+from webapp import choices, form, parts, uploads, views
 from webapp.home import store
 
 TO = "azureml"
@@ -80,6 +79,8 @@ def find(login: str) -> Iterator[tuple[Any, ...]]:
     """The workspaces that a login sees, to choose from: a notice, and the choices."""
     yield ASKING, gr.skip()
     try:
+        if login not in place.LOGINS:
+            raise InputError(f"login: choose one of {', '.join(place.LOGINS)}")
         told = ask.workspaces(store().home, login)
     except (LabError, OSError) as error:
         yield {"text": sentence(error), "kind": "bad"}, gr.update(visible=False)
@@ -103,19 +104,27 @@ def find(login: str) -> Iterator[tuple[Any, ...]]:
 
 
 def pick(chosen: str | None) -> list[Any]:
-    """Fill in the workspace that was chosen."""
-    return list(json.loads(chosen)) if chosen else [gr.skip()] * len(WHERE)
+    """Fill in the workspace that was chosen. Raises InputError for what was not offered."""
+    if not chosen:
+        return [gr.skip()] * len(WHERE)
+    try:
+        found = json.loads(chosen)
+    except (ValueError, TypeError, RecursionError):
+        found = None
+    if not isinstance(found, list) or [type(word) for word in found] != [str] * len(WHERE):
+        raise InputError("Choose a workspace of the list; **Find workspaces** lists them again.")
+    return found
 
 
 def take_config(uploaded: str) -> tuple[Any, ...]:
     """Fill in the workspace of an uploaded config.json; the file itself is not kept."""
+    path = None
     try:
-        found = place.find(store().home, Place(), uploaded)
-    except InputError as error:
-        text = sentence(error).replace(f"config: {uploaded}", "This file")
+        with uploads.taken(uploaded, most_bytes=place.LARGEST_CONFIG, ending=".json") as path:
+            found = place.find(store().home, Place(), str(path))
+    except (LabError, OSError) as error:
+        text = sentence(error).replace(f"config: {path}", "This file")
         return {"text": text, "kind": "bad"}, *[gr.skip()] * len(WHERE)
-    finally:
-        Path(uploaded).unlink(missing_ok=True)
     text = f"Workspace {found.workspace}, as the file says."
     return {"text": text, "kind": "good"}, *(getattr(found, name) for name in WHERE)
 
@@ -205,6 +214,7 @@ def build() -> Azure:
 
     column: gr.Column
     with gr.Column(visible=False) as column:
+        options.pop("config")  # a path; on the page such a file is uploaded
         option = options.pop("login")
         login = gr.Radio(
             LOGINS, value="cli", label="Login", elem_id="azure-login",

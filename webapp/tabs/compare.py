@@ -11,6 +11,7 @@ import gradio as gr
 from pipeline import inference, submit
 from pipeline.errors import LabError, sentence
 from webapp import choices, parts, views
+from webapp.calls import picked
 from webapp.home import store
 from webapp.streams import coalesce
 
@@ -94,9 +95,10 @@ def chosen(run: str | None, filled_for: str) -> tuple[Any, ...]:
     return (gr.skip(),) * 6 if run and run == filled_for else choose(run)
 
 
-def pick(run: str | None, event: gr.SelectData) -> tuple[Any, Any, str]:
+def pick(run: str | None, event: gr.EventData) -> tuple[Any, Any, str]:
     """A held-out prompt that was clicked, maybe once more, and the answer that the dataset has for it."""
-    return event.value, expected(run, event.value), event.value
+    prompt = picked(event, "value")
+    return prompt, expected(run, prompt), prompt
 
 
 def enter(run: str | None, prompt: str | None, taken: str) -> tuple[Any, Any, Any]:

@@ -10,7 +10,7 @@ import gradio as gr
 from pipeline import history
 from pipeline.errors import InputError, LabError
 from webapp import parts, views
-from webapp.home import store
+from webapp.home import known_run, store
 
 MOST = 8  # colours that can be told apart
 
@@ -36,7 +36,7 @@ def _compared(ids: list[str], *, asked: bool) -> dict[str, Any]:
     wanted = list(dict.fromkeys(ids))
     if not 1 < len(wanted) <= MOST:
         raise InputError(f"runs: {len(wanted)} are chosen; check 2 to {MOST} of them in the table")
-    runs = [store().get(run) for run in wanted]
+    runs = [known_run(run) for run in wanted]
     losses = [history.losses(store(), run) for run in runs]
     shown = views.comparison(runs, history.differences(runs), history.metrics(runs), losses)
     return {**shown, "asked": asked, "at": time.time()}  # the same ones asked for again are drawn again

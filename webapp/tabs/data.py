@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
 
-from pipeline import datasets, models, shown, submit, templates
+from pipeline import datasets, models, settings, shown, submit, templates
 from pipeline.errors import InputError, LabError
 from pipeline.stages import finetune
-from webapp import choices, parts, views
+from webapp import choices, local_models, parts, uploads, views
 from webapp.home import store
 
 MISFIT = "The rows do not fit this template; change one of them and check again"
@@ -52,14 +52,13 @@ def _looking(
 ) -> Iterator[tuple[Any, ...]]:
     """Progress, and in the end what was found; a good upload is kept."""
     yield _reading()
-    path = Path(uploaded) if uploaded else None
     try:
-        path = path or choices.known_data(store().home, picked)
-        base, note = _model(template, model)
-        steps = submit.checking_data(path, template, base, max_length=finetune.Options.max_length)
-        report = yield from _progress(steps)
-        fits, rows = report.good, report.good or _is_rows(path)
-        taken = _take(path, fits, rows) if uploaded else (gr.skip(), gr.skip())
+        with _dataset(uploaded, picked) as path:
+            base, note = _model(template, model)
+            steps = submit.checking_data(path, template, base, max_length=finetune.Options.max_length)
+            report = yield from _progress(steps)
+            fits, rows = report.good, report.good or _is_rows(path)
+            taken = _take(path, fits, rows) if uploaded else (gr.skip(), gr.skip())
     except (LabError, OSError) as error:
         problems = views.problems("This cannot be checked or kept yet", error)
         yield None, problems, None, None, gr.skip(), gr.skip(), gr.update(interactive=False)
@@ -104,7 +103,7 @@ def _model(template: str, model: str) -> tuple[models.Model | None, str]:
     """The model whose chat template and tokenizer are used, and what cannot be known without it."""
     chat = template.strip() == templates.CHAT
     try:
-        found = models.resolve(model)
+        found = models.resolve(local_models.known(model))
     except InputError as error:
         missing = "The example cannot be rendered" if chat else "Lengths are not counted"
         return None, f"{missing}: {error.problems[0]}"
@@ -112,10 +111,20 @@ def _model(template: str, model: str) -> tuple[models.Model | None, str]:
     return found, f"{model} has no chat template, so write a template of your own." if faceless else ""
 
 
+@contextmanager
+def _dataset(uploaded: str | None, picked: str | None) -> Iterator[Path]:
+    """The file to look at: a copy of an upload, which goes afterwards, or else the dataset picked."""
+    if uploaded:
+        with uploads.taken(uploaded, most_bytes=settings.max_upload_bytes()) as path:
+            yield path
+    else:
+        yield choices.known_data(store().home, picked)
+
+
 def _take(path: Path, fits: bool, rows: bool) -> tuple[Any, Any]:
     """Put a good upload into the home and choose it: the next values of the upload and of the choice.
 
-    One that does not fit waits where it is if another template may fit it; one that is broken is deleted.
+    One that does not fit stays chosen if another template may fit it: the page names it again then.
     """
     if rows and not fits:
         return gr.skip(), gr.skip()
@@ -123,7 +132,6 @@ def _take(path: Path, fits: bool, rows: bool) -> tuple[Any, Any]:
     if fits:
         kept = submit.keep_dataset(store().home, path)
         picked = gr.update(choices=choices.data(store().home), value=str(kept))
-    shutil.rmtree(path.parent)  # a folder that Gradio made for this upload alone
     return None, picked
 
 

@@ -12,6 +12,7 @@ from pipeline import publishers, submit
 from pipeline.errors import LabError, sentence
 from pipeline.hub import ask
 from webapp import choices, form, parts, views
+from webapp.calls import picked
 from webapp.home import store
 from webapp.tabs import azure
 
@@ -112,10 +113,12 @@ def listed() -> tuple[Any, ...]:
 
 def select(event: gr.EventData) -> tuple[Any, Any]:
     """The version whose row was chosen: what it is, and its link."""
-    page = event._data["id"]
-    found = publishers.PUBLISHERS[TO].versions(store().home)
-    title = next((f"{v['name']}, version {v['version']}" for v in found if v["path"] == page), "")
-    return {"text": title} if title else None, {"text": "Open on the Hugging Face Hub", "href": page}
+    page = picked(event)
+    for version in publishers.PUBLISHERS[TO].versions(store().home):
+        if version["path"] == page:
+            text = f"{version['name']}, version {version['version']}"
+            return {"text": text}, {"text": "Open on the Hugging Face Hub", "href": page}
+    return None, None
 
 
 def build() -> Hub:

@@ -17,8 +17,8 @@ from pipeline import recipe as recipes
 from pipeline.errors import InputError, LabError
 from pipeline.options import describe
 from pipeline.stages import STAGES
-from webapp import choices, form, parts, views
-from webapp.home import store
+from webapp import choices, form, local_models, parts, views
+from webapp.home import known_run, store
 from webapp.tabs import scorecard, sweep
 
 SAMPLE = settings.SAMPLES / "travel.yaml"
@@ -87,15 +87,23 @@ def file_name(name: str | None) -> str:
 
 
 def _chosen(inputs: form.Form, values: tuple[Any, ...]) -> dict[str, Any]:
-    """The form's recipe as a mapping. Raises InputError where its dataset is not one that is offered."""
+    """The form's recipe as a mapping, whose model and dataset are on offer. Raises InputError."""
     chosen = inputs.collect(values)
-    chosen["data"] = str(choices.known_data(store().home, chosen.get("data")))
+    problems = []
+    offered = partial(choices.known_data, store().home)
+    for name, known in (("model", local_models.known), ("data", offered)):
+        try:
+            chosen[name] = str(known(chosen.get(name)))
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(problems)
     chosen["name"] = chosen.get("name") or ""
     return chosen
 
 
 def _recipe(inputs: form.Form, values: tuple[Any, ...], **changes: Any) -> recipes.Recipe:
-    return recipes.from_dict({**_chosen(inputs, values), **changes}, settings.ROOT)
+    return recipes.from_dict({**_chosen(inputs, values), **changes})  # of whole paths: none is looked for
 
 
 def _recipe_to_score(inputs: form.Form, values: tuple[Any, ...]) -> recipes.Recipe:
@@ -203,7 +211,7 @@ def take(data: str | None, template: str, model: str) -> tuple[Any, ...]:
 
 def again(inputs: form.Form, run: str) -> list[Any]:
     """The form filled with the recipe of an earlier run, and opened."""
-    found = store().get(run)
+    found = known_run(run)
     given = submit.again(found).to_dict()
     values = inputs.fill({**given, "name": found.name, "group": ""})
     values[inputs.keys.index(("", "data"))] = refresh(_offered(found.data))

@@ -13,6 +13,7 @@ from pipeline import pulled
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.run import DONE
 from webapp import choices, parts, registered, views
+from webapp.calls import picked, ticked
 from webapp.home import store
 from webapp.registered import AZURE, LOCAL, Version
 from webapp.tabs import azure
@@ -65,7 +66,7 @@ def refresh(inputs: Any, where: str, *values: Any) -> Iterator[tuple[Any, ...]]:
 
 def check(where: str, event: gr.EventData) -> tuple[Any, Any]:
     """Two that are checked beside each other: a notice, and the table of their differences."""
-    ids = event._data["ids"]
+    ids = ticked(event)
     if len(ids) != 2:
         return {"text": "Check two versions to see how they differ."} if ids else None, None
     try:
@@ -78,7 +79,7 @@ def check(where: str, event: gr.EventData) -> tuple[Any, Any]:
 def select(where: str, event: gr.EventData) -> tuple[Any, ...]:
     """The version whose row was chosen: notice, id, panel, title, table, link, base, and `copy`."""
     try:
-        version = registered.one(store(), where, event._data["id"])
+        version = registered.one(store(), where, picked(event))
     except LabError as error:
         return {"text": sentence(error), "kind": "bad"}, *(gr.skip(),) * 12
     return (

@@ -9,8 +9,9 @@ import gradio as gr
 from pipeline import history, storage, takeaway, worker
 from pipeline.errors import LabError
 from pipeline.run import ENDED, RETRYABLE, Run
-from webapp import parts, views
-from webapp.home import store
+from webapp import parts, routes, views
+from webapp.calls import number, picked, ticked
+from webapp.home import known_run, store
 from webapp.tabs import comparison
 
 DELETED = "deleted"
@@ -51,7 +52,7 @@ def listed(
 
 def check(event: gr.EventData) -> tuple[str, Any, int]:
     """Take note of the runs that are checked; two or more can be compared."""
-    return *_checked(event._data["ids"]), event._data["ticks"]
+    return *_checked(ticked(event)), number(event, "ticks")
 
 
 def _checked(ids: list[str]) -> tuple[str, Any]:
@@ -61,13 +62,13 @@ def _checked(ids: list[str]) -> tuple[str, Any]:
 
 def select(event: gr.EventData) -> tuple[Any, ...]:
     """Show the run whose row was chosen, with what was written on it."""
-    found = store().get(event._data["id"])
+    found = known_run(picked(event))
     return found.id, *details(found.id), found.notes, ", ".join(found.tags), None, None
 
 
 def details(run: str) -> tuple[Any, ...]:
     """Everything recorded of a run: the panel, its title, stages, recipe and what can be done now."""
-    found = store().get(run)
+    found = known_run(run)
     gone = found.deleted is not None
     note = f"Deleted {views.moment(found.deleted)}; it can be restored for a day." if gone else _error(found)
     return (
@@ -85,29 +86,29 @@ def details(run: str) -> tuple[Any, ...]:
 
 def takes(run: str) -> list[list[str]]:
     """What the selected run takes on disk; looked at after it is shown, for that reads its folders."""
-    return views.storage(storage.of(store(), run))
+    return views.storage(storage.of(store(), known_run(run).id))
 
 
 def retry(run: str) -> tuple[Any, ...]:
     """Queue the selected run again, and show how things stand."""
     try:
-        store().retry(run)
+        routes.again(run)
+        worker.ensure(store().home)
     except LabError as error:
         gr.Warning(str(error))
-    worker.ensure(store().home)
     return details(run)
 
 
 def save(run: str, notes: str, tags: str) -> tuple[Any, Any]:
     """Keep what was written on a run: a word that it is kept, or what stands against it."""
     try:
-        found = store().get(run)
+        found = known_run(run)
         # Only what is new: of two that are under way, none brings back what the other one has changed.
         new_notes = notes if notes != found.notes else None
         new_tags = tags.split(",") if tags != ", ".join(found.tags) else None
         if new_notes is None and new_tags is None:
             return gr.skip(), None
-        history.annotate(store(), run, new_notes, new_tags)
+        history.annotate(store(), found.id, new_notes, new_tags)
     except LabError as error:
         return None, views.problems("Not saved", error)
     return {"text": "Saved.", "kind": "good"}, None
@@ -115,39 +116,40 @@ def save(run: str, notes: str, tags: str) -> tuple[Any, Any]:
 
 def ask_delete(run: str) -> dict[str, Any]:
     """The question before a run is deleted."""
-    found = store().get(run)
-    freed = views.size(storage.of(store(), run).freed)
+    found = known_run(run)
+    freed = views.size(storage.of(store(), found.id).freed)
     notes = [
         f"{found.id}: {freed} come free a day from now; until then it can be restored.",
         "Published copies stay, and so do results that other runs use.",
     ]
-    return views.question(f"Delete {found.name}?", notes, "Delete", run)
+    return views.question(f"Delete {found.name}?", notes, "Delete", found.id)
 
 
 def delete(event: gr.EventData, checked: str) -> tuple[Any, ...]:
     """Delete a run: a notice with a way back, the panel closed, and what stays checked."""
-    run = event._data["id"]
+    run = picked(event)
     ids, button = _checked([one for one in checked.split(",") if one and one != run])
     try:
-        store().delete(run)
+        found = known_run(run)
+        store().delete(found.id)
     except LabError as error:
         return {"text": str(error), "kind": "bad"}, gr.skip(), checked, gr.skip()
-    text = f"{store().get(run).name} is deleted."
+    text = f"{found.name} is deleted."
     return _notice(text, action="Undo", id=run), gr.update(visible=False), ids, button
 
 
 def undo(event: gr.EventData) -> tuple[Any, ...]:
     """Take back the deletion that the notice tells of."""
-    return restore(event._data["id"])
+    return restore(picked(event))
 
 
 def restore(run: str) -> tuple[Any, ...]:
     """Take a deleted run back: a notice, and the panel closed. It may be gone by now."""
     try:
-        found = store().get(run)
+        found = known_run(run)
     except LabError:
-        return {"text": f"Run {run} is gone: a day has passed.", "kind": "bad"}, gr.update(visible=False)
-    store().restore(run)
+        return {"text": f"Run {run[:80]} is gone: a day has passed.", "kind": "bad"}, gr.update(visible=False)
+    store().restore(found.id)
     return _notice(f"{found.name} is back."), gr.update(visible=False)
 
 

@@ -62,8 +62,8 @@ def listed() -> list[tuple[str, str]]:
 
 
 def show(group: str | None) -> dict[str, str] | None:
-    """What the drawing is given."""
-    return {"group": group} if group else None
+    """What the drawing is given of a scorecard that there is."""
+    return {"group": group} if group in scorecard.groups(store()) else None
 
 
 def arrive(group: str | None) -> tuple[Any, ...]:

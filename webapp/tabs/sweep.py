@@ -38,13 +38,15 @@ def recipes(inputs: form.Form, read: Read, values: tuple[Any, ...]) -> list[reci
     chosen = [
         f"{key}={text}" for key, text in zip(axes[::2], axes[1::2], strict=True) if key and text.strip()
     ]
+    if not {axis.partition("=")[0] for axis in chosen} <= {key for _, key in offered()}:
+        raise InputError("Choose an option of the list; no other can be swept over.")
     if not chosen:
         raise InputError(
             "Choose an option, and write its values with commas between them, such as 8, 16, 32."
         )
 
     def make(changes: list[str]) -> recipe.Recipe:
-        return recipe.build(copy.deepcopy(given), settings.ROOT, changes)
+        return recipe.redo(copy.deepcopy(given), settings.ROOT, changes)
 
     return sweep.variants(make, chosen)
 

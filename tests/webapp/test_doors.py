@@ -1,0 +1,302 @@
+"""Every handler of the running page, called as an attacker calls it: with files, paths and values of his."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import planted
+import pytest
+from starlette.testclient import TestClient
+
+from pipeline import locks
+from webapp import app, calls, uploads
+from webapp.app import create
+from webapp.tabs import data
+
+SECRET = "the-secret-of-another"
+ROWS = "".join(json.dumps({"prompt": f"{SECRET} {n}", "response": "y"}) + "\n" for n in range(4))
+WATCHED = {
+    "open", "os.listdir", "os.scandir", "os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link",
+    "os.symlink", "os.chmod", "os.truncate", "os.utime", "shutil.rmtree", "shutil.copyfile", "shutil.move",
+    "glob.glob", "subprocess.Popen",
+}  # fmt: skip
+FILES = {"file", "uploadbutton"}
+TEXTS = {"textbox", "dropdown", "code"}
+GOOD, REFUSED = 200, 422
+JSON = {"Content-Type": "application/json"}
+
+
+class Touched:
+    """The paths that this process does something with while it looks, and what it starts."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+        self.on = False
+        sys.addaudithook(self._note)  # for good: such a hook cannot be taken away
+
+    def _note(self, event: str, given: tuple[Any, ...]) -> None:
+        if self.on and event in WATCHED:
+            words = [event] if event == "subprocess.Popen" else given
+            self.found += [os.fsdecode(word) for word in words if isinstance(word, (str, bytes, os.PathLike))]
+
+    @contextmanager
+    def looking(self) -> Iterator[list[str]]:
+        self.found, self.on = [], True
+        try:
+            yield self.found
+        finally:
+            self.on = False
+
+
+@pytest.fixture(scope="module")
+def touched() -> Touched:
+    return Touched()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One home and one page for all that is asked here."""
+    folder = tmp_path_factory.mktemp("lab") / "home"
+    folder.mkdir(mode=0o700)
+    lock = locks.take(folder / "worker.lock")
+    assert lock is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OLIVE_LAB_HOME", str(folder))
+        patch.setenv("GRADIO_TEMP_DIR", str(folder / ".gradio-uploads"))
+        yield folder
+    os.close(lock)
+
+
+@pytest.fixture(scope="module")
+def client(home: Path) -> Iterator[TestClient]:
+    with TestClient(create(), base_url="http://localhost:7860") as client:
+        yield client
+
+
+class Handler:
+    """One dependency of the page, as `/config` tells it to everybody."""
+
+    def __init__(self, client: TestClient, facts: dict[str, Any], components: dict[int, dict[str, Any]]):
+        self.client = client
+        self.id = facts["id"]
+        self.queued = facts["queue"] is not False
+        self.kinds = [components[number]["type"] for number in facts["inputs"]]
+        self.values = [components[number]["props"].get("value") for number in facts["inputs"]]
+
+    def given(self, kinds: set[str], value: Any) -> list[Any]:
+        """Its values as they are on the page, with another one wherever there is one of these kinds."""
+        pairs = zip(self.kinds, self.values, strict=True)
+        return [value if kind in kinds else now for kind, now in pairs]
+
+    def call(self, values: Any, event: Any = None) -> tuple[int, str]:
+        """The status and the answer, of the queue too."""
+        body = json.dumps({"data": values, "event_data": event, "fn_index": self.id, "session_hash": "s"})
+        if not self.queued:
+            reply = self.client.post("/gradio_api/run/predict", content=body, headers=JSON)
+            return reply.status_code, reply.text
+        joined = self.client.post("/gradio_api/queue/join", content=body, headers=JSON)
+        if joined.status_code != GOOD:
+            return joined.status_code, joined.text
+        told = self.client.get("/gradio_api/queue/data", params={"session_hash": "s"}).text
+        messages = [json.loads(line[6:]) for line in told.splitlines() if line.startswith("data: ")]
+        done = [message for message in messages if message["msg"] == "process_completed"]
+        return (GOOD if done and done[-1]["success"] else REFUSED), told
+
+
+def handlers(client: TestClient) -> list[Handler]:
+    config = client.get("/config").json()
+    components = {component["id"]: component for component in config["components"]}
+    return [Handler(client, facts, components) for facts in config["dependencies"]]
+
+
+def taking(client: TestClient) -> list[Handler]:
+    """Those that take a file."""
+    found = [handler for handler in handlers(client) if FILES & set(handler.kinds)]
+    assert len(found) >= 4, "those that take files are not found"
+    return found
+
+
+def file(path: object, **more: Any) -> dict[str, Any]:
+    return {"path": path, "meta": {"_type": "gradio.FileData"}, "orig_name": "rows.jsonl", **more}
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """What lies in a folder."""
+    found = sorted(folder.rglob("*"))
+    return {str(path.relative_to(folder)): path.read_text() if path.is_file() else "" for path in found}
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    """A folder outside the home with files that would make a fine dataset."""
+    folder = tmp_path / "victim"
+    folder.mkdir()
+    for name in ("rows.jsonl", "config.json", "icon.svg"):
+        (folder / name).write_text(ROWS)
+    return folder
+
+
+@pytest.fixture
+def crafted(home: Path, victim: Path, client: TestClient) -> Iterator[list[dict[str, Any]]]:
+    """Files as attackers name them, and what they may have in the folder of uploads."""
+    place, outside = home / ".gradio-uploads", str(victim / "config.json")
+    digest, linked = (hashlib.sha256(word).hexdigest() for word in (b"mine", b"linked"))
+    (place / digest / "folder.json").mkdir(parents=True)
+    (place / digest / "link.json").symlink_to(outside)
+    os.link(outside, place / digest / "hard.json")
+    os.mkfifo(place / digest / "pipe.json")
+    (place / linked).symlink_to(victim)
+    (place / uploads.COPIES / "ours").mkdir(parents=True)
+    for path in (place / uploads.COPIES / "ours" / "config.json", place / "loose.json"):
+        path.write_text(ROWS)
+    paths: list[object] = [
+        outside, str(victim / "rows.jsonl"), str(victim / "icon.svg"), str(victim), f"file://{outside}",
+        f"{place}/{digest}/../../../victim/config.json", f"{place}/../../victim/config.json",
+        *(f"{place}/{digest}/{name}.json" for name in ("link", "hard", "pipe", "folder", "none", "\ud800")),
+        f"{place}/{linked}/config.json", f"{place}/{uploads.COPIES}/ours/config.json", f"{place}/loose.json",
+        f"{place}/{digest}/", f"{place}//{digest}/link.json", f"{place}/{digest}/{'x' * 5000}.json",
+        str(home / "runs.db"), "http://127.0.0.1:1/config.json", "https://127.0.0.1:1/x.svg", "config.json",
+        "../victim/config.json", "~/x.json", "", "\0", None, 7, ["x"], {"path": outside},
+    ]  # fmt: skip
+    made = [*map(file, paths), *(file(path, is_stream=True) for path in paths[:4])]
+    made += [file(outside, url=f"http://127.0.0.1:1{outside}"), file(outside, url=outside, is_stream=True)]
+    yield made
+    uploads.empty()
+
+
+def test_no_handler_reads_copies_or_removes_a_file_that_is_no_upload(home, client, victim, crafted, touched):
+    before, there = tree(victim), {path for path in home.rglob("*") if "artifacts" in path.parts}
+    for handler in taking(client):
+        for value in crafted:
+            with touched.looking() as found:
+                status, answer = handler.call(handler.given(FILES, value))
+            assert (status, SECRET in answer) == (REFUSED, False), (value, answer)
+            assert not [path for path in found if str(victim) in path], value
+    assert tree(victim) == before
+    assert {path for path in home.rglob("*") if "artifacts" in path.parts} == there
+    assert not (home / "datasets").exists()
+    assert list((home / ".gradio-uploads" / uploads.COPIES).iterdir()) == [
+        home / ".gradio-uploads" / uploads.COPIES / "ours"
+    ]
+
+
+def test_no_other_value_may_be_a_file(client, victim, touched):
+    value, seen = file(str(victim / "config.json")), set()
+    for handler in handlers(client):
+        kinds = handler.kinds
+        positions = [n for n, kind in enumerate(kinds) if kind not in FILES | seen | set(kinds[:n])]
+        seen |= set(handler.kinds)
+        asked = [handler.given(set(handler.kinds) - FILES, value)] if set(handler.kinds) - FILES else []
+        for hostile in (value, [value], {"deep": [value]}):
+            asked += [[*handler.values[:n], hostile, *handler.values[n + 1 :]] for n in positions]
+        for values in asked:
+            with touched.looking() as found:
+                status, answer = handler.call(values)
+            assert (status, SECRET in answer) == (REFUSED, False), (handler.id, answer)
+            assert not [path for path in found if str(victim) in path]
+    assert len(seen) > 5
+
+
+def test_gradio_itself_refuses_what_was_not_uploaded(home, client, victim, monkeypatch):
+    """With our own look out of the way: this fails where Gradio looks only if something else is set."""
+    monkeypatch.setattr(calls, "fitting", lambda components, values: values)
+    monkeypatch.setattr(uploads, "taken", None)
+    for handler in taking(client):
+        for name, stream in (("rows.jsonl", False), ("config.json", True), ("icon.svg", True)):
+            given = handler.given(FILES, file(str(victim / name), is_stream=stream))
+            status, answer = handler.call(given)
+            assert (status, uploads.NOT_HERE in answer) == (REFUSED, True), answer
+    assert len(tree(victim)) == 3
+    assert not [path for path in (home / ".gradio-uploads").rglob("*") if SECRET in path.read_text()]
+
+
+def test_an_upload_of_equal_bytes_is_there_for_both(home, client):
+    """Each is checked twice: the first check takes nothing away from the second."""
+    good = ROWS.replace("prompt", "question")
+    handler = next(found for found in taking(client) if "textbox" in found.kinds)
+    named = [
+        client.post("/gradio_api/upload", files={"files": ("mine.jsonl", good)}).json()[0] for _ in range(2)
+    ]
+    for path in named * 2:
+        status, answer = handler.call(handler.given(FILES, file(path)))
+        assert (status, "do not fit this template" in answer) == (GOOD, True), answer
+    assert list((home / ".gradio-uploads" / uploads.COPIES).iterdir()) == []
+
+
+def test_the_name_of_an_upload_cannot_be_worked_out_from_its_bytes(client, monkeypatch):
+    monkeypatch.setattr(app, "page", gr.Blocks)
+    named = []
+    for _ in range(2):
+        create()
+        named += client.post("/gradio_api/upload", files={"files": ("a.jsonl", ROWS)}).json()
+    assert named[0] != named[1]
+
+
+HOSTILE = ["/root", "../..", "\0", "--help", "x" * 20_000]
+TYPES = [None, ["/root"], {"a": "/root"}, 10**400, float("nan"), -1]
+
+
+def test_no_text_becomes_a_path_or_a_process(home, store, client, victim, touched, tmp_path):
+    planted.finished(store)
+    hostile = [*HOSTILE, str(victim), str(victim / "rows.jsonl")]
+    for handler in handlers(client):
+        if not TEXTS & set(handler.kinds):
+            continue
+        for value in hostile:
+            with touched.looking() as found:
+                status, answer = handler.call(handler.given(TEXTS, value), {"id": value, "value": value})
+            assert status in (GOOD, REFUSED), (handler.id, value, answer)
+            assert calls.BROKEN not in answer, (handler.id, value)
+            assert "subprocess.Popen" not in found, (handler.id, value)
+            outside = [path for path in found if path.startswith("/") and not known(path, home, tmp_path)]
+            assert not outside, (handler.id, value, outside)
+    assert len(tree(victim)) == 3
+
+
+def known(path: str, home: Path, tmp_path: Path) -> bool:
+    """Whether a path may be touched by any request: the home, and what Python and the project read."""
+    places = [
+        str(home),
+        sys.prefix,
+        sys.base_prefix,
+        "/dev/null",
+        "/proc",
+        "/sys",
+        str(Path(data.__file__).parents[2]),
+    ]
+    return any(os.path.realpath(path).startswith(place) for place in places)
+
+
+def test_values_of_another_type_are_a_sentence(store, client, capfd):
+    planted.finished(store)
+    for handler in handlers(client):
+        if handler.queued and not handler.kinds:
+            continue  # it is asked with nothing, and may take a while
+        for value in TYPES:
+            named = dict.fromkeys(("id", "ids", "value", "ticks", "index"), value)
+            for event in (value, named) if not handler.kinds else (named,):
+                status, answer = handler.call([value] * len(handler.kinds), event)
+                assert status in (GOOD, REFUSED), (handler.id, value, answer)
+                assert calls.BROKEN not in answer, (handler.id, value)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_what_the_page_does_not_need_of_gradio_is_closed(home, client):
+    upload = client.post("/gradio_api/upload", files={"files": ("a.jsonl", ROWS)}).json()[0]
+    for path in (
+        "gradio_api/deep_link?session_hash=s", "gradio_api/file=UPLOAD", "gradio_api/file/UPLOAD",
+        "gradio_api/file=http://127.0.0.1:1/x", "gradio_api/proxy=http://127.0.0.1:1/x",
+        "gradio_api/run-history/records", "gradio_api/vibe-code/", "monitoring", "gradio_api/openapi.json",
+        "gradio_api//file=UPLOAD", "gradio_api/run/../file=UPLOAD", "static/../gradio_api/file=UPLOAD",
+    ):  # fmt: skip
+        reply = client.get(f"/{path.replace('UPLOAD', upload)}")
+        assert (reply.status_code, SECRET in reply.text) == (404, False), path
+    assert not (home / ".gradio-uploads" / "deep_links").exists()

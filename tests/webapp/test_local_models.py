@@ -1,0 +1,118 @@
+"""Which models the page takes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import planted
+import pytest
+from starlette.testclient import TestClient
+
+from pipeline import settings
+from pipeline.errors import InputError
+from webapp import choices, local_models
+from webapp.__main__ import arguments, main
+from webapp.tabs import data, lab, runs, scorecard, sweep
+
+SAMPLE = str(settings.SAMPLES / "travel.jsonl")
+REFUSED = "is not offered on this page"
+
+
+def values(inputs, model):
+    found = [component.value for component in inputs.inputs]
+    for name, value in (("model", model), ("data", SAMPLE)):
+        found[inputs.keys.index(("", name))] = value
+    return found
+
+
+def said(inputs, model) -> set[str]:
+    """What every part of the page that takes a model says of one, without its name."""
+    given = values(inputs, model)
+    told = [
+        data.found(None, SAMPLE, "chat", model)[0]["note"],
+        *lab.preview(inputs, *given)[2]["items"],
+        *list(lab.launch(inputs, *given, "ann"))[-1][1]["items"],
+        *list(scorecard.measure(inputs, lab._recipe_to_score, *given, ["rtn"], "ann"))[-1][1]["items"],
+        *list(sweep.launch(inputs, lab._chosen, *given, "seed", "1,2", None, "", "ann"))[-1][1]["items"],
+    ]
+    assert len(told) == 5
+    return {text.partition("model: ")[2].replace(repr(model[:80]), "IT") for text in told}
+
+
+def test_a_path_that_is_not_offered_gets_one_sentence_whether_or_not_it_exists(
+    store, inputs, model_folder, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(settings.ROOT)
+    (tmp_path / "empty").mkdir()
+    here = [str(tmp_path / name) for name in ("tiny-llama", "empty", "none", "tiny-llama/config.json")]
+    paths = [*here, "webapp/tabs/", "./webapp", "~", "~root", "..", f"{store.home}/models/../runs.db"]
+    told = {sentence for path in paths for sentence in said(inputs, path)}
+    assert told == {local_models.NOT_OFFERED.partition("model: ")[2].format("IT")}
+    assert store.list() == []
+
+
+def test_a_folder_of_the_project_is_not_taken_for_the_hubs(store, inputs, monkeypatch):
+    """`webapp/tabs` is there and `webapp/nowhere` is not: both are ids of the hub."""
+    monkeypatch.chdir(settings.ROOT)
+    for model in ("webapp/tabs", "webapp/nowhere"):
+        recipe = lab._recipe(inputs, tuple(values(inputs, model)))
+        assert recipe.model == model
+
+
+def test_folders_are_offered_from_the_home_and_from_those_that_were_named(home, model_folder, tmp_path):
+    shutil.copytree(model_folder, home / "models" / "mine")
+    shutil.copytree(model_folder, home / "models" / "half.part")
+    shutil.copytree(model_folder, home / "models" / ".hidden")
+    shutil.copytree(model_folder, tmp_path / "many" / "one")
+    (tmp_path / "many" / "none").mkdir()
+    local_models.offer([model_folder, tmp_path / "many"])
+    paths = [str(home / "models" / "mine"), str(model_folder), str(tmp_path / "many" / "one")]
+    assert [path for _, path in local_models.listed()] == paths
+    assert [value for _, value in choices.models()][-3:] == paths
+    for path in paths:
+        assert local_models.known(path) == path
+    for path in (f"{paths[0]}/", f"{paths[2]}/../one", str(home / "models" / "half.part")):
+        with pytest.raises(InputError, match=REFUSED):
+            local_models.known(path)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "starter",
+        "org/name",
+        "org/name@0123abc",
+        "azureml:trips:1",
+        "azureml://registries/r/models/m/versions/1",
+    ],
+)
+def test_ids_are_taken(home, model):
+    assert local_models.known(model) == model
+
+
+def test_a_run_of_the_command_line_is_shown_but_not_started_again(
+    store, client: TestClient, no_worker, inputs
+):
+    run = planted.queued(store)
+    store.request_cancel(run)
+    recipe = store.get(run).recipe | {"model": "/somewhere/else"}
+    other = store.add("other", recipe, Path("/d"), {"quantize": {}})
+    store.request_cancel(other)
+    assert "/somewhere/else" in lab.again(inputs, other)
+    assert client.get(f"/runs/{other}/recipe.yaml").status_code == 200
+    refused = client.post(f"/runs/{other}/retry")
+    assert (refused.status_code, REFUSED in refused.json()["error"]) == (409, True)
+    with pytest.warns(UserWarning, match=REFUSED):
+        runs.retry(other)
+    assert store.get(other).status == "canceled"
+    assert client.post(f"/runs/{run}/retry").json()["status"] == "queued"
+
+
+def test_a_folder_without_models_is_refused_at_the_start(home, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "empty", tmp_path / "none"):
+        assert main(["--port", "0", "--models", str(folder)]) == 2
+        assert "--models: " in capsys.readouterr().err
+    given = arguments(["--models", "a", "--models", "b"])
+    assert [str(path) for path in given.models] == ["a", "b"]

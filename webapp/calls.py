@@ -1,0 +1,166 @@
+"""What may reach a handler. Whoever reaches the port can call each one, hidden or not, with any values.
+
+So before a handler runs, every value is compared with what its component can send: a text box sends a text,
+a file box an upload. What is refused, here or by the handler, is answered with one sentence and no 500.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any
+
+import gradio as gr
+from gradio.exceptions import InvalidPathError
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipeline.errors import InputError, LabError, sentence
+from webapp import uploads
+
+LONGEST_TEXT = 1 << 20  # characters
+LONGEST_LIST = 200
+LARGEST_NUMBER = 2**53  # above it a browser has no whole numbers
+REFUSED = "olive_lab_refused"  # in the scope of a request: a list, which copies of the scope share
+UNFIT = "This request does not fit the page; reload the page and try again."
+BROKEN = "Something went wrong in the lab; its log says what. Reload the page and try again."
+# What the page needs of Gradio's own routes. The others serve uploads to whoever names them, fetch any
+# address, write what a session holds to the disk, or belong to features that are off.
+ROUTES = re.compile(
+    r"/|/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt)|/(static|assets|svelte)/.+"
+    r"|/gradio_api/(upload|upload_progress|queue/(join|data)|run/[^/]+|heartbeat/[^/]+|cancel|reset"
+    r"|startup-events|info|app_id)/?"
+)
+FILES = (gr.File, gr.UploadButton)
+TEXTS = (gr.Textbox, gr.Code)
+KINDS: list[tuple[Any, tuple[type, ...]]] = [
+    ((gr.Dropdown, gr.Radio), (str, bool, int, float, type(None))),
+    (gr.Checkbox, (bool, type(None))),
+    (gr.Slider, (int, float)),
+    (gr.Number, (int, float, type(None))),
+]
+log = logging.getLogger(__name__)
+
+
+class Page(gr.Blocks):
+    """Blocks that look at what they are called with."""
+
+    async def preprocess_data(
+        self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool = False
+    ) -> list[Any]:
+        """As Gradio does it, of values that fit. Raises InputError."""
+        values = fitting(block_fn.inputs, inputs)
+        return list(await super().preprocess_data(block_fn, values, state, explicit_call))
+
+    async def process_api(self, block_fn: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As Gradio does it; whatever fails is one sentence for who asked. Raises gradio.Error."""
+        try:
+            if not block_fn.fn:
+                raise InputError(UNFIT)  # it happens in the browser alone
+            return await super().process_api(block_fn, *args, **kwargs)
+        except LabError as error:
+            said = sentence(error)
+        except InvalidPathError:  # Gradio's own look at a file, which comes after ours
+            said = uploads.NOT_HERE
+        except gr.Error as error:  # a choice that is not on the list, a number out of bounds
+            said = str(error.message)[:500]
+        except Exception:
+            log.exception("A handler failed")
+            said = BROKEN
+        request = getattr(kwargs.get("request"), "request", None)
+        if request is not None:
+            request.scope.get(REFUSED, []).append(said)
+        raise gr.Error(said, print_exception=False)
+
+
+def fitting(components: list[Any], values: list[Any]) -> list[Any]:
+    """The values if each is of the kind that its component sends. Raises InputError."""
+    if len(values) < len(components):
+        raise InputError(UNFIT)
+    return [fit(component, value) for component, value in zip(components, values, strict=False)]
+
+
+def fit(component: Any, value: Any) -> Any:
+    """The value of one component; an empty text for none. Raises InputError."""
+    if isinstance(component, FILES):
+        return None if value is None else _upload(value)
+    if isinstance(component, TEXTS):
+        return _require("" if value is None else value, str)
+    if isinstance(component, gr.CheckboxGroup):
+        if not isinstance(value, list) or len(value) > LONGEST_LIST:
+            raise InputError(UNFIT)
+        return [_require(one, str, bool, int, float) for one in value]
+    kinds = next((kinds for classes, kinds in KINDS if isinstance(component, classes)), ())
+    return _require(value, *kinds)  # a component that is not named here sends nothing
+
+
+def _require(value: Any, *kinds: type) -> Any:
+    if type(value) not in kinds:
+        raise InputError(UNFIT)
+    if isinstance(value, str) and len(value) > LONGEST_TEXT:
+        raise InputError(f"This text is longer than the {LONGEST_TEXT:,} characters allowed here.")
+    if isinstance(value, str) and ("\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value)):
+        raise InputError("This text has a character that cannot be stored; write it again by keyboard.")
+    if type(value) in (int, float) and not abs(value) <= LARGEST_NUMBER:  # what is no number compares false
+        raise InputError("This number is too large to be meant.")
+    return value
+
+
+def _upload(value: Any) -> dict[str, Any]:
+    """What is left of a file that a request names: an upload's path; nothing says how to treat it."""
+    path = uploads.known(value.get("path") if isinstance(value, dict) else None)
+    return {"path": path, "meta": {"_type": "gradio.FileData"}}
+
+
+def picked(event: gr.EventData, name: str = "id") -> str:
+    """The text that an event names something by. Raises InputError."""
+    return str(_require(_of(event).get(name), str))
+
+
+def ticked(event: gr.EventData, name: str = "ids") -> list[str]:
+    """The texts that an event names several by. Raises InputError."""
+    given = _of(event).get(name)
+    if not isinstance(given, list) or len(given) > LONGEST_LIST * 10:
+        raise InputError(UNFIT)
+    return [_require(one, str) for one in given]
+
+
+def number(event: gr.EventData, name: str) -> int:
+    """A whole number of an event. Raises InputError."""
+    return int(_require(_of(event).get(name), int))
+
+
+def _of(event: gr.EventData) -> dict[str, Any]:
+    if not isinstance(event._data, dict):
+        raise InputError(UNFIT)
+    return event._data
+
+
+class Refusals:
+    """ASGI middleware: what `Page` refused is the fault of who asked, and answered with 422, not 500."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refused: list[str] = []
+
+        async def send_status(message: Message) -> None:
+            if refused and message["type"] == "http.response.start" and message["status"] == 500:
+                message["status"] = 422
+            await send(message)
+
+        await self.app({**scope, REFUSED: refused}, receive, send_status)
+
+
+class Door:
+    """ASGI app: of Gradio's routes those that the page needs."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or ROUTES.fullmatch(scope["path"]):
+            await self.app(scope, receive, send)
+        else:
+            await PlainTextResponse("There is no such page.\n", status_code=404)(scope, receive, send)

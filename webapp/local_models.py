@@ -1,0 +1,77 @@
+"""Which models the page takes: those of the catalogue, of the hub and of Azure, and folders that it offers.
+
+Those are the model folders of the home and the ones that were named when the app was started. Any other
+path is refused with the same sentence whether or not there is something: the page tells nobody what is on
+this machine's disks. The command line takes every folder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from pipeline import settings
+from pipeline.azure.reference import PREFIX
+from pipeline.errors import InputError
+from pipeline.run import Run
+
+# A word, or what the hub calls a model. No other text may reach what would look for a folder of that name.
+ID = re.compile(r"[A-Za-z0-9][\w.-]{0,199}(?:/[A-Za-z0-9][\w.-]{0,199}(?:@[\w.-]{1,199})?)?", re.ASCII)
+NOT_OFFERED = (
+    "model: {} is not offered on this page; choose one of the list, or a hub id such as org/name. Other"
+    " folders are for the command line, or for `python -m webapp --models FOLDER`."
+)
+_named: list[Path] = []  # by the operator, for this process
+
+
+def find(folder: Path) -> list[Path]:
+    """The model folders that a folder is or has in it, as absolute paths."""
+    inside = (
+        [folder] if _is_model(folder) else sorted(path for path in folder.glob("[!.]*") if _is_model(path))
+    )
+    return [path.resolve() for path in inside]
+
+
+def offer(folders: Iterable[Path]) -> None:
+    """Offer the models of these folders on the page, and of no others but the home's.
+
+    Raises InputError for a folder without any.
+    """
+    folders = [folder.expanduser() for folder in folders]
+    for folder in folders:
+        if not find(folder):
+            raise InputError(
+                f"--models: {folder} is no model folder and has none in it; one has a config.json and"
+                " .safetensors files"
+            )
+    _named[:] = folders
+
+
+def listed() -> list[tuple[str, str]]:
+    """The folders on offer now, as (label, path)."""
+    home = settings.home() / "models"
+    here = [(f"{path.name} · in this lab", str(path)) for path in find(home) if path.suffix != ".part"]
+    named = [(f"{path.name} · {path.parent}", str(path)) for folder in _named for path in find(folder)]
+    return [*here, *(row for row in named if row not in here)]
+
+
+def known(chosen: object) -> str:
+    """The model as a recipe names it. Raises InputError for a path that is not offered."""
+    if not chosen or not isinstance(chosen, str):
+        raise InputError("model: choose one")
+    if ID.fullmatch(chosen) or chosen.startswith(PREFIX) or chosen in {path for _, path in listed()}:
+        return chosen
+    raise InputError(NOT_OFFERED.format(repr(chosen[:80])))
+
+
+def again(run: Run) -> None:
+    """See that a run may be started again from the page. Raises InputError if its model is not offered."""
+    known(run.recipe.get("model"))
+
+
+def _is_model(folder: Path) -> bool:
+    try:
+        return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    except OSError:  # a folder of somebody else's
+        return False

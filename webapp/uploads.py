@@ -1,0 +1,106 @@
+"""The one way in for a file that a browser names: `taken`, which every event with a file comes through.
+
+Gradio stores an upload as `DIGEST/NAME` in its folder, equal bytes of two people in one place, and a request
+may name any path. So a name counts only if it is exactly that, and nothing on the way to it is a link. Its
+bytes are copied at once into a folder of this upload alone. Handlers see the copy, and only the copy is
+deleted by us; Gradio deletes its own after `UPLOAD_AGE_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pipeline import settings
+from pipeline.errors import InputError
+
+COPIES = ".copies"  # beside Gradio's folders, whose names are digests
+DIGEST = r"[0-9a-f]{64}"
+LONGEST_NAME = 200  # bytes; a file system takes 255, and the home adds some of its own
+PIECE = 1 << 20  # bytes copied at a time
+NOT_HERE = "This file is not among the uploads of this page, or not any more; upload it again."
+_NO_LINK = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def empty() -> None:
+    """Remove what an earlier app has left. For the start of the app, before anybody can upload."""
+    shutil.rmtree(settings.uploads(), ignore_errors=True)
+    settings.uploads()
+
+
+@contextmanager
+def taken(named: object, *, most_bytes: int, ending: str = "") -> Iterator[Path]:
+    """A copy of the upload that a request names, in a folder that goes at the end.
+
+    Raises InputError for what is not an upload, is larger than `most_bytes`, or has another ending; the
+    sentence is the same whether or not there is such a file elsewhere.
+    """
+    digest, name = _place(named)
+    if not name.lower().endswith(ending):
+        raise InputError(f"This is not a {ending} file; choose another one.")
+    above = settings.uploads() / COPIES
+    above.mkdir(mode=0o700, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=above))
+    try:
+        copy = folder / name
+        with _opened(digest, name) as source:
+            _copy(source, copy, most_bytes)
+        yield copy
+    finally:
+        shutil.rmtree(folder)
+
+
+def known(named: object) -> str:
+    """The path of an upload that is there, for Gradio to go on with. Raises InputError for all else."""
+    digest, name = _place(named)
+    with _opened(digest, name):
+        return str(settings.uploads() / digest / name)
+
+
+def _place(named: object) -> tuple[str, str]:
+    """The folder and the name of an upload. The text alone decides. Raises InputError."""
+    top = f"{settings.uploads()}/"
+    if isinstance(named, str) and named.startswith(top) and "\0" not in named:
+        digest, _, name = named.removeprefix(top).partition("/")
+        with suppress(UnicodeEncodeError):  # half a character is in no file's name
+            fits = 0 < len(name.encode()) <= LONGEST_NAME and name not in (".", "..") and "/" not in name
+            if fits and re.fullmatch(DIGEST, digest):
+                return digest, name
+    raise InputError(NOT_HERE)
+
+
+@contextmanager
+def _opened(digest: str, name: str) -> Iterator[int]:
+    """The upload's file, opened without following a link, and a plain file with no other name."""
+    opened: list[int] = []
+    try:
+        try:
+            opened.append(os.open(settings.uploads(), _NO_LINK | os.O_DIRECTORY))
+            opened.append(os.open(digest, _NO_LINK | os.O_DIRECTORY, dir_fd=opened[-1]))
+            opened.append(os.open(name, _NO_LINK | os.O_NONBLOCK, dir_fd=opened[-1]))  # a pipe would wait
+        except OSError:
+            raise InputError(NOT_HERE) from None
+        facts = os.fstat(opened[-1])
+        if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
+            raise InputError(NOT_HERE)
+        yield opened[-1]
+    finally:
+        for number in reversed(opened):
+            os.close(number)
+
+
+def _copy(source: int, target: Path, most_bytes: int) -> None:
+    """Copy an open file. Raises InputError if it is larger than allowed, OSError if the disk is full."""
+    left = most_bytes
+    with target.open("xb") as file:  # in a folder that nobody else may enter
+        while piece := os.read(source, PIECE):
+            left -= len(piece)
+            if left < 0:
+                raise InputError(f"This file is larger than the {most_bytes:,} bytes allowed here.")
+            file.write(piece)
