@@ -60,7 +60,7 @@ def test_a_good_upload_is_kept_by_content_and_chosen(home, uploaded):
     assert summary["text"] == "mine.jsonl: 2 rows · fields: prompt, response"
     assert (problems, upload, use["interactive"]) == (None, None, True)
     assert rows["rows"] == [["a", "b"], ["c", "d"]]
-    assert example == {"prompt": "a ", "response": "b"}
+    assert example == {"prompt": "a", "response": " b"}
     kept = Path(picked["value"])
     assert kept.read_bytes() == GOOD
     assert kept.parent.stat().st_mode & 0o777 == 0o700
@@ -98,6 +98,7 @@ def test_an_upload_that_needs_another_template_waits_for_it(home, uploaded):
 
 
 def test_notes_are_shown_below_the_summary(home, uploaded, model_folder, bytes_as_tokens):
+    local_models.offer([model_folder])
     row = json.dumps({"prompt": "a" * 600, "response": "b"}).encode() + b"\n"
     summary, problems, *_ = data.found(uploaded(GOOD + row * 2), None, "chat", str(model_folder))
     assert problems is None
@@ -108,6 +109,7 @@ def test_notes_are_shown_below_the_summary(home, uploaded, model_folder, bytes_a
 
 
 def test_a_long_check_says_how_far_it_is(home, uploaded, model_folder, bytes_as_tokens, monkeypatch):
+    local_models.offer([model_folder])
     monkeypatch.setattr(datasets, "TELL_SECONDS", 0)
     long = json.dumps({"prompt": "a" * 600, "response": "b"}).encode() + b"\n"
     steps = list(data.look(uploaded(GOOD + long), None, "chat", str(model_folder)))
@@ -223,6 +225,7 @@ def test_a_good_recipe_is_queued(store, inputs, model_folder):
 
 
 def test_what_should_be_known_of_the_data_is_shown_on_launch(store, inputs, uploaded, model_folder):
+    local_models.offer([model_folder])
     kept = data.found(uploaded(GOOD * 2), None, TEMPLATE, "starter")[5]["value"]
     given = values(inputs, data=kept, model=str(model_folder), template=TEMPLATE)
     *_, (notice, problems, run, form_update) = lab.launch(inputs, *given, "ann")
