@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import json
 import os
 import shutil
 import sys
@@ -35,6 +34,7 @@ from pipeline import (
     spare,
 )
 from pipeline.errors import sentence
+from pipeline.files import write_whole
 from pipeline.run import DONE, FAILED, OUTPUT, PROCESS, RESULT, Run
 from pipeline.stages import STAGES, Context
 from pipeline.store import Store
@@ -199,16 +199,6 @@ def _identity(
         facts["data"] = datasets.sha256(Path(run.data))
         facts["split"] = f"{chosen.eval_fraction} {chosen.seed}"
     return facts
-
-
-def write_whole(path: Path, facts: dict[str, Any]) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of one."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(json.dumps(events.finite(facts), default=float), encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

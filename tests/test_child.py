@@ -254,22 +254,6 @@ def test_what_to_take_smaller_is_an_option_of_the_stage(stage: str) -> None:
     assert named or stage == "optimize"
 
 
-class TestWriteWhole:
-    def test_a_file_is_replaced_as_a_whole(self, tmp_path: Path) -> None:
-        child.write_whole(tmp_path / "result.json", {"a": 1})
-        child.write_whole(tmp_path / "result.json", {"a": 2})
-        assert json.loads((tmp_path / "result.json").read_text()) == {"a": 2}
-        assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
-
-    def test_what_cannot_be_written_leaves_the_old_file(self, tmp_path: Path) -> None:
-        child.write_whole(tmp_path / "result.json", {"a": 1})
-        (tmp_path / ".result.json.part").symlink_to("/dev/full")
-        with pytest.raises(OSError, match="No space left"):
-            child.write_whole(tmp_path / "result.json", {"a": 2})
-        assert json.loads((tmp_path / "result.json").read_text()) == {"a": 1}
-        assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
-
-
 def test_two_runs_do_not_make_the_same_result_twice(
     store: Store, run: str, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
