@@ -16,7 +16,9 @@ import shutil
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from pipeline import (
     events,
     locks,
     models,
+    probe,
     recipe,
     resources,
     settings,
@@ -113,10 +116,14 @@ def _make(
     """
     from pipeline.stages.execute import execute
 
+    meanwhile: Callable[[], None] | None = None
     if spare.serves(dataclasses.asdict(chosen.stages()[stage])):
         spare.without_bitsandbytes()
-    base = models.materialize(model, store.home, lambda text: events.emit(message=text, progress=0.0))
+        meanwhile = partial(spare.prepare, stage) if spare.affordable() else None
     folder = store.folder(run.id, stage)
+    files = models.without_weights(model, store.home, _tell)
+    probe.require(store.home, chosen, Path(run.data), files, folder / "work", meanwhile)
+    base = models.materialize(model, store.home, _tell)
     output = artifacts.part(store.home, stage, name)
     (folder / OUTPUT).write_text(output.name, encoding="utf-8")
     work = folder / "work"
@@ -154,6 +161,10 @@ def _make(
             for kept in ("workflow.json", "package.json"):
                 shutil.copyfile(work / kept, folder / kept)
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _tell(text: str) -> None:
+    events.emit(message=text, progress=0.0)
 
 
 def _publish(store: Store, run: Run, stage: str) -> dict[str, Any]:

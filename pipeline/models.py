@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ STARTER_CHAT = Chat(
     "{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt"]
+SMALL_FILES = [pattern for pattern in HUB_FILES if "safetensors" not in pattern]
 HUB_FILES += ["README.md", "LICENSE*"]  # what a published model's card says of its base
 
 
@@ -189,6 +191,19 @@ def materialize(model: Model, home: Path, report: Callable[[str], None]) -> Path
             _download(model, part)
         part.replace(target)
     return target
+
+
+def without_weights(model: Model, home: Path, report: Callable[[str], None]) -> Path:
+    """A folder with the model's config and tokenizer; weights are in it where they are here already.
+
+    Fetches a few megabytes of a hub model instead of gigabytes. Raises LabError.
+    """
+    if model.kind == "hub" and not model.folder(home).is_dir():
+        from huggingface_hub import snapshot_download
+
+        with suppress(Exception):  # whatever stops it stops `materialize` too, which says what to do
+            return Path(snapshot_download(model.id, revision=model.revision, allow_patterns=SMALL_FILES))
+    return materialize(model, home, report)
 
 
 def starter_file() -> Path:

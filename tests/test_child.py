@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from lab import until
 
-from pipeline import artifacts, child, clock, events, locks, recipe, settings, submit, worker
+from pipeline import artifacts, child, clock, events, locks, probe, recipe, settings, submit, worker
 from pipeline.errors import LabError, sentence
 from pipeline.options import describe
 from pipeline.run import DONE, FAILED, Run
@@ -52,6 +52,7 @@ def carry_out(
     folder.mkdir(exist_ok=True)
     monkeypatch.setenv("OLIVE_LAB_EVENTS", str(folder / "events.jsonl"))
     monkeypatch.setattr(execute, "execute", action)
+    monkeypatch.setattr(probe, "require", lambda *_: None)
     monkeypatch.setattr(settings, "gpus", lambda: 0)
     code = child.main(run, stage)
     result: dict[str, Any] = json.loads((folder / child.RESULT).read_text())
