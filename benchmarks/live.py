@@ -30,7 +30,7 @@ from urllib.request import urlopen
 
 import psutil
 
-from pipeline import child, clock, events, locks, recipe, settings
+from pipeline import clock, events, files, locks, recipe, settings
 from pipeline.run import PROCESS
 from pipeline.store import Store
 
@@ -104,7 +104,7 @@ class App:
         self.store.claim("cpu")
         folder = self.store.folder(run, STAGE)
         folder.mkdir()
-        child.write_whole(folder / PROCESS, {"pid": 0, **clock.mark()})
+        files.write_whole(folder / PROCESS, {"pid": 0, **clock.mark()})
         (folder / "log.txt").touch()
         return run
 

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # imported where it is used: other verbs are there sooner wit
     from pipeline.inference import Source
 
 MOST_LETTERS = 2000  # of a message about the command line
+TRACEBACKS = "errors.log"  # in the home
 
 
 def check(args: argparse.Namespace) -> int:
@@ -263,21 +265,29 @@ def main(argv: list[str] | None = None) -> int:
         code = action(args)
         sys.stdout.flush()  # here, where a reader that has gone is no error
         return code
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
     except LabError as error:
         print(error, file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         # The reader, such as `head`, has seen enough; what is still buffered goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        print(sentence(error), file=sys.stderr)
+    except Exception as error:
+        print(f"{sentence(error)}{'' if isinstance(error, OSError) else _kept()}", file=sys.stderr)
         return 1
+
+
+def _kept() -> str:
+    """Keep the traceback of what went wrong here in the home, for a report; say where it is."""
+    try:
+        file = settings.home() / TRACEBACKS
+        with file.open("a", encoding="utf-8") as log:
+            log.write(traceback.format_exc())
+    except (LabError, OSError):
+        return ""
+    return f" The details are in {file}."
 
 
 def _tell_notice() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 # Fused matrices have one name here, as they have one LoRA adapter in PEFT.
 FUSED = {"phi3"}
+PHI3_POSITIONS = 4096  # what transformers takes where a Phi-3 config.json does not say
 
 
 def linears(config: Mapping[str, Any]) -> dict[str, int]:
@@ -49,6 +50,20 @@ def positions(config: Mapping[str, Any]) -> int | None:
     """How many tokens a model reads, prompt and answer together; None if the config does not say."""
     longest = (config.get("text_config") or config).get("max_position_embeddings")
     return longest if isinstance(longest, int) else None
+
+
+def mismatched_windows(config: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The two lengths of a Phi-3 model that wants two sets of rotary factors and has none; None if it has.
+
+    Such a model trains, but ONNX Runtime GenAI's exporter decides by the two lengths and finds no factors.
+    """
+    if (config.get("architectures") or [""])[0] != "Phi3ForCausalLM":
+        return None
+    longest = config.get("max_position_embeddings", PHI3_POSITIONS)
+    original = config.get("original_max_position_embeddings", PHI3_POSITIONS)
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    scaled = (rope.get("rope_type") or rope.get("type") or "default") != "default"
+    return None if scaled or longest == original else (longest, original)
 
 
 def longrope_window(config: Mapping[str, Any]) -> int | None:

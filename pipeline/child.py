@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import json
 import os
 import shutil
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,14 @@ from pipeline import (
     events,
     locks,
     models,
+    probe,
     recipe,
     resources,
     settings,
     spare,
 )
 from pipeline.errors import sentence
+from pipeline.files import write_whole
 from pipeline.run import DONE, FAILED, OUTPUT, PROCESS, RESULT, Run
 from pipeline.stages import STAGES, Context
 from pipeline.store import Store
@@ -113,10 +116,14 @@ def _make(
     """
     from pipeline.stages.execute import execute
 
+    meanwhile: Callable[[], None] | None = None
     if spare.serves(dataclasses.asdict(chosen.stages()[stage])):
         spare.without_bitsandbytes()
-    base = models.materialize(model, store.home, lambda text: events.emit(message=text, progress=0.0))
+        meanwhile = partial(spare.prepare, stage) if spare.affordable() else None
     folder = store.folder(run.id, stage)
+    files = models.without_weights(model, store.home, _tell)
+    probe.require(store.home, chosen, Path(run.data), files, folder / "work", meanwhile)
+    base = models.materialize(model, store.home, _tell)
     output = artifacts.part(store.home, stage, name)
     (folder / OUTPUT).write_text(output.name, encoding="utf-8")
     work = folder / "work"
@@ -154,6 +161,10 @@ def _make(
             for kept in ("workflow.json", "package.json"):
                 shutil.copyfile(work / kept, folder / kept)
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _tell(text: str) -> None:
+    events.emit(message=text, progress=0.0)
 
 
 def _publish(store: Store, run: Run, stage: str) -> dict[str, Any]:
@@ -199,16 +210,6 @@ def _identity(
         facts["data"] = datasets.sha256(Path(run.data))
         facts["split"] = f"{chosen.eval_fraction} {chosen.seed}"
     return facts
-
-
-def write_whole(path: Path, facts: dict[str, Any]) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of one."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(json.dumps(events.finite(facts), default=float), encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

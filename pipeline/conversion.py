@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import InputError, sentence
+from pipeline.errors import InputError, reason
 from pipeline.exported import SUFFIX
 from pipeline.reading import LAB
 
@@ -36,7 +36,7 @@ def convert(adapter: Path, folder: Path, file: Path | None = None, *, same_base:
     except ValueError as error:
         raise InputError(f"{adapter}: {error}") from None
     except Exception as error:  # whatever the readers of safetensors and ONNX make of files that are neither
-        raise InputError(f"{adapter} or the graph cannot be read: {sentence(error)}") from None
+        raise InputError(f"{adapter} or the graph cannot be read: {reason(error)}") from None
     return file
 
 

@@ -17,6 +17,9 @@ SMALLER = {
     "score": "a smaller score.rows or score.general_blocks",
 }
 LONGEST_PROBLEM = 2000  # characters; a path may have thousands, and be somebody else's
+MOST_LETTERS = 300  # of an error's own text
+# Errors of a program, not of what it was given: their texts ('multi_cache') say nothing to a user.
+INTERNAL = (LookupError, TypeError, AttributeError, AssertionError, NameError, NotImplementedError)
 ANY_SMALLER = "a smaller batch_size or max_length, or with gradient_checkpointing on"
 
 
@@ -37,7 +40,22 @@ class InputError(LabError):
 
 
 def sentence(error: BaseException, stage: str = "") -> str:
-    """One plain sentence for what went wrong, in a stage if it is given, with what to do if that is known."""
+    """One plain sentence for what went wrong, in a stage if it is given, and what to do next."""
+    known = expected(error, stage)
+    if known is not None:
+        return known
+    failed = f"{stage} failed" if stage else "This failed"
+    internal = " with an internal error" if isinstance(error, INTERNAL) else ""
+    following = "its log shows where. Retry it, or start a new run with other options."
+    if internal:
+        following = "its log shows where. Retry it; if it fails again, report it with that log."
+    if not stage:
+        following = "try again; if it fails again, report it."
+    return f"{failed}{internal} ({name(error)}); {following}"
+
+
+def expected(error: BaseException, stage: str = "") -> str | None:
+    """The sentence for an error whose cause is known: ours, a full disk, no memory, a file out of reach."""
     if isinstance(error, LabError):
         return str(error)
     causes = _causes(error)
@@ -51,8 +69,25 @@ def sentence(error: BaseException, stage: str = "") -> str:
             f"{error.filename or 'A file'} cannot be written ({error.strerror}); make the home folder"
             " writable, or set OLIVE_LAB_HOME to another one."
         )
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return (
+            f"{error.filename} cannot be used ({error.strerror}); see that it is there and yours, and retry."
+        )
+    return None
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, to stand behind a colon: the known sentence, or the error's name and text."""
+    known = expected(error)
+    if known is not None:
+        return known
+    return f"an internal error ({name(error)})" if isinstance(error, INTERNAL) else name(error)
+
+
+def name(error: BaseException) -> str:
+    """Kind and text of an error on one short line, for brackets."""
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}" if text else f"{type(error).__name__}; see the log."
+    return f"{type(error).__name__}: {text[:MOST_LETTERS]}" if text else type(error).__name__
 
 
 def smaller(stage: str) -> str:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import exported, generation, settings, templates, verify
-from pipeline.errors import InputError, LabError, sentence
+from pipeline.errors import InputError, LabError, reason, sentence
 from pipeline.run import DONE, Run
 
 SIDES = ("base", "adapter")
@@ -335,8 +335,9 @@ def _main(source: Source) -> int:
     os.dup2(2, 1)
     try:
         _serve(source)
-    except (LabError, OSError, RuntimeError) as error:
-        _say({"error": f"The model could not be loaded: {error}"})
+    except Exception as error:  # a folder may be wrong in ways that only the runtime finds
+        traceback.print_exc()
+        _say({"error": f"The model could not be loaded: {reason(error)}"})
         return 1
     return 0
 

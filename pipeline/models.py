@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ STARTER_CHAT = Chat(
 TOKENIZER = "tokenizer.json"
 TOKENIZER_SECONDS = 120
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt"]
+SMALL_FILES = [pattern for pattern in HUB_FILES if "safetensors" not in pattern]
 HUB_FILES += ["README.md", "LICENSE*"]  # what a published model's card says of its base
 
 
@@ -253,6 +255,19 @@ def _put_tokenizer(model: str, folder: Path) -> None:
         raise LabError(f"{name} has no {TOKENIZER}.") from None
     except Exception:  # whatever the client of this release raises when it gets no answer
         raise LabError(f"the tokenizer of {name} cannot be fetched; check again later.") from None
+
+
+def without_weights(model: Model, home: Path, report: Callable[[str], None]) -> Path:
+    """A folder with the model's config and tokenizer; weights are in it where they are here already.
+
+    Fetches a few megabytes of a hub model instead of gigabytes. Raises LabError.
+    """
+    if model.kind == "hub" and not model.folder(home).is_dir():
+        from huggingface_hub import snapshot_download
+
+        with suppress(Exception):  # whatever stops it stops `materialize` too, which says what to do
+            return Path(snapshot_download(model.id, revision=model.revision, allow_patterns=SMALL_FILES))
+    return materialize(model, home, report)
 
 
 def starter_file() -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import lab_prompt, literal_prompts, templates
-from pipeline.errors import LabError, sentence
+from pipeline.errors import LabError, reason
 
 LAB = "lab.json"  # how a model's prompts are written and read, in its exported folder
 PROMPTS = ("prompt", "prompt_with_system")
@@ -240,7 +240,7 @@ def _served(served: Callable[[templates.Row], list[int]], row: templates.Row) ->
     try:
         return served(row)
     except Exception as error:  # whatever a template engine does not know
-        return sentence(error)
+        return reason(error)
 
 
 def _apart(trained: list[int], served: list[int] | str) -> str:

@@ -93,6 +93,12 @@ def affordable() -> bool:
     return bool(psutil.virtual_memory().available > ENOUGH_MEMORY)
 
 
+def prepare(stage: str) -> None:
+    """Import what a stage needs."""
+    for module in (*ALL, *MODULES.get(stage, ())):
+        importlib.import_module(module)
+
+
 def _word(worker: socket.socket) -> tuple[bytes, list[int]]:
     """What the worker says, and the descriptors it gives; b"" if it has ended."""
     try:
@@ -106,8 +112,7 @@ def wait(stage: str, channel: int, carry_out: Callable[[str, str], int]) -> int:
     """The spare's side: import, wait, then `carry_out(run, stage)` as if just started. Returns its code."""
     with socket.socket(fileno=channel) as worker:
         without_bitsandbytes()
-        for module in (*ALL, *MODULES.get(stage, ())):
-            importlib.import_module(module)
+        prepare(stage)
         with suppress(BrokenPipeError):  # the worker has ended: there will be no message either
             worker.sendall(READY)
         message, descriptors = _word(worker)

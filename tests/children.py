@@ -183,7 +183,7 @@ def fills_the_disk() -> None:
 
     If there shall be room for nothing (GREEDY), it writes outside its own folder, where nobody cleans up.
     """
-    from pipeline import child, settings
+    from pipeline import child, probe, settings
     from pipeline.stages import Artifact, Context, Results, execute
 
     filler, greedy = settings.home() / "filler", os.environ["GREEDY"] == "for nothing"
@@ -196,6 +196,7 @@ def fills_the_disk() -> None:
         return Results([Artifact("made", KINDS[sys.argv[3]], context.output / "made")])
 
     execute.execute = work
+    probe.require = lambda *_: None
     if full and sys.argv[3] == "publish":  # which copies more than this leaves
         free = os.statvfs(settings.home()).f_bavail * os.statvfs(settings.home()).f_frsize
         with suppress(OSError), filler.open("wb", 0) as file:

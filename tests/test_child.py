@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from lab import until
 
-from pipeline import artifacts, child, clock, events, locks, recipe, settings, submit, worker
+from pipeline import artifacts, child, clock, events, locks, probe, recipe, settings, submit, worker
 from pipeline.errors import LabError, sentence
 from pipeline.options import describe
 from pipeline.run import DONE, FAILED, Run
@@ -52,6 +52,7 @@ def carry_out(
     folder.mkdir(exist_ok=True)
     monkeypatch.setenv("OLIVE_LAB_EVENTS", str(folder / "events.jsonl"))
     monkeypatch.setattr(execute, "execute", action)
+    monkeypatch.setattr(probe, "require", lambda *_: None)
     monkeypatch.setattr(settings, "gpus", lambda: 0)
     code = child.main(run, stage)
     result: dict[str, Any] = json.loads((folder / child.RESULT).read_text())
@@ -169,7 +170,10 @@ class TestFailures:
             raise ValueError("the layers\n  do not fit")
 
         result = carry_out(store, run, monkeypatch, fail)
-        assert (result["status"], result["error"]) == (FAILED, "ValueError: the layers do not fit")
+        assert result["status"] == FAILED
+        assert result["error"].startswith(
+            "quantize failed (ValueError: the layers do not fit); its log shows"
+        )
         assert "Traceback (most recent call last)" in capsys.readouterr().err
 
     def test_a_model_deleted_meanwhile_is_named(
@@ -183,7 +187,8 @@ class TestFailures:
         self, store: Store, run: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         result = carry_out(store, run, monkeypatch, lambda *_: sys.exit(3))
-        assert (result["status"], result["error"]) == (FAILED, "SystemExit: 3")
+        assert result["status"] == FAILED
+        assert result["error"].startswith("quantize failed (SystemExit: 3); its log shows where.")
 
     def test_a_full_disk_leaves_nothing_half_written(
         self, store: Store, run: str, monkeypatch: pytest.MonkeyPatch
@@ -224,6 +229,9 @@ MEMORY = (
     " gradient_checkpointing on."
 )
 
+AGAIN = "try again; if it fails again, report it."
+DENIED = "/a/b cannot be used (Permission denied); see that it is there and yours, and retry."
+
 
 @pytest.mark.parametrize(
     ("error", "expected"),
@@ -236,12 +244,27 @@ MEMORY = (
         (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"), f"GPU m{MEMORY[1:]}"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), MEMORY),
         (wrapped(MemoryError()), MEMORY),
-        (RuntimeError("a\nb" + "c" * 1000), "RuntimeError: a b" + "c" * 297),
-        (KeyboardInterrupt(), "KeyboardInterrupt; see the log."),
+        (RuntimeError("a\nb" + "c" * 1000), f"This failed (RuntimeError: a b{'c' * 297}); {AGAIN}"),
+        (KeyError("multi_cache"), f"This failed with an internal error (KeyError: 'multi_cache'); {AGAIN}"),
+        (IndexError(), f"This failed with an internal error (IndexError); {AGAIN}"),
+        (KeyboardInterrupt(), f"This failed (KeyboardInterrupt); {AGAIN}"),
+        (PermissionError(13, "Permission denied", "/a/b"), DENIED),
     ],
 )
 def test_every_error_becomes_one_plain_sentence(error: BaseException, expected: str) -> None:
     assert sentence(error) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "how"),
+    [
+        (KeyError("multi_cache"), " with an internal error (KeyError: 'multi_cache')"),
+        (ValueError("no"), " (ValueError: no)"),
+    ],
+)
+def test_a_stage_that_fails_for_an_unknown_reason_says_what_to_do(error: Exception, how: str) -> None:
+    found = sentence(error, "optimize")
+    assert found.startswith(f"optimize failed{how}; its log shows where. Retry it")
 
 
 @pytest.mark.parametrize("stage", ["quantize", "finetune", "optimize", "evaluate", "score"])
@@ -252,22 +275,6 @@ def test_what_to_take_smaller_is_an_option_of_the_stage(stage: str) -> None:
     named = re.findall(rf"{stage}\.(\w+)", said)
     assert set(named) <= options
     assert named or stage == "optimize"
-
-
-class TestWriteWhole:
-    def test_a_file_is_replaced_as_a_whole(self, tmp_path: Path) -> None:
-        child.write_whole(tmp_path / "result.json", {"a": 1})
-        child.write_whole(tmp_path / "result.json", {"a": 2})
-        assert json.loads((tmp_path / "result.json").read_text()) == {"a": 2}
-        assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
-
-    def test_what_cannot_be_written_leaves_the_old_file(self, tmp_path: Path) -> None:
-        child.write_whole(tmp_path / "result.json", {"a": 1})
-        (tmp_path / ".result.json.part").symlink_to("/dev/full")
-        with pytest.raises(OSError, match="No space left"):
-            child.write_whole(tmp_path / "result.json", {"a": 2})
-        assert json.loads((tmp_path / "result.json").read_text()) == {"a": 1}
-        assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 
 
 def test_two_runs_do_not_make_the_same_result_twice(

@@ -60,3 +60,19 @@ def test_the_worker_goes_on_when_the_lock_is_gone(
         until(lambda: "kept it locked" in capsys.readouterr().out, "a word of the worker")
     serving.join(60)
     assert store.get(run).status == DONE
+
+
+def test_a_fault_of_ours_is_a_sentence_and_its_traceback_is_kept(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise KeyError("multi_cache")
+
+    monkeypatch.setattr(Store, "list", fail)
+    assert main(["list"]) == 1
+    file = store.home / "errors.log"
+    assert capsys.readouterr().err == (
+        "This failed with an internal error (KeyError: 'multi_cache'); try again; if it fails again, report"
+        f" it. The details are in {file}.\n"
+    )
+    assert "Traceback (most recent call last)" in file.read_text()

@@ -9,7 +9,7 @@ import pytest
 from lab import until
 
 from pipeline import clock, settings
-from pipeline.child import write_whole
+from pipeline.files import write_whole
 from pipeline.limits import Limits
 from pipeline.run import DONE, FAILED, QUEUED, RUNNING
 from pipeline.store import Store

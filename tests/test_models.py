@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +264,46 @@ class TestHub:
         monkeypatch.setattr(hub, "snapshot_download", lambda *a, local_dir, **k: local_dir.mkdir())
         with pytest.raises(LabError, match=r"org/name has no \.safetensors files"):
             models.materialize(models.Model("org/name", "hub", "0", {}, None), home, lambda _: None)
+
+    def test_its_small_files_come_alone(
+        self, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        hub = pytest.importorskip("huggingface_hub")
+        model = models.Model("org/name", "hub", "0123456789abcdef", {}, None)
+        asked: list[tuple[str, str, list[str]]] = []
+
+        def download(name: str, *, revision: str, allow_patterns: list[str]) -> str:
+            asked.append((name, revision, allow_patterns))
+            return str(tmp_path)
+
+        monkeypatch.setattr(hub, "snapshot_download", download)
+        assert models.without_weights(model, home, pytest.fail) == tmp_path
+        ((name, revision, patterns),) = asked
+        assert (name, revision) == ("org/name", "0123456789abcdef")
+        wanted = ("config.json", "tokenizer.json", "tokenizer.model", "chat_template.jinja", "merges.txt")
+        assert all(any(fnmatch(file, pattern) for pattern in patterns) for file in wanted)
+        weights = ("model.safetensors", "model-00001-of-00002.safetensors", "pytorch_model.bin")
+        assert not any(fnmatch(file, pattern) for file in weights for pattern in patterns)
+        model.folder(home).mkdir(parents=True)
+        assert models.without_weights(model, home, pytest.fail) == model.folder(home), "once it is all here"
+        assert len(asked) == 1
+
+    def test_where_they_cannot_be_had_the_whole_is_fetched(
+        self, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        hub = pytest.importorskip("huggingface_hub")
+
+        def download(
+            name: str, *, revision: str, allow_patterns: list[str], local_dir: Path = Path()
+        ) -> None:
+            if not local_dir.name:
+                raise ConnectionError("the line broke")
+            local_dir.mkdir()
+            (local_dir / "model.safetensors").touch()
+
+        monkeypatch.setattr(hub, "snapshot_download", download)
+        model = models.Model("org/name", "hub", "0123456789abcdef", {}, None)
+        assert models.without_weights(model, home, lambda _: None) == model.folder(home)
 
 
 class TestTokenizerFile:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline import checksums
+from pipeline import architectures, checksums
 from pipeline.exported import ADAPTER, MERGED
 from pipeline.options import option
 from pipeline.stages import Artifact, Context, Results, olive
@@ -133,7 +133,19 @@ def check(options: Options, model: Model) -> list[str]:
             f"optimize.precision: {options.precision!r} {other};"
             f" allowed on {options.device} with {options.provider}: {_listed(precisions)}"
         ]
-    return []
+    return _model_problems(model)
+
+
+def _model_problems(model: Model) -> list[str]:
+    """What the exporter cannot make of a model, as far as its config.json says so."""
+    windows = architectures.mismatched_windows(model.config)
+    if windows is None:
+        return []
+    return [
+        f"optimize: this model's config.json does not fit together: max_position_embeddings is {windows[0]},"
+        f" original_max_position_embeddings {windows[1]}, and there is no longrope scaling to get from one to"
+        " the other, so it cannot be exported; choose another base model, or correct its config.json"
+    ]
 
 
 def check_among(options: Options, stages: Mapping[str, Any], model: Model) -> list[str]:

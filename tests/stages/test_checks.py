@@ -273,3 +273,36 @@ def test_what_needs_a_graph_is_refused_where_the_export_is_not_run(name: str) ->
 
 def test_answers_need_room() -> None:
     assert "leaves no room" in problems(evaluate, max_new_tokens=2048)[0]
+
+
+MISMATCHED: dict[str, Any] = {
+    **LLAMA,
+    "architectures": ["Phi3ForCausalLM"],
+    "model_type": "phi3",
+    "max_position_embeddings": 1024,
+    "original_max_position_embeddings": 4096,
+}
+
+
+def test_lengths_that_the_exporter_cannot_bring_together_are_refused() -> None:
+    assert problems(optimize, MISMATCHED) == [
+        "optimize: this model's config.json does not fit together: max_position_embeddings is 1024,"
+        " original_max_position_embeddings 4096, and there is no longrope scaling to get from one to the"
+        " other, so it cannot be exported; choose another base model, or correct its config.json"
+    ]
+    unsaid = {key: value for key, value in MISMATCHED.items() if not key.startswith("original")}
+    assert len(problems(optimize, unsaid)) == 1, "transformers takes 4096"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"original_max_position_embeddings": 1024},
+        {"rope_scaling": {"type": "longrope"}},
+        {"rope_parameters": {"rope_type": "longrope"}},
+        {"architectures": ["LlamaForCausalLM"]},
+        {"architectures": None},
+    ],
+)
+def test_others_are_not(more: dict[str, Any]) -> None:
+    assert problems(optimize, {**MISMATCHED, **more}) == []
