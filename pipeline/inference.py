@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import exported, generation, settings, templates, verify
+from pipeline import exported, generation, reading, settings, templates, verify
 from pipeline.errors import InputError, LabError, reason, sentence
 from pipeline.run import DONE, Run
 
@@ -86,6 +86,15 @@ def of_folder(folder: Path, name: str) -> Source:
     usual = next((file for file in adapters if file.name == exported.ADAPTER), None)
     merged = (folder / exported.MERGED).is_file()
     return Source(name, folder, usual or next(iter(adapters), None), merged)
+
+
+def takes_system(source: Source) -> bool:
+    """Whether the prompts of an exported model can have a system text, as far as its folder says."""
+    try:
+        lab = json.loads((source.folder / reading.LAB).read_text("utf-8"))
+        return lab["template"] == templates.CHAT and "system" in lab.get("optional", ["system"])
+    except (OSError, ValueError, TypeError, KeyError):  # no export, which is said where it is asked
+        return False
 
 
 @dataclass

@@ -14,7 +14,7 @@ import exports
 import pytest
 from lab import plant, processes, until
 
-from pipeline import exported, inference
+from pipeline import exported, generation, inference
 from pipeline.errors import InputError, LabError
 from pipeline.inference import Source
 from pipeline.run import Run
@@ -339,6 +339,40 @@ def test_the_sides_of_a_run(
     source = inference.of_run(run)
     assert source.sides == sides
     assert source.missing_side is None if said is None else said in str(source.missing_side)
+
+
+@pytest.mark.parametrize(
+    ("change", "heard"),
+    [
+        ("", "<|im_start|>system\nBe brief.<|im_end|>"),
+        ("{% if m['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}", None),
+    ],
+)
+def test_a_system_text_stands_before_the_prompt(
+    home: Path, export: Path, monkeypatch: pytest.MonkeyPatch, change: str, heard: str | None
+) -> None:
+    """It is asked of the real process; a template that takes none makes it a sentence."""
+    template = exports.CHAT.replace("%}", "%}" + change, 1)
+    (export / "chat_template.jinja").write_text(template)
+    source = inference.of_folder(export, "model x")
+    model = generation.load(export)
+    assert ("system" in model.reader.optional) == (heard is not None)
+
+    async def answer() -> list[dict[str, Any]]:
+        try:
+            asked = inference.stream(home, source, "Hello", ("base",), max_new_tokens=4, system=" Be brief. ")
+            return [piece async for piece in asked]
+        finally:
+            await inference.shutdown()
+
+    if heard is None:
+        with pytest.raises(LabError, match="have no system text; leave it empty"):
+            asyncio.run(answer())
+        return
+    assert heard in model.reader.text({"prompt": "Hello", "system": "Be brief."})
+    row = {"prompt": "Hello", "system": "Be brief."}
+    expected = generation.stream(model, model.template.prompt(row), max_new_tokens=4)
+    assert "".join(piece.get("text", "") for piece in asyncio.run(answer())) == "".join(expected)
 
 
 def test_the_sides_of_a_folder_are_read_from_its_files(tmp_path: Path) -> None:

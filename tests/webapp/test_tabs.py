@@ -355,14 +355,33 @@ def test_without_a_run_or_a_prompt_nothing_is_asked(store):
 
 def test_held_out_prompts_are_offered_with_what_is_expected(store):
     run = planted.finished(store)
-    update, notice, filled_for, picker, prompt, wanted, recorded, taken = compare.arrive(None, "")
+    update, notice, filled_for, picker, prompt, wanted, recorded, taken, _ = compare.arrive(None, "")
     assert (update["value"], notice, filled_for, picker["visible"]) == (run, None, run, True)
     assert (prompt, wanted["value"]) == ("What should I see in Lindenhafen?", "The amber lighthouse.")
-    assert compare.enter(run, prompt, taken) == (SKIP,) * 3, "the list was only left"
-    assert compare.enter(run, "Where else?", taken)[::2] == ("Where else?", "Where else?")
+    assert compare.enter(run, prompt, taken) == (SKIP,) * 4, "the list was only left"
+    assert compare.enter(run, "Where else?", taken)[:3:2] == ("Where else?", "Where else?")
     assert len(recorded["rows"]) == 2
     assert compare.expected(run, "something else")["visible"] is False
-    assert compare.arrive(run, run)[2:] == (SKIP,) * 6, "what was typed stays"
+    assert compare.arrive(run, run)[2:] == (SKIP,) * 7, "what was typed stays"
+
+
+def test_the_system_text_of_a_held_out_prompt_is_filled_in(store, monkeypatch):
+    asked = []
+    run = planted.finished(store, answers=[{**planted.ANSWERS[0], "system": "Be brief."}, planted.ANSWERS[1]])
+    lab = Path(store.get(run).artifact("onnx"), "lab.json")
+    for optional in ([], ["system"]):
+        lab.write_text(json.dumps({"template": "chat", "optional": optional, "reading": {}}))
+        box = compare.choose(run)[-1]
+        assert (box["value"], box["visible"]) == ("Be brief.", bool(optional))
+    assert compare.enter(run, "Where do ferries leave?", "")[-1] == ""
+
+    async def answering_with(*given, **options):
+        asked.append(options)
+        yield {"side": "base", "text": "So."}
+
+    monkeypatch.setattr(compare.inference, "stream", answering_with)
+    collect(compare.compare(run, "Where?", 64, 0, 0, "Be brief."))
+    assert asked[0]["system"] == "Be brief."
 
 
 def test_held_out_prompts_that_are_in_training_too_are_not_called_new(store, home, monkeypatch):

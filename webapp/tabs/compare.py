@@ -23,7 +23,7 @@ SEEN = "Rows held out of training; but all rows have this prompt, so the adapter
 
 
 async def compare(
-    run: str | None, prompt: str, tokens: float, temperature: float, seed: float
+    run: str | None, prompt: str, tokens: float, temperature: float, seed: float, system: str = ""
 ) -> AsyncIterator[tuple[Any, ...]]:
     """Stream both answers: texts, their measures, and what there is to say."""
     text = dict.fromkeys(SIDES, "")
@@ -39,7 +39,9 @@ async def compare(
     try:
         source = choices.source(store(), run)
         said = source.missing_side
-        async with contextlib.aclosing(_batches(source, prompt, tokens, temperature, seed)) as batches:
+        async with contextlib.aclosing(
+            _batches(source, prompt, tokens, temperature, seed, system)
+        ) as batches:
             async for batch in batches:
                 for piece in batch:
                     text[piece["side"]] += piece.get("text", "")
@@ -51,11 +53,11 @@ async def compare(
 
 
 def _batches(
-    source: inference.Source, prompt: str, tokens: float, temperature: float, seed: float
+    source: inference.Source, prompt: str, tokens: float, temperature: float, seed: float, system: str
 ) -> AsyncGenerator[list[dict[str, Any]], None]:
     answers = inference.stream(
         store().home, source, prompt,
-        seed=int(seed or 0), max_new_tokens=int(tokens), temperature=float(temperature or 0),
+        seed=int(seed or 0), max_new_tokens=int(tokens), temperature=float(temperature or 0), system=system,
     )  # fmt: skip
     return coalesce(answers, DRAW_SECONDS)
 
@@ -72,7 +74,7 @@ def measures(piece: dict[str, Any]) -> list[list[str]]:
 def choose(run: str | None) -> tuple[Any, ...]:
     """A model and the held-out prompts of its run, the first one filled in, and what it recorded for them.
 
-    Last comes the prompt that was taken from the list.
+    Last come the prompt that was taken from the list, and its system text.
     """
     answers = _recorded(run)
     prompts = [answer["prompt"] for answer in answers]
@@ -81,7 +83,21 @@ def choose(run: str | None) -> tuple[Any, ...]:
         choices=prompts, value=first or None, visible=bool(prompts), info=_held_out(run, prompts)
     )
     recorded = views.evaluation(answers) if answers else None
-    return run, picker, first, expected(run, first), recorded, first
+    box = gr.update(value=system(run, first), visible=_takes_system(run))
+    return run, picker, first, expected(run, first), recorded, first, box
+
+
+def _takes_system(run: str | None) -> bool:
+    """Whether the prompts of a model can have a system text."""
+    try:
+        return run is not None and inference.takes_system(choices.source(store(), run))
+    except LabError:  # it cannot answer at all, which is said when it is asked
+        return False
+
+
+def system(run: str | None, prompt: str | None) -> str:
+    """The system text that the dataset has with a held-out prompt."""
+    return next((answer.get("system", "") for answer in _recorded(run) if answer["prompt"] == prompt), "")
 
 
 def _held_out(run: str | None, prompts: list[str]) -> str:
@@ -92,18 +108,22 @@ def _held_out(run: str | None, prompts: list[str]) -> str:
 
 def chosen(run: str | None, filled_for: str) -> tuple[Any, ...]:
     """The same for another model; leaving the list where one was, takes nothing away that was typed."""
-    return (gr.skip(),) * 6 if run and run == filled_for else choose(run)
+    return (gr.skip(),) * 7 if run and run == filled_for else choose(run)
 
 
-def pick(run: str | None, event: gr.EventData) -> tuple[Any, Any, str]:
-    """A held-out prompt that was clicked, maybe once more, and the answer that the dataset has for it."""
-    prompt = picked(event, "value")
-    return prompt, expected(run, prompt), prompt
+def pick(run: str | None, event: gr.EventData) -> tuple[Any, ...]:
+    """A held-out prompt that was clicked, maybe once more, and what the dataset has with it."""
+    return _with(run, picked(event, "value"))
 
 
-def enter(run: str | None, prompt: str | None, taken: str) -> tuple[Any, Any, Any]:
+def enter(run: str | None, prompt: str | None, taken: str) -> tuple[Any, ...]:
     """A prompt that was chosen by keyboard; if it is the one taken before, the list was only left."""
-    return (gr.skip(),) * 3 if not prompt or prompt == taken else (prompt, expected(run, prompt), prompt)
+    return (gr.skip(),) * 4 if not prompt or prompt == taken else _with(run, prompt)
+
+
+def _with(run: str | None, prompt: str) -> tuple[Any, ...]:
+    """A held-out prompt, its expected answer, itself once more, and its system text."""
+    return prompt, expected(run, prompt), prompt, system(run, prompt)
 
 
 def expected(run: str | None, prompt: str | None) -> Any:
@@ -155,6 +175,10 @@ def build(tab: gr.Tab) -> None:
                 elem_id="compare-picker",
             )
             prompt = gr.Textbox(label="Prompt", lines=3, max_lines=10, elem_id="compare-prompt")
+            instructions = gr.Textbox(
+                label="System text", info="Instructions before the prompt; may stay empty", lines=1,
+                max_lines=6, visible=False, elem_id="compare-system",
+            )  # fmt: skip
             wanted = gr.Textbox(
                 label="Expected answer", interactive=False, visible=False, lines=1, max_lines=6
             )
@@ -176,9 +200,10 @@ def build(tab: gr.Tab) -> None:
         gr.Textbox("", visible="hidden", label=label)
         for label in ("Run of the prompts", "Prompt of the list")
     )
-    filled = [filled_for, picker, prompt, wanted, recorded, taken]
+    filled = [filled_for, picker, prompt, wanted, recorded, taken, instructions]
+    from_list = [prompt, wanted, taken, instructions]
     answer = gr.on(
-        [go.click, prompt.submit], compare, [run, prompt, tokens, temperature, seed],
+        [go.click, prompt.submit], compare, [run, prompt, tokens, temperature, seed, instructions],
         [base, adapter, base_facts, adapter_facts, notice],
         concurrency_limit=AT_ONCE, concurrency_id="inference", **parts.QUEUED,
     )  # fmt: skip
@@ -187,9 +212,7 @@ def build(tab: gr.Tab) -> None:
         lambda: {"text": "Stopped."}, None, notice, **parts.QUICK
     )
     run.input(chosen, [run, filled_for], filled, trigger_mode="always_last", **parts.QUICK)
-    picker.select(pick, run, [prompt, wanted, taken], trigger_mode="multiple", **parts.QUICK)
-    picker.input(
-        enter, [run, picker, taken], [prompt, wanted, taken], trigger_mode="always_last", **parts.QUICK
-    )
+    picker.select(pick, run, from_list, trigger_mode="multiple", **parts.QUICK)
+    picker.input(enter, [run, picker, taken], from_list, trigger_mode="always_last", **parts.QUICK)
     prompt.change(expected, [run, prompt], wanted, **parts.QUICK)
     tab.select(arrive, [run, filled_for], [run, notice, *filled], js=parts.live("preferred"), **parts.QUICK)
