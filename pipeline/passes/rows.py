@@ -10,7 +10,7 @@ Named in a workflow as
 from __future__ import annotations
 
 import json
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from pipeline import datasets, literal_prompts, reading, templates
+from pipeline.errors import InputError
 
 
 @Registry.register_dataset("lab_rows")
@@ -80,11 +81,10 @@ class Rows(Dataset[tuple[dict[str, torch.Tensor], torch.Tensor]]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        row = self.rows[index]
-        prompt, answer = encode(self.tokenizer, self.template, row, self.ends)
+        prompt, answer = encode(self.tokenizer, self.texts[index], self.ends)
         if len(prompt) + len(answer) > self.max_length:
             self.cut.add(index)
-            opening, closing = frame(self.tokenizer, self.template, row, prompt)
+            opening, closing = frame(self.tokenizer, self.template, self.rows[index], prompt)
             prompt, answer = cut(prompt, answer, self.max_length, opening, closing)
         ids = torch.tensor(prompt + answer)
         labels = ids.clone()
@@ -94,23 +94,35 @@ class Rows(Dataset[tuple[dict[str, torch.Tensor], torch.Tensor]]):
 
     def length(self, index: int) -> int:
         """Characters of the row: enough to put rows of like length together without tokenizing all."""
-        return len(self.template.full(self.rows[index]))
+        return len(self.texts[index].full)
+
+    @cached_property
+    def texts(self) -> list[templates.Rendered]:
+        """All rows as text, rendered together once: one by one takes ten times as long.
+
+        Raises InputError for one that the template refuses.
+        """
+        found: list[templates.Rendered] = []
+        for text in templates.each(self.template, self.rows):
+            if isinstance(text, str):
+                raise InputError(text)
+            found.append(text)
+        return found
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase, template: templates.Template, row: templates.Row, ends: list[int]
+    tokenizer: PreTrainedTokenizerBase, text: templates.Rendered, ends: list[int]
 ) -> tuple[list[int], list[int]]:
-    """Token ids of (prompt, answer). The answer ends with one of `ends`.
+    """Token ids of (prompt, answer) of a row. The answer ends with one of `ends`.
 
     The answer's are those of the whole text where that begins with the prompt's. Else a token spans the
     border, and the two are tokenized apart: at inference the prompt comes alone, so the model would never
     see that token again.
     """
-    prompt, full = template.prompt(row), template.full(row)
-    asked, whole = prompt_ids(tokenizer, prompt), prompt_ids(tokenizer, full)
+    asked, whole = prompt_ids(tokenizer, text.prompt), prompt_ids(tokenizer, text.full)
     answer = whole[len(asked) :]
     if whole[: len(asked)] != asked:
-        answer = tokenizer(full[len(prompt) :], add_special_tokens=False)["input_ids"]
+        answer = tokenizer(text.full[len(text.prompt) :], add_special_tokens=False)["input_ids"]
     if answer[-1:] not in [[end] for end in ends]:
         answer = [*answer, ends[0]]
     return asked, answer

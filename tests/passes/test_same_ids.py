@@ -161,7 +161,8 @@ def test_the_answer_is_tokens_of_the_whole_text(written: Callable[[str], Path]) 
         tokenizer = AutoTokenizer.from_pretrained(written(name))
         template = templates.parse("{prompt} {response}")
         row = {"prompt": "Tell me about the town", "response": "The town is in a valley."}
-        asked, answer = encode(tokenizer, template, row, [tokenizer.eos_token_id])
+        (text,) = templates.each(template, [row])
+        asked, answer = encode(tokenizer, text, [tokenizer.eos_token_id])
         assert asked == prompt_ids(tokenizer, "Tell me about the town")
         assert [*asked, *answer][:-1] == prompt_ids(tokenizer, template.full(row))
         assert answer[-1] == tokenizer.eos_token_id

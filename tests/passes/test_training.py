@@ -242,7 +242,7 @@ def test_lengths_are_counted_before_a_run_as_training_makes_them(context: Contex
     shown = lab_rows(str(context.data), template, str(context.model), "train", 0.2, 0, 512)
     texts = [(r.prompt, r.full[len(r.prompt) :]) for r in templates.each(shown.template, shown.rows)]
     counted = lengths.tokens(Tokenizer.from_file(str(context.model / "tokenizer.json")), texts)
-    encoded = [encode(shown.tokenizer, shown.template, row, shown.ends) for row in shown.rows]
+    encoded = [encode(shown.tokenizer, text, shown.ends) for text in shown.texts]
     assert counted == [(len(prompt), len(answer)) for prompt, answer in encoded]
 
 
