@@ -223,8 +223,17 @@ def duration(seconds: float) -> str:
 
 
 def _result(stage: StageRun) -> str:
-    """The one or two figures of a stage that a person wants to see."""
+    """The one or two figures of a stage that a person wants to see, and which rows they leave out."""
     m = stage.metrics
+    told = [_figures(m)]
+    if cut := m.get("rows_cut", 0) + m.get("held_out_cut", 0):
+        told.append(f"{cut:,} {'row' if cut == 1 else 'rows'} cut to max_length")
+    if left_out := m.get("left_out", 0):
+        told.append(f"{left_out:,} {'prompt' if left_out == 1 else 'prompts'} too long to ask")
+    return ", ".join(text for text in told if text)
+
+
+def _figures(m: dict[str, Any]) -> str:
     if m.get("eval_loss_before") is not None and m.get("eval_loss_after") is not None:
         return f"held-out loss {m['eval_loss_before']:.3f} -> {m['eval_loss_after']:.3f}"
     if m.get("held_out_perplexity_merged") is not None:

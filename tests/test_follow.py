@@ -165,6 +165,10 @@ def test_a_summary_does_without_what_is_missing(finished: Run) -> None:
     assert "PROMPT" not in follow.summary(finished)
     empty = StageRun("evaluate", metrics={"base_tokens_per_second": None, "eval_loss_before": None})
     assert follow._result(empty) == ""
+    trained = {"eval_loss_before": 2.5, "eval_loss_after": 1.25, "rows_cut": 3, "held_out_cut": 1}
+    said = follow._result(StageRun("finetune", metrics=trained))
+    assert said == "held-out loss 2.500 -> 1.250, 4 rows cut to max_length"
+    assert follow._result(StageRun("evaluate", metrics={"left_out": 1})) == "1 prompt too long to ask"
 
 
 def test_what_merging_lost_and_what_was_not_run_are_said() -> None:
