@@ -25,7 +25,7 @@ def test_half_rows_half_general_text(tmp_path: Path) -> None:
     made = blocks(tmp_path)
     assert made.ids.shape == (8, 64)
     text = tiny.tokenizer().decode(made.ids.flatten())
-    assert "What to see in" in text[:60]
+    assert "to see in" in text[:60], "a row too long for a block keeps its turn's opening and its last words"
     assert "What to see in" not in text[len(text) // 2 + 60 :]
     sample, labels = made[3]
     assert sample["input_ids"].shape == sample["attention_mask"].shape == labels.shape == (64,)

@@ -175,7 +175,7 @@ def test_it_learns(lab: dict[str, Any]) -> None:
 
 
 def test_the_export_is_small_and_complete(lab: dict[str, Any]) -> None:
-    from pipeline.passes.genai_builder import APP
+    from pipeline.reading import APP
 
     assert lab["optimize"].metrics["model_bytes"] < 90_000_000
     folder = lab["inputs"]["onnx"]

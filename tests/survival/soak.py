@@ -88,7 +88,7 @@ class Soak:
         self.home.mkdir(parents=True, exist_ok=True)
         self.store = Store(self.home)
         self.watch = Watch(self.store)
-        model, data = self.home / "model", self.home / "rows.jsonl"
+        model, data = self.home / "models" / "tiny", self.home / "rows.jsonl"  # where the page offers it
         tiny.build("llama", model)
         tiny.dataset(data, 16)
         self.recipe = self.home / "soak.yaml"
