@@ -27,6 +27,8 @@ BATCH = 1_000_000  # letters sent at a time
 SECONDS = 60.0  # for a batch; a usual tokenizer takes one or two
 ALL_SECONDS = 900  # of processor time for a file
 MEMORY = 4 << 30  # bytes of address space
+AT_ONCE = 2  # processes: a page may be asked for many more counts
+WAIT_SECONDS = 10.0  # for one of them to be free
 SPECIAL = 8  # tokens that may stand around a row: begin, end, and those a tokenizer adds by itself
 FIRST = 5
 
@@ -151,6 +153,7 @@ class Lengths:
     def close(self) -> None:
         """End the process."""
         if self._process is not None:
+            _free.release()
             self._process.kill()
             for pipe in (self._process.stdin, self._process.stdout):
                 with suppress(OSError):  # what it was still to get
@@ -159,9 +162,20 @@ class Lengths:
             self._process.wait()
             self._process = None
 
+    def _started(self) -> subprocess.Popen[bytes]:
+        """The process, of which there are few. Raises LabError."""
+        file = self._file()
+        if not _free.acquire(timeout=WAIT_SECONDS):
+            raise LabError("others are being counted just now; check again in a minute.")
+        try:
+            return _start(file)
+        except BaseException:
+            _free.release()
+            raise
+
     def _ask(self, texts: list[tuple[str, str]]) -> list[tuple[int, int]]:
         if self._process is None:
-            self._process = _start(self._file())
+            self._process = self._started()
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
@@ -183,6 +197,9 @@ class Lengths:
             raise LabError(f"the tokenizer of {self._whose} {why}.") from None
         finally:
             watch.cancel()
+
+
+_free = threading.BoundedSemaphore(AT_ONCE)
 
 
 def _most_tokens(text: str) -> int:

@@ -123,3 +123,19 @@ def test_where_no_held_out_prompt_can_be_asked_it_is_said(tmp_path: Path, tokeni
     with Lengths(lambda: tokenizer, "the-model", Limits(context=50)) as counting:
         report = datasets.check(path, "{prompt}{response}", lengths=counting)
     assert report.unasked.startswith("No held-out prompt can be answered")
+
+
+def test_there_are_few_processes_at_once(tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hostile tokenizer takes its minute of a core; a page may be asked to look at many."""
+    monkeypatch.setattr(lengths, "WAIT_SECONDS", 0.01)
+    long = Rendered("a" * 50, "a" * 50 + "b")
+    busy = [Lengths(lambda: tokenizer, "the-model", Limits(row=20)) for _ in range(lengths.AT_ONCE + 1)]
+    for counting in busy:
+        counting.add(0, 1, long)
+        counting.count()
+    *others, last = busy
+    assert [counting.long_rows.count for counting in busy] == [1] * lengths.AT_ONCE + [0]
+    assert last.unknown == "others are being counted just now; check again in a minute."
+    for counting in others:
+        counting.close()
+    assert counted(tokenizer, [("a" * 50, "b")], Limits(row=20)).long_rows.count == 1
