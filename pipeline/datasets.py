@@ -430,6 +430,8 @@ def _misfit(name: str, value: Any) -> Iterator[str]:
         yield f"{shown.name(name)} must be text or a number, not {_kind(value)}"
     elif isinstance(value, float) and not math.isfinite(value):
         yield f"{shown.name(name)} is too large a number"
+    elif isinstance(value, str) and "\0" in value:
+        yield f"{shown.name(name)} has a NUL character, behind which tokenizers read nothing; remove it"
 
 
 def _missing(name: str, row: dict[str, Any]) -> str:

@@ -66,7 +66,9 @@ class Reader:
         return "".join(_filled(piece, row) for piece in pieces).rstrip(" ")
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a rendered prompt."""
+        """Token ids of a rendered prompt. Raises ValueError for a NUL character, where GenAI would stop."""
+        if "\0" in text:
+            raise ValueError("the prompt has a NUL character, behind which the tokenizer reads nothing")
         ids: list[int] = []
         for start, piece, number in self._split(text):
             if number is not None:
@@ -126,7 +128,8 @@ def jinja_renderer(folder: Path) -> Render:
 
     def render(row: Row) -> str:
         try:
-            from jinja2 import TemplateError
+            from jinja2 import TemplateError, nodes
+            from jinja2.ext import Extension
             from jinja2.sandbox import ImmutableSandboxedEnvironment
         except ImportError:
             raise SystemExit("The prompts of this model are written by jinja2: pip install jinja2") from None
@@ -137,14 +140,23 @@ def jinja_renderer(folder: Path) -> Render:
         def to_json(value: Any, indent: int | None = None, ensure_ascii: bool = False, **options: Any) -> str:
             return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
 
+        class Generation(Extension):
+            """`{% generation %}…{% endgeneration %}` marks the assistant's words; here it prints them."""
+
+            tags = {"generation"}  # noqa: RUF012 - jinja2 wants a plain class attribute
+
+            def parse(self, parser: Any) -> Any:
+                line = next(parser.stream).lineno
+                body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+                return nodes.Scope(body).set_lineno(line)
+
         environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+            trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
         )
         environment.filters["tojson"] = to_json
         environment.globals.update(raise_exception=refuse, strftime_now=day)
         source = (folder / "chat_template.jinja").read_text("utf-8")
         system = [{"role": "system", "content": str(row["system"])}] if row.get("system") else []
-        config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
         return (
             environment.from_string(source)
             .render(
@@ -152,12 +164,24 @@ def jinja_renderer(folder: Path) -> Render:
                 tools=None,
                 documents=None,
                 add_generation_prompt=True,
-                **{name: token for name, token in config.items() if name.endswith("_token")},
+                **_tokens(folder),
             )
             .rstrip(" ")
         )
 
     return render
+
+
+def _tokens(folder: Path) -> dict[str, str]:
+    """bos_token, eos_token and the like as texts, wherever the folder keeps them."""
+    found: dict[str, str] = {}
+    for file in (folder / "special_tokens_map.json", folder / "tokenizer_config.json"):
+        known = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+        for name, value in known.items():
+            text = value.get("content") if isinstance(value, dict) else value
+            if name.endswith("_token") and isinstance(text, str):
+                found[name] = text
+    return found
 
 
 def day(layout: str) -> str:

@@ -31,6 +31,7 @@ TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 TOKENIZER_FILES = ("genai_config.json", TOKENIZER, TOKENIZER_CONFIG, "special_tokens_map.json")
 PLAIN_CLASS = "GemmaTokenizer"
 SPACE = "▁"
+MARKS = (SPACE, {"String": " "})
 FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 WAY_OUT = "choose another base model, such as one of the catalogue"
 EXPORT_AGAIN = "export the model again"
@@ -61,6 +62,7 @@ HARD = (
     "ᵃ² … — “quotes” «guillemets»",
     "▁ marks and Ġ marks",
     "word " * 40,
+    "a long line of words, " * 300,
     ".",
     "1",
 )
@@ -95,6 +97,8 @@ def load(folder: Path) -> Prompts:
                     shutil.copyfile(folder / name, Path(scratch) / name)
             prepare(Path(scratch), lab["reading"])
             tokenizer = _genai_tokenizer(Path(scratch))
+    if isinstance(template, templates.ChatTemplate) and template.chat is not None:
+        lab = {**lab, **dict.fromkeys(PROMPTS)}  # the template itself is at hand, which is exact by nature
     return Prompts(template, tokenizer, lab_prompt.Reader(lab, tokenizer, template.prompt))
 
 
@@ -154,14 +158,19 @@ def derive(tokenizer: Mapping[str, Any], before: Sequence[int]) -> dict[str, Any
     for step in _steps(tokenizer.get("normalizer"), "normalizers"):
         if step.get("type") == "Prepend" and step.get("prepend") == SPACE:
             space = "each"
-        elif step.get("type") == "Replace" and step.get("content") == SPACE:
-            marked = marked or step.get("pattern") == {"String": " "}
+        elif step.get("type") == "Replace" and (step.get("content"), step.get("pattern")) == MARKS:
+            marked = True
         elif (form := str(step.get("type"))) in FORMS:
             normalize.append(["form", form])
         elif step.get("type") == "Lowercase":
             normalize.append(["lower"])
         elif step.get("type") == "Replace" and "String" in step.get("pattern", {}):
             normalize.append(["replace", step["pattern"]["String"], step["content"]])
+        else:
+            raise LabError(
+                f"This model's tokenizer changes texts by {step.get('type')}, which ONNX Runtime GenAI does"
+                f" otherwise; {WAY_OUT}"
+            )
     for step in _steps(tokenizer.get("pre_tokenizer"), "pretokenizers"):
         if step.get("type") == "Metaspace":
             marked = True

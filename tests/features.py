@@ -13,6 +13,10 @@ def said(expression: str) -> str:
     return loop("<|im_start|>{{ m.role }}\n{{ " + expression + " }}<|im_end|>\n")
 
 
+def said_lower() -> str:
+    return "{{ m.role }}: {{ m.content | lower }}\n"
+
+
 FEATURES = {
     "plain": loop(TURN),
     "concatenation": loop("{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"),
@@ -82,5 +86,7 @@ FEATURES = {
     "comment": loop("{# a note #}" + TURN),
     "undefined": loop(TURN, "{% if tools %}tools{% endif %}{% if not nothing is defined %}-{% endif %}"),
     "recursive-sum": loop(TURN, "{{ [1, 2, 3] | sum }}{{ (7 // 2) ** 2 % 5 }}\n"),
+    "generation": loop("<|{{ m.role }}|>{% generation %}{{ m.content | lower }}{% endgeneration %}\n"),
+    "no-bos": loop(said_lower(), "{{ bos_token }}{{ pad_token }}"),
     "generation-space": loop(TURN, end="{% if add_generation_prompt %}ASSISTANT: {% endif %}"),
 }

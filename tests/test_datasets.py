@@ -55,6 +55,7 @@ def test_good_files(tmp_path: Path, content: str) -> None:
         ("[\n" + ROW + "\n]\n", 1, "JSON array"),
         ('{"prompt": "a"}\n', 1, "'response' of the template is missing; fields here: prompt"),
         ('{"prompt": true, "response": "b"}\n', 1, "'prompt' must be text or a number, not true or false"),
+        ('{"prompt": "a\\u0000", "response": "b"}\n', 1, "'prompt' has a NUL character"),
         ('{"prompt": "a", "response": null}\n', 1, "not null"),
         ('{"prompt": ["a"], "response": "b"}\n', 1, "not a list"),
         ('{"prompt": {"a": 1}, "response": "b"}\n', 1, "not an object"),

@@ -11,18 +11,18 @@ from features import FEATURES
 
 from pipeline import lab_prompt, literal_prompts, reading, templates
 
-TOKENS = {"bos_token": "<s>"}
+TOKENS: dict[str, Any] = {"bos_token": "<s>", "pad_token": None}
 READING = {"before": [], "space": "", "normalize": [], "special": [["<|im_end|>", 1, ""]]}
 # Those that do more to a row's words than strip them.
 WORDS = {
     "strip-newlines", "replace-method", "replace-filter", "split", "lower", "content-upper", "slice",
-    "length", "in", "startswith", "tojson", "default",
+    "length", "in", "startswith", "tojson", "default", "generation", "no-bos",
 }  # fmt: skip
 
 
 def shipped(folder: Path, source: str) -> tuple[templates.Template, lab_prompt.Reader, dict[str, Any]]:
     """A chat template, what the files of an exported folder make of it, and its lab.json."""
-    template = templates.parse("chat", templates.Chat(source, TOKENS))
+    template = templates.parse("chat", templates.Chat(source, {"bos_token": "<s>"}))
     pieces = literal_prompts.pieces_of(template, reading.HARD, [])
     lab = {"template": "chat", "fields": ["prompt"], **pieces, "reading": READING}
     (folder / "lab.json").write_text(json.dumps(lab), "utf-8")

@@ -19,6 +19,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+UPLOAD = "/upload"
+LARGEST_BODY = 8 << 20  # bytes: a form's texts, some of them long
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 SAFE_METHODS = ("GET", "HEAD")
 # By these a client could say under which address, or as whom, the page was asked for. Gradio believes them.
@@ -63,12 +65,31 @@ class Guard:
         scope = {**scope, "headers": [pair for pair in scope["headers"] if not _is_forwarded(pair[0])]}
         method = scope.get("method", "GET")
         reason = refusal(Headers(scope=scope), method, scope["path"], self.names)
-        if reason is None:
+        if reason is None and scope["type"] == "http" and not scope["path"].endswith(UPLOAD):
+            await self._bounded(scope, receive, _with_headers(send))
+        elif reason is None:
             await self.app(scope, receive, _with_headers(send))
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": reason})
         else:
             await PlainTextResponse(reason + "\n", status_code=403)(scope, receive, _with_headers(send))
+
+    async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on a request whose body is no larger than the page's; uploads have a limit of their own."""
+        left = LARGEST_BODY
+
+        async def counted() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            # To who reads it, too much is as if the client had gone: no more of it is taken into memory.
+            return message if left >= 0 else {"type": "http.disconnect"}
+
+        length = Headers(scope=scope).get("content-length", "0")
+        if length.isdecimal() and len(length) < 20 and int(length) <= LARGEST_BODY:
+            await self.app(scope, counted, send)
+        else:
+            await PlainTextResponse("This request is too large.\n", status_code=413)(scope, receive, send)
 
 
 def refusal(headers: Headers, method: str, path: str, names: Collection[str] = ()) -> str | None:

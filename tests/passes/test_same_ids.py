@@ -128,6 +128,40 @@ def test_a_token_that_is_a_word_only_is_refused(tmp_path: Path) -> None:
         export(zoo.write(kind, tmp_path / "word"), tmp_path / "export")
 
 
+def test_a_tokenizer_that_changes_texts_in_its_own_way_is_refused(tmp_path: Path) -> None:
+    """None of the hard texts has what it changes."""
+    from tokenizers import Regex, normalizers
+
+    rare = normalizers.Replace(Regex("[\u2020\u2021]"), "+")
+    kind = zoo.Kind(
+        lambda: zoo.byte_level(zoo._QWEN, normalizer=rare), zoo.KINDS["lstrip"].config, zoo.CHATML
+    )
+    source = zoo.write(kind, tmp_path / "rare")
+    assert not any(set("\u2020\u2021") & set(text) for text in reading.HARD)
+    with pytest.raises(LabError, match="changes texts by Replace, which ONNX Runtime GenAI does otherwise"):
+        export(source, tmp_path / "export")
+
+
+def test_the_lab_itself_asks_by_the_template(written: Callable[[str], Path], tmp_path: Path) -> None:
+    """A template may look at a row's words in ways that no test of it finds: pieces are for app.py alone."""
+    source = tmp_path / "model"
+    shutil.copytree(written("smollm"), source)
+    words = "('short' if message['content'] | length == 11 else message['content'])"
+    hidden = zoo.CHATML.replace("message['content']", words)
+    (source / "chat_template.jinja").write_text(hidden, "utf-8")
+    prompts = reading.load(export(source, tmp_path / "export"))
+    row = {"prompt": "eleven long", "response": ""}
+    assert "short" in prompts.template.prompt(row)
+    assert prompts.reader.text(row) == prompts.template.prompt(row)
+
+
+def test_a_nul_character_is_refused(written: Callable[[str], Path], tmp_path: Path) -> None:
+    """GenAI's tokenizer takes it for the end of the text."""
+    reader = reading.load(export(written("smollm"), tmp_path / "export")).reader
+    with pytest.raises(ValueError, match="has a NUL character"):
+        reader.ids({"prompt": "Hello\0there"})
+
+
 def test_an_export_of_an_earlier_release_is_read_right(
     written: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -5,11 +5,12 @@ import re
 
 import pytest
 from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from webapp.app import create
-from webapp.guard import Guard, refusal
+from webapp.guard import LARGEST_BODY, Guard, refusal
 
 HOST = "localhost:7860"
 
@@ -24,6 +25,38 @@ def test_own_pages_and_programs_are_served():
     assert not refused(method="POST", origin=f"http://{HOST}", sec_fetch_site="same-origin")
     assert not refused(host="[::1]:9000", origin="http://[::1]:9000")
     assert not refused(host="127.0.0.1:80", origin="https://127.0.0.1:80")
+
+
+def test_a_request_is_no_larger_than_the_page_s():
+    """Said or not said beforehand: what is too much is not taken into memory."""
+    taken = []
+
+    async def app(scope, receive, send):
+        while (message := await receive())["type"] == "http.request" and message.get("more_body"):
+            taken.append(len(message["body"]))
+        await PlainTextResponse("read")(scope, receive, send)
+
+    async def ask(path, headers=()):
+        said = []
+        pieces = iter(range(64))
+
+        async def receive():
+            return {"type": "http.request", "body": b"x" * (1 << 20), "more_body": next(pieces) < 63}
+
+        async def send(message):
+            said.append(message.get("status"))
+
+        scope = {"type": "http", "method": "POST", "path": path, "query_string": b"",
+                 "headers": [(b"host", HOST.encode()), *headers]}  # fmt: skip
+        await Guard(app)(scope, receive, send)
+        return said[0]
+
+    assert asyncio.run(ask("/gradio_api/queue/join", [(b"content-length", b"%d" % (64 << 20))])) == 413
+    assert taken == []
+    asyncio.run(ask("/gradio_api/queue/join"))
+    assert sum(taken) <= LARGEST_BODY
+    asyncio.run(ask("/gradio_api/upload"))
+    assert sum(taken) > 60 << 20, "uploads have their own limit"
 
 
 @pytest.mark.parametrize(
