@@ -385,7 +385,7 @@ def _fault_inside(row: dict[str, Any]) -> str | None:
     while inside:
         name, value, depth = inside.pop()
         if isinstance(value, str) and not _is_unicode(value):
-            return f"{shown.name(name)} {_HALF}"
+            return f"{shown.quoted(name)} {_HALF}"
         if isinstance(value, (dict, list)) and depth > DEEPEST:
             return _TOO_DEEP
         if isinstance(value, list):
@@ -393,7 +393,7 @@ def _fault_inside(row: dict[str, Any]) -> str | None:
         elif isinstance(value, dict):
             inside += [(name or key, each, depth + 1) for key, each in value.items()]
             if bad := next((key for key in value if not _is_unicode(key)), None):
-                return f"the name {shown.name(bad)} {_HALF}"
+                return f"the name {shown.quoted(bad)} {_HALF}"
     return None
 
 
@@ -406,7 +406,7 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
         twice = next(name for name, often in Counter(name for name, _ in pairs).items() if often > 1)
-        raise _Slip(f"the key {shown.name(twice)} stands twice")
+        raise _Slip(f"the key {shown.quoted(twice)} stands twice")
     return row
 
 
@@ -422,19 +422,19 @@ def _misfits(row: dict[str, Any], fields: Sequence[str], optional: Sequence[str]
             yield from _misfit(name, row[name])
     response = row.get(fields[-1]) if fields else None
     if isinstance(response, str) and not response.strip():
-        yield f"{shown.name(fields[-1])} is empty, so there is nothing to learn from this row"
+        yield f"{shown.quoted(fields[-1])} is empty, so there is nothing to learn from this row"
 
 
 def _misfit(name: str, value: Any) -> Iterator[str]:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        yield f"{shown.name(name)} must be text or a number, not {_kind(value)}"
+        yield f"{shown.quoted(name)} must be text or a number, not {_kind(value)}"
     elif isinstance(value, float) and not math.isfinite(value):
-        yield f"{shown.name(name)} is too large a number"
+        yield f"{shown.quoted(name)} is too large a number"
 
 
 def _missing(name: str, row: dict[str, Any]) -> str:
-    present = ", ".join(shown.name(key)[1:-1] for key in islice(row, 10)) or "none"
-    said = f"the field {shown.name(name)} of the template is missing; fields here: {present}"
+    present = ", ".join(shown.short(key) for key in islice(row, 10)) or "none"
+    said = f"the field {shown.quoted(name)} of the template is missing; fields here: {present}"
     for key in islice(row, MOST_FIELDS):
         if near := _near(name, key):
             return f"{said}. {near}"
@@ -443,7 +443,7 @@ def _missing(name: str, row: dict[str, Any]) -> str:
 
 def _near(name: str, key: str) -> str | None:
     """How a field's name differs from the one that is wanted, if it is only a slip."""
-    field, stripped = f"The field {shown.name(key)}", key.strip()
+    field, stripped = f"The field {shown.quoted(key)}", key.strip()
     if stripped == name:
         ends = ["start"] * (key[0] != stripped[0]) + ["end"] * (key[-1] != stripped[-1])
         return f"{field} has a space at its {' and its '.join(ends)}"
@@ -454,7 +454,7 @@ def _near(name: str, key: str) -> str | None:
         )
     if stripped.casefold() == name.casefold():
         return f"{field} differs in capital letters; write both the same way"
-    return f"{field} is to be {shown.name(name)}" if _letters(key) == _letters(name) else None
+    return f"{field} is to be {shown.quoted(name)}" if _letters(key) == _letters(name) else None
 
 
 def _letters(name: str) -> str:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import locks, settings, shorten
+from pipeline import locks, settings, shown
 from pipeline.azure import place
 from pipeline.azure.reference import parse
 from pipeline.errors import InputError, LabError
@@ -126,8 +126,7 @@ def resolve(model: str) -> Model:
     if model.count("/") != 1 or not all(model.split("/")):
         ids = ", ".join(entry.id for entry in CATALOGUE)
         raise InputError(
-            f"model: {shorten.value(model)} does not exist; allowed: a folder, a hub id like org/name,"
-            f" or {ids}"
+            f"model: {shown.value(model)} does not exist; allowed: a folder, a hub id like org/name, or {ids}"
         )
     return _hub(model)
 
@@ -371,11 +370,11 @@ def _ask_elsewhere(module: str, model: str, whom: str) -> Model:
         )
     except subprocess.TimeoutExpired:
         raise InputError(
-            f"model: {shorten.text(model)}: {whom} did not answer within a minute; try again later"
+            f"model: {shown.line(model)}: {whom} did not answer within a minute; try again later"
         ) from None
     if done.returncode != 0:
         reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no reason given"
-        raise InputError(f"model: {shorten.text(model)}: {shorten.text(reason)}")
+        raise InputError(f"model: {shown.line(model)}: {shown.line(reason)}")
     facts = json.loads(done.stdout)
     chat = facts.pop("chat")
     return Model(chat=Chat(**chat) if chat else None, **facts)

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline import checksums, exported, generation, reading, settings, shorten, templates
+from pipeline import checksums, exported, generation, reading, settings, shown, templates
 from pipeline.errors import InputError, LabError, sentence
 
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"
@@ -30,6 +30,7 @@ LIVE_SECONDS = 900.0
 MOST_JSON_BYTES = 1 << 28
 MOST_LAYERS = 10_000
 NAMED_FAULTS = 3
+LONGEST_MESSAGE = 500  # characters
 # A library or folder named here would be loaded with the model, whatever it holds.
 CODE_KEYS = ("custom_ops_library", "library_path", "session.model_external_initializers_file_folder_path")
 Found = TypeVar("Found")
@@ -187,8 +188,8 @@ def _config(folder: Path) -> tuple[Config, str]:
     decoder = _part(model, "decoder", dict)
     graph = _part(decoder, "filename", str)
     if Path(graph).name != graph:  # weights are looked for beside the graph
-        shown = shorten.value(graph)
-        raise ValueError(f"{CONFIG}: {shown} is not the name of a file beside it; export the model again")
+        wrong = shown.value(graph)
+        raise ValueError(f"{CONFIG}: {wrong} is not the name of a file beside it; export the model again")
     exported.inside(folder, graph)
     length, words = _count(model, "context_length"), _count(model, "vocab_size")
     ends = model.get("eos_token_id")
@@ -303,8 +304,8 @@ def _part(given: dict[str, Any], key: str, kind: type[Found], file: str = CONFIG
 def _count(given: dict[str, Any], key: str) -> int:
     found = given.get(key)
     if type(found) is not int or found < 1:
-        shown = shorten.value(found)
-        raise ValueError(f"{CONFIG}: {key} is {shown}, not a number from 1; export the model again")
+        wrong = shown.value(found)
+        raise ValueError(f"{CONFIG}: {key} is {wrong}, not a number from 1; export the model again")
     return found
 
 
@@ -327,13 +328,12 @@ def _refuse_paths(given: Any) -> None:
         for value in given:
             _refuse_paths(value)
     elif isinstance(given, str) and (Path(given).is_absolute() or ".." in Path(given).parts):
-        raise ValueError(f"{CONFIG} names {shorten.value(given)}, which lies outside the folder; remove it")
+        raise ValueError(f"{CONFIG} names {shown.value(given)}, which lies outside the folder; remove it")
 
 
 def _plain(text: str) -> str:
     """Text on one line, without what would move a terminal's cursor: names in it come from the files."""
-    words = " ".join(text.split())[:500]
-    return "".join(character if character.isprintable() else "?" for character in words)
+    return shown.line(" ".join(text.split()), LONGEST_MESSAGE)
 
 
 def _some(faults: list[str]) -> str:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from pipeline import history, storage, takeaway, worker
+from pipeline import history, shown, storage, takeaway, worker
 from pipeline.errors import LabError
 from pipeline.run import ENDED, RETRYABLE, Run
 from webapp import parts, routes, views
@@ -148,7 +148,9 @@ def restore(run: str) -> tuple[Any, ...]:
     try:
         found = known_run(run)
     except LabError:
-        return {"text": f"Run {run[:80]} is gone: a day has passed.", "kind": "bad"}, gr.update(visible=False)
+        return {"text": f"Run {shown.short(run)} is gone: a day has passed.", "kind": "bad"}, gr.update(
+            visible=False
+        )
     store().restore(found.id)
     return _notice(f"{found.name} is back."), gr.update(visible=False)
 
