@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline import checksums, exported, generation, reading, settings, shown, templates
-from pipeline.errors import InputError, LabError, sentence
+from pipeline.errors import InputError, LabError, reason
 
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"
 CONFIG, TOKENIZER = "genai_config.json", "tokenizer.json"
@@ -119,8 +119,8 @@ def live(folder: Path) -> list[Finding]:
     with suppress(ValueError, TypeError):
         return [Finding(**facts) for facts in json.loads(done.stdout)]
     said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-    reason = f"; it said: {_plain(said[-1])}" if said else ""
-    ended = f"the process that loaded the model ended with code {done.returncode}{reason}"
+    last = f"; it said: {_plain(said[-1])}" if said else ""
+    ended = f"the process that loaded the model ended with code {done.returncode}{last}"
     return [Finding("answers", FAILED, f"{ended}; export the model again, or free some memory")]
 
 
@@ -157,7 +157,7 @@ class _Report:
         except ValueError as error:  # ours say what to do
             self._add(check, FAILED, str(error))
         except Exception as error:  # a hostile file finds other ways to break a reader
-            self._add(check, FAILED, sentence(error))
+            self._add(check, FAILED, reason(error))
         else:
             self._add(check, OK, message)
             return found
@@ -445,7 +445,7 @@ def _main(folder: str) -> int:
     try:
         found = _answers(Path(folder))
     except Exception as error:  # whatever the runtime raises for this folder is what was to be found out
-        found = [Finding("answers", FAILED, _plain(f"the model does not load: {sentence(error)}"))]
+        found = [Finding("answers", FAILED, _plain(f"the model does not load: {reason(error)}"))]
     print(json.dumps([dataclasses.asdict(finding) for finding in found]), file=out, flush=True)
     return 0
 
