@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline import settings, shown
+from pipeline import models, settings, shown
 from pipeline.azure.reference import PREFIX
 from pipeline.errors import InputError
 from pipeline.run import Run
@@ -72,6 +72,6 @@ def again(run: Run) -> None:
 
 def _is_model(folder: Path) -> bool:
     try:
-        return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+        return not models.lacking(folder)
     except OSError:  # a folder of somebody else's
         return False
