@@ -24,6 +24,7 @@ from pipeline.splitting import POSITIONS, ROWS, Contents, Parts
 LONGEST_LINE = 1024 * 1024  # bytes; a row this long is a mistake, and reading it would not be flat memory
 DEEPEST = 64  # lists and objects in each other; programs that read rows later give up at a few hundred
 MOST_PROBLEMS = 20
+FIRST_ROWS = 5  # that are shown
 MOST_FIELDS = 100
 TELL_SECONDS = 1.0
 _HALF_PAIR = re.compile(r"\\u[dD][89abAB]")  # only an escape can write half of one into valid UTF-8
@@ -66,22 +67,10 @@ def rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def check(
-    path: Path,
-    template: str,
-    chat: templates.Chat | None = None,
-    *,
-    first: int = 5,
-    most_problems: int = MOST_PROBLEMS,
-    lengths: Lengths | None = None,
-    eval_fraction: float = 0.1,
-    seed: int = 0,
+    path: Path, template: str, chat: templates.Chat | None = None, lengths: Lengths | None = None
 ) -> Report:
     """`checking` to its end."""
-    steps = checking(
-        path, template, chat, first=first, most_problems=most_problems, lengths=lengths,
-        eval_fraction=eval_fraction, seed=seed,
-    )  # fmt: skip
-    return ended(steps)
+    return ended(checking(path, template, chat, lengths))
 
 
 def ended(steps: Generator[str, None, Report]) -> Report:
@@ -98,10 +87,8 @@ def checking(
     path: Path,
     template: str,
     chat: templates.Chat | None = None,
-    *,
-    first: int = 5,
-    most_problems: int = MOST_PROBLEMS,
     lengths: Lengths | None = None,
+    *,
     eval_fraction: float = 0.1,
     seed: int = 0,
 ) -> Generator[str, None, Report]:
@@ -114,7 +101,7 @@ def checking(
     if not path.is_file():
         raise InputError(f"{shown.plain(str(path))}: there is no such file")
     parsed = templates.parse(template, chat)
-    found = _Findings(path, parsed, most_problems, first, Contents(parsed.fields, parsed.optional, seed))
+    found = _Findings(path, parsed, Contents(parsed.fields, parsed.optional, seed))
     good = found.good_rows()
     told = time.monotonic()
     if template.strip() != templates.CHAT or chat is not None:
@@ -197,8 +184,6 @@ class _Findings:
 
     path: Path
     template: templates.Template
-    most: int
-    first_wanted: int
     contents: Contents
     rows: int = 0
     fields: dict[str, None] = field(default_factory=dict)
@@ -206,9 +191,7 @@ class _Findings:
     example: templates.Rendered | None = None
     problems: list[tuple[int, str]] = field(default_factory=list)
     more: int = 0
-    _good: deque[tuple[int, int, int]] = field(
-        default_factory=deque
-    )  # (line, position, row) not yet rendered
+    _good: deque[tuple[int, int, int]] = field(default_factory=deque)  # not yet rendered: line, position, row
 
     def good_rows(self) -> Iterator[dict[str, Any]]:
         """The rows that fit the template; what is wrong with the others is noted."""
@@ -236,7 +219,7 @@ class _Findings:
             if isinstance(result, str):
                 self.add(line, result)
                 refused += 1
-                if refused >= self.most:
+                if refused >= MOST_PROBLEMS:
                     return
                 continue
             if row == 1:
@@ -247,11 +230,11 @@ class _Findings:
         self.rows += 1
         if len(self.fields) < MOST_FIELDS:
             self.fields.update(dict.fromkeys(islice(row, MOST_FIELDS)))
-        if len(self.first) < self.first_wanted:
+        if len(self.first) < FIRST_ROWS:
             self.first.append(row)
 
     def add(self, line: int, problem: str) -> None:
-        if len(self.problems) < self.most:
+        if len(self.problems) < MOST_PROBLEMS:
             self.problems.append((line, problem))
         else:
             self.more += 1
