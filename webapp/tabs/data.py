@@ -182,7 +182,7 @@ def build() -> Data:
 
     shown = [summary, problems, rows, example, upload, picked, use]
     given = [upload, picked, template, model]
-    event: dict[str, Any] = {"inputs": given, "outputs": shown, **parts.QUEUED}
+    event: dict[str, Any] = {"inputs": given, "outputs": shown, **parts.CHECKS}
     upload.upload(look, **event)
     template.submit(look, **event)
     again.click(look, **event)

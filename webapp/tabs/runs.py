@@ -304,7 +304,7 @@ def build(tab: gr.Tab) -> Runs:
     table.select(
         select, None, [chosen, *shown, *of.written], trigger_mode="multiple", **parts.QUICK
     ).then(takes, chosen, of.disk, trigger_mode="always_last", **parts.QUICK)  # fmt: skip
-    compare.click(comparison.compare, checked, compared, **parts.QUEUED)
+    compare.click(comparison.compare, checked, compared, **parts.LOOKS)
     of.take.click(None, chosen, None, js=parts.live("take"), **parts.IN_PAGE)
     of.view.click(None, chosen, None, js=parts.live("open"), **parts.IN_PAGE)
     of.stop.click(None, chosen, None, js=parts.live("cancel"), trigger_mode="multiple", **parts.IN_PAGE).then(
@@ -322,6 +322,6 @@ def build(tab: gr.Tab) -> Runs:
     whether_delete.select(delete, checked, [notice, of.panel, checked, compare], **parts.QUICK).then(**look)
     notice.select(undo, None, [notice, of.panel], **parts.QUICK).then(**look)
     of.back.click(restore, chosen, [notice, of.panel], **parts.QUICK).then(**look)
-    space.click(ask_free, None, whether_free, **parts.QUEUED)
-    whether_free.select(free, None, notice, **parts.QUEUED)
+    space.click(ask_free, None, whether_free, **parts.LOOKS)
+    whether_free.select(free, None, notice, **parts.LOOKS)
     return Runs(chosen, of.view, of.use, compared)
