@@ -16,17 +16,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipeline import settings, shorten, terminal
-from pipeline.errors import InputError, LabError, sentence
+from pipeline import settings, shown, terminal
+from pipeline.errors import LONGEST_PROBLEM, InputError, LabError, sentence
 from pipeline.run import DONE, PUBLISH, QUEUED, RUNNING
 from pipeline.store import Store
 from pipeline.verbs import azure, history, hub, publish, queue
-from pipeline.verbs.queue import recipe_of
+from pipeline.verbs.queue import note, recipe_of
 
 if TYPE_CHECKING:  # imported where it is used: other verbs are there sooner without it
     from pipeline.inference import Source
 
-MOST_LETTERS = 2000  # of a message about the command line
 TRACEBACKS = "errors.log"  # in the home
 
 
@@ -36,10 +35,10 @@ def check(args: argparse.Namespace) -> int:
 
     model = models.resolve(recipe.model_path(args.model, Path.cwd())) if args.model else None
     report = submit.check_data(args.data, args.template, model, max_length=args.max_length)
-    fields = ", ".join(shown.name(field)[1:-1] for field in report.fields)
+    fields = ", ".join(shown.short(field) for field in report.fields)
     print(f"{shown.plain(str(args.data))}: {report.rows:,} rows, fields {fields}: good")
-    for note in [*report.notes, *([report.unasked] if report.unasked else [])]:
-        print(f"Note: {note}")
+    for text in [*report.notes, *([report.unasked] if report.unasked else [])]:
+        print(f"Note: {text}")
     if report.example:
         print(f"\nThe first row as the model reads it:\n\n{shown.plain(report.example)}")
     return 0
@@ -50,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from pipeline import follow, submit
 
     store = Store(settings.home())
-    run_id = submit.submit(store, recipe_of(store, args.recipe, args.set), note=_note)
+    run_id = submit.submit(store, recipe_of(store, args.recipe, args.set), note=note)
     print(f"Run {run_id} is queued. Ctrl-C stops following; the run goes on.", flush=True)
     return follow.run(store, run_id)
 
@@ -60,12 +59,8 @@ def submit_(args: argparse.Namespace) -> int:
     from pipeline import submit
 
     store = Store(settings.home())
-    print(submit.submit(store, recipe_of(store, args.recipe, args.set), note=_note))
+    print(submit.submit(store, recipe_of(store, args.recipe, args.set), note=note))
     return 0
-
-
-def _note(text: str) -> None:
-    print(f"Note: {text}", file=sys.stderr)
 
 
 def show(args: argparse.Namespace) -> int:
@@ -85,7 +80,7 @@ def logs(args: argparse.Namespace) -> int:
     found = store.get(args.run)
     names = [stage.name for stage in found.stages]
     if args.stage and args.stage not in names:
-        raise InputError(f"{shorten.text(args.stage)}: no such stage; this run has {', '.join(names)}")
+        raise InputError(f"{shown.line(args.stage)}: no such stage; this run has {', '.join(names)}")
     if args.stage is None and found.current is None:
         raise InputError(f"{found.id}: this run has no stages")
     stage = args.stage or (found.current.name if found.current else "")
@@ -226,7 +221,7 @@ def scorecard_(args: argparse.Namespace) -> int:
     }
     base = recipe.build({**given, "finetune": None, "evaluate": None}, Path.cwd(), args.set)
     names = [name.strip() for name in args.algorithms.split(",")]
-    group, refused = scorecard.start(store, base, names, note=_note)
+    group, refused = scorecard.start(store, base, names, note=note)
     for name, reason in refused.items():
         print(f"{name} is left out. {reason}", file=sys.stderr)
     quiet = args.json
@@ -305,7 +300,7 @@ class _Verb(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """As usual, but never pages of what was given."""
-        super().error(shorten.cut(message, MOST_LETTERS))
+        super().error(shown.cut(message, LONGEST_PROBLEM))
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As usual, with the flags."""

@@ -24,6 +24,7 @@ from pipeline.splitting import POSITIONS, ROWS, Contents, Parts
 LONGEST_LINE = 1024 * 1024  # bytes; a row this long is a mistake, and reading it would not be flat memory
 DEEPEST = 64  # lists and objects in each other; programs that read rows later give up at a few hundred
 MOST_PROBLEMS = 20
+FIRST_ROWS = 5  # that are shown
 MOST_FIELDS = 100
 TELL_SECONDS = 1.0
 _HALF_PAIR = re.compile(r"\\u[dD][89abAB]")  # only an escape can write half of one into valid UTF-8
@@ -66,22 +67,10 @@ def rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def check(
-    path: Path,
-    template: str,
-    chat: templates.Chat | None = None,
-    *,
-    first: int = 5,
-    most_problems: int = MOST_PROBLEMS,
-    lengths: Lengths | None = None,
-    eval_fraction: float = 0.1,
-    seed: int = 0,
+    path: Path, template: str, chat: templates.Chat | None = None, lengths: Lengths | None = None
 ) -> Report:
     """`checking` to its end."""
-    steps = checking(
-        path, template, chat, first=first, most_problems=most_problems, lengths=lengths,
-        eval_fraction=eval_fraction, seed=seed,
-    )  # fmt: skip
-    return ended(steps)
+    return ended(checking(path, template, chat, lengths))
 
 
 def ended(steps: Generator[str, None, Report]) -> Report:
@@ -98,10 +87,8 @@ def checking(
     path: Path,
     template: str,
     chat: templates.Chat | None = None,
-    *,
-    first: int = 5,
-    most_problems: int = MOST_PROBLEMS,
     lengths: Lengths | None = None,
+    *,
     eval_fraction: float = 0.1,
     seed: int = 0,
 ) -> Generator[str, None, Report]:
@@ -114,7 +101,7 @@ def checking(
     if not path.is_file():
         raise InputError(f"{shown.plain(str(path))}: there is no such file")
     parsed = templates.parse(template, chat)
-    found = _Findings(path, parsed, most_problems, first, Contents(parsed.fields, parsed.optional, seed))
+    found = _Findings(path, parsed, Contents(parsed.fields, parsed.optional, seed))
     good = found.good_rows()
     told = time.monotonic()
     if template.strip() != templates.CHAT or chat is not None:
@@ -197,8 +184,6 @@ class _Findings:
 
     path: Path
     template: templates.Template
-    most: int
-    first_wanted: int
     contents: Contents
     rows: int = 0
     fields: dict[str, None] = field(default_factory=dict)
@@ -206,9 +191,7 @@ class _Findings:
     example: templates.Rendered | None = None
     problems: list[tuple[int, str]] = field(default_factory=list)
     more: int = 0
-    _good: deque[tuple[int, int, int]] = field(
-        default_factory=deque
-    )  # (line, position, row) not yet rendered
+    _good: deque[tuple[int, int, int]] = field(default_factory=deque)  # not yet rendered: line, position, row
 
     def good_rows(self) -> Iterator[dict[str, Any]]:
         """The rows that fit the template; what is wrong with the others is noted."""
@@ -236,7 +219,7 @@ class _Findings:
             if isinstance(result, str):
                 self.add(line, result)
                 refused += 1
-                if refused >= self.most:
+                if refused >= MOST_PROBLEMS:
                     return
                 continue
             if row == 1:
@@ -247,11 +230,11 @@ class _Findings:
         self.rows += 1
         if len(self.fields) < MOST_FIELDS:
             self.fields.update(dict.fromkeys(islice(row, MOST_FIELDS)))
-        if len(self.first) < self.first_wanted:
+        if len(self.first) < FIRST_ROWS:
             self.first.append(row)
 
     def add(self, line: int, problem: str) -> None:
-        if len(self.problems) < self.most:
+        if len(self.problems) < MOST_PROBLEMS:
             self.problems.append((line, problem))
         else:
             self.more += 1
@@ -385,7 +368,7 @@ def _fault_inside(row: dict[str, Any]) -> str | None:
     while inside:
         name, value, depth = inside.pop()
         if isinstance(value, str) and not _is_unicode(value):
-            return f"{shown.name(name)} {_HALF}"
+            return f"{shown.quoted(name)} {_HALF}"
         if isinstance(value, (dict, list)) and depth > DEEPEST:
             return _TOO_DEEP
         if isinstance(value, list):
@@ -393,7 +376,7 @@ def _fault_inside(row: dict[str, Any]) -> str | None:
         elif isinstance(value, dict):
             inside += [(name or key, each, depth + 1) for key, each in value.items()]
             if bad := next((key for key in value if not _is_unicode(key)), None):
-                return f"the name {shown.name(bad)} {_HALF}"
+                return f"the name {shown.quoted(bad)} {_HALF}"
     return None
 
 
@@ -406,7 +389,7 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
         twice = next(name for name, often in Counter(name for name, _ in pairs).items() if often > 1)
-        raise _Slip(f"the key {shown.name(twice)} stands twice")
+        raise _Slip(f"the key {shown.quoted(twice)} stands twice")
     return row
 
 
@@ -422,21 +405,21 @@ def _misfits(row: dict[str, Any], fields: Sequence[str], optional: Sequence[str]
             yield from _misfit(name, row[name])
     response = row.get(fields[-1]) if fields else None
     if isinstance(response, str) and not response.strip():
-        yield f"{shown.name(fields[-1])} is empty, so there is nothing to learn from this row"
+        yield f"{shown.quoted(fields[-1])} is empty, so there is nothing to learn from this row"
 
 
 def _misfit(name: str, value: Any) -> Iterator[str]:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        yield f"{shown.name(name)} must be text or a number, not {_kind(value)}"
+        yield f"{shown.quoted(name)} must be text or a number, not {_kind(value)}"
     elif isinstance(value, float) and not math.isfinite(value):
-        yield f"{shown.name(name)} is too large a number"
+        yield f"{shown.quoted(name)} is too large a number"
     elif isinstance(value, str) and "\0" in value:
-        yield f"{shown.name(name)} has a NUL character, behind which tokenizers read nothing; remove it"
+        yield f"{shown.quoted(name)} has a NUL character, behind which tokenizers read nothing; remove it"
 
 
 def _missing(name: str, row: dict[str, Any]) -> str:
-    present = ", ".join(shown.name(key)[1:-1] for key in islice(row, 10)) or "none"
-    said = f"the field {shown.name(name)} of the template is missing; fields here: {present}"
+    present = ", ".join(shown.short(key) for key in islice(row, 10)) or "none"
+    said = f"the field {shown.quoted(name)} of the template is missing; fields here: {present}"
     for key in islice(row, MOST_FIELDS):
         if near := _near(name, key):
             return f"{said}. {near}"
@@ -445,7 +428,7 @@ def _missing(name: str, row: dict[str, Any]) -> str:
 
 def _near(name: str, key: str) -> str | None:
     """How a field's name differs from the one that is wanted, if it is only a slip."""
-    field, stripped = f"The field {shown.name(key)}", key.strip()
+    field, stripped = f"The field {shown.quoted(key)}", key.strip()
     if stripped == name:
         ends = ["start"] * (key[0] != stripped[0]) + ["end"] * (key[-1] != stripped[-1])
         return f"{field} has a space at its {' and its '.join(ends)}"
@@ -456,7 +439,7 @@ def _near(name: str, key: str) -> str | None:
         )
     if stripped.casefold() == name.casefold():
         return f"{field} differs in capital letters; write both the same way"
-    return f"{field} is to be {shown.name(name)}" if _letters(key) == _letters(name) else None
+    return f"{field} is to be {shown.quoted(name)}" if _letters(key) == _letters(name) else None
 
 
 def _letters(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from pipeline import shorten
+from pipeline import shown
 
 # What takes most of the memory in each stage, and can be had smaller.
 SMALLER = {
@@ -17,7 +17,6 @@ SMALLER = {
     "score": "a smaller score.rows or score.general_blocks",
 }
 LONGEST_PROBLEM = 2000  # characters; a path may have thousands, and be somebody else's
-MOST_LETTERS = 300  # of an error's own text
 # Errors of a program, not of what it was given: their texts ('multi_cache') say nothing to a user.
 INTERNAL = (LookupError, TypeError, AttributeError, AssertionError, NameError, NotImplementedError)
 ANY_SMALLER = "a smaller batch_size or max_length, or with gradient_checkpointing on"
@@ -35,7 +34,7 @@ class InputError(LabError):
 
     def __init__(self, problems: list[str] | str) -> None:
         given = [problems] if isinstance(problems, str) else problems
-        self.problems = [shorten.cut(problem, LONGEST_PROBLEM) for problem in given]
+        self.problems = [shown.cut(problem, LONGEST_PROBLEM) for problem in given]
         super().__init__("\n".join(self.problems))
 
 
@@ -86,8 +85,8 @@ def reason(error: BaseException) -> str:
 
 def name(error: BaseException) -> str:
     """Kind and text of an error on one short line, for brackets."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:MOST_LETTERS]}" if text else type(error).__name__
+    text = shown.line(" ".join(str(error).split()))
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def smaller(stage: str) -> str:

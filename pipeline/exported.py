@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from pipeline import shorten
+from pipeline import shown
 
 SUFFIX = ".onnx_adapter"
 ADAPTER = f"adapter_weights{SUFFIX}"  # as exports of the lab name theirs
@@ -60,11 +60,11 @@ def inside(folder: Path, name: str) -> Path:
     parts = {*PurePosixPath(name).parts, *PureWindowsPath(name).parts}
     leads_out = ".." in parts or PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive
     if not name or "\0" in name or leads_out:
-        raise ValueError(f"{shorten.value(name)} is not the name of a file in the folder; use another export")
+        raise ValueError(f"{shown.value(name)} is not the name of a file in the folder; use another export")
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
-        shown = shorten.value(name)
-        raise ValueError(f"{shown} is a link that leads out of the folder; put the file itself there")
+        wrong = shown.value(name)
+        raise ValueError(f"{wrong} is a link that leads out of the folder; put the file itself there")
     if path.exists() and not path.is_file():
         raise ValueError(f"{name} is not a regular file; remove it")
     if not path.is_file():

@@ -175,7 +175,7 @@ def of_line(text: str, error: json.JSONDecodeError) -> str:
     elif error.msg.startswith("Expecting ',' delimiter"):
         why = f'a comma is missing {where}, or a quote inside a text, which is written \\"'
     else:
-        why = f"{shown.name(rest[:1])} {where} is not expected there"
+        why = f"{shown.quoted(rest[:1])} {where} is not expected there"
     return f"not JSON: {why}"
 
 
@@ -189,7 +189,7 @@ def _inside_text(message: str, rest: str, where: str) -> str:
         return f"\\u needs four hexadecimal digits after it, {where}"
     if message.startswith("Invalid \\"):
         return f"the backslash {where} begins no escape that JSON knows; write it as \\\\"
-    what, written = _CONTROLS.get(rest[:1], (f"the control character {shown.name(rest[:1])}", "\\uXXXX"))
+    what, written = _CONTROLS.get(rest[:1], (f"the control character {shown.quoted(rest[:1])}", "\\uXXXX"))
     return f"{what} stands inside a text {where}; write it as {written}"
 
 
@@ -200,4 +200,4 @@ def _extra(before: str, rest: str, where: str) -> str:
         return COMMAS
     if rest.lstrip(", ").startswith("{"):
         return JOINED
-    return f"something follows the first value, {where}: {shown.name(rest[:20])}"
+    return f"something follows the first value, {where}: {shown.quoted(rest[:20])}"

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import locks, settings, shorten
+from pipeline import locks, settings, shown
 from pipeline.azure import place
 from pipeline.azure.reference import parse
 from pipeline.errors import InputError, LabError
@@ -52,6 +52,7 @@ STARTER_CHAT = Chat(
 )
 TOKENIZER = "tokenizer.json"
 TOKENIZER_SECONDS = 120
+ANSWER_SECONDS = 60
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt"]
 SMALL_FILES = [pattern for pattern in HUB_FILES if "safetensors" not in pattern]
 HUB_FILES += ["README.md", "LICENSE*"]  # what a published model's card says of its base
@@ -126,8 +127,7 @@ def resolve(model: str) -> Model:
     if model.count("/") != 1 or not all(model.split("/")):
         ids = ", ".join(entry.id for entry in CATALOGUE)
         raise InputError(
-            f"model: {shorten.value(model)} does not exist; allowed: a folder, a hub id like org/name,"
-            f" or {ids}"
+            f"model: {shown.value(model)} does not exist; allowed: a folder, a hub id like org/name, or {ids}"
         )
     return _hub(model)
 
@@ -222,12 +222,8 @@ def _get_tokenizer(model: Model, part: Path) -> None:
     """Have a process of its own put the tokenizer into a new folder. Raises LabError."""
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    command = [settings.python(), "-m", "pipeline.models", "--tokenizer", model.pinned, str(part)]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=TOKENIZER_SECONDS, check=False,
-            stdin=subprocess.DEVNULL, cwd=settings.ROOT, env=settings.child_environment(),
-        )  # fmt: skip
+        done = _elsewhere(TOKENIZER_SECONDS, "pipeline.models", "--tokenizer", model.pinned, str(part))
     except subprocess.TimeoutExpired:
         raise LabError(f"the tokenizer of {model.id} did not come within {TOKENIZER_SECONDS} s.") from None
     if done.returncode != 0 or not (part / TOKENIZER).is_file():
@@ -308,19 +304,24 @@ def _starter() -> Model:
 
 def _folder(path: Path) -> Model:
     where = f"model: {path}"
-    if not path.is_dir():
-        raise InputError(f"{where}: no such folder")
-    if not (path / "config.json").is_file():
-        raise InputError(f"{where}: has no config.json; give the folder of a Hugging Face model")
-    if not any(path.glob("*.safetensors")):
-        raise InputError(
-            f"{where}: has no .safetensors file; other weight formats can carry code, convert it"
-        )
+    if missing := lacking(path):
+        raise InputError(f"{where}: {missing}")
     try:
         config, chat = read_config(path)
     except LabError as error:
         raise InputError(f"{where}: {error}") from None
     return Model(str(path), "folder", "", config, chat)
+
+
+def lacking(folder: Path) -> str:
+    """What keeps a folder from being a model's, "" if nothing does. Raises OSError."""
+    if not folder.is_dir():
+        return "no such folder"
+    if not (folder / "config.json").is_file():
+        return "has no config.json; give the folder of a Hugging Face model"
+    if not any(folder.glob("*.safetensors")):
+        return "has no .safetensors file; other weight formats can carry code, convert it"
+    return ""
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], Chat | None]:
@@ -363,22 +364,29 @@ def _hub(model: str) -> Model:
 
 
 def _ask_elsewhere(module: str, model: str, whom: str) -> Model:
-    """Ask in a process of its own: such clients take seconds to import and may hang on a bad line."""
-    command = [settings.python(), "-m", module, model]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=60, env=settings.child_environment(), check=False
-        )
+        done = _elsewhere(ANSWER_SECONDS, module, model)
     except subprocess.TimeoutExpired:
         raise InputError(
-            f"model: {shorten.text(model)}: {whom} did not answer within a minute; try again later"
+            f"model: {shown.line(model)}: {whom} did not answer within a minute; try again later"
         ) from None
     if done.returncode != 0:
         reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no reason given"
-        raise InputError(f"model: {shorten.text(model)}: {shorten.text(reason)}")
+        raise InputError(f"model: {shown.line(model)}: {shown.line(reason)}")
     facts = json.loads(done.stdout)
     chat = facts.pop("chat")
     return Model(chat=Chat(**chat) if chat else None, **facts)
+
+
+def _elsewhere(seconds: float, module: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a module in a process of its own: such clients take seconds to import and may hang on a bad line.
+
+    Raises TimeoutExpired.
+    """
+    return subprocess.run(
+        [settings.python(), "-m", module, *words], capture_output=True, text=True, timeout=seconds,
+        check=False, stdin=subprocess.DEVNULL, cwd=settings.ROOT, env=settings.child_environment(),
+    )  # fmt: skip
 
 
 def _ask_hub(model: str) -> Model:

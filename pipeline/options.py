@@ -18,7 +18,7 @@ import typing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pipeline import shorten
+from pipeline import shown
 from pipeline.errors import InputError
 
 T = TypeVar("T")
@@ -100,7 +100,7 @@ def parse(cls: type[T], given: Any, where: str) -> T:
     Raises InputError with one problem per unknown key or bad value.
     """
     if not isinstance(given, dict):
-        raise InputError(f"{where}: {shorten.value(given)} is not allowed; allowed: a mapping of options")
+        raise InputError(f"{where}: {shown.value(given)} is not allowed; allowed: a mapping of options")
     options = {o.name: o for o in describe(cls)}
     problems = unknown_keys(given, list(options), f"{where}.")
     values: dict[str, Any] = {}
@@ -120,8 +120,8 @@ def unknown_keys(given: dict[Any, Any], allowed: list[str], before: str = "") ->
     """A problem for each key that is not allowed, for the first few if there are many."""
     unknown = [key for key in given if key not in allowed]
     problems = [
-        f"{before}{shorten.text(key, shorten.LONGEST)}: unknown key; allowed: {', '.join(allowed)}"
-        for key in unknown[: shorten.MOST_NAMED]
+        f"{before}{shown.short(key)}: unknown key; allowed: {', '.join(allowed)}"
+        for key in unknown[: shown.MOST_NAMED]
     ]
     more = len(unknown) - len(problems)
     return [*problems, f"{before}...: {more:,} more unknown keys"] if more else problems
@@ -136,7 +136,7 @@ def coerce(option: Option, value: Any, where: str) -> Any:
         meant = _as_float(value) if kind is float else value
         if type(meant) is kind and _in_bounds(option, meant) and _storable(meant):
             return meant
-    raise InputError(f"{where}: {shorten.value(value)} is not allowed; allowed: {option.allowed()}")
+    raise InputError(f"{where}: {shown.value(value)} is not allowed; allowed: {option.allowed()}")
 
 
 def _as_float(value: Any) -> Any:

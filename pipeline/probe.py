@@ -40,7 +40,8 @@ TASK, VERDICT, STEP, EXPORT = "task.json", "verdict.json", "step", "export"
 PASSED = "passed.json"
 SOURCES = ("probe.py", "miniature.py")
 UNSAID = ("_name_or_path", "transformers_version")  # of a config.json: they change nothing
-MOST_EXPORTS = 8  # tokenizers kept, newest first
+PROBES = "probes"  # in the home
+MOST_EXPORTS, MOST_WALKS = 8, 200  # that are kept, the newest: tokenizers of some megabytes, and a line each
 MOST_ROWS = 64
 TRIED_ROWS = 8
 LONGEST_LINE = 1 << 16
@@ -85,7 +86,7 @@ def require(
     `scratch` is a folder for what is made, removed afterwards. `meanwhile` is called while the trial runs.
     Raises LabError with what fails.
     """
-    kept = home / "probes"
+    kept = home / PROBES
     walk, tokenizer = keys(chosen, files)
     passed, export = kept / f"{walk}.json", kept / tokenizer
     compared = export / f"{datasets.sha256(data)}.json"
@@ -101,10 +102,12 @@ def require(
                 os.utime(export)  # in use, so not among the oldest
             _try(Task(str(files), str(data), chosen.to_dict(), known), scratch, meanwhile)
             if known is None and (scratch / EXPORT).is_dir():
-                _keep(scratch / EXPORT, export)
+                shutil.rmtree(export, ignore_errors=True)
+                (scratch / EXPORT).replace(export)
             if export.is_dir():
                 write_whole(compared, {"data": str(data)})
             write_whole(passed, {"model": chosen.model})
+            drop_old(home)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -201,13 +204,18 @@ def _step(scratch: Path) -> str:
     return "start"
 
 
-def _keep(made: Path, export: Path) -> None:
-    """Move the exported tokenizer to its place; the oldest of those there give way."""
-    shutil.rmtree(export, ignore_errors=True)
-    made.replace(export)
-    others = sorted(export.parent.glob("tokenizer-*"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for old in others[MOST_EXPORTS:]:
-        shutil.rmtree(old, ignore_errors=True)
+def drop_old(home: Path) -> None:
+    """Keep only the newest of what is remembered: whatever goes is tried again when it is wanted."""
+    for pattern, most in (("tokenizer-*", MOST_EXPORTS), ("*.json", MOST_WALKS)):
+        found = []
+        for path in (home / PROBES).glob(pattern):
+            with suppress(FileNotFoundError):  # another process drops it as well
+                found.append((path.stat().st_mtime, path))
+        for _, old in sorted(found, reverse=True)[most:]:
+            if old.suffix == ".json":
+                old.unlink(missing_ok=True)
+            else:
+                shutil.rmtree(old, ignore_errors=True)
 
 
 # -- the probe's own process ------------------------------------------------------------------------------

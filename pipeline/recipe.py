@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
-from pipeline import safe_yaml, shorten
+from pipeline import safe_yaml, shown
 from pipeline.errors import InputError
 from pipeline.models import CATALOGUE
 from pipeline.options import coerce, describe, option, parse, unknown_keys
@@ -168,12 +168,12 @@ def _missing(values: dict[str, Any], given: dict[str, Any]) -> list[str]:
         problems.append("data: is missing; give a file of JSON lines")
     name = values.get("name", "run")
     if not name.strip() or len(name) > 100 or not name.isprintable():
-        shown = shorten.value(name)
-        problems.append(f"name: {shown} is not allowed; allowed: 1 to 100 characters on one line")
+        wrong = shown.value(name)
+        problems.append(f"name: {wrong} is not allowed; allowed: 1 to 100 characters on one line")
     group = values.get("group", "")
     if len(group) > 100 or not all(letter.isalnum() or letter in "-_." for letter in group):
         problems.append(
-            f"group: {shorten.value(group)} is not allowed; allowed: letters, digits, - _ . (100 at most)"
+            f"group: {shown.value(group)} is not allowed; allowed: letters, digits, - _ . (100 at most)"
         )
     if all(values.get(name, None if name in LEFT_OUT else True) is None for name in OPTIONS):
         problems.append("all stages are null: there is nothing to run")
@@ -216,8 +216,8 @@ def _set(given: dict[str, Any], change: str) -> None:
     """Apply one `--set stage.option=value`; the value is read as YAML."""
     key, equals, text = change.partition("=")
     if not equals:
-        shown = shorten.text(change)
-        raise InputError(f"--set {shown}: write it as key=value, such as finetune.max_steps=10")
+        wrong = shown.line(change)
+        raise InputError(f"--set {wrong}: write it as key=value, such as finetune.max_steps=10")
     try:
         value = safe_yaml.load(text)
     except ValueError:
@@ -231,6 +231,6 @@ def _set(given: dict[str, Any], change: str) -> None:
         if inner is None:  # a stage set to null is switched on again by giving it an option
             inner = target[parent] = {}
         if not isinstance(inner, dict):
-            raise InputError(f"--set {shorten.text(change)}: {shorten.text(parent)} has no options")
+            raise InputError(f"--set {shown.line(change)}: {shown.line(parent)} has no options")
         target = inner
     target[last] = value

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from pipeline import shorten
+from pipeline import shown
 
 # As written, and with every alias written out: a file of a few lines can stand for billions of values.
 MOST_CHARACTERS = 200_000
@@ -29,11 +29,11 @@ def load(text: str) -> Any:
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except yaml.YAMLError as error:
-        raise ValueError(shorten.text(" ".join(str(error).split()))) from None
+        raise ValueError(shown.line(" ".join(str(error).split()))) from None
     except _Unreasonable as error:
         raise ValueError(str(error)) from None
     except ValueError as error:  # an impossible date, or more digits than Python reads
-        raise ValueError(shorten.text(str(error).partition(";")[0])) from None
+        raise ValueError(shown.line(str(error).partition(";")[0])) from None
     except (LookupError, TypeError, AttributeError, ArithmeticError):  # a tag such as !!int before other text
         raise ValueError("a value in it is not of the type that its tag names") from None
 

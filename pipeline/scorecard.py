@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import shorten, submit
+from pipeline import shown, submit
 from pipeline.errors import InputError
 from pipeline.recipe import Recipe
 from pipeline.run import DONE, Run
@@ -66,7 +66,7 @@ def start(
     unknown = [name for name in algorithms if name not in (FLOAT, *WAYS)]
     if unknown or not algorithms:
         raise InputError(
-            f"algorithms: {shorten.names(unknown) or 'none is given'};"
+            f"algorithms: {shown.names(unknown) or 'none is given'};"
             f" allowed: {', '.join((FLOAT, *WAYS))}, joined by commas"
         )
     group = f"{PREFIX}{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"

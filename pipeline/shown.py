@@ -1,9 +1,25 @@
-"""Text from data, models and users as it is shown: always valid Unicode, never longer than it helps."""
+"""Text from data, models, files and people as it is shown: valid Unicode, short, without control characters.
+
+`valid` is for pages, `plain` for texts of several lines, `line` and what follows for messages. What cannot be
+shown is written as JSON writes it, so that JSON that is printed stays JSON. Nothing is built whole before it
+is cut.
+"""
 
 from __future__ import annotations
 
-LONGEST_NAME = 60
-_KEPT = "\n\t"
+import re
+import reprlib
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+LONGEST_LINE = 300  # characters of a path, or of what a library says,
+LONGEST_VALUE = 80  # of a value,
+LONGEST_NAME = 60  # of a key or a field's name
+MOST_NAMED = 10
+# Control characters but for tab and line feed, line separators, and those that turn the direction of text.
+_HARMFUL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_BRIEF = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
 def valid(text: str) -> str:
@@ -14,24 +30,74 @@ def valid(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """The text for a terminal: line ends and tabs stay, other control characters are written out."""
-    return "".join(c if c in _KEPT or not _controls(c) else _written_out(c) for c in valid(text))
+    """A text that cannot move a terminal's cursor or hide itself: ESC is written as `\\u001b`."""
+    return _HARMFUL.sub(lambda found: f"\\u{ord(found[0]):04x}", valid(text))
 
 
-def name(text: str) -> str:
-    """A field's name or a short piece of data, in quotes, on one line, long ones cut."""
-    cut = text if len(text) <= LONGEST_NAME else text[:LONGEST_NAME] + "…"
-    return f"'{''.join(_written_out(c) if _controls(c) else c for c in valid(cut))}'"
+def line(given: Any, most: int = LONGEST_LINE) -> str:
+    """A path or a message on one line: whatever cannot be seen is written out, a long one is cut."""
+    if not isinstance(given, str):
+        return value(given)
+    return cut("".join(c if c.isprintable() else _written(c) for c in given[: most + 1]), most)
 
 
-def _controls(letter: str) -> bool:
-    """Control characters, line and paragraph separators, and those that turn the direction of text."""
-    return letter < " " or "\x7f" <= letter <= "\x9f" or letter in "\u2028\u2029" or _turns(letter)
+def short(given: Any) -> str:
+    """A key, a field's name or a short piece of data, as `line`."""
+    return line(given, LONGEST_NAME)
 
 
-def _turns(letter: str) -> bool:
-    return "\u202a" <= letter <= "\u202e" or "\u2066" <= letter <= "\u2069"
+def quoted(given: Any) -> str:
+    """`short`, in quotes."""
+    return f"'{short(given)}'"
 
 
-def _written_out(letter: str) -> str:
-    return f"\\x{ord(letter):02x}" if letter < "\x80" else f"\\u{ord(letter):04x}"
+def names(given: Iterable[Any]) -> str:
+    """Some names with commas between them, and how many more there are."""
+    every = list(given)
+    more = [f"{len(every) - MOST_NAMED:,} more"] if len(every) > MOST_NAMED else []
+    return ", ".join([*map(short, every[:MOST_NAMED]), *more])
+
+
+def value(given: Any) -> str:
+    """A value as Python writes it, `LONGEST_VALUE` characters or fewer."""
+    return cut(_repr.repr(given), LONGEST_VALUE)
+
+
+def cut(text: str, most: int) -> str:
+    """A text, its end left out where it is longer."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _written(letter: str) -> str:
+    number = ord(letter)
+    return _BRIEF.get(letter) or (f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}")
+
+
+class _Repr(reprlib.Repr):
+    """Cuts before it writes: a list that stands for a billion others costs no more than a small one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 2
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 4
+        self.maxstring = self.maxother = LONGEST_VALUE
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Python refuses to write the longest ones."""
+        return f"a number of {x.bit_length():,} bits" if x.bit_length() > 10_000 else repr(x)
+
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        """In its own order: sorting looks at all of it."""
+        if level <= 0 and x:
+            return "{...}"
+        pairs = [f"{self.repr1(k, level - 1)}: {self.repr1(v, level - 1)}" for k, v in islice(x.items(), 4)]
+        return f"{{{', '.join([*pairs, *(['...'] if len(x) > 4 else [])])}}}"
+
+    def repr_set(self, x: set[Any], level: int) -> str:
+        return f"a set of {len(x):,}"
+
+    def repr_bytes(self, x: bytes, level: int) -> str:
+        return repr(x[:LONGEST_VALUE])
+
+
+_repr = _Repr()

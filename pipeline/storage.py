@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline import artifacts, locks
+from pipeline import artifacts, locks, probe
 from pipeline.run import PUBLISH
 from pipeline.store import Store
 from pipeline.store.history import Inventory
@@ -35,7 +35,7 @@ YOUNG = 3600.0
 ASIDE = ".gone"
 PLACES = {
     "results": "artifacts", "models": "models", "datasets": "datasets", "runs": "runs",
-    "published copies": "registry", "pulled models": "pulled",
+    "published copies": "registry", "pulled models": "pulled", "tried models": probe.PROBES,
 }  # fmt: skip
 
 
@@ -88,8 +88,9 @@ def unused(store: Store) -> Unused:
 
 
 def collect(store: Store) -> Unused:
-    """Free what no run refers to, and return what that was."""
+    """Free what no run refers to, and return what that was. Of probes the newest stay, which are small."""
     _finish(store.home)
+    probe.drop_old(store.home)
     with store.held_still() as inventory:
         moved = _take_aside(_candidates(store.home, inventory), young=YOUNG)
         _drop_empty(store.runs, inventory.runs)

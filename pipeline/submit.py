@@ -231,10 +231,11 @@ def checking_data(
     home = settings.home()
     limits = Limits(max_length, architectures.positions(model.config))
     with Lengths(lambda: models.tokenizer_file(model, home), model.id, limits) as lengths:
-        steps = datasets.checking(
-            path, template, model.chat, lengths=lengths, eval_fraction=eval_fraction, seed=seed
+        return (
+            yield from datasets.checking(
+                path, template, model.chat, lengths, eval_fraction=eval_fraction, seed=seed
+            )
         )
-        return (yield from steps)
 
 
 def keep_dataset(home: Path, source: Path) -> Path:

@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable
 
-from pipeline import shorten, submit
+from pipeline import shown, submit
 from pipeline.errors import InputError
 from pipeline.recipe import Recipe
 from pipeline.store import Store
@@ -25,7 +25,7 @@ def parse(given: str) -> tuple[str, list[str]]:
     key, equals, text = given.partition("=")
     values = [value.strip() for value in text.split(",") if value.strip()]
     if not equals or not key.strip() or not values:
-        raise InputError(f"{shorten.text(given)}: write it as option=value,value, such as finetune.r=8,16,32")
+        raise InputError(f"{shown.line(given)}: write it as option=value,value, such as finetune.r=8,16,32")
     return key.strip(), list(dict.fromkeys(values))
 
 
@@ -38,7 +38,7 @@ def variants(make: Callable[[list[str]], Recipe], axes: list[str]) -> list[Recip
     keys = [key for key, _ in parsed]
     twice = sorted({key for key in keys if keys.count(key) > 1})
     if twice:
-        raise InputError(f"{shorten.names(twice)}: given twice; join the values with commas")
+        raise InputError(f"{shown.names(twice)}: given twice; join the values with commas")
     count = math.prod(len(values) for _, values in parsed)  # before they are made: it may be a great many
     if count > MOST_RUNS:
         raise InputError(f"These are {count} runs; a sweep has at most {MOST_RUNS}.")

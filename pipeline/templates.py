@@ -20,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline import rendering, shorten
+from pipeline import rendering, shown
 from pipeline.errors import InputError
 from pipeline.rendering import Refused, Text
 
@@ -30,7 +30,6 @@ LONGEST_CHAT = 1 << 18  # characters of a model's; real ones have up to 40,000
 LONGEST_TOKEN = 1000
 LARGEST_FILE = 1 << 25  # bytes of a tokenizer's config; those with many added tokens have a few million
 AT_ONCE = 256  # rows rendered together
-LONGEST_NAME = 60  # characters of what a message quotes
 Row = Mapping[str, Any]
 _PROBE = "QZ7QZ7"
 _PIECE = re.compile(r"\{\{|\}\}|\}|\{([^{}\n]*)\}|\{|[^{}]+")
@@ -80,10 +79,10 @@ def parse(text: str, chat: Chat | None = None) -> Template:
     names = [value for is_field, value in pieces if is_field]
     if not names:
         raise InputError(
-            f"template: {shorten.value(text)} has no placeholder; write it like '{{prompt}} {{response}}',"
+            f"template: {shown.value(text)} has no placeholder; write it like '{{prompt}} {{response}}',"
             f" or use '{CHAT}'"
         )
-    last = shorten.text(names[-1], LONGEST_NAME)
+    last = shown.short(names[-1])
     if len(set(names)) == 1:
         raise InputError(
             f"template: {{{last}}} is its only placeholder;"
@@ -364,7 +363,7 @@ def _split(text: str) -> list[tuple[bool, str]]:
         elif piece[0] == "{":
             name = piece[1:-1].strip()
             if not name.isidentifier():
-                short = shorten.text(name, LONGEST_NAME)
+                short = shown.short(name)
                 raise InputError(f"template: {{{short}}} is not a field name; use letters, digits and _")
             pieces += [(False, "".join(literal)), (True, name)]
             literal = []
@@ -380,7 +379,7 @@ def _special_tokens(folder: Path, config: dict[str, Any]) -> dict[str, str]:
         text = value.get("content") if isinstance(value, dict) else value
         if name.endswith("_token") and isinstance(text, str):
             if len(text) > LONGEST_TOKEN:
-                short = shorten.text(name, LONGEST_NAME)
+                short = shown.short(name)
                 raise InputError(f"its {short} is longer than any real one; choose another model")
             tokens[name] = text
     return tokens

@@ -7,19 +7,18 @@ as it is, but for half characters, which no encoding has.
 from __future__ import annotations
 
 import io
-import re
 import sys
 from collections.abc import Iterable
 from typing import Any, TextIO
 
-# Control characters but for tab and line feed, and those that turn the direction of text round.
-_HARMFUL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+from pipeline import shown
+
 REWRITE = "\r\x1b[2K"  # to the beginning of the line, which is empty then
 
 
 def harmless(text: str) -> str:
-    """A text with such characters written as `\\u001b`; a line end of two characters is one of one."""
-    return _HARMFUL.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\r\n", "\n"))
+    """A text as a terminal may have it; a line end of two characters becomes one of one."""
+    return shown.plain(text.replace("\r\n", "\n"))
 
 
 def guard() -> None:

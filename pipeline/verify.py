@@ -19,8 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline import checksums, exported, generation, reading, settings, shorten, templates
-from pipeline.errors import InputError, LabError, sentence
+from pipeline import checksums, exported, generation, reading, settings, shown, templates
+from pipeline.errors import InputError, LabError, reason
 
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"
 CONFIG, TOKENIZER = "genai_config.json", "tokenizer.json"
@@ -30,6 +30,7 @@ LIVE_SECONDS = 900.0
 MOST_JSON_BYTES = 1 << 28
 MOST_LAYERS = 10_000
 NAMED_FAULTS = 3
+LONGEST_MESSAGE = 500  # characters
 # A library or folder named here would be loaded with the model, whatever it holds.
 CODE_KEYS = ("custom_ops_library", "library_path", "session.model_external_initializers_file_folder_path")
 Found = TypeVar("Found")
@@ -118,8 +119,8 @@ def live(folder: Path) -> list[Finding]:
     with suppress(ValueError, TypeError):
         return [Finding(**facts) for facts in json.loads(done.stdout)]
     said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-    reason = f"; it said: {_plain(said[-1])}" if said else ""
-    ended = f"the process that loaded the model ended with code {done.returncode}{reason}"
+    last = f"; it said: {_plain(said[-1])}" if said else ""
+    ended = f"the process that loaded the model ended with code {done.returncode}{last}"
     return [Finding("answers", FAILED, f"{ended}; export the model again, or free some memory")]
 
 
@@ -156,7 +157,7 @@ class _Report:
         except ValueError as error:  # ours say what to do
             self._add(check, FAILED, str(error))
         except Exception as error:  # a hostile file finds other ways to break a reader
-            self._add(check, FAILED, sentence(error))
+            self._add(check, FAILED, reason(error))
         else:
             self._add(check, OK, message)
             return found
@@ -187,8 +188,8 @@ def _config(folder: Path) -> tuple[Config, str]:
     decoder = _part(model, "decoder", dict)
     graph = _part(decoder, "filename", str)
     if Path(graph).name != graph:  # weights are looked for beside the graph
-        shown = shorten.value(graph)
-        raise ValueError(f"{CONFIG}: {shown} is not the name of a file beside it; export the model again")
+        wrong = shown.value(graph)
+        raise ValueError(f"{CONFIG}: {wrong} is not the name of a file beside it; export the model again")
     exported.inside(folder, graph)
     length, words = _count(model, "context_length"), _count(model, "vocab_size")
     ends = model.get("eos_token_id")
@@ -303,8 +304,8 @@ def _part(given: dict[str, Any], key: str, kind: type[Found], file: str = CONFIG
 def _count(given: dict[str, Any], key: str) -> int:
     found = given.get(key)
     if type(found) is not int or found < 1:
-        shown = shorten.value(found)
-        raise ValueError(f"{CONFIG}: {key} is {shown}, not a number from 1; export the model again")
+        wrong = shown.value(found)
+        raise ValueError(f"{CONFIG}: {key} is {wrong}, not a number from 1; export the model again")
     return found
 
 
@@ -327,13 +328,12 @@ def _refuse_paths(given: Any) -> None:
         for value in given:
             _refuse_paths(value)
     elif isinstance(given, str) and (Path(given).is_absolute() or ".." in Path(given).parts):
-        raise ValueError(f"{CONFIG} names {shorten.value(given)}, which lies outside the folder; remove it")
+        raise ValueError(f"{CONFIG} names {shown.value(given)}, which lies outside the folder; remove it")
 
 
 def _plain(text: str) -> str:
     """Text on one line, without what would move a terminal's cursor: names in it come from the files."""
-    words = " ".join(text.split())[:500]
-    return "".join(character if character.isprintable() else "?" for character in words)
+    return shown.line(" ".join(text.split()), LONGEST_MESSAGE)
 
 
 def _some(faults: list[str]) -> str:
@@ -445,7 +445,7 @@ def _main(folder: str) -> int:
     try:
         found = _answers(Path(folder))
     except Exception as error:  # whatever the runtime raises for this folder is what was to be found out
-        found = [Finding("answers", FAILED, _plain(f"the model does not load: {sentence(error)}"))]
+        found = [Finding("answers", FAILED, _plain(f"the model does not load: {reason(error)}"))]
     print(json.dumps([dataclasses.asdict(finding) for finding in found]), file=out, flush=True)
     return 0
 

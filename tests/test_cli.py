@@ -77,8 +77,8 @@ class TestCheck:
         odd = dataset.rename(dataset.with_name("odd\udcff\x1b.jsonl"))
         code, out, err = cli(capsys, "check", odd, "--template", "{prompt} {response}")
         assert (code, err) == (0, "")
-        assert "a\\x1b[31m\\x00 b\n\tc" in out
-        assert "fields prompt, response, x\\x1b" in out
+        assert "a\\u001b[31m\\u0000 b\n\tc" in out
+        assert "fields prompt, response, x\\u001b" in out
         assert "\x1b" not in out
         odd.write_text("{")
         code, _, err = cli(capsys, "check", odd)

@@ -78,9 +78,9 @@ def test_good_files(tmp_path: Path, content: str) -> None:
         (
             '{"prompt": "a", "response": "b", "x\\ud83d": 1}',
             1,
-            "the name 'x\ufffd' has half of a surrogate pair",
+            "the name 'x\\ud83d' has half of a surrogate pair",
         ),
-        ('{"prompt": "a", "response": "b", "x": [{"y\\udc00": 1}]}', 1, "the name 'y\ufffd' has half"),
+        ('{"prompt": "a", "response": "b", "x": [{"y\\udc00": 1}]}', 1, "the name 'y\\udc00' has half"),
         ('{"prompt": "a", "response": "b", "x": [["c\\ud83d"]]}', 1, "'x' has half of a surrogate pair"),
         ('{"prompt": "a", "response": "b", "system": "\\ud83d"}', 1, "'system' has half of a surrogate pair"),
         (
@@ -192,7 +192,7 @@ def test_a_field_that_is_nearly_right_is_named(
 def test_names_in_messages_are_short_and_on_one_line(tmp_path: Path) -> None:
     row = {"x" * 10_000: 1, "a\nb\x1b": 2, "response": "b"}
     (problem,) = datasets.check(write(tmp_path, json.dumps(row)), "chat").problems
-    assert problem.endswith("fields here: " + "x" * 60 + "…, a\\x0ab\\x1b, response")
+    assert problem.endswith("fields here: " + "x" * 59 + "…, a\\nb\\u001b, response")
 
 
 def test_a_system_text_that_is_empty_or_null_is_none(tmp_path: Path) -> None:

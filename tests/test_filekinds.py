@@ -87,7 +87,7 @@ LINES = {
     '["prompt", "response"]': 'a row must be an object like {"prompt": …}, not a list',
     "[1, 2": "not JSON: the line ends too early, at character 6",
     '{"prompt": "a\tb"}': r"not JSON: a tab stands inside a text at character 14; write it as \t",
-    '{"prompt": "a\x1b"}': r"not JSON: the control character '\x1b' stands inside a text at character 14",
+    '{"prompt": "a\x1b"}': r"not JSON: the control character '\u001b' stands inside a text at character 14",
     '{"prompt": "a': "not JSON: the text that begins at character 12 has no closing quote on this line",
     r'{"prompt": "\x"}': "not JSON: the backslash at character 13 begins no escape that JSON knows",
     r'{"prompt": "\u12"}': r"not JSON: \u needs four hexadecimal digits",

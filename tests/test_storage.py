@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from lab import finish_all, plant, until
 
-from pipeline import artifacts, locks, storage, submit
+from pipeline import artifacts, locks, probe, storage, submit
 from pipeline.run import DONE
 from pipeline.stages import Artifact, Results
 from pipeline.store import Store
@@ -113,6 +113,23 @@ class TestCollect:
         assert (store.home / "models/base/weights").read_text() == "kept"
         assert (store.home / "registry/travel/1/model.onnx").read_text() == "kept"
         assert storage.collect(store) == storage.Unused()
+
+    def test_of_probes_the_newest_stay(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(probe, "MOST_EXPORTS", 2)
+        monkeypatch.setattr(probe, "MOST_WALKS", 3)
+        for number in range(5):
+            export, walk = (store.home / "probes" / f"{name}{number}" for name in ("tokenizer-", "walk-"))
+            export.mkdir(parents=True)
+            (export / "tokenizer.json").write_text("{}")
+            (walk := walk.with_suffix(".json")).write_text("{}")
+            for path in (export, walk):
+                os.utime(path, (number, number))
+        before = storage.total(store.home)["tried models"]
+        assert storage.collect(store) == storage.Unused()
+        assert sorted(path.name for path in (store.home / "probes").iterdir()) == [
+            "tokenizer-3", "tokenizer-4", "walk-2.json", "walk-3.json", "walk-4.json",
+        ]  # fmt: skip
+        assert (before, storage.total(store.home)["tried models"]) == (20, 10)
 
     def test_a_dataset_of_a_run_stays(self, store: Store, dataset: Path) -> None:
         data = submit.keep_dataset(store.home, dataset)

@@ -15,11 +15,13 @@ from gradio.exceptions import InvalidPathError
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pipeline import shown
 from pipeline.errors import InputError, LabError, sentence
 from webapp import uploads
 
 LONGEST_TEXT = 1 << 20  # characters
 LONGEST_LIST = 200
+LONGEST_REFUSAL = 500  # characters of what Gradio says
 LARGEST_NUMBER = 2**53  # above it a browser has no whole numbers
 REFUSED = "olive_lab_refused"  # in the scope of a request: a list, which copies of the scope share
 UNFIT = "This request does not fit the page; reload the page and try again."
@@ -63,7 +65,7 @@ class Page(gr.Blocks):
         except InvalidPathError:  # Gradio's own look at a file, which comes after ours
             said = uploads.NOT_HERE
         except gr.Error as error:  # a choice that is not on the list, a number out of bounds
-            said = str(error.message)[:500]
+            said = shown.cut(str(error.message), LONGEST_REFUSAL)
         except Exception:
             log.exception("A handler failed")
             said = BROKEN

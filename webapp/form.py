@@ -8,11 +8,11 @@ from typing import Any
 
 import gradio as gr
 
-from pipeline import safe_yaml, shorten
+from pipeline import safe_yaml, shown
 from pipeline.options import Option, describe
 
 MOST_RADIO_CHOICES = 3
-LONGEST_NUMBER = 100  # characters
+LONGEST_TYPED = 100  # characters of a number
 Input = Any  # a component of Gradio, which makes their events at run time
 
 
@@ -110,13 +110,13 @@ def component(option: Option, group: str = "", **kwargs: Any) -> Input:
 def read(option: Option, value: Any) -> Any:
     """The value a user meant: typed text becomes a number or null where the option takes one."""
     if value is not None and not isinstance(value, (str, int, float)):
-        return shorten.value(value)  # no input of ours gives lists; whoever sends one is told so
+        return shown.value(value)  # no input of ours gives lists; whoever sends one is told so
     if not isinstance(value, str) or value in option.choices:
         return value
     if not value.strip() and type(None) in option.types:
         return None
     others = tuple(kind for kind in option.types if kind is not str)
-    if not others or len(value) > LONGEST_NUMBER:
+    if not others or len(value) > LONGEST_TYPED:
         return value
     try:
         meant = safe_yaml.load(value)

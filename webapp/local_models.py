@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline import settings
+from pipeline import models, settings, shown
 from pipeline.azure.reference import PREFIX
 from pipeline.errors import InputError
 from pipeline.run import Run
@@ -62,7 +62,7 @@ def known(chosen: object) -> str:
         raise InputError("model: choose one")
     if ID.fullmatch(chosen) or chosen.startswith(PREFIX) or chosen in {path for _, path in listed()}:
         return chosen
-    raise InputError(NOT_OFFERED.format(repr(chosen[:80])))
+    raise InputError(NOT_OFFERED.format(shown.value(chosen)))
 
 
 def again(run: Run) -> None:
@@ -72,6 +72,6 @@ def again(run: Run) -> None:
 
 def _is_model(folder: Path) -> bool:
     try:
-        return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+        return not models.lacking(folder)
     except OSError:  # a folder of somebody else's
         return False

@@ -10,7 +10,7 @@ from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from pipeline import pulled, scorecard, shorten, takeaway, worker
+from pipeline import pulled, scorecard, shown, takeaway, worker
 from pipeline.errors import InputError, LabError
 from pipeline.run import Run
 from webapp import local_models, views
@@ -131,7 +131,7 @@ def _pulled(key: str) -> dict[str, Any]:
     """What is known of one that is listed: no path comes from the URL."""
     known = next((known for known in pulled.listed(store().home) if known["key"] == key), None)
     if known is None:
-        raise HTTPException(404, f"{shorten.text(key)}: no such model was pulled")
+        raise HTTPException(404, f"{shown.line(key)}: no such model was pulled")
     names = ("message", "progress", "bytes_done", "bytes_total", "eta_seconds")
     told = {name: known[name] for name in names if name in known}
     return {"status": known["status"], "error": known["error"], "facts": told}
@@ -140,7 +140,7 @@ def _pulled(key: str) -> dict[str, Any]:
 def stage_file(run: Run, stage: str, name: str) -> Path:
     """A file of a stage the store knows. No path comes from the URL."""
     if stage not in {known.name for known in run.stages}:
-        raise HTTPException(404, f"Run {run.id} has no stage {shorten.value(stage)}.")
+        raise HTTPException(404, f"Run {run.id} has no stage {shown.value(stage)}.")
     return store().folder(run.id, stage) / name
 
 

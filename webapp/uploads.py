@@ -22,7 +22,7 @@ from pipeline.errors import InputError
 
 COPIES = ".copies"  # beside Gradio's folders, whose names are digests
 DIGEST = r"[0-9a-f]{64}"
-LONGEST_NAME = 200  # bytes; a file system takes 255, and the home adds some of its own
+LONGEST_FILE_NAME = 200  # bytes; a file system takes 255, and the home adds some of its own
 PIECE = 1 << 20  # bytes copied at a time
 NOT_HERE = "This file is not among the uploads of this page, or not any more; upload it again."
 _NO_LINK = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -69,7 +69,7 @@ def _place(named: object) -> tuple[str, str]:
     if isinstance(named, str) and named.startswith(top) and "\0" not in named:
         digest, _, name = named.removeprefix(top).partition("/")
         with suppress(UnicodeEncodeError):  # half a character is in no file's name
-            fits = 0 < len(name.encode()) <= LONGEST_NAME and name not in (".", "..") and "/" not in name
+            fits = 0 < len(name.encode()) <= LONGEST_FILE_NAME and name not in (".", "..") and "/" not in name
             if fits and re.fullmatch(DIGEST, digest):
                 return digest, name
     raise InputError(NOT_HERE)

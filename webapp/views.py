@@ -134,7 +134,7 @@ def listed(title: str, items: list[str]) -> dict[str, Any]:
 
 def dataset(name: str, report: Report, notes: list[str]) -> dict[str, Any]:
     """What a dataset is, for a place that draws `notice`."""
-    fields = ", ".join(shown.name(field)[1:-1] for field in report.fields) or "none"
+    fields = ", ".join(shown.short(field) for field in report.fields) or "none"
     text = f"{shown.valid(name)}: {report.rows:,} row{'s' * (report.rows != 1)} · fields: {fields}"
     kind = "good" if report.good else "bad"
     return {"text": text, "note": _noted(notes), "kind": kind}
@@ -230,7 +230,7 @@ def first_rows(report: Report) -> Table:
     """The first rows of a dataset, long values cut."""
     names = list(report.fields)[:12]
     rows = [[_cell(row.get(name, "")) for name in names] for row in report.first]
-    return table([shown.name(name)[1:-1] for name in names], rows, caption="First rows")
+    return table([shown.short(name) for name in names], rows, caption="First rows")
 
 
 def example(report: Report) -> dict[str, str]:
@@ -248,7 +248,7 @@ def _cell(value: Any) -> str:
 
 def _cut(text: str, most: int) -> str:
     """A text a page can hold: valid Unicode, and not too long."""
-    return shown.valid(text if len(text) <= most else text[:most] + "…")
+    return shown.valid(shown.cut(text, most))
 
 
 def evaluation(answers: list[dict[str, Any]]) -> Table:

@@ -7,7 +7,7 @@ import json
 import time
 from typing import Any
 
-from pipeline import settings, shorten
+from pipeline import settings, shown
 from pipeline.azure.place import LOGINS, Place
 from pipeline.errors import InputError
 
@@ -35,7 +35,7 @@ def credential(login: str) -> Any:
     if login == "environment":
         # Only Microsoft's own hosts know each other; one of another cloud is taken at its word.
         return EnvironmentCredential(disable_instance_discovery=settings.azure_authority() is not None)
-    raise InputError(f"login: {shorten.value(login)} is not allowed; allowed: {', '.join(LOGINS)}")
+    raise InputError(f"login: {shown.value(login)} is not allowed; allowed: {', '.join(LOGINS)}")
 
 
 def identity(place: Place) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from pipeline import shorten
+from pipeline import shown
 from pipeline.azure.place import GROUP, SPACE, SUBSCRIPTION, Place
 from pipeline.errors import InputError
 
@@ -52,6 +52,6 @@ def parse(uri: str, where: Place) -> Reference:
     if found := SHORT.fullmatch(uri):
         return Reference(where.required(), where.registry, *found.groups())
     raise InputError(
-        f"model: {shorten.value(uri)} is not a model in Azure; one looks like azureml:NAME:VERSION or"
+        f"model: {shown.value(uri)} is not a model in Azure; one looks like azureml:NAME:VERSION or"
         " azureml://registries/REGISTRY/models/NAME/versions/VERSION"
     )

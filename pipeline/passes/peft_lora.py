@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from safetensors.torch import load_file
 
-from pipeline import shorten
+from pipeline import shown
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 KEY = re.compile(r"(?:^|\.)model\.layers\.(\d+)\.(self_attn|mlp)\.(\w+)\.lora_([AB])\.weight$")
@@ -70,9 +70,9 @@ def _check_scales(config: Mapping[str, Any]) -> None:
         raise ValueError(f"{CONFIG}: alpha_pattern is not a mapping")
     for name, alpha in {"lora_alpha": config.get("lora_alpha"), **patterns}.items():
         if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-            raise ValueError(f"{CONFIG}: {name} is {shorten.value(alpha)}, not a number")
+            raise ValueError(f"{CONFIG}: {name} is {shown.value(alpha)}, not a number")
     if special := [name for name in patterns if not re.fullmatch(r"[\w.]{1,200}", name)]:
-        raise ValueError(f"{CONFIG}: alpha_pattern {shorten.value(special[0])} is not the name of a module")
+        raise ValueError(f"{CONFIG}: alpha_pattern {shown.value(special[0])} is not the name of a module")
 
 
 def read_adapter(folder: Path) -> dict[tuple[int, str], Lora]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline import shorten
+from pipeline import shown
 from pipeline.errors import InputError
 from pipeline.options import parse
 from pipeline.publishers import azureml, huggingface, local
@@ -35,5 +35,5 @@ def settled(to: str, home: Path, options: Any) -> Any:
 def options_of(to: str, given: dict[str, Any]) -> Any:
     """The options of publisher `to` from plain data. Raises InputError."""
     if to not in PUBLISHERS:
-        raise InputError(f"to: {shorten.value(to)} is not allowed; allowed: {', '.join(PUBLISHERS)}")
+        raise InputError(f"to: {shown.value(to)} is not allowed; allowed: {', '.join(PUBLISHERS)}")
     return parse(PUBLISHERS[to].Options, given, "publish")

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline import shorten
+from pipeline import shown
 from pipeline.errors import InputError
 from pipeline.run import DONE, Run
 
@@ -32,7 +32,7 @@ def source_of(run: Run, name: str, version: str, rule: Rule = NAME) -> Path:
     """
     problems = []
     if not rule.pattern.fullmatch(name):
-        problems.append(f"name: {shorten.value(name)} is not allowed; allowed: {rule.words}")
+        problems.append(f"name: {shown.value(name)} is not allowed; allowed: {rule.words}")
     source = run.artifact("onnx")
     if source is None and run.artifact("workflow"):
         raise InputError(f"run: {run.id} needs a graph to publish, and its export is not run here")
@@ -41,8 +41,8 @@ def source_of(run: Run, name: str, version: str, rule: Rule = NAME) -> Path:
             f"run: {run.id} is {run.status} and has no exported model yet; only a finished one is published"
         )
     if version and not VERSION.fullmatch(version):
-        shown = shorten.value(version)
-        problems.append(f"version: {shown} is not allowed; allowed: a whole number from 1, or empty")
+        wrong = shown.value(version)
+        problems.append(f"version: {wrong} is not allowed; allowed: a whole number from 1, or empty")
     if source is not None and not Path(source).is_dir():
         problems.append(f"run: {run.id}: its exported model is no longer there; run its recipe again")
     if problems or source is None:

@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline import architectures, settings, shorten
+from pipeline import architectures, settings, shown
 from pipeline.options import option
 from pipeline.stages import Artifact, Context, Results, olive
 from pipeline.stages.quantize import Model
@@ -117,7 +117,7 @@ def check(options: Options, model: Model) -> list[str]:
     for name in targets(options) or []:
         if known and name not in known:
             problems.append(
-                f"finetune.target_modules: {shorten.value(name)} is no linear layer of this model;"
+                f"finetune.target_modules: {shown.value(name)} is no linear layer of this model;"
                 f" allowed: all-linear or some of {', '.join(known)}"
             )
     if targets(options) == []:

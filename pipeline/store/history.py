@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from pipeline import shorten
+from pipeline import shown
 from pipeline.errors import InputError, LabError
 from pipeline.run import ENDED, QUEUED, RUNNING, Run
 from pipeline.store.base import Base
@@ -44,7 +44,7 @@ class History(Base):
                 rows = db.execute(query, (run, f"%-{ending}")).fetchall()
             if len(rows) != 1:
                 what = "is the beginning of several runs" if rows else "no such run"
-                raise InputError(f"{shorten.text(run)}: {what}; `python -m pipeline list` shows them")
+                raise InputError(f"{shown.line(run)}: {what}; `python -m pipeline list` shows them")
             return run_of(rows[0], self.home, stages_of(db, self.home, [rows[0]["id"]])[rows[0]["id"]])
 
     def list(self, limit: int = 1000, *, deleted: bool = False) -> list[Run]:

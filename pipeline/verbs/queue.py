@@ -68,13 +68,14 @@ def sweep_(args: argparse.Namespace) -> int:
 
     store = Store(settings.home())
     recipes = sweep.variants(lambda changes: recipe_of(store, args.recipe, changes), args.over)
-    for run, made in zip(sweep.start(store, recipes, note=_note), recipes, strict=True):
+    for run, made in zip(sweep.start(store, recipes, note=note), recipes, strict=True):
         print(f"{run}  {made.name}")
     print(f"These {len(recipes)} runs are the group {recipes[0].group}.")
     return 0
 
 
-def _note(text: str) -> None:
+def note(text: str) -> None:
+    """What should be known of the data of a run that is queued."""
     print(f"Note: {text}", file=sys.stderr)
 
 

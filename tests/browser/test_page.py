@@ -74,6 +74,9 @@ def test_a_bad_dataset_is_refused_with_line_numbers_and_not_kept(app, shot):
     upload(page, f"{ATTACK[:12].replace('/', '')}.jsonl", b'{"<b>x</b>": 1}\n')
     expect(page.locator("#data-problems")).to_contain_text("<b>x</b>")
     expect(page.locator("#data-problems b")).to_have_count(0)
+    # It stays in its box, for another template; no link leads to it, because uploads are not served.
+    expect(page.locator("#data-upload .filename")).to_be_visible()
+    expect(page.locator("#data-upload a >> visible=true")).to_have_count(0)
     assert not (app.home / "datasets").exists()
 
 

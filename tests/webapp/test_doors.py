@@ -291,6 +291,17 @@ def test_values_of_another_type_are_a_sentence(store, client, capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_slow_handlers_leave_threads_for_the_page(client):
+    """Gradio has 40 threads for all; a handler without a group could take each of them."""
+    mounted = next(
+        route.app.app for route in client.app.routes if isinstance(getattr(route, "app", None), calls.Door)
+    )
+    named = [handler for handler in mounted.get_blocks().fns.values() if handler.fn and handler.queue]
+    limits = {handler.concurrency_id: handler.concurrency_limit for handler in named}
+    assert {"checks", "home"} <= limits.keys()
+    assert sum(limits.values()) <= 30, limits
+
+
 def test_what_the_page_does_not_need_of_gradio_is_closed(home, client):
     upload = client.post("/gradio_api/upload", files={"files": ("a.jsonl", ROWS)}).json()[0]
     for path in (

@@ -16,7 +16,7 @@ from webapp import choices, local_models, parts, uploads, views
 from webapp.home import store
 
 MISFIT = "The rows do not fit this template; change one of them and check again"
-BROKEN = "This file cannot be used; nothing of it was kept"
+BROKEN = "This file cannot be used"
 CUSTOM = "<|user|>\\n{prompt}<|end|>\\n<|assistant|>\\n{response}<|end|>"
 
 
@@ -31,26 +31,10 @@ class Data(NamedTuple):
 
 
 def look(uploaded: str | None, picked: str | None, template: str, model: str) -> Iterator[tuple[Any, ...]]:
-    """Check an upload, or else the dataset picked, and show what was found; a hub model may take a minute."""
-    yield from _looking(uploaded, picked, template, model)
+    """Check an upload, or else the dataset picked: progress, and in the end what was found.
 
-
-def found(uploaded: str | None, picked: str | None, template: str, model: str) -> tuple[Any, ...]:
-    """What `look` shows in the end: summary, problems, rows, example, upload, choice, use."""
-    *_, last = _looking(uploaded, picked, template, model)
-    return last
-
-
-def _reading(step: str = "") -> tuple[Any, ...]:
-    """What is shown while a dataset is read; `step` says how far that is."""
-    text = f"Reading the dataset… {step}".strip()
-    return {"text": text}, None, None, None, gr.skip(), gr.skip(), gr.update(interactive=False)
-
-
-def _looking(
-    uploaded: str | None, picked: str | None, template: str, model: str
-) -> Iterator[tuple[Any, ...]]:
-    """Progress, and in the end what was found; a good upload is kept."""
+    A good upload is kept. A hub model may take a minute.
+    """
     yield _reading()
     try:
         with _dataset(uploaded, picked) as path:
@@ -71,6 +55,18 @@ def _looking(
         *taken,
         gr.update(interactive=fits),
     )
+
+
+def found(uploaded: str | None, picked: str | None, template: str, model: str) -> tuple[Any, ...]:
+    """What `look` shows in the end: summary, problems, rows, example, upload, choice, use."""
+    *_, last = look(uploaded, picked, template, model)
+    return last
+
+
+def _reading(step: str = "") -> tuple[Any, ...]:
+    """What is shown while a dataset is read; `step` says how far that is."""
+    text = f"Reading the dataset… {step}".strip()
+    return {"text": text}, None, None, None, gr.skip(), gr.skip(), gr.update(interactive=False)
 
 
 def _progress(
@@ -186,7 +182,7 @@ def build() -> Data:
 
     shown = [summary, problems, rows, example, upload, picked, use]
     given = [upload, picked, template, model]
-    event: dict[str, Any] = {"inputs": given, "outputs": shown, **parts.QUEUED}
+    event: dict[str, Any] = {"inputs": given, "outputs": shown, **parts.CHECKS}
     upload.upload(look, **event)
     template.submit(look, **event)
     again.click(look, **event)

@@ -195,9 +195,9 @@ def build(tab: gr.Tab, welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
         [*inputs.inputs, you],
         [notice, problems, run, new],
         js=signed,
-        **parts.QUEUED,
+        **parts.CHECKS,
     )
-    welcome.click(launch_sample, you, [welcome_problems, run, new], js=signed, **parts.QUEUED)
+    welcome.click(launch_sample, you, [welcome_problems, run, new], js=signed, **parts.CHECKS)
     run.change(None, run, None, js=parts.live("open"), **parts.IN_PAGE)
     download.click(None, [text, inputs.input("", "name")], None, js=parts.live("download"), **parts.IN_PAGE)
     data, template, model = (inputs.input("", name) for name in ("data", "template", "model"))

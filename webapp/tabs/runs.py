@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from pipeline import history, storage, takeaway, worker
+from pipeline import history, shown, storage, takeaway, worker
 from pipeline.errors import LabError
 from pipeline.run import ENDED, RETRYABLE, Run
 from webapp import parts, routes, views
@@ -148,7 +148,9 @@ def restore(run: str) -> tuple[Any, ...]:
     try:
         found = known_run(run)
     except LabError:
-        return {"text": f"Run {run[:80]} is gone: a day has passed.", "kind": "bad"}, gr.update(visible=False)
+        return {"text": f"Run {shown.short(run)} is gone: a day has passed.", "kind": "bad"}, gr.update(
+            visible=False
+        )
     store().restore(found.id)
     return _notice(f"{found.name} is back."), gr.update(visible=False)
 
@@ -302,7 +304,7 @@ def build(tab: gr.Tab) -> Runs:
     table.select(
         select, None, [chosen, *shown, *of.written], trigger_mode="multiple", **parts.QUICK
     ).then(takes, chosen, of.disk, trigger_mode="always_last", **parts.QUICK)  # fmt: skip
-    compare.click(comparison.compare, checked, compared, **parts.QUEUED)
+    compare.click(comparison.compare, checked, compared, **parts.LOOKS)
     of.take.click(None, chosen, None, js=parts.live("take"), **parts.IN_PAGE)
     of.view.click(None, chosen, None, js=parts.live("open"), **parts.IN_PAGE)
     of.stop.click(None, chosen, None, js=parts.live("cancel"), trigger_mode="multiple", **parts.IN_PAGE).then(
@@ -320,6 +322,6 @@ def build(tab: gr.Tab) -> Runs:
     whether_delete.select(delete, checked, [notice, of.panel, checked, compare], **parts.QUICK).then(**look)
     notice.select(undo, None, [notice, of.panel], **parts.QUICK).then(**look)
     of.back.click(restore, chosen, [notice, of.panel], **parts.QUICK).then(**look)
-    space.click(ask_free, None, whether_free, **parts.QUEUED)
-    whether_free.select(free, None, notice, **parts.QUEUED)
+    space.click(ask_free, None, whether_free, **parts.LOOKS)
+    whether_free.select(free, None, notice, **parts.LOOKS)
     return Runs(chosen, of.view, of.use, compared)

@@ -99,7 +99,7 @@ def build(tab: gr.Tab, inputs: form.Form, read: Any, you: gr.Textbox) -> None:
         drawing = parts.drawn("scorecard", elem_id="scorecard-view")
     start.click(
         partial(measure, inputs, read), [*inputs.inputs, chosen, you], [notice, problems, picked, drawing],
-        js=parts.live("signed", "queue.js"), **parts.QUEUED,
+        js=parts.live("signed", "queue.js"), **parts.CHECKS,
     )  # fmt: skip
     picked.input(show, picked, drawing, **parts.QUICK)
     tab.select(arrive, picked, [picked, drawing], **parts.QUICK)

@@ -92,5 +92,5 @@ def build(inputs: form.Form, read: Read, run: gr.Textbox, you: gr.Textbox) -> No
         problems = parts.drawn("problems", elem_id="sweep-problems")
     start.click(
         partial(launch, inputs, read), [*inputs.inputs, *axes, you], [notice, problems, run],
-        js=parts.live("signed", "queue.js"), **parts.QUEUED,
+        js=parts.live("signed", "queue.js"), **parts.CHECKS,
     )  # fmt: skip
