@@ -36,6 +36,7 @@ PURGE_SECONDS = 3600.0
 UPLOAD_AGE_SECONDS = 3600
 AT_ONCE = 40
 QUEUE_SECONDS = 0.02
+SESSIONS = 200  # open pages that Gradio remembers the choices of; each takes half a megabyte
 log = logging.getLogger(__name__)
 
 
@@ -57,6 +58,7 @@ def create(names: Iterable[str] = (), models: Iterable[Path] = ()) -> FastAPI:
     mimetypes.add_type("text/javascript", ".js")  # some systems call it plain text, and browsers refuse it
     blocks = page()
     blocks.queue(default_concurrency_limit=AT_ONCE, api_open=False)
+    blocks.state_session_capacity = SESSIONS
     # Gradio looks a thousand times a second whether an event waits: a twentieth of a core with nobody there.
     blocks._queue.sleep_when_free = blocks._queue.progress_update_sleep_when_free = QUEUE_SECONDS
     mounted: FastAPI = gr.mount_gradio_app(

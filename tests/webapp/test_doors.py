@@ -14,6 +14,7 @@ from typing import Any
 import gradio as gr
 import planted
 import pytest
+from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from pipeline import locks
@@ -231,6 +232,19 @@ def test_an_upload_of_equal_bytes_is_there_for_both(home, client):
         status, answer = handler.call(handler.given(FILES, file(path)))
         assert (status, "do not fit this template" in answer) == (GOOD, True), answer
     assert list((home / ".gradio-uploads" / uploads.COPIES).iterdir()) == []
+
+
+def test_made_up_sessions_take_no_more_memory_than_pages(client, monkeypatch):
+    """Anybody can name new ones; Gradio keeps what each has chosen."""
+    mounts = [route.app for route in client.app.routes if isinstance(route, Mount)]
+    holder = next(mounted.app for mounted in mounts if isinstance(mounted, calls.Door)).state_holder
+    assert holder.capacity == app.SESSIONS
+    monkeypatch.setattr(holder, "capacity", 3)
+    handler = next(found for found in handlers(client) if not found.queued and not found.kinds)
+    for number in range(6):
+        body = {"data": [], "fn_index": handler.id, "session_hash": f"made-up-{number}"}
+        assert client.post("/gradio_api/run/predict", json=body).status_code == GOOD
+    assert len(holder.session_data) <= 3
 
 
 def test_the_name_of_an_upload_cannot_be_worked_out_from_its_bytes(client, monkeypatch):
