@@ -244,7 +244,7 @@ DENIED = "/a/b cannot be used (Permission denied); see that it is there and your
         (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"), f"GPU m{MEMORY[1:]}"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), MEMORY),
         (wrapped(MemoryError()), MEMORY),
-        (RuntimeError("a\nb" + "c" * 1000), f"This failed (RuntimeError: a b{'c' * 297}); {AGAIN}"),
+        (RuntimeError("a\nb" + "c" * 1000), f"This failed (RuntimeError: a b{'c' * 296}…); {AGAIN}"),
         (KeyError("multi_cache"), f"This failed with an internal error (KeyError: 'multi_cache'); {AGAIN}"),
         (IndexError(), f"This failed with an internal error (IndexError); {AGAIN}"),
         (KeyboardInterrupt(), f"This failed (KeyboardInterrupt); {AGAIN}"),

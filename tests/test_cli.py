@@ -72,12 +72,12 @@ class TestCheck:
     def test_what_is_printed_is_text_without_control_characters(
         self, home: Path, dataset: Path, capsys: Capture
     ) -> None:
-        row = {"prompt": "a\x1b[31m\0", "response": "b\n\tc", "x\x1b": 1}
+        row = {"prompt": "a\x1b[31m\x01", "response": "b\n\tc", "x\x1b": 1}
         dataset.write_text((json.dumps(row) + "\n") * 2)
         odd = dataset.rename(dataset.with_name("odd\udcff\x1b.jsonl"))
         code, out, err = cli(capsys, "check", odd, "--template", "{prompt} {response}")
         assert (code, err) == (0, "")
-        assert "a\\u001b[31m\\u0000 b\n\tc" in out
+        assert "a\\u001b[31m\\u0001 b\n\tc" in out
         assert "fields prompt, response, x\\u001b" in out
         assert "\x1b" not in out
         odd.write_text("{")
