@@ -154,6 +154,7 @@ class Lengths:
         """End the process."""
         if self._process is not None:
             _free.release()
+            _processes.discard(self._process)
             self._process.kill()
             for pipe in (self._process.stdin, self._process.stdout):
                 with suppress(OSError):  # what it was still to get
@@ -168,10 +169,12 @@ class Lengths:
         if not _free.acquire(timeout=WAIT_SECONDS):
             raise LabError("others are being counted just now; check again in a minute.")
         try:
-            return _start(file)
+            process = _start(file)
         except BaseException:
             _free.release()
             raise
+        _processes.add(process)
+        return process
 
     def _ask(self, texts: list[tuple[str, str]]) -> list[tuple[int, int]]:
         if self._process is None:
@@ -200,6 +203,13 @@ class Lengths:
 
 
 _free = threading.BoundedSemaphore(AT_ONCE)
+_processes: set[subprocess.Popen[bytes]] = set()
+
+
+def close() -> None:
+    """End all processes: whoever waits for one gets a sentence. For the end of the app."""
+    for process in list(_processes):
+        process.kill()
 
 
 def _most_tokens(text: str) -> int:

@@ -12,6 +12,7 @@ import atexit
 import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import struct
@@ -44,6 +45,7 @@ RECEIVE_BYTES = 1 << 18
 LOOK_SECONDS = 0.25  # how soon a waiting thread sees that the process is to end
 NAME = "template: the model's chat template"
 OTHER = "write a template of your own, or choose another model"
+HALF = re.compile("[\ud800-\udfff]")
 LENGTH = struct.Struct(">I")
 
 Job = tuple[list[dict[str, str]], bool]  # messages, add_generation_prompt
@@ -128,6 +130,8 @@ def close() -> None:
 def _text(answer: dict[str, str]) -> Text:
     """What an answer says of one job: `text`, `error` of the template's own, or `limit` that it broke."""
     if "text" in answer:
+        if HALF.search(answer["text"]):
+            return Refused(f"{NAME} writes half of a character, which is no text; {OTHER}")
         return answer["text"]
     reason = answer["error"] if "error" in answer else f"{answer['limit']}; {OTHER}"
     return Refused(f"{NAME} cannot be rendered: {reason}")

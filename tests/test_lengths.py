@@ -125,6 +125,19 @@ def test_where_no_held_out_prompt_can_be_asked_it_is_said(tmp_path: Path, tokeni
     assert report.unasked.startswith("No held-out prompt can be answered")
 
 
+def test_the_end_of_the_app_is_the_end_of_its_processes(tokenizer: Path) -> None:
+    counting = Lengths(lambda: tokenizer, "the-model", Limits(row=20))
+    counting.add(0, 1, Rendered("a" * 50, "a" * 50 + "b"))
+    counting.count()
+    process = counting._process
+    assert process is not None
+    lengths.close()
+    assert process.wait(60) != 0
+    counting.add(1, 2, Rendered("a" * 50, "a" * 50 + "b"))
+    counting.count()
+    assert counting.unknown == "the tokenizer of the-model cannot be used."
+
+
 def test_there_are_few_processes_at_once(tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hostile tokenizer takes its minute of a core; a page may be asked to look at many."""
     monkeypatch.setattr(lengths, "WAIT_SECONDS", 0.01)

@@ -443,3 +443,10 @@ def test_the_command_line_says_it_in_one_line(
     assert MEMORY in err
     assert "Traceback" not in err
     assert all(line.count(MEMORY) == 1 for line in err.splitlines() if "chat template" in line)
+
+
+def test_half_a_character_is_no_text() -> None:
+    template = parse("chat", Chat("{{ '\\ud800' }}{{ messages[0].content }}"))
+    (found,) = each(template, [{"prompt": "a", "response": "b"}])
+    assert isinstance(found, str)
+    assert "writes half of a character" in found

@@ -21,7 +21,7 @@ from gradio import processing_utils
 from gradio.routes import App
 from starlette.routing import Mount
 
-from pipeline import inference, rendering, settings, storage, worker
+from pipeline import inference, lengths, rendering, settings, storage, worker
 from pipeline.errors import LabError
 from pipeline.run import ENDED
 from webapp import calls, choices, guard, live, local_models, parts, queue, theme, uploads
@@ -206,6 +206,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         task.cancel()
+        lengths.close()
         rendering.close()  # else the threads that render, and with them the app, take as long as they like
         with contextlib.suppress(asyncio.CancelledError):
             await task

@@ -35,8 +35,8 @@ ROUTES = re.compile(
 )
 FILES = (gr.File, gr.UploadButton)
 TEXTS = (gr.Textbox, gr.Code)
+CHOSEN = (gr.Dropdown, gr.Radio)
 KINDS: list[tuple[Any, tuple[type, ...]]] = [
-    ((gr.Dropdown, gr.Radio), (str, bool, int, float, type(None))),
     (gr.Checkbox, (bool, type(None))),
     (gr.Slider, (int, float)),
     (gr.Number, (int, float, type(None))),
@@ -59,6 +59,11 @@ class Page(gr.Blocks):
         try:
             if not block_fn.fn:
                 raise InputError(UNFIT)  # it happens in the browser alone
+            # Gradio resolves every path that it finds in these, on the thread that serves everybody.
+            if not block_fn.collects_event_data:
+                kwargs["event_data"] = None
+            elif kwargs.get("event_data") is not None:
+                _require_flat(kwargs["event_data"]._data)
             return await super().process_api(block_fn, *args, **kwargs)
         except LabError as error:
             said = sentence(error)
@@ -92,6 +97,8 @@ def fit(component: Any, value: Any) -> Any:
         if not isinstance(value, list) or len(value) > LONGEST_LIST:
             raise InputError(UNFIT)
         return [_require(one, str, bool, int, float) for one in value]
+    if isinstance(component, CHOSEN):
+        return _require(value, str, type(None), *{type(choice) for _, choice in component.choices or []})
     kinds = next((kinds for classes, kinds in KINDS if isinstance(component, classes)), ())
     return _require(value, *kinds)  # a component that is not named here sends nothing
 
@@ -106,6 +113,14 @@ def _require(value: Any, *kinds: type) -> Any:
     if type(value) in (int, float) and not abs(value) <= LARGEST_NUMBER:  # what is no number compares false
         raise InputError("This number is too large to be meant.")
     return value
+
+
+def _require_flat(given: Any) -> None:
+    """See that what an event says of itself is names with short values. Raises InputError."""
+    values = given.values() if isinstance(given, dict) else [given]
+    for value in values:
+        for one in value if isinstance(value, list) and len(value) <= LONGEST_LIST * 10 else [value]:
+            _require(one, str, bool, int, float, type(None))
 
 
 def _upload(value: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 import gradio as gr
 import planted
 import pytest
+from gradio import processing_utils
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
@@ -32,6 +33,7 @@ WATCHED = {
 FILES = {"file", "uploadbutton"}
 TEXTS = {"textbox", "dropdown", "code"}
 GOOD, REFUSED = 200, 422
+FILE = "gradio.FileData"
 JSON = {"Content-Type": "application/json"}
 
 
@@ -232,6 +234,21 @@ def test_an_upload_of_equal_bytes_is_there_for_both(home, client):
         status, answer = handler.call(handler.given(FILES, file(path)))
         assert (status, "do not fit this template" in answer) == (GOOD, True), answer
     assert list((home / ".gradio-uploads" / uploads.COPIES).iterdir()) == []
+
+
+def test_what_an_event_says_of_itself_is_flat(client, monkeypatch):
+    """Gradio would resolve each path in it: minutes for a long one, in which nobody is served."""
+    resolved = []
+    monkeypatch.setattr(processing_utils, "check_all_files_in_cache", resolved.append)
+    found = handlers(client)
+    long = {"path": "/" + "a/" * 1000, "meta": {"_type": "gradio.FileData"}}
+    for event in ({"id": "x", "f": long}, [long], {"ids": [long]}, {"ids": [["x"]]}):
+        for handler in found:
+            if handler.kinds or handler.queued:
+                continue
+            status, answer = handler.call([], event)
+            assert status in (GOOD, REFUSED), answer
+    assert not any(FILE in str(data) for data in resolved)
 
 
 def test_made_up_sessions_take_no_more_memory_than_pages(client, monkeypatch):
