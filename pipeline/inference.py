@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import exported, generation, reading, settings, templates, verify
+from pipeline import exported, generation, reading, settings, shown, templates, verify
 from pipeline.errors import InputError, LabError, reason, sentence
 from pipeline.run import DONE, Run
 
@@ -134,6 +134,8 @@ async def stream(
     }  # fmt: skip
     if not prompt.strip():
         raise InputError("The prompt is empty; type a question first.")
+    if shown.valid(prompt + system) != prompt + system:
+        raise InputError("The prompt has half of a character; type it again.")
     server = await _server(home, source)
     number = next(_numbers)
     queue = server.answers[number] = asyncio.Queue()

@@ -17,7 +17,9 @@ from typing import Any
 
 Row = Mapping[str, Any]
 Render = Callable[[Row], str]
-WHITESPACE = re.compile(r"\s*")
+# What Hugging Face's tokenizers take for space; Python counts four control characters more.
+SPACES = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+WHITESPACE = re.compile(f"[{SPACES}]*")
 STRIPS: dict[str, Callable[[str], str]] = {
     "": str, "both": str.strip, "left": str.lstrip, "right": str.rstrip,
 }  # fmt: skip
@@ -87,7 +89,7 @@ class Reader:
             if start < at:
                 continue
             if "l" in flags:
-                start = at + len(text[at:start].rstrip())
+                start = at + len(text[at:start].rstrip(SPACES))
             yield at, text[at:start], None
             yield start, "", number
             at = WHITESPACE.match(text, end).end() if "r" in flags else end  # type: ignore[union-attr]

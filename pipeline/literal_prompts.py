@@ -28,8 +28,8 @@ def pieces_of(
     """
     if isinstance(template, templates.TextTemplate):
         return {"prompt": template.prompt_pieces(), "optional": []}
-    contents = ["", *hard, *constants(template), *(str(given["prompt"]) for given in rows)]
-    found: dict[str, Any] = {"prompt": literal(template, contents), "optional": []}
+    contents = [*hard, *constants(template), *(str(given["prompt"]) for given in rows)]
+    found: dict[str, Any] = {"prompt": literal(template, ["", *contents]), "optional": []}
     if _renders(template, {"prompt": "a", "response": "b", "system": "c"}):
         found |= {"optional": ["system"], "prompt_with_system": literal(template, contents, system=True)}
     return found

@@ -51,6 +51,7 @@ STARTER_CHAT = Chat(
     "{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 TOKENIZER = "tokenizer.json"
+MAPPINGS = ("quantization_config", "rope_parameters", "rope_scaling", "text_config")  # of a config.json
 TOKENIZER_SECONDS = 120
 ANSWER_SECONDS = 60
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt"]
@@ -334,6 +335,9 @@ def read_config(path: Path) -> tuple[dict[str, Any], Chat | None]:
         raise LabError("config.json is nested deeper than any real one") from None
     if not isinstance(config, dict):
         raise LabError("config.json is not a mapping, so it is not one of a Hugging Face model")
+    for key in MAPPINGS:
+        if not isinstance(config.get(key), dict | None):
+            raise LabError(f"config.json: {key} is not a mapping; choose another model")
     try:
         return config, chat_template(path)
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:

@@ -242,10 +242,7 @@ class Walk:
         if self.recipe.optimize is not None:
             self._at(TOKENIZER)
             check_tokenizer(self.files, self.scratch / "tokenizer")
-        model = self._small_model()
-        if model is None:
-            return
-        inputs = self._carry_out(model)
+        inputs = self._carry_out(self._small_model())
         if "onnx" in inputs:
             self._at(IDS)
             self._compare(inputs["onnx"])
@@ -280,17 +277,10 @@ class Walk:
             )
         self.config = found.to_dict()
 
-    def _small_model(self) -> Path | None:
-        """The small copy on the disk; None, with a note in the log, where this cannot be made small."""
+    def _small_model(self) -> Path:
+        """The small copy on the disk. Raises what keeps such a model from being made or made small."""
         self._at("model")
-        try:
-            return build(self.config, self.files, self.scratch / "model", self._step_size())
-        except Exception as error:
-            if expected(error):
-                raise
-            traceback.print_exc()
-            print(f"{TITLE}: only the tokenizer was tried; no small copy could be made ({name(error)}).")
-            return None
+        return build(self.config, self.files, self.scratch / "model", self._step_size())
 
     def _step_size(self) -> int:
         return miniature.step_of(self.recipe.stages(), self.config)

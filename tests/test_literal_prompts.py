@@ -52,6 +52,12 @@ def test_a_system_text_that_a_template_refuses(tmp_path: Path) -> None:
         reader.text({"prompt": "Hello", "system": "Be brief."})
 
 
+def test_a_prompt_with_a_system_text_is_literal_too() -> None:
+    template = templates.parse("chat", templates.Chat(FEATURES["plain"]))
+    made = literal_prompts.pieces_of(template, reading.HARD, [])
+    assert made["prompt_with_system"][1::2] == [{"system": ""}, {"prompt": ""}]
+
+
 def test_a_template_that_looks_for_words_is_not_taken_for_literal() -> None:
     """None of the hard texts has the word; it stands in the template."""
     source = "{% for m in messages %}{{ 'found' if 'open sesame' in m.content else m.content }}{% endfor %}"

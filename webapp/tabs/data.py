@@ -92,7 +92,10 @@ def arrive() -> tuple[Any, ...]:
 
 def refresh(picked: str | None) -> Any:
     """The datasets there are now; the choice stays."""
-    return gr.update(choices=choices.data(store().home), value=picked)
+    known: dict[str, Any] = (
+        {"value": picked} if picked else {}
+    )  # asked before `arrive` has answered: its choice stays
+    return gr.update(choices=choices.data(store().home), **known)
 
 
 def _model(template: str, model: str) -> tuple[models.Model | None, str]:
