@@ -65,6 +65,10 @@ HARD = (
     "a long line of words, " * 300,
     ".",
     "1",
+    "a  12",
+    "\t12",
+    "a  !",
+    "a  .b",
 )
 
 

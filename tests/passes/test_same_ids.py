@@ -142,6 +142,14 @@ def test_a_tokenizer_that_changes_texts_in_its_own_way_is_refused(tmp_path: Path
         export(source, tmp_path / "export")
 
 
+def test_cuts_that_genai_makes_in_another_order_are_refused(tmp_path: Path) -> None:
+    """Digits before ByteLevel's own pattern, where no class says so: spaces before numbers fall apart."""
+    made = zoo.KINDS["smollm"]
+    kind = zoo.Kind(made.make, {**made.config, "tokenizer_class": "PreTrainedTokenizerFast"}, made.template)
+    with pytest.raises(LabError, match="Training and answering read different tokens"):
+        export(zoo.write(kind, tmp_path / "digits"), tmp_path / "export")
+
+
 def test_the_lab_itself_asks_by_the_template(written: Callable[[str], Path], tmp_path: Path) -> None:
     """A template may look at a row's words in ways that no test of it finds: pieces are for app.py alone."""
     source = tmp_path / "model"
