@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import shutil
 import subprocess
@@ -50,10 +51,14 @@ def begin(library: Path, home: Path, lacking: str, error: int, *words: object) -
     return subprocess.Popen(
         [sys.executable, "-m", *map(str, words)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=settings.ROOT,
-        env=settings.child_environment(
-            OLIVE_LAB_HOME=str(home), LD_PRELOAD=str(library), LACKING=lacking,
-            LACKING_UNDER=f"{home}/", LACKING_ERRNO=str(error),
-        ),
+        env=environment(library, home, lacking, error),
+    )  # fmt: skip
+
+
+def environment(library: Path, home: Path, lacking: str, error: int) -> dict[str, str]:
+    return settings.child_environment(
+        OLIVE_LAB_HOME=str(home), LD_PRELOAD=str(library), LACKING=lacking,
+        LACKING_UNDER=f"{home}/", LACKING_ERRNO=str(error),
     )  # fmt: skip
 
 
@@ -65,54 +70,78 @@ def sentence(process: subprocess.Popen[str]) -> str:
     return said
 
 
-@pytest.mark.parametrize(
-    ("lacking", "error", "words"),
-    [("flock", errno.EOPNOTSUPP, FLOCK), ("fcntl", errno.ENOLCK, RANGES), ("mmap", errno.ENODEV, MAPS),
-     ("chmod", errno.EPERM, MODES)],
-)  # fmt: skip
 def test_every_command_says_what_is_missing_and_where_to_go(
-    library: Path, share: Path, recipe_file: Path, lacking: str, error: int, words: str
+    library: Path, share: Path, recipe_file: Path
 ) -> None:
     commands = (
-        ["webapp", "--port", "0"], ["pipeline", "list"], ["pipeline", "worker"],
-        ["pipeline", "run", recipe_file],
-    )  # fmt: skip
-    for begun in [begin(library, share, lacking, error, *words) for words in commands]:
-        assert sentence(begun) == (
+        ("flock", errno.EOPNOTSUPP, FLOCK, ["webapp", "--port", "0"]),
+        ("fcntl", errno.ENOLCK, RANGES, ["pipeline", "list"]),
+        ("mmap", errno.ENODEV, MAPS, ["pipeline", "worker"]),
+        ("chmod", errno.EPERM, MODES, ["pipeline", "run", recipe_file]),
+    )
+    begun = [begin(library, share, lacking, error, *command) for lacking, error, _, command in commands]
+    for process, (_, _, words, _) in zip(begun, commands, strict=True):
+        assert sentence(process) == (
             f"OLIVE_LAB_HOME: the file system of {share} lacks {words}, which the lab needs; put the home on"
             " a local disk, as OLIVE_LAB_HOME=/a/local/folder."
         )
 
 
-@pytest.mark.parametrize(
-    ("lacking", "errors", "words"),
-    [
-        ("flock", (errno.ENOLCK, errno.ENOSYS, errno.EACCES, SILENT), FLOCK),
-        ("fcntl", (errno.EOPNOTSUPP, errno.EACCES, SILENT), RANGES),
-        ("mmap", (errno.EACCES, errno.EIO, SILENT), MAPS),
-        ("chmod", (errno.EOPNOTSUPP, SILENT), MODES),
-        ("rename", (errno.EEXIST, errno.EACCES), RENAMES),
-        ("fsync", (errno.EINVAL, errno.EIO), SYNCS),
-    ],
-)
-def test_it_fails_in_many_ways(
-    library: Path, share: Path, lacking: str, errors: tuple[int, ...], words: str
-) -> None:
-    for begun in [begin(library, share, lacking, error, "pipeline", "list") for error in errors]:
-        assert f"{share} lacks {words}, which" in sentence(begun)
+WAYS = {
+    "flock": ((errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.EACCES, SILENT), FLOCK),
+    "fcntl": ((errno.ENOLCK, errno.EOPNOTSUPP, errno.EACCES, SILENT), RANGES),
+    "mmap": ((errno.ENODEV, errno.EACCES, errno.EIO, SILENT), MAPS),
+    "chmod": ((errno.EPERM, errno.EOPNOTSUPP, SILENT), MODES),
+    "rename": ((errno.EEXIST, errno.EACCES), RENAMES),
+    "fsync": ((errno.EINVAL, errno.EIO), SYNCS),
+}
+# Tries a home once for each way that its standard input names; what is said comes as a list of texts.
+TRIES = """
+import json, os, pathlib, sys
+from pipeline import home_probe
+said = []
+for lacking, error in json.load(sys.stdin):
+    os.environ.update(LACKING=lacking, LACKING_ERRNO=str(error))
+    home_probe.need.cache_clear()
+    try:
+        home_probe.need(pathlib.Path(os.environ["OLIVE_LAB_HOME"]))
+        said.append("")
+    except Exception as error:
+        said.append(f"{type(error).__name__}: {error}")
+print(json.dumps(said))
+"""
+
+
+def tried(library: Path, home: Path, ways: list[tuple[str, int]]) -> list[str]:
+    """What one process says of a home for each (what is lacking, error); "" if it can hold a lab."""
+    done = subprocess.run(
+        [sys.executable, "-c", TRIES], input=json.dumps(ways), capture_output=True, text=True, timeout=60,
+        check=True, cwd=settings.ROOT, env=environment(library, home, "nothing", 0),
+    )  # fmt: skip
+    said: list[str] = json.loads(done.stdout)
+    assert len(said) == len(ways)
+    return said
+
+
+def test_it_fails_in_many_ways(library: Path, share: Path) -> None:
+    ways = [(lacking, error, words) for lacking, (errors, words) in WAYS.items() for error in errors]
+    said = tried(library, share, [(lacking, error) for lacking, error, _ in ways])
+    for (lacking, error, words), text in zip(ways, said, strict=True):
+        expected = f"InputError: OLIVE_LAB_HOME: the file system of {share} lacks {words}, which"
+        assert text.startswith(expected), (lacking, error)
 
 
 def test_who_may_not_write_is_told_so(library: Path, share: Path) -> None:
-    for error in (errno.EACCES, errno.EPERM):
-        said = sentence(begin(library, share, "mkdir", error, "pipeline", "list"))
-        assert said.startswith(f"{share} cannot be written (")
-        assert "writable, or set OLIVE_LAB_HOME" in said
+    for text in tried(library, share, [("mkdir", errno.EACCES), ("mkdir", errno.EPERM)]):
+        assert text.startswith(f"InputError: {share} cannot be written (")
+        assert "writable, or set OLIVE_LAB_HOME" in text
 
 
 def test_a_full_disk_is_no_matter_of_its_kind(library: Path, home: Path) -> None:
-    for lacking in ("mkdir", "mmap", "rename"):
-        begun = begin(library, home, lacking, errno.ENOSPC, "pipeline", "list")
-        assert "lacks" not in begun.communicate(timeout=60)[1]
+    full = [(lacking, errno.ENOSPC) for lacking in ("mkdir", "mmap", "rename")]
+    assert tried(library, home, full) == ["", "", ""]
+    said = begin(library, home, "mkdir", errno.ENOSPC, "pipeline", "list").communicate(timeout=60)[1]
+    assert "lacks" not in said
 
 
 def test_what_works_is_used(library: Path, home: Path) -> None:
