@@ -40,6 +40,27 @@ def client(home: Path) -> Iterator[TestClient]:
         yield client
 
 
+@pytest.fixture(scope="module")
+def lasting_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One home for all that a module asks."""
+    folder = tmp_path_factory.mktemp("lab") / "home"
+    folder.mkdir(mode=0o700)
+    lock = locks.take(folder / "worker.lock")
+    assert lock is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OLIVE_LAB_HOME", str(folder))
+        patch.setenv("GRADIO_TEMP_DIR", str(folder / ".gradio-uploads"))
+        yield folder
+    os.close(lock)
+
+
+@pytest.fixture(scope="module")
+def lasting_client(lasting_home: Path) -> Iterator[TestClient]:
+    """One page for it: an app takes a second to make."""
+    with TestClient(create(), base_url="http://localhost:7860") as client:
+        yield client
+
+
 @pytest.fixture
 def uploaded(home: Path) -> Any:
     """Put a file where Gradio puts an upload; returns its path."""

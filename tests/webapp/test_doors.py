@@ -18,7 +18,6 @@ from gradio import processing_utils
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
-from pipeline import locks
 from pipeline.errors import InputError
 from webapp import app, calls, uploads
 from webapp.app import create
@@ -68,23 +67,13 @@ def touched() -> Touched:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One home and one page for all that is asked here."""
-    folder = tmp_path_factory.mktemp("lab") / "home"
-    folder.mkdir(mode=0o700)
-    lock = locks.take(folder / "worker.lock")
-    assert lock is not None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OLIVE_LAB_HOME", str(folder))
-        patch.setenv("GRADIO_TEMP_DIR", str(folder / ".gradio-uploads"))
-        yield folder
-    os.close(lock)
+def home(lasting_home: Path) -> Path:
+    return lasting_home
 
 
 @pytest.fixture(scope="module")
-def client(home: Path) -> Iterator[TestClient]:
-    with TestClient(create(), base_url="http://localhost:7860") as client:
-        yield client
+def client(lasting_client: TestClient) -> TestClient:
+    return lasting_client
 
 
 def gradio(client: TestClient) -> Any:
