@@ -317,7 +317,7 @@ def test_hostile_templates_from_all_sides_do_not_delay_a_good_one(
 
 
 def test_it_ends_when_it_is_idle_and_comes_back(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendering, "IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(rendering, "IDLE_SECONDS", 0.2)  # else it may end before it is asked
     assert text(GOOD) == "<user>Where?"
     first = pid()
     until(lambda: not alive(first), "the end of an idle process")
