@@ -35,8 +35,8 @@ ROUTES = re.compile(
 )
 FILES = (gr.File, gr.UploadButton)
 TEXTS = (gr.Textbox, gr.Code)
-CHOSEN = (gr.Dropdown, gr.Radio)
 KINDS: list[tuple[Any, tuple[type, ...]]] = [
+    ((gr.Dropdown, gr.Radio), (str, bool, int, float, type(None))),
     (gr.Checkbox, (bool, type(None))),
     (gr.Slider, (int, float)),
     (gr.Number, (int, float, type(None))),
@@ -97,8 +97,6 @@ def fit(component: Any, value: Any) -> Any:
         if not isinstance(value, list) or len(value) > LONGEST_LIST:
             raise InputError(UNFIT)
         return [_require(one, str, bool, int, float) for one in value]
-    if isinstance(component, CHOSEN):
-        return _require(value, str, type(None), *{type(choice) for _, choice in component.choices or []})
     kinds = next((kinds for classes, kinds in KINDS if isinstance(component, classes)), ())
     return _require(value, *kinds)  # a component that is not named here sends nothing
 
