@@ -9,7 +9,7 @@ from itertools import islice
 
 from pipeline import shown
 
-HEAD = 64 * 1024  # bytes from which a file's kind is told
+HEAD = 64 * 1024  # bytes that show a file's kind
 INSTEAD = "save it as JSON lines, one object per line in UTF-8"
 ARRAY = "the file is a JSON array; write one object per line instead, without [ ] and commas between them"
 SEVERAL_LINES = "the file is JSON over several lines; write each object on one line, in UTF-8"
@@ -125,8 +125,8 @@ def _objects(text: str, first: str) -> str | None:
     except json.JSONDecodeError as error:
         if _PYTHON_WORD.match(text, error.pos) and error.pos < len(first):
             return PYTHON
-        begun = first.endswith(("{", "[", ",", ":")) and error.pos >= len(first)
-        return SEVERAL_LINES if begun else None
+        unfinished = first.endswith(("{", "[", ",", ":")) and error.pos >= len(first)
+        return SEVERAL_LINES if unfinished else None
     except (ValueError, RecursionError):
         return None
     if "\n" in text[:end]:

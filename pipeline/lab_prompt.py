@@ -77,8 +77,8 @@ class Reader:
                 ids.append(number)
             elif piece:
                 ids += [int(token) for token in self._tokenizer.encode(self._spaced(piece, start == 0))]
-        begun = ids[: len(self._before)] == self._before  # the template wrote them as text
-        return ids if begun else [*self._before, *ids]
+        there = ids[: len(self._before)] == self._before  # the template wrote them as text
+        return ids if there else [*self._before, *ids]
 
     def _split(self, text: str) -> Iterator[tuple[int, str, int | None]]:
         """(position, text, id or None) of the special tokens in a text and of what stands between them."""
