@@ -18,6 +18,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from gradio import processing_utils
+from gradio.route_utils import FnIndexInferError
 from gradio.routes import App
 from starlette.routing import Mount
 
@@ -89,6 +90,9 @@ def _close(app: FastAPI, blocks: gr.Blocks) -> None:
     # An upload's folder is named by a digest of this and its bytes: nobody knows it who only knows the bytes.
     processing_utils.hash_seed = secrets.token_bytes(32)
     mount = next(route for route in app.routes if isinstance(route, Mount) and isinstance(route.app, App))
+    assert isinstance(mount.app, App)
+    mount.app.add_exception_handler(FnIndexInferError, calls.unnamed)
+    blocks.default_config.fns = calls.Handlers(blocks.fns)
     mount.app = calls.Door(mount.app)
 
 

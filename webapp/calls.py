@@ -9,9 +9,13 @@ from __future__ import annotations
 import logging
 import re
 from typing import Any
+from urllib.parse import urlencode
 
 import gradio as gr
+from fastapi import HTTPException
 from gradio.exceptions import InvalidPathError
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -33,15 +37,23 @@ ROUTES = re.compile(
     r"|/gradio_api/(upload|upload_progress|queue/(join|data)|run/[^/]+|heartbeat/[^/]+|cancel|reset"
     r"|startup-events|info|app_id)/?"
 )
+UNUSED = ("page", "deep_link")  # queries for features that are off; Gradio looks them up unchecked
 FILES = (gr.File, gr.UploadButton)
 TEXTS = (gr.Textbox, gr.Code)
+TYPED_TOO = "olive_lab_types"  # of a list: the types, besides texts, of values that are not on it
 KINDS: list[tuple[Any, tuple[type, ...]]] = [
-    ((gr.Dropdown, gr.Radio), (str, bool, int, float, type(None))),
     (gr.Checkbox, (bool, type(None))),
     (gr.Slider, (int, float)),
     (gr.Number, (int, float, type(None))),
 ]
 log = logging.getLogger(__name__)
+
+
+class Handlers(dict[int, Any]):
+    """The handlers of a page by number. To ask for another one is the fault of who asks."""
+
+    def __missing__(self, number: object) -> Any:
+        raise HTTPException(404, UNFIT)
 
 
 class Page(gr.Blocks):
@@ -80,6 +92,11 @@ class Page(gr.Blocks):
         raise gr.Error(said, print_exception=False)
 
 
+def unnamed(request: Request, error: Exception) -> PlainTextResponse:
+    """What a call that names no handler is answered."""
+    return PlainTextResponse(UNFIT + "\n", status_code=404)
+
+
 def fitting(components: list[Any], values: list[Any]) -> list[Any]:
     """The values if each is of the kind that its component sends. Raises InputError."""
     if len(values) < len(components):
@@ -97,6 +114,9 @@ def fit(component: Any, value: Any) -> Any:
         if not isinstance(value, list) or len(value) > LONGEST_LIST:
             raise InputError(UNFIT)
         return [_require(one, str, bool, int, float) for one in value]
+    if isinstance(component, (gr.Dropdown, gr.Radio)):
+        choices = {type(choice) for _, choice in component.choices or []}
+        return _require(value, str, type(None), *choices, *getattr(component, TYPED_TOO, ()))
     kinds = next((kinds for classes, kinds in KINDS if isinstance(component, classes)), ())
     return _require(value, *kinds)  # a component that is not named here sends nothing
 
@@ -176,6 +196,8 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or ROUTES.fullmatch(scope["path"]):
-            await self.app(scope, receive, send)
+            given = QueryParams(scope["query_string"]).multi_items()
+            kept = urlencode([pair for pair in given if pair[0] not in UNUSED])
+            await self.app({**scope, "query_string": kept.encode()}, receive, send)
         else:
             await PlainTextResponse("There is no such page.\n", status_code=404)(scope, receive, send)

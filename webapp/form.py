@@ -10,6 +10,7 @@ import gradio as gr
 
 from pipeline import safe_yaml, shown
 from pipeline.options import Option, describe
+from webapp import calls
 
 MOST_RADIO_CHOICES = 3
 LONGEST_TYPED = 100  # characters of a number
@@ -103,7 +104,9 @@ def component(option: Option, group: str = "", **kwargs: Any) -> Input:
         words = [(word(choice), choice) for choice in choices]
         return gr.Radio(words, **common) if len(words) <= MOST_RADIO_CHOICES else gr.Dropdown(words, **common)
     if option.choices:
-        return gr.Dropdown([(word(c), c) for c in option.choices], allow_custom_value=True, **common)
+        made = gr.Dropdown([(word(c), c) for c in option.choices], allow_custom_value=True, **common)
+        setattr(made, calls.TYPED_TOO, option.types)  # a recipe that is filled in has them
+        return made
     return gr.Textbox(**{**common, "value": "" if option.default is None else word(option.default)})
 
 

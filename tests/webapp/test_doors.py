@@ -278,7 +278,7 @@ def test_the_name_of_an_upload_cannot_be_worked_out_from_its_bytes(client, monke
 
 
 HOSTILE = ["../..", "\0", "--help", "x" * 20_000]
-TYPES = [None, ["/root"], {"a": "/root"}, 10**400, float("nan"), -1]
+TYPES = [None, ["/root"], {"a": "/root"}, 10**400, float("nan"), -1, True, 1.5]
 
 
 def test_no_text_becomes_a_path_or_a_process(home, store, client, victim, touched, tmp_path):
@@ -328,6 +328,10 @@ def test_values_of_another_type_are_a_sentence(store, client, capfd):
                 status, answer = handler.call([value] * len(handler.kinds), event)
                 assert status in (GOOD, REFUSED), (handler.id, value, answer)
                 assert calls.BROKEN not in answer, (handler.id, value)
+        for value in TYPES if {"dropdown", "radio"} & set(handler.kinds) else ():
+            status, answer = handler.call(handler.given({"dropdown", "radio"}, value))
+            assert status in (GOOD, REFUSED), (handler.id, value, answer)
+            assert calls.BROKEN not in answer, (handler.id, value)
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -350,3 +354,17 @@ def test_what_the_page_does_not_need_of_gradio_is_closed(home, client):
         reply = client.get(f"/{path.replace('UPLOAD', upload)}")
         assert (reply.status_code, SECRET in reply.text) == (404, False), path
     assert not (home / ".gradio-uploads" / "deep_links").exists()
+
+
+def test_a_handler_or_a_page_that_is_not_there_is_no_fault_of_the_lab(client, capfd):
+    number = len(gradio(client).get_blocks().fns)
+    for path in ("run/predict", "queue/join"):
+        for wrong in (-1, number, 10**30, None):
+            for session in ("s", None):
+                body = {"data": [], "fn_index": wrong, "session_hash": session}
+                reply = client.post(f"/gradio_api/{path}", json=body)
+                assert 400 <= reply.status_code < 500, (path, wrong, session, reply.text)
+    for query in ("page=x", "page=", "deep_link=..%2F..", "page=%ff&page=x", "%70age=x"):
+        for path in ("", "config", "gradio_api/info"):
+            assert client.get(f"/{path}?{query}").status_code == GOOD, (path, query)
+    assert "Traceback" not in capfd.readouterr().err
