@@ -49,6 +49,7 @@ def create(names: Iterable[str] = (), models: Iterable[Path] = ()) -> FastAPI:
     local_models.offer(models)
     uploads.empty()
     app = FastAPI(title=TITLE, lifespan=_lifespan, openapi_url=None, docs_url=None, redoc_url=None)
+    app.add_middleware(uploads.Room)
     app.add_middleware(calls.Refusals)
     app.add_middleware(guard.Guard, names=names)
     app.add_exception_handler(LabError, unusable)
@@ -226,6 +227,7 @@ async def _tend(home: Path) -> None:
             if time.monotonic() >= purge_at:
                 purge_at = time.monotonic() + PURGE_SECONDS
                 await asyncio.to_thread(storage.purge, store())
+                await asyncio.to_thread(uploads.tidy, UPLOAD_AGE_SECONDS)
         except Exception:  # a full disk, a locked store: said in the log, and tried again
             log.exception("Could not see to the worker and to idle models")
         await asyncio.sleep(TEND_SECONDS)

@@ -8,14 +8,20 @@ deleted by us; Gradio deletes its own after `UPLOAD_AGE_SECONDS`.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipeline import settings
 from pipeline.errors import InputError
@@ -24,6 +30,11 @@ COPIES = ".copies"  # beside Gradio's folders, whose names are digests
 DIGEST = r"[0-9a-f]{64}"
 LONGEST_FILE_NAME = 200  # bytes; a file system takes 255, and the home adds some of its own
 PIECE = 1 << 20  # bytes copied at a time
+AT_ONCE = 8  # times the largest file: what all uploads together may take
+FORM = 1 << 20  # bytes that a form adds to its file
+LEAST_FILE = 4096  # bytes that a small one takes on a disk
+KEPT_FREE = 1 << 30  # bytes of the disk that runs need
+FULL = "There is no room for more uploads now; try again in an hour."
 NOT_HERE = "This file is not among the uploads of this page, or not any more; upload it again."
 _NO_LINK = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -32,6 +43,15 @@ def empty() -> None:
     """Remove what an earlier app has left. For the start of the app, before anybody can upload."""
     shutil.rmtree(settings.uploads(), ignore_errors=True)
     settings.uploads()
+
+
+def tidy(older_than: float) -> None:
+    """Remove what lost connections left, parts of files that no page names. `older_than` is in seconds."""
+    for path in settings.uploads().iterdir():
+        with suppress(FileNotFoundError):  # it has arrived
+            facts = path.lstat()
+            if stat.S_ISREG(facts.st_mode) and time.time() - facts.st_mtime > older_than:
+                path.unlink()
 
 
 @contextmanager
@@ -104,3 +124,53 @@ def _copy(source: int, target: Path, most_bytes: int) -> None:
             if left < 0:
                 raise InputError(f"This file is larger than the {most_bytes:,} bytes allowed here.")
             file.write(piece)
+
+
+class Room:
+    """ASGI middleware: an upload begins only if it fits beside the others, and leaves runs their disk."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.coming = 0  # bytes of uploads on their way
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].rstrip("/").endswith("/upload"):
+            await self.app(scope, receive, send)
+            return
+        length = Headers(scope=scope).get("content-length", "")
+        size = int(length) if length.isdecimal() and len(length) < 20 else None
+        there = await asyncio.to_thread(_used)
+        refused = _refusal(size, there + self.coming)
+        if refused:
+            await PlainTextResponse(refused[1] + "\n", status_code=refused[0])(scope, receive, send)
+            return
+        assert size is not None
+        self.coming += size
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.coming -= size
+
+
+def _refusal(size: int | None, others: int) -> tuple[int, str] | None:
+    """The status and the sentence that refuse an upload of this size beside others; None if it fits."""
+    most = settings.max_upload_bytes()
+    if size is None:
+        return 411, "An upload has to state its size; upload it with a browser."
+    if size > most + FORM:
+        return 413, f"This file is larger than the {most:,} bytes allowed here."
+    if others + size > AT_ONCE * (most + FORM):
+        return 413, FULL
+    if shutil.disk_usage(settings.uploads()).free - size < KEPT_FREE:
+        return 507, "The lab's disk is nearly full: delete runs on the Runs tab, or free space on it."
+    return None
+
+
+def _used() -> int:
+    """Bytes of all uploads that are there."""
+    used = 0
+    for folder, _, names in os.walk(settings.uploads()):
+        for name in names:
+            with suppress(FileNotFoundError):
+                used += max(LEAST_FILE, Path(folder, name).lstat().st_size)
+    return used

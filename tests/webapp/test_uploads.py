@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import shutil
+from types import SimpleNamespace
+
 import pytest
 
+from pipeline import settings
 from pipeline.errors import InputError
 from webapp import uploads
 
@@ -52,3 +58,78 @@ def test_the_sentence_is_the_same_whether_or_not_there_is_a_file(home, tmp_path)
             take(named)
         said.add(str(refused.value))
     assert said == {uploads.NOT_HERE}
+
+
+async def send_upload(room, size, path="/gradio_api/upload"):
+    """The status that an upload of this size is answered with."""
+    statuses = []
+    headers = [] if size is None else [(b"content-length", b"%d" % size)]
+
+    async def send(message):
+        statuses.append(message.get("status"))
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    await room({"type": "http", "path": path, "headers": headers}, receive, send)
+    return statuses[0]
+
+
+@pytest.mark.parametrize("path", ["/gradio_api/upload", "/gradio_api/upload/"])
+def test_uploads_that_come_together_share_their_room(home, monkeypatch, path):
+    monkeypatch.setenv("OLIVE_LAB_MAX_UPLOAD_MB", "1")
+    largest = settings.max_upload_bytes() + uploads.FORM
+
+    async def run():
+        arrived = asyncio.Event()
+
+        async def app(scope, receive, send):
+            await arrived.wait()
+            await send({"status": 200})
+
+        room = uploads.Room(app)
+        count = uploads.AT_ONCE + 1
+        under_way = [asyncio.create_task(send_upload(room, largest, path)) for _ in range(count)]
+        while not any(task.done() for task in under_way):
+            await asyncio.sleep(0)
+        arrived.set()
+        statuses = [await task for task in under_way]
+        return statuses, await send_upload(room, largest, path)
+
+    statuses, after = asyncio.run(run())
+    assert sorted(statuses) == [200] * uploads.AT_ONCE + [413]
+    assert after == 200, "what has come and gone takes no room"
+
+
+def test_an_upload_is_refused_before_it_is_written(home, uploaded, monkeypatch):
+    async def app(scope, receive, send):
+        await send({"status": 200})
+
+    def status(size):
+        return asyncio.run(send_upload(uploads.Room(app), size))
+
+    most = settings.max_upload_bytes()
+    assert [status(size) for size in (1, most, None, 2 * most)] == [200, 200, 411, 413]
+    with monkeypatch.context() as nearly_full:
+        nearly_full.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=uploads.KEPT_FREE + 99))
+        assert [status(99), status(100)] == [200, 507]
+    os.truncate(uploaded(b"rows"), uploads.AT_ONCE * (most + uploads.FORM) - 1000)
+    assert [status(1), status(most)] == [200, 413]
+
+
+def test_the_page_says_that_there_is_no_room(home, client, uploaded):
+    os.truncate(uploaded(b"rows"), uploads.AT_ONCE * (settings.max_upload_bytes() + uploads.FORM))
+    reply = client.post("/gradio_api/upload", files={"files": ("a.jsonl", b"{}")})
+    assert (reply.status_code, reply.text.strip()) == (413, uploads.FULL)
+    assert client.get("/").status_code == 200
+
+
+def test_what_a_lost_connection_left_goes_after_a_while(home, uploaded):
+    whole = uploaded(b"rows")
+    for name, age in (("tmpold", 7200), ("tmpnew", 0)):
+        part = settings.uploads() / name
+        part.write_bytes(b"half of a fi")
+        os.utime(part, times=(part.stat().st_mtime - age,) * 2)
+    uploads.tidy(3600)
+    assert sorted(path.name for path in settings.uploads().iterdir() if path.is_file()) == ["tmpnew"]
+    assert uploads.known(whole)
