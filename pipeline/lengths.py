@@ -7,8 +7,12 @@ writes a line with the numbers of their tokens.
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
 import resource
+import select
+import signal
 import subprocess
 import sys
 import threading
@@ -31,6 +35,7 @@ AT_ONCE = 2  # processes: a page may be asked for many more counts
 WAIT_SECONDS = 10.0  # for one of them to be free
 SPECIAL = 8  # tokens that may stand around a row: begin, end, and those a tokenizer adds by itself
 FIRST = 5
+PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
 
 @dataclass(frozen=True)
@@ -249,12 +254,31 @@ def tokens(tokenizer: Any, texts: list[tuple[str, str]]) -> list[tuple[int, int]
     return counts
 
 
+def _watched() -> bool:
+    """Go on in a child, whose end comes with that of who asks, even in the middle of a count.
+
+    True in the child. The parent returns when the child has ended, or nobody can ask any more.
+    """
+    parent = os.getpid()
+    child = os.fork()
+    if not child:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        return os.getppid() == parent  # else it is gone already
+    asker = select.poll()
+    asker.register(sys.stdin.fileno(), 0)  # no writer is left: that is reported always
+    asker.register(os.pidfd_open(child), select.POLLIN)
+    asker.poll()
+    return False
+
+
 def _main(file: str) -> int:
     for what, most in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CPU, ALL_SECONDS)):
         hard = resource.getrlimit(what)[1]
         allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(what, (allowed, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if not _watched():
+        return 0
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(file)

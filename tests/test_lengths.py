@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from lab import write_tokenizer
 from tokenizers import Tokenizer
 
-from pipeline import datasets, lengths
+from pipeline import datasets, lengths, settings
 from pipeline.errors import LabError
 from pipeline.lengths import Lengths, Limits
 from pipeline.templates import Rendered
@@ -136,6 +138,21 @@ def test_the_end_of_the_app_is_the_end_of_its_processes(tokenizer: Path) -> None
     counting.add(1, 2, Rendered("a" * 50, "a" * 50 + "b"))
     counting.count()
     assert counting.unknown == "the tokenizer of the-model cannot be used."
+
+
+def test_a_count_ends_with_an_app_that_is_killed(tmp_path: Path) -> None:
+    """It may be in the middle of one, and what counts reads no pipe then."""
+    os.mkfifo(tmp_path / "tokenizer.json")  # opening it waits until somebody writes
+    command = [sys.executable, "-m", "pipeline.lengths", str(tmp_path / "tokenizer.json")]
+    app = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=settings.ROOT)
+    assert app.stdin is not None
+    assert app.stdout is not None
+    children = Path(f"/proc/{app.pid}/task/{app.pid}/children")
+    while not children.read_text():
+        assert app.poll() is None
+    app.stdin.close()  # as the kernel does it for a process that is killed
+    assert app.stdout.read() == b"", "the pipe is closed by the last of them"
+    assert app.wait(60) == 0
 
 
 def test_there_are_few_processes_at_once(tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
