@@ -205,8 +205,10 @@ def _identity(
     facts = {kind: str(artifacts.name(artifact["path"])) for kind, artifact in inputs.items()}
     facts["model"] = models.fingerprint(model, store.home)
     facts["device"] = "cuda" if settings.on_gpu() else "cpu"
-    facts["template"] = chosen.template
-    if STAGES[stage].uses_rows(chosen.stages()[stage]):
+    options, maker = chosen.stages()[stage], STAGES[stage]
+    if getattr(maker, "uses_template", maker.uses_rows)(options):
+        facts["template"] = chosen.template
+    if maker.uses_rows(options):
         facts["data"] = datasets.sha256(Path(run.data))
         facts["split"] = f"{chosen.eval_fraction} {chosen.seed}"
     return facts

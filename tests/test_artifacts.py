@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import os
 from pathlib import Path
 
@@ -62,6 +63,38 @@ def test_our_own_code_is_part_of_the_key(tmp_path: Path, monkeypatch: pytest.Mon
 def test_every_named_source_is_there() -> None:
     for name in artifacts.SOURCES:
         assert (Path(artifacts.__file__).parent / name).exists()
+
+
+# What stages import that decides nothing of what they make.
+NEUTRAL = {
+    "errors.py", "events.py", "filekinds.py", "home_probe.py", "lengths.py", "memory.py", "options.py",
+    "settings.py", "shown.py",
+}  # fmt: skip
+
+
+def imported(file: Path, root: Path) -> set[Path]:
+    """The files of `pipeline` that a file of it imports."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        found |= {(root / name.replace(".", "/")).with_suffix(".py") for name in names}
+    return {path for path in found if path.is_relative_to(root / "pipeline") and path.is_file()}
+
+
+def test_all_that_stages_import_is_in_the_key_of_their_results() -> None:
+    package = Path(artifacts.__file__).parent
+    todo = [*(package / "passes").glob("*.py"), *(package / "stages").glob("*.py")]
+    seen = set(todo)
+    while todo:
+        new = imported(todo.pop(), package.parent) - seen
+        seen |= new
+        todo += new
+    beside = {path.name for path in seen if path.parent == package}
+    decides = {name for name in artifacts.SOURCES if name.endswith(".py")}
+    assert beside - NEUTRAL <= decides, "name them in SOURCES, or here if they decide nothing"
+    assert not decides & NEUTRAL
 
 
 def test_what_is_kept_is_found_again(home: Path) -> None:

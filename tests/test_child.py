@@ -20,7 +20,7 @@ from pipeline import artifacts, child, clock, events, locks, probe, recipe, sett
 from pipeline.errors import LabError, sentence
 from pipeline.options import describe
 from pipeline.run import DONE, FAILED, Run
-from pipeline.stages import Artifact, Context, Results, execute
+from pipeline.stages import Artifact, Context, Results, execute, optimize
 from pipeline.store import Store
 
 Execute = Callable[[Any, Any, Context], Results]
@@ -142,6 +142,20 @@ def test_the_data_decides_where_rows_are_used(
     dataset.write_text(dataset.read_text() * 2)
     assert [reused(rtn), reused(gptq), reused(gptq, "seed=1")] == [True, False, False]
     assert [reused(gptq, "quantize.general_text=1.0", f"seed={seed}") for seed in (1, 2)] == [False, True]
+
+
+def test_the_template_decides_where_rows_are_used_or_it_is_written(
+    store: Store, recipe_file: Path, no_worker: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reused(algorithm: str, template: str) -> bool:
+        changes = [f"quantize.algorithm={algorithm}", f"template={template}"]
+        run = submit.submit(store, recipe.load(recipe_file, changes))
+        return bool(carry_out(store, run, monkeypatch)["reused"])
+
+    templates = ("Q {prompt} A {response}", "{prompt}: {response}")
+    assert [reused("rtn", template) for template in templates] == [False, True]
+    assert [reused("gptq", template) for template in templates] == [False, False]
+    assert optimize.uses_template(optimize.Options())
 
 
 def test_later_stages_get_what_earlier_ones_made(

@@ -146,7 +146,10 @@ class LayerWork:
 
     def listen(self, hidden: list[Tensor]) -> list[Tensor]:
         """Run the layer on [blocks, tokens, hidden] each; sum up what the groups read; return its outputs."""
-        outputs = [self._hear(part, self.before if index == 0 else None) for index, part in enumerate(hidden)]
+        outputs = [
+            self._hear(part, self.before if index == 0 else None, seed=index)
+            for index, part in enumerate(hidden)
+        ]
         for group in self.groups:
             if group.gram is None or group.magnitude is None:
                 raise LabError(f"{self.name}.{group.readers[0]} never ran, so it cannot be calibrated.")
@@ -159,13 +162,14 @@ class LayerWork:
             group.magnitude /= group.tokens
         return outputs
 
-    def _hear(self, hidden: Tensor, keep: dict[str, Tensor] | None) -> Tensor:
+    def _hear(self, hidden: Tensor, keep: dict[str, Tensor] | None, seed: int) -> Tensor:
         """Run one batch, and see how much the layer's output feels what each matrix puts out, and when.
 
         The square of a random combination of the layer's outputs, derived by a matrix's output, is on average
         the diagonal of J^T J, J being the derivative of one by the other (Hutchinson). Summed over outputs
         it weighs tokens, summed over tokens it weighs outputs: so a cost counts errors as the whole layer's
-        output, the paper's objective, would.
+        output, the paper's objective, would. Each batch has a `seed` of its own: chance that is the same in
+        all of them does not average out.
         """
         read: dict[str, Tensor] = {}
         made: dict[str, Tensor] = {}
@@ -178,7 +182,7 @@ class LayerWork:
             output = self._run(hidden.detach().requires_grad_(), keep)
         for hook in hooks:
             hook.remove()
-        dice = torch.Generator(hidden.device).manual_seed(0)
+        dice = torch.Generator(hidden.device).manual_seed(seed)
         probe = torch.randn(output.shape, generator=dice, device=hidden.device).to(output.dtype)
         grads = torch.autograd.grad(output, list(made.values()), probe)
         felt = {key: grad.float().flatten(0, -2).square() for key, grad in zip(made, grads, strict=True)}

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.passes.rows import Rows, lab_rows
+from pipeline.sampling import scattered
 
 TEXTS = Path(__file__).parent / "text"
 
@@ -62,9 +63,9 @@ class Blocks(Dataset[tuple[dict[str, Tensor], Tensor]]):
 
 
 def row_tokens(rows: Rows, most: int) -> list[int]:
-    """Token ids of the rows one after the other, at most `most`."""
+    """Token ids of rows one after the other, at most `most`: of rows from all over, if not of all."""
     ids: list[int] = []
-    for index in range(len(rows)):
+    for index in scattered(len(rows)):
         if len(ids) >= most:
             break
         ids += rows[index][0]["input_ids"].tolist()

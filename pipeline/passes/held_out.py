@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.events import emit
 from pipeline.passes.rows import Rows
+from pipeline.sampling import spread
 
 MOST_ROWS = 256  # more would change the mean little and could take longer than the training
 BATCH = 8
@@ -60,7 +61,7 @@ class HeldOut:
         model = self.loss.model
         was_training = model.training
         model.eval()
-        indices = sorted(range(min(len(self.rows), MOST_ROWS)), key=self.rows.length)
+        indices = sorted(spread(range(len(self.rows)), MOST_ROWS), key=self.rows.length)
         device = next(model.parameters()).device
         total, tokens = 0.0, 0
         for start in range(0, len(indices), BATCH):

@@ -23,6 +23,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from pipeline import datasets, literal_prompts, reading, templates
 from pipeline.errors import InputError
+from pipeline.sampling import spread
 
 
 @Registry.register_dataset("lab_rows")
@@ -39,12 +40,13 @@ def lab_rows(
 ) -> Rows:
     """The `part` ("train" or "eval") of a dataset, tokenized for the model in folder `model`.
 
-    `loss_on` "response" masks the prompt's labels, "all" masks nothing. `limit` keeps the first rows.
+    `loss_on` "response" masks the prompt's labels, "all" masks nothing. `limit` keeps so many, from
+    all over the part.
     """
     folder = Path(model)
     parsed = templates.parse(template, templates.chat_template(folder))
     parts = datasets.split(Path(path), parsed, eval_fraction, seed)
-    wanted = (parts.train if part == "train" else parts.held_out)[:limit]
+    wanted = spread(parts.train if part == "train" else parts.held_out, limit)
     found = datasets.load(Path(path), parsed.fields, set(wanted))
     return Rows([found[i] for i in wanted], parsed, folder, max_length, loss_on)
 

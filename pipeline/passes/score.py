@@ -86,15 +86,8 @@ def _judged(
 
     One model is in memory at a time, none afterwards.
     """
-    known: dict[str, Exact] = {}
-    begin = 0.02
-    if exact is not None:
-        with _loaded(exact, "the exact model", begin) as model:
-            for name, part in texts.items():
-                known[name] = read(
-                    model, part, _teller(f"What the exact model makes of {name} text", part, begin)
-                )
-                begin += 0.2
+    known = {} if exact is None else _read(exact, texts)
+    begin = 0.02 + 0.2 * len(known)
     found: dict[str, Any] = {}
     with _loaded(handler, "the model", begin) as model:
         for name, part in texts.items():
@@ -106,6 +99,18 @@ def _judged(
         if exact is None:
             known["general"] = read(model, texts["general"][:EXPORTED_BLOCKS])
     return found, known["general"]
+
+
+def _read(handler: HfModelHandler, texts: dict[str, list[Text]]) -> dict[str, Exact]:
+    """What the exact model makes of the texts. A function of its own, so that no name keeps the model."""
+    known: dict[str, Exact] = {}
+    begin = 0.02
+    with _loaded(handler, "the exact model", begin) as model:
+        for name, part in texts.items():
+            tell = _teller(f"What the exact model makes of {name} text", part, begin)
+            known[name] = read(model, part, tell)
+            begin += 0.2
+    return known
 
 
 def _teller(message: str, texts: list[Text], begin: float, share: float = 0.2) -> Callable[[int], None]:

@@ -6,6 +6,8 @@ A stage is a module with
     uses_rows(options)            whether the result depends on the dataset
     workflow(options, context)    the Olive workflow as a dict; pure, so it is tested without torch
     results(context)              after Olive ran: metrics and the artifacts written
+and, where a result without rows depends on it all the same,
+    uses_template(options)        whether the result depends on the prompt template
 and, where a stage may be for a device that is not here,
     not_run_here(options)         why its workflow is only checked, None if it is run
     unrun(context, reason)        what it gives then

@@ -222,6 +222,11 @@ def uses_rows(options: Options) -> bool:
     return options.adapter == "merged"
 
 
+def uses_template(_: Options) -> bool:
+    """Whether the result depends on the template: it stands in the export, for whoever loads that."""
+    return True
+
+
 def workflow(options: Options, context: Context) -> dict[str, Any]:
     """The Olive workflow: export, and the adapter before it, merged, or after it, as inputs of the graph.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -212,3 +213,26 @@ def test_progress_is_told_layer_by_layer(tmp_path: Path, monkeypatch: pytest.Mon
     assert [facts["message"] for facts in told] == ["Quantized layer 1 of 2", "Quantized layer 2 of 2"]
     assert told[0]["eta_seconds"] > 0
     assert told[1]["eta_seconds"] == 0
+
+
+def test_no_two_batches_are_probed_by_the_same_chance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error of one combination averages out over batches only if each has another."""
+    import torch
+
+    from pipeline.passes import awq
+
+    probes = []
+    monkeypatch.setattr(awq, "BATCH", {"cpu": 1})
+    original = torch.autograd.grad
+
+    def grad(output: Any, inputs: Any, probe: Any) -> Any:
+        probes.append(probe)
+        return original(output, inputs, probe)
+
+    monkeypatch.setattr(torch.autograd, "grad", grad)
+    wrapper = prepared(tmp_path, "llama")
+    awq.quantize(wrapper, blocks(3))
+    assert len(probes) == 3 * len(list(wrapper.get_layers(return_name=False)))
+    assert not any(torch.equal(one, other) for one, other in combinations(probes[:3], 2))

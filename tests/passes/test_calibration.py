@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,12 @@ def test_what_is_scored_was_not_calibrated_on() -> None:
     )
     assert min(len(first), len(second)) > 50
     assert not first & second
+
+
+def test_it_listens_to_rows_from_all_over_the_file(tmp_path: Path) -> None:
+    """Files are often sorted: the first rows are not like the others."""
+    made = blocks(tmp_path, rows=800, blocks=16, general=0.0)
+    heard = [int(number) for number in re.findall(r"\((\d+)\)", tiny.tokenizer().decode(made.ids.flatten()))]
+    assert len(heard) >= 8
+    for quarter in range(4):
+        assert any(quarter * 200 <= row < quarter * 200 + 200 for row in heard), (quarter, heard)

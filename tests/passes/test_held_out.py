@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from carry import OPTIONS, stage
@@ -103,3 +104,28 @@ def test_what_is_known_survives_a_checkpoint(tmp_path: Path) -> None:
     assert (second.best_step, second.best_loss, second.waited, second.stops) == (2, 2.0, 1, False)
     second.restore()
     torch.testing.assert_close(model.weight.detach(), start - 2)
+
+
+def test_what_is_measured_comes_from_all_over_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from pipeline.passes import held_out
+
+    monkeypatch.setattr(held_out, "MOST_ROWS", 4)
+    measured: list[int] = []
+
+    class Positions:
+        def __len__(self) -> int:
+            return 100
+
+        def __getitem__(self, index: int) -> int:
+            measured.append(index)
+            return index
+
+        def length(self, index: int) -> int:
+            return 1
+
+    loss = Mock(side_effect=lambda batch: (torch.zeros(()), 1), model=torch.nn.Linear(1, 1))
+    looks = held_out.HeldOut(loss, Positions(), lambda rows: {})  # type: ignore[arg-type]
+    looks.measure(0, "now")
+    assert measured == [0, 25, 50, 75]

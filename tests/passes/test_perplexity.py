@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +125,26 @@ def test_without_text_there_is_nothing_to_measure(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="no text of two tokens"):
         judge(loaded(tmp_path, "llama"), [])
+
+
+def test_the_exact_model_is_gone_when_the_other_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of 3.8 billion parameters do not fit where one does."""
+    import torch
+
+    from pipeline.passes import score
+
+    made: list[Any] = []
+
+    def load(*_: Any, **__: Any) -> Any:
+        assert not any(earlier() for earlier in made), "an earlier model is still in memory"
+        model = loaded(tmp_path, "llama")
+        made.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(score, "load_hf_base_model", load)
+    texts = {"general": counted([torch.randint(3, 259, (12,))])}
+    found, _ = score._judged(Any, texts, Any)  # type: ignore[arg-type]
+    assert found["general_divergence"] == pytest.approx(0, abs=1e-6)
+    assert len(made) == 2
