@@ -130,51 +130,77 @@ def jinja_renderer(folder: Path) -> Render:
 
     def render(row: Row) -> str:
         try:
-            from jinja2 import TemplateError, nodes
-            from jinja2.ext import Extension
-            from jinja2.sandbox import ImmutableSandboxedEnvironment
+            chat = environment()
         except ImportError:
             raise SystemExit("The prompts of this model are written by jinja2: pip install jinja2") from None
-
-        def refuse(message: str) -> None:
-            raise TemplateError(message)
-
-        def to_json(value: Any, indent: int | None = None, ensure_ascii: bool = False, **options: Any) -> str:
-            return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
-
-        class Generation(Extension):
-            """`{% generation %}…{% endgeneration %}` marks the assistant's words; here it prints them."""
-
-            tags = {"generation"}  # noqa: RUF012 - jinja2 wants a plain class attribute
-
-            def parse(self, parser: Any) -> Any:
-                line = next(parser.stream).lineno
-                body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-                return nodes.Scope(body).set_lineno(line)
-
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
-        )
-        environment.filters["tojson"] = to_json
-        environment.globals.update(raise_exception=refuse, strftime_now=day)
         source = (folder / "chat_template.jinja").read_text("utf-8")
         system = [{"role": "system", "content": str(row["system"])}] if row.get("system") else []
-        return (
-            environment.from_string(source)
-            .render(
-                messages=[*system, {"role": "user", "content": str(row["prompt"])}],
-                tools=None,
-                documents=None,
-                add_generation_prompt=True,
-                **_tokens(folder),
-            )
-            .rstrip(" ")
+        text: str = chat.from_string(source).render(
+            messages=[*system, {"role": "user", "content": str(row["prompt"])}],
+            tools=None,
+            documents=None,
+            add_generation_prompt=True,
+            **tokens(folder),
         )
+        return text.rstrip(" ")
 
     return render
 
 
-def _tokens(folder: Path) -> dict[str, str]:
+def environment() -> Any:
+    """A jinja2 environment with the names and whitespace rules that transformers gives chat templates.
+
+    Sandboxed: a template is a program that came with a model. The lab renders in the same environment.
+    """
+    from jinja2 import TemplateError, nodes
+    from jinja2.exceptions import SecurityError
+    from jinja2.ext import Extension
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from jinja2.utils import Namespace
+
+    def refuse(message: str) -> None:
+        raise TemplateError(message)
+
+    def to_json(value: Any, indent: int | None = None, ensure_ascii: bool = False, **options: Any) -> str:
+        """Chat templates are not HTML, so jinja2's own filter, which escapes it, would be wrong here."""
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
+
+    def to_dict(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        """A function, because the type itself would hand a template its class methods."""
+        return dict(*args, **kwargs)
+
+    class SafeNamespace(Namespace):
+        """`namespace()` without names that begin with _, through which templates have left sandboxes."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__()
+            for name, value in to_dict(*args, **kwargs).items():
+                self[name] = value
+
+        def __setitem__(self, name: str, value: Any) -> None:
+            if name.startswith("_"):
+                raise SecurityError(f"namespace: {name!r} is not a name a template may set")
+            super().__setitem__(name, value)
+
+    class Generation(Extension):
+        """`{% generation %}…{% endgeneration %}` marks the assistant's words; here it prints them."""
+
+        tags = {"generation"}  # noqa: RUF012 - jinja2 wants a plain class attribute
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.Scope(body).set_lineno(line)
+
+    made = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
+    )
+    made.filters["tojson"] = to_json
+    made.globals.update(raise_exception=refuse, strftime_now=day, dict=to_dict, namespace=SafeNamespace)
+    return made
+
+
+def tokens(folder: Path) -> dict[str, str]:
     """bos_token, eos_token and the like as texts, wherever the folder keeps them."""
     found: dict[str, str] = {}
     for file in (folder / "special_tokens_map.json", folder / "tokenizer_config.json"):

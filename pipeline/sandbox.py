@@ -180,60 +180,11 @@ def _reason(error: Exception) -> str:
     return text[:LONGEST_ERROR] or type(error).__name__
 
 
-class _Generation(jinja2.ext.Extension):
-    """`{% generation %}…{% endgeneration %}` marks the assistant's words; here it only prints them."""
-
-    tags = {"generation"}  # noqa: RUF012 - jinja2 wants a plain class attribute
-
-    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node | list[jinja2.nodes.Node]:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return jinja2.nodes.Scope(body).set_lineno(line)
-
-
-def _to_json(value: Any, indent: int | None = None, ensure_ascii: bool = False, **options: Any) -> str:
-    """Chat templates are not HTML, so jinja2's own filter, which escapes it, would be wrong here."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
-
-
-def _raise(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _dict(*args: Any, **kwargs: Any) -> dict[str, Any]:
-    """A function, because the type itself would hand a template its class methods."""
-    return dict(*args, **kwargs)
-
-
-class _Namespace(jinja2.utils.Namespace):
-    """`namespace()` without names that begin with _, through which templates have left sandboxes."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__()
-        for name, value in _dict(*args, **kwargs).items():
-            self[name] = value
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        if name.startswith("_"):
-            raise jinja2.exceptions.SecurityError(f"namespace: {name!r} is not a name a template may set")
-        super().__setitem__(name, value)
-
-
 @lru_cache(maxsize=16)
 def _compile(source: str) -> jinja2.Template:
-    """Compile a chat template with the names and whitespace rules transformers gives it.
-
-    Sandboxed: the template is code that came with the model.
-    """
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise
-    environment.globals["strftime_now"] = lab_prompt.day
-    environment.globals["dict"] = _dict
-    environment.globals["namespace"] = _Namespace
-    return environment.from_string(source)
+    """Compile a chat template as every program of ours does."""
+    template: jinja2.Template = lab_prompt.environment().from_string(source)
+    return template
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer
 
@@ -20,8 +22,16 @@ def require(source: Path, exported: Path, template: str, rows: Iterable[template
     """
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     prompts = reading.load(exported)
-    shipped = lab_prompt.open_reader(exported, prompts.tokenizer)
+    shipped = _shipped(exported, prompts.tokenizer)
     parsed = templates.parse(template, templates.chat_template(source))
     asked = [*reading.hard_rows(prompts.reader, parsed), *rows]
     for reader, name in ((prompts.reader, "chat and Compare"), (shipped, "app.py")):
         reading.require_same(parsed, asked, partial(prompt_ids, tokenizer), reader.ids, name, reading.WAY_OUT)
+
+
+def _shipped(exported: Path, tokenizer: Any) -> lab_prompt.Reader:
+    """The reader of the folder's own app.py. Its chat template, a program, is rendered within limits here."""
+    lab = json.loads((exported / reading.LAB).read_text("utf-8"))
+    file = exported / "chat_template.jinja"
+    chat = templates.Chat(file.read_text("utf-8"), lab_prompt.tokens(exported)) if file.is_file() else None
+    return lab_prompt.Reader(lab, tokenizer, templates.ChatTemplate(chat).prompt)

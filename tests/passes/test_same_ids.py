@@ -301,3 +301,21 @@ def test_templates_reach_the_folder_s_app(written: Callable[[str], Path], tmp_pa
             "app.py",
             "",
         )
+
+
+def test_stages_render_no_template_in_their_own_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even to compare what the shipped app.py writes: a template may do there what it did not before."""
+    from pipeline.passes import same_ids
+    from pipeline.passes.genai_builder import add_app
+
+    monkeypatch.setattr(lab_prompt, "environment", lambda: pytest.fail("a template ran without limits"))
+    source = zoo.write(next(iter(zoo.KINDS.values())), tmp_path / "model")
+    # More than words around the row's own, so that it cannot be written ahead.
+    template = "{% for m in messages %}<{{ m.content | upper }}>{% endfor %}"
+    (source / "chat_template.jinja").write_text(template)
+    made = zoo.exported(source, tmp_path / "export")
+    add_app(made, source, "chat", templates.parse("chat", templates.chat_template(source)))
+    assert json.loads((made / "lab.json").read_text())["prompt"] is None
+    same_ids.require(source, made, "chat", [{"prompt": "What now?", "response": ""}])
