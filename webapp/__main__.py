@@ -103,12 +103,15 @@ def serve(listener: socket.socket, host: str, names: list[str], models: list[Pat
     with settings.importing_gradio():
         import uvicorn
 
+        from webapp import connections
         from webapp.app import create
 
     shown = f"[{host}]" if ":" in host else host
     app = create([host, *names], models)
+    connections.Patient.most = connections.most()
     config = uvicorn.Config(
         app,
+        http=connections.Patient,
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=3,

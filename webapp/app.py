@@ -17,7 +17,7 @@ import gradio as gr
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse
 from fastapi.staticfiles import StaticFiles
-from gradio import processing_utils
+from gradio import processing_utils, route_utils
 from gradio.route_utils import FnIndexInferError
 from gradio.routes import App
 from starlette.routing import Mount
@@ -25,7 +25,7 @@ from starlette.routing import Mount
 from pipeline import inference, lengths, rendering, settings, storage, worker
 from pipeline.errors import LabError
 from pipeline.run import ENDED
-from webapp import calls, choices, guard, live, local_models, parts, queue, theme, uploads
+from webapp import calls, choices, connections, guard, live, local_models, parts, queue, theme, uploads
 from webapp.home import store
 from webapp.routes import router
 from webapp.tabs import compare, comparison, data, lab, publish, registered, runs
@@ -36,6 +36,7 @@ TEND_SECONDS = 3.0
 PURGE_SECONDS = 3600.0
 UPLOAD_AGE_SECONDS = 3600
 AT_ONCE = 40
+MOST_WAITING = 100  # events in the queue; each keeps what it was called with, twice `guard.LARGEST_BODY`
 QUEUE_SECONDS = 0.02
 SESSIONS = 200  # open pages that Gradio remembers the choices of; each takes half a megabyte
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ def create(names: Iterable[str] = (), models: Iterable[Path] = ()) -> FastAPI:
     app = FastAPI(title=TITLE, lifespan=_lifespan, openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(uploads.Room)
     app.add_middleware(calls.Refusals)
+    app.add_middleware(connections.Bodies)
     app.add_middleware(guard.Guard, names=names)
     app.add_exception_handler(LabError, unusable)
     app.include_router(router)
@@ -59,7 +61,7 @@ def create(names: Iterable[str] = (), models: Iterable[Path] = ()) -> FastAPI:
     app.mount("/lab", StaticFiles(directory=theme.ASSETS))
     mimetypes.add_type("text/javascript", ".js")  # some systems call it plain text, and browsers refuse it
     blocks = page()
-    blocks.queue(default_concurrency_limit=AT_ONCE, api_open=False)
+    blocks.queue(default_concurrency_limit=AT_ONCE, api_open=False, max_size=MOST_WAITING)
     blocks.state_session_capacity = SESSIONS
     # Gradio looks a thousand times a second whether an event waits: a twentieth of a core with nobody there.
     blocks._queue.sleep_when_free = blocks._queue.progress_update_sleep_when_free = QUEUE_SECONDS
@@ -90,11 +92,12 @@ def _close(app: FastAPI, blocks: gr.Blocks) -> None:
     blocks.has_launched = blocks.is_running = True
     # An upload's folder is named by a digest of this and its bytes: nobody knows it who only knows the bytes.
     processing_utils.hash_seed = secrets.token_bytes(32)
+    setattr(route_utils, "GradioMultiPartParser", uploads.FilesOnly)  # noqa: B010 - a type, to mypy
     mount = next(route for route in app.routes if isinstance(route, Mount) and isinstance(route.app, App))
     assert isinstance(mount.app, App)
     mount.app.add_exception_handler(FnIndexInferError, calls.unnamed)
     blocks.default_config.fns = calls.Handlers(blocks.fns)
-    mount.app = calls.Door(mount.app)
+    mount.app = calls.Door(mount.app, blocks)
 
 
 def page() -> gr.Blocks:

@@ -14,16 +14,17 @@ from urllib.parse import urlencode
 import gradio as gr
 from fastapi import HTTPException
 from gradio.exceptions import InvalidPathError
+from gradio.server_messages import UnexpectedErrorMessage
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline import shown
 from pipeline.errors import InputError, LabError, sentence
 from webapp import uploads
 
-LONGEST_TEXT = 1 << 20  # characters
+LONGEST_TEXT = 1 << 18  # characters
 LONGEST_LIST = 200
 LONGEST_REFUSAL = 500  # characters of what Gradio says
 LARGEST_NUMBER = 2**53  # above it a browser has no whole numbers
@@ -191,13 +192,30 @@ class Refusals:
 class Door:
     """ASGI app: of Gradio's routes those that the page needs."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, blocks: gr.Blocks) -> None:
         self.app = app
+        self.blocks = blocks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or ROUTES.fullmatch(scope["path"]):
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+        elif ROUTES.fullmatch(scope["path"]):
             given = QueryParams(scope["query_string"]).multi_items()
+            session = dict(given).get("session_hash", "")
+            if scope["path"].rstrip("/").endswith("/queue/data") and not self._knows(session):
+                await _no_session()(scope, receive, send)
+                return
             kept = urlencode([pair for pair in given if pair[0] not in UNUSED])
             await self.app({**scope, "query_string": kept.encode()}, receive, send)
         else:
             await PlainTextResponse("There is no such page.\n", status_code=404)(scope, receive, send)
+
+    def _knows(self, session: str) -> bool:
+        return session in self.blocks._queue.pending_messages_per_session
+
+
+def _no_session() -> Response:
+    """What Gradio answers whoever asks for the events of a session that it does not know, without the
+    hundred lines that it writes into the log."""
+    said = UnexpectedErrorMessage(message="404: Not Found", session_not_found=True).model_dump_json()
+    return Response(f"data: {said}\n\n", media_type="text/event-stream")

@@ -20,7 +20,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 UPLOAD = "/upload"
-LARGEST_BODY = 8 << 20  # bytes: a form's texts, some of them long
+LARGEST_BODY = 2 << 20  # bytes: a form's texts, some of them long
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 SAFE_METHODS = ("GET", "HEAD")
 # By these a client could say under which address, or as whom, the page was asked for. Gradio believes them.

@@ -19,7 +19,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from starlette.datastructures import Headers
+from gradio.route_utils import GradioMultiPartParser
+from starlette.datastructures import FormData, Headers
+from starlette.formparsers import MultiPartException
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -124,6 +126,30 @@ def _copy(source: int, target: Path, most_bytes: int) -> None:
             if left < 0:
                 raise InputError(f"This file is larger than the {most_bytes:,} bytes allowed here.")
             file.write(piece)
+
+
+class FilesOnly(GradioMultiPartParser):
+    """Gradio's reader of an upload, which keeps the rest in memory without limit, and files of uploads that
+    break off for ever."""
+
+    def on_headers_finished(self) -> None:
+        """Begin a part. Raises MultiPartException for all but a file with a name."""
+        super().on_headers_finished()
+        part = self._current_part
+        if part.file is None or not part.file.filename or part.field_name != "files":
+            raise MultiPartException("An upload holds files alone, each with its name.")
+
+    async def parse(self) -> FormData:
+        """Read the request; all of it, or nothing is left. Raises MultiPartException, ClientDisconnect."""
+        try:
+            return await super().parse()
+        except BaseException as error:
+            for file in self._files_to_close_on_error:
+                file.close()
+                Path(file.name).unlink(missing_ok=True)
+            if isinstance(error, (ValueError, KeyError, AssertionError)):
+                raise MultiPartException("This upload cannot be read.") from None
+            raise
 
 
 class Room:

@@ -19,7 +19,7 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from pipeline.errors import InputError
-from webapp import app, calls, uploads
+from webapp import app, calls, guard, uploads
 from webapp.app import create
 from webapp.tabs import data
 
@@ -368,3 +368,15 @@ def test_a_handler_or_a_page_that_is_not_there_is_no_fault_of_the_lab(client, ca
         for path in ("", "config", "gradio_api/info"):
             assert client.get(f"/{path}?{query}").status_code == GOOD, (path, query)
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_who_asks_for_a_session_that_is_not_there_gets_an_answer_and_no_log(client, capfd):
+    reply = client.get("/gradio_api/queue/data", params={"session_hash": "nobody"})
+    assert json.loads(reply.text.removeprefix("data: "))["session_not_found"]
+    assert capfd.readouterr().err == ""
+
+
+def test_events_that_wait_are_few(client):
+    """Each keeps its body in memory."""
+    queue = gradio(client).get_blocks()._queue
+    assert queue.max_size * guard.LARGEST_BODY * 2 <= 512 << 20

@@ -8,6 +8,8 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 
 from pipeline import settings
 from pipeline.errors import InputError
@@ -133,3 +135,58 @@ def test_what_a_lost_connection_left_goes_after_a_while(home, uploaded):
     uploads.tidy(3600)
     assert sorted(path.name for path in settings.uploads().iterdir() if path.is_file()) == ["tmpnew"]
     assert uploads.known(whole)
+
+
+def form(parts, boundary="b"):
+    """A body of parts, each a header line and its content."""
+    lines = [
+        f"--{boundary}\r\nContent-Disposition: form-data; {head}\r\n\r\n{text}\r\n" for head, text in parts
+    ]
+    return "".join([*lines, f"--{boundary}--\r\n"]).encode()
+
+
+FORM = "multipart/form-data"
+GOOD = 'name="files"; filename="a.jsonl"'
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [('name="files"', "x" * 100)],  # Gradio keeps it in memory, however much it is
+        [('name="files"; filename=""', "x")],
+        [("name=\"files\"; filename*=UTF-8''a.jsonl", "x")],
+        [(GOOD, "x"), ('name="more"', "y")],
+        [(GOOD, "x"), ('name="other"; filename="b.jsonl"', "y")],
+        [('filename="a.jsonl"', "x")],
+        [],
+    ],
+)
+def test_an_upload_holds_files_alone(client, capfd, parts):
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    reply = client.post("/gradio_api/upload", content=form(parts), headers=kind)
+    assert reply.status_code in (400, 422) or (not parts and reply.json() == [])
+    assert [path.name for path in settings.uploads().iterdir()] == []
+    assert "Traceback" not in capfd.readouterr().err
+    assert client.post("/gradio_api/upload", content=form([(GOOD, "x")]), headers=kind).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "kind", ["multipart/form-data", f"multipart/form-data; boundary={'b' * 60_000}", "a"]
+)
+def test_a_form_that_is_none_is_a_sentence(client, capfd, kind):
+    reply = client.post("/gradio_api/upload", content=form([(GOOD, "x")]), headers={"Content-Type": kind})
+    assert reply.status_code in (400, 422)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(home):
+    async def stream():
+        yield form([(GOOD, "x" * 5000)])[:-2000]
+        assert any(path.is_file() for path in settings.uploads().iterdir())
+        raise ClientDisconnect
+
+    headers = Headers({"Content-Type": "multipart/form-data; boundary=b"})
+    reader = uploads.FilesOnly(headers, stream(), upload_dir=settings.uploads(), max_file_size=1 << 20)
+    with pytest.raises(ClientDisconnect):
+        asyncio.run(reader.parse())
+    assert list(settings.uploads().iterdir()) == []
