@@ -133,11 +133,11 @@ def test_options_of_the_export_are_measured_with_every_way(
     from dataclasses import replace
 
     assert base.optimize is not None
-    wanted = replace(base.optimize, lm_head="int8", embedding="int4", accuracy_level=1, adapter="merged")
+    wanted = replace(base.optimize, lm_head="int8", embedding="int4", block_size=64, adapter="merged")
     scorecard.start(store, replace(base, optimize=wanted), ["float", "rtn"])
     chosen = {run.name.split()[0]: run.recipe["optimize"] for run in store.list()}
     # The float model's graph is float throughout, and without an adapter there is none to merge.
-    expected = {"accuracy_level": 1, "adapter": "detachable"}
+    expected = {"block_size": 64, "adapter": "detachable"}
     for name, given in {
         "float": {"precision": "fp32", "lm_head": "auto", "embedding": "auto"},
         "rtn": {"precision": "int4", "lm_head": "int8", "embedding": "int4"},

@@ -12,6 +12,9 @@ from typing import Any
 HEAD, EMBEDDING = "/lm_head/MatMul", "/model/embed_tokens/Gather"
 FLOAT = "float"
 QUANTIZED = ("int4", "int8")
+# What 0.18 was seen to run in 8 bits, and at which accuracy level on a CPU: at the others ONNX Runtime has no
+# kernel for them, and makes a float matrix of them at every token, which takes 17 times as long.
+EIGHT_BITS, CPU, INT8_ACTIVATIONS = ("cpu", "cuda"), "cpu", 4
 
 
 @dataclass(frozen=True)
@@ -23,19 +26,26 @@ class Types:
 
 
 def types(
-    precision: str, lm_head: str, embedding: str, quantization: Mapping[str, Any] | None, tied: bool
+    precision: str,
+    lm_head: str,
+    embedding: str,
+    quantization: Mapping[str, Any] | None,
+    tied: bool,
+    provider: str = CPU,
+    accuracy_level: int = INT8_ACTIVATIONS,
 ) -> Types:
     """The builder's precision and options for the words of a recipe.
 
     `quantization` is a packed checkpoint's own description, None for a float one; `tied` says whether the
     model's embedding and output layer are one matrix. Packed matrices go in unchanged whatever is asked for:
-    `precision` then holds for the output layer and for activations on a GPU.
+    `precision` then holds for the output layer and for activations on a GPU. `provider` is the builder's word
+    for where the graph will run.
 
     Raises ValueError for a type that the builder cannot give to a matrix of this model.
     """
     body = precision if quantization is None else "int4"  # at other precisions it takes no packed weights
     packed_head = bool(quantization and quantization.get("lm_head"))
-    head = _head(precision, lm_head, packed_head)
+    head = _head(lm_head, packed_head, _auto_head(precision, provider, accuracy_level))
     if body not in QUANTIZED:
         wanted = {"lm_head": head, "embedding": embedding}
         for name, kind in wanted.items():
@@ -47,6 +57,8 @@ def types(
     )
     if embedding == "int4" and body != "int4":
         raise ValueError("embedding int4 needs precision int4, or a quantized checkpoint")
+    if embedding == "auto" and tied and not shared and body == "int4" and quantization is None:
+        embedding = "int4"  # float would be larger than all the rest of a small model
     operators = ["MatMul"]
     excluded = [HEAD] if head == FLOAT else []
     if embedding == "int4" or (shared and head != FLOAT):
@@ -68,15 +80,26 @@ def types(
     return Types(body, options)
 
 
-def _head(precision: str, lm_head: str, packed: bool) -> str:
+def _auto_head(precision: str, provider: str, accuracy_level: int) -> str:
+    """The output layer's type if nobody asks for one.
+
+    Of an int4 graph it is int8: nearly all that such a graph answers otherwise than its checkpoint comes from
+    an output layer in 4 bits (benchmarks/RESULTS.md).
+    """
+    if precision not in QUANTIZED:
+        return FLOAT
+    if provider not in EIGHT_BITS:
+        return precision
+    return "int8" if provider != CPU or accuracy_level == INT8_ACTIVATIONS else FLOAT
+
+
+def _head(lm_head: str, packed: bool, auto: str) -> str:
     """The output layer's type: `packed` as the checkpoint has it, else as asked for."""
     if packed:
         if lm_head != "auto":
             raise ValueError(f"lm_head {lm_head} is asked for, and the checkpoint's is packed already")
         return "packed"
-    if lm_head != "auto":
-        return lm_head
-    return precision if precision in QUANTIZED else FLOAT
+    return auto if lm_head == "auto" else lm_head
 
 
 def _sharable(head: str, body: str, packed: bool) -> bool:

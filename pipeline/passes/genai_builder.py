@@ -36,7 +36,7 @@ from transformers import AutoConfig, AutoTokenizer
 from pipeline import reading, templates
 from pipeline.events import emit
 from pipeline.passes import same_ids
-from pipeline.passes.exported_types import Types, types
+from pipeline.passes.exported_types import INT8_ACTIVATIONS, Types, types
 from pipeline.passes.rows import before, end_tokens
 from pipeline.reading import LAB
 
@@ -69,7 +69,7 @@ class GenaiBuilder(ModelBuilder):
         logging.getLogger("onnxruntime.quantization").setLevel(logging.WARNING)
         folder, source = Path(output_model_path), str(model.model_name_or_path)
         provider = self.EP_MAP.get(self.accelerator_spec.execution_provider, "cpu")
-        wanted = asked_for(config, Path(source))
+        wanted = asked_for(config, Path(source), provider)
         options = {
             "filename": GRAPH,
             "hf_token": "false",
@@ -93,13 +93,14 @@ class GenaiBuilder(ModelBuilder):
         )
 
 
-def asked_for(config: Any, folder: Path) -> Types:
+def asked_for(config: Any, folder: Path, provider: str) -> Types:
     """What the pass's options mean for the checkpoint in a folder. Raises ValueError as `types` does."""
     model = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     quantization = getattr(model, "quantization_config", None) or None
     precision = Precision(config.precision).value
     tied = bool(getattr(model, "tie_word_embeddings", False))
-    return types(precision, config.lm_head, config.embedding, quantization, tied)
+    level = int((config.extra_options or {}).get("accuracy_level", INT8_ACTIVATIONS))
+    return types(precision, config.lm_head, config.embedding, quantization, tied, provider, level)
 
 
 def flatten_rope(config: Any) -> None:

@@ -94,18 +94,21 @@ class Options:
     )
     accuracy_level: Literal[0, 1, 2, 3, 4] = option(
         4,
-        "Precision of the activations in products with packed weights on a CPU: 4 is int8, 1 is float32",
+        "Precision of the activations in products with packed weights on a CPU: 4 is int8, 1 is float32;"
+        " weights in 8 bits need 4",
         advanced=True,
     )
     lm_head: Literal["auto", "int4", "int8", "float"] = option(
         "auto",
-        "Type of the output layer: auto follows precision, or keeps what quantize.lm_head packed",
+        "Type of the output layer: auto keeps what quantize.lm_head packed; else it is int8 with precision"
+        " int4 or int8, and float with the others, or where accuracy_level is not 4",
         advanced=True,
     )
     embedding: Literal["auto", "int4", "float"] = option(
         "auto",
-        "Type of the token embedding: auto shares the output layer's weights in models that tie the two, and"
-        " is float in others; int4 and float store one of its own if the output layer's type is another",
+        "Type of the token embedding: auto shares the output layer's weights in models that tie the two (or"
+        " is int4, where the exporter cannot), and is float in others; int4 and float store one of its own if"
+        " the output layer's type is another",
         advanced=True,
     )
 
@@ -155,7 +158,11 @@ def check_among(options: Options, stages: Mapping[str, Any], model: Model) -> li
     head_packed = bool(quantize and quantize.lm_head) or bool(
         (model.config.get("quantization_config") or {}).get("lm_head")
     )
-    problems = _type_problems(options, packed, head_packed) + _adapter_problems(options, stages)
+    problems = [
+        *_type_problems(options, packed, head_packed),
+        *_speed_problems(options, quantize, model, packed),
+        *_adapter_problems(options, stages),
+    ]
     reason = not_run_here(options)
     problems += [
         f"{name}: needs a graph, and {reason}; set {name} to null, or take device cpu, or gpu with {CUDA}"
@@ -188,6 +195,31 @@ def _type_problems(options: Options, packed: bool, head_packed: bool) -> list[st
             " or 'float', or the quantize stage"
         )
     return problems
+
+
+def _speed_problems(options: Options, quantize: Any, model: Model, packed: bool) -> list[str]:
+    """Weights in 8 bits whose products with float activations a CPU has no kernel for.
+
+    ONNX Runtime makes a float matrix of them at every token: 255 ms of processor time instead of 3 for the
+    starter's output layer (ONNX Runtime 1.32).
+    """
+    if options.device != "cpu" or options.accuracy_level == 4:
+        return []
+    own = model.config.get("quantization_config") or {}
+    eight = {
+        "optimize.lm_head": options.lm_head == "int8",
+        "optimize.precision": options.precision == "int8" and not packed,
+        "optimize.merged_bits": options.adapter == "merged" and options.merged_bits == 8,
+        "quantize.bits": quantize.bits == 8 if quantize else own.get("bits") == 8,
+        "quantize.mixed_precision": bool(quantize) and quantize.mixed_precision != "none",
+    }
+    return [
+        f"{name}: weights in 8 bits take many times as long on a CPU with optimize.accuracy_level"
+        f" {options.accuracy_level}, for which ONNX Runtime has no kernel; set accuracy_level to 4, or take"
+        " other weights"
+        for name, there in eight.items()
+        if there
+    ]
 
 
 def _adapter_problems(options: Options, stages: Mapping[str, Any]) -> list[str]:

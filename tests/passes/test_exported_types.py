@@ -24,8 +24,9 @@ def test_packed_weights_go_in_at_int4_whatever_is_asked_for(precision: str) -> N
 @pytest.mark.parametrize(
     ("precision", "lm_head", "excluded", "upgraded"),
     [
-        ("int4", "auto", False, None),
+        ("int4", "auto", False, "int8"),
         ("int8", "auto", False, "int8"),
+        ("int4", "int4", False, None),
         ("fp32", "auto", True, None),
         ("fp16", "auto", True, None),
         ("int4", "int8", False, "int8"),
@@ -40,6 +41,33 @@ def test_the_output_layer(precision: str, lm_head: str, excluded: bool, upgraded
     assert found.get("matmul_mixed_precision") == ({"last_matmul": upgraded} if upgraded else None)
 
 
+@pytest.mark.parametrize(
+    ("precision", "provider", "level", "head"),
+    [
+        ("int4", "cpu", 4, "int8"),
+        ("int4", "cuda", 4, "int8"),
+        ("int4", "cuda", 1, "int8"),
+        # What cannot multiply 8 bits, or was never seen to.
+        ("int4", "cpu", 1, "float"),
+        ("int8", "cpu", 0, "float"),
+        ("int4", "dml", 4, "int4"),
+    ],
+)
+def test_the_output_layer_where_nobody_asks_for_a_type(
+    precision: str, provider: str, level: int, head: str
+) -> None:
+    found = types(precision, "auto", "auto", PACKED, False, provider, level).options
+    assert (HEAD in found["nodes_to_exclude"]) == (head == "float")
+    assert found.get("matmul_mixed_precision") == ({"last_matmul": "int8"} if head == "int8" else None)
+
+
+def test_a_float_model_that_ties_its_matrices_gets_an_embedding_of_its_own_in_4_bits() -> None:
+    found = options("int4", "auto", "auto", tied=True)
+    assert found["op_types_to_quantize"] == ["MatMul", "Gather"]
+    assert "Gather" not in options("int4", "auto", "auto")["op_types_to_quantize"]
+    assert "Gather" not in options("int4", "auto", "float", tied=True)["op_types_to_quantize"]
+
+
 def test_a_float_model_at_int8_with_another_output_layer() -> None:
     assert "matmul_mixed_precision" not in options("int8", "auto", "auto")
     assert options("int8", "int4", "auto")["matmul_mixed_precision"] == {"last_matmul": "int4"}
@@ -50,14 +78,16 @@ def test_a_float_model_at_int8_with_another_output_layer() -> None:
     ("precision", "lm_head", "embedding", "packed", "shared"),
     [
         ("int4", "auto", "auto", PACKED, True),
-        ("int4", "auto", "int4", PACKED, True),
+        ("int4", "auto", "int4", PACKED, False),
+        ("int4", "int4", "auto", PACKED, True),
         ("int4", "auto", "float", PACKED, False),
         ("int4", "int8", "auto", PACKED, True),
         ("int4", "int8", "int4", PACKED, False),
         ("fp32", "auto", "float", PACKED, True),
         ("fp32", "auto", "int4", PACKED, False),
         ("int4", "auto", "auto", PACKED | {"lm_head": True}, True),
-        ("int4", "auto", "auto", None, True),
+        ("int4", "auto", "auto", None, False),
+        ("int4", "int4", "auto", None, True),
         ("int4", "int8", "auto", None, False),
         ("int8", "auto", "auto", None, False),
         ("int8", "int4", "auto", None, False),

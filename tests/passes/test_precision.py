@@ -36,7 +36,9 @@ def exported(
     handler = HfModelHandler(str(checkpoint), load_kwargs={"torch_dtype": "float32"})
     ids = AutoTokenizer.from_pretrained(checkpoint)(PROMPTS[0])["input_ids"]
     exact = torch.from_numpy(run(handler.load_model(cache_model=False).eval(), ids))
+    # Float activations; with these, nobody is given 8 bits who does not ask for them.
     extra = {"accuracy_level": 1, "block_size": 32}
+    options = {"lm_head": {"int4": "int4", "int8": "int8"}.get(options["precision"], "auto"), **options}
     apply(GenaiBuilder, {"template": "chat", "extra_options": extra, **options}, handler, folder / "onnx")
     found = logits_of(folder / "onnx")(torch.tensor(ids))
     error = float((found - exact).pow(2).mean().sqrt() / exact.pow(2).mean().sqrt())
@@ -96,7 +98,7 @@ def test_a_quantized_checkpoint(
         ("llama", {"precision": "int4", "lm_head": "int8"}, "int8", "float", FOUR),
         ("llama3", {"precision": "int8"}, "int8", "float", EIGHT),
         ("llama3", {"precision": "int8", "lm_head": "int4"}, "int4", "float", FOUR),
-        ("llama3", {"precision": "int4", "lm_head": "int8"}, "int8", "float", FOUR),
+        ("llama3", {"precision": "int4", "lm_head": "int8"}, "int8", "int4", FOUR),
         ("phi3", {"precision": "int8"}, "int8", "float", EIGHT),
     ],
     ids=str,
@@ -113,6 +115,21 @@ def test_tied_matrices_stored_once_are_smaller(tmp_path: Path) -> None:
     _, _, once = exported("llama3", "rtn", tmp_path / "once", precision="int8")
     _, _, twice = exported("llama3", "rtn", tmp_path / "twice", precision="int8", embedding="float")
     assert twice - once > 0.9 * 320 * 64 * 4  # the float32 embedding
+
+
+@pytest.mark.parametrize(
+    ("architecture", "algorithm", "embedding"),
+    [("llama", "rtn", "float"), ("llama3", "rtn", "int8"), ("llama3", "float", "int4")],
+)
+def test_an_int4_graph_has_an_output_layer_in_8_bits(
+    architecture: str, algorithm: str, embedding: str, tmp_path: Path
+) -> None:
+    extra = {"accuracy_level": 4, "block_size": 32}
+    found, error, _ = exported(
+        architecture, algorithm, tmp_path, precision="int4", lm_head="auto", extra_options=extra
+    )
+    assert found == {"lm_head": "int8", "embedding": embedding}
+    assert error < (0.05 if algorithm == "rtn" else FOUR[1])
 
 
 def test_block_size_decides_the_error_of_what_the_export_rounds(tmp_path: Path) -> None:

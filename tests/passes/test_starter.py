@@ -125,14 +125,16 @@ def test_the_exported_graph_is_measured_too(lab: dict[str, Any]) -> None:
     # The same six blocks; PyTorch may have computed in bfloat16.
     assert exact["exported_divergence"] == pytest.approx(exact["general_divergence"], rel=0.05)
     assert exact["exported_perplexity"] == pytest.approx(exact["general_perplexity"], rel=0.02)
-    # The default export rounds the output layer and the embedding to 4 bit, and activations to 8.
-    assert measured["exported_divergence"] > 1.1 * exact["exported_divergence"]
+    # The default export rounds output layer, embedding and activations to 8 bits: next to nothing.
+    assert measured["exported_divergence"] == pytest.approx(exact["exported_divergence"], rel=0.1)
+    assert measured["exported_divergence"] != exact["exported_divergence"]
 
 
 def test_a_float_model_is_what_its_graph_is_compared_with(lab: dict[str, Any]) -> None:
     exports = {}
     for precision in ("fp32", "int8"):
-        options: Any = optimize.Options(precision=precision, accuracy_level=1)  # type: ignore[arg-type]
+        level = 1 if precision == "fp32" else 4
+        options: Any = optimize.Options(precision=precision, accuracy_level=level)  # type: ignore[arg-type]
         made = lab["carry_out"](optimize, options, f"float-{precision}", {}).artifacts[0].path
         exports[precision] = lab["carry_out"](
             score, SCORE, f"float-{precision}-score", {"onnx": made}
@@ -361,8 +363,10 @@ def test_the_graph_foretells_what_pytorch_does(lab: dict[str, Any], tmp_path: Pa
     found = parity.measure(checkpoint, adapter, folder, folder / ADAPTER, fifty(checkpoint))
     print(found)
     for side in ("base", "adapter"):
-        assert found[side].agreement > (0.995 if exact else 0.7)
-        assert found[side].divergence < (1e-4 if exact else 0.2)
+        assert found[side].agreement > (0.995 if exact else 0.95)
+        assert found[side].divergence < (
+            1e-4 if exact else 0.01
+        )  # with an output layer in 4 bits it is ten times that
 
 
 def test_another_adapter_takes_the_same_graph(lab: dict[str, Any], tmp_path: Path) -> None:

@@ -222,6 +222,10 @@ def among(stages: dict[str, Any], config: dict[str, Any] = LLAMA, **options: Any
 ON_GPU = {"device": "gpu", "provider": CUDA}
 QUANTIZED = {"quantize": quantize.Options()}
 PACKED_HEAD = {"quantize": quantize.Options(lm_head=True)}
+EIGHT, MIXED = ({"quantize": quantize.Options(**given)} for given in (
+    {"bits": 8}, {"algorithm": "gptq", "mixed_precision": "k_quant_mixed"},
+))  # fmt: skip
+FLOAT_ACTIVATIONS = {"accuracy_level": 1}
 TUNED = {**QUANTIZED, "finetune": finetune.Options()}
 
 
@@ -236,6 +240,15 @@ TUNED = {**QUANTIZED, "finetune": finetune.Options()}
         (QUANTIZED, {"precision": "int8", "embedding": "int4"}, None),
         (PACKED_HEAD, {"lm_head": "int4"}, "optimize.lm_head: 'int4' comes too late"),
         (PACKED_HEAD, {}, None),
+        (QUANTIZED, FLOAT_ACTIVATIONS, None),
+        (QUANTIZED, FLOAT_ACTIVATIONS | {"lm_head": "int8"}, "optimize.lm_head: weights in 8 bits take many"),
+        (QUANTIZED, FLOAT_ACTIVATIONS | {"precision": "int8"}, None),
+        ({}, FLOAT_ACTIVATIONS | {"precision": "int8"}, "optimize.precision: weights in 8 bits take many"),
+        (EIGHT, FLOAT_ACTIVATIONS, "quantize.bits: weights in 8 bits take many"),
+        (MIXED, FLOAT_ACTIVATIONS, "quantize.mixed_precision: weights in 8 bits take many"),
+        (TUNED, FLOAT_ACTIVATIONS | {"adapter": "merged"}, "optimize.merged_bits: weights in 8 bits"),
+        (TUNED, FLOAT_ACTIVATIONS | {"adapter": "merged", "merged_bits": 4}, None),
+        (EIGHT, ON_GPU | FLOAT_ACTIVATIONS | {"lm_head": "int8"}, None),
         (QUANTIZED, {"adapter": "merged"}, "optimize.adapter: 'merged' needs the finetune stage"),
         (TUNED, {"adapter": "merged"}, None),
         (TUNED, ON_GPU | {"precision": "bf16"}, "no place for a detachable adapter"),
