@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pipeline import filekinds, shown, templates
+from pipeline import filekinds, shown, splitting, templates
 from pipeline.errors import InputError
 from pipeline.lengths import Lengths
 from pipeline.splitting import POSITIONS, ROWS, Contents, Parts
@@ -106,14 +106,14 @@ def checking(
     told = time.monotonic()
     if template.strip() != templates.CHAT or chat is not None:
         for line, position, rendered in found.rendered(good):
-            if lengths is not None:
+            if lengths is not None and rendered is not None:
                 lengths.add(position, line, rendered)
             if lengths is not None and lengths.full:
                 yield from _count(lengths)
             if time.monotonic() - told > TELL_SECONDS:
                 told = time.monotonic()
                 yield f"Row {position + 1:,}…"
-    for _ in good:  # those that were not rendered
+    for _ in good:  # where none was rendered
         pass
     if lengths is not None:
         yield from _count(lengths)
@@ -155,7 +155,14 @@ def split(path: Path, template: templates.Template, eval_fraction: float, seed: 
         for problem in _misfits(row, template.fields, template.optional):
             raise InputError(f"{shown.plain(str(path))}:{line}: {problem}")
         contents.add(row)
+    if len(contents) < 2:
+        raise InputError(too_few(path, len(contents)))
     return contents.parts(eval_fraction)
+
+
+def too_few(path: Path, count: int) -> str:
+    """Why a file with so many rows cannot be split."""
+    return f"{shown.plain(str(path))}: {splitting.too_few(count)}"
 
 
 def one_prompt(path: Path, template: templates.Template) -> bool:
@@ -208,19 +215,18 @@ class _Findings:
                 self.contents.add(row)
                 yield row
 
-    def rendered(self, good: Iterator[dict[str, Any]]) -> Iterator[tuple[int, int, templates.Rendered]]:
-        """(line, position, the row as text) of those that the template takes; the others are noted.
+    def rendered(
+        self, good: Iterator[dict[str, Any]]
+    ) -> Iterator[tuple[int, int, templates.Rendered | None]]:
+        """(line, position, the row as text); None for a row that the template refuses, which is noted.
 
-        It ends early where the template refuses too many to be listed: each may have taken its time.
+        All are tried, so that all are counted. A template that takes too long on average is not run further.
         """
-        refused = 0
         for result in templates.each(self.template, good):
             line, position, row = self._good.popleft()
             if isinstance(result, str):
                 self.add(line, result)
-                refused += 1
-                if refused >= MOST_PROBLEMS:
-                    return
+                yield line, position, None
                 continue
             if row == 1:
                 self.example = result
@@ -418,7 +424,7 @@ def _misfit(name: str, value: Any) -> Iterator[str]:
 
 
 def _missing(name: str, row: dict[str, Any]) -> str:
-    present = ", ".join(shown.short(key) for key in islice(row, 10)) or "none"
+    present = shown.names(row) or "none"
     said = f"the field {shown.quoted(name)} of the template is missing; fields here: {present}"
     for key in islice(row, MOST_FIELDS):
         if near := _near(name, key):

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline import architectures, datasets, models, settings, shown, splitting, templates, worker
+from pipeline import architectures, datasets, models, settings, shown, templates, worker
 from pipeline.errors import InputError
 from pipeline.lengths import Lengths, Limits
 from pipeline.recipe import Recipe, redo
@@ -210,7 +210,7 @@ def check_data(
     if not report.good:
         raise InputError(report.messages())
     if report.rows < 2:
-        raise InputError(splitting.too_few(report.rows))
+        raise InputError(datasets.too_few(path, report.rows))
     return report
 
 

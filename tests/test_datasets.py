@@ -7,13 +7,12 @@ import random
 import re
 import time
 import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline import datasets, templates
+from pipeline import datasets, rendering, templates
 from pipeline.errors import InputError
 from pipeline.templates import Chat
 
@@ -216,19 +215,28 @@ def test_every_row_is_rendered_and_those_the_template_refuses_are_named(tmp_path
     assert report.rows == 400
 
 
-def test_a_template_that_refuses_all_is_not_tried_on_all(tmp_path: Path) -> None:
-    tried: list[int] = []
-
-    def each(template: templates.Template, rows: Iterator[Any]) -> Iterator[str]:
-        for _ in rows:
-            tried.append(1)
-            yield "no"
-
+def test_rows_that_the_template_refuses_are_all_counted(tmp_path: Path) -> None:
+    chat = Chat("{{ raise_exception('No') }}")
     path = write(tmp_path, (ROW + "\n") * 1000 + "{")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(templates, "each", each)
-        report = datasets.check(path, LAB)
-    assert (len(report.problems), report.more, report.rows, len(tried)) == (20, 1, 1000, 20)
+    report = datasets.check(path, "chat", chat)
+    assert (len(report.problems), report.rows) == (20, 1000)
+    assert report.messages()[-1] == "and 981 more"
+    assert all("No" in problem for problem in report.problems[:-1])
+
+
+def test_a_template_that_is_too_slow_is_not_run_on_every_row_but_all_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rendering, "SPARE_SECONDS", -1e9)
+    chat = Chat("{{ raise_exception('No') }}")
+    report = datasets.check(write(tmp_path, (ROW + "\n") * 2000), "chat", chat)
+    assert report.messages()[-1] == "and 1,980 more"
+
+
+def test_fields_that_are_not_named_are_counted(tmp_path: Path) -> None:
+    row = {f"field{i}": i for i in range(14)}
+    (problem, _) = datasets.check(write(tmp_path, json.dumps(row)), "chat").problems
+    assert "field8, field9, 4 more" in problem
 
 
 def lines(*given: dict[str, Any]) -> str:
@@ -266,6 +274,8 @@ def test_the_split_keeps_identical_prompts_together(tmp_path: Path) -> None:
 
 
 def test_the_split_reads_only_what_fits(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^\S+data.jsonl: the data has 1 row; at least 2 are needed"):
+        datasets.split(write(tmp_path, ROW), templates.parse("chat"), 0.1, 0)
     with pytest.raises(InputError, match=":2: the field 'response'"):
         datasets.split(write(tmp_path, ROW + '\n{"prompt": "a"}'), templates.parse("chat"), 0.1, 0)
 

@@ -150,7 +150,7 @@ def test_an_impossible_group_size_is_refused_naming_the_layer(store: Store, reci
 
 def test_too_few_rows_are_refused(store: Store, recipe_file: Path, dataset: Path) -> None:
     dataset.write_text(json.dumps({"prompt": "x", "response": "y"}) + "\n")
-    assert "at least 2 are needed" in problem(store, recipe_file)
+    assert problem(store, recipe_file).startswith(f"{dataset}: the data has 1 row; at least 2 are needed")
 
 
 def test_faults_of_model_and_data_are_told_together(

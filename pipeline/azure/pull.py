@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline import checksums, locks
+from pipeline import checksums, locks, shown
 from pipeline.azure import download, lineage, storage
 from pipeline.azure.download import Remote
 from pipeline.azure.place import Place
@@ -181,7 +181,7 @@ def _compare(files: dict[str, Remote], folder: Path, sums: dict[str, str], known
         for name in files.keys() & wrong:
             download.waiting(folder, files[name]).unlink()
         raise LabError(
-            f"{', '.join(wrong[:3])}: not as {checksums.NAME} of the model says; it was changed. Ask whoever"
+            f"{shown.names(wrong)}: not as {checksums.NAME} of the model says; it was changed. Ask whoever"
             " registered it."
         )
     content = known["properties"].get(lineage.CONTENT)

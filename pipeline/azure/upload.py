@@ -13,6 +13,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+from pipeline import shown
 from pipeline.azure import storage
 from pipeline.azure.storage import Container
 from pipeline.errors import LabError
@@ -34,7 +35,7 @@ def send(container: Container, prefix: str, items: list[Item], meter: Meter) -> 
     wanted = {item.name: (item.size, item.sha256) for item in items}
     if foreign := sorted(there.keys() - wanted.keys()):
         raise LabError(
-            f"Files that are not of this model lie beside it in Azure ({', '.join(foreign[:3])}); remove them"
+            f"Files that are not of this model lie beside it in Azure ({shown.names(foreign)}); remove them"
             f" from {prefix} in the container, then publish again."
         )
     for item in items:
@@ -46,7 +47,7 @@ def send(container: Container, prefix: str, items: list[Item], meter: Meter) -> 
     there = stored(container, prefix)
     if different := sorted({name for name, _ in wanted.items() ^ there.items()}):
         raise LabError(
-            f"What is in Azure is not what was sent ({', '.join(different[:3])}); nothing was registered,"
+            f"What is in Azure is not what was sent ({shown.names(different)}); nothing was registered,"
             " publish again."
         )
 

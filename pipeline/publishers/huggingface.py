@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import apart, card, checksums, storage, takeaway
+from pipeline import apart, card, checksums, shown, storage, takeaway
 from pipeline.errors import LabError
 from pipeline.hub import front
 from pipeline.hub.faults import AGAIN, explained
@@ -273,7 +273,7 @@ def different(items: list[Item], there: dict[str, Any]) -> list[str]:
 def _compare(items: list[Item], there: dict[str, Any]) -> None:
     if wrong := different(items, there):
         raise LabError(
-            f"What the hub has is not what was sent ({', '.join(wrong[:3])}); it became no version. Publish"
+            f"What the hub has is not what was sent ({shown.names(wrong)}); it became no version. Publish"
             f" again: {AGAIN}."
         )
 
