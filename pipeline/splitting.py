@@ -19,11 +19,13 @@ PROMPTS, ROWS, POSITIONS = "prompts", "rows", "positions"
 class Parts:
     """Positions of rows, counted from 0 and ascending; `by` says what is never on both sides.
 
-    by    "prompts" as a rule; "rows" where there is only one prompt; "positions" where all rows are the same
+    asked    the held-out rows to ask: of those with the same prompt the first one
+    by       "prompts" as a rule; "rows" where there is only one prompt; "positions" where all rows are equal
     """
 
     train: Sequence[int]
     held_out: Sequence[int]
+    asked: Sequence[int]
     by: str
 
 
@@ -68,9 +70,21 @@ class Contents:
         wanted = min(max(round(count * eval_fraction), 1), count - 1)
         for by, ranks in ((PROMPTS, self._prompts), (ROWS, self._rows)):
             if (chosen := _chosen(ranks, wanted)) is not None:
-                return _parts(ranks, chosen, by)
+                return self._parts(ranks, chosen, by)
         ranks = array("Q", (self._rank(position) for position in range(count)))
-        return _parts(ranks, _chosen(ranks, wanted) or array("Q"), POSITIONS)
+        return self._parts(ranks, _chosen(ranks, wanted) or array("Q"), POSITIONS)
+
+    def _parts(self, ranks: array[int], chosen: array[int], by: str) -> Parts:
+        train, held_out = array("Q"), array("Q")
+        first: dict[int, int] = {}
+        for position, rank in enumerate(ranks):
+            at = bisect_left(chosen, rank)
+            if at < len(chosen) and chosen[at] == rank:
+                held_out.append(position)
+                first.setdefault(self._prompts[position], position)
+            else:
+                train.append(position)
+        return Parts(train, held_out, array("Q", first.values()), by)
 
     def _rank(self, position: int) -> int:
         digest = hashlib.blake2b(str(position).encode(), digest_size=8, key=self._key)
@@ -121,11 +135,3 @@ def _buckets(ranks: array[int]) -> list[array[int]]:
     for rank in ranks:
         buckets[rank >> 56].append(rank)
     return buckets
-
-
-def _parts(ranks: array[int], chosen: array[int], by: str) -> Parts:
-    train, held_out = array("Q"), array("Q")
-    for position, rank in enumerate(ranks):
-        at = bisect_left(chosen, rank)
-        (held_out if at < len(chosen) and chosen[at] == rank else train).append(position)
-    return Parts(train, held_out, by)

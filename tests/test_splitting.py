@@ -65,6 +65,16 @@ def test_identical_prompts_are_on_one_side(seed: int) -> None:
     assert len(found.held_out) <= 12
 
 
+def test_each_held_out_prompt_is_asked_once() -> None:
+    rows = [{"prompt": f"a{i % 5}", "response": f"b{i}", "system": "s" if i % 2 else None} for i in range(60)]
+    found = parts(rows, 0.4)
+    asked = [(rows[i]["prompt"], rows[i]["system"]) for i in found.asked]
+    held_out = [(rows[i]["prompt"], rows[i]["system"]) for i in found.held_out]
+    assert len(held_out) == 24
+    assert asked == list(dict.fromkeys(held_out))
+    assert len(parts([{"prompt": "a", "response": f"b{i}"} for i in range(10)], 0.5).asked) == 1
+
+
 def test_groups_larger_than_the_share_leave_the_smallest_one() -> None:
     rows = [{"prompt": "a" if i < 7 else "b", "response": str(i)} for i in range(10)]
     assert list(parts(rows, 0.1).held_out) == [7, 8, 9]

@@ -24,7 +24,7 @@ SIDE = "adapter"
 
 class Answers(Pass):
     """Write `answers.json`: {"rows": [{prompt, system, expected, base: {...} | null, adapter: {...} | null}],
-    "left_out": prompts that are longer than the model's context}.
+    "left_out": prompts that are longer than the model's context}. No prompt is asked twice.
 
     A side is {text, tokens, tokens_per_second, first_token_seconds}; where the adapter is merged into the
     weights there is no base. Decoding is greedy, so that the same files give the same answers.
@@ -39,7 +39,7 @@ class Answers(Pass):
             "data": param(str, "The dataset, JSON lines."),
             "eval_fraction": param(float, "Share of rows held out."),
             "seed": param(int, "Seed of the split."),
-            "prompts": param(int, "How many held-out prompts to answer."),
+            "prompts": param(int, "How many different held-out prompts to answer."),
             "max_new_tokens": param(int, "Tokens of an answer at most."),
             "adapter": PassConfigParam(type_=str, default_value=None, description="An .onnx_adapter file."),
             "merged": PassConfigParam(type_=bool, default_value=False, description="Adapter in the weights."),
@@ -53,7 +53,9 @@ class Answers(Pass):
         loaded = generation.load(Path(model.model_path).parent, adapters)
         data = Path(config.data)
         parts = datasets.split(data, loaded.template, config.eval_fraction, config.seed)
-        wanted = spread(parts.held_out, config.prompts)
+        wanted = spread(parts.asked, config.prompts)
+        if len(wanted) < min(config.prompts, len(parts.held_out)):
+            emit(message=f"Only {len(wanted)} different prompts are held out; each is asked once")
         base: dict[str, str | None] = {} if config.merged else {"base": None}
         sides = base | ({SIDE: None} if config.merged else {name: name for name in loaded.names})
         rows = datasets.load(data, loaded.template.fields, set(wanted))
