@@ -42,6 +42,7 @@ SOURCES = (
     "literal_prompts.py",
     "reading.py",
     "starter.py",
+    "training_ids.py",
 )
 
 

@@ -1,8 +1,9 @@
-"""How many tokens rows have, counted with the model's own tokenizer in a process of its own.
+"""How many tokens rows have, counted as training makes them, by a process of its own.
 
 A tokenizer.json is a program of a kind: one that is faulty or hostile may crash, hang or take memory there
-without harm. `python -m pipeline.lengths TOKENIZER.json` reads a batch a line, [[prompt, answer], …], and
-writes a line with the numbers of their tokens.
+without harm. `python -m pipeline.lengths FOLDER`, where a model's tokenizer files are, reads the text that
+ends an answer, as JSON on a line, then a batch a line, [[prompt, whole text], …], and writes a line with the
+numbers of tokens of each prompt and answer.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pipeline import settings
 from pipeline.errors import LabError
@@ -30,7 +30,7 @@ from pipeline.templates import Rendered
 BATCH = 1_000_000  # letters sent at a time
 SECONDS = 60.0  # for a batch; a usual tokenizer takes one or two
 ALL_SECONDS = 900  # of processor time for a file
-MEMORY = 4 << 30  # bytes of address space
+MEMORY = 4 << 30  # bytes of address space beside what its programs take
 AT_ONCE = 2  # processes: a page may be asked for many more counts
 WAIT_SECONDS = 10.0  # for one of them to be free
 SPECIAL = 8  # tokens that may stand around a row: begin, end, and those a tokenizer adds by itself
@@ -71,19 +71,22 @@ class Lines:
 class Lengths:
     """Counts the rows that are too long. To be left with `close`, or as a context manager.
 
-    `file` gives the tokenizer.json when it is needed, which may take long; it raises LabError with the
-    reason why there is none.
+    `folder` gives the tokenizer's files when they are needed, which may take long; it raises LabError with
+    the reason why there are none. `stop` gives the text that ends an answer.
     """
 
-    def __init__(self, file: Callable[[], Path], whose: str, limits: Limits) -> None:
+    def __init__(
+        self, folder: Callable[[], Path], whose: str, limits: Limits, stop: Callable[[], str] = str
+    ) -> None:
         self.long_rows = Lines()
         self.long_prompts = Lines()
         self.unasked = array("Q")  # positions of rows whose prompt leaves no room for an answer
         self.unknown = ""  # why nothing could be counted
-        self._file = file
+        self._folder = folder
+        self._stop = stop
         self._whose = whose
         self._limits = limits
-        self._batch: list[tuple[int, int, str, str]] = []
+        self._batch: list[tuple[int, int, Rendered]] = []
         self._letters = 0
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -109,8 +112,7 @@ class Lengths:
         """Note a row for the next `count`, unless it has too few bytes to have too many tokens."""
         if self.unknown or not self._may_be_long(row):
             return
-        answer = row.full.removeprefix(row.prompt)
-        self._batch.append((position, line, row.prompt, answer))
+        self._batch.append((position, line, row))
         self._letters += len(row.full)
 
     def _may_be_long(self, row: Rendered) -> bool:
@@ -125,12 +127,12 @@ class Lengths:
         if not batch or self.unknown:
             return
         try:
-            counts = self._ask([(prompt, answer) for _, _, prompt, answer in batch])
+            counts = self._ask([(row.prompt, row.full) for _, _, row in batch])
         except LabError as error:
             self.unknown = str(error)
             self.close()
             return
-        for (position, line, _, _), (prompt, answer) in zip(batch, counts, strict=True):
+        for (position, line, _), (prompt, answer) in zip(batch, counts, strict=True):
             if self._limits.row is not None and prompt + answer > self._limits.row:
                 self.long_rows.add(line)
             if self._limits.context is not None and prompt >= self._limits.context:
@@ -170,11 +172,11 @@ class Lengths:
 
     def _started(self) -> subprocess.Popen[bytes]:
         """The process, of which there are few. Raises LabError."""
-        file = self._file()
+        folder, stop = self._folder(), self._stop()
         if not _free.acquire(timeout=WAIT_SECONDS):
             raise LabError("others are being counted just now; check again in a minute.")
         try:
-            process = _start(file)
+            process = _start(folder, stop)
         except BaseException:
             _free.release()
             raise
@@ -229,29 +231,35 @@ def _share(count: int, of: int, what: str = "row") -> str:
     return f"{count:,} of {of:,} {what}s {'are' if count > 1 else 'is'}"
 
 
-def _start(tokenizer: Path) -> subprocess.Popen[bytes]:
-    command = [settings.python(), "-m", "pipeline.lengths", str(tokenizer)]
-    return subprocess.Popen(
+def _start(folder: Path, stop: str) -> subprocess.Popen[bytes]:
+    command = [settings.python(), "-m", "pipeline.lengths", str(folder)]
+    process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        cwd=settings.ROOT, env=settings.child_environment(),
+        cwd=settings.ROOT, env=settings.child_environment(HF_HUB_OFFLINE="1"),
     )  # fmt: skip
+    assert process.stdin is not None
+    with suppress(OSError):  # it has ended, which whoever asks it sees
+        process.stdin.write(json.dumps(stop).encode() + b"\n")
+    return process
 
 
-def tokens(tokenizer: Any, texts: list[tuple[str, str]]) -> list[tuple[int, int]]:
-    """The numbers of tokens of (prompt, answer), as training makes them of a row.
+def _main(folder: Path) -> int:
+    if not _watched():
+        return 0
+    sys.modules["torch"] = None  # type: ignore[assignment]  # half of the time and memory, and not needed
+    from transformers import AutoTokenizer
 
-    A begin-of-text token that the template and the tokenizer both write counts once; an answer whose
-    template writes no end gets one.
-    """
-    ends = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    prompts = tokenizer.encode_batch([prompt for prompt, _ in texts])
-    answers = tokenizer.encode_batch([answer for _, answer in texts], add_special_tokens=False)
-    counts = []
-    for prompt, answer in zip(prompts, answers, strict=True):
-        twice = len(prompt.ids) > 1 and prompt.ids[0] == prompt.ids[1] and prompt.ids[0] in ends
-        ended = answer.ids[-1:] and answer.ids[-1] in ends
-        counts.append((len(prompt.ids) - twice, len(answer.ids) + (not ended)))
-    return counts
+    from pipeline import training_ids
+
+    _limit()
+    stop = json.loads(sys.stdin.buffer.readline())
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    ends = training_ids.end_tokens(tokenizer, folder, stop)
+    for line in sys.stdin.buffer:
+        texts = [Rendered(prompt, full) for prompt, full in json.loads(line)]
+        found = training_ids.encode_all(tokenizer, texts, ends)
+        print(json.dumps([(len(prompt), len(answer)) for prompt, answer in found]), flush=True)
+    return 0
 
 
 def _watched() -> bool:
@@ -271,23 +279,15 @@ def _watched() -> bool:
     return False
 
 
-def _main(file: str) -> int:
-    for what, most in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CPU, ALL_SECONDS)):
+def _limit() -> None:
+    """Limit what this process may take from now on."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    for what, most in ((resource.RLIMIT_AS, used + MEMORY), (resource.RLIMIT_CPU, ALL_SECONDS)):
         hard = resource.getrlimit(what)[1]
         allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(what, (allowed, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if not _watched():
-        return 0
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(file)
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    for line in sys.stdin.buffer:
-        print(json.dumps(tokens(tokenizer, json.loads(line))), flush=True)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1]))
+    sys.exit(_main(Path(sys.argv[1])))

@@ -51,6 +51,8 @@ STARTER_CHAT = Chat(
     "{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 TOKENIZER = "tokenizer.json"
+CONFIGS = ("config.json", "tokenizer_config.json")  # one of them says what the tokenizer's kind is
+MORE_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
 MAPPINGS = ("quantization_config", "rope_parameters", "rope_scaling", "text_config")  # of a config.json
 TOKENIZER_SECONDS = 120
 ANSWER_SECONDS = 60
@@ -198,25 +200,27 @@ def materialize(model: Model, home: Path, report: Callable[[str], None]) -> Path
     return target
 
 
-def tokenizer_file(model: Model, home: Path) -> Path:
-    """The model's tokenizer.json, fetched or made once per home where the model is not here yet.
+def tokenizer_folder(model: Model, home: Path) -> Path:
+    """A folder with the files of the model's tokenizer, fetched or made once per home where the model is not
+    here yet.
 
     Raises LabError with the reason why there is none.
     """
     folder = model.folder(home)
     if (folder / TOKENIZER).is_file():
-        return folder / TOKENIZER
+        return folder
     if folder.is_dir():
         raise LabError(f"{model.id} has no {TOKENIZER}.")
     if model.kind == "azureml":
         raise LabError(f"{model.id} is not here yet; check again after its first run.")
     kept = home / "models" / ".tokenizers" / folder.name
     with locks.locked(kept.with_name(f".{kept.name}.lock")):
-        if not (kept / TOKENIZER).is_file():
+        if not any((kept / name).is_file() for name in CONFIGS):  # else an earlier release left half of it
+            shutil.rmtree(kept, ignore_errors=True)
             part = kept.with_name(f"{kept.name}.part")
             _get_tokenizer(model, part)
             part.replace(kept)
-    return kept / TOKENIZER
+    return kept
 
 
 def _get_tokenizer(model: Model, part: Path) -> None:
@@ -234,7 +238,7 @@ def _get_tokenizer(model: Model, part: Path) -> None:
 
 
 def _put_tokenizer(model: str, folder: Path) -> None:
-    """Put the tokenizer of the starter or of a hub model into a folder. Raises LabError."""
+    """Put what makes the tokenizer of the starter or of a hub model into a folder. Raises LabError."""
     if model == "starter":
         from pipeline import starter
 
@@ -244,8 +248,16 @@ def _put_tokenizer(model: str, folder: Path) -> None:
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     name, _, revision = model.partition("@")
+
+    def fetch(file: str) -> None:
+        shutil.copyfile(hf_hub_download(name, file, revision=revision), folder / file)
+
     try:
-        shutil.copyfile(hf_hub_download(name, TOKENIZER, revision=revision), folder / TOKENIZER)
+        for file in (TOKENIZER, CONFIGS[0]):
+            fetch(file)
+        for file in MORE_TOKENIZER_FILES:
+            with suppress(EntryNotFoundError):
+                fetch(file)
     except LocalEntryNotFoundError:
         raise LabError("the hub cannot be reached; check again after the model's first run.") from None
     except EntryNotFoundError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -39,7 +40,7 @@ def convert(gguf: Path, folder: Path) -> None:
 
 
 def tokenizer(gguf: Path, folder: Path) -> None:
-    """Write the tokenizer.json of `gguf`, a byte-level BPE, as `convert` does, into `folder`.
+    """Write the tokenizer of `gguf`, a byte-level BPE, as `convert` does, into `folder`.
 
     Without transformers, which takes ten seconds or more for it. Raises what reading a file that is no such
     GGUF raises.
@@ -56,6 +57,12 @@ def tokenizer(gguf: Path, folder: Path) -> None:
     special = [token for token, kind in zip(tokens, kinds, strict=True) if kind == _CONTROL]
     made.add_special_tokens([AddedToken(token, special=True) for token in special])
     made.save(str(folder / "tokenizer.json"))
+    named = {
+        f"{name}_token": tokens[facts[f"tokenizer.ggml.{key}_token_id"]]
+        for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
+    }
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", **named}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
 
 
 def _metadata(file: BinaryIO) -> dict[str, Any]:

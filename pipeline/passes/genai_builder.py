@@ -37,8 +37,8 @@ from pipeline import reading, templates
 from pipeline.events import emit
 from pipeline.passes import same_ids
 from pipeline.passes.exported_types import INT8_ACTIVATIONS, Types, types
-from pipeline.passes.rows import before, end_tokens
 from pipeline.reading import LAB
+from pipeline.training_ids import before, end_tokens
 
 GRAPH = "model.onnx"
 # A cache of window size refuses any generation shorter than the window (4,096 tokens for Gemma 2).
@@ -217,7 +217,7 @@ def _end_answers(folder: Path, source: Path, template: templates.Template) -> No
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     listed = config["model"].get("eos_token_id")
     known = listed if isinstance(listed, list) else [listed]
-    ends = list(dict.fromkeys([*known, *end_tokens(tokenizer, source, template)]))
+    ends = list(dict.fromkeys([*known, *end_tokens(tokenizer, source, template.stop)]))
     config["model"]["eos_token_id"] = [end for end in ends if end is not None]
     file.write_text(json.dumps(config, indent=4) + "\n", "utf-8")
 

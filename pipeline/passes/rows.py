@@ -9,8 +9,7 @@ Named in a workflow as
 
 from __future__ import annotations
 
-import json
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from pipeline import datasets, literal_prompts, reading, templates
 from pipeline.errors import InputError
 from pipeline.sampling import spread
+from pipeline.training_ids import encode, end_tokens, prompt_ids
 
 
 @Registry.register_dataset("lab_rows")
@@ -76,7 +76,7 @@ class Rows(Dataset[tuple[dict[str, torch.Tensor], torch.Tensor]]):
         self.max_length = max_length
         self.loss_on = loss_on
         self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        self.ends = end_tokens(self.tokenizer, folder, template)
+        self.ends = end_tokens(self.tokenizer, folder, template.stop)
         self.cut: set[int] = set()
 
     def __len__(self) -> int:
@@ -112,42 +112,6 @@ class Rows(Dataset[tuple[dict[str, torch.Tensor], torch.Tensor]]):
         return found
 
 
-def encode(
-    tokenizer: PreTrainedTokenizerBase, text: templates.Rendered, ends: list[int]
-) -> tuple[list[int], list[int]]:
-    """Token ids of (prompt, answer) of a row. The answer ends with one of `ends`.
-
-    The answer's are those of the whole text where that begins with the prompt's. Else a token spans the
-    border, and the two are tokenized apart: at inference the prompt comes alone, so the model would never
-    see that token again.
-    """
-    asked, whole = prompt_ids(tokenizer, text.prompt), prompt_ids(tokenizer, text.full)
-    answer = whole[len(asked) :]
-    if whole[: len(asked)] != asked:
-        answer = tokenizer(text.full[len(text.prompt) :], add_special_tokens=False)["input_ids"]
-    if answer[-1:] not in [[end] for end in ends]:
-        answer = [*answer, ends[0]]
-    return asked, answer
-
-
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """Token ids of a rendered prompt, after those that the tokenizer puts before every text.
-
-    Where the template wrote those as text, they stand there once. What a tokenizer puts behind a text, an
-    end token, has no place before an answer.
-    """
-    ids: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    first = before(tokenizer)
-    return ids if ids[: len(first)] == first else [*first, *ids]
-
-
-@lru_cache(maxsize=4)
-def before(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids that a tokenizer puts before every text: begin-of-text, as a rule, or none."""
-    plain, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
-    return reading.before(plain, whole)
-
-
 def frame(
     tokenizer: PreTrainedTokenizerBase, template: templates.Template, row: templates.Row, prompt: list[int]
 ) -> tuple[int, int]:
@@ -178,21 +142,3 @@ def cut(
         opening = min(opening, max(left - closing, 1))
         prompt = [*prompt[:opening], *prompt[len(prompt) - (left - opening) :]]
     return prompt, answer
-
-
-def end_tokens(
-    tokenizer: PreTrainedTokenizerBase, folder: Path, template: templates.Template | None = None
-) -> list[int]:
-    """Tokens that end an answer: the tokenizer's, the generation config's, the template's if it is one token.
-
-    The first one is what an answer gets when its template writes no end.
-    """
-    ends = [tokenizer.eos_token_id]
-    config = folder / "generation_config.json"
-    if config.is_file():
-        listed = json.loads(config.read_text("utf-8")).get("eos_token_id")
-        ends += listed if isinstance(listed, list) else [listed]
-    if template is not None and template.stop:
-        ids = tokenizer(template.stop, add_special_tokens=False)["input_ids"]
-        ends += ids if len(ids) == 1 and ids[0] in tokenizer.added_tokens_decoder else []
-    return list(dict.fromkeys(end for end in ends if end is not None))

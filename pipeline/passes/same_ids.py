@@ -11,7 +11,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from pipeline import lab_prompt, reading, templates
-from pipeline.passes.rows import prompt_ids
+from pipeline.training_ids import prompt_ids
 
 
 def require(source: Path, exported: Path, template: str, rows: Iterable[templates.Row] = ()) -> None:

@@ -174,7 +174,7 @@ def test_an_export_of_an_earlier_release_is_read_right(
     written: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """Its lab.json says nothing of reading, and its tokenizer's files are as the model has them."""
-    from pipeline.passes.rows import prompt_ids
+    from pipeline.training_ids import prompt_ids
 
     source = written("mistral")
     folder = zoo.exported(source, tmp_path / "export")
@@ -197,7 +197,7 @@ def test_the_answer_is_tokens_of_the_whole_text(written: Callable[[str], Path]) 
     """A template that ends its prompt in a space: the space is the answer's, as in the whole text."""
     from transformers import AutoTokenizer
 
-    from pipeline.passes.rows import encode, prompt_ids
+    from pipeline.training_ids import encode, prompt_ids
 
     for name in ("smollm", "llama3", "mistral", "gemma2"):
         tokenizer = AutoTokenizer.from_pretrained(written(name))
@@ -241,7 +241,7 @@ def test_what_a_tokenizer_puts_behind_a_text_is_no_part_of_a_prompt(
     from tokenizers import Tokenizer, processors
     from transformers import PreTrainedTokenizerFast
 
-    from pipeline.passes.rows import prompt_ids
+    from pipeline.training_ids import prompt_ids
 
     made = Tokenizer.from_file(str(written("smollm") / "tokenizer.json"))
     made.post_processor = processors.TemplateProcessing(
@@ -279,7 +279,7 @@ def test_templates_reach_the_folder_s_app(written: Callable[[str], Path], tmp_pa
     """`add_app` compares app.py's ids with training's; GenAI's own engine would not make them."""
     from transformers import AutoTokenizer
 
-    from pipeline.passes.rows import prompt_ids
+    from pipeline.training_ids import prompt_ids
 
     source = tmp_path / "model"
     shutil.copytree(written("smollm"), source)

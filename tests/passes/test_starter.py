@@ -92,6 +92,7 @@ def lab(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
 
 def test_its_tokenizer_alone_is_the_same(model: Path, tmp_path: Path) -> None:
     from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
 
     from pipeline import models
 
@@ -100,6 +101,9 @@ def test_its_tokenizer_alone_is_the_same(model: Path, tmp_path: Path) -> None:
     assert alone.get_vocab() == whole.get_vocab()
     text = "<|im_start|>system\nCafé 12345\t don't <|im_end|>\n<filename> \u65e5\u672c \U0001f642  x"
     assert alone.encode(text).ids == whole.encode(text).ids
+    alone, whole = (AutoTokenizer.from_pretrained(folder) for folder in (tmp_path, model))
+    assert alone.special_tokens_map == whole.special_tokens_map
+    assert alone(text)["input_ids"] == whole(text)["input_ids"]
 
 
 def test_awq_is_measured_and_foretells_better_than_rounding(lab: dict[str, Any]) -> None:

@@ -232,20 +232,6 @@ def test_what_the_model_is_shown(context: Context) -> None:
     assert (rows(context, loss_on="all")[0][1] == ids).all()
 
 
-@pytest.mark.parametrize("template", ["chat", "Q: {prompt}\\nA: {response}"])
-def test_lengths_are_counted_before_a_run_as_training_makes_them(context: Context, template: str) -> None:
-    from tokenizers import Tokenizer
-
-    from pipeline import lengths, templates
-    from pipeline.passes.rows import encode, lab_rows
-
-    shown = lab_rows(str(context.data), template, str(context.model), "train", 0.2, 0, 512)
-    texts = [(r.prompt, r.full[len(r.prompt) :]) for r in templates.each(shown.template, shown.rows)]
-    counted = lengths.tokens(Tokenizer.from_file(str(context.model / "tokenizer.json")), texts)
-    encoded = [encode(shown.tokenizer, text, shown.ends) for text in shown.texts]
-    assert counted == [(len(prompt), len(answer)) for prompt, answer in encoded]
-
-
 def test_a_template_without_an_end_gets_the_models(context: Context) -> None:
     from pipeline.passes.rows import lab_rows
 
