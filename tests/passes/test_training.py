@@ -206,7 +206,7 @@ def test_stages_may_be_skipped(context: Context) -> None:
     folder = exported[0].path
     done = stage(context, "evaluate", evaluate, evaluate.Options(prompts=2, max_new_tokens=4), onnx=folder)
     rows = json.loads(done.artifacts[0].path.read_text())["rows"]
-    assert len(rows) == 2
+    assert len(rows) == 1  # the two held-out rows have the same prompt
     assert all(row["adapter"] is None and row["base"]["tokens"] <= 4 for row in rows)
     assert json.loads((folder / "lab.json").read_text())["stop"] == "<end>"
 
