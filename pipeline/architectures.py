@@ -46,6 +46,12 @@ def layers(config: Mapping[str, Any]) -> int:
     return int(config.get("num_hidden_layers") or 0)
 
 
+def vocabulary(config: Mapping[str, Any]) -> int | None:
+    """How many tokens a model knows; None if the config does not say."""
+    size = (config.get("text_config") or config).get("vocab_size")
+    return size if isinstance(size, int) else None
+
+
 def positions(config: Mapping[str, Any]) -> int | None:
     """How many tokens a model reads, prompt and answer together; None if the config does not say."""
     longest = (config.get("text_config") or config).get("max_position_embeddings")

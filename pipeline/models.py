@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import locks, settings, shown
+from pipeline import config_faults, locks, settings, shown
 from pipeline.azure import place
 from pipeline.azure.reference import parse
 from pipeline.errors import InputError, LabError
@@ -53,7 +53,7 @@ STARTER_CHAT = Chat(
 TOKENIZER = "tokenizer.json"
 CONFIGS = ("config.json", "tokenizer_config.json")  # one of them says what the tokenizer's kind is
 MORE_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
-MAPPINGS = ("quantization_config", "rope_parameters", "rope_scaling", "text_config")  # of a config.json
+GENERATION_CONFIG = "generation_config.json"
 TOKENIZER_SECONDS = 120
 ANSWER_SECONDS = 60
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt"]
@@ -339,21 +339,26 @@ def lacking(folder: Path) -> str:
 
 def read_config(path: Path) -> tuple[dict[str, Any], Chat | None]:
     """The config and the chat template of a model's folder. Raises LabError saying what is wrong with it."""
-    try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise LabError(f"config.json is not valid JSON ({error})") from None
-    except RecursionError:
-        raise LabError("config.json is nested deeper than any real one") from None
-    if not isinstance(config, dict):
-        raise LabError("config.json is not a mapping, so it is not one of a Hugging Face model")
-    for key in MAPPINGS:
-        if not isinstance(config.get(key), dict | None):
-            raise LabError(f"config.json: {key} is not a mapping; choose another model")
+    config: dict[str, Any] = _read_json(path / "config.json")
+    wrong = config_faults.of_config(config)
+    if not wrong and (path / GENERATION_CONFIG).is_file():
+        wrong = config_faults.of_generation(_read_json(path / GENERATION_CONFIG))
+    if wrong:
+        raise LabError(wrong)
     try:
         return config, chat_template(path)
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise LabError(f"its tokenizer_config.json cannot be read ({error})") from None
+
+
+def _read_json(path: Path) -> Any:
+    """What a JSON file has. Raises LabError."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise LabError(f"{path.name} is not valid JSON ({error})") from None
+    except RecursionError:
+        raise LabError(f"{path.name} is nested deeper than any real one") from None
 
 
 def _azure(model: str) -> Model:
@@ -437,8 +442,8 @@ def _ask_hub(model: str) -> Model:
     path = Path(folder)
     if not (path / "config.json").is_file():
         raise LabError("has no config.json, so it is not a Hugging Face model")
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    return Model(model, "hub", revision, config, chat_template(path))
+    config, chat = read_config(path)
+    return Model(model, "hub", revision, config, chat)
 
 
 def _download(model: Model, part: Path) -> None:

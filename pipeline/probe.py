@@ -16,6 +16,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -28,8 +29,23 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifacts, datasets, events, locks, miniature, models, recipe, settings, spare, templates
-from pipeline.errors import LabError, expected, name
+from pipeline import (
+    architectures,
+    artifacts,
+    config_faults,
+    datasets,
+    events,
+    locks,
+    miniature,
+    models,
+    recipe,
+    settings,
+    shown,
+    spare,
+    templates,
+    training_ids,
+)
+from pipeline.errors import INTERNAL, LabError, expected
 from pipeline.exported import SUFFIX
 from pipeline.files import write_whole
 from pipeline.run import EVENTS
@@ -38,7 +54,7 @@ from pipeline.stages import STAGES, Context, evaluate, optimize, quantize
 TITLE = "Trying the whole lab on one small layer"
 TASK, VERDICT, STEP, EXPORT = "task.json", "verdict.json", "step", "export"
 PASSED = "passed.json"
-SOURCES = ("probe.py", "miniature.py")
+SOURCES = ("probe.py", "miniature.py", "config_faults.py")
 UNSAID = ("_name_or_path", "transformers_version")  # of a config.json: they change nothing
 PROBES = "probes"  # in the home
 MOST_EXPORTS, MOST_WALKS = 8, 200  # that are kept, the newest: tokenizers of some megabytes, and a line each
@@ -87,6 +103,10 @@ def require(
     Raises LabError with what fails.
     """
     kept = home / PROBES
+    try:
+        models.read_config(files)
+    except LabError as error:
+        raise LabError(f"This model cannot be loaded: {error}.") from None
     walk, tokenizer = keys(chosen, files)
     passed, export = kept / f"{walk}.json", kept / tokenizer
     compared = export / f"{datasets.sha256(data)}.json"
@@ -239,9 +259,12 @@ class Walk:
             self._compare(self.exported)
             return
         self._check_config()
-        if self.recipe.optimize is not None:
-            self._at(TOKENIZER)
-            check_tokenizer(self.files, self.scratch / "tokenizer")
+        self._at(TOKENIZER)
+        check_tokenizer(
+            self.files,
+            self.scratch / "tokenizer" if self.recipe.optimize is not None else None,
+            architectures.vocabulary(self.config),
+        )
         inputs = self._carry_out(self._small_model())
         if "onnx" in inputs:
             self._at(IDS)
@@ -275,7 +298,10 @@ class Walk:
             raise LabError(
                 f"This model cannot be loaded: {kind!r} is no text-generation model; {OTHER_MODEL}."
             )
-        self.config = found.to_dict()
+        filled = found.to_dict()
+        if wrong := config_faults.of_filled(self.config, filled):
+            raise LabError(unfit(wrong))
+        self.config = filled
 
     def _small_model(self) -> Path:
         """The small copy on the disk. Raises what keeps such a model from being made or made small."""
@@ -335,6 +361,9 @@ def build(config: Mapping[str, Any], files: Path, folder: Path, step: int) -> Pa
     made = AutoConfig.for_model(**miniature.small(config, step))
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(made, dtype=made.dtype or torch.float32, trust_remote_code=False)
+    body = getattr(model, "model", None)
+    if not (hasattr(body, "layers") or hasattr(body, "language_model")):
+        raise LabError(unfit(config_faults.unlike(config)))
     model.save_pretrained(folder)
     written = _read_config(folder) | {"architectures": config.get("architectures")}
     (folder / "config.json").write_text(json.dumps(written, indent=2), "utf-8")
@@ -360,18 +389,34 @@ def packed(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"quantize": options}
 
 
-def check_tokenizer(files: Path, folder: Path) -> None:
-    """Write the tokenizer to `folder` as the export does and have the runtime read it. Raises LabError."""
-    import onnxruntime_genai as og
+def check_tokenizer(files: Path, folder: Path | None, vocabulary: int | None) -> None:
+    """See that the tokenizer loads and makes tokens that the model has. Raises LabError.
+
+    With `folder`, write it there as the export does and have the runtime read it.
+    """
     from transformers import AutoTokenizer
 
     try:
-        AutoTokenizer.from_pretrained(files, trust_remote_code=False).save_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(files, trust_remote_code=False)
     except Exception as error:
         if expected(error):
             raise
         traceback.print_exc()
-        raise LabError(f"This model's tokenizer cannot be loaded ({name(error)}); {OTHER_MODEL}.") from None
+        there = (files / models.TOKENIZER).is_file()
+        why = f"its {models.TOKENIZER} is {'damaged' if there else 'missing'}"
+        raise LabError(
+            f"This model's tokenizer cannot be loaded: {why}; {config_faults.WAY_OUT} ({LOG})."
+        ) from None
+    training_ids.require_known(tokenizer, training_ids.always_read(tokenizer), vocabulary)
+    if folder is not None:
+        _check_export(tokenizer, folder)
+
+
+def _check_export(tokenizer: Any, folder: Path) -> None:
+    """Write a tokenizer as the export does and have the runtime read it. Raises LabError."""
+    import onnxruntime_genai as og
+
+    tokenizer.save_pretrained(folder)
     (folder / "genai_config.json").write_text(json.dumps({"model": NO_MODEL}), "utf-8")
     try:
         og.Tokenizer(str(folder)).encode("Hello")
@@ -420,7 +465,15 @@ def said(error: BaseException, step: str, config: Mapping[str, Any]) -> str:
     if reason := _plain(error, config):
         return f"{failed}: {reason}; {OTHER_MODEL}."
     others = f" or other {step} options" if step in STAGES else ""
-    return f"{failed}: on a small copy of it, {step} failed ({name(error)}); {OTHER_MODEL}{others} ({LOG})."
+    text = "" if isinstance(error, INTERNAL) else shown.line(" ".join(str(error).split()))
+    why = f" ({text})" if text else ""
+    return f"{failed}: on a small copy of it, {step} failed{why}; {OTHER_MODEL}{others} ({LOG})."
+
+
+def unfit(why: str) -> str:
+    """The sentence for a model that no stage can take."""
+    way_out = "" if config_faults.WAY_OUT in why else f"; {OTHER_MODEL}"
+    return f"This model cannot be loaded: {why}{way_out}."
 
 
 def _plain(error: BaseException, config: Mapping[str, Any]) -> str | None:
@@ -430,9 +483,20 @@ def _plain(error: BaseException, config: Mapping[str, Any]) -> str | None:
             "the settings for long texts in its config.json do not fit together (max_position_embeddings"
             " differs from original_max_position_embeddings, and there is no longrope scaling)"
         )
+    if isinstance(error, KeyError) and error.args and (setting := _setting(config, error.args[0])):
+        return f"config.json: {setting} is {shown.value(error.args[0])}, which no library here knows"
+    if "head_size must be a multiple of 8" in str(error):
+        return "its attention heads do not have a multiple of 8 numbers, which ONNX Runtime needs"
     if isinstance(error, NotImplementedError) and "not currently supported" in str(error):
         return f"ONNX Runtime GenAI has no exporter for {', '.join(config.get('architectures') or ['it'])}"
     return None
+
+
+def _setting(config: Mapping[str, Any], value: Any) -> str:
+    """The setting with that value, "" if there is none: libraries look up what a config.json names."""
+    inner = [given for given in config.values() if isinstance(given, dict)]
+    found = [name for given in (config, *inner) for name, known in given.items() if known == value]
+    return str(found[0]) if found and isinstance(value, str) else ""
 
 
 def unloadable(config: Mapping[str, Any], error: BaseException) -> str:
@@ -440,11 +504,15 @@ def unloadable(config: Mapping[str, Any], error: BaseException) -> str:
     kind = config.get("model_type")
     if config.get("auto_map"):
         why = "it needs code of its own (auto_map in its config.json), which the lab does not run"
-    elif "does not recognize this architecture" in str(error) or not kind:
+    elif not kind:
+        why = "its config.json has no model_type"
+    elif "does not recognize this architecture" in str(error):
         why = f"the installed transformers does not know {kind!r} models"
     else:
-        why = f"its config.json is not accepted ({name(error)})"
-    return f"This model cannot be loaded: {why}; {OTHER_MODEL}."
+        field = re.search(r"field '(\w+)'", str(error))
+        setting = f"{field[1]} in its config.json" if field else "its config.json"
+        why = f"the installed transformers does not accept {setting}"
+    return f"This model cannot be loaded: {why}; {OTHER_MODEL} ({LOG})."
 
 
 def _without_graph(exported: Path, target: Path) -> None:

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pipeline import reading
+from pipeline import reading, shown
 from pipeline.errors import LabError
 from pipeline.templates import Rendered
 
@@ -64,6 +64,29 @@ def before(tokenizer: Any) -> Ids:
     """The ids that a tokenizer puts before every text: begin-of-text, as a rule, or none."""
     plain, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
     return reading.before(plain, whole)
+
+
+def require_known(tokenizer: Any, ids: Iterable[int], vocabulary: int | None) -> None:
+    """See that a model of so many tokens has all of `ids`. Raises LabError naming the highest."""
+    highest = max(ids, default=0)
+    if vocabulary is not None and highest >= vocabulary:
+        token = shown.quoted(tokenizer.convert_ids_to_tokens(highest))
+        raise LabError(
+            f"This model's tokenizer has a token that the model does not know: {token} is number {highest:,},"
+            f" and vocab_size in its config.json is {vocabulary:,}; resize the model's embeddings to its"
+            f" tokenizer, or {reading.WAY_OUT}."
+        )
+
+
+def always_read(tokenizer: Any) -> set[int]:
+    """Ids that any text may have: those of plain words, and of what is put before, behind and between texts.
+
+    Others, such as a token for pictures that a model of texts does not know, take a text that names them.
+    """
+    added = set(tokenizer.added_tokens_decoder)
+    named = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    plain = {number for number in tokenizer.get_vocab().values() if number not in added}
+    return plain | {number for number in named if number is not None}
 
 
 def end_tokens(tokenizer: Any, folder: Path, stop: str = "") -> Ids:

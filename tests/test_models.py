@@ -47,6 +47,13 @@ class TestFolder:
             ("config.json", None, "has no config.json"),
             ("config.json", "{", "config.json is not valid JSON"),
             ("config.json", "[]", "config.json is not a mapping"),
+            (
+                "config.json",
+                '{"num_hidden_layers": 0}',
+                "num_hidden_layers is 0, not a whole number",
+            ),
+            ("generation_config.json", "[]", "generation_config.json is not a mapping"),
+            ("generation_config.json", "{", "generation_config.json is not valid JSON"),
             ("tokenizer_config.json", "{", "its tokenizer_config.json cannot be read"),
             ("tokenizer_config.json", "[]", "its tokenizer_config.json cannot be read"),
             ("model.safetensors", None, "has no .safetensors file; other weight formats can carry code"),
@@ -55,7 +62,7 @@ class TestFolder:
     def test_a_faulty_one_is_refused(
         self, model_folder: Path, file: str, text: str | None, expected: str
     ) -> None:
-        (model_folder / file).unlink()
+        (model_folder / file).unlink(missing_ok=True)
         (model_folder / "pytorch_model.bin").touch()
         if text is not None:
             (model_folder / file).write_text(text)
@@ -233,6 +240,22 @@ class TestHub:
         monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
         monkeypatch.setenv("HF_HUB_OFFLINE", "0")
         assert problem(model).startswith(f"model: {model}: {reason}")
+
+    @pytest.mark.parametrize(
+        ("config", "reason"),
+        [("[]", "config.json is not a mapping"), ("{", "config.json is not valid JSON (Expecting property")],
+    )
+    def test_a_broken_config_of_a_hub_model_is_a_sentence(
+        self, config: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pytest.importorskip("huggingface_hub")
+        monkeypatch.setenv("HF_HOME", str(tmp_path))
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        cached = tmp_path / "hub" / "models--org--name"
+        for file, text in ((f"snapshots/{'0' * 40}/config.json", config), ("refs/main", "0" * 40)):
+            (cached / file).parent.mkdir(parents=True)
+            (cached / file).write_text(text)
+        assert problem("org/name").startswith(f"model: org/name: {reason}")
 
     def test_a_download_that_broke_off_goes_on_and_is_renamed_when_whole(
         self, home: Path, monkeypatch: pytest.MonkeyPatch

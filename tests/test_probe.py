@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 import tiny
 from lab import until
 
-from pipeline import child, probe, processes, recipe, settings, spare, submit
+from pipeline import child, probe, processes, recipe, settings, spare, submit, templates
 from pipeline.errors import LabError
 from pipeline.run import EVENTS, FAILED, RESULT
 from pipeline.store import Store
@@ -122,9 +123,26 @@ class TestSentences:
             (
                 IndexError("list index out of range"),
                 "quantize",
-                "This model cannot be quantized: on a small copy of it, quantize failed (IndexError: list"
-                " index out of range); choose another base model or other quantize options (the log has the"
-                " details).",
+                "This model cannot be quantized: on a small copy of it, quantize failed; choose another base"
+                " model or other quantize options (the log has the details).",
+            ),
+            (
+                ValueError("no room"),
+                "finetune",
+                "This model cannot be fine-tuned: on a small copy of it, finetune failed (no room); choose"
+                " another base model or other finetune options (the log has the details).",
+            ),
+            (
+                KeyError("x"),
+                "model",
+                "This model cannot be loaded: config.json: hidden_act is 'x', which no library here knows;"
+                " choose another base model.",
+            ),
+            (
+                RuntimeError("GroupQueryAttention: head_size must be a multiple of 8. Got 4"),
+                "evaluate",
+                "This model cannot be run after its export: its attention heads do not have a multiple of 8"
+                " numbers, which ONNX Runtime needs; choose another base model.",
             ),
             (LabError("Do this."), "finetune", "Do this."),
             (OSError(28, "No space left"), "finetune", "The disk is full; free some space in the home folder"
@@ -132,13 +150,20 @@ class TestSentences:
         ],
     )  # fmt: skip
     def test_what_failed_is_a_sentence(self, error: Exception, step: str, expected: str) -> None:
-        assert probe.said(error, step, {"architectures": ["BloomForCausalLM"]}) == expected
+        config = {"architectures": ["BloomForCausalLM"], "hidden_act": "x"}
+        assert probe.said(error, step, config) == expected
 
     def test_code_of_its_own_and_unknown_kinds_are_named(self) -> None:
         unknown = ValueError("Transformers does not recognize this architecture.")
         assert probe.unloadable({"model_type": "x", "auto_map": {}}, unknown).startswith(
             "This model cannot be loaded: the installed transformers does not know 'x' models; "
         )
+        refused = TypeError("Validation error for field 'rope_theta': TypeError: expected float, got str")
+        assert probe.unloadable({"model_type": "x"}, refused) == (
+            "This model cannot be loaded: the installed transformers does not accept rope_theta in its"
+            " config.json; choose another base model (the log has the details)."
+        )
+        assert "its config.json has no model_type" in probe.unloadable({}, unknown)
         assert "needs code of its own" in probe.unloadable({"auto_map": {"AutoConfig": "a.B"}}, unknown)
 
     @pytest.mark.parametrize(
@@ -246,6 +271,84 @@ def trials(folder: Path) -> list[int]:
         if mark in processes._environment(pid)
         and b"pipeline.probe" in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
+
+
+@pytest.fixture(scope="module")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.build("llama", tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture
+def llama(tiny_llama: Path, tmp_path: Path) -> Path:
+    """A tiny llama for the test to break."""
+    return shutil.copytree(tiny_llama, tmp_path / "model")
+
+
+@pytest.mark.chain
+class TestUnfitModels:
+    """Each is refused in words before any stage is tried; the trial's own process calls the same."""
+
+    @pytest.mark.parametrize(
+        ("kind", "sizes"),
+        [
+            ("Bert", {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}),
+            ("Mamba", {"hidden_size": 64, "num_hidden_layers": 2}),
+            ("GPT2", {"n_embd": 64, "n_layer": 2, "n_head": 4}),
+        ],
+    )
+    def test_those_that_are_built_otherwise(
+        self, llama: Path, tmp_path: Path, kind: str, sizes: dict[str, int]
+    ) -> None:
+        import transformers
+
+        getattr(transformers, f"{kind}Config")(vocab_size=320, **sizes).save_pretrained(llama)
+        data = tiny.dataset(tmp_path / "rows.jsonl")
+        walk = probe.Walk(
+            probe.Task(str(llama), str(data), chosen(llama, data, "quantize=null").to_dict()), tmp_path, None
+        )
+        with pytest.raises(LabError, match=f"'{kind.lower()}' models are not built of decoder"):
+            walk.go()
+        assert walk.step in ("config", "model")
+
+    @pytest.mark.parametrize("content", ["{}", "[]", None])
+    def test_those_whose_tokenizer_is_damaged(self, llama: Path, content: str | None) -> None:
+        file = llama / "tokenizer.json"
+        file.unlink() if content is None else file.write_text(content)
+        what = "missing" if content is None else "damaged"
+        with pytest.raises(LabError, match=rf"^This model's tokenizer cannot be loaded: its \S+ is {what};"):
+            probe.check_tokenizer(llama, None, None)
+
+    def test_those_that_know_fewer_tokens_than_their_tokenizer(self, llama: Path, tmp_path: Path) -> None:
+        probe.check_tokenizer(llama, None, 259)
+        with pytest.raises(LabError, match=r"'Ń' is number 258, and vocab_size in its config\.json is 258;"):
+            probe.check_tokenizer(llama, None, 258)
+        from transformers import AutoTokenizer
+
+        from pipeline.passes.rows import Rows
+
+        # a token for pictures, say, is no fault until a row names it
+        made = AutoTokenizer.from_pretrained(llama)
+        made.add_tokens(["<image>"], special_tokens=True)
+        made.save_pretrained(llama)
+        config = json.loads((llama / "config.json").read_text())
+        (llama / "config.json").write_text(json.dumps({**config, "vocab_size": 259}))
+        probe.check_tokenizer(llama, None, 259)
+        rows = [{"prompt": text, "response": "b"} for text in ("a", "<image>")]
+        template = templates.parse("{prompt}: {response}")
+        shown = Rows(rows, template, llama, 64, "all")
+        assert len(shown[0][0]["input_ids"]) == 5
+        with pytest.raises(LabError, match=r"'<image>' is number 259, and vocab_size in its \S+ is 259"):
+            shown[1]
+
+    def test_files_that_arrive_broken_are_refused_before_the_trial(
+        self, home: Path, llama: Path, tmp_path: Path
+    ) -> None:
+        """Of a hub's model only config.json is seen before a run."""
+        data = tiny.dataset(tmp_path / "rows.jsonl")
+        given = chosen(llama, data, *SHORT)
+        (llama / "generation_config.json").write_text("[]")
+        with pytest.raises(LabError, match=r"^This model cannot be loaded: generation_config\.json is not"):
+            probe.require(home, given, data, llama, home / "work")
 
 
 @pytest.mark.chain

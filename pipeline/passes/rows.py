@@ -9,6 +9,7 @@ Named in a workflow as
 
 from __future__ import annotations
 
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,10 @@ from olive.data.registry import Registry
 from torch.utils.data import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from pipeline import datasets, literal_prompts, reading, templates
+from pipeline import architectures, datasets, literal_prompts, reading, templates
 from pipeline.errors import InputError
 from pipeline.sampling import spread
-from pipeline.training_ids import encode, end_tokens, prompt_ids
+from pipeline.training_ids import encode, end_tokens, prompt_ids, require_known
 
 
 @Registry.register_dataset("lab_rows")
@@ -51,6 +52,12 @@ def lab_rows(
     return Rows([found[i] for i in wanted], parsed, folder, max_length, loss_on)
 
 
+def _vocabulary(folder: Path) -> int | None:
+    """How many tokens the model of a folder knows; None where only its tokenizer is there."""
+    file = folder / "config.json"
+    return architectures.vocabulary(json.loads(file.read_text("utf-8"))) if file.is_file() else None
+
+
 def dataset_of(config: DataConfig | dict[str, Any]) -> Any:
     """The dataset that a pass's data config names, without a copy in the `datasets` library's cache."""
     data = config if isinstance(config, DataConfig) else DataConfig.model_validate(config)
@@ -76,6 +83,7 @@ class Rows(Dataset[tuple[dict[str, torch.Tensor], torch.Tensor]]):
         self.max_length = max_length
         self.loss_on = loss_on
         self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        self.vocabulary = _vocabulary(folder)
         self.ends = end_tokens(self.tokenizer, folder, template.stop)
         self.cut: set[int] = set()
 
@@ -84,6 +92,7 @@ class Rows(Dataset[tuple[dict[str, torch.Tensor], torch.Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         prompt, answer = encode(self.tokenizer, self.texts[index], self.ends)
+        require_known(self.tokenizer, (*prompt, *answer), self.vocabulary)
         if len(prompt) + len(answer) > self.max_length:
             self.cut.add(index)
             opening, closing = frame(self.tokenizer, self.template, self.rows[index], prompt)

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any, Literal, Protocol
 
 from pipeline import architectures, settings
+from pipeline.errors import LabError
 from pipeline.options import option
 from pipeline.stages import Artifact, Context, Results, olive
 
@@ -148,8 +149,14 @@ def group_sizes(inputs: list[int]) -> list[int]:
 
 
 def auto_group_size(config: dict[str, Any]) -> int:
-    """The largest valid group. Raises ValueError if there is none, which `check` has said before."""
-    return max(group_sizes(list(architectures.linears(config).values())))
+    """The largest valid group. Raises LabError if there is none, which `check` has said before."""
+    allowed = group_sizes(list(architectures.linears(config).values()))
+    if not allowed:
+        raise LabError(
+            f"quantize.group_size: no group of {GROUPS[0]} or more divides every layer of this model, so it"
+            " cannot be quantized; set quantize to null, or choose another base model."
+        )
+    return max(allowed)
 
 
 def uses_rows(options: Options) -> bool:
