@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from olive.passes.olive_pass import PassConfigParam
 from pipeline import datasets, generation, templates
 from pipeline.errors import LabError
 from pipeline.events import emit
+from pipeline.sampling import spread
 
 ANSWERS = "answers.json"
 SIDE = "adapter"
@@ -81,12 +81,6 @@ class Answers(Pass):
         written = {"rows": answered, "left_out": left_out}
         file.write_text(json.dumps(written, ensure_ascii=False, indent=1) + "\n", "utf-8")
         return _handler(Path(model.model_path), file)
-
-
-def spread(indices: Sequence[int], count: int) -> list[int]:
-    """`count` of the indices, or all, evenly spaced: rows that stand together are often alike."""
-    count = min(count, len(indices))
-    return [indices[i * len(indices) // count] for i in range(count)]
 
 
 def _answer(
