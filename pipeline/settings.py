@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import math
 import os
 import subprocess
 import sys
@@ -11,11 +12,12 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
-from pipeline import home_probe
+from pipeline import home_probe, shown
 from pipeline.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "data" / "samples"
+LARGEST = 1_000_000_000  # number that a variable may give
 
 # Nothing here may call out: Gradio, Olive and the Hub each have a switch of their own.
 QUIET = {
@@ -44,8 +46,10 @@ GRADIO = {
 def home() -> Path:
     """The folder of all that is kept (`OLIVE_LAB_HOME`, default `data/` of this project), made if missing.
 
-    Raises InputError where it cannot be made, or its file system cannot hold a lab.
+    Raises InputError where it cannot be made, or its file system cannot hold a lab; and, since everybody
+    starts here, for a variable that gives no number.
     """
+    max_upload_bytes(), checkpoint_seconds(), exit_seconds()
     path = Path(os.environ.get("OLIVE_LAB_HOME") or ROOT / "data").expanduser().resolve()
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -90,13 +94,37 @@ def azure_authority() -> str | None:
 
 
 def max_upload_bytes() -> int:
-    """The largest dataset accepted from a browser (`OLIVE_LAB_MAX_UPLOAD_MB`, default 512)."""
-    return int(os.environ.get("OLIVE_LAB_MAX_UPLOAD_MB") or 512) * 1024 * 1024
+    """The largest dataset accepted from a browser (`OLIVE_LAB_MAX_UPLOAD_MB`, default 512).
+
+    Raises InputError, as the two below, for what is no number of at least 0.
+    """
+    return int(_number("OLIVE_LAB_MAX_UPLOAD_MB", 512) * 1024 * 1024)
 
 
 def checkpoint_seconds() -> float:
     """Least seconds between two checkpoints of a training (`OLIVE_LAB_CHECKPOINT_SECONDS`, default 20)."""
-    return float(os.environ.get("OLIVE_LAB_CHECKPOINT_SECONDS") or 20)
+    return _number("OLIVE_LAB_CHECKPOINT_SECONDS", 20)
+
+
+def exit_seconds() -> float:
+    """How long a process may take to exit once its result is written (`OLIVE_LAB_EXIT_SECONDS`, default 30).
+
+    After that it is killed: a thread of a library may keep it from ever exiting.
+    """
+    return _number("OLIVE_LAB_EXIT_SECONDS", 30)
+
+
+def _number(name: str, default: float) -> float:
+    text = os.environ.get(name) or str(default)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= LARGEST:  # NaN compares false with everything
+        raise InputError(
+            f"{name}: {shown.value(text)} is not allowed; allowed: a number from 0 to {LARGEST:,}"
+        )
+    return number
 
 
 def child_environment(**extra: str) -> dict[str, str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
 from pipeline import settings
+from pipeline.errors import InputError
 
 
 def test_only_gpus_this_user_may_use_are_slots(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,3 +26,17 @@ def test_only_gpus_this_user_may_use_are_slots(monkeypatch: pytest.MonkeyPatch) 
 
 def test_cores_are_at_least_one_and_no_more_than_this_process_may_use() -> None:
     assert 1 <= settings.cores() <= len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "-1", "1e300", "many"])
+@pytest.mark.parametrize(
+    "name", ["OLIVE_LAB_MAX_UPLOAD_MB", "OLIVE_LAB_CHECKPOINT_SECONDS", "OLIVE_LAB_EXIT_SECONDS"]
+)
+def test_a_variable_that_gives_no_number_is_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=f"{name}: '{value}' is not allowed; allowed: a number from 0 to"):
+        settings.home()
+    monkeypatch.setenv(name, "0.5")
+    assert settings.home() == home
