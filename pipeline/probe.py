@@ -57,6 +57,7 @@ PASSED = "passed.json"
 SOURCES = ("probe.py", "miniature.py", "config_faults.py")
 UNSAID = ("_name_or_path", "transformers_version")  # of a config.json: they change nothing
 PROBES = "probes"  # in the home
+LOOK_SECONDS = 0.2  # between two looks for a verdict
 MOST_EXPORTS, MOST_WALKS = 8, 200  # that are kept, the newest: tokenizers of some megabytes, and a line each
 MOST_ROWS = 64
 TRIED_ROWS = 8
@@ -194,7 +195,7 @@ def _try(task: Task, scratch: Path, meanwhile: Callable[[], None] | None) -> Non
         try:
             if meanwhile is not None:
                 meanwhile()
-            code = process.wait()
+            code = _wait(process, scratch / VERDICT)
         except BaseException:
             process.kill()
             raise
@@ -205,6 +206,18 @@ def _try(task: Task, scratch: Path, meanwhile: Callable[[], None] | None) -> Non
     if error is not None:
         raise LabError(error)
     print(f"{TITLE}: all of it works. What follows is the real model.", flush=True)
+
+
+def _wait(process: subprocess.Popen[bytes], verdict: Path) -> int:
+    """The exit code of the probe; one that has written its verdict and doesn't exit is killed."""
+    while True:
+        written = verdict.exists()
+        try:
+            return process.wait(settings.exit_seconds() if written else LOOK_SECONDS)
+        except subprocess.TimeoutExpired:
+            if written:
+                process.kill()
+                return process.wait()
 
 
 def death(code: int, step: str) -> str:

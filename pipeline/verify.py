@@ -451,4 +451,4 @@ def _main(folder: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1]))
+    os._exit(_main(sys.argv[1]))  # a thread that a library has left would keep the answer from whoever waits

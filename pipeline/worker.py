@@ -59,6 +59,7 @@ class Job:
     has_spare: bool = False
     limits: Limits | None = None
     over: str | None = None  # which limit it has passed, as a sentence
+    wrote: float | None = None  # when its result was first seen, while its process still ran
 
 
 class Worker:
@@ -73,6 +74,7 @@ class Worker:
         self.jobs: dict[str, Job] = {}
         self.spares: dict[str, Spare] = {}
         self.slots = list(dict.fromkeys([*settings.devices(), "cpu", PUBLISH_SLOT]))
+        self.exit_seconds = settings.exit_seconds()
         self.stopping = False
 
     def serve(self, idle_seconds: float = IDLE_SECONDS, lock: int | None = None) -> None:
@@ -125,6 +127,8 @@ class Worker:
                 self._end(job)
             if self._ended(job):
                 self._record(slot, job, FAILED, None)
+            elif self._lingers(job):
+                self._end(job)
             elif slot != PUBLISH_SLOT and not job.has_spare and time.monotonic() - job.began > SPARE_SECONDS:
                 self._make_ready(slot, job)
         for slot in self.slots:
@@ -276,6 +280,25 @@ class Worker:
             _signal(pid, signal.SIGTERM)
         elif time.monotonic() - job.asked_to_end > GRACE_SECONDS:
             _signal(pid, signal.SIGKILL)
+
+    def _lingers(self, job: Job) -> bool:
+        """Whether the stage's result has been there for long, and a thread of a library keeps its process.
+
+        The first time this is so, the stage's log gets a line about it.
+        """
+        if job.wrote is None:
+            if _read(job.folder / RESULT) is not None:
+                job.wrote = time.monotonic()
+            return False
+        if time.monotonic() - job.wrote <= self.exit_seconds:
+            return False
+        if job.asked_to_end is None:
+            with suppress(OSError), (job.folder / "log.txt").open("a", encoding="utf-8") as log:
+                log.write(
+                    f"\nThe process of {job.stage} did not exit within {self.exit_seconds:g} seconds of"
+                    " writing its result; it is ended, and the result counts.\n"
+                )
+        return True
 
     def _record(self, slot: str, job: Job, without_result: str, reason: str | None) -> None:
         """Write down how the stage ended and go on with its run."""

@@ -60,6 +60,17 @@ def waits() -> None:
     done()
 
 
+def never_exits() -> None:
+    """Its result is written, and a thread that is no daemon keeps the process: some libraries have such."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=forever).start()
+    ready()
+    if not (folder() / "fails").exists():
+        done()
+    else:
+        write("result.json", {"status": "failed", "error": "The template has no response.", "seconds": 0.1})
+
+
 def fails() -> None:
     write("result.json", {"status": "failed", "error": "The template has no response.", "seconds": 0.1})
     sys.exit(1)

@@ -196,6 +196,17 @@ class TestSentences:
         assert not (home / "work").exists()
         assert list((home / "probes").glob("*")) == [home / "probes" / ".locks"]
 
+    def test_a_trial_that_never_exits_counts_as_its_verdict(
+        self, home: Path, model_folder: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        python = home / "python"
+        python.write_text(f'#!/bin/sh\necho \'{{"error": "No."}}\' > "$3/{probe.VERDICT}"\nexec sleep 100\n')
+        python.chmod(0o700)
+        monkeypatch.setattr(settings, "python", lambda: str(python))
+        monkeypatch.setenv("OLIVE_LAB_EXIT_SECONDS", "0.1")
+        with pytest.raises(LabError, match=r"^No\.$"):
+            probe.require(home, chosen(model_folder, dataset), dataset, model_folder, home / "work")
+
 
 def unigram(folder: Path) -> Path:
     """A tiny llama whose tokenizer is of a kind that the runtime does not read."""

@@ -367,6 +367,17 @@ def test_a_process_that_crashes_or_hangs_is_a_finding(
     assert fault in found.message
 
 
+def test_an_answer_does_not_wait_for_a_thread_that_a_library_has_left(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import threading\nthreading.Thread(target=threading.Event().wait).start()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(verify, "LIVE_SECONDS", 60.0)
+    assert verify.failed(verify.live(export)) == []
+
+
 def test_nothing_but_the_files_is_read(export: Path, tmp_path: Path) -> None:
     """A folder that looks like a package is not imported, and its app.py not run."""
     for name in ("app.py", "json.py", "onnx.py", "__init__.py"):

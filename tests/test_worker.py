@@ -116,6 +116,43 @@ class TestEndings:
         assert store.get(run).status == DONE
         until(lambda: not any(map(alive, begun(store, run))), "the end of what it left")
 
+    @pytest.mark.usefixtures("impatient")
+    @pytest.mark.parametrize("status", [DONE, FAILED])
+    @pytest.mark.parametrize("adopted", [False, True])
+    def test_a_stage_that_never_exits_counts_as_what_it_wrote(
+        self, store: Store, stepper: Make, monkeypatch: pytest.MonkeyPatch, status: str, adopted: bool
+    ) -> None:
+        monkeypatch.setenv("OLIVE_LAB_EXIT_SECONDS", "0.1")
+        run = one_stage(store)
+        if status == FAILED:
+            store.folder(run, "quantize").mkdir()
+            (store.folder(run, "quantize") / "fails").touch()
+        served = stepper("never_exits")
+        served.step()
+        (pid,) = begun(store, run)
+        if adopted:
+            served = stepper("finishes")
+            served.recover()
+        step_until(served, ended(store, run), "the end of the run")
+        assert store.get(run).status == status
+        assert store.get(run).stages[0].error == (None if status == DONE else "The template has no response.")
+        until(lambda: not alive(pid), "the end of its process")
+        log = (store.folder(run, "quantize") / "log.txt").read_text()
+        assert log.strip() == (
+            "The process of quantize did not exit within 0.1 seconds of writing its result; it is ended, and"
+            " the result counts."
+        )
+
+    def test_a_stage_that_exits_in_time_is_left_alone(self, store: Store, stepper: Make) -> None:
+        run = one_stage(store)
+        served = stepper("never_exits")
+        served.step()
+        begun(store, run)
+        until((store.folder(run, "quantize") / worker.RESULT).exists, "the result")
+        for _ in range(3):
+            served.step()
+        assert store.get(run).status == RUNNING
+
     def test_a_stage_that_cannot_be_started_fails_with_the_reason(self, store: Store, stepper: Make) -> None:
         run, good = one_stage(store), one_stage(store, "good")
         store.folder(run, "quantize").write_text("a file where the folder should be")
