@@ -94,6 +94,35 @@ class TestMove:
         store.move(three[2], "first")
         assert "".join(names(store)) == "cxayb"
 
+    @pytest.mark.parametrize(
+        ("which", "where", "order"),
+        [
+            (2, "first", "bcxa"),  # behind what was interrupted
+            (0, "last", "bcxa"),
+            (1, "up", "baxc"),
+            (1, "first", "baxc"),
+            (1, "down", "axbc"),  # whoever puts it behind another run doesn't want it first
+            (1, "last", "axcb"),
+        ],
+    )
+    def test_what_was_interrupted_stays_first_unless_it_is_moved_back(
+        self, store: Store, three: list[str], which: int, where: str, order: str
+    ) -> None:
+        add(store, "x", "bob")
+        store.requeue(three[1])
+        assert "".join(names(store)) == "baxc"
+        store.move(three[which], where)
+        assert "".join(names(store)) == order
+
+    def test_interrupted_runs_of_others_keep_their_turns(self, store: Store, three: list[str]) -> None:
+        other = add(store, "x", "bob")
+        last = add(store, "d")
+        for run in (other, last):
+            store.requeue(run)
+        assert "".join(names(store)) == "xdabc"
+        store.move(three[2], "first")
+        assert "".join(names(store)) == "xdcab"
+
     def test_what_runs_has_no_place(self, store: Store, three: list[str]) -> None:
         store.claim("cpu")
         with pytest.raises(LabError, match="is running; only waiting runs have a place"):

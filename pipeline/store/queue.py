@@ -126,6 +126,7 @@ class Queue(Base):
     def move(self, run: str, where: str) -> None:
         """Move a waiting run among those of its owner; others' turns stay. `where` is one of MOVES.
 
+        An interrupted run stays ahead of all others, unless it is itself moved behind another one.
         Raises LabError if it no longer waits.
         """
         with self._write() as db:
@@ -133,23 +134,26 @@ class Queue(Base):
                 raise LabError(
                     f"Run {run} is {_status(db, run)}; only waiting runs have a place in the queue."
                 )
-            ids = [
-                row["id"]
-                for row in db.execute(
-                    "SELECT id FROM runs WHERE status = ? AND owner ="
-                    " (SELECT owner FROM runs WHERE id = ?) ORDER BY urgent DESC, place",
-                    (QUEUED, run),
-                )
-            ]
+            rows = db.execute(
+                "SELECT id, place, urgent FROM runs WHERE status = ? AND owner ="
+                " (SELECT owner FROM runs WHERE id = ?) ORDER BY urgent DESC, place",
+                (QUEUED, run),
+            ).fetchall()
+            ids = [row["id"] for row in rows]
             at = ids.index(run)
             ids.remove(run)
             ids.insert({"up": max(at - 1, 0), "down": at + 1, "first": 0, "last": len(ids)}[where], run)
-            marks = ", ".join("?" for _ in ids)
-            query = f"SELECT place FROM runs WHERE id IN ({marks}) ORDER BY place"  # noqa: S608
-            places = [row["place"] for row in db.execute(query, ids)]
-            assert all(a < b for a, b in pairwise(places)), "no two runs share a place"
-            for one, place in zip(ids, places, strict=True):
-                db.execute("UPDATE runs SET place = ?, urgent = 0 WHERE id = ?", (place, one))
+            urgent = {row["id"] for row in rows if row["urgent"]}
+            if not urgent.issuperset(ids[: ids.index(run)]):
+                urgent.discard(run)  # whoever puts it behind another run doesn't want it first
+            # Places change among urgent runs and among the others, never between: those of other owners
+            # stand between them.
+            for first in (True, False):
+                group = [one for one in ids if (one in urgent) is first]
+                places = sorted(row["place"] for row in rows if row["id"] in group)
+                assert all(a < b for a, b in pairwise(places)), "no two runs share a place"
+                for one, place in zip(group, places, strict=True):
+                    db.execute("UPDATE runs SET place = ?, urgent = ? WHERE id = ?", (place, int(first), one))
 
     # -- what the worker does ------------------------------------------------------------------------
 
