@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from pipeline.errors import LabError
 from pipeline.run import DONE, QUEUED, RUNNING
 from pipeline.store import Store
+from pipeline.worker import Worker
 
 
 def add(store: Store, name: str, owner: str = "ann", runs_on: str = "any") -> str:
@@ -218,3 +220,30 @@ def test_a_database_of_the_first_version_is_brought_up_with_its_runs(home: Path)
     store.move(new, "first")
     assert store.claim("cpu") is not None
     assert Store(home).attempts("20260101-000000-aaaaaa", "quantize") == 1
+
+
+@pytest.mark.parametrize("waits", ["nothing", "a paused queue", "a publish whose run is not done"])
+def test_a_worker_without_work_never_takes_the_write_lock(
+    store: Store, stepper: Callable[[str], Worker], monkeypatch: pytest.MonkeyPatch, waits: str
+) -> None:
+    if waits != "nothing":
+        run = add(store, "one")
+        store.pause(True)
+    if waits == "a publish whose run is not done":
+        store.add_publish(run, {"to": "local"})
+    statements: list[str] = []
+    connect = Store._connect
+
+    def traced(self: Store) -> sqlite3.Connection:
+        db = connect(self)
+        db.set_trace_callback(statements.append)
+        return db
+
+    monkeypatch.setattr(Store, "_connect", traced)
+    served = stepper("finishes")
+    served.recover()
+    for _ in range(3):
+        served.step()
+        store.back_up()
+    assert statements
+    assert [text for text in statements if not text.startswith(("SELECT", "PRAGMA"))] == []

@@ -162,8 +162,8 @@ class Queue(Base):
 
         `wanted` are the values of `runs_on` that runs may have.
         """
-        with self._read() as db:  # most of the time nothing waits, and nobody need be kept from writing
-            if not _waiting(db, wanted):
+        with self._read() as db:  # most of the time there is nothing, and nobody need be kept from writing
+            if _paused(db) or not _waiting(db, wanted):
                 return None
         with self._write() as db:
             turns = [] if _paused(db) else in_turn(_waiting(db, wanted))
@@ -180,16 +180,14 @@ class Queue(Base):
 
     def claim_publish(self) -> tuple[str, str] | None:
         """Take the oldest queued publish whose run is done: (run, stage)."""
-        with self._write() as db:
-            row = db.execute(
-                "SELECT run, stages.name FROM stages JOIN runs ON runs.id = run WHERE stages.status = ?"
-                " AND stages.name LIKE 'publish%' AND runs.status = ? ORDER BY stages.rowid LIMIT 1",
-                (QUEUED, DONE),
-            ).fetchone()
-            if row is None:
+        with self._read() as db:  # as for `claim`
+            if _next_publish(db) is None:
                 return None
-            _mark_running(db, row["run"], row["name"], None)
-            return row["run"], row["name"]
+        with self._write() as db:
+            found = _next_publish(db)
+            if found is not None:
+                _mark_running(db, *found, None)
+            return found
 
     def finish(
         self,
@@ -347,6 +345,16 @@ def _next(db: sqlite3.Connection, run: str) -> str | None:
         (run, QUEUED),
     ).fetchone()
     return row["name"] if row else None
+
+
+def _next_publish(db: sqlite3.Connection) -> tuple[str, str] | None:
+    """The oldest queued publish whose run is done."""
+    row = db.execute(
+        "SELECT run, stages.name FROM stages JOIN runs ON runs.id = run WHERE stages.status = ?"
+        " AND stages.name LIKE 'publish%' AND runs.status = ? ORDER BY stages.rowid LIMIT 1",
+        (QUEUED, DONE),
+    ).fetchone()
+    return (row["run"], row["name"]) if row else None
 
 
 def _start_next(db: sqlite3.Connection, run: str, device: str) -> tuple[str, str] | None:
