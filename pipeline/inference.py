@@ -160,10 +160,10 @@ async def stream(
 
 async def release_idle(seconds: float = 300.0) -> None:
     """End the processes that nobody has asked anything for so long: a loaded model holds memory."""
-    async with _starting:
-        for key, server in list(_servers.items()):
-            if not server.answers and time.monotonic() - server.used > seconds:
-                await _end(key)
+    for key, server in list(_servers.items()):
+        unused = not server.answers and time.monotonic() - server.used > seconds
+        if unused and _servers.get(key) is server:
+            await _end(key)
 
 
 async def shutdown() -> None:
@@ -173,18 +173,34 @@ async def shutdown() -> None:
 
 
 async def _server(home: Path, source: Source) -> _Server:
-    """The process that serves this model, started if need be; the longest unused makes room."""
-    async with _starting:
-        server = _servers.get(source)
-        if server is None or server.process.returncode is not None:
-            idle = [key for key, server in _servers.items() if not server.answers]
-            if len(_servers) >= MOST_PROCESSES and not idle:
-                raise LabError("Other models are answering just now; try again when they are done.")
-            while len(_servers) >= MOST_PROCESSES and idle:
-                await _end(idle.pop(min(range(len(idle)), key=lambda i: _servers[idle[i]].used)))
-            server = _servers[source] = await _start(home, source)
-        server.used = time.monotonic()
-        return server
+    """The process that serves this model, started if need be; the longest unused makes room.
+
+    One that is loaded is never waited for. Nothing is awaited between the look at it and its use, so that
+    nobody ends it in between.
+    """
+    server = _loaded(source)
+    if server is None:
+        async with _starting:
+            server = _loaded(source)  # whoever asked before may have started it
+            if server is None:
+                await _make_room()
+                server = _servers[source] = await _start(home, source)
+    server.used = time.monotonic()
+    return server
+
+
+def _loaded(source: Source) -> _Server | None:
+    server = _servers.get(source)
+    return server if server is not None and server.process.returncode is None else None
+
+
+async def _make_room() -> None:
+    """End processes that answer nobody until one more may start. Raises LabError if all of them answer."""
+    while len(_servers) >= MOST_PROCESSES:
+        idle = [key for key, server in _servers.items() if not server.answers]
+        if not idle:
+            raise LabError("Other models are answering just now; try again when they are done.")
+        await _end(min(idle, key=lambda key: _servers[key].used))
 
 
 async def _start(home: Path, source: Source) -> _Server:

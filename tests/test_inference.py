@@ -436,6 +436,50 @@ def test_requests_are_read_ahead_so_that_a_cancel_is_seen(monkeypatch: pytest.Mo
     assert [r["id"] for r in requests] == [3]
 
 
+def test_a_loaded_model_answers_while_another_loads(
+    home: Path, finished: Run, process: Callable[[str], None]
+) -> None:
+    process(
+        "if 'slow' in sys.argv:\n"
+        "    open(os.environ['OLIVE_LAB_HOME'] + '/loading', 'w')\n"
+        "    signal.pause()\n"
+        "say(ready=True)"
+    )
+
+    async def scenario() -> list[int]:
+        await pieces(home, finished, "a")
+        slow = asyncio.create_task(anext(inference.stream(home, Source("slow", home, None, False), "a")))
+        while not (home / "loading").exists():
+            await asyncio.sleep(0.01)
+        answer = await asyncio.wait_for(pieces(home, finished, "b"), 60)
+        await asyncio.wait_for(inference.release_idle(-1), 60)
+        kept = len(inference._servers)
+        slow.cancel()
+        await asyncio.wait([slow])
+        return [len(answer), kept]
+
+    assert asyncio.run(scenario()) == [4, 0]
+    until(lambda: not processes(home), "the end of the processes")
+
+
+def test_room_is_made_of_those_that_answer_nobody(
+    home: Path, finished: Run, process: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        answering = [inference.stream(home, Source(name, home, None, False), "wait") for name in "ab"]
+        for stream in answering:
+            await anext(stream)
+        with pytest.raises(LabError, match="Other models are answering"):
+            await pieces(home, finished, "a")
+        await answering.pop().aclose()
+        assert len(await pieces(home, finished, "a")) == 4
+        assert [key.name for key in inference._servers] == ["a", f"run {finished.id}"]
+        await answering.pop().aclose()
+        await inference.shutdown()
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
 def test_a_process_nobody_asks_is_ended(home: Path, finished: Run, process: Callable[[str], None]) -> None:
     async def scenario() -> list[int]:
         await pieces(home, finished, "Hi")
