@@ -1,8 +1,9 @@
 """A process that has imported what the next stage needs and waits for the word to begin.
 
 Importing torch, transformers and Olive takes seconds, on slow machines half a minute, and a run has four
-stages in processes of their own. While one works, the worker has a spare made ready for the next. A spare
-belongs to no stage until it is given one; it ends when the worker ends or has no use for it.
+stages in processes of their own. While one works, the worker has a spare made ready for the next. It has the
+mark of that stage in its environment from the first moment, since nobody can see one that is set later; it
+ends when the worker ends or has no use for it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from pipeline import settings
@@ -48,10 +48,10 @@ def serves(options: dict[str, Any]) -> bool:
 
 
 class Spare:
-    """The worker's side: a process made ready for `stage`."""
+    """The worker's side: a process made ready for a stage of a run, started in that stage's environment."""
 
-    def __init__(self, stage: str, child: Sequence[str], environment: dict[str, str]) -> None:
-        self.stage = stage
+    def __init__(self, run: str, stage: str, child: Sequence[str], environment: dict[str, str]) -> None:
+        self.run, self.stage = run, stage
         self.channel, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
@@ -72,9 +72,9 @@ class Spare:
                 self._ready = self.channel.recv(MOST_BYTES) == READY
         return self._ready and self.process.poll() is None
 
-    def give(self, run: str, stage: str, events: Path, lock: int, log: int) -> subprocess.Popen[bytes]:
-        """Let it carry out a stage; it gets the stage's lock and log. Raises OSError if it has gone."""
-        message = json.dumps({"run": run, "stage": stage, "events": str(events)})
+    def give(self, lock: int, log: int) -> subprocess.Popen[bytes]:
+        """Let it carry out the stage, whose lock and log it gets. Raises OSError if it has gone."""
+        message = json.dumps({"run": self.run, "stage": self.stage})
         with self.channel:
             socket.send_fds(self.channel, [message.encode()], [lock, log])
         return self.process
@@ -122,5 +122,4 @@ def wait(stage: str, channel: int, carry_out: Callable[[str, str], int]) -> int:
     _, log = descriptors  # the lock is held for as long as its descriptor is open
     os.dup2(log, sys.stdout.fileno())
     os.dup2(log, sys.stderr.fileno())
-    settings.report_to(Path(given["events"]))
     return carry_out(given["run"], given["stage"])

@@ -193,15 +193,21 @@ class Worker:
         following = run.stages[names.index(job.stage) + 1 :][:1]
         wanted = following and following[0].status == QUEUED and following[0].kind != PUBLISH_SLOT
         if wanted and serves(following[0].options) and affordable():
-            self.spares[slot] = Spare(following[0].name, self.child, self._environment(slot))
+            name = following[0].name
+            events = str(self.store.folder(job.run, name) / EVENTS)
+            environment = self._environment(slot, OLIVE_LAB_EVENTS=events)
+            self.spares[slot] = Spare(job.run, name, self.child, environment)
 
     def _spare(self, slot: str, job: Job) -> Spare | None:
-        """The slot's spare if it can carry out the stage at once; one that cannot is of no use any more."""
+        """The slot's spare if it can carry out the stage at once; one that cannot is of no use any more.
+
+        Another run's is none: it can be found by the mark of that run's stage only.
+        """
         spare = self.spares.pop(slot, None)
         if spare is None:
             return None
         options = self.store.get(job.run).stage(job.stage).options
-        if spare.stage == job.stage and serves(options) and spare.ready():
+        if (spare.run, spare.stage) == (job.run, job.stage) and serves(options) and spare.ready():
             return spare
         spare.dismiss()
         return None
@@ -217,11 +223,14 @@ class Worker:
         """Start the stage's process in a session, and so a process group, of its own; or take the spare."""
         folder = job.folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        processes.end_all(folder)  # what an attempt has left that nobody saw end
+        spare = self._spare(slot, job)
+        # What an attempt has left that nobody saw end.
+        processes.end_all(folder, spare.process.pid if spare else None)
         lock = locks.take(folder / LOCK)
         if lock is None:
+            if spare is not None:
+                spare.dismiss()
             raise LabError(f"A process of an earlier attempt still runs in {folder}; end it and retry.")
-        spare = self._spare(slot, job)
         try:
             (folder / RESULT).unlink(missing_ok=True)
             (folder / PROCESS).unlink(missing_ok=True)
@@ -229,7 +238,7 @@ class Worker:
             with (folder / "log.txt").open("ab") as log:
                 if spare is not None:
                     try:
-                        return spare.give(job.run, job.stage, events, lock, log.fileno())
+                        return spare.give(lock, log.fileno())
                     except OSError:  # it died this very moment
                         spare.dismiss()
                 return subprocess.Popen(

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import select
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from lab import CHILDREN, plant, processes, until
 
+from pipeline import processes as processes_of
 from pipeline import settings, spare, worker
-from pipeline.run import DONE
+from pipeline.run import DONE, EVENTS
 from pipeline.store import Store
 from pipeline.worker import Worker
 
@@ -65,6 +67,30 @@ def test_the_next_stage_is_carried_out_by_the_spare(store: Store, served: Worker
     assert store.get(run).stage("finetune").metrics == {"stage": "finetune"}
     assert (folder / "log.txt").exists()
     assert not worker.lives(folder)
+
+
+def test_it_is_found_by_its_stages_mark_from_the_first_moment(store: Store, served: Worker) -> None:
+    """Nobody sees in /proc what a process puts into its environment later, nor do those it forks have it."""
+    run = plant(store)
+    made = step_until_ready(served, "finetune")
+    folder = store.folder(run, "finetune")
+    assert f"OLIVE_LAB_EVENTS={folder / EVENTS}".encode() in processes_of._environment(made.process.pid)
+    go(served, run, "quantize")
+    assert served.jobs[served.slots[0]].process is made.process
+    until((folder / "ready.json").exists, "the beginning of finetune")
+    assert processes_of.end_all(folder) == 1
+    assert made.process.wait(60) == -signal.SIGKILL
+
+
+def test_what_an_earlier_attempt_left_is_ended_and_the_spare_is_not(store: Store, served: Worker) -> None:
+    run = plant(store)
+    made = step_until_ready(served, "finetune")
+    mark = str(store.folder(run, "finetune") / EVENTS)
+    left = subprocess.Popen(["sleep", "200"], env=settings.child_environment(OLIVE_LAB_EVENTS=mark))
+    go(served, run, "quantize")
+    assert left.wait(60) == -signal.SIGKILL
+    assert served.jobs[served.slots[0]].process is made.process
+    go(served, run, "finetune")
 
 
 def test_a_spare_that_died_is_done_without(store: Store, served: Worker) -> None:
@@ -131,14 +157,14 @@ def test_qlora_does_not_take_the_spare_of_another_run(store: Store, served: Work
 
 
 def test_a_spare_ends_with_its_worker(store: Store) -> None:
-    made = spare.Spare("finetune", [str(CHILDREN), "waits"], settings.child_environment())
+    made = spare.Spare("run", "finetune", [str(CHILDREN), "waits"], settings.child_environment())
     until(made.ready, "a spare")
     made.channel.close()
     assert made.process.wait(timeout=60) == 0
 
 
 def test_a_spare_ends_with_a_worker_that_has_not_heard_of_it_yet(store: Store) -> None:
-    made = spare.Spare("finetune", [str(CHILDREN), "waits"], settings.child_environment())
+    made = spare.Spare("run", "finetune", [str(CHILDREN), "waits"], settings.child_environment())
     assert select.select([made.channel], [], [], 60)[0], "no word from the spare"
     made.channel.close()
     assert made.process.wait(timeout=60) == 0
@@ -154,6 +180,6 @@ def test_without_memory_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.chain
 @pytest.mark.parametrize("stage", ["quantize", "finetune", "optimize", "evaluate", "score"])
 def test_what_is_imported_ahead_can_be_imported(stage: str) -> None:
-    made = spare.Spare(stage, worker.CHILD, settings.child_environment())
+    made = spare.Spare("run", stage, worker.CHILD, settings.child_environment())
     until(made.ready, "a spare", 120)
     made.dismiss()
