@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import recipe, submit
+from pipeline import datasets, recipe, submit
 from pipeline.errors import InputError
 from pipeline.run import QUEUED
 from pipeline.store import Store
@@ -241,10 +241,28 @@ def test_a_full_disk_leaves_no_half_copy(home: Path, dataset: Path, monkeypatch:
     store = Store(home)
     kept = submit.keep_dataset(store.home, dataset)
     kept.unlink()
-    (kept.parent / ".x.part").symlink_to("/dev/full")
+    arriving = home / "datasets" / "x.part"
+    arriving.mkdir()
+    (arriving / f".{dataset.name}").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
         submit.keep_dataset(store.home, dataset)
     assert list(kept.parent.iterdir()) == []
+    assert not arriving.exists()
+
+
+def test_a_dataset_is_named_by_what_was_copied(
+    home: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copyfile
+
+    def changed_meanwhile(source: Path, target: Path) -> None:
+        source.write_text('{"prompt": "a", "response": "b"}\n')
+        copy(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", changed_meanwhile)
+    kept = submit.keep_dataset(home, dataset)
+    assert kept.parent.name == datasets.sha256(kept) == datasets.sha256(dataset)
+    assert list((home / "datasets").iterdir()) == [kept.parent]
 
 
 def test_a_gpu_export_needs_a_gpu_here(
