@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from pipeline import clock
 from pipeline.azure import faults
 from pipeline.errors import LabError
 
@@ -93,7 +94,7 @@ class Container:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             return None
         told = _retry_after(error)
-        return told if told is not None else min(0.25 * 2**tries, LONGEST_WAIT) * random.uniform(0.8, 1.2)  # noqa: S311
+        return told if told is not None else clock.backoff(tries, LONGEST_WAIT) * random.uniform(0.8, 1.2)  # noqa: S311
 
     def _renew(self, number: int) -> float | None:
         """Have the next request open a new client, unless another thread has seen to that."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pipeline import clock
 from pipeline.errors import LabError
 
 SECRETS = re.compile(
@@ -107,7 +108,7 @@ def wait(error: BaseException, tries: int) -> float | None:
     answer = _answer(error)
     if answer is None:
         passing = _unreachable(error) and "CERTIFICATE_VERIFY_FAILED" not in str(error)
-        return min(0.25 * 2.0**tries, LONGEST_WAIT) if passing else None
+        return clock.backoff(tries, LONGEST_WAIT) if passing else None
     if answer.request.method == "PUT" and answer.status_code in (400, 403):
         # An address of the storage is good for a while; the next try asks the hub for a new one.
         return 0.0 if tries < MOST_ADDRESSES else None
@@ -115,9 +116,9 @@ def wait(error: BaseException, tries: int) -> float | None:
         return None
     try:
         told = float(answer.headers.get("Retry-After", ""))
-        return min(told, LONGEST_WAIT)
+        return min(told, LONGEST_WAIT) if told >= 0 else clock.backoff(tries, LONGEST_WAIT)
     except ValueError:
-        return min(0.25 * 2.0**tries, LONGEST_WAIT)
+        return clock.backoff(tries, LONGEST_WAIT)
 
 
 def status_of(error: BaseException) -> int | None:
