@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -285,3 +286,15 @@ def test_a_repository_that_stays_out_of_sight_is_not_called_public(
 def test_a_login_of_which_the_hub_says_little(token: Any) -> None:
     found = client.account({"name": "ann", "auth": {"accessToken": token}, "orgs": []})
     assert (found["name"], found["scopes"]) == ("ann", [])
+
+
+@pytest.mark.parametrize("told", ["nan", "-1", "inf", "soon", "1e9"])
+def test_a_wait_is_always_a_short_time(told: str) -> None:
+    error = OSError("busy")
+    error.response = SimpleNamespace(  # type: ignore[attr-defined]
+        status_code=503, headers={"Retry-After": told}, request=SimpleNamespace(method="GET")
+    )
+    for tries in (0, 2000):
+        wait = faults.wait(error, tries)
+        assert wait is not None
+        assert 0.2 < wait <= faults.LONGEST_WAIT
