@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import sys
 import traceback
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline import settings, shown, terminal
 from pipeline.errors import LONGEST_PROBLEM, InputError, LabError, sentence
+from pipeline.files import to_json
 from pipeline.run import DONE, PUBLISH, QUEUED, RUNNING
 from pipeline.store import Store
 from pipeline.verbs import azure, history, hub, publish, queue
@@ -68,7 +68,7 @@ def show(args: argparse.Namespace) -> int:
     from pipeline import follow
 
     found = Store(settings.home()).get(args.run)
-    print(json.dumps(found.to_dict(), indent=2) if args.json else follow.summary(found))
+    print(to_json(found.to_dict(), indent=2) if args.json else follow.summary(found))
     return 0
 
 
@@ -132,7 +132,7 @@ def chat(args: argparse.Namespace) -> int:
     sides = source.sides if args.side == "both" else (args.side,)
     answers = asyncio.run(_ask(home, source, sides, args))
     if args.json:
-        print(json.dumps({"prompt": args.prompt, "seed": args.seed, **answers}, indent=2, ensure_ascii=False))
+        print(to_json({"prompt": args.prompt, "seed": args.seed, **answers}, indent=2, ensure_ascii=False))
         return 0
     for side, answer in answers.items():
         speed = f"{answer['tokens']} tokens, {answer['tokens_per_second']:.0f} a second"
@@ -179,7 +179,7 @@ def verify_(args: argparse.Namespace) -> int:
     good = not verify.failed(findings)
     if args.json:
         rows = [dataclasses.asdict(finding) for finding in findings]
-        print(json.dumps({"folder": str(folder), "good": good, "checks": rows}, indent=2, ensure_ascii=False))
+        print(to_json({"folder": str(folder), "good": good, "checks": rows}, indent=2, ensure_ascii=False))
     else:
         print(f"{folder}\n{follow.checks(findings)}")
     return 0 if good else 1
@@ -233,9 +233,7 @@ def scorecard_(args: argparse.Namespace) -> int:
             follow.run(store, row.run, summarize=False)
     rows = scorecard.rows(store, group)
     print(
-        json.dumps([dataclasses.asdict(row) for row in rows], indent=2)
-        if quiet
-        else "\n" + follow.scores(rows)
+        to_json([dataclasses.asdict(row) for row in rows], indent=2) if quiet else "\n" + follow.scores(rows)
     )
     return 0 if not refused and all(row.status == DONE for row in rows) else 1
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import locks, settings
-from pipeline.events import finite
+from pipeline.files import to_json
 from pipeline.stages import Artifact, Results
 
 MANIFEST = "artifact.json"
@@ -76,7 +76,7 @@ def key(stage: str, options: Any, inputs: dict[str, str]) -> str:
         "packages": versions(),
         "code": _code(),
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(to_json(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:
@@ -193,7 +193,7 @@ def keep(
             for a in results.artifacts
         ],
     }
-    (written / MANIFEST).write_text(json.dumps(finite(facts), indent=2), encoding="utf-8")
+    (written / MANIFEST).write_text(to_json(facts, indent=2), encoding="utf-8")
     target = home / "artifacts" / f"{stage}-{key}"
     shutil.rmtree(target, ignore_errors=True)
     written.replace(target)

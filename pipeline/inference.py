@@ -29,12 +29,26 @@ from typing import Any
 
 from pipeline import exported, generation, reading, settings, shown, templates, verify
 from pipeline.errors import InputError, LabError, reason, sentence
+from pipeline.files import to_json
+from pipeline.options import coerce, describe, option
 from pipeline.run import DONE, Run
 
 SIDES = ("base", "adapter")
 MOST_PROCESSES = 2
 START_SECONDS = 120.0
 LINE_LIMIT = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Answering:
+    """How an answer is drawn."""
+
+    seed: int = option(0, "The same seed draws the same answer", min=0, max=2**31 - 1)
+    max_new_tokens: int = option(128, "The longest answer", min=1, max=1_000_000)
+    temperature: float = option(0.0, "0 takes the likeliest token", min=0, max=100)
+
+
+SEED, TOKENS, TEMPERATURE = describe(Answering)
 
 
 @dataclass(frozen=True)
@@ -126,8 +140,10 @@ async def stream(
 
     `system` goes before the prompt where the model's chat template takes one. `temperature` 0 always takes
     the likeliest token. The last piece of a side has done, tokens, tokens_per_second and
-    first_token_seconds. Raises LabError if the model cannot answer.
+    first_token_seconds. Raises LabError if the model cannot answer, InputError for a number out of bounds.
     """
+    for value, known in ((seed, SEED), (max_new_tokens, TOKENS), (temperature, TEMPERATURE)):
+        coerce(known, value, known.name)
     request = {
         "prompt": prompt, "sides": list(sides or source.sides), "seed": seed,
         "max_new_tokens": max_new_tokens, "temperature": temperature, "system": system,
@@ -244,7 +260,7 @@ async def _read(server: _Server) -> None:
 
 async def _send(server: _Server, request: dict[str, Any]) -> None:
     assert server.process.stdin is not None
-    server.process.stdin.write(json.dumps(request).encode() + b"\n")
+    server.process.stdin.write(to_json(request).encode() + b"\n")
     try:
         await server.process.stdin.drain()
     except ConnectionError:
@@ -352,7 +368,7 @@ def _requests(canceled: set[int]) -> Iterator[dict[str, Any]]:
 
 
 def _say(answer: dict[str, Any]) -> None:
-    print(json.dumps(answer), flush=True)
+    print(to_json(answer), flush=True)
 
 
 def _main(source: Source) -> int:

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from pipeline import settings
 from pipeline.errors import LabError
+from pipeline.files import to_json
 from pipeline.templates import Rendered
 
 BATCH = 1_000_000  # letters sent at a time
@@ -198,7 +199,7 @@ class Lengths:
         watch = threading.Timer(SECONDS, end)
         watch.start()
         try:
-            process.stdin.write(json.dumps(texts).encode() + b"\n")
+            process.stdin.write(to_json(texts).encode() + b"\n")
             process.stdin.flush()
             counts = json.loads(process.stdout.readline())
             return [(int(prompt), int(answer)) for prompt, answer in counts]
@@ -239,7 +240,7 @@ def _start(folder: Path, stop: str) -> subprocess.Popen[bytes]:
     )  # fmt: skip
     assert process.stdin is not None
     with suppress(OSError):  # it has ended, which whoever asks it sees
-        process.stdin.write(json.dumps(stop).encode() + b"\n")
+        process.stdin.write(to_json(stop).encode() + b"\n")
     return process
 
 
@@ -258,7 +259,7 @@ def _main(folder: Path) -> int:
     for line in sys.stdin.buffer:
         texts = [Rendered(prompt, full) for prompt, full in json.loads(line)]
         found = training_ids.encode_all(tokenizer, texts, ends)
-        print(json.dumps([(len(prompt), len(answer)) for prompt, answer in found]), flush=True)
+        print(to_json([(len(prompt), len(answer)) for prompt, answer in found]), flush=True)
     return 0
 
 

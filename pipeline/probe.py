@@ -332,7 +332,7 @@ class Walk:
         small = _read_config(model)
         data = self.scratch / "rows.jsonl"
         rows = tried(self._rows(), self._fields())
-        data.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        data.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows), "utf-8")
         for stage, options in {**packed(self.config), **self.stages}.items():
             self._at(stage)
             folder = self.scratch / stage

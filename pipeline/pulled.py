@@ -21,6 +21,7 @@ from typing import Any
 
 from pipeline import locks, settings, storage
 from pipeline.errors import InputError, LabError, sentence
+from pipeline.files import to_json
 from pipeline.run import CANCELED, DONE, FAILED, INTERRUPTED, RUNNING
 
 FOLDER = "pulled"
@@ -145,7 +146,7 @@ def _write(home: Path, known: Facts) -> None:
     path = _beside(home, known["key"], "json")
     path.parent.mkdir(mode=0o700, exist_ok=True)
     part = path.with_name(f"{path.name}.new")
-    part.write_text(json.dumps(known), "utf-8")
+    part.write_text(to_json(known), "utf-8")
     part.replace(path)
 
 

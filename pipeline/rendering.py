@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 from pipeline import settings
 from pipeline.errors import InputError, LabError
+from pipeline.files import to_json
 
 SECONDS = 2.0  # processor time of one text
 MEMORY = 256 << 20  # bytes that a template may use
@@ -179,7 +180,7 @@ class _Process:
         self._channel.settimeout(STUCK_SECONDS)
         with theirs:
             self._process = subprocess.Popen(
-                [settings.python(), "-m", "pipeline.sandbox", json.dumps(limits)],
+                [settings.python(), "-m", "pipeline.sandbox", to_json(limits)],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -204,7 +205,7 @@ class _Process:
 
     def ask(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """The answers to a request as they come. Raises _Ended where the process ends instead."""
-        text = json.dumps(request).encode()
+        text = to_json(request).encode()
         try:
             self._channel.sendall(LENGTH.pack(len(text)) + text)
         except OSError as error:

@@ -110,7 +110,7 @@ def _bytes(count: int) -> bytes:
 
 
 def _write(answers: list[dict[str, Any]]) -> None:
-    text = json.dumps(answers).encode()
+    text = json.dumps(answers, allow_nan=False).encode()
     left = memoryview(LENGTH.pack(len(text)) + text)
     while left:
         left = left[os.write(CHANNEL, left) :]

@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 from pipeline import settings
+from pipeline.files import to_json
 
 READY = b"ready"
 MOST_BYTES = 1 << 16
@@ -74,7 +75,7 @@ class Spare:
 
     def give(self, lock: int, log: int) -> subprocess.Popen[bytes]:
         """Let it carry out the stage, whose lock and log it gets. Raises OSError if it has gone."""
-        message = json.dumps({"run": self.run, "stage": self.stage})
+        message = to_json({"run": self.run, "stage": self.stage})
         with self.channel:
             socket.send_fds(self.channel, [message.encode()], [lock, log])
         return self.process

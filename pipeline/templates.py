@@ -120,7 +120,11 @@ def each(template: Template, rows: Iterable[Row]) -> Iterator[Rendered | str]:
 def question(template: Template, row: Row) -> str:
     """What a person would ask to get this row's answer: its one prompt field, or all of them as JSON."""
     names = template.fields[:-1]
-    return str(row[names[0]]) if len(names) == 1 else json.dumps({name: row[name] for name in names})
+    return (
+        str(row[names[0]])
+        if len(names) == 1
+        else json.dumps({name: row[name] for name in names}, allow_nan=False)
+    )
 
 
 def asked(template: Template, text: str) -> dict[str, Any]:
@@ -137,7 +141,7 @@ def asked(template: Template, text: str) -> dict[str, Any]:
         or set(row) != set(names)
         or not all(isinstance(value, str | int | float) for value in row.values())
     ):
-        shape = json.dumps(dict.fromkeys(names, "..."))
+        shape = json.dumps(dict.fromkeys(names, "..."), allow_nan=False)
         raise InputError(f"This template has several fields; write the prompt as JSON: {shape}")
     return row
 

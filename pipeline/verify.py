@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from pipeline import checksums, exported, generation, reading, settings, shown, templates
 from pipeline.errors import InputError, LabError, reason
+from pipeline.files import to_json
 
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"
 CONFIG, TOKENIZER = "genai_config.json", "tokenizer.json"
@@ -348,7 +349,7 @@ def _answers(folder: Path) -> list[Finding]:
     """Load the model with all its adapters and ask it."""
     report = _Report([])
     options = json.loads((folder / CONFIG).read_text("utf-8"))["model"]["decoder"].get("session_options", {})
-    if "cuda" in json.dumps(options.get("provider_options", [])).lower() and not settings.gpus():
+    if "cuda" in to_json(options.get("provider_options", [])).lower() and not settings.gpus():
         report.skip(
             "answers", "the model was exported for an NVIDIA GPU; verify it on a machine that has one"
         )
@@ -446,7 +447,7 @@ def _main(folder: str) -> int:
         found = _answers(Path(folder))
     except Exception as error:  # whatever the runtime raises for this folder is what was to be found out
         found = [Finding("answers", FAILED, _plain(f"the model does not load: {reason(error)}"))]
-    print(json.dumps([dataclasses.asdict(finding) for finding in found]), file=out, flush=True)
+    print(to_json([dataclasses.asdict(finding) for finding in found]), file=out, flush=True)
     return 0
 
 

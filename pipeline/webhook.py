@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from typing import Any
 
 from pipeline import settings
+from pipeline.files import to_json
 from pipeline.run import Run
 
 TIMEOUT_SECONDS = 10
@@ -48,7 +48,7 @@ def _post(address: str, facts: dict[str, Any]) -> None:
         try:
             request = urllib.request.Request(  # noqa: S310
                 address,
-                data=json.dumps(facts).encode(),
+                data=to_json(facts).encode(),
                 headers={"Content-Type": "application/json", "User-Agent": "olive-lab"},
             )
             with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):  # noqa: S310

@@ -489,3 +489,21 @@ def test_a_process_nobody_asks_is_ended(home: Path, finished: Run, process: Call
         return [kept, len(inference._servers)]
 
     assert asyncio.run(scenario()) == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", float("nan")),
+        ("temperature", float("inf")),
+        ("temperature", -0.5),
+        ("seed", -1),
+        ("seed", 2**40),
+        ("max_new_tokens", 0),
+        ("max_new_tokens", 10**9),
+    ],
+)
+def test_a_number_out_of_bounds_is_named(home: Path, name: str, value: float) -> None:
+    stream = inference.stream(home, Source("a", home, None, False), "Hi", **{name: value})
+    with pytest.raises(InputError, match=f"^{name}: .* is not allowed; allowed: a"):
+        asyncio.run(anext(stream))

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline import recipe, settings
 from pipeline.errors import InputError
+from pipeline.options import describe
 
 
 def write(folder: Path, text: str) -> Path:
@@ -202,3 +203,20 @@ class TestSet:
     )
     def test_a_text_is_taken_as_it_is_whatever_it_would_be_in_yaml(self, minimal: Path, text: str) -> None:
         assert recipe.load(minimal, [f"template={text}", f"name={text}"]).template == text
+
+
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan", "inf", "nan", "-1", "-0.5", "1e400"])
+def test_every_number_has_bounds(tmp_path: Path, value: str) -> None:
+    """YAML has infinity and NaN; JSON, in which runs are kept, has not."""
+    kinds = {"": recipe.Basics, **recipe.OPTIONS}
+    numbers = [
+        f"{stage}.{one.name}" if stage else one.name
+        for stage, cls in kinds.items()
+        for one in describe(cls)
+        if {int, float} & set(one.types)
+    ]
+    assert "max_minutes" in numbers
+    for key in numbers:
+        given = {"data": "rows.jsonl", "model": "starter"}
+        with pytest.raises(InputError, match=rf"^{key}: .* is not allowed; allowed: .*number"):
+            recipe.build(given, tmp_path, [f"{key}={value}"])

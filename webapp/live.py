@@ -5,13 +5,13 @@ Files are asked for by byte offset, so that a page that was away goes on where i
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query
 from fastapi.responses import JSONResponse, Response
 
 from pipeline.errors import InputError
+from pipeline.files import to_json
 from pipeline.run import ENDED, QUEUED, Run
 from webapp import tail
 from webapp.routes import NEW, stage_file
@@ -41,7 +41,7 @@ async def live(
     offsets = _begun(look.run) if events is None else _offsets(events)
     told = {"stage": shown, **_piece(look.run, shown, "log.txt", log)}
     pieces = {name: _piece(look.run, name, "events.jsonl", offset) for name, offset in offsets.items()}
-    rest = json.dumps({"log": told, "events": pieces}, ensure_ascii=False)
+    rest = to_json({"log": told, "events": pieces}, ensure_ascii=False)
     return _json(b'{"run":' + look.text + b"," + rest.encode()[1:])
 
 

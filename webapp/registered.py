@@ -20,6 +20,7 @@ from pipeline.azure.place import Place
 from pipeline.azure.reference import Reference
 from pipeline.azure.workspace import MOST_MODELS
 from pipeline.errors import InputError
+from pipeline.files import to_json
 from pipeline.run import DONE, Run
 from pipeline.store import Store
 from webapp import choices, views
@@ -78,7 +79,7 @@ def keep(home: Path, where: Place, found: list[Version]) -> None:
     file = _file(home, where)
     file.parent.mkdir(mode=0o700, exist_ok=True)
     part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
-    part.write_text(json.dumps({"place": str(where), "asked": time.time(), "versions": found}), "utf-8")
+    part.write_text(to_json({"place": str(where), "asked": time.time(), "versions": found}), "utf-8")
     part.replace(file)
 
 

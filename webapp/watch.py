@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 from starlette.concurrency import run_in_threadpool
 
 from pipeline import clock, estimate, settings, takeaway
+from pipeline.files import to_json
 from pipeline.run import PROCESS, QUEUED, RUNNING, Run, StageRun
 from pipeline.store import Store
 from webapp import tail
@@ -67,7 +68,7 @@ class Watch:
     def _look(self, run_id: str) -> Look:
         run = known_run(run_id, self.store)
         status = self._status(run)
-        return Look(run, status, json.dumps(status).encode())
+        return Look(run, status, to_json(status).encode())
 
     def _status(self, run: Run) -> dict[str, Any]:
         stages = [self._stage(run, stage) for stage in run.stages]

@@ -7,7 +7,6 @@ Models of the catalogue come plain, or as MLflow keeps them: weights in one fold
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
@@ -22,6 +21,7 @@ from pipeline.azure.place import Place
 from pipeline.azure.pull import opened
 from pipeline.azure.reference import parse
 from pipeline.errors import LabError
+from pipeline.files import to_json
 from pipeline.meter import Meter
 
 CONFIG, TOKENIZER = "config.json", "tokenizer_config.json"
@@ -106,7 +106,7 @@ def _quiet(message: str, fraction: float, **facts: Any) -> None:
 def _main(uri: str) -> int:
     settings.quiet_this_process()
     try:
-        print(json.dumps(dataclasses.asdict(describe(settings.home(), uri))))
+        print(to_json(dataclasses.asdict(describe(settings.home(), uri))))
     except LabError as error:
         print(error, file=sys.stderr)
         return 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from pipeline import artifacts, card, checksums, models
 from pipeline.errors import InputError
+from pipeline.files import to_json
 from pipeline.run import PUBLISH, Run
 
 LONGEST_TAG = 256
@@ -119,7 +119,7 @@ def _model(run: Run) -> str:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=True)
+    return to_json(value, separators=(",", ":"), ensure_ascii=True)
 
 
 def _short(text: str, longest: int) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pipeline.errors import InputError
+from pipeline.files import to_json
 
 LOGINS = ("cli", "identity", "environment")
 FILE = "azure.json"  # in the home; it has no secrets
@@ -144,7 +145,7 @@ def remember(home: Path, place: Place) -> None:
         return
     number, part = tempfile.mkstemp(".part", f".{FILE}.", home)  # several processes may do this at a time
     with os.fdopen(number, "w", encoding="utf-8") as file:
-        json.dump(dataclasses.asdict(place), file, indent=2)
+        file.write(to_json(dataclasses.asdict(place), indent=2))
     Path(part).replace(home / FILE)
 
 

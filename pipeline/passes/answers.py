@@ -15,7 +15,7 @@ from olive.passes.olive_pass import PassConfigParam
 
 from pipeline import datasets, generation, templates
 from pipeline.errors import LabError
-from pipeline.events import emit
+from pipeline.events import emit, finite
 from pipeline.sampling import spread
 
 ANSWERS = "answers.json"
@@ -79,7 +79,9 @@ class Answers(Pass):
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / ANSWERS
         written = {"rows": answered, "left_out": left_out}
-        file.write_text(json.dumps(written, ensure_ascii=False, indent=1) + "\n", "utf-8")
+        file.write_text(
+            json.dumps(finite(written), allow_nan=False, ensure_ascii=False, indent=1) + "\n", "utf-8"
+        )
         return _handler(Path(model.model_path), file)
 
 

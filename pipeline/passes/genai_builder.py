@@ -230,7 +230,7 @@ def add_app(folder: Path, source: Path, text: str, template: templates.Template)
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     lab = {"template": text, **reading.describe(folder, template, before(tokenizer)), "stop": template.stop}
     reading.prepare(folder, lab["reading"])
-    (folder / LAB).write_text(json.dumps(lab, ensure_ascii=False, indent=1) + "\n", "utf-8")
+    (folder / LAB).write_text(json.dumps(lab, allow_nan=False, ensure_ascii=False, indent=1) + "\n", "utf-8")
     for name, own in reading.APP.items():
         shutil.copyfile(own, folder / name)
     same_ids.require(source, folder, text)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.events import emit
+from pipeline.events import emit, finite
 from pipeline.passes.rows import Rows
 from pipeline.sampling import spread
 
@@ -78,7 +78,7 @@ class HeldOut:
         if self.best_step is None:
             return
         state = {"best_step": self.best_step, "best_loss": self.best_loss, "waited": self.waited}
-        (folder / STATE).write_text(json.dumps(state), "utf-8")
+        (folder / STATE).write_text(json.dumps(finite(state), allow_nan=False), "utf-8")
         save_file(self._best, folder / BEST)
 
     def load(self, folder: Path) -> None:

@@ -33,7 +33,7 @@ from olive.passes import Pass
 from olive.passes.olive_pass import PassConfigParam
 from onnx import TensorProto, helper
 
-from pipeline.events import emit
+from pipeline.events import emit, finite
 from pipeline.exported import ADAPTER
 from pipeline.passes.fewer_nodes import replace
 from pipeline.passes.folders import carry_over
@@ -99,7 +99,10 @@ def note_base(folder: Path, base: str) -> None:
     file = folder / LAB
     known = json.loads(file.read_text("utf-8")) if file.exists() else {}
     file.unlink(missing_ok=True)  # it may be a link to another folder's
-    file.write_text(json.dumps({**known, "base": base}, ensure_ascii=False, indent=1) + "\n", "utf-8")
+    file.write_text(
+        json.dumps(finite({**known, "base": base}), allow_nan=False, ensure_ascii=False, indent=1) + "\n",
+        "utf-8",
+    )
 
 
 def read_widths(folder: Path) -> dict[str, int]:

@@ -28,7 +28,7 @@ from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
-from pipeline.events import emit
+from pipeline.events import emit, finite
 from pipeline.passes.perplexity import Text, judge, read
 from pipeline.passes.quant_lora import LoraQuantLinear
 from pipeline.passes.rounding import packed
@@ -66,7 +66,9 @@ class MergeAdapter(Pass):
         rows = dataset_of(config.data_config)
         texts = [(rows[i][0]["input_ids"], rows[i][1]) for i in range(len(rows))]
         count, report = merge_measured(adapted, texts, config.bits)
-        Path(config.report).write_text(json.dumps(report | {"merged_matrices": count}) + "\n", "utf-8")
+        Path(config.report).write_text(
+            json.dumps(finite(report | {"merged_matrices": count}), allow_nan=False) + "\n", "utf-8"
+        )
         emit(message="Saving the merged model", progress=0.5)
         base.to("cpu").save_pretrained(output_model_path)
         model.save_metadata(output_model_path)

@@ -27,7 +27,7 @@ from olive.passes.pytorch.train_utils import load_hf_base_model
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import layer as lora_layer
 
-from pipeline.events import emit
+from pipeline.events import emit, finite
 from pipeline.passes.held_out import HeldOut
 from pipeline.passes.packing import Packs, check_boundaries
 from pipeline.passes.rows import Rows, dataset_of
@@ -90,7 +90,7 @@ class QuantLora(LoRA):
         }
         adapter = Path(output_model_path) / "adapter"
         save(adapted, adapter, config.base)
-        (adapter / RECORD).write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+        (adapter / RECORD).write_text(json.dumps(finite(record), allow_nan=False, indent=1) + "\n", "utf-8")
         emit(message="Adapter written", progress=0.98)
         output = deepcopy(model)
         output.set_resource("adapter_path", adapter)

@@ -20,7 +20,7 @@ from olive.passes.olive_pass import PassConfigParam
 from olive.passes.pytorch.train_utils import load_hf_base_model
 
 from pipeline import generation
-from pipeline.events import emit
+from pipeline.events import emit, finite
 from pipeline.passes.calibration import cut, text_tokens
 from pipeline.passes.graph_logits import logits_of
 from pipeline.passes.perplexity import Exact, Text, judge, judge_logits, read
@@ -73,7 +73,7 @@ class Score(Pass):
             )
         folder = Path(output_model_path)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / SCORE).write_text(json.dumps(score, indent=1) + "\n", "utf-8")
+        (folder / SCORE).write_text(json.dumps(finite(score), allow_nan=False, indent=1) + "\n", "utf-8")
         # Olive wants a model from every pass, and copies its folder: so a folder with a config alone.
         shutil.copyfile(Path(model.model_name_or_path) / "config.json", folder / "config.json")
         return HfModelHandler(str(folder), task=model.task)

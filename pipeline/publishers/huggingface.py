@@ -18,6 +18,7 @@ from typing import Any
 
 from pipeline import apart, card, checksums, shown, storage, takeaway
 from pipeline.errors import LabError
+from pipeline.files import to_json
 from pipeline.hub import front
 from pipeline.hub.faults import AGAIN, explained
 from pipeline.meter import Meter, Report
@@ -297,5 +298,5 @@ def _written(home: Path, run: Run, options: Options) -> dict[str, str]:
         config = json.loads((Path(str(run.artifact("adapter"))) / CONFIG).read_text("utf-8"))
         # Where the base lay on this machine is nobody's concern; what it is, is.
         config["base_model_name_or_path"] = front.base(run) or str(card.shown(run)["model"])
-        written[f"{ADAPTER}/{CONFIG}"] = json.dumps(config, indent=2, sort_keys=True) + "\n"
+        written[f"{ADAPTER}/{CONFIG}"] = to_json(config, indent=2, sort_keys=True) + "\n"
     return written

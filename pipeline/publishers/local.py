@@ -15,6 +15,7 @@ from typing import Any
 from pipeline import card, checksums, takeaway, verify
 from pipeline.card import CARD
 from pipeline.errors import InputError, LabError
+from pipeline.files import to_json
 from pipeline.options import option
 from pipeline.publishers.source import source_of
 from pipeline.run import Run
@@ -83,7 +84,7 @@ def publish(home: Path, run: Run, options: Options, report: Callable[[str, float
             "description": options.description,
             "bytes": planned["bytes"],
         }
-        (part / FACTS).write_text(json.dumps(facts, indent=2), encoding="utf-8")
+        (part / FACTS).write_text(to_json(facts, indent=2), encoding="utf-8")
         _settle(part, target)
     finally:
         shutil.rmtree(part, ignore_errors=True)

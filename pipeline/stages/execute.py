@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline import memory, settings
 from pipeline.events import emit
+from pipeline.files import to_json
 from pipeline.stages import Context, Results
 from pipeline.stages.olive import PASSES
 
@@ -31,7 +32,7 @@ def execute(stage: ModuleType, options: Any, context: Context) -> Results:
         folder.mkdir(parents=True, exist_ok=True)
     workflow = stage.workflow(options, context)
     config, package = context.work / "workflow.json", context.work / "package.json"
-    config.write_text(json.dumps(workflow, indent=2) + "\n", "utf-8")
+    config.write_text(to_json(workflow, indent=2) + "\n", "utf-8")
     shutil.copyfile(PASSES / "package.json", package)
     emit(message="Starting Olive", progress=0.0)
     settings.quiet_this_process()
@@ -65,7 +66,7 @@ def _checked(stage: ModuleType, context: Context, config: Path, package: Path, r
     count = validate(config, package)
     # Paths of the checkpoint and the adapter stay: who runs it elsewhere takes those along.
     workflow = json.loads(config.read_text("utf-8")) | {"cache_dir": "cache", "output_dir": "output"}
-    (context.output / config.name).write_text(json.dumps(workflow, indent=2) + "\n", "utf-8")
+    (context.output / config.name).write_text(to_json(workflow, indent=2) + "\n", "utf-8")
     shutil.copyfile(package, context.output / package.name)
     results: Results = stage.unrun(context, reason)
     message = f"Olive accepts the workflow ({count} {'pass' if count == 1 else 'passes'}); {reason}"

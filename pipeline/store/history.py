@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from pipeline import shown
 from pipeline.errors import InputError, LabError
+from pipeline.files import to_json
 from pipeline.run import ENDED, QUEUED, RUNNING, Run
 from pipeline.store.base import Base
 from pipeline.store.rows import run_of, stages_of
@@ -64,7 +65,7 @@ class History(Base):
             if notes is not None:
                 db.execute("UPDATE runs SET notes = ? WHERE id = ?", (notes, run))
             if tags is not None:
-                db.execute("UPDATE runs SET tags = ? WHERE id = ?", (json.dumps(list(tags)), run))
+                db.execute("UPDATE runs SET tags = ? WHERE id = ?", (to_json(list(tags)), run))
 
     def delete(self, run: str) -> None:
         """Put a run that has ended among the deleted ones. Raises LabError if something of it is to come."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sqlite3
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import LabError
+from pipeline.files import to_json
 from pipeline.run import CANCELED, DONE, ENDED, PUBLISH, QUEUED, RETRYABLE, RUNNING
 from pipeline.store import record
 from pipeline.store.base import Base
@@ -217,8 +217,8 @@ class Queue(Base):
                     seconds,
                     int(reused),
                     error,
-                    json.dumps(metrics or {}),
-                    json.dumps(kept),
+                    to_json(metrics or {}),
+                    to_json(kept),
                     run,
                     stage,
                 ),

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pipeline.files import to_json
+
 FILE = "run.json"
 
 
@@ -13,7 +15,7 @@ def write(folder: Path, facts: dict[str, Any]) -> None:
     """Keep id, name, created, recipe, data and owner of a run, and its stages with their options."""
     part = folder / f".{FILE}.part"
     try:
-        part.write_text(json.dumps(facts), encoding="utf-8")
+        part.write_text(to_json(facts), encoding="utf-8")
         part.replace(folder / FILE)
     finally:
         part.unlink(missing_ok=True)

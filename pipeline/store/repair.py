@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sqlite3
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import locks, settings
+from pipeline.files import to_json
 from pipeline.run import (
     CANCELED,
     DONE,
@@ -144,7 +144,7 @@ def _catch_up(db: sqlite3.Connection, home: Path, run: str, since: float) -> boo
                 found["status"], found.get("error"), found.get("seconds"),
                 found["time"] - (found.get("seconds") or 0.0),
                 None if found["status"] == RUNNING else found["time"], int(found.get("reused", False)),
-                json.dumps(found.get("metrics", {})), json.dumps(artifacts), device, run, row["name"],
+                to_json(found.get("metrics", {})), to_json(artifacts), device, run, row["name"],
             ),
         )  # fmt: skip
     return changed

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.files import to_json
 from pipeline.run import QUEUED, Run, StageRun
 
 
@@ -27,7 +28,7 @@ def insert_run(db: sqlite3.Connection, facts: dict[str, Any]) -> None:
         "INSERT INTO runs (id, name, status, created, recipe, data, owner, runs_on, place)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, (SELECT COALESCE(MAX(place), 0) + 1 FROM runs))",
         (
-            facts["id"], facts["name"], QUEUED, facts["created"], json.dumps(facts["recipe"]), facts["data"],
+            facts["id"], facts["name"], QUEUED, facts["created"], to_json(facts["recipe"]), facts["data"],
             facts["owner"], facts["recipe"].get("runs_on", "any"),
         ),
     )  # fmt: skip
@@ -37,7 +38,7 @@ def insert_stage(db: sqlite3.Connection, run: str, position: int, name: str, opt
     """Queue a stage."""
     db.execute(
         "INSERT INTO stages (run, position, name, status, options) VALUES (?, ?, ?, ?, ?)",
-        (run, position, name, QUEUED, json.dumps(options)),
+        (run, position, name, QUEUED, to_json(options)),
     )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import settings
+from pipeline.files import to_json
 from pipeline.verbs.queue import Verb
 
 if TYPE_CHECKING:  # imported where they are used: other verbs are there sooner without them
@@ -33,7 +33,7 @@ def azure(args: argparse.Namespace) -> int:
     if args.remember:
         place.remember(home, where)
     if args.json:
-        print(json.dumps(found, indent=2, ensure_ascii=False, default=str))
+        print(to_json(found, indent=2, ensure_ascii=False, default=str))
     else:
         for line in _lines(args.what, found):
             print(line)
@@ -58,7 +58,7 @@ def pull(args: argparse.Namespace) -> int:
     with explained(where):
         pulled = pulling.pull(home, where, args.model, args.to, report)
     if args.json:
-        print(json.dumps(pulled, indent=2))
+        print(to_json(pulled, indent=2))
     else:
         print(f"{pulled['folder']}: {pulled['files']} files, {pulled['bytes']:,} bytes, {pulled['compared']}")
     return 0

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pipeline import run, settings
 from pipeline.errors import InputError
+from pipeline.files import to_json
 from pipeline.run import Run
 from pipeline.store import Store
 
@@ -27,7 +27,7 @@ def list_(args: argparse.Namespace) -> int:
     runs = Store(settings.home()).list(deleted=args.deleted)
     found = history.search(runs, args.search, args.status, args.tag, args.owner, args.group)
     if args.json:
-        print(json.dumps([r.to_dict() for r in found], indent=2))
+        print(to_json([r.to_dict() for r in found], indent=2))
     elif found:
         print(follow.table(found))
     elif runs:
@@ -64,7 +64,7 @@ def diff(args: argparse.Namespace) -> int:
     if args.json:
         told = {"runs": [found.id for found in runs]}
         rows = {"differences": differences, "metrics": metrics}
-        print(json.dumps(told | {what: {r.key: r.values for r in of} for what, of in rows.items()}, indent=2))
+        print(to_json(told | {what: {r.key: r.values for r in of} for what, of in rows.items()}, indent=2))
         return 0
     head = ("", *(found.id for found in runs))
     names = ("name", *(found.name for found in runs))
@@ -88,7 +88,7 @@ def _figure(key: str, value: Any) -> str:
     if isinstance(value, str) and value.isprintable():
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return json.dumps(value, ensure_ascii=False)  # a template has lines
+        return to_json(value, ensure_ascii=False)  # a template has lines
     if key.endswith("bytes"):
         return follow.megabytes(int(value))
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

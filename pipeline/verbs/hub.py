@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 
+from pipeline.files import to_json
 from pipeline.verbs.queue import Verb
 
 PATIENCE_SECONDS = 30.0
@@ -18,7 +18,7 @@ def hub(args: argparse.Namespace) -> int:
     with explained("The hub"):
         found = account(Hub(PATIENCE_SECONDS).who())
     if args.json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        print(to_json(found, indent=2, ensure_ascii=False))
         return 0
     token = f", by the token {found['token']} ({found['role']})" if found["token"] else ""
     print(f"{found['name']}{token}")

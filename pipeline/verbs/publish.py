@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from typing import TYPE_CHECKING, Any
 
 from pipeline import settings
+from pipeline.files import to_json
 from pipeline.run import DONE, Run
 from pipeline.store import Store
 from pipeline.verbs.queue import Verb
@@ -48,7 +48,7 @@ def _dry_run(store: Store, found: Run, args: argparse.Namespace, options: Any) -
     bad = any(finding.status == BAD for finding in findings)
     if args.json:
         rows = [dataclasses.asdict(finding) for finding in findings]
-        print(json.dumps({"plan": planned, "findings": rows, "good": not bad}, indent=2, ensure_ascii=False))
+        print(to_json({"plan": planned, "findings": rows, "good": not bad}, indent=2, ensure_ascii=False))
     else:
         print(_shown(planned))
         for finding in findings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import settings
+from pipeline.files import to_json
 from pipeline.store import Store
 from pipeline.store.queue import MOVES
 
@@ -29,7 +29,7 @@ def queue(args: argparse.Namespace) -> int:
     waiting = store.queue()
     if args.json:
         ids = [found.id for found in waiting]
-        print(json.dumps({"paused": store.paused, "waiting": ids}))
+        print(to_json({"paused": store.paused, "waiting": ids}))
         return 0
     if store.paused:
         print("The queue is paused: no run begins. `python -m pipeline resume` lets them.")

@@ -14,6 +14,7 @@ from pipeline.azure import ask, place
 from pipeline.azure.login import KEY, WITHOUT_KEY
 from pipeline.azure.place import Place
 from pipeline.errors import InputError, LabError, sentence
+from pipeline.files import to_json
 from pipeline.options import describe
 from webapp import choices, form, parts, uploads, views
 from webapp.home import store
@@ -94,7 +95,7 @@ def find(login: str) -> Iterator[tuple[Any, ...]]:
     labels = [
         (
             f"{row['workspace']} · {row['resource_group']} · {row['subscription']}",
-            json.dumps([row[k] for k in WHERE]),
+            to_json([row[k] for k in WHERE]),
         )
         for row in found
     ]

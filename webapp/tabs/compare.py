@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from pipeline import inference, submit
-from pipeline.errors import LabError, sentence
+from pipeline.errors import InputError, LabError, sentence
 from webapp import choices, parts, views
 from webapp.calls import picked
 from webapp.home import store
@@ -57,9 +57,17 @@ def _batches(
 ) -> AsyncGenerator[list[dict[str, Any]], None]:
     answers = inference.stream(
         store().home, source, prompt,
-        seed=int(seed or 0), max_new_tokens=int(tokens), temperature=float(temperature or 0), system=system,
+        seed=_whole(seed or 0), max_new_tokens=_whole(tokens), temperature=float(temperature or 0),
+        system=system,
     )  # fmt: skip
     return coalesce(answers, DRAW_SECONDS)
+
+
+def _whole(number: float) -> int:
+    """The whole number that a box of numbers holds. Raises InputError for NaN, infinity and parts of one."""
+    if not float(number).is_integer():
+        raise InputError(f"{number} is not allowed; allowed: a whole number")
+    return int(number)
 
 
 def measures(piece: dict[str, Any]) -> list[list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -15,6 +14,7 @@ import yaml
 from pipeline import datasets, settings, submit
 from pipeline import recipe as recipes
 from pipeline.errors import InputError, LabError
+from pipeline.files import to_json
 from pipeline.options import describe
 from pipeline.stages import STAGES
 from webapp import choices, form, local_models, parts, views
@@ -186,7 +186,7 @@ def build(tab: gr.Tab, welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
         partial(preview, inputs), inputs.inputs, [text, same, problems],
         trigger_mode="always_last", **parts.QUICK,
     )  # fmt: skip
-    ids = json.dumps([component.elem_id for component in inputs.inputs])
+    ids = to_json([component.elem_id for component in inputs.inputs])
     keep = f"(...given) => ({parts.live('keep', 'draft.js')})({ids}, ...given)"
     look.click(None, inputs.inputs, None, js=keep, **parts.IN_PAGE)
     signed = parts.live("signed", "queue.js")
