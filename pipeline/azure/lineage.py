@@ -18,6 +18,11 @@ LONGEST_PROPERTY = 1000
 CONTENT = "olive_lab_content"  # the property that names all files by their content
 VERIFIED = "verified"
 OURS = "olive-lab"  # the folder of the container that ours go into
+# What is shown, and found again by: an interrupted check by `run` and `verified`.
+OWN_TAGS = (
+    "run", "run_name", "base", "base_revision", "data", "data_sha256", "algorithm", "bits", "method",
+    "made_with", VERIFIED,
+)  # fmt: skip
 HEADLINES = ("eval_loss_after", "adapter_tokens_per_second", "perplexity")
 
 
@@ -40,12 +45,16 @@ def parse_tags(text: str) -> dict[str, str]:
             raise InputError(
                 f"tags: {part[:80]!r} is not allowed; allowed: key=value, several with commas between"
             )
+        if key.lower() in OWN_TAGS or key.lower().endswith(tuple(f"_{name}" for name in HEADLINES)):
+            raise InputError(
+                f"tags: {key} is a tag that the lab itself sets; choose another name, such as my_{key}"
+            )
         tags[key] = value
     return tags
 
 
 def tags(run: Run, given: Mapping[str, str]) -> dict[str, str]:
-    """What a person wants to see in a list; what the user gave comes last and wins."""
+    """What a person wants to see in a list, and what the user gave, which is none of ours (`parse_tags`)."""
     recipe = run.recipe
     quantize, finetune = recipe.get("quantize") or {}, recipe.get("finetune") or {}
     base, _, revision = _base(run).partition("@")
@@ -64,7 +73,7 @@ def tags(run: Run, given: Mapping[str, str]) -> dict[str, str]:
     measured = metrics(run)
     found |= {key: value for name in HEADLINES for key, value in measured.items() if key.endswith(f"_{name}")}
     found = {key: _short(value, LONGEST_TAG) for key, value in found.items() if value}
-    return {**found, **given, VERIFIED: "false"}
+    return {**given, **found, VERIFIED: "false"}
 
 
 def properties(run: Run, digest: str, size: int) -> dict[str, str]:

@@ -354,3 +354,15 @@ def test_nothing_of_azure_is_imported_beforehand() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env=settings.child_environment()
     )
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize("key", [*lineage.OWN_TAGS, "Run", "finetune_eval_loss_after"])
+def test_tags_of_the_labs_own_cannot_be_replaced(key: str) -> None:
+    with pytest.raises(InputError, match=f"^tags: {key} is a tag that the lab itself sets; choose another"):
+        lineage.parse_tags(f"team=walkers, {key}=mine")
+
+
+def test_every_tag_that_the_lab_sets_is_its_own(finished: Run) -> None:
+    for key in lineage.tags(finished, {}):
+        with pytest.raises(InputError, match="that the lab itself sets"):
+            lineage.parse_tags(f"{key}=x")
