@@ -19,6 +19,7 @@ LONGEST_NAME = 60  # of a key or a field's name
 MOST_NAMED = 10
 # Control characters but for tab and line feed, line separators, and those that turn the direction of text.
 _HARMFUL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_SENTENCE = re.compile(r"[.!?](?=\s)")
 _BRIEF = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
@@ -66,6 +67,15 @@ def value(given: Any) -> str:
 def cut(text: str, most: int) -> str:
     """A text, its end left out where it is longer."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def sentences(text: str, most: int) -> str:
+    """The first whole sentences of a text on one line, or words of a long one; no full stop at the end."""
+    text = " ".join(text.split())
+    if len(text) > most:
+        ends = [found.end() for found in _SENTENCE.finditer(text, 0, most)]
+        text = text[: ends[-1]] if ends else f"{text[: most - 1].rpartition(' ')[0] or text[: most - 1]}…"
+    return text.rstrip(". ")
 
 
 def _written(letter: str) -> str:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import sys
 
+import pytest
+
 from pipeline import shown
 
 
@@ -55,3 +57,17 @@ def test_what_is_short_stands_as_python_writes_it() -> None:
 def test_numbers_longer_than_python_writes_have_a_size() -> None:
     assert shown.value(1 << 20_000) == "a number of 20,001 bits"
     assert sys.get_int_max_str_digits() == 4300
+
+
+@pytest.mark.parametrize(
+    ("text", "most", "expected"),
+    [
+        ("One. Two.\n", 20, "One. Two"),
+        ("One is here. Two is there.", 20, "One is here"),
+        ("Version 1.5 is there now, and longer", 20, "Version 1.5 is…"),
+        ("x" * 30, 20, "x" * 19 + "…"),
+        ("", 20, ""),
+    ],
+)
+def test_a_long_text_ends_with_a_sentence_or_a_word(text: str, most: int, expected: str) -> None:
+    assert shown.sentences(text, most) == expected

@@ -8,9 +8,11 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pipeline import shown
 from pipeline.azure.place import Place
 from pipeline.errors import LabError
 
+MOST_SAID = 200  # characters of what Azure says
 SECRETS = re.compile(
     r"(sig(?:=|%3D))[^&\s\"'\\]+|(Bearer\s+)[\w.~+/=-]+|(SharedKey(?:Lite)?\s+\w+:)\S+"
     r"|\beyJ[\w-]{8,}(?:\.[\w-]*)*"
@@ -32,6 +34,7 @@ DEAF_CLI = (
     " again."
 )
 EXISTS = re.compile(r"(?<!longer )\bexists\b|\balready exist")  # not: does not exist
+LOCKED = "ScopeLocked"
 AGAIN = "what was uploaded stays, and publishing again goes on from there"
 STORAGE_CODES = {
     "KeyBasedAuthenticationNotPermitted": "The storage account allows no keys, and the login itself may not"
@@ -77,7 +80,7 @@ def sentence(error: BaseException, place: Place) -> str:
     from azure.core import exceptions as core
     from azure.identity import CredentialUnavailableError
 
-    text = scrub(" ".join(str(error).split()))
+    text, told = scrub(" ".join(str(error).split())), said(error)
     status, code = getattr(error, "status_code", None), code_of(error)
     again = f"try again in some minutes: {AGAIN}"
     refused = isinstance(error, core.ClientAuthenticationError)
@@ -88,7 +91,7 @@ def sentence(error: BaseException, place: Place) -> str:
         (status != 401 and code in STORAGE_CODES, STORAGE_CODES.get(code, "")),
         (
             "AADSTS" in text or (refused and status is None),
-            f"Azure refused the login: {_short(text)}. {_renew(place)}",
+            f"Azure refused the login: {told}. {_renew(place)}",
         ),
         (
             status == 403,
@@ -96,9 +99,8 @@ def sentence(error: BaseException, place: Place) -> str:
         ),
         (status == 401 or refused, f"Azure no longer takes the login. {_renew(place)}"),
         (
-            "ScopeLocked" in code + text,
-            f"A lock stands against changes to {place}; ask whoever runs it to take the lock away"
-            f" ({_short(text)}).",
+            LOCKED in code + text,
+            f"A lock stands against changes to {place}; ask whoever runs it to take the lock away ({told}).",
         ),
         (
             exists,
@@ -107,7 +109,11 @@ def sentence(error: BaseException, place: Place) -> str:
         (
             status == 404 or isinstance(error, core.ResourceNotFoundError),
             f"{str(place)[0].upper()}{str(place)[1:]}, or what is asked of it, is not there, or the login"
-            f" cannot see it ({_short(text)}); `python -m pipeline azure workspaces` lists those it sees.",
+            f" cannot see it ({told}); `python -m pipeline azure workspaces` lists those it sees.",
+        ),
+        (
+            status == 409,
+            f"Azure is busy with another operation on this just now ({told}); {again}.",
         ),
         (status == 429, f"Azure has too many requests just now (429); {again}."),
         (status is not None and status >= 500, f"Azure has trouble of its own just now ({status}); {again}."),
@@ -117,11 +123,17 @@ def sentence(error: BaseException, place: Place) -> str:
         ),
         (
             unreachable,
-            f"Azure cannot be reached ({_short(text)}); check the network and the proxy, then {again}.",
+            f"Azure cannot be reached ({told}); check the network and the proxy, then {again}.",
         ),
     ]
-    unknown = f"Azure answered with what the lab does not know: {type(error).__name__}: {_short(text)}."
-    return next((told for holds, told in rules if holds), unknown)
+    unknown = f"Azure answered with what the lab does not know: {type(error).__name__}: {told}."
+    return next((line for holds, line in rules if holds), unknown)
+
+
+def passes(error: BaseException) -> bool:
+    """Whether a conflict may be over in a moment: another operation is under way. A lock stays."""
+    text = code_of(error) + str(error)
+    return getattr(error, "status_code", None) == 409 and LOCKED not in text and not EXISTS.search(text)
 
 
 def code_of(error: BaseException) -> str:
@@ -156,5 +168,9 @@ def _action(text: str) -> str:
     return f"do {found[1]}" if found else "do this"
 
 
-def _short(text: str) -> str:
-    return text[:200].rstrip(". ")
+def said(error: BaseException) -> str:
+    """What Azure says in an error, once, without what the client repeats around it; scrubbed, and short."""
+    inner = getattr(error, "error", None)
+    text = getattr(inner, "message", None) or getattr(error, "message", None) or str(error)
+    # The storage service puts ids and times on lines of their own after its sentence.
+    return shown.sentences(scrub(str(text).partition("\nRequestId:")[0]), MOST_SAID)

@@ -105,7 +105,7 @@ class Container:
             return None if self._refusals > MOST_REFUSALS else 0.0
 
     def _gave_up(self, error: Any) -> str:
-        why = faults.scrub(" ".join(str(error).split()))[:160]
+        why = faults.said(error)
         return (
             f"Nothing got through to or from Azure for {self._patience:.0f} seconds ({why}); check the"
             f" network and try again: {faults.AGAIN}."

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline import clock
+from pipeline import clock, shown
 from pipeline.errors import LabError
 
 SECRETS = re.compile(
@@ -154,4 +154,4 @@ def _short(error: BaseException) -> str:
     while error.__cause__ is not None and getattr(error, "response", None) is None:
         error = error.__cause__
     said = getattr(error, "server_message", None) or str(error)
-    return scrub(" ".join(said.split()))[:200].rstrip(". ")
+    return shown.sentences(scrub(said), 200)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from azure.core import exceptions as core
+from azure.mgmt.core.exceptions import ARMErrorFormat
 
 from pipeline.azure import faults, storage
 from pipeline.azure.place import Place
@@ -107,3 +109,49 @@ def test_a_wait_that_is_none_never_becomes_a_storm(told: str, monkeypatch: pytes
     with pytest.raises(LabError, match="Nothing got through to or from Azure for 1 seconds"):
         Container(lambda: None, 1.0).do(action)
     assert 2 <= len(tries) <= 6
+
+
+LONG = (
+    "The policy 'Models need an owner' does not allow this request. Set the tag owner to a person of the team"
+    " that runs the workspace, in the portal or with the command line. Fix C is the last of many words."
+)
+
+
+def answered(status: int, code: str, message: str) -> core.HttpResponseError:
+    """An error as the client raises it for an answer of Resource Manager."""
+    body = json.dumps({"error": {"code": code, "message": message}})
+    response = SimpleNamespace(
+        status_code=status,
+        reason="Bad Request",
+        text=lambda *_: body,
+        headers={},
+        content_type="application/json",
+    )
+    return core.HttpResponseError(response=response, error_format=ARMErrorFormat)
+
+
+def test_what_azure_says_is_said_once_and_ends_with_a_sentence() -> None:
+    told = faults.sentence(answered(400, "PolicyViolation", LONG), WORKSPACE)
+    assert told == (
+        "Azure answered with what the lab does not know: HttpResponseError: The policy 'Models need an owner'"
+        " does not allow this request. Set the tag owner to a person of the team that runs the workspace, in"
+        " the portal or with the command line."
+    )
+    short = faults.sentence(answered(409, "Conflict", "Another operation is in progress."), WORKSPACE)
+    assert short.count("Another operation is in progress") == 1
+    assert "Code:" not in short
+
+
+def test_a_secret_in_it_stays_out() -> None:
+    told = faults.sentence(
+        answered(400, "Bad", "No good: https://a/b?sv=1&sig=AbCd%2F123 is refused."), WORKSPACE
+    )
+    assert "AbCd" not in told
+
+
+def test_what_gave_up_says_whole_words() -> None:
+    failed = answered(503, "Busy", "word " * 100)
+    with pytest.raises(LabError) as raised:
+        Container(lambda: None, 0.0).do(lambda client: (_ for _ in ()).throw(failed))
+    assert "(word word" in str(raised.value)
+    assert "word…)" in str(raised.value)
