@@ -114,7 +114,7 @@ def _of_workspace(reference: Reference) -> tuple[Callable[[], Any], str, Any]:
     from pipeline.azure.workspace import Workspace
 
     workspace = Workspace(reference.where)
-    model = workspace.client.models.get(reference.name, version=reference.version)
+    model = workspace.ask(lambda client: client.models.get(reference.name, version=reference.version))
     found = IN_DATASTORE.fullmatch(str(model.path))
     if found is None:
         raise LabError(
@@ -132,18 +132,22 @@ def _of_registry(reference: Reference) -> tuple[Callable[[], Any], str, Any]:
     from pipeline.azure.registry import Registry
 
     registry = Registry(Place(reference.where.login, registry=reference.registry))
-    models = registry.client.models
-    model = models.get(reference.name, version=reference.version)
+    model = registry.ask(lambda client: client.models.get(reference.name, version=reference.version))
     address = urlsplit(str(model.path))
     name, _, prefix = address.path.strip("/").partition("/")
 
+    def details(client: Any) -> Any:
+        """What the client's own download asks."""
+        models = client.models
+        return get_storage_details_for_registry_assets(
+            service_client=models._registry_service_client, asset_type="models", uri=model.path,
+            asset_name=reference.name, asset_version=reference.version, reg_name=reference.registry,
+            rg_name=models._resource_group_name,
+        )  # fmt: skip
+
     def opener() -> Any:
-        try:  # what the client's own download asks
-            signed, kind = get_storage_details_for_registry_assets(
-                service_client=models._registry_service_client, asset_type="models", uri=model.path,
-                asset_name=reference.name, asset_version=reference.version, reg_name=reference.registry,
-                rg_name=models._resource_group_name,
-            )  # fmt: skip
+        try:
+            signed, kind = registry.ask(details)
         except KeyError:  # open to everybody, which the client knows under another spelling alone
             signed, kind = "", "NoCredentials"
         if kind == "SAS":

@@ -50,25 +50,29 @@ class Registry(Workspace):
             get_sas_uri_for_registry_asset,
         )
 
-        models = self.client.models
         registry = self.place.registry
-        signed = get_sas_uri_for_registry_asset(
-            service_client=models._registry_service_client, name=name, version=version,
-            resource_group=models._resource_group_name, registry=registry,
-            body=get_asset_body_for_registry_storage(registry, "models", name, version),
-        )  # fmt: skip
+
+        def asked(client: Any) -> Any:
+            models = client.models
+            return get_sas_uri_for_registry_asset(
+                service_client=models._registry_service_client, name=name, version=version,
+                resource_group=models._resource_group_name, registry=registry,
+                body=get_asset_body_for_registry_storage(registry, "models", name, version),
+            )  # fmt: skip
+
+        signed = self.ask(asked)
         if signed is None:
             raise Taken(name, version)
         return str(signed)
 
-    def _create(self, model: Any, patience: float) -> None:
+    def _create(self, client: Any, model: Any, patience: float) -> None:
         """A registry makes a version in its own time, for which the client would wait without end."""
         create = super()._create
         made: Future[None] = Future()
 
         def make() -> None:
             try:
-                made.set_result(create(model, patience))
+                made.set_result(create(client, model, patience))
             except Exception as error:
                 made.set_exception(error)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.azure import faults, storage
 from pipeline.azure.login import credential
@@ -14,6 +15,7 @@ from pipeline.azure.place import Place
 from pipeline.azure.storage import Container
 from pipeline.errors import LabError
 
+T = TypeVar("T")
 STORE = "workspaceblobstore"
 PATIENCE: dict[str, Any] = {"connection_timeout": 20, "read_timeout": 60}  # seconds; the client's own are 300
 MOST_MODELS = 100  # whose versions are asked for together: one request each
@@ -38,6 +40,26 @@ class Workspace:
         self.place = place
         self.credential = credential(place.login)
         self.client = self._connect()
+        self._lock = threading.Lock()
+
+    def ask(self, question: Callable[[Any], T]) -> T:
+        """What `question` returns for the client; asked again with a new login where the token is refused.
+
+        A token may end, or be taken back, between two requests; both client and credential keep theirs.
+        """
+        from azure.core.exceptions import HttpResponseError
+
+        client = self.client
+        try:
+            return question(client)
+        except HttpResponseError as error:
+            if error.status_code != 401:
+                raise
+            with self._lock:
+                if self.client is client:  # else another thread has seen to that
+                    self.credential = credential(self.place.login)
+                    self.client = self._connect()
+            return question(self.client)
 
     def _connect(self) -> Any:
         from azure.ai.ml import MLClient
@@ -51,7 +73,7 @@ class Workspace:
 
     def about(self) -> dict[str, Any]:
         """The workspace's name and region."""
-        found = self.client.workspaces.get(self.place.workspace)
+        found = self.ask(lambda client: client.workspaces.get(self.place.workspace))
         return {"workspace": found.name, "location": found.location, "id": found.id}
 
     def permissions(self) -> list[dict[str, Any]]:
@@ -67,7 +89,8 @@ class Workspace:
             context = model.creation_context
             return str(getattr(context, "last_modified_at", None) or getattr(context, "created_at", None))
 
-        return [str(model.name) for model in sorted(self.client.models.list(), key=changed, reverse=True)]
+        found = self.ask(lambda client: list(client.models.list()))
+        return [str(model.name) for model in sorted(found, key=changed, reverse=True)]
 
     def models(self, names: list[str]) -> list[dict[str, Any]]:
         """Every version of these models, newest first."""
@@ -80,7 +103,7 @@ class Workspace:
         from azure.core.exceptions import ResourceNotFoundError
 
         try:
-            return list(self.client.models.list(name=name))
+            return self.ask(lambda client: list(client.models.list(name=name)))
         except ResourceNotFoundError:
             return []
 
@@ -89,7 +112,7 @@ class Workspace:
         from azure.core.exceptions import ResourceNotFoundError
 
         try:
-            return self.client.models.get(name, version=version)
+            return self.ask(lambda client: client.models.get(name, version=version))
         except ResourceNotFoundError:
             return None
 
@@ -97,14 +120,15 @@ class Workspace:
         """The number that the service would give; it knows archived versions too, which are not listed."""
         from azure.ai.ml._utils._asset_utils import _get_next_version_from_container
 
-        models = self.client.models
-        return str(
-            _get_next_version_from_container(
+        def asked(client: Any) -> Any:
+            models = client.models
+            return _get_next_version_from_container(
                 name=name, container_operation=models._model_container_operation, asset_plural="models",
                 resource_group_name=models._resource_group_name, workspace_name=models._workspace_name,
                 registry_name=models._registry_name, registry_service_client=models._registry_service_client,
-            )
-        )  # fmt: skip
+            )  # fmt: skip
+
+        return str(self.ask(asked))
 
     def register(self, name: str, version: str, path: str, patience: float, **about: Any) -> None:
         """Make a version of files that lie in the container already; the service copies nothing.
@@ -113,12 +137,15 @@ class Workspace:
         """
         from azure.ai.ml.entities import Model
 
-        # Anew each time: the client writes into what it is given.
-        model = Model(name=name, version=version, path=path, type="custom_model", **about)
-        self._create(model, patience)
+        def asked(client: Any) -> None:
+            # Anew each time: the client writes into what it is given.
+            model = Model(name=name, version=version, path=path, type="custom_model", **about)
+            self._create(client, model, patience)
 
-    def _create(self, model: Any, patience: float) -> None:
-        self.client.models.create_or_update(model)
+        self.ask(asked)
+
+    def _create(self, client: Any, model: Any, patience: float) -> None:
+        client.models.create_or_update(model)
 
     def container(self, name: str, version: str, patience: float = storage.PATIENCE_SECONDS) -> Container:
         """Where the files of a version go: the workspace's own datastore, whichever version it is."""
@@ -135,22 +162,26 @@ class Workspace:
         from azure.core.exceptions import HttpResponseError
         from azure.storage.blob import ContainerClient
 
-        store = self.client.datastores.get(name)
+        store = self.ask(lambda client: client.datastores.get(name))
         if not hasattr(store, "container_name"):
             raise LabError(f"{name} of the workspace is no blob container; the lab uses those only.")
         key = None
         try:
             # What the client's own upload asks; it has no public verb that also takes signatures.
             if not isinstance(store.credentials, NoneCredentialConfiguration):
-                secrets = self.client.datastores._list_secrets(name, expirable_secret=True)
+                secrets = self.ask(
+                    lambda client: client.datastores._list_secrets(name, expirable_secret=True)
+                )
                 key = getattr(secrets, "sas_token", None) or getattr(secrets, "key", None)
         except HttpResponseError as error:
             if error.status_code != 403:
                 raise
         url = f"https://{store.account_name}.blob.{_get_storage_endpoint_from_metadata()}"
+        # The credential keeps a token that the storage may have refused: a new client gets a new one.
         return ContainerClient(
-            url, store.container_name, credential=key or self.credential, **storage.client_options()
-        )
+            url, store.container_name, credential=key or credential(self.place.login),
+            **storage.client_options(),
+        )  # fmt: skip
 
 
 def opened(place: Place) -> Workspace:
