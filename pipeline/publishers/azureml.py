@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline import apart, card, storage, takeaway
-from pipeline.azure import ask, download, lineage, place, pull, upload
+from pipeline import apart, card, clock, storage, takeaway
+from pipeline.azure import ask, download, faults, lineage, place, pull, upload
+from pipeline.azure import storage as azure_storage
 from pipeline.azure.faults import explained
 from pipeline.azure.place import Place
 from pipeline.azure.reference import Reference
@@ -161,7 +162,7 @@ class _Publication:
             self._check(version, sums, digest)
             there = self.workspace.model(options.name, version)  # others may have set tags meanwhile
             tags = {**about["tags"], **((there and there.tags) or {}), lineage.VERIFIED: "true"}
-            self.workspace.register(options.name, version, path, options.patience, **{**about, "tags": tags})
+            self._register(version, path, digest, {**about, "tags": tags})
         return {
             "name": options.name,
             "version": version,
@@ -190,8 +191,6 @@ class _Publication:
         raise LabError(f"Others took {MOST_RACES} versions of {self.options.name} in a row; publish again.")
 
     def _attempt(self, version: str, items: list[Item], digest: str, about: dict[str, Any]) -> str:
-        from azure.core.exceptions import HttpResponseError
-
         name, prefix = self.options.name, lineage.prefix(digest)
         there = self._there(version, digest)
         if there is None or not self.workspace.place.registry:  # what is in a registry is whole
@@ -202,13 +201,31 @@ class _Publication:
         # What was verified once stays so: its files cannot have changed.
         tags[lineage.VERIFIED] = kept.get(lineage.VERIFIED, tags[lineage.VERIFIED])
         self.report("Registering the version", 0.57)
-        try:
-            self.workspace.register(name, version, path, self.options.patience, **{**about, "tags": tags})
-        except HttpResponseError as error:
-            if error.status_code in (400, 409):
-                self._there(version, digest)
-            raise
+        self._register(version, path, digest, {**about, "tags": tags})
         return path
+
+    def _register(self, version: str, path: str, digest: str, about: dict[str, Any]) -> None:
+        """Make the version, or change its tags. Raises Taken where it is there with other content.
+
+        A conflict with no such version is one of the moment, as 503 is: another operation is under way.
+        """
+        from azure.core.exceptions import HttpResponseError
+
+        name, patience = self.options.name, self.options.patience
+        begun, tries = time.monotonic(), 0
+        while True:
+            try:
+                return self.workspace.register(name, version, path, patience, **about)
+            except HttpResponseError as error:
+                if error.status_code not in (400, 409):
+                    raise
+                self._there(version, digest)
+                wait = clock.backoff(tries, azure_storage.LONGEST_WAIT)
+                if not faults.passes(error) or time.monotonic() - begun + wait > patience:
+                    raise
+                tries += 1
+                self.report("Waiting for another operation of the workspace to end", 0.57)
+                time.sleep(wait)
 
     def _send(self, version: str, items: list[Item], prefix: str) -> None:
         """Send the files, and add what that took to what was sent."""

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bench import Bench
@@ -25,6 +26,7 @@ NO_RIGHT = (
 )
 
 
+BUSY = "Another operation is in progress on this resource."
 FAULTS = {
     "401": (
         Fault("/workspaces/", 401, "AuthenticationFailed"),
@@ -79,6 +81,61 @@ def test_a_fault_that_passes_is_outlasted(
     bench.azure.faults.append(Fault("^PUT .*/models/", status, "Busy", times=2, headers={"Retry-After": "0"}))
     assert azureml.register(store.home, finished, OPTIONS, report)["version"] == "1"
     assert bench.azure.faults[0].times == 0
+
+
+@pytest.mark.parametrize("to", [OPTIONS, dataclasses.replace(OPTIONS, registry="ours")])
+def test_a_conflict_that_passes_is_outlasted(
+    bench: Bench, store: Store, finished: Run, where: Place, report: Callable[..., None], to: azureml.Options
+) -> None:
+    bench.azure.faults.append(Fault("^PUT .*/models/[^/]+/versions/1$", 409, "Conflict", BUSY, times=2))
+    published = azureml.register(store.home, finished, to, report)
+    assert (published["version"], list(bench.azure.models["trips"])) == ("1", ["1"])
+    assert bench.azure.faults[0].times == 0
+
+
+def test_a_conflict_that_stays_is_said_to_be_one(
+    bench: Bench, store: Store, finished: Run, where: Place, report: Callable[..., None]
+) -> None:
+    bench.azure.faults.append(Fault("^PUT .*/models/", 409, "Conflict", BUSY))
+    with pytest.raises(LabError) as raised:
+        azureml.register(store.home, finished, dataclasses.replace(OPTIONS, patience=1.0), report)
+    assert str(raised.value) == (
+        f"Azure is busy with another operation on this just now ({BUSY.rstrip('.')}); try again in some"
+        " minutes: what was uploaded stays, and publishing again goes on from there."
+    )
+
+
+@pytest.mark.parametrize(
+    ("login", "match"),
+    [
+        ("identity", "^PUT .*/models/"),
+        ("environment", "^PUT .*/models/"),
+        ("cli", "^PUT .*/models/"),
+        ("cli", "^GET .*/datastores/"),
+        ("cli", "/listSecrets"),
+        ("cli", "^GET .*/models/"),
+    ],
+)
+def test_a_token_that_is_refused_once_is_renewed(
+    bench: Bench, store: Store, finished: Run, where: Place, report: Callable[..., None], login: Any,
+    match: str,
+) -> None:  # fmt: skip
+    bench.azure.faults.append(Fault(match, 401, "AuthenticationFailed", "The token has ended.", times=1))
+    options = dataclasses.replace(OPTIONS, login=login)
+    assert azureml.register(store.home, finished, options, report)["version"] == "1"
+    assert bench.azure.faults[0].times == 0
+
+
+def test_a_token_is_new_for_the_second_try(
+    bench: Bench, store: Store, finished: Run, where: Place, report: Callable[..., None]
+) -> None:
+    """A managed identity's credential keeps its token for an hour."""
+    bench.azure.faults.append(Fault("^PUT .*/models/", 401, "AuthenticationFailed"))
+    with pytest.raises(LabError, match=r"^Azure no longer takes the login\. Check the managed identity"):
+        azureml.register(store.home, finished, dataclasses.replace(OPTIONS, login="identity"), report)
+    assert bench.azure.count("^PUT .*/models/") == 2
+    last = [line for line in bench.azure.asked if "/msi/token" in line or line.startswith("PUT ")]
+    assert "/msi/token" in last[-2]
 
 
 def test_a_login_that_ended(
