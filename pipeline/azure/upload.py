@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from typing import Any
 
 from pipeline import shown
-from pipeline.azure import storage
+from pipeline.azure import faults, storage
 from pipeline.azure.storage import Container
 from pipeline.errors import LabError
 from pipeline.meter import Meter
@@ -25,8 +26,21 @@ OUR_BLOCK = re.compile(r"\d{6,}-[0-9a-f]{24}")
 MOST_FILES = 20_000  # of a model; each takes 2 kB of memory in a list
 
 
-def send(container: Container, prefix: str, items: list[Item], meter: Meter) -> None:
+PENDING = "pending"  # a copy inside Azure that takes a while
+FAILED = "failed"
+UNDER_WAY = "PendingCopyOperation"
+COPY_SECONDS = 600.0
+LOOK_SECONDS = 1.0  # between two looks at a copy
+
+
+class TooMany(LabError):
+    """More files than a model can have."""
+
+
+def send(container: Container, prefix: str, items: list[Item], meter: Meter, among: str = "") -> None:
     """Send all files and compare what is there afterwards with them.
+
+    A file that lies below `among`, as one of another content of ours, is copied there, inside Azure.
 
     Raises LabError if a file changes while it is read, for what does not get through, and for files of
     somebody else's that lie there.
@@ -38,12 +52,16 @@ def send(container: Container, prefix: str, items: list[Item], meter: Meter) -> 
             f"Files that are not of this model lie beside it in Azure ({shown.names(foreign)}); remove them"
             f" from {prefix} in the container, then publish again."
         )
+    missing = [item for item in items if there.get(item.name) != wanted[item.name]]
+    known = _known(container, among) if among and missing else {}
     for item in items:
-        same = there.get(item.name) == wanted[item.name]
-        if same and _sent_by_us(container, f"{prefix}/{item.name}", item):
+        name = f"{prefix}/{item.name}"
+        if item not in missing and _sent_by_us(container, name, item):
             meter.add(item.size, f"{item.name} is there already", moved=False)
+        elif _copied(container, known.get((item.size, item.sha256)), name, item):
+            meter.add(item.size, f"{item.name} is copied from another version", moved=False)
         else:
-            _send(container, f"{prefix}/{item.name}", item, meter)
+            _send(container, name, item, meter)
     there = stored(container, prefix)
     if different := sorted({name for name, _ in wanted.items() ^ there.items()}):
         raise LabError(
@@ -72,11 +90,62 @@ def blobs(container: Container, prefix: str) -> dict[str, Any]:
 
     found = container.do(listed)
     if len(found) > MOST_FILES:
-        raise LabError(
+        raise TooMany(
             f"More than {MOST_FILES:,} files lie at {prefix or 'the top'} of the container, which no model"
             " has; register the folder of the model alone."
         )
     return {blob.name[len(start) :]: blob for blob in found if not (blob.metadata or {}).get("hdi_isfolder")}
+
+
+def _known(container: Container, among: str) -> dict[tuple[int, str], str]:
+    """Files of ours in the container, by size and SHA-256; {} where there are too many to look through."""
+    try:
+        found = stored(container, among)
+    except TooMany:
+        return {}
+    return {facts: f"{among}/{name}" for name, facts in found.items() if facts[1]}
+
+
+def _copied(container: Container, source: str | None, name: str, item: Item) -> bool:
+    """Copy a file inside the container; False if that cannot be done, and it has to be sent.
+
+    Its blocks and metadata come along. What is copied is compared like all that is sent.
+    """
+    from azure.core.exceptions import HttpResponseError
+
+    if source is None or not item.size or not _sent_by_us(container, source, item):
+        return False
+
+    def copy(client: Any) -> str:
+        # The address has the client's access signature, if it has one.
+        address = client.get_blob_client(source).url
+        try:
+            return str(client.get_blob_client(name).start_copy_from_url(address)["copy_status"])
+        except HttpResponseError as error:
+            code = faults.code_of(error)
+            if code == UNDER_WAY:  # begun by a publish that was killed
+                return PENDING
+            if error.status_code in (429, 503) or code in storage.EXPIRED:
+                raise
+            return FAILED  # whatever else it is, the file can be sent
+
+    def asked(client: Any) -> str:
+        return str(client.get_blob_client(name).get_blob_properties().copy.status)
+
+    try:
+        status, began = container.do(copy), time.monotonic()
+        while status == PENDING and time.monotonic() - began < COPY_SECONDS:
+            time.sleep(LOOK_SECONDS)
+            status = container.do(asked)
+        if status == PENDING:
+            container.do(lambda client: client.get_blob_client(name).abort_copy(_copy_id(client, name)))
+    except HttpResponseError:  # it is gone meanwhile, or the login may not
+        return False
+    return status == "success"
+
+
+def _copy_id(client: Any, name: str) -> str:
+    return str(client.get_blob_client(name).get_blob_properties().copy.id)
 
 
 def _sent_by_us(container: Container, name: str, item: Item) -> bool:

@@ -233,7 +233,7 @@ class _Publication:
         begun = time.monotonic()
         end = 0.55 if self.options.check else 0.98
         meter = Meter(self.report, sum(item.size for item in items), 0.05, end)
-        upload.send(container, prefix, items, meter)
+        upload.send(container, prefix, items, meter, lineage.OURS)
         seconds = time.monotonic() - begun
         if meter.moved:
             (self.home / SPEED).write_text(f"{meter.moved / max(seconds, 1e-9):.0f}", "utf-8")

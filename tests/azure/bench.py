@@ -102,13 +102,16 @@ class Bench:
 
 def _start(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
     command = [
-        "node", str(AZURITE), "--blobHost", "127.0.0.1", "--blobPort", "0", "--location",
+        "node", "--require", str(HERE / "names" / "near.cjs"), str(AZURITE), "--blobHost", "127.0.0.1",
+        "--blobPort", "0", "--location",
         str(folder / "blobs"), "--silent", "--skipApiVersionCheck", "--disableTelemetry", "--oauth", "basic",
         "--cert", str(folder / "cert.pem"), "--key", str(folder / "key.pem"),
     ]  # fmt: skip
     said = folder / "azurite.log"
     with said.open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+        # It asks for the source of a copy itself, at the proxy's address.
+        trusting = {**os.environ, "NODE_EXTRA_CA_CERTS": str(folder / "ca.pem")}
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=trusting)
 
     def listens() -> re.Match[str] | None:
         if process.poll() is not None:

@@ -14,6 +14,7 @@ import yaml
 from bench import Bench
 from fake_arm import GROUP, SUB, WORKSPACE, Fault
 from lab import until
+from proxy import Spoil
 
 from pipeline import settings, submit, verify, worker
 from pipeline.azure import ask, lineage, place
@@ -84,6 +85,51 @@ def test_the_same_content_is_not_sent_again_and_gets_the_next_version(
     assert azureml.register(store.home, finished, again, report)["version"] == "1"
     assert registered(bench, "trips", "1")["tags"]["verified"] == "true"
     assert sorted(bench.azure.models["trips"]) == ["1", "2"]
+
+
+@pytest.mark.parametrize("keys", [True, False])
+def test_another_card_sends_the_card_alone(
+    bench: Bench, store: Store, finished: Run, where: Place, report: Callable[..., None], keys: bool
+) -> None:
+    bench.azure.keys_allowed = keys
+    options = azureml.Options(name="trips", description="Nose the valley.", patience=10.0)
+    first = azureml.register(store.home, finished, options, report)
+    bench.proxy.passed.clear()
+    better = dataclasses.replace(options, description="Knows the valley.")
+    second = azureml.register(store.home, finished, better, report)
+    assert (second["version"], second["verified"]) == ("2", True)
+    assert first["content"] != second["content"]
+    assert second["bytes_sent"] == bench.proxy.sent(r"comp=block(&|$)") < 20_000 < first["bytes_sent"]
+    sent = {line.partition("?")[0].rpartition("/")[2] for line, _, size in bench.proxy.passed
+            if line.startswith("PUT") and "comp=block&" in f"{line}&"}  # fmt: skip
+    assert sent == {"README.md", "SHA256SUMS"}
+
+
+@pytest.mark.parametrize("how", ["gone", "refused", "changed"])
+def test_what_cannot_be_copied_is_sent(
+    bench: Bench, store: Store, finished: Run, where: Place, report: Callable[..., None], how: str
+) -> None:
+    options = azureml.Options(name="trips", description="One card.", check=False, patience=10.0)
+    first = azureml.register(store.home, finished, options, report)
+    data = f"olive-lab/{first['content']}/model.onnx.data"
+
+    def spoil() -> None:
+        with bench.container() as container:
+            if how == "gone":
+                container.delete_blob(data)
+            if how == "changed":
+                blob = container.get_blob_client(data)
+                known = blob.get_blob_properties()
+                blob.upload_blob(b"x" * known.size, overwrite=True, metadata=known.metadata)
+
+    spoil()
+    if how == "refused":
+        copies = r"^PUT [^?]*model\.onnx\.data(\?(?!.*comp=)|$)"
+        bench.proxy.spoils.append(Spoil(copies, "status", status=403, code="CannotVerifyCopySource"))
+    other = azureml.Options(name="trips", description="Another card.", patience=10.0)
+    second = azureml.register(store.home, finished, other, report)
+    assert (second["version"], second["verified"]) == ("2", True)
+    assert bench.proxy.sent(rf"^PUT [^?]*{second['content']}/model\.onnx\.data\?.*comp=block(&|$)") > 0
 
 
 def test_a_version_with_other_content_is_refused_before_anything_is_sent(
