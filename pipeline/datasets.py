@@ -27,7 +27,7 @@ MOST_PROBLEMS = 20
 FIRST_ROWS = 5  # that are shown
 MOST_FIELDS = 100
 TELL_SECONDS = 1.0
-_HALF_PAIR = re.compile(r"\\u[dD][89abAB]")  # only an escape can write half of one into valid UTF-8
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # only an escape can write half of one into valid UTF-8
 _HALF = "has half of a surrogate pair, which is not valid text"
 _TOO_DEEP = f"not a row: objects are nested too deeply, more than {DEEPEST} in each other"
 

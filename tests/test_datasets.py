@@ -80,6 +80,9 @@ def test_good_files(tmp_path: Path, content: str) -> None:
             "the name 'x\\ud83d' has half of a surrogate pair",
         ),
         ('{"prompt": "a", "response": "b", "x": [{"y\\udc00": 1}]}', 1, "the name 'y\\udc00' has half"),
+        (ROW + '\n{"prompt": "a\\udc00b", "response": "b"}', 2, "'prompt' has half of a surrogate pair"),
+        ('{"prompt": "a", "response": "b", "\\uDfFf": 1}', 1, "the name '\\udfff' has half"),
+        ('{"prompt": "\\ude00\\ud83d", "response": "b"}', 1, "'prompt' has half of a surrogate pair"),
         ('{"prompt": "a", "response": "b", "x": [["c\\ud83d"]]}', 1, "'x' has half of a surrogate pair"),
         ('{"prompt": "a", "response": "b", "system": "\\ud83d"}', 1, "'system' has half of a surrogate pair"),
         (
