@@ -53,7 +53,7 @@ def verified(folder: Path, otherwise: str) -> None:
     command = [settings.python(), "-m", "pipeline", "verify", str(folder), "--json"]
     done = subprocess.run(
         command, capture_output=True, stdin=subprocess.DEVNULL, check=False, cwd=settings.ROOT,
-        env=settings.child_environment(),
+        env=settings.local_environment(),
     )  # fmt: skip
     if done.returncode not in (0, 1):
         print(done.stderr.decode("utf-8", "replace"), file=sys.stderr)

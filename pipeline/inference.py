@@ -224,7 +224,7 @@ async def _start(home: Path, source: Source) -> _Server:
         process = await asyncio.create_subprocess_exec(
             settings.python(), "-m", "pipeline.inference", *_words(source),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log,
-            cwd=settings.ROOT, env=settings.child_environment(OLIVE_LAB_HOME=str(home)), limit=LINE_LIMIT,
+            cwd=settings.ROOT, env=settings.local_environment(OLIVE_LAB_HOME=str(home)), limit=LINE_LIMIT,
         )  # fmt: skip
     server = _Server(process)
     assert process.stdout is not None

@@ -236,7 +236,7 @@ def _start(folder: Path, stop: str) -> subprocess.Popen[bytes]:
     command = [settings.python(), "-m", "pipeline.lengths", str(folder)]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        cwd=settings.ROOT, env=settings.child_environment(HF_HUB_OFFLINE="1"),
+        cwd=settings.ROOT, env={**settings.bare_environment(), "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
     assert process.stdin is not None
     with suppress(OSError):  # it has ended, which whoever asks it sees

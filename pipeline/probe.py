@@ -190,7 +190,7 @@ def _try(task: Task, scratch: Path, meanwhile: Callable[[], None] | None) -> Non
     events.emit(message=TITLE, progress=0.0)
     command = [settings.python(), "-m", "pipeline.probe", str(scratch)]
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, cwd=settings.ROOT, env=settings.child_environment()
+        command, stdin=subprocess.DEVNULL, cwd=settings.ROOT, env=settings.local_environment()
     ) as process:
         try:
             if meanwhile is not None:

@@ -35,6 +35,14 @@ QUIET = {
 # Threads that wait for each other spin only briefly before they sleep. Spinning longer wins nothing on an
 # idle machine, and beside two other busy processes it made training ten times as slow.
 SHARING = {"GOMP_SPINCOUNT": "10000"}
+# What a process needs to compute: where things are, the GPU, how many threads. Names by their first letters,
+# for what is not known here may be a secret.
+_LOCAL = (
+    "CONDA_", "CUDA", "CUDNN_", "GOMP_", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HOME", "KMP_", "LANG",
+    "LC_", "LD_", "MALLOC_", "MKL_", "NCCL_", "NUMEXPR_", "NVIDIA_", "OLIVE_LAB_", "OMP_", "OPENBLAS_", "ORT",
+    "PATH", "PYTHON", "PYTORCH_", "TEMP", "TMP", "TOKENIZERS_", "TORCH", "TRANSFORMERS_", "TRITON_", "TZ",
+    "USER", "VIRTUAL_ENV", "XDG_",
+)  # fmt: skip
 # Gradio sums up all past events after each one, for a dashboard we don't show; it need not.
 GRADIO = {
     "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000000000",
@@ -133,9 +141,19 @@ def child_environment(**extra: str) -> dict[str, str]:
     return {**SHARING, **os.environ, **QUIET, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **extra}
 
 
+def local_environment(**extra: str) -> dict[str, str]:
+    """The environment of a process of ours that reads somebody's model and logs in nowhere: no secrets."""
+    kept = {
+        name: value
+        for name, value in child_environment(**extra).items()
+        if name.startswith(_LOCAL) and name != "OLIVE_LAB_WEBHOOK"
+    }
+    return {**SHARING, **kept, **QUIET}
+
+
 def bare_environment() -> dict[str, str]:
     """The environment of a process of ours that need not know where anything is, or anybody's secrets."""
-    kept = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "TZ")
+    kept = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "TZ", *QUIET)
     return {name: value for name, value in child_environment().items() if name in kept}
 
 

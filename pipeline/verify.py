@@ -112,7 +112,7 @@ def live(folder: Path) -> list[Finding]:
     try:
         done = subprocess.run(
             command, capture_output=True, timeout=LIVE_SECONDS, check=False, stdin=subprocess.DEVNULL,
-            cwd=settings.ROOT, env=settings.child_environment(),
+            cwd=settings.ROOT, env=settings.local_environment(),
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         late = f"the model did not answer within {LIVE_SECONDS:.0f} seconds; use a smaller one"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from pipeline import settings
-from pipeline.errors import InputError
+from pipeline import apart, inference, lengths, probe, settings, verify
+from pipeline.errors import InputError, LabError
+from pipeline.templates import Rendered
 
 
 def test_only_gpus_this_user_may_use_are_slots(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,3 +44,42 @@ def test_a_variable_that_gives_no_number_is_named(
         settings.home()
     monkeypatch.setenv(name, "0.5")
     assert settings.home() == home
+def _count(folder: Path) -> None:
+    with lengths.Lengths(lambda: folder, "the-model", lengths.Limits(row=1)) as counting:
+        counting.add(0, 1, Rendered("many words", "many words and an answer"))
+        counting.count()
+
+
+# What each asks of a process that reads a model of anybody's.
+READERS: dict[str, Callable[[Path], object]] = {
+    "lengths": _count,
+    "verify": verify.live,
+    "apart": lambda folder: apart.verified(folder, "Nothing"),
+    "inference": lambda folder: asyncio.run(
+        inference._start(folder, inference.Source("run", folder, None, False))
+    ),
+    "probe": lambda folder: probe._try(probe.Task(str(folder), "data", {}), folder / "scratch", None),
+}
+
+
+@pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
+def test_who_reads_a_strange_model_gets_no_secrets(
+    reader: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AZURE_CLIENT_SECRET", "MSI_SECRET", "OLIVE_LAB_WEBHOOK",
+               "AWS_SECRET_ACCESS_KEY", "HTTPS_PROXY")  # fmt: skip
+    for name in secrets:
+        monkeypatch.setenv(name, f"the-{name}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    python = tmp_path / "python"
+    python.write_text(
+        f"#!/bin/sh\nenv > {tmp_path}/part\nmv {tmp_path}/part {tmp_path}/environment\nexit 9\n"
+    )
+    python.chmod(0o700)
+    monkeypatch.setattr(settings, "python", lambda: str(python))
+    with suppress(LabError):
+        reader(tmp_path)
+    given = (tmp_path / "environment").read_text()
+    assert "the-" not in given
+    assert "TOKENIZERS_PARALLELISM=false\n" in given
+    assert ("CUDA_VISIBLE_DEVICES=5\n" in given) == (reader is not READERS["lengths"])
