@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 import reprlib
+import unicodedata
 from collections.abc import Iterable
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -17,9 +19,17 @@ LONGEST_LINE = 300  # characters of a path, or of what a library says,
 LONGEST_VALUE = 80  # of a value,
 LONGEST_NAME = 60  # of a key or a field's name
 MOST_NAMED = 10
-# Control characters but for tab and line feed, line separators, and those that turn the direction of text.
-_HARMFUL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _SENTENCE = re.compile(r"[.!?](?=\s)")
+_HARMFUL_ASCII = re.compile("[\0-\x08\x0b-\x1f\x7f]")
+_HIDDEN = ("Cc", "Cf", "Zl", "Zp")  # categories: control and format characters, separators of lines,
+# but for tab, line feed, and signs of Arabic, Syriac and Kaithi that are seen.
+_SEEN = frozenset(
+    "\t\n\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"
+)
+# A joiner, or its contrary: of letters in Persian, Hindi and the like, and of pictures in one of a family.
+_JOINERS = "\u200c\u200d"
+# What follows a black flag to make it that of Scotland.
+_REGION = re.compile("[\U000e0030-\U000e0039\U000e0061-\U000e007a]{2,6}\U000e007f")
 _BRIEF = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
@@ -31,8 +41,10 @@ def valid(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """A text that cannot move a terminal's cursor or hide itself: ESC is written as `\\u001b`."""
-    return _HARMFUL.sub(lambda found: f"\\u{ord(found[0]):04x}", valid(text))
+    """A text that cannot move a terminal's cursor, turn direction or hide: ESC is written as `\\u001b`."""
+    text = valid(text)
+    harmful = _HARMFUL_ASCII if text.isascii() else _harmful()
+    return harmful.sub(lambda run: run[0] if _is_joined(run) else _escaped(run[0]), text)
 
 
 def line(given: Any, most: int = LONGEST_LINE) -> str:
@@ -40,6 +52,11 @@ def line(given: Any, most: int = LONGEST_LINE) -> str:
     if not isinstance(given, str):
         return value(given)
     return cut("".join(c if c.isprintable() else _written(c) for c in given[: most + 1]), most)
+
+
+def file_name(name: str) -> str:
+    """A name for a file of ours, of a name that somebody gave: `_` stands for what cannot be seen."""
+    return "".join(letter if letter.isprintable() else "_" for letter in name)
 
 
 def short(given: Any) -> str:
@@ -76,6 +93,33 @@ def sentences(text: str, most: int) -> str:
         ends = [found.end() for found in _SENTENCE.finditer(text, 0, most)]
         text = text[: ends[-1]] if ends else f"{text[: most - 1].rpartition(' ')[0] or text[: most - 1]}…"
     return text.rstrip(". ")
+
+
+@cache
+def _harmful() -> re.Pattern[str]:
+    """What may not be shown, as ranges of characters: all of them are in these planes of Unicode."""
+    ranges: list[list[int]] = []
+    for number in (*range(0x20000), *range(0xE0000, 0xE1000)):
+        if unicodedata.category(chr(number)) in _HIDDEN and chr(number) not in _SEEN:
+            if ranges and ranges[-1][1] == number - 1:
+                ranges[-1][1] = number
+            else:
+                ranges.append([number, number])
+    return re.compile("[" + "".join(rf"\U{first:08x}-\U{last:08x}" for first, last in ranges) + "]+")
+
+
+def _is_joined(run: re.Match[str]) -> bool:
+    """Whether characters that are not seen themselves are part of what stands before them."""
+    before = run.string[run.start() - 1] if run.start() else ""
+    if len(run[0]) == 1 and run[0] in _JOINERS:  # at the start it may join the piece that was shown before
+        return not before or before > "\xff"
+    return before == "\U0001f3f4" and _REGION.fullmatch(run[0]) is not None
+
+
+def _escaped(text: str) -> str:
+    """As JSON writes it, so letters beyond 16 bits are two."""
+    units = text.encode("utf-16-be")
+    return "".join(f"\\u{high:02x}{low:02x}" for high, low in zip(units[::2], units[1::2], strict=True))
 
 
 def _written(letter: str) -> str:

@@ -44,6 +44,8 @@ def test_a_variable_that_gives_no_number_is_named(
         settings.home()
     monkeypatch.setenv(name, "0.5")
     assert settings.home() == home
+
+
 def _count(folder: Path) -> None:
     with lengths.Lengths(lambda: folder, "the-model", lengths.Limits(row=1)) as counting:
         counting.add(0, 1, Rendered("many words", "many words and an answer"))

@@ -2,10 +2,18 @@ from __future__ import annotations
 
 import json
 import sys
+from unicodedata import category
 
 import pytest
 
 from pipeline import shown
+
+SEEN = "\t\n\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"
+HIDDEN = [
+    c
+    for c in map(chr, range(sys.maxunicode + 1))
+    if category(c) in ("Cc", "Cf", "Zl", "Zp") and c not in SEEN
+]
 
 
 def test_half_pairs_are_replaced_and_whole_ones_stay() -> None:
@@ -17,8 +25,29 @@ def test_a_terminal_gets_no_control_characters() -> None:
     assert shown.plain(text) == "a\tb\n\\u001b[31m\\u0000\\u009b\\u202e\\u2028\ufffd"
 
 
+def test_no_character_that_is_not_seen_reaches_a_terminal() -> None:
+    for letter in HIDDEN:
+        plain = shown.plain(f"a{letter}b")
+        assert plain.isprintable()
+        assert json.loads(f'"{plain}"') == f"a{letter}b"
+
+
+def test_what_joins_letters_and_pictures_stays() -> None:
+    scotland = "\U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f"
+    text = f"می\u200cخواهم क्\u200dष 👨\u200d👩\u200d👧 ❤\ufe0f\u200d🔥 {scotland} \u0600١"
+    assert shown.plain(text) == text
+    assert shown.plain("\u200cخ") == "\u200cخ"  # the rest of an answer that comes in pieces
+    hidden = {"a\u200db": "a\\u200db", "خ\u200c\u200cب": "خ\\u200c\\u200cب", "x\U000e0067": "x\\udb40\\udc67"}
+    assert {text: shown.plain(text) for text in hidden} == hidden
+
+
+def test_a_file_s_name_is_what_it_looks_like() -> None:
+    assert shown.file_name("rows of é 你好.jsonl") == "rows of é 你好.jsonl"
+    assert shown.file_name("\u202elnosj.exe\x1b\udce9\u200b.jsonl") == "_lnosj.exe___.jsonl"
+
+
 def test_json_stays_json() -> None:
-    given = {"a\x1b": "\x7f\x9b\u202e"}
+    given = {"a\x1b": "\x7f\x9b\u202e\u061c\u2028\U000e0041"}
     assert json.loads(shown.plain(json.dumps(given, ensure_ascii=False))) == given
 
 

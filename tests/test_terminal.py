@@ -21,9 +21,9 @@ from pipeline import events, settings, terminal
 from pipeline.run import FAILED
 from pipeline.store import Store
 
-HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b1A\x7f\x08\u202eevil\u2066"
-SHOWN = "\\u001b[2J\\u001b]0;owned\\u0007\\u009b1A\\u007f\\u0008\\u202eevil\\u2066"
-HARMFUL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b1A\x7f\x08\u202eevil\u2066\u200f\u061c\u2028"
+SHOWN = "\\u001b[2J\\u001b]0;owned\\u0007\\u009b1A\\u007f\\u0008\\u202eevil\\u2066\\u200f\\u061c\\u2028"
+HARMFUL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 
 
 def on_terminal(*words: object) -> str:
@@ -141,6 +141,6 @@ def test_half_characters_are_no_error(tmp_path: Path, home: Path) -> None:
 
 
 def test_what_is_ordinary_stays_as_it_is() -> None:
-    text = "a\tb\nGrüße 你好 שלום مرحبا 👩‍👩‍👧 █░ é\u200f"
+    text = "a\tb\nGrüße 你好 שלום مرحبا 👩‍👩‍👧 █░ é می\u200cخواهم"
     assert terminal.harmless(text) == text
     assert terminal.harmless(HOSTILE) == SHOWN
