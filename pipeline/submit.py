@@ -243,18 +243,18 @@ def checking_data(
 
 def keep_dataset(home: Path, source: Path) -> Path:
     """The home's own copy of a dataset, named by content: later changes to the file don't reach the run."""
-    kept = home / "datasets"
-    target = kept / datasets.sha256(source) / source.name
+    kept, name = home / "datasets", shown.file_name(source.name)
+    target = kept / datasets.sha256(source) / name
     with suppress(FileNotFoundError):
         os.utime(target)  # it is in use again, which those know by its time who free space
         return target
     arriving = kept / f"{secrets.token_hex(4)}.part"
     arriving.mkdir(mode=0o700, parents=True, exist_ok=True)
-    part = arriving / f".{source.name}"
+    part = arriving / f".{name}"
     try:
         shutil.copyfile(source, part)
         part.chmod(0o600)
-        target = kept / datasets.sha256(part) / source.name  # the source may have changed since
+        target = kept / datasets.sha256(part) / name  # the source may have changed since
         target.parent.mkdir(mode=0o700, exist_ok=True)
         part.replace(target)
     finally:

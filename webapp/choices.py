@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline import datasets, inference, publishers, pulled, settings, verify
+from pipeline import datasets, inference, publishers, pulled, settings, shown, verify
 from pipeline.errors import InputError
 from pipeline.inference import Source
 from pipeline.models import CATALOGUE
@@ -29,7 +29,9 @@ def data(home: Path) -> Choices:
     kept = [path for path in kept if path.parent.name not in digests]
     kept.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     labels = [(f"{path.name} (sample)", str(path)) for path in samples]
-    return labels + [(f"{path.name} · {views.moment(path.stat().st_mtime)}", str(path)) for path in kept]
+    return labels + [
+        (f"{shown.line(path.name)} · {views.moment(path.stat().st_mtime)}", str(path)) for path in kept
+    ]
 
 
 def known_data(home: Path, chosen: str | None) -> Path:

@@ -51,8 +51,14 @@ def offer(folders: Iterable[Path]) -> None:
 def listed() -> list[tuple[str, str]]:
     """The folders on offer now, as (label, path)."""
     home = settings.home() / "models"
-    here = [(f"{path.name} · in this lab", str(path)) for path in find(home) if path.suffix != ".part"]
-    named = [(f"{path.name} · {path.parent}", str(path)) for folder in _named for path in find(folder)]
+    here = [
+        (f"{shown.line(path.name)} · in this lab", str(path)) for path in find(home) if path.suffix != ".part"
+    ]
+    named = [
+        (f"{shown.line(path.name)} · {shown.line(str(path.parent))}", str(path))
+        for folder in _named
+        for path in find(folder)
+    ]
     return [*here, *(row for row in named if row not in here)]
 
 

@@ -135,7 +135,7 @@ def listed(title: str, items: list[str]) -> dict[str, Any]:
 def dataset(name: str, report: Report, notes: list[str]) -> dict[str, Any]:
     """What a dataset is, for a place that draws `notice`."""
     fields = ", ".join(shown.short(field) for field in report.fields) or "none"
-    text = f"{shown.valid(name)}: {report.rows:,} row{'s' * (report.rows != 1)} · fields: {fields}"
+    text = f"{shown.line(name)}: {report.rows:,} row{'s' * (report.rows != 1)} · fields: {fields}"
     kind = "good" if report.good else "bad"
     return {"text": text, "note": _noted(notes), "kind": kind}
 

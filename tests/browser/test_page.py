@@ -80,6 +80,27 @@ def test_a_bad_dataset_is_refused_with_line_numbers_and_not_kept(app, shot):
     assert not (app.home / "datasets").exists()
 
 
+TURNED = """() => [...document.querySelectorAll("body *")].filter((node) => {
+  const { unicodeBidi, display } = getComputedStyle(node);
+  const text = [...node.childNodes].some((child) => child.nodeType === Node.TEXT_NODE && child.data.trim());
+  return text && !["isolate", "plaintext"].includes(unicodeBidi) && !["none", "contents"].includes(display);
+}).map((node) => node.outerHTML.slice(0, 200))"""
+
+
+def test_no_text_turns_what_stands_beside_it(app):
+    """A character such as U+202E in one has no effect outside its own element."""
+    turned = "\u202eturned"
+    answer = {"prompt": turned, "expected": turned, "base": {"text": turned}, "adapter": {"text": turned}}
+    run = planted.finished(app.store, answers=[answer])
+    planted.log(app.store, run, "evaluate", f"{turned} \x1b[31mred\x1b[0m\n")
+    page = app.open(f"?tab=lab&run={run}")
+    shows = {"lab": ".lab-lines", "compare": "#compare-recorded", "runs": "#runs-table"}
+    for name, place in shows.items():
+        tab(page, name)
+        expect(page.locator(place)).to_contain_text("travel" if name == "runs" else "turned")
+        assert page.evaluate(TURNED) == []
+
+
 def test_launch_shows_every_problem_beside_the_button_and_starts_nothing(app, shot):
     page = app.open("?tab=lab")
     expect(page.locator("#recipe")).to_contain_text("travel.jsonl")

@@ -168,6 +168,16 @@ def test_uploads_and_samples_are_offered_once(home, uploaded):
     assert sorted(labels) == ["mine.jsonl", "travel.jsonl"]
 
 
+def test_an_upload_is_offered_under_a_name_that_is_what_it_looks_like(home, uploaded):
+    """Also one that an earlier release kept under its own name."""
+    summary = data.found(uploaded(GOOD, "\u202enosj.exe\x1b\u200f.jsonl"), None, TEMPLATE, "starter")[0]
+    assert summary["text"].startswith("\\u202enosj.exe\\u001b\\u200f.jsonl: ")
+    (home / "datasets" / "0").mkdir()
+    (home / "datasets" / "0" / "\u202ea.jsonl").write_bytes(GOOD + GOOD)
+    labels = [label.partition(" ")[0] for label, _ in choices.data(home) if "sample" not in label]
+    assert sorted(labels) == ["\\u202ea.jsonl", "_nosj.exe__.jsonl"]
+
+
 def test_an_upload_that_cannot_be_kept_is_a_sentence(home, uploaded, monkeypatch):
     monkeypatch.setattr(data.submit, "keep_dataset", full_disk)
     _, problems, *_, use = data.found(uploaded(GOOD), None, TEMPLATE, "starter")
