@@ -10,6 +10,7 @@ from pipeline import shown
 
 # As written, and with every alias written out: a file of a few lines can stand for billions of values.
 MOST_CHARACTERS = 200_000
+SPECIAL = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")  # `<<` and `=`, which are no values
 
 
 def load(text: str) -> Any:
@@ -23,6 +24,7 @@ def load(text: str) -> Any:
             if node is None:
                 return None
             _size(node, {})
+            _no_repeats(loader, node, set())
             return loader.construct_document(node)
         finally:
             loader.dispose()
@@ -39,7 +41,7 @@ def load(text: str) -> Any:
 
 
 class _Unreasonable(Exception):
-    """It can be read, and would take all memory when it is used."""
+    """It can be read, and would take all memory when it is used, or lose something."""
 
 
 def _size(node: yaml.Node, known: dict[int, int]) -> int:
@@ -62,3 +64,30 @@ def _size(node: yaml.Node, known: dict[int, int]) -> int:
         )
     known[id(node)] = size
     return size
+
+
+def _no_repeats(loader: yaml.SafeLoader, node: yaml.Node, seen: set[int]) -> None:
+    """Raise _Unreasonable for a key that stands twice in a mapping: one of its values would be lost."""
+    if id(node) in seen or isinstance(node, yaml.ScalarNode):
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for inner in node.value:
+            _no_repeats(loader, inner, seen)
+        return
+    lines: dict[Any, int] = {}
+    for key, value in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            meant, line = _meaning(loader, key), key.start_mark.line + 1
+            if meant in lines:
+                first = lines[meant]
+                where = f"on line {line:,}" if first == line else f"on lines {first:,} and {line:,}"
+                raise _Unreasonable(f"the key {shown.quoted(key.value)} stands twice, {where}; keep one")
+            lines[meant] = line
+        _no_repeats(loader, key, seen)
+        _no_repeats(loader, value, seen)
+
+
+def _meaning(loader: yaml.SafeLoader, key: yaml.ScalarNode) -> Any:
+    """What Python makes of a key: `yes`, `true` and 1 are the same."""
+    return (key.tag,) if key.tag in SPECIAL else loader.construct_object(key)

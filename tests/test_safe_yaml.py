@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,32 @@ def test_every_fault_is_one_short_line(tmp_path: Path, value: str) -> None:
         recipe.load(tmp_path / "recipe.yaml")
 
 
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("data: a\nname: b\ndata: c", "the key 'data' stands twice, on lines 1 and 3; keep one"),
+        ("a: {r: 1,\n r: 2}", "the key 'r' stands twice, on lines 1 and 2; keep one"),
+        ("a: {r: 1, 'r': 2}", "the key 'r' stands twice, on line 1; keep one"),
+        ("- {x: [{yes: 1, true: 2}]}", "the key 'true' stands twice, on line 1; keep one"),
+        ("1: a\ntrue: b", "the key 'true' stands twice, on lines 1 and 2; keep one"),
+        ("~: a\nnull: b", "the key 'null' stands twice, on lines 1 and 2; keep one"),
+        ("16: 1\n0x10: 2", "the key '0x10' stands twice, on lines 1 and 2; keep one"),
+        (
+            "a: &a {b: 1}\nc:\n  <<: *a\n  <<: *a",
+            "the key '<<' stands twice, on lines 3 and 4; keep one",
+        ),
+        ('"\\e[2J": 1\n"\\e[2J": 1', r"the key '\u001b[2J' stands twice, on lines 1 and 2; keep one"),
+        ("? {a: 1, a: 2}\n: 1", "the key 'a' stands twice, on line 1; keep one"),
+    ],
+)
+def test_a_key_stands_once(tmp_path: Path, text: str, fault: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(fault)}$"):
+        safe_yaml.load(text)
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(InputError, match=re.escape(fault)):
+        recipe.load(tmp_path / "recipe.yaml")
+
+
 def test_a_text_of_any_length_is_not_read(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="longer than 200,000 characters"):
         safe_yaml.load("a: " + "x" * 200_000)
@@ -77,6 +104,7 @@ def test_aliases_that_a_person_writes_are_read() -> None:
     base = {"r": 8, "alpha": 16}
     assert safe_yaml.load(text) == {"base": base, "more": {"r": 4, "alpha": 16}, "same": base, "none": None}
     assert safe_yaml.load("") is None
+    assert safe_yaml.load("1: a\n'1': b\nfalse: c\n1.5: d") == {1: "a", "1": "b", False: "c", 1.5: "d"}
 
 
 @pytest.mark.parametrize("text", [*BOMBS.values(), *CIRCLES.values()])
