@@ -11,9 +11,9 @@ cannot be rebound.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from ipaddress import ip_address
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
@@ -22,6 +22,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 UPLOAD = "/upload"
 LARGEST_BODY = 2 << 20  # bytes: a form's texts, some of them long
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+SCHEMES = ("http", "https")
+# All that a `Host` may be: a name or an IPv4 address, or an IPv6 address in brackets, and perhaps a port.
+HOST = re.compile(r"(?:([a-z0-9._-]+)|\[([0-9a-f]*:[0-9a-f:.]*)\])(?::[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
 SAFE_METHODS = ("GET", "HEAD")
 # By these a client could say under which address, or as whom, the page was asked for. Gradio believes them.
 FORWARDED = (b"forwarded", b"x-forwarded-", b"x-gradio-", b"x-original-", b"x-real-ip")
@@ -101,7 +104,7 @@ def refusal(headers: Headers, method: str, path: str, names: Collection[str] = (
             " address; if the name is yours, start Olive Lab with --allow-host and that name."
         )
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+    if origin is not None and origin.lower() not in {f"{scheme}://{host.lower()}" for scheme in SCHEMES}:
         return "This request comes from another site, so it is refused."
     site = headers.get("sec-fetch-site", "none")
     if site not in ("same-origin", "none") and not _is_navigation(headers, method, path):
@@ -130,10 +133,9 @@ def _is_ours(name: str, names: Collection[str]) -> bool:
 
 
 def _hostname(host: str) -> str:
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
+    """The name or address in a `Host`, in small letters; "" for what is not one."""
+    found = HOST.fullmatch(host)
+    return (found[1] or found[2]).lower() if found else ""
 
 
 def _with_headers(send: Send) -> Send:

@@ -61,7 +61,19 @@ def test_a_request_is_no_larger_than_the_page_s():
 
 @pytest.mark.parametrize(
     "origin",
-    ["http://evil.example", "null", "http://localhost:3000", f"http://{HOST}.evil.example", "garbage"],
+    [
+        "http://evil.example",
+        "null",
+        "http://localhost:3000",
+        f"http://{HOST}.evil.example",
+        "garbage",
+        f"chrome-extension://{HOST}",
+        f"//{HOST}",
+        f"http://{HOST}/evil",
+        f"http://{HOST}?evil",
+        f"http://evil.example@{HOST}",
+        "",
+    ],
 )
 def test_other_origins_are_refused(origin):
     assert refused(origin=origin)
@@ -89,6 +101,22 @@ def test_other_sites_may_only_link_to_the_page(site):
         "",
         "[::1",
         "127.0.0.1@evil.example",
+        "evil.example@localhost",
+        "localhost/evil",
+        "localhost#evil",
+        "localhost?evil",
+        "localhost\\evil",
+        "localhost:x",
+        "localhost:",
+        "localhost:80:80",
+        "[localhost]",
+        "[127.0.0.1]",
+        "::1",
+        "[fe80::1%evil.example]",
+        "[::1]evil.example",
+        "localhost evil",
+        "localhost\n",
+        "127.0.0.\xb2",
     ],
 )
 def test_a_rebound_name_is_refused(host):
