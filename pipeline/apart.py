@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline import settings, verify
+from pipeline import own_process, settings, verify
 from pipeline.errors import LabError
 
 SECONDS = 150.0
@@ -19,12 +19,9 @@ def ask(home: Path, whom: str, *words: str) -> Any:
 
     Raises LabError with the sentence it printed instead.
     """
-    command = [settings.python(), "-m", "pipeline", *words, "--json"]
+    command = ["-m", "pipeline", *words, "--json"]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=SECONDS, check=False, stdin=subprocess.DEVNULL,
-            cwd=settings.ROOT, env=settings.child_environment(OLIVE_LAB_HOME=str(home)),
-        )  # fmt: skip
+        done = own_process.run(command, SECONDS, settings.child_environment(OLIVE_LAB_HOME=str(home)))
     except subprocess.TimeoutExpired:
         raise LabError(f"{whom} did not answer within {SECONDS:.0f} seconds; try again.") from None
     try:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import config_faults, locks, settings, shown
+from pipeline import config_faults, locks, own_process, settings, shown
 from pipeline.azure import place
 from pipeline.azure.reference import parse
 from pipeline.errors import InputError, LabError
@@ -405,10 +405,7 @@ def _elsewhere(seconds: float, module: str, *words: str) -> subprocess.Completed
 
     Raises TimeoutExpired.
     """
-    return subprocess.run(
-        [settings.python(), "-m", module, *words], capture_output=True, text=True, timeout=seconds,
-        check=False, stdin=subprocess.DEVNULL, cwd=settings.ROOT, env=settings.child_environment(),
-    )  # fmt: skip
+    return own_process.run(["-m", module, *words], seconds, settings.child_environment())
 
 
 def _ask_hub(model: str) -> Model:

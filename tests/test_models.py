@@ -15,7 +15,7 @@ import pytest
 import tokenizers
 from lab import write_safetensors
 
-from pipeline import models, settings
+from pipeline import models, own_process, settings
 from pipeline.errors import InputError, LabError
 from pipeline.templates import Chat
 
@@ -188,7 +188,7 @@ class TestHub:
 
         def set_answer(code: int, stdout: str = "", stderr: str = "") -> None:
             done = subprocess.CompletedProcess([], code, stdout, stderr)
-            monkeypatch.setattr(models.subprocess, "run", lambda *args, **kwargs: done)
+            monkeypatch.setattr(own_process, "run", lambda *args, **kwargs: done)
 
         return set_answer
 
@@ -205,7 +205,7 @@ class TestHub:
         def nobody(*args: Any, **kwargs: Any) -> Any:
             raise AssertionError("the hub was asked")
 
-        monkeypatch.setattr(models.subprocess, "run", nobody)
+        monkeypatch.setattr(own_process, "run", nobody)
         shutil.copytree(model_folder, home / "models" / "org--name-0123456789ab")
         found = models.resolve("org/name@0123456789abcdef")
         assert (found.id, found.revision) == ("org/name", "0123456789abcdef")
@@ -219,9 +219,9 @@ class TestHub:
 
     def test_a_hub_that_does_not_answer_is_not_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def hang(*args: Any, **kwargs: Any) -> None:
-            raise subprocess.TimeoutExpired("x", kwargs["timeout"])
+            raise subprocess.TimeoutExpired("x", args[1])
 
-        monkeypatch.setattr(models.subprocess, "run", hang)
+        monkeypatch.setattr(own_process, "run", hang)
         assert "the hub did not answer within a minute" in problem("org/name")
 
     @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from gradio.route_utils import FnIndexInferError
 from gradio.routes import App
 from starlette.routing import Mount
 
-from pipeline import inference, lengths, rendering, settings, storage, worker
+from pipeline import inference, lengths, own_process, rendering, settings, storage, worker
 from pipeline.errors import LabError
 from pipeline.run import ENDED
 from webapp import calls, choices, connections, guard, live, local_models, parts, queue, theme, uploads
@@ -214,6 +214,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         task.cancel()
+        own_process.close()
         lengths.close()
         rendering.close()  # else the threads that render, and with them the app, take as long as they like
         with contextlib.suppress(asyncio.CancelledError):

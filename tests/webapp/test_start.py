@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -18,10 +19,13 @@ import planted
 import psutil
 import pytest
 from lab import killed, open_files, plant, until
+from starlette.testclient import TestClient
 
-from pipeline import locks, settings
+from pipeline import apart, locks, models, settings
+from pipeline.errors import LabError
 from pipeline.store import Store
 from webapp.__main__ import arguments
+from webapp.app import create
 
 HEAVY = (
     "torch",
@@ -100,6 +104,41 @@ def test_a_second_app_is_refused_with_a_sentence(served, home, tmp_path, record_
     until(lambda: answers(port), "the answer of the next app", 180)
     again.kill()
     again.communicate()
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [lambda home: models.resolve("slow/model"), lambda home: apart.ask(home, "Azure", "azure", "whoami")],
+    ids=["hub", "Azure"],
+)
+def test_what_asks_others_for_the_app_ends_with_it(home, tmp_path, monkeypatch, ask):
+    python = tmp_path / "python"
+    python.write_text(
+        f"#!/bin/sh\necho $$ > {tmp_path}/part\nmv {tmp_path}/part {tmp_path}/pid\nexec tail -f /dev/null"
+    )
+    python.chmod(0o700)
+    monkeypatch.setattr(settings, "python", lambda: str(python))
+    monkeypatch.setattr(models, "ANSWER_SECONDS", 600)
+    ends = []
+
+    def asking():
+        try:
+            ask(home)
+        except LabError as error:
+            ends.append(error)
+
+    thread = threading.Thread(target=asking)
+    with TestClient(create()):
+        thread.start()
+        until((tmp_path / "pid").exists, "the question")
+    thread.join(60)
+    ended = not thread.is_alive()
+    if not ended:
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+        thread.join()
+    assert ended
+    assert len(ends) == 1
+    assert not Path("/proc", (tmp_path / "pid").read_text().strip()).exists()
 
 
 def test_with_nobody_there_it_sleeps(served):
