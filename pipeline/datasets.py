@@ -11,7 +11,7 @@ import unicodedata
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count as count_up
+from io import BufferedReader
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,7 +23,8 @@ from pipeline.splitting import POSITIONS, ROWS, Contents, Parts
 
 LONGEST_LINE = 1024 * 1024  # bytes; a row this long is a mistake, and reading it would not be flat memory
 DEEPEST = 64  # lists and objects in each other; programs that read rows later give up at a few hundred
-MOST_PROBLEMS = 20
+MOST_PROBLEMS = 20  # that are listed,
+MOST_COUNTED = 100_000  # and that are counted before reading ends
 FIRST_ROWS = 5  # that are shown
 MOST_FIELDS = 100
 TELL_SECONDS = 1.0
@@ -41,6 +42,7 @@ class Report:
     first: list[dict[str, Any]]
     problems: list[str]
     more: int = 0
+    stopped: int = 0  # the line at which reading ended, because of too many
     example: str = ""  # the first row as the model will read it
     example_prompt: str = ""  # the part of it that is given at inference
     notes: list[str] = field(default_factory=list)  # what can be used, and had better be known
@@ -52,7 +54,8 @@ class Report:
 
     def messages(self) -> list[str]:
         """The problems, and at the end how many were not listed."""
-        return self.problems + ([f"and {self.more:,} more"] if self.more else [])
+        where = f" up to line {self.stopped:,}; the rest was not read" if self.stopped else ""
+        return self.problems + ([f"and {self.more:,} more{where}"] if self.more else [])
 
 
 def rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -198,19 +201,19 @@ class _Findings:
     example: templates.Rendered | None = None
     problems: list[tuple[int, str]] = field(default_factory=list)
     more: int = 0
+    stopped: int = 0
     _good: deque[tuple[int, int, int]] = field(default_factory=deque)  # not yet rendered: line, position, row
 
     def good_rows(self) -> Iterator[dict[str, Any]]:
         """The rows that fit the template; what is wrong with the others is noted."""
         for line, row in _scan(self.path):
-            if isinstance(row, str):
-                self.add(line, row)
-                continue
-            self._see(row)
-            problems = list(_misfits(row, self.template.fields, self.template.optional))
+            problems = [row] if isinstance(row, str) else self._see(row)
             for problem in problems:
                 self.add(line, problem)
-            if not problems:
+            if self.more > MOST_COUNTED:
+                self.stopped = line
+                return
+            if not problems and isinstance(row, dict):
                 self._good.append((line, len(self.contents), self.rows))
                 self.contents.add(row)
                 yield row
@@ -232,12 +235,14 @@ class _Findings:
                 self.example = result
             yield line, position, result
 
-    def _see(self, row: dict[str, Any]) -> None:
+    def _see(self, row: dict[str, Any]) -> list[str]:
+        """Note a row; what is wrong with it."""
         self.rows += 1
         if len(self.fields) < MOST_FIELDS:
             self.fields.update(dict.fromkeys(islice(row, MOST_FIELDS)))
         if len(self.first) < FIRST_ROWS:
             self.first.append(row)
+        return list(_misfits(row, self.template.fields, self.template.optional))
 
     def add(self, line: int, problem: str) -> None:
         if len(self.problems) < MOST_PROBLEMS:
@@ -254,7 +259,16 @@ class _Findings:
         notes, unasked = ([], "") if problems else self._notes(lengths, eval_fraction)
         example, prompt = (self.example.full, self.example.prompt) if self.example else ("", "")
         return Report(
-            self.rows, tuple(self.fields), self.first, problems, self.more, example, prompt, notes, unasked
+            self.rows,
+            tuple(self.fields),
+            self.first,
+            problems,
+            self.more,
+            self.stopped,
+            example,
+            prompt,
+            notes,
+            unasked,
         )
 
     def _notes(self, lengths: Lengths | None, eval_fraction: float) -> tuple[list[str], str]:
@@ -314,13 +328,16 @@ def _scan(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
             return
         file.seek(0)
         is_first = True
-        for number in count_up(1):
+        number = 0
+        while True:
+            number += 1
             line = file.readline(LONGEST_LINE + 1)
             if not line:
                 return
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")
             if not line.strip():
+                number += _skip_blank(file) - (not line.endswith(b"\n"))  # spaces without end are one line
                 continue
             row, last = _read(line)
             if isinstance(row, str) and row != _TOO_DEEP and is_first:
@@ -330,6 +347,18 @@ def _scan(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
             if last:
                 return
             is_first = False
+
+
+def _skip_blank(file: BufferedReader) -> int:
+    """Read on over blank lines, many at a time, as far as they fill what is buffered; how many they were."""
+    lines = 0
+    while piece := file.peek():
+        end = piece.rfind(b"\n", 0, len(piece) - len(piece.lstrip())) + 1
+        lines += piece.count(b"\n", 0, end)
+        file.read(end)
+        if end < len(piece):
+            break
+    return lines
 
 
 def _read(line: bytes) -> tuple[dict[str, Any] | str, bool]:
@@ -353,7 +382,7 @@ class _Slip(ValueError):
 def _parse(text: str) -> dict[str, Any] | str:
     """The row on one line, or what is wrong with it whatever the template is."""
     try:
-        row = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_repeats)
+        row = _JSON.decode(text)
     except json.JSONDecodeError as error:
         return filekinds.of_line(text, error)
     except RecursionError:
@@ -397,6 +426,9 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name, often in Counter(name for name, _ in pairs).items() if often > 1)
         raise _Slip(f"the key {shown.quoted(twice)} stands twice")
     return row
+
+
+_JSON = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_no_repeats)  # to make one takes long
 
 
 def _misfits(row: dict[str, Any], fields: Sequence[str], optional: Sequence[str] = ()) -> Iterator[str]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import random
 import re
+import sys
 import time
 import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,54 @@ def test_refused_with_line_and_reason(tmp_path: Path, content: str | bytes, line
     problem = datasets.check(path, "chat").problems[0]
     assert problem.startswith(f"{path}:{line}: ")
     assert reason in problem
+
+
+def calls(do: Callable[[], object]) -> int:
+    """How many functions are called, which does not depend on how fast they are."""
+    count = 0
+
+    def note(frame: object, event: str, arg: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(note)
+    try:
+        do()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize("blank", [b"\n", b"\r\n", b"  \n", b" \t\n\n"])
+def test_blank_lines_cost_little_and_count(tmp_path: Path, blank: bytes) -> None:
+    number = 2_000_000 // len(blank)
+    row = ROW.encode() + b"\n"
+    path = write(tmp_path, b"\n" + row + blank * number + row + blank * 3 + b"{")
+    report = None
+
+    def check() -> None:
+        nonlocal report
+        report = datasets.check(path, "{prompt}{response}")
+
+    assert calls(check) < 20_000
+    assert report is not None
+    lines = 3 + number * blank.count(b"\n") + 3 * blank.count(b"\n") + 1
+    assert report.rows == 2
+    assert report.problems[0].startswith(f"{path}:{lines}: ")
+
+
+def test_spaces_without_end_are_one_line(tmp_path: Path) -> None:
+    path = write(tmp_path, b" " * (3 * datasets.LONGEST_LINE) + b"\n" + ROW.encode() + b"\n{")
+    assert datasets.check(path, "{prompt}{response}").problems[0].startswith(f"{path}:3: ")
+
+
+def test_reading_ends_after_very_many_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "MOST_COUNTED", 100)
+    path = write(tmp_path, "{}\n" * 1000 + "not JSON")
+    report = datasets.check(path, "{prompt}{response}")
+    assert len(report.problems) == datasets.MOST_PROBLEMS
+    assert report.stopped == 61
+    assert report.messages()[-1] == "and 102 more up to line 61; the rest was not read"
 
 
 def test_a_broken_line_among_good_ones_is_named(tmp_path: Path) -> None:
