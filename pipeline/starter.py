@@ -62,7 +62,7 @@ def tokenizer(gguf: Path, folder: Path) -> None:
         for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
     }
     config = {"tokenizer_class": "PreTrainedTokenizerFast", **named}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, allow_nan=False), "utf-8")
 
 
 def _metadata(file: BinaryIO) -> dict[str, Any]:
