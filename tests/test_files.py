@@ -44,7 +44,6 @@ OTHERS = {
     "pipeline/passes/genai_builder.py",
     "pipeline/probe.py",
     "pipeline/reading.py",
-    "pipeline/sandbox.py",
     "webapp/views.py",  # for people to read
 }
 
