@@ -19,13 +19,16 @@ PROMPTS, ROWS, POSITIONS = "prompts", "rows", "positions"
 class Parts:
     """Positions of rows, counted from 0 and ascending; `by` says what is never on both sides.
 
-    asked    the held-out rows to ask: of those with the same prompt the first one
-    by       "prompts" as a rule; "rows" where there is only one prompt; "positions" where all rows are equal
+    asked       the held-out rows to ask: of those with the same prompt the first one
+    validation  those of `train` that choose between adapters where a training looks at rows for that, about
+                as many as are held out; none if that would leave nothing to learn
+    by          "prompts" as a rule; "rows" where there is only one prompt; "positions" where all are equal
     """
 
     train: Sequence[int]
     held_out: Sequence[int]
     asked: Sequence[int]
+    validation: Sequence[int]
     by: str
 
 
@@ -84,7 +87,8 @@ class Contents:
                 first.setdefault(self._prompts[position], position)
             else:
                 train.append(position)
-        return Parts(train, held_out, array("Q", first.values()), by)
+        validation = _next(ranks, train, len(held_out))
+        return Parts(train, held_out, array("Q", first.values()), validation, by)
 
     def _rank(self, position: int) -> int:
         digest = hashlib.blake2b(str(position).encode(), digest_size=8, key=self._key)
@@ -123,6 +127,13 @@ def _chosen(ranks: array[int], wanted: int) -> array[int] | None:
     if not chosen and rarest is not None and rarest[0] < len(ranks):
         return array("Q", [rarest[1]])
     return chosen or None
+
+
+def _next(ranks: array[int], train: array[int], wanted: int) -> array[int]:
+    """Positions of about so many of the training rows, in whole groups; none if no other would be left."""
+    left = array("Q", (ranks[position] for position in train))
+    chosen = set(_chosen(left, min(wanted, len(left) - 1)) or ())
+    return array("Q", (position for position in train if ranks[position] in chosen))
 
 
 def _distinct(ranks: array[int]) -> int:

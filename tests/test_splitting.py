@@ -119,3 +119,14 @@ def test_little_memory_a_row() -> None:
         assert tracemalloc.get_traced_memory()[1] < 5_000 * 60
     finally:
         tracemalloc.stop()
+
+
+def test_rows_for_validation_come_from_the_training_rows_in_whole_groups() -> None:
+    rows = [{"prompt": f"p{i // 2}", "response": f"r{i}"} for i in range(40)]
+    found = parts(rows, 0.1)
+    assert len(found.validation) == len(found.held_out) == 4
+    assert set(found.validation) < set(found.train)
+    groups = {rows[i]["prompt"] for i in found.validation}
+    assert {i for i in found.train if rows[i]["prompt"] in groups} == set(found.validation)
+    assert list(parts(rows[:2] + rows[2:4], 0.5).validation) == []  # else there were nothing to learn
+    assert list(parts(rows[:6], 0.3).validation) != []

@@ -1,4 +1,4 @@
-"""Losses on held-out rows over a training: which adapter was best, and when to stop."""
+"""Losses on rows that are not learned, over a training: which adapter was best, and when to stop."""
 
 from __future__ import annotations
 
@@ -20,12 +20,16 @@ STATE, BEST = "held_out.json", "best.safetensors"
 
 
 class HeldOut:
-    """Looks at the held-out rows, keeps a copy of the best adapter, and counts looks without a better one.
+    """Looks at rows, keeps a copy of the best adapter, and counts looks without a better one.
 
-    `loss` is a `ResponseLoss`, `collate` its `Collator`. With `patience` 0 it never asks to stop.
+    `loss` is a `ResponseLoss`, `collate` its `Collator`. With `patience` 0 it never asks to stop. `name` is
+    what the rows are called.
     """
 
-    def __init__(self, loss: Any, rows: Rows, collate: Any, patience: int = 0) -> None:
+    def __init__(
+        self, loss: Any, rows: Rows, collate: Any, patience: int = 0, name: str = "Held-out"
+    ) -> None:
+        self.name = name
         self.loss = loss
         self.rows = rows
         self.collate = collate
@@ -56,8 +60,8 @@ class HeldOut:
             weight.data.copy_(self._best[name])
 
     @torch.no_grad()
-    def measure(self, step: int, when: str) -> float:
-        """Mean loss in nats per labelled token over the held-out rows, in evaluation mode."""
+    def measure(self, step: int, when: str, drawn: bool = True) -> float:
+        """Mean loss in nats per labelled token over the rows, in evaluation mode; `drawn` in the chart."""
         model = self.loss.model
         was_training = model.training
         model.eval()
@@ -65,12 +69,13 @@ class HeldOut:
         device = next(model.parameters()).device
         total, tokens = 0.0, 0
         for start in range(0, len(indices), BATCH):
-            emit(message=f"Held-out loss {when}: row {start + 1} of {len(indices)}")
+            emit(message=f"{self.name} loss {when}: row {start + 1} of {len(indices)}")
             batch = self.collate([self.rows[i] for i in indices[start : start + BATCH]])
             part, count = self.loss({name: tensor.to(device) for name, tensor in batch.items()})
             total, tokens = total + float(part), tokens + count
         model.train(was_training)
-        emit(message=f"Held-out loss {when}: {total / tokens:.3f}", step=step, eval_loss=total / tokens)
+        figure = {"step": step, "eval_loss": total / tokens} if drawn else {}
+        emit(message=f"{self.name} loss {when}: {total / tokens:.3f}", **figure)
         return total / tokens
 
     def save(self, folder: Path) -> None:

@@ -43,8 +43,8 @@ PARAMETERS: dict[str, tuple[Any, Any, str]] = {  # of the pass, besides Olive's:
         "bfloat16, float32, or auto: bfloat16 where the hardware multiplies it natively.",
     ),
     "pack_length": (int, None, "Tokens of a sequence packed with several rows; None keeps rows apart."),
-    "eval_every": (int, 0, "Steps between held-out losses, of which the best decides; 0: none."),
-    "early_stop": (int, 0, "Held-out losses in a row without a better one that end the training; 0: none."),
+    "eval_every": (int, 0, "Steps between validation losses, of which the best decides; 0: none."),
+    "early_stop": (int, 0, "Validation losses in a row without a better one that end the training; 0: none."),
 }
 
 
@@ -59,6 +59,11 @@ class QuantLora(LoRA):
         config: dict[str, PassConfigParam] = super()._default_config(accelerator_spec)
         for name, (kind, default, description) in PARAMETERS.items():
             config[name] = PassConfigParam(type_=kind, default_value=default, description=description)
+        config["validation_data_config"] = PassConfigParam(
+            type_=DataConfig | dict,
+            default_value=None,
+            description="Rows that choose the best adapter: with eval_every.",
+        )
         return config
 
     def _run_for_config(self, model: HfModelHandler, config: Any, output_model_path: str) -> HfModelHandler:
@@ -74,12 +79,19 @@ class QuantLora(LoRA):
             emit(message=f"Packed {len(rows)} rows into {len(shown)} sequences", progress=0.04)
         adapted = add_lora(base, config)
         loss, collate = ResponseLoss(adapted), Collator(model.get_hf_tokenizer())
-        looks = HeldOut(loss, held_out, collate, config.early_stop)
-        before = looks.measure(0, "before training")
+        choosing = _choosing(config, held_out)
+        judge = HeldOut(loss, held_out, collate)
+        looks = HeldOut(loss, choosing, collate, config.early_stop, "Validation") if choosing else judge
+        before = judge.measure(0, "before training", drawn=looks is judge)
+        if looks is not judge:
+            looks.measure(0, "before training")
         record = train(loss, shown, collate, arguments, looks, config.eval_every)
-        after = looks.best_loss if config.eval_every else looks.measure(record["steps"], "after training")
+        # Of many looks at the same rows, the best says too much: other rows have chosen the adapter.
+        after = judge.measure(record["steps"], "after training", drawn=looks is judge)
         if rows.cut or held_out.cut:
             emit(message=cut_note(rows, held_out))
+        if choosing:
+            record |= {"validation_rows": len(choosing), "validation_loss": looks.best_loss}
         record |= {
             "rows": len(rows),
             "rows_cut": len(rows.cut),
@@ -95,6 +107,22 @@ class QuantLora(LoRA):
         output = deepcopy(model)
         output.set_resource("adapter_path", adapter)
         return output
+
+
+def _choosing(config: Any, held_out: Rows) -> Rows | None:
+    """The rows that choose the adapter; None where the last one is kept."""
+    if not config.eval_every:
+        return None
+    rows = _rows(config.validation_data_config) if config.validation_data_config else held_out
+    if len(rows):
+        return rows
+    note = (
+        "The dataset has too few different prompts to set validation rows apart: the held-out rows choose the"
+        " adapter, so the held-out loss says too much"
+    )
+    print(note)
+    emit(message=note)
+    return held_out
 
 
 def cut_note(rows: Rows, held_out: Rows) -> str:

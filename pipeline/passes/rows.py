@@ -39,7 +39,8 @@ def lab_rows(
     loss_on: str = "response",
     limit: int | None = None,
 ) -> Rows:
-    """The `part` ("train" or "eval") of a dataset, tokenized for the model in folder `model`.
+    """The `part` of a dataset, tokenized for the model in folder `model`: "train", "eval" (the held-out
+    rows), "validation", those of the training rows that choose between adapters, or "learn", the others.
 
     `loss_on` "response" masks the prompt's labels, "all" masks nothing. `limit` keeps so many, from
     all over the part.
@@ -47,7 +48,14 @@ def lab_rows(
     folder = Path(model)
     parsed = templates.parse(template, templates.chat_template(folder))
     parts = datasets.split(Path(path), parsed, eval_fraction, seed)
-    wanted = spread(parts.train if part == "train" else parts.held_out, limit)
+    apart = set(parts.validation)
+    positions = {
+        "train": parts.train,
+        "eval": parts.held_out,
+        "validation": parts.validation,
+        "learn": [position for position in parts.train if position not in apart],
+    }[part]
+    wanted = spread(positions, limit)
     found = datasets.load(Path(path), parsed.fields, set(wanted))
     return Rows([found[i] for i in wanted], parsed, folder, max_length, loss_on)
 

@@ -46,7 +46,7 @@ def train(
 ) -> dict[str, Any]:
     """Run the steps, from the last checkpoint if one is left; return what is worth keeping.
 
-    With `eval_every`, the model's adapter is afterwards the one with the least held-out loss.
+    With `eval_every`, the model's adapter is afterwards the one with the least loss in `held_out`.
     Raises LabError if the loss stops being a number.
     """
     plan(arguments, math.ceil(len(rows) / arguments.per_device_train_batch_size))
@@ -230,7 +230,7 @@ class ResponseTrainer(transformers.Trainer):
         return torch.stack(counts).sum().to(device)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Look at the held-out rows, and end the training if they have not got better for long enough."""
+        """Look at the rows, and end the training if they have not got better for long enough."""
         began = time.monotonic()
         found = self._held_out.look(self.state.global_step)
         self.control.should_evaluate = False  # or the end of an epoch would look once more

@@ -89,15 +89,15 @@ class Options:
     )
     eval_every: int = option(
         0,
-        "Steps between looks at the held-out rows; the adapter that did best there is kept. 0 looks before"
-        " and after the training only",
+        "Steps between looks at validation rows; the adapter that did best there is kept. They are as many as"
+        " the held-out rows, which judge it, and are taken from the training rows. 0 keeps the last adapter",
         advanced=True,
         min=0,
         max=1_000_000,
     )
     early_stop: int = option(
         0,
-        "Stop after so many looks at the held-out rows in a row without a better one; 0 never stops early",
+        "Stop after so many looks at the validation rows in a row without a better one; 0 never stops early",
         advanced=True,
         min=0,
         max=1000,
@@ -148,7 +148,7 @@ def _schedule_problems(options: Options) -> list[str]:
         )
     if options.early_stop and not options.eval_every:
         problems.append(
-            "finetune.early_stop: looks at held-out losses, so it needs finetune.eval_every, such as 10; or"
+            "finetune.early_stop: looks at validation losses, so it needs finetune.eval_every, such as 10; or"
             " set early_stop to 0"
         )
     return problems
@@ -216,12 +216,15 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
         "early_stop": options.early_stop,
         "train_data_config": "train",
         "eval_data_config": "held_out",
+        "validation_data_config": "validation" if options.eval_every else None,
         "training_args": _training_args(options, context),
     }
     data_configs = [
-        olive.rows("train", context, part="train", **common),
+        olive.rows("train", context, part="learn" if options.eval_every else "train", **common),
         olive.rows("held_out", context, part="eval", **common),
     ]
+    if options.eval_every:
+        data_configs.append(olive.rows("validation", context, part="validation", **common))
     return olive.workflow(context, olive.hf_model(context.base), {"finetune": step}, data_configs)
 
 

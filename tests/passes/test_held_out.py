@@ -28,12 +28,18 @@ def weights(model: Any) -> dict[str, Any]:
 def run(
     context: Context, monkeypatch: pytest.MonkeyPatch, losses: dict[int, float], **changes: Any
 ) -> tuple[dict[str, Any], Path, dict[int, dict[str, Any]]]:
-    """Train with given held-out losses by step; return (record, adapter, the weights at each look)."""
+    """Train with given validation losses by step; return (record, adapter, the weights at each look).
+
+    The held-out loss is 0.1 before and 7.0 after.
+    """
     from pipeline.passes import held_out
 
     seen: dict[int, dict[str, Any]] = {}
 
-    def measure(self: Any, step: int, when: str) -> float:
+    def measure(self: Any, step: int, when: str, drawn: bool = True) -> float:
+        assert drawn == (self.name == "Validation")
+        if self.name != "Validation":
+            return 7.0 if step else 0.1
         seen[step] = weights(self.loss.model)
         return losses[step]
 
@@ -49,7 +55,12 @@ def test_the_best_adapter_is_kept(context: Context, monkeypatch: pytest.MonkeyPa
     record, adapter, seen = run(context, monkeypatch, losses, eval_every=3, max_steps=11)
     assert list(seen) == [0, 3, 6, 9, 11]
     assert (record["best_step"], record["stopped_early"], record["steps"]) == (6, False, 11)
-    assert (record["eval_loss_before"], record["eval_loss_after"]) == (0.1, 2.0)
+    # The best of many looks is no judgement: other rows than those that chose give the loss.
+    assert (record["eval_loss_before"], record["eval_loss_after"], record["validation_loss"]) == (
+        0.1,
+        7.0,
+        2.0,
+    )
     saved = load_file(adapter / "adapter_model.safetensors")
     assert saved.keys() == seen[6].keys()
     for name, weight in saved.items():
@@ -71,15 +82,44 @@ def test_no_better_loss_for_long_enough_ends_it(
 def test_looks_are_events_with_their_step_and_change_nothing(
     context: Context, reported: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    plain = stage(context, "plain", finetune, replace(OPTIONS, dropout=0.1)).metrics
-    before = len(reported())
-    looked = stage(context, "looked", finetune, replace(OPTIONS, dropout=0.1, eval_every=4)).metrics
-    looks = {event["step"]: event["eval_loss"] for event in reported()[before:] if "eval_loss" in event}
-    assert list(looks) == [0, 4, 8, 12]
-    assert looked["eval_loss_after"] == min(looks.values()) == looks[looked["best_step"]]
-    assert looks[12] == plain["eval_loss_after"]
-    assert looked["train_loss"] == plain["train_loss"]
-    assert "best_step" not in plain
+    found = {}
+    for every in (4, 6):
+        before = len(reported())
+        options = replace(OPTIONS, dropout=0.1, eval_every=every)
+        looked = stage(context, f"every {every}", finetune, options).metrics
+        looks = {event["step"]: event["eval_loss"] for event in reported()[before:] if "eval_loss" in event}
+        assert list(looks) == [0, *range(every, 13, every)]
+        assert looked["validation_loss"] == min(value for step, value in looks.items() if step)
+        assert looks[looked["best_step"]] == looked["validation_loss"] != looked["eval_loss_after"]
+        found[every] = looks[12], looked["train_loss"]
+    assert found[4] == found[6]
+    plain = stage(context, "plain", finetune, OPTIONS).metrics
+    assert not {"best_step", "validation_loss"} & plain.keys()
+
+
+def test_rows_that_choose_are_not_those_that_judge_nor_learned(context: Context) -> None:
+    from pipeline.passes.rows import lab_rows
+
+    given = (str(context.data), "chat", str(context.model))
+    parts = {
+        part: {row["response"] for row in lab_rows(*given, part, 0.2, 0, 512).rows}
+        for part in ("train", "learn", "validation", "eval")
+    }
+    assert parts["learn"] | parts["validation"] == parts["train"]
+    assert not parts["learn"] & parts["validation"]
+    assert not parts["eval"] & parts["train"]
+    assert all(parts.values())
+
+
+def test_with_two_prompts_the_held_out_rows_choose_and_it_is_said(
+    context: Context, tmp_path: Path, reported: Callable[[], list[dict[str, Any]]]
+) -> None:
+    data = tmp_path / "two.jsonl"
+    data.write_text('{"prompt": "Why?", "response": "So."}\n{"prompt": "How?", "response": "Thus."}\n')
+    options = replace(OPTIONS, eval_every=6, max_steps=6)
+    found = stage(replace(context, data=data), "two", finetune, options).metrics
+    assert found["eval_loss_after"] == found["validation_loss"]
+    assert any("the held-out loss says too much" in event.get("message", "") for event in reported())
 
 
 def test_what_is_known_survives_a_checkpoint(tmp_path: Path) -> None:
