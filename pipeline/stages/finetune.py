@@ -216,7 +216,6 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
         "early_stop": options.early_stop,
         "train_data_config": "train",
         "eval_data_config": "held_out",
-        "validation_data_config": "validation" if options.eval_every else None,
         "training_args": _training_args(options, context),
     }
     data_configs = [
@@ -224,6 +223,7 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
         olive.rows("held_out", context, part="eval", **common),
     ]
     if options.eval_every:
+        step["validation_data_config"] = "validation"
         data_configs.append(olive.rows("validation", context, part="validation", **common))
     return olive.workflow(context, olive.hf_model(context.base), {"finetune": step}, data_configs)
 
