@@ -239,6 +239,9 @@ def _figures(m: dict[str, Any]) -> str:
     if m.get("held_out_perplexity_merged") is not None:
         merged, beside = m["held_out_perplexity_merged"], m["held_out_perplexity_detachable"]
         return f"held-out perplexity merged {merged:.3f}, detachable {beside:.3f}"
+    if m.get("eval_loss_graph") is not None:
+        trained = f", trained {m['eval_loss_trained']:.3f}" if m.get("eval_loss_trained") else ""
+        return f"held-out loss of the graph {m['eval_loss_graph']:.3f}{trained}"
     if "version" in m:
         return f"{m['name']} version {m['version']}"
     # A merged adapter has no base side, and without fine-tuning there is no other.

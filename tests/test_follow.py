@@ -175,6 +175,8 @@ def test_what_merging_lost_and_what_was_not_run_are_said() -> None:
     measured = {"held_out_perplexity_merged": 2.5, "held_out_perplexity_detachable": 2.25}
     merged = StageRun("optimize", metrics=measured)
     assert follow._result(merged) == "held-out perplexity merged 2.500, detachable 2.250"
+    lost = StageRun("optimize", metrics={"eval_loss_graph": 1.6504, "eval_loss_trained": 1.6441})
+    assert follow._result(lost) == "held-out loss of the graph 1.650, trained 1.644"
     only = StageRun("evaluate", metrics={"adapter_tokens_per_second": 120.4})
     assert follow._result(only) == "adapter 120 tokens/s"
     reason = "optimize for npu with QNNExecutionProvider is not run here"

@@ -22,11 +22,11 @@ CACHES = {
 }
 
 
-def logits_of(folder: Path) -> Callable[[Tensor], Tensor]:
+def logits_of(folder: Path, adapter: Path | None = None) -> Callable[[Tensor], Tensor]:
     """A function from token ids, int64 [tokens], to float32 logits [tokens, vocabulary] on the host.
 
-    Each call reads a whole text with an empty cache and no adapter. Raises what onnxruntime raises for a
-    graph that it cannot load.
+    Each call reads a whole text with an empty cache, and with the adapter of an .onnx_adapter file if one is
+    given. Raises what onnxruntime raises for files that it cannot load.
     """
     decoder = json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]["decoder"]
     cuda = any("cuda" in given for given in decoder["session_options"].get("provider_options", []))
@@ -41,6 +41,11 @@ def logits_of(folder: Path) -> Callable[[Tensor], Tensor]:
     # An adapter's inputs have defaults, and are not among these.
     caches = {node.name: node for node in session.get_inputs() if node.name.startswith("past_key_values")}
     names = {node.name for node in session.get_inputs()} - set(caches)
+    run = onnxruntime.RunOptions()
+    loaded = onnxruntime.LoraAdapter()
+    if adapter is not None:
+        loaded.Load(str(adapter))
+        run.add_active_adapter(loaded)
     heads, width = decoder["num_key_value_heads"], decoder["head_size"]
     empty = {
         name: onnxruntime.OrtValue.ortvalue_from_shape_and_type([1, heads, 0, width], CACHES[node.type])
@@ -55,7 +60,8 @@ def logits_of(folder: Path) -> Callable[[Tensor], Tensor]:
             "position_ids": np.arange(len(ids), dtype=np.int64)[None],
         }
         fed = {name: onnxruntime.OrtValue.ortvalue_from_numpy(given[name]) for name in names}
-        found = session.run_with_ort_values(["logits"], {**fed, **empty})[0].numpy()
+        _ = loaded  # the options hold its address alone
+        found = session.run_with_ort_values(["logits"], {**fed, **empty}, run)[0].numpy()
         return torch.from_numpy(found[0].astype(np.float32, copy=False))
 
     return logits

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from olive.data.config import DataConfig
 from olive.hardware.accelerator import AcceleratorSpec
 from olive.model import ONNXModelHandler
 from olive.passes import Pass
@@ -60,6 +61,12 @@ class LoraInputs(Pass):
                 type_=str, required=True, description="Folder of a PEFT LoRA adapter."
             ),
             "base": PassConfigParam(type_=str, default_value="", description="What the base is called."),
+            "data_config": PassConfigParam(
+                type_=DataConfig | dict, default_value=None, description="Rows to measure the loss on."
+            ),
+            "report": PassConfigParam(
+                type_=str, default_value=None, description="The file to write that loss to."
+            ),
         }
 
     def _run_for_config(
@@ -75,7 +82,12 @@ class LoraInputs(Pass):
         onnx.save(graph, folder / source.name)
         write_adapter(weights_for(modules, graph.graph, read_widths(source.parent)), folder / ADAPTER)
         note_base(folder, config.base)
-        emit(message="Adapter written", progress=0.95)
+        emit(message="Adapter written", progress=0.8)
+        if config.data_config:
+            from pipeline.passes import graph_loss  # torch and transformers, which converting needs not
+
+            found = {"eval_loss_graph": graph_loss.held_out(folder, config.data_config)}
+            Path(config.report).write_text(json.dumps(finite(found), allow_nan=False) + "\n", "utf-8")
         return ONNXModelHandler(
             folder,
             onnx_file_name=source.name,

@@ -123,6 +123,23 @@ def judge_logits(
     return total.judged()
 
 
+@torch.no_grad()
+def loss_of_logits(
+    logits: Callable[[Tensor], Tensor], texts: Sequence[Text], tell: Callable[[int], None] | None = None
+) -> float:
+    """Mean loss in nats a token that counts, for whatever gives logits [tokens, vocabulary] of ids [tokens].
+
+    Raises ValueError if no token counts.
+    """
+    total = _Sum()
+    for done, (ids, labels) in enumerate(texts):
+        if tell is not None:
+            tell(done)
+        counts = labels[1:] != IGNORE_INDEX
+        total.add(logits(ids)[:-1][counts], labels[1:][counts], None)
+    return math.log(total.judged().perplexity)
+
+
 @dataclass
 class _Sum:
     """Losses and divergences added up, in float64 on the host."""

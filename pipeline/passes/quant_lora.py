@@ -32,6 +32,7 @@ from pipeline.passes.held_out import HeldOut
 from pipeline.passes.packing import Packs, check_boundaries
 from pipeline.passes.rows import Rows, dataset_of
 from pipeline.passes.training import Collator, ResponseLoss, train
+from pipeline.stages.optimize import JUDGED
 
 RECORD = "training.json"  # stands in the adapter's folder
 PARAMETERS: dict[str, tuple[Any, Any, str]] = {  # of the pass, besides Olive's: type, default, description
@@ -103,6 +104,10 @@ class QuantLora(LoRA):
         adapter = Path(output_model_path) / "adapter"
         save(adapted, adapter, config.base)
         (adapter / RECORD).write_text(json.dumps(finite(record), allow_nan=False, indent=1) + "\n", "utf-8")
+        judged = {
+            "max_length": held_out.max_length, "loss_on": held_out.loss_on, "eval_loss": after,
+        }  # fmt: skip
+        (adapter / JUDGED).write_text(json.dumps(finite(judged), allow_nan=False) + "\n", "utf-8")
         emit(message="Adapter written", progress=0.98)
         output = deepcopy(model)
         output.set_resource("adapter_path", adapter)

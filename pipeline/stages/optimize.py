@@ -20,6 +20,8 @@ from pipeline.stages.quantize import Model
 
 GRAPH = "model.onnx"
 WORKFLOW = "workflow.json"
+LOSS = "loss.json"  # what is measured of a graph with its adapter
+JUDGED = "judged.json"  # in an adapter's folder: on what its held-out loss was measured, and that loss
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 TRT_RTX = "NvTensorRTRTXExecutionProvider"
 # By device and provider, the precisions for which the model builder has a graph that loads: its float32 graph
@@ -268,7 +270,9 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
     graph = None if options.adapter == "merged" else earlier(context)
     if graph is not None:
         made = {"type": "ONNXModel", "model_path": str(graph), "onnx_file_name": GRAPH}
-        return olive.workflow(context, made, {"adapter": _places(context)}, target=target)
+        return olive.workflow(
+            context, made, {"adapter": _places(context)}, [_judged_by(context)], target=target
+        )
     passes: dict[str, dict[str, Any]] = {"export": _export(options, context)}
     if options.provider == "CPUExecutionProvider":
         passes["fewer"] = {"type": "FewerNodes"}
@@ -278,11 +282,33 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
         data_configs = [olive.rows("held_out", context, part="eval", **HELD_OUT)]
     elif "adapter" in context.inputs:
         passes["adapter"] = _places(context)
+        data_configs = [_judged_by(context)]
     return olive.workflow(context, olive.hf_model(context.base), passes, data_configs, target=target)
 
 
 def _places(context: Context) -> dict[str, Any]:
-    return {"type": "LoraInputs", "adapter_path": str(context.inputs["adapter"]), "base": context.base_name}
+    return {
+        "type": "LoraInputs",
+        "adapter_path": str(context.inputs["adapter"]),
+        "base": context.base_name,
+        "data_config": "held_out",
+        "report": str(context.work / LOSS),
+    }
+
+
+def _judged_by(context: Context) -> dict[str, Any]:
+    """The rows that the adapter's training measured its loss on, as it read them."""
+    how = {name: value for name, value in _judged(context).items() if name in ("max_length", "loss_on")}
+    return olive.rows("held_out", context, part="eval", **{**HELD_OUT, "limit": None, **how})
+
+
+def _judged(context: Context) -> dict[str, Any]:
+    """How the adapter was judged: {max_length, loss_on, eval_loss}; {} if its folder does not say."""
+    try:
+        found = json.loads((context.inputs["adapter"] / JUDGED).read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _export(options: Options, context: Context) -> dict[str, Any]:
@@ -351,5 +377,7 @@ def results(context: Context) -> Results:
         graph = earlier(context)
         metrics["places"] = context.graphs[graph] if graph else adapted(context.inputs["adapter"])
         metrics["graph_reused"] = graph is not None
+        metrics |= json.loads((context.work / LOSS).read_text("utf-8"))
+        metrics["eval_loss_trained"] = _judged(context).get("eval_loss")
     checksums.write(folder)  # of what was just written, so that later damage shows
     return Results(artifacts, metrics)
