@@ -129,6 +129,8 @@ def chat(args: argparse.Namespace) -> int:
         source = inference.of_folder(folder, f"folder {folder}")
     else:
         source = inference.of_run(Store(home).get(args.run))
+    if args.adapter:
+        source = inference.with_adapter(source, args.adapter)
     sides = source.sides if args.side == "both" else (args.side,)
     answers = asyncio.run(_ask(home, source, sides, args))
     if args.json:
@@ -379,6 +381,9 @@ def _chat_flags(added: argparse.ArgumentParser) -> None:
     added.add_argument("run", metavar="RUN|FOLDER")
     added.add_argument("prompt")
     added.add_argument("--system", default="", metavar="TEXT", help="a system text before the prompt")
+    added.add_argument(
+        "--adapter", metavar="NAME|FILE", help="another adapter of the folder, or a file of one"
+    )
     added.add_argument("--side", choices=[*inference.SIDES, "both"], default="both")
     added.add_argument("--json", action="store_true")
     added.add_argument("--max-new-tokens", type=_positive, default=128, metavar="N")

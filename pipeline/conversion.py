@@ -49,11 +49,17 @@ def check_base(config: dict[str, Any], folder: Path) -> None:
     facts = json.loads(lab.read_text("utf-8")) if lab.is_file() else {}
     known = str(facts.get("base") or "") if isinstance(facts, dict) else ""
     given = str(config.get("base_model_name_or_path") or "")
-    if known and given and _short(known) != _short(given):
+    if known and given and _short(known) not in (_short(given), _kept(given)):
         raise ValueError(
             f"it was trained on {_short(given)}, and the graph is of {_short(known)}; if these are the same"
             " weights, say so with --same-base"
         )
+
+
+def _kept(name: str) -> str:
+    """The short name of a model whose folder is one that a home of the lab keeps: `models/ID-REVISION`."""
+    above, _, folder = name.rstrip("/").rpartition("/")
+    return folder.rpartition("-")[0].rpartition("--")[2].lower() if above.endswith("models") else ""
 
 
 def _short(name: str) -> str:

@@ -23,7 +23,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,22 @@ def of_folder(folder: Path, name: str) -> Source:
     usual = next((file for file in adapters if file.name == exported.ADAPTER), None)
     merged = (folder / exported.MERGED).is_file()
     return Source(name, folder, usual or next(iter(adapters), None), merged)
+
+
+def with_adapter(source: Source, given: str) -> Source:
+    """The same with another adapter: a file of its folder, with or without its ending, or any such file.
+
+    Raises InputError naming those of the folder if there is none, or if the adapter is in the weights.
+    """
+    if source.merged:
+        raise InputError(f"The adapter of {source.name} is merged into its weights; it takes no other.")
+    found = [source.folder / given, source.folder / f"{given}{exported.SUFFIX}", Path(given)]
+    file = next((file for file in found if file.name.endswith(exported.SUFFIX) and file.is_file()), None)
+    if file is None:
+        there = [shown.plain(each.name) for each in verify.adapters_of(source.folder)]
+        listed = f"in the folder there are {shown.names(there)}" if there else "the folder has none"
+        raise InputError(f"adapter: {shown.quoted(given)} is no {exported.SUFFIX} file; {listed}")
+    return replace(source, adapter=file)
 
 
 def takes_system(source: Source) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -389,6 +390,25 @@ def test_the_sides_of_a_folder_are_read_from_its_files(tmp_path: Path) -> None:
     assert sides() == ("adapter",)
     with pytest.raises(InputError, match="no such folder"):
         inference.of_folder(tmp_path / "missing", "x")
+
+
+def test_another_adapter_of_a_folder_can_be_asked(tmp_path: Path) -> None:
+    for name in (exported.ADAPTER, "formal.onnx_adapter"):
+        (tmp_path / name).touch()
+    source = inference.of_folder(tmp_path, "folder x")
+    elsewhere = tmp_path / "deep" / "mine.onnx_adapter"
+    elsewhere.parent.mkdir()
+    elsewhere.touch()
+    for given, expected in {
+        "formal": tmp_path / "formal.onnx_adapter",
+        "formal.onnx_adapter": tmp_path / "formal.onnx_adapter",
+        str(elsewhere): elsewhere,
+    }.items():
+        assert inference.with_adapter(source, given) == replace(source, adapter=expected)
+    with pytest.raises(InputError, match=r"there are adapter_weights\.onnx_adapter, formal\.onnx_adapter"):
+        inference.with_adapter(source, "casual")
+    with pytest.raises(InputError, match="is merged into its weights"):
+        inference.with_adapter(replace(source, merged=True), "formal")
 
 
 def test_a_workflow_cannot_answer(home: Path, store: Store, finished: Run) -> None:

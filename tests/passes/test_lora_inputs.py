@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,25 @@ def test_what_cannot_fit_is_refused(
             copied(made, tmp_path, **changes), made["home"] / "onnx", tmp_path / "x.onnx_adapter"
         )
     assert not list(tmp_path.glob("*x.onnx_adapter*"))
+
+
+@pytest.mark.parametrize(
+    ("base", "given", "same"),
+    [
+        ("starter", "/home/ann/data/models/starter-0.1.2", True),
+        ("org/Llama-3B", "/x/models/org--Llama-3B-0123456789ab", True),
+        ("org/Llama-3B", "/x/models/org--Llama-4B-0123456789ab", False),
+        ("org/Llama", "/x/Llama-3B", False),
+    ],
+)
+def test_the_labs_own_folder_of_a_base_is_that_base(
+    tmp_path: Path, base: str, given: str, same: bool
+) -> None:
+    from pipeline import conversion
+
+    (tmp_path / "lab.json").write_text(json.dumps({"base": base}))
+    with nullcontext() if same else pytest.raises(ValueError, match="it was trained on"):
+        conversion.check_base({"base_model_name_or_path": given}, tmp_path)
 
 
 def test_a_base_by_another_name_is_the_users_word(made: dict[str, Any], tmp_path: Path) -> None:
