@@ -2,7 +2,8 @@
 
 Keys by convention, all optional but `time`:
     time               seconds since the epoch
-    attempt            true in the first event of each attempt: what came before belongs to an older one
+    attempt            true in the first event of each attempt: what came before belongs to an older one,
+                       but for the losses up to the step from which it is `resumed`
     message            what is going on, a short phrase
     progress           fraction of the stage that is done, 0 to 1
     eta_seconds        seconds the stage still needs

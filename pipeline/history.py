@@ -47,6 +47,12 @@ class Line:
         if len(self.steps) >= MOST_POINTS:
             self.steps, self.losses, self.stride = self.steps[::2], self.losses[::2], self.stride * 2
 
+    def cut(self, step: int) -> None:
+        """Drop the points after a step."""
+        kept = [at for at, of in enumerate(self.steps) if of <= step]
+        self.steps, self.losses = [self.steps[at] for at in kept], [self.losses[at] for at in kept]
+        self.seen = len(kept) * self.stride
+
 
 @dataclass
 class Losses:
@@ -54,6 +60,17 @@ class Losses:
 
     training: Line = field(default_factory=Line)
     held_out: Line = field(default_factory=Line)
+
+    def cut(self, step: int) -> None:
+        """Drop the points after a step."""
+        self.training.cut(step)
+        self.held_out.cut(step)
+
+    def add(self, event: dict[str, Any], step: int) -> None:
+        """Take the losses that an event reports of a step."""
+        for name, points in (("loss", self.training), ("eval_loss", self.held_out)):
+            if isinstance(event.get(name), (int, float)):
+                points.add(step, event[name])
 
 
 def search(
@@ -187,15 +204,15 @@ def _measured(run: Run) -> Iterator[tuple[str, float]]:
 
 
 def losses(store: Store, run: Run) -> Losses:
-    """The losses that fine-tuning told, in the newest attempt; if it was reused, in the run that made it."""
+    """The losses of fine-tuning; if it was reused, those in the run that made it."""
     from pipeline import artifacts
 
-    found = Losses()
     stage = next((stage for stage in run.stages if stage.name == "finetune"), None)
-    if stage is not None:
-        found = _read(store.folder(run.id, stage.name) / "events.jsonl")
-        if stage.reused and not found.training.steps:
-            return _of_maker(store, {artifacts.name(a["path"]) for a in stage.artifacts})
+    if stage is None:
+        return Losses()
+    found, is_new = _read(store.folder(run.id, stage.name) / "events.jsonl")
+    if stage.reused and not is_new:  # what is there is of an older attempt, which made another adapter
+        return _of_maker(store, {artifacts.name(a["path"]) for a in stage.artifacts})
     return found
 
 
@@ -205,25 +222,37 @@ def _of_maker(store: Store, names: set[str | None]) -> Losses:
 
     users = store.inventory().artifacts
     for run in sorted({run for path, runs in users.items() if artifacts.name(path) in names for run in runs}):
-        found = _read(store.folder(run, "finetune") / "events.jsonl")
-        if found.training.steps:
+        found, is_new = _read(store.folder(run, "finetune") / "events.jsonl")
+        if is_new:
             return found
     return Losses()
 
 
-def _read(path: Path) -> Losses:
-    """The losses in a stage's events, line by line: a long training has hundreds of megabytes of them."""
-    found, step = Losses(), 0
+def _read(path: Path) -> tuple[Losses, bool]:
+    """The losses in a stage's events, and whether its newest attempt trained.
+
+    An attempt that resumes adds to the losses up to its checkpoint, another replaces them. Read line by
+    line: a long training has hundreds of megabytes of events.
+    """
+    older, newest, step = Losses(), Losses(), 0
     if not path.exists():
-        return found
+        return newest, False
     with path.open("rb") as file:
         for line in file:
             if (event := events.parse(line)) is None:
                 continue
             if event.get("attempt"):
-                found, step = Losses(), 0
+                older, newest, step = newest if newest.training.steps else older, Losses(), 0
+            if isinstance(event.get("resumed"), int):
+                newest, older, step = _joined(older, newest, event["resumed"]), Losses(), event["resumed"]
             step = event.get("step", step)
-            for name, points in (("loss", found.training), ("eval_loss", found.held_out)):
-                if isinstance(event.get(name), (int, float)):
-                    points.add(step, event[name])
-    return found
+            newest.add(event, step)
+    return (newest, True) if newest.training.steps else (older if older.training.steps else newest, False)
+
+
+def _joined(older: Losses, newest: Losses, step: int) -> Losses:
+    """The losses up to a checkpoint; an attempt measures the rows before it resumes, as the first did."""
+    older.cut(step)
+    if not older.held_out.steps:
+        older.held_out = newest.held_out
+    return older

@@ -179,6 +179,19 @@ class TestLosses:
         assert (found.training.steps, found.training.losses) == ([1], [2.5])
         assert (found.held_out.steps, found.held_out.losses) == ([0], [3.0])
 
+    def test_an_attempt_that_resumes_adds_to_the_older_one(self, store: Store) -> None:
+        run = plant(store)
+        first = [{"step": n, "loss": 9.0 - n} for n in range(1, 6)]
+        self.tell(store, run, {"attempt": True}, {"step": 0, "eval_loss": 3.0}, *first)
+        self.tell(store, run, {"attempt": True})
+        waiting = history.losses(store, store.get(run))
+        assert waiting.training.steps == [1, 2, 3, 4, 5]
+        self.tell(store, run, {"step": 0, "eval_loss": 3.0}, {"resumed": 3}, {"step": 4, "loss": 1.0})
+        found = history.losses(store, store.get(run))
+        assert found.training.steps == [1, 2, 3, 4]
+        assert found.training.losses == [8.0, 7.0, 6.0, 1.0]
+        assert found.held_out.steps == [0]
+
     def test_a_long_training_is_thinned_evenly_and_keeps_its_start(self, store: Store) -> None:
         run = plant(store)
         path = store.folder(run, "finetune") / "events.jsonl"

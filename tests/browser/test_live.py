@@ -246,6 +246,25 @@ def test_a_zoom_stays_while_points_arrive_and_are_thinned(app, shot):
     shot(page, "charts")
 
 
+def test_a_retry_keeps_the_part_of_the_charts_before_its_checkpoint(app):
+    run = planted.running(app.store, steps=11)
+    page = app.open(f"?run={run}")
+    plot = "document.querySelector('[data-chart=loss] .lab-plot')"
+    steps = f"JSON.stringify({plot}?.data?.map((line) => line.x))"
+    until(lambda: page.evaluate(steps) == json.dumps([[*range(1, 12)], [0]], separators=(",", ":")), "charts")
+    planted.event(app.store, run, "finetune", attempt=True, message="Starting")
+    planted.event(app.store, run, "finetune", step=0, eval_loss=3.1)
+    planted.event(app.store, run, "finetune", resumed=10)
+    for step in range(11, 14):
+        planted.event(app.store, run, "finetune", step=step, loss=1.0, tokens_per_second=400.0)
+    resumed = json.dumps([[*range(1, 14)], [0]], separators=(",", ":"))
+    until(lambda: page.evaluate(steps) == resumed, "the resumed curve")
+    planted.event(app.store, run, "finetune", attempt=True, message="Starting")
+    planted.event(app.store, run, "finetune", step=0, eval_loss=3.2)
+    planted.event(app.store, run, "finetune", step=1, loss=2.0)
+    until(lambda: page.evaluate(steps) == "[[1],[0]]", "the curve of another training")
+
+
 def test_what_a_stage_takes_of_the_machine_is_charted_for_every_stage(app, shot):
     run = planted.running(app.store)
     for stage in ("quantize", "finetune"):

@@ -23,6 +23,7 @@ const CHARTS = [
     { key: "host_memory_bytes", name: "Whole machine", color: "--lab-soft", scale: 1e-9, dash: "dot" },
     { key: "gpu_memory_used_bytes", name: "GPU", color: "--lab-second", scale: 1e-9 }] },
 ];
+const BY_STEP = new Set(CHARTS.filter(({ over }) => over === "step").flatMap(({ lines }) => lines.map(({ key }) => key)));
 const AXES = { step: "Step", elapsed: "Minutes" };
 
 class Series {
@@ -44,6 +45,15 @@ class Series {
     this.stride *= 2;
     this.thinned++;
   }
+
+  // Only the points up to x.
+  upTo(x) {
+    const some = Object.assign(new Series(), { stride: this.stride, thinned: this.thinned });
+    const kept = this.x.map((value) => value <= x);
+    [some.x, some.y] = [this.x, this.y].map((values) => values.filter((_, i) => kept[i]));
+    some.seen = some.x.length * some.stride;
+    return some;
+  }
 }
 
 let tracks = 0;
@@ -58,26 +68,59 @@ export class Track {
     this.reset();
   }
 
-  // Another attempt begins: what came before belongs to an older one.
   reset() {
     this.series = new Map();
-    this.attempt = {};
+    this.waiting = null; // in a new attempt, events at step 0 until it is known whether it resumes
     this.step = 0;
     this.words = "";
   }
 
+  // Another attempt starts: its clock starts again. Whether it resumes the training is not known yet.
+  again() {
+    const kept = [...this.series].filter(([key]) => BY_STEP.has(key));
+    this.reset();
+    this.series = new Map(kept);
+    if (kept.length) this.waiting = [];
+  }
+
+  // The attempt resumes from a checkpoint: what came after that is trained again.
+  resume(step) {
+    const measured = this.waiting ?? [];
+    this.waiting = null;
+    this.series = new Map([...this.series].map(([key, series]) => [key, BY_STEP.has(key) ? series.upTo(step) : series]));
+    for (const event of measured) this.add(event, (key) => !this.series.has(key));
+    this.step = step;
+  }
+
+  // The attempt trains from the start: the older points are of another training.
+  restart() {
+    const measured = this.waiting;
+    this.waiting = null;
+    this.series = new Map([...this.series].filter(([key]) => !BY_STEP.has(key)));
+    for (const event of measured) this.add(event);
+  }
+
   take(event) {
-    if (event.attempt) this.reset();
+    if (event.attempt) this.again();
+    if (typeof event.resumed === "number") this.resume(event.resumed);
     if (typeof event.step === "number") this.step = event.step;
+    if (this.waiting && event.step > 0) this.restart();
+    if (this.waiting && event.step === 0) {
+      this.waiting.push(event);
+      this.add(event, (key) => !BY_STEP.has(key));
+    } else this.add(event);
+    if (typeof event.loss === "number") this.words = words(event, this.step);
+  }
+
+  add(event, isWanted = () => true) {
     for (const { over, lines } of CHARTS) {
-      const x = over === "step" ? this.step : event.elapsed / 60;
+      const x = over === "step" ? event.step ?? this.step : event.elapsed / 60;
       for (const { key, scale = 1 } of lines) {
-        if (typeof event[key] !== "number" || !isFinite(x)) continue;
+        if (typeof event[key] !== "number" || !isFinite(x) || !isWanted(key)) continue;
         if (!this.series.has(key)) this.series.set(key, new Series());
         this.series.get(key).add(x, event[key] * scale);
       }
     }
-    if (typeof event.loss === "number") this.words = words(event, this.step);
   }
 
   has(chart) {
