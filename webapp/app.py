@@ -114,12 +114,16 @@ def page() -> gr.Blocks:
             problems = parts.drawn("problems")
         with gr.Tabs(selected="data", elem_id="tabs"):
             chosen, made, history = _tabs(sample, problems)
-        place = [gr.Textbox(visible="hidden", label=label) for label in ("Tab", "Run")]
+        place = [
+            gr.Textbox(visible="hidden", elem_classes=parts.HIDDEN, label=label) for label in ("Tab", "Run")
+        ]
         blocks.load(arrive, None, [welcome, made.new, made.data, *place], **parts.QUICK).then(
             None, place, None, js=parts.live("arrive"), **parts.IN_PAGE
         )
         inputs = made.inputs.inputs
-        again = gr.Button("Restore the form", visible="hidden", elem_id="restore-now")
+        again = gr.Button(
+            "Restore the form", visible="hidden", elem_classes=parts.HIDDEN, elem_id="restore-now"
+        )
         again.click(None, inputs, inputs, js=parts.live("restore", "draft.js"), **parts.IN_PAGE)
         blocks.load(data.arrive, None, chosen.shown, **parts.QUICK)
         blocks.load(comparison.arrive, None, history.compared, **parts.QUICK)

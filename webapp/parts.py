@@ -21,6 +21,9 @@ LOOKS: dict[str, Any] = {**QUEUED, "concurrency_limit": 4, "concurrency_id": "ho
 # Events the browser carries out alone.
 IN_PAGE: dict[str, Any] = {"api_visibility": "private"}
 
+# The class of what is there for events alone: an update would make a component of `visible="hidden"` appear.
+HIDDEN = "lab-hidden"
+
 _DRAW = """
 const root = element.firstElementChild;
 import(new URL(`lab/${root.dataset.module}`, document.baseURI)).then((lab) => {

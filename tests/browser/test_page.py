@@ -381,6 +381,30 @@ def test_a_dry_run_and_publishing(app, shot):
     expect(page.locator("#publish-versions")).to_contain_text(str(folder))
 
 
+def test_what_is_there_for_events_alone_is_never_seen(app):
+    planted.finished(app.store)
+    page = app.open("?tab=publish")
+    expect(page.locator("#publish-run input")).not_to_have_value("")
+    for place in ("Azure AI", "Hugging Face Hub", "This lab"):
+        page.get_by_label(place, exact=True).check()
+        app.settle(page)
+        assert page.locator(".lab-hidden").count() > 2
+        expect(page.locator(".lab-hidden >> visible=true")).to_have_count(0)
+
+
+def test_more_options_are_as_wide_as_their_words(app, shot):
+    page = app.open("?tab=lab")
+    expect(page.locator("#recipe")).to_contain_text("travel.jsonl")
+    for more in page.get_by_role("button", name="More options").all():
+        if more.is_visible():
+            more.click()
+    expect(page.locator("#quantize-symmetric")).to_be_visible()
+    shot(page, "more-options")
+    narrow = """() => [...document.querySelectorAll("#new-run .fields .block")]
+      .filter((e) => e.id && e.offsetParent && e.clientWidth < 200).map((e) => `${e.id} ${e.clientWidth}`)"""
+    assert page.evaluate(narrow) == []
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_the_page_is_fit_for_everyone(app, dark, shot):
     planted.finished(app.store)

@@ -205,7 +205,7 @@ def build(tab: gr.Tab) -> None:
     recorded = parts.drawn("table", elem_id="compare-recorded")
 
     filled_for, taken = (
-        gr.Textbox("", visible="hidden", label=label)
+        gr.Textbox("", visible="hidden", elem_classes=parts.HIDDEN, label=label)
         for label in ("Run of the prompts", "Prompt of the list")
     )
     filled = [filled_for, picker, prompt, wanted, recorded, taken, instructions]

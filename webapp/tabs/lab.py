@@ -161,8 +161,8 @@ def build(tab: gr.Tab, welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
             start = gr.Button("Launch", variant="primary", size="lg", elem_id="launch")
             notice = parts.drawn("notice")
             problems = parts.drawn("problems", elem_id="lab-problems")
-    run = gr.Textbox(visible="hidden", label="Run", elem_id="run-id")
-    you = gr.Textbox(visible="hidden", label="Whose run it is")
+    run = gr.Textbox(visible="hidden", elem_classes=parts.HIDDEN, label="Run", elem_id="run-id")
+    you = gr.Textbox(visible="hidden", elem_classes=parts.HIDDEN, label="Whose run it is")
     scorecard.build(tab, inputs, _recipe_to_score, you)
     sweep.build(inputs, _chosen, run, you)
     parts.fixed(
@@ -177,7 +177,7 @@ def build(tab: gr.Tab, welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
 
     # Filling the form changes all inputs at once: one look when they have settled, not one for each, whose
     # answers may overtake each other.
-    look = gr.Button("Preview", visible="hidden", elem_id="preview-now")
+    look = gr.Button("Preview", visible="hidden", elem_classes=parts.HIDDEN, elem_id="preview-now")
     gr.on(
         [component.change for component in inputs.inputs], None, None, None,
         js=f"() => ({parts.live('soon')})('preview-now')", **parts.IN_PAGE,

@@ -164,7 +164,10 @@ def build(where: gr.Radio, inputs: Any) -> Registered:
     notice = parts.drawn("notice", elem_id="models-notice")
     versions = parts.drawn("table", elem_id="publish-versions")
     apart = parts.drawn("table", elem_id="models-differences")
-    chosen, comparable = (gr.Textbox(visible="hidden", label=label) for label in ("Version", "In Compare"))
+    chosen, comparable = (
+        gr.Textbox(visible="hidden", elem_classes=parts.HIDDEN, label=label)
+        for label in ("Version", "In Compare")
+    )
     with gr.Column(visible=False, elem_id="models-details") as panel:
         title = parts.drawn("notice")
         with gr.Row(elem_classes="bar"):

@@ -284,9 +284,10 @@ def build(tab: gr.Tab) -> Runs:
     notice = parts.drawn("notice", elem_id="runs-notice")
     table = parts.drawn("table", elem_id="runs-table")
     chosen, checked = (
-        gr.Textbox(visible="hidden", label=label) for label in ("Selected run", "Checked runs")
+        gr.Textbox(visible="hidden", elem_classes=parts.HIDDEN, label=label)
+        for label in ("Selected run", "Checked runs")
     )
-    ticks = gr.Number(0, visible="hidden", label="Clicks on boxes", precision=0)
+    ticks = gr.Number(0, visible="hidden", elem_classes=parts.HIDDEN, label="Clicks on boxes", precision=0)
     whether_delete, whether_free = (parts.drawn("question") for _ in range(2))
     compared = comparison.build()
     of = _details()
