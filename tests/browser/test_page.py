@@ -405,6 +405,26 @@ def test_more_options_are_as_wide_as_their_words(app, shot):
     assert page.evaluate(narrow) == []
 
 
+def test_what_is_followed_and_is_gone_is_not_asked_for_again(app):
+    page = app.open()
+    said = page.evaluate(
+        """async () => {
+          const { draw } = await import("/lab/draw.js");
+          const asks = [["stage", { run: "gone", stage: "publish" }], ["stage", { pulled: "gone" }],
+                        ["scorecard", { group: "scorecard-gone" }]];
+          const roots = asks.map(([kind, value]) => {
+            const root = document.createElement("div");
+            draw[kind](root, value, () => {});
+            return root;
+          });
+          const isDone = () => roots.every((root) => root.textContent.includes("no longer in this home"));
+          for (let n = 0; n < 200 && !isDone(); n++) await new Promise((done) => setTimeout(done, 50));
+          return roots.map((root) => root.textContent);
+        }"""
+    )
+    assert all("no longer in this home" in text for text in said), said
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_the_page_is_fit_for_everyone(app, dark, shot):
     planted.finished(app.store)

@@ -1,6 +1,10 @@
 // Small views of plain data. Text is always put in place as text: nothing from a log, a dataset or a
 // model is ever read as HTML.
 
+import { ask, askJson } from "./ask.js";
+
+const GONE = "This is no longer in this home. Reload the page to see what is.";
+
 export function el(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -185,10 +189,9 @@ export const draw = {
     const follow = async () => {
       let ended = false;
       try {
-        const address = `scorecards/${encodeURIComponent(value.group)}.json`;
-        const reply = await fetch(new URL(address, document.baseURI), { cache: "no-store" });
-        const found = await reply.json();
+        const found = await askJson(`scorecards/${encodeURIComponent(value.group)}.json`);
         if (root.shown !== value) return;
+        if (!found) return root.replaceChildren(el("p", { class: "lab-note" }, GONE));
         if (JSON.stringify(found) !== before) {
           draw.table(place, found.table, () => {});
           const { scatter } = await import("./charts.js");
@@ -223,7 +226,7 @@ export const draw = {
     const cancel = el("button", { type: "button", class: "lab-button", onclick: async () => {
       cancel.disabled = true;
       put(cancel, "Canceling…");
-      const reply = await fetch(new URL(`${path}/cancel`, document.baseURI), { method: "POST" }).catch((error) => {
+      const reply = await ask(`${path}/cancel`, { method: "POST" }).catch((error) => {
         console.warn("The lab did not answer", error);
       });
       if (reply?.ok) return;
@@ -241,9 +244,9 @@ export const draw = {
     const follow = async () => {
       let stage = null;
       try {
-        const reply = await fetch(new URL(`${path}.json`, document.baseURI), { cache: "no-store" });
-        const known = await reply.json();
-        stage = value.pulled ? (reply.ok ? known : null) : known.stages.find((s) => s.name === value.stage);
+        const known = await askJson(`${path}.json`);
+        if (root.shown === value && !known) return root.replaceChildren(el("p", { class: "lab-note" }, GONE));
+        stage = value.pulled ? known : known?.stages?.find((s) => s.name === value.stage);
       } catch (error) {
         console.warn("The lab did not answer, trying again", error);
       }
