@@ -25,7 +25,7 @@ from starlette.routing import Mount
 from pipeline import inference, lengths, own_process, rendering, settings, storage, worker
 from pipeline.errors import LabError
 from pipeline.run import ENDED
-from webapp import calls, choices, connections, guard, live, local_models, parts, queue, theme, uploads
+from webapp import calls, choices, connections, door, guard, live, local_models, parts, queue, theme, uploads
 from webapp.home import store
 from webapp.routes import router
 from webapp.tabs import compare, comparison, data, lab, publish, registered, runs
@@ -97,7 +97,7 @@ def _close(app: FastAPI, blocks: gr.Blocks) -> None:
     assert isinstance(mount.app, App)
     mount.app.add_exception_handler(FnIndexInferError, calls.unnamed)
     blocks.default_config.fns = calls.Handlers(blocks.fns)
-    mount.app = calls.Door(mount.app, blocks)
+    mount.app = door.Door(mount.app, blocks)
 
 
 def page() -> gr.Blocks:

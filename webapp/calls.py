@@ -6,39 +6,29 @@ a file box an upload. What is refused, here or by the handler, is answered with 
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import re
 from typing import Any
-from urllib.parse import urlencode
 
 import gradio as gr
 from fastapi import HTTPException
 from gradio.exceptions import InvalidPathError
-from gradio.server_messages import UnexpectedErrorMessage
-from starlette.datastructures import QueryParams
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline import shown
 from pipeline.errors import InputError, LabError, sentence
 from webapp import uploads
 
-LONGEST_TEXT = 1 << 18  # characters
+LONGEST_TEXT = 1 << 16  # characters
 LONGEST_LIST = 200
+SHORT_AT_ONCE = 12  # handlers outside the queue; they share 40 threads with all else
 LONGEST_REFUSAL = 500  # characters of what Gradio says
 LARGEST_NUMBER = 2**53  # above it a browser has no whole numbers
 REFUSED = "olive_lab_refused"  # in the scope of a request: a list, which copies of the scope share
 UNFIT = "This request does not fit the page; reload the page and try again."
 BROKEN = "Something went wrong in the lab; its log says what. Reload the page and try again."
-# What the page needs of Gradio's own routes. The others serve uploads to whoever names them, fetch any
-# address, write what a session holds to the disk, or belong to features that are off.
-ROUTES = re.compile(
-    r"/|/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt)|/(static|assets|svelte)/.+"
-    r"|/gradio_api/(upload|upload_progress|queue/(join|data)|run/[^/]+|heartbeat/[^/]+|cancel|reset"
-    r"|startup-events|info|app_id)/?"
-)
-UNUSED = ("page", "deep_link")  # queries for features that are off; Gradio looks them up unchecked
 FILES = (gr.File, gr.UploadButton)
 TEXTS = (gr.Textbox, gr.Code)
 TYPED_TOO = "olive_lab_types"  # of a list: the types, besides texts, of values that are not on it
@@ -60,6 +50,10 @@ class Handlers(dict[int, Any]):
 class Page(gr.Blocks):
     """Blocks that look at what they are called with."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._short = asyncio.Semaphore(SHORT_AT_ONCE)
+
     async def preprocess_data(
         self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool = False
     ) -> list[Any]:
@@ -77,7 +71,10 @@ class Page(gr.Blocks):
                 kwargs["event_data"] = None
             elif kwargs.get("event_data") is not None:
                 _require_flat(kwargs["event_data"]._data)
-            return await super().process_api(block_fn, *args, **kwargs)
+            if block_fn.queue is not False:
+                return await super().process_api(block_fn, *args, **kwargs)
+            async with self._short:
+                return await super().process_api(block_fn, *args, **kwargs)
         except LabError as error:
             said = sentence(error)
         except InvalidPathError:  # Gradio's own look at a file, which comes after ours
@@ -187,35 +184,3 @@ class Refusals:
             await send(message)
 
         await self.app({**scope, REFUSED: refused}, receive, send_status)
-
-
-class Door:
-    """ASGI app: of Gradio's routes those that the page needs."""
-
-    def __init__(self, app: ASGIApp, blocks: gr.Blocks) -> None:
-        self.app = app
-        self.blocks = blocks
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-        elif ROUTES.fullmatch(scope["path"]):
-            given = QueryParams(scope["query_string"]).multi_items()
-            session = dict(given).get("session_hash", "")
-            if scope["path"].rstrip("/").endswith("/queue/data") and not self._knows(session):
-                await _no_session()(scope, receive, send)
-                return
-            kept = urlencode([pair for pair in given if pair[0] not in UNUSED])
-            await self.app({**scope, "query_string": kept.encode()}, receive, send)
-        else:
-            await PlainTextResponse("There is no such page.\n", status_code=404)(scope, receive, send)
-
-    def _knows(self, session: str) -> bool:
-        return session in self.blocks._queue.pending_messages_per_session
-
-
-def _no_session() -> Response:
-    """What Gradio answers whoever asks for the events of a session that it does not know, without the
-    hundred lines that it writes into the log."""
-    said = UnexpectedErrorMessage(message="404: Not Found", session_not_found=True).model_dump_json()
-    return Response(f"data: {said}\n\n", media_type="text/event-stream")

@@ -19,8 +19,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-UPLOAD = "/upload"
-LARGEST_BODY = 2 << 20  # bytes: a form's texts, some of them long
+UPLOAD = re.compile(r"/gradio_api/upload/?")
+LARGEST_BODY = 1 << 20  # bytes: a form's texts, some of them long
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 SCHEMES = ("http", "https")
 # All that a `Host` may be: a name or an IPv4 address, or an IPv6 address in brackets, and perhaps a port.
@@ -68,7 +68,7 @@ class Guard:
         scope = {**scope, "headers": [pair for pair in scope["headers"] if not _is_forwarded(pair[0])]}
         method = scope.get("method", "GET")
         reason = refusal(Headers(scope=scope), method, scope["path"], self.names)
-        if reason is None and scope["type"] == "http" and not scope["path"].endswith(UPLOAD):
+        if reason is None and scope["type"] == "http" and not UPLOAD.fullmatch(scope["path"]):
             await self._bounded(scope, receive, _with_headers(send))
         elif reason is None:
             await self.app(scope, receive, _with_headers(send))

@@ -27,6 +27,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipeline import settings
 from pipeline.errors import InputError
+from webapp import guard
 
 COPIES = ".copies"  # beside Gradio's folders, whose names are digests
 DIGEST = r"[0-9a-f]{64}"
@@ -160,7 +161,7 @@ class Room:
         self.coming = 0  # bytes of uploads on their way
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].rstrip("/").endswith("/upload"):
+        if scope["type"] != "http" or not guard.UPLOAD.fullmatch(scope["path"]):
             await self.app(scope, receive, send)
             return
         length = Headers(scope=scope).get("content-length", "")

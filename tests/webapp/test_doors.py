@@ -19,7 +19,7 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from pipeline.errors import InputError
-from webapp import app, calls, guard, uploads
+from webapp import app, calls, door, guard, uploads
 from webapp.app import create
 from webapp.tabs import data
 
@@ -79,7 +79,7 @@ def client(lasting_client: TestClient) -> TestClient:
 def gradio(client: TestClient) -> Any:
     """Gradio's own app behind our door."""
     mounts = [route.app for route in client.app.routes if isinstance(route, Mount)]
-    return next(mounted.app for mounted in mounts if isinstance(mounted, calls.Door))
+    return next(mounted.app for mounted in mounts if isinstance(mounted, door.Door))
 
 
 class Handler:
@@ -380,3 +380,66 @@ def test_events_that_wait_are_few(client):
     """Each keeps its body in memory."""
     queue = gradio(client).get_blocks()._queue
     assert queue.max_size * guard.LARGEST_BODY * 2 <= 512 << 20
+
+
+LARGE = b'{"data": [' + b"{}," * (1 << 20) + b"{}]}"
+
+
+def test_no_route_takes_a_large_body_but_that_for_uploads(client):
+    paths = [
+        "run/upload", "run/predict", "queue/join", "queue/upload", "upload/x", "cancel", "reset", "x/upload",
+        "upload_progress",
+    ]  # fmt: skip
+    for path in [*(f"gradio_api/{path}" for path in paths), "upload", "live/upload", "runs/x/upload"]:
+        reply = client.post(f"/{path}", content=LARGE, headers=JSON)
+        assert reply.status_code in (403, 404, 405, 413), path
+
+
+SOUND = {"data": [], "fn_index": 0, "session_hash": "abc"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            json.dumps(SOUND | changed)
+            for changed in (
+                {"fn_index": float("nan")}, {"fn_index": float("inf")}, {"fn_index": True}, {"fn_index": "0"},
+                {"session_hash": "x" * 65}, {"session_hash": "a b"}, {"session_hash": "\ud800"},
+                {"session_hash": 7}, {"session_hash": ""}, {"event_id": "y" * 100}, {"event_id": ["z"]},
+                {"trigger_id": 1 << 40},
+            )
+        ),
+        "1e999", "[]", "null", "{", "[" * 100_000, "\ud800",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["queue/join", "run/predict", "cancel", "reset"])
+def test_a_call_that_no_page_sends_is_refused_and_not_logged(client, capfd, path, text):
+    reply = client.post(f"/gradio_api/{path}", content=text.encode("utf-8", "surrogatepass"), headers=JSON)
+    assert (reply.status_code, reply.text.strip()) == (422, calls.UNFIT)
+    assert capfd.readouterr().err == ""
+
+
+def test_paths_that_no_file_can_have_are_not_there(client, capfd):
+    for path in ("assets", "static", "svelte", "gradio_api/heartbeat"):
+        for name in ("x" * 300, "%00", "a/" * 20 + "b", "a%0ab"):
+            assert client.get(f"/{path}/{name}").status_code == 404, (path, name)
+    assert capfd.readouterr().err == ""
+
+
+def test_answers_that_nobody_reads_are_few(client):
+    """Each may be of megabytes, and Gradio keeps those of 2,000 sessions."""
+    blocks = gradio(client).get_blocks()
+    handler = next(found for found in handlers(client) if found.queued and not found.kinds)
+    body = {"data": [], "fn_index": handler.id, "session_hash": "never-read"}
+    statuses = [client.post("/gradio_api/queue/join", json=body).status_code for _ in range(20)]
+    assert statuses == [GOOD] * door.MOST_UNREAD + [503] * (20 - door.MOST_UNREAD)
+    assert blocks._queue.pending_messages_per_session.max_size == door.SESSIONS
+    assert client.post("/gradio_api/queue/join", json=body | {"session_hash": "other"}).status_code == GOOD
+
+
+def test_streams_leave_connections_for_requests(client, monkeypatch):
+    monkeypatch.setattr(door, "MOST_STREAMS", 0)
+    reply = client.get("/gradio_api/heartbeat/abc")
+    assert (reply.status_code, reply.text.strip()) == (503, door.BUSY)
+    assert client.get("/config").status_code == GOOD

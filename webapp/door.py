@@ -1,0 +1,136 @@
+"""What of Gradio's own routes is reached, and by which requests: those that the page sends.
+
+Gradio takes whatever JSON has the right names: a body that it cannot answer in JSON again, or a session's
+name of megabytes, which it keeps. And it answers as many streams, and keeps as many answers that nobody
+reads, as anybody asks for.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+from urllib.parse import urlencode
+
+import gradio as gr
+from gradio.server_messages import UnexpectedErrorMessage
+from starlette.datastructures import QueryParams
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from webapp.calls import UNFIT
+
+NAME = r"[A-Za-z0-9_-]{1,64}"  # of a session or an event; the page's are of 11 and 32 letters
+# What the page needs. The others serve uploads to whoever names them, fetch any address, write what a session
+# holds to the disk, or belong to features that are off.
+STREAMS = re.compile(rf"/gradio_api/(queue/data|heartbeat/{NAME})/?")
+CALLS = re.compile(r"/gradio_api/(queue/join|run/[A-Za-z0-9_]{1,64}|cancel|reset)/?")
+ROUTES = re.compile(
+    r"/|/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt)"
+    r"|/(static|assets|svelte)(/[^/\x00-\x1f]{1,150}){1,8}"
+    r"|/gradio_api/(upload|upload_progress|startup-events|info|app_id)/?"
+    rf"|{STREAMS.pattern}|{CALLS.pattern}"
+)
+UNUSED = ("page", "deep_link")  # queries for features that are off; Gradio looks them up unchecked
+MOST_STREAMS = 400  # a page holds two; the other connections are for short requests
+MOST_UNREAD = 12  # events of a session whose answers nobody has read
+SESSIONS = 100  # that have such answers
+BUSY = "The lab has too many requests now; try again in a minute."
+
+
+class Door:
+    """ASGI app in front of Gradio's. `blocks` is its page, whose queue is there."""
+
+    def __init__(self, app: ASGIApp, blocks: gr.Blocks) -> None:
+        self.app = app
+        self.queue = blocks._queue
+        self.queue.pending_messages_per_session.max_size = SESSIONS
+        self.streams = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+        elif not ROUTES.fullmatch(scope["path"]):
+            await _say("There is no such page.", 404)(scope, receive, send)
+        elif scope["method"] == "POST" and CALLS.fullmatch(scope["path"]):
+            await self._call(scope, receive, send)
+        elif STREAMS.fullmatch(scope["path"]):
+            await self._stream(scope, receive, send)
+        else:
+            given = QueryParams(scope["query_string"]).multi_items()
+            kept = urlencode([pair for pair in given if pair[0] not in UNUSED])
+            await self.app({**scope, "query_string": kept.encode()}, receive, send)
+
+    async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on a call as the page sends them."""
+        body = b""
+        while True:  # the guard has bounded it
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        session = sound(body)
+        if session is None:
+            await _say(UNFIT, 422)(scope, receive, send)
+        elif "/queue/join" in scope["path"] and self._unread(session) >= MOST_UNREAD:
+            await _say(BUSY, 503)(scope, receive, send)
+        else:
+            sent = False
+
+            async def again() -> Message:
+                nonlocal sent
+                if sent:
+                    return await receive()
+                sent = True
+                return {"type": "http.request", "body": body, "more_body": False}
+
+            await self.app(scope, again, send)
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on a request whose answer lasts, if not too many do."""
+        session = QueryParams(scope["query_string"]).get("session_hash", "")
+        if "/queue/data" in scope["path"] and session not in self.queue.pending_messages_per_session:
+            await _no_session()(scope, receive, send)
+        elif self.streams >= MOST_STREAMS:
+            await _say(BUSY, 503)(scope, receive, send)
+        else:
+            self.streams += 1
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                self.streams -= 1
+
+    def _unread(self, session: str) -> int:
+        return len(self.queue.pending_event_ids_session.get(session, ()))
+
+
+def sound(body: bytes) -> str | None:
+    """The name of the session that a call is of, "" for none; None for what no page sends."""
+    try:
+        given = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(given, dict):
+        return None
+    names = [given.get(name) for name in ("session_hash", "event_id")]
+    numbers = [given.get(name) for name in ("fn_index", "trigger_id")]
+    fits = all(value is None or _is_name(value) for value in names)
+    fits = fits and all(value is None or (type(value) is int and 0 <= value < 1 << 31) for value in numbers)
+    return str(given.get("session_hash") or "") if fits else None
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(NAME, value) is not None
+
+
+def _say(text: str, status: int) -> Response:
+    return PlainTextResponse(text + "\n", status_code=status)
+
+
+def _no_session() -> Response:
+    """What Gradio answers whoever asks for the events of a session that it does not know, without the
+    hundred lines that it writes into the log."""
+    said = UnexpectedErrorMessage(message="404: Not Found", session_not_found=True).model_dump_json()
+    return Response(f"data: {said}\n\n", media_type="text/event-stream")
