@@ -39,7 +39,8 @@ def apply(kind: Any, config: dict[str, Any], model: Any, folder: Path) -> Any:
         ("rtn", {"precision": "fp16"}, "float", HALF),
         ("rtn", {"precision": "bf16"}, "float", BRAIN),
         ("rtn", {"precision": "int8"}, "int8", EIGHT),
-        ("rtn", {"precision": "int4"}, "int4", FOUR),
+        ("rtn", {"precision": "int4"}, "int8", EIGHT),
+        ("rtn", {"precision": "int4", "lm_head": "int4"}, "int4", FOUR),
     ],
     ids=str,
 )
