@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from typing import Any
 from urllib.parse import urlencode
 
 import gradio as gr
 from gradio.server_messages import UnexpectedErrorMessage
 from starlette.datastructures import QueryParams
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -44,8 +46,7 @@ class Door:
     def __init__(self, app: ASGIApp, blocks: gr.Blocks) -> None:
         self.app = app
         self.queue = blocks._queue
-        self.queue.pending_messages_per_session.max_size = SESSIONS
-        self.streams = 0
+        self.streams: Counter[str] = Counter()  # by the session whose events they send
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -67,14 +68,14 @@ class Door:
         while True:  # the guard has bounded it
             message = await receive()
             if message["type"] == "http.disconnect":
-                return
+                raise ClientDisconnect
             body += message.get("body", b"")
             if not message.get("more_body"):
                 break
         session = sound(body)
         if session is None:
             await _say(UNFIT, 422)(scope, receive, send)
-        elif "/queue/join" in scope["path"] and self._unread(session) >= MOST_UNREAD:
+        elif "/queue/join" in scope["path"] and not self._has_room(session):
             await _say(BUSY, 503)(scope, receive, send)
         else:
             sent = False
@@ -93,17 +94,31 @@ class Door:
         session = QueryParams(scope["query_string"]).get("session_hash", "")
         if "/queue/data" in scope["path"] and session not in self.queue.pending_messages_per_session:
             await _no_session()(scope, receive, send)
-        elif self.streams >= MOST_STREAMS:
+        elif self.streams.total() >= MOST_STREAMS:
             await _say(BUSY, 503)(scope, receive, send)
         else:
-            self.streams += 1
+            self.streams[session] += 1
             try:
                 await self.app(scope, receive, send)
             finally:
-                self.streams -= 1
+                self.streams[session] -= 1
+                self.streams += Counter()  # forget those of none
 
-    def _unread(self, session: str) -> int:
-        return len(self.queue.pending_event_ids_session.get(session, ()))
+    def _has_room(self, session: str) -> bool:
+        """Whether the answer to one more event can be kept, when one that nobody reads is forgotten for it.
+
+        Gradio itself would forget the oldest session, whoever reads it, and whatever still runs for it.
+        """
+        kept, unread = self.queue.pending_messages_per_session, self.queue.pending_event_ids_session
+        if session in kept or len(kept) < SESSIONS:
+            return len(unread.get(session, ())) < MOST_UNREAD
+        busy = {event.session_hash for event in self.queue.event_ids_to_events.values()}
+        oldest = next((name for name in kept if not self.streams[name] and name not in busy), None)
+        if oldest is None:
+            return False
+        del kept[oldest]
+        unread.pop(oldest, None)
+        return True
 
 
 def sound(body: bytes) -> str | None:

@@ -15,6 +15,7 @@ import gradio as gr
 import planted
 import pytest
 from gradio import processing_utils
+from lab import until
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
@@ -428,14 +429,45 @@ def test_paths_that_no_file_can_have_are_not_there(client, capfd):
 
 
 def test_answers_that_nobody_reads_are_few(client):
-    """Each may be of megabytes, and Gradio keeps those of 2,000 sessions."""
-    blocks = gradio(client).get_blocks()
+    """Each may be of megabytes, and Gradio keeps as many as anybody asks for."""
     handler = next(found for found in handlers(client) if found.queued and not found.kinds)
     body = {"data": [], "fn_index": handler.id, "session_hash": "never-read"}
     statuses = [client.post("/gradio_api/queue/join", json=body).status_code for _ in range(20)]
     assert statuses == [GOOD] * door.MOST_UNREAD + [503] * (20 - door.MOST_UNREAD)
-    assert blocks._queue.pending_messages_per_session.max_size == door.SESSIONS
     assert client.post("/gradio_api/queue/join", json=body | {"session_hash": "other"}).status_code == GOOD
+
+
+def test_sessions_that_nobody_reads_make_room_and_others_stay(client, monkeypatch):
+    queue = gradio(client).get_blocks()._queue
+    queue.pending_messages_per_session.clear()
+    at_door = next(
+        route.app for route in client.app.routes if isinstance(getattr(route, "app", 0), door.Door)
+    )
+    monkeypatch.setattr(door, "SESSIONS", 3)
+    handler = next(found for found in handlers(client) if found.queued and not found.kinds)
+
+    def join(session: str) -> int:
+        body = {"data": [], "fn_index": handler.id, "session_hash": session}
+        status = client.post("/gradio_api/queue/join", json=body).status_code
+        until(lambda: not queue.event_ids_to_events, "the end of the event", 60)
+        return status
+
+    monkeypatch.setitem(at_door.streams, "read", 1)
+    assert [join(name) for name in ("read", "one", "two", "three", "four")] == [GOOD] * 5
+    assert list(queue.pending_messages_per_session) == ["read", "three", "four"]
+    for name in ("three", "four"):
+        monkeypatch.setitem(at_door.streams, name, 1)
+    assert [join("five"), join("four")] == [503, GOOD]
+
+
+def test_a_body_that_is_too_large_and_hides_its_size_is_refused(client, capfd):
+    def pieces():
+        yield from [b"x" * (1 << 20)] * 3
+
+    for path in ("queue/join", "run/predict", "cancel", "reset"):
+        reply = client.post(f"/gradio_api/{path}", content=pieces(), headers=JSON)
+        assert reply.status_code == 408, path
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_streams_leave_connections_for_requests(client, monkeypatch):
