@@ -35,6 +35,7 @@ MEMORY = 4 << 30  # bytes of address space beside what its programs take
 AT_ONCE = 2  # processes: a page may be asked for many more counts
 WAIT_SECONDS = 10.0  # for one of them to be free
 SPECIAL = 8  # tokens that may stand around a row: begin, end, and those a tokenizer adds by itself
+LETTERS_A_TOKEN = 256  # more than any has; the longest known are runs of 128 spaces
 FIRST = 5
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
@@ -113,8 +114,17 @@ class Lengths:
         """Note a row for the next `count`, unless it has too few bytes to have too many tokens."""
         if self.unknown or not self._may_be_long(row):
             return
+        row = self._beginning(row)
         self._batch.append((position, line, row))
         self._letters += len(row.full)
+
+    def _beginning(self, row: Rendered) -> Rendered:
+        """The row, or as much of it as is too long already: a template may write megabytes a row."""
+        most = LETTERS_A_TOKEN * (max(self._limits.row or 0, self._limits.context or 0) + SPECIAL)
+        if len(row.full) <= most:
+            return row
+        prompt = row.prompt[:most]
+        return Rendered(prompt, prompt + row.full[len(row.prompt) :][:most])
 
     def _may_be_long(self, row: Rendered) -> bool:
         limits = self._limits

@@ -174,3 +174,13 @@ def test_there_are_few_processes_at_once(tokenizer: Path, monkeypatch: pytest.Mo
     for counting in others:
         counting.close()
     assert counted(tokenizer, [("a" * 50, "b")], Limits(row=20)).long_rows.count == 1
+
+
+def test_of_rows_of_megabytes_only_what_is_too_long_already_is_counted(tokenizer: Path) -> None:
+    counting = Lengths(lambda: tokenizer, "the-model", Limits(row=20, context=30))
+    with counting:
+        for position, (prompt, answer) in enumerate([("a" * 4_000_000, "b"), ("a", "b" * 4_000_000)]):
+            counting.add(position, position + 1, Rendered(prompt, prompt + answer))
+        assert counting._letters < 50_000
+        counting.count()
+    assert (counting.long_rows.count, counting.long_prompts.count) == (2, 1)
