@@ -11,7 +11,17 @@ from typing import Any
 
 import exports
 import pytest
-from lab import CHILDREN, finish_all, killed, plant, serving, until, write_safetensors, write_tokenizer
+from lab import (
+    CHILDREN,
+    CONFIG,
+    finish_all,
+    killed,
+    plant,
+    serving,
+    until,
+    write_safetensors,
+    write_tokenizer,
+)
 
 from pipeline import artifacts, settings, worker
 from pipeline.run import Run
@@ -21,17 +31,6 @@ CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 256,
-    "max_position_embeddings": 2048,
-}
 
 
 @pytest.fixture

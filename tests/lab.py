@@ -23,6 +23,18 @@ from pipeline.run import CANCELED, DONE, FAILED, INTERRUPTED, Run
 from pipeline.store import Store
 from pipeline.worker import Worker
 
+# A small model of the usual kind.
+CONFIG: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 256,
+    "max_position_embeddings": 2048,
+}
 CHILDREN = Path(__file__).parent / "children.py"
 
 

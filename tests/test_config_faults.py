@@ -5,19 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from lab import CONFIG
 
 from pipeline import config_faults
-
-LLAMA: dict[str, Any] = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 256,
-}
 
 
 @pytest.mark.parametrize(
@@ -41,7 +31,7 @@ LLAMA: dict[str, Any] = {
     ],
 )
 def test_a_broken_config_is_a_sentence_with_a_way_out(changed: dict[str, Any], said: str) -> None:
-    found = config_faults.of_config(LLAMA | changed)
+    found = config_faults.of_config(CONFIG | changed)
     assert found.startswith("config.json: ")
     assert said in found
     assert found.endswith("; put the model's original files there, or choose another base model")
@@ -64,8 +54,8 @@ def test_one_that_is_no_mapping_is_refused(config: Any) -> None:
     ],
 )
 def test_a_good_one_is_none(changed: dict[str, Any]) -> None:
-    assert config_faults.of_config(LLAMA | changed) == ""
-    assert config_faults.of_filled(LLAMA | changed, LLAMA | changed) == ""
+    assert config_faults.of_config(CONFIG | changed) == ""
+    assert config_faults.of_filled(CONFIG | changed, CONFIG | changed) == ""
 
 
 @pytest.mark.parametrize(
@@ -82,7 +72,7 @@ def test_a_good_one_is_none(changed: dict[str, Any]) -> None:
 def test_what_transformers_has_filled_in_is_looked_at_too(
     given: dict[str, Any], filled: dict[str, Any], said: str
 ) -> None:
-    found = config_faults.of_filled(LLAMA | given, LLAMA | given | filled)
+    found = config_faults.of_filled(CONFIG | given, CONFIG | given | filled)
     assert said in found
     assert bool(said) == bool(found)
 

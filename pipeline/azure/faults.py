@@ -35,7 +35,7 @@ DEAF_CLI = (
 )
 EXISTS = re.compile(r"(?<!longer )\bexists\b|\balready exist")  # not: does not exist
 LOCKED = "ScopeLocked"
-AGAIN = "what was uploaded stays, and publishing again goes on from there"
+AGAIN = "what was uploaded stays, and publishing again continues from there"
 STORAGE_CODES = {
     "KeyBasedAuthenticationNotPermitted": "The storage account allows no keys, and the login itself may not"
     " use it; ask for the role Storage Blob Data Contributor on it.",

@@ -123,7 +123,7 @@ def _copied(container: Container, source: str | None, name: str, item: Item) -> 
             return str(client.get_blob_client(name).start_copy_from_url(address)["copy_status"])
         except HttpResponseError as error:
             code = faults.code_of(error)
-            if code == UNDER_WAY:  # begun by a publish that was killed
+            if code == UNDER_WAY:  # started by a publish that was killed
                 return PENDING
             if error.status_code in (429, 503) or code in storage.EXPIRED:
                 raise

@@ -62,9 +62,9 @@ class Score(Pass):
         }
         score, exact = _judged(model, texts, HfModelHandler(config.exact) if config.exact else None)
         if config.onnx:
-            begun = texts["general"][:EXPORTED_BLOCKS]
-            tell = _teller("Perplexity of the exported graph", begun, 0.82, 0.06)
-            exported = judge_logits(logits_of(Path(config.onnx)), begun, exact, tell)
+            first = texts["general"][:EXPORTED_BLOCKS]
+            tell = _teller("Perplexity of the exported graph", first, 0.82, 0.06)
+            exported = judge_logits(logits_of(Path(config.onnx)), first, exact, tell)
             score["exported_perplexity"] = exported.perplexity
             score["exported_divergence"] = exported.divergence
             emit(message="Decoding with the exported graph", progress=0.9)

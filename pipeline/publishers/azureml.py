@@ -212,7 +212,7 @@ class _Publication:
         from azure.core.exceptions import HttpResponseError
 
         name, patience = self.options.name, self.options.patience
-        begun, tries = time.monotonic(), 0
+        started, tries = time.monotonic(), 0
         while True:
             try:
                 return self.workspace.register(name, version, path, patience, **about)
@@ -221,7 +221,7 @@ class _Publication:
                     raise
                 self._there(version, digest)
                 wait = clock.backoff(tries, azure_storage.LONGEST_WAIT)
-                if not faults.passes(error) or time.monotonic() - begun + wait > patience:
+                if not faults.passes(error) or time.monotonic() - started + wait > patience:
                     raise
                 tries += 1
                 self.report("Waiting for another operation of the workspace to end", 0.57)

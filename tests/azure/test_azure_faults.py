@@ -101,7 +101,7 @@ def test_a_conflict_that_stays_is_said_to_be_one(
         azureml.register(store.home, finished, dataclasses.replace(OPTIONS, patience=1.0), report)
     assert str(raised.value) == (
         f"Azure is busy with another operation on this just now ({BUSY.rstrip('.')}); try again in some"
-        " minutes: what was uploaded stays, and publishing again goes on from there."
+        " minutes: what was uploaded stays, and publishing again continues from there."
     )
 
 
