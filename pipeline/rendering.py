@@ -32,6 +32,8 @@ MEMORY = 256 << 20  # bytes that a template may use
 CHARACTERS = 4 << 20  # of one text
 ROW_SECONDS = 0.02  # processor time of a text on average, over many
 SPARE_SECONDS = 20.0  # what may be used beyond that
+ROW_CHARACTERS = 1 << 15  # that a template adds to a text on average, over many: long instructions, say
+SPARE_CHARACTERS = 1 << 25  # what may be added beyond that
 STUCK_SECONDS = 120.0  # without an answer: only for a process that uses no processor time
 IDLE_SECONDS = 60.0
 WAIT_SECONDS = 10.0  # until a process is free,
@@ -74,7 +76,7 @@ class Program:
         self._pool = _pool
         self._broken: Text | None = None
         self._one_by_one = False
-        self._seconds, self._texts = 0.0, 0
+        self._seconds, self._texts, self._added = 0.0, 0, 0
 
     def texts(self, jobs: Sequence[Job]) -> Iterator[Text]:
         """The text of each job.
@@ -102,6 +104,7 @@ class Program:
                         self._spend(answer["seconds"], len(found))
                     else:
                         found.append(_text(answer))
+                        self._added += max(len(answer.get("text", "")) - _characters(jobs[len(found) - 1]), 0)
             except _Ended as end:
                 self._pool.go_on()
                 self._pool.distrust(self._digest)
@@ -114,11 +117,13 @@ class Program:
         return found
 
     def _spend(self, seconds: float, texts: int) -> None:
-        """A template that is just fast enough for one text is still too slow for a large dataset."""
+        """A template that is just fast and brief enough once is still too much for a large dataset."""
         self._seconds += seconds
         self._texts += texts
         if self._seconds > SPARE_SECONDS + ROW_SECONDS * self._texts:
             self._broken = _text({"limit": f"it takes more than {1000 * ROW_SECONDS:g} milliseconds a text"})
+        elif self._added > SPARE_CHARACTERS + ROW_CHARACTERS * self._texts:
+            self._broken = _text({"limit": f"it adds more than {ROW_CHARACTERS:,} characters to a text"})
 
 
 def close() -> None:
@@ -142,10 +147,14 @@ def _message(jobs: Sequence[Job], start: int) -> Sequence[Job]:
     """The jobs from `start` that go into one message, at least one."""
     text = 0
     for at in range(start, min(len(jobs), start + MOST_JOBS)):
-        text += sum(len(message["content"]) for message in jobs[at][0])
+        text += _characters(jobs[at])
         if text > MOST_TEXT:
             return jobs[start : max(at, start + 1)]
     return jobs[start : start + MOST_JOBS]
+
+
+def _characters(job: Job) -> int:
+    return sum(len(message["content"]) for message in job[0])
 
 
 class _Ended(Exception):

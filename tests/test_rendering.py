@@ -286,6 +286,19 @@ def test_too_slow_on_average_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "a text; write a template of your own" in found[-1]
 
 
+def test_adding_much_to_every_text_ends_it() -> None:
+    found = list(each(parse("chat", Chat(GOOD + "{{ 'x' * 2_000_000 }}")), [ROW] * 100))
+    assert isinstance(found[0], Rendered)
+    assert isinstance(found[-1], str)
+    assert "it adds more than 32,768 characters to a text; write a template of your own" in found[-1]
+    assert sum(isinstance(one, Rendered) for one in found) < 20
+
+
+def test_long_rows_are_not_what_a_template_adds() -> None:
+    rows = [{"prompt": "x" * 1_500_000, "response": "y"}] * 30
+    assert all(isinstance(one, Rendered) for one in each(parse("chat", Chat(GOOD)), rows))
+
+
 def test_hostile_templates_from_all_sides_do_not_delay_a_good_one(
     fresh: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
