@@ -42,6 +42,7 @@ class Answer:
     prompt_tokens: int = 0
     first_token_seconds: float = 0.0
     decode_seconds: float = 0.0  # spent on all tokens after the first, without the turns of other answers
+    cut: bool = False  # whether it ended because it may have no more tokens
 
     def __iter__(self) -> Iterator[str]:
         for piece in self._pieces:
@@ -54,10 +55,11 @@ class Answer:
         return (self.tokens - 1) / self.decode_seconds if self.decode_seconds > 0 else 0.0
 
     def facts(self) -> dict[str, Any]:
-        """{text, tokens, tokens_per_second, first_token_seconds} of an answer read to its end."""
+        """{text, tokens, cut, tokens_per_second, first_token_seconds} of an answer read to its end."""
         return {
             "text": self.text.strip(),
             "tokens": self.tokens,
+            "cut": self.cut,
             "tokens_per_second": round(self.tokens_per_second, 2),
             "first_token_seconds": round(self.first_token_seconds, 4),
         }
@@ -228,3 +230,4 @@ def _unstopped(
             return
         yield decoder.decode(token)
         began = time.perf_counter()
+    answer.cut = True

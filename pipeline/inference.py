@@ -155,8 +155,9 @@ async def stream(
     """Yield pieces of the answers as they come, all `sides` (its own) interleaved; closing it cancels.
 
     `system` goes before the prompt where the model's chat template takes one. `temperature` 0 always takes
-    the likeliest token. The last piece of a side has done, tokens, tokens_per_second and
-    first_token_seconds. Raises LabError if the model cannot answer, InputError for a number out of bounds.
+    the likeliest token. The last piece of a side has done, tokens, cut (by `max_new_tokens` or by what the
+    model reads), tokens_per_second and first_token_seconds. Raises LabError if the model cannot answer,
+    InputError for a number out of bounds.
     """
     for value, known in ((seed, SEED), (max_new_tokens, TOKENS), (temperature, TEMPERATURE)):
         coerce(known, value, known.name)

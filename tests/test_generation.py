@@ -32,6 +32,7 @@ def test_speed_leaves_the_first_token_out() -> None:
     assert answer.facts() == {
         "text": "ab",
         "tokens": 5,
+        "cut": False,
         "tokens_per_second": 2.0,
         "first_token_seconds": 1.0,
     }

@@ -26,8 +26,8 @@ class Answers(Pass):
     """Write `answers.json`: {"rows": [{prompt, system, expected, base: {...} | null, adapter: {...} | null}],
     "left_out": prompts that are longer than the model's context}. No prompt is asked twice.
 
-    A side is {text, tokens, tokens_per_second, first_token_seconds}; where the adapter is merged into the
-    weights there is no base. Decoding is greedy, so that the same files give the same answers.
+    A side is {text, tokens, cut, tokens_per_second, first_token_seconds}; where the adapter is merged into
+    the weights there is no base. Decoding is greedy, so that the same files give the same answers.
     """
 
     @classmethod

@@ -449,7 +449,10 @@ def test_one_loaded_model_serves_both_sides(lab: dict[str, Any]) -> None:
     hot = {"temperature": 1.5, "top_p": 0.95}
     assert answer(None, seed=1, **hot)["text"] == answer(None, seed=1, **hot)["text"]
     assert answer(None, seed=1, **hot)["text"] != answer(None, seed=2, **hot)["text"]
-    assert answer(None, max_new_tokens=3)["tokens"] == 3
+    short, whole = answer("adapter", max_new_tokens=3), answer("adapter", max_new_tokens=500)
+    assert (short["tokens"], short["cut"], whole["cut"]) == (3, True, False)
+    assert not answer("adapter", max_new_tokens=whole["tokens"])["cut"], "the end token is the last allowed"
+    assert answer("adapter", max_new_tokens=whole["tokens"] - 1)["cut"]
     with pytest.raises(ValueError, match="this model reads 8192"):
         next(iter(generation.stream(loaded, "word " * 9000)))
 
