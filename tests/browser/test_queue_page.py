@@ -37,6 +37,22 @@ def test_a_run_is_moved_and_the_queue_paused_by_keyboard_and_mouse(app, shot):
     expect(page.locator(".lab-run")).to_contain_text("waiting for 3 runs before it")
 
 
+def test_a_waiting_run_is_taken_out_of_the_queue_once_it_is_confirmed(app):
+    planted.running(app.store, "first")
+    runs = [planted.queued(app.store, name) for name in ("a", "b")]
+    page = app.open("?tab=lab")
+    page.locator("#queue summary").click()
+    answers, asked = ["dismiss", "accept"], []
+    page.on("dialog", lambda dialog: (asked.append(dialog), getattr(dialog, answers[len(asked) - 1])()))
+    page.click(f"#cancel-{runs[0]}")
+    until(lambda: page.evaluate("1") and asked, "the question")
+    assert [run.name for run in app.store.queue()] == ["a", "b"]
+    page.click(f"#cancel-{runs[0]}")
+    expect(page.locator("#queue .lab-link")).to_have_text(["b"])
+    assert [run.name for run in app.store.queue()] == ["b"]
+    assert app.store.get(runs[0]).status == "canceled"
+
+
 def test_a_name_is_kept_and_stands_on_the_runs_of_a_sweep(app, shot):
     page = app.open("?tab=data")
     expect(page.locator("#data-summary")).to_contain_text("rows")

@@ -18,7 +18,7 @@ import yaml
 from pipeline import datasets, publishers, settings
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.recipe import OPTIONS
-from webapp import app, choices, form, local_models, uploads
+from webapp import app, choices, form, local_models, uploads, views
 from webapp.tabs import compare, data, lab, publish
 
 GOOD = b'{"prompt": "a", "response": "b"}\n{"prompt": "c", "response": "d"}\n'
@@ -81,16 +81,16 @@ def test_a_broken_upload_is_refused_with_its_lines_and_nothing_is_kept(home, upl
     _, problems, _, _, upload, picked, use = data.found(uploaded(content), None, TEMPLATE, "starter")
     assert words in problems["items"][0]
     assert problems["title"] == data.BROKEN
-    assert (upload, picked, use["interactive"]) == (None, SKIP, False)
+    assert (upload, picked["value"], use["interactive"]) == (None, None, False)  # the sample was not checked
     assert not (home / "datasets").exists()
     assert list((home / ".gradio-uploads" / uploads.COPIES).iterdir()) == []
 
 
 def test_an_upload_that_needs_another_template_waits_for_it(home, uploaded):
     path = uploaded(b'{"question": "a", "answer": "b"}\n{"question": "c", "answer": "d"}\n')
-    _, problems, rows, _, upload, _, use = data.found(path, None, TEMPLATE, "starter")
+    _, problems, rows, _, upload, picked, use = data.found(path, None, TEMPLATE, "starter")
     assert problems["items"][0].startswith("Line 1: the field 'prompt' of the template is missing")
-    assert (upload, use["interactive"]) == (SKIP, False)
+    assert (upload, picked["value"], use["interactive"]) == (SKIP, None, False)
     assert rows["columns"] == ["question", "answer"]
     assert not (home / "datasets").exists()
     *_, use = data.found(path, None, "{question} {answer}", "starter")
@@ -332,6 +332,28 @@ def test_both_answers_stream_with_their_measures(store, monkeypatch):
     assert facts == [["Tokens", "3"], ["Tokens per second", "41.2"], ["First token after", "0.2 s"]]
 
 
+def test_the_button_takes_no_other_click_while_answers_stream(store, monkeypatch):
+    monkeypatch.setattr(compare.inference, "stream", answering)
+    steps = collect(compare.run_both(planted.finished(store), "Where?", 64, 0, 0))
+    assert len(steps) > 1
+    assert all(step[-1]["interactive"] is False for step in steps)
+
+
+def test_an_answer_that_was_cut_is_marked(store, monkeypatch):
+    async def cut(home, source, prompt, **options):
+        measured = {"tokens": 64, "cut": True, "tokens_per_second": 1.0, "first_token_seconds": 1.0}
+        yield {"side": "base", "text": "and then", "done": True, **measured}
+
+    monkeypatch.setattr(compare.inference, "stream", cut)
+    _, _, facts, *_ = collect(compare.compare(planted.finished(store), "Where?", 64, 0, 0))[-1]
+    assert facts[0] == ["Tokens", "64 [cut at the limit]"]
+    side = {"text": "and then", "tokens": 64, "cut": True}
+    shown = views.evaluation(
+        [{"prompt": "a", "expected": "b", "base": side, "adapter": {**side, "cut": False}}]
+    )
+    assert shown["rows"] == [["a", "b", "and then … [cut at the limit]", "and then"]]
+
+
 def test_a_run_without_an_adapter_answers_on_its_one_side(store, monkeypatch):
     monkeypatch.setattr(compare.inference, "stream", answering)
     base, adapter, _, facts, notice = collect(
@@ -380,6 +402,8 @@ def test_held_out_prompts_are_offered_with_what_is_expected(store):
     assert compare.enter(run, "Where else?", taken)[:3:2] == ("Where else?", "Where else?")
     assert len(recorded["rows"]) == 2
     assert compare.expected(run, "something else")["visible"] is False
+    assert compare.typed(run, "something else")[1]["value"] is None
+    assert compare.typed(run, prompt)[1]["value"] == prompt
     assert compare.arrive(run, run)[2:] == (SKIP,) * 7, "what was typed stays"
 
 

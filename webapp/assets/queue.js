@@ -1,12 +1,13 @@
 // The queue: what runs, what waits and in which order, and the name under which this browser queues runs.
 
+import { Lost, ask, askJson } from "./ask.js";
 import { el } from "./draw.js";
 
 const POLL_MS = 2000;
 const HIDDEN_MS = 15000;
 const YOU = "olive-lab-you";
 const MOST_LETTERS = 40;
-const address = (path) => new URL(path, document.baseURI);
+const ASK_CANCEL = "Take this run out of the queue? A retry queues it again; finished stages are kept.";
 
 // -- who this is: kept by the browser, sent with what it queues -----------------------------------------
 
@@ -46,13 +47,13 @@ class Queue {
     clearTimeout(this.timer);
     const acts = this.acts;
     try {
-      const reply = await fetch(address("queue.json"), { cache: "no-store" });
-      const facts = reply.ok ? await reply.json() : null;
+      const facts = await askJson("queue.json");
       if (facts && acts === this.acts) this.draw(facts); // else it may be how things stood before
     } catch (error) {
-      console.warn("The lab did not answer, trying again", error);
+      if (!(error instanceof Lost)) throw error;
+    } finally { // whatever happened, ask again
+      this.timer = setTimeout(() => this.poll(), document.hidden ? HIDDEN_MS : POLL_MS);
     }
-    this.timer = setTimeout(() => this.poll(), document.hidden ? HIDDEN_MS : POLL_MS);
   }
 
   draw(facts) {
@@ -78,21 +79,23 @@ class Queue {
     return el("li", {},
       el("button", { type: "button", class: "lab-link", onclick: async () => (await import("./live.js")).open(run.id) }, run.name),
       el("span", { class: "lab-note" }, [run.urgent ? "goes on first" : "", run.owner].filter(Boolean).join(" · ")),
-      el("span", { class: "lab-moves" }, button("first", "⤒", "To the front"), button("up", "↑", "Earlier"), button("down", "↓", "Later"), button("last", "⤓", "To the end")));
+      el("span", { class: "lab-moves" }, button("first", "⤒", "To the front"), button("up", "↑", "Earlier"), button("down", "↓", "Later"), button("last", "⤓", "To the end"),
+        el("button", { type: "button", class: "lab-button", id: `cancel-${run.id}`, title: "Cancel", "aria-label": `Cancel: ${run.name}`,
+          onclick: () => confirm(ASK_CANCEL) && this.act(`runs/${run.id}/cancel`) }, "✕")));
   }
 
   async act(path) {
     this.acts += 1;
     try {
-      const reply = await fetch(address(path), { method: "POST" });
+      const reply = await ask(path, { method: "POST" });
       const facts = await reply.json();
       this.acts += 1;
       this.note.textContent = facts.error ?? facts.detail ?? "";
-      if (reply.ok) this.draw(facts);
+      if (facts.waiting) this.draw(facts);
       else this.poll();
     } catch (error) {
       this.note.textContent = "The lab did not answer; try again.";
-      console.warn(error);
+      if (!(error instanceof Lost)) throw error;
     }
   }
 }

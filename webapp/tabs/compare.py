@@ -22,9 +22,16 @@ UNSEEN = "Rows held out of training"
 SEEN = "Rows held out of training; but all rows have this prompt, so the adapter has seen it"
 
 
+async def run_both(*given: Any) -> AsyncIterator[tuple[Any, ...]]:
+    """What `compare` shows, while the button that asks for it takes no other click."""
+    async with contextlib.aclosing(compare(*given)) as steps:
+        async for shown in steps:
+            yield *shown, gr.update(interactive=False)
+
+
 async def compare(
     run: str | None, prompt: str, tokens: float, temperature: float, seed: float, system: str = ""
-) -> AsyncIterator[tuple[Any, ...]]:
+) -> AsyncGenerator[tuple[Any, ...], None]:
     """Stream both answers: texts, their measures, and what there is to say."""
     text = dict.fromkeys(SIDES, "")
     facts: dict[str, Any] = dict.fromkeys(SIDES)
@@ -52,6 +59,11 @@ async def compare(
         yield shown({"text": sentence(error), "kind": "bad"})
 
 
+def ready() -> Any:
+    """The button that asks, once more for use."""
+    return gr.update(interactive=True)
+
+
 def _batches(
     source: inference.Source, prompt: str, tokens: float, temperature: float, seed: float, system: str
 ) -> AsyncGenerator[list[dict[str, Any]], None]:
@@ -73,7 +85,7 @@ def _whole(number: float) -> int:
 def measures(piece: dict[str, Any]) -> list[list[str]]:
     """What stands below an answer."""
     return [
-        ["Tokens", str(piece["tokens"])],
+        ["Tokens", f"{piece['tokens']}{f' {views.CUT}' if piece.get('cut') else ''}"],
         ["Tokens per second", f"{piece['tokens_per_second']:.1f}"],
         ["First token after", views.seconds(piece["first_token_seconds"])],
     ]
@@ -139,6 +151,12 @@ def expected(run: str | None, prompt: str | None) -> Any:
     answers = _recorded(run)
     found = [answer["expected"] for answer in answers if answer["prompt"] == prompt]
     return gr.update(value=found[0] if found else "", visible=bool(found))
+
+
+def typed(run: str | None, prompt: str) -> tuple[Any, ...]:
+    """What the dataset has with a prompt, and its place in the list of held-out ones, if it is of these."""
+    listed = any(answer["prompt"] == prompt for answer in _recorded(run))
+    return expected(run, prompt), gr.update(value=prompt if listed else None)
 
 
 def _recorded(run: str | None) -> list[dict[str, Any]]:
@@ -211,16 +229,17 @@ def build(tab: gr.Tab) -> None:
     filled = [filled_for, picker, prompt, wanted, recorded, taken, instructions]
     from_list = [prompt, wanted, taken, instructions]
     answer = gr.on(
-        [go.click, prompt.submit], compare, [run, prompt, tokens, temperature, seed, instructions],
-        [base, adapter, base_facts, adapter_facts, notice],
+        [go.click, prompt.submit], run_both, [run, prompt, tokens, temperature, seed, instructions],
+        [base, adapter, base_facts, adapter_facts, notice, go],
         concurrency_limit=AT_ONCE, concurrency_id="inference", **parts.QUEUED,
     )  # fmt: skip
+    answer.then(ready, None, go, **parts.QUICK)  # after an error, too
     # Said after the stream has ended, or its last piece would take it away again.
     stop.click(None, None, None, cancels=[answer], **parts.QUICK).then(
-        lambda: {"text": "Stopped."}, None, notice, **parts.QUICK
+        lambda: ({"text": "Stopped."}, ready()), None, [notice, go], **parts.QUICK
     )
     run.input(chosen, [run, filled_for], filled, trigger_mode="always_last", **parts.QUICK)
     picker.select(pick, run, from_list, trigger_mode="multiple", **parts.QUICK)
     picker.input(enter, [run, picker, taken], from_list, trigger_mode="always_last", **parts.QUICK)
-    prompt.change(expected, [run, prompt], wanted, **parts.QUICK)
+    prompt.change(typed, [run, prompt], [wanted, picker], trigger_mode="always_last", **parts.QUICK)
     tab.select(arrive, [run, filled_for], [run, notice, *filled], js=parts.live("preferred"), **parts.QUICK)

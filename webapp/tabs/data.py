@@ -53,7 +53,8 @@ def look(uploaded: str | None, picked: str | None, template: str, model: str) ->
             taken = _take(path, fits, rows) if uploaded else (gr.skip(), gr.skip())
     except (LabError, OSError) as error:
         problems = views.problems("This cannot be checked or kept yet", error)
-        yield None, problems, None, None, gr.skip(), gr.skip(), gr.update(interactive=False)
+        choice = gr.update(value=None) if uploaded else gr.skip()
+        yield None, problems, None, None, gr.skip(), choice, gr.update(interactive=False)
         return
     yield (
         _summary(path, report, note),
@@ -133,15 +134,13 @@ def _dataset(uploaded: str | None, picked: str | None) -> Iterator[Path]:
 def _take(path: Path, fits: bool, rows: bool) -> tuple[Any, Any]:
     """Put a good upload into the home and choose it: the next values of the upload and of the choice.
 
-    One that does not fit stays chosen if another template may fit it: the page names it again then.
+    One that does not fit stays in its box if another template may fit it: the page names it again then.
+    No other dataset is chosen then, as if it were the one that was checked.
     """
-    if rows and not fits:
-        return gr.skip(), gr.skip()
-    picked = gr.skip()
-    if fits:
-        kept = submit.keep_dataset(store().home, path)
-        picked = gr.update(choices=choices.data(store().home), value=str(kept))
-    return None, picked
+    if not fits:
+        return gr.skip() if rows else None, gr.update(value=None)
+    kept = submit.keep_dataset(store().home, path)
+    return None, gr.update(choices=choices.data(store().home), value=str(kept))
 
 
 def _is_rows(path: Path) -> bool:
@@ -174,6 +173,7 @@ def build() -> Data:
                 allow_custom_value=True,
             )
             upload = gr.File(label="Upload JSON lines (.jsonl)", elem_id="data-upload", height=160)
+            parts.fixed("<i hidden></i>", js_on_load=f"({parts.live('nameUpload')})('data-upload');")
             template = gr.Textbox(
                 templates.CHAT,
                 label="Template",
