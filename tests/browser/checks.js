@@ -24,10 +24,12 @@
     return rgba(getComputedStyle(document.body).backgroundColor);
   }
 
-  function contrast(node) {
-    const [dark, light] = [rgba(getComputedStyle(node).color), background(node)].map(luminance).sort((a, b) => a - b);
+  function ratio(...colors) {
+    const [dark, light] = colors.map(luminance).sort((a, b) => a - b);
     return (light + 0.05) / (dark + 0.05);
   }
+
+  const contrast = (node) => ratio(rgba(getComputedStyle(node).color), background(node));
 
   function isShown(node) {
     const style = getComputedStyle(node);
@@ -40,26 +42,24 @@
     const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
     while (walk.nextNode()) {
       const [text, node] = [walk.currentNode.data.trim(), walk.currentNode.parentElement];
-      if (!text || !isShown(node) || node.closest("svg, script, style, [disabled], .cm-editor, .lab-plot")) continue;
+      if (!text || !isShown(node) || node.closest("svg, script, style, [disabled], .lab-plot")) continue;
       const style = getComputedStyle(node);
       const size = parseFloat(style.fontSize);
       const large = size >= 24 || (size >= 18.6 && Number(style.fontWeight) >= 700);
-      const ratio = contrast(node);
-      if (ratio < (large ? 3 : 4.5)) found.add(`${ratio.toFixed(2)} ${text.slice(0, 40)} <${node.tagName} ${node.className}>`);
+      const level = contrast(node);
+      if (level < (large ? 3 : 4.5)) found.add(`${level.toFixed(2)} ${text.slice(0, 40)} <${node.tagName} ${node.className}>`);
     }
     return [...found];
   }
 
-  // Visible controls that have no name for a screen reader.
-  function nameless() {
-    const controls = document.querySelectorAll("input, textarea, select, button, a[href], [role=log], [role=region]");
-    const isNamed = (e) =>
-      e.getAttribute("aria-label") || e.getAttribute("aria-labelledby") || e.title || e.innerText?.trim() ||
-      e.labels?.length || e.closest("label")?.innerText.trim();
-    return [...controls]
-      .filter((e) => e.offsetParent && !["hidden", "file"].includes(e.type) && !isNamed(e))
+  // Boxes and circles that a style draws with an edge whose contrast to what is around them is below 3; axe
+  // does not look at these.
+  function faintControls() {
+    const controls = [...document.querySelectorAll(".block :is(input[type=radio], input[type=checkbox]):not(:checked)")];
+    const isDrawn = (e) => getComputedStyle(e).appearance === "none";
+    return controls.filter((e) => isShown(e) && isDrawn(e) && ratio(rgba(getComputedStyle(e).borderColor), background(e.parentElement)) < 3)
       .map((e) => e.outerHTML.slice(0, 160));
   }
 
-  window.checks = { faint, nameless };
+  window.checks = { faint, faintControls };
 })();

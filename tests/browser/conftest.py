@@ -52,10 +52,10 @@ class App:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/"
 
-    def open(self, query: str = "", dark: bool = False, **options: Any) -> Any:
+    def open(self, query: str = "", dark: bool = False, width: int = 1280, **options: Any) -> Any:
         """A page of a browser of its own, so that nothing is shared with another page."""
         context = self.browser.new_context(
-            viewport={"width": 1280, "height": 800},
+            viewport={"width": width, "height": 800},
             color_scheme="dark" if dark else "light",
             accept_downloads=True,
             **options,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import planted
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from lab import until
 from playwright.sync_api import expect
 
@@ -70,6 +71,7 @@ def test_a_bad_dataset_is_refused_with_line_numbers_and_not_kept(app, shot):
     upload(page, "bad.jsonl", good * 6 + b'{"prompt": "a", \n' + good * 30 + b'["no"]\n')
     expect(page.locator("#data-problems")).to_contain_text("Line 7: not JSON")
     expect(page.locator("#data-use")).to_be_disabled()
+    expect(page.locator("#data-pick input")).to_have_value("")  # the sample was not what was checked
     shot(page, "data-bad")
     upload(page, f"{ATTACK[:12].replace('/', '')}.jsonl", b'{"<b>x</b>": 1}\n')
     expect(page.locator("#data-problems")).to_contain_text("<b>x</b>")
@@ -346,6 +348,9 @@ def test_compare_offers_held_out_prompts(app, shot):
     page.focus("#compare-prompt textarea")
     app.settle(page)
     expect(page.locator("#compare-prompt textarea")).to_have_value("What should I eat there?")
+    expect(page.locator("#compare-picker input")).to_have_value("")
+    page.fill("#compare-prompt textarea", "What should I see in Lindenhafen?")
+    expect(page.locator("#compare-picker input")).to_have_value("What should I see in Lindenhafen?")
     page.click("#compare-picker input")
     page.get_by_role("option", name="What should I see in Lindenhafen?").click()
     expect(page.locator("#compare-prompt textarea")).to_have_value("What should I see in Lindenhafen?")
@@ -354,7 +359,9 @@ def test_compare_offers_held_out_prompts(app, shot):
     page.keyboard.press("Enter")
     expect(page.locator("#compare-prompt textarea")).to_have_value(other)
     page.click("#compare-go")
-    expect(page.locator("#compare-notice")).not_to_be_empty()
+    expect(page.locator("#compare-go")).to_be_disabled()
+    expect(page.locator("#compare-notice")).to_contain_text("not good")
+    expect(page.locator("#compare-go")).to_be_enabled()
     assert page.evaluate("window.hacked") is None
 
 
@@ -432,15 +439,72 @@ def test_the_page_is_fit_for_everyone(app, dark, shot):
     page = app.open(dark=dark)
     page.evaluate(CHECKS.read_text())
     expect(page.locator(".lab-lines")).to_contain_text("line 29")
-    for name in ("data", "lab", "compare", "runs", "publish"):
+    for name in TABS:
         tab(page, name)
         expect(page.locator(f"#tab-{name}-button")).to_have_attribute("aria-selected", "true")
-        if name == "lab":
-            page.click("#new-run button >> nth=0")
-            expect(page.locator("#launch")).to_be_visible()
+        open_up(page, name)
         app.settle(page)
         assert page.locator("h1").count() == 1
-        assert page.evaluate("checks.nameless()") == []
+        assert faults(page) == []
         assert page.evaluate("checks.faint()") == []
+        assert page.evaluate("checks.faintControls()") == []
         shot(page, f"fit-{name}{'-dark' if dark else ''}")
-    assert page.evaluate("document.documentElement.lang") == "en"
+
+
+TABS = ("data", "lab", "compare", "runs", "publish")
+RULES = {"rules": {"label-content-name-mismatch": {"enabled": True}}}  # off by itself: axe calls it new
+
+
+def open_up(page, name: str) -> None:
+    """Show what a tab has on demand."""
+    if name == "data":
+        expect(page.locator("#data-example")).to_contain_text("as the model reads it")
+        assert faults(page) == []
+        upload(page, "bad.jsonl", b'["no"]\n')
+        expect(page.locator("#data-problems")).to_contain_text("Line 1")
+    elif name == "lab":
+        page.click("#new-run button >> nth=0")
+        expect(page.locator("#launch")).to_be_visible()
+        page.get_by_role("button", name="More options").first.click()
+    elif name == "runs":
+        page.click("#runs-table tr >> nth=2")
+        expect(page.locator("#run-details")).to_contain_text("eval loss after")
+
+
+def faults(page) -> list[str]:
+    """What axe finds wrong on a page, whatever its weight."""
+    found = Axe().run(page, options=RULES).response["violations"]
+    return [f"{each['id']}: {node['html'][:200]}" for each in found for node in each["nodes"]]
+
+
+def test_a_narrow_page_opens_the_tab_of_its_address(app, shot):
+    planted.finished(app.store)
+    pages = [
+        (390, "runs", "#runs-table tbody tr"),
+        (390, "publish", "#publish-run"),
+        (300, "publish", "#publish-run"),
+    ]  # of which the last has tabs in a menu
+    for width, name, place in pages:
+        page = app.open(f"?tab={name}", width=width)
+        expect(page.locator(place).first).to_be_visible()
+        assert f"tab={name}" in page.url
+        page.reload()
+        expect(page.locator(place).first).to_be_visible()
+        assert page.get_by_label("More tabs").is_visible() == (width == 300)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        shot(page, f"{name}-{width}")
+
+
+def test_tables_have_room_for_their_columns(app, shot):
+    for name in ("A name that says all that one would like to know of a run, and more", "b"):
+        run = planted.finished(app.store, name, model="HuggingFaceTB/SmolLM2-1.7B-Instruct")
+    page = app.open(f"?tab=runs&compare={run},{app.store.list()[1].id}")
+    page.click(f"#runs-table tr[data-id='{run}']")
+    expect(page.locator("#run-details")).to_contain_text("eval loss after")
+    expect(page.locator("#comparison")).to_contain_text("eval loss after")
+    shot(page, "tables")
+    assert page.evaluate(CUT_OFF) == []
+
+
+CUT_OFF = """() => [...document.querySelectorAll(".lab-scroll")]
+  .filter((box) => box.offsetParent && box.scrollWidth > box.clientWidth).map((box) => box.ariaLabel)"""

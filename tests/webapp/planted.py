@@ -15,15 +15,15 @@ from pipeline.store import Store
 STAGES = ("quantize", "finetune", "optimize", "evaluate")
 
 
-def queued(store: Store, name: str = "travel") -> str:
+def queued(store: Store, name: str = "travel", model: str = "starter") -> str:
     """A run that waits. Hold `worker.lock` of the home, or a real worker takes it."""
-    recipe = load(settings.SAMPLES / "travel.yaml").to_dict() | {"name": name}
+    recipe = load(settings.SAMPLES / "travel.yaml").to_dict() | {"name": name, "model": model}
     return store.add(name, recipe, Path(recipe["data"]), {stage: recipe[stage] for stage in STAGES})
 
 
-def running(store: Store, name: str = "travel", steps: int = 30) -> str:
+def running(store: Store, name: str = "travel", steps: int = 30, model: str = "starter") -> str:
     """A run in the middle of fine-tuning: quantize is done, losses and a log are there."""
-    run = queued(store, name)
+    run = queued(store, name, model)
     store.claim("cpu")
     log(store, run, "quantize", "Quantizing 210 layers\n")
     store.finish(
@@ -55,9 +55,10 @@ def finished(
     adapter: bool = True,
     merged: bool = False,
     reused: bool = True,
+    model: str = "starter",
 ) -> str:
     """A run whose stages are all done, with answers and an exported folder that holds a small file."""
-    run = running(store, name)
+    run = running(store, name, model=model)
     store.finish(
         run, "finetune", DONE, seconds=84.0, metrics={"eval_loss_before": 3.1, "eval_loss_after": 1.42}
     )

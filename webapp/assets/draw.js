@@ -61,6 +61,7 @@ function rowOf(value, index, select) {
   const id = value.ids?.[index];
   const row = el("tr", id ? { "data-id": id, class: "lab-pick" } : {}, ...value.rows[index].map((c) => cell(c)));
   if (!id) return row;
+  for (const one of row.children) one.title = one.textContent; // there may be no room for all of it
   const name = row.children[1];
   const button = el("button", { type: "button", class: "lab-link" }, ...name.childNodes);
   name.append(button);
@@ -144,7 +145,7 @@ export const draw = {
     root.replaceChildren();
     if (!value) return;
     root.append(
-      el("h3", {}, "The first row as the model reads it"),
+      el("h2", {}, "The first row as the model reads it"),
       el("pre", { tabindex: "0", "aria-label": "Rendered example" },
         el("span", { title: "Given" }, value.prompt), el("mark", { title: "Learned" }, value.response)),
       el("p", { class: "lab-note" }, "Marked is what the model learns to write; the rest it is given."));

@@ -360,9 +360,13 @@ let preferredRun = null;
 let arrived = false;
 let chosen = null; // the tab that the reader went to before that
 
+// Tabs that the bar has no room for are in a menu at its end.
+const FOLDED = "#tabs .overflow-dropdown button";
+const foldedName = (button) => button.textContent.trim().toLowerCase();
+
 addEventListener("click", (event) => {
-  const button = event.isTrusted && event.target.closest("[role=tab][id^=tab-]");
-  if (button && !arrived) chosen = button.id.replace(/^tab-|-button$/g, "");
+  const button = event.isTrusted && event.target.closest(`[role=tab][id^=tab-], ${FOLDED}`);
+  if (button && !arrived) chosen = button.id ? button.id.replace(/^tab-|-button$/g, "") : foldedName(button);
 }, true);
 
 export function mount(root) {
@@ -385,7 +389,8 @@ export function open(id) {
 
 // Choose a tab, as a click does; right after loading its button may not be there yet.
 export function go(name, tries = 100) {
-  const button = document.getElementById(`tab-${name}-button`);
+  const button = document.getElementById(`tab-${name}-button`) ??
+    [...document.querySelectorAll(FOLDED)].find((folded) => foldedName(folded) === name);
   if (button) button.click();
   else if (tries) setTimeout(() => go(name, tries - 1), 50);
 }
@@ -421,6 +426,14 @@ export function preferred(chosen, ...rest) {
 export function compare(run) {
   preferredRun = run;
   go("compare");
+}
+
+// Gradio names the place for files by other words than stand on it, so speech cannot choose it by these.
+export function nameUpload(id) {
+  const root = document.getElementById(id);
+  const name = () => root.querySelectorAll("button.upload-container[aria-label]").forEach((button) => button.removeAttribute("aria-label"));
+  new MutationObserver(name).observe(root, { childList: true, subtree: true });
+  name();
 }
 
 // Keep the tab in the address, so that a reload comes back to it.
