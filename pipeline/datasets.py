@@ -9,7 +9,8 @@ import re
 import time
 import unicodedata
 from collections import Counter, deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from io import BufferedReader
 from itertools import islice
@@ -28,6 +29,8 @@ MOST_COUNTED = 100_000  # and that are counted before reading ends
 FIRST_ROWS = 5  # that are shown
 MOST_FIELDS = 100
 TELL_SECONDS = 1.0
+# Asked at each step of a check; it may raise. The page gives every check its share of time.
+go_on: ContextVar[Callable[[], None]] = ContextVar("go_on", default=lambda: None)
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # only an escape can write half of one into valid UTF-8
 _HALF = "has half of a surrogate pair, which is not valid text"
 _TOO_DEEP = f"not a row: objects are nested too deeply, more than {DEEPEST} in each other"
@@ -77,10 +80,11 @@ def check(
 
 
 def ended(steps: Generator[str, None, Report]) -> Report:
-    """What `checking` returns in the end."""
+    """What `checking` returns in the end. Raises what `go_on` does."""
     while True:
         try:
             next(steps)
+            go_on.get()()
         except StopIteration as end:
             report: Report = end.value
             return report

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,6 +31,7 @@ LONGEST_CHAT = 1 << 18  # characters of a model's; real ones have up to 40,000
 LONGEST_TOKEN = 1000
 LARGEST_FILE = 1 << 25  # bytes of a tokenizer's config; those with many added tokens have a few million
 AT_ONCE = 256  # rows rendered together
+MOST_TIMES = 8  # that a text template may name a field: with thousands, rows become millions of letters
 Row = Mapping[str, Any]
 _PROBE = "QZ7QZ7"
 _PIECE = re.compile(r"\{\{|\}\}|\}|\{([^{}\n]*)\}|\{|[^{}]+")
@@ -68,8 +70,8 @@ class Chat:
 def parse(text: str, chat: Chat | None = None) -> Template:
     """The template `text` stands for. `chat` is needed to render `chat`, not to know its fields.
 
-    Raises InputError for an unclosed or unnamed placeholder, fewer than two, a repeated response, or a text
-    that is far too long.
+    Raises InputError for an unclosed or unnamed placeholder, fewer than two, a repeated response, one that
+    stands there very often, or a text that is far too long.
     """
     if text.strip() == CHAT:
         return ChatTemplate(chat)
@@ -90,6 +92,11 @@ def parse(text: str, chat: Chat | None = None) -> Template:
         )
     if names.count(names[-1]) > 1:
         raise InputError(f"template: {{{last}}} is the response, so it may stand only once, at the end")
+    often, times = Counter(names).most_common(1)[0]
+    if times > MOST_TIMES:
+        raise InputError(
+            f"template: {{{shown.short(often)}}} stands there {times:,} times; allowed: {MOST_TIMES} times"
+        )
     return TextTemplate(tuple(pieces))
 
 

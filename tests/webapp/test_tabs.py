@@ -108,14 +108,6 @@ def test_notes_are_shown_below_the_summary(home, uploaded, model_folder, bytes_a
     ]
 
 
-def test_a_check_that_takes_too_long_ends(home, uploaded, monkeypatch):
-    monkeypatch.setattr(data, "MOST_SECONDS", 0.0)
-    _, problems, *_, upload, _, use = data.found(uploaded(GOOD), None, TEMPLATE, "starter")
-    assert "longer than 15 minutes; check the file on the command line" in json.dumps(problems)
-    assert not use["interactive"]
-    assert upload["__type__"] == "update"
-
-
 def test_a_long_check_says_how_far_it_is(home, uploaded, model_folder, bytes_as_tokens, monkeypatch):
     local_models.offer([model_folder])
     monkeypatch.setattr(datasets, "TELL_SECONDS", 0)

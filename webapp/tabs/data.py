@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,16 +13,11 @@ import gradio as gr
 from pipeline import datasets, models, settings, shown, submit, templates
 from pipeline.errors import InputError, LabError
 from pipeline.stages import finetune
-from webapp import choices, local_models, parts, uploads, views
+from webapp import choices, local_models, parts, turns, uploads, views
 from webapp.home import store
 
 MISFIT = "The rows do not fit this template; change one of them and check again"
 ENOUGH_ROWS = 100_000
-MOST_SECONDS = 900.0  # of a check: few run at a time, and others wait
-TOO_LONG = (
-    f"Checking takes longer than {MOST_SECONDS / 60:.0f} minutes; check the file on the command line"
-    " (python -m pipeline check), or a part of it here"
-)
 BROKEN = "This file cannot be used"
 CUSTOM = "<|user|>\\n{prompt}<|end|>\\n<|assistant|>\\n{response}<|end|>"
 
@@ -82,14 +76,14 @@ def _progress(
     steps: Generator[str, None, datasets.Report],
 ) -> Generator[tuple[Any, ...], None, datasets.Report]:
     """How far the reading is; returns what it found. Raises InputError where that takes too long."""
-    end = time.monotonic() + MOST_SECONDS
-    while time.monotonic() < end:
-        try:
-            yield _reading(next(steps))
-        except StopIteration as stop:
-            report: datasets.Report = stop.value
-            return report
-    raise InputError(TOO_LONG)
+    with closing(turns.Turn()) as turn:
+        while True:
+            turn.go_on()
+            try:
+                yield _reading(next(steps))
+            except StopIteration as end:
+                report: datasets.Report = end.value
+                return report
 
 
 def arrive() -> tuple[Any, ...]:
