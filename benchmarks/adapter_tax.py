@@ -32,6 +32,7 @@ import numpy as np
 
 from benchmarks.finetune import context_of
 from pipeline import generation, settings
+from pipeline.stages import Context
 
 RANKS = (4, 8, 16, 64)
 QV = ("q_proj", "v_proj")
@@ -93,35 +94,47 @@ def switching(folder: Path) -> None:
 
 def export(work: Path, model: str) -> dict[str, Path]:
     """Folders by name: builder, plain, and with places on all products and on q and v."""
+    context = context_of(work, model)
+    build(context.model, packed(context), work)
+    folders = {"builder": work / "builder", "plain": work / "plain", "all": work / "all", "qv": work / "qv"}
+    for name in ("all", "qv"):
+        fused = context.config.get("model_type") == "phi3" and name == "all"
+        add_places(folders["plain"], folders[name], QV if name == "qv" else None, fused)
+    return folders
+
+
+def packed(context: Context) -> Path:
+    """The checkpoint of a model, rounded to nearest."""
+    from pipeline.stages import quantize
+    from pipeline.stages.execute import execute
+
+    return execute(quantize, quantize.Options(algorithm="rtn"), context).artifacts[0].path
+
+
+def build(model: Path, checkpoint: Path, work: Path, lm_head: str = "auto") -> None:
+    """Export a checkpoint of a model as int4: the builder's graph, and `plain` with fewer nodes."""
     from olive.hardware.accelerator import AcceleratorSpec
     from olive.model import HfModelHandler
     from olive.passes.olive_pass import create_pass_from_dict
 
     from pipeline.passes.fewer_nodes import FewerNodes
     from pipeline.passes.genai_builder import GenaiBuilder
-    from pipeline.stages import quantize
-    from pipeline.stages.execute import execute
 
-    context = context_of(work, model)
-    made = execute(quantize, quantize.Options(algorithm="rtn"), context).artifacts[0].path
     cpu = AcceleratorSpec("cpu", "CPUExecutionProvider")
     options = {"block_size": 32, "accuracy_level": 4}
-    config = {"precision": "int4", "template": "chat", "extra_options": options}
-    if not (context.model / "chat_template.jinja").exists():
-        config["template"] = "{prompt}\n{response}"
+    has_chat = (model / "chat_template.jinja").exists()
+    config = {
+        "precision": "int4", "lm_head": lm_head, "extra_options": options,
+        "template": "chat" if has_chat else "{prompt}\n{response}",
+    }  # fmt: skip
 
     def apply(kind: Any, given: dict[str, Any], handler: Any, folder: Path) -> Any:
         return create_pass_from_dict(kind, given, disable_search=True, accelerator_spec=cpu).run(
             handler, str(folder)
         )
 
-    builder = apply(GenaiBuilder, config, HfModelHandler(str(made)), work / "builder")
+    builder = apply(GenaiBuilder, config, HfModelHandler(str(checkpoint)), work / "builder")
     apply(FewerNodes, {}, builder, work / "plain")
-    folders = {"builder": work / "builder", "plain": work / "plain", "all": work / "all", "qv": work / "qv"}
-    for name in ("all", "qv"):
-        fused = context.config.get("model_type") == "phi3" and name == "all"
-        add_places(folders["plain"], folders[name], QV if name == "qv" else None, fused)
-    return folders
 
 
 def add_places(plain: Path, folder: Path, only: tuple[str, ...] | None, fused: bool) -> None:

@@ -76,8 +76,8 @@ class Options:
     )
     precision: Literal["int4", "int8", "fp16", "bf16", "fp32"] = option(
         "int4",
-        "Type of the weights; packed weights of a quantized checkpoint go in unchanged, and this is then the"
-        " type of its output layer. fp16 and bf16 are for GPUs. Activations are float32 on a CPU; on a GPU"
+        "Type of the weights; packed weights of a quantized checkpoint go in unchanged, and its output layer"
+        " as lm_head says. fp16 and bf16 are for GPUs. Activations are float32 on a CPU; on a GPU"
         " they are float16, or with bf16 bfloat16",
     )
     adapter: Literal["detachable", "merged"] = option(
