@@ -18,7 +18,11 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-WAIT_SECONDS = 30.0  # for a request's headers, and for the next piece of its body
+WAIT_SECONDS = 30.0  # for headers, for the next piece of a body, and for some of an answer to be taken
+# A body may fall behind this speed for so long in all: else what has arrived of an upload takes room for as
+# long as its client sends a byte now and then. The slowest tunnels are several times faster.
+LEAST_SPEED = 16 << 10  # bytes a second
+PATIENCE_SECONDS = 60.0
 MOST = 1000  # connections; a page holds up to six
 FILES = 1 << 16  # that this process may hold open
 log = logging.getLogger(__name__)
@@ -36,16 +40,18 @@ def most() -> int:
 
 
 class Patient(H11Protocol):
-    """uvicorn's protocol for one connection, which ends where no whole headers come in time."""
+    """uvicorn's protocol for one connection, which ends where no whole headers come, or nothing is taken, in
+    time. When there are too many connections, one that waits for a request ends, not the one that arrives."""
 
     most = MOST
     wait_seconds = WAIT_SECONDS
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take up a connection, unless there are too many."""
+        """Take up a connection, unless there are too many that are at work."""
         super().connection_made(transport)
         self._late: asyncio.TimerHandle | None = None
-        if len(self.connections) > self.most:
+        self._untaken: asyncio.TimerHandle | None = None
+        if len(self.connections) > self.most and not self._make_room():
             transport.close()
         else:
             self._watch()
@@ -53,6 +59,7 @@ class Patient(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         self._forget()
+        self._taken()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -60,11 +67,58 @@ class Patient(H11Protocol):
         super().data_received(data)
         self._watch()
 
+    def on_response_complete(self) -> None:
+        """Wait for the next request, or for the rest of one that was answered early."""
+        super().on_response_complete()
+        self._watch()
+        if self.transport.is_closing():  # once all is sent, which is up to the client
+            self._expect_taken()
+
+    def pause_writing(self) -> None:
+        """Wait until the client has taken some of the answer."""
+        super().pause_writing()
+        self._expect_taken()
+
+    def resume_writing(self) -> None:
+        """It has."""
+        super().resume_writing()
+        self._taken()
+        if self.transport.is_closing():
+            self._expect_taken()
+
+    def _make_room(self) -> bool:
+        waiting = {c: c._late.when() for c in self.connections if isinstance(c, Patient) and c._late}
+        if waiting:
+            longest = min(waiting, key=lambda one: waiting[one])
+            longest._forget()
+            longest.transport.abort()
+        return bool(waiting)
+
+    def _expect_taken(self) -> None:
+        if self._untaken is None:
+            left = self.transport.get_write_buffer_size()
+            self._untaken = self.loop.call_later(self.wait_seconds, self._look_taken, left)
+
+    def _look_taken(self, before: int) -> None:
+        self._untaken = None
+        if self.transport.get_write_buffer_size() < before:
+            self._expect_taken()
+        else:
+            self.transport.abort()
+
+    def _taken(self) -> None:
+        if self._untaken is not None:
+            self._untaken.cancel()
+            self._untaken = None
+
     def _watch(self) -> None:
-        if self.conn.their_state is not h11.IDLE:
+        if self.conn.their_state is not h11.IDLE and self._is_answering():
             self._forget()  # the headers are there
         elif self._late is None:
             self._late = self.loop.call_later(self.wait_seconds, self._end)
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
     def _forget(self) -> None:
         if self._late is not None:
@@ -72,38 +126,50 @@ class Patient(H11Protocol):
             self._late = None
 
     def _end(self) -> None:
-        self._late = None
-        answering = self.cycle is not None and not self.cycle.response_complete
-        if self.conn.their_state is h11.IDLE and not answering:
+        self._forget()
+        if not self._is_answering():
             self.transport.close()
+            self._expect_taken()
 
 
 class Bodies:
-    """ASGI middleware: a body that stops coming ends its request, with one line in the log."""
+    """ASGI middleware: a body that stops coming, or is slow too long, ends its request, with one line in the
+    log."""
 
-    def __init__(self, app: ASGIApp, wait_seconds: float = WAIT_SECONDS) -> None:
+    def __init__(
+        self, app: ASGIApp, wait_seconds: float = WAIT_SECONDS, patience_seconds: float = PATIENCE_SECONDS
+    ) -> None:
         self.app = app
         self.wait_seconds = wait_seconds
+        self.patience_seconds = patience_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        whole = started = False
+        whole = started = late = False
+        patience = self.patience_seconds
+        clock = asyncio.get_running_loop().time
 
         async def in_time() -> Message:
-            nonlocal whole
+            nonlocal whole, late, patience
             if whole:  # what comes now is the end of the connection, whenever that is
                 return await receive()
+            asked = clock()
             try:
-                message = await asyncio.wait_for(receive(), self.wait_seconds)
+                message = await asyncio.wait_for(receive(), min(self.wait_seconds, patience))
             except TimeoutError:
+                late = True
                 return {"type": "http.disconnect"}
+            patience += len(message.get("body", b"")) / LEAST_SPEED - (clock() - asked)
+            patience = min(patience, self.patience_seconds)
             whole = not message.get("more_body")
             return message
 
         async def noted(message: Message) -> None:
             nonlocal started
+            if late and not started:  # Gradio's app would answer 500
+                return
             started = started or message["type"] == "http.response.start"
             await send(message)
 

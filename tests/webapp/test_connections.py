@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import uvicorn
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
@@ -18,6 +20,15 @@ POST = b"POST / HTTP/1.1\r\n" + HEADERS + b"Content-Length: 3\r\n\r\n"
 
 
 LONG, SHORT = 60.0, 0.05  # seconds
+
+
+async def dropped(scope, receive, send):
+    """An answer to a request whose body is not read."""
+    await PlainTextResponse("too large")(scope, receive, send)
+
+
+async def large(scope, receive, send):
+    await PlainTextResponse(bytes(1 << 26))(scope, receive, send)
 
 
 async def answer(scope, receive, send):
@@ -45,21 +56,32 @@ def ask(monkeypatch, sent, headers=LONG, bodies=LONG, most=10):
             writer.close()
 
     async def all_of_them():
-        app = connections.Bodies(answer, bodies)
-        config = uvicorn.Config(
-            app, port=0, http=connections.Patient, log_config=None, lifespan="off", timeout_keep_alive=1
-        )
-        server = uvicorn.Server(config)
-        served = asyncio.create_task(server.serve())
-        while not server.started:
-            await asyncio.sleep(0)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        found = await asyncio.gather(*(one(port, pieces) for pieces in sent))
-        server.should_exit = True
-        await served
-        return found
+        async with serving(connections.Bodies(answer, bodies)) as (port, _):
+            return await asyncio.gather(*(one(port, pieces) for pieces in sent))
 
     return asyncio.run(all_of_them())
+
+
+@asynccontextmanager
+async def serving(app):
+    """The port of a server, and the connections that it has."""
+    config = uvicorn.Config(
+        app, port=0, http=connections.Patient, log_config=None, lifespan="off", timeout_keep_alive=1
+    )
+    server = uvicorn.Server(config)
+    served = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0)
+    yield server.servers[0].sockets[0].getsockname()[1], server.server_state.connections
+    server.should_exit = True
+    await served
+
+
+async def until(condition):
+    """Let others run until it is true; raises TimeoutError when that takes too long."""
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.001)
 
 
 def test_headers_that_do_not_come_end_the_connection(monkeypatch):
@@ -82,6 +104,130 @@ def test_a_body_that_does_not_come_is_one_line(monkeypatch, caplog):
 def test_there_are_only_so_many(monkeypatch):
     found = ask(monkeypatch, [[b"GET / HTTP/1.1\r\n" + HEADERS + b"\r\n"]] * 4, most=0)
     assert found == [b""] * 4
+
+
+def test_one_that_waits_for_a_request_makes_room_for_another(monkeypatch):
+    monkeypatch.setattr(connections.Patient, "wait_seconds", LONG)
+    monkeypatch.setattr(connections.Patient, "most", 2)
+
+    async def run():
+        async with serving(answer) as (port, there):
+            idle = []
+            for number in (1, 2):
+                idle.append(await asyncio.open_connection("127.0.0.1", port))
+                await until(lambda number=number: len(there) == number)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET / HTTP/1.0\r\n" + HEADERS + b"\r\n")
+            async with asyncio.timeout(60):
+                found = await reader.read()
+                with suppress(ConnectionResetError):
+                    assert not await idle[0][0].read()
+            left = len(there)
+            for _, one in [*idle, (reader, writer)]:
+                one.close()
+            return found, left
+
+    found, left = asyncio.run(run())
+    assert found.startswith(b"HTTP/1.1 200")
+    assert left == 1, "the second one, which has waited less"
+
+
+def test_a_client_that_takes_nothing_of_an_answer_ends(monkeypatch):
+    monkeypatch.setattr(connections.Patient, "wait_seconds", SHORT)
+
+    async def run():
+        async with serving(large) as (port, there):
+            _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+            writer.write(b"GET / HTTP/1.1\r\n" + HEADERS + b"\r\n")
+            await until(lambda: there)
+            await until(lambda: not there)
+            writer.close()
+
+    asyncio.run(run())
+
+
+def test_one_that_takes_its_time_gets_all_of_it(monkeypatch):
+    monkeypatch.setattr(connections.Patient, "wait_seconds", LONG)
+
+    async def run():
+        async with serving(large) as (port, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET / HTTP/1.0\r\n" + HEADERS + b"\r\n")
+            found = 0
+            while piece := await reader.read(1 << 20):
+                found += len(piece)
+            writer.close()
+            return found
+
+    assert asyncio.run(run()) > 1 << 26
+
+
+def test_the_rest_of_a_body_that_was_answered_early_has_little_time(monkeypatch):
+    monkeypatch.setattr(connections.Patient, "wait_seconds", SHORT)
+
+    async def run():
+        async with serving(dropped) as (port, there):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"POST / HTTP/1.1\r\n" + HEADERS + b"Content-Length: 1000000000\r\n\r\n")
+            found = await reader.readuntil(b"too large")
+
+            def end():
+                with suppress(ConnectionResetError):
+                    writer.write(b"x")
+                return not there
+
+            await until(end)
+            writer.close()
+            return found
+
+    assert asyncio.run(run()).startswith(b"HTTP/1.1 200")
+
+
+def test_a_body_that_drips_ends(caplog):
+    sent = []
+
+    async def receive():
+        await asyncio.sleep(SHORT / 100)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def send(message):
+        sent.append(message)
+
+    async def run():
+        app = ServerErrorMiddleware(answer)  # as in Gradio's app, which would answer 500
+        bodies = connections.Bodies(app, LONG, patience_seconds=SHORT)
+        await asyncio.wait_for(bodies({"type": "http", "path": "/"}, receive, send), 60)
+
+    asyncio.run(run())
+    assert sent[0]["status"] == 408
+
+
+def test_the_time_that_the_lab_takes_for_a_body_does_not_count():
+    """Nor does a fast start buy time."""
+    patience = []
+    pieces = [bytes(connections.LEAST_SPEED * 1000)] * 3
+
+    async def slow(scope, receive, send):
+        while (await receive())["more_body"]:
+            patience.append(loop_time())
+            until_later(patience[-1])
+
+    def loop_time():
+        return asyncio.get_running_loop().time()
+
+    def until_later(since):
+        while loop_time() - since < SHORT:
+            pass
+
+    async def receive():
+        return {"type": "http.request", "body": pieces.pop(), "more_body": bool(pieces)}
+
+    async def run():
+        bodies = connections.Bodies(slow, LONG, patience_seconds=SHORT)
+        await bodies({"type": "http", "path": "/"}, receive, None)
+
+    asyncio.run(run())
+    assert not pieces
 
 
 @pytest.mark.parametrize(("soft", "expected"), [(1024, 512), (1 << 15, connections.MOST)])
