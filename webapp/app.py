@@ -93,6 +93,8 @@ def _close(app: FastAPI, blocks: gr.Blocks) -> None:
     # An upload's folder is named by a digest of this and its bytes: nobody knows it who only knows the bytes.
     processing_utils.hash_seed = secrets.token_bytes(32)
     setattr(route_utils, "GradioMultiPartParser", uploads.FilesOnly)  # noqa: B010 - a type, to mypy
+    for component in calls.FILES:
+        setattr(component, "_process_single_file", uploads.named)  # noqa: B010 - a method, to mypy
     mount = next(route for route in app.routes if isinstance(route, Mount) and isinstance(route.app, App))
     assert isinstance(mount.app, App)
     mount.app.add_exception_handler(FnIndexInferError, calls.unnamed)

@@ -19,11 +19,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from gradio.data_classes import FileData
 from gradio.route_utils import GradioMultiPartParser
 from starlette.datastructures import FormData, Headers
 from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline import settings
 from pipeline.errors import InputError
@@ -84,6 +86,11 @@ def known(named: object) -> str:
     digest, name = _place(named)
     with _opened(digest, name):
         return str(settings.uploads() / digest / name)
+
+
+def named(component: object, upload: FileData) -> str:
+    """What a handler gets of a file box. Gradio itself leaves an empty file in its folder for each event."""
+    return upload.path
 
 
 def _place(named: object) -> tuple[str, str]:
@@ -154,11 +161,13 @@ class FilesOnly(GradioMultiPartParser):
 
 
 class Room:
-    """ASGI middleware: an upload begins only if it fits beside the others, and leaves runs their disk."""
+    """ASGI middleware: an upload starts, and continues, only if it fits with the others and leaves runs their
+    disk. What counts is what has arrived: anybody can state a size and send nothing."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.coming = 0  # bytes of uploads on their way
+        self.arrived = 0  # bytes of all uploads that ever came
+        self.used = 0  # bytes of those that were there at the last look, and what has arrived since
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not guard.UPLOAD.fullmatch(scope["path"]):
@@ -166,21 +175,51 @@ class Room:
             return
         length = Headers(scope=scope).get("content-length", "")
         size = int(length) if length.isdecimal() and len(length) < 20 else None
+        await self._look()
+        refused = _refusal(size, self.used)
+
+        async def counted() -> Message:
+            nonlocal refused
+            message = await receive()
+            arrived = len(message.get("body", b""))
+            if arrived and refused is None:
+                refused = await self._take(arrived)
+            return {"type": "http.disconnect"} if refused else message  # who reads it keeps nothing
+
+        async def unless_refused(message: Message) -> None:
+            if refused is None:  # else Gradio's app would answer 500
+                await send(message)
+
+        if refused is None:
+            try:
+                await self.app(scope, counted, unless_refused)
+            except ClientDisconnect:
+                if refused is None:
+                    raise
+            else:
+                return
+        assert refused is not None
+        await PlainTextResponse(refused[1] + "\n", status_code=refused[0])(scope, receive, send)
+
+    async def _look(self) -> None:
+        before = self.arrived
         there = await asyncio.to_thread(_used)
-        refused = _refusal(size, there + self.coming)
-        if refused:
-            await PlainTextResponse(refused[1] + "\n", status_code=refused[0])(scope, receive, send)
-            return
-        assert size is not None
-        self.coming += size
-        try:
-            await self.app(scope, receive, send)
-        finally:
-            self.coming -= size
+        self.used = there + self.arrived - before
+
+    async def _take(self, arrived: int) -> tuple[int, str] | None:
+        """Count a piece of an upload; as `_refusal`."""
+        refused = _refusal(arrived, self.used)
+        if refused:  # other uploads may have gone since
+            await self._look()
+            refused = _refusal(arrived, self.used)
+        if refused is None:
+            self.arrived += arrived
+            self.used += arrived
+        return refused
 
 
 def _refusal(size: int | None, others: int) -> tuple[int, str] | None:
-    """The status and the sentence that refuse an upload of this size beside others; None if it fits."""
+    """The status and the sentence that refuse an upload, or a piece of it, of this size; None if it fits."""
     most = settings.max_upload_bytes()
     if size is None:
         return 411, "An upload has to state its size; upload it with a browser."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import tempfile
 from types import SimpleNamespace
 
 import pytest
@@ -62,53 +63,132 @@ def test_the_sentence_is_the_same_whether_or_not_there_is_a_file(home, tmp_path)
     assert said == {uploads.NOT_HERE}
 
 
-async def send_upload(room, size, path="/gradio_api/upload"):
-    """The status that an upload of this size is answered with."""
-    statuses = []
+async def send_upload(app, size, pieces=(b"",), **scope):
+    """The status and the body that an upload that states this size is answered with. An event among the
+    pieces is waited for; and their end too, as what comes from a client may stop."""
+    sent = []
     headers = [] if size is None else [(b"content-length", b"%d" % size)]
+    coming, left = iter(pieces), [size or 0]
 
     async def send(message):
-        statuses.append(message.get("status"))
+        sent.append(message)
 
     async def receive():
-        return {"type": "http.request", "body": b"", "more_body": False}
+        piece = next(coming, None)
+        if piece is None:
+            await asyncio.Event().wait()
+        if isinstance(piece, asyncio.Event):
+            await piece.wait()
+            piece = next(coming)
+        left[0] -= len(piece)
+        return {"type": "http.request", "body": piece, "more_body": left[0] > 0}
 
-    await room({"type": "http", "path": path, "headers": headers}, receive, send)
-    return statuses[0]
+    headers += scope.pop("headers", [])
+    base = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "query_string": b""}
+    await app({**base, "headers": headers, **scope}, receive, send)
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
+
+
+async def keep(scope, receive, send):
+    """An app that keeps as many bytes as are stated, unless the client goes."""
+    left = int(dict(scope["headers"])[b"content-length"])
+    with tempfile.NamedTemporaryFile(dir=settings.uploads()) as file:
+        while left:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            left -= len(message["body"])
+            file.truncate(file.tell() + len(message["body"]))
+            file.seek(0, os.SEEK_END)
+        os.link(file.name, f"{file.name}-whole")
+    await send({"type": "http.response.start", "status": 200})
+
+
+@pytest.fixture
+def small(home, monkeypatch):
+    """The largest body that an upload may have, which is small here."""
+    monkeypatch.setenv("OLIVE_LAB_MAX_UPLOAD_MB", "1")
+    return settings.max_upload_bytes() + uploads.FORM
 
 
 @pytest.mark.parametrize("path", ["/gradio_api/upload", "/gradio_api/upload/"])
-def test_uploads_that_come_together_share_their_room(home, monkeypatch, path):
-    monkeypatch.setenv("OLIVE_LAB_MAX_UPLOAD_MB", "1")
-    largest = settings.max_upload_bytes() + uploads.FORM
+def test_uploads_that_come_together_share_their_room(small, path):
+    half = bytes(small // 2)
 
     async def run():
-        arrived = asyncio.Event()
+        room = uploads.Room(keep)
+        several = [send_upload(room, small, [half] * 2, path=path) for _ in range(uploads.AT_ONCE + 2)]
+        return [status for status, _ in await asyncio.gather(*several)]
 
-        async def app(scope, receive, send):
-            await arrived.wait()
-            await send({"status": 200})
+    statuses = asyncio.run(run())
+    assert set(statuses) == {200, 413}
+    there = list(settings.uploads().iterdir())
+    assert len(there) == statuses.count(200) <= uploads.AT_ONCE, "of the others nothing is left"
 
-        room = uploads.Room(app)
-        count = uploads.AT_ONCE + 1
-        under_way = [asyncio.create_task(send_upload(room, largest, path)) for _ in range(count)]
-        while not any(task.done() for task in under_way):
+
+def test_what_is_stated_and_does_not_come_takes_no_room(small):
+    async def run():
+        room = uploads.Room(keep)
+        slow = [asyncio.create_task(send_upload(room, small, [b"x"])) for _ in range(uploads.AT_ONCE * 3)]
+        while len(list(settings.uploads().iterdir())) < len(slow):
             await asyncio.sleep(0)
-        arrived.set()
-        statuses = [await task for task in under_way]
-        return statuses, await send_upload(room, largest, path)
+        found = await send_upload(room, small, [bytes(small)])
+        for task in slow:
+            task.cancel()
+        return found
 
-    statuses, after = asyncio.run(run())
-    assert sorted(statuses) == [200] * uploads.AT_ONCE + [413]
-    assert after == 200, "what has come and gone takes no room"
+    assert asyncio.run(run())[0] == 200
+
+
+def test_what_has_gone_takes_no_room(small):
+    async def run():
+        room = uploads.Room(keep)
+        for _ in range(uploads.AT_ONCE * 2):
+            assert (await send_upload(room, small, [bytes(small)]))[0] == 200
+            for path in settings.uploads().iterdir():
+                path.unlink()
+
+    asyncio.run(run())
+
+
+def test_an_upload_that_no_longer_fits_ends_in_the_middle(home, client, uploaded):
+    body = form([(GOOD, "x" * 200_000)])
+    room = uploads.AT_ONCE * (settings.max_upload_bytes() + uploads.FORM)
+    os.truncate(uploaded(b"rows"), room - 350_000)
+    there = set(settings.uploads().iterdir())
+
+    async def run():
+        half, whole = asyncio.Event(), asyncio.Event()
+
+        def pieces():
+            yield body[:100_000]
+            half.set()
+            yield whole
+            yield body[100_000:]
+
+        def send(pieces):
+            headers = [(b"host", b"localhost:7860"), (b"content-type", b"multipart/form-data; boundary=b")]
+            return send_upload(client.app, len(body), pieces, headers=headers, http_version="1.1")
+
+        async with asyncio.timeout(60):
+            slow = asyncio.create_task(send(pieces()))
+            await half.wait()
+            other = await send([body])
+            whole.set()
+            return other, await slow
+
+    (good, _), (status, said) = asyncio.run(run())
+    assert (good, status, said.decode().strip()) == (200, 413, uploads.FULL)
+    left = set(settings.uploads().iterdir()) - there
+    assert [path.is_dir() for path in left] == [True], "the other's"
 
 
 def test_an_upload_is_refused_before_it_is_written(home, uploaded, monkeypatch):
     async def app(scope, receive, send):
-        await send({"status": 200})
+        await send({"type": "http.response.start", "status": 200})
 
     def status(size):
-        return asyncio.run(send_upload(uploads.Room(app), size))
+        return asyncio.run(send_upload(uploads.Room(app), size))[0]
 
     most = settings.max_upload_bytes()
     assert [status(size) for size in (1, most, None, 2 * most)] == [200, 200, 411, 413]
