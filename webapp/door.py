@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from typing import Any
 from urllib.parse import urlencode
 
 import gradio as gr
-from gradio.server_messages import UnexpectedErrorMessage
+from gradio.server_messages import ProcessCompletedMessage, UnexpectedErrorMessage
 from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, Response
@@ -25,18 +24,20 @@ from webapp.calls import UNFIT
 NAME = r"[A-Za-z0-9_-]{1,64}"  # of a session or an event; the page's are of 11 and 32 letters
 # What the page needs. The others serve uploads to whoever names them, fetch any address, write what a session
 # holds to the disk, or belong to features that are off.
-STREAMS = re.compile(rf"/gradio_api/(queue/data|heartbeat/{NAME})/?")
+# Gradio's heartbeat is not among them: the page needs none while it keeps no state.
+EVENTS = re.compile(r"/gradio_api/queue/data/?")
+PROGRESS = re.compile(r"/gradio_api/upload_progress/?")
 CALLS = re.compile(r"/gradio_api/(queue/join|run/[A-Za-z0-9_]{1,64}|cancel|reset)/?")
 ROUTES = re.compile(
     r"/|/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt)"
     r"|/(static|assets|svelte)(/[^/\x00-\x1f]{1,150}){1,8}"
-    r"|/gradio_api/(upload|upload_progress|startup-events|info|app_id)/?"
-    rf"|{STREAMS.pattern}|{CALLS.pattern}"
+    r"|/gradio_api/(upload|startup-events|info|app_id)/?"
+    rf"|{EVENTS.pattern}|{PROGRESS.pattern}|{CALLS.pattern}"
 )
 UNUSED = ("page", "deep_link")  # queries for features that are off; Gradio looks them up unchecked
-MOST_STREAMS = 400  # a page holds two; the other connections are for short requests
+MOST_PROGRESS = 40  # streams that say how much of an upload is there; without one a page shows no bar
 MOST_UNREAD = 12  # events of a session whose answers nobody has read
-SESSIONS = 100  # that have such answers
+SESSIONS = 100  # that have such answers, or had; each has one stream
 BUSY = "The lab has too many requests now; try again in a minute."
 
 
@@ -46,7 +47,9 @@ class Door:
     def __init__(self, app: ASGIApp, blocks: gr.Blocks) -> None:
         self.app = app
         self.queue = blocks._queue
-        self.streams: Counter[str] = Counter()  # by the session whose events they send
+        self.streams: set[str] = set()  # sessions whose events are being sent
+        self.ending: set[str] = set()  # those of them that are to make room
+        self.bars = 0  # streams of progress
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -55,8 +58,12 @@ class Door:
             await _say("There is no such page.", 404)(scope, receive, send)
         elif scope["method"] == "POST" and CALLS.fullmatch(scope["path"]):
             await self._call(scope, receive, send)
-        elif STREAMS.fullmatch(scope["path"]):
-            await self._stream(scope, receive, send)
+        elif EVENTS.fullmatch(scope["path"]):
+            await self._events(scope, receive, send)
+        elif not _is_name(QueryParams(scope["query_string"]).get("upload_id", "none")):
+            await _say(UNFIT, 422)(scope, receive, send)
+        elif PROGRESS.fullmatch(scope["path"]):
+            await self._progress(scope, receive, send)
         else:
             given = QueryParams(scope["query_string"]).multi_items()
             kept = urlencode([pair for pair in given if pair[0] not in UNUSED])
@@ -89,36 +96,63 @@ class Door:
 
             await self.app(scope, again, send)
 
-    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on a request whose answer lasts, if not too many do."""
+    async def _events(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on a request for the events of a session, which are answered until all are read."""
         session = QueryParams(scope["query_string"]).get("session_hash", "")
-        if "/queue/data" in scope["path"] and session not in self.queue.pending_messages_per_session:
+        if session not in self.queue.pending_messages_per_session:
             await _no_session()(scope, receive, send)
-        elif self.streams.total() >= MOST_STREAMS:
+        elif session in self.streams:  # a page has one; of two, each would get some of the events
             await _say(BUSY, 503)(scope, receive, send)
         else:
-            self.streams[session] += 1
+            self.streams.add(session)
             try:
                 await self.app(scope, receive, send)
             finally:
-                self.streams[session] -= 1
-                self.streams += Counter()  # forget those of none
+                self.streams.discard(session)
+                if session in self.ending:
+                    self._forget(session)
+
+    async def _progress(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on a request for the progress of an upload, if not too many are being answered."""
+        if self.bars >= MOST_PROGRESS:
+            await _say(BUSY, 503)(scope, receive, send)
+            return
+        self.bars += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.bars -= 1
 
     def _has_room(self, session: str) -> bool:
-        """Whether the answer to one more event can be kept, when one that nobody reads is forgotten for it.
+        """Whether the answer to one more event can be kept, when a session that needs nothing makes room for
+        it: the oldest that has read all, else the oldest that reads nothing.
 
         Gradio itself would forget the oldest session, whoever reads it, and whatever still runs for it.
         """
         kept, unread = self.queue.pending_messages_per_session, self.queue.pending_event_ids_session
-        if session in kept or len(kept) < SESSIONS:
+        self.ending.discard(session)
+        if session in kept or len(kept) - len(self.ending) < SESSIONS:
             return len(unread.get(session, ())) < MOST_UNREAD
-        busy = {event.session_hash for event in self.queue.event_ids_to_events.values()}
-        oldest = next((name for name in kept if not self.streams[name] and name not in busy), None)
-        if oldest is None:
+        busy = {event.session_hash for event in self.queue.event_ids_to_events.values()} | self.ending
+        reading = {name for name in self.streams if unread.get(name)}
+        free = [name for name in kept if name not in busy | reading]
+        if not free:
             return False
-        del kept[oldest]
-        unread.pop(oldest, None)
+        oldest = min(free, key=lambda name: (bool(unread.get(name)), name in self.streams))
+        if oldest in self.streams:
+            # As Gradio does for what was canceled: it says that the stream is over, and a page asks for
+            # another one at its next event. One whose stream only breaks off reloads itself.
+            self.ending.add(oldest)
+            unread.setdefault(oldest, set())
+            kept[oldest].put_nowait(ProcessCompletedMessage(output={}, success=True, event_id="none"))
+        else:
+            self._forget(oldest)
         return True
+
+    def _forget(self, session: str) -> None:
+        self.ending.discard(session)
+        self.queue.pending_messages_per_session.pop(session, None)
+        self.queue.pending_event_ids_session.pop(session, None)
 
 
 def sound(body: bytes) -> str | None:

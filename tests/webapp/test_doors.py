@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,7 @@ def test_an_upload_of_equal_bytes_is_there_for_both(home, client):
         status, answer = handler.call(handler.given(FILES, file(path)))
         assert (status, "do not fit this template" in answer) == (GOOD, True), answer
     assert list((home / ".gradio-uploads" / uploads.COPIES).iterdir()) == []
+    assert not [path for path in (home / ".gradio-uploads").iterdir() if path.is_file()]
 
 
 def test_what_an_event_says_of_itself_is_flat(client, monkeypatch):
@@ -422,7 +424,7 @@ def test_a_call_that_no_page_sends_is_refused_and_not_logged(client, capfd, path
 
 
 def test_paths_that_no_file_can_have_are_not_there(client, capfd):
-    for path in ("assets", "static", "svelte", "gradio_api/heartbeat"):
+    for path in ("assets", "static", "svelte"):
         for name in ("x" * 300, "%00", "a/" * 20 + "b", "a%0ab"):
             assert client.get(f"/{path}/{name}").status_code == 404, (path, name)
     assert capfd.readouterr().err == ""
@@ -440,6 +442,7 @@ def test_answers_that_nobody_reads_are_few(client):
 def test_sessions_that_nobody_reads_make_room_and_others_stay(client, monkeypatch):
     queue = gradio(client).get_blocks()._queue
     queue.pending_messages_per_session.clear()
+    queue.pending_event_ids_session.clear()
     at_door = next(
         route.app for route in client.app.routes if isinstance(getattr(route, "app", 0), door.Door)
     )
@@ -452,11 +455,10 @@ def test_sessions_that_nobody_reads_make_room_and_others_stay(client, monkeypatc
         until(lambda: not queue.event_ids_to_events, "the end of the event", 60)
         return status
 
-    monkeypatch.setitem(at_door.streams, "read", 1)
+    monkeypatch.setattr(at_door, "streams", {"read"})
     assert [join(name) for name in ("read", "one", "two", "three", "four")] == [GOOD] * 5
     assert list(queue.pending_messages_per_session) == ["read", "three", "four"]
-    for name in ("three", "four"):
-        monkeypatch.setitem(at_door.streams, name, 1)
+    at_door.streams |= {"three", "four"}
     assert [join("five"), join("four")] == [503, GOOD]
 
 
@@ -471,7 +473,58 @@ def test_a_body_that_is_too_large_and_hides_its_size_is_refused(client, capfd):
 
 
 def test_streams_leave_connections_for_requests(client, monkeypatch):
-    monkeypatch.setattr(door, "MOST_STREAMS", 0)
-    reply = client.get("/gradio_api/heartbeat/abc")
+    monkeypatch.setattr(door, "MOST_PROGRESS", 0)
+    reply = client.get("/gradio_api/upload_progress?upload_id=abc")
     assert (reply.status_code, reply.text.strip()) == (503, door.BUSY)
     assert client.get("/config").status_code == GOOD
+
+
+def test_a_page_needs_no_heartbeat_and_nobody_gets_one(client):
+    """Whoever adds a state or an `unload` to the page has to open that door, and to limit who waits there."""
+    assert client.get("/config").json()["connect_heartbeat"] is False
+    assert client.get("/gradio_api/heartbeat/abc").status_code == 404
+
+
+def test_the_name_of_an_upload_under_way_is_short(client):
+    """Gradio keeps each one that anybody asks for."""
+    for method, path in (("GET", "upload_progress"), ("POST", "upload")):
+        given = {"params": {"upload_id": "x" * 65}, "files": {"files": ("a.jsonl", ROWS)}}
+        reply = client.request(method, f"/gradio_api/{path}", **given)
+        assert (reply.status_code, reply.text.strip()) == (422, calls.UNFIT)
+
+
+def test_streams_that_have_nothing_to_send_make_room(client, monkeypatch, capfd):
+    queue = gradio(client).get_blocks()._queue
+    queue.pending_messages_per_session.clear()
+    queue.pending_event_ids_session.clear()
+    at_door = next(
+        route.app for route in client.app.routes if isinstance(getattr(route, "app", 0), door.Door)
+    )
+    monkeypatch.setattr(door, "SESSIONS", 2)
+    handler = next(found for found in handlers(client) if found.queued and not found.kinds)
+
+    def join(session: str) -> int:
+        body = {"data": [], "fn_index": handler.id, "session_hash": session}
+        status = client.post("/gradio_api/queue/join", json=body).status_code
+        until(lambda: not queue.event_ids_to_events, "the end of the event", 60)
+        return status
+
+    def read(session: str) -> str:
+        return client.get("/gradio_api/queue/data", params={"session_hash": session}).text
+
+    with ThreadPoolExecutor() as threads:
+        idle = {}
+        for name in ("one", "two"):
+            assert join(name) == GOOD
+            assert "process_completed" in read(name)
+            idle[name] = threads.submit(read, name)
+            until(lambda name=name: name in at_door.streams, "the stream", 60)
+        assert read("one").strip() == door.BUSY
+        assert join("three") == GOOD
+        assert '"close_stream"' in idle["one"].result(60)
+        assert "process_completed" in read("three")
+        assert [join("one"), join("four")] == [GOOD, GOOD], "a page whose stream has ended"
+        assert '"close_stream"' in idle["two"].result(60)
+        assert all("process_completed" in read(name) for name in ("one", "four"))
+    assert (at_door.streams, at_door.ending) == (set(), set())
+    assert "Traceback" not in capfd.readouterr().err
