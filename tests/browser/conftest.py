@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "webapp"))
 
 WAIT_MS = 60_000
 SETTLE_MS = 1500
-POLLS = ("/live?", "/activity.json", "/queue.json", "/heartbeat/")  # what a page asks again and again
+POLLS = ("/live?", "/activity.json", "/queue.json")  # what a page asks again and again
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
