@@ -308,7 +308,7 @@ def _source(name: str, folder: str, adapter: str, merged: str) -> Source:
 def _serve(source: Source) -> None:
     """Answer requests from standard input until it closes. One request at a time, its sides in turn."""
     # Before the runtime sees the files: what it says of those that don't fit helps nobody.
-    verify.require(verify.static(source.folder), f"its files in {source.folder} are not good")
+    verify.require(verify.static(source.folder, source.adapter), f"its files in {source.folder} are not good")
     model = generation.load(source.folder, {"adapter": source.adapter} if source.adapter else {})
     canceled: set[int] = set()
     requests = _requests(canceled)

@@ -72,10 +72,10 @@ def whole(folder: Path) -> list[Finding]:
     return found + live(folder)
 
 
-def static(folder: Path) -> list[Finding]:
+def static(folder: Path, adapter: Path | None = None) -> list[Finding]:
     """The checks that need neither the weights nor a runtime: a fraction of a second.
 
-    Raises InputError if there is no such folder.
+    `adapter` is one that may lie elsewhere and is checked too. Raises InputError if there is no such folder.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
@@ -90,12 +90,14 @@ def static(folder: Path) -> list[Finding]:
     if graph is not None:
         report.check("weights", partial(_weights, folder, graph))
     adapters = adapters_of(folder)
+    if adapter is not None and adapter.resolve() not in [file.resolve() for file in adapters]:
+        adapters.append(adapter.resolve())
     for file in adapters:
         name = f"adapter {file.name}"
         if graph is None or config is None:
             report.skip(name, "needs a good graph to be compared with")
         else:
-            report.check(name, partial(_adapter, folder, file, graph, config))
+            report.check(name, partial(_adapter, file, graph, config))
     if not adapters:
         report.skip("adapters", "the folder has none; its base answers alone")
     report.check("tokenizer", partial(_tokenizer, folder))
@@ -228,8 +230,8 @@ def _weights(folder: Path, graph: exported.Graph) -> tuple[int, str]:
     return size, f"{len(graph.pieces)} tensors lie within {size:,} bytes"
 
 
-def _adapter(folder: Path, file: Path, graph: exported.Graph, config: Config) -> tuple[int, str]:
-    tensors = exported.read_adapter(exported.inside(folder, file.name))
+def _adapter(file: Path, graph: exported.Graph, config: Config) -> tuple[int, str]:
+    tensors = exported.read_adapter(exported.inside(file.parent, file.name))
     if not tensors:
         raise ValueError(f"{file.name} has no tensors; export the adapter again")
     faults = exported.misfits(tensors, graph, config.inputs)

@@ -13,7 +13,7 @@ from typing import Any
 
 import exports
 import pytest
-from lab import plant, processes, until
+from lab import cli, plant, processes, until
 
 from pipeline import exported, generation, inference
 from pipeline.errors import InputError, LabError
@@ -230,6 +230,19 @@ def test_an_adapter_of_another_graph_is_told_before_the_model_is_loaded(
     )
 
 
+def test_an_adapter_of_another_graph_from_elsewhere_is_refused_too(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "_servers", {})
+    monkeypatch.setattr(inference, "_starting", asyncio.Lock())
+    folder = exports.write(tmp_path / "export")
+    elsewhere = tmp_path / "other.onnx_adapter"
+    exports.write_adapter(elsewhere, {"layers.0.lora_A": exports.random(16, 4)})
+    code, _, err = cli(capsys, "chat", folder, "Hello", "--adapter", elsewhere)
+    assert code == 1
+    assert "other.onnx_adapter belongs to another graph: layers.0.lora_A is not an input of the graph;" in err
+
+
 def test_what_cannot_answer_is_refused(home: Path, store: Store, finished: Run) -> None:
     queued = store.get(plant(store))
     with pytest.raises(
@@ -267,7 +280,7 @@ def serve(
     said: list[dict[str, Any]] = []
     template = SimpleNamespace(fields=("prompt", "response"))
     reader = SimpleNamespace(optional=[], text=lambda row: f"<{row['prompt']}>")
-    monkeypatch.setattr("pipeline.verify.static", lambda folder: [])
+    monkeypatch.setattr("pipeline.verify.static", lambda folder, adapter: [])
     monkeypatch.setattr(
         "pipeline.generation.load",
         lambda folder, adapters: SimpleNamespace(template=template, reader=reader, names=frozenset(adapters)),

@@ -21,6 +21,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -311,20 +312,28 @@ def _sources(place: tuple[int, str, str], wanted: set[tuple[int, str]]) -> set[t
 
 
 def _pieces(place: Place, modules: Modules, widths: Mapping[str, int]) -> Iterator[Piece]:
-    """The adapters that belong to one product: its own, its parts', or its share of a fused one."""
+    """The adapters that belong to one product: its own, its parts', or its share of a fused one.
+
+    Raises ValueError if a fused one has other outputs than its parts in the graph have together.
+    """
     layer, name = place.layer, place.product
     if (layer, name) in modules:
         yield Piece((layer, name), modules[layer, name], 0, place.outputs)
-        return
-    start = 0
-    for part in PARTS.get(name, ()):
+    parts = PARTS.get(name, ())
+    edges = _edges(parts, widths, place.outputs)
+    for part, (start, stop) in zip(parts, pairwise(edges), strict=True):
         if (layer, part) in modules:
-            yield Piece((layer, part), modules[layer, part], start, widths.get(part, place.outputs))
-        start += widths.get(part, 0)
+            yield Piece((layer, part), modules[layer, part], start, stop - start)
     for fused, parts in PARTS.items():
         if name in parts and (layer, fused) in modules:
             whole = modules[layer, fused]
-            edges = _edges(parts, widths, whole.b.shape[0])
+            edges = _edges(parts, widths, place.outputs * len(parts))
+            if whole.b.shape[0] != edges[-1]:
+                raise ValueError(
+                    f"layer {layer} {fused}: the adapter has {whole.b.shape[0]} outputs, and"
+                    f" {', '.join(parts)} of the graph have {edges[-1]} together; it was trained on another"
+                    " base"
+                )
             index = parts.index(name)
             yield Piece((layer, fused), whole.rows(edges[index], edges[index + 1]), 0, place.outputs)
 
@@ -332,10 +341,7 @@ def _pieces(place: Place, modules: Modules, widths: Mapping[str, int]) -> Iterat
 def _edges(parts: Iterable[str], widths: Mapping[str, int], total: int) -> list[int]:
     """Where the parts of a fused matrix begin and end; parts without a known width are equal."""
     parts = list(parts)
-    edges = [0]
-    for part in parts:
-        edges.append(edges[-1] + widths.get(part, total // len(parts)))
-    return edges
+    return list(accumulate((widths.get(part, total // len(parts)) for part in parts), initial=0))
 
 
 def _kind(node: onnx.NodeProto, initializers: Mapping[str, onnx.TensorProto]) -> int:
