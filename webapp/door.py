@@ -20,6 +20,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from webapp.calls import UNFIT
+from webapp.kept import Kept
 
 NAME = r"[A-Za-z0-9_-]{1,64}"  # of a session or an event; the page's are of 11 and 32 letters
 # What the page needs. The others serve uploads to whoever names them, fetch any address, write what a session
@@ -46,6 +47,7 @@ class Door:
 
     def __init__(self, app: ASGIApp, blocks: gr.Blocks) -> None:
         self.app = app
+        self.kept = Kept(app)
         self.queue = blocks._queue
         self.streams: set[str] = set()  # sessions whose events are being sent
         self.ending: set[str] = set()  # those of them that are to make room
@@ -64,6 +66,8 @@ class Door:
             await _say(UNFIT, 422)(scope, receive, send)
         elif PROGRESS.fullmatch(scope["path"]):
             await self._progress(scope, receive, send)
+        elif self.kept.holds(scope):
+            await self.kept(scope, receive, send)
         else:
             given = QueryParams(scope["query_string"]).multi_items()
             kept = urlencode([pair for pair in given if pair[0] not in UNUSED])

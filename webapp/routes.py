@@ -85,18 +85,15 @@ def again(run: str) -> None:
 
 
 @router.get("/scorecards/{group}.json")
-def score(group: str) -> JSONResponse:
+async def score(group: str) -> JSONResponse:
     """A scorecard as far as it is measured."""
-    rows = scorecard.rows(store(), group)
-    if not rows:
-        raise HTTPException(404, f"{group}: no such scorecard")
-    return JSONResponse(views.scorecard(rows), headers=NEW)
+    return JSONResponse(await watch().other(f"scorecard {group}", lambda: _score(group)), headers=NEW)
 
 
 @router.get("/pulled/{key}.json")
-def pulled_facts(key: str) -> JSONResponse:
+async def pulled_facts(key: str) -> JSONResponse:
     """How far a model is pulled, told as a stage is."""
-    return JSONResponse(_pulled(key), headers=NEW)
+    return JSONResponse(await watch().other(f"pulled {key}", lambda: _pulled(key)), headers=NEW)
 
 
 @router.post("/pulled/{key}/cancel")
@@ -127,6 +124,13 @@ def _run(run: str) -> Run:
         raise HTTPException(404, str(error)) from None
 
 
+def _score(group: str) -> dict[str, Any]:
+    rows = scorecard.rows(store(), group)
+    if not rows:
+        raise HTTPException(404, f"{group}: no such scorecard")
+    return views.scorecard(rows)
+
+
 def _pulled(key: str) -> dict[str, Any]:
     """What is known of one that is listed: no path comes from the URL."""
     known = next((known for known in pulled.listed(store().home) if known["key"] == key), None)
@@ -151,4 +155,5 @@ def _act(run: str, action: Any) -> JSONResponse:
     except LabError as error:
         return JSONResponse({"error": str(error)}, status_code=409, headers=NEW)
     worker.ensure(store().home)
+    watch().queue_now()  # what is asked for next is how it is after this
     return JSONResponse(watch().look_now(found.id, anew=True).status, headers=NEW)

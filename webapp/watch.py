@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any, Generic, TypeVar
-
-from starlette.concurrency import run_in_threadpool
 
 from pipeline import clock, estimate, settings, takeaway
 from pipeline.files import to_json
@@ -22,8 +22,11 @@ from webapp.home import known_run, store
 
 RUN_SECONDS = 0.15  # how old what is told may be: of one run,
 LIST_SECONDS = 1.0  # of all runs,
+QUEUE_SECONDS = 0.5  # of the queue,
 EXPECTED_SECONDS = 10.0  # of how long a run's stages may take
 MOST_RUNS = 200
+MOST_WAITING = 100
+THREADS = 2  # that look; the threads of handlers and of the page are left to them
 FORGET_SECONDS = 60.0
 
 T = TypeVar("T")
@@ -46,12 +49,14 @@ class Watch:
         self._looks: Remembered[Look] = Remembered(RUN_SECONDS)
         self._lists: Remembered[list[Run]] = Remembered(LIST_SECONDS)
         self._expected: Remembered[dict[str, float]] = Remembered(EXPECTED_SECONDS)
+        self._queues: Remembered[bytes] = Remembered(QUEUE_SECONDS)
+        self._others: Remembered[Any] = Remembered(RUN_SECONDS)
         self._facts: dict[Path, tail.Facts] = {}
+        self._threads = ThreadPoolExecutor(THREADS, "watch")
 
     async def look(self, run: str) -> Look:
         """The run of that id. Raises InputError."""
-        found = self._looks.fresh(run)
-        return found if found is not None else await run_in_threadpool(self.look_now, run)
+        return await self._looks.shared(run, lambda: self._look(run), self._threads)
 
     def look_now(self, run: str, *, anew: bool = False) -> Look:
         """The same, for a thread; `anew` after something was done to the run."""
@@ -59,8 +64,38 @@ class Watch:
 
     async def runs(self) -> list[Run]:
         """The newest runs, newest first."""
-        found = self._lists.fresh("")
-        return found if found is not None else await run_in_threadpool(self._runs)
+        return await self._lists.shared("", lambda: self.store.list(MOST_RUNS), self._threads)
+
+    async def queue(self) -> bytes:
+        """Whether the queue is paused, what runs, and the first of what waits, in its order, as JSON."""
+        return await self._queues.shared("", self._queue, self._threads)
+
+    async def other(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Whatever else pages ask for again and again, by a name of its own. Raises what `make` raises."""
+        found: dict[str, Any] = await self._others.shared(name, make, self._threads)
+        return found
+
+    def queue_now(self) -> bytes:
+        """The same as it is now, for a thread that did something to it."""
+        return self._queues.get("", self._queue, anew=True)
+
+    def _queue(self) -> bytes:
+        waiting = self.store.queue()
+        on = [
+            (self.store.get(run), stage) for run, stage, device in self.store.running() if device is not None
+        ]
+        told = {
+            "paused": self.store.paused,
+            "running": [
+                {"id": run.id, "name": run.name, "owner": run.owner, "stage": stage} for run, stage in on
+            ],
+            "waiting": [
+                {"id": run.id, "name": run.name, "owner": run.owner, "urgent": run.urgent}
+                for run in waiting[:MOST_WAITING]
+            ],
+            "more": max(len(waiting) - MOST_WAITING, 0),
+        }
+        return to_json(told).encode()
 
     def _runs(self) -> list[Run]:
         return self._lists.get("", lambda: self.store.list(MOST_RUNS))
@@ -114,11 +149,30 @@ class Remembered(Generic[T]):
         self.seconds = seconds
         self._lock = Lock()
         self._values: dict[str, tuple[float, T]] = {}
+        self._making: dict[str, asyncio.Future[T]] = {}
 
     def fresh(self, name: str) -> T | None:
         """The value if it is new enough."""
         made, value = self._values.get(name, (0.0, None))
         return value if time.monotonic() - made < self.seconds else None
+
+    async def shared(self, name: str, make: Callable[[], T], threads: ThreadPoolExecutor) -> T:
+        """The value, made in one of the threads if need be: in one, however many wait for it."""
+        found = self.fresh(name)
+        if found is not None:
+            return found
+        loop = asyncio.get_running_loop()
+        making = self._making.get(name)
+        if making is None or making.get_loop() is not loop:
+            making = self._making[name] = loop.run_in_executor(threads, self.get, name, make)
+            making.add_done_callback(lambda done: self._made(name, done))
+        return await asyncio.shield(making)  # who goes away leaves the others waiting
+
+    def _made(self, name: str, done: asyncio.Future[T]) -> None:
+        if self._making.get(name) is done:
+            del self._making[name]
+        if not done.cancelled():
+            done.exception()  # it is told to those who wait, if anybody still does
 
     def get(self, name: str, make: Callable[[], T], *, anew: bool = False) -> T:
         """The value, made if need be; those that nobody has asked for in a while are forgotten."""

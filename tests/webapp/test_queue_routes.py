@@ -8,7 +8,7 @@ import pytest
 
 from pipeline import settings
 from pipeline.errors import InputError
-from webapp import local_models, queue, watch
+from webapp import local_models, watch
 from webapp.home import known_run
 from webapp.tabs import lab, sweep
 
@@ -28,7 +28,7 @@ def test_what_runs_and_what_waits(client, store):
 
 
 def test_only_the_first_of_a_long_queue_are_sent(client, store, monkeypatch):
-    monkeypatch.setattr(queue, "MOST_SHOWN", 2)
+    monkeypatch.setattr(watch, "MOST_WAITING", 2)
     for name in "abc":
         planted.queued(store, name)
     facts = client.get("/queue.json").json()
@@ -110,3 +110,18 @@ def test_a_run_is_named_by_its_whole_id(client, store):
         with pytest.raises(InputError):
             known_run(name)
     assert known_run(run).id == run
+
+
+def test_what_was_just_done_to_the_queue_is_seen_at_once(client, store, monkeypatch):
+    """However long the queue that pages ask for is remembered."""
+    runs = [planted.queued(store, name) for name in "abc"]
+    monkeypatch.setattr(watch.watch()._queues, "seconds", 600)
+    assert waiting(client.get("/queue.json")) == ["a", "b", "c"]
+    client.post(f"/runs/{runs[2]}/move/first")
+    assert waiting(client.get("/queue.json")) == ["c", "a", "b"]
+    client.post(f"/runs/{runs[0]}/cancel")
+    assert waiting(client.get("/queue.json")) == ["c", "b"]
+    client.post("/queue/paused")
+    assert client.get("/queue.json").json()["paused"] is True
+    client.post(f"/runs/{runs[0]}/retry")
+    assert len(waiting(client.get("/queue.json"))) == 3

@@ -7,6 +7,7 @@ import zipfile
 import planted
 import pytest
 import yaml
+from lab import until
 from starlette.testclient import TestClient
 
 from pipeline import settings
@@ -156,6 +157,6 @@ def test_a_scorecard_is_told_as_far_as_it_is_measured(client, store):
     assert told["ended"] is False
     store.claim("cpu")
     store.finish(store.list()[0].id, "quantize", FAILED, error="It broke.")
+    until(lambda: client.get(f"/scorecards/{group}.json").json()["ended"], "a look that is new")
     told = client.get(f"/scorecards/{group}.json").json()
-    assert told["ended"] is True
     assert told["table"]["rows"][2][-1] == "quantize: It broke."

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import planted
 import pytest
@@ -60,3 +62,47 @@ def test_an_error_is_not_remembered():
     assert kept.get("a", lambda: 1) == 1
     assert kept.fresh("a") == 1
     assert kept.fresh("b") is None
+
+
+def test_many_who_wait_on_the_loop_take_one_thread():
+    kept = watch.Remembered(60)
+    made = []
+    threads = ThreadPoolExecutor(8)
+    go = threading.Event()
+
+    def make():
+        go.wait(60)
+        made.append(threading.current_thread().name)
+        return "value"
+
+    async def all_of_them():
+        waiting = [asyncio.ensure_future(kept.shared("a", make, threads)) for _ in range(50)]
+        await asyncio.sleep(0)
+        assert threads._work_queue.qsize() + len(threads._threads) == 1
+        waiting[0].cancel()  # who goes away leaves the others waiting
+        go.set()
+        return await asyncio.gather(*waiting[1:])
+
+    assert asyncio.run(all_of_them()) == ["value"] * 49
+    assert len(made) == 1
+
+
+def test_an_error_is_told_to_all_who_wait_and_the_next_one_asks_again():
+    kept = watch.Remembered(60)
+    answers = [InputError("no"), "yes"]
+    threads = ThreadPoolExecutor(1)
+
+    def make():
+        answer = answers.pop(0)
+        if isinstance(answer, InputError):
+            raise answer
+        return answer
+
+    async def all_of_them():
+        waiting = (kept.shared("a", make, threads) for _ in range(3))
+        failed = await asyncio.gather(*waiting, return_exceptions=True)
+        return failed, await kept.shared("a", make, threads)
+
+    failed, found = asyncio.run(all_of_them())
+    assert [str(error) for error in failed] == ["no"] * 3
+    assert found == "yes"

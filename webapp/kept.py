@@ -1,0 +1,89 @@
+"""What Gradio answers everybody alike, kept: its page, which it would make again for each request.
+
+Making it takes 40 ms of Python in a thread, all of it work for the lock that threads share: beside pages that
+poll, and on a machine that has other work, seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MOST = 16  # pages, one for each address that the lab is opened by
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer that is the same for all: also compressed, and with a tag by which browsers know it."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes = field(repr=False)
+    packed: bytes = field(repr=False)
+
+    def to(self, given: Headers) -> Response:
+        """As a response to a request with these headers."""
+        tag = f'"{hashlib.sha256(self.body).hexdigest()[:32]}"'
+        headers = {**self.headers, "ETag": tag, "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
+        if self.status != 200:
+            return Response(self.body, self.status, self.headers)
+        if tag in given.get("if-none-match", ""):
+            return Response(None, 304, headers)
+        if "gzip" in given.get("accept-encoding", ""):
+            return Response(self.packed, headers={**headers, "Content-Encoding": "gzip"})
+        return Response(self.body, headers=headers)
+
+
+class Kept:
+    """ASGI app in front of Gradio's, for requests that `holds` says yes to."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self._answers: dict[tuple[str, ...], Answer] = {}  # the one asked for last is the last
+        self._making = asyncio.Lock()  # once for all who ask at once
+
+    @staticmethod
+    def holds(scope: Scope) -> bool:
+        """Whether the answer to a request depends on nothing but the address that the lab is opened by."""
+        return scope["path"] == "/" and scope["method"] in ("GET", "HEAD")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        given = Headers(scope=scope)
+        known = (scope["path"], scope["scheme"], given.get("host", ""), scope.get("root_path", ""))
+        async with self._making:
+            answer = self._answers.pop(known, None) or await _made(self.app, scope, given.get("host", ""))
+            if answer.status == 200:
+                self._answers[known] = answer
+                while len(self._answers) > MOST:
+                    del self._answers[next(iter(self._answers))]
+        await answer.to(given)(scope, receive, send)
+
+
+async def _made(app: ASGIApp, scope: Scope, host: str) -> Answer:
+    """Gradio's answer to a plain request: no query, and no header but the host's name."""
+    messages: list[Message] = []
+    given = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> Message:
+        return given.pop() if given else await asyncio.Future()  # whoever waits for more is canceled
+
+    async def send(message: Message) -> None:
+        messages.append(message)
+
+    plain: dict[str, Any] = {
+        "method": "GET",
+        "query_string": b"",
+        "headers": [(b"host", host.encode("latin-1"))],
+    }
+    await app({**scope, **plain}, receive, send)
+    body = b"".join(message.get("body", b"") for message in messages)
+    start = next(message for message in messages if message["type"] == "http.response.start")
+    kind = Headers(raw=start["headers"]).get("content-type", "text/plain")
+    return Answer(start["status"], {"Content-Type": kind}, body, gzip.compress(body, 6))
