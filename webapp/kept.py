@@ -1,7 +1,7 @@
 """What Gradio answers everybody alike, kept: its page, which it would make again for each request.
 
 Making it takes 40 ms of Python in a thread, all of it work for the lock that threads share: beside pages that
-poll, and on a machine that has other work, seconds.
+poll, and on a machine that has other work, seconds. And the script of Gradio's that is mended on its way.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,12 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MOST = 16  # pages, one for each address that the lab is opened by
+SCRIPT = re.compile(r"/assets/index-[A-Za-z0-9_-]+\.js")
+MOST = 16  # answers; a page for each address that the lab is opened by, and few scripts
+# Gradio's client cannot close the stream of an upload's progress, and says so in the console at each upload.
+# The server ends it with the upload; what is left to do is not to listen any more.
+OPEN = re.compile(rb"close:\(\)=>\{console\.warn\([`'\"]Method not implemented\.[`'\"]\)\}")
+CLOSED = rb"close(){this.onmessage=this.onerror=null;this.readyState=2}"
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,8 @@ class Kept:
     @staticmethod
     def holds(scope: Scope) -> bool:
         """Whether the answer to a request depends on nothing but the address that the lab is opened by."""
-        return scope["path"] == "/" and scope["method"] in ("GET", "HEAD")
+        asked = scope["path"] == "/" or SCRIPT.fullmatch(scope["path"]) is not None
+        return asked and scope["method"] in ("GET", "HEAD")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         given = Headers(scope=scope)
@@ -84,6 +91,8 @@ async def _made(app: ASGIApp, scope: Scope, host: str) -> Answer:
     }
     await app({**scope, **plain}, receive, send)
     body = b"".join(message.get("body", b"") for message in messages)
+    if scope["path"] != "/":
+        body = OPEN.sub(CLOSED, body)
     start = next(message for message in messages if message["type"] == "http.response.start")
     kind = Headers(raw=start["headers"]).get("content-type", "text/plain")
     return Answer(start["status"], {"Content-Type": kind}, body, gzip.compress(body, 6))

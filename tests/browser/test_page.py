@@ -49,6 +49,8 @@ def test_an_empty_home_welcomes_and_says_what_to_do(app, shot):
 
 def test_a_good_dataset_is_shown_and_taken_to_the_lab(app, shot):
     page = app.open("?tab=data")
+    said = []  # in the console
+    page.on("console", lambda message: said.append(message.text))
     expect(page.locator("#data-summary")).to_contain_text("rows")
     row = {"prompt": f"Say {ATTACK}", "response": "no"}
     upload(page, "mine.jsonl", b"".join(json.dumps({**row, "n": n}).encode() + b"\n" for n in range(12)))
@@ -62,6 +64,7 @@ def test_a_good_dataset_is_shown_and_taken_to_the_lab(app, shot):
     kept = list((app.home / "datasets").glob("*/mine.jsonl"))
     assert len(kept) == 1
     assert list((app.home / ".gradio-uploads" / ".copies").rglob("*.jsonl")) == []
+    assert said == []
 
 
 def test_a_bad_dataset_is_refused_with_line_numbers_and_not_kept(app, shot):
