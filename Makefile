@@ -88,6 +88,7 @@ gpu-test: install $(INSTALLED_DEV) ## What only an NVIDIA GPU can show
 
 benchmarks: install $(INSTALLED_DEV) ## Speed and memory, as ratios in one run
 	@$(BIN)/python -m benchmarks.web
+	@$(BIN)/python -m benchmarks.page
 	@$(BIN)/python -m benchmarks.queue
 	@$(BIN)/python -m benchmarks.lab
 	@$(BIN)/python -m benchmarks.finetune

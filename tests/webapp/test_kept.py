@@ -120,7 +120,7 @@ def test_page_and_polls_are_answered_while_every_thread_is_taken(client, store):
     asking = threading.Thread(target=ask)
     asking.start()
     try:
-        until(lambda: len(answers) == len(POLLS), "the answers", 20)
+        until(lambda: len(answers) == len(POLLS), "the answers")
     finally:
         client.portal.call(give, taken)
         asking.join()
