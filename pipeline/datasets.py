@@ -29,7 +29,8 @@ MOST_COUNTED = 100_000  # and that are counted before reading ends
 FIRST_ROWS = 5  # that are shown
 MOST_FIELDS = 100
 TELL_SECONDS = 1.0
-# Asked at each step of a check; it may raise. The page gives every check its share of time.
+# Asked at each line that is read, whatever is in it, and at each step of a check; it may raise. The page
+# gives everybody who reads datasets a share of time.
 go_on: ContextVar[Callable[[], None]] = ContextVar("go_on", default=lambda: None)
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # only an escape can write half of one into valid UTF-8
 _HALF = "has half of a surrogate pair, which is not valid text"
@@ -64,7 +65,7 @@ class Report:
 def rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number, row) for every line that is not blank.
 
-    Raises InputError at the first line that is not a JSON object of valid text.
+    Raises InputError at the first line that is not a JSON object of valid text, and what `go_on` does.
     """
     for line, row in _scan(path):
         if isinstance(row, str):
@@ -333,7 +334,9 @@ def _scan(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
         file.seek(0)
         is_first = True
         number = 0
+        may_go_on = go_on.get()
         while True:
+            may_go_on()
             number += 1
             line = file.readline(LONGEST_LINE + 1)
             if not line:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from pipeline import datasets
-from pipeline.errors import InputError
+from pipeline.errors import LabError
 
 PLACES = 8
 LONG = 3  # of them, for checks that take longer than
@@ -20,11 +20,11 @@ BRIEF_SECONDS = 5.0
 MOST_SECONDS = 600.0
 BUSY = (
     f"Checking this takes longer than {BRIEF_SECONDS:.0f} seconds, and {LONG} such checks are in progress;"
-    " try again in some minutes"
+    " try again in some minutes."
 )
 TOO_LONG = (
     f"Checking takes longer than {MOST_SECONDS / 60:.0f} minutes; use the command line"
-    " (python -m pipeline check, and run), or a part of the file"
+    " (python -m pipeline check, and run), or a part of the file."
 )
 _long = threading.BoundedSemaphore(LONG)
 
@@ -37,14 +37,23 @@ class Turn:
         self._is_long = False
 
     def go_on(self) -> None:
-        """Raises InputError if the check is to end, because it takes long or many others do."""
+        """Raises LabError if the check is to end, because it takes long or many others do."""
         spent = time.monotonic() - self._began
         if spent > MOST_SECONDS:
-            raise InputError(TOO_LONG)
+            raise LabError(TOO_LONG)
         if spent > BRIEF_SECONDS and not self._is_long:
             if not _long.acquire(blocking=False):
-                raise InputError(BUSY)
+                raise LabError(BUSY)
             self._is_long = True
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Meanwhile what this thread reads of datasets takes time of this turn. A generator may not yield."""
+        token = datasets.go_on.set(self.go_on)
+        try:
+            yield
+        finally:
+            datasets.go_on.reset(token)
 
     def close(self) -> None:
         """Leave the time to others."""
@@ -56,10 +65,5 @@ class Turn:
 @contextmanager
 def turn() -> Iterator[None]:
     """A turn for all checks that this thread makes meanwhile; they raise what `Turn.go_on` does."""
-    mine = Turn()
-    token = datasets.go_on.set(mine.go_on)
-    try:
+    with closing(Turn()) as mine, mine.held():
         yield
-    finally:
-        datasets.go_on.reset(token)
-        mine.close()

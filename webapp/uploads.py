@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from gradio.data_classes import FileData
 from gradio.route_utils import GradioMultiPartParser
@@ -139,6 +140,10 @@ def _copy(source: int, target: Path, most_bytes: int) -> None:
 class FilesOnly(GradioMultiPartParser):
     """Gradio's reader of an upload, which keeps the rest in memory without limit, and files of uploads that
     break off for ever."""
+
+    def __init__(self, *given: Any, **options: Any) -> None:
+        """One file an upload, as the page sends them: each is open until the last has arrived."""
+        super().__init__(*given, **{**options, "max_files": 1, "max_fields": 0})
 
     def on_headers_finished(self) -> None:
         """Begin a part. Raises MultiPartException for all but a file with a name."""

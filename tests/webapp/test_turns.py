@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline import datasets, settings
-from pipeline.errors import InputError
+from pipeline.errors import LabError
 from pipeline.store import Store
 from webapp import parts, turns
 from webapp.app import page
@@ -67,6 +67,26 @@ def test_no_check_takes_longer_than_allowed(home: Path, monkeypatch: pytest.Monk
     assert "longer than 10 minutes; use the command line" in json.dumps(checked()[1])
 
 
+def test_rows_that_do_not_fit_take_time_of_the_turn_too(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    monkeypatch.setattr(turns.Turn, "go_on", lambda _: read.append(1))
+    (tmp_path / "misfits.jsonl").write_text('{"prompt": "a"}\n' * 100)
+    with turns.turn():
+        datasets.check(tmp_path / "misfits.jsonl", "{prompt} {response}")
+    assert len(read) >= 100
+
+
+def test_looking_whether_there_are_rows_takes_time_of_the_turn(
+    home: Path, uploaded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    monkeypatch.setattr(turns.Turn, "go_on", lambda _: read.append(1))
+    data.found(uploaded(b'{"prompt": "a"}\n' * 3), None, "{prompt} {response}", "starter")
+    assert len(read) >= 2 * 4  # with the ends of the file
+
+
 def test_launching_has_the_same_share_and_starts_nothing_beyond_it(
     home: Path, store: Store, always_long: None, taken: None
 ) -> None:
@@ -95,5 +115,5 @@ def test_a_turn_ends_with_its_thread_s_work(always_long: None) -> None:
 
 def test_a_turn_says_which_way_out_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "MOST_SECONDS", -1.0)
-    with turns.turn(), pytest.raises(InputError, match="command line"):
+    with turns.turn(), pytest.raises(LabError, match="command line"):
         datasets.go_on.get()()

@@ -39,11 +39,12 @@ def look(uploaded: str | None, picked: str | None, template: str, model: str) ->
     """
     yield _reading()
     try:
-        with _dataset(uploaded, picked) as path:
+        with closing(turns.Turn()) as turn, _dataset(uploaded, picked) as path:
             base, note = _model(template, model)
             steps = submit.checking_data(path, template, base, max_length=finetune.Options.max_length)
-            report = yield from _progress(steps)
-            fits, rows = report.good, report.good or _is_rows(path)
+            report = yield from _progress(steps, turn)
+            with turn.held():
+                fits, rows = report.good, report.good or _is_rows(path)
             taken = _take(path, fits, rows) if uploaded else (gr.skip(), gr.skip())
     except (LabError, OSError) as error:
         problems = views.problems("This cannot be checked or kept yet", error)
@@ -73,17 +74,18 @@ def _reading(step: str = "") -> tuple[Any, ...]:
 
 
 def _progress(
-    steps: Generator[str, None, datasets.Report],
+    steps: Generator[str, None, datasets.Report], turn: turns.Turn
 ) -> Generator[tuple[Any, ...], None, datasets.Report]:
-    """How far the reading is; returns what it found. Raises InputError where that takes too long."""
-    with closing(turns.Turn()) as turn:
-        while True:
-            turn.go_on()
-            try:
-                yield _reading(next(steps))
-            except StopIteration as end:
-                report: datasets.Report = end.value
-                return report
+    """How far the reading is; returns what it found. Raises LabError where that takes too long."""
+    while True:
+        turn.go_on()
+        try:
+            with turn.held():
+                step = next(steps)
+        except StopIteration as end:
+            report: datasets.Report = end.value
+            return report
+        yield _reading(step)
 
 
 def arrive() -> tuple[Any, ...]:
