@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import re
 import socket
@@ -16,6 +17,7 @@ from webapp.guard import LOOPBACK
 
 LOCK = "webapp.lock"
 BACKLOG = 2048
+SWITCH_SECONDS = 0.0005  # that a thread may hold Python while others wait for it
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -100,6 +102,7 @@ def main(given: list[str] | None = None) -> int:
 
 def serve(listener: socket.socket, host: str, names: list[str], models: list[Path]) -> None:
     """Build the app and run it on the socket."""
+    _favor_the_page()
     with settings.importing_gradio():
         import uvicorn
 
@@ -120,6 +123,17 @@ def serve(listener: socket.socket, host: str, names: list[str], models: list[Pat
     )
     print(f"Olive Lab is at http://{shown}:{listener.getsockname()[1]}", flush=True)
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def _favor_the_page() -> None:
+    """Keep the thread that answers requests quick while others read datasets.
+
+    Python lets it wait for 5 ms behind each busy thread, every time it has waited for anything else; and
+    Gradio looks through all folders of packages for matplotlib, twice an event, where that is not installed.
+    """
+    sys.setswitchinterval(SWITCH_SECONDS)
+    if importlib.util.find_spec("matplotlib") is None:
+        sys.modules["matplotlib"] = None  # type: ignore[assignment]  # importing it fails at once
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import importlib
 import json
 import os
 import signal
@@ -24,7 +25,7 @@ from starlette.testclient import TestClient
 from pipeline import apart, locks, models, settings
 from pipeline.errors import LabError
 from pipeline.store import Store
-from webapp.__main__ import arguments
+from webapp.__main__ import _favor_the_page, arguments
 from webapp.app import create
 
 HEAVY = (
@@ -271,3 +272,26 @@ def test_a_public_address_is_warned_about(home):
         assert json.load(reply)["root"] == f"http://127.0.0.1:{port}"
     process.send_signal(signal.SIGINT)
     assert "anybody who reaches port" in process.communicate(timeout=120)[1]
+
+
+def test_the_thread_that_answers_waits_little_for_busy_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight checks at once left it a page in 30 seconds, most of them spent on looking for matplotlib."""
+    looked: list[str] = []
+
+    class Finder:
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            looked.append(name)
+
+    monkeypatch.delitem(sys.modules, "matplotlib", raising=False)
+    before = sys.getswitchinterval()
+    try:
+        _favor_the_page()
+        assert sys.getswitchinterval() < before
+        monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+        with contextlib.suppress(ImportError):
+            importlib.import_module("matplotlib")
+        assert looked == []
+    finally:
+        sys.setswitchinterval(before)
+        sys.modules.pop("matplotlib", None)

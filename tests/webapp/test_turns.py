@@ -39,7 +39,10 @@ def checked() -> tuple[Any, ...]:
     return data.found(None, SAMPLE, "{prompt} {response}", "starter")
 
 
-def test_a_short_check_needs_no_place_of_the_long_ones(home: Path, taken: None) -> None:
+def test_a_short_check_needs_no_place_of_the_long_ones(
+    home: Path, taken: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "BRIEF_SECONDS", 600.0)
     assert checked()[1] is None
 
 
