@@ -10,14 +10,14 @@ from typing import Any
 
 import gradio as gr
 
-from webapp import turns
+from webapp import check_turns
 
 # Events that answer at once; without the queue they need no stream of their own to come back.
 QUICK: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 # Events that may take a while, or send more than one answer. Each is of a group that has only so many of the
 # page's 40 threads, or a few slow ones would keep everybody waiting: those that read a dataset or a model,
 QUEUED: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-CHECKS: dict[str, Any] = {**QUEUED, "concurrency_limit": turns.PLACES, "concurrency_id": "checks"}
+CHECKS: dict[str, Any] = {**QUEUED, "concurrency_limit": check_turns.PLACES, "concurrency_id": "checks"}
 # and those that look through the home.
 LOOKS: dict[str, Any] = {**QUEUED, "concurrency_limit": 4, "concurrency_id": "home"}
 # Events the browser carries out alone.

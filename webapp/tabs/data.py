@@ -13,7 +13,7 @@ import gradio as gr
 from pipeline import datasets, models, settings, shown, submit, templates
 from pipeline.errors import InputError, LabError
 from pipeline.stages import finetune
-from webapp import choices, local_models, parts, turns, uploads, views
+from webapp import check_turns, choices, local_models, parts, uploads, views
 from webapp.home import store
 
 MISFIT = "The rows do not fit this template; change one of them and check again"
@@ -39,7 +39,7 @@ def look(uploaded: str | None, picked: str | None, template: str, model: str) ->
     """
     yield _reading()
     try:
-        with closing(turns.Turn()) as turn, _dataset(uploaded, picked) as path:
+        with closing(check_turns.Turn()) as turn, _dataset(uploaded, picked) as path:
             base, note = _model(template, model)
             steps = submit.checking_data(path, template, base, max_length=finetune.Options.max_length)
             report = yield from _progress(steps, turn)
@@ -74,7 +74,7 @@ def _reading(step: str = "") -> tuple[Any, ...]:
 
 
 def _progress(
-    steps: Generator[str, None, datasets.Report], turn: turns.Turn
+    steps: Generator[str, None, datasets.Report], turn: check_turns.Turn
 ) -> Generator[tuple[Any, ...], None, datasets.Report]:
     """How far the reading is; returns what it found. Raises LabError where that takes too long."""
     while True:

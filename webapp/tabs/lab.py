@@ -17,7 +17,7 @@ from pipeline.errors import InputError, LabError
 from pipeline.files import to_json
 from pipeline.options import describe
 from pipeline.stages import STAGES
-from webapp import choices, form, local_models, parts, turns, views
+from webapp import check_turns, choices, form, local_models, parts, views
 from webapp.home import known_run, store
 from webapp.tabs import scorecard, sweep
 
@@ -42,7 +42,7 @@ def launch(inputs: form.Form, *values: Any) -> Iterator[tuple[Any, ...]]:
     *given, owner = values
     notes: list[str] = []
     try:
-        with turns.turn():
+        with check_turns.turn():
             run = submit.submit(store(), _recipe(inputs, tuple(given)), owner, notes.append)
     except (LabError, OSError) as error:
         yield None, views.problems(NOT_STARTED, error), gr.skip(), gr.skip()
@@ -54,7 +54,7 @@ def launch(inputs: form.Form, *values: Any) -> Iterator[tuple[Any, ...]]:
 def launch_sample(owner: str) -> tuple[Any, ...]:
     """Queue the lab's own recipe: problems, run, and the form closed."""
     try:
-        with turns.turn():
+        with check_turns.turn():
             run = submit.submit(store(), recipes.load(SAMPLE), owner)
     except (LabError, OSError) as error:
         return views.problems(NOT_STARTED, error), gr.skip(), gr.skip()

@@ -11,7 +11,7 @@ import gradio as gr
 from pipeline import scorecard, settings
 from pipeline.errors import LabError
 from pipeline.recipe import Recipe
-from webapp import form, parts, turns, views
+from webapp import check_turns, form, parts, views
 from webapp.home import store
 
 ABOUT = """<p>Which quantization suits this model and your data? Each one chosen below is made and measured,
@@ -35,7 +35,7 @@ def measure(inputs: form.Form, read: Any, *given: Any) -> Iterator[tuple[Any, ..
     notes: list[str] = []
     try:
         recipe: Recipe = read(inputs, tuple(values))
-        with turns.turn():
+        with check_turns.turn():
             group, refused = scorecard.start(store(), recipe, chosen, owner, notes.append)
     except (LabError, OSError) as error:
         yield None, views.problems("Nothing was started", error), gr.skip(), gr.skip()

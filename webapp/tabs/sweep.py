@@ -12,7 +12,7 @@ import gradio as gr
 from pipeline import recipe, settings, sweep
 from pipeline.errors import InputError, LabError
 from pipeline.options import describe
-from webapp import form, parts, turns, views
+from webapp import check_turns, form, parts, views
 from webapp.home import store
 
 AXES = 2
@@ -58,7 +58,7 @@ def launch(inputs: form.Form, read: Read, *values: Any) -> Iterator[tuple[Any, .
     notes: list[str] = []
     try:
         made = recipes(inputs, read, tuple(given))
-        with turns.turn():
+        with check_turns.turn():
             runs = sweep.start(store(), made, owner, notes.append)
     except (LabError, OSError) as error:
         yield None, views.problems("Nothing was started", error), gr.skip()
