@@ -9,7 +9,7 @@ from pathlib import Path
 
 import planted
 import pytest
-from axe_playwright_python.sync_playwright import Axe
+from axe import faults
 from lab import until
 from playwright.sync_api import expect
 
@@ -464,7 +464,6 @@ def test_the_page_is_fit_for_everyone(app, dark, shot):
 
 
 TABS = ("data", "lab", "compare", "runs", "publish")
-RULES = {"rules": {"label-content-name-mismatch": {"enabled": True}}}  # off by itself: axe calls it new
 
 
 # Tables that are wider than their place.
@@ -486,12 +485,6 @@ def open_up(page, name: str) -> None:
     elif name == "runs":
         page.click("#runs-table tr >> nth=2")
         expect(page.locator("#run-details")).to_contain_text("eval loss after")
-
-
-def faults(page) -> list[str]:
-    """What axe finds wrong on a page, whatever its weight."""
-    found = Axe().run(page, options=RULES).response["violations"]
-    return [f"{each['id']}: {node['html'][:200]}" for each in found for node in each["nodes"]]
 
 
 def test_a_narrow_page_opens_the_tab_of_its_address(app, shot):

@@ -161,7 +161,7 @@ def findings(rows: list[dict[str, str]]) -> views.Table:
     for row in rows:
         status, word = WORDS[row["status"]]
         cells.append([{"status": status, "word": word}, row["check"].capitalize(), row["message"]])
-    return views.table(["", "Check", "What it says"], cells, caption="What was checked")
+    return views.table(["Result", "Check", "What it says"], cells, caption="What was checked")
 
 
 def files(planned: dict[str, Any]) -> views.Table:
