@@ -133,7 +133,7 @@ def table(found: list[Version], where: str, empty: str, caption: str) -> views.T
 
 def details(version: Version) -> views.Table:
     """Everything that is known of one version."""
-    return views.table(["", "Name", "Value"], _facts(version), caption=_title(version))
+    return views.table(["Kind", "Name", "Value"], _facts(version), caption=_title(version))
 
 
 def differences(one: Version, other: Version) -> views.Table:
@@ -145,7 +145,7 @@ def differences(one: Version, other: Version) -> views.Table:
         if left.get(key) != right.get(key)
     ]
     return views.table(
-        ["", "Name", _title(one), _title(other)], rows, caption="Differences",
+        ["Kind", "Name", _title(one), _title(other)], rows, caption="Differences",
         empty="Tags and properties of both are the same.",
     )  # fmt: skip
 

@@ -214,7 +214,7 @@ def test_two_versions_show_only_what_differs(store, home):
     same = {"team": "walkers"}
     ids = kept(home, version("1", tags={**same, "bits": "4"}), version("2", tags={**same, "bits": "8"}))
     notice, table = models.check("azureml", picked("", ids=ids))
-    assert (notice, table["columns"]) == (None, ["", "Name", "trips:1", "trips:2"])
+    assert (notice, table["columns"]) == (None, ["Kind", "Name", "trips:1", "trips:2"])
     assert table["rows"] == [["Tag", "bits", "4", "8"]]
     notice, table = models.check("azureml", picked("", ids=ids[:1]))
     assert ("two versions" in notice["text"], table) == (True, None)
