@@ -475,6 +475,7 @@ def open_up(page, name: str) -> None:
     """Show what a tab has on demand."""
     if name == "data":
         expect(page.locator("#data-example")).to_contain_text("as the model reads it")
+        expect(page.locator("#data-use")).to_be_enabled()
         assert faults(page) == []
         upload(page, "bad.jsonl", b'["no"]\n')
         expect(page.locator("#data-problems")).to_contain_text("Line 1")
