@@ -54,7 +54,7 @@ def test_when_all_refuse_the_remembered_workspace_is_not_blamed(
 
 def test_many_subscriptions_are_asked_side_by_side(bench: Bench, store: Store, tmp_path: Path) -> None:
     bench.azure.subscriptions = [SUB] * 40
-    bench.azure.seconds = 0.1
+    bench.azure.meeting = "/workspaces$"
     log = tmp_path / "logins"
     path = bench.folder / "bin" / "az"
     bench.cli(f"echo x >> {log}\n{path.read_text().partition(chr(10))[2]}")
@@ -72,7 +72,8 @@ def test_hundreds_of_models_are_listed_with_a_bound_that_is_said(
         bench.azure._put(f"m{number}", "1", {"properties": {"modelUri": where.datastore("x")}}, None)
     bench.azure._put("m5", "2", {"properties": {"modelUri": where.datastore("y")}}, None)
     bench.azure.asked.clear()
-    bench.azure.seconds = 0.1
+    bench.azure.meeting = "/models/[^/]+/versions$"
+    bench.azure.most_at_once = 0
     _, shown, said = cli(capsys, "azure", "models", "--json")
     names = [model["name"] for model in json.loads(shown)]
     assert set(names) == {"m5", *(f"m{number}" for number in range(601, 700))}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -98,12 +97,14 @@ def test_a_registry_that_does_not_get_a_version_done_ends_in_time(
         return status, body
 
     options = dataclasses.replace(UNCHECKED["registry"], patience=2.0)
+    over = threading.Event()
     with monkeypatch.context() as changed:
         changed.setattr(bench.azure, "answer", creating)
         # It asks every half a minute, and would once more when this test is long over.
-        changed.setattr(LROBasePolling, "_sleep", lambda self, seconds: time.sleep(0.05))
+        changed.setattr(LROBasePolling, "_sleep", lambda self, seconds: over.wait(seconds))
         with pytest.raises(LabError, match="registry ours has not made trips version 1 within 2 seconds; lo"):
             azureml.register(store.home, finished, options, report)
+    over.set()
     for thread in threading.enumerate():
         if thread.name == "registering":
             thread.join(60)
