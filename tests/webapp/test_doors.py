@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -439,15 +439,13 @@ def test_answers_that_nobody_reads_are_few(client):
     assert client.post("/gradio_api/queue/join", json=body | {"session_hash": "other"}).status_code == GOOD
 
 
-def test_sessions_that_nobody_reads_make_room_and_others_stay(client, monkeypatch):
-    queue = gradio(client).get_blocks()._queue
+def at_the_door(client: TestClient) -> tuple[door.Door, Callable[[str], int]]:
+    """The door, with no session there, and how a session has an event carried out: the status of its call."""
+    found = next(route.app for route in client.app.routes if isinstance(getattr(route, "app", 0), door.Door))
+    queue = found.queue
     queue.pending_messages_per_session.clear()
     queue.pending_event_ids_session.clear()
-    at_door = next(
-        route.app for route in client.app.routes if isinstance(getattr(route, "app", 0), door.Door)
-    )
-    monkeypatch.setattr(door, "SESSIONS", 3)
-    handler = next(found for found in handlers(client) if found.queued and not found.kinds)
+    handler = next(each for each in handlers(client) if each.queued and not each.kinds)
 
     def join(session: str) -> int:
         body = {"data": [], "fn_index": handler.id, "session_hash": session}
@@ -455,9 +453,15 @@ def test_sessions_that_nobody_reads_make_room_and_others_stay(client, monkeypatc
         until(lambda: not queue.event_ids_to_events, "the end of the event", 60)
         return status
 
+    return found, join
+
+
+def test_sessions_that_nobody_reads_make_room_and_others_stay(client, monkeypatch):
+    at_door, join = at_the_door(client)
+    monkeypatch.setattr(door, "SESSIONS", 3)
     monkeypatch.setattr(at_door, "streams", {"read"})
     assert [join(name) for name in ("read", "one", "two", "three", "four")] == [GOOD] * 5
-    assert list(queue.pending_messages_per_session) == ["read", "three", "four"]
+    assert list(at_door.queue.pending_messages_per_session) == ["read", "three", "four"]
     at_door.streams |= {"three", "four"}
     assert [join("five"), join("four")] == [503, GOOD]
 
@@ -494,20 +498,8 @@ def test_the_name_of_an_upload_under_way_is_short(client):
 
 
 def test_streams_that_have_nothing_to_send_make_room(client, monkeypatch, capfd):
-    queue = gradio(client).get_blocks()._queue
-    queue.pending_messages_per_session.clear()
-    queue.pending_event_ids_session.clear()
-    at_door = next(
-        route.app for route in client.app.routes if isinstance(getattr(route, "app", 0), door.Door)
-    )
+    at_door, join = at_the_door(client)
     monkeypatch.setattr(door, "SESSIONS", 2)
-    handler = next(found for found in handlers(client) if found.queued and not found.kinds)
-
-    def join(session: str) -> int:
-        body = {"data": [], "fn_index": handler.id, "session_hash": session}
-        status = client.post("/gradio_api/queue/join", json=body).status_code
-        until(lambda: not queue.event_ids_to_events, "the end of the event", 60)
-        return status
 
     def read(session: str) -> str:
         return client.get("/gradio_api/queue/data", params={"session_hash": session}).text
