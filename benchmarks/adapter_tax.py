@@ -50,9 +50,10 @@ class Side:
     reads: list[float] = field(default_factory=list)
 
 
-def main() -> None:
+def arguments(description: str) -> argparse.Namespace:
+    """What is measured and how often, as the command line says; nothing else is printed from now on."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="starter", help="a folder, or a catalogue id (default: starter)")
     parser.add_argument("--tokens", type=int, default=40, help="decoded in a turn")
@@ -60,6 +61,11 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=512, help="tokens of the prompt that is read")
     args = parser.parse_args()
     settings.quiet_this_process()
+    return args
+
+
+def main() -> None:
+    args = arguments(str(__doc__))
     with tempfile.TemporaryDirectory() as work:
         folders = export(Path(work), args.model)
         found = list(sides(folders))

@@ -3,13 +3,12 @@
     python -m benchmarks.output_layer [--model starter] [--tokens 40] [--turns 12] [--prompt 512]
 
 `--model random` makes a random one of Phi-3.5-mini's shape, which needs CUDA. In each turn every graph is
-loaded anew, in an order drawn by lot; ratios are taken within a turn, and their median is printed. What the
+loaded again, in random order; ratios are taken within a turn, and their median is printed. What the
 type does to the answers is `benchmarks.parity`'s to say. Weights are rounded to nearest.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import statistics
@@ -17,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import gpu
-from benchmarks.adapter_tax import Side, build, packed, turn
+from benchmarks.adapter_tax import Side, arguments, build, packed, turn
 from benchmarks.finetune import context_of
 from pipeline import settings
 
@@ -25,15 +24,7 @@ TYPES = ("int4", "int8", "float")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="starter", help="a folder, a catalogue id, or random")
-    parser.add_argument("--tokens", type=int, default=40, help="decoded in a turn")
-    parser.add_argument("--turns", type=int, default=12)
-    parser.add_argument("--prompt", type=int, default=512, help="tokens of the prompt that is read")
-    args = parser.parse_args()
-    settings.quiet_this_process()
+    args = arguments(str(__doc__))
     with tempfile.TemporaryDirectory() as work:
         model = str(gpu.random_model(Path(work) / "phi")) if args.model == "random" else args.model
         found = export(Path(work), model)
