@@ -171,7 +171,7 @@ def ended(store: Store, run: str) -> Callable[[], bool]:
     return lambda: store.get(run).status in (DONE, FAILED, CANCELED, INTERRUPTED)
 
 
-def begun(store: Store, run: str, stage: str = "quantize") -> list[int]:
+def spawned(store: Store, run: str, stage: str = "quantize") -> list[int]:
     """Wait until a stage's process says that it is there; return its ids."""
     sign = store.folder(run, stage) / SIGN
     until(sign.exists, f"the beginning of {stage}")
@@ -190,8 +190,8 @@ def go(store: Store, run: str, stage: str = "quantize") -> None:
 
 
 def die_together(store: Store, run: str, process: subprocess.Popen[bytes]) -> None:
-    """Kill a worker and the stage it has begun, as a power cut does."""
-    pid = begun(store, run)[0]
+    """Kill a worker and the stage it has spawned, as a power cut does."""
+    pid = spawned(store, run)[0]
     process.kill()
     process.wait()
     os.kill(pid, signal.SIGKILL)

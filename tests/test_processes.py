@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from lab import alive, begun, until
+from lab import alive, spawned, until
 
 from pipeline import processes, settings
 from pipeline.run import CANCELED, DONE, ENDED, FAILED, INTERRUPTED
@@ -36,7 +36,7 @@ class TestEscapees:
         run = one_stage(store)
         served = stepper("has_an_escapee")
         served.step()
-        _, escaped = begun(store, run, "finetune")
+        _, escaped = spawned(store, run, "finetune")
         assert os.getsid(escaped) == escaped
         (store.folder(run, "finetune") / "go").touch()
         assert step_to_end(served, store, run) == DONE
@@ -46,7 +46,7 @@ class TestEscapees:
         run = one_stage(store)
         served = stepper("has_an_escapee")
         served.step()
-        pids = begun(store, run, "finetune")
+        pids = spawned(store, run, "finetune")
         store.request_cancel(run)
         assert step_to_end(served, store, run) == CANCELED
         assert not any(map(alive, pids))
@@ -55,7 +55,7 @@ class TestEscapees:
     def test_after_the_worker_has_changed(self, store: Store, stepper: Make, ending: str) -> None:
         run = one_stage(store)
         stepper("has_an_escapee").step()
-        pids = begun(store, run, "finetune")
+        pids = spawned(store, run, "finetune")
         second = stepper("finishes")
         second.recover()
         if ending == "done":
@@ -71,7 +71,7 @@ class TestEscapees:
         run = one_stage(store)
         first = stepper("has_an_escapee")
         first.step()
-        pid, escaped = begun(store, run, "finetune")
+        pid, escaped = spawned(store, run, "finetune")
         os.kill(pid, signal.SIGKILL)
         until(lambda: not alive(pid), "the end of the stage")
         second = stepper("finishes")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lab import alive, begun, ended, go, one_stage, plant, step_until, until
+from lab import alive, ended, go, one_stage, plant, spawned, step_until, until
 
 from pipeline import artifacts, locks, settings, worker
 from pipeline.run import CANCELED, DONE, FAILED, QUEUED, RUNNING, Run, StageRun
@@ -39,7 +39,7 @@ class TestStages:
         first, second = one_stage(store, "first"), one_stage(store, "second")
         served = stepper("waits")
         served.step()
-        begun(store, first)
+        spawned(store, first)
         for _ in range(3):
             served.step()
         assert (store.get(first).status, store.get(second).status) == (RUNNING, QUEUED)
@@ -57,7 +57,7 @@ class TestStages:
         assert [store.get(run).status for run in runs] == [RUNNING, RUNNING, QUEUED]
         devices = []
         for run in runs[:2]:
-            environment = Path(f"/proc/{begun(store, run)[0]}/environ").read_bytes().split(b"\0")
+            environment = Path(f"/proc/{spawned(store, run)[0]}/environ").read_bytes().split(b"\0")
             devices += [v for v in environment if v.startswith(b"CUDA_VISIBLE_DEVICES=")]
         assert devices == [b"CUDA_VISIBLE_DEVICES=0", b"CUDA_VISIBLE_DEVICES=1"]
 
@@ -66,8 +66,8 @@ class TestStages:
         store.add_publish(finished.id, {"to": "local"})
         served = stepper("waits")
         served.step()
-        begun(store, run)
-        begun(store, finished.id, "publish")
+        spawned(store, run)
+        spawned(store, finished.id, "publish")
         go(store, finished.id, "publish")
         step_until(served, lambda: store.get(finished.id).stage("publish").status == DONE, "the publish")
         assert store.get(run).status == RUNNING
@@ -75,7 +75,7 @@ class TestStages:
     def test_a_stage_reads_nothing_and_has_a_session_of_its_own(self, store: Store, stepper: Make) -> None:
         run = one_stage(store)
         stepper("waits").step()
-        pid = begun(store, run)[0]
+        pid = spawned(store, run)[0]
         assert os.getsid(pid) == pid
         assert Path(f"/proc/{pid}/fd/0").readlink() == Path("/dev/null")
 
@@ -114,7 +114,7 @@ class TestEndings:
         served = stepper("leaves_grandchildren")
         step_until(served, ended(store, run), "the end of the run")
         assert store.get(run).status == DONE
-        until(lambda: not any(map(alive, begun(store, run))), "the end of what it left")
+        until(lambda: not any(map(alive, spawned(store, run))), "the end of what it left")
 
     @pytest.mark.usefixtures("impatient")
     @pytest.mark.parametrize("status", [DONE, FAILED])
@@ -129,7 +129,7 @@ class TestEndings:
             (store.folder(run, "quantize") / "fails").touch()
         served = stepper("never_exits")
         served.step()
-        (pid,) = begun(store, run)
+        (pid,) = spawned(store, run)
         if adopted:
             served = stepper("finishes")
             served.recover()
@@ -147,7 +147,7 @@ class TestEndings:
         run = one_stage(store)
         served = stepper("never_exits")
         served.step()
-        begun(store, run)
+        spawned(store, run)
         until((store.folder(run, "quantize") / worker.RESULT).exists, "the result")
         for _ in range(3):
             served.step()
@@ -190,7 +190,7 @@ class TestCancel:
         run = plant(store)
         served = stepper(behaviour)
         served.step()
-        pids = begun(store, run)
+        pids = spawned(store, run)
         store.request_cancel(run)
         step_until(served, ended(store, run), "the end of the run")
         until(lambda: not any(map(alive, pids)), "the end of its processes")
@@ -204,7 +204,7 @@ class TestCancel:
         run = one_stage(store)
         served = stepper("waits")
         served.step()
-        pid = begun(store, run)[0]
+        pid = spawned(store, run)[0]
         os.kill(pid, signal.SIGSTOP)
         store.request_cancel(run)
         step_until(served, ended(store, run), "the end of the run")
@@ -216,7 +216,7 @@ class TestCancel:
         run = one_stage(store)
         served = stepper("complains_when_ended")
         served.step()
-        begun(store, run)
+        spawned(store, run)
         store.request_cancel(run)
         step_until(served, ended(store, run), "the end of the run")
         assert (store.get(run).status, store.get(run).stages[0].error) == (CANCELED, None)
@@ -225,7 +225,7 @@ class TestCancel:
         run = one_stage(store)
         served = stepper("waits")
         served.step()
-        begun(store, run)
+        spawned(store, run)
         store.request_cancel(run)
         step_until(served, ended(store, run), "the end of the run")
         go(store, run)
@@ -238,7 +238,7 @@ class TestCancel:
         store.add_publish(finished.id, {"to": "local"})
         served = stepper("ignores_sigterm")
         served.step()
-        pids = begun(store, finished.id, "publish")
+        pids = spawned(store, finished.id, "publish")
         store.request_cancel(finished.id)
         publish: Callable[[], StageRun] = lambda: store.get(finished.id).stage("publish")  # noqa: E731
         step_until(served, lambda: publish().status == CANCELED, "the end of the publish")

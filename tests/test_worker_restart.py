@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lab import alive, begun, die_together, ended, go, one_stage, plant, processes, step_until, until
+from lab import alive, die_together, ended, go, one_stage, plant, processes, spawned, step_until, until
 
 from pipeline import locks, settings, worker
 from pipeline.errors import LabError
@@ -34,7 +34,7 @@ class TestRestart:
     ) -> None:
         run, queued = plant(store), one_stage(store, "queued")
         first = serve("waits")
-        pid = begun(store, run)[0]
+        pid = spawned(store, run)[0]
         first.kill()
         first.wait()
         assert alive(pid)
@@ -43,7 +43,7 @@ class TestRestart:
         for _ in range(3):
             second.step()
         assert (store.get(run).status, store.get(queued).status) == (RUNNING, QUEUED)
-        assert begun(store, run) == [pid]
+        assert spawned(store, run) == [pid]
         go(store, run)
         step_until(second, ended(store, queued), "the end of the queued run")
         assert [s.status for s in store.get(run).stages] == [DONE] * 4
@@ -56,7 +56,7 @@ class TestRestart:
     ) -> None:
         run = one_stage(store)
         first = serve(behaviour)
-        pids = begun(store, run)
+        pids = spawned(store, run)
         first.kill()
         first.wait()
         second = stepper("finishes")
@@ -71,7 +71,7 @@ class TestRestart:
     ) -> None:
         run = one_stage(store)
         first = serve("forks")
-        pids = begun(store, run)
+        pids = spawned(store, run)
         first.kill()
         first.wait()
         second = stepper("finishes")
@@ -86,7 +86,7 @@ class TestRestart:
     ) -> None:
         run = plant(store)
         first = serve("waits")
-        pid = begun(store, run)[0]
+        pid = spawned(store, run)[0]
         first.kill()
         first.wait()
         go(store, run)
@@ -143,7 +143,7 @@ class TestRestart:
     ) -> None:
         run = plant(store)
         first = serve("waits")
-        begun(store, run)
+        spawned(store, run)
         first.kill()
         first.wait()
         store.request_cancel(run)
@@ -157,7 +157,7 @@ class TestRestart:
     ) -> None:
         run, queued = plant(store), one_stage(store, "queued")
         first = serve("waits")
-        pid = begun(store, run)[0]
+        pid = spawned(store, run)[0]
         first.terminate()
         assert first.wait(60) == 0
         assert alive(pid)

@@ -156,4 +156,4 @@ def _act(run: str, action: Any) -> JSONResponse:
         return JSONResponse({"error": str(error)}, status_code=409, headers=NEW)
     worker.ensure(store().home)
     watch().queue_now()  # what is asked for next is how it is after this
-    return JSONResponse(watch().look_now(found.id, anew=True).status, headers=NEW)
+    return JSONResponse(watch().look_now(found.id, refresh=True).status, headers=NEW)

@@ -42,7 +42,7 @@ class Look:
 
 
 class Watch:
-    """Looks at the runs of a store. What it remembers is made anew when it is asked for and too old."""
+    """Looks at the runs of a store. What it remembers is made again when it is asked for and too old."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -58,9 +58,9 @@ class Watch:
         """The run of that id. Raises InputError."""
         return await self._looks.shared(run, lambda: self._look(run), self._threads)
 
-    def look_now(self, run: str, *, anew: bool = False) -> Look:
-        """The same, for a thread; `anew` after something was done to the run."""
-        return self._looks.get(run, lambda: self._look(run), anew=anew)
+    def look_now(self, run: str, *, refresh: bool = False) -> Look:
+        """The same, for a thread; `refresh` after something was done to the run."""
+        return self._looks.get(run, lambda: self._look(run), refresh=refresh)
 
     async def runs(self) -> list[Run]:
         """The newest runs, newest first."""
@@ -77,7 +77,7 @@ class Watch:
 
     def queue_now(self) -> bytes:
         """The same as it is now, for a thread that did something to it."""
-        return self._queues.get("", self._queue, anew=True)
+        return self._queues.get("", self._queue, refresh=True)
 
     def _queue(self) -> bytes:
         waiting = self.store.queue()
@@ -172,12 +172,12 @@ class Remembered(Generic[T]):
         if self._making.get(name) is done:
             del self._making[name]
         if not done.cancelled():
-            done.exception()  # it is told to those who wait, if anybody still does
+            done.exception()  # raised where somebody still waits for it
 
-    def get(self, name: str, make: Callable[[], T], *, anew: bool = False) -> T:
+    def get(self, name: str, make: Callable[[], T], *, refresh: bool = False) -> T:
         """The value, made if need be; those that nobody has asked for in a while are forgotten."""
         with self._lock:
-            value = None if anew else self.fresh(name)
+            value = None if refresh else self.fresh(name)
             if value is None:
                 value = make()
                 now = time.monotonic()

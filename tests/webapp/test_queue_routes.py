@@ -66,7 +66,7 @@ def test_how_many_are_before_a_run_follows_the_order(client, store):
 
 def ahead(runs):
     """As the page is told, without what is remembered for a moment."""
-    return [watch.watch().look_now(run, anew=True).status["ahead"] for run in runs]
+    return [watch.watch().look_now(run, refresh=True).status["ahead"] for run in runs]
 
 
 def launch(inputs, model, *axes):

@@ -32,7 +32,7 @@ def test_a_look_is_soon_too_old_and_after_an_action_at_once(store, home):
     made = watch.Watch(store)
     assert made.look_now(run).run.status == "queued"
     store.request_cancel(run)
-    assert made.look_now(run, anew=True).run.status == "canceled"
+    assert made.look_now(run, refresh=True).run.status == "canceled"
     store.retry(run)
     until(lambda: made.look_now(run).run.status == "queued", "a look that is new")
 
