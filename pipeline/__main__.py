@@ -137,9 +137,8 @@ def chat(args: argparse.Namespace) -> int:
         print(to_json({"prompt": args.prompt, "seed": args.seed, **answers}, indent=2, ensure_ascii=False))
         return 0
     for side, answer in answers.items():
-        end = ", cut at the limit" if answer.get("cut") else ""
-        speed = f"{answer['tokens']} tokens{end}, {answer['tokens_per_second']:.0f} a second"
-        print(f"{side} ({speed}):\n{answer['text'].strip()}\n")
+        speed = f"{answer['tokens']} tokens, {answer['tokens_per_second']:.0f} a second"
+        print(f"{side} ({speed}):\n{shown.answer(answer).strip()}\n")
     return 0
 
 

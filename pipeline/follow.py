@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import events, terminal
 from pipeline.run import DONE, ENDED, QUEUED, RUNNING, Run, StageRun
+from pipeline.shown import answer
 from pipeline.store import Store
 from pipeline.turns import Waiting
 
@@ -258,7 +259,7 @@ def _answers(rows: list[dict[str, Any]]) -> list[str]:
         for side in ("base", "adapter"):
             if row.get(side):
                 speed = f"({row[side]['tokens_per_second']:.0f} tokens/s)"
-                lines.append(f"{side:<8} {' '.join(row[side]['text'].split())} {speed}")
+                lines.append(f"{side:<8} {' '.join(answer(row[side]).split())} {speed}")
         lines.append("")
     return lines
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import reprlib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from itertools import islice
 from typing import Any
@@ -19,6 +19,7 @@ LONGEST_LINE = 300  # characters of a path, or of what a library says,
 LONGEST_VALUE = 80  # of a value,
 LONGEST_NAME = 60  # of a key or a field's name
 MOST_NAMED = 10
+CUT = "[cut at the limit]"
 _SENTENCE = re.compile(r"[.!?](?=\s)")
 _HARMFUL_ASCII = re.compile("[\0-\x08\x0b-\x1f\x7f]")
 _HIDDEN = ("Cc", "Cf", "Zl", "Zp")  # categories: control and format characters, separators of lines,
@@ -45,6 +46,11 @@ def plain(text: str) -> str:
     text = valid(text)
     harmful = _HARMFUL_ASCII if text.isascii() else _harmful()
     return harmful.sub(lambda run: run[0] if _is_joined(run) else _escaped(run[0]), text)
+
+
+def answer(side: Mapping[str, Any]) -> str:
+    """The `text` of an answer; one that was `cut` because it may be no longer says so."""
+    return f"{side['text']} … {CUT}" if side.get("cut") else str(side["text"])
 
 
 def line(given: Any, most: int = LONGEST_LINE) -> str:

@@ -152,6 +152,15 @@ def test_a_log_of_a_stage_that_never_began_ends_with_its_run(store: Store, no_wo
     assert store.get(run).stage("evaluate").status == CANCELED
 
 
+def test_an_answer_that_was_cut_is_marked() -> None:
+    base = {"text": "In the", "cut": True, "tokens_per_second": 20.0}
+    rows = [{"prompt": "Where?", "base": base, "adapter": {**base, "cut": False}}]
+    assert follow._answers(rows)[1:3] == [
+        "base     In the … [cut at the limit] (20 tokens/s)",
+        "adapter  In the (20 tokens/s)",
+    ]
+
+
 def test_the_summary_has_figures_and_held_out_answers(finished: Run) -> None:
     text = follow.summary(finished)
     assert f"Run {finished.id} (finished): done" in text

@@ -251,9 +251,6 @@ def _cut(text: str, most: int) -> str:
     return shown.valid(shown.cut(text, most))
 
 
-CUT = "[cut at the limit]"
-
-
 def evaluation(answers: list[dict[str, Any]]) -> Table:
     """The recorded answers of the evaluate stage."""
     rows = [[a["prompt"], a["expected"], _text(a["base"]), _text(a["adapter"])] for a in answers]
@@ -262,9 +259,7 @@ def evaluation(answers: list[dict[str, Any]]) -> Table:
 
 
 def _text(side: dict[str, Any] | None) -> str:
-    if not side:
-        return ""
-    return f"{side['text']} … {CUT}" if side.get("cut") else str(side["text"])
+    return shown.answer(side) if side else ""
 
 
 def answers(run: Run) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from pipeline import inference, submit
+from pipeline import inference, shown, submit
 from pipeline.errors import InputError, LabError, sentence
 from webapp import choices, parts, views
 from webapp.calls import picked
@@ -85,7 +85,7 @@ def _whole(number: float) -> int:
 def measures(piece: dict[str, Any]) -> list[list[str]]:
     """What stands below an answer."""
     return [
-        ["Tokens", f"{piece['tokens']}{f' {views.CUT}' if piece.get('cut') else ''}"],
+        ["Tokens", f"{piece['tokens']}{f' {shown.CUT}' if piece.get('cut') else ''}"],
         ["Tokens per second", f"{piece['tokens_per_second']:.1f}"],
         ["First token after", views.seconds(piece["first_token_seconds"])],
     ]
