@@ -31,8 +31,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.finetune import context_of
-from pipeline import generation, settings
-from pipeline.stages import Context
+from pipeline import settings
+from pipeline.exports import generation
+from pipeline.stages.stage import Context
 
 RANKS = (4, 8, 16, 64)
 QV = ("q_proj", "v_proj")
@@ -123,8 +124,8 @@ def build(model: Path, checkpoint: Path, work: Path, lm_head: str = "auto") -> N
     from olive.model import HfModelHandler
     from olive.passes.olive_pass import create_pass_from_dict
 
-    from pipeline.passes.fewer_nodes import FewerNodes
-    from pipeline.passes.genai_builder import GenaiBuilder
+    from pipeline.passes.optimize.fewer_nodes import FewerNodes
+    from pipeline.passes.optimize.genai_builder import GenaiBuilder
 
     cpu = AcceleratorSpec("cpu", "CPUExecutionProvider")
     options = {"block_size": 32, "accuracy_level": 4}
@@ -150,9 +151,9 @@ def add_places(plain: Path, folder: Path, only: tuple[str, ...] | None, fused: b
     """
     import onnx
 
-    from pipeline.passes import lora_inputs
-    from pipeline.passes.folders import carry_over
-    from pipeline.passes.peft_lora import Lora
+    from pipeline.passes.optimize import lora_inputs
+    from pipeline.passes.optimize.folders import carry_over
+    from pipeline.passes.optimize.peft_lora import Lora
 
     carry_over(plain / "model.onnx", folder)
     model = onnx.load(plain / "model.onnx", load_external_data=False)

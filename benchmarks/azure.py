@@ -20,7 +20,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline import checksums, settings, worker
+from pipeline import settings
+from pipeline.system import checksums
+from pipeline.worker import loop
 
 for place_of_tests in ("tests", "tests/azure"):
     sys.path.insert(0, str(settings.ROOT / place_of_tests))
@@ -48,7 +50,7 @@ def main() -> int:
         try:
             _measure(Path(folder), int(args.gib * 1024) * MIB)
         finally:
-            for process in worker._workers:
+            for process in loop._workers:
                 process.terminate()
                 process.wait()
             bench.close()
@@ -59,9 +61,9 @@ def _measure(folder: Path, size: int) -> None:
     import exports
     from lab import finish_all, plant
 
-    from pipeline import submit
-    from pipeline.azure import place
-    from pipeline.publishers import azureml
+    from pipeline.inputs import azure_workspace
+    from pipeline.publish.azure import publisher as azureml
+    from pipeline.runs import submit
     from pipeline.store import Store
 
     store = Store(settings.home())
@@ -72,10 +74,10 @@ def _measure(folder: Path, size: int) -> None:
     checksums.write(model)
     artifact = {"name": "model", "kind": "onnx", "path": str(model), "bytes": size}
     run = finish_all(store, plant(store, "large"), {"optimize": {"artifacts": [artifact]}})
-    place.remember(store.home, place.Place("cli", SUB, GROUP, WORKSPACE))
+    azure_workspace.remember(store.home, azure_workspace.Place("cli", SUB, GROUP, WORKSPACE))
     for what, check in (("publish", False), ("again", False), ("and checked", True)):
         began = time.monotonic()
-        watch = Watch("pipeline.child")
+        watch = Watch("pipeline.worker.child")
         stage = submit.publish(store, run, "azureml", azureml.Options(name="large", check=check))
         while store.get(run.id).stage(stage).status not in ("done", "failed"):
             time.sleep(0.1)

@@ -19,8 +19,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from pipeline import models, settings
-from pipeline.stages import Context, finetune, quantize
+from pipeline import settings
+from pipeline.inputs.models import base_models
+from pipeline.stages import finetune, quantize
+from pipeline.stages.stage import Context
 
 GOALS = {"cpu": 1.3, "cuda": 1.0}
 NOISE = 0.02  # of a ratio of medians on a quiet machine
@@ -48,9 +50,9 @@ def main() -> None:
 
 def context_of(home: Path, model: str) -> Context:
     """What the quantize stage is given, in a home that is thrown away."""
-    found = models.resolve(model if model == "starter" else str(Path(model).resolve()))
+    found = base_models.resolve(model if model == "starter" else str(Path(model).resolve()))
     return Context(
-        model=models.materialize(found, home, print),
+        model=base_models.materialize(found, home, print),
         inputs={},
         data=SAMPLE,
         template="chat",
@@ -73,8 +75,8 @@ def quantized(context: Context) -> Path:
 
 def sample(context: Context, size: int, length: int) -> dict[str, Any]:
     """The first rows of the sample, as one batch on the device."""
+    from pipeline.passes.finetune.training import Collator
     from pipeline.passes.rows import lab_rows
-    from pipeline.passes.training import Collator
 
     rows = lab_rows(str(SAMPLE), "chat", str(context.model), "train", 0.1, 0, length)
     batch = Collator(rows.tokenizer)([rows[i] for i in range(size)])
@@ -86,9 +88,9 @@ def stepper(base: str, model: Path, checkpoint: Path, batch: dict[str, Any]) -> 
     import torch
     from olive.model import HfModelHandler
 
-    from pipeline.passes import quant_lora
-    from pipeline.passes.graphs import StepGraphs
-    from pipeline.passes.training import ResponseLoss, next_tokens
+    from pipeline.passes.finetune import quant_lora
+    from pipeline.passes.finetune.cuda_graphs import StepGraphs
+    from pipeline.passes.finetune.training import ResponseLoss, next_tokens
 
     free = quant_lora._free_bytes
     if base == "packed":

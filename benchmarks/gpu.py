@@ -23,10 +23,10 @@ from typing import Any
 
 from benchmarks.lab import serving
 from pipeline import settings
-from pipeline.follow import megabytes
-from pipeline.passes.calibration import TEXTS
-from pipeline.run import Run
+from pipeline.cli.terminal import megabytes
+from pipeline.passes.quantize.calibration import TEXTS
 from pipeline.store import Store
+from pipeline.store.run import Run
 
 PARTS = ("chain", "engines", "quality")
 DATA = settings.SAMPLES / "travel.jsonl"

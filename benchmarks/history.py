@@ -14,10 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline import settings, storage
-from pipeline.recipe import load
-from pipeline.run import DONE
+from pipeline import settings
+from pipeline.runs import disk
+from pipeline.stages.recipe import load
 from pipeline.store import Store
+from pipeline.store.run import DONE
 
 KINDS = {
     "quantize": ["checkpoint"],
@@ -43,8 +44,8 @@ def main() -> None:
         told("the whole table", lambda: runs.listed("", "", "", "", ""))
         told("words and a tag", lambda: runs.listed("travel mountains", "", "keep", "", ""))
         told("words that one run has", lambda: runs.listed("mountain77", "", "", "", ""))
-        told("storage of a run", lambda: storage.of(store, one))
-        told("what could be freed", lambda: storage.unused(store))
+        told("storage of a run", lambda: disk.of(store, one))
+        told("what could be freed", lambda: disk.unused(store))
 
 
 def plant(store: Store, count: int) -> None:

@@ -21,11 +21,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline import locks, settings
-from pipeline.follow import megabytes
-from pipeline.run import DONE, Run
+from pipeline import settings
+from pipeline.cli.terminal import megabytes
 from pipeline.store import Store
-from pipeline.worker import WORKER_LOCK
+from pipeline.store.run import DONE, Run
+from pipeline.system import locks
+from pipeline.worker.loop import WORKER_LOCK
 
 SAMPLE = settings.SAMPLES / "travel.yaml"
 COMPARED = ("quantize", "finetune")

@@ -30,9 +30,11 @@ from urllib.request import urlopen
 
 import psutil
 
-from pipeline import clock, events, files, locks, recipe, settings
-from pipeline.run import PROCESS
+from pipeline import settings
+from pipeline.stages import events, recipe
 from pipeline.store import Store
+from pipeline.store.run import PROCESS
+from pipeline.system import clock, files, locks
 
 STAGE = "finetune"
 FLUSH_SECONDS = 0.02

@@ -21,7 +21,8 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 from benchmarks.live import PERIOD_SECONDS, STAGE, App, cpu, process, serving, spawn, write
-from pipeline import recipe, settings
+from pipeline import settings
+from pipeline.stages import recipe
 
 QUEUE_SECONDS, ACTIVITY_SECONDS = 2.0, 5.0  # as the page asks
 WAITING = 20

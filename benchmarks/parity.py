@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=50)
     args = parser.parse_args()
     settings.quiet_this_process()
-    from pipeline.passes import parity
+    from pipeline.passes.measure import parity
     from pipeline.passes.rows import lab_rows
 
     run = Store(settings.home()).get(args.run)

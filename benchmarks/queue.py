@@ -21,9 +21,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from pipeline import locks, settings
-from pipeline.recipe import load
+from pipeline import settings
+from pipeline.stages.recipe import load
 from pipeline.store import Store, backup
+from pipeline.system import locks
 
 STAGES = ("quantize", "finetune", "optimize", "evaluate")
 SAMPLE = settings.SAMPLES / "travel.yaml"

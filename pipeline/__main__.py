@@ -15,48 +15,53 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipeline import settings, shown, terminal
+from pipeline import display, settings
+from pipeline.cli import azure, history, hub, publish, queue
+from pipeline.cli.queue import note, recipe_of
 from pipeline.errors import LONGEST_PROBLEM, InputError, LabError, sentence
-from pipeline.files import to_json
-from pipeline.run import DONE, PUBLISH, QUEUED, RUNNING
 from pipeline.store import Store
-from pipeline.verbs import azure, history, hub, publish, queue
-from pipeline.verbs.queue import note, recipe_of
+from pipeline.store.run import DONE, PUBLISH, QUEUED, RUNNING
+from pipeline.system import terminal_guard
+from pipeline.system.files import to_json
 
 if TYPE_CHECKING:  # imported where it is used: other verbs are there sooner without it
-    from pipeline.inference import Source
+    from pipeline.exports.chat_client import Source
 
 TRACEBACKS = "errors.log"  # in the home
 
 
 def check(args: argparse.Namespace) -> int:
     """Check a dataset against a template; with --model also against that model's chat template."""
-    from pipeline import models, recipe, shown, submit
+    from pipeline import display
+    from pipeline.inputs.models import base_models
+    from pipeline.runs import submit
+    from pipeline.stages import recipe
 
-    model = models.resolve(recipe.model_path(args.model, Path.cwd())) if args.model else None
+    model = base_models.resolve(recipe.model_path(args.model, Path.cwd())) if args.model else None
     report = submit.check_data(args.data, args.template, model, max_length=args.max_length)
-    fields = ", ".join(shown.short(field) for field in report.fields)
-    print(f"{shown.plain(str(args.data))}: {report.rows:,} rows, fields {fields}: good")
+    fields = ", ".join(display.short(field) for field in report.fields)
+    print(f"{display.plain(str(args.data))}: {report.rows:,} rows, fields {fields}: good")
     for text in [*report.notes, *([report.unasked] if report.unasked else [])]:
         print(f"Note: {text}")
     if report.example:
-        print(f"\nThe first row as the model reads it:\n\n{shown.plain(report.example)}")
+        print(f"\nThe first row as the model reads it:\n\n{display.plain(report.example)}")
     return 0
 
 
 def run(args: argparse.Namespace) -> int:
     """Queue a run and follow it to its end."""
-    from pipeline import follow, submit
+    from pipeline.cli import terminal
+    from pipeline.runs import submit
 
     store = Store(settings.home())
     run_id = submit.submit(store, recipe_of(store, args.recipe, args.set), note=note)
     print(f"Run {run_id} is queued. Ctrl-C stops following; the run goes on.", flush=True)
-    return follow.run(store, run_id)
+    return terminal.run(store, run_id)
 
 
 def submit_(args: argparse.Namespace) -> int:
     """Queue a run and print its id."""
-    from pipeline import submit
+    from pipeline.runs import submit
 
     store = Store(settings.home())
     print(submit.submit(store, recipe_of(store, args.recipe, args.set), note=note))
@@ -65,38 +70,39 @@ def submit_(args: argparse.Namespace) -> int:
 
 def show(args: argparse.Namespace) -> int:
     """One run with its stages."""
-    from pipeline import follow
+    from pipeline.cli import terminal
 
     found = Store(settings.home()).get(args.run)
-    print(to_json(found.to_dict(), indent=2) if args.json else follow.summary(found))
+    print(to_json(found.to_dict(), indent=2) if args.json else terminal.summary(found))
     return 0
 
 
 def logs(args: argparse.Namespace) -> int:
     """The log of a stage, by default of the one that runs or ran last."""
-    from pipeline import follow
+    from pipeline.cli import terminal
 
     store = Store(settings.home())
     found = store.get(args.run)
     names = [stage.name for stage in found.stages]
     if args.stage and args.stage not in names:
-        raise InputError(f"{shown.line(args.stage)}: no such stage; this run has {', '.join(names)}")
+        raise InputError(f"{display.line(args.stage)}: no such stage; this run has {', '.join(names)}")
     if args.stage is None and found.current is None:
         raise InputError(f"{found.id}: this run has no stages")
     stage = args.stage or (found.current.name if found.current else "")
-    follow.log(store, found.id, stage, wait=args.follow)
+    terminal.log(store, found.id, stage, wait=args.follow)
     return 0
 
 
 def cancel(args: argparse.Namespace) -> int:
     """Ask for the end of a run and wait for it."""
-    from pipeline import follow, worker
+    from pipeline.cli import terminal
+    from pipeline.worker import loop
 
     store = Store(settings.home())
     found = store.get(args.run)
     store.request_cancel(found.id)
-    worker.ensure(store.home)
-    ended = follow.until_ended(store, found.id)
+    loop.ensure(store.home)
+    ended = terminal.until_ended(store, found.id)
     if found.status != DONE:
         print(f"Run {ended.id} is {ended.status}.")
     for stage in found.stages:
@@ -107,12 +113,12 @@ def cancel(args: argparse.Namespace) -> int:
 
 def retry(args: argparse.Namespace) -> int:
     """Queue a run again from the stage that did not end well."""
-    from pipeline import worker
+    from pipeline.worker import loop
 
     store = Store(settings.home())
     found = store.get(args.run)
     store.retry(found.id)
-    worker.ensure(store.home)
+    loop.ensure(store.home)
     print(f"Run {found.id} is queued again; `python -m pipeline logs {found.id} --follow` follows it.")
     return 0
 
@@ -121,16 +127,16 @@ def chat(args: argparse.Namespace) -> int:
     """Ask a finished run, or an exported folder, something, with and without its adapter."""
     import asyncio
 
-    from pipeline import inference
+    from pipeline.exports import chat_client
 
     folder = Path(args.run)
     home = settings.home()
     if folder.is_dir():
-        source = inference.of_folder(folder, f"folder {folder}")
+        source = chat_client.of_folder(folder, f"folder {folder}")
     else:
-        source = inference.of_run(Store(home).get(args.run))
+        source = chat_client.of_run(Store(home).get(args.run))
     if args.adapter:
-        source = inference.with_adapter(source, args.adapter)
+        source = chat_client.with_adapter(source, args.adapter)
     sides = source.sides if args.side == "both" else (args.side,)
     answers = asyncio.run(_ask(home, source, sides, args))
     if args.json:
@@ -138,43 +144,44 @@ def chat(args: argparse.Namespace) -> int:
         return 0
     for side, answer in answers.items():
         speed = f"{answer['tokens']} tokens, {answer['tokens_per_second']:.0f} a second"
-        print(f"{side} ({speed}):\n{shown.answer(answer).strip()}\n")
+        print(f"{side} ({speed}):\n{display.answer(answer).strip()}\n")
     return 0
 
 
 async def _ask(
     home: Path, source: Source, sides: tuple[str, ...], args: argparse.Namespace
 ) -> dict[str, dict[str, Any]]:
-    from pipeline import inference
+    from pipeline.exports import chat_client
 
     answers: dict[str, dict[str, Any]] = {side: {"text": ""} for side in sides}
     try:
-        async for piece in inference.stream(
+        async for piece in chat_client.stream(
             home, source, args.prompt, sides, args.seed, args.max_new_tokens, args.temperature, args.system
         ):
             answer = answers[piece.pop("side")]
             answer["text"] += piece.pop("text", "")
             answer.update({key: value for key, value in piece.items() if key != "done"})
     finally:
-        await inference.shutdown()
+        await chat_client.shutdown()
     return answers
 
 
 def download(args: argparse.Namespace) -> int:
     """Write a finished run's exported model, with card, recipe and checksums, as a ZIP."""
-    from pipeline import takeaway
+    from pipeline.publish import zip_file
 
     store = Store(settings.home())
     found = store.get(args.run)
-    target = args.to or Path(takeaway.file_name(found))
-    written = takeaway.save(store.home, found, target)
+    target = args.to or Path(zip_file.file_name(found))
+    written = zip_file.save(store.home, found, target)
     print(f"{target}: {written:,} bytes; unpacked, `python app.py` in it needs only onnxruntime-genai")
     return 0
 
 
 def verify_(args: argparse.Namespace) -> int:
     """Check an exported folder, or the one of a run: its files fit together, and the model answers."""
-    from pipeline import follow, verify
+    from pipeline.cli import terminal
+    from pipeline.exports import verify
 
     folder = _exported(args.target)
     findings = verify.whole(folder)
@@ -183,16 +190,16 @@ def verify_(args: argparse.Namespace) -> int:
         rows = [dataclasses.asdict(finding) for finding in findings]
         print(to_json({"folder": str(folder), "good": good, "checks": rows}, indent=2, ensure_ascii=False))
     else:
-        print(f"{folder}\n{follow.checks(findings)}")
+        print(f"{folder}\n{terminal.checks(findings)}")
     return 0 if good else 1
 
 
 def convert(args: argparse.Namespace) -> int:
     """Write a PEFT LoRA adapter as a file for a graph that is exported already."""
-    from pipeline import conversion
+    from pipeline.runs import convert_adapter
 
     folder = _exported(args.target)
-    file = conversion.convert(args.adapter, folder, args.to, same_base=args.same_base)
+    file = convert_adapter.convert(args.adapter, folder, args.to, same_base=args.same_base)
     print(f"{file}: {file.stat().st_size:,} bytes, for the graph in {folder}")
     return 0
 
@@ -212,7 +219,9 @@ def _exported(target: str) -> Path:
 
 def scorecard_(args: argparse.Namespace) -> int:
     """Quantize a model in several ways and measure each: size, perplexity, time, memory, speed."""
-    from pipeline import follow, recipe, scorecard
+    from pipeline.cli import terminal
+    from pipeline.runs import scorecard
+    from pipeline.stages import recipe
 
     store = Store(settings.home())
     given = {
@@ -229,29 +238,31 @@ def scorecard_(args: argparse.Namespace) -> int:
     quiet = args.json
     for row in scorecard.rows(store, group):
         if quiet:
-            follow.until_ended(store, row.run)
+            terminal.until_ended(store, row.run)
         else:
             print(f"{row.algorithm} (run {row.run})", flush=True)
-            follow.run(store, row.run, summarize=False)
+            terminal.run(store, row.run, summarize=False)
     rows = scorecard.rows(store, group)
     print(
-        to_json([dataclasses.asdict(row) for row in rows], indent=2) if quiet else "\n" + follow.scores(rows)
+        to_json([dataclasses.asdict(row) for row in rows], indent=2)
+        if quiet
+        else "\n" + terminal.scores(rows)
     )
     return 0 if not refused and all(row.status == DONE for row in rows) else 1
 
 
 def serve(args: argparse.Namespace) -> int:
     """Serve the queue until it has been empty for a while."""
-    from pipeline import worker
+    from pipeline.worker import loop
 
-    return worker.serve(settings.home(), args.lock)
+    return loop.serve(settings.home(), args.lock)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and carry out the verb."""
     settings.quiet_this_process()
     settings.keep_private()
-    terminal.guard()
+    terminal_guard.guard()
     args = _parser().parse_args(argv)
     action: Callable[[argparse.Namespace], int] = args.action
     try:
@@ -300,7 +311,7 @@ class _Verb(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """As usual, but never pages of what was given."""
-        super().error(shown.cut(message, LONGEST_PROBLEM))
+        super().error(display.cut(message, LONGEST_PROBLEM))
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As usual, with the flags."""
@@ -363,7 +374,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_flags(added: argparse.ArgumentParser) -> None:
-    from pipeline import templates
+    from pipeline.inputs.prompts import templates
     from pipeline.stages import finetune
 
     added.add_argument("data", type=Path, metavar="DATA.jsonl")
@@ -376,7 +387,7 @@ def _check_flags(added: argparse.ArgumentParser) -> None:
 
 
 def _chat_flags(added: argparse.ArgumentParser) -> None:
-    from pipeline import inference
+    from pipeline.exports import chat_client
 
     added.add_argument("run", metavar="RUN|FOLDER")
     added.add_argument("prompt")
@@ -384,7 +395,7 @@ def _chat_flags(added: argparse.ArgumentParser) -> None:
     added.add_argument(
         "--adapter", metavar="NAME|FILE", help="another adapter of the folder, or a file of one"
     )
-    added.add_argument("--side", choices=[*inference.SIDES, "both"], default="both")
+    added.add_argument("--side", choices=[*chat_client.SIDES, "both"], default="both")
     added.add_argument("--json", action="store_true")
     added.add_argument("--max-new-tokens", type=_positive, default=128, metavar="N")
     added.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token")
@@ -392,7 +403,8 @@ def _chat_flags(added: argparse.ArgumentParser) -> None:
 
 
 def _scorecard_flags(added: argparse.ArgumentParser) -> None:
-    from pipeline import scorecard, templates
+    from pipeline.inputs.prompts import templates
+    from pipeline.runs import scorecard
 
     added.add_argument("model", help="a catalogue id, a hub id such as org/name, or a folder")
     added.add_argument("--data", type=Path, required=True, metavar="DATA.jsonl")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from pipeline import shown
+from pipeline import display
 
 # What takes most of the memory in each stage, and can be had smaller.
 SMALLER = {
@@ -34,7 +34,7 @@ class InputError(LabError):
 
     def __init__(self, problems: list[str] | str) -> None:
         given = [problems] if isinstance(problems, str) else problems
-        self.problems = [shown.cut(problem, LONGEST_PROBLEM) for problem in given]
+        self.problems = [display.cut(problem, LONGEST_PROBLEM) for problem in given]
         super().__init__("\n".join(self.problems))
 
 
@@ -85,7 +85,7 @@ def reason(error: BaseException) -> str:
 
 def name(error: BaseException) -> str:
     """Kind and text of an error on one short line, for brackets."""
-    text = shown.line(" ".join(str(error).split()))
+    text = display.line(" ".join(str(error).split()))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
-from pipeline import home_probe, shown
+from pipeline import display, home_check
 from pipeline.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,7 +63,7 @@ def home() -> Path:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"OLIVE_LAB_HOME: {path} cannot be made a folder ({error.strerror})") from None
-    home_probe.need(path)
+    home_check.need(path)
     return path
 
 
@@ -130,7 +130,7 @@ def _number(name: str, default: float) -> float:
         number = math.nan
     if not 0 <= number <= LARGEST:  # NaN compares false with everything
         raise InputError(
-            f"{name}: {shown.value(text)} is not allowed; allowed: a number from 0 to {LARGEST:,}"
+            f"{name}: {display.value(text)} is not allowed; allowed: a number from 0 to {LARGEST:,}"
         )
     return number
 

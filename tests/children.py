@@ -1,6 +1,6 @@
 """Processes for the worker's tests: stages that behave well or badly, and a worker that starts such stages.
 
-`python tests/children.py BEHAVIOUR RUN STAGE` takes the place of `python -m pipeline.child RUN STAGE`.
+`python tests/children.py BEHAVIOUR RUN STAGE` takes the place of `python -m pipeline.worker.child RUN STAGE`.
 None of them outlives a minute, whatever a test forgets.
 """
 
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.store import Store
-    from pipeline.worker import Worker
+    from pipeline.worker.loop import Worker
 
 SIGN = "ready.json"  # written when the behaviour has begun: {"pids": [...]}
 
@@ -194,8 +194,10 @@ def fills_the_disk() -> None:
 
     If there shall be room for nothing (GREEDY), it writes outside its own folder, where nobody cleans up.
     """
-    from pipeline import child, probe, settings
-    from pipeline.stages import Artifact, Context, Results, execute
+    from pipeline import settings
+    from pipeline.stages import execute
+    from pipeline.stages.stage import Artifact, Context, Results
+    from pipeline.worker import child, probe
 
     filler, greedy = settings.home() / "filler", os.environ["GREEDY"] == "for nothing"
     full = sys.argv[3] == os.environ["FULL"]
@@ -230,18 +232,20 @@ def full_disk() -> None:
 
     Says what came of it.
     """
-    from pipeline import recipe, submit, worker
+    from pipeline.runs import submit
+    from pipeline.stages import recipe
     from pipeline.store import Store
+    from pipeline.worker import loop
 
     home, stage = Path(sys.argv[2]), os.environ["FULL"]
     store = Store(home)
-    worker.ensure = lambda home: None
+    loop.ensure = lambda home: None
     if stage == "publish":
         run = exported(store)
         store.add_publish(run, {"to": "local", "name": "trips"})
     else:
         run = submit.submit(store, recipe.load(Path(sys.argv[3]), ["score.rows=8"]))
-    served = worker.Worker(store, child=[__file__, "fills_the_disk"])
+    served = loop.Worker(store, child=[__file__, "fills_the_disk"])
     faults = served_to_end(served, run, stage)
     found = store.get(run).stage(stage)
     half = [
@@ -264,7 +268,7 @@ def full_disk() -> None:
 def served_to_end(served: Worker, run: str, stage: str) -> set[str]:
     """Step until the stage, and without a fault of its own the run, has ended; return the worker's faults."""
     from pipeline.errors import LabError
-    from pipeline.run import ENDED
+    from pipeline.store.run import ENDED
 
     faults: set[str] = set()
     ended = False
@@ -285,7 +289,7 @@ def exported(store: Store) -> str:
     import exports
     from lab import finish_all, plant
 
-    from pipeline import checksums
+    from pipeline.system import checksums
 
     folder = exports.write(store.home / "artifacts" / "optimize-0123456789abcdef" / "model")
     (folder / "vocab.txt").write_bytes(b"words " * 50_000)
@@ -296,7 +300,7 @@ def exported(store: Store) -> str:
 
 def serve() -> None:
     from pipeline.store import Store
-    from pipeline.worker import Worker
+    from pipeline.worker.loop import Worker
 
     _, _, home, behaviour, idle = sys.argv
     worker = Worker(Store(Path(home)), child=[__file__, behaviour])
@@ -306,7 +310,7 @@ def serve() -> None:
 
 def as_spare() -> None:
     """Wait as a spare does, without importing anything, then behave."""
-    from pipeline import spare
+    from pipeline.worker import spare
 
     def carry_out(run: str, stage: str) -> int:
         sys.argv[2:] = [run, stage]

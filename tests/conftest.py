@@ -23,9 +23,11 @@ from lab import (
     write_tokenizer,
 )
 
-from pipeline import artifacts, settings, worker
-from pipeline.run import Run
+from pipeline import settings
+from pipeline.stages import artifacts
 from pipeline.store import Store
+from pipeline.store.run import Run
+from pipeline.worker import loop
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<|end|>\n{% endfor %}"
@@ -41,11 +43,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("OLIVE_LAB_HOME", str(folder))
     monkeypatch.delenv("OLIVE_LAB_EVENTS", raising=False)
     yield folder
-    for process in worker._workers:  # a moment after it began one is not among the processes
+    for process in loop._workers:  # a moment after it began one is not among the processes
         process.kill()
         process.wait()
     until(lambda: not killed(folder), "the end of all processes")
-    worker._workers.clear()
+    loop._workers.clear()
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def store(home: Path) -> Store:
 def no_worker(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """No worker is started; the list says for which homes one was asked for."""
     asked: list[Path] = []
-    monkeypatch.setattr(worker, "ensure", asked.append)
+    monkeypatch.setattr(loop, "ensure", asked.append)
     return asked
 
 
@@ -140,13 +142,13 @@ def finished(store: Store, written_export: Path) -> Run:
 
 
 @pytest.fixture
-def stepper(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., worker.Worker]]:
+def stepper(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., loop.Worker]]:
     """A worker whose stages behave as said in tests/children.py; tests call its `step` themselves."""
     monkeypatch.setattr("pipeline.settings.gpus", lambda: 0)
-    made: list[worker.Worker] = []
+    made: list[loop.Worker] = []
 
-    def make(behaviour: str) -> worker.Worker:
-        made.append(worker.Worker(store, child=[str(CHILDREN), behaviour]))
+    def make(behaviour: str) -> loop.Worker:
+        made.append(loop.Worker(store, child=[str(CHILDREN), behaviour]))
         return made[-1]
 
     yield make
@@ -157,13 +159,13 @@ def stepper(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
 
 @pytest.fixture
-def served(store: Store, monkeypatch: pytest.MonkeyPatch, stepper: Callable[[str], worker.Worker]) -> Any:
+def served(store: Store, monkeypatch: pytest.MonkeyPatch, stepper: Callable[[str], loop.Worker]) -> Any:
     """Wherever a worker is asked for, one whose stages behave as said takes a step."""
 
     def serve(behaviour: str) -> None:
         served = stepper(behaviour)
-        monkeypatch.setattr(worker, "ensure", lambda home: served.step())
-        monkeypatch.setattr("pipeline.follow.POLL_SECONDS", 0.01)
+        monkeypatch.setattr(loop, "ensure", lambda home: served.step())
+        monkeypatch.setattr("pipeline.cli.terminal.POLL_SECONDS", 0.01)
 
     return serve
 

@@ -18,7 +18,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline import checksums
+from pipeline.system import checksums
 
 ADAPTER = "adapter_weights.onnx_adapter"
 WIDTH, RANK = 16, 4

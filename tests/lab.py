@@ -19,9 +19,9 @@ import pytest
 from children import SIGN
 
 from pipeline.__main__ import main
-from pipeline.run import CANCELED, DONE, FAILED, INTERRUPTED, Run
 from pipeline.store import Store
-from pipeline.worker import Worker
+from pipeline.store.run import CANCELED, DONE, FAILED, INTERRUPTED, Run
+from pipeline.worker.loop import Worker
 
 # A small model of the usual kind.
 CONFIG: dict[str, Any] = {

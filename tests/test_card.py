@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import card, submit
-from pipeline.run import Run, StageRun
+from pipeline.publish import card
+from pipeline.runs import submit
 from pipeline.store import Store
+from pipeline.store.run import Run, StageRun
 
 HOSTILE = "x](http://evil) <script>alert(1)</script> `a` **b** & \u202e"
 

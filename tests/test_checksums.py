@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import checksums
+from pipeline.system import checksums
 
 
 @pytest.fixture

@@ -16,12 +16,16 @@ from typing import Any
 import pytest
 from lab import until
 
-from pipeline import artifacts, child, clock, events, locks, probe, recipe, settings, submit, worker
+from pipeline import settings
 from pipeline.errors import LabError, sentence
-from pipeline.options import describe
-from pipeline.run import DONE, FAILED, Run
-from pipeline.stages import Artifact, Context, Results, execute, optimize
+from pipeline.inputs.options import describe
+from pipeline.runs import submit
+from pipeline.stages import artifacts, events, execute, optimize, recipe
+from pipeline.stages.stage import Artifact, Context, Results
 from pipeline.store import Store
+from pipeline.store.run import DONE, FAILED, Run
+from pipeline.system import clock, locks
+from pipeline.worker import child, loop, probe
 
 Execute = Callable[[Any, Any, Context], Results]
 
@@ -322,11 +326,11 @@ def test_a_publish_is_carried_out_by_the_real_child(store: Store, finished: Run)
     """As the worker starts it: a process, a log, and the lock it holds while it lives."""
     options = {"to": "local", "name": "trips", "version": "", "description": ""}
     stage = store.add_publish(finished.id, options)
-    served = worker.Worker(store)
+    served = loop.Worker(store)
     served.step()
     until(lambda: (served.step(), store.get(finished.id).stage(stage).status == DONE)[1], "the publish")
     published = store.get(finished.id).stage(stage)
     assert published.metrics["version"] == "1"
     assert (store.home / "registry" / "trips" / "1" / "model.onnx").is_file()
     assert "Published trips version 1" in (store.folder(finished.id, stage) / "log.txt").read_text()
-    assert not worker.lives(store.folder(finished.id, stage))
+    assert not loop.lives(store.folder(finished.id, stage))

@@ -18,9 +18,11 @@ import pytest
 from lab import cli, finish_all, plant, serving, until
 from test_scorecard import MEASURED
 
-from pipeline import locks, settings, worker
-from pipeline.run import CANCELED, DONE, FAILED, QUEUED, RUNNING, Run
+from pipeline import settings
 from pipeline.store import Store
+from pipeline.store.run import CANCELED, DONE, FAILED, QUEUED, RUNNING, Run
+from pipeline.system import locks
+from pipeline.worker import loop
 
 Capture = pytest.CaptureFixture[str]
 PIPELINE = [sys.executable, "-m", "pipeline"]
@@ -200,7 +202,7 @@ class TestRun:
 
     def test_ctrl_c_leaves_the_run_running(self, store: Store, recipe_file: Path) -> None:
         server = subprocess.Popen(serving(store.home, "waits"), env=settings.child_environment())
-        until(lambda: locks.held(store.home / worker.WORKER_LOCK), "the worker")
+        until(lambda: locks.held(store.home / loop.WORKER_LOCK), "the worker")
         terminal = start("run", recipe_file)
         until(lambda: store.list() and store.list()[0].status == RUNNING, "the run")
         assert terminal.stdout is not None
@@ -221,7 +223,7 @@ class TestRun:
         self, store: Store, recipe_file: Path, model_folder: Path
     ) -> None:
         """The whole way through real processes, up to the stage that finds its model gone."""
-        worker_lock = locks.take(store.home / worker.WORKER_LOCK)
+        worker_lock = locks.take(store.home / loop.WORKER_LOCK)
         assert worker_lock is not None
         terminal = start("run", recipe_file)
         assert terminal.stdout is not None
@@ -350,7 +352,7 @@ class TestCancelAndRetry:
     ) -> None:
         served("ignores_sigterm")
         run = plant(store)
-        worker.ensure(store.home)
+        loop.ensure(store.home)
         until((store.folder(run, "quantize") / "ready.json").exists, "the stage")
         assert cli(capsys, "cancel", run) == (0, f"Run {run} is canceled.\n", "")
         assert store.get(run).status == CANCELED
@@ -360,7 +362,7 @@ class TestCancelAndRetry:
     ) -> None:
         served("waits")
         store.add_publish(finished.id, {"to": "local"})
-        worker.ensure(store.home)
+        loop.ensure(store.home)
         store.add_publish(finished.id, {"to": "local"})
         code, out, _ = cli(capsys, "cancel", finished.id)
         assert code == 0
@@ -453,7 +455,9 @@ def test_a_scorecard_is_queued_followed_and_shown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     store = Store(home)
-    monkeypatch.setattr("pipeline.follow.until_ended", lambda store, run: finish_all(store, run, MEASURED))
+    monkeypatch.setattr(
+        "pipeline.cli.terminal.until_ended", lambda store, run: finish_all(store, run, MEASURED)
+    )
     monkeypatch.setattr(settings, "gpus", lambda: 0)
     words = ["scorecard", model_folder, "--data", dataset, "--json"]
     code, out, _ = cli(capsys, *words, "--algorithms", "rtn, awq")

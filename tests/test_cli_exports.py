@@ -14,9 +14,9 @@ from unittest.mock import ANY
 import pytest
 from lab import cli, plant
 
-from pipeline import inference
-from pipeline.run import Run
+from pipeline.exports import chat_client
 from pipeline.store import Store
+from pipeline.store.run import Run
 
 Capture = pytest.CaptureFixture[str]
 PIPELINE = [sys.executable, "-m", "pipeline"]
@@ -27,7 +27,7 @@ class TestChat:
     def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         asked: list[tuple[Any, ...]] = []
 
-        async def stream(home: Path, source: inference.Source, *rest: Any) -> AsyncIterator[dict[str, Any]]:
+        async def stream(home: Path, source: chat_client.Source, *rest: Any) -> AsyncIterator[dict[str, Any]]:
             asked.append(rest)
             for side in rest[1]:
                 for text in ("In the ", "välley."):
@@ -35,7 +35,7 @@ class TestChat:
                 facts = {"tokens": 4, "tokens_per_second": 20.5, "first_token_seconds": 0.1}
                 yield {"side": side, "done": True, **facts}
 
-        monkeypatch.setattr(inference, "stream", stream)
+        monkeypatch.setattr(chat_client, "stream", stream)
         return asked
 
     def test_json_has_the_shape_of_the_contract(

@@ -11,9 +11,9 @@ import pytest
 from lab import plant, until
 
 from pipeline.__main__ import main
-from pipeline.run import DONE
 from pipeline.store import Store, backup
-from pipeline.worker import Worker
+from pipeline.store.run import DONE
+from pipeline.worker.loop import Worker
 
 
 def test_a_mended_database_is_said_once(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,7 +50,7 @@ def test_the_worker_goes_on_when_the_lock_is_gone(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(backup, "BUSY_SECONDS", 0.1)
-    monkeypatch.setattr("pipeline.worker.TROUBLE_SECONDS", 0.05)
+    monkeypatch.setattr("pipeline.worker.loop.TROUBLE_SECONDS", 0.05)
     run = plant(store)
     worker = stepper("finishes")
     with closing(sqlite3.connect(store.path, isolation_level=None)) as other:

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import clock, settings
+from pipeline import settings
+from pipeline.system import clock
 
 
 def test_a_mark_of_another_process_tells_how_long_ago_it_was() -> None:
+    code = "import json; from pipeline.system import clock; print(json.dumps(clock.mark()))"
     before = time.monotonic()
     told = subprocess.run(
-        [sys.executable, "-c", "import json; from pipeline import clock; print(json.dumps(clock.mark()))"],
+        [sys.executable, "-c", code],
         capture_output=True, text=True, cwd=settings.ROOT, check=True,
     )  # fmt: skip
     passed = clock.since(json.loads(told.stdout))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from lab import CONFIG
 
-from pipeline import config_faults
+from pipeline.inputs.models import config_faults
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from pipeline import datasets, rendering, templates
 from pipeline.errors import InputError
-from pipeline.templates import Chat
+from pipeline.inputs.data import datasets
+from pipeline.inputs.prompts import rendering, templates
+from pipeline.inputs.prompts.templates import Chat
 
 ROW = '{"prompt": "Where?", "response": "There."}'
 LAB = "<|user|>\n{prompt}<|end|>\n<|assistant|>\n{response}<|end|>"

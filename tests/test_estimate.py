@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline import estimate
-from pipeline.run import DONE, FAILED, QUEUED, RUNNING, Run, StageRun
+from pipeline.runs import estimate
+from pipeline.store.run import DONE, FAILED, QUEUED, RUNNING, Run, StageRun
 
 NAMES = ("quantize", "finetune", "optimize", "evaluate")
 EXPECTED = dict(zip(NAMES, (60.0, 100.0, 10.0, 30.0), strict=True))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import events
+from pipeline.stages import events
 
 
 def test_events_are_read_back_from_where_one_left_off(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 import pytest
 
-from pipeline import exported
-from pipeline.exported import Graph, Tensor
+from pipeline.exports import contract
+from pipeline.exports.contract import Graph, Tensor
 
 A, B = Tensor("float32", (16, "r")), Tensor("float32", ("r", 8))
 GRAPH = Graph(
@@ -29,7 +29,7 @@ def adapter(**shapes: tuple[int, ...]) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("rank", [1, 4, 64])
 def test_any_rank_fits(rank: int) -> None:
-    assert exported.misfits(adapter(a=(16, rank), b=(rank, 8)), GRAPH, ["ids"]) == []
+    assert contract.misfits(adapter(a=(16, rank), b=(rank, 8)), GRAPH, ["ids"]) == []
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_any_rank_fits(rank: int) -> None:
     ],
 )
 def test_what_does_not_fit_is_named(tensors: dict[str, Tensor], fault: str) -> None:
-    assert exported.misfits(tensors, GRAPH, ["ids"]) == [fault]
+    assert contract.misfits(tensors, GRAPH, ["ids"]) == [fault]
 
 
 def test_what_an_adapter_leaves_out_keeps_its_default() -> None:
@@ -53,28 +53,28 @@ def test_what_an_adapter_leaves_out_keeps_its_default() -> None:
     whole = Graph(GRAPH.inputs | more, {}, GRAPH.defaults | {"c": Tensor("float32", (16, 0))}, [])
     given = adapter(a=(16, 4), b=(4, 8))
     fault = "d is missing, and the graph has no default for it"
-    assert exported.misfits(given, whole, ["ids"]) == [fault]
-    assert exported.misfits(given | {"d": Tensor("float16", (3, 3, 3))}, whole, ["ids"]) == []
+    assert contract.misfits(given, whole, ["ids"]) == [fault]
+    assert contract.misfits(given | {"d": Tensor("float16", (3, 3, 3))}, whole, ["ids"]) == []
 
 
 def test_a_real_graph_and_its_adapter(export: Path) -> None:
-    graph = exported.read_graph(export / "model.onnx")
+    graph = contract.read_graph(export / "model.onnx")
     assert graph.inputs["input_ids"] == Tensor("int64", ("batch", "length"))
     assert graph.inputs["a"] == Tensor("float32", (exports.WIDTH, "rank"))
     assert graph.defaults == {"a": Tensor("float32", (16, 0)), "b": Tensor("float32", (0, 16))}
     assert graph.outputs == {"logits": Tensor("float32", ("batch", "length", exports.WORDS))}
     # Two weights; where empty defaults lie, the writer decides.
     assert {piece.name for piece in graph.pieces} >= {"embed", "head"}
-    assert exported.check_pieces(export, graph.pieces) == (export / "model.onnx.data").stat().st_size
-    tensors = exported.read_adapter(export / exports.ADAPTER)
+    assert contract.check_pieces(export, graph.pieces) == (export / "model.onnx.data").stat().st_size
+    tensors = contract.read_adapter(export / exports.ADAPTER)
     assert tensors == adapter(a=(16, 4), b=(4, 16))
-    assert exported.misfits(tensors, graph, ["input_ids"]) == []
+    assert contract.misfits(tensors, graph, ["input_ids"]) == []
 
 
 def test_types_of_adapters_are_named_alike(tmp_path: Path) -> None:
     file = tmp_path / "half.onnx_adapter"
     exports.write_adapter(file, {"x": np.zeros((2, 3), np.float16), "y": np.zeros(1, np.int8)})
-    assert exported.read_adapter(file) == {"x": Tensor("float16", (2, 3)), "y": Tensor("int8", (1,))}
+    assert contract.read_adapter(file) == {"x": Tensor("float16", (2, 3)), "y": Tensor("int8", (1,))}
 
 
 @pytest.mark.parametrize("keep", [0, 10, 200, -20])
@@ -82,14 +82,14 @@ def test_an_adapter_that_was_cut_short_is_refused(export: Path, keep: int) -> No
     file = export / exports.ADAPTER
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(ValueError, match="is no ONNX adapter, or only a part of one"):
-        exported.read_adapter(file)
+        contract.read_adapter(file)
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 2048, b"graph" * 1000])
 def test_what_is_no_graph_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.onnx").write_bytes(content)
     with pytest.raises(ValueError, match="export the model again"):
-        exported.read_graph(tmp_path / "model.onnx")
+        contract.read_graph(tmp_path / "model.onnx")
 
 
 def change(export: Path, edit: Callable[[Any], None]) -> None:
@@ -102,7 +102,7 @@ def change(export: Path, edit: Callable[[Any], None]) -> None:
 
 
 def look(export: Path) -> None:
-    exported.check_pieces(export, exported.read_graph(export / "model.onnx").pieces)
+    contract.check_pieces(export, contract.read_graph(export / "model.onnx").pieces)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_weights_inside_nodes_and_their_subgraphs_are_seen(tmp_path: Path) -> No
     node = onnx.helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
     model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], []))
     onnx.save(model, tmp_path / "model.onnx")
-    pieces = exported.read_graph(tmp_path / "model.onnx").pieces
+    pieces = contract.read_graph(tmp_path / "model.onnx").pieces
     assert [(piece.name, piece.length) for piece in pieces] == [("hidden", 2)] * 2
     with pytest.raises(ValueError, match="'/etc/passwd' is not the name of a file in the folder"):
-        exported.check_pieces(tmp_path, pieces)
+        contract.check_pieces(tmp_path, pieces)

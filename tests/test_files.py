@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import files, settings
+from pipeline import settings
+from pipeline.system import files
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
@@ -38,13 +39,13 @@ def test_what_is_no_number_becomes_null(tmp_path: Path) -> None:
 
 # They write what a library's own configuration holds, as it is, or do as a library does.
 OTHERS = {
-    "pipeline/generation.py",
-    "pipeline/lab_prompt.py",
-    "pipeline/passes/autoawq.py",
-    "pipeline/passes/genai_builder.py",
-    "pipeline/probe.py",
-    "pipeline/reading.py",
-    "webapp/views.py",  # for people to read
+    "pipeline/exports/generation.py",
+    "pipeline/inputs/prompts/lab_prompt.py",
+    "pipeline/passes/quantize/autoawq.py",
+    "pipeline/passes/optimize/genai_builder.py",
+    "pipeline/worker/probe.py",
+    "pipeline/exports/serving_ids.py",
+    "webapp/ui/views.py",  # for people to read
 }
 
 

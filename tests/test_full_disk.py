@@ -11,7 +11,7 @@ import pytest
 from lab import CHILDREN, mounting
 
 from pipeline import settings
-from pipeline.run import DONE, FAILED
+from pipeline.store.run import DONE, FAILED
 
 FULL = "The disk is full; free some space in the home folder and retry."
 IN_A_SMALL_ROOM = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.generation import Answer, until
+from pipeline.exports.generation import Answer, until
 
 
 @pytest.mark.parametrize(

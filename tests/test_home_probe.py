@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import home_probe, locks, settings
+from pipeline import home_check, settings
 from pipeline.errors import InputError
 from pipeline.store import Store
+from pipeline.system import locks
 
 LIBRARY = Path(__file__).parent / "lacking.c"
 SILENT = 0
@@ -98,13 +99,13 @@ WAYS = {
 # Tries a home once for each way that its standard input names; what is said comes as a list of texts.
 TRIES = """
 import json, os, pathlib, sys
-from pipeline import home_probe
+from pipeline import home_check
 said = []
 for lacking, error in json.load(sys.stdin):
     os.environ.update(LACKING=lacking, LACKING_ERRNO=str(error))
-    home_probe.need.cache_clear()
+    home_check.need.cache_clear()
     try:
-        home_probe.need(pathlib.Path(os.environ["OLIVE_LAB_HOME"]))
+        home_check.need(pathlib.Path(os.environ["OLIVE_LAB_HOME"]))
         said.append("")
     except Exception as error:
         said.append(f"{type(error).__name__}: {error}")
@@ -151,7 +152,7 @@ def test_what_works_is_used(library: Path, home: Path) -> None:
 
 def lacks(home: Path) -> str:
     with pytest.raises(InputError) as caught:
-        home_probe.need.__wrapped__(home)
+        home_check.need.__wrapped__(home)
     return str(caught.value)
 
 
@@ -173,26 +174,26 @@ def test_it_leaves_nothing_when_it_is_interrupted(home: Path, monkeypatch: pytes
     for name in ("flock", "lockf"):
         monkeypatch.setattr(fcntl, name, interrupt)
         with pytest.raises(KeyboardInterrupt):
-            home_probe.need.__wrapped__(home)
+            home_check.need.__wrapped__(home)
         assert list(home.iterdir()) == []
         monkeypatch.undo()
 
 
 def test_what_a_killed_one_left_is_swept_and_others_at_work_are_not(home: Path) -> None:
-    for name, age in (("old", home_probe.ABANDONED_SECONDS + 60), ("new", 0.0)):
-        left = home / f"{home_probe.PREFIX}{name}"
+    for name, age in (("old", home_check.ABANDONED_SECONDS + 60), ("new", 0.0)):
+        left = home / f"{home_check.PREFIX}{name}"
         left.mkdir()
         (left / "flock").touch()
         os.utime(left, (time.time() - age, time.time() - age))
-    home_probe.need.__wrapped__(home)
-    assert [path.name for path in home.iterdir()] == [f"{home_probe.PREFIX}new"]
+    home_check.need.__wrapped__(home)
+    assert [path.name for path in home.iterdir()] == [f"{home_check.PREFIX}new"]
 
 
 def test_a_lab_at_work_in_the_same_home_does_not_notice(store: Store) -> None:
     """Locks that are held stay held, and none is taken of them."""
     held = [locks.take(store.home / name) for name in ("worker.lock", "webapp.lock", "runs.lock")]
     before = {path: path.stat().st_mtime_ns for path in store.home.iterdir()}
-    home_probe.need.__wrapped__(store.home)
+    home_check.need.__wrapped__(store.home)
     assert {path: path.stat().st_mtime_ns for path in store.home.iterdir()} == before
     for name, descriptor in zip(("worker.lock", "webapp.lock", "runs.lock"), held, strict=True):
         assert descriptor is not None
@@ -202,5 +203,5 @@ def test_a_lab_at_work_in_the_same_home_does_not_notice(store: Store) -> None:
 
 def test_it_is_asked_once_a_process(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.home()
-    monkeypatch.setattr(home_probe, "TRIED", None)
+    monkeypatch.setattr(home_check, "TRIED", None)
     assert settings.home() == home

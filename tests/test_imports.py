@@ -36,5 +36,5 @@ def test_canceling_imports_neither_templates_nor_recipes(store: Store) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "pipeline.worker" in imported
+    assert "pipeline.worker.loop" in imported
     assert imported & {"asyncio", "jinja2", "yaml"} == set()

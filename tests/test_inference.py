@@ -15,11 +15,11 @@ import exports
 import pytest
 from lab import cli, plant, processes, until
 
-from pipeline import exported, generation, inference
 from pipeline.errors import InputError, LabError
-from pipeline.inference import Source
-from pipeline.run import Run
+from pipeline.exports import chat_client, contract, generation
+from pipeline.exports.chat_client import Source
 from pipeline.store import Store
+from pipeline.store.run import Run
 
 SCRIPT = """#!{python}
 import json, os, signal, sys
@@ -59,8 +59,8 @@ def process(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Call
         script.chmod(0o700)
         monkeypatch.setattr("pipeline.settings.python", lambda: str(script))
 
-    monkeypatch.setattr(inference, "_servers", {})
-    monkeypatch.setattr(inference, "_starting", asyncio.Lock())
+    monkeypatch.setattr(chat_client, "_servers", {})
+    monkeypatch.setattr(chat_client, "_starting", asyncio.Lock())
     install()
     return install
 
@@ -68,7 +68,7 @@ def process(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Call
 async def pieces(
     home: Path, run: Run, prompt: str, sides: tuple[str, ...] | None = None
 ) -> list[dict[str, Any]]:
-    return [piece async for piece in inference.stream(home, inference.of_run(run), prompt, sides)]
+    return [piece async for piece in chat_client.stream(home, chat_client.of_run(run), prompt, sides)]
 
 
 def ask(home: Path, run: Run, *prompts: str) -> list[list[dict[str, Any]]]:
@@ -78,7 +78,7 @@ def ask(home: Path, run: Run, *prompts: str) -> list[list[dict[str, Any]]]:
         try:
             return [await pieces(home, run, prompt) for prompt in prompts]
         finally:
-            await inference.shutdown()
+            await chat_client.shutdown()
 
     return asyncio.run(all_of_them())
 
@@ -102,7 +102,7 @@ def test_prompts_asked_at_once_get_their_own_answers(
 ) -> None:
     async def at_once() -> list[list[dict[str, Any]]]:
         asked = await asyncio.gather(*(pieces(home, finished, prompt) for prompt in "abc"))
-        await inference.shutdown()
+        await chat_client.shutdown()
         return asked
 
     assert [answer[0]["text"][0] for answer in asyncio.run(at_once())] == ["a", "b", "c"]
@@ -115,7 +115,7 @@ def test_a_refusal_is_told_and_the_process_stays(
         with pytest.raises(LabError, match="The prompt is too long"):
             await pieces(home, finished, "refuse")
         good = await pieces(home, finished, "a")
-        await inference.shutdown()
+        await chat_client.shutdown()
         return good
 
     assert len(asyncio.run(refused_then_good())) == 4
@@ -133,7 +133,7 @@ def test_a_process_that_ends_is_told_to_all_who_wait_and_replaced(
         with pytest.raises(LabError, match="The inference process ended"):
             await asyncio.wait_for(waiting, 60)
         good = await asyncio.wait_for(pieces(home, finished, "a"), 60)
-        await inference.shutdown()
+        await chat_client.shutdown()
         return good
 
     assert len(asyncio.run(dies_then_good())) == 4
@@ -143,12 +143,12 @@ def test_closing_the_stream_cancels_the_answer(
     home: Path, finished: Run, process: Callable[[str], None]
 ) -> None:
     async def stop_early() -> None:
-        stream = inference.stream(home, inference.of_run(finished), "wait")
+        stream = chat_client.stream(home, chat_client.of_run(finished), "wait")
         assert (await anext(stream))["text"].startswith("wait")
         await stream.aclose()
         while not (home / "canceled").exists():
             await asyncio.sleep(0.01)
-        await inference.shutdown()
+        await chat_client.shutdown()
 
     asyncio.run(asyncio.wait_for(stop_early(), 60))
 
@@ -156,7 +156,7 @@ def test_closing_the_stream_cancels_the_answer(
 def test_only_so_many_models_are_kept_loaded(
     home: Path, store: Store, finished: Run, process: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inference, "MOST_PROCESSES", 1)
+    monkeypatch.setattr(chat_client, "MOST_PROCESSES", 1)
     second = home / "artifacts" / "second"
     second.mkdir()
     other = store.get(plant(store, "other"))
@@ -168,7 +168,7 @@ def test_only_so_many_models_are_kept_loaded(
         await pieces(home, finished, "a")
         await pieces(home, other, "a")
         running = len(processes(home))
-        await inference.shutdown()
+        await chat_client.shutdown()
         return running
 
     assert asyncio.run(one_then_the_other()) == 1
@@ -193,7 +193,7 @@ def test_a_model_that_loads_for_ever_is_given_up(
     home: Path, finished: Run, process: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process("signal.pause()")
-    monkeypatch.setattr(inference, "START_SECONDS", 0.2)
+    monkeypatch.setattr(chat_client, "START_SECONDS", 0.2)
     with pytest.raises(LabError, match="did not load within"):
         ask(home, finished, "a")
     until(lambda: not processes(home), "the end of the process")
@@ -202,12 +202,12 @@ def test_a_model_that_loads_for_ever_is_given_up(
 def test_the_real_process_answers_from_a_real_export(
     home: Path, finished: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inference, "_servers", {})
-    monkeypatch.setattr(inference, "_starting", asyncio.Lock())
+    monkeypatch.setattr(chat_client, "_servers", {})
+    monkeypatch.setattr(chat_client, "_starting", asyncio.Lock())
     (said,) = ask(home, finished, "Hello")
     text = {
         side: "".join(piece.get("text", "") for piece in said if piece["side"] == side)
-        for side in inference.SIDES
+        for side in chat_client.SIDES
     }
     assert text["base"]
     assert text["adapter"]
@@ -217,8 +217,8 @@ def test_the_real_process_answers_from_a_real_export(
 def test_an_adapter_of_another_graph_is_told_before_the_model_is_loaded(
     home: Path, finished: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inference, "_servers", {})
-    monkeypatch.setattr(inference, "_starting", asyncio.Lock())
+    monkeypatch.setattr(chat_client, "_servers", {})
+    monkeypatch.setattr(chat_client, "_starting", asyncio.Lock())
     file = Path(str(finished.artifact("onnx_adapter")))
     exports.write_adapter(file, {"layers.0.lora_A": exports.random(16, 4)})
     with pytest.raises(LabError) as raised:
@@ -233,8 +233,8 @@ def test_an_adapter_of_another_graph_is_told_before_the_model_is_loaded(
 def test_an_adapter_of_another_graph_from_elsewhere_is_refused_too(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inference, "_servers", {})
-    monkeypatch.setattr(inference, "_starting", asyncio.Lock())
+    monkeypatch.setattr(chat_client, "_servers", {})
+    monkeypatch.setattr(chat_client, "_starting", asyncio.Lock())
     folder = exports.write(tmp_path / "export")
     elsewhere = tmp_path / "other.onnx_adapter"
     exports.write_adapter(elsewhere, {"layers.0.lora_A": exports.random(16, 4)})
@@ -280,19 +280,19 @@ def serve(
     said: list[dict[str, Any]] = []
     template = SimpleNamespace(fields=("prompt", "response"))
     reader = SimpleNamespace(optional=[], text=lambda row: f"<{row['prompt']}>")
-    monkeypatch.setattr("pipeline.verify.static", lambda folder, adapter: [])
+    monkeypatch.setattr("pipeline.exports.verify.static", lambda folder, adapter: [])
     monkeypatch.setattr(
-        "pipeline.generation.load",
+        "pipeline.exports.generation.load",
         lambda folder, adapters: SimpleNamespace(template=template, reader=reader, names=frozenset(adapters)),
     )
-    monkeypatch.setattr("pipeline.generation.stream", stream)
-    monkeypatch.setattr(inference, "_requests", lambda canceled: iter(requests))
-    monkeypatch.setattr(inference, "_say", said.append)
-    inference._serve(Source("model x", Path("/x"), adapter, merged))
+    monkeypatch.setattr("pipeline.exports.generation.stream", stream)
+    monkeypatch.setattr(chat_client, "_requests", lambda canceled: iter(requests))
+    monkeypatch.setattr(chat_client, "_say", said.append)
+    chat_client._serve(Source("model x", Path("/x"), adapter, merged))
     return said
 
 
-def request(number: int = 1, sides: tuple[str, ...] = inference.SIDES) -> dict[str, Any]:
+def request(number: int = 1, sides: tuple[str, ...] = chat_client.SIDES) -> dict[str, Any]:
     return {
         "id": number,
         "prompt": "Hi",
@@ -350,7 +350,7 @@ def test_the_sides_of_a_run(
     run: Any = SimpleNamespace(
         id="r", status="done", artifact=lambda kind: str(tmp_path) if kind in kinds else None
     )
-    source = inference.of_run(run)
+    source = chat_client.of_run(run)
     assert source.sides == sides
     assert source.missing_side is None if said is None else said in str(source.missing_side)
 
@@ -368,16 +368,18 @@ def test_a_system_text_stands_before_the_prompt(
     """It is asked of the real process; a template that takes none makes it a sentence."""
     template = exports.CHAT.replace("%}", "%}" + change, 1)
     (export / "chat_template.jinja").write_text(template)
-    source = inference.of_folder(export, "model x")
+    source = chat_client.of_folder(export, "model x")
     model = generation.load(export)
     assert ("system" in model.reader.optional) == (heard is not None)
 
     async def answer() -> list[dict[str, Any]]:
         try:
-            asked = inference.stream(home, source, "Hello", ("base",), max_new_tokens=4, system=" Be brief. ")
+            asked = chat_client.stream(
+                home, source, "Hello", ("base",), max_new_tokens=4, system=" Be brief. "
+            )
             return [piece async for piece in asked]
         finally:
-            await inference.shutdown()
+            await chat_client.shutdown()
 
     if heard is None:
         with pytest.raises(LabError, match="have no system text; leave it empty"):
@@ -391,24 +393,24 @@ def test_a_system_text_stands_before_the_prompt(
 
 def test_the_sides_of_a_folder_are_read_from_its_files(tmp_path: Path) -> None:
     def sides() -> tuple[str, ...]:
-        return inference.of_folder(tmp_path, "x").sides
+        return chat_client.of_folder(tmp_path, "x").sides
 
     assert sides() == ("base",)
     (tmp_path / "a.onnx_adapter").touch()
-    assert inference.of_folder(tmp_path, "x").adapter == tmp_path / "a.onnx_adapter"
-    (tmp_path / exported.ADAPTER).touch()
-    assert inference.of_folder(tmp_path, "x").adapter == tmp_path / exported.ADAPTER
-    assert sides() == inference.SIDES
-    (tmp_path / exported.MERGED).touch()
+    assert chat_client.of_folder(tmp_path, "x").adapter == tmp_path / "a.onnx_adapter"
+    (tmp_path / contract.ADAPTER).touch()
+    assert chat_client.of_folder(tmp_path, "x").adapter == tmp_path / contract.ADAPTER
+    assert sides() == chat_client.SIDES
+    (tmp_path / contract.MERGED).touch()
     assert sides() == ("adapter",)
     with pytest.raises(InputError, match="no such folder"):
-        inference.of_folder(tmp_path / "missing", "x")
+        chat_client.of_folder(tmp_path / "missing", "x")
 
 
 def test_another_adapter_of_a_folder_can_be_asked(tmp_path: Path) -> None:
-    for name in (exported.ADAPTER, "formal.onnx_adapter"):
+    for name in (contract.ADAPTER, "formal.onnx_adapter"):
         (tmp_path / name).touch()
-    source = inference.of_folder(tmp_path, "folder x")
+    source = chat_client.of_folder(tmp_path, "folder x")
     elsewhere = tmp_path / "deep" / "mine.onnx_adapter"
     elsewhere.parent.mkdir()
     elsewhere.touch()
@@ -417,11 +419,11 @@ def test_another_adapter_of_a_folder_can_be_asked(tmp_path: Path) -> None:
         "formal.onnx_adapter": tmp_path / "formal.onnx_adapter",
         str(elsewhere): elsewhere,
     }.items():
-        assert inference.with_adapter(source, given) == replace(source, adapter=expected)
+        assert chat_client.with_adapter(source, given) == replace(source, adapter=expected)
     with pytest.raises(InputError, match=r"there are adapter_weights\.onnx_adapter, formal\.onnx_adapter"):
-        inference.with_adapter(source, "casual")
+        chat_client.with_adapter(source, "casual")
     with pytest.raises(InputError, match="is merged into its weights"):
-        inference.with_adapter(replace(source, merged=True), "formal")
+        chat_client.with_adapter(replace(source, merged=True), "formal")
 
 
 def test_a_workflow_cannot_answer(home: Path, store: Store, finished: Run) -> None:
@@ -463,7 +465,7 @@ def test_requests_are_read_ahead_so_that_a_cancel_is_seen(monkeypatch: pytest.Mo
     ]
     monkeypatch.setattr(sys, "stdin", [line + "\n" for line in lines])
     canceled: set[int] = set()
-    requests = inference._requests(canceled)
+    requests = chat_client._requests(canceled)
     assert next(requests)["id"] == 1
     until(lambda: canceled, "the cancel")
     assert [r["id"] for r in requests] == [3]
@@ -481,12 +483,12 @@ def test_a_loaded_model_answers_while_another_loads(
 
     async def scenario() -> list[int]:
         await pieces(home, finished, "a")
-        slow = asyncio.create_task(anext(inference.stream(home, Source("slow", home, None, False), "a")))
+        slow = asyncio.create_task(anext(chat_client.stream(home, Source("slow", home, None, False), "a")))
         while not (home / "loading").exists():
             await asyncio.sleep(0.01)
         answer = await asyncio.wait_for(pieces(home, finished, "b"), 60)
-        await asyncio.wait_for(inference.release_idle(-1), 60)
-        kept = len(inference._servers)
+        await asyncio.wait_for(chat_client.release_idle(-1), 60)
+        kept = len(chat_client._servers)
         slow.cancel()
         await asyncio.wait([slow])
         return [len(answer), kept]
@@ -499,16 +501,16 @@ def test_room_is_made_of_those_that_answer_nobody(
     home: Path, finished: Run, process: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario() -> None:
-        answering = [inference.stream(home, Source(name, home, None, False), "wait") for name in "ab"]
+        answering = [chat_client.stream(home, Source(name, home, None, False), "wait") for name in "ab"]
         for stream in answering:
             await anext(stream)
         with pytest.raises(LabError, match="Other models are answering"):
             await pieces(home, finished, "a")
         await answering.pop().aclose()
         assert len(await pieces(home, finished, "a")) == 4
-        assert [key.name for key in inference._servers] == ["a", f"run {finished.id}"]
+        assert [key.name for key in chat_client._servers] == ["a", f"run {finished.id}"]
         await answering.pop().aclose()
-        await inference.shutdown()
+        await chat_client.shutdown()
 
     asyncio.run(asyncio.wait_for(scenario(), 60))
 
@@ -516,10 +518,10 @@ def test_room_is_made_of_those_that_answer_nobody(
 def test_a_process_nobody_asks_is_ended(home: Path, finished: Run, process: Callable[[str], None]) -> None:
     async def scenario() -> list[int]:
         await pieces(home, finished, "Hi")
-        await inference.release_idle(3600)
-        kept = len(inference._servers)
-        await inference.release_idle(-1)
-        return [kept, len(inference._servers)]
+        await chat_client.release_idle(3600)
+        kept = len(chat_client._servers)
+        await chat_client.release_idle(-1)
+        return [kept, len(chat_client._servers)]
 
     assert asyncio.run(scenario()) == [1, 0]
 
@@ -537,6 +539,6 @@ def test_a_process_nobody_asks_is_ended(home: Path, finished: Run, process: Call
     ],
 )
 def test_a_number_out_of_bounds_is_named(home: Path, name: str, value: float) -> None:
-    stream = inference.stream(home, Source("a", home, None, False), "Hi", **{name: value})
+    stream = chat_client.stream(home, Source("a", home, None, False), "Hi", **{name: value})
     with pytest.raises(InputError, match=f"^{name}: .* is not allowed; allowed: a"):
         asyncio.run(anext(stream))

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from lab import write_tokenizer
 
-from pipeline import datasets, lengths, settings
+from pipeline import settings
 from pipeline.errors import LabError
-from pipeline.lengths import Lengths, Limits
-from pipeline.templates import Rendered
+from pipeline.inputs.data import datasets, lengths
+from pipeline.inputs.data.lengths import Lengths, Limits
+from pipeline.inputs.prompts.templates import Rendered
 
 
 @pytest.fixture
@@ -146,7 +147,7 @@ def test_the_end_of_the_app_is_the_end_of_its_processes(tokenizer: Path) -> None
 def test_a_count_ends_with_an_app_that_is_killed(tmp_path: Path) -> None:
     """It may be in the middle of one, and what counts reads no pipe then."""
     os.mkfifo(tmp_path / "tokenizer.json")  # opening it waits until somebody writes
-    command = [sys.executable, "-m", "pipeline.lengths", str(tmp_path)]
+    command = [sys.executable, "-m", "pipeline.inputs.data.lengths", str(tmp_path)]
     app = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=settings.ROOT)
     assert app.stdin is not None
     assert app.stdout is not None

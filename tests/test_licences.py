@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import licences
+from pipeline.inputs.models import licences
 
 COMMIT = "0123456789abcdef"
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from lab import until
 
-from pipeline import clock, settings
-from pipeline.files import write_whole
-from pipeline.limits import Limits
-from pipeline.run import DONE, FAILED, QUEUED, RUNNING
+from pipeline import settings
 from pipeline.store import Store
-from pipeline.worker import Worker
+from pipeline.store.run import DONE, FAILED, QUEUED, RUNNING
+from pipeline.system import clock
+from pipeline.system.files import write_whole
+from pipeline.worker.limits import Limits
+from pipeline.worker.loop import Worker
 
 Make = Callable[[str], Worker]
 STAGES = {"quantize": {}, "finetune": {}}

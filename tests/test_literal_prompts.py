@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from features import FEATURES
 
-from pipeline import lab_prompt, literal_prompts, reading, templates
+from pipeline.exports import serving_ids
+from pipeline.inputs.prompts import lab_prompt, literal_prompts, templates
 
 TOKENS: dict[str, Any] = {"bos_token": "<s>", "pad_token": None}
 READING = {"before": [], "space": "", "normalize": [], "special": [["<|im_end|>", 1, ""]]}
@@ -23,7 +24,7 @@ WORDS = {
 def shipped(folder: Path, source: str) -> tuple[templates.Template, lab_prompt.Reader, dict[str, Any]]:
     """A chat template, what the files of an exported folder make of it, and its lab.json."""
     template = templates.parse("chat", templates.Chat(source, {"bos_token": "<s>"}))
-    pieces = literal_prompts.pieces_of(template, reading.HARD, [])
+    pieces = literal_prompts.pieces_of(template, serving_ids.HARD, [])
     lab = {"template": "chat", "fields": ["prompt"], **pieces, "reading": READING}
     (folder / "lab.json").write_text(json.dumps(lab), "utf-8")
     (folder / "chat_template.jinja").write_text(source, "utf-8")
@@ -35,7 +36,7 @@ def shipped(folder: Path, source: str) -> tuple[templates.Template, lab_prompt.R
 def test_every_feature_is_written_as_in_training(tmp_path: Path, name: str) -> None:
     template, reader, lab = shipped(tmp_path, FEATURES[name])
     assert (lab["prompt"] is None) == (name in WORDS)
-    texts = [*reading.HARD, "</think> so", "a /no_think b", "<tool>", "x<|im_end|>y"]
+    texts = [*serving_ids.HARD, "</think> so", "a /no_think b", "<tool>", "x<|im_end|>y"]
     rows: list[dict[str, str]] = [{"prompt": text, "response": "r"} for text in texts]
     if "system" in reader.optional:
         rows += [{**row, "system": text} for row, text in zip(rows, reversed(texts), strict=True)]
@@ -54,7 +55,7 @@ def test_a_system_text_that_a_template_refuses(tmp_path: Path) -> None:
 
 def test_a_prompt_with_a_system_text_is_literal_too() -> None:
     template = templates.parse("chat", templates.Chat(FEATURES["plain"]))
-    made = literal_prompts.pieces_of(template, reading.HARD, [])
+    made = literal_prompts.pieces_of(template, serving_ids.HARD, [])
     assert made["prompt_with_system"][1::2] == [{"system": ""}, {"prompt": ""}]
 
 
@@ -62,8 +63,8 @@ def test_a_template_that_looks_for_words_is_not_taken_for_literal() -> None:
     """None of the hard texts has the word; it stands in the template."""
     source = "{% for m in messages %}{{ 'found' if 'open sesame' in m.content else m.content }}{% endfor %}"
     template = templates.parse("chat", templates.Chat(source))
-    assert not any("sesame" in text for text in reading.HARD)
-    assert literal_prompts.pieces_of(template, reading.HARD, [])["prompt"] is None
+    assert not any("sesame" in text for text in serving_ids.HARD)
+    assert literal_prompts.pieces_of(template, serving_ids.HARD, [])["prompt"] is None
 
 
 def test_without_jinja2_the_reader_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +79,7 @@ def test_text_templates_are_pieces(tmp_path: Path) -> None:
     lab = {
         "template": "{{q}} {question} of {year}: {answer}<end>",
         "fields": ["question", "year"],
-        **literal_prompts.pieces_of(template, reading.HARD, []),
+        **literal_prompts.pieces_of(template, serving_ids.HARD, []),
         "reading": READING,
     }
     reader = lab_prompt.Reader(lab, None, template.prompt)

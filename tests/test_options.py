@@ -6,7 +6,7 @@ from typing import Any, Literal
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.options import describe, option, parse
+from pipeline.inputs.options import describe, option, parse
 
 
 @dataclass(frozen=True)

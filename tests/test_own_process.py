@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from lab import until
 
-from pipeline import own_process, settings
+from pipeline import settings
+from pipeline.system import own_process
 
 ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 

@@ -15,10 +15,14 @@ import pytest
 import tiny
 from lab import until
 
-from pipeline import child, probe, processes, recipe, settings, spare, submit, templates
+from pipeline import settings
 from pipeline.errors import LabError
-from pipeline.run import EVENTS, FAILED, RESULT
+from pipeline.inputs.prompts import templates
+from pipeline.runs import submit
+from pipeline.stages import recipe
 from pipeline.store import Store
+from pipeline.store.run import EVENTS, FAILED, RESULT
+from pipeline.worker import child, probe, processes, spare
 
 SHORT = ("quantize.calibration_length=64", "finetune.max_length=64")  # tiny models read no more
 UNREADABLE = (
@@ -280,7 +284,7 @@ def trials(folder: Path) -> list[int]:
         pid
         for pid in processes._processes()
         if mark in processes._environment(pid)
-        and b"pipeline.probe" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        and b"pipeline.worker.probe" in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
 
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from lab import alive, spawned, until
 
-from pipeline import processes, settings
-from pipeline.run import CANCELED, DONE, ENDED, FAILED, INTERRUPTED
+from pipeline import settings
 from pipeline.store import Store
-from pipeline.worker import Worker
+from pipeline.store.run import CANCELED, DONE, ENDED, FAILED, INTERRUPTED
+from pipeline.worker import processes
+from pipeline.worker.loop import Worker
 
 Make = Callable[[str], Worker]
 LIMIT = 200 << 20

@@ -11,12 +11,12 @@ import psutil
 import pytest
 from lab import until
 
-from pipeline import pulled, storage
-from pipeline.azure import place
-from pipeline.azure.place import Place
 from pipeline.errors import InputError, LabError
-from pipeline.run import CANCELED, DONE, FAILED, INTERRUPTED, RUNNING
+from pipeline.inputs import azure_workspace
+from pipeline.inputs.azure_workspace import Place
+from pipeline.runs import disk, pulls
 from pipeline.store import Store
+from pipeline.store.run import CANCELED, DONE, FAILED, INTERRUPTED, RUNNING
 
 WHERE = Place("cli", "11111111-2222-3333-4444-555555555555", "g", "space")
 
@@ -30,7 +30,7 @@ def version(number: str) -> dict[str, Any]:
 @pytest.fixture
 def az(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A login that says when it is asked, and never answers."""
-    place.remember(home, WHERE)
+    azure_workspace.remember(home, WHERE)
     program = tmp_path / "bin" / "az"
     program.parent.mkdir()
     program.write_text(f"#!/bin/sh\ntouch {home}/asked\nexec sleep 60\n")
@@ -40,7 +40,7 @@ def az(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def begun(home: Path, number: str = "1") -> str:
-    key = pulled.start(home, version(number), "cli")
+    key = pulls.start(home, version(number), "cli")
     until((home / "asked").exists, "the login to be asked")
     return key
 
@@ -54,7 +54,7 @@ def processes(key: str) -> list[psutil.Process]:
 
 
 def known(home: Path, key: str) -> dict[str, Any]:
-    facts = pulled.facts(home, key)
+    facts = pulls.facts(home, key)
     assert facts is not None
     return facts
 
@@ -63,16 +63,16 @@ def test_a_pull_is_stopped_and_what_was_written_last_stays(home: Path, az: Path)
     key = begun(home)
     (process,) = processes(key)
     assert known(home, key)["status"] == RUNNING
-    assert pulled.start(home, version("1"), "cli") == key  # by somebody else meanwhile
+    assert pulls.start(home, version("1"), "cli") == key  # by somebody else meanwhile
     assert processes(key) == [process]
     assert os.getsid(process.pid) == process.pid  # so that no end of the page's process ends it
     with pytest.raises(LabError, match="It is being pulled; stop that first"):
-        pulled.remove(home, key)
-    pulled.stop(home, key)
+        pulls.remove(home, key)
+    pulls.stop(home, key)
     until(lambda: not processes(key), "the end")
-    assert (known(home, key)["status"], known(home, key)["error"]) == (CANCELED, f"Stopped. {pulled.AGAIN}")
+    assert (known(home, key)["status"], known(home, key)["error"]) == (CANCELED, f"Stopped. {pulls.AGAIN}")
     with pytest.raises(InputError, match="is not being pulled"):
-        pulled.stop(home, key)
+        pulls.stop(home, key)
 
 
 def test_one_whose_process_was_killed_is_interrupted_and_begins_again(home: Path, az: Path) -> None:
@@ -80,21 +80,21 @@ def test_one_whose_process_was_killed_is_interrupted_and_begins_again(home: Path
     for process in processes(key):
         process.send_signal(signal.SIGKILL)
     until(lambda: known(home, key)["status"] == INTERRUPTED, "the end to be seen")
-    assert pulled.AGAIN in known(home, key)["error"]
+    assert pulls.AGAIN in known(home, key)["error"]
     (home / "asked").unlink()
     assert begun(home) == key
     assert known(home, key)["status"] == RUNNING
-    pulled.stop(home, key)
+    pulls.stop(home, key)
     until(lambda: not processes(key), "the end")
 
 
 def test_two_at_a_time(home: Path, az: Path) -> None:
     keys = [begun(home, number) for number in "12"]
     with pytest.raises(LabError, match="2 models are being pulled already"):
-        pulled.start(home, version("3"), "cli")
-    assert [facts["version"] for facts in pulled.listed(home)] == ["2", "1"]
+        pulls.start(home, version("3"), "cli")
+    assert [facts["version"] for facts in pulls.listed(home)] == ["2", "1"]
     for key in keys:
-        pulled.stop(home, key)
+        pulls.stop(home, key)
     until(lambda: not any(processes(key) for key in keys), "the end")
 
 
@@ -102,46 +102,46 @@ def test_a_login_that_is_none_is_said_and_what_there_is_can_be_removed(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = store.home
-    place.remember(home, WHERE)
+    azure_workspace.remember(home, WHERE)
     monkeypatch.setenv("PATH", str(home))
-    key = pulled.start(home, version("1"), "cli")
+    key = pulls.start(home, version("1"), "cli")
     until(lambda: known(home, key)["status"] == FAILED, "the end")
     assert "Azure CLI is not installed" in known(home, key)["error"]
     part = home / "pulled" / f".{key}.part"
     part.mkdir()
     (part / "weights").write_bytes(bytes(1000))
-    assert storage.total(home)["pulled models"] > 1000
+    assert disk.total(home)["pulled models"] > 1000
     until(lambda: not processes(key), "the end of the process")
-    pulled.remove(home, key)
+    pulls.remove(home, key)
     assert not part.exists()
-    assert pulled.listed(home) == []
+    assert pulls.listed(home) == []
     with pytest.raises(InputError, match="is not here"):
-        pulled.remove(home, key)
+        pulls.remove(home, key)
 
 
 def test_another_workspace_s_of_that_name_is_another_one() -> None:
-    keys = {pulled.key_of("trips", "1", uri) for uri in ("azureml://a", "azureml://b")}
+    keys = {pulls.key_of("trips", "1", uri) for uri in ("azureml://a", "azureml://b")}
     assert len(keys) == 2
     assert all(key.startswith("trips-1-") for key in keys)
-    assert "/" not in pulled.key_of("../../trips", "1", "azureml://a")
+    assert "/" not in pulls.key_of("../../trips", "1", "azureml://a")
 
 
 def test_one_that_was_ended_at_the_last_moment_is_here(home: Path, az: Path) -> None:
     key = begun(home)
-    pulled.stop(home, key)
+    pulls.stop(home, key)
     until(lambda: not processes(key), "the end")
-    pulled.folder(home, key).mkdir()  # which it gets last
+    pulls.folder(home, key).mkdir()  # which it gets last
     assert (known(home, key)["status"], known(home, key)["error"]) == (DONE, None)
-    pulled.remove(home, key)
-    assert pulled.listed(home) == []
+    pulls.remove(home, key)
+    assert pulls.listed(home) == []
 
 
 def test_one_that_was_deleted_by_hand_can_be_pulled_again(home: Path, az: Path) -> None:
     key = begun(home)
-    pulled.stop(home, key)
+    pulls.stop(home, key)
     until(lambda: not processes(key), "the end")
-    pulled._write(home, {**known(home, key), "status": DONE})
-    assert pulled.facts(home, key) is None
-    pulled.folder(home, key).mkdir()
-    assert pulled.start(home, version("1"), "cli") == key
+    pulls._write(home, {**known(home, key), "status": DONE})
+    assert pulls.facts(home, key) is None
+    pulls.folder(home, key).mkdir()
+    assert pulls.start(home, version("1"), "cli") == key
     assert processes(key) == []  # it is here

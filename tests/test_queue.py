@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import LabError
-from pipeline.run import DONE, QUEUED, RUNNING
 from pipeline.store import Store
-from pipeline.worker import Worker
+from pipeline.store.run import DONE, QUEUED, RUNNING
+from pipeline.worker.loop import Worker
 
 
 def add(store: Store, name: str, owner: str = "ann", runs_on: str = "any") -> str:

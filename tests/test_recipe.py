@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import recipe, settings
+from pipeline import settings
 from pipeline.errors import InputError
-from pipeline.options import describe
+from pipeline.inputs.options import describe
+from pipeline.stages import recipe
 
 
 def write(folder: Path, text: str) -> Path:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from pipeline import reference, settings
-from pipeline.options import describe
-from pipeline.recipe import OPTIONS
+from pipeline import settings
+from pipeline.inputs.options import describe
+from pipeline.runs import recipe_docs
+from pipeline.stages.recipe import OPTIONS
 
 
 def test_the_committed_page_is_current() -> None:
     page = (settings.ROOT / "docs" / "recipe.md").read_text("utf-8")
-    assert page == reference.markdown(), "run: python -m pipeline.reference > docs/recipe.md"
+    assert page == recipe_docs.markdown(), "run: python -m pipeline.runs.recipe_docs > docs/recipe.md"
 
 
 def test_every_option_is_on_it_with_its_help() -> None:
-    page = reference.markdown()
+    page = recipe_docs.markdown()
     for cls in OPTIONS.values():
         for option in describe(cls):
             assert f"| `{option.name}` |" in page

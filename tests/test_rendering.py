@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from lab import alive, cli, until
 
-from pipeline import rendering, settings
+from pipeline import settings
 from pipeline.errors import LabError
-from pipeline.rendering import OTHER, Job, Program, Refused
-from pipeline.templates import Chat, Rendered, each, parse
+from pipeline.inputs.prompts import rendering
+from pipeline.inputs.prompts.rendering import OTHER, Job, Program, Refused
+from pipeline.inputs.prompts.templates import Chat, Rendered, each, parse
 
 GOOD = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 ENDLESS = "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}"
@@ -399,7 +400,8 @@ def python(code: str) -> subprocess.Popen[str]:
 
 def test_it_ends_with_a_parent_that_is_killed() -> None:
     parent = python(
-        "import sys, threading; from pipeline import rendering; from pipeline.templates import *\n"
+        "import sys, threading; from pipeline.inputs.prompts import rendering\n"
+        "from pipeline.inputs.prompts.templates import *\n"
         f"parse('chat', Chat({GOOD!r})).prompt({ROW!r})\n"
         "print(rendering._pool._processes[0]._process.pid, flush=True)\n"
         "threading.Event().wait()"
@@ -415,7 +417,7 @@ def test_it_ends_with_a_parent_that_is_killed() -> None:
 def test_a_process_that_is_to_end_does_not_render_on() -> None:
     """As when the app gets SIGTERM while a thread checks a dataset: the interpreter waits for its threads."""
     parent = python(
-        "import itertools, threading; from pipeline.templates import *\n"
+        "import itertools, threading; from pipeline.inputs.prompts.templates import *\n"
         "started = threading.Event()\n"
         "def check():\n"
         f"    for one in each(parse('chat', Chat({GOOD!r})), itertools.repeat({ROW!r})):\n"

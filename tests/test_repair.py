@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 from lab import finish_all, plant, until
 
-from pipeline import locks, settings
+from pipeline import settings
 from pipeline.errors import LabError
-from pipeline.run import CANCELED, DONE, FAILED, INTERRUPTED, QUEUED, RUNNING, Run
 from pipeline.store import Store, backup
+from pipeline.store.run import CANCELED, DONE, FAILED, INTERRUPTED, QUEUED, RUNNING, Run
+from pipeline.system import locks
 
 
 def overwritten(path: Path) -> None:

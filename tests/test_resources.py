@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from lab import until
 
-from pipeline import events, resources, settings
+from pipeline import settings
+from pipeline.stages import events
+from pipeline.worker import resources
 
 
 @pytest.fixture

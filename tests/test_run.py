@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.run import DONE, FAILED, QUEUED, RUNNING, Run, StageRun
+from pipeline.store.run import DONE, FAILED, QUEUED, RUNNING, Run, StageRun
 
 
 def stage(name: str, status: str, *kinds: str) -> StageRun:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import options, recipe, safe_yaml, shown
+from pipeline import display
 from pipeline.errors import InputError
+from pipeline.inputs import options, safe_yaml
+from pipeline.stages import recipe
 
 
 def bomb(first: str, inner: str) -> str:
@@ -59,7 +61,7 @@ def test_every_fault_is_one_short_line(tmp_path: Path, value: str) -> None:
     with pytest.raises(ValueError, match=r"\w") as caught:
         safe_yaml.load(f"data: {value}")
     assert type(caught.value) is ValueError
-    assert len(str(caught.value)) <= shown.LONGEST_LINE
+    assert len(str(caught.value)) <= display.LONGEST_LINE
     assert str(caught.value).isprintable()
     (tmp_path / "recipe.yaml").write_text(f"data: {value}")
     with pytest.raises(InputError, match="is not valid YAML"):

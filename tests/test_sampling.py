@@ -6,7 +6,7 @@ from itertools import islice
 
 import pytest
 
-from pipeline.sampling import scattered, spread
+from pipeline.inputs.data.sampling import scattered, spread
 
 
 def test_a_sample_is_evenly_spaced() -> None:

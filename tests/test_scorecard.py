@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 from lab import finish_all
 
-from pipeline import follow, recipe, scorecard, settings
+from pipeline import settings
+from pipeline.cli import terminal
 from pipeline.errors import InputError
-from pipeline.recipe import Recipe
-from pipeline.run import FAILED
+from pipeline.runs import scorecard
+from pipeline.stages import recipe
+from pipeline.stages.recipe import Recipe
 from pipeline.store import Store
+from pipeline.store.run import FAILED
 
 
 @pytest.fixture
@@ -121,7 +124,7 @@ def test_rows_hold_what_was_measured(store: Store, base: Recipe, no_worker: list
     assert (row.data_divergence, row.general_divergence) == (0.5, 0.25)
     assert (row.exported_perplexity, row.exported_divergence) == (35.75, 0.375)
     assert row.peak_gpu_memory_bytes is None
-    header, line = follow.scores([row]).splitlines()
+    header, line = terminal.scores([row]).splitlines()
     assert header.split()[:3] == ["ALGORITHM", "STATUS", "SIZE"]
     assert header.index("KL EXPORTED") == line.index("0.375")
     assert " ".join(line.split()) == "awq done 88.0 MB 9.25 0.500 34.50 0.250 35.75 0.375 12.5 s 1.00 GB 120"
@@ -152,7 +155,7 @@ def test_a_failed_one_says_why(store: Store, base: Recipe, no_worker: list[Path]
     store.finish(run, "quantize", FAILED, error="The disk is full.")
     row = scorecard.rows(store, group)[0]
     assert (row.status, row.note, row.seconds) == (FAILED, "quantize: The disk is full.", None)
-    assert follow.scores([row]).endswith("rtn: quantize: The disk is full.")
+    assert terminal.scores([row]).endswith("rtn: quantize: The disk is full.")
 
 
 def test_without_quantize_there_is_nothing_to_compare(base: Recipe, store: Store) -> None:

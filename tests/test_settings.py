@@ -10,9 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import apart, inference, lengths, probe, settings, verify
+from pipeline import settings
 from pipeline.errors import InputError, LabError
-from pipeline.templates import Rendered
+from pipeline.exports import chat_client, verify
+from pipeline.inputs.data import lengths
+from pipeline.inputs.prompts.templates import Rendered
+from pipeline.publish import check_process
+from pipeline.worker import probe
 
 
 def test_only_gpus_this_user_may_use_are_slots(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,9 +60,9 @@ def _count(folder: Path) -> None:
 READERS: dict[str, Callable[[Path], object]] = {
     "lengths": _count,
     "verify": verify.live,
-    "apart": lambda folder: apart.verified(folder, "Nothing"),
+    "apart": lambda folder: check_process.verified(folder, "Nothing"),
     "inference": lambda folder: asyncio.run(
-        inference._start(folder, inference.Source("run", folder, None, False))
+        chat_client._start(folder, chat_client.Source("run", folder, None, False))
     ),
     "probe": lambda folder: probe._try(probe.Task(str(folder), "data", {}), folder / "scratch", None),
 }

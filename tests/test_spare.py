@@ -12,18 +12,19 @@ from pathlib import Path
 import pytest
 from lab import CHILDREN, plant, processes, until
 
-from pipeline import processes as processes_of
-from pipeline import settings, spare, worker
-from pipeline.run import DONE, EVENTS
+from pipeline import settings
 from pipeline.store import Store
-from pipeline.worker import Worker
+from pipeline.store.run import DONE, EVENTS
+from pipeline.worker import loop, spare
+from pipeline.worker import processes as processes_of
+from pipeline.worker.loop import Worker
 
 
 @pytest.fixture
 def served(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
     """A worker that makes spares at once, and whose stages wait until the test lets them go on."""
-    monkeypatch.setattr(worker, "SPARE_SECONDS", 0.0)
-    monkeypatch.setattr(worker, "affordable", lambda: True)
+    monkeypatch.setattr(loop, "SPARE_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "affordable", lambda: True)
     made = Worker(store, child=[str(CHILDREN), "waits"])
     yield made
     for left in processes(store.home):
@@ -62,11 +63,11 @@ def test_the_next_stage_is_carried_out_by_the_spare(store: Store, served: Worker
     assert served.jobs[served.slots[0]].process is made.process
     folder = store.folder(run, "finetune")
     until((folder / "ready.json").exists, "the beginning of finetune")
-    assert worker.lives(folder)
+    assert loop.lives(folder)
     go(served, run, "finetune")
     assert store.get(run).stage("finetune").metrics == {"stage": "finetune"}
     assert (folder / "log.txt").exists()
-    assert not worker.lives(folder)
+    assert not loop.lives(folder)
 
 
 def test_it_is_found_by_its_stages_mark_from_the_first_moment(store: Store, served: Worker) -> None:
@@ -180,6 +181,6 @@ def test_without_memory_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.chain
 @pytest.mark.parametrize("stage", ["quantize", "finetune", "optimize", "evaluate", "score"])
 def test_what_is_imported_ahead_can_be_imported(stage: str) -> None:
-    made = spare.Spare("run", stage, worker.CHILD, settings.child_environment())
+    made = spare.Spare("run", stage, loop.CHILD, settings.child_environment())
     until(made.ready, "a spare", 120)
     made.dismiss()

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import splitting
 from pipeline.errors import InputError
+from pipeline.inputs.data import splitting
 
 FIELDS = ("prompt", "response")
 Row = dict[str, Any]

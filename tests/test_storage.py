@@ -12,17 +12,20 @@ from typing import Any
 import pytest
 from lab import finish_all, plant, until
 
-from pipeline import artifacts, locks, probe, storage, submit
-from pipeline.run import DONE
-from pipeline.stages import Artifact, Results
+from pipeline.runs import disk, submit
+from pipeline.stages import artifacts
+from pipeline.stages.stage import Artifact, Results
 from pipeline.store import Store
+from pipeline.store.run import DONE
+from pipeline.system import locks
+from pipeline.worker import probe
 
 FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_young(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "YOUNG", 0.0)
+    monkeypatch.setattr(disk, "YOUNG", 0.0)
 
 
 def made(home: Path, key: str, stage: str = "quantize", size: int = 1000) -> artifacts.Stored:
@@ -44,7 +47,7 @@ def backdate(store: Store, run: str, seconds: float, monkeypatch: pytest.MonkeyP
     """Delete a run, and let so many seconds go by."""
     store.delete(run)
     now = time.time() + seconds
-    monkeypatch.setattr(storage.time, "time", lambda: now)
+    monkeypatch.setattr(disk.time, "time", lambda: now)
 
 
 def weight(stored: artifacts.Stored) -> int:
@@ -56,20 +59,20 @@ class TestOf:
         own, shared = made(store.home, "own", size=50_000), made(store.home, "shared", size=7000)
         run, other = using(store, own, shared), using(store, shared)
         (store.folder(run) / "log.txt").write_bytes(b"x" * 300)
-        takes = storage.of(store, run)
+        takes = disk.of(store, run)
         record = (store.folder(run) / "run.json").stat().st_size
         assert (takes.folder, takes.results) == (300 + record, weight(own) + weight(shared))
         assert (takes.alone, takes.freed) == (weight(own), weight(own) + 300 + record)
         store.delete(other)
-        assert storage.of(store, run).alone == weight(own), "a deleted run can still be restored"
+        assert disk.of(store, run).alone == weight(own), "a deleted run can still be restored"
         assert store.forget(other, before=1e12)
-        assert storage.of(store, run).alone == weight(own) + weight(shared)
+        assert disk.of(store, run).alone == weight(own) + weight(shared)
 
     def test_weights_linked_into_another_export_do_not_come_free(self, store: Store) -> None:
         own, other = made(store.home, "own", size=50_000), made(store.home, "other")
         os.link(own.folder / "weights", other.folder / "carried")
         run = using(store, own)
-        takes = storage.of(store, run)
+        takes = disk.of(store, run)
         assert takes.results == weight(own)
         assert takes.alone == weight(own) - 50_000
 
@@ -78,13 +81,13 @@ class TestOf:
         run = using(store, stored)
         stored.folder.rename(store.home / "elsewhere")
         record = (store.folder(run) / "run.json").stat().st_size
-        assert storage.of(store, run) == storage.Storage(record, 0, 0)
+        assert disk.of(store, run) == disk.Storage(record, 0, 0)
 
     def test_the_home_by_what_it_holds(self, store: Store) -> None:
         made(store.home, "k", size=5000)
         (store.home / "models" / "base").mkdir(parents=True)
         (store.home / "models" / "base" / "weights").write_bytes(b"x" * 70)
-        total = storage.total(store.home)
+        total = disk.total(store.home)
         assert total["models"] == 70
         assert total["results"] > 5000
         assert (total["datasets"], total["published copies"]) == (0, 0)
@@ -100,10 +103,10 @@ class TestCollect:
         for kept in ("models/base/weights", "registry/travel/1/model.onnx", "artifacts/.locks/x"):
             (store.home / kept).parent.mkdir(parents=True, exist_ok=True)
             (store.home / kept).write_text("kept")
-        before = storage.unused(store)
+        before = disk.unused(store)
         assert unused.folder.is_dir()
-        freed = storage.collect(store)
-        assert freed == before == storage.Unused(["quantize-unused"], [dataset.name], takes)
+        freed = disk.collect(store)
+        assert freed == before == disk.Unused(["quantize-unused"], [dataset.name], takes)
         assert [used.folder.is_dir(), restorable.folder.is_dir()] == [True, True]
         assert not unused.folder.exists()
         assert not data.parent.exists()
@@ -112,7 +115,7 @@ class TestCollect:
         }  # fmt: skip
         assert (store.home / "models/base/weights").read_text() == "kept"
         assert (store.home / "registry/travel/1/model.onnx").read_text() == "kept"
-        assert storage.collect(store) == storage.Unused()
+        assert disk.collect(store) == disk.Unused()
 
     def test_of_probes_the_newest_stay(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(probe, "MOST_EXPORTS", 2)
@@ -124,52 +127,52 @@ class TestCollect:
             (walk := walk.with_suffix(".json")).write_text("{}")
             for path in (export, walk):
                 os.utime(path, (number, number))
-        before = storage.total(store.home)["tried models"]
-        assert storage.collect(store) == storage.Unused()
+        before = disk.total(store.home)["tried models"]
+        assert disk.collect(store) == disk.Unused()
         assert sorted(path.name for path in (store.home / "probes").iterdir()) == [
             "tokenizer-3", "tokenizer-4", "walk-2.json", "walk-3.json", "walk-4.json",
         ]  # fmt: skip
-        assert (before, storage.total(store.home)["tried models"]) == (20, 10)
+        assert (before, disk.total(store.home)["tried models"]) == (20, 10)
 
     def test_a_dataset_of_a_run_stays(self, store: Store, dataset: Path) -> None:
         data = submit.keep_dataset(store.home, dataset)
         store.add("x", {}, data, {"quantize": {}})
-        assert storage.collect(store) == storage.Unused()
+        assert disk.collect(store) == disk.Unused()
         assert data.is_file()
 
     def test_young_ones_stay_and_a_dataset_taken_again_is_young(
         self, store: Store, dataset: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(storage, "YOUNG", 3600.0)
+        monkeypatch.setattr(disk, "YOUNG", 3600.0)
         result, data = made(store.home, "k").folder, submit.keep_dataset(store.home, dataset)
-        assert storage.unused(store) == storage.collect(store) == storage.Unused()
+        assert disk.unused(store) == disk.collect(store) == disk.Unused()
         old = time.time() - 3700
         for path in (result, *result.iterdir(), data.parent, data):
             os.utime(path, (old, old))
         assert submit.keep_dataset(store.home, dataset) == data
-        assert storage.unused(store).datasets == []
-        assert storage.collect(store).results == ["quantize-k"]
+        assert disk.unused(store).datasets == []
+        assert disk.collect(store).results == ["quantize-k"]
         assert data.is_file()
 
     def test_what_is_being_made_stays(self, store: Store) -> None:
         part = artifacts.part(store.home, "quantize", "k")
         held = locks.take(artifacts.lock(store.home, "quantize", "k"))
         assert held is not None
-        assert storage.collect(store).results == []
+        assert disk.collect(store).results == []
         assert part.is_dir()
         os.close(held)
-        assert storage.collect(store).results == ["quantize-k"]
+        assert disk.collect(store).results == ["quantize-k"]
 
     def test_a_killed_deletion_is_finished(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         unused = made(store.home, "k")
         with monkeypatch.context() as patch:
-            patch.setattr(storage, "_delete", killed)
+            patch.setattr(disk, "_delete", killed)
             with pytest.raises(KeyboardInterrupt):
-                storage.collect(store)
+                disk.collect(store)
         assert not unused.folder.exists()
         assert artifacts.find(store.home, "quantize", "k") is None
         assert len([p for p in (store.home / "artifacts").iterdir() if p.name != ".locks"]) == 1
-        storage.collect(store)
+        disk.collect(store)
         assert [p.name for p in (store.home / "artifacts").iterdir()] == [".locks"]
 
     def test_only_empty_folders_of_unknown_runs_go(self, store: Store) -> None:
@@ -177,22 +180,22 @@ class TestCollect:
         for name in ("empty", "full"):
             (store.runs / name).mkdir()
         (store.runs / "full" / "log.txt").write_text("whose?")
-        storage.collect(store)
+        disk.collect(store)
         assert {p.name for p in store.runs.iterdir()} == {run, "full"}
 
     def test_what_a_killed_publishing_took_down_goes_once_none_is_under_way(self, store: Store) -> None:
-        copy = store.home / storage.CHECKED / "trips-1" / "model.onnx"
+        copy = store.home / disk.CHECKED / "trips-1" / "model.onnx"
         copy.parent.mkdir(parents=True)
         copy.write_bytes(b"x")
         run = using(store)
         stage = store.add_publish(run, {"to": "local"})
         assert store.claim_publish() == (run, stage)
-        storage.collect(store)
+        disk.collect(store)
         assert copy.exists()
         store.finish(run, stage, DONE)
-        storage.collect(store)
+        disk.collect(store)
         assert not copy.parent.parent.exists()
-        assert list(store.home.glob(f".*{storage.ASIDE}")) == []
+        assert list(store.home.glob(f".*{disk.ASIDE}")) == []
 
 
 def killed(*_: Any) -> None:
@@ -208,11 +211,11 @@ class TestPurge:
         published = store.home / "registry" / "travel" / "1" / "model.onnx"
         published.parent.mkdir(parents=True)
         published.write_text("kept")
-        backdate(store, run, storage.DAY - 60, monkeypatch)
-        assert storage.purge(store) == []
+        backdate(store, run, disk.DAY - 60, monkeypatch)
+        assert disk.purge(store) == []
         assert [found.id for found in store.list(deleted=True)] == [run]
-        backdate(store, run, storage.DAY + 60, monkeypatch)
-        assert storage.purge(store) == [run]
+        backdate(store, run, disk.DAY + 60, monkeypatch)
+        assert disk.purge(store) == [run]
         assert store.list(deleted=True) == []
         assert [p.name for p in store.runs.iterdir()] == [other]
         assert [p.folder.exists() for p in (own, shared, unused)] == [False, True, True]
@@ -223,20 +226,20 @@ class TestPurge:
     ) -> None:
         stored = made(store.home, "k")
         run = using(store, stored)
-        assert storage.purge(store, older_than=0) == []
-        backdate(store, run, -5 * storage.DAY, monkeypatch)
-        assert storage.purge(store, older_than=0) == []
+        assert disk.purge(store, older_than=0) == []
+        backdate(store, run, -5 * disk.DAY, monkeypatch)
+        assert disk.purge(store, older_than=0) == []
         assert stored.folder.is_dir()
 
     def test_a_run_restored_at_the_last_moment_keeps_its_folder(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         run = using(store, made(store.home, "k"))
-        backdate(store, run, 2 * storage.DAY, monkeypatch)
+        backdate(store, run, 2 * disk.DAY, monkeypatch)
         listed = store.list(deleted=True)
         store.restore(run)
         monkeypatch.setattr(store, "list", lambda **_: listed)
-        assert storage.purge(store) == []
+        assert disk.purge(store) == []
         assert store.folder(run).is_dir()
 
 
@@ -261,13 +264,13 @@ class TestWhileStagesRun:
         process = FORK.Process(target=stage)
         process.start()
         assert found.wait(120)
-        assert storage.unused(store).results == ["score-k"]
-        assert storage.collect(store).results == ["score-k"]
+        assert disk.unused(store).results == ["score-k"]
+        assert disk.collect(store).results == ["score-k"]
         assert (stored.folder.is_dir(), other.folder.exists()) == (True, False)
         go.set()
         process.join(120)
         assert process.exitcode == 0
-        assert storage.collect(store).results == []
+        assert disk.collect(store).results == []
         assert Path(store.get(run).stage("quantize").artifacts[0]["path"]).is_file()
 
     def test_no_stage_begins_between_the_look_at_the_store_and_the_renaming(
@@ -275,7 +278,7 @@ class TestWhileStagesRun:
     ) -> None:
         made(store.home, "k")
         run = plant(store)
-        begun, take_aside = threading.Event(), storage._take_aside
+        begun, take_aside = threading.Event(), disk._take_aside
         claiming = threading.Thread(target=lambda: store.claim("cpu") and begun.set())
 
         def meanwhile(*given: Any, **options: Any) -> Any:
@@ -283,8 +286,8 @@ class TestWhileStagesRun:
             assert not begun.wait(0.5), "a stage began that may be about to find what is taken aside"
             return take_aside(*given, **options)
 
-        monkeypatch.setattr(storage, "_take_aside", meanwhile)
-        assert storage.collect(store).results == ["quantize-k"]
+        monkeypatch.setattr(disk, "_take_aside", meanwhile)
+        assert disk.collect(store).results == ["quantize-k"]
         assert begun.wait(120)
         claiming.join()
         assert store.get(run).stage("quantize").status == "running"
@@ -313,7 +316,7 @@ class TestWhileStagesRun:
         def collect() -> None:
             mine = Store(store.home)
             while not over.is_set():
-                freed.value += len(storage.collect(mine).results)
+                freed.value += len(disk.collect(mine).results)
                 collecting.set()
 
         workers = [FORK.Process(target=work, daemon=True) for work in (stages, stages, collect)]

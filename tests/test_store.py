@@ -13,8 +13,8 @@ from lab import finish_all, plant
 
 from pipeline import settings
 from pipeline.errors import InputError, LabError
-from pipeline.run import CANCELED, DONE, FAILED, INTERRUPTED, QUEUED, RUNNING, Run
 from pipeline.store import Store
+from pipeline.store.run import CANCELED, DONE, FAILED, INTERRUPTED, QUEUED, RUNNING, Run
 
 
 def statuses(store: Store, run: str) -> dict[str, str]:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import datasets, recipe, submit
 from pipeline.errors import InputError
-from pipeline.run import QUEUED
+from pipeline.inputs.data import datasets
+from pipeline.runs import submit
+from pipeline.stages import recipe
 from pipeline.store import Store
+from pipeline.store.run import QUEUED
 
 
 def problem(store: Store, path: Path, *changes: str) -> str:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import recipe, sweep
 from pipeline.errors import InputError
+from pipeline.runs import sweep
+from pipeline.stages import recipe
 from pipeline.store import Store
 
 

@@ -17,12 +17,12 @@ import pytest
 import yaml
 from lab import open_files, plant
 
-from pipeline import recipe, takeaway
 from pipeline.errors import InputError, LabError
-from pipeline.publishers import local
-from pipeline.run import FAILED, Run
+from pipeline.publish import local, zip_file
+from pipeline.publish.zip_file import Takeaway
+from pipeline.stages import recipe
 from pipeline.store import Store
-from pipeline.takeaway import Takeaway
+from pipeline.store.run import FAILED, Run
 
 MEGABYTE = 1 << 20
 
@@ -191,11 +191,11 @@ def test_a_run_without_an_export_has_none(store: Store, finished: Run) -> None:
         InputError, match=f"Run {queued.id} is queued and has no exported model; only a finished"
     ):
         Takeaway(store.home, queued)
-    assert takeaway.exported(queued) is None
-    assert takeaway.exported(finished) == export(finished)
-    assert takeaway.exported(dataclasses.replace(finished, status=FAILED)) is None
+    assert zip_file.exported(queued) is None
+    assert zip_file.exported(finished) == export(finished)
+    assert zip_file.exported(dataclasses.replace(finished, status=FAILED)) is None
     shutil.rmtree(export(finished))
-    assert takeaway.exported(finished) is None
+    assert zip_file.exported(finished) is None
     with pytest.raises(InputError, match="is no longer there; run its recipe again"):
         Takeaway(store.home, finished)
 
@@ -203,7 +203,7 @@ def test_a_run_without_an_export_has_none(store: Store, finished: Run) -> None:
 def test_one_that_is_deleted_while_it_is_opened_says_so(
     store: Store, finished: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(takeaway, "files", lambda folder: [folder / "model.onnx", folder / "gone"])
+    monkeypatch.setattr(zip_file, "files", lambda folder: [folder / "model.onnx", folder / "gone"])
     with pytest.raises(InputError, match="is being replaced; try again"):
         Takeaway(store.home, finished)
     gc.collect()
@@ -221,7 +221,7 @@ def test_one_that_is_deleted_while_it_is_opened_says_so(
     ],
 )
 def test_the_file_has_a_name_that_every_system_takes(finished: Run, name: str, expected: str) -> None:
-    assert takeaway.file_name(dataclasses.replace(finished, name=name)) == f"{expected}{finished.id}.zip"
+    assert zip_file.file_name(dataclasses.replace(finished, name=name)) == f"{expected}{finished.id}.zip"
 
 
 def test_a_time_that_zip_does_not_know_is_no_obstacle(store: Store, finished: Run) -> None:
@@ -232,12 +232,12 @@ def test_a_time_that_zip_does_not_know_is_no_obstacle(store: Store, finished: Ru
 def test_it_is_saved_whole_or_not_at_all(store: Store, finished: Run, tmp_path: Path) -> None:
     target = tmp_path / "out" / "it.zip"
     with pytest.raises(InputError, match="out: no such folder"):
-        takeaway.save(store.home, finished, target)
+        zip_file.save(store.home, finished, target)
     target.parent.mkdir()
-    assert takeaway.save(store.home, finished, target) == target.stat().st_size
+    assert zip_file.save(store.home, finished, target) == target.stat().st_size
     assert target.read_bytes() == made(store, finished)
     with pytest.raises(InputError, match=r"it\.zip: is there already"):
-        takeaway.save(store.home, finished, target)
+        zip_file.save(store.home, finished, target)
     assert [path.name for path in target.parent.iterdir()] == ["it.zip"]
 
 
@@ -251,7 +251,7 @@ def test_what_breaks_while_it_is_saved_leaves_nothing(
     monkeypatch.setattr(Takeaway, "__iter__", break_off)
     (tmp_path / "out").mkdir()
     with pytest.raises(LabError, match="became shorter"):
-        takeaway.save(store.home, finished, tmp_path / "out" / "it.zip")
+        zip_file.save(store.home, finished, tmp_path / "out" / "it.zip")
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -267,7 +267,7 @@ def test_one_that_somebody_else_wrote_meanwhile_is_kept(
 
     monkeypatch.setattr(Takeaway, "__iter__", write_theirs)
     with pytest.raises(LabError, match="has come to be in the meantime"):
-        takeaway.save(store.home, finished, target)
+        zip_file.save(store.home, finished, target)
     assert [path.read_text() for path in target.parent.iterdir()] == ["theirs"]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.templates import (
+from pipeline.inputs.prompts.templates import (
     LARGEST_FILE,
     LONGEST,
     LONGEST_CHAT,

@@ -17,9 +17,11 @@ from pathlib import Path
 import pytest
 from lab import finish_all, plant
 
-from pipeline import events, settings, terminal
-from pipeline.run import FAILED
+from pipeline import settings
+from pipeline.stages import events
 from pipeline.store import Store
+from pipeline.store.run import FAILED
+from pipeline.system import terminal_guard
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b1A\x7f\x08\u202eevil\u2066\u200f\u061c\u2028"
 SHOWN = "\\u001b[2J\\u001b]0;owned\\u0007\\u009b1A\\u007f\\u0008\\u202eevil\\u2066\\u200f\\u061c\\u2028"
@@ -106,7 +108,7 @@ def test_a_log_is_shown_line_by_line_and_piped_as_it_is(run: str) -> None:
 def test_a_live_line_is_rewritten_and_holds_nothing_else(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline import follow
+    from pipeline.cli import terminal
 
     run = plant(store)
     store.claim("cpu")
@@ -116,12 +118,12 @@ def test_a_live_line_is_rewritten_and_holds_nothing_else(
     plain = io.StringIO()
     monkeypatch.setattr(plain, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stdout", plain)
-    monkeypatch.setattr("pipeline.follow.POLL_SECONDS", 0.0)
-    monkeypatch.setattr("pipeline.worker.ensure", lambda home: finish_all(store, run))
-    terminal.guard()
-    terminal.guard()  # which changes nothing
-    follow.run(store, run)
-    first, *rest = plain.getvalue().split(terminal.REWRITE)[1:]
+    monkeypatch.setattr("pipeline.cli.terminal.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.worker.loop.ensure", lambda home: finish_all(store, run))
+    terminal_guard.guard()
+    terminal_guard.guard()  # which changes nothing
+    terminal.run(store, run)
+    first, *rest = plain.getvalue().split(terminal_guard.REWRITE)[1:]
     assert "quantize" in first
     assert SHOWN[:20] in first
     assert "\n" not in first
@@ -142,5 +144,5 @@ def test_half_characters_are_no_error(tmp_path: Path, home: Path) -> None:
 
 def test_what_is_ordinary_stays_as_it_is() -> None:
     text = "a\tb\nGrüße 你好 שלום مرحبا 👩‍👩‍👧 █░ é می\u200cخواهم"
-    assert terminal.harmless(text) == text
-    assert terminal.harmless(HOSTILE) == SHOWN
+    assert terminal_guard.harmless(text) == text
+    assert terminal_guard.harmless(HOSTILE) == SHOWN

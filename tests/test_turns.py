@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.turns import Waiting
-from pipeline.turns import in_turn as runs_in_turn
+from pipeline.store.turns import Waiting
+from pipeline.store.turns import in_turn as runs_in_turn
 
 
 def in_turn(waiting: list[Waiting]) -> list[str]:

@@ -11,7 +11,7 @@ from lab import finish_all, plant
 from test_cli import Capture, cli
 from test_storage import made, using
 
-from pipeline import storage
+from pipeline.runs import disk
 from pipeline.store import Store
 
 
@@ -109,7 +109,7 @@ def test_a_run_that_is_queued_is_not_deleted(store: Store, capsys: Capture) -> N
 
 
 def test_space_is_freed(store: Store, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "YOUNG", 0.0)
+    monkeypatch.setattr(disk, "YOUNG", 0.0)
     unused, used = made(store.home, "unused", size=5_000_000), made(store.home, "used")
     using(store, used)
     listed = "result   quantize-unused\n"

@@ -15,8 +15,10 @@ import exports
 import numpy as np
 import pytest
 
-from pipeline import checksums, settings, verify
+from pipeline import settings
 from pipeline.errors import InputError, LabError
+from pipeline.exports import verify
+from pipeline.system import checksums
 
 OTHER = "other.onnx_adapter"
 
@@ -389,7 +391,7 @@ def test_nothing_but_the_files_is_read(export: Path, tmp_path: Path) -> None:
 
 def test_the_runtime_stays_out_of_the_asking_process(export: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from pipeline import verify;"
+        "import sys; from pathlib import Path; from pipeline.exports import verify;"
         f"verify.whole(Path({str(export)!r}));"
         "heavy = ('torch', 'olive', 'transformers', 'onnxruntime_genai');"
         "print([name for name in heavy if name in sys.modules])"

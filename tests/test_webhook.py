@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from lab import until
 
-from pipeline import webhook
-from pipeline.run import FAILED
 from pipeline.store import Store
-from pipeline.worker import Worker
+from pipeline.store.run import FAILED
+from pipeline.worker import webhook
+from pipeline.worker.loop import Worker
 
 
 class Server(HTTPServer):

@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 from lab import alive, ended, go, one_stage, plant, spawned, step_until, until
 
-from pipeline import artifacts, locks, settings, worker
-from pipeline.run import CANCELED, DONE, FAILED, QUEUED, RUNNING, Run, StageRun
+from pipeline import settings
+from pipeline.stages import artifacts
 from pipeline.store import Store
-from pipeline.worker import Worker
+from pipeline.store.run import CANCELED, DONE, FAILED, QUEUED, RUNNING, Run, StageRun
+from pipeline.system import locks
+from pipeline.worker import loop
+from pipeline.worker.loop import Worker
 
 Make = Callable[[str], Worker]
 
@@ -21,7 +24,7 @@ Make = Callable[[str], Worker]
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that have more to wait for; those of the time it may take keep the real grace period."""
-    monkeypatch.setattr(worker, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(loop, "GRACE_SECONDS", 0.3)
 
 
 class TestStages:
@@ -148,7 +151,7 @@ class TestEndings:
         served = stepper("never_exits")
         served.step()
         spawned(store, run)
-        until((store.folder(run, "quantize") / worker.RESULT).exists, "the result")
+        until((store.folder(run, "quantize") / loop.RESULT).exists, "the result")
         for _ in range(3):
             served.step()
         assert store.get(run).status == RUNNING
@@ -166,7 +169,7 @@ class TestEndings:
     ) -> None:
         run = one_stage(store)
         folder = store.folder(run, "quantize")
-        taken = locks.take(folder / worker.LOCK)
+        taken = locks.take(folder / loop.LOCK)
         assert taken is not None
         step_until(stepper("finishes"), ended(store, run), "the end of the run")
         os.close(taken)
@@ -186,7 +189,7 @@ class TestEndings:
 class TestCancel:
     @pytest.mark.parametrize("behaviour", ["waits", "ignores_sigterm", "has_grandchildren", "forks"])
     def test_the_whole_group_is_ended_soon(self, store: Store, stepper: Make, behaviour: str) -> None:
-        assert worker.GRACE_SECONDS < 5  # what the test waits for leaves room for a slow machine
+        assert loop.GRACE_SECONDS < 5  # what the test waits for leaves room for a slow machine
         run = plant(store)
         served = stepper(behaviour)
         served.step()

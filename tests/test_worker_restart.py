@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 from lab import alive, die_together, ended, go, one_stage, plant, processes, spawned, step_until, until
 
-from pipeline import locks, settings, worker
+from pipeline import settings
 from pipeline.errors import LabError
-from pipeline.run import CANCELED, DONE, FAILED, INTERRUPTED, QUEUED, RUNNING, Run
 from pipeline.store import Store
-from pipeline.worker import Worker
+from pipeline.store.run import CANCELED, DONE, FAILED, INTERRUPTED, QUEUED, RUNNING, Run
+from pipeline.system import locks
+from pipeline.worker import loop
+from pipeline.worker.loop import Worker
 
 Make = Callable[[str], Worker]
 
@@ -25,7 +27,7 @@ Make = Callable[[str], Worker]
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that have more to wait for; those of the time it may take keep the real grace period."""
-    monkeypatch.setattr(worker, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(loop, "GRACE_SECONDS", 0.3)
 
 
 class TestRestart:
@@ -115,7 +117,7 @@ class TestRestart:
         self, store: Store, serve: Callable[..., subprocess.Popen[bytes]], stepper: Make
     ) -> None:
         run = plant(store)
-        for _ in range(worker.MOST_ATTEMPTS):
+        for _ in range(loop.MOST_ATTEMPTS):
             die_together(store, run, serve("waits"))
             second = stepper("finishes")
             second.recover()
@@ -169,7 +171,7 @@ class TestServe:
         self, store: Store, serve: Callable[..., subprocess.Popen[bytes]]
     ) -> None:
         serve("finishes")
-        until(lambda: locks.held(store.home / worker.WORKER_LOCK), "the first worker")
+        until(lambda: locks.held(store.home / loop.WORKER_LOCK), "the first worker")
         with pytest.raises(LabError, match=f"A worker already serves {store.home}"):
             Worker(store).serve()
         done = subprocess.run(
@@ -182,7 +184,7 @@ class TestServe:
         run = one_stage(store)
         stepper("finishes").serve(idle_seconds=0.0)
         assert store.get(run).status == DONE
-        assert not locks.held(store.home / worker.WORKER_LOCK)
+        assert not locks.held(store.home / loop.WORKER_LOCK)
 
     def test_a_run_queued_at_the_moment_it_gives_up_is_still_served(
         self, store: Store, stepper: Make, monkeypatch: pytest.MonkeyPatch
@@ -192,13 +194,13 @@ class TestServe:
         close = os.close
 
         def queue_then_close(descriptor: int) -> None:
-            if not queued and Path(f"/proc/self/fd/{descriptor}").readlink().name == worker.WORKER_LOCK:
+            if not queued and Path(f"/proc/self/fd/{descriptor}").readlink().name == loop.WORKER_LOCK:
                 queued.append(one_stage(store))
-                assert locks.held(store.home / worker.WORKER_LOCK)
+                assert locks.held(store.home / loop.WORKER_LOCK)
             close(descriptor)
 
         served = stepper("finishes")
-        monkeypatch.setattr("pipeline.worker.os.close", queue_then_close)
+        monkeypatch.setattr("pipeline.worker.loop.os.close", queue_then_close)
         served.serve(idle_seconds=0.0)
         assert store.get(queued[0]).status == DONE
 
@@ -215,7 +217,7 @@ class TestServe:
             finish(*args, **kwargs)  # type: ignore[arg-type]
 
         monkeypatch.setattr(store, "finish", finish_later)
-        monkeypatch.setattr(worker, "TROUBLE_SECONDS", 0.0)
+        monkeypatch.setattr(loop, "TROUBLE_SECONDS", 0.0)
         served.serve(idle_seconds=0.0)
         assert [s.status for s in store.get(run).stages] == [DONE] * 4
         assert "database or disk is full" in capsys.readouterr().out
@@ -223,31 +225,31 @@ class TestServe:
 
 class TestEnsure:
     def test_one_worker_is_started_however_often_it_is_asked_for(self, store: Store) -> None:
-        threads = [threading.Thread(target=worker.ensure, args=(store.home,)) for _ in range(5)]
+        threads = [threading.Thread(target=loop.ensure, args=(store.home,)) for _ in range(5)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert locks.held(store.home / worker.WORKER_LOCK)
-        assert len(worker._workers) == 1
+        assert locks.held(store.home / loop.WORKER_LOCK)
+        assert len(loop._workers) == 1
         until(lambda: processes(store.home), "the worker among the processes")  # a moment after it began
         assert len(processes(store.home)) == 1
-        assert os.getsid(worker._workers[0].pid) == worker._workers[0].pid
-        worker.ensure(store.home)
-        assert len(worker._workers) == 1
+        assert os.getsid(loop._workers[0].pid) == loop._workers[0].pid
+        loop.ensure(store.home)
+        assert len(loop._workers) == 1
 
     def test_a_worker_that_was_killed_is_replaced(self, store: Store) -> None:
-        worker.ensure(store.home)
-        first = worker._workers[0]
+        loop.ensure(store.home)
+        first = loop._workers[0]
         first.kill()
-        until(lambda: not locks.held(store.home / worker.WORKER_LOCK), "the end of the worker")
-        worker.ensure(store.home)
-        assert [process.pid for process in worker._workers] != [first.pid]
-        assert locks.held(store.home / worker.WORKER_LOCK)
+        until(lambda: not locks.held(store.home / loop.WORKER_LOCK), "the end of the worker")
+        loop.ensure(store.home)
+        assert [process.pid for process in loop._workers] != [first.pid]
+        assert locks.held(store.home / loop.WORKER_LOCK)
 
     def test_it_serves_though_its_lock_was_taken_for_it(self, store: Store) -> None:
         run = plant(store, seed=-1)  # the real child refuses it, which is enough to see it served
-        worker.ensure(store.home)
+        loop.ensure(store.home)
         until(lambda: store.get(run).status == FAILED, "the end of the run")
         assert (store.get(run).stages[0].error or "").startswith("seed: -1 is not allowed")
         assert "Traceback" in (store.folder(run, "quantize") / "log.txt").read_text()
@@ -257,8 +259,8 @@ class TestEnsure:
     ) -> None:
         """As when the web process, or the terminal, is closed with everything in its process group."""
         code = (
-            "import sys, signal; from pathlib import Path; from pipeline import worker;"
-            "worker.ensure(Path(sys.argv[1])); print(flush=True); signal.alarm(200); signal.pause()"
+            "import sys, signal; from pathlib import Path; from pipeline.worker import loop;"
+            "loop.ensure(Path(sys.argv[1])); print(flush=True); signal.alarm(200); signal.pause()"
         )
         web = subprocess.Popen(
             [sys.executable, "-c", code, str(store.home)],

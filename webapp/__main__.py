@@ -10,8 +10,9 @@ import socket
 import sys
 from pathlib import Path
 
-from pipeline import locks, settings, terminal
+from pipeline import settings
 from pipeline.errors import LabError, sentence
+from pipeline.system import locks, terminal_guard
 from webapp import local_models
 from webapp.guard import LOOPBACK
 
@@ -72,7 +73,7 @@ def arguments(given: list[str]) -> argparse.Namespace:
 
 def main(given: list[str] | None = None) -> int:
     """Serve until interrupted. Returns 2 with a sentence if the port, the home or --models is of no use."""
-    terminal.guard()
+    terminal_guard.guard()
     args = arguments(sys.argv[1:] if given is None else given)
     settings.keep_private()
     try:

@@ -22,13 +22,21 @@ from gradio.route_utils import FnIndexInferError
 from gradio.routes import App
 from starlette.routing import Mount
 
-from pipeline import inference, lengths, own_process, rendering, settings, storage, worker
+from pipeline import settings
 from pipeline.errors import LabError
-from pipeline.run import ENDED
-from webapp import calls, choices, connections, door, guard, live, local_models, parts, queue, theme, uploads
+from pipeline.exports import chat_client
+from pipeline.inputs.data import lengths
+from pipeline.inputs.prompts import rendering
+from pipeline.runs import disk
+from pipeline.store.run import ENDED
+from pipeline.system import own_process
+from pipeline.worker import loop
+from webapp import calls, connections, door, guard, local_models, uploads
 from webapp.home import store
-from webapp.routes import router
-from webapp.tabs import compare, comparison, data, lab, publish, registered, runs
+from webapp.routes import live, queue
+from webapp.routes.runs import router
+from webapp.tabs import compare, comparison, data, lab, publish, runs, versions
+from webapp.ui import choices, parts, theme
 
 TITLE = "Olive Lab"
 TABS = ("data", "lab", "compare", "runs", "publish")
@@ -192,7 +200,7 @@ def _tabs(sample: gr.Button, problems: gr.HTML) -> tuple[data.Data, lab.Lab, run
         **parts.QUICK,
     ).then(None, None, None, js=f"() => ({parts.live('go')})('lab')", **parts.IN_PAGE)
     published.models.use.click(
-        registered.base,
+        versions.base,
         [published.where, published.models.chosen],
         [lab_tab.model, lab_tab.new],
         **parts.QUICK,
@@ -225,7 +233,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         rendering.close()  # else the threads that render, and with them the app, take as long as they like
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        await inference.shutdown()
+        await chat_client.shutdown()
 
 
 async def _tend(home: Path) -> None:
@@ -233,10 +241,10 @@ async def _tend(home: Path) -> None:
     while True:
         try:
             await asyncio.to_thread(_see_to_worker, home)
-            await inference.release_idle()
+            await chat_client.release_idle()
             if time.monotonic() >= purge_at:
                 purge_at = time.monotonic() + PURGE_SECONDS
-                await asyncio.to_thread(storage.purge, store())
+                await asyncio.to_thread(disk.purge, store())
                 await asyncio.to_thread(uploads.tidy, UPLOAD_AGE_SECONDS)
         except Exception:  # a full disk, a locked store: said in the log, and tried again
             log.exception("Could not see to the worker and to idle models")
@@ -245,7 +253,7 @@ async def _tend(home: Path) -> None:
 
 def _see_to_worker(home: Path) -> None:
     if store().waiting():
-        worker.ensure(home)
+        loop.ensure(home)
 
 
 _HEADER = f"""

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipeline import shown
+from pipeline import display
 from pipeline.errors import InputError, LabError, sentence
 from webapp import uploads
 
@@ -80,7 +80,7 @@ class Page(gr.Blocks):
         except InvalidPathError:  # Gradio's own look at a file, which comes after ours
             said = uploads.NOT_HERE
         except gr.Error as error:  # a choice that is not on the list, a number out of bounds
-            said = shown.cut(str(error.message), LONGEST_REFUSAL)
+            said = display.cut(str(error.message), LONGEST_REFUSAL)
         except Exception:
             log.exception("A handler failed")
             said = BROKEN

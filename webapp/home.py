@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pipeline import settings
 from pipeline.errors import InputError
-from pipeline.run import Run
 from pipeline.store import Store
+from pipeline.store.run import Run
 
 LONGEST_ID = 100
 

@@ -11,10 +11,11 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline import models, settings, shown
-from pipeline.azure.reference import PREFIX
+from pipeline import display, settings
 from pipeline.errors import InputError
-from pipeline.run import Run
+from pipeline.inputs.azure_address import PREFIX
+from pipeline.inputs.models import base_models
+from pipeline.store.run import Run
 
 # A word, or what the hub calls a model. No other text may reach what would look for a folder of that name.
 ID = re.compile(r"[A-Za-z0-9][\w.-]{0,199}(?:/[A-Za-z0-9][\w.-]{0,199}(?:@[\w.-]{1,199})?)?", re.ASCII)
@@ -52,10 +53,12 @@ def listed() -> list[tuple[str, str]]:
     """The folders on offer now, as (label, path)."""
     home = settings.home() / "models"
     here = [
-        (f"{shown.line(path.name)} · in this lab", str(path)) for path in find(home) if path.suffix != ".part"
+        (f"{display.line(path.name)} · in this lab", str(path))
+        for path in find(home)
+        if path.suffix != ".part"
     ]
     named = [
-        (f"{shown.line(path.name)} · {shown.line(str(path.parent))}", str(path))
+        (f"{display.line(path.name)} · {display.line(str(path.parent))}", str(path))
         for folder in _named
         for path in find(folder)
     ]
@@ -68,7 +71,7 @@ def known(chosen: object) -> str:
         raise InputError("model: choose one")
     if ID.fullmatch(chosen) or chosen.startswith(PREFIX) or chosen in {path for _, path in listed()}:
         return chosen
-    raise InputError(NOT_OFFERED.format(shown.value(chosen)))
+    raise InputError(NOT_OFFERED.format(display.value(chosen)))
 
 
 def again(run: Run) -> None:
@@ -78,6 +81,6 @@ def again(run: Run) -> None:
 
 def _is_model(folder: Path) -> bool:
     try:
-        return not models.lacking(folder)
+        return not base_models.lacking(folder)
     except OSError:  # a folder of somebody else's
         return False

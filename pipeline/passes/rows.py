@@ -21,10 +21,13 @@ from olive.data.registry import Registry
 from torch.utils.data import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from pipeline import architectures, datasets, literal_prompts, reading, templates
 from pipeline.errors import InputError
-from pipeline.sampling import spread
-from pipeline.training_ids import encode, end_tokens, prompt_ids, require_known
+from pipeline.exports import serving_ids
+from pipeline.inputs.data import datasets
+from pipeline.inputs.data.sampling import spread
+from pipeline.inputs.models import architectures
+from pipeline.inputs.prompts import literal_prompts, templates
+from pipeline.inputs.prompts.training_ids import encode, end_tokens, prompt_ids, require_known
 
 
 @Registry.register_dataset("lab_rows")
@@ -136,8 +139,8 @@ def frame(
     named = {*template.fields[:-1], *template.optional} & row.keys()
     words = dict.fromkeys(named, literal_prompts.WORD)
     other = prompt_ids(tokenizer, template.prompt({**row, **words}))
-    opening = reading.in_common(prompt, other)
-    return opening, reading.in_common(prompt[opening:][::-1], other[opening:][::-1])
+    opening = serving_ids.in_common(prompt, other)
+    return opening, serving_ids.in_common(prompt[opening:][::-1], other[opening:][::-1])
 
 
 def cut(

@@ -15,67 +15,9 @@ and, where a stage may be for a device that is not here,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Artifact:
-    """One thing a stage made. `path` is absolute; `kind` says what may be done with it.
-
-    Kinds: "checkpoint" (Hugging Face folder), "adapter" (PEFT folder), "onnx" (folder that ONNX Runtime
-    GenAI loads), "onnx_adapter" (one .onnx_adapter file), "merged" (JSON in an "onnx" folder whose weights
-    have the adapter in them: what that changed), "workflow" (an Olive workflow that was not run),
-    "answers" (JSON of the evaluation), "score" (JSON of the measurements).
-    """
-
-    name: str
-    kind: str
-    path: Path
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a stage is given to work with. All paths are absolute."""
-
-    model: Path  # the base as a float Hugging Face folder
-    inputs: dict[str, Path]  # artifacts of earlier stages by kind: checkpoint, adapter, onnx, onnx_adapter
-    data: Path  # the dataset, JSON lines, already checked
-    template: str  # "chat" or a text with {placeholders}
-    eval_fraction: float
-    seed: int
-    device: str  # "cpu" or "cuda": where this stage's process runs
-    output: Path  # the folder to write; renamed into place when the stage is done
-    work: Path  # a scratch folder, deleted afterwards
-    checkpoints: Path  # kept between attempts of the same stage, so that training can resume
-    config: dict[str, Any] = field(
-        default_factory=dict
-    )  # the base's config.json, so that workflows stay pure
-    name: str = ""  # the base as the recipe calls it
-    # Exports of the same checkpoint with the same options, newest first, with the modules that have places.
-    graphs: dict[Path, list[str]] = field(default_factory=dict)
-
-    @property
-    def base_name(self) -> str:
-        """The base as others may know it: of a folder of this machine, its last name."""
-        return Path(self.name).name if Path(self.name).is_absolute() else self.name
-
-    @property
-    def base(self) -> Path:
-        """The checkpoint later stages build on: quantized if that stage ran, else the float model."""
-        return self.inputs.get("checkpoint", self.model)
-
-
-@dataclass(frozen=True)
-class Results:
-    """What a finished stage hands on."""
-
-    artifacts: list[Artifact]
-    metrics: dict[str, Any] = field(default_factory=dict)
-
-
-from pipeline.stages import evaluate, finetune, optimize, quantize, score  # noqa: E402  (they need the classes above)
+from pipeline.stages import evaluate, finetune, optimize, quantize, score
 
 STAGES: dict[str, Any] = {
     "quantize": quantize,

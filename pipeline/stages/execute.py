@@ -13,11 +13,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pipeline import memory, settings
-from pipeline.events import emit
-from pipeline.files import to_json
-from pipeline.stages import Context, Results
+from pipeline import settings
+from pipeline.stages.events import emit
 from pipeline.stages.olive import PASSES
+from pipeline.stages.stage import Context, Results
+from pipeline.system import memory
+from pipeline.system.files import to_json
 
 
 def execute(stage: ModuleType, options: Any, context: Context) -> Results:

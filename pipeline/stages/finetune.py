@@ -8,10 +8,12 @@ import shutil
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline import architectures, settings, shown
-from pipeline.options import option
-from pipeline.stages import Artifact, Context, Results, olive
+from pipeline import display, settings
+from pipeline.inputs.models import architectures
+from pipeline.inputs.options import option
+from pipeline.stages import olive
 from pipeline.stages.quantize import Model
+from pipeline.stages.stage import Artifact, Context, Results
 
 # Recipe name to transformers' name and its arguments. What transformers calls "constant" has no warm-up.
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -117,7 +119,7 @@ def check(options: Options, model: Model) -> list[str]:
     for name in targets(options) or []:
         if known and name not in known:
             problems.append(
-                f"finetune.target_modules: {shown.value(name)} is no linear layer of this model;"
+                f"finetune.target_modules: {display.value(name)} is no linear layer of this model;"
                 f" allowed: all-linear or some of {', '.join(known)}"
             )
     if targets(options) == []:

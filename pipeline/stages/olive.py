@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import settings
-from pipeline.stages import Context
+from pipeline.stages.stage import Context
 
 PASSES = settings.ROOT / "pipeline" / "passes"
-SCRIPTS = {"lab_rows": "rows.py", "lab_calibration": "calibration.py"}
+SCRIPTS = {"lab_rows": "rows.py", "lab_calibration": "quantize/calibration.py"}
 # Where a stage's process runs, as device and provider of Olive.
 HERE = {"cpu": ("cpu", "CPUExecutionProvider"), "cuda": ("gpu", "CUDAExecutionProvider")}
 

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline import architectures, checksums
-from pipeline.exported import ADAPTER, MERGED
-from pipeline.options import option
-from pipeline.stages import Artifact, Context, Results, olive
+from pipeline.exports.contract import ADAPTER, MERGED
+from pipeline.inputs.models import architectures
+from pipeline.inputs.options import option
+from pipeline.stages import olive
 from pipeline.stages.quantize import Model
+from pipeline.stages.stage import Artifact, Context, Results
+from pipeline.system import checksums
 
 GRAPH = "model.onnx"
 WORKFLOW = "workflow.json"

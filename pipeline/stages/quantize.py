@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal, Protocol
 
-from pipeline import architectures, settings
+from pipeline import settings
 from pipeline.errors import LabError
-from pipeline.options import option
-from pipeline.stages import Artifact, Context, Results, olive
+from pipeline.inputs.models import architectures
+from pipeline.inputs.options import option
+from pipeline.stages import olive
+from pipeline.stages.stage import Artifact, Context, Results
 
 # Recipe name to Olive pass.
 ALGORITHMS = {"awq": "LabAwq", "gptq": "LabGptq", "rtn": "LabRtn"}

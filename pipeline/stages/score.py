@@ -6,10 +6,11 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import architectures
-from pipeline.options import option
-from pipeline.stages import Artifact, Context, Results, olive
+from pipeline.inputs.models import architectures
+from pipeline.inputs.options import option
+from pipeline.stages import olive
 from pipeline.stages.quantize import Model
+from pipeline.stages.stage import Artifact, Context, Results
 
 SCORE = "score.json"
 PROMPT = 32  # tokens of the prompt that decoding starts from, at most

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from pipeline import locks
 from pipeline.errors import LabError, sentence
 from pipeline.store import backup, repair
 from pipeline.store.schema import SCHEMA_VERSION, bring_up, version_of
+from pipeline.system import locks
 
 # What is wrong with the disk or another process, and not with us.
 OUTSIDE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import LabError
-from pipeline.files import to_json
-from pipeline.run import CANCELED, DONE, ENDED, PUBLISH, QUEUED, RETRYABLE, RUNNING
-from pipeline.store import record
+from pipeline.store import run_file
 from pipeline.store.base import Base
-from pipeline.store.rows import insert_run, insert_stage, inside
-from pipeline.turns import Waiting, in_turn
+from pipeline.store.records import insert_run, insert_stage, inside
+from pipeline.store.run import CANCELED, DONE, ENDED, PUBLISH, QUEUED, RETRYABLE, RUNNING
+from pipeline.store.turns import Waiting, in_turn
+from pipeline.system.files import to_json
 
 MOVES = ("up", "down", "first", "last")
 ALL = ("any", "cpu")
@@ -56,7 +56,7 @@ class Queue(Base):
                 insert_run(db, facts)
                 for position, (stage, options) in enumerate(stages.items()):
                     insert_stage(db, run, position, stage, options)
-                record.write(self.folder(run), facts)
+                run_file.write(self.folder(run), facts)
         except BaseException:
             if folder_made:
                 shutil.rmtree(self.folder(run), ignore_errors=True)
@@ -70,10 +70,10 @@ class Queue(Base):
             count = sum(row["name"].split("-")[0] == PUBLISH for row in rows)
             name = f"{PUBLISH}-{count + 1}" if count else PUBLISH
             insert_stage(db, run, max(row["position"] for row in rows) + 1, name, options)
-            facts = record.read(self.folder(run) / record.FILE)
+            facts = run_file.read(self.folder(run) / run_file.FILE)
             if facts is not None:  # runs of older versions have none
                 facts["stages"][name] = options
-                record.write(self.folder(run), facts)
+                run_file.write(self.folder(run), facts)
         return name
 
     def request_cancel(self, run: str) -> None:

@@ -9,9 +9,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from pipeline import locks, settings
-from pipeline.files import to_json
-from pipeline.run import (
+from pipeline import settings
+from pipeline.store import backup, run_file
+from pipeline.store.records import insert_run, insert_stage, inside
+from pipeline.store.run import (
     CANCELED,
     DONE,
     EVENTS,
@@ -23,9 +24,9 @@ from pipeline.run import (
     RESULT,
     RUNNING,
 )
-from pipeline.store import backup, record
-from pipeline.store.rows import insert_run, insert_stage, inside
 from pipeline.store.schema import bring_up, version_of
+from pipeline.system import locks
+from pipeline.system.files import to_json
 
 NOTICE = "notice"  # in `facts`: what people are to know
 REBUILT = "The record of this run was lost and read again from its folder; retry it."
@@ -69,7 +70,7 @@ def is_lost(home: Path, path: Path) -> bool:
     """Whether a home without a database had one."""
     if any(copy.exists() for copy in backup.paths(path)):
         return True
-    return next((home / "runs").glob(f"*/{record.FILE}"), None) is not None
+    return next((home / "runs").glob(f"*/{run_file.FILE}"), None) is not None
 
 
 def _is_good(copy: Path) -> bool:
@@ -107,7 +108,7 @@ def _complete(db: sqlite3.Connection, home: Path, since: float) -> int:
     """Add the runs that only their folders know, and what stages did after `since`; return how many runs."""
     known = {row["id"] for row in db.execute("SELECT id FROM runs")}
     added = 0
-    for facts in record.all_of(home / "runs"):
+    for facts in run_file.all_of(home / "runs"):
         run = facts["id"]
         if run not in known:
             insert_run(db, facts)
@@ -155,7 +156,7 @@ def _found(folder: Path, since: float, status: str) -> dict[str, Any] | None:
     result, told = folder / RESULT, folder / EVENTS
     if locks.held(folder / LOCK):
         return {"status": RUNNING, "time": _age(told)}
-    facts = record.read(result)
+    facts = run_file.read(result)
     if facts is not None and _age(result) > since:
         return {**facts, "time": _age(result)}
     if status == RUNNING or _age(told) > since:

@@ -10,8 +10,8 @@ from typing import Any
 import bench as benches
 import pytest
 
-from pipeline.azure import place
-from pipeline.azure.place import Place
+from pipeline.inputs import azure_workspace
+from pipeline.inputs.azure_workspace import Place
 from pipeline.store import Store
 
 from fake_arm import GROUP, SUB, WORKSPACE  # isort: skip
@@ -55,7 +55,7 @@ def bench(running: benches.Bench, monkeypatch: pytest.MonkeyPatch) -> benches.Be
 def where(store: Store) -> Place:
     """The workspace, remembered in the home."""
     found = Place("cli", SUB, GROUP, WORKSPACE)
-    place.remember(store.home, found)
+    azure_workspace.remember(store.home, found)
     return found
 
 

@@ -13,12 +13,12 @@ from bench import Bench
 from fake_arm import Fault
 from proxy import Spoil
 
-from pipeline.azure import ask
-from pipeline.azure.place import Place
 from pipeline.errors import LabError
-from pipeline.publishers import azureml
-from pipeline.run import Run
+from pipeline.inputs.azure_workspace import Place
+from pipeline.publish.azure import ask
+from pipeline.publish.azure import publisher as azureml
 from pipeline.store import Store
+from pipeline.store.run import Run
 
 OPTIONS = azureml.Options(name="trips", check=False, patience=60.0)
 NO_RIGHT = (

@@ -14,19 +14,21 @@ from fake_arm import GROUP, SUB, TENANT, WORKSPACE
 from lab import until
 from proxy import Spoil
 
-from pipeline import inference, pulled, settings, verify
-from pipeline.azure import place
-from pipeline.azure.place import Place
-from pipeline.publishers import azureml
-from pipeline.run import Run
+from pipeline import settings
+from pipeline.exports import chat_client, verify
+from pipeline.inputs import azure_workspace
+from pipeline.inputs.azure_workspace import Place
+from pipeline.publish.azure import publisher as azureml
+from pipeline.runs import pulls
 from pipeline.store import Store
+from pipeline.store.run import Run
 
 with settings.importing_gradio():
     import gradio as gr
 
-    from webapp import registered
     from webapp.tabs import azure, compare
-    from webapp.tabs import registered as models
+    from webapp.tabs import versions as models
+    from webapp.ui import version_tables
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def test_the_login_and_its_workspace_are_found_and_remembered(
     _, (notice, facts) = azure.whoami(inputs, *values(inputs, **three))
     assert notice["kind"] == "good"
     assert ["Register models", "yes"] in facts
-    assert place.recall(store.home) == {"login": "cli", **three, "registry": ""}
+    assert azure_workspace.recall(store.home) == {"login": "cli", **three, "registry": ""}
 
 
 def test_a_run_is_published_and_listed(bench: Bench, store: Store, finished: Run, inputs: Any) -> None:
@@ -79,12 +81,12 @@ def test_a_run_is_published_and_listed(bench: Bench, store: Store, finished: Run
 def version(bench: Bench, store: Store, finished: Run, where: Place) -> dict[str, Any]:
     """One that was registered from here, as the page lists it."""
     azureml.register(store.home, finished, azureml.Options(name="trips", check=False), lambda *a, **k: None)
-    (found,) = registered.ask_azure(store.home, where)
+    (found,) = version_tables.ask_azure(store.home, where)
     return found
 
 
 def facts(store: Store, key: str) -> dict[str, Any]:
-    found = pulled.facts(store.home, key)
+    found = pulls.facts(store.home, key)
     assert found is not None
     return found
 
@@ -103,7 +105,7 @@ def test_a_pull_that_is_ended_goes_on_and_what_it_brings_answers_in_compare(
         (process,) = (p for p in psutil.process_iter(["cmdline"]) if key in (p.info["cmdline"] or []))
         process.kill()
     else:
-        pulled.stop(store.home, key)
+        pulls.stop(store.home, key)
     left = {"kill": "interrupted", "stop": "canceled"}[how]
     until(lambda: facts(store, key)["status"] == left, "the end")
     bench.proxy.spoils.clear()
@@ -116,7 +118,7 @@ def test_a_pull_that_is_ended_goes_on_and_what_it_brings_answers_in_compare(
         "done", "It is the same as was published.",
     )  # fmt: skip
     assert bench.proxy.count(r"^GET .*/model\.onnx\?") == 0  # it was here already
-    folder = pulled.folder(store.home, key)
+    folder = pulls.folder(store.home, key)
     assert {finding.status for finding in verify.whole(folder)} == {verify.OK}
     assert asked(f"pulled/{key}")
 
@@ -128,7 +130,7 @@ def asked(chosen: str) -> list[str]:
         try:
             return [shown async for shown in compare.compare(chosen, "Hello", 8, 0, 0)]
         finally:
-            await inference.shutdown()
+            await chat_client.shutdown()
 
     base, adapter, *_, notice = asyncio.run(answers())[-1]
     assert notice is None

@@ -11,10 +11,12 @@ import pytest
 from bench import Bench
 from proxy import Spoil
 
-from pipeline import models, recipe, submit
-from pipeline.azure import storage
-from pipeline.azure.place import Place
 from pipeline.errors import InputError, LabError
+from pipeline.inputs.azure_workspace import Place
+from pipeline.inputs.models import base_models
+from pipeline.publish.azure.transfer import blob_client
+from pipeline.runs import submit
+from pipeline.stages import recipe
 from pipeline.store import Store
 
 URI = "azureml://registries/azureml/models/Phi-3.5-mini-instruct/versions/4"
@@ -69,16 +71,16 @@ def test_a_model_of_the_catalogue_is_a_base(
         LAYOUTS[name],
         BESIDE if "mlflow" in name else {"README.md": b"---\nlicense: mit\n---\n"},
     )
-    model = models.resolve(URI)
+    model = base_models.resolve(URI)
     assert (model.kind, model.id, model.revision, model.pinned) == ("azureml", URI, "4", URI)
     assert model.config == json.loads(files["config.json"])
     assert model.chat is not None
     said: list[str] = []
-    folder = models.materialize(model, store.home, said.append)
+    folder = base_models.materialize(model, store.home, said.append)
     there = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".md"}
     assert there == files
     assert said[-1].endswith("100% of the model")
-    assert models.fingerprint(model, store.home) == f"azureml {URI} 4"
+    assert base_models.fingerprint(model, store.home) == f"azureml {URI} 4"
 
 
 def test_a_model_that_is_open_to_everybody_is_fetched_without_a_login_to_the_storage(
@@ -88,7 +90,7 @@ def test_a_model_that_is_open_to_everybody_is_fetched_without_a_login_to_the_sto
     bench.azure.open_to_all = True
     with bench.container() as container:
         container.set_container_access_policy({}, public_access="container")
-    folder = models.materialize(models.resolve(URI), store.home, lambda text: None)
+    folder = base_models.materialize(base_models.resolve(URI), store.home, lambda text: None)
     assert (folder / "model.safetensors").read_bytes() == files["model.safetensors"]
 
 
@@ -105,14 +107,14 @@ def test_a_config_nested_without_end_is_refused(
 ) -> None:
     offer(bench, {**files, name: text.encode()}, PLAIN, {})
     with pytest.raises(InputError, match=r"config\.json (is nested deeper than any real one|cannot be read)"):
-        models.resolve(URI)
+        base_models.resolve(URI)
 
 
 def test_a_disk_without_room_is_said_before_anything_is_fetched(
     bench: Bench, store: Store, where: Place, files: dict[str, bytes]
 ) -> None:
     offer(bench, files, PLAIN, {})
-    model = models.resolve(URI)
+    model = base_models.resolve(URI)
     with bench.container() as container:
         container.get_blob_client("catalogue/phi/more.safetensors").create_page_blob(4 << 40)
     bench.proxy.passed.clear()
@@ -121,7 +123,7 @@ def test_a_disk_without_room_is_said_before_anything_is_fetched(
         Spoil("^GET .*/catalogue/phi/", "status", status=403, code="AuthorizationPermissionMismatch")
     )
     with pytest.raises(LabError, match=r"The model needs 4398\.\d GB more of disk, and .* are free; free"):
-        models.materialize(model, store.home, lambda text: None)
+        base_models.materialize(model, store.home, lambda text: None)
     assert bench.proxy.count("^GET .*/catalogue/phi/") == 0
 
 
@@ -129,31 +131,31 @@ def test_what_was_fetched_needs_no_azure(
     bench: Bench, store: Store, where: Place, files: dict[str, bytes]
 ) -> None:
     offer(bench, files, PLAIN, {})
-    models.materialize(models.resolve(URI), store.home, lambda text: None)
+    base_models.materialize(base_models.resolve(URI), store.home, lambda text: None)
     bench.az(None)
     bench.azure.asked.clear()
-    assert models.resolve(URI).config == json.loads(files["config.json"])
+    assert base_models.resolve(URI).config == json.loads(files["config.json"])
     assert bench.azure.asked == []
 
 
 def test_a_download_that_was_cut_goes_on(
     bench: Bench, store: Store, where: Place, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "BLOCK", 64 << 10)
+    monkeypatch.setattr(blob_client, "BLOCK", 64 << 10)
     files["model.safetensors"] = files["model.safetensors"] + os.urandom(8 * (64 << 10))
     offer(bench, files, PLAIN, {})
-    model = models.resolve(URI)
+    model = base_models.resolve(URI)
     bench.proxy.passed.clear()
     reads = r"^GET .*/model\.safetensors"
     bench.proxy.spoils.append(
         Spoil(reads, "status", skip=6, status=403, code="AuthorizationPermissionMismatch")
     )
     with pytest.raises(LabError, match="Storage Blob Data Contributor"):
-        models.materialize(model, store.home, lambda text: None)
+        base_models.materialize(model, store.home, lambda text: None)
     assert not model.folder(store.home).is_dir()
     bench.proxy.spoils.clear()
     bench.proxy.passed.clear()
-    folder = models.materialize(model, store.home, lambda text: None)
+    folder = base_models.materialize(model, store.home, lambda text: None)
     assert (folder / "model.safetensors").read_bytes() == files["model.safetensors"]
     assert bench.proxy.count(reads, 206) < 9
     assert bench.proxy.count(r"^GET .*/tokenizer\.json") <= 1
@@ -180,7 +182,7 @@ def test_what_cannot_be_a_base_is_refused(
     kept = {name: data for name, data in {**files, **change}.items() if data is not None}
     offer(bench, {}, {}, kept)
     with pytest.raises(InputError, match=sentence):
-        models.resolve(URI)
+        base_models.resolve(URI)
 
 
 def test_a_recipe_is_refused_where_the_model_is_not_there(
@@ -210,11 +212,11 @@ def test_a_model_of_the_own_workspace_is_named_in_short(
 ) -> None:  # fmt: skip
     from azure.ai.ml.entities import Model
 
-    from pipeline.azure.workspace import Workspace
+    from pipeline.publish.azure.workspace import Workspace
 
     monkeypatch.setenv("TQDM_DISABLE", "1")
     Workspace(where).client.models.create_or_update(Model(name="tiny", version="7", path=str(model_folder)))
-    model = models.resolve("azureml:tiny:7")
+    model = base_models.resolve("azureml:tiny:7")
     assert model.pinned.endswith("/workspaces/travel-ws/models/tiny/versions/7")
-    folder = models.materialize(model, store.home, lambda text: None)
+    folder = base_models.materialize(model, store.home, lambda text: None)
     assert (folder / "model.safetensors").read_bytes() == files["model.safetensors"]

@@ -12,11 +12,12 @@ from bench import Bench
 from lab import processes, until
 from proxy import Spoil
 
-from pipeline import checksums, submit
-from pipeline.azure.place import Place
-from pipeline.publishers import azureml
-from pipeline.run import ENDED, Run
+from pipeline.inputs.azure_workspace import Place
+from pipeline.publish.azure import publisher as azureml
+from pipeline.runs import submit
 from pipeline.store import Store
+from pipeline.store.run import ENDED, Run
+from pipeline.system import checksums
 
 BLOCK = 4 << 20
 WEIGHTS = r"^PUT .*/model\.weights\.bin\?comp=block&"
@@ -68,7 +69,9 @@ def test_a_publish_that_is_ended_goes_on_where_it_was(
     assert come.wait(180)
     until(lambda: bench.proxy.sent(WEIGHTS) >= 2 * BLOCK, "two blocks", 120)
     child = [
-        pid for pid in processes(store.home) if b"pipeline.child" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        pid
+        for pid in processes(store.home)
+        if b"pipeline.worker.child" in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
     if how == "kill":
         os.kill(child[0], signal.SIGKILL)

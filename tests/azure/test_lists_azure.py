@@ -12,9 +12,9 @@ from fake_arm import GROUP, SUB, WORKSPACE, Fault
 from lab import cli
 
 from pipeline import settings
-from pipeline.azure import place
-from pipeline.azure.place import Place
-from pipeline.azure.workspace import MOST_LISTED, MOST_MODELS, workspaces
+from pipeline.inputs import azure_workspace
+from pipeline.inputs.azure_workspace import Place
+from pipeline.publish.azure.workspace import MOST_LISTED, MOST_MODELS, workspaces
 from pipeline.store import Store
 
 with settings.importing_gradio():
@@ -94,7 +94,7 @@ def test_a_workspace_that_is_not_there_is_not_remembered(
     words = [f"--subscription={SUB}", f"--resource-group={GROUP}", "--workspace=travel-wz", "--remember"]
     code, _, said = cli(capsys, "azure", "whoami", *words)
     assert (code, "Workspace travel-wz, or what is asked of it, is not there" in said) == (1, True)
-    assert place.recall(store.home) == {}
+    assert azure_workspace.recall(store.home) == {}
 
 
 @pytest.fixture

@@ -10,11 +10,13 @@ from bench import Bench
 from lab import until
 
 from benchmarks.azure import Watch
-from pipeline import checksums, settings, submit
-from pipeline.azure.place import Place
-from pipeline.publishers import azureml
-from pipeline.run import ENDED, Run
+from pipeline import settings
+from pipeline.inputs.azure_workspace import Place
+from pipeline.publish.azure import publisher as azureml
+from pipeline.runs import submit
 from pipeline.store import Store
+from pipeline.store.run import ENDED, Run
+from pipeline.system import checksums
 
 MIB = 1 << 20
 SIZE = 300 * MIB
@@ -30,7 +32,7 @@ def test_a_large_file_goes_there_and_back_in_little_memory(
         for _ in range(SIZE // MIB):
             file.write(os.urandom(MIB))
     checksums.write(folder)
-    watch = Watch("pipeline.child")
+    watch = Watch("pipeline.worker.child")
     stage = submit.publish(store, finished, "azureml", azureml.Options(name="trips"))
     until(lambda: store.get(finished.id).stage(stage).status in ENDED, "the end", 120)
     ended = store.get(finished.id).stage(stage)

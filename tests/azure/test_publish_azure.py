@@ -16,13 +16,17 @@ from fake_arm import GROUP, SUB, WORKSPACE, Fault
 from lab import until
 from proxy import Spoil
 
-from pipeline import settings, submit, verify, worker
-from pipeline.azure import ask, lineage, place
-from pipeline.azure.place import Place
+from pipeline import settings
 from pipeline.errors import InputError, LabError
-from pipeline.publishers import azureml
-from pipeline.run import Run
+from pipeline.exports import verify
+from pipeline.inputs import azure_workspace
+from pipeline.inputs.azure_workspace import Place
+from pipeline.publish.azure import ask, lineage
+from pipeline.publish.azure import publisher as azureml
+from pipeline.runs import submit
 from pipeline.store import Store
+from pipeline.store.run import Run
+from pipeline.worker import loop
 
 Said = list[tuple[str, float, dict[str, Any]]]
 
@@ -63,7 +67,7 @@ def test_a_version_is_whole_verified_and_says_where_it_came_from(
 def test_what_the_client_itself_downloads_verifies(
     bench: Bench, store: Store, finished: Run, where: Place, report: Callable[..., None], tmp_path: Path
 ) -> None:
-    from pipeline.azure.workspace import Workspace
+    from pipeline.publish.azure.workspace import Workspace
 
     azureml.register(store.home, finished, azureml.Options(name="trips", check=False), report)
     Workspace(where).client.models.download("trips", version="1", download_path=str(tmp_path / "new"))
@@ -275,9 +279,9 @@ def test_the_command_line_publishes_and_remembers(
     assert done.stdout.endswith("Published to azureml:trips:1\n")
     expected = f"--resource-group {GROUP} --workspace-name {WORKSPACE}"
     assert expected in done.stdout
-    assert place.recall(store.home)["workspace"] == WORKSPACE
-    assert (store.home / place.FILE).stat().st_mode & 0o777 == 0o600
-    for process in worker._workers:
+    assert azure_workspace.recall(store.home)["workspace"] == WORKSPACE
+    assert (store.home / azure_workspace.FILE).stat().st_mode & 0o777 == 0o600
+    for process in loop._workers:
         process.wait()
 
 

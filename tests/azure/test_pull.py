@@ -15,14 +15,17 @@ from azure.storage.blob import BlobBlock
 from bench import Bench
 from proxy import Spoil
 
-from pipeline import settings, verify
-from pipeline.azure import download, place, pull
-from pipeline.azure.faults import explained
-from pipeline.azure.place import Place
+from pipeline import settings
 from pipeline.errors import InputError, LabError
-from pipeline.publishers import azureml
-from pipeline.run import Run
+from pipeline.exports import verify
+from pipeline.inputs import azure_workspace
+from pipeline.inputs.azure_workspace import Place
+from pipeline.publish.azure import publisher as azureml
+from pipeline.publish.azure import pull
+from pipeline.publish.azure.faults import explained
+from pipeline.publish.azure.transfer import download
 from pipeline.store import Store
+from pipeline.store.run import Run
 
 Said = list[tuple[str, float, dict[str, Any]]]
 
@@ -38,7 +41,7 @@ def published(
 
 def register(bench: Bench, where: Place, prefix: str, files: dict[str, str], version: str = "1") -> str:
     """Somebody else's model, of files that have no checksums with them."""
-    from pipeline.azure.workspace import Workspace
+    from pipeline.publish.azure.workspace import Workspace
 
     with bench.container() as container:
         for name, text in files.items():
@@ -186,7 +189,7 @@ def test_what_the_client_itself_registered_is_pulled(
 ) -> None:  # fmt: skip
     from azure.ai.ml.entities import Model
 
-    from pipeline.azure.workspace import Workspace
+    from pipeline.publish.azure.workspace import Workspace
 
     monkeypatch.setenv("TQDM_DISABLE", "1")
     client = Workspace(where).client
@@ -218,7 +221,7 @@ def test_a_resource_group_may_have_any_name(
     bench: Bench, store: Store, finished: Run, report: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fake_arm, "W", fake_arm.W.replace(fake_arm.GROUP, "footpaths-rg"))
-    place.remember(store.home, Place("cli", fake_arm.SUB, "footpaths-rg", fake_arm.WORKSPACE))
+    azure_workspace.remember(store.home, Place("cli", fake_arm.SUB, "footpaths-rg", fake_arm.WORKSPACE))
     assert azureml.register(store.home, finished, azureml.Options(name="trips"), report)["verified"]
 
 

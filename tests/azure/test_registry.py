@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from bench import Bench
 
-from pipeline.azure import ask, lineage, place, pull
-from pipeline.azure.place import Place
 from pipeline.errors import LabError
-from pipeline.publishers import azureml
-from pipeline.run import Run
+from pipeline.inputs import azure_workspace
+from pipeline.inputs.azure_workspace import Place
+from pipeline.publish.azure import ask, lineage, pull
+from pipeline.publish.azure import publisher as azureml
 from pipeline.store import Store
+from pipeline.store.run import Run
 
 OPTIONS = azureml.Options(name="trips", registry="ours")
 OURS = Place("cli", registry="ours")
@@ -33,7 +34,7 @@ def test_a_version_is_made_checked_and_pulled(
         f"{bench.azure.container}/olive-lab/{made['properties'][lineage.CONTENT]}"
     )
     assert "sig=" not in made["modelUri"]
-    assert place.recall(store.home) == {}
+    assert azure_workspace.recall(store.home) == {}
     uri = "azureml://registries/ours/models/trips/versions/1"
     pulled = pull.pull(store.home, OURS, uri, tmp_path / "here", report)
     assert pulled["compared"] == "the same as was published"

@@ -15,18 +15,19 @@ from lab import contents, until
 from proxy import Spoil
 from starlette.testclient import TestClient
 
-from pipeline import settings, submit
-from pipeline.azure.place import Place
-from pipeline.publishers import azureml
-from pipeline.run import ENDED, Run
+from pipeline import settings
+from pipeline.inputs.azure_workspace import Place
+from pipeline.publish.azure import publisher as azureml
+from pipeline.runs import submit
 from pipeline.store import Store
+from pipeline.store.run import ENDED, Run
 
 with settings.importing_gradio():
     import gradio as gr
 
     from webapp.app import create
     from webapp.tabs import azure
-    from webapp.tabs import registered as models
+    from webapp.tabs import versions as models
 
 MACHINE_SECRET = "secret-of-the-machine"
 LOGINS = ("cli", "identity", "environment")

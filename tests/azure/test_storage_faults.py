@@ -13,17 +13,18 @@ from bench import Bench
 from fake_arm import Fault
 from proxy import Spoil
 
-from pipeline.azure import login, storage, upload
-from pipeline.azure.faults import explained
-from pipeline.azure.place import Place
-from pipeline.azure.storage import THREADS, Container
-from pipeline.azure.upload import Item
-from pipeline.azure.workspace import Workspace
 from pipeline.errors import LabError
-from pipeline.meter import Meter
-from pipeline.publishers import azureml
-from pipeline.run import Run
+from pipeline.inputs.azure_workspace import Place
+from pipeline.publish.azure import login
+from pipeline.publish.azure import publisher as azureml
+from pipeline.publish.azure.faults import explained
+from pipeline.publish.azure.transfer import blob_client, upload
+from pipeline.publish.azure.transfer.blob_client import THREADS, Container
+from pipeline.publish.azure.transfer.upload import Item
+from pipeline.publish.azure.workspace import Workspace
 from pipeline.store import Store
+from pipeline.store.run import Run
+from pipeline.system.transfer_progress import Meter
 
 BLOCK = 64 << 10
 BLOCKS = r"^PUT .*comp=block&"
@@ -33,7 +34,7 @@ OPTIONS = azureml.Options(name="trips", check=False, patience=60.0)
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "BLOCK", BLOCK)
+    monkeypatch.setattr(blob_client, "BLOCK", BLOCK)
 
 
 @pytest.fixture

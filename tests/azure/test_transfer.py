@@ -14,13 +14,13 @@ from azure.storage.blob import BlobBlock
 from bench import Bench
 from proxy import Spoil
 
-from pipeline.azure import download, storage, upload
-from pipeline.azure.faults import explained
-from pipeline.azure.place import Place
-from pipeline.azure.storage import Container
 from pipeline.errors import LabError
-from pipeline.meter import Meter
-from pipeline.parcel import Item
+from pipeline.inputs.azure_workspace import Place
+from pipeline.publish.azure.faults import explained
+from pipeline.publish.azure.transfer import blob_client, download, upload
+from pipeline.publish.azure.transfer.blob_client import Container
+from pipeline.publish.items import Item
+from pipeline.system.transfer_progress import Meter
 
 BLOCK = 64 << 10
 PREFIX = "olive-lab/some"
@@ -31,7 +31,7 @@ READS = r"^GET .*/olive-lab/some/"
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "BLOCK", BLOCK)
+    monkeypatch.setattr(blob_client, "BLOCK", BLOCK)
 
 
 @pytest.fixture
@@ -40,14 +40,14 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
     def so(how: str) -> None:
         if how in ("deaf", "silent"):
-            monkeypatch.setattr(storage, "STALL_SECONDS", 1.0)
+            monkeypatch.setattr(blob_client, "STALL_SECONDS", 1.0)
 
     return so
 
 
 @pytest.fixture
 def opened(bench: Bench, where: Place) -> Callable[..., Container]:
-    from pipeline.azure.workspace import Workspace
+    from pipeline.publish.azure.workspace import Workspace
 
     workspace = Workspace(where)
     return lambda patience=20.0: workspace.container("any", "1", patience)
@@ -161,7 +161,7 @@ def test_signatures_that_are_always_refused_end_it(
         explained(where),
     ):
         send(opened(), items)
-    assert bench.azure.count("POST .*/listSecrets") <= 2 + storage.MOST_REFUSALS
+    assert bench.azure.count("POST .*/listSecrets") <= 2 + blob_client.MOST_REFUSALS
 
 
 @pytest.mark.parametrize("how", ["deaf", "silent", "drop", "status"])
@@ -185,13 +185,15 @@ def test_what_repeating_does_not_cure_is_not_repeated(
     bench.proxy.spoils.append(Spoil(BLOCKS, "status", status=403, code="AuthorizationPermissionMismatch"))
     with pytest.raises(LabError, match="ask for the role Storage Blob Data Contributor"), explained(where):
         send(opened(), items[:1])
-    assert bench.proxy.count(BLOCKS) <= storage.THREADS + 1
+    assert bench.proxy.count(BLOCKS) <= blob_client.THREADS + 1
 
 
 def test_finished_files_and_blocks_are_not_sent_again(
     bench: Bench, opened: Callable[..., Container], items: list[Item], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "THREADS", 1)  # so that the first three blocks are those that get through
+    monkeypatch.setattr(
+        blob_client, "THREADS", 1
+    )  # so that the first three blocks are those that get through
     bench.proxy.spoils.append(
         Spoil(BLOCKS, "status", skip=3, status=403, code="AuthorizationPermissionMismatch")
     )
@@ -296,7 +298,7 @@ def test_a_download_goes_on_where_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # One read at a time: of several, the first can be the one that is refused, and nothing is kept.
-    monkeypatch.setattr(storage, "THREADS", 1)
+    monkeypatch.setattr(blob_client, "THREADS", 1)
     send(opened(), items)
     bench.proxy.spoils.append(
         Spoil(READS, "status", skip=3, status=403, code="AuthorizationPermissionMismatch")
@@ -324,7 +326,7 @@ def put_whole(bench: Bench, data: bytes) -> None:
 def test_a_file_that_changes_while_it_is_read_is_never_half_the_one_half_the_other(
     bench: Bench, opened: Callable[..., Container], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "THREADS", 1)
+    monkeypatch.setattr(blob_client, "THREADS", 1)
     put_whole(bench, b"a" * (5 * BLOCK))
     new = b"b" * (5 * BLOCK)
     bench.proxy.spoils.append(Spoil(READS, "call", skip=2, times=1, then=lambda: put_whole(bench, new)))

@@ -15,14 +15,14 @@ from bench import Bench
 from fake_arm import Fault
 from proxy import Spoil
 
-from pipeline import checksums
-from pipeline.azure import lineage, preflight
-from pipeline.azure.place import Place
 from pipeline.errors import LabError
-from pipeline.publishers import azureml
-from pipeline.run import Run
+from pipeline.exports.verify import Finding
+from pipeline.inputs.azure_workspace import Place
+from pipeline.publish.azure import lineage, preflight
+from pipeline.publish.azure import publisher as azureml
 from pipeline.store import Store
-from pipeline.verify import Finding
+from pipeline.store.run import Run
+from pipeline.system import checksums
 
 TO = {"workspace": azureml.Options(name="trips"), "registry": azureml.Options(name="trips", registry="ours")}
 UNCHECKED = {name: dataclasses.replace(options, check=False) for name, options in TO.items()}

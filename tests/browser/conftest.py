@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from lab import until
 
-from pipeline import locks, settings
+from pipeline import settings
 from pipeline.store import Store
+from pipeline.system import locks
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "webapp"))
 

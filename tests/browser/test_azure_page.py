@@ -11,10 +11,10 @@ from axe import faults
 from lab import until
 from playwright.sync_api import expect
 
-from pipeline.azure import place
-from pipeline.azure.place import Place
-from pipeline.run import FAILED
-from webapp import registered
+from pipeline.inputs import azure_workspace
+from pipeline.inputs.azure_workspace import Place
+from pipeline.store.run import FAILED
+from webapp.ui import version_tables
 
 pytestmark = pytest.mark.browser
 
@@ -45,9 +45,9 @@ def keep(home: Path, run: str) -> None:
             "created": "2026-11-22T10:00:00+00:00", "created_by": "Ann",
             "portal": TRAVEL.page("trips", number) + "&tid=tenant-of-ann",
         }  # fmt: skip
-        rows.append(registered._of_azure(TRAVEL, model))
-    registered.keep(home, TRAVEL, rows)
-    place.remember(home, TRAVEL)
+        rows.append(version_tables._of_azure(TRAVEL, model))
+    version_tables.keep(home, TRAVEL, rows)
+    azure_workspace.remember(home, TRAVEL)
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -88,7 +88,7 @@ def test_azure_without_a_login_says_what_to_do_and_shows_the_dry_run(app, shot, 
 
 def test_a_publish_to_azure_is_followed_with_bytes_and_can_be_canceled(app, shot):
     run = planted.finished(app.store)
-    place.remember(app.home, TRAVEL)
+    azure_workspace.remember(app.home, TRAVEL)
     page = app.open("?tab=publish")
     to_azure(page)
     expect(page.locator("#azure-workspace input, #azure-workspace textarea")).to_have_value("travel-ws")

@@ -11,8 +11,8 @@ import pytest
 from axe import faults
 from playwright.sync_api import expect
 
-from pipeline.recipe import load
 from pipeline.settings import SAMPLES
+from pipeline.stages.recipe import load
 
 pytestmark = pytest.mark.browser
 

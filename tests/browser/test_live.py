@@ -10,8 +10,8 @@ import pytest
 from lab import until
 from playwright.sync_api import expect
 
-from pipeline import clock
-from pipeline.run import DONE, FAILED, PROCESS
+from pipeline.store.run import DONE, FAILED, PROCESS
+from pipeline.system import clock
 
 pytestmark = pytest.mark.browser
 

@@ -13,7 +13,7 @@ from axe import faults
 from lab import until
 from playwright.sync_api import expect
 
-from pipeline.run import CANCELED, DONE, FAILED
+from pipeline.store.run import CANCELED, DONE, FAILED
 
 pytestmark = pytest.mark.browser
 

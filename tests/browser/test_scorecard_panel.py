@@ -7,7 +7,7 @@ import pytest
 from lab import until
 from playwright.sync_api import expect
 
-from pipeline.run import DONE, FAILED
+from pipeline.store.run import DONE, FAILED
 
 pytestmark = pytest.mark.browser
 

@@ -51,8 +51,8 @@ def test_the_graph_is_as_pytorch(
     from olive.model import HfModelHandler
     from transformers import AutoTokenizer
 
-    from pipeline.passes.genai_builder import GenaiBuilder
-    from pipeline.passes.graph_logits import logits_of
+    from pipeline.passes.measure.graph_logits import logits_of
+    from pipeline.passes.optimize.genai_builder import GenaiBuilder
 
     assert settings.gpus() > 0, "no GPU answers nvidia-smi"
     source = tiny.build(architecture, tmp_path / "model")
@@ -75,7 +75,7 @@ def test_activations_are_in_the_type_asked_for(
     import onnx
     from olive.model import HfModelHandler
 
-    from pipeline.passes.genai_builder import GenaiBuilder
+    from pipeline.passes.optimize.genai_builder import GenaiBuilder
 
     checkpoint = quantized(tiny.build("llama", tmp_path / "model"), tmp_path / "quantized", algorithm)
     handler = HfModelHandler(str(checkpoint))
@@ -91,8 +91,8 @@ def test_the_graph_answers_through_genai_with_an_adapter_in_half_precision(tmp_p
     from olive.model import HfModelHandler
     from test_export import exported, random_adapter
 
-    from pipeline.passes.genai_builder import GenaiBuilder
-    from pipeline.passes.lora_inputs import LoraInputs
+    from pipeline.passes.optimize.genai_builder import GenaiBuilder
+    from pipeline.passes.optimize.lora_inputs import LoraInputs
 
     checkpoint = quantized(tiny.build("llama", tmp_path / "model"), tmp_path / "quantized", "rtn")
     handler = HfModelHandler(str(checkpoint), load_kwargs={"torch_dtype": "float32"})

@@ -13,8 +13,9 @@ import pytest
 import tiny
 from carry import OPTIONS, context_of, stage
 
-from pipeline import events, settings
-from pipeline.stages import Context, finetune, quantize
+from pipeline import settings
+from pipeline.stages import events, finetune, quantize
+from pipeline.stages.stage import Context
 
 pytestmark = pytest.mark.gpu
 ON_GPU = replace(OPTIONS, precision="auto", max_steps=24)
@@ -54,7 +55,7 @@ def test_every_method_learns_and_the_gpu_is_reported(
         assert 100_000 < event["gpu_memory_bytes"] <= steps[-1]["gpu_memory_bytes"]
         assert event["tokens_per_second"] > 0
     if method != "dora":
-        from pipeline.passes.peft_lora import read_adapter
+        from pipeline.passes.optimize.peft_lora import read_adapter
 
         assert len(read_adapter(made.artifacts[0].path)) == 14
 
@@ -65,8 +66,8 @@ def test_qlora_trains_on_nf4(context: Context) -> None:
     from bitsandbytes.nn import Linear4bit
     from olive.model import HfModelHandler
 
-    from pipeline.passes import quant_lora
-    from pipeline.passes.training import ResponseLoss
+    from pipeline.passes.finetune import quant_lora
+    from pipeline.passes.finetune.training import ResponseLoss
 
     options = finetune.Options(method="qlora", max_length=128)
     assert finetune.check(options, SimpleNamespace(config=context.config)) == []  # type: ignore[arg-type]
@@ -96,7 +97,7 @@ def test_recorded_steps_learn_what_others_learn(
     reported: Callable[[], list[dict[str, Any]]],
 ) -> None:
     """float32; short rows, so that long RoPE stays within its first window."""
-    from pipeline.passes import training
+    from pipeline.passes.finetune import training
 
     model = tiny.build(architecture, tmp_path / "other")
     context = replace(context_of(tmp_path, model), device="cuda", template="{prompt} {response}<|im_end|>")
@@ -117,7 +118,7 @@ def test_recorded_steps_learn_what_others_learn(
 def test_steps_that_cannot_be_recorded_run_as_usual(
     context: Context, monkeypatch: pytest.MonkeyPatch, reported: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    from pipeline.passes import training
+    from pipeline.passes.finetune import training
 
     def waiting(model: Any, _: int) -> bool:
         layer = model.get_base_model().model.layers[0]

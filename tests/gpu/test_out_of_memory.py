@@ -11,15 +11,17 @@ import pytest
 import tiny
 import yaml
 
-from pipeline import recipe, settings, submit
-from pipeline.run import FAILED
+from pipeline import settings
+from pipeline.runs import submit
+from pipeline.stages import recipe
 from pipeline.store import Store
+from pipeline.store.run import FAILED
 
 pytestmark = pytest.mark.gpu
 LIMIT = 2 << 20  # bytes; torch takes 2 MB at once for small tensors, and 20 MB for larger ones
 CONFINED = """
 import sys, torch
-from pipeline import child
+from pipeline.worker import child
 total = torch.cuda.get_device_properties(0).total_memory
 torch.cuda.set_per_process_memory_fraction(int(sys.argv[3]) / total)
 sys.exit(child.main(sys.argv[1], sys.argv[2]))

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.gpu
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("architecture", ["llama", "phi3", "gemma3"])
 def test_awq_is_nearer_than_rounding(architecture: str, dtype: str, tmp_path: Path) -> None:
-    from pipeline.passes import awq, rounding
+    from pipeline.passes.quantize import awq, rounding
 
     assert settings.gpus() > 0, "no GPU answers nvidia-smi"
     exact = logits(with_large_channels(prepared(tmp_path, architecture)))

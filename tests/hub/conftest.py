@@ -16,7 +16,7 @@ from huggingface_hub.utils import _http
 from huggingface_hub.utils._http import default_client_factory
 from lab import write_safetensors
 
-from pipeline.run import Run, StageRun
+from pipeline.store.run import Run, StageRun
 
 Said = list[tuple[str, float, dict[str, Any]]]
 

@@ -17,14 +17,15 @@ from fake_hub import PART, SIGNATURE, TOKEN, FakeHub, Fault
 from lab import contents, processes, until
 
 from benchmarks.azure import Watch
-from pipeline import checksums, submit
 from pipeline.errors import LabError
-from pipeline.hub import ask, client, faults
-from pipeline.hub.repository import Counted
-from pipeline.publishers import huggingface
-from pipeline.publishers.huggingface import Options
-from pipeline.run import ENDED, Run
+from pipeline.publish.hub import ask, client, faults
+from pipeline.publish.hub import publisher as huggingface
+from pipeline.publish.hub.publisher import Options
+from pipeline.publish.hub.repository import Counted
+from pipeline.runs import submit
 from pipeline.store import Store
+from pipeline.store.run import ENDED, Run
+from pipeline.system import checksums
 
 Report = Callable[..., None]
 MIB = 1 << 20
@@ -222,7 +223,7 @@ class TestTheWorker:
         hub.faults.append(Fault("PUT /storage/", -1, skip=1))
         stage = self.queue(store, finished)
         until(lambda: hub.count("PUT /storage/") == 2, "the second file", 180)
-        (child,) = [p for p in processes(store.home) if b"pipeline.child" in command(p)]
+        (child,) = [p for p in processes(store.home) if b"pipeline.worker.child" in command(p)]
         os.kill(child, signal.SIGKILL)
         until(lambda: store.get(finished.id).stage(stage).status in ENDED, "the end", 180)
         stage = self.queue(store, finished)
@@ -243,7 +244,7 @@ class TestTheWorker:
         with (folder / "more.data").open("wb") as file:
             file.truncate(200 * MIB)
         checksums.write(folder)
-        watch = Watch("pipeline.child")
+        watch = Watch("pipeline.worker.child")
         stage = self.queue(store, finished)
         until(lambda: store.get(finished.id).stage(stage).status in ENDED, "the end", 180)
         ended = store.get(finished.id).stage(stage)

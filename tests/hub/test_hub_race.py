@@ -9,13 +9,13 @@ from typing import Any
 from fake_hub import FakeHub, Large
 
 from pipeline import settings
-from pipeline.run import Run
 from pipeline.store import Store
+from pipeline.store.run import Run
 
 SEND = """
 import sys
 from pipeline import settings
-from pipeline.publishers import huggingface
+from pipeline.publish.targets import huggingface
 from pipeline.store import Store
 store = Store(settings.home())
 options = huggingface.Options(name="trips", version=sys.argv[2], description=sys.argv[3])

@@ -10,11 +10,11 @@ import pytest
 from fake_hub import TOKEN, FakeHub
 
 from pipeline import settings
-from pipeline.hub import ask
-from pipeline.publishers import huggingface
-from pipeline.publishers.huggingface import Options
-from pipeline.run import Run
+from pipeline.publish.hub import ask
+from pipeline.publish.hub import publisher as huggingface
+from pipeline.publish.hub.publisher import Options
 from pipeline.store import Store
+from pipeline.store.run import Run
 
 
 def cli(*words: str) -> subprocess.CompletedProcess[str]:
@@ -116,7 +116,8 @@ def test_an_option_of_another_place_is_refused(store: Store, finished: Run) -> N
 
 def test_nothing_of_the_client_is_imported_beforehand() -> None:
     code = (
-        "import pipeline.__main__, pipeline.child, pipeline.hub.preflight, pipeline.hub.repository, sys;"
+        "import sys, pipeline.__main__, pipeline.worker.child;"
+        "import pipeline.publish.hub.preflight, pipeline.publish.hub.repository;"
         "client = ('huggingface_hub', 'httpx2', 'hf_xet');"
         "print([name for name in sys.modules if name.split('.')[0] in client])"
     )

@@ -13,13 +13,13 @@ import pytest
 from fake_hub import TOKEN, FakeHub, Large
 from huggingface_hub import ModelCard
 
-from pipeline import verify
 from pipeline.errors import InputError, LabError
-from pipeline.hub.front import STARTER
-from pipeline.publishers import huggingface
-from pipeline.publishers.huggingface import Options
-from pipeline.run import Run
+from pipeline.exports import verify
+from pipeline.publish.hub import publisher as huggingface
+from pipeline.publish.hub.model_card import STARTER
+from pipeline.publish.hub.publisher import Options
 from pipeline.store import Store
+from pipeline.store.run import Run
 
 Said = list[tuple[str, float, dict[str, Any]]]
 Report = Callable[..., None]
@@ -187,7 +187,7 @@ def test_checked_means_downloaded_compared_and_asked(
         asked.append({name: path.read_bytes() for name, path in found.items() if ".cache" not in name})
         assert {finding.status for finding in verify.static(folder)} == {verify.OK}
 
-    monkeypatch.setattr(huggingface.apart, "verified", look)
+    monkeypatch.setattr(huggingface.check_process, "verified", look)
     huggingface.send(store.home, tuned, Options(name="trips", check=True), report)
     tree = hub.tree("ann/trips", "v1")
     assert asked == [{name: hub.content("ann/trips", name) for name in tree if name != ".gitattributes"}]
@@ -203,7 +203,7 @@ def test_a_version_that_does_not_answer_is_none(
     def silent(folder: Path, otherwise: str) -> None:
         raise LabError(f"{otherwise}: answers: nothing")
 
-    monkeypatch.setattr(huggingface.apart, "verified", silent)
+    monkeypatch.setattr(huggingface.check_process, "verified", silent)
     with pytest.raises(LabError, match="ann/trips was uploaded, but is no version yet: answers: nothing"):
         huggingface.send(store.home, tuned, Options(name="trips", check=True), report)
     assert hub.repos["ann/trips"].tags == {}

@@ -9,8 +9,9 @@ from typing import Any
 
 import tiny
 
-from pipeline.stages import Context, Results, finetune
+from pipeline.stages import finetune
 from pipeline.stages.execute import execute
+from pipeline.stages.stage import Context, Results
 
 OPTIONS = finetune.Options(max_steps=12, r=8, alpha=16, batch_size=4, learning_rate=0.01, precision="float32")
 

@@ -8,8 +8,8 @@ import pytest
 import tiny
 from carry import context_of
 
-from pipeline import events
-from pipeline.stages import Context
+from pipeline.stages import events
+from pipeline.stages.stage import Context
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ def answered(export: Path, rows: list[dict[str, Any]], prompts: int, target: Pat
     from olive.hardware.accelerator import DEFAULT_CPU_ACCELERATOR
     from olive.model import ONNXModelHandler
 
-    from pipeline.passes.answers import ANSWERS, Answers
+    from pipeline.passes.measure.answers import ANSWERS, Answers
 
     data = target / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))

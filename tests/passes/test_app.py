@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import reading, templates
+from pipeline.exports import serving_ids
+from pipeline.inputs.prompts import templates
 
 pytestmark = pytest.mark.chain
 
@@ -21,10 +22,10 @@ def shipped(export: Path) -> Path:
     """A small export with app.py in it, that reads 256 tokens."""
     lab = json.loads((export / "lab.json").read_text())
     template = templates.parse("chat", templates.chat_template(export))
-    lab |= reading.describe(export, template, reading.before_of(export))
-    reading.prepare(export, lab["reading"])
+    lab |= serving_ids.describe(export, template, serving_ids.before_of(export))
+    serving_ids.prepare(export, lab["reading"])
     (export / "lab.json").write_text(json.dumps(lab))
-    for name, own in reading.APP.items():
+    for name, own in serving_ids.APP.items():
         shutil.copyfile(own, export / name)
     return export
 

@@ -29,7 +29,7 @@ def test_dequantized_weights_are_equal_bit_for_bit(tmp_path: Path) -> None:
     from olive.model import HfModelHandler
     from safetensors.torch import load_file, save_file
 
-    from pipeline.passes.autoawq import repack
+    from pipeline.passes.quantize.autoawq import repack
 
     saved = tiny.build("qwen2", tmp_path / "saved")
     tensors = load_file(saved / "model.safetensors")

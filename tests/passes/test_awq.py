@@ -58,7 +58,7 @@ def test_folding_scales_leaves_the_model_as_it_was(
 ) -> None:
     import torch
 
-    from pipeline.passes import awq
+    from pipeline.passes.quantize import awq
 
     monkeypatch.setitem(tiny.COMMON, "num_key_value_heads", values)
     wrapper = prepared(tmp_path, architecture)
@@ -89,7 +89,7 @@ def test_folding_scales_leaves_the_model_as_it_was(
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_quantized_is_nearer_than_rounded(bits: int, symmetric: bool, dtype: str, tmp_path: Path) -> None:
-    from pipeline.passes import awq, rounding
+    from pipeline.passes.quantize import awq, rounding
 
     exact = logits(prepared(tmp_path, "qwen2"))
     errors = {}
@@ -117,7 +117,7 @@ def with_large_channels(wrapper: Any) -> Any:
     [("llama", "layer", 0.8), ("llama", "gram", 0.8), ("phi3", "gram", 0.8), ("gemma3", "gram", 0.85)],
 )
 def test_what_matters_is_found(architecture: str, objective: str, most: float, tmp_path: Path) -> None:
-    from pipeline.passes import awq, rounding
+    from pipeline.passes.quantize import awq, rounding
 
     exact = logits(with_large_channels(prepared(tmp_path, architecture)))
     rounded, searched = (with_large_channels(prepared(tmp_path, architecture)) for _ in range(2))
@@ -128,7 +128,7 @@ def test_what_matters_is_found(architecture: str, objective: str, most: float, t
 
 
 def test_gptq_on_scaled_weights_is_nearer_still(tmp_path: Path) -> None:
-    from pipeline.passes import awq
+    from pipeline.passes.quantize import awq
 
     exact = logits(prepared(tmp_path))
     plain, compensated = prepared(tmp_path), prepared(tmp_path)
@@ -144,7 +144,7 @@ def test_a_layer_that_does_not_bear_folding_is_left_unscaled(
     """Here the norm feeds a third reader that nobody scales, as it does in architectures we do not know."""
     import torch
 
-    from pipeline.passes import awq
+    from pipeline.passes.quantize import awq
 
     wrapper = prepared(tmp_path)
     layer = wrapper.get_layer_wrappers()[0]
@@ -165,7 +165,7 @@ def test_a_layer_that_does_not_bear_folding_is_left_unscaled(
 def test_the_output_layer_is_clipped_too(tmp_path: Path) -> None:
     from olive.common.quant.nn import QuantLinear
 
-    from pipeline.passes import awq
+    from pipeline.passes.quantize import awq
 
     wrapper = prepared(tmp_path, "qwen2", lm_head=True)  # its embeddings are tied
     embedding = wrapper.get_embeds(False)[0].weight.clone()
@@ -175,7 +175,7 @@ def test_the_output_layer_is_clipped_too(tmp_path: Path) -> None:
 
 
 def test_nan_in_activations_names_the_layer(tmp_path: Path) -> None:
-    from pipeline.passes import awq
+    from pipeline.passes.quantize import awq
 
     wrapper = prepared(tmp_path)
     wrapper.get_layers(False)[1].input_layernorm.weight.data[3] = float("nan")
@@ -191,7 +191,7 @@ def test_inputs_that_are_all_zero(tmp_path: Path) -> None:
     """A layer that never gets anything is rounded to nearest."""
     import torch
 
-    from pipeline.passes import awq, rounding
+    from pipeline.passes.quantize import awq, rounding
 
     wrapper, plain = prepared(tmp_path), prepared(tmp_path)
     for one in (wrapper, plain):
@@ -205,7 +205,7 @@ def test_inputs_that_are_all_zero(tmp_path: Path) -> None:
 
 
 def test_progress_is_told_layer_by_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.passes import awq
+    from pipeline.passes.quantize import awq
 
     told: list[dict[str, Any]] = []
     monkeypatch.setattr(awq, "emit", lambda **facts: told.append(facts))
@@ -221,7 +221,7 @@ def test_no_two_batches_are_probed_by_the_same_chance(
     """The error of one combination averages out over batches only if each has another."""
     import torch
 
-    from pipeline.passes import awq
+    from pipeline.passes.quantize import awq
 
     probes = []
     monkeypatch.setattr(awq, "BATCH", {"cpu": 1})

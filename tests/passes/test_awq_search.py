@@ -22,13 +22,13 @@ def drawn(rows: int, inputs: int, seed: int = 0) -> tuple[Any, Any]:
 def grid(bits: int = 4, symmetric: bool = False, group_size: int = 16) -> Any:
     import torch
 
-    from pipeline.passes.awq_search import Grid
+    from pipeline.passes.quantize.awq_search import Grid
 
     return Grid(bits, symmetric, group_size, torch.float32)
 
 
 def test_the_cost_is_what_the_outputs_lose() -> None:
-    from pipeline.passes.awq_search import cost
+    from pipeline.passes.quantize.awq_search import cost
 
     weight, read = drawn(24, 48)
     difference = grid().nearest(weight) - weight
@@ -50,7 +50,7 @@ def test_rounding_is_olives(bits: int) -> None:
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("seed", range(5))
 def test_a_search_never_ends_worse_than_rounding_to_nearest(seed: int, symmetric: bool) -> None:
-    from pipeline.passes.awq_search import cost, search_clip, search_scale
+    from pipeline.passes.quantize.awq_search import cost, search_clip, search_scale
 
     weight, read = drawn(24, 48, seed)
     gram, how = read.T @ read, grid(symmetric=symmetric)
@@ -66,7 +66,7 @@ def test_a_search_never_ends_worse_than_rounding_to_nearest(seed: int, symmetric
 
 
 def test_scaling_helps_where_few_channels_carry_most() -> None:
-    from pipeline.passes.awq_search import search_scale
+    from pipeline.passes.quantize.awq_search import search_scale
 
     weight, read = drawn(64, 64)
     _, lost, plain = search_scale([weight], read.T @ read, read.abs().mean(0), grid())
@@ -74,7 +74,7 @@ def test_scaling_helps_where_few_channels_carry_most() -> None:
 
 
 def test_matrices_that_read_one_input_get_one_scale() -> None:
-    from pipeline.passes.awq_search import search_scale
+    from pipeline.passes.quantize.awq_search import search_scale
 
     weight, read = drawn(24, 48)
     gram, magnitude = read.T @ read, read.abs().mean(0)
@@ -85,7 +85,7 @@ def test_matrices_that_read_one_input_get_one_scale() -> None:
 def test_nothing_read_means_nothing_scaled() -> None:
     import torch
 
-    from pipeline.passes.awq_search import search_clip, search_scale
+    from pipeline.passes.quantize.awq_search import search_clip, search_scale
 
     weight, _ = drawn(24, 48)
     gram, how = torch.zeros(48, 48), grid()
@@ -100,7 +100,7 @@ def test_nothing_read_means_nothing_scaled() -> None:
 
 
 def test_a_channel_that_was_silent_is_not_rounded_away() -> None:
-    from pipeline.passes.awq_search import search_scale
+    from pipeline.passes.quantize.awq_search import search_scale
 
     weight, read = drawn(24, 48)
     read[:, 5] = 0
@@ -114,7 +114,7 @@ def test_a_channel_that_was_silent_is_not_rounded_away() -> None:
 def test_work_in_pieces_is_the_same_work(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from pipeline.passes import awq_search
+    from pipeline.passes.quantize import awq_search
 
     weight, read = drawn(24, 48)
     gram = read.T @ read

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.chain
 
 
 def blocks(folder: Path, rows: int = 60, **params: Any) -> Any:
-    from pipeline.passes.calibration import lab_calibration
+    from pipeline.passes.quantize.calibration import lab_calibration
 
     model = folder / "model"
     if not model.exists():
@@ -34,7 +34,8 @@ def test_half_rows_half_general_text(tmp_path: Path) -> None:
 
 
 def test_rows_held_out_are_never_listened_to(tmp_path: Path) -> None:
-    from pipeline import datasets, templates
+    from pipeline.inputs.data import datasets
+    from pipeline.inputs.prompts import templates
 
     made = blocks(tmp_path, blocks=200, general=0.0)
     text = tiny.tokenizer().decode(made.ids.flatten())
@@ -50,7 +51,7 @@ def test_few_rows_are_filled_up_with_general_text(tmp_path: Path) -> None:
 
 
 def test_where_the_text_ends_rows_fill_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.passes import calibration
+    from pipeline.passes.quantize import calibration
 
     monkeypatch.setattr(calibration, "text_tokens", lambda tokenizer, name: list(range(10)))
     assert blocks(tmp_path).ids.shape == (8, 64)
@@ -63,7 +64,7 @@ def test_general_text_alone(tmp_path: Path) -> None:
 
 
 def test_less_text_than_a_block_is_a_short_block() -> None:
-    from pipeline.passes.calibration import cut
+    from pipeline.passes.quantize.calibration import cut
 
     assert cut(list(range(10)), 64).tolist() == [list(range(10))]
     assert cut(list(range(10)), 4).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
@@ -71,7 +72,7 @@ def test_less_text_than_a_block_is_a_short_block() -> None:
 
 
 def test_what_is_scored_was_not_calibrated_on() -> None:
-    from pipeline.passes.calibration import TEXTS
+    from pipeline.passes.quantize.calibration import TEXTS
 
     first, second = (
         set((TEXTS / f"{name}.txt").read_text("utf-8").split("\n\n")) for name in ("calibration", "scoring")

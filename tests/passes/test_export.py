@@ -43,8 +43,8 @@ def quantized(source: Path, folder: Path, algorithm: str, **options: Any) -> Pat
     """Quantize a Hugging Face folder; "float" leaves it as it is."""
     from olive.model import HfModelHandler
 
-    from pipeline.passes.awq import LabAwq
-    from pipeline.passes.rounding import LabGptq, LabRtn
+    from pipeline.passes.quantize.awq import LabAwq
+    from pipeline.passes.quantize.rounding import LabGptq, LabRtn
 
     if algorithm == "float":
         return source
@@ -58,7 +58,7 @@ def quantized(source: Path, folder: Path, algorithm: str, **options: Any) -> Pat
 
 def calibration(source: Path, folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True)
-    from pipeline.passes import calibration
+    from pipeline.passes.quantize import calibration
 
     return {
         "name": "calibration",
@@ -113,9 +113,9 @@ def both(
     from olive.model import HfModelHandler
     from transformers import AutoTokenizer
 
-    from pipeline.passes.fewer_nodes import FewerNodes
-    from pipeline.passes.genai_builder import GenaiBuilder
-    from pipeline.passes.lora_inputs import LoraInputs
+    from pipeline.passes.optimize.fewer_nodes import FewerNodes
+    from pipeline.passes.optimize.genai_builder import GenaiBuilder
+    from pipeline.passes.optimize.lora_inputs import LoraInputs
 
     handler = HfModelHandler(str(checkpoint), load_kwargs={"torch_dtype": "float32"})
     model = handler.load_model(cache_model=False).eval()
@@ -146,7 +146,7 @@ def random_adapter(model: Any, targets: list[str] | None, **lora: Any) -> Any:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from pipeline.passes.quant_lora import LoraQuantLinear, QuantLinear, all_linear
+    from pipeline.passes.finetune.quant_lora import LoraQuantLinear, QuantLinear, all_linear
 
     torch.manual_seed(1)
     given = {"r": 4, "lora_alpha": 8, "init_lora_weights": False, "task_type": "CAUSAL_LM", **lora}
@@ -271,8 +271,8 @@ def test_an_adapter_without_a_place_is_an_error(tmp_path: Path) -> None:
     import onnx
     from safetensors.torch import load_file, save_file
 
-    from pipeline.passes.lora_inputs import add_branches, read_widths
-    from pipeline.passes.peft_lora import read_adapter
+    from pipeline.passes.optimize.lora_inputs import add_branches, read_widths
+    from pipeline.passes.optimize.peft_lora import read_adapter
 
     file = tmp_path / "adapter" / "adapter_model.safetensors"
     tensors = {name.replace("layers.1", "layers.7"): tensor for name, tensor in load_file(file).items()}

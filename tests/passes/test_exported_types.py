@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.passes.exported_types import EMBEDDING, HEAD, types
+from pipeline.passes.optimize.exported_types import EMBEDDING, HEAD, types
 
 PACKED = {"quant_method": "olive", "bits": 4}
 

@@ -32,7 +32,7 @@ def result(model: Any) -> Any:
 
 
 def test_silu_becomes_one_node_with_the_same_result() -> None:
-    from pipeline.passes.fewer_nodes import fuse_silu
+    from pipeline.passes.optimize.fewer_nodes import fuse_silu
 
     model = graph(("Sigmoid", ["x"], "s"), ("Mul", ["x", "s"], "m"), ("Relu", ["m"], "y"))
     before = result(model)
@@ -51,7 +51,7 @@ def test_silu_becomes_one_node_with_the_same_result() -> None:
     ids=["of something else", "read elsewhere too", "no product"],
 )
 def test_what_is_no_silu_stays(nodes: list[tuple[str, list[str], str]]) -> None:
-    from pipeline.passes.fewer_nodes import fuse_silu
+    from pipeline.passes.optimize.fewer_nodes import fuse_silu
 
     model = graph(*nodes)
     before = result(model)

@@ -12,7 +12,8 @@ from unittest.mock import Mock
 import pytest
 from carry import OPTIONS, stage
 
-from pipeline.stages import Context, finetune
+from pipeline.stages import finetune
+from pipeline.stages.stage import Context
 
 pytestmark = pytest.mark.chain
 
@@ -32,7 +33,7 @@ def run(
 
     The held-out loss is 0.1 before and 7.0 after.
     """
-    from pipeline.passes import held_out
+    from pipeline.passes.finetune import held_out
 
     seen: dict[int, dict[str, Any]] = {}
 
@@ -125,7 +126,7 @@ def test_with_two_prompts_the_held_out_rows_choose_and_it_is_said(
 def test_what_is_known_survives_a_checkpoint(tmp_path: Path) -> None:
     import torch
 
-    from pipeline.passes.held_out import HeldOut
+    from pipeline.passes.finetune.held_out import HeldOut
 
     model = torch.nn.Linear(2, 2)
     first = HeldOut(SimpleNamespace(model=model), None, None, patience=2)  # type: ignore[arg-type]
@@ -149,7 +150,7 @@ def test_what_is_known_survives_a_checkpoint(tmp_path: Path) -> None:
 def test_what_is_measured_comes_from_all_over_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from pipeline.passes import held_out
+    from pipeline.passes.finetune import held_out
 
     monkeypatch.setattr(held_out, "MOST_ROWS", 4)
     measured: list[int] = []

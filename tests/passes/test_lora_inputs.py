@@ -33,8 +33,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     from olive.model import HfModelHandler
     from transformers import AutoTokenizer
 
-    from pipeline.passes.genai_builder import GenaiBuilder
-    from pipeline.passes.lora_inputs import LoraInputs
+    from pipeline.passes.optimize.genai_builder import GenaiBuilder
+    from pipeline.passes.optimize.lora_inputs import LoraInputs
 
     home = tmp_path_factory.mktemp("adapters")
     checkpoint = quantized(tiny.build("llama", home / "model"), home / "quantized", "rtn")
@@ -57,12 +57,13 @@ def test_adapters_of_any_rank_serve_side_by_side(made: dict[str, Any]) -> None:
     """Three adapters and the base in one process, in turns: each as PyTorch has it."""
     import torch
 
-    from pipeline import conversion, generation
-    from pipeline.passes.parity import graph_logits
+    from pipeline.exports import generation
+    from pipeline.passes.measure.parity import graph_logits
+    from pipeline.runs import convert_adapter
 
     home = made["home"]
     files = {
-        name: conversion.convert(home / name, home / "onnx", home / f"{name}.onnx_adapter")
+        name: convert_adapter.convert(home / name, home / "onnx", home / f"{name}.onnx_adapter")
         for name in ADAPTERS
     }
     loaded = generation.load(home / "onnx", files)
@@ -124,11 +125,11 @@ def rename(adapter: Path, **changes: Any) -> None:
 def test_what_cannot_fit_is_refused(
     made: dict[str, Any], tmp_path: Path, changes: dict[str, Any], reason: str
 ) -> None:
-    from pipeline import conversion
     from pipeline.errors import InputError
+    from pipeline.runs import convert_adapter
 
     with pytest.raises(InputError, match=reason):
-        conversion.convert(
+        convert_adapter.convert(
             copied(made, tmp_path, **changes), made["home"] / "onnx", tmp_path / "x.onnx_adapter"
         )
     assert not list(tmp_path.glob("*x.onnx_adapter*"))
@@ -146,19 +147,19 @@ def test_what_cannot_fit_is_refused(
 def test_the_labs_own_folder_of_a_base_is_that_base(
     tmp_path: Path, base: str, given: str, same: bool
 ) -> None:
-    from pipeline import conversion
+    from pipeline.runs import convert_adapter
 
     (tmp_path / "lab.json").write_text(json.dumps({"base": base}))
     with nullcontext() if same else pytest.raises(ValueError, match="it was trained on"):
-        conversion.check_base({"base_model_name_or_path": given}, tmp_path)
+        convert_adapter.check_base({"base_model_name_or_path": given}, tmp_path)
 
 
 def test_a_base_by_another_name_is_the_users_word(made: dict[str, Any], tmp_path: Path) -> None:
-    from pipeline import conversion
+    from pipeline.runs import convert_adapter
 
     mine = copied(made, tmp_path, base_model_name_or_path="mine/renamed")
-    file = conversion.convert(mine, made["home"] / "onnx", tmp_path / "x.onnx_adapter", same_base=True)
-    same = conversion.convert(
+    file = convert_adapter.convert(mine, made["home"] / "onnx", tmp_path / "x.onnx_adapter", same_base=True)
+    same = convert_adapter.convert(
         copied(made, tmp_path / "2", base_model_name_or_path="elsewhere/quantized"),
         made["home"] / "onnx", tmp_path / "y.onnx_adapter",
     )  # fmt: skip
@@ -169,8 +170,8 @@ def test_other_modules_sizes_and_formats_are_refused(made: dict[str, Any], tmp_p
     import torch
     from safetensors.torch import load_file, save_file
 
-    from pipeline import conversion
     from pipeline.errors import InputError
+    from pipeline.runs import convert_adapter
 
     folder = copied(made, tmp_path)
     file = folder / "adapter_model.safetensors"
@@ -179,7 +180,7 @@ def test_other_modules_sizes_and_formats_are_refused(made: dict[str, Any], tmp_p
     def refused(changed: dict[str, Any], reason: str) -> None:
         save_file(changed, file)
         with pytest.raises(InputError, match=reason):
-            conversion.convert(folder, made["home"] / "onnx", tmp_path / "x.onnx_adapter")
+            convert_adapter.convert(folder, made["home"] / "onnx", tmp_path / "x.onnx_adapter")
 
     refused(
         {name.replace("layers.1.", "layers.9."): each for name, each in tensors.items()}, "no place for 7"
@@ -196,24 +197,24 @@ def test_other_modules_sizes_and_formats_are_refused(made: dict[str, Any], tmp_p
     refused({**tensors, "base_model.model.lm_head.lora_A.weight": torch.ones(2, 2)}, "lm_head")
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(InputError, match="cannot be read: SafetensorError"):
-        conversion.convert(folder, made["home"] / "onnx", tmp_path / "x.onnx_adapter")
+        convert_adapter.convert(folder, made["home"] / "onnx", tmp_path / "x.onnx_adapter")
     file.rename(file.with_suffix(".bin"))
     with pytest.raises(InputError, match="other formats can hold code"):
-        conversion.convert(folder, made["home"] / "onnx", tmp_path / "x.onnx_adapter")
+        convert_adapter.convert(folder, made["home"] / "onnx", tmp_path / "x.onnx_adapter")
 
 
 def test_a_graph_without_places_says_so(made: dict[str, Any], tmp_path: Path) -> None:
-    from pipeline import conversion
     from pipeline.errors import InputError
+    from pipeline.runs import convert_adapter
 
     with pytest.raises(InputError, match="has no places for adapters"):
-        conversion.convert(made["home"] / "wide", made["home"] / "plain", tmp_path / "x.onnx_adapter")
+        convert_adapter.convert(made["home"] / "wide", made["home"] / "plain", tmp_path / "x.onnx_adapter")
 
 
 def test_a_graph_that_has_the_places_is_taken_as_it_is(made: dict[str, Any], tmp_path: Path) -> None:
     from olive.model import ONNXModelHandler
 
-    from pipeline.passes.lora_inputs import LoraInputs
+    from pipeline.passes.optimize.lora_inputs import LoraInputs
 
     graph = made["home"] / "onnx"
     model = ONNXModelHandler(graph, onnx_file_name="model.onnx")
@@ -278,10 +279,10 @@ def phi3(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     from olive.model import HfModelHandler
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from pipeline import checksums
-    from pipeline.passes.fewer_nodes import FewerNodes
-    from pipeline.passes.genai_builder import GenaiBuilder
-    from pipeline.passes.lora_inputs import LoraInputs
+    from pipeline.passes.optimize.fewer_nodes import FewerNodes
+    from pipeline.passes.optimize.genai_builder import GenaiBuilder
+    from pipeline.passes.optimize.lora_inputs import LoraInputs
+    from pipeline.system import checksums
 
     home = tmp_path_factory.mktemp("phi3")
     source = in_letters(tiny.build("phi3", home / "model"))
@@ -313,11 +314,12 @@ def test_adapters_of_a_packed_model_and_of_its_parts_fit_one_graph(
     phi3: dict[str, Any], tmp_path: Path, exported: str
 ) -> None:
     """Each adapter on the exported graph has the logits that PyTorch and PEFT have with it."""
-    from pipeline import conversion, generation
+    from pipeline.exports import generation
+    from pipeline.runs import convert_adapter
 
     folder = phi3["home"] / "onnx" / exported
     files = {
-        name: conversion.convert(phi3["home"] / name, folder, tmp_path / f"{name}.onnx_adapter")
+        name: convert_adapter.convert(phi3["home"] / name, folder, tmp_path / f"{name}.onnx_adapter")
         for name in PHI3
     }
     loaded = generation.load(folder, files)
@@ -371,8 +373,8 @@ def test_a_packed_adapter_of_another_size_is_not_cut_to_fit(whole: str, more: in
     """Its first outputs would fit the parts of the graph, and answer nonsense."""
     import numpy as np
 
-    from pipeline.passes.lora_inputs import weights_for
-    from pipeline.passes.peft_lora import Lora
+    from pipeline.passes.optimize.lora_inputs import weights_for
+    from pipeline.passes.optimize.peft_lora import Lora
 
     sizes = {
         "qkv_proj": {"q_proj": 8, "k_proj": 4, "v_proj": 4},
@@ -389,8 +391,8 @@ def test_a_packed_adapter_of_another_size_is_not_cut_to_fit(whole: str, more: in
 def test_parts_have_their_share_of_a_packed_product() -> None:
     import numpy as np
 
-    from pipeline.passes.lora_inputs import weights_for
-    from pipeline.passes.peft_lora import Lora
+    from pipeline.passes.optimize.lora_inputs import weights_for
+    from pipeline.passes.optimize.peft_lora import Lora
 
     adapters = {
         (0, name): Lora(np.full((1, 4), number, np.float32), np.full((3, 1), number, np.float32))

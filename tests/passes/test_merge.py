@@ -47,7 +47,7 @@ def error(found: list[Any], exact: list[Any]) -> float:
 def test_it_is_the_adapter_up_to_rounding(
     architecture: str, algorithm: str, options: dict[str, Any], most: float, tmp_path: Path
 ) -> None:
-    from pipeline.passes.merge import merge, with_adapter
+    from pipeline.passes.optimize.merge import merge, with_adapter
 
     handler, adapter = adapted(tmp_path, architecture, algorithm, **options)
     base = logits(handler.load_model(cache_model=False).eval())
@@ -69,9 +69,9 @@ def test_the_pass_gives_a_checkpoint_that_is_exported_as_it_is(
     from olive.model import HfModelHandler
     from test_export import EXACT, apply
 
-    from pipeline.passes.genai_builder import GenaiBuilder
-    from pipeline.passes.graph_logits import logits_of
-    from pipeline.passes.merge import MergeAdapter, merge, with_adapter
+    from pipeline.passes.measure.graph_logits import logits_of
+    from pipeline.passes.optimize.genai_builder import GenaiBuilder
+    from pipeline.passes.optimize.merge import MergeAdapter, merge, with_adapter
 
     handler, adapter = adapted(tmp_path, "llama", algorithm)
     data = {
@@ -120,7 +120,7 @@ def test_the_pass_gives_a_checkpoint_that_is_exported_as_it_is(
 def test_dora_is_refused(tmp_path: Path) -> None:
     import json
 
-    from pipeline.passes.merge import with_adapter
+    from pipeline.passes.optimize.merge import with_adapter
 
     handler, adapter = adapted(tmp_path, "llama", "float")
     file = adapter / "adapter_config.json"

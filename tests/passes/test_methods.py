@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from carry import OPTIONS, stage
 
-from pipeline.stages import Context, finetune, quantize
+from pipeline.stages import finetune, quantize
+from pipeline.stages.stage import Context
 
 pytestmark = pytest.mark.chain
 
@@ -22,7 +23,7 @@ def adapted(checkpoint: Path, method: str, monkeypatch: pytest.MonkeyPatch, free
     import torch
     from olive.model import HfModelHandler
 
-    from pipeline.passes import quant_lora
+    from pipeline.passes.finetune import quant_lora
 
     monkeypatch.setattr(quant_lora, "_free_bytes", lambda: free)
     base = quant_lora.load_base(HfModelHandler(str(checkpoint)), method, torch.float32)
@@ -43,7 +44,7 @@ def test_packed_and_plain_weights_learn_alike(
     import torch
     from olive.common.quant.nn import QuantLinear
 
-    from pipeline.passes.training import ResponseLoss
+    from pipeline.passes.finetune.training import ResponseLoss
 
     checkpoint = stage(context, "quantize", quantize, quantize.Options()).artifacts[0].path
     torch.manual_seed(3)
@@ -80,8 +81,8 @@ def test_the_scale_of_rslora(context: Context, monkeypatch: pytest.MonkeyPatch) 
 def test_a_quantized_model_learns(
     method: str, free: int, context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.passes import quant_lora
-    from pipeline.passes.peft_lora import read_adapter
+    from pipeline.passes.finetune import quant_lora
+    from pipeline.passes.optimize.peft_lora import read_adapter
 
     monkeypatch.setattr(quant_lora, "_free_bytes", lambda: free)
     checkpoint = stage(context, "quantize", quantize, quantize.Options()).artifacts[0].path

@@ -14,7 +14,8 @@ import tiny
 from carry import OPTIONS, stage
 
 from pipeline.errors import LabError
-from pipeline.stages import Context, finetune
+from pipeline.stages import finetune
+from pipeline.stages.stage import Context
 
 pytestmark = pytest.mark.chain
 SIZES = [30, 140, 20, 9, 60]  # gemma's window is 128
@@ -22,7 +23,7 @@ TOLERANCE = 1e-4  # of gradients, relative to the largest: the order of sums dif
 
 
 def test_best_fit() -> None:
-    from pipeline.passes.packing import pack
+    from pipeline.passes.finetune.packing import pack
 
     assert pack([5, 5, 4, 3, 2, 1], 10, seed=0) in ([[0, 1], [2, 3, 4, 5]], [[1, 0], [2, 3, 4, 5]])
     sizes = [(i * 37) % 101 + 1 for i in range(500)]
@@ -50,7 +51,7 @@ def rows() -> list[tuple[Any, Any]]:
 
 
 def test_a_pack_knows_where_its_rows_begin() -> None:
-    from pipeline.passes.packing import join
+    from pipeline.passes.finetune.packing import join
 
     inputs, labels = join(rows()[:3])
     assert inputs["position_ids"].tolist() == [*range(30), *range(140), *range(20)]
@@ -64,7 +65,7 @@ def adapted(folder: Path, attention: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from pipeline.passes.quant_lora import add_lora
+    from pipeline.passes.finetune.quant_lora import add_lora
 
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention)
     torch.manual_seed(0)
@@ -88,8 +89,8 @@ def test_packed_rows_have_the_loss_and_the_gradients_of_rows_apart(
 ) -> None:
     import torch
 
-    from pipeline.passes.packing import join
-    from pipeline.passes.training import Collator, ResponseLoss
+    from pipeline.passes.finetune.packing import join
+    from pipeline.passes.finetune.training import Collator, ResponseLoss
 
     model = adapted(tiny.build(architecture, tmp_path), attention)
     loss = ResponseLoss(model)
@@ -117,7 +118,7 @@ def test_packed_rows_have_the_loss_and_the_gradients_of_rows_apart(
 def test_models_that_keep_rows_apart_are_let_through(architecture: str, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    from pipeline.passes.packing import check_boundaries
+    from pipeline.passes.finetune.packing import check_boundaries
 
     check_boundaries(AutoModelForCausalLM.from_pretrained(tiny.build(architecture, tmp_path)))
 
@@ -126,7 +127,7 @@ def test_a_recurrent_model_is_refused() -> None:
     import torch
     from transformers import MambaConfig, MambaForCausalLM
 
-    from pipeline.passes.packing import check_boundaries
+    from pipeline.passes.finetune.packing import check_boundaries
 
     torch.manual_seed(0)
     model = MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=2, state_size=4))

@@ -28,7 +28,7 @@ def counted(texts: list[Any]) -> list[tuple[Any, Any]]:
 def test_it_is_exp_of_the_mean_loss(architecture: str, tmp_path: Path) -> None:
     import torch
 
-    from pipeline.passes.perplexity import judge
+    from pipeline.passes.measure.perplexity import judge
 
     model = loaded(tmp_path, architecture)
     texts = counted([torch.randint(3, 259, (n,)) for n in (12, 30, 12, 7, 1)])
@@ -44,7 +44,7 @@ def test_it_is_exp_of_the_mean_loss(architecture: str, tmp_path: Path) -> None:
 def test_tokens_without_a_label_do_not_count(tmp_path: Path) -> None:
     import torch
 
-    from pipeline.passes.perplexity import judge
+    from pipeline.passes.measure.perplexity import judge
 
     model = loaded(tmp_path, "llama")
     ids = torch.randint(3, 259, (20,))
@@ -59,7 +59,7 @@ def test_tokens_without_a_label_do_not_count(tmp_path: Path) -> None:
 def test_divergence_is_the_mean_kl_and_zero_for_the_model_itself(architecture: str, tmp_path: Path) -> None:
     import torch
 
-    from pipeline.passes.perplexity import judge, read
+    from pipeline.passes.measure.perplexity import judge, read
 
     model = loaded(tmp_path, architecture)
     texts = counted([torch.randint(3, 259, (n,)) for n in (12, 30, 12)])
@@ -79,7 +79,7 @@ def test_divergence_is_the_mean_kl_and_zero_for_the_model_itself(architecture: s
 def test_work_in_pieces_is_the_same_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from pipeline.passes import perplexity
+    from pipeline.passes.measure import perplexity
 
     model = loaded(tmp_path, "llama")
     texts = counted([torch.randint(3, 259, (20,)) for _ in range(3)])
@@ -94,7 +94,7 @@ def test_work_in_pieces_is_the_same_work(tmp_path: Path, monkeypatch: pytest.Mon
 def test_logits_of_one_text_at_a_time_are_judged_as_the_model_is(tmp_path: Path) -> None:
     import torch
 
-    from pipeline.passes.perplexity import judge, judge_logits, read
+    from pipeline.passes.measure.perplexity import judge, judge_logits, read
 
     model, other = loaded(tmp_path, "gemma2"), loaded(tmp_path / "other", "llama")
     texts = [(ids, ids.clone()) for ids in torch.randint(3, 259, (11, 20))]
@@ -121,7 +121,7 @@ def test_logits_of_one_text_at_a_time_are_judged_as_the_model_is(tmp_path: Path)
 
 
 def test_without_text_there_is_nothing_to_measure(tmp_path: Path) -> None:
-    from pipeline.passes.perplexity import judge
+    from pipeline.passes.measure.perplexity import judge
 
     with pytest.raises(ValueError, match="no text of two tokens"):
         judge(loaded(tmp_path, "llama"), [])
@@ -133,7 +133,7 @@ def test_the_exact_model_is_gone_when_the_other_is_loaded(
     """Two of 3.8 billion parameters do not fit where one does."""
     import torch
 
-    from pipeline.passes import score
+    from pipeline.passes.measure import score
 
     made: list[Any] = []
 

@@ -28,8 +28,8 @@ def exported(
     from olive.model import HfModelHandler
     from transformers import AutoTokenizer
 
-    from pipeline.passes.genai_builder import GenaiBuilder
-    from pipeline.passes.graph_logits import logits_of
+    from pipeline.passes.measure.graph_logits import logits_of
+    from pipeline.passes.optimize.genai_builder import GenaiBuilder
 
     source = tiny.build(architecture, folder / "model")
     checkpoint = quantized(source, folder / "quantized", algorithm)

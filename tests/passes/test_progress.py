@@ -12,7 +12,7 @@ pytestmark = pytest.mark.chain
 def test_gpu_memory_is_the_most_so_far_and_the_peak_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from pipeline.passes import progress
+    from pipeline.passes.finetune import progress
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert progress.gpu_memory() == {}
@@ -24,7 +24,7 @@ def test_gpu_memory_is_the_most_so_far_and_the_peak_is_left_alone(monkeypatch: p
 
 
 def test_looking_at_held_out_rows_does_not_count_as_slow_training() -> None:
-    from pipeline.passes.progress import Progress
+    from pipeline.passes.finetune.progress import Progress
 
     made = Progress()
     made.seconds, made.aside, made._tokens = 10.0, 6.0, 400

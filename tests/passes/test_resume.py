@@ -15,7 +15,8 @@ import tiny
 from carry import OPTIONS, context_of, stage
 
 from pipeline import settings
-from pipeline.stages import Context, finetune
+from pipeline.stages import finetune
+from pipeline.stages.stage import Context
 
 pytestmark = pytest.mark.chain
 HERE = Path(__file__).resolve().parent
@@ -29,7 +30,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import test_resume
-from pipeline.passes import training
+from pipeline.passes.finetune import training
 training.due = lambda steps, *others: steps >= 3  # such a short training would write none
 save = training.ResponseTrainer._save_rng_state
 def killed(self, folder):
@@ -89,6 +90,6 @@ def test_killed_while_it_writes_a_checkpoint_and_resumed(
     ],
 )
 def test_checkpoints_follow_the_time(steps: int, seconds: float, cost: float, expected: bool) -> None:
-    from pipeline.passes.training import due
+    from pipeline.passes.finetune.training import due
 
     assert due(steps, 60, seconds, cost) is expected

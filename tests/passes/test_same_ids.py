@@ -13,8 +13,9 @@ import pytest
 import zoo
 from features import FEATURES
 
-from pipeline import lab_prompt, reading, templates
 from pipeline.errors import LabError
+from pipeline.exports import serving_ids
+from pipeline.inputs.prompts import lab_prompt, templates
 
 pytestmark = pytest.mark.chain
 TEMPLATES = ("chat", "Q: {prompt}\\nA: {response}", "{prompt} {response}", "{a}, then {b}:{response}")
@@ -52,7 +53,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 def export(source: Path, folder: Path, template: str = "chat") -> Path:
-    from pipeline.passes.genai_builder import add_app
+    from pipeline.passes.optimize.genai_builder import add_app
 
     made = zoo.exported(source, folder)
     add_app(made, source, template, templates.parse(template, templates.chat_template(source)))
@@ -65,7 +66,7 @@ def test_served_ids_are_the_trained_ones(
     written: Callable[[str], Path], tmp_path: Path, name: str, template: str
 ) -> None:
     """`add_app` compares hard texts in each field and refuses; here come texts of any words."""
-    from pipeline.passes import same_ids
+    from pipeline.passes.optimize import same_ids
 
     source = written(name)
     folder = export(source, tmp_path / "export", template)
@@ -103,7 +104,7 @@ def broken(folder: Path, repair: str) -> None:
 def test_each_repair_is_needed(
     written: Callable[[str], Path], tmp_path: Path, name: str, repair: str
 ) -> None:
-    from pipeline.passes import same_ids
+    from pipeline.passes.optimize import same_ids
 
     source = written(name)
     folder = export(source, tmp_path / "export", "Q: {prompt}\\nA: {response}")
@@ -137,7 +138,7 @@ def test_a_tokenizer_that_changes_texts_in_its_own_way_is_refused(tmp_path: Path
         lambda: zoo.byte_level(zoo._QWEN, normalizer=rare), zoo.KINDS["lstrip"].config, zoo.CHATML
     )
     source = zoo.write(kind, tmp_path / "rare")
-    assert not any(set("\u2020\u2021") & set(text) for text in reading.HARD)
+    assert not any(set("\u2020\u2021") & set(text) for text in serving_ids.HARD)
     with pytest.raises(LabError, match="changes texts by Replace, which ONNX Runtime GenAI does otherwise"):
         export(source, tmp_path / "export")
 
@@ -157,7 +158,7 @@ def test_the_lab_itself_asks_by_the_template(written: Callable[[str], Path], tmp
     words = "('short' if message['content'] | length == 11 else message['content'])"
     hidden = zoo.CHATML.replace("message['content']", words)
     (source / "chat_template.jinja").write_text(hidden, "utf-8")
-    prompts = reading.load(export(source, tmp_path / "export"))
+    prompts = serving_ids.load(export(source, tmp_path / "export"))
     row = {"prompt": "eleven long", "response": ""}
     assert "short" in prompts.template.prompt(row)
     assert prompts.reader.text(row) == prompts.template.prompt(row)
@@ -165,7 +166,7 @@ def test_the_lab_itself_asks_by_the_template(written: Callable[[str], Path], tmp
 
 def test_a_nul_character_is_refused(written: Callable[[str], Path], tmp_path: Path) -> None:
     """GenAI's tokenizer takes it for the end of the text."""
-    reader = reading.load(export(written("smollm"), tmp_path / "export")).reader
+    reader = serving_ids.load(export(written("smollm"), tmp_path / "export")).reader
     with pytest.raises(ValueError, match="has a NUL character"):
         reader.ids({"prompt": "Hello\0there"})
 
@@ -174,22 +175,22 @@ def test_an_export_of_an_earlier_release_is_read_right(
     written: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """Its lab.json says nothing of reading, and its tokenizer's files are as the model has them."""
-    from pipeline.training_ids import prompt_ids
+    from pipeline.inputs.prompts.training_ids import prompt_ids
 
     source = written("mistral")
     folder = zoo.exported(source, tmp_path / "export")
     lab = {"template": "chat", "fields": ["prompt"], "prompt": None, "stop": "</s>"}
     (folder / "lab.json").write_text(json.dumps(lab), "utf-8")
-    prompts = reading.load(folder)
+    prompts = serving_ids.load(folder)
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(source)
-    for row in reading.hard_rows(prompts.reader, prompts.template):
+    for row in serving_ids.hard_rows(prompts.reader, prompts.template):
         assert prompts.reader.ids(row) == prompt_ids(tokenizer, prompts.template.prompt(row))
     with pytest.raises(LabError, match=r"in app\.py .*; export the model again"):
-        reading.require_same(
+        serving_ids.require_same(
             prompts.template, [{"prompt": "Hello", "response": ""}], lambda text: prompt_ids(tokenizer, text),
-            reading.former_app(folder), "app.py", reading.EXPORT_AGAIN,
+            serving_ids.former_app(folder), "app.py", serving_ids.EXPORT_AGAIN,
         )  # fmt: skip
 
 
@@ -197,7 +198,7 @@ def test_the_answer_is_tokens_of_the_whole_text(written: Callable[[str], Path]) 
     """A template that ends its prompt in a space: the space is the answer's, as in the whole text."""
     from transformers import AutoTokenizer
 
-    from pipeline.training_ids import encode, prompt_ids
+    from pipeline.inputs.prompts.training_ids import encode, prompt_ids
 
     for name in ("smollm", "llama3", "mistral", "gemma2"):
         tokenizer = AutoTokenizer.from_pretrained(written(name))
@@ -241,7 +242,7 @@ def test_what_a_tokenizer_puts_behind_a_text_is_no_part_of_a_prompt(
     from tokenizers import Tokenizer, processors
     from transformers import PreTrainedTokenizerFast
 
-    from pipeline.training_ids import prompt_ids
+    from pipeline.inputs.prompts.training_ids import prompt_ids
 
     made = Tokenizer.from_file(str(written("smollm") / "tokenizer.json"))
     made.post_processor = processors.TemplateProcessing(
@@ -270,7 +271,7 @@ def test_the_shipped_reader_needs_nothing_of_the_lab(written: Callable[[str], Pa
     )
     assert done.returncode == 0, done.stderr
     row = {"prompt": "Hello  there", "system": "x"}
-    assert json.loads(done.stdout) == reading.load(folder).reader.ids(row)
+    assert json.loads(done.stdout) == serving_ids.load(folder).reader.ids(row)
     assert (folder / "lab_prompt.py").read_bytes() == Path(lab_prompt.__file__).read_bytes()
 
 
@@ -279,7 +280,7 @@ def test_templates_reach_the_folder_s_app(written: Callable[[str], Path], tmp_pa
     """`add_app` compares app.py's ids with training's; GenAI's own engine would not make them."""
     from transformers import AutoTokenizer
 
-    from pipeline.training_ids import prompt_ids
+    from pipeline.inputs.prompts.training_ids import prompt_ids
 
     source = tmp_path / "model"
     shutil.copytree(written("smollm"), source)
@@ -293,11 +294,11 @@ def test_templates_reach_the_folder_s_app(written: Callable[[str], Path], tmp_pa
         {"prompt": text, "response": ""} for text in ("Hello there", "A </think> b<|im_end|>", "<tool> x")
     ]
     with pytest.raises(LabError, match="Training and answering read different tokens"):
-        reading.require_same(
+        serving_ids.require_same(
             template,
             asked,
             lambda text: prompt_ids(tokenizer, text),
-            reading.former_app(folder),
+            serving_ids.former_app(folder),
             "app.py",
             "",
         )
@@ -307,8 +308,8 @@ def test_stages_render_no_template_in_their_own_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not even to compare what the shipped app.py writes: a template may do there what it did not before."""
-    from pipeline.passes import same_ids
-    from pipeline.passes.genai_builder import add_app
+    from pipeline.passes.optimize import same_ids
+    from pipeline.passes.optimize.genai_builder import add_app
 
     monkeypatch.setattr(lab_prompt, "environment", lambda: pytest.fail("a template ran without limits"))
     source = zoo.write(next(iter(zoo.KINDS.values())), tmp_path / "model")

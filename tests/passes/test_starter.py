@@ -17,11 +17,17 @@ from typing import Any
 import pytest
 from lab import finish_all, plant
 
-from pipeline import checksums, generation, settings, starter, takeaway, templates, verify
-from pipeline.exported import ADAPTER
-from pipeline.stages import Context, evaluate, finetune, optimize, quantize, score
+from pipeline import settings
+from pipeline.exports import generation, verify
+from pipeline.exports.contract import ADAPTER
+from pipeline.inputs.models import starter
+from pipeline.inputs.prompts import templates
+from pipeline.publish import zip_file
+from pipeline.stages import evaluate, finetune, optimize, quantize, score
 from pipeline.stages.execute import execute
+from pipeline.stages.stage import Context
 from pipeline.store import Store
+from pipeline.system import checksums
 
 pytestmark = pytest.mark.chain
 
@@ -94,9 +100,9 @@ def test_its_tokenizer_alone_is_the_same(model: Path, tmp_path: Path) -> None:
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer
 
-    from pipeline import models
+    from pipeline.inputs.models import base_models
 
-    starter.tokenizer(models.starter_file(), tmp_path)
+    starter.tokenizer(base_models.starter_file(), tmp_path)
     alone, whole = (Tokenizer.from_file(str(folder / "tokenizer.json")) for folder in (tmp_path, model))
     assert alone.get_vocab() == whole.get_vocab()
     text = "<|im_start|>system\nCafé 12345\t don't <|im_end|>\n<filename> \u65e5\u672c \U0001f642  x"
@@ -190,7 +196,7 @@ def test_the_graph_has_kept_what_was_learned(lab: dict[str, Any]) -> None:
 
 
 def test_the_export_is_small_and_complete(lab: dict[str, Any]) -> None:
-    from pipeline.reading import APP
+    from pipeline.exports.serving_ids import APP
 
     assert lab["optimize"].metrics["model_bytes"] < 105_000_000
     folder = lab["inputs"]["onnx"]
@@ -251,7 +257,7 @@ def read_parameters(file: Path) -> dict[str, Any]:
 
 
 def write_parameters(file: Path, tensors: dict[str, Any]) -> None:
-    from pipeline.passes.lora_inputs import write_adapter
+    from pipeline.passes.optimize.lora_inputs import write_adapter
 
     file.unlink()
     write_adapter(tensors, file)
@@ -287,7 +293,7 @@ def test_the_zip_answers_where_there_is_nothing_but_onnxruntime_genai(
         for kind in ("onnx", "onnx_adapter")
     }
     run = finish_all(store, plant(store), {"optimize": {"artifacts": list(made.values())}})
-    takeaway.save(store.home, run, tmp_path / "it.zip")
+    zip_file.save(store.home, run, tmp_path / "it.zip")
     folder = tmp_path / "elsewhere"
     with zipfile.ZipFile(tmp_path / "it.zip") as archive:
         archive.extractall(folder)
@@ -324,9 +330,9 @@ def test_logits_of_torch_and_of_the_graph(lab: dict[str, Any], tmp_path: Path) -
     from test_export import EXACT, apply, exported, run
     from transformers import AutoTokenizer
 
-    from pipeline.passes.genai_builder import GenaiBuilder
-    from pipeline.passes.lora_inputs import LoraInputs
-    from pipeline.passes.quant_lora import unpack_where_it_fits
+    from pipeline.passes.finetune.quant_lora import unpack_where_it_fits
+    from pipeline.passes.optimize.genai_builder import GenaiBuilder
+    from pipeline.passes.optimize.lora_inputs import LoraInputs
 
     checkpoint, adapter = lab["inputs"]["checkpoint"], lab["inputs"]["adapter"]
     handler = HfModelHandler(str(checkpoint), load_kwargs={"torch_dtype": "float32"})
@@ -363,9 +369,9 @@ def test_the_graph_foretells_what_pytorch_does(lab: dict[str, Any], tmp_path: Pa
     from olive.model import HfModelHandler
     from test_export import EXACT, apply
 
-    from pipeline.passes import parity
-    from pipeline.passes.genai_builder import GenaiBuilder
-    from pipeline.passes.lora_inputs import LoraInputs
+    from pipeline.passes.measure import parity
+    from pipeline.passes.optimize.genai_builder import GenaiBuilder
+    from pipeline.passes.optimize.lora_inputs import LoraInputs
 
     checkpoint, adapter, folder = (lab["inputs"][kind] for kind in ("checkpoint", "adapter", "onnx"))
     if exact:

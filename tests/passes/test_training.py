@@ -17,8 +17,9 @@ from carry import OPTIONS, context_of, stage
 
 from pipeline import settings
 from pipeline.errors import LabError
-from pipeline.options import describe
-from pipeline.stages import Context, evaluate, finetune, optimize, quantize
+from pipeline.inputs.options import describe
+from pipeline.stages import evaluate, finetune, optimize, quantize
+from pipeline.stages.stage import Context
 
 pytestmark = pytest.mark.chain
 
@@ -71,7 +72,7 @@ def batch() -> dict[str, Any]:
 def test_the_loss_is_transformers_loss(context: Context) -> None:
     from transformers import AutoModelForCausalLM
 
-    from pipeline.passes import quant_lora, training
+    from pipeline.passes.finetune import quant_lora, training
 
     model = AutoModelForCausalLM.from_pretrained(context.model)
     expected = float(model(**batch()).loss)
@@ -83,7 +84,7 @@ def test_the_loss_is_transformers_loss(context: Context) -> None:
 
 
 def test_training_gone_astray_says_what_to_change(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.passes import training
+    from pipeline.passes.finetune import training
 
     compute = training.ResponseTrainer.compute_loss
 
@@ -146,7 +147,7 @@ def test_one_step_over_all_rows_is_the_same_however_they_are_batched(
 def test_epochs_are_steps_and_the_warm_up_is_half_of_them_at_most(
     epochs: float, batches: int, accumulation: int, steps: int, warmup: int
 ) -> None:
-    from pipeline.passes.training import plan
+    from pipeline.passes.finetune.training import plan
 
     arguments = SimpleNamespace(
         max_steps=-1, num_train_epochs=epochs, gradient_accumulation_steps=accumulation, warmup_steps=5
@@ -260,7 +261,7 @@ def test_long_rows_keep_something_to_learn() -> None:
 
 
 def test_batches_have_rows_of_like_length() -> None:
-    from pipeline.passes.training import LikeLengths
+    from pipeline.passes.finetune.training import LikeLengths
 
     lengths = [(i * 37) % 101 for i in range(103)]
     sampler = LikeLengths(lengths, 4, seed=0)

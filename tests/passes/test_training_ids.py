@@ -10,9 +10,9 @@ import pytest
 import tiny
 import zoo
 
-from pipeline import templates, training_ids
 from pipeline.errors import LabError
-from pipeline.lengths import Lengths, Limits
+from pipeline.inputs.data.lengths import Lengths, Limits
+from pipeline.inputs.prompts import templates, training_ids
 
 pytestmark = pytest.mark.chain
 TEXT = "Q: {prompt}\\nA: {response}"

@@ -7,19 +7,20 @@ from pathlib import Path
 import exports
 import pytest
 
-from pipeline import checksums
-from pipeline.azure import preflight
-from pipeline.azure.preflight import BAD, GOOD, UNKNOWN
-from pipeline.publishers import azureml, findings
+from pipeline.publish import checks
+from pipeline.publish.azure import preflight
+from pipeline.publish.azure import publisher as azureml
+from pipeline.publish.azure.preflight import BAD, GOOD, UNKNOWN
+from pipeline.system import checksums
 
 
 def test_an_adapter_that_does_not_fit_the_graph_is_in_the_way(export: Path) -> None:
-    (found,) = findings.fit(export)
+    (found,) = checks.fit(export)
     assert (found.check, found.status, found.message) == ("adapter", GOOD, f"{exports.ADAPTER} fit the graph")
     wider = {"a": exports.random(exports.WIDTH + 1, 4), "b": exports.random(4, exports.WIDTH)}
     exports.write_adapter(export / exports.ADAPTER, wider)
     checksums.write(export)
-    (found,) = findings.fit(export)
+    (found,) = checks.fit(export)
     assert found.status == BAD
     assert exports.ADAPTER in found.message
 
@@ -27,7 +28,7 @@ def test_an_adapter_that_does_not_fit_the_graph_is_in_the_way(export: Path) -> N
 def test_a_graph_without_an_adapter_is_good(export: Path) -> None:
     (export / exports.ADAPTER).unlink()
     checksums.write(export)
-    (found,) = findings.fit(export)
+    (found,) = checks.fit(export)
     assert (found.status, found.message) == (GOOD, "the graph is good; there is no adapter beside it")
 
 

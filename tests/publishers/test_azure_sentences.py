@@ -11,10 +11,11 @@ import pytest
 from azure.core import exceptions as core
 from azure.mgmt.core.exceptions import ARMErrorFormat
 
-from pipeline.azure import faults, storage
-from pipeline.azure.place import Place
-from pipeline.azure.storage import Container
 from pipeline.errors import LabError
+from pipeline.inputs.azure_workspace import Place
+from pipeline.publish.azure import faults
+from pipeline.publish.azure.transfer import blob_client
+from pipeline.publish.azure.transfer.blob_client import Container
 
 WORKSPACE = Place("cli", "sub-1", "group", "Travel-WS")
 REGISTRY = Place("cli", registry="ours")
@@ -97,7 +98,7 @@ def test_no_way_to_write_a_secret_shows_it(text: str) -> None:
 
 @pytest.mark.parametrize("told", ["0", "-1", "nan", "inf", "soon", ""])
 def test_a_wait_that_is_none_never_becomes_a_storm(told: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "LONGEST_WAIT", 0.4)
+    monkeypatch.setattr(blob_client, "LONGEST_WAIT", 0.4)
     tries: list[float] = []
 
     def action(client: Any) -> None:

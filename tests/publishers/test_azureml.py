@@ -12,16 +12,19 @@ from typing import Any
 
 import pytest
 
-from pipeline import settings, submit
-from pipeline.azure import catalogue, faults, lineage, login, place
-from pipeline.azure.place import Place
-from pipeline.azure.reference import parse
+from pipeline import settings
 from pipeline.errors import InputError, LabError
-from pipeline.meter import Meter
-from pipeline.options import describe
-from pipeline.publishers import azureml, options_of
-from pipeline.run import Run
+from pipeline.inputs import azure_workspace
+from pipeline.inputs.azure_address import parse
+from pipeline.inputs.azure_workspace import Place
+from pipeline.inputs.options import describe
+from pipeline.publish.azure import catalogue, faults, lineage, login
+from pipeline.publish.azure import publisher as azureml
+from pipeline.publish.targets import options_of
+from pipeline.runs import submit
 from pipeline.store import Store
+from pipeline.store.run import Run
+from pipeline.system.transfer_progress import Meter
 
 SUB = "11111111-2222-3333-4444-555555555555"
 WHERE = Place("cli", SUB, "group", "space")
@@ -64,11 +67,11 @@ class TestPlan:
     def test_without_a_workspace_all_that_is_missing_is_named(self, store: Store, finished: Run) -> None:
         with pytest.raises(InputError) as raised:
             azureml.plan(store.home, finished, azureml.Options(name="a"))
-        assert [problem.split(":")[0] for problem in raised.value.problems] == [*place.CONFIG_KEYS]
+        assert [problem.split(":")[0] for problem in raised.value.problems] == [*azure_workspace.CONFIG_KEYS]
 
     def test_no_login_opens_a_browser(self) -> None:
         (option,) = (o for o in describe(azureml.Options) if o.name == "login")
-        assert set(option.choices) - {"remembered"} == set(place.LOGINS)
+        assert set(option.choices) - {"remembered"} == set(azure_workspace.LOGINS)
         with pytest.raises(InputError, match=r"publish\.login: 'browser' is not allowed"):
             options_of("azureml", {"login": "browser"})
 
@@ -77,10 +80,10 @@ class TestSettled:
     def test_a_queued_publish_goes_where_it_was_told_whatever_is_remembered_later(
         self, store: Store, finished: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("pipeline.worker.ensure", lambda home: None)
-        place.remember(store.home, WHERE)
+        monkeypatch.setattr("pipeline.worker.loop.ensure", lambda home: None)
+        azure_workspace.remember(store.home, WHERE)
         stage = submit.publish(store, finished, "azureml", azureml.Options(name="trips"))
-        place.remember(store.home, Place("identity", "other", "other", "other"))
+        azure_workspace.remember(store.home, Place("identity", "other", "other", "other"))
         kept = store.get(finished.id).stage(stage).options
         assert azureml.place_of(store.home, options_of(kept.pop("to"), kept)) == WHERE
 
@@ -98,20 +101,24 @@ class TestSettled:
 
 class TestPlace:
     def test_what_is_given_goes_before_the_file_and_what_is_remembered(self, tmp_path: Path) -> None:
-        place.remember(tmp_path, Place("identity", SUB, "g", "its"))
-        assert (tmp_path / place.FILE).stat().st_mode & 0o777 == 0o600
-        assert place.find(tmp_path, Place("", "", "", "mine")) == Place("identity", SUB, "g", "mine")
+        azure_workspace.remember(tmp_path, Place("identity", SUB, "g", "its"))
+        assert (tmp_path / azure_workspace.FILE).stat().st_mode & 0o777 == 0o600
+        assert azure_workspace.find(tmp_path, Place("", "", "", "mine")) == Place(
+            "identity", SUB, "g", "mine"
+        )
         config = tmp_path / "config.json"
         config.write_text(json.dumps(KNOWN))
-        assert place.find(tmp_path, Place("cli"), str(config)) == WHERE
-        assert place.find(tmp_path, Place(""), str(tmp_path)) == dataclasses.replace(WHERE, login="identity")
+        assert azure_workspace.find(tmp_path, Place("cli"), str(config)) == WHERE
+        assert azure_workspace.find(tmp_path, Place(""), str(tmp_path)) == dataclasses.replace(
+            WHERE, login="identity"
+        )
 
     @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"subscription_id": 1}', None])
     def test_a_config_that_is_none_is_refused(self, tmp_path: Path, content: str | None) -> None:
         if content is not None:
             (tmp_path / "config.json").write_text(content)
         with pytest.raises(InputError, match=r"config: .*config\.json"):
-            place.find(tmp_path, Place(""), str(tmp_path / "config.json"))
+            azure_workspace.find(tmp_path, Place(""), str(tmp_path / "config.json"))
 
     @pytest.mark.parametrize(
         "content", ["[" * 60_000, "[" * 200_000, json.dumps({**KNOWN, "subscription_id": "s" * 300_000})]
@@ -119,7 +126,7 @@ class TestPlace:
     def test_a_config_too_deep_or_too_large_is_refused(self, tmp_path: Path, content: str) -> None:
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(InputError, match=r"config\.json is not valid JSON; download it anew"):
-            place.find(tmp_path, Place(""), str(tmp_path))
+            azure_workspace.find(tmp_path, Place(""), str(tmp_path))
 
     @pytest.mark.parametrize(
         ("part", "value"),
@@ -141,43 +148,45 @@ class TestPlace:
     ) -> None:
         refused = rf"{part}: .* is not allowed; allowed: (its id, like 0000|letters, digits, )"
         with pytest.raises(InputError, match=refused):
-            place.find(tmp_path, dataclasses.replace(WHERE, **{part: value}))
-        if part in place.CONFIG_KEYS:
-            place.remember(tmp_path, dataclasses.replace(WHERE, **{part: value}))
-            assert place.find(tmp_path, Place("")) == Place("cli")
-            facts = {**KNOWN, place.CONFIG_KEYS[part]: value}
+            azure_workspace.find(tmp_path, dataclasses.replace(WHERE, **{part: value}))
+        if part in azure_workspace.CONFIG_KEYS:
+            azure_workspace.remember(tmp_path, dataclasses.replace(WHERE, **{part: value}))
+            assert azure_workspace.find(tmp_path, Place("")) == Place("cli")
+            facts = {**KNOWN, azure_workspace.CONFIG_KEYS[part]: value}
             (tmp_path / "config.json").write_text(json.dumps(facts))
             with pytest.raises(InputError, match=refused):
-                place.find(tmp_path, Place(""), str(tmp_path))
+                azure_workspace.find(tmp_path, Place(""), str(tmp_path))
 
     def test_names_that_azure_has_are_taken_and_quoted_where_they_must_be(self, tmp_path: Path) -> None:
         given = Place("cli", SUB.upper(), "Straße_(1).a-b", "W_s-1")
-        assert place.find(tmp_path, given) == given
+        assert azure_workspace.find(tmp_path, given) == given
         assert given.path == (
             f"/subscriptions/{SUB.upper()}/resourceGroups/Stra%C3%9Fe_(1).a-b"
             "/providers/Microsoft.MachineLearningServices/workspaces/W_s-1"
         )
-        assert place.find(tmp_path, Place("cli", registry="azureml-meta")).registry == "azureml-meta"
+        assert (
+            azure_workspace.find(tmp_path, Place("cli", registry="azureml-meta")).registry == "azureml-meta"
+        )
 
     def test_many_remember_at_the_same_time(self, tmp_path: Path) -> None:
         places = [dataclasses.replace(WHERE, workspace=f"space-{number}") for number in range(8)]
 
         def again_and_again(mine: Place) -> None:
             for _ in range(200):
-                place.remember(tmp_path, mine)
+                azure_workspace.remember(tmp_path, mine)
 
         with ThreadPoolExecutor(len(places)) as pool:
             list(pool.map(again_and_again, places))
-        assert place.find(tmp_path, Place("")) in places
-        assert [path.name for path in tmp_path.iterdir()] == [place.FILE]
-        assert (tmp_path / place.FILE).stat().st_mode & 0o777 == 0o600
+        assert azure_workspace.find(tmp_path, Place("")) in places
+        assert [path.name for path in tmp_path.iterdir()] == [azure_workspace.FILE]
+        assert (tmp_path / azure_workspace.FILE).stat().st_mode & 0o777 == 0o600
 
     @pytest.mark.parametrize(
         "content", ["{", "[]", '{"login": "browser", "workspace": "w"}', '{"workspace": 3}']
     )
     def test_a_spoilt_memory_is_no_memory(self, tmp_path: Path, content: str) -> None:
-        (tmp_path / place.FILE).write_text(content)
-        assert place.find(tmp_path, Place("")) == Place("cli")
+        (tmp_path / azure_workspace.FILE).write_text(content)
+        assert azure_workspace.find(tmp_path, Place("")) == Place("cli")
 
 
 class TestLineage:
@@ -347,7 +356,8 @@ def test_a_meter_tells_bytes_and_the_time_that_is_left() -> None:
 
 def test_nothing_of_azure_is_imported_beforehand() -> None:
     code = (
-        "import pipeline.__main__, pipeline.child, pipeline.azure.preflight, pipeline.azure.catalogue, sys;"
+        "import sys, pipeline.__main__, pipeline.worker.child;"
+        "import pipeline.publish.azure.preflight, pipeline.publish.azure.catalogue;"
         "print([name for name in sys.modules if name.split('.')[0] in ('azure', 'msal', 'onnx', 'torch')])"
     )
     done = subprocess.run(

@@ -15,11 +15,17 @@ import pytest
 import yaml
 from lab import finish_all, plant, until
 
-from pipeline import artifacts, checksums, locks, settings, submit, verify, worker
+from pipeline import settings
 from pipeline.errors import InputError, LabError
-from pipeline.publishers import PUBLISHERS, local, options_of
-from pipeline.run import Run
+from pipeline.exports import verify
+from pipeline.publish import local
+from pipeline.publish.targets import PUBLISHERS, options_of
+from pipeline.runs import submit
+from pipeline.stages import artifacts
 from pipeline.store import Store
+from pipeline.store.run import Run
+from pipeline.system import checksums, locks
+from pipeline.worker import loop
 
 Said = list[tuple[str, float]]
 
@@ -147,8 +153,9 @@ def test_a_full_disk_leaves_no_half_version(store: Store, finished: Run) -> None
 def test_a_kill_in_the_middle_leaves_no_half_version(store: Store, finished: Run) -> None:
     code = """
 import sys, signal
-from pipeline import settings, submit
-from pipeline.publishers import local
+from pipeline import settings
+from pipeline.runs import submit
+from pipeline.publish.targets import local
 from pipeline.store import Store
 store = Store(settings.home())
 def stop(text, fraction):
@@ -236,12 +243,12 @@ def test_queueing_checks_first(store: Store, finished: Run, no_worker: list[Path
 
 
 def test_two_queued_for_one_version_give_one_version_and_one_reason(store: Store, finished: Run) -> None:
-    lock = locks.take(store.home / worker.WORKER_LOCK)  # nothing is carried out before both are queued
+    lock = locks.take(store.home / loop.WORKER_LOCK)  # nothing is carried out before both are queued
     assert lock is not None
     for _ in range(2):
         submit.publish(store, finished, "local", local.Options(name="trips", version="3"))
     os.close(lock)
-    worker.ensure(store.home)
+    loop.ensure(store.home)
 
     def publishes() -> list[tuple[str, str | None]]:
         return [(s.status, s.error) for s in store.get(finished.id).stages if s.kind == "publish"]

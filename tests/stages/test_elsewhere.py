@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.stages import Context, optimize
+from pipeline.stages import optimize
 from pipeline.stages.execute import execute
+from pipeline.stages.stage import Context
 
 pytestmark = pytest.mark.chain
 PAIRS = [(device, provider) for device, providers in optimize.TARGETS.items() for provider in providers]

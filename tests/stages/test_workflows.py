@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from pipeline import settings
-from pipeline.stages import Context, evaluate, finetune, optimize, quantize, score
+from pipeline.stages import evaluate, finetune, optimize, quantize, score
+from pipeline.stages.stage import Context
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 SMOLLM = {

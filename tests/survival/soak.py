@@ -36,10 +36,12 @@ import yaml  # noqa: E402
 from lab import processes  # noqa: E402
 from watch import Watch  # noqa: E402
 
-from pipeline import events, locks, settings  # noqa: E402
-from pipeline.run import DONE, ENDED, QUEUED, RETRYABLE, RUNNING, Run  # noqa: E402
+from pipeline import settings  # noqa: E402
+from pipeline.stages import events  # noqa: E402
 from pipeline.store import Store  # noqa: E402
-from pipeline.worker import lives  # noqa: E402
+from pipeline.store.run import DONE, ENDED, QUEUED, RETRYABLE, RUNNING, Run  # noqa: E402
+from pipeline.system import locks  # noqa: E402
+from pipeline.worker.loop import lives  # noqa: E402
 
 KINDS = ("web", "worker", "child", "all")
 RECIPE: dict[str, Any] = {
@@ -291,7 +293,7 @@ class Soak:
     def children(self, run: str, stage: str) -> list[int]:
         """Processes that hold the stage's lock, but for a worker that is just handing it over."""
         lock = str(self.store.folder(run, stage) / "lock")
-        children = [pid for pid in processes(self.home) if command(pid)[2:3] == ["pipeline.child"]]
+        children = [pid for pid in processes(self.home) if command(pid)[2:3] == ["pipeline.worker.child"]]
         return [pid for pid in children if has_open(pid, lock)]
 
     def at_work(self, wanted: str) -> tuple[str, str] | None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import LabError
-from pipeline.run import DONE, PUBLISH, QUEUED
 from pipeline.store import Store
-from pipeline.worker import lives
+from pipeline.store.run import DONE, PUBLISH, QUEUED
+from pipeline.worker.loop import lives
 
 LOOK_SECONDS = 0.05
 GROWING = ("log.txt", "events.jsonl")

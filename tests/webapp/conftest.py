@@ -11,17 +11,19 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from pipeline import locks, settings
+from pipeline import settings
+from pipeline.system import locks
 
 # As the app's own start does it, but without making the default home.
 os.environ.update({**settings.QUIET, **settings.GRADIO, "HF_HUB_OFFLINE": "1"})
 
 import gradio as gr
 
-from pipeline.recipe import OPTIONS
-from webapp import form, local_models
+from pipeline.stages.recipe import OPTIONS
+from webapp import local_models
 from webapp.app import create
 from webapp.tabs import lab
+from webapp.ui import form
 
 
 @pytest.fixture

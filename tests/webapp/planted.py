@@ -7,10 +7,11 @@ import random
 from pathlib import Path
 from typing import Any
 
-from pipeline import events, settings
-from pipeline.recipe import load
-from pipeline.run import DONE
+from pipeline import settings
+from pipeline.stages import events
+from pipeline.stages.recipe import load
 from pipeline.store import Store
+from pipeline.store.run import DONE
 
 STAGES = ("quantize", "finetune", "optimize", "evaluate")
 

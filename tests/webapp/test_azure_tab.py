@@ -11,13 +11,14 @@ import planted
 import pytest
 from lab import until
 
-from pipeline import pulled
-from pipeline.azure import place
-from pipeline.azure.place import Place
 from pipeline.errors import InputError
-from webapp import choices, form, registered, uploads
+from pipeline.inputs import azure_workspace
+from pipeline.inputs.azure_workspace import Place
+from pipeline.runs import pulls
+from webapp import uploads
 from webapp.tabs import azure, publish
-from webapp.tabs import registered as models
+from webapp.tabs import versions as models
+from webapp.ui import choices, form, version_tables
 
 TRAVEL = Place("cli", "11111111-2222-3333-4444-555555555555", "travel-group", "travel-ws")
 PLACE = {name: getattr(TRAVEL, name) for name in azure.WHERE}
@@ -51,8 +52,8 @@ def picked(chosen, **more):
 
 def kept(home, *versions):
     """Versions of a workspace, as the page keeps them after it has asked."""
-    rows = [registered._of_azure(TRAVEL, version) for version in versions]
-    registered.keep(home, TRAVEL, rows)
+    rows = [version_tables._of_azure(TRAVEL, version) for version in versions]
+    version_tables.keep(home, TRAVEL, rows)
     return [row["id"] for row in rows]
 
 
@@ -69,7 +70,7 @@ def test_who_am_i_without_the_azure_cli_is_a_sentence(home, no_cli, inputs):
     assert asking == (azure.ASKING, None)
     assert notice["text"].startswith(NO_CLI)
     assert (notice["kind"], facts) == ("bad", None)
-    assert not (home / place.FILE).exists()
+    assert not (home / azure_workspace.FILE).exists()
 
 
 def test_workspaces_and_models_say_the_same(home, no_cli, inputs):
@@ -140,7 +141,7 @@ def test_a_file_that_is_no_config_json_is_refused_without_its_path(home, uploade
 
 
 def test_what_is_remembered_is_filled_in_but_never_over_what_is_typed(home):
-    place.remember(home, TRAVEL)
+    azure_workspace.remember(home, TRAVEL)
     assert azure.arrive("identity", "", "", "") == ["cli", *PLACE.values()]
     assert azure.arrive("identity", "", "mine", "") == [gr.skip()] * 4
 
@@ -164,7 +165,7 @@ def test_versions_are_listed_as_azure_last_said_and_text_stays_text(store, home,
     kept(home)
     assert "has no registered model yet" in models.listed(inputs, "azureml", *given)[0]["empty"]
     for broken in ("{", "[]", "{}", "3"):
-        registered._file(home, TRAVEL).write_text(broken)
+        version_tables._file(home, TRAVEL).write_text(broken)
         assert models.listed(inputs, "azureml", *given)[0]["empty"] == models.NOT_ASKED
     made = version("1", tags={"verified": "true", "base": ATTACK}, properties={"olive_lab_bytes": "2048"})
     kept(home, made, version("2"))
@@ -181,7 +182,7 @@ def test_versions_are_listed_as_azure_last_said_and_text_stays_text(store, home,
 
 def test_an_export_is_no_base_and_says_so_another_model_is(store, home):
     run = planted.finished(store)
-    content = {registered.lineage.CONTENT: "00"}
+    content = {version_tables.lineage.CONTENT: "00"}
     export, other = kept(
         home, version("1", tags={"run": run, "base": "starter"}, properties=content), version("2")
     )
@@ -244,14 +245,14 @@ def test_a_pull_that_fails_is_a_sentence_and_one_that_is_there_can_be_compared_a
     store, home, no_cli, inputs, client
 ):
     (chosen,) = kept(home, version("1"))
-    place.remember(home, TRAVEL)
+    azure_workspace.remember(home, TRAVEL)
     notice, comparable, *_, told, _ = models.pull(inputs, "azureml", chosen, *values(inputs))
     assert (notice, comparable) == (None, "")
     assert told["status"] in ("running", "failed")  # which it is soon, without the Azure CLI
     address = f"/pulled/{told['pulled']}.json"
     until(lambda: client.get(address).json()["status"] == "failed", "the end of the pull")
     assert NO_CLI in client.get(address).json()["error"]
-    folder = pulled.folder(home, told["pulled"])
+    folder = pulls.folder(home, told["pulled"])
     folder.mkdir()
     facts = home / "pulled" / f".{told['pulled']}.json"
     facts.write_text(json.dumps({**json.loads(facts.read_text()), "status": "done"}))

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from pipeline import datasets, settings
+from pipeline import settings
 from pipeline.errors import LabError
+from pipeline.inputs.data import datasets
 from pipeline.store import Store
-from webapp import check_turns, parts
 from webapp.app import page
 from webapp.tabs import data, lab
+from webapp.ui import check_turns, parts
 
 SAMPLE = str(settings.SAMPLES / "travel.jsonl")
 

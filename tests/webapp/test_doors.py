@@ -51,7 +51,7 @@ class Touched:
         if self.on and event in WATCHED:
             words: tuple[Any, ...] = given
             if event == "subprocess.Popen":  # but for what renders templates: its words are always the same
-                words = () if "pipeline.sandbox" in given[1] else (event,)
+                words = () if "pipeline.inputs.prompts.sandbox" in given[1] else (event,)
             self.found += [os.fsdecode(word) for word in words if isinstance(word, (str, bytes, os.PathLike))]
 
     @contextmanager

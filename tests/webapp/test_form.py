@@ -8,9 +8,9 @@ import gradio as gr
 import pytest
 
 from pipeline import settings
-from pipeline.options import Option, describe, option
-from pipeline.recipe import LEFT_OUT, OPTIONS, Recipe, from_dict
-from webapp import form
+from pipeline.inputs.options import Option, describe, option
+from pipeline.stages.recipe import LEFT_OUT, OPTIONS, Recipe, from_dict
+from webapp.ui import form
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import planted
 import pytest
 
 from pipeline.store import Store
-from webapp import form
 from webapp.tabs import hub, publish
+from webapp.ui import form
 
 NOBODY = (
     "Nobody is logged in to the Hugging Face Hub here; run `hf auth login` in a terminal, or set HF_TOKEN"

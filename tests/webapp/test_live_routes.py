@@ -7,10 +7,10 @@ import json
 import planted
 from lab import until
 
-from pipeline import clock
-from pipeline.child import PROCESS
-from pipeline.run import DONE, FAILED
-from webapp import tail
+from pipeline.store.run import DONE, FAILED
+from pipeline.system import clock
+from pipeline.worker.child import PROCESS
+from webapp.routes import tail
 
 
 def ask(client, run, **query):

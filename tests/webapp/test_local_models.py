@@ -9,11 +9,12 @@ import planted
 import pytest
 from starlette.testclient import TestClient
 
-from pipeline import settings, shown
+from pipeline import display, settings
 from pipeline.errors import InputError
-from webapp import choices, local_models
+from webapp import local_models
 from webapp.__main__ import arguments, main
 from webapp.tabs import data, lab, runs, scorecard, sweep
+from webapp.ui import choices
 
 SAMPLE = str(settings.SAMPLES / "travel.jsonl")
 REFUSED = "is not offered on this page"
@@ -37,7 +38,7 @@ def said(inputs, model) -> set[str]:
         *list(sweep.launch(inputs, lab._chosen, *given, "seed", "1,2", None, "", "ann"))[-1][1]["items"],
     ]
     assert len(told) == 5
-    return {text.partition("model: ")[2].replace(shown.value(model), "IT") for text in told}
+    return {text.partition("model: ")[2].replace(display.value(model), "IT") for text in told}
 
 
 def test_a_path_that_is_not_offered_gets_one_sentence_whether_or_not_it_exists(

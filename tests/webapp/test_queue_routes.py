@@ -8,8 +8,9 @@ import pytest
 
 from pipeline import settings
 from pipeline.errors import InputError
-from webapp import local_models, watch
+from webapp import local_models
 from webapp.home import known_run
+from webapp.routes import watch
 from webapp.tabs import lab, sweep
 
 

@@ -11,7 +11,7 @@ from lab import until
 from starlette.testclient import TestClient
 
 from pipeline import settings
-from pipeline.run import CANCELED, FAILED
+from pipeline.store.run import CANCELED, FAILED
 from webapp.app import create
 
 

@@ -11,10 +11,11 @@ import planted
 import pytest
 import yaml
 
-from pipeline import storage
-from pipeline.run import CANCELED
-from webapp import app, views
+from pipeline.runs import disk
+from pipeline.store.run import CANCELED
+from webapp import app
 from webapp.tabs import comparison, runs
+from webapp.ui import views
 
 NOTHING = ("", "", None, None, "")
 
@@ -130,28 +131,28 @@ def test_a_run_that_goes_on_is_not_deleted(store):
 def test_what_was_purged_cannot_be_restored(store):
     run = planted.finished(store)
     store.delete(run)
-    assert storage.purge(store, older_than=0) == [run]
+    assert disk.purge(store, older_than=0) == [run]
     assert "a day has passed" in runs.undo(event(id=run))[0]["text"]
 
 
 def test_the_app_purges_once_an_hour_and_goes_on_if_it_cannot(store, home, monkeypatch):
     run = planted.finished(store)
     store.delete(run)
-    day_later, purged, looks = time.time() + storage.DAY + 60, [], []
+    day_later, purged, looks = time.time() + disk.DAY + 60, [], []
 
     async def release_idle():
         looks.append(0)
         if len(looks) > 9:
             raise asyncio.CancelledError
 
-    def purge(of, real=storage.purge):
+    def purge(of, real=disk.purge):
         purged.append(real(of))
         raise OSError("for once")
 
     monkeypatch.setattr(app, "TEND_SECONDS", 0)
-    monkeypatch.setattr(app.inference, "release_idle", release_idle)
-    monkeypatch.setattr(storage, "purge", purge)
-    monkeypatch.setattr(storage.time, "time", lambda: day_later)
+    monkeypatch.setattr(app.chat_client, "release_idle", release_idle)
+    monkeypatch.setattr(disk, "purge", purge)
+    monkeypatch.setattr(disk.time, "time", lambda: day_later)
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(asyncio.wait_for(app._tend(home), 20))
     assert purged == [[run]]
@@ -159,7 +160,7 @@ def test_the_app_purges_once_an_hour_and_goes_on_if_it_cannot(store, home, monke
 
 
 def test_free_space_says_first_what_it_would_take(store, home, monkeypatch):
-    monkeypatch.setattr(storage, "YOUNG", 0.0)
+    monkeypatch.setattr(disk, "YOUNG", 0.0)
     planted.finished(store)
     question = runs.ask_free()
     assert (question["text"], question["yes"]) == ("There is nothing to free.", "")
@@ -181,7 +182,7 @@ def test_a_full_disk_while_space_is_freed_is_a_sentence(store, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(storage, "collect", full)
+    monkeypatch.setattr(disk, "collect", full)
     assert runs.free() == {
         "text": "The disk is full; free some space in the home folder and retry.", "kind": "bad",
     }  # fmt: skip

@@ -6,7 +6,9 @@ import gradio as gr
 import planted
 import pytest
 
-from pipeline import recipe, scorecard, settings
+from pipeline import settings
+from pipeline.runs import scorecard
+from pipeline.stages import recipe
 from webapp.tabs import scorecard as panel
 
 
@@ -17,7 +19,7 @@ def reading(*changes: str):
 
 @pytest.fixture
 def quiet(monkeypatch):
-    monkeypatch.setattr("pipeline.worker.ensure", lambda home: None)
+    monkeypatch.setattr("pipeline.worker.loop.ensure", lambda home: None)
     monkeypatch.setattr(settings, "gpus", lambda: 0)
 
 

@@ -22,9 +22,12 @@ import pytest
 from lab import killed, open_files, plant, until
 from starlette.testclient import TestClient
 
-from pipeline import apart, locks, models, settings
+from pipeline import settings
 from pipeline.errors import LabError
+from pipeline.inputs.models import base_models
+from pipeline.publish import check_process
 from pipeline.store import Store
+from pipeline.system import locks
 from webapp.__main__ import _favor_the_page, arguments
 from webapp.app import create
 
@@ -109,7 +112,10 @@ def test_a_second_app_is_refused_with_a_sentence(served, home, tmp_path, record_
 
 @pytest.mark.parametrize(
     "ask",
-    [lambda home: models.resolve("slow/model"), lambda home: apart.ask(home, "Azure", "azure", "whoami")],
+    [
+        lambda home: base_models.resolve("slow/model"),
+        lambda home: check_process.ask(home, "Azure", "azure", "whoami"),
+    ],
     ids=["hub", "Azure"],
 )
 def test_what_asks_others_for_the_app_ends_with_it(home, tmp_path, monkeypatch, ask):
@@ -119,7 +125,7 @@ def test_what_asks_others_for_the_app_ends_with_it(home, tmp_path, monkeypatch, 
     )
     python.chmod(0o700)
     monkeypatch.setattr(settings, "python", lambda: str(python))
-    monkeypatch.setattr(models, "ANSWER_SECONDS", 600)
+    monkeypatch.setattr(base_models, "ANSWER_SECONDS", 600)
     ends = []
 
     def asking():

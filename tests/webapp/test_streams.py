@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from webapp.streams import coalesce
+from webapp.ui.streams import coalesce
 
 
 def run(coroutine):

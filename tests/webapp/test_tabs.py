@@ -15,11 +15,14 @@ import planted
 import pytest
 import yaml
 
-from pipeline import datasets, publishers, settings
+from pipeline import settings
 from pipeline.errors import InputError, LabError, sentence
-from pipeline.recipe import OPTIONS
-from webapp import app, choices, form, local_models, uploads, views
+from pipeline.inputs.data import datasets
+from pipeline.publish import targets
+from pipeline.stages.recipe import OPTIONS
+from webapp import app, local_models, uploads
 from webapp.tabs import compare, data, lab, publish
+from webapp.ui import choices, form, views
 
 GOOD = b'{"prompt": "a", "response": "b"}\n{"prompt": "c", "response": "d"}\n'
 SAMPLE = str(settings.SAMPLES / "travel.jsonl")
@@ -260,7 +263,7 @@ def test_the_app_sees_to_the_worker_and_to_idle_models_again_and_again(home, mon
 
     monkeypatch.setattr(app, "TEND_SECONDS", 0)
     monkeypatch.setattr(app, "_see_to_worker", lambda home: done.append("worker"))
-    monkeypatch.setattr(app.inference, "release_idle", release_idle)
+    monkeypatch.setattr(app.chat_client, "release_idle", release_idle)
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(asyncio.wait_for(app._tend(home), 20))
     assert done == ["worker", "models"] * 3
@@ -317,7 +320,7 @@ async def answering(home, source, prompt, **options):
 
 
 def test_both_answers_stream_with_their_measures(store, monkeypatch):
-    monkeypatch.setattr(compare.inference, "stream", answering)
+    monkeypatch.setattr(compare.chat_client, "stream", answering)
     shown = collect(compare.compare(planted.finished(store), "Where?", 64, 0, 0))
     base, adapter, facts, _, notice = shown[-1]
     assert (base, adapter, notice) == ("base0 base1 base2 ", "adapter0 adapter1 adapter2 ", None)
@@ -325,7 +328,7 @@ def test_both_answers_stream_with_their_measures(store, monkeypatch):
 
 
 def test_the_button_takes_no_other_click_while_answers_stream(store, monkeypatch):
-    monkeypatch.setattr(compare.inference, "stream", answering)
+    monkeypatch.setattr(compare.chat_client, "stream", answering)
     steps = collect(compare.run_both(planted.finished(store), "Where?", 64, 0, 0))
     assert len(steps) > 1
     assert all(step[-1]["interactive"] is False for step in steps)
@@ -336,7 +339,7 @@ def test_an_answer_that_was_cut_is_marked(store, monkeypatch):
         measured = {"tokens": 64, "cut": True, "tokens_per_second": 1.0, "first_token_seconds": 1.0}
         yield {"side": "base", "text": "and then", "done": True, **measured}
 
-    monkeypatch.setattr(compare.inference, "stream", cut)
+    monkeypatch.setattr(compare.chat_client, "stream", cut)
     _, _, facts, *_ = collect(compare.compare(planted.finished(store), "Where?", 64, 0, 0))[-1]
     assert facts[0] == ["Tokens", "64 [cut at the limit]"]
     side = {"text": "and then", "tokens": 64, "cut": True}
@@ -347,7 +350,7 @@ def test_an_answer_that_was_cut_is_marked(store, monkeypatch):
 
 
 def test_a_run_without_an_adapter_answers_on_its_one_side(store, monkeypatch):
-    monkeypatch.setattr(compare.inference, "stream", answering)
+    monkeypatch.setattr(compare.chat_client, "stream", answering)
     base, adapter, _, facts, notice = collect(
         compare.compare(planted.finished(store, adapter=False), "Where?", 64, 0, 0)
     )[-1]
@@ -356,7 +359,7 @@ def test_a_run_without_an_adapter_answers_on_its_one_side(store, monkeypatch):
 
 
 def test_a_merged_adapter_is_said_to_have_no_base_side(store, monkeypatch):
-    monkeypatch.setattr(compare.inference, "stream", answering)
+    monkeypatch.setattr(compare.chat_client, "stream", answering)
     run = planted.finished(store, adapter=False, merged=True)
     base, adapter, _, _, notice = collect(compare.compare(run, "Where?", 64, 0, 0))[-1]
     assert (base, adapter) == ("", "adapter0 adapter1 adapter2 ")
@@ -368,14 +371,14 @@ def test_an_error_of_the_model_is_a_sentence_beside_what_was_there(store, monkey
         yield {"side": "base", "text": "The"}
         raise LabError("The model ran out of memory.")
 
-    monkeypatch.setattr(compare.inference, "stream", ending)
+    monkeypatch.setattr(compare.chat_client, "stream", ending)
     base, *_, notice = collect(compare.compare(planted.finished(store), "Where?", 64, 0, 0))[-1]
     assert (base, notice["text"]) == ("The", "The model ran out of memory.")
 
 
 def test_a_run_that_is_gone_and_a_process_that_cannot_start_are_sentences(store, monkeypatch):
     assert "no such run" in collect(compare.compare("gone", "Where?", 64, 0, 0))[-1][-1]["text"]
-    monkeypatch.setattr(compare.inference, "stream", full_disk)
+    monkeypatch.setattr(compare.chat_client, "stream", full_disk)
     notice = collect(compare.compare(planted.finished(store), "Where?", 64, 0, 0))[-1][-1]
     assert notice == {"text": FULL, "kind": "bad"}
 
@@ -413,7 +416,7 @@ def test_the_system_text_of_a_held_out_prompt_is_filled_in(store, monkeypatch):
         asked.append(options)
         yield {"side": "base", "text": "So."}
 
-    monkeypatch.setattr(compare.inference, "stream", answering_with)
+    monkeypatch.setattr(compare.chat_client, "stream", answering_with)
     collect(compare.compare(run, "Where?", 64, 0, 0, "Be brief."))
     assert asked[0]["system"] == "Be brief."
 
@@ -440,7 +443,7 @@ def test_a_version_registered_here_answers_and_has_the_prompts_of_its_run(store,
     offered = dict(compare.arrive(run, run)[0]["choices"])
     assert offered["travel:1 · registered here"] == "registry/travel/1"
     assert compare.choose("registry/travel/1")[2] == "What should I see in Lindenhafen?"
-    monkeypatch.setattr(compare.inference, "stream", answering)
+    monkeypatch.setattr(compare.chat_client, "stream", answering)
     base, *_, notice = collect(compare.compare("registry/travel/1", "Where?", 64, 0, 0))[-1]
     assert (base, notice["text"]) == (
         "base0 base1 base2 ", "There is no adapter in model travel:1; its base answers alone.",
@@ -464,7 +467,7 @@ def test_a_home_without_finished_runs_says_so(store):
 def registry():
     with gr.Blocks():
         made = form.Form()
-        made.fields("publish", publishers.PUBLISHERS["local"].Options)
+        made.fields("publish", targets.PUBLISHERS["local"].Options)
     return made
 
 
@@ -490,7 +493,7 @@ def test_publishing_queues_a_stage_of_the_run(store, registry):
 def test_what_keeps_a_version_from_being_published_is_a_sentence(store, registry, monkeypatch, error, words):
     run = planted.finished(store)
     monkeypatch.setattr(publish.submit, "publish", failing(error))
-    monkeypatch.setattr(publish.publishers.PUBLISHERS["local"], "plan", failing(error))
+    monkeypatch.setattr(publish.targets.PUBLISHERS["local"], "plan", failing(error))
     for handler in (publish.check, publish.publish):
         problems, *rest = handler(registry, run, "travel", "", "")
         assert problems["items"][0].startswith(words)

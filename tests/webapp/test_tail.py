@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from webapp import tail
+from webapp.routes import tail
 
 
 def file(tmp_path, data: bytes):

@@ -3,8 +3,8 @@ from __future__ import annotations
 import planted
 import pytest
 
-from pipeline.run import CANCELED, DONE, FAILED, Run, StageRun
-from webapp import views
+from pipeline.store.run import CANCELED, DONE, FAILED, Run, StageRun
+from webapp.ui import views
 
 
 @pytest.mark.parametrize(

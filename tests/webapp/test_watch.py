@@ -9,7 +9,7 @@ import pytest
 from lab import until
 
 from pipeline.errors import InputError
-from webapp import watch
+from webapp.routes import watch
 
 
 def test_many_who_ask_at_once_cost_one_look(store, home, monkeypatch):

@@ -9,15 +9,18 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from pipeline import publishers, submit
-from pipeline.azure import ask, place
-from pipeline.azure.login import KEY, WITHOUT_KEY
-from pipeline.azure.place import Place
 from pipeline.errors import InputError, LabError, sentence
-from pipeline.files import to_json
-from pipeline.options import describe
-from webapp import choices, form, parts, uploads, views
+from pipeline.inputs import azure_workspace
+from pipeline.inputs.azure_workspace import Place
+from pipeline.inputs.options import describe
+from pipeline.publish import targets
+from pipeline.publish.azure import ask
+from pipeline.publish.azure.login import KEY, WITHOUT_KEY
+from pipeline.runs import submit
+from pipeline.system.files import to_json
+from webapp import uploads
 from webapp.home import store
+from webapp.ui import choices, form, parts, views
 
 TO = "azureml"
 LOGINS = [
@@ -52,7 +55,7 @@ def whoami(inputs: form.Form, *values: Any) -> Iterator[tuple[Any, ...]]:
         where = place_of(inputs, values)
         found = ask.whoami(store().home, where)
         if where.workspace:
-            place.remember(store().home, where)
+            azure_workspace.remember(store().home, where)
     except (LabError, OSError) as error:
         yield {"text": sentence(error), "kind": "bad"}, None
         return
@@ -80,8 +83,8 @@ def find(login: str) -> Iterator[tuple[Any, ...]]:
     """The workspaces that a login sees, to choose from: a notice, and the choices."""
     yield ASKING, gr.skip()
     try:
-        if login not in place.LOGINS:
-            raise InputError(f"login: choose one of {', '.join(place.LOGINS)}")
+        if login not in azure_workspace.LOGINS:
+            raise InputError(f"login: choose one of {', '.join(azure_workspace.LOGINS)}")
         told = ask.workspaces(store().home, login)
     except (LabError, OSError) as error:
         yield {"text": sentence(error), "kind": "bad"}, gr.update(visible=False)
@@ -121,8 +124,8 @@ def take_config(uploaded: str) -> tuple[Any, ...]:
     """Fill in the workspace of an uploaded config.json; the file itself is not kept."""
     path = None
     try:
-        with uploads.taken(uploaded, most_bytes=place.LARGEST_CONFIG, ending=".json") as path:
-            found = place.find(store().home, Place(), str(path))
+        with uploads.taken(uploaded, most_bytes=azure_workspace.LARGEST_CONFIG, ending=".json") as path:
+            found = azure_workspace.find(store().home, Place(), str(path))
     except (LabError, OSError) as error:
         text = sentence(error).replace(f"config: {path}", "This file")
         return {"text": text, "kind": "bad"}, *[gr.skip()] * len(WHERE)
@@ -136,7 +139,7 @@ def check(inputs: form.Form, run: str | None, *values: Any) -> Iterator[tuple[An
     try:
         given = inputs.collect(values)[TO]
         found = choices.run(store(), run)
-        planned = publishers.PUBLISHERS[TO].plan(store().home, found, publishers.options_of(TO, given))
+        planned = targets.PUBLISHERS[TO].plan(store().home, found, targets.options_of(TO, given))
         yield None, ASKING, None, files(planned), command(planned)
         told = ask.preflight(store().home, found.id, given)
     except (LabError, OSError) as error:
@@ -179,8 +182,8 @@ def publish(inputs: form.Form, run: str | None, *values: Any) -> tuple[Any, ...]
     """Queue the publishing, and have the page follow it: what `check` says, and the stage."""
     try:
         found = choices.run(store(), run)
-        options = publishers.options_of(TO, inputs.collect(values)[TO])
-        planned = publishers.PUBLISHERS[TO].plan(store().home, found, options)
+        options = targets.options_of(TO, inputs.collect(values)[TO])
+        planned = targets.PUBLISHERS[TO].plan(store().home, found, options)
         stage = submit.publish(store(), found, TO, options)
     except (LabError, OSError) as error:
         return views.problems(REFUSED, error), None, None, None, gr.skip(), None
@@ -189,13 +192,13 @@ def publish(inputs: form.Form, run: str | None, *values: Any) -> tuple[Any, ...]
 
 def place_of(inputs: form.Form, values: tuple[Any, ...]) -> Place:
     """The workspace of the form; what is left empty is as remembered. Raises InputError."""
-    options = publishers.options_of(TO, inputs.collect(values)[TO])
-    return publishers.PUBLISHERS[TO].place_of(store().home, options)  # type: ignore[no-any-return]
+    options = targets.options_of(TO, inputs.collect(values)[TO])
+    return targets.PUBLISHERS[TO].place_of(store().home, options)  # type: ignore[no-any-return]
 
 
 def arrive(*now: Any) -> list[Any]:
     """Login and workspace as remembered, where nothing is typed yet."""
-    known = place.recall(store().home)
+    known = azure_workspace.recall(store().home)
     login, *rest = now
     if any(rest):
         return [gr.skip()] * len(now)
@@ -205,7 +208,7 @@ def arrive(*now: Any) -> list[Any]:
 def build() -> Azure:
     """Lay out the part of the tab that is about Azure."""
     inputs = form.Form()
-    options = {option.name: option for option in describe(publishers.PUBLISHERS[TO].Options)}
+    options = {option.name: option for option in describe(targets.PUBLISHERS[TO].Options)}
 
     def add(name: str, **changes: Any) -> form.Input:
         option = options.pop(name)

@@ -8,12 +8,14 @@ from typing import Any
 
 import gradio as gr
 
-from pipeline import inference, shown, submit
+from pipeline import display
 from pipeline.errors import InputError, LabError, sentence
-from webapp import choices, parts, views
+from pipeline.exports import chat_client
+from pipeline.runs import submit
 from webapp.calls import picked
 from webapp.home import store
-from webapp.streams import coalesce
+from webapp.ui import choices, parts, views
+from webapp.ui.streams import coalesce
 
 SIDES = ("base", "adapter")
 DRAW_SECONDS = 0.08
@@ -65,9 +67,9 @@ def ready() -> Any:
 
 
 def _batches(
-    source: inference.Source, prompt: str, tokens: float, temperature: float, seed: float, system: str
+    source: chat_client.Source, prompt: str, tokens: float, temperature: float, seed: float, system: str
 ) -> AsyncGenerator[list[dict[str, Any]], None]:
-    answers = inference.stream(
+    answers = chat_client.stream(
         store().home, source, prompt,
         seed=_whole(seed or 0), max_new_tokens=_whole(tokens), temperature=float(temperature or 0),
         system=system,
@@ -85,7 +87,7 @@ def _whole(number: float) -> int:
 def measures(piece: dict[str, Any]) -> list[list[str]]:
     """What stands below an answer."""
     return [
-        ["Tokens", f"{piece['tokens']}{f' {shown.CUT}' if piece.get('cut') else ''}"],
+        ["Tokens", f"{piece['tokens']}{f' {display.CUT}' if piece.get('cut') else ''}"],
         ["Tokens per second", f"{piece['tokens_per_second']:.1f}"],
         ["First token after", views.seconds(piece["first_token_seconds"])],
     ]
@@ -110,7 +112,7 @@ def choose(run: str | None) -> tuple[Any, ...]:
 def _takes_system(run: str | None) -> bool:
     """Whether the prompts of a model can have a system text."""
     try:
-        return run is not None and inference.takes_system(choices.source(store(), run))
+        return run is not None and chat_client.takes_system(choices.source(store(), run))
     except LabError:  # it cannot answer at all, which is said when it is asked
         return False
 

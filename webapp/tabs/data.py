@@ -10,11 +10,16 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from pipeline import datasets, models, settings, shown, submit, templates
+from pipeline import display, settings
 from pipeline.errors import InputError, LabError
+from pipeline.inputs.data import datasets
+from pipeline.inputs.models import base_models
+from pipeline.inputs.prompts import templates
+from pipeline.runs import submit
 from pipeline.stages import finetune
-from webapp import check_turns, choices, local_models, parts, uploads, views
+from webapp import local_models, uploads
 from webapp.home import store
+from webapp.ui import check_turns, choices, parts, views
 
 MISFIT = "The rows do not fit this template; change one of them and check again"
 ENOUGH_ROWS = 100_000
@@ -105,11 +110,11 @@ def refresh(picked: str | None) -> Any:
     return gr.update(choices=choices.data(store().home), **known)
 
 
-def _model(template: str, model: str) -> tuple[models.Model | None, str]:
+def _model(template: str, model: str) -> tuple[base_models.Model | None, str]:
     """The model whose chat template and tokenizer are used, and what cannot be known without it."""
     chat = template.strip() == templates.CHAT
     try:
-        found = models.resolve(local_models.known(model))
+        found = base_models.resolve(local_models.known(model))
     except InputError as error:
         missing = "The example cannot be rendered" if chat else "Lengths are not counted"
         return None, f"{missing}: {error.problems[0]}"
@@ -149,7 +154,7 @@ def _is_rows(path: Path) -> bool:
 
 def _short(report: datasets.Report, path: Path) -> list[str]:
     """The problems as a person reads them: `line 7` instead of the whole path."""
-    named = f"{shown.plain(str(path))}:"
+    named = f"{display.plain(str(path))}:"
     return [f"Line {m.removeprefix(named)}" if m.startswith(named) else m for m in report.messages()]
 
 

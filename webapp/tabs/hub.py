@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from pipeline import publishers, submit
 from pipeline.errors import LabError, sentence
-from pipeline.hub import ask
-from webapp import choices, form, parts, views
+from pipeline.publish import targets
+from pipeline.publish.hub import ask
+from pipeline.runs import submit
 from webapp.calls import picked
 from webapp.home import store
 from webapp.tabs import azure
+from webapp.ui import choices, form, parts, views
 
 TO = "huggingface"
 ASKING = {"text": "Asking the hub… you can go on working meanwhile."}
@@ -71,7 +72,7 @@ def check(inputs: form.Form, run: str | None, *values: Any) -> Iterator[tuple[An
     try:
         given = inputs.collect(values)[TO]
         found = choices.run(store(), run)
-        planned = publishers.PUBLISHERS[TO].plan(store().home, found, publishers.options_of(TO, given))
+        planned = targets.PUBLISHERS[TO].plan(store().home, found, targets.options_of(TO, given))
         yield None, ASKING, None, azure.files(planned)
         told = ask.preflight(store().home, found.id, given)
     except (LabError, OSError) as error:
@@ -84,7 +85,7 @@ def publish(inputs: form.Form, run: str | None, *values: Any) -> tuple[Any, ...]
     """Queue the publishing, and have the page follow it: what `check` says, and the stage."""
     try:
         found = choices.run(store(), run)
-        options = publishers.options_of(TO, inputs.collect(values)[TO])
+        options = targets.options_of(TO, inputs.collect(values)[TO])
         stage = submit.publish(store(), found, TO, options)
     except (LabError, OSError) as error:
         return views.problems(azure.REFUSED, error), *(None,) * 4
@@ -93,7 +94,7 @@ def publish(inputs: form.Form, run: str | None, *values: Any) -> tuple[Any, ...]
 
 def listed() -> tuple[Any, ...]:
     """What was published there from this lab, as its runs tell, and no title and link. Asks nobody."""
-    found = publishers.PUBLISHERS[TO].versions(store().home)
+    found = targets.PUBLISHERS[TO].versions(store().home)
     rows = [
         [
             {"status": "done", "word": "Yes"} if version["verified"] else {"status": "failed", "word": "No"},
@@ -114,7 +115,7 @@ def listed() -> tuple[Any, ...]:
 def select(event: gr.EventData) -> tuple[Any, Any]:
     """The version whose row was chosen: what it is, and its link."""
     page = picked(event)
-    for version in publishers.PUBLISHERS[TO].versions(store().home):
+    for version in targets.PUBLISHERS[TO].versions(store().home):
         if version["path"] == page:
             text = f"{version['name']}, version {version['version']}"
             return {"text": text}, {"text": "Open on the Hugging Face Hub", "href": page}
@@ -131,7 +132,7 @@ def build() -> Hub:
             me = gr.Button("Who am I", size="sm", scale=0, min_width=130, elem_id="hub-whoami")
         notice = parts.drawn("notice", elem_id="hub-notice")
         facts = parts.drawn("facts", elem_id="hub-who")
-        inputs.fields(TO, publishers.PUBLISHERS[TO].Options)
+        inputs.fields(TO, targets.PUBLISHERS[TO].Options)
         with gr.Row():
             dry = gr.Button("Check first (dry run)", elem_id="hub-check")
             go = gr.Button("Publish", variant="primary", elem_id="hub-go")

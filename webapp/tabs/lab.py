@@ -11,15 +11,18 @@ from typing import Any, NamedTuple
 import gradio as gr
 import yaml
 
-from pipeline import datasets, settings, submit
-from pipeline import recipe as recipes
+from pipeline import settings
 from pipeline.errors import InputError, LabError
-from pipeline.files import to_json
-from pipeline.options import describe
+from pipeline.inputs.data import datasets
+from pipeline.inputs.options import describe
+from pipeline.runs import submit
 from pipeline.stages import STAGES
-from webapp import check_turns, choices, form, local_models, parts, views
+from pipeline.stages import recipe as recipes
+from pipeline.system.files import to_json
+from webapp import local_models
 from webapp.home import known_run, store
 from webapp.tabs import scorecard, sweep
+from webapp.ui import check_turns, choices, form, parts, views
 
 SAMPLE = settings.SAMPLES / "travel.yaml"
 NOT_STARTED = "Nothing was started"

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from pipeline import publishers, submit
 from pipeline.errors import LabError
-from webapp import choices, form, parts, views
+from pipeline.publish import targets
+from pipeline.runs import submit
 from webapp.home import store
-from webapp.tabs import azure, hub, registered
+from webapp.tabs import azure, hub, versions
+from webapp.ui import choices, form, parts, views
 
 TO = "local"
 PUBLISH = "publish"
@@ -28,7 +29,7 @@ def check(inputs: form.Form, run: str | None, *values: Any) -> tuple[Any, ...]:
     """The dry run: what would be published, or what stands against it."""
     try:
         options = _options(inputs, values)
-        plan = publishers.PUBLISHERS[TO].plan(store().home, choices.run(store(), run), options)
+        plan = targets.PUBLISHERS[TO].plan(store().home, choices.run(store(), run), options)
     except (LabError, OSError) as error:
         return views.problems(REFUSED, error), None, None
     what = f"{len(plan['files'])} files, {views.size(plan['bytes'])}"
@@ -56,7 +57,7 @@ def arrive(cloud: form.Form, run: str | None, where: str = TO, *values: Any) -> 
     return (
         gr.update(choices=found, value=run if run in ids else next(iter(ids), None)),
         empty,
-        *registered.listed(cloud, where, *values),
+        *versions.listed(cloud, where, *values),
     )
 
 
@@ -69,18 +70,18 @@ def moved(where: str) -> tuple[Any, ...]:
 
 def ended(cloud: form.Form, where: str) -> tuple[Any, ...]:
     """What is listed after a publishing has ended; Azure is asked only when somebody wants to know."""
-    return registered.listed(cloud, where) if where == TO else (gr.skip(),) * 3
+    return versions.listed(cloud, where) if where == TO else (gr.skip(),) * 3
 
 
 def _options(inputs: form.Form, values: tuple[Any, ...]) -> Any:
-    return publishers.options_of(TO, inputs.collect(values)[PUBLISH])
+    return targets.options_of(TO, inputs.collect(values)[PUBLISH])
 
 
 class Publish(NamedTuple):
     """What app.py connects with the other tabs."""
 
     where: gr.Radio
-    models: registered.Registered
+    models: versions.Registered
 
 
 def build(tab: gr.Tab) -> Publish:
@@ -96,7 +97,7 @@ def build(tab: gr.Tab) -> Publish:
             info="Where to publish, and whose models are listed below",
         )  # fmt: skip
     with gr.Column() as local:
-        inputs.fields(PUBLISH, publishers.PUBLISHERS[TO].Options)
+        inputs.fields(PUBLISH, targets.PUBLISHERS[TO].Options)
         with gr.Row():
             dry = gr.Button("Check first (dry run)", elem_id="publish-check")
             go = gr.Button("Publish", variant="primary", elem_id="publish-go")
@@ -113,7 +114,7 @@ def build(tab: gr.Tab) -> Publish:
     progress = parts.drawn("stage", elem_id="publish-progress")
     gr.Markdown(ABOUT)
     with gr.Column() as registry:
-        models = registered.build(where, cloud.inputs)
+        models = versions.build(where, cloud.inputs)
     on_it = hub.published()
 
     given = [run, *inputs.inputs]
@@ -127,7 +128,7 @@ def build(tab: gr.Tab) -> Publish:
     asked = [where, *cloud.inputs.inputs]
     columns = [local, cloud.column, on_hub.column, registry, on_it.column]
     where.input(moved, where, [*columns, *said], **parts.QUICK).then(
-        partial(registered.listed, cloud.inputs), asked, models.shown, **parts.QUICK
+        partial(versions.listed, cloud.inputs), asked, models.shown, **parts.QUICK
     )
     for event in (where.input, progress.select, tab.select):
         event(hub.listed, None, on_it.shown, **parts.QUICK)

@@ -1,4 +1,4 @@
-"""Runs: the history. Find runs, write on them, compare them, delete them; one selected run in detail."""
+"""Runs: the comparison. Find runs, write on them, compare them, delete them; one selected run in detail."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from pipeline import history, shown, storage, takeaway, worker
+from pipeline import display
 from pipeline.errors import LabError
-from pipeline.run import ENDED, RETRYABLE, Run
-from webapp import parts, routes, views
+from pipeline.publish import zip_file
+from pipeline.runs import comparison, disk
+from pipeline.store.run import ENDED, RETRYABLE, Run
+from pipeline.worker import loop
 from webapp.calls import number, picked, ticked
 from webapp.home import known_run, store
-from webapp.tabs import comparison
+from webapp.routes import runs as run_routes
+from webapp.tabs import comparison as comparison_panel
+from webapp.ui import parts, views
 
 DELETED = "deleted"
 SHOWN = [
@@ -41,11 +45,11 @@ def listed(
     """
     there = store().list(deleted=shown == DELETED)
     status = "" if shown == DELETED else shown
-    found = history.search(there, text, status, tag or "", owner or "")
+    found = comparison.search(there, text, status, tag or "", owner or "")
     empty = NONE_DELETED if shown == DELETED and not there else EMPTY if there else ""
     table = views.history(found, empty=empty, checked=checked.split(",") if checked else [], picked=run)
-    owners = history.owners(there)
-    tags = [("All", ""), *((name, name) for name in history.tags(there))]
+    owners = comparison.owners(there)
+    tags = [("All", ""), *((name, name) for name in comparison.tags(there))]
     owned = gr.update(choices=[("All", ""), *((name, name) for name in owners)], visible=len(owners) > 1)
     return {**table, "ticks": ticks}, gr.update(choices=tags), owned
 
@@ -78,7 +82,7 @@ def details(run: str) -> tuple[Any, ...]:
         views.recipe_yaml(found.recipe),
         gr.update(interactive=found.status not in ENDED),
         gr.update(interactive=found.status in RETRYABLE and not gone),
-        gr.update(interactive=takeaway.exported(found) is not None),
+        gr.update(interactive=zip_file.exported(found) is not None),
         gr.update(interactive=found.status in ENDED, visible=not gone),
         gr.update(visible=gone),
     )
@@ -86,14 +90,14 @@ def details(run: str) -> tuple[Any, ...]:
 
 def takes(run: str) -> list[list[str]]:
     """What the selected run takes on disk; looked at after it is shown, for that reads its folders."""
-    return views.storage(storage.of(store(), known_run(run).id))
+    return views.storage(disk.of(store(), known_run(run).id))
 
 
 def retry(run: str) -> tuple[Any, ...]:
     """Queue the selected run again, and show how things stand."""
     try:
-        routes.again(run)
-        worker.ensure(store().home)
+        run_routes.again(run)
+        loop.ensure(store().home)
     except LabError as error:
         gr.Warning(str(error))
     return details(run)
@@ -108,7 +112,7 @@ def save(run: str, notes: str, tags: str) -> tuple[Any, Any]:
         new_tags = tags.split(",") if tags != ", ".join(found.tags) else None
         if new_notes is None and new_tags is None:
             return gr.skip(), None
-        history.annotate(store(), found.id, new_notes, new_tags)
+        comparison.annotate(store(), found.id, new_notes, new_tags)
     except LabError as error:
         return None, views.problems("Not saved", error)
     return {"text": "Saved.", "kind": "good"}, None
@@ -117,7 +121,7 @@ def save(run: str, notes: str, tags: str) -> tuple[Any, Any]:
 def ask_delete(run: str) -> dict[str, Any]:
     """The question before a run is deleted."""
     found = known_run(run)
-    freed = views.size(storage.of(store(), found.id).freed)
+    freed = views.size(disk.of(store(), found.id).freed)
     notes = [
         f"{found.id}: {freed} come free a day from now; until then it can be restored.",
         "Published copies stay, and so do results that other runs use.",
@@ -148,7 +152,7 @@ def restore(run: str) -> tuple[Any, ...]:
     try:
         found = known_run(run)
     except LabError:
-        return {"text": f"Run {shown.short(run)} is gone: a day has passed.", "kind": "bad"}, gr.update(
+        return {"text": f"Run {display.short(run)} is gone: a day has passed.", "kind": "bad"}, gr.update(
             visible=False
         )
     store().restore(found.id)
@@ -157,7 +161,7 @@ def restore(run: str) -> tuple[Any, ...]:
 
 def ask_free() -> dict[str, Any]:
     """The question before space is freed."""
-    unused, total = storage.unused(store()), storage.total(store().home)
+    unused, total = disk.unused(store()), disk.total(store().home)
     parts = ", ".join(f"{word} {views.size(taken)}" for word, taken in total.items() if taken)
     home = f"The home takes {views.size(sum(total.values()))}: {parts}."
     if not unused.results and not unused.datasets:
@@ -174,7 +178,7 @@ def ask_free() -> dict[str, Any]:
 def free() -> dict[str, Any]:
     """Free what no run uses."""
     try:
-        freed = storage.collect(store())
+        freed = disk.collect(store())
     except (LabError, OSError) as error:
         return {"text": views.problems("", error)["items"][0], "kind": "bad"}
     count = len(freed.results) + len(freed.datasets)
@@ -190,7 +194,7 @@ def _error(run: Run) -> str:
 
 
 class _Search(NamedTuple):
-    """What narrows the history."""
+    """What narrows the comparison."""
 
     text: gr.Textbox
     shown: gr.Dropdown
@@ -241,7 +245,7 @@ class _Details(NamedTuple):
     again: gr.Button
     remove: gr.Button
     back: gr.Button
-    disk: gr.HTML
+    space: gr.HTML
     written: _Written
     stages: gr.HTML
     recipe: gr.Code
@@ -258,7 +262,7 @@ def _details() -> _Details:
             again = gr.Button("Retry", size="sm", scale=0)
             remove = gr.Button("Delete…", size="sm", scale=0, elem_id="runs-delete")
             back = gr.Button("Restore", size="sm", scale=0, elem_id="runs-restore", visible=False)
-        disk = parts.drawn("facts", elem_id="runs-storage")
+        space = parts.drawn("facts", elem_id="runs-storage")
         written = _written()
         stages = parts.drawn("table")
         recipe = gr.Code(
@@ -269,7 +273,7 @@ def _details() -> _Details:
             show_line_numbers=False,
             buttons=["copy"],
         )
-    return _Details(panel, title, view, use, take, stop, again, remove, back, disk, written, stages, recipe)
+    return _Details(panel, title, view, use, take, stop, again, remove, back, space, written, stages, recipe)
 
 
 def build(tab: gr.Tab) -> Runs:
@@ -289,7 +293,7 @@ def build(tab: gr.Tab) -> Runs:
     )
     ticks = gr.Number(0, visible="hidden", elem_classes=parts.HIDDEN, label="Clicks on boxes", precision=0)
     whether_delete, whether_free = (parts.drawn("question") for _ in range(2))
-    compared = comparison.build()
+    compared = comparison_panel.build()
     of = _details()
 
     asked: list[Any] = [*search, checked, ticks, chosen]
@@ -304,8 +308,8 @@ def build(tab: gr.Tab) -> Runs:
     table.check(check, None, [checked, compare, ticks], trigger_mode="multiple", **parts.QUICK)
     table.select(
         select, None, [chosen, *shown, *of.written], trigger_mode="multiple", **parts.QUICK
-    ).then(takes, chosen, of.disk, trigger_mode="always_last", **parts.QUICK)  # fmt: skip
-    compare.click(comparison.compare, checked, compared, **parts.LOOKS)
+    ).then(takes, chosen, of.space, trigger_mode="always_last", **parts.QUICK)  # fmt: skip
+    compare.click(comparison_panel.compare, checked, compared, **parts.LOOKS)
     of.take.click(None, chosen, None, js=parts.live("take"), **parts.IN_PAGE)
     of.view.click(None, chosen, None, js=parts.live("open"), **parts.IN_PAGE)
     of.stop.click(None, chosen, None, js=parts.live("cancel"), trigger_mode="multiple", **parts.IN_PAGE).then(

@@ -8,11 +8,12 @@ from typing import Any
 
 import gradio as gr
 
-from pipeline import scorecard, settings
+from pipeline import settings
 from pipeline.errors import LabError
-from pipeline.recipe import Recipe
-from webapp import check_turns, form, parts, views
+from pipeline.runs import scorecard
+from pipeline.stages.recipe import Recipe
 from webapp.home import store
+from webapp.ui import check_turns, form, parts, views
 
 ABOUT = """<p>Which quantization suits this model and your data? Each one chosen below is made and measured,
 one after the other: size, perplexity of your held-out responses and of a general text (lower is better),

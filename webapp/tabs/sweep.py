@@ -9,11 +9,13 @@ from typing import Any
 
 import gradio as gr
 
-from pipeline import recipe, settings, sweep
+from pipeline import settings
 from pipeline.errors import InputError, LabError
-from pipeline.options import describe
-from webapp import check_turns, form, parts, views
+from pipeline.inputs.options import describe
+from pipeline.runs import sweep
+from pipeline.stages import recipe
 from webapp.home import store
+from webapp.ui import check_turns, form, parts, views
 
 AXES = 2
 ABOUT = "<p>Start a run for each value, or each pair of values. What they have in common is done once.</p>"

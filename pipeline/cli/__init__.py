@@ -1,0 +1,1 @@
+"""The verbs of the terminal; each module adds its own to the parser."""

@@ -1,0 +1,182 @@
+"""The verbs of the history: find runs, write on them, compare them, delete them, free space."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pipeline import settings
+from pipeline.errors import InputError
+from pipeline.store import Store, run
+from pipeline.store.run import Run
+from pipeline.system.files import to_json
+
+if TYPE_CHECKING:
+    from pipeline.runs.comparison import Row
+
+Verb = Callable[[str, Callable[[argparse.Namespace], int]], argparse.ArgumentParser]
+STATUSES = (run.QUEUED, run.RUNNING, *run.ENDED)
+
+
+def list_(args: argparse.Namespace) -> int:
+    """Runs, newest first."""
+    from pipeline.cli import terminal
+    from pipeline.runs import comparison
+
+    runs = Store(settings.home()).list(deleted=args.deleted)
+    found = comparison.search(runs, args.search, args.status, args.tag, args.owner, args.group)
+    if args.json:
+        print(to_json([r.to_dict() for r in found], indent=2))
+    elif found:
+        print(terminal.table(found))
+    elif runs:
+        print(f"None of the {len(runs):,} runs is like that.")
+    elif args.deleted:
+        print("No deleted run can be restored.")
+    else:
+        print("There are no runs yet; `make demo` or `python -m pipeline run RECIPE.yaml` makes one.")
+    return 0
+
+
+def note(args: argparse.Namespace) -> int:
+    """Write notes and tags on a run, and print those it has."""
+    from pipeline.runs import comparison
+
+    store = Store(settings.home())
+    found = store.get(args.run)
+    tags = None
+    if args.tag or args.untag:
+        tags = [tag for tag in [*found.tags, *args.tag] if tag not in args.untag]
+    comparison.annotate(store, found.id, args.text, tags)
+    found = store.get(found.id)
+    print(f"Tags: {', '.join(found.tags) or 'none'}\nNotes: {found.notes or 'none'}")
+    return 0
+
+
+def diff(args: argparse.Namespace) -> int:
+    """Where the recipes of runs differ, and what each run measured."""
+    from pipeline.cli import terminal
+    from pipeline.runs import comparison
+
+    store = Store(settings.home())
+    runs = [store.get(given) for given in [args.run, *args.runs]]
+    differences, metrics = comparison.differences(runs), comparison.metrics(runs)
+    if args.json:
+        told = {"runs": [found.id for found in runs]}
+        rows = {"differences": differences, "metrics": metrics}
+        print(to_json(told | {what: {r.key: r.values for r in of} for what, of in rows.items()}, indent=2))
+        return 0
+    head = ("", *(found.id for found in runs))
+    names = ("name", *(found.name for found in runs))
+    print("\n".join(terminal.columns([head, names, *map(_cells, differences)])))
+    if not differences:
+        print("The recipes are the same.")
+    print("\n" + "\n".join(terminal.columns([head, *map(_cells, metrics)])))
+    return 0
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+
+    return (row.key, *(_figure(row.key, value) for value in row.values))
+
+
+def _figure(key: str, value: Any) -> str:
+    from pipeline.cli import terminal
+
+    if value is None:
+        return ""
+    if isinstance(value, str) and value.isprintable():
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return to_json(value, ensure_ascii=False)  # a template has lines
+    if key.endswith("bytes"):
+        return terminal.megabytes(int(value))
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def delete(args: argparse.Namespace) -> int:
+    """Delete a run; for a day it can be restored, then its space is freed."""
+    store = Store(settings.home())
+    found = store.get(args.run)
+    if found.deleted is not None:
+        raise InputError(f"{found.id}: is deleted; `python -m pipeline restore {found.id}` takes it back")
+    if not args.yes and not _agreed(store, found):
+        print("Nothing was deleted.")
+        return 1
+    store.delete(found.id)
+    print(f"Run {found.id} is deleted. For a day `python -m pipeline restore {found.id}` takes it back.")
+    return 0
+
+
+def _agreed(store: Store, found: Run) -> bool:
+    """Ask whether to delete a run. Raises InputError where nobody can be asked."""
+    from pipeline.cli import terminal
+    from pipeline.runs import disk
+
+    if not sys.stdin.isatty():
+        raise InputError(f"{found.id}: nobody can be asked here; give --yes to delete it")
+    takes = disk.of(store, found.id)
+    print(f"Run {found.id} ({found.name}): {terminal.megabytes(takes.freed)} come free a day from now.")
+    try:
+        return input("Delete it? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
+def restore(args: argparse.Namespace) -> int:
+    """Take back a run that was deleted, by its whole id."""
+    store = Store(settings.home())
+    found = store.get(args.run)
+    if found.deleted is None:
+        raise InputError(
+            f"{found.id}: is not deleted; `python -m pipeline list --deleted` shows those that are"
+        )
+    store.restore(found.id)
+    print(f"Run {found.id} is back.")
+    return 0
+
+
+def gc(args: argparse.Namespace) -> int:
+    """Free the space of results and datasets that no run refers to."""
+    from pipeline.cli import terminal
+    from pipeline.runs import disk
+
+    store = Store(settings.home())
+    found = disk.unused(store) if args.dry_run else disk.collect(store)
+    for kind, names in (("result", found.results), ("dataset", found.datasets)):
+        for name in names:
+            print(f"{kind:<7}  {name}")
+    would = "would come free; this was a dry run" if args.dry_run else "are free again"
+    print(f"{terminal.megabytes(found.bytes)} {would}.")
+    return 0
+
+
+def add(verb: Verb) -> None:
+    """Add these verbs to the command line."""
+    added = verb("list", list_)
+    added.add_argument("--json", action="store_true")
+    added.add_argument(
+        "--search", default="", metavar="TEXT", help="words in name, model, notes and the like"
+    )
+    added.add_argument("--status", default="", choices=STATUSES, metavar="S", help=", ".join(STATUSES))
+    for flag in ("tag", "owner", "group"):
+        added.add_argument(f"--{flag}", default="", metavar=flag[0].upper())
+    added.add_argument("--deleted", action="store_true", help="those that can be restored")
+    added = verb("note", note)
+    added.add_argument("run")
+    added.add_argument("text", nargs="?", help="the notes from now on; '' for none")
+    added.add_argument("--tag", action="append", default=[], metavar="T")
+    added.add_argument("--untag", action="append", default=[], metavar="T")
+    added = verb("diff", diff)
+    added.add_argument("run", metavar="RUN")
+    added.add_argument("runs", nargs="+", metavar="RUN")
+    added.add_argument("--json", action="store_true")
+    added = verb("delete", delete)
+    added.add_argument("run")
+    added.add_argument("--yes", action="store_true", help="without being asked")
+    verb("restore", restore).add_argument("run")
+    verb("gc", gc).add_argument(
+        "--dry-run", action="store_true", help="say what would be freed, free nothing"
+    )

@@ -1,0 +1,109 @@
+"""`publish`: a finished run as a named version somewhere. Its flags are the options of the publishers."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from pipeline import settings
+from pipeline.cli.queue import Verb
+from pipeline.store import Store
+from pipeline.store.run import DONE, Run
+from pipeline.system.files import to_json
+
+if TYPE_CHECKING:  # imported where they are used: other verbs are there sooner without them
+    from pipeline.inputs.options import Option
+
+
+def publish(args: argparse.Namespace) -> int:
+    """Publish a finished run, or with --dry-run say what would be published."""
+    from pipeline.cli import terminal
+    from pipeline.publish.targets import PUBLISHERS, options_of
+    from pipeline.runs import submit
+
+    store = Store(settings.home())
+    found = store.get(args.run)
+    names = _options()
+    given = {name: value for name, value in vars(args).items() if name in names and value is not None}
+    options = options_of(args.to, given)
+    if args.dry_run:
+        return _dry_run(store, found, args, options)
+    planned = PUBLISHERS[args.to].plan(store.home, found, options)
+    print(_shown(planned), flush=True)
+    stage = submit.publish(store, found, args.to, options)
+    terminal.until_ended(store, found.id, stage)
+    ended = store.get(found.id).stage(stage)
+    print(f"Published to {ended.metrics['path']}" if ended.status == DONE else ended.error or ended.status)
+    return 0 if ended.status == DONE else 1
+
+
+def _dry_run(store: Store, found: Run, args: argparse.Namespace, options: Any) -> int:
+    from pipeline.publish.checks import BAD
+    from pipeline.publish.targets import PUBLISHERS
+
+    publisher = PUBLISHERS[args.to]
+    planned = publisher.plan(store.home, found, options)
+    asks = getattr(publisher, "preflight", None)
+    findings = asks(store.home, found, options) if asks else []
+    bad = any(finding.status == BAD for finding in findings)
+    if args.json:
+        rows = [dataclasses.asdict(finding) for finding in findings]
+        print(to_json({"plan": planned, "findings": rows, "good": not bad}, indent=2, ensure_ascii=False))
+    else:
+        print(_shown(planned))
+        for finding in findings:
+            print(f"  {finding.status:8} {finding.check}: {finding.message}")
+        print("Nothing was published: this was a dry run.")
+    return 1 if bad else 0
+
+
+def _shown(planned: dict[str, Any]) -> str:
+    lines = [f"{planned['name']} version {planned['version']} -> {planned['target']}"]
+    lines += [f"  {file['bytes']:>14,} bytes  {file['path']}" for file in planned["files"]]
+    if "command" in planned:
+        lines.append(f"The same by the Azure CLI: {planned['command']}")
+    return "\n".join(lines)
+
+
+def _options() -> dict[str, Option]:
+    """Every option of any publisher, by name; where they are told apart, its help says of which."""
+    from pipeline.inputs.options import describe
+    from pipeline.publish.targets import PUBLISHERS
+
+    found: dict[str, Option] = {}
+    for to, module in PUBLISHERS.items():
+        for option in describe(module.Options):
+            first = found.setdefault(option.name, option)
+            if option.help not in first.help:
+                help_ = f"{first.help}. With {to}: {option.help}"
+                found[option.name] = dataclasses.replace(first, help=help_)
+    return found
+
+
+def add(verb: Verb) -> None:
+    """Add the verb to the parser."""
+    verb("publish", publish).flags = _flags
+
+
+def _flags(added: argparse.ArgumentParser) -> None:
+    from pipeline.publish.targets import PUBLISHERS
+
+    added.add_argument("run")
+    added.add_argument("--to", choices=list(PUBLISHERS), required=True)
+    for name, option in _options().items():
+        add_option(added, name, option)
+    added.add_argument("--dry-run", action="store_true", help="say what would be published, write nothing")
+    added.add_argument("--json", action="store_true", help="with --dry-run: as JSON")
+
+
+def add_option(parser: argparse.ArgumentParser, name: str, option: Option) -> None:
+    """A flag of an option of a dataclass; left out it is None."""
+    flag, about = f"--{name.replace('_', '-')}", option.help.replace("%", "%%")
+    if bool in option.types:
+        parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=about)
+    elif option.choices:
+        parser.add_argument(flag, choices=option.choices, help=about)
+    else:
+        kind = next((kind for kind in (float, int) if kind in option.types), str)
+        parser.add_argument(flag, type=kind, required=name == "name", help=about)

@@ -1,0 +1,103 @@
+"""`queue`, `pause`, `resume`, `move` and `sweep`: many runs, and which of them is next."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import settings
+from pipeline.store import Store
+from pipeline.store.queue import MOVES
+from pipeline.system.files import to_json
+
+if TYPE_CHECKING:  # imported where they are used: other verbs are there sooner without them
+    from pipeline.stages.recipe import Recipe
+
+RUN_ID = r"\d{8}-\d{6}-[0-9a-f]{6}"
+Verb = Callable[[str, Callable[[argparse.Namespace], int]], Any]  # a parser with `flags`, added when used
+
+
+def queue(args: argparse.Namespace) -> int:
+    """Runs that wait, in the order in which they will begin."""
+    from pipeline.cli import terminal
+
+    store = Store(settings.home())
+    waiting = store.queue()
+    if args.json:
+        ids = [found.id for found in waiting]
+        print(to_json({"paused": store.paused, "waiting": ids}))
+        return 0
+    if store.paused:
+        print("The queue is paused: no run begins. `python -m pipeline resume` lets them.")
+    print(terminal.waiting(waiting) if waiting else "No run waits.")
+    return 0
+
+
+def pause(args: argparse.Namespace) -> int:
+    """Let no further run begin; what runs goes on."""
+    Store(settings.home()).pause(True)
+    print("Paused: what runs goes on, and nothing begins until `python -m pipeline resume`.")
+    return 0
+
+
+def resume(args: argparse.Namespace) -> int:
+    """Let runs begin again after a pause."""
+    from pipeline.worker import loop
+
+    store = Store(settings.home())
+    store.pause(False)
+    loop.ensure(store.home)
+    print("Runs begin again.")
+    return 0
+
+
+def move(args: argparse.Namespace) -> int:
+    """Move a waiting run among those of its owner."""
+    store = Store(settings.home())
+    store.move(store.get(args.run).id, args.where)
+    return queue(args)
+
+
+def sweep_(args: argparse.Namespace) -> int:
+    """Queue a run for each combination of the values of some options, as one group."""
+    from pipeline.runs import sweep
+
+    store = Store(settings.home())
+    recipes = sweep.variants(lambda changes: recipe_of(store, args.recipe, changes), args.over)
+    for run, made in zip(sweep.start(store, recipes, note=note), recipes, strict=True):
+        print(f"{run}  {made.name}")
+    print(f"These {len(recipes)} runs are the group {recipes[0].group}.")
+    return 0
+
+
+def note(text: str) -> None:
+    """What should be known of the data of a run that is queued."""
+    print(f"Note: {text}", file=sys.stderr)
+
+
+def recipe_of(store: Store, given: str, changes: list[str] | None) -> Recipe:
+    """The recipe in a file, or that of an earlier run, with the `key=value` changes of --set."""
+    from pipeline.runs import submit
+    from pipeline.stages import recipe
+
+    if re.fullmatch(RUN_ID, given) and not Path(given).exists():
+        return submit.again(store.get(given), changes)
+    return recipe.load(Path(given), changes)
+
+
+def add(verb: Verb) -> None:
+    """Add these verbs to the parser."""
+    added = verb("sweep", sweep_)
+    added.add_argument("recipe", metavar="RECIPE.yaml|RUN")
+    added.add_argument("over", nargs="+", metavar="KEY=VALUE,VALUE", help="finetune.r=8,16,32, say")
+    verb("queue", queue).add_argument("--json", action="store_true")
+    verb("pause", pause)
+    verb("resume", resume)
+    added = verb("move", move)
+    added.add_argument("run")
+    added.add_argument("where", choices=MOVES)
+    added.add_argument("--json", action="store_true")

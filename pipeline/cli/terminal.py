@@ -1,0 +1,316 @@
+"""Runs as text on a terminal: following one while it works, tables, the summary at the end."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.display import answer
+from pipeline.stages import events
+from pipeline.store import Store
+from pipeline.store.run import DONE, ENDED, QUEUED, RUNNING, Run, StageRun
+from pipeline.store.turns import Waiting
+from pipeline.system import terminal_guard
+
+if TYPE_CHECKING:  # a list of runs is there sooner without them
+    from pipeline.exports.verify import Finding
+    from pipeline.runs.scorecard import Row
+
+POLL_SECONDS = 0.2
+BAR_WIDTH = 24
+
+
+def run(store: Store, run_id: str, *, summarize: bool = True) -> int:
+    """Follow a run to its end: a line a stage, live where the output is a terminal. Returns the exit code."""
+    shown: set[str] = set()
+    line = _Line()
+    offsets: dict[str, int] = {}
+    latest: dict[str, dict[str, Any]] = {}
+    for found in _watch(store, run_id):
+        if found.status == QUEUED and (reason := _waits(store, run_id)):
+            line.show(reason)
+        for stage in found.stages:
+            if stage.name in shown or stage.status == QUEUED:
+                continue
+            if stage.status == RUNNING:
+                line.show(_progress(stage, _facts(store, found.id, stage.name, offsets, latest)))
+            else:
+                shown.add(stage.name)
+                line.settle(_ended(stage))
+    found = store.get(run_id)
+    if summarize:
+        print("\n" + summary(found))
+    return 0 if found.status == DONE else 1
+
+
+def log(store: Store, run_id: str, stage: str, *, wait: bool) -> None:
+    """Write a stage's log to standard output; with `wait` until the stage has ended."""
+    path = store.folder(run_id, stage) / "log.txt"
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character may be half written yet
+    offset = _copy_from(path, 0, decoder)
+    if wait:
+        for _ in _watch(store, run_id, stage):
+            offset = _copy_from(path, offset, decoder)
+        _copy_from(path, offset, decoder)
+
+
+def until_ended(store: Store, run_id: str, stage: str | None = None) -> Run:
+    """Wait for the end of a run, or of one stage of it."""
+    for _ in _watch(store, run_id, stage):
+        pass
+    return store.get(run_id)
+
+
+def table(runs: list[Run]) -> str:
+    """Runs as aligned columns."""
+    tagged = any(found.tags for found in runs)
+    rows = [("RUN", "NAME", "STATUS", "CREATED", *(["TAGS"] if tagged else []), "STAGES")]
+    for found in runs:
+        created = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.created))
+        stages = " ".join(f"{s.name}:{s.status}" for s in found.stages)
+        tags = [", ".join(found.tags)] if tagged else []
+        rows.append((found.id, found.name, found.status, created, *tags, stages))
+    return "\n".join(columns(rows))
+
+
+def waiting(runs: Sequence[Waiting]) -> str:
+    """Waiting runs as aligned columns, the next one first."""
+    rows = [("", "RUN", "NAME", "OWNER", "QUEUED")]
+    for number, found in enumerate(runs, 1):
+        created = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.created))
+        rows.append((str(number), found.id, found.name, found.owner, created))
+    return "\n".join(columns(rows))
+
+
+def checks(findings: Sequence[Finding]) -> str:
+    """What `verify` found, as aligned columns."""
+    rows = [("CHECK", "RESULT", "")]
+    return "\n".join(columns([*rows, *((f.check, f.status, f.message) for f in findings)]))
+
+
+def scores(rows: Sequence[Row]) -> str:
+    """A scorecard as aligned columns, and below why cells are empty."""
+    shown = [
+        (
+            "ALGORITHM",
+            "STATUS",
+            "SIZE",
+            "PPL DATA",
+            "KL DATA",
+            "PPL GENERAL",
+            "KL GENERAL",
+            "PPL EXPORTED",
+            "KL EXPORTED",
+            "TIME",
+            "PEAK MEMORY",
+            "ON GPU",
+            "TOKENS/S",
+        )
+    ]
+    for row in rows:
+        shown.append(
+            (
+                row.algorithm,
+                row.status,
+                megabytes(row.bytes) if row.bytes else "",
+                _figure(row.data_perplexity, ".2f"),
+                _figure(row.data_divergence, ".3f"),
+                _figure(row.general_perplexity, ".2f"),
+                _figure(row.general_divergence, ".3f"),
+                _figure(row.exported_perplexity, ".2f"),
+                _figure(row.exported_divergence, ".3f"),
+                _figure(row.seconds, ".1f", " s"),
+                megabytes(row.peak_memory_bytes) if row.peak_memory_bytes else "",
+                megabytes(row.peak_gpu_memory_bytes) if row.peak_gpu_memory_bytes else "",
+                _figure(row.tokens_per_second, ".0f"),
+            )
+        )
+    return "\n".join([*columns(shown), *(f"\n{row.algorithm}: {row.note}" for row in rows if row.note)])
+
+
+def _figure(value: float | None, form: str, unit: str = "") -> str:
+    return "" if value is None else f"{value:{form}}{unit}"
+
+
+def summary(found: Run) -> str:
+    """Stages with times, sizes and results, then the held-out answers side by side."""
+    rows = [("STAGE", "STATUS", "TIME", "SIZE", "RESULT")]
+    for stage in found.stages:
+        took = f"{stage.seconds:.1f} s" if stage.seconds is not None else ""
+        status = f"{stage.status}, reused" if stage.reused else stage.status
+        rows.append((stage.name, status, took, megabytes(stage.bytes) if stage.bytes else "", _result(stage)))
+    parts = [f"Run {found.id} ({found.name}): {found.status}", *columns(rows)]
+    parts += [f"\n{stage.name}: {stage.error}" for stage in found.stages if stage.error]
+    path = found.artifact("answers")
+    if path is not None and Path(path).is_file():
+        parts += ["", *_answers(json.loads(Path(path).read_text(encoding="utf-8"))["rows"])]
+    return "\n".join(parts)
+
+
+def megabytes(size: int) -> str:
+    """Bytes as a person reads them."""
+    return f"{size / 1e6:,.1f} MB" if size < 1e9 else f"{size / 1e9:,.2f} GB"
+
+
+def _watch(store: Store, run_id: str, stage: str | None = None) -> Iterator[Run]:
+    """Yield the run again and again until it, or the stage, has ended. Keeps a worker there."""
+    from pipeline.worker import loop
+
+    while True:
+        found = store.get(run_id)
+        yield found
+        ended = (found.stage(stage).status if stage else found.status) in ENDED
+        if ended and not found.cancel_requested:
+            return
+        loop.ensure(store.home)
+        time.sleep(POLL_SECONDS)
+
+
+def _waits(store: Store, run_id: str) -> str:
+    """What a queued run waits for, if it is more than a moment."""
+    if store.paused:
+        return "The queue is paused; `python -m pipeline resume` lets runs begin."
+    ids = [waiting.id for waiting in store.queue()]
+    before = (ids.index(run_id) if run_id in ids else 0) + len(store.running())
+    return f"Waiting for {before} {'run' if before == 1 else 'runs'} before it" if before else ""
+
+
+def _facts(
+    store: Store, run_id: str, stage: str, offsets: dict[str, int], latest: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """The newest value of every event key of this attempt."""
+    path = store.folder(run_id, stage) / "events.jsonl"
+    new, offsets[stage] = events.read(path, offsets.get(stage, 0))
+    facts = latest.setdefault(stage, {})
+    for event in new:
+        if event.get("attempt"):
+            facts.clear()
+        facts.update(event)
+    return facts
+
+
+def _progress(stage: StageRun, facts: dict[str, Any]) -> str:
+    done = min(max(facts.get("progress") or 0.0, 0.0), 1.0)
+    bar = "█" * round(done * BAR_WIDTH) + "░" * (BAR_WIDTH - round(done * BAR_WIDTH))
+    words = [f"{stage.name:<9} {bar} {done:4.0%}"]
+    if facts.get("eta_seconds"):
+        words.append(f"{duration(facts['eta_seconds'])} left")
+    if "step" in facts:
+        words.append(f"step {facts['step']}/{facts.get('total_steps', '?')}")
+    if facts.get("loss") is not None:
+        words.append(f"loss {facts['loss']:.3f}")
+    words.append(str(facts.get("message", "")))
+    return "  ".join(words)
+
+
+def _ended(stage: StageRun) -> str:
+    took = f"{stage.seconds:.1f} s" if stage.seconds is not None else ""
+    words = [f"{stage.name:<9} {'reused' if stage.reused else stage.status}", took]
+    words += [megabytes(stage.bytes) if stage.bytes else "", _result(stage), stage.error or ""]
+    return "  ".join(word for word in words if word)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _result(stage: StageRun) -> str:
+    """The one or two figures of a stage that a person wants to see, and which rows they leave out."""
+    m = stage.metrics
+    told = [_figures(m)]
+    if cut := m.get("rows_cut", 0) + m.get("held_out_cut", 0):
+        told.append(f"{cut:,} {'row' if cut == 1 else 'rows'} cut to max_length")
+    if left_out := m.get("left_out", 0):
+        told.append(f"{left_out:,} {'prompt' if left_out == 1 else 'prompts'} too long to ask")
+    return ", ".join(text for text in told if text)
+
+
+def _figures(m: dict[str, Any]) -> str:
+    if m.get("eval_loss_before") is not None and m.get("eval_loss_after") is not None:
+        return f"held-out loss {m['eval_loss_before']:.3f} -> {m['eval_loss_after']:.3f}"
+    if m.get("held_out_perplexity_merged") is not None:
+        merged, beside = m["held_out_perplexity_merged"], m["held_out_perplexity_detachable"]
+        return f"held-out perplexity merged {merged:.3f}, detachable {beside:.3f}"
+    if m.get("eval_loss_graph") is not None:
+        trained = f", trained {m['eval_loss_trained']:.3f}" if m.get("eval_loss_trained") else ""
+        return f"held-out loss of the graph {m['eval_loss_graph']:.3f}{trained}"
+    if "version" in m:
+        return f"{m['name']} version {m['version']}"
+    # A merged adapter has no base side, and without fine-tuning there is no other.
+    sides = [(side, m.get(f"{side}_tokens_per_second")) for side in ("base", "adapter")]
+    speeds = ", ".join(f"{side} {speed:.0f} tokens/s" for side, speed in sides if speed)
+    return speeds or str(m.get("not_run_here", ""))
+
+
+def _answers(rows: list[dict[str, Any]]) -> list[str]:
+    """Held-out prompts with both answers below each."""
+    lines = []
+    for row in rows:
+        lines.append(f"PROMPT   {' '.join(row['prompt'].split())}")
+        for side in ("base", "adapter"):
+            if row.get(side):
+                speed = f"({row[side]['tokens_per_second']:.0f} tokens/s)"
+                lines.append(f"{side:<8} {' '.join(answer(row[side]).split())} {speed}")
+        lines.append("")
+    return lines
+
+
+def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows as lines, cells below each other."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+def _copy_from(path: Path, offset: int, decoder: codecs.IncrementalDecoder) -> int:
+    """Write what a log has from `offset` on; return where to go on."""
+    if not path.exists():
+        return offset
+    with path.open("rb") as file:
+        file.seek(offset)
+        while block := file.read(64 * 1024):
+            sys.stdout.write(decoder.decode(block))
+            offset += len(block)
+    sys.stdout.flush()
+    return offset
+
+
+class _Line:
+    """A line rewritten in place on a terminal; elsewhere it is printed when a new tenth is reached."""
+
+    def __init__(self) -> None:
+        self.live = sys.stdout.isatty()
+        self.last = ""
+
+    def show(self, text: str) -> None:
+        if self.live:
+            text = terminal_guard.harmless(
+                " ".join(text.split("\n"))
+            )  # as long as it is shown, and on one line
+            terminal_guard.rewrite(text[: _terminal_columns() - 1])
+        elif text[:36] != self.last:  # the stage and its bar: a new line for each part of the bar
+            self.last = text[:36]
+            print(text, flush=True)
+
+    def settle(self, text: str) -> None:
+        if self.live:
+            terminal_guard.rewrite(text, end="\n")
+        else:
+            print(text, flush=True)
+
+
+def _terminal_columns() -> int:
+    import shutil
+
+    return shutil.get_terminal_size((100, 24)).columns

@@ -1,0 +1,1 @@
+"""An exported folder: check it, load it, ask it."""

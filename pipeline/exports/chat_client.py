@@ -1,0 +1,408 @@
+"""Answers from an exported model: a process that holds it loaded and serves both sides of it.
+
+`stream` is for callers, the page and the command line alike: it starts
+`python -m pipeline.exports.chat_client` for a model when needed and keeps it for the next prompt. The
+process reads one request a line from its standard input and answers with one JSON object a line:
+
+    {"id": 3, "prompt": "…", "system": "", "sides": ["base", "adapter"], "seed": 0, "max_new_tokens": 64, …}
+    {"id": 3, "side": "base", "text": "The"} … {"id": 3, "side": "base", "done": true, "tokens": 12, …}
+    {"id": 3, "end": true}
+
+A line `{"cancel": 3}` ends a request early.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline import display, settings
+from pipeline.errors import InputError, LabError, reason, sentence
+from pipeline.exports import contract, generation, serving_ids, verify
+from pipeline.inputs.options import coerce, describe, option
+from pipeline.inputs.prompts import templates
+from pipeline.store.run import DONE, Run
+from pipeline.system.files import to_json
+
+SIDES = ("base", "adapter")
+MOST_PROCESSES = 2
+START_SECONDS = 120.0
+LINE_LIMIT = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Answering:
+    """How an answer is drawn."""
+
+    seed: int = option(0, "The same seed draws the same answer", min=0, max=2**31 - 1)
+    max_new_tokens: int = option(128, "The longest answer", min=1, max=1_000_000)
+    temperature: float = option(0.0, "0 takes the likeliest token", min=0, max=100)
+
+
+SEED, TOKENS, TEMPERATURE = describe(Answering)
+
+
+@dataclass(frozen=True)
+class Source:
+    """An exported model that can answer: what errors call it, its folder, and its adapter or that it is
+    merged into the weights."""
+
+    name: str
+    folder: Path
+    adapter: Path | None
+    merged: bool
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """The sides that it can answer on."""
+        if self.merged:
+            return ("adapter",)
+        return SIDES if self.adapter else ("base",)
+
+    @property
+    def missing_side(self) -> str | None:
+        """Why it answers on one side only, None if it has both."""
+        if self.merged:
+            return f"The adapter of {self.name} is merged into its weights; there is no base to compare with."
+        return None if self.adapter else f"There is no adapter in {self.name}; its base answers alone."
+
+
+def of_run(run: Run) -> Source:
+    """What a run exported. Raises LabError if it cannot answer."""
+    folder, adapter = run.artifact("onnx"), run.artifact("onnx_adapter")
+    if folder is None and run.artifact("workflow"):
+        raise LabError(f"Run {run.id} has a workflow and no model: its export is not run here.")
+    if run.status != DONE and folder is None:
+        raise LabError(f"Run {run.id} is {run.status}; it can answer once its optimize stage is done.")
+    if folder is None or not Path(folder).is_dir():
+        raise LabError(
+            f"Run {run.id} has no exported model; its recipe leaves optimize out, or it was deleted."
+        )
+    merged = run.artifact("merged") is not None
+    return Source(f"run {run.id}", Path(folder), Path(adapter) if adapter else None, merged)
+
+
+def of_folder(folder: Path, name: str) -> Source:
+    """A folder that was exported anywhere. Of several adapters it is the one named as exports name theirs,
+    else the first. Raises InputError if there is no such folder."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    adapters = verify.adapters_of(folder)
+    usual = next((file for file in adapters if file.name == contract.ADAPTER), None)
+    merged = (folder / contract.MERGED).is_file()
+    return Source(name, folder, usual or next(iter(adapters), None), merged)
+
+
+def with_adapter(source: Source, given: str) -> Source:
+    """The same with another adapter: a file of its folder, with or without its ending, or any such file.
+
+    Raises InputError naming those of the folder if there is none, or if the adapter is in the weights.
+    """
+    if source.merged:
+        raise InputError(f"The adapter of {source.name} is merged into its weights; it takes no other.")
+    found = [source.folder / given, source.folder / f"{given}{contract.SUFFIX}", Path(given)]
+    file = next((file for file in found if file.name.endswith(contract.SUFFIX) and file.is_file()), None)
+    if file is None:
+        there = [display.plain(each.name) for each in verify.adapters_of(source.folder)]
+        listed = f"in the folder there are {display.names(there)}" if there else "the folder has none"
+        raise InputError(f"adapter: {display.quoted(given)} is no {contract.SUFFIX} file; {listed}")
+    return replace(source, adapter=file)
+
+
+def takes_system(source: Source) -> bool:
+    """Whether the prompts of an exported model can have a system text, as far as its folder says."""
+    try:
+        lab = json.loads((source.folder / serving_ids.LAB).read_text("utf-8"))
+        return lab["template"] == templates.CHAT and "system" in lab.get("optional", ["system"])
+    except (OSError, ValueError, TypeError, KeyError):  # no export, which is said where it is asked
+        return False
+
+
+@dataclass
+class _Server:
+    """One inference process and the requests that wait for its answers."""
+
+    process: asyncio.subprocess.Process
+    answers: dict[int, asyncio.Queue[dict[str, Any]]] = field(default_factory=dict)
+    reader: asyncio.Task[None] | None = None
+    used: float = 0.0
+
+
+_servers: dict[Source, _Server] = {}
+_numbers = itertools.count(1)
+_starting = asyncio.Lock()  # one model is loaded at a time
+
+
+async def stream(
+    home: Path,
+    source: Source,
+    prompt: str,
+    sides: tuple[str, ...] | None = None,
+    seed: int = 0,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    system: str = "",
+) -> AsyncIterator[dict[str, Any]]:
+    """Yield pieces of the answers as they come, all `sides` (its own) interleaved; closing it cancels.
+
+    `system` goes before the prompt where the model's chat template takes one. `temperature` 0 always takes
+    the likeliest token. The last piece of a side has done, tokens, cut (by `max_new_tokens` or by what the
+    model reads), tokens_per_second and first_token_seconds. Raises LabError if the model cannot answer,
+    InputError for a number out of bounds.
+    """
+    for value, known in ((seed, SEED), (max_new_tokens, TOKENS), (temperature, TEMPERATURE)):
+        coerce(known, value, known.name)
+    request = {
+        "prompt": prompt, "sides": list(sides or source.sides), "seed": seed,
+        "max_new_tokens": max_new_tokens, "temperature": temperature, "system": system,
+    }  # fmt: skip
+    if not prompt.strip():
+        raise InputError("The prompt is empty; type a question first.")
+    if display.valid(prompt + system) != prompt + system:
+        raise InputError("The prompt has half of a character; type it again.")
+    server = await _server(home, source)
+    number = next(_numbers)
+    queue = server.answers[number] = asyncio.Queue()
+    finished = False
+    try:
+        await _send(server, {"id": number, **request})
+        while True:
+            answer = await queue.get()
+            if "error" in answer:
+                finished = True
+                raise LabError(answer["error"])
+            if answer.get("end"):
+                finished = True
+                return
+            yield {key: value for key, value in answer.items() if key != "id"}
+    finally:
+        server.answers.pop(number, None)
+        if not finished and server.process.returncode is None:
+            with suppress(LabError):
+                await _send(server, {"cancel": number})
+
+
+async def release_idle(seconds: float = 300.0) -> None:
+    """End the processes that nobody has asked anything for so long: a loaded model holds memory."""
+    for key, server in list(_servers.items()):
+        unused = not server.answers and time.monotonic() - server.used > seconds
+        if unused and _servers.get(key) is server:
+            await _end(key)
+
+
+async def shutdown() -> None:
+    """End every inference process this one has started."""
+    for key in list(_servers):
+        await _end(key)
+
+
+async def _server(home: Path, source: Source) -> _Server:
+    """The process that serves this model, started if need be; the longest unused makes room.
+
+    One that is loaded is never waited for. Nothing is awaited between the look at it and its use, so that
+    nobody ends it in between.
+    """
+    server = _loaded(source)
+    if server is None:
+        async with _starting:
+            server = _loaded(source)  # whoever asked before may have started it
+            if server is None:
+                await _make_room()
+                server = _servers[source] = await _start(home, source)
+    server.used = time.monotonic()
+    return server
+
+
+def _loaded(source: Source) -> _Server | None:
+    server = _servers.get(source)
+    return server if server is not None and server.process.returncode is None else None
+
+
+async def _make_room() -> None:
+    """End processes that answer nobody until one more may start. Raises LabError if all of them answer."""
+    while len(_servers) >= MOST_PROCESSES:
+        idle = [key for key, server in _servers.items() if not server.answers]
+        if not idle:
+            raise LabError("Other models are answering just now; try again when they are done.")
+        await _end(min(idle, key=lambda key: _servers[key].used))
+
+
+async def _start(home: Path, source: Source) -> _Server:
+    with (home / "inference.log").open("ab") as log:
+        process = await asyncio.create_subprocess_exec(
+            settings.python(), "-m", "pipeline.exports.chat_client", *_words(source),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log,
+            cwd=settings.ROOT, env=settings.local_environment(OLIVE_LAB_HOME=str(home)), limit=LINE_LIMIT,
+        )  # fmt: skip
+    server = _Server(process)
+    assert process.stdout is not None
+    try:
+        line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
+    except BaseException as error:
+        process.kill()
+        await process.wait()
+        if isinstance(error, TimeoutError):
+            late = f"The model of {source.name} did not load within {START_SECONDS:.0f} seconds."
+            raise LabError(late) from None
+        raise
+    ready = json.loads(line) if line else {"error": "The inference process ended while it loaded the model."}
+    if "error" in ready:
+        await process.wait()
+        raise LabError(ready["error"])
+    server.reader = asyncio.create_task(_read(server))
+    return server
+
+
+async def _read(server: _Server) -> None:
+    """Hand each answer to the request that waits for it; tell all of them if the process is gone."""
+    assert server.process.stdout is not None
+    while line := await server.process.stdout.readline():
+        answer = json.loads(line)
+        queue = server.answers.get(answer.get("id"))
+        if queue is not None:
+            queue.put_nowait(answer)
+    await server.process.wait()
+    for queue in server.answers.values():
+        queue.put_nowait({"error": "The inference process ended; memory may have run out. Try again."})
+
+
+async def _send(server: _Server, request: dict[str, Any]) -> None:
+    assert server.process.stdin is not None
+    server.process.stdin.write(to_json(request).encode() + b"\n")
+    try:
+        await server.process.stdin.drain()
+    except ConnectionError:
+        raise LabError("The inference process has ended; try again.") from None
+
+
+async def _end(key: Source) -> None:
+    server = _servers.pop(key)
+    if server.process.returncode is None:
+        server.process.kill()
+    await server.process.wait()
+    if server.reader is not None:
+        await server.reader
+
+
+# -- the process ---------------------------------------------------------------------------------------
+
+
+def _words(source: Source) -> list[str]:
+    """A source as the process is told it."""
+    return [source.name, str(source.folder), str(source.adapter or ""), "merged" if source.merged else ""]
+
+
+def _source(name: str, folder: str, adapter: str, merged: str) -> Source:
+    return Source(name, Path(folder), Path(adapter) if adapter else None, bool(merged))
+
+
+def _serve(source: Source) -> None:
+    """Answer requests from standard input until it closes. One request at a time, its sides in turn."""
+    # Before the runtime sees the files: what it says of those that don't fit helps nobody.
+    verify.require(verify.static(source.folder, source.adapter), f"its files in {source.folder} are not good")
+    model = generation.load(source.folder, {"adapter": source.adapter} if source.adapter else {})
+    canceled: set[int] = set()
+    requests = _requests(canceled)
+    _say({"ready": True})
+    for request in requests:
+        number = request["id"]
+        try:
+            for piece in _answer(model, request, source.merged):
+                if number in canceled:
+                    break
+                _say({"id": number, **piece})
+            _say({"id": number, "end": True})
+        except (LabError, ValueError) as error:
+            _say({"id": number, "error": f"{str(error)[:1].upper()}{str(error)[1:]}."})
+        except Exception as error:  # the model is still loaded, and the next prompt may do better
+            traceback.print_exc()
+            _say({"id": number, "error": sentence(error)})
+
+
+def _answer(
+    model: generation.Model, request: dict[str, Any], merged: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Pieces of every side in turn, a token each, so that all of them grow together.
+
+    `merged` says that the weights have the adapter in them.
+    """
+    if merged and "base" in request["sides"]:
+        raise LabError("The adapter is merged into the weights; ask the adapter side only")
+    if not merged and "adapter" in request["sides"] and "adapter" not in model.names:
+        raise LabError("There is no adapter; ask the base side only")
+    row = templates.asked(model.template, request["prompt"])
+    if system := request.get("system", "").strip():
+        if "system" not in model.reader.optional:
+            raise LabError("The prompts of this model have no system text; leave it empty")
+        row = {**row, "system": system}
+    text = model.reader.text(row)
+    options = {key: request[key] for key in ("max_new_tokens", "temperature", "seed")}
+    answers = {
+        side: generation.stream(model, text, side if side in model.names else None, **options)
+        for side in request["sides"]
+    }
+    growing = {side: iter(answer) for side, answer in answers.items()}
+    while growing:
+        for side in list(growing):
+            piece = next(growing[side], None)
+            if piece is not None:
+                yield {"side": side, "text": piece}
+                continue
+            del growing[side]
+            facts = answers[side].facts()
+            del facts["text"]
+            yield {"side": side, "done": True, **facts}
+
+
+def _requests(canceled: set[int]) -> Iterator[dict[str, Any]]:
+    """Requests in the order they came; a thread reads ahead so that a cancel is seen at once."""
+    import queue
+
+    waiting: queue.Queue[dict[str, Any] | None] = queue.Queue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            request = json.loads(line)
+            if "cancel" in request:
+                canceled.add(request["cancel"])
+            else:
+                waiting.put(request)
+        waiting.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    while (request := waiting.get()) is not None:
+        if request["id"] not in canceled:
+            yield request
+
+
+def _say(answer: dict[str, Any]) -> None:
+    print(to_json(answer), flush=True)
+
+
+def _main(source: Source) -> int:
+    settings.quiet_this_process()
+    # What libraries print must not get between the answers: it goes where errors go.
+    sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    try:
+        _serve(source)
+    except Exception as error:  # a folder may be wrong in ways that only the runtime finds
+        traceback.print_exc()
+        _say({"error": f"The model could not be loaded: {reason(error)}"})
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(_source(*sys.argv[1:])))

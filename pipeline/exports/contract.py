@@ -1,0 +1,229 @@
+"""What an exported folder says of itself: the graph's inputs and weights, an adapter's tensors.
+
+The files may come from anywhere, whole or not. Nothing here runs them, follows a path out of the folder, or
+reads weights; whatever is wrong is a ValueError or OSError. Names carry no meaning: an input that
+genai_config.json does not name is an adapter's, whatever it is called.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from pipeline import display
+
+SUFFIX = ".onnx_adapter"
+ADAPTER = f"adapter_weights{SUFFIX}"  # as exports of the lab name theirs
+MERGED = "merged.json"  # lies beside a graph whose weights have the adapter in them
+BITS = {"float": 32, "double": 64, "bool": 8}  # of types whose name has no number in it
+READABLE = {"float": "float32", "double": "float64"}
+Dimension = int | str | None  # a size, a symbol that stands for one, or anything
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Type as in "float16", and shape; None is any shape."""
+
+    type: str
+    shape: tuple[Dimension, ...] | None
+
+    def __str__(self) -> str:
+        return "any shape" if self.shape is None else f"[{', '.join(str(size) for size in self.shape)}]"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Where one tensor's bytes lie outside the graph's file; `length` is what its shape and type take."""
+
+    name: str
+    location: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Inputs, outputs, and the initializers under inputs' names, which stand in where nothing is fed."""
+
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+    defaults: dict[str, Tensor]
+    pieces: list[Piece]
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The regular file of that name in the folder. Raises ValueError if it leads out of it or is none."""
+    parts = {*PurePosixPath(name).parts, *PureWindowsPath(name).parts}
+    leads_out = ".." in parts or PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive
+    if not name or "\0" in name or leads_out:
+        raise ValueError(f"{display.value(name)} is not the name of a file in the folder; use another export")
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        wrong = display.value(name)
+        raise ValueError(f"{wrong} is a link that leads out of the folder; put the file itself there")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{name} is not a regular file; remove it")
+    if not path.is_file():
+        raise ValueError(f"{name} is missing; export the model again")
+    return path
+
+
+def read_graph(file: Path) -> Graph:
+    """The graph's contract, without its weights. Raises ValueError."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(file, load_external_data=False)
+    except DecodeError:
+        raise ValueError(
+            f"{file.name} is no ONNX graph, or only a part of one; export the model again"
+        ) from None
+    graph = model.graph
+    if not graph.node:
+        raise ValueError(f"{file.name} has no nodes; export the model again")
+    kind = onnx.TensorProto.DataType.Name
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    inputs = {value.name: _tensor(value, kind) for value in graph.input}
+    defaults = {
+        name: Tensor(_type(kind(stored[name].data_type)), tuple(stored[name].dims))
+        for name in inputs
+        if name in stored
+    }
+    pieces = [
+        _piece(tensor, kind(tensor.data_type))
+        for tensor in _tensors(model)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+    ]
+    return Graph(inputs, {value.name: _tensor(value, kind) for value in graph.output}, defaults, pieces)
+
+
+def check_pieces(folder: Path, pieces: Collection[Piece]) -> int:
+    """Look whether all weights lie within files of the folder; return how many bytes those have.
+
+    Raises ValueError.
+    """
+    sizes = {piece.location: 0 for piece in pieces}
+    for location in sizes:
+        sizes[location] = inside(folder, location).stat().st_size
+    for piece in pieces:
+        end, size = piece.offset + piece.length, sizes[piece.location]
+        if end > size:
+            raise ValueError(
+                f"{piece.location} has {size:,} bytes and {piece.name} ends at {end:,}: it was cut short or"
+                " belongs to another graph; copy or export the model again"
+            )
+    return sum(sizes.values())
+
+
+def read_adapter(file: Path) -> dict[str, Tensor]:
+    """Tensors of an adapter's file by name. Raises ValueError.
+
+    ONNX Runtime's reader checks the whole file first, sizes of the tensors included.
+    """
+    import onnx
+    import onnxruntime
+
+    try:
+        parameters = onnxruntime.AdapterFormat.read_adapter(str(file)).get_parameters()
+    except RuntimeError:
+        raise ValueError(
+            f"{file.name} is no ONNX adapter, or only a part of one; copy it or export the model again"
+        ) from None
+    kind = onnx.TensorProto.DataType.Name
+    return {
+        name: Tensor(_type(kind(value.element_type())), tuple(value.shape()))
+        for name, value in parameters.items()
+    }
+
+
+def misfits(tensors: Mapping[str, Tensor], graph: Graph, fed: Collection[str]) -> list[str]:
+    """Why an adapter does not fit the graph, most telling first; `fed` are inputs the runtime fills itself.
+
+    An input the adapter leaves out keeps its default, so that counts as the adapter's tensor there. A
+    symbol has one size in all inputs that share it.
+    """
+    places = {name: place for name, place in graph.inputs.items() if name not in fed}
+    found = [f"{name} is not an input of the graph" for name in sorted(tensors) if name not in places]
+    sizes: dict[str, tuple[int, str]] = {}
+    for name, place in places.items():
+        tensor = tensors.get(name, graph.defaults.get(name))
+        if tensor is None:
+            found.append(f"{name} is missing, and the graph has no default for it")
+        elif tensor.type != place.type:
+            found.append(f"{name} is {tensor.type} where the graph takes {place.type}")
+        elif not _fits(tensor, place):
+            found.append(f"{name} has shape {tensor} where the graph takes {place}")
+        else:
+            found += _conflicts(name, tensor, place, sizes)
+    return found
+
+
+def _fits(tensor: Tensor, place: Tensor) -> bool:
+    """Whether ranks and fixed sizes agree."""
+    if place.shape is None or tensor.shape is None:
+        return True
+    if len(tensor.shape) != len(place.shape):
+        return False
+    pairs = zip(tensor.shape, place.shape, strict=True)
+    return all(size == wanted for size, wanted in pairs if isinstance(wanted, int))
+
+
+def _conflicts(name: str, tensor: Tensor, place: Tensor, sizes: dict[str, tuple[int, str]]) -> Iterator[str]:
+    """Symbols that have got another size before; new ones go into `sizes` with the input that set them."""
+    for size, symbol in zip(tensor.shape or (), place.shape or (), strict=False):
+        if isinstance(symbol, str) and isinstance(size, int):
+            known, first = sizes.setdefault(symbol, (size, name))
+            if known != size:
+                yield f"{name} has {size} for {symbol} where {first} has {known}"
+
+
+def _tensor(value: Any, kind: Any) -> Tensor:
+    """An input or output as the graph declares it."""
+    declared = value.type.tensor_type
+    if not declared.HasField("shape"):
+        return Tensor(_type(kind(declared.elem_type)), None)
+    sizes = (
+        size.dim_value if size.HasField("dim_value") else size.dim_param or None
+        for size in declared.shape.dim
+    )
+    return Tensor(_type(kind(declared.elem_type)), tuple(sizes))
+
+
+def _type(name: str) -> str:
+    """A type of ONNX by the name numpy gives it."""
+    return READABLE.get(name.lower(), name.lower())
+
+
+def _tensors(message: Any) -> Iterator[Any]:
+    """Every tensor in a model: initializers and attributes, of subgraphs and functions too."""
+    from google.protobuf.message import Message
+
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for item in [value] if isinstance(value, Message) else value:
+            if field.message_type.name == "TensorProto":
+                yield item
+            elif isinstance(item, Message):
+                yield from _tensors(item)
+
+
+def _piece(tensor: Any, kind: str) -> Piece:
+    """Where a tensor's bytes lie. Raises ValueError if it says so wrongly."""
+    facts = {entry.key: entry.value for entry in tensor.external_data}
+    number = re.search(r"\d+", kind)
+    bits = int(number[0]) if number else BITS.get(kind.lower())
+    if bits is None or any(size < 0 for size in tensor.dims):
+        raise ValueError(f"{tensor.name} cannot lie outside the graph's file; export the model again")
+    length = -(-math.prod(tensor.dims) * bits // 8)
+    offset, told = facts.get("offset", "0"), facts.get("length", str(length))
+    if not offset.isdecimal() or not told.isdecimal() or int(told) != length:
+        raise ValueError(
+            f"{tensor.name} takes {length:,} bytes and lies at {offset} with {told}; export the model again"
+        )
+    return Piece(tensor.name, facts.get("location", ""), int(offset), length)

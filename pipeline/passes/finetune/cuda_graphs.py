@@ -1,0 +1,127 @@
+"""Training steps as CUDA graphs: recorded once for each shape of a batch, then replayed.
+
+A step of a LoRA training is thousands of small kernels; launching them one by one from Python takes
+several times as long as they run. A recorded step is one launch. Sequences are padded to a few lengths,
+so that a few records serve all batches; padding stands on the right, where a causal model's labelled
+positions do not see it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from olive.data.constants import IGNORE_INDEX
+from torch import Tensor
+
+from pipeline.stages.events import emit
+
+STEP = 64  # lengths are padded to a multiple of this
+MOST_LOGITS = 1 << 29  # a record computes logits at all positions, in float32: 2 GB
+SEEN_BEFORE = 1  # batches of a shape that run as usual before it is recorded
+
+
+@dataclass
+class Record:
+    """A recorded step with the tensors it reads and writes."""
+
+    graph: torch.cuda.CUDAGraph
+    ids: Tensor
+    targets: Tensor
+    count: Tensor
+    loss: Tensor
+
+
+class StepGraphs:
+    """Runs forward and backward of a batch as a CUDA graph; gradients are added to what is there."""
+
+    def __init__(self, model: Any, parameters: list[torch.nn.Parameter]) -> None:
+        self.model = model
+        self.parameters = parameters
+        self.seen: Counter[tuple[int, int]] = Counter()
+        self.records: dict[tuple[int, int], Record] = {}
+        self.pool = torch.cuda.graph_pool_handle()
+        self.failed = False
+        self.vocabulary = model.config.get_text_config().vocab_size
+        self.gradients = [torch.zeros_like(parameter) for parameter in parameters]
+        for parameter, gradient in zip(parameters, self.gradients, strict=True):
+            parameter.grad = gradient
+
+    def zero(self) -> None:
+        """Set the gradients to zero where they are: records write to these very tensors."""
+        torch._foreach_zero_(self.gradients)
+
+    def run(self, ids: Tensor, targets: Tensor, count: Tensor) -> Tensor | None:
+        """The batch's part of the step's mean loss, after adding its gradients; None: run it as usual.
+
+        `ids` and `targets`, int64 [rows, tokens]; `count`: labelled tokens of the whole step.
+        """
+        rows, tokens = ids.shape
+        length = -(-tokens // STEP) * STEP
+        shape = (rows, length)
+        if self.failed or rows * length * self.vocabulary > MOST_LOGITS:
+            return None
+        if shape not in self.records:
+            self.seen[shape] += 1
+            if self.seen[shape] <= SEEN_BEFORE or not self._try(shape):
+                return None
+        record = self.records[shape]
+        record.ids.zero_()[:, :tokens] = ids
+        record.targets.fill_(IGNORE_INDEX)[:, :tokens] = targets
+        record.count.copy_(count)
+        record.graph.replay()
+        return record.loss.detach().clone()
+
+    def _try(self, shape: tuple[int, int]) -> bool:
+        """Record a step of that shape, or give it up: some models wait for the GPU in their forward."""
+        try:
+            self.records[shape] = self._record(*shape)
+        except RuntimeError as error:
+            self.failed = True
+            self.records.clear()  # what they hold may be what is missing
+            torch.cuda.empty_cache()
+            memory = isinstance(error, torch.OutOfMemoryError)
+            why = "There is too little GPU memory to record steps" if memory else "Steps cannot be recorded"
+            emit(message=f"{why}; they run as usual, which takes longer")
+            print(f"Recording a step failed: {error}")
+        return not self.failed
+
+    def _record(self, rows: int, length: int) -> Record:
+        device = self.parameters[0].device
+        ids = torch.zeros(rows, length, dtype=torch.int64, device=device)
+        targets = torch.full_like(ids, IGNORE_INDEX)
+        count = torch.ones((), device=device)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool):
+            logits = self.model(input_ids=ids, use_cache=False).logits.float()
+            total = torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
+            )
+            loss = total / count
+            torch.autograd.backward(loss)
+        emit(message=f"Recorded the step for {rows} rows of up to {length} tokens")
+        return Record(graph, ids, targets, count, loss)
+
+
+def steady_rope(model: Any, longest: int) -> bool:
+    """Let rotary embeddings that look at each batch's length stop looking; return whether they may.
+
+    Long RoPE and dynamic RoPE change their frequencies past a length. Up to it they are constant, but
+    looking makes the GPU wait for Python, and a step that waits cannot be recorded.
+    """
+    for module in model.modules():
+        kind = getattr(module, "rope_type", None)
+        if kind not in ("longrope", "dynamic"):
+            continue
+        config = module.config.get_text_config()
+        known = getattr(config, "original_max_position_embeddings", None) or (
+            getattr(config, "rope_parameters", None) or {}
+        ).get("original_max_position_embeddings")
+        if longest > (known or config.max_position_embeddings):
+            return False
+        plain = inspect.unwrap(type(module).forward)
+        module.forward = torch.no_grad()(plain.__get__(module))
+    return True

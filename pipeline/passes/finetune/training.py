@@ -1,0 +1,333 @@
+# mypy: disallow-subclassing-any=False
+"""The steps of a training: transformers' Trainer with our loss, batches, evaluations and checkpoints."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from olive.data.constants import IGNORE_INDEX
+from peft import PeftModel
+from torch.utils.data import Sampler
+from transformers.trainer_utils import get_last_checkpoint
+
+from pipeline import settings
+from pipeline.passes.finetune.cuda_graphs import StepGraphs, steady_rope
+from pipeline.passes.finetune.held_out import HeldOut
+from pipeline.passes.finetune.packing import Packs, Sample
+from pipeline.passes.finetune.progress import Progress
+from pipeline.passes.rows import Rows
+from pipeline.stages.events import emit
+
+LENGTH_POOL = 16  # batches shuffled together before rows of like length are put side by side
+# A checkpoint is written after a twentieth of the steps, but not within `settings.checkpoint_seconds` of the
+# last one, and at the latest after these seconds; and writing may take a twentieth of the time at most.
+MOST_SECONDS = 300.0
+SHARE = 20
+LEAST_RECORDED = 10  # steps; to record a step takes as long as several
+PART = "part"  # the folder in which a checkpoint is written before it gets its name
+
+
+def train(
+    loss: ResponseLoss,
+    rows: Rows | Packs,
+    collate: Collator,
+    arguments: transformers.TrainingArguments,
+    held_out: HeldOut,
+    eval_every: int,
+) -> dict[str, Any]:
+    """Run the steps, from the last checkpoint if one is left; return what is worth keeping.
+
+    With `eval_every`, the model's adapter is afterwards the one with the least loss in `held_out`.
+    Raises LabError if the loss stops being a number.
+    """
+    plan(arguments, math.ceil(len(rows) / arguments.per_device_train_batch_size))
+    model = loss.model
+    if arguments.gradient_checkpointing:
+        model.enable_input_require_grads()
+    progress = Progress()
+    trainer = ResponseTrainer(
+        loss=loss,
+        held_out=held_out,
+        progress=progress,
+        pace=Pace(eval_every),
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        data_collator=collate,
+    )
+    last = get_last_checkpoint(arguments.output_dir)
+    if last is not None:
+        held_out.load(Path(last))
+        step = int(last.rpartition("-")[2])
+        print(f"Resuming from the checkpoint of step {step}", flush=True)
+        emit(message=f"Resuming from the checkpoint of step {step}", resumed=step)
+    result = trainer.train(resume_from_checkpoint=last)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    record = {
+        "steps": result.global_step,
+        "train_loss": sum(losses) / len(losses),  # of all steps, those before an interruption too
+        "tokens_per_second": progress.tokens_per_second(),
+        "train_seconds": progress.seconds,
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+    }
+    if held_out.best_step is not None:
+        held_out.restore()
+        record |= {"best_step": held_out.best_step, "stopped_early": held_out.stops}
+    return record
+
+
+def plan(arguments: transformers.TrainingArguments, batches: int) -> None:
+    """Turn epochs of so many batches into steps, and keep the warm-up to half of the steps."""
+    if arguments.max_steps < 0:
+        steps = math.ceil(batches / arguments.gradient_accumulation_steps)
+        arguments.max_steps = max(1, math.ceil(arguments.num_train_epochs * steps))
+    arguments.warmup_steps = min(arguments.warmup_steps, arguments.max_steps // 2)
+
+
+class ResponseLoss:
+    """Cross entropy summed over labelled positions, with logits computed for those only.
+
+    The output layer of a small model is a fifth of all its arithmetic, and prompts have no labels.
+    """
+
+    def __init__(self, model: PeftModel) -> None:
+        self.model = model
+        self._keep: torch.Tensor | None = None
+        model.get_base_model().get_output_embeddings().register_forward_pre_hook(self._select)
+
+    def _select(self, _: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """Before the output layer: [rows, tokens, hidden] to [labelled positions, hidden]."""
+        return args if self._keep is None else (args[0][self._keep], *args[1:])
+
+    def __call__(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
+        """(sum of losses in nats, number of labelled tokens) of a `Collator`'s batch."""
+        targets = next_tokens(batch["labels"])
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        self._keep = targets != IGNORE_INDEX
+        try:
+            # With a cache, even an empty one, transformers does not look for packs.
+            logits = self.model(**inputs, use_cache=False).logits
+        finally:
+            kept, self._keep = self._keep, None
+        wanted = targets[kept]
+        return torch.nn.functional.cross_entropy(logits.float(), wanted, reduction="sum"), wanted.numel()
+
+
+def next_tokens(labels: torch.Tensor) -> torch.Tensor:
+    """What each position is to predict, [rows, tokens]: labels moved one to the left."""
+    return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+
+
+def step_graphs(model: Any, trained: list[Any], rows: Any, arguments: Any) -> StepGraphs | None:
+    """CUDA graphs for the steps where these can be recorded: plain rows, no dropout, enough steps."""
+    dropout = any(
+        getattr(module, "p", 0) for module in model.modules() if isinstance(module, torch.nn.Dropout)
+    )
+    possible = (
+        torch.cuda.is_available()
+        and not isinstance(rows, Packs)
+        and not arguments.gradient_checkpointing
+        and not dropout
+        and arguments.max_steps >= LEAST_RECORDED
+        and not getattr(model, "is_loaded_in_4bit", False)
+    )
+    if not possible or not steady_rope(model, rows.max_length):
+        return None
+    return StepGraphs(model, trained)
+
+
+class Collator:
+    """Pads samples of `Rows` or `Packs` on the right into int64 tensors of [rows, tokens]."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        # Padding is masked and unlabelled, so any token will do where a model has none of its own.
+        self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+
+    def __call__(self, samples: list[Sample]) -> dict[str, torch.Tensor]:
+        pad = torch.nn.utils.rnn.pad_sequence
+        batch = {
+            "input_ids": pad([x["input_ids"] for x, _ in samples], batch_first=True, padding_value=self.pad),
+            "labels": pad([y for _, y in samples], batch_first=True, padding_value=IGNORE_INDEX),
+        }
+        if "position_ids" in samples[0][0]:
+            return batch | {"position_ids": _positions(samples, batch["labels"].shape[1])}
+        return batch | {"attention_mask": pad([x["attention_mask"] for x, _ in samples], batch_first=True)}
+
+
+def _positions(samples: list[Sample], length: int) -> torch.Tensor:
+    """Positions of packs [packs, length]; the padding behind a pack is one more row, so nothing sees it."""
+    filled = [torch.cat([x["position_ids"], torch.arange(length - len(y))]) for x, y in samples]
+    return torch.stack(filled)
+
+
+class ResponseTrainer(transformers.Trainer):
+    """transformers' Trainer with our loss, batches of rows of like length, and whole checkpoints."""
+
+    def __init__(
+        self, loss: ResponseLoss, held_out: HeldOut, progress: Progress, pace: Pace, **kwargs: Any
+    ) -> None:
+        super().__init__(callbacks=[progress, pace], **kwargs)
+        self.remove_callback(transformers.PrinterCallback)
+        self.remove_callback(transformers.ProgressCallback)
+        self._loss = loss
+        self._held_out = held_out
+        self._progress = progress
+        self._pace = pace
+        self._saving = False
+        self._trained = [p for p in self.model.parameters() if p.requires_grad]
+        self._graphs = step_graphs(self.model, self._trained, self.train_dataset, self.args)
+        self.model.zero_grad = self._forget  # the usual one walks thousands of modules, at each step
+        self.model.train()
+        self.model_accepts_loss_kwargs = True  # leaves our mean over all batches of a step as it is
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward of one batch, recorded where that is possible."""
+        inputs = self._prepare_inputs(inputs)
+        if self._graphs is not None:
+            targets = next_tokens(inputs["labels"])
+            done = self._graphs.run(inputs["input_ids"], targets, num_items_in_batch)
+            if done is not None:
+                return done
+        loss: torch.Tensor = self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+        torch.autograd.backward(loss)
+        return loss.detach()
+
+    def _forget(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of the last step."""
+        if self._graphs is not None:
+            self._graphs.zero()
+            return
+        for parameter in self._trained:
+            parameter.grad = None
+
+    def _clip_grad_norm(self, model: Any) -> torch.Tensor:
+        """Shorten the gradient to `max_grad_norm`, and say how long it was, without walking all modules."""
+        return torch.nn.utils.clip_grad_norm_(self._trained, self.args.max_grad_norm)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Nothing: the usual count walks all modules at each step, and nobody reads it."""
+        return 0
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The batch's part of the step's mean loss in nats per labelled token."""
+        total, _ = self._loss(inputs)
+        return total / num_items_in_batch
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
+        """Labelled tokens of all batches of one step: the first token of a row is predicted by none."""
+        counts = [(batch["labels"][:, 1:] != IGNORE_INDEX).sum() for batch in batch_samples]
+        return torch.stack(counts).sum().to(device)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Look at the rows, and end the training if they have not got better for long enough."""
+        began = time.monotonic()
+        found = self._held_out.look(self.state.global_step)
+        self.control.should_evaluate = False  # or the end of an epoch would look once more
+        if self._held_out.stops:
+            self.control.should_training_stop = True
+            self.control.should_save = False
+        self._progress.aside += time.monotonic() - began
+        return {"eval_loss": found}
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LikeLengths:
+        rows = train_dataset or self.train_dataset
+        lengths = [rows.length(i) for i in range(len(rows))]
+        return LikeLengths(lengths, self.args.train_batch_size, self.args.seed)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        folder = Path(super()._get_output_dir(trial))
+        return str(folder / PART if self._saving else folder)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write a checkpoint aside and give it its name when it is whole.
+
+        The Trainer fills a folder that has its name already, so a process killed meanwhile would leave half
+        a checkpoint, from which it could not go on.
+        """
+        began = time.monotonic()
+        folder = Path(self.args.output_dir)
+        name = f"checkpoint-{self.state.global_step}"
+        shutil.rmtree(folder / PART, ignore_errors=True)
+        self._saving = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._saving = False
+        self._held_out.save(folder / PART / name)
+        for file in (folder / PART / name).rglob("*"):
+            if file.is_file():
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())  # else a power cut leaves empty files under the final name
+        (folder / PART / name).replace(folder / name)
+        for older in folder.glob("checkpoint-*"):
+            if older.name != name:
+                shutil.rmtree(older)
+        self._pace.written(self.state.global_step, time.monotonic() - began)
+
+
+class Pace(transformers.TrainerCallback):
+    """After which steps to look at the held-out rows, and after which to write a checkpoint."""
+
+    def __init__(self, eval_every: int) -> None:
+        self.eval_every = eval_every
+        self._cost = 0.0
+        self._last_step, self._last_time = 0, 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._last_step, self._last_time = state.global_step, time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        step, last = state.global_step, state.global_step >= state.max_steps
+        control.should_evaluate = bool(self.eval_every) and (step % self.eval_every == 0 or last)
+        seconds = time.monotonic() - self._last_time
+        control.should_save = not last and due(step - self._last_step, state.max_steps, seconds, self._cost)
+
+    def written(self, step: int, cost: float) -> None:
+        """Note that a checkpoint was written in `cost` seconds."""
+        self._last_step, self._last_time, self._cost = step, time.monotonic(), cost
+
+
+def due(steps: int, total: int, seconds: float, cost: float) -> bool:
+    """Whether to write a checkpoint, so long after the last one, which took `cost` seconds to write."""
+    if seconds < max(settings.checkpoint_seconds(), SHARE * cost):
+        return False
+    return steps * SHARE >= total or seconds >= MOST_SECONDS
+
+
+class LikeLengths(Sampler[int]):
+    """Row indices in an order that puts rows of like length into a batch, new in every epoch."""
+
+    def __init__(self, lengths: list[int], batch_size: int, seed: int) -> None:
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate; a resumed run thus draws the same batches."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        dice = random.Random(f"{self.seed}:{self.epoch}")  # noqa: S311 - a shuffle, not a secret
+        order = list(range(len(self.lengths)))
+        dice.shuffle(order)
+        pool = self.batch_size * LENGTH_POOL
+        for start in range(0, len(order), pool):
+            part = sorted(order[start : start + pool], key=lambda i: self.lengths[i])
+            batches = [part[i : i + self.batch_size] for i in range(0, len(part), self.batch_size)]
+            dice.shuffle(batches)
+            yield from (index for batch in batches for index in batch)

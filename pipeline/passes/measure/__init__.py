@@ -1,0 +1,1 @@
+"""Passes that measure: losses, divergences, answers."""

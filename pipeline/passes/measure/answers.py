@@ -1,0 +1,112 @@
+# mypy: disallow-subclassing-any=False
+"""Answers of the exported model to held-out prompts, without and with its adapter."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from olive.hardware.accelerator import AcceleratorSpec
+from olive.model import ONNXModelHandler
+from olive.passes import Pass
+from olive.passes.olive_pass import PassConfigParam
+
+from pipeline.errors import LabError
+from pipeline.exports import generation
+from pipeline.inputs.data import datasets
+from pipeline.inputs.data.sampling import spread
+from pipeline.inputs.prompts import templates
+from pipeline.stages.events import emit, finite
+
+ANSWERS = "answers.json"
+SIDE = "adapter"
+
+
+class Answers(Pass):
+    """Write `answers.json`: {"rows": [{prompt, system, expected, base: {...} | null, adapter: {...} | null}],
+    "left_out": prompts that are longer than the model's context}. No prompt is asked twice.
+
+    A side is {text, tokens, cut, tokens_per_second, first_token_seconds}; where the adapter is merged into
+    the weights there is no base. Decoding is greedy, so that the same files give the same answers.
+    """
+
+    @classmethod
+    def _default_config(cls, accelerator_spec: AcceleratorSpec) -> dict[str, PassConfigParam]:
+        def param(kind: Any, description: str) -> PassConfigParam:
+            return PassConfigParam(type_=kind, required=True, description=description)
+
+        return {
+            "data": param(str, "The dataset, JSON lines."),
+            "eval_fraction": param(float, "Share of rows held out."),
+            "seed": param(int, "Seed of the split."),
+            "prompts": param(int, "How many different held-out prompts to answer."),
+            "max_new_tokens": param(int, "Tokens of an answer at most."),
+            "adapter": PassConfigParam(type_=str, default_value=None, description="An .onnx_adapter file."),
+            "merged": PassConfigParam(type_=bool, default_value=False, description="Adapter in the weights."),
+        }
+
+    def _run_for_config(
+        self, model: ONNXModelHandler, config: Any, output_model_path: str
+    ) -> ONNXModelHandler:
+        emit(message="Loading the exported model", progress=0.05)
+        adapters = {SIDE: Path(config.adapter)} if config.adapter else {}
+        loaded = generation.load(Path(model.model_path).parent, adapters)
+        data = Path(config.data)
+        parts = datasets.split(data, loaded.template, config.eval_fraction, config.seed)
+        wanted = spread(parts.asked, config.prompts)
+        if len(wanted) < min(config.prompts, len(parts.held_out)):
+            emit(message=f"Only {len(wanted)} different prompts are held out; each is asked once")
+        base: dict[str, str | None] = {} if config.merged else {"base": None}
+        sides = base | ({SIDE: None} if config.merged else {name: name for name in loaded.names})
+        rows = datasets.load(data, loaded.template.fields, set(wanted))
+        asked = [rows[i] for i in wanted if generation.room(loaded, loaded.reader.text(rows[i])) > 0]
+        left_out = len(wanted) - len(asked)
+        if not asked:
+            raise LabError(
+                f"All {left_out} held-out prompts are longer than the {loaded.context_length} tokens that"
+                " this model reads; shorten them, or set evaluate to null."
+            )
+        if left_out:
+            emit(message=f"Left out {left_out} of {len(wanted)} prompts: longer than the model's context")
+        answered: list[dict[str, Any]] = []
+        for row in asked:
+            emit(
+                message=f"Prompt {len(answered) + 1} of {len(asked)}",
+                progress=0.1 + 0.85 * len(answered) / len(asked),
+            )
+            answered.append(_answer(loaded, row, config.max_new_tokens, sides))
+        folder = Path(output_model_path)
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / ANSWERS
+        written = {"rows": answered, "left_out": left_out}
+        file.write_text(
+            json.dumps(finite(written), allow_nan=False, ensure_ascii=False, indent=1) + "\n", "utf-8"
+        )
+        return _handler(Path(model.model_path), file)
+
+
+def _answer(
+    model: generation.Model, row: dict[str, Any], max_new_tokens: int, sides: dict[str, str | None]
+) -> dict[str, Any]:
+    """One row of answers.json; `sides` gives for each side the adapter that is active, None for none."""
+    prompt = model.reader.text(row)
+    answers: dict[str, Any] = {"base": None, SIDE: None}
+    for side, adapter in sides.items():
+        answer = generation.stream(model, prompt, adapter, max_new_tokens=max_new_tokens)
+        for _ in answer:
+            pass
+        answers[side] = answer.facts()
+    expected = str(row[model.template.fields[-1]])
+    system = str(row.get("system") or "") if "system" in model.reader.optional else ""
+    asked = {"prompt": templates.question(model.template, row), "system": system}
+    return {**asked, "expected": expected, **answers}
+
+
+def _handler(graph: Path, answers: Path) -> ONNXModelHandler:
+    """Olive wants a model from every pass: the graph's small file, without weights, beside the answers."""
+    shutil.copyfile(graph, answers.parent / graph.name)
+    return ONNXModelHandler(
+        answers.parent, onnx_file_name=graph.name, model_attributes={"additional_files": [str(answers)]}
+    )

@@ -1,0 +1,40 @@
+"""Whether an exported folder makes the token ids of prompts that training made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from pipeline.exports import serving_ids
+from pipeline.inputs.prompts import lab_prompt, templates
+from pipeline.inputs.prompts.training_ids import prompt_ids
+
+
+def require(source: Path, exported: Path, template: str, rows: Iterable[templates.Row] = ()) -> None:
+    """Compare ids of hard texts and of `rows` as training on the Hugging Face folder `source` reads them,
+    as the lab serves them from the folder `exported`, and as that folder's own app.py does.
+
+    Only tokenizer files, genai_config.json and lab.json are read. Raises LabError with an example.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    prompts = serving_ids.load(exported)
+    shipped = _shipped(exported, prompts.tokenizer)
+    parsed = templates.parse(template, templates.chat_template(source))
+    asked = [*serving_ids.hard_rows(prompts.reader, parsed), *rows]
+    for reader, name in ((prompts.reader, "chat and Compare"), (shipped, "app.py")):
+        serving_ids.require_same(
+            parsed, asked, partial(prompt_ids, tokenizer), reader.ids, name, serving_ids.WAY_OUT
+        )
+
+
+def _shipped(exported: Path, tokenizer: Any) -> lab_prompt.Reader:
+    """The reader of the folder's own app.py. Its chat template, a program, is rendered within limits here."""
+    lab = json.loads((exported / serving_ids.LAB).read_text("utf-8"))
+    file = exported / "chat_template.jinja"
+    chat = templates.Chat(file.read_text("utf-8"), lab_prompt.tokens(exported)) if file.is_file() else None
+    return lab_prompt.Reader(lab, tokenizer, templates.ChatTemplate(chat).prompt)

@@ -1,0 +1,1 @@
+"""Passes that make weights smaller, and the rows they look at."""

@@ -1,0 +1,503 @@
+# mypy: disallow-subclassing-any=False
+"""AWQ: weights that matter to the activations are scaled up before they are rounded.
+
+Source: Lin et al., AWQ: Activation-aware Weight Quantization, arXiv 2306.00978.
+
+Layer after layer: run it once on the calibration blocks and sum up what its matrices read; search scales
+and clipping with that (`awq_search`); divide what makes an input by its scale, multiply the matrix that
+reads it; pack. At no time is more on the device than one layer and the calibration activations.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from olive.common.hf.wrapper import LayerWrapper, ModelWrapper
+from olive.data.config import DataConfig
+from olive.hardware.accelerator import AcceleratorSpec
+from olive.model import HfModelHandler
+from olive.passes import Pass
+from olive.passes.olive_pass import PassConfigParam
+from olive.passes.pytorch.gptq import Gptq
+from olive.passes.pytorch.quant_utils import finalize, get_quantizer_config, prepare_model
+from torch import Tensor, nn
+
+from pipeline.errors import LabError
+from pipeline.passes.quantize.awq_search import Grid, search_clip, search_scale
+from pipeline.passes.quantize.rounding import packed
+from pipeline.passes.rows import dataset_of
+from pipeline.stages.events import emit
+
+BATCH = {"cpu": 4, "cuda": 8}  # blocks run together
+# Of what a block puts out: rounding to bfloat16 moves it less, a scale folded into the wrong place more.
+MOST_MOVED = 0.05
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]  # what a layer is called with besides the hidden states
+
+
+class LabAwq(Pass):
+    """Quantize linear layers to 4 or 8 bit in Olive's format, calibrated on `data_config`.
+
+    `objective` "gram" prices a candidate by what its matrices' outputs lose, "layer" by the paper's block
+    objective, the output of the whole decoder layer (slower). `compensate` hands the scaled weights to
+    Olive's GPTQ instead of the clipping search.
+    """
+
+    @classmethod
+    def _default_config(cls, accelerator_spec: AcceleratorSpec) -> dict[str, PassConfigParam]:
+        return {
+            **get_quantizer_config(),
+            "data_config": PassConfigParam(
+                type_=DataConfig | dict, required=True, description="Blocks to calibrate on."
+            ),
+            "objective": PassConfigParam(
+                type_=str, default_value="gram", description="gram, or layer: the paper's, slower."
+            ),
+            "compensate": PassConfigParam(
+                type_=bool, default_value=False, description="GPTQ on the scaled weights."
+            ),
+        }
+
+    def _run_for_config(self, model: HfModelHandler, config: Any, output_model_path: str) -> HfModelHandler:
+        emit(message="Loading the model and the calibration text", progress=0.01)
+        wrapper, quantization, _ = prepare_model(model, config)
+        ids = dataset_of(config.data_config).ids
+        if not len(ids):
+            raise LabError(
+                "There is no text to calibrate on: give more rows, or raise quantize.general_text."
+            )
+        emit(message=f"Calibrating on {len(ids)} blocks of {ids.shape[1]} tokens", progress=0.1)
+        quantize(wrapper, ids, config.objective, config.compensate)
+        emit(message="Saving the quantized model", progress=0.95)
+        return finalize(model, output_model_path, wrapper, quantization, "cpu")
+
+
+@torch.no_grad()
+def quantize(wrapper: ModelWrapper, ids: Tensor, objective: str = "gram", compensate: bool = False) -> None:
+    """Scale, clip and pack a model in place. `ids`: int64 [blocks, tokens].
+
+    Raises LabError naming the layer whose input is not finite.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    hidden, calls = layer_inputs(wrapper, ids, device)
+    layers, prefix = wrapper.get_layer_wrappers(), wrapper.get_layers()[1]
+    began = time.monotonic()
+    for index, layer in enumerate(layers):
+        layer.layer.to(device)
+        work = LayerWork(wrapper, layer, f"{prefix}.{index}", calls[index])
+        outputs = work.listen(hidden)
+        work.scale(hidden, outputs, objective)
+        work.pack(compensate)
+        layer.layer.to("cpu")
+        hidden = outputs
+        _tell(index + 1, len(layers), time.monotonic() - began)
+    _quantize_head(wrapper, hidden)
+
+
+@dataclass
+class Group:
+    """Matrices that read one input, and the layer that makes it.
+
+    `divide` divides the producer's channels by a scale [channels] and returns the scale it got to, which
+    rounding makes differ; None where a scale cannot be folded into anything. `gram` [inputs, inputs] is
+    summed up over tokens by their `weight`, `magnitude` [inputs] over `tokens` as they are; `factor`
+    [inputs] is what the inputs were divided by.
+    """
+
+    readers: list[str]
+    divide: Callable[[Tensor], Tensor] | None = None
+    gram: Tensor | None = None
+    magnitude: Tensor | None = None
+    tokens: int = 0
+    weight: Tensor = field(default_factory=lambda: torch.zeros(()))
+    factor: Tensor | None = None
+
+
+class LayerWork:
+    """One decoder layer on its way from float to packed.
+
+    `exact` holds the matrices in float32 by name, so that scales are not rounded twice; the layer itself
+    keeps its weights until `pack`.
+    """
+
+    def __init__(self, wrapper: ModelWrapper, layer: LayerWrapper, name: str, call: Call) -> None:
+        self.wrapper, self.layer, self.name, self.call = wrapper, layer, name, call
+        self.module: Any = layer.layer
+        self.exact = {
+            key: module.weight.to(torch.float32, copy=True)
+            for key, module in self.module.named_modules()
+            if hasattr(module, "quant_info")
+        }
+        for key, weight in self.exact.items():
+            if not torch.isfinite(weight).all():
+                raise LabError(f"{name}.{key} holds numbers that are not finite (NaN or infinite).")
+        self.groups = self._groups()
+        self.blocks = dict(self._named(layer.attn, layer.mlp))
+        self.before: dict[str, Tensor] = {}
+        self.felt: dict[str, Any] = {}  # [outputs, 1] each
+        for parameter in self.module.parameters():
+            parameter.requires_grad_(False)
+
+    def listen(self, hidden: list[Tensor]) -> list[Tensor]:
+        """Run the layer on [blocks, tokens, hidden] each; sum up what the groups read; return its outputs."""
+        outputs = [
+            self._hear(part, self.before if index == 0 else None, seed=index)
+            for index, part in enumerate(hidden)
+        ]
+        for group in self.groups:
+            if group.gram is None or group.magnitude is None:
+                raise LabError(f"{self.name}.{group.readers[0]} never ran, so it cannot be calibrated.")
+            if not torch.isfinite(group.gram).all():
+                raise LabError(
+                    f"{self.name}.{group.readers[0]} reads numbers that are not finite (NaN or infinite);"
+                    " the model or its number format is at fault, not the data."
+                )
+            group.gram /= group.weight.clamp(min=1e-30)
+            group.magnitude /= group.tokens
+        return outputs
+
+    def _hear(self, hidden: Tensor, keep: dict[str, Tensor] | None, seed: int) -> Tensor:
+        """Run one batch, and see how much the layer's output feels what each matrix puts out, and when.
+
+        The square of a random combination of the layer's outputs, derived by a matrix's output, is on average
+        the diagonal of J^T J, J being the derivative of one by the other (Hutchinson). Summed over outputs
+        it weighs tokens, summed over tokens it weighs outputs: so a cost counts errors as the whole layer's
+        output, the paper's objective, would. Each batch has a `seed` of its own: chance that is the same in
+        all of them does not average out.
+        """
+        read: dict[str, Tensor] = {}
+        made: dict[str, Tensor] = {}
+        hooks = []
+        for key in self.exact:
+            module = self.module.get_submodule(key)
+            hooks.append(module.register_forward_pre_hook(partial(_note, read, key)))
+            hooks.append(module.register_forward_hook(partial(_keep, made, key)))
+        with torch.enable_grad():
+            output = self._run(hidden.detach().requires_grad_(), keep)
+        for hook in hooks:
+            hook.remove()
+        dice = torch.Generator(hidden.device).manual_seed(seed)
+        probe = torch.randn(output.shape, generator=dice, device=hidden.device).to(output.dtype)
+        grads = torch.autograd.grad(output, list(made.values()), probe)
+        felt = {key: grad.float().flatten(0, -2).square() for key, grad in zip(made, grads, strict=True)}
+        for group in self.groups:
+            if group.readers[0] in read:
+                _sum_up(
+                    group,
+                    read[group.readers[0]].detach(),
+                    torch.stack([felt[key].sum(-1) for key in group.readers]).sum(0),
+                )
+        for key, squares in felt.items():
+            self.felt[key] = self.felt.get(key, 0.0) + squares.sum(0)[:, None]
+        return output.detach()
+
+    def scale(self, hidden: list[Tensor], outputs: list[Tensor], objective: str) -> None:
+        """Search a scale for each group and fold it in; take all back should the layer not like it."""
+        saved = {
+            key: value.clone()
+            for key, value in self.module.state_dict().items()
+            if key.removesuffix(".weight") not in self.exact
+        }
+        for group in self.groups:
+            if group.divide is None:
+                continue
+            assert group.gram is not None
+            assert group.magnitude is not None
+            matrices = [self.exact[reader] for reader in group.readers]
+            weighed = [
+                matrix * self.felt[reader].sqrt()
+                for reader, matrix in zip(group.readers, matrices, strict=True)
+            ]
+            price = None if objective == "gram" else partial(self._price, group, hidden[0], outputs[0])
+            with quick_products():
+                scale, _, _ = search_scale(
+                    weighed if price is None else matrices,
+                    group.gram,
+                    group.magnitude,
+                    self._grid(group.readers[0]),
+                    price,
+                )
+            group.factor = group.divide(scale)
+            for matrix in matrices:
+                matrix.mul_(group.factor)
+        if not self._moved(hidden[0]) <= MOST_MOVED:  # NaN is neither more nor less
+            emit(message=f"{self.name}: scales do not fold into this layer; it is rounded without them")
+            self.module.load_state_dict(saved, strict=False)
+            for key, matrix in self.exact.items():
+                matrix.copy_(self.module.get_submodule(key).weight)
+            for group in self.groups:
+                group.factor = None
+
+    def pack(self, compensate: bool) -> None:
+        """Replace the layer's matrices by packed ones."""
+        for group in self.groups:
+            assert group.gram is not None
+            gram = group.gram
+            if group.factor is not None:
+                gram = gram / group.factor / group.factor[:, None]
+            for reader in group.readers:
+                module = self.module.get_submodule(reader)
+                weight, dtype = self.exact.pop(reader), module.weight.dtype
+                if compensate:
+                    module.weight.data, module.quant_info.data = weight, {"H": gram.clone(), "N": 1}
+                    Gptq.process_module(module)
+                    weight = module.weight.data
+                    scales, zeros = module.quant_info.scales, module.quant_info.zero_points
+                else:
+                    with quick_products():
+                        scales, zeros = search_clip(weight, gram, self._grid(reader, dtype))
+                self.module.set_submodule(reader, packed(module, weight, scales, zeros, dtype))
+            group.gram = None
+
+    def _groups(self) -> list[Group]:
+        """The layer's groups; matrices that belong to none of the known ones are clipped, not scaled."""
+        attention_in, attention_out = self._known("attention_inputs"), self._known("attention_outputs")
+        mlp_in, mlp_out = self._known("mlp_inputs"), self._known("mlp_outputs")
+        groups = [Group(attention_in, self._norm("first_layer_norm"))] if attention_in else []
+        groups += [self._after_values(attention_in, attention_out[0])] if attention_out else []
+        groups += [Group(mlp_in, self._norm("second_layer_norm"))] if mlp_in else []
+        groups += [self._after_gate(mlp_in, mlp_out[0])] if mlp_out else []
+        known = {reader for group in groups for reader in group.readers}
+        return [*groups, *(Group([key]) for key in self.exact if key not in known)]
+
+    def _known(self, which: str) -> list[str]:
+        """Names below the layer of the matrices Olive knows by that word, of those to be quantized."""
+        try:
+            found, _ = getattr(self.layer, f"get_{which}")()
+        except AttributeError:  # Olive knows no name for them in this architecture
+            return []
+        return [key for key, _ in self._named(*found) if key in self.exact]
+
+    def _named(self, *modules: nn.Module | None) -> Iterator[tuple[str, nn.Module]]:
+        for key, module in self.module.named_modules():
+            if any(module is wanted for wanted in modules):
+                yield key, module
+
+    def _norm(self, which: str) -> Callable[[Tensor], Tensor] | None:
+        """How to divide what a norm puts out."""
+        norm = getattr(self.module, "pre_feedforward_layernorm", None) if which.startswith("second") else None
+        if norm is None:
+            try:
+                norm = getattr(self.layer, f"get_{which}")(return_name=False)
+            except AttributeError:
+                return None
+        return partial(divide_norm, norm)
+
+    def _after_values(self, inputs: list[str], output: str) -> Group:
+        """o_proj reads what v_proj puts out, mixed over tokens.
+
+        Where query heads share values, one scale would have to suit several parts of o_proj: measured on the
+        starter model that made the result worse, so nothing is folded there.
+        """
+        width = self.exact[output].shape[1]
+        rows = [self.exact[key].shape[0] for key in inputs]
+        shared = self.wrapper.num_key_value_heads != self.wrapper.num_attention_heads
+        if shared or rows not in ([width] * 3, [3 * width]):
+            return Group([output])
+        return Group([output], partial(self._divide_rows, inputs[-1], rows[-1] - width))
+
+    def _after_gate(self, inputs: list[str], output: str) -> Group:
+        """down_proj reads activation(gate) times up: linear in up. Without a gate nothing can be folded."""
+        width = self.exact[output].shape[1]
+        rows = [self.exact[key].shape[0] for key in inputs]
+        if rows not in ([width, width], [2 * width]):
+            return Group([output])
+        return Group([output], partial(self._divide_rows, inputs[-1], rows[-1] - width))
+
+    def _divide_rows(self, key: str, start: int, scale: Tensor) -> Tensor:
+        """Divide what a matrix puts out from row `start` on."""
+        self.exact[key][start:] /= scale[:, None]
+        bias = self.module.get_submodule(key).bias
+        if bias is not None:
+            bias[start:] = (bias[start:].float() / scale).to(bias.dtype)
+        return scale
+
+    def _run(self, hidden: Tensor, keep: dict[str, Tensor] | None = None) -> Tensor:
+        """The layer's output; what attention and MLP put out goes into `keep`."""
+        hooks = []
+        if keep is not None:
+            hooks = [b.register_forward_hook(partial(_keep, keep, key)) for key, b in self.blocks.items()]
+        output: Any = self.module(hidden, *self.call[0], **self.call[1])
+        for hook in hooks:
+            hook.remove()
+        made: Tensor = output[0] if isinstance(output, tuple) else output
+        return made
+
+    def _moved(self, hidden: Tensor) -> float:
+        """How far folding moved what attention and MLP put out, as a fraction, at most."""
+        with self._weights(self.exact):
+            after: dict[str, Tensor] = {}
+            self._run(hidden, keep=after)
+        fractions = [
+            (after[key].float() - was.float()).norm() / was.float().norm().clamp(min=1e-20)
+            for key, was in self.before.items()
+        ]
+        self.before = {}
+        return float(torch.stack(fractions).max()) if fractions else 0.0  # NaN if any is
+
+    def _price(self, group: Group, hidden: Tensor, outputs: Tensor, candidates: list[Tensor]) -> Tensor:
+        """The paper's objective: how far the layer's output moves when these matrices are rounded."""
+        with self._weights({**self.exact, **dict(zip(group.readers, candidates, strict=True))}):
+            return (self._run(hidden).float() - outputs.float()).square().sum()
+
+    @contextmanager
+    def _weights(self, weights: dict[str, Tensor]) -> Iterator[None]:
+        """The layer with other matrices."""
+        modules = {key: self.module.get_submodule(key) for key in weights}
+        saved = {key: module.weight.data for key, module in modules.items()}
+        for key, module in modules.items():
+            module.weight.data = weights[key].to(saved[key].dtype)
+        try:
+            yield
+        finally:
+            for key, module in modules.items():
+                module.weight.data = saved[key]
+
+    def _grid(self, key: str, dtype: torch.dtype | None = None) -> Grid:
+        module = self.module.get_submodule(key)
+        quantizer = module.quant_info.quantizer
+        return Grid(
+            int(quantizer.bits), quantizer.symmetric, quantizer.group_size, dtype or module.weight.dtype
+        )
+
+
+def layer_inputs(wrapper: ModelWrapper, ids: Tensor, device: torch.device) -> tuple[list[Tensor], list[Call]]:
+    """What the first layer reads, [blocks, tokens, hidden] per batch, and what each layer is called with.
+
+    The layers stand aside meanwhile and hand on what they get, so this costs an embedding look-up. Each
+    layer's call is recorded, because masks and rotary embeddings can differ between layers (Gemma).
+    """
+    layers = list(wrapper.get_layers(return_name=False))
+    hidden: list[Tensor] = []
+    calls: dict[int, Call] = {}
+
+    class Enough(Exception):
+        pass
+
+    def aside(index: int, given: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if index == 0:
+            hidden.append(given)
+        calls[index] = (args, kwargs)
+        if index == len(layers) - 1:
+            raise Enough
+        return given
+
+    before = [*wrapper.get_embeds(return_name=False), wrapper.get_rotary_embed(return_name=False)]
+    for module in before:
+        if module is not None:
+            module.to(device)
+    for index, layer in enumerate(layers):
+        layer.forward = partial(aside, index)
+    try:
+        # The last call has one block alone: its masks then fit batches of any size.
+        for batch in [*torch.split(ids, BATCH[device.type]), ids[:1]]:
+            try:
+                wrapper.model(input_ids=batch.to(device), use_cache=False)
+            except Enough:
+                continue
+    finally:
+        for layer in layers:
+            del layer.forward
+        for module in before:
+            if module is not None:
+                module.to("cpu")
+    return hidden[:-1], [calls[index] for index in range(len(layers))]
+
+
+def divide_norm(norm: Any, scale: Tensor) -> Tensor:
+    """Divide what a norm puts out by `scale` [hidden]; return by what it is really divided.
+
+    Gemma's norms multiply by 1 + weight. The weight is rounded to its type; the readers are multiplied by
+    what that leaves, so rounding it changes nothing.
+    """
+    weight = norm.weight.data
+    offset = float(_multiplies_by_one_plus(norm))
+    before = weight.float() + offset
+    weight.copy_((before / scale - offset).to(weight.dtype))
+    after = weight.float() + offset
+    got = torch.where((after != 0) & (before != 0), before / after, scale)
+    if getattr(norm, "bias", None) is not None:
+        norm.bias.data.copy_((norm.bias.float() / got).to(norm.bias.dtype))
+    return got
+
+
+def _multiplies_by_one_plus(norm: Any) -> bool:
+    """Whether a norm with a weight of zero still lets something through."""
+    if getattr(norm, "bias", None) is not None:
+        return False
+    saved = norm.weight.data.clone()
+    norm.weight.data.zero_()
+    passed = norm(torch.arange(1.0, saved.numel() + 1).to(saved))
+    norm.weight.data.copy_(saved)
+    return bool(passed.any())
+
+
+@contextmanager
+def quick_products() -> Iterator[None]:
+    """Let float32 products run on TF32 or bfloat16 units: candidates are compared, not kept."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _sum_up(group: Group, given: Tensor, weight: Tensor | None = None) -> None:
+    """Add an input [..., inputs], its tokens weighed by `weight` [tokens], to the group's sums."""
+    read = given.flatten(0, -2).float()
+    weight = torch.ones(len(read), device=read.device) if weight is None else weight
+    with quick_products():
+        # Both sides rounded alike: else the sum is not positive definite, and GPTQ cannot factor it.
+        felt = read * weight.sqrt()[:, None]
+        gram = felt.T @ felt
+    magnitude = read.abs().sum(0)
+    group.gram = gram if group.gram is None else group.gram.add_(gram)
+    group.magnitude = magnitude if group.magnitude is None else group.magnitude.add_(magnitude)
+    group.tokens += len(read)
+    group.weight = group.weight + weight.sum()
+
+
+def _note(read: dict[str, Tensor], key: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    read[key] = args[0]
+
+
+def _keep(kept: dict[str, Tensor], key: str, module: nn.Module, args: Any, output: Any) -> None:
+    kept[key] = output[0] if isinstance(output, tuple) else output
+
+
+def _quantize_head(wrapper: ModelWrapper, hidden: list[Tensor]) -> None:
+    """The output layer, if it is to be quantized: clipped, neither scaled nor compensated."""
+    head, name = wrapper.get_lm_head()
+    if not hasattr(head, "quant_info"):
+        return
+    emit(message="Rounding the output layer", progress=0.92)
+    device, norm = hidden[0].device, wrapper.get_pre_head_layernorm(False)
+    norm.to(device), head.to(device)
+    group = Group([name])
+    for part in hidden:
+        _sum_up(group, norm(part))
+    assert group.gram is not None
+    if not torch.isfinite(group.gram).all():
+        raise LabError(f"{name} reads numbers that are not finite (NaN or infinite).")
+    quantizer, dtype = head.quant_info.quantizer, head.weight.dtype
+    grid = Grid(int(quantizer.bits), quantizer.symmetric, quantizer.group_size, dtype)
+    with quick_products():
+        weight = head.weight.float()
+        scales, zeros = search_clip(weight, group.gram / group.tokens, grid)
+    wrapper.model.set_submodule(name, packed(head, weight, scales, zeros, dtype).to("cpu"))
+    norm.to("cpu")
+
+
+def _tell(done: int, total: int, seconds: float) -> None:
+    emit(
+        message=f"Quantized layer {done} of {total}",
+        progress=0.1 + 0.8 * done / total,
+        eta_seconds=seconds / done * (total - done),
+    )

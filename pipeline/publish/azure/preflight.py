@@ -1,0 +1,156 @@
+"""The dry run of a publish to Azure: what could stand against it, asked, and what cannot be known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import LabError
+from pipeline.exports.verify import Finding
+from pipeline.inputs.azure_workspace import Place
+from pipeline.publish import checks
+from pipeline.publish.azure import faults, lineage, login
+from pipeline.publish.azure import publisher as azureml
+from pipeline.publish.azure.faults import explained
+from pipeline.publish.azure.workspace import Taken
+from pipeline.publish.checks import BAD, FIRST, GOOD, UNKNOWN
+from pipeline.publish.source import source_of
+from pipeline.store.run import Run
+
+IGNORES = (".amlignore", ".gitignore")
+SIGNATURE_SECONDS = 3600.0
+EXAMPLE_SPEED = 12.5e6  # bytes a second: a line of 100 Mbit/s
+Check = Callable[[], tuple[str, str]]
+
+
+def preflight(home: Path, run: Run, options: azureml.Options) -> list[Finding]:
+    """Every check, in the order in which publishing would come to it. Writes nothing, here or there.
+
+    Raises InputError where the publisher's plan does.
+    """
+    planned = azureml.plan(home, run, options)
+    where = azureml.place_of(home, options)
+    source = source_of(run, options.name, options.version)
+    found = [Finding("name", GOOD, f"{options.name} can be the name of a model")]
+    found += [checks.files(planned), _ignored(source), *checks.fit(source), _time(home, planned["bytes"])]
+    if options.check:
+        found.append(checks.disk(home, planned["bytes"]))
+    digest = azureml.content(home, run, options)
+    return found + _asked(run, options, where, digest) + _unknown()
+
+
+def _asked(run: Run, options: azureml.Options, where: Place, digest: str) -> list[Finding]:
+    """What Azure says; after the first thing it refuses, the rest is unknown."""
+    from pipeline.publish.azure.workspace import STORE, Workspace
+    from pipeline.publish.azure.workspace import opened as connected
+
+    opened: list[Workspace] = []
+
+    def log_in() -> tuple[str, str]:
+        who = login.identity(where)
+        opened.append(connected(where))
+        return (
+            GOOD,
+            f"{who['name']} of tenant {who['tenant']}, by {who['login']}, good for {who['minutes']} minutes",
+        )
+
+    def workspace() -> tuple[str, str]:
+        about = opened[0].about()
+        return GOOD, f"{about['workspace']} in {about['location']}"
+
+    def permissions() -> tuple[str, str]:
+        may = login.allowed(opened[0].permissions())
+        missing = [word for word, yes in may.items() if not yes]
+        if "register models" in missing:
+            return BAD, f"the login may not {', '.join(missing)}; ask for the role {faults.role(where)}"
+        without = f". {login.WITHOUT_KEY}" if login.KEY in missing else ""
+        return GOOD, f"may {', '.join(word for word, yes in may.items() if yes)}{without}"
+
+    def datastore() -> tuple[str, str]:
+        upload_there = opened[0].container("", "", min(options.patience, 30.0))
+        upload_there.do(
+            lambda client: next(iter(client.list_blobs(name_starts_with=f"{lineage.OURS}/")), None)
+        )
+        return GOOD, f"{STORE} answers"
+
+    def version() -> tuple[str, str]:
+        return _version(opened[0], run, options, digest)
+
+    questions: dict[str, Check] = {
+        "login": log_in, "workspace": workspace, "permissions": permissions, "datastore": datastore,
+        "version": version,
+    }  # fmt: skip
+    found: list[Finding] = []
+    if where.registry:  # it gives a container, and says what is allowed, only to a version that is made
+        questions = {name: questions[name] for name in ("login", "workspace", "version")}
+    for name, check in questions.items():
+        if any(finding.status == BAD for finding in found):
+            found.append(Finding(name, UNKNOWN, FIRST))
+            continue
+        try:
+            with explained(where):
+                found.append(Finding(name, *check()))
+        except LabError as error:
+            found.append(Finding(name, BAD, str(error)))
+    return found
+
+
+def _version(workspace: Any, run: Run, options: azureml.Options, digest: str) -> tuple[str, str]:
+    if not options.version:
+        if begun := azureml.unfinished(workspace, run, options.name, digest):
+            return GOOD, f"it goes on with {begun}, which has this content and was not checked to its end"
+        return GOOD, f"the next one is {workspace.next_version(options.name)}"
+    model = workspace.model(options.name, options.version)
+    if model is None:
+        return GOOD, f"{options.version} is free"
+    if (model.properties or {}).get(lineage.CONTENT) == digest:
+        return GOOD, f"{options.version} is there already with the same content; it is registered again"
+    return BAD, str(Taken(options.name, options.version))
+
+
+def _ignored(source: Path) -> Finding:
+    """The trap of `az ml model create`: a .gitignore in the folder drops files without a word."""
+    there = [name for name in IGNORES if (source / name).is_file()]
+    if not there:
+        return Finding("ignore files", GOOD, "none that would leave files out")
+    return Finding(
+        "ignore files",
+        UNKNOWN,
+        f"the folder has {' and '.join(there)}; this lab uploads every file all the same, but the Azure"
+        " CLI's command would leave out what is named there",
+    )
+
+
+def _time(home: Path, size: int) -> Finding:
+    """How long the upload takes beside the hour of one access signature."""
+    try:
+        speed, known = float((home / azureml.SPEED).read_text("utf-8")), True
+    except (OSError, ValueError):
+        speed, known = EXAMPLE_SPEED, False
+    seconds = size / max(speed, 1.0)
+    basis = f"at the {speed / 1e6:.1f} MB a second of the last upload" if known else "on a line of 100 Mbit/s"
+    more = "; access ends after an hour and is asked for anew" if seconds > SIGNATURE_SECONDS else ""
+    status = GOOD if known else UNKNOWN
+    return Finding("time", status, f"about {_minutes(seconds)} for the upload {basis}{more}")
+
+
+def _unknown() -> list[Finding]:
+    return [
+        Finding(
+            "not known",
+            UNKNOWN,
+            "whether the storage account lets this machine write, and whether a policy of the workspace"
+            " stands against a new version: both are seen only by doing it",
+        )
+    ]
+
+
+def _minutes(seconds: float) -> str:
+    return (
+        "a minute"
+        if seconds < 90
+        else f"{seconds / 60:.0f} minutes"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} hours"
+    )

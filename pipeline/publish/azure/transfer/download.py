@@ -1,0 +1,207 @@
+"""Files out of a container by reads of a few megabytes: the largest needs no more memory than a small one.
+
+A file waits under a name made of what names its content in the container, which a later attempt goes on with,
+until all are there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline.errors import LabError
+from pipeline.publish.azure.transfer import blob_client, upload
+from pipeline.publish.azure.transfer.blob_client import Container
+from pipeline.system.transfer_progress import Meter
+
+ARRIVING = ".arriving"  # the folder, in the one that files are brought to, in which they wait
+SPARE = 32 << 20  # bytes of the disk that are left to others, and to saying how this ended
+LONGEST_PART, LONGEST = 255, 1024  # bytes of a name between slashes, and of a whole one
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file in a container: its whole name, its bytes, its tag there, and what is known of its content."""
+
+    blob: str
+    size: int
+    etag: str
+    sha256: str = ""
+    md5: str = ""
+
+
+def listed(container: Container, prefix: str) -> dict[str, Remote]:
+    """The files below the prefix, by their names there. Raises LabError for names that no folder can have."""
+    blobs = upload.blobs(container, prefix)
+    check_names(blobs)
+    found = {}
+    for name, blob in blobs.items():
+        md5 = blob.content_settings.content_md5
+        found[name] = Remote(
+            blob.name,
+            blob.size,
+            blob.etag.strip('"'),
+            (blob.metadata or {}).get(upload.SHA, ""),
+            bytes(md5).hex() if md5 else "",
+        )
+    return found
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise LabError for a file that would lead out of its folder, or that a folder here cannot have."""
+    there = set(names)
+    for name in sorted(there):
+        if why := _unfit(name) or ("is in a folder that is a file as well" if _inside(name) & there else ""):
+            raise LabError(
+                f"The model has a file named {name[:80]!r}, which {why}; it has to be registered without it."
+            )
+
+
+def _unfit(name: str) -> str:
+    parts = name.split("/")
+    if "\\" in name or {"", ".", ".."} & set(parts):
+        return "leads out of its folder"
+    if not name.isprintable():
+        return "has letters that cannot be shown"
+    if len(name.encode()) > LONGEST or max(len(part.encode()) for part in parts) > LONGEST_PART:
+        return "is too long for a disk"
+    return "is kept for what is on its way" if parts[0] == ARRIVING else ""
+
+
+def _inside(name: str) -> set[str]:
+    """The folders that a file lies in."""
+    return {str(folder) for folder in PurePosixPath(name).parents}
+
+
+def fetch(container: Container, files: dict[str, Remote], folder: Path, meter: Meter) -> dict[str, str]:
+    """Bring files into the folder under the names they are given by; returns each one's SHA-256.
+
+    Raises LabError where `arrive` does. In the end there is nothing else in the folder.
+    """
+    sums = arrive(container, files, folder, meter)
+    settle(files, folder)
+    return sums
+
+
+def arrive(container: Container, files: dict[str, Remote], folder: Path, meter: Meter) -> dict[str, str]:
+    """Bring files to where they wait in the folder; returns each one's SHA-256 by its name.
+
+    What an earlier attempt has brought of the same content is kept, anything else in the folder is not.
+    Raises LabError for a disk without room, or one that fills up meanwhile, and for a file whose content
+    the container does not have.
+    """
+    (folder / ARRIVING).mkdir(mode=0o700, parents=True, exist_ok=True)
+    _clear(folder, {waiting(folder, remote) for remote in files.values()})
+    _room(folder, sum(remote.size for remote in files.values()))
+    return {
+        name: _fetch(container, name, remote, waiting(folder, remote), meter)
+        for name, remote in sorted(files.items())
+    }
+
+
+def settle(files: dict[str, Remote], folder: Path) -> None:
+    """Give the files that wait in the folder their names."""
+    for name, remote in files.items():
+        (folder / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        waiting(folder, remote).replace(folder / name)
+    (folder / ARRIVING).rmdir()
+
+
+def waiting(folder: Path, remote: Remote) -> Path:
+    """Where a file waits: named by its tag too, so that no other content is ever taken for it."""
+    return folder / ARRIVING / hashlib.sha256(f"{remote.etag} {remote.blob}".encode()).hexdigest()
+
+
+def _clear(folder: Path, wanted: set[Path]) -> None:
+    for path in {*folder.iterdir(), *(folder / ARRIVING).iterdir()} - wanted - {folder / ARRIVING}:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _room(folder: Path, size: int) -> None:
+    needed = size - sum(path.stat().st_size for path in (folder / ARRIVING).iterdir())
+    free = shutil.disk_usage(folder).free
+    if needed + SPARE > free:
+        raise LabError(
+            f"The model needs {needed / 1e9:.1f} GB more of disk, and {free / 1e9:.1f} GB are free; free some"
+            " and try again."
+        )
+
+
+def _fetch(container: Container, name: str, remote: Remote, part: Path, meter: Meter) -> str:
+    """Read one file from where an earlier attempt has got to; returns its SHA-256."""
+    sha = hashlib.sha256()
+    md5 = hashlib.md5(usedforsecurity=False) if remote.md5 else None
+
+    def take(piece: bytes) -> None:
+        sha.update(piece)
+        if md5 is not None:
+            md5.update(piece)
+
+    with part.open("a+b") as file:
+        begun = _begun(file.fileno(), remote.size)
+        file.truncate(begun)
+        file.seek(0)
+        while piece := file.read(blob_client.BLOCK):
+            take(piece)
+        if begun:
+            here = f"{name} is here already" if begun == remote.size else f"Downloading {name}"
+            meter.add(begun, here, moved=False)
+        with blob_client.together() as run:
+            for piece in run(_reads(container, remote, begun)):
+                take(piece)
+                if shutil.disk_usage(part.parent).free < SPARE:
+                    raise LabError("The disk is full; free some room and try again.")
+                file.write(piece)
+                meter.add(len(piece), f"Downloading {name}")
+    wrong = remote.sha256 not in ("", sha.hexdigest())
+    if wrong or (md5 is not None and md5.hexdigest() != remote.md5):
+        part.unlink()
+        raise LabError(
+            f"{name} came out of Azure with other content than it has there; try again, and if that does not"
+            " help, somebody changed it there: publish it again under a version number of its own."
+        )
+    return sha.hexdigest()
+
+
+def _begun(file: int, size: int) -> int:
+    """Bytes of an earlier attempt that can be kept."""
+    there = os.fstat(file).st_size
+    return there if there <= size else 0
+
+
+def _reads(container: Container, remote: Remote, begun: int) -> Iterator[Callable[[], bytes]]:
+    for start in range(begun, remote.size, blob_client.BLOCK):
+        yield partial(_read, container, remote, start, min(blob_client.BLOCK, remote.size - start))
+
+
+def _read(container: Container, remote: Remote, start: int, length: int) -> bytes:
+    from azure.core import MatchConditions
+    from azure.core.exceptions import ResourceModifiedError
+
+    def read(client: Any) -> bytes:
+        data: bytes = (
+            client.get_blob_client(remote.blob)
+            .download_blob(
+                offset=start,
+                length=length,
+                max_concurrency=1,
+                etag=f'"{remote.etag}"',
+                match_condition=MatchConditions.IfNotModified,
+            )
+            .readall()
+        )
+        return data
+
+    try:
+        return container.do(read)
+    except ResourceModifiedError:
+        raise LabError(f"{remote.blob} was changed in Azure while it was downloaded; try again.") from None

@@ -1,0 +1,110 @@
+"""What goes along with a model that leaves the lab: card and recipe, which say nothing of this machine."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.inputs.models import licences
+from pipeline.stages import artifacts
+from pipeline.store.run import PUBLISH, Run
+from pipeline.system import checksums
+
+CARD = "README.md"
+WITH_ADAPTER = "A language model with a detachable LoRA adapter, for ONNX Runtime GenAI."
+MERGED = "A language model with a LoRA adapter merged into its weights, for ONNX Runtime GenAI."
+WITHOUT = "A language model for ONNX Runtime GenAI."
+UNKNOWN = "not stated"
+GENAI = "onnxruntime-genai"
+MARKUP = re.compile(r"([\\`*_\[\]<>#|~!&$])")  # what Markdown could take for more than text
+IN_WORKSPACE = re.compile(r"azureml://subscriptions/.+/models/([^/]+)/versions/([^/]+)")
+HASHED = re.compile(r"[0-9a-f]{64}")
+
+
+def text(home: Path, run: Run, title: str, description: str = "") -> str:
+    """The model card as Markdown: what it is and is made of, how it did, how to run it.
+
+    Whatever a user wrote (names, `description`, the recipe) stands in it as text, whatever it looks like.
+    """
+    packages = artifacts.packages(Path(str(run.artifact("onnx"))))
+    about = MERGED if run.artifact("merged") else WITH_ADAPTER if run.artifact("onnx_adapter") else WITHOUT
+    facts = {
+        "Base model": shown(run)["model"],
+        "Licence of the base": licences.of(str(run.recipe["model"]), home) or UNKNOWN,
+        "Data": _data(run),
+        "Run": run.id,
+    }
+    measured = {stage.name: stage.metrics for stage in run.stages if stage.metrics and stage.kind != PUBLISH}
+    return (
+        "\n\n".join(
+            [
+                f"# {_plain(title)}",
+                _plain(description) or about,
+                "\n".join(f"- {name}: {_plain(value)}" for name, value in facts.items()),
+                f"Run it with `pip install {_genai(run, packages)}` and `python app.py`.\n"
+                f"Check the files with `sha256sum -c {checksums.NAME}`.",
+                f"## Recipe\n\n{_block(recipe(run))}",
+                f"## Measured\n\n{_block(_yaml(measured))}",
+                f"## Made with\n\n{_block(_yaml(packages)) if packages else UNKNOWN.capitalize() + '.'}",
+            ]
+        )
+        + "\n"
+    )
+
+
+def recipe(run: Run) -> str:
+    """The run's recipe as YAML. Of a model and data in folders of this machine only the last name is left."""
+    return _yaml(shown(run))
+
+
+def shown(run: Run) -> dict[str, Any]:
+    """The recipe as others may see it."""
+    return {**run.recipe, **{key: _last(str(run.recipe[key])) for key in ("model", "data")}}
+
+
+def _last(path: str) -> str:
+    """What of a path or an address says something to others, and nothing of this machine or whose it is."""
+    if found := IN_WORKSPACE.fullmatch(path):
+        return f"azureml:{found[1]}:{found[2]}"
+    return Path(path).name if Path(path).is_absolute() else path
+
+
+def _data(run: Run) -> str:
+    """The dataset's name; its rows and its hash where the home still has its copy, which is named by it."""
+    copy, known = Path(run.data), [str(shown(run)["data"])]
+    if copy.is_file():
+        with copy.open("rb") as file:
+            known.append(f"{sum(1 for line in file if line.strip()):,} rows")
+    if HASHED.fullmatch(copy.parent.name):
+        known.append(f"SHA-256 {copy.parent.name}")
+    return ", ".join(known)
+
+
+def _genai(run: Run, packages: dict[str, str]) -> str:
+    """What to install to run it: both sets of packages have the same version of it."""
+    gpu = f"{GENAI}-cuda"
+    version = packages.get(GENAI) or packages.get(gpu)
+    name = gpu if (run.recipe.get("optimize") or {}).get("device") == "gpu" else GENAI
+    return f"{name}=={version}" if version else name
+
+
+def _plain(text: str) -> str:
+    """Text on one line of Markdown that shows as what it is: no markup, no HTML, nothing invisible."""
+    seen = "".join(letter if letter.isprintable() else " " for letter in text)
+    return MARKUP.sub(r"\\\1", " ".join(seen.split()))
+
+
+def _block(text: str) -> str:
+    """A block of YAML in Markdown, in a fence longer than any in it, so that no text of it can end it."""
+    fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 0)
+    return f"{fence}yaml\n{text}{fence}"
+
+
+def _yaml(facts: dict[str, Any]) -> str:
+    dumped: str = yaml.safe_dump(
+        facts, sort_keys=False, default_flow_style=None, allow_unicode=True, width=10_000
+    )
+    return dumped

@@ -1,0 +1,52 @@
+"""What a dry run finds before it asks anybody: words for it, and the checks that every place shares."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import LabError
+from pipeline.exports import verify
+from pipeline.exports.verify import Finding
+
+GOOD, BAD, UNKNOWN = "good", "bad", "unknown"
+FIRST = "is asked once what stands above is good"
+
+
+def files(planned: dict[str, Any]) -> Finding:
+    """How many files a plan has, and how large they are."""
+    return Finding("files", GOOD, f"{len(planned['files'])} files, {planned['bytes']:,} bytes")
+
+
+def fit(source: Path) -> list[Finding]:
+    """Whether graph and adapters fit together, without reading the weights."""
+    failed = verify.failed(verify.static(source))
+    if failed:
+        return [Finding(finding.check, BAD, finding.message) for finding in failed]
+    adapters = [file.name for file in verify.adapters_of(source)]
+    what = (
+        f"{', '.join(adapters)} fit the graph"
+        if adapters
+        else "the graph is good; there is no adapter beside it"
+    )
+    return [Finding("adapter", GOOD, what)]
+
+
+def disk(home: Path, size: int) -> Finding:
+    """Whether there is room for the copy that is downloaded again."""
+    try:
+        room(home, size)
+    except LabError as error:
+        return Finding("disk", BAD, str(error))
+    return Finding("disk", GOOD, "has room for the copy that is downloaded and compared")
+
+
+def room(home: Path, size: int) -> None:
+    """Raise LabError if the disk has no room for so many bytes more."""
+    free = shutil.disk_usage(home).free
+    if free < size:
+        raise LabError(
+            f"Checking what came back needs {size / 1e9:.1f} GB of disk, and {free / 1e9:.1f} GB are free;"
+            " free some, or publish with check off."
+        )

@@ -1,0 +1,145 @@
+"""The hub's own client with an end to its patience: by itself it waits for ever, or as long as it is told.
+
+Each call is made on a thread of its own. When nothing has got through for a while the call is given up, and
+the thread ends with this process.
+"""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from pipeline import settings
+from pipeline.errors import LabError
+from pipeline.publish.hub import faults
+
+T = TypeVar("T")
+STALL_SECONDS = 60.0  # of one request without a byte; then it is made again
+LOOK_SECONDS = 0.2
+
+
+class Hub:
+    """The hub, as whoever is logged in here. Raises LabError if nobody is.
+
+    The login is that of `hf auth login` or HF_TOKEN. It is kept nowhere else.
+    """
+
+    def __init__(self, patience: float) -> None:
+        settings.quiet_this_process()
+        from huggingface_hub import HfApi, constants, get_token, set_client_factory
+        from huggingface_hub.utils import logging
+
+        token = get_token()
+        if token is None:
+            raise LabError(faults.NOBODY)
+        # What it says of each further try has signed addresses in it.
+        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        # Neither way by pieces of an own protocol: see repository.Counted.
+        constants.HF_HUB_DISABLE_XET = True
+        set_client_factory(self._client)
+        self.api = HfApi(token=token)
+        self.retries = 0
+        self._patience = patience
+        self._last = time.monotonic()
+        self._trouble = 0  # the status of the last answer, if it was one of trouble
+
+    def alive(self) -> None:
+        """Something has got through."""
+        self._last = time.monotonic()
+
+    def do(self, call: Callable[[], T]) -> T:
+        """What the call returns, made as often as it takes.
+
+        Raises LabError once nothing got through for the time of patience, at once what no repetition cures.
+        """
+        self.alive()
+        tries = 0
+        while True:
+            try:
+                return self._apart(call)
+            except Exception as error:
+                wait = faults.wait(error, tries)
+                if wait is None or time.monotonic() + wait - self._last > self._patience:
+                    raise
+            tries, self.retries = tries + 1, self.retries + 1
+            time.sleep(wait)
+
+    def who(self) -> dict[str, Any]:
+        """Whose token it is, as the hub says."""
+        found: dict[str, Any] = self.do(self.api.whoami)
+        return found
+
+    def _apart(self, call: Callable[[], T]) -> T:
+        done: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+        def carry_out() -> None:
+            try:
+                done.put((call(), None))
+            except BaseException as error:
+                done.put((None, error))
+
+        threading.Thread(target=carry_out, daemon=True).start()
+        while True:
+            try:
+                found, error = done.get(timeout=min(LOOK_SECONDS, self._patience))
+            except queue.Empty:
+                if time.monotonic() - self._last > self._patience:
+                    if busy := faults.busy(self._trouble):
+                        raise LabError(busy) from None
+                    raise LabError(
+                        f"Nothing got through to or from the hub for {self._patience:g} seconds; check the"
+                        f" network and the proxy, then try again: {faults.AGAIN}."
+                    ) from None
+                continue
+            if error is not None:
+                raise error
+            return found  # type: ignore[return-value]
+
+    def _client(self) -> Any:
+        from huggingface_hub.utils._http import default_client_factory
+
+        client = default_client_factory()
+        client.timeout = min(STALL_SECONDS, self._patience)
+        client.event_hooks["response"].append(self._heard)
+        return client
+
+    def _heard(self, answer: Any) -> None:
+        self._trouble = answer.status_code
+        if answer.status_code < 400:
+            self.alive()
+        else:  # without what stands behind the question mark: storage signs its addresses there
+            asked = f"{answer.request.method} {answer.url.path}"
+            print(f"The hub answered {answer.status_code} to {asked}", file=sys.stderr, flush=True)
+
+
+def account(who: dict[str, Any]) -> dict[str, Any]:
+    """Of a `whoami`: name, the organisations that may be written to, and the token's name and role."""
+    token = (who.get("auth") or {}).get("accessToken") or {}
+    writes = ("admin", "write", "contributor")
+    return {
+        "name": str(who["name"]),
+        "organisations": [
+            str(org["name"]) for org in who.get("orgs", []) if org.get("roleInOrg", "write") in writes
+        ],
+        "token": str(token.get("displayName", "")),
+        "role": str(token.get("role", "")),
+        "scopes": [
+            [str((scope.get("entity") or {}).get("name", "")), list(scope.get("permissions") or [])]
+            for scope in (token.get("fineGrained") or {}).get("scoped") or []
+        ],
+    }
+
+
+def may_write(who: dict[str, Any], repository: str) -> bool | None:
+    """Whether an account's token may write to a repository; None if only trying tells."""
+    owner = repository.partition("/")[0]
+    if who["role"] == "read":
+        return False
+    if who["role"] == "fineGrained":
+        granted = [rights for entity, rights in who["scopes"] if entity in (owner, repository)]
+        return any("repo.write" in rights for rights in granted)
+    return True if owner in (who["name"], *who["organisations"]) else None

@@ -1,0 +1,41 @@
+"""Where a finished run can be published. A new place is one file here and one line in PUBLISHERS.
+
+A publisher is a module with
+    Options                                a frozen dataclass of `option(...)` fields
+    plan(home, run, options)               the dry run: what would be published; raises InputError
+    publish(home, run, options, report)    do it, in a child process; returns facts for the stage's metrics,
+                                           of them name, version and path; report takes a message, the
+                                           fraction that is done, and facts for the events by name
+    versions(home)                         what is published, newest first
+and, where options can mean something else later or elsewhere,
+    settled(home, options)                 the options with all of that written out
+and, where a dry run can ask more than `plan` knows,
+    preflight(home, run, options)          what stands against it: findings that are good, bad or unknown
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline import display
+from pipeline.errors import InputError
+from pipeline.inputs.options import parse
+from pipeline.publish import local
+from pipeline.publish.azure import publisher as azureml
+from pipeline.publish.hub import publisher as huggingface
+
+PUBLISHERS: dict[str, Any] = {"local": local, "azureml": azureml, "huggingface": huggingface}
+
+
+def settled(to: str, home: Path, options: Any) -> Any:
+    """The options as they are queued: the same whoever changes what this lab remembers meanwhile."""
+    settle = getattr(PUBLISHERS[to], "settled", None)
+    return settle(home, options) if settle else options
+
+
+def options_of(to: str, given: dict[str, Any]) -> Any:
+    """The options of publisher `to` from plain data. Raises InputError."""
+    if to not in PUBLISHERS:
+        raise InputError(f"to: {display.value(to)} is not allowed; allowed: {', '.join(PUBLISHERS)}")
+    return parse(PUBLISHERS[to].Options, given, "publish")

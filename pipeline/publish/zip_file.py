@@ -1,0 +1,215 @@
+"""A finished run's exported folder as a ZIP made while it is read, with its card, recipe and checksums.
+
+Every file is opened before the first byte leaves, so that a result that is replaced or deleted meanwhile is
+still sent whole. Weights don't compress, so they are stored as they are, and the length is known at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import re
+import secrets
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pipeline.errors import InputError, LabError
+from pipeline.publish import card
+from pipeline.publish.card import CARD
+from pipeline.stages import artifacts
+from pipeline.store.run import DONE, Run
+from pipeline.system import checksums
+
+RECIPE = "recipe.yaml"
+OURS = (CARD, RECIPE, checksums.NAME, artifacts.MANIFEST)  # what of the folder itself is left behind
+BYTECODE = "__pycache__"  # what a program leaves that was run in the folder
+EARLIEST = 315532800  # 1980-01-01, in seconds since the epoch
+PIECE = 1 << 20  # bytes read at a time
+READABLE = 0o100644 << 16  # a plain file that its owner may write and all may read, as zip keeps it
+
+
+def exported(run: Run) -> Path | None:
+    """The folder that can be taken away, or None: only a run that is done has one, unless it was deleted."""
+    folder = run.artifact("onnx")
+    return Path(folder) if run.status == DONE and folder is not None and Path(folder).is_dir() else None
+
+
+def _why_not(run: Run) -> str:
+    if run.status == DONE and run.artifact("onnx"):
+        return f"The exported model of run {run.id} is no longer there; run its recipe again."
+    return f"Run {run.id} is {run.status} and has no exported model; only a finished one is downloaded."
+
+
+def file_name(run: Run) -> str:
+    """What to call the download: the run's name as far as ASCII letters and digits spell it, and its id."""
+    name = re.sub(r"[^A-Za-z0-9]+", "-", run.name)[:60].strip("-")
+    return f"{name}-{run.id}.zip" if name else f"{run.id}.zip"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of the ZIP: its name there, its length in bytes, and where its bytes are read."""
+
+    name: str
+    size: int
+    source: BinaryIO
+
+
+class Takeaway:
+    """The ZIP of a run, to be iterated once for its bytes, in pieces of up to a megabyte, and closed.
+
+    `size` is its length in bytes. Iterating raises LabError if a file turns out shorter than it was.
+    Threads may take turns, one at a time.
+    """
+
+    def __init__(self, home: Path, run: Run) -> None:
+        """Open what is to be sent. Raises InputError if the run has no exported model."""
+        folder = exported(run)
+        if folder is None:
+            raise InputError(_why_not(run))
+        self._when = _moment(run.created)
+        with contextlib.ExitStack() as opening:
+            written = {CARD: card.text(home, run, run.name), RECIPE: card.recipe(run)}
+            self._entries = [
+                Entry(name, len(text.encode()), io.BytesIO(text.encode())) for name, text in written.items()
+            ]
+            try:
+                self._entries += [_open(path, folder, opening) for path in files(folder)]
+            except FileNotFoundError:
+                raise InputError(
+                    f"The exported model of run {run.id} is being replaced; try again."
+                ) from None
+            self._opened = opening.pop_all()
+        self.size = _length([*self._entries, self._sums()])
+
+    def __iter__(self) -> Iterator[bytes]:
+        passed = _Passed()
+        digests = {}
+        with zipfile.ZipFile(passed, "w") as archive:
+            for entry in self._entries:
+                digest = hashlib.sha256()
+                with archive.open(self._info(entry), "w") as target:
+                    for piece in _pieces(entry):
+                        digest.update(piece)
+                        target.write(piece)
+                        yield from passed.taken()
+                digests[entry.name] = digest.hexdigest()
+            sums = self._sums(digests)
+            with archive.open(self._info(sums), "w") as target:
+                target.write(sums.source.read())
+        yield from passed.taken()
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._opened.close()
+
+    def __enter__(self) -> Takeaway:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _sums(self, digests: dict[str, str] | None = None) -> Entry:
+        """The checksums as `sha256sum` reads them; before they are known, as long as they will be."""
+        known = digests or {entry.name: "0" * 64 for entry in self._entries}
+        text = checksums.text(known).encode()
+        return Entry(checksums.NAME, len(text), io.BytesIO(text))
+
+    def _info(self, entry: Entry) -> zipfile.ZipInfo:
+        info = zipfile.ZipInfo(entry.name, self._when)  # the run's time, so that each download is the same
+        info.file_size, info.external_attr = entry.size, READABLE
+        return info
+
+
+class _Passed(io.RawIOBase):
+    """What zipfile writes to: it cannot go back, so nothing needs to be kept, and `taken` empties it."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._pieces.append(bytes(data))
+        return len(data)
+
+    def taken(self) -> list[bytes]:
+        """All that was written since the last call."""
+        pieces, self._pieces = self._pieces, []
+        return pieces
+
+
+def files(folder: Path) -> list[Path]:
+    """The files of an exported folder, less those of which the ZIP has its own, our manifest, bytecode."""
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.parent.name != BYTECODE)
+    return [path for path in found if str(path.relative_to(folder)) not in OURS]
+
+
+def _open(path: Path, folder: Path, opening: contextlib.ExitStack) -> Entry:
+    source = opening.enter_context(path.open("rb", buffering=0))
+    return Entry(path.relative_to(folder).as_posix(), os.fstat(source.fileno()).st_size, source)
+
+
+def _pieces(entry: Entry) -> Iterator[bytes]:
+    """The bytes of a file, as many as were promised. Raises LabError if it has fewer by now."""
+    left = entry.size
+    while left:
+        piece = entry.source.read(min(left, PIECE))
+        if not piece:
+            raise LabError(f"{entry.name} became shorter while it was being downloaded.")
+        left -= len(piece)
+        yield piece
+
+
+def _moment(seconds: float) -> tuple[int, int, int, int, int, int]:
+    """A time since the epoch as zip writes it, in UTC; zip knows none before 1980."""
+    moment = time.gmtime(max(seconds, EARLIEST))
+    return moment.tm_year, moment.tm_mon, moment.tm_mday, moment.tm_hour, moment.tm_min, moment.tm_sec
+
+
+def _length(entries: list[Entry]) -> int:
+    """Bytes of the ZIP that zipfile makes of stored files where it cannot go back.
+
+    A file is a header, its bytes and a descriptor; at the end stand a line of the directory for each, and
+    the end record. What passes zipfile's limit (2 GiB) takes the longer fields of zip64.
+    """
+    limit = zipfile.ZIP64_LIMIT
+    position = directory = 0
+    for entry in entries:
+        name = len(entry.name.encode())
+        long = entry.size * 1.05 > limit  # as zipfile decides before it has read the file
+        wide = 2 * (entry.size > limit) + (position > limit)  # numbers that need the longer field
+        directory += 46 + name + (4 + 8 * wide if wide else 0)
+        position += 30 + name + (20 if long else 0) + entry.size + (24 if long else 16)
+    more = len(entries) > zipfile.ZIP_FILECOUNT_LIMIT or max(position, directory) > limit
+    return position + directory + 22 + (56 + 20 if more else 0)
+
+
+def save(home: Path, run: Run, target: Path) -> int:
+    """Write the ZIP of a run to `target`, whole or not at all; returns its bytes.
+
+    Raises InputError if the run has no exported model, the folder is not there, or the file is.
+    """
+    if target.exists():
+        raise InputError(f"{target}: is there already; give another name with --to")
+    if not target.parent.is_dir():
+        raise InputError(f"{target.parent}: no such folder")
+    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        with Takeaway(home, run) as zipped:
+            with part.open("xb") as file:
+                for piece in zipped:
+                    file.write(piece)
+            if target.exists():
+                raise LabError(f"{target} has come to be in the meantime; nothing was overwritten.")
+            part.rename(target)
+            return zipped.size
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""What people do with runs: submit, compare, estimate, free space."""

@@ -1,0 +1,256 @@
+"""What runs take on disk, and how it comes free: deleted runs after a day, results and datasets on request.
+
+Results are shared: a stage with the same options and inputs as an earlier one reuses what is there. So a
+result goes only if no run refers to it, none that was deleted and can still be restored either, and if no
+stage could be about to. A stage finds or makes its result holding that result's lock, and only when it has
+ended does the worker record that its run refers to it. In between nothing names the result but the stage's
+status, which is `running` from before its process starts until the transaction that records the result. So
+results are taken aside inside one transaction that keeps others from writing to the store: no stage begins
+or is recorded meanwhile. Results of `quantize`, say, stay while any `quantize` runs, and with those of
+`optimize` the graphs that it looks for among earlier exports. Each result's lock is held as well, for a
+process that outlived its worker. Before it is deleted a folder gets another name, so that what has its own
+name is whole.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.stages import artifacts
+from pipeline.store import Store
+from pipeline.store.history import Inventory
+from pipeline.store.run import PUBLISH
+from pipeline.system import locks
+from pipeline.worker import probe
+
+DAY = 86400.0
+CHECKED = "checked"  # where a publishing looks at what came back
+# A retry may want what a stage made that was killed before it was recorded; a new dataset has no run yet.
+YOUNG = 3600.0
+ASIDE = ".gone"
+PLACES = {
+    "results": "artifacts", "models": "models", "datasets": "datasets", "runs": "runs",
+    "published copies": "registry", "pulled models": "pulled", "tried models": probe.PROBES,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Bytes of one run: of its own folder, of the results it refers to, of those that only it refers to."""
+
+    folder: int
+    results: int
+    alone: int
+
+    @property
+    def freed(self) -> int:
+        """What deleting the run frees in the end."""
+        return self.folder + self.alone
+
+
+@dataclass
+class Unused:
+    """Results and datasets that no run refers to, by name, and what they take or took on disk."""
+
+    results: list[str] = field(default_factory=list)
+    datasets: list[str] = field(default_factory=list)
+    bytes: int = 0
+
+
+def of(store: Store, run: str) -> Storage:
+    """What a run takes on disk, as it is there now."""
+    inventory = store.inventory()
+    users = _users(inventory)
+    mine = [name for name, runs in users.items() if run in runs]
+    alone = [name for name in mine if users[name] == {run}]
+    folder = store.home / "artifacts"
+    return Storage(
+        folder=_bytes([store.folder(run)]),
+        results=_bytes(folder / name for name in mine),
+        alone=_freed(folder / name for name in alone),
+    )
+
+
+def total(home: Path) -> dict[str, int]:
+    """Bytes of the home, by what they are."""
+    return {word: _bytes([home / place]) for word, place in PLACES.items()}
+
+
+def unused(store: Store) -> Unused:
+    """What `collect` would free now."""
+    found = _candidates(store.home, store.inventory())
+    return _describe({folder: name for folder, name in found.items() if not _is_young(folder, YOUNG)})
+
+
+def collect(store: Store) -> Unused:
+    """Free what no run refers to, and return what that was. Of probes the newest stay, which are small."""
+    _finish(store.home)
+    probe.drop_old(store.home)
+    with store.held_still() as inventory:
+        moved = _take_aside(_candidates(store.home, inventory), young=YOUNG)
+        _drop_empty(store.runs, inventory.runs)
+        publishing = any(name.startswith(PUBLISH) for name in inventory.running)
+        checked = None if publishing else _aside(store.home / CHECKED)  # of one that was killed
+    freed = _describe(moved)
+    for aside in (*moved, *([checked] if checked else [])):
+        _delete(aside)
+    return freed
+
+
+def purge(store: Store, older_than: float = DAY) -> list[str]:
+    """Remove runs that were deleted `older_than` seconds ago for good; return their ids.
+
+    With each go its folder and the results that only it referred to, but for those that a running stage
+    could be about to use, which are left to `collect`. Published copies stay. A run that was deleted in the
+    future, as a clock says that was set back, stays until then.
+    """
+    _finish(store.home)
+    gone = []
+    for run in store.list(deleted=True):
+        names = {artifacts.name(a["path"]) for stage in run.stages for a in stage.artifacts}
+        if not store.forget(run.id, time.time() - older_than):
+            continue
+        gone.append(run.id)
+        with store.held_still() as inventory:
+            unused = _candidates(store.home, inventory)
+            moved = _take_aside({path: name for path, name in unused.items() if name in names}, young=0.0)
+        if (aside := _aside(store.folder(run.id))) is not None:
+            moved[aside] = run.id
+        for path in moved:
+            _delete(path)
+    return gone
+
+
+def _users(inventory: Inventory) -> dict[str, set[str]]:
+    """Names of results and the runs that refer to each."""
+    users: dict[str, set[str]] = {}
+    for path, runs in inventory.artifacts.items():
+        if name := artifacts.name(path):
+            users.setdefault(name, set()).update(runs)
+    return users
+
+
+def _candidates(home: Path, inventory: Inventory) -> dict[Path, str]:
+    """Folders that no run refers to, and what each is called."""
+    users = _users(inventory)
+    found = {}
+    for folder in _folders(home / "artifacts"):
+        name = folder.name.removesuffix(".part")
+        if name not in users and name.rpartition("-")[0] not in inventory.running:
+            found[folder] = name
+    used = {Path(path).parent.name for path in inventory.data}
+    for folder in _folders(home / "datasets"):
+        if folder.name not in used:
+            found[folder] = ", ".join(sorted(path.name for path in folder.glob("[!.]*")))
+    return found
+
+
+def _folders(parent: Path) -> list[Path]:
+    """The folders in a folder, those left out that are hidden."""
+    if not parent.is_dir():
+        return []
+    return sorted(path for path in parent.iterdir() if path.is_dir() and path.name[0] != ".")
+
+
+def _take_aside(candidates: dict[Path, str], young: float) -> dict[Path, str]:
+    """Rename folders that nobody holds or has touched for `young` seconds; return the new paths.
+
+    To be called while the store is held still.
+    """
+    moved = {}
+    for folder, name in candidates.items():
+        held = None
+        if folder.parent.name == "artifacts":
+            held = locks.take(folder.parent / ".locks" / name)
+            if held is None:
+                continue
+        try:
+            if not _is_young(folder, young) and (aside := _aside(folder)) is not None:
+                if _is_young(aside, young):  # touched this very moment by whoever is about to use it
+                    aside.rename(folder)
+                else:
+                    moved[aside] = name
+        finally:
+            if held is not None:
+                os.close(held)
+    return moved
+
+
+def _is_young(folder: Path, seconds: float) -> bool:
+    """Whether the folder or something right in it was written within this time, or in the future."""
+    try:
+        times = [path.lstat().st_mtime for path in (folder, *folder.iterdir())]
+    except FileNotFoundError:
+        return True  # just renamed, by who made it or by who deletes it
+    return seconds > 0 and time.time() - max(times) < seconds
+
+
+def _aside(folder: Path) -> Path | None:
+    """Give a folder a name that says it is to be deleted; None if it is not there."""
+    aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{ASIDE}")
+    try:
+        return folder.rename(aside)
+    except FileNotFoundError:
+        return None
+
+
+def discard(folder: Path) -> None:
+    """Delete a folder, which is gone from under its name at once."""
+    if (aside := _aside(folder)) is not None:
+        _delete(aside)
+
+
+def _finish(home: Path) -> None:
+    """Delete what an earlier call had taken aside and was killed over."""
+    for place in (*PLACES.values(), "."):
+        for aside in (home / place).glob(f".*{ASIDE}"):
+            _delete(aside)
+
+
+def _delete(folder: Path) -> None:
+    with suppress(FileNotFoundError):  # another process deletes it as well
+        shutil.rmtree(folder)
+
+
+def _drop_empty(folder: Path, known: frozenset[str]) -> None:
+    """Remove folders of runs that never came to be, if nothing is in them; all others are left alone."""
+    for path in _folders(folder):
+        if path.name not in known and not _is_young(path, YOUNG):
+            with suppress(OSError):  # something is in it
+                path.rmdir()
+
+
+def _describe(folders: dict[Path, str]) -> Unused:
+    found = Unused(bytes=_freed(folders))
+    for folder, name in folders.items():
+        (found.results if folder.parent.name == "artifacts" else found.datasets).append(name)
+    return found
+
+
+def _files(folders: Iterable[Path]) -> Iterator[os.stat_result]:
+    """Every file below these folders; what vanishes meanwhile is left out."""
+    for folder in folders:
+        for parent, _, names in os.walk(folder):
+            for name in names:
+                with suppress(FileNotFoundError):
+                    yield (Path(parent) / name).lstat()
+
+
+def _bytes(folders: Iterable[Path]) -> int:
+    """Bytes of the files below these folders; a file that is linked several times counts once."""
+    return sum({(file.st_dev, file.st_ino): file.st_size for file in _files(folders)}.values())
+
+
+def _freed(folders: Iterable[Path]) -> int:
+    """Bytes that come free with these folders: exports share weights by links, which others may hold."""
+    seen: dict[tuple[int, int], list[int]] = {}
+    for file in _files(folders):
+        seen.setdefault((file.st_dev, file.st_ino), [0, file.st_nlink, file.st_size])[0] += 1
+    return sum(size for count, links, size in seen.values() if count >= links)

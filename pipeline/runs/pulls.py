@@ -1,0 +1,211 @@
+"""Registered models brought into the home: each by a process of its own, which outlives the page.
+
+A model has a key, made of its name, version and whole address. Under `pulled/` in the home lie its folder,
+once it is whole, and beside it, hidden: `.KEY.part` while it is not, `.KEY.json` with what it is and how far
+it has got, `.KEY.lock`, which its process holds while it lives, `.KEY.stop` once it is to end, `.KEY.log`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline import settings
+from pipeline.errors import InputError, LabError, sentence
+from pipeline.runs import disk
+from pipeline.store.run import CANCELED, DONE, FAILED, INTERRUPTED, RUNNING
+from pipeline.system import locks
+from pipeline.system.files import to_json
+
+FOLDER = "pulled"
+MOST = 2
+LOOK_SECONDS = 0.2
+ENDING_SECONDS = 10.0  # a process has said how it ended a moment before it is gone
+AGAIN = "Pull again: it goes on where it was."
+_begun: list[subprocess.Popen[bytes]] = []  # kept until they have ended, so that none stays a zombie
+Facts = dict[str, Any]  # key, uri, name, version, login, tags, status, message, error, progress, and bytes
+
+
+def key_of(name: str, version: str, uri: str) -> str:
+    """What a version is called here; another workspace's of that name and version is called otherwise."""
+    words = re.sub(r"[^A-Za-z0-9._-]", "_", f"{name}-{version}")  # they name a folder
+    return f"{words}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}"
+
+
+def folder(home: Path, key: str) -> Path:
+    """Where a model lies once it is whole."""
+    return home / FOLDER / key
+
+
+def listed(home: Path) -> list[Facts]:
+    """Every model that was pulled, or begun to be, newest first."""
+    found = [facts(home, path.name[1 : -len(".json")]) for path in (home / FOLDER).glob(".*.json")]
+    return sorted((known for known in found if known), key=lambda known: known["begun"], reverse=True)
+
+
+def facts(home: Path, key: str) -> Facts | None:
+    """What is known of one; None if nobody has pulled it. Its status is that of a stage."""
+    known = _read(home, key)
+    if known is not None and known["status"] == RUNNING and not locks.held(_beside(home, key, "lock")):
+        known = _read(home, key)  # it may have ended between the two looks, and said so
+        if known is not None and known["status"] == RUNNING:
+            ended = f"The machine stopped, or the process was ended. {AGAIN}"
+            known |= {"status": INTERRUPTED, "error": ended}
+    here = folder(home, key).is_dir()
+    if known is not None and here and known["status"] != RUNNING:
+        # It gets its folder last, once it is compared; whatever ended the process then was too late.
+        return {**known, "status": DONE, "error": None, "progress": 1.0}
+    if known is not None and known["status"] == DONE:
+        return None
+    return known
+
+
+def start(home: Path, version: Facts, login: str) -> str:
+    """Begin to pull a version (name, version, tags, and its address as `id`), or go on; returns its key.
+
+    One that is here, or on its way, is left alone. Raises LabError where two others are on their way.
+    """
+    key = key_of(version["name"], version["version"], version["id"])
+    with locks.locked(home / FOLDER / ".lock"):  # two who look at once would both find room for one
+        known = facts(home, key)
+        if known is None or known["status"] not in (DONE, RUNNING):
+            _start(home, key, version, login)
+    return key
+
+
+def _start(home: Path, key: str, version: Facts, login: str) -> None:
+    if sum(other["status"] == RUNNING for other in listed(home) if other["key"] != key) >= MOST:
+        raise LabError(f"{MOST} models are being pulled already; wait until one is here, or stop one.")
+    lock = locks.take_within(_beside(home, key, "lock"), ENDING_SECONDS)
+    if lock is None:
+        raise LabError("Its process has not ended yet; try again in a moment.")
+    try:
+        _beside(home, key, "stop").unlink(missing_ok=True)
+        _write(home, {
+            "key": key, "uri": version["id"], "name": version["name"], "version": version["version"],
+            "tags": version["tags"], "login": login, "begun": time.time(), "status": RUNNING,
+            "message": "Asking for the files", "error": None, "progress": 0.0,
+        })  # fmt: skip
+        with _beside(home, key, "log").open("wb") as log:
+            process = subprocess.Popen(
+                [settings.python(), "-m", "pipeline.runs.pulls", key], stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log, cwd=settings.ROOT, env=settings.child_environment(OLIVE_LAB_HOME=str(home)),
+                pass_fds=[lock], start_new_session=True,
+            )  # fmt: skip
+        _begun[:] = [*(other for other in _begun if other.poll() is None), process]
+    finally:
+        os.close(lock)
+
+
+def stop(home: Path, key: str) -> None:
+    """End a pull; what has arrived stays. Raises InputError for one that is not on its way."""
+    known = facts(home, key)
+    if known is None or known["status"] != RUNNING:
+        raise InputError(f"{key}: is not being pulled")
+    _beside(home, key, "stop").touch()
+
+
+def remove(home: Path, key: str) -> None:
+    """Remove a pulled model, or what there is of it. Raises LabError while it is being pulled."""
+    known = facts(home, key)
+    if known is None:
+        raise InputError(f"{key}: is not here")
+    waits = 0.0 if known["status"] == RUNNING else ENDING_SECONDS
+    lock = locks.take_within(_beside(home, key, "lock"), waits)
+    if lock is None:
+        raise LabError("It is being pulled; stop that first.")
+    try:
+        for ending in ("json", "part.lock"):
+            _beside(home, key, ending).unlink(missing_ok=True)
+        for path in (folder(home, key), _beside(home, key, "part")):
+            disk.discard(path)
+    finally:
+        os.close(lock)
+
+
+def _beside(home: Path, key: str, ending: str) -> Path:
+    return home / FOLDER / f".{key}.{ending}"
+
+
+def _read(home: Path, key: str) -> Facts | None:
+    try:
+        known: Facts = json.loads(_beside(home, key, "json").read_text("utf-8"))
+    except (OSError, ValueError):  # there is none, or it was removed just now
+        return None
+    return known
+
+
+def _write(home: Path, known: Facts) -> None:
+    path = _beside(home, known["key"], "json")
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    part = path.with_name(f"{path.name}.new")
+    part.write_text(to_json(known), "utf-8")
+    part.replace(path)
+
+
+# -- the process ---------------------------------------------------------------------------------------
+
+
+class _Told:
+    """Writes down how far the pull is; once it is to end, nothing comes after that."""
+
+    def __init__(self, home: Path, known: Facts) -> None:
+        self._home, self._known, self._writing = home, known, threading.Lock()
+
+    def report(self, message: str, fraction: float, **more: Any) -> None:
+        self.tell(message=message, progress=fraction, **more)
+
+    def tell(self, **changes: Any) -> None:
+        with self._writing:
+            self._known |= changes
+            _write(self._home, self._known)
+
+    def end_when_asked(self) -> None:
+        """Wait for the file that says so, and end this process wherever it is."""
+        while not _beside(self._home, self._known["key"], "stop").exists():
+            time.sleep(LOOK_SECONDS)
+        with self._writing:
+            if self._known["status"] == RUNNING:
+                _write(self._home, {**self._known, "status": CANCELED, "error": f"Stopped. {AGAIN}"})
+            os._exit(0)
+
+
+def _pull(home: Path, known: Facts, report: Callable[..., None]) -> str:
+    from pipeline.inputs import azure_workspace
+    from pipeline.publish.azure import pull
+    from pipeline.publish.azure.faults import explained
+
+    # The whole address says which workspace; how to log in is all that is added.
+    where = azure_workspace.find(home, azure_workspace.Place(known["login"]))
+    with explained(where):
+        done = pull.pull(home, where, known["uri"], folder(home, known["key"]), report)
+    return str(done["compared"])
+
+
+def _main(key: str) -> int:
+    settings.quiet_this_process()
+    settings.keep_private()
+    home = settings.home()
+    known: Facts = json.loads(_beside(home, key, "json").read_text("utf-8"))
+    told = _Told(home, known)
+    threading.Thread(target=told.end_when_asked, daemon=True).start()
+    try:
+        compared = _pull(home, known, told.report)
+    except (LabError, OSError) as error:
+        told.tell(status=FAILED, error=f"{sentence(error)} {AGAIN}")
+        return 1
+    told.tell(status=DONE, message=f"It is {compared}.", progress=1.0)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1]))

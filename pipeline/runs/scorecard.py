@@ -1,0 +1,154 @@
+"""A scorecard: one base quantized in several ways, each measured by an ordinary run of the same group.
+
+So every way has its log, can be canceled, retried and compared, and what it made is there for later runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline import display
+from pipeline.errors import InputError
+from pipeline.runs import submit
+from pipeline.stages import optimize, score
+from pipeline.stages.recipe import Recipe
+from pipeline.store import Store
+from pipeline.store.run import DONE, Run
+
+# A word of the command line to what it changes in the recipe's quantize options.
+WAYS: dict[str, dict[str, Any]] = {
+    "rtn": {"algorithm": "rtn", "engine": "lab", "compensate": False},
+    "gptq": {"algorithm": "gptq", "engine": "lab", "compensate": False},
+    "awq": {"algorithm": "awq", "engine": "lab"},
+    "autoawq": {"algorithm": "awq", "engine": "autoawq", "compensate": False},
+}
+FLOAT = "float"  # not quantized: what the others are compared with
+DEFAULT = (FLOAT, "rtn", "gptq", "awq")
+PREFIX = "scorecard-"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way of quantizing as measured. A cell is None where it was not measured; then `note` says why."""
+
+    algorithm: str
+    run: str
+    status: str
+    bytes: int | None = None  # of the exported model
+    data_perplexity: float | None = None
+    data_divergence: float | None = None  # nats a token, from the model that is not quantized
+    general_perplexity: float | None = None
+    general_divergence: float | None = None
+    exported_perplexity: float | None = None  # of the graph, on the beginning of the general text
+    exported_divergence: float | None = None
+    seconds: float | None = None  # of quantizing
+    peak_memory_bytes: int | None = None  # of quantizing, on the host
+    peak_gpu_memory_bytes: int | None = None
+    tokens_per_second: float | None = None
+    note: str = ""
+
+
+def start(
+    store: Store,
+    base: Recipe,
+    algorithms: list[str],
+    owner: str | None = None,
+    note: submit.Say | None = None,
+) -> tuple[str, dict[str, str]]:
+    """Queue a run for each algorithm; return the group's name and, by algorithm, why one was refused.
+
+    `note` gets what should be known of the data. Raises InputError if an algorithm is unknown, or if none at
+    all can be run.
+    """
+    unknown = [name for name in algorithms if name not in (FLOAT, *WAYS)]
+    if unknown or not algorithms:
+        raise InputError(
+            f"algorithms: {display.names(unknown) or 'none is given'};"
+            f" allowed: {', '.join((FLOAT, *WAYS))}, joined by commas"
+        )
+    group = f"{PREFIX}{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    refused: dict[str, str] = {}
+    problems: list[str] = []
+    notes: list[str] = []
+    for name in dict.fromkeys(algorithms):
+        try:
+            submit.submit(store, recipe(base, name, group), owner, notes.append)
+        except InputError as error:
+            refused[name] = " ".join(error.problems)
+            problems += [problem for problem in error.problems if problem not in problems]
+    if len(refused) == len(set(algorithms)):
+        raise InputError(problems)
+    if note is not None:
+        for text in dict.fromkeys(notes):  # the same for every way
+            note(text)
+    return group, refused
+
+
+def recipe(base: Recipe, algorithm: str, group: str) -> Recipe:
+    """The recipe that measures one algorithm: quantize, export, score."""
+    if base.quantize is None:
+        raise InputError("quantize: null leaves nothing to compare; give it options or leave it out")
+    changed: dict[str, Any] = {
+        "name": f"{algorithm} of {base.name}"[:100],
+        "group": group,
+        "finetune": None,
+        "evaluate": None,
+        # Without an adapter there is none to merge.
+        "optimize": dataclasses.replace(base.optimize or optimize.Options(), adapter="detachable"),
+        "score": base.score or score.Options(),
+    }
+    if algorithm == FLOAT:
+        precision = "fp16" if changed["optimize"].device == "gpu" else "fp32"
+        changed["optimize"] = dataclasses.replace(
+            changed["optimize"], precision=precision, lm_head="auto", embedding="auto"
+        )
+        return dataclasses.replace(base, quantize=None, **changed)
+    options = dataclasses.replace(base.quantize, **WAYS[algorithm])
+    return dataclasses.replace(base, quantize=options, **changed)
+
+
+def rows(store: Store, group: str) -> list[Row]:
+    """What is measured so far, in the order the algorithms were asked for."""
+    runs = [run for run in store.list() if run.recipe.get("group") == group]
+    return [_row(run) for run in sorted(runs, key=lambda run: (run.created, run.id))]
+
+
+def groups(store: Store) -> list[str]:
+    """Names of the scorecards there are, newest first."""
+    names = [str(run.recipe.get("group", "")) for run in store.list()]
+    return [name for name in dict.fromkeys(names) if name.startswith(PREFIX)]
+
+
+def _way(run: Run) -> str:
+    """The word for how a run quantizes."""
+    options = run.recipe.get("quantize")
+    if options is None:
+        return FLOAT
+    return "autoawq" if options.get("engine") == "autoawq" else str(options.get("algorithm"))
+
+
+def _row(run: Run) -> Row:
+    metrics = {stage.name: stage.metrics for stage in run.stages if stage.status == DONE}
+    quantized, scored = metrics.get("quantize", {}), metrics.get("score", {})
+    failed = next((stage for stage in run.stages if stage.error), None)
+    return Row(
+        algorithm=_way(run),
+        run=run.id,
+        status=run.status,
+        bytes=metrics.get("optimize", {}).get("model_bytes"),
+        data_perplexity=scored.get("data_perplexity"),
+        data_divergence=scored.get("data_divergence"),
+        general_perplexity=scored.get("general_perplexity"),
+        general_divergence=scored.get("general_divergence"),
+        exported_perplexity=scored.get("exported_perplexity"),
+        exported_divergence=scored.get("exported_divergence"),
+        seconds=quantized.get("olive_seconds"),
+        peak_memory_bytes=quantized.get("peak_memory_bytes"),
+        peak_gpu_memory_bytes=quantized.get("peak_gpu_memory_bytes"),
+        tokens_per_second=scored.get("tokens_per_second"),
+        note=f"{failed.name}: {failed.error}" if failed else "",
+    )

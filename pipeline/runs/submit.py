@@ -1,0 +1,266 @@
+"""Everything that is checked before a run is queued; the page and the command line both come through here."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pipeline import display, settings
+from pipeline.errors import InputError
+from pipeline.inputs.data import datasets
+from pipeline.inputs.data.lengths import Lengths, Limits
+from pipeline.inputs.models import architectures, base_models
+from pipeline.inputs.prompts import templates
+from pipeline.stages import STAGES, optimize
+from pipeline.stages.recipe import Recipe, redo
+from pipeline.store import Store
+from pipeline.store.run import Run
+from pipeline.worker import loop
+
+MOST_OWNER_LETTERS = 40
+
+
+Say = Callable[[str], None]
+
+
+def submit(store: Store, recipe: Recipe, owner: str | None = None, note: Say | None = None) -> str:
+    """Check a recipe, queue its run, see that a worker is there; return the run's id.
+
+    `owner` is whose run it is, by default the system's user; `note` gets what should be known of the data.
+    Raises InputError with everything that is wrong; nothing is queued or written then.
+    """
+    run = _queue(store, recipe, check(recipe, note), owner_name(owner))
+    loop.ensure(store.home)
+    return run
+
+
+def submit_all(
+    store: Store, recipes: Sequence[Recipe], owner: str | None = None, note: Say | None = None
+) -> list[str]:
+    """`submit` of several recipes: all are checked before any is queued.
+
+    Raises InputError naming the recipes by name.
+    """
+    models_of: list[base_models.Model] = []
+    problems: list[str] = []
+    seen: Seen = {}
+    for recipe in recipes:
+        try:
+            models_of.append(check(recipe, note, seen))
+        except InputError as error:
+            problems += [f"{recipe.name}: {problem}" for problem in error.problems]
+    if problems:
+        raise InputError(problems)
+    runs = [
+        _queue(store, recipe, model, owner_name(owner))
+        for recipe, model in zip(recipes, models_of, strict=True)
+    ]
+    loop.ensure(store.home)
+    return runs
+
+
+def owner_name(given: str | None) -> str:
+    """Whose run it is, as a word on one line; None is the system's user."""
+    text = settings.user() if given is None else given
+    return " ".join("".join(letter for letter in text if letter.isprintable()).split())[:MOST_OWNER_LETTERS]
+
+
+def _queue(store: Store, recipe: Recipe, model: base_models.Model, owner: str) -> str:
+    recipe = dataclasses.replace(recipe, model=model.pinned)  # all stages see the same commit
+    data = keep_dataset(store.home, Path(recipe.data))
+    stages: dict[str, dict[str, Any]] = {
+        name: options for name, options in recipe.to_dict().items() if name in STAGES and options is not None
+    }
+    return store.add(recipe.name, recipe.to_dict(), data, stages, owner)
+
+
+def again(run: Run, changes: list[str] | None = None) -> Recipe:
+    """The recipe of an earlier run with the `key=value` changes of `--set`; its dataset is the lab's copy.
+
+    What the changes don't touch is reused: another dataset or rank means another adapter for the same
+    quantized base and the same graph. Raises InputError naming the key.
+    """
+    given = {**copy.deepcopy(run.recipe), "data": run.data, "group": ""}
+    return redo(given, Path.cwd(), changes)
+
+
+def one_prompt(run: Run) -> bool:
+    """Whether all rows of a run's dataset have the same prompt, so that none is held out of training."""
+    try:
+        template = templates.parse(str(run.recipe.get("template", templates.CHAT)))
+    except InputError:  # of a run that an older version of the lab made
+        return False
+    return datasets.one_prompt(Path(run.data), template)
+
+
+def publish(store: Store, run: Run, to: str, options: Any) -> str:
+    """Check and queue the publishing of a finished run; return the name of the stage that does it.
+
+    Raises InputError where the publisher's plan does.
+    """
+    from pipeline.publish.targets import PUBLISHERS, settled
+
+    PUBLISHERS[to].plan(store.home, run, options)
+    given = settled(to, store.home, options)
+    stage = store.add_publish(run.id, {"to": to, **dataclasses.asdict(given)})
+    loop.ensure(store.home)
+    return stage
+
+
+Seen = dict[Any, datasets.Report | InputError]
+
+
+def check(recipe: Recipe, note: Say | None = None, seen: Seen | None = None) -> base_models.Model:
+    """Look for every fault of a recipe that can be known now; return its model. Raises InputError.
+
+    `note` gets what should be known of the data. What `seen` holds of earlier recipes is not read again.
+    """
+    problems: list[str] = []
+    model = None
+    try:
+        model = base_models.resolve(recipe.model)
+        for name, options in recipe.stages().items():
+            problems += STAGES[name].check(options, model)
+        if recipe.optimize is not None:
+            problems += optimize.check_among(recipe.optimize, recipe.stages(), model)
+    except InputError as error:
+        problems += error.problems
+    problems += _gpu_problems(recipe)
+    report = None
+    try:
+        report = _checked_data(recipe, model, {} if seen is None else seen)
+        if report.unasked and recipe.evaluate is not None:
+            problems.append(f"{recipe.data}: {report.unasked}")
+    except InputError as error:
+        problems += error.problems
+    if problems or model is None or report is None:
+        raise InputError(problems)
+    if note is not None:
+        for text in report.notes:
+            note(text)
+    return model
+
+
+def _checked_data(recipe: Recipe, model: base_models.Model | None, seen: Seen) -> datasets.Report:
+    """`check_data` of a recipe, unless its like was just seen, and noted then. Raises InputError."""
+    longest = recipe.finetune.max_length if recipe.finetune is not None else None
+    given = recipe.data, recipe.template, recipe.eval_fraction, recipe.seed, longest, recipe.model
+    found = seen.get(given)
+    if isinstance(found, datasets.Report):
+        return dataclasses.replace(found, notes=[])
+    if found is not None:
+        raise found
+    try:
+        seen[given] = report = check_data(
+            Path(recipe.data), recipe.template, model, recipe.eval_fraction, recipe.seed, longest
+        )
+    except InputError as error:
+        seen[given] = error
+        raise
+    return report
+
+
+def _gpu_problems(recipe: Recipe) -> list[str]:
+    """Options that need a GPU, where the run has none."""
+    wanted = {
+        "optimize.device: 'gpu'": recipe.optimize is not None
+        and recipe.optimize.device == "gpu"
+        and not optimize.not_run_here(recipe.optimize),
+        "quantize.engine: 'autoawq'": recipe.quantize is not None and recipe.quantize.engine == "autoawq",
+        "finetune.method: 'qlora'": recipe.finetune is not None and recipe.finetune.method == "qlora",
+    }
+    if recipe.runs_on == "cpu":
+        return [
+            f"{option} needs a GPU, and runs_on is 'cpu'; set runs_on to 'any', or choose another option"
+            for option, needed in wanted.items()
+            if needed
+        ]
+    if wanted["optimize.device: 'gpu'"] and not settings.gpus():
+        return [
+            "optimize.device: 'gpu' needs an NVIDIA GPU, and none answers nvidia-smi here; allowed: 'cpu'"
+        ]
+    return []
+
+
+def check_data(
+    path: Path,
+    template: str,
+    model: base_models.Model | None,
+    eval_fraction: float = 0.1,
+    seed: int = 0,
+    max_length: int | None = None,
+) -> datasets.Report:
+    """Look for every fault of a dataset and its template; with a model, of its chat template too.
+
+    Its report has notes, on rows of more than `max_length` tokens for example. Raises InputError with all
+    faults.
+    """
+    if template.strip() == templates.CHAT and model is not None and model.chat is None:
+        raise InputError(
+            f"template: {model.id} has no chat template; write one like '{{prompt}} {{response}}'"
+        )
+    steps = checking_data(path, template, model, eval_fraction, seed, max_length)
+    try:
+        report = datasets.ended(steps)
+    except OSError as error:
+        raise InputError(f"{display.valid(str(path))}: cannot be read ({error.strerror})") from None
+    if not report.good:
+        raise InputError(report.messages())
+    if report.rows < 2:
+        raise InputError(datasets.too_few(path, report.rows))
+    return report
+
+
+def checking_data(
+    path: Path,
+    template: str,
+    model: base_models.Model | None,
+    eval_fraction: float = 0.1,
+    seed: int = 0,
+    max_length: int | None = None,
+) -> Generator[str, None, datasets.Report]:
+    """`datasets.checking` with a model: its chat template, its tokenizer and what it can read.
+
+    Raises InputError if the file is not there or the template is faulty, OSError if it cannot be read.
+    """
+    if model is None:
+        return (yield from datasets.checking(path, template, eval_fraction=eval_fraction, seed=seed))
+    home = settings.home()
+    limits = Limits(max_length, architectures.positions(model.config))
+    parsed = templates.parse(template, model.chat)
+    with Lengths(
+        lambda: base_models.tokenizer_folder(model, home), model.id, limits, lambda: parsed.stop
+    ) as lengths:
+        return (
+            yield from datasets.checking(
+                path, template, model.chat, lengths, eval_fraction=eval_fraction, seed=seed
+            )
+        )
+
+
+def keep_dataset(home: Path, source: Path) -> Path:
+    """The home's own copy of a dataset, named by content: later changes to the file don't reach the run."""
+    kept, name = home / "datasets", display.file_name(source.name)
+    target = kept / datasets.sha256(source) / name
+    with suppress(FileNotFoundError):
+        os.utime(target)  # it is in use again, which those know by its time who free space
+        return target
+    arriving = kept / f"{secrets.token_hex(4)}.part"
+    arriving.mkdir(mode=0o700, parents=True, exist_ok=True)
+    part = arriving / f".{name}"
+    try:
+        shutil.copyfile(source, part)
+        part.chmod(0o600)
+        target = kept / datasets.sha256(part) / name  # the source may have changed since
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        part.replace(target)
+    finally:
+        shutil.rmtree(arriving, ignore_errors=True)
+    return target

@@ -1,0 +1,72 @@
+"""Several runs that differ in a few options, as one group."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import secrets
+import time
+from collections.abc import Callable
+
+from pipeline import display
+from pipeline.errors import InputError
+from pipeline.runs import submit
+from pipeline.stages.recipe import Recipe
+from pipeline.store import Store
+
+PREFIX = "sweep-"
+MOST_RUNS = 100
+
+
+def parse(given: str) -> tuple[str, list[str]]:
+    """`finetune.r=8,16` as the option and its values, each as it would stand after `=` in `--set`.
+
+    Raises InputError.
+    """
+    key, equals, text = given.partition("=")
+    values = [value.strip() for value in text.split(",") if value.strip()]
+    if not equals or not key.strip() or not values:
+        raise InputError(f"{display.line(given)}: write it as option=value,value, such as finetune.r=8,16,32")
+    return key.strip(), list(dict.fromkeys(values))
+
+
+def variants(make: Callable[[list[str]], Recipe], axes: list[str]) -> list[Recipe]:
+    """A recipe for each combination of the values of `axes` (see `parse`), in one group.
+
+    `make` gives the recipe with `key=value` changes. Names say what differs. Raises InputError.
+    """
+    parsed = [parse(axis) for axis in axes]
+    keys = [key for key, _ in parsed]
+    twice = sorted({key for key in keys if keys.count(key) > 1})
+    if twice:
+        raise InputError(f"{display.names(twice)}: given twice; join the values with commas")
+    count = math.prod(len(values) for _, values in parsed)  # before they are made: it may be a great many
+    if count > MOST_RUNS:
+        raise InputError(f"These are {count} runs; a sweep has at most {MOST_RUNS}.")
+    combinations = list(itertools.product(*(values for _, values in parsed)))
+    group = f"{PREFIX}{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    made: list[Recipe] = []
+    problems: list[str] = []
+    for values in combinations:
+        changes = [f"{key}={value}" for key, value in zip(keys, values, strict=True)]
+        try:
+            name = make([]).name
+            said = ", ".join(f"{k.rpartition('.')[2]}={v}" for k, v in zip(keys, values, strict=True))
+            made.append(
+                make([*changes, f"name={name[: max(98 - len(said), 1)]} {said}"[:100], f"group={group}"])
+            )
+        except InputError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+    if problems:
+        raise InputError(problems)
+    return made
+
+
+def start(
+    store: Store, recipes: list[Recipe], owner: str | None = None, note: submit.Say | None = None
+) -> list[str]:
+    """Queue the runs of a sweep, all or none; return their ids. `note` is as in `submit`.
+
+    Raises InputError.
+    """
+    return submit.submit_all(store, recipes, owner, note)

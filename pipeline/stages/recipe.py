@@ -1,0 +1,237 @@
+"""A recipe is all that a user chose for a run, as YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from pipeline import display
+from pipeline.errors import InputError
+from pipeline.inputs import safe_yaml
+from pipeline.inputs.models.base_models import CATALOGUE
+from pipeline.inputs.options import coerce, describe, option, parse, unknown_keys
+from pipeline.stages import STAGES, evaluate, finetune, optimize, quantize, score
+
+# Model and data may be given relative to the recipe; these ids are not paths.
+NOT_PATHS = ("azureml:",)
+
+OPTIONS = {name: stage.Options for name, stage in STAGES.items()}
+RENAMED = {("quantize", "calibration_rows"): "calibration_blocks"}  # as older recipes call it
+UNSAID = {"group": "", "runs_on": "any", "max_minutes": 0.0, "max_gigabytes": 0.0}  # not written as these
+LEFT_OUT = {"score"}  # stages that run only where a recipe names them
+
+
+@dataclass(frozen=True)
+class Basics:
+    """What concerns every stage."""
+
+    name: str = option("run", "What you call this run")
+    model: str = option(
+        "starter",
+        "A catalogue id, a hub id such as org/name, a local folder, or a model in Azure as"
+        " azureml:NAME:VERSION or azureml://registries/...",
+    )
+    data: str = option("", "The dataset: a file of JSON lines")
+    template: str = option(
+        "chat", "chat (the model's own) or a text with {placeholders}; the last one is the response"
+    )
+    eval_fraction: float = option(0.1, "Share of the rows held out for evaluation", min=0.01, max=0.5)
+    seed: int = option(0, "Makes the split and the training repeatable", min=0, max=2**31 - 1)
+    runs_on: Literal["any", "cpu"] = option(
+        "any", "any: on a GPU where there is one; cpu: on the processor, beside runs on GPUs", advanced=True
+    )
+    max_minutes: float = option(
+        0.0, "End the run when its stages have taken this long; 0: no limit", min=0, advanced=True
+    )
+    max_gigabytes: float = option(
+        0.0, "End the run when it has written this much to the disk; 0: no limit", min=0, advanced=True
+    )
+    group: str = option("", "Runs that belong together, such as those of a scorecard, share this name")
+
+
+@dataclass(frozen=True)
+class Recipe(Basics):
+    """What to do with which model and data. A stage that is None is left out of the run."""
+
+    quantize: quantize.Options | None = field(default_factory=quantize.Options)
+    finetune: finetune.Options | None = field(default_factory=finetune.Options)
+    optimize: optimize.Options | None = field(default_factory=optimize.Options)
+    evaluate: evaluate.Options | None = field(default_factory=evaluate.Options)
+    score: score.Options | None = None
+
+    def stages(self) -> dict[str, Any]:
+        """The stages to run, in order, with their options."""
+        found = {name: getattr(self, name) for name in OPTIONS}
+        return {name: options for name, options in found.items() if options is not None}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, in the order a person writes a recipe, without what few recipes have."""
+        unsaid = {**UNSAID, **dict.fromkeys(LEFT_OUT)}
+        return {
+            key: value
+            for key, value in dataclasses.asdict(self).items()
+            if key not in unsaid or value != unsaid[key]
+        }
+
+    def to_yaml(self) -> str:
+        """The recipe as the YAML file a user would write, stages one to a line."""
+        text: str = yaml.safe_dump(
+            self.to_dict(), default_flow_style=None, sort_keys=False, width=10_000, allow_unicode=True
+        )
+        return text
+
+
+def load(path: Path, changes: list[str] | None = None) -> Recipe:
+    """Read a recipe file; `changes` are `key=value` as given to `--set`.
+
+    Raises InputError naming the file, key or value.
+    """
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            text = file.read(safe_yaml.MOST_CHARACTERS + 1)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such recipe file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as text ({error})") from None
+    try:
+        given = safe_yaml.load(text)
+    except ValueError as error:
+        raise InputError(f"{path}: is not valid YAML: {error}") from None
+    if not isinstance(given, dict):
+        raise InputError(f"{path}: a recipe is a mapping of keys such as name, model and data")
+    return build(given, path.resolve().parent, changes)
+
+
+def build(given: dict[str, Any], folder: Path, changes: list[str] | None = None) -> Recipe:
+    """`from_dict` after the `key=value` changes of `--set`, which go into `given`."""
+    for change in changes or []:
+        _set(given, change)
+    return from_dict(given, folder)
+
+
+def redo(given: dict[str, Any], folder: Path, changes: list[str] | None = None) -> Recipe:
+    """`build` of a recipe with absolute paths: only those that the changes name are taken from `folder`."""
+    for change in changes or []:
+        _set(given, change)
+    named = {change.partition("=")[0] for change in changes or []}
+    if "data" in named:
+        given["data"] = str(_absolute(str(given["data"]), folder))
+    if "model" in named:
+        given["model"] = model_path(str(given["model"]), folder)
+    return from_dict(given)
+
+
+def from_dict(given: dict[str, Any], folder: Path | None = None) -> Recipe:
+    """Check a mapping and make a Recipe of it; relative paths are taken from `folder`.
+
+    Without a folder the mapping is one that `to_dict` made, whose paths are absolute.
+    """
+    top = {o.name: o for o in describe(Basics)}
+    allowed = [*top, *OPTIONS]
+    problems = unknown_keys(given, allowed)
+    values: dict[str, Any] = {}
+    for key, value in given.items():
+        try:
+            if key in top:
+                values[key] = coerce(top[key], value, key)
+            elif key in OPTIONS:
+                values[key] = None if value is None else parse(OPTIONS[key], _renamed(key, value), key)
+        except InputError as error:
+            problems += error.problems
+    problems += _missing(values, given)
+    if problems:
+        raise InputError(problems)
+    if folder is not None:
+        try:
+            values["data"] = str(_absolute(values["data"], folder))
+            values["model"] = model_path(values.get("model", "starter"), folder)
+        except (OSError, RuntimeError) as error:  # a name too long, ~ of a user that doesn't exist
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise InputError(f"data or model: cannot be a path: {reason}") from None
+    return Recipe(**values)
+
+
+def _renamed(stage: str, given: Any) -> Any:
+    """A stage's options by their names of today."""
+    if not isinstance(given, dict):
+        return given
+    return {RENAMED.get((stage, key), key): value for key, value in given.items()}
+
+
+def _missing(values: dict[str, Any], given: dict[str, Any]) -> list[str]:
+    """Problems that concern more than one key."""
+    problems = []
+    if not given.get("data"):
+        problems.append("data: is missing; give a file of JSON lines")
+    name = values.get("name", "run")
+    if not name.strip() or len(name) > 100 or not name.isprintable():
+        wrong = display.value(name)
+        problems.append(f"name: {wrong} is not allowed; allowed: 1 to 100 characters on one line")
+    group = values.get("group", "")
+    if len(group) > 100 or not all(letter.isalnum() or letter in "-_." for letter in group):
+        problems.append(
+            f"group: {display.value(group)} is not allowed; allowed: letters, digits, - _ . (100 at most)"
+        )
+    if all(values.get(name, None if name in LEFT_OUT else True) is None for name in OPTIONS):
+        problems.append("all stages are null: there is nothing to run")
+    if values.get("optimize", True) is None and values.get("evaluate", True) is not None:
+        problems.append("evaluate: needs optimize; set evaluate to null as well")
+    return problems + _method_problems(values)
+
+
+def _method_problems(values: dict[str, Any]) -> list[str]:
+    """Ways to fine-tune that go with some stages only."""
+    method = getattr(values.get("finetune"), "method", None)
+    problems = []
+    if method == "dora" and values.get("optimize", True) is not None:
+        problems.append(
+            "finetune.method: 'dora' rescales the base's own products, which an adapter beside the exported"
+            " graph cannot do; use 'rslora' or 'lora', or set optimize and evaluate to null"
+        )
+    if method == "qlora" and values.get("quantize", True) is not None:
+        problems.append(
+            "finetune.method: 'qlora' puts the float model into nf4 itself; set quantize to null, or use"
+            " 'lora' on the quantized model"
+        )
+    return problems
+
+
+def model_path(model: str, folder: Path) -> str:
+    """A folder is made absolute; a catalogue or hub id stays as it is."""
+    if model.startswith(NOT_PATHS) or model in {entry.id for entry in CATALOGUE}:
+        return model
+    looks_like_path = model.startswith((".", "/", "~"))
+    path = _absolute(model, folder)
+    return str(path) if looks_like_path or path.is_dir() else model
+
+
+def _absolute(path: str, folder: Path) -> Path:
+    return (folder / Path(path).expanduser()).resolve()
+
+
+def _set(given: dict[str, Any], change: str) -> None:
+    """Apply one `--set stage.option=value`; the value is read as YAML."""
+    key, equals, text = change.partition("=")
+    if not equals:
+        wrong = display.line(change)
+        raise InputError(f"--set {wrong}: write it as key=value, such as finetune.max_steps=10")
+    try:
+        value = safe_yaml.load(text)
+    except ValueError:
+        value = text
+    if any(o.name == key and o.types == (str,) for o in describe(Basics)) and not isinstance(value, str):
+        value = text  # a name like 007 or a template like `Q: {prompt}` is YAML for something else
+    *parents, last = key.split(".")
+    target = given
+    for parent in parents:
+        inner = target.setdefault(parent, {})
+        if inner is None:  # a stage set to null is switched on again by giving it an option
+            inner = target[parent] = {}
+        if not isinstance(inner, dict):
+            raise InputError(f"--set {display.line(change)}: {display.line(parent)} has no options")
+        target = inner
+    target[last] = value

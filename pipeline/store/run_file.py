@@ -1,0 +1,36 @@
+"""What a run's folder says of the run, should the database be lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.system.files import to_json
+
+FILE = "run.json"
+
+
+def write(folder: Path, facts: dict[str, Any]) -> None:
+    """Keep id, name, created, recipe, data and owner of a run, and its stages with their options."""
+    part = folder / f".{FILE}.part"
+    try:
+        part.write_text(to_json(facts), encoding="utf-8")
+        part.replace(folder / FILE)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """The facts in a file; None where there are none, or a power cut tore them."""
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return facts if isinstance(facts, dict) else None
+
+
+def all_of(runs: Path) -> list[dict[str, Any]]:
+    """The runs that have a folder, oldest first."""
+    found = [read(folder / FILE) for folder in runs.iterdir()]
+    return sorted((facts for facts in found if facts), key=lambda facts: facts["created"])

@@ -1,0 +1,1 @@
+"""Processes that carry stages out."""

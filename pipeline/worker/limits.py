@@ -1,0 +1,62 @@
+"""What a run may take of time and disk, as its recipe says (`max_minutes`, `max_gigabytes`)."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from pipeline.store import Store
+from pipeline.store.run import DONE, OUTPUT
+
+LOOK_SECONDS = 2.0  # walking over many files takes a moment
+AGAIN = "Do it again with a higher {}: what it has finished is reused."
+
+
+class Limits:
+    """The limits of one run while one of its stages works."""
+
+    def __init__(self, store: Store, run: str, stage: str) -> None:
+        found = store.get(run)
+        self.minutes = float(found.recipe.get("max_minutes") or 0)
+        self.gigabytes = float(found.recipe.get("max_gigabytes") or 0)
+        self._before = sum(other.seconds or 0.0 for other in found.stages if other.status == DONE)
+        self._kept = sum(other.bytes for other in found.stages if other.status == DONE and not other.reused)
+        self._folder = store.folder(run)
+        self._output = store.folder(run, stage) / OUTPUT
+        self._artifacts = store.home / "artifacts"
+        self._next_look = 0.0
+
+    def passed(self, elapsed: float) -> str | None:
+        """Which limit the run has passed after so many seconds of its stage, as a sentence; or None."""
+        if self.minutes and self._before + elapsed > 60 * self.minutes:
+            return (
+                f"This run has taken longer than {self.minutes:g} minutes, its limit (max_minutes). "
+                + AGAIN.format("max_minutes")
+            )
+        if self.gigabytes and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + LOOK_SECONDS
+            if self._written() > 1e9 * self.gigabytes:
+                return (
+                    f"This run has written more than {self.gigabytes:g} GB, its limit (max_gigabytes). "
+                    + AGAIN.format("max_gigabytes")
+                )
+        return None
+
+    def _written(self) -> int:
+        """Bytes of the run's folder, of what it has finished, and of what its stage is writing now."""
+        written = self._kept + _size(self._folder)
+        if self._output.exists():
+            written += _size(self._artifacts / self._output.read_text(encoding="utf-8"))
+        return written
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files in a folder whose files come and go."""
+    total = 0
+    for inside, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += (Path(inside) / name).lstat().st_size
+    return total

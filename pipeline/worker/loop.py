@@ -1,0 +1,460 @@
+"""The worker: claims queued runs, starts a process group for each stage, adopts, cancels, records.
+
+There is one worker a home. It is started when needed and ends when it has had nothing to do for a while;
+stages it leaves behind go on, and the next worker adopts them.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline import settings
+from pipeline.errors import LabError, sentence, smaller
+from pipeline.store import Store
+from pipeline.store.run import CANCELED, DONE, EVENTS, FAILED, INTERRUPTED, LOCK, PROCESS, QUEUED, RESULT
+from pipeline.system import clock, locks
+from pipeline.worker import processes, webhook
+from pipeline.worker.limits import Limits
+from pipeline.worker.spare import Spare, affordable, serves
+
+POLL_SECONDS = 0.1
+TROUBLE_SECONDS = 2.0
+IDLE_SECONDS = 600.0
+# A stage that does not end by itself within this time of being asked is killed.
+GRACE_SECONDS = 3.0
+# A stage that takes longer gets a spare made ready for the one that follows; reused ones take less.
+SPARE_SECONDS = 3.0
+PUBLISH_SLOT = "publish"
+# A stage that dies together with its worker is begun again by itself, but not for ever: it may be the reason.
+MOST_ATTEMPTS = 3
+CHILD = ("-m", "pipeline.worker.child")
+WORKER_LOCK = "worker.lock"
+SIGNS = (PROCESS, EVENTS, "log.txt")
+
+
+@dataclass
+class Job:
+    """A stage in progress. `process` is None if another worker started it; `failure` says why none could."""
+
+    run: str
+    stage: str
+    folder: Path
+    process: subprocess.Popen[bytes] | None = None
+    asked_to_end: float | None = None
+    failure: str | None = None
+    began: float = field(default_factory=time.monotonic)
+    oom_kills: dict[Path, int] = field(default_factory=dict)  # what the kernel had counted when it began
+    killed_for_memory: bool | None = None  # None: nobody knows
+    taken_bytes: int = 0
+    has_spare: bool = False
+    limits: Limits | None = None
+    over: str | None = None  # which limit it has passed, as a sentence
+    wrote: float | None = None  # when its result was first seen, while its process still ran
+
+
+class Worker:
+    """One run at a time on each device; publishing has a slot of its own beside them.
+
+    Where there are GPUs, runs that asked for the processor have a slot beside theirs.
+    """
+
+    def __init__(self, store: Store, child: Sequence[str] = CHILD) -> None:
+        self.store = store
+        self.child = child
+        self.jobs: dict[str, Job] = {}
+        self.spares: dict[str, Spare] = {}
+        self.slots = list(dict.fromkeys([*settings.devices(), "cpu", PUBLISH_SLOT]))
+        self.exit_seconds = settings.exit_seconds()
+        self.stopping = False
+
+    def serve(self, idle_seconds: float = IDLE_SECONDS, lock: int | None = None) -> None:
+        """Work until there has been nothing to do for `idle_seconds`.
+
+        `lock` is the worker's lock where whoever started this process has taken it already.
+        Raises LabError if another worker serves this home.
+        """
+        path = self.store.home / WORKER_LOCK
+        lock = locks.take(path) if lock is None else lock
+        if lock is None:
+            raise LabError(f"A worker already serves {self.store.home}.")
+        while lock is not None:
+            try:
+                self._work(idle_seconds)
+            finally:
+                for slot in list(self.spares):
+                    self.spares.pop(slot).dismiss()
+                os.close(lock)
+            # Someone may have queued a run and seen the lock still held: look once more after giving it up.
+            more = not self.stopping and self.store.waiting()
+            lock = locks.take(path) if more else None
+
+    def recover(self) -> None:
+        """Adopt stages that still live, record those that ended or died while no worker was there."""
+        known = {(job.run, job.stage) for job in self.jobs.values()}
+        for run, stage, device in self.store.running():
+            if (run, stage) in known:
+                continue
+            job = Job(run, stage, self.store.folder(run, stage))
+            slot = device or PUBLISH_SLOT
+            if lives(job.folder):
+                self.jobs[slot] = job
+            elif _read(job.folder / RESULT) is None and self._may_begin_again(job, slot):
+                self._clean(job)
+                self.store.requeue(run, stage)
+            else:
+                self._record(slot, job, INTERRUPTED, _interrupted(slot))
+        for run in self.store.between_stages():
+            self.store.requeue(run)
+
+    def step(self) -> None:
+        """One look at everything: end what was canceled, record what ended, start what is queued."""
+        cancels = self.store.cancels()
+        for slot, job in list(self.jobs.items()):
+            if job.over is None and slot != PUBLISH_SLOT:
+                job.limits = job.limits or Limits(self.store, job.run, job.stage)
+                job.over = job.limits.passed(self._elapsed(job))
+            if job.run in cancels or job.over:
+                self._end(job)
+            if self._ended(job):
+                self._record(slot, job, FAILED, None)
+            elif self._lingers(job):
+                self._end(job)
+            elif slot != PUBLISH_SLOT and not job.has_spare and time.monotonic() - job.began > SPARE_SECONDS:
+                self._make_ready(slot, job)
+        for slot in self.slots:
+            if slot not in self.jobs and not self.stopping:
+                claimed = self._claim(slot)
+                if claimed:
+                    self._start(slot, *claimed)
+                elif slot in self.spares:
+                    self.spares.pop(slot).dismiss()
+
+    def _claim(self, slot: str) -> tuple[str, str] | None:
+        if slot == PUBLISH_SLOT:
+            return self.store.claim_publish()
+        if settings.devices() == ["cpu"]:
+            return self.store.claim(slot)
+        return self.store.claim(slot, ("cpu",) if slot == "cpu" else ("any",))
+
+    def _may_begin_again(self, job: Job, slot: str) -> bool:
+        """Whether a stage that died unseen is begun again by itself; not a publish, which may be there."""
+        return slot != PUBLISH_SLOT and self.store.attempts(job.run, job.stage) < MOST_ATTEMPTS
+
+    def _elapsed(self, job: Job) -> float:
+        """Seconds the stage has been at work, under this worker or another; time asleep does not count."""
+        if job.process is not None or job.failure is not None:
+            return time.monotonic() - job.began
+        return clock.since(_read(job.folder / PROCESS)) or 0.0
+
+    def _work(self, idle_seconds: float) -> None:
+        recovered = False
+        idle_since = time.monotonic()
+        while not self.stopping:
+            try:
+                if not recovered:
+                    self.recover()
+                    recovered = True
+                self.step()
+                self.store.back_up()
+            except (LabError, OSError) as error:  # a full disk, say; nothing is lost, and it may pass
+                with suppress(OSError):
+                    print(sentence(error), flush=True)
+                time.sleep(TROUBLE_SECONDS)
+            if self.jobs:
+                idle_since = time.monotonic()
+            elif time.monotonic() - idle_since >= idle_seconds:
+                return
+            time.sleep(POLL_SECONDS)
+
+    def _start(self, slot: str, run: str, stage: str) -> None:
+        """Start the stage; if that cannot be done, the next step records why."""
+        job = self.jobs[slot] = Job(run, stage, self.store.folder(run, stage))
+        try:
+            job.oom_kills = processes.oom_kills(os.getpid())  # the stage begins in the same cgroup
+            job.process = self._spawn(slot, job)
+        except (LabError, OSError) as error:
+            job.failure = sentence(error)
+
+    def _make_ready(self, slot: str, job: Job) -> None:
+        """Have a spare made for the stage that follows, once a stage."""
+        job.has_spare = True
+        run = self.store.get(job.run)
+        names = [stage.name for stage in run.stages]
+        following = run.stages[names.index(job.stage) + 1 :][:1]
+        wanted = following and following[0].status == QUEUED and following[0].kind != PUBLISH_SLOT
+        if wanted and serves(following[0].options) and affordable():
+            name = following[0].name
+            events = str(self.store.folder(job.run, name) / EVENTS)
+            environment = self._environment(slot, OLIVE_LAB_EVENTS=events)
+            self.spares[slot] = Spare(job.run, name, self.child, environment)
+
+    def _spare(self, slot: str, job: Job) -> Spare | None:
+        """The slot's spare if it can carry out the stage at once; one that cannot is of no use any more.
+
+        Another run's is none: it can be found by the mark of that run's stage only.
+        """
+        spare = self.spares.pop(slot, None)
+        if spare is None:
+            return None
+        options = self.store.get(job.run).stage(job.stage).options
+        if (spare.run, spare.stage) == (job.run, job.stage) and serves(options) and spare.ready():
+            return spare
+        spare.dismiss()
+        return None
+
+    def _environment(self, slot: str, **extra: str) -> dict[str, str]:
+        if slot.startswith("cuda:"):
+            extra["CUDA_VISIBLE_DEVICES"] = slot.removeprefix("cuda:")
+        elif slot == "cpu":
+            extra["CUDA_VISIBLE_DEVICES"] = ""
+        return settings.child_environment(OLIVE_LAB_HOME=str(self.store.home), **extra)
+
+    def _spawn(self, slot: str, job: Job) -> subprocess.Popen[bytes]:
+        """Start the stage's process in a session, and so a process group, of its own; or take the spare."""
+        folder = job.folder
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        spare = self._spare(slot, job)
+        # What an attempt has left that nobody saw end.
+        processes.end_all(folder, spare.process.pid if spare else None)
+        lock = locks.take(folder / LOCK)
+        if lock is None:
+            if spare is not None:
+                spare.dismiss()
+            raise LabError(f"A process of an earlier attempt still runs in {folder}; end it and retry.")
+        try:
+            (folder / RESULT).unlink(missing_ok=True)
+            (folder / PROCESS).unlink(missing_ok=True)
+            events = folder / EVENTS
+            with (folder / "log.txt").open("ab") as log:
+                if spare is not None:
+                    try:
+                        return spare.give(lock, log.fileno())
+                    except OSError:  # it died this very moment
+                        spare.dismiss()
+                return subprocess.Popen(
+                    [settings.python(), *self.child, job.run, job.stage],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    cwd=settings.ROOT,
+                    env=self._environment(slot, OLIVE_LAB_EVENTS=str(events)),
+                    pass_fds=[lock],  # from its first moment the child holds the lock, and then it alone
+                )
+        finally:
+            os.close(lock)
+
+    def _ended(self, job: Job) -> bool:
+        """Whether the stage's process is gone; whatever it left of its group is killed then."""
+        if job.failure is not None:
+            return True
+        if job.process is None:
+            pid = _pid(job.folder)
+            # Processes it has forked hold its lock as well, and may outlive it.
+            if lives(job.folder) and (pid is None or not _gone(pid)):
+                return False
+            if pid is not None:
+                _signal(pid, signal.SIGKILL)
+        elif job.process.returncode is None:
+            # Without reaping it yet: until then nobody else can get its process group's number.
+            if os.waitid(os.P_PID, job.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return False
+            job.killed_for_memory = processes.killed_since(job.oom_kills)
+            _signal(job.process.pid, signal.SIGKILL)
+            _, status, usage = os.wait4(job.process.pid, 0)
+            job.process.returncode = os.waitstatus_to_exitcode(status)
+            job.taken_bytes = usage.ru_maxrss * 1024
+        return True
+
+    def _end(self, job: Job) -> None:
+        """Ask the stage's process group to end; kill it after a grace period."""
+        if job.process is None:
+            pid = _pid(job.folder) if lives(job.folder) else None
+        else:
+            pid = job.process.pid if job.process.returncode is None else None
+        if pid is None:
+            return
+        if job.asked_to_end is None:
+            job.asked_to_end = time.monotonic()
+            _signal(pid, signal.SIGTERM)
+        elif time.monotonic() - job.asked_to_end > GRACE_SECONDS:
+            _signal(pid, signal.SIGKILL)
+
+    def _lingers(self, job: Job) -> bool:
+        """Whether the stage's result has been there for long, and a thread of a library keeps its process.
+
+        The first time this is so, the stage's log gets a line about it.
+        """
+        if job.wrote is None:
+            if _read(job.folder / RESULT) is not None:
+                job.wrote = time.monotonic()
+            return False
+        if time.monotonic() - job.wrote <= self.exit_seconds:
+            return False
+        if job.asked_to_end is None:
+            with suppress(OSError), (job.folder / "log.txt").open("a", encoding="utf-8") as log:
+                log.write(
+                    f"\nThe process of {job.stage} did not exit within {self.exit_seconds:g} seconds of"
+                    " writing its result; it is ended, and the result counts.\n"
+                )
+        return True
+
+    def _record(self, slot: str, job: Job, without_result: str, reason: str | None) -> None:
+        """Write down how the stage ended and go on with its run."""
+        processes.end_all(job.folder)
+        result = _read(job.folder / RESULT) if job.failure is None else None
+        if result is None:
+            result = {"status": without_result, "error": job.failure or reason or _death(job)}
+            if without_result == INTERRUPTED:
+                result["finished"] = _last_sign(job.folder)
+            else:
+                result["seconds"] = self._elapsed(job)
+            self._clean(job)
+        if result["status"] != DONE and job.run in self.store.cancels():
+            result = {"status": CANCELED}  # whatever it said on being ended is of no interest
+        elif result["status"] != DONE and job.over:
+            result = {"status": FAILED, "error": job.over, "seconds": self._elapsed(job)}
+        status = result.pop("status")
+        self.store.finish(job.run, job.stage, status, **result)
+        goes_on = status == DONE and slot != PUBLISH_SLOT
+        following = self.store.claim_next(job.run, slot) if goes_on else None
+        self.jobs.pop(slot, None)
+        if following:
+            self._start(slot, job.run, following)
+        elif slot != PUBLISH_SLOT:
+            webhook.tell(self.store.get(job.run))
+
+    def _clean(self, job: Job) -> None:
+        """Take away what a stage that died had begun to write; its checkpoints stay."""
+        from pipeline.stages import artifacts
+
+        artifacts.sweep(self.store.home)
+        shutil.rmtree(job.folder / "work", ignore_errors=True)
+
+    def stop(self, *_: Any) -> None:
+        """Leave after this step; stages that run go on."""
+        self.stopping = True
+
+
+# Workers this process has started; asking after them keeps those that have ended from staying zombies.
+_workers: list[subprocess.Popen[bytes]] = []
+
+
+def lives(folder: Path) -> bool:
+    """Whether the stage of that folder has a living process: it holds a lock that dies with it."""
+    return locks.held(folder / LOCK)
+
+
+def ensure(home: Path) -> None:
+    """Start a worker for this home unless one serves it. It outlives the process that starts it."""
+    _workers[:] = [process for process in _workers if process.poll() is None]
+    lock = locks.take(home / WORKER_LOCK)
+    if lock is None:
+        return
+    try:
+        with (home / "worker.log").open("ab") as log:
+            process = subprocess.Popen(
+                [settings.python(), "-m", "pipeline", "worker", "--lock", str(lock)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                cwd=settings.ROOT,
+                env=settings.child_environment(OLIVE_LAB_HOME=str(home)),
+                pass_fds=[lock],  # it serves from this moment, so nobody starts a second one meanwhile
+            )
+    finally:
+        os.close(lock)
+    _workers.append(process)
+
+
+def _death(job: Job) -> str:
+    """What to say of a stage that ended without a result."""
+    code = job.process.returncode if job.process else None
+    if code == -signal.SIGKILL and job.killed_for_memory is False:
+        return "Somebody, or another program, killed this stage (SIGKILL); retry it."
+    if code == -signal.SIGKILL:
+        known = job.killed_for_memory
+        return (
+            f"The {'kernel ended' if known else 'system killed'} this stage{'' if known else ', most likely'}"
+            f" because memory ran out (it had taken {job.taken_bytes / 1e9:.1f} GB). Retry it when the"
+            f" machine is less busy, or start a new run with {smaller(job.stage)}."
+        )
+    if code == errno.ENOSPC:
+        return sentence(OSError(code, os.strerror(code)))
+    if code is not None and code < 0:
+        return f"This stage crashed ({signal.strsignal(-code)}); its log shows the last steps."
+    return "This stage ended without saying why; its log shows the last steps."
+
+
+def _pid(folder: Path) -> int | None:
+    facts = _read(folder / PROCESS)
+    return facts["pid"] if facts else None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # not written, or torn by a power cut
+        return None
+    return facts
+
+
+def _interrupted(slot: str) -> str:
+    if slot == PUBLISH_SLOT:
+        return (
+            "The machine or the worker stopped while this was published; see whether the version is there,"
+            " else publish again."
+        )
+    return (
+        f"The machine or the worker stopped {MOST_ATTEMPTS} times while this ran, so it is not begun again by"
+        " itself; its log shows the last steps. Retry goes on from there."
+    )
+
+
+def _last_sign(folder: Path) -> float | None:
+    """When the stage last wrote something, in seconds since the epoch."""
+    times = [path.stat().st_mtime for name in SIGNS if (path := folder / name).exists()]
+    return max(times, default=None)
+
+
+def _gone(pid: int) -> bool:
+    """Whether a process that is not our child has ended, even if nobody has reaped it."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], 0)[0])
+    finally:
+        os.close(descriptor)
+
+
+def _signal(group: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return  # it has ended in the meantime, which is what was wanted
+
+
+def serve(home: Path, lock: int | None = None) -> int:
+    """`python -m pipeline worker`: serve until idle or told to stop."""
+    if lock is not None:
+        os.set_inheritable(lock, False)
+    worker = Worker(Store(home, check=True))
+    signal.signal(signal.SIGTERM, worker.stop)
+    signal.signal(signal.SIGINT, worker.stop)
+    worker.serve(lock=lock)
+    return 0

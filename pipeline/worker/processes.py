@@ -1,0 +1,112 @@
+"""What the system knows of a stage's processes: which are left, and whether the kernel killed one."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from pathlib import Path
+
+from pipeline.store.run import EVENTS
+
+PASSES = 10  # over all processes: one that is about to be killed may start another
+GONE_SECONDS = 5.0
+PROC = Path("/proc")
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def end_all(folder: Path, but: int | None = None) -> int:
+    """Kill every process of the stage of that folder, those too that have left its group; return how many.
+
+    They are known by the events file that the worker has put into their environment. Those of session `but`
+    are left: they are about to carry the stage out.
+    """
+    mark = f"OLIVE_LAB_EVENTS={folder / EVENTS}".encode()
+    killed = 0
+    for _ in range(PASSES):
+        found = [pid for pid in _processes() if pid != os.getpid() and mark in _environment(pid)]
+        if but is not None:
+            found = [pid for pid in found if _session(pid) != but]
+        if not found:
+            break
+        killed += sum(_kill(pid, mark) for pid in found)
+    return killed
+
+
+def oom_kills(pid: int) -> dict[Path, int]:
+    """How often the kernel has killed for want of memory: in the cgroup of a process, and everywhere.
+
+    By the file that tells; {} where nothing does.
+    """
+    counts = {path: _count(path) for path in (_cgroup(pid), PROC / "vmstat") if path is not None}
+    return {path: count for path, count in counts.items() if count is not None}
+
+
+def killed_since(before: dict[Path, int]) -> bool | None:
+    """Whether the kernel has done so again since `oom_kills` was asked; None if it does not tell."""
+    now = {path: _count(path) for path in before}
+    told = [count > before[path] for path, count in now.items() if count is not None]
+    return any(told) if told else None
+
+
+def _processes() -> list[int]:
+    return [int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()]
+
+
+def _environment(pid: int) -> list[bytes]:
+    """What a process was started with; nothing for those of others and those that end."""
+    try:
+        return (PROC / str(pid) / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def _session(pid: int) -> int | None:
+    """The session of a process; None if it has ended."""
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _kill(pid: int, mark: bytes) -> bool:
+    """Kill it and wait until it is gone. Through a descriptor: its number may be another's by now."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        if mark not in _environment(pid):
+            return False
+        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        select.select([descriptor], [], [], GONE_SECONDS)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _cgroup(pid: int) -> Path | None:
+    """The file that counts what the kernel killed in the memory cgroup of a process, of either version."""
+    try:
+        lines = (PROC / str(pid) / "cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        inner = path.lstrip("/")
+        if controllers == "memory":
+            return CGROUPS / "memory" / inner / "memory.oom_control"
+        if controllers == "" and (CGROUPS / inner / "memory.events").exists():
+            return CGROUPS / inner / "memory.events"
+    return None
+
+
+def _count(path: Path) -> int | None:
+    """The number after `oom_kill` in a file."""
+    try:
+        words = path.read_text().split()
+    except OSError:
+        return None
+    return int(words[words.index("oom_kill") + 1]) if "oom_kill" in words else None

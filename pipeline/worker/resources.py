@@ -1,0 +1,95 @@
+"""What a stage takes of the machine, told every few seconds whatever the stage is busy with.
+
+A thread of the stage's process samples and appends events, see `events`. It never imports torch: the driver
+is asked through nvidia-smi.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+
+import psutil
+
+from pipeline import settings
+from pipeline.stages import events
+
+SECONDS = 2.0
+# After so many samples the next ones are further apart, so that a stage of a month writes a megabyte or two.
+SAMPLES = 500
+WIDER = 1.5
+QUERY = ("nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits")
+GPU_TIMEOUT = 10.0
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Sample while the block runs. Outside a stage, where there is no file for events, do nothing."""
+    path = settings.events_path()
+    if path is None:
+        yield
+        return
+    ended = threading.Event()
+    threading.Thread(target=_tell, args=(path, ended), name="resources", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()  # not waited for: nvidia-smi may take its time
+
+
+def intervals() -> Iterator[float]:
+    """Seconds to wait before each sample."""
+    for widened in count():
+        for _ in range(SAMPLES):
+            yield SECONDS * WIDER**widened
+
+
+def _tell(path: Path, ended: threading.Event) -> None:
+    began = time.monotonic()
+    for seconds in intervals():
+        if ended.wait(seconds):
+            return
+        facts = {"elapsed": round(time.monotonic() - began, 1), **memory(), **gpu()}
+        with suppress(OSError):  # a full disk ends a stage when the stage itself meets it, not here
+            events.append(path, facts)
+
+
+def memory() -> dict[str, int]:
+    """Bytes of main memory: of this process and those it has started, and in use on the whole machine."""
+    own = psutil.Process()
+    taken = own.memory_info().rss
+    for child in own.children(recursive=True):
+        with suppress(psutil.Error):  # it has ended meanwhile
+            taken += child.memory_info().rss
+    machine = psutil.virtual_memory()
+    return {"memory_bytes": taken, "host_memory_bytes": machine.total - machine.available}
+
+
+def gpu() -> dict[str, int]:
+    """How busy the GPU is, and bytes in use on it by whomever; without what the driver does not tell."""
+    if not settings.gpus():
+        return {}
+    try:
+        out = subprocess.run(
+            [*QUERY, f"--id={settings.visible_gpu()}"],
+            capture_output=True, text=True, timeout=GPU_TIMEOUT, check=True,
+        ).stdout  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return parsed(out)
+
+
+def parsed(line: str) -> dict[str, int]:
+    """The facts in nvidia-smi's answer: percent and MiB, or `[N/A]`."""
+    facts = {}
+    for (key, unit), field in zip(
+        (("gpu_utilization", 1), ("gpu_memory_used_bytes", 2**20)), line.split(","), strict=False
+    ):
+        if field.strip().isdigit():
+            facts[key] = int(field) * unit
+    return facts

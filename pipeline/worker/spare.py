@@ -1,0 +1,126 @@
+"""A process that has imported what the next stage needs and waits for the word to begin.
+
+Importing torch, transformers and Olive takes seconds, on slow machines half a minute, and a run has four
+stages in processes of their own. While one works, the worker has a spare made ready for the next. It has the
+mark of that stage in its environment from the first moment, since nobody can see one that is set later; it
+ends when the worker ends or has no use for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from pipeline import settings
+from pipeline.system.files import to_json
+
+READY = b"ready"
+MOST_BYTES = 1 << 16
+ENOUGH_MEMORY = 4 << 30  # bytes that must be free: a spare takes half a gigabyte
+ALL = ("olive.workflows", "olive.engine", "olive.passes.pytorch.quant_utils", "transformers.masking_utils")
+# What each stage's passes import besides.
+MODULES = {
+    "finetune": ("pipeline.passes.finetune.quant_lora",),
+    "optimize": (
+        "pipeline.passes.optimize.genai_builder",
+        "pipeline.passes.optimize.fewer_nodes",
+        "pipeline.passes.optimize.lora_inputs",
+    ),
+    "evaluate": ("pipeline.passes.measure.answers", "onnxruntime_genai"),
+    "score": ("pipeline.passes.measure.score", "onnxruntime_genai"),
+}
+
+
+def without_bitsandbytes() -> None:
+    """Let this process find no bitsandbytes: where it is installed, PEFT imports it, which takes seconds."""
+    sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]  # how Python says "not there"
+
+
+def serves(options: dict[str, Any]) -> bool:
+    """Whether a spare, which finds no bitsandbytes, can carry out a stage with these options."""
+    return options.get("method") != "qlora"
+
+
+class Spare:
+    """The worker's side: a process made ready for a stage of a run, started in that stage's environment."""
+
+    def __init__(self, run: str, stage: str, child: Sequence[str], environment: dict[str, str]) -> None:
+        self.run, self.stage = run, stage
+        self.channel, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen(
+                [settings.python(), *child, "--spare", stage, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                cwd=settings.ROOT,
+                env=environment,
+                pass_fds=[theirs.fileno()],
+            )
+        self.channel.setblocking(False)
+        self._ready = False
+
+    def ready(self) -> bool:
+        """Whether it has imported everything and still lives."""
+        if not self._ready:
+            with suppress(BlockingIOError, ConnectionError):
+                self._ready = self.channel.recv(MOST_BYTES) == READY
+        return self._ready and self.process.poll() is None
+
+    def give(self, lock: int, log: int) -> subprocess.Popen[bytes]:
+        """Let it carry out the stage, whose lock and log it gets. Raises OSError if it has gone."""
+        message = to_json({"run": self.run, "stage": self.stage})
+        with self.channel:
+            socket.send_fds(self.channel, [message.encode()], [lock, log])
+        return self.process
+
+    def dismiss(self) -> None:
+        """End it; there is nothing for it to do."""
+        self.channel.close()
+        self.process.kill()
+        self.process.wait()
+
+
+def affordable() -> bool:
+    """Whether there is memory to keep a spare."""
+    import psutil
+
+    return bool(psutil.virtual_memory().available > ENOUGH_MEMORY)
+
+
+def prepare(stage: str) -> None:
+    """Import what a stage needs."""
+    for module in (*ALL, *MODULES.get(stage, ())):
+        importlib.import_module(module)
+
+
+def _word(worker: socket.socket) -> tuple[bytes, list[int]]:
+    """What the worker says, and the descriptors it gives; b"" if it has ended."""
+    try:
+        message, descriptors, _, _ = socket.recv_fds(worker, MOST_BYTES, 2)
+    except ConnectionResetError:  # it was killed before it had read that the spare is ready
+        return b"", []
+    return message, descriptors
+
+
+def wait(stage: str, channel: int, carry_out: Callable[[str, str], int]) -> int:
+    """The spare's side: import, wait, then `carry_out(run, stage)` as if just started. Returns its code."""
+    with socket.socket(fileno=channel) as worker:
+        without_bitsandbytes()
+        prepare(stage)
+        with suppress(BrokenPipeError):  # the worker has ended: there will be no message either
+            worker.sendall(READY)
+        message, descriptors = _word(worker)
+    if not message:
+        return 0  # the worker has ended
+    given = json.loads(message)
+    _, log = descriptors  # the lock is held for as long as its descriptor is open
+    os.dup2(log, sys.stdout.fileno())
+    os.dup2(log, sys.stderr.fileno())
+    return carry_out(given["run"], given["stage"])

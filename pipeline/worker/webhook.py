@@ -1,0 +1,59 @@
+"""A message to an address of the user's choice when a run ends (`OLIVE_LAB_WEBHOOK`)."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from pipeline import settings
+from pipeline.store.run import Run
+from pipeline.system.files import to_json
+
+TIMEOUT_SECONDS = 10
+PAUSES = (0.0, 5.0, 30.0)  # before each try
+
+
+def tell(run: Run) -> threading.Thread | None:
+    """Post the run's name, status and error as JSON, in a thread; None where nobody is to be told."""
+    address = settings.webhook()
+    if address is None:
+        return None
+    thread = threading.Thread(target=_post, args=(address, message(run)))
+    thread.start()
+    return thread
+
+
+def message(run: Run) -> dict[str, Any]:
+    """What is told. `text` is what chat services show."""
+    error = next((stage.error for stage in run.stages if stage.error), None)
+    text = f"Run {run.name} ({run.id}) is {run.status}." + (f" {error}" if error else "")
+    return {
+        "run": run.id,
+        "name": run.name,
+        "owner": run.owner,
+        "status": run.status,
+        "seconds": round(sum(stage.seconds or 0.0 for stage in run.stages), 1),
+        "error": error,
+        "text": text,
+    }
+
+
+def _post(address: str, facts: dict[str, Any]) -> None:
+    """Try a few times. The worker's log says that it failed, but not the address, which may be a secret."""
+    import urllib.request  # it brings ssl and more, which most have no use for
+
+    problem = ""
+    for pause in PAUSES if address.startswith(("http://", "https://")) else ():
+        threading.Event().wait(pause)
+        try:
+            request = urllib.request.Request(  # noqa: S310
+                address,
+                data=to_json(facts).encode(),
+                headers={"Content-Type": "application/json", "User-Agent": "olive-lab"},
+            )
+            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):  # noqa: S310
+                return
+        except (OSError, ValueError) as error:
+            problem = f"{type(error).__name__} {getattr(error, 'code', '')}".strip()
+    problem = problem or "it is not an http or https address"
+    print(f"OLIVE_LAB_WEBHOOK was not told of the end of run {facts['run']}: {problem}", flush=True)

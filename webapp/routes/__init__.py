@@ -1,0 +1,1 @@
+"""What the page's scripts ask by GET and POST; one file a subject."""

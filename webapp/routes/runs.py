@@ -1,0 +1,163 @@
+"""Routes beside Gradio's: what can be done with a run, downloads, scorecards, and Plotly. `live` has more."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, HTTPException
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from pipeline import display
+from pipeline.errors import InputError, LabError
+from pipeline.publish import zip_file
+from pipeline.runs import pulls, scorecard
+from pipeline.store.run import Run
+from pipeline.worker import loop
+from webapp import local_models
+from webapp.home import known_run, store
+from webapp.routes.watch import watch
+from webapp.ui import views
+
+router = APIRouter(include_in_schema=False)
+NEW = {"Cache-Control": "no-store"}
+KEPT = {"Cache-Control": "public, max-age=31536000, immutable"}
+
+
+@router.get("/runs/{run}/{stage}/log.txt")
+def whole_log(run: str, stage: str) -> Response:
+    """A stage's whole log as a download."""
+    path = stage_file(_run(run), stage, "log.txt")
+    if not path.is_file():
+        raise HTTPException(404, "This stage has written no log yet.")
+    return FileResponse(path, media_type="text/plain", filename=f"{run}-{stage}.txt", headers=NEW)
+
+
+@router.get("/runs/{run}/recipe.yaml")
+def recipe(run: str) -> Response:
+    """The recipe of a run as a download."""
+    found = _run(run)
+    headers = {**NEW, "Content-Disposition": f'attachment; filename="{found.id}.yaml"'}
+    return PlainTextResponse(views.recipe_yaml(found.recipe), headers=headers)
+
+
+class Sent(StreamingResponse):
+    """A ZIP on its way, piece by piece from threads. Its files are let go however that ends."""
+
+    def __init__(self, zipped: zip_file.Takeaway, name: str) -> None:
+        headers = {
+            **NEW,
+            "Content-Length": str(zipped.size),
+            "Content-Disposition": f'attachment; filename="{name}"',
+        }
+        super().__init__(zipped, media_type="application/zip", headers=headers)
+        self.zipped = zipped
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self.zipped:
+            await super().__call__(scope, receive, send)
+
+
+@router.get("/runs/{run}/model.zip")
+def model(run: str) -> Response:
+    """A finished run's exported model as a download. A file that breaks on the way breaks the connection."""
+    found = _run(run)
+    try:
+        return Sent(zip_file.Takeaway(store().home, found), zip_file.file_name(found))
+    except InputError as error:
+        raise HTTPException(404, str(error)) from None
+
+
+@router.post("/runs/{run}/cancel")
+def cancel(run: str) -> JSONResponse:
+    """Ask for the end of a run."""
+    return _act(run, store().request_cancel)
+
+
+@router.post("/runs/{run}/retry")
+def retry(run: str) -> JSONResponse:
+    """Queue a run again from the stage that did not end well."""
+    return _act(run, again)
+
+
+def again(run: str) -> None:
+    """Queue a run again. Raises LabError if it cannot be, or if its model is not offered on the page."""
+    local_models.again(known_run(run))
+    store().retry(run)
+
+
+@router.get("/scorecards/{group}.json")
+async def score(group: str) -> JSONResponse:
+    """A scorecard as far as it is measured."""
+    return JSONResponse(await watch().other(f"scorecard {group}", lambda: _score(group)), headers=NEW)
+
+
+@router.get("/pulled/{key}.json")
+async def pulled_facts(key: str) -> JSONResponse:
+    """How far a model is pulled, told as a stage is."""
+    return JSONResponse(await watch().other(f"pulled {key}", lambda: _pulled(key)), headers=NEW)
+
+
+@router.post("/pulled/{key}/cancel")
+def pulled_cancel(key: str) -> JSONResponse:
+    """Ask for the end of a pull."""
+    _pulled(key)
+    try:
+        pulls.stop(store().home, key)
+    except LabError as error:
+        return JSONResponse({"error": str(error)}, status_code=409, headers=NEW)
+    return JSONResponse(_pulled(key), headers=NEW)
+
+
+@router.get("/plotly.min.js")
+def plotly() -> Response:
+    """Plotly from its Python package: the page asks no other host for anything."""
+    spec = importlib.util.find_spec("plotly")
+    if spec is None or spec.origin is None:
+        raise HTTPException(404, "plotly is not installed.")
+    path = Path(spec.origin).parent / "package_data" / "plotly.min.js"
+    return FileResponse(path, media_type="text/javascript", headers=KEPT)
+
+
+def _run(run: str) -> Run:
+    try:
+        return known_run(run)
+    except InputError as error:
+        raise HTTPException(404, str(error)) from None
+
+
+def _score(group: str) -> dict[str, Any]:
+    rows = scorecard.rows(store(), group)
+    if not rows:
+        raise HTTPException(404, f"{group}: no such scorecard")
+    return views.scorecard(rows)
+
+
+def _pulled(key: str) -> dict[str, Any]:
+    """What is known of one that is listed: no path comes from the URL."""
+    known = next((known for known in pulls.listed(store().home) if known["key"] == key), None)
+    if known is None:
+        raise HTTPException(404, f"{display.line(key)}: no such model was pulled")
+    names = ("message", "progress", "bytes_done", "bytes_total", "eta_seconds")
+    told = {name: known[name] for name in names if name in known}
+    return {"status": known["status"], "error": known["error"], "facts": told}
+
+
+def stage_file(run: Run, stage: str, name: str) -> Path:
+    """A file of a stage the store knows. No path comes from the URL."""
+    if stage not in {known.name for known in run.stages}:
+        raise HTTPException(404, f"Run {run.id} has no stage {display.value(stage)}.")
+    return store().folder(run.id, stage) / name
+
+
+def _act(run: str, action: Any) -> JSONResponse:
+    found = _run(run)
+    try:
+        action(found.id)
+    except LabError as error:
+        return JSONResponse({"error": str(error)}, status_code=409, headers=NEW)
+    loop.ensure(store().home)
+    watch().queue_now()  # what is asked for next is how it is after this
+    return JSONResponse(watch().look_now(found.id, refresh=True).status, headers=NEW)

@@ -1,0 +1,207 @@
+"""What viewers of runs are told, looked up once for all: many pages may ask several times a second."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import Any, Generic, TypeVar
+
+from pipeline import settings
+from pipeline.publish import zip_file
+from pipeline.runs import estimate
+from pipeline.store import Store
+from pipeline.store.run import PROCESS, QUEUED, RUNNING, Run, StageRun
+from pipeline.system import clock
+from pipeline.system.files import to_json
+from webapp.home import known_run, store
+from webapp.routes import tail
+
+RUN_SECONDS = 0.15  # how old what is told may be: of one run,
+LIST_SECONDS = 1.0  # of all runs,
+QUEUE_SECONDS = 0.5  # of the queue,
+EXPECTED_SECONDS = 10.0  # of how long a run's stages may take
+MOST_RUNS = 200
+MOST_WAITING = 100
+THREADS = 2  # that look; the threads of handlers and of the page are left to them
+FORGET_SECONDS = 60.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Look:
+    """A run as it stood a moment ago, what the page is told of it, and that as JSON."""
+
+    run: Run
+    status: dict[str, Any]
+    text: bytes = field(repr=False)
+
+
+class Watch:
+    """Looks at the runs of a store. What it remembers is made again when it is asked for and too old."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._looks: Remembered[Look] = Remembered(RUN_SECONDS)
+        self._lists: Remembered[list[Run]] = Remembered(LIST_SECONDS)
+        self._expected: Remembered[dict[str, float]] = Remembered(EXPECTED_SECONDS)
+        self._queues: Remembered[bytes] = Remembered(QUEUE_SECONDS)
+        self._others: Remembered[Any] = Remembered(RUN_SECONDS)
+        self._facts: dict[Path, tail.Facts] = {}
+        self._threads = ThreadPoolExecutor(THREADS, "watch")
+
+    async def look(self, run: str) -> Look:
+        """The run of that id. Raises InputError."""
+        return await self._looks.shared(run, lambda: self._look(run), self._threads)
+
+    def look_now(self, run: str, *, refresh: bool = False) -> Look:
+        """The same, for a thread; `refresh` after something was done to the run."""
+        return self._looks.get(run, lambda: self._look(run), refresh=refresh)
+
+    async def runs(self) -> list[Run]:
+        """The newest runs, newest first."""
+        return await self._lists.shared("", lambda: self.store.list(MOST_RUNS), self._threads)
+
+    async def queue(self) -> bytes:
+        """Whether the queue is paused, what runs, and the first of what waits, in its order, as JSON."""
+        return await self._queues.shared("", self._queue, self._threads)
+
+    async def other(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Whatever else pages ask for again and again, by a name of its own. Raises what `make` raises."""
+        found: dict[str, Any] = await self._others.shared(name, make, self._threads)
+        return found
+
+    def queue_now(self) -> bytes:
+        """The same as it is now, for a thread that did something to it."""
+        return self._queues.get("", self._queue, refresh=True)
+
+    def _queue(self) -> bytes:
+        waiting = self.store.queue()
+        on = [
+            (self.store.get(run), stage) for run, stage, device in self.store.running() if device is not None
+        ]
+        told = {
+            "paused": self.store.paused,
+            "running": [
+                {"id": run.id, "name": run.name, "owner": run.owner, "stage": stage} for run, stage in on
+            ],
+            "waiting": [
+                {"id": run.id, "name": run.name, "owner": run.owner, "urgent": run.urgent}
+                for run in waiting[:MOST_WAITING]
+            ],
+            "more": max(len(waiting) - MOST_WAITING, 0),
+        }
+        return to_json(told).encode()
+
+    def _runs(self) -> list[Run]:
+        return self._lists.get("", lambda: self.store.list(MOST_RUNS))
+
+    def _look(self, run_id: str) -> Look:
+        run = known_run(run_id, self.store)
+        status = self._status(run)
+        return Look(run, status, to_json(status).encode())
+
+    def _status(self, run: Run) -> dict[str, Any]:
+        stages = [self._stage(run, stage) for stage in run.stages]
+        running = next((told for told in stages if told["status"] == RUNNING), {})
+        return {
+            "id": run.id,
+            "name": run.name,
+            "status": run.status,
+            "created": run.created,
+            "now": time.time(),
+            "cancel_requested": run.cancel_requested,
+            "exported": zip_file.exported(run) is not None,
+            "current": run.current.name if run.current else None,
+            "ahead": self._ahead(run) if run.status == QUEUED else 0,
+            "progress": self._progress(run, running) if run.status == RUNNING else None,
+            "stages": stages,
+        }
+
+    def _stage(self, run: Run, stage: StageRun) -> dict[str, Any]:
+        keys = ("name", "kind", "status", "started", "finished", "seconds", "reused", "error")
+        told = {key: getattr(stage, key) for key in keys}
+        folder = self.store.folder(run.id, stage.name)
+        if stage.status != RUNNING:
+            self._facts.pop(folder, None)
+            return {**told, "elapsed": None, "facts": {}}
+        facts = self._facts.setdefault(folder, tail.Facts(folder / "events.jsonl"))
+        return {**told, "elapsed": _elapsed(folder / PROCESS), "facts": facts.read()}
+
+    def _progress(self, run: Run, running: dict[str, Any]) -> dict[str, float | None]:
+        expected = self._expected.get(run.id, lambda: estimate.expected(run, self._runs()))
+        return estimate.progress(run, running.get("facts", {}), running.get("elapsed"), expected)
+
+    def _ahead(self, run: Run) -> int:
+        """How many runs come before a queued one."""
+        ids = [waiting.id for waiting in self.store.queue()]
+        return (ids.index(run.id) if run.id in ids else 0) + len(self.store.running())
+
+
+class Remembered(Generic[T]):
+    """Values by name, each made once in so many seconds whoever asks, from whichever thread."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._lock = Lock()
+        self._values: dict[str, tuple[float, T]] = {}
+        self._making: dict[str, asyncio.Future[T]] = {}
+
+    def fresh(self, name: str) -> T | None:
+        """The value if it is new enough."""
+        made, value = self._values.get(name, (0.0, None))
+        return value if time.monotonic() - made < self.seconds else None
+
+    async def shared(self, name: str, make: Callable[[], T], threads: ThreadPoolExecutor) -> T:
+        """The value, made in one of the threads if need be: in one, however many wait for it."""
+        found = self.fresh(name)
+        if found is not None:
+            return found
+        loop = asyncio.get_running_loop()
+        making = self._making.get(name)
+        if making is None or making.get_loop() is not loop:
+            making = self._making[name] = loop.run_in_executor(threads, self.get, name, make)
+            making.add_done_callback(lambda done: self._made(name, done))
+        return await asyncio.shield(making)  # who goes away leaves the others waiting
+
+    def _made(self, name: str, done: asyncio.Future[T]) -> None:
+        if self._making.get(name) is done:
+            del self._making[name]
+        if not done.cancelled():
+            done.exception()  # raised where somebody still waits for it
+
+    def get(self, name: str, make: Callable[[], T], *, refresh: bool = False) -> T:
+        """The value, made if need be; those that nobody has asked for in a while are forgotten."""
+        with self._lock:
+            value = None if refresh else self.fresh(name)
+            if value is None:
+                value = make()
+                now = time.monotonic()
+                self._values = {k: v for k, v in self._values.items() if now - v[0] < FORGET_SECONDS}
+                self._values[name] = (now, value)
+            return value
+
+
+def _elapsed(path: Path) -> float | None:
+    """Seconds that a running stage has been at work, from the mark its process left; None if not known."""
+    try:
+        return clock.since(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):  # it is only just starting
+        return None
+
+
+def watch() -> Watch:
+    """The watch over the store of this process's home."""
+    return _over(settings.home())
+
+
+@lru_cache(maxsize=8)
+def _over(home: Path) -> Watch:
+    return Watch(store())

@@ -1,0 +1,120 @@
+"""What can be chosen on the page: datasets, models, finished runs, and all that can answer, as (label, value)
+for a dropdown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline import display, settings
+from pipeline.errors import InputError
+from pipeline.exports import chat_client, verify
+from pipeline.exports.chat_client import Source
+from pipeline.inputs.data import datasets
+from pipeline.inputs.models.base_models import CATALOGUE
+from pipeline.publish import targets
+from pipeline.runs import pulls
+from pipeline.store import Store
+from pipeline.store.run import DONE, Run
+from webapp import local_models
+from webapp.home import known_run
+from webapp.ui import views
+
+Choices = list[tuple[str, str]]
+REGISTRY, PULLED = "registry/", "pulled/"  # what the value of an export begins with that is no run's
+
+
+def data(home: Path) -> Choices:
+    """The samples, then what was uploaded or used in a run, newest first."""
+    samples = sorted(settings.SAMPLES.glob("*.jsonl"))
+    digests = {datasets.sha256(path) for path in samples}
+    kept = [
+        path for path in (home / "datasets").glob("*/*") if path.is_file() and not path.name.startswith(".")
+    ]
+    kept = [path for path in kept if path.parent.name not in digests]
+    kept.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    labels = [(f"{path.name} (sample)", str(path)) for path in samples]
+    return labels + [
+        (f"{display.line(path.name)} · {views.moment(path.stat().st_mtime)}", str(path)) for path in kept
+    ]
+
+
+def known_data(home: Path, chosen: str | None) -> Path:
+    """The chosen dataset. Raises InputError for a path that the page did not offer."""
+    if not chosen:
+        raise InputError("data: choose a dataset, or upload one on the Data tab")
+    if chosen not in {value for _, value in data(home)}:
+        raise InputError("data: this dataset is not in the lab; upload it on the Data tab")
+    return Path(chosen)
+
+
+def models() -> Choices:
+    """The catalogue, then the folders on offer."""
+    return [
+        *((f"{entry.title} · {entry.parameters}", entry.id) for entry in CATALOGUE),
+        *local_models.listed(),
+    ]
+
+
+def finished(store: Store) -> Choices:
+    """Runs with an exported model, newest first."""
+    runs = [run for run in store.list() if run.status == DONE and run.artifact("onnx")]
+    return [(f"{run.name} · {views.moment(run.created)} · {run.id}", run.id) for run in runs]
+
+
+def run(store: Store, chosen: str | None) -> Run:
+    """The chosen run. Raises InputError if there is none."""
+    if not chosen:
+        raise InputError("run: choose a finished run")
+    return known_run(chosen, store)
+
+
+def exports(store: Store) -> Choices:
+    """All that can answer: finished runs, versions registered in this lab, and those pulled from Azure."""
+    mine = targets.PUBLISHERS["local"].versions(store.home)
+    theirs = [known for known in pulls.listed(store.home) if answers(store, known)]
+    return [
+        *finished(store),
+        *((f"{v['name']}:{v['version']} · registered here", registry_key(v)) for v in mine),
+        *((f"{v['name']}:{v['version']} · pulled from Azure", PULLED + v["key"]) for v in theirs),
+    ]
+
+
+def answers(store: Store, known: pulls.Facts) -> bool:
+    """Whether what was pulled is here and an export, and not a base to train on."""
+    folder = pulls.folder(store.home, known["key"])
+    return known["status"] == DONE and (folder / verify.CONFIG).is_file()
+
+
+def registry_key(version: dict[str, Any]) -> str:
+    """The value in `exports` of a version registered in this lab."""
+    return f"{REGISTRY}{version['name']}/{version['version']}"
+
+
+def source(store: Store, chosen: str) -> Source:
+    """What is to answer. Raises InputError for what is not offered, LabError if it cannot answer."""
+    if not chosen.startswith((REGISTRY, PULLED)):
+        return chat_client.of_run(known_run(chosen, store))
+    if chosen not in {value for _, value in exports(store)}:
+        raise InputError("This model is not here any more; choose another one.")
+    if chosen.startswith(PULLED):
+        key = chosen.removeprefix(PULLED)
+        return chat_client.of_folder(pulls.folder(store.home, key), f"model {key.rpartition('-')[0]}")
+    name = chosen.removeprefix(REGISTRY)
+    return chat_client.of_folder(store.home / "registry" / name, f"model {name.replace('/', ':')}")
+
+
+def run_behind(store: Store, chosen: str) -> Run | None:
+    """The run that made an export, whose held-out prompts may be asked; None if it is not in this lab."""
+    run = chosen
+    if chosen.startswith(PULLED):
+        listed = {PULLED + known["key"]: known for known in pulls.listed(store.home)}
+        run = str(listed[chosen]["tags"].get("run") or "none") if chosen in listed else "none"
+    elif chosen.startswith(REGISTRY):
+        versions = targets.PUBLISHERS["local"].versions(store.home)
+        run = next((str(v["run"]) for v in versions if registry_key(v) == chosen), "none")
+    try:
+        found = known_run(run, store)
+    except InputError:
+        return None
+    return None if found.deleted else found

@@ -1,0 +1,147 @@
+"""Forms generated from option dataclasses: a new field there is a new input here, with nothing changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+
+from pipeline import display
+from pipeline.inputs import safe_yaml
+from pipeline.inputs.options import Option, describe
+from webapp import calls
+
+MOST_RADIO_CHOICES = 3
+LONGEST_TYPED = 100  # characters of a number
+Input = Any  # a component of Gradio, which makes their events at run time
+
+
+@dataclass
+class Form:
+    """The inputs of a form in order. `keys` are (group, option); an option of "" is the group's switch."""
+
+    keys: list[tuple[str, str]] = field(default_factory=list)
+    options: list[Option | None] = field(default_factory=list)
+    inputs: list[Input] = field(default_factory=list)
+
+    def add(self, group: str, option: Option, component: Input) -> None:
+        """Take an input into the form."""
+        self.keys.append((group, option.name))
+        self.options.append(option)
+        self.inputs.append(component)
+
+    def input(self, group: str, name: str) -> Input:
+        """The input of one option."""
+        return self.inputs[self.keys.index((group, name))]
+
+    def fields(self, group: str, cls: type) -> None:
+        """Draw an input for each option of a dataclass, the advanced ones folded away."""
+        plain = [option for option in describe(cls) if not option.advanced]
+        advanced = [option for option in describe(cls) if option.advanced]
+        with gr.Row(elem_classes="fields"):
+            for option in plain:
+                self.add(group, option, component(option, group))
+        if advanced:
+            with gr.Accordion("More options", open=False), gr.Row(elem_classes="fields"):
+                for option in advanced:
+                    self.add(group, option, component(option, group))
+
+    def stage(self, name: str, cls: type, about: str, on: bool = True) -> None:
+        """Draw a stage: a switch that leaves it out, and its options."""
+        with gr.Group(elem_classes="stage"):
+            switch = gr.Checkbox(
+                on, label=name.capitalize(), info=about, elem_classes="stage-switch", elem_id=f"{name}-on"
+            )
+            self.keys.append((name, ""))
+            self.options.append(None)
+            self.inputs.append(switch)
+            with gr.Column(elem_classes="stage-options"):
+                self.fields(name, cls)
+
+    def fill(self, recipe: dict[str, Any]) -> list[Any]:
+        """Values of all inputs for a recipe's mapping; what it leaves out is at its default."""
+        values: list[Any] = []
+        for (group, name), option in zip(self.keys, self.options, strict=True):
+            if option is None:
+                values.append(recipe.get(group) is not None)
+                continue
+            given = recipe if group == "" else recipe.get(group) or {}
+            value = given.get(name, option.default)
+            typed = not option.choices and not set(option.types) <= {int, float, bool}
+            values.append(("" if value is None else word(value)) if typed else value)
+        return values
+
+    def collect(self, values: Sequence[Any]) -> dict[str, Any]:
+        """What was chosen, as a recipe's mapping: the group "" on top, a stage switched off is null."""
+        chosen: dict[str, Any] = {}
+        for (group, name), option, value in zip(self.keys, self.options, values, strict=True):
+            if option is None:
+                chosen[group] = {} if value else None
+            elif group == "":
+                chosen[name] = read(option, value)
+            elif chosen.setdefault(group, {}) is not None:
+                chosen[group][name] = read(option, value)
+        return chosen
+
+
+def component(option: Option, group: str = "", **kwargs: Any) -> Input:
+    """The input that fits an option. Bounds stand in its hint; `options.coerce` is what holds them."""
+    common = {
+        "label": label(option),
+        "info": hint(option),
+        "value": option.default,
+        "elem_id": f"{group}-{option.name}" if group else option.name,
+        "min_width": 220,
+        **kwargs,
+    }
+    if option.types == (bool,) and not option.choices:
+        return gr.Checkbox(**common)
+    if option.types in ((int,), (float,)) and not option.choices:
+        return gr.Number(**common, step=1 if option.types == (int,) else 0.0001)
+    if option.choices and option.types in ((), (type(None),)):
+        choices = [*option.choices, *([None] if option.types else [])]
+        words = [(word(choice), choice) for choice in choices]
+        return gr.Radio(words, **common) if len(words) <= MOST_RADIO_CHOICES else gr.Dropdown(words, **common)
+    if option.choices:
+        made = gr.Dropdown([(word(c), c) for c in option.choices], allow_custom_value=True, **common)
+        setattr(made, calls.TYPED_TOO, option.types)  # a recipe that is filled in has them
+        return made
+    return gr.Textbox(**{**common, "value": "" if option.default is None else word(option.default)})
+
+
+def read(option: Option, value: Any) -> Any:
+    """The value a user meant: typed text becomes a number or null where the option takes one."""
+    if value is not None and not isinstance(value, (str, int, float)):
+        return display.value(value)  # no input of ours gives lists; whoever sends one is told so
+    if not isinstance(value, str) or value in option.choices:
+        return value
+    if not value.strip() and type(None) in option.types:
+        return None
+    others = tuple(kind for kind in option.types if kind is not str)
+    if not others or len(value) > LONGEST_TYPED:
+        return value
+    try:
+        meant = safe_yaml.load(value)
+    except ValueError:
+        return value
+    return meant if type(meant) in others or (isinstance(meant, int) and float in others) else value
+
+
+def label(option: Option) -> str:
+    """`learning_rate` as "Learning rate"; a single letter stays as it is."""
+    words = option.name.replace("_", " ")
+    return words if len(words) == 1 else words[0].upper() + words[1:]
+
+
+def hint(option: Option) -> str:
+    """What the option does, and its bounds if it has both."""
+    if option.min is None or option.max is None or bool in option.types:
+        return option.help
+    return f"{option.help} ({option.min:,.10g} to {option.max:,.10g})"
+
+
+def word(choice: Any) -> str:
+    """A choice as it stands in a recipe."""
+    return "none" if choice is None else str(choice)

@@ -1,0 +1,215 @@
+"""Registered versions of models, of this lab or of Azure, as plain data for the page.
+
+Azure's are kept in the home, a file for each workspace, as they were when it was last asked: the page shows
+them at once, and nothing is asked of Azure that nobody wanted to know.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import InputError
+from pipeline.inputs import azure_workspace
+from pipeline.inputs.azure_address import Reference
+from pipeline.inputs.azure_workspace import Place
+from pipeline.publish import targets
+from pipeline.publish.azure import ask, lineage
+from pipeline.publish.azure.workspace import MOST_MODELS
+from pipeline.runs import pulls
+from pipeline.store import Store
+from pipeline.store.run import DONE, Run
+from pipeline.system.files import to_json
+from webapp.ui import choices, views
+
+LOCAL, AZURE = "local", "azureml"
+FOLDER = "azure-models"
+Version = dict[str, Any]  # id, name, version, created, tags, properties, bytes, and path or portal
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a workspace said, and when, in seconds since the epoch."""
+
+    place: str
+    asked: float
+    versions: list[Version]
+
+    def __str__(self) -> str:
+        said = f"As the {self.place} said on {views.moment(self.asked)}"
+        return f"{said}, of the {MOST_MODELS} models that changed last"
+
+
+def of_lab(store: Store) -> list[Version]:
+    """The versions registered in this lab, newest first."""
+    found = []
+    for made in targets.PUBLISHERS[LOCAL].versions(store.home):
+        version = {
+            **made,
+            "id": f"{made['name']}:{made['version']}",
+            "tags": {"run": made["run"]},
+            "properties": {},
+        }
+        if (run := run_of(store, version)) is not None:
+            algorithm = (run.recipe.get("quantize") or {}).get("algorithm", "")
+            version["tags"] |= {"base": str(run.recipe.get("model", "")), "algorithm": str(algorithm)}
+        version["tags"]["verified"] = "true"  # before it was copied; the registry takes no other
+        found.append(version)
+    return found
+
+
+def of_azure(home: Path, where: Place) -> Kept | None:
+    """What a workspace, or a registry, had when it was last asked, newest first; None if it never was."""
+    return _kept(_file(home, where))
+
+
+def ask_azure(home: Path, where: Place) -> list[Version]:
+    """Ask for the versions in a workspace and keep the answer, and the workspace. Raises LabError."""
+    found = [_of_azure(where, model) for model in ask.models(home, where=where)]
+    azure_workspace.remember(home, where)
+    keep(home, where, found)
+    return found
+
+
+def keep(home: Path, where: Place, found: list[Version]) -> None:
+    """Keep versions as the answer of a workspace of just now."""
+    file = _file(home, where)
+    file.parent.mkdir(mode=0o700, exist_ok=True)
+    part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
+    part.write_text(to_json({"place": str(where), "asked": time.time(), "versions": found}), "utf-8")
+    part.replace(file)
+
+
+def one(store: Store, where: str, chosen: str) -> Version:
+    """The version of that id, of whichever workspace. Raises InputError if it is not listed any more."""
+    found = of_lab(store)
+    if where == AZURE:
+        lists = [_kept(file) for file in (store.home / FOLDER).glob("[!.]*.json")]
+        found = [version for kept in lists if kept for version in kept.versions]
+    version = next((version for version in found if version["id"] == chosen), None)
+    if version is None:
+        raise InputError("This version is not in the list any more; refresh the list and choose again.")
+    return version
+
+
+def run_of(store: Store, version: Version) -> Run | None:
+    """The finished run that made a version, if this lab has it."""
+    try:
+        run = store.get(str(version["tags"].get("run") or "none"))
+    except InputError:
+        return None
+    return run if run.id == version["tags"]["run"] and run.status == DONE and not run.deleted else None
+
+
+def exported(version: Version) -> bool:
+    """Whether it is an export of this lab: ONNX, which no training can start from."""
+    return "path" in version or lineage.CONTENT in version["properties"]
+
+
+def table(found: list[Version], where: str, empty: str, caption: str) -> views.Table:
+    """The versions with boxes for two that are to be compared."""
+    rows = [
+        [
+            _verified(version),
+            version["name"],
+            version["version"],
+            views.moment(version["created"])
+            if where == LOCAL
+            else str(version["created"] or "")[:16].replace("T", " "),
+            *(str(version["tags"].get(tag, "")) for tag in ("run", "base", "algorithm")),
+            views.size(version["bytes"]),
+            *([version["path"]] if where == LOCAL else []),
+        ]
+        for version in found
+    ]
+    columns = ["Verified", "Name", "Version", "Created", "Run", "Base", "Algorithm", "Size"]
+    columns += ["Folder"] if where == LOCAL else []
+    made = views.table(columns, rows, empty=empty, caption=caption)
+    return {**made, "ids": [version["id"] for version in found], "check": "Compare", "checked": []}
+
+
+def details(version: Version) -> views.Table:
+    """Everything that is known of one version."""
+    return views.table(["Kind", "Name", "Value"], _facts(version), caption=_title(version))
+
+
+def differences(one: Version, other: Version) -> views.Table:
+    """What two versions do not have in common."""
+    left, right = ({(kind, name): text for kind, name, text in _facts(v)} for v in (one, other))
+    rows = [
+        [*key, left.get(key, ""), right.get(key, "")]
+        for key in dict.fromkeys([*left, *right])
+        if left.get(key) != right.get(key)
+    ]
+    return views.table(
+        ["Kind", "Name", _title(one), _title(other)], rows, caption="Differences",
+        empty="Tags and properties of both are the same.",
+    )  # fmt: skip
+
+
+def key(version: Version) -> str:
+    """What a version of Azure's is called once it is pulled."""
+    return pulls.key_of(version["name"], version["version"], version["id"])
+
+
+def comparable(store: Store, where: str, version: Version) -> str:
+    """Which of `choices.exports` a version is: itself where it is here, else its run; "" if neither is."""
+    if where == LOCAL:
+        return choices.registry_key(version)
+    known = pulls.facts(store.home, key(version))
+    if known is not None and choices.answers(store, known):
+        return choices.PULLED + str(known["key"])
+    run = run_of(store, version)
+    return run.id if run else ""
+
+
+def _of_azure(where: Place, model: dict[str, Any]) -> Version:
+    names = ("name", "version", "description", "tags", "properties", "created", "created_by", "portal")
+    size = model["properties"].get("olive_lab_bytes", "")
+    return {
+        **{name: model[name] for name in names},
+        "id": Reference(where, where.registry, model["name"], model["version"]).uri,
+        "bytes": int(size) if size.isdecimal() else None,
+    }
+
+
+def _file(home: Path, where: Place) -> Path:
+    digest = hashlib.sha256(f"{where.path} {where.registry}".encode()).hexdigest()
+    return home / FOLDER / f"{digest[:16]}.json"
+
+
+def _kept(file: Path) -> Kept | None:
+    try:
+        found = json.loads(file.read_text("utf-8"))
+        return Kept(found["place"], found["asked"], found["versions"])
+    except (OSError, ValueError, TypeError, KeyError):  # nobody has asked yet, or it is no such file
+        return None
+
+
+def _facts(version: Version) -> list[list[str]]:
+    about = [["", name, str(version.get(name) or "")] for name in ("description", "created_by", "path")]
+    return [row for row in about if row[2]] + [
+        [kind, name, str(text)]
+        for kind, among in (("Tag", "tags"), ("Property", "properties"))
+        for name, text in sorted(version[among].items())
+    ]
+
+
+def _title(version: Version) -> str:
+    return f"{version['name']}:{version['version']}"
+
+
+def _verified(version: Version) -> dict[str, str]:
+    said = version["tags"].get("verified")
+    if said == "true":
+        return {"status": "done", "word": "Yes"}
+    return (
+        {"status": "interrupted", "word": "No"}
+        if said == "false"
+        else {"status": "queued", "word": "Not known"}
+    )

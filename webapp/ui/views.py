@@ -1,0 +1,319 @@
+"""How runs, times and sizes read on the page: plain data, which `assets/draw.js` puts in place as text."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline import display
+from pipeline.errors import InputError, LabError, sentence
+from pipeline.inputs.data.datasets import Report
+from pipeline.runs.comparison import Losses
+from pipeline.runs.comparison import Row as Compared
+from pipeline.runs.disk import Storage
+from pipeline.runs.scorecard import Row
+from pipeline.store.run import CANCELED, DONE, ENDED, RUNNING, Run, StageRun
+
+LONGEST_CELL = 300
+LONGEST_EXAMPLE = 20_000
+Table = dict[str, Any]
+
+
+def table(columns: list[str], rows: list[list[Any]], *, empty: str = "", caption: str = "") -> Table:
+    """A table. A cell is text or a status; `empty` is shown where there are no rows."""
+    return {"columns": columns, "rows": rows, "empty": empty, "caption": caption}
+
+
+def status(of: Run | StageRun) -> dict[str, str | None]:
+    """A cell with the icon, colour and word of a status; `word` stands in for the usual one."""
+    if isinstance(of, Run):
+        return {"status": of.status, "word": "Canceling…" if of.cancel_requested else None}
+    return {"status": of.status, "word": "Not run" if of.status == CANCELED and of.started is None else None}
+
+
+def seconds(value: float | None) -> str:
+    """A duration a person reads at a glance: `4.2 s`, `3 min 05 s`, `2 h 10 min`."""
+    if value is None:
+        return ""
+    if value < 10:
+        return f"{value:.1f} s"
+    whole = int(value + 0.5)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def size(value: float | None) -> str:
+    """Bytes as `3.2 MB`."""
+    if value is None:
+        return ""
+    if value < 1000:
+        return f"{value:.0f} B"
+    for power, unit in ((1, "kB"), (2, "MB")):
+        if value < 999.95 * 1000**power:
+            return f"{value / 1000**power:.1f} {unit}"
+    return f"{value / 1000**3:.1f} GB"
+
+
+def moment(value: float | None) -> str:
+    """A time of day on this machine: `2026-11-22 14:30`."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(value)) if value else ""
+
+
+def number(value: Any) -> str:
+    """A measured number, four digits of it; anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, float):
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return f"{value:.4g}"
+
+
+def measure(name: str, value: Any) -> str:
+    """A measured value in the unit its name says: bytes and seconds as a person reads them."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return number(value)
+    if "bytes" in name.split("_"):
+        return size(value)
+    if name.endswith("seconds"):
+        return seconds(value)
+    return f"{value:,}" if isinstance(value, int) else number(value)
+
+
+def recipe_yaml(recipe: dict[str, Any]) -> str:
+    """A recipe as it stands in the store, as the file a user would write."""
+    return yaml.safe_dump(recipe, default_flow_style=None, sort_keys=False, width=10_000, allow_unicode=True)
+
+
+def queued(text: str, notes: list[str]) -> dict[str, Any]:
+    """What was queued and what should be known of it, for a place that draws `notice`."""
+    return {"text": text, "note": _noted(notes), "kind": "good"}
+
+
+def _noted(notes: list[str]) -> str:
+    return "\n".join(display.valid(note) for note in notes)
+
+
+def duration(run: Run) -> float | None:
+    """Seconds that a run's stages have taken, publishing left out; of one at work, since it began."""
+    stages = [stage for stage in run.stages if stage.kind != "publish" and stage.started]
+    took = [
+        time.time() - (stage.started or 0) if stage.status == RUNNING else stage.seconds or 0.0
+        for stage in stages
+    ]
+    return sum(took) if took else None
+
+
+def losses(run: Run) -> str:
+    """Held-out loss before and after fine-tuning, if it was measured."""
+    for stage in run.stages:
+        before, after = stage.metrics.get("eval_loss_before"), stage.metrics.get("eval_loss_after")
+        if before is not None and after is not None:
+            return f"{number(before)} → {number(after)}"
+    return ""
+
+
+def question(text: str, notes: list[str], yes: str, about: str = "") -> dict[str, Any]:
+    """What must be answered before something is done; with no word for `yes` it is only read."""
+    return {"text": text, "notes": notes, "yes": yes, "id": about, "at": time.time()}  # asked anew each time
+
+
+def problems(title: str, error: LabError | OSError) -> dict[str, Any]:
+    """What went wrong, for a place that draws `problems`."""
+    return listed(title, error.problems if isinstance(error, InputError) else [sentence(error)])
+
+
+def listed(title: str, items: list[str]) -> dict[str, Any]:
+    """Sentences below a title, for a place that draws `problems`."""
+    return {"title": title, "items": [display.valid(item) for item in items]}
+
+
+def dataset(name: str, report: Report, notes: list[str]) -> dict[str, Any]:
+    """What a dataset is, for a place that draws `notice`."""
+    fields = ", ".join(display.short(field) for field in report.fields) or "none"
+    text = f"{display.line(name)}: {report.rows:,} row{'s' * (report.rows != 1)} · fields: {fields}"
+    kind = "good" if report.good else "bad"
+    return {"text": text, "note": _noted(notes), "kind": kind}
+
+
+def history(runs: list[Run], *, empty: str = "", checked: list[str] | None = None, picked: str = "") -> Table:
+    """Runs, one a row, with their ids for selecting one and boxes for those that are to be compared."""
+    owned = len({run.owner for run in runs}) > 1
+    tagged = any(run.tags for run in runs)
+    rows = [
+        [
+            status(run),
+            run.name,
+            run.id,
+            moment(run.created),
+            seconds(duration(run)),
+            str(run.recipe.get("model", "")),
+            *([run.owner] if owned else []),
+            *([", ".join(run.tags)] if tagged else []),
+            size(sum(stage.bytes for stage in run.stages)),
+            losses(run),
+        ]
+        for run in runs
+    ]
+    columns = ["Status", "Name", "Run", "Created", "Duration", "Model"]
+    columns += [*(["Owner"] if owned else []), *(["Tags"] if tagged else []), "Size", "Held-out loss"]
+    made = table(columns, rows, empty=empty or "No runs yet. Start one on the Lab tab.", caption="Runs")
+    ids = [run.id for run in runs]
+    return {**made, "ids": ids, "check": "Compare", "checked": checked or [], "picked": picked}
+
+
+def storage(takes: Storage) -> list[list[str]]:
+    """What a run takes on disk, as facts."""
+    return [
+        ["Its results", size(takes.results)],
+        ["Log and events", size(takes.folder)],
+        ["Freed if deleted", size(takes.freed)],
+    ]
+
+
+def _said(key: str) -> str:
+    """`optimize.model_bytes` as a person says it."""
+    return key.replace(".", ": ").replace("_", " ").removesuffix(" bytes")
+
+
+def comparison(
+    runs: list[Run], differences: list[Compared], metrics: list[Compared], curves: list[Losses]
+) -> dict[str, Any]:
+    """Runs side by side: two tables with a column a run, and the curves of those that have any."""
+    names = [f"{run.name}\n{run.id}" for run in runs]
+    recipe = [[row.key, *("" if v is None else number(v) for v in row.values)] for row in differences]
+    measured = [
+        [_said(row.key), *("" if v is None else measure(row.key, v) for v in row.values)] for row in metrics
+    ]
+    lines = [
+        {
+            "index": index,
+            "name": f"{run.name} · {run.id.rpartition('-')[2]}",
+            "training": [found.training.steps, found.training.losses],
+            "held": [found.held_out.steps, found.held_out.losses],
+        }
+        for index, (run, found) in enumerate(zip(runs, curves, strict=True))
+        if found.training.steps or found.held_out.steps
+    ]
+    return {
+        "runs": [run.id for run in runs],
+        "differences": table(
+            ["Recipe", *names], recipe, empty="The recipes are the same.", caption="Differences"
+        ),
+        "metrics": table(
+            ["Measured", *names], measured, empty="Nothing is measured yet.", caption="Measured"
+        ),
+        "curves": lines,
+    }
+
+
+def stages(run: Run) -> Table:
+    """The stages of one run with what they took and gave."""
+    columns = ["Stage", "Status", "Time", "Size", "Result"]
+    return table(columns, [_stage_row(stage) for stage in run.stages], caption="Stages")
+
+
+def _stage_row(stage: StageRun) -> list[Any]:
+    took = seconds(stage.seconds)
+    if stage.reused:
+        took = f"reused ({took})" if took else "reused"
+    plain = {key: value for key, value in stage.metrics.items() if isinstance(value, (str, int, float))}
+    facts = ", ".join(f"{key.replace('_', ' ')}: {measure(key, value)}" for key, value in plain.items())
+    return [stage.name, status(stage), took, size(stage.bytes) if stage.bytes else "", stage.error or facts]
+
+
+def first_rows(report: Report) -> Table:
+    """The first rows of a dataset, long values cut."""
+    names = list(report.fields)[:12]
+    rows = [[_cell(row.get(name, "")) for name in names] for row in report.first]
+    return table([display.short(name) for name in names], rows, caption="First rows")
+
+
+def example(report: Report) -> dict[str, str]:
+    """The first row as the model reads it, in two parts."""
+    response = report.example.removeprefix(report.example_prompt)
+    return {
+        "prompt": _cut(report.example_prompt, LONGEST_EXAMPLE),
+        "response": _cut(response, LONGEST_EXAMPLE),
+    }
+
+
+def _cell(value: Any) -> str:
+    return _cut(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), LONGEST_CELL)
+
+
+def _cut(text: str, most: int) -> str:
+    """A text a page can hold: valid Unicode, and not too long."""
+    return display.valid(display.cut(text, most))
+
+
+def evaluation(answers: list[dict[str, Any]]) -> Table:
+    """The recorded answers of the evaluate stage."""
+    rows = [[a["prompt"], a["expected"], _text(a["base"]), _text(a["adapter"])] for a in answers]
+    columns = ["Prompt", "Expected", "Base", "With adapter"]
+    return table(columns, rows, caption="Held-out prompts, as the run recorded them")
+
+
+def _text(side: dict[str, Any] | None) -> str:
+    return display.answer(side) if side else ""
+
+
+def answers(run: Run) -> list[dict[str, Any]]:
+    """The run's held-out prompts: prompt, expected, base and adapter, of which the last may be null."""
+    path = run.artifact("answers")
+    if run.status != DONE or path is None or not Path(path).is_file():
+        return []
+    rows: list[dict[str, Any]] = json.loads(Path(path).read_text(encoding="utf-8"))["rows"]
+    return rows
+
+
+def scorecard(rows: list[Row]) -> dict[str, Any]:
+    """A scorecard as a table, as points of a chart, and whether all of it is measured."""
+    columns = ["Algorithm", "Status", "Size", "Perplexity, your data", "Distance"]
+    columns += [
+        "Perplexity, general text",
+        "Distance",
+        "Perplexity, exported",
+        "Distance",
+        "Quantizing",
+        "Peak memory",
+        "On the GPU",
+        "Tokens/s",
+        "Note",
+    ]
+    cells = [
+        [
+            row.algorithm,
+            {"status": row.status, "word": None},
+            size(row.bytes),
+            number(row.data_perplexity) if row.data_perplexity else "",
+            number(row.data_divergence) if row.data_divergence else "",
+            number(row.general_perplexity) if row.general_perplexity else "",
+            number(row.general_divergence) if row.general_divergence else "",
+            number(row.exported_perplexity) if row.exported_perplexity else "",
+            number(row.exported_divergence) if row.exported_divergence is not None else "",
+            seconds(row.seconds),
+            size(row.peak_memory_bytes),
+            size(row.peak_gpu_memory_bytes),
+            f"{row.tokens_per_second:.0f}" if row.tokens_per_second else "",
+            row.note,
+        ]
+        for row in rows
+    ]
+    points = [
+        {
+            "name": row.algorithm,
+            "bytes": row.bytes,
+            "data": row.data_perplexity,
+            "general": row.general_perplexity,
+        }
+        for row in rows
+        if row.bytes and row.general_perplexity
+    ]
+    caption = "Measured; an empty cell is not measured yet, or the note says why"
+    ended = all(row.status in ENDED for row in rows)
+    return {"table": table(columns, cells, caption=caption), "points": points, "ended": ended}
