@@ -93,7 +93,8 @@ def _workspaces(where: Place, args: argparse.Namespace) -> dict[str, Any]:
 
 def _models(where: Place, args: argparse.Namespace) -> list[dict[str, Any]]:
     from pipeline.publish.azure import login
-    from pipeline.publish.azure.workspace import MOST_LISTED, MOST_MODELS, opened
+    from pipeline.publish.azure.registry import opened
+    from pipeline.publish.azure.workspace import MOST_LISTED, MOST_MODELS
 
     workspace = opened(where.required())
     names = [args.name] if args.name else workspace.names()

@@ -40,12 +40,11 @@ def publish(args: argparse.Namespace) -> int:
 
 def _dry_run(store: Store, found: Run, args: argparse.Namespace, options: Any) -> int:
     from pipeline.publish.checks import BAD
-    from pipeline.publish.targets import PUBLISHERS
+    from pipeline.publish.targets import PREFLIGHTS, PUBLISHERS
 
-    publisher = PUBLISHERS[args.to]
-    planned = publisher.plan(store.home, found, options)
-    asks = getattr(publisher, "preflight", None)
-    findings = asks(store.home, found, options) if asks else []
+    planned = PUBLISHERS[args.to].plan(store.home, found, options)
+    asks = PREFLIGHTS.get(args.to)
+    findings = asks.preflight(store.home, found, options) if asks else []
     bad = any(finding.status == BAD for finding in findings)
     if args.json:
         rows = [dataclasses.asdict(finding) for finding in findings]

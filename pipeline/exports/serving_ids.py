@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline.errors import LabError, reason
 from pipeline.inputs.prompts import lab_prompt, literal_prompts, templates
+from pipeline.inputs.prompts.training_ids import WAY_OUT, put_before
 
 LAB = "lab.json"  # how a model's prompts are written and read, in its exported folder
 PROMPTS = ("prompt", "prompt_with_system")
@@ -33,7 +34,6 @@ PLAIN_CLASS = "GemmaTokenizer"
 SPACE = "▁"
 MARKS = (SPACE, {"String": " "})
 FORMS = ("NFC", "NFD", "NFKC", "NFKD")
-WAY_OUT = "choose another base model, such as one of the catalogue"
 EXPORT_AGAIN = "export the model again"
 MOST_SPECIAL = 24
 HARD = (
@@ -125,13 +125,7 @@ def before_of(folder: Path) -> list[int]:
     """The ids that a folder's tokenizer.json puts before every text, without what it puts behind."""
     tokenizer = trained_by(folder)
     plain, whole = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
-    return before(plain, whole)
-
-
-def before(plain: list[int], whole: list[int]) -> list[int]:
-    """What stands in `whole` before `plain`."""
-    starts = range(len(whole) - len(plain) + 1)
-    return whole[: next((at for at in starts if whole[at : at + len(plain)] == plain), 0)]
+    return put_before(plain, whole)
 
 
 def trained_by(folder: Path) -> Any:

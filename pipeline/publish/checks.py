@@ -11,6 +11,7 @@ from pipeline.exports import verify
 from pipeline.exports.verify import Finding
 
 GOOD, BAD, UNKNOWN = "good", "bad", "unknown"
+CHECKED = "checked"  # of the home: where a publishing looks at what came back
 FIRST = "is asked once what stands above is good"
 
 

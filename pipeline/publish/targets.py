@@ -9,7 +9,7 @@ A publisher is a module with
     versions(home)                         what is published, newest first
 and, where options can mean something else later or elsewhere,
     settled(home, options)                 the options with all of that written out
-and, where a dry run can ask more than `plan` knows,
+Where a dry run can ask more than `plan` knows, a module `preflight` beside it, named in PREFLIGHTS, has
     preflight(home, run, options)          what stands against it: findings that are good, bad or unknown
 """
 
@@ -22,10 +22,13 @@ from pipeline import display
 from pipeline.errors import InputError
 from pipeline.inputs.options import parse
 from pipeline.publish import local
+from pipeline.publish.azure import preflight as azure_preflight
 from pipeline.publish.azure import publisher as azureml
+from pipeline.publish.hub import preflight as hub_preflight
 from pipeline.publish.hub import publisher as huggingface
 
 PUBLISHERS: dict[str, Any] = {"local": local, "azureml": azureml, "huggingface": huggingface}
+PREFLIGHTS: dict[str, Any] = {"azureml": azure_preflight, "huggingface": hub_preflight}
 
 
 def settled(to: str, home: Path, options: Any) -> Any:

@@ -23,6 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.publish.checks import CHECKED
 from pipeline.stages import artifacts
 from pipeline.store import Store
 from pipeline.store.history import Inventory
@@ -31,7 +32,6 @@ from pipeline.system import locks
 from pipeline.worker import probe
 
 DAY = 86400.0
-CHECKED = "checked"  # where a publishing looks at what came back
 # A retry may want what a stage made that was killed before it was recorded; a new dataset has no run yet.
 YOUNG = 3600.0
 ASIDE = ".gone"

@@ -18,8 +18,9 @@ from pipeline.inputs.data import datasets
 from pipeline.inputs.data.lengths import Lengths, Limits
 from pipeline.inputs.models import architectures, base_models
 from pipeline.inputs.prompts import templates
-from pipeline.stages import STAGES, optimize
+from pipeline.stages import optimize
 from pipeline.stages.recipe import Recipe, redo
+from pipeline.stages.table import STAGES
 from pipeline.store import Store
 from pipeline.store.run import Run
 from pipeline.worker import loop

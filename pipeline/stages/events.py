@@ -24,13 +24,13 @@ Keys by convention, all optional but `time`:
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline import settings
+from pipeline.system.files import finite
 
 
 def emit(**facts: Any) -> None:
@@ -52,15 +52,6 @@ def append(path: Path, facts: dict[str, Any]) -> None:
         if _torn(file):
             line = "\n" + line
         file.write(line.encode())
-
-
-def finite(value: Any) -> Any:
-    """`value` with null for every NaN and infinity, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:

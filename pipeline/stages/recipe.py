@@ -14,7 +14,8 @@ from pipeline.errors import InputError
 from pipeline.inputs import safe_yaml
 from pipeline.inputs.models.base_models import CATALOGUE
 from pipeline.inputs.options import coerce, describe, option, parse, unknown_keys
-from pipeline.stages import STAGES, evaluate, finetune, optimize, quantize, score
+from pipeline.stages import evaluate, finetune, optimize, quantize, score
+from pipeline.stages.table import STAGES
 
 # Model and data may be given relative to the recipe; these ids are not paths.
 NOT_PATHS = ("azureml:",)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
-
-from pipeline.stages.events import finite
 
 
 def to_json(value: Any, **how: Any) -> str:
@@ -15,6 +14,15 @@ def to_json(value: Any, **how: Any) -> str:
     `how` is as for `json.dumps`.
     """
     return json.dumps(finite(value), allow_nan=False, **how)
+
+
+def finite(value: Any) -> Any:
+    """`value` with null for every NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_whole(path: Path, facts: dict[str, Any]) -> None:

@@ -26,8 +26,9 @@ from pipeline import settings
 from pipeline.errors import sentence
 from pipeline.inputs.data import datasets
 from pipeline.inputs.models import base_models
-from pipeline.stages import STAGES, artifacts, events, recipe
+from pipeline.stages import artifacts, events, recipe
 from pipeline.stages.stage import Context
+from pipeline.stages.table import STAGES
 from pipeline.store import Store
 from pipeline.store.run import DONE, FAILED, OUTPUT, PROCESS, RESULT, Run
 from pipeline.system import checksums, clock, locks

@@ -35,8 +35,9 @@ from pipeline.exports.contract import SUFFIX
 from pipeline.inputs.data import datasets
 from pipeline.inputs.models import architectures, base_models, config_faults
 from pipeline.inputs.prompts import templates, training_ids
-from pipeline.stages import STAGES, artifacts, evaluate, events, optimize, quantize, recipe
+from pipeline.stages import artifacts, evaluate, events, optimize, quantize, recipe
 from pipeline.stages.stage import Context
+from pipeline.stages.table import STAGES
 from pipeline.store.run import EVENTS
 from pipeline.system import locks
 from pipeline.system.files import write_whole

@@ -10,7 +10,7 @@ import pytest
 from fake_hub import TOKEN, FakeHub
 
 from pipeline import settings
-from pipeline.publish.hub import ask
+from pipeline.publish.hub import ask, preflight
 from pipeline.publish.hub import publisher as huggingface
 from pipeline.publish.hub.publisher import Options
 from pipeline.store import Store
@@ -25,7 +25,7 @@ def cli(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def found(store: Store, run: Run, **given: object) -> dict[str, tuple[str, str]]:
-    told = huggingface.preflight(store.home, run, Options(**{"name": "trips", **given}))  # type: ignore[arg-type]
+    told = preflight.preflight(store.home, run, Options(**{"name": "trips", **given}))  # type: ignore[arg-type]
     return {finding.check: (finding.status, finding.message) for finding in told}
 
 

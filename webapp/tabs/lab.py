@@ -16,8 +16,8 @@ from pipeline.errors import InputError, LabError
 from pipeline.inputs.data import datasets
 from pipeline.inputs.options import describe
 from pipeline.runs import submit
-from pipeline.stages import STAGES
 from pipeline.stages import recipe as recipes
+from pipeline.stages.table import STAGES
 from pipeline.system.files import to_json
 from webapp import local_models
 from webapp.home import known_run, store

@@ -58,6 +58,7 @@ CONFIGS = ("config.json", "tokenizer_config.json")  # one of them says what the 
 MORE_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
 GENERATION_CONFIG = "generation_config.json"
 TOKENIZER_SECONDS = 120
+AZURE = "pipeline.publish.azure.catalogue"  # the module that knows it, run in a process of its own
 ANSWER_SECONDS = 60
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt"]
 SMALL_FILES = [pattern for pattern in HUB_FILES if "safetensors" not in pattern]
@@ -194,9 +195,7 @@ def materialize(model: Model, home: Path, report: Callable[[str], None]) -> Path
             report("Unpacking the starter model")
             _unpack(part)
         elif model.kind == "azureml":
-            from pipeline.publish.azure import catalogue
-
-            catalogue.fetch(home, model.id, part, report)
+            _fetch_azure(model.id, part, report)
         else:
             report(f"Downloading {model.id}")
             _download(model, part)
@@ -375,7 +374,24 @@ def _azure(model: str) -> Model:
     if folder.is_dir():
         found = _folder(folder)
         return dataclasses.replace(known, config=found.config, chat=found.chat)
-    return _ask_elsewhere("pipeline.publish.azure.catalogue", reference.uri, "Azure")
+    return _ask_elsewhere(AZURE, reference.uri, "Azure")
+
+
+def _fetch_azure(uri: str, part: Path, report: Callable[[str], None]) -> None:
+    """Download a model in Azure into `part`, where an earlier attempt's files are kept. Raises LabError."""
+    refused: list[str] = []
+
+    def tell(line: str) -> None:
+        said = json.loads(line)
+        if "error" in said:
+            refused.append(said["error"])
+        else:
+            report(said["message"])
+
+    words = ["-m", AZURE, uri, "--into", str(part)]
+    code = own_process.follow(words, settings.child_environment(), tell)
+    if code != 0:
+        raise LabError(refused[-1] if refused else f"fetching {uri} ended with code {code}; see the log")
 
 
 def _hub(model: str) -> Model:

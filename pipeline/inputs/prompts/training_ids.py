@@ -13,10 +13,10 @@ from typing import Any
 
 from pipeline import display
 from pipeline.errors import LabError
-from pipeline.exports import serving_ids
 from pipeline.inputs.prompts.templates import Rendered
 
 GENERATION_CONFIG = "generation_config.json"
+WAY_OUT = "choose another base model, such as one of the catalogue"
 Ids = list[int]
 
 
@@ -61,10 +61,16 @@ def _all_prompt_ids(tokenizer: Any, prompts: list[str]) -> list[Ids]:
 
 
 @lru_cache(maxsize=4)
+def put_before(plain: list[int], whole: list[int]) -> list[int]:
+    """What stands in `whole` before `plain`."""
+    starts = range(len(whole) - len(plain) + 1)
+    return whole[: next((at for at in starts if whole[at : at + len(plain)] == plain), 0)]
+
+
 def before(tokenizer: Any) -> Ids:
     """The ids that a tokenizer puts before every text: begin-of-text, as a rule, or none."""
     plain, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
-    return serving_ids.before(plain, whole)
+    return put_before(plain, whole)
 
 
 def require_known(tokenizer: Any, ids: Iterable[int], vocabulary: int | None) -> None:
@@ -75,7 +81,7 @@ def require_known(tokenizer: Any, ids: Iterable[int], vocabulary: int | None) ->
         raise LabError(
             f"This model's tokenizer has a token that the model does not know: {token} is number {highest:,},"
             f" and vocab_size in its config.json is {vocabulary:,}; resize the model's embeddings to its"
-            f" tokenizer, or {serving_ids.WAY_OUT}."
+            f" tokenizer, or {WAY_OUT}."
         )
 
 
@@ -107,6 +113,6 @@ def end_tokens(tokenizer: Any, folder: Path, stop: str = "") -> Ids:
     if not found:
         raise LabError(
             "This model's tokenizer has no token that ends a text; set eos_token in its"
-            f" tokenizer_config.json, or {serving_ids.WAY_OUT}."
+            f" tokenizer_config.json, or {WAY_OUT}."
         )
     return found

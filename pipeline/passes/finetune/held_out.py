@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.inputs.data.sampling import spread
 from pipeline.passes.rows import Rows
-from pipeline.stages.events import emit, finite
+from pipeline.stages.events import emit
+from pipeline.system.files import finite
 
 MOST_ROWS = 256  # more would change the mean little and could take longer than the training
 BATCH = 8

@@ -31,8 +31,9 @@ from pipeline.passes.finetune.held_out import HeldOut
 from pipeline.passes.finetune.packing import Packs, check_boundaries
 from pipeline.passes.finetune.training import Collator, ResponseLoss, train
 from pipeline.passes.rows import Rows, dataset_of
-from pipeline.stages.events import emit, finite
+from pipeline.stages.events import emit
 from pipeline.stages.optimize import JUDGED
+from pipeline.system.files import finite
 
 RECORD = "training.json"  # stands in the adapter's folder
 PARAMETERS: dict[str, tuple[Any, Any, str]] = {  # of the pass, besides Olive's: type, default, description

@@ -18,7 +18,8 @@ from pipeline.exports import generation
 from pipeline.inputs.data import datasets
 from pipeline.inputs.data.sampling import spread
 from pipeline.inputs.prompts import templates
-from pipeline.stages.events import emit, finite
+from pipeline.stages.events import emit
+from pipeline.system.files import finite
 
 ANSWERS = "answers.json"
 SIDE = "adapter"

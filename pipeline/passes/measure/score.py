@@ -25,7 +25,8 @@ from pipeline.passes.measure.graph_logits import logits_of
 from pipeline.passes.measure.perplexity import Exact, Text, judge, judge_logits, read
 from pipeline.passes.quantize.calibration import cut, text_tokens
 from pipeline.passes.rows import dataset_of
-from pipeline.stages.events import emit, finite
+from pipeline.stages.events import emit
+from pipeline.system.files import finite
 
 SCORE = "score.json"
 BLOCK = 512  # tokens

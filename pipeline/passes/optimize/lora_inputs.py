@@ -40,7 +40,8 @@ from pipeline.exports.serving_ids import LAB
 from pipeline.passes.optimize.fewer_nodes import replace
 from pipeline.passes.optimize.folders import carry_over
 from pipeline.passes.optimize.peft_lora import Array, Lora, read_adapter
-from pipeline.stages.events import emit, finite
+from pipeline.stages.events import emit
+from pipeline.system.files import finite
 
 # PEFT's fused modules, and the parts the export may put into products of their own.
 PARTS = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}

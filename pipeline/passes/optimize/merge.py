@@ -32,7 +32,8 @@ from pipeline.passes.finetune.quant_lora import LoraQuantLinear
 from pipeline.passes.measure.perplexity import Text, judge, read
 from pipeline.passes.quantize.rounding import packed
 from pipeline.passes.rows import dataset_of
-from pipeline.stages.events import emit, finite
+from pipeline.stages.events import emit
+from pipeline.system.files import finite
 
 ADAPTER = "default"  # PEFT's name for the one that is loaded
 

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from pipeline.exports import serving_ids
 from pipeline.inputs.prompts import lab_prompt, templates
-from pipeline.inputs.prompts.training_ids import prompt_ids
+from pipeline.inputs.prompts.training_ids import WAY_OUT, prompt_ids
 
 
 def require(source: Path, exported: Path, template: str, rows: Iterable[templates.Row] = ()) -> None:
@@ -27,9 +27,7 @@ def require(source: Path, exported: Path, template: str, rows: Iterable[template
     parsed = templates.parse(template, templates.chat_template(source))
     asked = [*serving_ids.hard_rows(prompts.reader, parsed), *rows]
     for reader, name in ((prompts.reader, "chat and Compare"), (shipped, "app.py")):
-        serving_ids.require_same(
-            parsed, asked, partial(prompt_ids, tokenizer), reader.ids, name, serving_ids.WAY_OUT
-        )
+        serving_ids.require_same(parsed, asked, partial(prompt_ids, tokenizer), reader.ids, name, WAY_OUT)
 
 
 def _shipped(exported: Path, tokenizer: Any) -> lab_prompt.Reader:

@@ -1,11 +1,13 @@
 """Models in Azure as a base for runs: which of their files make a Hugging Face folder, and fetching those.
 
 Models of the catalogue come plain, or as MLflow keeps them: weights in one folder, the tokenizer in another.
-`python -m pipeline.publish.azure.catalogue URI` says what a model is, from its small files.
+`python -m pipeline.publish.azure.catalogue URI` says what a model is, from its small files; with
+`--into FOLDER` it fetches the model.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import sys
 import tempfile
@@ -15,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline import settings
-from pipeline.errors import LabError
+from pipeline.errors import LabError, sentence
 from pipeline.inputs import azure_workspace
 from pipeline.inputs.azure_address import parse
 from pipeline.inputs.azure_workspace import Place
@@ -107,8 +109,27 @@ def _quiet(message: str, fraction: float, **facts: Any) -> None:
     """Small files need no progress."""
 
 
-def _main(uri: str) -> int:
+def _main(words: list[str]) -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("uri")
+    parser.add_argument("--into", type=Path)
+    args = parser.parse_args(words)
     settings.quiet_this_process()
+    settings.keep_private()
+    return _fetched(args.uri, args.into) if args.into else _described(args.uri)
+
+
+def _fetched(uri: str, part: Path) -> int:
+    """Prints a line of JSON a message, and the error, if any, as the last one."""
+    try:
+        fetch(settings.home(), uri, part, lambda message: print(to_json({"message": message}), flush=True))
+    except (LabError, OSError) as error:
+        print(to_json({"error": sentence(error)}), flush=True)
+        return 2
+    return 0
+
+
+def _described(uri: str) -> int:
     try:
         print(to_json(dataclasses.asdict(describe(settings.home(), uri))))
     except LabError as error:
@@ -121,4 +142,4 @@ def _main(uri: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1]))
+    sys.exit(_main(sys.argv[1:]))

@@ -40,8 +40,6 @@ def credential(login: str) -> Any:
 
 def identity(place: Place) -> dict[str, Any]:
     """Who is logged in, as its token says: name, tenant, object, and for how many minutes it is good."""
-    from pipeline.publish.azure.workspace import scope
-
     token = credential(place.login).get_token(scope())
     facts = _payload(token.token)
     name = next(
@@ -54,6 +52,18 @@ def identity(place: Place) -> dict[str, Any]:
         "object": facts.get("oid", ""),
         "minutes": round((token.expires_on - time.time()) / 60),
     }
+
+
+def scope() -> str:
+    """What a token for Resource Manager is asked for."""
+    return f"{manager()}/.default"
+
+
+def manager() -> str:
+    """Where Resource Manager is in the cloud that the environment names."""
+    from azure.ai.ml._azure_environments import _get_base_url_from_metadata
+
+    return str(_get_base_url_from_metadata())
 
 
 def allowed(permissions: list[dict[str, Any]]) -> dict[str, bool]:

@@ -42,8 +42,8 @@ def preflight(home: Path, run: Run, options: azureml.Options) -> list[Finding]:
 
 def _asked(run: Run, options: azureml.Options, where: Place, digest: str) -> list[Finding]:
     """What Azure says; after the first thing it refuses, the rest is unknown."""
+    from pipeline.publish.azure.registry import opened as connected
     from pipeline.publish.azure.workspace import STORE, Workspace
-    from pipeline.publish.azure.workspace import opened as connected
 
     opened: list[Workspace] = []
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import LabError
-from pipeline.exports.verify import Finding
 from pipeline.inputs import azure_workspace
 from pipeline.inputs.azure_address import Reference
 from pipeline.inputs.azure_workspace import Place
@@ -28,7 +27,6 @@ from pipeline.publish.azure.transfer import download, upload
 from pipeline.publish.azure.workspace import Taken
 from pipeline.publish.items import Item, packed
 from pipeline.publish.source import source_of
-from pipeline.runs import disk
 from pipeline.store.run import Run
 from pipeline.system import clock
 from pipeline.system.transfer_progress import Meter, Report
@@ -107,13 +105,6 @@ def plan(home: Path, run: Run, options: Options) -> dict[str, Any]:
     }
 
 
-def preflight(home: Path, run: Run, options: Options) -> list[Finding]:
-    """What stands against it, asked. Raises InputError where `plan` does."""
-    from pipeline.publish.azure import preflight as asked
-
-    return asked.preflight(home, run, options)
-
-
 def publish(home: Path, run: Run, options: Options, report: Report) -> dict[str, Any]:
     """Do it; returns name, version, path, bytes, verified and more for the stage's metrics.
 
@@ -144,7 +135,7 @@ class _Publication:
     """One publication under way."""
 
     def __init__(self, home: Path, run: Run, options: Options, where: Place, report: Report) -> None:
-        from pipeline.publish.azure.workspace import opened
+        from pipeline.publish.azure.registry import opened
 
         self.home, self.run, self.options, self.report = home, run, options, report
         report("Logging in to Azure", 0.02)
@@ -256,7 +247,7 @@ class _Publication:
     def _check(self, version: str, sums: dict[str, str], digest: str) -> None:
         """Take the version down as anybody would, compare it, and have it answer. Raises LabError."""
         name = self.options.name
-        folder = self.home / disk.CHECKED / f"{name}-{version}"
+        folder = self.home / checks.CHECKED / f"{name}-{version}"
         for begun in folder.parent.glob("*"):  # by a process that was killed; only one publishes at a time
             if begun != folder:
                 shutil.rmtree(begun, ignore_errors=True)

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from pipeline.errors import LabError
+from pipeline.inputs.azure_workspace import Place
 from pipeline.publish.azure.transfer import blob_client
 from pipeline.publish.azure.transfer.blob_client import Container
 from pipeline.publish.azure.workspace import PATIENCE, Taken, Workspace
@@ -88,3 +89,10 @@ class Registry(Workspace):
                 f"{self.place} has not made {model.name} version {model.version} within {patience:.0f}"
                 " seconds; look at it there, and publish again: that goes on with it."
             ) from None
+
+
+def opened(place: Place) -> Workspace:
+    """The workspace, or the registry that is in its place."""
+    if place.registry:
+        return Registry(place)
+    return Workspace(place)

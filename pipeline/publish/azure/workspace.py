@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from pipeline.errors import LabError
 from pipeline.inputs.azure_workspace import Place
-from pipeline.publish.azure import faults
-from pipeline.publish.azure.login import credential
+from pipeline.publish.azure import faults, login
+from pipeline.publish.azure.login import credential, manager
 from pipeline.publish.azure.transfer import blob_client
 from pipeline.publish.azure.transfer.blob_client import Container
 
@@ -185,15 +185,6 @@ class Workspace:
         )  # fmt: skip
 
 
-def opened(place: Place) -> Workspace:
-    """The workspace, or the registry that is in its place."""
-    if place.registry:
-        from pipeline.publish.azure.registry import Registry
-
-        return Registry(place)
-    return Workspace(place)
-
-
 def facts(place: Place, model: Any) -> dict[str, Any]:
     """A version of a model as plain data."""
     context = model.creation_context
@@ -239,21 +230,9 @@ def _workspaces_in(manager: Any, login: str, subscription: dict[str, Any]) -> li
     return [Place(login, part[2], part[4], part[-1]) for part in parts]
 
 
-def scope() -> str:
-    """What a token for Resource Manager is asked for."""
-    return f"{_address()}/.default"
-
-
 def quiet() -> None:
     """Only errors of the azure packages go into the log: their warnings name addresses, and help nobody."""
     logging.getLogger("azure").setLevel(logging.ERROR)
-
-
-def _address() -> str:
-    """Where Resource Manager is in the cloud that the environment names."""
-    from azure.ai.ml._azure_environments import _get_base_url_from_metadata
-
-    return str(_get_base_url_from_metadata())
 
 
 def _manager(credential: Any) -> Any:
@@ -261,15 +240,15 @@ def _manager(credential: Any) -> Any:
     from azure.core import PipelineClient
     from azure.core.pipeline.policies import BearerTokenCredentialPolicy, RetryPolicy
 
-    policies = [RetryPolicy(), BearerTokenCredentialPolicy(credential, scope())]
-    return PipelineClient(_address(), policies=policies, **PATIENCE)
+    policies = [RetryPolicy(), BearerTokenCredentialPolicy(credential, login.scope())]
+    return PipelineClient(manager(), policies=policies, **PATIENCE)
 
 
 def _pages(manager: Any, path: str) -> Iterator[dict[str, Any]]:
     """The values of a list in Resource Manager, page by page."""
     from azure.core.rest import HttpRequest
 
-    address: str | None = _address() + path
+    address: str | None = manager() + path
     while address:
         response = manager.send_request(HttpRequest("GET", address))
         response.raise_for_status()

@@ -3,29 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import LabError
 from pipeline.exports.verify import Finding
+from pipeline.publish import checks
 from pipeline.publish.card import CARD
 from pipeline.publish.checks import BAD, FIRST, GOOD, UNKNOWN
 from pipeline.publish.hub import publisher as huggingface
 from pipeline.publish.hub.client import Hub, account, may_write
 from pipeline.publish.hub.faults import explained
 from pipeline.publish.hub.repository import ITS_OWN, OURS, Repository
+from pipeline.publish.source import source_of
+from pipeline.store.run import Run
 
 SECONDS = 30.0  # without an answer; a person waits for it
+
+
+def preflight(home: Path, run: Run, options: huggingface.Options) -> list[Finding]:
+    """What stands against it, asked. Raises what the publisher's `plan` raises."""
+    planned = huggingface.plan(home, run, options)
+    source = source_of(run, options.name, options.version, huggingface.NAME)
+    found = [checks.files(planned), *checks.fit(source)]
+    if options.check:
+        found.append(checks.disk(home, planned["bytes"]))
+    return found + asked(options)
 
 
 def asked(options: huggingface.Options) -> list[Finding]:
     """What the hub says: login, permission, repository, version. Writes nothing."""
     asking = _Asking(options)
-    checks: dict[str, Callable[[], tuple[str, str]]] = {
+    questions: dict[str, Callable[[], tuple[str, str]]] = {
         "login": asking.login, "permission": asking.permission, "repository": asking.seen,
         "version": asking.version,
     }  # fmt: skip
     found: list[Finding] = []
-    for name, check in checks.items():
+    for name, check in questions.items():
         if any(finding.status == BAD for finding in found):
             found.append(Finding(name, UNKNOWN, FIRST))
             continue

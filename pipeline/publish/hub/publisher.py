@@ -18,14 +18,12 @@ from typing import Any
 
 from pipeline import display
 from pipeline.errors import LabError
-from pipeline.exports.verify import Finding
 from pipeline.inputs.options import option
 from pipeline.publish import card, check_process, checks, zip_file
 from pipeline.publish.hub import model_card
 from pipeline.publish.hub.faults import AGAIN, explained
 from pipeline.publish.items import Item, packed
 from pipeline.publish.source import Rule, source_of
-from pipeline.runs import disk
 from pipeline.store import Store
 from pipeline.store.run import DONE, PUBLISH, Run
 from pipeline.system import checksums
@@ -88,17 +86,6 @@ def plan(home: Path, run: Run, options: Options) -> dict[str, Any]:
         "files": [{"path": name, "bytes": size} for name, size in sizes.items()],
         "bytes": sum(sizes.values()),
     }
-
-
-def preflight(home: Path, run: Run, options: Options) -> list[Finding]:
-    """What stands against it, asked. Raises what `plan` raises."""
-    from pipeline.publish.hub import preflight as asked
-
-    planned = plan(home, run, options)
-    found = [checks.files(planned), *checks.fit(source_of(run, options.name, options.version, NAME))]
-    if options.check:
-        found.append(checks.disk(home, planned["bytes"]))
-    return found + asked.asked(options)
 
 
 def publish(home: Path, run: Run, options: Options, report: Report) -> dict[str, Any]:
@@ -228,7 +215,7 @@ class _Publication:
 
     def _check(self, items: list[Item], commit: str) -> None:
         """Take the commit down as anybody would, compare it, and have it answer. Raises LabError."""
-        folder = self.home / disk.CHECKED / "hub"  # only one publishes at a time
+        folder = self.home / checks.CHECKED / "hub"  # only one publishes at a time
         shutil.rmtree(folder, ignore_errors=True)
         try:
             total = sum(item.size for item in items)
