@@ -70,14 +70,14 @@ chromium:
 browser: chromium install $(INSTALLED_DEV) ## The page in a real browser (Debian: apt-get install chromium)
 	@$(BIN)/python -m pytest -q -m browser
 
-AZURITE := tests/azure/node_modules/azurite
+AZURITE := tests/helpers/azure/node_modules/azurite
 
 npm:
 	@command -v npm >/dev/null || { \
 		echo "The tests with Azure need node and npm for the storage emulator: apt-get install npm" >&2; exit 1; }
 
-$(AZURITE): tests/azure/package-lock.json | npm
-	@npm ci --prefix tests/azure --silent --ignore-scripts --no-audit --no-fund
+$(AZURITE): tests/helpers/azure/package-lock.json | npm
+	@npm ci --prefix tests/helpers/azure --silent --ignore-scripts --no-audit --no-fund
 	@touch $@
 
 azure-test: install $(INSTALLED_DEV) $(AZURITE) ## Azure: the real client, the storage emulator (Debian: apt-get install npm)

@@ -23,11 +23,8 @@ from typing import Any
 from pipeline import settings
 from pipeline.system import checksums
 from pipeline.worker import loop
-
-for place_of_tests in ("tests", "tests/azure"):
-    sys.path.insert(0, str(settings.ROOT / place_of_tests))
-from bench import Bench, missing  # noqa: E402
-from fake_arm import GROUP, SUB, WORKSPACE  # noqa: E402
+from tests.helpers.azure.bench import Bench, missing
+from tests.helpers.azure.fake_arm import GROUP, SUB, WORKSPACE
 
 MIB = 1 << 20
 
@@ -41,7 +38,7 @@ def main() -> int:
         print(why, file=sys.stderr)
         return 2
     # Names under .localhost are this machine, for this process as for those it starts.
-    runpy.run_path(str(settings.ROOT / "tests" / "azure" / "names" / "sitecustomize.py"))
+    runpy.run_path(str(settings.ROOT / "tests" / "helpers" / "azure" / "names" / "sitecustomize.py"))
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder) / "azure")
         os.environ.update(bench.environment, OLIVE_LAB_HOME=str(Path(folder) / "home"))
@@ -58,13 +55,12 @@ def main() -> int:
 
 
 def _measure(folder: Path, size: int) -> None:
-    import exports
-    from lab import finish_all, plant
-
     from pipeline.inputs import azure_workspace
     from pipeline.publish.azure import publisher as azureml
     from pipeline.runs import submit
     from pipeline.store import Store
+    from tests.helpers import exports
+    from tests.helpers.lab import finish_all, plant
 
     store = Store(settings.home())
     model = exports.write(store.home / "artifacts" / "optimize-0" / "model")

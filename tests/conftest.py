@@ -9,9 +9,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import exports
 import pytest
-from lab import (
+
+from pipeline import settings
+from pipeline.stages import artifacts
+from pipeline.store import Store
+from pipeline.store.run import Run
+from pipeline.worker import loop
+from tests.helpers import exports
+from tests.helpers.lab import (
     CHILDREN,
     CONFIG,
     finish_all,
@@ -22,12 +28,6 @@ from lab import (
     write_safetensors,
     write_tokenizer,
 )
-
-from pipeline import settings
-from pipeline.stages import artifacts
-from pipeline.store import Store
-from pipeline.store.run import Run
-from pipeline.worker import loop
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<|end|>\n{% endfor %}"

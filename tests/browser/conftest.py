@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import until
 
 from pipeline import settings
 from pipeline.store import Store
 from pipeline.system import locks
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "webapp"))
+from tests.helpers.lab import until
 
 WAIT_MS = 60_000
 SETTLE_MS = 1500

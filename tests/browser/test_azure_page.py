@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import planted
 import pytest
-from axe import faults
-from lab import until
 from playwright.sync_api import expect
 
 from pipeline.inputs import azure_workspace
 from pipeline.inputs.azure_workspace import Place
 from pipeline.store.run import FAILED
+from tests.browser.axe import faults
+from tests.helpers import planted
+from tests.helpers.lab import until
 from webapp.ui import version_tables
 
 pytestmark = pytest.mark.browser

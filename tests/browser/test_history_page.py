@@ -6,13 +6,13 @@ import os
 import time
 from pathlib import Path
 
-import planted
 import pytest
-from axe import faults
 from playwright.sync_api import expect
 
 from pipeline.settings import SAMPLES
 from pipeline.stages.recipe import load
+from tests.browser.axe import faults
+from tests.helpers import planted
 
 pytestmark = pytest.mark.browser
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import planted
 import pytest
-from axe import faults
 from playwright.sync_api import expect
+
+from tests.browser.axe import faults
+from tests.helpers import planted
 
 pytestmark = pytest.mark.browser
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 
-import planted
 import pytest
-from lab import until
 from playwright.sync_api import expect
 
 from pipeline.store.run import DONE, FAILED, PROCESS
 from pipeline.system import clock
+from tests.helpers import planted
+from tests.helpers.lab import until
 
 pytestmark = pytest.mark.browser
 

@@ -7,13 +7,13 @@ import shutil
 import zipfile
 from pathlib import Path
 
-import planted
 import pytest
-from axe import faults
-from lab import until
 from playwright.sync_api import expect
 
 from pipeline.store.run import CANCELED, DONE, FAILED
+from tests.browser.axe import faults
+from tests.helpers import planted
+from tests.helpers.lab import until
 
 pytestmark = pytest.mark.browser
 

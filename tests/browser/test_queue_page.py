@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import planted
 import pytest
-from lab import until
 from playwright.sync_api import expect
+
+from tests.helpers import planted
+from tests.helpers.lab import until
 
 pytestmark = pytest.mark.browser
 

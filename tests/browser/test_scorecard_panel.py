@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import planted
 import pytest
-from lab import until
 from playwright.sync_api import expect
 
 from pipeline.store.run import DONE, FAILED
+from tests.helpers import planted
+from tests.helpers.lab import until
 
 pytestmark = pytest.mark.browser
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-from test_export import PROMPTS, quantized
-from test_precision import kinds
 
 from pipeline import settings
+from tests.helpers import tiny
+from tests.passes.optimize.test_export import PROMPTS, quantized
+from tests.passes.optimize.test_precision import kinds
 
 pytestmark = pytest.mark.gpu
 
@@ -89,10 +89,10 @@ def test_activations_are_in_the_type_asked_for(
 def test_the_graph_answers_through_genai_with_an_adapter_in_half_precision(tmp_path: Path) -> None:
     """The adapter's file is in the type of the graph's activations, and ONNX Runtime GenAI takes it."""
     from olive.model import HfModelHandler
-    from test_export import exported, random_adapter
 
     from pipeline.passes.optimize.genai_builder import GenaiBuilder
     from pipeline.passes.optimize.lora_inputs import LoraInputs
+    from tests.passes.optimize.test_export import exported, random_adapter
 
     checkpoint = quantized(tiny.build("llama", tmp_path / "model"), tmp_path / "quantized", "rtn")
     handler = HfModelHandler(str(checkpoint), load_kwargs={"torch_dtype": "float32"})

@@ -10,12 +10,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import tiny
-from carry import OPTIONS, context_of, stage
 
 from pipeline import settings
 from pipeline.stages import events, finetune, quantize
 from pipeline.stages.stage import Context
+from tests.helpers import tiny
+from tests.helpers.carry import OPTIONS, context_of, stage
 
 pytestmark = pytest.mark.gpu
 ON_GPU = replace(OPTIONS, precision="auto", max_steps=24)

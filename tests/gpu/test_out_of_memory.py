@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny
 import yaml
 
 from pipeline import settings
@@ -16,6 +15,7 @@ from pipeline.runs import submit
 from pipeline.stages import recipe
 from pipeline.store import Store
 from pipeline.store.run import FAILED
+from tests.helpers import tiny
 
 pytestmark = pytest.mark.gpu
 LIMIT = 2 << 20  # bytes; torch takes 2 MB at once for small tensors, and 20 MB for larger ones

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny
-from carry import context_of, stage
-from test_awq import blocks, logits, prepared, with_large_channels
 
 from pipeline import settings
 from pipeline.stages import quantize
+from tests.helpers import tiny
+from tests.helpers.carry import context_of, stage
+from tests.passes.quantize.test_awq import blocks, logits, prepared, with_large_channels
 
 pytestmark = pytest.mark.gpu
 

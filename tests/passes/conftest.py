@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-from carry import context_of
 
 from pipeline.stages import events
 from pipeline.stages.stage import Context
+from tests.helpers import tiny
+from tests.helpers.carry import context_of
 
 
 @pytest.fixture

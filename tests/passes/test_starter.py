@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import finish_all, plant
 
 from pipeline import settings
 from pipeline.exports import generation, verify
@@ -28,6 +27,7 @@ from pipeline.stages.execute import execute
 from pipeline.stages.stage import Context
 from pipeline.store import Store
 from pipeline.system import checksums
+from tests.helpers.lab import finish_all, plant
 
 pytestmark = pytest.mark.chain
 
@@ -327,12 +327,12 @@ def test_logits_of_torch_and_of_the_graph(lab: dict[str, Any], tmp_path: Path) -
     import torch
     from olive.model import HfModelHandler
     from peft import PeftModel
-    from test_export import EXACT, apply, exported, run
     from transformers import AutoTokenizer
 
     from pipeline.passes.finetune.quant_lora import unpack_where_it_fits
     from pipeline.passes.optimize.genai_builder import GenaiBuilder
     from pipeline.passes.optimize.lora_inputs import LoraInputs
+    from tests.passes.optimize.test_export import EXACT, apply, exported, run
 
     checkpoint, adapter = lab["inputs"]["checkpoint"], lab["inputs"]["adapter"]
     handler = HfModelHandler(str(checkpoint), load_kwargs={"torch_dtype": "float32"})
@@ -367,11 +367,11 @@ def test_the_graph_foretells_what_pytorch_does(lab: dict[str, Any], tmp_path: Pa
     """On fifty prompts: all but the same in float32, and near it as exported by default, where the output
     layer, embedding and activations are rounded besides."""
     from olive.model import HfModelHandler
-    from test_export import EXACT, apply
 
     from pipeline.passes.measure import parity
     from pipeline.passes.optimize.genai_builder import GenaiBuilder
     from pipeline.passes.optimize.lora_inputs import LoraInputs
+    from tests.passes.optimize.test_export import EXACT, apply
 
     checkpoint, adapter, folder = (lab["inputs"][kind] for kind in ("checkpoint", "adapter", "onnx"))
     if exact:

@@ -1,4 +1,4 @@
-"""The Olive workflow of each stage, as JSON, against `tests/golden/`.
+"""The Olive workflow of each stage, as JSON, against `golden/`.
 
 After a change that is meant: `python tests/stages/test_workflows.py` writes the files anew; read the diff.
 """
@@ -15,7 +15,7 @@ from pipeline import settings
 from pipeline.stages import evaluate, finetune, optimize, quantize, score
 from pipeline.stages.stage import Context
 
-GOLDEN = Path(__file__).resolve().parent.parent / "golden"
+GOLDEN = Path(__file__).resolve().parent / "golden"
 SMOLLM = {
     "model_type": "llama",
     "hidden_size": 576,

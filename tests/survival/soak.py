@@ -29,12 +29,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "passes"), str(Path(__file__).parent)]
+sys.path.insert(0, str(ROOT))
 
-import tiny  # noqa: E402 - where they are is known only now
 import yaml  # noqa: E402
-from lab import processes  # noqa: E402
-from watch import Watch  # noqa: E402
 
 from pipeline import settings  # noqa: E402
 from pipeline.stages import events  # noqa: E402
@@ -42,6 +39,9 @@ from pipeline.store import Store  # noqa: E402
 from pipeline.store.run import DONE, ENDED, QUEUED, RETRYABLE, RUNNING, Run  # noqa: E402
 from pipeline.system import locks  # noqa: E402
 from pipeline.worker.loop import lives  # noqa: E402
+from tests.helpers import tiny  # noqa: E402 - where they are is known only now
+from tests.helpers.lab import processes  # noqa: E402
+from tests.survival.watch import Watch  # noqa: E402
 
 KINDS = ("web", "worker", "child", "all")
 RECIPE: dict[str, Any] = {

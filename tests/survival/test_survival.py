@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from soak import KINDS, Soak
+
+from tests.survival.soak import KINDS, Soak
 
 pytestmark = pytest.mark.chain
 

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import planted
 import pytest
 from gradio import processing_utils
-from lab import until
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from pipeline.errors import InputError
+from tests.helpers import planted
+from tests.helpers.lab import until
 from webapp import app, calls, door, guard, uploads
 from webapp.app import create
 from webapp.tabs import data

@@ -9,10 +9,9 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lab import until
-from test_start import answers, free_port, start
-
 from pipeline import settings
+from tests.helpers.lab import until
+from tests.webapp.test_start import answers, free_port, start
 
 FOR_HOURS = "{{ (messages|length + 9) ** (10 ** 9) }}"  # one operation: no other thread runs meanwhile
 SAMPLE = settings.SAMPLES / "travel.jsonl"

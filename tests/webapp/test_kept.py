@@ -5,12 +5,12 @@ import re
 import threading
 
 import anyio
-import planted
 import pytest
-from lab import until
 from starlette.responses import Response
 from starlette.testclient import TestClient
 
+from tests.helpers import planted
+from tests.helpers.lab import until
 from webapp import door, kept
 
 POLLS = [

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import planted
 import pytest
 from starlette.testclient import TestClient
 
 from pipeline import display, settings
 from pipeline.errors import InputError
+from tests.helpers import planted
 from webapp import local_models
 from webapp.__main__ import arguments, main
 from webapp.tabs import data, lab, runs, scorecard, sweep

@@ -16,10 +16,8 @@ import time
 import urllib.request
 from pathlib import Path
 
-import planted
 import psutil
 import pytest
-from lab import killed, open_files, plant, until
 from starlette.testclient import TestClient
 
 from pipeline import settings
@@ -28,6 +26,8 @@ from pipeline.inputs.models import base_models
 from pipeline.publish import check_process
 from pipeline.store import Store
 from pipeline.system import locks
+from tests.helpers import planted
+from tests.helpers.lab import killed, open_files, plant, until
 from webapp.__main__ import _favor_the_page, arguments
 from webapp.app import create
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 
-import planted
 import pytest
 
 from pipeline.store import Store, backup
+from tests.helpers import planted
 from webapp import app
 from webapp import home as opened
 

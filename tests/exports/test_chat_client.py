@@ -1,0 +1,544 @@
+"""Talking to the inference process, whose place a small script takes here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipeline.errors import InputError, LabError
+from pipeline.exports import chat_client, contract, generation
+from pipeline.exports.chat_client import Source
+from pipeline.store import Store
+from pipeline.store.run import Run
+from tests.helpers import exports
+from tests.helpers.lab import cli, plant, processes, until
+
+SCRIPT = """#!{python}
+import json, os, signal, sys
+signal.alarm(200)
+def say(**answer):
+    print(json.dumps(answer), flush=True)
+{start}
+for line in sys.stdin:
+    request = json.loads(line)
+    if "cancel" in request:
+        open(os.environ["OLIVE_LAB_HOME"] + "/canceled", "w").write(str(request["cancel"]))
+        continue
+    n, prompt = request["id"], request["prompt"]
+    if prompt == "die":
+        os._exit(1)
+    if prompt == "nonsense":
+        say(error="no id here")
+        os._exit(1)
+    if prompt == "refuse":
+        say(id=n, error="The prompt is too long.")
+        continue
+    for side in request["sides"]:
+        say(id=n, side=side, text=prompt + str(os.getpid()))
+        if prompt == "wait":
+            break
+        say(id=n, side=side, done=True, tokens=2, tokens_per_second=1.5, first_token_seconds=0.1)
+    else:
+        say(id=n, end=True)
+"""
+
+
+@pytest.fixture
+def process(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    def install(start: str = "say(ready=True)") -> None:
+        script = tmp_path / "process"
+        script.write_text(SCRIPT.format(python=sys.executable, start=start))
+        script.chmod(0o700)
+        monkeypatch.setattr("pipeline.settings.python", lambda: str(script))
+
+    monkeypatch.setattr(chat_client, "_servers", {})
+    monkeypatch.setattr(chat_client, "_starting", asyncio.Lock())
+    install()
+    return install
+
+
+async def pieces(
+    home: Path, run: Run, prompt: str, sides: tuple[str, ...] | None = None
+) -> list[dict[str, Any]]:
+    return [piece async for piece in chat_client.stream(home, chat_client.of_run(run), prompt, sides)]
+
+
+def ask(home: Path, run: Run, *prompts: str) -> list[list[dict[str, Any]]]:
+    """Answers to prompts asked one after the other of one process."""
+
+    async def all_of_them() -> list[list[dict[str, Any]]]:
+        try:
+            return [await pieces(home, run, prompt) for prompt in prompts]
+        finally:
+            await chat_client.shutdown()
+
+    return asyncio.run(all_of_them())
+
+
+def test_both_sides_are_answered_from_one_process_that_stays(
+    home: Path, finished: Run, process: Callable[[str], None]
+) -> None:
+    first, second = ask(home, finished, "a", "a")
+    assert [(p["side"], p.get("done", False)) for p in first] == [
+        ("base", False), ("base", True), ("adapter", False), ("adapter", True),
+    ]  # fmt: skip
+    assert first[0]["text"] == second[0]["text"]  # the same process
+    assert first[1] == {
+        "side": "base", "done": True, "tokens": 2, "tokens_per_second": 1.5, "first_token_seconds": 0.1,
+    }  # fmt: skip
+    until(lambda: not processes(home), "the end of the process")
+
+
+def test_prompts_asked_at_once_get_their_own_answers(
+    home: Path, finished: Run, process: Callable[[str], None]
+) -> None:
+    async def at_once() -> list[list[dict[str, Any]]]:
+        asked = await asyncio.gather(*(pieces(home, finished, prompt) for prompt in "abc"))
+        await chat_client.shutdown()
+        return asked
+
+    assert [answer[0]["text"][0] for answer in asyncio.run(at_once())] == ["a", "b", "c"]
+
+
+def test_a_refusal_is_told_and_the_process_stays(
+    home: Path, finished: Run, process: Callable[[str], None]
+) -> None:
+    async def refused_then_good() -> list[dict[str, Any]]:
+        with pytest.raises(LabError, match="The prompt is too long"):
+            await pieces(home, finished, "refuse")
+        good = await pieces(home, finished, "a")
+        await chat_client.shutdown()
+        return good
+
+    assert len(asyncio.run(refused_then_good())) == 4
+
+
+@pytest.mark.parametrize("prompt", ["die", "nonsense"])
+def test_a_process_that_ends_is_told_to_all_who_wait_and_replaced(
+    home: Path, finished: Run, process: Callable[[str], None], prompt: str
+) -> None:
+    async def dies_then_good() -> list[dict[str, Any]]:
+        waiting = asyncio.create_task(pieces(home, finished, "wait"))
+        await asyncio.sleep(0)
+        with pytest.raises(LabError, match="The inference process ended"):
+            await asyncio.wait_for(pieces(home, finished, prompt), 60)
+        with pytest.raises(LabError, match="The inference process ended"):
+            await asyncio.wait_for(waiting, 60)
+        good = await asyncio.wait_for(pieces(home, finished, "a"), 60)
+        await chat_client.shutdown()
+        return good
+
+    assert len(asyncio.run(dies_then_good())) == 4
+
+
+def test_closing_the_stream_cancels_the_answer(
+    home: Path, finished: Run, process: Callable[[str], None]
+) -> None:
+    async def stop_early() -> None:
+        stream = chat_client.stream(home, chat_client.of_run(finished), "wait")
+        assert (await anext(stream))["text"].startswith("wait")
+        await stream.aclose()
+        while not (home / "canceled").exists():
+            await asyncio.sleep(0.01)
+        await chat_client.shutdown()
+
+    asyncio.run(asyncio.wait_for(stop_early(), 60))
+
+
+def test_only_so_many_models_are_kept_loaded(
+    home: Path, store: Store, finished: Run, process: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_client, "MOST_PROCESSES", 1)
+    second = home / "artifacts" / "second"
+    second.mkdir()
+    other = store.get(plant(store, "other"))
+    monkeypatch.setattr(
+        Run, "artifact", lambda run, kind: str(second) if run.id == other.id else str(second.parent)
+    )
+
+    async def one_then_the_other() -> int:
+        await pieces(home, finished, "a")
+        await pieces(home, other, "a")
+        running = len(processes(home))
+        await chat_client.shutdown()
+        return running
+
+    assert asyncio.run(one_then_the_other()) == 1
+
+
+@pytest.mark.parametrize(
+    ("start", "reason"),
+    [
+        ('say(error="The model could not be loaded: no such file"); sys.exit(1)', "no such file"),
+        ("sys.exit(1)", "The inference process ended while it loaded the model"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_a_plain_error(
+    home: Path, finished: Run, process: Callable[[str], None], start: str, reason: str
+) -> None:
+    process(start)
+    with pytest.raises(LabError, match=reason):
+        ask(home, finished, "a")
+
+
+def test_a_model_that_loads_for_ever_is_given_up(
+    home: Path, finished: Run, process: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process("signal.pause()")
+    monkeypatch.setattr(chat_client, "START_SECONDS", 0.2)
+    with pytest.raises(LabError, match="did not load within"):
+        ask(home, finished, "a")
+    until(lambda: not processes(home), "the end of the process")
+
+
+def test_the_real_process_answers_from_a_real_export(
+    home: Path, finished: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_client, "_servers", {})
+    monkeypatch.setattr(chat_client, "_starting", asyncio.Lock())
+    (said,) = ask(home, finished, "Hello")
+    text = {
+        side: "".join(piece.get("text", "") for piece in said if piece["side"] == side)
+        for side in chat_client.SIDES
+    }
+    assert text["base"]
+    assert text["adapter"]
+    assert text["base"] != text["adapter"]
+
+
+def test_an_adapter_of_another_graph_is_told_before_the_model_is_loaded(
+    home: Path, finished: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_client, "_servers", {})
+    monkeypatch.setattr(chat_client, "_starting", asyncio.Lock())
+    file = Path(str(finished.artifact("onnx_adapter")))
+    exports.write_adapter(file, {"layers.0.lora_A": exports.random(16, 4)})
+    with pytest.raises(LabError) as raised:
+        ask(home, finished, "Hello")
+    assert str(raised.value) == (
+        f"The model could not be loaded: its files in {file.parent} are not good: adapter {file.name}:"
+        f" {file.name} belongs to another graph: layers.0.lora_A is not an input of the graph;"
+        " use the adapter exported with this model."
+    )
+
+
+def test_an_adapter_of_another_graph_from_elsewhere_is_refused_too(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_client, "_servers", {})
+    monkeypatch.setattr(chat_client, "_starting", asyncio.Lock())
+    folder = exports.write(tmp_path / "export")
+    elsewhere = tmp_path / "other.onnx_adapter"
+    exports.write_adapter(elsewhere, {"layers.0.lora_A": exports.random(16, 4)})
+    code, _, err = cli(capsys, "chat", folder, "Hello", "--adapter", elsewhere)
+    assert code == 1
+    assert "other.onnx_adapter belongs to another graph: layers.0.lora_A is not an input of the graph;" in err
+
+
+def test_what_cannot_answer_is_refused(home: Path, store: Store, finished: Run) -> None:
+    queued = store.get(plant(store))
+    with pytest.raises(
+        LabError, match=f"Run {queued.id} is queued; it can answer once its optimize stage is done"
+    ):
+        ask(home, queued, "a")
+    with pytest.raises(InputError, match="The prompt is empty"):
+        ask(home, finished, " \n")
+    Path(str(finished.artifact("onnx"))).rename(home / "elsewhere")
+    with pytest.raises(LabError, match="has no exported model"):
+        ask(home, finished, "a")
+
+
+class Answer:
+    """As `generation.stream` gives it."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.words = words
+
+    def __iter__(self) -> Any:
+        return iter(self.words)
+
+    def facts(self) -> dict[str, Any]:
+        return {"text": "".join(self.words), "tokens": len(self.words)}
+
+
+def serve(
+    monkeypatch: pytest.MonkeyPatch,
+    requests: list[dict[str, Any]],
+    stream: Callable[..., Any],
+    adapter: Path | None = Path("/x/adapter"),
+    merged: bool = False,
+) -> list[dict[str, Any]]:
+    """What the process says to these requests."""
+    said: list[dict[str, Any]] = []
+    template = SimpleNamespace(fields=("prompt", "response"))
+    reader = SimpleNamespace(optional=[], text=lambda row: f"<{row['prompt']}>")
+    monkeypatch.setattr("pipeline.exports.verify.static", lambda folder, adapter: [])
+    monkeypatch.setattr(
+        "pipeline.exports.generation.load",
+        lambda folder, adapters: SimpleNamespace(template=template, reader=reader, names=frozenset(adapters)),
+    )
+    monkeypatch.setattr("pipeline.exports.generation.stream", stream)
+    monkeypatch.setattr(chat_client, "_requests", lambda canceled: iter(requests))
+    monkeypatch.setattr(chat_client, "_say", said.append)
+    chat_client._serve(Source("model x", Path("/x"), adapter, merged))
+    return said
+
+
+def request(number: int = 1, sides: tuple[str, ...] = chat_client.SIDES) -> dict[str, Any]:
+    return {
+        "id": number,
+        "prompt": "Hi",
+        "sides": list(sides),
+        "seed": 3,
+        "max_new_tokens": 8,
+        "temperature": 0.5,
+    }
+
+
+def test_the_sides_grow_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def stream(model: Any, prompt: str, adapter: str | None = None, **options: Any) -> Answer:
+        asked.append((prompt, adapter, options))
+        return Answer(["a", "b"] if adapter else ["c"])
+
+    said = serve(monkeypatch, [request()], stream)
+    options = {"seed": 3, "max_new_tokens": 8, "temperature": 0.5}
+    assert asked == [("<Hi>", None, options), ("<Hi>", "adapter", options)]
+    assert said == [
+        {"ready": True},
+        {"id": 1, "side": "base", "text": "c"},
+        {"id": 1, "side": "adapter", "text": "a"},
+        {"id": 1, "side": "base", "done": True, "tokens": 1},
+        {"id": 1, "side": "adapter", "text": "b"},
+        {"id": 1, "side": "adapter", "done": True, "tokens": 2},
+        {"id": 1, "end": True},
+    ]
+
+
+def test_a_merged_adapter_is_the_plain_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stream(model: Any, prompt: str, adapter: str | None = None, **_: Any) -> Answer:
+        return Answer([f"with {adapter}"])
+
+    asked = [request(1, ("adapter",)), request(2)]
+    said = serve(monkeypatch, asked, stream, adapter=None, merged=True)
+    assert said[1] == {"id": 1, "side": "adapter", "text": "with None"}
+    assert said[-1]["error"] == "The adapter is merged into the weights; ask the adapter side only."
+    said = serve(monkeypatch, asked[:1], stream, adapter=None)
+    assert said[-1]["error"] == "There is no adapter; ask the base side only."
+
+
+@pytest.mark.parametrize(
+    ("kinds", "sides", "said"),
+    [
+        (("onnx", "onnx_adapter"), ("base", "adapter"), None),
+        (("onnx",), ("base",), "There is no adapter in run r; its base answers alone."),
+        (("onnx", "merged"), ("adapter",), "merged into its weights; there is no base to compare with"),
+    ],
+)
+def test_the_sides_of_a_run(
+    tmp_path: Path, kinds: tuple[str, ...], sides: tuple[str, ...], said: str | None
+) -> None:
+    run: Any = SimpleNamespace(
+        id="r", status="done", artifact=lambda kind: str(tmp_path) if kind in kinds else None
+    )
+    source = chat_client.of_run(run)
+    assert source.sides == sides
+    assert source.missing_side is None if said is None else said in str(source.missing_side)
+
+
+@pytest.mark.parametrize(
+    ("change", "heard"),
+    [
+        ("", "<|im_start|>system\nBe brief.<|im_end|>"),
+        ("{% if m['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}", None),
+    ],
+)
+def test_a_system_text_stands_before_the_prompt(
+    home: Path, export: Path, monkeypatch: pytest.MonkeyPatch, change: str, heard: str | None
+) -> None:
+    """It is asked of the real process; a template that takes none makes it a sentence."""
+    template = exports.CHAT.replace("%}", "%}" + change, 1)
+    (export / "chat_template.jinja").write_text(template)
+    source = chat_client.of_folder(export, "model x")
+    model = generation.load(export)
+    assert ("system" in model.reader.optional) == (heard is not None)
+
+    async def answer() -> list[dict[str, Any]]:
+        try:
+            asked = chat_client.stream(
+                home, source, "Hello", ("base",), max_new_tokens=4, system=" Be brief. "
+            )
+            return [piece async for piece in asked]
+        finally:
+            await chat_client.shutdown()
+
+    if heard is None:
+        with pytest.raises(LabError, match="have no system text; leave it empty"):
+            asyncio.run(answer())
+        return
+    assert heard in model.reader.text({"prompt": "Hello", "system": "Be brief."})
+    row = {"prompt": "Hello", "system": "Be brief."}
+    expected = generation.stream(model, model.template.prompt(row), max_new_tokens=4)
+    assert "".join(piece.get("text", "") for piece in asyncio.run(answer())) == "".join(expected)
+
+
+def test_the_sides_of_a_folder_are_read_from_its_files(tmp_path: Path) -> None:
+    def sides() -> tuple[str, ...]:
+        return chat_client.of_folder(tmp_path, "x").sides
+
+    assert sides() == ("base",)
+    (tmp_path / "a.onnx_adapter").touch()
+    assert chat_client.of_folder(tmp_path, "x").adapter == tmp_path / "a.onnx_adapter"
+    (tmp_path / contract.ADAPTER).touch()
+    assert chat_client.of_folder(tmp_path, "x").adapter == tmp_path / contract.ADAPTER
+    assert sides() == chat_client.SIDES
+    (tmp_path / contract.MERGED).touch()
+    assert sides() == ("adapter",)
+    with pytest.raises(InputError, match="no such folder"):
+        chat_client.of_folder(tmp_path / "missing", "x")
+
+
+def test_another_adapter_of_a_folder_can_be_asked(tmp_path: Path) -> None:
+    for name in (contract.ADAPTER, "formal.onnx_adapter"):
+        (tmp_path / name).touch()
+    source = chat_client.of_folder(tmp_path, "folder x")
+    elsewhere = tmp_path / "deep" / "mine.onnx_adapter"
+    elsewhere.parent.mkdir()
+    elsewhere.touch()
+    for given, expected in {
+        "formal": tmp_path / "formal.onnx_adapter",
+        "formal.onnx_adapter": tmp_path / "formal.onnx_adapter",
+        str(elsewhere): elsewhere,
+    }.items():
+        assert chat_client.with_adapter(source, given) == replace(source, adapter=expected)
+    with pytest.raises(InputError, match=r"there are adapter_weights\.onnx_adapter, formal\.onnx_adapter"):
+        chat_client.with_adapter(source, "casual")
+    with pytest.raises(InputError, match="is merged into its weights"):
+        chat_client.with_adapter(replace(source, merged=True), "formal")
+
+
+def test_a_workflow_cannot_answer(home: Path, store: Store, finished: Run) -> None:
+    kinds = {"workflow": "/x/workflow.json"}
+    run: Any = SimpleNamespace(id="r1", status="done", artifact=kinds.get)
+    with pytest.raises(LabError, match="r1 has a workflow and no model: its export is not run here"):
+        ask(home, run, "a")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError("the prompt has 9000 tokens"), "The prompt has 9000 tokens."),
+        (
+            RuntimeError("onnx broke"),
+            "This failed (RuntimeError: onnx broke); try again; if it fails again, report it.",
+        ),
+    ],
+)
+def test_one_failed_answer_does_not_end_the_process(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, expected: str
+) -> None:
+    def stream(*_: Any, **options: Any) -> Answer:
+        if options["seed"] == 0:
+            raise error
+        return Answer(["fine"])
+
+    said = serve(monkeypatch, [{**request(1), "seed": 0}, request(2)], stream)
+    assert said[1] == {"id": 1, "error": expected}
+    assert said[-1] == {"id": 2, "end": True}
+
+
+def test_requests_are_read_ahead_so_that_a_cancel_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [
+        json.dumps(request(1)),
+        json.dumps(request(2)),
+        json.dumps({"cancel": 2}),
+        json.dumps(request(3)),
+    ]
+    monkeypatch.setattr(sys, "stdin", [line + "\n" for line in lines])
+    canceled: set[int] = set()
+    requests = chat_client._requests(canceled)
+    assert next(requests)["id"] == 1
+    until(lambda: canceled, "the cancel")
+    assert [r["id"] for r in requests] == [3]
+
+
+def test_a_loaded_model_answers_while_another_loads(
+    home: Path, finished: Run, process: Callable[[str], None]
+) -> None:
+    process(
+        "if 'slow' in sys.argv:\n"
+        "    open(os.environ['OLIVE_LAB_HOME'] + '/loading', 'w')\n"
+        "    signal.pause()\n"
+        "say(ready=True)"
+    )
+
+    async def scenario() -> list[int]:
+        await pieces(home, finished, "a")
+        slow = asyncio.create_task(anext(chat_client.stream(home, Source("slow", home, None, False), "a")))
+        while not (home / "loading").exists():
+            await asyncio.sleep(0.01)
+        answer = await asyncio.wait_for(pieces(home, finished, "b"), 60)
+        await asyncio.wait_for(chat_client.release_idle(-1), 60)
+        kept = len(chat_client._servers)
+        slow.cancel()
+        await asyncio.wait([slow])
+        return [len(answer), kept]
+
+    assert asyncio.run(scenario()) == [4, 0]
+    until(lambda: not processes(home), "the end of the processes")
+
+
+def test_room_is_made_of_those_that_answer_nobody(
+    home: Path, finished: Run, process: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        answering = [chat_client.stream(home, Source(name, home, None, False), "wait") for name in "ab"]
+        for stream in answering:
+            await anext(stream)
+        with pytest.raises(LabError, match="Other models are answering"):
+            await pieces(home, finished, "a")
+        await answering.pop().aclose()
+        assert len(await pieces(home, finished, "a")) == 4
+        assert [key.name for key in chat_client._servers] == ["a", f"run {finished.id}"]
+        await answering.pop().aclose()
+        await chat_client.shutdown()
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
+def test_a_process_nobody_asks_is_ended(home: Path, finished: Run, process: Callable[[str], None]) -> None:
+    async def scenario() -> list[int]:
+        await pieces(home, finished, "Hi")
+        await chat_client.release_idle(3600)
+        kept = len(chat_client._servers)
+        await chat_client.release_idle(-1)
+        return [kept, len(chat_client._servers)]
+
+    assert asyncio.run(scenario()) == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", float("nan")),
+        ("temperature", float("inf")),
+        ("temperature", -0.5),
+        ("seed", -1),
+        ("seed", 2**40),
+        ("max_new_tokens", 0),
+        ("max_new_tokens", 10**9),
+    ],
+)
+def test_a_number_out_of_bounds_is_named(home: Path, name: str, value: float) -> None:
+    stream = chat_client.stream(home, Source("a", home, None, False), "Hi", **{name: value})
+    with pytest.raises(InputError, match=f"^{name}: .* is not allowed; allowed: a"):
+        asyncio.run(anext(stream))

@@ -1,0 +1,1 @@
+"""What tests share: labs, stages that behave as asked, tiny models, Azure and the hub on this machine."""

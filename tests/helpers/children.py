@@ -1,0 +1,325 @@
+"""Processes for the worker's tests: stages that behave well or badly, and a worker that starts such stages.
+
+`python tests/children.py BEHAVIOUR RUN STAGE` takes the place of `python -m pipeline.worker.child RUN STAGE`.
+None of them outlives a minute, whatever a test forgets.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.store import Store
+    from pipeline.worker.loop import Worker
+
+SIGN = "ready.json"  # written when the behaviour has begun: {"pids": [...]}
+
+
+def folder() -> Path:
+    return Path(os.environ["OLIVE_LAB_EVENTS"]).parent
+
+
+def write(name: str, facts: dict[str, object]) -> None:
+    part = folder() / f".{name}.part"
+    part.write_text(json.dumps(facts))
+    part.replace(folder() / name)
+
+
+def ready(*pids: int) -> None:
+    write("process.json", {"pid": os.getpid()})
+    write(SIGN, {"pids": [os.getpid(), *pids]})
+
+
+def forever() -> None:
+    threading.Event().wait()
+
+
+def done() -> None:
+    write("result.json", {"status": "done", "seconds": 0.5, "metrics": {"stage": sys.argv[-1]}})
+
+
+def finishes() -> None:
+    print(f"working on {sys.argv[-1]}")
+    done()
+
+
+def waits() -> None:
+    """Until the test writes `go`."""
+    ready()
+    while not (folder() / "go").exists():
+        threading.Event().wait(0.01)
+    done()
+
+
+def never_exits() -> None:
+    """Its result is written, and a thread that is no daemon keeps the process: some libraries have such."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=forever).start()
+    ready()
+    if not (folder() / "fails").exists():
+        done()
+    else:
+        write("result.json", {"status": "failed", "error": "The template has no response.", "seconds": 0.1})
+
+
+def fails() -> None:
+    write("result.json", {"status": "failed", "error": "The template has no response.", "seconds": 0.1})
+    sys.exit(1)
+
+
+def is_silent() -> None:
+    sys.exit(0)
+
+
+def has_no_room() -> None:
+    sys.exit(28)
+
+
+def is_killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def crashes() -> None:
+    signal.signal(signal.SIGABRT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGABRT)
+
+
+def ignores_sigterm() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ready()
+    forever()
+
+
+def complains_when_ended() -> None:
+    """Like a trainer whose loader was ended with it: it reports a failure of its own."""
+
+    def complain(*_: object) -> None:
+        write(
+            "result.json", {"status": "failed", "error": "RuntimeError: a loader was killed", "seconds": 0.1}
+        )
+        sys.exit(1)
+
+    signal.signal(signal.SIGTERM, complain)
+    ready()
+    forever()
+
+
+def stubborn() -> subprocess.Popen[bytes]:
+    """A process of the same group that ignores SIGTERM, and says when it does."""
+    code = "import signal,sys;signal.signal(15,1);signal.alarm(200);print(flush=True);signal.pause()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+def has_grandchildren() -> None:
+    """It ends at SIGTERM; what it has started does not."""
+    ready(stubborn().pid)
+    forever()
+
+
+def leaves_grandchildren() -> None:
+    """It ends well, but what it has started stays."""
+    process = stubborn()
+    ready(process.pid)
+    done()
+    os._exit(0)
+
+
+def escapee() -> subprocess.Popen[bytes]:
+    """A stubborn process with a session of its own, which no signal to the group reaches."""
+    code = "import signal,sys;signal.signal(15,1);signal.alarm(200);print(flush=True);signal.pause()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+def has_an_escapee() -> None:
+    ready(escapee().pid)
+    while not (folder() / "go").exists():
+        threading.Event().wait(0.01)
+    done()
+    os._exit(0)
+
+
+def takes_all_memory() -> None:
+    """In the cgroup that CGROUP names, which has little; the kernel ends it then."""
+    (Path(os.environ["CGROUP"]) / "cgroup.procs").write_text(str(os.getpid()))
+    ready()
+    held = []
+    while True:
+        held.append(bytearray(os.urandom(1 << 20)))
+
+
+def forks() -> None:
+    """A forked process, which holds the stage's lock too, outlives it."""
+    told, tell = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.alarm(200)
+        os.write(tell, b".")
+        forever()
+    os.read(told, 1)
+    ready(pid)
+    while not (folder() / "go").exists():
+        threading.Event().wait(0.01)
+    done()
+    os._exit(0)
+
+
+def fill(file: Path) -> None:
+    """Write until the disk takes not one byte more, and fail with that."""
+    with file.open("wb", 0) as filled:
+        for size in (65536, 4096, 1):
+            with suppress(OSError):
+                while True:
+                    filled.write(b"x" * size)
+        filled.write(b"x")
+
+
+def fills_the_disk() -> None:
+    """The real child; the stage that FULL names writes more than there is room for, others write a little.
+
+    If there shall be room for nothing (GREEDY), it writes outside its own folder, where nobody cleans up.
+    """
+    from pipeline import settings
+    from pipeline.stages import execute
+    from pipeline.stages.stage import Artifact, Context, Results
+    from pipeline.worker import child, probe
+
+    filler, greedy = settings.home() / "filler", os.environ["GREEDY"] == "for nothing"
+    full = sys.argv[3] == os.environ["FULL"]
+
+    def work(stage: ModuleType, options: object, context: Context) -> Results:
+        if full:
+            fill(filler if greedy else context.output / "weights")
+        (context.output / "made").write_text(sys.argv[3])
+        return Results([Artifact("made", KINDS[sys.argv[3]], context.output / "made")])
+
+    execute.execute = work
+    probe.require = lambda *_: None
+    if full and sys.argv[3] == "publish":  # which copies more than this leaves
+        free = os.statvfs(settings.home()).f_bavail * os.statvfs(settings.home()).f_frsize
+        with suppress(OSError), filler.open("wb", 0) as file:
+            file.write(b"x" * (free - (0 if greedy else 1 << 17)))
+    sys.exit(child.main(sys.argv[2], sys.argv[3]))
+
+
+KINDS = {
+    "quantize": "checkpoint",
+    "finetune": "adapter",
+    "optimize": "onnx",
+    "evaluate": "answers",
+    "score": "score",
+}
+HALF = ("artifacts/*.part", "runs/*/*/work", "registry/*/.*")
+
+
+def full_disk() -> None:
+    """`full_disk HOME RECIPE`: queue a run, serve it while a stage of it fills the disk, make room, retry.
+
+    Says what came of it.
+    """
+    from pipeline.runs import submit
+    from pipeline.stages import recipe
+    from pipeline.store import Store
+    from pipeline.worker import loop
+
+    home, stage = Path(sys.argv[2]), os.environ["FULL"]
+    store = Store(home)
+    loop.ensure = lambda home: None
+    if stage == "publish":
+        run = exported(store)
+        store.add_publish(run, {"to": "local", "name": "trips"})
+    else:
+        run = submit.submit(store, recipe.load(Path(sys.argv[3]), ["score.rows=8"]))
+    served = loop.Worker(store, child=[__file__, "fills_the_disk"])
+    faults = served_to_end(served, run, stage)
+    found = store.get(run).stage(stage)
+    half = [
+        str(path)
+        for pattern in ("artifacts/*.part", "runs/*/*/work", "registry/*/.*")
+        for path in home.glob(pattern)
+    ]
+    facts = {"status": found.status, "error": found.error, "half": half, "faults": sorted(faults)}
+    (home / "filler").unlink(missing_ok=True)
+    os.environ["FULL"] = "none"
+    if stage == "publish":
+        stage = store.add_publish(run, {"to": "local", "name": "trips"})
+    else:
+        store.retry(run)
+    served_to_end(served, run, stage)
+    found = store.get(run)
+    print(json.dumps({**facts, "retried": found.stage(stage).status, "run": found.status}))
+
+
+def served_to_end(served: Worker, run: str, stage: str) -> set[str]:
+    """Step until the stage, and without a fault of its own the run, has ended; return the worker's faults."""
+    from pipeline.errors import LabError
+    from pipeline.store.run import ENDED
+
+    faults: set[str] = set()
+    ended = False
+    while not ended:
+        try:
+            served.step()
+            found = served.store.get(run)
+            ended = found.status in ENDED and found.stage(stage).status in ENDED
+        except LabError as error:
+            faults.add(str(error))
+            (served.store.home / "filler").unlink(missing_ok=True)
+        threading.Event().wait(0.02)
+    return faults
+
+
+def exported(store: Store) -> str:
+    """A finished run with a small export that really answers."""
+    from pipeline.system import checksums
+    from tests.helpers import exports
+    from tests.helpers.lab import finish_all, plant
+
+    folder = exports.write(store.home / "artifacts" / "optimize-0123456789abcdef" / "model")
+    (folder / "vocab.txt").write_bytes(b"words " * 50_000)
+    checksums.write(folder)
+    artifact = {"name": "model", "kind": "onnx", "path": str(folder), "bytes": 50_000}
+    return finish_all(store, plant(store), {"optimize": {"artifacts": [artifact]}}).id
+
+
+def serve() -> None:
+    from pipeline.store import Store
+    from pipeline.worker.loop import Worker
+
+    _, _, home, behaviour, idle = sys.argv
+    worker = Worker(Store(Path(home)), child=[__file__, behaviour])
+    signal.signal(signal.SIGTERM, worker.stop)
+    worker.serve(idle_seconds=float(idle))
+
+
+def as_spare() -> None:
+    """Wait as a spare does, without importing anything, then behave."""
+    from pipeline.worker import spare
+
+    def carry_out(run: str, stage: str) -> int:
+        sys.argv[2:] = [run, stage]
+        globals()[sys.argv[1]]()
+        return 0
+
+    spare.ALL, spare.MODULES = (), {}
+    sys.exit(spare.wait(sys.argv[3], int(sys.argv[4]), carry_out))
+
+
+if __name__ == "__main__":
+    signal.alarm(200)
+    as_spare() if "--spare" in sys.argv else globals()[sys.argv[1]]()

@@ -1,0 +1,79 @@
+"""A hub of one's own for each test, to which this process and its children are led."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from huggingface_hub import close_session, constants, set_client_factory
+from huggingface_hub.utils import _http
+from huggingface_hub.utils._http import default_client_factory
+
+from pipeline.store.run import Run, StageRun
+from tests.helpers.fake_hub import TOKEN, FakeHub
+from tests.helpers.lab import write_safetensors
+
+Said = list[tuple[str, float, dict[str, Any]]]
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    made = FakeHub(tmp_path / "hub")
+    given = {
+        "HF_ENDPOINT": made.url,
+        "HF_TOKEN": TOKEN,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(tmp_path / "hf"),
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    # The client reads these when it is imported, which in this process another test may have had done.
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, made.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", made.url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "hf" / "token"))
+    monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda seconds: _sleep(made, seconds)))
+    yield made
+    made.close()
+    close_session()
+    set_client_factory(default_client_factory)
+
+
+def _sleep(hub: FakeHub, seconds: float) -> None:
+    """A request that was given up ends with its hub; later it would close the next test's connections."""
+    if hub.closed.wait(seconds):
+        raise SystemExit
+
+
+@pytest.fixture
+def tuned(finished: Run, tmp_path: Path) -> Run:
+    """The finished run with the adapter as PEFT wrote it, and what a trainer leaves beside one."""
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    write_safetensors(folder / "adapter_model.safetensors", [0.5] * 500)
+    config = {"peft_type": "LORA", "r": 8, "base_model_name_or_path": "/home/ann/artifacts/quantize-1/model"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    (folder / "optimizer.pt").write_bytes(b"\x80\x02")
+    adapter = {"name": "adapter", "kind": "adapter", "path": str(folder), "bytes": 2000}
+
+    def with_it(stage: StageRun) -> StageRun:
+        return dataclasses.replace(stage, artifacts=[adapter]) if stage.name == "finetune" else stage
+
+    recipe = {**finished.recipe, "quantize": {"algorithm": "awq", "bits": 4}}
+    return dataclasses.replace(finished, recipe=recipe, stages=tuple(map(with_it, finished.stages)))
+
+
+@pytest.fixture
+def said() -> Said:
+    return []
+
+
+@pytest.fixture
+def report(said: Said) -> Callable[..., None]:
+    return lambda text, fraction, **facts: said.append((text, fraction, facts))

@@ -1,0 +1,147 @@
+"""Pulls that outlive who began them. A login program that never answers keeps one going."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pipeline.errors import InputError, LabError
+from pipeline.inputs import azure_workspace
+from pipeline.inputs.azure_workspace import Place
+from pipeline.runs import disk, pulls
+from pipeline.store import Store
+from pipeline.store.run import CANCELED, DONE, FAILED, INTERRUPTED, RUNNING
+from tests.helpers.lab import until
+
+WHERE = Place("cli", "11111111-2222-3333-4444-555555555555", "g", "space")
+
+
+def version(number: str) -> dict[str, Any]:
+    where = f"subscriptions/{WHERE.subscription}/resourceGroups/g/workspaces/{WHERE.workspace}"
+    uri = f"azureml://{where}/models/trips/versions/{number}"
+    return {"id": uri, "name": "trips", "version": number, "tags": {"run": "r1"}}
+
+
+@pytest.fixture
+def az(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A login that says when it is asked, and never answers."""
+    azure_workspace.remember(home, WHERE)
+    program = tmp_path / "bin" / "az"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch {home}/asked\nexec sleep 60\n")
+    program.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    return program
+
+
+def begun(home: Path, number: str = "1") -> str:
+    key = pulls.start(home, version(number), "cli")
+    until((home / "asked").exists, "the login to be asked")
+    return key
+
+
+def processes(key: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        if key in (process.info["cmdline"] or []) and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found
+
+
+def known(home: Path, key: str) -> dict[str, Any]:
+    facts = pulls.facts(home, key)
+    assert facts is not None
+    return facts
+
+
+def test_a_pull_is_stopped_and_what_was_written_last_stays(home: Path, az: Path) -> None:
+    key = begun(home)
+    (process,) = processes(key)
+    assert known(home, key)["status"] == RUNNING
+    assert pulls.start(home, version("1"), "cli") == key  # by somebody else meanwhile
+    assert processes(key) == [process]
+    assert os.getsid(process.pid) == process.pid  # so that no end of the page's process ends it
+    with pytest.raises(LabError, match="It is being pulled; stop that first"):
+        pulls.remove(home, key)
+    pulls.stop(home, key)
+    until(lambda: not processes(key), "the end")
+    assert (known(home, key)["status"], known(home, key)["error"]) == (CANCELED, f"Stopped. {pulls.AGAIN}")
+    with pytest.raises(InputError, match="is not being pulled"):
+        pulls.stop(home, key)
+
+
+def test_one_whose_process_was_killed_is_interrupted_and_begins_again(home: Path, az: Path) -> None:
+    key = begun(home)
+    for process in processes(key):
+        process.send_signal(signal.SIGKILL)
+    until(lambda: known(home, key)["status"] == INTERRUPTED, "the end to be seen")
+    assert pulls.AGAIN in known(home, key)["error"]
+    (home / "asked").unlink()
+    assert begun(home) == key
+    assert known(home, key)["status"] == RUNNING
+    pulls.stop(home, key)
+    until(lambda: not processes(key), "the end")
+
+
+def test_two_at_a_time(home: Path, az: Path) -> None:
+    keys = [begun(home, number) for number in "12"]
+    with pytest.raises(LabError, match="2 models are being pulled already"):
+        pulls.start(home, version("3"), "cli")
+    assert [facts["version"] for facts in pulls.listed(home)] == ["2", "1"]
+    for key in keys:
+        pulls.stop(home, key)
+    until(lambda: not any(processes(key) for key in keys), "the end")
+
+
+def test_a_login_that_is_none_is_said_and_what_there_is_can_be_removed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = store.home
+    azure_workspace.remember(home, WHERE)
+    monkeypatch.setenv("PATH", str(home))
+    key = pulls.start(home, version("1"), "cli")
+    until(lambda: known(home, key)["status"] == FAILED, "the end")
+    assert "Azure CLI is not installed" in known(home, key)["error"]
+    part = home / "pulled" / f".{key}.part"
+    part.mkdir()
+    (part / "weights").write_bytes(bytes(1000))
+    assert disk.total(home)["pulled models"] > 1000
+    until(lambda: not processes(key), "the end of the process")
+    pulls.remove(home, key)
+    assert not part.exists()
+    assert pulls.listed(home) == []
+    with pytest.raises(InputError, match="is not here"):
+        pulls.remove(home, key)
+
+
+def test_another_workspace_s_of_that_name_is_another_one() -> None:
+    keys = {pulls.key_of("trips", "1", uri) for uri in ("azureml://a", "azureml://b")}
+    assert len(keys) == 2
+    assert all(key.startswith("trips-1-") for key in keys)
+    assert "/" not in pulls.key_of("../../trips", "1", "azureml://a")
+
+
+def test_one_that_was_ended_at_the_last_moment_is_here(home: Path, az: Path) -> None:
+    key = begun(home)
+    pulls.stop(home, key)
+    until(lambda: not processes(key), "the end")
+    pulls.folder(home, key).mkdir()  # which it gets last
+    assert (known(home, key)["status"], known(home, key)["error"]) == (DONE, None)
+    pulls.remove(home, key)
+    assert pulls.listed(home) == []
+
+
+def test_one_that_was_deleted_by_hand_can_be_pulled_again(home: Path, az: Path) -> None:
+    key = begun(home)
+    pulls.stop(home, key)
+    until(lambda: not processes(key), "the end")
+    pulls._write(home, {**known(home, key), "status": DONE})
+    assert pulls.facts(home, key) is None
+    pulls.folder(home, key).mkdir()
+    assert pulls.start(home, version("1"), "cli") == key
+    assert processes(key) == []  # it is here

@@ -1,0 +1,207 @@
+"""Homes on file systems that lack something, made by a library that is loaded before all others."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import home_check, settings
+from pipeline.errors import InputError
+from pipeline.store import Store
+from pipeline.system import locks
+
+LIBRARY = Path(__file__).parent / "helpers" / "lacking.c"
+SILENT = 0
+FLOCK = "file locks (flock)"
+RANGES = "locks on parts of a file (fcntl)"
+MAPS = "shared memory maps (mmap)"
+MODES = "permissions (chmod)"
+RENAMES = "replacing an open file (rename)"
+SYNCS = "writing through to the disk (fsync)"
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if shutil.which("gcc") is None:
+        pytest.skip("needs gcc")
+    built = tmp_path_factory.mktemp("library") / "lacking.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", built, LIBRARY, "-ldl"], check=True)
+    return built
+
+
+@pytest.fixture
+def share(tmp_path: Path) -> Iterator[Path]:
+    """A folder that is empty before and after: nothing was started, and nothing is left."""
+    home = tmp_path / "cloudfiles" / "lab"
+    home.mkdir(parents=True)
+    yield home
+    assert list(home.iterdir()) == []
+
+
+def begin(library: Path, home: Path, lacking: str, error: int, *words: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", *map(str, words)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=settings.ROOT,
+        env=environment(library, home, lacking, error),
+    )  # fmt: skip
+
+
+def environment(library: Path, home: Path, lacking: str, error: int) -> dict[str, str]:
+    return settings.child_environment(
+        OLIVE_LAB_HOME=str(home), LD_PRELOAD=str(library), LACKING=lacking,
+        LACKING_UNDER=f"{home}/", LACKING_ERRNO=str(error),
+    )  # fmt: skip
+
+
+def sentence(process: subprocess.Popen[str]) -> str:
+    """What a command that is refused says."""
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (2, "")
+    (said,) = err.splitlines()
+    return said
+
+
+def test_every_command_says_what_is_missing_and_where_to_go(
+    library: Path, share: Path, recipe_file: Path
+) -> None:
+    commands = (
+        ("flock", errno.EOPNOTSUPP, FLOCK, ["webapp", "--port", "0"]),
+        ("fcntl", errno.ENOLCK, RANGES, ["pipeline", "list"]),
+        ("mmap", errno.ENODEV, MAPS, ["pipeline", "worker"]),
+        ("chmod", errno.EPERM, MODES, ["pipeline", "run", recipe_file]),
+    )
+    begun = [begin(library, share, lacking, error, *command) for lacking, error, _, command in commands]
+    for process, (_, _, words, _) in zip(begun, commands, strict=True):
+        assert sentence(process) == (
+            f"OLIVE_LAB_HOME: the file system of {share} lacks {words}, which the lab needs; put the home on"
+            " a local disk, as OLIVE_LAB_HOME=/a/local/folder."
+        )
+
+
+WAYS = {
+    "flock": ((errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.EACCES, SILENT), FLOCK),
+    "fcntl": ((errno.ENOLCK, errno.EOPNOTSUPP, errno.EACCES, SILENT), RANGES),
+    "mmap": ((errno.ENODEV, errno.EACCES, errno.EIO, SILENT), MAPS),
+    "chmod": ((errno.EPERM, errno.EOPNOTSUPP, SILENT), MODES),
+    "rename": ((errno.EEXIST, errno.EACCES), RENAMES),
+    "fsync": ((errno.EINVAL, errno.EIO), SYNCS),
+}
+# Tries a home once for each way that its standard input names; what is said comes as a list of texts.
+TRIES = """
+import json, os, pathlib, sys
+from pipeline import home_check
+said = []
+for lacking, error in json.load(sys.stdin):
+    os.environ.update(LACKING=lacking, LACKING_ERRNO=str(error))
+    home_check.need.cache_clear()
+    try:
+        home_check.need(pathlib.Path(os.environ["OLIVE_LAB_HOME"]))
+        said.append("")
+    except Exception as error:
+        said.append(f"{type(error).__name__}: {error}")
+print(json.dumps(said))
+"""
+
+
+def tried(library: Path, home: Path, ways: list[tuple[str, int]]) -> list[str]:
+    """What one process says of a home for each (what is lacking, error); "" if it can hold a lab."""
+    done = subprocess.run(
+        [sys.executable, "-c", TRIES], input=json.dumps(ways), capture_output=True, text=True, timeout=60,
+        check=True, cwd=settings.ROOT, env=environment(library, home, "nothing", 0),
+    )  # fmt: skip
+    said: list[str] = json.loads(done.stdout)
+    assert len(said) == len(ways)
+    return said
+
+
+def test_it_fails_in_many_ways(library: Path, share: Path) -> None:
+    ways = [(lacking, error, words) for lacking, (errors, words) in WAYS.items() for error in errors]
+    said = tried(library, share, [(lacking, error) for lacking, error, _ in ways])
+    for (lacking, error, words), text in zip(ways, said, strict=True):
+        expected = f"InputError: OLIVE_LAB_HOME: the file system of {share} lacks {words}, which"
+        assert text.startswith(expected), (lacking, error)
+
+
+def test_who_may_not_write_is_told_so(library: Path, share: Path) -> None:
+    for text in tried(library, share, [("mkdir", errno.EACCES), ("mkdir", errno.EPERM)]):
+        assert text.startswith(f"InputError: {share} cannot be written (")
+        assert "writable, or set OLIVE_LAB_HOME" in text
+
+
+def test_a_full_disk_is_no_matter_of_its_kind(library: Path, home: Path) -> None:
+    full = [(lacking, errno.ENOSPC) for lacking in ("mkdir", "mmap", "rename")]
+    assert tried(library, home, full) == ["", "", ""]
+    said = begin(library, home, "mkdir", errno.ENOSPC, "pipeline", "list").communicate(timeout=60)[1]
+    assert "lacks" not in said
+
+
+def test_what_works_is_used(library: Path, home: Path) -> None:
+    begun = begin(library, home, "nothing", errno.EIO, "pipeline", "list")
+    assert begun.communicate(timeout=60)[0].startswith("There are no runs yet")
+
+
+def lacks(home: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        home_check.need.__wrapped__(home)
+    return str(caught.value)
+
+
+def test_all_that_is_missing_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(Path, "chmod", refuse)
+    monkeypatch.setattr("mmap.mmap", refuse)
+    assert f"lacks {FLOCK}, {MAPS} and {MODES}, which" in lacks(home)
+    assert list(home.iterdir()) == []
+
+
+def test_it_leaves_nothing_when_it_is_interrupted(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("flock", "lockf"):
+        monkeypatch.setattr(fcntl, name, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            home_check.need.__wrapped__(home)
+        assert list(home.iterdir()) == []
+        monkeypatch.undo()
+
+
+def test_what_a_killed_one_left_is_swept_and_others_at_work_are_not(home: Path) -> None:
+    for name, age in (("old", home_check.ABANDONED_SECONDS + 60), ("new", 0.0)):
+        left = home / f"{home_check.PREFIX}{name}"
+        left.mkdir()
+        (left / "flock").touch()
+        os.utime(left, (time.time() - age, time.time() - age))
+    home_check.need.__wrapped__(home)
+    assert [path.name for path in home.iterdir()] == [f"{home_check.PREFIX}new"]
+
+
+def test_a_lab_at_work_in_the_same_home_does_not_notice(store: Store) -> None:
+    """Locks that are held stay held, and none is taken of them."""
+    held = [locks.take(store.home / name) for name in ("worker.lock", "webapp.lock", "runs.lock")]
+    before = {path: path.stat().st_mtime_ns for path in store.home.iterdir()}
+    home_check.need.__wrapped__(store.home)
+    assert {path: path.stat().st_mtime_ns for path in store.home.iterdir()} == before
+    for name, descriptor in zip(("worker.lock", "webapp.lock", "runs.lock"), held, strict=True):
+        assert descriptor is not None
+        assert locks.held(store.home / name)
+        os.close(descriptor)
+
+
+def test_it_is_asked_once_a_process(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.home()
+    monkeypatch.setattr(home_check, "TRIED", None)
+    assert settings.home() == home

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from pipeline.errors import InputError
+from tests.helpers import planted
+from tests.helpers.lab import until
+from webapp.routes import watch
+
+
+def test_many_who_ask_at_once_cost_one_look(store, home, monkeypatch):
+    run = planted.running(store)
+    monkeypatch.setattr(watch, "RUN_SECONDS", 60)
+    made = watch.Watch(store)
+    asked = []
+    get = store.get
+    monkeypatch.setattr(store, "get", lambda run: asked.append(run) or get(run))
+    threads = [threading.Thread(target=made.look_now, args=(run,)) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert asked == [run]
+
+
+def test_a_look_is_soon_too_old_and_after_an_action_at_once(store, home):
+    run = planted.queued(store)
+    made = watch.Watch(store)
+    assert made.look_now(run).run.status == "queued"
+    store.request_cancel(run)
+    assert made.look_now(run, refresh=True).run.status == "canceled"
+    store.retry(run)
+    until(lambda: made.look_now(run).run.status == "queued", "a look that is new")
+
+
+def test_only_whole_ids_are_known(store, home):
+    run = planted.queued(store)
+    with pytest.raises(InputError, match="no such run"):
+        watch.Watch(store).look_now(run[:-2])
+
+
+def test_what_nobody_asks_for_is_forgotten(monkeypatch):
+    kept = watch.Remembered(10)
+    monkeypatch.setattr(watch, "FORGET_SECONDS", 0)
+    for name in "abc":
+        assert kept.get(name, lambda name=name: name) == name
+    assert list(kept._values) == ["c"]
+
+
+def test_an_error_is_not_remembered():
+    kept = watch.Remembered(10)
+
+    def fail():
+        raise InputError("no")
+
+    with pytest.raises(InputError):
+        kept.get("a", fail)
+    assert kept.get("a", lambda: 1) == 1
+    assert kept.fresh("a") == 1
+    assert kept.fresh("b") is None
+
+
+def test_many_who_wait_on_the_loop_take_one_thread():
+    kept = watch.Remembered(60)
+    made = []
+    threads = ThreadPoolExecutor(8)
+    go = threading.Event()
+
+    def make():
+        go.wait(60)
+        made.append(threading.current_thread().name)
+        return "value"
+
+    async def all_of_them():
+        waiting = [asyncio.ensure_future(kept.shared("a", make, threads)) for _ in range(50)]
+        await asyncio.sleep(0)
+        assert threads._work_queue.qsize() + len(threads._threads) == 1
+        waiting[0].cancel()  # who goes away leaves the others waiting
+        go.set()
+        return await asyncio.gather(*waiting[1:])
+
+    assert asyncio.run(all_of_them()) == ["value"] * 49
+    assert len(made) == 1
+
+
+def test_an_error_is_told_to_all_who_wait_and_the_next_one_asks_again():
+    kept = watch.Remembered(60)
+    answers = [InputError("no"), "yes"]
+    threads = ThreadPoolExecutor(1)
+
+    def make():
+        answer = answers.pop(0)
+        if isinstance(answer, InputError):
+            raise answer
+        return answer
+
+    async def all_of_them():
+        waiting = (kept.shared("a", make, threads) for _ in range(3))
+        failed = await asyncio.gather(*waiting, return_exceptions=True)
+        return failed, await kept.shared("a", make, threads)
+
+    failed, found = asyncio.run(all_of_them())
+    assert [str(error) for error in failed] == ["no"] * 3
+    assert found == "yes"

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import pytest
+
+from pipeline.store.run import CANCELED, DONE, FAILED, Run, StageRun
+from tests.helpers import planted
+from webapp.ui import views
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, ""),
+        (0, "0.0 s"),
+        (4.24, "4.2 s"),
+        (12.5, "13 s"),
+        (185, "3 min 05 s"),
+        (59.7, "1 min 00 s"),
+        (7800, "2 h 10 min"),
+    ],
+)
+def test_seconds(value, words):
+    assert views.seconds(value) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, ""),
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (999_950, "1.0 MB"),
+        (123_456_789, "123.5 MB"),
+        (4.2e12, "4200.0 GB"),
+    ],
+)
+def test_size(value, words):
+    assert views.size(value) == words
+
+
+def test_numbers_have_four_digits_and_other_things_stay():
+    assert [views.number(v) for v in (1.23456, 3, "x", True, [1], 1e-7)] == [
+        "1.235",
+        "3",
+        "x",
+        "true",
+        "[1]",
+        "1e-07",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("bytes_before", 269_060_552, "269.1 MB"),
+        ("adapter_bytes", 900, "900 B"),
+        ("train_seconds", 220.9, "3 min 41 s"),
+        ("base_tokens_per_second", 57.954, "57.95"),
+        ("trainable_parameters", 4_884_480, "4,884,480"),
+        ("dtype", "bfloat16", "bfloat16"),
+    ],
+)
+def test_measures_are_in_the_unit_of_their_name(name, value, words):
+    assert views.measure(name, value) == words
+
+
+def test_the_history_of_an_empty_home_says_what_to_do():
+    table = views.history([])
+    assert table["rows"] == []
+    assert "Lab tab" in table["empty"]
+
+
+def test_the_history_has_losses_and_durations(store):
+    run = planted.finished(store)
+    table = views.history(store.list())
+    row = table["rows"][0]
+    assert table["ids"] == [run]
+    assert row[0] == {"status": "done", "word": None}
+    assert row[-1] == "3.1 → 1.42"
+    assert row[4] != ""
+
+
+def test_a_stage_shows_its_error_rather_than_its_numbers(store):
+    run = planted.running(store)
+    store.finish(run, "finetune", FAILED, error="It broke.", metrics={"loss": 1.0})
+    rows = {row[0]: row for row in views.stages(store.get(run))["rows"]}
+    assert rows["finetune"][-1] == "It broke."
+    assert rows["quantize"][2:] == ["13 s", "123.5 MB", "layers: 210"]
+
+
+def test_a_stage_that_is_not_run_here_says_so(store):
+    run = planted.running(store)
+    reason = "optimize for npu with QNNExecutionProvider is not run here"
+    store.finish(run, "finetune", "done", metrics={"not_run_here": reason})
+    rows = {row[0]: row for row in views.stages(store.get(run))["rows"]}
+    assert rows["finetune"][-1] == f"not run here: {reason}"
+
+
+def test_reused_stages_say_so(store):
+    run = planted.finished(store)
+    assert views.stages(store.get(run))["rows"][2][2] == "reused (9.0 s)"
+
+
+def test_a_recorded_answer_may_lack_its_adapter(store):
+    run = planted.finished(
+        store, answers=[{"prompt": "a", "expected": "b", "base": {"text": "c"}, "adapter": None}]
+    )
+    assert views.evaluation(views.answers(store.get(run)))["rows"] == [["a", "b", "c", ""]]
+
+
+def test_answers_of_an_unfinished_run_are_none(store):
+    assert views.answers(store.get(planted.running(store))) == []
+
+
+def test_a_stage_that_was_never_begun_was_not_run():
+    assert views.status(StageRun("evaluate", status=CANCELED))["word"] == "Not run"
+    assert views.status(StageRun("evaluate", status=CANCELED, started=1.0))["word"] is None
+
+
+def test_a_runs_duration_is_what_its_stages_took_whatever_the_clock_did():
+    stages = (
+        StageRun("quantize", status=DONE, started=1000.0, finished=90_000.0, seconds=12.5),
+        StageRun("finetune", status=FAILED, started=90_001.0, finished=5.0, seconds=3.0),
+        StageRun("evaluate", status=CANCELED),
+        StageRun("publish", status=DONE, started=1.0, finished=2.0, seconds=60.0),
+    )
+    assert views.duration(Run("id", "name", FAILED, 0.0, {}, "", stages)) == 15.5

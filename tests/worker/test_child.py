@@ -1,0 +1,336 @@
+"""The child, with a stage that takes no model; what stages really do is tested with them."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import settings
+from pipeline.errors import LabError, sentence
+from pipeline.inputs.options import describe
+from pipeline.runs import submit
+from pipeline.stages import artifacts, events, execute, optimize, recipe
+from pipeline.stages.stage import Artifact, Context, Results
+from pipeline.store import Store
+from pipeline.store.run import DONE, FAILED, Run
+from pipeline.system import clock, locks
+from pipeline.worker import child, loop, probe
+from tests.helpers.lab import until
+
+Execute = Callable[[Any, Any, Context], Results]
+
+
+@pytest.fixture
+def run(store: Store, recipe_file: Path, no_worker: list[Path]) -> str:
+    """A queued run, submitted as a user does; its first stage is quantize."""
+    return submit.submit(store, recipe.load(recipe_file))
+
+
+def writes_a_model(_: Any, options: Any, context: Context) -> Results:
+    (context.output / "model").mkdir()
+    (context.output / "model" / "weights").write_text(f"{options.bits} bits of {context.model.name}")
+    (context.work / "workflow.json").write_text("{}")
+    context.checkpoints.mkdir(exist_ok=True)
+    return Results([Artifact("m", "checkpoint", context.output / "model")], {"bits": options.bits})
+
+
+def carry_out(
+    store: Store,
+    run: str,
+    monkeypatch: pytest.MonkeyPatch,
+    action: Execute = writes_a_model,
+    stage: str = "quantize",
+) -> dict[str, Any]:
+    """Run the stage in this process and return its result."""
+    folder = store.folder(run, stage)
+    folder.mkdir(exist_ok=True)
+    monkeypatch.setenv("OLIVE_LAB_EVENTS", str(folder / "events.jsonl"))
+    monkeypatch.setattr(execute, "execute", action)
+    monkeypatch.setattr(probe, "require", lambda *_: None)
+    monkeypatch.setattr(settings, "gpus", lambda: 0)
+    code = child.main(run, stage)
+    result: dict[str, Any] = json.loads((folder / child.RESULT).read_text())
+    assert code == (0 if result["status"] == DONE else 1)
+    return result
+
+
+def refuse(*_: Any) -> Results:
+    pytest.fail("this stage should have been reused")
+
+
+def test_a_stage_leaves_its_result_and_its_events(
+    store: Store, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = carry_out(store, run, monkeypatch)
+    assert (result["status"], result["reused"], result["metrics"]) == (DONE, False, {"bits": 4})
+    (artifact,) = result["artifacts"]
+    assert (artifact["name"], artifact["kind"]) == ("m", "checkpoint")
+    assert (Path(artifact["path"]) / "weights").read_text() == "4 bits of tiny-llama"
+    folder = store.folder(run, "quantize")
+    process = json.loads((folder / child.PROCESS).read_text())
+    assert process.pop("pid") == os.getpid()
+    assert 0 < (clock.since(process) or 0) < 60
+    told = events.read(folder / "events.jsonl")[0]
+    progress = [event["progress"] for event in told if "progress" in event]
+    assert (told[0]["attempt"], progress[-1]) == (True, 1.0)
+    assert (folder / "workflow.json").is_file()
+    assert not (folder / "work").exists()
+    assert not (folder / "checkpoints").exists()
+
+
+def test_a_stage_is_given_what_the_user_chose(
+    store: Store, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Context] = []
+
+    def look(stage: Any, options: Any, context: Context) -> Results:
+        seen.append(context)
+        return writes_a_model(stage, options, context)
+
+    carry_out(store, run, monkeypatch, look)
+    (context,) = seen
+    assert (context.template, context.eval_fraction, context.seed, context.device) == ("chat", 0.1, 0, "cpu")
+    assert (context.model.name, context.config["hidden_size"]) == ("tiny-llama", 64)
+    assert context.data == Path(store.get(run).data)
+    assert store.home in context.data.parents
+
+
+def test_an_unchanged_stage_is_reused_by_the_next_run(
+    store: Store, run: str, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = carry_out(store, run, monkeypatch)
+    again = submit.submit(store, recipe.load(recipe_file, ["name=again", "finetune.max_steps=10"]))
+    second = carry_out(store, again, monkeypatch, refuse)
+    assert (second["status"], second["reused"]) == (DONE, True)
+    assert (second["artifacts"], second["metrics"]) == (first["artifacts"], first["metrics"])
+
+
+@pytest.mark.parametrize("change", ["option", "weights"])
+def test_a_changed_stage_is_made_anew(
+    store: Store,
+    run: str,
+    recipe_file: Path,
+    model_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+) -> None:
+    first = carry_out(store, run, monkeypatch)
+    if change == "weights":
+        weights = model_folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    again = submit.submit(store, recipe.load(recipe_file, ["quantize.bits=8"] if change == "option" else []))
+    second = carry_out(store, again, monkeypatch)
+    assert not second["reused"]
+    assert second["artifacts"][0]["path"] != first["artifacts"][0]["path"]
+
+
+def test_the_data_decides_where_rows_are_used(
+    store: Store, recipe_file: Path, dataset: Path, no_worker: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reused(*changes: str) -> bool:
+        run = submit.submit(store, recipe.load(recipe_file, list(changes)))
+        return bool(carry_out(store, run, monkeypatch)["reused"])
+
+    rtn, gptq = "quantize.algorithm=rtn", "quantize.algorithm=gptq"
+    assert [reused(rtn), reused(gptq), reused(gptq)] == [False, False, True]
+    dataset.write_text(dataset.read_text() * 2)
+    assert [reused(rtn), reused(gptq), reused(gptq, "seed=1")] == [True, False, False]
+    assert [reused(gptq, "quantize.general_text=1.0", f"seed={seed}") for seed in (1, 2)] == [False, True]
+
+
+def test_the_template_decides_where_rows_are_used_or_it_is_written(
+    store: Store, recipe_file: Path, no_worker: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reused(algorithm: str, template: str) -> bool:
+        changes = [f"quantize.algorithm={algorithm}", f"template={template}"]
+        run = submit.submit(store, recipe.load(recipe_file, changes))
+        return bool(carry_out(store, run, monkeypatch)["reused"])
+
+    templates = ("Q {prompt} A {response}", "{prompt}: {response}")
+    assert [reused("rtn", template) for template in templates] == [False, True]
+    assert [reused("gptq", template) for template in templates] == [False, False]
+    assert optimize.uses_template(optimize.Options())
+
+
+def test_later_stages_get_what_earlier_ones_made(
+    store: Store, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.claim("cpu")
+    result = carry_out(store, run, monkeypatch)
+    store.finish(run, "quantize", result.pop("status"), **result)
+    store.claim_next(run, "cpu")
+    seen: list[Context] = []
+
+    def look(_: Any, options: Any, context: Context) -> Results:
+        seen.append(context)
+        (context.output / "adapter").mkdir()
+        return Results([Artifact("a", "adapter", context.output / "adapter")])
+
+    assert carry_out(store, run, monkeypatch, look, "finetune")["status"] == DONE
+    assert seen[0].inputs == {"checkpoint": Path(result["artifacts"][0]["path"])}
+
+
+class TestFailures:
+    def test_the_traceback_is_in_the_log_and_a_sentence_in_the_result(
+        self, store: Store, run: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def fail(*_: Any) -> Results:
+            raise ValueError("the layers\n  do not fit")
+
+        result = carry_out(store, run, monkeypatch, fail)
+        assert result["status"] == FAILED
+        assert result["error"].startswith(
+            "quantize failed (ValueError: the layers do not fit); its log shows"
+        )
+        assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+    def test_a_model_deleted_meanwhile_is_named(
+        self, store: Store, run: str, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shutil.rmtree(model_folder)
+        result = carry_out(store, run, monkeypatch)
+        assert result["error"] == f"model: {model_folder}: no such folder"
+
+    def test_sys_exit_in_a_library_is_a_failure(
+        self, store: Store, run: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        result = carry_out(store, run, monkeypatch, lambda *_: sys.exit(3))
+        assert result["status"] == FAILED
+        assert result["error"].startswith("quantize failed (SystemExit: 3); its log shows where.")
+
+    def test_a_full_disk_leaves_nothing_half_written(
+        self, store: Store, run: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fill(_: Any, options: Any, context: Context) -> Results:
+            (context.output / "begun").write_bytes(b"x" * 1000)
+            (context.output / "weights").symlink_to("/dev/full")  # the kernel answers ENOSPC to every write
+            (context.output / "weights").write_bytes(b"x" * 1000)
+            return Results([])
+
+        result = carry_out(store, run, monkeypatch, fill)
+        assert result["error"] == "The disk is full; free some space in the home folder and retry."
+        assert [path.name for path in (store.home / "artifacts").iterdir()] == [".locks"]
+        assert not (store.folder(run, "quantize") / "work").exists()
+
+    def test_a_result_with_no_number_is_still_json(
+        self, store: Store, run: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def diverge(stage: Any, options: Any, context: Context) -> Results:
+            return Results(writes_a_model(stage, options, context).artifacts, {"loss": float("nan")})
+
+        assert carry_out(store, run, monkeypatch, diverge)["metrics"] == {"loss": None}
+
+
+def wrapped(cause: BaseException) -> BaseException:
+    try:
+        try:
+            raise cause
+        except BaseException as error:
+            raise RuntimeError("the pass failed") from error
+    except RuntimeError as error:
+        return error
+
+
+FULL = "The disk is full; free some space in the home folder and retry."
+MEMORY = (
+    "Memory ran out; start a new run with a smaller batch_size or max_length, or with"
+    " gradient_checkpointing on."
+)
+
+AGAIN = "try again; if it fails again, report it."
+DENIED = "/a/b cannot be used (Permission denied); see that it is there and yours, and retry."
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (LabError("Do this."), "Do this."),
+        (OSError(errno.ENOSPC, "No space left on device"), FULL),
+        (RuntimeError("IoError: Os { code: 28, message: No space left on device }"), FULL),
+        (wrapped(OSError(errno.ENOSPC, "x")), FULL),
+        (MemoryError(), MEMORY),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"), f"GPU m{MEMORY[1:]}"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), MEMORY),
+        (wrapped(MemoryError()), MEMORY),
+        (RuntimeError("a\nb" + "c" * 1000), f"This failed (RuntimeError: a b{'c' * 296}…); {AGAIN}"),
+        (KeyError("multi_cache"), f"This failed with an internal error (KeyError: 'multi_cache'); {AGAIN}"),
+        (IndexError(), f"This failed with an internal error (IndexError); {AGAIN}"),
+        (KeyboardInterrupt(), f"This failed (KeyboardInterrupt); {AGAIN}"),
+        (PermissionError(13, "Permission denied", "/a/b"), DENIED),
+    ],
+)
+def test_every_error_becomes_one_plain_sentence(error: BaseException, expected: str) -> None:
+    assert sentence(error) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "how"),
+    [
+        (KeyError("multi_cache"), " with an internal error (KeyError: 'multi_cache')"),
+        (ValueError("no"), " (ValueError: no)"),
+    ],
+)
+def test_a_stage_that_fails_for_an_unknown_reason_says_what_to_do(error: Exception, how: str) -> None:
+    found = sentence(error, "optimize")
+    assert found.startswith(f"optimize failed{how}; its log shows where. Retry it")
+
+
+@pytest.mark.parametrize("stage", ["quantize", "finetune", "optimize", "evaluate", "score"])
+def test_what_to_take_smaller_is_an_option_of_the_stage(stage: str) -> None:
+    said = sentence(MemoryError(), stage)
+    assert said.startswith("Memory ran out; start a new run with a smaller ")
+    options = {option.name for option in describe(recipe.OPTIONS[stage])}
+    named = re.findall(rf"{stage}\.(\w+)", said)
+    assert set(named) <= options
+    assert named or stage == "optimize"
+
+
+def test_two_runs_do_not_make_the_same_result_twice(
+    store: Store, run: str, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second waits for the first and reuses what it made."""
+    key = {}
+    real = artifacts.find
+
+    def find(home: Path, stage: str, name: str) -> artifacts.Stored | None:
+        key["key"] = name
+        return real(home, stage, name)
+
+    monkeypatch.setattr(artifacts, "find", find)
+    carry_out(store, run, monkeypatch)
+    stored = real(store.home, "quantize", key["key"])
+    assert stored is not None
+    hidden = stored.folder.rename(stored.folder.with_name("hidden"))
+    other = submit.submit(store, recipe.load(recipe_file))
+    with locks.locked(artifacts.lock(store.home, "quantize", key["key"])):
+        second = threading.Thread(target=carry_out, args=(store, other, monkeypatch, refuse))
+        second.start()
+        second.join(0.3)
+        assert second.is_alive()
+        hidden.rename(stored.folder)
+    second.join(60)
+    assert json.loads((store.folder(other, "quantize") / child.RESULT).read_text())["reused"]
+
+
+def test_a_publish_is_carried_out_by_the_real_child(store: Store, finished: Run) -> None:
+    """As the worker starts it: a process, a log, and the lock it holds while it lives."""
+    options = {"to": "local", "name": "trips", "version": "", "description": ""}
+    stage = store.add_publish(finished.id, options)
+    served = loop.Worker(store)
+    served.step()
+    until(lambda: (served.step(), store.get(finished.id).stage(stage).status == DONE)[1], "the publish")
+    published = store.get(finished.id).stage(stage)
+    assert published.metrics["version"] == "1"
+    assert (store.home / "registry" / "trips" / "1" / "model.onnx").is_file()
+    assert "Published trips version 1" in (store.folder(finished.id, stage) / "log.txt").read_text()
+    assert not loop.lives(store.folder(finished.id, stage))

@@ -1,0 +1,412 @@
+"""The trial of a model before a run: what it is remembered by, what it says, and the real thing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import settings
+from pipeline.errors import LabError
+from pipeline.inputs.prompts import templates
+from pipeline.runs import submit
+from pipeline.stages import recipe
+from pipeline.store import Store
+from pipeline.store.run import EVENTS, FAILED, RESULT
+from pipeline.worker import child, probe, processes, spare
+from tests.helpers import tiny
+from tests.helpers.lab import until
+
+SHORT = ("quantize.calibration_length=64", "finetune.max_length=64")  # tiny models read no more
+UNREADABLE = (
+    "This model cannot be exported: ONNX Runtime GenAI cannot read its Unigram tokenizer, so nothing could"
+    " talk to the exported files; choose another base model."
+)
+
+
+def chosen(model: Path, data: Path, *changes: str) -> recipe.Recipe:
+    return recipe.build({"name": "trip", "model": str(model), "data": str(data)}, data.parent, list(changes))
+
+
+class TestKeys:
+    @pytest.mark.parametrize(
+        "change",
+        [
+            "name=other",
+            "seed=7",
+            "eval_fraction=0.3",
+            "finetune.max_steps=9",
+            "finetune.epochs=2",
+            "finetune.learning_rate=0.1",
+            "finetune.batch_size=1",
+            "finetune.r=64",
+            "finetune.max_length=64",
+            "quantize.calibration_blocks=8",
+            "evaluate.prompts=9",
+            "score.rows=8",
+        ],
+    )
+    def test_what_cannot_matter_is_not_tried_again(
+        self, model_folder: Path, dataset: Path, change: str
+    ) -> None:
+        before = probe.keys(chosen(model_folder, dataset), model_folder)
+        assert probe.keys(chosen(model_folder, dataset, change), model_folder) == before
+
+    @pytest.mark.parametrize(
+        "change",
+        ["quantize.bits=8", "quantize=null", "finetune.method=rslora", "optimize.precision=int8",
+         "quantize.group_size=16", "finetune=null", "finetune.packing=true"],
+    )  # fmt: skip
+    def test_what_can_matter_is(self, model_folder: Path, dataset: Path, change: str) -> None:
+        walk, tokenizer = probe.keys(chosen(model_folder, dataset), model_folder)
+        changed = probe.keys(chosen(model_folder, dataset, change), model_folder)
+        assert (changed[0] != walk, changed[1]) == (True, tokenizer)
+
+    @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json", "generation_config.json"])
+    def test_another_tokenizer_or_config_is_tried(self, model_folder: Path, dataset: Path, file: str) -> None:
+        before = probe.keys(chosen(model_folder, dataset), model_folder)
+        path = model_folder / file
+        known = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps({**known, "eos_token_id": 7}))
+        after = probe.keys(chosen(model_folder, dataset), model_folder)
+        assert (before[0] != after[0], before[1] != after[1]) == (True, True)
+
+    def test_weights_do_not_matter(self, model_folder: Path, dataset: Path) -> None:
+        before = probe.keys(chosen(model_folder, dataset), model_folder)
+        (model_folder / "model.safetensors").write_bytes(b"other")
+        assert probe.keys(chosen(model_folder, dataset), model_folder) == before
+
+
+class TestRows:
+    def test_they_are_spread_over_the_file(self, tmp_path: Path) -> None:
+        file = tmp_path / "rows.jsonl"
+        lines = [json.dumps({"prompt": f"p{i}", "response": "r" * (i % 7)}) for i in range(5000)]
+        file.write_text("\n".join(lines), encoding="utf-8-sig")
+        found = [int(row["prompt"][1:]) for row in probe.spread_rows(file)]
+        assert found[:8] == list(range(8))
+        assert len(found) == len(set(found)) > 50
+        assert found == sorted(found)
+        assert found[-1] > 4500
+
+    @pytest.mark.parametrize("count", [1, 2, 3, 40])
+    def test_small_files_lose_no_first_rows(self, tmp_path: Path, count: int) -> None:
+        rows = list(probe.spread_rows(tiny.dataset(tmp_path / "rows.jsonl", count)))
+        assert len(rows) >= min(count, 8)
+        assert len({json.dumps(row) for row in rows}) == len(rows)
+
+    def test_short_ones_with_different_prompts_are_tried(self) -> None:
+        rows = [{"prompt": f"p{i % 20}", "response": "r" * i} for i in range(40)]
+        tried = probe.tried(rows, ("prompt", "response"))
+        assert [row["prompt"] for row in tried] == [f"p{i}" for i in range(8)]
+
+
+class TestSentences:
+    @pytest.mark.parametrize(
+        ("error", "step", "expected"),
+        [
+            (
+                KeyError("multi_cache"),
+                "optimize",
+                "This model cannot be exported: the settings for long texts in its config.json do not fit"
+                " together (max_position_embeddings differs from original_max_position_embeddings, and there"
+                " is no longrope scaling); choose another base model.",
+            ),
+            (
+                NotImplementedError("The /x model is not currently supported."),
+                "optimize",
+                "This model cannot be exported: ONNX Runtime GenAI has no exporter for BloomForCausalLM;"
+                " choose another base model.",
+            ),
+            (
+                IndexError("list index out of range"),
+                "quantize",
+                "This model cannot be quantized: on a small copy of it, quantize failed; choose another base"
+                " model or other quantize options (the log has the details).",
+            ),
+            (
+                ValueError("no room"),
+                "finetune",
+                "This model cannot be fine-tuned: on a small copy of it, finetune failed (no room); choose"
+                " another base model or other finetune options (the log has the details).",
+            ),
+            (
+                KeyError("x"),
+                "model",
+                "This model cannot be loaded: config.json: hidden_act is 'x', which no library here knows;"
+                " choose another base model.",
+            ),
+            (
+                RuntimeError("GroupQueryAttention: head_size must be a multiple of 8. Got 4"),
+                "evaluate",
+                "This model cannot be run after its export: its attention heads do not have a multiple of 8"
+                " numbers, which ONNX Runtime needs; choose another base model.",
+            ),
+            (LabError("Do this."), "finetune", "Do this."),
+            (OSError(28, "No space left"), "finetune", "The disk is full; free some space in the home folder"
+             " and retry."),
+        ],
+    )  # fmt: skip
+    def test_what_failed_is_a_sentence(self, error: Exception, step: str, expected: str) -> None:
+        config = {"architectures": ["BloomForCausalLM"], "hidden_act": "x"}
+        assert probe.said(error, step, config) == expected
+
+    def test_code_of_its_own_and_unknown_kinds_are_named(self) -> None:
+        unknown = ValueError("Transformers does not recognize this architecture.")
+        assert probe.unloadable({"model_type": "x", "auto_map": {}}, unknown).startswith(
+            "This model cannot be loaded: the installed transformers does not know 'x' models; "
+        )
+        refused = TypeError("Validation error for field 'rope_theta': TypeError: expected float, got str")
+        assert probe.unloadable({"model_type": "x"}, refused) == (
+            "This model cannot be loaded: the installed transformers does not accept rope_theta in its"
+            " config.json; choose another base model (the log has the details)."
+        )
+        assert "its config.json has no model_type" in probe.unloadable({}, unknown)
+        assert "needs code of its own" in probe.unloadable({"auto_map": {"AutoConfig": "a.B"}}, unknown)
+
+    @pytest.mark.parametrize(
+        ("end", "expected"),
+        [
+            (
+                "kill -KILL $$",
+                "at the step 'start' that was killed, most likely because memory ran out; retry",
+            ),
+            ("kill -SEGV $$", "crashed (Segmentation fault), as the real model would; choose another base"),
+            ("exit 3", "ended without a reason (exit code 3); retry, and the log has the details."),
+        ],
+    )
+    def test_a_trial_that_dies_is_a_sentence_and_leaves_nothing(
+        self,
+        home: Path,
+        model_folder: Path,
+        dataset: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        end: str,
+        expected: str,
+    ) -> None:
+        python = home / "python"
+        python.write_text(f"#!/bin/sh\n{end}\n")
+        python.chmod(0o700)
+        monkeypatch.setattr(settings, "python", lambda: str(python))
+        with pytest.raises(LabError) as raised:
+            probe.require(home, chosen(model_folder, dataset), dataset, model_folder, home / "work")
+        assert expected in str(raised.value)
+        assert not (home / "work").exists()
+        assert list((home / "probes").glob("*")) == [home / "probes" / ".locks"]
+
+    def test_a_trial_that_never_exits_counts_as_its_verdict(
+        self, home: Path, model_folder: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        python = home / "python"
+        python.write_text(f'#!/bin/sh\necho \'{{"error": "No."}}\' > "$3/{probe.VERDICT}"\nexec sleep 100\n')
+        python.chmod(0o700)
+        monkeypatch.setattr(settings, "python", lambda: str(python))
+        monkeypatch.setenv("OLIVE_LAB_EXIT_SECONDS", "0.1")
+        with pytest.raises(LabError, match=r"^No\.$"):
+            probe.require(home, chosen(model_folder, dataset), dataset, model_folder, home / "work")
+
+
+def unigram(folder: Path) -> Path:
+    """A tiny llama whose tokenizer is of a kind that the runtime does not read."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tiny.build("llama", folder)
+    trained = Tokenizer(models.Unigram())
+    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    specials = ["<unk>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=specials, unk_token="<unk>")
+    trained.train_from_iterator(["See the old town of Rome, Oslo, Lima and Cairo."] * 5, trainer)
+    PreTrainedTokenizerFast(
+        tokenizer_object=trained, eos_token="<|im_end|>", unk_token="<unk>", chat_template=tiny.CHATML
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def outcome(store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, Any]]:
+    """Carry a run's first stage out as the worker's child does; what became of it."""
+
+    def carry_out(run: str) -> dict[str, Any]:
+        folder = store.folder(run, "quantize")
+        folder.mkdir(exist_ok=True)
+        monkeypatch.setenv("OLIVE_LAB_EVENTS", str(folder / EVENTS))
+        child.main(run, "quantize")
+        return dict(json.loads((folder / RESULT).read_text()))
+
+    monkeypatch.setattr(spare, "affordable", lambda: False)  # nothing is imported here meanwhile
+    return carry_out
+
+
+@pytest.mark.chain
+def test_a_tokenizer_that_the_runtime_cannot_read_ends_the_run_before_quantize(
+    store: Store,
+    tmp_path: Path,
+    no_worker: list[Path],
+    outcome: Callable[[str], dict[str, Any]],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The first trial is killed in its middle; the retry tries again and finds what is wrong."""
+    data = tiny.dataset(tmp_path / "rows.jsonl")
+    run = submit.submit(store, chosen(unigram(tmp_path / "model"), data, *SHORT))
+    folder = store.folder(run, "quantize")
+
+    def kill() -> None:
+        until((folder / "work" / probe.STEP).exists, "the trial")
+        (trial,) = trials(folder)
+        os.kill(trial, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    assert "was killed, most likely because memory ran out" in outcome(run)["error"]
+    killer.join()
+    capfd.readouterr()
+    result = outcome(run)
+    assert (result["status"], result["error"]) == (FAILED, UNREADABLE)
+    assert "type must be object" in capfd.readouterr().err, "the log has the details"
+    assert not trials(folder)
+    assert not (folder / "work").exists()
+    assert [path.name for path in (store.home / "artifacts").iterdir()] == [".locks"]
+    messages = [json.loads(line).get("message") for line in (folder / EVENTS).read_text().splitlines()]
+    assert f"{probe.TITLE}: tokenizer (2 of 8)" in messages
+
+
+def trials(folder: Path) -> list[int]:
+    """Living trials of a stage."""
+    mark = f"OLIVE_LAB_EVENTS={folder / EVENTS}".encode()
+    return [
+        pid
+        for pid in processes._processes()
+        if mark in processes._environment(pid)
+        and b"pipeline.worker.probe" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
+@pytest.fixture(scope="module")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.build("llama", tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture
+def llama(tiny_llama: Path, tmp_path: Path) -> Path:
+    """A tiny llama for the test to break."""
+    return shutil.copytree(tiny_llama, tmp_path / "model")
+
+
+@pytest.mark.chain
+class TestUnfitModels:
+    """Each is refused in words before any stage is tried; the trial's own process calls the same."""
+
+    @pytest.mark.parametrize(
+        ("kind", "sizes"),
+        [
+            ("Bert", {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}),
+            ("Mamba", {"hidden_size": 64, "num_hidden_layers": 2}),
+            ("GPT2", {"n_embd": 64, "n_layer": 2, "n_head": 4}),
+        ],
+    )
+    def test_those_that_are_built_otherwise(
+        self, llama: Path, tmp_path: Path, kind: str, sizes: dict[str, int]
+    ) -> None:
+        import transformers
+
+        getattr(transformers, f"{kind}Config")(vocab_size=320, **sizes).save_pretrained(llama)
+        data = tiny.dataset(tmp_path / "rows.jsonl")
+        walk = probe.Walk(
+            probe.Task(str(llama), str(data), chosen(llama, data, "quantize=null").to_dict()), tmp_path, None
+        )
+        with pytest.raises(LabError, match=f"'{kind.lower()}' models are not built of decoder"):
+            walk.go()
+        assert walk.step in ("config", "model")
+
+    @pytest.mark.parametrize("content", ["{}", "[]", None])
+    def test_those_whose_tokenizer_is_damaged(self, llama: Path, content: str | None) -> None:
+        file = llama / "tokenizer.json"
+        file.unlink() if content is None else file.write_text(content)
+        what = "missing" if content is None else "damaged"
+        with pytest.raises(LabError, match=rf"^This model's tokenizer cannot be loaded: its \S+ is {what};"):
+            probe.check_tokenizer(llama, None, None)
+
+    def test_those_that_know_fewer_tokens_than_their_tokenizer(self, llama: Path, tmp_path: Path) -> None:
+        probe.check_tokenizer(llama, None, 259)
+        with pytest.raises(LabError, match=r"'Ń' is number 258, and vocab_size in its config\.json is 258;"):
+            probe.check_tokenizer(llama, None, 258)
+        from transformers import AutoTokenizer
+
+        from pipeline.passes.rows import Rows
+
+        # a token for pictures, say, is no fault until a row names it
+        made = AutoTokenizer.from_pretrained(llama)
+        made.add_tokens(["<image>"], special_tokens=True)
+        made.save_pretrained(llama)
+        config = json.loads((llama / "config.json").read_text())
+        (llama / "config.json").write_text(json.dumps({**config, "vocab_size": 259}))
+        probe.check_tokenizer(llama, None, 259)
+        rows = [{"prompt": text, "response": "b"} for text in ("a", "<image>")]
+        template = templates.parse("{prompt}: {response}")
+        shown = Rows(rows, template, llama, 64, "all")
+        assert len(shown[0][0]["input_ids"]) == 5
+        with pytest.raises(LabError, match=r"'<image>' is number 259, and vocab_size in its \S+ is 259"):
+            shown[1]
+
+    def test_files_that_arrive_broken_are_refused_before_the_trial(
+        self, home: Path, llama: Path, tmp_path: Path
+    ) -> None:
+        """Of a hub's model only config.json is seen before a run."""
+        data = tiny.dataset(tmp_path / "rows.jsonl")
+        given = chosen(llama, data, *SHORT)
+        (llama / "generation_config.json").write_text("[]")
+        with pytest.raises(LabError, match=r"^This model cannot be loaded: generation_config\.json is not"):
+            probe.require(home, given, data, llama, home / "work")
+
+
+@pytest.mark.chain
+def test_a_config_that_cannot_be_exported_is_found_without_the_real_weights(
+    home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model, data = tiny.build("phi3", tmp_path / "model"), tiny.dataset(tmp_path / "rows.jsonl")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "original_max_position_embeddings": 4096}))
+    (model / "model.safetensors").unlink()
+    with pytest.raises(LabError, match="the settings for long texts in its config"):
+        probe.require(home, chosen(model, data, "quantize=null", "finetune=null"), data, model, home / "work")
+    assert "KeyError: 'multi_cache'" in capfd.readouterr().err
+
+
+@pytest.mark.chain
+def test_a_good_model_is_tried_once(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model, data = tiny.build("llama", tmp_path / "model"), tiny.dataset(tmp_path / "rows.jsonl")
+    (model / "model.safetensors").unlink()
+
+    def steps(data: Path, *changes: str) -> list[str]:
+        probe.require(home, chosen(model, data, *changes), data, model, home / "work")
+        lines = capfd.readouterr().out.splitlines()
+        return [line.split()[-4] for line in lines if line.startswith(f"-- {probe.TITLE}")]
+
+    assert steps(data) == [
+        "config",
+        "tokenizer",
+        "model",
+        "quantize",
+        "finetune",
+        "optimize",
+        "evaluate",
+        "ids",
+    ]
+    other = tiny.dataset(tmp_path / "other.jsonl", 9)
+    assert steps(other) == ["ids"], "another dataset: the tokenizer is compared with its rows"
+    monkeypatch.setattr(settings, "python", lambda: "/bin/false")
+    assert steps(data) == []
+    assert steps(other, "finetune.max_steps=3") == []
+    assert not (home / "work").exists()
+    kept = {path.suffix for path in next((home / "probes").glob("tokenizer-*")).iterdir()}
+    assert ".json" in kept
+    assert not kept & {".onnx", ".data", ".onnx_adapter"}
