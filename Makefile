@@ -53,6 +53,7 @@ test: chromium npm lint types unit azure-test chain browser ## Lint, types, unit
 lint: install $(INSTALLED_DEV)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/hadolint Dockerfile
 
 types: install $(INSTALLED_DEV)
