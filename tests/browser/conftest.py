@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -18,7 +19,7 @@ import pytest
 from pipeline import settings
 from pipeline.store import Store
 from pipeline.system import locks
-from tests.helpers.lab import until
+from tests.helpers.lab import killed, until
 
 WAIT_MS = 60_000
 SETTLE_MS = 1500
@@ -130,9 +131,9 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture
-def app(home: Path, browser: Any) -> Iterator[App]:
-    """An app over an empty home. The test holds the worker's lock: nothing runs for real."""
+@contextlib.contextmanager
+def served(home: Path, browser: Any) -> Iterator[App]:
+    """An app over an empty home. Whoever asks for it holds the worker's lock: nothing runs for real."""
     lock = locks.take(home / "worker.lock")
     assert lock is not None
     with socket.socket() as listener:
@@ -140,12 +141,60 @@ def app(home: Path, browser: Any) -> Iterator[App]:
         port = listener.getsockname()[1]
     made = App(home, port, browser, serve(home, port))
     yield made
-    for context in browser.contexts:
-        context.close()
     made.stop()
     os.close(lock)
-    assert made.outside == []
-    assert made.errors == []
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, browser: Any) -> Iterator[App]:
+    """One app for a module: starting one takes as long as most tests."""
+    home = tmp_path_factory.mktemp("shared") / "home"
+    home.mkdir(mode=0o700)
+    with served(home, browser) as made:
+        yield made
+    until(lambda: not killed(home), "the end of all processes")
+
+
+@pytest.fixture
+def app(shared: App, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
+    """The module's app, over a home that is empty again."""
+    monkeypatch.setenv("OLIVE_LAB_HOME", str(shared.home))
+    empty(shared.home)
+    with looked_at(shared):
+        yield shared
+
+
+@pytest.fixture
+def own_app(home: Path, browser: Any) -> Iterator[App]:
+    """An app that starts in the environment of its test."""
+    with served(home, browser) as made, looked_at(made):
+        yield made
+
+
+@contextlib.contextmanager
+def looked_at(app: App) -> Iterator[None]:
+    """Pages of a test: they are closed afterwards, and none has failed or asked anybody else."""
+    app.outside.clear()
+    app.errors.clear()
+    app.asked.clear()
+    yield
+    for context in app.browser.contexts:
+        context.close()
+    assert app.outside == []
+    assert app.errors == []
+
+
+KEPT = ("worker.lock", "webapp.lock", "runs.lock", "runs.db", "runs.db-wal", "runs.db-shm", ".gradio-uploads")
+
+
+def empty(home: Path) -> None:
+    """Take out what the test before has left, without a word to the app."""
+    with Store(home)._write() as db:
+        for table in ("stages", "runs", "facts"):
+            db.execute(f"DELETE FROM {table}")
+    for path in home.iterdir():
+        if path.name not in KEPT:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @pytest.fixture

@@ -26,10 +26,10 @@ def nobody(home, monkeypatch):
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_the_hub_without_a_login_says_what_to_do_and_lists_what_is_there(nobody, app, shot, dark):
-    run = planted.finished(app.store)
-    stage = app.store.add_publish(run, {"to": "huggingface"})
-    app.store.claim_publish()
+def test_the_hub_without_a_login_says_what_to_do_and_lists_what_is_there(nobody, own_app, shot, dark):
+    run = planted.finished(own_app.store)
+    stage = own_app.store.add_publish(run, {"to": "huggingface"})
+    own_app.store.claim_publish()
     facts = {
         "name": "ann/trips",
         "version": "1",
@@ -38,8 +38,8 @@ def test_the_hub_without_a_login_says_what_to_do_and_lists_what_is_there(nobody,
         "bytes": 2048,
         "verified": True,
     }
-    app.store.finish(run, stage, "done", seconds=1.0, metrics=facts)
-    page = app.open("?tab=publish", dark=dark)
+    own_app.store.finish(run, stage, "done", seconds=1.0, metrics=facts)
+    page = own_app.open("?tab=publish", dark=dark)
     expect(page.locator("#publish-run input")).not_to_have_value("")
     page.click("#publish-where label:has-text('Hugging Face Hub')")
     expect(page.locator("#hub-check")).to_be_visible()
