@@ -60,13 +60,13 @@ def _all_prompt_ids(tokenizer: Any, prompts: list[str]) -> list[Ids]:
     return [ids if ids[: len(first)] == first else [*first, *ids] for ids in every]
 
 
-@lru_cache(maxsize=4)
 def put_before(plain: list[int], whole: list[int]) -> list[int]:
     """What stands in `whole` before `plain`."""
     starts = range(len(whole) - len(plain) + 1)
     return whole[: next((at for at in starts if whole[at : at + len(plain)] == plain), 0)]
 
 
+@lru_cache(maxsize=4)
 def before(tokenizer: Any) -> Ids:
     """The ids that a tokenizer puts before every text: begin-of-text, as a rule, or none."""
     plain, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
