@@ -184,7 +184,16 @@ def looked_at(app: App) -> Iterator[None]:
     assert app.errors == []
 
 
-KEPT = ("worker.lock", "webapp.lock", "runs.lock", "runs.db", "runs.db-wal", "runs.db-shm", ".gradio-uploads")
+KEPT = (
+    "runs",
+    "worker.lock",
+    "webapp.lock",
+    "runs.lock",
+    "runs.db",
+    "runs.db-wal",
+    "runs.db-shm",
+    ".gradio-uploads",
+)
 
 
 def empty(home: Path) -> None:
@@ -192,7 +201,7 @@ def empty(home: Path) -> None:
     with Store(home)._write() as db:
         for table in ("stages", "runs", "facts"):
             db.execute(f"DELETE FROM {table}")
-    for path in home.iterdir():
+    for path in [*(home / "runs").iterdir(), *home.iterdir()]:
         if path.name not in KEPT:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -434,20 +433,15 @@ def test_help_names_every_verb_of_the_contract(home: Path, capsys: Capture) -> N
     assert re.findall(r"^    (\w+)", out, re.MULTILINE) == verbs
 
 
-def test_it_starts_quickly_and_imports_nothing_heavy(home: Path) -> None:
+def test_it_imports_nothing_heavy(home: Path) -> None:
     code = (
         "import sys; from pipeline.__main__ import main; main(['list']);"
         "heavy = ('torch', 'numpy', 'transformers', 'peft', 'olive', 'onnx', 'onnxruntime',"
         " 'onnxruntime_genai', 'gradio', 'azure', 'huggingface_hub', 'datasets', 'pandas');"
         "print([name for name in heavy if name in sys.modules])"
     )
-    times = []
-    for _ in range(3):
-        began = time.monotonic()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=settings.ROOT)
-        times.append(time.monotonic() - began)
-        assert done.stdout.splitlines()[-1] == "[]", done.stderr
-    assert min(times) < 1.0
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=settings.ROOT)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
 def test_a_scorecard_is_queued_followed_and_shown(

@@ -224,7 +224,6 @@ KINDS = {
     "evaluate": "answers",
     "score": "score",
 }
-HALF = ("artifacts/*.part", "runs/*/*/work", "registry/*/.*")
 
 
 def full_disk() -> None:
