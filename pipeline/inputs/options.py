@@ -30,15 +30,17 @@ def option(
     default: Any,
     help: str,
     *,
+    label: str = "",
     advanced: bool = False,
     min: float | None = None,
     max: float | None = None,
 ) -> Any:
     """A dataclass field with what a person needs to choose a value.
 
-    `min` and `max` are inclusive bounds for numbers. `advanced` options are folded away on the page.
+    `min` and `max` are inclusive bounds for numbers. `advanced` options are folded away on the page. `label`
+    is the field's term where the key alone is not one.
     """
-    meta = {"help": help, "advanced": advanced, "min": min, "max": max}
+    meta = {"help": help, "label": label, "advanced": advanced, "min": min, "max": max}
     return dataclasses.field(default=default, metadata=meta)
 
 
@@ -54,6 +56,12 @@ class Option:
     advanced: bool
     min: float | None
     max: float | None
+    label: str = ""
+
+    def titled(self) -> str:
+        """What a person calls it: `learning_rate` as "Learning rate", `r` as "Rank (r)"."""
+        words = self.name.replace("_", " ")
+        return f"{self.label} ({self.name})" if self.label else words[0].upper() + words[1:]
 
     def allowed(self) -> str:
         """What a value may be, as words for an error message or a hint."""
@@ -88,6 +96,7 @@ def describe(cls: type) -> list[Option]:
                 advanced=field.metadata["advanced"],
                 min=field.metadata["min"],
                 max=field.metadata["max"],
+                label=field.metadata["label"],
             )
         )
     return found

@@ -18,7 +18,7 @@ ANSWERS = "answers.json"
 @dataclass(frozen=True)
 class Options:
     prompts: int = option(3, "Held-out prompts to answer", min=1, max=1000)
-    max_new_tokens: int = option(64, "Tokens of an answer at most", min=1, max=8192)
+    max_new_tokens: int = option(64, "Tokens of an answer at most", min=1, max=8192, label="Max tokens")
 
 
 def check(options: Options, model: Model) -> list[str]:

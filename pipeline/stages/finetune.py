@@ -33,7 +33,7 @@ class Options:
         " but is slower and cannot be exported; qlora trains on the model in 4-bit nf4, on a GPU only,"
         " without the quantize stage",
     )
-    r: int = option(16, "Rank: larger learns more and weighs more", min=1, max=512)
+    r: int = option(16, "Rank: larger learns more and weighs more", min=1, max=512, label="Rank")
     alpha: int = option(
         32,
         "Scale of the adapter: multiplies its output by alpha / r, with rslora by alpha / √r",
@@ -57,12 +57,18 @@ class Options:
         "all-linear",
         "Layers that get an adapter: all-linear, or names joined by commas such as q_proj,v_proj",
         advanced=True,
+        label="Layers with an adapter",
     )
     dropout: float = option(
         0.0, "Share of adapter inputs dropped while training", advanced=True, min=0.0, max=0.9
     )
     max_length: int = option(
-        512, "Tokens of a row at most; longer rows are cut", advanced=True, min=16, max=32768
+        512,
+        "Tokens of a row at most; longer rows are cut",
+        advanced=True,
+        min=16,
+        max=32768,
+        label="Max tokens of a row",
     )
     packing: bool = option(
         False,
@@ -71,7 +77,10 @@ class Options:
         advanced=True,
     )
     loss_on: Literal["response", "all"] = option(
-        "response", "Learn from the response only, or from the prompt as well", advanced=True
+        "response",
+        "Learn from the response only, or from the prompt as well",
+        advanced=True,
+        label="Loss on",
     )
     warmup_steps: int = option(
         5, "Steps over which the learning rate rises, at most half of all", advanced=True, min=0, max=100_000
@@ -96,6 +105,7 @@ class Options:
         advanced=True,
         min=0,
         max=1_000_000,
+        label="Steps between evaluations",
     )
     early_stop: int = option(
         0,
@@ -103,6 +113,7 @@ class Options:
         advanced=True,
         min=0,
         max=1000,
+        label="Early stopping",
     )
     gradient_checkpointing: bool = option(False, "Need less memory, take about a third longer", advanced=True)
     precision: Literal["auto", "bfloat16", "float32"] = option(

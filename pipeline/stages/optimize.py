@@ -94,19 +94,24 @@ class Options:
         advanced=True,
     )
     block_size: Literal[16, 32, 64, 128, 256] = option(
-        32, "Weights per scale where the export itself quantizes", advanced=True
+        32,
+        "Weights per scale where the export itself quantizes",
+        advanced=True,
+        label="Quantization block",
     )
     accuracy_level: Literal[0, 1, 2, 3, 4] = option(
         4,
         "Precision of the activations in products with packed weights on a CPU: 4 is int8, 1 is float32;"
         " weights in 8 bits need 4",
         advanced=True,
+        label="Accuracy of int4 products",
     )
     lm_head: Literal["auto", "int4", "int8", "float"] = option(
         "auto",
         "Type of the output layer: auto keeps what quantize.lm_head packed; else it is int8 with precision"
         " int4 or int8, and float with the others, or where accuracy_level is not 4",
         advanced=True,
+        label="Output layer",
     )
     embedding: Literal["auto", "int4", "float"] = option(
         "auto",
@@ -114,6 +119,7 @@ class Options:
         " is int4, where the exporter cannot), and is float in others; int4 and float store one of its own if"
         " the output layer's type is another",
         advanced=True,
+        label="Embedding layer",
     )
 
 

@@ -48,7 +48,9 @@ class Options:
     symmetric: bool = option(
         False, "Leave out zero points: a little smaller, a little less exact", advanced=True
     )
-    lm_head: bool = option(False, "Quantize the output layer too", advanced=True)
+    lm_head: bool = option(
+        False, "Quantize the output layer too", advanced=True, label="Quantize the output layer"
+    )
     mixed_precision: Literal["none", "k_quant_down", "k_quant_mixed"] = option(
         "none",
         "Keep some layers at 8 bit: k_quant_down a few down projections, k_quant_mixed attention inputs too",
@@ -58,6 +60,7 @@ class Options:
         False,
         "After awq, correct the errors of rounding column by column (GPTQ): better, and half as long again",
         advanced=True,
+        label="Error compensation",
     )
     calibration_blocks: int = option(
         32, "Blocks of text that awq and gptq look at", advanced=True, min=1, max=4096
@@ -69,6 +72,7 @@ class Options:
         advanced=True,
         min=0.0,
         max=1.0,
+        label="Share of general text",
     )
     engine: Literal["lab", "autoawq"] = option(
         "lab",

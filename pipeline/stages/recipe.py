@@ -36,20 +36,32 @@ class Basics:
         "A catalogue id, a hub id such as org/name, a local folder, or a model in Azure as"
         " azureml:NAME:VERSION or azureml://registries/...",
     )
-    data: str = option("", "The dataset: a file of JSON lines")
+    data: str = option("", "The dataset: a file of JSON lines", label="Dataset")
     template: str = option(
         "chat", "chat (the model's own) or a text with {placeholders}; the last one is the response"
     )
-    eval_fraction: float = option(0.1, "Share of the rows held out for evaluation", min=0.01, max=0.5)
+    eval_fraction: float = option(
+        0.1, "Share of the rows held out for evaluation", min=0.01, max=0.5, label="Held-out share"
+    )
     seed: int = option(0, "Makes the split and the training repeatable", min=0, max=2**31 - 1)
     runs_on: Literal["any", "cpu"] = option(
-        "any", "any: on a GPU where there is one; cpu: on the processor, beside runs on GPUs", advanced=True
+        "any",
+        "any: on a GPU where there is one; cpu: on the processor, beside runs on GPUs",
+        advanced=True,
     )
     max_minutes: float = option(
-        0.0, "End the run when its stages have taken this long; 0: no limit", min=0, advanced=True
+        0.0,
+        "End the run when its stages have taken this long; 0: no limit",
+        min=0,
+        advanced=True,
+        label="Time limit in minutes",
     )
     max_gigabytes: float = option(
-        0.0, "End the run when it has written this much to the disk; 0: no limit", min=0, advanced=True
+        0.0,
+        "End the run when it has written this much to the disk; 0: no limit",
+        min=0,
+        advanced=True,
+        label="Disk limit in GB",
     )
     group: str = option("", "Runs that belong together, such as those of a scorecard, share this name")
 

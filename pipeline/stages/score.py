@@ -24,7 +24,9 @@ class Options:
     general_blocks: int = option(
         16, "Blocks of 512 tokens of a bundled general text to measure perplexity on", min=1, max=32
     )
-    decode_tokens: int = option(96, "Tokens to decode for the speed of the exported graph", min=8, max=1024)
+    decode_tokens: int = option(
+        96, "Tokens to decode for the speed of the exported graph", min=8, max=1024, label="Tokens to decode"
+    )
 
 
 def check(options: Options, model: Model) -> list[str]:

@@ -64,7 +64,7 @@ def test_a_name_is_kept_and_stands_on_the_runs_of_a_sweep(app, shot):
     page.get_by_role("button", name="Sweep").click()
     expect(page.locator("#recipe")).to_contain_text("travel.jsonl")
     page.locator("#sweep-option-1 input").click()
-    page.get_by_role("option", name="Finetune: r", exact=True).click()
+    page.get_by_role("option", name="Finetune: Rank (r)", exact=True).click()
     page.fill("#sweep-values-1 input, #sweep-values-1 textarea", "4, 8")
     shot(page, "sweep")
     page.click("#sweep-start")

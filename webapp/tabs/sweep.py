@@ -27,8 +27,7 @@ def offered() -> list[tuple[str, str]]:
     found = [("Seed", "seed"), ("Held-out share", "eval_fraction")]
     for stage, cls in recipe.OPTIONS.items():
         found += [
-            (f"{stage.capitalize()}: {form.label(option).lower()}", f"{stage}.{option.name}")
-            for option in describe(cls)
+            (f"{stage.capitalize()}: {option.titled()}", f"{stage}.{option.name}") for option in describe(cls)
         ]
     return found
 

@@ -89,7 +89,7 @@ class Form:
 def component(option: Option, group: str = "", **kwargs: Any) -> Input:
     """The input that fits an option. Bounds stand in its hint; `options.coerce` is what holds them."""
     common = {
-        "label": label(option),
+        "label": option.titled(),
         "info": hint(option),
         "value": option.default,
         "elem_id": f"{group}-{option.name}" if group else option.name,
@@ -127,12 +127,6 @@ def read(option: Option, value: Any) -> Any:
     except ValueError:
         return value
     return meant if type(meant) in others or (isinstance(meant, int) and float in others) else value
-
-
-def label(option: Option) -> str:
-    """`learning_rate` as "Learning rate"; a single letter stays as it is."""
-    words = option.name.replace("_", " ")
-    return words if len(words) == 1 else words[0].upper() + words[1:]
 
 
 def hint(option: Option) -> str:

@@ -18,7 +18,7 @@ class Options:
     """One of each kind."""
 
     learning_rate: float = option(5e-4, "Size of a step", min=1e-8, max=1.0)
-    r: int = option(16, "Rank", min=1, max=512)
+    r: int = option(16, "Rank", min=1, max=512, label="Rank")
     method: Literal["lora", "dora"] = option("lora", "How")
     size: Literal[16, 32, 64, 128] = option(32, "Block")
     group: int | Literal["auto"] = option("auto", "Group", min=16, max=1024)
@@ -44,7 +44,7 @@ def test_each_kind_of_option_has_its_input(name, kind):
     made = form.component(ROWS[name])
     assert type(made) is kind
     assert made.info.startswith(ROWS[name].help)
-    assert made.label == {"learning_rate": "Learning rate", "r": "r"}.get(name, name.capitalize())
+    assert made.label == {"learning_rate": "Learning rate", "r": "Rank (r)"}.get(name, name.capitalize())
 
 
 def test_values_that_are_not_among_the_choices_can_be_typed_where_the_option_takes_them():
