@@ -1,14 +1,6 @@
-"""Answers from an exported model: a process that holds it loaded and serves both sides of it.
+"""Ask an exported model: `stream` is how the page and the command line get answers.
 
-`stream` is for callers, the page and the command line alike: it starts
-`python -m pipeline.exports.chat_client` for a model when needed and keeps it for the next prompt. The
-process reads one request a line from its standard input and answers with one JSON object a line:
-
-    {"id": 3, "prompt": "…", "system": "", "sides": ["base", "adapter"], "seed": 0, "max_new_tokens": 64, …}
-    {"id": 3, "side": "base", "text": "The"} … {"id": 3, "side": "base", "done": true, "tokens": 12, …}
-    {"id": 3, "end": true}
-
-A line `{"cancel": 3}` ends a request early.
+It starts a process for a model, see `chat_server`, when needed, and keeps it for the next prompt.
 """
 
 from __future__ import annotations
@@ -16,20 +8,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
-import sys
-import threading
 import time
-import traceback
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline import display, settings
-from pipeline.errors import InputError, LabError, reason, sentence
-from pipeline.exports import contract, generation, serving_ids, verify
+from pipeline.errors import InputError, LabError
+from pipeline.exports import contract, serving_ids, verify
 from pipeline.inputs.options import coerce, describe, option
 from pipeline.inputs.prompts import templates
 from pipeline.store.run import DONE, Run
@@ -62,6 +50,15 @@ class Source:
     folder: Path
     adapter: Path | None
     merged: bool
+
+    def words(self) -> list[str]:
+        """The same as arguments of a process."""
+        return [self.name, str(self.folder), str(self.adapter or ""), "merged" if self.merged else ""]
+
+    @classmethod
+    def from_words(cls, name: str, folder: str, adapter: str, merged: str) -> Source:
+        """A source from `words`."""
+        return cls(name, Path(folder), Path(adapter) if adapter else None, bool(merged))
 
     @property
     def sides(self) -> tuple[str, ...]:
@@ -241,7 +238,7 @@ async def _make_room() -> None:
 async def _start(home: Path, source: Source) -> _Server:
     with (home / "inference.log").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
-            settings.python(), "-m", "pipeline.exports.chat_client", *_words(source),
+            settings.python(), "-m", "pipeline.exports.chat_server", *source.words(),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log,
             cwd=settings.ROOT, env=settings.local_environment(OLIVE_LAB_HOME=str(home)), limit=LINE_LIMIT,
         )  # fmt: skip
@@ -293,116 +290,3 @@ async def _end(key: Source) -> None:
     await server.process.wait()
     if server.reader is not None:
         await server.reader
-
-
-# -- the process ---------------------------------------------------------------------------------------
-
-
-def _words(source: Source) -> list[str]:
-    """A source as the process is told it."""
-    return [source.name, str(source.folder), str(source.adapter or ""), "merged" if source.merged else ""]
-
-
-def _source(name: str, folder: str, adapter: str, merged: str) -> Source:
-    return Source(name, Path(folder), Path(adapter) if adapter else None, bool(merged))
-
-
-def _serve(source: Source) -> None:
-    """Answer requests from standard input until it closes. One request at a time, its sides in turn."""
-    # Before the runtime sees the files: what it says of those that don't fit helps nobody.
-    verify.require(verify.static(source.folder, source.adapter), f"its files in {source.folder} are not good")
-    model = generation.load(source.folder, {"adapter": source.adapter} if source.adapter else {})
-    canceled: set[int] = set()
-    requests = _requests(canceled)
-    _say({"ready": True})
-    for request in requests:
-        number = request["id"]
-        try:
-            for piece in _answer(model, request, source.merged):
-                if number in canceled:
-                    break
-                _say({"id": number, **piece})
-            _say({"id": number, "end": True})
-        except (LabError, ValueError) as error:
-            _say({"id": number, "error": f"{str(error)[:1].upper()}{str(error)[1:]}."})
-        except Exception as error:  # the model is still loaded, and the next prompt may do better
-            traceback.print_exc()
-            _say({"id": number, "error": sentence(error)})
-
-
-def _answer(
-    model: generation.Model, request: dict[str, Any], merged: bool = False
-) -> Iterator[dict[str, Any]]:
-    """Pieces of every side in turn, a token each, so that all of them grow together.
-
-    `merged` says that the weights have the adapter in them.
-    """
-    if merged and "base" in request["sides"]:
-        raise LabError("The adapter is merged into the weights; ask the adapter side only")
-    if not merged and "adapter" in request["sides"] and "adapter" not in model.names:
-        raise LabError("There is no adapter; ask the base side only")
-    row = templates.asked(model.template, request["prompt"])
-    if system := request.get("system", "").strip():
-        if "system" not in model.reader.optional:
-            raise LabError("The prompts of this model have no system text; leave it empty")
-        row = {**row, "system": system}
-    text = model.reader.text(row)
-    options = {key: request[key] for key in ("max_new_tokens", "temperature", "seed")}
-    answers = {
-        side: generation.stream(model, text, side if side in model.names else None, **options)
-        for side in request["sides"]
-    }
-    growing = {side: iter(answer) for side, answer in answers.items()}
-    while growing:
-        for side in list(growing):
-            piece = next(growing[side], None)
-            if piece is not None:
-                yield {"side": side, "text": piece}
-                continue
-            del growing[side]
-            facts = answers[side].facts()
-            del facts["text"]
-            yield {"side": side, "done": True, **facts}
-
-
-def _requests(canceled: set[int]) -> Iterator[dict[str, Any]]:
-    """Requests in the order they came; a thread reads ahead so that a cancel is seen at once."""
-    import queue
-
-    waiting: queue.Queue[dict[str, Any] | None] = queue.Queue()
-
-    def read() -> None:
-        for line in sys.stdin:
-            request = json.loads(line)
-            if "cancel" in request:
-                canceled.add(request["cancel"])
-            else:
-                waiting.put(request)
-        waiting.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
-    while (request := waiting.get()) is not None:
-        if request["id"] not in canceled:
-            yield request
-
-
-def _say(answer: dict[str, Any]) -> None:
-    print(to_json(answer), flush=True)
-
-
-def _main(source: Source) -> int:
-    settings.quiet_this_process()
-    # What libraries print must not get between the answers: it goes where errors go.
-    sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    try:
-        _serve(source)
-    except Exception as error:  # a folder may be wrong in ways that only the runtime finds
-        traceback.print_exc()
-        _say({"error": f"The model could not be loaded: {reason(error)}"})
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_main(_source(*sys.argv[1:])))

@@ -1,0 +1,142 @@
+"""The process that answers, with a model whose answers are given here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipeline.exports import chat_server
+from pipeline.exports.chat_client import SIDES, Source
+from tests.helpers.lab import until
+
+
+class Answer:
+    """As `generation.stream` gives it."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.words = words
+
+    def __iter__(self) -> Any:
+        return iter(self.words)
+
+    def facts(self) -> dict[str, Any]:
+        return {"text": "".join(self.words), "tokens": len(self.words)}
+
+
+def serve(
+    monkeypatch: pytest.MonkeyPatch,
+    requests: list[dict[str, Any]],
+    stream: Callable[..., Any],
+    adapter: Path | None = Path("/x/adapter"),
+    merged: bool = False,
+) -> list[dict[str, Any]]:
+    """What the process says to these requests."""
+    said: list[dict[str, Any]] = []
+    template = SimpleNamespace(fields=("prompt", "response"))
+    reader = SimpleNamespace(optional=[], text=lambda row: f"<{row['prompt']}>")
+    monkeypatch.setattr("pipeline.exports.verify.static", lambda folder, adapter: [])
+    monkeypatch.setattr(
+        "pipeline.exports.generation.load",
+        lambda folder, adapters: SimpleNamespace(template=template, reader=reader, names=frozenset(adapters)),
+    )
+    monkeypatch.setattr("pipeline.exports.generation.stream", stream)
+    monkeypatch.setattr(chat_server, "_requests", lambda canceled: iter(requests))
+    monkeypatch.setattr(chat_server, "_say", said.append)
+    chat_server._serve(Source("model x", Path("/x"), adapter, merged))
+    return said
+
+
+def request(number: int = 1, sides: tuple[str, ...] = SIDES) -> dict[str, Any]:
+    return {
+        "id": number,
+        "prompt": "Hi",
+        "sides": list(sides),
+        "seed": 3,
+        "max_new_tokens": 8,
+        "temperature": 0.5,
+    }
+
+
+def test_the_sides_grow_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def stream(model: Any, prompt: str, adapter: str | None = None, **options: Any) -> Answer:
+        asked.append((prompt, adapter, options))
+        return Answer(["a", "b"] if adapter else ["c"])
+
+    said = serve(monkeypatch, [request()], stream)
+    options = {"seed": 3, "max_new_tokens": 8, "temperature": 0.5}
+    assert asked == [("<Hi>", None, options), ("<Hi>", "adapter", options)]
+    assert said == [
+        {"ready": True},
+        {"id": 1, "side": "base", "text": "c"},
+        {"id": 1, "side": "adapter", "text": "a"},
+        {"id": 1, "side": "base", "done": True, "tokens": 1},
+        {"id": 1, "side": "adapter", "text": "b"},
+        {"id": 1, "side": "adapter", "done": True, "tokens": 2},
+        {"id": 1, "end": True},
+    ]
+
+
+def test_a_merged_adapter_is_the_plain_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stream(model: Any, prompt: str, adapter: str | None = None, **_: Any) -> Answer:
+        return Answer([f"with {adapter}"])
+
+    asked = [request(1, ("adapter",)), request(2)]
+    said = serve(monkeypatch, asked, stream, adapter=None, merged=True)
+    assert said[1] == {"id": 1, "side": "adapter", "text": "with None"}
+    assert said[-1]["error"] == "The adapter is merged into the weights; ask the adapter side only."
+    said = serve(monkeypatch, asked[:1], stream, adapter=None)
+    assert said[-1]["error"] == "There is no adapter; ask the base side only."
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError("the prompt has 9000 tokens"), "The prompt has 9000 tokens."),
+        (
+            RuntimeError("onnx broke"),
+            "This failed (RuntimeError: onnx broke); try again; if it fails again, report it.",
+        ),
+    ],
+)
+def test_one_failed_answer_does_not_end_the_process(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, expected: str
+) -> None:
+    def stream(*_: Any, **options: Any) -> Answer:
+        if options["seed"] == 0:
+            raise error
+        return Answer(["fine"])
+
+    said = serve(monkeypatch, [{**request(1), "seed": 0}, request(2)], stream)
+    assert said[1] == {"id": 1, "error": expected}
+    assert said[-1] == {"id": 2, "end": True}
+
+
+def test_requests_are_read_ahead_so_that_a_cancel_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [
+        json.dumps(request(1)),
+        json.dumps(request(2)),
+        json.dumps({"cancel": 2}),
+        json.dumps(request(3)),
+    ]
+    monkeypatch.setattr(sys, "stdin", [line + "\n" for line in lines])
+    canceled: set[int] = set()
+    requests = chat_server._requests(canceled)
+    assert next(requests)["id"] == 1
+    until(lambda: canceled, "the cancel")
+    assert [r["id"] for r in requests] == [3]
+
+
+def test_a_source_comes_through_the_command_line_as_it_was(tmp_path: Path) -> None:
+    for source in (
+        Source("run r", tmp_path, tmp_path / "a.onnx_adapter", False),
+        Source("a name of words", tmp_path, None, True),
+    ):
+        assert Source.from_words(*source.words()) == source
