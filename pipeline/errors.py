@@ -6,19 +6,10 @@ import errno
 
 from pipeline import display
 
-# What takes most of the memory in each stage, and can be had smaller.
-SMALLER = {
-    "quantize": "a smaller quantize.calibration_blocks or quantize.calibration_length",
-    "finetune": (
-        "a smaller finetune.batch_size or finetune.max_length, or with finetune.gradient_checkpointing on"
-    ),
-    "optimize": "a smaller model",
-    "evaluate": "a smaller evaluate.max_new_tokens",
-    "score": "a smaller score.rows or score.general_blocks",
-}
 LONGEST_PROBLEM = 2000  # characters; a path may have thousands, and be somebody else's
 # Errors of a program, not of what it was given: their texts ('multi_cache') say nothing to a user.
 INTERNAL = (LookupError, TypeError, AttributeError, AssertionError, NameError, NotImplementedError)
+# What to take where memory did not suffice and nobody knows for what.
 ANY_SMALLER = "a smaller batch_size or max_length, or with gradient_checkpointing on"
 
 
@@ -38,9 +29,12 @@ class InputError(LabError):
         super().__init__("\n".join(self.problems))
 
 
-def sentence(error: BaseException, stage: str = "") -> str:
-    """One plain sentence for what went wrong, in a stage if it is given, and what to do next."""
-    known = expected(error, stage)
+def sentence(error: BaseException, stage: str = "", smaller: str = ANY_SMALLER) -> str:
+    """One plain sentence for what went wrong, in a stage if it is given, and what to do next.
+
+    `smaller` is what to take where memory did not suffice.
+    """
+    known = expected(error, smaller)
     if known is not None:
         return known
     failed = f"{stage} failed" if stage else "This failed"
@@ -53,7 +47,7 @@ def sentence(error: BaseException, stage: str = "") -> str:
     return f"{failed}{internal} ({name(error)}); {following}"
 
 
-def expected(error: BaseException, stage: str = "") -> str | None:
+def expected(error: BaseException, smaller: str = ANY_SMALLER) -> str | None:
     """The sentence for an error whose cause is known: ours, a full disk, no memory, a file out of reach."""
     if isinstance(error, LabError):
         return str(error)
@@ -62,7 +56,7 @@ def expected(error: BaseException, stage: str = "") -> str | None:
         return "The disk is full; free some space in the home folder and retry."
     if any(_is_out_of_memory(cause) for cause in causes):
         gpu = any("CUDA" in f"{type(cause).__name__} {cause}" for cause in causes)
-        return f"{'GPU memory' if gpu else 'Memory'} ran out; start a new run with {smaller(stage)}."
+        return f"{'GPU memory' if gpu else 'Memory'} ran out; start a new run with {smaller}."
     if isinstance(error, OSError) and error.errno == errno.EROFS:
         return (
             f"{error.filename or 'A file'} cannot be written ({error.strerror}); make the home folder"
@@ -87,11 +81,6 @@ def name(error: BaseException) -> str:
     """Kind and text of an error on one short line, for brackets."""
     text = display.line(" ".join(str(error).split()))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def smaller(stage: str) -> str:
-    """What to take for a stage that memory did not suffice for."""
-    return SMALLER.get(stage, ANY_SMALLER)
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:

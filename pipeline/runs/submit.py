@@ -18,9 +18,8 @@ from pipeline.inputs.data import datasets
 from pipeline.inputs.data.lengths import Lengths, Limits
 from pipeline.inputs.models import architectures, base_models
 from pipeline.inputs.prompts import templates
-from pipeline.stages import optimize
 from pipeline.stages.recipe import Recipe, redo
-from pipeline.stages.table import STAGES
+from pipeline.stages.table import STAGES, ask
 from pipeline.store import Store
 from pipeline.store.run import Run
 from pipeline.worker import loop
@@ -125,19 +124,20 @@ def check(recipe: Recipe, note: Say | None = None, seen: Seen | None = None) -> 
     """
     problems: list[str] = []
     model = None
+    stages = recipe.stages()
     try:
         model = base_models.resolve(recipe.model)
-        for name, options in recipe.stages().items():
+        for name, options in stages.items():
             problems += STAGES[name].check(options, model)
-        if recipe.optimize is not None:
-            problems += optimize.check_among(recipe.optimize, recipe.stages(), model)
+        for name, options in stages.items():
+            problems += ask(name, "check_among", options, stages, model, default=[])
     except InputError as error:
         problems += error.problems
     problems += _gpu_problems(recipe)
     report = None
     try:
         report = _checked_data(recipe, model, {} if seen is None else seen)
-        if report.unasked and recipe.evaluate is not None:
+        if report.unasked and any(ask(name, "needs_prompts", given) for name, given in stages.items()):
             problems.append(f"{recipe.data}: {report.unasked}")
     except InputError as error:
         problems += error.problems
@@ -151,7 +151,8 @@ def check(recipe: Recipe, note: Say | None = None, seen: Seen | None = None) -> 
 
 def _checked_data(recipe: Recipe, model: base_models.Model | None, seen: Seen) -> datasets.Report:
     """`check_data` of a recipe, unless its like was just seen, and noted then. Raises InputError."""
-    longest = recipe.finetune.max_length if recipe.finetune is not None else None
+    lengths = [ask(name, "max_length", options) for name, options in recipe.stages().items()]
+    longest = min((length for length in lengths if length is not None), default=None)
     given = recipe.data, recipe.template, recipe.eval_fraction, recipe.seed, longest, recipe.model
     found = seen.get(given)
     if isinstance(found, datasets.Report):
@@ -170,24 +171,15 @@ def _checked_data(recipe: Recipe, model: base_models.Model | None, seen: Seen) -
 
 def _gpu_problems(recipe: Recipe) -> list[str]:
     """Options that need a GPU, where the run has none."""
-    wanted = {
-        "optimize.device: 'gpu'": recipe.optimize is not None
-        and recipe.optimize.device == "gpu"
-        and not optimize.not_run_here(recipe.optimize),
-        "quantize.engine: 'autoawq'": recipe.quantize is not None and recipe.quantize.engine == "autoawq",
-        "finetune.method: 'qlora'": recipe.finetune is not None and recipe.finetune.method == "qlora",
-    }
-    if recipe.runs_on == "cpu":
-        return [
-            f"{option} needs a GPU, and runs_on is 'cpu'; set runs_on to 'any', or choose another option"
-            for option, needed in wanted.items()
-            if needed
-        ]
-    if wanted["optimize.device: 'gpu'"] and not settings.gpus():
-        return [
-            "optimize.device: 'gpu' needs an NVIDIA GPU, and none answers nvidia-smi here; allowed: 'cpu'"
-        ]
-    return []
+    problems: list[str] = []
+    for name, options in recipe.stages().items():
+        if recipe.runs_on != "cpu":
+            problems += ask(name, "gpu_problems", options, default=[])
+        elif needed := ask(name, "needs_gpu", options):
+            problems.append(
+                f"{needed} needs a GPU, and runs_on is 'cpu'; set runs_on to 'any', or choose another option"
+            )
+    return problems
 
 
 def check_data(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,9 @@ from pipeline.stages.quantize import Model
 from pipeline.stages.stage import Artifact, Context, Results
 
 ANSWERS = "answers.json"
+DOES = "run after its export"
+SMALLER = "a smaller evaluate.max_new_tokens"
+MODULES = ("pipeline.passes.measure.answers", "onnxruntime_genai")
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,20 @@ def check(options: Options, model: Model) -> list[str]:
             f" the model reads {longest} tokens in all"
         ]
     return []
+
+
+def check_recipe(_: Options, stages: Mapping[str, Any]) -> list[str]:
+    """What it needs of other stages."""
+    return [] if "optimize" in stages else ["evaluate: needs optimize; set evaluate to null as well"]
+
+
+def needs_prompts(_: Options) -> bool:
+    """Whether it answers prompts of held-out rows."""
+    return True
+
+
+def tried(_: Options, __: Mapping[str, Any]) -> None:
+    """What fails for a model fails when its export answers, which every trial asks for."""
 
 
 def uses_rows(_: Options) -> bool:

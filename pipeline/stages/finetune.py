@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,6 +24,13 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "cosine_with_min_lr": ("cosine_with_min_lr", {"min_lr_rate": 0.1}),
     "cosine_with_restarts": ("cosine_with_restarts", {"num_cycles": 4}),
 }
+DOES = "fine-tuned"
+SMALLER = "a smaller finetune.batch_size or finetune.max_length, or with finetune.gradient_checkpointing on"
+MODULES = ("pipeline.passes.finetune.quant_lora",)
+# What may fail for a model and costs nothing to keep where it is only tried.
+KEPT = (
+    "method", "target_modules", "packing", "loss_on", "gradient_checkpointing", "precision", "max_length",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -198,6 +206,38 @@ def _qlora_problems(options: Options, model: Model) -> list[str]:
             f" what requirements.txt names, {otherwise}"
         ]
     return []
+
+
+def check_recipe(options: Options, stages: Mapping[str, Any]) -> list[str]:
+    """Methods that go with some stages only."""
+    problems = []
+    if options.method == "dora" and "optimize" in stages:
+        problems.append(
+            "finetune.method: 'dora' rescales the base's own products, which an adapter beside the exported"
+            " graph cannot do; use 'rslora' or 'lora', or set optimize and evaluate to null"
+        )
+    if options.method == "qlora" and "quantize" in stages:
+        problems.append(
+            "finetune.method: 'qlora' puts the float model into nf4 itself; set quantize to null, or use"
+            " 'lora' on the quantized model"
+        )
+    return problems
+
+
+def needs_gpu(options: Options) -> str | None:
+    """The option that needs a GPU."""
+    return "finetune.method: 'qlora'" if options.method == "qlora" else None
+
+
+def max_length(options: Options) -> int:
+    """Tokens to which training cuts a row."""
+    return options.max_length
+
+
+def tried(options: Options, _: Mapping[str, Any]) -> Options:
+    """One small step in the same way."""
+    kept = {name: getattr(options, name) for name in KEPT}
+    return Options(**kept, r=4, alpha=8, max_steps=1, batch_size=1, warmup_steps=0)
 
 
 def targets(options: Options) -> list[str] | None:

@@ -8,19 +8,28 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline import settings
 from pipeline.exports.contract import ADAPTER, MERGED
 from pipeline.inputs.models import architectures
 from pipeline.inputs.options import option
-from pipeline.stages import olive
+from pipeline.stages import artifacts, olive
 from pipeline.stages.quantize import Model
 from pipeline.stages.stage import Artifact, Context, Results
 from pipeline.system import checksums
 
 GRAPH = "model.onnx"
+MOST_GRAPHS = 3  # earlier exports looked at for one to reuse: each is read whole
+DOES = "exported"
+SMALLER = "a smaller model"
+MODULES = (
+    "pipeline.passes.optimize.genai_builder",
+    "pipeline.passes.optimize.fewer_nodes",
+    "pipeline.passes.optimize.lora_inputs",
+)
 WORKFLOW = "workflow.json"
 LOSS = "loss.json"  # what is measured of a graph with its adapter
 JUDGED = "judged.json"  # in an adapter's folder: on what its held-out loss was measured, and that loss
@@ -128,6 +137,25 @@ def not_run_here(options: Options) -> str | None:
     if (options.device, options.provider) in RUN_HERE:
         return None
     return f"optimize for {options.device} with {options.provider} is not run here"
+
+
+def needs_gpu(options: Options) -> str | None:
+    """The option that needs a GPU."""
+    wanted = options.device == "gpu" and not not_run_here(options)
+    return "optimize.device: 'gpu'" if wanted else None
+
+
+def gpu_problems(options: Options) -> list[str]:
+    """What cannot be exported on a machine without a GPU."""
+    needed = needs_gpu(options)
+    if needed is None or settings.gpus():
+        return []
+    return [f"{needed} needs an NVIDIA GPU, and none answers nvidia-smi here; allowed: 'cpu'"]
+
+
+def size_step(options: Options, _: Mapping[str, Any]) -> int:
+    """Blocks must divide the sizes of a model."""
+    return options.block_size
 
 
 def check(options: Options, model: Model) -> list[str]:
@@ -345,6 +373,20 @@ def unrun(context: Context, reason: str) -> Results:
     return Results(
         [Artifact("Olive workflow", "workflow", context.output / WORKFLOW)], {"not_run_here": reason}
     )
+
+
+def likeness(identity: Mapping[str, str]) -> dict[str, str]:
+    """What decides the graph, with whatever adapter it was exported."""
+    return {name: value for name, value in identity.items() if name != "adapter"}
+
+
+def prepared(options: Options, context: Context, home: Path, likeness: str) -> Context:
+    """The context with earlier exports that differ in the adapter only and are still whole."""
+    if options.adapter == "merged" or "adapter" not in context.inputs:
+        return context
+    found = artifacts.alike(home, "optimize", likeness)[:MOST_GRAPHS]
+    graphs = {each.folder: each.metrics.get("places", []) for each in found if checksums.intact(each.folder)}
+    return replace(context, graphs=graphs)
 
 
 def earlier(context: Context) -> Path | None:

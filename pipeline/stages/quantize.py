@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, Literal, Protocol
 
@@ -21,6 +22,9 @@ AUTOAWQ = "LabAutoAwq"
 AUTOAWQ_MODELS = ("gemma", "gemma2", "llama", "mistral", "phi3", "qwen2", "qwen3")
 CALIBRATED = {"awq", "gptq"}
 GROUPS = (16, 32, 64, 128)  # MatMulNBits knows no smaller one, and larger ones cost too much accuracy
+DOES = "quantized"
+SMALLER = "a smaller quantize.calibration_blocks or quantize.calibration_length"
+RENAMED = {"calibration_rows": "calibration_blocks"}
 OTHER_ENGINE = "take quantize.engine: lab, which needs neither and is faster"
 
 
@@ -165,6 +169,33 @@ def auto_group_size(config: dict[str, Any]) -> int:
     return max(allowed)
 
 
+def group_of(options: Options, config: Mapping[str, Any]) -> int:
+    """The group that a model gets. Raises what `auto_group_size` does."""
+    chosen = options.group_size
+    return chosen if isinstance(chosen, int) else auto_group_size(dict(config))
+
+
+def needs_gpu(options: Options) -> str | None:
+    """The option that needs a GPU."""
+    return "quantize.engine: 'autoawq'" if options.engine == "autoawq" else None
+
+
+def tried(options: Options, config: Mapping[str, Any]) -> Options:
+    """The same with little to calibrate on, and the group that the real model gets."""
+    return replace(
+        options,
+        group_size=group_of(options, config),
+        calibration_blocks=4,
+        calibration_length=64,
+        general_text=0.5,
+    )
+
+
+def size_step(options: Options, config: Mapping[str, Any]) -> int:
+    """Groups must divide the sizes of a model."""
+    return group_of(options, config)
+
+
 def uses_rows(options: Options) -> bool:
     """Whether the result depends on the dataset: rounding to nearest looks at weights only."""
     return options.algorithm in CALIBRATED and options.general_text < 1
@@ -172,8 +203,7 @@ def uses_rows(options: Options) -> bool:
 
 def workflow(options: Options, context: Context) -> dict[str, Any]:
     """The Olive workflow; its last pass saves a checkpoint with `quant_method: olive`."""
-    size = options.group_size
-    group_size = size if isinstance(size, int) else auto_group_size(context.config)
+    group_size = group_of(options, context.config)
     passes: dict[str, dict[str, Any]] = {}
     if options.mixed_precision != "none":
         passes["select"] = {

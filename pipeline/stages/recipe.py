@@ -15,15 +15,13 @@ from pipeline.inputs import safe_yaml
 from pipeline.inputs.models.base_models import CATALOGUE
 from pipeline.inputs.options import coerce, describe, option, parse, unknown_keys
 from pipeline.stages import evaluate, finetune, optimize, quantize, score
-from pipeline.stages.table import STAGES
+from pipeline.stages.table import STAGES, about, ask
 
 # Model and data may be given relative to the recipe; these ids are not paths.
 NOT_PATHS = ("azureml:",)
 
 OPTIONS = {name: stage.Options for name, stage in STAGES.items()}
-RENAMED = {("quantize", "calibration_rows"): "calibration_blocks"}  # as older recipes call it
 UNSAID = {"group": "", "runs_on": "any", "max_minutes": 0.0, "max_gigabytes": 0.0}  # not written as these
-LEFT_OUT = {"score"}  # stages that run only where a recipe names them
 
 
 @dataclass(frozen=True)
@@ -96,6 +94,12 @@ class Recipe(Basics):
             self.to_dict(), default_flow_style=None, sort_keys=False, width=10_000, allow_unicode=True
         )
         return text
+
+
+# Stages that run only where a recipe names them.
+LEFT_OUT = {
+    known.name for known in dataclasses.fields(Recipe) if known.name in OPTIONS and known.default is None
+}
 
 
 def load(path: Path, changes: list[str] | None = None) -> Recipe:
@@ -172,7 +176,8 @@ def _renamed(stage: str, given: Any) -> Any:
     """A stage's options by their names of today."""
     if not isinstance(given, dict):
         return given
-    return {RENAMED.get((stage, key), key): value for key, value in given.items()}
+    names = about(stage, "RENAMED", {})
+    return {names.get(key, key): value for key, value in given.items()}
 
 
 def _missing(values: dict[str, Any], given: dict[str, Any]) -> list[str]:
@@ -191,25 +196,11 @@ def _missing(values: dict[str, Any], given: dict[str, Any]) -> list[str]:
         )
     if all(values.get(name, None if name in LEFT_OUT else True) is None for name in OPTIONS):
         problems.append("all stages are null: there is nothing to run")
-    if values.get("optimize", True) is None and values.get("evaluate", True) is not None:
-        problems.append("evaluate: needs optimize; set evaluate to null as well")
-    return problems + _method_problems(values)
-
-
-def _method_problems(values: dict[str, Any]) -> list[str]:
-    """Ways to fine-tune that go with some stages only."""
-    method = getattr(values.get("finetune"), "method", None)
-    problems = []
-    if method == "dora" and values.get("optimize", True) is not None:
-        problems.append(
-            "finetune.method: 'dora' rescales the base's own products, which an adapter beside the exported"
-            " graph cannot do; use 'rslora' or 'lora', or set optimize and evaluate to null"
-        )
-    if method == "qlora" and values.get("quantize", True) is not None:
-        problems.append(
-            "finetune.method: 'qlora' puts the float model into nf4 itself; set quantize to null, or use"
-            " 'lora' on the quantized model"
-        )
+    defaults = {name: None if name in LEFT_OUT else options() for name, options in OPTIONS.items()}
+    chosen = {name: values.get(name, default) for name, default in defaults.items()}
+    stages = {name: options for name, options in chosen.items() if options is not None}
+    for name, options in stages.items():
+        problems += ask(name, "check_recipe", options, stages, default=[])
     return problems
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from pipeline.stages.quantize import Model
 from pipeline.stages.stage import Artifact, Context, Results
 
 SCORE = "score.json"
+SMALLER = "a smaller score.rows or score.general_blocks"
+MODULES = ("pipeline.passes.measure.score", "onnxruntime_genai")
 PROMPT = 32  # tokens of the prompt that decoding starts from, at most
 
 
@@ -38,6 +41,10 @@ def check(options: Options, model: Model) -> list[str]:
             f" allowed: up to {longest - PROMPT}"
         ]
     return []
+
+
+def tried(_: Options, __: Mapping[str, Any]) -> None:
+    """It measures what other stages have made; nothing in it can fail for a model."""
 
 
 def uses_rows(_: Options) -> bool:

@@ -6,11 +6,25 @@ A stage is a module with
     uses_rows(options)            whether the result depends on the dataset
     workflow(options, context)    the Olive workflow as a dict; pure, so it is tested without torch
     results(context)              after Olive ran: metrics and the artifacts written
-and, where a result without rows depends on it all the same,
-    uses_template(options)        whether the result depends on the prompt template
-and, where a stage may be for a device that is not here,
-    not_run_here(options)         why its workflow is only checked, None if it is run
-    unrun(context, reason)        what it gives then
+
+What else the lab asks of a stage, by `ask` and `about`, a module answers only where it differs from others:
+    check_among(options, stages, model)   problems beside the other stages of a recipe, given by name
+    check_recipe(options, stages)         those of them that no model is needed for
+    needs_gpu(options)                    the option that needs a GPU, such as "finetune.method: 'qlora'"
+    gpu_problems(options)                 problems where there is no GPU, besides those that `check` finds
+    needs_prompts(options)                whether it answers prompts of held-out rows
+    max_length(options)                   tokens to which it cuts a row
+    uses_template(options)                whether the result depends on the template though not on rows
+    likeness(identity)                    the part of what decides a result that makes it like others
+    prepared(options, context, home, likeness)  the context with what it reuses of results like its own
+    not_run_here(options)                 why its workflow is only checked, None if it is run
+    unrun(context, reason)                what it gives then
+    tried(options, config)                options with which a trial takes moments; None leaves it out
+    size_step(options, config)            what a model's sizes must be multiples of
+    DOES                                  what it does to a model, as in "This model cannot be ..."
+    SMALLER                               what takes most memory and can be had smaller
+    MODULES                               modules that its passes import, which take long
+    RENAMED                               options by the names of older recipes, and their names of today
 """
 
 from __future__ import annotations
@@ -26,3 +40,14 @@ STAGES: dict[str, Any] = {
     "evaluate": evaluate,
     "score": score,
 }
+
+
+def ask(stage: str, question: str, *given: Any, default: Any = None) -> Any:
+    """A stage's answer to one of the questions above; `default` where its module has none."""
+    answer = getattr(STAGES[stage], question, None)
+    return default if answer is None else answer(*given)
+
+
+def about(stage: str, fact: str, default: Any = None) -> Any:
+    """One of the facts above of a stage; `default` where its module has none, or it is a publish."""
+    return getattr(STAGES.get(stage), fact, default)

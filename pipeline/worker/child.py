@@ -18,24 +18,23 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from pipeline import settings
-from pipeline.errors import sentence
+from pipeline.errors import ANY_SMALLER, sentence
 from pipeline.inputs.data import datasets
 from pipeline.inputs.models import base_models
 from pipeline.stages import artifacts, events, recipe
 from pipeline.stages.stage import Context
-from pipeline.stages.table import STAGES
+from pipeline.stages.table import STAGES, about, ask
 from pipeline.store import Store
 from pipeline.store.run import DONE, FAILED, OUTPUT, PROCESS, RESULT, Run
-from pipeline.system import checksums, clock, locks
+from pipeline.system import clock, locks
 from pipeline.system.files import write_whole
 from pipeline.worker import probe, resources, spare
-
-MOST_GRAPHS = 3  # earlier exports looked at for one to reuse: each is read whole
 
 
 def main(run_id: str, stage: str) -> int:
@@ -49,7 +48,7 @@ def main(run_id: str, stage: str) -> int:
         with resources.told():
             result = _perform(store, store.get(run_id), stage)
     except BaseException as error:
-        result = {"status": FAILED, "error": sentence(error, stage)}
+        result = {"status": FAILED, "error": sentence(error, stage, about(stage, "SMALLER", ANY_SMALLER))}
         with suppress(OSError):  # the disk of the log may be what is full
             traceback.print_exc()
             print(f"\n{result['error']}", file=sys.stderr)
@@ -63,23 +62,74 @@ def main(run_id: str, stage: str) -> int:
     return 0 if result["status"] == DONE else 1
 
 
+@dataclass(frozen=True)
+class StageJob:
+    """A stage of a run, with all that decides its result."""
+
+    store: Store
+    run: Run
+    stage: str
+    recipe: recipe.Recipe
+    model: base_models.Model
+    inputs: dict[str, dict[str, Any]]  # artifacts of earlier stages by kind, as the store has them
+
+    @classmethod
+    def of(cls, store: Store, run: Run, stage: str) -> StageJob:
+        """The stage of a run. Raises InputError for a recipe or a model that cannot be used any more."""
+        chosen = recipe.from_dict(run.recipe)
+        return cls(store, run, stage, chosen, base_models.resolve(chosen.model), _inputs(run, stage))
+
+    @property
+    def options(self) -> Any:
+        """The stage's options."""
+        return self.recipe.stages()[self.stage]
+
+    @property
+    def home(self) -> Path:
+        return self.store.home
+
+    @property
+    def folder(self) -> Path:
+        """Where the stage's log and events are."""
+        return self.store.folder(self.run.id, self.stage)
+
+    @cached_property
+    def key(self) -> str:
+        """The name of the result, by what decides it."""
+        return artifacts.key(self.stage, self.options, self.identity)
+
+    @cached_property
+    def likeness(self) -> str:
+        """The name of what the result shares with others; "" if its stage reuses nothing of theirs."""
+        shared = ask(self.stage, "likeness", self.identity)
+        return "" if shared is None else artifacts.key(self.stage, self.options, shared)
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """What besides the options decides the result. Artifact folders are named by content already."""
+        facts = {kind: str(artifacts.name(artifact["path"])) for kind, artifact in self.inputs.items()}
+        facts["model"] = base_models.fingerprint(self.model, self.home)
+        facts["device"] = _device()
+        uses_rows = STAGES[self.stage].uses_rows(self.options)
+        if ask(self.stage, "uses_template", self.options, default=uses_rows):
+            facts["template"] = self.recipe.template
+        if uses_rows:
+            facts["data"] = datasets.sha256(Path(self.run.data))
+            facts["split"] = f"{self.recipe.eval_fraction} {self.recipe.seed}"
+        return facts
+
+
 def _perform(store: Store, run: Run, stage: str) -> dict[str, Any]:
     """Reuse the stage's result if there is one, else make it."""
     started = time.monotonic()
     if run.stage(stage).kind == "publish":
         return _publish(store, run, stage)
-    chosen = recipe.from_dict(run.recipe)
-    options = chosen.stages()[stage]
-    model = base_models.resolve(chosen.model)
-    inputs = _inputs(run, stage)
-    identity = _identity(store, run, chosen, stage, model, inputs)
-    name = artifacts.key(stage, options, identity)
-    with locks.locked(artifacts.lock(store.home, stage, name)):
-        stored = artifacts.find(store.home, stage, name)
+    job = StageJob.of(store, run, stage)
+    with locks.locked(artifacts.lock(job.home, stage, job.key)):
+        stored = artifacts.find(job.home, stage, job.key)
         reused = stored is not None
         if stored is None:
-            likeness = artifacts.key(stage, options, {k: v for k, v in identity.items() if k != "adapter"})
-            stored = _make(store, run, chosen, stage, model, inputs, name, likeness, started)
+            stored = _make(job, started)
     verb = f"Reused the result of {stage} from an earlier run" if reused else f"Finished {stage}"
     print(f"{verb}: {stored.folder.name}")
     events.emit(progress=1.0, eta_seconds=0.0, message="Reused" if reused else "Done")
@@ -92,68 +142,66 @@ def _perform(store: Store, run: Run, stage: str) -> dict[str, Any]:
     }
 
 
-def _make(
-    store: Store,
-    run: Run,
-    chosen: recipe.Recipe,
-    stage: str,
-    model: base_models.Model,
-    inputs: dict[str, dict[str, Any]],
-    name: str,
-    likeness: str,
-    started: float,
-) -> artifacts.Stored:
-    """Run the stage's Olive workflow and keep what it made.
-
-    `likeness` names what would be the same with another adapter.
-    """
+def _make(job: StageJob, started: float) -> artifacts.Stored:
+    """Run the stage's Olive workflow and keep what it made."""
     from pipeline.stages.execute import execute
 
-    meanwhile: Callable[[], None] | None = None
-    if spare.serves(dataclasses.asdict(chosen.stages()[stage])):
-        spare.without_bitsandbytes()
-        meanwhile = partial(spare.prepare, stage) if spare.affordable() else None
-    folder = store.folder(run.id, stage)
-    files = base_models.without_weights(model, store.home, _tell)
-    probe.require(store.home, chosen, Path(run.data), files, folder / "work", meanwhile)
-    base = base_models.materialize(model, store.home, _tell)
-    output = artifacts.part(store.home, stage, name)
-    (folder / OUTPUT).write_text(output.name, encoding="utf-8")
-    work = folder / "work"
+    base = _tried(job)
+    output = artifacts.part(job.home, job.stage, job.key)
+    (job.folder / OUTPUT).write_text(output.name, encoding="utf-8")
+    work = job.folder / "work"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
-    context = Context(
-        model=base,
-        inputs={kind: Path(artifact["path"]) for kind, artifact in inputs.items()},
-        data=Path(run.data),
-        template=chosen.template,
-        eval_fraction=chosen.eval_fraction,
-        seed=chosen.seed,
-        device="cuda" if settings.on_gpu() else "cpu",
-        output=output,
-        work=work,
-        checkpoints=folder / "checkpoints",
-        config=model.config,
-        name=chosen.model,
-        graphs={
-            stored.folder: stored.metrics.get("places", [])
-            for stored in artifacts.alike(store.home, stage, likeness)[:MOST_GRAPHS]
-            if checksums.intact(stored.folder)
-        },
-    )
+    context = _context(job, base, output, work)
     try:
-        results = execute(STAGES[stage], chosen.stages()[stage], context)
-        stored = artifacts.keep(
-            store.home, stage, name, output, results, time.monotonic() - started, likeness
-        )
+        results = execute(STAGES[job.stage], job.options, context)
+        seconds = time.monotonic() - started
+        stored = artifacts.keep(job.home, job.stage, job.key, output, results, seconds, job.likeness)
         shutil.rmtree(context.checkpoints, ignore_errors=True)
         return stored
     finally:
         shutil.rmtree(output, ignore_errors=True)
         with suppress(OSError):  # what `olive run` was given, for whoever wants to know
             for kept in ("workflow.json", "package.json"):
-                shutil.copyfile(work / kept, folder / kept)
+                shutil.copyfile(work / kept, job.folder / kept)
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _tried(job: StageJob) -> Path:
+    """The base model's folder, once a small copy of it has gone through the whole lab."""
+    meanwhile: Callable[[], None] | None = None
+    if spare.serves(dataclasses.asdict(job.options)):
+        spare.without_bitsandbytes()
+        meanwhile = partial(spare.prepare, job.stage) if spare.affordable() else None
+    files = base_models.without_weights(job.model, job.home, _tell)
+    probe.require(job.home, job.recipe, Path(job.run.data), files, job.folder / "work", meanwhile)
+    return base_models.materialize(job.model, job.home, _tell)
+
+
+def _context(job: StageJob, base: Path, output: Path, work: Path) -> Context:
+    """What the stage is given to work with."""
+    context = Context(
+        model=base,
+        inputs={kind: Path(artifact["path"]) for kind, artifact in job.inputs.items()},
+        data=Path(job.run.data),
+        template=job.recipe.template,
+        eval_fraction=job.recipe.eval_fraction,
+        seed=job.recipe.seed,
+        device=_device(),
+        output=output,
+        work=work,
+        checkpoints=job.folder / "checkpoints",
+        config=job.model.config,
+        name=job.recipe.model,
+    )
+    prepared: Context = ask(
+        job.stage, "prepared", job.options, context, job.home, job.likeness, default=context
+    )
+    return prepared
+
+
+def _device() -> str:
+    return "cuda" if settings.on_gpu() else "cpu"
 
 
 def _tell(text: str) -> None:
@@ -184,27 +232,6 @@ def _inputs(run: Run, stage: str) -> dict[str, dict[str, Any]]:
             break
         found.update({artifact["kind"]: artifact for artifact in earlier.artifacts})
     return found
-
-
-def _identity(
-    store: Store,
-    run: Run,
-    chosen: recipe.Recipe,
-    stage: str,
-    model: base_models.Model,
-    inputs: dict[str, dict[str, Any]],
-) -> dict[str, str]:
-    """What besides the options decides the result. Artifact folders are named by content already."""
-    facts = {kind: str(artifacts.name(artifact["path"])) for kind, artifact in inputs.items()}
-    facts["model"] = base_models.fingerprint(model, store.home)
-    facts["device"] = "cuda" if settings.on_gpu() else "cpu"
-    options, maker = chosen.stages()[stage], STAGES[stage]
-    if getattr(maker, "uses_template", maker.uses_rows)(options):
-        facts["template"] = chosen.template
-    if maker.uses_rows(options):
-        facts["data"] = datasets.sha256(Path(run.data))
-        facts["split"] = f"{chosen.eval_fraction} {chosen.seed}"
-    return facts
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import settings
-from pipeline.errors import LabError, sentence, smaller
+from pipeline.errors import ANY_SMALLER, LabError, sentence
 from pipeline.store import Store
 from pipeline.store.run import CANCELED, DONE, EVENTS, FAILED, INTERRUPTED, LOCK, PROCESS, QUEUED, RESULT
 from pipeline.system import clock, locks
@@ -382,6 +382,8 @@ def ensure(home: Path) -> None:
 
 def _death(job: Job) -> str:
     """What to say of a stage that ended without a result."""
+    from pipeline.stages.table import about
+
     code = job.process.returncode if job.process else None
     if code == -signal.SIGKILL and job.killed_for_memory is False:
         return "Somebody, or another program, killed this stage (SIGKILL); retry it."
@@ -390,7 +392,8 @@ def _death(job: Job) -> str:
         return (
             f"The {'kernel ended' if known else 'system killed'} this stage{'' if known else ', most likely'}"
             f" because memory ran out (it had taken {job.taken_bytes / 1e9:.1f} GB). Retry it when the"
-            f" machine is less busy, or start a new run with {smaller(job.stage)}."
+            f" machine is less busy, or start a new run with"
+            f" {about(job.stage, 'SMALLER', ANY_SMALLER)}."
         )
     if code == errno.ENOSPC:
         return sentence(OSError(code, os.strerror(code)))

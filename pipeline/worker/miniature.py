@@ -5,11 +5,10 @@ Pure: dictionaries and dataclasses in, the same out.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.stages import finetune, quantize
+from pipeline.stages.table import ask
 
 STEP = 64  # AutoAWQ and our kernels want sizes in multiples of it
 MOST_LAYERS = 8
@@ -90,38 +89,11 @@ def _by_layer(config: Mapping[str, Any]) -> list[str]:
 def step_of(stages: Mapping[str, Any], config: Mapping[str, Any]) -> int:
     """What sizes must be multiples of, for these options and this model's real config."""
     found = [STEP, (config.get("quantization_config") or {}).get("group_size") or STEP]
-    if "quantize" in stages:
-        found.append(group_size(stages["quantize"], config))
-    if "optimize" in stages:
-        found.append(stages["optimize"].block_size)
+    found += [ask(name, "size_step", options, config, default=STEP) for name, options in stages.items()]
     return max(found)  # all are powers of two
-
-
-def group_size(options: quantize.Options, config: Mapping[str, Any]) -> int:
-    """The group that the real model gets."""
-    chosen = options.group_size
-    return chosen if isinstance(chosen, int) else quantize.auto_group_size(dict(config))
 
 
 def short(stages: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """The stages that are tried, with options that take moments; what cannot fail for a model is left out."""
-    made = {name: options for name, options in stages.items() if name not in ("evaluate", "score")}
-    if "quantize" in made:
-        made["quantize"] = dataclasses.replace(
-            made["quantize"],
-            group_size=group_size(made["quantize"], config),
-            calibration_blocks=4,
-            calibration_length=64,
-            general_text=0.5,
-        )
-    if "finetune" in made:
-        made["finetune"] = _one_step(made["finetune"])
-    return made
-
-
-def _one_step(options: finetune.Options) -> finetune.Options:
-    same = ("method", "target_modules", "packing", "loss_on", "gradient_checkpointing", "precision")
-    kept = {name: getattr(options, name) for name in same}
-    return finetune.Options(
-        **kept, r=4, alpha=8, max_steps=1, batch_size=1, warmup_steps=0, max_length=options.max_length
-    )
+    made = {name: ask(name, "tried", options, config, default=options) for name, options in stages.items()}
+    return {name: options for name, options in made.items() if options is not None}

@@ -30,14 +30,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import display, settings
-from pipeline.errors import INTERNAL, LabError, expected
+from pipeline.errors import ANY_SMALLER, INTERNAL, LabError, expected
 from pipeline.exports.contract import SUFFIX
 from pipeline.inputs.data import datasets
 from pipeline.inputs.models import architectures, base_models, config_faults
 from pipeline.inputs.prompts import templates, training_ids
 from pipeline.stages import artifacts, evaluate, events, optimize, quantize, recipe
 from pipeline.stages.stage import Context
-from pipeline.stages.table import STAGES
+from pipeline.stages.table import STAGES, about
 from pipeline.store.run import EVENTS
 from pipeline.system import locks
 from pipeline.system.files import write_whole
@@ -60,10 +60,7 @@ DOES = {
     "config": "loaded",
     TOKENIZER: "exported",
     "model": "loaded",
-    "quantize": "quantized",
-    "finetune": "fine-tuned",
-    "optimize": "exported",
-    "evaluate": "run after its export",
+    **{stage: about(stage, "DOES", "used") for stage in STAGES},
     IDS: "exported",
 }
 # As much of a genai_config.json as the runtime wants where it reads a tokenizer only.
@@ -463,7 +460,7 @@ def tried(rows: list[dict[str, Any]], fields: tuple[str, ...]) -> list[dict[str,
 
 def said(error: BaseException, step: str, config: Mapping[str, Any]) -> str:
     """The sentence for what failed at a step."""
-    known = expected(error, step)
+    known = expected(error, about(step, "SMALLER", ANY_SMALLER))
     if known is not None:
         return known
     failed = f"This model cannot be {DOES[step]}"

@@ -25,17 +25,6 @@ READY = b"ready"
 MOST_BYTES = 1 << 16
 ENOUGH_MEMORY = 4 << 30  # bytes that must be free: a spare takes half a gigabyte
 ALL = ("olive.workflows", "olive.engine", "olive.passes.pytorch.quant_utils", "transformers.masking_utils")
-# What each stage's passes import besides.
-MODULES = {
-    "finetune": ("pipeline.passes.finetune.quant_lora",),
-    "optimize": (
-        "pipeline.passes.optimize.genai_builder",
-        "pipeline.passes.optimize.fewer_nodes",
-        "pipeline.passes.optimize.lora_inputs",
-    ),
-    "evaluate": ("pipeline.passes.measure.answers", "onnxruntime_genai"),
-    "score": ("pipeline.passes.measure.score", "onnxruntime_genai"),
-}
 
 
 def without_bitsandbytes() -> None:
@@ -96,7 +85,9 @@ def affordable() -> bool:
 
 def prepare(stage: str) -> None:
     """Import what a stage needs."""
-    for module in (*ALL, *MODULES.get(stage, ())):
+    from pipeline.stages.table import about  # not for the worker, which imports this module too
+
+    for module in (*ALL, *about(stage, "MODULES", ())):
         importlib.import_module(module)
 
 

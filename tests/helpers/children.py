@@ -315,7 +315,7 @@ def as_spare() -> None:
         globals()[sys.argv[1]]()
         return 0
 
-    spare.ALL, spare.MODULES = (), {}
+    spare.prepare = lambda stage: None
     sys.exit(spare.wait(sys.argv[3], int(sys.argv[4]), carry_out))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import shutil
 import sys
 import threading
@@ -17,13 +16,12 @@ import pytest
 
 from pipeline import settings
 from pipeline.errors import LabError, sentence
-from pipeline.inputs.options import describe
 from pipeline.runs import submit
-from pipeline.stages import artifacts, events, execute, optimize, recipe
+from pipeline.stages import artifacts, events, execute, finetune, optimize, quantize, recipe
 from pipeline.stages.stage import Artifact, Context, Results
 from pipeline.store import Store
 from pipeline.store.run import DONE, FAILED, Run
-from pipeline.system import clock, locks
+from pipeline.system import checksums, clock, locks
 from pipeline.worker import child, loop, probe
 from tests.helpers.lab import until
 
@@ -285,14 +283,45 @@ def test_a_stage_that_fails_for_an_unknown_reason_says_what_to_do(error: Excepti
     assert found.startswith(f"optimize failed{how}; its log shows where. Retry it")
 
 
-@pytest.mark.parametrize("stage", ["quantize", "finetune", "optimize", "evaluate", "score"])
-def test_what_to_take_smaller_is_an_option_of_the_stage(stage: str) -> None:
-    said = sentence(MemoryError(), stage)
-    assert said.startswith("Memory ran out; start a new run with a smaller ")
-    options = {option.name for option in describe(recipe.OPTIONS[stage])}
-    named = re.findall(rf"{stage}\.(\w+)", said)
-    assert set(named) <= options
-    assert named or stage == "optimize"
+def test_memory_that_runs_out_names_what_the_stage_can_have_smaller(
+    store: Store, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Results:
+        raise MemoryError
+
+    assert carry_out(store, run, monkeypatch, fail)["error"] == (
+        "Memory ran out; start a new run with a smaller quantize.calibration_blocks or"
+        " quantize.calibration_length."
+    )
+
+
+def test_the_export_of_another_adapter_is_looked_for_by_the_stage_itself(
+    store: Store, run: str, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another rank is another adapter for the same graph; another type of weights is another graph."""
+    seen: list[Context] = []
+
+    def work(stage: Any, options: Any, context: Context) -> Results:
+        seen.append(context)
+        kind = {quantize: "checkpoint", finetune: "adapter", optimize: "onnx"}[stage]
+        (context.output / "made").write_text(f"{options}")
+        checksums.write(context.output)
+        return Results([Artifact("made", kind, context.output / "made")], {"places": ["q_proj"]})
+
+    def exported(run: str) -> Context:
+        store.claim("cpu")
+        for stage in ("quantize", "finetune", "optimize"):
+            result = carry_out(store, run, monkeypatch, work, stage)
+            store.finish(run, stage, result.pop("status"), **result)
+            store.claim_next(run, "cpu")
+        store.finish(run, "evaluate", DONE)
+        return seen[-1]
+
+    assert exported(run).graphs == {}
+    first = Path(store.get(run).stage("optimize").artifacts[0]["path"]).parent
+    again = [["finetune.r=4"], ["finetune.r=8", "optimize.block_size=64"], ["optimize.adapter=merged"]]
+    found = [exported(submit.submit(store, recipe.load(recipe_file, changes))).graphs for changes in again]
+    assert found == [{first: ["q_proj"]}, {}, {}]
 
 
 def test_two_runs_do_not_make_the_same_result_twice(
