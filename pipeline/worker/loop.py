@@ -6,34 +6,29 @@ stages it leaves behind go on, and the next worker adopts them.
 
 from __future__ import annotations
 
-import errno
-import json
 import os
-import select
 import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline import settings
-from pipeline.errors import ANY_SMALLER, LabError, sentence
+from pipeline.errors import LabError, sentence
 from pipeline.store import Store
 from pipeline.store.run import CANCELED, DONE, EVENTS, FAILED, INTERRUPTED, LOCK, PROCESS, QUEUED, RESULT
-from pipeline.system import clock, locks
-from pipeline.worker import processes, webhook
+from pipeline.system import locks
+from pipeline.worker import processes, sentences, webhook
+from pipeline.worker.job import Job, lives
 from pipeline.worker.limits import Limits
 from pipeline.worker.spare import Spare, affordable, serves
 
 POLL_SECONDS = 0.1
 TROUBLE_SECONDS = 2.0
 IDLE_SECONDS = 600.0
-# A stage that does not end by itself within this time of being asked is killed.
-GRACE_SECONDS = 3.0
 # A stage that takes longer gets a spare made ready for the one that follows; reused ones take less.
 SPARE_SECONDS = 3.0
 PUBLISH_SLOT = "publish"
@@ -41,27 +36,6 @@ PUBLISH_SLOT = "publish"
 MOST_ATTEMPTS = 3
 CHILD = ("-m", "pipeline.worker.child")
 WORKER_LOCK = "worker.lock"
-SIGNS = (PROCESS, EVENTS, "log.txt")
-
-
-@dataclass
-class Job:
-    """A stage in progress. `process` is None if another worker started it; `failure` says why none could."""
-
-    run: str
-    stage: str
-    folder: Path
-    process: subprocess.Popen[bytes] | None = None
-    asked_to_end: float | None = None
-    failure: str | None = None
-    began: float = field(default_factory=time.monotonic)
-    oom_kills: dict[Path, int] = field(default_factory=dict)  # what the kernel had counted when it began
-    killed_for_memory: bool | None = None  # None: nobody knows
-    taken_bytes: int = 0
-    has_spare: bool = False
-    limits: Limits | None = None
-    over: str | None = None  # which limit it has passed, as a sentence
-    wrote: float | None = None  # when its result was first seen, while its process still ran
 
 
 class Worker:
@@ -110,11 +84,11 @@ class Worker:
             slot = device or PUBLISH_SLOT
             if lives(job.folder):
                 self.jobs[slot] = job
-            elif _read(job.folder / RESULT) is None and self._may_begin_again(job, slot):
+            elif job.result() is None and self._may_begin_again(job, slot):
                 self._clean(job)
                 self.store.requeue(run, stage)
             else:
-                self._record(slot, job, INTERRUPTED, _interrupted(slot))
+                self._record(slot, job, INTERRUPTED, _interruption(slot))
         for run in self.store.between_stages():
             self.store.requeue(run)
 
@@ -124,13 +98,13 @@ class Worker:
         for slot, job in list(self.jobs.items()):
             if job.over is None and slot != PUBLISH_SLOT:
                 job.limits = job.limits or Limits(self.store, job.run, job.stage)
-                job.over = job.limits.passed(self._elapsed(job))
+                job.over = job.limits.passed(job.elapsed())
             if job.run in cancels or job.over:
-                self._end(job)
-            if self._ended(job):
+                job.end()
+            if job.ended():
                 self._record(slot, job, FAILED, None)
-            elif self._lingers(job):
-                self._end(job)
+            elif job.lingers(self.exit_seconds):
+                job.end()
             elif slot != PUBLISH_SLOT and not job.has_spare and time.monotonic() - job.began > SPARE_SECONDS:
                 self._make_ready(slot, job)
         for slot in self.slots:
@@ -151,12 +125,6 @@ class Worker:
     def _may_begin_again(self, job: Job, slot: str) -> bool:
         """Whether a stage that died unseen is begun again by itself; not a publish, which may be there."""
         return slot != PUBLISH_SLOT and self.store.attempts(job.run, job.stage) < MOST_ATTEMPTS
-
-    def _elapsed(self, job: Job) -> float:
-        """Seconds the stage has been at work, under this worker or another; time asleep does not count."""
-        if job.process is not None or job.failure is not None:
-            return time.monotonic() - job.began
-        return clock.since(_read(job.folder / PROCESS)) or 0.0
 
     def _work(self, idle_seconds: float) -> None:
         recovered = False
@@ -256,76 +224,21 @@ class Worker:
         finally:
             os.close(lock)
 
-    def _ended(self, job: Job) -> bool:
-        """Whether the stage's process is gone; whatever it left of its group is killed then."""
-        if job.failure is not None:
-            return True
-        if job.process is None:
-            pid = _pid(job.folder)
-            # Processes it has forked hold its lock as well, and may outlive it.
-            if lives(job.folder) and (pid is None or not _gone(pid)):
-                return False
-            if pid is not None:
-                _signal(pid, signal.SIGKILL)
-        elif job.process.returncode is None:
-            # Without reaping it yet: until then nobody else can get its process group's number.
-            if os.waitid(os.P_PID, job.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-                return False
-            job.killed_for_memory = processes.killed_since(job.oom_kills)
-            _signal(job.process.pid, signal.SIGKILL)
-            _, status, usage = os.wait4(job.process.pid, 0)
-            job.process.returncode = os.waitstatus_to_exitcode(status)
-            job.taken_bytes = usage.ru_maxrss * 1024
-        return True
-
-    def _end(self, job: Job) -> None:
-        """Ask the stage's process group to end; kill it after a grace period."""
-        if job.process is None:
-            pid = _pid(job.folder) if lives(job.folder) else None
-        else:
-            pid = job.process.pid if job.process.returncode is None else None
-        if pid is None:
-            return
-        if job.asked_to_end is None:
-            job.asked_to_end = time.monotonic()
-            _signal(pid, signal.SIGTERM)
-        elif time.monotonic() - job.asked_to_end > GRACE_SECONDS:
-            _signal(pid, signal.SIGKILL)
-
-    def _lingers(self, job: Job) -> bool:
-        """Whether the stage's result has been there for long, and a thread of a library keeps its process.
-
-        The first time this is so, the stage's log gets a line about it.
-        """
-        if job.wrote is None:
-            if _read(job.folder / RESULT) is not None:
-                job.wrote = time.monotonic()
-            return False
-        if time.monotonic() - job.wrote <= self.exit_seconds:
-            return False
-        if job.asked_to_end is None:
-            with suppress(OSError), (job.folder / "log.txt").open("a", encoding="utf-8") as log:
-                log.write(
-                    f"\nThe process of {job.stage} did not exit within {self.exit_seconds:g} seconds of"
-                    " writing its result; it is ended, and the result counts.\n"
-                )
-        return True
-
     def _record(self, slot: str, job: Job, without_result: str, reason: str | None) -> None:
         """Write down how the stage ended and go on with its run."""
         processes.end_all(job.folder)
-        result = _read(job.folder / RESULT) if job.failure is None else None
+        result = job.result() if job.failure is None else None
         if result is None:
-            result = {"status": without_result, "error": job.failure or reason or _death(job)}
+            result = {"status": without_result, "error": job.failure or reason or job.death()}
             if without_result == INTERRUPTED:
-                result["finished"] = _last_sign(job.folder)
+                result["finished"] = job.last_sign()
             else:
-                result["seconds"] = self._elapsed(job)
+                result["seconds"] = job.elapsed()
             self._clean(job)
         if result["status"] != DONE and job.run in self.store.cancels():
             result = {"status": CANCELED}  # whatever it said on being ended is of no interest
         elif result["status"] != DONE and job.over:
-            result = {"status": FAILED, "error": job.over, "seconds": self._elapsed(job)}
+            result = {"status": FAILED, "error": job.over, "seconds": job.elapsed()}
         status = result.pop("status")
         self.store.finish(job.run, job.stage, status, **result)
         goes_on = status == DONE and slot != PUBLISH_SLOT
@@ -348,13 +261,15 @@ class Worker:
         self.stopping = True
 
 
+def _interruption(slot: str) -> str:
+    """What to say of a stage of that slot that is not started again by itself."""
+    if slot == PUBLISH_SLOT:
+        return sentences.interrupted_publish()
+    return sentences.interrupted(MOST_ATTEMPTS)
+
+
 # Workers this process has started; asking after them keeps those that have ended from staying zombies.
 _workers: list[subprocess.Popen[bytes]] = []
-
-
-def lives(folder: Path) -> bool:
-    """Whether the stage of that folder has a living process: it holds a lock that dies with it."""
-    return locks.held(folder / LOCK)
 
 
 def ensure(home: Path) -> None:
@@ -378,78 +293,6 @@ def ensure(home: Path) -> None:
     finally:
         os.close(lock)
     _workers.append(process)
-
-
-def _death(job: Job) -> str:
-    """What to say of a stage that ended without a result."""
-    from pipeline.stages.table import about
-
-    code = job.process.returncode if job.process else None
-    if code == -signal.SIGKILL and job.killed_for_memory is False:
-        return "Somebody, or another program, killed this stage (SIGKILL); retry it."
-    if code == -signal.SIGKILL:
-        known = job.killed_for_memory
-        return (
-            f"The {'kernel ended' if known else 'system killed'} this stage{'' if known else ', most likely'}"
-            f" because memory ran out (it had taken {job.taken_bytes / 1e9:.1f} GB). Retry it when the"
-            f" machine is less busy, or start a new run with"
-            f" {about(job.stage, 'SMALLER', ANY_SMALLER)}."
-        )
-    if code == errno.ENOSPC:
-        return sentence(OSError(code, os.strerror(code)))
-    if code is not None and code < 0:
-        return f"This stage crashed ({signal.strsignal(-code)}); its log shows the last steps."
-    return "This stage ended without saying why; its log shows the last steps."
-
-
-def _pid(folder: Path) -> int | None:
-    facts = _read(folder / PROCESS)
-    return facts["pid"] if facts else None
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # not written, or torn by a power cut
-        return None
-    return facts
-
-
-def _interrupted(slot: str) -> str:
-    if slot == PUBLISH_SLOT:
-        return (
-            "The machine or the worker stopped while this was published; see whether the version is there,"
-            " else publish again."
-        )
-    return (
-        f"The machine or the worker stopped {MOST_ATTEMPTS} times while this ran, so it is not begun again by"
-        " itself; its log shows the last steps. Retry goes on from there."
-    )
-
-
-def _last_sign(folder: Path) -> float | None:
-    """When the stage last wrote something, in seconds since the epoch."""
-    times = [path.stat().st_mtime for name in SIGNS if (path := folder / name).exists()]
-    return max(times, default=None)
-
-
-def _gone(pid: int) -> bool:
-    """Whether a process that is not our child has ended, even if nobody has reaped it."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([descriptor], [], [], 0)[0])
-    finally:
-        os.close(descriptor)
-
-
-def _signal(group: int, number: signal.Signals) -> None:
-    try:
-        os.killpg(group, number)
-    except ProcessLookupError:
-        return  # it has ended in the meantime, which is what was wanted
 
 
 def serve(home: Path, lock: int | None = None) -> int:

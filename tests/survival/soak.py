@@ -38,7 +38,7 @@ from pipeline.stages import events  # noqa: E402
 from pipeline.store import Store  # noqa: E402
 from pipeline.store.run import DONE, ENDED, QUEUED, RETRYABLE, RUNNING, Run  # noqa: E402
 from pipeline.system import locks  # noqa: E402
-from pipeline.worker.loop import lives  # noqa: E402
+from pipeline.worker.job import lives  # noqa: E402
 from tests.helpers import tiny  # noqa: E402 - where they are is known only now
 from tests.helpers.lab import processes  # noqa: E402
 from tests.survival.watch import Watch  # noqa: E402

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.errors import LabError
 from pipeline.store import Store
 from pipeline.store.run import DONE, PUBLISH, QUEUED
-from pipeline.worker.loop import lives
+from pipeline.worker.job import lives
 
 LOOK_SECONDS = 0.05
 GROWING = ("log.txt", "events.jsonl")

@@ -23,6 +23,7 @@ from pipeline.store import Store
 from pipeline.store.run import DONE, FAILED, Run
 from pipeline.system import checksums, clock, locks
 from pipeline.worker import child, loop, probe
+from pipeline.worker.job import lives
 from tests.helpers.lab import until
 
 Execute = Callable[[Any, Any, Context], Results]
@@ -362,4 +363,4 @@ def test_a_publish_is_carried_out_by_the_real_child(store: Store, finished: Run)
     assert published.metrics["version"] == "1"
     assert (store.home / "registry" / "trips" / "1" / "model.onnx").is_file()
     assert "Published trips version 1" in (store.folder(finished.id, stage) / "log.txt").read_text()
-    assert not loop.lives(store.folder(finished.id, stage))
+    assert not lives(store.folder(finished.id, stage))

@@ -14,7 +14,7 @@ from pipeline.stages import artifacts
 from pipeline.store import Store
 from pipeline.store.run import CANCELED, DONE, FAILED, QUEUED, RUNNING, Run, StageRun
 from pipeline.system import locks
-from pipeline.worker import loop
+from pipeline.worker import job
 from pipeline.worker.loop import Worker
 from tests.helpers.lab import alive, ended, go, one_stage, plant, spawned, step_until, until
 
@@ -24,7 +24,7 @@ Make = Callable[[str], Worker]
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that have more to wait for; those of the time it may take keep the real grace period."""
-    monkeypatch.setattr(loop, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(job, "GRACE_SECONDS", 0.3)
 
 
 class TestStages:
@@ -151,7 +151,7 @@ class TestEndings:
         served = stepper("never_exits")
         served.step()
         spawned(store, run)
-        until((store.folder(run, "quantize") / loop.RESULT).exists, "the result")
+        until((store.folder(run, "quantize") / job.RESULT).exists, "the result")
         for _ in range(3):
             served.step()
         assert store.get(run).status == RUNNING
@@ -169,7 +169,7 @@ class TestEndings:
     ) -> None:
         run = one_stage(store)
         folder = store.folder(run, "quantize")
-        taken = locks.take(folder / loop.LOCK)
+        taken = locks.take(folder / job.LOCK)
         assert taken is not None
         step_until(stepper("finishes"), ended(store, run), "the end of the run")
         os.close(taken)
@@ -189,7 +189,7 @@ class TestEndings:
 class TestCancel:
     @pytest.mark.parametrize("behaviour", ["waits", "ignores_sigterm", "has_grandchildren", "forks"])
     def test_the_whole_group_is_ended_soon(self, store: Store, stepper: Make, behaviour: str) -> None:
-        assert loop.GRACE_SECONDS < 5  # what the test waits for leaves room for a slow machine
+        assert job.GRACE_SECONDS < 5  # what the test waits for leaves room for a slow machine
         run = plant(store)
         served = stepper(behaviour)
         served.step()

@@ -17,7 +17,7 @@ from pipeline.errors import LabError
 from pipeline.store import Store
 from pipeline.store.run import CANCELED, DONE, FAILED, INTERRUPTED, QUEUED, RUNNING, Run
 from pipeline.system import locks
-from pipeline.worker import loop
+from pipeline.worker import job, loop
 from pipeline.worker.loop import Worker
 from tests.helpers.lab import (
     alive,
@@ -38,7 +38,7 @@ Make = Callable[[str], Worker]
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that have more to wait for; those of the time it may take keep the real grace period."""
-    monkeypatch.setattr(loop, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(job, "GRACE_SECONDS", 0.3)
 
 
 class TestRestart:

@@ -16,6 +16,7 @@ from pipeline.store import Store
 from pipeline.store.run import DONE, EVENTS
 from pipeline.worker import loop, spare
 from pipeline.worker import processes as processes_of
+from pipeline.worker.job import lives
 from pipeline.worker.loop import Worker
 from tests.helpers.lab import CHILDREN, plant, processes, until
 
@@ -63,11 +64,11 @@ def test_the_next_stage_is_carried_out_by_the_spare(store: Store, served: Worker
     assert served.jobs[served.slots[0]].process is made.process
     folder = store.folder(run, "finetune")
     until((folder / "ready.json").exists, "the beginning of finetune")
-    assert loop.lives(folder)
+    assert lives(folder)
     go(served, run, "finetune")
     assert store.get(run).stage("finetune").metrics == {"stage": "finetune"}
     assert (folder / "log.txt").exists()
-    assert not loop.lives(folder)
+    assert not lives(folder)
 
 
 def test_it_is_found_by_its_stages_mark_from_the_first_moment(store: Store, served: Worker) -> None:

@@ -1,0 +1,56 @@
+"""What people read about how a stage ended, where the stage itself could not say."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+
+from pipeline.errors import ANY_SMALLER, sentence
+
+
+def death(stage: str, code: int | None, killed_for_memory: bool | None, taken_bytes: int) -> str:
+    """What to say of a stage that ended without a result.
+
+    `code` is its exit code, None if another worker started it; `killed_for_memory` is None if nobody knows.
+    """
+    from pipeline.stages.table import about  # asking for a worker imports this module, and no recipe
+
+    if code == -signal.SIGKILL and killed_for_memory is False:
+        return "Somebody, or another program, killed this stage (SIGKILL); retry it."
+    if code == -signal.SIGKILL:
+        known = killed_for_memory
+        return (
+            f"The {'kernel ended' if known else 'system killed'} this stage{'' if known else ', most likely'}"
+            f" because memory ran out (it had taken {taken_bytes / 1e9:.1f} GB). Retry it when the machine is"
+            f" less busy, or start a new run with {about(stage, 'SMALLER', ANY_SMALLER)}."
+        )
+    if code == errno.ENOSPC:
+        return sentence(OSError(code, os.strerror(code)))
+    if code is not None and code < 0:
+        return f"This stage crashed ({signal.strsignal(-code)}); its log shows the last steps."
+    return "This stage ended without saying why; its log shows the last steps."
+
+
+def lingers(stage: str, seconds: float) -> str:
+    """What to say of a stage whose process does not exit."""
+    return (
+        f"The process of {stage} did not exit within {seconds:g} seconds of writing its result; it is ended,"
+        " and the result counts."
+    )
+
+
+def interrupted_publish() -> str:
+    """What to say of a publish that died with its worker."""
+    return (
+        "The machine or the worker stopped while this was published; see whether the version is there,"
+        " else publish again."
+    )
+
+
+def interrupted(times: int) -> str:
+    """What to say of a stage that died with its worker so many times."""
+    return (
+        f"The machine or the worker stopped {times} times while this ran, so it is not started again by"
+        " itself; its log shows the last steps. Retry resumes it."
+    )
