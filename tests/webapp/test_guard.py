@@ -131,8 +131,8 @@ def test_addresses_and_given_names_are_served(host):
 
 def test_the_app_answers_to_the_names_it_is_given_and_says_how_to_give_them(home):
     with TestClient(create(["0.0.0.0", "Lab.example"]), base_url="http://lab.example:7860") as client:
-        assert client.get("/lab/live.js").status_code == 200
-        refusal = client.get("/lab/live.js", headers={"host": "evil.example"})
+        assert client.get("/lab/page.js").status_code == 200
+        refusal = client.get("/lab/page.js", headers={"host": "evil.example"})
     assert refusal.status_code == 403
     assert "'evil.example'" in refusal.text
     assert "--allow-host" in refusal.text

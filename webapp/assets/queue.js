@@ -77,7 +77,7 @@ class Queue {
     const button = (where, sign, words) => el("button", { type: "button", class: "lab-button", id: `${where}-${run.id}`, title: words,
       "aria-label": `${words}: ${run.name}`, onclick: () => this.act(`runs/${run.id}/move/${where}`) }, sign);
     return el("li", {},
-      el("button", { type: "button", class: "lab-link", onclick: async () => (await import("./live.js")).open(run.id) }, run.name),
+      el("button", { type: "button", class: "lab-link", onclick: async () => (await import("./page.js")).open(run.id) }, run.name),
       el("span", { class: "lab-note" }, [run.urgent ? "goes on first" : "", run.owner].filter(Boolean).join(" · ")),
       el("span", { class: "lab-moves" }, button("first", "⤒", "To the front"), button("up", "↑", "Earlier"), button("down", "↓", "Later"), button("last", "⤓", "To the end"),
         el("button", { type: "button", class: "lab-button", id: `cancel-${run.id}`, title: "Cancel", "aria-label": `Cancel: ${run.name}`,

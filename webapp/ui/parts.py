@@ -49,7 +49,7 @@ def fixed(html: str, **kwargs: Any) -> gr.HTML:
     return gr.HTML(html_template=html, apply_default_css=False, elem_classes="lab-fixed", **given)
 
 
-def live(function: str, module: str = "live.js") -> str:
+def live(function: str, module: str = "page.js") -> str:
     """JavaScript for an event: call an exported function of a module with the event's inputs."""
     load = f'import(new URL("lab/{module}", document.baseURI))'
     return f"async (...given) => (await {load}).{function}(...given)"

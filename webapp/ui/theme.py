@@ -10,7 +10,7 @@ ASSETS = Path(__file__).parent.parent / "assets"
 CSS = ASSETS / "style.css"
 
 # The address is relative, so that the page also works below a path prefix.
-HEAD = '<script type="module" src="lab/live.js"></script><meta name="color-scheme" content="light dark">'
+HEAD = '<script type="module" src="lab/page.js"></script><meta name="color-scheme" content="light dark">'
 
 OLIVE = gr.themes.Color(
     name="olive",

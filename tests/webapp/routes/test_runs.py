@@ -140,9 +140,9 @@ def test_plotly_comes_from_here_and_may_be_kept(client):
 
 
 def test_our_scripts_are_asked_for_again_but_not_sent_again(client):
-    reply = client.get("/lab/live.js")
+    reply = client.get("/lab/page.js")
     assert reply.headers["content-type"].startswith("text/javascript")
-    assert client.get("/lab/live.js", headers={"if-none-match": reply.headers["etag"]}).status_code == 304
+    assert client.get("/lab/page.js", headers={"if-none-match": reply.headers["etag"]}).status_code == 304
 
 
 def test_a_scorecard_is_told_as_far_as_it_is_measured(client, store):

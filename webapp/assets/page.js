@@ -1,0 +1,130 @@
+// What the page calls: show a run, choose a tab, and what buttons of tabs do in the browser alone.
+
+import { Lost, ask, askJson } from "./ask.js";
+import { isKept } from "./draft.js";
+import { el } from "./draw.js";
+import { ASK_CANCEL, RunView, modelOf, runPath } from "./run.js";
+import { announceRuns } from "./toast.js";
+
+const CANCEL_MS = 500;
+const CANCEL_MOST_MS = 30_000; // a stage is given some time to end by itself
+const SOON_MS = 150;
+
+let view = null;
+let wanted = null;
+let preferredRun = null;
+let arrived = false;
+let chosen = null; // the tab that the reader went to before that
+
+// Tabs that the bar has no room for are in a menu at its end.
+const FOLDED = "#tabs .overflow-dropdown button";
+const foldedName = (button) => button.textContent.trim().toLowerCase();
+
+addEventListener("click", (event) => {
+  const button = event.isTrusted && event.target.closest(`[role=tab][id^=tab-], ${FOLDED}`);
+  if (button && !arrived) chosen = button.id ? button.id.replace(/^tab-|-button$/g, "") : foldedName(button);
+}, true);
+
+export function mount(root) {
+  view = new RunView(root, compare);
+  if (wanted) view.open(wanted);
+}
+
+announceRuns(open);
+
+function show(id) {
+  wanted = id;
+  if (view && view.id !== id) view.open(id);
+}
+
+export function open(id) {
+  if (!id) return;
+  show(id);
+  go("lab");
+}
+
+// Choose a tab, as a click does; right after loading its button may not be there yet.
+export function go(name, tries = 100) {
+  const button = document.getElementById(`tab-${name}-button`) ??
+    [...document.querySelectorAll(FOLDED)].find((folded) => foldedName(folded) === name);
+  if (button) button.click();
+  else if (tries) setTimeout(() => go(name, tries - 1), 50);
+}
+
+// The page was opened: show its run where it is, and its tab.
+export function arrive(first, run) {
+  arrived = true;
+  if (isKept()) soon("restore-now");
+  if (run) show(run);
+  tab(chosen ?? first);
+  if (!chosen) go(first);
+}
+
+// Click a button once the page has been quiet for a moment; one of a tab that was not open yet, once it is.
+const timers = new Map();
+export function soon(id) {
+  clearTimeout(timers.get(id));
+  timers.set(id, setTimeout(() => {
+    const button = document.getElementById(id);
+    if (button) button.click();
+    else soon(id);
+  }, SOON_MS));
+}
+
+// The run a tab should choose: the one the reader came from, else the one chosen there.
+export function preferred(chosen, ...rest) {
+  const run = preferredRun ?? chosen;
+  preferredRun = null;
+  return [run, ...rest];
+}
+
+// Have the Compare tab open with a run.
+export function compare(run) {
+  preferredRun = run;
+  go("compare");
+}
+
+// Gradio names the place for files by other words than stand on it, so speech cannot choose it by these.
+export function nameUpload(id) {
+  const root = document.getElementById(id);
+  const name = () => root.querySelectorAll("button.upload-container[aria-label]").forEach((button) => button.removeAttribute("aria-label"));
+  new MutationObserver(name).observe(root, { childList: true, subtree: true });
+  name();
+}
+
+// Keep the tab in the address, so that a reload comes back to it.
+export function tab(name) {
+  if (!arrived) return; // the tab that Gradio shows before the address has been read
+  const url = new URL(location.href);
+  url.searchParams.set("tab", name);
+  history.replaceState(history.state, "", url);
+}
+
+export async function cancel(run) {
+  if (confirm(ASK_CANCEL)) await ask(`${runPath(run)}/cancel`, { method: "POST" });
+}
+
+// Wait until a run that is being canceled has ended, or is not there.
+export async function canceled(run) {
+  for (const end = Date.now() + CANCEL_MOST_MS; Date.now() < end;) {
+    try {
+      const told = await askJson(`${runPath(run)}.json`);
+      if (!told?.cancel_requested) return;
+    } catch (error) {
+      if (!(error instanceof Lost)) throw error; // it is asked again
+    }
+    await new Promise((resolve) => setTimeout(resolve, CANCEL_MS));
+  }
+}
+
+// The exported model of a run. The browser takes it by itself: the page stays, and may be left.
+export function take(run) {
+  el("a", { href: modelOf(run), download: true }).click();
+}
+
+export function download(text, name) {
+  const file = `${(name || "recipe").replace(/[^A-Za-z0-9_-]+/g, "-").replace(/^-+|-+$/g, "") || "recipe"}.yaml`;
+  const link = el("a", { href: URL.createObjectURL(new Blob([text], { type: "application/yaml" })), download: file });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}
