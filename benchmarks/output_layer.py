@@ -19,6 +19,7 @@ from benchmarks import gpu
 from benchmarks.adapter_tax import Side, arguments, build, packed, turn
 from benchmarks.finetune import context_of
 from pipeline import settings
+from pipeline.system import files
 
 TYPES = ("int4", "int8", "float")
 
@@ -52,7 +53,7 @@ def report(found: list[Side], prompt: int) -> None:
     print(f"\n{settings.cores()} cores, load {os.getloadavg()[0]:.1f}")
     print(f"{'lm_head':10}{'MB':>9}{'ms/step':>9}{'to ' + first.name:>9}{'prompt/s':>10}")
     for side in found:
-        size = sum(file.stat().st_size for file in side.folder.rglob("*") if file.is_file())
+        size = files.size(side.folder)
         ratio = statistics.median(b / a for a, b in zip(first.steps, side.steps, strict=True))
         step, read = statistics.median(side.steps), statistics.median(side.reads)
         print(f"{side.name:10}{size / 1e6:9.1f}{step * 1e3:9.2f}{ratio:9.3f}{prompt / read:10.0f}")

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from pipeline import settings
-from pipeline.stages import artifacts
 from pipeline.store import Store
 from pipeline.store.run import Run
+from pipeline.system import files
 from pipeline.worker import loop
 from tests.helpers import exports
 from tests.helpers.lab import (
@@ -124,7 +124,7 @@ def finished(store: Store, written_export: Path) -> Run:
         "finetune": {"metrics": {"eval_loss_before": 2.5, "eval_loss_after": 1.25}},
         "optimize": {
             "artifacts": [
-                {"name": "model", "kind": "onnx", "path": str(folder), "bytes": artifacts.size(folder)},
+                {"name": "model", "kind": "onnx", "path": str(folder), "bytes": files.size(folder)},
                 {
                     "name": "adapter",
                     "kind": "onnx_adapter",

@@ -30,6 +30,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline import settings
 from pipeline.errors import InputError
+from pipeline.system import files
 from webapp import guard
 
 COPIES = ".copies"  # beside Gradio's folders, whose names are digests
@@ -239,9 +240,4 @@ def _refusal(size: int | None, others: int) -> tuple[int, str] | None:
 
 def _used() -> int:
     """Bytes of all uploads that are there."""
-    used = 0
-    for folder, _, names in os.walk(settings.uploads()):
-        for name in names:
-            with suppress(FileNotFoundError):
-                used += max(LEAST_FILE, Path(folder, name).lstat().st_size)
-    return used
+    return sum(max(LEAST_FILE, file.st_size) for file in files.stats([settings.uploads()]))

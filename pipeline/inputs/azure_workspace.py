@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 import shlex
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pipeline.errors import InputError
-from pipeline.system.files import to_json
+from pipeline.system.files import to_json, write_whole
 
 LOGINS = ("cli", "identity", "environment")
 FILE = "azure.json"  # in the home; it has no secrets
@@ -143,10 +141,7 @@ def remember(home: Path, place: Place) -> None:
     """Keep a workspace that worked for the next time; a registry is named each time."""
     if place.registry:
         return
-    number, part = tempfile.mkstemp(".part", f".{FILE}.", home)  # several processes may do this at a time
-    with os.fdopen(number, "w", encoding="utf-8") as file:
-        file.write(to_json(dataclasses.asdict(place), indent=2))
-    Path(part).replace(home / FILE)
+    write_whole(home / FILE, to_json(dataclasses.asdict(place), indent=2), shared=True)
 
 
 def _not_allowed(parts: Mapping[str, str]) -> list[str]:

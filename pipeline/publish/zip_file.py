@@ -11,7 +11,6 @@ import hashlib
 import io
 import os
 import re
-import secrets
 import time
 import zipfile
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from pipeline.publish.card import CARD
 from pipeline.stages import artifacts
 from pipeline.store.run import DONE, Run
 from pipeline.system import checksums
+from pipeline.system.files import whole
 
 RECIPE = "recipe.yaml"
 OURS = (CARD, RECIPE, checksums.NAME, artifacts.MANIFEST)  # what of the folder itself is left behind
@@ -201,15 +201,10 @@ def save(home: Path, run: Run, target: Path) -> int:
         raise InputError(f"{target}: is there already; give another name with --to")
     if not target.parent.is_dir():
         raise InputError(f"{target.parent}: no such folder")
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    try:
-        with Takeaway(home, run) as zipped:
-            with part.open("xb") as file:
-                for piece in zipped:
-                    file.write(piece)
-            if target.exists():
-                raise LabError(f"{target} has come to be in the meantime; nothing was overwritten.")
-            part.rename(target)
-            return zipped.size
-    finally:
-        part.unlink(missing_ok=True)
+    with Takeaway(home, run) as zipped, whole(target, shared=True) as part:
+        with part.open("xb") as file:
+            for piece in zipped:
+                file.write(piece)
+        if target.exists():
+            raise LabError(f"{target} has come to be in the meantime; nothing was overwritten.")
+    return zipped.size

@@ -18,7 +18,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,7 @@ from pipeline.stages import artifacts
 from pipeline.store import Store
 from pipeline.store.history import Inventory
 from pipeline.store.run import PUBLISH
-from pipeline.system import locks
+from pipeline.system import files, locks
 from pipeline.worker import probe
 
 DAY = 86400.0
@@ -72,15 +72,15 @@ def of(store: Store, run: str) -> Storage:
     alone = [name for name in mine if users[name] == {run}]
     folder = store.home / "artifacts"
     return Storage(
-        folder=_bytes([store.folder(run)]),
-        results=_bytes(folder / name for name in mine),
+        folder=files.size(store.folder(run)),
+        results=files.size(*(folder / name for name in mine)),
         alone=_freed(folder / name for name in alone),
     )
 
 
 def total(home: Path) -> dict[str, int]:
     """Bytes of the home, by what they are."""
-    return {word: _bytes([home / place]) for word, place in PLACES.items()}
+    return {word: files.size(home / place) for word, place in PLACES.items()}
 
 
 def unused(store: Store) -> Unused:
@@ -234,23 +234,9 @@ def _describe(folders: dict[Path, str]) -> Unused:
     return found
 
 
-def _files(folders: Iterable[Path]) -> Iterator[os.stat_result]:
-    """Every file below these folders; what vanishes meanwhile is left out."""
-    for folder in folders:
-        for parent, _, names in os.walk(folder):
-            for name in names:
-                with suppress(FileNotFoundError):
-                    yield (Path(parent) / name).lstat()
-
-
-def _bytes(folders: Iterable[Path]) -> int:
-    """Bytes of the files below these folders; a file that is linked several times counts once."""
-    return sum({(file.st_dev, file.st_ino): file.st_size for file in _files(folders)}.values())
-
-
 def _freed(folders: Iterable[Path]) -> int:
     """Bytes that come free with these folders: exports share weights by links, which others may hold."""
     seen: dict[tuple[int, int], list[int]] = {}
-    for file in _files(folders):
+    for file in files.stats(folders):
         seen.setdefault((file.st_dev, file.st_ino), [0, file.st_nlink, file.st_size])[0] += 1
     return sum(size for count, links, size in seen.values() if count >= links)

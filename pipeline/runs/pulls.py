@@ -24,7 +24,7 @@ from pipeline.errors import InputError, LabError, sentence
 from pipeline.runs import disk
 from pipeline.store.run import CANCELED, DONE, FAILED, INTERRUPTED, RUNNING
 from pipeline.system import locks
-from pipeline.system.files import to_json
+from pipeline.system.files import write_whole
 
 FOLDER = "pulled"
 MOST = 2
@@ -147,9 +147,7 @@ def _read(home: Path, key: str) -> Facts | None:
 def _write(home: Path, known: Facts) -> None:
     path = _beside(home, known["key"], "json")
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    part = path.with_name(f"{path.name}.new")
-    part.write_text(to_json(known), "utf-8")
-    part.replace(path)
+    write_whole(path, known)
 
 
 # -- the process ---------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from typing import Any
 
 from pipeline import settings
 from pipeline.stages.stage import Artifact, Results
-from pipeline.system import locks
+from pipeline.system import files, locks
 from pipeline.system.files import to_json
 
 MANIFEST = "artifact.json"
@@ -48,7 +48,7 @@ class Stored:
     def rows(self) -> list[dict[str, Any]]:
         """The artifacts as the store keeps them: name, kind, path and bytes on disk."""
         return [
-            {"name": a.name, "kind": a.kind, "path": str(a.path), "bytes": size(a.path)}
+            {"name": a.name, "kind": a.kind, "path": str(a.path), "bytes": files.size(a.path)}
             for a in self.artifacts
         ]
 
@@ -189,13 +189,6 @@ def keep(
     stored = find(home, stage, key)
     assert stored is not None
     return stored
-
-
-def size(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    if path.is_file():
-        return path.stat().st_size
-    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
 
 
 @lru_cache(maxsize=1)

@@ -19,7 +19,7 @@ from pipeline.inputs.options import option
 from pipeline.stages import artifacts, olive
 from pipeline.stages.quantize import Model
 from pipeline.stages.stage import Artifact, Context, Results
-from pipeline.system import checksums
+from pipeline.system import checksums, files
 
 GRAPH = "model.onnx"
 MOST_GRAPHS = 3  # earlier exports looked at for one to reuse: each is read whole
@@ -415,7 +415,7 @@ def results(context: Context) -> Results:
     """
     folder = context.output
     artifacts = [Artifact("ONNX model", "onnx", folder)]
-    metrics: dict[str, Any] = {"model_bytes": sum(f.stat().st_size for f in folder.glob(f"{GRAPH}*"))}
+    metrics: dict[str, Any] = {"model_bytes": files.size(*folder.glob(f"{GRAPH}*"))}
     merged = context.work / MERGED
     if merged.is_file():
         metrics |= json.loads(merged.read_text("utf-8"))

@@ -14,6 +14,7 @@ from pipeline.inputs.models import architectures
 from pipeline.inputs.options import option
 from pipeline.stages import olive
 from pipeline.stages.stage import Artifact, Context, Results
+from pipeline.system import files
 
 # Recipe name to Olive pass.
 ALGORITHMS = {"awq": "LabAwq", "gptq": "LabGptq", "rtn": "LabRtn"}
@@ -240,8 +241,8 @@ def results(context: Context) -> Results:
     """The checkpoint, and how much smaller it is."""
     folder = context.output / "model"
     quantized = json.loads((folder / "config.json").read_text("utf-8"))["quantization_config"]
-    before = sum(f.stat().st_size for f in context.model.glob("*.safetensors"))
-    after = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
+    before = files.size(*context.model.glob("*.safetensors"))
+    after = files.size(*folder.glob("*.safetensors"))
     metrics = {
         "bytes_before": before,
         "bytes_after": after,

@@ -6,19 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.system.files import to_json
+from pipeline.system.files import write_whole
 
 FILE = "run.json"
 
 
 def write(folder: Path, facts: dict[str, Any]) -> None:
     """Keep id, name, created, recipe, data and owner of a run, and its stages with their options."""
-    part = folder / f".{FILE}.part"
-    try:
-        part.write_text(to_json(facts), encoding="utf-8")
-        part.replace(folder / FILE)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(folder / FILE, facts)
 
 
 def read(path: Path) -> dict[str, Any] | None:

@@ -1,11 +1,17 @@
-"""JSON as everybody reads it, and files that a reader finds whole or not at all."""
+"""JSON as everybody reads it, files that a reader finds whole or not at all, and how large folders are."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
 
 def to_json(value: Any, **how: Any) -> str:
@@ -25,11 +31,45 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_whole(path: Path, facts: dict[str, Any]) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of one."""
-    part = path.with_name(f".{path.name}.part")
+@contextmanager
+def whole(path: Path, *, shared: bool = False) -> Iterator[Path]:
+    """A path to write to inside the block, which replaces `path` at its end, or is gone if the block raises.
+
+    `shared` is for a file that several may write at the same time: each gets a path of its own. Otherwise
+    what a killed process has left there is written over.
+    """
+    unique = f".{secrets.token_hex(4)}" if shared else ""
+    part = path.with_name(f".{path.name}{unique}.part")
     try:
-        part.write_text(to_json(facts, default=lambda v: finite(float(v))), encoding="utf-8")
+        yield part
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: Any, *, shared: bool = False) -> None:
+    """Write text, bytes, or anything else as JSON: a reader sees the old file or the new one, never half.
+
+    It is its user's alone, whatever the umask. `shared` is as for `whole`.
+    """
+    if not isinstance(content, str | bytes):
+        content = to_json(content, default=lambda v: finite(float(v)))
+    data = content.encode() if isinstance(content, str) else content
+    with whole(path, shared=shared) as part, os.fdopen(os.open(part, _NEW, 0o600), "wb") as file:
+        file.write(data)
+
+
+def stats(folders: Iterable[Path]) -> Iterator[os.stat_result]:
+    """Of every file below these folders, links not followed; what vanishes meanwhile is left out."""
+    for folder in folders:
+        for parent, _, names in os.walk(folder):
+            for name in names:
+                with suppress(FileNotFoundError):
+                    yield (Path(parent) / name).lstat()
+
+
+def size(*paths: Path) -> int:
+    """Bytes of files, and of all files below folders; one that is linked several times counts once."""
+    named = [path.stat() for path in paths if path.is_file()]
+    below = stats(path for path in paths if not path.is_file())
+    return sum({(file.st_dev, file.st_ino): file.st_size for file in (*named, *below)}.values())

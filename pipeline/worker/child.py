@@ -148,7 +148,7 @@ def _make(job: StageJob, started: float) -> artifacts.Stored:
 
     base = _tried(job)
     output = artifacts.part(job.home, job.stage, job.key)
-    (job.folder / OUTPUT).write_text(output.name, encoding="utf-8")
+    write_whole(job.folder / OUTPUT, output.name)  # half a name would be another folder, which limits measures
     work = job.folder / "work"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()

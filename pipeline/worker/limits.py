@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
-from contextlib import suppress
-from pathlib import Path
 
 from pipeline.store import Store
 from pipeline.store.run import DONE, OUTPUT
+from pipeline.system import files
 
 LOOK_SECONDS = 2.0  # walking over many files takes a moment
 AGAIN = "Do it again with a higher {}: what it has finished is reused."
@@ -46,17 +44,7 @@ class Limits:
 
     def _written(self) -> int:
         """Bytes of the run's folder, of what it has finished, and of what its stage is writing now."""
-        written = self._kept + _size(self._folder)
+        written = self._kept + files.size(self._folder)
         if self._output.exists():
-            written += _size(self._artifacts / self._output.read_text(encoding="utf-8"))
+            written += files.size(self._artifacts / self._output.read_text(encoding="utf-8"))
         return written
-
-
-def _size(folder: Path) -> int:
-    """Bytes of all files in a folder whose files come and go."""
-    total = 0
-    for inside, _, names in os.walk(folder):
-        for name in names:
-            with suppress(FileNotFoundError):
-                total += (Path(inside) / name).lstat().st_size
-    return total

@@ -276,7 +276,7 @@ class Walk:
     def _at(self, step: str) -> None:
         """Note the step, for whoever looks at this process or at what it leaves."""
         self.step = step
-        (self.scratch / STEP).write_text(step, "utf-8")
+        write_whole(self.scratch / STEP, step)
         steps = list(dict.fromkeys(["config", TOKENIZER, "model", *packed(self.config), *self.stages, IDS]))
         message = f"{TITLE}: {step} ({steps.index(step) + 1} of {len(steps)})"
         print(f"-- {message}", flush=True)

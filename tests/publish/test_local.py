@@ -19,10 +19,9 @@ from pipeline.exports import verify
 from pipeline.publish import local
 from pipeline.publish.targets import PUBLISHERS, options_of
 from pipeline.runs import submit
-from pipeline.stages import artifacts
 from pipeline.store import Store
 from pipeline.store.run import Run
-from pipeline.system import checksums, locks
+from pipeline.system import checksums, files, locks
 from pipeline.worker import loop
 from tests.helpers import exports
 from tests.helpers.lab import finish_all, plant, until
@@ -95,7 +94,7 @@ def test_a_plan_writes_nothing(store: Store, finished: Run) -> None:
     planned = local.plan(store.home, finished, local.Options(name="trips"))
     source = Path(str(finished.artifact("onnx")))
     assert planned["version"] == "1"
-    assert planned["bytes"] == artifacts.size(source) - (source / checksums.NAME).stat().st_size
+    assert planned["bytes"] == files.size(source) - (source / checksums.NAME).stat().st_size
     assert planned["target"] == str(store.home / "registry" / "trips" / "1")
     names = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
     assert {file["path"] for file in planned["files"]} == names - {checksums.NAME}

@@ -16,7 +16,7 @@ from pipeline.stages import artifacts
 from pipeline.stages.stage import Artifact, Results
 from pipeline.store import Store
 from pipeline.store.run import DONE
-from pipeline.system import locks
+from pipeline.system import files, locks
 from pipeline.worker import probe
 from tests.helpers.lab import finish_all, plant, until
 
@@ -51,7 +51,7 @@ def backdate(store: Store, run: str, seconds: float, monkeypatch: pytest.MonkeyP
 
 
 def weight(stored: artifacts.Stored) -> int:
-    return artifacts.size(stored.folder)
+    return files.size(stored.folder)
 
 
 class TestOf:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline import settings
+from pipeline.errors import LabError
 from pipeline.system import files
 
 
@@ -68,3 +70,110 @@ def test_no_json_of_ours_holds_what_json_does_not_have() -> None:
     }
     assert {path: lines for path, lines in found.items() if path not in OTHERS} == {}
     assert found.keys() == OTHERS
+
+
+def test_text_and_bytes_are_written_as_they_are(tmp_path: Path) -> None:
+    files.write_whole(tmp_path / "text", "é\n")
+    files.write_whole(tmp_path / "bytes", b"\xff")
+    assert (tmp_path / "text").read_bytes() == "é\n".encode()
+    assert (tmp_path / "bytes").read_bytes() == b"\xff"
+
+
+def test_what_is_written_is_its_users_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        files.write_whole(tmp_path / "place.json", {"workspace": "w"}, shared=True)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "place.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_two_who_write_a_shared_file_at_the_same_time_write_apart(tmp_path: Path) -> None:
+    target = tmp_path / "list.json"
+    with files.whole(target, shared=True) as one, files.whole(target, shared=True) as other:
+        one.write_text("one", "utf-8")
+        other.write_text("other", "utf-8")
+        assert one.read_text("utf-8") == "one"
+    assert target.read_text("utf-8") == "one"
+    assert [path.name for path in tmp_path.iterdir()] == ["list.json"]
+
+
+def test_a_block_that_raises_leaves_nothing_behind(tmp_path: Path) -> None:
+    def write() -> None:
+        with files.whole(tmp_path / "model.zip") as part:
+            part.write_bytes(b"half")
+            raise LabError("no")
+
+    with pytest.raises(LabError, match="no"):
+        write()
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+def test_a_folder_is_as_large_as_what_it_takes_on_disk(tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "weights").write_bytes(b"w" * 100)
+    (folder / "deep/config").write_bytes(b"c" * 10)
+    os.link(folder / "weights", folder / "deep/weights")
+    (folder / "away").symlink_to(tmp_path / "elsewhere")
+    link = (folder / "away").lstat().st_size
+    assert files.size(folder) == 110 + link
+    assert files.size(folder, folder / "weights") == 110 + link
+    assert files.size(folder / "weights") == 100
+    assert files.size(tmp_path / "missing") == 0
+
+
+# What gives a file or folder its final name itself, and why `whole` is not for it.
+MOVERS = {
+    "pipeline/home_check.py": "tries whether a disk can",
+    "pipeline/inputs/models/base_models.py": "a folder, kept half-filled so that a download resumes",
+    "pipeline/passes/finetune/training.py": "a folder",
+    "pipeline/publish/azure/pull.py": "a folder, kept half-filled so that a download resumes",
+    "pipeline/publish/azure/transfer/download.py": "a file kept half-read so that a download resumes",
+    "pipeline/publish/local.py": "a folder, which must not replace another",
+    "pipeline/runs/disk.py": "what is to be deleted",
+    "pipeline/runs/submit.py": "a file named by its content, once that is read",
+    "pipeline/stages/artifacts.py": "a folder",
+    "pipeline/store/backup.py": "a database",
+    "pipeline/store/repair.py": "a database",
+    "pipeline/system/files.py": "whole",
+    "pipeline/worker/probe.py": "a folder",
+}
+
+
+def _moves(path: Path) -> bool:
+    """Whether a module moves files: `a.replace(b)` of texts has two arguments, of dataclasses keywords."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+    return any(
+        isinstance(call.func, ast.Attribute)
+        and (
+            (call.func.attr in ("replace", "rename") and len(call.args) == 1 and not call.keywords)
+            or ast.unparse(call.func) in ("os.replace", "os.rename", "shutil.move", "tempfile.mkstemp")
+        )
+        for call in calls
+    )
+
+
+def _walks(path: Path) -> bool:
+    """Whether a module adds up sizes of files."""
+    sums = (
+        node
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if (isinstance(node, ast.Call) and ast.unparse(node.func) == "sum")
+        or (isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add))
+    )
+    return any("stat().st_size" in ast.unparse(node) for node in sums)
+
+
+def _modules(found: Callable[[Path], bool]) -> set[str]:
+    root = settings.ROOT
+    every = (path for folder in ("pipeline", "webapp") for path in (root / folder).rglob("*.py"))
+    return {path.relative_to(root).as_posix() for path in every if found(path)}
+
+
+def test_files_are_written_whole_in_one_place() -> None:
+    assert _modules(_moves) == MOVERS.keys()
+
+
+def test_sizes_are_added_up_in_one_place() -> None:
+    assert _modules(_walks) == set()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from pipeline.publish.azure.workspace import MOST_MODELS
 from pipeline.runs import pulls
 from pipeline.store import Store
 from pipeline.store.run import DONE, Run
-from pipeline.system.files import to_json
+from pipeline.system.files import write_whole
 from webapp.ui import choices, views
 
 LOCAL, AZURE = "local", "azureml"
@@ -80,9 +79,7 @@ def keep(home: Path, where: Place, found: list[Version]) -> None:
     """Keep versions as the answer of a workspace of just now."""
     file = _file(home, where)
     file.parent.mkdir(mode=0o700, exist_ok=True)
-    part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
-    part.write_text(to_json({"place": str(where), "asked": time.time(), "versions": found}), "utf-8")
-    part.replace(file)
+    write_whole(file, {"place": str(where), "asked": time.time(), "versions": found}, shared=True)
 
 
 def one(store: Store, where: str, chosen: str) -> Version:

