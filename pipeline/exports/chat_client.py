@@ -21,6 +21,7 @@ from pipeline.exports import contract, serving_ids, verify
 from pipeline.inputs.options import coerce, describe, option
 from pipeline.inputs.prompts import templates
 from pipeline.store.run import DONE, Run
+from pipeline.system import own_process
 from pipeline.system.files import to_json
 
 SIDES = ("base", "adapter")
@@ -237,11 +238,9 @@ async def _make_room() -> None:
 
 async def _start(home: Path, source: Source) -> _Server:
     with (home / "inference.log").open("ab") as log:
-        process = await asyncio.create_subprocess_exec(
-            settings.python(), "-m", "pipeline.exports.chat_server", *source.words(),
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log,
-            cwd=settings.ROOT, env=settings.local_environment(OLIVE_LAB_HOME=str(home)), limit=LINE_LIMIT,
-        )  # fmt: skip
+        words = ["-m", "pipeline.exports.chat_server", *source.words()]
+        environment = settings.local_environment(OLIVE_LAB_HOME=str(home))
+        process = await own_process.converse(words, environment, stderr=log, longest_line=LINE_LIMIT)
     server = _Server(process)
     assert process.stdout is not None
     try:

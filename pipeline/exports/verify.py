@@ -24,7 +24,7 @@ from pipeline import display, settings
 from pipeline.errors import InputError, LabError, reason
 from pipeline.exports import contract, generation, serving_ids
 from pipeline.inputs.prompts import templates
-from pipeline.system import checksums
+from pipeline.system import checksums, own_process
 from pipeline.system.files import to_json
 
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"
@@ -114,18 +114,15 @@ def live(folder: Path) -> list[Finding]:
 
     Give it only a folder that `static` found good.
     """
-    command = [settings.python(), "-m", "pipeline.exports.verify", str(folder.resolve())]
+    words = ["-m", "pipeline.exports.verify", str(folder.resolve())]
     try:
-        done = subprocess.run(
-            command, capture_output=True, timeout=LIVE_SECONDS, check=False, stdin=subprocess.DEVNULL,
-            cwd=settings.ROOT, env=settings.local_environment(),
-        )  # fmt: skip
+        done = own_process.run(words, LIVE_SECONDS, settings.local_environment())
     except subprocess.TimeoutExpired:
         late = f"the model did not answer within {LIVE_SECONDS:.0f} seconds; use a smaller one"
         return [Finding("answers", FAILED, late)]
     with suppress(ValueError, TypeError):
         return [Finding(**facts) for facts in json.loads(done.stdout)]
-    said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    said = done.stderr.strip().splitlines()
     last = f"; it said: {_plain(said[-1])}" if said else ""
     ended = f"the process that loaded the model ended with code {done.returncode}{last}"
     return [Finding("answers", FAILED, f"{ended}; export the model again, or free some memory")]

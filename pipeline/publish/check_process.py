@@ -49,13 +49,10 @@ def preflight(home: Path, whom: str, run: str, to: str, options: dict[str, Any])
 
 def verified(folder: Path, otherwise: str) -> None:
     """`verify.whole` of a folder, whose memory goes with its process. Raises LabError."""
-    command = [settings.python(), "-m", "pipeline", "verify", str(folder), "--json"]
-    done = subprocess.run(
-        command, capture_output=True, stdin=subprocess.DEVNULL, check=False, cwd=settings.ROOT,
-        env=settings.local_environment(),
-    )  # fmt: skip
+    words = ["-m", "pipeline", "verify", str(folder), "--json"]
+    done = own_process.run(words, None, settings.local_environment())
     if done.returncode not in (0, 1):
-        print(done.stderr.decode("utf-8", "replace"), file=sys.stderr)
+        print(done.stderr, file=sys.stderr)
         raise LabError(
             f"{otherwise}: the process that verifies it ended with code {done.returncode}; see the log."
         )

@@ -23,7 +23,7 @@ from pipeline import settings
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.runs import disk
 from pipeline.store.run import CANCELED, DONE, FAILED, INTERRUPTED, RUNNING
-from pipeline.system import locks
+from pipeline.system import locks, own_process
 from pipeline.system.files import write_whole
 
 FOLDER = "pulled"
@@ -96,11 +96,14 @@ def _start(home: Path, key: str, version: Facts, login: str) -> None:
             "message": "Asking for the files", "error": None, "progress": 0.0,
         })  # fmt: skip
         with _beside(home, key, "log").open("wb") as log:
-            process = subprocess.Popen(
-                [settings.python(), "-m", "pipeline.runs.pulls", key], stdin=subprocess.DEVNULL, stdout=log,
-                stderr=log, cwd=settings.ROOT, env=settings.child_environment(OLIVE_LAB_HOME=str(home)),
-                pass_fds=[lock], start_new_session=True,
-            )  # fmt: skip
+            process = own_process.start(
+                ["-m", "pipeline.runs.pulls", key],
+                settings.child_environment(OLIVE_LAB_HOME=str(home)),
+                stdout=log,
+                stderr=log,
+                keep=[lock],
+                apart=True,
+            )
         _begun[:] = [*(other for other in _begun if other.poll() is None), process]
     finally:
         os.close(lock)

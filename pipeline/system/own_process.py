@@ -1,22 +1,74 @@
-"""Have a Python process of our own do one thing: it may hang or crash without harm, and ends with ours."""
+"""Start Python processes of our own, which may hang or crash without harm to ours.
+
+The caller chooses the environment, which says how much the process may know: see `settings`. All of them run
+where our packages are found, and read nothing from our standard input.
+"""
 
 from __future__ import annotations
 
+import locale
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, TYPE_CHECKING
 
 from pipeline import settings
 
-_running: set[subprocess.Popen[str]] = set()
+if TYPE_CHECKING:
+    import asyncio
+
+Channel = int | IO[bytes] | None  # as for `subprocess.Popen`; None is ours
+_running: set[subprocess.Popen[bytes]] = set()
 
 
-def run(words: list[str], seconds: float, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """What `python WORDS` prints. Raises TimeoutExpired, and ends it, after so many seconds."""
-    command = [settings.python(), *words]
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        cwd=settings.ROOT, env=environment,
-    ) as process:  # fmt: skip
+def start(
+    words: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    stdin: Channel = subprocess.DEVNULL,
+    stdout: Channel = None,
+    stderr: Channel = None,
+    keep: Sequence[int] = (),
+    apart: bool = False,
+) -> subprocess.Popen[bytes]:
+    """Start `python WORDS` and leave it to the caller. It inherits the descriptors in `keep` as well.
+
+    `apart` gives it a session, and so a process group, of its own: what ends ours leaves it alone.
+    """
+    return subprocess.Popen(
+        [settings.python(), *words],
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        start_new_session=apart,
+        cwd=settings.ROOT,
+        env=environment,
+        pass_fds=keep,
+    )
+
+
+async def converse(
+    words: Sequence[str], environment: Mapping[str, str], *, stderr: Channel, longest_line: int
+) -> asyncio.subprocess.Process:
+    """Start `python WORDS` for an event loop, with a pipe to it and one back, and leave it to the caller."""
+    import asyncio  # it takes a while, and only the app needs it
+
+    return await asyncio.create_subprocess_exec(
+        settings.python(),
+        *words,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        cwd=settings.ROOT,
+        env=environment,
+        limit=longest_line,
+    )
+
+
+def run(
+    words: Sequence[str], seconds: float | None, environment: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """What `python WORDS` prints. Raises TimeoutExpired, and ends it, after that many seconds, if given."""
+    with start(words, environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         _running.add(process)
         try:
             out, error = process.communicate(timeout=seconds)
@@ -25,23 +77,20 @@ def run(words: list[str], seconds: float, environment: dict[str, str]) -> subpro
             raise
         finally:
             _running.discard(process)
-    return subprocess.CompletedProcess(command, process.returncode, out, error)
+    return subprocess.CompletedProcess(process.args, process.returncode, _text(out), _text(error))
 
 
-def follow(words: list[str], environment: dict[str, str], tell: Callable[[str], None]) -> int:
+def follow(words: Sequence[str], environment: Mapping[str, str], tell: Callable[[str], None]) -> int:
     """Run `python WORDS`, give `tell` each line that it prints, and return its exit code.
 
     Its errors go where ours go. It ends when `tell` raises.
     """
-    with subprocess.Popen(
-        [settings.python(), *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
-        cwd=settings.ROOT, env=environment,
-    ) as process:  # fmt: skip
+    with start(words, environment, stdout=subprocess.PIPE) as process:
         _running.add(process)
         assert process.stdout is not None
         try:
             for line in process.stdout:
-                tell(line.rstrip("\n"))
+                tell(_text(line).rstrip("\n"))
             return process.wait()
         except BaseException:
             process.kill()
@@ -51,6 +100,10 @@ def follow(words: list[str], environment: dict[str, str], tell: Callable[[str], 
 
 
 def close() -> None:
-    """End all of them: whoever waits for one gets an answer. For the end of the app."""
+    """End all that `run` and `follow` wait for: they return. For the end of the app."""
     for process in list(_running):
         process.kill()
+
+
+def _text(data: bytes) -> str:
+    return data.decode(locale.getencoding(), "replace")

@@ -148,7 +148,8 @@ def _make(job: StageJob, started: float) -> artifacts.Stored:
 
     base = _tried(job)
     output = artifacts.part(job.home, job.stage, job.key)
-    write_whole(job.folder / OUTPUT, output.name)  # half a name would be another folder, which limits measures
+    # Half a name would be another folder, which limits measure.
+    write_whole(job.folder / OUTPUT, output.name)
     work = job.folder / "work"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()

@@ -20,7 +20,7 @@ from pipeline import settings
 from pipeline.errors import LabError, sentence
 from pipeline.store import Store
 from pipeline.store.run import CANCELED, DONE, EVENTS, FAILED, INTERRUPTED, LOCK, PROCESS, QUEUED, RESULT
-from pipeline.system import locks
+from pipeline.system import locks, own_process
 from pipeline.worker import processes, sentences, webhook
 from pipeline.worker.job import Job, lives
 from pipeline.worker.limits import Limits
@@ -211,15 +211,13 @@ class Worker:
                         return spare.give(lock, log.fileno())
                     except OSError:  # it died this very moment
                         spare.dismiss()
-                return subprocess.Popen(
-                    [settings.python(), *self.child, job.run, job.stage],
-                    stdin=subprocess.DEVNULL,
+                return own_process.start(
+                    [*self.child, job.run, job.stage],
+                    self._environment(slot, OLIVE_LAB_EVENTS=str(events)),
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                    cwd=settings.ROOT,
-                    env=self._environment(slot, OLIVE_LAB_EVENTS=str(events)),
-                    pass_fds=[lock],  # from its first moment the child holds the lock, and then it alone
+                    keep=[lock],  # from its first moment the child holds the lock, and then it alone
+                    apart=True,
                 )
         finally:
             os.close(lock)
@@ -280,15 +278,13 @@ def ensure(home: Path) -> None:
         return
     try:
         with (home / "worker.log").open("ab") as log:
-            process = subprocess.Popen(
-                [settings.python(), "-m", "pipeline", "worker", "--lock", str(lock)],
-                stdin=subprocess.DEVNULL,
+            process = own_process.start(
+                ["-m", "pipeline", "worker", "--lock", str(lock)],
+                settings.child_environment(OLIVE_LAB_HOME=str(home)),
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
-                cwd=settings.ROOT,
-                env=settings.child_environment(OLIVE_LAB_HOME=str(home)),
-                pass_fds=[lock],  # it serves from this moment, so nobody starts a second one meanwhile
+                keep=[lock],  # it serves from this moment, so nobody starts a second one meanwhile
+                apart=True,
             )
     finally:
         os.close(lock)

@@ -39,7 +39,7 @@ from pipeline.stages import artifacts, evaluate, events, optimize, quantize, rec
 from pipeline.stages.stage import Context
 from pipeline.stages.table import STAGES, about
 from pipeline.store.run import EVENTS
-from pipeline.system import locks
+from pipeline.system import locks, own_process
 from pipeline.system.files import write_whole
 from pipeline.worker import miniature, spare
 
@@ -177,10 +177,8 @@ def _try(task: Task, scratch: Path, meanwhile: Callable[[], None] | None) -> Non
     write_whole(scratch / TASK, dataclasses.asdict(task))
     print(f"{TITLE}. What follows is of that trial:", flush=True)
     events.emit(message=TITLE, progress=0.0)
-    command = [settings.python(), "-m", "pipeline.worker.probe", str(scratch)]
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, cwd=settings.ROOT, env=settings.local_environment()
-    ) as process:
+    words = ["-m", "pipeline.worker.probe", str(scratch)]
+    with own_process.start(words, settings.local_environment()) as process:
         try:
             if meanwhile is not None:
                 meanwhile()

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from pipeline import settings
+from pipeline.system import own_process
 from pipeline.system.files import to_json
 
 READY = b"ready"
@@ -44,14 +44,8 @@ class Spare:
         self.run, self.stage = run, stage
         self.channel, theirs = socket.socketpair()
         with theirs:
-            self.process = subprocess.Popen(
-                [settings.python(), *child, "--spare", stage, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                cwd=settings.ROOT,
-                env=environment,
-                pass_fds=[theirs.fileno()],
-            )
+            words = [*child, "--spare", stage, str(theirs.fileno())]
+            self.process = own_process.start(words, environment, keep=[theirs.fileno()], apart=True)
         self.channel.setblocking(False)
         self._ready = False
 

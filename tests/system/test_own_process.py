@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import ast
+import asyncio
+import os
 import subprocess
 import threading
 from pathlib import Path
@@ -37,3 +40,57 @@ def test_close_ends_them_and_who_waits_gets_an_answer() -> None:
     own_process.close()
     asking.join(60)
     assert ends == [-9]
+
+
+def test_one_that_is_left_to_itself_has_its_own_session_and_what_it_is_to_keep(tmp_path: Path) -> None:
+    held = os.open(tmp_path, os.O_RDONLY)
+    code = f"import os; os.fstat({held}); print(os.getsid(0) == os.getpid(), os.getcwd(), os.read(0, 1))"
+    try:
+        with own_process.start(
+            ["-c", code], settings.child_environment(), stdout=subprocess.PIPE, keep=[held], apart=True
+        ) as process:
+            assert process.stdout is not None
+            said = process.stdout.read().decode()
+    finally:
+        os.close(held)
+    assert said == f"True {settings.ROOT} b''\n"
+
+
+def test_one_talks_with_an_event_loop() -> None:
+    async def talk() -> bytes:
+        process = await own_process.converse(
+            ["-c", "print(input() + '!')"], settings.child_environment(), stderr=None, longest_line=1000
+        )
+        return (await process.communicate(b"Hello\n"))[0]
+
+    assert asyncio.run(talk()) == b"Hello!\n"
+
+
+def test_what_is_no_text_comes_back_all_the_same() -> None:
+    code = "import sys; sys.stderr.buffer.write(b'\\xff broken')"
+    done = own_process.run(["-c", code], None, settings.child_environment())
+    assert done.stderr == "\ufffd broken"
+
+
+def test_all_processes_of_ours_are_started_in_one_place() -> None:
+    """Elsewhere only programs that are not ours are run, such as nvidia-smi."""
+    root = settings.ROOT
+    found = {
+        path.relative_to(root).as_posix()
+        for folder in ("pipeline", "webapp")
+        for path in (root / folder).rglob("*.py")
+        if _starts(path)
+    }
+    assert found == {"pipeline/settings.py", "pipeline/system/own_process.py", "pipeline/worker/resources.py"}
+
+
+STARTERS = {
+    "subprocess.run", "subprocess.call", "subprocess.check_call", "subprocess.check_output",
+    "subprocess.Popen", "asyncio.create_subprocess_exec", "asyncio.create_subprocess_shell",
+    "os.system", "os.execv", "os.posix_spawn", "settings.python",
+}  # fmt: skip
+
+
+def _starts(path: Path) -> bool:
+    tree = ast.parse(path.read_text("utf-8"))
+    return any(isinstance(node, ast.Call) and ast.unparse(node.func) in STARTERS for node in ast.walk(tree))

@@ -26,6 +26,7 @@ from pathlib import Path
 from pipeline import settings
 from pipeline.errors import LabError
 from pipeline.inputs.prompts.templates import Rendered
+from pipeline.system import own_process
 from pipeline.system.files import to_json
 
 BATCH = 1_000_000  # letters sent at a time
@@ -243,11 +244,13 @@ def _share(count: int, of: int, what: str = "row") -> str:
 
 
 def _start(folder: Path, stop: str) -> subprocess.Popen[bytes]:
-    command = [settings.python(), "-m", "pipeline.inputs.data.lengths", str(folder)]
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        cwd=settings.ROOT, env={**settings.bare_environment(), "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
+    process = own_process.start(
+        ["-m", "pipeline.inputs.data.lengths", str(folder)],
+        {**settings.bare_environment(), "HF_HUB_OFFLINE": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
     assert process.stdin is not None
     with suppress(OSError):  # it has ended, which whoever asks it sees
         process.stdin.write(to_json(stop).encode() + b"\n")

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 from pipeline import settings
 from pipeline.errors import InputError, LabError
+from pipeline.system import own_process
 from pipeline.system.files import to_json
 
 SECONDS = 2.0  # processor time of one text
@@ -188,13 +189,12 @@ class _Process:
         self._channel, theirs = socket.socketpair()
         self._channel.settimeout(STUCK_SECONDS)
         with theirs:
-            self._process = subprocess.Popen(
-                [settings.python(), "-m", "pipeline.inputs.prompts.sandbox", to_json(limits)],
+            self._process = own_process.start(
+                ["-m", "pipeline.inputs.prompts.sandbox", to_json(limits)],
+                settings.bare_environment(),
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                cwd=settings.ROOT,
-                env=settings.bare_environment(),
             )
         self._received = bytearray()
 
