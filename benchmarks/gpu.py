@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.lab import serving
 from pipeline import settings
-from pipeline.cli.terminal import megabytes
+from pipeline.display import size as as_size
 from pipeline.passes.quantize.calibration import TEXTS
 from pipeline.store import Store
 from pipeline.store.run import Run
@@ -209,7 +209,7 @@ def report(run: Run) -> None:
         sizes = [stage.bytes, facts.get("peak_memory_bytes", 0), facts.get("peak_gpu_memory_bytes", 0)]
         print(
             f"{stage.name:10}{stage.seconds:9.1f}{facts.get('olive_seconds', 0):10.1f}"
-            + "".join(f"{megabytes(size):>12}" for size in sizes)
+            + "".join(f"{as_size(size):>12}" for size in sizes)
         )
     sys.stdout.flush()
 

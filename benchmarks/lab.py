@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline import settings
-from pipeline.cli.terminal import megabytes
+from pipeline.display import size as as_size
 from pipeline.store import Store
 from pipeline.store.run import DONE, Run
 from pipeline.system import locks
@@ -41,7 +41,7 @@ def main() -> None:
         whole = run_lab(Path(folder), args.set)
         print(f"{'stage':10}{'seconds':>9}{'size':>12}")
         for stage in whole.stages:
-            print(f"{stage.name:10}{stage.seconds:9.1f}{megabytes(stage.bytes):>12}")
+            print(f"{stage.name:10}{stage.seconds:9.1f}{as_size(stage.bytes):>12}")
         print(f"{'all':10}{sum(s.seconds or 0 for s in whole.stages):9.1f}")
         ratios = overhead(Path(folder), args.pairs)
     print(f"\n{'stage through the app / bare olive run':44}{'min':>8}{'median':>8}{'max':>8}")

@@ -1,14 +1,16 @@
-"""Text from data, models, files and people as it is shown: valid Unicode, short, without control characters.
+"""What is shown, on the page and in a terminal alike: texts, sizes, durations, times.
 
-`valid` is for pages, `plain` for texts of several lines, `line` and what follows for messages. What cannot be
-shown is written as JSON writes it, so that JSON that is printed stays JSON. Nothing is built whole before it
-is cut.
+Text from data, models, files and people is valid Unicode, short, without control characters: `valid` is for
+pages, `plain` for texts of several lines, `line` and what follows for messages. What cannot be shown is
+written as JSON writes it, so that JSON that is printed stays JSON. Nothing is built whole before it is cut.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import reprlib
+import time
 import unicodedata
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -99,6 +101,62 @@ def sentences(text: str, most: int) -> str:
         ends = [found.end() for found in _SENTENCE.finditer(text, 0, most)]
         text = text[: ends[-1]] if ends else f"{text[: most - 1].rpartition(' ')[0] or text[: most - 1]}…"
     return text.rstrip(". ")
+
+
+def duration(seconds: float | None) -> str:
+    """A duration a person reads at a glance: `4.2 s`, `3 min 05 s`, `2 h 10 min`; "" for None."""
+    if seconds is None:
+        return ""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = int(seconds + 0.5)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def about(seconds: float) -> str:
+    """An estimated duration, in minutes or hours."""
+    if seconds < 90:
+        return "a minute"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def size(count: float | None) -> str:
+    """Bytes as `3.2 MB`; "" for None."""
+    if count is None:
+        return ""
+    if count < 1000:
+        return f"{count:.0f} B"
+    for power, unit in ((1, "kB"), (2, "MB")):
+        if count < 999.95 * 1000**power:
+            return f"{count / 1000**power:.1f} {unit}"
+    return f"{count / 1000**3:.1f} GB"
+
+
+def moment(seconds: float | None) -> str:
+    """A time of day on this machine: `2026-11-22 14:30`; "" for None."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds else ""
+
+
+def number(given: Any) -> str:
+    """A measured number, four digits of it; anything else as it is."""
+    if isinstance(given, bool) or not isinstance(given, float):
+        return given if isinstance(given, str) else json.dumps(given, allow_nan=False, ensure_ascii=False)
+    return f"{given:.4g}"
+
+
+def measure(name: str, given: Any) -> str:
+    """A measured value in the unit its name says: bytes and seconds as a person reads them."""
+    if isinstance(given, bool) or not isinstance(given, (int, float)):
+        return number(given)
+    if "bytes" in name.split("_"):
+        return size(given)
+    if name.endswith("seconds"):
+        return duration(given)
+    return f"{given:,}" if isinstance(given, int) else number(given)
 
 
 @cache

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from unicodedata import category
 
 import pytest
 
-from pipeline import display
+from pipeline import display, settings
+from pipeline.cli import terminal
+from pipeline.store.run import DONE, Run, StageRun
+from webapp.ui import views
 
 SEEN = "\t\n\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"
 HIDDEN = [
@@ -100,3 +104,92 @@ def test_numbers_longer_than_python_writes_have_a_size() -> None:
 )
 def test_a_long_text_ends_with_a_sentence_or_a_word(text: str, most: int, expected: str) -> None:
     assert display.sentences(text, most) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, ""),
+        (0, "0.0 s"),
+        (4.24, "4.2 s"),
+        (9.96, "10 s"),
+        (12.5, "13 s"),
+        (185, "3 min 05 s"),
+        (59.7, "1 min 00 s"),
+        (7800, "2 h 10 min"),
+    ],
+)
+def test_a_duration_reads_at_a_glance(value: float | None, words: str) -> None:
+    assert display.duration(value) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, ""),
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (999_950, "1.0 MB"),
+        (123_456_789, "123.5 MB"),
+        (4.2e12, "4200.0 GB"),
+    ],
+)
+def test_a_size_reads_at_a_glance(value: float | None, words: str) -> None:
+    assert display.size(value) == words
+
+
+def test_numbers_have_four_digits_and_other_things_stay() -> None:
+    assert [display.number(v) for v in (1.23456, 3, "x", True, [1], 1e-7)] == [
+        "1.235",
+        "3",
+        "x",
+        "true",
+        "[1]",
+        "1e-07",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("bytes_before", 269_060_552, "269.1 MB"),
+        ("adapter_bytes", 900, "900 B"),
+        ("train_seconds", 220.9, "3 min 41 s"),
+        ("base_tokens_per_second", 57.954, "57.95"),
+        ("trainable_parameters", 4_884_480, "4,884,480"),
+        ("dtype", "bfloat16", "bfloat16"),
+    ],
+)
+def test_measures_are_in_the_unit_of_their_name(name: str, value: object, words: str) -> None:
+    assert display.measure(name, value) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(5, "a minute"), (89, "a minute"), (600, "10 minutes"), (7200, "2.0 hours")]
+)
+def test_an_estimate_is_not_more_exact_than_it_is(seconds: float, words: str) -> None:
+    assert display.about(seconds) == words
+
+
+def test_a_page_and_a_terminal_show_the_same_figures() -> None:
+    weights = {"name": "model", "kind": "model", "path": "/a", "bytes": 2_460_000_000}
+    stage = StageRun("quantize", DONE, seconds=185.2, artifacts=[weights])
+    run = Run("id", "name", DONE, 0.0, {}, "", (stage,))
+    shown = views.stages(run)["rows"][0][2:4]
+    assert shown == ["3 min 05 s", "2.5 GB"]
+    assert "  ".join(shown) in terminal.summary(run)
+
+
+FIGURES = re.compile(r"/ 1e[369]|/ 1000\*\*|%Y-%m-%d %H:%M\"")  # of other modules' own
+
+
+def test_sizes_and_times_become_text_in_one_place() -> None:
+    root = settings.ROOT
+    found = {
+        path.relative_to(root).as_posix()
+        for folder in ("pipeline", "webapp")
+        for path in (root / folder).rglob("*.py")
+        if FIGURES.search(path.read_text("utf-8"))
+    }
+    assert found == {"pipeline/display.py"}

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pipeline import settings
+from pipeline import display, settings
 from pipeline.errors import InputError
 from pipeline.store import Store, run
 from pipeline.store.run import Run
@@ -83,17 +83,11 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _figure(key: str, value: Any) -> str:
-    from pipeline.cli import terminal
-
     if value is None:
         return ""
-    if isinstance(value, str) and value.isprintable():
-        return value
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, str) and not value.isprintable():
         return to_json(value, ensure_ascii=False)  # a template has lines
-    if key.endswith("bytes"):
-        return terminal.megabytes(int(value))
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    return display.measure(key, value)
 
 
 def delete(args: argparse.Namespace) -> int:
@@ -112,13 +106,12 @@ def delete(args: argparse.Namespace) -> int:
 
 def _agreed(store: Store, found: Run) -> bool:
     """Ask whether to delete a run. Raises InputError where nobody can be asked."""
-    from pipeline.cli import terminal
     from pipeline.runs import disk
 
     if not sys.stdin.isatty():
         raise InputError(f"{found.id}: nobody can be asked here; give --yes to delete it")
     takes = disk.of(store, found.id)
-    print(f"Run {found.id} ({found.name}): {terminal.megabytes(takes.freed)} come free a day from now.")
+    print(f"Run {found.id} ({found.name}): {display.size(takes.freed)} come free a day from now.")
     try:
         return input("Delete it? [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:
@@ -140,7 +133,6 @@ def restore(args: argparse.Namespace) -> int:
 
 def gc(args: argparse.Namespace) -> int:
     """Free the space of results and datasets that no run refers to."""
-    from pipeline.cli import terminal
     from pipeline.runs import disk
 
     store = Store(settings.home())
@@ -149,7 +141,7 @@ def gc(args: argparse.Namespace) -> int:
         for name in names:
             print(f"{kind:<7}  {name}")
     would = "would come free; this was a dry run" if args.dry_run else "are free again"
-    print(f"{terminal.megabytes(found.bytes)} {would}.")
+    print(f"{display.size(found.bytes)} {would}.")
     return 0
 
 

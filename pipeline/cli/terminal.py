@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.display import answer
+from pipeline import display
 from pipeline.stages import events
 from pipeline.store import Store
 from pipeline.store.run import DONE, ENDED, QUEUED, RUNNING, Run, StageRun
@@ -71,7 +71,7 @@ def table(runs: list[Run]) -> str:
     tagged = any(found.tags for found in runs)
     rows = [("RUN", "NAME", "STATUS", "CREATED", *(["TAGS"] if tagged else []), "STAGES")]
     for found in runs:
-        created = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.created))
+        created = display.moment(found.created)
         stages = " ".join(f"{s.name}:{s.status}" for s in found.stages)
         tags = [", ".join(found.tags)] if tagged else []
         rows.append((found.id, found.name, found.status, created, *tags, stages))
@@ -82,7 +82,7 @@ def waiting(runs: Sequence[Waiting]) -> str:
     """Waiting runs as aligned columns, the next one first."""
     rows = [("", "RUN", "NAME", "OWNER", "QUEUED")]
     for number, found in enumerate(runs, 1):
-        created = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.created))
+        created = display.moment(found.created)
         rows.append((str(number), found.id, found.name, found.owner, created))
     return "\n".join(columns(rows))
 
@@ -117,44 +117,39 @@ def scores(rows: Sequence[Row]) -> str:
             (
                 row.algorithm,
                 row.status,
-                megabytes(row.bytes) if row.bytes else "",
+                display.size(row.bytes or None),
                 _figure(row.data_perplexity, ".2f"),
                 _figure(row.data_divergence, ".3f"),
                 _figure(row.general_perplexity, ".2f"),
                 _figure(row.general_divergence, ".3f"),
                 _figure(row.exported_perplexity, ".2f"),
                 _figure(row.exported_divergence, ".3f"),
-                _figure(row.seconds, ".1f", " s"),
-                megabytes(row.peak_memory_bytes) if row.peak_memory_bytes else "",
-                megabytes(row.peak_gpu_memory_bytes) if row.peak_gpu_memory_bytes else "",
+                display.duration(row.seconds),
+                display.size(row.peak_memory_bytes or None),
+                display.size(row.peak_gpu_memory_bytes or None),
                 _figure(row.tokens_per_second, ".0f"),
             )
         )
     return "\n".join([*columns(shown), *(f"\n{row.algorithm}: {row.note}" for row in rows if row.note)])
 
 
-def _figure(value: float | None, form: str, unit: str = "") -> str:
-    return "" if value is None else f"{value:{form}}{unit}"
+def _figure(value: float | None, form: str) -> str:
+    return "" if value is None else f"{value:{form}}"
 
 
 def summary(found: Run) -> str:
     """Stages with times, sizes and results, then the held-out answers side by side."""
     rows = [("STAGE", "STATUS", "TIME", "SIZE", "RESULT")]
     for stage in found.stages:
-        took = f"{stage.seconds:.1f} s" if stage.seconds is not None else ""
+        took = display.duration(stage.seconds)
         status = f"{stage.status}, reused" if stage.reused else stage.status
-        rows.append((stage.name, status, took, megabytes(stage.bytes) if stage.bytes else "", _result(stage)))
+        rows.append((stage.name, status, took, display.size(stage.bytes or None), _result(stage)))
     parts = [f"Run {found.id} ({found.name}): {found.status}", *columns(rows)]
     parts += [f"\n{stage.name}: {stage.error}" for stage in found.stages if stage.error]
     path = found.artifact("answers")
     if path is not None and Path(path).is_file():
         parts += ["", *_answers(json.loads(Path(path).read_text(encoding="utf-8"))["rows"])]
     return "\n".join(parts)
-
-
-def megabytes(size: int) -> str:
-    """Bytes as a person reads them."""
-    return f"{size / 1e6:,.1f} MB" if size < 1e9 else f"{size / 1e9:,.2f} GB"
 
 
 def _watch(store: Store, run_id: str, stage: str | None = None) -> Iterator[Run]:
@@ -199,7 +194,7 @@ def _progress(stage: StageRun, facts: dict[str, Any]) -> str:
     bar = "█" * round(done * BAR_WIDTH) + "░" * (BAR_WIDTH - round(done * BAR_WIDTH))
     words = [f"{stage.name:<9} {bar} {done:4.0%}"]
     if facts.get("eta_seconds"):
-        words.append(f"{duration(facts['eta_seconds'])} left")
+        words.append(f"{display.duration(facts['eta_seconds'])} left")
     if "step" in facts:
         words.append(f"step {facts['step']}/{facts.get('total_steps', '?')}")
     if facts.get("loss") is not None:
@@ -209,19 +204,10 @@ def _progress(stage: StageRun, facts: dict[str, Any]) -> str:
 
 
 def _ended(stage: StageRun) -> str:
-    took = f"{stage.seconds:.1f} s" if stage.seconds is not None else ""
+    took = display.duration(stage.seconds)
     words = [f"{stage.name:<9} {'reused' if stage.reused else stage.status}", took]
-    words += [megabytes(stage.bytes) if stage.bytes else "", _result(stage), stage.error or ""]
+    words += [display.size(stage.bytes or None), _result(stage), stage.error or ""]
     return "  ".join(word for word in words if word)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _result(stage: StageRun) -> str:
@@ -260,7 +246,7 @@ def _answers(rows: list[dict[str, Any]]) -> list[str]:
         for side in ("base", "adapter"):
             if row.get(side):
                 speed = f"({row[side]['tokens_per_second']:.0f} tokens/s)"
-                lines.append(f"{side:<8} {' '.join(answer(row[side]).split())} {speed}")
+                lines.append(f"{side:<8} {' '.join(display.answer(row[side]).split())} {speed}")
         lines.append("")
     return lines
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from pipeline import display
 from pipeline.errors import LabError
 from pipeline.exports import verify
 from pipeline.exports.verify import Finding
@@ -48,6 +49,6 @@ def room(home: Path, size: int) -> None:
     free = shutil.disk_usage(home).free
     if free < size:
         raise LabError(
-            f"Checking what came back needs {size / 1e9:.1f} GB of disk, and {free / 1e9:.1f} GB are free;"
+            f"Checking what came back needs {display.size(size)} of disk, and {display.size(free)} are free;"
             " free some, or publish with check off."
         )

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from pipeline import settings
+from pipeline import display, settings
 from pipeline.store import backup, run_file
 from pipeline.store.records import insert_run, insert_stage, inside
 from pipeline.store.run import (
@@ -88,9 +88,10 @@ def _remove(part: Path) -> None:
 
 
 def _notice(path: Path, aside: Path | None, since: float, added: int) -> str:
-    words = [f"The database of runs was {'damaged' if aside else 'missing'} on {_moment(time.time())}."]
+    now, kept = display.moment(time.time()), display.moment(since)
+    words = [f"The database of runs was {'damaged' if aside else 'missing'} on {now}."]
     if since:
-        words.append(f"It is restored as of {_moment(since)}; what is newer was read from the run folders")
+        words.append(f"It is restored as of {kept}; what is newer was read from the run folders")
     else:
         words.append("There was no copy of it, so it was read from the run folders")
     words[-1] += f" ({added} {'run' if added == 1 else 'runs'} added)."
@@ -98,10 +99,6 @@ def _notice(path: Path, aside: Path | None, since: float, added: int) -> str:
     if aside:
         words.append(f"The damaged file is kept as {aside.name}.")
     return " ".join(words)
-
-
-def _moment(value: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(value))
 
 
 def _complete(db: sqlite3.Connection, home: Path, since: float) -> int:

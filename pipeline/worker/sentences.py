@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 
+from pipeline import display
 from pipeline.errors import ANY_SMALLER, sentence
 
 
@@ -22,7 +23,7 @@ def death(stage: str, code: int | None, killed_for_memory: bool | None, taken_by
         known = killed_for_memory
         return (
             f"The {'kernel ended' if known else 'system killed'} this stage{'' if known else ', most likely'}"
-            f" because memory ran out (it had taken {taken_bytes / 1e9:.1f} GB). Retry it when the machine is"
+            f" because memory ran out (it had taken {display.size(taken_bytes)}). Retry it when the machine is"
             f" less busy, or start a new run with {about(stage, 'SMALLER', ANY_SMALLER)}."
         )
     if code == errno.ENOSPC:

@@ -118,4 +118,4 @@ def test_space_is_freed(store: Store, capsys: Capture, monkeypatch: pytest.Monke
     assert unused.folder.is_dir()
     assert cli(capsys, "gc")[1] == f"{listed}5.0 MB are free again.\n"
     assert (unused.folder.exists(), used.folder.is_dir()) == (False, True)
-    assert cli(capsys, "gc")[1] == "0.0 MB are free again.\n"
+    assert cli(capsys, "gc")[1] == "0 B are free again.\n"

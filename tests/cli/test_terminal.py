@@ -62,7 +62,7 @@ def test_a_run_is_followed_stage_by_stage_to_its_end(
     assert lines[1] == f"finetune  {'█' * 12}{'░' * 12}  50%  1 min 15 s left  step 30/60  Starting"
     assert "75%" in lines[2]
     assert "loss 1.250" in lines[2]
-    assert lines[3] == "finetune  done  12.3 s  2.5 MB  held-out loss 2.500 -> 1.250"
+    assert lines[3] == "finetune  done  12 s  2.5 MB  held-out loss 2.500 -> 1.250"
     assert lines[4].startswith("evaluate ")
     assert "evaluate  reused  0.1 s" in lines
     assert f"Run {run} (trip): done" in lines
@@ -165,7 +165,7 @@ def test_an_answer_that_was_cut_is_marked() -> None:
 def test_the_summary_has_figures_and_held_out_answers(finished: Run) -> None:
     text = terminal.summary(finished)
     assert f"Run {finished.id} (finished): done" in text
-    assert "finetune  done    1.5 s          held-out loss 2.500 -> 1.250" in text
+    assert "finetune done 1.5 s held-out loss 2.500 -> 1.250" in " ".join(text.split())
     assert "base 20 tokens/s, adapter 18 tokens/s" in text
     assert "PROMPT   Where is town 1?\nbase     In the valley. (20 tokens/s)\nadapter  In the valley." in text
 
@@ -200,18 +200,6 @@ def test_the_table_is_aligned(store: Store, finished: Run) -> None:
     assert (
         len({line.index(word) for line, word in zip(lines, ("STATUS", "queued", "done"), strict=True)}) == 1
     )
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (75, "1 min 15 s"), (7260, "2 h 1 min")]
-)
-def test_a_duration_as_one_says_it(seconds: float, text: str) -> None:
-    assert terminal.duration(seconds) == text
-
-
-@pytest.mark.parametrize(("size", "text"), [(0, "0.0 MB"), (1_250_000, "1.2 MB"), (2_500_000_000, "2.50 GB")])
-def test_a_size_as_one_reads_it(size: int, text: str) -> None:
-    assert terminal.megabytes(size) == text
 
 
 def test_what_a_waiting_run_waits_for_is_said(

@@ -127,7 +127,7 @@ def test_rows_hold_what_was_measured(store: Store, base: Recipe, no_worker: list
     header, line = terminal.scores([row]).splitlines()
     assert header.split()[:3] == ["ALGORITHM", "STATUS", "SIZE"]
     assert header.index("KL EXPORTED") == line.index("0.375")
-    assert " ".join(line.split()) == "awq done 88.0 MB 9.25 0.500 34.50 0.250 35.75 0.375 12.5 s 1.00 GB 120"
+    assert " ".join(line.split()) == "awq done 88.0 MB 9.25 0.500 34.50 0.250 35.75 0.375 13 s 1.0 GB 120"
 
 
 def test_options_of_the_export_are_measured_with_every_way(

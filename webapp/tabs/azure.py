@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from pipeline import display
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.inputs import azure_workspace
 from pipeline.inputs.azure_workspace import Place
@@ -152,7 +153,7 @@ def summary(told: dict[str, Any]) -> dict[str, Any]:
     """What a dry run comes to."""
     plan = told["plan"]
     bad = [row["check"] for row in told["findings"] if row["status"] == "bad"]
-    text = f"Version {plan['version']} of {plan['name']} in {plan['target']}: {views.size(plan['bytes'])}"
+    text = f"Version {plan['version']} of {plan['name']} in {plan['target']}: {display.size(plan['bytes'])}"
     if not bad:
         return {"text": text, "note": "Nothing stands against it. Nothing was written.", "kind": "good"}
     return {"text": text, "note": f"In the way: {', '.join(bad)}. Nothing was written.", "kind": "bad"}
@@ -169,7 +170,7 @@ def findings(rows: list[dict[str, str]]) -> views.Table:
 
 def files(planned: dict[str, Any]) -> views.Table:
     """The files that a version would have."""
-    rows = [[file["path"], views.size(file["bytes"])] for file in planned["files"]]
+    rows = [[file["path"], display.size(file["bytes"])] for file in planned["files"]]
     return views.table(["File", "Size"], rows)
 
 

@@ -89,7 +89,7 @@ def measures(piece: dict[str, Any]) -> list[list[str]]:
     return [
         ["Tokens", f"{piece['tokens']}{f' {display.CUT}' if piece.get('cut') else ''}"],
         ["Tokens per second", f"{piece['tokens_per_second']:.1f}"],
-        ["First token after", views.seconds(piece["first_token_seconds"])],
+        ["First token after", display.duration(piece["first_token_seconds"])],
     ]
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from pipeline import display
 from pipeline.errors import LabError, sentence
 from pipeline.publish import targets
 from pipeline.publish.hub import ask
@@ -100,10 +101,10 @@ def listed() -> tuple[Any, ...]:
             {"status": "done", "word": "Yes"} if version["verified"] else {"status": "failed", "word": "No"},
             version["name"],
             version["version"],
-            views.moment(version["created"]),
+            display.moment(version["created"]),
             version["run"],
             "You" if version["private"] else "Everybody",
-            views.size(version["bytes"]),
+            display.size(version["bytes"]),
             version["path"],
         ]
         for version in found

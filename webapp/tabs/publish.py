@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from pipeline import display
 from pipeline.errors import LabError
 from pipeline.publish import targets
 from pipeline.runs import submit
@@ -32,9 +33,9 @@ def check(inputs: form.Form, run: str | None, *values: Any) -> tuple[Any, ...]:
         plan = targets.PUBLISHERS[TO].plan(store().home, choices.run(store(), run), options)
     except (LabError, OSError) as error:
         return views.problems(REFUSED, error), None, None
-    what = f"{len(plan['files'])} files, {views.size(plan['bytes'])}"
+    what = f"{len(plan['files'])} files, {display.size(plan['bytes'])}"
     text = f"Version {plan['version']} of {plan['name']}: {what}"
-    files = [[file["path"], views.size(file["bytes"])] for file in plan["files"]]
+    files = [[file["path"], display.size(file["bytes"])] for file in plan["files"]]
     note = f"They would be copied to {plan['target']}, with a model card and checksums. Nothing was written."
     return None, {"text": text, "note": note, "kind": "good"}, views.table(["File", "Size"], files)
 

@@ -74,7 +74,8 @@ def details(run: str) -> tuple[Any, ...]:
     """Everything recorded of a run: the panel, its title, stages, recipe and what can be done now."""
     found = known_run(run)
     gone = found.deleted is not None
-    note = f"Deleted {views.moment(found.deleted)}; it can be restored for a day." if gone else _error(found)
+    deleted = f"Deleted {display.moment(found.deleted)}; it can be restored for a day."
+    note = deleted if gone else _error(found)
     return (
         gr.update(visible=True),
         {"text": f"{found.name} · {found.id}", "note": note},
@@ -121,7 +122,7 @@ def save(run: str, notes: str, tags: str) -> tuple[Any, Any]:
 def ask_delete(run: str) -> dict[str, Any]:
     """The question before a run is deleted."""
     found = known_run(run)
-    freed = views.size(disk.of(store(), found.id).freed)
+    freed = display.size(disk.of(store(), found.id).freed)
     notes = [
         f"{found.id}: {freed} come free a day from now; until then it can be restored.",
         "Published copies stay, and so do results that other runs use.",
@@ -162,8 +163,8 @@ def restore(run: str) -> tuple[Any, ...]:
 def ask_free() -> dict[str, Any]:
     """The question before space is freed."""
     unused, total = disk.unused(store()), disk.total(store().home)
-    parts = ", ".join(f"{word} {views.size(taken)}" for word, taken in total.items() if taken)
-    home = f"The home takes {views.size(sum(total.values()))}: {parts}."
+    parts = ", ".join(f"{word} {display.size(taken)}" for word, taken in total.items() if taken)
+    home = f"The home takes {display.size(sum(total.values()))}: {parts}."
     if not unused.results and not unused.datasets:
         return views.question(
             "There is nothing to free.", ["Every result and dataset is used by a run.", home], ""
@@ -171,7 +172,7 @@ def ask_free() -> dict[str, Any]:
     notes = [f"Results that no run uses, nor a deleted one that can be restored: {len(unused.results)}."]
     if unused.datasets:
         notes.append(f"Datasets that no run uses: {', '.join(unused.datasets)}.")
-    freed = f"Free {views.size(unused.bytes)}"
+    freed = f"Free {display.size(unused.bytes)}"
     return views.question(f"{freed}?", [*notes, "This cannot be undone.", home], freed)
 
 
@@ -182,7 +183,7 @@ def free() -> dict[str, Any]:
     except (LabError, OSError) as error:
         return {"text": views.problems("", error)["items"][0], "kind": "bad"}
     count = len(freed.results) + len(freed.datasets)
-    return _notice(f"{views.size(freed.bytes)} are free again: {count} folders that no run used.")
+    return _notice(f"{display.size(freed.bytes)} are free again: {count} folders that no run used.")
 
 
 def _notice(text: str, **more: str) -> dict[str, Any]:

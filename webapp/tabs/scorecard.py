@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from pipeline import settings
+from pipeline import display, settings
 from pipeline.errors import LabError
 from pipeline.runs import scorecard
 from pipeline.stages.recipe import Recipe
@@ -52,7 +52,7 @@ def listed() -> list[tuple[str, str]]:
     found = []
     for group in scorecard.groups(store()):
         rows = scorecard.rows(store(), group)
-        when = views.moment(store().get(rows[0].run).created)
+        when = display.moment(store().get(rows[0].run).created)
         model = store().get(rows[0].run).recipe.get("model", "")
         found.append(
             (

@@ -18,7 +18,6 @@ from pipeline.store import Store
 from pipeline.store.run import DONE, Run
 from webapp import local_models
 from webapp.home import known_run
-from webapp.ui import views
 
 Choices = list[tuple[str, str]]
 REGISTRY, PULLED = "registry/", "pulled/"  # what the value of an export begins with that is no run's
@@ -35,7 +34,7 @@ def data(home: Path) -> Choices:
     kept.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     labels = [(f"{path.name} (sample)", str(path)) for path in samples]
     return labels + [
-        (f"{display.line(path.name)} · {views.moment(path.stat().st_mtime)}", str(path)) for path in kept
+        (f"{display.line(path.name)} · {display.moment(path.stat().st_mtime)}", str(path)) for path in kept
     ]
 
 
@@ -59,7 +58,7 @@ def models() -> Choices:
 def finished(store: Store) -> Choices:
     """Runs with an exported model, newest first."""
     runs = [run for run in store.list() if run.status == DONE and run.artifact("onnx")]
-    return [(f"{run.name} · {views.moment(run.created)} · {run.id}", run.id) for run in runs]
+    return [(f"{run.name} · {display.moment(run.created)} · {run.id}", run.id) for run in runs]
 
 
 def run(store: Store, chosen: str | None) -> Run:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline import display
 from pipeline.errors import InputError
 from pipeline.inputs import azure_workspace
 from pipeline.inputs.azure_address import Reference
@@ -40,7 +41,7 @@ class Kept:
     versions: list[Version]
 
     def __str__(self) -> str:
-        said = f"As the {self.place} said on {views.moment(self.asked)}"
+        said = f"As the {self.place} said on {display.moment(self.asked)}"
         return f"{said}, of the {MOST_MODELS} models that changed last"
 
 
@@ -115,11 +116,11 @@ def table(found: list[Version], where: str, empty: str, caption: str) -> views.T
             _verified(version),
             version["name"],
             version["version"],
-            views.moment(version["created"])
+            display.moment(version["created"])
             if where == LOCAL
             else str(version["created"] or "")[:16].replace("T", " "),
             *(str(version["tags"].get(tag, "")) for tag in ("run", "base", "algorithm")),
-            views.size(version["bytes"]),
+            display.size(version["bytes"]),
             *([version["path"]] if where == LOCAL else []),
         ]
         for version in found

@@ -35,55 +35,6 @@ def status(of: Run | StageRun) -> dict[str, str | None]:
     return {"status": of.status, "word": "Not run" if of.status == CANCELED and of.started is None else None}
 
 
-def seconds(value: float | None) -> str:
-    """A duration a person reads at a glance: `4.2 s`, `3 min 05 s`, `2 h 10 min`."""
-    if value is None:
-        return ""
-    if value < 10:
-        return f"{value:.1f} s"
-    whole = int(value + 0.5)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-
-
-def size(value: float | None) -> str:
-    """Bytes as `3.2 MB`."""
-    if value is None:
-        return ""
-    if value < 1000:
-        return f"{value:.0f} B"
-    for power, unit in ((1, "kB"), (2, "MB")):
-        if value < 999.95 * 1000**power:
-            return f"{value / 1000**power:.1f} {unit}"
-    return f"{value / 1000**3:.1f} GB"
-
-
-def moment(value: float | None) -> str:
-    """A time of day on this machine: `2026-11-22 14:30`."""
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(value)) if value else ""
-
-
-def number(value: Any) -> str:
-    """A measured number, four digits of it; anything else as it is."""
-    if isinstance(value, bool) or not isinstance(value, float):
-        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return f"{value:.4g}"
-
-
-def measure(name: str, value: Any) -> str:
-    """A measured value in the unit its name says: bytes and seconds as a person reads them."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return number(value)
-    if "bytes" in name.split("_"):
-        return size(value)
-    if name.endswith("seconds"):
-        return seconds(value)
-    return f"{value:,}" if isinstance(value, int) else number(value)
-
-
 def recipe_yaml(recipe: dict[str, Any]) -> str:
     """A recipe as it stands in the store, as the file a user would write."""
     return yaml.safe_dump(recipe, default_flow_style=None, sort_keys=False, width=10_000, allow_unicode=True)
@@ -113,7 +64,7 @@ def losses(run: Run) -> str:
     for stage in run.stages:
         before, after = stage.metrics.get("eval_loss_before"), stage.metrics.get("eval_loss_after")
         if before is not None and after is not None:
-            return f"{number(before)} → {number(after)}"
+            return f"{display.number(before)} → {display.number(after)}"
     return ""
 
 
@@ -149,12 +100,12 @@ def history(runs: list[Run], *, empty: str = "", checked: list[str] | None = Non
             status(run),
             run.name,
             run.id,
-            moment(run.created),
-            seconds(duration(run)),
+            display.moment(run.created),
+            display.duration(duration(run)),
             str(run.recipe.get("model", "")),
             *([run.owner] if owned else []),
             *([", ".join(run.tags)] if tagged else []),
-            size(sum(stage.bytes for stage in run.stages)),
+            display.size(sum(stage.bytes for stage in run.stages)),
             losses(run),
         ]
         for run in runs
@@ -169,9 +120,9 @@ def history(runs: list[Run], *, empty: str = "", checked: list[str] | None = Non
 def storage(takes: Storage) -> list[list[str]]:
     """What a run takes on disk, as facts."""
     return [
-        ["Its results", size(takes.results)],
-        ["Log and events", size(takes.folder)],
-        ["Freed if deleted", size(takes.freed)],
+        ["Its results", display.size(takes.results)],
+        ["Log and events", display.size(takes.folder)],
+        ["Freed if deleted", display.size(takes.freed)],
     ]
 
 
@@ -185,9 +136,10 @@ def comparison(
 ) -> dict[str, Any]:
     """Runs side by side: two tables with a column a run, and the curves of those that have any."""
     names = [f"{run.name}\n{run.id}" for run in runs]
-    recipe = [[row.key, *("" if v is None else number(v) for v in row.values)] for row in differences]
+    recipe = [[row.key, *("" if v is None else display.number(v) for v in row.values)] for row in differences]
     measured = [
-        [_said(row.key), *("" if v is None else measure(row.key, v) for v in row.values)] for row in metrics
+        [_said(row.key), *("" if v is None else display.measure(row.key, v) for v in row.values)]
+        for row in metrics
     ]
     lines = [
         {
@@ -218,12 +170,15 @@ def stages(run: Run) -> Table:
 
 
 def _stage_row(stage: StageRun) -> list[Any]:
-    took = seconds(stage.seconds)
+    took = display.duration(stage.seconds)
     if stage.reused:
         took = f"reused ({took})" if took else "reused"
     plain = {key: value for key, value in stage.metrics.items() if isinstance(value, (str, int, float))}
-    facts = ", ".join(f"{key.replace('_', ' ')}: {measure(key, value)}" for key, value in plain.items())
-    return [stage.name, status(stage), took, size(stage.bytes) if stage.bytes else "", stage.error or facts]
+    facts = ", ".join(
+        f"{key.replace('_', ' ')}: {display.measure(key, value)}" for key, value in plain.items()
+    )
+    takes = display.size(stage.bytes) if stage.bytes else ""
+    return [stage.name, status(stage), took, takes, stage.error or facts]
 
 
 def first_rows(report: Report) -> Table:
@@ -289,16 +244,16 @@ def scorecard(rows: list[Row]) -> dict[str, Any]:
         [
             row.algorithm,
             {"status": row.status, "word": None},
-            size(row.bytes),
-            number(row.data_perplexity) if row.data_perplexity else "",
-            number(row.data_divergence) if row.data_divergence else "",
-            number(row.general_perplexity) if row.general_perplexity else "",
-            number(row.general_divergence) if row.general_divergence else "",
-            number(row.exported_perplexity) if row.exported_perplexity else "",
-            number(row.exported_divergence) if row.exported_divergence is not None else "",
-            seconds(row.seconds),
-            size(row.peak_memory_bytes),
-            size(row.peak_gpu_memory_bytes),
+            display.size(row.bytes),
+            display.number(row.data_perplexity) if row.data_perplexity else "",
+            display.number(row.data_divergence) if row.data_divergence else "",
+            display.number(row.general_perplexity) if row.general_perplexity else "",
+            display.number(row.general_divergence) if row.general_divergence else "",
+            display.number(row.exported_perplexity) if row.exported_perplexity else "",
+            display.number(row.exported_divergence) if row.exported_divergence is not None else "",
+            display.duration(row.seconds),
+            display.size(row.peak_memory_bytes),
+            display.size(row.peak_gpu_memory_bytes),
             f"{row.tokens_per_second:.0f}" if row.tokens_per_second else "",
             row.note,
         ]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline import display
 from pipeline.errors import LabError
 from pipeline.exports.verify import Finding
 from pipeline.inputs.azure_workspace import Place
@@ -129,10 +130,11 @@ def _time(home: Path, size: int) -> Finding:
     except (OSError, ValueError):
         speed, known = EXAMPLE_SPEED, False
     seconds = size / max(speed, 1.0)
-    basis = f"at the {speed / 1e6:.1f} MB a second of the last upload" if known else "on a line of 100 Mbit/s"
+    last = f"at the {display.size(speed)} a second of the last upload"
+    basis = last if known else "on a line of 100 Mbit/s"
     more = "; access ends after an hour and is asked for anew" if seconds > SIGNATURE_SECONDS else ""
     status = GOOD if known else UNKNOWN
-    return Finding("time", status, f"about {_minutes(seconds)} for the upload {basis}{more}")
+    return Finding("time", status, f"about {display.about(seconds)} for the upload {basis}{more}")
 
 
 def _unknown() -> list[Finding]:
@@ -144,13 +146,3 @@ def _unknown() -> list[Finding]:
             " stands against a new version: both are seen only by doing it",
         )
     ]
-
-
-def _minutes(seconds: float) -> str:
-    return (
-        "a minute"
-        if seconds < 90
-        else f"{seconds / 60:.0f} minutes"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} hours"
-    )

@@ -1,68 +1,8 @@
 from __future__ import annotations
 
-import pytest
-
 from pipeline.store.run import CANCELED, DONE, FAILED, Run, StageRun
 from tests.helpers import planted
 from webapp.ui import views
-
-
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [
-        (None, ""),
-        (0, "0.0 s"),
-        (4.24, "4.2 s"),
-        (12.5, "13 s"),
-        (185, "3 min 05 s"),
-        (59.7, "1 min 00 s"),
-        (7800, "2 h 10 min"),
-    ],
-)
-def test_seconds(value, words):
-    assert views.seconds(value) == words
-
-
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [
-        (None, ""),
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1.0 kB"),
-        (999_950, "1.0 MB"),
-        (123_456_789, "123.5 MB"),
-        (4.2e12, "4200.0 GB"),
-    ],
-)
-def test_size(value, words):
-    assert views.size(value) == words
-
-
-def test_numbers_have_four_digits_and_other_things_stay():
-    assert [views.number(v) for v in (1.23456, 3, "x", True, [1], 1e-7)] == [
-        "1.235",
-        "3",
-        "x",
-        "true",
-        "[1]",
-        "1e-07",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "words"),
-    [
-        ("bytes_before", 269_060_552, "269.1 MB"),
-        ("adapter_bytes", 900, "900 B"),
-        ("train_seconds", 220.9, "3 min 41 s"),
-        ("base_tokens_per_second", 57.954, "57.95"),
-        ("trainable_parameters", 4_884_480, "4,884,480"),
-        ("dtype", "bfloat16", "bfloat16"),
-    ],
-)
-def test_measures_are_in_the_unit_of_their_name(name, value, words):
-    assert views.measure(name, value) == words
 
 
 def test_the_history_of_an_empty_home_says_what_to_do():

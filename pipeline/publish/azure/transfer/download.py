@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pipeline import display
 from pipeline.errors import LabError
 from pipeline.publish.azure.transfer import blob_client, upload
 from pipeline.publish.azure.transfer.blob_client import Container
@@ -132,8 +133,8 @@ def _room(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed + SPARE > free:
         raise LabError(
-            f"The model needs {needed / 1e9:.1f} GB more of disk, and {free / 1e9:.1f} GB are free; free some"
-            " and try again."
+            f"The model needs {display.size(needed)} more of disk, and {display.size(free)} are free; free"
+            " some and try again."
         )
 
 
