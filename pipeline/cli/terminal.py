@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import display
 from pipeline.stages import events
 from pipeline.store import Store
-from pipeline.store.run import DONE, ENDED, QUEUED, RUNNING, Run, StageRun
+from pipeline.store.run import DONE, ENDED, EVENTS, QUEUED, RUNNING, Run, StageRun
 from pipeline.store.turns import Waiting
 from pipeline.system import terminal_guard
 
@@ -29,8 +29,7 @@ def run(store: Store, run_id: str, *, summarize: bool = True) -> int:
     """Follow a run to its end: a line a stage, live where the output is a terminal. Returns the exit code."""
     shown: set[str] = set()
     line = _Line()
-    offsets: dict[str, int] = {}
-    latest: dict[str, dict[str, Any]] = {}
+    facts: dict[str, events.Newest] = {}
     for found in _watch(store, run_id):
         if found.status == QUEUED and (reason := _waits(store, run_id)):
             line.show(reason)
@@ -38,7 +37,9 @@ def run(store: Store, run_id: str, *, summarize: bool = True) -> int:
             if stage.name in shown or stage.status == QUEUED:
                 continue
             if stage.status == RUNNING:
-                line.show(_progress(stage, _facts(store, found.id, stage.name, offsets, latest)))
+                path = store.folder(found.id, stage.name) / EVENTS
+                newest = facts.setdefault(stage.name, events.Newest(path))
+                line.show(_progress(stage, newest.read()))
             else:
                 shown.add(stage.name)
                 line.settle(_ended(stage))
@@ -173,20 +174,6 @@ def _waits(store: Store, run_id: str) -> str:
     ids = [waiting.id for waiting in store.queue()]
     before = (ids.index(run_id) if run_id in ids else 0) + len(store.running())
     return f"Waiting for {before} {'run' if before == 1 else 'runs'} before it" if before else ""
-
-
-def _facts(
-    store: Store, run_id: str, stage: str, offsets: dict[str, int], latest: dict[str, dict[str, Any]]
-) -> dict[str, Any]:
-    """The newest value of every event key of this attempt."""
-    path = store.folder(run_id, stage) / "events.jsonl"
-    new, offsets[stage] = events.read(path, offsets.get(stage, 0))
-    facts = latest.setdefault(stage, {})
-    for event in new:
-        if event.get("attempt"):
-            facts.clear()
-        facts.update(event)
-    return facts
 
 
 def _progress(stage: StageRun, facts: dict[str, Any]) -> str:

@@ -231,22 +231,16 @@ def _of_maker(store: Store, names: set[str | None]) -> Losses:
 def _read(path: Path) -> tuple[Losses, bool]:
     """The losses in a stage's events, and whether its newest attempt trained.
 
-    An attempt that resumes adds to the losses up to its checkpoint, another replaces them. Read line by
-    line: a long training has hundreds of megabytes of events.
+    An attempt that resumes adds to the losses up to its checkpoint, another replaces them.
     """
     older, newest, step = Losses(), Losses(), 0
-    if not path.exists():
-        return newest, False
-    with path.open("rb") as file:
-        for line in file:
-            if (event := events.parse(line)) is None:
-                continue
-            if event.get("attempt"):
-                older, newest, step = newest if newest.training.steps else older, Losses(), 0
-            if isinstance(event.get("resumed"), int):
-                newest, older, step = _joined(older, newest, event["resumed"]), Losses(), event["resumed"]
-            step = event.get("step", step)
-            newest.add(event, step)
+    for event, _ in events.each(path):
+        if event.get(events.ATTEMPT):
+            older, newest, step = newest if newest.training.steps else older, Losses(), 0
+        if isinstance(event.get("resumed"), int):
+            newest, older, step = _joined(older, newest, event["resumed"]), Losses(), event["resumed"]
+        step = event.get("step", step)
+        newest.add(event, step)
     return (newest, True) if newest.training.steps else (older if older.training.steps else newest, False)
 
 

@@ -26,11 +26,18 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline import settings
 from pipeline.system.files import finite
+
+ATTEMPT = "attempt"
+FACTS = (
+    "message", "progress", "eta_seconds", "step", "total_steps", "loss", "eval_loss", "tokens_per_second",
+    "bytes_done", "bytes_total",
+)  # fmt: skip
 
 
 def emit(**facts: Any) -> None:
@@ -59,14 +66,42 @@ def read(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
 
     A last line still being written is left for the next call; a torn one in the middle is skipped.
     """
+    found = []
+    found = list(each(path, offset))
+    return [event for event, _ in found if event], found[-1][1] if found else offset
+
+
+def each(path: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
+    """`read` line by line, as a long training has hundreds of megabytes of events: each event from byte
+    `offset` on, and where the next one starts. A torn line is an event that says nothing.
+    """
     if not path.exists():
-        return [], offset
+        return
     with path.open("rb") as file:
         file.seek(offset)
-        data = file.read()
-    complete = data[: data.rfind(b"\n") + 1]
-    found = [parse(line) for line in complete.split(b"\n")]
-    return [event for event in found if event is not None], offset + len(complete)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            offset += len(line)
+            yield parse(line) or {}, offset
+
+
+class Newest:
+    """What the newest attempt last said under each key of FACTS, read on from where it was read before."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._known: dict[str, Any] = {}
+
+    def read(self) -> dict[str, Any]:
+        """The facts as they stand now."""
+        for event, offset in each(self._path, self._offset):
+            self._offset = offset
+            if event.get(ATTEMPT):
+                self._known.clear()
+            self._known.update({key: event[key] for key in FACTS if key in event})
+        return dict(self._known)
 
 
 def _torn(file: BinaryIO) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import settings
 from pipeline.stages import events
 
 
@@ -91,3 +92,37 @@ def test_processes_that_write_at_once_do_not_tear_each_others_lines(tmp_path: Pa
         process.join()
     seen = [(e["writer"], e["number"]) for e in events.read(path)[0]]
     assert sorted(seen) == [(w, n) for w in range(3) for n in range(200)]
+
+
+def test_the_facts_are_those_of_the_newest_attempt(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    facts = events.Newest(path)
+    assert facts.read() == {}
+    path.write_text(
+        '{"attempt": true}\n{"progress": 0.9, "message": "old"}\n{"torn\n'
+        '{"attempt": true}\n{"progress": 0.1, "x": 1}\n{"progress": 0.2'
+    )
+    assert facts.read() == {"progress": 0.1}
+    with path.open("a") as file:
+        file.write("5}\n")
+    assert facts.read() == {"progress": 0.25}
+    assert events.Newest(path).read() == {"progress": 0.25}
+
+
+def test_what_a_stage_said_long_ago_is_still_known(tmp_path: Path) -> None:
+    """Samples of memory come every two seconds, a message of a slow stage once in an hour."""
+    path = tmp_path / "events.jsonl"
+    path.write_text('{"message": "Calibrating", "progress": 0.1}\n' + '{"memory_bytes": 123456}\n' * 500)
+    assert events.Newest(path).read() == {"message": "Calibrating", "progress": 0.1}
+
+
+def test_attempts_are_told_apart_in_one_place() -> None:
+    """Whoever wants what the newest one said asks `Newest`; `comparison` joins the losses of several."""
+    root = settings.ROOT
+    found = {
+        path.relative_to(root).as_posix()
+        for folder in ("pipeline", "webapp")
+        for path in (root / folder).rglob("*.py")
+        if 'get("attempt")' in (text := path.read_text("utf-8")) or "ATTEMPT)" in text
+    }
+    assert found == {"pipeline/stages/events.py", "pipeline/runs/comparison.py"}

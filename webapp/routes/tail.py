@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import codecs
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 MOST_BYTES = 256 * 1024
 # A progress bar ends its line with a carriage return, a log line with a line feed.
 LOG_ENDS = (b"\n", b"\r")
 LINE_ENDS = (b"\n",)
-FACTS = (
-    "message",
-    "progress",
-    "eta_seconds",
-    "step",
-    "total_steps",
-    "loss",
-    "eval_loss",
-    "tokens_per_second",
-    "bytes_done",
-    "bytes_total",
-)
 
 
 @dataclass(frozen=True)
@@ -73,35 +59,6 @@ def before(path: Path, end: int) -> Piece:
     if cut == len(data):
         cut = 0  # a single line, of which this is the last part
     return Piece(start + cut, data[cut:], end, size)
-
-
-class Facts:
-    """What the newest attempt last said under each key of FACTS, read on from where it was read before."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._offset = 0
-        self._known: dict[str, Any] = {}
-
-    def read(self) -> dict[str, Any]:
-        """The facts as they stand now."""
-        while (piece := read(self.path, self._offset, ends=LINE_ENDS)).data:
-            for line in piece.data.splitlines():
-                event = _event(line)
-                if event.get("attempt"):
-                    self._known.clear()
-                self._known.update({key: event[key] for key in FACTS if key in event})
-            self._offset = piece.next
-        return dict(self._known)
-
-
-def _event(line: bytes) -> dict[str, Any]:
-    """One event, or nothing where a process was killed in the middle of writing it."""
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return {}
-    return event if isinstance(event, dict) else {}
 
 
 def _first_line(data: bytes, ends: tuple[bytes, ...]) -> int:

@@ -16,12 +16,12 @@ from typing import Any, Generic, TypeVar
 from pipeline import settings
 from pipeline.publish import zip_file
 from pipeline.runs import estimate
+from pipeline.stages import events
 from pipeline.store import Store
-from pipeline.store.run import PROCESS, QUEUED, RUNNING, Run, StageRun
+from pipeline.store.run import EVENTS, PROCESS, QUEUED, RUNNING, Run, StageRun
 from pipeline.system import clock
 from pipeline.system.files import to_json
 from webapp.home import known_run, store
-from webapp.routes import tail
 
 RUN_SECONDS = 0.15  # how old what is told may be: of one run,
 LIST_SECONDS = 1.0  # of all runs,
@@ -54,7 +54,7 @@ class Watch:
         self._expected: Remembered[dict[str, float]] = Remembered(EXPECTED_SECONDS)
         self._queues: Remembered[bytes] = Remembered(QUEUE_SECONDS)
         self._others: Remembered[Any] = Remembered(RUN_SECONDS)
-        self._facts: dict[Path, tail.Facts] = {}
+        self._facts: dict[Path, events.Newest] = {}
         self._threads = ThreadPoolExecutor(THREADS, "watch")
 
     async def look(self, run: str) -> Look:
@@ -132,7 +132,7 @@ class Watch:
         if stage.status != RUNNING:
             self._facts.pop(folder, None)
             return {**told, "elapsed": None, "facts": {}}
-        facts = self._facts.setdefault(folder, tail.Facts(folder / "events.jsonl"))
+        facts = self._facts.setdefault(folder, events.Newest(folder / EVENTS))
         return {**told, "elapsed": _elapsed(folder / PROCESS), "facts": facts.read()}
 
     def _progress(self, run: Run, running: dict[str, Any]) -> dict[str, float | None]:

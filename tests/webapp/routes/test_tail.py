@@ -74,26 +74,3 @@ def test_earlier_pieces_of_one_long_line_come_to_an_end_too(tmp_path, monkeypatc
         piece = tail.before(path, start)
         found, start = piece.data + found, piece.start
     assert found == b"x" * 20 + b"\n"
-
-
-def test_latest_facts_are_those_of_the_newest_attempt(tmp_path):
-    path = tmp_path / "events.jsonl"
-    facts = tail.Facts(path)
-    assert facts.read() == {}
-    path.write_text(
-        '{"attempt": true}\n{"progress": 0.9, "message": "old"}\n{"torn\n'
-        '{"attempt": true}\n{"progress": 0.1, "x": 1}\n{"progress": 0.2'
-    )
-    assert facts.read() == {"progress": 0.1}
-    with path.open("a") as file:
-        file.write("5}\n")
-    assert facts.read() == {"progress": 0.25}
-    assert tail.Facts(path).read() == {"progress": 0.25}
-
-
-def test_what_a_stage_said_long_ago_is_still_known(tmp_path, monkeypatch):
-    """Samples of memory come every two seconds, a message of a slow stage once in an hour."""
-    monkeypatch.setattr(tail, "MOST_BYTES", 1000)
-    path = tmp_path / "events.jsonl"
-    path.write_text('{"message": "Calibrating", "progress": 0.1}\n' + '{"memory_bytes": 123456}\n' * 500)
-    assert tail.Facts(path).read() == {"message": "Calibrating", "progress": 0.1}
