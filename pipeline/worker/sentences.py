@@ -23,8 +23,8 @@ def death(stage: str, code: int | None, killed_for_memory: bool | None, taken_by
         known = killed_for_memory
         return (
             f"The {'kernel ended' if known else 'system killed'} this stage{'' if known else ', most likely'}"
-            f" because memory ran out (it had taken {display.size(taken_bytes)}). Retry it when the machine is"
-            f" less busy, or start a new run with {about(stage, 'SMALLER', ANY_SMALLER)}."
+            f" because memory ran out (it had taken {display.size(taken_bytes)}). Retry it when the machine"
+            f" is less busy, or start a new run with {about(stage, 'SMALLER', ANY_SMALLER)}."
         )
     if code == errno.ENOSPC:
         return sentence(OSError(code, os.strerror(code)))
