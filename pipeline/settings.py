@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import math
 import os
+import site
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,8 +16,11 @@ from pathlib import Path
 from pipeline import display, home_check
 from pipeline.errors import InputError
 
-ROOT = Path(__file__).resolve().parent.parent
-SAMPLES = ROOT / "data" / "samples"
+ROOT = Path(__file__).resolve().parent.parent  # of our packages: a checkout, or where a wheel is installed
+_PACKAGED = ROOT / "pipeline" / "samples"  # where a wheel has them, and a checkout has nothing
+INSTALLED = _PACKAGED.is_dir()
+SAMPLES = _PACKAGED if INSTALLED else ROOT / "data" / "samples"
+COMMAND = "olive-lab"  # what a wheel installs
 LARGEST = 1_000_000_000  # number that a variable may give
 
 # Nothing here may call out: Gradio, Olive and the Hub each have a switch of their own.
@@ -52,19 +56,46 @@ GRADIO = {
 
 
 def home() -> Path:
-    """The folder of all that is kept (`OLIVE_LAB_HOME`, default `data/` of this project), made if missing.
+    """The folder of all that is kept, made if missing: `OLIVE_LAB_HOME`, else `data/` of a checkout, else,
+    where the lab is installed, its folder among the user's data.
 
     Raises InputError where it cannot be made, or its file system cannot hold a lab; and, since everybody
     starts here, for a variable that gives no number.
     """
     max_upload_bytes(), checkpoint_seconds(), exit_seconds()
-    path = Path(os.environ.get("OLIVE_LAB_HOME") or ROOT / "data").expanduser().resolve()
+    path = Path(os.environ.get("OLIVE_LAB_HOME") or _default_home())
     try:
+        path = path.expanduser().resolve()
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except RuntimeError:  # of `expanduser`: nothing says where the user's own folder is
+        raise InputError(f"OLIVE_LAB_HOME: this user has no home folder for {path}; name another") from None
     except OSError as error:
         raise InputError(f"OLIVE_LAB_HOME: {path} cannot be made a folder ({error.strerror})") from None
     home_check.need(path)
     return path
+
+
+def _default_home() -> Path:
+    if not INSTALLED:
+        return ROOT / "data"
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("olive-lab", appauthor=False))
+
+
+def call_it(command: str) -> None:
+    """Name the command by which people started us, for us and for processes of ours."""
+    os.environ["OLIVE_LAB_COMMAND"] = command
+
+
+def command() -> str:
+    """How the verbs are called here, for hints: `olive-lab` or `python -m pipeline`."""
+    return os.environ.get("OLIVE_LAB_COMMAND") or "python -m pipeline"
+
+
+def page_command() -> str:
+    """How the page is started here: `olive-lab app` or `python -m webapp`."""
+    return f"{COMMAND} app" if command() == COMMAND else "python -m webapp"
 
 
 def events_path() -> Path | None:
@@ -137,8 +168,19 @@ def _number(name: str, default: float) -> float:
 
 def child_environment(**extra: str) -> dict[str, str]:
     """The environment of a process of ours: importable from anywhere, quiet, unbuffered."""
-    path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
-    return {**SHARING, **os.environ, **QUIET, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **extra}
+    return {**SHARING, **os.environ, **QUIET, **_import_path(), "PYTHONUNBUFFERED": "1", **extra}
+
+
+def _import_path() -> dict[str, str]:
+    """What makes our packages importable, whatever folder a process runs in.
+
+    Among installed packages they are found anyway; if that folder came first, by name or as the folder of the
+    process, an old copy of a standard module in it, such as `pathlib`, would replace Python's own.
+    """
+    if ROOT in {Path(path).resolve() for path in (*site.getsitepackages(), site.getusersitepackages())}:
+        return {"PYTHONSAFEPATH": "1"}
+    given = os.environ.get("PYTHONPATH", "")
+    return {"PYTHONPATH": os.pathsep.join(path for path in (str(ROOT), given) if path)}
 
 
 def local_environment(**extra: str) -> dict[str, str]:
@@ -153,7 +195,8 @@ def local_environment(**extra: str) -> dict[str, str]:
 
 def bare_environment() -> dict[str, str]:
     """The environment of a process of ours that need not know where anything is, or anybody's secrets."""
-    kept = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "TZ", *QUIET)
+    kept = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH",
+            "PYTHONSAFEPATH", "TZ", *QUIET)  # fmt: skip
     return {name: value for name, value in child_environment().items() if name in kept}
 
 

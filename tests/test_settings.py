@@ -89,3 +89,46 @@ def test_who_reads_a_strange_model_gets_no_secrets(
     assert "the-" not in given
     assert "TOKENIZERS_PARALLELISM=false\n" in given
     assert ("CUDA_VISIBLE_DEVICES=5\n" in given) == (reader is not READERS["lengths"])
+
+
+def _without(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("OLIVE_LAB_HOME", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
+    monkeypatch.setattr(settings, "ROOT", tmp_path / "checkout")
+
+
+def test_the_home_is_the_one_that_is_named(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for installed in (False, True):
+        monkeypatch.setattr(settings, "INSTALLED", installed)
+        assert settings.home() == home
+
+
+def test_else_that_of_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _without(monkeypatch, tmp_path)
+    assert settings.home() == tmp_path / "checkout" / "data"
+
+
+def test_else_a_folder_among_the_users_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _without(monkeypatch, tmp_path)
+    monkeypatch.setattr(settings, "INSTALLED", True)
+    assert settings.home() == tmp_path / "share" / "olive-lab"
+    assert settings.home().stat().st_mode & 0o777 == 0o700
+
+
+def test_who_has_no_folder_of_their_own_is_asked_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLIVE_LAB_HOME", "~nobody-of-that-name/lab")
+    with pytest.raises(InputError, match=r"^OLIVE_LAB_HOME: this user has no home folder for ~nobody"):
+        settings.home()
+
+
+def test_processes_find_an_installed_lab_without_its_folder_in_front(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/theirs")
+    assert settings.child_environment()["PYTHONPATH"] == f"{settings.ROOT}:/theirs"
+    monkeypatch.setattr("site.getsitepackages", lambda: [str(tmp_path)])
+    monkeypatch.setattr(settings, "ROOT", tmp_path)
+    for given in (settings.child_environment(), settings.local_environment(), settings.bare_environment()):
+        assert (given["PYTHONPATH"], given["PYTHONSAFEPATH"]) == ("/theirs", "1")
