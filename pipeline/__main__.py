@@ -119,7 +119,7 @@ def retry(args: argparse.Namespace) -> int:
     found = store.get(args.run)
     store.retry(found.id)
     loop.ensure(store.home)
-    print(f"Run {found.id} is queued again; `python -m pipeline logs {found.id} --follow` follows it.")
+    print(f"Run {found.id} is queued again; `{settings.command()} logs {found.id} --follow` follows it.")
     return 0
 
 
@@ -322,7 +322,7 @@ class _Verb(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Verb(prog="python -m pipeline", description=__doc__)
+    parser = _Verb(prog=settings.command(), description=__doc__)
     verbs = parser.add_subparsers(required=True, metavar="VERB", parser_class=_Verb)
 
     def verb(name: str, action: Callable[[argparse.Namespace], int]) -> _Verb:

@@ -21,7 +21,7 @@ from pipeline.store.run import Run
 ID = re.compile(r"[A-Za-z0-9][\w.-]{0,199}(?:/[A-Za-z0-9][\w.-]{0,199}(?:@[\w.-]{1,199})?)?", re.ASCII)
 NOT_OFFERED = (
     "model: {} is not offered on this page; choose one of the list, or a hub id such as org/name. Other"
-    " folders are for the command line, or for `python -m webapp --models FOLDER`."
+    " folders are for the command line, or for `{} --models FOLDER`."
 )
 _named: list[Path] = []  # by the operator, for this process
 
@@ -71,7 +71,7 @@ def known(chosen: object) -> str:
         raise InputError("model: choose one")
     if ID.fullmatch(chosen) or chosen.startswith(PREFIX) or chosen in {path for _, path in listed()}:
         return chosen
-    raise InputError(NOT_OFFERED.format(display.value(chosen)))
+    raise InputError(NOT_OFFERED.format(display.value(chosen), settings.page_command()))
 
 
 def again(run: Run) -> None:

@@ -36,7 +36,7 @@ def list_(args: argparse.Namespace) -> int:
     elif args.deleted:
         print("No deleted run can be restored.")
     else:
-        print("There are no runs yet; `make demo` or `python -m pipeline run RECIPE.yaml` makes one.")
+        print(f"There are no runs yet; `{settings.command()} run RECIPE.yaml` makes one.")
     return 0
 
 
@@ -95,12 +95,12 @@ def delete(args: argparse.Namespace) -> int:
     store = Store(settings.home())
     found = store.get(args.run)
     if found.deleted is not None:
-        raise InputError(f"{found.id}: is deleted; `python -m pipeline restore {found.id}` takes it back")
+        raise InputError(f"{found.id}: is deleted; `{settings.command()} restore {found.id}` takes it back")
     if not args.yes and not _agreed(store, found):
         print("Nothing was deleted.")
         return 1
     store.delete(found.id)
-    print(f"Run {found.id} is deleted. For a day `python -m pipeline restore {found.id}` takes it back.")
+    print(f"Run {found.id} is deleted. For a day `{settings.command()} restore {found.id}` takes it back.")
     return 0
 
 
@@ -124,7 +124,7 @@ def restore(args: argparse.Namespace) -> int:
     found = store.get(args.run)
     if found.deleted is None:
         raise InputError(
-            f"{found.id}: is not deleted; `python -m pipeline list --deleted` shows those that are"
+            f"{found.id}: is not deleted; `{settings.command()} list --deleted` shows those that are"
         )
     store.restore(found.id)
     print(f"Run {found.id} is back.")

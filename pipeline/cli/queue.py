@@ -32,7 +32,7 @@ def queue(args: argparse.Namespace) -> int:
         print(to_json({"paused": store.paused, "waiting": ids}))
         return 0
     if store.paused:
-        print("The queue is paused: no run begins. `python -m pipeline resume` lets them.")
+        print(f"The queue is paused: no run begins. `{settings.command()} resume` lets them.")
     print(terminal.waiting(waiting) if waiting else "No run waits.")
     return 0
 
@@ -40,7 +40,7 @@ def queue(args: argparse.Namespace) -> int:
 def pause(args: argparse.Namespace) -> int:
     """Let no further run begin; what runs goes on."""
     Store(settings.home()).pause(True)
-    print("Paused: what runs goes on, and nothing begins until `python -m pipeline resume`.")
+    print(f"Paused: what runs goes on, and nothing begins until `{settings.command()} resume`.")
     return 0
 
 

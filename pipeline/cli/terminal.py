@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import display
+from pipeline import display, settings
 from pipeline.stages import events
 from pipeline.store import Store
 from pipeline.store.run import DONE, ENDED, EVENTS, QUEUED, RUNNING, Run, StageRun
@@ -170,7 +170,7 @@ def _watch(store: Store, run_id: str, stage: str | None = None) -> Iterator[Run]
 def _waits(store: Store, run_id: str) -> str:
     """What a queued run waits for, if it is more than a moment."""
     if store.paused:
-        return "The queue is paused; `python -m pipeline resume` lets runs begin."
+        return f"The queue is paused; `{settings.command()} resume` lets runs begin."
     ids = [waiting.id for waiting in store.queue()]
     before = (ids.index(run_id) if run_id in ids else 0) + len(store.running())
     return f"Waiting for {before} {'run' if before == 1 else 'runs'} before it" if before else ""

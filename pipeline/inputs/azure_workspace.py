@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from pipeline import settings
 from pipeline.errors import InputError
 from pipeline.system.files import to_json, write_whole
 
@@ -84,7 +85,7 @@ class Place:
             raise InputError(
                 [
                     f"{name}: is not known; give it, or the config.json of the workspace as config;"
-                    " `python -m pipeline azure workspaces` lists those that the login sees"
+                    f" `{settings.command()} azure workspaces` lists those that the login sees"
                     for name in missing
                 ]
             )

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from pipeline import display
+from pipeline import display, settings
 from pipeline.errors import InputError, LabError
 from pipeline.store.base import Base
 from pipeline.store.records import run_of, stages_of
@@ -45,7 +45,7 @@ class History(Base):
                 rows = db.execute(query, (run, f"%-{ending}")).fetchall()
             if len(rows) != 1:
                 what = "is the beginning of several runs" if rows else "no such run"
-                raise InputError(f"{display.line(run)}: {what}; `python -m pipeline list` shows them")
+                raise InputError(f"{display.line(run)}: {what}; `{settings.command()} list` shows them")
             return run_of(rows[0], self.home, stages_of(db, self.home, [rows[0]["id"]])[rows[0]["id"]])
 
     def list(self, limit: int = 1000, *, deleted: bool = False) -> list[Run]:

@@ -49,7 +49,7 @@ def test_a_path_that_is_not_offered_gets_one_sentence_whether_or_not_it_exists(
     here = [str(tmp_path / name) for name in ("tiny-llama", "empty", "none", "tiny-llama/config.json")]
     paths = [*here, "webapp/tabs/", "./webapp", "~", "~root", "..", f"{store.home}/models/../runs.db"]
     told = {sentence for path in paths for sentence in said(inputs, path)}
-    assert told == {local_models.NOT_OFFERED.partition("model: ")[2].format("IT")}
+    assert told == {local_models.NOT_OFFERED.partition("model: ")[2].format("IT", "python -m webapp")}
     assert store.list() == []
 
 

@@ -83,7 +83,7 @@ def preview(inputs: form.Form, *values: Any) -> tuple[Any, ...]:
 
 def command(name: str | None) -> str:
     """What does the same in a terminal, given the downloaded recipe."""
-    return f"python -m pipeline run {file_name(name)}"
+    return f"{settings.command()} run {file_name(name)}"
 
 
 def file_name(name: str | None) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from pipeline import settings
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.runs import pulls
 from pipeline.store.run import DONE
@@ -112,7 +113,7 @@ def copy(where: str, chosen: str) -> tuple[Any, ...]:
         gr.update(visible=known is not None),
         {"pulled": known["key"], "status": known["status"]} if known else None,
         gr.update(
-            value=f"python -m pipeline verify {folder}",
+            value=f"{settings.command()} verify {folder}",
             visible=known is not None and choices.answers(store(), known),
         ),
     )

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
+from pipeline import settings
 from pipeline.errors import LabError
 from pipeline.inputs.data import datasets
 
@@ -24,7 +25,7 @@ BUSY = (
 )
 TOO_LONG = (
     f"Checking takes longer than {MOST_SECONDS / 60:.0f} minutes; use the command line"
-    " (python -m pipeline check, and run), or a part of the file."
+    " ({} check, and run), or a part of the file."
 )
 _long = threading.BoundedSemaphore(LONG)
 
@@ -40,7 +41,7 @@ class Turn:
         """Raises LabError if the check is to end, because it takes long or many others do."""
         spent = time.monotonic() - self._began
         if spent > MOST_SECONDS:
-            raise LabError(TOO_LONG)
+            raise LabError(TOO_LONG.format(settings.command()))
         if spent > BRIEF_SECONDS and not self._is_long:
             if not _long.acquire(blocking=False):
                 raise LabError(BUSY)

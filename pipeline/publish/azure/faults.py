@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline import display
+from pipeline import display, settings
 from pipeline.errors import LabError
 from pipeline.inputs.azure_workspace import Place
 
@@ -109,7 +109,7 @@ def sentence(error: BaseException, place: Place) -> str:
         (
             status == 404 or isinstance(error, core.ResourceNotFoundError),
             f"{str(place)[0].upper()}{str(place)[1:]}, or what is asked of it, is not there, or the login"
-            f" cannot see it ({told}); `python -m pipeline azure workspaces` lists those it sees.",
+            f" cannot see it ({told}); `{settings.command()} azure workspaces` lists those it sees.",
         ),
         (
             status == 409,
