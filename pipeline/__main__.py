@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline import display, settings
-from pipeline.cli import azure, history, hub, publish, queue
+from pipeline.cli import azure, history, hub, publish, queue, starter
 from pipeline.cli.queue import note, recipe_of
 from pipeline.errors import LONGEST_PROBLEM, InputError, LabError, sentence
 from pipeline.store import Store
@@ -337,6 +337,7 @@ def _parser() -> argparse.ArgumentParser:
             "recipe", metavar="RECIPE.yaml|RUN", help="a file, or a run to do again with changes"
         )
         added.add_argument("--set", action="append", metavar="KEY=VALUE", help="finetune.max_steps=10, say")
+    starter.add(verb)
     history.add(verb)
     added = verb("show", show)
     added.add_argument("run")

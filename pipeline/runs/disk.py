@@ -23,6 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.inputs.models import starter_package
 from pipeline.publish.checks import CHECKED
 from pipeline.stages import artifacts
 from pipeline.store import Store
@@ -38,6 +39,7 @@ ASIDE = ".gone"
 PLACES = {
     "results": "artifacts", "models": "models", "datasets": "datasets", "runs": "runs",
     "published copies": "registry", "pulled models": "pulled", "tried models": probe.PROBES,
+    "starter model": starter_package.FOLDER,
 }  # fmt: skip
 
 

