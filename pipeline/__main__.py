@@ -1,4 +1,4 @@
-"""`python -m pipeline`: the lab's verbs on the command line.
+"""`python -m pipeline`, or `olive-lab` where a wheel is installed: the lab's verbs on the command line.
 
 Exit codes: 0 good, 1 the run or stage did not end well, 2 bad input and nothing was started.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline import display, settings
-from pipeline.cli import azure, history, hub, publish, queue, starter
+from pipeline.cli import azure, history, hub, page, publish, queue, starter
 from pipeline.cli.queue import note, recipe_of
 from pipeline.errors import LONGEST_PROBLEM, InputError, LabError, sentence
 from pipeline.store import Store
@@ -258,6 +258,12 @@ def serve(args: argparse.Namespace) -> int:
     return loop.serve(settings.home(), args.lock)
 
 
+def installed() -> int:
+    """The command that a wheel installs: the same, by its own name."""
+    settings.call_it(settings.COMMAND)
+    return main()
+
+
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and carry out the verb."""
     settings.quiet_this_process()
@@ -266,7 +272,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     action: Callable[[argparse.Namespace], int] = args.action
     try:
-        if action is not serve:
+        if action not in (serve, page.app):  # the page has its own place for it
             _tell_notice()
         code = action(args)
         sys.stdout.flush()  # here, where a reader that has gone is no error
@@ -337,6 +343,7 @@ def _parser() -> argparse.ArgumentParser:
             "recipe", metavar="RECIPE.yaml|RUN", help="a file, or a run to do again with changes"
         )
         added.add_argument("--set", action="append", metavar="KEY=VALUE", help="finetune.max_steps=10, say")
+    page.add(verb)
     starter.add(verb)
     history.add(verb)
     added = verb("show", show)

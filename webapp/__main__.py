@@ -54,6 +54,12 @@ def name(text: str) -> str:
 def arguments(given: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m webapp", description="Serve the Olive Lab page.")
+    add_arguments(parser)
+    return parser.parse_args(given)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ours to a parser; the command line's verb `app` has the same."""
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: this machine only)"
     )
@@ -68,13 +74,16 @@ def arguments(given: list[str]) -> argparse.Namespace:
         help="a model folder, or a folder of such, to offer on the page; may be repeated (the page takes no"
         " other folder but those in the home)",
     )  # fmt: skip
-    return parser.parse_args(given)
 
 
 def main(given: list[str] | None = None) -> int:
-    """Serve until interrupted. Returns 2 with a sentence if the port, the home or --models is of no use."""
+    """Serve until interrupted; see `run`."""
     terminal_guard.guard()
-    args = arguments(sys.argv[1:] if given is None else given)
+    return run(arguments(sys.argv[1:] if given is None else given))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until interrupted. Returns 2 with a sentence if the port, the home or --models is of no use."""
     settings.keep_private()
     try:
         local_models.offer(args.models)
