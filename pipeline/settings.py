@@ -56,8 +56,8 @@ GRADIO = {
 
 
 def home() -> Path:
-    """The folder of all that is kept, made if missing: `OLIVE_LAB_HOME`, else `data/` of a checkout, else,
-    where the lab is installed, its folder among the user's data.
+    """The folder of everything that is kept (`OLIVE_LAB_HOME`, default `data/` of a checkout, the user's data
+    folder where the lab is installed), made if missing.
 
     Raises InputError where it cannot be made, or its file system cannot hold a lab; and, since everybody
     starts here, for a variable that gives no number.
@@ -118,12 +118,15 @@ def user() -> str:
 
 
 def webhook() -> str | None:
-    """The address that is told of every run that ends (`OLIVE_LAB_WEBHOOK`), if any. It may hold a secret."""
+    """The address that gets JSON with a `text` when a run ends (`OLIVE_LAB_WEBHOOK`). May hold a secret."""
     return os.environ.get("OLIVE_LAB_WEBHOOK") or None
 
 
 def azure_identity() -> str | None:
-    """Which managed identity to use where this machine has several; compute instances say so themselves."""
+    """The managed identity to use where this machine has several (`AZURE_CLIENT_ID`).
+
+    Compute instances set `DEFAULT_IDENTITY_CLIENT_ID` themselves.
+    """
     return os.environ.get("AZURE_CLIENT_ID") or os.environ.get("DEFAULT_IDENTITY_CLIENT_ID") or None
 
 
@@ -133,7 +136,7 @@ def azure_authority() -> str | None:
 
 
 def max_upload_bytes() -> int:
-    """The largest dataset accepted from a browser (`OLIVE_LAB_MAX_UPLOAD_MB`, default 512).
+    """The largest dataset a browser may upload, in MB (`OLIVE_LAB_MAX_UPLOAD_MB`, default 512).
 
     Raises InputError, as the two below, for what is no number of at least 0.
     """
@@ -141,14 +144,17 @@ def max_upload_bytes() -> int:
 
 
 def checkpoint_seconds() -> float:
-    """Least seconds between two checkpoints of a training (`OLIVE_LAB_CHECKPOINT_SECONDS`, default 20)."""
+    """Least seconds between two checkpoints of a training (`OLIVE_LAB_CHECKPOINT_SECONDS`, default 20).
+
+    So much of it a crash can cost. Lower it on machines that are often taken away.
+    """
     return _number("OLIVE_LAB_CHECKPOINT_SECONDS", 20)
 
 
 def exit_seconds() -> float:
-    """How long a process may take to exit once its result is written (`OLIVE_LAB_EXIT_SECONDS`, default 30).
+    """Seconds a stage may take to exit once its result is written (`OLIVE_LAB_EXIT_SECONDS`, default 30).
 
-    After that it is killed: a thread of a library may keep it from ever exiting.
+    Then its processes are ended, and the result counts: a thread of a library may keep it from ever exiting.
     """
     return _number("OLIVE_LAB_EXIT_SECONDS", 30)
 
@@ -242,7 +248,7 @@ def gpus() -> int:
 
 
 def devices() -> list[str]:
-    """Slots a run can occupy: each GPU this user may use (`CUDA_VISIBLE_DEVICES`), or the CPU."""
+    """The GPUs that runs may use, one run on each (`CUDA_VISIBLE_DEVICES`, default all), or else the CPU."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     numbers = [str(i) for i in range(gpus())] if allowed is None else allowed.split(",")
     return [f"cuda:{number.strip()}" for number in numbers if gpus() and number.strip()] or ["cpu"]
@@ -254,7 +260,7 @@ def on_gpu() -> bool:
 
 
 def visible_gpu() -> str:
-    """The GPU this process computes on, as nvidia-smi names it (`CUDA_VISIBLE_DEVICES`)."""
+    """The GPU this process computes on, as nvidia-smi names it."""
     return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() or "0"
 
 

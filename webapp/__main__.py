@@ -51,11 +51,16 @@ def name(text: str) -> str:
     return text
 
 
-def arguments(given: list[str]) -> argparse.Namespace:
-    """The command line."""
+def parser() -> argparse.ArgumentParser:
+    """What the command line takes."""
     parser = argparse.ArgumentParser(prog="python -m webapp", description="Serve the Olive Lab page.")
     add_arguments(parser)
-    return parser.parse_args(given)
+    return parser
+
+
+def arguments(given: list[str]) -> argparse.Namespace:
+    """What was given on the command line."""
+    return parser().parse_args(given)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

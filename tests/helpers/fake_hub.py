@@ -1,7 +1,7 @@
 """A hub of our own, as far as the real client asks: accounts, repositories of commits, large files, tags.
 
-It answers as the client's source expects the hub to. Where the real hub's answer is not known, docs/hub.md
-says so.
+It answers as the client's source expects the hub to. Where the real hub's answer is not known,
+docs/how-to/hub.md says so.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What of Azure the storage emulator lacks: Resource Manager, the login, managed identity, the registry.
 
 It answers as /metadata/endpoints, the machine learning provider and the registry's front end do, as far as
-the real client asks. Where the real service's answer is not known, docs/azure.md says so.
+the real client asks. Where the real service's answer is not known, docs/how-to/azure.md says so.
 """
 
 from __future__ import annotations
