@@ -13,7 +13,13 @@ from pipeline.inputs.options import describe
 from pipeline.stages.recipe import OPTIONS
 
 # Set by our own processes for each other.
-INTERNAL = {"OLIVE_LAB_EVENTS", "HF_HUB_OFFLINE", "PYTHONPATH", "DEFAULT_IDENTITY_CLIENT_ID"}
+INTERNAL = {
+    "OLIVE_LAB_EVENTS",
+    "OLIVE_LAB_COMMAND",
+    "HF_HUB_OFFLINE",
+    "PYTHONPATH",
+    "DEFAULT_IDENTITY_CLIENT_ID",
+}
 
 
 @pytest.mark.parametrize("name", make_reference.PAGES)

@@ -26,6 +26,7 @@ PAGES = [
 ]
 TOPS = r"(?:pipeline|webapp|tests|benchmarks|docs|data/samples|\.ci)"
 MOST_PICTURE_BYTES = 80_000
+IN_A_WHEEL = "pipeline/samples/"  # where an installed lab has data/samples/
 
 each_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -46,7 +47,8 @@ def test_every_link_leads_to_a_file_and_its_heading(path: Path) -> None:
 @each_page
 def test_every_path_exists(path: Path) -> None:
     named = re.findall(rf"(?<![\w./-])({TOPS}/[\w./-]*)", path.read_text("utf-8"))
-    assert [name for name in named if not (ROOT / name.rstrip(".")).exists()] == []
+    here = [name for name in named if name != IN_A_WHEEL]
+    assert [name for name in here if not (ROOT / name.rstrip(".")).exists()] == []
 
 
 @each_page
@@ -125,7 +127,7 @@ def _faults(line: str) -> Iterator[str]:
         return
     words = shlex.split(re.sub(r"[\[\]]", "", found[3].partition(" | ")[0]), comments=True)
     parser: Any = page.parser() if found[1] == "webapp" else None
-    if found[1] == "pipeline" and words and words[0] != "--help":
+    if found[1] == "pipeline" and words and words[0] not in ("--help", "VERB"):
         parser = make_reference.verbs().get(words[0])
         if parser is None:
             yield line
