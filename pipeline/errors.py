@@ -29,6 +29,14 @@ class InputError(LabError):
         super().__init__("\n".join(self.problems))
 
 
+class TakesLong(LabError):
+    """A process that also serves others has no time for so much; one of its own may do it."""
+
+
+class Busy(InputError):
+    """What others use as well was not free in time; who has his own need not wait for them."""
+
+
 def sentence(error: BaseException, stage: str = "", smaller: str = ANY_SMALLER) -> str:
     """One plain sentence for what went wrong, in a stage if it is given, and what to do next.
 

@@ -30,9 +30,10 @@ MOST_PROBLEMS = 20  # that are listed,
 MOST_COUNTED = 100_000  # and that are counted before reading ends
 FIRST_ROWS = 5  # that are shown
 MOST_FIELDS = 100
+ENOUGH_ROWS = 10_000  # to tell that all have the same prompt
 TELL_SECONDS = 1.0
-# Asked at each line that is read, whatever is in it, and at each step of a check; it may raise. The page
-# gives everybody who reads datasets a share of time.
+# Asked at each line that is read, whatever is in it; it may raise. The page gives everybody who reads
+# datasets a share of time.
 go_on: ContextVar[Callable[[], None]] = ContextVar("go_on", default=lambda: None)
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # only an escape can write half of one into valid UTF-8
 _HALF = "has half of a surrogate pair, which is not valid text"
@@ -53,10 +54,16 @@ class Report:
     example_prompt: str = ""  # the part of it that is given at inference
     notes: list[str] = field(default_factory=list)  # what can be used, and had better be known
     unasked: str = ""  # why no held-out prompt can be answered, if none can
+    broken: int = 0  # lines that are no rows, whatever the template is
 
     @property
     def good(self) -> bool:
         return not self.problems
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether the file may be of use, if not with this template."""
+        return self.rows > 0 and not self.broken
 
     def messages(self) -> list[str]:
         """The problems, and at the end how many were not listed."""
@@ -82,12 +89,11 @@ def check(
     return ended(checking(path, template, chat, lengths))
 
 
-def ended(steps: Generator[str, None, Report]) -> Report:
-    """What `checking` returns in the end. Raises what `go_on` does."""
+def ended(steps: Generator[str, None, Report], tell: Callable[[str], None] = lambda _: None) -> Report:
+    """What `checking` returns in the end; `tell` gets what it says."""
     while True:
         try:
-            next(steps)
-            go_on.get()()
+            tell(next(steps))
         except StopIteration as end:
             report: Report = end.value
             return report
@@ -106,25 +112,29 @@ def checking(
 
     Every row is rendered; with `template` "chat" and no `chat` only the fields are checked. `lengths` counts
     rows that are too long. Notes are on the split of `eval_fraction` and `seed`.
-    Raises InputError if the file is not there or the template is faulty.
+    Says something at least every TELL_SECONDS or so, for whoever wants to leave.
+    Raises InputError if the file is not there or the template is faulty, and what `go_on` does.
     """
     if not path.is_file():
         raise InputError(f"{display.plain(str(path))}: there is no such file")
     parsed = templates.parse(template, chat)
     found = _Findings(path, parsed, Contents(parsed.fields, parsed.optional, seed))
     good = found.good_rows()
-    told = time.monotonic()
     if template.strip() != templates.CHAT or chat is not None:
-        for line, position, rendered in found.rendered(good):
+        for result in found.rendered(good):
+            if result is None:
+                yield f"Line {found.line:,}…"
+                continue
+            line, position, rendered = result
             if lengths is not None and rendered is not None:
                 lengths.add(position, line, rendered)
             if lengths is not None and lengths.full:
                 yield from _count(lengths)
-            if time.monotonic() - told > TELL_SECONDS:
-                told = time.monotonic()
+            if found.is_time_to_tell():
                 yield f"Row {position + 1:,}…"
-    for _ in good:  # where none was rendered
-        pass
+    for row in good:  # where none was rendered
+        if row is None or found.is_time_to_tell():
+            yield f"Line {found.line:,}…"
     if lengths is not None:
         yield from _count(lengths)
     return found.report(lengths, eval_fraction)
@@ -176,10 +186,13 @@ def too_few(path: Path, count: int) -> str:
 
 
 def one_prompt(path: Path, template: templates.Template) -> bool:
-    """Whether all rows have the same prompt; no more is read than it takes to tell. False if unreadable."""
+    """Whether the first ENOUGH_ROWS rows have the same prompt; no more is read than it takes to tell.
+
+    False if one of these is unreadable.
+    """
     seen = None
     try:
-        for _, row in rows(path):
+        for _, row in islice(rows(path), ENOUGH_ROWS):
             prompt = [str(row.get(name) or "") for name in (*template.optional, *template.fields[:-1])]
             if seen is not None and prompt != seen:
                 return False
@@ -209,30 +222,52 @@ class _Findings:
     problems: list[tuple[int, str]] = field(default_factory=list)
     more: int = 0
     stopped: int = 0
+    broken: int = 0
+    line: int = 0  # that was read last
+    _told: float = field(default_factory=time.monotonic)
     _good: deque[tuple[int, int, int]] = field(default_factory=deque)  # not yet rendered: line, position, row
 
-    def good_rows(self) -> Iterator[dict[str, Any]]:
-        """The rows that fit the template; what is wrong with the others is noted."""
+    def is_time_to_tell(self) -> bool:
+        """Whether nothing was said for TELL_SECONDS; then something will be."""
+        now = time.monotonic()
+        if now - self._told <= TELL_SECONDS:
+            return False
+        self._told = now
+        return True
+
+    def good_rows(self) -> Iterator[dict[str, Any] | None]:
+        """The rows that fit the template; what is wrong with the others is noted.
+
+        None among them says that it is time to tell how far this is: others may go on for long.
+        """
         for line, row in _scan(self.path):
+            self.line = line
             problems = [row] if isinstance(row, str) else self._see(row)
+            self.broken += isinstance(row, str)
             for problem in problems:
                 self.add(line, problem)
             if self.more > MOST_COUNTED:
                 self.stopped = line
                 return
+            if problems and self.is_time_to_tell():
+                yield None
             if not problems and isinstance(row, dict):
                 self._good.append((line, len(self.contents), self.rows))
                 self.contents.add(row)
                 yield row
 
     def rendered(
-        self, good: Iterator[dict[str, Any]]
-    ) -> Iterator[tuple[int, int, templates.Rendered | None]]:
-        """(line, position, the row as text); None for a row that the template refuses, which is noted.
+        self, good: Iterator[dict[str, Any] | None]
+    ) -> Iterator[tuple[int, int, templates.Rendered | None] | None]:
+        """(line, position, the row as text); no text for a row that the template refuses, which is noted.
 
-        All are tried, so that all are counted. A template that takes too long on average is not run further.
+        None is passed on. All are tried, so that all are counted. A template that takes too long on average
+        is not run further.
         """
-        for result in templates.each(self.template, good):
+        for result in templates.each_or_none(self.template, good):
+            if result is None:
+                yield None
+                continue
             line, position, row = self._good.popleft()
             if isinstance(result, str):
                 self.add(line, result)
@@ -276,6 +311,7 @@ class _Findings:
             prompt,
             notes,
             unasked,
+            self.broken,
         )
 
     def _notes(self, lengths: Lengths | None, eval_fraction: float) -> tuple[list[str], str]:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline import settings
-from pipeline.errors import LabError
+from pipeline.errors import Busy, LabError, TakesLong
 from pipeline.inputs.prompts.templates import Rendered
 from pipeline.system import own_process
 from pipeline.system.files import to_json
@@ -134,12 +134,17 @@ class Lengths:
         )
 
     def count(self) -> None:
-        """Count the tokens of the rows that were added; why that cannot be done stands in `unknown`."""
+        """Count the tokens of the rows that were added; why that cannot be done stands in `unknown`.
+
+        Raises Busy if others take what it needs.
+        """
         batch, self._batch, self._letters = self._batch, [], 0
         if not batch or self.unknown:
             return
         try:
             counts = self._ask([(row.prompt, row.full) for _, _, row in batch])
+        except (Busy, TakesLong):
+            raise
         except LabError as error:
             self.unknown = str(error)
             self.close()
@@ -183,10 +188,10 @@ class Lengths:
             self._process = None
 
     def _started(self) -> subprocess.Popen[bytes]:
-        """The process, of which there are few. Raises LabError."""
+        """The process, of which there are few. Raises Busy, LabError."""
         folder, stop = self._folder(), self._stop()
         if not _free.acquire(timeout=WAIT_SECONDS):
-            raise LabError("others are being counted just now; check again in a minute.")
+            raise Busy("others' rows are being counted just now; check again in a minute")
         try:
             process = _start(folder, stop)
         except BaseException:

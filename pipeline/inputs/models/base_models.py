@@ -390,9 +390,13 @@ def _ask_elsewhere(module: str, model: str, whom: str) -> Model:
     if done.returncode != 0:
         reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no reason given"
         raise InputError(f"model: {display.line(model)}: {display.line(reason)}")
-    facts = json.loads(done.stdout)
-    chat = facts.pop("chat")
-    return Model(chat=Chat(**chat) if chat else None, **facts)
+    return from_facts(json.loads(done.stdout))
+
+
+def from_facts(facts: dict[str, Any]) -> Model:
+    """The model of `dataclasses.asdict`, for which another process was asked, or asks."""
+    chat = facts["chat"]
+    return Model(**{**facts, "chat": Chat(**chat) if chat else None})
 
 
 def _elsewhere(seconds: float, module: str, *words: str) -> subprocess.CompletedProcess[str]:

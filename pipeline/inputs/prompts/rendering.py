@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from pipeline import settings
-from pipeline.errors import InputError, LabError
+from pipeline.errors import Busy, LabError
 from pipeline.system import own_process
 from pipeline.system.files import to_json
 
@@ -82,7 +82,7 @@ class Program:
     def texts(self, jobs: Sequence[Job]) -> Iterator[Text]:
         """The text of each job.
 
-        Raises InputError if all processes are busy, LabError if none starts or `close` was called.
+        Raises Busy if all processes are, LabError if none starts or `close` was called.
         """
         done = 0
         while done < len(jobs):
@@ -284,7 +284,7 @@ class _Pool:
 
     @contextmanager
     def process(self, digest: bytes) -> Iterator[_Process]:
-        """One of them for the template of that digest. Raises InputError if none is free in time."""
+        """One of them for the template of that digest. Raises Busy if none is free in time."""
         process = self._taken(digest)
         try:
             if process is None:
@@ -321,13 +321,13 @@ class _Pool:
         return None
 
     def _wait(self, most: int) -> None:
-        """Wait until fewer than that many processes are busy."""
+        """Wait until fewer than that many processes are busy. Raises Busy."""
         deadline = time.monotonic() + (WAIT_SECONDS if self._waiting < MANY else BRIEF_SECONDS)
         self._waiting += 1
         try:
             while self._busy >= most:
                 if time.monotonic() > deadline:
-                    raise InputError("template: other templates take all the time; try again in a minute")
+                    raise Busy("template: other templates take all the time; try again in a minute")
                 self._changed.wait(LOOK_SECONDS)
                 self.go_on()
             self.go_on()

@@ -113,12 +113,20 @@ def each(template: Template, rows: Iterable[Row]) -> Iterator[Rendered | str]:
     """Every row rendered, in order; for one that the template refuses, the sentence that says why.
 
     Reads ahead by up to AT_ONCE rows, because a chat template is far faster for many rows than for one.
-    Raises InputError where too many others render theirs just now.
+    Raises Busy where too many others render theirs just now.
     """
+    return (found for found in each_or_none(template, rows) if found is not None)
+
+
+def each_or_none(template: Template, rows: Iterable[Row | None]) -> Iterator[Rendered | str | None]:
+    """`each` of rows that come slowly: a None among them comes back after all that came before it."""
     if isinstance(template, ChatTemplate) and template.chat is not None:
         yield from _each(template.chat, rows)
         return
     for row in rows:
+        if row is None:
+            yield None
+            continue
         try:
             yield Rendered(template.prompt(row), template.full(row))
         except InputError as error:
@@ -259,7 +267,8 @@ class ChatTemplate:
         Some templates write a past answer differently from one about to be given (they drop its
         reasoning, say); then the model must learn what it will see at inference.
         """
-        found = next(_each(self._chat(), [row]))
+        self._chat()
+        found = next(each(self, [row]))
         if isinstance(found, str):
             raise InputError(found)
         return found.full
@@ -280,11 +289,14 @@ class ChatTemplate:
         return self.chat
 
 
-def _each(chat: Chat, rows: Iterable[Row]) -> Iterator[Rendered | str]:
-    """`each` of a chat template."""
+def _each(chat: Chat, rows: Iterable[Row | None]) -> Iterator[Rendered | str | None]:
+    """`each_or_none` of a chat template."""
     program = rendering.Program(chat.source, chat.tokens)
     differs = False  # whether it writes past answers differently: then the end is asked for with each row
     for together in _together(rows):
+        if together is None:
+            yield None
+            continue
         jobs = [_asked, _answered, *([_probed] if differs else [])]
         texts = program.texts([job(row) for row in together for job in jobs])
         for row in together:
@@ -308,11 +320,17 @@ def _whole(row: Row, prompt: Text, answered: Text, probed: Text = "") -> Rendere
     return Rendered(prompt.rstrip(" "), prompt + str(row["response"]) + _end(probed))
 
 
-def _together(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """The rows in groups, none of which has too many or too much text."""
+def _together(rows: Iterable[Row | None]) -> Iterator[list[Row] | None]:
+    """The rows in groups, none of which has too many or too much text; None after what came before it."""
     group: list[Row] = []
     size = 0
     for row in rows:
+        if row is None:
+            if group:
+                yield group
+            yield None
+            group, size = [], 0
+            continue
         group.append(row)
         size += sum(len(value) for value in row.values() if isinstance(value, str))
         if len(group) == AT_ONCE or size > rendering.MOST_TEXT:

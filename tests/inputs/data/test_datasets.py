@@ -334,6 +334,35 @@ def test_the_split_reads_only_what_fits(tmp_path: Path) -> None:
         datasets.split(write(tmp_path, ROW + '\n{"prompt": "a"}'), templates.parse("chat"), 0.1, 0)
 
 
+@pytest.mark.parametrize("chat", [None, "{{ messages[0]['content'] }}"])
+def test_rows_that_do_not_fit_say_how_far_it_is_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chat: str | None
+) -> None:
+    monkeypatch.setattr(datasets, "TELL_SECONDS", -1.0)
+    path = write(tmp_path, f'{{"a": 1}}\n{{\n{ROW}\n' * 2)
+    template, model = ("chat", templates.Chat(chat)) if chat else ("{prompt}{response}", None)
+    steps = datasets.checking(path, template, model)
+    told = [next(steps) for _ in range(6)]
+    assert told == ["Line 1…", "Line 2…", "Line 4…", "Line 5…", "Row 1…", "Row 2…"] or told == [
+        "Line 1…", "Line 2…", "Row 1…", "Line 4…", "Line 5…", "Row 2…"
+    ]  # fmt: skip
+    report = datasets.ended(steps)
+    assert (report.rows, report.broken, report.has_rows) == (4, 2, False)
+
+
+def test_a_file_whose_rows_do_not_fit_has_rows(tmp_path: Path) -> None:
+    assert datasets.check(write(tmp_path, '{"a": 1}\n' * 3), "{prompt}{response}").has_rows
+    assert not datasets.check(write(tmp_path, ""), "{prompt}{response}").has_rows
+
+
+def test_of_a_large_file_only_the_first_prompts_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "ENOUGH_ROWS", 3)
+    path = write(tmp_path, (ROW + "\n") * 3 + '{"prompt": "another", "response": "x"}\n')
+    assert datasets.one_prompt(path, templates.parse("chat"))
+
+
 def test_whether_there_is_but_one_prompt_is_seen_without_reading_all(tmp_path: Path) -> None:
     chat = templates.parse("chat")
     same = {"prompt": "a", "response": "b"}

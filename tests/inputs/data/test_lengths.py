@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline import settings
-from pipeline.errors import LabError
+from pipeline.errors import Busy, LabError
 from pipeline.inputs.data import datasets, lengths
 from pipeline.inputs.data.lengths import Lengths, Limits
 from pipeline.inputs.prompts.templates import Rendered
@@ -166,12 +166,14 @@ def test_there_are_few_processes_at_once(tokenizer: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(lengths, "WAIT_SECONDS", 0.01)
     long = Rendered("a" * 50, "a" * 50 + "b")
     busy = [Lengths(lambda: tokenizer, "the-model", Limits(row=20)) for _ in range(lengths.AT_ONCE + 1)]
-    for counting in busy:
+    *others, last = busy
+    for counting in others:
         counting.add(0, 1, long)
         counting.count()
-    *others, last = busy
+    last.add(0, 1, long)
+    with pytest.raises(Busy, match="others' rows are being counted just now; check again in a minute"):
+        last.count()
     assert [counting.long_rows.count for counting in busy] == [1] * lengths.AT_ONCE + [0]
-    assert last.unknown == "others are being counted just now; check again in a minute."
     for counting in others:
         counting.close()
     assert counted(tokenizer, [("a" * 50, "b")], Limits(row=20)).long_rows.count == 1
