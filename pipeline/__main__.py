@@ -34,11 +34,11 @@ def check(args: argparse.Namespace) -> int:
     """Check a dataset against a template; with --model also against that model's chat template."""
     from pipeline import display
     from pipeline.inputs.models import base_models
-    from pipeline.runs import submit
+    from pipeline.runs import data_check
     from pipeline.stages import recipe
 
     model = base_models.resolve(recipe.model_path(args.model, Path.cwd())) if args.model else None
-    report = submit.check_data(args.data, args.template, model, max_length=args.max_length)
+    report = data_check.check(args.data, args.template, model, max_length=args.max_length)
     fields = ", ".join(display.short(field) for field in report.fields)
     print(f"{display.plain(str(args.data))}: {report.rows:,} rows, fields {fields}: good")
     for text in [*report.notes, *([report.unasked] if report.unasked else [])]:

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from typing import Any
 from pipeline import display, settings
 from pipeline.errors import InputError
 from pipeline.inputs.data import datasets
-from pipeline.inputs.data.lengths import Lengths, Limits
-from pipeline.inputs.models import architectures, base_models
+from pipeline.inputs.models import base_models
 from pipeline.inputs.prompts import templates
+from pipeline.runs import data_check
 from pipeline.stages.recipe import Recipe, redo
 from pipeline.stages.table import STAGES, ask
 from pipeline.store import Store
@@ -92,7 +92,10 @@ def again(run: Run, changes: list[str] | None = None) -> Recipe:
 
 
 def one_prompt(run: Run) -> bool:
-    """Whether all rows of a run's dataset have the same prompt, so that none is held out of training."""
+    """Whether all rows of a run's dataset have the same prompt, so that none is held out of training.
+
+    Only as many are looked at as a page has time for.
+    """
     try:
         template = templates.parse(str(run.recipe.get("template", templates.CHAT)))
     except InputError:  # of a run that an older version of the lab made
@@ -150,7 +153,7 @@ def check(recipe: Recipe, note: Say | None = None, seen: Seen | None = None) -> 
 
 
 def _checked_data(recipe: Recipe, model: base_models.Model | None, seen: Seen) -> datasets.Report:
-    """`check_data` of a recipe, unless its like was just seen, and noted then. Raises InputError."""
+    """`data_check.check` of a recipe, unless its like was just seen, and noted then. Raises InputError."""
     lengths = [ask(name, "max_length", options) for name, options in recipe.stages().items()]
     longest = min((length for length in lengths if length is not None), default=None)
     given = recipe.data, recipe.template, recipe.eval_fraction, recipe.seed, longest, recipe.model
@@ -160,7 +163,7 @@ def _checked_data(recipe: Recipe, model: base_models.Model | None, seen: Seen) -
     if found is not None:
         raise found
     try:
-        seen[given] = report = check_data(
+        seen[given] = report = data_check.check(
             Path(recipe.data), recipe.template, model, recipe.eval_fraction, recipe.seed, longest
         )
     except InputError as error:
@@ -180,62 +183,6 @@ def _gpu_problems(recipe: Recipe) -> list[str]:
                 f"{needed} needs a GPU, and runs_on is 'cpu'; set runs_on to 'any', or choose another option"
             )
     return problems
-
-
-def check_data(
-    path: Path,
-    template: str,
-    model: base_models.Model | None,
-    eval_fraction: float = 0.1,
-    seed: int = 0,
-    max_length: int | None = None,
-) -> datasets.Report:
-    """Look for every fault of a dataset and its template; with a model, of its chat template too.
-
-    Its report has notes, on rows of more than `max_length` tokens for example. Raises InputError with all
-    faults.
-    """
-    if template.strip() == templates.CHAT and model is not None and model.chat is None:
-        raise InputError(
-            f"template: {model.id} has no chat template; write one like '{{prompt}} {{response}}'"
-        )
-    steps = checking_data(path, template, model, eval_fraction, seed, max_length)
-    try:
-        report = datasets.ended(steps)
-    except OSError as error:
-        raise InputError(f"{display.valid(str(path))}: cannot be read ({error.strerror})") from None
-    if not report.good:
-        raise InputError(report.messages())
-    if report.rows < 2:
-        raise InputError(datasets.too_few(path, report.rows))
-    return report
-
-
-def checking_data(
-    path: Path,
-    template: str,
-    model: base_models.Model | None,
-    eval_fraction: float = 0.1,
-    seed: int = 0,
-    max_length: int | None = None,
-) -> Generator[str, None, datasets.Report]:
-    """`datasets.checking` with a model: its chat template, its tokenizer and what it can read.
-
-    Raises InputError if the file is not there or the template is faulty, OSError if it cannot be read.
-    """
-    if model is None:
-        return (yield from datasets.checking(path, template, eval_fraction=eval_fraction, seed=seed))
-    home = settings.home()
-    limits = Limits(max_length, architectures.positions(model.config))
-    parsed = templates.parse(template, model.chat)
-    with Lengths(
-        lambda: base_models.tokenizer_folder(model, home), model.id, limits, lambda: parsed.stop
-    ) as lengths:
-        return (
-            yield from datasets.checking(
-                path, template, model.chat, lengths, eval_fraction=eval_fraction, seed=seed
-            )
-        )
 
 
 def keep_dataset(home: Path, source: Path) -> Path:

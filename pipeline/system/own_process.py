@@ -7,8 +7,11 @@ where our packages are found, and read nothing from our standard input.
 from __future__ import annotations
 
 import locale
+import os
+import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
 from pipeline import settings
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
 Channel = int | IO[bytes] | None  # as for `subprocess.Popen`; None is ours
 _running: set[subprocess.Popen[bytes]] = set()
+_groups: set[subprocess.Popen[bytes]] = set()  # those of `start_group`
 
 
 def start(
@@ -99,10 +103,41 @@ def follow(words: Sequence[str], environment: Mapping[str, str], tell: Callable[
             _running.discard(process)
 
 
+def start_group(words: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start `python WORDS`, to be talked to by its pipes and left with `end`. Its errors go where ours go.
+
+    It is to end itself when its standard input does, because nobody else will where this process is killed.
+    """
+    process = start(words, environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, apart=True)
+    _groups.add(process)
+    return process
+
+
+def end(process: subprocess.Popen[bytes]) -> int:
+    """End a process of `start_group` with all that it has started; its exit code."""
+    kill(process)
+    code = process.wait()
+    _groups.discard(process)
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        with suppress(OSError):  # what it was still to get
+            pipe.close()
+    return code
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process of `start_group` and all that it has started, from a thread that does not call `end`."""
+    if process.returncode is None:  # else its number may be another's by now
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 def close() -> None:
     """End all that `run` and `follow` wait for: they return. For the end of the app."""
     for process in list(_running):
         process.kill()
+    for group in list(_groups):
+        kill(group)
 
 
 def _text(data: bytes) -> str:

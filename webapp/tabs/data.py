@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,14 +14,13 @@ from pipeline.errors import InputError, LabError
 from pipeline.inputs.data import datasets
 from pipeline.inputs.models import base_models
 from pipeline.inputs.prompts import templates
-from pipeline.runs import submit
+from pipeline.runs import data_check, submit
 from pipeline.stages import finetune
 from webapp import local_models, uploads
 from webapp.home import store
 from webapp.ui import check_turns, choices, parts, views
 
 MISFIT = "The rows do not fit this template; change one of them and check again"
-ENOUGH_ROWS = 100_000
 BROKEN = "This file cannot be used"
 CUSTOM = "<|user|>\\n{prompt}<|end|>\\n<|assistant|>\\n{response}<|end|>"
 
@@ -44,19 +42,28 @@ def look(uploaded: str | None, picked: str | None, template: str, model: str) ->
     """
     yield _reading()
     try:
-        with closing(check_turns.Turn()) as turn, _dataset(uploaded, picked) as path:
-            base, note = _model(template, model)
-            steps = submit.checking_data(path, template, base, max_length=finetune.Options.max_length)
-            report = yield from _progress(steps, turn)
-            with turn.held():
-                fits, rows = report.good, report.good or _is_rows(path)
-            taken = _take(path, fits, rows) if uploaded else (gr.skip(), gr.skip())
+        shown = yield from check_turns.steps(
+            lambda tell: _looked(uploaded, picked, template, model, tell), _reading
+        )
     except (LabError, OSError) as error:
         problems = views.problems("This cannot be checked or kept yet", error)
         choice = gr.update(value=None) if uploaded else gr.skip()
-        yield None, problems, None, None, gr.skip(), choice, gr.update(interactive=False)
-        return
-    yield (
+        shown = None, problems, None, None, gr.skip(), choice, gr.update(interactive=False)
+    yield shown
+
+
+def _looked(
+    uploaded: str | None, picked: str | None, template: str, model: str, tell: Callable[[str], None]
+) -> tuple[Any, ...]:
+    """What `look` shows in the end, where nothing keeps it from that. Raises LabError, OSError."""
+    with _dataset(uploaded, picked) as path:
+        base, note = _model(template, model)
+        steps = data_check.checking(path, template, base, max_length=finetune.Options.max_length)
+        with closing(steps):
+            report = datasets.ended(steps, tell)
+        fits, rows = report.good, report.good or report.has_rows
+        taken = _take(path, fits, rows) if uploaded else (gr.skip(), gr.skip())
+    return (
         _summary(path, report, note),
         None if fits else views.listed(MISFIT if rows else BROKEN, _short(report, path)),
         views.first_rows(report) if rows and report.first else None,
@@ -76,21 +83,6 @@ def _reading(step: str = "") -> tuple[Any, ...]:
     """What is shown while a dataset is read; `step` says how far that is."""
     text = f"Reading the dataset… {step}".strip()
     return {"text": text}, None, None, None, gr.skip(), gr.skip(), gr.update(interactive=False)
-
-
-def _progress(
-    steps: Generator[str, None, datasets.Report], turn: check_turns.Turn
-) -> Generator[tuple[Any, ...], None, datasets.Report]:
-    """How far the reading is; returns what it found. Raises LabError where that takes too long."""
-    while True:
-        turn.go_on()
-        try:
-            with turn.held():
-                step = next(steps)
-        except StopIteration as end:
-            report: datasets.Report = end.value
-            return report
-        yield _reading(step)
 
 
 def arrive() -> tuple[Any, ...]:
@@ -142,14 +134,6 @@ def _take(path: Path, fits: bool, rows: bool) -> tuple[Any, Any]:
         return gr.skip() if rows else None, gr.update(value=None)
     kept = submit.keep_dataset(store().home, path)
     return None, gr.update(choices=choices.data(store().home), value=str(kept))
-
-
-def _is_rows(path: Path) -> bool:
-    """Whether a file that does not fit the template may fit another one."""
-    try:
-        return sum(1 for _ in islice(datasets.rows(path), ENOUGH_ROWS)) > 0
-    except InputError:
-        return False
 
 
 def _short(report: datasets.Report, path: Path) -> list[str]:

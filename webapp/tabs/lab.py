@@ -41,12 +41,15 @@ class Lab(NamedTuple):
 
 def launch(inputs: form.Form, *values: Any) -> Iterator[tuple[Any, ...]]:
     """Check the recipe and queue its run; what is wrong is shown beside the button and nothing starts."""
-    yield {"text": "Checking the recipe, the data and the model…"}, None, gr.skip(), gr.skip()
+    checking = {"text": "Checking the recipe, the data and the model…"}, None, gr.skip(), gr.skip()
+    yield checking
     *given, owner = values
     notes: list[str] = []
     try:
-        with check_turns.turn():
-            run = submit.submit(store(), _recipe(inputs, tuple(given)), owner, notes.append)
+        recipe = _recipe(inputs, tuple(given))
+        run = yield from check_turns.steps(
+            lambda _: submit.submit(store(), recipe, owner, notes.append), lambda _: checking, to_its_end=True
+        )
     except (LabError, OSError) as error:
         yield None, views.problems(NOT_STARTED, error), gr.skip(), gr.skip()
         return

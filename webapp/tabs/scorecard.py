@@ -32,12 +32,16 @@ WORDS = {
 def measure(inputs: form.Form, read: Any, *given: Any) -> Iterator[tuple[Any, ...]]:
     """Queue the chosen ways; what is refused is said beside the button. `read` makes the form's recipe."""
     *values, chosen, owner = given
-    yield {"text": "Checking the recipe, the data and the model…"}, None, gr.skip(), gr.skip()
+    checking = {"text": "Checking the recipe, the data and the model…"}, None, gr.skip(), gr.skip()
+    yield checking
     notes: list[str] = []
     try:
         recipe: Recipe = read(inputs, tuple(values))
-        with check_turns.turn():
-            group, refused = scorecard.start(store(), recipe, chosen, owner, notes.append)
+        group, refused = yield from check_turns.steps(
+            lambda _: scorecard.start(store(), recipe, chosen, owner, notes.append),
+            lambda _: checking,
+            to_its_end=True,
+        )
     except (LabError, OSError) as error:
         yield None, views.problems("Nothing was started", error), gr.skip(), gr.skip()
         return

@@ -54,13 +54,15 @@ def recipes(inputs: form.Form, read: Read, values: tuple[Any, ...]) -> list[reci
 
 def launch(inputs: form.Form, read: Read, *values: Any) -> Iterator[tuple[Any, ...]]:
     """Check all recipes and queue their runs: notice, problems, and the run to show."""
-    yield {"text": "Checking the recipes, the data and the model…"}, None, gr.skip()
+    checking = {"text": "Checking the recipes, the data and the model…"}, None, gr.skip()
+    yield checking
     *given, owner = values
     notes: list[str] = []
     try:
         made = recipes(inputs, read, tuple(given))
-        with check_turns.turn():
-            runs = sweep.start(store(), made, owner, notes.append)
+        runs = yield from check_turns.steps(
+            lambda _: sweep.start(store(), made, owner, notes.append), lambda _: checking, to_its_end=True
+        )
     except (LabError, OSError) as error:
         yield None, views.problems("Nothing was started", error), gr.skip()
         return

@@ -1,51 +1,59 @@
-"""Time for what reads a whole dataset: everybody's check gets a short turn at once, few a long one.
+"""Time for what reads a whole dataset: everybody gets a moment of the page's own, and answers on the way.
 
-Such events share a few places (`parts.CHECKS`). If long ones could have all of these, nobody else's check,
-not even one of ten rows, would be answered until they end.
+Such events share a few places (`parts.CHECKS`). If long ones took the time of this process, nobody else's
+check, not even one of ten rows, would be answered until they end: what takes longer than a moment goes to
+a process of its own (`data_check`), of which there are few.
+
+An event that cannot be left, because its handler says nothing for long, keeps everybody's Stop waiting:
+Gradio closes a handler under a lock, and only where that has yielded. So the work is done by a thread.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
+from typing import TypeVar
 
 from pipeline import settings
-from pipeline.errors import LabError
+from pipeline.errors import LabError, TakesLong
 from pipeline.inputs.data import datasets
+from pipeline.runs import data_check
 
-PLACES = 8
-LONG = 3  # of them, for checks that take longer than
-BRIEF_SECONDS = 5.0
-MOST_SECONDS = 600.0
-BUSY = (
-    f"Checking this takes longer than {BRIEF_SECONDS:.0f} seconds, and {LONG} such checks are in progress;"
-    " try again in some minutes."
-)
-TOO_LONG = (
-    f"Checking takes longer than {MOST_SECONDS / 60:.0f} minutes; use the command line"
+T = TypeVar("T")
+S = TypeVar("S")
+
+PLACES = 10
+THREADS = 30  # with those whose events were left, for as long as these last
+BRIEF_SECONDS = 2.0  # in this process
+TELL_SECONDS = 1.0
+LONG = (
+    f"Reading this dataset takes longer than {BRIEF_SECONDS:.0f} seconds; use the command line"
     " ({} check, and run), or a part of the file."
 )
-_long = threading.BoundedSemaphore(LONG)
+BUSY = "Many others check data or models just now; try again in a minute."
+LEFT = "Nobody waits for this any more."
 
 
 class Turn:
-    """The time of one check, from now on. To be left with `close`."""
+    """The time of one event, from now on."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
-        self._is_long = False
+        self.left = False
 
     def go_on(self) -> None:
-        """Raises LabError if the check is to end, because it takes long or many others do."""
+        """Raises LabError if the event is to end; TakesLong if another process is to do what is done here."""
         spent = time.monotonic() - self._began
-        if spent > MOST_SECONDS:
-            raise LabError(TOO_LONG.format(settings.command()))
-        if spent > BRIEF_SECONDS and not self._is_long:
-            if not _long.acquire(blocking=False):
-                raise LabError(BUSY)
-            self._is_long = True
+        if self.left:
+            raise LabError(LEFT)
+        if spent > data_check.MOST_SECONDS:
+            raise LabError(data_check.TOO_LONG.format(command=settings.command()))
+        if spent > BRIEF_SECONDS:
+            raise TakesLong(LONG.format(settings.command()))
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -56,15 +64,55 @@ class Turn:
         finally:
             datasets.go_on.reset(token)
 
-    def close(self) -> None:
-        """Leave the time to others."""
-        if self._is_long:
-            _long.release()
-            self._is_long = False
-
 
 @contextmanager
 def turn() -> Iterator[None]:
-    """A turn for all checks that this thread makes meanwhile; they raise what `Turn.go_on` does."""
-    with closing(Turn()) as mine, mine.held():
+    """A turn for all that this thread reads meanwhile; that raises what `Turn.go_on` does."""
+    with Turn().held():
         yield
+
+
+def steps(
+    work: Callable[[Callable[[str], None]], T], shown: Callable[[str], S], *, to_its_end: bool = False
+) -> Generator[S, None, T]:
+    """Have a thread do `work` in a turn of its own; returns what that returns, and raises what it does.
+
+    Yields `shown(text)` of what the work tells, the last one again every TELL_SECONDS. When the generator is
+    closed the work ends as soon as it tells something or reads on, or `to_its_end` it does not.
+    Raises LabError if too many do so at once.
+    """
+    if not _threads.acquire(blocking=False):
+        raise LabError(BUSY)
+    mine = Turn()
+    told: SimpleQueue[str | None] = SimpleQueue()  # None at the end
+    done: Future[T] = Future()
+
+    def tell(text: str) -> None:
+        if mine.left:
+            raise LabError(LEFT)
+        told.put(text)
+
+    def do() -> None:
+        try:
+            with mine.held():
+                done.set_result(work(tell))
+        except BaseException as error:  # whatever it is, whoever waits has to know
+            done.set_exception(error)
+        finally:
+            _threads.release()
+            told.put(None)
+
+    threading.Thread(target=do, name="check", daemon=True).start()
+    text: str | None = ""
+    try:
+        while True:
+            with suppress(Empty):
+                text = told.get(timeout=TELL_SECONDS)
+            if text is None:
+                return done.result()
+            yield shown(text)
+    finally:
+        mine.left = not to_its_end
+
+
+_threads = threading.BoundedSemaphore(THREADS)

@@ -24,7 +24,7 @@ def quiet(monkeypatch):
 
 
 def test_it_queues_a_run_for_each_way(store, quiet):
-    first, last = panel.measure(None, reading(), ["rtn", "awq"], "ann")
+    first, *_, last = panel.measure(None, reading(), ["rtn", "awq"], "ann")
     assert first[0]["text"].startswith("Checking")
     notice, problems, picked, drawing = last
     assert (notice, problems) == (None, None)

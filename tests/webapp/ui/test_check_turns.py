@@ -3,37 +3,63 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lab import until
+from starlette.testclient import TestClient
 
 from pipeline import settings
-from pipeline.errors import LabError
+from pipeline.errors import LabError, TakesLong
 from pipeline.inputs.data import datasets
+from pipeline.inputs.models import base_models
+from pipeline.runs import data_check, submit
 from pipeline.store import Store
+from pipeline.system import locks
+from webapp import local_models
 from webapp.app import page
 from webapp.tabs import data, lab
 from webapp.ui import check_turns, parts
 
 SAMPLE = str(settings.SAMPLES / "travel.jsonl")
+GETTING = "Getting the tokenizer of starter"
 
 
 @pytest.fixture
 def always_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check_turns, "BRIEF_SECONDS", -1.0)
-    monkeypatch.setattr(datasets, "TELL_SECONDS", 0.0)
 
 
 @pytest.fixture
-def taken() -> Iterator[None]:
+def endless(home: Path, tmp_path: Path, always_long: None) -> Iterator[str]:
+    """A dataset of the home whose check waits: for a tokenizer, which another process seems to fetch."""
+    rows = tmp_path / "endless.jsonl"
+    rows.write_text(json.dumps({"prompt": "a" * 3000, "response": "b"}) + "\n")
+    kept = home / "models" / ".tokenizers" / base_models.resolve("starter").folder(home).name
+    kept.parent.mkdir(parents=True)
+    with locks.locked(kept.with_name(f".{kept.name}.lock")):
+        yield str(submit.keep_dataset(home, rows))
+    until(lambda: not data_check._places, "the end of all processes")
+
+
+@pytest.fixture
+def taken(endless: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """All places of long checks are taken by others."""
-    for _ in range(check_turns.LONG):
-        assert check_turns._long.acquire(blocking=False)
+    monkeypatch.setattr(data_check, "LONG", 1)
+    monkeypatch.setattr(data_check, "OLD_SECONDS", 600.0)
+    steps = begun(endless)
     yield
-    for _ in range(check_turns.LONG):
-        check_turns._long.release()
+    steps.close()
+
+
+def begun(path: str) -> Generator[tuple[Any, ...], None, None]:
+    """A look at a dataset that waits."""
+    steps: Any = data.look(None, path, "chat", "starter")
+    until(lambda: GETTING in next(steps)[0]["text"], "the step")
+    return steps
 
 
 def checked() -> tuple[Any, ...]:
@@ -47,27 +73,41 @@ def test_a_short_check_needs_no_place_of_the_long_ones(
     assert checked()[1] is None
 
 
-def test_a_long_check_ends_where_many_are_in_progress(home: Path, always_long: None, taken: None) -> None:
+def test_a_long_check_is_done_by_a_process(home: Path, always_long: None) -> None:
+    shown = [step[0]["text"] for step in data.look(None, SAMPLE, "{prompt} {response}", "starter")]
+    assert f"Reading the dataset… {data_check.WAITS}" in shown
+    assert shown[-1].startswith("travel.jsonl: 144 rows")
+
+
+def test_a_long_check_ends_where_many_are_in_progress(home: Path, taken: None) -> None:
     _, problems, *_, use = checked()
-    assert "3 such checks are in progress; try again in some minutes" in json.dumps(problems)
+    assert "such checks have just begun; try again in a minute" in json.dumps(problems)
     assert not use["interactive"]
 
 
-def test_a_long_check_gives_its_place_back(home: Path, always_long: None) -> None:
-    for _ in range(check_turns.LONG + 1):
-        assert checked()[1] is None
-    steps = data.look(None, SAMPLE, "{prompt} {response}", "starter")
-    for _ in range(3):
-        next(steps)
-    steps.close()  # type: ignore[attr-defined]  # the reader has left
-    for _ in range(check_turns.LONG):
-        assert check_turns._long.acquire(blocking=False)
-    for _ in range(check_turns.LONG):
-        check_turns._long.release()
+def test_a_check_that_is_left_ends_its_process(endless: str) -> None:
+    steps = begun(endless)
+    assert len(data_check._places) == 1
+    steps.close()
+    until(lambda: not data_check._places, "the end of the process")
+
+
+def test_an_event_that_is_stopped_ends_its_check(client: TestClient, endless: str) -> None:
+    fn = next(
+        event["id"] for event in client.get("/config").json()["dependencies"] if len(event["inputs"]) == 3
+        and page().fns[event["id"]].concurrency_id == "checks"
+    )  # fmt: skip
+    given = {"session_hash": "left", "fn_index": fn}
+    values = {**given, "data": [endless, "chat", "starter"]}
+    event = client.post("/gradio_api/queue/join", json=values).json()["event_id"]
+    until(lambda: data_check._places, "the process")
+    reply = client.post("/gradio_api/cancel", json={**given, "event_id": event})
+    assert reply.status_code == 200
+    until(lambda: not data_check._places, "the end of the process")
 
 
 def test_no_check_takes_longer_than_allowed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check_turns, "MOST_SECONDS", -1.0)
+    monkeypatch.setattr(data_check, "MOST_SECONDS", -1.0)
     assert "longer than 10 minutes; use the command line" in json.dumps(checked()[1])
 
 
@@ -82,21 +122,32 @@ def test_rows_that_do_not_fit_take_time_of_the_turn_too(
     assert len(read) >= 100
 
 
-def test_looking_whether_there_are_rows_takes_time_of_the_turn(
+def test_rows_that_do_not_fit_are_read_once(
     home: Path, uploaded: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
     monkeypatch.setattr(check_turns.Turn, "go_on", lambda _: read.append(1))
     data.found(uploaded(b'{"prompt": "a"}\n' * 3), None, "{prompt} {response}", "starter")
-    assert len(read) >= 2 * 4  # with the ends of the file
+    assert len(read) == 4  # with the end of the file
 
 
 def test_launching_has_the_same_share_and_starts_nothing_beyond_it(
-    home: Path, store: Store, always_long: None, taken: None
+    home: Path, store: Store, taken: None
 ) -> None:
     problems, *_ = lab.launch_sample("Ann")
-    assert "3 such checks are in progress" in json.dumps(problems)
+    assert "such checks have just begun" in json.dumps(problems)
     assert store.list() == []
+
+
+def test_a_launch_whose_check_takes_long_queues_one_run(
+    home: Path, store: Store, inputs: Any, model_folder: Path, always_long: None
+) -> None:
+    local_models.offer([model_folder])
+    chosen = {"data": SAMPLE, "model": str(model_folder)}
+    keys = zip(inputs.keys, inputs.inputs, strict=True)
+    values = [chosen.get(name, component.value) for (_, name), component in keys]
+    *_, last = lab.launch(inputs, *values, "Ann")
+    assert [run.id for run in store.list()] == [last[2]], last[1]
 
 
 def test_every_event_of_these_places_takes_a_turn() -> None:
@@ -106,18 +157,53 @@ def test_every_event_of_these_places_takes_a_turn() -> None:
     assert len(limited) >= 7
     for name in names:
         text = Path(settings.ROOT, *name.split(".")).with_suffix(".py").read_text()
-        assert "check_turns.turn()" in text or "check_turns.Turn()" in text, name
+        assert "check_turns.steps(" in text, name
 
 
 def test_a_turn_ends_with_its_thread_s_work(always_long: None) -> None:
-    with check_turns.turn():
+    with check_turns.turn(), pytest.raises(TakesLong, match="longer than 2 seconds; use the command line"):
         datasets.go_on.get()()
-        assert check_turns._long._value == check_turns.LONG - 1  # type: ignore[attr-defined]
     datasets.go_on.get()()
-    assert check_turns._long._value == check_turns.LONG  # type: ignore[attr-defined]
 
 
-def test_a_turn_says_which_way_out_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check_turns, "MOST_SECONDS", -1.0)
-    with check_turns.turn(), pytest.raises(LabError, match="command line"):
+def test_work_may_be_left_while_it_is_silent_and_ends_where_it_reads_on(home: Path) -> None:
+    go, ended = threading.Event(), threading.Event()
+
+    def work(tell: Any) -> None:
+        tell("first")
+        go.wait(60)
+        with pytest.raises(LabError, match="Nobody waits"):
+            datasets.go_on.get()()
+        with pytest.raises(LabError, match="Nobody waits"):
+            tell("second")
+        ended.set()
+
+    steps = check_turns.steps(work, str.upper)
+    assert [next(steps), next(steps)] == ["FIRST", "FIRST"]
+    steps.close()
+    go.set()
+    assert ended.wait(60)
+
+
+def test_work_that_somebody_has_asked_for_for_good_goes_to_its_end(home: Path) -> None:
+    go, ended = threading.Event(), threading.Event()
+
+    def work(tell: Any) -> None:
+        go.wait(60)
         datasets.go_on.get()()
+        tell("last")
+        ended.set()
+
+    steps = check_turns.steps(work, str, to_its_end=True)
+    next(steps)
+    steps.close()
+    go.set()
+    assert ended.wait(60)
+
+
+def test_threads_are_few(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check_turns, "_threads", threading.BoundedSemaphore(1))
+    assert checked()[1] is None
+    assert checked()[1] is None
+    check_turns._threads.acquire()
+    assert check_turns.BUSY in json.dumps(checked()[1])
