@@ -32,8 +32,8 @@ FIRST_ROWS = 5  # that are shown
 MOST_FIELDS = 100
 ENOUGH_ROWS = 10_000  # to tell that all have the same prompt
 TELL_SECONDS = 1.0
-# Asked at each line that is read, whatever is in it; it may raise. The page gives everybody who reads
-# datasets a share of time.
+# Asked at each line that is read, whatever is in it, and at each row rendered; it may raise. The page gives
+# everybody who reads datasets a share of time.
 go_on: ContextVar[Callable[[], None]] = ContextVar("go_on", default=lambda: None)
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # only an escape can write half of one into valid UTF-8
 _HALF = "has half of a surrogate pair, which is not valid text"
@@ -122,6 +122,7 @@ def checking(
     good = found.good_rows()
     if template.strip() != templates.CHAT or chat is not None:
         for result in found.rendered(good):
+            go_on.get()()  # a few hundred slow rows are read before the first one is rendered
             if result is None:
                 yield f"Line {found.line:,}…"
                 continue

@@ -350,6 +350,14 @@ def test_rows_that_do_not_fit_say_how_far_it_is_too(
     assert (report.rows, report.broken, report.has_rows) == (4, 2, False)
 
 
+def test_rows_that_are_rendered_take_time_of_whoever_asks(tmp_path: Path) -> None:
+    asked: list[int] = []
+    token = datasets.go_on.set(lambda: asked.append(1))
+    datasets.check(write(tmp_path, (ROW + "\n") * 5), "chat", templates.Chat("{{ messages[0]['content'] }}"))
+    datasets.go_on.reset(token)
+    assert len(asked) == 6 + 5  # lines with the end of the file, and rows
+
+
 def test_a_file_whose_rows_do_not_fit_has_rows(tmp_path: Path) -> None:
     assert datasets.check(write(tmp_path, '{"a": 1}\n' * 3), "{prompt}{response}").has_rows
     assert not datasets.check(write(tmp_path, ""), "{prompt}{response}").has_rows
