@@ -244,13 +244,13 @@ def _manager(credential: Any) -> Any:
     return PipelineClient(manager(), policies=policies, **PATIENCE)
 
 
-def _pages(manager: Any, path: str) -> Iterator[dict[str, Any]]:
+def _pages(client: Any, path: str) -> Iterator[dict[str, Any]]:
     """The values of a list in Resource Manager, page by page."""
     from azure.core.rest import HttpRequest
 
     address: str | None = manager() + path
     while address:
-        response = manager.send_request(HttpRequest("GET", address))
+        response = client.send_request(HttpRequest("GET", address))
         response.raise_for_status()
         page = response.json()
         yield from page["value"]
