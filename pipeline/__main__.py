@@ -182,10 +182,11 @@ def verify_(args: argparse.Namespace) -> int:
     """Check an exported folder, or the one of a run: its files fit together, and the model answers."""
     from pipeline.cli import terminal
     from pipeline.exports import verify
+    from pipeline.exports.findings import failed
 
     folder = _exported(args.target)
     findings = verify.whole(folder)
-    good = not verify.failed(findings)
+    good = not failed(findings)
     if args.json:
         rows = [dataclasses.asdict(finding) for finding in findings]
         print(to_json({"folder": str(folder), "good": good, "checks": rows}, indent=2, ensure_ascii=False))

@@ -39,13 +39,13 @@ def publish(args: argparse.Namespace) -> int:
 
 
 def _dry_run(store: Store, found: Run, args: argparse.Namespace, options: Any) -> int:
-    from pipeline.publish.checks import BAD
+    from pipeline.exports.findings import failed
     from pipeline.publish.targets import PREFLIGHTS, PUBLISHERS
 
     planned = PUBLISHERS[args.to].plan(store.home, found, options)
     asks = PREFLIGHTS.get(args.to)
     findings = asks.preflight(store.home, found, options) if asks else []
-    bad = any(finding.status == BAD for finding in findings)
+    bad = bool(failed(findings))
     if args.json:
         rows = [dataclasses.asdict(finding) for finding in findings]
         print(to_json({"plan": planned, "findings": rows, "good": not bad}, indent=2, ensure_ascii=False))

@@ -18,7 +18,7 @@ from pipeline.store.turns import Waiting
 from pipeline.system import terminal_guard
 
 if TYPE_CHECKING:  # a list of runs is there sooner without them
-    from pipeline.exports.verify import Finding
+    from pipeline.exports.findings import Finding
     from pipeline.runs.scorecard import Row
 
 POLL_SECONDS = 0.2

@@ -23,11 +23,11 @@ from typing import Any, TypeVar
 from pipeline import display, settings
 from pipeline.errors import InputError, LabError, reason
 from pipeline.exports import contract, generation, serving_ids
+from pipeline.exports.findings import Finding, Status, failed
 from pipeline.inputs.prompts import templates
 from pipeline.system import checksums, own_process
 from pipeline.system.files import to_json
 
-OK, FAILED, SKIPPED = "ok", "failed", "skipped"
 CONFIG, TOKENIZER = "genai_config.json", "tokenizer.json"
 PROMPTS = ("Hello!", "What is the capital of France?", "Tell me about the sea.")
 TOKENS = 24
@@ -39,15 +39,6 @@ LONGEST_MESSAGE = 500  # characters
 # A library or folder named here would be loaded with the model, whatever it holds.
 CODE_KEYS = ("custom_ops_library", "library_path", "session.model_external_initializers_file_folder_path")
 Found = TypeVar("Found")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check found: `status` is ok, failed or skipped, `message` a sentence that says what to do."""
-
-    check: str
-    status: str
-    message: str
 
 
 @dataclass(frozen=True)
@@ -119,18 +110,13 @@ def live(folder: Path) -> list[Finding]:
         done = own_process.run(words, LIVE_SECONDS, settings.local_environment())
     except subprocess.TimeoutExpired:
         late = f"the model did not answer within {LIVE_SECONDS:.0f} seconds; use a smaller one"
-        return [Finding("answers", FAILED, late)]
+        return [Finding("answers", Status.FAILED, late)]
     with suppress(ValueError, TypeError):
         return [Finding(**facts) for facts in json.loads(done.stdout)]
     said = done.stderr.strip().splitlines()
     last = f"; it said: {_plain(said[-1])}" if said else ""
     ended = f"the process that loaded the model ended with code {done.returncode}{last}"
-    return [Finding("answers", FAILED, f"{ended}; export the model again, or free some memory")]
-
-
-def failed(findings: list[Finding]) -> list[Finding]:
-    """Those that keep the folder from being used."""
-    return [finding for finding in findings if finding.status == FAILED]
+    return [Finding("answers", Status.FAILED, f"{ended}; export the model again, or free some memory")]
 
 
 def require(findings: list[Finding], otherwise: str) -> None:
@@ -152,22 +138,22 @@ class _Report:
         self.findings = findings
 
     def skip(self, check: str, message: str) -> None:
-        self._add(check, SKIPPED, message)
+        self._add(check, Status.SKIPPED, message)
 
     def check(self, check: str, look: Callable[[], tuple[Found, str]]) -> Found | None:
         """What `look` found, noted with its sentence; None where it raised, whatever that was."""
         try:
             found, message = look()
         except ValueError as error:  # ours say what to do
-            self._add(check, FAILED, str(error))
+            self._add(check, Status.FAILED, str(error))
         except Exception as error:  # a hostile file finds other ways to break a reader
-            self._add(check, FAILED, reason(error))
+            self._add(check, Status.FAILED, reason(error))
         else:
-            self._add(check, OK, message)
+            self._add(check, Status.OK, message)
             return found
         return None
 
-    def _add(self, check: str, status: str, message: str) -> None:
+    def _add(self, check: str, status: Status, message: str) -> None:
         self.findings.append(Finding(_plain(check), status, _plain(message)))
 
 
@@ -453,7 +439,7 @@ def _main(folder: str) -> int:
     try:
         found = _answers(Path(folder))
     except Exception as error:  # whatever the runtime raises for this folder is what was to be found out
-        found = [Finding("answers", FAILED, _plain(f"the model does not load: {reason(error)}"))]
+        found = [Finding("answers", Status.FAILED, _plain(f"the model does not load: {reason(error)}"))]
     print(to_json([dataclasses.asdict(finding) for finding in found]), file=out, flush=True)
     return 0
 

@@ -11,6 +11,7 @@ from typing import Any
 from pipeline import settings
 from pipeline.errors import LabError
 from pipeline.exports import verify
+from pipeline.exports.findings import Finding
 from pipeline.system import own_process
 
 SECONDS = 150.0
@@ -34,7 +35,7 @@ def ask(home: Path, whom: str, *words: str) -> Any:
 
 
 def preflight(home: Path, whom: str, run: str, to: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The dry run of a publish: `plan`, and `findings` of check, status (good, bad, unknown) and message."""
+    """The dry run of a publish: `plan`, and `findings` as JSON."""
     flags = [
         f"--{key.replace('_', '-')}={value}" for key, value in options.items() if not isinstance(value, bool)
     ]
@@ -57,4 +58,4 @@ def verified(folder: Path, otherwise: str) -> None:
             f"{otherwise}: the process that verifies it ended with code {done.returncode}; see the log."
         )
     checks = json.loads(done.stdout)["checks"]
-    verify.require([verify.Finding(**facts) for facts in checks], otherwise)
+    verify.require([Finding(**facts) for facts in checks], otherwise)

@@ -9,30 +9,28 @@ from typing import Any
 from pipeline import display
 from pipeline.errors import LabError
 from pipeline.exports import verify
-from pipeline.exports.verify import Finding
+from pipeline.exports.findings import Finding, Status, failed
 
-GOOD, BAD, UNKNOWN = "good", "bad", "unknown"
 CHECKED = "checked"  # of the home: where a publishing looks at what came back
 FIRST = "is asked once what stands above is good"
 
 
 def files(planned: dict[str, Any]) -> Finding:
     """How many files a plan has, and how large they are."""
-    return Finding("files", GOOD, f"{len(planned['files'])} files, {planned['bytes']:,} bytes")
+    return Finding("files", Status.OK, f"{len(planned['files'])} files, {planned['bytes']:,} bytes")
 
 
 def fit(source: Path) -> list[Finding]:
     """Whether graph and adapters fit together, without reading the weights."""
-    failed = verify.failed(verify.static(source))
-    if failed:
-        return [Finding(finding.check, BAD, finding.message) for finding in failed]
+    if wrong := failed(verify.static(source)):
+        return wrong
     adapters = [file.name for file in verify.adapters_of(source)]
     what = (
         f"{', '.join(adapters)} fit the graph"
         if adapters
         else "the graph is good; there is no adapter beside it"
     )
-    return [Finding("adapter", GOOD, what)]
+    return [Finding("adapter", Status.OK, what)]
 
 
 def disk(home: Path, size: int) -> Finding:
@@ -40,8 +38,8 @@ def disk(home: Path, size: int) -> Finding:
     try:
         room(home, size)
     except LabError as error:
-        return Finding("disk", BAD, str(error))
-    return Finding("disk", GOOD, "has room for the copy that is downloaded and compared")
+        return Finding("disk", Status.FAILED, str(error))
+    return Finding("disk", Status.OK, "has room for the copy that is downloaded and compared")
 
 
 def room(home: Path, size: int) -> None:

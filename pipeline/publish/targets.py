@@ -10,7 +10,7 @@ A publisher is a module with
 and, where options can mean something else later or elsewhere,
     settled(home, options)                 the options with all of that written out
 Where a dry run can ask more than `plan` knows, a module `preflight` beside it, named in PREFLIGHTS, has
-    preflight(home, run, options)          what stands against it: findings that are good, bad or unknown
+    preflight(home, run, options)          what stands against it, as findings
 """
 
 from __future__ import annotations

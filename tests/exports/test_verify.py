@@ -17,19 +17,20 @@ import pytest
 from pipeline import settings
 from pipeline.errors import InputError, LabError
 from pipeline.exports import verify
+from pipeline.exports.findings import Finding, failed
 from pipeline.system import checksums
 from tests.helpers import exports
 
 OTHER = "other.onnx_adapter"
 
 
-def statuses(findings: list[verify.Finding]) -> dict[str, str]:
+def statuses(findings: list[Finding]) -> dict[str, str]:
     return {finding.check: finding.status for finding in findings}
 
 
 def faults(folder: Path) -> dict[str, str]:
     """What the static part finds wrong, by check."""
-    return {finding.check: finding.message for finding in verify.failed(verify.static(folder))}
+    return {finding.check: finding.message for finding in failed(verify.static(folder))}
 
 
 def edit(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -238,8 +239,8 @@ def test_a_template_of_several_fields_is_rendered_and_asked(export: Path) -> Non
     assert found["answers"].status == "ok"
 
 
-def changed(export: Path) -> list[verify.Finding]:
-    return verify.failed(verify.whole(export))
+def changed(export: Path) -> list[Finding]:
+    return failed(verify.whole(export))
 
 
 def test_a_changed_byte_is_found_before_the_model_is_loaded(export: Path) -> None:
@@ -249,7 +250,7 @@ def test_a_changed_byte_is_found_before_the_model_is_loaded(export: Path) -> Non
     data.write_bytes(content)
     assert faults(export) == {}, "only the checksums can see it"
     found = verify.whole(export)
-    assert [f.check for f in verify.failed(found)] == ["checksums"]
+    assert [f.check for f in failed(found)] == ["checksums"]
     assert "model.onnx.data is not what was written" in found[-2].message
     assert statuses(found)["answers"] == "skipped"
 
@@ -314,11 +315,11 @@ def test_an_app_of_an_earlier_release_that_asks_otherwise_is_found(
     (export / "app.py").write_text("of an earlier release")
     (export / "chat_template.jinja").write_text(template)
     found = verify.live(export)
-    assert [f.check for f in verify.failed(found)] == ["prompts"]
+    assert [f.check for f in failed(found)] == ["prompts"]
     assert "in app.py" in found[0].message
     assert reason in found[0].message
     (export / "app.py").unlink()
-    assert verify.failed(verify.live(export)) == [], "the lab itself asks as it was trained"
+    assert failed(verify.live(export)) == [], "the lab itself asks as it was trained"
 
 
 @pytest.mark.parametrize(
@@ -377,7 +378,7 @@ def test_an_answer_does_not_wait_for_a_thread_that_a_library_has_left(
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(verify, "LIVE_SECONDS", 60.0)
-    assert verify.failed(verify.live(export)) == []
+    assert failed(verify.live(export)) == []
 
 
 def test_nothing_but_the_files_is_read(export: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 from pipeline import settings
 from pipeline.exports import generation, verify
 from pipeline.exports.contract import ADAPTER
+from pipeline.exports.findings import Finding, failed
 from pipeline.inputs.models import starter
 from pipeline.inputs.prompts import templates
 from pipeline.publish import zip_file
@@ -211,8 +212,8 @@ def copied(lab: dict[str, Any], tmp_path: Path) -> Path:
     return shutil.copytree(lab["inputs"]["onnx"], tmp_path / "export", copy_function=os.link)
 
 
-def failures(findings: list[verify.Finding]) -> list[str]:
-    return [finding.check for finding in verify.failed(findings)]
+def failures(findings: list[Finding]) -> list[str]:
+    return [finding.check for finding in failed(findings)]
 
 
 def test_the_export_verifies(lab: dict[str, Any]) -> None:
@@ -230,8 +231,8 @@ def test_an_adapter_of_another_model_does_not_verify(copied: Path) -> None:
     (copied / checksums.NAME).unlink()
     found = verify.whole(copied)
     assert failures(found) == [f"adapter {ADAPTER}"]
-    assert f"belongs to another graph: {min(renamed)} is not" in verify.failed(found)[0].message
-    assert found[-1] == verify.Finding("answers", "skipped", found[-1].message)
+    assert f"belongs to another graph: {min(renamed)} is not" in failed(found)[0].message
+    assert found[-1] == Finding("answers", "skipped", found[-1].message)
 
 
 def test_an_adapter_of_zeros_does_not_verify(copied: Path) -> None:
@@ -241,7 +242,7 @@ def test_an_adapter_of_zeros_does_not_verify(copied: Path) -> None:
     checksums_anew(copied)
     found = verify.whole(copied)
     assert failures(found) == [f"answers with {ADAPTER}"]
-    assert "do not differ" in verify.failed(found)[0].message
+    assert "do not differ" in failed(found)[0].message
 
 
 def checksums_anew(folder: Path) -> None:
@@ -419,7 +420,7 @@ def test_another_adapter_takes_the_same_graph(lab: dict[str, Any], tmp_path: Pat
         for name in (None, "whole", "part")
     }
     assert len(set(texts.values())) == 3
-    assert not verify.failed(verify.static(folder))
+    assert not failed(verify.static(folder))
 
 
 def test_prompts_are_rendered_and_tokenized_alike_everywhere(lab: dict[str, Any], model: Path) -> None:

@@ -11,6 +11,7 @@ import gradio as gr
 
 from pipeline import display
 from pipeline.errors import InputError, LabError, sentence
+from pipeline.exports.findings import Status
 from pipeline.inputs import azure_workspace
 from pipeline.inputs.azure_workspace import Place
 from pipeline.inputs.options import describe
@@ -34,7 +35,12 @@ ABOUT = ("name", "version", "description", "tags")
 ASKING = {"text": "Asking Azure… this can take a minute; you can go on working meanwhile."}
 REFUSED = "Nothing was published"
 AGAIN = "Publish again when you like: what has arrived in Azure is not sent again."
-WORDS = {"good": ("done", "Good"), "bad": ("failed", "In the way"), "unknown": ("queued", "Not known")}
+WORDS = {
+    Status.OK: ("done", "Good"),
+    Status.FAILED: ("failed", "In the way"),
+    Status.SKIPPED: ("queued", "Skipped"),
+    Status.UNKNOWN: ("queued", "Not known"),
+}
 # At most so many threads of the page wait for Azure, for whomever.
 ASKS: dict[str, Any] = {**parts.QUEUED, "concurrency_limit": 4, "concurrency_id": "azure"}
 
@@ -152,7 +158,7 @@ def check(inputs: form.Form, run: str | None, *values: Any) -> Iterator[tuple[An
 def summary(told: dict[str, Any]) -> dict[str, Any]:
     """What a dry run comes to."""
     plan = told["plan"]
-    bad = [row["check"] for row in told["findings"] if row["status"] == "bad"]
+    bad = [row["check"] for row in told["findings"] if row["status"] == Status.FAILED]
     text = f"Version {plan['version']} of {plan['name']} in {plan['target']}: {display.size(plan['bytes'])}"
     if not bad:
         return {"text": text, "note": "Nothing stands against it. Nothing was written.", "kind": "good"}
@@ -163,7 +169,7 @@ def findings(rows: list[dict[str, str]]) -> views.Table:
     """The checks of a dry run."""
     cells = []
     for row in rows:
-        status, word = WORDS[row["status"]]
+        status, word = WORDS[Status(row["status"])]
         cells.append([{"status": status, "word": word}, row["check"].capitalize(), row["message"]])
     return views.table(["Result", "Check", "What it says"], cells, caption="What was checked")
 

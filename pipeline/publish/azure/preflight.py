@@ -8,21 +8,21 @@ from typing import Any
 
 from pipeline import display
 from pipeline.errors import LabError
-from pipeline.exports.verify import Finding
+from pipeline.exports.findings import Finding, Status, failed
 from pipeline.inputs.azure_workspace import Place
 from pipeline.publish import checks
 from pipeline.publish.azure import faults, lineage, login
 from pipeline.publish.azure import publisher as azureml
 from pipeline.publish.azure.faults import explained
 from pipeline.publish.azure.workspace import Taken
-from pipeline.publish.checks import BAD, FIRST, GOOD, UNKNOWN
+from pipeline.publish.checks import FIRST
 from pipeline.publish.source import source_of
 from pipeline.store.run import Run
 
 IGNORES = (".amlignore", ".gitignore")
 SIGNATURE_SECONDS = 3600.0
 EXAMPLE_SPEED = 12.5e6  # bytes a second: a line of 100 Mbit/s
-Check = Callable[[], tuple[str, str]]
+Check = Callable[[], tuple[Status, str]]
 
 
 def preflight(home: Path, run: Run, options: azureml.Options) -> list[Finding]:
@@ -33,7 +33,7 @@ def preflight(home: Path, run: Run, options: azureml.Options) -> list[Finding]:
     planned = azureml.plan(home, run, options)
     where = azureml.place_of(home, options)
     source = source_of(run, options.name, options.version)
-    found = [Finding("name", GOOD, f"{options.name} can be the name of a model")]
+    found = [Finding("name", Status.OK, f"{options.name} can be the name of a model")]
     found += [checks.files(planned), _ignored(source), *checks.fit(source), _time(home, planned["bytes"])]
     if options.check:
         found.append(checks.disk(home, planned["bytes"]))
@@ -48,34 +48,37 @@ def _asked(run: Run, options: azureml.Options, where: Place, digest: str) -> lis
 
     opened: list[Workspace] = []
 
-    def log_in() -> tuple[str, str]:
+    def log_in() -> tuple[Status, str]:
         who = login.identity(where)
         opened.append(connected(where))
         return (
-            GOOD,
+            Status.OK,
             f"{who['name']} of tenant {who['tenant']}, by {who['login']}, good for {who['minutes']} minutes",
         )
 
-    def workspace() -> tuple[str, str]:
+    def workspace() -> tuple[Status, str]:
         about = opened[0].about()
-        return GOOD, f"{about['workspace']} in {about['location']}"
+        return Status.OK, f"{about['workspace']} in {about['location']}"
 
-    def permissions() -> tuple[str, str]:
+    def permissions() -> tuple[Status, str]:
         may = login.allowed(opened[0].permissions())
         missing = [word for word, yes in may.items() if not yes]
         if "register models" in missing:
-            return BAD, f"the login may not {', '.join(missing)}; ask for the role {faults.role(where)}"
+            return (
+                Status.FAILED,
+                f"the login may not {', '.join(missing)}; ask for the role {faults.role(where)}",
+            )
         without = f". {login.WITHOUT_KEY}" if login.KEY in missing else ""
-        return GOOD, f"may {', '.join(word for word, yes in may.items() if yes)}{without}"
+        return Status.OK, f"may {', '.join(word for word, yes in may.items() if yes)}{without}"
 
-    def datastore() -> tuple[str, str]:
+    def datastore() -> tuple[Status, str]:
         upload_there = opened[0].container("", "", min(options.patience, 30.0))
         upload_there.do(
             lambda client: next(iter(client.list_blobs(name_starts_with=f"{lineage.OURS}/")), None)
         )
-        return GOOD, f"{STORE} answers"
+        return Status.OK, f"{STORE} answers"
 
-    def version() -> tuple[str, str]:
+    def version() -> tuple[Status, str]:
         return _version(opened[0], run, options, digest)
 
     questions: dict[str, Check] = {
@@ -86,38 +89,41 @@ def _asked(run: Run, options: azureml.Options, where: Place, digest: str) -> lis
     if where.registry:  # it gives a container, and says what is allowed, only to a version that is made
         questions = {name: questions[name] for name in ("login", "workspace", "version")}
     for name, check in questions.items():
-        if any(finding.status == BAD for finding in found):
-            found.append(Finding(name, UNKNOWN, FIRST))
+        if failed(found):
+            found.append(Finding(name, Status.SKIPPED, FIRST))
             continue
         try:
             with explained(where):
                 found.append(Finding(name, *check()))
         except LabError as error:
-            found.append(Finding(name, BAD, str(error)))
+            found.append(Finding(name, Status.FAILED, str(error)))
     return found
 
 
-def _version(workspace: Any, run: Run, options: azureml.Options, digest: str) -> tuple[str, str]:
+def _version(workspace: Any, run: Run, options: azureml.Options, digest: str) -> tuple[Status, str]:
     if not options.version:
         if begun := azureml.unfinished(workspace, run, options.name, digest):
-            return GOOD, f"it goes on with {begun}, which has this content and was not checked to its end"
-        return GOOD, f"the next one is {workspace.next_version(options.name)}"
+            return (
+                Status.OK,
+                f"it goes on with {begun}, which has this content and was not checked to its end",
+            )
+        return Status.OK, f"the next one is {workspace.next_version(options.name)}"
     model = workspace.model(options.name, options.version)
     if model is None:
-        return GOOD, f"{options.version} is free"
+        return Status.OK, f"{options.version} is free"
     if (model.properties or {}).get(lineage.CONTENT) == digest:
-        return GOOD, f"{options.version} is there already with the same content; it is registered again"
-    return BAD, str(Taken(options.name, options.version))
+        return Status.OK, f"{options.version} is there already with the same content; it is registered again"
+    return Status.FAILED, str(Taken(options.name, options.version))
 
 
 def _ignored(source: Path) -> Finding:
     """The trap of `az ml model create`: a .gitignore in the folder drops files without a word."""
     there = [name for name in IGNORES if (source / name).is_file()]
     if not there:
-        return Finding("ignore files", GOOD, "none that would leave files out")
+        return Finding("ignore files", Status.OK, "none that would leave files out")
     return Finding(
         "ignore files",
-        UNKNOWN,
+        Status.UNKNOWN,
         f"the folder has {' and '.join(there)}; this lab uploads every file all the same, but the Azure"
         " CLI's command would leave out what is named there",
     )
@@ -133,7 +139,7 @@ def _time(home: Path, size: int) -> Finding:
     last = f"at the {display.size(speed)} a second of the last upload"
     basis = last if known else "on a line of 100 Mbit/s"
     more = "; access ends after an hour and is asked for anew" if seconds > SIGNATURE_SECONDS else ""
-    status = GOOD if known else UNKNOWN
+    status = Status.OK if known else Status.UNKNOWN
     return Finding("time", status, f"about {display.about(seconds)} for the upload {basis}{more}")
 
 
@@ -141,7 +147,7 @@ def _unknown() -> list[Finding]:
     return [
         Finding(
             "not known",
-            UNKNOWN,
+            Status.UNKNOWN,
             "whether the storage account lets this machine write, and whether a policy of the workspace"
             " stands against a new version: both are seen only by doing it",
         )

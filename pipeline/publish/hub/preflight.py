@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import LabError
-from pipeline.exports.verify import Finding
+from pipeline.exports.findings import Finding, Status, failed
 from pipeline.publish import checks
 from pipeline.publish.card import CARD
-from pipeline.publish.checks import BAD, FIRST, GOOD, UNKNOWN
+from pipeline.publish.checks import FIRST
 from pipeline.publish.hub import publisher as huggingface
 from pipeline.publish.hub.client import Hub, account, may_write
 from pipeline.publish.hub.faults import explained
@@ -34,23 +34,23 @@ def preflight(home: Path, run: Run, options: huggingface.Options) -> list[Findin
 def asked(options: huggingface.Options) -> list[Finding]:
     """What the hub says: login, permission, repository, version. Writes nothing."""
     asking = _Asking(options)
-    questions: dict[str, Callable[[], tuple[str, str]]] = {
+    questions: dict[str, Callable[[], tuple[Status, str]]] = {
         "login": asking.login, "permission": asking.permission, "repository": asking.seen,
         "version": asking.version,
     }  # fmt: skip
     found: list[Finding] = []
     for name, check in questions.items():
-        if any(finding.status == BAD for finding in found):
-            found.append(Finding(name, UNKNOWN, FIRST))
+        if failed(found):
+            found.append(Finding(name, Status.SKIPPED, FIRST))
             continue
         try:
             with explained(options.name):
                 found.append(Finding(name, *check()))
         except LabError as error:
-            found.append(Finding(name, BAD, str(error)))
+            found.append(Finding(name, Status.FAILED, str(error)))
     return [
         *found,
-        Finding("not known", UNKNOWN, "whether the account has room for it: seen only by doing it"),
+        Finding("not known", Status.UNKNOWN, "whether the account has room for it: seen only by doing it"),
     ]
 
 
@@ -60,43 +60,55 @@ class _Asking:
     def __init__(self, options: huggingface.Options) -> None:
         self.options = options
 
-    def login(self) -> tuple[str, str]:
+    def login(self) -> tuple[Status, str]:
         self.hub = Hub(min(self.options.patience, SECONDS))
         self.who: dict[str, Any] = account(self.hub.who())
         name = self.options.name
         self.repository = Repository(self.hub, name if "/" in name else f"{self.who['name']}/{name}")
         token = f", by the token {self.who['token']} ({self.who['role']})" if self.who["token"] else ""
-        return GOOD, f"{self.who['name']}{token}"
+        return Status.OK, f"{self.who['name']}{token}"
 
-    def permission(self) -> tuple[str, str]:
+    def permission(self) -> tuple[Status, str]:
         name = self.repository.name
         may = may_write(self.who, name)
         if may is False:
-            return BAD, f"the token may not write to {name}; make one that may, and log in with it"
+            return Status.FAILED, f"the token may not write to {name}; make one that may, and log in with it"
         if may is None:
-            return UNKNOWN, f"{self.who['name']} is in no organisation of that name; seen only by doing it"
-        return GOOD, f"may write to {name}"
+            return (
+                Status.UNKNOWN,
+                f"{self.who['name']} is in no organisation of that name; seen only by doing it",
+            )
+        return Status.OK, f"may write to {name}"
 
-    def seen(self) -> tuple[str, str]:
+    def seen(self) -> tuple[Status, str]:
         name, private = self.repository.name, not self.options.public
         self.there = self.repository.private()
         if self.there is None:
-            return GOOD, f"{name} is not there yet; it would be made, {'private' if private else 'public'}"
+            return (
+                Status.OK,
+                f"{name} is not there yet; it would be made, {'private' if private else 'public'}",
+            )
         if self.there is not private:
-            return BAD, huggingface.seen_by(name, private=self.there)
-        return GOOD, f"{name} is there, and {'private' if private else 'public'}"
+            return Status.FAILED, huggingface.seen_by(name, private=self.there)
+        return Status.OK, f"{name} is there, and {'private' if private else 'public'}"
 
-    def version(self) -> tuple[str, str]:
+    def version(self) -> tuple[Status, str]:
         wanted = self.options.version
         if self.there is None:
-            return GOOD, f"the first one would be {wanted or 1}"
+            return Status.OK, f"the first one would be {wanted or 1}"
         head, tags = self.repository.refs()
         files = self.repository.files(head).keys()
         ours = files >= OURS
         if files - ITS_OWN and not ours:
-            return BAD, f"{self.repository.name} has files that are not of this lab; choose another name"
+            return (
+                Status.FAILED,
+                f"{self.repository.name} has files that are not of this lab; choose another name",
+            )
         if wanted in tags:
-            return UNKNOWN, f"{wanted} is there already; only with the same content it is taken for done"
+            return (
+                Status.UNKNOWN,
+                f"{wanted} is there already; only with the same content it is taken for done",
+            )
         free = f"{wanted} is free" if wanted else f"the next one is {max(map(int, tags), default=0) + 1}"
         replaced = CARD in files and not ours
-        return GOOD, f"{free}; the model card replaces the {CARD} that is there" if replaced else free
+        return Status.OK, f"{free}; the model card replaces the {CARD} that is there" if replaced else free

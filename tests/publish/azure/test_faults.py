@@ -231,7 +231,7 @@ def test_the_dry_run_says_what_is_good_and_what_it_cannot_know(
         "datastore",
         "version",
     )
-    assert {status[name] for name in asked} == {"good"}
+    assert {status[name] for name in asked} == {"ok"}
     assert {status["time"], status["not known"]} == {"unknown"}
     assert "--tags team=walkers" in found["plan"]["command"]
     assert (bench.azure.count("^PUT"), bench.proxy.count("^PUT")) == (0, 0)
@@ -248,14 +248,14 @@ def test_the_dry_run_stops_asking_at_what_is_bad(
     rows = {row["check"]: row for row in found["findings"]}
     assert found["good"] is False
     assert rows["permissions"]["message"].startswith("the login may not register models")
-    assert (rows["datastore"]["status"], rows["version"]["status"]) == ("unknown", "unknown")
+    assert (rows["datastore"]["status"], rows["version"]["status"]) == ("skipped", "skipped")
     assert "uploads every file all the same" in rows["ignore files"]["message"]
     bench.azure.actions = ["*"]
     bench.az(None)
     rows = {
         row["check"]: row for row in ask.preflight(store.home, finished.id, {"name": "trips"})["findings"]
     }
-    assert (rows["login"]["status"], rows["workspace"]["status"]) == ("bad", "unknown")
+    assert (rows["login"]["status"], rows["workspace"]["status"]) == ("failed", "skipped")
     assert "run `az login`" in rows["login"]["message"]
 
 
@@ -265,7 +265,7 @@ def test_the_dry_run_knows_a_version_that_is_taken(
     bench.azure._put("trips", "4", {"properties": {"modelUri": "azureml://theirs"}}, None)
     rows = ask.preflight(store.home, finished.id, {"name": "trips", "version": "4"})["findings"]
     (row,) = (row for row in rows if row["check"] == "version")
-    assert (row["status"], "already has a version 4" in row["message"]) == ("bad", True)
+    assert (row["status"], "already has a version 4" in row["message"]) == ("failed", True)
     rows = ask.preflight(store.home, finished.id, {"name": "trips"})["findings"]
     assert "the next one is 5" in json.dumps(rows)
 

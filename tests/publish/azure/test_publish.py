@@ -15,6 +15,7 @@ import yaml
 from pipeline import settings
 from pipeline.errors import InputError, LabError
 from pipeline.exports import verify
+from pipeline.exports.findings import Status
 from pipeline.inputs import azure_workspace
 from pipeline.inputs.azure_workspace import Place
 from pipeline.publish.azure import ask, lineage
@@ -72,7 +73,7 @@ def test_what_the_client_itself_downloads_verifies(
     azureml.register(store.home, finished, azureml.Options(name="trips", check=False), report)
     Workspace(where).client.models.download("trips", version="1", download_path=str(tmp_path / "new"))
     (folder,) = {path.parent for path in (tmp_path / "new").rglob("model.onnx")}
-    assert {finding.status for finding in verify.static(folder)} == {verify.OK}
+    assert {finding.status for finding in verify.static(folder)} == {Status.OK}
     assert verify.checksums.intact(folder)
 
 

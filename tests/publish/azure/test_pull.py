@@ -15,6 +15,7 @@ from azure.storage.blob import BlobBlock
 from pipeline import settings
 from pipeline.errors import InputError, LabError
 from pipeline.exports import verify
+from pipeline.exports.findings import Status
 from pipeline.inputs import azure_workspace
 from pipeline.inputs.azure_workspace import Place
 from pipeline.publish.azure import publisher as azureml
@@ -82,7 +83,7 @@ def test_the_command_line_pulls_what_verifies(
     assert done.returncode == 0, done.stderr
     pulled = json.loads(done.stdout)
     assert (pulled["compared"], pulled["folder"]) == ("the same as was published", str(tmp_path / "here"))
-    assert {finding.status for finding in verify.whole(tmp_path / "here")} == {verify.OK}
+    assert {finding.status for finding in verify.whole(tmp_path / "here")} == {Status.OK}
     again = subprocess.run(
         command, capture_output=True, text=True, cwd=settings.ROOT, env=settings.child_environment()
     )
@@ -199,7 +200,7 @@ def test_what_the_client_itself_registered_is_pulled(
     )
     pulled = pull.pull(store.home, where, "azureml:theirs:1", tmp_path / "here", report)
     assert pulled["compared"] == "as its SHA256SUMS says"
-    assert {finding.status for finding in verify.static(tmp_path / "here")} == {verify.OK}
+    assert {finding.status for finding in verify.static(tmp_path / "here")} == {Status.OK}
     pulled = pull.pull(store.home, where, "azureml:one-file:1", tmp_path / "single", report)
     assert (pulled["files"], pulled["compared"]) == (1, "without checksums to compare with; sizes agree")
     assert (tmp_path / "single" / "genai_config.json").read_bytes() == (

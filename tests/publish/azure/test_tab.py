@@ -12,6 +12,7 @@ import pytest
 
 from pipeline import settings
 from pipeline.exports import chat_client, verify
+from pipeline.exports.findings import Status
 from pipeline.inputs import azure_workspace
 from pipeline.inputs.azure_workspace import Place
 from pipeline.publish.azure import publisher as azureml
@@ -119,7 +120,7 @@ def test_a_pull_that_is_ended_goes_on_and_what_it_brings_answers_in_compare(
     )  # fmt: skip
     assert bench.proxy.count(r"^GET .*/model\.onnx\?") == 0  # it was here already
     folder = pulls.folder(store.home, key)
-    assert {finding.status for finding in verify.whole(folder)} == {verify.OK}
+    assert {finding.status for finding in verify.whole(folder)} == {Status.OK}
     assert asked(f"pulled/{key}")
 
 

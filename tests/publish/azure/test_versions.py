@@ -13,7 +13,7 @@ import pytest
 from azure.core.polling.base_polling import LROBasePolling
 
 from pipeline.errors import LabError
-from pipeline.exports.verify import Finding
+from pipeline.exports.findings import Finding, Status
 from pipeline.inputs.azure_workspace import Place
 from pipeline.publish.azure import lineage, preflight
 from pipeline.publish.azure import publisher as azureml
@@ -127,7 +127,7 @@ def test_the_dry_run_says_the_version_that_is_made_then(
     assert row.message.startswith("it goes on with 1, which has this content and was not checked")
     same = version_row(store, finished, version="1")
     assert same.message == "1 is there already with the same content; it is registered again"
-    assert version_row(store, finished, version="1", description="Another card.").status == preflight.BAD
+    assert version_row(store, finished, version="1", description="Another card.").status == Status.FAILED
     assert azureml.register(store.home, finished, options, report)["version"] == "1"
     bench.azure.models["trips"]["1"]["properties"]["tags"]["verified"] = "true"
     assert version_row(store, finished).message == "the next one is 2"

@@ -31,11 +31,11 @@ def found(store: Store, run: Run, **given: object) -> dict[str, tuple[str, str]]
 
 def test_nothing_stands_against_a_first_version(hub: FakeHub, store: Store, finished: Run) -> None:
     said = found(store, finished)
-    assert said["login"] == ("good", "ann, by the token laptop (write)")
-    assert said["permission"] == ("good", "may write to ann/trips")
-    assert said["repository"] == ("good", "ann/trips is not there yet; it would be made, private")
-    assert said["version"] == ("good", "the first one would be 1")
-    assert said["adapter"][0] == "good"
+    assert said["login"] == ("ok", "ann, by the token laptop (write)")
+    assert said["permission"] == ("ok", "may write to ann/trips")
+    assert said["repository"] == ("ok", "ann/trips is not there yet; it would be made, private")
+    assert said["version"] == ("ok", "the first one would be 1")
+    assert said["adapter"][0] == "ok"
     assert (hub.repos, hub.count("^(PUT|POST)")) == ({}, 0)
 
 
@@ -43,22 +43,22 @@ def test_the_next_version_and_one_that_is_there(
     hub: FakeHub, store: Store, finished: Run, report: Callable[..., None]
 ) -> None:
     huggingface.send(store.home, finished, Options(name="trips"), report)
-    assert found(store, finished)["version"] == ("good", "the next one is 2")
-    assert found(store, finished, version="5")["version"] == ("good", "5 is free")
+    assert found(store, finished)["version"] == ("ok", "the next one is 2")
+    assert found(store, finished, version="5")["version"] == ("ok", "5 is free")
     assert found(store, finished, version="1")["version"][0] == "unknown"
     said = found(store, finished, public=True)
-    assert said["repository"][0] == "bad"
-    assert said["version"] == ("unknown", "is asked once what stands above is good")
+    assert said["repository"][0] == "failed"
+    assert said["version"] == ("skipped", "is asked once what stands above is good")
 
 
 @pytest.mark.parametrize(
     ("role", "name", "status"),
     [
-        ("read", "trips", "bad"),
-        ("write", "walkers/trips", "good"),
+        ("read", "trips", "failed"),
+        ("write", "walkers/trips", "ok"),
         ("write", "strangers/trips", "unknown"),
-        ("fineGrained", "walkers/trips", "good"),
-        ("fineGrained", "ann/trips", "bad"),
+        ("fineGrained", "walkers/trips", "ok"),
+        ("fineGrained", "ann/trips", "failed"),
     ],
 )
 def test_what_a_token_may(
@@ -71,14 +71,14 @@ def test_what_a_token_may(
 def test_files_of_others_stand_against_it(hub: FakeHub, store: Store, finished: Run) -> None:
     hub.put("ann/trips", {"model.safetensors": b"weights"})
     assert found(store, finished)["version"] == (
-        "bad", "ann/trips has files that are not of this lab; choose another name",
+        "failed", "ann/trips has files that are not of this lab; choose another name",
     )  # fmt: skip
 
 
 def test_a_readme_that_would_be_replaced_is_said(hub: FakeHub, store: Store, finished: Run) -> None:
     hub.put("ann/trips", {"README.md": b"# Mine", ".gitattributes": b""})
     assert found(store, finished)["version"] == (
-        "good", "the next one is 1; the model card replaces the README.md that is there",
+        "ok", "the next one is 1; the model card replaces the README.md that is there",
     )  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def test_a_dry_run_that_finds_something_bad_says_so(hub: FakeHub, store: Store, 
     hub.role = "read"
     dry = cli("publish", finished.id, "--to", "huggingface", "--name", "trips", "--dry-run")
     assert dry.returncode == 1
-    assert "  bad      permission: the token may not write to ann/trips; make one that may" in dry.stdout
+    assert "  failed   permission: the token may not write to ann/trips; make one that may" in dry.stdout
     assert "Nothing was published: this was a dry run." in dry.stdout
 
 

@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard
 
 from pipeline.errors import InputError, LabError
 from pipeline.exports import verify
+from pipeline.exports.findings import Status
 from pipeline.publish.hub import publisher as huggingface
 from pipeline.publish.hub.model_card import STARTER
 from pipeline.publish.hub.publisher import Options
@@ -185,7 +186,7 @@ def test_checked_means_downloaded_compared_and_asked(
     def look(folder: Path, otherwise: str) -> None:
         found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
         asked.append({name: path.read_bytes() for name, path in found.items() if ".cache" not in name})
-        assert {finding.status for finding in verify.static(folder)} == {verify.OK}
+        assert {finding.status for finding in verify.static(folder)} == {Status.OK}
 
     monkeypatch.setattr(huggingface.check_process, "verified", look)
     huggingface.send(store.home, tuned, Options(name="trips", check=True), report)

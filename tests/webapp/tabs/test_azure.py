@@ -94,7 +94,7 @@ def test_a_dry_run_shows_findings_files_and_the_command_without_a_login(store, n
     assert command["value"].endswith("--tags 'team=a b'")
     said = {row[1]: (row[0]["word"], row[2]) for row in findings["rows"]}
     assert said["Name"][0] == "Good"
-    assert said["Version"] == ("Not known", "is asked once what stands above is good")
+    assert said["Version"] == ("Skipped", "is asked once what stands above is good")
     assert "In the way" in {word for word, _ in said.values()}
     assert len(store.get(run).stages) == 4
 

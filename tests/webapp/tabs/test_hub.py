@@ -70,7 +70,7 @@ def test_a_dry_run_shows_findings_and_files_without_a_login(store, nobody, input
     said = {row[1]: (row[0]["word"], row[2]) for row in findings["rows"]}
     assert said["Login"][0] == "In the way"
     assert said["Login"][1].startswith(NOBODY)
-    assert said["Version"] == ("Not known", "is asked once what stands above is good")
+    assert said["Version"] == ("Skipped", "is asked once what stands above is good")
     assert len(store.get(run).stages) == 4
 
 
