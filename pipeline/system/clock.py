@@ -27,11 +27,3 @@ def since(mark: dict[str, Any] | None) -> float | None:
 
 def _boot() -> str:
     return BOOT.read_text(encoding="ascii").strip()
-
-
-def backoff(tries: int, longest: float) -> float:
-    """Seconds to wait before the next try after `tries` failed ones: twice as long each time, to `longest`.
-
-    However many there were: tries go on for as long as something gets through now and then.
-    """
-    return min(0.25 * 2.0 ** min(tries, 60), longest)

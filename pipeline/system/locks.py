@@ -30,7 +30,7 @@ def take_within(path: Path, seconds: float) -> int | None:
     """Take the lock as soon as nobody holds or shares it; None if that takes longer."""
     deadline = time.monotonic() + seconds
     descriptor = _open(path)
-    while not _try(descriptor, fcntl.LOCK_EX):
+    while not _try(descriptor, fcntl.LOCK_EX):  # not `retry`: whoever waits for a lock wants it at once
         if time.monotonic() > deadline:
             os.close(descriptor)
             return None

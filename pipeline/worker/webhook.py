@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import threading
+from functools import partial
 from typing import Any
 
 from pipeline import settings
 from pipeline.store.run import Run
+from pipeline.system import retry
 from pipeline.system.files import to_json
 
 TIMEOUT_SECONDS = 10
-PAUSES = (0.0, 5.0, 30.0)  # before each try
+PAUSES = (5.0, 30.0)  # before each further try
 
 
 def tell(run: Run) -> threading.Thread | None:
@@ -40,20 +43,33 @@ def message(run: Run) -> dict[str, Any]:
 
 def _post(address: str, facts: dict[str, Any]) -> None:
     """Try a few times. The worker's log says that it failed, but not the address, which may be a secret."""
+    try:
+        retry.persist(partial(_send, address, facts), wait=_wait, left=lambda: math.inf)
+        return
+    except _Unusable:
+        problem = "it is not an http or https address"
+    except (OSError, ValueError) as error:
+        problem = f"{type(error).__name__} {getattr(error, 'code', '')}".strip()
+    print(f"OLIVE_LAB_WEBHOOK was not told of the end of run {facts['run']}: {problem}", flush=True)
+
+
+class _Unusable(Exception):
+    """No further try helps."""
+
+
+def _wait(error: BaseException, tries: int) -> float | None:
+    return PAUSES[tries] if isinstance(error, (OSError, ValueError)) and tries < len(PAUSES) else None
+
+
+def _send(address: str, facts: dict[str, Any]) -> None:
     import urllib.request  # it brings ssl and more, which most have no use for
 
-    problem = ""
-    for pause in PAUSES if address.startswith(("http://", "https://")) else ():
-        threading.Event().wait(pause)
-        try:
-            request = urllib.request.Request(  # noqa: S310
-                address,
-                data=to_json(facts).encode(),
-                headers={"Content-Type": "application/json", "User-Agent": "olive-lab"},
-            )
-            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):  # noqa: S310
-                return
-        except (OSError, ValueError) as error:
-            problem = f"{type(error).__name__} {getattr(error, 'code', '')}".strip()
-    problem = problem or "it is not an http or https address"
-    print(f"OLIVE_LAB_WEBHOOK was not told of the end of run {facts['run']}: {problem}", flush=True)
+    if not address.startswith(("http://", "https://")):
+        raise _Unusable
+    request = urllib.request.Request(  # noqa: S310
+        address,
+        data=to_json(facts).encode(),
+        headers={"Content-Type": "application/json", "User-Agent": "olive-lab"},
+    )
+    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):  # noqa: S310
+        pass

@@ -41,7 +41,3 @@ def test_after_another_start_of_the_machine_nothing_is_known(
     assert clock.since(made) is None
     assert clock.since(None) is None
     assert clock.since({}) is None
-
-
-def test_a_backoff_ends_at_its_longest_however_many_tries_there_were() -> None:
-    assert [clock.backoff(tries, 30.0) for tries in (0, 1, 6, 7, 1030, 10**9)] == [0.25, 0.5, 16, 30, 30, 30]

@@ -48,7 +48,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     threading.Thread(target=made.serve_forever).start()
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("OLIVE_LAB_WEBHOOK", f"http://127.0.0.1:{made.server_port}/hook?token=secret")
-    monkeypatch.setattr(webhook, "PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(webhook, "PAUSES", (0.0, 0.0))
     yield made
     made.shutdown()
     made.server_close()

@@ -28,7 +28,7 @@ from pipeline.publish.azure.workspace import Taken
 from pipeline.publish.items import Item, packed
 from pipeline.publish.source import source_of
 from pipeline.store.run import Run
-from pipeline.system import clock
+from pipeline.system import retry
 from pipeline.system.files import write_whole
 from pipeline.system.transfer_progress import Meter, Report
 
@@ -209,20 +209,20 @@ class _Publication:
         from azure.core.exceptions import HttpResponseError
 
         name, patience = self.options.name, self.options.patience
-        started, tries = time.monotonic(), 0
-        while True:
-            try:
-                return self.workspace.register(name, version, path, patience, **about)
-            except HttpResponseError as error:
-                if error.status_code not in (400, 409):
-                    raise
-                self._there(version, digest)
-                wait = clock.backoff(tries, azure_storage.LONGEST_WAIT)
-                if not faults.passes(error) or time.monotonic() - started + wait > patience:
-                    raise
-                tries += 1
-                self.report("Waiting for another operation of the workspace to end", 0.57)
-                time.sleep(wait)
+        started = time.monotonic()
+
+        def wait(error: BaseException, tries: int) -> float | None:
+            if not isinstance(error, HttpResponseError) or error.status_code not in (400, 409):
+                return None
+            self._there(version, digest)
+            return retry.backoff(tries, azure_storage.LONGEST_WAIT) if faults.passes(error) else None
+
+        retry.persist(
+            lambda: self.workspace.register(name, version, path, patience, **about),
+            wait=wait,
+            left=lambda: patience - (time.monotonic() - started),
+            before_wait=lambda: self.report("Waiting for another operation of the workspace to end", 0.57),
+        )
 
     def _send(self, version: str, items: list[Item], prefix: str) -> None:
         """Send the files, and add what that took to what was sent."""

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from pipeline import settings
 from pipeline.errors import LabError
 from pipeline.publish.hub import faults
+from pipeline.system import retry
 
 T = TypeVar("T")
 STALL_SECONDS = 60.0  # of one request without a byte; then it is made again
@@ -57,16 +58,15 @@ class Hub:
         Raises LabError once nothing got through for the time of patience, at once what no repetition cures.
         """
         self.alive()
-        tries = 0
-        while True:
-            try:
-                return self._apart(call)
-            except Exception as error:
-                wait = faults.wait(error, tries)
-                if wait is None or time.monotonic() + wait - self._last > self._patience:
-                    raise
-            tries, self.retries = tries + 1, self.retries + 1
-            time.sleep(wait)
+        return retry.persist(
+            lambda: self._apart(call), wait=faults.wait, left=self._left, before_wait=self._count
+        )
+
+    def _left(self) -> float:
+        return self._patience - (time.monotonic() - self._last)
+
+    def _count(self) -> None:
+        self.retries += 1
 
     def who(self) -> dict[str, Any]:
         """Whose token it is, as the hub says."""
@@ -87,7 +87,7 @@ class Hub:
             try:
                 found, error = done.get(timeout=min(LOOK_SECONDS, self._patience))
             except queue.Empty:
-                if time.monotonic() - self._last > self._patience:
+                if self._left() < 0:
                     if busy := faults.busy(self._trouble):
                         raise LabError(busy) from None
                     raise LabError(

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline import display
 from pipeline.errors import LabError
-from pipeline.system import clock
+from pipeline.system import retry
 
 SECRETS = re.compile(
     r"(Bearer\s+)[\w.~+/=-]+|\bhf_(?:(?:oauth|jwt|rt)_[\w.-]+|[A-Za-z0-9]{10,})|\beyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?"
@@ -109,7 +109,7 @@ def wait(error: BaseException, tries: int) -> float | None:
     answer = _answer(error)
     if answer is None:
         passing = _unreachable(error) and "CERTIFICATE_VERIFY_FAILED" not in str(error)
-        return clock.backoff(tries, LONGEST_WAIT) if passing else None
+        return retry.backoff(tries, LONGEST_WAIT) if passing else None
     if answer.request.method == "PUT" and answer.status_code in (400, 403):
         # An address of the storage is good for a while; the next try asks the hub for a new one.
         return 0.0 if tries < MOST_ADDRESSES else None
@@ -117,9 +117,9 @@ def wait(error: BaseException, tries: int) -> float | None:
         return None
     try:
         told = float(answer.headers.get("Retry-After", ""))
-        return min(told, LONGEST_WAIT) if told >= 0 else clock.backoff(tries, LONGEST_WAIT)
+        return min(told, LONGEST_WAIT) if told >= 0 else retry.backoff(tries, LONGEST_WAIT)
     except ValueError:
-        return clock.backoff(tries, LONGEST_WAIT)
+        return retry.backoff(tries, LONGEST_WAIT)
 
 
 def status_of(error: BaseException) -> int | None:

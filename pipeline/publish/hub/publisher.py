@@ -187,7 +187,7 @@ class _Publication:
 
     def _send(self, items: list[Item], meter: Meter) -> str:
         """Have a commit with all files upon the newest one; where that has them already, it is taken."""
-        for lost in range(MOST_RACES):
+        for lost in range(MOST_RACES):  # not `retry`: nothing failed, somebody else's commit came first
             time.sleep(lost)  # one more second each time, for those who are quicker
             head, _ = self.repository.refs()
             there = self.repository.files(head)

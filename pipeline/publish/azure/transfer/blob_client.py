@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from pipeline.errors import LabError
 from pipeline.publish.azure import faults
-from pipeline.system import clock
+from pipeline.system import retry
 
 T = TypeVar("T")
 BLOCK = 4 << 20  # bytes of one request
@@ -50,25 +50,27 @@ class Container:
 
         Raises LabError once nothing got through for the time of patience, at once what no repetition cures.
         """
-        from azure.core.exceptions import AzureError
+        began = time.monotonic()
+        number: int | None = None
 
-        began, tries = time.monotonic(), 0
-        while True:
+        def call() -> T:
+            nonlocal number
             number = None
-            try:
-                client, number = self._open()
-                done = action(client)
-            except AzureError as error:
-                wait = self._wait(error, number, tries)
-                if wait is None:
-                    raise
-                if time.monotonic() + wait - max(began, self._last) > self._patience:
-                    raise LabError(self._gave_up(error)) from None
-                tries, self.retries = tries + 1, self.retries + 1
-                time.sleep(wait)
-            else:
-                self._last, self._refusals = time.monotonic(), 0
-                return done
+            client, number = self._open()
+            done = action(client)
+            self._last, self._refusals = time.monotonic(), 0
+            return done
+
+        return retry.persist(
+            call,
+            wait=lambda error, tries: self._wait(error, number, tries),
+            left=lambda: self._patience - (time.monotonic() - max(began, self._last)),
+            before_wait=self._count,
+            gave_up=lambda error: LabError(self._gave_up(error)),
+        )
+
+    def _count(self) -> None:
+        self.retries += 1
 
     def _open(self) -> tuple[Any, int]:
         with self._lock:
@@ -81,8 +83,10 @@ class Container:
 
         `number` is that of the client that was refused, None if already opening one was.
         """
-        from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
+        from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
 
+        if not isinstance(error, AzureError):
+            return None
         status = getattr(error, "status_code", None)
         if number is not None and status in (401, 403) and faults.code_of(error) in EXPIRED:
             return self._renew(number)
@@ -94,7 +98,7 @@ class Container:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             return None
         told = _retry_after(error)
-        return told if told is not None else clock.backoff(tries, LONGEST_WAIT) * random.uniform(0.8, 1.2)  # noqa: S311
+        return told if told is not None else retry.backoff(tries, LONGEST_WAIT) * random.uniform(0.8, 1.2)  # noqa: S311
 
     def _renew(self, number: int) -> float | None:
         """Have the next request open a new client, unless another thread has seen to that."""
