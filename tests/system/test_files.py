@@ -46,6 +46,7 @@ OTHERS = {
     "pipeline/passes/quantize/autoawq.py",
     "pipeline/passes/optimize/genai_builder.py",
     "pipeline/worker/probe.py",
+    "pipeline/worker/trial.py",
     "pipeline/exports/serving_ids.py",
     "webapp/ui/views.py",  # for people to read
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import threading
 from collections.abc import Callable
@@ -15,7 +14,6 @@ import pytest
 
 from pipeline import settings
 from pipeline.errors import LabError
-from pipeline.inputs.prompts import templates
 from pipeline.runs import submit
 from pipeline.stages import recipe
 from pipeline.store import Store
@@ -84,92 +82,7 @@ class TestKeys:
         assert probe.keys(chosen(model_folder, dataset), model_folder) == before
 
 
-class TestRows:
-    def test_they_are_spread_over_the_file(self, tmp_path: Path) -> None:
-        file = tmp_path / "rows.jsonl"
-        lines = [json.dumps({"prompt": f"p{i}", "response": "r" * (i % 7)}) for i in range(5000)]
-        file.write_text("\n".join(lines), encoding="utf-8-sig")
-        found = [int(row["prompt"][1:]) for row in probe.spread_rows(file)]
-        assert found[:8] == list(range(8))
-        assert len(found) == len(set(found)) > 50
-        assert found == sorted(found)
-        assert found[-1] > 4500
-
-    @pytest.mark.parametrize("count", [1, 2, 3, 40])
-    def test_small_files_lose_no_first_rows(self, tmp_path: Path, count: int) -> None:
-        rows = list(probe.spread_rows(tiny.dataset(tmp_path / "rows.jsonl", count)))
-        assert len(rows) >= min(count, 8)
-        assert len({json.dumps(row) for row in rows}) == len(rows)
-
-    def test_short_ones_with_different_prompts_are_tried(self) -> None:
-        rows = [{"prompt": f"p{i % 20}", "response": "r" * i} for i in range(40)]
-        tried = probe.tried(rows, ("prompt", "response"))
-        assert [row["prompt"] for row in tried] == [f"p{i}" for i in range(8)]
-
-
-class TestSentences:
-    @pytest.mark.parametrize(
-        ("error", "step", "expected"),
-        [
-            (
-                KeyError("multi_cache"),
-                "optimize",
-                "This model cannot be exported: the settings for long texts in its config.json do not fit"
-                " together (max_position_embeddings differs from original_max_position_embeddings, and there"
-                " is no longrope scaling); choose another base model.",
-            ),
-            (
-                NotImplementedError("The /x model is not currently supported."),
-                "optimize",
-                "This model cannot be exported: ONNX Runtime GenAI has no exporter for BloomForCausalLM;"
-                " choose another base model.",
-            ),
-            (
-                IndexError("list index out of range"),
-                "quantize",
-                "This model cannot be quantized: on a small copy of it, quantize failed; choose another base"
-                " model or other quantize options (the log has the details).",
-            ),
-            (
-                ValueError("no room"),
-                "finetune",
-                "This model cannot be fine-tuned: on a small copy of it, finetune failed (no room); choose"
-                " another base model or other finetune options (the log has the details).",
-            ),
-            (
-                KeyError("x"),
-                "model",
-                "This model cannot be loaded: config.json: hidden_act is 'x', which no library here knows;"
-                " choose another base model.",
-            ),
-            (
-                RuntimeError("GroupQueryAttention: head_size must be a multiple of 8. Got 4"),
-                "evaluate",
-                "This model cannot be run after its export: its attention heads do not have a multiple of 8"
-                " numbers, which ONNX Runtime needs; choose another base model.",
-            ),
-            (LabError("Do this."), "finetune", "Do this."),
-            (OSError(28, "No space left"), "finetune", "The disk is full; free some space in the home folder"
-             " and retry."),
-        ],
-    )  # fmt: skip
-    def test_what_failed_is_a_sentence(self, error: Exception, step: str, expected: str) -> None:
-        config = {"architectures": ["BloomForCausalLM"], "hidden_act": "x"}
-        assert probe.said(error, step, config) == expected
-
-    def test_code_of_its_own_and_unknown_kinds_are_named(self) -> None:
-        unknown = ValueError("Transformers does not recognize this architecture.")
-        assert probe.unloadable({"model_type": "x", "auto_map": {}}, unknown).startswith(
-            "This model cannot be loaded: the installed transformers does not know 'x' models; "
-        )
-        refused = TypeError("Validation error for field 'rope_theta': TypeError: expected float, got str")
-        assert probe.unloadable({"model_type": "x"}, refused) == (
-            "This model cannot be loaded: the installed transformers does not accept rope_theta in its"
-            " config.json; choose another base model (the log has the details)."
-        )
-        assert "its config.json has no model_type" in probe.unloadable({}, unknown)
-        assert "needs code of its own" in probe.unloadable({"auto_map": {"AutoConfig": "a.B"}}, unknown)
-
+class TestDeaths:
     @pytest.mark.parametrize(
         ("end", "expected"),
         [
@@ -284,86 +197,19 @@ def trials(folder: Path) -> list[int]:
         pid
         for pid in processes._processes()
         if mark in processes._environment(pid)
-        and b"pipeline.worker.probe" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        and b"pipeline.worker.trial" in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
 
 
-@pytest.fixture(scope="module")
-def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.build("llama", tmp_path_factory.mktemp("llama"))
-
-
-@pytest.fixture
-def llama(tiny_llama: Path, tmp_path: Path) -> Path:
-    """A tiny llama for the test to break."""
-    return shutil.copytree(tiny_llama, tmp_path / "model")
-
-
 @pytest.mark.chain
-class TestUnfitModels:
-    """Each is refused in words before any stage is tried; the trial's own process calls the same."""
-
-    @pytest.mark.parametrize(
-        ("kind", "sizes"),
-        [
-            ("Bert", {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}),
-            ("Mamba", {"hidden_size": 64, "num_hidden_layers": 2}),
-            ("GPT2", {"n_embd": 64, "n_layer": 2, "n_head": 4}),
-        ],
-    )
-    def test_those_that_are_built_otherwise(
-        self, llama: Path, tmp_path: Path, kind: str, sizes: dict[str, int]
-    ) -> None:
-        import transformers
-
-        getattr(transformers, f"{kind}Config")(vocab_size=320, **sizes).save_pretrained(llama)
-        data = tiny.dataset(tmp_path / "rows.jsonl")
-        walk = probe.Walk(
-            probe.Task(str(llama), str(data), chosen(llama, data, "quantize=null").to_dict()), tmp_path, None
-        )
-        with pytest.raises(LabError, match=f"'{kind.lower()}' models are not built of decoder"):
-            walk.go()
-        assert walk.step in ("config", "model")
-
-    @pytest.mark.parametrize("content", ["{}", "[]", None])
-    def test_those_whose_tokenizer_is_damaged(self, llama: Path, content: str | None) -> None:
-        file = llama / "tokenizer.json"
-        file.unlink() if content is None else file.write_text(content)
-        what = "missing" if content is None else "damaged"
-        with pytest.raises(LabError, match=rf"^This model's tokenizer cannot be loaded: its \S+ is {what};"):
-            probe.check_tokenizer(llama, None, None)
-
-    def test_those_that_know_fewer_tokens_than_their_tokenizer(self, llama: Path, tmp_path: Path) -> None:
-        probe.check_tokenizer(llama, None, 259)
-        with pytest.raises(LabError, match=r"'Ń' is number 258, and vocab_size in its config\.json is 258;"):
-            probe.check_tokenizer(llama, None, 258)
-        from transformers import AutoTokenizer
-
-        from pipeline.passes.rows import Rows
-
-        # a token for pictures, say, is no fault until a row names it
-        made = AutoTokenizer.from_pretrained(llama)
-        made.add_tokens(["<image>"], special_tokens=True)
-        made.save_pretrained(llama)
-        config = json.loads((llama / "config.json").read_text())
-        (llama / "config.json").write_text(json.dumps({**config, "vocab_size": 259}))
-        probe.check_tokenizer(llama, None, 259)
-        rows = [{"prompt": text, "response": "b"} for text in ("a", "<image>")]
-        template = templates.parse("{prompt}: {response}")
-        shown = Rows(rows, template, llama, 64, "all")
-        assert len(shown[0][0]["input_ids"]) == 5
-        with pytest.raises(LabError, match=r"'<image>' is number 259, and vocab_size in its \S+ is 259"):
-            shown[1]
-
-    def test_files_that_arrive_broken_are_refused_before_the_trial(
-        self, home: Path, llama: Path, tmp_path: Path
-    ) -> None:
-        """Of a hub's model only config.json is seen before a run."""
-        data = tiny.dataset(tmp_path / "rows.jsonl")
-        given = chosen(llama, data, *SHORT)
-        (llama / "generation_config.json").write_text("[]")
-        with pytest.raises(LabError, match=r"^This model cannot be loaded: generation_config\.json is not"):
-            probe.require(home, given, data, llama, home / "work")
+def test_files_that_arrive_broken_are_refused_before_the_trial(home: Path, tmp_path: Path) -> None:
+    """Of a hub's model only config.json is seen before a run."""
+    llama = tiny.build("llama", tmp_path / "model")
+    data = tiny.dataset(tmp_path / "rows.jsonl")
+    given = chosen(llama, data, *SHORT)
+    (llama / "generation_config.json").write_text("[]")
+    with pytest.raises(LabError, match=r"^This model cannot be loaded: generation_config\.json is not"):
+        probe.require(home, given, data, llama, home / "work")
 
 
 @pytest.mark.chain
