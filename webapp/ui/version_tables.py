@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ from webapp.ui import choices, views
 
 LOCAL, AZURE = "local", "azureml"
 FOLDER = "azure-models"
+LONGEST_FACT = 2000  # characters of a tag or a property
+BYTES = re.compile(r"[0-9]{1,15}")
 Version = dict[str, Any]  # id, name, version, created, tags, properties, bytes, and path or portal
 
 
@@ -119,7 +122,7 @@ def table(found: list[Version], where: str, empty: str, caption: str) -> views.T
             display.moment(version["created"])
             if where == LOCAL
             else str(version["created"] or "")[:16].replace("T", " "),
-            *(str(version["tags"].get(tag, "")) for tag in ("run", "base", "algorithm")),
+            *(display.line(version["tags"].get(tag, "")) for tag in ("run", "base", "algorithm")),
             display.size(version["bytes"]),
             *([version["path"]] if where == LOCAL else []),
         ]
@@ -172,7 +175,7 @@ def _of_azure(where: Place, model: dict[str, Any]) -> Version:
     return {
         **{name: model[name] for name in names},
         "id": Reference(where, where.registry, model["name"], model["version"]).uri,
-        "bytes": int(size) if size.isdecimal() else None,
+        "bytes": int(size) if BYTES.fullmatch(size) else None,  # anybody may write properties there
     }
 
 
@@ -192,7 +195,7 @@ def _kept(file: Path) -> Kept | None:
 def _facts(version: Version) -> list[list[str]]:
     about = [["", name, str(version.get(name) or "")] for name in ("description", "created_by", "path")]
     return [row for row in about if row[2]] + [
-        [kind, name, str(text)]
+        [kind, name, display.cut(str(text), LONGEST_FACT)]
         for kind, among in (("Tag", "tags"), ("Property", "properties"))
         for name, text in sorted(version[among].items())
     ]

@@ -165,7 +165,7 @@ def _renew(place: Place) -> str:
 
 def _action(text: str) -> str:
     found = re.search(r"perform action '([^']+)'", text)
-    return f"do {found[1]}" if found else "do this"
+    return f"do {display.line(found[1])}" if found else "do this"
 
 
 def said(error: BaseException) -> str:

@@ -74,6 +74,11 @@ def test_only_what_exists_is_said_to_exist(kind: Any, status: int, text: str, to
     assert ("exists already" in said) == ("exists already" in told)
 
 
+def test_what_may_not_be_done_is_cut() -> None:
+    long = f"perform action '{'a' * 1_000_000}'"
+    assert len(faults.sentence(error(core.HttpResponseError, 403, long), WORKSPACE)) < 1000
+
+
 @pytest.mark.parametrize(
     "text",
     [

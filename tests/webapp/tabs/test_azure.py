@@ -279,3 +279,15 @@ def test_only_what_is_listed_is_told_or_stopped(home, client, key):
 def test_choosing_the_place_shows_its_fields(home):
     local, cloud, _, _, _, *said, command = publish.moved("azureml")
     assert (local["visible"], cloud["visible"], set(said), command["visible"]) == (False, True, {None}, False)
+
+
+@pytest.mark.parametrize("digits", ["9" * 400, "9" * 5000, "\u0665", "-1", ""])
+def test_a_size_that_is_none_spoils_no_list(home, digits):
+    """Whoever may register a model may write its properties, and everybody lists them."""
+    long = "x" * 100_000
+    made = version("1", tags={"base": long}, properties={"olive_lab_bytes": digits, "note": long})
+    kept(home, made)
+    (row,) = version_tables.of_azure(home, TRAVEL).versions
+    assert row["bytes"] is None
+    assert len(json.dumps(version_tables.table([row], "azureml", "", ""))) < 10_000
+    assert len(json.dumps(version_tables.details(row))) < 20_000
