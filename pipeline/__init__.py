@@ -1,3 +1,3 @@
-"""Olive Lab's pipeline: a run is a recipe carried out stage by stage by child processes."""
+"""Olive Lab's pipeline: a run executes a recipe, stage by stage, in child processes."""
 
 __version__ = "0.1.0"

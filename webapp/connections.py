@@ -176,7 +176,9 @@ class Bodies:
         try:
             await self.app(scope, in_time, noted)
         except ClientDisconnect:
-            log.warning("A request for %s broke off.", ascii(scope["path"]))
+            log.warning("The connection ended before a request for %s was complete.", ascii(scope["path"]))
             if not started:
-                reply: Any = PlainTextResponse("The request broke off.\n", status_code=408)
+                reply: Any = PlainTextResponse(
+                    "The connection ended before the request was complete.\n", status_code=408
+                )
                 await reply(scope, receive, send)

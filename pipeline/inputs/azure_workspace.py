@@ -166,7 +166,7 @@ def _of_config(path: Path) -> Place:
     except OSError as error:
         raise InputError(f"config: {file} cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError):
-        raise InputError(f"config: {file} is not valid JSON; download it anew from the workspace") from None
+        raise InputError(f"config: {file} is not valid JSON; download it again from the workspace") from None
     if not isinstance(facts, dict) or not all(
         isinstance(facts.get(key), str) for key in CONFIG_KEYS.values()
     ):

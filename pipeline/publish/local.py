@@ -105,9 +105,7 @@ def _settle(part: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        raise LabError(
-            f"{target.parent.name} has got a version {target.name} in the meantime; publish again."
-        ) from None
+        raise LabError(f"{target.parent.name} already has a version {target.name}; publish again.") from None
 
 
 def versions(home: Path) -> list[dict[str, Any]]:

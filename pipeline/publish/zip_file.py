@@ -206,5 +206,5 @@ def save(home: Path, run: Run, target: Path) -> int:
             for piece in zipped:
                 file.write(piece)
         if target.exists():
-            raise LabError(f"{target} has come to be in the meantime; nothing was overwritten.")
+            raise LabError(f"{target} was created meanwhile; nothing was overwritten.")
     return zipped.size

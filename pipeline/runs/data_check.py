@@ -39,8 +39,8 @@ PIECE = 1 << 16
 NICE = 10  # the kernel gives those that are not nice about ten times as much
 WAITS = "A process of its own begins with this…"
 BUSY = (
-    f"This dataset takes a while to check, and {LONG} such checks have just begun; try again in a minute, or"
-    " use the command line ({command} check, and run)."
+    f"This dataset takes a while to check, and {LONG} such checks have just started; try again in a minute,"
+    " or use the command line ({command} check, and run)."
 )
 TOO_LONG = (
     f"Checking takes longer than {MOST_SECONDS / 60:.0f} minutes; use the command line"

@@ -30,7 +30,7 @@ FOLDER = "pulled"
 MOST = 2
 LOOK_SECONDS = 0.2
 ENDING_SECONDS = 10.0  # a process has said how it ended a moment before it is gone
-AGAIN = "Pull again: it goes on where it was."
+AGAIN = "Pull again: it resumes."
 _begun: list[subprocess.Popen[bytes]] = []  # kept until they have ended, so that none stays a zombie
 Facts = dict[str, Any]  # key, uri, name, version, login, tags, status, message, error, progress, and bytes
 
@@ -47,7 +47,7 @@ def folder(home: Path, key: str) -> Path:
 
 
 def listed(home: Path) -> list[Facts]:
-    """Every model that was pulled, or begun to be, newest first."""
+    """Every model that was pulled, or is being pulled, newest first."""
     found = [facts(home, path.name[1 : -len(".json")]) for path in (home / FOLDER).glob(".*.json")]
     return sorted((known for known in found if known), key=lambda known: known["begun"], reverse=True)
 

@@ -118,7 +118,7 @@ def lock(home: Path, stage: str, key: str) -> Path:
 
 
 def sweep(home: Path) -> None:
-    """Delete what stages that were killed had begun to write."""
+    """Delete what stages that were killed had started to write."""
     for begun in (home / "artifacts").glob("*.part"):
         held = locks.take(home / "artifacts" / ".locks" / begun.stem)
         if held is not None:
@@ -142,7 +142,7 @@ def alike(home: Path, stage: str, likeness: str) -> list[Stored]:
             continue
         try:
             facts = json.loads(manifest.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # deleted in the meantime, or emptied by a power cut
+        except (OSError, ValueError):  # deleted meanwhile, or emptied by a power cut
             continue
         if (
             isinstance(facts, dict)

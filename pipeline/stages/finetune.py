@@ -197,7 +197,7 @@ def _qlora_problems(options: Options, model: Model) -> list[str]:
     otherwise = "or use method 'lora' with the quantize stage, which trains on int4 weights anywhere"
     if not settings.gpus():
         return [
-            "finetune.method: 'qlora' needs an NVIDIA GPU, and none answers nvidia-smi here; use one,"
+            "finetune.method: 'qlora' needs an NVIDIA GPU, and nvidia-smi found none; use a machine with one,"
             f" {otherwise}"
         ]
     if importlib.util.find_spec("bitsandbytes") is None:

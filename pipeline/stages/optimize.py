@@ -150,7 +150,7 @@ def gpu_problems(options: Options) -> list[str]:
     needed = needs_gpu(options)
     if needed is None or settings.gpus():
         return []
-    return [f"{needed} needs an NVIDIA GPU, and none answers nvidia-smi here; allowed: 'cpu'"]
+    return [f"{needed} needs an NVIDIA GPU, and nvidia-smi found none; allowed: 'cpu'"]
 
 
 def size_step(options: Options, _: Mapping[str, Any]) -> int:
@@ -215,7 +215,7 @@ def _type_problems(options: Options, packed: bool, head_packed: bool) -> list[st
     problems = []
     if head_packed and options.lm_head != "auto":
         problems.append(
-            f"optimize.lm_head: {options.lm_head!r} comes too late, the checkpoint's output layer is packed"
+            f"optimize.lm_head: {options.lm_head!r} has no effect, the checkpoint's output layer is packed"
             " already; set it to 'auto', or quantize.lm_head to false"
         )
     if packed:

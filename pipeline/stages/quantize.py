@@ -63,7 +63,7 @@ class Options:
     )
     compensate: bool = option(
         False,
-        "After awq, correct the errors of rounding column by column (GPTQ): better, and half as long again",
+        "After awq, correct the errors of rounding column by column (GPTQ): better, and takes 50 % longer",
         advanced=True,
         label="Error compensation",
     )

@@ -260,7 +260,7 @@ class Queue(Base):
                 db.execute("UPDATE runs SET status = ?, urgent = 1 WHERE id = ?", (QUEUED, run))
 
     def attempts(self, run: str, stage: str) -> int:
-        """How often the stage has been begun since it was queued by somebody."""
+        """How often the stage has been started since it was queued by somebody."""
         with self._read() as db:
             query = "SELECT attempts FROM stages WHERE run = ? AND name = ?"
             return int(db.execute(query, (run, stage)).fetchone()[0])
@@ -328,7 +328,7 @@ def _end(db: sqlite3.Connection, run: str, status: str) -> None:
 
 
 def _cancel_queued(db: sqlite3.Connection, run: str) -> int:
-    """Cancel the run's stages that have not begun; return how many."""
+    """Cancel the run's stages that have not started; return how many."""
     query = "UPDATE stages SET status = ? WHERE run = ? AND status = ?"
     return db.execute(query, (CANCELED, run, QUEUED)).rowcount
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Waiting:
-    """A queued run. `served` counts runs begun: the greater, the later its owner last had a turn."""
+    """A queued run. `served` counts runs started: the greater, the later its owner last had a turn."""
 
     id: str
     owner: str

@@ -1,4 +1,4 @@
-"""How long ago something was, told so that neither a clock set anew nor a machine asleep confuses it.
+"""How long ago something was, told so that neither a clock set again nor a machine asleep confuses it.
 
 A mark is written down by one process and read by another: the monotonic clock is the same for all of them
 until the machine starts again, stands still while it sleeps, and nobody can set it.

@@ -149,4 +149,4 @@ def _signal(group: int, number: signal.Signals) -> None:
     try:
         os.killpg(group, number)
     except ProcessLookupError:
-        return  # it has ended in the meantime, which is what was wanted
+        return  # it has ended already, which is what was wanted

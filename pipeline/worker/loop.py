@@ -32,7 +32,7 @@ IDLE_SECONDS = 600.0
 # A stage that takes longer gets a spare made ready for the one that follows; reused ones take less.
 SPARE_SECONDS = 3.0
 PUBLISH_SLOT = "publish"
-# A stage that dies together with its worker is begun again by itself, but not for ever: it may be the reason.
+# A stage that dies together with its worker is restarted by itself, but not for ever: it may be the reason.
 MOST_ATTEMPTS = 3
 CHILD = ("-m", "pipeline.worker.child")
 WORKER_LOCK = "worker.lock"
@@ -123,7 +123,7 @@ class Worker:
         return self.store.claim(slot, ("cpu",) if slot == "cpu" else ("any",))
 
     def _may_begin_again(self, job: Job, slot: str) -> bool:
-        """Whether a stage that died unseen is begun again by itself; not a publish, which may be there."""
+        """Whether a stage that died unseen is restarted by itself; not a publish, which may be there."""
         return slot != PUBLISH_SLOT and self.store.attempts(job.run, job.stage) < MOST_ATTEMPTS
 
     def _work(self, idle_seconds: float) -> None:
@@ -248,7 +248,7 @@ class Worker:
             webhook.tell(self.store.get(job.run))
 
     def _clean(self, job: Job) -> None:
-        """Take away what a stage that died had begun to write; its checkpoints stay."""
+        """Take away what a stage that died had started to write; its checkpoints stay."""
         from pipeline.stages import artifacts
 
         artifacts.sweep(self.store.home)

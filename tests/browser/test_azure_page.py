@@ -77,7 +77,7 @@ def test_azure_without_a_login_says_what_to_do_and_shows_the_dry_run(app, shot, 
     expect(page.locator("#azure-workspace input, #azure-workspace textarea")).to_have_value("travel-ws")
     page.click("#azure-check")
     expect(page.locator("#azure-command")).to_contain_text("az ml model create --name trips")
-    expect(page.locator("#publish-findings")).to_contain_text("In the way", timeout=ASKED_MS)
+    expect(page.locator("#publish-findings")).to_contain_text("Blocked", timeout=ASKED_MS)
     expect(page.locator("#publish-findings")).to_contain_text("Good")
     page.evaluate(CHECKS.read_text())
     assert faults(page) == []

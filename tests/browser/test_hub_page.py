@@ -49,7 +49,7 @@ def test_the_hub_without_a_login_says_what_to_do_and_lists_what_is_there(nobody,
     expect(page.locator("#hub-notice")).to_contain_text("hf auth login", timeout=ASKED_MS)
     page.fill("#huggingface-name input, #huggingface-name textarea", "trips")
     page.click("#hub-check")
-    expect(page.locator("#publish-findings")).to_contain_text("In the way", timeout=ASKED_MS)
+    expect(page.locator("#publish-findings")).to_contain_text("Blocked", timeout=ASKED_MS)
     expect(page.locator("#publish-findings")).to_contain_text("Good")
     page.click("#hub-versions tbody tr")
     expect(page.locator("#hub-title")).to_contain_text("ann/trips, version 1")

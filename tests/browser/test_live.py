@@ -307,7 +307,7 @@ def test_two_browsers_lose_no_line_while_the_server_restarts(app):
     pages = [opened(app, run), opened(app, run)]
     write(app, run, 0, 500)
     for page in pages:
-        app.settle(page)  # else Gradio loads the page anew
+        app.settle(page)  # else Gradio reloads the page
     app.stop()
     for page in pages:
         expect(page.locator(".lab-trouble")).to_contain_text("Connection lost, retrying")

@@ -224,7 +224,7 @@ def test_a_restart_of_the_server_loses_nothing(app):
     run = planted.running(app.store)
     page = app.open(f"?run={run}")
     expect(page.locator(".lab-lines")).to_contain_text("line 29")
-    app.settle(page)  # else Gradio loads the page anew, see the next test
+    app.settle(page)  # else Gradio reloads the page, see the next test
     page.evaluate("window.kept = true")
     app.stop()
     expect(page.locator(".lab-trouble")).to_contain_text("Connection lost, retrying")

@@ -1,4 +1,4 @@
-"""A model that ONNX Runtime GenAI loads and answers with, in 50 kB: each token foretells the next.
+"""A model that ONNX Runtime GenAI loads and answers with, in 50 kB: each token predicts the next.
 
     logits = (embed[input_ids] + embed[input_ids] A B) head
 

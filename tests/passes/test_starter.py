@@ -113,7 +113,7 @@ def test_its_tokenizer_alone_is_the_same(model: Path, tmp_path: Path) -> None:
     assert alone(text)["input_ids"] == whole(text)["input_ids"]
 
 
-def test_awq_is_measured_and_foretells_better_than_rounding(lab: dict[str, Any]) -> None:
+def test_awq_is_measured_and_predicts_better_than_rounding(lab: dict[str, Any]) -> None:
     measured = lab["score"].metrics
     assert measured["tokens_per_second"] > 0
     assert measured["data_perplexity"] > 1
@@ -364,7 +364,7 @@ def fifty(checkpoint: Path) -> list[Any]:
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_the_graph_foretells_what_pytorch_does(lab: dict[str, Any], tmp_path: Path, exact: bool) -> None:
+def test_the_graph_predicts_what_pytorch_does(lab: dict[str, Any], tmp_path: Path, exact: bool) -> None:
     """On fifty prompts: all but the same in float32, and near it as exported by default, where the output
     layer, embedding and activations are rounded besides."""
     from olive.model import HfModelHandler

@@ -175,7 +175,7 @@ def test_where_all_places_are_new_the_next_one_is_refused(
     monkeypatch.setattr(data_check, "LONG", 1)
     monkeypatch.setattr(data_check, "OLD_SECONDS", 600.0)
     steps = endless()
-    with pytest.raises(LabError, match="such checks have just begun; try again in a minute"):
+    with pytest.raises(LabError, match="such checks have just started; try again in a minute"):
         data_check.check(dataset, "{prompt} {response}", None)
     assert next(steps) == GETTING
 

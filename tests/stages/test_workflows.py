@@ -1,6 +1,6 @@
 """The Olive workflow of each stage, as JSON, against `golden/`.
 
-After a change that is meant: `python tests/stages/test_workflows.py` writes the files anew; read the diff.
+After a change that is meant: `python tests/stages/test_workflows.py` writes the files again; read the diff.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 // What stands in the form of a new run, kept over a reload that nobody asked for.
 //
-// Gradio loads the page anew once the server is back, if anything it had asked was not answered. What had
+// Gradio reloads the page once the server is back, if anything it had asked was not answered. What had
 // been typed would be gone.
 
 const DRAFT = "olive-lab-draft";

@@ -1,6 +1,6 @@
 """What the page asks for again and again: a run with its newest log and events, and which runs have ended.
 
-Files are asked for by byte offset, so that a page that was away goes on where it was.
+Files are asked for by byte offset, so that a page that was away catches up.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ async def live(
     """The same, with a piece of a stage's log and pieces of its stages' events.
 
     Without `stage` it is the log of the run's current one. `events` is `STAGE:OFFSET,...`; without it the
-    events of every stage that has begun come from their beginning.
+    events of every stage that has started come from their beginning.
     """
     look = await _look(run)
     shown = stage or str(look.status["current"])

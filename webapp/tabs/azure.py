@@ -37,9 +37,9 @@ REFUSED = "Nothing was published"
 AGAIN = "Publish again when you like: what has arrived in Azure is not sent again."
 WORDS = {
     Status.OK: ("done", "Good"),
-    Status.FAILED: ("failed", "In the way"),
+    Status.FAILED: ("failed", "Blocked"),
     Status.SKIPPED: ("queued", "Skipped"),
-    Status.UNKNOWN: ("queued", "Not known"),
+    Status.UNKNOWN: ("queued", "Unknown"),
 }
 # At most so many threads of the page wait for Azure, for whomever.
 ASKS: dict[str, Any] = {**parts.QUEUED, "concurrency_limit": 4, "concurrency_id": "azure"}
@@ -161,8 +161,8 @@ def summary(told: dict[str, Any]) -> dict[str, Any]:
     bad = [row["check"] for row in told["findings"] if row["status"] == Status.FAILED]
     text = f"Version {plan['version']} of {plan['name']} in {plan['target']}: {display.size(plan['bytes'])}"
     if not bad:
-        return {"text": text, "note": "Nothing stands against it. Nothing was written.", "kind": "good"}
-    return {"text": text, "note": f"In the way: {', '.join(bad)}. Nothing was written.", "kind": "bad"}
+        return {"text": text, "note": "All checks passed. Nothing was written.", "kind": "good"}
+    return {"text": text, "note": f"Blocked: {', '.join(bad)}. Nothing was written.", "kind": "bad"}
 
 
 def findings(rows: list[dict[str, str]]) -> views.Table:

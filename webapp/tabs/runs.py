@@ -23,7 +23,7 @@ SHOWN = [
     ("All", ""), ("Waiting", "queued"), ("Running", "running"), ("Done", "done"), ("Failed", "failed"),
     ("Canceled", "canceled"), ("Interrupted", "interrupted"), ("Deleted, to restore", DELETED),
 ]  # fmt: skip
-EMPTY = "No run is like that. Search for something else, or show all."
+EMPTY = "No matching runs. Search for something else, or show all."
 NONE_DELETED = "No deleted run can be restored: a day after its deletion a run is gone."
 
 

@@ -212,5 +212,5 @@ def _verified(version: Version) -> dict[str, str]:
     return (
         {"status": "interrupted", "word": "No"}
         if said == "false"
-        else {"status": "queued", "word": "Not known"}
+        else {"status": "queued", "word": "Unknown"}
     )

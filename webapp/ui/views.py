@@ -70,7 +70,7 @@ def losses(run: Run) -> str:
 
 def question(text: str, notes: list[str], yes: str, about: str = "") -> dict[str, Any]:
     """What must be answered before something is done; with no word for `yes` it is only read."""
-    return {"text": text, "notes": notes, "yes": yes, "id": about, "at": time.time()}  # asked anew each time
+    return {"text": text, "notes": notes, "yes": yes, "id": about, "at": time.time()}  # asked again each time
 
 
 def problems(title: str, error: LabError | OSError) -> dict[str, Any]:

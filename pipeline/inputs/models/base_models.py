@@ -444,7 +444,7 @@ def _ask_hub(model: str) -> Model:
 
 
 def _download(model: Model, part: Path) -> None:
-    """Download into `part`; files already there are kept, so a retry goes on where it stopped."""
+    """Download into `part`; files already there are kept, so a retry resumes."""
     from huggingface_hub import snapshot_download
 
     snapshot_download(model.id, revision=model.revision, local_dir=part, allow_patterns=HUB_FILES)

@@ -33,7 +33,7 @@ class Progress(transformers.TrainerCallback):  # type: ignore[misc]
             return
         if not math.isfinite(logs["loss"]):
             raise LabError(
-                f"Training went astray at step {state.global_step}: the loss is {logs['loss']}."
+                f"Training diverged at step {state.global_step}: the loss is {logs['loss']}."
                 f" Lower finetune.learning_rate ({args.learning_rate:g})."
             )
         self.seconds = time.monotonic() - self._began

@@ -1,4 +1,4 @@
-"""Whether an exported graph foretells what PyTorch does of one checkpoint, with and without the adapter."""
+"""Whether an exported graph predicts what PyTorch does of one checkpoint, with and without the adapter."""
 
 from __future__ import annotations
 

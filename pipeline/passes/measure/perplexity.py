@@ -1,4 +1,4 @@
-"""How well a model foretells text it was not fitted to, and how near it is to another model doing so.
+"""How well a model predicts text it was not fitted to, and how near it is to another model doing so.
 
 Perplexity is exp of the mean cross entropy, in nats a token. The divergence is the mean Kullback-Leibler
 divergence KL(exact ‖ model) of next-token distributions, in nats a token: 0 for the exact model itself. It
@@ -25,7 +25,7 @@ Text = tuple[Tensor, Tensor]  # token ids and labels, int64 [tokens]; tokens lab
 
 
 @dataclass(frozen=True)
-class Foretold:
+class Predicted:
     """What a model makes of a batch: last hidden states [n, width] before tokens that count, and these."""
 
     hidden: Tensor
@@ -54,7 +54,7 @@ class Exact:
     """The exact model's hidden states, on the host, and its output layer: its logits without the model."""
 
     head: Head
-    batches: list[Foretold]
+    batches: list[Predicted]
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Judged:
 
 @torch.no_grad()
 def read(model: Any, texts: Sequence[Text], tell: Callable[[int], None] | None = None) -> Exact:
-    """What the exact model foretells, small enough to keep while another model is loaded."""
-    batches = [Foretold(found.hidden.cpu(), found.targets.cpu()) for found in _foretell(model, texts, tell)]
+    """What the exact model predicts, small enough to keep while another model is loaded."""
+    batches = [Predicted(found.hidden.cpu(), found.targets.cpu()) for found in _predict(model, texts, tell)]
     return Exact(copy.deepcopy(_head(model)), batches)
 
 
@@ -84,7 +84,7 @@ def judge(
     total = _Sum()
     head = _head(model)
     at_once = max(1, LOGITS // model.config.get_text_config().vocab_size)
-    for number, batch in enumerate(_foretell(model, texts, tell)):
+    for number, batch in enumerate(_predict(model, texts, tell)):
         known = exact.batches[number].hidden.to(batch.hidden.device) if exact else batch.hidden
         for part, wanted, same in zip(
             *(torch.split(tensor, at_once) for tensor in (batch.hidden, batch.targets, known)), strict=True
@@ -166,7 +166,7 @@ class _Sum:
         return Judged(math.exp(self.loss / self.tokens), self.apart / self.tokens if self.compared else None)
 
 
-def _foretell(model: Any, texts: Sequence[Text], tell: Callable[[int], None] | None) -> Iterator[Foretold]:
+def _predict(model: Any, texts: Sequence[Text], tell: Callable[[int], None] | None) -> Iterator[Predicted]:
     device = next(model.parameters()).device
     done = 0
     for ids, labels in _batches(texts):
@@ -176,7 +176,7 @@ def _foretell(model: Any, texts: Sequence[Text], tell: Callable[[int], None] | N
         done += len(ids)
         if tell is not None:
             tell(done)
-        yield Foretold(hidden[:, :-1][counts], wanted[counts])
+        yield Predicted(hidden[:, :-1][counts], wanted[counts])
 
 
 def _head(model: Any) -> Head:

@@ -126,7 +126,7 @@ def sentence(error: BaseException, place: Place) -> str:
             f"Azure cannot be reached ({told}); check the network and the proxy, then {again}.",
         ),
     ]
-    unknown = f"Azure answered with what the lab does not know: {type(error).__name__}: {told}."
+    unknown = f"Azure gave an unexpected response: {type(error).__name__}: {told}."
     return next((line for holds, line in rules if holds), unknown)
 
 

@@ -105,7 +105,7 @@ def _version(workspace: Any, run: Run, options: azureml.Options, digest: str) ->
         if begun := azureml.unfinished(workspace, run, options.name, digest):
             return (
                 Status.OK,
-                f"it goes on with {begun}, which has this content and was not checked to its end",
+                f"it resumes {begun}, which has this content and was not fully checked",
             )
         return Status.OK, f"the next one is {workspace.next_version(options.name)}"
     model = workspace.model(options.name, options.version)
@@ -138,7 +138,7 @@ def _time(home: Path, size: int) -> Finding:
     seconds = size / max(speed, 1.0)
     last = f"at the {display.size(speed)} a second of the last upload"
     basis = last if known else "on a line of 100 Mbit/s"
-    more = "; access ends after an hour and is asked for anew" if seconds > SIGNATURE_SECONDS else ""
+    more = "; access ends after an hour and is renewed" if seconds > SIGNATURE_SECONDS else ""
     status = Status.OK if known else Status.UNKNOWN
     return Finding("time", status, f"about {display.about(seconds)} for the upload {basis}{more}")
 

@@ -30,7 +30,7 @@ IN_DATASTORE = re.compile(
 
 
 def pull(home: Path, where: Place, uri: str, to: Path | None, report: Report) -> dict[str, Any]:
-    """Download all files of a version into a new folder: whole or not at all, resumed where one was begun.
+    """Download all files of a version into a new folder: whole or not at all, resumed where one was started.
 
     Raises InputError if the folder is there, LabError if what came differs from its checksums.
     """
@@ -179,7 +179,7 @@ def _single(container: Container, blob: str) -> dict[str, Remote]:
 def _compare(files: dict[str, Remote], folder: Path, sums: dict[str, str], known: dict[str, Any]) -> str:
     """Compare files that wait in the folder with the model's SHA256SUMS and the version's own property.
 
-    Returns what was compared. Raises LabError; what differs is brought anew by the next attempt.
+    Returns what was compared. Raises LabError; what differs is brought again by the next attempt.
     """
     told = _told(files, folder)
     wrong = sorted(name for name, digest in told.items() if sums.get(name) != digest)

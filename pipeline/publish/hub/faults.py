@@ -93,7 +93,7 @@ def sentence(error: BaseException, what: str) -> str:
             f"The hub cannot be reached ({text}); check the network and the proxy, then {LATER}.",
         ),
     ]
-    unknown = f"The hub answered with what the lab does not know: {type(error).__name__}: {text}."
+    unknown = f"The hub gave an unexpected response: {type(error).__name__}: {text}."
     return next((told for holds, told in rules if holds), unknown)
 
 

@@ -178,7 +178,7 @@ class Repository:
 
 
 class Counted(io.BufferedIOBase):
-    """A file that tells how many bytes more of it were read than ever before, once it has begun.
+    """A file that tells how many bytes more of it were read than ever before, once it has started.
 
     The client hashes it first, and reads parts again that did not get through. It sends a file that is given
     like this as plain LFS: pieces of an own protocol would be shared between versions, but would go by a

@@ -92,7 +92,7 @@ def test_training_gone_astray_says_what_to_change(context: Context, monkeypatch:
         return compute(self, *args, **kwargs) * (float("nan") if self.state.global_step == 3 else 1)
 
     monkeypatch.setattr(training.ResponseTrainer, "compute_loss", astray)
-    with pytest.raises(LabError, match=r"astray at step 4: the loss is nan. Lower finetune.learning_rate"):
+    with pytest.raises(LabError, match=r"diverged at step 4: the loss is nan. Lower finetune.learning_rate"):
         stage(context, "astray", finetune, OPTIONS)
 
 

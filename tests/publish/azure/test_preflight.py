@@ -46,7 +46,7 @@ def test_a_graph_without_an_adapter_is_good(export: Path) -> None:
         (
             "1000000", 7.2e9, Status.OK,
             "about 2.0 hours for the upload at the 1.0 MB a second of the last upload; access ends after an"
-            " hour and is asked for anew",
+            " hour and is renewed",
         ),
     ],
 )  # fmt: skip

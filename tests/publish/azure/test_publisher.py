@@ -125,7 +125,7 @@ class TestPlace:
     )
     def test_a_config_too_deep_or_too_large_is_refused(self, tmp_path: Path, content: str) -> None:
         (tmp_path / "config.json").write_text(content)
-        with pytest.raises(InputError, match=r"config\.json is not valid JSON; download it anew"):
+        with pytest.raises(InputError, match=r"config\.json is not valid JSON; download it again"):
             azure_workspace.find(tmp_path, Place(""), str(tmp_path))
 
     @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_an_unknown_error_is_told_without_secrets_and_without_its_trace(
 ) -> None:
     with (
         pytest.raises(
-            LabError, match=r"what the lab does not know: RuntimeError: at \?sig=\[removed\]"
+            LabError, match=r"an unexpected response: RuntimeError: at \?sig=\[removed\]"
         ) as raised,
         faults.explained(WHERE),
     ):

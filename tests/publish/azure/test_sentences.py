@@ -61,9 +61,9 @@ def test_a_name_keeps_its_capitals() -> None:
         (core.ResourceExistsError, 409, "(Conflict) Another operation runs", "Another operation runs"),
         (
             core.HttpResponseError, 400, "(BadRequest) The datastore 'workspaceblobstore' does not exist.",
-            "what the lab does not know: HttpResponseError: (BadRequest) The datastore",
+            "an unexpected response: HttpResponseError: (BadRequest) The datastore",
         ),
-        (core.HttpResponseError, 400, "It no longer exists", "what the lab does not know"),
+        (core.HttpResponseError, 400, "It no longer exists", "an unexpected response"),
         (core.HttpResponseError, 400, "A version with this name already exists", "exists already with other"),
         (core.ResourceExistsError, 409, "Such a version exists.", "exists already with other content"),
     ],
@@ -139,7 +139,7 @@ def answered(status: int, code: str, message: str) -> core.HttpResponseError:
 def test_what_azure_says_is_said_once_and_ends_with_a_sentence() -> None:
     told = faults.sentence(answered(400, "PolicyViolation", LONG), WORKSPACE)
     assert told == (
-        "Azure answered with what the lab does not know: HttpResponseError: The policy 'Models need an owner'"
+        "Azure gave an unexpected response: HttpResponseError: The policy 'Models need an owner'"
         " does not allow this request. Set the tag owner to a person of the team that runs the workspace, in"
         " the portal or with the command line."
     )

@@ -1,4 +1,4 @@
-"""What goes wrong between two blocks: access that is asked for anew, logins, certificates, accounts."""
+"""What goes wrong between two blocks: access that is renewed, logins, certificates, accounts."""
 
 from __future__ import annotations
 

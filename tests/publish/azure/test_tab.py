@@ -63,7 +63,7 @@ def test_a_run_is_published_and_listed(bench: Bench, store: Store, finished: Run
     given = values(inputs, **three, name="trips")
     *_, (problems, summary, findings, _, _) = azure.check(inputs, finished.id, *given)
     assert (problems, summary["kind"]) == (None, "good")
-    assert {row[0]["word"] for row in findings["rows"]} == {"Good", "Not known"}
+    assert {row[0]["word"] for row in findings["rows"]} == {"Good", "Unknown"}
     assert bench.azure.models == {}
     *_, stage = azure.publish(inputs, finished.id, *given)
     ended = ("done", "failed")

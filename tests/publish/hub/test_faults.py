@@ -71,7 +71,7 @@ def publishes(store: Store, run: Run, report: Report, **given: Any) -> dict[str,
         ("commit", 0, "", "The hub cannot be reached .*; check the network and the proxy"),
         ("refs", 0, "", "The hub cannot be reached .*; check the network and the proxy"),
         ("batch", -1, "", "Nothing got through to or from the hub for 4 seconds|The hub cannot be reached"),
-        ("tree", 418, "teapot", "what the lab does not know: HfHubHTTPError: teapot"),
+        ("tree", 418, "teapot", "an unexpected response: HfHubHTTPError: teapot"),
     ],
 )
 def test_each_fault_is_a_sentence_and_no_version(

@@ -95,7 +95,7 @@ def test_a_dry_run_shows_findings_files_and_the_command_without_a_login(store, n
     said = {row[1]: (row[0]["word"], row[2]) for row in findings["rows"]}
     assert said["Name"][0] == "Good"
     assert said["Version"] == ("Skipped", "is asked once what stands above is good")
-    assert "In the way" in {word for word, _ in said.values()}
+    assert "Blocked" in {word for word, _ in said.values()}
     assert len(store.get(run).stages) == 4
 
 
@@ -172,7 +172,7 @@ def test_versions_are_listed_as_azure_last_said_and_text_stays_text(store, home,
     table, *_ = models.listed(inputs, "azureml", *given)
     assert table["rows"][0][0] == {"status": "done", "word": "Yes"}
     assert table["rows"][0][1:] == ["trips", "1", "2026-11-22 10:00", "", ATTACK, "", "2.0 kB"]
-    assert table["rows"][1][0]["word"] == "Not known"
+    assert table["rows"][1][0]["word"] == "Unknown"
     assert "As the workspace travel-ws said on" in table["caption"]
     elsewhere = values(inputs, **{**PLACE, "workspace": "other"})
     assert models.listed(inputs, "azureml", *elsewhere)[0]["rows"] == []  # of whom somebody else asks

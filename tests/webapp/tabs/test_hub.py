@@ -68,7 +68,7 @@ def test_a_dry_run_shows_findings_and_files_without_a_login(store, nobody, input
     assert "in a private repository on the Hugging Face Hub" in summary["text"]
     assert files["rows"][0] == ["model.onnx", "2.0 kB"]
     said = {row[1]: (row[0]["word"], row[2]) for row in findings["rows"]}
-    assert said["Login"][0] == "In the way"
+    assert said["Login"][0] == "Blocked"
     assert said["Login"][1].startswith(NOBODY)
     assert said["Version"] == ("Skipped", "is asked once what stands above is good")
     assert len(store.get(run).stages) == 4

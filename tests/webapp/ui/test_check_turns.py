@@ -81,7 +81,7 @@ def test_a_long_check_is_done_by_a_process(home: Path, always_long: None) -> Non
 
 def test_a_long_check_ends_where_many_are_in_progress(home: Path, taken: None) -> None:
     _, problems, *_, use = checked()
-    assert "such checks have just begun; try again in a minute" in json.dumps(problems)
+    assert "such checks have just started; try again in a minute" in json.dumps(problems)
     assert not use["interactive"]
 
 
@@ -135,7 +135,7 @@ def test_launching_has_the_same_share_and_starts_nothing_beyond_it(
     home: Path, store: Store, taken: None
 ) -> None:
     problems, *_ = lab.launch_sample("Ann")
-    assert "such checks have just begun" in json.dumps(problems)
+    assert "such checks have just started" in json.dumps(problems)
     assert store.list() == []
 
 

@@ -31,7 +31,7 @@ EXPIRED = ("AuthenticationFailed", "InvalidAuthenticationInfo", "AuthorizationFa
 
 
 class Container:
-    """A container client that is opened anew, with a new access signature, whenever the old one has ended.
+    """A container client that is opened again, with a new access signature, whenever the old one has ended.
 
     `opener` gives an open client. Threads may use it together.
     """

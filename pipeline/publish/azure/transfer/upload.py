@@ -1,7 +1,7 @@
 """Files into a container, block by block. What is there already, a file or a block of one, is not sent again.
 
 A block's name has its content's hash in it, and a file gets its name in the container only with all of them:
-an upload that was killed, or whose access ended, goes on where it was.
+an upload that was killed, or whose access ended, resumes.
 """
 
 from __future__ import annotations
