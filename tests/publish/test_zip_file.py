@@ -266,7 +266,7 @@ def test_one_that_somebody_else_wrote_meanwhile_is_kept(
         yield b"PK"
 
     monkeypatch.setattr(Takeaway, "__iter__", write_theirs)
-    with pytest.raises(LabError, match="has come to be in the meantime"):
+    with pytest.raises(LabError, match="was created meanwhile"):
         zip_file.save(store.home, finished, target)
     assert [path.read_text() for path in target.parent.iterdir()] == ["theirs"]
 

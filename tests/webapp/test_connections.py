@@ -98,7 +98,9 @@ def test_a_body_that_does_not_come_is_one_line(monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         (found,) = ask(monkeypatch, [[POST + b"ab"]], bodies=SHORT)
     assert found.startswith(b"HTTP/1.1 408")
-    assert [record.getMessage() for record in caplog.records] == ["A request for '/' broke off."]
+    assert [record.getMessage() for record in caplog.records] == [
+        "The connection ended before a request for '/' was complete."
+    ]
 
 
 def test_there_are_only_so_many(monkeypatch):
