@@ -33,7 +33,8 @@ import numpy as np
 from benchmarks.finetune import context_of
 from pipeline import settings
 from pipeline.exports import generation
-from pipeline.stages.stage import Context
+from pipeline.stages.context import Context
+from pipeline.system import hardware
 
 RANKS = (4, 8, 16, 64)
 QV = ("q_proj", "v_proj")
@@ -244,7 +245,7 @@ def report(found: list[Side], prompt: int) -> None:
     """A line a side."""
     base = product_bytes(found[0].folder)
     plain = next(side.steps for side in found if side.name == "plain")
-    print(f"\nproducts {base / 1e6:.1f} MB, {settings.cores()} cores, load {os.getloadavg()[0]:.1f}")
+    print(f"\nproducts {base / 1e6:.1f} MB, {hardware.cores()} cores, load {os.getloadavg()[0]:.1f}")
     columns = f"{'adapter MB':>11}{'ms/step':>9}{'tokens/s':>10}{'to plain':>10}{'floor':>7}{'to floor':>10}"
     print(f"{'':12}{columns}{'prompt/s':>10}")
     for side in found:

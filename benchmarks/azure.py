@@ -73,7 +73,7 @@ def _measure(folder: Path, size: int) -> None:
     azure_workspace.remember(store.home, azure_workspace.Place("cli", SUB, GROUP, WORKSPACE))
     for what, check in (("publish", False), ("again", False), ("and checked", True)):
         began = time.monotonic()
-        watch = Watch("pipeline.worker.child")
+        watch = Watch("pipeline.worker.stage_process")
         stage = submit.publish(store, run, "azureml", azureml.Options(name="large", check=check))
         while store.get(run.id).stage(stage).status not in ("done", "failed"):
             time.sleep(0.1)

@@ -22,7 +22,8 @@ from typing import Any
 from pipeline import settings
 from pipeline.inputs.models import base_models
 from pipeline.stages import finetune, quantize
-from pipeline.stages.stage import Context
+from pipeline.stages.context import Context
+from pipeline.system import hardware
 
 GOALS = {"cpu": 1.3, "cuda": 1.0}
 NOISE = 0.02  # of a ratio of medians on a quiet machine
@@ -58,7 +59,7 @@ def context_of(home: Path, model: str) -> Context:
         template="chat",
         eval_fraction=0.1,
         seed=0,
-        device="cuda" if settings.gpus() else "cpu",
+        device="cuda" if hardware.gpus() else "cpu",
         output=home / "output",
         work=home / "work",
         checkpoints=home / "checkpoints",
@@ -129,7 +130,7 @@ def stepper(base: str, model: Path, checkpoint: Path, batch: dict[str, Any]) -> 
 def measure(steps: dict[str, Callable[[], float]], count: int) -> dict[str, list[float]]:
     """Seconds of `count` steps on each base in turn, after those on which a GPU's step is recorded."""
     for step in steps.values():
-        for _ in range(3 if settings.gpus() else 1):
+        for _ in range(3 if hardware.gpus() else 1):
             step()
     found: dict[str, list[float]] = {base: [] for base in steps}
     for turn in range(count):

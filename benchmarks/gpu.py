@@ -27,6 +27,7 @@ from pipeline.display import size as as_size
 from pipeline.passes.quantize.calibration import TEXTS
 from pipeline.store import Store
 from pipeline.store.run import Run
+from pipeline.system import hardware
 
 PARTS = ("chain", "engines", "quality")
 DATA = settings.SAMPLES / "travel.jsonl"
@@ -65,7 +66,7 @@ def main() -> None:
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for the chain")
     args = parser.parse_args()
-    if not settings.gpus():
+    if not hardware.gpus():
         sys.exit("nvidia-smi found no NVIDIA GPU.")
     with tempfile.TemporaryDirectory() as scratch:
         work = args.work or Path(scratch)

@@ -18,8 +18,7 @@ from pathlib import Path
 from benchmarks import gpu
 from benchmarks.adapter_tax import Side, arguments, build, packed, turn
 from benchmarks.finetune import context_of
-from pipeline import settings
-from pipeline.system import files
+from pipeline.system import files, hardware
 
 TYPES = ("int4", "int8", "float")
 
@@ -50,7 +49,7 @@ def export(work: Path, model: str) -> list[Side]:
 def report(found: list[Side], prompt: int) -> None:
     """A line a type."""
     first = found[0]
-    print(f"\n{settings.cores()} cores, load {os.getloadavg()[0]:.1f}")
+    print(f"\n{hardware.cores()} cores, load {os.getloadavg()[0]:.1f}")
     print(f"{'lm_head':10}{'MB':>9}{'ms/step':>9}{'to ' + first.name:>9}{'prompt/s':>10}")
     for side in found:
         size = files.size(side.folder)

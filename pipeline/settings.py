@@ -6,11 +6,9 @@ import getpass
 import math
 import os
 import site
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 
 from pipeline import display, home_check
@@ -237,39 +235,9 @@ def importing_gradio() -> Iterator[None]:
             os.environ["HF_HUB_OFFLINE"] = before
 
 
-@lru_cache(maxsize=1)
-def gpus() -> int:
-    """How many NVIDIA GPUs work here, asked of `nvidia-smi` so that torch need not be imported."""
-    try:
-        out = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return 0
-    return sum(line.startswith("GPU ") for line in out.stdout.splitlines())
-
-
-def devices() -> list[str]:
-    """The GPUs that runs may use, one run on each (`CUDA_VISIBLE_DEVICES`, default all), or else the CPU."""
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    numbers = [str(i) for i in range(gpus())] if allowed is None else allowed.split(",")
-    return [f"cuda:{number.strip()}" for number in numbers if gpus() and number.strip()] or ["cpu"]
-
-
-def on_gpu() -> bool:
-    """Whether what runs in this process may use a GPU."""
-    return devices() != ["cpu"]
-
-
-def visible_gpu() -> str:
-    """The GPU this process computes on, as nvidia-smi names it."""
-    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() or "0"
-
-
-def cores() -> int:
-    """Physical cores that this process may use; a second thread on one core slows matrix products down."""
-    import psutil
-
-    allowed = len(os.sched_getaffinity(0))
-    return min(psutil.cpu_count(logical=False) or allowed, allowed)
+def visible_gpus() -> str | None:
+    """Which GPUs this user may use, with commas between them (`CUDA_VISIBLE_DEVICES`, default all)."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
 def keep_private() -> None:

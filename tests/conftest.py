@@ -144,7 +144,7 @@ def finished(store: Store, written_export: Path) -> Run:
 @pytest.fixture
 def stepper(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., loop.Worker]]:
     """A worker whose stages behave as said in tests/children.py; tests call its `step` themselves."""
-    monkeypatch.setattr("pipeline.settings.gpus", lambda: 0)
+    monkeypatch.setattr("pipeline.system.hardware.gpus", lambda: 0)
     made: list[loop.Worker] = []
 
     def make(behaviour: str) -> loop.Worker:

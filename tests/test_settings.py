@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -17,23 +16,6 @@ from pipeline.inputs.data import lengths
 from pipeline.inputs.prompts.templates import Rendered
 from pipeline.publish import check_process
 from pipeline.worker import probe
-
-
-def test_only_gpus_this_user_may_use_are_slots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings, "gpus", lambda: 4)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert settings.devices() == ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-7f")
-    assert settings.devices() == ["cuda:3", "cuda:GPU-7f"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert settings.devices() == ["cpu"]
-    monkeypatch.setattr(settings, "gpus", lambda: 0)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    assert settings.devices() == ["cpu"]
-
-
-def test_cores_are_at_least_one_and_no_more_than_this_process_may_use() -> None:
-    assert 1 <= settings.cores() <= len(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize("value", ["inf", "-inf", "nan", "-1", "1e300", "many"])

@@ -31,7 +31,7 @@ from pipeline.runs import disk
 from pipeline.store.run import ENDED
 from pipeline.system import own_process
 from pipeline.worker import loop
-from webapp import calls, connections, door, guard, local_models, uploads
+from webapp import connections, gradio_requests, guard, handler_values, local_models, uploads
 from webapp.home import store
 from webapp.routes import live, queue
 from webapp.routes.runs import router
@@ -59,7 +59,7 @@ def create(names: Iterable[str] = (), models: Iterable[Path] = ()) -> FastAPI:
     uploads.empty()
     app = FastAPI(title=TITLE, lifespan=_lifespan, openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(uploads.Room)
-    app.add_middleware(calls.Refusals)
+    app.add_middleware(handler_values.Refusals)
     app.add_middleware(connections.Bodies)
     app.add_middleware(guard.Guard, names=names)
     app.add_exception_handler(LabError, unusable)
@@ -101,19 +101,19 @@ def _close(app: FastAPI, blocks: gr.Blocks) -> None:
     # An upload's folder is named by a digest of this and its bytes: nobody knows it who only knows the bytes.
     processing_utils.hash_seed = secrets.token_bytes(32)
     setattr(route_utils, "GradioMultiPartParser", uploads.FilesOnly)  # noqa: B010 - a type, to mypy
-    for component in calls.FILES:
+    for component in handler_values.FILES:
         setattr(component, "_process_single_file", uploads.named)  # noqa: B010 - a method, to mypy
     mount = next(route for route in app.routes if isinstance(route, Mount) and isinstance(route.app, App))
     assert isinstance(mount.app, App)
-    mount.app.add_exception_handler(FnIndexInferError, calls.unnamed)
-    blocks.default_config.fns = calls.Handlers(blocks.fns)
-    mount.app = door.Door(mount.app, blocks)
+    mount.app.add_exception_handler(FnIndexInferError, handler_values.unnamed)
+    blocks.default_config.fns = handler_values.Handlers(blocks.fns)
+    mount.app = gradio_requests.Door(mount.app, blocks)
 
 
 def page() -> gr.Blocks:
     """The page: the welcome of an empty home, and the tabs."""
     blocks: gr.Blocks
-    with calls.Page(
+    with handler_values.Page(
         title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(600, UPLOAD_AGE_SECONDS)
     ) as blocks:
         parts.fixed(_HEADER, js_on_load=f"({parts.live('nameField', 'queue.js')})(element);")

@@ -14,7 +14,7 @@ from pipeline.store.run import Run
 from pipeline.system.files import to_json
 
 if TYPE_CHECKING:
-    from pipeline.runs.comparison import Row
+    from pipeline.runs.history import Row
 
 Verb = Callable[[str, Callable[[argparse.Namespace], int]], argparse.ArgumentParser]
 STATUSES = (run.QUEUED, run.RUNNING, *run.ENDED)
@@ -23,10 +23,10 @@ STATUSES = (run.QUEUED, run.RUNNING, *run.ENDED)
 def list_(args: argparse.Namespace) -> int:
     """Runs, newest first."""
     from pipeline.cli import terminal
-    from pipeline.runs import comparison
+    from pipeline.runs import history
 
     runs = Store(settings.home()).list(deleted=args.deleted)
-    found = comparison.search(runs, args.search, args.status, args.tag, args.owner, args.group)
+    found = history.search(runs, args.search, args.status, args.tag, args.owner, args.group)
     if args.json:
         print(to_json([r.to_dict() for r in found], indent=2))
     elif found:
@@ -42,14 +42,14 @@ def list_(args: argparse.Namespace) -> int:
 
 def note(args: argparse.Namespace) -> int:
     """Write notes and tags on a run, and print those it has."""
-    from pipeline.runs import comparison
+    from pipeline.runs import history
 
     store = Store(settings.home())
     found = store.get(args.run)
     tags = None
     if args.tag or args.untag:
         tags = [tag for tag in [*found.tags, *args.tag] if tag not in args.untag]
-    comparison.annotate(store, found.id, args.text, tags)
+    history.annotate(store, found.id, args.text, tags)
     found = store.get(found.id)
     print(f"Tags: {', '.join(found.tags) or 'none'}\nNotes: {found.notes or 'none'}")
     return 0
@@ -58,11 +58,11 @@ def note(args: argparse.Namespace) -> int:
 def diff(args: argparse.Namespace) -> int:
     """Where the recipes of runs differ, and what each run measured."""
     from pipeline.cli import terminal
-    from pipeline.runs import comparison
+    from pipeline.runs import history
 
     store = Store(settings.home())
     runs = [store.get(given) for given in [args.run, *args.runs]]
-    differences, metrics = comparison.differences(runs), comparison.metrics(runs)
+    differences, metrics = history.differences(runs), history.metrics(runs)
     if args.json:
         told = {"runs": [found.id for found in runs]}
         rows = {"differences": differences, "metrics": metrics}

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import settings
 from pipeline.exports import serving_ids
 from pipeline.inputs.prompts import templates
 from pipeline.inputs.prompts.lab_prompt import Reader
+from pipeline.system import hardware
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def load(folder: Path, adapters: Mapping[str, Path] | None = None) -> Model:
         onnxruntime.preload_dlls()
     configured = og.Config(str(folder))
     # Left alone, ONNX Runtime sees one core on some virtual machines: 81 tokens/s where two give 127.
-    session = {"intra_op_num_threads": settings.cores()}
+    session = {"intra_op_num_threads": hardware.cores()}
     configured.overlay(json.dumps({"model": {"decoder": {"session_options": session}}}))
     model = og.Model(configured)
     loaded = og.Adapters(model)

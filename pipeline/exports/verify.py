@@ -25,7 +25,7 @@ from pipeline.errors import InputError, LabError, reason
 from pipeline.exports import contract, generation, serving_ids
 from pipeline.exports.findings import Finding, Status, failed
 from pipeline.inputs.prompts import templates
-from pipeline.system import checksums, own_process
+from pipeline.system import checksums, hardware, own_process
 from pipeline.system.files import to_json
 
 CONFIG, TOKENIZER = "genai_config.json", "tokenizer.json"
@@ -338,7 +338,7 @@ def _answers(folder: Path) -> list[Finding]:
     """Load the model with all its adapters and ask it."""
     report = _Report([])
     options = json.loads((folder / CONFIG).read_text("utf-8"))["model"]["decoder"].get("session_options", {})
-    if "cuda" in to_json(options.get("provider_options", [])).lower() and not settings.gpus():
+    if "cuda" in to_json(options.get("provider_options", [])).lower() and not hardware.gpus():
         report.skip(
             "answers", "the model was exported for an NVIDIA GPU; verify it on a machine that has one"
         )

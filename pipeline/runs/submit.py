@@ -18,8 +18,8 @@ from pipeline.inputs.data import datasets
 from pipeline.inputs.models import base_models
 from pipeline.inputs.prompts import templates
 from pipeline.runs import data_check
+from pipeline.stages.all_stages import STAGES, ask
 from pipeline.stages.recipe import Recipe, redo
-from pipeline.stages.table import STAGES, ask
 from pipeline.store import Store
 from pipeline.store.run import Run
 from pipeline.worker import loop

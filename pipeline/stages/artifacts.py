@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import settings
-from pipeline.stages.stage import Artifact, Results
+from pipeline.stages.context import Artifact, Results
 from pipeline.system import files, locks
 from pipeline.system.files import to_json
 

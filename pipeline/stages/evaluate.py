@@ -9,9 +9,9 @@ from typing import Any
 
 from pipeline.inputs.models import architectures
 from pipeline.inputs.options import option
-from pipeline.stages import olive
+from pipeline.stages import workflow_parts
+from pipeline.stages.context import Artifact, Context, Results
 from pipeline.stages.quantize import Model
-from pipeline.stages.stage import Artifact, Context, Results
 
 ANSWERS = "answers.json"
 DOES = "run after its export"
@@ -69,7 +69,7 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
         "merged": "merged" in context.inputs,
     }
     model = {"type": "OnnxModel", "model_path": str(context.inputs["onnx"]), "onnx_file_name": "model.onnx"}
-    return olive.workflow(context, model, {"evaluate": step})
+    return workflow_parts.workflow(context, model, {"evaluate": step})
 
 
 def results(context: Context) -> Results:

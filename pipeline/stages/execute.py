@@ -14,10 +14,10 @@ from types import ModuleType
 from typing import Any
 
 from pipeline import settings
+from pipeline.stages.context import Context, Results
 from pipeline.stages.events import emit
-from pipeline.stages.olive import PASSES
-from pipeline.stages.stage import Context, Results
-from pipeline.system import memory
+from pipeline.stages.workflow_parts import PASSES
+from pipeline.system import peak_memory
 from pipeline.system.files import to_json
 
 
@@ -43,7 +43,7 @@ def execute(stage: ModuleType, options: Any, context: Context) -> Results:
 
     from olive.workflows import run
 
-    memory.reset_peak()
+    peak_memory.reset_peak()
     began = time.monotonic()
     with _failures() as failures:
         output = run(str(config), package_config=str(package), tempdir=str(context.work))
@@ -57,7 +57,7 @@ def execute(stage: ModuleType, options: Any, context: Context) -> Results:
     missing = [str(a.path) for a in results.artifacts if not a.path.exists()]
     if missing:
         raise RuntimeError(f"Olive finished without writing {', '.join(missing)}")
-    metrics = {**results.metrics, "olive_seconds": seconds, **memory.peaks()}
+    metrics = {**results.metrics, "olive_seconds": seconds, **peak_memory.peaks()}
     emit(message="Done", progress=1.0, metrics=metrics)
     return replace(results, metrics=metrics)
 

@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline import display, settings
+from pipeline import display
 from pipeline.inputs.models import architectures
 from pipeline.inputs.options import option
-from pipeline.stages import olive
+from pipeline.stages import workflow_parts
+from pipeline.stages.context import Artifact, Context, Results
 from pipeline.stages.quantize import Model
-from pipeline.stages.stage import Artifact, Context, Results
+from pipeline.system import hardware
 
 # Recipe name to transformers' name and its arguments. What transformers calls "constant" has no warm-up.
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -195,7 +196,7 @@ def _qlora_problems(options: Options, model: Model) -> list[str]:
             "finetune.method: 'qlora' quantizes a float model itself, and this one is quantized; use 'lora'"
         ]
     otherwise = "or use method 'lora' with the quantize stage, which trains on int4 weights anywhere"
-    if not settings.gpus():
+    if not hardware.gpus():
         return [
             "finetune.method: 'qlora' needs an NVIDIA GPU, and nvidia-smi found none; use a machine with one,"
             f" {otherwise}"
@@ -272,13 +273,15 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
         "training_args": _training_args(options, context),
     }
     data_configs = [
-        olive.rows("train", context, part="learn" if options.eval_every else "train", **common),
-        olive.rows("held_out", context, part="eval", **common),
+        workflow_parts.rows("train", context, part="learn" if options.eval_every else "train", **common),
+        workflow_parts.rows("held_out", context, part="eval", **common),
     ]
     if options.eval_every:
         step["validation_data_config"] = "validation"
-        data_configs.append(olive.rows("validation", context, part="validation", **common))
-    return olive.workflow(context, olive.hf_model(context.base), {"finetune": step}, data_configs)
+        data_configs.append(workflow_parts.rows("validation", context, part="validation", **common))
+    return workflow_parts.workflow(
+        context, workflow_parts.hf_model(context.base), {"finetune": step}, data_configs
+    )
 
 
 def _training_args(options: Options, context: Context) -> dict[str, Any]:

@@ -12,14 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline import settings
 from pipeline.exports.contract import ADAPTER, MERGED
 from pipeline.inputs.models import architectures
 from pipeline.inputs.options import option
-from pipeline.stages import artifacts, olive
+from pipeline.stages import artifacts, workflow_parts
+from pipeline.stages.context import Artifact, Context, Results
 from pipeline.stages.quantize import Model
-from pipeline.stages.stage import Artifact, Context, Results
-from pipeline.system import checksums, files
+from pipeline.system import checksums, files, hardware
 
 GRAPH = "model.onnx"
 MOST_GRAPHS = 3  # earlier exports looked at for one to reuse: each is read whole
@@ -148,7 +147,7 @@ def needs_gpu(options: Options) -> str | None:
 def gpu_problems(options: Options) -> list[str]:
     """What cannot be exported on a machine without a GPU."""
     needed = needs_gpu(options)
-    if needed is None or settings.gpus():
+    if needed is None or hardware.gpus():
         return []
     return [f"{needed} needs an NVIDIA GPU, and nvidia-smi found none; allowed: 'cpu'"]
 
@@ -306,7 +305,7 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
     graph = None if options.adapter == "merged" else earlier(context)
     if graph is not None:
         made = {"type": "ONNXModel", "model_path": str(graph), "onnx_file_name": GRAPH}
-        return olive.workflow(
+        return workflow_parts.workflow(
             context, made, {"adapter": _places(context)}, [_judged_by(context)], target=target
         )
     passes: dict[str, dict[str, Any]] = {"export": _export(options, context)}
@@ -315,11 +314,13 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
     data_configs: list[dict[str, Any]] = []
     if "adapter" in context.inputs and options.adapter == "merged":
         passes = {"merge": _merge(options, str(context.inputs["adapter"]), context), **passes}
-        data_configs = [olive.rows("held_out", context, part="eval", **HELD_OUT)]
+        data_configs = [workflow_parts.rows("held_out", context, part="eval", **HELD_OUT)]
     elif "adapter" in context.inputs:
         passes["adapter"] = _places(context)
         data_configs = [_judged_by(context)]
-    return olive.workflow(context, olive.hf_model(context.base), passes, data_configs, target=target)
+    return workflow_parts.workflow(
+        context, workflow_parts.hf_model(context.base), passes, data_configs, target=target
+    )
 
 
 def _places(context: Context) -> dict[str, Any]:
@@ -335,7 +336,7 @@ def _places(context: Context) -> dict[str, Any]:
 def _judged_by(context: Context) -> dict[str, Any]:
     """The rows that the adapter's training measured its loss on, as it read them."""
     how = {name: value for name, value in _judged(context).items() if name in ("max_length", "loss_on")}
-    return olive.rows("held_out", context, part="eval", **{**HELD_OUT, "limit": None, **how})
+    return workflow_parts.rows("held_out", context, part="eval", **{**HELD_OUT, "limit": None, **how})
 
 
 def _judged(context: Context) -> dict[str, Any]:

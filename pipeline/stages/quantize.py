@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, Literal, Protocol
 
-from pipeline import settings
 from pipeline.errors import LabError
 from pipeline.inputs.models import architectures
 from pipeline.inputs.options import option
-from pipeline.stages import olive
-from pipeline.stages.stage import Artifact, Context, Results
-from pipeline.system import files
+from pipeline.stages import workflow_parts
+from pipeline.stages.context import Artifact, Context, Results
+from pipeline.system import files, hardware
 
 # Recipe name to Olive pass.
 ALGORITHMS = {"awq": "LabAwq", "gptq": "LabGptq", "rtn": "LabRtn"}
@@ -128,7 +127,7 @@ def _check_engine(options: Options, model: Model) -> list[str]:
     if options.engine == "lab":
         return []
     problems = []
-    if not settings.gpus():
+    if not hardware.gpus():
         problems.append(
             f"quantize.engine: 'autoawq' needs an NVIDIA GPU, and none answers here; {OTHER_ENGINE}"
         )
@@ -224,9 +223,9 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
     if options.engine == "autoawq":
         passes["quantize"] = {"type": AUTOAWQ, "bits": options.bits, "q_group_size": group_size}
     if options.algorithm not in CALIBRATED:
-        return olive.workflow(context, olive.hf_model(context.model), passes)
+        return workflow_parts.workflow(context, workflow_parts.hf_model(context.model), passes)
     passes["quantize"]["data_config"] = "calibration"
-    calibration = olive.rows(
+    calibration = workflow_parts.rows(
         "calibration",
         context,
         kind="lab_calibration",
@@ -234,7 +233,7 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
         length=options.calibration_length,
         general=options.general_text,
     )
-    return olive.workflow(context, olive.hf_model(context.model), passes, [calibration])
+    return workflow_parts.workflow(context, workflow_parts.hf_model(context.model), passes, [calibration])
 
 
 def results(context: Context) -> Results:

@@ -15,7 +15,7 @@ from pipeline.inputs import safe_yaml
 from pipeline.inputs.models.base_models import CATALOGUE
 from pipeline.inputs.options import coerce, describe, option, parse, unknown_keys
 from pipeline.stages import evaluate, finetune, optimize, quantize, score
-from pipeline.stages.table import STAGES, about, ask
+from pipeline.stages.all_stages import STAGES, about, ask
 
 # Model and data may be given relative to the recipe; these ids are not paths.
 NOT_PATHS = ("azureml:",)

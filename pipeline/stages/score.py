@@ -9,9 +9,9 @@ from typing import Any
 
 from pipeline.inputs.models import architectures
 from pipeline.inputs.options import option
-from pipeline.stages import olive
+from pipeline.stages import workflow_parts
+from pipeline.stages.context import Artifact, Context, Results
 from pipeline.stages.quantize import Model
-from pipeline.stages.stage import Artifact, Context, Results
 
 SCORE = "score.json"
 SMALLER = "a smaller score.rows or score.general_blocks"
@@ -63,10 +63,12 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
         "exact": str(context.model) if context.base != context.model else None,
         "onnx": str(onnx) if onnx else None,
     }
-    held_out = olive.rows(
+    held_out = workflow_parts.rows(
         "held_out", context, part="eval", max_length=2048, loss_on="response", limit=options.rows
     )
-    return olive.workflow(context, olive.hf_model(context.base), {"score": step}, [held_out])
+    return workflow_parts.workflow(
+        context, workflow_parts.hf_model(context.base), {"score": step}, [held_out]
+    )
 
 
 def results(context: Context) -> Results:

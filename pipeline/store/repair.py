@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from pipeline import display, settings
+from pipeline import display
 from pipeline.store import backup, run_file
 from pipeline.store.records import insert_run, insert_stage, inside
 from pipeline.store.run import (
@@ -25,7 +25,7 @@ from pipeline.store.run import (
     RUNNING,
 )
 from pipeline.store.schema import bring_up, version_of
-from pipeline.system import locks
+from pipeline.system import hardware, locks
 from pipeline.system.files import to_json
 
 NOTICE = "notice"  # in `facts`: what people are to know
@@ -134,7 +134,7 @@ def _catch_up(db: sqlite3.Connection, home: Path, run: str, since: float) -> boo
             continue
         changed = True
         artifacts = [{**given, "path": inside(home, given["path"])} for given in found.get("artifacts", [])]
-        device = None if row["name"].startswith(PUBLISH) else row["device"] or settings.devices()[0]
+        device = None if row["name"].startswith(PUBLISH) else row["device"] or hardware.devices()[0]
         db.execute(
             "UPDATE stages SET status = ?, error = ?, seconds = ?, started = COALESCE(started, ?),"
             " finished = ?, reused = ?, metrics = ?, artifacts = ?, device = ? WHERE run = ? AND name = ?",

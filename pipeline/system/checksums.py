@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pipeline import settings
+from pipeline.system import hardware
 
 NAME = "SHA256SUMS"
 LINE = re.compile(r"(?P<digest>[0-9a-fA-F]{64}) [ *](?:\./)?(?P<name>.+)")
@@ -27,7 +27,7 @@ def of(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """SHA-256 of files by name. Raises OSError for one that cannot be read."""
     wanted = sorted(names)
     # A file is one stream, so that the result is what sha256sum finds; hashing lets go of the interpreter.
-    with ThreadPoolExecutor(settings.cores()) as pool:
+    with ThreadPoolExecutor(hardware.cores()) as pool:
         return dict(zip(wanted, pool.map(lambda name: _of(folder / name), wanted), strict=True))
 
 

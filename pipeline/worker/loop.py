@@ -20,7 +20,7 @@ from pipeline import settings
 from pipeline.errors import LabError, sentence
 from pipeline.store import Store
 from pipeline.store.run import CANCELED, DONE, EVENTS, FAILED, INTERRUPTED, LOCK, PROCESS, QUEUED, RESULT
-from pipeline.system import locks, own_process
+from pipeline.system import hardware, locks, own_process
 from pipeline.worker import processes, sentences, webhook
 from pipeline.worker.job import Job, lives
 from pipeline.worker.limits import Limits
@@ -34,7 +34,7 @@ SPARE_SECONDS = 3.0
 PUBLISH_SLOT = "publish"
 # A stage that dies together with its worker is restarted by itself, but not for ever: it may be the reason.
 MOST_ATTEMPTS = 3
-CHILD = ("-m", "pipeline.worker.child")
+CHILD = ("-m", "pipeline.worker.stage_process")
 WORKER_LOCK = "worker.lock"
 
 
@@ -49,7 +49,7 @@ class Worker:
         self.child = child
         self.jobs: dict[str, Job] = {}
         self.spares: dict[str, Spare] = {}
-        self.slots = list(dict.fromkeys([*settings.devices(), "cpu", PUBLISH_SLOT]))
+        self.slots = list(dict.fromkeys([*hardware.devices(), "cpu", PUBLISH_SLOT]))
         self.exit_seconds = settings.exit_seconds()
         self.stopping = False
 
@@ -118,7 +118,7 @@ class Worker:
     def _claim(self, slot: str) -> tuple[str, str] | None:
         if slot == PUBLISH_SLOT:
             return self.store.claim_publish()
-        if settings.devices() == ["cpu"]:
+        if hardware.devices() == ["cpu"]:
             return self.store.claim(slot)
         return self.store.claim(slot, ("cpu",) if slot == "cpu" else ("any",))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.stages.table import ask
+from pipeline.stages.all_stages import ask
 
 STEP = 64  # AutoAWQ and our kernels want sizes in multiples of it
 MOST_LAYERS = 8

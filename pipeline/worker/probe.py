@@ -31,7 +31,7 @@ from pipeline.errors import LabError
 from pipeline.inputs.data import datasets
 from pipeline.inputs.models import base_models
 from pipeline.stages import artifacts, evaluate, events, optimize, recipe
-from pipeline.system import locks, own_process
+from pipeline.system import hardware, locks, own_process
 from pipeline.system.files import write_whole
 from pipeline.worker import miniature
 
@@ -115,7 +115,7 @@ def keys(chosen: recipe.Recipe, files: Path) -> tuple[str, str]:
         stage: {**dataclasses.asdict(made), "max_length": None}  # rows are shorter
         for stage, made in short_stages(chosen, config).items()
     }
-    walk = {**facts, "stages": options, "device": settings.on_gpu()}
+    walk = {**facts, "stages": options, "device": hardware.on_gpu()}
     return _digest(walk), f"tokenizer-{_digest(facts)}"
 
 

@@ -15,7 +15,7 @@ def death(stage: str, code: int | None, killed_for_memory: bool | None, taken_by
 
     `code` is its exit code, None if another worker started it; `killed_for_memory` is None if nobody knows.
     """
-    from pipeline.stages.table import about  # asking for a worker imports this module, and no recipe
+    from pipeline.stages.all_stages import about  # asking for a worker imports this module, and no recipe
 
     if code == -signal.SIGKILL and killed_for_memory is False:
         return "Somebody, or another program, killed this stage (SIGKILL); retry it."

@@ -79,7 +79,7 @@ def affordable() -> bool:
 
 def prepare(stage: str) -> None:
     """Import what a stage needs."""
-    from pipeline.stages.table import about  # not for the worker, which imports this module too
+    from pipeline.stages.all_stages import about  # not for the worker, which imports this module too
 
     for module in (*ALL, *about(stage, "MODULES", ())):
         importlib.import_module(module)

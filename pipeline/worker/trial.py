@@ -22,9 +22,10 @@ from pipeline.exports.contract import SUFFIX
 from pipeline.inputs.models import architectures, base_models, config_faults
 from pipeline.inputs.prompts import templates, training_ids
 from pipeline.stages import events, quantize, recipe
-from pipeline.stages.stage import Context
-from pipeline.stages.table import STAGES, about
+from pipeline.stages.all_stages import STAGES, about
+from pipeline.stages.context import Context
 from pipeline.store.run import EVENTS
+from pipeline.system import hardware
 from pipeline.system.files import write_whole
 from pipeline.worker import miniature, spare
 from pipeline.worker.probe import (
@@ -146,7 +147,7 @@ class Walk:
                 template=self.recipe.template,
                 eval_fraction=0.25,
                 seed=0,
-                device="cuda" if settings.on_gpu() else "cpu",
+                device="cuda" if hardware.on_gpu() else "cpu",
                 output=folder / "output",
                 work=folder / "work",
                 checkpoints=folder / "checkpoints",

@@ -18,7 +18,7 @@ import pytest
 from pipeline import settings
 from pipeline.store import Store
 from pipeline.store.run import CANCELED, DONE, FAILED, QUEUED, RUNNING, Run
-from pipeline.system import locks
+from pipeline.system import hardware, locks
 from pipeline.worker import loop
 from tests.helpers.lab import cli, finish_all, plant, serving, until
 from tests.runs.test_scorecard import MEASURED
@@ -453,7 +453,7 @@ def test_a_scorecard_is_queued_followed_and_shown(
     monkeypatch.setattr(
         "pipeline.cli.terminal.until_ended", lambda store, run: finish_all(store, run, MEASURED)
     )
-    monkeypatch.setattr(settings, "gpus", lambda: 0)
+    monkeypatch.setattr(hardware, "gpus", lambda: 0)
     words = ["scorecard", model_folder, "--data", dataset, "--json"]
     code, out, _ = cli(capsys, *words, "--algorithms", "rtn, awq")
     rows = json.loads(out)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline import settings
+from pipeline.system import hardware
 
 pytestmark = pytest.mark.gpu
 EXPORTS = {
@@ -21,7 +22,7 @@ EXPORTS = {
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One home for both exports, so that the second reuses what was quantized and trained for the first."""
-    assert settings.gpus() > 0, "no GPU answers nvidia-smi"
+    assert hardware.gpus() > 0, "no GPU answers nvidia-smi"
     return tmp_path_factory.mktemp("home")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import settings
+from pipeline.system import hardware
 from tests.helpers import tiny
 from tests.passes.optimize.test_export import PROMPTS, quantized
 from tests.passes.optimize.test_precision import kinds
@@ -54,7 +54,7 @@ def test_the_graph_is_as_pytorch(
     from pipeline.passes.measure.graph_logits import logits_of
     from pipeline.passes.optimize.genai_builder import GenaiBuilder
 
-    assert settings.gpus() > 0, "no GPU answers nvidia-smi"
+    assert hardware.gpus() > 0, "no GPU answers nvidia-smi"
     source = tiny.build(architecture, tmp_path / "model")
     checkpoint = quantized(source, tmp_path / "quantized", algorithm)
     handler = HfModelHandler(str(checkpoint), load_kwargs={"torch_dtype": "float32"})

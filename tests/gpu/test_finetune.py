@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import settings
 from pipeline.stages import events, finetune, quantize
-from pipeline.stages.stage import Context
+from pipeline.stages.context import Context
+from pipeline.system import hardware
 from tests.helpers import tiny
 from tests.helpers.carry import OPTIONS, context_of, stage
 
@@ -23,7 +23,7 @@ ON_GPU = replace(OPTIONS, precision="auto", max_steps=24)
 
 @pytest.fixture
 def context(tmp_path: Path) -> Context:
-    assert settings.gpus() > 0, "no GPU answers nvidia-smi"
+    assert hardware.gpus() > 0, "no GPU answers nvidia-smi"
     made = context_of(tmp_path, tiny.build("llama", tmp_path / "model"))
     return replace(made, device="cuda")
 

@@ -15,16 +15,17 @@ from pipeline.runs import submit
 from pipeline.stages import recipe
 from pipeline.store import Store
 from pipeline.store.run import FAILED
+from pipeline.system import hardware
 from tests.helpers import tiny
 
 pytestmark = pytest.mark.gpu
 LIMIT = 2 << 20  # bytes; torch takes 2 MB at once for small tensors, and 20 MB for larger ones
 CONFINED = """
 import sys, torch
-from pipeline.worker import child
+from pipeline.worker import stage_process
 total = torch.cuda.get_device_properties(0).total_memory
 torch.cuda.set_per_process_memory_fraction(int(sys.argv[3]) / total)
-sys.exit(child.main(sys.argv[1], sys.argv[2]))
+sys.exit(stage_process.main(sys.argv[1], sys.argv[2]))
 """
 STAGES = {
     "quantize": {"quantize": {"algorithm": "gptq", "calibration_length": 256}, "finetune": None},
@@ -40,7 +41,7 @@ SAID = {
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_stage_names_its_options(store: Store, no_worker: list[Path], tmp_path: Path, stage: str) -> None:
-    assert settings.gpus() > 0, "no GPU answers nvidia-smi"
+    assert hardware.gpus() > 0, "no GPU answers nvidia-smi"
     tiny.build("llama", tmp_path / "model")
     tiny.dataset(tmp_path / "rows.jsonl", 64)
     given = {

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import settings
 from pipeline.stages import quantize
+from pipeline.system import hardware
 from tests.helpers import tiny
 from tests.helpers.carry import context_of, stage
 from tests.passes.quantize.test_awq import blocks, logits, prepared, with_large_channels
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.gpu
 def test_awq_is_nearer_than_rounding(architecture: str, dtype: str, tmp_path: Path) -> None:
     from pipeline.passes.quantize import awq, rounding
 
-    assert settings.gpus() > 0, "no GPU answers nvidia-smi"
+    assert hardware.gpus() > 0, "no GPU answers nvidia-smi"
     exact = logits(with_large_channels(prepared(tmp_path, architecture)))
     rounded, searched = (with_large_channels(prepared(tmp_path, architecture, dtype)) for _ in range(2))
     rounding.pack(rounded, begin=0.0)

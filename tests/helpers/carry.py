@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.stages import finetune
+from pipeline.stages.context import Context, Results
 from pipeline.stages.execute import execute
-from pipeline.stages.stage import Context, Results
 from tests.helpers import tiny
 
 OPTIONS = finetune.Options(max_steps=12, r=8, alpha=16, batch_size=4, learning_rate=0.01, precision="float32")

@@ -1,6 +1,7 @@
 """Processes for the worker's tests: stages that behave well or badly, and a worker that starts such stages.
 
-`python tests/children.py BEHAVIOUR RUN STAGE` takes the place of `python -m pipeline.worker.child RUN STAGE`.
+`python tests/helpers/children.py BEHAVIOUR RUN STAGE` takes the place of the worker's
+`python -m pipeline.worker.stage_process RUN STAGE`.
 None of them outlives a minute, whatever a test forgets.
 """
 
@@ -196,8 +197,8 @@ def fills_the_disk() -> None:
     """
     from pipeline import settings
     from pipeline.stages import execute
-    from pipeline.stages.stage import Artifact, Context, Results
-    from pipeline.worker import child, probe
+    from pipeline.stages.context import Artifact, Context, Results
+    from pipeline.worker import probe, stage_process
 
     filler, greedy = settings.home() / "filler", os.environ["GREEDY"] == "for nothing"
     full = sys.argv[3] == os.environ["FULL"]
@@ -214,7 +215,7 @@ def fills_the_disk() -> None:
         free = os.statvfs(settings.home()).f_bavail * os.statvfs(settings.home()).f_frsize
         with suppress(OSError), filler.open("wb", 0) as file:
             file.write(b"x" * (free - (0 if greedy else 1 << 17)))
-    sys.exit(child.main(sys.argv[2], sys.argv[3]))
+    sys.exit(stage_process.main(sys.argv[2], sys.argv[3]))
 
 
 KINDS = {

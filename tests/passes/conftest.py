@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.stages import events
-from pipeline.stages.stage import Context
+from pipeline.stages.context import Context
 from tests.helpers import tiny
 from tests.helpers.carry import context_of
 

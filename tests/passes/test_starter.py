@@ -24,8 +24,8 @@ from pipeline.inputs.models import starter
 from pipeline.inputs.prompts import templates
 from pipeline.publish import zip_file
 from pipeline.stages import evaluate, finetune, optimize, quantize, score
+from pipeline.stages.context import Context
 from pipeline.stages.execute import execute
-from pipeline.stages.stage import Context
 from pipeline.store import Store
 from pipeline.system import checksums
 from tests.helpers.lab import finish_all, plant

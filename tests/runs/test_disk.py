@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.runs import disk, submit
 from pipeline.stages import artifacts
-from pipeline.stages.stage import Artifact, Results
+from pipeline.stages.context import Artifact, Results
 from pipeline.store import Store
 from pipeline.store.run import DONE
 from pipeline.system import files, locks

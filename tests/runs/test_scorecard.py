@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from pipeline import settings
 from pipeline.cli import terminal
 from pipeline.errors import InputError
 from pipeline.runs import scorecard
@@ -15,6 +14,7 @@ from pipeline.stages import recipe
 from pipeline.stages.recipe import Recipe
 from pipeline.store import Store
 from pipeline.store.run import FAILED
+from pipeline.system import hardware
 from tests.helpers.lab import finish_all
 
 
@@ -89,7 +89,7 @@ def test_a_run_of_another_name_is_still_a_row(store: Store, base: Recipe, no_wor
 def test_one_that_is_refused_leaves_the_others(
     store: Store, base: Recipe, no_worker: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settings, "gpus", lambda: 0)
+    monkeypatch.setattr(hardware, "gpus", lambda: 0)
     group, refused = scorecard.start(store, base, ["rtn", "autoawq"])
     assert [row.algorithm for row in scorecard.rows(store, group)] == ["rtn"]
     assert list(refused) == ["autoawq"]
@@ -108,7 +108,7 @@ def test_one_that_is_refused_leaves_the_others(
 def test_nothing_is_queued_when_nothing_can_be(
     store: Store, base: Recipe, algorithms: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settings, "gpus", lambda: 0)
+    monkeypatch.setattr(hardware, "gpus", lambda: 0)
     with pytest.raises(InputError, match=message):
         scorecard.start(store, base, algorithms)
     assert store.list() == []

@@ -95,7 +95,7 @@ def test_an_export_that_is_not_run_here_leaves_no_stage_that_needs_a_graph(
 def test_a_gpu_is_asked_for_only_where_the_export_runs(
     store: Store, recipe_file: Path, no_worker: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.settings.gpus", lambda: 0)
+    monkeypatch.setattr("pipeline.system.hardware.gpus", lambda: 0)
     on_gpu = ["optimize.device=gpu", "evaluate=null"]
     said = problem(store, recipe_file, *on_gpu, "optimize.provider=CUDAExecutionProvider")
     assert "optimize.device: 'gpu' needs an NVIDIA GPU" in said
@@ -278,8 +278,8 @@ def test_a_gpu_export_needs_a_gpu_here(
         "optimize": {"device": "gpu", "provider": "CUDAExecutionProvider"},
     }
     chosen = recipe.from_dict(given, home)
-    monkeypatch.setattr("pipeline.settings.gpus", lambda: 0)
+    monkeypatch.setattr("pipeline.system.hardware.gpus", lambda: 0)
     with pytest.raises(InputError, match=r"optimize\.device: 'gpu' needs an NVIDIA GPU"):
         submit.check(chosen)
-    monkeypatch.setattr("pipeline.settings.gpus", lambda: 1)
+    monkeypatch.setattr("pipeline.system.hardware.gpus", lambda: 1)
     submit.check(chosen)

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline import settings
 from pipeline.stages import artifacts, quantize
-from pipeline.stages.stage import Artifact, Results
+from pipeline.stages.context import Artifact, Results
 from pipeline.system import locks
 
 OPTIONS = quantize.Options()

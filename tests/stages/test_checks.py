@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import settings
 from pipeline.stages import evaluate, finetune, optimize, quantize, score
+from pipeline.system import hardware
 
 LLAMA = {
     "model_type": "llama",
@@ -95,7 +95,7 @@ def test_options_that_contradict_each_other() -> None:
 
 
 def test_autoawq_is_refused_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings, "gpus", lambda: 0)
+    monkeypatch.setattr(hardware, "gpus", lambda: 0)
     monkeypatch.setattr(quantize, "find_spec", lambda _: None)
     assert problems(quantize, engine="autoawq") == [
         "quantize.engine: 'autoawq' needs an NVIDIA GPU, and none answers here; take quantize.engine: lab,"
@@ -106,7 +106,7 @@ def test_autoawq_is_refused_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_autoawq_is_refused_what_it_does_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings, "gpus", lambda: 1)
+    monkeypatch.setattr(hardware, "gpus", lambda: 1)
     monkeypatch.setattr(quantize, "find_spec", lambda name: name)
     assert problems(quantize, engine="autoawq") == []
     assert problems(quantize, engine="autoawq", bits=8, algorithm="gptq") == [
@@ -156,7 +156,7 @@ def test_packing_does_not_mix_short_and_long_factors(rope: str) -> None:
 def test_qlora_needs_a_gpu_and_its_package(
     monkeypatch: pytest.MonkeyPatch, gpus: int, package: bool, expected: str | None
 ) -> None:
-    monkeypatch.setattr(settings, "gpus", lambda: gpus)
+    monkeypatch.setattr(hardware, "gpus", lambda: gpus)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if package else None)
     found = problems(finetune, method="qlora")
     assert (expected is None) == (found == [])

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pipeline.stages import optimize
+from pipeline.stages.context import Context
 from pipeline.stages.execute import execute
-from pipeline.stages.stage import Context
 
 pytestmark = pytest.mark.chain
 PAIRS = [(device, provider) for device, providers in optimize.TARGETS.items() for provider in providers]

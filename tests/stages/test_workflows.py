@@ -13,7 +13,7 @@ import pytest
 
 from pipeline import settings
 from pipeline.stages import evaluate, finetune, optimize, quantize, score
-from pipeline.stages.stage import Context
+from pipeline.stages.context import Context
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 SMOLLM = {

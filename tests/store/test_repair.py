@@ -20,7 +20,7 @@ from pipeline import settings
 from pipeline.errors import LabError
 from pipeline.store import Store, backup
 from pipeline.store.run import CANCELED, DONE, FAILED, INTERRUPTED, QUEUED, RUNNING, Run
-from pipeline.system import locks
+from pipeline.system import hardware, locks
 from tests.helpers.lab import finish_all, plant, until
 
 
@@ -135,7 +135,7 @@ def test_without_a_copy_everything_is_read_from_the_folders(
     assert found["failed"].stages[0].error == "It broke."
     assert "retry it" in (found["begun"].stages[0].error or "")
     assert [stage.status for stage in found["begun"].stages[1:]] == [CANCELED] * 3
-    assert again.running() == [(runs["alive"], "quantize", settings.devices()[0])]
+    assert again.running() == [(runs["alive"], "quantize", hardware.devices()[0])]
     assert again.claim("cpu") == (runs["between"], "optimize")
     again.retry(runs["begun"])
     assert again.get(runs["begun"]).status == QUEUED

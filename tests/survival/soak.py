@@ -293,7 +293,9 @@ class Soak:
     def children(self, run: str, stage: str) -> list[int]:
         """Processes that hold the stage's lock, but for a worker that is just handing it over."""
         lock = str(self.store.folder(run, stage) / "lock")
-        children = [pid for pid in processes(self.home) if command(pid)[2:3] == ["pipeline.worker.child"]]
+        children = [
+            pid for pid in processes(self.home) if command(pid)[2:3] == ["pipeline.worker.stage_process"]
+        ]
         return [pid for pid in children if has_open(pid, lock)]
 
     def at_work(self, wanted: str) -> tuple[str, str] | None:

@@ -21,7 +21,7 @@ from starlette.testclient import TestClient
 from pipeline.errors import InputError
 from tests.helpers import planted
 from tests.helpers.lab import until
-from webapp import app, calls, door, guard, uploads
+from webapp import app, gradio_requests, guard, handler_values, uploads
 from webapp.app import create
 from webapp.tabs import data
 
@@ -81,7 +81,7 @@ def client(lasting_client: TestClient) -> TestClient:
 def gradio(client: TestClient) -> Any:
     """Gradio's own app behind our door."""
     mounts = [route.app for route in client.app.routes if isinstance(route, Mount)]
-    return next(mounted.app for mounted in mounts if isinstance(mounted, door.Door))
+    return next(mounted.app for mounted in mounts if isinstance(mounted, gradio_requests.Door))
 
 
 class Handler:
@@ -103,7 +103,7 @@ class Handler:
     def fits(self, values: list[Any]) -> bool:
         """Whether these get as far as the handler: what the page refuses is the same sentence everywhere."""
         try:
-            calls.fitting(self.inputs, values)
+            handler_values.fitting(self.inputs, values)
         except InputError:
             return False
         return True
@@ -219,7 +219,7 @@ def test_no_other_value_may_be_a_file(client, victim, touched):
 
 def test_gradio_itself_refuses_what_was_not_uploaded(home, client, victim, monkeypatch):
     """With our own look out of the way: this fails where Gradio looks only if something else is set."""
-    monkeypatch.setattr(calls, "fitting", lambda components, values: values)
+    monkeypatch.setattr(handler_values, "fitting", lambda components, values: values)
     monkeypatch.setattr(uploads, "taken", None)
     for handler in taking(client):
         for name, stream in (("rows.jsonl", False), ("config.json", True), ("icon.svg", True)):
@@ -297,7 +297,7 @@ def test_no_text_becomes_a_path_or_a_process(home, store, client, victim, touche
             with touched.looking() as found:
                 status, answer = handler.call(values, {"id": value, "value": value})
             assert status in (GOOD, REFUSED), (handler.id, value, answer)
-            assert calls.BROKEN not in answer, (handler.id, value)
+            assert handler_values.BROKEN not in answer, (handler.id, value)
             assert "subprocess.Popen" not in found, (handler.id, value)
             outside = [path for path in found if path.startswith("/") and not known(path, home, tmp_path)]
             assert not outside, (handler.id, value, outside)
@@ -330,11 +330,11 @@ def test_values_of_another_type_are_a_sentence(store, client, capfd):
             for event in (value, named) if not handler.kinds else (named,):
                 status, answer = handler.call([value] * len(handler.kinds), event)
                 assert status in (GOOD, REFUSED), (handler.id, value, answer)
-                assert calls.BROKEN not in answer, (handler.id, value)
+                assert handler_values.BROKEN not in answer, (handler.id, value)
         for value in TYPES if {"dropdown", "radio"} & set(handler.kinds) else ():
             status, answer = handler.call(handler.given({"dropdown", "radio"}, value))
             assert status in (GOOD, REFUSED), (handler.id, value, answer)
-            assert calls.BROKEN not in answer, (handler.id, value)
+            assert handler_values.BROKEN not in answer, (handler.id, value)
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -419,7 +419,7 @@ SOUND = {"data": [], "fn_index": 0, "session_hash": "abc"}
 @pytest.mark.parametrize("path", ["queue/join", "run/predict", "cancel", "reset"])
 def test_a_call_that_no_page_sends_is_refused_and_not_logged(client, capfd, path, text):
     reply = client.post(f"/gradio_api/{path}", content=text.encode("utf-8", "surrogatepass"), headers=JSON)
-    assert (reply.status_code, reply.text.strip()) == (422, calls.UNFIT)
+    assert (reply.status_code, reply.text.strip()) == (422, handler_values.UNFIT)
     assert capfd.readouterr().err == ""
 
 
@@ -435,13 +435,15 @@ def test_answers_that_nobody_reads_are_few(client):
     handler = next(found for found in handlers(client) if found.queued and not found.kinds)
     body = {"data": [], "fn_index": handler.id, "session_hash": "never-read"}
     statuses = [client.post("/gradio_api/queue/join", json=body).status_code for _ in range(20)]
-    assert statuses == [GOOD] * door.MOST_UNREAD + [503] * (20 - door.MOST_UNREAD)
+    assert statuses == [GOOD] * gradio_requests.MOST_UNREAD + [503] * (20 - gradio_requests.MOST_UNREAD)
     assert client.post("/gradio_api/queue/join", json=body | {"session_hash": "other"}).status_code == GOOD
 
 
-def at_the_door(client: TestClient) -> tuple[door.Door, Callable[[str], int]]:
+def at_the_door(client: TestClient) -> tuple[gradio_requests.Door, Callable[[str], int]]:
     """The door, with no session there, and how a session has an event carried out: the status of its call."""
-    found = next(route.app for route in client.app.routes if isinstance(getattr(route, "app", 0), door.Door))
+    found = next(
+        route.app for route in client.app.routes if isinstance(getattr(route, "app", 0), gradio_requests.Door)
+    )
     queue = found.queue
     queue.pending_messages_per_session.clear()
     queue.pending_event_ids_session.clear()
@@ -458,7 +460,7 @@ def at_the_door(client: TestClient) -> tuple[door.Door, Callable[[str], int]]:
 
 def test_sessions_that_nobody_reads_make_room_and_others_stay(client, monkeypatch):
     at_door, join = at_the_door(client)
-    monkeypatch.setattr(door, "SESSIONS", 3)
+    monkeypatch.setattr(gradio_requests, "SESSIONS", 3)
     monkeypatch.setattr(at_door, "streams", {"read"})
     assert [join(name) for name in ("read", "one", "two", "three", "four")] == [GOOD] * 5
     assert list(at_door.queue.pending_messages_per_session) == ["read", "three", "four"]
@@ -477,9 +479,9 @@ def test_a_body_that_is_too_large_and_hides_its_size_is_refused(client, capfd):
 
 
 def test_streams_leave_connections_for_requests(client, monkeypatch):
-    monkeypatch.setattr(door, "MOST_PROGRESS", 0)
+    monkeypatch.setattr(gradio_requests, "MOST_PROGRESS", 0)
     reply = client.get("/gradio_api/upload_progress?upload_id=abc")
-    assert (reply.status_code, reply.text.strip()) == (503, door.BUSY)
+    assert (reply.status_code, reply.text.strip()) == (503, gradio_requests.BUSY)
     assert client.get("/config").status_code == GOOD
 
 
@@ -494,12 +496,12 @@ def test_the_name_of_an_upload_under_way_is_short(client):
     for method, path in (("GET", "upload_progress"), ("POST", "upload")):
         given = {"params": {"upload_id": "x" * 65}, "files": {"files": ("a.jsonl", ROWS)}}
         reply = client.request(method, f"/gradio_api/{path}", **given)
-        assert (reply.status_code, reply.text.strip()) == (422, calls.UNFIT)
+        assert (reply.status_code, reply.text.strip()) == (422, handler_values.UNFIT)
 
 
 def test_streams_that_have_nothing_to_send_make_room(client, monkeypatch, capfd):
     at_door, join = at_the_door(client)
-    monkeypatch.setattr(door, "SESSIONS", 2)
+    monkeypatch.setattr(gradio_requests, "SESSIONS", 2)
 
     def read(session: str) -> str:
         return client.get("/gradio_api/queue/data", params={"session_hash": session}).text
@@ -511,7 +513,7 @@ def test_streams_that_have_nothing_to_send_make_room(client, monkeypatch, capfd)
             assert "process_completed" in read(name)
             idle[name] = threads.submit(read, name)
             until(lambda name=name: name in at_door.streams, "the stream", 60)
-        assert read("one").strip() == door.BUSY
+        assert read("one").strip() == gradio_requests.BUSY
         assert join("three") == GOOD
         assert '"close_stream"' in idle["one"].result(60)
         assert "process_completed" in read("three")

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import settings
 from pipeline.store import Store
 from pipeline.store.run import DONE, FAILED, QUEUED, RUNNING
-from pipeline.system import clock
+from pipeline.system import clock, hardware
 from pipeline.system.files import write_whole
 from pipeline.worker.limits import Limits
 from pipeline.worker.loop import Worker
@@ -100,7 +99,7 @@ def test_an_adopted_stage_is_timed_by_the_clock_nobody_can_set(store: Store, ste
 def test_runs_for_the_processor_go_beside_those_on_a_gpu(
     store: Store, monkeypatch: pytest.MonkeyPatch, stepper: Make, slot: str, gpu: bytes
 ) -> None:
-    monkeypatch.setattr(settings, "gpus", lambda: 1)
+    monkeypatch.setattr(hardware, "gpus", lambda: 1)
     runs = {"cpu": add(store, runs_on="cpu"), "cuda:0": add(store)}
     waiting = add(store, runs_on="cpu")
     served = stepper("waits")

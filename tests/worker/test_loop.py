@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import settings
 from pipeline.stages import artifacts
 from pipeline.store import Store
 from pipeline.store.run import CANCELED, DONE, FAILED, QUEUED, RUNNING, Run, StageRun
-from pipeline.system import locks
+from pipeline.system import hardware, locks
 from pipeline.worker import job
 from pipeline.worker.loop import Worker
 from tests.helpers.lab import alive, ended, go, one_stage, plant, spawned, step_until, until
@@ -53,7 +52,7 @@ class TestStages:
     def test_each_device_has_a_run_of_its_own(
         self, store: Store, monkeypatch: pytest.MonkeyPatch, stepper: Make
     ) -> None:
-        monkeypatch.setattr(settings, "gpus", lambda: 2)
+        monkeypatch.setattr(hardware, "gpus", lambda: 2)
         runs = [one_stage(store, str(n)) for n in range(3)]
         served = stepper("waits")
         served.step()

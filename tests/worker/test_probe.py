@@ -18,7 +18,7 @@ from pipeline.runs import submit
 from pipeline.stages import recipe
 from pipeline.store import Store
 from pipeline.store.run import EVENTS, FAILED, RESULT
-from pipeline.worker import child, probe, processes, spare
+from pipeline.worker import probe, processes, spare, stage_process
 from tests.helpers import tiny
 from tests.helpers.lab import until
 
@@ -150,7 +150,7 @@ def outcome(store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], di
         folder = store.folder(run, "quantize")
         folder.mkdir(exist_ok=True)
         monkeypatch.setenv("OLIVE_LAB_EVENTS", str(folder / EVENTS))
-        child.main(run, "quantize")
+        stage_process.main(run, "quantize")
         return dict(json.loads((folder / RESULT).read_text()))
 
     monkeypatch.setattr(spare, "affordable", lambda: False)  # nothing is imported here meanwhile

@@ -12,7 +12,7 @@ from pipeline import display
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.exports import chat_client
 from pipeline.runs import submit
-from webapp.calls import picked
+from webapp.handler_values import picked
 from webapp.home import store
 from webapp.ui import choices, parts, views
 from webapp.ui.streams import coalesce

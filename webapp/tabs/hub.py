@@ -13,7 +13,7 @@ from pipeline.errors import LabError, sentence
 from pipeline.publish import targets
 from pipeline.publish.hub import ask
 from pipeline.runs import submit
-from webapp.calls import picked
+from webapp.handler_values import picked
 from webapp.home import store
 from webapp.tabs import azure
 from webapp.ui import choices, form, parts, views

@@ -17,7 +17,8 @@ from pipeline.inputs.data import datasets
 from pipeline.inputs.options import describe
 from pipeline.runs import submit
 from pipeline.stages import recipe as recipes
-from pipeline.stages.table import STAGES
+from pipeline.stages.all_stages import STAGES
+from pipeline.system import hardware
 from pipeline.system.files import to_json
 from webapp import local_models
 from webapp.home import known_run, store
@@ -141,7 +142,7 @@ def _basics(inputs: form.Form) -> None:
             inputs.add("", option, made)
     with gr.Accordion("More options", open=False), gr.Row(elem_classes="fields"):
         for option in describe(recipes.Basics):
-            if option.advanced and (option.name != "runs_on" or settings.gpus()):
+            if option.advanced and (option.name != "runs_on" or hardware.gpus()):
                 inputs.add("", option, form.component(option))
 
 

@@ -9,10 +9,10 @@ import gradio as gr
 from pipeline import display
 from pipeline.errors import LabError
 from pipeline.publish import zip_file
-from pipeline.runs import comparison, disk
+from pipeline.runs import disk, history
 from pipeline.store.run import ENDED, RETRYABLE, Run
 from pipeline.worker import loop
-from webapp.calls import number, picked, ticked
+from webapp.handler_values import number, picked, ticked
 from webapp.home import known_run, store
 from webapp.routes import runs as run_routes
 from webapp.tabs import comparison as comparison_panel
@@ -45,11 +45,11 @@ def listed(
     """
     there = store().list(deleted=shown == DELETED)
     status = "" if shown == DELETED else shown
-    found = comparison.search(there, text, status, tag or "", owner or "")
+    found = history.search(there, text, status, tag or "", owner or "")
     empty = NONE_DELETED if shown == DELETED and not there else EMPTY if there else ""
     table = views.history(found, empty=empty, checked=checked.split(",") if checked else [], picked=run)
-    owners = comparison.owners(there)
-    tags = [("All", ""), *((name, name) for name in comparison.tags(there))]
+    owners = history.owners(there)
+    tags = [("All", ""), *((name, name) for name in history.tags(there))]
     owned = gr.update(choices=[("All", ""), *((name, name) for name in owners)], visible=len(owners) > 1)
     return {**table, "ticks": ticks}, gr.update(choices=tags), owned
 
@@ -113,7 +113,7 @@ def save(run: str, notes: str, tags: str) -> tuple[Any, Any]:
         new_tags = tags.split(",") if tags != ", ".join(found.tags) else None
         if new_notes is None and new_tags is None:
             return gr.skip(), None
-        comparison.annotate(store(), found.id, new_notes, new_tags)
+        history.annotate(store(), found.id, new_notes, new_tags)
     except LabError as error:
         return None, views.problems("Not saved", error)
     return {"text": "Saved.", "kind": "good"}, None

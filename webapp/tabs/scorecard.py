@@ -8,10 +8,11 @@ from typing import Any
 
 import gradio as gr
 
-from pipeline import display, settings
+from pipeline import display
 from pipeline.errors import LabError
 from pipeline.runs import scorecard
 from pipeline.stages.recipe import Recipe
+from pipeline.system import hardware
 from webapp.home import store
 from webapp.ui import check_turns, form, parts, views
 
@@ -83,7 +84,7 @@ def arrive(group: str | None) -> tuple[Any, ...]:
 def build(tab: gr.Tab, inputs: form.Form, read: Any, you: gr.Textbox) -> None:
     """Lay out the panel; `read(inputs, values)` makes a recipe of the form's inputs."""
     ways = [scorecard.FLOAT, *scorecard.WAYS]
-    offered = [way for way in ways if way != "autoawq" or settings.gpus()]
+    offered = [way for way in ways if way != "autoawq" or hardware.gpus()]
     with gr.Accordion("Scorecard", open=False, elem_id="scorecard"):
         parts.fixed(ABOUT)
         with gr.Row(elem_classes="fields"):

@@ -13,7 +13,7 @@ from pipeline import settings
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.runs import pulls
 from pipeline.store.run import DONE
-from webapp.calls import picked, ticked
+from webapp.handler_values import picked, ticked
 from webapp.home import store
 from webapp.tabs import azure
 from webapp.ui import choices, parts, version_tables, views

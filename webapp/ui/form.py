@@ -11,7 +11,7 @@ import gradio as gr
 from pipeline import display
 from pipeline.inputs import safe_yaml
 from pipeline.inputs.options import Option, describe
-from webapp import calls
+from webapp import handler_values
 
 MOST_RADIO_CHOICES = 3
 LONGEST_TYPED = 100  # characters of a number
@@ -106,7 +106,7 @@ def component(option: Option, group: str = "", **kwargs: Any) -> Input:
         return gr.Radio(words, **common) if len(words) <= MOST_RADIO_CHOICES else gr.Dropdown(words, **common)
     if option.choices:
         made = gr.Dropdown([(word(c), c) for c in option.choices], allow_custom_value=True, **common)
-        setattr(made, calls.TYPED_TOO, option.types)  # a recipe that is filled in has them
+        setattr(made, handler_values.TYPED_TOO, option.types)  # a recipe that is filled in has them
         return made
     return gr.Textbox(**{**common, "value": "" if option.default is None else word(option.default)})
 

@@ -12,9 +12,9 @@ import yaml
 from pipeline import display
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.inputs.data.datasets import Report
-from pipeline.runs.comparison import Losses
-from pipeline.runs.comparison import Row as Compared
 from pipeline.runs.disk import Storage
+from pipeline.runs.history import Losses
+from pipeline.runs.history import Row as Compared
 from pipeline.runs.scorecard import Row
 from pipeline.store.run import CANCELED, DONE, ENDED, RUNNING, Run, StageRun
 

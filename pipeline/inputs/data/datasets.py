@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from pipeline import display
 from pipeline.errors import InputError
-from pipeline.inputs.data import file_kinds, splitting
+from pipeline.inputs.data import file_faults, splitting
 from pipeline.inputs.data.lengths import Lengths
 from pipeline.inputs.data.splitting import POSITIONS, ROWS, Contents, Parts
 from pipeline.inputs.prompts import templates
@@ -366,8 +366,8 @@ def _on_both_sides(parts: Parts) -> list[str]:
 def _scan(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Yield (line number, the row or what is wrong with the line); stop where reading on is pointless."""
     with path.open("rb") as file:
-        head = file.read(file_kinds.HEAD)
-        if kind := file_kinds.of_bytes(head):
+        head = file.read(file_faults.HEAD)
+        if kind := file_faults.of_bytes(head):
             yield 1, kind
             return
         file.seek(0)
@@ -387,7 +387,7 @@ def _scan(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
                 continue
             row, last = _read(line)
             if isinstance(row, str) and row != _TOO_DEEP and is_first:
-                kind = file_kinds.of_text(head, len(head) < file_kinds.HEAD)
+                kind = file_faults.of_text(head, len(head) < file_faults.HEAD)
                 row, last = (kind, True) if kind else (row, last)
             yield number, row
             if last:
@@ -418,7 +418,7 @@ def _read(line: bytes) -> tuple[dict[str, Any] | str, bool]:
     except UnicodeDecodeError as error:
         return f"byte {error.start + 1} is not UTF-8; save the file as UTF-8", True
     row = _parse(text)
-    return row, row == file_kinds.MARKS
+    return row, row == file_faults.MARKS
 
 
 class _Slip(ValueError):
@@ -430,7 +430,7 @@ def _parse(text: str) -> dict[str, Any] | str:
     try:
         row = _JSON.decode(text)
     except json.JSONDecodeError as error:
-        return file_kinds.of_line(text, error)
+        return file_faults.of_line(text, error)
     except RecursionError:
         return _TOO_DEEP
     except ValueError as error:  # if not ours, an integer that Python refuses to read for its length

@@ -25,7 +25,7 @@ from pipeline.inputs import azure_workspace
 from pipeline.inputs.azure_address import parse
 from pipeline.inputs.models import config_faults, starter_package
 from pipeline.inputs.prompts.templates import Chat, chat_template
-from pipeline.system import locks, own_process
+from pipeline.system import hardware, locks, own_process
 from pipeline.system.files import to_json, write_whole
 
 # What the starter's own files say, so that its rows can be checked and rendered before it is unpacked;
@@ -169,7 +169,7 @@ def _content(path: Path) -> str:
             file.seek(start)
             return hashlib.sha256(file.read(PIECE)).digest()
 
-    with ThreadPoolExecutor(settings.cores()) as pool:
+    with ThreadPoolExecutor(hardware.cores()) as pool:
         return hashlib.sha256(b"".join(pool.map(piece, range(0, path.stat().st_size, PIECE)))).hexdigest()
 
 

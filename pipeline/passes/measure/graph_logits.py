@@ -12,7 +12,7 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
-from pipeline import settings
+from pipeline.system import hardware
 
 # Types of a cache, as the session names them.
 CACHES = {
@@ -31,7 +31,7 @@ def logits_of(folder: Path, adapter: Path | None = None) -> Callable[[Tensor], T
     decoder = json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]["decoder"]
     cuda = any("cuda" in given for given in decoder["session_options"].get("provider_options", []))
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = settings.cores()
+    options.intra_op_num_threads = hardware.cores()
     options.log_severity_level = 3  # errors: an adapter's optional inputs are a warning each
     providers = ["CPUExecutionProvider"]
     if cuda:

@@ -86,9 +86,7 @@ class LoraInputs(Pass):
         note_base(folder, config.base)
         emit(message="Adapter written", progress=0.8)
         if config.data_config:
-            from pipeline.passes.measure import (
-                graph_loss,  # torch and transformers, which converting needs not
-            )
+            from pipeline.passes.measure import graph_loss
 
             found = {"eval_loss_graph": graph_loss.held_out(folder, config.data_config)}
             Path(config.report).write_text(json.dumps(finite(found), allow_nan=False) + "\n", "utf-8")

@@ -12,7 +12,7 @@ from unittest.mock import Mock
 import pytest
 
 from pipeline.stages import finetune
-from pipeline.stages.stage import Context
+from pipeline.stages.context import Context
 from tests.helpers.carry import OPTIONS, stage
 
 pytestmark = pytest.mark.chain

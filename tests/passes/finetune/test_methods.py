@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.stages import finetune, quantize
-from pipeline.stages.stage import Context
+from pipeline.stages.context import Context
 from tests.helpers.carry import OPTIONS, stage
 
 pytestmark = pytest.mark.chain

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.errors import LabError
 from pipeline.stages import finetune
-from pipeline.stages.stage import Context
+from pipeline.stages.context import Context
 from tests.helpers import tiny
 from tests.helpers.carry import OPTIONS, stage
 

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline import settings
 from pipeline.stages import finetune
-from pipeline.stages.stage import Context
+from pipeline.stages.context import Context
 from tests.helpers import tiny
 from tests.helpers.carry import OPTIONS, context_of, stage
 

@@ -17,7 +17,7 @@ from pipeline import settings
 from pipeline.errors import LabError
 from pipeline.inputs.options import describe
 from pipeline.stages import evaluate, finetune, optimize, quantize
-from pipeline.stages.stage import Context
+from pipeline.stages.context import Context
 from tests.helpers import tiny
 from tests.helpers.carry import OPTIONS, context_of, stage
 

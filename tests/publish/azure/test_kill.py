@@ -71,7 +71,7 @@ def test_a_publish_that_is_ended_goes_on_where_it_was(
     child = [
         pid
         for pid in processes(store.home)
-        if b"pipeline.worker.child" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        if b"pipeline.worker.stage_process" in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
     if how == "kill":
         os.kill(child[0], signal.SIGKILL)

@@ -31,7 +31,7 @@ def test_a_large_file_goes_there_and_back_in_little_memory(
         for _ in range(SIZE // MIB):
             file.write(os.urandom(MIB))
     checksums.write(folder)
-    watch = Watch("pipeline.worker.child")
+    watch = Watch("pipeline.worker.stage_process")
     stage = submit.publish(store, finished, "azureml", azureml.Options(name="trips"))
     until(lambda: store.get(finished.id).stage(stage).status in ENDED, "the end", 120)
     ended = store.get(finished.id).stage(stage)

@@ -356,7 +356,7 @@ def test_a_meter_tells_bytes_and_the_time_that_is_left() -> None:
 
 def test_nothing_of_azure_is_imported_beforehand() -> None:
     code = (
-        "import sys, pipeline.__main__, pipeline.worker.child;"
+        "import sys, pipeline.__main__, pipeline.worker.stage_process;"
         "import pipeline.publish.azure.preflight, pipeline.publish.azure.catalogue;"
         "print([name for name in sys.modules if name.split('.')[0] in ('azure', 'msal', 'onnx', 'torch')])"
     )

@@ -223,7 +223,7 @@ class TestTheWorker:
         hub.faults.append(Fault("PUT /storage/", -1, skip=1))
         stage = self.queue(store, finished)
         until(lambda: hub.count("PUT /storage/") == 2, "the second file", 180)
-        (child,) = [p for p in processes(store.home) if b"pipeline.worker.child" in command(p)]
+        (child,) = [p for p in processes(store.home) if b"pipeline.worker.stage_process" in command(p)]
         os.kill(child, signal.SIGKILL)
         until(lambda: store.get(finished.id).stage(stage).status in ENDED, "the end", 180)
         stage = self.queue(store, finished)
@@ -244,7 +244,7 @@ class TestTheWorker:
         with (folder / "more.data").open("wb") as file:
             file.truncate(200 * MIB)
         checksums.write(folder)
-        watch = Watch("pipeline.worker.child")
+        watch = Watch("pipeline.worker.stage_process")
         stage = self.queue(store, finished)
         until(lambda: store.get(finished.id).stage(stage).status in ENDED, "the end", 180)
         ended = store.get(finished.id).stage(stage)

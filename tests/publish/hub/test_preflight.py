@@ -116,7 +116,7 @@ def test_an_option_of_another_place_is_refused(store: Store, finished: Run) -> N
 
 def test_nothing_of_the_client_is_imported_beforehand() -> None:
     code = (
-        "import sys, pipeline.__main__, pipeline.worker.child;"
+        "import sys, pipeline.__main__, pipeline.worker.stage_process;"
         "import pipeline.publish.hub.preflight, pipeline.publish.hub.repository;"
         "client = ('huggingface_hub', 'httpx2', 'hf_xet');"
         "print([name for name in sys.modules if name.split('.')[0] in client])"

@@ -6,7 +6,7 @@ import json
 
 from pipeline.store.run import DONE, FAILED
 from pipeline.system import clock
-from pipeline.worker.child import PROCESS
+from pipeline.worker.stage_process import PROCESS
 from tests.helpers import planted
 from tests.helpers.lab import until
 from webapp.routes import tail

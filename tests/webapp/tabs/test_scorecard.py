@@ -8,6 +8,7 @@ import pytest
 from pipeline import settings
 from pipeline.runs import scorecard
 from pipeline.stages import recipe
+from pipeline.system import hardware
 from tests.helpers import planted
 from webapp.tabs import scorecard as panel
 
@@ -20,7 +21,7 @@ def reading(*changes: str):
 @pytest.fixture
 def quiet(monkeypatch):
     monkeypatch.setattr("pipeline.worker.loop.ensure", lambda home: None)
-    monkeypatch.setattr(settings, "gpus", lambda: 0)
+    monkeypatch.setattr(hardware, "gpus", lambda: 0)
 
 
 def test_it_queues_a_run_for_each_way(store, quiet):

@@ -18,6 +18,7 @@ import psutil
 
 from pipeline import settings
 from pipeline.stages import events
+from pipeline.system import hardware
 
 SECONDS = 2.0
 # After so many samples the next ones are further apart, so that a stage of a month writes a megabyte or two.
@@ -72,11 +73,11 @@ def memory() -> dict[str, int]:
 
 def gpu() -> dict[str, int]:
     """How busy the GPU is, and bytes in use on it by whomever; without what the driver does not tell."""
-    if not settings.gpus():
+    if not hardware.gpus():
         return {}
     try:
         out = subprocess.run(
-            [*QUERY, f"--id={settings.visible_gpu()}"],
+            [*QUERY, f"--id={hardware.visible_gpu()}"],
             capture_output=True, text=True, timeout=GPU_TIMEOUT, check=True,
         ).stdout  # fmt: skip
     except (OSError, subprocess.SubprocessError):

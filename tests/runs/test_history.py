@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import InputError, LabError
-from pipeline.runs import comparison
+from pipeline.runs import history
 from pipeline.stages import events, recipe
 from pipeline.store import Store
 from pipeline.store.run import DONE, FAILED, QUEUED
@@ -55,16 +55,16 @@ class TestSearch:
     def test_every_word_must_stand_somewhere(
         self, store: Store, three: dict[str, str], text: str, found: list[str]
     ) -> None:
-        assert [run.id for run in comparison.search(store.list(), text)] == [three[name] for name in found]
+        assert [run.id for run in history.search(store.list(), text)] == [three[name] for name in found]
 
     def test_an_id_or_its_end_is_found(self, store: Store, three: dict[str, str]) -> None:
-        assert [run.id for run in comparison.search(store.list(), three["sea"][-6:])] == [three["sea"]]
+        assert [run.id for run in history.search(store.list(), three["sea"][-6:])] == [three["sea"]]
 
     def test_status_tag_owner_and_group_narrow_it(self, store: Store, three: dict[str, str]) -> None:
         store.request_cancel(three["sea"])
 
         def ask(**wanted: str) -> list[str]:
-            return [run.name for run in comparison.search(store.list(), **wanted)]
+            return [run.name for run in history.search(store.list(), **wanted)]
 
         assert ask(status="canceled") == ["Seaside"]
         assert ask(status=QUEUED) == ["city", "Alps Tour"]
@@ -75,30 +75,30 @@ class TestSearch:
         assert ask(tag="keep", owner="bob", status=QUEUED) == []
 
     def test_what_there_is_to_ask_for(self, store: Store, three: dict[str, str]) -> None:
-        assert comparison.tags(store.list()) == ["keep", "été"]
-        assert comparison.owners(store.list()) == ["bob", "zoe"]
+        assert history.tags(store.list()) == ["keep", "été"]
+        assert history.owners(store.list()) == ["bob", "zoe"]
 
 
 class TestAnnotate:
     def test_notes_and_tags_are_kept_apart(self, store: Store) -> None:
         run = add(store)
-        comparison.annotate(store, run, notes="as\ntyped ")
-        comparison.annotate(store, run, tags=[" b", "a", "b", ""])
+        history.annotate(store, run, notes="as\ntyped ")
+        history.annotate(store, run, tags=[" b", "a", "b", ""])
         assert (store.get(run).notes, store.get(run).tags) == ("as\ntyped ", ("b", "a"))
-        comparison.annotate(store, run, notes="", tags=[])
+        history.annotate(store, run, notes="", tags=[])
         assert (store.get(run).notes, store.get(run).tags) == ("", ())
 
     def test_the_limits_are_allowed(self, store: Store) -> None:
         run = add(store)
         tags = [f"{n:040}" for n in range(20)]
-        comparison.annotate(store, run, notes="x" * 10_000, tags=tags)
+        history.annotate(store, run, notes="x" * 10_000, tags=tags)
         assert (len(store.get(run).notes), store.get(run).tags) == (10_000, tuple(tags))
 
     def test_all_that_is_wrong_is_told_and_nothing_is_kept(self, store: Store) -> None:
         run = add(store)
         tags = ["x" * 41, "two\nlines", "a,b", "\ud800", *map(str, range(20))]
         with pytest.raises(InputError) as caught:
-            comparison.annotate(store, run, notes="x" * 10_000 + "\ud800", tags=tags)
+            history.annotate(store, run, notes="x" * 10_000 + "\ud800", tags=tags)
         problems = caught.value.problems
         assert problems[0].startswith("notes: 10,001 characters are too many; allowed: 10,000")
         assert "surrogate" in problems[1]
@@ -114,7 +114,7 @@ class TestDifferences:
             add(store, "two", finetune={"r": 8}, seed=3),
             add(store, "three", finetune=None, group="sweep-1"),
         ]
-        rows = comparison.differences([store.get(run) for run in ids])
+        rows = history.differences([store.get(run) for run in ids])
         assert {row.key: row.values for row in rows} == {
             "seed": (0, 3, 0),
             "finetune": ("on", "on", "off"),
@@ -124,14 +124,14 @@ class TestDifferences:
     def test_options_that_came_later_have_their_defaults(self, store: Store) -> None:
         old = store.get(add(store, "old"))
         del old.recipe["finetune"]["packing"], old.recipe["seed"]
-        assert comparison.differences([old, store.get(add(store, "new"))]) == []
+        assert history.differences([old, store.get(add(store, "new"))]) == []
 
     def test_data_of_one_name_is_told_apart_by_content(self, store: Store) -> None:
         runs = [
             store.add("x", {"data": "/x"}, store.home / "datasets" / (c * 64) / "t.jsonl", {}) for c in "ab"
         ]
-        rows = comparison.differences([store.get(run) for run in runs])
-        assert rows == [comparison.Row("data", ("t.jsonl (aaaaaaaa)", "t.jsonl (bbbbbbbb)"))]
+        rows = history.differences([store.get(run) for run in runs])
+        assert rows == [history.Row("data", ("t.jsonl (aaaaaaaa)", "t.jsonl (bbbbbbbb)"))]
 
 
 def test_what_was_measured_stands_in_order_and_only_what_any_run_has(store: Store) -> None:
@@ -148,7 +148,7 @@ def test_what_was_measured_stands_in_order_and_only_what_any_run_has(store: Stor
     begun = plant(store)
     store.claim("cpu")
     store.finish(begun, "quantize", FAILED, metrics={"peak_memory_bytes": 9})
-    rows = comparison.metrics([whole, store.get(begun)])
+    rows = history.metrics([whole, store.get(begun)])
     assert [(row.key, row.values) for row in rows] == [
         ("finetune.eval_loss_before", (3.0, None)),
         ("finetune.eval_loss_after", (1.5, None)),
@@ -176,7 +176,7 @@ class TestLosses:
         with path.open("a") as file:
             file.write('{"step": 1, "lo\n[1]\n')
         self.tell(store, run, {"step": 0, "eval_loss": 3.0}, {"step": 1, "loss": 2.5}, {"loss": None})
-        found = comparison.losses(store, store.get(run))
+        found = history.losses(store, store.get(run))
         assert (found.training.steps, found.training.losses) == ([1], [2.5])
         assert (found.held_out.steps, found.held_out.losses) == ([0], [3.0])
 
@@ -185,10 +185,10 @@ class TestLosses:
         first = [{"step": n, "loss": 9.0 - n} for n in range(1, 6)]
         self.tell(store, run, {"attempt": True}, {"step": 0, "eval_loss": 3.0}, *first)
         self.tell(store, run, {"attempt": True})
-        waiting = comparison.losses(store, store.get(run))
+        waiting = history.losses(store, store.get(run))
         assert waiting.training.steps == [1, 2, 3, 4, 5]
         self.tell(store, run, {"step": 0, "eval_loss": 3.0}, {"resumed": 3}, {"step": 4, "loss": 1.0})
-        found = comparison.losses(store, store.get(run))
+        found = history.losses(store, store.get(run))
         assert found.training.steps == [1, 2, 3, 4]
         assert found.training.losses == [8.0, 7.0, 6.0, 1.0]
         assert found.held_out.steps == [0]
@@ -198,7 +198,7 @@ class TestLosses:
         path = store.folder(run, "finetune") / "events.jsonl"
         path.parent.mkdir()
         path.write_text("".join(f'{{"step": {n}, "loss": {n}}}\n' for n in range(10_000)))
-        found = comparison.losses(store, store.get(run)).training
+        found = history.losses(store, store.get(run)).training
         assert 1000 <= len(found.steps) <= 2000
         assert found.steps == list(range(0, 10_000, 8))
         assert found.losses == found.steps
@@ -211,15 +211,15 @@ class TestLosses:
         self.tell(store, maker, {"step": 1, "loss": 2.5})
         reusing = finish_all(store, user, {"finetune": {"artifacts": [adapter], "reused": True}})
         self.tell(store, user, {"attempt": True}, {"message": "Reused"})
-        assert comparison.losses(store, reusing).training.losses == [2.5]
+        assert history.losses(store, reusing).training.losses == [2.5]
         store.delete(maker)
-        assert comparison.losses(store, reusing).training.losses == [2.5]
+        assert history.losses(store, reusing).training.losses == [2.5]
         assert store.forget(maker, before=store.get(maker).deleted)
-        assert comparison.losses(store, reusing).training.losses == []
+        assert history.losses(store, reusing).training.losses == []
 
     def test_a_run_that_does_not_train_has_none(self, store: Store) -> None:
         run = store.add("x", {}, Path("/d"), {"quantize": {}})
-        assert comparison.losses(store, store.get(run)) == comparison.Losses()
+        assert history.losses(store, store.get(run)) == history.Losses()
 
 
 class TestDeletion:

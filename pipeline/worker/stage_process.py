@@ -1,6 +1,6 @@
-"""`python -m pipeline.worker.child RUN STAGE`: one stage of one run, in a process of its own.
+"""`python -m pipeline.worker.stage_process RUN STAGE`: one stage of one run, in a process of its own.
 
-`python -m pipeline.worker.child --spare STAGE DESCRIPTOR` is told its run later, see `spare`.
+`python -m pipeline.worker.stage_process --spare STAGE DESCRIPTOR` is told its run later, see `spare`.
 
 The worker starts it with its output in the stage's `log.txt`. It inherits `lock`, taken, and so holds it
 for as long as it lives. It appends facts to `events.jsonl`, and leaves `result.json`, written whole or not at
@@ -28,13 +28,13 @@ from pipeline.errors import ANY_SMALLER, sentence
 from pipeline.inputs.data import datasets
 from pipeline.inputs.models import base_models
 from pipeline.stages import artifacts, events, recipe
-from pipeline.stages.stage import Context
-from pipeline.stages.table import STAGES, about, ask
+from pipeline.stages.all_stages import STAGES, about, ask
+from pipeline.stages.context import Context
 from pipeline.store import Store
 from pipeline.store.run import DONE, FAILED, OUTPUT, PROCESS, RESULT, Run
-from pipeline.system import clock, locks
+from pipeline.system import clock, hardware, locks
 from pipeline.system.files import write_whole
-from pipeline.worker import probe, resources, spare
+from pipeline.worker import probe, spare, usage
 
 
 def main(run_id: str, stage: str) -> int:
@@ -45,7 +45,7 @@ def main(run_id: str, stage: str) -> int:
         store = Store(settings.home())
         write_whole(folder / PROCESS, {"pid": os.getpid(), **clock.mark()})
         events.emit(attempt=True, message="Starting", progress=0.0)
-        with resources.told():
+        with usage.told():
             result = _perform(store, store.get(run_id), stage)
     except BaseException as error:
         result = {"status": FAILED, "error": sentence(error, stage, about(stage, "SMALLER", ANY_SMALLER))}
@@ -202,7 +202,7 @@ def _context(job: StageJob, base: Path, output: Path, work: Path) -> Context:
 
 
 def _device() -> str:
-    return "cuda" if settings.on_gpu() else "cpu"
+    return "cuda" if hardware.on_gpu() else "cpu"
 
 
 def _tell(text: str) -> None:

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from tests.helpers import planted
 from tests.helpers.lab import until
-from webapp import door, kept
+from webapp import gradio_page, gradio_requests
 
 POLLS = [
     "", "runs/{run}/live", "runs/{run}.json", "queue.json", "activity.json", "scorecards/{group}.json",
@@ -24,7 +24,7 @@ SCRIPT = re.compile(r"/assets/index-[\w-]+\.js")
 def made(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The paths that Gradio is asked for, of those that are kept."""
     at_door = next(
-        route.app for route in client.app.routes if isinstance(getattr(route, "app", 0), door.Door)
+        route.app for route in client.app.routes if isinstance(getattr(route, "app", 0), gradio_requests.Door)
     )
     asked: list[str] = []
     gradio = at_door.kept.app
@@ -45,7 +45,7 @@ def test_the_page_is_made_once_for_all(client, made):
 
 
 def test_each_address_has_a_page_of_its_own_and_few_are_kept(client, made, monkeypatch):
-    monkeypatch.setattr(kept, "MOST", 2)
+    monkeypatch.setattr(gradio_page, "MOST", 2)
     for host in ("localhost:1", "localhost:2", "localhost:1", "localhost:3", "localhost:1", "localhost:2"):
         assert f'"root":"http://{host}"' in client.get("/", headers={"Host": host}).text
     assert len(made) == 4  # 1, 2, 3, and 2 again
@@ -66,7 +66,7 @@ def test_what_failed_is_asked_for_again():
     async def app(scope, receive, send):
         await answers.pop(0)(scope, receive, send)
 
-    client = TestClient(kept.Kept(app))
+    client = TestClient(gradio_page.Kept(app))
     assert [client.get("/").status_code for _ in range(3)] == [503, 200, 200]
 
 
@@ -79,7 +79,7 @@ def test_who_asks_at_once_waits_for_one_page():
         await Response("page")(scope, receive, send)
 
     async def all_of_them():
-        made = kept.Kept(app)
+        made = gradio_page.Kept(app)
         scope = {"type": "http", "path": "/", "method": "GET", "scheme": "http", "headers": []}
         sent = []
 
@@ -132,5 +132,5 @@ def test_gradios_script_closes_the_stream_of_an_upload(client):
     scripts = set(SCRIPT.findall(client.get("/").text.replace("./assets", "/assets")))
     sent = [client.get(script).content for script in scripts]
     assert sent
-    assert [kept.CLOSED in script for script in sent].count(True) == 1
-    assert not any(kept.OPEN.search(script) for script in sent)
+    assert [gradio_page.CLOSED in script for script in sent].count(True) == 1
+    assert not any(gradio_page.OPEN.search(script) for script in sent)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import settings
-from pipeline.stages.stage import Context
+from pipeline.stages.context import Context
 
 PASSES = settings.ROOT / "pipeline" / "passes"
 SCRIPTS = {"lab_rows": "rows.py", "lab_calibration": "quantize/calibration.py"}

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import settings
 from pipeline.stages import events
-from pipeline.worker import resources
+from pipeline.system import hardware
+from pipeline.worker import usage
 from tests.helpers.lab import until
 
 
@@ -21,8 +21,8 @@ from tests.helpers.lab import until
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The events file of a stage that is sampled a hundred times a second."""
     monkeypatch.setenv("OLIVE_LAB_EVENTS", str(tmp_path / "events.jsonl"))
-    monkeypatch.setattr(resources, "SECONDS", 0.01)
-    monkeypatch.setattr(settings, "gpus", lambda: 0)
+    monkeypatch.setattr(usage, "SECONDS", 0.01)
+    monkeypatch.setattr(hardware, "gpus", lambda: 0)
     return tmp_path / "events.jsonl"
 
 
@@ -31,7 +31,7 @@ def samples(path: Path) -> list[dict[str, float]]:
 
 
 def test_memory_is_told_while_the_block_runs_and_no_longer(path: Path) -> None:
-    with resources.told():
+    with usage.told():
         until(lambda: len(samples(path)) >= 3, "three samples")
     taken = samples(path)
     assert all(10**7 < sample["memory_bytes"] < sample["host_memory_bytes"] for sample in taken)
@@ -46,19 +46,19 @@ def alive() -> list[str]:
 
 def test_outside_a_stage_nothing_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OLIVE_LAB_EVENTS", raising=False)
-    with resources.told():
+    with usage.told():
         assert alive() == []
 
 
 def test_what_the_stage_has_started_counts_too() -> None:
-    before = resources.memory()["memory_bytes"]
+    before = usage.memory()["memory_bytes"]
     code = "import sys; taken = b'x' * 100_000_000; print(len(taken), flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as child:
         assert child.stdout is not None
         child.stdout.readline()
-        assert resources.memory()["memory_bytes"] > before + 100_000_000
+        assert usage.memory()["memory_bytes"] > before + 100_000_000
         child.communicate()
 
 
@@ -75,7 +75,7 @@ def test_a_full_disk_ends_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(events, "append", note)
     path.symlink_to("/dev/full")  # the kernel answers ENOSPC to every write
-    with resources.told():
+    with usage.told():
         until(lambda: len(refused) >= 2, "two samples that could not be written")
         path.unlink()
         until(lambda: len(samples(path)) >= 2, "samples once there is room")
@@ -83,9 +83,9 @@ def test_a_full_disk_ends_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_month_is_a_megabyte_or_two() -> None:
     month = 30 * 24 * 3600
-    times = itertools.takewhile(lambda t: t < month, itertools.accumulate(resources.intervals()))
+    times = itertools.takewhile(lambda t: t < month, itertools.accumulate(usage.intervals()))
     assert 150 * len(list(times)) < 2_000_000
-    assert list(itertools.islice(resources.intervals(), 2)) == [2.0, 2.0]
+    assert list(itertools.islice(usage.intervals(), 2)) == [2.0, 2.0]
 
 
 def test_the_driver_is_asked_about_the_gpu_of_this_process(
@@ -95,13 +95,13 @@ def test_the_driver_is_asked_about_the_gpu_of_this_process(
     script.write_text('#!/bin/sh\ncase "$*" in *--id=3) echo "87, 40536" ;; *) exit 6 ;; esac\n')
     script.chmod(0o700)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr(settings, "gpus", lambda: 4)
+    monkeypatch.setattr(hardware, "gpus", lambda: 4)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
-    assert resources.gpu() == {"gpu_utilization": 87, "gpu_memory_used_bytes": 40536 * 2**20}
+    assert usage.gpu() == {"gpu_utilization": 87, "gpu_memory_used_bytes": 40536 * 2**20}
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert resources.gpu() == {}  # it refuses to tell of GPU 0
+    assert usage.gpu() == {}  # it refuses to tell of GPU 0
     script.unlink()
-    assert resources.gpu() == {}
+    assert usage.gpu() == {}
 
 
 @pytest.mark.parametrize(
@@ -114,4 +114,4 @@ def test_the_driver_is_asked_about_the_gpu_of_this_process(
     ],
 )
 def test_what_the_driver_does_not_tell_is_left_out(line: str, facts: dict[str, int]) -> None:
-    assert resources.parsed(line) == facts
+    assert usage.parsed(line) == facts

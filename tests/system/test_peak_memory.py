@@ -8,13 +8,13 @@ import sys
 from pipeline import settings
 
 CODE = """
-from pipeline.system import memory
+from pipeline.system import peak_memory
 taken = bytearray(300 << 20)
 taken[::4096] = b"x" * len(taken[::4096])
-before = memory.peaks()["peak_memory_bytes"]
+before = peak_memory.peaks()["peak_memory_bytes"]
 del taken
-memory.reset_peak()
-after = memory.peaks()
+peak_memory.reset_peak()
+after = peak_memory.peaks()
 print(before, after["peak_memory_bytes"], sorted(after))
 """
 

@@ -12,11 +12,11 @@ from pipeline import settings
 from pipeline.errors import ANY_SMALLER
 from pipeline.inputs.options import describe
 from pipeline.stages import evaluate, finetune, optimize, quantize, recipe
-from pipeline.stages.table import STAGES, about, ask
+from pipeline.stages.all_stages import STAGES, about, ask
 
 STRANGERS = (
     "errors.py", "runs/submit.py",
-    "worker/child.py", "worker/loop.py", "worker/miniature.py", "worker/spare.py",
+    "worker/stage_process.py", "worker/loop.py", "worker/miniature.py", "worker/spare.py",
 )  # fmt: skip
 
 

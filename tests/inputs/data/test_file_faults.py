@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.inputs.data import datasets, file_kinds
+from pipeline.inputs.data import datasets, file_faults
 
 ROW = '{"prompt": "a", "response": "b"}\n'
 ROWS = ROW * 3
@@ -52,8 +52,8 @@ KINDS = {
     "old Mac": (ROWS.replace("\n", "\r"), "the file has the line ends of old Macs (CR alone)"),
     "several lines": (PRETTY * 3, "the file is JSON over several lines; write each object on one line"),
     "several lines, broken": (PRETTY.replace('"b"', '"b",'), "the file is JSON over several lines"),
-    "array": ("[" + ROW.strip() + "]", file_kinds.ARRAY),
-    "array of lines": ("[\n" + ROW.strip() + ",\n" + ROW + "]\n", file_kinds.ARRAY),
+    "array": ("[" + ROW.strip() + "]", file_faults.ARRAY),
+    "array of lines": ("[\n" + ROW.strip() + ",\n" + ROW + "]\n", file_faults.ARRAY),
     "Python": (
         "{'prompt': 'a', 'response': None}\n" * 2,
         "these are Python dicts; save them with json.dumps",
@@ -112,10 +112,10 @@ def test_a_slip_on_one_line_is_about_that_line(tmp_path: Path, line: str, at: in
 
 def test_a_file_larger_than_its_head_is_told_by_it(tmp_path: Path) -> None:
     path = tmp_path / "data"
-    rows = ROW * (2 * file_kinds.HEAD // len(ROW))
+    rows = ROW * (2 * file_faults.HEAD // len(ROW))
     for content, said in (
-        ("[" + rows.replace("\n", ",") + "]", file_kinds.ARRAY),
-        (rows.replace("\n", "\r"), file_kinds.OLD_MAC),
+        ("[" + rows.replace("\n", ",") + "]", file_faults.ARRAY),
+        (rows.replace("\n", "\r"), file_faults.OLD_MAC),
         ('["prompt", "response"]\n' + rows, "a row must be an object"),
     ):
         path.write_bytes(content.encode())

@@ -14,15 +14,14 @@ from typing import Any
 
 import pytest
 
-from pipeline import settings
 from pipeline.errors import LabError, sentence
 from pipeline.runs import submit
 from pipeline.stages import artifacts, events, execute, finetune, optimize, quantize, recipe
-from pipeline.stages.stage import Artifact, Context, Results
+from pipeline.stages.context import Artifact, Context, Results
 from pipeline.store import Store
 from pipeline.store.run import DONE, FAILED, Run
-from pipeline.system import checksums, clock, locks
-from pipeline.worker import child, loop, probe
+from pipeline.system import checksums, clock, hardware, locks
+from pipeline.worker import loop, probe, stage_process
 from pipeline.worker.job import lives
 from tests.helpers.lab import until
 
@@ -56,9 +55,9 @@ def carry_out(
     monkeypatch.setenv("OLIVE_LAB_EVENTS", str(folder / "events.jsonl"))
     monkeypatch.setattr(execute, "execute", action)
     monkeypatch.setattr(probe, "require", lambda *_: None)
-    monkeypatch.setattr(settings, "gpus", lambda: 0)
-    code = child.main(run, stage)
-    result: dict[str, Any] = json.loads((folder / child.RESULT).read_text())
+    monkeypatch.setattr(hardware, "gpus", lambda: 0)
+    code = stage_process.main(run, stage)
+    result: dict[str, Any] = json.loads((folder / stage_process.RESULT).read_text())
     assert code == (0 if result["status"] == DONE else 1)
     return result
 
@@ -76,7 +75,7 @@ def test_a_stage_leaves_its_result_and_its_events(
     assert (artifact["name"], artifact["kind"]) == ("m", "checkpoint")
     assert (Path(artifact["path"]) / "weights").read_text() == "4 bits of tiny-llama"
     folder = store.folder(run, "quantize")
-    process = json.loads((folder / child.PROCESS).read_text())
+    process = json.loads((folder / stage_process.PROCESS).read_text())
     assert process.pop("pid") == os.getpid()
     assert 0 < (clock.since(process) or 0) < 60
     told = events.read(folder / "events.jsonl")[0]
@@ -349,7 +348,7 @@ def test_two_runs_do_not_make_the_same_result_twice(
         assert second.is_alive()
         hidden.rename(stored.folder)
     second.join(60)
-    assert json.loads((store.folder(other, "quantize") / child.RESULT).read_text())["reused"]
+    assert json.loads((store.folder(other, "quantize") / stage_process.RESULT).read_text())["reused"]
 
 
 def test_a_publish_is_carried_out_by_the_real_child(store: Store, finished: Run) -> None:
