@@ -22,7 +22,7 @@ Verb = Callable[[str, Callable[[argparse.Namespace], int]], Any]  # a parser wit
 
 
 def queue(args: argparse.Namespace) -> int:
-    """Runs that wait, in the order in which they will begin."""
+    """Waiting runs, in the order in which they will start."""
     from pipeline.cli import terminal
 
     store = Store(settings.home())
@@ -38,14 +38,14 @@ def queue(args: argparse.Namespace) -> int:
 
 
 def pause(args: argparse.Namespace) -> int:
-    """Let no further run begin; what runs goes on."""
+    """Pause the queue: running jobs finish, nothing new starts."""
     Store(settings.home()).pause(True)
     print(f"Paused: what runs goes on, and nothing begins until `{settings.command()} resume`.")
     return 0
 
 
 def resume(args: argparse.Namespace) -> int:
-    """Let runs begin again after a pause."""
+    """Resume the queue after a pause."""
     from pipeline.worker import loop
 
     store = Store(settings.home())
@@ -101,3 +101,11 @@ def add(verb: Verb) -> None:
     added.add_argument("run")
     added.add_argument("where", choices=MOVES)
     added.add_argument("--json", action="store_true")
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value

@@ -1,0 +1,152 @@
+"""Verbs of an exported model: ask it, check it, add adapters, download it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import display, settings
+from pipeline.cli.queue import Verb, positive
+from pipeline.errors import InputError
+from pipeline.store import Store
+from pipeline.system.files import to_json
+
+if TYPE_CHECKING:  # imported where it is used: other verbs are there sooner without it
+    from pipeline.exports.chat_client import Source
+
+
+def add(verb: Verb) -> None:
+    """Add them to the parser, but for `download`."""
+    verb("chat", chat).flags = _chat_flags
+    added = verb("verify", verify_)
+    added.add_argument("target", metavar="FOLDER|RUN")
+    added.add_argument("--json", action="store_true")
+    added = verb("convert", convert)
+    added.add_argument("adapter", type=Path, metavar="PEFT_FOLDER")
+    added.add_argument("target", metavar="FOLDER|RUN", help="the exported graph")
+    added.add_argument(
+        "--to", type=Path, metavar="FILE.onnx_adapter", help="default: PEFT_FOLDER's name, here"
+    )
+    added.add_argument(
+        "--same-base", action="store_true", help="the adapter's base is this one by another name"
+    )
+
+
+def add_download(verb: Verb) -> None:
+    """Add `download`."""
+    added = verb("download", download)
+    added.add_argument("run")
+    added.add_argument("--to", type=Path, metavar="FILE.zip", help="default: the run's name and id, here")
+
+
+def chat(args: argparse.Namespace) -> int:
+    """Ask a finished run, or an exported folder, something, with and without its adapter."""
+    import asyncio
+
+    from pipeline.exports import chat_client
+
+    folder = Path(args.run)
+    home = settings.home()
+    if folder.is_dir():
+        source = chat_client.of_folder(folder, f"folder {folder}")
+    else:
+        source = chat_client.of_run(Store(home).get(args.run))
+    if args.adapter:
+        source = chat_client.with_adapter(source, args.adapter)
+    sides = source.sides if args.side == "both" else (args.side,)
+    answers = asyncio.run(_ask(home, source, sides, args))
+    if args.json:
+        print(to_json({"prompt": args.prompt, "seed": args.seed, **answers}, indent=2, ensure_ascii=False))
+        return 0
+    for side, answer in answers.items():
+        speed = f"{answer['tokens']} tokens, {answer['tokens_per_second']:.0f} a second"
+        print(f"{side} ({speed}):\n{display.answer(answer).strip()}\n")
+    return 0
+
+
+async def _ask(
+    home: Path, source: Source, sides: tuple[str, ...], args: argparse.Namespace
+) -> dict[str, dict[str, Any]]:
+    from pipeline.exports import chat_client
+
+    answers: dict[str, dict[str, Any]] = {side: {"text": ""} for side in sides}
+    try:
+        async for piece in chat_client.stream(
+            home, source, args.prompt, sides, args.seed, args.max_new_tokens, args.temperature, args.system
+        ):
+            answer = answers[piece.pop("side")]
+            answer["text"] += piece.pop("text", "")
+            answer.update({key: value for key, value in piece.items() if key != "done"})
+    finally:
+        await chat_client.shutdown()
+    return answers
+
+
+def download(args: argparse.Namespace) -> int:
+    """Write a finished run's exported model, with card, recipe and checksums, as a ZIP."""
+    from pipeline.publish import zip_file
+
+    store = Store(settings.home())
+    found = store.get(args.run)
+    target = args.to or Path(zip_file.file_name(found))
+    written = zip_file.save(store.home, found, target)
+    print(f"{target}: {written:,} bytes; unpacked, `python app.py` in it needs only onnxruntime-genai")
+    return 0
+
+
+def verify_(args: argparse.Namespace) -> int:
+    """Check an exported folder, or the one of a run: its files fit together, and the model answers."""
+    from pipeline.cli import terminal
+    from pipeline.exports import verify
+    from pipeline.exports.findings import failed
+
+    folder = _exported(args.target)
+    findings = verify.whole(folder)
+    good = not failed(findings)
+    if args.json:
+        rows = [dataclasses.asdict(finding) for finding in findings]
+        print(to_json({"folder": str(folder), "good": good, "checks": rows}, indent=2, ensure_ascii=False))
+    else:
+        print(f"{folder}\n{terminal.checks(findings)}")
+    return 0 if good else 1
+
+
+def convert(args: argparse.Namespace) -> int:
+    """Write a PEFT LoRA adapter as a file for a graph that is exported already."""
+    from pipeline.runs import convert_adapter
+
+    folder = _exported(args.target)
+    file = convert_adapter.convert(args.adapter, folder, args.to, same_base=args.same_base)
+    print(f"{file}: {file.stat().st_size:,} bytes, for the graph in {folder}")
+    return 0
+
+
+def _exported(target: str) -> Path:
+    """The folder that was given, or the exported one of the run of that id. Raises InputError."""
+    if Path(target).is_dir():
+        return Path(target).resolve()
+    if "/" in target:
+        raise InputError(f"{target}: no such folder")
+    found = Store(settings.home()).get(target)
+    folder = found.artifact("onnx")
+    if folder is None:
+        raise InputError(f"{found.id}: this run has no exported model; it is {found.status}")
+    return Path(folder)
+
+
+def _chat_flags(added: argparse.ArgumentParser) -> None:
+    from pipeline.exports import chat_client
+
+    added.add_argument("run", metavar="RUN|FOLDER")
+    added.add_argument("prompt")
+    added.add_argument("--system", default="", metavar="TEXT", help="a system text before the prompt")
+    added.add_argument(
+        "--adapter", metavar="NAME|FILE", help="another adapter of the folder, or a file of one"
+    )
+    added.add_argument("--side", choices=[*chat_client.SIDES, "both"], default="both")
+    added.add_argument("--json", action="store_true")
+    added.add_argument("--max-new-tokens", type=positive, default=128, metavar="N")
+    added.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token")
+    added.add_argument("--seed", type=int, default=0)

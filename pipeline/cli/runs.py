@@ -1,0 +1,156 @@
+"""Verbs of one run, from the check of its dataset to its retry; and the worker."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipeline import display, settings
+from pipeline.cli.queue import Verb, note, positive, recipe_of
+from pipeline.errors import InputError
+from pipeline.store import Store
+from pipeline.store.run import DONE, PUBLISH, QUEUED, RUNNING
+from pipeline.system.files import to_json
+
+
+def add_start(verb: Verb) -> None:
+    """Add the verbs that look at data and start runs."""
+    verb("check", check).flags = _check_flags
+    for name, action in (("run", run), ("submit", submit_)):
+        added = verb(name, action)
+        added.add_argument(
+            "recipe", metavar="RECIPE.yaml|RUN", help="a file, or a run to do again with changes"
+        )
+        added.add_argument("--set", action="append", metavar="KEY=VALUE", help="finetune.max_steps=10, say")
+
+
+def add_follow(verb: Verb) -> None:
+    """Add the verbs of a run that is there."""
+    added = verb("show", show)
+    added.add_argument("run")
+    added.add_argument("--json", action="store_true")
+    added = verb("logs", logs)
+    added.add_argument("run")
+    added.add_argument("stage", nargs="?")
+    added.add_argument("--follow", action="store_true", help="go on until the stage ends")
+    verb("cancel", cancel).add_argument("run")
+    verb("retry", retry).add_argument("run")
+
+
+def add_worker(verb: Verb) -> None:
+    """Add the verb that serves the queue."""
+    # An open descriptor of the worker's lock, from whoever started this process: see worker.ensure.
+    verb("worker", serve).add_argument("--lock", type=int, help=argparse.SUPPRESS)
+
+
+def check(args: argparse.Namespace) -> int:
+    """Check a dataset against a template; with --model also against that model's chat template."""
+    from pipeline import display
+    from pipeline.inputs.models import base_models
+    from pipeline.runs import data_check
+    from pipeline.stages import recipe
+
+    model = base_models.resolve(recipe.model_path(args.model, Path.cwd())) if args.model else None
+    report = data_check.check(args.data, args.template, model, max_length=args.max_length)
+    fields = ", ".join(display.short(field) for field in report.fields)
+    print(f"{display.plain(str(args.data))}: {report.rows:,} rows, fields {fields}: good")
+    for text in [*report.notes, *([report.unasked] if report.unasked else [])]:
+        print(f"Note: {text}")
+    if report.example:
+        print(f"\nThe first row as the model reads it:\n\n{display.plain(report.example)}")
+    return 0
+
+
+def run(args: argparse.Namespace) -> int:
+    """Queue a run and follow it to its end."""
+    from pipeline.cli import terminal
+    from pipeline.runs import submit
+
+    store = Store(settings.home())
+    run_id = submit.submit(store, recipe_of(store, args.recipe, args.set), note=note)
+    print(f"Run {run_id} is queued. Ctrl-C stops following; the run goes on.", flush=True)
+    return terminal.run(store, run_id)
+
+
+def submit_(args: argparse.Namespace) -> int:
+    """Queue a run and print its id."""
+    from pipeline.runs import submit
+
+    store = Store(settings.home())
+    print(submit.submit(store, recipe_of(store, args.recipe, args.set), note=note))
+    return 0
+
+
+def show(args: argparse.Namespace) -> int:
+    """One run with its stages."""
+    from pipeline.cli import terminal
+
+    found = Store(settings.home()).get(args.run)
+    print(to_json(found.to_dict(), indent=2) if args.json else terminal.summary(found))
+    return 0
+
+
+def logs(args: argparse.Namespace) -> int:
+    """The log of a stage, by default of the one that runs or ran last."""
+    from pipeline.cli import terminal
+
+    store = Store(settings.home())
+    found = store.get(args.run)
+    names = [stage.name for stage in found.stages]
+    if args.stage and args.stage not in names:
+        raise InputError(f"{display.line(args.stage)}: no such stage; this run has {', '.join(names)}")
+    if args.stage is None and found.current is None:
+        raise InputError(f"{found.id}: this run has no stages")
+    stage = args.stage or (found.current.name if found.current else "")
+    terminal.log(store, found.id, stage, wait=args.follow)
+    return 0
+
+
+def cancel(args: argparse.Namespace) -> int:
+    """Ask for the end of a run and wait for it."""
+    from pipeline.cli import terminal
+    from pipeline.worker import loop
+
+    store = Store(settings.home())
+    found = store.get(args.run)
+    store.request_cancel(found.id)
+    loop.ensure(store.home)
+    ended = terminal.until_ended(store, found.id)
+    if found.status != DONE:
+        print(f"Run {ended.id} is {ended.status}.")
+    for stage in found.stages:
+        if stage.kind == PUBLISH and stage.status in (QUEUED, RUNNING):
+            print(f"{stage.name} of run {ended.id} is {ended.stage(stage.name).status}.")
+    return 0
+
+
+def retry(args: argparse.Namespace) -> int:
+    """Queue a run again from the stage that did not end well."""
+    from pipeline.worker import loop
+
+    store = Store(settings.home())
+    found = store.get(args.run)
+    store.retry(found.id)
+    loop.ensure(store.home)
+    print(f"Run {found.id} is queued again; `{settings.command()} logs {found.id} --follow` follows it.")
+    return 0
+
+
+def serve(args: argparse.Namespace) -> int:
+    """Serve the queue until it has been empty for a while."""
+    from pipeline.worker import loop
+
+    return loop.serve(settings.home(), args.lock)
+
+
+def _check_flags(added: argparse.ArgumentParser) -> None:
+    from pipeline.inputs.prompts import templates
+    from pipeline.stages import finetune
+
+    added.add_argument("data", type=Path, metavar="DATA.jsonl")
+    added.add_argument("--template", default=templates.CHAT, help="chat, or a text with {placeholders}")
+    added.add_argument("--model", help="render every row with this model's chat template, and count tokens")
+    added.add_argument(
+        "--max-length", type=positive, default=finetune.Options.max_length, metavar="N",
+        help="finetune.max_length: rows of more tokens are counted (default: %(default)s)",
+    )  # fmt: skip
