@@ -30,6 +30,7 @@ MOST_PROBLEMS = 20  # that are listed,
 MOST_COUNTED = 100_000  # and that are counted before reading ends
 FIRST_ROWS = 5  # that are shown
 MOST_FIELDS = 100
+LONGEST_NEAR = 200  # letters of a key that may be a slip: to compare long ones takes time by their square
 ENOUGH_ROWS = 10_000  # to tell that all have the same prompt
 TELL_SECONDS = 1.0
 # Asked at each line that is read, whatever is in it, and at each row rendered; it may raise. The page gives
@@ -480,6 +481,7 @@ _JSON = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_no_repe
 def _misfits(row: dict[str, Any], fields: Sequence[str], optional: Sequence[str] = ()) -> Iterator[str]:
     """Reasons why a row cannot fill the template's fields; the last field is the response."""
     for name in fields:
+        go_on.get()()  # there may be many, and many keys beside them
         if name in row:
             yield from _misfit(name, row[name])
         else:
@@ -504,7 +506,7 @@ def _misfit(name: str, value: Any) -> Iterator[str]:
 def _missing(name: str, row: dict[str, Any]) -> str:
     present = display.names(row) or "none"
     said = f"the field {display.quoted(name)} of the template is missing; fields here: {present}"
-    for key in islice(row, MOST_FIELDS):
+    for key in (key for key in islice(row, MOST_FIELDS) if len(key) <= LONGEST_NEAR):
         if near := _near(name, key):
             return f"{said}. {near}"
     return said

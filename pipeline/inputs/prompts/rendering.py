@@ -185,6 +185,7 @@ class _Process:
             "memory": MEMORY,
             "characters": CHARACTERS,
             "idle_seconds": IDLE_SECONDS,
+            "most_seconds": IDLE_SECONDS + STUCK_SECONDS,
         }
         self._channel, theirs = socket.socketpair()
         self._channel.settimeout(STUCK_SECONDS)

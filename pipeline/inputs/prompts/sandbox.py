@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import html  # noqa: F401 - see jinja2.constants
 import json
+import math
 import os
 import pprint  # noqa: F401
 import resource
@@ -52,12 +53,19 @@ def main(limits: dict[str, float]) -> None:
     """Answer requests until the other side ends or needs nothing for `idle_seconds`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C; the end of the channel ends us
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF])
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF, signal.SIGALRM])
     _warm_up()
     _restrict(int(limits["memory"]))
     _write([])
-    while (request := _read(limits["idle_seconds"])) is not None:
+    while (request := _awaited(limits)) is not None:
         _answer(request, limits["seconds"], int(limits["characters"]))
+
+
+def _awaited(limits: dict[str, float]) -> Any:
+    """The next request, or None. The kernel ends a process that hangs before it asks again."""
+    signal.alarm(math.ceil(limits["most_seconds"]))
+    return _read(limits["idle_seconds"])
 
 
 def _warm_up() -> None:

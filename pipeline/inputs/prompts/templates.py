@@ -32,6 +32,7 @@ LONGEST_CHAT = 1 << 18  # characters of a model's; real ones have up to 40,000
 LONGEST_TOKEN = 1000
 LARGEST_FILE = 1 << 25  # bytes of a tokenizer's config; those with many added tokens have a few million
 AT_ONCE = 256  # rows rendered together
+MOST_FIELDS = 50  # that a text template may name: a row is looked through for each
 MOST_TIMES = 8  # that a text template may name a field: with thousands, rows become millions of letters
 Row = Mapping[str, Any]
 _PROBE = "QZ7QZ7"
@@ -98,6 +99,8 @@ def parse(text: str, chat: Chat | None = None) -> Template:
         raise InputError(
             f"template: {{{display.short(often)}}} stands there {times:,} times; allowed: {MOST_TIMES} times"
         )
+    if len(set(names)) > MOST_FIELDS:
+        raise InputError(f"template: it names {len(set(names)):,} fields; allowed: {MOST_FIELDS}")
     return TextTemplate(tuple(pieces))
 
 

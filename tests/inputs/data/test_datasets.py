@@ -410,3 +410,24 @@ def test_any_bytes_give_a_report_that_a_page_can_hold(tmp_path: Path) -> None:
 def test_sha256(tmp_path: Path) -> None:
     path = write(tmp_path, "abc")
     assert datasets.sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_long_keys_are_not_compared_letter_by_letter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To normalize marks takes time by the square of their number, and nothing else runs meanwhile."""
+    seen: list[str] = []
+    monkeypatch.setattr(datasets.unicodedata, "normalize", lambda form, text: seen.append(text) or text)
+    rows = [{"a" + "\u0315\u0300" * 2000: "x"}, {"pr\u0315ompt": "x"}]
+    report = datasets.check(write(tmp_path, "\n".join(map(json.dumps, rows))), LAB)
+    assert len(report.problems) == 2 * 2
+    assert max(map(len, seen)) <= datasets.LONGEST_NEAR
+
+
+def test_a_row_that_lacks_many_fields_takes_time_of_whoever_asks(tmp_path: Path) -> None:
+    asked: list[int] = []
+    token = datasets.go_on.set(lambda: asked.append(1))
+    try:
+        template = "".join(f"{{f{number}}} " for number in range(50))
+        datasets.check(write(tmp_path, "{}"), template)
+    finally:
+        datasets.go_on.reset(token)
+    assert len(asked) >= 50

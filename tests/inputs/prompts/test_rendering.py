@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -469,3 +471,18 @@ def test_half_a_character_is_no_text() -> None:
     (found,) = each(template, [{"prompt": "a", "response": "b"}])
     assert isinstance(found, str)
     assert "writes half of a character" in found
+
+
+def test_a_process_that_hangs_is_ended_by_the_kernel() -> None:
+    limits = {
+        "seconds": 2.0,
+        "memory": 1 << 28,
+        "characters": 1000,
+        "idle_seconds": 600.0,
+        "most_seconds": 1.0,
+    }
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        command = [sys.executable, "-m", "pipeline.inputs.prompts.sandbox", json.dumps(limits)]
+        process = subprocess.Popen(command, stdin=theirs, cwd=settings.ROOT, env=settings.bare_environment())
+        assert process.wait(60) == -signal.SIGALRM
