@@ -40,7 +40,7 @@ def queue(args: argparse.Namespace) -> int:
 def pause(args: argparse.Namespace) -> int:
     """Pause the queue: running jobs finish, nothing new starts."""
     Store(settings.home()).pause(True)
-    print(f"Paused: what runs goes on, and nothing begins until `{settings.command()} resume`.")
+    print(f"Paused: running jobs finish, and nothing new starts until `{settings.command()} resume`.")
     return 0
 
 

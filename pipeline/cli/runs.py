@@ -32,7 +32,7 @@ def add_follow(verb: Verb) -> None:
     added = verb("logs", logs)
     added.add_argument("run")
     added.add_argument("stage", nargs="?")
-    added.add_argument("--follow", action="store_true", help="go on until the stage ends")
+    added.add_argument("--follow", action="store_true", help="follow until the stage ends")
     verb("cancel", cancel).add_argument("run")
     verb("retry", retry).add_argument("run")
 
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
     store = Store(settings.home())
     run_id = submit.submit(store, recipe_of(store, args.recipe, args.set), note=note)
-    print(f"Run {run_id} is queued. Ctrl-C stops following; the run goes on.", flush=True)
+    print(f"Run {run_id} is queued. Ctrl-C stops following; the run continues.", flush=True)
     return terminal.run(store, run_id)
 
 

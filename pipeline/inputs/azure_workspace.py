@@ -30,7 +30,7 @@ GROUP = r"[\w.()-]{0,89}[\w()-]"
 SPACE = r"[a-zA-Z0-9][a-zA-Z0-9_-]{2,32}"
 ALLOWED = {
     "subscription": (SUBSCRIPTION, "its id, like 00000000-1111-2222-3333-444444444444"),
-    "resource_group": (GROUP, "letters, digits, - _ . and parentheses, at most 90 and no . at the end"),
+    "resource_group": (GROUP, "letters, digits, - _ . and parentheses, up to 90 and no . at the end"),
     "workspace": (SPACE, "letters, digits, - and _, 3 to 33, a letter or digit first"),
     "registry": (SPACE, "letters, digits, - and _, 3 to 33, a letter or digit first"),
 }

@@ -20,7 +20,7 @@ class Rule(NamedTuple):
 
 NAME = Rule(  # as Azure AI allows, so that a name fits everywhere
     re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}"),
-    "letters, digits, - and _, at most 255, the first a letter or digit",
+    "letters, digits, - and _, up to 255, the first a letter or digit",
 )
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
 

@@ -42,7 +42,7 @@ def variants(make: Callable[[list[str]], Recipe], axes: list[str]) -> list[Recip
         raise InputError(f"{display.names(twice)}: given twice; join the values with commas")
     count = math.prod(len(values) for _, values in parsed)  # before they are made: it may be a great many
     if count > MOST_RUNS:
-        raise InputError(f"These are {count} runs; a sweep has at most {MOST_RUNS}.")
+        raise InputError(f"These are {count} runs; a sweep can have up to {MOST_RUNS}.")
     combinations = list(itertools.product(*(values for _, values in parsed)))
     group = f"{PREFIX}{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     made: list[Recipe] = []

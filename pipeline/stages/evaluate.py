@@ -22,7 +22,9 @@ MODULES = ("pipeline.passes.measure.answers", "onnxruntime_genai")
 @dataclass(frozen=True)
 class Options:
     prompts: int = option(3, "Held-out prompts to answer", min=1, max=1000)
-    max_new_tokens: int = option(64, "Tokens of an answer at most", min=1, max=8192, label="Max tokens")
+    max_new_tokens: int = option(
+        64, "Maximum number of tokens in an answer", min=1, max=8192, label="Max tokens"
+    )
 
 
 def check(options: Options, model: Model) -> list[str]:

@@ -73,7 +73,7 @@ class Options:
     )
     max_length: int = option(
         512,
-        "Tokens of a row at most; longer rows are cut",
+        "Maximum number of tokens in a row; longer rows are cut",
         advanced=True,
         min=16,
         max=32768,
@@ -92,11 +92,15 @@ class Options:
         label="Loss on",
     )
     warmup_steps: int = option(
-        5, "Steps over which the learning rate rises, at most half of all", advanced=True, min=0, max=100_000
+        5,
+        "Steps over which the learning rate rises, no more than half of all",
+        advanced=True,
+        min=0,
+        max=100_000,
     )
     scheduler: Literal["constant", "linear", "cosine", "cosine_with_min_lr", "cosine_with_restarts"] = option(
         "cosine",
-        "How the learning rate goes on after warm-up; cosine_with_min_lr ends at a tenth of it instead of at"
+        "How the learning rate changes after warm-up; cosine_with_min_lr ends at a tenth of it instead of at"
         " zero, cosine_with_restarts falls four times",
         advanced=True,
     )

@@ -192,7 +192,7 @@ def _missing(values: dict[str, Any], given: dict[str, Any]) -> list[str]:
     group = values.get("group", "")
     if len(group) > 100 or not all(letter.isalnum() or letter in "-_." for letter in group):
         problems.append(
-            f"group: {display.value(group)} is not allowed; allowed: letters, digits, - _ . (100 at most)"
+            f"group: {display.value(group)} is not allowed; allowed: letters, digits, - _ . (up to 100)"
         )
     if all(values.get(name, None if name in LEFT_OUT else True) is None for name in OPTIONS):
         problems.append("all stages are null: there is nothing to run")

@@ -50,7 +50,7 @@ def _post(address: str, facts: dict[str, Any]) -> None:
         problem = "it is not an http or https address"
     except (OSError, ValueError) as error:
         problem = f"{type(error).__name__} {getattr(error, 'code', '')}".strip()
-    print(f"OLIVE_LAB_WEBHOOK was not told of the end of run {facts['run']}: {problem}", flush=True)
+    print(f"OLIVE_LAB_WEBHOOK was not notified of the end of run {facts['run']}: {problem}", flush=True)
 
 
 class _Unusable(Exception):

@@ -58,7 +58,7 @@ def test_runs_are_found_by_words_status_and_tag(app):
     page.fill(FIND, "alps")
     expect(rows(page)).to_have_count(1)
     page.fill(FIND, "alps nothing")
-    expect(page.locator("#runs-table")).to_contain_text("No run is like that")
+    expect(page.locator("#runs-table")).to_contain_text("No matching runs")
     page.fill(FIND, "")
     expect(rows(page)).to_have_count(2)
     page.click("#runs-shown input")

@@ -134,7 +134,7 @@ class TestRun:
         assert (code, err) == (0, "")
         (found,) = store.list()
         assert (found.name, found.status, found.recipe["finetune"]["max_steps"]) == ("short", DONE, 10)
-        assert out.startswith(f"Run {found.id} is queued. Ctrl-C stops following; the run goes on.\n")
+        assert out.startswith(f"Run {found.id} is queued. Ctrl-C stops following; the run continues.\n")
         assert f"Run {found.id} (short): done" in out
 
     def test_notes_on_the_data_are_printed(

@@ -134,7 +134,7 @@ def test_a_version_taken_in_the_meantime_is_not_overwritten(store: Store, finish
         taken.mkdir(parents=True, exist_ok=True)
         (taken / "theirs").touch()
 
-    with pytest.raises(LabError, match="trips has got a version 1 in the meantime"):
+    with pytest.raises(LabError, match="trips already has a version 1"):
         local.publish(store.home, finished, local.Options(name="trips"), take)
     assert tree(store.home) == ["trips", "trips/1", "trips/1/theirs"]
 

@@ -86,7 +86,7 @@ def test_what_fails_is_said_without_the_address(
     assert thread is not None
     thread.join(60)
     said = capfd.readouterr().out
-    assert f"was not told of the end of run {run.id}" in said
+    assert f"was not notified of the end of run {run.id}" in said
     assert "secret" not in said
 
 

@@ -32,7 +32,7 @@ LOGINS = [
 ]
 WHERE = ("subscription", "resource_group", "workspace")
 ABOUT = ("name", "version", "description", "tags")
-ASKING = {"text": "Asking Azure… this can take a minute; you can go on working meanwhile."}
+ASKING = {"text": "Asking Azure… this can take a minute; you can keep working meanwhile."}
 REFUSED = "Nothing was published"
 AGAIN = "Publish again when you like: what has arrived in Azure is not sent again."
 WORDS = {

@@ -211,7 +211,7 @@ def build(tab: gr.Tab) -> None:
                 label="Expected answer", interactive=False, visible=False, lines=1, max_lines=6
             )
         with gr.Column(scale=1, min_width=220):
-            tokens = gr.Slider(1, 1024, value=128, step=1, label="Tokens at most")
+            tokens = gr.Slider(1, 1024, value=128, step=1, label="Max tokens")
             temperature = gr.Slider(
                 0, 2, value=0, step=0.05, label="Temperature", info="0 always takes the likeliest token"
             )

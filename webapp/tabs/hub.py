@@ -19,7 +19,7 @@ from webapp.tabs import azure
 from webapp.ui import choices, form, parts, views
 
 TO = "huggingface"
-ASKING = {"text": "Asking the hub… you can go on working meanwhile."}
+ASKING = {"text": "Asking the hub… you can keep working meanwhile."}
 LOGIN = (
     "The lab uses the login of `hf auth login` on this machine, or HF_TOKEN. It never asks for a token, and"
     " keeps none. What is published is private unless you say otherwise."

@@ -43,7 +43,7 @@ class Answers(Pass):
             "eval_fraction": param(float, "Share of rows held out."),
             "seed": param(int, "Seed of the split."),
             "prompts": param(int, "How many different held-out prompts to answer."),
-            "max_new_tokens": param(int, "Tokens of an answer at most."),
+            "max_new_tokens": param(int, "Maximum number of tokens in an answer."),
             "adapter": PassConfigParam(type_=str, default_value=None, description="An .onnx_adapter file."),
             "merged": PassConfigParam(type_=bool, default_value=False, description="Adapter in the weights."),
         }

@@ -87,7 +87,7 @@ class Registry(Workspace):
                 raise
             raise LabError(
                 f"{self.place} has not made {model.name} version {model.version} within {patience:.0f}"
-                " seconds; look at it there, and publish again: that goes on with it."
+                " seconds; look at it there, and publish again: that resumes it."
             ) from None
 
 

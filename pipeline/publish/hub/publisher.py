@@ -36,7 +36,7 @@ NAME = Rule(
         r"(?!.*(?:--|\.\.))(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?/)?[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
         r"(?<!\.git)"
     ),
-    "a name or organisation/name of letters, digits, -, _ and ., at most 96, no - or . at an end, no --",
+    "a name or organisation/name of letters, digits, -, _ and ., up to 96, no - or . at an end, no --",
 )
 ADAPTER = "adapter"  # the folder of the version that has the adapter as PEFT reads it
 WEIGHTS, CONFIG = ".safetensors", "adapter_config.json"

@@ -124,7 +124,7 @@ def test_the_dry_run_says_the_version_that_is_made_then(
     options = UNCHECKED["workspace"]
     azureml.register(store.home, finished, options, report)
     row = version_row(store, finished)
-    assert row.message.startswith("it goes on with 1, which has this content and was not checked")
+    assert row.message.startswith("it resumes 1, which has this content and was not fully checked")
     same = version_row(store, finished, version="1")
     assert same.message == "1 is there already with the same content; it is registered again"
     assert version_row(store, finished, version="1", description="Another card.").status == Status.FAILED
