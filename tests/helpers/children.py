@@ -190,6 +190,13 @@ def fill(file: Path) -> None:
         filled.write(b"x")
 
 
+def keep_full(filler: Path) -> None:
+    """Take whatever room there is, again and again."""
+    while not threading.Event().wait(0.0005):
+        with suppress(OSError), filler.open("ab", 0) as file:
+            file.write(b"x" * 4096)
+
+
 def fills_the_disk() -> None:
     """The real child; the stage that FULL names writes more than there is room for, others write a little.
 
@@ -215,6 +222,8 @@ def fills_the_disk() -> None:
         free = os.statvfs(settings.home()).f_bavail * os.statvfs(settings.home()).f_frsize
         with suppress(OSError), filler.open("wb", 0) as file:
             file.write(b"x" * (free - (0 if greedy else 1 << 17)))
+        if greedy:  # others, such as a backup that ends, may free some of it
+            threading.Thread(target=keep_full, args=(filler,), daemon=True).start()
     sys.exit(stage_process.main(sys.argv[2], sys.argv[3]))
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
-from lab import until
 
 from pipeline.errors import InputError, LabError, TakesLong
 from pipeline.inputs.data import datasets, lengths
@@ -18,6 +17,7 @@ from pipeline.inputs.prompts import rendering
 from pipeline.runs import data_check
 from pipeline.runs.data_check import _Question
 from pipeline.system import locks, own_process
+from tests.helpers.lab import until
 
 GOOD = '{"prompt": "a", "response": "b", "x": 1e999}\n{"prompt": "c", "response": "d"}\n'
 LONG_ROW = json.dumps({"prompt": "a" * 3000, "response": "b"}) + "\n"
