@@ -12,6 +12,7 @@ import pytest
 from pipeline.errors import InputError, LabError
 from pipeline.inputs.azure_workspace import Place
 from pipeline.inputs.models import base_models
+from pipeline.publish.azure import catalogue
 from pipeline.publish.azure.transfer import blob_client
 from pipeline.runs import submit
 from pipeline.stages import recipe
@@ -144,21 +145,33 @@ def test_a_download_that_was_cut_goes_on(
     monkeypatch.setattr(blob_client, "BLOCK", 64 << 10)
     files["model.safetensors"] = files["model.safetensors"] + os.urandom(8 * (64 << 10))
     offer(bench, files, PLAIN, {})
-    model = base_models.resolve(URI)
+    part = store.home / "part"
     bench.proxy.passed.clear()
     reads = r"^GET .*/model\.safetensors"
     bench.proxy.spoils.append(
         Spoil(reads, "status", skip=6, status=403, code="AuthorizationPermissionMismatch")
     )
     with pytest.raises(LabError, match="Storage Blob Data Contributor"):
-        base_models.materialize(model, store.home, lambda text: None)
-    assert not model.folder(store.home).is_dir()
+        catalogue.fetch(store.home, URI, part, lambda text: None)
     bench.proxy.spoils.clear()
     bench.proxy.passed.clear()
-    folder = base_models.materialize(model, store.home, lambda text: None)
-    assert (folder / "model.safetensors").read_bytes() == files["model.safetensors"]
+    catalogue.fetch(store.home, URI, part, lambda text: None)
+    assert (part / "model.safetensors").read_bytes() == files["model.safetensors"]
     assert bench.proxy.count(reads, 206) < 9
     assert bench.proxy.count(r"^GET .*/tokenizer\.json") <= 1
+
+
+def test_why_a_download_ended_is_the_sentence_of_its_process(
+    bench: Bench, store: Store, where: Place, files: dict[str, bytes]
+) -> None:
+    offer(bench, files, PLAIN, {})
+    model = base_models.resolve(URI)
+    bench.proxy.spoils.append(
+        Spoil(r"^GET .*/model\.safetensors", "status", status=403, code="AuthorizationPermissionMismatch")
+    )
+    with pytest.raises(LabError, match="Storage Blob Data Contributor"):
+        base_models.materialize(model, store.home, lambda text: None)
+    assert not model.folder(store.home).is_dir()
 
 
 @pytest.mark.parametrize(
