@@ -481,10 +481,10 @@ _JSON = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_no_repe
 def _misfits(row: dict[str, Any], fields: Sequence[str], optional: Sequence[str] = ()) -> Iterator[str]:
     """Reasons why a row cannot fill the template's fields; the last field is the response."""
     for name in fields:
-        go_on.get()()  # there may be many, and many keys beside them
         if name in row:
             yield from _misfit(name, row[name])
         else:
+            go_on.get()()  # there may be many, and many keys beside them
             yield _missing(name, row)
     for name in optional:
         if row.get(name) is not None:
