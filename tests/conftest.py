@@ -35,14 +35,6 @@ CHAT_TEMPLATE = (
 )
 
 
-# Each takes minutes: begun first, no worker is left with one at the end.
-LONGEST = ("passes/test_starter.py", "survival/test_survival.py", "test_installed.py")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not item.path.as_posix().endswith(LONGEST))
-
-
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty home; whatever process a test leaves behind for it is ended."""
