@@ -60,7 +60,7 @@ types: install $(INSTALLED_DEV)
 	@$(BIN)/mypy
 
 unit: install $(INSTALLED_DEV) ## The fast tests
-	@$(BIN)/python -m pytest -q -m "not chain and not browser and not gpu and not azure" -n 3 --dist loadfile
+	@$(BIN)/python -m pytest -q -m "not chain and not browser and not gpu and not azure" -n 2 --dist loadfile
 
 chain: install $(INSTALLED_DEV) ## The real chain on the starter model, and the numeric tests
 	@$(BIN)/python -m pytest -q -m chain --durations=5
@@ -82,7 +82,7 @@ $(AZURITE): tests/helpers/azure/package-lock.json | npm
 	@touch $@
 
 azure-test: install $(INSTALLED_DEV) $(AZURITE) ## Azure: the real client, the storage emulator (Debian: apt-get install npm)
-	@$(BIN)/python -m pytest -q -m azure -n 3 --dist loadfile --durations=5
+	@$(BIN)/python -m pytest -q -m azure -n 2 --dist loadfile --durations=5
 
 gpu-test: install $(INSTALLED_DEV) ## What only an NVIDIA GPU can show
 	@$(BIN)/python -m pytest -q -m gpu
