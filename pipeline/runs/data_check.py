@@ -283,4 +283,6 @@ def _end_with_who_asks() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(_main())
+    code = _main()
+    sys.stdout.flush()
+    os._exit(code)  # the thread that waits for the end of standard input holds it, and Python would abort

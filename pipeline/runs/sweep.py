@@ -15,6 +15,7 @@ from pipeline.stages.recipe import Recipe
 from pipeline.store import Store
 
 PREFIX = "sweep-"
+LONGEST_VALUE = 300  # letters
 MOST_RUNS = 100
 
 
@@ -27,6 +28,8 @@ def parse(given: str) -> tuple[str, list[str]]:
     values = [value.strip() for value in text.split(",") if value.strip()]
     if not equals or not key.strip() or not values:
         raise InputError(f"{display.line(given)}: write it as option=value,value, such as finetune.r=8,16,32")
+    if any(len(value) > LONGEST_VALUE for value in values):  # each is read again for every run
+        raise InputError(f"{display.line(key)}: a value has more than {LONGEST_VALUE} letters; shorten it")
     return key.strip(), list(dict.fromkeys(values))
 
 

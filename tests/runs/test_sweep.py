@@ -36,6 +36,7 @@ def test_every_combination_is_a_run_of_one_group(recipe_file: Path) -> None:
         (["finetune.r=8,zwei"], "finetune.r: 'zwei'"),
         (["finetune.rank=8,16"], "finetune.rank: unknown"),
         (["seed=" + ",".join(map(str, range(101)))], "up to 100"),
+        (["seed=1," + "- x\n" * 1000], "a value has more than 300 letters"),
     ],
 )
 def test_what_cannot_be_swept_is_refused(recipe_file: Path, axes: list[str], problem: str) -> None:

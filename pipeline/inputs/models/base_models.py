@@ -55,6 +55,7 @@ MORE_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "gen
 GENERATION_CONFIG = "generation_config.json"
 TOKENIZER_SECONDS = 120
 AZURE = "pipeline.publish.azure.catalogue"  # the module that knows it, run in a process of its own
+LARGEST_JSON = 1 << 22  # bytes of a config.json; real ones have some kilobytes
 ANSWER_SECONDS = 60
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt"]
 SMALL_FILES = [pattern for pattern in HUB_FILES if "safetensors" not in pattern]
@@ -333,6 +334,8 @@ def read_config(path: Path) -> tuple[dict[str, Any], Chat | None]:
 def _read_json(path: Path) -> Any:
     """What a JSON file has. Raises LabError."""
     try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise LabError(f"{path.name} is larger than any real one ({display.size(path.stat().st_size)})")
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise LabError(f"{path.name} is not valid JSON ({error})") from None

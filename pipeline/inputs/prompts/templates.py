@@ -32,6 +32,7 @@ LONGEST_CHAT = 1 << 18  # characters of a model's; real ones have up to 40,000
 LONGEST_TOKEN = 1000
 LARGEST_FILE = 1 << 25  # bytes of a tokenizer's config; those with many added tokens have a few million
 AT_ONCE = 256  # rows rendered together
+LONGEST_FIELD = 100  # letters of a field's name
 MOST_FIELDS = 50  # that a text template may name: a row is looked through for each
 MOST_TIMES = 8  # that a text template may name a field: with thousands, rows become millions of letters
 Row = Mapping[str, Any]
@@ -85,6 +86,11 @@ def parse(text: str, chat: Chat | None = None) -> Template:
         raise InputError(
             f"template: {display.value(text)} has no placeholder; write it like '{{prompt}} {{response}}',"
             f" or use '{CHAT}'"
+        )
+    if (longest := max(names, key=len)) and len(longest) > LONGEST_FIELD:
+        raise InputError(
+            f"template: the name {display.short(longest)} has {len(longest):,} letters;"
+            f" allowed: {LONGEST_FIELD}"
         )
     last = display.short(names[-1])
     if len(set(names)) == 1:

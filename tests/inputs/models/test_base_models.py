@@ -50,6 +50,7 @@ class TestFolder:
         [
             ("config.json", None, "has no config.json"),
             ("config.json", "{", "config.json is not valid JSON"),
+            ("config.json", "{}" + " " * (1 << 22), "config.json is larger than any real one"),
             ("config.json", "[]", "config.json is not a mapping"),
             (
                 "config.json",
