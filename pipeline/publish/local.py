@@ -71,8 +71,8 @@ def publish(home: Path, run: Run, options: Options, report: Callable[[str, float
     verify.require(verify.whole(Path(str(run.artifact("onnx")))), "Nothing was published")
     target = Path(planned["target"])
     part = target.with_name(f".{target.name}.part")
-    for begun in target.parent.glob(".*.part"):  # by a process that was killed; only one publishes at a time
-        shutil.rmtree(begun, ignore_errors=True)
+    for left in target.parent.glob(".*.part"):  # by a process that was killed; only one publishes at a time
+        shutil.rmtree(left, ignore_errors=True)
     part.mkdir(mode=0o700, parents=True)
     try:
         sums = _copy(Path(str(run.artifact("onnx"))), part, planned, report)

@@ -273,7 +273,7 @@ def _main() -> int:
 
 
 def _say(answer: dict[str, Any]) -> None:
-    # For this program alone, which reads a row's infinity as it was; JSON proper has none.
+    # Read by this program only, so a row's infinity may stay: standard JSON has none.
     print(json.dumps(answer), flush=True)
 
 

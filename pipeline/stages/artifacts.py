@@ -119,10 +119,10 @@ def lock(home: Path, stage: str, key: str) -> Path:
 
 def sweep(home: Path) -> None:
     """Delete what stages that were killed had started to write."""
-    for begun in (home / "artifacts").glob("*.part"):
-        held = locks.take(home / "artifacts" / ".locks" / begun.stem)
+    for unfinished in (home / "artifacts").glob("*.part"):
+        held = locks.take(home / "artifacts" / ".locks" / unfinished.stem)
         if held is not None:
-            shutil.rmtree(begun, ignore_errors=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
             os.close(held)
 
 

@@ -1,6 +1,6 @@
 """`python -m pipeline.worker.stage_process RUN STAGE`: one stage of one run, in a process of its own.
 
-`python -m pipeline.worker.stage_process --spare STAGE DESCRIPTOR` is told its run later, see `spare`.
+`python -m pipeline.worker.stage_process --spare STAGE DESCRIPTOR` gets its run later, see `spare`.
 
 The worker starts it with its output in the stage's `log.txt`. It inherits `lock`, taken, and so holds it
 for as long as it lives. It appends facts to `events.jsonl`, and leaves `result.json`, written whole or not at

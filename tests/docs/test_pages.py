@@ -106,7 +106,7 @@ def _headings(path: Path) -> set[str]:
 
 
 def _code(path: Path) -> Iterator[str]:
-    """Lines of code blocks and spans of code; a line that goes on is one."""
+    """Lines of code blocks and spans of code; a continued line is one."""
     text = path.read_text("utf-8")
     for block in re.findall(r"```\w*\n(.*?)```", text, re.DOTALL):
         yield from block.replace("\\\n", " ").splitlines()

@@ -319,7 +319,7 @@ def test_an_app_of_an_earlier_release_that_asks_otherwise_is_found(
     assert "in app.py" in found[0].message
     assert reason in found[0].message
     (export / "app.py").unlink()
-    assert failed(verify.live(export)) == [], "the lab itself asks as it was trained"
+    assert failed(verify.live(export)) == [], "the lab itself prompts as in training"
 
 
 @pytest.mark.parametrize(

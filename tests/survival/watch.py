@@ -64,7 +64,7 @@ class Watch(threading.Thread):
             folder = self.store.folder(run, stage.name)
             if stage.status == DONE and (run, stage.name) in self._done:
                 if self._state(folder, stage) != self._done[run, stage.name]:
-                    self.faults.append(f"{run} {stage.name} was done and was begun again")
+                    self.faults.append(f"{run} {stage.name} was done and was started again")
                 continue
             for name in GROWING:
                 self._grown(folder / name)

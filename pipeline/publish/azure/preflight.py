@@ -102,10 +102,10 @@ def _asked(run: Run, options: azureml.Options, where: Place, digest: str) -> lis
 
 def _version(workspace: Any, run: Run, options: azureml.Options, digest: str) -> tuple[Status, str]:
     if not options.version:
-        if begun := azureml.unfinished(workspace, run, options.name, digest):
+        if unfinished := azureml.unfinished(workspace, run, options.name, digest):
             return (
                 Status.OK,
-                f"it resumes {begun}, which has this content and was not fully checked",
+                f"it resumes {unfinished}, which has this content and was not fully checked",
             )
         return Status.OK, f"the next one is {workspace.next_version(options.name)}"
     model = workspace.model(options.name, options.version)

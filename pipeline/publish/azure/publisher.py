@@ -227,11 +227,11 @@ class _Publication:
     def _send(self, version: str, items: list[Item], prefix: str) -> None:
         """Send the files, and add what that took to what was sent."""
         container = self.workspace.container(self.options.name, version, self.options.patience)
-        begun = time.monotonic()
+        started = time.monotonic()
         end = 0.55 if self.options.check else 0.98
         meter = Meter(self.report, sum(item.size for item in items), 0.05, end)
         upload.send(container, prefix, items, meter, lineage.OURS)
-        seconds = time.monotonic() - begun
+        seconds = time.monotonic() - started
         if meter.moved:
             write_whole(self.home / SPEED, f"{meter.moved / max(seconds, 1e-9):.0f}", shared=True)
         self.sent["bytes_sent"] += meter.moved
@@ -249,9 +249,9 @@ class _Publication:
         """Take the version down as anybody would, compare it, and have it answer. Raises LabError."""
         name = self.options.name
         folder = self.home / checks.CHECKED / f"{name}-{version}"
-        for begun in folder.parent.glob("*"):  # by a process that was killed; only one publishes at a time
-            if begun != folder:
-                shutil.rmtree(begun, ignore_errors=True)
+        for other in folder.parent.glob("*"):  # by a process that was killed; only one publishes at a time
+            if other != folder:
+                shutil.rmtree(other, ignore_errors=True)
         place = self.workspace.place
         container, files, known = pull.opened(
             Reference(place, place.registry, name, version), self.options.patience

@@ -137,10 +137,10 @@ class _Publication:
         source = source_of(self.run, options.name, options.version, NAME)
         items = packed(source, _written(self.home, self.run, options), _beside(self.run, options))
         self._open()
-        begun = time.monotonic()
+        started = time.monotonic()
         meter = Meter(self.report, sum(item.size for item in items), 0.05, 0.6 if options.check else 0.95)
         commit = self._there(items) or self._send(items, meter)
-        seconds = time.monotonic() - begun
+        seconds = time.monotonic() - started
         self.report("Comparing what the hub has", 0.96 if not options.check else 0.6)
         _compare(items, repository.files(commit))
         if options.check:

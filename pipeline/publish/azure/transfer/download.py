@@ -149,16 +149,16 @@ def _fetch(container: Container, name: str, remote: Remote, part: Path, meter: M
             md5.update(piece)
 
     with part.open("a+b") as file:
-        begun = _begun(file.fileno(), remote.size)
-        file.truncate(begun)
+        kept = _kept(file.fileno(), remote.size)
+        file.truncate(kept)
         file.seek(0)
         while piece := file.read(blob_client.BLOCK):
             take(piece)
-        if begun:
-            here = f"{name} is here already" if begun == remote.size else f"Downloading {name}"
-            meter.add(begun, here, moved=False)
+        if kept:
+            here = f"{name} is here already" if kept == remote.size else f"Downloading {name}"
+            meter.add(kept, here, moved=False)
         with blob_client.together() as run:
-            for piece in run(_reads(container, remote, begun)):
+            for piece in run(_reads(container, remote, kept)):
                 take(piece)
                 if shutil.disk_usage(part.parent).free < SPARE:
                     raise LabError("The disk is full; free some room and try again.")
@@ -174,14 +174,14 @@ def _fetch(container: Container, name: str, remote: Remote, part: Path, meter: M
     return sha.hexdigest()
 
 
-def _begun(file: int, size: int) -> int:
+def _kept(file: int, size: int) -> int:
     """Bytes of an earlier attempt that can be kept."""
     there = os.fstat(file).st_size
     return there if there <= size else 0
 
 
-def _reads(container: Container, remote: Remote, begun: int) -> Iterator[Callable[[], bytes]]:
-    for start in range(begun, remote.size, blob_client.BLOCK):
+def _reads(container: Container, remote: Remote, kept: int) -> Iterator[Callable[[], bytes]]:
+    for start in range(kept, remote.size, blob_client.BLOCK):
         yield partial(_read, container, remote, start, min(blob_client.BLOCK, remote.size - start))
 
 
