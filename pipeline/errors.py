@@ -29,10 +29,6 @@ class InputError(LabError):
         super().__init__("\n".join(self.problems))
 
 
-class TakesLong(LabError):
-    """A process that also serves others has no time for so much; one of its own may do it."""
-
-
 class Busy(InputError):
     """What others use as well was not free in time; who has his own need not wait for them."""
 

@@ -27,7 +27,7 @@ from pipeline.errors import LabError
 from pipeline.exports import chat_client
 from pipeline.inputs.data import lengths
 from pipeline.inputs.prompts import rendering
-from pipeline.runs import disk
+from pipeline.runs import check_pool, disk
 from pipeline.store.run import ENDED
 from pipeline.system import own_process
 from pipeline.worker import loop
@@ -223,11 +223,13 @@ def arrive(request: gr.Request) -> tuple[Any, ...]:
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """See that queued work has a worker, and idle models an end, while the app is up. No run ends with it."""
+    check_pool.open_up()
     task = asyncio.create_task(_tend(settings.home()))
     try:
         yield
     finally:
         task.cancel()
+        check_pool.close()
         own_process.close()
         lengths.close()
         rendering.close()  # else the threads that render, and with them the app, take as long as they like

@@ -59,15 +59,21 @@ def launch(inputs: form.Form, read: Read, *values: Any) -> Iterator[tuple[Any, .
     *given, owner = values
     notes: list[str] = []
     try:
-        made = recipes(inputs, read, tuple(given))
-        runs = yield from check_turns.steps(
-            lambda _: sweep.start(store(), made, owner, notes.append), lambda _: checking, to_its_end=True
+        runs, group = yield from check_turns.steps(
+            lambda _: _start(recipes(inputs, read, tuple(given)), owner, notes.append),
+            lambda _: checking,
+            to_its_end=True,
         )
     except (LabError, OSError) as error:
         yield None, views.problems("Nothing was started", error), gr.skip()
         return
-    group = f"They are the group {made[0].group}; the Runs tab finds and compares them."
-    yield views.queued(f"Queued {len(runs)} runs.", [group, *notes]), None, runs[0]
+    found = f"They are the group {group}; the Runs tab finds and compares them."
+    yield views.queued(f"Queued {len(runs)} runs.", [found, *notes]), None, runs[0]
+
+
+def _start(made: list[recipe.Recipe], owner: str, note: Callable[[str], None]) -> tuple[list[str], str]:
+    """Queue the runs: their ids, and their group."""
+    return sweep.start(store(), made, owner, note), made[0].group
 
 
 def build(inputs: form.Form, read: Read, run: gr.Textbox, you: gr.Textbox) -> None:

@@ -10,7 +10,6 @@ import time
 import unicodedata
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from io import BufferedReader
 from itertools import islice
@@ -31,11 +30,9 @@ MOST_COUNTED = 100_000  # and that are counted before reading ends
 FIRST_ROWS = 5  # that are shown
 MOST_FIELDS = 100
 LONGEST_NEAR = 200  # letters of a key that may be a slip: to compare long ones takes time by their square
-ENOUGH_ROWS = 10_000  # to tell that all have the same prompt
+ENOUGH_ROWS = 10_000  # to tell that all have the same prompt,
+ENOUGH_BYTES = 8 << 20  # and those that begin in so many bytes, because a page waits for it
 TELL_SECONDS = 1.0
-# Asked at each line that is read, whatever is in it, and at each row rendered; it may raise. The page gives
-# everybody who reads datasets a share of time.
-go_on: ContextVar[Callable[[], None]] = ContextVar("go_on", default=lambda: None)
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # only an escape can write half of one into valid UTF-8
 _HALF = "has half of a surrogate pair, which is not valid text"
 _TOO_DEEP = f"not a row: objects are nested too deeply, more than {DEEPEST} in each other"
@@ -75,7 +72,7 @@ class Report:
 def rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number, row) for every line that is not blank.
 
-    Raises InputError at the first line that is not a JSON object of valid text, and what `go_on` does.
+    Raises InputError at the first line that is not a JSON object of valid text.
     """
     for line, row in _scan(path):
         if isinstance(row, str):
@@ -114,7 +111,7 @@ def checking(
     Every row is rendered; with `template` "chat" and no `chat` only the fields are checked. `lengths` counts
     rows that are too long. Notes are on the split of `eval_fraction` and `seed`.
     Says something at least every TELL_SECONDS or so, for whoever wants to leave.
-    Raises InputError if the file is not there or the template is faulty, and what `go_on` does.
+    Raises InputError if the file is not there or the template is faulty.
     """
     if not path.is_file():
         raise InputError(f"{display.plain(str(path))}: there is no such file")
@@ -123,7 +120,6 @@ def checking(
     good = found.good_rows()
     if template.strip() != templates.CHAT or chat is not None:
         for result in found.rendered(good):
-            go_on.get()()  # a few hundred slow rows are read before the first one is rendered
             if result is None:
                 yield f"Line {found.line:,}…"
                 continue
@@ -188,13 +184,15 @@ def too_few(path: Path, count: int) -> str:
 
 
 def one_prompt(path: Path, template: templates.Template) -> bool:
-    """Whether the first ENOUGH_ROWS rows have the same prompt; no more is read than it takes to tell.
+    """Whether the first rows have the same prompt; no more of them are read than it takes to tell.
 
     False if one of these is unreadable.
     """
     seen = None
     try:
-        for _, row in islice(rows(path), ENOUGH_ROWS):
+        with path.open("rb") as file:
+            enough = min(ENOUGH_ROWS, max(2, file.read(ENOUGH_BYTES).count(b"\n")))
+        for _, row in islice(rows(path), enough):
             prompt = [str(row.get(name) or "") for name in (*template.optional, *template.fields[:-1])]
             if seen is not None and prompt != seen:
                 return False
@@ -374,9 +372,7 @@ def _scan(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
         file.seek(0)
         is_first = True
         number = 0
-        may_go_on = go_on.get()
         while True:
-            may_go_on()
             number += 1
             line = file.readline(LONGEST_LINE + 1)
             if not line:
@@ -484,7 +480,6 @@ def _misfits(row: dict[str, Any], fields: Sequence[str], optional: Sequence[str]
         if name in row:
             yield from _misfit(name, row[name])
         else:
-            go_on.get()()  # there may be many, and many keys beside them
             yield _missing(name, row)
     for name in optional:
         if row.get(name) is not None:

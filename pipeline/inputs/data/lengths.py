@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline import settings
-from pipeline.errors import Busy, LabError, TakesLong
+from pipeline.errors import Busy, LabError
 from pipeline.inputs.prompts.templates import Rendered
 from pipeline.system import own_process
 from pipeline.system.files import to_json
@@ -143,7 +143,7 @@ class Lengths:
             return
         try:
             counts = self._ask([(row.prompt, row.full) for _, _, row in batch])
-        except (Busy, TakesLong):
+        except Busy:
             raise
         except LabError as error:
             self.unknown = str(error)

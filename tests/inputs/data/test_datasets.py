@@ -350,14 +350,6 @@ def test_rows_that_do_not_fit_say_how_far_it_is_too(
     assert (report.rows, report.broken, report.has_rows) == (4, 2, False)
 
 
-def test_rows_that_are_rendered_take_time_of_whoever_asks(tmp_path: Path) -> None:
-    asked: list[int] = []
-    token = datasets.go_on.set(lambda: asked.append(1))
-    datasets.check(write(tmp_path, (ROW + "\n") * 5), "chat", templates.Chat("{{ messages[0]['content'] }}"))
-    datasets.go_on.reset(token)
-    assert len(asked) == 6 + 5  # lines with the end of the file, and rows
-
-
 def test_a_file_whose_rows_do_not_fit_has_rows(tmp_path: Path) -> None:
     assert datasets.check(write(tmp_path, '{"a": 1}\n' * 3), "{prompt}{response}").has_rows
     assert not datasets.check(write(tmp_path, ""), "{prompt}{response}").has_rows
@@ -378,6 +370,14 @@ def test_whether_there_is_but_one_prompt_is_seen_without_reading_all(tmp_path: P
     assert not datasets.one_prompt(write(tmp_path, lines(same, {**same, "system": "s"}) + "{"), chat)
     assert not datasets.one_prompt(write(tmp_path, lines(same) + "{"), chat)
     assert not datasets.one_prompt(tmp_path / "gone", chat)
+
+
+def test_rows_of_megabytes_are_not_all_read_to_see_whether_there_is_but_one_prompt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "ENOUGH_BYTES", 1000)
+    row = json.dumps({"prompt": "a", "response": "b" * 400}) + "\n"
+    assert datasets.one_prompt(write(tmp_path, row * 5 + "{"), templates.parse("chat"))
 
 
 PIECES = [
@@ -420,14 +420,3 @@ def test_long_keys_are_not_compared_letter_by_letter(tmp_path: Path, monkeypatch
     report = datasets.check(write(tmp_path, "\n".join(map(json.dumps, rows))), LAB)
     assert len(report.problems) == 2 * 2
     assert max(map(len, seen)) <= datasets.LONGEST_NEAR
-
-
-def test_a_row_that_lacks_many_fields_takes_time_of_whoever_asks(tmp_path: Path) -> None:
-    asked: list[int] = []
-    token = datasets.go_on.set(lambda: asked.append(1))
-    try:
-        template = "".join(f"{{f{number}}} " for number in range(50))
-        datasets.check(write(tmp_path, "{}"), template)
-    finally:
-        datasets.go_on.reset(token)
-    assert len(asked) >= 50

@@ -1,4 +1,4 @@
-"""Turns: what all events that read datasets have as their share of time."""
+"""Turns: work that reads datasets is done in a thread, and its check by a process, which both can be left."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from pipeline import settings
-from pipeline.errors import LabError, TakesLong
+from pipeline.errors import LabError
 from pipeline.inputs.data import datasets
 from pipeline.inputs.models import base_models
-from pipeline.runs import data_check, submit
+from pipeline.runs import check_pool, submit
 from pipeline.store import Store
 from pipeline.system import locks
 from tests.helpers.lab import until
@@ -29,8 +29,17 @@ GETTING = "Getting the tokenizer of starter"
 
 
 @pytest.fixture
-def always_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check_turns, "BRIEF_SECONDS", -1.0)
+def pool(home: Path) -> Iterator[check_pool._State]:
+    """Processes that check, as the running app has them."""
+    check_pool.open_up()
+    yield check_pool._state
+    until(lambda: not check_pool._state.busy, "the end of all checks")
+    check_pool.close()
+
+
+@pytest.fixture
+def always_long(pool: check_pool._State, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check_pool, "BRIEF_SECONDS", -1.0)
 
 
 @pytest.fixture
@@ -42,14 +51,13 @@ def endless(home: Path, tmp_path: Path, always_long: None) -> Iterator[str]:
     kept.parent.mkdir(parents=True)
     with locks.locked(kept.with_name(f".{kept.name}.lock")):
         yield str(submit.keep_dataset(home, rows))
-    until(lambda: not data_check._places, "the end of all processes")
 
 
 @pytest.fixture
 def taken(endless: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """All places of long checks are taken by others."""
-    monkeypatch.setattr(data_check, "LONG", 1)
-    monkeypatch.setattr(data_check, "OLD_SECONDS", 600.0)
+    monkeypatch.setattr(check_pool, "LONG", 1)
+    monkeypatch.setattr(check_pool, "OLD_SECONDS", 600.0)
     steps = begun(endless)
     yield
     steps.close()
@@ -69,14 +77,13 @@ def checked() -> tuple[Any, ...]:
 def test_a_short_check_needs_no_place_of_the_long_ones(
     home: Path, taken: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check_turns, "BRIEF_SECONDS", 600.0)
+    monkeypatch.setattr(check_pool, "BRIEF_SECONDS", 600.0)
     assert checked()[1] is None
 
 
-def test_a_long_check_is_done_by_a_process(home: Path, always_long: None) -> None:
-    shown = [step[0]["text"] for step in data.look(None, SAMPLE, "{prompt} {response}", "starter")]
-    assert f"Reading the dataset… {data_check.WAITS}" in shown
-    assert shown[-1].startswith("travel.jsonl: 144 rows")
+def test_a_check_is_done_by_a_process(home: Path, pool: check_pool._State) -> None:
+    *_, last = data.look(None, SAMPLE, "{prompt} {response}", "starter")
+    assert last[0]["text"].startswith("travel.jsonl: 144 rows")
 
 
 def test_a_long_check_ends_where_many_are_in_progress(home: Path, taken: None) -> None:
@@ -85,14 +92,16 @@ def test_a_long_check_ends_where_many_are_in_progress(home: Path, taken: None) -
     assert not use["interactive"]
 
 
-def test_a_check_that_is_left_ends_its_process(endless: str) -> None:
+def test_a_check_that_is_left_ends_its_process(endless: str, pool: check_pool._State) -> None:
     steps = begun(endless)
-    assert len(data_check._places) == 1
+    assert len(pool.busy) == 1
     steps.close()
-    until(lambda: not data_check._places, "the end of the process")
+    until(lambda: not pool.busy, "the end of the process")
 
 
-def test_an_event_that_is_stopped_ends_its_check(client: TestClient, endless: str) -> None:
+def test_an_event_that_is_stopped_ends_its_check(
+    client: TestClient, endless: str, pool: check_pool._State
+) -> None:
     fn = next(
         event["id"] for event in client.get("/config").json()["dependencies"] if len(event["inputs"]) == 3
         and page().fns[event["id"]].concurrency_id == "checks"
@@ -100,26 +109,15 @@ def test_an_event_that_is_stopped_ends_its_check(client: TestClient, endless: st
     given = {"session_hash": "left", "fn_index": fn}
     values = {**given, "data": [endless, "chat", "starter"]}
     event = client.post("/gradio_api/queue/join", json=values).json()["event_id"]
-    until(lambda: data_check._places, "the process")
+    until(lambda: pool.busy, "the process")
     reply = client.post("/gradio_api/cancel", json={**given, "event_id": event})
     assert reply.status_code == 200
-    until(lambda: not data_check._places, "the end of the process")
+    until(lambda: not pool.busy, "the end of the process")
 
 
-def test_no_check_takes_longer_than_allowed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_check, "MOST_SECONDS", -1.0)
+def test_no_check_takes_longer_than_allowed(pool: check_pool._State, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check_pool, "MOST_SECONDS", -1.0)
     assert "longer than 10 minutes; use the command line" in json.dumps(checked()[1])
-
-
-def test_rows_that_do_not_fit_take_time_of_the_turn_too(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: list[int] = []
-    monkeypatch.setattr(check_turns.Turn, "go_on", lambda _: read.append(1))
-    (tmp_path / "misfits.jsonl").write_text('{"prompt": "a"}\n' * 100)
-    with check_turns.turn():
-        datasets.check(tmp_path / "misfits.jsonl", "{prompt} {response}")
-    assert len(read) >= 100
 
 
 def test_rows_that_do_not_fit_are_read_once(
@@ -161,20 +159,12 @@ def test_every_event_of_these_places_takes_a_turn() -> None:
         assert "check_turns.steps(" in text, name
 
 
-def test_a_turn_ends_with_its_thread_s_work(always_long: None) -> None:
-    with check_turns.turn(), pytest.raises(TakesLong, match="longer than 2 seconds; use the command line"):
-        datasets.go_on.get()()
-    datasets.go_on.get()()
-
-
-def test_work_may_be_left_while_it_is_silent_and_ends_where_it_reads_on(home: Path) -> None:
+def test_work_may_be_left_while_it_is_silent_and_ends_where_it_goes_on(home: Path) -> None:
     go, ended = threading.Event(), threading.Event()
 
     def work(tell: Any) -> None:
         tell("first")
         go.wait(60)
-        with pytest.raises(LabError, match="Nobody waits"):
-            datasets.go_on.get()()
         with pytest.raises(LabError, match="Nobody waits"):
             tell("second")
         ended.set()
@@ -191,7 +181,6 @@ def test_work_that_somebody_has_asked_for_for_good_goes_to_its_end(home: Path) -
 
     def work(tell: Any) -> None:
         go.wait(60)
-        datasets.go_on.get()()
         tell("last")
         ended.set()
 

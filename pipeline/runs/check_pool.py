@@ -1,0 +1,300 @@
+"""Processes that stand ready to look at what somebody brings, so that the page itself never does.
+
+A single call on hostile text can hold Python's interpreter for a minute, and with it everybody's page,
+however many threads there are. So whatever reads datasets is done by `python -m pipeline.runs.check_pool`: it
+gets questions as lines of JSON on its standard input, each the name of a function of ours and what that is
+given, and writes a line for each step and at last the answer, or what is wrong. A few are kept warm.
+
+What is answered at once costs nobody anything. What takes longer gets one of a few places and lets others go
+first; the oldest one makes room. Whoever leaves ends the process that worked for him.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Any
+
+from pipeline import settings
+from pipeline.errors import InputError, LabError
+from pipeline.system import own_process
+
+WARM = 2  # processes that are kept ready, while the app runs
+MOST = 30  # processes at a time
+BRIEF_SECONDS = 2.0  # after which a question counts as a long one,
+LONG = 6  # of which there are so many at a time
+OLD_SECONDS = 30.0  # after which a long one makes room for another
+MOST_SECONDS = 600.0
+LOOK_SECONDS = 0.5  # how long `ask` may be silent
+PIECE = 1 << 16
+LONGEST_ANSWER = 1 << 26  # bytes
+GROWN = 400 << 20  # bytes of memory, after which a process answers no further question
+NICE = 10  # the kernel gives those that are not nice about ten times as much
+BUSY = (
+    f"This dataset takes a while to check, and {LONG} such checks have just started; try again in a minute,"
+    " or use the command line ({command} check, and run)."
+)
+MANY = "Many others check data just now; try again in a minute."
+TOO_LONG = (
+    f"Checking takes longer than {MOST_SECONDS / 60:.0f} minutes; use the command line"
+    " ({command} check, and run), or a part of the file."
+)
+TOO_MUCH = "What was found is too much to show; use a part of the file."
+MADE_ROOM = (
+    "Others wait to check their data, so this check was ended after {seconds:.0f} seconds; try again later,"
+    " use the command line ({command} check, and run), or a part of the file."
+)
+
+
+def open_up() -> None:
+    """Keep processes warm from now on, until `close`; `ask` may be used."""
+    with _changing:
+        _state.open = True
+        _top_up()
+
+
+def is_open() -> bool:
+    """Whether questions are to be asked here: the app is running."""
+    return _state.open
+
+
+def close() -> None:
+    """End all processes; who waits for one is told so."""
+    with _changing:
+        _state.open = False
+        for process in _state.idle:
+            process.end()
+        _state.idle.clear()
+        for process in _state.busy:
+            own_process.kill(process.process)
+
+
+def ask(function: str, given: dict[str, Any]) -> Generator[str, None, Any]:
+    """What `module:function` returns for `given`, asked of a process, which ends where this is left.
+
+    That function is a generator of sentences, yielded here as they come, the last one again where there is
+    none for LOOK_SECONDS. Its answer has to fit into JSON, NaN and infinity included. Raises what it does of
+    InputError, LabError and OSError, and LabError if there is no place or the place has to be left.
+    """
+    process = _taken()
+    again = False
+    try:
+        process.put({"function": function, "given": given})
+        step = ""
+        for said in process.lines():
+            _see_to(process)
+            if said is not None and "step" not in said:
+                again = not said["last"]
+                return _answer(said)
+            step = said["step"] if said is not None else step
+            yield step
+        raise LabError(process.why_it_ended())
+    finally:
+        _left(process, again)
+
+
+class _Process:
+    """One process. `began` is when it was asked, or when it was ready, if that was later."""
+
+    def __init__(self) -> None:
+        # Its environment is that of this process, secrets included: it may have to fetch the tokenizer of a
+        # model that only this user sees. Somebody's templates and tokenizers run in processes without.
+        words = ["-m", "pipeline.runs.check_pool"]
+        self.process = own_process.start_group(words, settings.child_environment())
+        self.began = time.monotonic()
+        self.is_long = False
+        self.made_room: float | None = None  # after so many seconds
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def put(self, question: dict[str, Any]) -> None:
+        """Ask; where it has ended already, `lines` sees that."""
+        self.began = time.monotonic()
+        assert self.process.stdin is not None
+        with suppress(OSError):
+            self.process.stdin.write(json.dumps(question).encode() + b"\n")
+            self.process.stdin.flush()
+
+    def lines(self) -> Iterator[dict[str, Any] | None]:
+        """What it says, until it ends; None where that is nothing for a moment. Raises LabError."""
+        assert self.process.stdout is not None
+        pipe = self.process.stdout.fileno()
+        ready = select.poll()
+        ready.register(pipe, select.POLLIN)
+        received = bytearray()
+        while True:
+            if not ready.poll(1000 * LOOK_SECONDS):
+                yield None
+                continue
+            piece = os.read(pipe, PIECE)
+            if not piece:
+                return
+            received += piece
+            if len(received) > LONGEST_ANSWER:
+                raise LabError(TOO_MUCH)
+            if b"\n" in piece:
+                *lines, rest = received.split(b"\n")
+                received = rest
+                for line in map(json.loads, lines):
+                    if line == READY:
+                        self.began = time.monotonic()
+                    else:
+                        yield line
+
+    def let_others_go_first(self) -> None:
+        nice = min(os.getpriority(os.PRIO_PROCESS, 0) + NICE, 19)
+        with suppress(ProcessLookupError):  # it has just ended
+            os.setpriority(os.PRIO_PGRP, self.process.pid, nice)
+
+    def why_it_ended(self) -> str:
+        """A sentence for an end without an answer."""
+        if self.made_room is not None:
+            return MADE_ROOM.format(command=settings.command(), seconds=self.made_room)
+        return f"The process that checks the data has ended (code {self.end()}); try again."
+
+    def end(self) -> int:
+        return own_process.end(self.process)
+
+
+class _State:
+    """All processes; changed only under the lock `_changing`."""
+
+    def __init__(self) -> None:
+        self.open = False
+        self.idle: list[_Process] = []
+        self.busy: list[_Process] = []
+        self.long: list[_Process] = []  # of the busy ones, the oldest first
+
+
+def _taken() -> _Process:
+    """A process to be asked. Raises LabError."""
+    with _changing:
+        if len(_state.busy) >= MOST:
+            raise LabError(MANY)
+        while _state.idle:
+            process = _state.idle.pop()
+            if process.process.poll() is None:
+                break
+            process.end()
+        else:
+            process = _Process()
+        _state.busy.append(process)
+        return process
+
+
+def _see_to(process: _Process) -> None:
+    """Have a process that takes longer make way for others. Raises LabError if it has to end."""
+    if process.seconds > MOST_SECONDS:
+        raise LabError(TOO_LONG.format(command=settings.command()))
+    if process.is_long or process.seconds <= BRIEF_SECONDS:
+        return
+    with _changing:
+        if len(_state.long) >= LONG:
+            oldest = _state.long[0]
+            if oldest.seconds < OLD_SECONDS:
+                raise LabError(BUSY.format(command=settings.command()))
+            oldest.made_room = oldest.seconds
+            own_process.kill(oldest.process)
+            _state.long.remove(oldest)
+        process.is_long = True
+        _state.long.append(process)
+        _top_up()
+    process.let_others_go_first()
+
+
+def _left(process: _Process, again: bool) -> None:
+    """Keep a process for the next question, or end it."""
+    with _changing:
+        _state.busy.remove(process)
+        if process in _state.long:  # else another has its place already
+            _state.long.remove(process)
+        kept = again and not process.is_long and _state.open and len(_state.idle) < WARM
+        if kept:
+            _state.idle.append(process)
+        _top_up()
+    if not kept:
+        process.end()
+
+
+def _top_up() -> None:
+    while _state.open and len(_state.idle) + len(_state.busy) - len(_state.long) < WARM:
+        _state.idle.append(_Process())
+
+
+def _answer(said: dict[str, Any]) -> Any:
+    """The answer in a last line; what that says is wrong is raised."""
+    if "problems" in said:
+        raise InputError(said["problems"])
+    if "unreadable" in said:
+        raise OSError(*said["unreadable"])
+    if "error" in said:
+        raise LabError(said["error"])
+    return said["answer"]
+
+
+_changing = threading.Lock()
+_state = _State()
+READY = {"ready": True}
+FIRST = "pipeline.runs.data_check"  # what nearly every question needs
+
+
+def _main() -> int:
+    """Answer the questions on standard input. Ends when that does, with all that it has started."""
+    settings.keep_private()
+    questions: SimpleQueue[bytes] = SimpleQueue()
+    threading.Thread(target=_receive, args=[questions], daemon=True).start()
+    importlib.import_module(FIRST)
+    _say(READY)
+    while True:
+        said = _carried_out(json.loads(questions.get()))
+        last = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > GROWN
+        _say({**said, "last": last})
+        if last:
+            return 0
+
+
+def _carried_out(question: dict[str, Any]) -> dict[str, Any]:
+    """The last line for a question."""
+    module, _, name = question["function"].partition(":")
+    steps = getattr(importlib.import_module(module), name)(**question["given"])
+    try:
+        while True:
+            _say({"step": next(steps)})
+    except StopIteration as end:
+        return {"answer": end.value}
+    except InputError as error:
+        return {"problems": error.problems}
+    except LabError as error:
+        return {"error": str(error)}
+    except OSError as error:
+        return {"unreadable": error.args if error.filename is None else [*error.args, error.filename]}
+
+
+def _say(answer: dict[str, Any]) -> None:
+    # Read by this program only, so a row's infinity may stay: standard JSON has none.
+    print(json.dumps(answer), flush=True)
+
+
+def _receive(questions: SimpleQueue[bytes]) -> None:
+    """Pass the questions on; when nobody can ask any more, end all that was started here."""
+    for line in sys.stdin.buffer:
+        questions.put(line)
+    os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    code = _main()
+    sys.stdout.flush()
+    os._exit(code)  # the thread that reads standard input holds it, and Python would abort
