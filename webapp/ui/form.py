@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,9 @@ from pipeline.inputs.options import Option, describe
 from webapp import handler_values
 
 MOST_RADIO_CHOICES = 3
-LONGEST_TYPED = 100  # characters of a number
+PLAIN = re.compile(
+    r"[\w+.~-]{1,100}", re.ASCII
+)  # what a number may be: YAML that is nested takes long to read
 Input = Any  # a component of Gradio, which makes their events at run time
 
 
@@ -120,7 +123,7 @@ def read(option: Option, value: Any) -> Any:
     if not value.strip() and type(None) in option.types:
         return None
     others = tuple(kind for kind in option.types if kind is not str)
-    if not others or len(value) > LONGEST_TYPED:
+    if not others or not PLAIN.fullmatch(value.strip()):
         return value
     try:
         meant = safe_yaml.load(value)
