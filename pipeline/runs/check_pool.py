@@ -5,8 +5,9 @@ however many threads there are. So whatever reads datasets is done by `python -m
 gets questions as lines of JSON on its standard input, each the name of a function of ours and what that is
 given, and writes a line for each step and at last the answer, or what is wrong. A few are kept warm.
 
-What is answered at once costs nobody anything. What takes longer gets one of a few places and lets others go
-first; the oldest one makes room. Whoever leaves ends the process that worked for him.
+What is answered at once costs nobody anything. What takes longer gets one of some places and lets others go
+first; the oldest one makes room. Whoever leaves ends the process that worked for him. None may take more than
+its share of the memory.
 """
 
 from __future__ import annotations
@@ -27,18 +28,20 @@ from typing import Any
 
 from pipeline import settings
 from pipeline.errors import InputError, LabError
+from pipeline.inputs.data import datasets
 from pipeline.system import own_process
 
 WARM = 2  # processes that are kept ready, while the app runs
-MOST = 30  # processes at a time
+MOST = 40  # processes at a time
 BRIEF_SECONDS = 2.0  # after which a question counts as a long one,
-LONG = 6  # of which there are so many at a time
-OLD_SECONDS = 30.0  # after which a long one makes room for another
+LONG = 12  # of which there are so many at a time
+OLD_SECONDS = 15.0  # after which a long one makes room for another
 MOST_SECONDS = 600.0
 LOOK_SECONDS = 0.5  # how long `ask` may be silent
 PIECE = 1 << 16
 LONGEST_ANSWER = 1 << 26  # bytes
 GROWN = 400 << 20  # bytes of memory, after which a process answers no further question
+MEMORY = 1 << 30  # bytes that a process may take
 NICE = 10  # the kernel gives those that are not nice about ten times as much
 BUSY = (
     f"This dataset takes a while to check, and {LONG} such checks have just started; try again in a minute,"
@@ -49,6 +52,10 @@ TOO_LONG = (
     f"Checking takes longer than {MOST_SECONDS / 60:.0f} minutes; use the command line"
     " ({command} check, and run), or a part of the file."
 )
+NO_MEMORY = (
+    "Checking takes more memory than one check may; use the command line ({command} check, and run), or a"
+    " part of the file."
+)
 TOO_MUCH = "What was found is too much to show; use a part of the file."
 MADE_ROOM = (
     "Others wait to check their data, so this check was ended after {seconds:.0f} seconds; try again later,"
@@ -57,15 +64,15 @@ MADE_ROOM = (
 
 
 def open_up() -> None:
-    """Keep processes warm from now on, until `close`; `ask` may be used."""
+    """Keep processes warm from now on, until `close`, and have `ask` ask them."""
     with _changing:
         _state.open = True
         _top_up()
 
 
-def is_open() -> bool:
-    """Whether questions are to be asked here: the app is running."""
-    return _state.open
+def answer(function: str, given: dict[str, Any]) -> Any:
+    """`ask` to its end."""
+    return datasets.ended(ask(function, given))
 
 
 def close() -> None:
@@ -82,10 +89,13 @@ def close() -> None:
 def ask(function: str, given: dict[str, Any]) -> Generator[str, None, Any]:
     """What `module:function` returns for `given`, asked of a process, which ends where this is left.
 
-    That function is a generator of sentences, yielded here as they come, the last one again where there is
-    none for LOOK_SECONDS. Its answer has to fit into JSON, NaN and infinity included. Raises what it does of
-    InputError, LabError and OSError, and LabError if there is no place or the place has to be left.
+    Where no app runs, as for the command line, the function is carried out here. It is a generator of
+    sentences, yielded as they come, the last one again where there is none for LOOK_SECONDS; its answer has
+    to fit into JSON, NaN and infinity included. Raises what it does of InputError, LabError and OSError, and
+    LabError if there is no place or the place has to be left.
     """
+    if not _state.open:
+        return (yield from _named(function)(**given))
     process = _taken()
     again = False
     try:
@@ -256,6 +266,8 @@ def _main() -> int:
     questions: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=_receive, args=[questions], daemon=True).start()
     importlib.import_module(FIRST)
+    # Of what it takes itself. Processes that it starts have limits of their own.
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, resource.getrlimit(resource.RLIMIT_DATA)[1]))
     _say(READY)
     while True:
         said = _carried_out(json.loads(questions.get()))
@@ -265,10 +277,15 @@ def _main() -> int:
             return 0
 
 
+def _named(function: str) -> Any:
+    """The function of ours that `module:function` names."""
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 def _carried_out(question: dict[str, Any]) -> dict[str, Any]:
     """The last line for a question."""
-    module, _, name = question["function"].partition(":")
-    steps = getattr(importlib.import_module(module), name)(**question["given"])
+    steps = _named(question["function"])(**question["given"])
     try:
         while True:
             _say({"step": next(steps)})
@@ -278,6 +295,8 @@ def _carried_out(question: dict[str, Any]) -> dict[str, Any]:
         return {"problems": error.problems}
     except LabError as error:
         return {"error": str(error)}
+    except MemoryError:
+        return {"error": NO_MEMORY.format(command=settings.command())}
     except OSError as error:
         return {"unreadable": error.args if error.filename is None else [*error.args, error.filename]}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Generator
 from pathlib import Path
@@ -15,6 +16,9 @@ from pipeline.inputs.data.lengths import Lengths, Limits
 from pipeline.inputs.models import architectures, base_models
 from pipeline.inputs.prompts import templates
 from pipeline.runs import check_pool
+
+SHOWN = 1000  # letters of a value or a name, where a person looks at a dataset
+LONGEST_EXAMPLE = 100_000
 
 
 def check(
@@ -60,8 +64,6 @@ def checking(
     template is faulty, OSError if it cannot be read, LabError if the process gets no place or has to leave
     it.
     """
-    if not check_pool.is_open():
-        return (yield from _checking(path, template, model, eval_fraction, seed, max_length))
     given = {
         "path": os.fspath(path),
         "template": template,
@@ -71,7 +73,47 @@ def checking(
         "max_length": max_length,
     }
     found = yield from check_pool.ask(f"{__name__}:answer", given)
-    return datasets.Report(**{**found, "fields": tuple(found["fields"])})
+    return _report(found)
+
+
+def looking(
+    path: Path, template: str, model: str, max_length: int
+) -> Generator[str, None, tuple[datasets.Report, str, bool]]:
+    """`checking` for the Data tab, with a model by its name, "" for none; the rows are cut to what is shown.
+
+    Returns the report, why there is no such model, "" if there is, and whether it has a chat template.
+    Raises what `checking` does, but for what is wrong with the model.
+    """
+    given = {"path": os.fspath(path), "template": template, "model": model, "max_length": max_length}
+    found = yield from check_pool.ask(f"{__name__}:look", given)
+    return _report(found["report"]), found["unknown"], found["has_chat"]
+
+
+def look(path: str, template: str, model: str, max_length: int) -> Generator[str, None, dict[str, Any]]:
+    """`looking` as a process is asked for it."""
+    known, unknown = None, ""
+    try:
+        known = base_models.resolve(model) if model else None
+    except InputError as error:
+        unknown = error.problems[0]
+    report = yield from _checking(Path(path), template, known, 0.1, 0, max_length)
+    shown = dataclasses.replace(
+        report,
+        first=[{_shown(name): _shown(value) for name, value in row.items()} for row in report.first],
+        fields=tuple(map(_shown, report.fields)),
+        example=display.cut(report.example, LONGEST_EXAMPLE),
+        example_prompt=display.cut(report.example_prompt, LONGEST_EXAMPLE),
+    )
+    has_chat = known is not None and known.chat is not None
+    return {"report": dataclasses.asdict(shown), "unknown": unknown, "has_chat": has_chat}
+
+
+def _shown(value: Any) -> str:
+    return display.cut(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), SHOWN)
+
+
+def _report(facts: dict[str, Any]) -> datasets.Report:
+    return datasets.Report(**{**facts, "fields": tuple(facts["fields"])})
 
 
 def answer(path: str, model: dict[str, Any] | None, **given: Any) -> Generator[str, None, dict[str, Any]]:

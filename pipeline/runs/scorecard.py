@@ -71,21 +71,15 @@ def start(
             f" allowed: {', '.join((FLOAT, *WAYS))}, joined by commas"
         )
     group = f"{PREFIX}{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    refused: dict[str, str] = {}
-    problems: list[str] = []
-    notes: list[str] = []
-    for name in dict.fromkeys(algorithms):
-        try:
-            submit.submit(store, recipe(base, name, group), owner, notes.append)
-        except InputError as error:
-            refused[name] = " ".join(error.problems)
-            problems += [problem for problem in error.problems if problem not in problems]
-    if len(refused) == len(set(algorithms)):
-        raise InputError(problems)
-    if note is not None:
-        for text in dict.fromkeys(notes):  # the same for every way
-            note(text)
-    return group, refused
+    made = {name: recipe(base, name, group) for name in dict.fromkeys(algorithms)}
+    found = dict(zip(made, submit.checked(list(made.values())), strict=True))
+    wrong = {name: outcome for name, outcome in found.items() if isinstance(outcome, InputError)}
+    if len(wrong) == len(made):
+        problems = [problem for error in wrong.values() for problem in error.problems]
+        raise InputError(list(dict.fromkeys(problems)))
+    passed = [(made[name], outcome) for name, outcome in found.items() if isinstance(outcome, submit.Passed)]
+    submit.queue_all(store, passed, owner, note)
+    return group, {name: " ".join(error.problems) for name, error in wrong.items()}
 
 
 def recipe(base: Recipe, algorithm: str, group: str) -> Recipe:

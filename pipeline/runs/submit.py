@@ -7,8 +7,9 @@ import dataclasses
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from pipeline.errors import InputError
 from pipeline.inputs.data import datasets
 from pipeline.inputs.models import base_models
 from pipeline.inputs.prompts import templates
-from pipeline.runs import data_check
+from pipeline.runs import check_pool, data_check
 from pipeline.stages.all_stages import STAGES, ask
-from pipeline.stages.recipe import Recipe, redo
+from pipeline.stages.recipe import Recipe, from_dict, redo
 from pipeline.store import Store
 from pipeline.store.run import Run
 from pipeline.worker import loop
@@ -36,32 +37,83 @@ def submit(store: Store, recipe: Recipe, owner: str | None = None, note: Say | N
     `owner` is whose run it is, by default the system's user; `note` gets what should be known of the data.
     Raises InputError with everything that is wrong; nothing is queued or written then.
     """
-    run = _queue(store, recipe, check(recipe, note), owner_name(owner))
-    loop.ensure(store.home)
+    (run,) = submit_all(store, [recipe], owner, note, named=False)
     return run
 
 
 def submit_all(
-    store: Store, recipes: Sequence[Recipe], owner: str | None = None, note: Say | None = None
+    store: Store,
+    recipes: Sequence[Recipe],
+    owner: str | None = None,
+    note: Say | None = None,
+    *,
+    named: bool = True,
 ) -> list[str]:
     """`submit` of several recipes: all are checked before any is queued.
 
-    Raises InputError naming the recipes by name.
+    Raises InputError, which names the recipes by name if they are to be `named`.
     """
-    models_of: list[base_models.Model] = []
-    problems: list[str] = []
-    seen: Seen = {}
-    for recipe in recipes:
-        try:
-            models_of.append(check(recipe, note, seen))
-        except InputError as error:
-            problems += [f"{recipe.name}: {problem}" for problem in error.problems]
+    found = checked(recipes)
+    problems = [
+        f"{recipe.name}: {problem}" if named else problem
+        for recipe, outcome in zip(recipes, found, strict=True)
+        if isinstance(outcome, InputError)
+        for problem in outcome.problems
+    ]
     if problems:
         raise InputError(problems)
-    runs = [
-        _queue(store, recipe, model, owner_name(owner))
-        for recipe, model in zip(recipes, models_of, strict=True)
-    ]
+    passed = [outcome for outcome in found if isinstance(outcome, Passed)]
+    return queue_all(store, list(zip(recipes, passed, strict=True)), owner, note)
+
+
+@dataclass(frozen=True)
+class Passed:
+    """A recipe that can run: its model with the commit, and what should be known of its data."""
+
+    model: str
+    notes: list[str]
+
+
+def checked(recipes: Sequence[Recipe]) -> list[Passed | InputError]:
+    """`check` of each, done by a process where the app runs; what is wrong with one stands in its place.
+
+    Raises LabError if the process gets no place or has to leave it.
+    """
+    given = [recipe.to_dict() for recipe in recipes]
+    return outcomes(check_pool.answer(f"{__name__}:answer", {"recipes": given}))
+
+
+def answer(recipes: list[dict[str, Any]]) -> Generator[str, None, list[dict[str, Any]]]:
+    """`checked` as a process is asked for it; `outcomes` reads what it returns."""
+    seen: Seen = {}
+    found: list[dict[str, Any]] = []
+    for number, given in enumerate(recipes, 1):
+        yield f"Recipe {number} of {len(recipes)}…"
+        notes: list[str] = []
+        try:
+            model = check(from_dict(given), notes.append, seen)
+            found.append({"model": model.pinned, "notes": notes})
+        except InputError as error:
+            found.append({"problems": error.problems})
+    return found
+
+
+def outcomes(found: list[dict[str, Any]]) -> list[Passed | InputError]:
+    """What `answer` has returned."""
+    return [InputError(one["problems"]) if "problems" in one else Passed(**one) for one in found]
+
+
+def queue_all(
+    store: Store,
+    passed: Sequence[tuple[Recipe, Passed]],
+    owner: str | None = None,
+    note: Say | None = None,
+) -> list[str]:
+    """Queue a run for each recipe, and see that a worker is there; return their ids."""
+    runs = [_queue(store, recipe, outcome.model, owner_name(owner)) for recipe, outcome in passed]
+    for text in dict.fromkeys(text for _, outcome in passed for text in outcome.notes):
+        if note is not None:
+            note(text)
     loop.ensure(store.home)
     return runs
 
@@ -72,8 +124,8 @@ def owner_name(given: str | None) -> str:
     return " ".join("".join(letter for letter in text if letter.isprintable()).split())[:MOST_OWNER_LETTERS]
 
 
-def _queue(store: Store, recipe: Recipe, model: base_models.Model, owner: str) -> str:
-    recipe = dataclasses.replace(recipe, model=model.pinned)  # all stages see the same commit
+def _queue(store: Store, recipe: Recipe, model: str, owner: str) -> str:
+    recipe = dataclasses.replace(recipe, model=model)  # all stages see the same commit
     data = keep_dataset(store.home, Path(recipe.data))
     stages: dict[str, dict[str, Any]] = {
         name: options for name, options in recipe.to_dict().items() if name in STAGES and options is not None

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from typing import Any
 
-from pipeline import display
+from pipeline import display, settings
 from pipeline.errors import InputError
-from pipeline.runs import submit
-from pipeline.stages.recipe import Recipe
+from pipeline.runs import check_pool, submit
+from pipeline.stages.recipe import Recipe, from_dict, redo
 from pipeline.store import Store
 
 PREFIX = "sweep-"
@@ -63,6 +65,43 @@ def variants(make: Callable[[list[str]], Recipe], axes: list[str]) -> list[Recip
     if problems:
         raise InputError(problems)
     return made
+
+
+def launch(
+    store: Store,
+    given: dict[str, Any],
+    axes: list[str],
+    owner: str | None = None,
+    note: submit.Say | None = None,
+) -> tuple[list[str], str]:
+    """Queue the runs of a sweep over a recipe's mapping, all or none; return their ids and their group.
+
+    `axes` are as for `variants`, `note` is as in `submit`. Where the app runs, a process reads and checks
+    them. Raises InputError, LabError.
+    """
+    found = check_pool.answer(f"{__name__}:answer", {"given": given, "axes": axes})
+    made = [from_dict(recipe) for recipe in found["recipes"]]
+    passed: list[tuple[Recipe, submit.Passed]] = []
+    problems: list[str] = []
+    for recipe, outcome in zip(made, submit.outcomes(found["outcomes"]), strict=True):
+        if isinstance(outcome, InputError):
+            problems += [f"{recipe.name}: {problem}" for problem in outcome.problems]
+        else:
+            passed.append((recipe, outcome))
+    if problems:
+        raise InputError(problems)
+    return submit.queue_all(store, passed, owner, note), made[0].group
+
+
+def answer(given: dict[str, Any], axes: list[str]) -> Generator[str, None, dict[str, Any]]:
+    """The recipes of a sweep, checked, as a process is asked for them."""
+
+    def make(changes: list[str]) -> Recipe:
+        return redo(copy.deepcopy(given), settings.ROOT, changes)
+
+    yield "Reading the values…"
+    recipes = [recipe.to_dict() for recipe in variants(make, axes)]
+    return {"recipes": recipes, "outcomes": (yield from submit.answer(recipes))}
 
 
 def start(

@@ -156,6 +156,16 @@ def test_an_answer_without_an_end_is_not_collected(
         asked("talk", length=1 << 21)
 
 
+def test_none_takes_more_than_its_share_of_the_memory(pool: check_pool._State) -> None:
+    with pytest.raises(LabError, match="more memory than one check may"):
+        asked("talk", length=2 * check_pool.MEMORY)
+    assert asked()["text"] == "a"
+
+
+def test_where_no_app_runs_it_is_done_here(home: Path) -> None:
+    assert asked()["pid"] == os.getpid()
+
+
 def test_a_crash_is_said_and_hurts_nobody_else(pool: check_pool._State) -> None:
     with pytest.raises(LabError, match=r"has ended \(code .*\); try again"):
         answered(check_pool.ask(HERE + "crash", {}))

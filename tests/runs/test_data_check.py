@@ -47,7 +47,7 @@ def test_a_process_finds_the_same(
     model = base_models.resolve(str(model_folder)) if LONG_ROW in content else None
     here = found(path, template, model)
     check_pool.open_up()
-    monkeypatch.setattr(data_check, "_checking", None)  # it would be used here
+    monkeypatch.setattr(data_check, "answer", None)  # it would be used here
     assert found(path, template, model) == here
     assert len(here.notes) == 3 * (LONG_ROW in content)
 

@@ -12,7 +12,6 @@ import gradio as gr
 from pipeline import display, settings
 from pipeline.errors import InputError, LabError
 from pipeline.inputs.data import datasets
-from pipeline.inputs.models import base_models
 from pipeline.inputs.prompts import templates
 from pipeline.runs import data_check, submit
 from pipeline.stages import finetune
@@ -57,10 +56,12 @@ def _looked(
 ) -> tuple[Any, ...]:
     """What `look` shows in the end, where nothing keeps it from that. Raises LabError, OSError."""
     with _dataset(uploaded, picked) as path:
-        base, note = _model(template, model)
-        steps = data_check.checking(path, template, base, max_length=finetune.Options.max_length)
+        offered, not_offered = _offered(model)
+        steps = data_check.looking(path, template, offered, max_length=finetune.Options.max_length)
         with closing(steps):
-            report = datasets.ended(steps, tell)
+            report, unknown, has_chat = datasets.ended(steps, tell)
+        unknown = not_offered or unknown
+        note = _without(template, model, unknown, has_chat)
         fits, rows = report.good, report.good or report.has_rows
         taken = _take(path, fits, rows) if uploaded else (gr.skip(), gr.skip())
     return (
@@ -102,16 +103,20 @@ def refresh(picked: str | None) -> Any:
     return gr.update(choices=choices.data(store().home), **known)
 
 
-def _model(template: str, model: str) -> tuple[base_models.Model | None, str]:
-    """The model whose chat template and tokenizer are used, and what cannot be known without it."""
-    chat = template.strip() == templates.CHAT
+def _offered(model: str) -> tuple[str, str]:
+    """The model if the page takes it, "" if not; and why not."""
     try:
-        found = base_models.resolve(local_models.known(model))
+        return local_models.known(model), ""
     except InputError as error:
-        missing = "The example cannot be rendered" if chat else "Lengths are not counted"
-        return None, f"{missing}: {error.problems[0]}"
-    faceless = chat and found.chat is None
-    return found, f"{model} has no chat template, so write a template of your own." if faceless else ""
+        return "", error.problems[0]
+
+
+def _without(template: str, model: str, unknown: str, has_chat: bool) -> str:
+    """What cannot be known of the data because the model is not, or has no chat template."""
+    chat = template.strip() == templates.CHAT
+    if unknown:
+        return f"{'The example cannot be rendered' if chat else 'Lengths are not counted'}: {unknown}"
+    return f"{model} has no chat template, so write a template of your own." if chat and not has_chat else ""
 
 
 @contextmanager

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import gradio as gr
 
-from pipeline import settings
 from pipeline.errors import InputError, LabError
 from pipeline.inputs.options import describe
 from pipeline.runs import sweep
@@ -32,12 +30,10 @@ def offered() -> list[tuple[str, str]]:
     return found
 
 
-def recipes(inputs: form.Form, read: Read, values: tuple[Any, ...]) -> list[recipe.Recipe]:
-    """The runs of the sweep that the inputs and, last, the axes describe. Raises InputError."""
-    filled, axes = values[: len(inputs.inputs)], values[len(inputs.inputs) :]
-    given = read(inputs, filled)
+def axes(values: tuple[Any, ...]) -> list[str]:
+    """What is swept over, as `sweep.variants` takes it: option=value,value. Raises InputError."""
     chosen = [
-        f"{key}={text}" for key, text in zip(axes[::2], axes[1::2], strict=True) if key and text.strip()
+        f"{key}={text}" for key, text in zip(values[::2], values[1::2], strict=True) if key and text.strip()
     ]
     if not {axis.partition("=")[0] for axis in chosen} <= {key for _, key in offered()}:
         raise InputError("Choose an option of the list; no other can be swept over.")
@@ -45,11 +41,7 @@ def recipes(inputs: form.Form, read: Read, values: tuple[Any, ...]) -> list[reci
         raise InputError(
             "Choose an option, and write its values with commas between them, such as 8, 16, 32."
         )
-
-    def make(changes: list[str]) -> recipe.Recipe:
-        return recipe.redo(copy.deepcopy(given), settings.ROOT, changes)
-
-    return sweep.variants(make, chosen)
+    return chosen
 
 
 def launch(inputs: form.Form, read: Read, *values: Any) -> Iterator[tuple[Any, ...]]:
@@ -58,9 +50,11 @@ def launch(inputs: form.Form, read: Read, *values: Any) -> Iterator[tuple[Any, .
     yield checking
     *given, owner = values
     notes: list[str] = []
+    filled = tuple(given[: len(inputs.inputs)])
     try:
+        over, chosen = axes(tuple(given[len(filled) :])), read(inputs, filled)
         runs, group = yield from check_turns.steps(
-            lambda _: _start(recipes(inputs, read, tuple(given)), owner, notes.append),
+            lambda _: sweep.launch(store(), chosen, over, owner, notes.append),
             lambda _: checking,
             to_its_end=True,
         )
@@ -71,25 +65,20 @@ def launch(inputs: form.Form, read: Read, *values: Any) -> Iterator[tuple[Any, .
     yield views.queued(f"Queued {len(runs)} runs.", [found, *notes]), None, runs[0]
 
 
-def _start(made: list[recipe.Recipe], owner: str, note: Callable[[str], None]) -> tuple[list[str], str]:
-    """Queue the runs: their ids, and their group."""
-    return sweep.start(store(), made, owner, note), made[0].group
-
-
 def build(inputs: form.Form, read: Read, run: gr.Textbox, you: gr.Textbox) -> None:
     """Lay out the panel; `read(inputs, values)` makes a recipe's mapping of the form's inputs."""
-    axes: list[Any] = []
+    over: list[Any] = []
     with gr.Accordion("Sweep", open=False, elem_id="sweep"):
         parts.fixed(ABOUT)
         for number in range(1, AXES + 1):
             with gr.Row(elem_classes="fields"):
-                axes.append(
+                over.append(
                     gr.Dropdown(
                         offered(), value=None, label="Option" if number == 1 else "And", min_width=220,
                         elem_id=f"sweep-option-{number}",
                     )
                 )  # fmt: skip
-                axes.append(
+                over.append(
                     gr.Textbox(
                         label="Values",
                         placeholder="8, 16, 32",
@@ -101,6 +90,6 @@ def build(inputs: form.Form, read: Read, run: gr.Textbox, you: gr.Textbox) -> No
         notice = parts.drawn("notice", elem_id="sweep-notice")
         problems = parts.drawn("problems", elem_id="sweep-problems")
     start.click(
-        partial(launch, inputs, read), [*inputs.inputs, *axes, you], [notice, problems, run],
+        partial(launch, inputs, read), [*inputs.inputs, *over, you], [notice, problems, run],
         js=parts.live("signed", "queue.js"), **parts.CHECKS,
     )  # fmt: skip

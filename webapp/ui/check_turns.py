@@ -19,8 +19,8 @@ from pipeline.errors import LabError
 T = TypeVar("T")
 S = TypeVar("S")
 
-PLACES = 10
-THREADS = 30  # with those whose events were left, for as long as these last
+PLACES = 16
+THREADS = 40  # with those whose events were left, for as long as these last
 TELL_SECONDS = 1.0
 BUSY = "Many others check data or models just now; try again in a minute."
 LEFT = "Nobody waits for this any more."

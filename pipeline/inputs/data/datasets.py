@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from io import BufferedReader
 from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from pipeline import display
 from pipeline.errors import InputError
@@ -23,6 +23,7 @@ from pipeline.inputs.data.lengths import Lengths
 from pipeline.inputs.data.splitting import POSITIONS, ROWS, Contents, Parts
 from pipeline.inputs.prompts import templates
 
+T = TypeVar("T")
 LONGEST_LINE = 1024 * 1024  # bytes; a row this long is a mistake, and reading it would not be flat memory
 DEEPEST = 64  # lists and objects in each other; programs that read rows later give up at a few hundred
 MOST_PROBLEMS = 20  # that are listed,
@@ -87,14 +88,14 @@ def check(
     return ended(checking(path, template, chat, lengths))
 
 
-def ended(steps: Generator[str, None, Report], tell: Callable[[str], None] = lambda _: None) -> Report:
-    """What `checking` returns in the end; `tell` gets what it says."""
+def ended(steps: Generator[str, None, T], tell: Callable[[str], None] = lambda _: None) -> T:
+    """What steps such as those of `checking` return in the end; `tell` gets what they say."""
     while True:
         try:
             tell(next(steps))
         except StopIteration as end:
-            report: Report = end.value
-            return report
+            found: T = end.value
+            return found
 
 
 def checking(

@@ -27,10 +27,11 @@ from pipeline.inputs.prompts import rendering
 from pipeline.inputs.prompts.rendering import Refused, Text
 
 CHAT = "chat"
+CHAT_FIELDS = ("system", "prompt", "response")
 LONGEST = 1 << 16  # characters of a template that somebody writes
 LONGEST_CHAT = 1 << 18  # characters of a model's; real ones have up to 40,000
 LONGEST_TOKEN = 1000
-LARGEST_FILE = 1 << 25  # bytes of a tokenizer's config; those with many added tokens have a few million
+LARGEST_FILE = 1 << 22  # bytes of a tokenizer's config; those with many added tokens have a million or two
 AT_ONCE = 256  # rows rendered together
 LONGEST_FIELD = 100  # letters of a field's name
 MOST_FIELDS = 50  # that a text template may name: a row is looked through for each
@@ -340,8 +341,9 @@ def _together(rows: Iterable[Row | None]) -> Iterator[list[Row] | None]:
             yield None
             group, size = [], 0
             continue
-        group.append(row)
-        size += sum(len(value) for value in row.values() if isinstance(value, str))
+        read = {name: row[name] for name in CHAT_FIELDS if name in row}  # the others may hold megabytes each
+        group.append(read)
+        size += sum(len(value) for value in read.values() if isinstance(value, str))
         if len(group) == AT_ONCE or size > rendering.MOST_TEXT:
             yield group
             group, size = [], 0

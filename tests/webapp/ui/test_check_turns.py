@@ -15,13 +15,15 @@ from pipeline import settings
 from pipeline.errors import LabError
 from pipeline.inputs.data import datasets
 from pipeline.inputs.models import base_models
+from pipeline.inputs.prompts import rendering
 from pipeline.runs import check_pool, submit
+from pipeline.runs import sweep as sweeps
 from pipeline.store import Store
 from pipeline.system import locks
 from tests.helpers.lab import until
 from webapp import local_models
 from webapp.app import page
-from webapp.tabs import data, lab
+from webapp.tabs import data, lab, scorecard, sweep
 from webapp.ui import check_turns, parts
 
 SAMPLE = str(settings.SAMPLES / "travel.jsonl")
@@ -147,6 +149,35 @@ def test_a_launch_whose_check_takes_long_queues_one_run(
     values = [chosen.get(name, component.value) for (_, name), component in keys]
     *_, last = lab.launch(inputs, *values, "Ann")
     assert [run.id for run in store.list()] == [last[2]], last[1]
+
+
+def test_the_page_itself_reads_no_dataset_no_model_and_no_sweep(
+    home: Path, store: Store, inputs: Any, model_folder: Path, pool: check_pool._State,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A single call on hostile text would hold it: all of this is done by the processes."""
+
+    def here(*_: object, **__: object) -> None:
+        raise AssertionError("read by the page's own process")
+
+    for module, name in (
+        (base_models, "resolve"), (base_models, "read_config"), (datasets, "checking"), (datasets, "_scan"),
+        (submit, "check"), (sweeps, "variants"), (rendering.Program, "texts"),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, here)
+    local_models.offer([model_folder])
+    *_, looked = data.look(None, SAMPLE, "chat", str(model_folder))
+    assert looked[1] is None
+    chosen = {"data": SAMPLE, "model": str(model_folder)}
+    keys = zip(inputs.keys, inputs.inputs, strict=True)
+    values = [chosen.get(name, component.value) for (_, name), component in keys]
+    *_, launched = lab.launch(inputs, *values, "Ann")
+    assert launched[1] is None
+    *_, swept = sweep.launch(inputs, lab._chosen, *values, "finetune.r", "4, 8", None, "", "Ann")
+    assert swept[1] is None
+    *_, measured = scorecard.measure(inputs, lab._recipe_to_score, *values, ["rtn", "awq"], "Ann")
+    assert measured[1] is None
+    assert len(store.list()) == 1 + 2 + 2
 
 
 def test_every_event_of_these_places_takes_a_turn() -> None:
