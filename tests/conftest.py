@@ -17,17 +17,8 @@ from pipeline.store.run import Run
 from pipeline.system import files
 from pipeline.worker import loop
 from tests.helpers import exports
-from tests.helpers.lab import (
-    CHILDREN,
-    CONFIG,
-    finish_all,
-    killed,
-    plant,
-    serving,
-    until,
-    write_safetensors,
-    write_tokenizer,
-)
+from tests.helpers.lab import CHILDREN, CONFIG, killed, serving, until, write_safetensors, write_tokenizer
+from tests.helpers.planted import finish_all, plant
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<|end|>\n{% endfor %}"

@@ -9,7 +9,8 @@ import pytest
 
 from pipeline import display, settings
 from pipeline.cli import terminal
-from pipeline.store.run import DONE, Run, StageRun
+from pipeline.store.run import DONE, StageRun
+from tests.helpers.planted import record
 from webapp.ui import views
 
 SEEN = "\t\n\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"
@@ -175,7 +176,7 @@ def test_an_estimate_is_not_more_exact_than_it_is(seconds: float, words: str) ->
 def test_a_page_and_a_terminal_show_the_same_figures() -> None:
     weights = {"name": "model", "kind": "model", "path": "/a", "bytes": 2_460_000_000}
     stage = StageRun("quantize", DONE, seconds=185.2, artifacts=[weights])
-    run = Run("id", "name", DONE, 0.0, {}, "", (stage,))
+    run = record(stage, status=DONE)
     shown = views.stages(run)["rows"][0][2:4]
     assert shown == ["3 min 05 s", "2.5 GB"]
     assert "  ".join(shown) in terminal.summary(run)

@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from pipeline.settings import SAMPLES
-from pipeline.stages.recipe import load
 from tests.browser.axe import faults
 from tests.helpers import planted
 
@@ -36,17 +34,7 @@ def check(page, run: str) -> None:
 
 def differing(store, name: str) -> str:
     """A finished run whose recipe is not quite the sample's."""
-    recipe = load(SAMPLES / "travel.yaml", ["finetune.r=8", "seed=3"]).to_dict() | {"name": name}
-    queued, planted.queued = (
-        planted.queued,
-        lambda *_: store.add(
-            name, recipe, Path(recipe["data"]), {stage: recipe[stage] for stage in planted.STAGES}
-        ),
-    )
-    try:
-        return planted.finished(store, name)
-    finally:
-        planted.queued = queued
+    return planted.finished(store, name, changes=["finetune.r=8", "seed=3"])
 
 
 def test_runs_are_found_by_words_status_and_tag(app):

@@ -20,7 +20,8 @@ from pipeline.store import Store
 from pipeline.store.run import CANCELED, DONE, FAILED, QUEUED, RUNNING, Run
 from pipeline.system import hardware, locks
 from pipeline.worker import loop
-from tests.helpers.lab import cli, finish_all, plant, serving, until
+from tests.helpers.lab import cli, serving, until
+from tests.helpers.planted import finish_all, plant
 from tests.runs.test_scorecard import MEASURED
 
 Capture = pytest.CaptureFixture[str]

@@ -16,7 +16,8 @@ import pytest
 from pipeline.exports import chat_client
 from pipeline.store import Store
 from pipeline.store.run import Run
-from tests.helpers.lab import cli, plant
+from tests.helpers.lab import cli
+from tests.helpers.planted import one_stage, plant
 
 Capture = pytest.CaptureFixture[str]
 PIPELINE = [sys.executable, "-m", "pipeline"]
@@ -246,7 +247,7 @@ class TestVerify:
         assert {check["status"] for check in found["checks"]} == {"ok"}
 
     def test_bad_input_is_exit_code_2(self, store: Store, tmp_path: Path, capsys: Capture) -> None:
-        queued = store.add("trip", {}, tmp_path, {"quantize": {}})
+        queued = one_stage(store)
         for target, reason in (
             (tmp_path / "nowhere", "no such folder"),
             ("nothing", "nothing: no such run"),

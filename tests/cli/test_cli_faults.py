@@ -13,7 +13,8 @@ from pipeline.__main__ import main
 from pipeline.store import Store, backup
 from pipeline.store.run import DONE
 from pipeline.worker.loop import Worker
-from tests.helpers.lab import plant, until
+from tests.helpers.lab import until
+from tests.helpers.planted import plant
 
 
 def test_a_mended_database_is_said_once(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

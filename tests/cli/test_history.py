@@ -11,7 +11,7 @@ import pytest
 from pipeline.runs import disk
 from pipeline.store import Store
 from tests.cli.test_cli import Capture, cli
-from tests.helpers.lab import finish_all, plant
+from tests.helpers.planted import finish_all, plant
 from tests.runs.test_disk import made, using
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import settings
 from pipeline.store import Store
-from tests.helpers.lab import plant
+from tests.helpers.planted import plant
 
 HEAVY = {"asyncio", "jinja2", "yaml", "psutil", "importlib.metadata", "concurrent.futures", "ssl", "zipfile"}
 

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.__main__ import main
 from pipeline.store import Store
-from tests.helpers.lab import plant
+from tests.helpers.planted import plant
 
 pytestmark = pytest.mark.usefixtures("no_worker")
 

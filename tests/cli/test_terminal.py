@@ -12,7 +12,7 @@ from pipeline.cli import terminal
 from pipeline.stages import events
 from pipeline.store import Store
 from pipeline.store.run import CANCELED, DONE, FAILED, Run, StageRun
-from tests.helpers.lab import plant
+from tests.helpers.planted import one_stage, plant
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def on_each_look(monkeypatch: pytest.MonkeyPatch, *actions: Any) -> None:
 def test_a_run_is_followed_stage_by_stage_to_its_end(
     store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = store.add("trip", {}, Path("/d"), {"finetune": {}, "evaluate": {}})
+    run = plant(store, stages=["finetune", "evaluate"])
     told = store.folder(run, "finetune") / "events.jsonl"
     told.parent.mkdir()
     events.append(told, {"attempt": True})
@@ -93,7 +93,7 @@ def test_on_a_terminal_the_line_is_rewritten(
 def test_a_worker_that_died_is_replaced_while_one_follows(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = store.add("trip", {}, Path("/d"), {"quantize": {}})
+    run = one_stage(store)
     store.claim("cpu")
     asked: list[Path] = []
 

@@ -18,7 +18,8 @@ from pipeline.exports.chat_client import Source
 from pipeline.store import Store
 from pipeline.store.run import Run
 from tests.helpers import exports
-from tests.helpers.lab import cli, plant, processes, until
+from tests.helpers.lab import cli, processes, until
+from tests.helpers.planted import plant
 
 SCRIPT = """#!{python}
 import json, os, signal, sys

@@ -297,7 +297,7 @@ def exported(store: Store) -> str:
     """A finished run with a small export that really answers."""
     from pipeline.system import checksums
     from tests.helpers import exports
-    from tests.helpers.lab import finish_all, plant
+    from tests.helpers.planted import finish_all, plant
 
     folder = exports.write(store.home / "artifacts" / "optimize-0123456789abcdef" / "model")
     (folder / "vocab.txt").write_bytes(b"words " * 50_000)

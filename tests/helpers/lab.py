@@ -1,4 +1,4 @@
-"""What tests do with a lab: plant runs, wait for things to happen, look at processes."""
+"""What tests do with a lab: wait for things to happen, look at processes and files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 
 from pipeline.__main__ import main
 from pipeline.store import Store
-from pipeline.store.run import CANCELED, DONE, FAILED, INTERRUPTED, Run
+from pipeline.store.run import CANCELED, DONE, FAILED, INTERRUPTED
 from pipeline.worker.loop import Worker
 from tests.helpers.children import SIGN
 
@@ -132,31 +132,9 @@ def write_tokenizer(path: Path) -> Path:
     return path
 
 
-def plant(store: Store, name: str = "trip", **recipe: Any) -> str:
-    """Queue a run of the four stages as `submit` would, without looking at its recipe."""
-    given = {"name": name, "model": "starter", "data": "/nowhere/travel.jsonl", **recipe}
-    stages: dict[str, dict[str, Any]] = {
-        stage: {} for stage in ("quantize", "finetune", "optimize", "evaluate")
-    }
-    return store.add(name, given, Path("/nowhere/travel.jsonl"), stages)
-
-
-def finish_all(store: Store, run: str, results: dict[str, dict[str, Any]] | None = None) -> Run:
-    """Let every stage of a run end well, as the worker would record it."""
-    store.claim("cpu")
-    while (stage := store.get(run).current) is not None and stage.status == "running":
-        store.finish(run, stage.name, "done", seconds=1.5, **(results or {}).get(stage.name, {}))
-        store.claim_next(run, "cpu")
-    return store.get(run)
-
-
 def serving(home: Path, behaviour: str, idle_seconds: float = 600.0) -> list[str]:
     """The command of a worker process of its own, with stages as said in tests/children.py."""
     return [sys.executable, str(CHILDREN), "serve", str(home), behaviour, str(idle_seconds)]
-
-
-def one_stage(store: Store, name: str = "short") -> str:
-    return store.add(name, {}, Path("/d"), {"quantize": {}})
 
 
 def step_until(served: Worker, condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:

@@ -1,9 +1,13 @@
-"""Runs planted in a store through its own calls and files: the page cannot tell them from real ones."""
+"""Runs planted in a store through its own calls and files: a reader cannot tell them from real ones.
+
+`plant` queues any run; `queued`, `running`, `finished` and `scorecard` make runs of the sample data.
+"""
 
 from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +15,64 @@ from pipeline import settings
 from pipeline.stages import events
 from pipeline.stages.recipe import load
 from pipeline.store import Store
-from pipeline.store.run import DONE
+from pipeline.store.run import DONE, RUNNING, Run, StageRun
 
 STAGES = ("quantize", "finetune", "optimize", "evaluate")
+NOWHERE = Path("/nowhere/travel.jsonl")
 
 
-def queued(store: Store, name: str = "travel", model: str = "starter") -> str:
-    """A run that waits. Hold `worker.lock` of the home, or a real worker takes it."""
-    recipe = load(settings.SAMPLES / "travel.yaml").to_dict() | {"name": name, "model": model}
-    return store.add(name, recipe, Path(recipe["data"]), {stage: recipe[stage] for stage in STAGES})
+def plant(
+    store: Store,
+    name: str = "trip",
+    stages: Iterable[str] | Mapping[str, dict[str, Any]] = STAGES,
+    *,
+    owner: str = "",
+    data: Path | str = NOWHERE,
+    copy: Path | None = None,
+    **recipe: Any,
+) -> str:
+    """Queue a run as `submit` would, without looking at its recipe. Return its id.
+
+    `stages` are names, or names with their options; `copy` is the dataset in the home, if that is not `data`.
+    """
+    given = {"name": name, "model": "starter", "data": str(data), **recipe}
+    options = dict(stages) if isinstance(stages, Mapping) else {stage: {} for stage in stages}
+    return store.add(name, given, copy or Path(data), options, owner)
 
 
-def running(store: Store, name: str = "travel", steps: int = 30, model: str = "starter") -> str:
+def one_stage(store: Store, name: str = "short", stage: str = "quantize") -> str:
+    """Queue a run of a single stage."""
+    return plant(store, name, [stage])
+
+
+def finish_all(store: Store, run: str, results: dict[str, dict[str, Any]] | None = None) -> Run:
+    """Let every stage of a run end well, as the worker would record it."""
+    store.claim("cpu")
+    while (stage := store.get(run).current) is not None and stage.status == "running":
+        store.finish(run, stage.name, "done", seconds=1.5, **(results or {}).get(stage.name, {}))
+        store.claim_next(run, "cpu")
+    return store.get(run)
+
+
+def record(*stages: StageRun, status: str = RUNNING, model: str = "starter") -> Run:
+    """A run as the store would give it, in no store."""
+    return Run("id", "name", status, 0.0, {"model": model}, "data", stages)
+
+
+def queued(store: Store, name: str = "travel", model: str = "starter", changes: Sequence[str] = ()) -> str:
+    """A run that waits. Hold `worker.lock` of the home, or a real worker takes it.
+
+    `changes` are `key=value`, as `--set` takes them.
+    """
+    recipe = load(settings.SAMPLES / "travel.yaml", list(changes)).to_dict() | {"name": name, "model": model}
+    return plant(store, stages={stage: recipe[stage] for stage in STAGES}, **recipe)
+
+
+def running(
+    store: Store, name: str = "travel", steps: int = 30, model: str = "starter", changes: Sequence[str] = ()
+) -> str:
     """A run in the middle of fine-tuning: quantize is done, losses and a log are there."""
-    run = queued(store, name, model)
+    run = queued(store, name, model, changes)
     store.claim("cpu")
     log(store, run, "quantize", "Quantizing 210 layers\n")
     store.finish(
@@ -57,9 +105,10 @@ def finished(
     merged: bool = False,
     reused: bool = True,
     model: str = "starter",
+    changes: Sequence[str] = (),
 ) -> str:
     """A run whose stages are all done, with answers and an exported folder that holds a small file."""
-    run = running(store, name, model=model)
+    run = running(store, name, model=model, changes=changes)
     store.finish(
         run, "finetune", DONE, seconds=84.0, metrics={"eval_loss_before": 3.1, "eval_loss_after": 1.42}
     )
@@ -130,11 +179,11 @@ def scorecard(store: Store) -> str:
     """A scorecard: two ways measured, a third that waits."""
     group = "scorecard-20261122-120000-abcd"
     recipe = load(settings.SAMPLES / "travel.yaml").to_dict()
-    stages: dict[str, dict[str, Any]] = {"quantize": {}, "optimize": {}, "score": {}}
+    stages = ("quantize", "optimize", "score")
     for name, data, general in (("rtn", 94.4, 38.9), ("awq", 89.6, 34.9), ("gptq", None, None)):
         quantize = recipe["quantize"] | {"algorithm": name}
         given = recipe | {"group": group, "name": f"{name} of starter", "quantize": quantize}
-        run = store.add(given["name"], given, Path(recipe["data"]), stages)
+        run = plant(store, stages=stages, **given)
         if data is None:
             continue
         store.claim("cpu")

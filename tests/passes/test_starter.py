@@ -24,11 +24,11 @@ from pipeline.inputs.models import starter
 from pipeline.inputs.prompts import templates
 from pipeline.publish import zip_file
 from pipeline.stages import evaluate, finetune, optimize, quantize, score
-from pipeline.stages.context import Context
 from pipeline.stages.execute import execute
 from pipeline.store import Store
 from pipeline.system import checksums
-from tests.helpers.lab import finish_all, plant
+from tests.helpers.carry import context_of
+from tests.helpers.planted import finish_all, plant
 
 pytestmark = pytest.mark.chain
 
@@ -74,20 +74,7 @@ def lab(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
     }
 
     def carry_out(stage: Any, chosen: Any, folder: str, given: dict[str, Path], **more: Any) -> Any:
-        context = Context(
-            model=model,
-            inputs=given,
-            data=data,
-            template="chat",
-            eval_fraction=0.1,
-            seed=0,
-            device="cpu",
-            output=home / folder / "output",
-            work=home / folder / "work",
-            checkpoints=home / folder / "checkpoints",
-            config=json.loads((model / "config.json").read_text()),
-            **more,
-        )
+        context = context_of(home / folder, model, inputs=given, data=data, eval_fraction=0.1, **more)
         return execute(stage, chosen, context)
 
     for stage, chosen in options.items():

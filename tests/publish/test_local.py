@@ -24,7 +24,8 @@ from pipeline.store.run import Run
 from pipeline.system import checksums, files, locks
 from pipeline.worker import loop
 from tests.helpers import exports
-from tests.helpers.lab import finish_all, plant, until
+from tests.helpers.lab import until
+from tests.helpers.planted import finish_all, plant
 
 Said = list[tuple[str, float]]
 

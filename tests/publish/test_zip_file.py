@@ -22,7 +22,8 @@ from pipeline.publish.zip_file import Takeaway
 from pipeline.stages import recipe
 from pipeline.store import Store
 from pipeline.store.run import FAILED, Run
-from tests.helpers.lab import open_files, plant
+from tests.helpers.lab import open_files
+from tests.helpers.planted import plant
 
 MEGABYTE = 1 << 20
 

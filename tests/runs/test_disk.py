@@ -18,7 +18,8 @@ from pipeline.store import Store
 from pipeline.store.run import DONE
 from pipeline.system import files, locks
 from pipeline.worker import probe
-from tests.helpers.lab import finish_all, plant, until
+from tests.helpers.lab import until
+from tests.helpers.planted import finish_all, plant
 
 FORK = multiprocessing.get_context("fork")
 
@@ -136,7 +137,7 @@ class TestCollect:
 
     def test_a_dataset_of_a_run_stays(self, store: Store, dataset: Path) -> None:
         data = submit.keep_dataset(store.home, dataset)
-        store.add("x", {}, data, {"quantize": {}})
+        plant(store, data=data)
         assert disk.collect(store) == disk.Unused()
         assert data.is_file()
 

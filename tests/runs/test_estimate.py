@@ -4,13 +4,10 @@ import pytest
 
 from pipeline.runs import estimate
 from pipeline.store.run import DONE, FAILED, QUEUED, RUNNING, Run, StageRun
+from tests.helpers.planted import record
 
 NAMES = ("quantize", "finetune", "optimize", "evaluate")
 EXPECTED = dict(zip(NAMES, (60.0, 100.0, 10.0, 30.0), strict=True))
-
-
-def run(*stages: StageRun, model: str = "starter", status: str = RUNNING) -> Run:
-    return Run("id", "trip", status, 0.0, {"model": model}, "/data", stages)
 
 
 def done(seconds: tuple[float, ...] = (60.0, 100.0, 10.0, 30.0), **given: object) -> Run:
@@ -18,11 +15,11 @@ def done(seconds: tuple[float, ...] = (60.0, 100.0, 10.0, 30.0), **given: object
         StageRun(name, DONE, seconds=s, **given)  # type: ignore[arg-type]
         for name, s in zip(NAMES, seconds, strict=True)
     ]
-    return run(*stages, status=DONE)
+    return record(*stages, status=DONE)
 
 
 class TestExpected:
-    queued = run(*(StageRun(name) for name in NAMES), status=QUEUED)
+    queued = record(*(StageRun(name) for name in NAMES), status=QUEUED)
 
     def test_the_newest_run_that_took_its_time_says_it(self) -> None:
         reused, newest, oldest = done((0.1,) * 4, reused=True), done(), done((1.0,) * 4)
@@ -31,15 +28,15 @@ class TestExpected:
         }  # fmt: skip
 
     def test_the_same_options_come_before_a_newer_run(self) -> None:
-        wanted = run(StageRun("finetune", options={"max_steps": 60}), status=QUEUED)
-        newer = run(StageRun("finetune", DONE, {"max_steps": 6}, seconds=10.0))
-        older = run(StageRun("finetune", DONE, {"max_steps": 60}, seconds=100.0))
+        wanted = record(StageRun("finetune", options={"max_steps": 60}), status=QUEUED)
+        newer = record(StageRun("finetune", DONE, {"max_steps": 6}, seconds=10.0))
+        older = record(StageRun("finetune", DONE, {"max_steps": 60}, seconds=100.0))
         assert estimate.expected(wanted, [newer, older]) == {"finetune": 100.0}
         assert estimate.expected(wanted, [newer]) == {"finetune": 10.0}
 
     def test_other_models_and_stages_that_failed_say_nothing(self) -> None:
-        failed = run(StageRun("quantize", FAILED, seconds=3.0))
-        other = Run("b", "b", DONE, 0.0, {"model": "larger"}, "", done().stages)
+        failed = record(StageRun("quantize", FAILED, seconds=3.0))
+        other = record(*done().stages, status=DONE, model="larger")
         assert estimate.expected(self.queued, [failed, other]) == {}
 
 
@@ -50,7 +47,7 @@ class TestProgress:
             begun = [StageRun("quantize", RUNNING), StageRun("finetune")]
         else:
             begun = [StageRun("quantize", DONE, seconds=quantized), StageRun("finetune", RUNNING)]
-        return run(*begun, StageRun("optimize"), StageRun("evaluate"))
+        return record(*begun, StageRun("optimize"), StageRun("evaluate"))
 
     def test_what_the_stage_says_and_what_later_ones_took(self) -> None:
         facts = {"progress": 0.5, "eta_seconds": 45.0}
@@ -87,7 +84,7 @@ class TestProgress:
 
     def test_publishing_is_not_part_of_it(self) -> None:
         stages = (*done().stages, StageRun("publish", RUNNING))
-        told = estimate.progress(run(*stages), {"progress": 0.1}, 1.0, {})
+        told = estimate.progress(record(*stages), {"progress": 0.1}, 1.0, {})
         assert told == {"fraction": 1.0, "eta_seconds": 0.0, "at_least_seconds": 0.0}
 
     @pytest.mark.parametrize("facts", [{"progress": None}, {"progress": "x"}, {"eta_seconds": True}, {}])

@@ -12,16 +12,13 @@ from pipeline.runs import history
 from pipeline.stages import events, recipe
 from pipeline.store import Store
 from pipeline.store.run import DONE, FAILED, QUEUED
-from tests.helpers.lab import finish_all, plant
-
-STAGES: dict[str, dict[str, Any]] = {name: {} for name in ("quantize", "finetune", "optimize", "evaluate")}
+from tests.helpers.planted import STAGES, finish_all, one_stage, plant
 
 
 def add(store: Store, name: str = "trip", owner: str = "", **changes: Any) -> str:
     """A queued run of a whole recipe."""
     given = recipe.from_dict({"name": name, "data": "/d/travel.jsonl", **changes}).to_dict()
-    stages = {stage: {} for stage in STAGES if given[stage] is not None}
-    return store.add(name, given, Path("/d/travel.jsonl"), stages, owner=owner)
+    return plant(store, stages=[stage for stage in STAGES if given[stage] is not None], owner=owner, **given)
 
 
 class TestSearch:
@@ -30,7 +27,7 @@ class TestSearch:
         ids = {
             "alps": add(store, "Alps Tour", owner="zoe", model="org/Phi-small"),
             "sea": add(store, "Seaside", owner="bob", group="sweep-1"),
-            "city": store.add("city", {"name": "city", "model": "starter"}, Path("/h/b/Towns.jsonl"), {}),
+            "city": plant(store, "city", [], data="/h/b/Towns.jsonl"),
         }
         store.annotate(ids["alps"], notes="Learns MOUNTAINS by heart", tags=["keep", "été"])
         store.annotate(ids["sea"], tags=["keep"])
@@ -128,7 +125,8 @@ class TestDifferences:
 
     def test_data_of_one_name_is_told_apart_by_content(self, store: Store) -> None:
         runs = [
-            store.add("x", {"data": "/x"}, store.home / "datasets" / (c * 64) / "t.jsonl", {}) for c in "ab"
+            plant(store, stages=[], data="/x", copy=store.home / "datasets" / (c * 64) / "t.jsonl")
+            for c in "ab"
         ]
         rows = history.differences([store.get(run) for run in runs])
         assert rows == [history.Row("data", ("t.jsonl (aaaaaaaa)", "t.jsonl (bbbbbbbb)"))]
@@ -218,7 +216,7 @@ class TestLosses:
         assert history.losses(store, reusing).training.losses == []
 
     def test_a_run_that_does_not_train_has_none(self, store: Store) -> None:
-        run = store.add("x", {}, Path("/d"), {"quantize": {}})
+        run = one_stage(store)
         assert history.losses(store, store.get(run)) == history.Losses()
 
 

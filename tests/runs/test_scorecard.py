@@ -15,7 +15,7 @@ from pipeline.stages.recipe import Recipe
 from pipeline.store import Store
 from pipeline.store.run import FAILED
 from pipeline.system import hardware
-from tests.helpers.lab import finish_all
+from tests.helpers.planted import finish_all, plant
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_a_run_of_another_name_is_still_a_row(store: Store, base: Recipe, no_wor
 
     group, _ = scorecard.start(store, base, ["rtn"])
     again = store.list()[0].recipe
-    store.add("mine", {**again, "name": "mine"}, Path("/d"), {"quantize": {}})
+    plant(store, stages=["quantize"], **{**again, "name": "mine"})
     assert [row.algorithm for row in scorecard.rows(store, group)] == ["rtn", "rtn"]
     with pytest.raises(InputError, match=r"group: .a/\.\./b. is not allowed"):
         recipe.from_dict(replace(base, group="a/../b").to_dict())

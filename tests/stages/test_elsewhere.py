@@ -11,6 +11,7 @@ import pytest
 from pipeline.stages import optimize
 from pipeline.stages.context import Context
 from pipeline.stages.execute import execute
+from tests.helpers.carry import context_of
 
 pytestmark = pytest.mark.chain
 PAIRS = [(device, provider) for device, providers in optimize.TARGETS.items() for provider in providers]
@@ -18,18 +19,8 @@ PAIRS = [(device, provider) for device, providers in optimize.TARGETS.items() fo
 
 def context(folder: Path) -> Context:
     """Inputs that exist, though nothing reads them."""
-    given: dict[str, Any] = dict.fromkeys(("output", "work", "checkpoints"), folder)
-    paths = {name: folder / name for name in given}
-    return Context(
-        model=folder,
-        inputs={"checkpoint": folder / "checkpoint", "adapter": folder / "adapter"},
-        data=folder / "rows.jsonl",
-        template="chat",
-        eval_fraction=0.1,
-        seed=0,
-        device="cpu",
-        **paths,
-    )
+    inputs = {"checkpoint": folder / "checkpoint", "adapter": folder / "adapter"}
+    return context_of(folder, folder, inputs=inputs, data=folder / "rows.jsonl", config={})
 
 
 @pytest.mark.parametrize(("device", "provider"), PAIRS)

@@ -14,6 +14,7 @@ import pytest
 from pipeline import settings
 from pipeline.stages import evaluate, finetune, optimize, quantize, score
 from pipeline.stages.context import Context
+from tests.helpers.carry import context_of
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 SMOLLM = {
@@ -23,18 +24,6 @@ SMOLLM = {
     "num_attention_heads": 9,
     "num_hidden_layers": 30,
     "max_position_embeddings": 8192,
-}
-CONTEXT: dict[str, Any] = {
-    "model": Path("/home/models/starter"),
-    "data": Path("/home/data/travel.jsonl"),
-    "template": "chat",
-    "eval_fraction": 0.1,
-    "seed": 0,
-    "device": "cpu",
-    "output": Path("/home/stage/output"),
-    "work": Path("/home/stage/work"),
-    "checkpoints": Path("/home/stage/checkpoints"),
-    "config": SMOLLM,
 }
 CHECKPOINT = {"checkpoint": Path("/home/artifacts/quantize/model")}
 ADAPTER = {"adapter": Path("/home/artifacts/finetune/adapter")}
@@ -102,9 +91,15 @@ CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 }
 
 
+def context(**changes: Any) -> Context:
+    """Paths that nothing reads, and the starter model's config."""
+    given = {"data": Path("/home/data/travel.jsonl"), "eval_fraction": 0.1, "config": SMOLLM}
+    return context_of(Path("/home/stage"), Path("/home/models/starter"), **given | changes)
+
+
 def workflow(name: str) -> str:
     stage, options, changes = CASES[name]
-    made = stage.workflow(options, Context(**{**CONTEXT, **changes}))
+    made = stage.workflow(options, context(**changes))
     return json.dumps(made, indent=2).replace(str(settings.ROOT), "/repo") + "\n"
 
 
@@ -122,14 +117,14 @@ def test_an_earlier_graph_is_taken_if_it_has_the_places(
 ) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({"target_modules": ["v_proj", "q_proj"]}))
     graph = tmp_path / "optimize-1"
-    given = {**CONTEXT, "inputs": {**CHECKPOINT, "adapter": tmp_path}, "graphs": {graph: places}}
-    made = optimize.workflow(optimize.Options(), Context(**given))
+    given = context(inputs={**CHECKPOINT, "adapter": tmp_path}, graphs={graph: places})
+    made = optimize.workflow(optimize.Options(), given)
     if reused:
         assert list(made["passes"]) == ["adapter"]
         assert made["input_model"]["model_path"] == str(graph)
     else:
         assert list(made["passes"]) == ["export", "fewer", "adapter"]
-    merged = optimize.workflow(optimize.Options(adapter="merged"), Context(**given))
+    merged = optimize.workflow(optimize.Options(adapter="merged"), given)
     assert list(merged["passes"]) == ["merge", "export", "fewer"]
 
 

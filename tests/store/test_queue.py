@@ -13,10 +13,12 @@ from pipeline.errors import LabError
 from pipeline.store import Store
 from pipeline.store.run import DONE, QUEUED, RUNNING
 from pipeline.worker.loop import Worker
+from tests.helpers.planted import plant
 
 
 def add(store: Store, name: str, owner: str = "ann", runs_on: str = "any") -> str:
-    return store.add(name, {"runs_on": runs_on}, store.home / "datasets" / "d.jsonl", {"quantize": {}}, owner)
+    data = store.home / "datasets" / "d.jsonl"
+    return plant(store, name, ["quantize"], owner=owner, data=data, runs_on=runs_on)
 
 
 def serve_all(store: Store) -> list[str]:
@@ -54,7 +56,7 @@ class TestTurns:
         assert names(store) == ["bob", "ann1", "ann2", "ann3"]
 
     def test_stages_after_the_first_take_no_turn(self, store: Store) -> None:
-        long = store.add("long", {}, Path("/d"), {"quantize": {}, "finetune": {}}, "ann")
+        long = plant(store, "long", ["quantize", "finetune"], owner="ann")
         add(store, "bob", "bob")
         store.claim("cpu")
         store.finish(long, "quantize", DONE)
@@ -133,7 +135,7 @@ class TestMove:
 
 class TestPause:
     def test_nothing_begins_and_what_runs_goes_on(self, store: Store) -> None:
-        long = store.add("long", {}, Path("/d"), {"quantize": {}, "finetune": {}})
+        long = plant(store, "long", ["quantize", "finetune"])
         add(store, "next")
         store.claim("cpu")
         store.pause(True)

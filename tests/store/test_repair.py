@@ -21,7 +21,8 @@ from pipeline.errors import LabError
 from pipeline.store import Store, backup
 from pipeline.store.run import CANCELED, DONE, FAILED, INTERRUPTED, QUEUED, RUNNING, Run
 from pipeline.system import hardware, locks
-from tests.helpers.lab import finish_all, plant, until
+from tests.helpers.lab import until
+from tests.helpers.planted import finish_all, plant
 
 
 def overwritten(path: Path) -> None:
@@ -92,7 +93,7 @@ def test_a_copy_is_restored_and_completed_from_the_folders(
     store.claim_next(going, "cpu")
     told = write_result(store, going, "finetune", status=FAILED, error="It broke.", seconds=1.0)
     store.finish(going, "finetune", **told)
-    newer = store.add("newer", {"name": "newer"}, Path("/d"), {"quantize": {"bits": 8}}, owner="ada")
+    newer = plant(store, "newer", {"quantize": {"bits": 8}}, owner="ada")
     before, order = lines(store.list()), store.queue()
     again = mended(store, damage)
     assert lines(again.list()) == before

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pipeline.store.run import DONE, FAILED, QUEUED, RUNNING, Run, StageRun
+from pipeline.store.run import DONE, FAILED, QUEUED, RUNNING, StageRun
+from tests.helpers.planted import record
 
 
 def stage(name: str, status: str, *kinds: str) -> StageRun:
     return StageRun(
         name, status, artifacts=[{"name": k, "kind": k, "path": f"/{name}/{k}", "bytes": 1} for k in kinds]
     )
-
-
-def run(*stages: StageRun) -> Run:
-    return Run("id", "name", RUNNING, 0.0, {}, "data", stages)
 
 
 def test_a_file_in_another_artifacts_folder_counts_once() -> None:
@@ -26,15 +23,15 @@ def test_a_file_in_another_artifacts_folder_counts_once() -> None:
 
 def test_the_current_stage() -> None:
     done, queued = stage("quantize", DONE), stage("evaluate", QUEUED)
-    assert run(done, stage("finetune", RUNNING), queued).current == stage("finetune", RUNNING)
-    assert run(done, stage("finetune", FAILED), queued).current == stage("finetune", FAILED)
-    assert run(done, queued).current == queued
-    assert run(done).current == done
-    assert run().current is None
+    assert record(done, stage("finetune", RUNNING), queued).current == stage("finetune", RUNNING)
+    assert record(done, stage("finetune", FAILED), queued).current == stage("finetune", FAILED)
+    assert record(done, queued).current == queued
+    assert record(done).current == done
+    assert record().current is None
 
 
 def test_the_newest_artifact_of_a_kind_that_is_done() -> None:
-    found = run(stage("a", DONE, "onnx"), stage("b", DONE, "onnx"), stage("c", FAILED, "onnx"))
+    found = record(stage("a", DONE, "onnx"), stage("b", DONE, "onnx"), stage("c", FAILED, "onnx"))
     assert found.artifact("onnx") == "/b/onnx"
     assert found.artifact("adapter") is None
 

@@ -14,7 +14,7 @@ from pipeline import settings
 from pipeline.errors import InputError, LabError
 from pipeline.store import Store
 from pipeline.store.run import CANCELED, DONE, FAILED, INTERRUPTED, QUEUED, RUNNING, Run
-from tests.helpers.lab import finish_all, plant
+from tests.helpers.planted import finish_all, one_stage, plant
 
 
 def statuses(store: Store, run: str) -> dict[str, str]:
@@ -160,7 +160,7 @@ class TestCancel:
         assert statuses(store, run)["quantize"] == DONE
 
     def test_a_run_that_finished_all_the_same_is_done(self, store: Store) -> None:
-        run = store.add("short", {}, Path("/d"), {"quantize": {}})
+        run = one_stage(store)
         store.claim("cpu")
         store.request_cancel(run)
         store.finish(run, "quantize", DONE)

@@ -21,7 +21,7 @@ from pipeline.stages import events
 from pipeline.store import Store
 from pipeline.store.run import FAILED
 from pipeline.system import terminal_guard
-from tests.helpers.lab import finish_all, plant
+from tests.helpers.planted import finish_all, plant
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b1A\x7f\x08\u202eevil\u2066\u200f\u061c\u2028"
 SHOWN = "\\u001b[2J\\u001b]0;owned\\u0007\\u009b1A\\u007f\\u0008\\u202eevil\\u2066\\u200f\\u061c\\u2028"
@@ -52,9 +52,7 @@ def on_terminal(*words: object) -> str:
 @pytest.fixture
 def run(store: Store) -> str:
     """A run every text of which is hostile."""
-    run = store.add(
-        f"trip {HOSTILE}", {"name": HOSTILE, "model": HOSTILE}, Path("/d"), {"quantize": {}}, HOSTILE
-    )
+    run = plant(store, f"trip {HOSTILE}", ["quantize"], owner=HOSTILE, model=HOSTILE)
     store.annotate(run, notes=HOSTILE, tags=[HOSTILE])
     store.claim("cpu")
     store.finish(run, "quantize", FAILED, error=f"It broke: {HOSTILE}", seconds=1.0)

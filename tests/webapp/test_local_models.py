@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
@@ -97,8 +96,8 @@ def test_a_run_of_the_command_line_is_shown_but_not_started_again(
 ):
     run = planted.queued(store)
     store.request_cancel(run)
-    recipe = store.get(run).recipe | {"model": "/somewhere/else"}
-    other = store.add("other", recipe, Path("/d"), {"quantize": {}})
+    recipe = store.get(run).recipe | {"name": "other", "model": "/somewhere/else"}
+    other = planted.plant(store, stages=["quantize"], **recipe)
     store.request_cancel(other)
     assert "/somewhere/else" in lab.again(inputs, other)
     assert client.get(f"/runs/{other}/recipe.yaml").status_code == 200

@@ -27,7 +27,8 @@ from pipeline.publish import check_process
 from pipeline.store import Store
 from pipeline.system import locks
 from tests.helpers import planted
-from tests.helpers.lab import killed, open_files, plant, until
+from tests.helpers.lab import killed, open_files, until
+from tests.helpers.planted import plant
 from webapp.__main__ import _favor_the_page, arguments
 from webapp.app import create
 

@@ -14,13 +14,13 @@ from pipeline.system.files import write_whole
 from pipeline.worker.limits import Limits
 from pipeline.worker.loop import Worker
 from tests.helpers.lab import until
+from tests.helpers.planted import plant
 
 Make = Callable[[str], Worker]
-STAGES = {"quantize": {}, "finetune": {}}
 
 
 def add(store: Store, **recipe: object) -> str:
-    return store.add("run", dict(recipe), Path("/d"), dict(STAGES))
+    return plant(store, "run", ["quantize", "finetune"], **recipe)
 
 
 def ended(store: Store, served: Worker, run: str) -> Callable[[], bool]:

@@ -15,7 +15,8 @@ from pipeline.store.run import CANCELED, DONE, FAILED, QUEUED, RUNNING, Run, Sta
 from pipeline.system import hardware, locks
 from pipeline.worker import job
 from pipeline.worker.loop import Worker
-from tests.helpers.lab import alive, ended, go, one_stage, plant, spawned, step_until, until
+from tests.helpers.lab import alive, ended, go, spawned, step_until, until
+from tests.helpers.planted import one_stage, plant
 
 Make = Callable[[str], Worker]
 

@@ -18,13 +18,10 @@ from pipeline.store.run import CANCELED, DONE, ENDED, FAILED, INTERRUPTED
 from pipeline.worker import processes
 from pipeline.worker.loop import Worker
 from tests.helpers.lab import alive, spawned, until
+from tests.helpers.planted import one_stage
 
 Make = Callable[[str], Worker]
 LIMIT = 200 << 20
-
-
-def one_stage(store: Store) -> str:
-    return store.add("short", {}, Path("/d"), {"finetune": {}})
 
 
 def step_to_end(served: Worker, store: Store, run: str) -> str:
@@ -34,7 +31,7 @@ def step_to_end(served: Worker, store: Store, run: str) -> str:
 
 class TestEscapees:
     def test_after_its_stage_is_done(self, store: Store, stepper: Make) -> None:
-        run = one_stage(store)
+        run = one_stage(store, stage="finetune")
         served = stepper("has_an_escapee")
         served.step()
         _, escaped = spawned(store, run, "finetune")
@@ -44,7 +41,7 @@ class TestEscapees:
         assert not alive(escaped)
 
     def test_after_its_stage_is_canceled(self, store: Store, stepper: Make) -> None:
-        run = one_stage(store)
+        run = one_stage(store, stage="finetune")
         served = stepper("has_an_escapee")
         served.step()
         pids = spawned(store, run, "finetune")
@@ -54,7 +51,7 @@ class TestEscapees:
 
     @pytest.mark.parametrize("ending", ["done", "canceled"])
     def test_after_the_worker_has_changed(self, store: Store, stepper: Make, ending: str) -> None:
-        run = one_stage(store)
+        run = one_stage(store, stage="finetune")
         stepper("has_an_escapee").step()
         pids = spawned(store, run, "finetune")
         second = stepper("finishes")
@@ -69,7 +66,7 @@ class TestEscapees:
     def test_before_the_next_attempt_of_a_stage_that_died_with_its_worker(
         self, store: Store, stepper: Make
     ) -> None:
-        run = one_stage(store)
+        run = one_stage(store, stage="finetune")
         first = stepper("has_an_escapee")
         first.step()
         pid, escaped = spawned(store, run, "finetune")
@@ -129,7 +126,7 @@ def test_the_kernels_kill_is_recognised(
     store: Store, stepper: Make, cgroup: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CGROUP", str(cgroup))
-    run = one_stage(store)
+    run = one_stage(store, stage="finetune")
     assert step_to_end(stepper("takes_all_memory"), store, run) == FAILED
     error = store.get(run).stages[0].error or ""
     pattern = r"The kernel ended this stage because memory ran out \(it had taken ([\d.]+) (MB|GB)\)\."
@@ -148,7 +145,7 @@ def test_where_the_kernel_tells_nothing_memory_is_only_likely(
     store: Store, stepper: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processes, "oom_kills", lambda pid: {})
-    run = one_stage(store)
+    run = one_stage(store, stage="finetune")
     assert step_to_end(stepper("is_killed"), store, run) == FAILED
     error = store.get(run).stages[0].error or ""
     assert error.startswith("The system killed this stage, most likely because memory ran out")

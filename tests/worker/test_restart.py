@@ -19,18 +19,8 @@ from pipeline.store.run import CANCELED, DONE, FAILED, INTERRUPTED, QUEUED, RUNN
 from pipeline.system import locks
 from pipeline.worker import job, loop
 from pipeline.worker.loop import Worker
-from tests.helpers.lab import (
-    alive,
-    die_together,
-    ended,
-    go,
-    one_stage,
-    plant,
-    processes,
-    spawned,
-    step_until,
-    until,
-)
+from tests.helpers.lab import alive, die_together, ended, go, processes, spawned, step_until, until
+from tests.helpers.planted import one_stage, plant
 
 Make = Callable[[str], Worker]
 

@@ -7,7 +7,6 @@ import select
 import signal
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -18,7 +17,8 @@ from pipeline.worker import loop, spare
 from pipeline.worker import processes as processes_of
 from pipeline.worker.job import lives
 from pipeline.worker.loop import Worker
-from tests.helpers.lab import CHILDREN, plant, processes, until
+from tests.helpers.lab import CHILDREN, processes, until
+from tests.helpers.planted import one_stage, plant
 
 
 @pytest.fixture
@@ -133,11 +133,11 @@ def test_after_a_canceled_run_the_spare_ends(store: Store, served: Worker) -> No
 
 
 def test_the_last_stage_and_qlora_need_no_spare(store: Store, served: Worker) -> None:
-    last = store.add("last", {}, Path("/d"), {"quantize": {}})
+    last = one_stage(store, "last")
     until(lambda: served.step() or any(job.has_spare for job in served.jobs.values()), "a look ahead")
     assert not served.spares
     go(served, last, "quantize")
-    store.add("qlora", {}, Path("/d"), {"quantize": {}, "finetune": {"method": "qlora"}})
+    plant(store, "qlora", {"quantize": {}, "finetune": {"method": "qlora"}})
     until(lambda: served.step() or any(job.has_spare for job in served.jobs.values()), "a look ahead")
     assert not served.spares
 
@@ -146,7 +146,7 @@ def test_qlora_does_not_take_the_spare_of_another_run(store: Store, served: Work
     """A spare finds no bitsandbytes, which QLoRA needs."""
     first = plant(store)
     made = step_until_ready(served, "finetune")
-    second = store.add("qlora", {}, Path("/d"), {"finetune": {"method": "qlora"}})
+    second = plant(store, "qlora", {"finetune": {"method": "qlora"}})
     store.request_cancel(first)
 
     def taken() -> bool:

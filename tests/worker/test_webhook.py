@@ -6,7 +6,6 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from pipeline.store.run import FAILED
 from pipeline.worker import webhook
 from pipeline.worker.loop import Worker
 from tests.helpers.lab import until
+from tests.helpers.planted import one_stage, plant
 
 
 class Server(HTTPServer):
@@ -57,7 +57,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def test_a_run_that_ends_is_told_once_with_its_reason(
     store: Store, server: Server, stepper: Callable[[str], Worker]
 ) -> None:
-    run = store.add("trip", {}, Path("/d"), {"quantize": {}, "finetune": {}}, "ann")
+    run = plant(store, stages=["quantize", "finetune"], owner="ann")
     served = stepper("fails")
     until(lambda: served.step() or store.get(run).status == FAILED, "the end of the run")
     until(lambda: server.told, "the message")
@@ -67,7 +67,7 @@ def test_a_run_that_ends_is_told_once_with_its_reason(
 
 
 def test_it_is_tried_again(store: Store, server: Server) -> None:
-    run = store.get(store.add("trip", {}, Path("/d"), {"quantize": {}}))
+    run = store.get(one_stage(store, "trip"))
     server.answers = [500, 503]
     thread = webhook.tell(run)
     assert thread is not None
@@ -81,7 +81,7 @@ def test_what_fails_is_said_without_the_address(
 ) -> None:
     monkeypatch.setenv("OLIVE_LAB_WEBHOOK", address)
     monkeypatch.setattr(webhook, "PAUSES", (0.0,))
-    run = store.get(store.add("trip", {}, Path("/d"), {"quantize": {}}))
+    run = store.get(one_stage(store, "trip"))
     thread = webhook.tell(run)
     assert thread is not None
     thread.join(60)
@@ -92,5 +92,5 @@ def test_what_fails_is_said_without_the_address(
 
 def test_nobody_is_told_unless_asked_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OLIVE_LAB_WEBHOOK", raising=False)
-    run = store.get(store.add("trip", {}, Path("/d"), {"quantize": {}}))
+    run = store.get(one_stage(store, "trip"))
     assert webhook.tell(run) is None

@@ -69,7 +69,7 @@ def test_columns_for_owners_and_tags_are_there_where_they_say_something(store):
     recipe = store.get(planted.queued(store)).recipe
     assert not {"Owner", "Tags"} & set(views.history(store.list())["columns"])
     for owner in ("ada", "bob"):
-        store.add("x", recipe, planted.Path(recipe["data"]), {}, owner=owner)
+        planted.plant(store, stages=[], owner=owner, **recipe)
     store.annotate(store.list()[0].id, tags=["b", "a"])
     table, _, owners = runs.listed("", "", "", "ada", "")
     assert owners["visible"] is True

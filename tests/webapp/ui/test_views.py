@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from pipeline.store.run import CANCELED, DONE, FAILED, Run, StageRun
+from pipeline.store.run import CANCELED, DONE, FAILED, StageRun
 from tests.helpers import planted
 from webapp.ui import views
 
@@ -65,4 +65,4 @@ def test_a_runs_duration_is_what_its_stages_took_whatever_the_clock_did():
         StageRun("evaluate", status=CANCELED),
         StageRun("publish", status=DONE, started=1.0, finished=2.0, seconds=60.0),
     )
-    assert views.duration(Run("id", "name", FAILED, 0.0, {}, "", stages)) == 15.5
+    assert views.duration(planted.record(*stages, status=FAILED)) == 15.5
