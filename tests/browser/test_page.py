@@ -14,21 +14,12 @@ from pipeline.store.run import CANCELED, DONE, FAILED
 from tests.browser.axe import faults
 from tests.helpers import planted
 from tests.helpers.lab import until
+from tests.helpers.page import tab, upload
 
 pytestmark = pytest.mark.browser
 
 CHECKS = Path(__file__).parent / "checks.js"
 ATTACK = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>${window.hacked=1}{{7*7}}`'
-
-
-def upload(page, name: str, data: bytes) -> None:
-    page.set_input_files(
-        "#data-upload input[type=file]", {"name": name, "mimeType": "text/plain", "buffer": data}
-    )
-
-
-def tab(page, name: str) -> None:
-    page.click(f"#tab-{name}-button")
 
 
 def test_an_empty_home_welcomes_and_says_what_to_do(app, shot):
@@ -45,44 +36,6 @@ def test_an_empty_home_welcomes_and_says_what_to_do(app, shot):
     tab(page, "lab")
     expect(page.locator("#command")).to_contain_text("python -m pipeline run run.yaml")
     shot(page, "lab")
-
-
-def test_a_good_dataset_is_shown_and_taken_to_the_lab(app, shot):
-    page = app.open("?tab=data")
-    said = []  # in the console
-    page.on("console", lambda message: said.append(message.text))
-    expect(page.locator("#data-summary")).to_contain_text("rows")
-    row = {"prompt": f"Say {ATTACK}", "response": "no"}
-    upload(page, "mine.jsonl", b"".join(json.dumps({**row, "n": n}).encode() + b"\n" for n in range(12)))
-    expect(page.locator("#data-summary")).to_contain_text("mine.jsonl: 12 rows · fields: prompt, response, n")
-    expect(page.locator("#data-rows tbody tr")).to_have_count(5)
-    expect(page.locator("#data-rows")).to_contain_text(ATTACK)
-    shot(page, "data")
-    page.click("#data-use")
-    expect(page.locator("#recipe")).to_contain_text("mine.jsonl")
-    assert page.evaluate("window.hacked") is None
-    kept = list((app.home / "datasets").glob("*/mine.jsonl"))
-    assert len(kept) == 1
-    assert list((app.home / ".gradio-uploads" / ".copies").rglob("*.jsonl")) == []
-    assert said == []
-
-
-def test_a_bad_dataset_is_refused_with_line_numbers_and_not_kept(app, shot):
-    page = app.open("?tab=data")
-    expect(page.locator("#data-summary")).to_contain_text("rows")
-    good = b'{"prompt": "a", "response": "b"}\n'
-    upload(page, "bad.jsonl", good * 6 + b'{"prompt": "a", \n' + good * 30 + b'["no"]\n')
-    expect(page.locator("#data-problems")).to_contain_text("Line 7: not JSON")
-    expect(page.locator("#data-use")).to_be_disabled()
-    expect(page.locator("#data-pick input")).to_have_value("")  # the sample was not what was checked
-    shot(page, "data-bad")
-    upload(page, f"{ATTACK[:12].replace('/', '')}.jsonl", b'{"<b>x</b>": 1}\n')
-    expect(page.locator("#data-problems")).to_contain_text("<b>x</b>")
-    expect(page.locator("#data-problems b")).to_have_count(0)
-    # It stays in its box, for another template; no link leads to it, because uploads are not served.
-    expect(page.locator("#data-upload .filename")).to_be_visible()
-    expect(page.locator("#data-upload a >> visible=true")).to_have_count(0)
-    assert not (app.home / "datasets").exists()
 
 
 TURNED = """() => [...document.querySelectorAll("body *")].filter((node) => {

@@ -58,7 +58,7 @@ def test_folding_scales_leaves_the_model_as_it_was(
 ) -> None:
     import torch
 
-    from pipeline.passes.quantize import awq
+    from pipeline.passes.quantize import awq, layer_inputs
 
     monkeypatch.setitem(tiny.COMMON, "num_key_value_heads", values)
     wrapper = prepared(tmp_path, architecture)
@@ -66,7 +66,7 @@ def test_folding_scales_leaves_the_model_as_it_was(
     before = logits(wrapper)
     folded = 0
     with torch.no_grad():
-        hidden, calls = awq.layer_inputs(wrapper, blocks(), torch.device("cpu"))
+        hidden, calls = layer_inputs.layer_inputs(wrapper, blocks(), torch.device("cpu"))
         for index, layer in enumerate(wrapper.get_layer_wrappers()):
             work = awq.LayerWork(wrapper, layer, f"model.layers.{index}", calls[index])
             outputs = work.listen(hidden)
@@ -144,7 +144,7 @@ def test_a_layer_that_does_not_bear_folding_is_left_unscaled(
     """Here the norm feeds a third reader that nobody scales, as it does in architectures we do not know."""
     import torch
 
-    from pipeline.passes.quantize import awq
+    from pipeline.passes.quantize import awq, layer_inputs
 
     wrapper = prepared(tmp_path)
     layer = wrapper.get_layer_wrappers()[0]
@@ -153,7 +153,7 @@ def test_a_layer_that_does_not_bear_folding_is_left_unscaled(
     said: list[Any] = []
     monkeypatch.setattr(awq, "emit", lambda **facts: said.append(facts["message"]))
     with torch.no_grad():
-        hidden, calls = awq.layer_inputs(wrapper, blocks(), torch.device("cpu"))
+        hidden, calls = layer_inputs.layer_inputs(wrapper, blocks(), torch.device("cpu"))
         work = awq.LayerWork(wrapper, layer, "model.layers.0", calls[0])
         before = {name: weight.clone() for name, weight in layer.layer.state_dict().items()}
         work.scale(hidden, work.listen(hidden), "gram")
@@ -221,10 +221,10 @@ def test_no_two_batches_are_probed_by_the_same_chance(
     """The error of one combination averages out over batches only if each has another."""
     import torch
 
-    from pipeline.passes.quantize import awq
+    from pipeline.passes.quantize import awq, layer_inputs
 
     probes = []
-    monkeypatch.setattr(awq, "BATCH", {"cpu": 1})
+    monkeypatch.setattr(layer_inputs, "BATCH", {"cpu": 1})
     original = torch.autograd.grad
 
     def grad(output: Any, inputs: Any, probe: Any) -> Any:

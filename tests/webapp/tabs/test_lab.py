@@ -1,0 +1,79 @@
+"""The handlers of the Lab tab, called as Gradio calls them."""
+
+from __future__ import annotations
+
+import errno
+
+import gradio as gr
+import pytest
+import yaml
+
+from pipeline.errors import LabError
+from pipeline.stages.recipe import OPTIONS
+from tests.helpers.page import FULL, SAMPLE, failing, values
+from webapp import local_models
+from webapp.tabs import data, lab
+
+GOOD = b'{"prompt": "a", "response": "b"}\n{"prompt": "c", "response": "d"}\n'
+TEMPLATE = "{prompt} {response}"
+SKIP = gr.skip()
+
+
+def test_the_preview_is_the_recipe_and_its_command(home, inputs):
+    text, command, problems = lab.preview(
+        inputs, *values(inputs, name="my run!", quantize=False, finetune_r=8)
+    )
+    recipe = yaml.safe_load(text)
+    assert (recipe["quantize"], recipe["finetune"]["r"], recipe["data"]) == (None, 8, SAMPLE)
+    assert command == "python -m pipeline run my-run.yaml"
+    assert problems is None
+
+
+def test_the_preview_names_what_is_wrong(home, inputs):
+    _, _, problems = lab.preview(inputs, *values(inputs, name="", finetune_r=None, seed=-1))
+    wrong = {item.partition(":")[0] for item in problems["items"]}
+    assert wrong == {"name", "seed", "finetune.r"}
+
+
+def test_a_recipe_with_faults_starts_nothing(store, inputs):
+    first, *_, last = lab.launch(inputs, *values(inputs, model="nowhere", template="{prompt"), "ann")
+    assert "Checking" in first[0]["text"]
+    assert any("model" in item for item in last[1]["items"])
+    assert any("template" in item for item in last[1]["items"])
+    assert store.list() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "words"), [(OSError(errno.ENOSPC, "x"), FULL), (LabError("Locked; try again."), "Locked; try")]
+)
+def test_what_keeps_a_run_from_starting_is_a_sentence(store, inputs, monkeypatch, error, words):
+    monkeypatch.setattr(lab.submit, "submit", failing(error))
+    *_, (notice, problems, run, _) = lab.launch(inputs, *values(inputs), "ann")
+    assert (notice, run) == (None, SKIP)
+    assert problems["items"][0].startswith(words)
+    problems, run, _ = lab.launch_sample("ann")
+    assert run == SKIP
+    assert problems["items"][0].startswith(words)
+
+
+def test_a_good_recipe_is_queued(store, inputs, model_folder):
+    local_models.offer([model_folder])
+    *_, (notice, problems, run, form_update) = lab.launch(
+        inputs, *values(inputs, model=str(model_folder), name="mine"), "  Ann\n\x00 B. "
+    )
+    assert (notice, problems, form_update["open"]) == (None, None, False)
+    assert (store.get(run).recipe["name"], store.get(run).owner) == ("mine", "Ann B.")
+
+
+def test_what_should_be_known_of_the_data_is_shown_on_launch(store, inputs, uploaded, model_folder):
+    local_models.offer([model_folder])
+    kept = data.found(uploaded(GOOD * 2), None, TEMPLATE, "starter")[5]["value"]
+    given = values(inputs, data=kept, model=str(model_folder), template=TEMPLATE)
+    *_, (notice, problems, run, form_update) = lab.launch(inputs, *given, "ann")
+    assert notice["text"] == f"Run {run} is queued. About its data:"
+    assert notice["note"] == "2 of 4 rows are copies of an earlier one."
+    assert (problems, form_update["open"]) == (None, True)
+
+
+def test_every_stage_has_a_description():
+    assert all(len(lab._about(stage)) > 10 for stage in OPTIONS)

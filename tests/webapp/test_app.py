@@ -1,0 +1,55 @@
+"""What the page shows on arrival, and what the app does by itself while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.helpers import planted
+from tests.helpers.page import SAMPLE
+from webapp import app
+
+
+def test_the_app_sees_to_the_worker_and_to_idle_models_again_and_again(home, monkeypatch):
+    done = []
+
+    async def release_idle():
+        done.append("models")
+        if len(done) > 4:
+            raise asyncio.CancelledError
+        if len(done) < 3:
+            raise OSError("for once")
+
+    monkeypatch.setattr(app, "TEND_SECONDS", 0)
+    monkeypatch.setattr(app, "_see_to_worker", lambda home: done.append("worker"))
+    monkeypatch.setattr(app.chat_client, "release_idle", release_idle)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(asyncio.wait_for(app._tend(home), 20))
+    assert done == ["worker", "models"] * 3
+
+
+class Arriving:
+    """The part of a request that says with which address the page was opened."""
+
+    def __init__(self, **query):
+        self.query_params = query
+
+
+def test_an_empty_home_welcomes(home):
+    welcome, new, dataset, tab, run = app.arrive(Arriving())
+    assert (welcome["visible"], new["open"], dataset["value"], tab, run) == (True, True, SAMPLE, "data", "")
+
+
+def test_a_page_without_an_address_shows_the_run_that_is_on(store):
+    run = planted.running(store)
+    planted.queued(store, "later")
+    welcome, new, _, tab, shown = app.arrive(Arriving())
+    assert (welcome["visible"], new["open"], tab, shown) == (False, False, "lab", run)
+
+
+def test_an_address_is_followed(store):
+    run = planted.finished(store)
+    planted.running(store)
+    assert app.arrive(Arriving(run=run, tab="runs"))[3:] == ("runs", run)
+    assert app.arrive(Arriving(run=run, tab="<b>"))[3:] == ("lab", run)
