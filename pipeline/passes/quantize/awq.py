@@ -30,15 +30,13 @@ from torch import Tensor, nn
 
 from pipeline.errors import LabError
 from pipeline.passes.quantize.awq_search import Grid, search_clip, search_scale
+from pipeline.passes.quantize.layer_inputs import Call, layer_inputs
 from pipeline.passes.quantize.rounding import packed
 from pipeline.passes.rows import dataset_of
 from pipeline.stages.events import emit
 
-BATCH = {"cpu": 4, "cuda": 8}  # blocks run together
 # Of what a block puts out: rounding to bfloat16 moves it less, a scale folded into the wrong place more.
 MOST_MOVED = 0.05
-
-Call = tuple[tuple[Any, ...], dict[str, Any]]  # what a layer is called with besides the hidden states
 
 
 class LabAwq(Pass):
@@ -365,49 +363,6 @@ class LayerWork:
         return Grid(
             int(quantizer.bits), quantizer.symmetric, quantizer.group_size, dtype or module.weight.dtype
         )
-
-
-def layer_inputs(wrapper: ModelWrapper, ids: Tensor, device: torch.device) -> tuple[list[Tensor], list[Call]]:
-    """What the first layer reads, [blocks, tokens, hidden] per batch, and what each layer is called with.
-
-    The layers stand aside meanwhile and hand on what they get, so this costs an embedding look-up. Each
-    layer's call is recorded, because masks and rotary embeddings can differ between layers (Gemma).
-    """
-    layers = list(wrapper.get_layers(return_name=False))
-    hidden: list[Tensor] = []
-    calls: dict[int, Call] = {}
-
-    class Enough(Exception):
-        pass
-
-    def aside(index: int, given: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if index == 0:
-            hidden.append(given)
-        calls[index] = (args, kwargs)
-        if index == len(layers) - 1:
-            raise Enough
-        return given
-
-    before = [*wrapper.get_embeds(return_name=False), wrapper.get_rotary_embed(return_name=False)]
-    for module in before:
-        if module is not None:
-            module.to(device)
-    for index, layer in enumerate(layers):
-        layer.forward = partial(aside, index)
-    try:
-        # The last call has one block alone: its masks then fit batches of any size.
-        for batch in [*torch.split(ids, BATCH[device.type]), ids[:1]]:
-            try:
-                wrapper.model(input_ids=batch.to(device), use_cache=False)
-            except Enough:
-                continue
-    finally:
-        for layer in layers:
-            del layer.forward
-        for module in before:
-            if module is not None:
-                module.to("cpu")
-    return hidden[:-1], [calls[index] for index in range(len(layers))]
 
 
 def divide_norm(norm: Any, scale: Tensor) -> Tensor:
