@@ -1,6 +1,6 @@
 """`python -m pipeline`, or `olive-lab` where a wheel is installed: the lab's verbs on the command line.
 
-Exit codes: 0 good, 1 the run or stage did not end well, 2 bad input and nothing was started.
+Exit codes: 0 good, 1 the run or stage failed, 2 bad input and nothing was started.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TRACEBACKS = "errors.log"  # in the home
 
 
 def installed() -> int:
-    """The command that a wheel installs: the same, by its own name."""
+    """`main` as the command `olive-lab`, which a wheel installs; messages then name that command."""
     settings.call_it(settings.COMMAND)
     return main()
 
@@ -36,10 +36,13 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     action: Callable[[argparse.Namespace], int] = args.action
     try:
-        if action not in (runs.serve, page.app):  # the page has its own place for it
+        if action not in (
+            runs.serve,
+            page.app,
+        ):  # the page shows the notice itself, and a worker has nobody to tell
             _tell_notice()
         code = action(args)
-        sys.stdout.flush()  # here, where a reader that has gone is no error
+        sys.stdout.flush()  # here, so that a closed pipe is caught below
         return code
     except LabError as error:
         print(error, file=sys.stderr)
@@ -47,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader, such as `head`, has seen enough; what is still buffered goes nowhere.
+        # The reader, such as `head`, has closed the pipe: drop what is still buffered.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
@@ -56,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _kept() -> str:
-    """Keep the traceback of what went wrong here in the home, for a report; say where it is."""
+    """Append the current traceback to a file in the home; return a sentence that says where it is."""
     try:
         file = settings.home() / TRACEBACKS
         with file.open("a", encoding="utf-8") as log:
@@ -67,24 +70,24 @@ def _kept() -> str:
 
 
 def _tell_notice() -> None:
-    """Say once what people are to know of the database, such as that it was damaged and is restored."""
-    with suppress(LabError):  # the verb will say it, if it needs the store at all
+    """Print once what users should know about the database, such as that it was damaged and restored."""
+    with suppress(LabError):  # the verb reports this itself, if it needs the store
         home = settings.home()
         if (home / "runs.db").exists() and (notice := Store(home).unheard()):
             print(notice, file=sys.stderr)
 
 
 class _Verb(argparse.ArgumentParser):
-    """A verb. Its `flags` are added when it is used: what they name takes imports that others do without."""
+    """A verb. Its `flags` are added only when it is used: they need imports that other verbs do without."""
 
     flags: Callable[[argparse.ArgumentParser], None] | None = None
 
     def error(self, message: str) -> NoReturn:
-        """As usual, but never pages of what was given."""
+        """As in argparse, but a long argument is cut, not repeated whole."""
         super().error(display.cut(message, LONGEST_PROBLEM))
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As usual, with the flags."""
+        """As in argparse, after adding the flags."""
         flags, self.flags = self.flags, None
         if flags is not None:
             flags(self)

@@ -1,4 +1,4 @@
-"""What is shown, on the page and in a terminal alike: texts, sizes, durations, times.
+"""How texts, sizes, durations and times are shown, on the page and in a terminal alike.
 
 Text from data, models, files and people is valid Unicode, short, without control characters: `valid` is for
 pages, `plain` for texts of several lines, `line` and what follows for messages. What cannot be shown is
@@ -29,9 +29,9 @@ _HIDDEN = ("Cc", "Cf", "Zl", "Zp")  # categories: control and format characters,
 _SEEN = frozenset(
     "\t\n\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"
 )
-# A joiner, or its contrary: of letters in Persian, Hindi and the like, and of pictures in one of a family.
+# Joiners and non-joiners: of letters in Persian, Hindi and others, and of emoji such as a family.
 _JOINERS = "\u200c\u200d"
-# What follows a black flag to make it that of Scotland.
+# Tags that follow a black flag, as in the flag of Scotland.
 _REGION = re.compile("[\U000e0030-\U000e0039\U000e0061-\U000e007a]{2,6}\U000e007f")
 _BRIEF = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
@@ -51,24 +51,24 @@ def plain(text: str) -> str:
 
 
 def answer(side: Mapping[str, Any]) -> str:
-    """The `text` of an answer; one that was `cut` because it may be no longer says so."""
+    """The `text` of an answer, with a mark if it was `cut` at the length limit."""
     return f"{side['text']} … {CUT}" if side.get("cut") else str(side["text"])
 
 
 def line(given: Any, most: int = LONGEST_LINE) -> str:
-    """A path or a message on one line: whatever cannot be seen is written out, a long one is cut."""
+    """A path or a message on one line: invisible characters are escaped, and a long text is cut."""
     if not isinstance(given, str):
         return value(given)
     return cut("".join(c if c.isprintable() else _written(c) for c in given[: most + 1]), most)
 
 
 def file_name(name: str) -> str:
-    """A name for a file of ours, of a name that somebody gave: `_` stands for what cannot be seen."""
+    """A name somebody gave, as a name for a file of ours: `_` replaces invisible characters."""
     return "".join(letter if letter.isprintable() else "_" for letter in name)
 
 
 def short(given: Any) -> str:
-    """A key, a field's name or a short piece of data, as `line`."""
+    """`line` for a key, a field's name or a short piece of data."""
     return line(given, LONGEST_NAME)
 
 
@@ -90,7 +90,7 @@ def value(given: Any) -> str:
 
 
 def cut(text: str, most: int) -> str:
-    """A text, its end left out where it is longer."""
+    """A text, cut after `most` characters."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
@@ -142,7 +142,7 @@ def moment(seconds: float | None) -> str:
 
 
 def number(given: Any) -> str:
-    """A measured number, four digits of it; anything else as it is."""
+    """A measured number to four digits; anything else unchanged."""
     if isinstance(given, bool) or not isinstance(given, float):
         return given if isinstance(given, str) else json.dumps(given, allow_nan=False, ensure_ascii=False)
     return f"{given:.4g}"
@@ -161,7 +161,7 @@ def measure(name: str, given: Any) -> str:
 
 @cache
 def _harmful() -> re.Pattern[str]:
-    """What may not be shown, as ranges of characters: all of them are in these planes of Unicode."""
+    """A pattern for the characters that are not shown; all of them lie in these planes of Unicode."""
     ranges: list[list[int]] = []
     for number in (*range(0x20000), *range(0xE0000, 0xE1000)):
         if unicodedata.category(chr(number)) in _HIDDEN and chr(number) not in _SEEN:
@@ -173,15 +173,15 @@ def _harmful() -> re.Pattern[str]:
 
 
 def _is_joined(run: re.Match[str]) -> bool:
-    """Whether characters that are not seen themselves are part of what stands before them."""
+    """Whether invisible characters belong to the character before them."""
     before = run.string[run.start() - 1] if run.start() else ""
-    if len(run[0]) == 1 and run[0] in _JOINERS:  # at the start it may join the piece that was shown before
+    if len(run[0]) == 1 and run[0] in _JOINERS:  # at the start, it may belong to text shown earlier
         return not before or before > "\xff"
     return before == "\U0001f3f4" and _REGION.fullmatch(run[0]) is not None
 
 
 def _escaped(text: str) -> str:
-    """As JSON writes it, so letters beyond 16 bits are two."""
+    """As JSON escapes it: characters beyond 16 bits become two escapes."""
     units = text.encode("utf-16-be")
     return "".join(f"\\u{high:02x}{low:02x}" for high, low in zip(units[::2], units[1::2], strict=True))
 
@@ -192,7 +192,7 @@ def _written(letter: str) -> str:
 
 
 class _Repr(reprlib.Repr):
-    """Cuts before it writes: a list that stands for a billion others costs no more than a small one."""
+    """Cuts before it writes, so that a huge nested list costs no more than a small one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -201,11 +201,11 @@ class _Repr(reprlib.Repr):
         self.maxstring = self.maxother = LONGEST_VALUE
 
     def repr_int(self, x: int, level: int) -> str:
-        """Python refuses to write the longest ones."""
+        """Describe very large numbers: Python refuses to print them."""
         return f"a number of {x.bit_length():,} bits" if x.bit_length() > 10_000 else repr(x)
 
     def repr_dict(self, x: dict[Any, Any], level: int) -> str:
-        """In its own order: sorting looks at all of it."""
+        """Unsorted, because sorting reads all of it."""
         if level <= 0 and x:
             return "{...}"
         pairs = [f"{self.repr1(k, level - 1)}: {self.repr1(v, level - 1)}" for k, v in islice(x.items(), 4)]

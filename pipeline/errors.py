@@ -6,10 +6,10 @@ import errno
 
 from pipeline import display
 
-LONGEST_PROBLEM = 2000  # characters; a path may have thousands, and be somebody else's
+LONGEST_PROBLEM = 2000  # characters; a path in it may have thousands
 # Errors of a program, not of what it was given: their texts ('multi_cache') say nothing to a user.
 INTERNAL = (LookupError, TypeError, AttributeError, AssertionError, NameError, NotImplementedError)
-# What to take where memory did not suffice and nobody knows for what.
+# What to suggest when memory ran out and the cause is not known.
 ANY_SMALLER = "a smaller batch_size or max_length, or with gradient_checkpointing on"
 
 
@@ -30,13 +30,13 @@ class InputError(LabError):
 
 
 class Busy(InputError):
-    """What others use as well was not free in time; who has his own need not wait for them."""
+    """A resource shared with others was not free in time."""
 
 
 def sentence(error: BaseException, stage: str = "", smaller: str = ANY_SMALLER) -> str:
     """One plain sentence for what went wrong, in a stage if it is given, and what to do next.
 
-    `smaller` is what to take where memory did not suffice.
+    `smaller` is what to suggest if memory ran out.
     """
     known = expected(error, smaller)
     if known is not None:
@@ -52,7 +52,7 @@ def sentence(error: BaseException, stage: str = "", smaller: str = ANY_SMALLER) 
 
 
 def expected(error: BaseException, smaller: str = ANY_SMALLER) -> str | None:
-    """The sentence for an error whose cause is known: ours, a full disk, no memory, a file out of reach."""
+    """The sentence for a known kind of error: ours, full disk, out of memory, no access; else None."""
     if isinstance(error, LabError):
         return str(error)
     causes = _causes(error)
@@ -68,13 +68,14 @@ def expected(error: BaseException, smaller: str = ANY_SMALLER) -> str | None:
         )
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return (
-            f"{error.filename} cannot be used ({error.strerror}); see that it is there and yours, and retry."
+            f"{error.filename} cannot be used ({error.strerror});"
+            " check that it exists and is yours, and retry."
         )
     return None
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, to stand behind a colon: the known sentence, or the error's name and text."""
+    """What went wrong, to follow a colon: the known sentence, or the error's name and text."""
     known = expected(error)
     if known is not None:
         return known
@@ -82,13 +83,13 @@ def reason(error: BaseException) -> str:
 
 
 def name(error: BaseException) -> str:
-    """Kind and text of an error on one short line, for brackets."""
+    """Kind and text of an error on one short line."""
     text = display.line(" ".join(str(error).split()))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:
-    """The error and what it was raised from, as libraries wrap the one that says why."""
+    """The error and those it was raised from: libraries wrap the one that says why."""
     found: list[BaseException] = []
     while error is not None and error not in found:
         found.append(error)

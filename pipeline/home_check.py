@@ -1,7 +1,7 @@
 """Whether the file system of a home can do what the lab needs: tried once a process, in a few milliseconds.
 
-Shares such as SMB lack some of it, and then locks, the database or the privacy of files fail later, each with
-an error of its own.
+Shares such as SMB lack some features; locks, the database or file permissions would then fail later, each
+with its own error.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from pipeline.errors import InputError
 
 PREFIX = ".probe-"
 ABANDONED_SECONDS = 600.0
-# Nothing is wrong with the kind of file system then; whoever writes next has a sentence for these.
+# These errors say nothing about the kind of file system; the next write reports them.
 ELSEWHERE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)
 
 
 class _Lacking(Exception):
-    """Something is accepted and does not work."""
+    """A call succeeded but had no effect."""
 
 
 @lru_cache(maxsize=8)
 def need(home: Path) -> None:
-    """See that a home can hold a lab. Leaves nothing in it, and is seen by no other process of the lab.
+    """Check that a home can hold a lab. Leaves nothing behind, and does not disturb other processes.
 
     Raises InputError with what is missing and where to put the home instead.
     """
@@ -53,7 +53,7 @@ def need(home: Path) -> None:
 
 
 def _works(tried: Callable[[Path], None], folder: Path) -> bool:
-    """Whether it works. Raises OSError where that cannot be seen, for the disk is full, say."""
+    """Whether it works. Raises OSError if that cannot be found out, for example on a full disk."""
     try:
         tried(folder)
     except _Lacking:
@@ -78,7 +78,7 @@ def _folder(home: Path) -> Iterator[Path]:
 
 
 def _sweep(home: Path) -> None:
-    """Remove what processes left that were killed while they tried."""
+    """Remove what processes left behind that were killed during this check."""
     with os.scandir(home) as entries:
         found = [Path(entry.path) for entry in entries if entry.name.startswith(PREFIX)]
     for folder in found:
@@ -127,14 +127,16 @@ def _flock(folder: Path) -> None:
 
 
 def _ranges(folder: Path) -> None:
-    """Locks on parts of a file, as SQLite takes them; another's are asked after as if by another process."""
+    """Locks on parts of a file, as SQLite takes them; checked for as another process would."""
     with _two(folder / "ranges") as (first, second):
         fcntl.lockf(first, fcntl.LOCK_EX | fcntl.LOCK_NB, 2, 1)
         asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
         try:
             told = fcntl.fcntl(second, fcntl.F_OFD_GETLK, asked)
         except OSError as error:
-            if error.errno != errno.EINVAL:  # this kernel cannot be asked so; SQLite does not ask so either
+            if (
+                error.errno != errno.EINVAL
+            ):  # this kernel does not support the query; SQLite does not use it either
                 raise
         else:
             if struct.unpack("hhqqi4x", told)[0] == fcntl.F_UNLCK:
@@ -143,7 +145,7 @@ def _ranges(folder: Path) -> None:
 
 
 def _mapping(folder: Path) -> None:
-    """A file as memory that two share. It is written first: without room for it a process ends."""
+    """A file mapped as memory by two. It is written first: without disk space the mapping would crash."""
     with _two(folder / "mapped") as (first, second):
         os.write(first, bytes(mmap.PAGESIZE))
         with mmap.mmap(first, mmap.PAGESIZE) as one, mmap.mmap(second, mmap.PAGESIZE) as other:
@@ -153,7 +155,7 @@ def _mapping(folder: Path) -> None:
 
 
 def _modes(folder: Path) -> None:
-    """Permissions are kept as they are set. None that is tried is wider than those of our files."""
+    """Permissions stay as they are set. None tried here is wider than those of our files."""
     path = folder / "modes"
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     for target, modes in ((path, (0o400, 0o600)), (folder, (0o500, 0o700))):
@@ -164,7 +166,7 @@ def _modes(folder: Path) -> None:
 
 
 def _replacing(folder: Path) -> None:
-    """A file takes another's place while that one is read. It is empty: else some write it out then."""
+    """A file replaces another that is open. It is empty, because some file systems flush it at this point."""
     new, old = folder / "new", folder / "old"
     new.write_bytes(b"")
     old.write_bytes(b"old")
@@ -175,7 +177,7 @@ def _replacing(folder: Path) -> None:
 
 
 def _syncing(folder: Path) -> None:
-    """Of a file to which nothing was written, if there is one: on a busy disk others take their time."""
+    """Sync a file without new data, if there is one: with data it takes long on a busy disk."""
     used = folder.parent / "runs.lock"
     path = used if used.exists() else folder / "synced"
     descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -1,4 +1,4 @@
-"""`azure` asks who is logged in and what there is; `pull` brings a registered model here."""
+"""`azure` shows who is logged in, workspaces and models; `pull` downloads a registered model."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from pipeline import settings
 from pipeline.cli.queue import Verb
 from pipeline.system.files import to_json
 
-if TYPE_CHECKING:  # imported where they are used: other verbs are there sooner without them
+if TYPE_CHECKING:  # imported where they are used, so that other verbs start faster
     from pipeline.inputs.azure_workspace import Place
 
 WHAT = ("whoami", "workspaces", "models", "recipe")
 
 
 def azure(args: argparse.Namespace) -> int:
-    """Who is logged in to Azure, which workspaces and models there are, and the recipe of one."""
+    """Show who is logged in to Azure, workspaces and models, and the recipe of a model."""
     from pipeline.inputs import azure_workspace
     from pipeline.inputs.azure_workspace import Place
     from pipeline.publish.azure.faults import explained
 
     home = settings.home()
     where = _place(home, args)
-    # Workspaces are asked for in all subscriptions: what goes wrong there is no matter of the remembered one.
+    # Workspaces are listed over all subscriptions, so an error there says nothing about the remembered one.
     with explained(Place(where.login) if args.what == "workspaces" else where):
         asked = {"whoami": _whoami, "workspaces": _workspaces, "models": _models, "recipe": _recipe}
         found = asked[args.what](where, args)
@@ -79,7 +79,7 @@ def _whoami(where: Place, args: argparse.Namespace) -> dict[str, Any]:
     if where.workspace:
         found |= dataclasses.asdict(where)
         opened = workspace.Workspace(where.required())
-        found["location"] = opened.about()["location"]  # and so it is there
+        found["location"] = opened.about()["location"]  # fails if there is no such workspace
         found["may"] = login.allowed(opened.permissions())
     return found
 
@@ -101,7 +101,7 @@ def _models(where: Place, args: argparse.Namespace) -> list[dict[str, Any]]:
     found = workspace.models(names[:MOST_MODELS])
     if len(names) > MOST_MODELS or len(found) > MOST_LISTED:
         print(
-            f"Listed are the newest {MOST_LISTED} versions at most, of the {MOST_MODELS} models that changed"
+            f"These are the newest {MOST_LISTED} versions at most, of the {MOST_MODELS} models that changed"
             " last; name a model to see its own.",
             file=sys.stderr,
         )
@@ -151,23 +151,27 @@ def add(verb: Verb) -> None:
 
 def _azure_flags(added: argparse.ArgumentParser) -> None:
     added.add_argument("what", choices=WHAT)
-    added.add_argument("name", nargs="?", help="of the models, only this one; NAME:VERSION of the recipe")
-    added.add_argument("--remember", action="store_true", help="keep login and workspace for the next time")
+    added.add_argument("name", nargs="?", help="with models: list only this one; with recipe: NAME:VERSION")
+    added.add_argument("--remember", action="store_true", help="remember login and workspace")
     _where(added)
 
 
 def _pull_flags(added: argparse.ArgumentParser) -> None:
     added.add_argument("model", metavar="azureml:NAME:VERSION|azureml://registries/R/models/N/versions/V")
-    added.add_argument("--to", type=Path, metavar="FOLDER", help="default: NAME-VERSION, here")
+    added.add_argument(
+        "--to", type=Path, metavar="FOLDER", help="default: NAME-VERSION, in the current folder"
+    )
     _where(added)
 
 
 def _where(added: argparse.ArgumentParser) -> None:
     from pipeline.inputs.azure_workspace import LOGINS
 
-    added.add_argument("--login", choices=LOGINS, help="default: the last that worked, at first cli")
+    added.add_argument("--login", choices=LOGINS, help="default: the last one that worked, or cli")
     for flag in ("--subscription", "--resource-group", "--workspace"):
         added.add_argument(flag, default="", help="default: the remembered one")
-    added.add_argument("--registry", default="", help="a registry that workspaces share, instead of one")
+    added.add_argument(
+        "--registry", default="", help="a registry that workspaces share, instead of a workspace"
+    )
     added.add_argument("--config", default="", metavar="FILE", help="a config.json as Azure ML writes it")
     added.add_argument("--json", action="store_true")

@@ -1,4 +1,4 @@
-"""The verbs of the history: find runs, write on them, compare them, delete them, free space."""
+"""The verbs of the history: find, annotate, compare and delete runs, and free space."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STATUSES = (run.QUEUED, run.RUNNING, *run.ENDED)
 
 
 def list_(args: argparse.Namespace) -> int:
-    """Runs, newest first."""
+    """List runs, newest first."""
     from pipeline.cli import terminal
     from pipeline.runs import history
 
@@ -32,9 +32,9 @@ def list_(args: argparse.Namespace) -> int:
     elif found:
         print(terminal.table(found))
     elif runs:
-        print(f"None of the {len(runs):,} runs is like that.")
+        print(f"No matching runs among {len(runs):,}.")
     elif args.deleted:
-        print("No deleted run can be restored.")
+        print("There are no deleted runs to restore.")
     else:
         print(f"There are no runs yet; `{settings.command()} run RECIPE.yaml` makes one.")
     return 0
@@ -56,7 +56,7 @@ def note(args: argparse.Namespace) -> int:
 
 
 def diff(args: argparse.Namespace) -> int:
-    """Where the recipes of runs differ, and what each run measured."""
+    """Show where the recipes of runs differ and what each run measured."""
     from pipeline.cli import terminal
     from pipeline.runs import history
 
@@ -86,7 +86,7 @@ def _figure(key: str, value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, str) and not value.isprintable():
-        return to_json(value, ensure_ascii=False)  # a template has lines
+        return to_json(value, ensure_ascii=False)  # a template may have several lines
     return display.measure(key, value)
 
 
@@ -95,23 +95,23 @@ def delete(args: argparse.Namespace) -> int:
     store = Store(settings.home())
     found = store.get(args.run)
     if found.deleted is not None:
-        raise InputError(f"{found.id}: is deleted; `{settings.command()} restore {found.id}` takes it back")
+        raise InputError(f"{found.id}: is deleted; `{settings.command()} restore {found.id}` restores it")
     if not args.yes and not _agreed(store, found):
         print("Nothing was deleted.")
         return 1
     store.delete(found.id)
-    print(f"Run {found.id} is deleted. For a day `{settings.command()} restore {found.id}` takes it back.")
+    print(f"Run {found.id} is deleted. `{settings.command()} restore {found.id}` restores it within a day.")
     return 0
 
 
 def _agreed(store: Store, found: Run) -> bool:
-    """Ask whether to delete a run. Raises InputError where nobody can be asked."""
+    """Ask whether to delete a run. Raises InputError without a terminal to ask on."""
     from pipeline.runs import disk
 
     if not sys.stdin.isatty():
-        raise InputError(f"{found.id}: nobody can be asked here; give --yes to delete it")
+        raise InputError(f"{found.id}: cannot ask for confirmation here; give --yes to delete it")
     takes = disk.of(store, found.id)
-    print(f"Run {found.id} ({found.name}): {display.size(takes.freed)} come free a day from now.")
+    print(f"Run {found.id} ({found.name}): {display.size(takes.freed)} will be freed a day from now.")
     try:
         return input("Delete it? [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:
@@ -119,7 +119,7 @@ def _agreed(store: Store, found: Run) -> bool:
 
 
 def restore(args: argparse.Namespace) -> int:
-    """Take back a run that was deleted, by its whole id."""
+    """Restore a deleted run, by its full id."""
     store = Store(settings.home())
     found = store.get(args.run)
     if found.deleted is None:
@@ -140,7 +140,7 @@ def gc(args: argparse.Namespace) -> int:
     for kind, names in (("result", found.results), ("dataset", found.datasets)):
         for name in names:
             print(f"{kind:<7}  {name}")
-    would = "would come free; this was a dry run" if args.dry_run else "are free again"
+    would = "would be freed; this was a dry run" if args.dry_run else "were freed"
     print(f"{display.size(found.bytes)} {would}.")
     return 0
 
@@ -155,10 +155,10 @@ def add(verb: Verb) -> None:
     added.add_argument("--status", default="", choices=STATUSES, metavar="S", help=", ".join(STATUSES))
     for flag in ("tag", "owner", "group"):
         added.add_argument(f"--{flag}", default="", metavar=flag[0].upper())
-    added.add_argument("--deleted", action="store_true", help="those that can be restored")
+    added.add_argument("--deleted", action="store_true", help="deleted runs that can be restored")
     added = verb("note", note)
     added.add_argument("run")
-    added.add_argument("text", nargs="?", help="the notes from now on; '' for none")
+    added.add_argument("text", nargs="?", help="the new notes; '' removes them")
     added.add_argument("--tag", action="append", default=[], metavar="T")
     added.add_argument("--untag", action="append", default=[], metavar="T")
     added = verb("diff", diff)
@@ -167,7 +167,7 @@ def add(verb: Verb) -> None:
     added.add_argument("--json", action="store_true")
     added = verb("delete", delete)
     added.add_argument("run")
-    added.add_argument("--yes", action="store_true", help="without being asked")
+    added.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     verb("restore", restore).add_argument("run")
     verb("gc", gc).add_argument(
         "--dry-run", action="store_true", help="say what would be freed, free nothing"

@@ -1,4 +1,4 @@
-"""`hub` asks the Hugging Face Hub who is logged in."""
+"""`hub` shows who is logged in to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PATIENCE_SECONDS = 30.0
 
 
 def hub(args: argparse.Namespace) -> int:
-    """Who is logged in to the Hugging Face Hub, and to which organisations that one may publish."""
+    """Show who is logged in to the Hugging Face Hub, and the organisations they may publish to."""
     from pipeline.publish.hub.client import Hub, account
     from pipeline.publish.hub.faults import explained
 

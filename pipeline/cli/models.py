@@ -13,7 +13,7 @@ from pipeline.errors import InputError
 from pipeline.store import Store
 from pipeline.system.files import to_json
 
-if TYPE_CHECKING:  # imported where it is used: other verbs are there sooner without it
+if TYPE_CHECKING:  # imported where it is used, so that other verbs start faster
     from pipeline.exports.chat_client import Source
 
 
@@ -27,10 +27,13 @@ def add(verb: Verb) -> None:
     added.add_argument("adapter", type=Path, metavar="PEFT_FOLDER")
     added.add_argument("target", metavar="FOLDER|RUN", help="the exported graph")
     added.add_argument(
-        "--to", type=Path, metavar="FILE.onnx_adapter", help="default: PEFT_FOLDER's name, here"
+        "--to",
+        type=Path,
+        metavar="FILE.onnx_adapter",
+        help="default: PEFT_FOLDER's name, in the current folder",
     )
     added.add_argument(
-        "--same-base", action="store_true", help="the adapter's base is this one by another name"
+        "--same-base", action="store_true", help="the adapter's base is the same model under another name"
     )
 
 
@@ -38,11 +41,13 @@ def add_download(verb: Verb) -> None:
     """Add `download`."""
     added = verb("download", download)
     added.add_argument("run")
-    added.add_argument("--to", type=Path, metavar="FILE.zip", help="default: the run's name and id, here")
+    added.add_argument(
+        "--to", type=Path, metavar="FILE.zip", help="default: the run's name and id, in the current folder"
+    )
 
 
 def chat(args: argparse.Namespace) -> int:
-    """Ask a finished run, or an exported folder, something, with and without its adapter."""
+    """Ask a finished run or an exported folder a question, with and without its adapter."""
     import asyncio
 
     from pipeline.exports import chat_client
@@ -114,7 +119,7 @@ def verify_(args: argparse.Namespace) -> int:
 
 
 def convert(args: argparse.Namespace) -> int:
-    """Write a PEFT LoRA adapter as a file for a graph that is exported already."""
+    """Convert a PEFT LoRA adapter into a file for a graph that is already exported."""
     from pipeline.runs import convert_adapter
 
     folder = _exported(args.target)
@@ -124,7 +129,7 @@ def convert(args: argparse.Namespace) -> int:
 
 
 def _exported(target: str) -> Path:
-    """The folder that was given, or the exported one of the run of that id. Raises InputError."""
+    """The given folder, or the exported folder of the run with that id. Raises InputError."""
     if Path(target).is_dir():
         return Path(target).resolve()
     if "/" in target:
@@ -143,10 +148,10 @@ def _chat_flags(added: argparse.ArgumentParser) -> None:
     added.add_argument("prompt")
     added.add_argument("--system", default="", metavar="TEXT", help="a system text before the prompt")
     added.add_argument(
-        "--adapter", metavar="NAME|FILE", help="another adapter of the folder, or a file of one"
+        "--adapter", metavar="NAME|FILE", help="another adapter in the folder, or an adapter file"
     )
     added.add_argument("--side", choices=[*chat_client.SIDES, "both"], default="both")
     added.add_argument("--json", action="store_true")
     added.add_argument("--max-new-tokens", type=positive, default=128, metavar="N")
-    added.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token")
+    added.add_argument("--temperature", type=float, default=0.0, help="0 always picks the most likely token")
     added.add_argument("--seed", type=int, default=0)

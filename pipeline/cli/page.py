@@ -1,4 +1,4 @@
-"""`app` starts the page: the one place where this package reaches over to `webapp`."""
+"""`app` starts the page: the only place where this package imports `webapp`."""
 
 from __future__ import annotations
 

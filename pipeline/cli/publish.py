@@ -12,12 +12,12 @@ from pipeline.store import Store
 from pipeline.store.run import DONE, Run
 from pipeline.system.files import to_json
 
-if TYPE_CHECKING:  # imported where they are used: other verbs are there sooner without them
+if TYPE_CHECKING:  # imported where they are used, so that other verbs start faster
     from pipeline.inputs.options import Option
 
 
 def publish(args: argparse.Namespace) -> int:
-    """Publish a finished run, or with --dry-run say what would be published."""
+    """Publish a finished run; with --dry-run only say what would be published."""
     from pipeline.cli import terminal
     from pipeline.publish.targets import PUBLISHERS, options_of
     from pipeline.runs import submit
@@ -61,12 +61,12 @@ def _shown(planned: dict[str, Any]) -> str:
     lines = [f"{planned['name']} version {planned['version']} -> {planned['target']}"]
     lines += [f"  {file['bytes']:>14,} bytes  {file['path']}" for file in planned["files"]]
     if "command" in planned:
-        lines.append(f"The same by the Azure CLI: {planned['command']}")
+        lines.append(f"The same with the Azure CLI: {planned['command']}")
     return "\n".join(lines)
 
 
 def _options() -> dict[str, Option]:
-    """Every option of any publisher, by name; where they are told apart, its help says of which."""
+    """The options of all publishers, by name. Where publishers describe one differently, its help says so."""
     from pipeline.inputs.options import describe
     from pipeline.publish.targets import PUBLISHERS
 
@@ -97,7 +97,7 @@ def _flags(added: argparse.ArgumentParser) -> None:
 
 
 def add_option(parser: argparse.ArgumentParser, name: str, option: Option) -> None:
-    """A flag of an option of a dataclass; left out it is None."""
+    """Add a flag for an option of a dataclass; its value is None when left out."""
     flag, about = f"--{name.replace('_', '-')}", option.help.replace("%", "%%")
     if bool in option.types:
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=about)

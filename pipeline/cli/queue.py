@@ -1,4 +1,4 @@
-"""`queue`, `pause`, `resume`, `move` and `sweep`: many runs, and which of them is next."""
+"""`queue`, `pause`, `resume`, `move` and `sweep`: several runs, and their order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.store import Store
 from pipeline.store.queue import MOVES
 from pipeline.system.files import to_json
 
-if TYPE_CHECKING:  # imported where they are used: other verbs are there sooner without them
+if TYPE_CHECKING:  # imported where they are used, so that other verbs start faster
     from pipeline.stages.recipe import Recipe
 
 RUN_ID = r"\d{8}-\d{6}-[0-9a-f]{6}"
@@ -22,7 +22,7 @@ Verb = Callable[[str, Callable[[argparse.Namespace], int]], Any]  # a parser wit
 
 
 def queue(args: argparse.Namespace) -> int:
-    """Waiting runs, in the order in which they will start."""
+    """List waiting runs in the order in which they will start."""
     from pipeline.cli import terminal
 
     store = Store(settings.home())
@@ -32,8 +32,8 @@ def queue(args: argparse.Namespace) -> int:
         print(to_json({"paused": store.paused, "waiting": ids}))
         return 0
     if store.paused:
-        print(f"The queue is paused: no run begins. `{settings.command()} resume` lets them.")
-    print(terminal.waiting(waiting) if waiting else "No run waits.")
+        print(f"The queue is paused: nothing new starts until `{settings.command()} resume`.")
+    print(terminal.waiting(waiting) if waiting else "No runs are waiting.")
     return 0
 
 
@@ -51,12 +51,12 @@ def resume(args: argparse.Namespace) -> int:
     store = Store(settings.home())
     store.pause(False)
     loop.ensure(store.home)
-    print("Runs begin again.")
+    print("The queue is resumed: runs start again.")
     return 0
 
 
 def move(args: argparse.Namespace) -> int:
-    """Move a waiting run among those of its owner."""
+    """Move a waiting run ahead of or behind other runs of its owner."""
     store = Store(settings.home())
     store.move(store.get(args.run).id, args.where)
     return queue(args)
@@ -70,12 +70,12 @@ def sweep_(args: argparse.Namespace) -> int:
     recipes = sweep.variants(lambda changes: recipe_of(store, args.recipe, changes), args.over)
     for run, made in zip(sweep.start(store, recipes, note=note), recipes, strict=True):
         print(f"{run}  {made.name}")
-    print(f"These {len(recipes)} runs are the group {recipes[0].group}.")
+    print(f"{len(recipes)} runs are queued as the group {recipes[0].group}.")
     return 0
 
 
 def note(text: str) -> None:
-    """What should be known of the data of a run that is queued."""
+    """Print what the user should know about the data of a run."""
     print(f"Note: {text}", file=sys.stderr)
 
 
@@ -93,7 +93,7 @@ def add(verb: Verb) -> None:
     """Add these verbs to the parser."""
     added = verb("sweep", sweep_)
     added.add_argument("recipe", metavar="RECIPE.yaml|RUN")
-    added.add_argument("over", nargs="+", metavar="KEY=VALUE,VALUE", help="finetune.r=8,16,32, say")
+    added.add_argument("over", nargs="+", metavar="KEY=VALUE,VALUE", help="for example finetune.r=8,16,32")
     verb("queue", queue).add_argument("--json", action="store_true")
     verb("pause", pause)
     verb("resume", resume)

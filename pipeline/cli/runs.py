@@ -19,13 +19,15 @@ def add_start(verb: Verb) -> None:
     for name, action in (("run", run), ("submit", submit_)):
         added = verb(name, action)
         added.add_argument(
-            "recipe", metavar="RECIPE.yaml|RUN", help="a file, or a run to do again with changes"
+            "recipe", metavar="RECIPE.yaml|RUN", help="a recipe file, or a run to repeat with changes"
         )
-        added.add_argument("--set", action="append", metavar="KEY=VALUE", help="finetune.max_steps=10, say")
+        added.add_argument(
+            "--set", action="append", metavar="KEY=VALUE", help="for example finetune.max_steps=10"
+        )
 
 
 def add_follow(verb: Verb) -> None:
-    """Add the verbs of a run that is there."""
+    """Add the verbs for runs that exist."""
     added = verb("show", show)
     added.add_argument("run")
     added.add_argument("--json", action="store_true")
@@ -82,7 +84,7 @@ def submit_(args: argparse.Namespace) -> int:
 
 
 def show(args: argparse.Namespace) -> int:
-    """One run with its stages."""
+    """Show a run with its stages."""
     from pipeline.cli import terminal
 
     found = Store(settings.home()).get(args.run)
@@ -91,7 +93,7 @@ def show(args: argparse.Namespace) -> int:
 
 
 def logs(args: argparse.Namespace) -> int:
-    """The log of a stage, by default of the one that runs or ran last."""
+    """Print the log of a stage, by default of the latest one."""
     from pipeline.cli import terminal
 
     store = Store(settings.home())
@@ -107,7 +109,7 @@ def logs(args: argparse.Namespace) -> int:
 
 
 def cancel(args: argparse.Namespace) -> int:
-    """Ask for the end of a run and wait for it."""
+    """Cancel a run and wait until it has ended."""
     from pipeline.cli import terminal
     from pipeline.worker import loop
 
@@ -125,7 +127,7 @@ def cancel(args: argparse.Namespace) -> int:
 
 
 def retry(args: argparse.Namespace) -> int:
-    """Queue a run again from the stage that did not end well."""
+    """Queue a run again from the stage that did not finish."""
     from pipeline.worker import loop
 
     store = Store(settings.home())

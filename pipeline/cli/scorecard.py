@@ -1,4 +1,4 @@
-"""The verb that measures ways to quantize a base."""
+"""`scorecard`: quantize a model in several ways and compare them."""
 
 from __future__ import annotations
 
@@ -64,5 +64,7 @@ def _scorecard_flags(added: argparse.ArgumentParser) -> None:
     added.add_argument(
         "--algorithms", default=",".join(scorecard.DEFAULT), help=f"some of {listed} (default: %(default)s)"
     )
-    added.add_argument("--set", action="append", metavar="KEY=VALUE", help="quantize.group_size=32, say")
+    added.add_argument(
+        "--set", action="append", metavar="KEY=VALUE", help="for example quantize.group_size=32"
+    )
     added.add_argument("--json", action="store_true")

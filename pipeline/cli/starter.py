@@ -1,4 +1,4 @@
-"""`starter` fetches the starter model where it did not come with the lab."""
+"""`starter` fetches the starter model if it did not come with the lab."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from pipeline.store.run import DONE, ENDED, EVENTS, QUEUED, RUNNING, Run, StageR
 from pipeline.store.turns import Waiting
 from pipeline.system import terminal_guard
 
-if TYPE_CHECKING:  # a list of runs is there sooner without them
+if TYPE_CHECKING:  # so that a list of runs is shown faster
     from pipeline.exports.findings import Finding
     from pipeline.runs.scorecard import Row
 
@@ -52,7 +52,7 @@ def run(store: Store, run_id: str, *, summarize: bool = True) -> int:
 def log(store: Store, run_id: str, stage: str, *, wait: bool) -> None:
     """Write a stage's log to standard output; with `wait` until the stage has ended."""
     path = store.folder(run_id, stage) / "log.txt"
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character may be half written yet
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # the last character may be only half written
     offset = _copy_from(path, 0, decoder)
     if wait:
         for _ in _watch(store, run_id, stage):
@@ -95,7 +95,7 @@ def checks(findings: Sequence[Finding]) -> str:
 
 
 def scores(rows: Sequence[Row]) -> str:
-    """A scorecard as aligned columns, and below why cells are empty."""
+    """A scorecard as aligned columns; below them, why cells are empty."""
     shown = [
         (
             "ALGORITHM",
@@ -154,7 +154,7 @@ def summary(found: Run) -> str:
 
 
 def _watch(store: Store, run_id: str, stage: str | None = None) -> Iterator[Run]:
-    """Yield the run again and again until it, or the stage, has ended. Keeps a worker there."""
+    """Yield the run again and again until it, or the stage, has ended. Keeps a worker running."""
     from pipeline.worker import loop
 
     while True:
@@ -168,12 +168,12 @@ def _watch(store: Store, run_id: str, stage: str | None = None) -> Iterator[Run]
 
 
 def _waits(store: Store, run_id: str) -> str:
-    """What a queued run waits for, if it is more than a moment."""
+    """What a queued run waits for; "" if it starts at once."""
     if store.paused:
-        return f"The queue is paused; `{settings.command()} resume` lets runs begin."
+        return f"The queue is paused; `{settings.command()} resume` lets runs start."
     ids = [waiting.id for waiting in store.queue()]
     before = (ids.index(run_id) if run_id in ids else 0) + len(store.running())
-    return f"Waiting for {before} {'run' if before == 1 else 'runs'} before it" if before else ""
+    return f"Waiting for {before} {'run' if before == 1 else 'runs'} ahead of it" if before else ""
 
 
 def _progress(stage: StageRun, facts: dict[str, Any]) -> str:
@@ -198,7 +198,7 @@ def _ended(stage: StageRun) -> str:
 
 
 def _result(stage: StageRun) -> str:
-    """The one or two figures of a stage that a person wants to see, and which rows they leave out."""
+    """The one or two most important figures of a stage, and how many rows they leave out."""
     m = stage.metrics
     told = [_figures(m)]
     if cut := m.get("rows_cut", 0) + m.get("held_out_cut", 0):
@@ -239,7 +239,7 @@ def _answers(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Rows as lines, cells below each other."""
+    """Rows as lines, with their cells aligned."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -247,7 +247,7 @@ def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def _copy_from(path: Path, offset: int, decoder: codecs.IncrementalDecoder) -> int:
-    """Write what a log has from `offset` on; return where to go on."""
+    """Print a log from `offset` on; return the offset to continue from."""
     if not path.exists():
         return offset
     with path.open("rb") as file:
@@ -268,9 +268,7 @@ class _Line:
 
     def show(self, text: str) -> None:
         if self.live:
-            text = terminal_guard.harmless(
-                " ".join(text.split("\n"))
-            )  # as long as it is shown, and on one line
+            text = terminal_guard.harmless(" ".join(text.split("\n")))  # cut to the width of the terminal
             terminal_guard.rewrite(text[: _terminal_columns() - 1])
         elif text[:36] != self.last:  # the stage and its bar: a new line for each part of the bar
             self.last = text[:36]

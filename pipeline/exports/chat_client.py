@@ -36,7 +36,7 @@ class Answering:
 
     seed: int = option(0, "The same seed draws the same answer", min=0, max=2**31 - 1)
     max_new_tokens: int = option(128, "The longest answer", min=1, max=1_000_000)
-    temperature: float = option(0.0, "0 takes the likeliest token", min=0, max=100)
+    temperature: float = option(0.0, "0 always picks the most likely token", min=0, max=100)
 
 
 SEED, TOKENS, TEMPERATURE = describe(Answering)
@@ -44,7 +44,7 @@ SEED, TOKENS, TEMPERATURE = describe(Answering)
 
 @dataclass(frozen=True)
 class Source:
-    """An exported model that can answer: what errors call it, its folder, and its adapter or that it is
+    """An exported model that can answer: its name in messages, its folder, and its adapter, if that is not
     merged into the weights."""
 
     name: str
@@ -53,7 +53,7 @@ class Source:
     merged: bool
 
     def words(self) -> list[str]:
-        """The same as arguments of a process."""
+        """The source as arguments for a process."""
         return [self.name, str(self.folder), str(self.adapter or ""), "merged" if self.merged else ""]
 
     @classmethod
@@ -63,14 +63,14 @@ class Source:
 
     @property
     def sides(self) -> tuple[str, ...]:
-        """The sides that it can answer on."""
+        """Which of "base" and "adapter" can answer."""
         if self.merged:
             return ("adapter",)
         return SIDES if self.adapter else ("base",)
 
     @property
     def missing_side(self) -> str | None:
-        """Why it answers on one side only, None if it has both."""
+        """Why only one side can answer; None if both can."""
         if self.merged:
             return f"The adapter of {self.name} is merged into its weights; there is no base to compare with."
         return None if self.adapter else f"There is no adapter in {self.name}; its base answers alone."
@@ -92,8 +92,10 @@ def of_run(run: Run) -> Source:
 
 
 def of_folder(folder: Path, name: str) -> Source:
-    """A folder that was exported anywhere. Of several adapters it is the one named as exports name theirs,
-    else the first. Raises InputError if there is no such folder."""
+    """Any exported folder. Of several adapters, the one with the name that our exports use, else the first.
+
+    Raises InputError if there is no such folder.
+    """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     adapters = verify.adapters_of(folder)
@@ -103,9 +105,9 @@ def of_folder(folder: Path, name: str) -> Source:
 
 
 def with_adapter(source: Source, given: str) -> Source:
-    """The same with another adapter: a file of its folder, with or without its ending, or any such file.
+    """The source with another adapter: the name of a file in its folder, suffix optional, or a path.
 
-    Raises InputError naming those of the folder if there is none, or if the adapter is in the weights.
+    Raises InputError, listing the folder's adapters, if there is none, or if the adapter is merged.
     """
     if source.merged:
         raise InputError(f"The adapter of {source.name} is merged into its weights; it takes no other.")
@@ -123,7 +125,7 @@ def takes_system(source: Source) -> bool:
     try:
         lab = json.loads((source.folder / serving_ids.LAB).read_text("utf-8"))
         return lab["template"] == templates.CHAT and "system" in lab.get("optional", ["system"])
-    except (OSError, ValueError, TypeError, KeyError):  # no export, which is said where it is asked
+    except (OSError, ValueError, TypeError, KeyError):  # not an export, which is reported when it is asked
         return False
 
 
@@ -152,10 +154,10 @@ async def stream(
     temperature: float = 0.0,
     system: str = "",
 ) -> AsyncIterator[dict[str, Any]]:
-    """Yield pieces of the answers as they come, all `sides` (its own) interleaved; closing it cancels.
+    """Yield pieces of the answers as they are generated, `sides` interleaved; closing the iterator cancels.
 
-    `system` goes before the prompt where the model's chat template takes one. `temperature` 0 always takes
-    the likeliest token. The last piece of a side has done, tokens, cut (by `max_new_tokens` or by what the
+    `system` goes before the prompt where the model's chat template takes one. `temperature` 0 always picks
+    the most likely token. The last piece of a side has done, tokens, cut (by `max_new_tokens` or by what the
     model reads), tokens_per_second and first_token_seconds. Raises LabError if the model cannot answer,
     InputError for a number out of bounds.
     """
@@ -192,7 +194,7 @@ async def stream(
 
 
 async def release_idle(seconds: float = 300.0) -> None:
-    """End the processes that nobody has asked anything for so long: a loaded model holds memory."""
+    """End processes that have been idle for that long: a loaded model holds memory."""
     for key, server in list(_servers.items()):
         unused = not server.answers and time.monotonic() - server.used > seconds
         if unused and _servers.get(key) is server:
@@ -200,21 +202,21 @@ async def release_idle(seconds: float = 300.0) -> None:
 
 
 async def shutdown() -> None:
-    """End every inference process this one has started."""
+    """End all inference processes that this process started."""
     for key in list(_servers):
         await _end(key)
 
 
 async def _server(home: Path, source: Source) -> _Server:
-    """The process that serves this model, started if need be; the longest unused makes room.
+    """The process that serves this model, started if needed; the longest idle one is ended to make room.
 
-    One that is loaded is never waited for. Nothing is awaited between the look at it and its use, so that
-    nobody ends it in between.
+    A loaded one is returned at once. Nothing is awaited between finding it and using it, so that nobody can
+    end it in between.
     """
     server = _loaded(source)
     if server is None:
         async with _starting:
-            server = _loaded(source)  # whoever asked before may have started it
+            server = _loaded(source)  # an earlier request may have started it
             if server is None:
                 await _make_room()
                 server = _servers[source] = await _start(home, source)
@@ -228,11 +230,11 @@ def _loaded(source: Source) -> _Server | None:
 
 
 async def _make_room() -> None:
-    """End processes that answer nobody until one more may start. Raises LabError if all of them answer."""
+    """End idle processes until one more may start. Raises LabError if all of them are busy."""
     while len(_servers) >= MOST_PROCESSES:
         idle = [key for key, server in _servers.items() if not server.answers]
         if not idle:
-            raise LabError("Other models are answering just now; try again when they are done.")
+            raise LabError("Other models are answering; try again when they are done.")
         await _end(min(idle, key=lambda key: _servers[key].used))
 
 
@@ -261,7 +263,7 @@ async def _start(home: Path, source: Source) -> _Server:
 
 
 async def _read(server: _Server) -> None:
-    """Hand each answer to the request that waits for it; tell all of them if the process is gone."""
+    """Pass each answer to the request that waits for it; tell all requests if the process ends."""
     assert server.process.stdout is not None
     while line := await server.process.stdout.readline():
         answer = json.loads(line)

@@ -31,7 +31,7 @@ from pipeline.system.files import to_json
 
 def _serve(source: Source) -> None:
     """Answer requests from standard input until it closes. One request at a time, its sides in turn."""
-    # Before the runtime sees the files: what it says of those that don't fit helps nobody.
+    # Checked before the runtime reads the files: its own messages about faulty ones are no help.
     verify.require(verify.static(source.folder, source.adapter), f"its files in {source.folder} are not good")
     model = generation.load(source.folder, {"adapter": source.adapter} if source.adapter else {})
     canceled: set[int] = set()
@@ -47,7 +47,7 @@ def _serve(source: Source) -> None:
             _say({"id": number, "end": True})
         except (LabError, ValueError) as error:
             _say({"id": number, "error": f"{str(error)[:1].upper()}{str(error)[1:]}."})
-        except Exception as error:  # the model is still loaded, and the next prompt may do better
+        except Exception as error:  # the model stays loaded for the next prompt
             traceback.print_exc()
             _say({"id": number, "error": sentence(error)})
 
@@ -55,7 +55,7 @@ def _serve(source: Source) -> None:
 def _answer(
     model: generation.Model, request: dict[str, Any], merged: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """Pieces of every side in turn, a token each, so that all of them grow together.
+    """Pieces of the answers, one token from each side in turn.
 
     `merged` says that the weights have the adapter in them.
     """
@@ -112,12 +112,12 @@ def _say(answer: dict[str, Any]) -> None:
 
 def _main(source: Source) -> int:
     settings.quiet_this_process()
-    # What libraries print must not get between the answers: it goes where errors go.
+    # What libraries print must not mix with the answers, so it goes to standard error.
     sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     try:
         _serve(source)
-    except Exception as error:  # a folder may be wrong in ways that only the runtime finds
+    except Exception as error:  # only the runtime finds some faults of a folder
         traceback.print_exc()
         _say({"error": f"The model could not be loaded: {reason(error)}"})
         return 1

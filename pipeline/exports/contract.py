@@ -1,4 +1,4 @@
-"""What an exported folder says of itself: the graph's inputs and weights, an adapter's tensors.
+"""What an exported folder declares: the inputs and weights of its graph, the tensors of an adapter.
 
 The files may come from anywhere, whole or not. Nothing here runs them, follows a path out of the folder, or
 reads weights; whatever is wrong is a ValueError or OSError. Names carry no meaning: an input that
@@ -47,7 +47,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Graph:
-    """Inputs, outputs, and the initializers under inputs' names, which stand in where nothing is fed."""
+    """Inputs, outputs, and the initializers that are the inputs' defaults."""
 
     inputs: dict[str, Tensor]
     outputs: dict[str, Tensor]
@@ -81,7 +81,7 @@ def read_graph(file: Path) -> Graph:
         model = onnx.load(file, load_external_data=False)
     except DecodeError:
         raise ValueError(
-            f"{file.name} is no ONNX graph, or only a part of one; export the model again"
+            f"{file.name} is not an ONNX graph, or only part of one; export the model again"
         ) from None
     graph = model.graph
     if not graph.node:
@@ -103,7 +103,7 @@ def read_graph(file: Path) -> Graph:
 
 
 def check_pieces(folder: Path, pieces: Collection[Piece]) -> int:
-    """Look whether all weights lie within files of the folder; return how many bytes those have.
+    """Check that all weights lie within files of the folder; return the size of those files in bytes.
 
     Raises ValueError.
     """
@@ -132,7 +132,7 @@ def read_adapter(file: Path) -> dict[str, Tensor]:
         parameters = onnxruntime.AdapterFormat.read_adapter(str(file)).get_parameters()
     except RuntimeError:
         raise ValueError(
-            f"{file.name} is no ONNX adapter, or only a part of one; copy it or export the model again"
+            f"{file.name} is not an ONNX adapter, or only part of one; copy it or export the model again"
         ) from None
     kind = onnx.TensorProto.DataType.Name
     return {
@@ -142,10 +142,10 @@ def read_adapter(file: Path) -> dict[str, Tensor]:
 
 
 def misfits(tensors: Mapping[str, Tensor], graph: Graph, fed: Collection[str]) -> list[str]:
-    """Why an adapter does not fit the graph, most telling first; `fed` are inputs the runtime fills itself.
+    """Why an adapter does not fit the graph, clearest first; `fed` are inputs that the runtime fills itself.
 
-    An input the adapter leaves out keeps its default, so that counts as the adapter's tensor there. A
-    symbol has one size in all inputs that share it.
+    An input that the adapter leaves out keeps its default, so the default is compared instead. A symbol must
+    have the same size in all inputs that share it.
     """
     places = {name: place for name, place in graph.inputs.items() if name not in fed}
     found = [f"{name} is not an input of the graph" for name in sorted(tensors) if name not in places]
@@ -174,7 +174,7 @@ def _fits(tensor: Tensor, place: Tensor) -> bool:
 
 
 def _conflicts(name: str, tensor: Tensor, place: Tensor, sizes: dict[str, tuple[int, str]]) -> Iterator[str]:
-    """Symbols that have got another size before; new ones go into `sizes` with the input that set them."""
+    """Symbols that have a different size elsewhere; new ones go into `sizes` with the input that set them."""
     for size, symbol in zip(tensor.shape or (), place.shape or (), strict=False):
         if isinstance(symbol, str) and isinstance(size, int):
             known, first = sizes.setdefault(symbol, (size, name))
@@ -214,7 +214,7 @@ def _tensors(message: Any) -> Iterator[Any]:
 
 
 def _piece(tensor: Any, kind: str) -> Piece:
-    """Where a tensor's bytes lie. Raises ValueError if it says so wrongly."""
+    """Where a tensor's bytes lie. Raises ValueError if what it declares is wrong."""
     facts = {entry.key: entry.value for entry in tensor.external_data}
     number = re.search(r"\d+", kind)
     bits = int(number[0]) if number else BITS.get(kind.lower())

@@ -1,4 +1,4 @@
-"""What a check says: of an exported folder, or of what a publish would meet."""
+"""The result of a check: of an exported folder, or before publishing."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ class Status(StrEnum):
     OK = "ok"
     FAILED = "failed"
     SKIPPED = "skipped"  # there was nothing to check, or what it needs failed
-    UNKNOWN = "unknown"  # only doing it shows
+    UNKNOWN = "unknown"  # only doing it would show
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found: `message` is a sentence, of a failed one that says what to do.
+    """What one check found: `message` is a sentence; if the check failed, it says what to do.
 
-    Raises ValueError for a status that is none, as another process may send.
+    Raises ValueError for an unknown status, which another process may send.
     """
 
     check: str
@@ -28,9 +28,9 @@ class Finding:
     message: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "status", Status(self.status))  # of what was read from JSON
+        object.__setattr__(self, "status", Status(self.status))  # a text, when read from JSON
 
 
 def failed(findings: Iterable[Finding]) -> list[Finding]:
-    """Those that keep a folder from being used, or a version from being published."""
+    """The failed ones: they prevent using a folder or publishing a version."""
     return [finding for finding in findings if finding.status == Status.FAILED]

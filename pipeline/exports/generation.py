@@ -36,15 +36,15 @@ class Model:
 
 @dataclass
 class Answer:
-    """An answer in the making: iterate to get its text piece by piece; the numbers count as it grows."""
+    """An answer being generated: iterate to get its text piece by piece; its numbers grow with it."""
 
     _pieces: Iterator[str] = field(repr=False, default_factory=lambda: iter(()))
     text: str = ""
     tokens: int = 0
     prompt_tokens: int = 0
     first_token_seconds: float = 0.0
-    decode_seconds: float = 0.0  # spent on all tokens after the first, without the turns of other answers
-    cut: bool = False  # whether it ended because it may have no more tokens
+    decode_seconds: float = 0.0  # for all tokens after the first, not counting the turns of other answers
+    cut: bool = False  # whether it ended at the token limit
 
     def __iter__(self) -> Iterator[str]:
         for piece in self._pieces:
@@ -73,7 +73,7 @@ def load(folder: Path, adapters: Mapping[str, Path] | None = None) -> Model:
 
     config = json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]
     if config["decoder"]["session_options"].get("provider_options"):
-        # CUDA's libraries stand in Python packages, where the loader of the system does not look.
+        # CUDA's libraries are in Python packages, where the system's loader does not look.
         import onnxruntime
 
         onnxruntime.preload_dlls()
@@ -111,7 +111,7 @@ def stream(
 ) -> Answer:
     """Begin the answer to a rendered prompt; iterating the result generates it.
 
-    `adapter` None is the base side. Temperature 0 takes the likeliest token each time. The answer ends at
+    `adapter` None is the base side. Temperature 0 always picks the most likely token. The answer ends at
     an end token, at the template's stop text (which is not part of it), or after `max_new_tokens`.
     Raises ValueError if the prompt leaves no room for an answer.
     """
@@ -159,7 +159,7 @@ def speed(model: Model, tokens: int, repeats: int = 3) -> float:
 
 
 def until(pieces: Iterator[str], stops: Sequence[str]) -> Iterator[str]:
-    """Pass text on up to the first of `stops`; hold back what may turn out to be the beginning of one."""
+    """Yield text up to the first of `stops`; hold back what may be the beginning of one."""
     held = ""
     for piece in pieces:
         held += piece

@@ -1,6 +1,6 @@
 """How prompts must be given to ONNX Runtime GenAI so that it reads the tokens that training read.
 
-`describe` reads that off a tokenizer and a template; it goes into the exported folder's `lab.json`, where
+`describe` derives that from a tokenizer and a template; it goes into the exported folder's `lab.json`, where
 `lab_prompt` finds it. `require_same` compares the result with what training reads.
 """
 
@@ -21,7 +21,7 @@ from pipeline.inputs.prompts.training_ids import WAY_OUT, put_before
 LAB = "lab.json"  # how a model's prompts are written and read, in its exported folder
 PROMPTS = ("prompt", "prompt_with_system")
 HERE = Path(__file__).parent
-# What talks to a model where nothing of this lab is, as it lies in every exported folder.
+# In every exported folder: talks to the model on machines without this lab.
 APP = {
     "app.py": HERE / "app.py.txt",
     "lab_model.py": HERE / "lab_model.py.txt",
@@ -102,7 +102,7 @@ def load(folder: Path) -> Prompts:
             prepare(Path(scratch), lab["reading"])
             tokenizer = _genai_tokenizer(Path(scratch))
     if isinstance(template, templates.ChatTemplate) and template.chat is not None:
-        lab = {**lab, **dict.fromkeys(PROMPTS)}  # the template itself is at hand, which is exact by nature
+        lab = {**lab, **dict.fromkeys(PROMPTS)}  # the template itself is there, which is exact
     return Prompts(template, tokenizer, lab_prompt.Reader(lab, tokenizer, template.prompt))
 
 
@@ -185,7 +185,7 @@ def derive(tokenizer: Mapping[str, Any], before: Sequence[int]) -> dict[str, Any
 
 
 def prepare(folder: Path, reading: Mapping[str, Any]) -> None:
-    """Write into a folder's tokenizer files what GenAI must take them for; ids that others make stay.
+    """Change a folder's tokenizer files so that GenAI reads them right; for other readers ids stay the same.
 
     GenAI puts a space first where the decoder takes one away, and splits numbers unless the class is one
     that does not.
@@ -243,10 +243,10 @@ def require_same(
 
 
 def _served(served: Callable[[templates.Row], list[int]], row: templates.Row) -> list[int] | str:
-    """The ids, or what kept them from being made."""
+    """The ids, or the error that prevented them."""
     try:
         return served(row)
-    except Exception as error:  # whatever a template engine does not know
+    except Exception as error:  # anything that a template engine does not support
         return reason(error)
 
 
@@ -280,7 +280,7 @@ def former_app(folder: Path) -> Callable[[templates.Row], list[int]]:
 
 
 def check(lab: Mapping[str, Any]) -> None:
-    """See that lab.json says how to read prompts as `describe` does, or not at all. Raises ValueError."""
+    """Check that lab.json says how to read prompts as `describe` does, or not at all. Raises ValueError."""
     given = lab.get("reading")
     if given is None:
         return

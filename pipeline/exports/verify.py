@@ -2,8 +2,7 @@
 
 `static` reads the files in a moment: Compare does so before it loads a model. `whole` also compares
 checksums and has the model answer, as `python -m pipeline verify` and publishing do. The answers come from
-a process of their own, `python -m pipeline.exports.verify FOLDER`, which may crash on a bad file
-without harm.
+a separate process, `python -m pipeline.exports.verify FOLDER`, which may crash on a bad file without harm.
 """
 
 from __future__ import annotations
@@ -144,9 +143,9 @@ class _Report:
         """What `look` found, noted with its sentence; None where it raised, whatever that was."""
         try:
             found, message = look()
-        except ValueError as error:  # ours say what to do
+        except ValueError as error:  # ours, which say what to do
             self._add(check, Status.FAILED, str(error))
-        except Exception as error:  # a hostile file finds other ways to break a reader
+        except Exception as error:  # a hostile file may raise anything
             self._add(check, Status.FAILED, reason(error))
         else:
             self._add(check, Status.OK, message)
@@ -161,7 +160,7 @@ class _Report:
 
 
 def _files(folder: Path) -> tuple[int, str]:
-    """Nothing but files and folders, and no link out: publishing copies what lies here."""
+    """Only files and folders, and no links out of it: publishing copies everything here."""
     count = 0
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
@@ -244,7 +243,7 @@ def _template(folder: Path) -> tuple[int, str]:
     lab = _json(folder, serving_ids.LAB)
     text = _part(lab, "template", str, serving_ids.LAB)
     serving_ids.check(lab)
-    # One of the model's own needs its file: without it the run would fail at the first prompt.
+    # The model's own template needs its file: without it the first prompt would fail.
     template = templates.parse(text, templates.chat_template(folder))
     prompt = template.prompt(dict.fromkeys(template.fields, PROMPTS[0]))
     if not prompt.strip():
@@ -271,16 +270,16 @@ def _json(folder: Path, name: str) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text("utf-8"), object_pairs_hook=_once)
     except (ValueError, RecursionError):
-        raise ValueError(f"{name} is not valid JSON, or only a part of it; export the model again") from None
+        raise ValueError(f"{name} is not valid JSON, or is incomplete; export the model again") from None
     if not isinstance(found, dict):
         raise ValueError(f"{name} is not a mapping; export the model again")
     return found
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A mapping in which no key stands twice: of two, another reader may take the one we don't see."""
+    """A mapping without repeated keys: another reader may use the value that we don't see."""
     if len(dict(pairs)) < len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("a key occurs twice")
     return dict(pairs)
 
 
@@ -300,7 +299,7 @@ def _count(given: dict[str, Any], key: str) -> int:
 
 
 def _names(given: dict[str, Any], layers: int) -> list[str]:
-    """Names as the config writes them, those with %d once a layer."""
+    """Names as the config gives them; those with %d once for each layer."""
     found = []
     for name in map(str, given.values()):
         found += [name.replace("%d", str(layer)) for layer in range(layers)] if "%d" in name else [name]
@@ -312,7 +311,7 @@ def _refuse_paths(given: Any) -> None:
     if isinstance(given, dict):
         for key, value in given.items():
             if key in CODE_KEYS:
-                raise ValueError(f"{CONFIG} has {key}, which loads what is not a model; remove it")
+                raise ValueError(f"{CONFIG} has {key}, which loads something other than a model; remove it")
             _refuse_paths(value)
     elif isinstance(given, list):
         for value in given:
@@ -405,7 +404,7 @@ class _Side:
         return found
 
     def spoken(self) -> str:
-        """The first answer that is not empty. Raises ValueError."""
+        """The first answer that is not empty. Raises ValueError if all are."""
         for number in range(len(self.prompts)):
             if text := self.text(number):
                 return text
@@ -433,16 +432,16 @@ def _differs(base: _Side, side: _Side) -> tuple[str, str]:
 
 def _main(folder: str) -> int:
     settings.quiet_this_process()
-    # What libraries print must not get between the findings: it goes where errors go.
+    # What libraries print must not mix with the findings, so it goes to standard error.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     try:
         found = _answers(Path(folder))
-    except Exception as error:  # whatever the runtime raises for this folder is what was to be found out
+    except Exception as error:  # whatever the runtime raises for this folder is a finding
         found = [Finding("answers", Status.FAILED, _plain(f"the model does not load: {reason(error)}"))]
     print(to_json([dataclasses.asdict(finding) for finding in found]), file=out, flush=True)
     return 0
 
 
 if __name__ == "__main__":
-    os._exit(_main(sys.argv[1]))  # a thread that a library has left would keep the answer from whoever waits
+    os._exit(_main(sys.argv[1]))  # a library's thread would delay the exit, and the caller waits for it

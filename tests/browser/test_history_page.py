@@ -176,7 +176,7 @@ def test_a_deleted_run_can_be_undone_and_restored(app, shot):
     page.click("#runs-delete")
     dialog = page.locator("dialog[open]")
     expect(dialog).to_contain_text("Delete gone?")
-    expect(dialog).to_contain_text("come free a day from now")
+    expect(dialog).to_contain_text("will be freed a day from now")
     shot(page, "delete")
     page.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
@@ -206,7 +206,7 @@ def test_a_deleted_run_can_be_undone_and_restored(app, shot):
     expect(page.locator("#runs-delete")).to_have_count(0)
     shot(page, "restore")
     page.click("#runs-restore")
-    expect(page.locator("#runs-table")).to_contain_text("No deleted run can be restored")
+    expect(page.locator("#runs-table")).to_contain_text("There are no deleted runs to restore")
     assert app.store.get(run).deleted is None
 
 
@@ -228,7 +228,7 @@ def test_space_is_freed_after_a_question(app, shot):
     assert folder.is_dir()
     page.click("#runs-free")
     dialog.get_by_role("button", name="Free 5.0 MB").click()
-    expect(page.locator("#runs-notice")).to_contain_text("5.0 MB are free again")
+    expect(page.locator("#runs-notice")).to_contain_text("5.0 MB were freed")
     assert not folder.exists()
     assert Path(str(app.store.get(run).artifact("onnx"))).is_dir()
     page.click("#runs-free")

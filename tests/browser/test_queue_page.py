@@ -35,7 +35,7 @@ def test_a_run_is_moved_and_the_queue_paused_by_keyboard_and_mouse(app, shot):
     expect(other.locator("#queue summary")).not_to_contain_text("paused")
     page.get_by_role("button", name="b", exact=True).click()
     expect(page.locator(".lab-run h2")).to_have_text("b")
-    expect(page.locator(".lab-run")).to_contain_text("waiting for 3 runs before it")
+    expect(page.locator(".lab-run")).to_contain_text("waiting for 3 runs ahead of it")
 
 
 def test_a_waiting_run_is_taken_out_of_the_queue_once_it_is_confirmed(app):

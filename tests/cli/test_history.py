@@ -40,7 +40,7 @@ def test_the_list_is_narrowed(store: Store, capsys: Capture) -> None:
     header, line = cli(capsys, "list", "--search", "alps")[1].splitlines()
     assert header.split() == ["RUN", "NAME", "STATUS", "CREATED", "TAGS", "STAGES"]
     assert line[header.index("TAGS") :].startswith("keep  ")
-    assert cli(capsys, "list", "--search", "nothing")[1] == "None of the 2 runs is like that.\n"
+    assert cli(capsys, "list", "--search", "nothing")[1] == "No matching runs among 2.\n"
     assert cli(capsys, "list", "--status", "nonsense")[0] == 2
 
 
@@ -83,13 +83,13 @@ def test_a_run_is_deleted_and_restored(store: Store, capsys: Capture, monkeypatc
     assert cli(capsys, "delete", run) == (
         2,
         "",
-        f"{run}: nobody can be asked here; give --yes to delete it\n",
+        f"{run}: cannot ask for confirmation here; give --yes to delete it\n",
     )
     for typed in ("n\n", "\n", ""):
         monkeypatch.setattr("sys.stdin", Terminal(typed))
         code, out, _ = cli(capsys, "delete", run)
         assert code == 1
-        assert "5.0 MB come free" in out
+        assert "5.0 MB will be freed" in out
         assert out.endswith("Nothing was deleted.\n")
     assert store.get(run).deleted is None
     monkeypatch.setattr("sys.stdin", Terminal("y\n"))
@@ -114,8 +114,8 @@ def test_space_is_freed(store: Store, capsys: Capture, monkeypatch: pytest.Monke
     using(store, used)
     listed = "result   quantize-unused\n"
     out = cli(capsys, "gc", "--dry-run")[1]
-    assert out == f"{listed}5.0 MB would come free; this was a dry run.\n"
+    assert out == f"{listed}5.0 MB would be freed; this was a dry run.\n"
     assert unused.folder.is_dir()
-    assert cli(capsys, "gc")[1] == f"{listed}5.0 MB are free again.\n"
+    assert cli(capsys, "gc")[1] == f"{listed}5.0 MB were freed.\n"
     assert (unused.folder.exists(), used.folder.is_dir()) == (False, True)
-    assert cli(capsys, "gc")[1] == "0 B are free again.\n"
+    assert cli(capsys, "gc")[1] == "0 B were freed.\n"

@@ -29,7 +29,7 @@ def test_what_waits_is_listed_in_its_order(store: Store, capsys: pytest.CaptureF
 
 def test_an_empty_queue(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["queue"]) == 0
-    assert capsys.readouterr().out == "No run waits.\n"
+    assert capsys.readouterr().out == "No runs are waiting.\n"
 
 
 def test_a_run_is_moved(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,7 +64,7 @@ def test_a_sweep_of_a_file_and_of_a_run(
     *lines, last = capsys.readouterr().out.splitlines()
     runs = [line.split()[0] for line in lines]
     assert [run.id for run in store.queue()] == runs
-    assert last == f"These 2 runs are the group {store.get(runs[0]).recipe['group']}."
+    assert last == f"2 runs are queued as the group {store.get(runs[0]).recipe['group']}."
     assert main(["sweep", runs[0], "seed=1,2"]) == 0
     assert len(store.queue()) == 4
 

@@ -217,5 +217,5 @@ def test_what_a_waiting_run_waits_for_is_said(
     )
     assert terminal.run(store, run, summarize=False) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "Waiting for 1 run before it"
+    assert lines[0] == "Waiting for 1 run ahead of it"
     assert lines[1].startswith("The queue is paused")

@@ -81,7 +81,7 @@ def test_types_of_adapters_are_named_alike(tmp_path: Path) -> None:
 def test_an_adapter_that_was_cut_short_is_refused(export: Path, keep: int) -> None:
     file = export / exports.ADAPTER
     file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(ValueError, match="is no ONNX adapter, or only a part of one"):
+    with pytest.raises(ValueError, match="is not an ONNX adapter, or only part of one"):
         contract.read_adapter(file)
 
 

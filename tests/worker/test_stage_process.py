@@ -246,7 +246,7 @@ MEMORY = (
 )
 
 AGAIN = "try again; if it fails again, report it."
-DENIED = "/a/b cannot be used (Permission denied); see that it is there and yours, and retry."
+DENIED = "/a/b cannot be used (Permission denied); check that it exists and is yours, and retry."
 
 
 @pytest.mark.parametrize(

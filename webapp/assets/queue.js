@@ -64,7 +64,7 @@ class Queue {
     const count = facts.waiting.length + facts.more;
     this.root.hidden = !count && !facts.paused;
     this.title.textContent = `Queue: ${facts.running.length} running, ${count} waiting${facts.paused ? " · paused" : ""}`;
-    this.running.textContent = facts.paused ? "Paused: what runs goes on, and no run begins." : "People take turns; you choose the order of your own runs.";
+    this.running.textContent = facts.paused ? "Paused: running jobs finish, nothing new starts." : "People take turns; you choose the order of your own runs.";
     this.pause.textContent = facts.paused ? "Let runs begin" : "Pause the queue";
     this.pause.classList.toggle("is-primary", facts.paused);
     this.more.textContent = facts.more ? `and ${facts.more} more` : "";

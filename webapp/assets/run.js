@@ -239,7 +239,7 @@ export class RunView {
 
   words(run) {
     const parts = [run.id];
-    if (run.status === "queued") parts.push(run.ahead ? `waiting for ${run.ahead} run${run.ahead > 1 ? "s" : ""} before it` : "starting");
+    if (run.status === "queued") parts.push(run.ahead ? `waiting for ${run.ahead} run${run.ahead > 1 ? "s" : ""} ahead of it` : "starting");
     const spent = run.stages.filter((s) => s.kind !== "publish").reduce((sum, stage) => sum + (spentOn(stage) ?? 0), 0);
     if (spent) parts.push(seconds(spent));
     return parts.join(" · ");

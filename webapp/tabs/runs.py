@@ -24,7 +24,7 @@ SHOWN = [
     ("Canceled", "canceled"), ("Interrupted", "interrupted"), ("Deleted, to restore", DELETED),
 ]  # fmt: skip
 EMPTY = "No matching runs. Search for something else, or show all."
-NONE_DELETED = "No deleted run can be restored: a day after its deletion a run is gone."
+NONE_DELETED = "There are no deleted runs to restore: a deleted run is gone for good after a day."
 
 
 class Runs(NamedTuple):
@@ -124,7 +124,7 @@ def ask_delete(run: str) -> dict[str, Any]:
     found = known_run(run)
     freed = display.size(disk.of(store(), found.id).freed)
     notes = [
-        f"{found.id}: {freed} come free a day from now; until then it can be restored.",
+        f"{found.id}: {freed} will be freed a day from now; until then it can be restored.",
         "Published copies stay, and so do results that other runs use.",
     ]
     return views.question(f"Delete {found.name}?", notes, "Delete", found.id)
@@ -183,7 +183,7 @@ def free() -> dict[str, Any]:
     except (LabError, OSError) as error:
         return {"text": views.problems("", error)["items"][0], "kind": "bad"}
     count = len(freed.results) + len(freed.datasets)
-    return _notice(f"{display.size(freed.bytes)} are free again: {count} folders that no run used.")
+    return _notice(f"{display.size(freed.bytes)} were freed: {count} folders that no run used.")
 
 
 def _notice(text: str, **more: str) -> dict[str, Any]:

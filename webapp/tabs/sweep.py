@@ -61,7 +61,7 @@ def launch(inputs: form.Form, read: Read, *values: Any) -> Iterator[tuple[Any, .
     except (LabError, OSError) as error:
         yield None, views.problems("Nothing was started", error), gr.skip()
         return
-    found = f"They are the group {group}; the Runs tab finds and compares them."
+    found = f"They form the group {group}; find and compare them in the Runs tab."
     yield views.queued(f"Queued {len(runs)} runs.", [found, *notes]), None, runs[0]
 
 

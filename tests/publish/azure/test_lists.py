@@ -79,7 +79,7 @@ def test_hundreds_of_models_are_listed_with_a_bound_that_is_said(
     assert set(names) == {"m5", *(f"m{number}" for number in range(601, 700))}
     assert (len(names), MOST_MODELS) == (101, 100)
     assert (
-        f"Listed are the newest {MOST_LISTED} versions at most, of the {MOST_MODELS} models that changed"
+        f"These are the newest {MOST_LISTED} versions at most, of the {MOST_MODELS} models that changed"
         " last; name a model to see its own."
     ) in said.splitlines()
     assert bench.azure.count("/workspaces/.*/models") == 1 + MOST_MODELS

@@ -107,7 +107,7 @@ def test_a_run_is_deleted_after_a_question_and_taken_back(store):
     run = planted.finished(store)
     question = runs.ask_delete(run)
     assert question["id"] == run
-    assert "come free a day from now" in question["notes"][0]
+    assert "will be freed a day from now" in question["notes"][0]
     notice, panel, checked, button = runs.delete(event(id=run), f"{run},other,third")
     assert (notice["action"], notice["id"], panel["visible"]) == ("Undo", run, False)
     assert (checked, button["value"]) == ("other,third", "Compare 2 runs")
@@ -174,7 +174,7 @@ def test_free_space_says_first_what_it_would_take(store, home, monkeypatch):
     assert question["yes"] == "Free 5.0 kB"
     assert "towns.jsonl" in " ".join(question["notes"])
     assert folder.is_dir()
-    assert runs.free()["text"] == "5.0 kB are free again: 2 folders that no run used."
+    assert runs.free()["text"] == "5.0 kB were freed: 2 folders that no run used."
     assert not folder.exists()
 
 
