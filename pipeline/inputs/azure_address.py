@@ -21,7 +21,7 @@ WORKSPACE = re.compile(
 
 @dataclass(frozen=True)
 class Reference:
-    """A version of a model in a registry, or where `registry` is "" in the workspace `where`."""
+    """A version of a model in a registry or, if `registry` is "", in the workspace `where`."""
 
     where: Place
     registry: str
@@ -30,7 +30,7 @@ class Reference:
 
     @property
     def uri(self) -> str:
-        """The whole address, which says the same to everybody."""
+        """The full address, which means the same everywhere."""
         if self.registry:
             return f"azureml://registries/{self.registry}/models/{self.name}/versions/{self.version}"
         place = self.where
@@ -41,9 +41,9 @@ class Reference:
 
 
 def parse(uri: str, where: Place) -> Reference:
-    """What `uri` names; a short one is of the workspace `where`, and every one is asked for with its login.
+    """What `uri` names. A short one is in the workspace `where`, whose login is used in any case.
 
-    Raises InputError for one that is none.
+    Raises InputError if it is not an address.
     """
     if found := REGISTRY.fullmatch(uri):
         return Reference(where, *found.groups())

@@ -1,4 +1,4 @@
-"""Which workspace, and as whom: given, read from a config.json as Azure ML writes it, or remembered."""
+"""Which Azure workspace and login to use: given, from a config.json of Azure ML, or remembered."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pipeline.errors import InputError
 from pipeline.system.files import to_json, write_whole
 
 LOGINS = ("cli", "identity", "environment")
-FILE = "azure.json"  # in the home; it has no secrets
+FILE = "azure.json"  # in the home; it holds no secrets
 CONFIG_KEYS = {
     "subscription": "subscription_id",
     "resource_group": "resource_group",
     "workspace": "workspace_name",
 }
 LARGEST_CONFIG = 1 << 16  # bytes
-# What Azure takes as names, and how to say it.
+# The names that Azure allows, and how messages describe them.
 SUBSCRIPTION = r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
 GROUP = r"[\w.()-]{0,89}[\w()-]"
 SPACE = r"[a-zA-Z0-9][a-zA-Z0-9_-]{2,32}"
@@ -38,9 +38,9 @@ ALLOWED = {
 
 @dataclass(frozen=True)
 class Place:
-    """A workspace and how to log in to it. Any part may be "": not known yet.
+    """A workspace and how to log in to it. Any part may be "" if not known yet.
 
-    With a `registry`, which several workspaces share, it is that one instead.
+    With `registry` set, it is that registry, which several workspaces share.
     """
 
     login: str = "cli"
@@ -85,7 +85,7 @@ class Place:
             raise InputError(
                 [
                     f"{name}: is not known; give it, or the config.json of the workspace as config;"
-                    f" `{settings.command()} azure workspaces` lists those that the login sees"
+                    f" `{settings.command()} azure workspaces` lists those the login can see"
                     for name in missing
                 ]
             )
@@ -95,7 +95,7 @@ class Place:
 def command(
     place: Place, name: str, version: str, folder: Path, description: str, tags: dict[str, str]
 ) -> str:
-    """The same as a line for the Azure CLI."""
+    """The Azure CLI command that does the same."""
     words = ["az", "ml", "model", "create", "--name", name, "--type", "custom_model", "--path", str(folder)]
     words += ["--version", version] if version else []
     if place.registry:
@@ -109,9 +109,9 @@ def command(
 
 
 def find(home: Path, given: Place, config: str = "") -> Place:
-    """What is given, else what a config.json says, else what is remembered; a login of "" is one of these.
+    """The workspace and login as given, else from a config.json, else as remembered.
 
-    Raises InputError for a config.json that is none, and for names that Azure does not take.
+    Raises InputError for a faulty config.json and for names that Azure does not allow.
     """
     known = Place(**recall(home)) if config == "" else _of_config(Path(config))
     login = given.login or recall(home).get("login", "cli")
@@ -126,7 +126,7 @@ def find(home: Path, given: Place, config: str = "") -> Place:
 
 
 def recall(home: Path) -> dict[str, str]:
-    """What was remembered; {} if nothing was, or the file cannot be read as that."""
+    """What was remembered; {} if nothing was, or the file cannot be read."""
     try:
         known = json.loads((home / FILE).read_text("utf-8"))
     except (OSError, ValueError):
@@ -139,14 +139,14 @@ def recall(home: Path) -> dict[str, str]:
 
 
 def remember(home: Path, place: Place) -> None:
-    """Keep a workspace that worked for the next time; a registry is named each time."""
+    """Remember a workspace that worked. A registry is not remembered: it is named each time."""
     if place.registry:
         return
     write_whole(home / FILE, to_json(dataclasses.asdict(place), indent=2), shared=True)
 
 
 def _not_allowed(parts: Mapping[str, str]) -> list[str]:
-    """Which parts are no names in Azure; an empty one is not known yet."""
+    """Which parts are not valid names in Azure; empty ones are skipped."""
     return [
         name
         for name, (pattern, _) in ALLOWED.items()
@@ -161,7 +161,7 @@ def _of_config(path: Path) -> Place:
         inside = [file / ".azureml" / "config.json", file / "config.json"]
         file = next((candidate for candidate in inside if candidate.is_file()), file / "config.json")
     try:
-        with file.open("rb") as opened:  # one that is larger is cut, and so no JSON either
+        with file.open("rb") as opened:  # a larger file is cut, so it is not valid JSON
             facts: Any = json.loads(opened.read(LARGEST_CONFIG))
     except OSError as error:
         raise InputError(f"config: {file} cannot be read ({error.strerror})") from None
@@ -171,5 +171,5 @@ def _of_config(path: Path) -> Place:
         isinstance(facts.get(key), str) for key in CONFIG_KEYS.values()
     ):
         wanted = ", ".join(CONFIG_KEYS.values())
-        raise InputError(f"config: {file} is no config.json of a workspace; one has {wanted}")
+        raise InputError(f"config: {file} is not the config.json of a workspace; one has {wanted}")
     return Place(**{name: facts[key] for name, key in CONFIG_KEYS.items()})

@@ -23,7 +23,7 @@ from pipeline.errors import InputError
 
 T = TypeVar("T")
 
-LARGEST = 2**63  # what the store, torch and whoever reads JSON take for a whole number
+LARGEST = 2**63  # the largest whole number that the store, torch and readers of JSON take
 
 
 def option(
@@ -38,7 +38,7 @@ def option(
     """A dataclass field with what a person needs to choose a value.
 
     `min` and `max` are inclusive bounds for numbers. `advanced` options are folded away on the page. `label`
-    is the field's term where the key alone is not one.
+    is the usual term, where the key alone is not.
     """
     meta = {"help": help, "label": label, "advanced": advanced, "min": min, "max": max}
     return dataclasses.field(default=default, metadata=meta)
@@ -59,7 +59,7 @@ class Option:
     label: str = ""
 
     def titled(self) -> str:
-        """What a person calls it: `learning_rate` as "Learning rate", `r` as "Rank (r)"."""
+        """Its label: "Learning rate" for `learning_rate`, "Rank (r)" for `r`."""
         words = self.name.replace("_", " ")
         return f"{self.label} ({self.name})" if self.label else words[0].upper() + words[1:]
 
@@ -105,7 +105,7 @@ def describe(cls: type) -> list[Option]:
 def parse(cls: type[T], given: Any, where: str) -> T:
     """Build `cls` from a mapping a user wrote.
 
-    `where` is the key it stood under, put before each option's name in messages.
+    `where` is the key of the mapping; messages put it before the name of the option.
     Raises InputError with one problem per unknown key or bad value.
     """
     if not isinstance(given, dict):
@@ -166,7 +166,7 @@ def _in_bounds(option: Option, value: Any) -> bool:
 
 
 def _storable(value: Any) -> bool:
-    """Whether it can be a row of the store, a line of JSON and, as text, a path: no NUL, no half letters."""
+    """Whether the store, JSON and paths can hold it: no NUL, no half surrogate pairs."""
     if isinstance(value, float):
         return math.isfinite(value)
     if isinstance(value, int):

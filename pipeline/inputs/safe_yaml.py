@@ -1,4 +1,4 @@
-"""YAML that somebody else wrote, read without harm: no code, no endless aliases, every fault a sentence."""
+"""YAML from anybody, read safely: no code, no endless aliases, and one sentence for every fault."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import yaml
 
 from pipeline import display
 
-# As written, and with every alias written out: a file of a few lines can stand for billions of values.
+# As written, and with every alias expanded: a file of a few lines can stand for billions of values.
 MOST_CHARACTERS = 200_000
-SPECIAL = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")  # `<<` and `=`, which are no values
+SPECIAL = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")  # `<<` and `=`, which are not plain values
 
 
 def load(text: str) -> Any:
-    """What the text says, of plain types only. Raises ValueError with what is wrong, on one line."""
+    """The content of the text, as plain types. Raises ValueError with what is wrong, on one line."""
     if len(text) > MOST_CHARACTERS:
         raise ValueError(f"it is longer than {MOST_CHARACTERS:,} characters")
     try:
@@ -41,16 +41,16 @@ def load(text: str) -> Any:
 
 
 class _Unreasonable(Exception):
-    """It can be read, and would take all memory when it is used, or lose something."""
+    """It is valid YAML, but would use up all memory or lose a value."""
 
 
 def _size(node: yaml.Node, known: dict[int, int]) -> int:
-    """Characters and values of a node, aliases written out. Raises _Unreasonable."""
+    """Characters and values of a node, aliases expanded. Raises _Unreasonable."""
     if id(node) in known:
         if known[id(node)] < 0:
-            raise _Unreasonable("an alias (*) in it stands inside what it names")
+            raise _Unreasonable("an alias (*) in it refers to something that contains it")
         return known[id(node)]
-    known[id(node)] = -1  # at work on it
+    known[id(node)] = -1  # in progress
     size = 1
     if isinstance(node, yaml.ScalarNode):
         size += len(node.value)
@@ -67,7 +67,7 @@ def _size(node: yaml.Node, known: dict[int, int]) -> int:
 
 
 def _no_repeats(loader: yaml.SafeLoader, node: yaml.Node, seen: set[int]) -> None:
-    """Raise _Unreasonable for a key that stands twice in a mapping: one of its values would be lost."""
+    """Raise _Unreasonable for a repeated key in a mapping: one of its values would be lost."""
     if id(node) in seen or isinstance(node, yaml.ScalarNode):
         return
     seen.add(id(node))
@@ -82,7 +82,7 @@ def _no_repeats(loader: yaml.SafeLoader, node: yaml.Node, seen: set[int]) -> Non
             if meant in lines:
                 first = lines[meant]
                 where = f"on line {line:,}" if first == line else f"on lines {first:,} and {line:,}"
-                raise _Unreasonable(f"the key {display.quoted(key.value)} stands twice, {where}; keep one")
+                raise _Unreasonable(f"the key {display.quoted(key.value)} occurs twice, {where}; keep one")
             lines[meant] = line
         _no_repeats(loader, key, seen)
         _no_repeats(loader, value, seen)

@@ -43,7 +43,7 @@ def test_aliases_may_not_stand_for_everything(text: str) -> None:
 
 @pytest.mark.parametrize("text", CIRCLES.values(), ids=CIRCLES)
 def test_an_alias_may_not_hold_itself(text: str) -> None:
-    with pytest.raises(ValueError, match="stands inside what it names"):
+    with pytest.raises(ValueError, match="refers to something that contains it"):
         safe_yaml.load(text)
 
 
@@ -71,19 +71,19 @@ def test_every_fault_is_one_short_line(tmp_path: Path, value: str) -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("data: a\nname: b\ndata: c", "the key 'data' stands twice, on lines 1 and 3; keep one"),
-        ("a: {r: 1,\n r: 2}", "the key 'r' stands twice, on lines 1 and 2; keep one"),
-        ("a: {r: 1, 'r': 2}", "the key 'r' stands twice, on line 1; keep one"),
-        ("- {x: [{yes: 1, true: 2}]}", "the key 'true' stands twice, on line 1; keep one"),
-        ("1: a\ntrue: b", "the key 'true' stands twice, on lines 1 and 2; keep one"),
-        ("~: a\nnull: b", "the key 'null' stands twice, on lines 1 and 2; keep one"),
-        ("16: 1\n0x10: 2", "the key '0x10' stands twice, on lines 1 and 2; keep one"),
+        ("data: a\nname: b\ndata: c", "the key 'data' occurs twice, on lines 1 and 3; keep one"),
+        ("a: {r: 1,\n r: 2}", "the key 'r' occurs twice, on lines 1 and 2; keep one"),
+        ("a: {r: 1, 'r': 2}", "the key 'r' occurs twice, on line 1; keep one"),
+        ("- {x: [{yes: 1, true: 2}]}", "the key 'true' occurs twice, on line 1; keep one"),
+        ("1: a\ntrue: b", "the key 'true' occurs twice, on lines 1 and 2; keep one"),
+        ("~: a\nnull: b", "the key 'null' occurs twice, on lines 1 and 2; keep one"),
+        ("16: 1\n0x10: 2", "the key '0x10' occurs twice, on lines 1 and 2; keep one"),
         (
             "a: &a {b: 1}\nc:\n  <<: *a\n  <<: *a",
-            "the key '<<' stands twice, on lines 3 and 4; keep one",
+            "the key '<<' occurs twice, on lines 3 and 4; keep one",
         ),
-        ('"\\e[2J": 1\n"\\e[2J": 1', r"the key '\u001b[2J' stands twice, on lines 1 and 2; keep one"),
-        ("? {a: 1, a: 2}\n: 1", "the key 'a' stands twice, on line 1; keep one"),
+        ('"\\e[2J": 1\n"\\e[2J": 1', r"the key '\u001b[2J' occurs twice, on lines 1 and 2; keep one"),
+        ("? {a: 1, a: 2}\n: 1", "the key 'a' occurs twice, on line 1; keep one"),
     ],
 )
 def test_a_key_stands_once(tmp_path: Path, text: str, fault: str) -> None:

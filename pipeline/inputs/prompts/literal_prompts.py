@@ -1,7 +1,7 @@
-"""Prompts as literal text around a row's own words, where a chat template writes no more than that.
+"""Prompts as literal text around a row's own words, for chat templates that write no more than that.
 
-Rendered ahead, such a prompt needs no template engine: GenAI's own crashes on some templates, and silently
-writes another prompt for others.
+Such a prompt needs no template engine: GenAI's own crashes on some templates and silently writes a
+different prompt for others.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pipeline.inputs.prompts import lab_prompt, templates
 Pieces = list[str | dict[str, str]]
 MOST_CONSTANTS = 100
 LONGEST_CONSTANT = 200
-WORD = "QZ7QZ7"  # stands nowhere else
+WORD = "QZ7QZ7"  # a word that occurs nowhere else
 
 
 def pieces_of(
     template: templates.Template, hard: Sequence[str], rows: Iterable[templates.Row]
 ) -> dict[str, Any]:
-    """`prompt` and `prompt_with_system` of lab.json: texts around the row's own, None where that is not all.
+    """`prompt` and `prompt_with_system` of lab.json: texts around the row's, None if a template does more.
 
     Chat templates are tried with `hard` texts, with every text that stands in the template itself, and with
     `rows`. Where a template refuses a system text, there is no such prompt and no such field.
@@ -36,7 +36,7 @@ def pieces_of(
 
 
 def literal(template: templates.Template, contents: Sequence[str], *, system: bool = False) -> Pieces | None:
-    """The pieces around the words of a row, if the template writes all `contents` just so; else None."""
+    """The pieces around the words of a row, if the template writes all `contents` unchanged; else None."""
     fields = ("system", "prompt") if system else ("prompt",)
     marks = {field: f"{WORD}{field}{WORD}" for field in fields}
     plain, spaced = templates.each(
@@ -67,7 +67,7 @@ def fill(pieces: Pieces, given: templates.Row) -> str:
 
 
 def constants(template: templates.Template) -> list[str]:
-    """Texts that stand in a chat template, alone and among others: what it may look for in a row's words."""
+    """Texts that occur in a chat template, which it may look for in a row's words."""
     source = template.chat.source if isinstance(template, templates.ChatTemplate) and template.chat else ""
     texts = re.findall(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""", source)
     found = [one or other for one, other in texts]
@@ -89,7 +89,7 @@ def _renders(template: templates.Template, given: templates.Row) -> bool:
 
 
 def _strip(spaced: str, mark: str) -> str:
-    """How a template strips a row's words, seen from words between spaces."""
+    """How a template strips a row's words, found by rendering words between spaces."""
     at = spaced.find(mark)
     left = at == 0 or not spaced[:at].endswith(" \n")
     right = not spaced[at + len(mark) :].startswith("\n ")

@@ -1,9 +1,9 @@
-"""Chat templates, rendered by processes that may freeze, crash or want all memory without harm to this one.
+"""Chat templates, rendered in other processes, where they may hang, crash or run out of memory harmlessly.
 
-A chat template is a program from a model's folder. A few processes of `sandbox` run such programs for this
-one; they are started when needed, end when nobody needs them for a while, and end with it. They render many
-texts a message, so that a large dataset is not slow. A template that breaks a limit is refused with one
-sentence, and the next one gets a new process.
+A chat template is a program from a model's folder. A few `sandbox` processes run such programs for this
+process; they are started when needed and end when they have been idle for a while, or with this process.
+They render many texts per message, so that a large dataset is not slow. A template that exceeds a limit is
+refused with one sentence, and the next one gets a new process.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from pipeline.errors import Busy, LabError
 from pipeline.system import own_process
 from pipeline.system.files import to_json
 
-SECONDS = 2.0  # processor time of one text
+SECONDS = 2.0  # CPU time of one text
 MEMORY = 256 << 20  # bytes that a template may use
 CHARACTERS = 4 << 20  # of one text
-ROW_SECONDS = 0.02  # processor time of a text on average, over many
+ROW_SECONDS = 0.02  # CPU time of a text on average, over many
 SPARE_SECONDS = 20.0  # what may be used beyond that
 ROW_CHARACTERS = 1 << 15  # that a template adds to a text on average, over many: long instructions, say
 SPARE_CHARACTERS = 1 << 25  # what may be added beyond that
-STUCK_SECONDS = 120.0  # without an answer: only for a process that uses no processor time
+STUCK_SECONDS = 120.0  # without an answer; only for a process that uses no CPU time
 IDLE_SECONDS = 60.0
 WAIT_SECONDS = 10.0  # until a process is free,
 BRIEF_SECONDS = 2.0  # where
@@ -46,7 +46,7 @@ MOST_TEXT = 1 << 20  # and about how many characters
 REMEMBERED = 256  # templates that have been rendered before
 OUT_OF_MEMORY = 3  # the exit code of `sandbox`
 RECEIVE_BYTES = 1 << 18
-LOOK_SECONDS = 0.25  # how soon a waiting thread sees that the process is to end
+LOOK_SECONDS = 0.25  # how soon a waiting thread notices that the process ends
 NAME = "template: the model's chat template"
 OTHER = "write a template of your own, or choose another model"
 HALF = re.compile("[\ud800-\udfff]")
@@ -67,7 +67,7 @@ Text = str | Refused
 class Program:
     """A chat template for as long as it is used for one purpose, such as the rows of a dataset.
 
-    Once it has broken a limit it is not run again: many rows would take many times the limit.
+    Once it has exceeded a limit it is not run again: many rows would take many times the limit.
     """
 
     def __init__(self, source: str, tokens: Mapping[str, str]) -> None:
@@ -82,7 +82,7 @@ class Program:
     def texts(self, jobs: Sequence[Job]) -> Iterator[Text]:
         """The text of each job.
 
-        Raises Busy if all processes are, LabError if none starts or `close` was called.
+        Raises Busy if all processes are busy, LabError if none starts or `close` was called.
         """
         done = 0
         while done < len(jobs):
@@ -110,15 +110,15 @@ class Program:
                 self._pool.go_on()
                 self._pool.distrust(self._digest)
                 if found and not self._one_by_one:
-                    self._one_by_one = True  # the answers to some jobs before the one that did it may be lost
-                elif end.code != 0:  # else it ended because it was idle, just as the request came
+                    self._one_by_one = True  # answers to jobs before the fatal one may be lost
+                elif end.code != 0:  # with code 0, it ended because it was idle just before the request
                     self._broken = _text({"limit": end.reason()})
                 return found
         self._pool.trust(self._digest)
         return found
 
     def _spend(self, seconds: float, texts: int) -> None:
-        """A template that is just fast and brief enough once is still too much for a large dataset."""
+        """Count what texts cost together: just within the limits for one is too much for a large dataset."""
         self._seconds += seconds
         self._texts += texts
         if self._seconds > SPARE_SECONDS + ROW_SECONDS * self._texts:
@@ -128,14 +128,14 @@ class Program:
 
 
 def close() -> None:
-    """End all processes, and what other threads render with them; a new Program starts a new one."""
+    """End all processes, even if other threads use them; a new Program starts a new one."""
     global _pool
     closed, _pool = _pool, _Pool()
     closed.close()
 
 
 def _text(answer: dict[str, str]) -> Text:
-    """What an answer says of one job: `text`, `error` of the template's own, or `limit` that it broke."""
+    """The answer to one job: `text`, an `error` the template raised, or the `limit` it exceeded."""
     if "text" in answer:
         if HALF.search(answer["text"]):
             return Refused(f"{NAME} writes half of a character, which is no text; {OTHER}")
@@ -159,7 +159,7 @@ def _characters(job: Job) -> int:
 
 
 class _Ended(Exception):
-    """A process has ended instead of answering; `code` is what it ended with, a signal's negative."""
+    """A process has ended instead of answering; `code` is its exit code, negative for a signal."""
 
     def __init__(self, code: int, stuck: bool = False) -> None:
         super().__init__(code)
@@ -254,22 +254,22 @@ class _Process:
         self._process.kill()
 
     def close(self) -> None:
-        """End it and free what it took. For the thread that uses it."""
+        """End it and free its resources. Called by the thread that uses it."""
         self._channel.close()
         self._process.kill()
         self._process.wait()
 
     def forget(self) -> None:
-        """In a fork of the process that it belongs to: leave it to that one."""
+        """Called in a fork: leave the process to the parent."""
         self._channel.close()
-        self._process.returncode = 0  # it is no child of this process, so there is nothing to wait for
+        self._process.returncode = 0  # it is not a child of this process, so don't wait for it
 
 
 class _Pool:
-    """The processes of `sandbox` that this process has. Threads share them, each for one message at a time.
+    """The `sandbox` processes of this process. Threads share them, each for one message at a time.
 
-    Templates that have never been rendered here may not take the last one: those of a stranger that use up
-    their time then do not delay what is known to be good.
+    Templates that were never rendered here may not take the last one, so that a slow unknown template cannot
+    delay the known good ones.
     """
 
     def __init__(self) -> None:
@@ -285,7 +285,7 @@ class _Pool:
 
     @contextmanager
     def process(self, digest: bytes) -> Iterator[_Process]:
-        """One of them for the template of that digest. Raises Busy if none is free in time."""
+        """A process for the template with that digest. Raises Busy if none is free in time."""
         process = self._taken(digest)
         try:
             if process is None:
@@ -297,7 +297,7 @@ class _Pool:
                     self.go_on()
             yield process
         except BaseException:
-            if process is not None:  # it may be in the middle of an answer
+            if process is not None:  # it may have stopped in the middle of an answer
                 process.close()
             raise
         finally:
@@ -310,7 +310,7 @@ class _Pool:
                 self._changed.notify_all()
 
     def _taken(self, digest: bytes) -> _Process | None:
-        """A free process, or None if one is to be started; it counts as busy."""
+        """A free process, or None if a new one is to be started; either counts as busy from now on."""
         with self._changed:
             self._wait(PROCESSES - (digest not in self._trusted))
             self._busy += 1
@@ -328,7 +328,7 @@ class _Pool:
         try:
             while self._busy >= most:
                 if time.monotonic() > deadline:
-                    raise Busy("template: other templates take all the time; try again in a minute")
+                    raise Busy("template: other templates are being rendered; try again in a minute")
                 self._changed.wait(LOOK_SECONDS)
                 self.go_on()
             self.go_on()
@@ -352,9 +352,9 @@ class _Pool:
             self._trusted.pop(digest, None)
 
     def go_on(self) -> None:
-        """Raises LabError where nothing is to be rendered any more, so that a thread that does so ends.
+        """Raises LabError if the process is about to end, so that rendering threads end too.
 
-        The interpreter, when its main thread has ended, waits for the others.
+        When its main thread has ended, the interpreter waits for the others.
         """
         if self._closed or not threading.main_thread().is_alive():
             raise LabError("This process is about to end.")
@@ -369,7 +369,7 @@ class _Pool:
             self._changed.notify_all()
 
     def forget(self) -> None:
-        """In a fork: the processes belong to the other side, and so do the threads that hold locks."""
+        """Called in a fork: the processes, and the threads that hold locks, belong to the parent."""
         for process in self._processes:
             process.forget()
         self._reset()

@@ -1,14 +1,14 @@
-"""A process that renders chat templates: programs of other people.
+"""A process that renders chat templates, which are programs written by others.
 
-`rendering` starts it as `python -m pipeline.inputs.prompts.sandbox LIMITS` and speaks to it through its
+`rendering` starts it as `python -m pipeline.inputs.prompts.sandbox LIMITS` and talks to it over its
 standard input, a socket: frames of JSON after their length in 4 bytes. A request is {source, tokens, jobs,
 one_by_one}; a job is [messages, add_generation_prompt]. A frame of answers is a list with {"text"},
 {"error"} or {"limit"} for each job, several together unless `one_by_one`, and after the last one
-{"seconds"}, the processor time of all. There can be fewer answers than jobs, because the process stops
-early where others may want it. A template that cannot be compiled is answered by {"faulty"}.
+{"seconds"}, the CPU time of all. There can be fewer answers than jobs, because the process stops
+early to let others have a turn. A template that cannot be compiled is answered by {"faulty"}.
 
-The template can do nothing but compute: Jinja's sandbox keeps it from the interpreter, and should it get
-there, this process can open no file and start no other. The kernel ends it when a job takes too long, inside
+A template can only compute: Jinja's sandbox keeps it from the interpreter, and if it escapes, this process
+can open no file and start no other process. The kernel ends it when a job takes too long, inside
 a single operation as well.
 """
 
@@ -42,16 +42,18 @@ from pipeline.inputs.prompts import lab_prompt
 CHANNEL = 0
 LENGTH = struct.Struct(">I")
 OUT_OF_MEMORY = 3  # the exit code
-BATCH_SECONDS = 0.5  # of processor time, after which others may want this process
+BATCH_SECONDS = 0.5  # of CPU time, after which another template gets its turn
 TOGETHER = 1 << 14  # characters that are sent together
 LONGEST_ERROR = 180
 OPEN_FILES = 3  # standard input, output and error
-ENDLESS = "it is nested too deeply, or calls itself without end"
+ENDLESS = "it is nested too deeply or calls itself endlessly"
 
 
 def main(limits: dict[str, float]) -> None:
     """Answer requests until the other side ends or needs nothing for `idle_seconds`."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C; the end of the channel ends us
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C in a terminal; this process ends when its channel closes
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF, signal.SIGALRM])
@@ -69,19 +71,19 @@ def _awaited(limits: dict[str, float]) -> Any:
 
 
 def _warm_up() -> None:
-    """Use what Python and Jinja load from files only at its first use."""
+    """Use once what Python and Jinja load from files at first use."""
     source = "{% macro m() %}{{ 'a\\n' ~ strftime_now('%c') | tojson }}{% endmacro %}"
     source += "{{ m() }}{{ raise_exception('') }}"
     _rendered(_compile(source), [], False, {}, LONGEST_ERROR)
 
 
 def _restrict(memory: int) -> None:
-    """From here on: `memory` bytes more than now, no file, no process, no core dump."""
+    """Allow from here on `memory` more bytes, and no files, processes or core dumps."""
     with (
-        suppress(OSError),  # some containers keep it from us
+        suppress(OSError),  # some containers forbid it
         open("/proc/self/oom_score_adj", "w", encoding="ascii") as file,  # noqa: PTH123 - pathlib is slow
     ):
-        file.write("1000")  # where memory is short after all, the kernel ends this process first
+        file.write("1000")  # if memory runs short, the kernel ends this process first
     with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
         used = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     for kind, wanted in (
@@ -97,7 +99,7 @@ def _restrict(memory: int) -> None:
 
 
 def _read(idle_seconds: float) -> Any:
-    """The next request; None if there is none for that long, or nobody left to send one."""
+    """The next request; None if there is none for that long, or the channel has closed."""
     waiting = select.poll()
     waiting.register(CHANNEL, select.POLLIN)
     if not waiting.poll(idle_seconds * 1000):
@@ -107,7 +109,7 @@ def _read(idle_seconds: float) -> Any:
 
 
 def _bytes(count: int) -> bytes:
-    """So many bytes of the channel, b"" at its end."""
+    """That many bytes from the channel, b"" at its end."""
     found = bytearray()
     while len(found) < count:
         piece = os.read(CHANNEL, count - len(found))
@@ -134,13 +136,16 @@ def _answer(request: dict[str, Any], seconds: float, characters: int) -> None:
     except RecursionError:
         _write([{"faulty": ENDLESS}])
         return
-    except Exception as error:  # jinja2's own, and Python's, of the program that jinja2 makes of it
+    except Exception as error:  # jinja2's, or Python's for the code that jinja2 generates
         _write([{"faulty": _reason(error)}])
         return
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
     answers: list[dict[str, Any]] = []
-    total, unsent = 0, TOGETHER  # the first answer is sent at once: without it, the first job was the last
+    total, unsent = (
+        0,
+        TOGETHER,
+    )  # the first answer is sent at once; if it is missing, the first job ended the process
     for messages, prompt in request["jobs"]:
         signal.setitimer(signal.ITIMER_PROF, seconds)
         answers.append(_rendered(template, messages, prompt, request["tokens"], characters))
@@ -176,13 +181,13 @@ def _rendered(
         raise
     except RecursionError:
         return {"limit": ENDLESS}
-    except Exception as error:  # whatever a template does wrong is its text's fault
+    except Exception as error:  # whatever the template raises
         return {"error": _reason(error)}
     return {"text": "".join(pieces)}
 
 
 def _reason(error: Exception) -> str:
-    """The error on one line that is not too long."""
+    """The error on one line, cut if long."""
     text = " ".join(str(error)[: 10 * LONGEST_ERROR].split())
     text = "".join(letter for letter in text if letter.isprintable())
     return text[:LONGEST_ERROR] or type(error).__name__

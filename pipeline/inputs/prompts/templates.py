@@ -28,13 +28,13 @@ from pipeline.inputs.prompts.rendering import Refused, Text
 
 CHAT = "chat"
 CHAT_FIELDS = ("system", "prompt", "response")
-LONGEST = 1 << 16  # characters of a template that somebody writes
+LONGEST = 1 << 16  # characters of a template that a user writes
 LONGEST_CHAT = 1 << 18  # characters of a model's; real ones have up to 40,000
 LONGEST_TOKEN = 1000
 LARGEST_FILE = 1 << 22  # bytes of a tokenizer's config; those with many added tokens have a million or two
 AT_ONCE = 256  # rows rendered together
 LONGEST_FIELD = 100  # letters of a field's name
-MOST_FIELDS = 50  # that a text template may name: a row is looked through for each
+MOST_FIELDS = 50  # that a text template may name: each is looked up in every row
 MOST_TIMES = 8  # that a text template may name a field: with thousands, rows become millions of letters
 Row = Mapping[str, Any]
 _PROBE = "QZ7QZ7"
@@ -50,7 +50,7 @@ class Template(Protocol):
 
     @property
     def optional(self) -> tuple[str, ...]:
-        """The fields that a row may have besides; an empty one is as good as none."""
+        """Fields that a row may also have; an empty one counts as missing."""
 
     @property
     def stop(self) -> str:
@@ -74,8 +74,8 @@ class Chat:
 def parse(text: str, chat: Chat | None = None) -> Template:
     """The template `text` stands for. `chat` is needed to render `chat`, not to know its fields.
 
-    Raises InputError for an unclosed or unnamed placeholder, fewer than two, a repeated response, one that
-    stands there very often, or a text that is far too long.
+    Raises InputError for an unclosed or unnamed placeholder, fewer than two, a repeated response, a
+    placeholder that is repeated very often, or a text that is far too long.
     """
     if text.strip() == CHAT:
         return ChatTemplate(chat)
@@ -104,7 +104,7 @@ def parse(text: str, chat: Chat | None = None) -> Template:
     often, times = Counter(names).most_common(1)[0]
     if times > MOST_TIMES:
         raise InputError(
-            f"template: {{{display.short(often)}}} stands there {times:,} times; allowed: {MOST_TIMES} times"
+            f"template: {{{display.short(often)}}} occurs {times:,} times; allowed: {MOST_TIMES} times"
         )
     if len(set(names)) > MOST_FIELDS:
         raise InputError(f"template: it names {len(set(names)):,} fields; allowed: {MOST_FIELDS}")
@@ -123,13 +123,13 @@ def each(template: Template, rows: Iterable[Row]) -> Iterator[Rendered | str]:
     """Every row rendered, in order; for one that the template refuses, the sentence that says why.
 
     Reads ahead by up to AT_ONCE rows, because a chat template is far faster for many rows than for one.
-    Raises Busy where too many others render theirs just now.
+    Raises Busy if too many others are rendering.
     """
     return (found for found in each_or_none(template, rows) if found is not None)
 
 
 def each_or_none(template: Template, rows: Iterable[Row | None]) -> Iterator[Rendered | str | None]:
-    """`each` of rows that come slowly: a None among them comes back after all that came before it."""
+    """`each` for rows that arrive slowly: a None is passed on once all rows before it are rendered."""
     if isinstance(template, ChatTemplate) and template.chat is not None:
         yield from _each(template.chat, rows)
         return
@@ -175,8 +175,8 @@ def asked(template: Template, text: str) -> dict[str, Any]:
 def chat_template(folder: Path) -> Chat | None:
     """The chat template that ships in a Hugging Face model folder, or None if there is none.
 
-    It stands in `chat_template.jinja`, or in older folders in `tokenizer_config.json`, where several
-    may have names; then the one named "default" counts. Raises InputError naming a file that cannot be read.
+    It is in `chat_template.jinja` or, in older folders, in `tokenizer_config.json`, which may have several
+    named ones; the one named "default" is used then. Raises InputError naming a file that cannot be read.
     """
     config = _settings(folder / "tokenizer_config.json")
     source = config.get("chat_template")
@@ -265,17 +265,17 @@ class ChatTemplate:
 
     @cached_property
     def stop(self) -> str:
-        """The end of turn as text: what follows the answer when a short chat is rendered."""
+        """The end of a turn: what follows the answer when a short chat is rendered."""
         return _end(self._render(*_probed({"prompt": "Hello"})))
 
     def prompt(self, row: Row) -> str:
         return self._render(*_asked(row)).rstrip(" ")
 
     def full(self, row: Row) -> str:
-        """As the template renders it where that begins with the prompt, else put together.
+        """What the template renders if that begins with the prompt, else prompt, response and end joined.
 
-        Some templates write a past answer differently from one about to be given (they drop its
-        reasoning, say); then the model must learn what it will see at inference.
+        Some templates write a past answer differently from a new one (for example without its reasoning);
+        then the model must learn what it will see at inference.
         """
         self._chat()
         found = next(each(self, [row]))
@@ -331,7 +331,7 @@ def _whole(row: Row, prompt: Text, answered: Text, probed: Text = "") -> Rendere
 
 
 def _together(rows: Iterable[Row | None]) -> Iterator[list[Row] | None]:
-    """The rows in groups, none of which has too many or too much text; None after what came before it."""
+    """The rows in groups of limited number and size; a None comes after the rows before it."""
     group: list[Row] = []
     size = 0
     for row in rows:
@@ -364,9 +364,9 @@ def _answered(row: Row) -> rendering.Job:
 
 
 def _probed(row: Row) -> rendering.Job:
-    """The messages of a row with a response that can stand nowhere else, to find out what follows it.
+    """The messages of a row with a response that occurs nowhere else, to find out what follows it.
 
-    A real one may be a letter of the end itself.
+    A real response might be part of the end itself.
     """
     return _answered({**row, "response": _PROBE})
 
@@ -378,7 +378,7 @@ def _end(probed: str) -> str:
 
 
 def _fill(pieces: Sequence[tuple[bool, str]], row: Row) -> str:
-    """Raises InputError, before it has written anything, where that would be far too much."""
+    """The pieces filled in. Raises InputError beforehand if the text would be far too long."""
     values = {value: str(row[value]) for is_field, value in pieces if is_field}
     texts = [values[value] if is_field else value for is_field, value in pieces]
     if sum(map(len, texts)) > rendering.CHARACTERS:

@@ -1,6 +1,6 @@
-"""A row as the token ids that training reads; also what counts them before a run, so that the two agree.
+"""A row as the token ids that training reads. The check before a run counts with it too, so both agree.
 
-`tokenizer` is the one that transformers' AutoTokenizer makes of a model's folder. It is needed without torch.
+`tokenizer` is what transformers' AutoTokenizer makes of a model's folder. Works without torch.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def encode(tokenizer: Any, text: Rendered, ends: list[int]) -> tuple[Ids, Ids]:
 def encode_all(tokenizer: Any, texts: Sequence[Rendered], ends: list[int]) -> list[tuple[Ids, Ids]]:
     """Token ids of (prompt, answer) of rows. Each answer ends with one of `ends`.
 
-    The answer's are those of the whole text where that begins with the prompt's. Else a token spans the
-    border, and the two are tokenized apart: at inference the prompt comes alone, so the model would never
-    see that token again.
+    If the ids of the whole text begin with those of the prompt, the answer's are the rest. Else a token spans
+    the border, and the two are tokenized separately: at inference the prompt comes alone, so the model would
+    never see that token again.
     """
     prompts = _all_prompt_ids(tokenizer, [text.prompt for text in texts])
     wholes = _all_prompt_ids(tokenizer, [text.full for text in texts])
@@ -48,8 +48,8 @@ def encode_all(tokenizer: Any, texts: Sequence[Rendered], ends: list[int]) -> li
 def prompt_ids(tokenizer: Any, prompt: str) -> Ids:
     """Token ids of a rendered prompt, after those that the tokenizer puts before every text.
 
-    Where the template wrote those as text, they stand there once. What a tokenizer puts behind a text, an
-    end token, has no place before an answer.
+    If the template wrote those as text, they are not added again. An end token that the tokenizer puts after
+    a text is left out, because the answer follows.
     """
     return _all_prompt_ids(tokenizer, [prompt])[0]
 
@@ -61,20 +61,20 @@ def _all_prompt_ids(tokenizer: Any, prompts: list[str]) -> list[Ids]:
 
 
 def put_before(plain: list[int], whole: list[int]) -> list[int]:
-    """What stands in `whole` before `plain`."""
+    """The ids in `whole` before `plain`."""
     starts = range(len(whole) - len(plain) + 1)
     return whole[: next((at for at in starts if whole[at : at + len(plain)] == plain), 0)]
 
 
 @lru_cache(maxsize=4)
 def before(tokenizer: Any) -> Ids:
-    """The ids that a tokenizer puts before every text: begin-of-text, as a rule, or none."""
+    """The ids that a tokenizer puts before every text: usually begin-of-text, or none."""
     plain, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
     return put_before(plain, whole)
 
 
 def require_known(tokenizer: Any, ids: Iterable[int], vocabulary: int | None) -> None:
-    """See that a model of so many tokens has all of `ids`. Raises LabError naming the highest."""
+    """Check that a model with that many tokens knows all of `ids`. Raises LabError naming the highest."""
     highest = max(ids, default=0)
     if vocabulary is not None and highest >= vocabulary:
         token = display.quoted(tokenizer.convert_ids_to_tokens(highest))
@@ -86,9 +86,9 @@ def require_known(tokenizer: Any, ids: Iterable[int], vocabulary: int | None) ->
 
 
 def always_read(tokenizer: Any) -> set[int]:
-    """Ids that any text may have: those of plain words, and of what is put before, behind and between texts.
+    """Ids that occur in ordinary text: of plain words, and of what is put before, after and between texts.
 
-    Others, such as a token for pictures that a model of texts does not know, take a text that names them.
+    Others, such as an image token that a text model does not know, occur only where a text names them.
     """
     added = set(tokenizer.added_tokens_decoder)
     named = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
@@ -99,7 +99,7 @@ def always_read(tokenizer: Any) -> set[int]:
 def end_tokens(tokenizer: Any, folder: Path, stop: str = "") -> Ids:
     """Tokens that end an answer: the tokenizer's, the generation config's, the template's if it is one token.
 
-    The first one is what an answer gets when its template writes no end. Raises LabError if there is none.
+    The first one ends an answer whose template writes no end. Raises LabError if there is none.
     """
     ends = [tokenizer.eos_token_id]
     config = folder / GENERATION_CONFIG

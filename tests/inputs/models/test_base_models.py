@@ -223,8 +223,8 @@ class TestHub:
         assert base_models.materialize(found, home, pytest.fail) == found.folder(home)
 
     def test_its_reason_is_passed_on(self, answer: Any) -> None:
-        answer(2, stderr="a warning\nits licence must be accepted on the hub first\n")
-        assert problem("org/name") == "model: org/name: its licence must be accepted on the hub first"
+        answer(2, stderr="a warning\nits license must be accepted on the hub first\n")
+        assert problem("org/name") == "model: org/name: its license must be accepted on the hub first"
 
     def test_a_hub_that_does_not_answer_is_not_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def hang(*args: Any, **kwargs: Any) -> None:

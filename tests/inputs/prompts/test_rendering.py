@@ -184,7 +184,7 @@ def test_all_that_jinja_offers_works_where_no_file_can_be_opened() -> None:
 TIME = f"cannot be rendered: it takes more than 0.3 seconds; {OTHER}"
 MEMORY = f"cannot be rendered: it needs more than 256 MB of memory; {OTHER}"
 OUTPUT = f"cannot be rendered: it writes more than 4,194,304 characters; {OTHER}"
-DEEP = f"it is nested too deeply, or calls itself without end; {OTHER}"
+DEEP = f"it is nested too deeply or calls itself endlessly; {OTHER}"
 
 
 @pytest.mark.parametrize(
