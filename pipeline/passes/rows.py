@@ -45,7 +45,7 @@ def lab_rows(
     """The `part` of a dataset, tokenized for the model in folder `model`: "train", "eval" (the held-out
     rows), "validation", those of the training rows that choose between adapters, or "learn", the others.
 
-    `loss_on` "response" masks the prompt's labels, "all" masks nothing. `limit` keeps so many, from
+    `loss_on` "response" masks the prompt's labels, "all" masks nothing. `limit` keeps that many, from
     all over the part.
     """
     folder = Path(model)
@@ -64,7 +64,7 @@ def lab_rows(
 
 
 def _vocabulary(folder: Path) -> int | None:
-    """How many tokens the model of a folder knows; None where only its tokenizer is there."""
+    """Size of the vocabulary of a folder's model; None if only its tokenizer is there."""
     file = folder / "config.json"
     return architectures.vocabulary(json.loads(file.read_text("utf-8"))) if file.is_file() else None
 
@@ -78,7 +78,7 @@ def dataset_of(config: DataConfig | dict[str, Any]) -> Any:
 class Rows(Dataset[tuple[dict[str, torch.Tensor], torch.Tensor]]):
     """Rows as ({"input_ids", "attention_mask"}, labels), each an int64 tensor of [tokens].
 
-    `cut` has the positions of those that were read so far and did not fit into `max_length`.
+    `cut` has the indices of those that were read so far and did not fit into `max_length`.
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 
 A step of a LoRA training is thousands of small kernels; launching them one by one from Python takes
 several times as long as they run. A recorded step is one launch. Sequences are padded to a few lengths,
-so that a few records serve all batches; padding stands on the right, where a causal model's labelled
+so that a few records serve all batches; padding is on the right, where a causal model's labelled
 positions do not see it.
 """
 
@@ -51,11 +51,11 @@ class StepGraphs:
             parameter.grad = gradient
 
     def zero(self) -> None:
-        """Set the gradients to zero where they are: records write to these very tensors."""
+        """Set the gradients to zero in place: records write to these tensors."""
         torch._foreach_zero_(self.gradients)
 
     def run(self, ids: Tensor, targets: Tensor, count: Tensor) -> Tensor | None:
-        """The batch's part of the step's mean loss, after adding its gradients; None: run it as usual.
+        """The batch's part of the step's mean loss, after adding its gradients; None if it must run as usual.
 
         `ids` and `targets`, int64 [rows, tokens]; `count`: labelled tokens of the whole step.
         """
@@ -76,12 +76,12 @@ class StepGraphs:
         return record.loss.detach().clone()
 
     def _try(self, shape: tuple[int, int]) -> bool:
-        """Record a step of that shape, or give it up: some models wait for the GPU in their forward."""
+        """Record a step of that shape; False if that fails: some models wait for the GPU in their forward."""
         try:
             self.records[shape] = self._record(*shape)
         except RuntimeError as error:
             self.failed = True
-            self.records.clear()  # what they hold may be what is missing
+            self.records.clear()  # they may hold the memory that is missing
             torch.cuda.empty_cache()
             memory = isinstance(error, torch.OutOfMemoryError)
             why = "There is too little GPU memory to record steps" if memory else "Steps cannot be recorded"
@@ -107,10 +107,10 @@ class StepGraphs:
 
 
 def steady_rope(model: Any, longest: int) -> bool:
-    """Let rotary embeddings that look at each batch's length stop looking; return whether they may.
+    """Keep rotary embeddings from checking each batch's length; return whether that is correct.
 
     Long RoPE and dynamic RoPE change their frequencies past a length. Up to it they are constant, but
-    looking makes the GPU wait for Python, and a step that waits cannot be recorded.
+    the check makes the GPU wait for Python, and a step that waits cannot be recorded.
     """
     for module in model.modules():
         kind = getattr(module, "rope_type", None)

@@ -1,4 +1,4 @@
-"""Losses on rows that are not learned, over a training: which adapter was best, and when to stop."""
+"""Losses on rows that are not trained on: which adapter was best, and when to stop."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ STATE, BEST = "held_out.json", "best.safetensors"
 
 
 class HeldOut:
-    """Looks at rows, keeps a copy of the best adapter, and counts looks without a better one.
+    """Measures the loss on rows, keeps a copy of the best adapter, and counts looks without a better one.
 
     `loss` is a `ResponseLoss`, `collate` its `Collator`. With `patience` 0 it never asks to stop. `name` is
-    what the rows are called.
+    the name of the rows in messages.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class HeldOut:
 
     @property
     def stops(self) -> bool:
-        """Whether so many looks in a row as `patience` says found nothing better."""
+        """Whether `patience` looks in a row found nothing better."""
         return 0 < self.patience <= self.waited
 
     def look(self, step: int) -> float:
@@ -88,7 +88,7 @@ class HeldOut:
         save_file(self._best, folder / BEST)
 
     def load(self, folder: Path) -> None:
-        """Take up what `save` wrote; without it, nothing was looked at yet."""
+        """Restore what `save` wrote, if anything."""
         if not (folder / STATE).is_file():
             return
         state = json.loads((folder / STATE).read_text("utf-8"))

@@ -24,7 +24,7 @@ Sample = tuple[dict[str, torch.Tensor], torch.Tensor]
 class Packs(Dataset[Sample]):
     """`Rows` as packs of at most `length` tokens: ({"input_ids", "position_ids"}, labels), int64 [tokens].
 
-    A row's first token has no label, because what stands before it belongs to another row. Rows longer
+    A row's first token has no label, because the token before it belongs to another row. Rows longer
     than `length` must have been cut.
     """
 
@@ -52,16 +52,16 @@ def join(rows: list[tuple[torch.Tensor, torch.Tensor]]) -> Sample:
 
 
 def pack(sizes: list[int], length: int, seed: int) -> list[list[int]]:
-    """Put things of these sizes into as few packs of `length` as best fit does; return their indices.
+    """Put items of these sizes into packs of `length` by best fit; return the indices in each pack.
 
-    Each pack holds `length` at most, unless one thing alone is larger. Among things of one size the seed
-    decides which goes where.
+    Each pack holds at most `length`, unless a single item is larger. The seed decides the order of items of
+    equal size.
     """
     order = list(range(len(sizes)))
     random.Random(seed).shuffle(order)  # noqa: S311 - a shuffle, not a secret
     order.sort(key=lambda index: -sizes[index])
     packs: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (what is free, pack), least first
+    room: list[tuple[int, int]] = []  # (free tokens, pack), fewest first
     for index in order:
         at = bisect_left(room, (sizes[index], -1))
         if at < len(room):
@@ -76,10 +76,10 @@ def pack(sizes: list[int], length: int, seed: int) -> list[list[int]]:
 
 @torch.no_grad()
 def check_boundaries(model: transformers.PreTrainedModel) -> None:
-    """See that the model keeps the rows of a pack apart. Raises LabError if it does not.
+    """Check that the model keeps the rows of a pack apart. Raises LabError if it does not.
 
-    Recurrent layers and positions of a model's own don't know about packs. So this runs a short row behind
-    two different ones: what comes out for it must be the same, and as if it stood alone.
+    Recurrent layers and unusual positions ignore the boundaries. So this runs a short row after two different
+    rows: its logits must be the same as when it runs alone.
     """
     size = min(8, model.config.get_text_config().vocab_size // 2)
     row = torch.arange(1, size + 1, device=model.device)
@@ -96,7 +96,7 @@ def check_boundaries(model: transformers.PreTrainedModel) -> None:
         ]
     finally:
         model.train(was_training)
-    # Where rows mix, logits change by about as much as they are large.
+    # Where rows mix, logits change by about their own size.
     allowed = max(1e-3, 8 * torch.finfo(model.dtype).eps) * float(alone.abs().max())
     differences = (behind[0] - behind[1], behind[0] - alone)
     if max(float(difference.abs().max()) for difference in differences) > allowed:

@@ -1,4 +1,4 @@
-"""What a training tells while it runs: a line of facts a step."""
+"""The progress of a training, as one event for each step."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pipeline.stages.events import emit
 
 
 class Progress(transformers.TrainerCallback):  # type: ignore[misc]
-    """Writes each step as an event. Raises LabError when the loss is no number any more."""
+    """Writes each step as an event. Raises LabError when the loss is not finite."""
 
     def __init__(self) -> None:
-        self.seconds = 0.0  # since the training began
-        self.aside = 0.0  # of these, for looking at held-out rows
+        self.seconds = 0.0  # since training began
+        self.aside = 0.0  # of these, spent on held-out rows
         self._began = 0.0
         self._first_step = 0
         self._first_tokens = 0
@@ -61,5 +61,5 @@ class Progress(transformers.TrainerCallback):  # type: ignore[misc]
 
 
 def gpu_memory() -> dict[str, int]:
-    """Most bytes that tensors took on a GPU so far. The peak is not set back, for the stage tells it too."""
+    """Peak bytes of tensors on a GPU so far. The peak is not reset, because the stage reports it too."""
     return {"gpu_memory_bytes": int(torch.cuda.max_memory_allocated())} if torch.cuda.is_available() else {}

@@ -35,10 +35,10 @@ from pipeline.stages.events import emit
 from pipeline.stages.optimize import JUDGED
 from pipeline.system.files import finite
 
-RECORD = "training.json"  # stands in the adapter's folder
+RECORD = "training.json"  # in the adapter's folder
 PARAMETERS: dict[str, tuple[Any, Any, str]] = {  # of the pass, besides Olive's: type, default, description
     "method": (str, "lora", "lora, rslora, dora, or qlora: LoRA on the float model put into nf4."),
-    "base": (str, "", "What the base is called, for whoever gets the adapter."),
+    "base": (str, "", "Name of the base, written into the adapter."),
     "torch_dtype": (
         str,
         "auto",
@@ -88,7 +88,7 @@ class QuantLora(LoRA):
         if looks is not judge:
             looks.measure(0, "before training")
         record = train(loss, shown, collate, arguments, looks, config.eval_every)
-        # Of many looks at the same rows, the best says too much: other rows have chosen the adapter.
+        # The best of many looks at the same rows is too optimistic, so other rows chose the adapter.
         after = judge.measure(record["steps"], "after training", drawn=looks is judge)
         if rows.cut or held_out.cut:
             emit(message=cut_note(rows, held_out))
@@ -116,7 +116,7 @@ class QuantLora(LoRA):
 
 
 def _choosing(config: Any, held_out: Rows) -> Rows | None:
-    """The rows that choose the adapter; None where the last one is kept."""
+    """The rows that choose the best adapter; None if the last one is kept."""
     if not config.eval_every:
         return None
     rows = _rows(config.validation_data_config) if config.validation_data_config else held_out
@@ -124,7 +124,7 @@ def _choosing(config: Any, held_out: Rows) -> Rows | None:
         return rows
     note = (
         "The dataset has too few different prompts to set validation rows apart: the held-out rows choose the"
-        " adapter, so the held-out loss says too much"
+        " adapter, so the held-out loss is too optimistic"
     )
     print(note)
     emit(message=note)
@@ -150,7 +150,7 @@ def load_base(handler: HfModelHandler, method: str, dtype: torch.dtype) -> trans
     )
     base.requires_grad_(False)
     base.config.use_cache = False
-    if method == "qlora":  # the Trainer and PEFT know nf4
+    if method == "qlora":  # the Trainer and PEFT support nf4
         return base
     count, kept = unpack_where_it_fits(base, dtype)
     if count or kept:
@@ -176,8 +176,8 @@ def nf4(dtype: torch.dtype) -> dict[str, Any]:
 
 
 def save(model: PeftModel, folder: Path, base: str = "") -> None:
-    """Write the adapter as PEFT does, with its base's name for the path on this machine that PEFT puts in."""
-    model.peft_config["default"].base_model_name_or_path = base  # None would be filled in
+    """Write the adapter as PEFT does, with the name of its base instead of the path that PEFT writes."""
+    model.peft_config["default"].base_model_name_or_path = base  # PEFT would fill in None
     model.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
@@ -191,9 +191,9 @@ def training_dtype(name: str) -> torch.dtype:
 
 
 def unpack_where_it_fits(model: torch.nn.Module, dtype: torch.dtype) -> tuple[int, int]:
-    """Replace packed weights by plain copies while half of the free memory lasts; return (replaced, left).
+    """Replace packed weights by plain copies, up to half of the free memory; return (replaced, left).
 
-    A frozen weight then need not be unpacked at every step. Those left over are unpacked when used.
+    A plain weight need not be unpacked at every step. The others are unpacked when used.
     """
     budget = _free_bytes() // 2
     replaced = left = 0
@@ -227,7 +227,7 @@ def add_lora(base: transformers.PreTrainedModel, config: Any) -> PeftModel:
 
 
 def all_linear(model: transformers.PreTrainedModel) -> list[str]:
-    """Last names of all linear layers, packed or plain, but the output layer."""
+    """Last names of all linear layers, packed or plain, except the output layer."""
     head = model.get_output_embeddings()
     return sorted(
         {

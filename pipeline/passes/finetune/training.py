@@ -27,9 +27,9 @@ from pipeline.passes.finetune.progress import Progress
 from pipeline.passes.rows import Rows
 from pipeline.stages.events import emit
 
-LENGTH_POOL = 16  # batches shuffled together before rows of like length are put side by side
+LENGTH_POOL = 16  # batches shuffled together before rows are grouped by length
 # A checkpoint is written after a twentieth of the steps, but not within `settings.checkpoint_seconds` of the
-# last one, and at the latest after these seconds; and writing may take a twentieth of the time at most.
+# last one, and at the latest after this many seconds; writing may take at most a twentieth of the time.
 MOST_SECONDS = 300.0
 SHARE = 20
 LEAST_RECORDED = 10  # steps; to record a step takes as long as several
@@ -44,10 +44,10 @@ def train(
     held_out: HeldOut,
     eval_every: int,
 ) -> dict[str, Any]:
-    """Run the steps, from the last checkpoint if one is left; return what is worth keeping.
+    """Run the steps, from the last checkpoint if there is one; return the facts for the record.
 
-    With `eval_every`, the model's adapter is afterwards the one with the least loss in `held_out`.
-    Raises LabError if the loss stops being a number.
+    With `eval_every`, the model is left with the adapter that had the least loss on `held_out`.
+    Raises LabError if the loss is not finite.
     """
     plan(arguments, math.ceil(len(rows) / arguments.per_device_train_batch_size))
     model = loss.model
@@ -86,7 +86,7 @@ def train(
 
 
 def plan(arguments: transformers.TrainingArguments, batches: int) -> None:
-    """Turn epochs of so many batches into steps, and keep the warm-up to half of the steps."""
+    """Turn epochs of that many batches into steps, and limit the warm-up to half of the steps."""
     if arguments.max_steps < 0:
         steps = math.ceil(batches / arguments.gradient_accumulation_steps)
         arguments.max_steps = max(1, math.ceil(arguments.num_train_epochs * steps))
@@ -114,7 +114,7 @@ class ResponseLoss:
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
         self._keep = targets != IGNORE_INDEX
         try:
-            # With a cache, even an empty one, transformers does not look for packs.
+            # With a cache, even an empty one, transformers does not detect packs.
             logits = self.model(**inputs, use_cache=False).logits
         finally:
             kept, self._keep = self._keep, None
@@ -123,7 +123,7 @@ class ResponseLoss:
 
 
 def next_tokens(labels: torch.Tensor) -> torch.Tensor:
-    """What each position is to predict, [rows, tokens]: labels moved one to the left."""
+    """The target of each position, [rows, tokens]: labels moved one to the left."""
     return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
 
 
@@ -164,13 +164,13 @@ class Collator:
 
 
 def _positions(samples: list[Sample], length: int) -> torch.Tensor:
-    """Positions of packs [packs, length]; the padding behind a pack is one more row, so nothing sees it."""
+    """Positions of packs [packs, length]; padding after a pack is one more row, so nothing sees it."""
     filled = [torch.cat([x["position_ids"], torch.arange(length - len(y))]) for x, y in samples]
     return torch.stack(filled)
 
 
 class ResponseTrainer(transformers.Trainer):
-    """transformers' Trainer with our loss, batches of rows of like length, and whole checkpoints."""
+    """transformers' Trainer with our loss, batches of rows of similar length, and complete checkpoints."""
 
     def __init__(
         self, loss: ResponseLoss, held_out: HeldOut, progress: Progress, pace: Pace, **kwargs: Any
@@ -185,12 +185,14 @@ class ResponseTrainer(transformers.Trainer):
         self._saving = False
         self._trained = [p for p in self.model.parameters() if p.requires_grad]
         self._graphs = step_graphs(self.model, self._trained, self.train_dataset, self.args)
-        self.model.zero_grad = self._forget  # the usual one walks thousands of modules, at each step
+        self.model.zero_grad = self._forget  # the original walks thousands of modules at each step
         self.model.train()
-        self.model_accepts_loss_kwargs = True  # leaves our mean over all batches of a step as it is
+        self.model_accepts_loss_kwargs = (
+            True  # so that our mean over all batches of a step is not divided again
+        )
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Forward and backward of one batch, recorded where that is possible."""
+        """Forward and backward of one batch, as a CUDA graph where possible."""
         inputs = self._prepare_inputs(inputs)
         if self._graphs is not None:
             targets = next_tokens(inputs["labels"])
@@ -210,11 +212,11 @@ class ResponseTrainer(transformers.Trainer):
             parameter.grad = None
 
     def _clip_grad_norm(self, model: Any) -> torch.Tensor:
-        """Shorten the gradient to `max_grad_norm`, and say how long it was, without walking all modules."""
+        """Clip the gradient to `max_grad_norm` and return its norm, without walking all modules."""
         return torch.nn.utils.clip_grad_norm_(self._trained, self.args.max_grad_norm)
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """Nothing: the usual count walks all modules at each step, and nobody reads it."""
+        """Zero: the original walks all modules at each step for a count that nobody reads."""
         return 0
 
     def compute_loss(
@@ -230,10 +232,10 @@ class ResponseTrainer(transformers.Trainer):
         return torch.stack(counts).sum().to(device)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Look at the rows, and end the training if they have not got better for long enough."""
+        """Measure the rows, and end the training after `patience` looks without improvement."""
         began = time.monotonic()
         found = self._held_out.look(self.state.global_step)
-        self.control.should_evaluate = False  # or the end of an epoch would look once more
+        self.control.should_evaluate = False  # else the end of an epoch would measure again
         if self._held_out.stops:
             self.control.should_training_stop = True
             self.control.should_save = False
@@ -250,10 +252,10 @@ class ResponseTrainer(transformers.Trainer):
         return str(folder / PART if self._saving else folder)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write a checkpoint aside and give it its name when it is whole.
+        """Write a checkpoint under a temporary name and rename it when it is complete.
 
-        The Trainer fills a folder that has its name already, so a process killed meanwhile would leave half
-        a checkpoint, from which it could not go on.
+        The Trainer writes under the final name, so a killed process would leave half a checkpoint, from which
+        training could not resume.
         """
         began = time.monotonic()
         folder = Path(self.args.output_dir)
@@ -277,7 +279,7 @@ class ResponseTrainer(transformers.Trainer):
 
 
 class Pace(transformers.TrainerCallback):
-    """After which steps to look at the held-out rows, and after which to write a checkpoint."""
+    """Decides after which steps to measure the held-out rows and to write a checkpoint."""
 
     def __init__(self, eval_every: int) -> None:
         self.eval_every = eval_every
@@ -299,14 +301,14 @@ class Pace(transformers.TrainerCallback):
 
 
 def due(steps: int, total: int, seconds: float, cost: float) -> bool:
-    """Whether to write a checkpoint, so long after the last one, which took `cost` seconds to write."""
+    """Whether to write a checkpoint, `seconds` after the last one, which took `cost` seconds to write."""
     if seconds < max(settings.checkpoint_seconds(), SHARE * cost):
         return False
     return steps * SHARE >= total or seconds >= MOST_SECONDS
 
 
 class LikeLengths(Sampler[int]):
-    """Row indices in an order that puts rows of like length into a batch, new in every epoch."""
+    """Row indices in an order that puts rows of similar length into a batch, different in every epoch."""
 
     def __init__(self, lengths: list[int], batch_size: int, seed: int) -> None:
         self.lengths = lengths
@@ -322,12 +324,12 @@ class LikeLengths(Sampler[int]):
         return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
-        dice = random.Random(f"{self.seed}:{self.epoch}")  # noqa: S311 - a shuffle, not a secret
+        shuffler = random.Random(f"{self.seed}:{self.epoch}")  # noqa: S311 - a shuffle, not a secret
         order = list(range(len(self.lengths)))
-        dice.shuffle(order)
+        shuffler.shuffle(order)
         pool = self.batch_size * LENGTH_POOL
         for start in range(0, len(order), pool):
             part = sorted(order[start : start + pool], key=lambda i: self.lengths[i])
             batches = [part[i : i + self.batch_size] for i in range(0, len(part), self.batch_size)]
-            dice.shuffle(batches)
+            shuffler.shuffle(batches)
             yield from (index for batch in batches for index in batch)

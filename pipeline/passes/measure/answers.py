@@ -91,7 +91,7 @@ class Answers(Pass):
 def _answer(
     model: generation.Model, row: dict[str, Any], max_new_tokens: int, sides: dict[str, str | None]
 ) -> dict[str, Any]:
-    """One row of answers.json; `sides` gives for each side the adapter that is active, None for none."""
+    """One row of answers.json; `sides` maps each side to its active adapter, or None."""
     prompt = model.reader.text(row)
     answers: dict[str, Any] = {"base": None, SIDE: None}
     for side, adapter in sides.items():

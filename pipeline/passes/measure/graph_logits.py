@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.system import hardware
 
-# Types of a cache, as the session names them.
+# Types of the cache, by the session's names for them.
 CACHES = {
     "tensor(float)": TensorProto.FLOAT,
     "tensor(float16)": TensorProto.FLOAT16,
@@ -32,7 +32,7 @@ def logits_of(folder: Path, adapter: Path | None = None) -> Callable[[Tensor], T
     cuda = any("cuda" in given for given in decoder["session_options"].get("provider_options", []))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = hardware.cores()
-    options.log_severity_level = 3  # errors: an adapter's optional inputs are a warning each
+    options.log_severity_level = 3  # errors only: each optional input of an adapter would be a warning
     providers = ["CPUExecutionProvider"]
     if cuda:
         onnxruntime.preload_dlls()
@@ -60,7 +60,7 @@ def logits_of(folder: Path, adapter: Path | None = None) -> Callable[[Tensor], T
             "position_ids": np.arange(len(ids), dtype=np.int64)[None],
         }
         fed = {name: onnxruntime.OrtValue.ortvalue_from_numpy(given[name]) for name in names}
-        _ = loaded  # the options hold its address alone
+        _ = loaded  # keeps it alive: the options hold only its address
         found = session.run_with_ort_values(["logits"], {**fed, **empty}, run)[0].numpy()
         return torch.from_numpy(found[0].astype(np.float32, copy=False))
 

@@ -1,4 +1,4 @@
-"""Whether an exported graph predicts what PyTorch does of one checkpoint, with and without the adapter."""
+"""Whether an exported graph predicts the same as PyTorch, with and without the adapter."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.passes.finetune.quant_lora import unpack_where_it_fits
 
 @dataclass(frozen=True)
 class Parity:
-    """Over all next-token distributions: how often the likeliest token is the same, and the mean KL
+    """Over all next-token distributions: how often the most likely token is the same, and the mean KL
     divergence KL(PyTorch ‖ graph) in nats a token."""
 
     agreement: float

@@ -1,9 +1,9 @@
-"""How well a model predicts text it was not fitted to, and how near it is to another model doing so.
+"""How well a model predicts text it was not trained on, and how close its predictions are to another model's.
 
 Perplexity is exp of the mean cross entropy, in nats a token. The divergence is the mean Kullback-Leibler
 divergence KL(exact ‖ model) of next-token distributions, in nats a token: 0 for the exact model itself. It
-tells quantizations apart on few tokens, where perplexity is mostly luck: errors of quantization can happen to
-make a text likelier.
+tells quantizations apart on few tokens, where perplexity is mostly luck: quantization errors can happen to
+make a text more likely.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Exact:
-    """The exact model's hidden states, on the host, and its output layer: its logits without the model."""
+    """The exact model's hidden states, on the host, and its output layer: enough for its logits."""
 
     head: Head
     batches: list[Predicted]
@@ -76,7 +76,7 @@ def read(model: Any, texts: Sequence[Text], tell: Callable[[int], None] | None =
 def judge(
     model: Any, texts: Sequence[Text], tell: Callable[[int], None] | None = None, exact: Exact | None = None
 ) -> Judged:
-    """Perplexity of a causal model over texts, and how far it is from what `read` gave of them.
+    """Perplexity of a causal model over texts, and its divergence from what `read` returned for them.
 
     Texts of one length run together. `tell` gets the number of texts done. Raises ValueError if no token
     counts.
@@ -100,10 +100,10 @@ def judge_logits(
     exact: Exact,
     tell: Callable[[int], None] | None = None,
 ) -> Judged:
-    """As `judge`, for whatever gives logits [tokens, vocabulary] of ids [tokens], one text at a time.
+    """As `judge`, for any function from ids [tokens] to logits [tokens, vocabulary], one text at a time.
 
-    `exact` is what `read` gave of these texts, or of more that begin with these and are of the same length.
-    Raises ValueError if it is of others, or if no token counts.
+    `exact` is what `read` returned for these texts, or for more texts of this length that begin with these.
+    Raises ValueError if it is for others, or if no token counts.
     """
     total = _Sum()
     done = 0
@@ -127,7 +127,7 @@ def judge_logits(
 def loss_of_logits(
     logits: Callable[[Tensor], Tensor], texts: Sequence[Text], tell: Callable[[int], None] | None = None
 ) -> float:
-    """Mean loss in nats a token that counts, for whatever gives logits [tokens, vocabulary] of ids [tokens].
+    """Mean loss in nats a counted token, for any function from ids [tokens] to logits [tokens, vocabulary].
 
     Raises ValueError if no token counts.
     """

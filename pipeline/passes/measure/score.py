@@ -30,15 +30,15 @@ from pipeline.system.files import finite
 
 SCORE = "score.json"
 BLOCK = 512  # tokens
-EXPORTED_BLOCKS = 8  # of the general text for the graph: 4,096 tokens tell settings of the export apart
+EXPORTED_BLOCKS = 8  # of the general text, for the graph: 4,096 tokens are enough to compare export settings
 
 
 class Score(Pass):
     """Write `score.json`: {data_perplexity, data_divergence, general_perplexity, …, tokens_per_second}.
 
-    `data` is what the rows' labels count, `general` a bundled text, `exported` the graph in the folder `onnx`
-    on the beginning of that text. Divergence is from the model `exact`, the speed that of the graph; each is
-    left out without it. The graph's is from this model where no other is exact.
+    `data` is over the labelled tokens of the rows, `general` over a bundled text, `exported` over the start
+    of that text with the graph in the folder `onnx`. Divergence is from the model `exact`, speed is the
+    graph's; each is left out if there is none. Without `exact`, the graph's divergence is from this model.
     """
 
     @classmethod
@@ -75,7 +75,7 @@ class Score(Pass):
         folder = Path(output_model_path)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / SCORE).write_text(json.dumps(finite(score), allow_nan=False, indent=1) + "\n", "utf-8")
-        # Olive wants a model from every pass, and copies its folder: so a folder with a config alone.
+        # Olive wants a model from every pass and copies its folder, so this one has only a config.
         shutil.copyfile(Path(model.model_name_or_path) / "config.json", folder / "config.json")
         return HfModelHandler(str(folder), task=model.task)
 
@@ -83,7 +83,7 @@ class Score(Pass):
 def _judged(
     handler: HfModelHandler, texts: dict[str, list[Text]], exact: HfModelHandler | None
 ) -> tuple[dict[str, Any], Exact]:
-    """Perplexity and divergence by name of the text, and what the exact model makes of the general one.
+    """Perplexity and divergence by name of the text, and what the exact model predicts for the general one.
 
     One model is in memory at a time, none afterwards.
     """
@@ -103,12 +103,12 @@ def _judged(
 
 
 def _read(handler: HfModelHandler, texts: dict[str, list[Text]]) -> dict[str, Exact]:
-    """What the exact model makes of the texts. A function of its own, so that no name keeps the model."""
+    """What the exact model predicts for the texts. A function, so that no variable keeps the model alive."""
     known: dict[str, Exact] = {}
     begin = 0.02
     with _loaded(handler, "the exact model", begin) as model:
         for name, part in texts.items():
-            tell = _teller(f"What the exact model makes of {name} text", part, begin)
+            tell = _teller(f"Predictions of the exact model for {name} text", part, begin)
             known[name] = read(model, part, tell)
             begin += 0.2
     return known

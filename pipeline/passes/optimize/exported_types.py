@@ -1,6 +1,6 @@
-"""Which weights of the exported graph are kept in which type, in the words of the model builder.
+"""Which weights of the exported graph are stored in which type, as options of the model builder.
 
-Pure: no torch, no files, so that what an option does is read and tested here.
+Pure functions without torch or files, so that the effect of an option can be read and tested here.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 HEAD, EMBEDDING = "/lm_head/MatMul", "/model/embed_tokens/Gather"
 FLOAT = "float"
 QUANTIZED = ("int4", "int8")
-# What 0.18 was seen to run in 8 bits, and at which accuracy level on a CPU: at the others ONNX Runtime has no
-# kernel for them, and makes a float matrix of them at every token, which takes 17 times as long.
+# What 0.18 runs in 8 bits, and at which accuracy level on a CPU. At other levels ONNX Runtime has no kernel
+# and unpacks the matrix to float for every token, which takes 17 times as long.
 EIGHT_BITS, CPU, INT8_ACTIVATIONS = ("cpu", "cuda"), "cpu", 4
 
 
@@ -34,16 +34,18 @@ def types(
     provider: str = CPU,
     accuracy_level: int = INT8_ACTIVATIONS,
 ) -> Types:
-    """The builder's precision and options for the words of a recipe.
+    """The builder's precision and options for the options of a recipe.
 
     `quantization` is a packed checkpoint's own description, None for a float one; `tied` says whether the
     model's embedding and output layer are one matrix. Packed matrices go in unchanged whatever is asked for:
-    `precision` then holds for the output layer and for activations on a GPU. `provider` is the builder's word
-    for where the graph will run.
+    `precision` then holds for the output layer and for activations on a GPU. `provider` is the builder's name
+    for the device.
 
     Raises ValueError for a type that the builder cannot give to a matrix of this model.
     """
-    body = precision if quantization is None else "int4"  # at other precisions it takes no packed weights
+    body = (
+        precision if quantization is None else "int4"
+    )  # at other precisions the builder takes no packed weights
     packed_head = bool(quantization and quantization.get("lm_head"))
     head = _head(lm_head, packed_head, _auto_head(precision, provider, accuracy_level))
     if body not in QUANTIZED:
@@ -73,7 +75,7 @@ def types(
     if head in QUANTIZED and head != body:
         options["matmul_mixed_precision"] = {"last_matmul": head}
         if shared:
-            # 0.18 looks rows up in matrices by the names that its other quantizer gives them.
+            # 0.18 looks up rows in matrices by the names that its other quantizer uses.
             options["algo_config"] = "rtn"
     if precision == "bf16":
         options["use_cuda_bf16"] = True
@@ -81,10 +83,10 @@ def types(
 
 
 def _auto_head(precision: str, provider: str, accuracy_level: int) -> str:
-    """The output layer's type if nobody asks for one.
+    """The output layer's type for "auto".
 
-    Of an int4 graph it is int8: nearly all that such a graph answers otherwise than its checkpoint comes from
-    an output layer in 4 bits (benchmarks/RESULTS.md).
+    For an int4 graph it is int8: nearly all differences between such a graph and its checkpoint come from an
+    output layer in 4 bits (benchmarks/RESULTS.md).
     """
     if precision not in QUANTIZED:
         return FLOAT
@@ -105,8 +107,8 @@ def _head(lm_head: str, packed: bool, auto: str) -> str:
 def _sharable(head: str, body: str, packed: bool) -> bool:
     """Whether tied matrices can be stored once, as the output layer's.
 
-    The builder looks rows up in 4-bit matrices only at precision int4, and in 8-bit ones only if another of
-    its quantizers made them, which would take over the body of a float model too.
+    The builder looks up rows in 4-bit matrices only at precision int4, and in 8-bit ones only with another of
+    its quantizers, which would then quantize the body of a float model too.
     """
     if head == "int8":
         return packed
@@ -114,5 +116,5 @@ def _sharable(head: str, body: str, packed: bool) -> bool:
 
 
 def _looked_up(head: str) -> str:
-    """The word for an embedding that is the output layer's matrix."""
+    """The builder's word for an embedding that shares the output layer's matrix."""
     return head if head in ("int4", FLOAT) else "auto"

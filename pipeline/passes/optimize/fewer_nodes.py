@@ -1,5 +1,5 @@
 # mypy: disallow-subclassing-any=False
-"""An exported graph with fewer nodes between its products, for a CPU.
+"""An exported graph with fewer nodes between its matrix products, for a CPU.
 
 A decoding step of a small model spends a few milliseconds on some four hundred nodes, so the nodes count.
 x * sigmoid(x) becomes one: QuickGelu with alpha 1.
@@ -43,7 +43,7 @@ class FewerNodes(Pass):
 
 
 def fuse_silu(graph: onnx.GraphProto) -> int:
-    """Make one node of Sigmoid(x) and the Mul by x that alone reads it; return how many were found."""
+    """Fuse Sigmoid(x) with the Mul by x that is its only reader; return how many were fused."""
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:

@@ -1,4 +1,4 @@
-"""A new folder for a changed graph, with the weights it shares linked into it."""
+"""A new folder for a changed graph, with hard links to the weights that stay the same."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ ANOTHERS = ("artifact.json", "SHA256SUMS")
 
 
 def carry_over(source: Path, folder: Path) -> list[Path]:
-    """Link what stands beside the graph file `source`, weights too, into `folder`, which is made.
+    """Link all files beside the graph `source`, weights included, into a new `folder`.
 
-    Returns what was linked and is not weights. What belongs to another run stays behind: its adapters, its
-    manifest and its checksums.
+    Returns the linked files that are not weights. Adapters, manifest and checksums, which belong to the other
+    run, are left out.
     """
     folder.mkdir(parents=True, exist_ok=True)
     others = []
@@ -21,10 +21,10 @@ def carry_over(source: Path, folder: Path) -> list[Path]:
         if file == source or not file.is_file() or file.suffix == ".onnx_adapter" or file.name in ANOTHERS:
             continue
         target = folder / file.name
-        target.unlink(missing_ok=True)  # it may be a link, and is not to be written through
+        target.unlink(missing_ok=True)  # it may be a link, whose file must not change
         try:
             os.link(file, target)
-        except OSError:  # another file system: then a copy it must be
+        except OSError:  # another file system: copy instead
             shutil.copyfile(file, target)
         if file.name != f"{source.name}.data":
             others.append(target)

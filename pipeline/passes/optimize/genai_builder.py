@@ -42,7 +42,7 @@ from pipeline.exports.serving_ids import LAB
 from pipeline.inputs.prompts.training_ids import before, end_tokens
 
 GRAPH = "model.onnx"
-# A cache of window size refuses any generation shorter than the window (4,096 tokens for Gemma 2).
+# A cache of window size rejects generations shorter than the window (4,096 tokens for Gemma 2).
 WHOLE_CACHE = {"windowed_kv_cache": False}
 
 
@@ -66,7 +66,7 @@ class GenaiBuilder(ModelBuilder):
 
     def _run_for_config(self, model: HfModelHandler, config: Any, output_model_path: str) -> ONNXModelHandler:
         emit(message="Building the ONNX graph", progress=0.05)
-        # A line for each of hundreds of nodes it does not touch.
+        # The builder prints a line for each of hundreds of nodes that it does not touch.
         logging.getLogger("onnxruntime.quantization").setLevel(logging.WARNING)
         folder, source = Path(output_model_path), str(model.model_name_or_path)
         provider = self.EP_MAP.get(self.accelerator_spec.execution_provider, "cpu")
@@ -95,7 +95,7 @@ class GenaiBuilder(ModelBuilder):
 
 
 def asked_for(config: Any, folder: Path, provider: str) -> Types:
-    """What the pass's options mean for the checkpoint in a folder. Raises ValueError as `types` does."""
+    """`types` for the pass's options and the checkpoint in a folder. Raises ValueError as it does."""
     model = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     quantization = getattr(model, "quantization_config", None) or None
     precision = Precision(config.precision).value
@@ -105,7 +105,7 @@ def asked_for(config: Any, folder: Path, provider: str) -> Types:
 
 
 def flatten_rope(config: Any) -> None:
-    """Write rotary settings as the builder reads them: it knows no dictionary by layer type (Gemma 3)."""
+    """Write rotary settings as the builder reads them: it has no dictionary by layer type (Gemma 3)."""
     rope = getattr(config, "rope_parameters", None) or {}
     if "full_attention" in rope:
         config.rope_local_base_freq = rope["sliding_attention"]["rope_theta"]
@@ -115,14 +115,14 @@ def flatten_rope(config: Any) -> None:
 
 
 class SplitReader(OliveModel):
-    """onnxruntime-genai's reader of Olive checkpoints, given no fused matrices to split.
+    """onnxruntime-genai's reader of Olive checkpoints, with fused matrices split beforehand.
 
-    It cannot export symmetric weights with q, k and v packed either, so those get the zero points that
-    they imply.
+    The reader also cannot export symmetric weights when it packs q, k and v, so those get explicit zero
+    points.
 
     0.18.0 cuts the packed zero points of `gate_up_proj` and `qkv_proj` at half the rows that belong to
-    the first part: Olive packs two to a byte along a row, not down a column. Cut here, row by row, all
-    tensors of a matrix fall apart at the same place.
+    the first part: Olive packs two to a byte along a row, not down a column. Here all tensors of a
+    matrix are cut at the same row.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ def split_fused(
 def _renamed(
     overrides: Mapping[str, Any], parts: Mapping[str, Mapping[str, int]]
 ) -> Iterator[tuple[str, Any]]:
-    """Settings of single modules, with those of a fused one given to each of its parts."""
+    """Settings by module, with those of a fused module copied to each of its parts."""
     for module, setting in overrides.items():
         fused = next((path for path in parts if module.endswith(path)), None)
         if fused is None:
@@ -202,7 +202,7 @@ def _renamed(
 
 @contextmanager
 def _right_reader() -> Iterator[None]:
-    """Let the builder find our reader where it looks for its own."""
+    """Put our reader where the builder looks for its own."""
     original = quant_model.OliveModel
     quant_model.OliveModel = SplitReader
     try:
@@ -212,7 +212,7 @@ def _right_reader() -> Iterator[None]:
 
 
 def _end_answers(folder: Path, source: Path, template: templates.Template) -> None:
-    """See that every token that ends an answer ends the generation: chat models have more than one."""
+    """Make every end token stop the generation: chat models have more than one."""
     file = folder / "genai_config.json"
     config = json.loads(file.read_text("utf-8"))
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
@@ -224,7 +224,7 @@ def _end_answers(folder: Path, source: Path, template: templates.Template) -> No
 
 
 def add_app(folder: Path, source: Path, text: str, template: templates.Template) -> None:
-    """Put app.py into the folder, with what it needs to load the model and to read rows as training does.
+    """Put app.py into the folder, with what it needs to load the model and read rows as training does.
 
     Raises LabError if GenAI's tokenizer cannot be made to read them so.
     """

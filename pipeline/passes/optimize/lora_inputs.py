@@ -7,12 +7,12 @@ Beside each adapted product y = xW the graph gets the branch y + (xA)B, with A a
     model.layers.0.attn.o_proj.lora_B    [rank, outputs], times alpha / r
 
 named after the product's node. They are optional: each has an empty default of rank 0, so that the graph
-without an adapter is the base model. A file of them is what `onnxruntime_genai.Adapters.load` reads; adapters
-of any rank over the same products, or over some of them, fit the same graph.
+without an adapter is the base model. `onnxruntime_genai.Adapters.load` reads a file with these tensors;
+adapters of any rank for all or some of the products fit the same graph.
 
-Where the export put several PEFT modules into one product (packed q, k and v), A is theirs side by side and B
-block-diagonal. Where it cut one PEFT module into several (gate_up), each part has the same A and its own
-rows of B.
+Where the export merged several PEFT modules into one product (packed q, k and v), A is their As side by side
+and B is block-diagonal. Where it split one PEFT module (gate_up), each part has the same A and its own rows
+of B.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Modules = Mapping[tuple[int, str], Lora]  # an adapter by (layer, last name of t
 class LoraInputs(Pass):
     """Add the branches to an ONNX model of GenaiBuilder and write the adapter beside it.
 
-    A graph that has the places already is left as it is, and only the adapter is written.
+    A graph that already has the places is left unchanged, and only the adapter is written.
     """
 
     @classmethod
@@ -62,7 +62,7 @@ class LoraInputs(Pass):
             "adapter_path": PassConfigParam(
                 type_=str, required=True, description="Folder of a PEFT LoRA adapter."
             ),
-            "base": PassConfigParam(type_=str, default_value="", description="What the base is called."),
+            "base": PassConfigParam(type_=str, default_value="", description="Name of the base."),
             "data_config": PassConfigParam(
                 type_=DataConfig | dict, default_value=None, description="Rows to measure the loss on."
             ),
@@ -109,10 +109,10 @@ def convert(adapter: Path, folder: Path, file: Path) -> None:
 
 
 def note_base(folder: Path, base: str) -> None:
-    """Write into the folder's lab.json what the base is called, for adapters from elsewhere."""
+    """Write the name of the base into the folder's lab.json, to check adapters from elsewhere."""
     file = folder / LAB
     known = json.loads(file.read_text("utf-8")) if file.exists() else {}
-    file.unlink(missing_ok=True)  # it may be a link to another folder's
+    file.unlink(missing_ok=True)  # it may be a link, whose file must not change
     file.write_text(
         json.dumps(finite({**known, "base": base}), allow_nan=False, ensure_ascii=False, indent=1) + "\n",
         "utf-8",
@@ -141,7 +141,7 @@ class Place:
 
 
 def places(graph: onnx.GraphProto) -> list[Place]:
-    """The places for adapters a graph has, told from its inputs."""
+    """The places for adapters in a graph, found by its inputs."""
     values = {value.name: value for value in graph.input}
     found = []
     for name, value in values.items():
@@ -162,8 +162,8 @@ def _sizes(value: onnx.ValueInfoProto) -> list[int]:
 def weights_for(modules: Modules, graph: onnx.GraphProto, widths: Mapping[str, int]) -> dict[str, Array]:
     """The adapter's tensors by graph input. `widths` are the outputs of q, k and v.
 
-    Places that no module is for are left out. Raises ValueError with the reason if a module has no place, or
-    is of another size than the graph's product.
+    Places without a module are left out. Raises ValueError with the reason if a module has no place, or has
+    another size than the graph's product.
     """
     weights: dict[str, Array] = {}
     used: set[tuple[int, str]] = set()
@@ -199,7 +199,7 @@ class Piece:
 def combine(pieces: Sequence[Piece], inputs: int, outputs: int) -> tuple[Array, Array]:
     """(A [inputs, ranks side by side], B [ranks, outputs] block-diagonal) of the pieces of one product.
 
-    Raises ValueError if one of them is of another size.
+    Raises ValueError if the size of one does not fit.
     """
     for piece in pieces:
         read, width = piece.lora.a.shape[1], piece.lora.b.shape[0]
@@ -282,7 +282,7 @@ class Branch:
 
 
 def write_adapter(weights: Mapping[str, Array], file: Path) -> None:
-    """Write tensors as ONNX Runtime's adapter format; the file is there whole or not at all."""
+    """Write tensors as ONNX Runtime's adapter format; the file is written whole or not at all."""
     adapter = onnxruntime.AdapterFormat()
     adapter.set_adapter_version(1)
     adapter.set_model_version(1)
@@ -311,7 +311,7 @@ def _sources(place: tuple[int, str, str], wanted: set[tuple[int, str]]) -> set[t
 def _pieces(place: Place, modules: Modules, widths: Mapping[str, int]) -> Iterator[Piece]:
     """The adapters that belong to one product: its own, its parts', or its share of a fused one.
 
-    Raises ValueError if a fused one has other outputs than its parts in the graph have together.
+    Raises ValueError if a fused module has more or fewer outputs than its parts in the graph together.
     """
     layer, name = place.layer, place.product
     if (layer, name) in modules:

@@ -1,9 +1,9 @@
 # mypy: disallow-subclassing-any=False
 """Fold a LoRA adapter into the weights it adapts, and measure on held-out rows what that loses.
 
-W + B A alpha / r is rounded to nearest again, with the group size that the matrix had and scales of its own.
-What the adapter moves by less than half a step of the new grid may come out unmoved or a whole step
-off. On 4 bits that was measured to undo most of what was learned; 8 bits keep it.
+W + B A alpha / r is rounded to nearest again, with the same group size and new scales. A weight that the
+adapter changes by less than half a step of the new grid may come out unchanged or a whole step off. Measured:
+4 bits undo most of what was learned; 8 bits keep it.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from pipeline.passes.rows import dataset_of
 from pipeline.stages.events import emit
 from pipeline.system.files import finite
 
-ADAPTER = "default"  # PEFT's name for the one that is loaded
+ADAPTER = "default"  # PEFT's name for the loaded adapter
 
 
 class MergeAdapter(Pass):
-    """A checkpoint like its input with the adapter in its weights.
+    """Write a checkpoint like the input, with the adapter merged into its weights.
 
     Writes to the file `report`: {held_out_perplexity_detachable, held_out_perplexity_merged,
     held_out_divergence_merged, merged_matrices}; the divergence is from the model with the adapter beside it.
@@ -79,7 +79,7 @@ class MergeAdapter(Pass):
 def with_adapter(base: torch.nn.Module, folder: Path) -> torch.nn.Module:
     """The model with the adapter of a folder beside its weights.
 
-    Raises ValueError for DoRA, which has more to it than a product to add.
+    Raises ValueError for DoRA, which is more than a product to add.
     """
     config = LoraConfig.from_pretrained(folder)
     if config.use_dora:
@@ -108,7 +108,7 @@ def merge_measured(
 
 
 def merge(model: Any, bits: int) -> int:
-    """Replace every adapted layer by one of its base's kind, in place; return how many there were.
+    """Replace every adapted layer by a merged one of the base's type, in place; return the number of layers.
 
     Packed ones get `bits` bits, and the model's quantization config says so.
     """
@@ -141,7 +141,7 @@ def _packed(base: QuantLinear, delta: Tensor, bits: int) -> torch.nn.Module:
 
 
 def _tell_bits(quantization: Any, name: str, bits: int) -> None:
-    """Name a matrix's bits in a checkpoint's config, beside what else is said of it."""
+    """Set a matrix's bits in a checkpoint's config, keeping its other settings."""
     overrides = dict(quantization.overrides or {})
     said = overrides.get(name)
     given = {} if said is None else {k: v for k, v in vars(said).items() if v is not None}

@@ -17,13 +17,13 @@ from pipeline import display
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 KEY = re.compile(r"(?:^|\.)model\.layers\.(\d+)\.(self_attn|mlp)\.(\w+)\.lora_([AB])\.weight$")
-# Variants that change more than y + (xA)B: exported as plain LoRA they would answer wrongly.
+# Variants that do more than y + (xA)B: exported as plain LoRA they would give wrong answers.
 VARIANTS = (
     "use_dora", "use_bdlora", "use_qalora", "modules_to_save", "fan_in_fan_out", "lora_bias",
     "megatron_config", "trainable_token_indices", "layer_replication", "alora_invocation_tokens",
     "arrow_config",
 )  # fmt: skip
-# Starts that take something out of the base's weights: the adapter fits what is left of them alone.
+# Initializations that also change the base's weights: the adapter fits only the changed weights.
 RESIDUAL = ("pissa", "olora", "corda", "loftq", "lora_ga", "eva_residual")
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -41,7 +41,7 @@ class Lora:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The adapter's config. Raises ValueError if the folder is no plain LoRA adapter in safetensors."""
+    """The adapter's config. Raises ValueError if the folder is not a plain LoRA adapter in safetensors."""
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
     except FileNotFoundError:
@@ -64,7 +64,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _check_scales(config: Mapping[str, Any]) -> None:
-    """Raise ValueError if what a module's output is multiplied with is no number."""
+    """Raise ValueError if a scale is not a number."""
     patterns = config.get("alpha_pattern") or {}
     if not isinstance(patterns, dict):
         raise ValueError(f"{CONFIG}: alpha_pattern is not a mapping")

@@ -1,4 +1,4 @@
-"""Whether an exported folder makes the token ids of prompts that training made."""
+"""Whether an exported folder turns prompts into the same token ids as training."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def require(source: Path, exported: Path, template: str, rows: Iterable[template
 
 
 def _shipped(exported: Path, tokenizer: Any) -> lab_prompt.Reader:
-    """The reader of the folder's own app.py. Its chat template, a program, is rendered within limits here."""
+    """The reader of the folder's own app.py. Its chat template, a program, is rendered within limits."""
     lab = json.loads((exported / serving_ids.LAB).read_text("utf-8"))
     file = exported / "chat_template.jinja"
     chat = templates.Chat(file.read_text("utf-8"), lab_prompt.tokens(exported)) if file.is_file() else None

@@ -27,20 +27,20 @@ from torch import Tensor
 from pipeline.passes.rows import dataset_of
 from pipeline.stages.events import emit
 
-# In AutoAWQ's GEMM layout an int32 holds eight codes of one row; place i holds the output ORDER[i].
+# In AutoAWQ's GEMM layout an int32 holds eight codes of one row; position i holds the output ORDER[i].
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
-LONGEST = 512  # tokens of a block: AutoAWQ drops longer ones, and fails on fewer in all
+LONGEST = 512  # tokens of a block: AutoAWQ drops longer blocks, and fails with fewer tokens in total
 
 
 class LabAutoAwq(AutoAWQQuantizer):
     """Olive's AutoAWQ pass on our calibration blocks, written as a checkpoint with `quant_method: olive`."""
 
     def _run_for_config(self, model: HfModelHandler, config: Any, output_model_path: str) -> HfModelHandler:
-        emit(message="Quantizing with AutoAWQ; it tells no progress and takes minutes", progress=0.05)
+        emit(message="Quantizing with AutoAWQ; it takes minutes and reports no progress", progress=0.05)
         ids = dataset_of(config.data_config).ids
         tokens = ids.flatten().repeat(1 + (LONGEST - 1) // max(1, ids.numel()))
         blocks = tokens[: len(tokens) // LONGEST * LONGEST].view(-1, LONGEST)
-        # Olive hands on what it finds under `data_name`; AutoAWQ takes lists of token ids there.
+        # Olive passes on what is under `data_name`; AutoAWQ takes lists of token ids there.
         lists = SimpleNamespace(load_dataset_params={"data_name": blocks.tolist()}, pre_process_params={})
         config = config.model_copy(update={"data_config": lists})
         folder = Path(output_model_path)
@@ -89,7 +89,7 @@ def unpack(packed: Tensor) -> Tensor:
 
 
 def _olive(tensors: dict[str, Tensor], module: str) -> dict[str, Tensor]:
-    """A matrix's tensors, AutoAWQ's [inputs, outputs] turned into Olive's [outputs, inputs]."""
+    """A matrix's tensors, AutoAWQ's [inputs, outputs] transposed to Olive's [outputs, inputs]."""
     codes, zeros = (unpack(tensors[f"{module}.{kind}"]).T for kind in ("qweight", "qzeros"))
     return {
         "qweight": pack_to_uint8(codes.contiguous(), 4),

@@ -3,9 +3,9 @@
 
 Source: Lin et al., AWQ: Activation-aware Weight Quantization, arXiv 2306.00978.
 
-Layer after layer: run it once on the calibration blocks and sum up what its matrices read; search scales
-and clipping with that (`awq_search`); divide what makes an input by its scale, multiply the matrix that
-reads it; pack. At no time is more on the device than one layer and the calibration activations.
+Layer by layer: run the layer once on the calibration blocks and sum up what its matrices read; search scales
+and clipping with that (`awq_search`); divide the producer of each input by its scale and multiply the
+matrices that read it; pack. The device holds only one layer and the calibration activations at a time.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from pipeline.passes.quantize.rounding import packed
 from pipeline.passes.rows import dataset_of
 from pipeline.stages.events import emit
 
-# Of what a block puts out: rounding to bfloat16 moves it less, a scale folded into the wrong place more.
+# Fraction of a block's output: rounding to bfloat16 moves it less, a scale folded in wrongly more.
 MOST_MOVED = 0.05
 
 
 class LabAwq(Pass):
     """Quantize linear layers to 4 or 8 bit in Olive's format, calibrated on `data_config`.
 
-    `objective` "gram" prices a candidate by what its matrices' outputs lose, "layer" by the paper's block
-    objective, the output of the whole decoder layer (slower). `compensate` hands the scaled weights to
-    Olive's GPTQ instead of the clipping search.
+    `objective` "gram" scores a candidate by the error of its matrices' outputs, "layer" by the paper's block
+    objective, the error of the whole decoder layer (slower). `compensate` uses Olive's GPTQ on the scaled
+    weights instead of the clipping search.
     """
 
     @classmethod
@@ -89,12 +89,12 @@ def quantize(wrapper: ModelWrapper, ids: Tensor, objective: str = "gram", compen
     for index, layer in enumerate(layers):
         layer.layer.to(device)
         work = LayerWork(wrapper, layer, f"{prefix}.{index}", calls[index])
-        outputs = work.listen(hidden)
+        outputs = work.calibrate(hidden)
         work.scale(hidden, outputs, objective)
         work.pack(compensate)
         layer.layer.to("cpu")
         hidden = outputs
-        _tell(index + 1, len(layers), time.monotonic() - began)
+        _report(index + 1, len(layers), time.monotonic() - began)
     _quantize_head(wrapper, hidden)
 
 
@@ -102,10 +102,10 @@ def quantize(wrapper: ModelWrapper, ids: Tensor, objective: str = "gram", compen
 class Group:
     """Matrices that read one input, and the layer that makes it.
 
-    `divide` divides the producer's channels by a scale [channels] and returns the scale it got to, which
-    rounding makes differ; None where a scale cannot be folded into anything. `gram` [inputs, inputs] is
-    summed up over tokens by their `weight`, `magnitude` [inputs] over `tokens` as they are; `factor`
-    [inputs] is what the inputs were divided by.
+    `divide` divides the producer's channels by a scale [channels] and returns the scale actually applied,
+    which rounding changes a little; None if there is nothing to fold a scale into. `gram` [inputs, inputs]
+    sums over tokens by their `weight`, `magnitude` [inputs] over `tokens` unweighted; `factor` [inputs] is
+    what the inputs were divided by.
     """
 
     readers: list[str]
@@ -138,14 +138,15 @@ class LayerWork:
         self.groups = self._groups()
         self.blocks = dict(self._named(layer.attn, layer.mlp))
         self.before: dict[str, Tensor] = {}
-        self.felt: dict[str, Any] = {}  # [outputs, 1] each
+        # How much the layer's output depends on each output of a matrix, [outputs, 1] by the matrix's name.
+        self.sensitivity: dict[str, Any] = {}
         for parameter in self.module.parameters():
             parameter.requires_grad_(False)
 
-    def listen(self, hidden: list[Tensor]) -> list[Tensor]:
+    def calibrate(self, hidden: list[Tensor]) -> list[Tensor]:
         """Run the layer on [blocks, tokens, hidden] each; sum up what the groups read; return its outputs."""
         outputs = [
-            self._hear(part, self.before if index == 0 else None, seed=index)
+            self._run_batch(part, self.before if index == 0 else None, seed=index)
             for index, part in enumerate(hidden)
         ]
         for group in self.groups:
@@ -160,14 +161,13 @@ class LayerWork:
             group.magnitude /= group.tokens
         return outputs
 
-    def _hear(self, hidden: Tensor, keep: dict[str, Tensor] | None, seed: int) -> Tensor:
-        """Run one batch, and see how much the layer's output feels what each matrix puts out, and when.
+    def _run_batch(self, hidden: Tensor, keep: dict[str, Tensor] | None, seed: int) -> Tensor:
+        """Run one batch, and estimate how sensitive the layer's output is to the outputs of each matrix.
 
-        The square of a random combination of the layer's outputs, derived by a matrix's output, is on average
-        the diagonal of J^T J, J being the derivative of one by the other (Hutchinson). Summed over outputs
-        it weighs tokens, summed over tokens it weighs outputs: so a cost counts errors as the whole layer's
-        output, the paper's objective, would. Each batch has a `seed` of its own: chance that is the same in
-        all of them does not average out.
+        The squared gradient of a random combination of the layer's outputs is on average the diagonal of
+        J^T J, with J the Jacobian of the layer's output by the matrix's (Hutchinson). Summed over outputs it
+        weights tokens, summed over tokens it weights outputs; costs then approximate the error of the whole
+        layer, the paper's objective. Each batch has its own `seed`, so that the noise averages out.
         """
         read: dict[str, Tensor] = {}
         made: dict[str, Tensor] = {}
@@ -180,23 +180,25 @@ class LayerWork:
             output = self._run(hidden.detach().requires_grad_(), keep)
         for hook in hooks:
             hook.remove()
-        dice = torch.Generator(hidden.device).manual_seed(seed)
-        probe = torch.randn(output.shape, generator=dice, device=hidden.device).to(output.dtype)
+        generator = torch.Generator(hidden.device).manual_seed(seed)
+        probe = torch.randn(output.shape, generator=generator, device=hidden.device).to(output.dtype)
         grads = torch.autograd.grad(output, list(made.values()), probe)
-        felt = {key: grad.float().flatten(0, -2).square() for key, grad in zip(made, grads, strict=True)}
+        squares_by = {
+            key: grad.float().flatten(0, -2).square() for key, grad in zip(made, grads, strict=True)
+        }
         for group in self.groups:
             if group.readers[0] in read:
                 _sum_up(
                     group,
                     read[group.readers[0]].detach(),
-                    torch.stack([felt[key].sum(-1) for key in group.readers]).sum(0),
+                    torch.stack([squares_by[key].sum(-1) for key in group.readers]).sum(0),
                 )
-        for key, squares in felt.items():
-            self.felt[key] = self.felt.get(key, 0.0) + squares.sum(0)[:, None]
+        for key, squares in squares_by.items():
+            self.sensitivity[key] = self.sensitivity.get(key, 0.0) + squares.sum(0)[:, None]
         return output.detach()
 
     def scale(self, hidden: list[Tensor], outputs: list[Tensor], objective: str) -> None:
-        """Search a scale for each group and fold it in; take all back should the layer not like it."""
+        """Search a scale for each group and fold it in; undo all if the layer's output changes too much."""
         saved = {
             key: value.clone()
             for key, value in self.module.state_dict().items()
@@ -209,7 +211,7 @@ class LayerWork:
             assert group.magnitude is not None
             matrices = [self.exact[reader] for reader in group.readers]
             weighed = [
-                matrix * self.felt[reader].sqrt()
+                matrix * self.sensitivity[reader].sqrt()
                 for reader, matrix in zip(group.readers, matrices, strict=True)
             ]
             price = None if objective == "gram" else partial(self._price, group, hidden[0], outputs[0])
@@ -224,7 +226,7 @@ class LayerWork:
             group.factor = group.divide(scale)
             for matrix in matrices:
                 matrix.mul_(group.factor)
-        if not self._moved(hidden[0]) <= MOST_MOVED:  # NaN is neither more nor less
+        if not self._moved(hidden[0]) <= MOST_MOVED:  # also true for NaN
             emit(message=f"{self.name}: scales do not fold into this layer; it is rounded without them")
             self.module.load_state_dict(saved, strict=False)
             for key, matrix in self.exact.items():
@@ -265,10 +267,10 @@ class LayerWork:
         return [*groups, *(Group([key]) for key in self.exact if key not in known)]
 
     def _known(self, which: str) -> list[str]:
-        """Names below the layer of the matrices Olive knows by that word, of those to be quantized."""
+        """Names below the layer of the matrices to quantize that Olive lists under `which`."""
         try:
             found, _ = getattr(self.layer, f"get_{which}")()
-        except AttributeError:  # Olive knows no name for them in this architecture
+        except AttributeError:  # Olive has no names for them in this architecture
             return []
         return [key for key, _ in self._named(*found) if key in self.exact]
 
@@ -278,7 +280,7 @@ class LayerWork:
                 yield key, module
 
     def _norm(self, which: str) -> Callable[[Tensor], Tensor] | None:
-        """How to divide what a norm puts out."""
+        """A function that divides the output of a norm; None if there is no such norm."""
         norm = getattr(self.module, "pre_feedforward_layernorm", None) if which.startswith("second") else None
         if norm is None:
             try:
@@ -288,10 +290,10 @@ class LayerWork:
         return partial(divide_norm, norm)
 
     def _after_values(self, inputs: list[str], output: str) -> Group:
-        """o_proj reads what v_proj puts out, mixed over tokens.
+        """o_proj reads the output of v_proj, mixed over tokens.
 
-        Where query heads share values, one scale would have to suit several parts of o_proj: measured on the
-        starter model that made the result worse, so nothing is folded there.
+        If query heads share values, one scale would have to suit several parts of o_proj. On the starter
+        model that made the result worse, so nothing is folded there.
         """
         width = self.exact[output].shape[1]
         rows = [self.exact[key].shape[0] for key in inputs]
@@ -309,7 +311,7 @@ class LayerWork:
         return Group([output], partial(self._divide_rows, inputs[-1], rows[-1] - width))
 
     def _divide_rows(self, key: str, start: int, scale: Tensor) -> Tensor:
-        """Divide what a matrix puts out from row `start` on."""
+        """Divide the outputs of a matrix from row `start` on."""
         self.exact[key][start:] /= scale[:, None]
         bias = self.module.get_submodule(key).bias
         if bias is not None:
@@ -317,7 +319,7 @@ class LayerWork:
         return scale
 
     def _run(self, hidden: Tensor, keep: dict[str, Tensor] | None = None) -> Tensor:
-        """The layer's output; what attention and MLP put out goes into `keep`."""
+        """The layer's output; the outputs of attention and MLP go into `keep`."""
         hooks = []
         if keep is not None:
             hooks = [b.register_forward_hook(partial(_keep, keep, key)) for key, b in self.blocks.items()]
@@ -328,7 +330,7 @@ class LayerWork:
         return made
 
     def _moved(self, hidden: Tensor) -> float:
-        """How far folding moved what attention and MLP put out, as a fraction, at most."""
+        """The largest relative change of the outputs of attention and MLP by folding."""
         with self._weights(self.exact):
             after: dict[str, Tensor] = {}
             self._run(hidden, keep=after)
@@ -346,7 +348,7 @@ class LayerWork:
 
     @contextmanager
     def _weights(self, weights: dict[str, Tensor]) -> Iterator[None]:
-        """The layer with other matrices."""
+        """Use other matrices in the layer meanwhile."""
         modules = {key: self.module.get_submodule(key) for key in weights}
         saved = {key: module.weight.data for key, module in modules.items()}
         for key, module in modules.items():
@@ -366,10 +368,10 @@ class LayerWork:
 
 
 def divide_norm(norm: Any, scale: Tensor) -> Tensor:
-    """Divide what a norm puts out by `scale` [hidden]; return by what it is really divided.
+    """Divide the output of a norm by `scale` [hidden]; return the divisor actually applied.
 
     Gemma's norms multiply by 1 + weight. The weight is rounded to its type; the readers are multiplied by
-    what that leaves, so rounding it changes nothing.
+    the divisor actually applied, so the rounding cancels out.
     """
     weight = norm.weight.data
     offset = float(_multiplies_by_one_plus(norm))
@@ -383,7 +385,7 @@ def divide_norm(norm: Any, scale: Tensor) -> Tensor:
 
 
 def _multiplies_by_one_plus(norm: Any) -> bool:
-    """Whether a norm with a weight of zero still lets something through."""
+    """Whether a norm with a weight of zero still has an output."""
     if getattr(norm, "bias", None) is not None:
         return False
     saved = norm.weight.data.clone()
@@ -405,13 +407,13 @@ def quick_products() -> Iterator[None]:
 
 
 def _sum_up(group: Group, given: Tensor, weight: Tensor | None = None) -> None:
-    """Add an input [..., inputs], its tokens weighed by `weight` [tokens], to the group's sums."""
+    """Add an input [..., inputs], its tokens weighted by `weight` [tokens], to the group's sums."""
     read = given.flatten(0, -2).float()
     weight = torch.ones(len(read), device=read.device) if weight is None else weight
     with quick_products():
-        # Both sides rounded alike: else the sum is not positive definite, and GPTQ cannot factor it.
-        felt = read * weight.sqrt()[:, None]
-        gram = felt.T @ felt
+        # Round both factors alike: else the sum is not positive definite, and GPTQ cannot factor it.
+        weighted = read * weight.sqrt()[:, None]
+        gram = weighted.T @ weighted
     magnitude = read.abs().sum(0)
     group.gram = gram if group.gram is None else group.gram.add_(gram)
     group.magnitude = magnitude if group.magnitude is None else group.magnitude.add_(magnitude)
@@ -450,7 +452,7 @@ def _quantize_head(wrapper: ModelWrapper, hidden: list[Tensor]) -> None:
     norm.to("cpu")
 
 
-def _tell(done: int, total: int, seconds: float) -> None:
+def _report(done: int, total: int, seconds: float) -> None:
     emit(
         message=f"Quantized layer {done} of {total}",
         progress=0.1 + 0.8 * done / total,

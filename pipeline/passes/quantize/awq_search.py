@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-RATIOS = 20  # candidates for the weight that activations have against weights, as in the paper
+RATIOS = 20  # candidates for the exponent that balances activations and weights, as in the paper
 SHRINKS = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5)  # of a group's range, as AWQ's authors try
-# Elements worked on at a time: on a CPU more fall out of its cache, on a GPU fewer leave it idle.
+# Elements processed at a time: more would not fit a CPU's cache, fewer would leave a GPU idle.
 CHUNK = {"cpu": 1 << 18, "cuda": 1 << 27}
 SMALLEST = 1e-4  # a scale of zero could not be divided by
 
@@ -42,7 +42,7 @@ class Grid:
         return low.masked_fill(empty, -1.0), high.masked_fill(empty, 1.0)
 
     def parameters(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale, as it will be stored, and zero point."""
+        """The scale, as it will be stored, and the zero point."""
         top = (1 << self.bits) - 1
         scale = ((high - low) / top).to(self.dtype).float()
         scale = scale.clamp(min=torch.finfo(self.dtype).tiny)
@@ -54,7 +54,7 @@ class Grid:
         return scale, zero
 
     def round(self, groups: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-        """The weights that come back after packing, in a tensor of their own."""
+        """The weights as they are after packing and unpacking, in a new tensor."""
         codes = (groups / scale).add_(zero).round_().clamp_(0, (1 << self.bits) - 1)
         return codes.sub_(zero).mul_(scale)
 
@@ -72,8 +72,8 @@ def cost(difference: Tensor, gram: Tensor) -> Tensor:
 def candidates(activations: Tensor, weights: Tensor) -> Iterator[Tensor]:
     """Scales to try, [channels] each: from weights alone to almost activations alone.
 
-    `activations` and `weights` are mean magnitudes [channels]. A channel that carried nothing counts as an
-    average one: it may carry something some day, so its weights are not to be rounded away.
+    `activations` and `weights` are mean magnitudes [channels]. A channel without any activation counts as
+    an average one: other texts may use it, so its weights must not be rounded away.
     """
     silent = activations == 0
     if silent.any():

@@ -1,5 +1,5 @@
 # mypy: disallow-untyped-decorators=False
-"""What quantization listens to: the user's rows, then a bundled general text, in blocks of equal length.
+"""What quantization is calibrated on: the user's rows, then a bundled general text, in equal blocks.
 
 Named in a workflow like `lab_rows`, with "user_script": ".../pipeline/passes/quantize/calibration.py".
 
@@ -36,8 +36,8 @@ def lab_calibration(
     general: float,
 ) -> Blocks:
     """`blocks` blocks of `length` tokens for the model in folder `model`, the share `general` of it from the
-    bundled text, the rest from the training rows. Where one is short, the other fills up, unless its share
-    is none; if both end, there are fewer blocks."""
+    bundled text, the rest from the training rows. If one is short, the other fills up, unless its share
+    is 0; if both are short, there are fewer blocks."""
     rows = lab_rows(path, template, model, "train", eval_fraction, seed, max_length=length, loss_on="all")
     wanted = blocks * length
     text = text_tokens(rows.tokenizer, "calibration") if general else []
@@ -63,7 +63,7 @@ class Blocks(Dataset[tuple[dict[str, Tensor], Tensor]]):
 
 
 def row_tokens(rows: Rows, most: int) -> list[int]:
-    """Token ids of rows one after the other, at most `most`: of rows from all over, if not of all."""
+    """Up to `most` token ids of rows, one after the other; if not all fit, of rows from all over."""
     ids: list[int] = []
     for index in scattered(len(rows)):
         if len(ids) >= most:

@@ -1,5 +1,5 @@
 # mypy: disallow-subclassing-any=False
-"""Olive's rounding passes, computed in float32 and telling how far they are."""
+"""Olive's rounding passes, computed in float32 and with progress."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.stages.events import emit
 
 
 class LabRtn(Rtn):
-    """Round to nearest: no data, seconds."""
+    """Round to nearest: needs no data and takes seconds."""
 
     @torch.no_grad()
     def _run_for_config(self, model: HfModelHandler, config: Any, output_model_path: str) -> HfModelHandler:
@@ -29,7 +29,7 @@ class LabRtn(Rtn):
 
 
 class LabGptq(Gptq):
-    """GPTQ: layer after layer, each corrected for the errors that rounding made so far.
+    """GPTQ: layer by layer, each correcting for the rounding errors so far.
 
     Source: Frantar et al., GPTQ, arXiv 2210.17323.
     """

@@ -69,7 +69,7 @@ def test_folding_scales_leaves_the_model_as_it_was(
         hidden, calls = layer_inputs.layer_inputs(wrapper, blocks(), torch.device("cpu"))
         for index, layer in enumerate(wrapper.get_layer_wrappers()):
             work = awq.LayerWork(wrapper, layer, f"model.layers.{index}", calls[index])
-            outputs = work.listen(hidden)
+            outputs = work.calibrate(hidden)
             work.scale(hidden, outputs, "gram")
             for group in work.groups:
                 scaled = group.factor is not None
@@ -156,7 +156,7 @@ def test_a_layer_that_does_not_bear_folding_is_left_unscaled(
         hidden, calls = layer_inputs.layer_inputs(wrapper, blocks(), torch.device("cpu"))
         work = awq.LayerWork(wrapper, layer, "model.layers.0", calls[0])
         before = {name: weight.clone() for name, weight in layer.layer.state_dict().items()}
-        work.scale(hidden, work.listen(hidden), "gram")
+        work.scale(hidden, work.calibrate(hidden), "gram")
     assert said == ["model.layers.0: scales do not fold into this layer; it is rounded without them"]
     assert all(torch.equal(before[name], weight) for name, weight in layer.layer.state_dict().items())
     assert all(torch.equal(before[f"{name}.weight"], weight) for name, weight in work.exact.items())
