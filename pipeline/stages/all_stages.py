@@ -7,24 +7,24 @@ A stage is a module with
     workflow(options, context)    the Olive workflow as a dict; pure, so it is tested without torch
     results(context)              after Olive ran: metrics and the artifacts written
 
-What else the lab asks of a stage, by `ask` and `about`, a module answers only where it differs from others:
-    check_among(options, stages, model)   problems beside the other stages of a recipe, given by name
-    check_recipe(options, stages)         those of them that no model is needed for
+Optional, looked up by `ask` (functions) and `about` (constants):
+    check_among(options, stages, model)   problems with the other stages of a recipe, given by name
+    check_recipe(options, stages)         those that can be found without a model
     needs_gpu(options)                    the option that needs a GPU, such as "finetune.method: 'qlora'"
-    gpu_problems(options)                 problems where there is no GPU, besides those that `check` finds
+    gpu_problems(options)                 further problems on a machine without a GPU
     needs_prompts(options)                whether it answers prompts of held-out rows
     max_length(options)                   tokens to which it cuts a row
     uses_template(options)                whether the result depends on the template though not on rows
-    likeness(identity)                    the part of what decides a result that makes it like others
-    prepared(options, context, home, likeness)  the context with what it reuses of results like its own
+    likeness(identity)                    the part of the identity that similar results share
+    prepared(options, context, home, likeness)  the context, with similar results that can be reused
     not_run_here(options)                 why its workflow is only checked, None if it is run
-    unrun(context, reason)                what it gives then
-    tried(options, config)                options with which a trial takes moments; None leaves it out
+    unrun(context, reason)                the results in that case
+    tried(options, config)                options for a quick trial; None leaves the stage out
     size_step(options, config)            what a model's sizes must be multiples of
     DOES                                  what it does to a model, as in "This model cannot be ..."
-    SMALLER                               what takes most memory and can be had smaller
-    MODULES                               modules that its passes import, which take long
-    RENAMED                               options by the names of older recipes, and their names of today
+    SMALLER                               what to reduce if memory runs out
+    MODULES                               modules that its passes import and that take long to load
+    RENAMED                               old names of options, and their current names
 """
 
 from __future__ import annotations

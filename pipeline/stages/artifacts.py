@@ -1,7 +1,7 @@
-"""Results of stages, kept under a name made of what went into them, and so found again.
+"""Results of stages, stored under a hash of all that went into them, so that they can be reused.
 
-`artifacts/<stage>-<key>/` holds what the stage wrote and `artifact.json`, which says how it came about.
-A result is written under a temporary name and renamed, so a folder that is there is whole.
+`artifacts/<stage>-<key>/` holds what the stage wrote and `artifact.json`, which says how it was made.
+A result is written under a temporary name and renamed, so a folder under its final name is complete.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SOURCES = (
 
 @dataclass(frozen=True)
 class Stored:
-    """A result that is there. Paths of `artifacts` are absolute."""
+    """A stored result. Paths of `artifacts` are absolute."""
 
     key: str
     folder: Path
@@ -77,7 +77,7 @@ def versions() -> dict[str, str]:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            continue  # the CPU and the GPU set hold different ones of these
+            continue  # the CPU and the GPU set have different ones of these
     return found
 
 
@@ -106,7 +106,7 @@ def packages(path: Path) -> dict[str, str]:
 
 
 def name(path: str | Path) -> str | None:
-    """`<stage>-<key>` of an artifact's path, wherever the home lies; None for a path that is none."""
+    """`<stage>-<key>` of an artifact's path, wherever the home is; None for any other path."""
     parts = Path(path).parts
     last = len(parts) - 1 - parts[::-1].index("artifacts") if "artifacts" in parts else len(parts)
     return parts[last + 1] if last + 1 < len(parts) else None
@@ -118,7 +118,7 @@ def lock(home: Path, stage: str, key: str) -> Path:
 
 
 def sweep(home: Path) -> None:
-    """Delete what stages that were killed had started to write."""
+    """Delete the partial results of stages that were killed."""
     for unfinished in (home / "artifacts").glob("*.part"):
         held = locks.take(home / "artifacts" / ".locks" / unfinished.stem)
         if held is not None:
@@ -168,7 +168,7 @@ def keep(
 ) -> Stored:
     """Move a finished result from `written` to its final place.
 
-    `likeness` is a key too, of what it shares with other results: see `alike`.
+    `likeness` is a hash of what it shares with similar results: see `alike`.
     """
     facts = {
         "stage": stage,

@@ -1,4 +1,4 @@
-"""What a stage is given to work with, and what it makes."""
+"""The inputs and outputs of a stage."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Artifact:
-    """One thing a stage made. `path` is absolute; `kind` says what may be done with it.
+    """One thing that a stage made. `path` is absolute; `kind` says what it can be used for.
 
     Kinds: "checkpoint" (Hugging Face folder), "adapter" (PEFT folder), "onnx" (folder that ONNX Runtime
-    GenAI loads), "onnx_adapter" (one .onnx_adapter file), "merged" (JSON in an "onnx" folder whose weights
-    have the adapter in them: what that changed), "workflow" (an Olive workflow that was not run),
+    GenAI loads), "onnx_adapter" (one .onnx_adapter file), "merged" (JSON in an "onnx" folder whose
+    weights include the adapter: what merging changed), "workflow" (an Olive workflow that was not run),
     "answers" (JSON of the evaluation), "score" (JSON of the measurements).
     """
 
@@ -40,12 +40,12 @@ class Context:
         default_factory=dict
     )  # the base's config.json, so that workflows stay pure
     name: str = ""  # the base as the recipe calls it
-    # Exports of the same checkpoint with the same options, newest first, with the modules that have places.
+    # Exports of the same checkpoint with the same options, newest first, with the modules that fit them.
     graphs: dict[Path, list[str]] = field(default_factory=dict)
 
     @property
     def base_name(self) -> str:
-        """The base as others may know it: of a folder of this machine, its last name."""
+        """The name of the base for others: of a folder on this machine, only the last part."""
         return Path(self.name).name if Path(self.name).is_absolute() else self.name
 
     @property

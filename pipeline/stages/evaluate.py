@@ -39,7 +39,7 @@ def check(options: Options, model: Model) -> list[str]:
 
 
 def check_recipe(_: Options, stages: Mapping[str, Any]) -> list[str]:
-    """What it needs of other stages."""
+    """Problems with the other stages of the recipe."""
     return [] if "optimize" in stages else ["evaluate: needs optimize; set evaluate to null as well"]
 
 
@@ -49,7 +49,7 @@ def needs_prompts(_: Options) -> bool:
 
 
 def tried(_: Options, __: Mapping[str, Any]) -> None:
-    """What fails for a model fails when its export answers, which every trial asks for."""
+    """Left out: every trial asks the export for an answer anyway."""
 
 
 def uses_rows(_: Options) -> bool:
@@ -76,7 +76,7 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
 
 def results(context: Context) -> Results:
     """The answers, and the mean speed and delay of each side."""
-    # Olive wants a model from every pass, so the graph, without its weights, stands beside the answers.
+    # Olive wants a model from every pass, so the graph, without weights, is beside the answers.
     (context.output / "model.onnx").unlink(missing_ok=True)
     file = context.output / ANSWERS
     written = json.loads(file.read_text("utf-8"))

@@ -1,23 +1,23 @@
-"""Facts a stage reports while it works: one JSON object a line in `events.jsonl`.
+"""Facts that a stage reports while it works: one JSON object per line in `events.jsonl`.
 
-Keys by convention, all optional but `time`:
+Keys, all optional except `time`:
     time               seconds since the epoch
-    attempt            true in the first event of each attempt: what came before belongs to an older one,
-                       but for the losses up to the step from which it is `resumed`
-    message            what is going on, a short phrase
+    attempt            true in the first event of each attempt: earlier events belong to older attempts,
+                       except the losses up to the step it is `resumed` from
+    message            what the stage is doing, a short phrase
     progress           fraction of the stage that is done, 0 to 1
     eta_seconds        seconds the stage still needs
     step, total_steps  training steps
-    resumed            the step of the checkpoint from which this attempt goes on
+    resumed            the step of the checkpoint that this attempt resumes from
     bytes_done, bytes_total   of a transfer
     loss, eval_loss    mean nats per learned token: of the step's rows, of the held-out rows
     learning_rate, grad_norm, tokens_per_second   numbers
-    gpu_memory_bytes   most GPU memory that tensors took so far
-    elapsed            seconds since this attempt began, where these four are told (`resources`):
+    gpu_memory_bytes   peak GPU memory of tensors so far
+    elapsed            seconds since this attempt began, in events with these four (`usage`):
     memory_bytes       main memory of the stage's process and those it has started
     host_memory_bytes  main memory in use on the whole machine
-    gpu_utilization    percent of the last moment in which the GPU computed something
-    gpu_memory_used_bytes  memory in use on the GPU, by whomever
+    gpu_utilization    percent of recent time in which the GPU was busy
+    gpu_memory_used_bytes  memory in use on the GPU, by any process
     metrics            {name: number}, kept as the stage's results
 """
 
@@ -64,7 +64,7 @@ def append(path: Path, facts: dict[str, Any]) -> None:
 def read(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
     """Events from byte `offset` on, and the offset to ask with next time.
 
-    A last line still being written is left for the next call; a torn one in the middle is skipped.
+    A last line still being written is left for the next call; an incomplete one before it is skipped.
     """
     found = []
     found = list(each(path, offset))
@@ -72,8 +72,8 @@ def read(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
 
 
 def each(path: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
-    """`read` line by line, as a long training has hundreds of megabytes of events: each event from byte
-    `offset` on, and where the next one starts. A torn line is an event that says nothing.
+    """`read` one line at a time, because a long training writes hundreds of megabytes: each event from byte
+    `offset` on, and the offset of the next. An incomplete line counts as an empty event.
     """
     if not path.exists():
         return
@@ -87,7 +87,7 @@ def each(path: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
 
 
 class Newest:
-    """What the newest attempt last said under each key of FACTS, read on from where it was read before."""
+    """The latest value of each key of FACTS in the newest attempt; each read continues the last."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -105,7 +105,7 @@ class Newest:
 
 
 def _torn(file: BinaryIO) -> bool:
-    """Whether a process was killed, or the disk was full, in the middle of the last line."""
+    """Whether the last line is incomplete: its writer was killed, or the disk was full."""
     if file.seek(0, os.SEEK_END) == 0:
         return False
     file.seek(-1, os.SEEK_END)

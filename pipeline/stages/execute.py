@@ -1,4 +1,4 @@
-"""Carry out one stage: hand its workflow to Olive, and see that Olive did it, or could elsewhere."""
+"""Run one stage: hand its workflow to Olive, or have Olive check it for another device."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from pipeline.system.files import to_json
 def execute(stage: ModuleType, options: Any, context: Context) -> Results:
     """Run `stage` in this process and return what it made.
 
-    Leaves `workflow.json` and `package.json` in the scratch folder; `olive run` takes them as they are.
-    A stage for a device that is not here gives its workflow instead, checked by Olive.
+    Leaves `workflow.json` and `package.json` in the scratch folder; `olive run` can read both.
+    A stage for a device that this machine does not have returns its workflow instead, checked by Olive.
     Raises whatever the pass raised, ValueError for a workflow that Olive refuses, or RuntimeError if Olive
-    came back without a model.
+    returned no model.
     """
     for folder in (context.output, context.work, context.checkpoints):
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def execute(stage: ModuleType, options: Any, context: Context) -> Results:
     if output is None or not output.has_output_model():
         unknown = RuntimeError("Olive finished without a model; the log above says why")
         raise failures[0] if failures else unknown
-    # It names folders of this machine that will be gone; nothing here reads it.
+    # It names folders that will be deleted; nothing here reads it.
     (context.output / "model_config.json").unlink(missing_ok=True)
     results: Results = stage.results(context)
     missing = [str(a.path) for a in results.artifacts if not a.path.exists()]
@@ -63,9 +63,9 @@ def execute(stage: ModuleType, options: Any, context: Context) -> Results:
 
 
 def _checked(stage: ModuleType, context: Context, config: Path, package: Path, reason: str) -> Results:
-    """What a stage gives where its workflow is only checked."""
+    """The results of a stage whose workflow is only checked."""
     count = validate(config, package)
-    # Paths of the checkpoint and the adapter stay: who runs it elsewhere takes those along.
+    # Paths of the checkpoint and the adapter stay: to run it elsewhere, copy those too.
     workflow = json.loads(config.read_text("utf-8")) | {"cache_dir": "cache", "output_dir": "output"}
     (context.output / config.name).write_text(to_json(workflow, indent=2) + "\n", "utf-8")
     shutil.copyfile(package, context.output / package.name)
@@ -79,8 +79,8 @@ def _checked(stage: ModuleType, context: Context, config: Path, package: Path, r
 def validate(config: Path, package: Path) -> int:
     """Have Olive check a workflow without running it; return how many passes it has.
 
-    Olive parses the whole, and each pass looks at its options for the device and provider that the workflow
-    is for. Raises ValueError for what it refuses.
+    Olive parses it, and each pass checks its options for the workflow's device and provider. Raises
+    ValueError for what Olive refuses.
     """
     from olive.package_config import OlivePackageConfig
     from olive.systems.accelerator_creator import create_accelerator
@@ -100,7 +100,7 @@ def validate(config: Path, package: Path) -> int:
 
 @contextmanager
 def _failures() -> Iterator[list[BaseException]]:
-    """Collect the exceptions Olive logs: most kinds that a pass raises it then swallows."""
+    """Collect the exceptions that Olive logs: it swallows most that a pass raises."""
     found: list[BaseException] = []
 
     class Collector(logging.Handler):

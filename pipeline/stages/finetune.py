@@ -28,7 +28,7 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 DOES = "fine-tuned"
 SMALLER = "a smaller finetune.batch_size or finetune.max_length, or with finetune.gradient_checkpointing on"
 MODULES = ("pipeline.passes.finetune.quant_lora",)
-# What may fail for a model and costs nothing to keep where it is only tried.
+# Options that may fail for a model and cost nothing in a trial.
 KEPT = (
     "method", "target_modules", "packing", "loss_on", "gradient_checkpointing", "precision", "max_length",
 )  # fmt: skip
@@ -42,7 +42,7 @@ class Options:
         " but is slower and cannot be exported; qlora trains on the model in 4-bit nf4, on a GPU only,"
         " without the quantize stage",
     )
-    r: int = option(16, "Rank: larger learns more and weighs more", min=1, max=512, label="Rank")
+    r: int = option(16, "Rank: larger learns more and makes a larger adapter", min=1, max=512, label="Rank")
     alpha: int = option(
         32,
         "Scale of the adapter: multiplies its output by alpha / r, with rslora by alpha / √r",
@@ -56,7 +56,7 @@ class Options:
     batch_size: int = option(4, "Rows at a time; with packing, packed sequences at a time", min=1, max=1024)
     gradient_accumulation: int = option(
         1,
-        "Batches per training step: as if batch_size were this many times larger, in the memory of one",
+        "Batches per training step: like a batch_size this many times larger, with the memory of one",
         advanced=True,
         min=1,
         max=1024,
@@ -106,14 +106,14 @@ class Options:
     )
     weight_decay: float = option(
         0.0,
-        "Pulls the adapter towards zero; may help when it learns rows by heart",
+        "Pulls the adapter towards zero; may help against memorizing rows",
         advanced=True,
         min=0.0,
         max=1.0,
     )
     eval_every: int = option(
         0,
-        "Steps between looks at validation rows; the adapter that did best there is kept. They are as many as"
+        "Steps between losses on validation rows; the adapter with the lowest is kept. There are as many as"
         " the held-out rows, which judge it, and are taken from the training rows. 0 keeps the last adapter",
         advanced=True,
         min=0,
@@ -122,13 +122,13 @@ class Options:
     )
     early_stop: int = option(
         0,
-        "Stop after so many looks at the validation rows in a row without a better one; 0 never stops early",
+        "Stop after this many validation losses in a row without improvement; 0 never stops early",
         advanced=True,
         min=0,
         max=1000,
         label="Early stopping",
     )
-    gradient_checkpointing: bool = option(False, "Need less memory, take about a third longer", advanced=True)
+    gradient_checkpointing: bool = option(False, "Use less memory; takes about a third longer", advanced=True)
     precision: Literal["auto", "bfloat16", "float32"] = option(
         "auto",
         "Numbers to train in; auto is bfloat16 where the hardware multiplies it natively",
@@ -143,12 +143,13 @@ def check(options: Options, model: Model) -> list[str]:
     for name in targets(options) or []:
         if known and name not in known:
             problems.append(
-                f"finetune.target_modules: {display.value(name)} is no linear layer of this model;"
+                f"finetune.target_modules: {display.value(name)} is not a linear layer of this model;"
                 f" allowed: all-linear or some of {', '.join(known)}"
             )
     if targets(options) == []:
         problems.append(
-            "finetune.target_modules: '' names no layer; allowed: all-linear, or names joined by commas"
+            "finetune.target_modules: '' does not name a layer; allowed: all-linear, or names joined by"
+            " commas"
         )
     longest = architectures.positions(model.config)
     if longest is not None and options.max_length > longest:
@@ -165,7 +166,7 @@ def check(options: Options, model: Model) -> list[str]:
 
 
 def _schedule_problems(options: Options) -> list[str]:
-    """Evaluations that would never happen."""
+    """Options for evaluations that would never happen."""
     problems = []
     if options.epochs is None and options.eval_every > options.max_steps:
         problems.append(
@@ -181,7 +182,7 @@ def _schedule_problems(options: Options) -> list[str]:
 
 
 def _packing_problems(options: Options, model: Model) -> list[str]:
-    """LongRoPE turns all positions of a sequence differently once one of its rows is long."""
+    """Why packing does not work: with LongRoPE, one long row changes the positions of the whole sequence."""
     window = architectures.longrope_window(model.config)
     if not options.packing or window is None or options.max_length <= window:
         return []
@@ -192,7 +193,7 @@ def _packing_problems(options: Options, model: Model) -> list[str]:
 
 
 def _qlora_problems(options: Options, model: Model) -> list[str]:
-    """What nf4 needs that is not there."""
+    """Why qlora does not work here."""
     if options.method != "qlora":
         return []
     if model.config.get("quantization_config"):
@@ -214,7 +215,7 @@ def _qlora_problems(options: Options, model: Model) -> list[str]:
 
 
 def check_recipe(options: Options, stages: Mapping[str, Any]) -> list[str]:
-    """Methods that go with some stages only."""
+    """Methods that do not work with the other stages."""
     problems = []
     if options.method == "dora" and "optimize" in stages:
         problems.append(
@@ -240,7 +241,7 @@ def max_length(options: Options) -> int:
 
 
 def tried(options: Options, _: Mapping[str, Any]) -> Options:
-    """One small step in the same way."""
+    """One small step with the same method."""
     kept = {name: getattr(options, name) for name in KEPT}
     return Options(**kept, r=4, alpha=8, max_steps=1, batch_size=1, warmup_steps=0)
 
@@ -320,7 +321,7 @@ def _training_args(options: Options, context: Context) -> dict[str, Any]:
 
 def results(context: Context) -> Results:
     """The adapter and the record of its training."""
-    # Olive puts a copy of the base beside the adapter; the run has the base already.
+    # Olive saves a copy of the base beside the adapter; the run already has the base.
     shutil.rmtree(context.output / "model", ignore_errors=True)
     folder = context.output / "adapter"
     record = json.loads((folder / "training.json").read_text("utf-8"))

@@ -1,6 +1,6 @@
 """optimize: the ONNX graph ONNX Runtime GenAI runs, with the adapter as a file of its own or merged.
 
-Devices that this lab has no runtime for get the workflow only: generated, checked by Olive, not run.
+For devices without a runtime here, only the workflow is made: generated, checked by Olive, not run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pipeline.stages.quantize import Model
 from pipeline.system import checksums, files, hardware
 
 GRAPH = "model.onnx"
-MOST_GRAPHS = 3  # earlier exports looked at for one to reuse: each is read whole
+MOST_GRAPHS = 3  # earlier exports considered for reuse: each is read completely
 DOES = "exported"
 SMALLER = "a smaller model"
 MODULES = (
@@ -31,12 +31,12 @@ MODULES = (
 )
 WORKFLOW = "workflow.json"
 LOSS = "loss.json"  # what is measured of a graph with its adapter
-JUDGED = "judged.json"  # in an adapter's folder: on what its held-out loss was measured, and that loss
+JUDGED = "judged.json"  # in an adapter's folder: its held-out loss, and which rows it was measured on
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 TRT_RTX = "NvTensorRTRTXExecutionProvider"
-# By device and provider, the precisions for which the model builder has a graph that loads: its float32 graph
-# for CUDA names outputs that nothing makes (onnxruntime-genai 0.18). Those of the last groups
-# have no graph of their own: the CPU's is what their runtimes compile.
+# By device and provider, the precisions for which the model builder makes a graph that loads: its float32
+# graph for CUDA has outputs that no node makes (onnxruntime-genai 0.18). The last groups have no graph of
+# their own: their runtimes compile the CPU's.
 TARGETS: dict[str, dict[str, tuple[str, ...]]] = {
     "cpu": {CPU: ("int4", "int8", "fp32"), "OpenVINOExecutionProvider": ("int4", "int8", "fp32")},
     "gpu": {
@@ -92,12 +92,12 @@ class Options:
     )
     adapter: Literal["detachable", "merged"] = option(
         "detachable",
-        "The adapter as a file of its own that the graph takes or leaves, or folded into the weights, which"
+        "The adapter as a separate file that the graph can use or not, or merged into the weights, which"
         " are then rounded again: one model without a base side",
     )
     merged_bits: Literal[4, 8] = option(
         8,
-        "Bits of the packed weights that a merged adapter is folded into: 8 keeps what was learned, 4 is half"
+        "Bits of packed weights with a merged adapter: 8 keeps what was learned, 4 is half"
         " as large and can undo most of it",
         advanced=True,
     )
@@ -132,7 +132,7 @@ class Options:
 
 
 def not_run_here(options: Options) -> str | None:
-    """Why the export is not carried out for this target, None if it is."""
+    """Why the export does not run for this target; None if it does."""
     if (options.device, options.provider) in RUN_HERE:
         return None
     return f"optimize for {options.device} with {options.provider} is not run here"
@@ -177,7 +177,7 @@ def check(options: Options, model: Model) -> list[str]:
 
 
 def _model_problems(model: Model) -> list[str]:
-    """What the exporter cannot make of a model, as far as its config.json says so."""
+    """Why the exporter cannot export a model, as far as its config.json says."""
     windows = architectures.mismatched_windows(model.config)
     if windows is None:
         return []
@@ -235,10 +235,10 @@ def _type_problems(options: Options, packed: bool, head_packed: bool) -> list[st
 
 
 def _speed_problems(options: Options, quantize: Any, model: Model, packed: bool) -> list[str]:
-    """Weights in 8 bits whose products with float activations a CPU has no kernel for.
+    """8-bit weights that would be slow: CPUs have no kernel for their products with float activations.
 
-    ONNX Runtime makes a float matrix of them at every token: 255 ms of processor time instead of 3 for the
-    starter's output layer (ONNX Runtime 1.32).
+    ONNX Runtime unpacks them to float for every token: 255 ms of CPU time instead of 3 for the starter's
+    output layer (ONNX Runtime 1.32).
     """
     if options.device != "cpu" or options.accuracy_level == 4:
         return []
@@ -292,14 +292,14 @@ def uses_rows(options: Options) -> bool:
 
 
 def uses_template(_: Options) -> bool:
-    """Whether the result depends on the template: it stands in the export, for whoever loads that."""
+    """Whether the result depends on the template: the export includes it."""
     return True
 
 
 def workflow(options: Options, context: Context) -> dict[str, Any]:
     """The Olive workflow: export, and the adapter before it, merged, or after it, as inputs of the graph.
 
-    An earlier export with places for the adapter is taken as it is, and only the adapter is written.
+    An earlier export with places for the adapter is reused, and only the adapter is written.
     """
     target = (options.device, options.provider)
     graph = None if options.adapter == "merged" else earlier(context)
@@ -377,12 +377,12 @@ def unrun(context: Context, reason: str) -> Results:
 
 
 def likeness(identity: Mapping[str, str]) -> dict[str, str]:
-    """What decides the graph, with whatever adapter it was exported."""
+    """What decides the graph, whichever adapter it was exported with."""
     return {name: value for name, value in identity.items() if name != "adapter"}
 
 
 def prepared(options: Options, context: Context, home: Path, likeness: str) -> Context:
-    """The context with earlier exports that differ in the adapter only and are still whole."""
+    """The context with intact earlier exports that differ only in the adapter."""
     if options.adapter == "merged" or "adapter" not in context.inputs:
         return context
     found = artifacts.alike(home, "optimize", likeness)[:MOST_GRAPHS]
@@ -430,5 +430,5 @@ def results(context: Context) -> Results:
         metrics["graph_reused"] = graph is not None
         metrics |= json.loads((context.work / LOSS).read_text("utf-8"))
         metrics["eval_loss_trained"] = _judged(context).get("eval_loss")
-    checksums.write(folder)  # of what was just written, so that later damage shows
+    checksums.write(folder)  # right after writing, so that later damage is detected
     return Results(artifacts, metrics)

@@ -18,10 +18,10 @@ from pipeline.system import files, hardware
 # Recipe name to Olive pass.
 ALGORITHMS = {"awq": "LabAwq", "gptq": "LabGptq", "rtn": "LabRtn"}
 AUTOAWQ = "LabAutoAwq"
-# What AutoAWQ 0.2.9 knows of what we can train and export.
+# Architectures that AutoAWQ 0.2.9 supports, of those we can train and export.
 AUTOAWQ_MODELS = ("gemma", "gemma2", "llama", "mistral", "phi3", "qwen2", "qwen3")
 CALIBRATED = {"awq", "gptq"}
-GROUPS = (16, 32, 64, 128)  # MatMulNBits knows no smaller one, and larger ones cost too much accuracy
+GROUPS = (16, 32, 64, 128)  # MatMulNBits supports no smaller one, and larger ones cost too much accuracy
 DOES = "quantized"
 SMALLER = "a smaller quantize.calibration_blocks or quantize.calibration_length"
 RENAMED = {"calibration_rows": "calibration_blocks"}
@@ -40,7 +40,7 @@ class Options:
     algorithm: Literal["awq", "gptq", "rtn"] = option(
         "awq",
         "How weights are rounded: awq protects what your rows use, gptq corrects rounding errors with your"
-        " rows and takes longer, rtn is quick and looks at no text",
+        " rows and takes longer, rtn is quick and needs no text",
     )
     bits: Literal[4, 8] = option(4, "Bits per weight")
     group_size: int | Literal["auto"] = option(
@@ -67,7 +67,7 @@ class Options:
         label="Error compensation",
     )
     calibration_blocks: int = option(
-        32, "Blocks of text that awq and gptq look at", advanced=True, min=1, max=4096
+        32, "Blocks of text that awq and gptq calibrate on", advanced=True, min=1, max=4096
     )
     calibration_length: int = option(512, "Tokens of a block", advanced=True, min=16, max=8192)
     general_text: float = option(
@@ -80,7 +80,7 @@ class Options:
     )
     engine: Literal["lab", "autoawq"] = option(
         "lab",
-        "Whose AWQ: the lab's, or the archived AutoAWQ library, which needs an NVIDIA GPU",
+        "AWQ implementation: the lab's, or the archived AutoAWQ library, which needs an NVIDIA GPU",
         advanced=True,
     )
 
@@ -116,20 +116,20 @@ def check(options: Options, model: Model) -> list[str]:
     reason = (
         f"does not divide model.layers.*.{name} ({size} inputs)"
         if name
-        else f"is no power of two from {GROUPS[0]} to {GROUPS[-1]}"
+        else f"is not a power of two from {GROUPS[0]} to {GROUPS[-1]}"
     )
     listed = ", ".join(map(str, allowed)) or "none, so this model cannot be quantized; set quantize to null"
     return [*problems, f"quantize.group_size: {tried} {reason}; allowed: {listed}"]
 
 
 def _check_engine(options: Options, model: Model) -> list[str]:
-    """Why AutoAWQ cannot do what is asked."""
+    """Why AutoAWQ does not support these options."""
     if options.engine == "lab":
         return []
     problems = []
     if not hardware.gpus():
         problems.append(
-            f"quantize.engine: 'autoawq' needs an NVIDIA GPU, and none answers here; {OTHER_ENGINE}"
+            f"quantize.engine: 'autoawq' needs an NVIDIA GPU, and nvidia-smi found none; {OTHER_ENGINE}"
         )
     if find_spec("awq") is None:
         problems.append(
@@ -159,7 +159,7 @@ def group_sizes(inputs: list[int]) -> list[int]:
 
 
 def auto_group_size(config: dict[str, Any]) -> int:
-    """The largest valid group. Raises LabError if there is none, which `check` has said before."""
+    """The largest valid group. Raises LabError if there is none, which `check` reports earlier."""
     allowed = group_sizes(list(architectures.linears(config).values()))
     if not allowed:
         raise LabError(
@@ -170,7 +170,7 @@ def auto_group_size(config: dict[str, Any]) -> int:
 
 
 def group_of(options: Options, config: Mapping[str, Any]) -> int:
-    """The group that a model gets. Raises what `auto_group_size` does."""
+    """The group size for a model. Raises what `auto_group_size` does."""
     chosen = options.group_size
     return chosen if isinstance(chosen, int) else auto_group_size(dict(config))
 
@@ -181,7 +181,7 @@ def needs_gpu(options: Options) -> str | None:
 
 
 def tried(options: Options, config: Mapping[str, Any]) -> Options:
-    """The same with little to calibrate on, and the group that the real model gets."""
+    """The same options with little calibration, and the real model's group size."""
     return replace(
         options,
         group_size=group_of(options, config),

@@ -1,4 +1,4 @@
-"""A recipe is all that a user chose for a run, as YAML."""
+"""A recipe: everything that a user chose for a run, as YAML."""
 
 from __future__ import annotations
 
@@ -21,14 +21,19 @@ from pipeline.stages.all_stages import STAGES, about, ask
 NOT_PATHS = ("azureml:",)
 
 OPTIONS = {name: stage.Options for name, stage in STAGES.items()}
-UNSAID = {"group": "", "runs_on": "any", "max_minutes": 0.0, "max_gigabytes": 0.0}  # not written as these
+UNSAID = {
+    "group": "",
+    "runs_on": "any",
+    "max_minutes": 0.0,
+    "max_gigabytes": 0.0,
+}  # not written if they have these values
 
 
 @dataclass(frozen=True)
 class Basics:
-    """What concerns every stage."""
+    """Options that concern every stage."""
 
-    name: str = option("run", "What you call this run")
+    name: str = option("run", "Name of the run")
     model: str = option(
         "starter",
         "A catalogue id, a hub id such as org/name, a local folder, or a model in Azure as"
@@ -44,7 +49,7 @@ class Basics:
     seed: int = option(0, "Makes the split and the training repeatable", min=0, max=2**31 - 1)
     runs_on: Literal["any", "cpu"] = option(
         "any",
-        "any: on a GPU where there is one; cpu: on the processor, beside runs on GPUs",
+        "any: on a GPU if there is one; cpu: on the CPU, beside runs on GPUs",
         advanced=True,
     )
     max_minutes: float = option(
@@ -66,7 +71,7 @@ class Basics:
 
 @dataclass(frozen=True)
 class Recipe(Basics):
-    """What to do with which model and data. A stage that is None is left out of the run."""
+    """What to do with which model and data. A stage that is None is left out."""
 
     quantize: quantize.Options | None = field(default_factory=quantize.Options)
     finetune: finetune.Options | None = field(default_factory=finetune.Options)
@@ -80,7 +85,7 @@ class Recipe(Basics):
         return {name: options for name, options in found.items() if options is not None}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, in the order a person writes a recipe, without what few recipes have."""
+        """Plain data in the order of a hand-written recipe, without rarely used keys at their default."""
         unsaid = {**UNSAID, **dict.fromkeys(LEFT_OUT)}
         return {
             key: value
@@ -96,7 +101,7 @@ class Recipe(Basics):
         return text
 
 
-# Stages that run only where a recipe names them.
+# Stages that run only if a recipe names them.
 LEFT_OUT = {
     known.name for known in dataclasses.fields(Recipe) if known.name in OPTIONS and known.default is None
 }
@@ -131,7 +136,7 @@ def build(given: dict[str, Any], folder: Path, changes: list[str] | None = None)
 
 
 def redo(given: dict[str, Any], folder: Path, changes: list[str] | None = None) -> Recipe:
-    """`build` of a recipe with absolute paths: only those that the changes name are taken from `folder`."""
+    """`build` for a recipe with absolute paths: only changed paths are relative to `folder`."""
     for change in changes or []:
         _set(given, change)
     named = {change.partition("=")[0] for change in changes or []}
@@ -143,9 +148,9 @@ def redo(given: dict[str, Any], folder: Path, changes: list[str] | None = None) 
 
 
 def from_dict(given: dict[str, Any], folder: Path | None = None) -> Recipe:
-    """Check a mapping and make a Recipe of it; relative paths are taken from `folder`.
+    """Check a mapping and make a Recipe of it; paths are relative to `folder`.
 
-    Without a folder the mapping is one that `to_dict` made, whose paths are absolute.
+    Without a folder, the mapping comes from `to_dict`, and its paths are absolute.
     """
     top = {o.name: o for o in describe(Basics)}
     allowed = [*top, *OPTIONS]
@@ -173,7 +178,7 @@ def from_dict(given: dict[str, Any], folder: Path | None = None) -> Recipe:
 
 
 def _renamed(stage: str, given: Any) -> Any:
-    """A stage's options by their names of today."""
+    """A stage's options by their current names."""
     if not isinstance(given, dict):
         return given
     names = about(stage, "RENAMED", {})
@@ -228,12 +233,12 @@ def _set(given: dict[str, Any], change: str) -> None:
     except ValueError:
         value = text
     if any(o.name == key and o.types == (str,) for o in describe(Basics)) and not isinstance(value, str):
-        value = text  # a name like 007 or a template like `Q: {prompt}` is YAML for something else
+        value = text  # a name like 007 or a template like `Q: {prompt}` means something else in YAML
     *parents, last = key.split(".")
     target = given
     for parent in parents:
         inner = target.setdefault(parent, {})
-        if inner is None:  # a stage set to null is switched on again by giving it an option
+        if inner is None:  # giving an option to a stage that is null switches it on
             inner = target[parent] = {}
         if not isinstance(inner, dict):
             raise InputError(f"--set {display.line(change)}: {display.line(parent)} has no options")

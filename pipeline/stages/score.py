@@ -44,7 +44,7 @@ def check(options: Options, model: Model) -> list[str]:
 
 
 def tried(_: Options, __: Mapping[str, Any]) -> None:
-    """It measures what other stages have made; nothing in it can fail for a model."""
+    """Left out: it only measures what other stages made, and cannot fail for a model."""
 
 
 def uses_rows(_: Options) -> bool:
@@ -73,5 +73,5 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
 
 def results(context: Context) -> Results:
     """What was measured."""
-    file = context.output / "model" / SCORE  # Olive keeps a folder of the model, and that is in it
+    file = context.output / "model" / SCORE  # Olive keeps the model's folder, which has this file in it
     return Results([Artifact("score", "score", file)], json.loads(file.read_text("utf-8")))

@@ -1,4 +1,4 @@
-"""Pieces of an Olive workflow that all stages share. Pure: no Olive, no files."""
+"""Pieces of an Olive workflow that all stages share. Pure functions without Olive or files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.stages.context import Context
 
 PASSES = settings.ROOT / "pipeline" / "passes"
 SCRIPTS = {"lab_rows": "rows.py", "lab_calibration": "quantize/calibration.py"}
-# Where a stage's process runs, as device and provider of Olive.
+# Olive's device and provider for where a stage's process runs.
 HERE = {"cpu": ("cpu", "CPUExecutionProvider"), "cuda": ("gpu", "CUDAExecutionProvider")}
 
 

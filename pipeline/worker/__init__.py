@@ -1,1 +1,1 @@
-"""Processes that carry stages out."""
+"""The worker and the processes that run stages."""

@@ -1,4 +1,4 @@
-"""One stage in progress, as the worker knows it: whether it has ended, and how to end it."""
+"""One running stage, as the worker sees it: whether it has ended, and how to end it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pipeline.system import clock, locks
 from pipeline.worker import processes, sentences
 from pipeline.worker.limits import Limits
 
-# A stage that does not end by itself within this time of being asked is killed.
+# A stage that has not ended this long after being asked to is killed.
 GRACE_SECONDS = 3.0
 SIGNS = (PROCESS, EVENTS, "log.txt")
 
 
 @dataclass
 class Job:
-    """A stage in progress. `process` is None if another worker started it; `failure` says why none could."""
+    """A running stage. `process` is None if another worker started it; `failure`: why it did not start."""
 
     run: str
     stage: str
@@ -34,37 +34,37 @@ class Job:
     asked_to_end: float | None = None
     failure: str | None = None
     began: float = field(default_factory=time.monotonic)
-    oom_kills: dict[Path, int] = field(default_factory=dict)  # what the kernel had counted when it began
-    killed_for_memory: bool | None = None  # None: nobody knows
+    oom_kills: dict[Path, int] = field(default_factory=dict)  # the kernel's counts when it started
+    killed_for_memory: bool | None = None  # None: unknown
     taken_bytes: int = 0
     has_spare: bool = False
     limits: Limits | None = None
-    over: str | None = None  # which limit it has passed, as a sentence
+    over: str | None = None  # which limit it has exceeded, as a sentence
     wrote: float | None = None  # when its result was first seen, while its process still ran
 
     def result(self) -> dict[str, Any] | None:
-        """What the stage says it has made; None until it has written that."""
+        """The result that the stage has written; None until then."""
         return _read(self.folder / RESULT)
 
     def elapsed(self) -> float:
-        """Seconds the stage has been at work, under this worker or another; time asleep does not count."""
+        """Seconds that the stage has run, under any worker, without the time the machine was asleep."""
         if self.process is not None or self.failure is not None:
             return time.monotonic() - self.began
         return clock.since(_read(self.folder / PROCESS)) or 0.0
 
     def ended(self) -> bool:
-        """Whether the stage's process is gone; whatever it left of its group is killed then."""
+        """Whether the stage's process is gone; the rest of its process group is killed then."""
         if self.failure is not None:
             return True
         if self.process is None:
             pid = _pid(self.folder)
-            # Processes it has forked hold its lock as well, and may outlive it.
+            # Its forks hold the lock too and may outlive it.
             if lives(self.folder) and (pid is None or not _gone(pid)):
                 return False
             if pid is not None:
                 _signal(pid, signal.SIGKILL)
         elif self.process.returncode is None:
-            # Without reaping it yet: until then nobody else can get its process group's number.
+            # Don't reap it yet: until then its process group's number is not reused.
             if os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 return False
             self.killed_for_memory = processes.killed_since(self.oom_kills)
@@ -89,9 +89,9 @@ class Job:
             _signal(pid, signal.SIGKILL)
 
     def lingers(self, exit_seconds: float) -> bool:
-        """Whether the stage's result has been there for long, and a thread of a library keeps its process.
+        """Whether the process has not exited long after writing its result, because of a library's thread.
 
-        The first time this is so, the stage's log gets a line about it.
+        The first time, this is noted in the stage's log.
         """
         if self.wrote is None:
             if self.result() is not None:
@@ -128,7 +128,7 @@ def _pid(folder: Path) -> int | None:
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # not written, or torn by a power cut
+    except (FileNotFoundError, ValueError):  # not written, or damaged by a power cut
         return None
     return facts
 
@@ -149,4 +149,4 @@ def _signal(group: int, number: signal.Signals) -> None:
     try:
         os.killpg(group, number)
     except ProcessLookupError:
-        return  # it has ended already, which is what was wanted
+        return  # it has already ended

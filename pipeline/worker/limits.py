@@ -1,4 +1,4 @@
-"""What a run may take of time and disk, as its recipe says (`max_minutes`, `max_gigabytes`)."""
+"""Limits of time and disk that a recipe sets (`max_minutes`, `max_gigabytes`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipeline.store.run import DONE, OUTPUT
 from pipeline.system import files
 
 LOOK_SECONDS = 2.0  # walking over many files takes a moment
-AGAIN = "Do it again with a higher {}: what it has finished is reused."
+AGAIN = "Repeat it with a higher {}: finished stages are reused."
 
 
 class Limits:
@@ -27,7 +27,7 @@ class Limits:
         self._next_look = 0.0
 
     def passed(self, elapsed: float) -> str | None:
-        """Which limit the run has passed after so many seconds of its stage, as a sentence; or None."""
+        """Which limit the run has exceeded after `elapsed` seconds of its stage, as a sentence; or None."""
         if self.minutes and self._before + elapsed > 60 * self.minutes:
             return (
                 f"This run has taken longer than {self.minutes:g} minutes, its limit (max_minutes). "

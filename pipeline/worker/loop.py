@@ -1,7 +1,7 @@
 """The worker: claims queued runs, starts a process group for each stage, adopts, cancels, records.
 
 There is one worker a home. It is started when needed and ends when it has had nothing to do for a while;
-stages it leaves behind go on, and the next worker adopts them.
+stages still running continue, and the next worker adopts them.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from pipeline.worker.spare import Spare, affordable, serves
 POLL_SECONDS = 0.1
 TROUBLE_SECONDS = 2.0
 IDLE_SECONDS = 600.0
-# A stage that takes longer gets a spare made ready for the one that follows; reused ones take less.
+# Once a stage has run this long, a spare for the next one is prepared; reused stages take less time.
 SPARE_SECONDS = 3.0
 PUBLISH_SLOT = "publish"
-# A stage that dies together with its worker is restarted by itself, but not for ever: it may be the reason.
+# A stage that dies with its worker is restarted automatically, but not endlessly: it may be the cause.
 MOST_ATTEMPTS = 3
 CHILD = ("-m", "pipeline.worker.stage_process")
 WORKER_LOCK = "worker.lock"
 
 
 class Worker:
-    """One run at a time on each device; publishing has a slot of its own beside them.
+    """One run at a time on each device; publishing has its own slot.
 
-    Where there are GPUs, runs that asked for the processor have a slot beside theirs.
+    If there are GPUs, runs that asked for the CPU have a slot too.
     """
 
     def __init__(self, store: Store, child: Sequence[str] = CHILD) -> None:
@@ -56,7 +56,7 @@ class Worker:
     def serve(self, idle_seconds: float = IDLE_SECONDS, lock: int | None = None) -> None:
         """Work until there has been nothing to do for `idle_seconds`.
 
-        `lock` is the worker's lock where whoever started this process has taken it already.
+        `lock` is the worker's lock, if the process that started this one has taken it.
         Raises LabError if another worker serves this home.
         """
         path = self.store.home / WORKER_LOCK
@@ -75,7 +75,7 @@ class Worker:
             lock = locks.take(path) if more else None
 
     def recover(self) -> None:
-        """Adopt stages that still live, record those that ended or died while no worker was there."""
+        """Adopt stages that still run; record those that ended or died while there was no worker."""
         known = {(job.run, job.stage) for job in self.jobs.values()}
         for run, stage, device in self.store.running():
             if (run, stage) in known:
@@ -123,7 +123,7 @@ class Worker:
         return self.store.claim(slot, ("cpu",) if slot == "cpu" else ("any",))
 
     def _may_begin_again(self, job: Job, slot: str) -> bool:
-        """Whether a stage that died unseen is restarted by itself; not a publish, which may be there."""
+        """Whether to restart a stage that died without a worker; not a publish, whose version may exist."""
         return slot != PUBLISH_SLOT and self.store.attempts(job.run, job.stage) < MOST_ATTEMPTS
 
     def _work(self, idle_seconds: float) -> None:
@@ -136,7 +136,7 @@ class Worker:
                     recovered = True
                 self.step()
                 self.store.back_up()
-            except (LabError, OSError) as error:  # a full disk, say; nothing is lost, and it may pass
+            except (LabError, OSError) as error:  # for example a full disk; nothing is lost, and it may pass
                 with suppress(OSError):
                     print(sentence(error), flush=True)
                 time.sleep(TROUBLE_SECONDS)
@@ -156,7 +156,7 @@ class Worker:
             job.failure = sentence(error)
 
     def _make_ready(self, slot: str, job: Job) -> None:
-        """Have a spare made for the stage that follows, once a stage."""
+        """Prepare a spare for the next stage, once per stage."""
         job.has_spare = True
         run = self.store.get(job.run)
         names = [stage.name for stage in run.stages]
@@ -169,9 +169,9 @@ class Worker:
             self.spares[slot] = Spare(job.run, name, self.child, environment)
 
     def _spare(self, slot: str, job: Job) -> Spare | None:
-        """The slot's spare if it can carry out the stage at once; one that cannot is of no use any more.
+        """The slot's spare if it is ready for this stage; otherwise it is ended.
 
-        Another run's is none: it can be found by the mark of that run's stage only.
+        A spare serves only its own run: its environment has the mark of that run's stage.
         """
         spare = self.spares.pop(slot, None)
         if spare is None:
@@ -194,7 +194,7 @@ class Worker:
         folder = job.folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         spare = self._spare(slot, job)
-        # What an attempt has left that nobody saw end.
+        # Processes left by an earlier attempt.
         processes.end_all(folder, spare.process.pid if spare else None)
         lock = locks.take(folder / LOCK)
         if lock is None:
@@ -209,21 +209,21 @@ class Worker:
                 if spare is not None:
                     try:
                         return spare.give(lock, log.fileno())
-                    except OSError:  # it died this very moment
+                    except OSError:  # it has just died
                         spare.dismiss()
                 return own_process.start(
                     [*self.child, job.run, job.stage],
                     self._environment(slot, OLIVE_LAB_EVENTS=str(events)),
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    keep=[lock],  # from its first moment the child holds the lock, and then it alone
+                    keep=[lock],  # the child holds the lock from the start, and afterwards alone
                     apart=True,
                 )
         finally:
             os.close(lock)
 
     def _record(self, slot: str, job: Job, without_result: str, reason: str | None) -> None:
-        """Write down how the stage ended and go on with its run."""
+        """Record how the stage ended and continue with its run."""
         processes.end_all(job.folder)
         result = job.result() if job.failure is None else None
         if result is None:
@@ -234,7 +234,7 @@ class Worker:
                 result["seconds"] = job.elapsed()
             self._clean(job)
         if result["status"] != DONE and job.run in self.store.cancels():
-            result = {"status": CANCELED}  # whatever it said on being ended is of no interest
+            result = {"status": CANCELED}  # whatever it reported while being ended does not matter
         elif result["status"] != DONE and job.over:
             result = {"status": FAILED, "error": job.over, "seconds": job.elapsed()}
         status = result.pop("status")
@@ -248,25 +248,25 @@ class Worker:
             webhook.tell(self.store.get(job.run))
 
     def _clean(self, job: Job) -> None:
-        """Take away what a stage that died had started to write; its checkpoints stay."""
+        """Delete the partial result of a stage that died; its checkpoints stay."""
         from pipeline.stages import artifacts
 
         artifacts.sweep(self.store.home)
         shutil.rmtree(job.folder / "work", ignore_errors=True)
 
     def stop(self, *_: Any) -> None:
-        """Leave after this step; stages that run go on."""
+        """Stop after this step; running stages continue."""
         self.stopping = True
 
 
 def _interruption(slot: str) -> str:
-    """What to say of a stage of that slot that is not started again by itself."""
+    """The error of a stage in that slot that is not restarted automatically."""
     if slot == PUBLISH_SLOT:
         return sentences.interrupted_publish()
     return sentences.interrupted(MOST_ATTEMPTS)
 
 
-# Workers this process has started; asking after them keeps those that have ended from staying zombies.
+# Workers that this process has started; polling them reaps those that have ended.
 _workers: list[subprocess.Popen[bytes]] = []
 
 
@@ -283,7 +283,7 @@ def ensure(home: Path) -> None:
                 settings.child_environment(OLIVE_LAB_HOME=str(home)),
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                keep=[lock],  # it serves from this moment, so nobody starts a second one meanwhile
+                keep=[lock],  # it holds the lock from the start, so nobody starts a second one
                 apart=True,
             )
     finally:

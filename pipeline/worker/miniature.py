@@ -1,6 +1,6 @@
-"""A model's config and a recipe's options made small: the same shape, with little to compute.
+"""A model's config and a recipe's options made small: the same architecture, with little to compute.
 
-Pure: dictionaries and dataclasses in, the same out.
+Pure functions from dictionaries and dataclasses to the same.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ TOWERS = ("vision_config", "audio_config")
 
 
 def small(config: Mapping[str, Any], step: int = STEP) -> dict[str, Any]:
-    """A config like `config` but for few heads and layers, with float weights.
+    """A config like `config`, but with few heads and layers and float weights.
 
     Heads keep their size, so that all rotary settings stay valid, and so does the vocabulary, which is the
     tokenizer's. Widths are multiples of `step`. `config` is one that transformers has filled in.
-    Raises KeyError, TypeError or ValueError for one that calls its sizes by other names.
+    Raises KeyError, TypeError or ValueError if it names its sizes differently.
     """
     made = {key: value for key, value in config.items() if key != "quantization_config"}
     for tower in TOWERS:
@@ -53,9 +53,9 @@ def _decoder(config: Mapping[str, Any], step: int) -> dict[str, Any]:
 
 
 def _heads(heads: int, shared: int, size: int, step: int) -> tuple[int, int]:
-    """Few heads and the number of their key and value heads: equal, in groups or one, as the model has them.
+    """A few heads and their key and value heads: equal, grouped or a single one, as in the model.
 
-    As many as make a width that `step` divides.
+    As many as are needed for a width that `step` divides.
     """
     few = 2 if shared in (1, heads) else 4
     while few * size % step:
@@ -78,7 +78,7 @@ def layers_needed(config: Mapping[str, Any]) -> int:
 
 
 def _by_layer(config: Mapping[str, Any]) -> list[str]:
-    """Settings that have one entry a layer."""
+    """Settings with one entry per layer."""
     return [
         name
         for name, value in config.items()
@@ -94,6 +94,6 @@ def step_of(stages: Mapping[str, Any], config: Mapping[str, Any]) -> int:
 
 
 def short(stages: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The stages that are tried, with options that take moments; what cannot fail for a model is left out."""
+    """The stages to try, with options for a quick trial; stages that cannot fail for a model are left out."""
     made = {name: ask(name, "tried", options, config, default=options) for name, options in stages.items()}
     return {name: options for name, options in made.items() if options is not None}

@@ -1,13 +1,13 @@
-"""Have the whole lab tried on a small copy of a model before it costs anything, and remember what passed.
+"""Try the whole recipe on a small copy of the model before spending hours, and remember what passed.
 
 One layer of the model's own architecture, with random weights and its real tokenizer, goes through the
 stages of the recipe: quantize, finetune, optimize, and the exported files answer a prompt. What fails there
 would fail after hours on the real model.
 
-The child asks for it (`require`) before it makes anything; it runs in a process of its own, see `trial`,
-which may crash or take too much memory without harm. A probe that passed is
-remembered in `probes/` of the home: the walk by all that decides it, and the exported tokenizer with the
-datasets it was compared for. One that failed is tried again: the fault may be mended.
+The stage's process calls `require` before it makes anything. The trial runs in a process of its own, see
+`trial`, which may crash or run out of memory harmlessly. What passed is remembered in `probes/` of the home:
+the walk through the stages by all that decides it, and the exported tokenizer with the datasets it was
+compared for. What failed is tried again, because the fault may have been fixed.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ TITLE = "Trying the whole lab on one small layer"
 TASK, VERDICT, STEP, EXPORT = "task.json", "verdict.json", "step", "export"
 PASSED = "passed.json"
 SOURCES = ("worker/probe.py", "worker/trial.py", "worker/miniature.py")
-UNSAID = ("_name_or_path", "transformers_version")  # of a config.json: they change nothing
+UNSAID = ("_name_or_path", "transformers_version")  # of a config.json: they have no effect
 PROBES = "probes"  # in the home
 LOOK_SECONDS = 0.2  # between two looks for a verdict
-MOST_EXPORTS, MOST_WALKS = 8, 200  # that are kept, the newest: tokenizers of some megabytes, and a line each
+MOST_EXPORTS, MOST_WALKS = 8, 200  # newest that are kept: tokenizers of some megabytes, and a line each
 OTHER_MODEL = "choose another base model"
 LOG = "the log has the details"
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be tried. `exported` is a kept tokenizer: then only its ids are compared."""
+    """What to try. With `exported`, a kept tokenizer, only its ids are compared."""
 
     files: str
     data: str
@@ -65,7 +65,7 @@ def require(
     scratch: Path,
     meanwhile: Callable[[], None] | None = None,
 ) -> None:
-    """Have the recipe tried on a small copy of the model in `files`, unless that passed before.
+    """Try the recipe on a small copy of the model in `files`, unless that passed before.
 
     `scratch` is a folder for what is made, removed afterwards. `meanwhile` is called while the trial runs.
     Raises LabError with what fails.
@@ -87,7 +87,7 @@ def require(
         known = str(export) if passed.is_file() and export.is_dir() else None
         try:
             if known is not None:
-                os.utime(export)  # in use, so not among the oldest
+                os.utime(export)  # just used, so not among the oldest
             _try(Task(str(files), str(data), chosen.to_dict(), known), scratch, meanwhile)
             if known is None and (scratch / EXPORT).is_dir():
                 shutil.rmtree(export, ignore_errors=True)
@@ -101,7 +101,7 @@ def require(
 
 
 def keys(chosen: recipe.Recipe, files: Path) -> tuple[str, str]:
-    """Names of what is remembered: of the walk, and of the exported tokenizer, which depends on less."""
+    """Keys of the two things remembered: the walk, and the exported tokenizer, which depends on less."""
     config = read_config(files)
     facts = {
         "config": {key: value for key, value in config.items() if key not in UNSAID},
@@ -150,7 +150,7 @@ def short_stages(chosen: recipe.Recipe, config: Mapping[str, Any]) -> dict[str, 
 
 
 def _try(task: Task, scratch: Path, meanwhile: Callable[[], None] | None) -> None:
-    """Run the probe's process. It is of this one's group and mark, so what ends the stage ends it too."""
+    """Run the probe's process, in the stage's process group and with its mark, so that it ends with it."""
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     write_whole(scratch / TASK, dataclasses.asdict(task))
@@ -187,7 +187,7 @@ def _wait(process: subprocess.Popen[bytes], verdict: Path) -> int:
 
 
 def death(code: int, step: str) -> str:
-    """What to say of a probe that ended without a verdict, at a step."""
+    """The error for a probe that ended without a verdict, at a step."""
     at = f"A small copy of this model was tried, and at the step {step!r} that"
     if code == -signal.SIGKILL:
         return f"{at} was killed, most likely because memory ran out; retry when the machine is less busy."
@@ -204,7 +204,7 @@ def _step(scratch: Path) -> str:
 
 
 def drop_old(home: Path) -> None:
-    """Keep only the newest of what is remembered: whatever goes is tried again when it is wanted."""
+    """Keep only the newest of what is remembered; the rest is tried again when needed."""
     for pattern, most in (("tokenizer-*", MOST_EXPORTS), ("*.json", MOST_WALKS)):
         found = []
         for path in (home / PROBES).glob(pattern):

@@ -1,4 +1,4 @@
-"""What the system knows of a stage's processes: which are left, and whether the kernel killed one."""
+"""A stage's processes as the system sees them: which are left, and whether the kernel killed one."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 
 from pipeline.store.run import EVENTS
 
-PASSES = 10  # over all processes: one that is about to be killed may start another
+PASSES = 10  # over the process list: a process may start another before it is killed
 GONE_SECONDS = 5.0
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
 
 
 def end_all(folder: Path, but: int | None = None) -> int:
-    """Kill every process of the stage of that folder, those too that have left its group; return how many.
+    """Kill every process of the stage of that folder, even outside its process group; return how many.
 
-    They are known by the events file that the worker has put into their environment. Those of session `but`
-    are left: they are about to carry the stage out.
+    They are recognized by the events file in their environment, which the worker set. Those of session `but`
+    are spared: they are about to run the stage.
     """
     mark = f"OLIVE_LAB_EVENTS={folder / EVENTS}".encode()
     killed = 0
@@ -34,16 +34,16 @@ def end_all(folder: Path, but: int | None = None) -> int:
 
 
 def oom_kills(pid: int) -> dict[Path, int]:
-    """How often the kernel has killed for want of memory: in the cgroup of a process, and everywhere.
+    """How many processes the kernel has killed to free memory: in the cgroup of `pid`, and in all.
 
-    By the file that tells; {} where nothing does.
+    By the file that has the count; {} if there is none.
     """
     counts = {path: _count(path) for path in (_cgroup(pid), PROC / "vmstat") if path is not None}
     return {path: count for path, count in counts.items() if count is not None}
 
 
 def killed_since(before: dict[Path, int]) -> bool | None:
-    """Whether the kernel has done so again since `oom_kills` was asked; None if it does not tell."""
+    """Whether these counts have risen since `before`; None if there are none."""
     now = {path: _count(path) for path in before}
     told = [count > before[path] for path, count in now.items() if count is not None]
     return any(told) if told else None
@@ -54,7 +54,7 @@ def _processes() -> list[int]:
 
 
 def _environment(pid: int) -> list[bytes]:
-    """What a process was started with; nothing for those of others and those that end."""
+    """The environment a process was started with; [] if it is another user's or has ended."""
     try:
         return (PROC / str(pid) / "environ").read_bytes().split(b"\0")
     except OSError:
@@ -70,7 +70,7 @@ def _session(pid: int) -> int | None:
 
 
 def _kill(pid: int, mark: bytes) -> bool:
-    """Kill it and wait until it is gone. Through a descriptor: its number may be another's by now."""
+    """Kill it and wait until it is gone. Through a descriptor, because its number may be reused."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -88,7 +88,7 @@ def _kill(pid: int, mark: bytes) -> bool:
 
 
 def _cgroup(pid: int) -> Path | None:
-    """The file that counts what the kernel killed in the memory cgroup of a process, of either version."""
+    """The file that counts kills in the memory cgroup of a process, for cgroup version 1 or 2."""
     try:
         lines = (PROC / str(pid) / "cgroup").read_text().splitlines()
     except OSError:

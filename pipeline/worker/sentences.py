@@ -1,4 +1,4 @@
-"""What people read about how a stage ended, where the stage itself could not say."""
+"""Errors for stages that ended without reporting one themselves."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from pipeline.errors import ANY_SMALLER, sentence
 
 
 def death(stage: str, code: int | None, killed_for_memory: bool | None, taken_bytes: int) -> str:
-    """What to say of a stage that ended without a result.
+    """The error of a stage that ended without a result.
 
-    `code` is its exit code, None if another worker started it; `killed_for_memory` is None if nobody knows.
+    `code` is its exit code, None if another worker started it; `killed_for_memory` is None if unknown.
     """
-    from pipeline.stages.all_stages import about  # asking for a worker imports this module, and no recipe
+    from pipeline.stages.all_stages import (
+        about,
+    )  # imported late, because `ensure` imports this module but needs no stages
 
     if code == -signal.SIGKILL and killed_for_memory is False:
         return "Somebody, or another program, killed this stage (SIGKILL); retry it."
@@ -34,7 +36,7 @@ def death(stage: str, code: int | None, killed_for_memory: bool | None, taken_by
 
 
 def lingers(stage: str, seconds: float) -> str:
-    """What to say of a stage whose process does not exit."""
+    """The note for a stage whose process does not exit."""
     return (
         f"The process of {stage} did not exit within {seconds:g} seconds of writing its result; it is ended,"
         " and the result counts."
@@ -42,16 +44,16 @@ def lingers(stage: str, seconds: float) -> str:
 
 
 def interrupted_publish() -> str:
-    """What to say of a publish that died with its worker."""
+    """The error of a publish that died with its worker."""
     return (
-        "The machine or the worker stopped while this was published; see whether the version is there,"
-        " else publish again."
+        "The machine or the worker stopped while this was published; check whether the version exists,"
+        " and if not, publish again."
     )
 
 
 def interrupted(times: int) -> str:
-    """What to say of a stage that died with its worker so many times."""
+    """The error of a stage that died with its worker that many times."""
     return (
-        f"The machine or the worker stopped {times} times while this ran, so it is not started again by"
-        " itself; its log shows the last steps. Retry resumes it."
+        f"The machine or the worker stopped {times} times while this ran, so it is not restarted"
+        " automatically; its log shows the last steps. Retry resumes it."
     )

@@ -1,9 +1,9 @@
-"""A process that has imported what the next stage needs and waits for the word to begin.
+"""A process that has imported what the next stage needs and waits for the signal to start.
 
-Importing torch, transformers and Olive takes seconds, on slow machines half a minute, and a run has four
-stages in processes of their own. While one works, the worker has a spare made ready for the next. It has the
-mark of that stage in its environment from the first moment, since nobody can see one that is set later; it
-ends when the worker ends or has no use for it.
+Importing torch, transformers and Olive takes seconds, on slow machines half a minute, and each of a run's
+four stages has its own process. While one stage works, the worker prepares a spare for the next. Its
+environment has the mark of that stage from the start, because later changes are not visible to other
+processes; it ends when the worker ends or does not need it.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ ALL = ("olive.workflows", "olive.engine", "olive.passes.pytorch.quant_utils", "t
 
 
 def without_bitsandbytes() -> None:
-    """Let this process find no bitsandbytes: where it is installed, PEFT imports it, which takes seconds."""
-    sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]  # how Python says "not there"
+    """Hide bitsandbytes from this process: if it is installed, PEFT imports it, which takes seconds."""
+    sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]  # makes the import fail
 
 
 def serves(options: dict[str, Any]) -> bool:
-    """Whether a spare, which finds no bitsandbytes, can carry out a stage with these options."""
+    """Whether a spare, which has no bitsandbytes, can run a stage with these options."""
     return options.get("method") != "qlora"
 
 
 class Spare:
-    """The worker's side: a process made ready for a stage of a run, started in that stage's environment."""
+    """The worker's side: a process prepared for a stage of a run, started in that stage's environment."""
 
     def __init__(self, run: str, stage: str, child: Sequence[str], environment: dict[str, str]) -> None:
         self.run, self.stage = run, stage
@@ -57,21 +57,21 @@ class Spare:
         return self._ready and self.process.poll() is None
 
     def give(self, lock: int, log: int) -> subprocess.Popen[bytes]:
-        """Let it carry out the stage, whose lock and log it gets. Raises OSError if it has gone."""
+        """Let it run the stage, with its lock and log. Raises OSError if it has ended."""
         message = to_json({"run": self.run, "stage": self.stage})
         with self.channel:
             socket.send_fds(self.channel, [message.encode()], [lock, log])
         return self.process
 
     def dismiss(self) -> None:
-        """End it; there is nothing for it to do."""
+        """End it; it is not needed."""
         self.channel.close()
         self.process.kill()
         self.process.wait()
 
 
 def affordable() -> bool:
-    """Whether there is memory to keep a spare."""
+    """Whether there is enough memory for a spare."""
     import psutil
 
     return bool(psutil.virtual_memory().available > ENOUGH_MEMORY)
@@ -86,10 +86,10 @@ def prepare(stage: str) -> None:
 
 
 def _word(worker: socket.socket) -> tuple[bytes, list[int]]:
-    """What the worker says, and the descriptors it gives; b"" if it has ended."""
+    """The worker's message and the descriptors with it; b"" if the worker has ended."""
     try:
         message, descriptors, _, _ = socket.recv_fds(worker, MOST_BYTES, 2)
-    except ConnectionResetError:  # it was killed before it had read that the spare is ready
+    except ConnectionResetError:  # the worker was killed before it read that the spare is ready
         return b"", []
     return message, descriptors
 
@@ -99,7 +99,7 @@ def wait(stage: str, channel: int, carry_out: Callable[[str, str], int]) -> int:
     with socket.socket(fileno=channel) as worker:
         without_bitsandbytes()
         prepare(stage)
-        with suppress(BrokenPipeError):  # the worker has ended: there will be no message either
+        with suppress(BrokenPipeError):  # the worker has ended, so there is no message either
             worker.sendall(READY)
         message, descriptors = _word(worker)
     if not message:

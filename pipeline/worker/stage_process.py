@@ -2,9 +2,9 @@
 
 `python -m pipeline.worker.stage_process --spare STAGE DESCRIPTOR` gets its run later, see `spare`.
 
-The worker starts it with its output in the stage's `log.txt`. It inherits `lock`, taken, and so holds it
-for as long as it lives. It appends facts to `events.jsonl`, and leaves `result.json`, written whole or not at
-all; only if there is no room even for that, its exit code is ENOSPC.
+The worker starts it with its output in the stage's `log.txt`. It inherits the taken `lock` and so
+holds it for as long as it lives. It appends facts to `events.jsonl` and writes `result.json`, complete or not
+at all; if there is no space even for that, its exit code is ENOSPC.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from pipeline.worker import probe, spare, usage
 
 def main(run_id: str, stage: str) -> int:
     """Carry out the stage; return 0 if it is done."""
-    folder = settings.home() / "runs" / run_id / stage  # a full disk may keep the store from being opened
+    folder = settings.home() / "runs" / run_id / stage  # the store may not open on a full disk
     started = time.monotonic()
     try:
         store = Store(settings.home())
@@ -49,7 +49,7 @@ def main(run_id: str, stage: str) -> int:
             result = _perform(store, store.get(run_id), stage)
     except BaseException as error:
         result = {"status": FAILED, "error": sentence(error, stage, about(stage, "SMALLER", ANY_SMALLER))}
-        with suppress(OSError):  # the disk of the log may be what is full
+        with suppress(OSError):  # the log may be on the full disk
             traceback.print_exc()
             print(f"\n{result['error']}", file=sys.stderr)
     result.setdefault("seconds", time.monotonic() - started)
@@ -75,7 +75,7 @@ class StageJob:
 
     @classmethod
     def of(cls, store: Store, run: Run, stage: str) -> StageJob:
-        """The stage of a run. Raises InputError for a recipe or a model that cannot be used any more."""
+        """The stage of a run. Raises InputError if the recipe or the model can no longer be used."""
         chosen = recipe.from_dict(run.recipe)
         return cls(store, run, stage, chosen, base_models.resolve(chosen.model), _inputs(run, stage))
 
@@ -95,18 +95,18 @@ class StageJob:
 
     @cached_property
     def key(self) -> str:
-        """The name of the result, by what decides it."""
+        """The result's key: a hash of all that decides it."""
         return artifacts.key(self.stage, self.options, self.identity)
 
     @cached_property
     def likeness(self) -> str:
-        """The name of what the result shares with others; "" if its stage reuses nothing of theirs."""
+        """A hash of what similar results share; "" if the stage reuses nothing of them."""
         shared = ask(self.stage, "likeness", self.identity)
         return "" if shared is None else artifacts.key(self.stage, self.options, shared)
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        """What besides the options decides the result. Artifact folders are named by content already."""
+        """What decides the result besides the options. Artifact folders are already named by content."""
         facts = {kind: str(artifacts.name(artifact["path"])) for kind, artifact in self.inputs.items()}
         facts["model"] = base_models.fingerprint(self.model, self.home)
         facts["device"] = _device()
@@ -148,7 +148,7 @@ def _make(job: StageJob, started: float) -> artifacts.Stored:
 
     base = _tried(job)
     output = artifacts.part(job.home, job.stage, job.key)
-    # Half a name would be another folder, which limits measure.
+    # Written whole: limits would measure another folder by half a name.
     write_whole(job.folder / OUTPUT, output.name)
     work = job.folder / "work"
     shutil.rmtree(work, ignore_errors=True)
@@ -162,14 +162,14 @@ def _make(job: StageJob, started: float) -> artifacts.Stored:
         return stored
     finally:
         shutil.rmtree(output, ignore_errors=True)
-        with suppress(OSError):  # what `olive run` was given, for whoever wants to know
+        with suppress(OSError):  # kept for reference: the input of `olive run`
             for kept in ("workflow.json", "package.json"):
                 shutil.copyfile(work / kept, job.folder / kept)
         shutil.rmtree(work, ignore_errors=True)
 
 
 def _tried(job: StageJob) -> Path:
-    """The base model's folder, once a small copy of it has gone through the whole lab."""
+    """The base model's folder, after the recipe was tried on a small copy of it."""
     meanwhile: Callable[[], None] | None = None
     if spare.serves(dataclasses.asdict(job.options)):
         spare.without_bitsandbytes()

@@ -54,12 +54,12 @@ DOES = {
     **{stage: about(stage, "DOES", "used") for stage in STAGES},
     IDS: "exported",
 }
-# As much of a genai_config.json as the runtime wants where it reads a tokenizer only.
+# The part of a genai_config.json that the runtime needs to read a tokenizer.
 NO_MODEL = {"type": "llama", "context_length": 64, "vocab_size": 1, "decoder": {"filename": "model.onnx"}}
 
 
 class Walk:
-    """One trial: `go` raises what fails, and `step` then says at what."""
+    """One trial: `go` raises what fails, and `step` then names the step."""
 
     def __init__(self, task: Task, scratch: Path, told: Path | None) -> None:
         self.files, self.data, self.scratch, self.told = Path(task.files), Path(task.data), scratch, told
@@ -89,7 +89,7 @@ class Walk:
             _without_graph(inputs["onnx"], self.scratch / EXPORT)
 
     def _at(self, step: str) -> None:
-        """Note the step, for whoever looks at this process or at what it leaves."""
+        """Record the step, for the process that waits for this one."""
         self.step = step
         write_whole(self.scratch / STEP, step)
         steps = list(dict.fromkeys(["config", TOKENIZER, "model", *packed(self.config), *self.stages, IDS]))
@@ -99,7 +99,7 @@ class Walk:
             events.append(self.told, {"message": message, "progress": 0.0})
 
     def _check_config(self) -> None:
-        """Let transformers read the config. Raises LabError where it has no such model."""
+        """Let transformers read the config. Raises LabError if it does not know the model."""
         self._at("config")
         from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
@@ -121,7 +121,7 @@ class Walk:
         self.config = filled
 
     def _small_model(self) -> Path:
-        """The small copy on the disk. Raises what keeps such a model from being made or made small."""
+        """The small copy on the disk. Raises what prevents making it."""
         self._at("model")
         return build(self.config, self.files, self.scratch / "model", self._step_size())
 
@@ -129,7 +129,7 @@ class Walk:
         return miniature.step_of(self.recipe.stages(), self.config)
 
     def _carry_out(self, model: Path) -> dict[str, Path]:
-        """Carry the stages out; what they made, by kind."""
+        """Run the stages; returns what they made, by kind."""
         from pipeline.stages.execute import execute
 
         inputs: dict[str, Path] = {}
@@ -164,7 +164,7 @@ class Walk:
         return templates.parse(self.recipe.template, templates.chat_template(self.files)).fields
 
     def _compare(self, exported: Path) -> None:
-        """Compare ids. Raises LabError where serving would read other tokens than training."""
+        """Compare ids. Raises LabError if serving would read other tokens than training."""
         from pipeline.passes.optimize import same_ids
 
         same_ids.require(self.files, exported, self.recipe.template, self._rows())
@@ -190,7 +190,7 @@ def build(config: Mapping[str, Any], files: Path, folder: Path, step: int) -> Pa
 
 
 def packed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The stage that packs the small copy as the model is packed already; none where it is float."""
+    """The stage that packs the small copy like the packed model; {} if the model is float."""
     known = config.get("quantization_config")
     if not known:
         return {}
@@ -207,7 +207,7 @@ def packed(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_tokenizer(files: Path, folder: Path | None, vocabulary: int | None) -> None:
-    """See that the tokenizer loads and makes tokens that the model has. Raises LabError.
+    """Check that the tokenizer loads and only makes tokens that the model has. Raises LabError.
 
     With `folder`, write it there as the export does and have the runtime read it.
     """
@@ -259,7 +259,7 @@ def spread_rows(data: Path) -> Iterator[dict[str, Any]]:
         for index in range(-TRIED_ROWS, others):
             if index > 0:
                 file.seek(size * index // others)
-                file.readline(LONGEST_LINE)  # the rest of a line that began before
+                file.readline(LONGEST_LINE)  # skip the rest of a line
             start, line = file.tell(), file.readline(LONGEST_LINE)
             row = events.parse(line.removeprefix(b"\xef\xbb\xbf"))
             if row is not None and start not in seen:
@@ -294,7 +294,7 @@ def unfit(why: str) -> str:
 
 
 def _plain(error: BaseException, config: Mapping[str, Any]) -> str | None:
-    """Known reasons in words."""
+    """A known reason in plain words, else None."""
     if isinstance(error, KeyError) and error.args == ("multi_cache",):
         return (
             "the settings for long texts in its config.json do not fit together (max_position_embeddings"
@@ -310,7 +310,7 @@ def _plain(error: BaseException, config: Mapping[str, Any]) -> str | None:
 
 
 def _setting(config: Mapping[str, Any], value: Any) -> str:
-    """The setting with that value, "" if there is none: libraries look up what a config.json names."""
+    """The setting with that value, "" if there is none, because libraries only report the value."""
     inner = [given for given in config.values() if isinstance(given, dict)]
     found = [name for given in (config, *inner) for name, known in given.items() if known == value]
     return str(found[0]) if found and isinstance(value, str) else ""
@@ -341,9 +341,9 @@ def _without_graph(exported: Path, target: Path) -> None:
 
 
 def main(scratch: Path) -> int:
-    """Carry the task of a folder out and leave the verdict in it."""
+    """Carry out the task in a folder and write the verdict there."""
     told = settings.events_path()
-    # What stages tell of themselves here is not the run's. The mark by which this process is found stays.
+    # Events of stages here are not the run's. The mark by which this process is found stays.
     settings.report_to(scratch / EVENTS)
     walk, error = None, None
     try:

@@ -1,7 +1,7 @@
-"""What a stage takes of the machine, told every few seconds whatever the stage is busy with.
+"""Memory and GPU use of a stage, reported every few seconds whatever the stage is doing.
 
-A thread of the stage's process samples and appends events, see `events`. It never imports torch: the driver
-is asked through nvidia-smi.
+A thread of the stage's process takes samples and appends events, see `events`. It never imports torch, but
+asks nvidia-smi.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pipeline.stages import events
 from pipeline.system import hardware
 
 SECONDS = 2.0
-# After so many samples the next ones are further apart, so that a stage of a month writes a megabyte or two.
+# Samples get further apart after this many, so that a stage of a month writes a megabyte or two.
 SAMPLES = 500
 WIDER = 1.5
 QUERY = ("nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits")
@@ -30,7 +30,7 @@ GPU_TIMEOUT = 10.0
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Sample while the block runs. Outside a stage, where there is no file for events, do nothing."""
+    """Take samples while the block runs. Outside a stage, without an events file, do nothing."""
     path = settings.events_path()
     if path is None:
         yield
@@ -40,7 +40,7 @@ def told() -> Iterator[None]:
     try:
         yield
     finally:
-        ended.set()  # not waited for: nvidia-smi may take its time
+        ended.set()  # don't wait: nvidia-smi may take long
 
 
 def intervals() -> Iterator[float]:
@@ -56,7 +56,7 @@ def _tell(path: Path, ended: threading.Event) -> None:
         if ended.wait(seconds):
             return
         facts = {"elapsed": round(time.monotonic() - began, 1), **memory(), **gpu()}
-        with suppress(OSError):  # a full disk ends a stage when the stage itself meets it, not here
+        with suppress(OSError):  # if the disk is full, the stage itself reports it
             events.append(path, facts)
 
 
@@ -72,7 +72,7 @@ def memory() -> dict[str, int]:
 
 
 def gpu() -> dict[str, int]:
-    """How busy the GPU is, and bytes in use on it by whomever; without what the driver does not tell."""
+    """How busy the GPU is, and bytes in use on it by any process; facts the driver lacks are left out."""
     if not hardware.gpus():
         return {}
     try:

@@ -17,7 +17,7 @@ PAUSES = (5.0, 30.0)  # before each further try
 
 
 def tell(run: Run) -> threading.Thread | None:
-    """Post the run's name, status and error as JSON, in a thread; None where nobody is to be told."""
+    """Post the run's name, status and error as JSON, in a thread; None if no address is set."""
     address = settings.webhook()
     if address is None:
         return None
@@ -27,7 +27,7 @@ def tell(run: Run) -> threading.Thread | None:
 
 
 def message(run: Run) -> dict[str, Any]:
-    """What is told. `text` is what chat services show."""
+    """The JSON to send. `text` is what chat services show."""
     error = next((stage.error for stage in run.stages if stage.error), None)
     text = f"Run {run.name} ({run.id}) is {run.status}." + (f" {error}" if error else "")
     return {
@@ -42,7 +42,7 @@ def message(run: Run) -> dict[str, Any]:
 
 
 def _post(address: str, facts: dict[str, Any]) -> None:
-    """Try a few times. The worker's log says that it failed, but not the address, which may be a secret."""
+    """Try a few times. A failure goes to the worker's log, without the address, which may be a secret."""
     try:
         retry.persist(partial(_send, address, facts), wait=_wait, left=lambda: math.inf)
         return
@@ -62,7 +62,7 @@ def _wait(error: BaseException, tries: int) -> float | None:
 
 
 def _send(address: str, facts: dict[str, Any]) -> None:
-    import urllib.request  # it brings ssl and more, which most have no use for
+    import urllib.request  # imported late: it loads ssl and more, which is rarely needed
 
     if not address.startswith(("http://", "https://")):
         raise _Unusable

@@ -51,7 +51,7 @@ def test_a_group_that_does_not_divide_names_the_layer() -> None:
         "quantize.group_size: 48 does not divide model.layers.*.mlp.down_proj (8192 inputs);"
         " allowed: 16, 32, 64, 128"
     ]
-    assert "is no power of two from 16 to 128" in problems(quantize, PHI3, group_size=256)[0]
+    assert "is not a power of two from 16 to 128" in problems(quantize, PHI3, group_size=256)[0]
     assert problems(quantize, group_size=64) == []
 
 
@@ -98,8 +98,8 @@ def test_autoawq_is_refused_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(hardware, "gpus", lambda: 0)
     monkeypatch.setattr(quantize, "find_spec", lambda _: None)
     assert problems(quantize, engine="autoawq") == [
-        "quantize.engine: 'autoawq' needs an NVIDIA GPU, and none answers here; take quantize.engine: lab,"
-        " which needs neither and is faster",
+        "quantize.engine: 'autoawq' needs an NVIDIA GPU, and nvidia-smi found none; take quantize.engine:"
+        " lab, which needs neither and is faster",
         "quantize.engine: 'autoawq' needs the package autoawq, which only the GPU set has; install"
         " requirements.txt, or take quantize.engine: lab, which needs neither and is faster",
     ]
@@ -120,11 +120,11 @@ def test_autoawq_is_refused_what_it_does_not_do(monkeypatch: pytest.MonkeyPatch)
 def test_unknown_target_modules() -> None:
     assert problems(finetune, target_modules="q_proj, v_proj") == []
     assert problems(finetune, target_modules="q_proj,qkv_proj") == [
-        "finetune.target_modules: 'qkv_proj' is no linear layer of this model;"
+        "finetune.target_modules: 'qkv_proj' is not a linear layer of this model;"
         " allowed: all-linear or some of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
     ]
     assert problems(finetune, PHI3, target_modules="qkv_proj") == []
-    assert "names no layer" in problems(finetune, target_modules=" , ")[0]
+    assert "does not name a layer" in problems(finetune, target_modules=" , ")[0]
 
 
 def test_training_that_cannot_work() -> None:

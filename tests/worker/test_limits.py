@@ -39,7 +39,7 @@ def test_a_stage_that_takes_too_long_is_ended_with_the_reason(store: Store, step
     assert (stage.status, stage.seconds is not None and stage.seconds >= 0.6) == (FAILED, True)
     assert stage.error == (
         "This run has taken longer than 0.01 minutes, its limit (max_minutes)."
-        " Do it again with a higher max_minutes: what it has finished is reused."
+        " Repeat it with a higher max_minutes: finished stages are reused."
     )
     until(lambda: served.step() or store.get(other).status == RUNNING, "the turn of the next run")
 

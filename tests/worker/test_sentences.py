@@ -43,4 +43,4 @@ def test_where_nobody_knows_memory_is_only_likely() -> None:
 def test_an_interruption_says_what_a_retry_does() -> None:
     assert "stopped 3 times while this ran" in sentences.interrupted(3)
     assert sentences.interrupted(3).endswith("Retry resumes it.")
-    assert sentences.interrupted_publish().endswith("else publish again.")
+    assert sentences.interrupted_publish().endswith("and if not, publish again.")
