@@ -14,38 +14,40 @@ from pathlib import Path
 from pipeline import display, home_check
 from pipeline.errors import InputError
 
-ROOT = Path(__file__).resolve().parent.parent  # of our packages: a checkout, or where a wheel is installed
-_PACKAGED = ROOT / "pipeline" / "samples"  # where a wheel has them, and a checkout has nothing
+ROOT = (
+    Path(__file__).resolve().parent.parent
+)  # where our packages are: a checkout, or where a wheel is installed
+_PACKAGED = ROOT / "pipeline" / "samples"  # exists only where a wheel is installed
 INSTALLED = _PACKAGED.is_dir()
 SAMPLES = _PACKAGED if INSTALLED else ROOT / "data" / "samples"
 COMMAND = "olive-lab"  # what a wheel installs
-LARGEST = 1_000_000_000  # number that a variable may give
+LARGEST = 1_000_000_000  # number that a variable may have
 
-# Nothing here may call out: Gradio, Olive and the Hub each have a switch of their own.
+# No telemetry: Gradio, Olive and the Hub each have their own switch.
 QUIET = {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "OLIVE_DISABLE_TELEMETRY": "1",
-    # Olive 0.13 sends a message with a device id before it looks at that switch, and without a network waits
-    # ten seconds at its end for an answer. On what it takes for a build server it sends nothing at all.
+    # Olive 0.13 sends a message with a device id before it reads that switch, and without a network waits ten
+    # seconds for an answer at exit. On what it takes for a build server it sends nothing.
     "BUILDKITE": "olive-lab",
     "DO_NOT_TRACK": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    "TQDM_DISABLE": "1",  # its bars would fill the log; progress goes through events
-    "PYTHONWARNINGS": "ignore::FutureWarning",  # what libraries tell each other's developers
+    "TQDM_DISABLE": "1",  # its progress bars would fill the log; progress goes through events
+    "PYTHONWARNINGS": "ignore::FutureWarning",  # warnings from libraries to their developers
 }
-# Threads that wait for each other spin only briefly before they sleep. Spinning longer wins nothing on an
-# idle machine, and beside two other busy processes it made training ten times as slow.
+# Threads that wait for each other spin only briefly before they sleep. Spinning longer gains nothing on an
+# idle machine, and next to two busy processes it made training ten times as slow.
 SHARING = {"GOMP_SPINCOUNT": "10000"}
-# What a process needs to compute: where things are, the GPU, how many threads. Names by their first letters,
-# for what is not known here may be a secret.
+# Variables that a process needs to compute: paths, the GPU, the number of threads. An allow list of prefixes,
+# because an unknown variable may hold a secret.
 _LOCAL = (
     "CONDA_", "CUDA", "CUDNN_", "GOMP_", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HOME", "KMP_", "LANG",
     "LC_", "LD_", "MALLOC_", "MKL_", "NCCL_", "NUMEXPR_", "NVIDIA_", "OLIVE_LAB_", "OMP_", "OPENBLAS_", "ORT",
     "PATH", "PYTHON", "PYTORCH_", "TEMP", "TMP", "TOKENIZERS_", "TORCH", "TRANSFORMERS_", "TRITON_", "TZ",
     "USER", "VIRTUAL_ENV", "XDG_",
 )  # fmt: skip
-# Gradio sums up all past events after each one, for a dashboard we don't show; it need not.
+# After each event Gradio would sum up all past ones, for a dashboard that we don't show.
 GRADIO = {
     "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000000000",
     "GRADIO_ANALYTICS_MAX_EVENTS": "1",
@@ -57,15 +59,15 @@ def home() -> Path:
     """The folder of everything that is kept (`OLIVE_LAB_HOME`, default `data/` of a checkout, the user's data
     folder where the lab is installed), made if missing.
 
-    Raises InputError where it cannot be made, or its file system cannot hold a lab; and, since everybody
-    starts here, for a variable that gives no number.
+    Raises InputError if it cannot be made or its file system cannot hold a lab; and, because everything
+    starts here, for a variable that is not a number.
     """
     max_upload_bytes(), checkpoint_seconds(), exit_seconds()
     path = Path(os.environ.get("OLIVE_LAB_HOME") or _default_home())
     try:
         path = path.expanduser().resolve()
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except RuntimeError:  # of `expanduser`: nothing says where the user's own folder is
+    except RuntimeError:  # from `expanduser`: the user's home folder is unknown
         raise InputError(f"OLIVE_LAB_HOME: this user has no home folder for {path}; name another") from None
     except OSError as error:
         raise InputError(f"OLIVE_LAB_HOME: {path} cannot be made a folder ({error.strerror})") from None
@@ -82,7 +84,7 @@ def _default_home() -> Path:
 
 
 def call_it(command: str) -> None:
-    """Name the command by which people started us, for us and for processes of ours."""
+    """Remember the command that started us, for hints of this process and those it starts."""
     os.environ["OLIVE_LAB_COMMAND"] = command
 
 
@@ -136,7 +138,7 @@ def azure_authority() -> str | None:
 def max_upload_bytes() -> int:
     """The largest dataset a browser may upload, in MB (`OLIVE_LAB_MAX_UPLOAD_MB`, default 512).
 
-    Raises InputError, as the two below, for what is no number of at least 0.
+    Raises InputError, as do the two below, for anything but a number of at least 0.
     """
     return int(_number("OLIVE_LAB_MAX_UPLOAD_MB", 512) * 1024 * 1024)
 
@@ -144,7 +146,7 @@ def max_upload_bytes() -> int:
 def checkpoint_seconds() -> float:
     """Least seconds between two checkpoints of a training (`OLIVE_LAB_CHECKPOINT_SECONDS`, default 20).
 
-    So much of it a crash can cost. Lower it on machines that are often taken away.
+    A crash can cost that much work. Lower it on machines that are often taken away.
     """
     return _number("OLIVE_LAB_CHECKPOINT_SECONDS", 20)
 
@@ -152,7 +154,7 @@ def checkpoint_seconds() -> float:
 def exit_seconds() -> float:
     """Seconds a stage may take to exit once its result is written (`OLIVE_LAB_EXIT_SECONDS`, default 30).
 
-    Then its processes are ended, and the result counts: a thread of a library may keep it from ever exiting.
+    After that its processes are killed and the result counts: a library's thread may prevent the exit.
     """
     return _number("OLIVE_LAB_EXIT_SECONDS", 30)
 
@@ -178,8 +180,8 @@ def child_environment(**extra: str) -> dict[str, str]:
 def _import_path() -> dict[str, str]:
     """What makes our packages importable, whatever folder a process runs in.
 
-    Among installed packages they are found anyway; if that folder came first, by name or as the folder of the
-    process, an old copy of a standard module in it, such as `pathlib`, would replace Python's own.
+    Installed packages are found anyway. If their folder came first, as a path or as the current folder, an
+    old backport in it, such as `pathlib`, would replace the standard module.
     """
     if ROOT in {Path(path).resolve() for path in (*site.getsitepackages(), site.getusersitepackages())}:
         return {"PYTHONSAFEPATH": "1"}
@@ -188,7 +190,7 @@ def _import_path() -> dict[str, str]:
 
 
 def local_environment(**extra: str) -> dict[str, str]:
-    """The environment of a process of ours that reads somebody's model and logs in nowhere: no secrets."""
+    """The environment of a process of ours that reads a model and needs no login: without secrets."""
     kept = {
         name: value
         for name, value in child_environment(**extra).items()
@@ -198,14 +200,14 @@ def local_environment(**extra: str) -> dict[str, str]:
 
 
 def bare_environment() -> dict[str, str]:
-    """The environment of a process of ours that need not know where anything is, or anybody's secrets."""
+    """The environment of a process of ours that needs neither paths nor secrets."""
     kept = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH",
             "PYTHONSAFEPATH", "TZ", *QUIET)  # fmt: skip
     return {name: value for name, value in child_environment().items() if name in kept}
 
 
 def quiet_this_process() -> None:
-    """Switch telemetry off before a library that has some is imported."""
+    """Switch telemetry off, before any library that has some is imported."""
     os.environ.update(QUIET)
 
 
@@ -220,8 +222,8 @@ def uploads() -> Path:
 def importing_gradio() -> Iterator[None]:
     """Import Gradio inside: quiet, its uploads in the home, and the Hub's client unable to call out.
 
-    The client reads its switch when it is imported. It is put back afterwards, because our other
-    processes may well download a model.
+    The client reads its switch when it is imported. The switch is reset afterwards, because our other
+    processes may download a model.
     """
     os.environ.update({**QUIET, **GRADIO, "GRADIO_TEMP_DIR": str(uploads())})
     before = os.environ.get("HF_HUB_OFFLINE")
@@ -241,7 +243,7 @@ def visible_gpus() -> str | None:
 
 
 def keep_private() -> None:
-    """What this process writes is its user's alone: datasets, prompts and models are nobody else's."""
+    """Make files that this process writes readable by their user only."""
     os.umask(0o077)
 
 

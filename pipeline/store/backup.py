@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 EVERY_SECONDS = 120.0
-BUSY_SECONDS = 10.0  # to wait for whoever writes
+BUSY_SECONDS = 10.0  # to wait for another writer
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -19,7 +19,7 @@ def paths(path: Path) -> list[Path]:
 
 
 def is_due(path: Path) -> bool:
-    """Whether something was written since the newest copy, and that is some time ago."""
+    """Whether something was written since the newest copy, and that copy is old enough."""
     newest = paths(path)[0]
     if not newest.exists():
         return True
@@ -29,7 +29,7 @@ def is_due(path: Path) -> bool:
 
 
 def _waits(log: Path) -> bool:
-    """Whether something waits in the write-ahead log, which whoever closes the database last removes."""
+    """Whether the write-ahead log has data; the last connection that closes removes it."""
     try:
         return log.stat().st_size > 0
     except FileNotFoundError:
@@ -37,9 +37,9 @@ def _waits(log: Path) -> bool:
 
 
 def make(path: Path) -> str | None:
-    """Copy the database as it stands at one moment; the copy before is kept too.
+    """Copy the database in a consistent state; the previous copy is kept too.
 
-    Returns what is wrong with it if it is damaged; then the copies stay as they are.
+    If the database is damaged, returns what is wrong and leaves the copies unchanged.
     """
     newest, before = paths(path)
     part = path.with_name(f".{newest.name}.part")
@@ -67,7 +67,7 @@ def make(path: Path) -> str | None:
 
 
 def damage(path: Path, *, thoroughly: bool) -> str | None:
-    """What is wrong with a database, None if it is whole. Raises sqlite3.Error where that cannot be seen."""
+    """What is wrong with a database, None if it is whole. Raises sqlite3.Error if that is unknown."""
     try:
         with closing(connect(path)) as db:
             db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
@@ -80,12 +80,12 @@ def damage(path: Path, *, thoroughly: bool) -> str | None:
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Whether an error means that the file itself is bad: not a lock, not a full disk."""
+    """Whether an error means that the file is damaged, not locked or on a full disk."""
     return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in DAMAGE
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection whose transactions are ours to begin and end."""
+    """A connection without automatic transactions."""
     db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
     db.row_factory = sqlite3.Row
     return db

@@ -1,4 +1,4 @@
-"""The database itself: opening and mending it, connections and transactions."""
+"""The database itself: opening and repairing it, connections and transactions."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from pipeline.store import backup, repair
 from pipeline.store.schema import SCHEMA_VERSION, bring_up, version_of
 from pipeline.system import locks
 
-# What is wrong with the disk or another process, and not with us.
+# Errors caused by the disk or another process, not by us.
 OUTSIDE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
 BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 FORBIDDEN = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
 HEARD = "notice heard"
-MENDED = "what can be restored is restored now, so try again."
+MENDED = "it is repaired now, so try again."
 
 
 class Base:
     """A database file in a home. Every call opens its own connection, so any thread or process may use it.
 
-    While it is used, `runs.lock` is shared; nobody uses it while it is created, changed or mended.
+    While it is used, `runs.lock` is shared; nobody uses it while it is created, changed or repaired.
     """
 
     def __init__(self, home: Path, *, check: bool = False) -> None:
-        """Open it, with `check` after a look at all of it. One that is damaged is mended, with a notice."""
+        """Open it; with `check`, read all of it first. A damaged one is repaired, with a notice."""
         self.home = home
         self.path = home / "runs.db"
         self.lock = home / "runs.lock"
@@ -57,7 +57,7 @@ class Base:
         return self.runs / run / stage if stage else self.runs / run
 
     def back_up(self) -> None:
-        """Copy the database if something was written since the last copy, and that is some time ago."""
+        """Copy the database if something was written since the last copy, and that copy is old enough."""
         now = time.monotonic()
         if now - self._tried_backup < backup.EVERY_SECONDS:
             return
@@ -71,11 +71,11 @@ class Base:
             self._mend()
 
     def notice(self) -> str | None:
-        """What people are to know of the database, until it is dismissed."""
+        """What users should know about the database, until it is dismissed."""
         return self._fact(repair.NOTICE)
 
     def unheard(self) -> str | None:
-        """The notice, the first time it is asked for here; it stays for `notice`."""
+        """The notice, but only the first time; `notice` still returns it."""
         text = self.notice()
         if text is None or self._fact(HEARD) == text:
             return None
@@ -84,7 +84,7 @@ class Base:
         return text
 
     def dismiss(self) -> None:
-        """Take the notice away."""
+        """Remove the notice."""
         with self._write() as db:
             db.execute("DELETE FROM facts WHERE name IN (?, ?)", (repair.NOTICE, HEARD))
 
@@ -94,7 +94,7 @@ class Base:
             return None if row is None else str(row["value"])
 
     def _open(self, check: bool) -> int:
-        """See that a database of this version is there, whole as far as was looked; return its version."""
+        """Make sure that there is a database of this version without known damage; return its version."""
         with locks.shared(self.lock):
             if self.path.exists() and not backup.damage(self.path, thoroughly=check):
                 with closing(self._connect()) as db:
@@ -105,7 +105,7 @@ class Base:
             return self._put_right(check)
 
     def _put_right(self, thoroughly: bool) -> int:
-        """Mend, create or bring up the database; return its version. For whoever holds the lock alone."""
+        """Repair, create or upgrade the database; return its version. Needs the exclusive lock."""
         gone = not self.path.exists() or self.path.stat().st_size == 0
         if repair.is_lost(self.home, self.path) if gone else backup.damage(self.path, thoroughly=thoroughly):
             repair.mend(self.home, self.path)
@@ -120,7 +120,7 @@ class Base:
             return version
 
     def _mend(self) -> None:
-        """Mend it if it is damaged, as soon as nobody uses it; somebody else may have done so already."""
+        """Repair it if it is damaged, as soon as nobody uses it; another process may have done so already."""
         lock = locks.take_within(self.lock, backup.BUSY_SECONDS)
         if lock is None:
             return
@@ -158,12 +158,12 @@ class Base:
 
 
 class Damaged(LabError):
-    """The database turned out to be damaged; it is mended then."""
+    """The database turned out to be damaged, and is repaired now."""
 
 
 @contextmanager
 def _plainly(path: Path) -> Iterator[None]:
-    """Say what the user can do about a database that cannot be used: a full disk, or a lock held too long."""
+    """Raise LabError for a database that cannot be used, such as on a full disk or locked for too long."""
     try:
         yield
     except sqlite3.DatabaseError as error:
@@ -182,5 +182,5 @@ def _plainly(path: Path) -> Iterator[None]:
         if code not in OUTSIDE:
             raise
         raise LabError(
-            f"{path}: {error}; see that its disk has space and can be written, and try again."
+            f"{path}: {error}; check that its disk has space and is writable, and try again."
         ) from error

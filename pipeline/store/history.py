@@ -1,4 +1,4 @@
-"""What is asked of runs that are there, and what people write on them."""
+"""Reading, annotating and deleting recorded runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.system.files import to_json
 
 @dataclass(frozen=True)
 class Inventory:
-    """What runs refer to, those too that are deleted and can be restored. Paths inside the home as kept."""
+    """What runs refer to, including deleted runs that can be restored. Paths as the database has them."""
 
     runs: frozenset[str]
     data: frozenset[str]  # paths of datasets that runs were given
@@ -31,7 +31,7 @@ class History(Base):
     """Runs as they were recorded."""
 
     def get(self, run: str) -> Run:
-        """One run, by its id or by the unambiguous beginning or end of it; deleted ones by their whole id.
+        """One run, by its id or an unambiguous beginning or end of it; deleted ones only by their full id.
 
         Raises InputError.
         """
@@ -49,7 +49,7 @@ class History(Base):
             return run_of(rows[0], self.home, stages_of(db, self.home, [rows[0]["id"]])[rows[0]["id"]])
 
     def list(self, limit: int = 1000, *, deleted: bool = False) -> list[Run]:
-        """Runs, newest first; those that are deleted only where they are asked for, and then only they."""
+        """Runs, newest first; with `deleted`, only the deleted ones."""
         which = "NOT NULL" if deleted else "NULL"
         with self._read() as db:
             rows = db.execute(
@@ -68,15 +68,15 @@ class History(Base):
                 db.execute("UPDATE runs SET tags = ? WHERE id = ?", (to_json(list(tags)), run))
 
     def delete(self, run: str) -> None:
-        """Put a run that has ended among the deleted ones. Raises LabError if something of it is to come."""
+        """Mark an ended run as deleted. Raises LabError if it is queued, running or being published."""
         with self._write() as db:
             status = db.execute("SELECT status FROM runs WHERE id = ?", (run,)).fetchone()["status"]
             if status not in ENDED:
                 raise LabError(f"Run {run} is {status}; cancel it before it is deleted.")
             if _busy(db, run):
                 raise LabError(f"Run {run} is being published; delete it when that has ended.")
-            # A clock that is behind must not make this older than it is: nothing is deleted before the
-            # newest thing that is recorded.
+            # A clock that was set back must not make this look older: the time is at least that of the newest
+            # record.
             db.execute(
                 "UPDATE runs SET deleted = MAX(?, (SELECT MAX(created) FROM runs),"
                 " (SELECT COALESCE(MAX(finished), 0) FROM stages)) WHERE id = ?",
@@ -84,14 +84,14 @@ class History(Base):
             )
 
     def restore(self, run: str) -> None:
-        """Take a run back from among the deleted ones."""
+        """Restore a deleted run."""
         with self._write() as db:
             db.execute("UPDATE runs SET deleted = NULL WHERE id = ?", (run,))
 
     def forget(self, run: str, before: float) -> bool:
-        """Remove the rows of a run that was deleted at `before` or earlier; its folder is the caller's.
+        """Remove the rows of a run that was deleted at `before` or earlier; the caller deletes its folder.
 
-        False if it was not, or was restored meanwhile, or something of it is to come.
+        False if it was not deleted, was restored meanwhile, or is queued or running.
         """
         with self._write() as db:
             if _busy(db, run):
@@ -106,7 +106,7 @@ class History(Base):
 
     @contextmanager
     def held_still(self) -> Iterator[Inventory]:
-        """What runs refer to, while nobody can queue a run, begin a stage, or record how one ended."""
+        """`inventory`, while nobody can queue a run, start a stage, or record how one ended."""
         with self._write() as db:
             yield _inventory(db)
 

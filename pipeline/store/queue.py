@@ -1,4 +1,4 @@
-"""The queue: what people put into it and ask of it, and what the worker takes from it."""
+"""The queue: what people put into it and change in it, and what the worker takes from it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PAUSED = "paused"
 
 
 class Queue(Base):
-    """Runs on their way from queued to ended."""
+    """Runs from queued to ended."""
 
     # -- what the page and the command line do -------------------------------------------------------
 
@@ -51,7 +51,9 @@ class Queue(Base):
         folder_made = False
         try:
             with self._write() as db:
-                self.folder(run).mkdir(mode=0o700)  # not before: who frees space takes empty ones away
+                self.folder(run).mkdir(
+                    mode=0o700
+                )  # inside the transaction, or `disk.collect` might remove it as empty
                 folder_made = True
                 insert_run(db, facts)
                 for position, (stage, options) in enumerate(stages.items()):
@@ -77,7 +79,7 @@ class Queue(Base):
         return name
 
     def request_cancel(self, run: str) -> None:
-        """Ask for the end of a run. A queued one ends at once; the worker ends a running one."""
+        """Request a run's cancellation. A queued one ends at once; the worker ends a running one."""
         with self._write() as db:
             status = _status(db, run)
             busy = db.execute(
@@ -91,7 +93,7 @@ class Queue(Base):
                 raise LabError(f"Run {run} has already ended ({status}).")
 
     def retry(self, run: str) -> None:
-        """Queue a run again from the first stage that did not end well. Raises LabError if none did."""
+        """Queue a run again from the first stage that did not finish. Raises LabError if there is none."""
         with self._write() as db:
             status = _status(db, run)
             if status not in RETRYABLE:
@@ -108,7 +110,7 @@ class Queue(Base):
             )
 
     def pause(self, paused: bool) -> None:
-        """Let no further run begin, or let them again. What runs goes on."""
+        """Pause or resume the queue. While it is paused, running jobs finish and nothing new starts."""
         with self._write() as db:
             db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (PAUSED, str(int(paused))))
 
@@ -119,12 +121,12 @@ class Queue(Base):
             return _paused(db)
 
     def queue(self) -> list[Waiting]:
-        """Runs that wait, in the order in which they will begin."""
+        """Waiting runs, in the order in which they will start."""
         with self._read() as db:
             return in_turn(_waiting(db, ALL))
 
     def move(self, run: str, where: str) -> None:
-        """Move a waiting run among those of its owner; others' turns stay. `where` is one of MOVES.
+        """Move a waiting run among those of its owner; the turns of others stay. `where` is one of MOVES.
 
         An interrupted run stays ahead of all others, unless it is itself moved behind another one.
         Raises LabError if it no longer waits.
@@ -145,9 +147,9 @@ class Queue(Base):
             ids.insert({"up": max(at - 1, 0), "down": at + 1, "first": 0, "last": len(ids)}[where], run)
             urgent = {row["id"] for row in rows if row["urgent"]}
             if not urgent.issuperset(ids[: ids.index(run)]):
-                urgent.discard(run)  # whoever puts it behind another run doesn't want it first
-            # Places change among urgent runs and among the others, never between: those of other owners
-            # stand between them.
+                urgent.discard(run)  # a run that is moved behind another one is not urgent
+            # Places are swapped among urgent runs and among the others, never across: other owners' runs are
+            # in between.
             for first in (True, False):
                 group = [one for one in ids if (one in urgent) is first]
                 places = sorted(row["place"] for row in rows if row["id"] in group)
@@ -162,7 +164,7 @@ class Queue(Base):
 
         `wanted` are the values of `runs_on` that runs may have.
         """
-        with self._read() as db:  # most of the time there is nothing, and nobody need be kept from writing
+        with self._read() as db:  # usually there is nothing, and then no write lock is needed
             if _paused(db) or not _waiting(db, wanted):
                 return None
         with self._write() as db:
@@ -170,7 +172,7 @@ class Queue(Base):
             return _start_next(db, turns[0].id, device) if turns else None
 
     def claim_next(self, run: str, device: str) -> str | None:
-        """Take the next stage of a run that holds `device`; None when it has no more, and so is done."""
+        """Take the next stage of a run that holds `device`; None when it has no more and is done."""
         with self._write() as db:
             if _wants_cancel(db, run) and _next(db, run):
                 _end(db, run, CANCELED)
@@ -235,7 +237,7 @@ class Queue(Base):
             return [(row["run"], row["name"], row["device"]) for row in rows]
 
     def between_stages(self) -> Sequence[str]:
-        """Runs marked running of which no stage is: their worker died between two stages."""
+        """Runs marked running without a running stage: their worker died between two stages."""
         with self._read() as db:
             rows = db.execute(
                 "SELECT id FROM runs WHERE status = ? AND NOT EXISTS"
@@ -245,7 +247,7 @@ class Queue(Base):
             return [row["id"] for row in rows]
 
     def requeue(self, run: str, stage: str | None = None) -> None:
-        """Put a run back at the head of the queue, its `stage` with it, or end it if that was asked for."""
+        """Put a run back at the head of the queue, with its `stage`, or cancel it if that was requested."""
         with self._write() as db:
             if stage is not None:
                 db.execute(
@@ -260,18 +262,18 @@ class Queue(Base):
                 db.execute("UPDATE runs SET status = ?, urgent = 1 WHERE id = ?", (QUEUED, run))
 
     def attempts(self, run: str, stage: str) -> int:
-        """How often the stage has been started since it was queued by somebody."""
+        """How often the stage has been started since a person queued it."""
         with self._read() as db:
             query = "SELECT attempts FROM stages WHERE run = ? AND name = ?"
             return int(db.execute(query, (run, stage)).fetchone()[0])
 
     def cancels(self) -> set[str]:
-        """Runs whose cancellation was asked for."""
+        """Runs whose cancellation was requested."""
         with self._read() as db:
             return {row["id"] for row in db.execute("SELECT id FROM runs WHERE cancel_requested = 1")}
 
     def waiting(self) -> bool:
-        """Whether there is work for a worker: something queued, or running and so to be looked after."""
+        """Whether there is work for a worker: something queued or running."""
         with self._read() as db:
             runs = db.execute(
                 "SELECT 1 FROM runs WHERE status = ? OR (status = ? AND NOT ?) LIMIT 1",
@@ -322,7 +324,7 @@ def _mark_running(db: sqlite3.Connection, run: str, stage: str, device: str | No
 
 
 def _end(db: sqlite3.Connection, run: str, status: str) -> None:
-    """End a run that is not done; what it had still to do is canceled with it."""
+    """End a run that is not done; its remaining stages are canceled."""
     db.execute("UPDATE runs SET status = ?, cancel_requested = 0, urgent = 0 WHERE id = ?", (status, run))
     _cancel_queued(db, run)
 

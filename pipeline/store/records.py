@@ -1,4 +1,4 @@
-"""Rows of the database as records, and back. Paths inside the home are kept relative to it."""
+"""Rows of the database as records, and back. Paths inside the home are stored relative to it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pipeline.system.files import to_json
 
 
 def inside(home: Path, path: str | Path) -> str:
-    """A path as it is kept: a home that is moved, or mounted elsewhere, keeps its runs."""
+    """A path as it is stored, so that a home can be moved or mounted elsewhere."""
     return str(Path(path).relative_to(home)) if Path(path).is_relative_to(home) else str(path)
 
 
 def _absolute(home: Path, path: str) -> str:
-    """What `inside` was given. As text, for a list of runs has thousands."""
+    """The inverse of `inside`. As text, because a list of runs has thousands."""
     return path if path.startswith("/") else f"{home}/{path}"
 
 
 def insert_run(db: sqlite3.Connection, facts: dict[str, Any]) -> None:
-    """Queue a run, as its folder keeps it (see `run_file`)."""
+    """Insert a queued run from the facts in its folder (see `run_file`)."""
     db.execute(
         "INSERT INTO runs (id, name, status, created, recipe, data, owner, runs_on, place)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, (SELECT COALESCE(MAX(place), 0) + 1 FROM runs))",
@@ -35,7 +35,7 @@ def insert_run(db: sqlite3.Connection, facts: dict[str, Any]) -> None:
 
 
 def insert_stage(db: sqlite3.Connection, run: str, position: int, name: str, options: dict[str, Any]) -> None:
-    """Queue a stage."""
+    """Insert a queued stage."""
     db.execute(
         "INSERT INTO stages (run, position, name, status, options) VALUES (?, ?, ?, ?, ?)",
         (run, position, name, QUEUED, to_json(options)),
@@ -48,7 +48,7 @@ def stages_of(db: sqlite3.Connection, home: Path, runs: Sequence[str]) -> dict[s
     marks = ", ".join("?" for _ in runs)
     query = f"SELECT * FROM stages WHERE run IN ({marks}) ORDER BY run, position"  # noqa: S608
     for row in db.execute(query, list(runs)):
-        # Parsed at once: a list of runs has thousands of these.
+        # Parsed in one go: a list of runs has thousands of these.
         options, metrics, artifacts = json.loads(f"[{row['options']},{row['metrics']},{row['artifacts']}]")
         found[row["run"]].append(
             StageRun(

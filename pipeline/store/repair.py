@@ -1,4 +1,4 @@
-"""A damaged database set aside, the newest good copy put in its place, and the rest read from run folders."""
+"""Repair: set a damaged database aside, restore the newest good copy, read the rest from run folders."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from pipeline.store.schema import bring_up, version_of
 from pipeline.system import hardware, locks
 from pipeline.system.files import to_json
 
-NOTICE = "notice"  # in `facts`: what people are to know
+NOTICE = "notice"  # in `facts`: what users should know
 REBUILT = "The record of this run was lost and read again from its folder; retry it."
 
 
 def mend(home: Path, path: Path) -> None:
-    """Put a whole database in the place of a damaged or lost one, and leave a notice.
+    """Replace a damaged or lost database by a whole one, and leave a notice.
 
-    Nobody else may use the database meanwhile. All is ready before the damaged one is touched, so that a
-    full disk leaves things as they are.
+    Nobody else may use the database meanwhile. The damaged one is touched only when the new one is complete,
+    so a full disk leaves everything unchanged.
     """
     part = path.with_name(f".{path.name}.part")
     good = next((copy for copy in backup.paths(path) if _is_good(copy)), None)
@@ -55,7 +55,7 @@ def mend(home: Path, path: Path) -> None:
             db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (NOTICE, text))
             db.execute("COMMIT")
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        # First the log: left behind, it would be taken for that of the new one.
+        # First the write-ahead log: left behind, it would be applied to the new database.
         for suffix in ("-wal", "-shm", ""):
             file = path.with_name(f"{path.name}{suffix}")
             if file.exists() and aside is not None:
@@ -102,7 +102,7 @@ def _notice(path: Path, aside: Path | None, since: float, added: int) -> str:
 
 
 def _complete(db: sqlite3.Connection, home: Path, since: float) -> int:
-    """Add the runs that only their folders know, and what stages did after `since`; return how many runs."""
+    """Add runs found only in folders, and what stages did after `since`; return how many runs changed."""
     known = {row["id"] for row in db.execute("SELECT id FROM runs")}
     added = 0
     for facts in run_file.all_of(home / "runs"):
@@ -125,7 +125,7 @@ def _insert_stages(db: sqlite3.Connection, facts: dict[str, Any]) -> None:
 
 
 def _catch_up(db: sqlite3.Connection, home: Path, run: str, since: float) -> bool:
-    """Take over what the folders of a run's stages say that is newer; return whether anything was."""
+    """Take over newer facts from the folders of a run's stages; return whether there were any."""
     changed = False
     query = "SELECT name, status, device FROM stages WHERE run = ? AND status != ?"
     for row in db.execute(query, (run, DONE)).fetchall():
@@ -149,7 +149,7 @@ def _catch_up(db: sqlite3.Connection, home: Path, run: str, since: float) -> boo
 
 
 def _found(folder: Path, since: float, status: str) -> dict[str, Any] | None:
-    """How a stage stands after its folder, with `time`; None if that says nothing new."""
+    """A stage's status according to its folder, with `time`; None if that is nothing new."""
     result, told = folder / RESULT, folder / EVENTS
     if locks.held(folder / LOCK):
         return {"status": RUNNING, "time": _age(told)}

@@ -1,4 +1,4 @@
-"""What the store keeps of a run: plain records and the words for their status."""
+"""Records of runs and stages, and the words for their status."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOCK = "lock"
 PROCESS = "process.json"
 RESULT = "result.json"
 EVENTS = "events.jsonl"
-OUTPUT = "output.txt"  # the name of the folder under artifacts/ a stage writes its result to
+OUTPUT = "output.txt"  # holds the name of the folder under artifacts/ that the stage writes to
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Run:
 
     @property
     def current(self) -> StageRun | None:
-        """The stage that runs now, else the first that has not ended well, else the last."""
+        """The running stage, else the first that has not finished, else the last."""
         for wanted in ((RUNNING,), (FAILED, CANCELED, INTERRUPTED), (QUEUED,)):
             for stage in self.stages:
                 if stage.status in wanted:

@@ -1,4 +1,4 @@
-"""What a run's folder says of the run, should the database be lost."""
+"""A run's facts in its folder, in case the database is lost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def write(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """The facts in a file; None where there are none, or a power cut tore them."""
+    """The facts in a file; None if there are none, or a power cut damaged them."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):

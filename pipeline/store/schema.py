@@ -1,4 +1,4 @@
-"""The tables, and how those of an older version become today's."""
+"""The tables, and how those of an older version are upgraded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CREATE INDEX runs_by_status ON runs(status);
 CREATE INDEX runs_by_owner ON runs(owner, begun);
 CREATE INDEX stages_by_status ON stages(status);
 """
-# What turns a database of the version before into one of this version.
+# Statements that upgrade a database from the version before.
 CHANGES = {
     2: """
 ALTER TABLE runs ADD COLUMN owner TEXT NOT NULL DEFAULT '';

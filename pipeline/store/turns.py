@@ -1,4 +1,4 @@
-"""Whose turn it is: a queue that is fair between people, whatever each of them has put into it."""
+"""Whose turn it is: a queue that is fair between people, however many runs each of them queues."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Waiting:
 
 
 def in_turn(waiting: Sequence[Waiting]) -> list[Waiting]:
-    """The runs in the order in which they will begin.
+    """The runs in the order in which they will start.
 
-    Runs that were interrupted come first. Then owners take turns, who waited longest first; among one
-    owner's runs their places decide.
+    Interrupted runs come first. Then owners take turns, the one who has waited longest first; an owner's own
+    runs go by their places.
     """
     interrupted = sorted((run for run in waiting if run.urgent), key=lambda run: run.place)
     lines: dict[str, list[Waiting]] = {}

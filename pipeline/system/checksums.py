@@ -1,4 +1,4 @@
-"""SHA256SUMS: what `sha256sum -c` reads, of the files of a folder."""
+"""SHA256SUMS: checksums of a folder's files, as `sha256sum -c` reads them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TAGGED = re.compile(
 
 
 def write(folder: Path) -> None:
-    """Write the checksums of every file in the folder, itself left out, as it stands now."""
+    """Write the checksums of every file in the folder, except this one."""
     files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     (folder / NAME).write_text(text(of(folder, (name for name in files if name != NAME))), "utf-8")
 
@@ -26,13 +26,13 @@ def write(folder: Path) -> None:
 def of(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """SHA-256 of files by name. Raises OSError for one that cannot be read."""
     wanted = sorted(names)
-    # A file is one stream, so that the result is what sha256sum finds; hashing lets go of the interpreter.
+    # Files are hashed in parallel: hashing releases the interpreter lock.
     with ThreadPoolExecutor(hardware.cores()) as pool:
         return dict(zip(wanted, pool.map(lambda name: _of(folder / name), wanted), strict=True))
 
 
 def intact(folder: Path) -> bool:
-    """Whether the folder has checksums and every file in them is as it was written."""
+    """Whether the folder has checksums and all files in them are unchanged."""
     try:
         told = read(folder)
         return bool(told) and of(folder, told) == told
@@ -46,25 +46,25 @@ def text(sums: Mapping[str, str]) -> str:
 
 
 def read(folder: Path) -> dict[str, str]:
-    """The folder's checksums by name; empty if it has none. Raises ValueError naming a line that is none."""
+    """The folder's checksums by name; empty if it has none. Raises ValueError naming a faulty line."""
     if not (folder / NAME).is_file():
         return {}
     return parse((folder / NAME).read_text("utf-8"))
 
 
 def parse(text: str) -> dict[str, str]:
-    """The checksums by name that such a file has. Raises ValueError naming a line that is none."""
+    """The checksums by name in the text of such a file. Raises ValueError naming a faulty line."""
     found = {}
     for number, line in enumerate(text.splitlines(), 1):
         match = LINE.fullmatch(line) or TAGGED.fullmatch(line)
         if match is None:
-            raise ValueError(f"line {number} of {NAME} is no checksum; export the model again")
+            raise ValueError(f"line {number} of {NAME} is not a checksum; export the model again")
         found[match["name"]] = match["digest"].lower()
     return found
 
 
 def of_bytes(data: bytes) -> str:
-    """SHA-256 of bytes that are at hand."""
+    """SHA-256 of bytes."""
     return hashlib.sha256(data).hexdigest()
 
 

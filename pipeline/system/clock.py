@@ -1,7 +1,7 @@
-"""How long ago something was, told so that neither a clock set again nor a machine asleep confuses it.
+"""How long ago something was, whatever happens to the clock and without time asleep.
 
-A mark is written down by one process and read by another: the monotonic clock is the same for all of them
-until the machine starts again, stands still while it sleeps, and nobody can set it.
+One process stores a mark, another reads it: the monotonic clock is the same for all processes until the
+machine restarts, stops while it sleeps, and cannot be set.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def mark() -> dict[str, Any]:
-    """This moment, as JSON: which start of the machine, and seconds of its monotonic clock."""
+    """Now, as JSON: an id of the machine's boot, and seconds of its monotonic clock."""
     return {"boot": _boot(), "monotonic": time.monotonic()}
 
 
 def since(mark: dict[str, Any] | None) -> float | None:
-    """Seconds since a mark; None if there is none, or the machine has been started again since."""
+    """Seconds since a mark; None if there is none, or the machine has restarted since."""
     if not mark or mark.get("boot") != _boot():
         return None
     return max(time.monotonic() - float(mark["monotonic"]), 0.0)

@@ -1,4 +1,4 @@
-"""JSON as everybody reads it, files that a reader finds whole or not at all, and how large folders are."""
+"""Standard JSON, files that a reader finds complete or not at all, and the size of folders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
 
 def to_json(value: Any, **how: Any) -> str:
-    """JSON with null for every NaN and infinity, which it does not have and Python would write.
+    """JSON with null for every NaN and infinity, which JSON lacks but Python would write.
 
     `how` is as for `json.dumps`.
     """
@@ -23,7 +23,7 @@ def to_json(value: Any, **how: Any) -> str:
 
 
 def finite(value: Any) -> Any:
-    """`value` with null for every NaN and infinity, which JSON does not have."""
+    """`value` with None for every NaN and infinity, which JSON lacks."""
     if isinstance(value, dict):
         return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -35,8 +35,8 @@ def finite(value: Any) -> Any:
 def whole(path: Path, *, shared: bool = False) -> Iterator[Path]:
     """A path to write to inside the block, which replaces `path` at its end, or is gone if the block raises.
 
-    `shared` is for a file that several may write at the same time: each gets a path of its own. Otherwise
-    what a killed process has left there is written over.
+    `shared` is for a file that several processes may write at the same time: each gets its own path.
+    Otherwise what a killed process left there is overwritten.
     """
     unique = f".{secrets.token_hex(4)}" if shared else ""
     part = path.with_name(f".{path.name}{unique}.part")
@@ -50,7 +50,7 @@ def whole(path: Path, *, shared: bool = False) -> Iterator[Path]:
 def write_whole(path: Path, content: Any, *, shared: bool = False) -> None:
     """Write text, bytes, or anything else as JSON: a reader sees the old file or the new one, never half.
 
-    It is its user's alone, whatever the umask. `shared` is as for `whole`.
+    Only its user can read it, whatever the umask. `shared` is as for `whole`.
     """
     if not isinstance(content, str | bytes):
         content = to_json(content, default=lambda v: finite(float(v)))
@@ -60,7 +60,7 @@ def write_whole(path: Path, content: Any, *, shared: bool = False) -> None:
 
 
 def stats(folders: Iterable[Path]) -> Iterator[os.stat_result]:
-    """Of every file below these folders, links not followed; what vanishes meanwhile is left out."""
+    """`stat` of every file below these folders, without following links; vanished files are skipped."""
     for folder in folders:
         for parent, _, names in os.walk(folder):
             for name in names:

@@ -1,4 +1,4 @@
-"""Which GPUs and how many cores there are. A new kind of GPU begins here."""
+"""Which GPUs and how many cores there are. Start here to add a kind of GPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline import settings
 
 @lru_cache(maxsize=1)
 def gpus() -> int:
-    """How many NVIDIA GPUs work here, asked of `nvidia-smi` so that torch need not be imported."""
+    """Number of NVIDIA GPUs, found with `nvidia-smi` to avoid importing torch."""
     try:
         out = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -27,7 +27,7 @@ def devices() -> list[str]:
 
 
 def on_gpu() -> bool:
-    """Whether what runs in this process may use a GPU."""
+    """Whether this process may use a GPU."""
     return devices() != ["cpu"]
 
 
@@ -37,7 +37,7 @@ def visible_gpu() -> str:
 
 
 def cores() -> int:
-    """Physical cores that this process may use; a second thread on one core slows matrix products down."""
+    """Physical cores that this process may use; a second thread per core slows matrix products down."""
     import psutil
 
     allowed = len(os.sched_getaffinity(0))

@@ -1,7 +1,7 @@
 """Locks that die with the process that holds them, however it ends (flock(2)).
 
-A lock is an open file descriptor. A child process that inherits it holds the lock too, so there is no
-moment between starting a process and its taking the lock.
+A lock is an open file descriptor. A child process that inherits it holds the lock too, so the lock
+is held from the moment a process starts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def take(path: Path) -> int | None:
     """Take the lock if it is free: the descriptor that holds it until closed, or None."""
     descriptor = _open(path)
     while not _try(descriptor, fcntl.LOCK_EX):
-        # It may only have been asked after (see `held`), which is no reason to give up.
+        # It may be held only for a moment by `held`, so try again.
         if not _try(descriptor, fcntl.LOCK_SH):
             os.close(descriptor)
             return None
@@ -30,7 +30,7 @@ def take_within(path: Path, seconds: float) -> int | None:
     """Take the lock as soon as nobody holds or shares it; None if that takes longer."""
     deadline = time.monotonic() + seconds
     descriptor = _open(path)
-    while not _try(descriptor, fcntl.LOCK_EX):  # not `retry`: whoever waits for a lock wants it at once
+    while not _try(descriptor, fcntl.LOCK_EX):  # not `retry`: a waiter wants the lock at once
         if time.monotonic() > deadline:
             os.close(descriptor)
             return None
@@ -64,7 +64,7 @@ def _try(descriptor: int, kind: int) -> bool:
 
 @contextmanager
 def shared(path: Path) -> Iterator[None]:
-    """Share the lock with others inside the block: nobody has it alone then. Waits as long as it takes."""
+    """Share the lock inside the block, so that nobody holds it alone. Waits as long as it takes."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)

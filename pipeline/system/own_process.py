@@ -1,7 +1,7 @@
-"""Start Python processes of our own, which may hang or crash without harm to ours.
+"""Start Python processes of our own, which may hang or crash without harm to this one.
 
-The caller chooses the environment, which says how much the process may know: see `settings`. All of them run
-where our packages are found, and read nothing from our standard input.
+The caller chooses the environment, and with it how much the process may know: see `settings`. All of them can
+import our packages, and none reads our standard input.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ async def converse(
     words: Sequence[str], environment: Mapping[str, str], *, stderr: Channel, longest_line: int
 ) -> asyncio.subprocess.Process:
     """Start `python WORDS` for an event loop, with a pipe to it and one back, and leave it to the caller."""
-    import asyncio  # it takes a while, and only the app needs it
+    import asyncio  # slow to import, and only the app needs it
 
     return await asyncio.create_subprocess_exec(
         settings.python(),
@@ -71,7 +71,7 @@ async def converse(
 def run(
     words: Sequence[str], seconds: float | None, environment: Mapping[str, str]
 ) -> subprocess.CompletedProcess[str]:
-    """What `python WORDS` prints. Raises TimeoutExpired, and ends it, after that many seconds, if given."""
+    """What `python WORDS` prints. After `seconds`, if given, ends it and raises TimeoutExpired."""
     with start(words, environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         _running.add(process)
         try:
@@ -104,9 +104,9 @@ def follow(words: Sequence[str], environment: Mapping[str, str], tell: Callable[
 
 
 def start_group(words: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start `python WORDS`, to be talked to by its pipes and left with `end`. Its errors go where ours go.
+    """Start `python WORDS` to talk to over its pipes; end it with `end`. Its errors go where ours go.
 
-    It is to end itself when its standard input does, because nobody else will where this process is killed.
+    It must end itself when its standard input closes, because nothing else does if this process is killed.
     """
     process = start(words, environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, apart=True)
     _groups.add(process)
@@ -114,26 +114,26 @@ def start_group(words: Sequence[str], environment: Mapping[str, str]) -> subproc
 
 
 def end(process: subprocess.Popen[bytes]) -> int:
-    """End a process of `start_group` with all that it has started; its exit code."""
+    """End a process of `start_group` and all that it started; return its exit code."""
     kill(process)
     code = process.wait()
     _groups.discard(process)
     for pipe in (process.stdin, process.stdout):
         assert pipe is not None
-        with suppress(OSError):  # what it was still to get
+        with suppress(OSError):  # unsent input
             pipe.close()
     return code
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
     """End a process of `start_group` and all that it has started, from a thread that does not call `end`."""
-    if process.returncode is None:  # else its number may be another's by now
+    if process.returncode is None:  # else its number may be reused by now
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
 
 def close() -> None:
-    """End all that `run` and `follow` wait for: they return. For the end of the app."""
+    """End all processes that `run` and `follow` wait for, so that they return. For the end of the app."""
     for process in list(_running):
         process.kill()
     for group in list(_groups):

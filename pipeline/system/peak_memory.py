@@ -1,4 +1,4 @@
-"""How much memory this process took at most, on the host and on the GPU."""
+"""Peak memory of this process, on the host and on the GPU."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-REFS = Path("/proc/self/clear_refs")  # Linux: writing 5 sets the peak back to what is in use now
+REFS = Path("/proc/self/clear_refs")  # Linux: writing 5 resets the peak to the current use
 STATUS = Path("/proc/self/status")
 
 
 def reset_peak() -> None:
-    """Count from now on. Where that is not possible the peak is that of the process's whole life."""
+    """Measure the peak from now on; if that is not possible, it is over the process's whole life."""
     with suppress(OSError):
         REFS.write_text("5")
     torch = sys.modules.get("torch")
@@ -23,7 +23,7 @@ def reset_peak() -> None:
 def peaks() -> dict[str, int]:
     """{"peak_memory_bytes"} of resident memory, with "peak_gpu_memory_bytes" if torch used a GPU.
 
-    Mapped files count while they are resident. torch is asked only if it is imported already.
+    Mapped files count while they are resident. torch is used only if it is already imported.
     """
     found = {"peak_memory_bytes": _resident()}
     torch = sys.modules.get("torch")

@@ -1,4 +1,4 @@
-"""Try again what failed for the moment, for as long as there is patience."""
+"""Retry what failed temporarily, until patience runs out."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def persist(
     before_wait: Callable[[], None] = lambda: None,
     gave_up: Callable[[BaseException], BaseException] = lambda error: error,
 ) -> T:
-    """What `call` returns, made as often as it takes.
+    """The result of `call`, retried as often as needed.
 
-    `wait` is asked once after each failure, with the number of failures before it: seconds until the next
-    try, or None where none would help; then the error is raised. `left` is the patience that remains, in
-    seconds. Where that is less than the wait, what `gave_up` makes of the error is raised.
+    `wait` is called once after each failure with the number of failures before it. It returns seconds until
+    the next try, or None if no retry helps; then the error is raised. `left` returns the remaining patience
+    in seconds. If that is less than the wait, what `gave_up` makes of the error is raised.
     """
-    from tenacity import RetryCallState, Retrying  # it takes a while, and few processes need it
+    from tenacity import RetryCallState, Retrying  # slow to import, and few processes need it
 
     seconds: float | None = None
 
@@ -50,8 +50,8 @@ def persist(
 
 
 def backoff(tries: int, longest: float) -> float:
-    """Seconds to wait before the next try after `tries` failed ones: twice as long each time, to `longest`.
+    """Seconds to wait before the next try after `tries` failures: twice as long each time, up to `longest`.
 
-    However many there were: tries go on for as long as something gets through now and then.
+    `tries` may be any number: retries continue as long as something gets through now and then.
     """
     return min(0.25 * 2.0 ** min(tries, 60), longest)

@@ -1,7 +1,7 @@
-"""What a terminal is given: texts of logs, models, data and people cannot move its cursor or hide themselves.
+"""Keeps texts from logs, models, data and people from moving a terminal's cursor or hiding themselves.
 
-Everything that is printed passes here, once `guard` was called. Where the output is no terminal it stays
-as it is, but for half characters, which no encoding has.
+Once `guard` was called, everything printed passes through here. If the output is not a terminal, the text is
+unchanged, except half surrogate pairs, which cannot be encoded.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import Any, TextIO
 
 from pipeline import display
 
-REWRITE = "\r\x1b[2K"  # to the beginning of the line, which is empty then
+REWRITE = "\r\x1b[2K"  # back to the beginning of the line, and clear it
 
 
 def harmless(text: str) -> str:
-    """A text as a terminal may have it; a line end of two characters becomes one of one."""
+    """A text that is safe for a terminal; CR LF becomes LF."""
     return display.plain(text.replace("\r\n", "\n"))
 
 
 def guard() -> None:
-    """Let what this process prints on a terminal be harmless."""
+    """Make everything that this process prints on a terminal harmless."""
     sys.stdout, sys.stderr = _guarded(sys.stdout), _guarded(sys.stderr)
 
 
 def rewrite(text: str, *, end: str = "") -> None:
-    """Write over the terminal's present line."""
+    """Overwrite the terminal's current line."""
     stream = sys.stdout
     plain = stream.plain if isinstance(stream, _Terminal) else stream
     plain.write(f"{REWRITE}{harmless(text)}{end}")
@@ -35,7 +35,7 @@ def rewrite(text: str, *, end: str = "") -> None:
 
 
 class _Terminal:
-    """A stream to a terminal. What is not about writing is the stream's own."""
+    """A stream to a terminal. Everything but writing is the stream's own."""
 
     def __init__(self, plain: TextIO) -> None:
         self.plain = plain

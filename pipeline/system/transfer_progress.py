@@ -1,4 +1,4 @@
-"""How far bytes have got, how fast, and how long it will take."""
+"""Progress, speed and remaining time of a transfer."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Report = Callable[..., None]  # message, fraction, and facts by name
 
 
 class Meter:
-    """Tells `report` of bytes that moved, at most twice a second.
+    """Reports transferred bytes to `report`, at most twice a second.
 
-    The fractions it tells go from `start` to `end`. `bytes_done` and `bytes_total` are in its facts, and
-    `eta_seconds` once there is a speed.
+    Fractions go from `start` to `end`. The facts are `bytes_done`, `bytes_total` and, once there is a speed,
+    `eta_seconds`.
     """
 
     def __init__(self, report: Report, total: int, start: float = 0.0, end: float = 1.0) -> None:
@@ -27,7 +27,7 @@ class Meter:
         self._seen: deque[tuple[float, int]] = deque([(self._began, 0)])
 
     def add(self, count: int, message: str, moved: bool = True) -> None:
-        """`count` more bytes are there; `moved` if they had to be, and were not there before."""
+        """Count more bytes; `moved` is false if they had been there before."""
         self.done += count
         self.moved += count if moved else 0
         now = time.monotonic()
@@ -48,5 +48,5 @@ class Meter:
 
     @property
     def speed(self) -> float:
-        """Bytes a second that moved, over the whole time."""
+        """Average bytes per second that moved."""
         return self.moved / max(time.monotonic() - self._began, 1e-9)

@@ -186,7 +186,7 @@ def test_damage_met_on_the_way_is_mended_for_the_next_call(store: Store) -> None
     runs = [plant(store, f"{n}") for n in range(40)]
     backup.make(store.path)
     overwritten(store.path)
-    with pytest.raises(LabError, match="what can be restored is restored now, so try again"):
+    with pytest.raises(LabError, match="it is repaired now, so try again"):
         store.list()
     assert [run.id for run in store.list()] == runs[::-1]
 

@@ -60,7 +60,7 @@ def test_writing_again_does_not_count_the_list_itself(folder: Path) -> None:
 def test_a_folder_without_has_none_and_a_faulty_line_is_named(folder: Path) -> None:
     with (folder / checksums.NAME).open("a") as file:
         file.write("abc  model.onnx\n")
-    with pytest.raises(ValueError, match="line 3 of SHA256SUMS is no checksum"):
+    with pytest.raises(ValueError, match="line 3 of SHA256SUMS is not a checksum"):
         checksums.read(folder)
     (folder / checksums.NAME).unlink()
     assert checksums.read(folder) == {}

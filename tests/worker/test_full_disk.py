@@ -44,6 +44,6 @@ def test_nothing_is_left_half_written_and_a_retry_is_done(
     faults, error = facts.pop("faults"), facts.pop("error")
     assert facts == {"status": FAILED, "half": [], "retried": DONE, "run": DONE}
     # The store cannot be used then either; the worker tries again until it can.
-    assert all("see that its disk has space" in fault for fault in faults)
-    assert error == FULL or (room == "for nothing" and "see that its disk has space" in error)
+    assert all("check that its disk has space" in fault for fault in faults)
+    assert error == FULL or (room == "for nothing" and "check that its disk has space" in error)
     assert faults or room == "for the result"
