@@ -1,4 +1,4 @@
-"""`python -m webapp`: serve the page. What can be in the way is looked at before Gradio is imported."""
+"""`python -m webapp`: serve the page. Port, home and options are checked before Gradio is imported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from webapp.guard import LOOPBACK
 
 LOCK = "webapp.lock"
 BACKLOG = 2048
-SWITCH_SECONDS = 0.0005  # that a thread may hold Python while others wait for it
+SWITCH_SECONDS = 0.0005  # that a thread may run Python while others wait
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -38,7 +38,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def port(text: str) -> int:
-    """A port's number; the system would let a larger one wrap around silently."""
+    """A port number; the system would silently wrap larger ones around."""
     if not text.isdigit() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port; allowed: 0 to 65535")
     return int(text)
@@ -52,14 +52,14 @@ def name(text: str) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    """What the command line takes."""
+    """The parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m webapp", description="Serve the Olive Lab page.")
     add_arguments(parser)
     return parser
 
 
 def arguments(given: list[str]) -> argparse.Namespace:
-    """What was given on the command line."""
+    """The parsed command line."""
     return parser().parse_args(given)
 
 
@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--models", type=Path, action="append", default=[], metavar="FOLDER",
-        help="a model folder, or a folder of such, to offer on the page; may be repeated (the page takes no"
+        help="a model folder, or a folder of these, to offer on the page; may be repeated (the page takes no"
         " other folder but those in the home)",
     )  # fmt: skip
 
@@ -88,7 +88,7 @@ def main(given: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until interrupted. Returns 2 with a sentence if the port, the home or --models is of no use."""
+    """Serve until interrupted. Returns 2 with a message if the port, the home or --models cannot be used."""
     settings.keep_private()
     try:
         local_models.offer(args.models)
@@ -141,14 +141,14 @@ def serve(listener: socket.socket, host: str, names: list[str], models: list[Pat
 
 
 def _favor_the_page() -> None:
-    """Keep the thread that answers requests quick while others read datasets.
+    """Keep the thread that answers requests fast while other threads read datasets.
 
-    Python lets it wait for 5 ms behind each busy thread, every time it has waited for anything else; and
-    Gradio looks through all folders of packages for matplotlib, twice an event, where that is not installed.
+    By default it waits 5 ms for each busy thread whenever it resumes; and twice per event Gradio searches all
+    package folders for matplotlib, if that is not installed.
     """
     sys.setswitchinterval(SWITCH_SECONDS)
     if importlib.util.find_spec("matplotlib") is None:
-        sys.modules["matplotlib"] = None  # type: ignore[assignment]  # importing it fails at once
+        sys.modules["matplotlib"] = None  # type: ignore[assignment]  # makes the import fail at once
 
 
 if __name__ == "__main__":

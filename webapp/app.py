@@ -44,9 +44,9 @@ TEND_SECONDS = 3.0
 PURGE_SECONDS = 3600.0
 UPLOAD_AGE_SECONDS = 3600
 AT_ONCE = 40
-MOST_WAITING = 100  # events in the queue; each keeps what it was called with, twice `guard.LARGEST_BODY`
+MOST_WAITING = 100  # events in the queue; each keeps its arguments, up to twice `guard.LARGEST_BODY`
 QUEUE_SECONDS = 0.02
-SESSIONS = 200  # open pages that Gradio remembers the choices of; each takes half a megabyte
+SESSIONS = 200  # open pages whose choices Gradio remembers; each takes half a megabyte
 log = logging.getLogger(__name__)
 
 
@@ -67,11 +67,11 @@ def create(names: Iterable[str] = (), models: Iterable[Path] = ()) -> FastAPI:
     app.include_router(live.router)
     app.include_router(queue.router)
     app.mount("/lab", StaticFiles(directory=theme.ASSETS))
-    mimetypes.add_type("text/javascript", ".js")  # some systems call it plain text, and browsers refuse it
+    mimetypes.add_type("text/javascript", ".js")  # on some systems it is plain text, which browsers reject
     blocks = page()
     blocks.queue(default_concurrency_limit=AT_ONCE, api_open=False, max_size=MOST_WAITING)
     blocks.state_session_capacity = SESSIONS
-    # Gradio looks a thousand times a second whether an event waits: a twentieth of a core with nobody there.
+    # Gradio polls for events a thousand times a second: a twentieth of a core while idle.
     blocks._queue.sleep_when_free = blocks._queue.progress_update_sleep_when_free = QUEUE_SECONDS
     mounted: FastAPI = gr.mount_gradio_app(
         app,
@@ -95,10 +95,10 @@ def create(names: Iterable[str] = (), models: Iterable[Path] = ()) -> FastAPI:
 
 
 def _close(app: FastAPI, blocks: gr.Blocks) -> None:
-    """Close what Gradio leaves open in an app that it is mounted in."""
-    # It looks where a file lies only if these say so, which its own server sets when it starts.
+    """Close what Gradio leaves open when it is mounted in another app."""
+    # Gradio checks where a file is only if these are set, as its own server does at start.
     blocks.has_launched = blocks.is_running = True
-    # An upload's folder is named by a digest of this and its bytes: nobody knows it who only knows the bytes.
+    # An upload's folder is named by a digest of this and its bytes, so that the bytes alone don't reveal it.
     processing_utils.hash_seed = secrets.token_bytes(32)
     setattr(route_utils, "GradioMultiPartParser", uploads.FilesOnly)  # noqa: B010 - a type, to mypy
     for component in handler_values.FILES:
@@ -142,18 +142,18 @@ def page() -> gr.Blocks:
 
 
 def unusable(request: Request, error: Exception) -> PlainTextResponse:
-    """What our routes answer where the store cannot be used: a locked database, a full disk."""
+    """The answer of our routes when the store cannot be used: a locked database, a full disk."""
     return PlainTextResponse(f"{error}\n", status_code=503, headers={"Retry-After": "5"})
 
 
 def told() -> tuple[Any, ...]:
-    """What people are to know of the store, until they have read it."""
+    """The notice about the store, until somebody dismisses it."""
     text = store().notice()
     return gr.update(visible=text is not None), {"text": text} if text else None
 
 
 def dismiss() -> Any:
-    """Take that away, for everybody."""
+    """Dismiss the notice, for everybody."""
     store().dismiss()
     return gr.update(visible=False)
 
@@ -167,7 +167,7 @@ def _notice(blocks: gr.Blocks) -> None:
 
 
 def _tabs(sample: gr.Button, problems: gr.HTML) -> tuple[data.Data, lab.Lab, runs.Runs]:
-    """Build the tabs and connect those that meet: Data gives a dataset to Lab, and Runs a recipe."""
+    """Build the tabs and connect them: Data passes a dataset to Lab, and Runs a recipe."""
     made: dict[str, gr.Tab] = {}
     for name in TABS:
         made[name] = gr.Tab(name.capitalize(), id=name, elem_id=f"tab-{name}")
@@ -209,7 +209,7 @@ def _tabs(sample: gr.Button, problems: gr.HTML) -> tuple[data.Data, lab.Lab, run
 
 
 def arrive(request: gr.Request) -> tuple[Any, ...]:
-    """What a page shows first: the run and tab of its address, else the run that is on, else the form."""
+    """What a page shows first: the run and tab in its address, else the running run, else the form."""
     found = store().list(200)
     active = [run.id for run in found if run.status not in ENDED]
     run = request.query_params.get("run") or next(reversed(active), "")
@@ -222,7 +222,7 @@ def arrive(request: gr.Request) -> tuple[Any, ...]:
 
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """See that queued work has a worker, and idle models an end, while the app is up. No run ends with it."""
+    """While the app is up, keep a worker for queued runs and end idle models. Runs outlive the app."""
     check_pool.open_up()
     task = asyncio.create_task(_tend(settings.home()))
     try:
@@ -232,7 +232,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         check_pool.close()
         own_process.close()
         lengths.close()
-        rendering.close()  # else the threads that render, and with them the app, take as long as they like
+        rendering.close()  # else rendering threads could delay the exit
         with contextlib.suppress(asyncio.CancelledError):
             await task
         await chat_client.shutdown()
@@ -248,8 +248,8 @@ async def _tend(home: Path) -> None:
                 purge_at = time.monotonic() + PURGE_SECONDS
                 await asyncio.to_thread(disk.purge, store())
                 await asyncio.to_thread(uploads.tidy, UPLOAD_AGE_SECONDS)
-        except Exception:  # a full disk, a locked store: said in the log, and tried again
-            log.exception("Could not see to the worker and to idle models")
+        except Exception:  # a full disk or a locked store: logged, and tried again
+            log.exception("Could not start a worker or end idle models")
         await asyncio.sleep(TEND_SECONDS)
 
 

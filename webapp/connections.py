@@ -1,7 +1,7 @@
-"""Connections that keep nobody else from the lab: few enough for the system, and none that waits for ever.
+"""Limits on connections, so that nobody is locked out: few enough for the system, and none waits forever.
 
-uvicorn waits without end for the rest of a request's headers or body. A tunnel that was dropped leaves such
-connections behind, and whoever wants to can open thousands.
+uvicorn waits endlessly for the rest of a request's headers or body. Dropped tunnels leave such connections
+behind, and an attacker can open thousands.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-WAIT_SECONDS = 30.0  # for headers, for the next piece of a body, and for some of an answer to be taken
-# A body may fall behind this speed for so long in all: else what has arrived of an upload takes room for as
-# long as its client sends a byte now and then. The slowest tunnels are several times faster.
+WAIT_SECONDS = 30.0  # for headers, for the next piece of a body, and for the client to read some of an answer
+# A body may be slower than this for PATIENCE_SECONDS in all: else a client that sends a byte now and then
+# could hold an upload's disk space forever. The slowest tunnels are several times faster.
 LEAST_SPEED = 16 << 10  # bytes a second
 PATIENCE_SECONDS = 60.0
 MOST = 1000  # connections; a page holds up to six
@@ -33,21 +33,23 @@ def most() -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
     if soft < allowed:
-        with suppress(OSError, ValueError):  # then it stays as it is
+        with suppress(OSError, ValueError):  # then the limit stays
             resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
             soft = allowed
     return min(MOST, soft // 2)  # the rest is for the files and processes that answer
 
 
 class Patient(H11Protocol):
-    """uvicorn's protocol for one connection, which ends where no whole headers come, or nothing is taken, in
-    time. When there are too many connections, one that waits for a request ends, not the one that arrives."""
+    """uvicorn's protocol for a connection, which ends if headers don't arrive, or nothing is read, in time.
+
+    If there are too many connections, an idle one ends, not the new one.
+    """
 
     most = MOST
     wait_seconds = WAIT_SECONDS
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take up a connection, unless there are too many that are at work."""
+        """Accept a connection, unless too many are busy."""
         super().connection_made(transport)
         self._late: asyncio.TimerHandle | None = None
         self._untaken: asyncio.TimerHandle | None = None
@@ -63,7 +65,7 @@ class Patient(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read what came."""
+        """Read received data."""
         super().data_received(data)
         self._watch()
 
@@ -71,11 +73,11 @@ class Patient(H11Protocol):
         """Wait for the next request, or for the rest of one that was answered early."""
         super().on_response_complete()
         self._watch()
-        if self.transport.is_closing():  # once all is sent, which is up to the client
+        if self.transport.is_closing():  # once everything is sent, which depends on the client
             self._expect_taken()
 
     def pause_writing(self) -> None:
-        """Wait until the client has taken some of the answer."""
+        """Wait until the client has read some of the answer."""
         super().pause_writing()
         self._expect_taken()
 
@@ -133,8 +135,8 @@ class Patient(H11Protocol):
 
 
 class Bodies:
-    """ASGI middleware: a body that stops coming, or is slow too long, ends its request, with one line in the
-    log."""
+    """ASGI middleware: a body that stops arriving, or is too slow for too long, ends its request. One line is
+    logged."""
 
     def __init__(
         self, app: ASGIApp, wait_seconds: float = WAIT_SECONDS, patience_seconds: float = PATIENCE_SECONDS
@@ -153,7 +155,7 @@ class Bodies:
 
         async def in_time() -> Message:
             nonlocal whole, late, patience
-            if whole:  # what comes now is the end of the connection, whenever that is
+            if whole:  # the next message is the end of the connection
                 return await receive()
             asked = clock()
             try:

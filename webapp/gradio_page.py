@@ -1,7 +1,7 @@
-"""What Gradio answers everybody alike, kept: its page, which it would make again for each request.
+"""Caches answers of Gradio that are the same for everybody: its page, which it would make for each request.
 
-Making it takes 40 ms of Python in a thread, all of it work for the lock that threads share: beside pages that
-poll, and on a machine that has other work, seconds. And the script of Gradio's that is mended on its way.
+Making it takes 40 ms while holding Python's lock; with pages that poll, and on a busy machine, seconds. A
+script of Gradio's is also patched here.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SCRIPT = re.compile(r"/assets/index-[A-Za-z0-9_-]+\.js")
 MOST = 16  # answers; a page for each address that the lab is opened by, and few scripts
-# Gradio's client cannot close the stream of an upload's progress, and says so in the console at each upload.
-# The server ends it with the upload; what is left to do is not to listen any more.
+# Gradio's client fails to close the stream of an upload's progress and logs an error for each upload. The
+# server ends the stream with the upload; the client only has to stop listening.
 OPEN = re.compile(rb"close:\(\)=>\{console\.warn\([`'\"]Method not implemented\.[`'\"]\)\}")
 CLOSED = rb"close(){this.onmessage=this.onerror=null;this.readyState=2}"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer that is the same for all: also compressed, and with a tag by which browsers know it."""
+    """An answer that is the same for all, also compressed, and with an ETag."""
 
     status: int
     headers: dict[str, str]
@@ -52,8 +52,8 @@ class Kept:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self._answers: dict[tuple[str, ...], Answer] = {}  # the one asked for last is the last
-        self._making = asyncio.Lock()  # once for all who ask at once
+        self._answers: dict[tuple[str, ...], Answer] = {}  # least recently used first
+        self._making = asyncio.Lock()  # made once for simultaneous requests
 
     @staticmethod
     def holds(scope: Scope) -> bool:
@@ -79,7 +79,7 @@ async def _made(app: ASGIApp, scope: Scope, host: str) -> Answer:
     given = [{"type": "http.request", "body": b"", "more_body": False}]
 
     async def receive() -> Message:
-        return given.pop() if given else await asyncio.Future()  # whoever waits for more is canceled
+        return given.pop() if given else await asyncio.Future()  # further reads are canceled
 
     async def send(message: Message) -> None:
         messages.append(message)

@@ -1,8 +1,7 @@
-"""What of Gradio's own routes is reached, and by which requests: those that the page sends.
+"""Which of Gradio's own routes are open, and to which requests: those that the page sends.
 
-Gradio takes whatever JSON has the right names: a body that it cannot answer in JSON again, or a session's
-name of megabytes, which it keeps. And it answers as many streams, and keeps as many answers that nobody
-reads, as anybody asks for.
+Gradio accepts any JSON with the right keys, even one that it cannot answer, or a session name of megabytes,
+which it keeps. And it serves any number of streams and keeps any number of unread answers.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from webapp.gradio_page import Kept
 from webapp.handler_values import UNFIT
 
 NAME = r"[A-Za-z0-9_-]{1,64}"  # of a session or an event; the page's are of 11 and 32 letters
-# What the page needs. The others serve uploads to whoever names them, fetch any address, write what a session
-# holds to the disk, or belong to features that are off.
-# Gradio's heartbeat is not among them: the page needs none while it keeps no state.
+# Routes that the page needs. The others serve uploads to anybody who knows the name, fetch any address, write
+# session data to the disk, or belong to features that are off. Gradio's heartbeat is not among them: a page
+# without state needs none.
 EVENTS = re.compile(r"/gradio_api/queue/data/?")
 PROGRESS = re.compile(r"/gradio_api/upload_progress/?")
 CALLS = re.compile(r"/gradio_api/(queue/join|run/[A-Za-z0-9_]{1,64}|cancel|reset)/?")
@@ -36,21 +35,21 @@ ROUTES = re.compile(
     rf"|{EVENTS.pattern}|{PROGRESS.pattern}|{CALLS.pattern}"
 )
 UNUSED = ("page", "deep_link")  # queries for features that are off; Gradio looks them up unchecked
-MOST_PROGRESS = 40  # streams that say how much of an upload is there; without one a page shows no bar
+MOST_PROGRESS = 40  # streams of upload progress; without one a page shows no bar
 MOST_UNREAD = 12  # events of a session whose answers nobody has read
-SESSIONS = 100  # that have such answers, or had; each has one stream
+SESSIONS = 100  # sessions with unread or read answers; each has one stream
 BUSY = "The lab has too many requests now; try again in a minute."
 
 
 class Door:
-    """ASGI app in front of Gradio's. `blocks` is its page, whose queue is there."""
+    """ASGI app in front of Gradio's. `blocks` is its page, which has the queue."""
 
     def __init__(self, app: ASGIApp, blocks: gr.Blocks) -> None:
         self.app = app
         self.kept = Kept(app)
         self.queue = blocks._queue
         self.streams: set[str] = set()  # sessions whose events are being sent
-        self.ending: set[str] = set()  # those of them that are to make room
+        self.ending: set[str] = set()  # those of them that are being ended to make room
         self.bars = 0  # streams of progress
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,7 +75,7 @@ class Door:
     async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on a call as the page sends them."""
         body = b""
-        while True:  # the guard has bounded it
+        while True:  # the guard limits its size
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
@@ -105,7 +104,7 @@ class Door:
         session = QueryParams(scope["query_string"]).get("session_hash", "")
         if session not in self.queue.pending_messages_per_session:
             await _no_session()(scope, receive, send)
-        elif session in self.streams:  # a page has one; of two, each would get some of the events
+        elif session in self.streams:  # a page has one; two would each get only some events
             await _say(BUSY, 503)(scope, receive, send)
         else:
             self.streams.add(session)
@@ -128,10 +127,10 @@ class Door:
             self.bars -= 1
 
     def _has_room(self, session: str) -> bool:
-        """Whether the answer to one more event can be kept, when a session that needs nothing makes room for
-        it: the oldest that has read all, else the oldest that reads nothing.
+        """Whether one more answer can be kept. If needed, a session makes room: the oldest that has read all
+        its answers, else the oldest that is not reading.
 
-        Gradio itself would forget the oldest session, whoever reads it, and whatever still runs for it.
+        Gradio itself would forget the oldest session, even one that is reading or has running events.
         """
         kept, unread = self.queue.pending_messages_per_session, self.queue.pending_event_ids_session
         self.ending.discard(session)
@@ -144,8 +143,8 @@ class Door:
             return False
         oldest = min(free, key=lambda name: (bool(unread.get(name)), name in self.streams))
         if oldest in self.streams:
-            # As Gradio does for what was canceled: it says that the stream is over, and a page asks for
-            # another one at its next event. One whose stream only breaks off reloads itself.
+            # As Gradio does for canceled events: it says that the stream is over, and a page opens another
+            # one at its next event. A page whose stream just breaks off would reload itself.
             self.ending.add(oldest)
             unread.setdefault(oldest, set())
             kept[oldest].put_nowait(ProcessCompletedMessage(output={}, success=True, event_id="none"))
@@ -160,7 +159,7 @@ class Door:
 
 
 def sound(body: bytes) -> str | None:
-    """The name of the session that a call is of, "" for none; None for what no page sends."""
+    """The session name of a call, "" for none; None if no page would send this call."""
     try:
         given = json.loads(body)
     except (ValueError, RecursionError):
@@ -183,7 +182,6 @@ def _say(text: str, status: int) -> Response:
 
 
 def _no_session() -> Response:
-    """What Gradio answers whoever asks for the events of a session that it does not know, without the
-    hundred lines that it writes into the log."""
+    """Gradio's answer to a request for the events of an unknown session, without its hundred lines of log."""
     said = UnexpectedErrorMessage(message="404: Not Found", session_not_found=True).model_dump_json()
     return Response(f"data: {said}\n\n", media_type="text/event-stream")

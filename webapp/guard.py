@@ -1,12 +1,12 @@
-"""What stands before every request: other sites are refused, and every answer has security headers.
+"""Checks every request: other sites are refused, and every answer gets security headers.
 
-What a proxy may add to a request (`X-Forwarded-Host` and its like) is dropped: anybody can send it, and
-Gradio would build the page's addresses from it.
+Headers that a proxy may add (`X-Forwarded-Host` and similar) are dropped: anybody can send them, and Gradio
+would build the page's addresses from them.
 
-Wherever the lab listens, any page a user visits can send requests there from their browser. A browser says
-where a request comes from (`Origin`, `Sec-Fetch-Site`), so a foreign one is known. A page whose own name was
-rebound to the lab's address is known by its `Host`: a DNS name nobody has told the lab about. An IP address
-cannot be rebound.
+Wherever the lab listens, any page that a user visits can send requests to it from their browser. The browser
+says where a request comes from (`Origin`, `Sec-Fetch-Site`), so foreign ones are recognized. A page whose DNS
+name was rebound to the lab's address is recognized by its `Host`: a name that the lab was not started with.
+An IP address cannot be rebound.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ SCHEMES = ("http", "https")
 # All that a `Host` may be: a name or an IPv4 address, or an IPv6 address in brackets, and perhaps a port.
 HOST = re.compile(r"(?:([a-z0-9._-]+)|\[([0-9a-f]*:[0-9a-f:.]*)\])(?::[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
 SAFE_METHODS = ("GET", "HEAD")
-# By these a client could say under which address, or as whom, the page was asked for. Gradio believes them.
+# With these a client could claim another address or user. Gradio trusts them.
 FORWARDED = (b"forwarded", b"x-forwarded-", b"x-gradio-", b"x-original-", b"x-real-ip")
 
 # Gradio compiles templates in the page, hence 'unsafe-eval'. The rest keeps the page from calling out,
-# whatever a log or a dataset may hold.
+# whatever a log or a dataset contains.
 CONTENT_POLICY = "; ".join(
     [
         "default-src 'self'",
@@ -85,7 +85,7 @@ class Guard:
             nonlocal left
             message = await receive()
             left -= len(message.get("body", b""))
-            # To who reads it, too much is as if the client had gone: no more of it is taken into memory.
+            # For a body that is too large, the app sees a disconnected client and reads no more of it.
             return message if left >= 0 else {"type": "http.disconnect"}
 
         length = Headers(scope=scope).get("content-length", "0")

@@ -1,7 +1,7 @@
-"""What may reach a handler. Whoever reaches the port can call each one, hidden or not, with any values.
+"""Checks the values that reach a handler. Anybody who reaches the port can call any handler with any values.
 
-So before a handler runs, every value is compared with what its component can send: a text box sends a text,
-a file box an upload. What is refused, here or by the handler, is answered with one sentence and no 500.
+So before a handler runs, every value is checked against its component: a text box sends a text, a file box an
+upload. A refusal, here or by the handler, is answered with one sentence and not with status 500.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ LONGEST_LIST = 200
 SHORT_AT_ONCE = 12  # handlers outside the queue; they share 40 threads with all else
 LONGEST_REFUSAL = 500  # characters of what Gradio says
 LARGEST_NUMBER = 2**53  # above it a browser has no whole numbers
-REFUSED = "olive_lab_refused"  # in the scope of a request: a list, which copies of the scope share
+REFUSED = "olive_lab_refused"  # in the scope of a request: a list, shared by copies of the scope
 UNFIT = "This request does not fit the page; reload the page and try again."
 BROKEN = "Something went wrong in the lab; its log says what. Reload the page and try again."
 FILES = (gr.File, gr.UploadButton)
 TEXTS = (gr.Textbox, gr.Code)
-TYPED_TOO = "olive_lab_types"  # of a list: the types, besides texts, of values that are not on it
+TYPED_TOO = (
+    "olive_lab_types"  # attribute of a dropdown: types, besides text, of values that are not in its list
+)
 KINDS: list[tuple[Any, tuple[type, ...]]] = [
     (gr.Checkbox, (bool, type(None))),
     (gr.Slider, (int, float)),
@@ -41,14 +43,14 @@ log = logging.getLogger(__name__)
 
 
 class Handlers(dict[int, Any]):
-    """The handlers of a page by number. To ask for another one is the fault of who asks."""
+    """The handlers of a page by number. An unknown number is the caller's fault, not an internal error."""
 
     def __missing__(self, number: object) -> Any:
         raise HTTPException(404, UNFIT)
 
 
 class Page(gr.Blocks):
-    """Blocks that look at what they are called with."""
+    """Blocks that check the values they are called with."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -57,16 +59,16 @@ class Page(gr.Blocks):
     async def preprocess_data(
         self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool = False
     ) -> list[Any]:
-        """As Gradio does it, of values that fit. Raises InputError."""
+        """As in Gradio, after checking the values. Raises InputError."""
         values = fitting(block_fn.inputs, inputs)
         return list(await super().preprocess_data(block_fn, values, state, explicit_call))
 
     async def process_api(self, block_fn: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """As Gradio does it; whatever fails is one sentence for who asked. Raises gradio.Error."""
+        """As in Gradio; every error becomes one sentence for the caller. Raises gradio.Error."""
         try:
             if not block_fn.fn:
-                raise InputError(UNFIT)  # it happens in the browser alone
-            # Gradio resolves every path that it finds in these, on the thread that serves everybody.
+                raise InputError(UNFIT)  # it runs only in the browser
+            # Gradio resolves every path in these, on the thread that serves everybody.
             if not block_fn.collects_event_data:
                 kwargs["event_data"] = None
             elif kwargs.get("event_data") is not None:
@@ -77,9 +79,9 @@ class Page(gr.Blocks):
                 return await super().process_api(block_fn, *args, **kwargs)
         except LabError as error:
             said = sentence(error)
-        except InvalidPathError:  # Gradio's own look at a file, which comes after ours
+        except InvalidPathError:  # from Gradio's own check of a file, after ours
             said = uploads.NOT_HERE
-        except gr.Error as error:  # a choice that is not on the list, a number out of bounds
+        except gr.Error as error:  # a choice that is not in the list, or a number out of bounds
             said = display.cut(str(error.message), LONGEST_REFUSAL)
         except Exception:
             log.exception("A handler failed")
@@ -91,12 +93,12 @@ class Page(gr.Blocks):
 
 
 def unnamed(request: Request, error: Exception) -> PlainTextResponse:
-    """What a call that names no handler is answered."""
+    """The answer to a call of an unknown handler."""
     return PlainTextResponse(UNFIT + "\n", status_code=404)
 
 
 def fitting(components: list[Any], values: list[Any]) -> list[Any]:
-    """The values if each is of the kind that its component sends. Raises InputError."""
+    """The values, if each has a type that its component sends. Raises InputError."""
     if len(values) < len(components):
         raise InputError(UNFIT)
     return [fit(component, value) for component, value in zip(components, values, strict=False)]
@@ -116,7 +118,7 @@ def fit(component: Any, value: Any) -> Any:
         choices = {type(choice) for _, choice in component.choices or []}
         return _require(value, str, type(None), *choices, *getattr(component, TYPED_TOO, ()))
     kinds = next((kinds for classes, kinds in KINDS if isinstance(component, classes)), ())
-    return _require(value, *kinds)  # a component that is not named here sends nothing
+    return _require(value, *kinds)  # other components send nothing
 
 
 def _require(value: Any, *kinds: type) -> Any:
@@ -125,14 +127,14 @@ def _require(value: Any, *kinds: type) -> Any:
     if isinstance(value, str) and len(value) > LONGEST_TEXT:
         raise InputError(f"This text is longer than the {LONGEST_TEXT:,} characters allowed here.")
     if isinstance(value, str) and ("\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value)):
-        raise InputError("This text has a character that cannot be stored; write it again by keyboard.")
-    if type(value) in (int, float) and not abs(value) <= LARGEST_NUMBER:  # what is no number compares false
-        raise InputError("This number is too large to be meant.")
+        raise InputError("This text has a character that cannot be stored; type it again.")
+    if type(value) in (int, float) and not abs(value) <= LARGEST_NUMBER:  # NaN compares false
+        raise InputError("This number is too large.")
     return value
 
 
 def _require_flat(given: Any) -> None:
-    """See that what an event says of itself is names with short values. Raises InputError."""
+    """Check that the data of an event is a flat mapping of short values. Raises InputError."""
     values = given.values() if isinstance(given, dict) else [given]
     for value in values:
         for one in value if isinstance(value, list) and len(value) <= LONGEST_LIST * 10 else [value]:
@@ -140,18 +142,18 @@ def _require_flat(given: Any) -> None:
 
 
 def _upload(value: Any) -> dict[str, Any]:
-    """What is left of a file that a request names: an upload's path; nothing says how to treat it."""
+    """A file as a request may name it: only the path of an upload, without any instructions."""
     path = uploads.known(value.get("path") if isinstance(value, dict) else None)
     return {"path": path, "meta": {"_type": "gradio.FileData"}}
 
 
 def picked(event: gr.EventData, name: str = "id") -> str:
-    """The text that an event names something by. Raises InputError."""
+    """The id in an event. Raises InputError."""
     return str(_require(_of(event).get(name), str))
 
 
 def ticked(event: gr.EventData, name: str = "ids") -> list[str]:
-    """The texts that an event names several by. Raises InputError."""
+    """The ids in an event. Raises InputError."""
     given = _of(event).get(name)
     if not isinstance(given, list) or len(given) > LONGEST_LIST * 10:
         raise InputError(UNFIT)
@@ -170,7 +172,7 @@ def _of(event: gr.EventData) -> dict[str, Any]:
 
 
 class Refusals:
-    """ASGI middleware: what `Page` refused is the fault of who asked, and answered with 422, not 500."""
+    """ASGI middleware: what `Page` refused is answered with 422, not 500."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

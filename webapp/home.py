@@ -1,4 +1,4 @@
-"""The store of the home this process serves, and the runs of it that a browser may name."""
+"""The store of the home that this process serves, and its runs by the ids a browser sends."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ LONGEST_ID = 100
 
 
 def store() -> Store:
-    """The store of `settings.home()`, looked at as a whole and opened once."""
+    """The store of `settings.home()`, checked completely and opened once."""
     return _open(settings.home())
 
 
 def known_run(named: object, among: Store | None = None) -> Run:
     """The run of exactly that id, deleted or not; abbreviations are for the command line.
 
-    Every run that a browser names comes through here. Raises InputError.
+    Every run id from a browser is looked up here. Raises InputError.
     """
     if not isinstance(named, str) or not named:
-        raise InputError("run: choose a run of the list")
+        raise InputError("run: choose a run from the list")
     if len(named) > LONGEST_ID or not named.isprintable():
-        raise InputError("run: no run has such an id")
+        raise InputError("run: this is not the id of a run")
     found = (among or store()).get(named)
     if found.id != named:
         raise InputError(f"{named}: no such run")

@@ -1,8 +1,8 @@
 """Which models the page takes: those of the catalogue, of the hub and of Azure, and folders that it offers.
 
-Those are the model folders of the home and the ones that were named when the app was started. Any other
-path is refused with the same sentence whether or not there is something: the page tells nobody what is on
-this machine's disks. The command line takes every folder.
+Those are the model folders of the home and those named when the app was started. Any other path is refused
+with the same sentence, whether or not it exists: the page does not reveal what is on this machine's disks.
+The command line takes any folder.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from pipeline.inputs.azure_address import PREFIX
 from pipeline.inputs.models import base_models
 from pipeline.store.run import Run
 
-# A word, or what the hub calls a model. No other text may reach what would look for a folder of that name.
+# A word, or a hub id. Any other text could be taken for a folder.
 ID = re.compile(r"[A-Za-z0-9][\w.-]{0,199}(?:/[A-Za-z0-9][\w.-]{0,199}(?:@[\w.-]{1,199})?)?", re.ASCII)
 NOT_OFFERED = (
-    "model: {} is not offered on this page; choose one of the list, or a hub id such as org/name. Other"
+    "model: {} is not offered on this page; choose one from the list, or a hub id such as org/name. Other"
     " folders are for the command line, or for `{} --models FOLDER`."
 )
 _named: list[Path] = []  # by the operator, for this process
 
 
 def find(folder: Path) -> list[Path]:
-    """The model folders that a folder is or has in it, as absolute paths."""
+    """The folder itself if it is a model's, else the model folders in it, as absolute paths."""
     inside = (
         [folder] if _is_model(folder) else sorted(path for path in folder.glob("[!.]*") if _is_model(path))
     )
@@ -35,7 +35,7 @@ def find(folder: Path) -> list[Path]:
 
 
 def offer(folders: Iterable[Path]) -> None:
-    """Offer the models of these folders on the page, and of no others but the home's.
+    """Offer the models of these folders on the page, besides the home's.
 
     Raises InputError for a folder without any.
     """
@@ -43,7 +43,7 @@ def offer(folders: Iterable[Path]) -> None:
     for folder in folders:
         if not find(folder):
             raise InputError(
-                f"--models: {folder} is no model folder and has none in it; one has a config.json and"
+                f"--models: {folder} is not a model folder and contains none; one has a config.json and"
                 " .safetensors files"
             )
     _named[:] = folders
@@ -75,12 +75,12 @@ def known(chosen: object) -> str:
 
 
 def again(run: Run) -> None:
-    """See that a run may be started again from the page. Raises InputError if its model is not offered."""
+    """Check that a run may be started again from the page. Raises InputError if its model is not offered."""
     known(run.recipe.get("model"))
 
 
 def _is_model(folder: Path) -> bool:
     try:
         return not base_models.lacking(folder)
-    except OSError:  # a folder of somebody else's
+    except OSError:  # not ours to read
         return False

@@ -1,9 +1,9 @@
-"""The one way in for a file that a browser names: `taken`, which every event with a file comes through.
+"""The only way in for a file that a browser names: `taken`, which every event with a file uses.
 
-Gradio stores an upload as `DIGEST/NAME` in its folder, equal bytes of two people in one place, and a request
-may name any path. So a name counts only if it is exactly that, and nothing on the way to it is a link. Its
-bytes are copied at once into a folder of this upload alone. Handlers see the copy, and only the copy is
-deleted by us; Gradio deletes its own after `UPLOAD_AGE_SECONDS`.
+Gradio stores an upload as `DIGEST/NAME` in its folder, equal bytes from two people in one place, and a
+request may name any path. So a path is accepted only in exactly that form and without links on the way. Its
+bytes are copied at once into a folder for this upload only. Handlers see the copy, and we delete only the
+copy; Gradio deletes its own after `UPLOAD_AGE_SECONDS`.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ from webapp import guard
 
 COPIES = ".copies"  # beside Gradio's folders, whose names are digests
 DIGEST = r"[0-9a-f]{64}"
-LONGEST_FILE_NAME = 200  # bytes; a file system takes 255, and the home adds some of its own
+LONGEST_FILE_NAME = 200  # bytes; file systems allow 255, and the home adds some
 PIECE = 1 << 20  # bytes copied at a time
 AT_ONCE = 8  # times the largest file: what all uploads together may take
-FORM = 1 << 20  # bytes that a form adds to its file
+FORM = 1 << 20  # bytes that the form adds to the file
 LEAST_FILE = 4096  # bytes that a small one takes on a disk
-KEPT_FREE = 1 << 30  # bytes of the disk that runs need
+KEPT_FREE = 1 << 30  # bytes of disk left for runs
 FULL = "There is no room for more uploads now; try again in an hour."
 NOT_HERE = "This file is not among the uploads of this page, or not any more; upload it again."
 _NO_LINK = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def empty() -> None:
-    """Remove what an earlier app has left. For the start of the app, before anybody can upload."""
+    """Remove what an earlier app left behind. Called at start, before anybody can upload."""
     shutil.rmtree(settings.uploads(), ignore_errors=True)
     settings.uploads()
 
 
 def tidy(older_than: float) -> None:
-    """Remove what lost connections left, parts of files that no page names. `older_than` is in seconds."""
+    """Remove partial files of lost connections, older than `older_than` seconds."""
     for path in settings.uploads().iterdir():
-        with suppress(FileNotFoundError):  # it has arrived
+        with suppress(FileNotFoundError):  # it has just been completed
             facts = path.lstat()
             if stat.S_ISREG(facts.st_mode) and time.time() - facts.st_mtime > older_than:
                 path.unlink()
@@ -63,10 +63,10 @@ def tidy(older_than: float) -> None:
 
 @contextmanager
 def taken(named: object, *, most_bytes: int, ending: str = "") -> Iterator[Path]:
-    """A copy of the upload that a request names, in a folder that goes at the end.
+    """A temporary copy of the upload that a request names.
 
     Raises InputError for what is not an upload, is larger than `most_bytes`, or has another ending; the
-    sentence is the same whether or not there is such a file elsewhere.
+    sentence is the same whether or not the file exists elsewhere.
     """
     digest, name = _place(named)
     if not name.lower().endswith(ending):
@@ -84,23 +84,23 @@ def taken(named: object, *, most_bytes: int, ending: str = "") -> Iterator[Path]
 
 
 def known(named: object) -> str:
-    """The path of an upload that is there, for Gradio to go on with. Raises InputError for all else."""
+    """The path of an existing upload, for Gradio. Raises InputError for any other path."""
     digest, name = _place(named)
     with _opened(digest, name):
         return str(settings.uploads() / digest / name)
 
 
 def named(component: object, upload: FileData) -> str:
-    """What a handler gets of a file box. Gradio itself leaves an empty file in its folder for each event."""
+    """The value of a file box for a handler. Gradio's own code would leave an empty file for each event."""
     return upload.path
 
 
 def _place(named: object) -> tuple[str, str]:
-    """The folder and the name of an upload. The text alone decides. Raises InputError."""
+    """The folder and the name of an upload, judged by the text alone. Raises InputError."""
     top = f"{settings.uploads()}/"
     if isinstance(named, str) and named.startswith(top) and "\0" not in named:
         digest, _, name = named.removeprefix(top).partition("/")
-        with suppress(UnicodeEncodeError):  # half a character is in no file's name
+        with suppress(UnicodeEncodeError):  # no file name has half a surrogate pair
             fits = 0 < len(name.encode()) <= LONGEST_FILE_NAME and name not in (".", "..") and "/" not in name
             if fits and re.fullmatch(DIGEST, digest):
                 return digest, name
@@ -109,13 +109,15 @@ def _place(named: object) -> tuple[str, str]:
 
 @contextmanager
 def _opened(digest: str, name: str) -> Iterator[int]:
-    """The upload's file, opened without following a link, and a plain file with no other name."""
+    """The upload's file, opened without following links; a regular file with a single name."""
     opened: list[int] = []
     try:
         try:
             opened.append(os.open(settings.uploads(), _NO_LINK | os.O_DIRECTORY))
             opened.append(os.open(digest, _NO_LINK | os.O_DIRECTORY, dir_fd=opened[-1]))
-            opened.append(os.open(name, _NO_LINK | os.O_NONBLOCK, dir_fd=opened[-1]))  # a pipe would wait
+            opened.append(
+                os.open(name, _NO_LINK | os.O_NONBLOCK, dir_fd=opened[-1])
+            )  # opening a pipe would block
         except OSError:
             raise InputError(NOT_HERE) from None
         facts = os.fstat(opened[-1])
@@ -130,7 +132,7 @@ def _opened(digest: str, name: str) -> Iterator[int]:
 def _copy(source: int, target: Path, most_bytes: int) -> None:
     """Copy an open file. Raises InputError if it is larger than allowed, OSError if the disk is full."""
     left = most_bytes
-    with target.open("xb") as file:  # in a folder that nobody else may enter
+    with target.open("xb") as file:  # in a folder that is private to us
         while piece := os.read(source, PIECE):
             left -= len(piece)
             if left < 0:
@@ -139,22 +141,22 @@ def _copy(source: int, target: Path, most_bytes: int) -> None:
 
 
 class FilesOnly(GradioMultiPartParser):
-    """Gradio's reader of an upload, which keeps the rest in memory without limit, and files of uploads that
-    break off for ever."""
+    """Gradio's parser of uploads, without its faults: it would keep other fields in memory without limit, and
+    partial files of broken uploads forever."""
 
     def __init__(self, *given: Any, **options: Any) -> None:
-        """One file an upload, as the page sends them: each is open until the last has arrived."""
+        """Allow one file per upload, as the page sends them: several would stay open until the last one."""
         super().__init__(*given, **{**options, "max_files": 1, "max_fields": 0})
 
     def on_headers_finished(self) -> None:
-        """Begin a part. Raises MultiPartException for all but a file with a name."""
+        """Start a part. Raises MultiPartException for anything but a file with a name."""
         super().on_headers_finished()
         part = self._current_part
         if part.file is None or not part.file.filename or part.field_name != "files":
-            raise MultiPartException("An upload holds files alone, each with its name.")
+            raise MultiPartException("An upload may only contain files, each with a name.")
 
     async def parse(self) -> FormData:
-        """Read the request; all of it, or nothing is left. Raises MultiPartException, ClientDisconnect."""
+        """Read the request completely, or leave nothing. Raises MultiPartException, ClientDisconnect."""
         try:
             return await super().parse()
         except BaseException as error:
@@ -167,13 +169,13 @@ class FilesOnly(GradioMultiPartParser):
 
 
 class Room:
-    """ASGI middleware: an upload starts, and continues, only if it fits with the others and leaves runs their
-    disk. What counts is what has arrived: anybody can state a size and send nothing."""
+    """ASGI middleware: an upload may start and continue only if it fits beside the others and leaves space for
+    runs. Only bytes that have arrived count: anybody can state a size and send nothing."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.arrived = 0  # bytes of all uploads that ever came
-        self.used = 0  # bytes of those that were there at the last look, and what has arrived since
+        self.arrived = 0  # bytes of all uploads so far
+        self.used = 0  # bytes of uploads at the last check, plus what has arrived since
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not guard.UPLOAD.fullmatch(scope["path"]):
@@ -190,7 +192,7 @@ class Room:
             arrived = len(message.get("body", b""))
             if arrived and refused is None:
                 refused = await self._take(arrived)
-            return {"type": "http.disconnect"} if refused else message  # who reads it keeps nothing
+            return {"type": "http.disconnect"} if refused else message  # so that the reader keeps nothing
 
         async def unless_refused(message: Message) -> None:
             if refused is None:  # else Gradio's app would answer 500
@@ -215,7 +217,7 @@ class Room:
     async def _take(self, arrived: int) -> tuple[int, str] | None:
         """Count a piece of an upload; as `_refusal`."""
         refused = _refusal(arrived, self.used)
-        if refused:  # other uploads may have gone since
+        if refused:  # other uploads may have been deleted since
             await self._look()
             refused = _refusal(arrived, self.used)
         if refused is None:
@@ -239,5 +241,5 @@ def _refusal(size: int | None, others: int) -> tuple[int, str] | None:
 
 
 def _used() -> int:
-    """Bytes of all uploads that are there."""
+    """Bytes of all existing uploads."""
     return sum(max(LEAST_FILE, file.st_size) for file in files.stats([settings.uploads()]))

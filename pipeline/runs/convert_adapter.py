@@ -1,4 +1,4 @@
-"""Adapters from elsewhere: a PEFT LoRA folder as a file for a graph that is exported already."""
+"""Adapters from elsewhere: convert a PEFT LoRA folder into a file for an exported graph."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pipeline.exports.serving_ids import LAB
 def convert(adapter: Path, folder: Path, file: Path | None = None, *, same_base: bool = False) -> Path:
     """Write the PEFT adapter for the exported folder's graph, without exporting again; return the file.
 
-    `same_base` takes the user's word that a base of another name has the same weights. Raises InputError with
-    the reason if the two do not fit, or if the file is there already. Only safetensors are read.
+    `same_base` is the user's assurance that a base with another name has the same weights. Raises InputError
+    with the reason if the two do not fit, or if the file is there already. Only safetensors are read.
     """
     file = file or Path(f"{adapter.resolve().name}{SUFFIX}")
     if file.suffix != SUFFIX:
@@ -35,7 +35,7 @@ def convert(adapter: Path, folder: Path, file: Path | None = None, *, same_base:
         lora_inputs.convert(adapter, folder, file)
     except ValueError as error:
         raise InputError(f"{adapter}: {error}") from None
-    except Exception as error:  # whatever the readers of safetensors and ONNX make of files that are neither
+    except Exception as error:  # whatever the readers of safetensors and ONNX raise for faulty files
         raise InputError(f"{adapter} or the graph cannot be read: {reason(error)}") from None
     return file
 
@@ -43,7 +43,7 @@ def convert(adapter: Path, folder: Path, file: Path | None = None, *, same_base:
 def check_base(config: dict[str, Any], folder: Path) -> None:
     """Compare the names of the two bases. Raises ValueError if both are known and differ.
 
-    Sizes alone don't tell two models of one shape apart, and an adapter of the wrong one answers nonsense.
+    Sizes alone don't distinguish models of the same shape, and an adapter for the wrong one answers nonsense.
     """
     lab = folder / LAB
     facts = json.loads(lab.read_text("utf-8")) if lab.is_file() else {}
@@ -57,7 +57,7 @@ def check_base(config: dict[str, Any], folder: Path) -> None:
 
 
 def _kept(name: str) -> str:
-    """The short name of a model whose folder is one that a home of the lab keeps: `models/ID-REVISION`."""
+    """The short name of a model in a folder that a home keeps: `models/ID-REVISION`."""
     above, _, folder = name.rstrip("/").rpartition("/")
     return folder.rpartition("-")[0].rpartition("--")[2].lower() if above.endswith("models") else ""
 

@@ -1,15 +1,14 @@
-"""What runs take on disk, and how it comes free: deleted runs after a day, results and datasets on request.
+"""What runs take on disk, and how space is freed: of deleted runs after a day, of results on request.
 
-Results are shared: a stage with the same options and inputs as an earlier one reuses what is there. So a
-result goes only if no run refers to it, none that was deleted and can still be restored either, and if no
-stage could be about to. A stage finds or makes its result holding that result's lock, and only when it has
-ended does the worker record that its run refers to it. In between nothing names the result but the stage's
-status, which is `running` from before its process starts until the transaction that records the result. So
-results are taken aside inside one transaction that keeps others from writing to the store: no stage begins
-or is recorded meanwhile. Results of `quantize`, say, stay while any `quantize` runs, and with those of
-`optimize` the graphs that it looks for among earlier exports. Each result's lock is held as well, for a
-process that outlived its worker. Before it is deleted a folder gets another name, so that what has its own
-name is whole.
+Results are shared: a stage with the same options and inputs as an earlier one reuses its result. So a result
+is deleted only if no run refers to it, not even a deleted run that can be restored, and no stage may be about
+to use it. A stage finds or makes its result while holding the result's lock, and only after it has ended does
+the worker record that its run refers to it. In between, only the stage's status shows that the result is in
+use: it is `running` from before the process starts until the transaction that records the result. So results
+are renamed inside one transaction that locks the store: no stage starts or is recorded meanwhile. While any
+`quantize` stage runs, for example, all results of `quantize` stay; while `optimize` runs, so do the graphs
+that it may reuse. Each result's lock is taken too, because a process may outlive its worker. A folder is
+renamed before it is deleted, so that a folder under its own name is always complete.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from pipeline.system import files, locks
 from pipeline.worker import probe
 
 DAY = 86400.0
-# A retry may want what a stage made that was killed before it was recorded; a new dataset has no run yet.
+# A retry may need the result of a stage that was killed before it was recorded; a new dataset has no run yet.
 YOUNG = 3600.0
 ASIDE = ".gone"
 PLACES = {
@@ -45,7 +44,7 @@ PLACES = {
 
 @dataclass(frozen=True)
 class Storage:
-    """Bytes of one run: of its own folder, of the results it refers to, of those that only it refers to."""
+    """Bytes of one run: its own folder, the results it refers to, and those only it refers to."""
 
     folder: int
     results: int
@@ -53,13 +52,13 @@ class Storage:
 
     @property
     def freed(self) -> int:
-        """What deleting the run frees in the end."""
+        """What deleting the run finally frees."""
         return self.folder + self.alone
 
 
 @dataclass
 class Unused:
-    """Results and datasets that no run refers to, by name, and what they take or took on disk."""
+    """Results and datasets that no run refers to, by name, and their bytes on disk."""
 
     results: list[str] = field(default_factory=list)
     datasets: list[str] = field(default_factory=list)
@@ -67,7 +66,7 @@ class Unused:
 
 
 def of(store: Store, run: str) -> Storage:
-    """What a run takes on disk, as it is there now."""
+    """What a run takes on disk now."""
     inventory = store.inventory()
     users = _users(inventory)
     mine = [name for name, runs in users.items() if run in runs]
@@ -81,7 +80,7 @@ def of(store: Store, run: str) -> Storage:
 
 
 def total(home: Path) -> dict[str, int]:
-    """Bytes of the home, by what they are."""
+    """Bytes of the home, by kind."""
     return {word: files.size(home / place) for word, place in PLACES.items()}
 
 
@@ -92,14 +91,14 @@ def unused(store: Store) -> Unused:
 
 
 def collect(store: Store) -> Unused:
-    """Free what no run refers to, and return what that was. Of probes the newest stay, which are small."""
+    """Delete what no run refers to, and return what that was. The newest probes stay; they are small."""
     _finish(store.home)
     probe.drop_old(store.home)
     with store.held_still() as inventory:
         moved = _take_aside(_candidates(store.home, inventory), young=YOUNG)
         _drop_empty(store.runs, inventory.runs)
         publishing = any(name.startswith(PUBLISH) for name in inventory.running)
-        checked = None if publishing else _aside(store.home / CHECKED)  # of one that was killed
+        checked = None if publishing else _aside(store.home / CHECKED)  # left by a killed publish
     freed = _describe(moved)
     for aside in (*moved, *([checked] if checked else [])):
         _delete(aside)
@@ -109,9 +108,9 @@ def collect(store: Store) -> Unused:
 def purge(store: Store, older_than: float = DAY) -> list[str]:
     """Remove runs that were deleted `older_than` seconds ago for good; return their ids.
 
-    With each go its folder and the results that only it referred to, but for those that a running stage
-    could be about to use, which are left to `collect`. Published copies stay. A run that was deleted in the
-    future, as a clock says that was set back, stays until then.
+    Its folder and the results that only it referred to are deleted too, except those that a running stage
+    may be about to use, which are left to `collect`. Published copies stay. If the clock was set back, a run
+    whose deletion is in the future stays until then.
     """
     _finish(store.home)
     gone = []
@@ -131,7 +130,7 @@ def purge(store: Store, older_than: float = DAY) -> list[str]:
 
 
 def _users(inventory: Inventory) -> dict[str, set[str]]:
-    """Names of results and the runs that refer to each."""
+    """The runs that refer to each result, by the result's name."""
     users: dict[str, set[str]] = {}
     for path, runs in inventory.artifacts.items():
         if name := artifacts.name(path):
@@ -140,7 +139,7 @@ def _users(inventory: Inventory) -> dict[str, set[str]]:
 
 
 def _candidates(home: Path, inventory: Inventory) -> dict[Path, str]:
-    """Folders that no run refers to, and what each is called."""
+    """Folders that no run refers to, with their names."""
     users = _users(inventory)
     found = {}
     for folder in _folders(home / "artifacts"):
@@ -155,7 +154,7 @@ def _candidates(home: Path, inventory: Inventory) -> dict[Path, str]:
 
 
 def _folders(parent: Path) -> list[Path]:
-    """The folders in a folder, those left out that are hidden."""
+    """The folders in a folder, without hidden ones."""
     if not parent.is_dir():
         return []
     return sorted(path for path in parent.iterdir() if path.is_dir() and path.name[0] != ".")
@@ -164,7 +163,7 @@ def _folders(parent: Path) -> list[Path]:
 def _take_aside(candidates: dict[Path, str], young: float) -> dict[Path, str]:
     """Rename folders that nobody holds or has touched for `young` seconds; return the new paths.
 
-    To be called while the store is held still.
+    Call it only while the store is locked.
     """
     moved = {}
     for folder, name in candidates.items():
@@ -175,7 +174,7 @@ def _take_aside(candidates: dict[Path, str], young: float) -> dict[Path, str]:
                 continue
         try:
             if not _is_young(folder, young) and (aside := _aside(folder)) is not None:
-                if _is_young(aside, young):  # touched this very moment by whoever is about to use it
+                if _is_young(aside, young):  # touched just now by a process that is about to use it
                     aside.rename(folder)
                 else:
                     moved[aside] = name
@@ -186,16 +185,16 @@ def _take_aside(candidates: dict[Path, str], young: float) -> dict[Path, str]:
 
 
 def _is_young(folder: Path, seconds: float) -> bool:
-    """Whether the folder or something right in it was written within this time, or in the future."""
+    """Whether the folder or an entry in it was written within this time, or in the future."""
     try:
         times = [path.lstat().st_mtime for path in (folder, *folder.iterdir())]
     except FileNotFoundError:
-        return True  # just renamed, by who made it or by who deletes it
+        return True  # just renamed, by its maker or by another deletion
     return seconds > 0 and time.time() - max(times) < seconds
 
 
 def _aside(folder: Path) -> Path | None:
-    """Give a folder a name that says it is to be deleted; None if it is not there."""
+    """Rename a folder to mark it for deletion; None if it does not exist."""
     aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{ASIDE}")
     try:
         return folder.rename(aside)
@@ -204,28 +203,28 @@ def _aside(folder: Path) -> Path | None:
 
 
 def discard(folder: Path) -> None:
-    """Delete a folder, which is gone from under its name at once."""
+    """Delete a folder; it is renamed first, so that it disappears at once."""
     if (aside := _aside(folder)) is not None:
         _delete(aside)
 
 
 def _finish(home: Path) -> None:
-    """Delete what an earlier call had taken aside and was killed over."""
+    """Delete what an earlier call had renamed before it was killed."""
     for place in (*PLACES.values(), "."):
         for aside in (home / place).glob(f".*{ASIDE}"):
             _delete(aside)
 
 
 def _delete(folder: Path) -> None:
-    with suppress(FileNotFoundError):  # another process deletes it as well
+    with suppress(FileNotFoundError):  # another process may delete it too
         shutil.rmtree(folder)
 
 
 def _drop_empty(folder: Path, known: frozenset[str]) -> None:
-    """Remove folders of runs that never came to be, if nothing is in them; all others are left alone."""
+    """Remove empty folders of runs that were never recorded."""
     for path in _folders(folder):
         if path.name not in known and not _is_young(path, YOUNG):
-            with suppress(OSError):  # something is in it
+            with suppress(OSError):  # it is not empty
                 path.rmdir()
 
 
@@ -237,7 +236,7 @@ def _describe(folders: dict[Path, str]) -> Unused:
 
 
 def _freed(folders: Iterable[Path]) -> int:
-    """Bytes that come free with these folders: exports share weights by links, which others may hold."""
+    """Bytes that deleting these folders frees: exports share weights by links, which others may hold."""
     seen: dict[tuple[int, int], list[int]] = {}
     for file in files.stats(folders):
         seen.setdefault((file.st_dev, file.st_ino), [0, file.st_nlink, file.st_size])[0] += 1

@@ -1,4 +1,4 @@
-"""How far a run is and how long it still takes, from what its stages say and what earlier ones took."""
+"""Progress and remaining time of a run, from its stages' reports and the times of earlier runs."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 from pipeline.store.run import DONE, PUBLISH, RUNNING, Run, StageRun
 
-# Less of a stage says nothing about the rest of it.
+# A smaller part of a stage does not predict the rest.
 LEAST_PROGRESS = 0.05
-# A stage that takes longer than expected is not done for that.
+# A stage that takes longer than expected is still not done.
 MOST_GUESSED = 0.95
 
 
 def expected(run: Run, earlier: Iterable[Run]) -> dict[str, float]:
-    """Seconds that stages of the run may take, by name; a stage of which nothing is known is missing.
+    """Expected seconds of the run's stages by name, without stages of which nothing is known.
 
-    They are what the same stage took, on the same model, in the first of `earlier` that has the same options
-    too, else in the first at all. Reused stages took nothing and say nothing.
+    They are what the same stage took on the same model in the first of `earlier` with the same options, else
+    in the first with any options. Reused stages took no time and don't count.
     """
     same: dict[str, float] = {}
     alike: dict[str, float] = {}
@@ -38,10 +38,10 @@ def expected(run: Run, earlier: Iterable[Run]) -> dict[str, float]:
 def progress(
     run: Run, facts: dict[str, Any], elapsed: float | None, expected: dict[str, float]
 ) -> dict[str, float | None]:
-    """How much of the run is done, and the seconds it still takes.
+    """The fraction of the run that is done, and the remaining seconds.
 
-    `facts` is what the running stage last said, `elapsed` how long it has been at it. "fraction" weighs
-    stages by the seconds they took or are expected to take. "eta_seconds" is None if that of any stage is
+    `facts` is the latest of the running stage, `elapsed` how long it has run. "fraction" weights stages by
+    the seconds they took or are expected to take. "eta_seconds" is None if that of any stage is
     unknown; "at_least_seconds" counts those that are known.
     """
     stages = [stage for stage in run.stages if stage.kind != PUBLISH]
@@ -62,7 +62,7 @@ def progress(
 def _part(
     stage: StageRun, facts: dict[str, Any], elapsed: float | None, usual: float | None
 ) -> tuple[float | None, float, float | None]:
-    """Of one stage: the seconds it takes, the share of them that is done, the seconds that are left."""
+    """For one stage: its seconds, the fraction that is done, and the remaining seconds."""
     if stage.status == DONE:
         return stage.seconds or 0.0, 1.0, 0.0
     if stage.status != RUNNING:
@@ -75,7 +75,7 @@ def _part(
 
 
 def _left(facts: dict[str, Any], said: float, elapsed: float | None, usual: float | None) -> float | None:
-    """Seconds left of the running stage: as it says itself, as it usually takes, or as it goes on so far."""
+    """Remaining seconds of the running stage: as it reports, by its usual time, or by its speed so far."""
     eta = _number(facts.get("eta_seconds"))
     if eta is not None:
         return max(eta, 0.0)

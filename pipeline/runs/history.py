@@ -1,4 +1,4 @@
-"""The history: finding runs, telling them apart, and what people write on them."""
+"""The history: find runs, compare them, and keep notes and tags."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ MOST_TAGS = 20
 LONGEST_TAG = 40
 MOST_POINTS = 2000
 ON, OFF = "on", "off"
-UNTOLD = ("name", "group")  # of a recipe, what does not change what a run does
+UNTOLD = ("name", "group")  # keys of a recipe that have no effect on what a run does
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a comparison: what it is about, and a value for each run, None where it has none."""
+    """A line of a comparison: its subject, and a value for each run, None if it has none."""
 
     key: str
     values: tuple[Any, ...]
@@ -38,7 +38,7 @@ class Line:
     seen: int = 0
 
     def add(self, step: int, loss: float) -> None:
-        """Take a point, or leave it out, so that those kept are as far apart from each other as the rest."""
+        """Add a point, unless it is closer to the last one than the current spacing."""
         self.seen += 1
         if (self.seen - 1) % self.stride:
             return
@@ -67,7 +67,7 @@ class Losses:
         self.held_out.cut(step)
 
     def add(self, event: dict[str, Any], step: int) -> None:
-        """Take the losses that an event reports of a step."""
+        """Add the losses that an event reports for a step."""
         for name, points in (("loss", self.training), ("eval_loss", self.held_out)):
             if isinstance(event.get(name), (int, float)):
                 points.add(step, event[name])
@@ -76,9 +76,9 @@ class Losses:
 def search(
     runs: Sequence[Run], text: str = "", status: str = "", tag: str = "", owner: str = "", group: str = ""
 ) -> list[Run]:
-    """The runs that have all of it, in their order; what is empty is not asked for.
+    """The runs that match all criteria, in the given order; empty criteria are ignored.
 
-    Each word of `text` must stand in a run's name, id, model, dataset, owner, tags or notes, in any case.
+    Each word of `text` must occur in the name, id, model, dataset, owner, tags or notes, in any case.
     """
     words = text.casefold().split()
     return [
@@ -100,17 +100,17 @@ def _has(run: Run, words: list[str]) -> bool:
 
 
 def tags(runs: Sequence[Run]) -> list[str]:
-    """The tags there are, by name."""
+    """All tags, sorted."""
     return sorted({tag for run in runs for tag in run.tags}, key=str.casefold)
 
 
 def owners(runs: Sequence[Run]) -> list[str]:
-    """The owners there are, by name; runs of nobody are left out."""
+    """All owners, sorted; runs without an owner are skipped."""
     return sorted({run.owner for run in runs if run.owner}, key=str.casefold)
 
 
 def annotate(store: Store, run: str, notes: str | None = None, tags: Sequence[str] | None = None) -> None:
-    """Keep notes and tags on a run; None leaves what is there. Raises InputError with all that is wrong."""
+    """Save notes and tags of a run; None leaves them unchanged. Raises InputError with all problems."""
     problems = []
     if notes is not None and len(notes) > LONGEST_NOTES:
         problems.append(
@@ -133,7 +133,7 @@ def annotate(store: Store, run: str, notes: str | None = None, tags: Sequence[st
 
 
 def differences(runs: Sequence[Run]) -> list[Row]:
-    """Keys in which the recipes differ. A stage is on or off; its options are told where it is on."""
+    """Keys in which the recipes differ: stages as on or off, and the options of those that are on."""
     told = [_flat(run) for run in runs]
     rows = []
     for key in dict.fromkeys(key for one in told for key in one):
@@ -147,7 +147,7 @@ def differences(runs: Sequence[Run]) -> list[Row]:
 
 
 def _flat(run: Run) -> dict[str, Any]:
-    """A recipe by dotted keys; options that came after it was written have their defaults."""
+    """A recipe by dotted keys; newer options than the recipe have their defaults."""
     from pipeline.inputs.options import describe
     from pipeline.stages.recipe import LEFT_OUT, OPTIONS, Basics
 
@@ -168,7 +168,7 @@ def _is_loss(name: str) -> bool:
     return name.startswith("eval_loss")
 
 
-# What of a stage's metrics is compared, in this order.
+# Metrics that are compared, in this order.
 KINDS: tuple[Callable[[str], bool], ...] = (
     _is_loss,
     lambda name: "perplexity" in name,
@@ -181,7 +181,7 @@ KINDS: tuple[Callable[[str], bool], ...] = (
 
 
 def metrics(runs: Sequence[Run]) -> list[Row]:
-    """What was measured: losses, perplexities, sizes, seconds, speed and memory, as `stage.name`."""
+    """Measured values as `stage.name`: losses, perplexities, sizes, seconds, speed and memory."""
     told = [dict(_measured(run)) for run in runs]
     names = list(dict.fromkeys(key for one in told for key in one))
     ordered = [key for kind in KINDS for key in names if kind(key.partition(".")[2])]
@@ -197,7 +197,7 @@ def _measured(run: Run) -> Iterator[tuple[str, float]]:
                 yield f"{stage.name}.{name}", value
         if stage.bytes:
             yield f"{stage.name}.size_bytes", stage.bytes
-        # Of a stage that was reused, what it took when it was made.
+        # For a reused stage, the time it took originally.
         seconds = stage.metrics.get("olive_seconds", None if stage.reused else stage.seconds)
         if seconds is not None:
             yield f"{stage.name}.seconds", seconds
@@ -211,13 +211,13 @@ def losses(store: Store, run: Run) -> Losses:
     if stage is None:
         return Losses()
     found, is_new = _read(store.folder(run.id, stage.name) / "events.jsonl")
-    if stage.reused and not is_new:  # what is there is of an older attempt, which made another adapter
+    if stage.reused and not is_new:  # these events are of an older attempt, which made another adapter
         return _of_maker(store, {artifacts.name(a["path"]) for a in stage.artifacts})
     return found
 
 
 def _of_maker(store: Store, names: set[str | None]) -> Losses:
-    """The losses in the run that made an adapter, if it is still there."""
+    """The losses from the run that made an adapter, if it still exists."""
     from pipeline.stages import artifacts
 
     users = store.inventory().artifacts
@@ -231,7 +231,7 @@ def _of_maker(store: Store, names: set[str | None]) -> Losses:
 def _read(path: Path) -> tuple[Losses, bool]:
     """The losses in a stage's events, and whether its newest attempt trained.
 
-    An attempt that resumes adds to the losses up to its checkpoint, another replaces them.
+    An attempt that resumes keeps the losses up to its checkpoint; any other replaces them.
     """
     older, newest, step = Losses(), Losses(), 0
     for event, _ in events.each(path):
@@ -245,7 +245,7 @@ def _read(path: Path) -> tuple[Losses, bool]:
 
 
 def _joined(older: Losses, newest: Losses, step: int) -> Losses:
-    """The losses up to a checkpoint; an attempt measures the rows before it resumes, as the first did."""
+    """The older losses up to a checkpoint, then the newest; a resumed attempt measures once more."""
     older.cut(step)
     if not older.held_out.steps:
         older.held_out = newest.held_out

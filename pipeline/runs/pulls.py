@@ -1,8 +1,8 @@
-"""Registered models brought into the home: each by a process of its own, which outlives the page.
+"""Pulls registered models into the home, each in a process of its own that outlives the page.
 
-A model has a key, made of its name, version and whole address. Under `pulled/` in the home lie its folder,
-once it is whole, and beside it, hidden: `.KEY.part` while it is not, `.KEY.json` with what it is and how far
-it has got, `.KEY.lock`, which its process holds while it lives, `.KEY.stop` once it is to end, `.KEY.log`.
+A model has a key, made of its name, version and full address. `pulled/` in the home has its folder once it is
+complete, and hidden files: `.KEY.part` until then, `.KEY.json` with its facts and progress, `.KEY.lock`,
+which its process holds while it runs, `.KEY.stop` to end it, and `.KEY.log`.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from pipeline.system.files import write_whole
 FOLDER = "pulled"
 MOST = 2
 LOOK_SECONDS = 0.2
-ENDING_SECONDS = 10.0  # a process has said how it ended a moment before it is gone
+ENDING_SECONDS = 10.0  # a process reports its end shortly before it is gone
 AGAIN = "Pull again: it resumes."
-_begun: list[subprocess.Popen[bytes]] = []  # kept until they have ended, so that none stays a zombie
+_begun: list[subprocess.Popen[bytes]] = []  # kept until they end, so that none stays a zombie
 Facts = dict[str, Any]  # key, uri, name, version, login, tags, status, message, error, progress, and bytes
 
 
 def key_of(name: str, version: str, uri: str) -> str:
-    """What a version is called here; another workspace's of that name and version is called otherwise."""
-    words = re.sub(r"[^A-Za-z0-9._-]", "_", f"{name}-{version}")  # they name a folder
+    """The key of a version; one with the same name in another workspace has a different key."""
+    words = re.sub(r"[^A-Za-z0-9._-]", "_", f"{name}-{version}")  # usable as a folder name
     return f"{words}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}"
 
 
 def folder(home: Path, key: str) -> Path:
-    """Where a model lies once it is whole."""
+    """Where a model is once it is complete."""
     return home / FOLDER / key
 
 
@@ -53,16 +53,16 @@ def listed(home: Path) -> list[Facts]:
 
 
 def facts(home: Path, key: str) -> Facts | None:
-    """What is known of one; None if nobody has pulled it. Its status is that of a stage."""
+    """The facts of a pull; None if there was none. Its status is like that of a stage."""
     known = _read(home, key)
     if known is not None and known["status"] == RUNNING and not locks.held(_beside(home, key, "lock")):
-        known = _read(home, key)  # it may have ended between the two looks, and said so
+        known = _read(home, key)  # it may have ended meanwhile and reported it
         if known is not None and known["status"] == RUNNING:
             ended = f"The machine stopped, or the process was ended. {AGAIN}"
             known |= {"status": INTERRUPTED, "error": ended}
     here = folder(home, key).is_dir()
     if known is not None and here and known["status"] != RUNNING:
-        # It gets its folder last, once it is compared; whatever ended the process then was too late.
+        # The folder appears last, after the comparison; an end of the process after that has no effect.
         return {**known, "status": DONE, "error": None, "progress": 1.0}
     if known is not None and known["status"] == DONE:
         return None
@@ -70,12 +70,12 @@ def facts(home: Path, key: str) -> Facts | None:
 
 
 def start(home: Path, version: Facts, login: str) -> str:
-    """Begin to pull a version (name, version, tags, and its address as `id`), or go on; returns its key.
+    """Start or resume pulling a version (name, version, tags, and its address as `id`); returns its key.
 
-    One that is here, or on its way, is left alone. Raises LabError where two others are on their way.
+    One that is complete or being pulled is left alone. Raises LabError if two others are being pulled.
     """
     key = key_of(version["name"], version["version"], version["id"])
-    with locks.locked(home / FOLDER / ".lock"):  # two who look at once would both find room for one
+    with locks.locked(home / FOLDER / ".lock"):  # else two processes could both find room
         known = facts(home, key)
         if known is None or known["status"] not in (DONE, RUNNING):
             _start(home, key, version, login)
@@ -110,7 +110,7 @@ def _start(home: Path, key: str, version: Facts, login: str) -> None:
 
 
 def stop(home: Path, key: str) -> None:
-    """End a pull; what has arrived stays. Raises InputError for one that is not on its way."""
+    """End a pull; what has arrived stays. Raises InputError if it is not being pulled."""
     known = facts(home, key)
     if known is None or known["status"] != RUNNING:
         raise InputError(f"{key}: is not being pulled")
@@ -118,7 +118,7 @@ def stop(home: Path, key: str) -> None:
 
 
 def remove(home: Path, key: str) -> None:
-    """Remove a pulled model, or what there is of it. Raises LabError while it is being pulled."""
+    """Remove a pulled model, complete or not. Raises LabError while it is being pulled."""
     known = facts(home, key)
     if known is None:
         raise InputError(f"{key}: is not here")
@@ -142,7 +142,7 @@ def _beside(home: Path, key: str, ending: str) -> Path:
 def _read(home: Path, key: str) -> Facts | None:
     try:
         known: Facts = json.loads(_beside(home, key, "json").read_text("utf-8"))
-    except (OSError, ValueError):  # there is none, or it was removed just now
+    except (OSError, ValueError):  # there is none, or it was just removed
         return None
     return known
 
@@ -157,7 +157,7 @@ def _write(home: Path, known: Facts) -> None:
 
 
 class _Told:
-    """Writes down how far the pull is; once it is to end, nothing comes after that."""
+    """Writes the progress of the pull; nothing more once it is to end."""
 
     def __init__(self, home: Path, known: Facts) -> None:
         self._home, self._known, self._writing = home, known, threading.Lock()
@@ -171,7 +171,7 @@ class _Told:
             _write(self._home, self._known)
 
     def end_when_asked(self) -> None:
-        """Wait for the file that says so, and end this process wherever it is."""
+        """Wait for the stop file, and then end this process wherever it is."""
         while not _beside(self._home, self._known["key"], "stop").exists():
             time.sleep(LOOK_SECONDS)
         with self._writing:
@@ -185,7 +185,7 @@ def _pull(home: Path, known: Facts, report: Callable[..., None]) -> str:
     from pipeline.publish.azure import pull
     from pipeline.publish.azure.faults import explained
 
-    # The whole address says which workspace; how to log in is all that is added.
+    # The full address names the workspace; only the login is added.
     where = azure_workspace.find(home, azure_workspace.Place(known["login"]))
     with explained(where):
         done = pull.pull(home, where, known["uri"], folder(home, known["key"]), report)

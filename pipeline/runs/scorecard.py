@@ -1,6 +1,6 @@
 """A scorecard: one base quantized in several ways, each measured by an ordinary run of the same group.
 
-So every way has its log, can be canceled, retried and compared, and what it made is there for later runs.
+So every way has a log, can be canceled, retried and compared, and later runs can reuse its results.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from pipeline.stages.recipe import Recipe
 from pipeline.store import Store
 from pipeline.store.run import DONE, Run
 
-# A word of the command line to what it changes in the recipe's quantize options.
+# Command-line word to changes of the recipe's quantize options.
 WAYS: dict[str, dict[str, Any]] = {
     "rtn": {"algorithm": "rtn", "engine": "lab", "compensate": False},
     "gptq": {"algorithm": "gptq", "engine": "lab", "compensate": False},
     "awq": {"algorithm": "awq", "engine": "lab"},
     "autoawq": {"algorithm": "awq", "engine": "autoawq", "compensate": False},
 }
-FLOAT = "float"  # not quantized: what the others are compared with
+FLOAT = "float"  # not quantized: the reference for the others
 DEFAULT = (FLOAT, "rtn", "gptq", "awq")
 PREFIX = "scorecard-"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One way of quantizing as measured. A cell is None where it was not measured; then `note` says why."""
+    """The measurements of one way of quantizing. A cell is None if not measured; then `note` says why."""
 
     algorithm: str
     run: str
@@ -43,7 +43,7 @@ class Row:
     data_divergence: float | None = None  # nats a token, from the model that is not quantized
     general_perplexity: float | None = None
     general_divergence: float | None = None
-    exported_perplexity: float | None = None  # of the graph, on the beginning of the general text
+    exported_perplexity: float | None = None  # of the graph, on the start of the general text
     exported_divergence: float | None = None
     seconds: float | None = None  # of quantizing
     peak_memory_bytes: int | None = None  # of quantizing, on the host
@@ -61,8 +61,7 @@ def start(
 ) -> tuple[str, dict[str, str]]:
     """Queue a run for each algorithm; return the group's name and, by algorithm, why one was refused.
 
-    `note` gets what should be known of the data. Raises InputError if an algorithm is unknown, or if none at
-    all can be run.
+    `note` gets remarks about the data. Raises InputError if an algorithm is unknown, or if none can run.
     """
     unknown = [name for name in algorithms if name not in (FLOAT, *WAYS)]
     if unknown or not algorithms:
@@ -91,7 +90,7 @@ def recipe(base: Recipe, algorithm: str, group: str) -> Recipe:
         "group": group,
         "finetune": None,
         "evaluate": None,
-        # Without an adapter there is none to merge.
+        # There is no adapter to merge.
         "optimize": dataclasses.replace(base.optimize or optimize.Options(), adapter="detachable"),
         "score": base.score or score.Options(),
     }
@@ -106,19 +105,19 @@ def recipe(base: Recipe, algorithm: str, group: str) -> Recipe:
 
 
 def rows(store: Store, group: str) -> list[Row]:
-    """What is measured so far, in the order the algorithms were asked for."""
+    """The measurements so far, in the order in which the algorithms were requested."""
     runs = [run for run in store.list() if run.recipe.get("group") == group]
     return [_row(run) for run in sorted(runs, key=lambda run: (run.created, run.id))]
 
 
 def groups(store: Store) -> list[str]:
-    """Names of the scorecards there are, newest first."""
+    """Names of all scorecards, newest first."""
     names = [str(run.recipe.get("group", "")) for run in store.list()]
     return [name for name in dict.fromkeys(names) if name.startswith(PREFIX)]
 
 
 def _way(run: Run) -> str:
-    """The word for how a run quantizes."""
+    """The word for a run's way of quantizing."""
     options = run.recipe.get("quantize")
     if options is None:
         return FLOAT

@@ -1,4 +1,4 @@
-"""Everything that is checked before a run is queued; the page and the command line both come through here."""
+"""All checks before a run is queued; both the page and the command line use them."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ Say = Callable[[str], None]
 
 
 def submit(store: Store, recipe: Recipe, owner: str | None = None, note: Say | None = None) -> str:
-    """Check a recipe, queue its run, see that a worker is there; return the run's id.
+    """Check a recipe, queue its run and make sure that a worker runs; return the run's id.
 
-    `owner` is whose run it is, by default the system's user; `note` gets what should be known of the data.
-    Raises InputError with everything that is wrong; nothing is queued or written then.
+    `owner` is by default the system's user; `note` gets remarks about the data. Raises InputError with all
+    problems; nothing is queued or written then.
     """
     (run,) = submit_all(store, [recipe], owner, note, named=False)
     return run
@@ -119,7 +119,7 @@ def queue_all(
 
 
 def owner_name(given: str | None) -> str:
-    """Whose run it is, as a word on one line; None is the system's user."""
+    """The owner of a run as text on one line; None is the system's user."""
     text = settings.user() if given is None else given
     return " ".join("".join(letter for letter in text if letter.isprintable()).split())[:MOST_OWNER_LETTERS]
 
@@ -136,8 +136,8 @@ def _queue(store: Store, recipe: Recipe, model: str, owner: str) -> str:
 def again(run: Run, changes: list[str] | None = None) -> Recipe:
     """The recipe of an earlier run with the `key=value` changes of `--set`; its dataset is the lab's copy.
 
-    What the changes don't touch is reused: another dataset or rank means another adapter for the same
-    quantized base and the same graph. Raises InputError naming the key.
+    Stages that the changes don't affect are reused: another dataset or rank makes another adapter for the
+    same quantized base and graph. Raises InputError naming the key.
     """
     given = {**copy.deepcopy(run.recipe), "data": run.data, "group": ""}
     return redo(given, Path.cwd(), changes)
@@ -146,11 +146,11 @@ def again(run: Run, changes: list[str] | None = None) -> Recipe:
 def one_prompt(run: Run) -> bool:
     """Whether all rows of a run's dataset have the same prompt, so that none is held out of training.
 
-    Only as many are looked at as a page has time for.
+    Reads only as many rows as a page has time for.
     """
     try:
         template = templates.parse(str(run.recipe.get("template", templates.CHAT)))
-    except InputError:  # of a run that an older version of the lab made
+    except InputError:  # from a run of an older version of the lab
         return False
     return datasets.one_prompt(Path(run.data), template)
 
@@ -173,9 +173,10 @@ Seen = dict[Any, datasets.Report | InputError]
 
 
 def check(recipe: Recipe, note: Say | None = None, seen: Seen | None = None) -> base_models.Model:
-    """Look for every fault of a recipe that can be known now; return its model. Raises InputError.
+    """Find every fault of a recipe that can be known now; return its model. Raises InputError.
 
-    `note` gets what should be known of the data. What `seen` holds of earlier recipes is not read again.
+    `note` gets remarks about the data. Models and data that `seen` has from earlier recipes are not read
+    again.
     """
     problems: list[str] = []
     model = None
@@ -205,7 +206,7 @@ def check(recipe: Recipe, note: Say | None = None, seen: Seen | None = None) -> 
 
 
 def _checked_data(recipe: Recipe, model: base_models.Model | None, seen: Seen) -> datasets.Report:
-    """`data_check.check` of a recipe, unless its like was just seen, and noted then. Raises InputError."""
+    """`data_check.check` of a recipe, unless `seen` has the same check. Raises InputError."""
     lengths = [ask(name, "max_length", options) for name, options in recipe.stages().items()]
     longest = min((length for length in lengths if length is not None), default=None)
     given = recipe.data, recipe.template, recipe.eval_fraction, recipe.seed, longest, recipe.model
@@ -225,7 +226,7 @@ def _checked_data(recipe: Recipe, model: base_models.Model | None, seen: Seen) -
 
 
 def _gpu_problems(recipe: Recipe) -> list[str]:
-    """Options that need a GPU, where the run has none."""
+    """Problems of options that need a GPU, if the run has none."""
     problems: list[str] = []
     for name, options in recipe.stages().items():
         if recipe.runs_on != "cpu":
@@ -242,7 +243,7 @@ def keep_dataset(home: Path, source: Path) -> Path:
     kept, name = home / "datasets", display.file_name(source.name)
     target = kept / datasets.sha256(source) / name
     with suppress(FileNotFoundError):
-        os.utime(target)  # it is in use again, which those know by its time who free space
+        os.utime(target)  # in use again: freeing space goes by this time
         return target
     arriving = kept / f"{secrets.token_hex(4)}.part"
     arriving.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Several runs that differ in a few options, as one group."""
+"""Sweeps: several runs that differ in a few options, as one group."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST_RUNS = 100
 
 
 def parse(given: str) -> tuple[str, list[str]]:
-    """`finetune.r=8,16` as the option and its values, each as it would stand after `=` in `--set`.
+    """`finetune.r=8,16` as the option and its values, each as after `=` in `--set`.
 
     Raises InputError.
     """
@@ -30,7 +30,7 @@ def parse(given: str) -> tuple[str, list[str]]:
     values = [value.strip() for value in text.split(",") if value.strip()]
     if not equals or not key.strip() or not values:
         raise InputError(f"{display.line(given)}: write it as option=value,value, such as finetune.r=8,16,32")
-    if any(len(value) > LONGEST_VALUE for value in values):  # each is read again for every run
+    if any(len(value) > LONGEST_VALUE for value in values):  # each is parsed for every run
         raise InputError(f"{display.line(key)}: a value has more than {LONGEST_VALUE} letters; shorten it")
     return key.strip(), list(dict.fromkeys(values))
 
@@ -38,14 +38,16 @@ def parse(given: str) -> tuple[str, list[str]]:
 def variants(make: Callable[[list[str]], Recipe], axes: list[str]) -> list[Recipe]:
     """A recipe for each combination of the values of `axes` (see `parse`), in one group.
 
-    `make` gives the recipe with `key=value` changes. Names say what differs. Raises InputError.
+    `make` returns the recipe with `key=value` changes. Names of the runs say what differs. Raises InputError.
     """
     parsed = [parse(axis) for axis in axes]
     keys = [key for key, _ in parsed]
     twice = sorted({key for key in keys if keys.count(key) > 1})
     if twice:
         raise InputError(f"{display.names(twice)}: given twice; join the values with commas")
-    count = math.prod(len(values) for _, values in parsed)  # before they are made: it may be a great many
+    count = math.prod(
+        len(values) for _, values in parsed
+    )  # checked before making them: there may be a great many
     if count > MOST_RUNS:
         raise InputError(f"These are {count} runs; a sweep can have up to {MOST_RUNS}.")
     combinations = list(itertools.product(*(values for _, values in parsed)))

@@ -105,7 +105,7 @@ def test_a_publish_to_azure_is_followed_with_bytes_and_can_be_canceled(app, shot
     until(lambda: app.store.get(run).cancel_requested, "the request")
     app.store.finish(run, "publish", FAILED, error="The line dropped.")
     expect(page.locator("#publish-progress")).to_contain_text("The line dropped.")
-    expect(page.locator("#publish-progress")).to_contain_text("is not sent again")
+    expect(page.locator("#publish-progress")).to_contain_text("are not sent again")
 
 
 def test_registered_models_are_compared_linked_and_used_as_a_base(app, shot):
@@ -120,7 +120,7 @@ def test_registered_models_are_compared_linked_and_used_as_a_base(app, shot):
         rows.nth(row).locator("input").check()
     expect(page.locator("#models-differences tbody")).to_contain_text("bits84")
     rows.nth(1).locator("button").click()
-    expect(page.locator("#models-details")).to_contain_text("no training can start")
+    expect(page.locator("#models-details")).to_contain_text("training cannot start")
     expect(page.locator("#models-use")).to_be_disabled()
     link = page.locator("#models-portal a")
     expect(link).to_have_attribute("href", TRAVEL.page("trips", "1") + "&tid=tenant-of-ann")

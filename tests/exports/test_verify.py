@@ -113,7 +113,7 @@ def test_many_faults_are_counted_and_escapes_stay_out_of_the_terminal(export: Pa
 def test_an_adapter_that_was_cut_short(export: Path) -> None:
     file = export / exports.ADAPTER
     file.write_bytes(file.read_bytes()[:300])
-    assert "only a part of one" in faults(export)[f"adapter {exports.ADAPTER}"]
+    assert "only part of one" in faults(export)[f"adapter {exports.ADAPTER}"]
 
 
 def test_weights_that_were_cut_short(export: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_graph_that_was_cut_short(export: Path) -> None:
         (lambda c: c["model"]["decoder"].update(num_hidden_layers=10**12), "are no language model's"),
         (
             lambda c: c["model"]["decoder"]["session_options"].update(custom_ops_library="evil.so"),
-            "has custom_ops_library, which loads what is not a model",
+            "has custom_ops_library, which loads something other than a model",
         ),
         (lambda c: c["search"].update(anything=["/etc/passwd"]), "names '/etc/passwd', which lies outside"),
     ],

@@ -1,6 +1,6 @@
-"""What the page asks for again and again: a run with its newest log and events, and which runs have ended.
+"""What the page polls: a run with its newest log and events, and which runs have ended.
 
-Files are asked for by byte offset, so that a page that was away catches up.
+Files are read from a byte offset, so that a page that was away catches up.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Offset = Annotated[int, Query(ge=-tail.MOST_BYTES)]
 
 @router.get("/runs/{run}.json")
 async def status(run: str) -> Response:
-    """A run, its stages, and what each running stage last said."""
+    """A run, its stages, and the latest facts of each running stage."""
     return _json((await _look(run)).text)
 
 
@@ -33,8 +33,8 @@ async def live(
 ) -> Response:
     """The same, with a piece of a stage's log and pieces of its stages' events.
 
-    Without `stage` it is the log of the run's current one. `events` is `STAGE:OFFSET,...`; without it the
-    events of every stage that has started come from their beginning.
+    Without `stage`, the log is that of the current stage. `events` is `STAGE:OFFSET,...`; without it, the
+    events of all started stages are sent from their beginning.
     """
     look = await _look(run)
     shown = stage or str(look.status["current"])
@@ -54,10 +54,10 @@ async def earlier(run: str, stage: str, before: Annotated[int, Query(ge=0)]) -> 
 
 @router.get("/activity.json")
 async def activity(after: str = "", were: str = "") -> JSONResponse:
-    """Runs that have ended since a page last asked, and what it asks with next time.
+    """Runs that have ended since the last request, and the parameters for the next one.
 
-    That is the newest run it knew, `after`, and those that had not ended, `were`, joined by commas: neither
-    a clock nor this process need remember anything. A page that knows nothing is told of no end.
+    These are the newest run that the page knew, `after`, and those that had not ended, `were`, joined by
+    commas, so that the server need not remember anything. The first request, without them, returns no runs.
     """
     runs = await watch().runs()
     known = [run.id for run in runs]
@@ -84,7 +84,7 @@ def _begun(run: Run) -> dict[str, int]:
 
 
 def _offsets(text: str) -> dict[str, int]:
-    """Offsets by stage, as `live` is asked with them."""
+    """Offsets by stage, parsed from the query of `live`."""
     pairs = [part.rpartition(":") for part in text.split(",") if part]
     if not all(offset.isdecimal() and len(offset) < 19 for _, _, offset in pairs):
         raise HTTPException(422, "events: STAGE:OFFSET, joined by commas")

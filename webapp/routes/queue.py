@@ -1,4 +1,4 @@
-"""Routes of the queue: what runs and what waits, and what can be done about it."""
+"""Routes of the queue: show, pause and reorder it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ NEW = {"Cache-Control": "no-store"}
 
 @router.get("/queue.json")
 async def queue() -> Response:
-    """Whether the queue is paused, what runs, and the first of what waits, in its order."""
+    """Whether the queue is paused, the running jobs, and the first waiting runs in order."""
     return _json(await watch().queue())
 
 
 @router.post("/queue/{state}")
 def pause(state: Literal["paused", "open"]) -> Response:
-    """Pause the queue, or let runs begin again."""
+    """Pause or resume the queue."""
     store().pause(state == "paused")
     loop.ensure(store().home)
     return _now()
@@ -32,7 +32,7 @@ def pause(state: Literal["paused", "open"]) -> Response:
 
 @router.post("/runs/{run}/move/{where}")
 def move(run: str, where: Literal["up", "down", "first", "last"]) -> Response:
-    """Move a waiting run among those of its owner."""
+    """Move a waiting run ahead of or behind other runs of its owner."""
     try:
         store().move(known_run(run).id, where)
     except InputError as error:

@@ -1,4 +1,4 @@
-"""Routes beside Gradio's: what can be done with a run, downloads, scorecards, and Plotly. `live` has more."""
+"""Routes for actions on a run, downloads, scorecards, and Plotly. `live` has more."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def recipe(run: str) -> Response:
 
 
 class Sent(StreamingResponse):
-    """A ZIP on its way, piece by piece from threads. Its files are let go however that ends."""
+    """A ZIP sent piece by piece from threads. Its files are closed however that ends."""
 
     def __init__(self, zipped: zip_file.Takeaway, name: str) -> None:
         headers = {
@@ -62,7 +62,7 @@ class Sent(StreamingResponse):
 
 @router.get("/runs/{run}/model.zip")
 def model(run: str) -> Response:
-    """A finished run's exported model as a download. A file that breaks on the way breaks the connection."""
+    """A finished run's exported model as a download. If a file was cut short, the connection is closed."""
     found = _run(run)
     try:
         return Sent(zip_file.Takeaway(store().home, found), zip_file.file_name(found))
@@ -72,13 +72,13 @@ def model(run: str) -> Response:
 
 @router.post("/runs/{run}/cancel")
 def cancel(run: str) -> JSONResponse:
-    """Ask for the end of a run."""
+    """Cancel a run."""
     return _act(run, store().request_cancel)
 
 
 @router.post("/runs/{run}/retry")
 def retry(run: str) -> JSONResponse:
-    """Queue a run again from the stage that did not end well."""
+    """Queue a run again from the stage that did not finish."""
     return _act(run, again)
 
 
@@ -96,13 +96,13 @@ async def score(group: str) -> JSONResponse:
 
 @router.get("/pulled/{key}.json")
 async def pulled_facts(key: str) -> JSONResponse:
-    """How far a model is pulled, told as a stage is."""
+    """Progress of a pull, in the form of a stage."""
     return JSONResponse(await watch().other(f"pulled {key}", lambda: _pulled(key)), headers=NEW)
 
 
 @router.post("/pulled/{key}/cancel")
 def pulled_cancel(key: str) -> JSONResponse:
-    """Ask for the end of a pull."""
+    """Cancel a pull."""
     _pulled(key)
     try:
         pulls.stop(store().home, key)
@@ -136,7 +136,7 @@ def _score(group: str) -> dict[str, Any]:
 
 
 def _pulled(key: str) -> dict[str, Any]:
-    """What is known of one that is listed: no path comes from the URL."""
+    """The facts of a listed pull. No path comes from the URL."""
     known = next((known for known in pulls.listed(store().home) if known["key"] == key), None)
     if known is None:
         raise HTTPException(404, f"{display.line(key)}: no such model was pulled")
@@ -159,5 +159,5 @@ def _act(run: str, action: Any) -> JSONResponse:
     except LabError as error:
         return JSONResponse({"error": str(error)}, status_code=409, headers=NEW)
     loop.ensure(store().home)
-    watch().queue_now()  # what is asked for next is how it is after this
+    watch().queue_now()  # so that the next request sees the change
     return JSONResponse(watch().look_now(found.id, refresh=True).status, headers=NEW)

@@ -1,4 +1,4 @@
-"""What viewers of runs are told, looked up once for all: many pages may ask several times a second."""
+"""Cached views of runs, looked up once for all pages: many may ask several times a second."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from pipeline.system import clock
 from pipeline.system.files import to_json
 from webapp.home import known_run, store
 
-RUN_SECONDS = 0.15  # how old what is told may be: of one run,
+RUN_SECONDS = 0.15  # maximum age of a cached view: of one run,
 LIST_SECONDS = 1.0  # of all runs,
 QUEUE_SECONDS = 0.5  # of the queue,
 EXPECTED_SECONDS = 10.0  # of how long a run's stages may take
 MOST_RUNS = 200
 MOST_WAITING = 100
-THREADS = 2  # that look; the threads of handlers and of the page are left to them
+THREADS = 2  # for these look-ups, so that handlers and the page keep their threads
 FORGET_SECONDS = 60.0
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Look:
-    """A run as it stood a moment ago, what the page is told of it, and that as JSON."""
+    """A recent state of a run, the facts for the page, and these as JSON."""
 
     run: Run
     status: dict[str, Any]
@@ -45,7 +45,7 @@ class Look:
 
 
 class Watch:
-    """Looks at the runs of a store. What it remembers is made again when it is asked for and too old."""
+    """Cached views of the runs in a store, renewed on request when too old."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -62,7 +62,7 @@ class Watch:
         return await self._looks.shared(run, lambda: self._look(run), self._threads)
 
     def look_now(self, run: str, *, refresh: bool = False) -> Look:
-        """The same, for a thread; `refresh` after something was done to the run."""
+        """The same, for threads; `refresh` after the run was changed."""
         return self._looks.get(run, lambda: self._look(run), refresh=refresh)
 
     async def runs(self) -> list[Run]:
@@ -70,16 +70,16 @@ class Watch:
         return await self._lists.shared("", lambda: self.store.list(MOST_RUNS), self._threads)
 
     async def queue(self) -> bytes:
-        """Whether the queue is paused, what runs, and the first of what waits, in its order, as JSON."""
+        """Whether the queue is paused, the running jobs, and the first waiting runs in order, as JSON."""
         return await self._queues.shared("", self._queue, self._threads)
 
     async def other(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Whatever else pages ask for again and again, by a name of its own. Raises what `make` raises."""
+        """Anything else that pages poll, under a name of its own. Raises what `make` raises."""
         found: dict[str, Any] = await self._others.shared(name, make, self._threads)
         return found
 
     def queue_now(self) -> bytes:
-        """The same as it is now, for a thread that did something to it."""
+        """The current queue, for a thread that has changed it."""
         return self._queues.get("", self._queue, refresh=True)
 
     def _queue(self) -> bytes:
@@ -140,13 +140,13 @@ class Watch:
         return estimate.progress(run, running.get("facts", {}), running.get("elapsed"), expected)
 
     def _ahead(self, run: Run) -> int:
-        """How many runs come before a queued one."""
+        """How many runs are ahead of a queued one."""
         ids = [waiting.id for waiting in self.store.queue()]
         return (ids.index(run.id) if run.id in ids else 0) + len(self.store.running())
 
 
 class Remembered(Generic[T]):
-    """Values by name, each made once in so many seconds whoever asks, from whichever thread."""
+    """Values by name, each made at most once in `seconds`, for all threads."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -160,7 +160,7 @@ class Remembered(Generic[T]):
         return value if time.monotonic() - made < self.seconds else None
 
     async def shared(self, name: str, make: Callable[[], T], threads: ThreadPoolExecutor) -> T:
-        """The value, made in one of the threads if need be: in one, however many wait for it."""
+        """The value, made in one of the threads if needed: once, however many wait for it."""
         found = self.fresh(name)
         if found is not None:
             return found
@@ -169,16 +169,16 @@ class Remembered(Generic[T]):
         if making is None or making.get_loop() is not loop:
             making = self._making[name] = loop.run_in_executor(threads, self.get, name, make)
             making.add_done_callback(lambda done: self._made(name, done))
-        return await asyncio.shield(making)  # who goes away leaves the others waiting
+        return await asyncio.shield(making)  # a canceled request must not cancel it for the others
 
     def _made(self, name: str, done: asyncio.Future[T]) -> None:
         if self._making.get(name) is done:
             del self._making[name]
         if not done.cancelled():
-            done.exception()  # raised where somebody still waits for it
+            done.exception()  # marks it as seen; waiters still get it
 
     def get(self, name: str, make: Callable[[], T], *, refresh: bool = False) -> T:
-        """The value, made if need be; those that nobody has asked for in a while are forgotten."""
+        """The value, made if needed; values unused for a while are dropped."""
         with self._lock:
             value = None if refresh else self.fresh(name)
             if value is None:
@@ -190,7 +190,7 @@ class Remembered(Generic[T]):
 
 
 def _elapsed(path: Path) -> float | None:
-    """Seconds that a running stage has been at work, from the mark its process left; None if not known."""
+    """Seconds that a running stage has run, from its process's mark; None if unknown."""
     try:
         return clock.since(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):  # it is only just starting
@@ -198,7 +198,7 @@ def _elapsed(path: Path) -> float | None:
 
 
 def watch() -> Watch:
-    """The watch over the store of this process's home."""
+    """The `Watch` of this process's home."""
     return _over(settings.home())
 
 

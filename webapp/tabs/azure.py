@@ -34,19 +34,19 @@ WHERE = ("subscription", "resource_group", "workspace")
 ABOUT = ("name", "version", "description", "tags")
 ASKING = {"text": "Asking Azure… this can take a minute; you can keep working meanwhile."}
 REFUSED = "Nothing was published"
-AGAIN = "Publish again when you like: what has arrived in Azure is not sent again."
+AGAIN = "Publish again when you like: files already in Azure are not sent again."
 WORDS = {
     Status.OK: ("done", "Good"),
     Status.FAILED: ("failed", "Blocked"),
     Status.SKIPPED: ("queued", "Skipped"),
     Status.UNKNOWN: ("queued", "Unknown"),
 }
-# At most so many threads of the page wait for Azure, for whomever.
+# At most this many threads of the page wait for Azure.
 ASKS: dict[str, Any] = {**parts.QUEUED, "concurrency_limit": 4, "concurrency_id": "azure"}
 
 
 class Azure(NamedTuple):
-    """What the tab connects."""
+    """Components that the Publish tab connects."""
 
     column: gr.Column
     inputs: form.Form
@@ -56,7 +56,7 @@ class Azure(NamedTuple):
 
 
 def whoami(inputs: form.Form, *values: Any) -> Iterator[tuple[Any, ...]]:
-    """Who is logged in and what that one may do: a notice, and facts. What works is remembered."""
+    """Who is logged in and what they may do: a notice, and facts. A login that works is remembered."""
     yield ASKING, None
     try:
         where = place_of(inputs, values)
@@ -115,7 +115,7 @@ def find(login: str) -> Iterator[tuple[Any, ...]]:
 
 
 def pick(chosen: str | None) -> list[Any]:
-    """Fill in the workspace that was chosen. Raises InputError for what was not offered."""
+    """Fill in the chosen workspace. Raises InputError for one that was not offered."""
     if not chosen:
         return [gr.skip()] * len(WHERE)
     try:
@@ -123,7 +123,7 @@ def pick(chosen: str | None) -> list[Any]:
     except (ValueError, TypeError, RecursionError):
         found = None
     if not isinstance(found, list) or [type(word) for word in found] != [str] * len(WHERE):
-        raise InputError("Choose a workspace of the list; **Find workspaces** lists them again.")
+        raise InputError("Choose a workspace from the list; **Find workspaces** lists them again.")
     return found
 
 
@@ -156,7 +156,7 @@ def check(inputs: form.Form, run: str | None, *values: Any) -> Iterator[tuple[An
 
 
 def summary(told: dict[str, Any]) -> dict[str, Any]:
-    """What a dry run comes to."""
+    """The summary of a dry run."""
     plan = told["plan"]
     bad = [row["check"] for row in told["findings"] if row["status"] == Status.FAILED]
     text = f"Version {plan['version']} of {plan['name']} in {plan['target']}: {display.size(plan['bytes'])}"
@@ -181,12 +181,12 @@ def files(planned: dict[str, Any]) -> views.Table:
 
 
 def command(planned: dict[str, Any]) -> Any:
-    """The command of the Azure CLI that does about the same."""
+    """The Azure CLI command that does about the same."""
     return gr.update(value=planned["command"], visible=True)
 
 
 def publish(inputs: form.Form, run: str | None, *values: Any) -> tuple[Any, ...]:
-    """Queue the publishing, and have the page follow it: what `check` says, and the stage."""
+    """Queue the publishing and have the page follow it: the outputs of `check`, and the stage."""
     try:
         found = choices.run(store(), run)
         options = targets.options_of(TO, inputs.collect(values)[TO])
@@ -198,13 +198,13 @@ def publish(inputs: form.Form, run: str | None, *values: Any) -> tuple[Any, ...]
 
 
 def place_of(inputs: form.Form, values: tuple[Any, ...]) -> Place:
-    """The workspace of the form; what is left empty is as remembered. Raises InputError."""
+    """The workspace of the form; empty fields are as remembered. Raises InputError."""
     options = targets.options_of(TO, inputs.collect(values)[TO])
     return targets.PUBLISHERS[TO].place_of(store().home, options)  # type: ignore[no-any-return]
 
 
 def arrive(*now: Any) -> list[Any]:
-    """Login and workspace as remembered, where nothing is typed yet."""
+    """Fill empty fields with the remembered login and workspace."""
     known = azure_workspace.recall(store().home)
     login, *rest = now
     if any(rest):
@@ -225,11 +225,11 @@ def build() -> Azure:
 
     column: gr.Column
     with gr.Column(visible=False) as column:
-        options.pop("config")  # a path; on the page such a file is uploaded
+        options.pop("config")  # a path; on the page the file is uploaded
         option = options.pop("login")
         login = gr.Radio(
             LOGINS, value="cli", label="Login", elem_id="azure-login",
-            info="As whom the lab asks Azure. It never opens a browser, and keeps no secrets.",
+            info="How the lab logs in to Azure. It never opens a browser and stores no secrets.",
         )  # fmt: skip
         inputs.add(TO, option, login)
         with gr.Row(elem_classes="bar"):

@@ -25,7 +25,7 @@ SEEN = "Rows held out of training; but all rows have this prompt, so the adapter
 
 
 async def run_both(*given: Any) -> AsyncIterator[tuple[Any, ...]]:
-    """What `compare` shows, while the button that asks for it takes no other click."""
+    """The outputs of `compare`; its button is disabled meanwhile."""
     async with contextlib.aclosing(compare(*given)) as steps:
         async for shown in steps:
             yield *shown, gr.update(interactive=False)
@@ -34,7 +34,7 @@ async def run_both(*given: Any) -> AsyncIterator[tuple[Any, ...]]:
 async def compare(
     run: str | None, prompt: str, tokens: float, temperature: float, seed: float, system: str = ""
 ) -> AsyncGenerator[tuple[Any, ...], None]:
-    """Stream both answers: texts, their measures, and what there is to say."""
+    """Stream both answers: texts, their measures, and a notice."""
     text = dict.fromkeys(SIDES, "")
     facts: dict[str, Any] = dict.fromkeys(SIDES)
 
@@ -62,7 +62,7 @@ async def compare(
 
 
 def ready() -> Any:
-    """The button that asks, once more for use."""
+    """Enable the button again."""
     return gr.update(interactive=True)
 
 
@@ -78,14 +78,14 @@ def _batches(
 
 
 def _whole(number: float) -> int:
-    """The whole number that a box of numbers holds. Raises InputError for NaN, infinity and parts of one."""
+    """The whole number in a number box. Raises InputError for NaN, infinity and fractions."""
     if not float(number).is_integer():
         raise InputError(f"{number} is not allowed; allowed: a whole number")
     return int(number)
 
 
 def measures(piece: dict[str, Any]) -> list[list[str]]:
-    """What stands below an answer."""
+    """The facts below an answer."""
     return [
         ["Tokens", f"{piece['tokens']}{f' {display.CUT}' if piece.get('cut') else ''}"],
         ["Tokens per second", f"{piece['tokens_per_second']:.1f}"],
@@ -94,9 +94,9 @@ def measures(piece: dict[str, Any]) -> list[list[str]]:
 
 
 def choose(run: str | None) -> tuple[Any, ...]:
-    """A model and the held-out prompts of its run, the first one filled in, and what it recorded for them.
+    """A model and the held-out prompts of its run, the first one filled in, and the recorded answers.
 
-    Last come the prompt that was taken from the list, and its system text.
+    The last two outputs are the prompt taken from the list and its system text.
     """
     answers = _recorded(run)
     prompts = [answer["prompt"] for answer in answers]
@@ -113,7 +113,7 @@ def _takes_system(run: str | None) -> bool:
     """Whether the prompts of a model can have a system text."""
     try:
         return run is not None and chat_client.takes_system(choices.source(store(), run))
-    except LabError:  # it cannot answer at all, which is said when it is asked
+    except LabError:  # it cannot answer at all, which is reported when asked
         return False
 
 
@@ -123,23 +123,23 @@ def system(run: str | None, prompt: str | None) -> str:
 
 
 def _held_out(run: str | None, prompts: list[str]) -> str:
-    """What the held-out prompts of a run are to its adapter."""
+    """The label of the held-out prompts: whether the adapter has seen them."""
     behind = choices.run_behind(store(), run) if run and len(set(prompts)) == 1 else None
     return SEEN if behind is not None and submit.one_prompt(behind) else UNSEEN
 
 
 def chosen(run: str | None, filled_for: str) -> tuple[Any, ...]:
-    """The same for another model; leaving the list where one was, takes nothing away that was typed."""
+    """`choose` for another model; choosing the same one again keeps what was typed."""
     return (gr.skip(),) * 7 if run and run == filled_for else choose(run)
 
 
 def pick(run: str | None, event: gr.EventData) -> tuple[Any, ...]:
-    """A held-out prompt that was clicked, maybe once more, and what the dataset has with it."""
+    """A held-out prompt that was clicked, even if again, and what the dataset has for it."""
     return _with(run, picked(event, "value"))
 
 
 def enter(run: str | None, prompt: str | None, taken: str) -> tuple[Any, ...]:
-    """A prompt that was chosen by keyboard; if it is the one taken before, the list was only left."""
+    """A prompt chosen by keyboard; if it is the same as before, the list only lost the focus."""
     return (gr.skip(),) * 4 if not prompt or prompt == taken else _with(run, prompt)
 
 
@@ -156,7 +156,7 @@ def expected(run: str | None, prompt: str | None) -> Any:
 
 
 def typed(run: str | None, prompt: str) -> tuple[Any, ...]:
-    """What the dataset has with a prompt, and its place in the list of held-out ones, if it is of these."""
+    """What the dataset has for a typed prompt, and the prompt in the list, if it is held out."""
     listed = any(answer["prompt"] == prompt for answer in _recorded(run))
     return expected(run, prompt), gr.update(value=prompt if listed else None)
 
@@ -167,7 +167,7 @@ def _recorded(run: str | None) -> list[dict[str, Any]]:
 
 
 def arrive(run: str | None, filled_for: str) -> tuple[Any, ...]:
-    """What can answer now; the choice and what was typed stay, else the newest run is chosen."""
+    """The models that can answer now. The choice and typed text stay; at first the newest run is chosen."""
     found = choices.exports(store())
     ids = [value for _, value in found]
     current = run if run in ids else next(iter(ids), None)
@@ -176,7 +176,7 @@ def arrive(run: str | None, filled_for: str) -> tuple[Any, ...]:
 
 
 def _answer(label: str, name: str) -> tuple[gr.Textbox, gr.HTML]:
-    """The place of one answer, and of its measures below it."""
+    """The text box of one answer, and the facts below it."""
     with gr.Column(min_width=300):
         text = gr.Textbox(
             label=label, lines=8, max_lines=24, interactive=False, buttons=["copy"], elem_id=name
@@ -213,7 +213,7 @@ def build(tab: gr.Tab) -> None:
         with gr.Column(scale=1, min_width=220):
             tokens = gr.Slider(1, 1024, value=128, step=1, label="Max tokens")
             temperature = gr.Slider(
-                0, 2, value=0, step=0.05, label="Temperature", info="0 always takes the likeliest token"
+                0, 2, value=0, step=0.05, label="Temperature", info="0 always picks the most likely token"
             )
             seed = gr.Number(0, label="Seed", precision=0)
     with gr.Row():
@@ -236,7 +236,7 @@ def build(tab: gr.Tab) -> None:
         concurrency_limit=AT_ONCE, concurrency_id="inference", **parts.QUEUED,
     )  # fmt: skip
     answer.then(ready, None, go, **parts.QUICK)  # after an error, too
-    # Said after the stream has ended, or its last piece would take it away again.
+    # Shown after the stream has ended, or its last piece would remove it again.
     stop.click(None, None, None, cancels=[answer], **parts.QUICK).then(
         lambda: ({"text": "Stopped."}, ready()), None, [notice, go], **parts.QUICK
     )

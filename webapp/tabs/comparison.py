@@ -16,7 +16,7 @@ MOST = 8  # colours that can be told apart
 
 
 def compare(checked: str) -> tuple[Any, ...]:
-    """The checked runs side by side, or what stands against it: the drawing and the problems."""
+    """The checked runs side by side: the drawing, and problems."""
     try:
         return _compared(checked.split(","), asked=True), None
     except LabError as error:
@@ -24,7 +24,7 @@ def compare(checked: str) -> tuple[Any, ...]:
 
 
 def arrive(request: gr.Request) -> tuple[Any, ...]:
-    """The runs that the address of the page names, if it does."""
+    """The comparison that the page's address names, if any."""
     named = request.query_params.get("compare")
     try:
         return (_compared(named.split(","), asked=False), None) if named else (None, None)
@@ -39,7 +39,7 @@ def _compared(ids: list[str], *, asked: bool) -> dict[str, Any]:
     runs = [known_run(run) for run in wanted]
     losses = [history.losses(store(), run) for run in runs]
     shown = views.comparison(runs, history.differences(runs), history.metrics(runs), losses)
-    return {**shown, "asked": asked, "at": time.time()}  # the same ones asked for again are drawn again
+    return {**shown, "asked": asked, "at": time.time()}  # `at` differs, so the same runs are drawn again
 
 
 def build() -> list[gr.HTML]:

@@ -25,17 +25,17 @@ CUSTOM = "<|user|>\\n{prompt}<|end|>\\n<|assistant|>\\n{response}<|end|>"
 
 
 class Data(NamedTuple):
-    """What app.py connects with the other tabs."""
+    """Components that app.py connects with other tabs."""
 
     picked: gr.Dropdown
     template: gr.Textbox
     model: gr.Dropdown
     use: gr.Button
-    shown: list[gr.components.Component]  # what `arrive` gives values
+    shown: list[gr.components.Component]  # the outputs of `arrive`
 
 
 def look(uploaded: str | None, picked: str | None, template: str, model: str) -> Iterator[tuple[Any, ...]]:
-    """Check an upload, or else the dataset picked: progress, and in the end what was found.
+    """Check an upload, or else the picked dataset: yields progress, then the findings.
 
     A good upload is kept. A hub model may take a minute.
     """
@@ -54,7 +54,7 @@ def look(uploaded: str | None, picked: str | None, template: str, model: str) ->
 def _looked(
     uploaded: str | None, picked: str | None, template: str, model: str, tell: Callable[[str], None]
 ) -> tuple[Any, ...]:
-    """What `look` shows in the end, where nothing keeps it from that. Raises LabError, OSError."""
+    """The final outputs of `look`. Raises LabError, OSError."""
     with _dataset(uploaded, picked) as path:
         offered, not_offered = _offered(model)
         steps = data_check.looking(path, template, offered, max_length=finetune.Options.max_length)
@@ -75,19 +75,19 @@ def _looked(
 
 
 def found(uploaded: str | None, picked: str | None, template: str, model: str) -> tuple[Any, ...]:
-    """What `look` shows in the end: summary, problems, rows, example, upload, choice, use."""
+    """The final outputs of `look`: summary, problems, rows, example, upload, choice, use."""
     *_, last = look(uploaded, picked, template, model)
     return last
 
 
 def _reading(step: str = "") -> tuple[Any, ...]:
-    """What is shown while a dataset is read; `step` says how far that is."""
+    """The outputs while a dataset is read; `step` is the progress."""
     text = f"Reading the dataset… {step}".strip()
     return {"text": text}, None, None, None, gr.skip(), gr.skip(), gr.update(interactive=False)
 
 
 def arrive() -> tuple[Any, ...]:
-    """What the tab shows before anything is chosen: the first dataset there is, as a rule the sample."""
+    """What the tab shows at first: the first dataset, usually the sample."""
     first = next((value for _, value in choices.data(store().home)), None)
     if first is None:
         return gr.skip(), {"text": "Upload a dataset to see what is in it."}, *(gr.skip(),) * 4
@@ -96,10 +96,10 @@ def arrive() -> tuple[Any, ...]:
 
 
 def refresh(picked: str | None) -> Any:
-    """The datasets there are now; the choice stays."""
+    """The current datasets; the choice stays."""
     known: dict[str, Any] = (
         {"value": picked} if picked else {}
-    )  # asked before `arrive` has answered: its choice stays
+    )  # called before `arrive` has answered: keep its choice
     return gr.update(choices=choices.data(store().home), **known)
 
 
@@ -121,7 +121,7 @@ def _without(template: str, model: str, unknown: str, has_chat: bool) -> str:
 
 @contextmanager
 def _dataset(uploaded: str | None, picked: str | None) -> Iterator[Path]:
-    """The file to look at: a copy of an upload, which goes afterwards, or else the dataset picked."""
+    """The file to check: a temporary copy of an upload, or else the picked dataset."""
     if uploaded:
         with uploads.taken(uploaded, most_bytes=settings.max_upload_bytes()) as path:
             yield path
@@ -130,10 +130,10 @@ def _dataset(uploaded: str | None, picked: str | None) -> Iterator[Path]:
 
 
 def _take(path: Path, fits: bool, rows: bool) -> tuple[Any, Any]:
-    """Put a good upload into the home and choose it: the next values of the upload and of the choice.
+    """Move a good upload into the home and choose it: new values of the upload box and the choice.
 
-    One that does not fit stays in its box if another template may fit it: the page names it again then.
-    No other dataset is chosen then, as if it were the one that was checked.
+    An upload that does not fit stays in its box if another template may fit it. No dataset is chosen then, to
+    show that the upload was checked.
     """
     if not fits:
         return gr.skip() if rows else None, gr.update(value=None)
@@ -142,7 +142,7 @@ def _take(path: Path, fits: bool, rows: bool) -> tuple[Any, Any]:
 
 
 def _short(report: datasets.Report, path: Path) -> list[str]:
-    """The problems as a person reads them: `line 7` instead of the whole path."""
+    """The problems with `line 7` instead of the full path."""
     named = f"{display.plain(str(path))}:"
     return [f"Line {m.removeprefix(named)}" if m.startswith(named) else m for m in report.messages()]
 

@@ -21,18 +21,18 @@ from webapp.ui import choices, form, parts, views
 TO = "huggingface"
 ASKING = {"text": "Asking the hub… you can keep working meanwhile."}
 LOGIN = (
-    "The lab uses the login of `hf auth login` on this machine, or HF_TOKEN. It never asks for a token, and"
-    " keeps none. What is published is private unless you say otherwise."
+    "The lab uses the login of `hf auth login` on this machine, or HF_TOKEN. It never asks for a token and"
+    " stores none. What is published is private unless you say otherwise."
 )
-AGAIN = "Publish again when you like: files that have arrived on the hub are not sent again."
+AGAIN = "Publish again when you like: files already on the hub are not sent again."
 NONE = "Nothing was published there yet."
 COLUMNS = ["Verified", "Name", "Version", "Published", "Run", "Who sees it", "Size", "Address"]
-# At most so many threads of the page wait for the hub, for whomever.
+# At most this many threads of the page wait for the hub.
 ASKS: dict[str, Any] = {**parts.QUEUED, "concurrency_limit": 4, "concurrency_id": "hub"}
 
 
 class Hub(NamedTuple):
-    """What the tab connects."""
+    """Components that the Publish tab connects."""
 
     column: gr.Column
     inputs: form.Form
@@ -41,7 +41,7 @@ class Hub(NamedTuple):
 
 
 class Published(NamedTuple):
-    """What is there already, below what the tab says."""
+    """Components of the list of published versions."""
 
     column: gr.Column
     shown: list[gr.HTML]
@@ -83,7 +83,7 @@ def check(inputs: form.Form, run: str | None, *values: Any) -> Iterator[tuple[An
 
 
 def publish(inputs: form.Form, run: str | None, *values: Any) -> tuple[Any, ...]:
-    """Queue the publishing, and have the page follow it: what `check` says, and the stage."""
+    """Queue the publishing and have the page follow it: the outputs of `check`, and the stage."""
     try:
         found = choices.run(store(), run)
         options = targets.options_of(TO, inputs.collect(values)[TO])
@@ -94,7 +94,7 @@ def publish(inputs: form.Form, run: str | None, *values: Any) -> tuple[Any, ...]
 
 
 def listed() -> tuple[Any, ...]:
-    """What was published there from this lab, as its runs tell, and no title and link. Asks nobody."""
+    """Versions that this lab published on the hub, according to its runs. Does not ask the hub."""
     found = targets.PUBLISHERS[TO].versions(store().home)
     rows = [
         [
@@ -114,7 +114,7 @@ def listed() -> tuple[Any, ...]:
 
 
 def select(event: gr.EventData) -> tuple[Any, Any]:
-    """The version whose row was chosen: what it is, and its link."""
+    """The title and link of the selected version."""
     page = picked(event)
     for version in targets.PUBLISHERS[TO].versions(store().home):
         if version["path"] == page:
@@ -153,7 +153,7 @@ def published() -> Published:
 
 
 def connect(made: Hub, run: Any, said: list[Any], progress: Any) -> None:
-    """Have the buttons say what they find in the tab's own places: problems, summary, findings, files."""
+    """Connect the buttons with the tab's outputs: problems, summary, findings, files."""
     given = [run, *made.inputs.inputs]
     made.check.click(partial(check, made.inputs), given, said, **ASKS)
     made.go.click(partial(publish, made.inputs), given, [*said, progress], **parts.QUICK)

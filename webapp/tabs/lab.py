@@ -30,7 +30,7 @@ NOT_STARTED = "Nothing was started"
 
 
 class Lab(NamedTuple):
-    """What app.py connects with the other tabs."""
+    """Components that app.py connects with other tabs."""
 
     data: form.Input
     template: form.Input
@@ -41,7 +41,7 @@ class Lab(NamedTuple):
 
 
 def launch(inputs: form.Form, *values: Any) -> Iterator[tuple[Any, ...]]:
-    """Check the recipe and queue its run; what is wrong is shown beside the button and nothing starts."""
+    """Check the recipe and queue its run. Problems are shown beside the button, and nothing starts."""
     checking = {"text": "Checking the recipe, the data and the model…"}, None, gr.skip(), gr.skip()
     yield checking
     *given, owner = values
@@ -59,7 +59,7 @@ def launch(inputs: form.Form, *values: Any) -> Iterator[tuple[Any, ...]]:
 
 
 def launch_sample(owner: str) -> tuple[Any, ...]:
-    """Queue the lab's own recipe: problems, run, and the form closed."""
+    """Queue the sample recipe: problems, run, and the form closed."""
     try:
         run = submit.submit(store(), recipes.load(SAMPLE), owner)
     except (LabError, OSError) as error:
@@ -85,7 +85,7 @@ def preview(inputs: form.Form, *values: Any) -> tuple[Any, ...]:
 
 
 def command(name: str | None) -> str:
-    """What does the same in a terminal, given the downloaded recipe."""
+    """The terminal command for the downloaded recipe."""
     return f"{settings.command()} run {file_name(name)}"
 
 
@@ -95,7 +95,7 @@ def file_name(name: str | None) -> str:
 
 
 def _chosen(inputs: form.Form, values: tuple[Any, ...]) -> dict[str, Any]:
-    """The form's recipe as a mapping, whose model and dataset are on offer. Raises InputError."""
+    """The form's recipe as a mapping. Raises InputError if its model or dataset is not offered."""
     chosen = inputs.collect(values)
     problems = []
     offered = partial(choices.known_data, store().home)
@@ -111,21 +111,21 @@ def _chosen(inputs: form.Form, values: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _recipe(inputs: form.Form, values: tuple[Any, ...], **changes: Any) -> recipes.Recipe:
-    return recipes.from_dict({**_chosen(inputs, values), **changes})  # of whole paths: none is looked for
+    return recipes.from_dict({**_chosen(inputs, values), **changes})  # paths are absolute
 
 
 def _recipe_to_score(inputs: form.Form, values: tuple[Any, ...]) -> recipes.Recipe:
-    """The form's recipe without the stages that a scorecard has no use for, whatever they say."""
+    """The form's recipe without the stages that a scorecard does not use, even if they have errors."""
     return _recipe(inputs, values, finetune=None, evaluate=None)
 
 
 def _basics(inputs: form.Form) -> None:
-    """The inputs that concern every stage; model and data are picked from what there is."""
+    """The inputs that concern every stage; model and data are chosen from lists."""
     shown = [option for option in describe(recipes.Basics) if not option.advanced]
     with gr.Row(elem_classes="fields"):
         for option in shown:
             if option.name == "group":
-                continue  # given to runs that are started together, not typed
+                continue  # set for runs that are started together, not typed
             if option.name == "model":
                 made: Any = gr.Dropdown(
                     choices.models(), value=option.default, label="Model", info=option.help,
@@ -153,7 +153,7 @@ def _about(stage: str) -> str:
 
 
 def build(tab: gr.Tab, welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
-    """Lay out the tab. The button of the welcome, which stands above the tabs, launches from here too."""
+    """Lay out the tab. It also handles the button of the welcome, which is above the tabs."""
     inputs = form.Form()
     with gr.Accordion("New run", open=True, elem_id="new-run") as new, gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=360):
@@ -183,8 +183,8 @@ def build(tab: gr.Tab, welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
         elem_id="run-view",
     )
 
-    # Filling the form changes all inputs at once: one look when they have settled, not one for each, whose
-    # answers may overtake each other.
+    # Filling the form changes all inputs at once: preview once when they have settled, not for each, because
+    # the answers might arrive out of order.
     look = gr.Button("Preview", visible="hidden", elem_classes=parts.HIDDEN, elem_id="preview-now")
     gr.on(
         [component.change for component in inputs.inputs], None, None, None,
@@ -218,7 +218,7 @@ def take(data: str | None, template: str, model: str) -> tuple[Any, ...]:
 
 
 def again(inputs: form.Form, run: str) -> list[Any]:
-    """The form filled with the recipe of an earlier run, and opened."""
+    """Open the form and fill it with the recipe of an earlier run."""
     found = known_run(run)
     given = submit.again(found).to_dict()
     values = inputs.fill({**given, "name": found.name, "group": ""})
@@ -227,18 +227,18 @@ def again(inputs: form.Form, run: str) -> list[Any]:
 
 
 def _offered(data: str) -> str:
-    """The dataset as the form offers it: a sample by its own path, though a run keeps a copy."""
+    """The dataset as the form offers it: a sample by its own path, although runs have a copy."""
     digests = {datasets.sha256(path): str(path) for path in settings.SAMPLES.glob("*.jsonl")}
     return digests.get(Path(data).parent.name, data)
 
 
 def refresh(data: str | None) -> Any:
-    """The datasets there are now; the choice stays, and the first sample is the first choice."""
+    """The current datasets; the choice stays, at first the first sample."""
     found = choices.data(store().home)
     values = [value for _, value in found]
     return gr.update(choices=found, value=data if data in values else next(iter(values), None))
 
 
 def sample_is_there() -> bool:
-    """Whether the sample lab came with this copy of the project."""
+    """Whether this installation has the sample lab."""
     return Path(SAMPLE).is_file()

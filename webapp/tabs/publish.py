@@ -1,4 +1,4 @@
-"""Publish: a finished run as a named version, in this lab, in Azure AI or on the hub; and what is there."""
+"""Publish: make a finished run a named version in this lab, in Azure AI or on the hub, and list versions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ABOUT = (
 
 
 def check(inputs: form.Form, run: str | None, *values: Any) -> tuple[Any, ...]:
-    """The dry run: what would be published, or what stands against it."""
+    """The dry run: what would be published, or what prevents it."""
     try:
         options = _options(inputs, values)
         plan = targets.PUBLISHERS[TO].plan(store().home, choices.run(store(), run), options)
@@ -51,7 +51,7 @@ def publish(inputs: form.Form, run: str | None, *values: Any) -> tuple[Any, ...]
 
 
 def arrive(cloud: form.Form, run: str | None, where: str = TO, *values: Any) -> tuple[Any, ...]:
-    """The finished runs and the published versions there are now, as far as they are known."""
+    """The finished runs and the known published versions."""
     found = choices.finished(store())
     ids = [value for _, value in found]
     empty = None if found else {"text": "No finished run yet. When one is done, you can publish it here."}
@@ -63,14 +63,14 @@ def arrive(cloud: form.Form, run: str | None, where: str = TO, *values: Any) -> 
 
 
 def moved(where: str) -> tuple[Any, ...]:
-    """The fields of the place that was chosen and what is there, and nothing that was said of another."""
+    """Show the fields and versions of the chosen target, and clear messages about another."""
     columns = [gr.update(visible=where == place) for _, place in PLACES]
     there = [gr.update(visible=where != hub.TO), gr.update(visible=where == hub.TO)]
     return *columns, *there, *(None,) * 4, gr.update(visible=False)
 
 
 def ended(cloud: form.Form, where: str) -> tuple[Any, ...]:
-    """What is listed after a publishing has ended; Azure is asked only when somebody wants to know."""
+    """The versions after a publish has ended; Azure is asked only on request."""
     return versions.listed(cloud, where) if where == TO else (gr.skip(),) * 3
 
 
@@ -79,7 +79,7 @@ def _options(inputs: form.Form, values: tuple[Any, ...]) -> Any:
 
 
 class Publish(NamedTuple):
-    """What app.py connects with the other tabs."""
+    """Components that app.py connects with other tabs."""
 
     where: gr.Radio
     models: versions.Registered

@@ -1,4 +1,4 @@
-"""Runs: the comparison. Find runs, write on them, compare them, delete them; one selected run in detail."""
+"""Runs: find, annotate, compare and delete runs, and see one in detail."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NONE_DELETED = "There are no deleted runs to restore: a deleted run is gone for 
 
 
 class Runs(NamedTuple):
-    """What app.py connects with the other tabs."""
+    """Components that app.py connects with other tabs."""
 
     chosen: gr.Textbox
     view: gr.Button
@@ -39,9 +39,9 @@ class Runs(NamedTuple):
 def listed(
     text: str, shown: str, tag: str | None, owner: str | None, checked: str, ticks: int = 0, run: str = ""
 ) -> tuple[Any, ...]:
-    """The runs that were asked for as a table, and the tags and owners there are to ask for.
+    """The matching runs as a table, and the tags and owners to filter by.
 
-    `ticks` says how often a box had been clicked when it was asked.
+    `ticks` is how often a box had been clicked at the time of the request.
     """
     there = store().list(deleted=shown == DELETED)
     status = "" if shown == DELETED else shown
@@ -55,7 +55,7 @@ def listed(
 
 
 def check(event: gr.EventData) -> tuple[str, Any, int]:
-    """Take note of the runs that are checked; two or more can be compared."""
+    """Remember the checked runs; two or more can be compared."""
     return *_checked(ticked(event)), number(event, "ticks")
 
 
@@ -65,13 +65,13 @@ def _checked(ids: list[str]) -> tuple[str, Any]:
 
 
 def select(event: gr.EventData) -> tuple[Any, ...]:
-    """Show the run whose row was chosen, with what was written on it."""
+    """Show the selected run with its notes and tags."""
     found = known_run(picked(event))
     return found.id, *details(found.id), found.notes, ", ".join(found.tags), None, None
 
 
 def details(run: str) -> tuple[Any, ...]:
-    """Everything recorded of a run: the panel, its title, stages, recipe and what can be done now."""
+    """Everything recorded about a run: the panel, its title, stages, recipe and available actions."""
     found = known_run(run)
     gone = found.deleted is not None
     deleted = f"Deleted {display.moment(found.deleted)}; it can be restored for a day."
@@ -90,12 +90,12 @@ def details(run: str) -> tuple[Any, ...]:
 
 
 def takes(run: str) -> list[list[str]]:
-    """What the selected run takes on disk; looked at after it is shown, for that reads its folders."""
+    """What the selected run takes on disk; separate, because that reads its folders."""
     return views.storage(disk.of(store(), known_run(run).id))
 
 
 def retry(run: str) -> tuple[Any, ...]:
-    """Queue the selected run again, and show how things stand."""
+    """Queue the selected run again and show its new state."""
     try:
         run_routes.again(run)
         loop.ensure(store().home)
@@ -105,10 +105,10 @@ def retry(run: str) -> tuple[Any, ...]:
 
 
 def save(run: str, notes: str, tags: str) -> tuple[Any, Any]:
-    """Keep what was written on a run: a word that it is kept, or what stands against it."""
+    """Save notes and tags of a run: a confirmation, or problems."""
     try:
         found = known_run(run)
-        # Only what is new: of two that are under way, none brings back what the other one has changed.
+        # Save only what changed, so that two requests at once don't undo each other's changes.
         new_notes = notes if notes != found.notes else None
         new_tags = tags.split(",") if tags != ", ".join(found.tags) else None
         if new_notes is None and new_tags is None:
@@ -131,7 +131,7 @@ def ask_delete(run: str) -> dict[str, Any]:
 
 
 def delete(event: gr.EventData, checked: str) -> tuple[Any, ...]:
-    """Delete a run: a notice with a way back, the panel closed, and what stays checked."""
+    """Delete a run: a notice with an undo button, the panel closed, and the runs still checked."""
     run = picked(event)
     ids, button = _checked([one for one in checked.split(",") if one and one != run])
     try:
@@ -144,12 +144,12 @@ def delete(event: gr.EventData, checked: str) -> tuple[Any, ...]:
 
 
 def undo(event: gr.EventData) -> tuple[Any, ...]:
-    """Take back the deletion that the notice tells of."""
+    """Undo the deletion in the notice."""
     return restore(picked(event))
 
 
 def restore(run: str) -> tuple[Any, ...]:
-    """Take a deleted run back: a notice, and the panel closed. It may be gone by now."""
+    """Restore a deleted run: a notice, and the panel closed. It may be gone for good by now."""
     try:
         found = known_run(run)
     except LabError:
@@ -177,7 +177,7 @@ def ask_free() -> dict[str, Any]:
 
 
 def free() -> dict[str, Any]:
-    """Free what no run uses."""
+    """Free space that no run uses."""
     try:
         freed = disk.collect(store())
     except (LabError, OSError) as error:
@@ -195,7 +195,7 @@ def _error(run: Run) -> str:
 
 
 class _Search(NamedTuple):
-    """What narrows the comparison."""
+    """The inputs of the search."""
 
     text: gr.Textbox
     shown: gr.Dropdown
@@ -216,7 +216,7 @@ def _search() -> _Search:
 
 
 class _Written(NamedTuple):
-    """What people write on a run."""
+    """The inputs for notes and tags."""
 
     notes: gr.Textbox
     tags: gr.Textbox
@@ -235,7 +235,7 @@ def _written() -> _Written:
 
 
 class _Details(NamedTuple):
-    """The panel of the run that was chosen."""
+    """The panel of the selected run."""
 
     panel: gr.Column
     title: gr.HTML
@@ -300,10 +300,10 @@ def build(tab: gr.Tab) -> Runs:
     asked: list[Any] = [*search, checked, ticks, chosen]
     found = [table, search.tag, search.owner]
     shown = [of.panel, of.title, of.stages, of.recipe, of.stop, of.again, of.take, of.remove, of.back]
-    # An event that comes while the one before it is under way is dropped, unless told otherwise: a look is
-    # then made once more, a row that is chosen or a text that is left counts each time.
+    # By default an event is dropped while the one before it is running. Here, listing is repeated once at the
+    # end, and every selected row and every saved text counts.
     look = {"fn": listed, "inputs": asked, "outputs": found, "trigger_mode": "always_last", **parts.QUICK}
-    tab.select(**{**look, "trigger_mode": "multiple"})  # made once more, all that a tab does would be
+    tab.select(**{**look, "trigger_mode": "multiple"})  # repeated once, everything the tab does would be
     refresh.click(**look)
     gr.on([search.text.change, *(s.input for s in search[1:])], **look)
     table.check(check, None, [checked, compare, ticks], trigger_mode="multiple", **parts.QUICK)

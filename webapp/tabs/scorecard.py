@@ -31,7 +31,7 @@ WORDS = {
 
 
 def measure(inputs: form.Form, read: Any, *given: Any) -> Iterator[tuple[Any, ...]]:
-    """Queue the chosen ways; what is refused is said beside the button. `read` makes the form's recipe."""
+    """Queue the chosen ways; refusals are shown beside the button. `read` makes the form's recipe."""
     *values, chosen, owner = given
     checking = {"text": "Checking the recipe, the data and the model…"}, None, gr.skip(), gr.skip()
     yield checking
@@ -53,7 +53,7 @@ def measure(inputs: form.Form, read: Any, *given: Any) -> Iterator[tuple[Any, ..
 
 
 def listed() -> list[tuple[str, str]]:
-    """The scorecards there are, newest first, as (label, group)."""
+    """All scorecards, newest first, as (label, group)."""
     found = []
     for group in scorecard.groups(store()):
         rows = scorecard.rows(store(), group)
@@ -69,12 +69,12 @@ def listed() -> list[tuple[str, str]]:
 
 
 def show(group: str | None) -> dict[str, str] | None:
-    """What the drawing is given of a scorecard that there is."""
+    """The value for the drawing of a scorecard, None if there is none."""
     return {"group": group} if group in scorecard.groups(store()) else None
 
 
 def arrive(group: str | None) -> tuple[Any, ...]:
-    """The scorecards there are now; the choice stays, and the newest is the first choice."""
+    """The current scorecards; the choice stays, at first the newest."""
     found = listed()
     values = [value for _, value in found]
     chosen = group if group in values else next(iter(values), None)

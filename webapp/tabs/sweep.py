@@ -16,7 +16,7 @@ from webapp.home import store
 from webapp.ui import check_turns, form, parts, views
 
 AXES = 2
-ABOUT = "<p>Start a run for each value, or each pair of values. What they have in common is done once.</p>"
+ABOUT = "<p>Start a run for each value, or each pair of values. Stages that they have in common run once.</p>"
 Read = Callable[[form.Form, tuple[Any, ...]], dict[str, Any]]
 
 
@@ -36,7 +36,7 @@ def axes(values: tuple[Any, ...]) -> list[str]:
         f"{key}={text}" for key, text in zip(values[::2], values[1::2], strict=True) if key and text.strip()
     ]
     if not {axis.partition("=")[0] for axis in chosen} <= {key for _, key in offered()}:
-        raise InputError("Choose an option of the list; no other can be swept over.")
+        raise InputError("Choose an option from the list; others cannot be swept over.")
     if not chosen:
         raise InputError(
             "Choose an option, and write its values with commas between them, such as 8, 16, 32."

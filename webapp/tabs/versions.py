@@ -1,4 +1,4 @@
-"""Registered models: the versions there are, two beside each other, and what can be done with one."""
+"""Registered models: list versions, compare two, and use one."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from webapp.ui import choices, parts, version_tables, views
 from webapp.ui.version_tables import AZURE, LOCAL, Version
 
 NOT_A_BASE = (
-    "This is an export of the lab, ONNX for answering, from which no training can start. A new run can start"
+    "This is an ONNX export of the lab, for answering; training cannot start from it. A new run can start"
     " from its base model, {base}."
 )
 NOT_ASKED = "Refresh asks Azure which versions there are."
 
 
 class Registered(NamedTuple):
-    """What the tabs connect."""
+    """Components that the tabs connect."""
 
     shown: list[gr.HTML]
     refresh: gr.Button
@@ -37,9 +37,9 @@ class Registered(NamedTuple):
 
 
 def listed(inputs: Any, where: str, *values: Any) -> tuple[Any, ...]:
-    """The versions as they are known, without asking Azure: table, no differences, no details.
+    """The known versions, without asking Azure: table, no differences, no details.
 
-    Of Azure those of the workspace that the form names.
+    For Azure, those of the workspace that the form names.
     """
     if where == LOCAL:
         found = version_tables.of_lab(store())
@@ -54,7 +54,7 @@ def listed(inputs: Any, where: str, *values: Any) -> tuple[Any, ...]:
 
 
 def refresh(inputs: Any, where: str, *values: Any) -> Iterator[tuple[Any, ...]]:
-    """The versions as they are now: a notice, table, no differences, no details."""
+    """The current versions: a notice, table, no differences, no details."""
     if where == AZURE:
         yield azure.ASKING, *(gr.skip(),) * 3
         try:
@@ -66,7 +66,7 @@ def refresh(inputs: Any, where: str, *values: Any) -> Iterator[tuple[Any, ...]]:
 
 
 def check(where: str, event: gr.EventData) -> tuple[Any, Any]:
-    """Two that are checked beside each other: a notice, and the table of their differences."""
+    """Compare two checked versions: a notice, and the table of their differences."""
     ids = ticked(event)
     if len(ids) != 2:
         return {"text": "Check two versions to see how they differ."} if ids else None, None
@@ -78,7 +78,7 @@ def check(where: str, event: gr.EventData) -> tuple[Any, Any]:
 
 
 def select(where: str, event: gr.EventData) -> tuple[Any, ...]:
-    """The version whose row was chosen: notice, id, panel, title, table, link, base, and `copy`."""
+    """Show the selected version: notice, id, panel, title, table, link, base, and `copy`."""
     try:
         version = version_tables.one(store(), where, picked(event))
     except LabError as error:
@@ -96,11 +96,11 @@ def select(where: str, event: gr.EventData) -> tuple[Any, ...]:
 
 
 def copy(where: str, chosen: str) -> tuple[Any, ...]:
-    """What there is of a version here: what Compare calls it, the Compare, Pull and Remove buttons, how far
-    it is pulled, and the command to try it."""
+    """The local copy of a version: its name in Compare, the Compare, Pull and Remove buttons, the progress of
+    its pull, and the command to try it."""
     try:
         version = version_tables.one(store(), where, chosen)
-    except LabError:  # the list is another one by now
+    except LabError:  # the list has changed meanwhile
         return (gr.skip(),) * 6
     comparable = version_tables.comparable(store(), where, version)
     known = pulls.facts(store().home, version_tables.key(version)) if where == AZURE else None
@@ -127,7 +127,7 @@ def _title(version: Version) -> dict[str, str]:
 
 
 def pull(inputs: Any, where: str, chosen: str, *values: Any) -> tuple[Any, ...]:
-    """Begin to bring a version of Azure's into the home, or go on: a notice, and `copy`."""
+    """Start or resume pulling a version from Azure: a notice, and `copy`."""
     try:
         version = version_tables.one(store(), where, chosen)
         pulls.start(store().home, version, azure.place_of(inputs, values).login)
@@ -144,7 +144,7 @@ def ask_remove() -> dict[str, Any]:
 
 
 def remove(where: str, chosen: str) -> tuple[Any, ...]:
-    """Remove what there is of a version here: a notice, and `copy`."""
+    """Remove the local copy of a version: a notice, and `copy`."""
     try:
         pulls.remove(store().home, version_tables.key(version_tables.one(store(), where, chosen)))
     except (LabError, OSError) as error:
@@ -153,7 +153,7 @@ def remove(where: str, chosen: str) -> tuple[Any, ...]:
 
 
 def base(where: str, chosen: str) -> tuple[Any, Any]:
-    """A version as the model of the Lab's form, which is opened."""
+    """Open the Lab's form with a version as its model."""
     return version_tables.one(store(), where, chosen)["id"], gr.update(open=True)
 
 

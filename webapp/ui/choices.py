@@ -20,7 +20,7 @@ from webapp import local_models
 from webapp.home import known_run
 
 Choices = list[tuple[str, str]]
-REGISTRY, PULLED = "registry/", "pulled/"  # what the value of an export begins with that is no run's
+REGISTRY, PULLED = "registry/", "pulled/"  # prefixes of values that are not ids of runs
 
 
 def data(home: Path) -> Choices:
@@ -69,7 +69,7 @@ def run(store: Store, chosen: str | None) -> Run:
 
 
 def exports(store: Store) -> Choices:
-    """All that can answer: finished runs, versions registered in this lab, and those pulled from Azure."""
+    """Everything that can answer: finished runs, registered versions, and versions pulled from Azure."""
     mine = targets.PUBLISHERS["local"].versions(store.home)
     theirs = [known for known in pulls.listed(store.home) if answers(store, known)]
     return [
@@ -80,7 +80,7 @@ def exports(store: Store) -> Choices:
 
 
 def answers(store: Store, known: pulls.Facts) -> bool:
-    """Whether what was pulled is here and an export, and not a base to train on."""
+    """Whether a pulled model is complete and an export, not a base to train on."""
     folder = pulls.folder(store.home, known["key"])
     return known["status"] == DONE and (folder / verify.CONFIG).is_file()
 
@@ -91,11 +91,11 @@ def registry_key(version: dict[str, Any]) -> str:
 
 
 def source(store: Store, chosen: str) -> Source:
-    """What is to answer. Raises InputError for what is not offered, LabError if it cannot answer."""
+    """The chosen export. Raises InputError if it is not offered, LabError if it cannot answer."""
     if not chosen.startswith((REGISTRY, PULLED)):
         return chat_client.of_run(known_run(chosen, store))
     if chosen not in {value for _, value in exports(store)}:
-        raise InputError("This model is not here any more; choose another one.")
+        raise InputError("This model no longer exists; choose another one.")
     if chosen.startswith(PULLED):
         key = chosen.removeprefix(PULLED)
         return chat_client.of_folder(pulls.folder(store.home, key), f"model {key.rpartition('-')[0]}")

@@ -1,4 +1,4 @@
-"""Forms generated from option dataclasses: a new field there is a new input here, with nothing changed."""
+"""Forms generated from option dataclasses: a new field becomes a new input without any change here."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from pipeline.inputs.options import Option, describe
 from webapp import handler_values
 
 MOST_RADIO_CHOICES = 3
-PLAIN = re.compile(
-    r"[\w+.~-]{1,100}", re.ASCII
-)  # what a number may be: YAML that is nested takes long to read
+# What a number may be: YAML that is nested takes long to read.
+PLAIN = re.compile(r"[\w+.~-]{1,100}", re.ASCII)
 Input = Any  # a component of Gradio, which makes their events at run time
 
 
@@ -30,7 +29,7 @@ class Form:
     inputs: list[Input] = field(default_factory=list)
 
     def add(self, group: str, option: Option, component: Input) -> None:
-        """Take an input into the form."""
+        """Add an input to the form."""
         self.keys.append((group, option.name))
         self.options.append(option)
         self.inputs.append(component)
@@ -64,7 +63,7 @@ class Form:
                 self.fields(name, cls)
 
     def fill(self, recipe: dict[str, Any]) -> list[Any]:
-        """Values of all inputs for a recipe's mapping; what it leaves out is at its default."""
+        """Values of all inputs for a recipe's mapping; missing options get their default."""
         values: list[Any] = []
         for (group, name), option in zip(self.keys, self.options, strict=True):
             if option is None:
@@ -77,7 +76,7 @@ class Form:
         return values
 
     def collect(self, values: Sequence[Any]) -> dict[str, Any]:
-        """What was chosen, as a recipe's mapping: the group "" on top, a stage switched off is null."""
+        """The choices as a recipe's mapping: group "" at the top level, a stage that is off is null."""
         chosen: dict[str, Any] = {}
         for (group, name), option, value in zip(self.keys, self.options, values, strict=True):
             if option is None:
@@ -90,7 +89,7 @@ class Form:
 
 
 def component(option: Option, group: str = "", **kwargs: Any) -> Input:
-    """The input that fits an option. Bounds stand in its hint; `options.coerce` is what holds them."""
+    """The input that fits an option. Its hint names the bounds; `options.coerce` enforces them."""
     common = {
         "label": option.titled(),
         "info": hint(option),
@@ -109,7 +108,7 @@ def component(option: Option, group: str = "", **kwargs: Any) -> Input:
         return gr.Radio(words, **common) if len(words) <= MOST_RADIO_CHOICES else gr.Dropdown(words, **common)
     if option.choices:
         made = gr.Dropdown([(word(c), c) for c in option.choices], allow_custom_value=True, **common)
-        setattr(made, handler_values.TYPED_TOO, option.types)  # a recipe that is filled in has them
+        setattr(made, handler_values.TYPED_TOO, option.types)  # a recipe that fills the form has these types
         return made
     return gr.Textbox(**{**common, "value": "" if option.default is None else word(option.default)})
 
@@ -117,7 +116,7 @@ def component(option: Option, group: str = "", **kwargs: Any) -> Input:
 def read(option: Option, value: Any) -> Any:
     """The value a user meant: typed text becomes a number or null where the option takes one."""
     if value is not None and not isinstance(value, (str, int, float)):
-        return display.value(value)  # no input of ours gives lists; whoever sends one is told so
+        return display.value(value)  # our inputs never give lists; a caller that sends one gets an error
     if not isinstance(value, str) or value in option.choices:
         return value
     if not value.strip() and type(None) in option.types:
@@ -140,5 +139,5 @@ def hint(option: Option) -> str:
 
 
 def word(choice: Any) -> str:
-    """A choice as it stands in a recipe."""
+    """A choice as it is written in a recipe."""
     return "none" if choice is None else str(choice)

@@ -1,7 +1,7 @@
-"""Pieces of the page that are ours: places where our JavaScript draws, and how events are wired.
+"""Pieces of the page: places where our JavaScript draws, and how events are wired.
 
-No template of `gr.HTML` names a value. Gradio compiles such a template as a JavaScript string, so that
-text from a log or a dataset would run there, even in `{{value}}`, which escapes HTML only.
+No template of `gr.HTML` contains a value. Gradio compiles the template as a JavaScript string, so text from a
+log or a dataset would run as code, even in `{{value}}`, which only escapes HTML.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import gradio as gr
 
 from webapp.ui import check_turns
 
-# Events that answer at once; without the queue they need no stream of their own to come back.
+# Events that answer at once; without the queue they need no stream for the answer.
 QUICK: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
-# Events that may take a while, or send more than one answer. Each is of a group that has only so many of the
-# page's 40 threads, or a few slow ones would keep everybody waiting: those that read a dataset or a model,
+# Events that may take a while, or send several answers. Each group has a share of the page's 40 threads, so
+# that a few slow events don't keep everybody waiting: those that read a dataset or a model,
 QUEUED: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 CHECKS: dict[str, Any] = {**QUEUED, "concurrency_limit": check_turns.PLACES, "concurrency_id": "checks"}
 # and those that look through the home.
@@ -23,7 +23,7 @@ LOOKS: dict[str, Any] = {**QUEUED, "concurrency_limit": 4, "concurrency_id": "ho
 # Events the browser carries out alone.
 IN_PAGE: dict[str, Any] = {"api_visibility": "private"}
 
-# The class of what is there for events alone: an update would make a component of `visible="hidden"` appear.
+# The class of components that exist only for events: an update would show one with `visible="hidden"`.
 HIDDEN = "lab-hidden"
 
 _DRAW = """
@@ -44,7 +44,7 @@ def drawn(kind: str, value: Any = None, module: str = "draw.js", **kwargs: Any) 
 
 
 def fixed(html: str, **kwargs: Any) -> gr.HTML:
-    """HTML that is written in the code and holds no value."""
+    """Constant HTML without any value."""
     given = {"js_on_load": None, **kwargs}
     return gr.HTML(html_template=html, apply_default_css=False, elem_classes="lab-fixed", **given)
 

@@ -10,9 +10,9 @@ T = TypeVar("T")
 
 
 async def coalesce(source: AsyncIterator[T], seconds: float) -> AsyncGenerator[list[T], None]:
-    """Yield what came in during each `seconds`, in order. Closing this closes `source`.
+    """Yield what arrived during each `seconds`, in order. Closing this closes `source`.
 
-    A browser that is sent every token on its own spends a whole core on drawing.
+    A browser that gets every token separately spends a whole core on drawing.
     """
     clock = asyncio.get_running_loop().time
     batch: list[T] = []

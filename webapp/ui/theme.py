@@ -1,4 +1,4 @@
-"""The look: Gradio's default theme in olive, with the fonts the reader's machine has."""
+"""The look: Gradio's default theme in olive, with the reader's system fonts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono
 
 
 def theme() -> gr.themes.Base:
-    """No font or style is fetched from anywhere."""
+    """The theme. No font or style is fetched from another host."""
     made: gr.themes.Base = gr.themes.Default(
         primary_hue=OLIVE,
         secondary_hue=OLIVE,

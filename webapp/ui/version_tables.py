@@ -1,7 +1,7 @@
 """Registered versions of models, of this lab or of Azure, as plain data for the page.
 
-Azure's are kept in the home, a file for each workspace, as they were when it was last asked: the page shows
-them at once, and nothing is asked of Azure that nobody wanted to know.
+Azure's are cached in the home, one file for each workspace: the page shows them at once, and Azure is asked
+only on request.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Version = dict[str, Any]  # id, name, version, created, tags, properties, bytes,
 
 @dataclass(frozen=True)
 class Kept:
-    """What a workspace said, and when, in seconds since the epoch."""
+    """The answer of a workspace, and its time in seconds since the epoch."""
 
     place: str
     asked: float
@@ -61,18 +61,18 @@ def of_lab(store: Store) -> list[Version]:
         if (run := run_of(store, version)) is not None:
             algorithm = (run.recipe.get("quantize") or {}).get("algorithm", "")
             version["tags"] |= {"base": str(run.recipe.get("model", "")), "algorithm": str(algorithm)}
-        version["tags"]["verified"] = "true"  # before it was copied; the registry takes no other
+        version["tags"]["verified"] = "true"  # it was verified before it was copied here
         found.append(version)
     return found
 
 
 def of_azure(home: Path, where: Place) -> Kept | None:
-    """What a workspace, or a registry, had when it was last asked, newest first; None if it never was."""
+    """The cached versions of a workspace or registry, newest first; None if it was never asked."""
     return _kept(_file(home, where))
 
 
 def ask_azure(home: Path, where: Place) -> list[Version]:
-    """Ask for the versions in a workspace and keep the answer, and the workspace. Raises LabError."""
+    """Ask for the versions in a workspace; cache the answer and remember the workspace. Raises LabError."""
     found = [_of_azure(where, model) for model in ask.models(home, where=where)]
     azure_workspace.remember(home, where)
     keep(home, where, found)
@@ -80,21 +80,21 @@ def ask_azure(home: Path, where: Place) -> list[Version]:
 
 
 def keep(home: Path, where: Place, found: list[Version]) -> None:
-    """Keep versions as the answer of a workspace of just now."""
+    """Cache versions as the current answer of a workspace."""
     file = _file(home, where)
     file.parent.mkdir(mode=0o700, exist_ok=True)
     write_whole(file, {"place": str(where), "asked": time.time(), "versions": found}, shared=True)
 
 
 def one(store: Store, where: str, chosen: str) -> Version:
-    """The version of that id, of whichever workspace. Raises InputError if it is not listed any more."""
+    """The version with that id, in any workspace. Raises InputError if it is no longer listed."""
     found = of_lab(store)
     if where == AZURE:
         lists = [_kept(file) for file in (store.home / FOLDER).glob("[!.]*.json")]
         found = [version for kept in lists if kept for version in kept.versions]
     version = next((version for version in found if version["id"] == chosen), None)
     if version is None:
-        raise InputError("This version is not in the list any more; refresh the list and choose again.")
+        raise InputError("This version is no longer in the list; refresh the list and choose again.")
     return version
 
 
@@ -108,12 +108,12 @@ def run_of(store: Store, version: Version) -> Run | None:
 
 
 def exported(version: Version) -> bool:
-    """Whether it is an export of this lab: ONNX, which no training can start from."""
+    """Whether it is an ONNX export of this lab, from which training cannot start."""
     return "path" in version or lineage.CONTENT in version["properties"]
 
 
 def table(found: list[Version], where: str, empty: str, caption: str) -> views.Table:
-    """The versions with boxes for two that are to be compared."""
+    """The versions, with boxes to check two for comparison."""
     rows = [
         [
             _verified(version),
@@ -135,12 +135,12 @@ def table(found: list[Version], where: str, empty: str, caption: str) -> views.T
 
 
 def details(version: Version) -> views.Table:
-    """Everything that is known of one version."""
+    """Everything known about one version."""
     return views.table(["Kind", "Name", "Value"], _facts(version), caption=_title(version))
 
 
 def differences(one: Version, other: Version) -> views.Table:
-    """What two versions do not have in common."""
+    """The differences of two versions."""
     left, right = ({(kind, name): text for kind, name, text in _facts(v)} for v in (one, other))
     rows = [
         [*key, left.get(key, ""), right.get(key, "")]
@@ -154,12 +154,12 @@ def differences(one: Version, other: Version) -> views.Table:
 
 
 def key(version: Version) -> str:
-    """What a version of Azure's is called once it is pulled."""
+    """The key of a version from Azure once it is pulled."""
     return pulls.key_of(version["name"], version["version"], version["id"])
 
 
 def comparable(store: Store, where: str, version: Version) -> str:
-    """Which of `choices.exports` a version is: itself where it is here, else its run; "" if neither is."""
+    """The value in `choices.exports` for a version: itself if it is here, else its run; "" if neither is."""
     if where == LOCAL:
         return choices.registry_key(version)
     known = pulls.facts(store.home, key(version))
@@ -175,7 +175,7 @@ def _of_azure(where: Place, model: dict[str, Any]) -> Version:
     return {
         **{name: model[name] for name in names},
         "id": Reference(where, where.registry, model["name"], model["version"]).uri,
-        "bytes": int(size) if BYTES.fullmatch(size) else None,  # anybody may write properties there
+        "bytes": int(size) if BYTES.fullmatch(size) else None,  # anybody can edit properties there
     }
 
 
@@ -188,7 +188,7 @@ def _kept(file: Path) -> Kept | None:
     try:
         found = json.loads(file.read_text("utf-8"))
         return Kept(found["place"], found["asked"], found["versions"])
-    except (OSError, ValueError, TypeError, KeyError):  # nobody has asked yet, or it is no such file
+    except (OSError, ValueError, TypeError, KeyError):  # never asked, or a damaged file
         return None
 
 

@@ -1,4 +1,4 @@
-"""How runs, times and sizes read on the page: plain data, which `assets/draw.js` puts in place as text."""
+"""How runs, times and sizes are shown on the page: plain data that `assets/draw.js` draws as text."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def status(of: Run | StageRun) -> dict[str, str | None]:
 
 
 def recipe_yaml(recipe: dict[str, Any]) -> str:
-    """A recipe as it stands in the store, as the file a user would write."""
+    """A stored recipe as the YAML that a user would write."""
     return yaml.safe_dump(recipe, default_flow_style=None, sort_keys=False, width=10_000, allow_unicode=True)
 
 
 def queued(text: str, notes: list[str]) -> dict[str, Any]:
-    """What was queued and what should be known of it, for a place that draws `notice`."""
+    """What was queued and notes about it, for a place that draws `notice`."""
     return {"text": text, "note": _noted(notes), "kind": "good"}
 
 
@@ -50,7 +50,7 @@ def _noted(notes: list[str]) -> str:
 
 
 def duration(run: Run) -> float | None:
-    """Seconds that a run's stages have taken, publishing left out; of one at work, since it began."""
+    """Seconds that a run's stages took, without publishing; a running stage counts since its start."""
     stages = [stage for stage in run.stages if stage.kind != "publish" and stage.started]
     took = [
         time.time() - (stage.started or 0) if stage.status == RUNNING else stage.seconds or 0.0
@@ -69,8 +69,14 @@ def losses(run: Run) -> str:
 
 
 def question(text: str, notes: list[str], yes: str, about: str = "") -> dict[str, Any]:
-    """What must be answered before something is done; with no word for `yes` it is only read."""
-    return {"text": text, "notes": notes, "yes": yes, "id": about, "at": time.time()}  # asked again each time
+    """A question to answer before something is done; without a label for `yes` it is only information."""
+    return {
+        "text": text,
+        "notes": notes,
+        "yes": yes,
+        "id": about,
+        "at": time.time(),
+    }  # `at` differs, so it is asked each time
 
 
 def problems(title: str, error: LabError | OSError) -> dict[str, Any]:
@@ -92,7 +98,7 @@ def dataset(name: str, report: Report, notes: list[str]) -> dict[str, Any]:
 
 
 def history(runs: list[Run], *, empty: str = "", checked: list[str] | None = None, picked: str = "") -> Table:
-    """Runs, one a row, with their ids for selecting one and boxes for those that are to be compared."""
+    """Runs, one a row, with ids for selecting one, and boxes to check some for comparison."""
     owned = len({run.owner for run in runs}) > 1
     tagged = any(run.tags for run in runs)
     rows = [
@@ -127,14 +133,14 @@ def storage(takes: Storage) -> list[list[str]]:
 
 
 def _said(key: str) -> str:
-    """`optimize.model_bytes` as a person says it."""
+    """`optimize.model_bytes` in plain words."""
     return key.replace(".", ": ").replace("_", " ").removesuffix(" bytes")
 
 
 def comparison(
     runs: list[Run], differences: list[Compared], metrics: list[Compared], curves: list[Losses]
 ) -> dict[str, Any]:
-    """Runs side by side: two tables with a column a run, and the curves of those that have any."""
+    """Runs side by side: two tables with a column for each run, and the curves of those that have any."""
     names = [f"{run.name}\n{run.id}" for run in runs]
     recipe = [[row.key, *("" if v is None else display.number(v) for v in row.values)] for row in differences]
     measured = [
@@ -164,7 +170,7 @@ def comparison(
 
 
 def stages(run: Run) -> Table:
-    """The stages of one run with what they took and gave."""
+    """The stages of one run with times, sizes and results."""
     columns = ["Stage", "Status", "Time", "Size", "Result"]
     return table(columns, [_stage_row(stage) for stage in run.stages], caption="Stages")
 
@@ -202,7 +208,7 @@ def _cell(value: Any) -> str:
 
 
 def _cut(text: str, most: int) -> str:
-    """A text a page can hold: valid Unicode, and not too long."""
+    """A text for the page: valid Unicode, and cut if long."""
     return display.valid(display.cut(text, most))
 
 
@@ -227,7 +233,7 @@ def answers(run: Run) -> list[dict[str, Any]]:
 
 
 def scorecard(rows: list[Row]) -> dict[str, Any]:
-    """A scorecard as a table, as points of a chart, and whether all of it is measured."""
+    """A scorecard as a table and as points of a chart, and whether everything is measured."""
     columns = ["Algorithm", "Status", "Size", "Perplexity, your data", "Distance"]
     columns += [
         "Perplexity, general text",

@@ -190,7 +190,7 @@ def test_an_export_is_no_base_and_says_so_another_model_is(store, home):
         "azureml", picked(export)
     )
     assert (notice, chosen, comparable) == (None, export, run)
-    assert "no training can start" in title["note"]
+    assert "training cannot start" in title["note"]
     assert title["note"].endswith("starter.")
     assert link["href"].startswith("https://ml.azure.com/model/trips:1/details?wsid=/subscriptions/1111")
     assert link["href"].endswith("&tid=t")

@@ -171,7 +171,7 @@ def test_a_version_registered_here_answers_and_has_the_prompts_of_its_run(store,
     )  # fmt: skip
     for elsewhere in ("registry/../artifacts", f"registry/{home}", "pulled/../..", "registry/travel/2"):
         notice = collect(compare.compare(elsewhere, "Where?", 64, 0, 0))[-1][-1]
-        assert notice["text"] == "This model is not here any more; choose another one."
+        assert notice["text"] == "This model no longer exists; choose another one."
         assert compare.choose(elsewhere)[2] == ""
 
 
