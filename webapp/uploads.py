@@ -115,9 +115,7 @@ def _opened(digest: str, name: str) -> Iterator[int]:
         try:
             opened.append(os.open(settings.uploads(), _NO_LINK | os.O_DIRECTORY))
             opened.append(os.open(digest, _NO_LINK | os.O_DIRECTORY, dir_fd=opened[-1]))
-            opened.append(
-                os.open(name, _NO_LINK | os.O_NONBLOCK, dir_fd=opened[-1])
-            )  # opening a pipe would block
+            opened.append(os.open(name, _NO_LINK | os.O_NONBLOCK, dir_fd=opened[-1]))  # a pipe would block
         except OSError:
             raise InputError(NOT_HERE) from None
         facts = os.fstat(opened[-1])
@@ -169,8 +167,8 @@ class FilesOnly(GradioMultiPartParser):
 
 
 class Room:
-    """ASGI middleware: an upload may start and continue only if it fits beside the others and leaves space for
-    runs. Only bytes that have arrived count: anybody can state a size and send nothing."""
+    """ASGI middleware: an upload may start and continue only if it fits beside the others and leaves space
+    for runs. Only bytes that have arrived count: anybody can state a size and send nothing."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

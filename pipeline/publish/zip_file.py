@@ -198,7 +198,7 @@ def save(home: Path, run: Run, target: Path) -> int:
     Raises InputError if the run has no exported model, the folder is not there, or the file is.
     """
     if target.exists():
-        raise InputError(f"{target}: is there already; give another name with --to")
+        raise InputError(f"{target}: already exists; give another name with --to")
     if not target.parent.is_dir():
         raise InputError(f"{target.parent}: no such folder")
     with Takeaway(home, run) as zipped, whole(target, shared=True) as part:

@@ -21,7 +21,7 @@ def convert(adapter: Path, folder: Path, file: Path | None = None, *, same_base:
     if file.suffix != SUFFIX:
         raise InputError(f"{file}: the name of an adapter's file ends in {SUFFIX}")
     if file.exists():
-        raise InputError(f"{file}: is there already; give another name with --to")
+        raise InputError(f"{file}: already exists; give another name with --to")
     if not file.resolve().parent.is_dir():
         raise InputError(f"{file.resolve().parent}: no such folder")
     if not adapter.is_dir():

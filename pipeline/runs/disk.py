@@ -1,4 +1,4 @@
-"""What runs take on disk, and how space is freed: of deleted runs after a day, of results on request.
+"""What runs take on disk, and how space is freed: deleted runs after a day, results and datasets on request.
 
 Results are shared: a stage with the same options and inputs as an earlier one reuses its result. So a result
 is deleted only if no run refers to it, not even a deleted run that can be restored, and no stage may be about

@@ -172,7 +172,7 @@ class TestDownload:
         assert out.startswith(f"{name}: {Path(name).stat().st_size:,} bytes; unpacked, `python app.py`")
         before = Path(name).read_bytes()
         code, out, err = cli(capsys, "download", finished.id)
-        assert (code, out, err) == (2, "", f"{name}: is there already; give another name with --to\n")
+        assert (code, out, err) == (2, "", f"{name}: already exists; give another name with --to\n")
         assert [path.name for path in Path().iterdir()] == [name]
         assert Path(name).read_bytes() == before
 

@@ -237,7 +237,7 @@ def test_it_is_saved_whole_or_not_at_all(store: Store, finished: Run, tmp_path: 
     target.parent.mkdir()
     assert zip_file.save(store.home, finished, target) == target.stat().st_size
     assert target.read_bytes() == made(store, finished)
-    with pytest.raises(InputError, match=r"it\.zip: is there already"):
+    with pytest.raises(InputError, match=r"it\.zip: already exists"):
         zip_file.save(store.home, finished, target)
     assert [path.name for path in target.parent.iterdir()] == ["it.zip"]
 

@@ -1,5 +1,5 @@
 """Azure AI: who is logged in, where models are registered, and bytes to and from there.
 
-Nothing here imports the `azure` packages before a function that needs them is called: they take two seconds.
-The page asks through `ask`, in a process of its own.
+The `azure` packages are imported only inside functions that need them, because that takes two seconds. The
+page asks through `ask`, in a process of its own.
 """

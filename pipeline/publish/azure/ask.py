@@ -1,4 +1,4 @@
-"""What the page asks of Azure: in a process of its own, which may hang or crash without harm."""
+"""Questions of the page to Azure, in a process of its own, which may hang or crash without harm."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def whoami(home: Path, where: Place | None = None) -> dict[str, Any]:
 
 def workspaces(home: Path, login: str = "") -> dict[str, Any]:
     """`workspaces` that the login sees (login, subscription, resource_group, workspace), and `left_out`: a
-    sentence for each subscription that did not tell its own."""
+    sentence for each subscription that did not answer."""
     found: dict[str, Any] = run(home, "azure", "workspaces", *_flags(Place(login)))
     return found
 
@@ -31,17 +31,17 @@ def models(home: Path, name: str = "", where: Place | None = None) -> list[dict[
 
 
 def recipe(home: Path, uri: str, where: Place | None = None) -> str:
-    """The recipe that a registered version was made by, as YAML; `uri` is NAME:VERSION or an address."""
+    """The recipe of a registered version, as YAML; `uri` is NAME:VERSION or an address."""
     return str(run(home, "azure", "recipe", uri, *_flags(where))["recipe"])
 
 
 def preflight(home: Path, run_id: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The dry run of a publish, as `check_process.preflight` tells it."""
+    """The dry run of a publish, as `check_process.preflight` returns it."""
     return check_process.preflight(home, AZURE, run_id, "azureml", options)
 
 
 def run(home: Path, *words: str) -> Any:
-    """What a verb prints with --json. Raises LabError with the sentence it printed instead."""
+    """The output of a verb with --json. Raises LabError with its error message."""
     return check_process.ask(home, AZURE, *words)
 
 

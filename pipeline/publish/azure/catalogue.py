@@ -1,7 +1,7 @@
 """Models in Azure as a base for runs: which of their files make a Hugging Face folder, and fetching those.
 
-Models of the catalogue come plain, or as MLflow keeps them: weights in one folder, the tokenizer in another.
-`python -m pipeline.publish.azure.catalogue URI` says what a model is, from its small files; with
+Models of the catalogue are plain folders, or in MLflow's layout: weights in one folder, the tokenizer in
+another. `python -m pipeline.publish.azure.catalogue URI` describes a model from its small files; with
 `--into FOLDER` it fetches the model.
 """
 
@@ -53,18 +53,18 @@ def layout(names: Iterable[str]) -> dict[str, str]:
     main = found[0]
     chosen = _of(there, main)
     if TOKENIZER not in chosen:
-        # MLflow puts it beside: components/tokenizer next to model, or data/tokenizer.
+        # MLflow's places for it: components/tokenizer next to model, or data/tokenizer.
         beside = sorted(
             {path.parent for path in there if path.name == TOKENIZER}, key=lambda p: (len(p.parts), str(p))
         )
         if not beside:
-            raise LabError("has no tokenizer with it")
+            raise LabError("has no tokenizer")
         chosen = {**_of(there, beside[0]), **chosen}
     return chosen
 
 
 def _of(there: list[PurePosixPath], folder: PurePosixPath) -> dict[str, str]:
-    """The files right in a folder that a model is fetched with: no code, no other weights."""
+    """The files directly in a folder that are fetched: no code, no other weights."""
     inside = (path for path in there if path.parent == folder)
     return {
         path.name: str(path)
@@ -74,7 +74,7 @@ def _of(there: list[PurePosixPath], folder: PurePosixPath) -> dict[str, str]:
 
 
 def describe(home: Path, uri: str) -> base_models.Model:
-    """What the model is, from its config and tokenizer alone. Raises LabError."""
+    """The model, described from only its config and tokenizer. Raises LabError."""
     where = azure_workspace.find(home, Place(""))
     reference = parse(uri, where)
     with explained(reference.where), tempfile.TemporaryDirectory() as folder:
@@ -120,7 +120,7 @@ def _main(words: list[str]) -> int:
 
 
 def _fetched(uri: str, part: Path) -> int:
-    """Prints a line of JSON a message, and the error, if any, as the last one."""
+    """Prints one line of JSON per message; an error, if any, comes last."""
     try:
         fetch(settings.home(), uri, part, lambda message: print(to_json({"message": message}), flush=True))
     except (LabError, OSError) as error:
@@ -135,7 +135,7 @@ def _described(uri: str) -> int:
     except LabError as error:
         print(error, file=sys.stderr)
         return 2
-    except RecursionError:  # one that could just be read cannot be written
+    except RecursionError:  # it could be read, but is nested too deeply to write
         print("config.json is nested deeper than any real one", file=sys.stderr)
         return 2
     return 0

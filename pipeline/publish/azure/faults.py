@@ -23,17 +23,17 @@ SECRETS = re.compile(
 UNAVAILABLE = {
     "cli": "The Azure CLI is not logged in here; run `az login` (`az login --use-device-code` on a machine"
     " without a browser) and try again.",
-    "identity": "No managed identity answers here; switch one on for this compute instance, or choose the"
+    "identity": "No managed identity responds here; enable one for this compute instance, or choose the"
     " login cli or environment.",
     "environment": "The service principal is not set; set AZURE_TENANT_ID, AZURE_CLIENT_ID and"
     " AZURE_CLIENT_SECRET, or choose the login cli or identity.",
 }
 NO_CLI = "The Azure CLI is not installed here; install it and run `az login`, or choose another login."
 DEAF_CLI = (
-    "The Azure CLI does not answer here; run `az account get-access-token` in a terminal to see why, then try"
-    " again."
+    "The Azure CLI does not respond here; run `az account get-access-token` in a terminal to see why, then"
+    " try again."
 )
-EXISTS = re.compile(r"(?<!longer )\bexists\b|\balready exist")  # not: does not exist
+EXISTS = re.compile(r"(?<!longer )\bexists\b|\balready exist")  # but not "does not exist"
 LOCKED = "ScopeLocked"
 AGAIN = "what was uploaded stays, and publishing again continues from there"
 STORAGE_CODES = {
@@ -59,7 +59,7 @@ def scrub(text: str) -> str:
 
 @contextmanager
 def explained(place: Place) -> Iterator[None]:
-    """Raise what Azure raises inside as LabError with a sentence; its traceback goes to the log, scrubbed."""
+    """Turn errors of Azure inside into LabError with a sentence; the scrubbed traceback goes to the log."""
     try:
         yield
     except (LabError, OSError, MemoryError) as error:
@@ -76,7 +76,7 @@ def _told(error: BaseException, place: Place) -> str:
 
 
 def sentence(error: BaseException, place: Place) -> str:
-    """What to tell of an error of the `azure` packages."""
+    """The sentence for an error of the `azure` packages."""
     from azure.core import exceptions as core
     from azure.identity import CredentialUnavailableError
 
@@ -100,23 +100,23 @@ def sentence(error: BaseException, place: Place) -> str:
         (status == 401 or refused, f"Azure no longer takes the login. {_renew(place)}"),
         (
             LOCKED in code + text,
-            f"A lock stands against changes to {place}; ask whoever runs it to take the lock away ({told}).",
+            f"A lock prevents changes to {place}; ask whoever runs it to remove the lock ({told}).",
         ),
         (
             exists,
-            "That version exists already with other content; leave the version empty to take the next one.",
+            "That version already exists with other content; leave the version empty to use the next one.",
         ),
         (
             status == 404 or isinstance(error, core.ResourceNotFoundError),
-            f"{str(place)[0].upper()}{str(place)[1:]}, or what is asked of it, is not there, or the login"
+            f"{str(place)[0].upper()}{str(place)[1:]}, or what is asked of it, does not exist, or the login"
             f" cannot see it ({told}); `{settings.command()} azure workspaces` lists those it sees.",
         ),
         (
             status == 409,
-            f"Azure is busy with another operation on this just now ({told}); {again}.",
+            f"Azure is busy with another operation on this ({told}); {again}.",
         ),
-        (status == 429, f"Azure has too many requests just now (429); {again}."),
-        (status is not None and status >= 500, f"Azure has trouble of its own just now ({status}); {again}."),
+        (status == 429, f"Azure has too many requests (429); {again}."),
+        (status is not None and status >= 500, f"Azure has problems of its own ({status}); {again}."),
         (
             "CERTIFICATE_VERIFY_FAILED" in text,
             "Azure's certificate is not trusted here; name your proxy's authority in REQUESTS_CA_BUNDLE.",
@@ -131,7 +131,7 @@ def sentence(error: BaseException, place: Place) -> str:
 
 
 def passes(error: BaseException) -> bool:
-    """Whether a conflict may be over in a moment: another operation is under way. A lock stays."""
+    """Whether a conflict is temporary, because another operation is running; a lock is not."""
     text = code_of(error) + str(error)
     return getattr(error, "status_code", None) == 409 and LOCKED not in text and not EXISTS.search(text)
 
@@ -143,7 +143,7 @@ def code_of(error: BaseException) -> str:
 
 
 def role(place: Place) -> str:
-    """The role that allows all that the lab does there."""
+    """The role that allows everything the lab does there."""
     if place.registry:
         return "AzureML Registry User"
     return "AzureML Data Scientist" if place.workspace else "Reader"
@@ -169,8 +169,8 @@ def _action(text: str) -> str:
 
 
 def said(error: BaseException) -> str:
-    """What Azure says in an error, once, without what the client repeats around it; scrubbed, and short."""
+    """Azure's own message in an error, without the client's repetitions; scrubbed, and short."""
     inner = getattr(error, "error", None)
     text = getattr(inner, "message", None) or getattr(error, "message", None) or str(error)
-    # The storage service puts ids and times on lines of their own after its sentence.
+    # The storage service adds ids and times on separate lines after its sentence.
     return display.sentences(scrub(str(text).partition("\nRequestId:")[0]), MOST_SAID)

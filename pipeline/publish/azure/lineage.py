@@ -1,4 +1,4 @@
-"""Where a version came from: tags to look at, properties to look up. Card and recipe go in the folder."""
+"""Where a version came from: tags to show, properties to look up. Card and recipe are in the folder."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from pipeline.system.files import to_json
 
 LONGEST_TAG = 256
 LONGEST_PROPERTY = 1000
-CONTENT = "olive_lab_content"  # the property that names all files by their content
+CONTENT = "olive_lab_content"  # the property with a hash of all files
 VERIFIED = "verified"
-OURS = "olive-lab"  # the folder of the container that ours go into
-# What is shown, and found again by: an interrupted check by `run` and `verified`.
+OURS = "olive-lab"  # the folder in the container for our files
+# Tags that are shown and searched: an interrupted check is found by `run` and `verified`.
 OWN_TAGS = (
     "run", "run_name", "base", "base_revision", "data", "data_sha256", "algorithm", "bits", "method",
     "made_with", VERIFIED,
@@ -30,12 +30,12 @@ HEADLINES = ("eval_loss_after", "adapter_tokens_per_second", "perplexity")
 
 
 def content(sums: Mapping[str, str]) -> str:
-    """SHA-256 over all files' names and sums."""
+    """SHA-256 over the names and checksums of all files."""
     return hashlib.sha256(checksums.text(sums).encode()).hexdigest()
 
 
 def prefix(digest: str) -> str:
-    """Where files of that content lie in the container: the same content is there once."""
+    """The folder of that content in the container, so that the same content is stored once."""
     return f"{OURS}/{digest}"
 
 
@@ -57,7 +57,7 @@ def parse_tags(text: str) -> dict[str, str]:
 
 
 def tags(run: Run, given: Mapping[str, str]) -> dict[str, str]:
-    """What a person wants to see in a list, and what the user gave, which is none of ours (`parse_tags`)."""
+    """Tags for lists of versions, and the user's own, which never have our names (see `parse_tags`)."""
     recipe = run.recipe
     quantize, finetune = recipe.get("quantize") or {}, recipe.get("finetune") or {}
     base, _, revision = _base(run).partition("@")
@@ -80,7 +80,7 @@ def tags(run: Run, given: Mapping[str, str]) -> dict[str, str]:
 
 
 def properties(run: Run, digest: str, size: int) -> dict[str, str]:
-    """All that is known, a text each: the recipe a stage at a time, versions of packages, every metric."""
+    """Everything known, as texts: the recipe by stage, versions of packages, every metric."""
     source = Path(str(run.artifact("onnx")))
     found = {
         CONTENT: digest,
@@ -113,7 +113,7 @@ def metrics(run: Run) -> dict[str, str]:
 
 
 def data_hash(run: Run) -> str:
-    """SHA-256 of the dataset: the home's copy lies in a folder of that name."""
+    """SHA-256 of the dataset: the home's copy is in a folder with that name."""
     name = Path(run.data).parent.name
     return name if card.HASHED.fullmatch(name) else ""
 
@@ -125,7 +125,7 @@ def _base(run: Run) -> str:
 
 
 def _model(run: Run) -> str:
-    """The base as Azure may know it: of a model there the whole address."""
+    """The name of the base for Azure: the full address if the model is in Azure."""
     model = str(run.recipe["model"])
     return model if model.startswith("azureml:") else str(card.shown(run)["model"])
 

@@ -1,4 +1,4 @@
-"""The login that was chosen, and no other: never a browser, never a search through all there is."""
+"""The chosen login and no other: no browser, and no search through all kinds of logins."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pipeline.inputs.azure_workspace import LOGINS, Place
 CLI_SECONDS = 30
 KEY = "get a key to the storage"
 WITHOUT_KEY = (
-    "Without a key to the storage, as where keys are not allowed, the login itself is used there; then it"
-    " needs the role Storage Blob Data Contributor on the storage account"
+    "Without a key to the storage, for example because keys are not allowed, the login itself is used there;"
+    " it then needs the role Storage Blob Data Contributor on the storage account"
 )
 NEEDED = {
     "see models": "Microsoft.MachineLearningServices/workspaces/models/versions/read",
@@ -25,7 +25,7 @@ NEEDED = {
 
 
 def credential(login: str) -> Any:
-    """A credential of azure-identity. Raises InputError for a login that is none."""
+    """A credential of azure-identity. Raises InputError for an unknown login."""
     from azure.identity import AzureCliCredential, EnvironmentCredential, ManagedIdentityCredential
 
     if login == "cli":
@@ -33,13 +33,14 @@ def credential(login: str) -> Any:
     if login == "identity":
         return ManagedIdentityCredential(client_id=settings.azure_identity())
     if login == "environment":
-        # Only Microsoft's own hosts know each other; one of another cloud is taken at its word.
+        # The check of the authority knows only Microsoft's own hosts; one of another cloud is trusted as
+        # given.
         return EnvironmentCredential(disable_instance_discovery=settings.azure_authority() is not None)
     raise InputError(f"login: {display.value(login)} is not allowed; allowed: {', '.join(LOGINS)}")
 
 
 def identity(place: Place) -> dict[str, Any]:
-    """Who is logged in, as its token says: name, tenant, object, and for how many minutes it is good."""
+    """Who is logged in, from the token: name, tenant, object, and for how many minutes it is valid."""
     token = credential(place.login).get_token(scope())
     facts = _payload(token.token)
     name = next(
@@ -55,21 +56,21 @@ def identity(place: Place) -> dict[str, Any]:
 
 
 def scope() -> str:
-    """What a token for Resource Manager is asked for."""
+    """The scope of a token for Resource Manager."""
     return f"{manager()}/.default"
 
 
 def manager() -> str:
-    """Where Resource Manager is in the cloud that the environment names."""
+    """The address of Resource Manager in the cloud that the environment names."""
     from azure.ai.ml._azure_environments import _get_base_url_from_metadata
 
     return str(_get_base_url_from_metadata())
 
 
 def allowed(permissions: list[dict[str, Any]]) -> dict[str, bool]:
-    """What of what publishing needs the workspace's permissions let one do, in words.
+    """Which actions that publishing needs the workspace's permissions allow, by their names in plain words.
 
-    All but KEY is needed in any case, and that one only where the storage account allows keys.
+    All but KEY are always needed; KEY only if the storage account allows keys.
     """
     return {
         word: any(_grants(permission, action) for permission in permissions)
@@ -92,7 +93,7 @@ def _like(pattern: str, action: str) -> bool:
 
 
 def _payload(token: str) -> dict[str, Any]:
-    """What a token says of itself; {} for one that only the service can read."""
+    """The claims in a token; {} if only the service can read it."""
     try:
         part = token.split(".")[1]
         facts = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))

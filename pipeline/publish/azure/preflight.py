@@ -1,4 +1,4 @@
-"""The dry run of a publish to Azure: what could stand against it, asked, and what cannot be known."""
+"""The dry run of a publish to Azure: what might prevent it, and what cannot be known."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Check = Callable[[], tuple[Status, str]]
 
 
 def preflight(home: Path, run: Run, options: azureml.Options) -> list[Finding]:
-    """Every check, in the order in which publishing would come to it. Writes nothing, here or there.
+    """Every check, in the order of publishing. Writes nothing, here or there.
 
     Raises InputError where the publisher's plan does.
     """
     planned = azureml.plan(home, run, options)
     where = azureml.place_of(home, options)
     source = source_of(run, options.name, options.version)
-    found = [Finding("name", Status.OK, f"{options.name} can be the name of a model")]
+    found = [Finding("name", Status.OK, f"{options.name} is a valid name of a model")]
     found += [checks.files(planned), _ignored(source), *checks.fit(source), _time(home, planned["bytes"])]
     if options.check:
         found.append(checks.disk(home, planned["bytes"]))
@@ -42,7 +42,7 @@ def preflight(home: Path, run: Run, options: azureml.Options) -> list[Finding]:
 
 
 def _asked(run: Run, options: azureml.Options, where: Place, digest: str) -> list[Finding]:
-    """What Azure says; after the first thing it refuses, the rest is unknown."""
+    """The checks that ask Azure; after the first failure, the rest is unknown."""
     from pipeline.publish.azure.registry import opened as connected
     from pipeline.publish.azure.workspace import STORE, Workspace
 
@@ -86,7 +86,7 @@ def _asked(run: Run, options: azureml.Options, where: Place, digest: str) -> lis
         "version": version,
     }  # fmt: skip
     found: list[Finding] = []
-    if where.registry:  # it gives a container, and says what is allowed, only to a version that is made
+    if where.registry:  # it gives a container, and shows permissions, only when a version is made
         questions = {name: questions[name] for name in ("login", "workspace", "version")}
     for name, check in questions.items():
         if failed(found):
@@ -117,7 +117,7 @@ def _version(workspace: Any, run: Run, options: azureml.Options, digest: str) ->
 
 
 def _ignored(source: Path) -> Finding:
-    """The trap of `az ml model create`: a .gitignore in the folder drops files without a word."""
+    """A pitfall of `az ml model create`: it silently leaves out what a .gitignore in the folder names."""
     there = [name for name in IGNORES if (source / name).is_file()]
     if not there:
         return Finding("ignore files", Status.OK, "none that would leave files out")
@@ -130,7 +130,7 @@ def _ignored(source: Path) -> Finding:
 
 
 def _time(home: Path, size: int) -> Finding:
-    """How long the upload takes beside the hour of one access signature."""
+    """How long the upload takes, compared with the hour that an access signature is valid."""
     try:
         speed, known = float((home / azureml.SPEED).read_text("utf-8")), True
     except (OSError, ValueError):
@@ -149,6 +149,6 @@ def _unknown() -> list[Finding]:
             "not known",
             Status.UNKNOWN,
             "whether the storage account lets this machine write, and whether a policy of the workspace"
-            " stands against a new version: both are seen only by doing it",
+            " prevents a new version: only publishing shows it",
         )
     ]

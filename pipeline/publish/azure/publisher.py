@@ -1,8 +1,8 @@
-"""Azure AI: a version in a workspace's model registry, taken down again and tried before it counts.
+"""Azure AI: a version in a workspace's model registry, downloaded again and tried before it counts.
 
-1. The export is verified, as everywhere. 2. Its files go to the workspace's container, under a name made of
-their content. 3. Only when all are there is the version registered: one request. 4. It is downloaded,
-compared and asked something; then its tag `verified` says true.
+1. The export is verified, as for every target. 2. Its files go to the workspace's container, in a folder
+named by a hash of them. 3. When all are there, one request registers the version. 4. It is downloaded,
+compared and asked prompts; then its tag `verified` becomes true.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from pipeline.system.files import write_whole
 from pipeline.system.transfer_progress import Meter, Report
 
 SPEED = "azure-speed.txt"  # bytes a second of the last upload, for estimates
-MOST_RACES = 5  # times that somebody else may take the next version
+MOST_RACES = 5  # times that another publisher may take the next version first
 
 
 @dataclass(frozen=True)
 class Options:
     name: str = option("", "Name of the model: letters, digits, - and _")
-    version: str = option("", "A whole number; empty takes the next one")
+    version: str = option("", "A whole number; empty: the next one")
     description: str = option("", "A sentence for the model card", advanced=True)
     tags: str = option("", "Tags of your own: key=value, several with commas between", advanced=True)
     login: Literal["remembered", "cli", "identity", "environment"] = option(
         "remembered",
         "cli: az login; identity: the compute instance's; environment: a service principal's AZURE_"
-        " variables; remembered: the last that worked, at first cli",
+        " variables; remembered: the last one that worked, or cli",
     )
     subscription: str = option("", "The subscription's id; empty: the remembered one")
     resource_group: str = option("", "The workspace's resource group; empty: the remembered one")
@@ -53,7 +53,9 @@ class Options:
     registry: str = option("", "A registry that workspaces share, instead of a workspace", advanced=True)
     config: str = option("", "A config.json of the workspace instead of these three", advanced=True)
     check: bool = option(
-        True, "Download it again, compare, and have it answer; only then it counts as verified", advanced=True
+        True,
+        "Download it again, compare it and have it answer; only then does it count as verified",
+        advanced=True,
     )
     patience: float = option(
         300.0, "Give up when nothing has got through for so many seconds", min=1, max=86400, advanced=True
@@ -68,8 +70,8 @@ def place_of(home: Path, options: Any) -> Place:
 
 
 def settled(home: Path, options: Options) -> Options:
-    """The options with the workspace written out: it may be remembered otherwise when the publish begins, and
-    a config.json is named from where somebody is just now. Raises InputError if none is known."""
+    """The options with the workspace filled in: another one may be remembered by the time the publish starts,
+    and the path of a config.json may be relative. Raises InputError if none is known."""
     where = place_of(home, options).required()
     return dataclasses.replace(
         options, login=where.login,  # type: ignore[arg-type] # place knows no other logins
@@ -79,10 +81,10 @@ def settled(home: Path, options: Options) -> Options:
 
 
 def plan(home: Path, run: Run, options: Options) -> dict[str, Any]:
-    """What `publish` would do, as far as this machine knows: name, version, target, files, bytes, and it
-    as a command for the Azure CLI. Asks nobody; `preflight` does.
+    """What `publish` would do, as far as this machine knows: name, version, target, files, bytes, and an
+    Azure CLI command for it. Does not ask Azure; `preflight` does.
 
-    Raises InputError if name, version or tags cannot be taken, no workspace is known, or there is nothing to
+    Raises InputError if name, version or tags are not valid, no workspace is known, or there is nothing to
     publish.
     """
     source = source_of(run, options.name, options.version)
@@ -109,7 +111,7 @@ def plan(home: Path, run: Run, options: Options) -> dict[str, Any]:
 def publish(home: Path, run: Run, options: Options, report: Report) -> dict[str, Any]:
     """Do it; returns name, version, path, bytes, verified and more for the stage's metrics.
 
-    Raises InputError where `plan` does, and LabError with what stands against it. A version is registered
+    Raises InputError where `plan` does, and LabError with the reason if it fails. A version is registered
     with all its files or not at all.
     """
     plan(home, run, options)
@@ -119,7 +121,7 @@ def publish(home: Path, run: Run, options: Options, report: Report) -> dict[str,
 
 
 def register(home: Path, run: Run, options: Options, report: Report) -> dict[str, Any]:
-    """What `publish` does with an export that was verified."""
+    """The part of `publish` after the export is verified."""
     planned = plan(home, run, options)
     where = place_of(home, options)
     with explained(where):
@@ -133,7 +135,7 @@ def versions(home: Path) -> list[dict[str, Any]]:
 
 
 class _Publication:
-    """One publication under way."""
+    """One publication in progress."""
 
     def __init__(self, home: Path, run: Run, options: Options, where: Place, report: Report) -> None:
         from pipeline.publish.azure.registry import opened
@@ -157,7 +159,7 @@ class _Publication:
         azure_workspace.remember(self.home, self.workspace.place)
         if options.check:
             self._check(version, sums, digest)
-            there = self.workspace.model(options.name, version)  # others may have set tags meanwhile
+            there = self.workspace.model(options.name, version)  # somebody may have set tags meanwhile
             tags = {**about["tags"], **((there and there.tags) or {}), lineage.VERIFIED: "true"}
             self._register(version, path, digest, {**about, "tags": tags})
         return {
@@ -172,10 +174,10 @@ class _Publication:
         }
 
     def _make(self, items: list[Item], digest: str, about: dict[str, Any]) -> tuple[str, str]:
-        """Send the files and register a version of them; returns its number and what it calls its files.
+        """Send the files and register a version of them; returns its number and the path of its files.
 
-        A next version that somebody else takes at the same moment is followed by the next one. Raises Taken
-        for one that was asked for.
+        If somebody else takes the next version first, the one after is tried. Raises Taken for an explicit
+        version.
         """
         wanted = self.options.version or unfinished(self.workspace, self.run, self.options.name, digest)
         for _ in range(MOST_RACES):
@@ -190,21 +192,21 @@ class _Publication:
     def _attempt(self, version: str, items: list[Item], digest: str, about: dict[str, Any]) -> str:
         name, prefix = self.options.name, lineage.prefix(digest)
         there = self._there(version, digest)
-        if there is None or not self.workspace.place.registry:  # what is in a registry is whole
+        if there is None or not self.workspace.place.registry:  # versions in a registry are complete
             self._send(version, items, prefix)
         path = str(there.path) if there else self.workspace.path(prefix, name, version)
         kept = dict(there.tags or {}) if there else {}
         tags = {**kept, **about["tags"]}
-        # What was verified once stays so: its files cannot have changed.
+        # A verified version stays verified: its files cannot change.
         tags[lineage.VERIFIED] = kept.get(lineage.VERIFIED, tags[lineage.VERIFIED])
         self.report("Registering the version", 0.57)
         self._register(version, path, digest, {**about, "tags": tags})
         return path
 
     def _register(self, version: str, path: str, digest: str, about: dict[str, Any]) -> None:
-        """Make the version, or change its tags. Raises Taken where it is there with other content.
+        """Create the version, or change its tags. Raises Taken if it exists with other content.
 
-        A conflict with no such version is one of the moment, as 503 is: another operation is under way.
+        A conflict without such a version is temporary, like 503: another operation is running.
         """
         from azure.core.exceptions import HttpResponseError
 
@@ -225,7 +227,7 @@ class _Publication:
         )
 
     def _send(self, version: str, items: list[Item], prefix: str) -> None:
-        """Send the files, and add what that took to what was sent."""
+        """Send the files, and count bytes and seconds."""
         container = self.workspace.container(self.options.name, version, self.options.patience)
         started = time.monotonic()
         end = 0.55 if self.options.check else 0.98
@@ -239,17 +241,17 @@ class _Publication:
         self.sent["retries"] += container.retries
 
     def _there(self, version: str, digest: str) -> Any | None:
-        """The version, if it is there with this content. Raises Taken if it is with other content."""
+        """The version, if it exists with this content. Raises Taken if it exists with other content."""
         model = self.workspace.model(self.options.name, version)
         if model is not None and (model.properties or {}).get(lineage.CONTENT) != digest:
             raise Taken(self.options.name, version)
         return model
 
     def _check(self, version: str, sums: dict[str, str], digest: str) -> None:
-        """Take the version down as anybody would, compare it, and have it answer. Raises LabError."""
+        """Download the version as any user would, compare it, and have it answer. Raises LabError."""
         name = self.options.name
         folder = self.home / checks.CHECKED / f"{name}-{version}"
-        for other in folder.parent.glob("*"):  # by a process that was killed; only one publishes at a time
+        for other in folder.parent.glob("*"):  # left by a killed process; only one publishes at a time
             if other != folder:
                 shutil.rmtree(other, ignore_errors=True)
         place = self.workspace.place
@@ -275,7 +277,7 @@ class _Publication:
 
 
 def unfinished(workspace: Any, run: Run, name: str, digest: str) -> str:
-    """The version of this content that an earlier attempt of the run did not get to check; "" if none is."""
+    """The version of this content that an earlier attempt did not finish checking; "" if there is none."""
     for model in workspace.models([name])[:1]:
         same = model["properties"].get(lineage.CONTENT) == digest
         if same and model["tags"].get("run") == run.id and model["tags"].get(lineage.VERIFIED) == "false":
@@ -284,14 +286,14 @@ def unfinished(workspace: Any, run: Run, name: str, digest: str) -> str:
 
 
 def content(home: Path, run: Run, options: Options) -> str:
-    """What names all files that a publish would send, by their content."""
+    """The hash of all files that a publish would send."""
     source = source_of(run, options.name, options.version)
     return lineage.content({item.name: item.sha256 for item in packed(source, _written(home, run, options))})
 
 
 def _written(home: Path, run: Run, options: Options) -> dict[str, str]:
     """The files that the version has besides the export's own."""
-    # The card names no version, so that the same content has the same name whichever version it becomes.
+    # The card names no version, so that the content's hash does not depend on it.
     return {
         card.CARD: card.text(home, run, options.name, options.description),
         zip_file.RECIPE: card.recipe(run),

@@ -1,4 +1,4 @@
-"""A registered model's files, brought here by ranged reads and compared with what is known of them."""
+"""Downloads a registered model's files by ranged reads and compares them with known checksums."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def pull(home: Path, where: Place, uri: str, to: Path | None, report: Report) ->
     reference = parse(uri, where)
     target = to or Path(f"{reference.name}-{reference.version}")
     if target.exists():
-        raise InputError(f"{target}: is there already; give another folder with --to")
+        raise InputError(f"{target}: already exists; give another folder with --to")
     if not target.absolute().parent.is_dir():
         raise InputError(f"{target.absolute().parent}: no such folder")
     part = target.with_name(f".{target.name}.part")
@@ -47,7 +47,7 @@ def pull(home: Path, where: Place, uri: str, to: Path | None, report: Report) ->
 
 @contextmanager
 def _alone(target: Path, part: Path) -> Iterator[None]:
-    """Two at once would spoil each other's files. Raises LabError if another process is at it."""
+    """Keep other processes from the same download. Raises LabError if one is running."""
     path = part.with_name(f"{part.name}.lock")
     lock = _taken(path)
     if lock is None:
@@ -55,13 +55,13 @@ def _alone(target: Path, part: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if not part.exists():  # nothing is left that a later attempt would go on with
+        if not part.exists():  # there is nothing to resume
             path.unlink(missing_ok=True)
         os.close(lock)
 
 
 def _taken(path: Path) -> int | None:
-    """Take a lock whose file is removed in the end: not the one that somebody has just removed."""
+    """Take a lock whose file is deleted at the end, making sure that the file still exists."""
     while (lock := locks.take(path)) is not None:
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(lock), path.stat()):
@@ -71,8 +71,8 @@ def _taken(path: Path) -> int | None:
 
 
 def _pulled(reference: Reference, target: Path, part: Path, report: Report) -> dict[str, Any]:
-    if target.exists():  # whoever was at it until just now has brought it
-        raise InputError(f"{target}: is there already; give another folder with --to")
+    if target.exists():  # another process has just finished it
+        raise InputError(f"{target}: already exists; give another folder with --to")
     container, files, known = opened(reference)
     part.mkdir(mode=0o700, exist_ok=True)
     size = sum(remote.size for remote in files.values())
@@ -92,7 +92,7 @@ def _pulled(reference: Reference, target: Path, part: Path, report: Report) -> d
 def opened(
     reference: Reference, patience: float = blob_client.PATIENCE_SECONDS
 ) -> tuple[Container, dict[str, Remote], dict[str, Any]]:
-    """A version's container, its files by name, its tags and properties. Raises LabError if it has none."""
+    """A version's container, its files by name, its tags and properties. Raises LabError without files."""
     opener, prefix, model = (_of_registry if reference.registry else _of_workspace)(reference)
     container = Container(opener, patience)
     files = download.listed(container, prefix) or (_single(container, prefix) if prefix else {})
@@ -127,7 +127,7 @@ def _of_workspace(reference: Reference) -> tuple[Callable[[], Any], str, Any]:
 
 
 def _of_registry(reference: Reference) -> tuple[Callable[[], Any], str, Any]:
-    """Of a registry, such as Azure's own catalogue: each new signature is asked for with the model's name."""
+    """For a registry, such as Azure's catalogue: each new signature is requested with the model's name."""
     from azure.ai.ml._utils._registry_utils import get_storage_details_for_registry_assets
     from azure.storage.blob import ContainerClient
 
@@ -139,7 +139,7 @@ def _of_registry(reference: Reference) -> tuple[Callable[[], Any], str, Any]:
     name, _, prefix = address.path.strip("/").partition("/")
 
     def details(client: Any) -> Any:
-        """What the client's own download asks."""
+        """The request of the client's own download."""
         models = client.models
         return get_storage_details_for_registry_assets(
             service_client=models._registry_service_client, asset_type="models", uri=model.path,
@@ -150,7 +150,7 @@ def _of_registry(reference: Reference) -> tuple[Callable[[], Any], str, Any]:
     def opener() -> Any:
         try:
             signed, kind = registry.ask(details)
-        except KeyError:  # open to everybody, which the client knows under another spelling alone
+        except KeyError:  # a public one, which the client only knows under another spelling
             signed, kind = "", "NoCredentials"
         if kind == "SAS":
             return ContainerClient.from_container_url(signed, **blob_client.client_options())
@@ -177,9 +177,9 @@ def _single(container: Container, blob: str) -> dict[str, Remote]:
 
 
 def _compare(files: dict[str, Remote], folder: Path, sums: dict[str, str], known: dict[str, Any]) -> str:
-    """Compare files that wait in the folder with the model's SHA256SUMS and the version's own property.
+    """Compare downloaded files with the model's SHA256SUMS and the version's hash.
 
-    Returns what was compared. Raises LabError; what differs is brought again by the next attempt.
+    Returns what was compared, in words. Raises LabError; the next attempt downloads differing files again.
     """
     told = _told(files, folder)
     wrong = sorted(name for name, digest in told.items() if sums.get(name) != digest)
@@ -199,7 +199,7 @@ def _compare(files: dict[str, Remote], folder: Path, sums: dict[str, str], known
 
 
 def _told(files: dict[str, Remote], folder: Path) -> dict[str, str]:
-    """The sums in the model's SHA256SUMS; {} without one, and where it is something else of that name."""
+    """The checksums in the model's SHA256SUMS; {} if there is none, or it is another kind of file."""
     remote = files.get(checksums.NAME)
     if remote is None or remote.size > LARGEST_SUMS:
         return {}

@@ -1,6 +1,6 @@
-"""A registry that workspaces share, or Azure's own catalogue: as a workspace, with other ways to its files.
+"""A registry that workspaces share, or Azure's catalogue: like a workspace, with other access to its files.
 
-Each version has a container of its own, which the registry gives to whoever is about to make it.
+Each version has its own container, which the registry provides for creating the version.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Registry(Workspace):
         return Container(opener, patience)
 
     def path(self, prefix: str, name: str, version: str) -> str:
-        """How a version names its files: by their address, without the signature."""
+        """The path of a version's files: their address without the signature."""
         return f"{self._signed(name, version).partition('?')[0]}/{prefix}"
 
     def _signed(self, name: str, version: str) -> str:
@@ -69,7 +69,7 @@ class Registry(Workspace):
         return str(signed)
 
     def _create(self, client: Any, model: Any, patience: float) -> None:
-        """A registry makes a version in its own time, for which the client would wait without end."""
+        """Create a version. A registry takes its time, and the client alone would wait endlessly."""
         create = super()._create
         made: Future[None] = Future()
 
@@ -92,7 +92,7 @@ class Registry(Workspace):
 
 
 def opened(place: Place) -> Workspace:
-    """The workspace, or the registry that is in its place."""
+    """The workspace, or the registry given instead."""
     if place.registry:
         return Registry(place)
     return Workspace(place)

@@ -1,4 +1,4 @@
-"""The workspace: its models and its container, through azure-ai-ml; and questions it has no verb for."""
+"""The workspace: its models and container, through azure-ai-ml and, where that has no call, directly."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from pipeline.publish.azure.transfer.blob_client import Container
 T = TypeVar("T")
 STORE = "workspaceblobstore"
 PATIENCE: dict[str, Any] = {"connection_timeout": 20, "read_timeout": 60}  # seconds; the client's own are 300
-MOST_MODELS = 100  # whose versions are asked for together: one request each
+MOST_MODELS = 100  # whose versions are listed at a time: one request each
 MOST_LISTED = 500
-TOGETHER = 8  # questions to Resource Manager at a time
+TOGETHER = 8  # requests to Resource Manager at a time
 
 
 class Taken(LabError):
-    """A version is there, with other content."""
+    """A version exists with other content."""
 
     def __init__(self, name: str, version: str) -> None:
         super().__init__(
@@ -44,9 +44,9 @@ class Workspace:
         self._lock = threading.Lock()
 
     def ask(self, question: Callable[[Any], T]) -> T:
-        """What `question` returns for the client; asked again with a new login where the token is refused.
+        """The result of `question` for the client; repeated with a new login if the token is refused.
 
-        A token may end, or be taken back, between two requests; both client and credential keep theirs.
+        A token may expire or be revoked between two requests, and both client and credential cache theirs.
         """
         from azure.core.exceptions import HttpResponseError
 
@@ -57,7 +57,7 @@ class Workspace:
             if error.status_code != 401:
                 raise
             with self._lock:
-                if self.client is client:  # else another thread has seen to that
+                if self.client is client:  # else another thread has done so
                     self.credential = credential(self.place.login)
                     self.client = self._connect()
             return question(self.client)
@@ -66,7 +66,7 @@ class Workspace:
         from azure.ai.ml import MLClient
 
         place = self.place
-        # show_progress must stay on: without it a failing upload of the client's own waits for ever.
+        # show_progress must stay on: without it, a failing upload by the client waits forever.
         return MLClient(
             self.credential, place.subscription, place.resource_group, place.workspace or None,
             enable_telemetry=False, show_progress=True, **PATIENCE,
@@ -78,13 +78,13 @@ class Workspace:
         return {"workspace": found.name, "location": found.location, "id": found.id}
 
     def permissions(self) -> list[dict[str, Any]]:
-        """What the login may do in the workspace, as roles say it."""
+        """The login's permissions in the workspace, as in role definitions."""
         path = f"{self.place.path}/providers/Microsoft.Authorization/permissions?api-version=2022-04-01"
         with _manager(self.credential) as manager:
             return list(_pages(manager, path))
 
     def names(self) -> list[str]:
-        """All models, those that changed last first."""
+        """All models, the most recently changed first."""
 
         def changed(model: Any) -> str:
             context = model.creation_context
@@ -118,7 +118,7 @@ class Workspace:
             return None
 
     def next_version(self, name: str) -> str:
-        """The number that the service would give; it knows archived versions too, which are not listed."""
+        """The next number, from the service; it also knows archived versions, which are not listed."""
         from azure.ai.ml._utils._asset_utils import _get_next_version_from_container
 
         def asked(client: Any) -> Any:
@@ -132,14 +132,14 @@ class Workspace:
         return str(self.ask(asked))
 
     def register(self, name: str, version: str, path: str, patience: float, **about: Any) -> None:
-        """Make a version of files that lie in the container already; the service copies nothing.
+        """Create a version of files that are already in the container; the service copies nothing.
 
         `about` is description, tags, properties.
         """
         from azure.ai.ml.entities import Model
 
         def asked(client: Any) -> None:
-            # Anew each time: the client writes into what it is given.
+            # Made anew each time: the client modifies its arguments.
             model = Model(name=name, version=version, path=path, type="custom_model", **about)
             self._create(client, model, patience)
 
@@ -149,15 +149,15 @@ class Workspace:
         client.models.create_or_update(model)
 
     def container(self, name: str, version: str, patience: float = blob_client.PATIENCE_SECONDS) -> Container:
-        """Where the files of a version go: the workspace's own datastore, whichever version it is."""
+        """The container for a version's files: the workspace's datastore, for any version."""
         return Container(self.open_container, patience)
 
     def path(self, prefix: str, name: str, version: str) -> str:
-        """How a version names its files."""
+        """The path of a version's files."""
         return self.place.datastore(prefix)
 
     def open_container(self, name: str = STORE) -> Any:
-        """A client with a signature for an hour, or where there are no keys, with the login itself."""
+        """A client with a signature for an hour or, if there are no keys, with the login itself."""
         from azure.ai.ml._azure_environments import _get_storage_endpoint_from_metadata
         from azure.ai.ml.entities import NoneCredentialConfiguration
         from azure.core.exceptions import HttpResponseError
@@ -165,10 +165,10 @@ class Workspace:
 
         store = self.ask(lambda client: client.datastores.get(name))
         if not hasattr(store, "container_name"):
-            raise LabError(f"{name} of the workspace is no blob container; the lab uses those only.")
+            raise LabError(f"{name} of the workspace is not a blob container; the lab uses only those.")
         key = None
         try:
-            # What the client's own upload asks; it has no public verb that also takes signatures.
+            # The request of the client's own upload; no public call also accepts signatures.
             if not isinstance(store.credentials, NoneCredentialConfiguration):
                 secrets = self.ask(
                     lambda client: client.datastores._list_secrets(name, expirable_secret=True)
@@ -178,7 +178,7 @@ class Workspace:
             if error.status_code != 403:
                 raise
         url = f"https://{store.account_name}.blob.{_get_storage_endpoint_from_metadata()}"
-        # The credential keeps a token that the storage may have refused: a new client gets a new one.
+        # The credential caches a token that the storage may have refused: a new client gets a new one.
         return ContainerClient(
             url, store.container_name, credential=key or credential(self.place.login),
             **blob_client.client_options(),
@@ -203,9 +203,9 @@ def facts(place: Place, model: Any) -> dict[str, Any]:
 
 
 def workspaces(login: str) -> tuple[list[Place], list[str]]:
-    """Every workspace that the login sees, and a sentence for each subscription that does not tell.
+    """Every workspace that the login sees, and a sentence for each subscription that does not answer.
 
-    Raises LabError if none tells.
+    Raises LabError if none answers.
     """
     with _manager(credential(login)) as manager, ThreadPoolExecutor(TOGETHER) as pool:
         subscriptions = list(_pages(manager, "/subscriptions?api-version=2022-12-01"))
@@ -217,7 +217,7 @@ def workspaces(login: str) -> tuple[list[Place], list[str]]:
 
 
 def _workspaces_in(manager: Any, login: str, subscription: dict[str, Any]) -> list[Place] | str:
-    """The workspaces of one subscription, or a sentence that says why it does not tell them."""
+    """The workspaces of one subscription, or a sentence on why they cannot be listed."""
     from azure.core.exceptions import AzureError
 
     where = Place(login, subscription["subscriptionId"])
@@ -231,12 +231,12 @@ def _workspaces_in(manager: Any, login: str, subscription: dict[str, Any]) -> li
 
 
 def quiet() -> None:
-    """Only errors of the azure packages go into the log: their warnings name addresses, and help nobody."""
+    """Log only errors of the azure packages: their warnings contain addresses and don't help."""
     logging.getLogger("azure").setLevel(logging.ERROR)
 
 
 def _manager(credential: Any) -> Any:
-    """A client of Resource Manager for what azure-ai-ml does not ask; threads may share it, and its token."""
+    """A client of Resource Manager for what azure-ai-ml lacks; threads may share it and its token."""
     from azure.core import PipelineClient
     from azure.core.pipeline.policies import BearerTokenCredentialPolicy, RetryPolicy
 

@@ -82,7 +82,7 @@ def sentence(error: BaseException, what: str) -> str:
             status == 404,
             f"{what} is not on the hub, or its owner is not, or the login cannot see it; check the name.",
         ),
-        (status in (409, 412), f"Somebody else is changing {what} just now; publish again."),
+        (status in (409, 412), f"Somebody else is changing {what}; publish again."),
         (status == 400, f"The hub does not take this ({text}); correct it and publish again."),
         (
             "CERTIFICATE_VERIFY_FAILED" in text,
@@ -100,8 +100,8 @@ def sentence(error: BaseException, what: str) -> str:
 def busy(status: int) -> str | None:
     """What to tell of an answer of that status, if it says that the hub is busy or in trouble."""
     if status == 429:
-        return f"The hub has too many requests of this login just now (429); {LATER}."
-    return f"The hub has trouble of its own just now ({status}); {LATER}." if status >= 500 else None
+        return f"The hub has too many requests from this login (429); {LATER}."
+    return f"The hub has problems of its own ({status}); {LATER}." if status >= 500 else None
 
 
 def wait(error: BaseException, tries: int) -> float | None:

@@ -182,7 +182,7 @@ def test_why_a_download_ended_is_the_sentence_of_its_process(
             "has no .safetensors file; other weight formats",
         ),
         ({"config.json": None}, "has no config.json beside its weights"),
-        ({"tokenizer_config.json": None}, "has no tokenizer with it"),
+        ({"tokenizer_config.json": None}, "has no tokenizer"),
         (
             {"config.json": None, "model.safetensors": None, "genai_config.json": b"{}"},
             "is an exported ONNX model, which cannot be trained further; take its run's recipe instead",
@@ -202,7 +202,7 @@ def test_a_recipe_is_refused_where_the_model_is_not_there(
     bench: Bench, store: Store, where: Place, dataset: Path
 ) -> None:
     chosen = recipe.build({"name": "trip", "model": URI, "data": str(dataset)}, Path.cwd())
-    with pytest.raises(InputError, match="is not there, or the login cannot see it"):
+    with pytest.raises(InputError, match="does not exist, or the login cannot see it"):
         submit.check(chosen)
     bench.az(None)
     with pytest.raises(InputError, match="The Azure CLI is not logged in here; run `az login`"):

@@ -42,23 +42,23 @@ FAULTS = {
     ),
     "no workspace": (
         Fault("/datastores/", 404, "ResourceNotFound", "The Resource 'travel-ws' was not found."),
-        r"Workspace travel-ws, or what is asked of it, is not there, or the login cannot see it",
+        r"Workspace travel-ws, or what is asked of it, does not exist, or the login cannot see it",
     ),
     "version taken, 400": (
         Fault("^PUT .*/models/", 400, "UserError", "exists"),
-        "exists already with other content",
+        "already exists with other content",
     ),
     "version taken, 409": (
         Fault("^PUT .*/models/", 409, "Conflict", "exists"),
-        "exists already with other content",
+        "already exists with other content",
     ),
     "429 for good": (
         Fault("^PUT .*/models/", 429, "TooManyRequests", headers={"Retry-After": "0"}),
-        r"too many requests just now \(429\); try again in some minutes: what was uploaded stays",
+        r"too many requests \(429\); try again in some minutes: what was uploaded stays",
     ),
     "503 for good": (
         Fault("^PUT .*/models/", 503, "Unavailable", headers={"Retry-After": "0"}),
-        r"trouble of its own just now \(503\); try again in some minutes",
+        r"problems of its own \(503\); try again in some minutes",
     ),
 }
 
@@ -100,7 +100,7 @@ def test_a_conflict_that_stays_is_said_to_be_one(
     with pytest.raises(LabError) as raised:
         azureml.register(store.home, finished, dataclasses.replace(OPTIONS, patience=1.0), report)
     assert str(raised.value) == (
-        f"Azure is busy with another operation on this just now ({BUSY.rstrip('.')}); try again in some"
+        f"Azure is busy with another operation on this ({BUSY.rstrip('.')}); try again in some"
         " minutes: what was uploaded stays, and publishing again continues from there."
     )
 
@@ -165,9 +165,7 @@ def test_no_identity_and_no_service_principal(
     with pytest.raises(LabError, match="The service principal is not set; set AZURE_TENANT_ID"):
         azureml.register(store.home, finished, dataclasses.replace(OPTIONS, login="environment"), report)
     bench.azure.faults.append(Fault("/msi/token", 400, "identity_not_found"))
-    with pytest.raises(
-        LabError, match="No managed identity answers here; switch one on for this compute inst"
-    ):
+    with pytest.raises(LabError, match="No managed identity responds here; enable one for this compute inst"):
         azureml.register(store.home, finished, dataclasses.replace(OPTIONS, login="identity"), report)
 
 

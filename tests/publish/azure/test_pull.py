@@ -87,7 +87,7 @@ def test_the_command_line_pulls_what_verifies(
     again = subprocess.run(
         command, capture_output=True, text=True, cwd=settings.ROOT, env=settings.child_environment()
     )
-    assert (again.returncode, "is there already; give another folder with --to" in again.stderr) == (2, True)
+    assert (again.returncode, "already exists; give another folder with --to" in again.stderr) == (2, True)
 
 
 def test_a_pull_that_was_cut_goes_on(
@@ -322,7 +322,7 @@ def test_two_do_not_pull_into_one_folder_at_once(
 def test_what_is_not_there_and_what_is_no_name(
     bench: Bench, store: Store, where: Place, report: Callable[..., None], tmp_path: Path
 ) -> None:
-    with pytest.raises(LabError, match="is not there, or the login cannot see it"), explained(where):
+    with pytest.raises(LabError, match="does not exist, or the login cannot see it"), explained(where):
         pull.pull(store.home, where, "azureml:none:1", tmp_path / "here", report)
     assert list(tmp_path.glob("*here*")) == []
     for wrong in ("azureml:none", "trips:1", "azureml://registries/r/models/m", "azureml:a:1/../.."):

@@ -56,7 +56,7 @@ def test_a_name_keeps_its_capitals() -> None:
         (
             core.ResourceExistsError, 409,
             "(ScopeLocked) The scope cannot perform write operation because these scope(s) are locked: 'x'",
-            "A lock stands against changes to workspace Travel-WS; ask whoever runs it to take the lock away",
+            "A lock prevents changes to workspace Travel-WS; ask whoever runs it to remove the lock",
         ),
         (core.ResourceExistsError, 409, "(Conflict) Another operation runs", "Another operation runs"),
         (
@@ -64,14 +64,14 @@ def test_a_name_keeps_its_capitals() -> None:
             "an unexpected response: HttpResponseError: (BadRequest) The datastore",
         ),
         (core.HttpResponseError, 400, "It no longer exists", "an unexpected response"),
-        (core.HttpResponseError, 400, "A version with this name already exists", "exists already with other"),
-        (core.ResourceExistsError, 409, "Such a version exists.", "exists already with other content"),
+        (core.HttpResponseError, 400, "A version with this name already exists", "already exists with other"),
+        (core.ResourceExistsError, 409, "Such a version exists.", "already exists with other content"),
     ],
 )  # fmt: skip
 def test_only_what_exists_is_said_to_exist(kind: Any, status: int, text: str, told: str) -> None:
     said = faults.sentence(error(kind, status, text), WORKSPACE)
     assert told in said
-    assert ("exists already" in said) == ("exists already" in told)
+    assert ("already exists" in said) == ("already exists" in told)
 
 
 def test_what_may_not_be_done_is_cut() -> None:

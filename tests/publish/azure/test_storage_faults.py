@@ -122,7 +122,7 @@ def test_an_azure_cli_that_hangs_is_named(
     monkeypatch.setattr(login, "CLI_SECONDS", 1)
     bench.cli("exec sleep 100")
     with pytest.raises(
-        LabError, match="The Azure CLI does not answer here; run `az account get-access-token"
+        LabError, match="The Azure CLI does not respond here; run `az account get-access-token"
     ):
         azureml.register(store.home, finished, OPTIONS, report)
 

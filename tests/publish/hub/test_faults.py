@@ -57,15 +57,15 @@ def publishes(store: Store, run: Run, report: Report, **given: Any) -> dict[str,
         ("commit", 403, "Private repository storage limit reached", "The hub has no room for it"),
         ("batch", 402, "Payment required", r"The hub has no room for it \(Payment required\); free some"),
         ("storage", 403, "Request has expired", r"The login may not write to trips \(Request has expired\)"),
-        ("refs", 429, "Too many", r"The hub has too many requests of this login just now \(429\); try again"),
-        ("refs", 503, "Down", r"The hub has trouble of its own just now \(503\); try again in some minutes"),
-        ("commit", 500, "Down", r"The hub has trouble of its own just now \(500\)"),
-        ("tag", 500, "Down", r"The hub has trouble of its own just now \(500\)"),
+        ("refs", 429, "Too many", r"The hub has too many requests from this login \(429\); try again"),
+        ("refs", 503, "Down", r"The hub has problems of its own \(503\); try again in some minutes"),
+        ("commit", 500, "Down", r"The hub has problems of its own \(500\)"),
+        ("tag", 500, "Down", r"The hub has problems of its own \(500\)"),
         (
             "preupload",
             503,
             "Down",
-            r"The hub has trouble of its own just now \(503\); try again in some minutes",
+            r"The hub has problems of its own \(503\); try again in some minutes",
         ),
         ("storage", 0, "", "Nothing got through to or from the hub for 4 seconds"),
         ("commit", 0, "", "The hub cannot be reached .*; check the network and the proxy"),
@@ -136,7 +136,7 @@ def test_a_broken_upload_goes_on_with_the_files_that_are_not_there(
     hub: FakeHub, store: Store, tuned: Run, report: Report
 ) -> None:
     hub.faults.append(Fault("PUT /storage/", 500, skip=2))
-    with pytest.raises(LabError, match=r"Nothing got through|trouble of its own"):
+    with pytest.raises(LabError, match=r"Nothing got through|problems of its own"):
         publishes(store, tuned, report, patience=PATIENCE)
     assert hub.repos["ann/trips"].tags == {}
     there = {path.name for path in hub.folder.iterdir()}

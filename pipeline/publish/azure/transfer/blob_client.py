@@ -1,7 +1,7 @@
-"""A container of the storage service that outlasts drops, throttling and the end of its access signature.
+"""A client for a storage container that survives drops, throttling and expired access signatures.
 
-Every request is small (a block of 4 MiB at most), waits no longer than a minute without a byte, and is tried
-again until nothing has got through for a while.
+Every request is small (at most a block of 4 MiB), is given up after a minute without a byte, and is retried
+until nothing has got through for a while.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from pipeline.system import retry
 T = TypeVar("T")
 BLOCK = 4 << 20  # bytes of one request
 THREADS = 4  # requests at a time; as many blocks are in memory, and two more
-STALL_SECONDS = 30.0  # without a byte; then the request is given up and made again
-PATIENCE_SECONDS = 300.0  # without a request that got through; then all is given up
+STALL_SECONDS = 30.0  # without a byte; then the request is retried
+PATIENCE_SECONDS = 300.0  # without a successful request; then the transfer fails
 LONGEST_WAIT = 30.0
-MOST_REFUSALS = 3  # of access signatures that are new
+MOST_REFUSALS = 3  # of new access signatures
 PASSING = (408, 429, 500, 502, 503, 504)
-# What a signature that has ended is answered with; the last by the emulator, and by firewalls.
+# Codes for an expired signature; the last is used by the emulator and by firewalls.
 EXPIRED = ("AuthenticationFailed", "InvalidAuthenticationInfo", "AuthorizationFailure")
 
 
 class Container:
-    """A container client that is opened again, with a new access signature, whenever the old one has ended.
+    """A container client that is reopened with a new access signature whenever the old one expires.
 
-    `opener` gives an open client. Threads may use it together.
+    `opener` returns an open client. Threads may share it.
     """
 
     def __init__(self, opener: Callable[[], Any], patience: float = PATIENCE_SECONDS) -> None:
@@ -46,9 +46,9 @@ class Container:
         self.retries = 0
 
     def do(self, action: Callable[[Any], T]) -> T:
-        """What `action` returns for an open client, tried as often as it takes.
+        """The result of `action` for an open client, retried as often as needed.
 
-        Raises LabError once nothing got through for the time of patience, at once what no repetition cures.
+        Raises LabError after `patience` seconds without success, and at once if retrying cannot help.
         """
         began = time.monotonic()
         number: int | None = None
@@ -79,9 +79,9 @@ class Container:
             return self._client, self._number
 
     def _wait(self, error: Any, number: int | None, tries: int) -> float | None:
-        """Seconds to wait before the next try; None if there is no use in one.
+        """Seconds to wait before the next try; None if retrying cannot help.
 
-        `number` is that of the client that was refused, None if already opening one was.
+        `number` is that of the refused client, None if opening a client was refused.
         """
         from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
 
@@ -101,7 +101,7 @@ class Container:
         return told if told is not None else retry.backoff(tries, LONGEST_WAIT) * random.uniform(0.8, 1.2)  # noqa: S311
 
     def _renew(self, number: int) -> float | None:
-        """Have the next request open a new client, unless another thread has seen to that."""
+        """Make the next request open a new client, unless another thread has done so."""
         with self._lock:
             if number == self._number and self._client is not None:
                 self._client = None
@@ -117,7 +117,7 @@ class Container:
 
 
 def _retry_after(error: Any) -> float | None:
-    """Seconds that the service asks to wait, at most half a minute; None if it asks for no time at all."""
+    """Seconds that the service asks to wait, at most half a minute; None if it does not say."""
     headers = getattr(getattr(error, "response", None), "headers", None) or {}
     try:
         told = float(headers.get("Retry-After", ""))
@@ -127,13 +127,13 @@ def _retry_after(error: Any) -> float | None:
 
 
 def client_options() -> dict[str, Any]:
-    """How every client of the storage service is made: retries are ours, and no request waits for ever."""
+    """Options of all clients of the storage service: retries are ours, and no request waits forever."""
     return {"retry_total": 0, "connection_timeout": STALL_SECONDS, "read_timeout": STALL_SECONDS}
 
 
 @contextmanager
 def together() -> Iterator[Callable[[Iterable[Callable[[], T]]], Iterator[T]]]:
-    """Carry out jobs on a few threads; their results come in order, and few jobs are taken ahead of them."""
+    """Run jobs on a few threads; results come in order, and only a few jobs are taken in advance."""
     with ThreadPoolExecutor(THREADS) as pool:
 
         def run(jobs: Iterable[Callable[[], T]]) -> Iterator[T]:

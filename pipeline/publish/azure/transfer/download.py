@@ -1,7 +1,7 @@
-"""Files out of a container by reads of a few megabytes: the largest needs no more memory than a small one.
+"""Downloads files from a container in reads of a few megabytes, so that memory does not depend on their size.
 
-A file waits under a name made of what names its content in the container, which a later attempt goes on with,
-until all are there.
+Until all are there, a file waits under a name made of its path and ETag, so that a later attempt can resume
+it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from pipeline.publish.azure.transfer.blob_client import Container
 from pipeline.system.files import size as disk_size
 from pipeline.system.transfer_progress import Meter
 
-ARRIVING = ".arriving"  # the folder, in the one that files are brought to, in which they wait
-SPARE = 32 << 20  # bytes of the disk that are left to others, and to saying how this ended
-LONGEST_PART, LONGEST = 255, 1024  # bytes of a name between slashes, and of a whole one
+ARRIVING = ".arriving"  # the subfolder in which files wait
+SPARE = 32 << 20  # bytes of disk left for other processes and for reporting the result
+LONGEST_PART, LONGEST = 255, 1024  # bytes of a part of a path, and of a whole path
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file in a container: its whole name, its bytes, its tag there, and what is known of its content."""
+    """A file in a container: its full name, size, ETag, and known hash."""
 
     blob: str
     size: int
@@ -39,7 +39,7 @@ class Remote:
 
 
 def listed(container: Container, prefix: str) -> dict[str, Remote]:
-    """The files below the prefix, by their names there. Raises LabError for names that no folder can have."""
+    """The files below the prefix, by their relative names. Raises LabError for invalid file names."""
     blobs = upload.blobs(container, prefix)
     check_names(blobs)
     found = {}
@@ -56,7 +56,7 @@ def listed(container: Container, prefix: str) -> dict[str, Remote]:
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Raise LabError for a file that would lead out of its folder, or that a folder here cannot have."""
+    """Raise LabError for a name that leads out of its folder or that this machine cannot have."""
     there = set(names)
     for name in sorted(there):
         if why := _unfit(name) or ("is in a folder that is a file as well" if _inside(name) & there else ""):
@@ -82,9 +82,9 @@ def _inside(name: str) -> set[str]:
 
 
 def fetch(container: Container, files: dict[str, Remote], folder: Path, meter: Meter) -> dict[str, str]:
-    """Bring files into the folder under the names they are given by; returns each one's SHA-256.
+    """Download files into the folder under the given names; returns each one's SHA-256.
 
-    Raises LabError where `arrive` does. In the end there is nothing else in the folder.
+    Raises LabError where `arrive` does. Afterwards the folder contains nothing else.
     """
     sums = arrive(container, files, folder, meter)
     settle(files, folder)
@@ -92,11 +92,11 @@ def fetch(container: Container, files: dict[str, Remote], folder: Path, meter: M
 
 
 def arrive(container: Container, files: dict[str, Remote], folder: Path, meter: Meter) -> dict[str, str]:
-    """Bring files to where they wait in the folder; returns each one's SHA-256 by its name.
+    """Download files to their waiting places in the folder; returns each one's SHA-256 by name.
 
-    What an earlier attempt has brought of the same content is kept, anything else in the folder is not.
-    Raises LabError for a disk without room, or one that fills up meanwhile, and for a file whose content
-    the container does not have.
+    Files of an earlier attempt with the same content are kept; anything else in the folder is deleted.
+    Raises LabError if the disk has too little space or fills up, and for a file whose content differs from
+    its hash.
     """
     (folder / ARRIVING).mkdir(mode=0o700, parents=True, exist_ok=True)
     _clear(folder, {waiting(folder, remote) for remote in files.values()})
@@ -108,7 +108,7 @@ def arrive(container: Container, files: dict[str, Remote], folder: Path, meter: 
 
 
 def settle(files: dict[str, Remote], folder: Path) -> None:
-    """Give the files that wait in the folder their names."""
+    """Move the waiting files to their final names."""
     for name, remote in files.items():
         (folder / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         waiting(folder, remote).replace(folder / name)
@@ -116,7 +116,7 @@ def settle(files: dict[str, Remote], folder: Path) -> None:
 
 
 def waiting(folder: Path, remote: Remote) -> Path:
-    """Where a file waits: named by its tag too, so that no other content is ever taken for it."""
+    """The waiting place of a file; its name includes the ETag, so that content never gets mixed up."""
     return folder / ARRIVING / hashlib.sha256(f"{remote.etag} {remote.blob}".encode()).hexdigest()
 
 
@@ -139,7 +139,7 @@ def _room(folder: Path, size: int) -> None:
 
 
 def _fetch(container: Container, name: str, remote: Remote, part: Path, meter: Meter) -> str:
-    """Read one file from where an earlier attempt has got to; returns its SHA-256."""
+    """Download one file, resuming an earlier attempt; returns its SHA-256."""
     sha = hashlib.sha256()
     md5 = hashlib.md5(usedforsecurity=False) if remote.md5 else None
 

@@ -1,7 +1,7 @@
-"""Files into a container, block by block. What is there already, a file or a block of one, is not sent again.
+"""Uploads files to a container, block by block. Files and blocks that are already there are not sent again.
 
-A block's name has its content's hash in it, and a file gets its name in the container only with all of them:
-an upload that was killed, or whose access ended, resumes.
+A block's name includes the hash of its content, and a file appears in the container only when all its blocks
+are there, so an interrupted upload resumes.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from pipeline.publish.azure.transfer.blob_client import Container
 from pipeline.publish.items import Item
 from pipeline.system.transfer_progress import Meter
 
-SHA = "sha256"  # the metadata a finished file has
+SHA = "sha256"  # the metadata of a finished file
 OUR_BLOCK = re.compile(r"\d{6,}-[0-9a-f]{24}")
 MOST_FILES = 20_000  # of a model; each takes 2 kB of memory in a list
 
 
-PENDING = "pending"  # a copy inside Azure that takes a while
+PENDING = "pending"  # status of a copy inside Azure that takes a while
 FAILED = "failed"
 UNDER_WAY = "PendingCopyOperation"
 COPY_SECONDS = 600.0
-LOOK_SECONDS = 1.0  # between two looks at a copy
+LOOK_SECONDS = 1.0  # between two checks of a copy
 
 
 class TooMany(LabError):
@@ -39,12 +39,12 @@ class TooMany(LabError):
 
 
 def send(container: Container, prefix: str, items: list[Item], meter: Meter, among: str = "") -> None:
-    """Send all files and compare what is there afterwards with them.
+    """Upload all files, then compare what is there with them.
 
-    A file that lies below `among`, as one of another content of ours, is copied there, inside Azure.
+    A file that already exists below `among`, from another version of ours, is copied inside Azure.
 
-    Raises LabError if a file changes while it is read, for what does not get through, and for files of
-    somebody else's that lie there.
+    Raises LabError if a file changes while it is read, if the upload fails, and for foreign files in the
+    target folder.
     """
     there = stored(container, prefix)
     wanted = {item.name: (item.size, item.sha256) for item in items}
@@ -72,7 +72,7 @@ def send(container: Container, prefix: str, items: list[Item], meter: Meter, amo
 
 
 def stored(container: Container, prefix: str) -> dict[str, tuple[int, str]]:
-    """Size and SHA-256 of each file below the prefix; "" for one that has no SHA-256 with it."""
+    """Size and SHA-256 of each file below the prefix; "" for one without a SHA-256."""
     return {
         name: (blob.size, (blob.metadata or {}).get(SHA, ""))
         for name, blob in blobs(container, prefix).items()
@@ -80,9 +80,9 @@ def stored(container: Container, prefix: str) -> dict[str, tuple[int, str]]:
 
 
 def blobs(container: Container, prefix: str) -> dict[str, Any]:
-    """What is known of the files below the prefix, by their names there; "" is the whole container.
+    """The files below the prefix with their properties, by relative name; "" is the whole container.
 
-    Folders, which the service keeps as files, are none. Raises LabError for more than a model can have.
+    Folders, which the service stores as files, are skipped. Raises LabError for more files than a model has.
     """
     start = f"{prefix}/" if prefix else ""
 
@@ -99,7 +99,7 @@ def blobs(container: Container, prefix: str) -> dict[str, Any]:
 
 
 def _known(container: Container, among: str) -> dict[tuple[int, str], str]:
-    """Files of ours in the container, by size and SHA-256; {} where there are too many to look through."""
+    """Our files in the container, by size and SHA-256; {} if there are too many to list."""
     try:
         found = stored(container, among)
     except TooMany:
@@ -108,9 +108,9 @@ def _known(container: Container, among: str) -> dict[tuple[int, str], str]:
 
 
 def _copied(container: Container, source: str | None, name: str, item: Item) -> bool:
-    """Copy a file inside the container; False if that cannot be done, and it has to be sent.
+    """Copy a file inside the container; False if that fails, so that it must be uploaded.
 
-    Its blocks and metadata come along. What is copied is compared like all that is sent.
+    Blocks and metadata are copied too. The copy is compared like an uploaded file.
     """
     from azure.core.exceptions import HttpResponseError
 
@@ -124,11 +124,11 @@ def _copied(container: Container, source: str | None, name: str, item: Item) -> 
             return str(client.get_blob_client(name).start_copy_from_url(address)["copy_status"])
         except HttpResponseError as error:
             code = faults.code_of(error)
-            if code == UNDER_WAY:  # started by a publish that was killed
+            if code == UNDER_WAY:  # started by a killed publish
                 return PENDING
             if error.status_code in (429, 503) or code in blob_client.EXPIRED:
                 raise
-            return FAILED  # whatever else it is, the file can be sent
+            return FAILED  # whatever the reason, the file can be uploaded
 
     def asked(client: Any) -> str:
         return str(client.get_blob_client(name).get_blob_properties().copy.status)
@@ -140,7 +140,7 @@ def _copied(container: Container, source: str | None, name: str, item: Item) -> 
             status = container.do(asked)
         if status == PENDING:
             container.do(lambda client: client.get_blob_client(name).abort_copy(_copy_id(client, name)))
-    except HttpResponseError:  # it is gone meanwhile, or the login may not
+    except HttpResponseError:  # it was deleted meanwhile, or the login may not read it
         return False
     return status == "success"
 
@@ -150,7 +150,7 @@ def _copy_id(client: Any, name: str) -> str:
 
 
 def _sent_by_us(container: Container, name: str, item: Item) -> bool:
-    """Whether a file is made of blocks as they are named here: its metadata would outlive another content."""
+    """Whether a file consists of our blocks; its metadata alone could be of an older content."""
 
     def asked(client: Any) -> list[Any]:
         committed, _ = client.get_blob_client(name).get_block_list("committed")
@@ -161,7 +161,7 @@ def _sent_by_us(container: Container, name: str, item: Item) -> bool:
 
 
 def _send(container: Container, name: str, item: Item, meter: Meter) -> None:
-    """Send one file: its blocks, several at a time, then the list of them, which makes it whole."""
+    """Upload one file: its blocks, several at a time, then the list of blocks, which completes it."""
     from azure.storage.blob import BlobBlock
 
     staged = _staged(container, name)
@@ -189,7 +189,7 @@ def _send(container: Container, name: str, item: Item, meter: Meter) -> None:
 def _stage(
     container: Container, name: str, block: str, data: bytes, staged: Mapping[str, int]
 ) -> tuple[int, bool]:
-    """Send one block unless it is there; returns its bytes and whether they were sent."""
+    """Upload one block unless it is there; returns its size and whether it was uploaded."""
     if staged.get(block) == len(data):
         return len(data), False
     container.do(
@@ -199,7 +199,7 @@ def _stage(
 
 
 def _staged(container: Container, name: str) -> dict[str, int]:
-    """Blocks that an earlier upload of the file has left, by name, with their sizes."""
+    """Blocks from an earlier upload of the file: sizes by name."""
     from azure.core.exceptions import ResourceNotFoundError
 
     def listed(client: Any) -> dict[str, int]:
