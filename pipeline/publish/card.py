@@ -1,4 +1,4 @@
-"""What goes along with a model that leaves the lab: card and recipe, which say nothing of this machine."""
+"""The card and recipe of a model that leaves the lab; they reveal nothing about this machine."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ MERGED = "A language model with a LoRA adapter merged into its weights, for ONNX
 WITHOUT = "A language model for ONNX Runtime GenAI."
 UNKNOWN = "not stated"
 GENAI = "onnxruntime-genai"
-MARKUP = re.compile(r"([\\`*_\[\]<>#|~!&$])")  # what Markdown could take for more than text
+MARKUP = re.compile(r"([\\`*_\[\]<>#|~!&$])")  # characters that Markdown treats as markup
 IN_WORKSPACE = re.compile(r"azureml://subscriptions/.+/models/([^/]+)/versions/([^/]+)")
 HASHED = re.compile(r"[0-9a-f]{64}")
 
 
 def text(home: Path, run: Run, title: str, description: str = "") -> str:
-    """The model card as Markdown: what it is and is made of, how it did, how to run it.
+    """The model card as Markdown: what the model is, what it is made of, its results, how to run it.
 
-    Whatever a user wrote (names, `description`, the recipe) stands in it as text, whatever it looks like.
+    Whatever a user wrote (names, `description`, the recipe) appears as plain text.
     """
     packages = artifacts.packages(Path(str(run.artifact("onnx"))))
     about = MERGED if run.artifact("merged") else WITH_ADAPTER if run.artifact("onnx_adapter") else WITHOUT
@@ -56,7 +56,7 @@ def text(home: Path, run: Run, title: str, description: str = "") -> str:
 
 
 def recipe(run: Run) -> str:
-    """The run's recipe as YAML. Of a model and data in folders of this machine only the last name is left."""
+    """The run's recipe as YAML. Paths of a model or data on this machine are cut to their last part."""
     return _yaml(shown(run))
 
 
@@ -66,14 +66,14 @@ def shown(run: Run) -> dict[str, Any]:
 
 
 def _last(path: str) -> str:
-    """What of a path or an address says something to others, and nothing of this machine or whose it is."""
+    """The part of a path or address that is useful to others and reveals nothing about this machine."""
     if found := IN_WORKSPACE.fullmatch(path):
         return f"azureml:{found[1]}:{found[2]}"
     return Path(path).name if Path(path).is_absolute() else path
 
 
 def _data(run: Run) -> str:
-    """The dataset's name; its rows and its hash where the home still has its copy, which is named by it."""
+    """The dataset's name, with rows and hash if the home still has its copy."""
     copy, known = Path(run.data), [str(shown(run)["data"])]
     if copy.is_file():
         with copy.open("rb") as file:
@@ -84,7 +84,7 @@ def _data(run: Run) -> str:
 
 
 def _genai(run: Run, packages: dict[str, str]) -> str:
-    """What to install to run it: both sets of packages have the same version of it."""
+    """The package to install to run it: both sets of packages have the same version."""
     gpu = f"{GENAI}-cuda"
     version = packages.get(GENAI) or packages.get(gpu)
     name = gpu if (run.recipe.get("optimize") or {}).get("device") == "gpu" else GENAI
@@ -92,7 +92,7 @@ def _genai(run: Run, packages: dict[str, str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text on one line of Markdown that shows as what it is: no markup, no HTML, nothing invisible."""
+    """Text on one line of Markdown that is shown literally: no markup, no HTML, nothing invisible."""
     seen = "".join(letter if letter.isprintable() else " " for letter in text)
     return MARKUP.sub(r"\\\1", " ".join(seen.split()))
 

@@ -1,4 +1,4 @@
-"""Verbs of the command line in a process of their own, which may hang, crash or take memory without harm."""
+"""Runs command-line verbs in a process of their own, which may hang, crash or use memory harmlessly."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ SECONDS = 150.0
 
 
 def ask(home: Path, whom: str, *words: str) -> Any:
-    """What a verb that asks `whom` prints with --json.
+    """The output of a verb with --json; `whom` is the service it asks.
 
-    Raises LabError with the sentence it printed instead.
+    Raises LabError with its error message.
     """
     command = ["-m", "pipeline", *words, "--json"]
     try:
@@ -49,7 +49,7 @@ def preflight(home: Path, whom: str, run: str, to: str, options: dict[str, Any])
 
 
 def verified(folder: Path, otherwise: str) -> None:
-    """`verify.whole` of a folder, whose memory goes with its process. Raises LabError."""
+    """`verify.whole` of a folder, in a process so that its memory is freed. Raises LabError."""
     words = ["-m", "pipeline", "verify", str(folder), "--json"]
     done = own_process.run(words, None, settings.local_environment())
     if done.returncode not in (0, 1):

@@ -1,4 +1,4 @@
-"""What a dry run finds before it asks anybody: words for it, and the checks that every place shares."""
+"""The offline checks of a dry run, shared by all targets."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pipeline.errors import LabError
 from pipeline.exports import verify
 from pipeline.exports.findings import Finding, Status, failed
 
-CHECKED = "checked"  # of the home: where a publishing looks at what came back
+CHECKED = "checked"  # in the home: where a publish checks what it downloaded
 FIRST = "is asked once what stands above is good"
 
 
 def files(planned: dict[str, Any]) -> Finding:
-    """How many files a plan has, and how large they are."""
+    """The number and size of a plan's files."""
     return Finding("files", Status.OK, f"{len(planned['files'])} files, {planned['bytes']:,} bytes")
 
 
@@ -34,7 +34,7 @@ def fit(source: Path) -> list[Finding]:
 
 
 def disk(home: Path, size: int) -> Finding:
-    """Whether there is room for the copy that is downloaded again."""
+    """Whether there is disk space for the copy that is downloaded again."""
     try:
         room(home, size)
     except LabError as error:
@@ -43,7 +43,7 @@ def disk(home: Path, size: int) -> Finding:
 
 
 def room(home: Path, size: int) -> None:
-    """Raise LabError if the disk has no room for so many bytes more."""
+    """Raise LabError if the disk has no space for `size` more bytes."""
     free = shutil.disk_usage(home).free
     if free < size:
         raise LabError(

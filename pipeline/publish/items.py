@@ -1,4 +1,4 @@
-"""The files that leave the lab: an export's own, and what is written for the place they go to."""
+"""The files of a version: the export's own, and those written for the target."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Item:
 
 
 def packed(source: Path, written: Mapping[str, str], beside: Mapping[str, Path] | None = None) -> list[Item]:
-    """All files with their sums and the list of these, by name: the export's, those `beside` it, and texts.
+    """All files with their checksums, sorted by name: the export's, those `beside` it, texts, and SHA256SUMS.
 
-    Of the export's own the sums are its checksums, with which they were compared just before.
+    For the export's own files these are its checksums, which were verified just before.
     """
     told = checksums.read(source)
     paths = {path.relative_to(source).as_posix(): path for path in zip_file.files(source)}

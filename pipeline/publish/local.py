@@ -28,14 +28,14 @@ FACTS = "published.json"
 @dataclass(frozen=True)
 class Options:
     name: str = option("", "Name of the model: letters, digits, - and _")
-    version: str = option("", "A whole number; empty takes the next one")
+    version: str = option("", "A whole number; empty: the next one")
     description: str = option("", "A sentence for the model card", advanced=True)
 
 
 def plan(home: Path, run: Run, options: Options) -> dict[str, Any]:
     """What `publish` would do: name, version, target, files with bytes, and bytes in all.
 
-    Raises InputError if the name or version cannot be taken or the run has nothing to publish.
+    Raises InputError if the name or version is not valid or the run has nothing to publish.
     """
     source = source_of(run, options.name, options.version)
     folder = home / "registry" / options.name
@@ -61,9 +61,9 @@ def plan(home: Path, run: Run, options: Options) -> dict[str, Any]:
 
 
 def publish(home: Path, run: Run, options: Options, report: Callable[[str, float], None]) -> dict[str, Any]:
-    """Verify the exported model and copy it into the registry; `report` is told what is done, the fraction.
+    """Verify the exported model and copy it into the registry; `report` gets a message and the fraction done.
 
-    Returns name, version, path and bytes. A version is there whole or not at all. Raises InputError where
+    Returns name, version, path and bytes. A version is complete or does not exist. Raises InputError where
     `plan` does, and LabError with every check of the model that failed; nothing is written then.
     """
     planned = plan(home, run, options)
@@ -71,7 +71,7 @@ def publish(home: Path, run: Run, options: Options, report: Callable[[str, float
     verify.require(verify.whole(Path(str(run.artifact("onnx")))), "Nothing was published")
     target = Path(planned["target"])
     part = target.with_name(f".{target.name}.part")
-    for left in target.parent.glob(".*.part"):  # by a process that was killed; only one publishes at a time
+    for left in target.parent.glob(".*.part"):  # left by a killed process; only one publishes at a time
         shutil.rmtree(left, ignore_errors=True)
     part.mkdir(mode=0o700, parents=True)
     try:
@@ -99,7 +99,7 @@ def publish(home: Path, run: Run, options: Options, report: Callable[[str, float
 
 
 def _settle(part: Path, target: Path) -> None:
-    """Give a finished version its name, which a folder that is not empty keeps."""
+    """Rename a finished version to its final name, unless that is taken."""
     try:
         part.rename(target)
     except OSError as error:
@@ -128,7 +128,7 @@ def _copy(
 ) -> dict[str, str]:
     """Copy file by file and return each one's SHA-256, taken of what was read.
 
-    Raises LabError for one that is not what the export's checksums say: it changed after it was verified.
+    Raises LabError for a file that differs from the export's checksums: it changed after verification.
     """
     told, sums = checksums.read(source), {}
     done = 0

@@ -1,4 +1,4 @@
-"""What of a run is published, and under which names anything may be."""
+"""The folder of a run that is published, and the rules for names and versions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.store.run import DONE, Run
 
 
 class Rule(NamedTuple):
-    """What a name may be, and that in words."""
+    """A rule for names, and its description."""
 
     pattern: re.Pattern[str]
     words: str
@@ -28,7 +28,7 @@ VERSION = re.compile(r"[1-9][0-9]{0,8}")
 def source_of(run: Run, name: str, version: str, rule: Rule = NAME) -> Path:
     """The exported folder of a run.
 
-    Raises InputError if the name or version cannot be taken or the run has nothing to publish.
+    Raises InputError if the name or version is not valid or the run has nothing to publish.
     """
     problems = []
     if not rule.pattern.fullmatch(name):

@@ -1,4 +1,4 @@
-"""Where a finished run can be published. A new place is one file here and one line in PUBLISHERS.
+"""Where a finished run can be published. A new target is one file here and one line in PUBLISHERS.
 
 A publisher is a module with
     Options                                a frozen dataclass of `option(...)` fields
@@ -7,10 +7,10 @@ A publisher is a module with
                                            of them name, version and path; report takes a message, the
                                            fraction that is done, and facts for the events by name
     versions(home)                         what is published, newest first
-and, where options can mean something else later or elsewhere,
-    settled(home, options)                 the options with all of that written out
-Where a dry run can ask more than `plan` knows, a module `preflight` beside it, named in PREFLIGHTS, has
-    preflight(home, run, options)          what stands against it, as findings
+and, if options depend on remembered settings or the current folder,
+    settled(home, options)                 the options with these values filled in
+If a dry run can check more than `plan` knows, a module `preflight` beside it, named in PREFLIGHTS, has
+    preflight(home, run, options)          all checks, as findings
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PREFLIGHTS: dict[str, Any] = {"azureml": azure_preflight, "huggingface": hub_pre
 
 
 def settled(to: str, home: Path, options: Any) -> Any:
-    """The options as they are queued: the same whoever changes what this lab remembers meanwhile."""
+    """The options to queue, independent of what this lab remembers later."""
     settle = getattr(PUBLISHERS[to], "settled", None)
     return settle(home, options) if settle else options
 

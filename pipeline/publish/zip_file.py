@@ -1,7 +1,8 @@
-"""A finished run's exported folder as a ZIP made while it is read, with its card, recipe and checksums.
+"""A finished run's exported folder as a ZIP that is made while it is sent, with card, recipe and checksums.
 
-Every file is opened before the first byte leaves, so that a result that is replaced or deleted meanwhile is
-still sent whole. Weights don't compress, so they are stored as they are, and the length is known at once.
+All files are opened before the first byte is sent, so that a result that is replaced or deleted meanwhile is
+still sent completely. Weights don't compress, so they are stored uncompressed, and the length is known in
+advance.
 """
 
 from __future__ import annotations
@@ -27,15 +28,16 @@ from pipeline.system import checksums
 from pipeline.system.files import whole
 
 RECIPE = "recipe.yaml"
-OURS = (CARD, RECIPE, checksums.NAME, artifacts.MANIFEST)  # what of the folder itself is left behind
-BYTECODE = "__pycache__"  # what a program leaves that was run in the folder
+# Files of the folder that the ZIP leaves out or replaces.
+OURS = (CARD, RECIPE, checksums.NAME, artifacts.MANIFEST)
+BYTECODE = "__pycache__"  # left by a program that ran in the folder
 EARLIEST = 315532800  # 1980-01-01, in seconds since the epoch
 PIECE = 1 << 20  # bytes read at a time
-READABLE = 0o100644 << 16  # a plain file that its owner may write and all may read, as zip keeps it
+READABLE = 0o100644 << 16  # a regular file with mode 0644, in ZIP's format
 
 
 def exported(run: Run) -> Path | None:
-    """The folder that can be taken away, or None: only a run that is done has one, unless it was deleted."""
+    """The exported folder, or None: only a run that is done has one, unless it was deleted."""
     folder = run.artifact("onnx")
     return Path(folder) if run.status == DONE and folder is not None and Path(folder).is_dir() else None
 
@@ -47,7 +49,7 @@ def _why_not(run: Run) -> str:
 
 
 def file_name(run: Run) -> str:
-    """What to call the download: the run's name as far as ASCII letters and digits spell it, and its id."""
+    """The name of the download: the run's name in ASCII letters and digits, and its id."""
     name = re.sub(r"[^A-Za-z0-9]+", "-", run.name)[:60].strip("-")
     return f"{name}-{run.id}.zip" if name else f"{run.id}.zip"
 
@@ -62,14 +64,14 @@ class Entry:
 
 
 class Takeaway:
-    """The ZIP of a run, to be iterated once for its bytes, in pieces of up to a megabyte, and closed.
+    """The ZIP of a run: iterate once for its bytes, in pieces of up to a megabyte, then close it.
 
     `size` is its length in bytes. Iterating raises LabError if a file turns out shorter than it was.
     Threads may take turns, one at a time.
     """
 
     def __init__(self, home: Path, run: Run) -> None:
-        """Open what is to be sent. Raises InputError if the run has no exported model."""
+        """Open all files. Raises InputError if the run has no exported model."""
         folder = exported(run)
         if folder is None:
             raise InputError(_why_not(run))
@@ -106,7 +108,7 @@ class Takeaway:
         yield from passed.taken()
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         self._opened.close()
 
     def __enter__(self) -> Takeaway:
@@ -116,7 +118,7 @@ class Takeaway:
         self.close()
 
     def _sums(self, digests: dict[str, str] | None = None) -> Entry:
-        """The checksums as `sha256sum` reads them; before they are known, as long as they will be."""
+        """The checksums as `sha256sum` reads them; before they are known, a placeholder of equal length."""
         known = digests or {entry.name: "0" * 64 for entry in self._entries}
         text = checksums.text(known).encode()
         return Entry(checksums.NAME, len(text), io.BytesIO(text))
@@ -128,7 +130,7 @@ class Takeaway:
 
 
 class _Passed(io.RawIOBase):
-    """What zipfile writes to: it cannot go back, so nothing needs to be kept, and `taken` empties it."""
+    """A write-only, unseekable stream for zipfile; `taken` returns and clears what was written."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
@@ -147,7 +149,7 @@ class _Passed(io.RawIOBase):
 
 
 def files(folder: Path) -> list[Path]:
-    """The files of an exported folder, less those of which the ZIP has its own, our manifest, bytecode."""
+    """The files of an exported folder, without those that the ZIP replaces, our manifest, and bytecode."""
     found = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.parent.name != BYTECODE)
     return [path for path in found if str(path.relative_to(folder)) not in OURS]
 
@@ -158,7 +160,7 @@ def _open(path: Path, folder: Path, opening: contextlib.ExitStack) -> Entry:
 
 
 def _pieces(entry: Entry) -> Iterator[bytes]:
-    """The bytes of a file, as many as were promised. Raises LabError if it has fewer by now."""
+    """Exactly `size` bytes of a file. Raises LabError if it has fewer by now."""
     left = entry.size
     while left:
         piece = entry.source.read(min(left, PIECE))
@@ -169,22 +171,22 @@ def _pieces(entry: Entry) -> Iterator[bytes]:
 
 
 def _moment(seconds: float) -> tuple[int, int, int, int, int, int]:
-    """A time since the epoch as zip writes it, in UTC; zip knows none before 1980."""
+    """A time since the epoch in ZIP's format, in UTC; ZIP has none before 1980."""
     moment = time.gmtime(max(seconds, EARLIEST))
     return moment.tm_year, moment.tm_mon, moment.tm_mday, moment.tm_hour, moment.tm_min, moment.tm_sec
 
 
 def _length(entries: list[Entry]) -> int:
-    """Bytes of the ZIP that zipfile makes of stored files where it cannot go back.
+    """Size of the ZIP that zipfile makes of uncompressed files on an unseekable stream.
 
-    A file is a header, its bytes and a descriptor; at the end stand a line of the directory for each, and
+    Each file has a header, its bytes and a descriptor; at the end there are a directory entry for each, and
     the end record. What passes zipfile's limit (2 GiB) takes the longer fields of zip64.
     """
     limit = zipfile.ZIP64_LIMIT
     position = directory = 0
     for entry in entries:
         name = len(entry.name.encode())
-        long = entry.size * 1.05 > limit  # as zipfile decides before it has read the file
+        long = entry.size * 1.05 > limit  # zipfile decides this before it reads the file
         wide = 2 * (entry.size > limit) + (position > limit)  # numbers that need the longer field
         directory += 46 + name + (4 + 8 * wide if wide else 0)
         position += 30 + name + (20 if long else 0) + entry.size + (24 if long else 16)
@@ -193,9 +195,9 @@ def _length(entries: list[Entry]) -> int:
 
 
 def save(home: Path, run: Run, target: Path) -> int:
-    """Write the ZIP of a run to `target`, whole or not at all; returns its bytes.
+    """Write the ZIP of a run to `target`, complete or not at all; returns its size.
 
-    Raises InputError if the run has no exported model, the folder is not there, or the file is.
+    Raises InputError if the run has no exported model, the folder does not exist, or the file does.
     """
     if target.exists():
         raise InputError(f"{target}: already exists; give another name with --to")

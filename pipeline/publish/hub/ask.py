@@ -1,4 +1,4 @@
-"""What the page asks of the hub: in a process of its own, which may hang or crash without harm."""
+"""Questions of the page to the hub, in a process of its own, which may hang or crash without harm."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ def whoami(home: Path) -> dict[str, Any]:
 
 
 def preflight(home: Path, run: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The dry run of a publish, as `check_process.preflight` tells it."""
+    """The dry run of a publish, as `check_process.preflight` returns it."""
     return check_process.preflight(home, HUB, run, "huggingface", options)

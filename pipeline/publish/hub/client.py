@@ -1,7 +1,7 @@
-"""The hub's own client with an end to its patience: by itself it waits for ever, or as long as it is told.
+"""The hub's own client with a time limit: by itself it waits forever, or as long as a server asks.
 
-Each call is made on a thread of its own. When nothing has got through for a while the call is given up, and
-the thread ends with this process.
+Each call runs on its own thread. When nothing has got through for a while, the call fails, and the thread
+ends with this process.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pipeline.publish.hub import faults
 from pipeline.system import retry
 
 T = TypeVar("T")
-STALL_SECONDS = 60.0  # of one request without a byte; then it is made again
+STALL_SECONDS = 60.0  # of a request without a byte; then it is retried
 LOOK_SECONDS = 0.2
 
 
 class Hub:
-    """The hub, as whoever is logged in here. Raises LabError if nobody is.
+    """The hub with this machine's login. Raises LabError if nobody is logged in.
 
-    The login is that of `hf auth login` or HF_TOKEN. It is kept nowhere else.
+    The login is that of `hf auth login` or HF_TOKEN. It is not stored elsewhere.
     """
 
     def __init__(self, patience: float) -> None:
@@ -37,7 +37,7 @@ class Hub:
         token = get_token()
         if token is None:
             raise LabError(faults.NOBODY)
-        # What it says of each further try has signed addresses in it.
+        # Its messages about retries contain signed addresses.
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         # Neither way by pieces of an own protocol: see repository.Counted.
         constants.HF_HUB_DISABLE_XET = True
@@ -46,16 +46,16 @@ class Hub:
         self.retries = 0
         self._patience = patience
         self._last = time.monotonic()
-        self._trouble = 0  # the status of the last answer, if it was one of trouble
+        self._trouble = 0  # the status of the last answer, if it was an error
 
     def alive(self) -> None:
-        """Something has got through."""
+        """Note that something got through."""
         self._last = time.monotonic()
 
     def do(self, call: Callable[[], T]) -> T:
-        """What the call returns, made as often as it takes.
+        """The result of the call, retried as often as needed.
 
-        Raises LabError once nothing got through for the time of patience, at once what no repetition cures.
+        Raises LabError after `patience` seconds without success, and at once if retrying cannot help.
         """
         self.alive()
         return retry.persist(
@@ -69,7 +69,7 @@ class Hub:
         self.retries += 1
 
     def who(self) -> dict[str, Any]:
-        """Whose token it is, as the hub says."""
+        """The owner of the token, according to the hub."""
         found: dict[str, Any] = self.do(self.api.whoami)
         return found
 
@@ -111,13 +111,13 @@ class Hub:
         self._trouble = answer.status_code
         if answer.status_code < 400:
             self.alive()
-        else:  # without what stands behind the question mark: storage signs its addresses there
+        else:  # without the query, which has the signature of storage addresses
             asked = f"{answer.request.method} {answer.url.path}"
             print(f"The hub answered {answer.status_code} to {asked}", file=sys.stderr, flush=True)
 
 
 def account(who: dict[str, Any]) -> dict[str, Any]:
-    """Of a `whoami`: name, the organisations that may be written to, and the token's name and role."""
+    """From a `whoami`: name, the organisations with write access, and the token's name and role."""
     token = (who.get("auth") or {}).get("accessToken") or {}
     writes = ("admin", "write", "contributor")
     return {
@@ -135,7 +135,7 @@ def account(who: dict[str, Any]) -> dict[str, Any]:
 
 
 def may_write(who: dict[str, Any], repository: str) -> bool | None:
-    """Whether an account's token may write to a repository; None if only trying tells."""
+    """Whether an account's token may write to a repository; None if only trying shows."""
     owner = repository.partition("/")[0]
     if who["role"] == "read":
         return False

@@ -28,7 +28,7 @@ LATER = f"try again in some minutes: {AGAIN}"
 CLIENT = ("huggingface_hub", "httpx", "hf_xet")
 PASSING = (408, 429, 500, 502, 503, 504)
 LONGEST_WAIT = 30.0
-MOST_ADDRESSES = 3  # for one file, of those that the storage has refused
+MOST_ADDRESSES = 3  # for one file, if the storage refuses them
 STORAGE = re.compile(r"storage|quota|exceed|payment|billing|too large|upgrade", re.IGNORECASE)
 
 
@@ -39,9 +39,9 @@ def scrub(text: str) -> str:
 
 @contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Raise what the client raises inside as LabError with a sentence about `what`, a repository or the hub.
+    """Turn the client's errors inside into LabError with a sentence about `what`, a repository or the hub.
 
-    The traceback goes to the log, scrubbed.
+    The scrubbed traceback goes to the log.
     """
     try:
         yield
@@ -49,14 +49,14 @@ def explained(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         ours = isinstance(error, (OSError, MemoryError)) and not type(error).__module__.startswith(CLIENT)
-        if ours:  # of this machine: a full disk, a file that is gone
+        if ours:  # errors of this machine: a full disk, a missing file
             raise
         print(scrub(traceback.format_exc()), file=sys.stderr)
         raise LabError(sentence(error, what)) from None
 
 
 def sentence(error: BaseException, what: str) -> str:
-    """What to tell of an error of the client."""
+    """The sentence for an error of the client."""
     answer = _answer(error)
     status = answer.status_code if answer is not None else None
     text = _short(error)
@@ -98,20 +98,20 @@ def sentence(error: BaseException, what: str) -> str:
 
 
 def busy(status: int) -> str | None:
-    """What to tell of an answer of that status, if it says that the hub is busy or in trouble."""
+    """The sentence for an answer with that status, if the hub is busy or has problems; else None."""
     if status == 429:
         return f"The hub has too many requests from this login (429); {LATER}."
     return f"The hub has problems of its own ({status}); {LATER}." if status >= 500 else None
 
 
 def wait(error: BaseException, tries: int) -> float | None:
-    """Seconds to wait before the next try; None if there is no use in one."""
+    """Seconds to wait before the next try; None if retrying cannot help."""
     answer = _answer(error)
     if answer is None:
         passing = _unreachable(error) and "CERTIFICATE_VERIFY_FAILED" not in str(error)
         return retry.backoff(tries, LONGEST_WAIT) if passing else None
     if answer.request.method == "PUT" and answer.status_code in (400, 403):
-        # An address of the storage is good for a while; the next try asks the hub for a new one.
+        # Storage addresses expire; the next try asks the hub for a new one.
         return 0.0 if tries < MOST_ADDRESSES else None
     if answer.status_code not in PASSING:
         return None
@@ -123,7 +123,7 @@ def wait(error: BaseException, tries: int) -> float | None:
 
 
 def status_of(error: BaseException) -> int | None:
-    """The status of the answer that an error tells of."""
+    """The status code in an error."""
     answer = _answer(error)
     return answer.status_code if answer is not None else None
 
@@ -151,7 +151,7 @@ def _named(error: BaseException, name: str) -> bool:
 
 
 def _short(error: BaseException) -> str:
-    """What the hub says, else the error it was raised from."""
+    """The hub's message, else the underlying error."""
     while error.__cause__ is not None and getattr(error, "response", None) is None:
         error = error.__cause__
     said = getattr(error, "server_message", None) or str(error)

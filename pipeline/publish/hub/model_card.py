@@ -1,4 +1,4 @@
-"""What the hub reads of a model card: the YAML above its text."""
+"""The metadata of a model card for the hub: the YAML above its text."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pipeline.inputs.models import licences
 from pipeline.publish import card
 from pipeline.store.run import Run
 
-STARTER = "HuggingFaceTB/SmolLM2-135M-Instruct"  # what the starter model is, on the hub
+STARTER = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the starter model on the hub
 
 
 def card_text(home: Path, run: Run, name: str, description: str, with_peft: bool) -> str:
-    """The model card with its metadata. Names no version, so that the same content stays the same."""
+    """The model card with its metadata. It names no version, so that it is the same for the same content."""
     facts = yaml.safe_dump(metadata(home, run, with_peft), sort_keys=False, allow_unicode=True)
     return f"---\n{facts}---\n{card.text(home, run, name, description)}"
 
 
 def metadata(home: Path, run: Run, with_peft: bool) -> dict[str, Any]:
-    """The card's facts by the hub's own names. It names no dataset: one's own is none of the hub's."""
+    """The card's facts by the hub's names. No dataset, because the user's own is not on the hub."""
     adapted = bool(run.artifact("onnx_adapter") or run.artifact("merged"))
     tags = ["olive-lab", "olive", "onnx", "onnxruntime-genai"]
     tags += ["lora"] if adapted else []
@@ -32,7 +32,7 @@ def metadata(home: Path, run: Run, with_peft: bool) -> dict[str, Any]:
         **licences.on_hub(licences.of(str(run.recipe["model"]), home)),
         "library_name": card.GENAI,
         "pipeline_tag": "text-generation",
-        "inference": False,  # it is for people's own machines; the hub has nothing that runs it
+        "inference": False,  # it is for the user's own machine; the hub cannot run it
         "tags": tags,
     }
 
@@ -54,7 +54,7 @@ def _made_of(run: Run) -> dict[str, str]:
 
 
 def _relation(run: Run) -> str | None:
-    """How the model came out of its base, in one of the hub's words."""
+    """How the model was derived from its base, in one of the hub's words."""
     if run.artifact("merged"):
         return "finetune"
     if run.artifact("onnx_adapter"):

@@ -1,4 +1,4 @@
-"""The dry run of a publish to the hub: what could stand against it, asked, and what cannot be known."""
+"""The dry run of a publish to the hub: what might prevent it, and what cannot be known."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECONDS = 30.0  # without an answer; a person waits for it
 
 
 def preflight(home: Path, run: Run, options: huggingface.Options) -> list[Finding]:
-    """What stands against it, asked. Raises what the publisher's `plan` raises."""
+    """Every check, including those that ask the hub. Raises what the publisher's `plan` raises."""
     planned = huggingface.plan(home, run, options)
     source = source_of(run, options.name, options.version, huggingface.NAME)
     found = [checks.files(planned), *checks.fit(source)]
@@ -32,7 +32,7 @@ def preflight(home: Path, run: Run, options: huggingface.Options) -> list[Findin
 
 
 def asked(options: huggingface.Options) -> list[Finding]:
-    """What the hub says: login, permission, repository, version. Writes nothing."""
+    """The checks that ask the hub: login, permission, repository, version. Writes nothing."""
     asking = _Asking(options)
     questions: dict[str, Callable[[], tuple[Status, str]]] = {
         "login": asking.login, "permission": asking.permission, "repository": asking.seen,
@@ -50,12 +50,12 @@ def asked(options: huggingface.Options) -> list[Finding]:
             found.append(Finding(name, Status.FAILED, str(error)))
     return [
         *found,
-        Finding("not known", Status.UNKNOWN, "whether the account has room for it: seen only by doing it"),
+        Finding("not known", Status.UNKNOWN, "whether the account has room for it: only publishing shows it"),
     ]
 
 
 class _Asking:
-    """Each question uses what the ones before it found."""
+    """The checks; each uses what earlier ones found."""
 
     def __init__(self, options: huggingface.Options) -> None:
         self.options = options
@@ -76,7 +76,7 @@ class _Asking:
         if may is None:
             return (
                 Status.UNKNOWN,
-                f"{self.who['name']} is in no organisation of that name; seen only by doing it",
+                f"{self.who['name']} is in no organisation of that name; only publishing shows it",
             )
         return Status.OK, f"may write to {name}"
 

@@ -1,8 +1,8 @@
-"""The Hugging Face Hub: a version is one commit with all files, and a tag that it gets last.
+"""The Hugging Face Hub: a version is one commit with all files, and a tag that is added last.
 
-1. The export is verified, as everywhere. 2. Large files go to the hub's storage; those that are there are
-not sent again. 3. One commit names them all. 4. What the commit has is compared with what was sent, and on
-request downloaded and asked something. 5. The commit becomes version `vN`.
+1. The export is verified, as for every target. 2. Large files go to the hub's storage; those already there
+are not sent again. 3. One commit contains all files. 4. The commit is compared with what was sent and, on
+request, downloaded and asked prompts. 5. The commit is tagged as version `vN`.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ NAME = Rule(
     ),
     "a name or organisation/name of letters, digits, -, _ and ., up to 96, no - or . at an end, no --",
 )
-ADAPTER = "adapter"  # the folder of the version that has the adapter as PEFT reads it
+ADAPTER = "adapter"  # the folder with the adapter in PEFT's format
 WEIGHTS, CONFIG = ".safetensors", "adapter_config.json"
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin")
-MOST_RACES = 5  # lost to others who publish to the same place at the same moment
+MOST_RACES = 5  # lost to others who publish to the same repository
 
 
 @dataclass(frozen=True)
 class Options:
     name: str = option("", "Name of the model: organisation/name, or a name for your own account")
-    version: str = option("", "A whole number; empty takes the next one")
+    version: str = option("", "A whole number; empty: the next one")
     description: str = option("", "A sentence for the model card", advanced=True)
     public: bool = option(False, "Let everybody see it; off, it is private to the account or organisation")
     adapter: bool = option(
@@ -66,8 +66,8 @@ class Options:
 def plan(home: Path, run: Run, options: Options) -> dict[str, Any]:
     """What `publish` would do, as far as this machine knows: name, version, target, files and bytes.
 
-    Asks nobody. Raises InputError if the name or version cannot be taken or there is nothing to publish, and
-    LabError if there is a file that could carry code.
+    Does not ask the hub. Raises InputError if the name or version is not valid or there is nothing to
+    publish, and LabError if there is a file that could carry code.
     """
     source = source_of(run, options.name, options.version, NAME)
     beside, written = _beside(run, options), _written(home, run, options)
@@ -91,7 +91,7 @@ def plan(home: Path, run: Run, options: Options) -> dict[str, Any]:
 def publish(home: Path, run: Run, options: Options, report: Report) -> dict[str, Any]:
     """Do it; returns name, version, path, revision, bytes, verified and more for the stage's metrics.
 
-    Raises what `plan` raises, and LabError with what stands against it. A version is there with all its files
+    Raises what `plan` raises, and LabError with the reason if it fails. A version exists with all its files
     or not at all.
     """
     plan(home, run, options)
@@ -101,14 +101,14 @@ def publish(home: Path, run: Run, options: Options, report: Report) -> dict[str,
 
 
 def send(home: Path, run: Run, options: Options, report: Report) -> dict[str, Any]:
-    """What `publish` does with an export that was verified."""
+    """The part of `publish` after the export is verified."""
     plan(home, run, options)
     with explained(options.name):
         return _Publication(home, run, options, report).carry_out()
 
 
 def versions(home: Path) -> list[dict[str, Any]]:
-    """What this lab has published there, as its runs tell, newest first. Asks nobody."""
+    """Versions that this lab published there, according to its runs, newest first. Does not ask the hub."""
     found = [
         {"run": run.id, "created": stage.finished or run.created, **stage.metrics}
         for run in Store(home).list()
@@ -119,7 +119,7 @@ def versions(home: Path) -> list[dict[str, Any]]:
 
 
 class _Publication:
-    """One publication under way."""
+    """One publication in progress."""
 
     def __init__(self, home: Path, run: Run, options: Options, report: Report) -> None:
         from pipeline.publish.hub.client import Hub, account
@@ -160,7 +160,7 @@ class _Publication:
         }
 
     def _open(self) -> None:
-        """See to it that the repository is there, and no more people see it than were meant to."""
+        """Make sure that the repository exists and is as private as requested."""
         repository, private = self.repository, not self.options.public
         there = repository.private()
         if there is None:
@@ -175,9 +175,9 @@ class _Publication:
             raise LabError(seen_by(repository.name, private=there))
 
     def _there(self, items: list[Item]) -> str | None:
-        """The commit of the version that was asked for, if it is there with this content.
+        """The commit of the requested version, if it exists with this content.
 
-        Raises LabError if it is with other content.
+        Raises LabError if it exists with other content.
         """
         _, tags = self.repository.refs()
         commit = tags.get(self.options.version)
@@ -186,9 +186,9 @@ class _Publication:
         return commit
 
     def _send(self, items: list[Item], meter: Meter) -> str:
-        """Have a commit with all files upon the newest one; where that has them already, it is taken."""
-        for lost in range(MOST_RACES):  # not `retry`: nothing failed, somebody else's commit came first
-            time.sleep(lost)  # one more second each time, for those who are quicker
+        """Make a commit with all files on top of the newest one, or use that if it already has them."""
+        for lost in range(MOST_RACES):  # not `retry`: nothing failed, but another commit came first
+            time.sleep(lost)  # wait one more second each time
             head, _ = self.repository.refs()
             there = self.repository.files(head)
             if there.keys() >= {item.name for item in items} and not different(items, there):
@@ -214,7 +214,7 @@ class _Publication:
         raise LabError(taken(self.repository.name, tried))
 
     def _check(self, items: list[Item], commit: str) -> None:
-        """Take the commit down as anybody would, compare it, and have it answer. Raises LabError."""
+        """Download the commit as any user would, compare it, and have it answer. Raises LabError."""
         folder = self.home / checks.CHECKED / "hub"  # only one publishes at a time
         shutil.rmtree(folder, ignore_errors=True)
         try:
@@ -239,12 +239,12 @@ class _Publication:
 
 
 def taken(name: str, version: str) -> str:
-    """What to say of a version that is there with other content."""
+    """The error for a version that exists with other content."""
     return f"{name} already has a version {version} with other content; leave it empty for the next one."
 
 
 def seen_by(name: str, private: bool) -> str:
-    """What to say of a repository that other people see than was meant."""
+    """The error for a repository that is public or private against the request."""
     if private:
         return (
             f"{name} is private on the hub; make it public in its settings there, or publish without public."
@@ -256,7 +256,7 @@ def seen_by(name: str, private: bool) -> str:
 
 
 def different(items: list[Item], there: dict[str, Any]) -> list[str]:
-    """Names of the items that a commit does not have, or has otherwise; of what else it has, nothing."""
+    """Names of items that a commit lacks or has with other content; its other files don't count."""
     return [item.name for item in items if item.name not in there or not there[item.name].holds(item)]
 
 
@@ -269,7 +269,7 @@ def _compare(items: list[Item], there: dict[str, Any]) -> None:
 
 
 def _beside(run: Run, options: Options) -> dict[str, Path]:
-    """The weights of the adapter as PEFT reads them, by their names in the version."""
+    """The adapter's weights in PEFT's format, by their names in the version."""
     folder = run.artifact("adapter")
     if not options.adapter or folder is None or not (Path(folder) / CONFIG).is_file():
         return {}
@@ -285,7 +285,7 @@ def _written(home: Path, run: Run, options: Options) -> dict[str, str]:
     }
     if beside:
         config = json.loads((Path(str(run.artifact("adapter"))) / CONFIG).read_text("utf-8"))
-        # Where the base lay on this machine is nobody's concern; what it is, is.
+        # The base's path on this machine is private; its name is not.
         config["base_model_name_or_path"] = model_card.base(run) or str(card.shown(run)["model"])
         written[f"{ADAPTER}/{CONFIG}"] = to_json(config, indent=2, sort_keys=True) + "\n"
     return written

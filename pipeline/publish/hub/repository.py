@@ -1,4 +1,4 @@
-"""A model's repository on the hub: what it has, and how a version gets into it, by one commit and a tag."""
+"""A model's repository on the hub: its files, and how a version is added by one commit and a tag."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from pipeline.system import checksums
 from pipeline.system.transfer_progress import Meter
 
 TAG = re.compile(r"v([1-9][0-9]{0,8})")
-# What the hub itself, or whoever makes a repository on its page, puts there.
+# Files that the hub, or a user who creates a repository on its page, puts there.
 ITS_OWN = {".gitattributes", "README.md", "LICENSE", "LICENSE.md", "LICENSE.txt"}
 OURS = {zip_file.RECIPE, checksums.NAME}
-NOTHING_LEFT_OUT = "# nothing is left out\n"  # an empty one could be taken for none
+NOTHING_LEFT_OUT = "# nothing is left out\n"  # an empty file might count as missing
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class Stored:
 
 
 class Repository:
-    """One repository, which need not be there yet."""
+    """One repository, which may not exist yet."""
 
     def __init__(self, hub: Hub, name: str) -> None:
         self.hub, self.name = hub, name
-        self._counted: set[str] = set()  # files that the meter has, should they be sent a second time
+        self._counted: set[str] = set()  # files already counted in the meter, if they are sent twice
 
     def private(self) -> bool | None:
-        """Whether it is private; None if there is none, or none that the login sees."""
+        """Whether it is private; None if it does not exist or the login cannot see it."""
         from huggingface_hub.errors import RepositoryNotFoundError
 
         try:
@@ -59,7 +59,7 @@ class Repository:
             return None
 
     def create(self, private: bool) -> None:
-        """Make it unless it is there."""
+        """Create it unless it exists."""
         self.hub.do(lambda: self.hub.api.create_repo(self.name, private=private, exist_ok=True))
 
     def refs(self) -> tuple[str, dict[str, str]]:
@@ -81,7 +81,7 @@ class Repository:
         }
 
     def former(self, commit: str, there: Iterable[str]) -> set[str]:
-        """Files of a commit that an earlier version brought. Raises LabError for one that is not of a lab."""
+        """Files of a commit that are from an earlier version. Raises LabError for files not of a lab."""
         there = set(there)
         if not there - ITS_OWN:
             return set()
@@ -91,15 +91,15 @@ class Repository:
             self.fetch(commit, checksums.NAME, Path(folder))
             try:
                 return there & checksums.read(Path(folder)).keys()
-            except ValueError:  # somebody has edited it there
+            except ValueError:  # somebody has edited it
                 return set()
 
     def commit(
         self, items: list[Item], former: set[str], parent: str, message: str, meter: Meter
     ) -> str | None:
-        """Send files and make them a commit upon `parent`; None if there is another one upon it by now.
+        """Upload files and commit them on top of `parent`; None if another commit came first.
 
-        Nobody sees any of them before all are there. Raises LabError if a file changes while it is read.
+        No file is visible before all are there. Raises LabError if a file changes while it is read.
         """
         from huggingface_hub import CommitOperationDelete
 
@@ -121,7 +121,7 @@ class Repository:
         return str(made.oid)
 
     def _sent(self, item: Item, opened: ExitStack, meter: Meter) -> Any:
-        """Send a file, if it is a large one; small ones go with the commit. Returns what the commit takes."""
+        """Upload a large file; small ones are sent with the commit. Returns the operation for the commit."""
         from huggingface_hub import CommitOperationAdd
 
         file: Any = Counted(opened.enter_context(item.open()), self._passed(meter, item.name))
@@ -131,9 +131,9 @@ class Repository:
         file.begin(item.size if item.name in self._counted else 0)
 
         def upload() -> None:
-            file.seek(0)  # where an attempt that failed has left off
-            # One file at a time, so that those that are through stay through. No .gitignore is asked: it
-            # would leave files out without a word.
+            file.seek(0)  # a failed attempt may have moved it
+            # One file at a time, so that finished files stay finished. No .gitignore is applied: it would
+            # silently leave files out.
             self.hub.api.preupload_lfs_files(
                 self.name, [operation], num_threads=1, free_memory=False, gitignore_content=NOTHING_LEFT_OUT
             )
@@ -145,7 +145,7 @@ class Repository:
         return operation
 
     def tag(self, version: str, commit: str) -> bool:
-        """Name a commit as a version; False if another one has that name."""
+        """Tag a commit as a version; False if another commit has that tag."""
         try:
             self.hub.do(lambda: self.hub.api.create_tag(self.name, tag=f"v{version}", revision=commit))
         except Exception as error:
@@ -157,7 +157,7 @@ class Repository:
     def fetch(
         self, commit: str, name: str, folder: Path, passed: Callable[[int], None] | None = None
     ) -> None:
-        """Bring a file of a commit into the folder under its own name."""
+        """Download a file of a commit into the folder."""
         bar: Any = _bar(passed) if passed else None
         self.hub.do(
             lambda: self.hub.api.hf_hub_download(
@@ -166,7 +166,7 @@ class Repository:
         )
 
     def page(self, version: str) -> str:
-        """Where a browser finds a version."""
+        """The address of a version's page."""
         return f"{self.hub.api.endpoint}/{self.name}/tree/v{version}"
 
     def _passed(self, meter: Meter, name: str) -> Callable[[int], None]:
@@ -178,11 +178,11 @@ class Repository:
 
 
 class Counted(io.BufferedIOBase):
-    """A file that tells how many bytes more of it were read than ever before, once it has started.
+    """A file that reports newly read bytes, once sending has started.
 
-    The client hashes it first, and reads parts again that did not get through. It sends a file that is given
-    like this as plain LFS: pieces of an own protocol would be shared between versions, but would go by a
-    library that tells neither what moved nor why it waits, and to servers that no proxy's list has.
+    The client hashes it first, and reads failed parts again. It sends such a file as plain LFS: its own
+    chunk protocol would share chunks between versions, but uses a library that reports no progress or reason
+    for waiting, and servers that no proxy's list has.
     """
 
     def __init__(self, file: BinaryIO, passed: Callable[[int], None]) -> None:
@@ -191,7 +191,7 @@ class Counted(io.BufferedIOBase):
         self.furthest = 0
 
     def begin(self, furthest: int) -> None:
-        """From here on it is sent, of which so many bytes were told before."""
+        """Start sending; `furthest` bytes were reported before."""
         self._begun, self.furthest = True, furthest
 
     def readable(self) -> bool:
@@ -202,7 +202,7 @@ class Counted(io.BufferedIOBase):
 
     def read(self, size: int | None = -1, /) -> bytes:
         data = self._file.read(-1 if size is None else size)
-        if self._begun and data:  # also what goes a second time shows that the line is alive
+        if self._begun and data:  # bytes that are sent again also show that the connection works
             more = max(self._file.tell() - self.furthest, 0)
             self.furthest += more
             self._passed(more)
@@ -216,7 +216,7 @@ class Counted(io.BufferedIOBase):
 
 
 def _bar(passed: Callable[[int], None]) -> type:
-    """What the client takes for a progress bar."""
+    """A class that the client uses as a progress bar."""
 
     class Bar:
         def __init__(self, **about: Any) -> None:
