@@ -1,4 +1,4 @@
-// Asking the server. What gets no answer, or one of something in between, is `Lost` and asked for again.
+// Requests to the server. Without an answer, or with one from a proxy in between, they are `Lost` and retried.
 
 const TIMEOUT_MS = 15000;
 
@@ -18,7 +18,7 @@ export async function ask(path, { signal, ...options } = {}) {
   return reply;
 }
 
-// The answer as JSON, or null where there is no such thing.
+// The answer as JSON, or null for 404.
 export async function askJson(path, options) {
   const reply = await ask(path, options);
   if (reply.status === 404) return null;

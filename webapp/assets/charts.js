@@ -1,4 +1,4 @@
-// Charts of a stage's events. Points are added to what is drawn, so nothing flickers and a zoom stays.
+// Charts of a stage's events. Points are added to the drawing, so that nothing flickers and zoom is kept.
 
 import { Lost, address } from "./ask.js";
 import { el } from "./draw.js";
@@ -58,7 +58,7 @@ class Series {
 
 let tracks = 0;
 
-// What is known of one stage's events.
+// The data of one stage's events.
 export class Track {
   constructor(stage) {
     this.stage = stage;
@@ -75,7 +75,7 @@ export class Track {
     this.words = "";
   }
 
-  // Another attempt starts: its clock starts again. Whether it resumes the training is not known yet.
+  // Another attempt starts: time restarts. Whether it resumes the training is not known yet.
   again() {
     const kept = [...this.series].filter(([key]) => BY_STEP.has(key));
     this.reset();
@@ -83,7 +83,7 @@ export class Track {
     if (kept.length) this.waiting = [];
   }
 
-  // The attempt resumes from a checkpoint: what came after that is trained again.
+  // The attempt resumes from a checkpoint: later steps are trained again.
   resume(step) {
     const measured = this.waiting ?? [];
     this.waiting = null;
@@ -92,7 +92,7 @@ export class Track {
     this.step = step;
   }
 
-  // The attempt trains from the start: the older points are of another training.
+  // The attempt trains from the start: older points belong to another training.
   restart() {
     const measured = this.waiting;
     this.waiting = null;
@@ -134,7 +134,7 @@ function words(event, step) {
   return said.join(" · ");
 }
 
-// All charts of a run. Those of training stay when the stages after it are looked at.
+// All charts of a run. Those of training stay visible during later stages.
 export class Charts {
   constructor() {
     this.now = el("p", { class: "lab-now" });
@@ -175,7 +175,7 @@ class Chart {
     this.later();
   }
 
-  // At most every two seconds, and not while nobody sees it.
+  // At most every two seconds, and not while hidden.
   later() {
     if (!this.track || !this.inSight || document.hidden || this.timer || this.isDrawn()) return;
     this.timer = setTimeout(async () => {
@@ -197,7 +197,7 @@ class Chart {
     return this.isSame() && this.lines.every(({ key }) => this.drawn.counts.get(key) === this.track.series.get(key).x.length);
   }
 
-  // Whether what is drawn needs points added at most.
+  // Whether points only need to be appended.
   isSame() {
     const { drawn, track } = this;
     return drawn?.series === track.series && this.lines.every(({ key }) => drawn.thinned.get(key) === track.series.get(key).thinned);

@@ -1,7 +1,7 @@
-// What stands in the form of a new run, kept over a reload that nobody asked for.
+// Keeps the form of a new run when Gradio reloads the page.
 //
-// Gradio reloads the page once the server is back, if anything it had asked was not answered. What had
-// been typed would be gone.
+// Gradio reloads the page when the server is back, if one of its requests was not answered. Typed text would
+// be lost.
 
 const DRAFT = "olive-lab-draft";
 let names = []; // of all inputs, in their order: the ids of their elements
@@ -13,7 +13,7 @@ export function keep(ids, ...now) {
   values = now;
 }
 
-// What was written or ticked since then: Gradio carries out no event of a page that has lost its server.
+// Changes since then: Gradio runs no events on a page that has lost its server.
 function latest(value, index) {
   const input = document.querySelector(`#${CSS.escape(names[index])} :is(textarea, input:not([role=combobox], [type=radio]))`);
   if (typeof value === "boolean") return input?.checked ?? value;
@@ -30,7 +30,7 @@ addEventListener("pagehide", () => {
 
 export const isKept = () => sessionStorage.getItem(DRAFT) !== null;
 
-// The values kept, once; those there are if another version of the lab has other inputs.
+// The kept values, once; the current ones if another version of the lab has other inputs.
 export function restore(...now) {
   const kept = JSON.parse(sessionStorage.getItem(DRAFT));
   sessionStorage.removeItem(DRAFT);

@@ -1,9 +1,9 @@
-// Small views of plain data. Text is always put in place as text: nothing from a log, a dataset or a
-// model is ever read as HTML.
+// Small views of plain data. Text is always inserted as text: nothing from a log, a dataset or a model is ever
+// parsed as HTML.
 
 import { ask, askJson } from "./ask.js";
 
-const GONE = "This is no longer in this home. Reload the page to see what is.";
+const GONE = "This no longer exists in this home. Reload the page to update it.";
 
 export function el(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
@@ -16,7 +16,7 @@ export function el(tag, attributes = {}, ...children) {
   return node;
 }
 
-// Change a text only if it is another one: what is selected, read aloud or turning stays.
+// Change a text only if it differs, so that selections, screen readers and animations are not disturbed.
 export function put(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
@@ -43,7 +43,7 @@ export function seconds(value) {
   return `${Math.floor(whole / 3600)} h ${two(Math.floor((whole % 3600) / 60))} min`;
 }
 
-// A time that is only guessed: `45 s`, `2 min`, `1 h 20 min`.
+// An estimated time: `45 s`, `2 min`, `1 h 20 min`.
 export function roughly(value) {
   if (value < 57.5) return `${Math.max(5, 5 * Math.round(value / 5))} s`;
   const minutes = Math.max(1, Math.round(value / 60));
@@ -70,8 +70,8 @@ function rowOf(value, index, select) {
   return row;
 }
 
-// A box at the head of each row. Those that are checked stay so where a search hides their rows. A table that
-// was asked for before the last of them was clicked, which `ticks` tells, does not know of it yet.
+// A box at the head of each row. Boxes stay checked when a search hides their rows. A table that was requested
+// before the last click, as `ticks` shows, does not know about that click yet.
 function checks(root, value, trigger) {
   const table = root.querySelector("table");
   const isNewer = value.ticks === undefined || value.ticks >= (root.ticks ?? 0);
@@ -91,7 +91,7 @@ function checks(root, value, trigger) {
   }
 }
 
-// How far a transfer is: `3.2 of 12.0 MB, about 2 min left`.
+// Progress of a transfer: `3.2 of 12.0 MB, about 2 min left`.
 function transferred({ bytes_done: done, bytes_total: total, eta_seconds: eta }) {
   if (!total) return "";
   const rest = done < total && isFinite(eta) ? `, about ${roughly(eta)} left` : "";
@@ -120,7 +120,7 @@ export const draw = {
     root.append(el("p", {}, value.title), el("ul", {}, ...value.items.map((item) => el("li", {}, item))));
   },
 
-  // A question that must be answered first; without `yes` there is only something to be read.
+  // A question to answer first; without `yes` it is only information.
   question(root, value, trigger) {
     root.replaceChildren();
     if (!value || value.at === asked) return; // a part of the page that comes back asks nothing again
@@ -140,7 +140,7 @@ export const draw = {
     root.append(el("dl", {}, ...value.flatMap(([name, text]) => [el("dt", {}, name), el("dd", {}, text)])));
   },
 
-  // The first row as the model reads it: what it is given, then what it learns.
+  // The first row as the model reads it: its input, then what it learns.
   example(root, value) {
     root.replaceChildren();
     if (!value) return;
@@ -148,7 +148,7 @@ export const draw = {
       el("h2", {}, "The first row as the model reads it"),
       el("pre", { tabindex: "0", "aria-label": "Rendered example" },
         el("span", { title: "Given" }, value.prompt), el("mark", { title: "Learned" }, value.response)),
-      el("p", { class: "lab-note" }, "Marked is what the model learns to write; the rest it is given."));
+      el("p", { class: "lab-note" }, "The model learns to write the marked part; the rest is its input."));
   },
 
   table(root, value, trigger) {
@@ -178,7 +178,7 @@ export const draw = {
     if (value.check) checks(root, value, trigger);
   },
 
-  // A scorecard: its table and a chart, looked at again until all is measured.
+  // A scorecard: its table and a chart, polled until everything is measured.
   scorecard(root, value) {
     clearTimeout(root.timer);
     root.replaceChildren();
@@ -208,14 +208,14 @@ export const draw = {
     follow();
   },
 
-  // A link to a place where models are published and nowhere else; it is followed only by whoever clicks it.
+  // A link, allowed only to places where models are published; it is followed only on a click.
   link(root, value) {
     root.replaceChildren();
     if (!ELSEWHERE.some((place) => value?.href?.startsWith(place))) return;
     root.append(el("a", { class: "lab-button", href: value.href, target: "_blank", rel: "noopener noreferrer" }, value.text));
   },
 
-  // One stage of a run, or a model that is pulled, until it has ended; then Gradio is told.
+  // One stage of a run, or a pull, until it has ended; then Gradio gets an event.
   stage(root, value, trigger) {
     clearTimeout(root.timer);
     root.replaceChildren();

@@ -1,11 +1,11 @@
-// Runs side by side: what differs in their recipes, what they measured, and their losses on one chart.
+// Runs side by side: differences of their recipes, measurements, and their losses on one chart.
 
 import { draw as plain, el } from "./draw.js";
 import { loadPlotly } from "./charts.js";
 
 const colorOf = (index) => `--lab-run-${index % 8}`;
 
-// Plotly reads some HTML in names.
+// Plotly interprets some HTML in names.
 const literal = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 
 function traces(plot, curves) {
@@ -31,7 +31,7 @@ function layout(plot) {
   };
 }
 
-// The runs are in the address while they are shown, so that a reload and whoever is sent it see them too.
+// The address names the runs while they are shown, so that reloads and shared links show them too.
 function keepInAddress(runs) {
   const url = new URL(location.href);
   if (runs.length) url.searchParams.set("compare", runs.join(","));

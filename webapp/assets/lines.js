@@ -1,4 +1,4 @@
-// A log as lines: carriage returns, colours and other escape sequences as a terminal takes them, and a ring.
+// A log as lines: carriage returns, colours and other escape sequences as in a terminal, and a ring buffer.
 // No line is ever HTML: a line is a text, or a text with the classes of its coloured parts.
 
 const ENDS = /([^\r\n]*)(\r\n|\n|\r|$)/g;
@@ -55,7 +55,7 @@ class Pen {
   }
 }
 
-// Takes a log piece by piece and gives back lines.
+// Turns a log, piece by piece, into lines.
 class Reader {
   constructor() {
     this.pen = new Pen();
@@ -63,7 +63,7 @@ class Reader {
     this.returned = false; // whether the last piece ended with a carriage return
   }
 
-  // The lines of a piece, of which the first takes the place of the open line if there was one.
+  // The lines of a piece; the first replaces the open line, if there was one.
   read(text) {
     const lines = this.open === null ? [] : [this.open];
     let isOpen = this.open !== null;
@@ -105,7 +105,7 @@ function joined(a, b) {
   return { text: text + textOf(b), runs: [...runs(a), ...runs(b).map(([at, classes]) => [at + text.length, classes])] };
 }
 
-// The newest lines of a log. Every line has a number that stays, whatever comes before or goes.
+// The newest lines of a log. A line keeps its number, whatever is added or dropped.
 export class Lines {
   constructor(most) {
     this.most = most;
@@ -150,7 +150,7 @@ export class Lines {
     }
   }
 
-  // Put a piece before all others. Returns how many lines that made.
+  // Insert a piece before all others. Returns the number of new lines.
   prepend(text, start) {
     const fresh = new Reader().read(text);
     if (text.endsWith("\r")) fresh.pop(); // what comes next has written over it

@@ -1,4 +1,4 @@
-// The log: as many lines as a long run writes in hours, of which only those in sight are in the document.
+// The log: all lines of a long run, of which only the visible ones are in the document.
 
 import { askJson } from "./ask.js";
 import { el } from "./draw.js";
@@ -46,7 +46,7 @@ export class Log {
       this.view);
   }
 
-  // Begin with another stage's log; `path` is where pieces of it are asked for.
+  // Show another stage's log; `path` is the route for its pieces.
   open(path) {
     this.path = path;
     this.follow.checked = true;
@@ -65,13 +65,13 @@ export class Log {
 
   add(text, start) {
     this.finder.changed(this.lines.add(text, start));
-    // Who reads earlier lines keeps them, within reason.
+    // Earlier lines are kept while somebody reads them, up to a limit.
     const gone = this.lines.trim(this.follow.checked ? MOST_LINES : 2 * MOST_LINES);
     if (gone) this.moved(-gone);
     this.later();
   }
 
-  // Lines have come or gone above: what is in sight stays where it is.
+  // Lines were added or dropped above: keep the visible ones in place.
   moved(lines) {
     this.finder.trimmed();
     this.resize();
@@ -98,13 +98,13 @@ export class Log {
     }
   }
 
-  // -- where one looks ---------------------------------------------------------------------------------
+  // -- scroll position ---------------------------------------------------------------------------------
 
   letGo() {
     if (this.view.scrollTop > 0) this.follow.checked = false;
   }
 
-  // Scrolling up lets go of the end; reaching it again takes hold of it.
+  // Scrolling up stops following the end; reaching the end follows it again.
   scrolled() {
     const { scrollTop, scrollHeight, clientHeight } = this.view;
     if (scrollTop < this.seen) this.follow.checked = false;
@@ -154,7 +154,7 @@ export class Log {
     this.place(this.lines.first + from, this.lines.first + to);
   }
 
-  // Rows that stay keep their node, so that a selection in them stays too.
+  // Rows that stay visible keep their node, and so their selection.
   place(from, to) {
     for (const [number, row] of this.rows) {
       if (number >= from && number < to) continue;
@@ -199,7 +199,7 @@ export class Log {
     this.told();
   }
 
-  // The finder has found something, or goes to it.
+  // The finder has found a match or moved to one.
   told() {
     this.count.textContent = this.finder.words;
     this.steps.hidden = !this.finder.pattern;
@@ -216,7 +216,7 @@ export class Log {
     this.reveal(this.rows.get(number)?.node.querySelector("mark"));
   }
 
-  // A match far to the right is brought into sight, without scrolling the page.
+  // Scroll to a match far to the right, without scrolling the page.
   reveal(mark) {
     if (!mark) return;
     const [a, b] = [mark.getBoundingClientRect(), this.view.getBoundingClientRect()];
@@ -224,7 +224,7 @@ export class Log {
   }
 }
 
-// Looks for a text, some lines at a time, so that typing and scrolling go on meanwhile.
+// Searches for a text, some lines at a time, so that typing and scrolling stay fluid.
 class Finder {
   constructor(lines, tell) {
     this.lines = lines;
@@ -247,7 +247,7 @@ class Finder {
     this.scan();
   }
 
-  // Lines from `number` on are new, or not what they were.
+  // Lines from `number` on are new or have changed.
   changed(number) {
     this.scanned = Math.min(this.scanned, number);
     while (this.found.length && this.found.at(-1) >= number) this.found.pop();

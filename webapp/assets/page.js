@@ -1,4 +1,4 @@
-// What the page calls: show a run, choose a tab, and what buttons of tabs do in the browser alone.
+// Functions that the page calls: show a run, choose a tab, and button actions that need no server.
 
 import { Lost, ask, askJson } from "./ask.js";
 import { isKept } from "./draft.js";
@@ -51,7 +51,7 @@ export function go(name, tries = 100) {
   else if (tries) setTimeout(() => go(name, tries - 1), 50);
 }
 
-// The page was opened: show its run where it is, and its tab.
+// On opening the page: show the run and tab in its address.
 export function arrive(first, run) {
   arrived = true;
   if (isKept()) soon("restore-now");
@@ -71,20 +71,20 @@ export function soon(id) {
   }, SOON_MS));
 }
 
-// The run a tab should choose: the one the reader came from, else the one chosen there.
+// The run a tab should choose: the one just viewed, else the one chosen there.
 export function preferred(chosen, ...rest) {
   const run = preferredRun ?? chosen;
   preferredRun = null;
   return [run, ...rest];
 }
 
-// Have the Compare tab open with a run.
+// Open the Compare tab with a run.
 export function compare(run) {
   preferredRun = run;
   go("compare");
 }
 
-// Gradio names the place for files by other words than stand on it, so speech cannot choose it by these.
+// Gradio's label for the file box differs from its visible text, so speech control could not choose it.
 export function nameUpload(id) {
   const root = document.getElementById(id);
   const name = () => root.querySelectorAll("button.upload-container[aria-label]").forEach((button) => button.removeAttribute("aria-label"));
@@ -104,7 +104,7 @@ export async function cancel(run) {
   if (confirm(ASK_CANCEL)) await ask(`${runPath(run)}/cancel`, { method: "POST" });
 }
 
-// Wait until a run that is being canceled has ended, or is not there.
+// Wait until a run that is being canceled has ended or no longer exists.
 export async function canceled(run) {
   for (const end = Date.now() + CANCEL_MOST_MS; Date.now() < end;) {
     try {
@@ -117,7 +117,7 @@ export async function canceled(run) {
   }
 }
 
-// The exported model of a run. The browser takes it by itself: the page stays, and may be left.
+// Download a run's exported model. The browser does it alone, so the page may be closed.
 export function take(run) {
   el("a", { href: modelOf(run), download: true }).click();
 }

@@ -1,4 +1,4 @@
-// The queue: what runs, what waits and in which order, and the name under which this browser queues runs.
+// The queue: running jobs, waiting runs in order, and the name under which this browser queues runs.
 
 import { Lost, ask, askJson } from "./ask.js";
 import { el } from "./draw.js";
@@ -9,7 +9,7 @@ const YOU = "olive-lab-you";
 const MOST_LETTERS = 40;
 const ASK_CANCEL = "Take this run out of the queue? A retry queues it again; finished stages are kept.";
 
-// -- who this is: kept by the browser, sent with what it queues -----------------------------------------
+// -- the user's name: stored in the browser, sent with queued runs -----------------------------------------
 
 export function nameField(root) {
   const input = root.querySelector("input");
@@ -65,7 +65,7 @@ class Queue {
     this.root.hidden = !count && !facts.paused;
     this.title.textContent = `Queue: ${facts.running.length} running, ${count} waiting${facts.paused ? " · paused" : ""}`;
     this.running.textContent = facts.paused ? "Paused: running jobs finish, nothing new starts." : "People take turns; you choose the order of your own runs.";
-    this.pause.textContent = facts.paused ? "Let runs begin" : "Pause the queue";
+    this.pause.textContent = facts.paused ? "Resume the queue" : "Pause the queue";
     this.pause.classList.toggle("is-primary", facts.paused);
     this.more.textContent = facts.more ? `and ${facts.more} more` : "";
     const focused = document.activeElement?.id;

@@ -1,5 +1,5 @@
-// One run as the Lab tab shows it, kept up to date by asking our own routes again and again. Asking by byte
-// offset survives a dropped connection, a restart of the server, and proxies that buffer.
+// One run on the Lab tab, kept up to date by polling our own routes. Polling by byte offset survives a dropped
+// connection, a restart of the server, and proxies that buffer.
 
 import { Lost, address, ask, askJson } from "./ask.js";
 import { Charts, Track } from "./charts.js";
@@ -7,10 +7,10 @@ import { el, put, roughly, seconds, statusBadge } from "./draw.js";
 import { Log } from "./log.js";
 import { canNotify, notifyButton } from "./toast.js";
 
-// From one question to the next: by how many answers in a row had nothing new.
+// Milliseconds between polls, by the number of answers in a row without news.
 const PERIODS_MS = [[3, 220], [10, 500], [Infinity, 1000]];
-const LEAST_MS = 50; // from an answer to the next question
-const ELSEWHERE_MS = 1000; // another tab of the page is looked at
+const LEAST_MS = 50; // from an answer to the next request
+const ELSEWHERE_MS = 1000; // another tab of the page is open
 const HIDDEN_MS = 5000;
 const TICK_MS = 1000;
 const ASLEEP_MS = 4000; // a tick so late means that the machine slept
@@ -21,13 +21,13 @@ const MOST_BEHIND = 32 * 1024 * 1024; // more than that was written meanwhile: b
 const ENDED = ["done", "failed", "canceled", "interrupted"];
 const RETRYABLE = ["failed", "canceled", "interrupted"];
 const HOME_TITLE = "Olive Lab";
-export const ASK_CANCEL = "Cancel this run? Finished stages are kept and a retry goes on from there.";
+export const ASK_CANCEL = "Cancel this run? Finished stages are kept, and a retry resumes from there.";
 
 export const runPath = (run) => `runs/${encodeURIComponent(run)}`;
 export const modelOf = (run) => address(`${runPath(run)}/model.zip`);
 
 export class RunView {
-  // `compare` has the Compare tab open with a run.
+  // `compare` opens the Compare tab with a run.
   constructor(root, compare) {
     this.root = root;
     this.log = new Log();
@@ -100,7 +100,7 @@ export class RunView {
     else if (Date.now() - this.asked > LATE_MS) this.stop.abort(); // over a connection that has died, most likely
   }
 
-  // Once a second: notice that the machine slept, and say how old all this is if no answer comes.
+  // Once a second: notice that the machine slept, and show how old the data is if no answer comes.
   tick() {
     const now = Date.now();
     if (now - this.ticked > ASLEEP_MS && !document.hidden) this.wake();
@@ -150,12 +150,12 @@ export class RunView {
     return this.root.offsetParent ? period : ELSEWHERE_MS;
   }
 
-  // Nothing more will come unless somebody retries or publishes the run.
+  // Nothing changes any more unless somebody retries or publishes the run.
   quiet() {
     return ENDED.includes(this.status.status) && this.status.stages.every((s) => s.status !== "running" && s.status !== "queued");
   }
 
-  // Ask once and show the answer. Returns whether to ask again at once.
+  // Poll once and show the answer. Returns whether to poll again at once.
   async update(id) {
     const query = new URLSearchParams();
     if (this.shown) query.set("stage", this.shown);
@@ -336,7 +336,7 @@ function timing(stage) {
 
 const percent = (fraction) => `${Math.floor(100 * fraction)}%`;
 
-// How long a run still takes; at least, if nobody knows how long one of its stages does.
+// The remaining time of a run; with "at least" if a stage's time is unknown.
 function left({ eta_seconds: eta, at_least_seconds: least }) {
   if (eta !== null) return `about ${roughly(eta)} left`;
   return least > 0 ? `at least ${roughly(least)} left` : "";

@@ -1,4 +1,4 @@
-// A word when a run ends, whatever tab is looked at: a toast, and if one wants it a notification.
+// Tells when a run ends, on any tab: a toast and, if wanted, a notification.
 
 import { Lost, askJson } from "./ask.js";
 import { el } from "./draw.js";
@@ -10,7 +10,7 @@ const KNOWN = "lab-activity"; // what this tab knew last: a reload goes on from 
 const NOTIFY = "lab-notify";
 const WORDS = { done: "is done", failed: "failed", canceled: "was canceled", interrupted: "was interrupted" };
 
-// Look again and again for runs that have ended; `open` shows one.
+// Poll for runs that have ended; `open` shows one.
 export function announceRuns(open) {
   const place = el("div", { class: "lab-toasts", role: "status", "aria-label": "Runs that have ended" });
   document.body.append(place);
@@ -71,7 +71,7 @@ export function notifyButton() {
     localStorage.setItem(NOTIFY, wanted ? "yes" : "no");
     draw();
   };
-  const button = el("button", { type: "button", class: "lab-button", id: "run-notify", onclick: click, title: "Let the browser tell when a run ends while this page is not looked at" });
+  const button = el("button", { type: "button", class: "lab-button", id: "run-notify", onclick: click, title: "Notify me when a run ends while this page is in the background" });
   draw();
   return button;
 }
