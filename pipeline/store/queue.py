@@ -134,7 +134,7 @@ class Queue(Base):
         with self._write() as db:
             if _status(db, run) != QUEUED:
                 raise LabError(
-                    f"Run {run} is {_status(db, run)}; only waiting runs have a place in the queue."
+                    f"Run {run} is {_status(db, run)}; only waiting runs have a position in the queue."
                 )
             rows = db.execute(
                 "SELECT id, place, urgent FROM runs WHERE status = ? AND owner ="

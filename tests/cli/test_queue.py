@@ -42,7 +42,7 @@ def test_only_what_waits_is_moved(store: Store, capsys: pytest.CaptureFixture[st
     run = plant(store)
     store.claim("cpu")
     assert main(["move", run, "first"]) == 1
-    assert "only waiting runs have a place" in capsys.readouterr().err
+    assert "only waiting runs have a position" in capsys.readouterr().err
 
 
 def test_a_pause_and_its_end(store: Store, no_worker: list[Path], capsys: pytest.CaptureFixture[str]) -> None:

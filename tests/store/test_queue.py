@@ -129,7 +129,7 @@ class TestMove:
 
     def test_what_runs_has_no_place(self, store: Store, three: list[str]) -> None:
         store.claim("cpu")
-        with pytest.raises(LabError, match="is running; only waiting runs have a place"):
+        with pytest.raises(LabError, match="is running; only waiting runs have a position"):
             store.move(three[0], "last")
 
 

@@ -110,7 +110,7 @@ export class RunView {
     if (this.misses < LOST_AFTER && !isLate) return;
     const ago = Math.round((now - this.answered) / 1000);
     put(this.note, "Connection lost, retrying…");
-    put(this.age, this.answered ? ` This is how things stood ${ago < 60 ? `${ago} s` : seconds(ago)} ago.` : "");
+    put(this.age, this.answered ? ` Last update: ${ago < 60 ? `${ago} s` : seconds(ago)} ago.` : "");
     this.isStale = true;
   }
 
