@@ -311,9 +311,7 @@ def test_two_browsers_lose_no_line_while_the_server_restarts(app):
     app.stop()
     for page in pages:
         expect(page.locator(".lab-trouble")).to_contain_text("Connection lost, retrying")
-        expect(page.locator(".lab-trouble")).to_have_text(
-            re.compile(r"Last update: \d+ s ago\.$")
-        )
+        expect(page.locator(".lab-trouble")).to_have_text(re.compile(r"Last update: \d+ s ago\.$"))
     write(app, run, 500, 1000)
     app.start()
     write(app, run, 1000, 1500)
