@@ -94,7 +94,7 @@ COMMON = {
     "RUN|FOLDER": "A run's id, or an exported folder",
     "run": "A run's id",
     "runs": "More runs",
-    "recipe": "A recipe, or a run to do again with changes",
+    "recipe": "A recipe, or a run to repeat with changes",
     "data": "The dataset, a file of JSON lines",
     "adapter": "A folder with a LoRA adapter as PEFT saves it",
     "target": "An exported folder, or a run",

@@ -19,7 +19,7 @@ OUTSIDE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
 BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 FORBIDDEN = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
 HEARD = "notice heard"
-MENDED = "it is repaired now, so try again."
+MENDED = "it is restored now as far as possible, so try again."
 
 
 class Base:

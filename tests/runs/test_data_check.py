@@ -75,5 +75,5 @@ def test_where_others_count_and_render_it_is_said(
         monkeypatch.setattr(module, "WAIT_SECONDS", -1.0)
     with monkeypatch.context() as patch:
         patch.setattr(rendering, "PROCESSES", 0)  # all are busy
-        with pytest.raises(InputError, match="other templates take all the time; try again in a minute"):
+        with pytest.raises(InputError, match="other templates are being rendered; try again in a minute"):
             found(tmp_path / "rows.jsonl", "chat", model)

@@ -186,7 +186,7 @@ def test_damage_met_on_the_way_is_mended_for_the_next_call(store: Store) -> None
     runs = [plant(store, f"{n}") for n in range(40)]
     backup.make(store.path)
     overwritten(store.path)
-    with pytest.raises(LabError, match="it is repaired now, so try again"):
+    with pytest.raises(LabError, match="it is restored now as far as possible, so try again"):
         store.list()
     assert [run.id for run in store.list()] == runs[::-1]
 
@@ -194,7 +194,7 @@ def test_damage_met_on_the_way_is_mended_for_the_next_call(store: Store) -> None
 def test_a_database_deleted_under_the_worker_is_restored(store: Store) -> None:
     run = plant(store)
     store.path.unlink()
-    with pytest.raises(LabError, match="is gone; what can be restored is restored now"):
+    with pytest.raises(LabError, match="is gone; it is restored now"):
         store.claim("cpu")
     assert store.claim("cpu") == (run, "quantize")
 

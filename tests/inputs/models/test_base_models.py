@@ -397,7 +397,7 @@ class TestTokenizerFolder:
         model = base_models.Model(
             "azureml://registries/azureml/models/x/versions/1", "azureml", "1", {}, None
         )
-        with pytest.raises(LabError, match="is not here yet; check again after its first run"):
+        with pytest.raises(LabError, match="is not here yet; check again after the first run with it"):
             base_models.tokenizer_folder(model, home)
 
 

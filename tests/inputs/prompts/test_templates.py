@@ -71,7 +71,7 @@ def test_a_template_that_writes_the_day_writes_the_same_day_always() -> None:
         ("", "no placeholder"),
         ("Chat", "no placeholder"),
         ("{response}", "only placeholder"),
-        ("{prompt} " * 9 + "{response}", "{prompt} stands there 9 times; allowed: 8 times"),
+        ("{prompt} " * 9 + "{response}", "{prompt} occurs 9 times; allowed: 8 times"),
         ("".join(f"{{f{n}}} " for n in range(51)), "it names 51 fields; allowed: 50"),
         ("{a" + "\u0315\u0300" * 3000 + "} {response}", "has 6,001 letters; allowed: 100"),
         ("{prompt} {response", "'{' at character 10 is never closed"),

@@ -112,7 +112,7 @@ def test_a_key_to_the_storage_is_not_asked_for_where_it_is_not_needed(
     ]
     *_, (notice, facts) = azure.whoami(inputs, *(component.value for component in inputs.inputs))
     assert (notice["kind"], "may do all that publishing" in notice["text"]) == ("good", True)
-    assert "as where keys are not allowed" in notice["note"]
+    assert "because keys are not allowed" in notice["note"]
     assert "Storage Blob Data Contributor" in notice["note"]
     assert ["Get a key to the storage", "no"] in facts
     _, said, _ = cli(capsys, "azure", "whoami")
