@@ -387,7 +387,7 @@ def test_what_is_followed_and_is_gone_is_not_asked_for_again(app):
             draw[kind](root, value, () => {});
             return root;
           });
-          const isDone = () => roots.every((root) => root.textContent.includes("no longer exists in this home"));
+          const isDone = () => roots.every((root) => root.textContent.includes("no longer exists"));
           for (let n = 0; n < 200 && !isDone(); n++) await new Promise((done) => setTimeout(done, 50));
           return roots.map((root) => root.textContent);
         }"""

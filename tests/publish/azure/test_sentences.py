@@ -47,7 +47,7 @@ def test_the_role_to_ask_for_is_that_of_the_place(where: Place, role: str) -> No
 
 def test_a_name_keeps_its_capitals() -> None:
     told = faults.sentence(error(core.ResourceNotFoundError, 404, "gone"), WORKSPACE)
-    assert told.startswith("Workspace Travel-WS, or what is asked of it, is not there")
+    assert told.startswith("Workspace Travel-WS, or what is asked of it, does not exist")
 
 
 @pytest.mark.parametrize(
