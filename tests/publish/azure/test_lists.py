@@ -93,7 +93,7 @@ def test_a_workspace_that_is_not_there_is_not_remembered(
 ) -> None:
     words = [f"--subscription={SUB}", f"--resource-group={GROUP}", "--workspace=travel-wz", "--remember"]
     code, _, said = cli(capsys, "azure", "whoami", *words)
-    assert (code, "Workspace travel-wz, or what is asked of it, is not there" in said) == (1, True)
+    assert (code, "Workspace travel-wz, or what is asked of it, does not exist" in said) == (1, True)
     assert azure_workspace.recall(store.home) == {}
 
 

@@ -78,7 +78,7 @@ def test_what_resource_manager_refuses_then_is_not_asked_again(
     bench.azure.faults.append(Fault("/datastores/", 404, "ResourceNotFound", "was not found", skip=2))
     spoil = Spoil(BLOCKS, "status", skip=1, times=1, status=403, code="AuthenticationFailed")
     bench.proxy.spoils.append(spoil)
-    with pytest.raises(LabError, match="Workspace travel-ws, or what is asked of it, is not there"):
+    with pytest.raises(LabError, match="Workspace travel-ws, or what is asked of it, does not exist"):
         send(Workspace(where).container("any", "1", 60.0), item, where)
     assert spoil.times == 0
 
