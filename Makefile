@@ -63,7 +63,7 @@ unit: install $(INSTALLED_DEV) ## The fast tests
 	@$(BIN)/python -m pytest -q -m "not chain and not browser and not gpu and not azure" -n 2 --dist loadfile
 
 chain: install $(INSTALLED_DEV) ## The real chain on the starter model, and the numeric tests
-	@$(BIN)/python -m pytest -q -m chain --durations=5
+	@$(BIN)/python -m pytest -q -m chain -n 2 --dist loadfile --no-loadscope-reorder --durations=5
 
 chromium:
 	@command -v chromium >/dev/null || { echo "The browser test needs chromium: apt-get install chromium" >&2; exit 1; }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -24,6 +25,26 @@ CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
+
+
+# Each takes minutes: started first, no worker is left with one at the end.
+LONGEST = ("passes/test_starter.py", "test_installed.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests that run beside each other compute on cores of their own.
+
+    Threads of two processes on the same cores spin while they wait for each other: a training step of a tiny
+    model then takes ten times as long. What a test starts inherits its cores.
+    """
+    worker, count = (os.environ.get(f"PYTEST_XDIST_WORKER{end}", "") for end in ("", "_COUNT"))
+    if worker and config.getoption("markexpr") == "chain":
+        mine = sorted(os.sched_getaffinity(0))[int(worker[2:]) :: int(count)]
+        os.sched_setaffinity(0, mine or os.sched_getaffinity(0))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONGEST))
 
 
 @pytest.fixture
