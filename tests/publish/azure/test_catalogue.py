@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,22 @@ def offer(bench: Bench, files: dict[str, bytes], layout: dict[str, str], more: d
     bench.azure.catalogue["Phi-3.5-mini-instruct", "4"] = {"prefix": "catalogue/phi", "type": "custom_model"}
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
 def test_a_model_of_the_catalogue_is_a_base(
+    bench: Bench, store: Store, where: Place, files: dict[str, bytes]
+) -> None:
+    """Asked and fetched as a run does, by processes of their own."""
+    offer(bench, files, LAYOUTS["mlflow"], BESIDE)
+    model = base_models.resolve(URI)
+    assert model == catalogue.describe(store.home, URI)
+    assert base_models.fingerprint(model, store.home) == f"azureml {URI} 4"
+    said: list[str] = []
+    folder = base_models.materialize(model, store.home, said.append)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+    assert said[-1].endswith("100% of the model")
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_layout_of_a_model_makes_the_same_folder(
     bench: Bench, store: Store, where: Place, files: dict[str, bytes], name: str
 ) -> None:
     offer(
@@ -72,16 +87,16 @@ def test_a_model_of_the_catalogue_is_a_base(
         LAYOUTS[name],
         BESIDE if "mlflow" in name else {"README.md": b"---\nlicense: mit\n---\n"},
     )
-    model = base_models.resolve(URI)
+    model = catalogue.describe(store.home, URI)
     assert (model.kind, model.id, model.revision, model.pinned) == ("azureml", URI, "4", URI)
     assert model.config == json.loads(files["config.json"])
     assert model.chat is not None
     said: list[str] = []
-    folder = base_models.materialize(model, store.home, said.append)
+    folder = store.home / "part"
+    catalogue.fetch(store.home, URI, folder, said.append)
     there = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".md"}
     assert there == files
     assert said[-1].endswith("100% of the model")
-    assert base_models.fingerprint(model, store.home) == f"azureml {URI} 4"
 
 
 def test_a_model_that_is_open_to_everybody_is_fetched_without_a_login_to_the_storage(
@@ -91,7 +106,8 @@ def test_a_model_that_is_open_to_everybody_is_fetched_without_a_login_to_the_sto
     bench.azure.open_to_all = True
     with bench.container() as container:
         container.set_container_access_policy({}, public_access="container")
-    folder = base_models.materialize(base_models.resolve(URI), store.home, lambda text: None)
+    folder = store.home / "part"
+    catalogue.fetch(store.home, URI, folder, lambda text: None)
     assert (folder / "model.safetensors").read_bytes() == files["model.safetensors"]
 
 
@@ -104,18 +120,19 @@ def test_a_model_that_is_open_to_everybody_is_fetched_without_a_login_to_the_sto
     ],
 )
 def test_a_config_nested_without_end_is_refused(
-    bench: Bench, store: Store, where: Place, files: dict[str, bytes], name: str, text: str
-) -> None:
+    bench: Bench, store: Store, where: Place, files: dict[str, bytes], name: str, text: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     offer(bench, {**files, name: text.encode()}, PLAIN, {})
-    with pytest.raises(InputError, match=r"config\.json (is nested deeper than any real one|cannot be read)"):
-        base_models.resolve(URI)
+    assert catalogue._described(URI) == 2
+    refused = r"^.*config\.json (is nested deeper than any real one|cannot be read).*\n$"
+    assert re.match(refused, capsys.readouterr().err)
 
 
 def test_a_disk_without_room_is_said_before_anything_is_fetched(
     bench: Bench, store: Store, where: Place, files: dict[str, bytes]
 ) -> None:
     offer(bench, files, PLAIN, {})
-    model = base_models.resolve(URI)
     with bench.container() as container:
         container.get_blob_client("catalogue/phi/more.safetensors").create_page_blob(4 << 40)
     bench.proxy.passed.clear()
@@ -124,7 +141,7 @@ def test_a_disk_without_room_is_said_before_anything_is_fetched(
         Spoil("^GET .*/catalogue/phi/", "status", status=403, code="AuthorizationPermissionMismatch")
     )
     with pytest.raises(LabError, match=r"The model needs 4398\.\d GB more of disk, and .* are free; free"):
-        base_models.materialize(model, store.home, lambda text: None)
+        catalogue.fetch(store.home, URI, store.home / "part", lambda text: None)
     assert bench.proxy.count("^GET .*/catalogue/phi/") == 0
 
 
@@ -132,7 +149,7 @@ def test_what_was_fetched_needs_no_azure(
     bench: Bench, store: Store, where: Place, files: dict[str, bytes]
 ) -> None:
     offer(bench, files, PLAIN, {})
-    base_models.materialize(base_models.resolve(URI), store.home, lambda text: None)
+    base_models.materialize(catalogue.describe(store.home, URI), store.home, lambda text: None)
     bench.az(None)
     bench.azure.asked.clear()
     assert base_models.resolve(URI).config == json.loads(files["config.json"])
@@ -165,7 +182,7 @@ def test_why_a_download_ended_is_the_sentence_of_its_process(
     bench: Bench, store: Store, where: Place, files: dict[str, bytes]
 ) -> None:
     offer(bench, files, PLAIN, {})
-    model = base_models.resolve(URI)
+    model = catalogue.describe(store.home, URI)
     bench.proxy.spoils.append(
         Spoil(r"^GET .*/model\.safetensors", "status", status=403, code="AuthorizationPermissionMismatch")
     )
@@ -194,7 +211,15 @@ def test_what_cannot_be_a_base_is_refused(
 ) -> None:
     kept = {name: data for name, data in {**files, **change}.items() if data is not None}
     offer(bench, {}, {}, kept)
-    with pytest.raises(InputError, match=sentence):
+    with pytest.raises(LabError, match=sentence):
+        catalogue.describe(store.home, URI)
+
+
+def test_why_a_model_cannot_be_a_base_is_the_sentence_of_its_process(
+    bench: Bench, store: Store, where: Place, files: dict[str, bytes]
+) -> None:
+    offer(bench, {}, {}, {"config.json": files["config.json"]})
+    with pytest.raises(InputError, match=r"has no \.safetensors file; other weight formats"):
         base_models.resolve(URI)
 
 
