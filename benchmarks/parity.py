@@ -35,7 +35,8 @@ def main() -> None:
         run.data, run.recipe.get("template", "chat"), str(checkpoint), "train", 0.0, 0, 512, limit=args.rows
     )
     texts = [rows[i][0]["input_ids"] for i in range(len(rows))]
-    found = parity.measure(checkpoint, adapter, onnx, onnx_adapter, texts)
+    exact = parity.expected(checkpoint, adapter, texts)
+    found = parity.measure(exact, onnx, onnx_adapter, texts)
     print(f"{'side':10}{'rows':>6}{'tokens':>8}{'same likeliest':>16}{'KL':>9}")
     for side, each in found.items():
         print(f"{side:10}{len(texts):6}{each.tokens:8}{each.agreement:16.3f}{each.divergence:9.4f}")

@@ -84,6 +84,15 @@ def lab(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
     return {"inputs": inputs, "rows": rows, "carry_out": carry_out, **done}
 
 
+@pytest.fixture(scope="session")
+def exact(lab: dict[str, Any]) -> Path:
+    """The trained adapter on the quantized checkpoint, exported with float32 activations and output layer."""
+    options = optimize.Options(precision="fp32", accuracy_level=1)
+    given = {kind: lab["inputs"][kind] for kind in ("checkpoint", "adapter")}
+    made: Path = lab["carry_out"](optimize, options, "exact", given).artifacts[0].path
+    return made
+
+
 def test_its_tokenizer_alone_is_the_same(model: Path, tmp_path: Path) -> None:
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer
@@ -113,19 +122,17 @@ def test_awq_is_measured_and_predicts_better_than_rounding(lab: dict[str, Any]) 
         assert measured[f"{text}_divergence"] < 0.7 * plain[f"{text}_divergence"]
 
 
-def test_the_exported_graph_is_measured_too(lab: dict[str, Any]) -> None:
+def test_the_exported_graph_is_measured_too(lab: dict[str, Any], exact: Path) -> None:
     """With float32 activations and output layer it is as far from the float model as the checkpoint is."""
     measured = lab["score"].metrics
-    options = optimize.Options(precision="fp32", accuracy_level=1)
-    given = {"checkpoint": lab["inputs"]["checkpoint"]}
-    export = lab["carry_out"](optimize, options, "exact", given).artifacts[0].path
-    exact = lab["carry_out"](score, SCORE, "exact-score", given | {"onnx": export}).metrics
+    given = {"checkpoint": lab["inputs"]["checkpoint"], "onnx": exact}
+    found = lab["carry_out"](score, SCORE, "exact-score", given).metrics
     # The same six blocks; PyTorch may have computed in bfloat16.
-    assert exact["exported_divergence"] == pytest.approx(exact["general_divergence"], rel=0.05)
-    assert exact["exported_perplexity"] == pytest.approx(exact["general_perplexity"], rel=0.02)
+    assert found["exported_divergence"] == pytest.approx(found["general_divergence"], rel=0.05)
+    assert found["exported_perplexity"] == pytest.approx(found["general_perplexity"], rel=0.02)
     # The default export rounds output layer, embedding and activations to 8 bits: next to nothing.
-    assert measured["exported_divergence"] == pytest.approx(exact["exported_divergence"], rel=0.1)
-    assert measured["exported_divergence"] != exact["exported_divergence"]
+    assert measured["exported_divergence"] == pytest.approx(found["exported_divergence"], rel=0.1)
+    assert measured["exported_divergence"] != found["exported_divergence"]
 
 
 def test_a_float_model_is_what_its_graph_is_compared_with(lab: dict[str, Any]) -> None:
@@ -310,23 +317,18 @@ def test_the_zip_answers_where_there_is_nothing_but_onnxruntime_genai(
     assert answers() == {"base": both["base"]}
 
 
-def test_logits_of_torch_and_of_the_graph(lab: dict[str, Any], tmp_path: Path) -> None:
-    """The trained adapter on the quantized checkpoint, exported with float32 activations and output layer."""
+def test_logits_of_torch_and_of_the_graph(lab: dict[str, Any], exact: Path) -> None:
     import torch
     from olive.model import HfModelHandler
     from peft import PeftModel
     from transformers import AutoTokenizer
 
     from pipeline.passes.finetune.quant_lora import unpack_where_it_fits
-    from pipeline.passes.optimize.genai_builder import GenaiBuilder
-    from pipeline.passes.optimize.lora_inputs import LoraInputs
-    from tests.passes.optimize.test_export import EXACT, apply, exported, run
+    from tests.passes.optimize.test_export import exported, run
 
     checkpoint, adapter = lab["inputs"]["checkpoint"], lab["inputs"]["adapter"]
     handler = HfModelHandler(str(checkpoint), load_kwargs={"torch_dtype": "float32"})
-    plain = apply(GenaiBuilder, {"template": "chat", **EXACT}, handler, tmp_path / "plain")
-    apply(LoraInputs, {"adapter_path": str(adapter)}, plain, tmp_path / "onnx")
-    logits = exported(tmp_path / "onnx")
+    logits = exported(exact)
     model = handler.load_model(cache_model=False).eval()
     unpack_where_it_fits(model, torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
@@ -350,30 +352,21 @@ def fifty(checkpoint: Path) -> list[Any]:
     return [rows[i][0]["input_ids"] for i in range(50)]
 
 
-@pytest.mark.parametrize("exact", [True, False])
-def test_the_graph_predicts_what_pytorch_does(lab: dict[str, Any], tmp_path: Path, exact: bool) -> None:
+def test_the_graph_predicts_what_pytorch_does(lab: dict[str, Any], exact: Path) -> None:
     """On fifty prompts: all but the same in float32, and near it as exported by default, where the output
     layer, embedding and activations are rounded besides."""
-    from olive.model import HfModelHandler
-
     from pipeline.passes.measure import parity
-    from pipeline.passes.optimize.genai_builder import GenaiBuilder
-    from pipeline.passes.optimize.lora_inputs import LoraInputs
-    from tests.passes.optimize.test_export import EXACT, apply
 
-    checkpoint, adapter, folder = (lab["inputs"][kind] for kind in ("checkpoint", "adapter", "onnx"))
-    if exact:
-        handler = HfModelHandler(str(checkpoint), load_kwargs={"torch_dtype": "float32"})
-        plain = apply(GenaiBuilder, {"template": "chat", **EXACT}, handler, tmp_path / "plain")
-        folder = tmp_path / "onnx"
-        apply(LoraInputs, {"adapter_path": str(adapter)}, plain, folder)
-    found = parity.measure(checkpoint, adapter, folder, folder / ADAPTER, fifty(checkpoint))
-    print(found)
-    for side in ("base", "adapter"):
-        assert found[side].agreement > (0.995 if exact else 0.95)
-        assert found[side].divergence < (
-            1e-4 if exact else 0.01
-        )  # with an output layer in 4 bits it is ten times that
+    checkpoint, adapter, default = (lab["inputs"][kind] for kind in ("checkpoint", "adapter", "onnx"))
+    texts = fifty(checkpoint)
+    known = parity.expected(checkpoint, adapter, texts)
+    # With an output layer in 4 bits the second divergence is ten times that.
+    for folder, agreement, divergence in ((exact, 0.995, 1e-4), (default, 0.95, 0.01)):
+        found = parity.measure(known, folder, folder / ADAPTER, texts)
+        print(found)
+        for side in ("base", "adapter"):
+            assert found[side].agreement > agreement
+            assert found[side].divergence < divergence
 
 
 def test_another_adapter_takes_the_same_graph(lab: dict[str, Any], tmp_path: Path) -> None:

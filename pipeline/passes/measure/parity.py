@@ -27,20 +27,22 @@ class Parity:
     tokens: int
 
 
-def measure(
-    checkpoint: Path, adapter: Path, onnx: Path, onnx_adapter: Path, texts: Sequence[Tensor]
-) -> dict[str, Parity]:
-    """Parity of the sides "base" and "adapter" over texts of token ids, int64 [tokens] each.
+Logits = dict[str, list[Tensor]]  # by side, "base" and "adapter", float32 [tokens, vocabulary] of each text
 
-    PyTorch runs in float32 on the CPU, the graph through ONNX Runtime GenAI, as it answers users.
-    """
+
+def expected(checkpoint: Path, adapter: Path, texts: Sequence[Tensor]) -> Logits:
+    """What PyTorch says to texts of token ids, int64 [tokens] each, in float32 on the CPU."""
     handler = HfModelHandler(str(checkpoint), load_kwargs={"torch_dtype": "float32"})
     model: Any = handler.load_model(cache_model=False).eval()
     unpack_where_it_fits(model, torch.float32)
-    exact = {"base": [_logits(model, ids) for ids in texts]}
+    base = [_logits(model, ids) for ids in texts]
     model = PeftModel.from_pretrained(model, adapter).eval()
-    exact["adapter"] = [_logits(model, ids) for ids in texts]
-    del model
+    return {"base": base, "adapter": [_logits(model, ids) for ids in texts]}
+
+
+def measure(exact: Logits, onnx: Path, onnx_adapter: Path, texts: Sequence[Tensor]) -> dict[str, Parity]:
+    """Parity by side of a graph with what PyTorch says; it runs through ONNX Runtime GenAI, as it answers
+    users."""
     loaded = generation.load(onnx, {"adapter": onnx_adapter})
     return {
         side: compare(known, [graph_logits(loaded, ids, side) for ids in texts])
