@@ -52,8 +52,8 @@ RECIPE: dict[str, Any] = {
 }
 CHECKPOINT_SECONDS = "0.2"
 LONGEST_WAIT = 6.0  # seconds between a recovery and the next kill
-LONGEST_RECOVERY = 120.0
-LONGEST_RUN = 180.0
+LONGEST_RECOVERY = 300.0
+LONGEST_RUN = 600.0
 SHARED = 3  # each third run is one that was there already, under another name
 
 

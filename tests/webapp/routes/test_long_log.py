@@ -49,7 +49,7 @@ def test_the_server_sends_it_in_little_memory(home: Path, long_log: tuple[str, P
     port = free_port()
     process = start(home, "--port", str(port))
     try:
-        until(lambda: answers(port), "the first answer", 60)
+        until(lambda: answers(port), "the first answer", 180)
         before = resident(process.pid)
         address = f"http://127.0.0.1:{port}/runs/{run}"
 
