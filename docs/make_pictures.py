@@ -94,12 +94,13 @@ def tab(name: str, there: str, page: Any, url: str, run: str) -> None:
     page.locator(there).first.wait_for()
 
 
-# Name, width and height of what is shown of the page, width of the picture, and how to get there. Of the form
-# only the left is shown: the recipe on its right names a folder of this machine.
+# Name, width and height of what is shown of the page, width of the picture, and how to get there. The recipe
+# below the form stays folded away: it names a folder of this machine.
 PICTURES: list[tuple[str, int, int, int, Callable[[Any, str, str], None]]] = [
     ("run", WIDTH, 1080, 960, finished),
     ("data", WIDTH, 760, 640, partial(tab, "data", "#data-example pre, #data-rows td")),
-    ("lab", 756, 720, 640, partial(tab, "lab", "#recipe .cm-line >> nth=3")),
+    ("lab", WIDTH, 640, 640, partial(tab, "lab", "#launch")),
+    ("tune", WIDTH, 760, 640, partial(tab, "tune", "#sweep-start")),
     ("compare", WIDTH, 1180, 640, partial(tab, "compare", "#compare-recorded td")),
     ("runs", WIDTH, 620, 640, partial(tab, "runs", "#runs-table td")),
     ("publish", WIDTH, 760, 640, partial(tab, "publish", "#publish-go")),

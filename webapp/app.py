@@ -35,11 +35,11 @@ from webapp import connections, gradio_requests, guard, handler_values, local_mo
 from webapp.home import store
 from webapp.routes import live, queue
 from webapp.routes.runs import router
-from webapp.tabs import compare, comparison, data, lab, publish, runs, versions
+from webapp.tabs import compare, comparison, data, lab, publish, runs, tune, versions
 from webapp.ui import choices, parts, theme
 
 TITLE = "Olive Lab"
-TABS = ("data", "lab", "compare", "runs", "publish")
+TABS = ("data", "lab", "tune", "compare", "runs", "publish")
 TEND_SECONDS = 3.0
 PURGE_SECONDS = 3600.0
 UPLOAD_AGE_SECONDS = 3600
@@ -134,7 +134,9 @@ def page() -> gr.Blocks:
         again = gr.Button(
             "Restore the form", visible="hidden", elem_classes=parts.HIDDEN, elem_id="restore-now"
         )
-        again.click(None, inputs, inputs, js=parts.live("restore", "draft.js"), **parts.IN_PAGE)
+        again.click(
+            None, inputs, inputs, js=made.with_ids(parts.live("restore", "draft.js")), **parts.IN_PAGE
+        )
         blocks.load(data.arrive, None, chosen.shown, **parts.QUICK)
         blocks.load(comparison.arrive, None, history.compared, **parts.QUICK)
         made.run.change(lambda: gr.update(visible=False), None, welcome, **parts.QUICK)
@@ -175,7 +177,9 @@ def _tabs(sample: gr.Button, problems: gr.HTML) -> tuple[data.Data, lab.Lab, run
     with made["data"]:
         chosen = data.build()
     with made["lab"]:
-        lab_tab = lab.build(made["lab"], sample, problems)
+        lab_tab = lab.build(sample, problems)
+    with made["tune"]:
+        tune.build(made["tune"], lab_tab)
     with made["compare"]:
         compare.build(made["compare"])
     with made["runs"]:

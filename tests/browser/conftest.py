@@ -69,6 +69,17 @@ class App:
         page.goto(self.url + query)
         return page
 
+    def form(self, query: str = "?tab=lab", **options: Any) -> Any:
+        """A page with all of the Lab's form unfolded."""
+        page = self.open(query, **options)
+        self.unfold(page)
+        return page
+
+    def unfold(self, page: Any) -> None:
+        """Show all of the Lab's form."""
+        for name in ("All options", "Recipe and command"):
+            page.get_by_role("button", name=name).click()
+
     def settle(self, page: Any) -> None:
         """Wait until pages have asked for nothing new for a moment, and all that they asked is answered."""
         for _ in range(WAIT_MS // SETTLE_MS):

@@ -143,6 +143,7 @@ def test_registered_models_are_compared_linked_and_used_as_a_base(app, shot):
     rows.nth(0).locator("button").click()
     expect(page.locator("#models-use")).to_be_enabled()
     page.click("#models-use")
+    page.get_by_role("button", name="Recipe and command").click()
     expect(page.locator("#recipe")).to_contain_text("workspaces/travel-ws/models/trips/versions/2")
     page.click("#tab-publish-button")
     expect(page.locator("#models-details")).to_be_hidden()

@@ -26,6 +26,7 @@ def test_a_good_dataset_is_shown_and_taken_to_the_lab(app, shot):
     expect(page.locator("#data-rows")).to_contain_text(ATTACK)
     shot(page, "data")
     page.click("#data-use")
+    page.get_by_role("button", name="Recipe and command").click()
     expect(page.locator("#recipe")).to_contain_text("mine.jsonl")
     assert page.evaluate("window.hacked") is None
     kept = list((app.home / "datasets").glob("*/mine.jsonl"))

@@ -34,8 +34,9 @@ def test_an_empty_home_welcomes_and_says_what_to_do(app, shot):
     tab(page, "publish")
     expect(page.locator("#publish-versions")).to_contain_text("Nothing is published yet")
     tab(page, "lab")
-    expect(page.locator("#command")).to_contain_text("python -m pipeline run run.yaml")
     shot(page, "lab")
+    page.get_by_role("button", name="Recipe and command").click()
+    expect(page.locator("#command")).to_contain_text("python -m pipeline run run.yaml")
 
 
 TURNED = """() => [...document.querySelectorAll("body *")].filter((node) => {
@@ -60,19 +61,56 @@ def test_no_text_turns_what_stands_beside_it(app):
 
 
 def test_launch_shows_every_problem_beside_the_button_and_starts_nothing(app, shot):
-    page = app.open("?tab=lab")
+    page = app.form()
     expect(page.locator("#recipe")).to_contain_text("travel.jsonl")
     page.fill("#finetune-r input", "100000")
-    expect(page.locator("#lab-problems")).to_contain_text("finetune.r: 100000 is not allowed")
-    page.click("#launch")
-    expect(page.locator("#lab-problems")).to_contain_text("Nothing was started")
+    expect(page.locator("#lab-problems")).to_contain_text("Finetune, Rank (r): 100000 is not allowed")
+    expect(page.locator("#finetune-r .lab-wrong")).to_contain_text("a whole number from 1 to 512")
+    expect(page.locator("#launch")).to_be_disabled()
+    expect(page.locator("#launch-why")).to_contain_text("Launch is off until the point below is put right")
+    page.get_by_role("button", name="All options").click()
+    expect(page.locator("#finetune-r")).to_be_hidden()
+    page.locator("#lab-problems").get_by_role("button", name="Rank (r)").click()
+    expect(page.locator("#finetune-r input")).to_be_focused()
     shot(page, "lab-problems")
+    page.fill("#finetune-r input", "8")
+    expect(page.locator("#launch")).to_be_enabled()
+    expect(page.locator(".lab-wrong")).to_have_count(0)
     assert app.store.list() == []
+
+
+def test_a_preset_suits_the_data_and_says_how(app, shot):
+    page = app.form()
+    page.get_by_label("Thorough").check()
+    expect(page.locator("#preset-notice")).to_contain_text("8 passes over the 130 rows that are not held out")
+    expect(page.locator("#finetune-r input")).to_have_value("32")
+    expect(page.locator("#recipe")).to_contain_text("compensate: true")
+    shot(page, "preset")
+    page.get_by_label("Quick try").check()
+    expect(page.locator("#recipe")).to_contain_text("algorithm: rtn")
+    expect(page.locator("#recipe")).to_contain_text("compensate: false")
+    page.click("#start-over")
+    expect(page.locator("#finetune-max_steps input")).to_have_value("60")
+    expect(page.locator("#preset input:checked")).to_have_count(0)
+
+
+def test_everything_to_launch_is_on_one_screen_and_the_bar_stays_in_reach(app, shot):
+    planted.finished(app.store)  # else the welcome stands above
+    for width in (1280, 390):
+        page = app.open("?tab=lab", width=width)
+        expect(page.locator("#launch")).to_be_in_viewport(ratio=1)
+        if width == 1280:
+            for place in ("#data", "#model", "#preset"):
+                expect(page.locator(place)).to_be_in_viewport(ratio=1)
+        page.evaluate("scrollTo(0, document.body.scrollHeight)")
+        if width == 390:
+            expect(page.locator("#launch")).to_be_in_viewport(ratio=1)
+        shot(page, f"steps-{width}")
 
 
 def test_launch_queues_a_run_and_follows_it(app, tmp_path, model_folder):
     offered = shutil.copytree(model_folder, app.home / "models" / "tiny-llama")
-    page = app.open("?tab=lab")
+    page = app.form()
     expect(page.locator("#recipe")).to_contain_text("travel.jsonl")
     page.fill("#name textarea, #name input", "my first run")
     page.click("#model input")
@@ -192,7 +230,7 @@ def test_a_restart_of_the_server_loses_nothing(app):
 
 
 def test_what_was_typed_while_the_server_was_away_is_still_there_after_the_reload(app):
-    page = app.open("?tab=lab")
+    page = app.form()
     page.fill("#name input, #name textarea", "before")
     expect(page.locator("#recipe")).to_contain_text("before")
     app.settle(page)
@@ -221,13 +259,20 @@ def test_what_was_typed_while_the_server_was_away_is_still_there_after_the_reloa
     page.uncheck("#evaluate-on input")
     app.start()
     page.wait_for_function("window.kept === undefined")  # Gradio has loaded it anew
+    app.unfold(page)
     expect(page.locator("#recipe")).to_contain_text("afterwards")
     expect(page.locator("#recipe")).to_contain_text("alpha: 48")
     expect(page.locator("#recipe")).to_contain_text("evaluate: null")
     expect(page.locator("#finetune-r input")).to_have_value("32")
-    page.reload()  # the reader's own reload begins again
-    expect(page.locator("#recipe")).to_contain_text("name:")
+    page.reload()  # the reader's own
+    app.unfold(page)
+    expect(page.locator("#recipe")).to_contain_text("afterwards")
+    page.click("#start-over")
     expect(page.locator("#recipe")).not_to_contain_text("afterwards")
+    app.settle(page)
+    page.reload()
+    app.unfold(page)
+    expect(page.locator("#recipe")).to_contain_text("name: run")
 
 
 def test_a_long_log_is_shown_from_its_end_in_a_ring(app):
@@ -282,6 +327,7 @@ def test_an_earlier_recipe_fills_the_form(app, shot):
     expect(page.locator("#run-details")).to_contain_text(run)
     page.click("#runs-use")
     expect(page.locator("#new-run")).to_be_visible()
+    app.unfold(page)
     expect(page.locator("#name textarea, #name input").first).to_have_value(ATTACK[:60])
     expect(page.locator("#finetune-max_steps input").first).to_have_value("60")
     expect(page.locator("#quantize-group_size input").first).to_have_value("32")
@@ -363,7 +409,7 @@ def test_what_is_there_for_events_alone_is_never_seen(app):
 
 
 def test_more_options_are_as_wide_as_their_words(app, shot):
-    page = app.open("?tab=lab")
+    page = app.form()
     expect(page.locator("#recipe")).to_contain_text("travel.jsonl")
     for more in page.get_by_role("button", name="More options").all():
         if more.is_visible():
@@ -406,7 +452,7 @@ def test_the_page_is_fit_for_everyone(app, dark, shot):
     for name in TABS:
         tab(page, name)
         expect(page.locator(f"#tab-{name}-button")).to_have_attribute("aria-selected", "true")
-        open_up(page, name)
+        open_up(app, page, name)
         app.settle(page)
         assert page.locator("h1").count() == 1
         assert faults(page) == []
@@ -416,7 +462,7 @@ def test_the_page_is_fit_for_everyone(app, dark, shot):
         shot(page, f"fit-{name}{'-dark' if dark else ''}")
 
 
-TABS = ("data", "lab", "compare", "runs", "publish")
+TABS = ("data", "lab", "tune", "compare", "runs", "publish")
 
 
 # Tables that are wider than their place.
@@ -424,7 +470,7 @@ CUT_OFF = """() => [...document.querySelectorAll(".lab-scroll")]
   .filter((box) => box.offsetParent && box.scrollWidth > box.clientWidth).map((box) => box.ariaLabel)"""
 
 
-def open_up(page, name: str) -> None:
+def open_up(app, page, name: str) -> None:
     """Show what a tab has on demand."""
     if name == "data":
         expect(page.locator("#data-example")).to_contain_text("as the model reads it")
@@ -435,6 +481,7 @@ def open_up(page, name: str) -> None:
     elif name == "lab":
         page.click("#new-run button >> nth=0")
         expect(page.locator("#launch")).to_be_visible()
+        app.unfold(page)
         page.get_by_role("button", name="More options").first.click()
     elif name == "runs":
         page.click("#runs-table tr >> nth=2")

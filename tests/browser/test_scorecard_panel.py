@@ -18,8 +18,7 @@ def tab(page, name: str) -> None:
 
 def unfold(page) -> None:
     expect(page.locator("#data-summary")).to_contain_text("rows")
-    tab(page, "lab")
-    page.get_by_role("button", name="Scorecard").click()
+    tab(page, "tune")
 
 
 def test_a_scorecard_fills_while_one_looks(app, shot):

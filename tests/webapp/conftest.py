@@ -19,7 +19,6 @@ os.environ.update({**settings.QUIET, **settings.GRADIO, "HF_HUB_OFFLINE": "1"})
 
 import gradio as gr
 
-from pipeline.stages.recipe import OPTIONS
 from webapp import local_models
 from webapp.app import create
 from webapp.tabs import lab
@@ -81,7 +80,6 @@ def inputs(home: Path) -> Any:
     """The form of the Lab tab."""
     with gr.Blocks():
         made = form.Form()
-        lab._basics(made)
-        for stage, cls in OPTIONS.items():
-            made.stage(stage, cls, "about")
+        lab._first_steps(made)
+        lab._all_options(made)
     return made

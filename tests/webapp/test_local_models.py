@@ -31,10 +31,10 @@ def said(inputs, model) -> set[str]:
     given = values(inputs, model)
     told = [
         data.found(None, SAMPLE, "chat", model)[0]["note"],
-        *lab.preview(inputs, *given)[2]["items"],
-        *list(lab.launch(inputs, *given, "ann"))[-1][1]["items"],
-        *list(scorecard.measure(inputs, lab._recipe_to_score, *given, ["rtn"], "ann"))[-1][1]["items"],
-        *list(sweep.launch(inputs, lab._chosen, *given, "seed", "1,2", None, "", "ann"))[-1][1]["items"],
+        *(f"model: {item['said']}" for item in lab.preview(inputs, *given)[2]["items"]),
+        *(f"model: {item['said']}" for item in list(lab.launch(inputs, *given, "ann"))[-1][1]["items"]),
+        *list(scorecard.measure(inputs, lab.to_score, *given, ["rtn"], "ann"))[-1][1]["items"],
+        *list(sweep.launch(inputs, lab.filled, *given, "seed", "1,2", None, "", "ann"))[-1][1]["items"],
     ]
     assert len(told) == 5
     return {text.partition("model: ")[2].replace(display.value(model), "IT") for text in told}

@@ -1,7 +1,7 @@
-// Keeps the form of a new run when Gradio reloads the page.
+// What stands in the form of a new run, kept by this browser: over a reload, a lost connection, a closed tab.
 //
-// Gradio reloads the page when the server is back, if one of its requests was not answered. Typed text would
-// be lost.
+// Gradio reloads the page once the server is back, if anything it had asked was not answered, and carries
+// out no event of a page that has lost its server: what was typed since then is read from the page itself.
 
 const DRAFT = "olive-lab-draft";
 let names = []; // of all inputs, in their order: the ids of their elements
@@ -10,10 +10,19 @@ let values = null;
 // The form as it is now. Called when it has settled after a change, until the connection is lost.
 export function keep(ids, ...now) {
   names = ids;
+  if (values && JSON.stringify(values) !== JSON.stringify(now)) save(now); // what a new page shows is no draft
   values = now;
 }
 
-// Changes since then: Gradio runs no events on a page that has lost its server.
+function save(now) {
+  try {
+    localStorage.setItem(DRAFT, JSON.stringify({ names, values: now }));
+  } catch {
+    // a browser that keeps nothing for this page: its form begins anew after a reload
+  }
+}
+
+// What was written or ticked since then.
 function latest(value, index) {
   const input = document.querySelector(`#${CSS.escape(names[index])} :is(textarea, input:not([role=combobox], [type=radio]))`);
   if (typeof value === "boolean") return input?.checked ?? value;
@@ -21,18 +30,31 @@ function latest(value, index) {
   return typeof value === "string" ? input?.value ?? value : value;
 }
 
-// Gradio says so while it waits for the server, and reloads after that.
-const isLost = () => document.querySelector(".toast-wrap")?.textContent.includes("Connection to the server was lost");
-
 addEventListener("pagehide", () => {
-  if (values && isLost()) sessionStorage.setItem(DRAFT, JSON.stringify(values.map(latest)));
+  const now = values?.map(latest);
+  if (now && JSON.stringify(now) !== JSON.stringify(values)) save(now);
 });
 
-export const isKept = () => sessionStorage.getItem(DRAFT) !== null;
+export function isKept() {
+  try {
+    return localStorage.getItem(DRAFT) !== null;
+  } catch {
+    return false;
+  }
+}
 
-// The kept values, once; the current ones if another version of the lab has other inputs.
-export function restore(...now) {
-  const kept = JSON.parse(sessionStorage.getItem(DRAFT));
-  sessionStorage.removeItem(DRAFT);
-  return kept?.length === now.length ? kept : now;
+// The form begins anew, here and after a reload.
+export function forget() {
+  values = null;
+  try {
+    localStorage.removeItem(DRAFT);
+  } catch {
+    // nothing was kept
+  }
+}
+
+// The values kept; those there are if another version of the lab has other inputs.
+export function restore(ids, ...now) {
+  const kept = JSON.parse(localStorage.getItem(DRAFT));
+  return JSON.stringify(kept?.names) === JSON.stringify(ids) ? kept.values : now;
 }

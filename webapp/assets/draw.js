@@ -120,6 +120,11 @@ export const draw = {
     root.append(el("p", {}, value.title), el("ul", {}, ...value.items.map((item) => el("li", {}, item))));
   },
 
+  // Why a button beside it is off.
+  why(root, value) {
+    root.textContent = value ?? "";
+  },
+
   // A question to answer first; without `yes` it is only information.
   question(root, value, trigger) {
     root.replaceChildren();

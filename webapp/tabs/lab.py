@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,17 +13,16 @@ import gradio as gr
 import yaml
 
 from pipeline import settings
-from pipeline.errors import InputError, LabError
+from pipeline.errors import InputError, LabError, sentence
 from pipeline.inputs.data import datasets
 from pipeline.inputs.options import describe
-from pipeline.runs import submit
+from pipeline.runs import presets, submit
 from pipeline.stages import recipe as recipes
 from pipeline.stages.all_stages import STAGES
 from pipeline.system import hardware
 from pipeline.system.files import to_json
 from webapp import local_models
 from webapp.home import known_run, store
-from webapp.tabs import scorecard, sweep
 from webapp.ui import check_turns, choices, form, parts, views
 
 SAMPLE = settings.SAMPLES / "travel.yaml"
@@ -36,8 +36,14 @@ class Lab(NamedTuple):
     template: form.Input
     model: form.Input
     run: gr.Textbox
+    you: gr.Textbox
     new: gr.Accordion
     inputs: form.Form
+
+    def with_ids(self, function: str) -> str:
+        """JavaScript for an event: call a function with the ids of the form's inputs, and their values."""
+        ids = to_json([component.elem_id for component in self.inputs.inputs])
+        return f"(...given) => ({function})({ids}, ...given)"
 
 
 def launch(inputs: form.Form, *values: Any) -> Iterator[tuple[Any, ...]]:
@@ -52,7 +58,7 @@ def launch(inputs: form.Form, *values: Any) -> Iterator[tuple[Any, ...]]:
             lambda _: submit.submit(store(), recipe, owner, notes.append), lambda _: checking, to_its_end=True
         )
     except (LabError, OSError) as error:
-        yield None, views.problems(NOT_STARTED, error), gr.skip(), gr.skip()
+        yield None, inputs.refused(NOT_STARTED, error), gr.skip(), gr.skip()
         return
     said = views.queued(f"Run {run} is queued. About its data:", notes) if notes else None
     yield said, None, run, gr.update(open=bool(notes))
@@ -68,7 +74,7 @@ def launch_sample(owner: str) -> tuple[Any, ...]:
 
 
 def preview(inputs: form.Form, *values: Any) -> tuple[Any, ...]:
-    """The recipe as YAML, the equivalent command, and what is plainly wrong with it."""
+    """The recipe as YAML, the equivalent command, what is plainly wrong, and Launch, with why it is off."""
     chosen = inputs.collect(values)
     try:
         recipe = _recipe(inputs, values)
@@ -76,12 +82,54 @@ def preview(inputs: form.Form, *values: Any) -> tuple[Any, ...]:
         text = yaml.safe_dump(
             chosen, default_flow_style=None, sort_keys=False, width=10_000, allow_unicode=True
         )
-        return (
-            text,
-            command(chosen.get("name")),
-            {"title": "This recipe cannot run yet", "items": error.problems},
+        problems = inputs.refused("This recipe cannot run yet", error)
+        count = len(error.problems)
+        points = "the point below is" if count == 1 else f"the {count} points below are"
+        why = f"Launch is off until {points} put right."
+        return text, command(chosen.get("name")), problems, gr.update(interactive=False), why
+    return recipe.to_yaml(), command(recipe.name), None, gr.update(interactive=True), None
+
+
+def choose_preset(inputs: form.Form, *values: Any) -> Iterator[tuple[Any, ...]]:
+    """Set the options of a preset to suit the dataset: the notice, and all inputs."""
+    *given, name = values
+    kept = tuple(gr.skip() for _ in given)
+    yield {"text": "Looking at the data…"}, *kept
+    try:
+        changes, said = yield from check_turns.steps(
+            lambda tell: _suited(inputs, tuple(given), name, tell),
+            lambda step: ({"text": f"Looking at the data… {step}".strip()}, *kept),
         )
-    return recipe.to_yaml(), command(recipe.name), None
+    except (LabError, OSError) as error:
+        yield {"text": f"The preset is not set: {sentence(error)}", "kind": "bad"}, *kept
+        return
+    title = presets.PRESETS[name].title
+    notice = {"text": f"{title}: {presets.PRESETS[name].about}.", "note": "\n".join(said)}
+    keys = [f"{group}.{option}" for group, option in inputs.keys]
+    yield notice, *(changes.get(key, gr.skip()) for key in keys)
+
+
+def _suited(
+    inputs: form.Form, values: tuple[Any, ...], name: str, tell: Callable[[str], None]
+) -> tuple[presets.Changes, list[str]]:
+    """What a preset changes for the dataset, template and model of the form. Raises LabError, OSError."""
+    if name not in presets.PRESETS:
+        raise InputError("preset: choose one of those on the page")
+    given = filled(inputs, values)
+    device = "gpu" if hardware.gpus() and given.get("runs_on") != "cpu" else "cpu"
+    share = given["eval_fraction"] if isinstance(given["eval_fraction"], float) else 0.1
+    steps = presets.suiting(name, Path(given["data"]), str(given["template"]), given["model"], share, device)
+    with closing(steps):
+        return datasets.ended(steps, tell)
+
+
+def start_over(inputs: form.Form) -> tuple[Any, ...]:
+    """All inputs as a new page has them, and no preset."""
+    values = inputs.fill({})
+    values[inputs.keys.index(("", "data"))] = refresh(None)
+    for name in recipes.OPTIONS:
+        values[inputs.keys.index((name, ""))] = name not in recipes.LEFT_OUT
+    return *values, None, None
 
 
 def command(name: str | None) -> str:
@@ -94,8 +142,8 @@ def file_name(name: str | None) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', name or '').strip('-')[:60] or 'recipe'}.yaml"
 
 
-def _chosen(inputs: form.Form, values: tuple[Any, ...]) -> dict[str, Any]:
-    """The form's recipe as a mapping. Raises InputError if its model or dataset is not offered."""
+def filled(inputs: form.Form, values: tuple[Any, ...]) -> dict[str, Any]:
+    """The form's recipe as a mapping, whose model and dataset are on offer. Raises InputError."""
     chosen = inputs.collect(values)
     problems = []
     offered = partial(choices.known_data, store().home)
@@ -111,38 +159,54 @@ def _chosen(inputs: form.Form, values: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _recipe(inputs: form.Form, values: tuple[Any, ...], **changes: Any) -> recipes.Recipe:
-    return recipes.from_dict({**_chosen(inputs, values), **changes})  # paths are absolute
+    return recipes.from_dict({**filled(inputs, values), **changes})  # of whole paths: none is looked for
 
 
-def _recipe_to_score(inputs: form.Form, values: tuple[Any, ...]) -> recipes.Recipe:
-    """The form's recipe without the stages that a scorecard does not use, even if they have errors."""
+def to_score(inputs: form.Form, values: tuple[Any, ...]) -> recipes.Recipe:
+    """The form's recipe without the stages that a scorecard has no use for, whatever they say."""
     return _recipe(inputs, values, finetune=None, evaluate=None)
 
 
-def _basics(inputs: form.Form) -> None:
-    """The inputs that concern every stage; model and data are chosen from lists."""
-    shown = [option for option in describe(recipes.Basics) if not option.advanced]
-    with gr.Row(elem_classes="fields"):
-        for option in shown:
-            if option.name == "group":
-                continue  # set for runs that are started together, not typed
-            if option.name == "model":
-                made: Any = gr.Dropdown(
-                    choices.models(), value=option.default, label="Model", info=option.help,
-                    allow_custom_value=True, elem_id="model", min_width=220,
-                )  # fmt: skip
-            elif option.name == "data":
-                made = gr.Dropdown(
-                    label="Dataset", info="Upload another one on the Data tab", allow_custom_value=True,
-                    elem_id="data", min_width=220,
-                )  # fmt: skip
-            else:
-                made = form.component(option)
-            inputs.add("", option, made)
-    with gr.Accordion("More options", open=False), gr.Row(elem_classes="fields"):
-        for option in describe(recipes.Basics):
-            if option.advanced and (option.name != "runs_on" or hardware.gpus()):
-                inputs.add("", option, form.component(option))
+def _first_steps(inputs: form.Form) -> gr.Radio:
+    """The three that everybody chooses: data, model, and how thorough the run is to be."""
+    options = {option.name: option for option in describe(recipes.Basics)}
+    with gr.Row(elem_classes="steps", equal_height=True):
+        with gr.Column(elem_classes="step", min_width=280):
+            parts.fixed("<h2>1. Data</h2>")
+            data = gr.Dropdown(
+                label="Dataset", info="Upload another one on the Data tab", allow_custom_value=True,
+                elem_id="data",
+            )  # fmt: skip
+            inputs.add("", options["data"], data)
+        with gr.Column(elem_classes="step", min_width=280):
+            parts.fixed("<h2>2. Model</h2>")
+            model = gr.Dropdown(
+                choices.models(), value=options["model"].default, label="Model",
+                info="One of these, or any id of the hub such as org/name", allow_custom_value=True,
+                elem_id="model",
+            )  # fmt: skip
+            inputs.add("", options["model"], model)
+        with gr.Column(elem_classes="step", min_width=280):
+            parts.fixed("<h2>3. How thorough</h2>")
+            preset = gr.Radio(
+                [(preset.title, name) for name, preset in presets.PRESETS.items()],
+                label="Preset", info="Sets options to suit the data; all stand under All options",
+                elem_id="preset",
+            )  # fmt: skip
+    return preset
+
+
+def _all_options(inputs: form.Form) -> None:
+    """Everything else there is to choose, folded away."""
+    given_elsewhere = {"data", "model", "group"}  # the last is of runs that are started together, not typed
+    described = [option for option in describe(recipes.Basics) if option.name not in given_elsewhere]
+    with gr.Accordion("All options", open=False, elem_id="all-options"):
+        with gr.Row(elem_classes="fields"):
+            for option in described:
+                if option.name != "runs_on" or hardware.gpus():
+                    inputs.add("", option, form.component(option))
+        for stage, cls in recipes.OPTIONS.items():
+            inputs.stage(stage, cls, _about(stage), on=stage not in recipes.LEFT_OUT)
 
 
 def _about(stage: str) -> str:
@@ -152,27 +216,29 @@ def _about(stage: str) -> str:
     return about[:1].upper() + about[1:].removesuffix(".")
 
 
-def build(tab: gr.Tab, welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
-    """Lay out the tab. It also handles the button of the welcome, which is above the tabs."""
+def build(welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
+    """Lay out the tab. The button of the welcome, which stands above the tabs, launches from here too."""
     inputs = form.Form()
-    with gr.Accordion("New run", open=True, elem_id="new-run") as new, gr.Row(equal_height=False):
-        with gr.Column(scale=3, min_width=360):
-            _basics(inputs)
-            for stage, cls in recipes.OPTIONS.items():
-                inputs.stage(stage, cls, _about(stage), on=stage not in recipes.LEFT_OUT)
-        with gr.Column(scale=2, min_width=320, elem_classes="beside"):
+    with gr.Accordion("New run", open=True, elem_id="new-run") as new:
+        preset = _first_steps(inputs)
+        with gr.Row(elem_classes="launch-bar"):
+            start = gr.Button(
+                "Launch", variant="primary", size="lg", elem_id="launch", scale=0, min_width=160
+            )
+            why = parts.drawn("why", elem_id="launch-why")
+            reset = gr.Button("Start over", size="sm", elem_id="start-over", scale=0, min_width=110)
+        chosen = parts.drawn("notice", elem_id="preset-notice")
+        notice = parts.drawn("notice")
+        problems = parts.drawn("refused", module="fields.js", elem_id="lab-problems")
+        _all_options(inputs)
+        with gr.Accordion("Recipe and command", open=False, elem_id="as-recipe"):
             text = gr.Code(label="Recipe", language="yaml", interactive=False, lines=8, wrap_lines=True,
                            show_line_numbers=False, buttons=["copy"], elem_id="recipe")  # fmt: skip
             same = gr.Code(label="The same in a terminal", language="shell", interactive=False, lines=1,
                            show_line_numbers=False, buttons=["copy"], elem_id="command")  # fmt: skip
             download = gr.Button("Download the recipe", size="sm", elem_id="download-recipe")
-            start = gr.Button("Launch", variant="primary", size="lg", elem_id="launch")
-            notice = parts.drawn("notice")
-            problems = parts.drawn("problems", elem_id="lab-problems")
     run = gr.Textbox(visible="hidden", elem_classes=parts.HIDDEN, label="Run", elem_id="run-id")
     you = gr.Textbox(visible="hidden", elem_classes=parts.HIDDEN, label="Whose run it is")
-    scorecard.build(tab, inputs, _recipe_to_score, you)
-    sweep.build(inputs, _chosen, run, you)
     parts.fixed(
         '<section aria-label="Queue"></section>',
         js_on_load=f"({parts.live('mountQueue', 'queue.js')})(element.firstElementChild);",
@@ -183,20 +249,20 @@ def build(tab: gr.Tab, welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
         elem_id="run-view",
     )
 
-    # Filling the form changes all inputs at once: preview once when they have settled, not for each, because
-    # the answers might arrive out of order.
+    data, template, model = (inputs.input("", name) for name in ("data", "template", "model"))
+    made = Lab(data, template, model, run, you, new, inputs)
+    # Filling the form changes all inputs at once: one look when they have settled, not one for each, whose
+    # answers may overtake each other.
     look = gr.Button("Preview", visible="hidden", elem_classes=parts.HIDDEN, elem_id="preview-now")
     gr.on(
         [component.change for component in inputs.inputs], None, None, None,
         js=f"() => ({parts.live('soon')})('preview-now')", **parts.IN_PAGE,
     )  # fmt: skip
     look.click(
-        partial(preview, inputs), inputs.inputs, [text, same, problems],
+        partial(preview, inputs), inputs.inputs, [text, same, problems, start, why],
         trigger_mode="always_last", **parts.QUICK,
     )  # fmt: skip
-    ids = to_json([component.elem_id for component in inputs.inputs])
-    keep = f"(...given) => ({parts.live('keep', 'draft.js')})({ids}, ...given)"
-    look.click(None, inputs.inputs, None, js=keep, **parts.IN_PAGE)
+    look.click(None, inputs.inputs, None, js=made.with_ids(parts.live("keep", "draft.js")), **parts.IN_PAGE)
     signed = parts.live("signed", "queue.js")
     start.click(
         partial(launch, inputs),
@@ -205,11 +271,17 @@ def build(tab: gr.Tab, welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
         js=signed,
         **parts.CHECKS,
     )
+    preset.input(
+        partial(choose_preset, inputs), [*inputs.inputs, preset], [chosen, *inputs.inputs], **parts.CHECKS
+    )
+    reset.click(
+        partial(start_over, inputs), None, [*inputs.inputs, preset, chosen],
+        js=parts.live("forget", "draft.js"), **parts.QUICK,
+    )  # fmt: skip
     welcome.click(launch_sample, you, [welcome_problems, run, new], js=signed, **parts.CHECKS)
     run.change(None, run, None, js=parts.live("open"), **parts.IN_PAGE)
     download.click(None, [text, inputs.input("", "name")], None, js=parts.live("download"), **parts.IN_PAGE)
-    data, template, model = (inputs.input("", name) for name in ("data", "template", "model"))
-    return Lab(data, template, model, run, new, inputs)
+    return made
 
 
 def take(data: str | None, template: str, model: str) -> tuple[Any, ...]:

@@ -20,7 +20,7 @@ ABOUT = """<p>Which quantization suits this model and your data? Each one chosen
 one after the other: size, perplexity of your held-out responses and of a general text (lower is better),
 distance from the model that is not quantized (KL divergence in nats a token; 0 is the same), both again for
 the exported graph, where options of Optimize show, time, memory and speed. Model, dataset, template and the
-options of Quantize and Optimize are those of the form above.</p>"""
+options of Quantize and Optimize are those of the form on the Lab tab.</p>"""
 WORDS = {
     "float": "Not quantized",
     "rtn": "RTN",
@@ -85,7 +85,7 @@ def build(tab: gr.Tab, inputs: form.Form, read: Any, you: gr.Textbox) -> None:
     """Lay out the panel; `read(inputs, values)` makes a recipe of the form's inputs."""
     ways = [scorecard.FLOAT, *scorecard.WAYS]
     offered = [way for way in ways if way != "autoawq" or hardware.gpus()]
-    with gr.Accordion("Scorecard", open=False, elem_id="scorecard"):
+    with gr.Accordion("Scorecard", open=True, elem_id="scorecard"):
         parts.fixed(ABOUT)
         with gr.Row(elem_classes="fields"):
             chosen = gr.CheckboxGroup(

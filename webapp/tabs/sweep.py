@@ -68,7 +68,7 @@ def launch(inputs: form.Form, read: Read, *values: Any) -> Iterator[tuple[Any, .
 def build(inputs: form.Form, read: Read, run: gr.Textbox, you: gr.Textbox) -> None:
     """Lay out the panel; `read(inputs, values)` makes a recipe's mapping of the form's inputs."""
     over: list[Any] = []
-    with gr.Accordion("Sweep", open=False, elem_id="sweep"):
+    with gr.Accordion("Sweep", open=True, elem_id="sweep"):
         parts.fixed(ABOUT)
         for number in range(1, AXES + 1):
             with gr.Row(elem_classes="fields"):

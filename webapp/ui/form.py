@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from pipeline import display
+from pipeline.errors import InputError, LabError, sentence
 from pipeline.inputs import safe_yaml
 from pipeline.inputs.options import Option, describe
 from webapp import handler_values
@@ -37,6 +38,21 @@ class Form:
     def input(self, group: str, name: str) -> Input:
         """The input of one option."""
         return self.inputs[self.keys.index((group, name))]
+
+    def refused(self, title: str, error: LabError | OSError) -> dict[str, Any]:
+        """What is wrong with the form, for a place that draws `refused`."""
+        items = error.problems if isinstance(error, InputError) else [sentence(error)]
+        return {"title": title, "items": [self.named(display.valid(item)) for item in items]}
+
+    def named(self, problem: str) -> dict[str, str]:
+        """A problem as the page shows it: at which field, by its label. `at` is "" where it is at none."""
+        key, colon, said = problem.partition(": ")
+        group, _, name = key.rpartition(".")
+        if not colon or (group, name) not in self.keys:
+            return {"at": "", "text": problem}
+        index = self.keys.index((group, name))
+        label = f"{group.capitalize()}, {self.inputs[index].label}" if group else self.inputs[index].label
+        return {"at": self.inputs[index].elem_id, "text": f"{label}: {said}", "said": said}
 
     def fields(self, group: str, cls: type) -> None:
         """Draw an input for each option of a dataclass, the advanced ones folded away."""

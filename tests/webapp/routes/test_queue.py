@@ -75,7 +75,7 @@ def launch(inputs, model, *axes):
     values = [component.value for component in inputs.inputs]
     values[inputs.keys.index(("", "data"))] = str(settings.SAMPLES / "travel.jsonl")
     values[inputs.keys.index(("", "model"))] = str(model)
-    return list(sweep.launch(inputs, lab._chosen, *values, *axes, "ann"))[-1]
+    return list(sweep.launch(inputs, lab.filled, *values, *axes, "ann"))[-1]
 
 
 def test_a_sweep_queues_its_runs_and_shows_the_first(store, inputs, model_folder):

@@ -20,26 +20,45 @@ SKIP = gr.skip()
 
 
 def test_the_preview_is_the_recipe_and_its_command(home, inputs):
-    text, command, problems = lab.preview(
+    text, command, problems, launch, why = lab.preview(
         inputs, *values(inputs, name="my run!", quantize=False, finetune_r=8)
     )
     recipe = yaml.safe_load(text)
     assert (recipe["quantize"], recipe["finetune"]["r"], recipe["data"]) == (None, 8, SAMPLE)
     assert command == "python -m pipeline run my-run.yaml"
-    assert problems is None
+    assert (problems, launch["interactive"], why) == (None, True, None)
 
 
 def test_the_preview_names_what_is_wrong(home, inputs):
-    _, _, problems = lab.preview(inputs, *values(inputs, name="", finetune_r=None, seed=-1))
-    wrong = {item.partition(":")[0] for item in problems["items"]}
-    assert wrong == {"name", "seed", "finetune.r"}
+    _, _, problems, launch, why = lab.preview(inputs, *values(inputs, name="", finetune_r=None, seed=-1))
+    wrong = {item["text"].partition(":")[0]: item["at"] for item in problems["items"]}
+    assert wrong == {"Name": "name", "Seed": "seed", "Finetune, Rank (r)": "finetune-r"}
+    assert (launch["interactive"], why) == (False, "Launch is off until the 3 points below are put right.")
+
+
+def test_a_preset_that_cannot_be_set_changes_nothing(home, inputs):
+    given = values(inputs, template="{prompt")
+    *_, (notice, *changed) = lab.choose_preset(inputs, *given, "quick")
+    assert notice["text"].startswith("The preset is not set: template")
+    *_, (other, *others) = lab.choose_preset(inputs, *values(inputs), "fast")
+    assert other["text"] == "The preset is not set: preset: choose one of those on the page"
+    assert [*changed, *others] == [SKIP] * 2 * len(inputs.inputs)
+
+
+def test_a_new_form_is_what_a_new_page_has(home, inputs):
+    *filled, preset, notice = lab.start_over(inputs)
+    plain = [component.value for component in inputs.inputs]
+    at = inputs.keys.index(("", "data"))
+    assert filled.pop(at)["value"] == SAMPLE
+    plain.pop(at)
+    assert filled == plain
+    assert (preset, notice) == (None, None)
 
 
 def test_a_recipe_with_faults_starts_nothing(store, inputs):
     first, *_, last = lab.launch(inputs, *values(inputs, model="nowhere", template="{prompt"), "ann")
     assert "Checking" in first[0]["text"]
-    assert any("model" in item for item in last[1]["items"])
-    assert any("template" in item for item in last[1]["items"])
+    assert {"model", "template"} <= {item["at"] for item in last[1]["items"]}
     assert store.list() == []
 
 
@@ -50,7 +69,7 @@ def test_what_keeps_a_run_from_starting_is_a_sentence(store, inputs, monkeypatch
     monkeypatch.setattr(lab.submit, "submit", failing(error))
     *_, (notice, problems, run, _) = lab.launch(inputs, *values(inputs), "ann")
     assert (notice, run) == (None, SKIP)
-    assert problems["items"][0].startswith(words)
+    assert problems["items"][0]["text"].startswith(words)
     problems, run, _ = lab.launch_sample("ann")
     assert run == SKIP
     assert problems["items"][0].startswith(words)

@@ -173,10 +173,12 @@ def test_the_page_itself_reads_no_dataset_no_model_and_no_sweep(
     values = [chosen.get(name, component.value) for (_, name), component in keys]
     *_, launched = lab.launch(inputs, *values, "Ann")
     assert launched[1] is None
-    *_, swept = sweep.launch(inputs, lab._chosen, *values, "finetune.r", "4, 8", None, "", "Ann")
+    *_, swept = sweep.launch(inputs, lab.filled, *values, "finetune.r", "4, 8", None, "", "Ann")
     assert swept[1] is None
-    *_, measured = scorecard.measure(inputs, lab._recipe_to_score, *values, ["rtn", "awq"], "Ann")
+    *_, measured = scorecard.measure(inputs, lab.to_score, *values, ["rtn", "awq"], "Ann")
     assert measured[1] is None
+    *_, preset = lab.choose_preset(inputs, *values, "quick")
+    assert "33 training steps" in preset[0]["note"]
     assert len(store.list()) == 1 + 2 + 2
 
 
