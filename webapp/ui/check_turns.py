@@ -19,7 +19,7 @@ from pipeline.errors import LabError
 T = TypeVar("T")
 S = TypeVar("S")
 
-PLACES = 16
+PLACES = 14
 THREADS = 40  # with those whose events were left, for as long as these last
 TELL_SECONDS = 1.0
 BUSY = "Many others check data or models just now; try again in a minute."
