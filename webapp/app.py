@@ -35,7 +35,8 @@ from webapp import connections, gradio_requests, guard, handler_values, local_mo
 from webapp.home import store
 from webapp.routes import live, queue
 from webapp.routes.runs import router
-from webapp.tabs import compare, comparison, data, lab, publish, runs, tune, versions
+from webapp.tabs import compare, comparison, data, lab, publish, runs, versions
+from webapp.tabs.tuning import tune
 from webapp.ui import choices, parts, theme
 
 TITLE = "Olive Lab"

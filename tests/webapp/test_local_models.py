@@ -12,7 +12,8 @@ from pipeline.errors import InputError
 from tests.helpers import planted
 from webapp import local_models
 from webapp.__main__ import arguments, main
-from webapp.tabs import data, lab, runs, scorecard, sweep
+from webapp.tabs import data, lab, runs
+from webapp.tabs.tuning import scorecard, sweep
 from webapp.ui import choices
 
 SAMPLE = str(settings.SAMPLES / "travel.jsonl")

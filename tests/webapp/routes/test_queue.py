@@ -11,7 +11,8 @@ from tests.helpers import planted
 from webapp import local_models
 from webapp.home import known_run
 from webapp.routes import watch
-from webapp.tabs import lab, sweep
+from webapp.tabs import lab
+from webapp.tabs.tuning import sweep
 
 
 def waiting(reply):

@@ -23,7 +23,8 @@ from pipeline.system import locks
 from tests.helpers.lab import until
 from webapp import local_models
 from webapp.app import page
-from webapp.tabs import data, lab, scorecard, sweep
+from webapp.tabs import data, lab
+from webapp.tabs.tuning import scorecard, sweep
 from webapp.ui import check_turns, parts
 
 SAMPLE = str(settings.SAMPLES / "travel.jsonl")

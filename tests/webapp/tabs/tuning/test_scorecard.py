@@ -10,7 +10,7 @@ from pipeline.runs import scorecard
 from pipeline.stages import recipe
 from pipeline.system import hardware
 from tests.helpers import planted
-from webapp.tabs import scorecard as panel
+from webapp.tabs.tuning import scorecard as panel
 
 
 def reading(*changes: str):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gradio as gr
 
-from webapp.tabs import lab, scorecard, sweep
+from webapp.tabs import lab
+from webapp.tabs.tuning import scorecard, sweep
 from webapp.ui import parts
 
 ABOUT = """<p class="lab-note">Model, data and all other options are those of the form on the Lab tab. What

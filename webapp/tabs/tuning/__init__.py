@@ -1,0 +1,1 @@
+"""The Tune tab: many runs from one form."""
