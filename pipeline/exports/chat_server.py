@@ -67,7 +67,7 @@ def _answer(
     if system := request.get("system", "").strip():
         if "system" not in model.reader.optional:
             raise LabError("The prompts of this model have no system text; leave it empty")
-        row = {**row, "system": system}
+        row = _with_system(row, system)
     text = model.reader.text(row)
     options = {key: request[key] for key in ("max_new_tokens", "temperature", "seed")}
     answers = {
@@ -85,6 +85,12 @@ def _answer(
             facts = answers[side].facts()
             del facts["text"]
             yield {"side": side, "done": True, **facts}
+
+
+def _with_system(row: dict[str, Any], system: str) -> dict[str, Any]:
+    if "messages" in row:
+        return {**row, "messages": [{"role": "system", "content": system}, *row["messages"]]}
+    return {**row, "system": system}
 
 
 def _requests(canceled: set[int]) -> Iterator[dict[str, Any]]:

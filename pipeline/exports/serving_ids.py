@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.errors import LabError, reason
 from pipeline.inputs.prompts import lab_prompt, literal_prompts, templates
-from pipeline.inputs.prompts.training_ids import WAY_OUT, put_before
+from pipeline.inputs.prompts.training_ids import WAY_OUT, in_common, put_before
 
 LAB = "lab.json"  # how a model's prompts are written and read, in its exported folder
 PROMPTS = ("prompt", "prompt_with_system")
@@ -312,12 +312,6 @@ def _is_piece(given: Any) -> bool:
     return isinstance(given, str) or (
         len(pairs) == 1 and isinstance(pairs[0][0], str) and pairs[0][1] in lab_prompt.STRIPS
     )
-
-
-def in_common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many ids two lists have in common at their beginning."""
-    both = zip(one, other, strict=False)
-    return next((at for at, (a, b) in enumerate(both) if a != b), min(len(one), len(other)))
 
 
 def _steps(given: Any, inside: str) -> list[dict[str, Any]]:

@@ -19,15 +19,14 @@ from olive.data.config import DataConfig
 from olive.data.constants import IGNORE_INDEX
 from olive.data.registry import Registry
 from torch.utils.data import Dataset
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer
 
 from pipeline.errors import InputError
-from pipeline.exports import serving_ids
 from pipeline.inputs.data import datasets
 from pipeline.inputs.data.sampling import spread
 from pipeline.inputs.models import architectures
-from pipeline.inputs.prompts import literal_prompts, templates
-from pipeline.inputs.prompts.training_ids import encode, end_tokens, prompt_ids, require_known
+from pipeline.inputs.prompts import templates, training_ids
+from pipeline.inputs.prompts.training_ids import end_tokens, require_known
 
 
 @Registry.register_dataset("lab_rows")
@@ -59,7 +58,7 @@ def lab_rows(
         "learn": [position for position in parts.train if position not in apart],
     }[part]
     wanted = spread(positions, limit)
-    found = datasets.load(Path(path), parsed.fields, set(wanted))
+    found = datasets.load(Path(path), parsed, set(wanted))
     return Rows([found[i] for i in wanted], parsed, folder, max_length, loss_on)
 
 
@@ -76,9 +75,10 @@ def dataset_of(config: DataConfig | dict[str, Any]) -> Any:
 
 
 class Rows(Dataset[tuple[dict[str, torch.Tensor], torch.Tensor]]):
-    """Rows as ({"input_ids", "attention_mask"}, labels), each an int64 tensor of [tokens].
+    """Samples of rows as ({"input_ids", "attention_mask"}, labels), each an int64 tensor of [tokens].
 
-    `cut` has the indices of those that were read so far and did not fit into `max_length`.
+    A row is one sample; only of a conversation that the model's template rewrites as it goes on, each answer
+    is one. `cut` has the positions of the rows that were read so far and did not fit into `max_length`.
     """
 
     def __init__(
@@ -99,24 +99,34 @@ class Rows(Dataset[tuple[dict[str, torch.Tensor], torch.Tensor]]):
         self.cut: set[int] = set()
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        prompt, answer = encode(self.tokenizer, self.texts[index], self.ends)
-        require_known(self.tokenizer, (*prompt, *answer), self.vocabulary)
-        if len(prompt) + len(answer) > self.max_length:
-            self.cut.add(index)
-            opening, closing = frame(self.tokenizer, self.template, self.rows[index], prompt)
-            prompt, answer = cut(prompt, answer, self.max_length, opening, closing)
-        ids = torch.tensor(prompt + answer)
-        labels = ids.clone()
-        if self.loss_on == "response":
-            labels[: len(prompt)] = IGNORE_INDEX
+        row, text = self.samples[index]
+        sample = training_ids.sample(
+            self.tokenizer, self.template, self.rows[row], text, self.ends, self.max_length
+        )
+        require_known(self.tokenizer, sample.whole, self.vocabulary)
+        if sample.cut:
+            self.cut.add(row)
+        ids = torch.tensor(sample.ids)
+        labels = torch.full_like(ids, IGNORE_INDEX) if self.loss_on == "response" else ids.clone()
+        for start, stop in sample.answers:
+            labels[start:stop] = ids[start:stop]
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, labels
 
     def length(self, index: int) -> int:
-        """Characters of the row: enough to put rows of like length together without tokenizing all."""
-        return len(self.texts[index].full)
+        """Characters of the sample: enough to put those of like length together without tokenizing all."""
+        return len(self.samples[index][1].full)
+
+    @cached_property
+    def samples(self) -> list[tuple[int, templates.Rendered]]:
+        """(position of its row, text) of each sample."""
+        return [
+            (row, text)
+            for row, whole in enumerate(self.texts)
+            for text in training_ids.samples(self.tokenizer, whole, self.ends)
+        ]
 
     @cached_property
     def texts(self) -> list[templates.Rendered]:
@@ -130,35 +140,3 @@ class Rows(Dataset[tuple[dict[str, torch.Tensor], torch.Tensor]]):
                 raise InputError(text)
             found.append(text)
         return found
-
-
-def frame(
-    tokenizer: PreTrainedTokenizerBase, template: templates.Template, row: templates.Row, prompt: list[int]
-) -> tuple[int, int]:
-    """How many tokens at the beginning and at the end of a prompt are the template's, not the row's."""
-    named = {*template.fields[:-1], *template.optional} & row.keys()
-    words = dict.fromkeys(named, literal_prompts.WORD)
-    other = prompt_ids(tokenizer, template.prompt({**row, **words}))
-    opening = serving_ids.in_common(prompt, other)
-    return opening, serving_ids.in_common(prompt[opening:][::-1], other[opening:][::-1])
-
-
-def cut(
-    prompt: list[int], answer: list[int], max_length: int, opening: int = 0, closing: int = 0
-) -> tuple[list[int], list[int]]:
-    """Shorten a row to `max_length` tokens. The answer keeps its beginning and its last token, which ends it.
-
-    The prompt gets what is left, half at least where it needs that. It keeps its first `opening` and last
-    `closing` tokens, begin-of-text and the marks of the turns, and the end of what stands between. Something
-    of the answer is always left, so every row has labels.
-    """
-    if len(prompt) + len(answer) <= max_length:
-        return prompt, answer
-    most = max_length - min(len(prompt), max_length // 2)
-    if len(answer) > most:
-        answer = [*answer[: most - 1], answer[-1]]
-    left = max_length - len(answer)
-    if len(prompt) > left:
-        opening = min(opening, max(left - closing, 1))
-        prompt = [*prompt[:opening], *prompt[len(prompt) - (left - opening) :]]
-    return prompt, answer

@@ -20,7 +20,7 @@ from pipeline import display, settings
 from pipeline.errors import ANY_SMALLER, INTERNAL, LabError, expected
 from pipeline.exports.contract import SUFFIX
 from pipeline.inputs.models import architectures, base_models, config_faults
-from pipeline.inputs.prompts import templates, training_ids
+from pipeline.inputs.prompts import conversations, templates, training_ids
 from pipeline.stages import events, quantize, recipe
 from pipeline.stages.all_stages import STAGES, about
 from pipeline.stages.context import Context
@@ -269,8 +269,15 @@ def spread_rows(data: Path) -> Iterator[dict[str, Any]]:
 
 def tried(rows: list[dict[str, Any]], fields: tuple[str, ...]) -> list[dict[str, Any]]:
     """A few short rows with different prompts, so that they can be split."""
-    different = {json.dumps([row.get(name) for name in fields[:-1]]): row for row in rows}
+    different = {json.dumps(_asked(row, fields)): row for row in rows}
     return sorted(different.values(), key=lambda row: len(json.dumps(row)))[:TRIED_ROWS]
+
+
+def _asked(row: dict[str, Any], fields: tuple[str, ...]) -> list[Any]:
+    """What tells a row's prompt from others."""
+    if fields[-1] not in row and conversations.is_one(row):
+        return conversations.prompt_texts(row)
+    return [row.get(name) for name in fields[:-1]]
 
 
 def said(error: BaseException, step: str, config: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ import re
 import time
 import unicodedata
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from io import BufferedReader
 from itertools import islice
@@ -21,7 +21,7 @@ from pipeline.errors import InputError
 from pipeline.inputs.data import file_faults, splitting
 from pipeline.inputs.data.lengths import Lengths
 from pipeline.inputs.data.splitting import POSITIONS, ROWS, Contents, Parts
-from pipeline.inputs.prompts import templates
+from pipeline.inputs.prompts import conversations, templates
 
 T = TypeVar("T")
 LONGEST_LINE = 1024 * 1024  # bytes; a row this long is a mistake, and reading it would not be flat memory
@@ -145,15 +145,17 @@ def _count(lengths: Lengths) -> Iterator[str]:
     lengths.count()
 
 
-def load(path: Path, fields: tuple[str, ...], wanted: set[int] | None = None) -> dict[int, dict[str, Any]]:
+def load(
+    path: Path, template: templates.Template, wanted: set[int] | None = None
+) -> dict[int, dict[str, Any]]:
     """Rows by position, counted from 0; only those `wanted` if given, so memory follows what is used.
 
-    Raises InputError if a row is broken or lacks one of `fields`.
+    Raises InputError if a row is broken or does not fit the template.
     """
     found = {}
     for index, (line, row) in enumerate(rows(path)):
         if wanted is None or index in wanted:
-            for problem in _misfits(row, fields):
+            for problem in _misfits(row, template):
                 raise InputError(f"{display.plain(str(path))}:{line}: {problem}")
             found[index] = row
     return found
@@ -171,7 +173,7 @@ def split(path: Path, template: templates.Template, eval_fraction: float, seed: 
     """
     contents = Contents(template.fields, template.optional, seed)
     for line, row in rows(path):
-        for problem in _misfits(row, template.fields, template.optional):
+        for problem in _misfits(row, template):
             raise InputError(f"{display.plain(str(path))}:{line}: {problem}")
         contents.add(row)
     if len(contents) < 2:
@@ -194,7 +196,9 @@ def one_prompt(path: Path, template: templates.Template) -> bool:
         with path.open("rb") as file:
             enough = min(ENOUGH_ROWS, max(2, file.read(ENOUGH_BYTES).count(b"\n")))
         for _, row in islice(rows(path), enough):
-            prompt = [str(row.get(name) or "") for name in (*template.optional, *template.fields[:-1])]
+            if any(_misfits(row, template)):
+                return False
+            prompt = splitting.prompt_texts(row, template.fields, template.optional)
             if seen is not None and prompt != seen:
                 return False
             seen = prompt
@@ -225,6 +229,7 @@ class _Findings:
     stopped: int = 0
     broken: int = 0
     line: int = 0  # that was read last
+    unread_tools: int = 0  # rows with tools that the chat template does not write
     _told: float = field(default_factory=time.monotonic)
     _good: deque[tuple[int, int, int]] = field(default_factory=deque)  # not yet rendered: line, position, row
 
@@ -255,6 +260,7 @@ class _Findings:
             if not problems and isinstance(row, dict):
                 self._good.append((line, len(self.contents), self.rows))
                 self.contents.add(row)
+                self.unread_tools += templates.ignores_tools(self.template, row)
                 yield row
 
     def rendered(
@@ -285,7 +291,7 @@ class _Findings:
             self.fields.update(dict.fromkeys(islice(row, MOST_FIELDS)))
         if len(self.first) < FIRST_ROWS:
             self.first.append(row)
-        return list(_misfits(row, self.template.fields, self.template.optional))
+        return list(_misfits(row, self.template))
 
     def add(self, line: int, problem: str) -> None:
         if len(self.problems) < MOST_PROBLEMS:
@@ -318,6 +324,12 @@ class _Findings:
     def _notes(self, lengths: Lengths | None, eval_fraction: float) -> tuple[list[str], str]:
         """What should be known of a good file, and why no held-out prompt can be answered."""
         notes = lengths.notes(self.rows) if lengths is not None else []
+        if self.unread_tools:
+            plural = "s" * (self.unread_tools > 1)
+            notes.append(
+                f"'tools' is ignored in {self.unread_tools:,} row{plural}: the chat template of this model"
+                " does not write it."
+            )
         rows, prompts = self.contents.copies()
         if rows:
             copies = "is a copy" if rows == 1 else "are copies"
@@ -475,8 +487,12 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _JSON = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_no_repeats)  # to make one takes long
 
 
-def _misfits(row: dict[str, Any], fields: Sequence[str], optional: Sequence[str] = ()) -> Iterator[str]:
+def _misfits(row: dict[str, Any], template: templates.Template) -> Iterator[str]:
     """Reasons why a row cannot fill the template's fields; the last field is the response."""
+    if templates.is_conversation(template, row):
+        yield from conversations.faults(row)
+        return
+    fields, optional = template.fields, template.optional
     for name in fields:
         if name in row:
             yield from _misfit(name, row[name])
@@ -502,6 +518,8 @@ def _misfit(name: str, value: Any) -> Iterator[str]:
 def _missing(name: str, row: dict[str, Any]) -> str:
     present = display.names(row) or "none"
     said = f"the field {display.quoted(name)} of the template is missing; fields here: {present}"
+    if conversations.is_one(row):
+        return f"{said}. Rows with 'messages' are read with the template {templates.CHAT}"
     for key in (key for key in islice(row, MOST_FIELDS) if len(key) <= LONGEST_NEAR):
         if near := _near(name, key):
             return f"{said}. {near}"

@@ -60,7 +60,13 @@ class Lines:
     count: int = 0
     first: list[int] = field(default_factory=list)
 
+    _last: int = 0
+
     def add(self, line: int) -> None:
+        """Count a line, in ascending order and each once."""
+        if line == self._last:
+            return
+        self._last = line
         self.count += 1
         if len(self.first) < FIRST:
             self.first.append(line)
@@ -112,12 +118,16 @@ class Lengths:
         return f"Getting the tokenizer of {self._whose}…"
 
     def add(self, position: int, line: int, row: Rendered) -> None:
-        """Note a row for the next `count`, unless it has too few bytes to have too many tokens."""
-        if self.unknown or not self._may_be_long(row):
-            return
-        row = self._beginning(row)
-        self._batch.append((position, line, row))
-        self._letters += len(row.full)
+        """Note a row for the next `count`, unless it has too few bytes to have too many tokens.
+
+        Of a conversation, the last answer counts with all that stands before it, or each `apart`.
+        """
+        for sample in (*row.apart, row):
+            if self.unknown or not self._may_be_long(sample):
+                continue
+            short = self._beginning(sample)
+            self._batch.append((position, line, short))
+            self._letters += len(short.full)
 
     def _beginning(self, row: Rendered) -> Rendered:
         """The row, or as much of it as is too long already: a template may write megabytes a row."""
@@ -149,10 +159,12 @@ class Lengths:
             self.unknown = str(error)
             self.close()
             return
-        for (position, line, _), (prompt, answer) in zip(batch, counts, strict=True):
+        for at, ((position, line, _), counted) in enumerate(zip(batch, counts, strict=True)):
+            prompt, answer = counted
+            is_last = at + 1 == len(batch) or batch[at + 1][0] != position
             if self._limits.row is not None and prompt + answer > self._limits.row:
                 self.long_rows.add(line)
-            if self._limits.context is not None and prompt >= self._limits.context:
+            if is_last and self._limits.context is not None and prompt >= self._limits.context:
                 self.long_prompts.add(line)
                 self.unasked.append(position)
 

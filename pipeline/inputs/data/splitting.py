@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.inputs.prompts import conversations
 
 PROMPTS, ROWS, POSITIONS = "prompts", "rows", "positions"
 
@@ -46,14 +47,13 @@ class Contents:
         return len(self._rows)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """The next row; it has all `fields`, the last of which is the response."""
+        """The next row; it has all `fields`, the last of which is the response, or is a conversation."""
         digest = hashlib.blake2b(digest_size=8, key=self._key)
-        for name in self._optional:
-            _feed(digest, str(row.get(name) or ""))
-        for name in self._fields[:-1]:
-            _feed(digest, str(row[name]))
+        for text in prompt_texts(row, self._fields, self._optional):
+            _feed(digest, text)
         self._prompts.append(int.from_bytes(digest.digest(), "big"))
-        _feed(digest, str(row[self._fields[-1]]))
+        is_chat = self._fields[-1] not in row
+        _feed(digest, conversations.answer(row) if is_chat else str(row[self._fields[-1]]))
         self._rows.append(int.from_bytes(digest.digest(), "big"))
 
     def copies(self) -> tuple[int, int]:
@@ -93,6 +93,13 @@ class Contents:
     def _rank(self, position: int) -> int:
         digest = hashlib.blake2b(str(position).encode(), digest_size=8, key=self._key)
         return int.from_bytes(digest.digest(), "big")
+
+
+def prompt_texts(row: Mapping[str, Any], fields: Sequence[str], optional: Sequence[str]) -> list[str]:
+    """What a row asks, as texts that are equal for equal prompts; of a conversation all but the answer."""
+    if fields[-1] not in row and conversations.is_one(row):
+        return conversations.prompt_texts(row)
+    return [*(str(row.get(name) or "") for name in optional), *(str(row[name]) for name in fields[:-1])]
 
 
 def too_few(count: int) -> str:

@@ -53,11 +53,13 @@ class Reader:
         return self.encode(self.text(row))
 
     def text(self, row: Row) -> str:
-        """The prompt of a row as text.
+        """The prompt of a row as text; a model with a chat template takes {"messages": [...]} as well.
 
         Raises KeyError for a field that is missing, ValueError for a system text that the model's template
         does not take, and what `render` does.
         """
+        if self._is_chat and is_conversation(row):
+            return self._render(row)
         system = bool(row.get("system")) and self._is_chat
         if system and "system" not in self.optional:
             raise ValueError("this model's chat template takes no system text")
@@ -125,6 +127,25 @@ def _filled(piece: str | Mapping[str, str], row: Row) -> str:
     return STRIPS[strip](str(row[field]))
 
 
+def is_conversation(row: Row) -> bool:
+    """Whether a row has its prompt in `messages`, for a model with a chat template."""
+    return "messages" in row and "response" not in row
+
+
+def messages_of(row: Row) -> list[dict[str, Any]]:
+    """The messages of a row's prompt; a last one of the assistant is the answer, and no part of it."""
+    if is_conversation(row):
+        messages = list(row["messages"])
+        return messages[:-1] if messages and messages[-1]["role"] == "assistant" else messages
+    system = [{"role": "system", "content": str(row["system"])}] if row.get("system") else []
+    return [*system, {"role": "user", "content": str(row["prompt"])}]
+
+
+def tools_of(row: Row) -> list[dict[str, Any]] | None:
+    """What the template is to tell the model of tools, None for nothing."""
+    return (row.get("tools") or None) if is_conversation(row) else None
+
+
 def jinja_renderer(folder: Path) -> Render:
     """Renders rows with the folder's own chat template, for templates that need more than their words."""
 
@@ -134,10 +155,9 @@ def jinja_renderer(folder: Path) -> Render:
         except ImportError:
             raise SystemExit("The prompts of this model are written by jinja2: pip install jinja2") from None
         source = (folder / "chat_template.jinja").read_text("utf-8")
-        system = [{"role": "system", "content": str(row["system"])}] if row.get("system") else []
         text: str = chat.from_string(source).render(
-            messages=[*system, {"role": "user", "content": str(row["prompt"])}],
-            tools=None,
+            messages=messages_of(row),
+            tools=tools_of(row),
             documents=None,
             add_generation_prompt=True,
             **tokens(folder),

@@ -10,12 +10,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.inputs.prompts import lab_prompt, templates
+from pipeline.inputs.prompts import conversations, lab_prompt, templates
 
 Pieces = list[str | dict[str, str]]
 MOST_CONSTANTS = 100
 LONGEST_CONSTANT = 200
-WORD = "QZ7QZ7"  # a word that occurs nowhere else
+WORD = conversations.PROBE  # stands nowhere else
 
 
 def pieces_of(
@@ -28,7 +28,7 @@ def pieces_of(
     """
     if isinstance(template, templates.TextTemplate):
         return {"prompt": template.prompt_pieces(), "optional": []}
-    contents = [*hard, *constants(template), *(str(given["prompt"]) for given in rows)]
+    contents = [*hard, *constants(template), *(str(given["prompt"]) for given in rows if "prompt" in given)]
     found: dict[str, Any] = {"prompt": literal(template, ["", *contents]), "optional": []}
     if _renders(template, {"prompt": "a", "response": "b", "system": "c"}):
         found |= {"optional": ["system"], "prompt_with_system": literal(template, contents, system=True)}

@@ -52,7 +52,8 @@ OTHER = "write a template of your own, or choose another model"
 HALF = re.compile("[\ud800-\udfff]")
 LENGTH = struct.Struct(">I")
 
-Job = tuple[list[dict[str, str]], bool]  # messages, add_generation_prompt
+# Messages, add_generation_prompt, and tools where there are any.
+Job = tuple[list[dict[str, Any]], bool] | tuple[list[dict[str, Any]], bool, list[dict[str, Any]]]
 
 
 class Refused(NamedTuple):
@@ -155,7 +156,10 @@ def _message(jobs: Sequence[Job], start: int) -> Sequence[Job]:
 
 
 def _characters(job: Job) -> int:
-    return sum(len(message["content"]) for message in job[0])
+    """Of what the template is given, all that is not a message's content as JSON."""
+    texts = sum(len(message.get("content") or "") for message in job[0])
+    others = [message for message in job[0] if len(message) > 2]  # beside role and content
+    return texts + sum(len(json.dumps(other)) for other in [*others, *job[2:]])
 
 
 class _Ended(Exception):

@@ -2,10 +2,10 @@
 
 `rendering` starts it as `python -m pipeline.inputs.prompts.sandbox LIMITS` and talks to it over its
 standard input, a socket: frames of JSON after their length in 4 bytes. A request is {source, tokens, jobs,
-one_by_one}; a job is [messages, add_generation_prompt]. A frame of answers is a list with {"text"},
-{"error"} or {"limit"} for each job, several together unless `one_by_one`, and after the last one
-{"seconds"}, the CPU time of all. There can be fewer answers than jobs, because the process stops
-early to let others have a turn. A template that cannot be compiled is answered by {"faulty"}.
+one_by_one}; a job is [messages, add_generation_prompt], and a third item are the tools. A frame of answers is
+a list with {"text"}, {"error"} or {"limit"} for each job, several together unless `one_by_one`, and after the
+last one {"seconds"}, the CPU time of all. There can be fewer answers than jobs, because the process
+stops early where others may want it. A template that cannot be compiled is answered by {"faulty"}.
 
 A template can only compute: Jinja's sandbox keeps it from the interpreter, and if it escapes, this process
 can open no file and start no other process. The kernel ends it when a job takes too long, inside
@@ -74,7 +74,7 @@ def _warm_up() -> None:
     """Use once what Python and Jinja load from files at first use."""
     source = "{% macro m() %}{{ 'a\\n' ~ strftime_now('%c') | tojson }}{% endmacro %}"
     source += "{{ m() }}{{ raise_exception('') }}"
-    _rendered(_compile(source), [], False, {}, LONGEST_ERROR)
+    _rendered(_compile(source), {}, LONGEST_ERROR)
 
 
 def _restrict(memory: int) -> None:
@@ -142,13 +142,11 @@ def _answer(request: dict[str, Any], seconds: float, characters: int) -> None:
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
     answers: list[dict[str, Any]] = []
-    total, unsent = (
-        0,
-        TOGETHER,
-    )  # the first answer is sent at once; if it is missing, the first job ended the process
-    for messages, prompt in request["jobs"]:
+    total, unsent = 0, TOGETHER  # the first answer is sent at once: without it, the first job was the last
+    for messages, prompt, *tools in request["jobs"]:
         signal.setitimer(signal.ITIMER_PROF, seconds)
-        answers.append(_rendered(template, messages, prompt, request["tokens"], characters))
+        given = {"messages": messages, "tools": tools[0] if tools else None, "add_generation_prompt": prompt}
+        answers.append(_rendered(template, given | request["tokens"], characters))
         signal.setitimer(signal.ITIMER_PROF, 0)
         written = len(answers[-1].get("text", ""))
         total, unsent = total + written, unsent + written
@@ -160,19 +158,12 @@ def _answer(request: dict[str, Any], seconds: float, characters: int) -> None:
     _write([*answers, {"seconds": time.process_time() - began}])
 
 
-def _rendered(
-    template: jinja2.Template,
-    messages: list[dict[str, str]],
-    prompt: bool,
-    tokens: dict[str, str],
-    characters: int,
-) -> dict[str, str]:
+def _rendered(template: jinja2.Template, given: dict[str, Any], characters: int) -> dict[str, str]:
     """The text as an answer, or the reason why there is none. Raises MemoryError."""
     pieces: list[str] = []
     written = 0
-    given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": prompt}
     try:
-        for piece in template.generate({**given, **tokens}):
+        for piece in template.generate({"documents": None, **given}):
             pieces.append(piece)
             written += len(piece)
             if written > characters:

@@ -17,17 +17,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
+from itertools import islice, pairwise, starmap
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pipeline import display
 from pipeline.errors import InputError
-from pipeline.inputs.prompts import rendering
+from pipeline.inputs.prompts import conversations, lab_prompt, rendering
+from pipeline.inputs.prompts.conversations import PROBE, Turn
 from pipeline.inputs.prompts.rendering import Refused, Text
 
 CHAT = "chat"
 CHAT_FIELDS = ("system", "prompt", "response")
+CONVERSATION_FIELDS = ("messages", "tools")
 LONGEST = 1 << 16  # characters of a template that a user writes
 LONGEST_CHAT = 1 << 18  # characters of a model's; real ones have up to 40,000
 LONGEST_TOKEN = 1000
@@ -37,7 +39,7 @@ LONGEST_FIELD = 100  # letters of a field's name
 MOST_FIELDS = 50  # that a text template may name: each is looked up in every row
 MOST_TIMES = 8  # that a text template may name a field: with thousands, rows become millions of letters
 Row = Mapping[str, Any]
-_PROBE = "QZ7QZ7"
+_SHORT = Turn([{"role": "user", "content": "Hello"}], {"role": "assistant", "content": PROBE})
 _PIECE = re.compile(r"\{\{|\}\}|\}|\{([^{}\n]*)\}|\{|[^{}]+")
 
 
@@ -113,10 +115,24 @@ def parse(text: str, chat: Chat | None = None) -> Template:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A row as text: what is given at inference, and that with the response and the end of the turn."""
+    """A row as text: what is given at inference, and that with the response and the end of the turn.
+
+    A conversation has `earlier` answers in `full`; or, where the template would write what it has written of
+    them otherwise as the conversation goes on, each of them is a sample `apart`.
+    """
 
     prompt: str
     full: str
+    earlier: tuple[Span, ...] = ()
+    apart: tuple[Rendered, ...] = ()
+
+
+class Span(NamedTuple):
+    """An answer as positions in a text; its last `end` letters are what the template writes behind it."""
+
+    start: int
+    stop: int
+    end: int
 
 
 def each(template: Template, rows: Iterable[Row]) -> Iterator[Rendered | str]:
@@ -144,7 +160,12 @@ def each_or_none(template: Template, rows: Iterable[Row | None]) -> Iterator[Ren
 
 
 def question(template: Template, row: Row) -> str:
-    """What a person would ask to get this row's answer: its one prompt field, or all of them as JSON."""
+    """What a person would ask to get this row's answer: its one prompt field, or all of them as JSON.
+
+    A conversation of several turns is JSON as well.
+    """
+    if is_conversation(template, row):
+        return conversations.question(row)[0]
     names = template.fields[:-1]
     return (
         str(row[names[0]])
@@ -153,8 +174,38 @@ def question(template: Template, row: Row) -> str:
     )
 
 
+def system(template: Template, row: Row) -> str:
+    """The system text of a row, "" if it has none."""
+    if is_conversation(template, row):
+        return conversations.question(row)[1]
+    return str(row.get("system") or "") if "system" in template.optional else ""
+
+
+def expected(template: Template, row: Row) -> str:
+    """The answer that a row gives to its prompt."""
+    if is_conversation(template, row):
+        return conversations.answer(row)
+    return str(row[template.fields[-1]])
+
+
+def is_conversation(template: Template, row: Row) -> bool:
+    """Whether the template takes a row's `messages`."""
+    return isinstance(template, ChatTemplate) and conversations.is_one(row)
+
+
+def ignores_tools(template: Template, row: Row) -> bool:
+    """Whether a row has `tools` that its chat template, if it is at hand, does not write."""
+    if not (
+        isinstance(template, ChatTemplate) and template.chat is not None and is_conversation(template, row)
+    ):
+        return False
+    return bool(row.get("tools")) and not conversations.takes_tools(template.chat.source)
+
+
 def asked(template: Template, text: str) -> dict[str, Any]:
     """The fields of a question as `question` writes it. Raises InputError."""
+    if isinstance(template, ChatTemplate) and (row := conversations.asked(text)) is not None:
+        return dict(row)
     names = template.fields[:-1]
     if len(names) == 1:
         return {names[0]: text}
@@ -256,7 +307,10 @@ class TextTemplate:
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """The model's own chat template; rows have `prompt` and `response`, and may have `system`."""
+    """The model's own chat template; rows have `prompt` and `response`, and may have `system`.
+
+    Others are conversations: see `conversations`.
+    """
 
     chat: Chat | None
 
@@ -265,11 +319,12 @@ class ChatTemplate:
 
     @cached_property
     def stop(self) -> str:
-        """The end of a turn: what follows the answer when a short chat is rendered."""
-        return _end(self._render(*_probed({"prompt": "Hello"})))
+        """The end of turn as text: what follows the answer when a short chat is rendered."""
+        return _end(self._render(_answered(_SHORT)))
 
     def prompt(self, row: Row) -> str:
-        return self._render(*_asked(row)).rstrip(" ")
+        tools = lab_prompt.tools_of(row)
+        return self._render(_job(lab_prompt.messages_of(row), True, tools)).rstrip(" ")
 
     def full(self, row: Row) -> str:
         """What the template renders if that begins with the prompt, else prompt, response and end joined.
@@ -283,9 +338,9 @@ class ChatTemplate:
             raise InputError(found)
         return found.full
 
-    def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+    def _render(self, job: rendering.Job) -> str:
         chat = self._chat()
-        found = next(rendering.Program(chat.source, chat.tokens).texts([(messages, add_generation_prompt)]))
+        found = next(rendering.Program(chat.source, chat.tokens).texts([job]))
         if isinstance(found, Refused):
             raise InputError(found.sentence)
         return found
@@ -302,32 +357,74 @@ class ChatTemplate:
 def _each(chat: Chat, rows: Iterable[Row | None]) -> Iterator[Rendered | str | None]:
     """`each_or_none` of a chat template."""
     program = rendering.Program(chat.source, chat.tokens)
-    differs = False  # whether it writes past answers differently: then the end is asked for with each row
+    differs = False  # whether it writes past answers differently: then the end is asked for with each turn
     for together in _together(rows):
         if together is None:
             yield None
             continue
+        turns = [conversations.turns(row) for row in together]
         jobs = [_asked, _answered, *([_probed] if differs else [])]
-        texts = program.texts([job(row) for row in together for job in jobs])
-        for row in together:
-            prompt, answered, *ends = islice(texts, len(jobs))
-            if isinstance(prompt, str) and isinstance(answered, str) and not answered.startswith(prompt):
-                differs = True
-                ends = ends or list(program.texts([_probed(row)]))
-            yield _whole(row, prompt, answered, *ends)
+        texts = program.texts([job(turn) for row in turns for turn in row for job in jobs])
+        end = None  # of a turn, which tells where those before the last one end
+        for row in turns:
+            found = []
+            for turn in row:
+                prompt, answered, *ends = islice(texts, len(jobs))
+                if isinstance(prompt, str) and isinstance(answered, str) and not answered.startswith(prompt):
+                    differs = True
+                    ends = ends or list(program.texts([_probed(turn)]))
+                whole = _whole(turn, prompt, answered, *ends)
+                where = f"up to message {len(turn.before) + 1}: " if len(row) > 1 else ""
+                found.append(f"{where}{whole}" if isinstance(whole, str) else whole)
+            if len(row) > 1 and end is None:
+                (probed,) = program.texts([_answered(_SHORT)])
+                end = "" if isinstance(probed, Refused) else _end(probed)
+            yield _joined(found, end or "")
 
 
-def _whole(row: Row, prompt: Text, answered: Text, probed: Text = "") -> Rendered | str:
-    """A row of its texts, or why one of them is missing."""
+def _joined(turns: list[tuple[str, str] | str], end: str) -> Rendered | str:
+    """A row of its turns, each (prompt, that with the answer) or why it cannot be rendered.
+
+    Of an answer that others follow, what `end` writes behind it counts as far as it stands there then too:
+    a template may end the last one in more tokens.
+    """
+    pairs = []
+    for turn in turns:
+        if isinstance(turn, str):
+            return turn
+        pairs.append(turn)
+    earlier = []
+    whole = True
+    for (prompt, full), (later, _) in pairwise(pairs):
+        same = _in_common(full, later)
+        behind = same - (len(full) - len(end)) if full.endswith(end) else -1
+        whole = whole and behind >= 0
+        earlier.append(Span(len(prompt), same, behind))
+    if whole:
+        return Rendered(*pairs[-1], earlier=tuple(earlier))
+    return Rendered(*pairs[-1], apart=tuple(starmap(Rendered, pairs[:-1])))
+
+
+def _in_common(one: str, other: str) -> int:
+    """How many letters two texts have in common at their beginning."""
+    if other.startswith(one):
+        return len(one)
+    return next(at for at in range(len(one) + 1) if one[at : at + 1] != other[at : at + 1])
+
+
+def _whole(turn: Turn, prompt: Text, answered: Text, probed: Text = "") -> tuple[str, str] | str:
+    """A turn of its texts, or why one of them is missing."""
     if isinstance(prompt, Refused):
         return prompt.sentence
     if isinstance(answered, Refused):
         return answered.sentence
     if answered.startswith(prompt):
-        return Rendered(prompt.rstrip(" "), answered.rstrip())
+        return prompt.rstrip(" "), answered.rstrip()
     if isinstance(probed, Refused):
         return probed.sentence
-    return Rendered(prompt.rstrip(" "), prompt + str(row["response"]) + _end(probed))
+    if turn.answer.get("tool_calls"):
+        return f"{rendering.NAME} writes an answer's tool calls otherwise than it begins an answer"
+    return prompt.rstrip(" "), prompt + str(turn.answer["content"]) + _end(probed)
 
 
 def _together(rows: Iterable[Row | None]) -> Iterator[list[Row] | None]:
@@ -341,9 +438,10 @@ def _together(rows: Iterable[Row | None]) -> Iterator[list[Row] | None]:
             yield None
             group, size = [], 0
             continue
-        read = {name: row[name] for name in CHAT_FIELDS if name in row}  # the others may hold megabytes each
+        names = CONVERSATION_FIELDS if conversations.is_one(row) else CHAT_FIELDS
+        read = {name: row[name] for name in names if name in row}  # the others may hold megabytes each
         group.append(read)
-        size += sum(len(value) for value in read.values() if isinstance(value, str))
+        size += conversations.size(read)
         if len(group) == AT_ONCE or size > rendering.MOST_TEXT:
             yield group
             group, size = [], 0
@@ -351,29 +449,29 @@ def _together(rows: Iterable[Row | None]) -> Iterator[list[Row] | None]:
         yield group
 
 
-def _asked(row: Row) -> rendering.Job:
-    """The messages of a row's prompt."""
-    system = [{"role": "system", "content": str(row["system"])}] if row.get("system") else []
-    return [*system, {"role": "user", "content": str(row["prompt"])}], True
+def _job(messages: list[dict[str, Any]], prompt: bool, tools: conversations.Tools | None) -> rendering.Job:
+    return (messages, prompt) if tools is None else (messages, prompt, tools)
 
 
-def _answered(row: Row) -> rendering.Job:
-    """The messages of a row with its response."""
-    answer = {"role": "assistant", "content": str(row["response"])}
-    return [*_asked(row)[0], answer], False
+def _asked(turn: Turn) -> rendering.Job:
+    return _job(turn.before, True, turn.tools)
 
 
-def _probed(row: Row) -> rendering.Job:
-    """The messages of a row with a response that occurs nowhere else, to find out what follows it.
+def _answered(turn: Turn) -> rendering.Job:
+    return _job([*turn.before, turn.answer], False, turn.tools)
+
+
+def _probed(turn: Turn) -> rendering.Job:
+    """A turn with a response that can stand nowhere else, to find out what follows it.
 
     A real response might be part of the end itself.
     """
-    return _answered({**row, "response": _PROBE})
+    return _answered(turn.probed())
 
 
 def _end(probed: str) -> str:
     """What the template writes after an answer, "" if it writes none."""
-    _, found, end = probed.rpartition(_PROBE)
+    _, found, end = probed.rpartition(PROBE)
     return end.strip() if found else ""
 
 

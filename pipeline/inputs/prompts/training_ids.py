@@ -7,17 +7,102 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from pipeline import display
 from pipeline.errors import LabError
-from pipeline.inputs.prompts.templates import Rendered
+from pipeline.inputs.prompts import lab_prompt, literal_prompts
+from pipeline.inputs.prompts.templates import Rendered, Row, Template, is_conversation
 
 GENERATION_CONFIG = "generation_config.json"
 WAY_OUT = "choose another base model, such as one of the catalogue"
 Ids = list[int]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What training reads of a row: ids, and the spans of them that are answers, each with its end token.
+
+    `whole` are the ids before they were cut to fit.
+    """
+
+    ids: Ids
+    answers: list[tuple[int, int]]
+    whole: Ids
+
+    @property
+    def cut(self) -> bool:
+        return self.ids is not self.whole
+
+
+def samples(tokenizer: Any, text: Rendered, ends: Ids) -> list[Rendered]:
+    """A row's text as training reads it: one sample where a later turn repeats the earlier ones as they were
+    learned, with an end token behind each answer; else a sample for each answer.
+    """
+    if all(_has_end(tokenizer, text.full[span.stop - span.end : span.stop], ends) for span in text.earlier):
+        return [*text.apart, Rendered(text.prompt, text.full, text.earlier)]
+    alone = [Rendered(text.full[: span.start], text.full[: span.stop]) for span in text.earlier]
+    return [*alone, Rendered(text.prompt, text.full)]
+
+
+def _has_end(tokenizer: Any, behind: str, ends: Ids) -> bool:
+    return any(number in ends for number in _ids_of(tokenizer, behind))
+
+
+@lru_cache(maxsize=64)
+def _ids_of(tokenizer: Any, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def sample(tokenizer: Any, template: Template, row: Row, text: Rendered, ends: Ids, most: int) -> Sample:
+    """One of `samples` of a row as at most `most` ids.
+
+    A conversation that is longer keeps the turns from its beginning that fit. Where not even one does, and of
+    other rows, what `cut` keeps is left.
+    """
+    prompt, answer = encode(tokenizer, text, ends)
+    answers = [*_earlier(tokenizer, text, prompt, ends, most), (len(prompt), len(prompt) + len(answer))]
+    whole = [*prompt, *answer]
+    if len(whole) <= most:
+        return Sample(whole, answers, whole)
+    fit = [span for span in answers if span[1] <= most]
+    if fit:
+        return Sample(whole[: fit[-1][1]], fit, whole)
+    start, stop = answers[0]
+    opening, closing = frame(tokenizer, template, row, whole[:start])
+    prompt, answer = cut(whole[:start], whole[start:stop], most, opening, closing)
+    ids = [*prompt, *answer]
+    return Sample(ids, [(len(prompt), len(ids))], whole)
+
+
+def _earlier(tokenizer: Any, text: Rendered, prompt: Ids, ends: Ids, most: int) -> list[tuple[int, int]]:
+    """Where the answers before the last one stand in the ids of the last one's prompt.
+
+    Each begins where its own prompt ends. A token that spans that border is not learned: at inference, where
+    the prompt comes alone, the model would never see it. None is looked for behind `most` ids, but one.
+    """
+    found: list[tuple[int, int]] = []
+    for span in text.earlier:
+        asked, answered = _all_prompt_ids(tokenizer, [text.full[: span.start], text.full[: span.stop]])
+        same = in_common(asked, prompt)
+        start = same + (same < len(asked))
+        stop = in_common(answered, prompt)
+        while stop > start and prompt[stop - 1] not in ends:  # what the template writes behind the end
+            stop -= 1
+        if stop > start:
+            found.append((start, stop))
+        if stop > most:
+            break
+    return found
+
+
+def in_common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many ids two lists have in common at their beginning."""
+    both = zip(one, other, strict=False)
+    return next((at for at, (a, b) in enumerate(both) if a != b), min(len(one), len(other)))
 
 
 def encode(tokenizer: Any, text: Rendered, ends: list[int]) -> tuple[Ids, Ids]:
@@ -71,6 +156,38 @@ def before(tokenizer: Any) -> Ids:
     """The ids that a tokenizer puts before every text: usually begin-of-text, or none."""
     plain, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
     return put_before(plain, whole)
+
+
+def frame(tokenizer: Any, template: Template, row: Row, prompt: Ids) -> tuple[int, int]:
+    """How many tokens at the beginning and at the end of a prompt are the template's, not the row's."""
+    if is_conversation(template, row):
+        said = [{**message, "content": literal_prompts.WORD} for message in lab_prompt.messages_of(row)]
+        other = {**row, "messages": said}
+    else:
+        named = {*template.fields[:-1], *template.optional} & row.keys()
+        other = {**row, **dict.fromkeys(named, literal_prompts.WORD)}
+    words = prompt_ids(tokenizer, template.prompt(other))
+    opening = in_common(prompt, words)
+    return opening, in_common(prompt[opening:][::-1], words[opening:][::-1])
+
+
+def cut(prompt: Ids, answer: Ids, max_length: int, opening: int = 0, closing: int = 0) -> tuple[Ids, Ids]:
+    """Shorten a row to `max_length` tokens. The answer keeps its beginning and its last token, which ends it.
+
+    The prompt gets what is left, half at least where it needs that. It keeps its first `opening` and last
+    `closing` tokens, begin-of-text and the marks of the turns, and the end of what stands between. Something
+    of the answer is always left, so every row has labels.
+    """
+    if len(prompt) + len(answer) <= max_length:
+        return prompt, answer
+    most = max_length - min(len(prompt), max_length // 2)
+    if len(answer) > most:
+        answer = [*answer[: most - 1], answer[-1]]
+    left = max_length - len(answer)
+    if len(prompt) > left:
+        opening = min(opening, max(left - closing, 1))
+        prompt = [*prompt[:opening], *prompt[len(prompt) - (left - opening) :]]
+    return prompt, answer
 
 
 def require_known(tokenizer: Any, ids: Iterable[int], vocabulary: int | None) -> None:

@@ -61,7 +61,7 @@ class Answers(Pass):
             emit(message=f"Only {len(wanted)} different prompts are held out; each is asked once")
         base: dict[str, str | None] = {} if config.merged else {"base": None}
         sides = base | ({SIDE: None} if config.merged else {name: name for name in loaded.names})
-        rows = datasets.load(data, loaded.template.fields, set(wanted))
+        rows = datasets.load(data, loaded.template, set(wanted))
         asked = [rows[i] for i in wanted if generation.room(loaded, loaded.reader.text(rows[i])) > 0]
         left_out = len(wanted) - len(asked)
         if not asked:
@@ -99,10 +99,11 @@ def _answer(
         for _ in answer:
             pass
         answers[side] = answer.facts()
-    expected = str(row[model.template.fields[-1]])
-    system = str(row.get("system") or "") if "system" in model.reader.optional else ""
-    asked = {"prompt": templates.question(model.template, row), "system": system}
-    return {**asked, "expected": expected, **answers}
+    asked = {
+        "prompt": templates.question(model.template, row),
+        "system": templates.system(model.template, row) if "system" in model.reader.optional else "",
+    }
+    return {**asked, "expected": templates.expected(model.template, row), **answers}
 
 
 def _handler(graph: Path, answers: Path) -> ONNXModelHandler:

@@ -220,9 +220,9 @@ def test_a_hundred_thousand_rows_take_seconds_and_little_memory(tmp_path: Path) 
 
 def test_load_reads_only_what_is_wanted(tmp_path: Path) -> None:
     path = write(tmp_path, "".join(f'\n{{"prompt": {i}, "response": "r"}}' for i in range(5)))
-    assert [row["prompt"] for row in datasets.load(path, ("prompt", "response"), {1, 3}).values()] == [1, 3]
+    assert [row["prompt"] for row in datasets.load(path, templates.parse("chat"), {1, 3}).values()] == [1, 3]
     with pytest.raises(InputError, match=":2: the field 'question'"):
-        datasets.load(path, ("question",))
+        datasets.load(path, templates.parse("{question} {response}"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,163 @@
+"""conversations: rows of several turns are checked message by message, rendered, and asked as they are."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.inputs.prompts import conversations, templates
+from pipeline.inputs.prompts.templates import Chat, Rendered
+from tests.helpers import talks
+from tests.helpers.talks import ANSWER, ASKED, TALK, USER, talk
+
+TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+
+
+@pytest.mark.parametrize(
+    ("messages", "fault"),
+    [
+        ("hello", "'messages' must be a list of messages, not text"),
+        ([], "'messages' must be a list of messages, not an empty one"),
+        ([USER, "hello"], "message 2 must be an object with role and content, not text"),
+        (
+            [USER, {"role": "model", "content": "x"}],
+            "message 2 has the role 'model'; known: system, user, assi",
+        ),
+        ([USER, {"content": "x"}], "message 2 has no role; known: system, user, assistant, tool"),
+        ([{"role": ["user"], "content": "x"}, ANSWER], "message 1 has the role ['user']; known"),
+        ([{"role": "user", "content": 5}, ANSWER], "message 1: content must be text, not a number"),
+        (
+            [{"role": "user", "content": [{"text": "x"}]}, ANSWER],
+            "message 1: content must be text, not a list",
+        ),
+        ([{"role": "user"}, ANSWER], "message 1: content must be text, not nothing"),
+        ([{"role": "user", "content": "a\0"}, ANSWER], "message 1 has a NUL character"),
+        ([USER, {"role": "assistant", "content": " \n"}], "message 2 is an empty answer"),
+        ([USER, {"role": "assistant", "content": None}], "message 2: content must be text, not null"),
+        ([USER, {**ANSWER, "tool_calls": "look"}], "message 2: tool_calls must be a list of objects"),
+        ([USER, USER], "it has no message of the assistant, so there is nothing to learn"),
+        ([ANSWER, USER, ANSWER], "message 1 is the assistant's, and no message of a user is before it"),
+        (
+            [USER, ANSWER, USER],
+            "message 3 is the user's, and no answer follows; remove what follows message 2",
+        ),
+        ([USER] * 1001, "it has 1,001 messages; allowed: 1,000; make several rows of it"),
+        ([USER, ANSWER] * 201, "it has 201 answers of the assistant; allowed: 200"),
+        (
+            [{**USER, "content": "x" * 50_000}, *[USER, ANSWER] * 100],
+            "it has 100 answers and more than 41,943",
+        ),
+    ],
+)
+def test_each_fault_is_named_by_its_message(messages: Any, fault: str) -> None:
+    (found,) = conversations.faults({"messages": messages})
+    assert found.startswith(fault)
+
+
+def test_tools_must_be_objects_and_a_call_needs_no_content() -> None:
+    assert list(conversations.faults({**TALK, "tools": ["look"]})) == ["'tools' must be a list of objects"]
+    calls = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "look"}}]}
+    told = {"role": "tool", "content": "42"}
+    assert list(conversations.faults({"messages": [USER, calls, told, ANSWER], "tools": TOOLS})) == []
+
+
+def test_a_row_with_a_response_is_read_as_before() -> None:
+    row = {"prompt": "a", "response": "b", "messages": "notes"}
+    assert not conversations.is_one(row)
+    assert conversations.turns(row) == [
+        conversations.Turn([{"role": "user", "content": "a"}], {"role": "assistant", "content": "b"})
+    ]
+
+
+@pytest.mark.parametrize("style", talks.STYLES)
+def test_every_turn_is_the_prompt_that_is_asked_and_its_answer(style: str) -> None:
+    """What stands before an answer in the whole is what would be asked there; the answer ends its turn."""
+    template = templates.parse("chat", talks.chat(style))
+    (found,) = templates.each(template, [TALK])
+    assert isinstance(found, Rendered)
+    assert not found.apart
+    asked = [template.prompt({"messages": TALK["messages"][:at]}) for at in (1, 3, 5)]
+    assert [found.full[: span.start] for span in found.earlier] == asked[:2]
+    assert found.prompt == asked[2]
+    behind = [found.full[span.start : span.stop].strip() for span in found.earlier]
+    assert [text.startswith(answer) for text, answer in zip(behind, ("Rome.", "No."), strict=True)] == [
+        True
+    ] * 2
+
+
+def test_a_template_that_rewrites_earlier_turns_makes_each_answer_a_sample() -> None:
+    template = templates.parse("chat", talks.chat("forgets"))
+    row = talk("Where?", "<think>hm</think>Rome.", "Sure?", "<think>so</think>Yes.")
+    (found,) = templates.each(template, [row])
+    assert isinstance(found, Rendered)
+    assert found.earlier == ()
+    first = "<|im_start|>user\nWhere?<|im_end|>\n<|im_start|>assistant\n"
+    assert found.apart == (Rendered(first, f"{first}<think>hm</think>Rome.<|im_end|>"),)
+    assert found.prompt == (
+        f"{first}Rome.<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert found.full == f"{found.prompt}<think>so</think>Yes.<|im_end|>"
+    plain = next(templates.each(template, [talk("Where?", "Rome.", "Sure?", "Yes.")]))
+    assert isinstance(plain, Rendered)
+    assert len(plain.earlier) == 1, "without anything to rewrite, it is one sample"
+
+
+@pytest.mark.parametrize(
+    ("style", "messages", "reason"),
+    [
+        ("strict", [USER, USER, ANSWER], "roles must alternate"),
+        ("strict", [USER, ANSWER, USER, USER, ANSWER], "up to message 5: "),
+        ("gemma", [{"role": "system", "content": "Be brief."}, USER, ANSWER], "System role not supported"),
+    ],
+)
+def test_what_a_template_refuses_is_refused_with_its_words(
+    style: str, messages: list[dict[str, str]], reason: str
+) -> None:
+    template = templates.parse("chat", talks.chat(style))
+    good, refused = templates.each(template, [TALK, {"messages": messages}])
+    assert isinstance(good, Rendered)
+    assert isinstance(refused, str)
+    assert reason in refused
+
+
+def test_conversations_and_plain_rows_may_stand_in_one_file() -> None:
+    template = templates.parse("chat", talks.chat("qwen2.5"))
+    plain = {"prompt": "Where?", "response": "Rome.", "system": "Be brief."}
+    same = {"messages": [{"role": "system", "content": "Be brief."}, *talk("Where?", "Rome.")["messages"]]}
+    found = list(templates.each(template, [plain, TALK, same]))
+    assert found[0] == found[2]
+    assert isinstance(found[1], Rendered)
+    assert len(found[1].earlier) == 2
+
+
+def test_tools_are_rendered_where_the_template_takes_them() -> None:
+    source = (
+        "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}<{{ m.content }}>{% endfor %}"
+    )
+    takes = templates.parse("chat", Chat(source))
+    row = {**TALK, "tools": TOOLS}
+    assert takes.prompt(row).startswith('[{"type": "function"')
+    (found,) = templates.each(takes, [row])
+    assert isinstance(found, Rendered)
+    assert found.full.startswith('[{"type": "function"')
+    assert not templates.ignores_tools(takes, row)
+    assert templates.ignores_tools(templates.parse("chat", talks.chat("qwen2.5")), row)
+
+
+def test_a_conversation_is_asked_in_the_form_in_which_it_is_written_down() -> None:
+    template = templates.parse("chat", talks.chat("qwen2.5"))
+    for row in (TALK, {**TALK, "tools": TOOLS}):
+        assert template.prompt(
+            templates.asked(template, templates.question(template, row))
+        ) == template.prompt(row)
+        assert templates.expected(template, row) == "Then go there."
+    short = {"messages": [{"role": "system", "content": "Be brief."}, USER, ANSWER]}
+    assert templates.question(template, short) == USER["content"]
+    assert templates.system(template, short) == "Be brief."
+    assert templates.asked(template, '{"a": 1}') == {"prompt": '{"a": 1}'}
+    with pytest.raises(InputError, match="message 1 has the role 'robot'"):
+        templates.asked(template, json.dumps({"messages": [{"role": "robot", "content": "x"}]}))
+    assert ASKED in templates.question(template, TALK)
