@@ -18,6 +18,7 @@ from pipeline.errors import InputError
 from pipeline.inputs.data import datasets
 from pipeline.inputs.prompts import rendering, templates
 from pipeline.inputs.prompts.templates import Chat
+from tests.helpers import talks
 
 ROW = '{"prompt": "Where?", "response": "There."}'
 LAB = "<|user|>\n{prompt}<|end|>\n<|assistant|>\n{response}<|end|>"
@@ -420,3 +421,43 @@ def test_long_keys_are_not_compared_letter_by_letter(tmp_path: Path, monkeypatch
     report = datasets.check(write(tmp_path, "\n".join(map(json.dumps, rows))), LAB)
     assert len(report.problems) == 2 * 2
     assert max(map(len, seen)) <= datasets.LONGEST_NEAR
+
+
+def test_rows_of_several_turns_are_checked_message_by_message(tmp_path: Path) -> None:
+    bad = talks.talk("a", "b", "c", " ")
+    path = write(tmp_path, lines(talks.TALK, bad, {"prompt": "a", "response": "b"}))
+    report = datasets.check(path, "chat", talks.chat("qwen2.5"))
+    (problem,) = report.problems
+    assert problem == f"{path}:2: message 4 is an empty answer, so there is nothing to learn from it"
+    good = datasets.check(
+        write(tmp_path, lines(talks.TALK, talks.talk("a", "b"))), "chat", talks.chat("llama2")
+    )
+    assert good.good
+    assert good.example == good.example_prompt + " Then go there.</s>"
+    refused = datasets.check(
+        write(tmp_path, lines(talks.TALK, {"messages": [talks.USER, talks.USER, talks.ANSWER]})),
+        "chat",
+        talks.chat("strict"),
+    )
+    assert [problem.partition(":2: ")[2][:9] for problem in refused.problems] == ["template:"]
+    (problem, *_) = datasets.check(path, "{prompt} {response}").problems
+    assert "Rows with 'messages' are read with the template chat" in problem
+
+
+def test_tools_that_a_template_does_not_write_are_ignored_with_a_note(tmp_path: Path) -> None:
+    path = write(tmp_path, lines({**talks.TALK, "tools": [{"name": "look"}]}, talks.talk("a", "b")))
+    (note,) = datasets.check(path, "chat", talks.chat("qwen2.5")).notes
+    assert note == "'tools' is ignored in 1 row: the chat template of this model does not write it."
+    takes = Chat("{{ tools | tojson }}" + talks.STYLES["qwen2.5"])
+    assert datasets.check(path, "chat", takes).notes == []
+
+
+def test_a_conversation_nested_or_damaged_without_end_is_one_sentence(tmp_path: Path) -> None:
+    deep = '{"messages": ' + "[" * 5000 + "]" * 5000 + "}"
+    half = '{"messages": [{"role": "user", "content": "\\ud83d"}, {"role": "assistant", "content": "x"}]}'
+    many = json.dumps({"messages": [{"role": str(n)} for n in range(900)]})
+    report = datasets.check(write(tmp_path, f"{deep}\n{half}\n{many}\n"), "chat")
+    kinds = [problem.partition(".jsonl:")[2] for problem in report.problems]
+    assert kinds[0].startswith("1: not a row: objects are nested too deeply")
+    assert kinds[1].startswith("2: 'messages' has half of a surrogate pair")
+    assert [kind[:13] for kind in kinds[2:]] == [f"3: message {n} " for n in range(1, 6)]

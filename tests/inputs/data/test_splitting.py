@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.inputs.data import splitting
+from tests.helpers import talks
 
 FIELDS = ("prompt", "response")
 Row = dict[str, Any]
@@ -130,3 +131,24 @@ def test_rows_for_validation_come_from_the_training_rows_in_whole_groups() -> No
     assert {i for i in found.train if rows[i]["prompt"] in groups} == set(found.validation)
     assert list(parts(rows[:2] + rows[2:4], 0.5).validation) == []  # else there were nothing to learn
     assert list(parts(rows[:6], 0.3).validation) != []
+
+
+def test_the_prompt_of_a_conversation_is_all_but_its_last_answer() -> None:
+    talk = talks.TALK["messages"]
+    other = [*talk[:-1], {"role": "assistant", "content": "Stay."}]
+    shorter = talks.talk("What is the best town?", "Rome.")
+    contents = splitting.Contents(FIELDS, ("system",), 0)
+    for row in (talks.TALK, {"messages": other}, shorter, {**talks.TALK, "tools": [{"name": "look"}]}):
+        contents.add(row)
+    assert contents.copies() == (0, 1), "only the second asks what an earlier one asks"
+    contents.add({"prompt": "What is the best town?", "response": "Rome."})
+    contents.add({"prompt": "What is the best town?", "response": "Rome.", "system": "Be brief."})
+    assert contents.copies() == (1, 1), "one question is the same prompt in either form"
+
+
+def test_conversations_with_one_prompt_are_on_one_side() -> None:
+    rows = [talks.talk(f"a{i % 7}", "b", "c", f"d{i}") for i in range(40)]
+    found = parts(rows)
+    held = {rows[i]["messages"][0]["content"] for i in found.held_out}
+    assert held.isdisjoint(rows[i]["messages"][0]["content"] for i in found.train)
+    assert len(found.asked) == len(held) > 0

@@ -79,7 +79,8 @@ def test_a_tokenizer_without_an_end_is_refused(tmp_path: Path) -> None:
 
 STYLES = {
     "llama2": "llama2", "llama2-legacy": "llama2", "llama3": "llama3", "phi3.5": "phi3.5",
-    "qwen2.5": "qwen2.5", "gemma2": "gemma", "mistral": "mistral", "metaspace-first": "qwen2.5", "smollm": "qwen2.5",
+    "qwen2.5": "qwen2.5", "gemma2": "gemma", "mistral": "mistral", "metaspace-first": "qwen2.5",
+    "smollm": "qwen2.5",
 }  # fmt: skip
 ENDS = {"llama2": "</s>", "llama3": "<|eot_id|>", "phi3.5": "<|end|>", "gemma": "<end_of_turn>"}
 

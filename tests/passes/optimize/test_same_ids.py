@@ -14,7 +14,7 @@ import pytest
 from pipeline.errors import LabError
 from pipeline.exports import serving_ids
 from pipeline.inputs.prompts import lab_prompt, templates
-from tests.helpers import zoo
+from tests.helpers import talks, zoo
 from tests.helpers.features import FEATURES
 
 pytestmark = pytest.mark.chain
@@ -72,7 +72,11 @@ def test_served_ids_are_the_trained_ones(
     folder = export(source, tmp_path / "export", template)
     chance = random.Random(name)
     texts = ["".join(chance.choices(PIECES, k=12)) for _ in range(40)]
-    rows = [{"prompt": text, "a": text, "b": text[::-1], "response": "r"} for text in texts]
+    rows: list[dict[str, Any]] = [
+        {"prompt": text, "a": text, "b": text[::-1], "response": "r"} for text in texts
+    ]
+    if template == "chat":
+        rows += [talks.talk(*texts[at : at + 6]) for at in range(0, 36, 6)]
     same_ids.require(source, folder, template, rows)
 
 
@@ -264,14 +268,18 @@ def test_the_shipped_reader_needs_nothing_of_the_lab(written: Callable[[str], Pa
         "import json, onnxruntime_genai as og, pathlib, lab_prompt\n"
         "tokenizer = og.Tokenizer(og.Config('.'))\n"
         "reader = lab_prompt.open_reader(pathlib.Path('.'), tokenizer)\n"
-        "print(reader.ids({'prompt': 'Hello  there', 'system': 'x'}))"
+        "said = [{'role': 'user', 'content': 'a'}, {'role': 'assistant', 'content': ' b '}] * 2\n"
+        "rows = [{'prompt': 'Hello  there', 'system': 'x'}, {'messages': said[:3]}]\n"
+        "print([reader.ids(row) for row in rows])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, env={"PYTHONPATH": "."}
     )
     assert done.returncode == 0, done.stderr
-    row = {"prompt": "Hello  there", "system": "x"}
-    assert json.loads(done.stdout) == serving_ids.load(folder).reader.ids(row)
+    reader = serving_ids.load(folder).reader
+    rows: list[dict[str, Any]] = [{"prompt": "Hello  there", "system": "x"}, talks.talk("a", " b ", "a")]
+    assert json.loads(done.stdout) == [reader.ids(row) for row in rows]
+    assert reader.ids(rows[1]) != reader.ids({"prompt": "a"})
     assert (folder / "lab_prompt.py").read_bytes() == Path(lab_prompt.__file__).read_bytes()
 
 
