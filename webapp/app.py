@@ -24,7 +24,7 @@ from starlette.routing import Mount
 
 from pipeline import settings
 from pipeline.errors import LabError
-from pipeline.exports import chat_client
+from pipeline.exports import chat_client, row_view
 from pipeline.inputs.data import lengths
 from pipeline.inputs.prompts import rendering
 from pipeline.runs import check_pool, disk
@@ -237,6 +237,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         check_pool.close()
         own_process.close()
         lengths.close()
+        row_view.close()
         rendering.close()  # else rendering threads could delay the exit
         with contextlib.suppress(asyncio.CancelledError):
             await task

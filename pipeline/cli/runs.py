@@ -47,6 +47,8 @@ def add_worker(verb: Verb) -> None:
 
 def check(args: argparse.Namespace) -> int:
     """Check a dataset against a template; with --model also against that model's chat template."""
+    if args.show is not None:
+        return _show_row(args)
     from pipeline import display
     from pipeline.inputs.models import base_models
     from pipeline.runs import data_check
@@ -60,6 +62,21 @@ def check(args: argparse.Namespace) -> int:
         print(f"Note: {text}")
     if report.example:
         print(f"\nThe first row as the model reads it:\n\n{display.plain(report.example)}")
+    return 0
+
+
+def _show_row(args: argparse.Namespace) -> int:
+    """One row of a dataset as tokens."""
+    from pipeline.cli import terminal
+    from pipeline.exports import row_view
+    from pipeline.inputs.models import base_models
+    from pipeline.stages import recipe
+
+    where, line = args.show
+    model = base_models.resolve(recipe.model_path(args.model or "starter", Path.cwd()))
+    found = row_view.view(args.data, args.template, model, where, line, args.max_length)
+    print(f"{display.plain(str(args.data))}, line {found['line']:,}, as {display.line(model.id)} reads it\n")
+    print(terminal.tokens(found, args.max_length))
     return 0
 
 
@@ -156,3 +173,19 @@ def _check_flags(added: argparse.ArgumentParser) -> None:
         "--max-length", type=positive, default=finetune.Options.max_length, metavar="N",
         help="finetune.max_length: rows of more tokens are counted (default: %(default)s)",
     )  # fmt: skip
+    added.add_argument(
+        "--show", type=_row, metavar="LINE",
+        help="show one row as the tokens that training reads, and whether the exported model reads the same"
+        " prompt: a line number, random or longest (model, if none is given: starter)",
+    )  # fmt: skip
+
+
+def _row(text: str) -> tuple[str, int]:
+    """(where, line) of a row, for argparse."""
+    from pipeline.inputs.data import one_row
+
+    if text in (one_row.RANDOM, one_row.LONGEST):
+        return text, 0
+    if not (text.isascii() and text.isdigit() and int(text[:18]) > 0):
+        raise argparse.ArgumentTypeError("must be a line number, random or longest")
+    return one_row.LINE, int(text[:18])

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # so that a list of runs is shown faster
     from pipeline.runs.scorecard import Row
 
 POLL_SECONDS = 0.2
+KINDS = {"learned": "trained", "given": "prompt", "special": "special", "end": "end of turn", "cut": "cut"}
 BAR_WIDTH = 24
 
 
@@ -236,6 +237,28 @@ def _answers(rows: list[dict[str, Any]]) -> list[str]:
                 lines.append(f"{side:<8} {' '.join(display.answer(row[side]).split())} {speed}")
         lines.append("")
     return lines
+
+
+def tokens(found: dict[str, Any], most: int) -> str:
+    """A row that `row_view` gives, a token a line, and what training and serving make of it."""
+    counts, served = found["counts"], found["served"]
+    rows = [("", "id", "", "")]
+    for at, token in enumerate(found["tokens"]):
+        if at and at in found["starts"]:
+            rows.append(("", "", "", "a sample of its own, because the template rewrites earlier answers"))
+        text = json.dumps(token["text"], ensure_ascii=False)
+        rows.append((str(at + 1), str(token["id"]), KINDS[token["kind"]], display.line(text)))
+    lines = columns(rows)
+    if found["left_out"]:
+        lines.append(f"… and {found['left_out']:,} more tokens")
+    learned = counts["learned"] + counts["end"]
+    lines += ["", f"{sum(counts.values()):,} tokens, {learned:,} of them trained on"]
+    if counts["cut"]:
+        lines.append(f"{counts['cut']:,} tokens are cut (finetune.max_length is {most:,})")
+    from pipeline.exports import row_view
+
+    lines.append(row_view.verdict(served))
+    return "\n".join(lines)
 
 
 def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -110,9 +110,9 @@ class Rows(Dataset[tuple[dict[str, torch.Tensor], torch.Tensor]]):
         if sample.cut:
             self.cut.add(row)
         ids = torch.tensor(sample.ids)
-        labels = torch.full_like(ids, IGNORE_INDEX) if self.loss_on == "response" else ids.clone()
-        for start, stop in sample.answers:
-            labels[start:stop] = ids[start:stop]
+        labels = ids.clone()
+        if self.loss_on == "response":
+            labels[~torch.tensor(sample.learned)] = IGNORE_INDEX
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, labels
 
     def length(self, index: int) -> int:

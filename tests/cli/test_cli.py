@@ -71,6 +71,28 @@ class TestCheck:
         ]
         assert "longer" not in cli(capsys, "check", dataset, "--model", model_folder)[1]
 
+    def test_one_row_is_shown_as_its_tokens(
+        self, home: Path, dataset: Path, model_folder: Path, bytes_as_tokens: Path, capsys: Capture
+    ) -> None:
+        row = {"prompt": "a\x1b[31m\x01", "response": "é"}
+        odd = dataset.rename(dataset.with_name("odd\udcff\x1b.jsonl"))
+        odd.write_text(odd.read_text() + json.dumps(row) + "\n")
+        template = ("--template", "Q: {prompt}\\nA: {response}", "--model", model_folder)
+        code, out, err = cli(capsys, "check", odd, "--show", 21, *template)
+        assert (code, err) == (0, "")
+        assert "\x1b" not in out
+        lines = [line.split() for line in out.splitlines()]
+        assert [line[2:] for line in lines if line[2:3] in (["trained"], ["end"])] == [
+            ["trained", '"', '"'], ["trained", '"é"'], ["trained", '""'], ["end", "of", "turn", '"<|end|>"'],
+        ]  # fmt: skip
+        assert re.search(r"^\d+ tokens, 4 of them trained on$", out, re.M)
+        cut = cli(capsys, "check", odd, "--show", "longest", *template, "--max-length", 12)[1]
+        assert re.search(r"^\d+ tokens are cut \(finetune\.max_length is 12\)$", cut, re.M)
+        code, _, err = cli(capsys, "check", odd, "--show", 99, *template)
+        assert (code, "there is no row on line 99" in err) == (2, True)
+        code, _, err = cli(capsys, "check", home / "missing.jsonl", "--show", 1, *template)
+        assert (code, "there is no such file" in err) == (2, True)
+
     def test_what_is_printed_is_text_without_control_characters(
         self, home: Path, dataset: Path, capsys: Capture
     ) -> None:
@@ -106,6 +128,9 @@ class TestCheck:
             (["DATA", "--template", "{question} {response}"], "'question'"),
             (["DATA", "--model", "nonsense"], "model: 'nonsense' does not exist"),
             (["DATA", "--max-length", "0"], "argument --max-length: must be at least 1"),
+            (["DATA", "--show", "0"], "argument --show: must be a line number, random or longest"),
+            (["DATA", "--show", "last"], "argument --show: must be a line number, random or longest"),
+            (["DATA", "--show", "1", "--model", "nonsense"], "model: 'nonsense' does not exist"),
             ([], "the following arguments are required: DATA.jsonl"),
         ],
     )

@@ -155,7 +155,7 @@ def load(
     found = {}
     for index, (line, row) in enumerate(rows(path)):
         if wanted is None or index in wanted:
-            for problem in _misfits(row, template):
+            for problem in misfits(row, template):
                 raise InputError(f"{display.plain(str(path))}:{line}: {problem}")
             found[index] = row
     return found
@@ -173,7 +173,7 @@ def split(path: Path, template: templates.Template, eval_fraction: float, seed: 
     """
     contents = Contents(template.fields, template.optional, seed)
     for line, row in rows(path):
-        for problem in _misfits(row, template):
+        for problem in misfits(row, template):
             raise InputError(f"{display.plain(str(path))}:{line}: {problem}")
         contents.add(row)
     if len(contents) < 2:
@@ -196,7 +196,7 @@ def one_prompt(path: Path, template: templates.Template) -> bool:
         with path.open("rb") as file:
             enough = min(ENOUGH_ROWS, max(2, file.read(ENOUGH_BYTES).count(b"\n")))
         for _, row in islice(rows(path), enough):
-            if any(_misfits(row, template)):
+            if any(misfits(row, template)):
                 return False
             prompt = splitting.prompt_texts(row, template.fields, template.optional)
             if seen is not None and prompt != seen:
@@ -291,7 +291,7 @@ class _Findings:
             self.fields.update(dict.fromkeys(islice(row, MOST_FIELDS)))
         if len(self.first) < FIRST_ROWS:
             self.first.append(row)
-        return list(_misfits(row, self.template))
+        return list(misfits(row, self.template))
 
     def add(self, line: int, problem: str) -> None:
         if len(self.problems) < MOST_PROBLEMS:
@@ -417,6 +417,11 @@ def _skip_blank(file: BufferedReader) -> int:
     return lines
 
 
+def parsed(line: bytes, number: int) -> dict[str, Any] | str:
+    """The row on a line of a file, or what is wrong with it."""
+    return _read(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)[0]
+
+
 def _read(line: bytes) -> tuple[dict[str, Any] | str, bool]:
     """The row on a line or what is wrong with it, and whether it is no use to read on."""
     if len(line) > LONGEST_LINE:
@@ -487,7 +492,7 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _JSON = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_no_repeats)  # to make one takes long
 
 
-def _misfits(row: dict[str, Any], template: templates.Template) -> Iterator[str]:
+def misfits(row: dict[str, Any], template: templates.Template) -> Iterator[str]:
     """Reasons why a row cannot fill the template's fields; the last field is the response."""
     if templates.is_conversation(template, row):
         yield from conversations.faults(row)

@@ -282,7 +282,7 @@ def _main(folder: Path) -> int:
 
     from pipeline.inputs.prompts import training_ids
 
-    _limit()
+    limit()
     stop = json.loads(sys.stdin.buffer.readline())
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     ends = training_ids.end_tokens(tokenizer, folder, stop)
@@ -310,7 +310,7 @@ def _watched() -> bool:
     return False
 
 
-def _limit() -> None:
+def limit() -> None:
     """Limit what this process may take from now on."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     for what, most in ((resource.RLIMIT_AS, used + MEMORY), (resource.RLIMIT_CPU, ALL_SECONDS)):

@@ -24,18 +24,30 @@ Ids = list[int]
 
 @dataclass(frozen=True)
 class Sample:
-    """What training reads of a row: ids, and the spans of them that are answers, each with its end token.
+    """What training reads of a row: those of the `whole` ids that are kept, by position.
 
-    `whole` are the ids before they were cut to fit.
+    `answers` are the spans of the whole that are learned, each with its end token.
     """
 
-    ids: Ids
-    answers: list[tuple[int, int]]
     whole: Ids
+    answers: list[tuple[int, int]]
+    kept: Sequence[int]
+
+    @property
+    def ids(self) -> Ids:
+        return [self.whole[at] for at in self.kept]
+
+    @property
+    def learned(self) -> list[bool]:
+        """Of each of `ids`, whether it is part of an answer."""
+        flags = [False] * len(self.whole)
+        for start, stop in self.answers:
+            flags[start:stop] = [True] * (stop - start)
+        return [flags[at] for at in self.kept]
 
     @property
     def cut(self) -> bool:
-        return self.ids is not self.whole
+        return len(self.kept) < len(self.whole)
 
 
 def samples(tokenizer: Any, text: Rendered, ends: Ids) -> list[Rendered]:
@@ -67,15 +79,14 @@ def sample(tokenizer: Any, template: Template, row: Row, text: Rendered, ends: I
     answers = [*_earlier(tokenizer, text, prompt, ends, most), (len(prompt), len(prompt) + len(answer))]
     whole = [*prompt, *answer]
     if len(whole) <= most:
-        return Sample(whole, answers, whole)
+        return Sample(whole, answers, range(len(whole)))
     fit = [span for span in answers if span[1] <= most]
     if fit:
-        return Sample(whole[: fit[-1][1]], fit, whole)
+        return Sample(whole, answers, range(fit[-1][1]))
     start, stop = answers[0]
     opening, closing = frame(tokenizer, template, row, whole[:start])
-    prompt, answer = cut(whole[:start], whole[start:stop], most, opening, closing)
-    ids = [*prompt, *answer]
-    return Sample(ids, [(len(prompt), len(ids))], whole)
+    kept = cut(list(range(start)), list(range(start, stop)), most, opening, closing)
+    return Sample(whole, answers, [*kept[0], *kept[1]])
 
 
 def _earlier(tokenizer: Any, text: Rendered, prompt: Ids, ends: Ids, most: int) -> list[tuple[int, int]]:

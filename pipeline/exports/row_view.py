@@ -1,0 +1,153 @@
+"""One row as the ids that training reads and an exported folder reads, asked of a process (`row_tokens`).
+
+The process is kept for the next question on the same tokenizer, which a person who looks through rows asks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import select
+import subprocess
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pipeline import settings
+from pipeline.errors import Busy, InputError, LabError
+from pipeline.inputs.models import base_models
+from pipeline.system import own_process
+from pipeline.system.files import to_json
+
+MOST = 4  # processes at a time
+SECONDS = 90.0  # for an answer; the process itself ends sooner, where it is alive
+LONGEST_ANSWER = 1 << 24  # bytes
+PIECE = 1 << 16
+
+
+def view(
+    path: Path, template: str, model: base_models.Model, where: str, line: int, max_length: int
+) -> dict[str, Any]:
+    """What `row_tokens.Shower.shown` gives of a row, and its `line`; `where` is one of `one_row.WHERE`.
+
+    Raises InputError for a row or a template that is faulty, Busy if many others look at rows just now, and
+    LabError where the tokenizer cannot be had, or takes too long.
+    """
+    if template.strip() == "chat" and model.chat is None:
+        raise InputError(
+            f"template: {model.id} has no chat template; write one like '{{prompt}} {{response}}'"
+        )
+    folder = base_models.tokenizer_folder(model, settings.home())
+    question = {
+        "path": os.fspath(path.absolute()), "template": template, "where": where, "line": line,
+        "chat": dataclasses.asdict(model.chat) if model.chat else None, "most": max_length,
+    }  # fmt: skip
+    found = _asked(folder, question, model.id)
+    if "problems" in found:
+        raise InputError(found["problems"])
+    if "error" in found:
+        raise LabError(found["error"])
+    return found
+
+
+def verdict(served: dict[str, Any]) -> str:
+    """What `served` says, as a sentence."""
+    if served["why"]:
+        return f"What the exported folder will read is not known: {served['why']}"
+    if served["equal"]:
+        return f"The exported folder will read the same prompt: all {served['count']:,} ids are equal."
+    return f"The exported folder will read another prompt: from id {served['at'] + 1:,} on they differ."
+
+
+def close() -> None:
+    """End all processes: whoever waits for one gets a sentence. For the end of the app."""
+    with _changing:
+        while _idle:
+            _end(_idle.popitem()[1])
+        for process in _processes:
+            process.kill()
+
+
+def _asked(folder: Path, question: dict[str, Any], whose: str) -> dict[str, Any]:
+    process = _taken(folder)
+    good = False
+    try:
+        assert process.stdin is not None
+        with suppress(OSError):  # it has ended, which its answer shows
+            process.stdin.write(to_json(question).encode() + b"\n")
+            process.stdin.flush()
+        found: dict[str, Any] = json.loads(_line(process))
+        good = True
+        return found
+    except ValueError:
+        raise LabError(f"The tokenizer of {whose} cannot be used, or takes too long for this row.") from None
+    finally:
+        _left(folder, process, good)
+
+
+def _line(process: subprocess.Popen[bytes]) -> bytes:
+    """The line that it says, b"" if it ends or is late."""
+    assert process.stdout is not None
+    deadline = time.monotonic() + SECONDS
+    received = bytearray()
+    ready = select.poll()
+    ready.register(process.stdout.fileno(), select.POLLIN)
+    while not received.endswith(b"\n"):
+        left = deadline - time.monotonic()
+        if left <= 0 or not ready.poll(1000 * left) or len(received) > LONGEST_ANSWER:
+            return b""
+        piece = os.read(process.stdout.fileno(), PIECE)
+        if not piece:
+            return b""
+        received += piece
+    return bytes(received)
+
+
+def _taken(folder: Path) -> subprocess.Popen[bytes]:
+    """A process for a tokenizer's folder: the one that is kept, or a new one. Raises Busy."""
+    with _changing:
+        kept = _idle.pop(folder, None)
+        if kept is not None and kept.poll() is None:
+            return kept
+        if kept is not None:
+            _end(kept)
+        while len(_processes) >= MOST and _idle:
+            _end(_idle.pop(next(iter(_idle))))
+        if len(_processes) >= MOST:
+            raise Busy("Many others look at rows just now; try again in a minute.")
+        process = own_process.start(
+            ["-m", "pipeline.exports.row_tokens", os.fspath(folder)],
+            {**settings.bare_environment(), "HF_HUB_OFFLINE": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        _processes.append(process)
+        return process
+
+
+def _left(folder: Path, process: subprocess.Popen[bytes], good: bool) -> None:
+    """Keep a process for the next question, or end it."""
+    with _changing:
+        if good and folder not in _idle:
+            _idle[folder] = process
+        else:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        with suppress(OSError):  # what it was still to get
+            pipe.close()
+    _processes.remove(process)
+
+
+_changing = threading.Lock()
+_processes: list[subprocess.Popen[bytes]] = []
+_idle: dict[Path, subprocess.Popen[bytes]] = {}
