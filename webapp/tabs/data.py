@@ -17,6 +17,7 @@ from pipeline.runs import data_check, submit
 from pipeline.stages import finetune
 from webapp import local_models, uploads
 from webapp.home import store
+from webapp.tabs import learned
 from webapp.ui import check_turns, choices, parts, views
 
 MISFIT = "The rows do not fit this template; change one of them and check again"
@@ -183,6 +184,7 @@ def build() -> Data:
             problems = parts.drawn("problems", elem_id="data-problems")
             rows = parts.drawn("table", elem_id="data-rows")
             example = parts.drawn("example", elem_id="data-example")
+            learned.build(picked, template, model)
 
     shown = [summary, problems, rows, example, upload, picked, use]
     given = [upload, picked, template, model]

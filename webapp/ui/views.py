@@ -11,6 +11,7 @@ import yaml
 
 from pipeline import display
 from pipeline.errors import InputError, LabError, sentence
+from pipeline.exports import row_view
 from pipeline.inputs.data.datasets import Report
 from pipeline.runs.disk import Storage
 from pipeline.runs.history import Losses
@@ -201,6 +202,22 @@ def example(report: Report) -> dict[str, str]:
         "prompt": _cut(report.example_prompt, LONGEST_EXAMPLE),
         "response": _cut(response, LONGEST_EXAMPLE),
     }
+
+
+def tokens(found: dict[str, Any], most: int) -> dict[str, Any]:
+    """A row of `row_view`, for a place that draws `tokens`; `most` is how many of them training reads."""
+    counts, starts = found["counts"], found["starts"]
+    samples = [found["tokens"][start:end] for start, end in zip(starts, [*starts[1:], None], strict=True)]
+    said = [f"Line {found['line']:,}: {sum(counts.values()):,} tokens,"]
+    said.append(f"{counts['learned'] + counts['end']:,} of them trained on.")
+    if counts["cut"]:
+        said.append(f"{counts['cut']:,} are cut, because the default of finetune.max_length is {most:,}.")
+    if len(starts) > 1:
+        said.append("The chat template rewrites earlier answers, so each answer is a sample of its own.")
+    if found["left_out"]:
+        said.append(f"The last {found['left_out']:,} are not shown.")
+    verdict = {"verdict": row_view.verdict(found["served"]), "equal": found["served"]["equal"]}
+    return {"samples": samples, "counts": counts, "text": " ".join(said), **verdict}
 
 
 def _cell(value: Any) -> str:
