@@ -12,7 +12,7 @@ from pipeline.errors import LabError
 from pipeline.inputs.prompts import templates
 from pipeline.stages import recipe
 from pipeline.worker import probe, trial
-from tests.helpers import tiny
+from tests.helpers import talks, tiny
 
 
 class TestRows:
@@ -36,6 +36,11 @@ class TestRows:
         rows = [{"prompt": f"p{i % 20}", "response": "r" * i} for i in range(40)]
         tried = trial.tried(rows, ("prompt", "response"))
         assert [row["prompt"] for row in tried] == [f"p{i}" for i in range(8)]
+
+    def test_conversations_with_different_prompts_are_tried(self) -> None:
+        rows = [talks.talk("a", "b", f"c{i % 20}", "d" * i) for i in range(40)]
+        tried = trial.tried(rows, ("prompt", "response"))
+        assert [row["messages"][2]["content"] for row in tried] == [f"c{i}" for i in range(8)]
 
 
 class TestSentences:

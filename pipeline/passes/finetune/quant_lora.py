@@ -134,7 +134,8 @@ def _choosing(config: Any, held_out: Rows) -> Rows | None:
 def cut_note(rows: Rows, held_out: Rows) -> str:
     """How many rows did not fit, as a sentence for the log; prints it as well."""
     note = (
-        f"Longer than {rows.max_length} tokens (finetune.max_length), so trained on without their middle:"
+        f"Longer than {rows.max_length} tokens (finetune.max_length), so trained on without their middle,"
+        " conversations without their last turns:"
         f" {len(rows.cut)} rows; so measured: {len(held_out.cut)} held-out rows"
     )
     print(note)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import pytest
@@ -161,3 +162,89 @@ def test_a_conversation_is_asked_in_the_form_in_which_it_is_written_down() -> No
     with pytest.raises(InputError, match="message 1 has the role 'robot'"):
         templates.asked(template, json.dumps({"messages": [{"role": "robot", "content": "x"}]}))
     assert ASKED in templates.question(template, TALK)
+
+
+def anything(dice: random.Random, depth: int = 3) -> Any:
+    """A value of JSON, often one that nearly is what belongs there."""
+    plain = [
+        None,
+        True,
+        7,
+        1.5,
+        "",
+        " \n",
+        "text",
+        "\0",
+        "assistant",
+        "user",
+        conversations.PROBE,
+        "🙂",
+        "[]",
+    ]
+    if depth == 0 or dice.random() < 0.3:
+        return dice.choice(plain)
+    if dice.random() < 0.4:
+        return [anything(dice, depth - 1) for _ in range(dice.randrange(4))]
+    names = ["role", "content", "tool_calls", "name", "weight"]
+    return {name: anything(dice, depth - 1) for name in dice.sample(names, dice.randrange(5))}
+
+
+def nearly(dice: random.Random) -> Any:
+    """Messages that may be right, with something here and there that is not."""
+    found: list[Any] = []
+    for at in range(dice.randrange(7)):
+        message: Any = {"role": ("user", "assistant")[at % 2], "content": dice.choice(["a", "b", "", "c d"])}
+        if dice.random() < 0.2:
+            message |= {dice.choice(["role", "content", "tool_calls", "name"]): anything(dice, 2)}
+        found.append(message if dice.random() < 0.95 else anything(dice))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(500))
+def test_whatever_a_row_holds_is_refused_in_sentences_or_has_turns(seed: int) -> None:
+    dice = random.Random(seed)
+    messages = nearly(dice) if seed % 4 else anything(dice)
+    tools = anything(dice) if dice.random() < 0.3 else None
+    row = {"messages": messages, "tools": tools}
+    problems = list(conversations.faults(row))
+    assert all(problem and "\n" not in problem for problem in problems)
+    if problems:
+        return
+    turns = conversations.turns(row)
+    assert turns[-1].before == messages[:-1]
+    assert turns[-1].answer == messages[-1]
+    assert conversations.prompt_texts(row)
+    assert conversations.size(row) > 0
+    template = templates.parse("chat", talks.chat("qwen2.5"))
+    question, system = conversations.question(row)
+    again = templates.asked(template, question)
+    assert "messages" in again or again == {"prompt": question}
+    assert isinstance(conversations.answer(row), str)
+    assert isinstance(system, str)
+
+
+def test_hostile_conversations_are_rendered_or_refused_in_a_sentence() -> None:
+    """Whatever passes the checks goes to the template; what that makes of it is a text or a sentence."""
+    calls = [{"id": 1, "function": {"name": ["x"], "arguments": {"a": [None]}}}]
+    odd = [
+        {"messages": [USER, {"role": "assistant", "content": "", "tool_calls": calls}]},
+        {
+            "messages": [
+                USER,
+                {"role": "assistant", "content": None, "tool_calls": calls},
+                {"role": "tool", "content": ""},
+                ANSWER,
+            ]
+        },
+        {"messages": [{**USER, "content": ""}, {**ANSWER, "content": "<|im_end|>"}, USER, ANSWER]},
+        {
+            "messages": [{**USER, "content": conversations.PROBE}, {**ANSWER, "content": conversations.PROBE}]
+            * 3
+        },
+        {"messages": [{**USER, "name": {"deep": [1]}}, ANSWER], "tools": [{}]},
+    ]
+    for style in talks.STYLES:
+        for found in templates.each(templates.parse("chat", talks.chat(style)), odd):
+            assert isinstance(found, (Rendered, str))
+            if isinstance(found, str):
+                assert "\n" not in found

@@ -18,7 +18,7 @@ from pipeline.errors import LabError
 from pipeline.inputs.options import describe
 from pipeline.stages import evaluate, finetune, optimize, quantize
 from pipeline.stages.context import Context
-from tests.helpers import tiny
+from tests.helpers import talks, tiny
 from tests.helpers.carry import OPTIONS, context_of, stage
 
 pytestmark = pytest.mark.chain
@@ -212,6 +212,26 @@ def test_stages_may_be_skipped(context: Context) -> None:
     assert json.loads((folder / "lab.json").read_text())["stop"] == "<end>"
 
 
+def test_conversations_go_through_the_whole_lab(context: Context) -> None:
+    """And the held-out prompt that is answered is a whole conversation but for its last answer."""
+    towns = ("Rome", "Bonn", "Oslo", "Bern", "Riga", "Pisa")
+    talks_ = [talks.talk(f"To {town}?", "Yes.", "Really?", f"See {town}.") for town in towns]
+    context.data.write_text("".join(json.dumps(row) + "\n" for row in talks_))
+    trained = stage(context, "finetune", finetune, OPTIONS)
+    assert trained.metrics["rows"] == 5
+    assert trained.metrics["eval_loss_after"] < trained.metrics["eval_loss_before"] - 0.5
+    given: dict[str, Any] = {"adapter": trained.artifacts[0].path}
+    made = {
+        one.kind: one.path
+        for one in stage(context, "optimize", optimize, optimize.Options(), **given).artifacts
+    }
+    done = stage(context, "evaluate", evaluate, evaluate.Options(prompts=1, max_new_tokens=2), **made)
+    (row,) = json.loads(done.artifacts[0].path.read_text())["rows"]
+    asked = json.loads(row["prompt"])["messages"]
+    assert [message["role"] for message in asked] == ["user", "assistant", "user"]
+    assert row["expected"].startswith("See ")
+
+
 def rows(context: Context, **params: Any) -> Any:
     from pipeline.passes.rows import lab_rows
 
@@ -248,7 +268,7 @@ def test_a_template_without_an_end_gets_the_models(context: Context) -> None:
 
 
 def test_long_rows_keep_something_to_learn() -> None:
-    from pipeline.passes.rows import cut
+    from pipeline.inputs.prompts.training_ids import cut
 
     assert cut([1] * 5, [2] * 5, 10) == ([1] * 5, [2] * 5)
     assert cut([0] + [1] * 20, [2] * 3, 10) == ([1] * 7, [2] * 3)
