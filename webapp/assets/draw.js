@@ -152,7 +152,8 @@ export const draw = {
     root.append(
       el("h2", {}, "The first row as the model reads it"),
       el("pre", { tabindex: "0", "aria-label": "Rendered example" },
-        el("span", { title: "Given" }, value.prompt), el("mark", { title: "Learned" }, value.response)),
+        ...(value.turns ?? [value.prompt]).map((text, at) => el(at % 2 ? "mark" : "span", { title: at % 2 ? "Learned" : "Given" }, text)),
+        el("mark", { title: "Learned" }, value.response)),
       el("p", { class: "lab-note" }, "The model learns to write the marked part; the rest is its input."));
   },
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -195,13 +196,22 @@ def first_rows(report: Report) -> Table:
     return table([display.short(name) for name in names], rows, caption="First rows")
 
 
-def example(report: Report) -> dict[str, str]:
-    """The first row as the model reads it, in two parts."""
+def example(report: Report) -> dict[str, Any]:
+    """The first row as the model reads it: what is given and what is learned, in turn where it is several."""
     response = report.example.removeprefix(report.example_prompt)
-    return {
+    found: dict[str, Any] = {
         "prompt": _cut(report.example_prompt, LONGEST_EXAMPLE),
         "response": _cut(response, LONGEST_EXAMPLE),
     }
+    if report.example_earlier:
+        found["turns"] = _turns(report.example_prompt[:LONGEST_EXAMPLE], report.example_earlier)
+    return found
+
+
+def _turns(prompt: str, answers: list[tuple[int, int]]) -> list[str]:
+    """A prompt with answers in it as texts, each second of which is learned."""
+    ends = [0, *(end for span in answers for end in span), len(prompt)]
+    return [display.valid(prompt[start:end]) for start, end in pairwise(ends)]
 
 
 def tokens(found: dict[str, Any], most: int) -> dict[str, Any]:

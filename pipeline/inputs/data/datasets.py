@@ -54,6 +54,9 @@ class Report:
     notes: list[str] = field(default_factory=list)  # what can be used, and had better be known
     unasked: str = ""  # why no held-out prompt can be answered, if none can
     broken: int = 0  # lines that are no rows, whatever the template is
+    example_earlier: list[tuple[int, int]] = field(
+        default_factory=list
+    )  # answers in the prompt, as positions
 
     @property
     def good(self) -> bool:
@@ -319,6 +322,7 @@ class _Findings:
             notes,
             unasked,
             self.broken,
+            [(span.start, span.stop) for span in self.example.earlier] if self.example else [],
         )
 
     def _notes(self, lengths: Lengths | None, eval_fraction: float) -> tuple[list[str], str]:

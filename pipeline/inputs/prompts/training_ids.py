@@ -19,6 +19,7 @@ from pipeline.inputs.prompts.templates import Rendered, Row, Template, is_conver
 
 GENERATION_CONFIG = "generation_config.json"
 WAY_OUT = "choose another base model, such as one of the catalogue"
+LEAST_SHARE = 4  # a quarter of all ids must be left for an answer that is cut
 Ids = list[int]
 
 
@@ -72,8 +73,9 @@ def _ids_of(tokenizer: Any, text: str) -> tuple[int, ...]:
 def sample(tokenizer: Any, template: Template, row: Row, text: Rendered, ends: Ids, most: int) -> Sample:
     """One of `samples` of a row as at most `most` ids.
 
-    A conversation that is longer keeps the turns from its beginning that fit. Where not even one does, and of
-    other rows, what `cut` keeps is left.
+    A conversation that is longer keeps the turns from its beginning that fit; of the next answer, where there
+    is room for it, its beginning and the token that ends it. Where not even one turn fits, and of other rows,
+    what `cut` keeps is left.
     """
     prompt, answer = encode(tokenizer, text, ends)
     answers = [*_earlier(tokenizer, text, prompt, ends, most), (len(prompt), len(prompt) + len(answer))]
@@ -82,6 +84,9 @@ def sample(tokenizer: Any, template: Template, row: Row, text: Rendered, ends: I
         return Sample(whole, answers, range(len(whole)))
     fit = [span for span in answers if span[1] <= most]
     if fit:
+        next_start, next_stop = answers[len(fit)]
+        if most - next_start >= most // LEAST_SHARE:
+            return Sample(whole, answers, [*range(most - 1), next_stop - 1])
         return Sample(whole, answers, range(fit[-1][1]))
     start, stop = answers[0]
     opening, closing = frame(tokenizer, template, row, whole[:start])

@@ -192,9 +192,12 @@ def anything(dice: random.Random, depth: int = 3) -> Any:
 def nearly(dice: random.Random) -> Any:
     """Messages that may be right, with something here and there that is not."""
     found: list[Any] = []
-    for at in range(dice.randrange(7)):
-        message: Any = {"role": ("user", "assistant")[at % 2], "content": dice.choice(["a", "b", "", "c d"])}
-        if dice.random() < 0.2:
+    for at in range(dice.choice([1, 2, 2, 4, 4, 6])):
+        message: Any = {
+            "role": ("user", "assistant")[at % 2],
+            "content": dice.choice(["a", "b", "c d", "<|im_end|>"]),
+        }
+        if dice.random() < 0.1:
             message |= {dice.choice(["role", "content", "tool_calls", "name"]): anything(dice, 2)}
         found.append(message if dice.random() < 0.95 else anything(dice))
     return found

@@ -175,6 +175,12 @@ def test_a_long_conversation_keeps_the_turns_that_fit(written: Callable[[str], P
         assert learned(shown, 0) == learned(whole, 0)[:count]
         assert len(shown[0][0]["input_ids"]) == len(before) + len(answer) if count == 2 else True
         assert shown.cut == {0}
+    long = make([talks.talk("the town", "yes", "And?", "the sea " * 80)], 64)
+    (_, first), (_, second) = learned(long, 0)[:2]
+    assert len(long[0][0]["input_ids"]) == 64
+    assert long.tokenizer.decode(first) == "yes<|eot_id|>"
+    assert long.tokenizer.decode(second).startswith("the sea the sea")
+    assert long.tokenizer.decode(second).endswith("<|eot_id|>")
     short = make([talks.talk("the town " * 80, "yes", "And?", "no")], 32)
     ((_, ids),) = learned(short, 0)
     assert len(short[0][0]["input_ids"]) == 32

@@ -8,6 +8,7 @@ import gradio as gr
 import pytest
 
 from pipeline.exports import row_tokens, row_view
+from tests.helpers import talks
 from tests.helpers.page import SAMPLE
 from webapp import local_models
 from webapp.tabs import data, learned
@@ -62,3 +63,11 @@ def test_rows_are_shown_as_tokens_one_after_the_other(home, uploaded, model_fold
 def test_what_keeps_a_row_from_being_shown_is_a_sentence(home, line, picked, model, words):
     shown, _ = looked("line", line, picked, model)
     assert words in shown["problems"][0]
+
+
+def test_every_answer_of_a_conversation_is_marked_in_the_example(home, uploaded):
+    talk = json.dumps(talks.TALK).encode() + b"\n"
+    *_, example, _, _, _ = data.found(uploaded(talk * 2), None, "chat", "starter")
+    assert example["turns"][1::2] == ["Rome.<|im_end|>", "No.<|im_end|>"]
+    assert "".join(example["turns"]) == example["prompt"]
+    assert example["response"] == "Then go there.<|im_end|>"
