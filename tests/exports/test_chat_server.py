@@ -13,6 +13,8 @@ import pytest
 
 from pipeline.exports import chat_server
 from pipeline.exports.chat_client import SIDES, Source
+from pipeline.inputs.prompts import templates
+from tests.helpers import talks
 from tests.helpers.lab import until
 
 
@@ -35,11 +37,13 @@ def serve(
     stream: Callable[..., Any],
     adapter: Path | None = Path("/x/adapter"),
     merged: bool = False,
+    model: tuple[Any, Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """What the process says to these requests."""
+    """What the process says to these requests; `model` is its (template, reader)."""
     said: list[dict[str, Any]] = []
     template = SimpleNamespace(fields=("prompt", "response"))
     reader = SimpleNamespace(optional=[], text=lambda row: f"<{row['prompt']}>")
+    template, reader = model or (template, reader)
     monkeypatch.setattr("pipeline.exports.verify.static", lambda folder, adapter: [])
     monkeypatch.setattr(
         "pipeline.exports.generation.load",
@@ -94,6 +98,21 @@ def test_a_merged_adapter_is_the_plain_model(monkeypatch: pytest.MonkeyPatch) ->
     assert said[-1]["error"] == "The adapter is merged into the weights; ask the adapter side only."
     said = serve(monkeypatch, asked[:1], stream, adapter=None)
     assert said[-1]["error"] == "There is no adapter; ask the base side only."
+
+
+def test_a_conversation_is_asked_whole_with_a_system_text_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stream(model: Any, prompt: str, adapter: str | None = None, **_: Any) -> Answer:
+        return Answer([prompt])
+
+    template = templates.parse("chat", talks.chat("qwen2.5"))
+    reader = SimpleNamespace(optional=["system"], text=template.prompt)
+    asked = {**request(1, ("base",)), "prompt": templates.question(template, talks.TALK)}
+    broken = {**asked, "prompt": json.dumps({"messages": [{"role": "robot", "content": "x"}]})}
+    requests = [asked, {**asked, "system": "Be brief."}, broken]
+    said = serve(monkeypatch, requests, stream, model=(template, reader))
+    texts = [piece["text"] for piece in said if "text" in piece]
+    assert texts == [template.prompt(talks.TALK), f"<|im_start|>system\nBe brief.<|im_end|>\n{texts[0]}"]
+    assert said[-1]["error"].startswith("Message 1 has the role 'robot'")
 
 
 @pytest.mark.parametrize(
