@@ -36,16 +36,32 @@ def view(
     Raises InputError for a row or a template that is faulty, Busy if many others look at rows just now, and
     LabError where the tokenizer cannot be had, or takes too long.
     """
+    return asked(tokenizer(model, template), path, template, where, line, max_length)
+
+
+def tokenizer(model: base_models.Model, template: str) -> dict[str, Any]:
+    """What `asked` needs of a model: {folder, chat, whose}. It reads the model's files, or fetches them.
+
+    Raises InputError if the template is a chat template that it has not, LabError.
+    """
     if template.strip() == "chat" and model.chat is None:
         raise InputError(
             f"template: {model.id} has no chat template; write one like '{{prompt}} {{response}}'"
         )
     folder = base_models.tokenizer_folder(model, settings.home())
+    chat = dataclasses.asdict(model.chat) if model.chat else None
+    return {"folder": os.fspath(folder), "chat": chat, "whose": model.id}
+
+
+def asked(
+    reads: dict[str, Any], path: Path, template: str, where: str, line: int, max_length: int
+) -> dict[str, Any]:
+    """`view` with a `tokenizer`; this process reads neither the dataset nor a model."""
     question = {
         "path": os.fspath(path.absolute()), "template": template, "where": where, "line": line,
-        "chat": dataclasses.asdict(model.chat) if model.chat else None, "most": max_length,
+        "chat": reads["chat"], "most": max_length,
     }  # fmt: skip
-    found = _asked(folder, question, model.id)
+    found = _asked(Path(reads["folder"]), question, reads["whose"])
     if "problems" in found:
         raise InputError(found["problems"])
     if "error" in found:

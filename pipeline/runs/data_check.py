@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline import display, settings
 from pipeline.errors import InputError
+from pipeline.exports import row_view
 from pipeline.inputs.data import datasets
 from pipeline.inputs.data.lengths import Lengths, Limits
 from pipeline.inputs.models import architectures, base_models
@@ -106,6 +107,17 @@ def look(path: str, template: str, model: str, max_length: int) -> Generator[str
     )
     has_chat = known is not None and known.chat is not None
     return {"report": dataclasses.asdict(shown), "unknown": unknown, "has_chat": has_chat}
+
+
+def tokenizing(model: str, template: str) -> Generator[str, None, dict[str, Any]]:
+    """`row_view.tokenizer` of a model by its name; the app has it done by a process. Raises LabError."""
+    return (yield from check_pool.ask(f"{__name__}:tokenizer", {"model": model, "template": template}))
+
+
+def tokenizer(model: str, template: str) -> Generator[str, None, dict[str, Any]]:
+    """`tokenizing` as a process is asked for it."""
+    yield "Reading the tokenizer…"
+    return row_view.tokenizer(base_models.resolve(model), template)
 
 
 def _shown(value: Any) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -10,8 +11,8 @@ import gradio as gr
 
 from pipeline.errors import InputError, LabError
 from pipeline.exports import row_view
-from pipeline.inputs.data import one_row
-from pipeline.inputs.models import base_models
+from pipeline.inputs.data import datasets, one_row
+from pipeline.runs import data_check
 from pipeline.stages import finetune
 from webapp import local_models
 from webapp.home import store
@@ -32,8 +33,8 @@ def look(
     """
     try:
         found = yield from check_turns.steps(
-            lambda _: _found(where, picked, template, model, line),
-            lambda _: ({"text": "Reading…"}, gr.skip()),
+            lambda tell: _found(where, picked, template, model, line, tell),
+            lambda text: ({"text": text or "Reading…"}, gr.skip()),
         )
     except (LabError, OSError) as error:
         yield {"problems": views.problems("", error)["items"]}, gr.skip()
@@ -41,14 +42,22 @@ def look(
     yield views.tokens(found, finetune.Options.max_length), found["line"]
 
 
-def _found(where: str, picked: str | None, template: str, model: str, line: float | None) -> dict[str, Any]:
+def _found(
+    where: str,
+    picked: str | None,
+    template: str,
+    model: str,
+    line: float | None,
+    tell: Callable[[str], None],
+) -> dict[str, Any]:
     """Raises LabError, OSError."""
     number = 1 if line is None else line
     if number != int(number) or number < 0:
         raise InputError("line: write a whole number, such as 1")
     path = choices.known_data(store().home, picked)
-    base = base_models.resolve(local_models.known(model))
-    return row_view.view(path, template, base, where, int(number), finetune.Options.max_length)
+    with closing(data_check.tokenizing(local_models.known(model), template)) as steps:
+        reads = datasets.ended(steps, tell)
+    return row_view.asked(reads, path, template, where, int(number), finetune.Options.max_length)
 
 
 def build(picked: gr.Dropdown, template: gr.Textbox, model: gr.Dropdown) -> None:

@@ -13,7 +13,8 @@ from starlette.testclient import TestClient
 
 from pipeline import settings
 from pipeline.errors import LabError
-from pipeline.inputs.data import datasets
+from pipeline.exports import row_view
+from pipeline.inputs.data import datasets, one_row
 from pipeline.inputs.models import base_models
 from pipeline.inputs.prompts import rendering
 from pipeline.runs import check_pool, submit
@@ -23,7 +24,7 @@ from pipeline.system import locks
 from tests.helpers.lab import until
 from webapp import local_models
 from webapp.app import page
-from webapp.tabs import data, lab
+from webapp.tabs import data, lab, learned
 from webapp.tabs.tuning import scorecard, sweep
 from webapp.ui import check_turns, parts
 
@@ -38,6 +39,7 @@ def pool(home: Path) -> Iterator[check_pool._State]:
     yield check_pool._state
     until(lambda: not check_pool._state.busy, "the end of all checks")
     check_pool.close()
+    row_view.close()
 
 
 @pytest.fixture
@@ -153,7 +155,7 @@ def test_a_launch_whose_check_takes_long_queues_one_run(
 
 
 def test_the_page_itself_reads_no_dataset_no_model_and_no_sweep(
-    home: Path, store: Store, inputs: Any, model_folder: Path, pool: check_pool._State,
+    home: Path, store: Store, inputs: Any, model_folder: Path, bytes_as_tokens: Any, pool: check_pool._State,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """A single call on hostile text would hold it: all of this is done by the processes."""
@@ -180,6 +182,8 @@ def test_the_page_itself_reads_no_dataset_no_model_and_no_sweep(
     assert measured[1] is None
     *_, preset = lab.choose_preset(inputs, *values, "quick")
     assert "33 training steps" in preset[0]["note"]
+    *_, row = learned.look(one_row.LINE, SAMPLE, "{prompt} {response}", str(model_folder), 1)
+    assert row[1] == 1, row[0]
     assert len(store.list()) == 1 + 2 + 2
 
 
