@@ -12,7 +12,7 @@ import yaml
 from pipeline import display
 from pipeline.errors import InputError
 from pipeline.inputs import safe_yaml
-from pipeline.inputs.models.base_models import CATALOGUE
+from pipeline.inputs.models.catalogue import CATALOGUE
 from pipeline.inputs.options import coerce, describe, option, parse, unknown_keys
 from pipeline.stages import evaluate, finetune, optimize, quantize, score
 from pipeline.stages.all_stages import STAGES, about, ask

@@ -11,13 +11,16 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
 import yaml
 
 from tests.helpers.due import due
@@ -32,7 +35,8 @@ SIGNATURE = "X-Amz-Signature=theSignatureThatNobodyMaySee"
 class Fault:
     """Answer `times` requests whose method and path match with a status, after `skip` good ones.
 
-    Status 0 reads `after` bytes and drops the line; -1 says nothing until the hub is closed.
+    Status 0 reads `after` bytes and drops the line; -1 says nothing until the hub is closed; 206 sends
+    `after` bytes of the file that was asked for, and drops the line.
     """
 
     match: str
@@ -61,6 +65,8 @@ class Repo:
     commits: dict[str, Tree]
     head: str
     tags: dict[str, str] = field(default_factory=dict)
+    gated: bool | str = False
+    card: dict[str, Any] = field(default_factory=dict)
 
 
 class _Server(ThreadingHTTPServer):
@@ -83,6 +89,7 @@ class FakeHub:
         self.asked: list[str] = []
         self.leaks: list[str] = []  # requests to the storage that had the token with them
         self.received = 0  # bytes of large files
+        self.sent = 0  # bytes of files that were asked for
         self.faults: list[Fault] = []
         self.role = "write"
         self.gitignored: set[str] = set()
@@ -197,7 +204,12 @@ class FakeHub:
                 return 409, {"error": f"Tag {tag} exists already"}
             repo.tags[tag] = repo.head if revision == "main" else revision
             return 200, {}
-        return 200, {"id": name, "sha": repo.head, "private": repo.private, "tags": [], "siblings": []}
+        listed = [_entry(path, held) for path, held in sorted(self.tree(name, revision).items())]
+        files = [{**entry, "rfilename": entry["path"], "blobId": entry["oid"]} for entry in listed]
+        for lfs in [entry["lfs"] for entry in files if "lfs" in entry]:
+            lfs["sha256"] = lfs.pop("oid")
+        about = {"gated": repo.gated, "cardData": repo.card, "tags": [], "siblings": files}
+        return 200, {"id": name, "sha": repo.head, "private": repo.private, **about}
 
     def _mode(self, repo: Repo, file: dict[str, Any], ignore: str | None) -> dict[str, Any]:
         held = repo.commits[repo.head].get(file["path"])
@@ -267,6 +279,41 @@ class FakeHub:
         return (200, {}) if "part" in query else self._settle(oid, target)
 
 
+@contextmanager
+def served(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A hub, to which this process and its children are led, logged in."""
+    from huggingface_hub import close_session, constants, set_client_factory
+    from huggingface_hub.utils import _http
+    from huggingface_hub.utils._http import default_client_factory
+
+    made = FakeHub(folder / "hub")
+    given = {
+        "HF_ENDPOINT": made.url,
+        "HF_TOKEN": TOKEN,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(folder / "hf"),
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    # The client reads these when it is imported, which in this process another test may have had done.
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, made.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", made.url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "hf" / "token"))
+    monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda seconds: _sleep(made, seconds)))
+    yield made
+    made.close()
+    close_session()
+    set_client_factory(default_client_factory)
+
+
+def _sleep(hub: FakeHub, seconds: float) -> None:
+    """A request that was given up ends with its hub; later it would close the next test's connections."""
+    if hub.closed.wait(seconds):
+        raise SystemExit
+
+
 def _git(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
@@ -292,6 +339,9 @@ class _Handler(BaseHTTPRequestHandler):
         for match in [match for match in hub.before if re.search(match, line)]:
             hub.before.pop(match)()
         fault = due(hub.faults, line, hub.lock)
+        if fault is not None and fault.status == 206:
+            self._resolve(split.path, fault.after)
+            return
         if fault is not None and fault.status <= 0:
             self._fail(fault)
             return
@@ -327,19 +377,32 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.hub.closed.wait(30)
 
-    def _resolve(self, path: str) -> None:
+    def _resolve(self, path: str, after: int | None = None) -> None:
         name, _, rest = path[1:].partition("/resolve/")
         revision, _, file = rest.partition("/")
-        held = self.hub.tree(name, revision)[unquote(file)]
+        tree = self.hub.tree(name, revision)
+        if unquote(file) not in tree:
+            self._say(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
+            return
+        held = tree[unquote(file)]
         content = self.hub.content(name, unquote(file), revision)
         etag = held.sha256 if isinstance(held, Large) else _git(held)
-        self._say(200, content, {"X-Repo-Commit": revision, "ETag": f'"{etag}"'})
+        said = {"X-Repo-Commit": revision, "ETag": f'"{etag}"'}
+        begun = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        if begun is not None:
+            start = int(begun[1])
+            said["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            content = content[start:]
+        if after is not None:
+            said["Content-Length"] = str(len(content))
+            content, self.close_connection = content[:after], True
+        self.hub.sent += len(content) if self.command == "GET" else 0
+        self._say(206 if begun else 200, content, said)
 
     def _say(self, status: int, answer: Any, headers: dict[str, str] | None = None) -> None:
         data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        for name, value in (headers or {}).items():
+        for name, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":

@@ -11,11 +11,13 @@ from pipeline.errors import InputError
 from pipeline.exports import chat_client, verify
 from pipeline.exports.chat_client import Source
 from pipeline.inputs.data import datasets
-from pipeline.inputs.models.base_models import CATALOGUE
+from pipeline.inputs.models import about
+from pipeline.inputs.models.catalogue import CATALOGUE
 from pipeline.publish import targets
 from pipeline.runs import pulls
 from pipeline.store import Store
 from pipeline.store.run import DONE, Run
+from pipeline.system import capacity
 from webapp import local_models
 from webapp.home import known_run
 
@@ -48,9 +50,12 @@ def known_data(home: Path, chosen: str | None) -> Path:
 
 
 def models() -> Choices:
-    """The catalogue, then the folders on offer."""
+    """The catalogue, each with size, licence, context, gate and fit; then the folders on offer."""
+    home = settings.home()
+    there = capacity.of(home)
+    known = [about.of_entry(entry, home) for entry in CATALOGUE]
     return [
-        *((f"{entry.title} · {entry.parameters}", entry.id) for entry in CATALOGUE),
+        *((f"{one.title} · {about.words(one, about.fit(one, there))}", one.id) for one in known),
         *local_models.listed(),
     ]
 

@@ -1,4 +1,4 @@
-"""Which base models there are, whether one exists, and where its files lie.
+"""Whether a base model exists, what it is, and where its files lie.
 
 Looking a model up (`resolve`) is cheap and happens before a run is queued. Fetching it (`materialize`)
 happens in the first stage that needs it. Only safetensors are fetched or loaded; no remote code runs.
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from pipeline.inputs.models import config_faults, starter_package
 from pipeline.inputs.prompts.templates import Chat, chat_template
 from pipeline.system import hardware, locks, own_process
 from pipeline.system.files import to_json, write_whole
+from pipeline.system.transfer_progress import Report
 
 # What the starter's own files say, so that its rows can be checked and rendered before it is unpacked;
 # tests/test_models.py compares both with the file.
@@ -57,33 +58,12 @@ TOKENIZER_SECONDS = 120
 AZURE = "pipeline.publish.azure.catalogue"  # the module that asks Azure, run in a process of its own
 LARGEST_JSON = 1 << 22  # bytes of a config.json; real ones have some kilobytes
 ANSWER_SECONDS = 60
+LONGEST_LICENCE = 100  # characters of its name; somebody else wrote them
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt"]
 SMALL_FILES = [pattern for pattern in HUB_FILES if "safetensors" not in pattern]
 HUB_FILES += ["README.md", "LICENSE*"]  # for the card of a published model
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A line of the catalogue: a model known to work in every stage."""
-
-    id: str
-    title: str
-    licence: str
-    parameters: str
-
-
 FINGERPRINTS = ".fingerprints.json"
 PIECE = 1 << 26  # bytes hashed at a time
-
-CATALOGUE = [
-    Entry("starter", "SmolLM2-135M-Instruct, comes with the lab, works offline", "Apache-2.0", "135 M"),
-    Entry("microsoft/Phi-3.5-mini-instruct", "Phi-3.5 mini, the lab's own model", "MIT", "3.8 B"),
-    Entry("Qwen/Qwen2.5-0.5B-Instruct", "Qwen2.5 0.5B", "Apache-2.0", "0.5 B"),
-    Entry("Qwen/Qwen3-1.7B", "Qwen3 1.7B", "Apache-2.0", "1.7 B"),
-    Entry(
-        "meta-llama/Llama-3.2-1B-Instruct", "Llama 3.2 1B (accept its license first)", "Llama 3.2", "1.2 B"
-    ),
-]
 
 
 @dataclass(frozen=True)
@@ -94,6 +74,7 @@ class Model:
     revision     what pins its content: a package version, a commit, a version in Azure, or "" for a folder
     config       its config.json as data
     chat         its chat template, or None
+    hub          what the hub told of it, where it was asked: `licence`, `gated`, and `bytes` of its weights
     """
 
     id: str
@@ -101,6 +82,7 @@ class Model:
     revision: str
     config: dict[str, Any]
     chat: Chat | None
+    hub: dict[str, Any] = field(default_factory=dict)
 
     @property
     def pinned(self) -> str:
@@ -129,10 +111,9 @@ def resolve(model: str) -> Model:
     if Path(model).is_absolute():
         return _folder(Path(model))
     if model.count("/") != 1 or not all(model.split("/")):
-        ids = ", ".join(entry.id for entry in CATALOGUE)
         raise InputError(
             f"model: {display.value(model)} does not exist; allowed: a folder, a hub id like org/name,"
-            f" or {ids}"
+            f" or starter; `{settings.command()} models` lists well-known ones"
         )
     return _hub(model)
 
@@ -174,10 +155,13 @@ def _content(path: Path) -> str:
         return hashlib.sha256(b"".join(pool.map(piece, range(0, path.stat().st_size, PIECE)))).hexdigest()
 
 
-def materialize(model: Model, home: Path, report: Callable[[str], None]) -> Path:
+def materialize(
+    model: Model, home: Path, report: Callable[[str], None], measure: Report | None = None
+) -> Path:
     """Return the folder with the model's float weights, fetching or unpacking it once per home.
 
-    Runs in a stage's child process. `report` gets a message before anything that takes time. Raises LabError.
+    Runs in a stage's child process, or in one that only downloads. `report` gets a message before anything that
+    takes time, `measure` how far a download from the hub is. Raises LabError.
     """
     target = model.folder(home)
     if model.kind == "folder":
@@ -193,9 +177,22 @@ def materialize(model: Model, home: Path, report: Callable[[str], None]) -> Path
             _fetch_azure(model.id, part, report)
         else:
             report(f"Downloading {model.id}")
-            _download(model, part)
+            _download(model, part, measure or _in_words(model, report))
         part.replace(target)
     return target
+
+
+def _in_words(model: Model, report: Callable[[str], None]) -> Report:
+    """Says of each whole percent of a download that it has come."""
+    said: list[str] = []
+
+    def tell(message: str, fraction: float, **facts: Any) -> None:
+        text = f"Downloading {model.id}: {fraction:.0%} of {display.size(facts.get('bytes_total'))}"
+        if text not in said[-1:]:
+            said.append(text)
+            report(text)
+
+    return tell
 
 
 def tokenizer_folder(model: Model, home: Path) -> Path:
@@ -420,7 +417,8 @@ def _ask_hub(model: str) -> Model:
     small = ["config.json", "tokenizer_config.json", "chat_template.jinja"]
     model, _, wanted = model.partition("@")
     try:
-        revision = model_info(model, revision=wanted or None, timeout=20).sha or ""
+        info = model_info(model, revision=wanted or None, timeout=20, files_metadata=True)
+        revision, told = info.sha or "", _told(info)
         folder = snapshot_download(model, revision=revision, allow_patterns=small)
     except GatedRepoError:
         raise LabError(
@@ -440,22 +438,33 @@ def _ask_hub(model: str) -> Model:
                 "the hub cannot be reached and the model is not in its cache; check the network, or give a"
                 " local folder"
             ) from None
-        revision = Path(folder).name
+        revision, told = Path(folder).name, {}
     path = Path(folder)
     if not (path / "config.json").is_file():
         raise LabError("has no config.json, so it is not a Hugging Face model")
     config, chat = read_config(path)
-    return Model(model, "hub", revision, config, chat)
+    return Model(model, "hub", revision, config, chat, told)
 
 
-def _download(model: Model, part: Path) -> None:
-    """Download into `part`; files already there are kept, so a retry resumes."""
-    from huggingface_hub import snapshot_download
+def _told(info: Any) -> dict[str, Any]:
+    """What the hub says of a model, as `Model.hub` has it; a card is anybody's text."""
+    files = [file for file in info.siblings or [] if str(file.rfilename).endswith(".safetensors")]
+    card = info.card_data or {}
+    named = card.get("license_name") if card.get("license") in ("other", None) else card.get("license")
+    licence = named or card.get("license")
+    return {
+        "licence": display.line(licence, LONGEST_LICENCE) if isinstance(licence, str) and licence else None,
+        "gated": bool(info.gated),
+        "bytes": sum(file.size for file in files if type(file.size) is int and file.size > 0) or None,
+    }
 
-    snapshot_download(model.id, revision=model.revision, local_dir=part, allow_patterns=HUB_FILES)
-    shutil.rmtree(part / ".cache", ignore_errors=True)
-    if not any(part.glob("*.safetensors")):
-        raise LabError(f"{model.id} has no .safetensors files; other weight formats can carry code.")
+
+def _download(model: Model, part: Path, report: Report) -> None:
+    """Download into `part`; files already there are kept, so a retry resumes. Raises LabError."""
+    from pipeline.inputs.models import hub_download
+
+    hub_download.download(model.id, model.revision, part, HUB_FILES, report)
+    shutil.rmtree(part / ".cache", ignore_errors=True)  # of an earlier release
 
 
 def _main(model: str, *into: str) -> int:

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 from pipeline.inputs import safe_yaml
-from pipeline.inputs.models import base_models
+from pipeline.inputs.models import base_models, catalogue
 
-LONGEST = 100  # characters of a licence's name
+LONGEST = base_models.LONGEST_LICENCE
 HEAD = 1 << 16  # bytes read of a file
 # As the Hugging Face Hub names them; it lists other names under `other`.
 HUB = frozenset(
@@ -41,7 +41,7 @@ def of(model: str, home: Path) -> str | None:
     else:
         name, _, revision = model.partition("@")
         folder = base_models.Model(name, "hub", revision, {}, None).folder(home)
-    listed = next((entry.licence for entry in base_models.CATALOGUE if entry.id == name), None)
+    listed = known.licence if (known := catalogue.entry(name)) else None
     return _front_matter(folder) or listed or _title(folder)
 
 

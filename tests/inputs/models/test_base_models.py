@@ -16,7 +16,7 @@ import tokenizers
 
 from pipeline import settings
 from pipeline.errors import InputError, LabError
-from pipeline.inputs.models import base_models, starter_package
+from pipeline.inputs.models import base_models, hub_download, starter_package
 from pipeline.inputs.prompts.templates import Chat
 from pipeline.system import own_process
 from tests.helpers.lab import write_safetensors
@@ -269,33 +269,24 @@ class TestHub:
     def test_a_download_that_broke_off_goes_on_and_is_renamed_when_whole(
         self, home: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        hub = pytest.importorskip("huggingface_hub")
         model = base_models.Model("org/name", "hub", "0123456789abcdef", {}, None)
         seen: list[list[str]] = []
 
-        def download(name: str, *, revision: str, local_dir: Path, allow_patterns: list[str]) -> None:
-            seen.append(sorted(p.name for p in local_dir.iterdir()) if local_dir.exists() else [])
-            local_dir.mkdir(exist_ok=True)
-            (local_dir / "config.json").touch()
+        def download(name: str, revision: str, folder: Path, patterns: list[str], report: Any) -> None:
+            seen.append(sorted(p.name for p in folder.iterdir()) if folder.exists() else [])
+            folder.mkdir(exist_ok=True)
+            (folder / "config.json").touch()
             if len(seen) == 1:
                 raise ConnectionError("the line broke")
-            (local_dir / "model.safetensors").touch()
-            assert not any(pattern.endswith((".bin", ".py", ".pt")) for pattern in allow_patterns)
+            (folder / "model.safetensors").touch()
+            assert not any(pattern.endswith((".bin", ".py", ".pt")) for pattern in patterns)
 
-        monkeypatch.setattr(hub, "snapshot_download", download)
+        monkeypatch.setattr(hub_download, "download", download)
         with pytest.raises(ConnectionError):
             base_models.materialize(model, home, lambda _: None)
         target = base_models.materialize(model, home, lambda _: None)
         assert (seen, target) == ([[], ["config.json"]], home / "models" / "org--name-0123456789ab")
         assert base_models.materialize(model, home, pytest.fail) == target
-
-    def test_a_model_without_safetensors_is_refused(
-        self, home: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        hub = pytest.importorskip("huggingface_hub")
-        monkeypatch.setattr(hub, "snapshot_download", lambda *a, local_dir, **k: local_dir.mkdir())
-        with pytest.raises(LabError, match=r"org/name has no \.safetensors files"):
-            base_models.materialize(base_models.Model("org/name", "hub", "0", {}, None), home, lambda _: None)
 
     def test_its_small_files_come_alone(
         self, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -327,15 +318,15 @@ class TestHub:
     ) -> None:
         hub = pytest.importorskip("huggingface_hub")
 
-        def download(
-            name: str, *, revision: str, allow_patterns: list[str], local_dir: Path = Path()
-        ) -> None:
-            if not local_dir.name:
-                raise ConnectionError("the line broke")
-            local_dir.mkdir()
-            (local_dir / "model.safetensors").touch()
+        def broken(*args: Any, **kwargs: Any) -> None:
+            raise ConnectionError("the line broke")
 
-        monkeypatch.setattr(hub, "snapshot_download", download)
+        def download(name: str, revision: str, folder: Path, *rest: Any) -> None:
+            folder.mkdir()
+            (folder / "model.safetensors").touch()
+
+        monkeypatch.setattr(hub, "snapshot_download", broken)
+        monkeypatch.setattr(hub_download, "download", download)
         model = base_models.Model("org/name", "hub", "0123456789abcdef", {}, None)
         assert base_models.without_weights(model, home, lambda _: None) == model.folder(home)
 

@@ -6,16 +6,12 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from huggingface_hub import close_session, constants, set_client_factory
-from huggingface_hub.utils import _http
-from huggingface_hub.utils._http import default_client_factory
 
 from pipeline.store.run import Run, StageRun
-from tests.helpers.fake_hub import TOKEN, FakeHub
+from tests.helpers.fake_hub import FakeHub, served
 from tests.helpers.lab import write_safetensors
 
 Said = list[tuple[str, float, dict[str, Any]]]
@@ -23,32 +19,8 @@ Said = list[tuple[str, float, dict[str, Any]]]
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    made = FakeHub(tmp_path / "hub")
-    given = {
-        "HF_ENDPOINT": made.url,
-        "HF_TOKEN": TOKEN,
-        "HF_HUB_OFFLINE": "0",
-        "HF_HOME": str(tmp_path / "hf"),
-    }
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    # The client reads these when it is imported, which in this process another test may have had done.
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, made.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "ENDPOINT", made.url)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "hf" / "token"))
-    monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda seconds: _sleep(made, seconds)))
-    yield made
-    made.close()
-    close_session()
-    set_client_factory(default_client_factory)
-
-
-def _sleep(hub: FakeHub, seconds: float) -> None:
-    """A request that was given up ends with its hub; later it would close the next test's connections."""
-    if hub.closed.wait(seconds):
-        raise SystemExit
+    with served(tmp_path, monkeypatch) as made:
+        yield made
 
 
 @pytest.fixture
