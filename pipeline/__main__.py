@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from pipeline import display, settings
-from pipeline.cli import azure, history, hub, models, page, publish, queue, runs, scorecard, starter
+from pipeline.cli import azure, base_models, history, hub, models, page, publish, queue, runs, scorecard
 from pipeline.errors import LONGEST_PROBLEM, InputError, LabError, sentence
 from pipeline.store import Store
 from pipeline.system import terminal_guard
@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
 
     runs.add_start(verb)
     page.add(verb)
-    starter.add(verb)
+    base_models.add(verb)
     history.add(verb)
     runs.add_follow(verb)
     queue.add(verb)

@@ -1,8 +1,9 @@
-"""Pulls registered models into the home, each in a process of its own that outlives the page.
+"""Downloads models into the home, each in a process of its own that outlives the page.
 
 A model has a key, made of its name, version and full address. `pulled/` in the home has its folder once it is
 complete, and hidden files: `.KEY.part` until then, `.KEY.json` with its facts and progress, `.KEY.lock`,
-which its process holds while it runs, `.KEY.stop` to end it, and `.KEY.log`.
+which its process holds while it runs, `.KEY.stop` to end it, and `.KEY.log`. A base model is downloaded the
+same way; its folder is in `models/`, where runs look for it (see `cached_models`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline import settings
 from pipeline.errors import InputError, LabError, sentence
@@ -26,11 +27,16 @@ from pipeline.store.run import CANCELED, DONE, FAILED, INTERRUPTED, RUNNING
 from pipeline.system import locks, own_process
 from pipeline.system.files import write_whole
 
+if TYPE_CHECKING:  # imported where it is used: those who only look need it not
+    from pipeline.inputs.models.base_models import Model
+
 FOLDER = "pulled"
 MOST = 2
 LOOK_SECONDS = 0.2
 ENDING_SECONDS = 10.0  # a process reports its end shortly before it is gone
 AGAIN = "Pull again: it resumes."
+AGAIN_BASE = "Download it again: it resumes."
+PERCENT = re.compile(r"(\d{1,3})%")  # in messages about a base model in Azure
 _begun: list[subprocess.Popen[bytes]] = []  # kept until they end, so that none stays a zombie
 Facts = dict[str, Any]  # key, uri, name, version, login, tags, status, message, error, progress, and bytes
 
@@ -58,9 +64,9 @@ def facts(home: Path, key: str) -> Facts | None:
     if known is not None and known["status"] == RUNNING and not locks.held(_beside(home, key, "lock")):
         known = _read(home, key)  # it may have ended meanwhile and reported it
         if known is not None and known["status"] == RUNNING:
-            ended = f"The machine stopped, or the process was ended. {AGAIN}"
+            ended = f"The machine stopped, or the process was ended. {_again(known)}"
             known |= {"status": INTERRUPTED, "error": ended}
-    here = folder(home, key).is_dir()
+    here = known is not None and _place(home, known).is_dir()
     if known is not None and here and known["status"] != RUNNING:
         # The folder appears last, after the comparison; an end of the process after that has no effect.
         return {**known, "status": DONE, "error": None, "progress": 1.0}
@@ -74,7 +80,17 @@ def start(home: Path, version: Facts, login: str) -> str:
 
     One that is complete or being pulled is left alone. Raises LabError if two others are being pulled.
     """
-    key = key_of(version["name"], version["version"], version["id"])
+    return _begin(home, key_of(version["name"], version["version"], version["id"]), version, login)
+
+
+def start_base(home: Path, model: Model) -> str:
+    """Start or resume downloading a base model; returns its key. Raises LabError as `start` does."""
+    key = key_of(model.id.rpartition("/")[2][:80], model.revision[:12], f"base {model.pinned}")
+    version = {"id": model.pinned, "name": model.id, "version": model.revision, "tags": {}}
+    return _begin(home, key, {**version, "base": model.folder(home).name, "kind": model.kind}, "")
+
+
+def _begin(home: Path, key: str, version: Facts, login: str) -> str:
     with locks.locked(home / FOLDER / ".lock"):  # else two processes could both find room
         known = facts(home, key)
         if known is None or known["status"] not in (DONE, RUNNING):
@@ -94,6 +110,7 @@ def _start(home: Path, key: str, version: Facts, login: str) -> None:
             "key": key, "uri": version["id"], "name": version["name"], "version": version["version"],
             "tags": version["tags"], "login": login, "begun": time.time(), "status": RUNNING,
             "message": "Asking for the files", "error": None, "progress": 0.0,
+            **{name: version[name] for name in ("base", "kind") if name in version},
         })  # fmt: skip
         with _beside(home, key, "log").open("wb") as log:
             process = own_process.start(
@@ -129,10 +146,19 @@ def remove(home: Path, key: str) -> None:
     try:
         for ending in ("json", "part.lock"):
             _beside(home, key, ending).unlink(missing_ok=True)
-        for path in (folder(home, key), _beside(home, key, "part")):
+        for path in () if "base" in known else (folder(home, key), _beside(home, key, "part")):
             disk.discard(path)
     finally:
         os.close(lock)
+
+
+def _again(known: Facts) -> str:
+    return AGAIN_BASE if "base" in known else AGAIN
+
+
+def _place(home: Path, known: Facts) -> Path:
+    """Where a model lies once it is whole: a base model among those of the home."""
+    return home / "models" / known["base"] if "base" in known else folder(home, known["key"])
 
 
 def _beside(home: Path, key: str, ending: str) -> Path:
@@ -176,7 +202,10 @@ class _Told:
             time.sleep(LOOK_SECONDS)
         with self._writing:
             if self._known["status"] == RUNNING:
-                _write(self._home, {**self._known, "status": CANCELED, "error": f"Stopped. {AGAIN}"})
+                _write(
+                    self._home,
+                    {**self._known, "status": CANCELED, "error": f"Stopped. {_again(self._known)}"},
+                )
             os._exit(0)
 
 
@@ -192,6 +221,19 @@ def _pull(home: Path, known: Facts, report: Callable[..., None]) -> str:
     return str(done["compared"])
 
 
+def _fetch(home: Path, known: Facts, report: Callable[..., None]) -> str:
+    """Bring a base model to where runs look for it."""
+    from pipeline.inputs.models import base_models
+
+    def say(message: str) -> None:
+        said = PERCENT.findall(message)
+        report(message, min(int(said[-1]), 100) / 100 if said else 0.0)
+
+    model = base_models.Model(known["name"], known["kind"], known["version"], {}, None)
+    base_models.materialize(model, home, say, report)
+    return "in this lab; runs take it from here"
+
+
 def _main(key: str) -> int:
     settings.quiet_this_process()
     settings.keep_private()
@@ -200,9 +242,9 @@ def _main(key: str) -> int:
     told = _Told(home, known)
     threading.Thread(target=told.end_when_asked, daemon=True).start()
     try:
-        compared = _pull(home, known, told.report)
+        compared = (_fetch if "base" in known else _pull)(home, known, told.report)
     except (LabError, OSError) as error:
-        told.tell(status=FAILED, error=f"{sentence(error)} {AGAIN}")
+        told.tell(status=FAILED, error=f"{sentence(error)} {_again(known)}")
         return 1
     told.tell(status=DONE, message=f"It is {compared}.", progress=1.0)
     return 0

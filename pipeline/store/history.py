@@ -25,6 +25,7 @@ class Inventory:
     data: frozenset[str]  # paths of datasets that runs were given
     artifacts: dict[str, set[str]]  # paths of artifacts, and the runs that refer to each
     running: frozenset[str]  # names of the stages that run now
+    models: dict[str, set[str]]  # base models, as recipes name them, of runs of which something is to come
 
 
 class History(Base):
@@ -122,10 +123,15 @@ def _inventory(db: sqlite3.Connection) -> Inventory:
     for row in db.execute("SELECT run, artifacts FROM stages WHERE artifacts != '[]'"):
         for artifact in json.loads(row["artifacts"]):
             artifacts.setdefault(artifact["path"], set()).add(row["run"])
+    models: dict[str, set[str]] = {}
+    open_ = "SELECT DISTINCT run FROM stages WHERE status IN (?, ?)"
+    for row in db.execute(f"SELECT id, recipe FROM runs WHERE id IN ({open_})", (QUEUED, RUNNING)):  # noqa: S608
+        models.setdefault(str(json.loads(row["recipe"]).get("model", "")), set()).add(row["id"])
     running = db.execute("SELECT DISTINCT name FROM stages WHERE status = ?", (RUNNING,))
     return Inventory(
         runs=frozenset(row["id"] for row in runs),
         data=frozenset(row["data"] for row in runs),
         artifacts=artifacts,
         running=frozenset(row["name"] for row in running),
+        models=models,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ import pytest
 from pipeline.errors import InputError, LabError
 from pipeline.inputs import azure_workspace
 from pipeline.inputs.azure_workspace import Place
-from pipeline.runs import disk, pulls
+from pipeline.inputs.models import base_models
+from pipeline.inputs.models.base_models import Model
+from pipeline.runs import cached_models, disk, pulls
 from pipeline.store import Store
 from pipeline.store.run import CANCELED, DONE, FAILED, INTERRUPTED, RUNNING
+from tests.helpers.fake_hub import FakeHub, Fault, served
 from tests.helpers.lab import until
 
 WHERE = Place("cli", "11111111-2222-3333-4444-555555555555", "g", "space")
@@ -145,3 +149,55 @@ def test_one_that_was_deleted_by_hand_can_be_pulled_again(home: Path, az: Path) 
     pulls.folder(home, key).mkdir()
     assert pulls.start(home, version("1"), "cli") == key
     assert processes(key) == []  # it is here
+
+
+class TestBaseModels:
+    """Fetched by a process of their own, from a hub of our own."""
+
+    @pytest.fixture
+    def hub(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+        with served(tmp_path, monkeypatch) as made:
+            yield made
+
+    @pytest.fixture
+    def model(self, hub: FakeHub) -> Model:
+        files: dict[str, Any] = {"config.json": b"{}", "model.safetensors": b"x" * 5000}
+        return Model("org/tiny", "hub", hub.put("org/tiny", files), {}, None)
+
+    def ended(self, home: Path, key: str) -> dict[str, Any]:
+        until(lambda: known(home, key)["status"] != RUNNING, "the end of the download")
+        return known(home, key)
+
+    def test_it_arrives_where_runs_look_for_it(self, hub: FakeHub, model: Model, home: Path) -> None:
+        told = self.ended(home, pulls.start_base(home, model))
+        assert (told["status"], told["progress"], told["bytes_done"]) == (DONE, 1.0, 5002)
+        assert sorted(path.name for path in model.folder(home).iterdir()) == [
+            "config.json",
+            "model.safetensors",
+        ]
+        assert base_models.materialize(model, home, pytest.fail) == model.folder(home)
+
+    def test_stopped_and_begun_again_it_resumes(self, hub: FakeHub, model: Model, home: Path) -> None:
+        hub.faults.append(Fault("GET .*/model.safetensors", -1))
+        key = pulls.start_base(home, model)
+        until(lambda: hub.count("GET .*/model.safetensors"), "the weights to be asked for")
+        pulls.stop(home, key)
+        told = self.ended(home, key)
+        assert (told["status"], told["error"]) == (CANCELED, f"Stopped. {pulls.AGAIN_BASE}")
+        hub.faults.clear()
+        assert pulls.start_base(home, model) == key
+        assert self.ended(home, key)["status"] == DONE
+        assert hub.count("GET .*/config.json") == 1
+
+    def test_what_stands_against_it_is_told(self, hub: FakeHub, model: Model, home: Path) -> None:
+        hub.faults.append(Fault("/resolve/", 403, headers={"X-Error-Code": "GatedRepo"}))
+        told = self.ended(home, pulls.start_base(home, model))
+        assert told["status"] == FAILED
+        assert "accept its licence at https://huggingface.co/org/tiny first" in told["error"]
+
+    def test_once_removed_it_is_not_known_any_more(self, hub: FakeHub, model: Model, home: Path) -> None:
+        key = pulls.start_base(home, model)
+        self.ended(home, key)
+        cached_models.remove(Store(home), model.folder(home).name)
+        assert pulls.facts(home, key) is None
+        assert pulls.listed(home) == []
