@@ -35,7 +35,7 @@ from webapp import connections, gradio_requests, guard, handler_values, local_mo
 from webapp.home import store
 from webapp.routes import live, queue
 from webapp.routes.runs import router
-from webapp.tabs import compare, comparison, data, lab, publish, runs, versions
+from webapp.tabs import compare, comparison, data, lab, models, publish, runs, versions
 from webapp.tabs.tuning import tune
 from webapp.ui import choices, parts, theme
 
@@ -179,6 +179,7 @@ def _tabs(sample: gr.Button, problems: gr.HTML) -> tuple[data.Data, lab.Lab, run
         chosen = data.build()
     with made["lab"]:
         lab_tab = lab.build(sample, problems)
+        models.build(lab_tab.model, lab_tab.new)
     with made["tune"]:
         tune.build(made["tune"], lab_tab)
     with made["compare"]:

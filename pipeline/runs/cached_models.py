@@ -80,8 +80,8 @@ def remove(store: Store, name: str) -> int:
         raise InputError(f"{display.line(name)}: no such model in this lab")
     if not found.ours:
         raise InputError(
-            f"{display.line(name)}: was not fetched by the lab but put there by somebody; delete its folder"
-            f" yourself: {store.home / FOLDER / name}"
+            f"{display.line(name)}: was not fetched by the lab but put there by somebody; delete its folder,"
+            f" {FOLDER}/{display.line(name)} in the home, yourself"
         )
     folder = store.home / FOLDER
     lock = locks.take(_lock(folder, name))
