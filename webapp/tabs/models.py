@@ -25,6 +25,7 @@ ABOUT = (
     " come from its own files. Give an id of the Hugging Face Hub (`org/name`) or of Azure"
     " (`azureml:NAME:VERSION`, `azureml://…`), or choose a folder that is offered."
 )
+FACTS = ["What", "Value"]
 COLUMNS = ["Model", "Size", "Last used", "State"]
 NONE = "No base model is in this lab yet. The first run fetches the one it needs; Download does it before."
 # At most so many threads of the page wait for an answer about a model, for whomever.
@@ -49,8 +50,8 @@ def look(model: str | None) -> Iterator[tuple[Any, ...]]:
     yield told, None, rows, None, gr.update(interactive=fetchable)
 
 
-def _facts(model: base_models.Model) -> tuple[list[list[str]], about.Fit]:
-    """The facts of a model, by name, and whether this machine can take it."""
+def _facts(model: base_models.Model) -> tuple[views.Table, about.Fit]:
+    """The facts of a model as a table, and whether this machine can take it."""
     one = about.of_model(model, store().home)
     fit = about.fit(one, capacity.of(store().home))
     gate = about.gate(one)
@@ -64,9 +65,9 @@ def _facts(model: base_models.Model) -> tuple[list[list[str]], about.Fit]:
             f"yes: {gate}" if gate else "yes" if one.gated else "no" if one.gated is False else "unknown",
         ],
         ["This machine", f"{fit.word}: {fit.reason}"],
-        ["In this lab", "yes" if one.here else "no"],
+        ["In this lab", "yes" if one.here else "it comes with it" if model.kind == "starter" else "no"],
     ]
-    return rows, fit
+    return views.table(FACTS, rows, caption=display.line(model.id)), fit
 
 
 def fetch(model: str | None) -> Iterator[tuple[Any, ...]]:
@@ -156,9 +157,7 @@ def use(model: str | None) -> tuple[Any, Any]:
 
 def build(chosen: form.Input, new: gr.Accordion) -> None:
     """Lay out the panel. `chosen` is the model of the Lab's form, `new` what the form lies in."""
-    with gr.Accordion(
-        "Base models: size, licence, fit, download, delete", open=False, elem_id="base-models"
-    ) as panel:
+    with gr.Accordion("Base models", open=False, elem_id="base-models") as panel:
         gr.Markdown(ABOUT)
         with gr.Row(elem_classes="fields"):
             model = gr.Dropdown(
@@ -174,7 +173,7 @@ def build(chosen: form.Input, new: gr.Accordion) -> None:
             take = gr.Button("Use in a new run", size="sm", scale=0, min_width=160, elem_id="base-take")
         notice = parts.drawn("notice", elem_id="base-about")
         problems = parts.drawn("problems", elem_id="base-problems")
-        facts = parts.drawn("facts", elem_id="base-facts")
+        facts = parts.drawn("table", elem_id="base-facts")
         progress = parts.drawn("stage", elem_id="base-progress")
         with gr.Row(elem_classes="bar"):
             again = gr.Button("Refresh", size="sm", scale=0, elem_id="base-refresh")

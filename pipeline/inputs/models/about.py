@@ -75,7 +75,7 @@ def of_model(model: Model, home: Path) -> About:
     """What a model's own files, and where it was asked the hub, say of it."""
     folder, listed = model.folder(home), catalogue.entry(model.id)
     here = folder.is_dir()
-    counted = parameters(model.config)
+    counted = listed.parameters if listed else parameters(model.config)
     stored = files.size(*folder.glob("*.safetensors")) if here else model.hub.get("bytes")
     licence = licences.of(model.pinned, home) or model.hub.get("licence")
     return About(

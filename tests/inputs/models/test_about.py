@@ -122,6 +122,8 @@ def test_a_line_tells_size_licence_context_gate_and_fit() -> None:
 def test_a_model_of_the_hub_is_what_its_files_and_the_hub_say(home: Path) -> None:
     hub = {"licence": "apache-2.0", "gated": True, "bytes": 123}
     model = Model("org/x", "hub", "0" * 40, SHAPES["starter"], None, hub)
+    starter = about.of_model(Model("starter", "starter", "1", SHAPES["starter"], None), home)
+    assert starter.parameters == 134_515_008  # as published, with all norms
     found = about.of_model(model, home)
     assert (found.licence, found.gated, found.bytes, found.here) == ("apache-2.0", True, 123, False)
     assert (found.context, about.count(found.parameters or 0)) == (8192, "134 M")

@@ -66,9 +66,9 @@ def test_each_choice_says_size_licence_context_gate_and_fit(home):
 def test_a_model_of_the_hub_is_looked_up_downloaded_and_deleted(home, hub):
     notice, problems, facts, _, get = last(models.look("org/tiny"))
     assert (problems, get["interactive"], notice["kind"]) == (None, True, "good")
-    assert dict(facts)["Licence"] == "mit"
-    assert dict(facts)["Weights"] == "3.0 kB"
-    assert dict(facts)["In this lab"] == "no"
+    assert dict(facts["rows"])["Licence"] == "mit"
+    assert dict(facts["rows"])["Weights"] == "3.0 kB"
+    assert dict(facts["rows"])["In this lab"] == "no"
     problems, progress, _ = last(models.fetch("org/tiny"))
     assert problems is None
     until(lambda: pulls.facts(home, progress["pulled"])["status"] != RUNNING, "the download")
@@ -96,7 +96,7 @@ def test_an_offered_folder_is_told_and_needs_no_download(home, model_folder):
     local_models.offer([model_folder])
     _notice, problems, facts, _, get = last(models.look(str(model_folder)))
     assert (problems, get["interactive"]) == (None, False)
-    assert dict(facts)["Gated"] == "no"
+    assert dict(facts["rows"])["Gated"] == "no"
     assert "is on this machine already" in last(models.fetch(str(model_folder)))[0]["items"][0]
     assert models.use(str(model_folder))[0] == str(model_folder)
 
