@@ -206,6 +206,7 @@ class _Told:
                     self._home,
                     {**self._known, "status": CANCELED, "error": f"Stopped. {_again(self._known)}"},
                 )
+            own_process.close()  # what fetches from Azure in a process of its own
             os._exit(0)
 
 

@@ -201,3 +201,12 @@ class TestBaseModels:
         cached_models.remove(Store(home), model.folder(home).name)
         assert pulls.facts(home, key) is None
         assert pulls.listed(home) == []
+
+    def test_one_of_azures_ends_with_all_that_fetches_it(self, home: Path, az: Path) -> None:
+        uri = version("1")["id"]
+        key = pulls.start_base(home, Model(uri, "azureml", "1", {}, None))
+        until((home / "asked").exists, "the login to be asked")
+        assert processes(uri)
+        pulls.stop(home, key)
+        until(lambda: not processes(key) and not processes(uri), "the end of both")
+        assert known(home, key)["status"] == CANCELED

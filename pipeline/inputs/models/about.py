@@ -26,7 +26,8 @@ from pipeline.system.capacity import Capacity
 
 GB = 1000**3
 FLOAT = 2  # bytes of a weight
-MOST_PARAMETERS = 10**13  # what has more is no model but a number in a file
+MOST_PARAMETERS = 10**13  # what has more is no model but a number in a file,
+MOST_CONTEXT = 10**9  # and what reads more tokens
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 TIED = ("gemma", "gemma2", "gemma3", "gemma3_text")  # kinds whose output layer is the embedding, unless said
 ACCEPT = "accept its licence at https://huggingface.co/{} and run `hf auth login` on this machine"
@@ -74,7 +75,7 @@ def of_entry(entry: catalogue.Entry, home: Path) -> About:
 def of_model(model: Model, home: Path) -> About:
     """What a model's own files, and where it was asked the hub, say of it."""
     folder, listed = model.folder(home), catalogue.entry(model.id)
-    here = folder.is_dir()
+    here, context = folder.is_dir(), architectures.positions(model.config)
     counted = listed.parameters if listed else parameters(model.config)
     stored = files.size(*folder.glob("*.safetensors")) if here else model.hub.get("bytes")
     licence = licences.of(model.pinned, home) or model.hub.get("licence")
@@ -83,7 +84,7 @@ def of_model(model: Model, home: Path) -> About:
         listed.title if listed else display.line(folder.name if model.kind == "folder" else model.id),
         display.line(licence, licences.LONGEST) if licence else None,
         counted,
-        architectures.positions(model.config),
+        context if context and context <= MOST_CONTEXT else None,
         model.hub.get("gated", listed.gated if listed else None if model.kind == "hub" else False),
         stored or (listed.bytes if listed else FLOAT * counted if counted else None),
         here,

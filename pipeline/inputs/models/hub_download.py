@@ -152,7 +152,7 @@ def _fetch(model: str, revision: str, remote: Remote, folder: Path, meter: Meter
     with part.open("r+b", buffering=0) as raw:
         kept = raw.seek(0, io.SEEK_END)
         meter.add(kept, f"Downloading {remote.name}", moved=False)
-        with _Counted(raw, took) as file:
+        with _Counted(raw, took, remote.size) as file:
             _get(model, revision, remote, file, kept)
     if remote.sha256 and _sha256(part) != remote.sha256:
         part.unlink()
@@ -176,13 +176,18 @@ def _get(model: str, revision: str, remote: Remote, file: Any, kept: int) -> Non
 
 
 class _Counted(io.BufferedWriter):
-    """A file that tells how many bytes are written to it."""
+    """A file that tells how many bytes are written to it, and grows to its size and no further.
 
-    def __init__(self, raw: io.FileIO, took: Any) -> None:
+    The client goes back to its beginning where a hub sends the whole instead of the rest.
+    """
+
+    def __init__(self, raw: io.FileIO, took: Any, size: int) -> None:
         super().__init__(raw, PIECE)
-        self._took = took
+        self._took, self._size = took, size
 
     def write(self, data: Any) -> int:
+        if self.tell() + len(data) > self._size:
+            raise LabError("the hub sends more than it named; try again later")
         written = super().write(data)
         self._took(written)
         return written

@@ -135,6 +135,11 @@ def test_a_model_of_the_hub_is_what_its_files_and_the_hub_say(home: Path) -> Non
     assert (found.licence, found.bytes, found.here) == ("mit", 10, True)
 
 
+def test_a_number_that_is_no_context_is_not_shown(home: Path) -> None:
+    config = {**SHAPES["starter"], "max_position_embeddings": 10**3000}
+    assert about.of_model(Model("org/x", "hub", "0" * 40, config, None), home).context is None
+
+
 def test_a_folder_says_what_it_is(home: Path, model_folder: Path) -> None:
     found = about.of_model(base_models.resolve(str(model_folder)), home)
     assert (found.title, found.licence, found.gated, found.here) == ("tiny-llama", None, False, True)

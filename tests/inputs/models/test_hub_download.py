@@ -76,6 +76,21 @@ def test_content_that_is_not_the_hubs_is_not_kept(hub: FakeHub, on_hub: str, tmp
     assert (tmp_path / "m" / "model.safetensors").read_bytes() == WEIGHTS
 
 
+def test_no_more_is_written_than_the_hub_has_named(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.touch()
+    with path.open("r+b", buffering=0) as raw:
+        file = hub_download._Counted(raw, lambda count: None, 10)
+        file.write(b"1234567890")
+        with pytest.raises(LabError, match="sends more than it named"):
+            file.write(b"1")
+        file.seek(0)
+        file.truncate()
+        file.write(b"anew 67890")
+        file.close()
+    assert path.read_bytes() == b"anew 67890"
+
+
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
