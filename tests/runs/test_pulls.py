@@ -206,7 +206,10 @@ class TestBaseModels:
         uri = version("1")["id"]
         key = pulls.start_base(home, Model(uri, "azureml", "1", {}, None))
         until((home / "asked").exists, "the login to be asked")
-        assert processes(uri)
+        (fetching,) = processes(uri)
+        (login,) = fetching.children()
         pulls.stop(home, key)
         until(lambda: not processes(key) and not processes(uri), "the end of both")
         assert known(home, key)["status"] == CANCELED
+        assert login.is_running()  # it was not waited for until whoever had asked gave up
+        login.kill()
