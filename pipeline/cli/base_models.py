@@ -51,7 +51,7 @@ def _list(args: argparse.Namespace) -> int:
             )
         )
         return 0
-    head = ("MODEL", "PARAMETERS", "DOWNLOAD", "LICENCE", "CONTEXT", "GATED", "THIS MACHINE")
+    head = ("MODEL", "PARAMETERS", "DOWNLOAD", "LICENSE", "CONTEXT", "GATED", "THIS MACHINE")
     print("\n".join(terminal.columns([head, *map(_row, known, fits)])))
     print(f"As known on {catalogue.KNOWN}. A hub id, azureml:NAME:VERSION or a folder is as good as these.")
     cells = [_cached(one) for one in here] or [("nothing yet", "", "", "")]

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.axe import faults
-from tests.helpers.lab import plant
+from tests.helpers.planted import plant
 
 pytestmark = pytest.mark.browser
 

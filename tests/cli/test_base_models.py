@@ -12,7 +12,8 @@ from pipeline.store import Store
 from pipeline.system import capacity
 from pipeline.system.capacity import Capacity
 from tests.helpers.fake_hub import FakeHub, served
-from tests.helpers.lab import CONFIG, cli, plant
+from tests.helpers.lab import CONFIG, cli
+from tests.helpers.planted import plant
 
 GB = 1000**3
 NAME = "org--tiny-0123456789ab"
@@ -58,7 +59,7 @@ def test_the_list_says_what_fits_and_what_is_here(
 def test_any_model_is_shown(home: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = cli(capsys, "models", "show", model_folder)
     assert code == 0
-    assert "licence unknown" in out
+    assert "license unknown" in out
     assert "This machine: fits, it needs about 1.0 GB of memory" in out
     code, out, _ = cli(capsys, "models", "show", model_folder, "--json")
     assert json.loads(out)["fits"] is True
@@ -73,7 +74,7 @@ def test_one_of_the_hub_is_shown_fetched_and_removed(
     code, out, err = cli(capsys, "models", "show", "org/tiny")
     assert code == 0, err
     assert "3.0 kB · mit" in out
-    assert "Before it can be fetched: accept its licence at https://huggingface.co/org/tiny" in out
+    assert "Before it can be fetched: accept its license at https://huggingface.co/org/tiny" in out
     code, out, err = cli(capsys, "models", "fetch", "org/tiny")
     assert code == 0, err
     folder = home / "models" / f"org--tiny-{revision[:12]}"

@@ -453,7 +453,20 @@ def test_bad_usage_is_exit_code_2(home: Path, capsys: Capture, argv: list[str]) 
 def test_help_names_every_verb_of_the_contract(home: Path, capsys: Capture) -> None:
     code, out, _ = cli(capsys, "--help")
     assert code == 0
-    verbs = ["check", "run", "submit", "app", "starter", "list", "note", "diff", "delete", "restore", "gc"]
+    verbs = [
+        "check",
+        "run",
+        "submit",
+        "app",
+        "starter",
+        "models",
+        "list",
+        "note",
+        "diff",
+        "delete",
+        "restore",
+        "gc",
+    ]
     verbs += ["show", "logs"]
     verbs += ["cancel", "retry", "sweep", "queue", "pause", "resume", "move", "scorecard", "chat"]
     verbs += ["verify", "convert", "publish", "azure", "pull", "hub", "download", "worker"]

@@ -12,7 +12,7 @@ from pipeline.runs import cached_models, disk
 from pipeline.store import Store
 from pipeline.store.run import QUEUED, RUNNING
 from pipeline.system import locks
-from tests.helpers.lab import finish_all, plant
+from tests.helpers.planted import finish_all, plant
 
 COMMIT = "0123456789ab" + "c" * 28
 NAME = "org--tiny-0123456789ab"

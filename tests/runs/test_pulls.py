@@ -193,7 +193,7 @@ class TestBaseModels:
         hub.faults.append(Fault("/resolve/", 403, headers={"X-Error-Code": "GatedRepo"}))
         told = self.ended(home, pulls.start_base(home, model))
         assert told["status"] == FAILED
-        assert "accept its licence at https://huggingface.co/org/tiny first" in told["error"]
+        assert "accept its license at https://huggingface.co/org/tiny first" in told["error"]
 
     def test_once_removed_it_is_not_known_any_more(self, hub: FakeHub, model: Model, home: Path) -> None:
         key = pulls.start_base(home, model)

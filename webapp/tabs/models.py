@@ -21,7 +21,7 @@ from webapp.ui import choices, form, parts, views
 ASKING = {"text": "Asking what this model is… you can keep working meanwhile."}
 REFUSED = "This model cannot be used"
 ABOUT = (
-    f"Size, licence and context of the listed models are as known on {catalogue.KNOWN}; of any other they"
+    f"Size, license and context of the listed models are as known on {catalogue.KNOWN}; of any other they"
     " come from its own files. Give an id of the Hugging Face Hub (`org/name`) or of Azure"
     " (`azureml:NAME:VERSION`, `azureml://…`), or choose a folder that is offered."
 )
@@ -58,7 +58,7 @@ def _facts(model: base_models.Model) -> tuple[views.Table, about.Fit]:
     rows = [
         ["Parameters", about.count(one.parameters) if one.parameters else "unknown"],
         ["Weights", display.size(one.bytes) or "unknown"],
-        ["Licence", one.licence or "unknown: see its card before you use it"],
+        ["License", one.licence or "unknown: see its card before you use it"],
         ["Context", f"{one.context:,} tokens" if one.context else "unknown"],
         [
             "Gated",
@@ -162,7 +162,7 @@ def build(chosen: form.Input, new: gr.Accordion) -> None:
         with gr.Row(elem_classes="fields"):
             model = gr.Dropdown(
                 choices.models(), value="starter", label="Base model", allow_custom_value=True,
-                info="Each with parameters, size, licence, context, and whether it fits this machine",
+                info="Each with parameters, size, license, context, and whether it fits this machine",
                 elem_id="base-model",
             )  # fmt: skip
         with gr.Row(elem_classes="bar"):

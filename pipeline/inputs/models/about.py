@@ -30,7 +30,7 @@ MOST_PARAMETERS = 10**13  # what has more is no model but a number in a file,
 MOST_CONTEXT = 10**9  # and what reads more tokens
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 TIED = ("gemma", "gemma2", "gemma3", "gemma3_text")  # kinds whose output layer is the embedding, unless said
-ACCEPT = "accept its licence at https://huggingface.co/{} and run `hf auth login` on this machine"
+ACCEPT = "accept its license at https://huggingface.co/{} and run `hf auth login` on this machine"
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def words(about: About, found: Fit) -> str:
     told = [
         count(about.parameters) if about.parameters else "",
         display.size(about.bytes),
-        about.licence or "licence unknown",
+        about.licence or "license unknown",
         f"{about.context:,} tokens" if about.context else "",
         "gated" if about.gated else "",
         found.word,

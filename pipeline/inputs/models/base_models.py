@@ -160,8 +160,8 @@ def materialize(
 ) -> Path:
     """Return the folder with the model's float weights, fetching or unpacking it once per home.
 
-    Runs in a stage's child process, or in one that only downloads. `report` gets a message before anything that
-    takes time, `measure` how far a download from the hub is. Raises LabError.
+    Runs in a stage's child process, or in one that only downloads. `report` gets a message before anything
+    that takes time, `measure` how far a download from the hub is. Raises LabError.
     """
     target = model.folder(home)
     if model.kind == "folder":

@@ -99,7 +99,7 @@ def why(error: BaseException, model: str) -> str:
     answer = getattr(error, "response", None)
     status = answer.status_code if answer is not None else None
     if isinstance(error, GatedRepoError):
-        return f"accept its licence at https://huggingface.co/{model} first; then run `hf auth login` here"
+        return f"accept its license at https://huggingface.co/{model} first; then run `hf auth login` here"
     if isinstance(error, RepositoryNotFoundError) or status in (401, 403, 404):
         return "it is not on the hub any more, or your login may not read it; check the name and the login"
     if isinstance(error, OfflineModeIsEnabled):

@@ -94,7 +94,7 @@ def test_no_more_is_written_than_the_hub_has_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        (Fault("GET .*/resolve/", 403, headers={"X-Error-Code": "GatedRepo"}), "accept its licence at https"),
+        (Fault("GET .*/resolve/", 403, headers={"X-Error-Code": "GatedRepo"}), "accept its license at https"),
         (
             Fault("/api/models", 404, headers={"X-Error-Code": "RepoNotFound"}),
             "it is not on the hub any more",
@@ -158,7 +158,7 @@ class TestResolving:
 
     def test_a_gated_one_says_what_to_do(self, hub: FakeHub, on_hub: str, home: Path) -> None:
         hub.faults.append(Fault("/resolve/", 403, headers={"X-Error-Code": "GatedRepo"}))
-        with pytest.raises(InputError, match=r"licence must be accepted on the hub first; then log in with"):
+        with pytest.raises(InputError, match=r"license must be accepted on the hub first; then log in with"):
             base_models.resolve("org/tiny")
 
     def test_a_stage_is_told_in_words(self, hub: FakeHub, on_hub: str, home: Path) -> None:

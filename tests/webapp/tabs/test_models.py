@@ -14,7 +14,8 @@ from pipeline.store.run import DONE, RUNNING
 from pipeline.system import capacity
 from pipeline.system.capacity import Capacity
 from tests.helpers.fake_hub import served
-from tests.helpers.lab import CONFIG, plant, until
+from tests.helpers.lab import CONFIG, until
+from tests.helpers.planted import plant
 from webapp import local_models
 from webapp.tabs import models
 from webapp.ui import choices
@@ -66,7 +67,7 @@ def test_each_choice_says_size_licence_context_gate_and_fit(home):
 def test_a_model_of_the_hub_is_looked_up_downloaded_and_deleted(home, hub):
     notice, problems, facts, _, get = last(models.look("org/tiny"))
     assert (problems, get["interactive"], notice["kind"]) == (None, True, "good")
-    assert dict(facts["rows"])["Licence"] == "mit"
+    assert dict(facts["rows"])["License"] == "mit"
     assert dict(facts["rows"])["Weights"] == "3.0 kB"
     assert dict(facts["rows"])["In this lab"] == "no"
     problems, progress, _ = last(models.fetch("org/tiny"))
