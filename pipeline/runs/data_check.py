@@ -111,7 +111,10 @@ def look(path: str, template: str, model: str, max_length: int) -> Generator[str
 
 def tokenizing(model: str, template: str) -> Generator[str, None, dict[str, Any]]:
     """`row_view.tokenizer` of a model by its name; the app has it done by a process. Raises LabError."""
-    return (yield from check_pool.ask(f"{__name__}:tokenizer", {"model": model, "template": template}))
+    found: dict[str, Any] = yield from check_pool.ask(
+        f"{__name__}:tokenizer", {"model": model, "template": template}
+    )
+    return found
 
 
 def tokenizer(model: str, template: str) -> Generator[str, None, dict[str, Any]]:
