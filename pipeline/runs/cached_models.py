@@ -11,14 +11,16 @@ import os
 import re
 import secrets
 import shutil
-from dataclasses import dataclass
+from collections.abc import Generator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from pipeline import display
+from pipeline import display, settings
 from pipeline.errors import InputError, LabError
-from pipeline.inputs.models import starter_package
+from pipeline.inputs.models import about, base_models, starter_package
 from pipeline.inputs.models.base_models import Model
-from pipeline.runs import disk
+from pipeline.runs import check_pool, disk
 from pipeline.store import Store
 from pipeline.system import files, locks
 
@@ -44,6 +46,22 @@ class Cached:
     users: tuple[str, ...]
     ours: bool
     busy: bool
+
+
+def looking(model: str) -> Generator[str, None, tuple[Model, about.About]]:
+    """A model by its name, and what is known of it; the app has its files read by a process.
+
+    Raises InputError if there is no such model or it cannot be used, LabError.
+    """
+    found = yield from check_pool.ask(f"{__name__}:look", {"model": model})
+    return base_models.from_facts(found["model"]), about.About(**found["about"])
+
+
+def look(model: str) -> Generator[str, None, dict[str, Any]]:
+    """`looking` as a process is asked for it."""
+    yield "Asking what this model is…"
+    found = base_models.resolve(model)
+    return {"model": asdict(found), "about": asdict(about.of_model(found, settings.home()))}
 
 
 def listed(store: Store) -> list[Cached]:

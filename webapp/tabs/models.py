@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import gradio as gr
 
 from pipeline import display
 from pipeline.errors import InputError, LabError, sentence
-from pipeline.inputs.models import about, base_models, catalogue
+from pipeline.inputs.data import datasets
+from pipeline.inputs.models import about, catalogue
+from pipeline.inputs.models.base_models import Model
 from pipeline.runs import cached_models, disk, pulls
 from pipeline.runs.cached_models import Cached
 from pipeline.system import capacity
 from webapp import local_models
 from webapp.handler_values import picked
 from webapp.home import store
-from webapp.ui import choices, form, parts, views
+from webapp.ui import check_turns, choices, form, parts, views
 
 ASKING = {"text": "Asking what this model is… you can keep working meanwhile."}
 REFUSED = "This model cannot be used"
@@ -28,16 +31,17 @@ ABOUT = (
 FACTS = ["What", "Value"]
 COLUMNS = ["Model", "Size", "Last used", "State"]
 NONE = "No base model is in this lab yet. The first run fetches the one it needs; Download does it before."
-# At most so many threads of the page wait for an answer about a model, for whomever.
-ASKS: dict[str, Any] = {**parts.QUEUED, "concurrency_limit": 4, "concurrency_id": "models"}
 
 
 def look(model: str | None) -> Iterator[tuple[Any, ...]]:
     """What a model is: notice, problems, facts, progress of a download, the Download button."""
     yield ASKING, None, None, gr.skip(), gr.update(interactive=False)
     try:
-        found = base_models.resolve(local_models.known(model))
-        rows, good = _facts(found)
+        found, one = yield from check_turns.steps(
+            lambda tell: _resolved(model, tell),
+            lambda _: (ASKING, None, None, gr.skip(), gr.update(interactive=False)),
+        )
+        rows, good = _facts(found, one)
     except (LabError, OSError) as error:
         yield None, views.problems(REFUSED, error), None, None, gr.update(interactive=False)
         return
@@ -50,9 +54,14 @@ def look(model: str | None) -> Iterator[tuple[Any, ...]]:
     yield told, None, rows, None, gr.update(interactive=fetchable)
 
 
-def _facts(model: base_models.Model) -> tuple[views.Table, about.Fit]:
+def _resolved(model: str | None, tell: Callable[[str], None]) -> tuple[Model, about.About]:
+    """A model that the page offers or a hub has, and what is known of it. Raises LabError, OSError."""
+    with closing(cached_models.looking(local_models.known(model))) as steps:
+        return datasets.ended(steps, tell)
+
+
+def _facts(model: Model, one: about.About) -> tuple[views.Table, about.Fit]:
     """The facts of a model as a table, and whether this machine can take it."""
-    one = about.of_model(model, store().home)
     fit = about.fit(one, capacity.of(store().home))
     gate = about.gate(one)
     rows = [
@@ -74,7 +83,10 @@ def fetch(model: str | None) -> Iterator[tuple[Any, ...]]:
     """Begin to download a model, or go on: problems, progress, the Download button."""
     yield None, gr.skip(), gr.update(interactive=False)
     try:
-        found = base_models.resolve(local_models.known(model))
+        found, _ = yield from check_turns.steps(
+            lambda tell: _resolved(model, tell),
+            lambda _: (None, gr.skip(), gr.update(interactive=False)),
+        )
         if found.kind not in ("hub", "azureml"):
             raise InputError(f"model: {display.line(found.id)} is on this machine already")
         key = pulls.start_base(store().home, found)
@@ -183,8 +195,8 @@ def build(chosen: form.Input, new: gr.Accordion) -> None:
         name = gr.Textbox(visible="hidden", elem_classes=parts.HIDDEN, label="Model to delete")
         whether = parts.drawn("question")
     here = [table, note, name, drop]
-    ask.click(look, model, [notice, problems, facts, progress, get], **ASKS)
-    get.click(fetch, model, [problems, progress, get], **ASKS)
+    ask.click(look, model, [notice, problems, facts, progress, get], **parts.CHECKS)
+    get.click(fetch, model, [problems, progress, get], **parts.CHECKS)
     take.click(use, model, [chosen, new], **parts.QUICK)
     progress.select(ended, None, [get, *here], **parts.LOOKS)
     panel.expand(listed, None, here, **parts.LOOKS).then(

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.inputs.models import catalogue
+from pipeline.inputs.models import base_models, catalogue
 from pipeline.runs import cached_models, pulls
 from pipeline.store.run import DONE, RUNNING
 from pipeline.system import capacity
@@ -86,7 +86,7 @@ def test_a_model_of_the_hub_is_looked_up_downloaded_and_deleted(home, hub):
 
 @pytest.mark.parametrize("model", ["/etc", "/", "../x", "", None, 5, "a b"])
 def test_what_is_not_offered_is_not_looked_at(home, model, monkeypatch):
-    monkeypatch.setattr(models.base_models, "resolve", lambda model: pytest.fail(f"{model} was looked at"))
+    monkeypatch.setattr(base_models, "resolve", lambda model: pytest.fail(f"{model} was looked at"))
     assert last(models.look(model))[1]["title"] == models.REFUSED
     assert last(models.fetch(model))[0]["title"] == "Nothing is downloaded"
     with pytest.raises(InputError):

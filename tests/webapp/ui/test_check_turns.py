@@ -24,7 +24,7 @@ from pipeline.system import locks
 from tests.helpers.lab import until
 from webapp import local_models
 from webapp.app import page
-from webapp.tabs import data, lab, learned
+from webapp.tabs import data, lab, learned, models
 from webapp.tabs.tuning import scorecard, sweep
 from webapp.ui import check_turns, parts
 
@@ -184,6 +184,10 @@ def test_the_page_itself_reads_no_dataset_no_model_and_no_sweep(
     assert "33 training steps" in preset[0]["note"]
     *_, row = learned.look(one_row.LINE, SAMPLE, "{prompt} {response}", str(model_folder), 1)
     assert row[1] == 1, row[0]
+    *_, about = models.look(str(model_folder))
+    assert about[1] is None
+    *_, fetched = models.fetch(str(model_folder))
+    assert "is on this machine already" in json.dumps(fetched[0])
     assert len(store.list()) == 1 + 2 + 2
 
 
