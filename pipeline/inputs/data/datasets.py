@@ -436,7 +436,7 @@ def _read(line: bytes) -> tuple[dict[str, Any] | str, bool]:
         text = line.rstrip(b"\r\n").decode()
     except UnicodeDecodeError as error:
         return f"byte {error.start + 1} is not UTF-8; save the file as UTF-8", True
-    row = _parse(text)
+    row = parse_line(text)
     return row, row == file_faults.MARKS
 
 
@@ -444,7 +444,7 @@ class _Slip(ValueError):
     """What JSON allows or this Python reads, and a row may not have."""
 
 
-def _parse(text: str) -> dict[str, Any] | str:
+def parse_line(text: str) -> dict[str, Any] | str:
     """The row on one line, or what is wrong with it whatever the template is."""
     try:
         row = _JSON.decode(text)

@@ -1,0 +1,126 @@
+"""What a file is by its first bytes, and its rows."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from pipeline.inputs.data import file_faults
+from pipeline.inputs.data.formats import delimited, json_rows, parquet, text_lines
+from pipeline.inputs.data.formats.limits import EndsHereError, Rows
+
+HEAD = file_faults.HEAD
+JSON_LINES, JSON_ARRAY, CSV, TSV, PARQUET = "jsonl", "json", "csv", "tsv", "parquet"
+LINE, ROW = "line", "row"
+GZ = ".gz"
+
+
+@dataclass(frozen=True)
+class Container:
+    """How the rows are packed.
+
+    kind     jsonl, json (an array), csv, tsv or parquet
+    packed   whether that is inside gzip
+    text     the encoding, "" for Parquet
+    dialect  of csv and tsv
+    """
+
+    kind: str
+    packed: bool
+    text: str = ""
+    dialect: delimited.Dialect | None = None
+
+    @property
+    def name(self) -> str:
+        """As `check --json` has it, such as `csv.gz`."""
+        return self.kind + GZ * self.packed
+
+    @property
+    def unit(self) -> str:
+        """What its rows are counted in."""
+        return ROW if self.kind in (JSON_ARRAY, PARQUET) else LINE
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all of the lab reads it as it is."""
+        return self.kind == JSON_LINES and not self.packed and self.text.startswith("utf-8")
+
+
+def recognised(path: Path) -> Container | str:
+    """What the file is, or a sentence for what is none of these. Raises OSError."""
+    try:
+        with text_lines.unpacked(path) as file:
+            packed = isinstance(getattr(file, "raw", None), text_lines._Unpacked)
+            head = _head(file)
+    except EndsHereError as error:
+        return str(error)
+    ending = path.with_suffix("").suffix if packed else path.suffix
+    return _recognised(head, packed, ending.lower())
+
+
+def _head(file: BinaryIO) -> bytes:
+    """The beginning; for a first line that is longer more does not help."""
+    head = b""
+    while len(head) < HEAD and (piece := file.read(HEAD - len(head))):
+        head += piece
+    return head
+
+
+def _recognised(head: bytes, packed: bool, ending: str) -> Container | str:
+    if head.startswith(parquet.MAGIC):
+        return Container(PARQUET, packed)
+    encoding = text_lines.encoding(head)
+    if encoding.startswith("utf-8") and (kind := file_faults.of_bytes(head)):
+        return kind
+    text = _text(head, encoding)
+    whole = len(head) < HEAD
+    first = text.lstrip()[:1]
+    fault = file_faults.of_text(text.encode(), whole)
+    if fault == file_faults.ARRAY:
+        return Container(JSON_ARRAY, packed, encoding)
+    if first in ("{", "[") or not first:
+        return Container(JSON_LINES, packed, encoding)
+    if fault is None or "web page" in fault or "XML" in fault:
+        return Container(JSON_LINES, packed, encoding) if fault is None and ending not in _TABLES else fault or ""
+    if dialect := delimited.sniffed(text, ending):
+        return Container(TSV if dialect.separator == "\t" else CSV, packed, encoding, dialect)
+    return fault
+
+
+_TABLES = (".csv", ".tsv", ".tab")
+
+
+def _text(head: bytes, encoding: str) -> str:
+    return head.decode(encoding, "replace").removeprefix("\ufeff")
+
+
+@contextmanager
+def opened(path: Path, container: Container, work: Path) -> Iterator[Rows]:
+    """The rows of a file. Reading raises EndsHereError; `work` is a folder for what must be unpacked."""
+    if container.kind == PARQUET:
+        yield parquet.rows(_whole(path, work) if container.packed else path)
+        return
+    with text_lines.unpacked(path) as file:
+        if container.kind == JSON_ARRAY:
+            yield json_rows.of_array(file, container.text)
+            return
+        if container.kind == JSON_LINES:
+            with text_lines.unpacked(path) as again:
+                head = _head(again)
+            text = _text(head, container.text)
+            yield json_rows.of_lines(text_lines.TextLines(file, container.text), text, len(head) < HEAD)
+            return
+        assert container.dialect is not None
+        yield delimited.rows(text_lines.TextLines(file, container.text), container.dialect)
+
+
+def _whole(path: Path, work: Path) -> Path:
+    """A packed file as it is inside: Parquet is not read from its beginning to its end."""
+    target = work / "unpacked"
+    with text_lines.unpacked(path) as file, target.open("wb") as out:
+        shutil.copyfileobj(file, out, text_lines.PIECE)
+    return target

@@ -1,0 +1,223 @@
+"""Files of any format as the lab's JSON lines: as they are, or made of them by a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import display, settings
+from pipeline.errors import InputError
+from pipeline.inputs.data import datasets
+from pipeline.inputs.data.formats import columns, containers, shapes, text_lines
+from pipeline.inputs.data.formats.columns import Columns
+from pipeline.inputs.prompts import templates
+from pipeline.system import own_process
+
+MOST_FILES = 1_000
+MOST_SECONDS = 600.0
+LOOK_SECONDS = 0.5  # how long `preparing` may be silent
+HEAD_ROWS = 20
+HEAD_BYTES = 2 * datasets.LONGEST_LINE
+ENDED = (
+    "the process that reads it has ended (code {}): it takes far too much memory or is damaged; give a smaller"
+    " or another file"
+)
+
+
+@dataclass(frozen=True)
+class Made:
+    """Rows ready to be checked, and what they were made of.
+
+    path       the JSON lines: made, or the only source itself
+    container  as `check --json` has it: jsonl, json, csv, tsv, parquet, with .gz if packed; several with +
+    columns    the choice that was applied or that the rows have; None for chats, and rows with own fields
+    proposed   what would be applied if nothing was chosen
+    problems   (line or row, sentence); `more` were not listed; `stopped` is where reading ended for them
+    starts     how many lines or rows come before each source's
+    """
+
+    path: Path
+    sources: tuple[Path, ...]
+    container: str
+    shape: str
+    fields: tuple[str, ...] = ()
+    columns: Columns | None = None
+    proposed: Columns | None = None
+    rows: int = 0
+    problems: tuple[tuple[int, str], ...] = ()
+    more: int = 0
+    stopped: int = 0
+    units: tuple[str, ...] = (containers.LINE,)
+    starts: tuple[int, ...] = (0,)
+
+    @property
+    def is_made(self) -> bool:
+        return self.path not in self.sources
+
+    def place(self, number: int) -> tuple[Path, str, int]:
+        """The source of a row of `path`, what its rows are counted in, and its number there."""
+        at = max(i for i, start in enumerate(self.starts) if start < number or not i)
+        return self.sources[at], self.units[at], number - self.starts[at]
+
+    def named(self, number: int) -> str:
+        """Where a row stands, as messages begin: `FILE:7`, or `FILE: row 7`."""
+        source, unit, own = self.place(number)
+        name = display.plain(str(source))
+        return f"{name}: row {own}" if unit == containers.ROW else f"{name}:{own}"
+
+
+def sources(given: Path) -> tuple[Path, ...]:
+    """The files that a recipe's `data` names: one, or all that fit a pattern such as `rows/*.csv`.
+
+    Raises InputError where there are too many.
+    """
+    if not any(sign in given.name for sign in "*?") or given.exists():
+        return (given,)
+    found = sorted(path for path in given.parent.glob(given.name) if path.is_file())
+    if len(found) > MOST_FILES:
+        raise InputError(f"{display.plain(str(given))}: fits {len(found):,} files; allowed: {MOST_FILES:,}")
+    return tuple(found) or (given,)
+
+
+def preparing(
+    files: Sequence[Path], target: Path, template: str = templates.CHAT, chosen: Columns | None = None
+) -> Generator[str, None, Made]:
+    """The rows of some files as JSON lines: one that has them stays as it is, else they are made at `target`.
+
+    With a template that names fields of the rows, these stay as they are. Yields how far that is.
+    Raises InputError if a file is not there, the template is faulty, or the process got no answer.
+    """
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"{display.plain(str(file))}: there is no such file")
+    wanted = None if template.strip() == templates.CHAT else templates.parse(template).fields
+    if len(files) == 1 and (as_it_is := _as_it_is(files[0], wanted, chosen)):
+        return as_it_is
+    asked = {
+        "paths": [str(file.resolve()) for file in files],
+        "target": str(target),
+        "template": wanted,
+        "columns": chosen.to_dict() if chosen else None,
+    }
+    found = yield from _answer(asked, files[0])
+    proposed, applied = (columns.parse(found[name]) if found[name] else None for name in ("proposed", "columns"))
+    return Made(
+        target,
+        tuple(files),
+        found["container"],
+        found["shape"],
+        tuple(found["fields"]),
+        applied,
+        proposed,
+        found["rows"],
+        tuple((number, problem) for number, problem in found["problems"]),
+        found["more"],
+        found["stopped"],
+        tuple(found["units"]),
+        tuple(found["starts"]),
+    )
+
+
+def _as_it_is(file: Path, wanted: Sequence[str] | None, chosen: Columns | None) -> Made | None:
+    """A file that needs nothing: JSON lines with the right fields, or what is refused by its kind."""
+    try:
+        known = containers.recognised(file)
+    except OSError as error:
+        raise InputError(f"{display.valid(str(file))}: cannot be read ({error.strerror})") from None
+    if isinstance(known, str):  # the check says the same of what is not packed
+        return None if _is_packed(file) else Made(file, (file,), "", shapes.UNKNOWN)
+    if not known.is_plain:
+        return None
+    sample = _head_rows(file)
+    shape = shapes.recognised(sample) if sample else shapes.Shape(shapes.UNKNOWN, ())
+    made = Made(file, (file,), known.name, shape.name, shape.fields, proposed=shape.columns)
+    fits = any({"prompt", "response"} <= set(row) for row in sample)
+    same = fits and shape.columns is not None and chosen in (None, columns.SAME, _without_system(shape.columns))
+    if wanted is not None:
+        canonical = {"prompt", "response", "system"}.issuperset(wanted)
+        return made if not canonical or set(wanted) <= set(shape.fields) or not sample else None
+    if same:
+        system = ("system",) if "system" in shape.fields else ()
+        return Made(**{**made.__dict__, "columns": Columns(("prompt",), ("response",), system)})
+    if chosen is None and (fits or shape.name == shapes.MESSAGES or shape.name == shapes.UNKNOWN):
+        return made
+    return None
+
+
+def _is_packed(file: Path) -> bool:
+    """Whether it is packed, so that only who unpacks it knows what is wrong inside."""
+    with file.open("rb") as opened:
+        return opened.read(len(text_lines.GZIP)) == text_lines.GZIP
+
+
+def _without_system(found: Columns) -> Columns:
+    return Columns(("prompt",), ("response",), found.system)
+
+
+def _head_rows(file: Path) -> list[dict[str, Any]]:
+    """The first rows of JSON lines; lines that are none are for the check."""
+    found: list[dict[str, Any]] = []
+    left = HEAD_BYTES
+    with file.open("rb") as opened:
+        for _ in range(4 * HEAD_ROWS):
+            line = opened.readline(datasets.LONGEST_LINE + 1)
+            left -= len(line)
+            if not line or left < 0 or len(found) == HEAD_ROWS:
+                break
+            with suppress(UnicodeDecodeError):
+                row = datasets.parse_line(line.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n").decode())
+                if isinstance(row, dict):
+                    found.append(row)
+    return found
+
+
+def _answer(asked: dict[str, Any], first: Path) -> Generator[str, None, dict[str, Any]]:
+    """What `make` finds. Its process ends with this generator. Raises InputError."""
+    words = ["-m", "pipeline.inputs.data.formats.make"]
+    process = own_process.start_group(words, settings.bare_environment())
+    name = display.plain(str(first))
+    code = 0
+    try:
+        assert process.stdin is not None
+        with suppress(OSError):  # it has ended, which is seen below
+            process.stdin.write(json.dumps(asked).encode() + b"\n")
+            process.stdin.flush()
+        assert process.stdout is not None
+        step = f"Reading {name}…"
+        for line in _lines(process.stdout.fileno()):
+            answer = {} if line is None else json.loads(line)
+            if "made" in answer:
+                made: dict[str, Any] = answer["made"]
+                return made
+            if "refused" in answer:
+                raise InputError(answer["refused"])
+            step = answer.get("step", step)
+            yield step
+        code = process.wait()
+    finally:
+        own_process.end(process)
+    raise InputError(f"{name}: {ENDED.format(code)}")
+
+
+def _lines(pipe: int) -> Iterator[bytes | None]:
+    """Lines of a pipe until it ends or for MOST_SECONDS; None where there is none for a moment."""
+    ends = time.monotonic() + MOST_SECONDS
+    ready = select.poll()
+    ready.register(pipe, select.POLLIN)
+    received = b""
+    while time.monotonic() < ends:
+        if not ready.poll(1000 * LOOK_SECONDS):
+            yield None
+            continue
+        piece = os.read(pipe, 1 << 16)
+        if not piece:
+            return
+        *lines, received = (received + piece).split(b"\n")
+        yield from lines

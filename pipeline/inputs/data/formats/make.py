@@ -1,0 +1,242 @@
+"""Makes the lab's JSON lines of files in any format: a process of its own, limited in memory and time.
+
+`python -m pipeline.inputs.data.formats.make` gets the question as JSON on its standard input, and writes a line
+of JSON for each step and in the end what was found. It ends when its standard input does.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pipeline.errors import InputError
+from pipeline.inputs.data import datasets
+from pipeline.inputs.data.formats import columns, containers, shapes
+from pipeline.inputs.data.formats.limits import LONGEST_ROW, TOO_LONG, EndsHereError, Row, Rows
+from pipeline.inputs.data.formats.shapes import Shape
+
+SAMPLE = 50  # rows that show what all are
+SAMPLE_LETTERS = 4 * LONGEST_ROW
+MEMORY = 2 << 30  # bytes of address space beside what its programs take
+SECONDS = 900  # of processor time
+NICE = 10
+CANONICAL = frozenset(("prompt", "response", "system"))
+OTHER = "the file has other columns than the first one; choose the columns that all have, or give one at a time"
+
+
+@dataclass
+class Making:
+    """Rows of some files on their way into one, each on the line that has its number.
+
+    Rows of a second file are counted on from the last of the first.
+    """
+
+    out: BinaryIO
+    chosen: columns.Columns | None
+    template: frozenset[str] | None  # the fields of a template somebody wrote; None for a chat's
+    containers: dict[str, None] = field(default_factory=dict)
+    units: list[str] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    shape: Shape | None = None
+    applied: columns.Columns | None = None
+    rows: int = 0
+    problems: list[tuple[int, str]] = field(default_factory=list)
+    more: int = 0
+    stopped: int = 0
+    number: int = 0  # of the row that was read last
+    _written: int = 0
+    _told: float = field(default_factory=time.monotonic)
+
+    def add(self, path: Path, work: Path) -> Iterator[str]:
+        """Read one more file; yields how far that is. Sets `stopped` where reading on is pointless."""
+        start = self.number
+        self.starts.append(start)
+        self.units.append(containers.LINE)
+        try:
+            known = containers.recognised(path)
+            if isinstance(known, str):
+                raise EndsHereError(known, 1)
+            self.containers[known.name] = None
+            self.units[-1] = known.unit
+            with containers.opened(path, known, work) as rows:
+                yield from self._read(rows, start, known.unit)
+        except EndsHereError as error:
+            self.number = max(self.number, start + (error.line or self.number - start + 1))
+            self._note(self.number, str(error))
+            self.stopped = self.number
+        except OSError as error:
+            self._note(start + 1, f"cannot be read ({error.strerror})")
+            self.stopped = start + 1
+
+    def _read(self, rows: Rows, start: int, unit: str) -> Iterator[str]:
+        first = _sample(rows)
+        self._see([row for _, row in first if isinstance(row, dict)])
+        for number, row in chain(first, rows):
+            self.number = start + number
+            self._take(row)
+            if self.more > datasets.MOST_COUNTED:
+                self.stopped = self.number
+                return
+            if time.monotonic() - self._told > datasets.TELL_SECONDS:
+                self._told = time.monotonic()
+                yield f"{unit.capitalize()} {number:,}…"
+
+    def _see(self, sample: list[Row]) -> None:
+        """Know the rows of a file by its first ones. Raises EndsHereError if they cannot be used."""
+        if not sample:
+            return
+        shape = shapes.recognised(sample)
+        if self.shape is not None:
+            if self.chosen is None and (shape.name, shape.columns) != (self.shape.name, self.shape.columns):
+                raise EndsHereError(OTHER, 1)
+            return
+        self.shape = shape
+        if self._is_raw:
+            return
+        if self.chosen is None and shape.problem:
+            raise EndsHereError(shape.problem, 1)
+        self.applied = self.chosen or (None if shape.name in shapes.CHATS else shape.columns)
+
+    @property
+    def _is_raw(self) -> bool:
+        """Whether rows keep their own fields, which a template names."""
+        assert self.shape is not None
+        wanted = self.template
+        return wanted is not None and (not wanted <= CANONICAL or wanted <= set(self.shape.fields))
+
+    def _take(self, row: Row | str) -> None:
+        if isinstance(row, dict):
+            row = self._made(row)
+        if isinstance(row, dict):
+            try:
+                data = json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
+                row = TOO_LONG if len(data) > LONGEST_ROW else row
+            except ValueError as error:  # half of a surrogate pair, or a number that JSON has not
+                text = isinstance(error, UnicodeError)
+                row = "holds text that is not valid Unicode" if text else "holds a number that JSON has not"
+            except RecursionError:
+                row = "the row is nested too deeply"
+        if isinstance(row, str):
+            self._note(self.number, row)
+            return
+        # What follows a row that is packed with others keeps its number: the lines between are blank.
+        self.out.write(b"\n" * (self.number - self._written - 1) + data + b"\n")
+        self._written = self.number
+        self.rows += 1
+
+    def _made(self, row: Row) -> Row | str:
+        if self.applied is not None:
+            return columns.applied(row, self.applied)
+        if self.shape is not None and self.shape.name in shapes.CHATS and not self._is_raw:
+            made = shapes.chat(row, self.shape.key)
+            return made if isinstance(made, str) else {name: _plain(value) for name, value in made.items()}
+        return {name: _plain(value) for name, value in row.items() if not isinstance(value, bytes)}
+
+    def _note(self, number: int, problem: str) -> None:
+        if len(self.problems) < datasets.MOST_PROBLEMS:
+            self.problems.append((number, problem))
+        else:
+            self.more += 1
+
+    def found(self) -> dict[str, Any]:
+        """What `convert` reads."""
+        shape = self.shape
+        return {
+            "container": "+".join(self.containers),
+            "units": self.units,
+            "starts": self.starts,
+            "shape": shape.name if shape else shapes.UNKNOWN,
+            "fields": shape.fields if shape else [],
+            "proposed": shape.columns.to_dict() if shape and shape.columns else None,
+            "columns": self.applied.to_dict() if self.applied else None,
+            "rows": self.rows,
+            "problems": self.problems,
+            "more": self.more,
+            "stopped": self.stopped if self.more else 0,
+        }
+
+
+def _sample(rows: Rows) -> list[tuple[int, Row | str]]:
+    """The first rows, fewer where they are long."""
+    found, letters = [], 0
+    for number, row in islice(rows, SAMPLE):
+        found.append((number, row))
+        letters += sum(len(value) for value in row.values() if isinstance(value, str)) if isinstance(row, dict) else 0
+        if letters > SAMPLE_LETTERS:
+            break
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it: Parquet also has dates, decimals, maps and missing numbers."""
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return None if math.isnan(value) else value
+    if isinstance(value, dict):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return str(value)
+
+
+def _limit() -> None:
+    """Limit what this process may take from now on."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    for what, most in ((resource.RLIMIT_AS, used + MEMORY), (resource.RLIMIT_CPU, SECONDS)):
+        hard = resource.getrlimit(what)[1]
+        allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(what, (allowed, hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _main() -> int:
+    os.nice(NICE)
+    asked = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_with_who_asks, daemon=True).start()
+    _limit()
+    template = None if asked["template"] is None else frozenset(asked["template"])
+    chosen = columns.parse(asked["columns"]) if asked["columns"] else None
+    with Path(asked["target"]).open("xb") as out:
+        making = Making(out, chosen, template)
+        for path in asked["paths"]:
+            try:
+                for step in making.add(Path(path), Path(asked["target"]).parent):
+                    _say({"step": step})
+            except MemoryError:
+                making.stopped = making.number + 1
+                making.problems.append((making.stopped, "the next rows take far more memory than rows may"))
+            if making.stopped:
+                break
+    _say({"made": making.found()})
+    return 0
+
+
+def _say(answer: dict[str, Any]) -> None:
+    print(json.dumps(answer), flush=True)
+
+
+def _end_with_who_asks() -> None:
+    sys.stdin.buffer.read()
+    os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    try:
+        code = _main()
+    except InputError as error:
+        _say({"refused": error.problems})
+        code = 0
+    sys.stdout.flush()
+    os._exit(code)  # the thread that waits for the end of standard input holds it, and Python would abort

@@ -1,0 +1,117 @@
+"""What the rows of a file are: prompts and responses, chats, or only texts; and chats as the lab has them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline import display
+from pipeline.inputs.data.formats import columns
+from pipeline.inputs.data.formats.columns import Columns
+from pipeline.inputs.data.formats.limits import Row
+
+PROMPTS, QUESTIONS, ALPACA = "prompt/response", "question/answer", "alpaca"
+MESSAGES, SHAREGPT, TEXT, UNKNOWN = "messages", "sharegpt", "text", "unknown"
+CHATS = (MESSAGES, SHAREGPT)
+MOST_TURNS = 10_000
+_TALKS = ("conversations", "conversation", "messages")
+_ROLES = {
+    "human": "user", "user": "user", "prompter": "user", "gpt": "assistant", "assistant": "assistant",
+    "bot": "assistant", "model": "assistant", "chatgpt": "assistant", "system": "system", "tool": "tool",
+}  # fmt: skip
+ONLY_TEXT = (
+    "the rows have one text only ({}), and the lab trains answers to prompts: add a column with the response"
+)
+UNCLEAR = "which columns hold prompt and response is not clear; columns here: {}. Choose them: {}"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What rows are. `columns` is the choice proposed, `sure` whether it needs no person to look at it.
+
+    key     where a row has its turns, "" where it has none
+    """
+
+    name: str
+    fields: tuple[str, ...]
+    columns: Columns | None = None
+    sure: bool = False
+    key: str = ""
+
+    @property
+    def problem(self) -> str:
+        """Why rows cannot be used as recognised, "" if they can."""
+        if self.sure or self.name in CHATS:
+            return ""
+        here = display.names(self.fields) or "none"
+        if self.name == TEXT:
+            return ONLY_TEXT.format(here)
+        return UNCLEAR.format(here, columns.HOW)
+
+
+def recognised(sample: Sequence[Row]) -> Shape:
+    """The shape of rows by the first few of them."""
+    fields = tuple(dict.fromkeys(name for row in sample for name in row))
+    for key in _TALKS:
+        turns = next((found for row in sample if (found := _turns(row.get(key)))), None)
+        if turns is not None:
+            first = turns[0]
+            return Shape(MESSAGES if "role" in first and key == "messages" else SHAREGPT, fields, key=key)
+    choice, sure = columns.proposed(sample, fields)
+    if choice is None:
+        texts = [n for n in fields if any(isinstance(row.get(n), str) and row[n].strip() for row in sample)]
+        return Shape(TEXT if len(texts) == 1 else UNKNOWN, fields)
+    if {"prompt", "response"} <= set(fields):
+        return Shape(PROMPTS, fields, choice, True)
+    is_alpaca = {"instruction", "output"} <= set(fields)
+    return Shape(ALPACA if is_alpaca else QUESTIONS, fields, choice, sure)
+
+
+def _turns(value: Any) -> list[Row] | None:
+    """A list of turns, which in a table stands as JSON in a cell; None for anything else."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        with suppress(ValueError, RecursionError):
+            value = json.loads(value)
+    fits = isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value[:MOST_TURNS])
+    said = ("role", "from")
+    return value if fits and any(name in value[0] for name in said) else None
+
+
+def chat(row: Row, key: str) -> Row | str:
+    """A row with its turns as `messages`, and its tools, or why it has none."""
+    turns = _turns(row.get(key))
+    if turns is None:
+        return f"{display.quoted(key)} must be a list of turns, each with who says it and what"
+    if len(turns) > MOST_TURNS:
+        return f"{display.quoted(key)} has {len(turns):,} turns; allowed: {MOST_TURNS:,}"
+    messages = []
+    for number, turn in enumerate(turns, 1):
+        message = _message(turn)
+        if isinstance(message, str):
+            return f"turn {number:,} of {display.quoted(key)} {message}"
+        messages.append(message)
+    system = row.get("system")
+    if isinstance(system, str) and system.strip() and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system})
+    tools = row.get("tools")
+    return {"messages": messages, **({"tools": tools} if tools else {})}
+
+
+def _message(turn: Any) -> Row | str:
+    """A turn as role and content, with whatever else it has where it is a message already."""
+    if not isinstance(turn, dict):
+        return "is no object"
+    if "role" in turn:
+        return {name: value for name, value in turn.items() if value is not None}
+    who, said = turn.get("from"), turn.get("value", turn.get("content"))
+    role = _ROLES.get(who.strip().casefold()) if isinstance(who, str) else None
+    if role is None:
+        return f"is from {display.quoted(who)}; known are human, gpt, system and tool"
+    if not isinstance(said, str):
+        return "has no text as its value"
+    if "\0" in said:
+        return "has a NUL character, behind which tokenizers read nothing; remove it"
+    return {"role": role, "content": said}

@@ -1,0 +1,131 @@
+"""Bytes as numbered lines of text: unpacked, decoded, none longer than a row may be."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from pipeline.inputs.data.formats.limits import LONGEST_ROW, MOST_BLANK, TIMES, UNPACKED, EndsHereError
+
+GZIP = b"\x1f\x8b"
+PIECE = 1 << 20
+_MARKS = (  # those of 4 bytes first: their mark begins with that of 2
+    (b"\xff\xfe\x00\x00", "utf-32"), (b"\x00\x00\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"\xef\xbb\xbf", "utf-8-sig"),
+)  # fmt: skip
+
+
+def unpacked(path: Path) -> BinaryIO:
+    """The file's bytes, unpacked where it is gzip. Raises OSError.
+
+    Reading raises EndsHereError where that is damaged, or unpacks to far more than it is.
+    """
+    file = path.open("rb")
+    packed = file.read(len(GZIP)) == GZIP
+    file.seek(0)
+    if not packed:
+        return file
+    return io.BufferedReader(_Unpacked(file, path.stat().st_size), PIECE)
+
+
+class _Unpacked(io.RawIOBase):
+    """What gzip has packed."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file = file
+        self._inside = gzip.GzipFile(fileobj=file)
+        self._left = max(UNPACKED, TIMES * size)
+        self._size = size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        room = memoryview(buffer)  # type: ignore[arg-type]
+        try:
+            count = self._inside.readinto(room)
+        except (EOFError, gzip.BadGzipFile, zlib.error):
+            raise EndsHereError(
+                "the compressed file (gzip) is damaged or cut off here; pack it again"
+            ) from None
+        self._left -= count
+        if self._left < 0:
+            raise EndsHereError(
+                f"the compressed file of {self._size:,} bytes unpacks to more than"
+                f" {max(UNPACKED, TIMES * self._size):,} bytes; unpack it, and give the file inside"
+            )
+        return count
+
+    def close(self) -> None:
+        self._inside.close()
+        self._file.close()
+        super().close()
+
+
+def encoding(head: bytes) -> str:
+    """The encoding of a text that begins with these bytes: by its mark, or by where its zero bytes stand."""
+    for mark, name in _MARKS:
+        if head.startswith(mark):
+            return name
+    first = head[:4]
+    zeros = tuple(byte == 0 for byte in first)
+    known = {
+        (False, True, True, True): "utf-32-le", (True, True, True, False): "utf-32-be",
+        (False, True, False, True): "utf-16-le", (True, False, True, False): "utf-16-be",
+    }  # fmt: skip
+    return known.get(zeros, "utf-8")
+
+
+class TextLines:
+    """The lines of a text, with `\\n` at their ends however they ended; `number` is that of the last one.
+
+    What is together more than a row may be, before `row_begins` is called again, is refused.
+    Raises EndsHereError for that, for what is no text, and for blank lines almost without end.
+    """
+
+    def __init__(self, file: BinaryIO, encoding: str) -> None:
+        self._escapes = encoding.startswith("utf-8")
+        errors = "surrogateescape" if self._escapes else "strict"
+        self._text = io.TextIOWrapper(file, encoding=encoding, errors=errors, newline=None)
+        self._encoding = encoding.removesuffix("-sig").upper()
+        self._blank = 0
+        self._held = 0
+        self.number = 0
+
+    def row_begins(self) -> None:
+        """What comes next belongs to another row."""
+        self._held = 0
+
+    def __iter__(self) -> Iterator[str]:
+        while True:
+            try:
+                line = self._text.readline(LONGEST_ROW + 1)
+            except UnicodeError:
+                raise EndsHereError(
+                    f"the text is not {self._encoding} here; save the file as UTF-8", self.number + 1
+                ) from None
+            if not line:
+                return
+            self.number += 1
+            self._look(line)
+            yield line
+
+    def _look(self, line: str) -> None:
+        self._held += len(line)
+        if self._held > LONGEST_ROW:
+            raise EndsHereError(
+                f"the row is longer than {LONGEST_ROW:,} characters, or a quote that opens in it is never"
+                " closed",
+                self.number,
+            )
+        if self._escapes and not line.isascii() and any("\udc80" <= c <= "\udcff" for c in line):
+            raise EndsHereError(
+                "the text is not UTF-8; save the file as UTF-8 (in Excel: CSV UTF-8)", self.number
+            )
+        self._blank = 0 if line.strip() else self._blank + 1
+        if self._blank > MOST_BLANK:
+            raise EndsHereError(f"more than {MOST_BLANK:,} blank lines follow each other", self.number)

@@ -1,0 +1,220 @@
+"""A dataset of any format: made into the lab's JSON lines, checked as these, kept with what it was made of."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline import display
+from pipeline.errors import InputError
+from pipeline.inputs.data import datasets
+from pipeline.inputs.data.formats import columns, convert
+from pipeline.inputs.data.formats.columns import Columns
+from pipeline.inputs.data.formats.convert import Made
+from pipeline.inputs.models import base_models
+from pipeline.inputs.prompts import templates
+from pipeline.runs import data_check
+from pipeline.system import files
+
+RECORD = ".made.json"  # beside a dataset that was made here: of what, and with which columns
+ORIGINAL = "original"  # the folder with that
+LARGEST_RECORD = 1 << 20
+LONGEST_NAME = 100  # letters of a name of ours
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A dataset as it was made, and what the check says of it, with lines or rows of what was given."""
+
+    made: Made
+    report: datasets.Report
+
+
+def checking(
+    given: Sequence[Path],
+    work: Path,
+    template: str,
+    model: base_models.Model | None,
+    eval_fraction: float = 0.1,
+    seed: int = 0,
+    max_length: int | None = None,
+    chosen: Columns | None = None,
+) -> Generator[str, None, Checked]:
+    """`data_check.checking` of files of any format, which are made into one in the folder `work`.
+
+    Raises what that does, and what `convert.preparing` does.
+    """
+    made = yield from preparing(given, work, template, chosen)
+    if made.problems and not made.rows:
+        return Checked(made, _of_making(made))
+    report = yield from data_check.checking(made.path, template, model, eval_fraction, seed, max_length)
+    return Checked(made, _joined(made, report))
+
+
+def preparing(
+    given: Sequence[Path], work: Path, template: str, chosen: Columns | None = None
+) -> Generator[str, None, Made]:
+    """`convert.preparing`, which knows what was made here before: it stays, or its original is read again."""
+    target = work / made_name(given)
+    if len(given) == 1 and (known := record(given[0])):
+        originals = [given[0].parent / ORIGINAL / name for name in known.originals]
+        if _still_fits(known, template, chosen) or not all(path.is_file() for path in originals):
+            plain = Made(given[0], tuple(given), known.container, known.shape, known.fields)
+            return replace(plain, columns=known.columns, proposed=known.columns)
+        given = originals
+    return (yield from convert.preparing(given, target, template, chosen))
+
+
+def made_name(given: Sequence[Path]) -> str:
+    """What the JSON lines made of these files are called."""
+    stem = display.file_name(given[0].name)
+    for ending in (".gz", ".csv", ".tsv", ".tab", ".txt", ".json", ".jsonl", ".parquet"):
+        stem = stem[: -len(ending)] if stem.lower().endswith(ending) and stem[: -len(ending)] else stem
+    more = f" and {len(given) - 1:,} more" if len(given) > 1 else ""
+    return f"{stem[:LONGEST_NAME]}{more}.jsonl"
+
+
+def _of_making(made: Made) -> datasets.Report:
+    """The report on files of which no row could be made."""
+    problems = [f"{made.named(number)}: {problem}" for number, problem in sorted(made.problems)]
+    return datasets.Report(0, made.fields, [], problems, made.more, made.stopped, broken=len(problems))
+
+
+def _joined(made: Made, report: datasets.Report) -> datasets.Report:
+    """The check's report with the names of what was given, and the problems of making."""
+    if not made.is_made:
+        return report
+    begins = f"{display.plain(str(made.path))}:"
+    found = list(made.problems)
+    for problem in report.problems:
+        number, _, rest = problem.removeprefix(begins).partition(": ")
+        found.append((int(number), rest) if number.isdecimal() else (1, problem))
+    found.sort()
+    listed = found[: datasets.MOST_PROBLEMS]
+    return replace(
+        report,
+        problems=[f"{made.named(number)}: {problem}" for number, problem in listed],
+        more=made.more + report.more + len(found) - len(listed),
+        stopped=made.stopped or report.stopped,
+        notes=[] if found else report.notes,
+        broken=report.broken + len(made.problems),
+    )
+
+
+def check(
+    given: Path, work: Path, template: str, model: base_models.Model | None, eval_fraction: float, seed: int,
+    max_length: int | None, chosen: Columns | None,
+) -> Checked:  # fmt: skip
+    """`checking` to its end. Raises InputError with all faults, LabError as `data_check.check` does."""
+    data_check.check_template(template, model)
+    found = ended(
+        checking(convert.sources(given), work, template, model, eval_fraction, seed, max_length, chosen), given
+    )
+    if not found.report.good:
+        raise InputError(found.report.messages())
+    if found.report.rows < 2:
+        raise InputError(datasets.too_few(given, found.report.rows))
+    return found
+
+
+def ended(steps: Generator[str, None, Checked], given: Path) -> Checked:
+    """What `checking` returns in the end. Raises InputError where a file cannot be read."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: Checked = end.value
+            return found
+        except OSError as error:
+            name = display.valid(str(error.filename or given))
+            raise InputError(f"{name}: cannot be read ({error.strerror})") from None
+
+
+@contextmanager
+def work_folder(home: Path) -> Iterator[Path]:
+    """A folder for what is made, which goes afterwards. What a killed process leaves is freed with datasets."""
+    above = home / "datasets"
+    was_there = above.is_dir()
+    above.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(suffix=".part", dir=above))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if not was_there:
+            with suppress(OSError):  # something was kept meanwhile
+                above.rmdir()
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a dataset in the home was made of, and how."""
+
+    originals: tuple[str, ...]
+    container: str
+    shape: str
+    fields: tuple[str, ...]
+    columns: Columns | None
+
+
+def record(path: Path) -> Record | None:
+    """What a dataset was made of here, None if it was not."""
+    try:
+        with (path.parent / RECORD).open("rb") as file:
+            found = json.loads(file.read(LARGEST_RECORD))
+        if found["made"] != path.name:
+            return None
+        names = tuple(str(name) for name in found["originals"])
+        if not names or any(Path(name).name != name for name in names):
+            return None
+        chosen = columns.parse(found["columns"]) if found["columns"] else None
+        fields = tuple(map(str, found["fields"]))
+        return Record(names, str(found["container"]), str(found["shape"]), fields, chosen)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, InputError):
+        return None
+
+
+def _still_fits(known: Record, template: str, chosen: Columns | None) -> bool:
+    """Whether what was made is what would be made again."""
+    if chosen is not None and chosen != known.columns:
+        return False
+    if template.strip() == templates.CHAT:
+        return True
+    wanted = set(templates.parse(template).fields)
+    return wanted <= {"prompt", "response", "system"} or known.columns is None
+
+
+def keep_originals(kept: Path, made: Made) -> None:
+    """Put what a kept dataset was made of beside it, in its folder. Raises OSError if the disk is full."""
+    arriving = kept.parent / f".{secrets.token_hex(4)}.part"
+    arriving.mkdir(mode=0o700)
+    try:
+        names: dict[str, None] = {}
+        for number, source in enumerate(made.sources, 1):
+            name = display.file_name(source.name)
+            name = f"{number} {name}" if name in names else name
+            names[name] = None
+            shutil.copyfile(source, arriving / name)
+            (arriving / name).chmod(0o600)
+        facts: dict[str, Any] = {
+            "made": kept.name,
+            "originals": list(names),
+            "container": made.container,
+            "shape": made.shape,
+            "fields": made.fields,
+            "columns": made.columns.to_dict() if made.columns else None,
+        }
+        with suppress(FileNotFoundError):
+            shutil.rmtree(kept.parent / ORIGINAL)  # another file that means the same
+        os.replace(arriving, kept.parent / ORIGINAL)
+        files.write_whole(kept.parent / RECORD, facts, shared=True)
+    finally:
+        shutil.rmtree(arriving, ignore_errors=True)
