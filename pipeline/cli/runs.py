@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline import display, settings
 from pipeline.cli.queue import Verb, note, positive, recipe_of
@@ -11,6 +12,9 @@ from pipeline.errors import InputError
 from pipeline.store import Store
 from pipeline.store.run import DONE, PUBLISH, QUEUED, RUNNING
 from pipeline.system.files import to_json
+
+if TYPE_CHECKING:
+    from pipeline.inputs.data.formats.columns import Columns
 
 
 def add_start(verb: Verb) -> None:
@@ -49,33 +53,53 @@ def check(args: argparse.Namespace) -> int:
     """Check a dataset against a template; with --model also against that model's chat template."""
     if args.show is not None:
         return _show_row(args)
-    from pipeline import display
+    from pipeline.cli import data_card
     from pipeline.inputs.models import base_models
-    from pipeline.runs import data_check
+    from pipeline.runs import data_check, prepare_data
     from pipeline.stages import recipe
 
     model = base_models.resolve(recipe.model_path(args.model, Path.cwd())) if args.model else None
-    report = data_check.check(args.data, args.template, model, max_length=args.max_length)
-    fields = ", ".join(display.short(field) for field in report.fields)
-    print(f"{display.plain(str(args.data))}: {report.rows:,} rows, fields {fields}: good")
-    for text in [*report.notes, *([report.unasked] if report.unasked else [])]:
-        print(f"Note: {text}")
-    if report.example:
-        print(f"\nThe first row as the model reads it:\n\n{display.plain(report.example)}")
-    return 0
+    data_check.require_chat(args.template, model)
+    given, chosen = _data(args)
+    with prepare_data.work_folder(settings.home()) as work:
+        steps = prepare_data.checking(
+            given, work, args.template, model, max_length=args.max_length, chosen=chosen
+        )
+        found = prepare_data.ended(steps, given[0])
+    if args.json:
+        return data_card.print_json(found)
+    if problem := prepare_data.unusable(found):
+        raise InputError(problem)
+    return data_card.print_text(found)
+
+
+def _data(args: argparse.Namespace) -> tuple[list[Path], Columns | None]:
+    """The files that were named, and the choice of columns."""
+    from pipeline.inputs.data.formats import columns, convert
+
+    chosen = columns.parse(args.columns, "--columns") if args.columns else None
+    return [path for named in args.data for path in convert.sources(named)], chosen
 
 
 def _show_row(args: argparse.Namespace) -> int:
     """One row of a dataset as tokens."""
     from pipeline.cli import terminal
     from pipeline.exports import row_view
+    from pipeline.inputs.data import datasets
     from pipeline.inputs.models import base_models
+    from pipeline.runs import prepare_data
     from pipeline.stages import recipe
 
     where, line = args.show
     model = base_models.resolve(recipe.model_path(args.model or "starter", Path.cwd()))
-    found = row_view.view(args.data, args.template, model, where, line, args.max_length)
-    print(f"{display.plain(str(args.data))}, line {found['line']:,}, as {display.line(model.id)} reads it\n")
+    given, chosen = _data(args)
+    with prepare_data.work_folder(settings.home()) as work:
+        made = datasets.ended(prepare_data.preparing(given, work, args.template, chosen))
+        if made.problems and not made.rows:
+            raise InputError([f"{made.named(number)}: {problem}" for number, problem in made.problems])
+        found = row_view.view(made.path, args.template, model, where, line, args.max_length)
+    source, unit, number = made.place(found["line"])
+    print(f"{display.plain(str(source))}, {unit} {number:,}, as {display.line(model.id)} reads it\n")
     print(terminal.tokens(found, args.max_length))
     return 0
 
@@ -166,7 +190,12 @@ def _check_flags(added: argparse.ArgumentParser) -> None:
     from pipeline.inputs.prompts import templates
     from pipeline.stages import finetune
 
-    added.add_argument("data", type=Path, metavar="DATA.jsonl")
+    added.add_argument("data", type=Path, nargs="+", metavar="DATA.jsonl")
+    added.add_argument(
+        "--columns", metavar="prompt=A+B,response=C",
+        help="which columns are prompt, response and system; a + joins several (default: as recognised)",
+    )  # fmt: skip
+    added.add_argument("--json", action="store_true", help="print what was found as JSON")
     added.add_argument("--template", default=templates.CHAT, help="chat, or a text with {placeholders}")
     added.add_argument("--model", help="render every row with this model's chat template, and count tokens")
     added.add_argument(

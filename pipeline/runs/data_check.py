@@ -35,10 +35,7 @@ def check(
     Its report has notes, on rows of more than `max_length` tokens for example. Raises InputError with all
     faults, LabError if others take what it needs or it takes far too long.
     """
-    if template.strip() == templates.CHAT and model is not None and model.chat is None:
-        raise InputError(
-            f"template: {model.id} has no chat template; write one like '{{prompt}} {{response}}'"
-        )
+    require_chat(template, model)
     steps = checking(path, template, model, eval_fraction, seed, max_length)
     try:
         report = datasets.ended(steps)
@@ -49,6 +46,14 @@ def check(
     if report.rows < 2:
         raise InputError(datasets.too_few(path, report.rows))
     return report
+
+
+def require_chat(template: str, model: base_models.Model | None) -> None:
+    """Raise InputError where a model's own chat template is to be used, and it has none."""
+    if template.strip() == templates.CHAT and model is not None and model.chat is None:
+        raise InputError(
+            f"template: {model.id} has no chat template; write one like '{{prompt}} {{response}}'"
+        )
 
 
 def checking(

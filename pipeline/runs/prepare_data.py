@@ -1,7 +1,8 @@
-"""A dataset of any format: made into the lab's JSON lines, checked as these, kept with what it was made of."""
+"""A dataset of any format: made into the lab's JSON lines, checked as these, and kept with its original."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import secrets
@@ -21,7 +22,7 @@ from pipeline.inputs.data.formats.columns import Columns
 from pipeline.inputs.data.formats.convert import Made
 from pipeline.inputs.models import base_models
 from pipeline.inputs.prompts import templates
-from pipeline.runs import data_check
+from pipeline.runs import check_pool, data_check
 from pipeline.system import files
 
 RECORD = ".made.json"  # beside a dataset that was made here: of what, and with which columns
@@ -37,6 +38,21 @@ class Checked:
     made: Made
     report: datasets.Report
 
+    def listed(self) -> list[tuple[int, str]]:
+        """The problems as (line or row, sentence); of several files the sentence names which."""
+        found = []
+        for problem in self.report.problems:
+            for source in self.made.sources:
+                begins = f"{display.plain(str(source))}:"
+                number, _, rest = problem.removeprefix(begins).removeprefix(" row ").partition(": ")
+                if problem.startswith(begins) and number.isdecimal():
+                    several = len(self.made.sources) > 1
+                    found.append((int(number), f"{display.line(source.name)}: {rest}" if several else rest))
+                    break
+            else:
+                found.append((1, problem))
+        return found
+
 
 def checking(
     given: Sequence[Path],
@@ -50,8 +66,47 @@ def checking(
 ) -> Generator[str, None, Checked]:
     """`data_check.checking` of files of any format, which are made into one in the folder `work`.
 
-    Raises what that does, and what `convert.preparing` does.
+    The app has it done by a process: see `check_pool`. Raises what `data_check.checking` does, and what
+    `convert.preparing` does.
     """
+    if not check_pool.is_open():
+        return (yield from _checking(given, work, template, model, eval_fraction, seed, max_length, chosen))
+    asked = {
+        "given": [os.fspath(path) for path in given],
+        "work": os.fspath(work),
+        "template": template,
+        "model": dataclasses.asdict(model) if model is not None else None,
+        "eval_fraction": eval_fraction,
+        "seed": seed,
+        "max_length": max_length,
+        "chosen": chosen.to_dict() if chosen else None,
+    }
+    found = yield from check_pool.ask(f"{__name__}:answer", asked)
+    report = datasets.Report(**{**found["report"], "fields": tuple(found["report"]["fields"])})
+    return Checked(convert.from_facts(found["made"]), report)
+
+
+def answer(
+    given: list[str], work: str, model: dict[str, Any] | None, chosen: Any, **rest: Any
+) -> Generator[str, None, dict[str, Any]]:
+    """`checking` as a process is asked for it: what was found as a mapping."""
+    known = base_models.from_facts(model) if model is not None else None
+    choice = columns.parse(chosen) if chosen else None
+    found = yield from _checking(list(map(Path, given)), Path(work), model=known, chosen=choice, **rest)
+    return {"made": convert.facts(found.made), "report": dataclasses.asdict(found.report)}
+
+
+def _checking(
+    given: Sequence[Path],
+    work: Path,
+    template: str,
+    model: base_models.Model | None,
+    eval_fraction: float,
+    seed: int,
+    max_length: int | None,
+    chosen: Columns | None,
+) -> Generator[str, None, Checked]:
+    """`checking` in this process."""
     made = yield from preparing(given, work, template, chosen)
     if made.problems and not made.rows:
         return Checked(made, _of_making(made))
@@ -114,15 +169,23 @@ def check(
     max_length: int | None, chosen: Columns | None,
 ) -> Checked:  # fmt: skip
     """`checking` to its end. Raises InputError with all faults, LabError as `data_check.check` does."""
-    data_check.check_template(template, model)
+    data_check.require_chat(template, model)
     found = ended(
-        checking(convert.sources(given), work, template, model, eval_fraction, seed, max_length, chosen), given
+        checking(convert.sources(given), work, template, model, eval_fraction, seed, max_length, chosen),
+        given,
     )
-    if not found.report.good:
-        raise InputError(found.report.messages())
-    if found.report.rows < 2:
-        raise InputError(datasets.too_few(given, found.report.rows))
+    if problem := unusable(found):
+        raise InputError(problem)
     return found
+
+
+def unusable(found: Checked) -> list[str]:
+    """Why a dataset cannot be used, a sentence each; none if it can."""
+    if not found.report.good:
+        return found.report.messages()
+    if found.report.rows < 2:
+        return [datasets.too_few(found.made.sources[0], found.report.rows)]
+    return []
 
 
 def ended(steps: Generator[str, None, Checked], given: Path) -> Checked:
@@ -140,7 +203,7 @@ def ended(steps: Generator[str, None, Checked], given: Path) -> Checked:
 
 @contextmanager
 def work_folder(home: Path) -> Iterator[Path]:
-    """A folder for what is made, which goes afterwards. What a killed process leaves is freed with datasets."""
+    """A folder for what is made, which goes afterwards; one of a killed process is freed with datasets."""
     above = home / "datasets"
     was_there = above.is_dir()
     above.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -214,7 +277,7 @@ def keep_originals(kept: Path, made: Made) -> None:
         }
         with suppress(FileNotFoundError):
             shutil.rmtree(kept.parent / ORIGINAL)  # another file that means the same
-        os.replace(arriving, kept.parent / ORIGINAL)
+        arriving.replace(kept.parent / ORIGINAL)
         files.write_whole(kept.parent / RECORD, facts, shared=True)
     finally:
         shutil.rmtree(arriving, ignore_errors=True)

@@ -16,9 +16,12 @@ from typing import Any
 from pipeline import display, settings
 from pipeline.errors import InputError
 from pipeline.inputs.data import datasets
+from pipeline.inputs.data.formats import columns
+from pipeline.inputs.data.formats.convert import Made
 from pipeline.inputs.models import base_models
 from pipeline.inputs.prompts import templates
-from pipeline.runs import check_pool, data_check
+from pipeline.runs import check_pool, prepare_data
+from pipeline.runs.prepare_data import Checked
 from pipeline.stages.all_stages import STAGES, ask
 from pipeline.stages.recipe import Recipe, from_dict, redo
 from pipeline.store import Store
@@ -68,10 +71,17 @@ def submit_all(
 
 @dataclass(frozen=True)
 class Passed:
-    """A recipe that can run: its model with the commit, and what should be known of its data."""
+    """A recipe that can run, and what should be known of its data.
+
+    model    with the commit
+    data     the JSON lines: its own file, or those made of it, which the home has already
+    columns  those chosen or recognised, where they are not plainly prompt and response
+    """
 
     model: str
     notes: list[str]
+    data: str
+    columns: dict[str, list[str]] | None
 
 
 def checked(recipes: Sequence[Recipe]) -> list[Passed | InputError]:
@@ -85,16 +95,21 @@ def checked(recipes: Sequence[Recipe]) -> list[Passed | InputError]:
 
 def answer(recipes: list[dict[str, Any]]) -> Generator[str, None, list[dict[str, Any]]]:
     """`checked` as a process is asked for it; `outcomes` reads what it returns."""
-    seen: Seen = {}
     found: list[dict[str, Any]] = []
-    for number, given in enumerate(recipes, 1):
-        yield f"Recipe {number} of {len(recipes)}…"
-        notes: list[str] = []
-        try:
-            model = check(from_dict(given), notes.append, seen)
-            found.append({"model": model.pinned, "notes": notes})
-        except InputError as error:
-            found.append({"problems": error.problems})
+    home = settings.home()
+    with prepare_data.work_folder(home) as work:
+        prepared = Prepared(work)
+        for number, given in enumerate(recipes, 1):
+            yield f"Recipe {number} of {len(recipes)}…"
+            notes: list[str] = []
+            try:
+                recipe = from_dict(given)
+                model = check(recipe, notes.append, prepared)
+                found.append({"model": model.pinned, "notes": notes, **prepared.result(recipe)})
+            except InputError as error:
+                found.append({"problems": error.problems})
+        if not any("problems" in one for one in found):
+            prepared.keep(home, found)
     return found
 
 
@@ -110,7 +125,7 @@ def queue_all(
     note: Say | None = None,
 ) -> list[str]:
     """Queue a run for each recipe, and see that a worker is there; return their ids."""
-    runs = [_queue(store, recipe, outcome.model, owner_name(owner)) for recipe, outcome in passed]
+    runs = [_queue(store, recipe, outcome, owner_name(owner)) for recipe, outcome in passed]
     for text in dict.fromkeys(text for _, outcome in passed for text in outcome.notes):
         if note is not None:
             note(text)
@@ -124,9 +139,10 @@ def owner_name(given: str | None) -> str:
     return " ".join("".join(letter for letter in text if letter.isprintable()).split())[:MOST_OWNER_LETTERS]
 
 
-def _queue(store: Store, recipe: Recipe, model: str, owner: str) -> str:
-    recipe = dataclasses.replace(recipe, model=model)  # all stages see the same commit
-    data = keep_dataset(store.home, Path(recipe.data))
+def _queue(store: Store, recipe: Recipe, outcome: Passed, owner: str) -> str:
+    # All stages see the same commit of the model.
+    recipe = dataclasses.replace(recipe, model=outcome.model, columns=outcome.columns)
+    data = keep_dataset(store.home, Path(outcome.data))
     stages: dict[str, dict[str, Any]] = {
         name: options for name, options in recipe.to_dict().items() if name in STAGES and options is not None
     }
@@ -169,15 +185,72 @@ def publish(store: Store, run: Run, to: str, options: Any) -> str:
     return stage
 
 
-Seen = dict[Any, datasets.Report | InputError]
+class Prepared:
+    """The data of recipes, checked, and made in the folder `work` where it is not the lab's JSON lines.
+
+    What was seen once is not read again.
+    """
+
+    def __init__(self, work: Path) -> None:
+        self._work = work
+        self._seen: dict[Any, Checked | InputError] = {}
+
+    def check(self, recipe: Recipe, model: base_models.Model | None) -> datasets.Report:
+        """The report of a recipe's data; without notes if its like was just seen. Raises InputError."""
+        key = self._key(recipe)
+        seen = self._seen.get(key)
+        if isinstance(seen, Checked):
+            return dataclasses.replace(seen.report, notes=[])
+        if seen is not None:
+            raise seen
+        folder = self._work / str(len(self._seen))
+        folder.mkdir()
+        chosen = columns.parse(recipe.columns) if recipe.columns else None
+        given = Path(recipe.data), folder, recipe.template, model, recipe.eval_fraction, recipe.seed
+        try:
+            self._seen[key] = found = prepare_data.check(*given, _longest(recipe), chosen)
+        except InputError as error:
+            self._seen[key] = error
+            raise
+        return found.report
+
+    def result(self, recipe: Recipe) -> dict[str, Any]:
+        """What `Passed` has of the data of a recipe that was checked."""
+        found = self._seen[self._key(recipe)]
+        assert isinstance(found, Checked)
+        made = found.made
+        chosen = made.columns.to_dict() if made.columns is not None and made.has_chosen else None
+        return {"data": str(made.path), "columns": chosen}
+
+    def keep(self, home: Path, results: list[dict[str, Any]]) -> None:
+        """Put what was made into the home, before it goes with the folder; the results name it there."""
+        made = {str(seen.made.path): seen.made for seen in self._seen.values() if isinstance(seen, Checked)}
+        kept = {path: str(keep(home, one)) for path, one in made.items() if one.is_made}
+        for one in results:
+            one["data"] = kept.get(one["data"], one["data"])
+
+    def _key(self, recipe: Recipe) -> Any:
+        chosen = str(columns.parse(recipe.columns).to_dict()) if recipe.columns else ""
+        return (
+            recipe.data, recipe.template, recipe.eval_fraction, recipe.seed, _longest(recipe), recipe.model,
+            chosen,
+        )  # fmt: skip
 
 
-def check(recipe: Recipe, note: Say | None = None, seen: Seen | None = None) -> base_models.Model:
+def _longest(recipe: Recipe) -> int | None:
+    """The shortest of the stages' `max_length`."""
+    lengths = [ask(name, "max_length", options) for name, options in recipe.stages().items()]
+    return min((length for length in lengths if length is not None), default=None)
+
+
+def check(recipe: Recipe, note: Say | None = None, prepared: Prepared | None = None) -> base_models.Model:
     """Find every fault of a recipe that can be known now; return its model. Raises InputError.
 
-    `note` gets remarks about the data. Models and data that `seen` has from earlier recipes are not read
-    again.
+    `note` gets remarks about the data. What `prepared` has from earlier recipes is not read again.
     """
+    if prepared is None:
+        with prepare_data.work_folder(settings.home()) as work:
+            return check(recipe, note, Prepared(work))
     problems: list[str] = []
     model = None
     stages = recipe.stages()
@@ -192,7 +265,7 @@ def check(recipe: Recipe, note: Say | None = None, seen: Seen | None = None) -> 
     problems += _gpu_problems(recipe)
     report = None
     try:
-        report = _checked_data(recipe, model, {} if seen is None else seen)
+        report = prepared.check(recipe, model)
         if report.unasked and any(ask(name, "needs_prompts", given) for name, given in stages.items()):
             problems.append(f"{recipe.data}: {report.unasked}")
     except InputError as error:
@@ -203,26 +276,6 @@ def check(recipe: Recipe, note: Say | None = None, seen: Seen | None = None) -> 
         for text in report.notes:
             note(text)
     return model
-
-
-def _checked_data(recipe: Recipe, model: base_models.Model | None, seen: Seen) -> datasets.Report:
-    """`data_check.check` of a recipe, unless `seen` has the same check. Raises InputError."""
-    lengths = [ask(name, "max_length", options) for name, options in recipe.stages().items()]
-    longest = min((length for length in lengths if length is not None), default=None)
-    given = recipe.data, recipe.template, recipe.eval_fraction, recipe.seed, longest, recipe.model
-    found = seen.get(given)
-    if isinstance(found, datasets.Report):
-        return dataclasses.replace(found, notes=[])
-    if found is not None:
-        raise found
-    try:
-        seen[given] = report = data_check.check(
-            Path(recipe.data), recipe.template, model, recipe.eval_fraction, recipe.seed, longest
-        )
-    except InputError as error:
-        seen[given] = error
-        raise
-    return report
 
 
 def _gpu_problems(recipe: Recipe) -> list[str]:
@@ -236,6 +289,14 @@ def _gpu_problems(recipe: Recipe) -> list[str]:
                 f"{needed} needs a GPU, and runs_on is 'cpu'; set runs_on to 'any', or choose another option"
             )
     return problems
+
+
+def keep(home: Path, made: Made) -> Path:
+    """`keep_dataset`, with what it was made of beside it."""
+    kept = keep_dataset(home, made.path)
+    if made.is_made:
+        prepare_data.keep_originals(kept, made)
+    return kept
 
 
 def keep_dataset(home: Path, source: Path) -> Path:

@@ -12,6 +12,7 @@ import yaml
 from pipeline import display
 from pipeline.errors import InputError
 from pipeline.inputs import safe_yaml
+from pipeline.inputs.data.formats import columns
 from pipeline.inputs.models.catalogue import CATALOGUE
 from pipeline.inputs.options import coerce, describe, option, parse, unknown_keys
 from pipeline.stages import evaluate, finetune, optimize, quantize, score
@@ -21,7 +22,9 @@ from pipeline.stages.all_stages import STAGES, about, ask
 NOT_PATHS = ("azureml:",)
 
 OPTIONS = {name: stage.Options for name, stage in STAGES.items()}
+COLUMNS = "columns"
 UNSAID = {
+    "columns": None,
     "group": "",
     "runs_on": "any",
     "max_minutes": 0.0,
@@ -39,7 +42,11 @@ class Basics:
         "A catalogue id, a hub id such as org/name, a local folder, or a model in Azure as"
         " azureml:NAME:VERSION or azureml://registries/...",
     )
-    data: str = option("", "The dataset: a file of JSON lines", label="Dataset")
+    data: str = option(
+        "",
+        "The dataset: JSON lines, a JSON array, CSV, TSV or Parquet, also as .gz; several as rows/*.csv",
+        label="Dataset",
+    )
     template: str = option(
         "chat", "chat (the model's own) or a text with {placeholders}; the last one is the response"
     )
@@ -71,8 +78,12 @@ class Basics:
 
 @dataclass(frozen=True)
 class Recipe(Basics):
-    """What to do with which model and data. A stage that is None is left out."""
+    """What to do with which model and data. A stage that is None is left out.
 
+    columns   which columns of the data are prompt, response and system; None: as recognised
+    """
+
+    columns: dict[str, list[str]] | None = None
     quantize: quantize.Options | None = field(default_factory=quantize.Options)
     finetune: finetune.Options | None = field(default_factory=finetune.Options)
     optimize: optimize.Options | None = field(default_factory=optimize.Options)
@@ -153,13 +164,15 @@ def from_dict(given: dict[str, Any], folder: Path | None = None) -> Recipe:
     Without a folder, the mapping comes from `to_dict`, and its paths are absolute.
     """
     top = {o.name: o for o in describe(Basics)}
-    allowed = [*top, *OPTIONS]
+    allowed = [*top, COLUMNS, *OPTIONS]
     problems = unknown_keys(given, allowed)
     values: dict[str, Any] = {}
     for key, value in given.items():
         try:
             if key in top:
                 values[key] = coerce(top[key], value, key)
+            elif key == COLUMNS:
+                values[key] = None if value is None else columns.parse(value, key).to_dict()
             elif key in OPTIONS:
                 values[key] = None if value is None else parse(OPTIONS[key], _renamed(key, value), key)
         except InputError as error:
@@ -189,7 +202,7 @@ def _missing(values: dict[str, Any], given: dict[str, Any]) -> list[str]:
     """Problems that concern more than one key."""
     problems = []
     if not given.get("data"):
-        problems.append("data: is missing; give a file of JSON lines")
+        problems.append("data: is missing; give a file with rows, such as JSON lines or CSV")
     name = values.get("name", "run")
     if not name.strip() or len(name) > 100 or not name.isprintable():
         wrong = display.value(name)

@@ -9,6 +9,7 @@ from itertools import islice
 
 from pipeline import display
 
+MARKUP = ("the file is a web page (HTML)", "the file is XML")
 HEAD = 64 * 1024  # bytes that show a file's kind
 INSTEAD = "save it as JSON lines, one object per line in UTF-8"
 ARRAY = "the file is a JSON array; write one object per line instead, without [ ] and commas between them"

@@ -71,7 +71,9 @@ def parse(given: Any, where: str = "columns") -> Columns:
         if not getattr(found, part):
             raise InputError(f"{where}.{part}: is missing; name a column, such as {where}: {{{part}: [a]}}")
     if twice := next((name for name in found.response if name in (*found.prompt, *found.system)), None):
-        raise InputError(f"{where}: {display.quoted(twice)} is both asked and answered; choose another column")
+        raise InputError(
+            f"{where}: {display.quoted(twice)} is both asked and answered; choose another column"
+        )
     return found
 
 
@@ -88,7 +90,9 @@ def _from_text(text: str, where: str) -> dict[str, list[str]]:
 def _names(given: Any, where: str) -> tuple[str, ...]:
     names = [] if given is None else [given] if isinstance(given, str) else given
     fits = isinstance(names, (list, tuple)) and len(names) <= MOST_NAMES
-    if not fits or not all(isinstance(name, str) and 0 < len(name) <= LONGEST_NAME and _is_text(name) for name in names):
+    if not fits or not all(
+        isinstance(name, str) and 0 < len(name) <= LONGEST_NAME and _is_text(name) for name in names
+    ):
         raise InputError(
             f"{where}: {display.value(given)} is not allowed; allowed: up to {MOST_NAMES} names of columns"
         )
@@ -100,7 +104,7 @@ def _is_text(name: str) -> bool:
 
 
 def proposed(sample: Sequence[Row], names: Sequence[str]) -> tuple[Columns | None, bool]:
-    """A choice by the names and contents of the first rows, and whether it is clear; None if there is none."""
+    """A choice by names and contents of the first rows, None if there is none; and whether it is clear."""
     plain = {name: re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_") for name in names}
     values = {name: [row[name] for row in sample if row.get(name) not in (None, "")] for name in names}
     usable = [name for name in names if values[name] and all(map(_is_plain, values[name]))]

@@ -54,7 +54,7 @@ def recognised(path: Path) -> Container | str:
     """What the file is, or a sentence for what is none of these. Raises OSError."""
     try:
         with text_lines.unpacked(path) as file:
-            packed = isinstance(getattr(file, "raw", None), text_lines._Unpacked)
+            packed = isinstance(getattr(file, "raw", None), text_lines.Unpacked)
             head = _head(file)
     except EndsHereError as error:
         return str(error)
@@ -77,21 +77,15 @@ def _recognised(head: bytes, packed: bool, ending: str) -> Container | str:
     if encoding.startswith("utf-8") and (kind := file_faults.of_bytes(head)):
         return kind
     text = _text(head, encoding)
-    whole = len(head) < HEAD
-    first = text.lstrip()[:1]
-    fault = file_faults.of_text(text.encode(), whole)
+    fault = file_faults.of_text(text.encode("utf-8", "replace"), len(head) < HEAD)
     if fault == file_faults.ARRAY:
         return Container(JSON_ARRAY, packed, encoding)
-    if first in ("{", "[") or not first:
+    if not text.strip() or text.lstrip()[0] in "{[" or (fault is None and ending not in delimited.ENDINGS):
         return Container(JSON_LINES, packed, encoding)
-    if fault is None or "web page" in fault or "XML" in fault:
-        return Container(JSON_LINES, packed, encoding) if fault is None and ending not in _TABLES else fault or ""
-    if dialect := delimited.sniffed(text, ending):
-        return Container(TSV if dialect.separator == "\t" else CSV, packed, encoding, dialect)
-    return fault
-
-
-_TABLES = (".csv", ".tsv", ".tab")
+    dialect = None if fault and fault.startswith(file_faults.MARKUP) else delimited.sniffed(text, ending)
+    if dialect is None:
+        return fault or Container(JSON_LINES, packed, encoding)
+    return Container(TSV if dialect.separator == "\t" else CSV, packed, encoding, dialect)
 
 
 def _text(head: bytes, encoding: str) -> str:

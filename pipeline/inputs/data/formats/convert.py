@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import select
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ LOOK_SECONDS = 0.5  # how long `preparing` may be silent
 HEAD_ROWS = 20
 HEAD_BYTES = 2 * datasets.LONGEST_LINE
 ENDED = (
-    "the process that reads it has ended (code {}): it takes far too much memory or is damaged; give a smaller"
-    " or another file"
+    "the process that reads it has ended (code {}): the file takes far too much memory or is damaged; give"
+    " another one"
 )
 
 
@@ -60,6 +61,12 @@ class Made:
     @property
     def is_made(self) -> bool:
         return self.path not in self.sources
+
+    @property
+    def has_chosen(self) -> bool:
+        """Whether other columns than prompt, response and system were taken, alone, by these names."""
+        plain = Columns(("prompt",), ("response",))
+        return self.columns not in (None, plain, replace(plain, system=("system",)))
 
     def place(self, number: int) -> tuple[Path, str, int]:
         """The source of a row of `path`, what its rows are counted in, and its number there."""
@@ -107,22 +114,26 @@ def preparing(
         "columns": chosen.to_dict() if chosen else None,
     }
     found = yield from _answer(asked, files[0])
-    proposed, applied = (columns.parse(found[name]) if found[name] else None for name in ("proposed", "columns"))
-    return Made(
-        target,
-        tuple(files),
-        found["container"],
-        found["shape"],
-        tuple(found["fields"]),
-        applied,
-        proposed,
-        found["rows"],
-        tuple((number, problem) for number, problem in found["problems"]),
-        found["more"],
-        found["stopped"],
-        tuple(found["units"]),
-        tuple(found["starts"]),
-    )
+    return from_facts({**found, "path": str(target), "sources": [str(file) for file in files]})
+
+
+def facts(made: Made) -> dict[str, Any]:
+    """As JSON has it."""
+    chosen = {
+        name: (found.to_dict() if (found := getattr(made, name)) else None)
+        for name in ("columns", "proposed")
+    }
+    paths = {"path": str(made.path), "sources": [str(source) for source in made.sources]}
+    return {**dataclasses.asdict(made), **chosen, **paths}
+
+
+def from_facts(given: dict[str, Any]) -> Made:
+    """What `facts` says, and `make`."""
+    chosen = {name: columns.parse(given[name]) if given[name] else None for name in ("columns", "proposed")}
+    lists = {name: tuple(given[name]) for name in ("fields", "units", "starts")}
+    problems = tuple((number, problem) for number, problem in given["problems"])
+    paths = {"path": Path(given["path"]), "sources": tuple(map(Path, given["sources"]))}
+    return Made(**{**given, **chosen, **lists, **paths, "problems": problems})
 
 
 def _as_it_is(file: Path, wanted: Sequence[str] | None, chosen: Columns | None) -> Made | None:
@@ -139,14 +150,16 @@ def _as_it_is(file: Path, wanted: Sequence[str] | None, chosen: Columns | None) 
     shape = shapes.recognised(sample) if sample else shapes.Shape(shapes.UNKNOWN, ())
     made = Made(file, (file,), known.name, shape.name, shape.fields, proposed=shape.columns)
     fits = any({"prompt", "response"} <= set(row) for row in sample)
-    same = fits and shape.columns is not None and chosen in (None, columns.SAME, _without_system(shape.columns))
+    same = (
+        fits and shape.columns is not None and chosen in (None, columns.SAME, _without_system(shape.columns))
+    )
     if wanted is not None:
         canonical = {"prompt", "response", "system"}.issuperset(wanted)
         return made if not canonical or set(wanted) <= set(shape.fields) or not sample else None
     if same:
         system = ("system",) if "system" in shape.fields else ()
-        return Made(**{**made.__dict__, "columns": Columns(("prompt",), ("response",), system)})
-    if chosen is None and (fits or shape.name == shapes.MESSAGES or shape.name == shapes.UNKNOWN):
+        return replace(made, columns=Columns(("prompt",), ("response",), system))
+    if chosen is None and (fits or shape.name in (shapes.MESSAGES, shapes.UNKNOWN)):
         return made
     return None
 

@@ -20,6 +20,7 @@ from pipeline.inputs.data.formats.limits import (
 from pipeline.inputs.data.formats.text_lines import TextLines
 
 SEPARATORS = ",;\t"
+ENDINGS = (".csv", ".tsv", ".tab")
 LOOKED_AT = 30  # rows that show which sign separates
 ALIKE = 0.9  # share of them that has as many cells as the header
 LONGEST_NAME = 60  # letters of a header's cell; longer ones are data
@@ -52,7 +53,7 @@ def sniffed(text: str, ending: str) -> Dialect | None:
         if rows and len(rows[0]) > 1:
             alike = sum(len(row) == len(rows[0]) for row in rows) / len(rows)
             best = max(best, (alike, len(rows[0]), separator))
-    sure = ending in (".csv", ".tsv", ".tab")
+    sure = ending in ENDINGS
     separator = best[2] or ("," if sure and ending == ".csv" else "\t" if sure else "")
     if not separator:
         return None
@@ -73,7 +74,9 @@ def _cells(lines: list[str], separator: str) -> Iterator[list[str]]:
 def _is_header(cells: list[str]) -> bool:
     """Whether a first row names columns: names are short, and no sentences."""
     return not any(
-        len(cell) > LONGEST_NAME or "\n" in cell or (cell.count(" ") >= 3 and cell.rstrip().endswith((".", "?", "!")))
+        len(cell) > LONGEST_NAME
+        or "\n" in cell
+        or (cell.count(" ") >= 3 and cell.rstrip().endswith((".", "?", "!")))
         for cell in cells
     )
 
@@ -124,7 +127,9 @@ def _row(names: list[str], cells: list[str]) -> Row | str:
     while len(cells) > len(names) and not cells[-1]:
         cells.pop()
     if len(cells) != len(names):
-        few = f"the row has {len(cells):,} cell{'s' * (len(cells) != 1)}, and the table {len(names):,} columns"
+        few = (
+            f"the row has {len(cells):,} cell{'s' * (len(cells) != 1)}, and the table {len(names):,} columns"
+        )
         return f"{few}; put texts that hold the separator into double quotes"
     return dict(zip(names, cells, strict=True))
 

@@ -18,7 +18,7 @@ _TOO_DEEP = "this item is nested too deeply"
 
 
 def of_lines(lines: TextLines, head: str, whole: bool) -> Rows:
-    """A row a line; `head` is how the text begins, or all of it. Raises EndsHereError for what has no rows."""
+    """A row a line; `head` is how the text begins, or all of it. Raises EndsHereError if no row is there."""
     is_first = True
     for line in lines:
         lines.row_begins()
@@ -54,7 +54,11 @@ def of_array(file: BinaryIO, encoding: str) -> Rows:
         if sign == "]":
             break
         if sign != ",":
-            what = "the file ends before the ] of its array" if not sign else "a comma is missing behind this item"
+            what = (
+                "the file ends before the ] of its array"
+                if not sign
+                else "a comma is missing behind this item"
+            )
             raise EndsHereError(what, number)
     if text.next_sign():
         raise EndsHereError("something follows the ] of the array", number)

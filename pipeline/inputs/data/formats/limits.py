@@ -28,6 +28,4 @@ class EndsHereError(Exception):
 
 def too_many_columns(count: int) -> str:
     """Why a table so wide is refused."""
-    return (
-        f"the table has {count:,} columns; allowed: {MOST_COLUMNS:,}. Keep those that hold prompt and response"
-    )
+    return f"the table has {count:,} columns; allowed: {MOST_COLUMNS:,}. Keep those with prompt and response"

@@ -1,7 +1,7 @@
 """Makes the lab's JSON lines of files in any format: a process of its own, limited in memory and time.
 
-`python -m pipeline.inputs.data.formats.make` gets the question as JSON on its standard input, and writes a line
-of JSON for each step and in the end what was found. It ends when its standard input does.
+`python -m pipeline.inputs.data.formats.make` gets the question as JSON on its standard input, and writes a
+line of JSON for each step and in the end what was found. It ends when its standard input does.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ MEMORY = 2 << 30  # bytes of address space beside what its programs take
 SECONDS = 900  # of processor time
 NICE = 10
 CANONICAL = frozenset(("prompt", "response", "system"))
-OTHER = "the file has other columns than the first one; choose the columns that all have, or give one at a time"
+OTHER = (
+    "the file has other columns than the first one; choose the columns that all have, or give one at a time"
+)
 
 
 @dataclass
@@ -172,7 +174,11 @@ def _sample(rows: Rows) -> list[tuple[int, Row | str]]:
     found, letters = [], 0
     for number, row in islice(rows, SAMPLE):
         found.append((number, row))
-        letters += sum(len(value) for value in row.values() if isinstance(value, str)) if isinstance(row, dict) else 0
+        letters += (
+            sum(len(value) for value in row.values() if isinstance(value, str))
+            if isinstance(row, dict)
+            else 0
+        )
         if letters > SAMPLE_LETTERS:
             break
     return found

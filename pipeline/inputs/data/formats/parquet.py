@@ -22,7 +22,7 @@ _INDEX = "__index_level_"  # pandas' row numbers, which nobody has written
 def rows(path: Path) -> Rows:
     """The rows by their number. Raises EndsHereError where they are damaged, or far more than the file."""
     import pyarrow as arrow
-    import pyarrow.parquet as parquet
+    from pyarrow import parquet
 
     arrow.set_memory_pool(arrow.system_memory_pool())  # others reserve more than they use, which is limited
     number = 0

@@ -25,14 +25,16 @@ def unpacked(path: Path) -> BinaryIO:
     Reading raises EndsHereError where that is damaged, or unpacks to far more than it is.
     """
     file = path.open("rb")
-    packed = file.read(len(GZIP)) == GZIP
-    file.seek(0)
-    if not packed:
-        return file
-    return io.BufferedReader(_Unpacked(file, path.stat().st_size), PIECE)
+    try:
+        packed = file.read(len(GZIP)) == GZIP
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    return io.BufferedReader(Unpacked(file, path.stat().st_size), PIECE) if packed else file
 
 
-class _Unpacked(io.RawIOBase):
+class Unpacked(io.RawIOBase):
     """What gzip has packed."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
@@ -71,12 +73,8 @@ def encoding(head: bytes) -> str:
     for mark, name in _MARKS:
         if head.startswith(mark):
             return name
-    first = head[:4]
-    zeros = tuple(byte == 0 for byte in first)
-    known = {
-        (False, True, True, True): "utf-32-le", (True, True, True, False): "utf-32-be",
-        (False, True, False, True): "utf-16-le", (True, False, True, False): "utf-16-be",
-    }  # fmt: skip
+    zeros = "".join("0" if byte == 0 else "x" for byte in head[:4])
+    known = {"x000": "utf-32-le", "000x": "utf-32-be", "x0x0": "utf-16-le", "0x0x": "utf-16-be"}
     return known.get(zeros, "utf-8")
 
 
