@@ -143,6 +143,74 @@ class TestCheck:
         assert "Traceback" not in err
 
 
+class TestCheckFormats:
+    def card(self, capsys: Capture, *argv: object) -> tuple[int, dict[str, Any]]:
+        code, out, err = cli(capsys, "check", *argv, "--json")
+        assert err == ""
+        return code, json.loads(out)
+
+    def test_a_table_is_checked_as_it_is_recognised(
+        self, home: Path, tmp_path: Path, capsys: Capture
+    ) -> None:
+        path = tmp_path / "rows.csv"
+        path.write_text("question;answer\na;b\nc;d\n")
+        code, out, _ = cli(capsys, "check", path)
+        assert code == 0
+        assert out == (
+            f"{path}: 2 rows, fields question, answer: good\n"
+            "Read as csv, question/answer: prompt = question, response = answer\n"
+        )
+        assert not (home / "datasets").exists()
+
+    def test_what_was_found_is_json(self, home: Path, dataset: Path, tmp_path: Path, capsys: Capture) -> None:
+        path = tmp_path / "rows.csv"
+        path.write_text("question;answer\na;b\nc;d\n")
+        code, card = self.card(capsys, path)
+        columns = {"prompt": ["question"], "response": ["answer"], "system": []}
+        assert (code, card["container"], card["shape"], card["rows"]) == (0, "csv", "question/answer", 2)
+        assert (card["columns"], card["problems"]) == (columns, [])
+        assert list(card) == [
+            "container", "shape", "rows", "columns", "tokens", "duplicates", "near_duplicates", "leaks",
+            "problems",
+        ]  # fmt: skip
+        code, card = self.card(capsys, dataset)
+        assert (code, card["container"], card["shape"], card["rows"]) == (0, "jsonl", "prompt/response", 20)
+
+    def test_problems_have_their_line_and_the_exit_code_is_2(
+        self, home: Path, tmp_path: Path, capsys: Capture
+    ) -> None:
+        path = tmp_path / "rows.csv"
+        path.write_text('question;answer\n"a\nb";c\nd;\n')
+        code, card = self.card(capsys, path)
+        said = "'answer' is empty, so there is nothing to learn from this row"
+        assert (code, card["problems"]) == (2, [{"line": 4, "message": said}])
+        path.write_text("question;answer\na;b\n")
+        code, card = self.card(capsys, path)
+        assert (code, card["problems"][0]["line"]) == (2, 1)
+        assert "at least 2 are needed" in card["problems"][0]["message"]
+
+    def test_columns_are_chosen_where_they_are_not_clear(
+        self, home: Path, tmp_path: Path, capsys: Capture
+    ) -> None:
+        path = tmp_path / "rows.csv"
+        path.write_text("eins,zwei,drei\nx a,y b,z c\nx a,y d,z e\n")
+        code, card = self.card(capsys, path)
+        assert (code, card["columns"]["prompt"]) == (2, ["eins"])
+        assert "which columns hold prompt and response is not clear" in card["problems"][0]["message"]
+        code, card = self.card(capsys, path, "--columns", "prompt=eins+zwei,response=drei")
+        assert (code, card["columns"]["prompt"], card["rows"]) == (0, ["eins", "zwei"], 2)
+        code, _, err = cli(capsys, "check", path, "--columns", "prompt")
+        assert (code, "--columns: 'prompt' is not understood" in err) == (2, True)
+
+    def test_several_files_are_one_dataset(self, home: Path, tmp_path: Path, capsys: Capture) -> None:
+        (tmp_path / "1.csv").write_text("question,answer\na,b\n")
+        (tmp_path / "2.json").write_text('[{"question": "c", "answer": "d"}, {"question": "e"}]')
+        code, card = self.card(capsys, tmp_path / "1.csv", tmp_path / "2.json")
+        assert (code, card["container"], card["rows"]) == (2, "csv+json", 2)
+        assert card["problems"][0]["line"] == 2
+        assert card["problems"][0]["message"].startswith("2.json: the column 'answer' is missing")
+
+
 @pytest.mark.parametrize("argv", [["x" * 10**6], ["list", "x" * 10**6], ["list", "--status", "x" * 10**6]])
 def test_words_that_are_not_understood_are_cut(capsys: Capture, argv: list[str]) -> None:
     code, _, err = cli(capsys, *argv)

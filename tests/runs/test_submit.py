@@ -192,7 +192,7 @@ def test_faults_of_data_that_several_recipes_share_are_told_for_each(
     dataset.write_text("x,y\n1,2\n")
     with pytest.raises(InputError) as caught:
         submit.submit_all(store, [recipe.load(recipe_file)] * 2)
-    assert [said.count("the file is CSV") for said in caught.value.problems] == [1, 1]
+    assert [said.count("which columns hold") for said in caught.value.problems] == [1, 1]
 
 
 def test_rows_longer_than_the_recipes_max_length_are_noted(
@@ -283,3 +283,47 @@ def test_a_gpu_export_needs_a_gpu_here(
         submit.check(chosen)
     monkeypatch.setattr("pipeline.system.hardware.gpus", lambda: 1)
     submit.check(chosen)
+
+
+def test_a_table_is_made_into_json_lines_and_kept_with_its_original(
+    store: Store, recipe_file: Path, dataset: Path, no_worker: list[Path]
+) -> None:
+    table = dataset.with_name("towns.csv")
+    table.write_text("Town;Land;Id\n" + "".join(f"town {i};land {i};x{i}\n" for i in range(9)))
+    changes = ["data=towns.csv", "columns={prompt: [Town], response: [Land]}"]
+    run = store.get(submit.submit(store, recipe.load(recipe_file, changes)))
+    made = Path(run.data)
+    assert (made.name, made.parent.name) == ("towns.jsonl", datasets.sha256(made))
+    assert json.loads(made.read_text().split("\n")[1]) == {"prompt": "town 0", "response": "land 0"}
+    assert (made.parent / "original" / "towns.csv").read_bytes() == table.read_bytes()
+    assert run.recipe["columns"] == {"prompt": ["Town"], "response": ["Land"], "system": []}
+    assert [path.name for path in (store.home / "datasets").iterdir()] == [made.parent.name]
+    table.unlink()
+    same = store.get(submit.submit(store, submit.again(run)))
+    assert (same.data, same.recipe["columns"]) == (run.data, run.recipe["columns"])
+    other = store.get(submit.submit(store, submit.again(run, ["columns.response=[Id]"])))
+    assert json.loads(Path(other.data).read_text().split("\n")[1]) == {"prompt": "town 0", "response": "x0"}
+
+
+def test_what_was_recognised_is_recorded(
+    store: Store, recipe_file: Path, dataset: Path, no_worker: list[Path]
+) -> None:
+    plain = store.get(submit.submit(store, recipe.load(recipe_file)))
+    assert "columns" not in plain.recipe
+    dataset.write_text('{"question": "a", "answer": "b"}\n{"question": "c", "answer": "d"}\n')
+    run = store.get(submit.submit(store, recipe.load(recipe_file)))
+    assert run.recipe["columns"] == {"prompt": ["question"], "response": ["answer"], "system": []}
+    assert submit.again(run).to_yaml().count("question") == 1
+
+
+def test_a_bad_row_of_a_table_is_refused_by_its_own_line_and_nothing_is_left(
+    store: Store, recipe_file: Path, dataset: Path, no_worker: list[Path]
+) -> None:
+    dataset.with_name("t.csv").write_text('question,answer\n"a\nb",c\nd,\ne,"\\u0000"\n')
+    with pytest.raises(InputError) as caught:
+        submit.submit(store, recipe.load(recipe_file, ["data=t.csv"]))
+    path = dataset.with_name("t.csv")
+    assert caught.value.problems == [
+        f"{path}:4: 'answer' is empty, so there is nothing to learn from this row"
+    ]
+    assert (store.list(), (store.home / "datasets").exists()) == ([], False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,7 +107,7 @@ def proposed(sample: Sequence[Row], names: Sequence[str]) -> tuple[Columns | Non
     """A choice by names and contents of the first rows, None if there is none; and whether it is clear."""
     plain = {name: re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_") for name in names}
     values = {name: [row[name] for row in sample if row.get(name) not in (None, "")] for name in names}
-    usable = [name for name in names if values[name] and all(map(_is_plain, values[name]))]
+    usable = [name for name in names if _most(map(_is_plain, values[name]))]
     system = _first(usable, plain, _SYSTEM)
     if {"q", "a"} <= set(plain.values()):  # one alone is any column
         plain = {name: {"q": "question", "a": "answer"}.get(word, word) for name, word in plain.items()}
@@ -138,6 +138,12 @@ def _first(names: Sequence[str], plain: dict[str, str], known: Sequence[str]) ->
     return min(found, key=lambda name: (known.index(plain[name]), names.index(name)), default=None)
 
 
+def _most(found: Iterable[bool]) -> bool:
+    """Whether that holds for half of some or more: a few cells may be wrong, which is said by line."""
+    held = list(found)
+    return bool(held) and 2 * sum(held) >= len(held)
+
+
 def _is_plain(value: Any) -> bool:
     return isinstance(value, (str, int, float)) and not isinstance(value, bool)
 
@@ -145,7 +151,7 @@ def _is_plain(value: Any) -> bool:
 def _is_prose(values: Sequence[Any]) -> bool:
     """Whether these are texts, and not numbers, dates, ids or addresses."""
     texts = [value for value in values if isinstance(value, str)]
-    return len(texts) == len(values) and not all(_CODE.fullmatch(text[:200].strip()) for text in texts)
+    return 2 * len(texts) >= len(values) and not all(_CODE.fullmatch(text[:200].strip()) for text in texts)
 
 
 def _size(values: Sequence[Any]) -> float:

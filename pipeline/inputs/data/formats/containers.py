@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -98,18 +98,18 @@ def opened(path: Path, container: Container, work: Path) -> Iterator[Rows]:
     if container.kind == PARQUET:
         yield parquet.rows(_whole(path, work) if container.packed else path)
         return
-    with text_lines.unpacked(path) as file:
-        if container.kind == JSON_ARRAY:
-            yield json_rows.of_array(file, container.text)
+    file = text_lines.unpacked(path)
+    if container.kind == JSON_ARRAY:
+        with closing(json_rows.Ahead(file, container.text)) as text:
+            yield json_rows.of_array(text)
+        return
+    with closing(text_lines.TextLines(file, container.text)) as lines:
+        if container.dialect is not None:
+            yield delimited.rows(lines, container.dialect)
             return
-        if container.kind == JSON_LINES:
-            with text_lines.unpacked(path) as again:
-                head = _head(again)
-            text = _text(head, container.text)
-            yield json_rows.of_lines(text_lines.TextLines(file, container.text), text, len(head) < HEAD)
-            return
-        assert container.dialect is not None
-        yield delimited.rows(text_lines.TextLines(file, container.text), container.dialect)
+        with text_lines.unpacked(path) as again:
+            head = _head(again)
+        yield json_rows.of_lines(lines, _text(head, container.text), len(head) < HEAD)
 
 
 def _whole(path: Path, work: Path) -> Path:

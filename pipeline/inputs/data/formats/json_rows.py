@@ -31,12 +31,11 @@ def of_lines(lines: TextLines, head: str, whole: bool) -> Rows:
         yield lines.number, row
 
 
-def of_array(file: BinaryIO, encoding: str) -> Rows:
+def of_array(text: Ahead) -> Rows:
     """The items of an array by their number; what is no item ends the reading.
 
     Raises EndsHereError with the item's number. Never holds more than a few rows of the longest kind.
     """
-    text = _Ahead(file, encoding)
     number = 0
     if text.next_sign() != "[":
         raise EndsHereError("a JSON array must begin with [", 1)
@@ -64,11 +63,12 @@ def of_array(file: BinaryIO, encoding: str) -> Rows:
         raise EndsHereError("something follows the ] of the array", number)
 
 
-class _Ahead:
+class Ahead:
     """A text with at least a row of the longest kind in sight, if it has so much left."""
 
     def __init__(self, file: BinaryIO, encoding: str) -> None:
         self._file = io.TextIOWrapper(file, encoding=encoding, newline="")
+        self.close = self._file.close
         self._encoding = encoding.removesuffix("-sig").upper()
         self._text = ""
         self._ended = False

@@ -10,8 +10,8 @@ from pipeline.inputs.data.datasets import LONGEST_LINE
 LONGEST_ROW = LONGEST_LINE  # bytes, or characters before they are written; what is made is read as lines
 MOST_COLUMNS = 1_000
 MOST_BLANK = 1_000_000  # lines in a row
-UNPACKED = 256 * 1024 * 1024  # bytes that any packed file may unpack to;
-TIMES = 200  # one that is larger than that only so many times its own size
+UNPACKED = 128 * 1024 * 1024  # bytes that any packed file may unpack to;
+TIMES = 100  # what is more than that only so many times its packed size; texts pack to a tenth, say
 TOO_LONG = f"the row is longer than {LONGEST_ROW:,} bytes; shorten its texts"
 
 Row = dict[str, Any]

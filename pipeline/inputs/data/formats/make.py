@@ -82,9 +82,9 @@ class Making:
             self.stopped = start + 1
 
     def _read(self, rows: Rows, start: int, unit: str) -> Iterator[str]:
-        first = _sample(rows)
+        first, rest = _sample(rows)
         self._see([row for _, row in first if isinstance(row, dict)])
-        for number, row in chain(first, rows):
+        for number, row in chain(first, rest):
             self.number = start + number
             self._take(row)
             if self.more > datasets.MOST_COUNTED:
@@ -169,19 +169,24 @@ class Making:
         }
 
 
-def _sample(rows: Rows) -> list[tuple[int, Row | str]]:
-    """The first rows, fewer where they are long."""
+def _sample(rows: Rows) -> tuple[list[tuple[int, Row | str]], Rows]:
+    """The first rows, fewer where they are long; and the rest, which may be the error that ends them."""
     found, letters = [], 0
-    for number, row in islice(rows, SAMPLE):
-        found.append((number, row))
-        letters += (
-            sum(len(value) for value in row.values() if isinstance(value, str))
-            if isinstance(row, dict)
-            else 0
-        )
-        if letters > SAMPLE_LETTERS:
-            break
-    return found
+    try:
+        for number, row in islice(rows, SAMPLE):
+            found.append((number, row))
+            texts = row.values() if isinstance(row, dict) else [row]
+            letters += sum(len(text) for text in texts if isinstance(text, str))
+            if letters > SAMPLE_LETTERS:
+                break
+    except EndsHereError as error:
+        return found, _raising(error)
+    return found, rows
+
+
+def _raising(error: EndsHereError) -> Rows:
+    yield from ()
+    raise error
 
 
 def _plain(value: Any) -> Any:

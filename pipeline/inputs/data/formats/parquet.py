@@ -16,6 +16,7 @@ from pipeline.inputs.data.formats.limits import (
 MAGIC = b"PAR1"
 TOGETHER = 128  # rows
 MOST_ROWS = 50_000_000
+FEW_ROWS = 100_000  # larger tables have no more rows than bytes, unless all are alike
 _INDEX = "__index_level_"  # pandas' row numbers, which nobody has written
 
 
@@ -29,7 +30,7 @@ def rows(path: Path) -> Rows:
     most = max(UNPACKED, TIMES * path.stat().st_size)
     try:
         with parquet.ParquetFile(path) as file:
-            _look(file.metadata.num_columns, file.metadata.num_rows)
+            _look(file.metadata.num_columns, file.metadata.num_rows, path.stat().st_size)
             names = [name for name in file.schema_arrow.names if not name.startswith(_INDEX)]
             if len(set(names)) < len(names):
                 raise EndsHereError("two columns of the table have the same name; rename one", 1)
@@ -49,11 +50,13 @@ def rows(path: Path) -> Rows:
         raise EndsHereError(f"the Parquet file is damaged or cut off ({said})", number + 1) from None
 
 
-def _look(columns: int, rows: int) -> None:
+def _look(columns: int, rows: int, size: int) -> None:
     if columns > MOST_COLUMNS:
         raise EndsHereError(too_many_columns(columns), 1)
     if rows > MOST_ROWS:
         raise EndsHereError(f"the table has {rows:,} rows; allowed: {MOST_ROWS:,}. Give a part of it", 1)
+    if rows > max(FEW_ROWS, size):
+        raise EndsHereError(f"the Parquet file of {size:,} bytes holds {rows:,} rows; give a part of it", 1)
 
 
 def _larger(path: Path) -> str:

@@ -6,6 +6,7 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,6 +14,8 @@ from pipeline.inputs.data.formats.limits import LONGEST_ROW, MOST_BLANK, TIMES, 
 
 GZIP = b"\x1f\x8b"
 PIECE = 1 << 20
+DAMAGED = "the compressed file (gzip) is damaged or cut off here; pack it again"
+_DAMAGES = (EOFError, gzip.BadGzipFile, zlib.error)
 _MARKS = (  # those of 4 bytes first: their mark begins with that of 2
     (b"\xff\xfe\x00\x00", "utf-32"), (b"\x00\x00\xfe\xff", "utf-32"),
     (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"\xef\xbb\xbf", "utf-8-sig"),
@@ -22,26 +25,28 @@ _MARKS = (  # those of 4 bytes first: their mark begins with that of 2
 def unpacked(path: Path) -> BinaryIO:
     """The file's bytes, unpacked where it is gzip. Raises OSError.
 
-    Reading raises EndsHereError where that is damaged, or unpacks to far more than it is.
+    Raises EndsHereError where that unpacks to far more than it is; reading does so too, and where it is
+    damaged.
     """
     file = path.open("rb")
     try:
         packed = file.read(len(GZIP)) == GZIP
         file.seek(0)
+        if packed:
+            _look_ahead(file)
     except BaseException:
         file.close()
         raise
-    return io.BufferedReader(Unpacked(file, path.stat().st_size), PIECE) if packed else file
+    return io.BufferedReader(Unpacked(file), PIECE) if packed else file
 
 
 class Unpacked(io.RawIOBase):
     """What gzip has packed."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._inside = gzip.GzipFile(fileobj=file)
-        self._left = max(UNPACKED, TIMES * size)
-        self._size = size
+        self._count = 0
 
     def readable(self) -> bool:
         return True
@@ -50,22 +55,36 @@ class Unpacked(io.RawIOBase):
         room = memoryview(buffer)  # type: ignore[arg-type]
         try:
             count = self._inside.readinto(room)
-        except (EOFError, gzip.BadGzipFile, zlib.error):
-            raise EndsHereError(
-                "the compressed file (gzip) is damaged or cut off here; pack it again"
-            ) from None
-        self._left -= count
-        if self._left < 0:
-            raise EndsHereError(
-                f"the compressed file of {self._size:,} bytes unpacks to more than"
-                f" {max(UNPACKED, TIMES * self._size):,} bytes; unpack it, and give the file inside"
-            )
+        except _DAMAGES:
+            raise EndsHereError(DAMAGED) from None
+        self._count += count
+        _see_size(self._count, self._file)
         return count
 
     def close(self) -> None:
         self._inside.close()
         self._file.close()
         super().close()
+
+
+def _look_ahead(file: BinaryIO) -> None:
+    """Raise EndsHereError for a file that unpacks to far more than it is, before its rows take minutes."""
+    inside, room = gzip.GzipFile(fileobj=file), bytearray(PIECE)
+    count = 0
+    with suppress(*_DAMAGES):  # who reads it gets so far, and knows the line
+        while count <= UNPACKED and (read := inside.readinto(room)):
+            count += read
+            _see_size(count, file)
+    file.seek(0)
+
+
+def _see_size(count: int, file: BinaryIO) -> None:
+    """Raise EndsHereError if so many bytes are too many of what was read of a packed file."""
+    if count > UNPACKED and count > TIMES * file.tell():
+        raise EndsHereError(
+            f"the compressed file unpacks to more than {UNPACKED:,} bytes and {TIMES} times its size;"
+            " unpack it, and give the file inside"
+        )
 
 
 def encoding(head: bytes) -> str:
@@ -89,6 +108,7 @@ class TextLines:
         self._escapes = encoding.startswith("utf-8")
         errors = "surrogateescape" if self._escapes else "strict"
         self._text = io.TextIOWrapper(file, encoding=encoding, errors=errors, newline=None)
+        self.close = self._text.close
         self._encoding = encoding.removesuffix("-sig").upper()
         self._blank = 0
         self._held = 0
