@@ -114,6 +114,10 @@ def fit(component: Any, value: Any) -> Any:
         if not isinstance(value, list) or len(value) > LONGEST_LIST:
             raise InputError(UNFIT)
         return [_require(one, str, bool, int, float) for one in value]
+    if isinstance(component, gr.Dropdown) and component.multiselect:
+        if not isinstance(value, list | None) or len(value or []) > LONGEST_LIST:
+            raise InputError(UNFIT)
+        return [_require(one, str) for one in value or []]
     if isinstance(component, (gr.Dropdown, gr.Radio)):
         choices = {type(choice) for _, choice in component.choices or []}
         return _require(value, str, type(None), *choices, *getattr(component, TYPED_TOO, ()))

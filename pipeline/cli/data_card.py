@@ -41,23 +41,9 @@ def print_text(found: Checked) -> int:
     names = ", ".join(display.plain(str(source)) for source in made.sources)
     print(f"{names}: {report.rows:,} rows, fields {fields}: good")
     if made.is_made:
-        print(f"Read as {described(found)}")
+        print(f"Read as {prepare_data.described(made)}")
     for text in [*report.notes, *([report.unasked] if report.unasked else [])]:
         print(f"Note: {text}")
     if report.example:
         print(f"\nThe first row as the model reads it:\n\n{display.plain(report.example)}")
     return 0
-
-
-def described(found: Checked) -> str:
-    """What the rows were read as, such as `csv, question/answer: prompt = Q, response = A`."""
-    made = found.made
-    said = f"{made.container}, {made.shape}"
-    if made.columns is None:
-        return said
-    parts = [
-        f"{part} = {' + '.join(map(display.short, names))}"
-        for part, names in made.columns.to_dict().items()
-        if names
-    ]
-    return f"{said}: {', '.join(parts)}"

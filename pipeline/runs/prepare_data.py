@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,15 +28,22 @@ from pipeline.system import files
 RECORD = ".made.json"  # beside a dataset that was made here: of what, and with which columns
 ORIGINAL = "original"  # the folder with that
 LARGEST_RECORD = 1 << 20
+MOST_NAMED = 200  # columns that a list on the page offers
 LONGEST_NAME = 100  # letters of a name of ours
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A dataset as it was made, and what the check says of it, with lines or rows of what was given."""
+    """A dataset as it was made, and what the check says of it, with lines or rows of what was given.
+
+    unknown   why a model that was named is none
+    has_chat  whether it has a chat template
+    """
 
     made: Made
     report: datasets.Report
+    unknown: str = ""
+    has_chat: bool = True
 
     def listed(self) -> list[tuple[int, str]]:
         """The problems as (line or row, sentence); of several files the sentence names which."""
@@ -69,8 +76,6 @@ def checking(
     The app has it done by a process: see `check_pool`. Raises what `data_check.checking` does, and what
     `convert.preparing` does.
     """
-    if not check_pool.is_open():
-        return (yield from _checking(given, work, template, model, eval_fraction, seed, max_length, chosen))
     asked = {
         "given": [os.fspath(path) for path in given],
         "work": os.fspath(work),
@@ -82,8 +87,46 @@ def checking(
         "chosen": chosen.to_dict() if chosen else None,
     }
     found = yield from check_pool.ask(f"{__name__}:answer", asked)
-    report = datasets.Report(**{**found["report"], "fields": tuple(found["report"]["fields"])})
-    return Checked(convert.from_facts(found["made"]), report)
+    return _checked(found)
+
+
+def looking(
+    given: Sequence[Path], work: Path, template: str, model: str, max_length: int, chosen: Columns | None
+) -> Generator[str, None, Checked]:
+    """`checking` for the Data tab, with a model by its name, "" for none: see `data_check.looking`."""
+    asked = {
+        "given": [os.fspath(path) for path in given],
+        "work": os.fspath(work),
+        "template": template,
+        "model": model,
+        "max_length": max_length,
+        "chosen": chosen.to_dict() if chosen else None,
+    }
+    return _checked((yield from check_pool.ask(f"{__name__}:look", asked)))
+
+
+def look(
+    given: list[str], work: str, template: str, model: str, max_length: int, chosen: Any
+) -> Generator[str, None, dict[str, Any]]:
+    """`looking` as a process is asked for it."""
+    choice = columns.parse(chosen) if chosen else None
+    made = yield from preparing(list(map(Path, given)), Path(work), template, choice)
+    report, rest = _of_making(made), {"unknown": "", "has_chat": True}
+    if made.rows or not made.problems:
+        found = yield from data_check.look(str(made.path), template, model, max_length)
+        report, rest = _joined(made, _report(found.pop("report"))), found
+    named = [name for name in made.fields if len(name) <= columns.LONGEST_NAME]
+    made = replace(made, fields=tuple(named[:MOST_NAMED]))
+    return {"made": convert.facts(made), "report": dataclasses.asdict(report), **rest}
+
+
+def _checked(found: dict[str, Any]) -> Checked:
+    rest = {name: value for name, value in found.items() if name not in ("made", "report")}
+    return Checked(convert.from_facts(found["made"]), _report(found["report"]), **rest)
+
+
+def _report(facts: dict[str, Any]) -> datasets.Report:
+    return datasets.Report(**{**facts, "fields": tuple(facts["fields"])})
 
 
 def answer(
@@ -188,11 +231,13 @@ def unusable(found: Checked) -> list[str]:
     return []
 
 
-def ended(steps: Generator[str, None, Checked], given: Path) -> Checked:
-    """What `checking` returns in the end. Raises InputError where a file cannot be read."""
+def ended(
+    steps: Generator[str, None, Checked], given: Path, tell: Callable[[str], None] = lambda _: None
+) -> Checked:
+    """What `checking` returns in the end; `tell` gets what it says. Raises InputError, and for OSError too."""
     while True:
         try:
-            next(steps)
+            tell(next(steps))
         except StopIteration as end:
             found: Checked = end.value
             return found
@@ -209,7 +254,9 @@ def work_folder(home: Path) -> Iterator[Path]:
     above.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(suffix=".part", dir=above))
     try:
-        yield folder
+        inside = folder / "work"  # what lies right in such a folder is a dataset, which pages offer
+        inside.mkdir()
+        yield inside
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if not was_there:
@@ -226,6 +273,19 @@ class Record:
     shape: str
     fields: tuple[str, ...]
     columns: Columns | None
+
+
+def described(made: Made) -> str:
+    """What rows were read as, such as `csv, question/answer: prompt = Q, response = A`."""
+    said = f"{made.container}, {made.shape}"
+    if made.columns is None:
+        return said
+    parts = [
+        f"{part} = {' + '.join(map(display.short, names))}"
+        for part, names in made.columns.to_dict().items()
+        if names
+    ]
+    return f"{said}: {', '.join(parts)}"
 
 
 def record(path: Path) -> Record | None:

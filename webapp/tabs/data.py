@@ -9,19 +9,28 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from pipeline import display, settings
+from pipeline import settings
 from pipeline.errors import InputError, LabError
-from pipeline.inputs.data import datasets
+from pipeline.inputs.data.formats import columns, shapes
+from pipeline.inputs.data.formats.columns import PARTS, Columns
 from pipeline.inputs.prompts import templates
-from pipeline.runs import data_check, submit
+from pipeline.runs import prepare_data, submit
+from pipeline.runs.prepare_data import Checked
 from pipeline.stages import finetune
 from webapp import local_models, uploads
 from webapp.home import store
 from webapp.tabs import learned
 from webapp.ui import check_turns, choices, parts, views
 
+LISTS = (gr.skip(),) * len(PARTS)
 MISFIT = "The rows do not fit this template; change one of them and check again"
+UNFIT = "The rows cannot be used with these columns; choose others, or correct the lines"
 BROKEN = "This file cannot be used"
+HELP = (
+    "What is asked; several are joined with a blank line",
+    "What the model learns to answer",
+    "What it is told before, if anything",
+)
 CUSTOM = "<|user|>\\n{prompt}<|end|>\\n<|assistant|>\\n{response}<|end|>"
 
 
@@ -35,65 +44,101 @@ class Data(NamedTuple):
     shown: list[gr.components.Component]  # the outputs of `arrive`
 
 
-def look(uploaded: str | None, picked: str | None, template: str, model: str) -> Iterator[tuple[Any, ...]]:
+def look(
+    uploaded: str | None, picked: str | None, template: str, model: str, *lists: list[str]
+) -> Iterator[tuple[Any, ...]]:
     """Check an upload, or else the picked dataset: yields progress, then the findings.
 
-    A good upload is kept. A hub model may take a minute.
+    `lists` are the columns chosen as prompt, response and system; as recognised if there are none. A good
+    upload is kept. A hub model may take a minute.
     """
     yield _reading()
     try:
+        chosen = _chosen(lists)
         shown = yield from check_turns.steps(
-            lambda tell: _looked(uploaded, picked, template, model, tell), _reading
+            lambda tell: _looked(uploaded, picked, template, model, chosen, tell), _reading
         )
     except (LabError, OSError) as error:
         problems = views.problems("This cannot be checked or kept yet", error)
         choice = gr.update(value=None) if uploaded else gr.skip()
-        shown = None, problems, None, None, gr.skip(), choice, gr.update(interactive=False)
+        shown = None, problems, None, None, *LISTS, gr.skip(), choice, gr.update(interactive=False)
     yield shown
 
 
+def _chosen(lists: tuple[list[str], ...]) -> Columns | None:
+    """The columns chosen, None if there are none. Raises InputError."""
+    if not any(lists):
+        return None
+    return columns.parse(dict(zip(PARTS, lists, strict=True)))
+
+
 def _looked(
-    uploaded: str | None, picked: str | None, template: str, model: str, tell: Callable[[str], None]
-) -> tuple[Any, ...]:
+    uploaded: str | None, picked: str | None, template: str, model: str, chosen: Columns | None,
+    tell: Callable[[str], None],
+) -> tuple[Any, ...]:  # fmt: skip
     """The final outputs of `look`. Raises LabError, OSError."""
-    with _dataset(uploaded, picked) as path:
+    with _dataset(uploaded, picked) as path, prepare_data.work_folder(store().home) as work:
         offered, not_offered = _offered(model)
-        steps = data_check.looking(path, template, offered, max_length=finetune.Options.max_length)
+        steps = prepare_data.looking(
+            [path], work, template, offered, finetune.Options.max_length, chosen
+        )
         with closing(steps):
-            report, unknown, has_chat = datasets.ended(steps, tell)
-        unknown = not_offered or unknown
-        note = _without(template, model, unknown, has_chat)
-        fits, rows = report.good, report.good or report.has_rows
-        taken = _take(path, fits, rows) if uploaded else (gr.skip(), gr.skip())
+            found = prepare_data.ended(steps, path, tell)
+        note = _without(template, model, not_offered or found.unknown, found.has_chat)
+        made, report = found.made, found.report
+        fits = report.good
+        rows = fits or report.has_rows or (made.is_made and bool(made.fields) and made.shape != shapes.TEXT)
+        new = uploaded or (made.is_made and fits)  # other columns of what was made here before
+        taken = _take(found, fits, rows) if new else (gr.skip(), gr.skip())
+    title = (UNFIT if made.is_made else MISFIT) if rows else BROKEN
     return (
-        _summary(path, report, note),
-        None if fits else views.listed(MISFIT if rows else BROKEN, _short(report, path)),
+        _summary(path, found, note),
+        None if fits else views.listed(title, _short(found)),
         views.first_rows(report) if rows and report.first else None,
         views.example(report) if rows and report.example else None,
+        *_lists(found, rows, chosen),
         *taken,
         gr.update(interactive=fits),
     )
 
 
-def found(uploaded: str | None, picked: str | None, template: str, model: str) -> tuple[Any, ...]:
-    """The final outputs of `look`: summary, problems, rows, example, upload, choice, use."""
-    *_, last = look(uploaded, picked, template, model)
+def _lists(found: Checked, rows: bool, chosen: Columns | None) -> tuple[Any, ...]:
+    """The lists of columns: all there are, and those that were taken or are proposed."""
+    made = found.made
+    names = list(made.fields) if rows else []
+    values = (made.columns or chosen or made.proposed) if rows else None
+    taken = values.to_dict() if values else {}
+    return tuple(
+        gr.update(
+            choices=names,
+            value=[name for name in taken.get(part, []) if name in names],
+            interactive=bool(names),
+        )
+        for part in PARTS
+    )
+
+
+def found(
+    uploaded: str | None, picked: str | None, template: str, model: str, *lists: list[str]
+) -> tuple[Any, ...]:
+    """The final outputs of `look`: summary, problems, rows, example, three lists, upload, choice, use."""
+    *_, last = look(uploaded, picked, template, model, *lists)
     return last
 
 
 def _reading(step: str = "") -> tuple[Any, ...]:
     """The outputs while a dataset is read; `step` is the progress."""
     text = f"Reading the dataset… {step}".strip()
-    return {"text": text}, None, None, None, gr.skip(), gr.skip(), gr.update(interactive=False)
+    return {"text": text}, None, None, None, *LISTS, gr.skip(), gr.skip(), gr.update(interactive=False)
 
 
 def arrive() -> tuple[Any, ...]:
     """What the tab shows at first: the first dataset, usually the sample."""
     first = next((value for _, value in choices.data(store().home)), None)
     if first is None:
-        return gr.skip(), {"text": "Upload a dataset to see what is in it."}, *(gr.skip(),) * 4
-    summary, problems, rows, example, *_, use = found(None, first, templates.CHAT, "starter")
-    return refresh(first), summary, problems, rows, example, use
+        return gr.skip(), {"text": "Upload a dataset to see what is in it."}, *(gr.skip(),) * 7
+    *shown, _, _, use = found(None, first, templates.CHAT, "starter")
+    return refresh(first), *shown, use
 
 
 def refresh(picked: str | None) -> Any:
@@ -130,7 +175,7 @@ def _dataset(uploaded: str | None, picked: str | None) -> Iterator[Path]:
         yield choices.known_data(store().home, picked)
 
 
-def _take(path: Path, fits: bool, rows: bool) -> tuple[Any, Any]:
+def _take(found: Checked, fits: bool, rows: bool) -> tuple[Any, Any]:
     """Move a good upload into the home and choose it: new values of the upload box and the choice.
 
     An upload that does not fit stays in its box if another template may fit it. No dataset is chosen then, to
@@ -138,18 +183,21 @@ def _take(path: Path, fits: bool, rows: bool) -> tuple[Any, Any]:
     """
     if not fits:
         return gr.skip() if rows else None, gr.update(value=None)
-    kept = submit.keep_dataset(store().home, path)
+    kept = submit.keep(store().home, found.made)
     return None, gr.update(choices=choices.data(store().home), value=str(kept))
 
 
-def _short(report: datasets.Report, path: Path) -> list[str]:
-    """The problems with `line 7` instead of the full path."""
-    named = f"{display.plain(str(path))}:"
-    return [f"Line {m.removeprefix(named)}" if m.startswith(named) else m for m in report.messages()]
+def _short(found: Checked) -> list[str]:
+    """The problems with `Line 7` instead of the full path."""
+    unit = found.made.units[0].capitalize()
+    listed = [f"{unit} {number}: {problem}" for number, problem in found.listed()]
+    return listed + found.report.messages()[len(listed) :]
 
 
-def _summary(path: Path, report: datasets.Report, note: str) -> dict[str, Any]:
-    notes = [note, *report.notes, report.unasked]
+def _summary(path: Path, found: Checked, note: str) -> dict[str, Any]:
+    report, made = found.report, found.made
+    read = f"Checked as {prepare_data.described(made)}" if made.is_made and made.rows else ""
+    notes = [note, read, *report.notes, report.unasked]
     return views.dataset(path.name, report, [text for text in notes if text])
 
 
@@ -163,8 +211,17 @@ def build() -> Data:
                 elem_id="data-pick",
                 allow_custom_value=True,
             )
-            upload = gr.File(label="Upload JSON lines (.jsonl)", elem_id="data-upload", height=160)
+            upload = gr.File(
+                label="Upload JSON lines, JSON, CSV, TSV or Parquet", elem_id="data-upload", height=160
+            )
             parts.fixed("<i hidden></i>", js_on_load=f"({parts.live('nameUpload')})('data-upload');")
+            lists = [
+                gr.Dropdown(
+                    [], value=[], multiselect=True, label=f"{part.capitalize()} columns", info=info,
+                    allow_custom_value=True, interactive=False, elem_id=f"data-{part}",
+                )
+                for part, info in zip(PARTS, HELP, strict=True)
+            ]  # fmt: skip
             template = gr.Textbox(
                 templates.CHAT,
                 label="Template",
@@ -186,15 +243,21 @@ def build() -> Data:
             example = parts.drawn("example", elem_id="data-example")
             learned.build(picked, template, model)
 
-    shown = [summary, problems, rows, example, upload, picked, use]
+    found = [summary, problems, rows, example, *lists]
+    shown = [*found, upload, picked, use]
     given = [upload, picked, template, model]
-    event: dict[str, Any] = {"inputs": given, "outputs": shown, **parts.CHECKS}
-    upload.upload(look, **event)
+    event: dict[str, Any] = {"inputs": [*given, *lists], "outputs": shown, **parts.CHECKS}
+    upload.upload(look, **{**event, "inputs": given})
     template.submit(look, **event)
     again.click(look, **event)
-    gr.on(
-        [picked.input, model.input],
+    for one in lists:
+        one.input(look, **event)
+    picked.input(
         lambda picked, template, model: (yield from look(None, picked, template, model)),
         **{**event, "inputs": given[1:]},
     )
-    return Data(picked, template, model, use, [picked, summary, problems, rows, example, use])
+    model.input(
+        lambda picked, template, model, *lists: (yield from look(None, picked, template, model, *lists)),
+        **{**event, "inputs": [*given[1:], *lists]},
+    )
+    return Data(picked, template, model, use, [picked, *found, use])

@@ -86,7 +86,7 @@ def test_a_good_recipe_is_queued(store, inputs, model_folder):
 
 def test_what_should_be_known_of_the_data_is_shown_on_launch(store, inputs, uploaded, model_folder):
     local_models.offer([model_folder])
-    kept = data.found(uploaded(GOOD * 2), None, TEMPLATE, "starter")[5]["value"]
+    kept = data.found(uploaded(GOOD * 2), None, TEMPLATE, "starter")[8]["value"]
     given = values(inputs, data=kept, model=str(model_folder), template=TEMPLATE)
     *_, (notice, problems, run, form_update) = lab.launch(inputs, *given, "ann")
     assert notice["text"] == f"Run {run} is queued. About its data:"

@@ -24,7 +24,7 @@ SKIP = gr.skip()
 
 
 def test_a_good_upload_is_kept_by_content_and_chosen(home, uploaded):
-    summary, problems, rows, example, upload, picked, use = data.found(
+    summary, problems, rows, example, *_, upload, picked, use = data.found(
         uploaded(GOOD), None, TEMPLATE, "starter"
     )
     assert summary["text"] == "mine.jsonl: 2 rows · fields: prompt, response"
@@ -42,13 +42,13 @@ def test_a_good_upload_is_kept_by_content_and_chosen(home, uploaded):
     [
         (b"", "Line 1: the file is empty"),
         (GOOD * 3 + b'{"prompt": \n' + GOOD, "Line 7: not JSON"),
-        (b'[{"prompt": "a"}]', "JSON array"),
+        (b'[{"prompt": "a"}]', "Row 1: the rows have one text only (prompt)"),
         (b"PK\x03\x04\x00\x00\x00", "Line 1: the file is compressed (ZIP)"),
         (b"\xff\xfe\x00", "Line 1: the file is in UTF-16"),
     ],
 )
 def test_a_broken_upload_is_refused_with_its_lines_and_nothing_is_kept(home, uploaded, content, words):
-    _, problems, _, _, upload, picked, use = data.found(uploaded(content), None, TEMPLATE, "starter")
+    _, problems, *_, upload, picked, use = data.found(uploaded(content), None, TEMPLATE, "starter")
     assert words in problems["items"][0]
     assert problems["title"] == data.BROKEN
     assert (upload, picked["value"], use["interactive"]) == (None, None, False)  # the sample was not checked
@@ -56,15 +56,50 @@ def test_a_broken_upload_is_refused_with_its_lines_and_nothing_is_kept(home, upl
     assert list((home / ".gradio-uploads" / uploads.COPIES).iterdir()) == []
 
 
-def test_an_upload_that_needs_another_template_waits_for_it(home, uploaded):
-    path = uploaded(b'{"question": "a", "answer": "b"}\n{"question": "c", "answer": "d"}\n')
-    _, problems, rows, _, upload, picked, use = data.found(path, None, TEMPLATE, "starter")
-    assert problems["items"][0].startswith("Line 1: the field 'prompt' of the template is missing")
+def test_an_upload_that_needs_another_template_or_columns_waits_for_them(home, uploaded):
+    path = uploaded(
+        b'{"one": "a b", "two": "c", "three": "d e"}\n{"one": "f g", "two": "h", "three": "i j"}\n'
+    )
+    _, problems, _, _, *lists, upload, picked, use = data.found(path, None, TEMPLATE, "starter")
+    assert problems["title"] == data.UNFIT
+    assert problems["items"][0].startswith("Line 1: which columns hold prompt and response is not clear")
     assert (upload, picked["value"], use["interactive"]) == (SKIP, None, False)
-    assert rows["columns"] == ["question", "answer"]
+    assert [(one["choices"], one["interactive"]) for one in lists] == [(["one", "two", "three"], True)] * 3
     assert not (home / "datasets").exists()
-    *_, use = data.found(path, None, "{question} {answer}", "starter")
+    *_, use = data.found(path, None, "{one} {two}", "starter")
     assert use["interactive"]
+    chosen = [["one", "three"], ["two"], []]
+    summary, problems, rows, _, *lists, upload, picked, use = data.found(
+        path, None, "chat", "starter", *chosen
+    )
+    assert (problems, upload, use["interactive"]) == (None, None, True)
+    assert "Checked as jsonl, question/answer: prompt = one + three, response = two" in summary["note"]
+    assert rows["rows"] == [["a b\n\nd e", "c"], ["f g\n\ni j", "h"]]
+    assert [one["value"] for one in lists] == chosen
+    kept = Path(picked["value"])
+    assert (kept.name, [path.name for path in (kept.parent / "original").iterdir()]) == (
+        "mine.jsonl",
+        ["mine.jsonl"],
+    )
+    # Other columns of what was kept are taken from its original, and kept as well.
+    *_, picked, use = data.found(None, str(kept), "chat", "starter", ["two"], ["one"], [])
+    assert (use["interactive"], picked["value"] != str(kept)) == (True, True)
+    assert json.loads(Path(picked["value"]).read_text().split("\n")[0]) == {"prompt": "c", "response": "a b"}
+
+
+def test_a_table_is_taken_as_it_is_recognised(home, uploaded):
+    content = "Frage;Antwort\na b;c\nd e;f\n".encode("utf-16")
+    summary, problems, _, _, *lists, _, picked, use = data.found(
+        uploaded(content, "towns.csv"), None, "chat", "starter"
+    )
+    assert (problems, use["interactive"]) == (None, True)
+    assert summary["text"] == "towns.csv: 2 rows · fields: prompt, response"
+    assert [one["value"] for one in lists] == [["Frage"], ["Antwort"], []]
+    assert Path(picked["value"]).name == "towns.jsonl"
+    _, problems, *_ = data.found(uploaded(content, "towns.csv"), None, "chat", "starter", ["Frage"], [], [])
+    assert problems["items"] == [
+        "columns.response: is missing; name a column, such as columns: {response: [a]}"
+    ]
 
 
 def test_notes_are_shown_below_the_summary(home, uploaded, model_folder, bytes_as_tokens):

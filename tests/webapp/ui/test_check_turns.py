@@ -131,7 +131,7 @@ def test_rows_that_do_not_fit_are_read_once(
     read: list[int] = []
     scan = datasets._scan
     monkeypatch.setattr(datasets, "_scan", lambda path: read.append(1) or scan(path))
-    data.found(uploaded(b'{"prompt": "a"}\n' * 3), None, "{prompt} {response}", "starter")
+    data.found(uploaded(b'{"prompt": "a", "response": ""}\n' * 3), None, "{prompt} {response}", "starter")
     assert read == [1]
 
 
