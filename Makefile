@@ -15,7 +15,7 @@ INSTALLED := .venv/installed-$(SET)
 INSTALLED_DEV := .venv/installed-dev
 PORT ?= 7860
 
-.PHONY: demo app test chromium npm install lint types unit chain browser azure-test gpu-test benchmarks soak reference pictures constraints clean help
+.PHONY: demo app test chromium npm install lint types unit chain browser azure-test gpu-test fuzz benchmarks soak reference pictures constraints clean help
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -86,6 +86,9 @@ azure-test: install $(INSTALLED_DEV) $(AZURITE) ## Azure: the real client, the s
 
 gpu-test: install $(INSTALLED_DEV) ## What only an NVIDIA GPU can show
 	@$(BIN)/python -m pytest -q -m gpu
+
+fuzz: install $(INSTALLED_DEV) ## 10,000 hostile datasets
+	@FUZZ_CASES=10000 $(BIN)/python -m pytest -q tests/inputs/data/formats/test_hostile.py -n 2
 
 benchmarks: install $(INSTALLED_DEV) ## Speed and memory, as ratios in one run
 	@$(BIN)/python -m benchmarks.web

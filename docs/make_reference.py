@@ -43,6 +43,12 @@ evaluate: {{prompts: 3, max_new_tokens: 64}}
 ```
 """
 
+COLUMNS = """## columns
+
+`columns: {prompt: [a, b], response: [c], system: []}` says which columns of the data are prompt, response and
+system; several are joined with a blank line between them. Left out, they are taken as recognised, and recorded.
+"""
+
 COMMANDS = f"""# Command line
 
 Use `.venv/bin/python`, which `make install` makes.
@@ -94,8 +100,8 @@ COMMON = {
     "RUN|FOLDER": "A run's id, or an exported folder",
     "run": "A run's id",
     "runs": "More runs",
-    "recipe": "A recipe, or a run to repeat with changes",
-    "data": "The dataset, a file of JSON lines",
+    "recipe": "A recipe, or a run to do again with changes",
+    "data": "The dataset; several files are one",
     "adapter": "A folder with a LoRA adapter as PEFT saves it",
     "target": "An exported folder, or a run",
     "stage": "The stage; default: the one that runs or ran last",
@@ -117,7 +123,7 @@ COMMON = {
 
 def recipe() -> str:
     """The keys above the stages, then each stage with its options."""
-    parts = [RECIPE, "## Top level\n", _options(describe(Basics))]
+    parts = [RECIPE, "## Top level\n", _options(describe(Basics)), COLUMNS]
     for name, cls in OPTIONS.items():
         parts += [f"## {name}\n", _options(describe(cls))]
     return "\n".join(parts)

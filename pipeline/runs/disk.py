@@ -149,7 +149,7 @@ def _candidates(home: Path, inventory: Inventory) -> dict[Path, str]:
     used = {Path(path).parent.name for path in inventory.data}
     for folder in _folders(home / "datasets"):
         if folder.name not in used:
-            found[folder] = ", ".join(sorted(path.name for path in folder.glob("[!.]*")))
+            found[folder] = ", ".join(sorted(path.name for path in folder.glob("[!.]*") if path.is_file()))
     return found
 
 

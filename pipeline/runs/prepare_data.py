@@ -234,7 +234,7 @@ def unusable(found: Checked) -> list[str]:
 def ended(
     steps: Generator[str, None, Checked], given: Path, tell: Callable[[str], None] = lambda _: None
 ) -> Checked:
-    """What `checking` returns in the end; `tell` gets what it says. Raises InputError, and for OSError too."""
+    """What `checking` returns in the end; `tell` gets what it says. Raises InputError, OSError as that."""
     while True:
         try:
             tell(next(steps))
