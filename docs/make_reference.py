@@ -46,7 +46,8 @@ evaluate: {{prompts: 3, max_new_tokens: 64}}
 COLUMNS = """## columns
 
 `columns: {prompt: [a, b], response: [c], system: []}` says which columns of the data are prompt, response and
-system; several are joined with a blank line between them. Left out, they are taken as recognised, and recorded.
+system; several are joined with a blank line between them. Left out, they are taken as recognised, which is
+recorded.
 """
 
 COMMANDS = f"""# Command line
@@ -100,7 +101,7 @@ COMMON = {
     "RUN|FOLDER": "A run's id, or an exported folder",
     "run": "A run's id",
     "runs": "More runs",
-    "recipe": "A recipe, or a run to do again with changes",
+    "recipe": "A recipe, or a run to repeat with changes",
     "data": "The dataset; several files are one",
     "adapter": "A folder with a LoRA adapter as PEFT saves it",
     "target": "An exported folder, or a run",

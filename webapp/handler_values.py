@@ -107,7 +107,7 @@ def fitting(components: list[Any], values: list[Any]) -> list[Any]:
 def fit(component: Any, value: Any) -> Any:
     """The value of one component; an empty text for none. Raises InputError."""
     if isinstance(component, FILES):
-        return None if value is None else _upload(value)
+        return None if value is None else _uploads(component, value)
     if isinstance(component, TEXTS):
         return _require("" if value is None else value, str)
     if isinstance(component, gr.CheckboxGroup):
@@ -143,6 +143,16 @@ def _require_flat(given: Any) -> None:
     for value in values:
         for one in value if isinstance(value, list) and len(value) <= LONGEST_LIST * 10 else [value]:
             _require(one, str, bool, int, float, type(None))
+
+
+def _uploads(component: Any, value: Any) -> Any:
+    """What is left of the files of a box, one or several, as it takes them. Raises InputError."""
+    if getattr(component, "file_count", "single") == "single":
+        return _upload(value)
+    named = value if isinstance(value, list) else [value]
+    if len(named) > uploads.MOST_FILES:
+        raise InputError(f"Upload {uploads.MOST_FILES} files or fewer at a time.")
+    return [_upload(one) for one in named] or None
 
 
 def _upload(value: Any) -> dict[str, Any]:

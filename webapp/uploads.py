@@ -36,6 +36,7 @@ from webapp import guard
 COPIES = ".copies"  # beside Gradio's folders, whose names are digests
 DIGEST = r"[0-9a-f]{64}"
 LONGEST_FILE_NAME = 200  # bytes; file systems allow 255, and the home adds some
+MOST_FILES = 20  # of one upload
 PIECE = 1 << 20  # bytes copied at a time
 AT_ONCE = 8  # times the largest file: what all uploads together may take
 FORM = 1 << 20  # bytes that the form adds to the file
@@ -143,8 +144,8 @@ class FilesOnly(GradioMultiPartParser):
     partial files of broken uploads forever."""
 
     def __init__(self, *given: Any, **options: Any) -> None:
-        """Allow one file per upload, as the page sends them: several would stay open until the last one."""
-        super().__init__(*given, **{**options, "max_files": 1, "max_fields": 0})
+        """Allow few files per upload: all stay open until the last one."""
+        super().__init__(*given, **{**options, "max_files": MOST_FILES, "max_fields": 0})
 
     def on_headers_finished(self) -> None:
         """Start a part. Raises MultiPartException for anything but a file with a name."""

@@ -237,7 +237,7 @@ GOOD = 'name="files"; filename="a.jsonl"'
         [("name=\"files\"; filename*=UTF-8''a.jsonl", "x")],
         [(GOOD, "x"), ('name="more"', "y")],
         [(GOOD, "x"), ('name="other"; filename="b.jsonl"', "y")],
-        [(GOOD, "x"), (GOOD.replace("a.", "b."), "y")],  # each stays open until the last is there
+        [(GOOD.replace("a.", f"{i}."), "x") for i in range(21)],  # each stays open until the last is there
         [('filename="a.jsonl"', "x")],
         [],
     ],

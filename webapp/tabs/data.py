@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,7 +45,7 @@ class Data(NamedTuple):
 
 
 def look(
-    uploaded: str | None, picked: str | None, template: str, model: str, *lists: list[str]
+    uploaded: list[str] | str | None, picked: str | None, template: str, model: str, *lists: list[str]
 ) -> Iterator[tuple[Any, ...]]:
     """Check an upload, or else the picked dataset: yields progress, then the findings.
 
@@ -73,17 +73,17 @@ def _chosen(lists: tuple[list[str], ...]) -> Columns | None:
 
 
 def _looked(
-    uploaded: str | None, picked: str | None, template: str, model: str, chosen: Columns | None,
+    uploaded: list[str] | str | None, picked: str | None, template: str, model: str, chosen: Columns | None,
     tell: Callable[[str], None],
 ) -> tuple[Any, ...]:  # fmt: skip
     """The final outputs of `look`. Raises LabError, OSError."""
-    with _dataset(uploaded, picked) as path, prepare_data.work_folder(store().home) as work:
+    with _dataset(uploaded, picked) as paths, prepare_data.work_folder(store().home) as work:
         offered, not_offered = _offered(model)
         steps = prepare_data.looking(
-            [path], work, template, offered, finetune.Options.max_length, chosen
+            paths, work, template, offered, finetune.Options.max_length, chosen
         )
         with closing(steps):
-            found = prepare_data.ended(steps, path, tell)
+            found = prepare_data.ended(steps, paths[0], tell)
         note = _without(template, model, not_offered or found.unknown, found.has_chat)
         made, report = found.made, found.report
         fits = report.good
@@ -92,7 +92,7 @@ def _looked(
         taken = _take(found, fits, rows) if new else (gr.skip(), gr.skip())
     title = (UNFIT if made.is_made else MISFIT) if rows else BROKEN
     return (
-        _summary(path, found, note),
+        _summary(paths, found, note),
         None if fits else views.listed(title, _short(found)),
         views.first_rows(report) if rows and report.first else None,
         views.example(report) if rows and report.example else None,
@@ -119,7 +119,7 @@ def _lists(found: Checked, rows: bool, chosen: Columns | None) -> tuple[Any, ...
 
 
 def found(
-    uploaded: str | None, picked: str | None, template: str, model: str, *lists: list[str]
+    uploaded: list[str] | str | None, picked: str | None, template: str, model: str, *lists: list[str]
 ) -> tuple[Any, ...]:
     """The final outputs of `look`: summary, problems, rows, example, three lists, upload, choice, use."""
     *_, last = look(uploaded, picked, template, model, *lists)
@@ -166,13 +166,13 @@ def _without(template: str, model: str, unknown: str, has_chat: bool) -> str:
 
 
 @contextmanager
-def _dataset(uploaded: str | None, picked: str | None) -> Iterator[Path]:
-    """The file to check: a temporary copy of an upload, or else the picked dataset."""
-    if uploaded:
-        with uploads.taken(uploaded, most_bytes=settings.max_upload_bytes()) as path:
-            yield path
-    else:
-        yield choices.known_data(store().home, picked)
+def _dataset(uploaded: list[str] | str | None, picked: str | None) -> Iterator[list[Path]]:
+    """The files to check: temporary copies of uploads, or else the picked dataset."""
+    with ExitStack() as copies:
+        named = [uploaded] if isinstance(uploaded, str) else uploaded or []
+        most = settings.max_upload_bytes()
+        taken = [copies.enter_context(uploads.taken(one, most_bytes=most)) for one in named]
+        yield taken or [choices.known_data(store().home, picked)]
 
 
 def _take(found: Checked, fits: bool, rows: bool) -> tuple[Any, Any]:
@@ -194,11 +194,12 @@ def _short(found: Checked) -> list[str]:
     return listed + found.report.messages()[len(listed) :]
 
 
-def _summary(path: Path, found: Checked, note: str) -> dict[str, Any]:
+def _summary(paths: list[Path], found: Checked, note: str) -> dict[str, Any]:
     report, made = found.report, found.made
     read = f"Checked as {prepare_data.described(made)}" if made.is_made and made.rows else ""
     notes = [note, read, *report.notes, report.unasked]
-    return views.dataset(path.name, report, [text for text in notes if text])
+    name = " + ".join(path.name for path in paths)
+    return views.dataset(name, report, [text for text in notes if text])
 
 
 def build() -> Data:

@@ -102,6 +102,16 @@ def test_a_table_is_taken_as_it_is_recognised(home, uploaded):
     ]
 
 
+def test_several_uploads_are_one_dataset(home, uploaded):
+    paths = [uploaded(b"question,answer\na,b\n", "1.csv"), uploaded(b"question,answer\nc,d\n,e\n", "2.csv")]
+    _, problems, *_ = data.found(paths, None, "chat", "starter")
+    assert problems["items"] == ["Line 3: 2.csv: 'question' is empty, so there is nothing asked in this row"]
+    paths[1] = uploaded(b"question,answer\nc,d\n", "2.csv")
+    summary, problems, *_, picked, use = data.found(paths, None, "chat", "starter")
+    assert (summary["text"], use["interactive"]) == ("1.csv + 2.csv: 2 rows · fields: prompt, response", True)
+    assert Path(picked["value"]).name == "1 and 1 more.jsonl"
+
+
 def test_notes_are_shown_below_the_summary(home, uploaded, model_folder, bytes_as_tokens):
     local_models.offer([model_folder])
     row = json.dumps({"prompt": "a" * 600, "response": "b"}).encode() + b"\n"

@@ -195,7 +195,7 @@ def _answer(asked: dict[str, Any], first: Path) -> Generator[str, None, dict[str
     """What `make` finds. Its process ends with this generator. Raises InputError."""
     words = ["-m", "pipeline.inputs.data.formats.make"]
     process = own_process.start_group(words, settings.bare_environment())
-    name = display.plain(str(first))
+    name = display.line(first.name)  # where an upload lies is nobody's business
     code = 0
     try:
         assert process.stdin is not None
