@@ -79,9 +79,7 @@ def _looked(
     """The final outputs of `look`. Raises LabError, OSError."""
     with _dataset(uploaded, picked) as paths, prepare_data.work_folder(store().home) as work:
         offered, not_offered = _offered(model)
-        steps = prepare_data.looking(
-            paths, work, template, offered, finetune.Options.max_length, chosen
-        )
+        steps = prepare_data.looking(paths, work, template, offered, finetune.Options.max_length, chosen)
         with closing(steps):
             found = prepare_data.ended(steps, paths[0], tell)
         note = _without(template, model, not_offered or found.unknown, found.has_chat)
