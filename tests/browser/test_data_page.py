@@ -51,3 +51,34 @@ def test_a_bad_dataset_is_refused_with_line_numbers_and_not_kept(app, shot):
     expect(page.locator("#data-upload .filename")).to_be_visible()
     expect(page.locator("#data-upload a >> visible=true")).to_have_count(0)
     assert not (app.home / "datasets").exists()
+
+
+def test_columns_are_chosen_by_mouse(app, shot):
+    page = app.open("?tab=data")
+    expect(page.locator("#data-summary")).to_contain_text("144 rows")
+    upload(page, "towns.csv", "eins;zwei;drei\r\na b;c d;e f\r\ng h;i j;k l\r\n".encode("utf-16"))
+    expect(page.locator("#data-problems")).to_contain_text(
+        "which columns hold prompt and response is not clear"
+    )
+    expect(page.locator("#data-prompt")).to_contain_text("eins")
+    page.click("#data-prompt input")
+    page.get_by_role("option", name="drei").click()
+    page.keyboard.press("Escape")
+    expect(page.locator("#data-summary")).to_contain_text("prompt = eins + drei, response = zwei")
+    expect(page.locator("#data-rows tbody tr")).to_have_count(2)
+    shot(page, "data-columns")
+    page.click("#data-use")
+    expect(page.locator("#recipe")).to_contain_text("towns.jsonl")
+    assert len(list((app.home / "datasets").glob("*/original/towns.csv"))) == 1
+
+
+def test_several_files_are_uploaded_together(app):
+    page = app.open("?tab=data")
+    expect(page.locator("#data-summary")).to_contain_text("144 rows")
+    files = [("1.csv", "question,answer\na,b\n"), ("2.json", '[{"question": "c", "answer": "d"}]')]
+    page.set_input_files(
+        "#data-upload input[type=file]",
+        [{"name": name, "mimeType": "text/plain", "buffer": text.encode()} for name, text in files],
+    )
+    expect(page.locator("#data-summary")).to_contain_text("1.csv + 2.json: 2 rows")
+    expect(page.locator("#data-use")).to_be_enabled()

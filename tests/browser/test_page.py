@@ -504,22 +504,3 @@ def test_a_narrow_page_opens_the_tab_of_its_address(app, shot):
         assert page.get_by_label("More tabs").is_visible() == (width == 300)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         shot(page, f"{name}-{width}")
-
-
-def test_columns_are_chosen_by_mouse(app, shot):
-    page = app.open("?tab=data")
-    expect(page.locator("#data-summary")).to_contain_text("144 rows")
-    upload(page, "towns.csv", "eins;zwei;drei\r\na b;c d;e f\r\ng h;i j;k l\r\n".encode("utf-16"))
-    expect(page.locator("#data-problems")).to_contain_text(
-        "which columns hold prompt and response is not clear"
-    )
-    expect(page.locator("#data-prompt")).to_contain_text("eins")
-    page.click("#data-prompt input")
-    page.get_by_role("option", name="drei").click()
-    page.keyboard.press("Escape")
-    expect(page.locator("#data-summary")).to_contain_text("prompt = eins + drei, response = zwei")
-    expect(page.locator("#data-rows tbody tr")).to_have_count(2)
-    shot(page, "data-columns")
-    page.click("#data-use")
-    expect(page.locator("#recipe")).to_contain_text("towns.jsonl")
-    assert len(list((app.home / "datasets").glob("*/original/towns.csv"))) == 1
