@@ -211,8 +211,9 @@ def build() -> Data:
                 allow_custom_value=True,
             )
             upload = gr.File(
-                label="Upload JSON lines, JSON, CSV, TSV or Parquet", elem_id="data-upload", height=160
-            )
+                file_count="multiple", label="Upload JSON lines, JSON, CSV, TSV or Parquet",
+                elem_id="data-upload", height=160,
+            )  # fmt: skip
             parts.fixed("<i hidden></i>", js_on_load=f"({parts.live('nameUpload')})('data-upload');")
             lists = [
                 gr.Dropdown(
