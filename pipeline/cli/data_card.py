@@ -6,8 +6,8 @@ from typing import Any
 
 from pipeline import display
 from pipeline.inputs.data.formats.columns import PARTS
-from pipeline.runs import prepare_data
-from pipeline.runs.prepare_data import Checked
+from pipeline.runs.data import prepare_data
+from pipeline.runs.data.prepare_data import Checked
 from pipeline.system.files import to_json
 
 # What is counted of the rows themselves; null where nothing counts it.

@@ -55,7 +55,7 @@ def check(args: argparse.Namespace) -> int:
         return _show_row(args)
     from pipeline.cli import data_card
     from pipeline.inputs.models import base_models
-    from pipeline.runs import data_check, prepare_data
+    from pipeline.runs.data import data_check, prepare_data
     from pipeline.stages import recipe
 
     model = base_models.resolve(recipe.model_path(args.model, Path.cwd())) if args.model else None
@@ -87,7 +87,7 @@ def _show_row(args: argparse.Namespace) -> int:
     from pipeline.exports import row_view
     from pipeline.inputs.data import datasets
     from pipeline.inputs.models import base_models
-    from pipeline.runs import prepare_data
+    from pipeline.runs.data import prepare_data
     from pipeline.stages import recipe
 
     where, line = args.show

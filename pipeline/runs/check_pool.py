@@ -257,7 +257,7 @@ def _answer(said: dict[str, Any]) -> Any:
 _changing = threading.Lock()
 _state = _State()
 READY = {"ready": True}
-FIRST = "pipeline.runs.data_check"  # what nearly every question needs
+FIRST = "pipeline.runs.data.data_check"  # what nearly every question needs
 
 
 def _main() -> int:

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline import settings
 from pipeline.errors import InputError
+from pipeline.inputs.data.formats import convert
 from pipeline.inputs.models import architectures, base_models
-from pipeline.runs import check_pool, data_check
+from pipeline.runs import check_pool
+from pipeline.runs.data import prepare_data
 
 Changes = dict[str, Any]  # an option's key, such as "finetune.max_steps", and its value
 BATCH_TOKENS = {"cpu": 2048, "gpu": 16384}  # that a batch may have: what one training step keeps in memory
@@ -88,7 +91,9 @@ def answer(
 ) -> Generator[str, None, tuple[Changes, list[str]]]:
     """`suiting` as a process is asked for it."""
     known = base_models.resolve(model)
-    report = yield from data_check.checking(Path(data), template, known)
+    with prepare_data.work_folder(settings.home()) as work:
+        found = yield from prepare_data.checking(convert.sources(Path(data)), work, template, known)
+    report = found.report
     if not report.good:
         raise InputError(report.messages())
     return changes(name, Facts(report.rows), eval_fraction, device, architectures.positions(known.config))

@@ -41,7 +41,7 @@ def test_what_is_no_number_becomes_null(tmp_path: Path) -> None:
 
 # They write what a library's own configuration holds, as it is, or do as a library does.
 OTHERS = {
-    "pipeline/runs/data_check.py",  # for its own process, which reads infinities back
+    "pipeline/runs/data/data_check.py",  # for its own process, which reads infinities back
     "pipeline/exports/generation.py",
     "pipeline/inputs/prompts/lab_prompt.py",
     "pipeline/passes/quantize/autoawq.py",

@@ -14,8 +14,9 @@ from pipeline.errors import InputError, LabError
 from pipeline.inputs.data.formats import columns, shapes
 from pipeline.inputs.data.formats.columns import PARTS, Columns
 from pipeline.inputs.prompts import templates
-from pipeline.runs import prepare_data, submit
-from pipeline.runs.prepare_data import Checked
+from pipeline.runs import submit
+from pipeline.runs.data import prepare_data
+from pipeline.runs.data.prepare_data import Checked
 from pipeline.stages import finetune
 from webapp import local_models, uploads
 from webapp.home import store

@@ -12,7 +12,7 @@ import gradio as gr
 from pipeline.errors import InputError, LabError
 from pipeline.exports import row_view
 from pipeline.inputs.data import datasets, one_row
-from pipeline.runs import data_check
+from pipeline.runs.data import data_check
 from pipeline.stages import finetune
 from webapp import local_models
 from webapp.home import store

@@ -67,7 +67,7 @@ def test_what_keeps_a_row_from_being_shown_is_a_sentence(home, line, picked, mod
 
 def test_every_answer_of_a_conversation_is_marked_in_the_example(home, uploaded):
     talk = json.dumps(talks.TALK).encode() + b"\n"
-    *_, example, _, _, _ = data.found(uploaded(talk * 2), None, "chat", "starter")
+    _, _, _, example, *_ = data.found(uploaded(talk * 2), None, "chat", "starter")
     assert example["turns"][1::2] == ["Rome.<|im_end|>", "No.<|im_end|>"]
     assert "".join(example["turns"]) == example["prompt"]
     assert example["response"] == "Then go there.<|im_end|>"

@@ -15,10 +15,12 @@ from pipeline import settings
 from pipeline.errors import LabError
 from pipeline.exports import row_view
 from pipeline.inputs.data import datasets, one_row
+from pipeline.inputs.data.formats import convert
 from pipeline.inputs.models import base_models
 from pipeline.inputs.prompts import rendering
 from pipeline.runs import check_pool, submit
 from pipeline.runs import sweep as sweeps
+from pipeline.runs.data import prepare_data
 from pipeline.store import Store
 from pipeline.system import locks
 from tests.helpers.lab import until
@@ -165,6 +167,7 @@ def test_the_page_itself_reads_no_dataset_no_model_and_no_sweep(
 
     for module, name in (
         (base_models, "resolve"), (base_models, "read_config"), (datasets, "checking"), (datasets, "_scan"),
+        (convert, "preparing"), (prepare_data, "record"),
         (submit, "check"), (sweeps, "variants"), (rendering.Program, "texts"),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, here)

@@ -72,12 +72,18 @@ def recognised(sample: Sequence[Row]) -> Shape:
 
 def _turns(value: Any) -> list[Row] | None:
     """A list of turns, which in a table stands as JSON in a cell; None for anything else."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        with suppress(ValueError, RecursionError):
-            value = json.loads(value)
+    value = _from_json(value)
     fits = isinstance(value, list) and value and isinstance(value[0], dict)
     said = ("role", "from")
     return value if fits and any(name in value[0] for name in said) else None
+
+
+def _from_json(value: Any) -> Any:
+    """A value, or the list that a cell of a table has as JSON."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        with suppress(ValueError, RecursionError):
+            return json.loads(value)
+    return value
 
 
 def chat(row: Row, key: str) -> Row | str:
@@ -93,10 +99,14 @@ def chat(row: Row, key: str) -> Row | str:
         if isinstance(message, str):
             return f"turn {number:,} of {display.quoted(key)} {message}"
         messages.append(message)
+    while messages and messages[-1]["role"] != "assistant" and "role" not in turns[len(messages) - 1]:
+        messages.pop()  # nobody answers it; ShareGPT's chats often end so
+    if not messages:
+        return f"{display.quoted(key)} has no turn of the assistant, so there is nothing to learn"
     system = row.get("system")
     if isinstance(system, str) and system.strip() and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
-    tools = row.get("tools")
+    tools = _from_json(row.get("tools"))
     return {"messages": messages, **({"tools": tools} if tools else {})}
 
 

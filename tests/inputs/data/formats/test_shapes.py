@@ -23,11 +23,30 @@ def test_turns_become_messages_with_system_and_tools() -> None:
     }
 
 
+def test_turns_that_nobody_answers_are_left_out_at_the_end_of_a_sharegpt_chat() -> None:
+    answered = {"from": "gpt", "value": "b"}
+    found = shapes.chat({"conversations": [GOOD, answered, GOOD, GOOD]}, "conversations")
+    assert isinstance(found, dict)
+    assert [message["role"] for message in found["messages"]] == ["user", "assistant"]
+    said = [{"role": "assistant", "content": "b"}, {"role": "user", "content": "a"}]
+    found = shapes.chat({"messages": said}, "messages")
+    assert isinstance(found, dict)
+    assert found["messages"] == said
+
+
+def test_tools_of_a_table_stand_as_json_in_a_cell() -> None:
+    said = '[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]'
+    found = shapes.chat({"messages": said, "tools": '[{"name": "t"}]'}, "messages")
+    assert isinstance(found, dict)
+    assert found["tools"] == [{"name": "t"}]
+
+
 @pytest.mark.parametrize(
     ("turns", "said"),
     [
         (None, "'conversations' must be a list of turns"),
         ([], "'conversations' must be a list of turns"),
+        ([GOOD], "'conversations' has no turn of the assistant"),
         ([GOOD, 7], "turn 2 of 'conversations' is no object"),
         ([GOOD, {"from": "observation", "value": "x"}], "turn 2 of 'conversations' is from 'observation'"),
         ([GOOD, {"from": "gpt", "value": None}], "turn 2 of 'conversations' has no text as its value"),

@@ -22,7 +22,8 @@ from pipeline.inputs.data.formats.columns import Columns
 from pipeline.inputs.data.formats.convert import Made
 from pipeline.inputs.models import base_models
 from pipeline.inputs.prompts import templates
-from pipeline.runs import check_pool, data_check
+from pipeline.runs import check_pool
+from pipeline.runs.data import data_check
 from pipeline.system import files
 
 RECORD = ".made.json"  # beside a dataset that was made here: of what, and with which columns

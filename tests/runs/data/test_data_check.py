@@ -12,7 +12,8 @@ from pipeline.errors import InputError
 from pipeline.inputs.data import datasets, lengths
 from pipeline.inputs.models import base_models
 from pipeline.inputs.prompts import rendering
-from pipeline.runs import check_pool, data_check
+from pipeline.runs import check_pool
+from pipeline.runs.data import data_check
 
 GOOD = '{"prompt": "a", "response": "b", "x": 1e999}\n{"prompt": "c", "response": "d"}\n'
 LONG_ROW = json.dumps({"prompt": "a" * 3000, "response": "b"}) + "\n"

@@ -1,0 +1,1 @@
+"""Datasets before they are used: made into JSON lines, and checked."""
