@@ -84,6 +84,11 @@ def rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield line, row
 
 
+def readable(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """`rows` without the lines that are none, which `check` names."""
+    return ((line, row) for line, row in _scan(path) if isinstance(row, dict))
+
+
 def check(
     path: Path, template: str, chat: templates.Chat | None = None, lengths: Lengths | None = None
 ) -> Report:

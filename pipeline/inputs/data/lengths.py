@@ -81,11 +81,17 @@ class Lengths:
     """Counts the rows that are too long. To be left with `close`, or as a context manager.
 
     `folder` gives the tokenizer's files when they are needed, which may take long; it raises LabError with
-    the reason why there are none. `stop` gives the text that ends an answer.
+    the reason why there are none. `stop` gives the text that ends an answer. With `every` all rows are
+    counted to their ends, and it gets (position, tokens of the prompt, tokens of the answer) of each.
     """
 
     def __init__(
-        self, folder: Callable[[], Path], whose: str, limits: Limits, stop: Callable[[], str] = str
+        self,
+        folder: Callable[[], Path],
+        whose: str,
+        limits: Limits,
+        stop: Callable[[], str] = str,
+        every: Callable[[int, int, int], None] | None = None,
     ) -> None:
         self.long_rows = Lines()
         self.long_prompts = Lines()
@@ -95,6 +101,7 @@ class Lengths:
         self._stop = stop
         self._whose = whose
         self._limits = limits
+        self._every = every
         self._batch: list[tuple[int, int, Rendered]] = []
         self._letters = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -120,12 +127,14 @@ class Lengths:
     def add(self, position: int, line: int, row: Rendered) -> None:
         """Note a row for the next `count`, unless it has too few bytes to have too many tokens.
 
-        Of a conversation, the last answer counts with all that stands before it, or each `apart`.
+        Of a conversation, the last answer counts with all that stands before it, or each `apart`; with
+        `every` only the last one.
         """
-        for sample in (*row.apart, row):
-            if self.unknown or not self._may_be_long(sample):
+        everything = self._every is not None
+        for sample in (row,) if everything else (*row.apart, row):
+            if self.unknown or not (everything or self._may_be_long(sample)):
                 continue
-            short = self._beginning(sample)
+            short = sample if everything else self._beginning(sample)
             self._batch.append((position, line, short))
             self._letters += len(short.full)
 
@@ -162,6 +171,8 @@ class Lengths:
         for at, ((position, line, _), counted) in enumerate(zip(batch, counts, strict=True)):
             prompt, answer = counted
             is_last = at + 1 == len(batch) or batch[at + 1][0] != position
+            if self._every is not None:
+                self._every(position, prompt, answer)
             if self._limits.row is not None and prompt + answer > self._limits.row:
                 self.long_rows.add(line)
             if is_last and self._limits.context is not None and prompt >= self._limits.context:

@@ -56,6 +56,10 @@ class Contents:
         _feed(digest, conversations.answer(row) if is_chat else str(row[self._fields[-1]]))
         self._rows.append(int.from_bytes(digest.digest(), "big"))
 
+    def hashes(self) -> tuple[array[int], array[int]]:
+        """Those of the prompts and those of the whole rows, by position."""
+        return self._prompts, self._rows
+
     def copies(self) -> tuple[int, int]:
         """How many rows repeat an earlier one, and how many more repeat an earlier one's prompt."""
         rows = len(self) - _distinct(self._rows)

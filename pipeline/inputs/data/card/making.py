@@ -1,0 +1,280 @@
+"""A data card made of a dataset's rows, in one pass over them.
+
+Memory is about 40 bytes a row, and some 200 MB. Time is linear, with bounds where it would be long: texts are
+searched as far as `plain_faults.SEARCHED`, near-duplicates looked for among `near_copies.MOST_ROWS` rows,
+tokens counted of `token_counts.MOST_ROWS` rows and `MOST_LETTERS` letters. Where a bound tells, `Card.notes`
+says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from array import array
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from pipeline.inputs.data.card import likely_secrets, near_copies, personal_data, plain_faults
+from pipeline.inputs.data.card.findings import KINDS, NAMES, PERSONAL, Found
+from pipeline.inputs.data.card.token_counts import Counts, Tokens
+from pipeline.inputs.data.lengths import Lengths
+from pipeline.inputs.data.splitting import POSITIONS, Contents
+from pipeline.inputs.prompts import templates
+
+TELL_SECONDS = 1.0
+MOST_TEXT = 100_000  # letters of a field that are looked at
+MOST_KNOWN = 200_000  # rows of which a copy is recognized at once
+FIRST = 5  # lines that are shown of a finding
+Row = tuple[int, dict[str, Any]]
+NEAR = ("near_duplicates", "leaks")
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is in a dataset. `tokens` is None where no tokenizer was at hand; `notes` say what is a sample."""
+
+    rows: int
+    found: Found
+    tokens: Tokens | None
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The card's part of `check --json`: whole numbers, or null."""
+        tokens = self.tokens and {
+            name: getattr(self.tokens, name) for name in ("median", "p95", "max", "cut")
+        }
+        counts = self.found.counts()
+        names = ("duplicates", "near_duplicates", "leaks")
+        return {"tokens": tokens, **{name: counts.get(name, 0) for name in names}}
+
+    def to_page(self) -> dict[str, Any]:
+        """All but the lines, of which there are the first FIRST of each finding: for a page."""
+        counts = self.found.counts()
+        return {
+            "rows": self.rows,
+            "tokens": self.tokens and dataclasses.asdict(self.tokens),
+            "notes": self.notes,
+            "findings": [
+                {
+                    "name": kind.name,
+                    "title": kind.title,
+                    "about": kind.about,
+                    "rows": counts[kind.name],
+                    "first": list(islice(self.found.lines_with([kind.name]), FIRST)),
+                }
+                for kind in KINDS
+                if kind.name in counts
+            ],
+        }
+
+
+def of(rows: Iterable[Row], template: templates.Template, **given: Any) -> Card:
+    """`making` to its end."""
+    return ended(making(rows, template, **given))
+
+
+def ended(steps: Generator[str, None, Card]) -> Card:
+    """What `making` returns in the end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            card: Card = end.value
+            return card
+
+
+def making(
+    rows: Iterable[Row],
+    template: templates.Template,
+    *,
+    counting: Counts | None = None,
+    lengths: Lengths | None = None,
+    eval_fraction: float = 0.1,
+    seed: int = 0,
+    only: Iterable[str] = NAMES,
+) -> Generator[str, None, Card]:
+    """Make a card of (line, row); yields how far that is, as sentences, every TELL_SECONDS or so.
+
+    Rows that lack a field of the template, or have no text or number there, are counted and not looked at.
+    `counting` and `lengths` go together: see `counter`. `only` names the findings that are wanted.
+    Leaks are those of the split of `eval_fraction` and `seed`. Raises Busy if others take what `lengths`
+    needs.
+    """
+    maker = _Maker(template, set(only), Contents(template.fields, template.optional, seed))
+    if counting is not None and lengths is not None:
+        yield from _rendered(maker, rows, counting, lengths)
+    else:
+        for line, row in rows:
+            maker.add(line, row)
+            if maker.is_time_to_tell():
+                yield f"Row {len(maker.found):,}: looking for findings…"
+    yield "Comparing rows…"
+    maker.compare(eval_fraction)
+    return maker.card(counting)
+
+
+def counter(max_length: int) -> Counts:
+    """What counts tokens: give its `note` to the `Lengths` that goes with it, as `every`."""
+    return Counts(max_length)
+
+
+def _rendered(
+    maker: _Maker, rows: Iterable[Row], counting: Counts, lengths: Lengths
+) -> Generator[str, None, None]:
+    """Add all rows, and have the tokens counted of those that are in the sample."""
+    numbers: list[tuple[int, int]] = []
+
+    def chosen() -> Iterator[dict[str, Any] | None]:
+        for line, row in rows:
+            number = maker.add(line, row)
+            if number is not None and counting.takes(number):
+                numbers.append((number, line))
+                yield row
+            if maker.is_time_to_tell():
+                yield None
+
+    done = 0
+    for text in templates.each_or_none(maker.template, chosen()):
+        if text is None:
+            yield f"Row {len(maker.found):,}: looking for findings…"
+            continue
+        number, line = numbers[done]
+        done += 1
+        if isinstance(text, templates.Rendered):
+            yield from counting.add(number, line, text, lengths)
+        if done >= templates.AT_ONCE:
+            del numbers[:done]
+            done = 0
+    yield from counting.finish(lengths)
+    maker.why_no_tokens = lengths.unknown
+
+
+class _Maker:
+    """What `making` collects."""
+
+    def __init__(self, template: templates.Template, only: set[str], contents: Contents) -> None:
+        self.template = template
+        self.found = Found()
+        self.why_no_tokens = ""
+        self._only = only
+        self._contents = contents
+        self._numbers = array("I")  # of the rows in `contents`
+        self._near = near_copies.Near() if only.intersection(NEAR) else None
+        self._secrets = likely_secrets.Search() if "secrets" in only else None
+        self._personal = personal_data.Search() if only.intersection(PERSONAL) else None
+        self._known: dict[int, int] = {}  # the findings of texts by themselves
+        self._told = time.monotonic()
+
+    def is_time_to_tell(self) -> bool:
+        """Whether nothing was said for TELL_SECONDS; then something will be."""
+        now = time.monotonic()
+        if now - self._told <= TELL_SECONDS:
+            return False
+        self._told = now
+        return True
+
+    def add(self, line: int, row: dict[str, Any]) -> int | None:
+        """Look at a row; its number, None if it does not fit the template."""
+        number = self.found.add(line)
+        texts = self._texts(row)
+        if texts is None:
+            return None
+        key = hash(tuple(texts))  # of a copy nothing is looked for again
+        if (known := self._known.get(key)) is not None:
+            self.found.flags[number] = known
+        else:
+            *prompts, answer = texts
+            self.found.mark_row(number, self._alone("\n".join(prompts), answer))
+            if len(self._known) < MOST_KNOWN:
+                self._known[key] = self.found.flags[number]
+        if not texts[-1].strip():
+            return None
+        self._contents.add(row)
+        self._numbers.append(number)
+        if self._near is not None and known is None:
+            self._near.add(number, "\n".join(texts))
+        return number
+
+    def _texts(self, row: dict[str, Any]) -> list[str] | None:
+        """What the template reads of a row, the answer last; None if it lacks something."""
+        template = self.template
+        values = [row.get(name) for name in template.fields]
+        if not all(isinstance(value, str | int | float) and not isinstance(value, bool) for value in values):
+            return None
+        more = [row.get(name) or "" for name in template.optional]
+        return [value[:MOST_TEXT] if isinstance(value, str) else str(value) for value in (*more, *values)]
+
+    def _alone(self, prompt: str, answer: str) -> list[str]:
+        """The findings of a row by itself."""
+        found = plain_faults.of(prompt.strip("\n"), answer)
+        for text in (prompt, answer):
+            if self._secrets is not None and "secrets" not in found and self._secrets.finds(text):
+                found.append("secrets")
+            if self._personal is not None:
+                found += self._personal.finds(text)
+        return [name for name in found if name in self._only]
+
+    def compare(self, eval_fraction: float) -> None:
+        """Find what is the same as, or near, another row."""
+        import numpy as np
+
+        prompts, rows = (np.asarray(hashes, np.uint64) for hashes in self._contents.hashes())
+        numbers = np.asarray(self._numbers, np.int64)
+        copies = _repeats(rows)
+        trained = np.zeros(len(self.found), bool)
+        leaks, learnt = np.zeros(len(rows), bool), np.ones(len(rows), bool)
+        if len(rows) > 1:
+            parts = self._contents.parts(eval_fraction)
+            held_out = np.asarray(parts.held_out, np.int64)
+            learnt[held_out] = False
+            trained[numbers[learnt]] = True
+            if parts.by == POSITIONS:  # else copies are on one side
+                leaks[held_out] = np.isin(rows[held_out], rows[learnt])
+        self._mark("duplicates", numbers[copies])
+        self._mark("different_answers", numbers[_repeats(prompts) & ~copies])
+        if self._near is not None:
+            near, near_leaks = self._near.pairs(trained)
+            self._mark("near_duplicates", np.setdiff1d(near, numbers[copies]))
+            leaks |= np.isin(rows, rows[np.isin(numbers, near_leaks)]) & ~learnt
+        self._mark("leaks", numbers[leaks])
+
+    def _mark(self, name: str, rows: Any) -> None:
+        if name in self._only:
+            self.found.mark([int(row) for row in rows], name)
+
+    def card(self, counting: Counts | None) -> Card:
+        tokens = None
+        if counting is not None:
+            tokens = counting.figures(len(self._numbers))
+            self._mark("cut", counting.cut())
+        return Card(len(self.found), self.found, tokens, list(self._notes(tokens)))
+
+    def _notes(self, tokens: Tokens | None) -> Iterator[str]:
+        rows = len(self._numbers)
+        if tokens is not None and tokens.counted < rows:
+            yield (
+                f"Tokens are counted in {tokens.counted:,} of {rows:,} rows, spread over the dataset; the"
+                " number of rows that are cut is an estimate, and only those counted are listed."
+            )
+        if self.why_no_tokens:
+            yield f"Tokens are not counted: {self.why_no_tokens}"
+        if self._near is not None and not self._near.kept.is_all:
+            yield (
+                f"Near-duplicates are looked for among {self._near.kept.count:,} of {rows:,} rows, spread"
+                " over the dataset."
+            )
+        for search, what in ((self._secrets, "Likely secrets"), (self._personal, "Personal data")):
+            if search is not None and search.is_over:
+                yield f"{what}: so much may be some that only the first rows were searched to the end."
+
+
+def _repeats(hashes: Any) -> Any:
+    """Which of numbers are the same as one before, as truths."""
+    import numpy as np
+
+    _, first = np.unique(hashes, return_index=True)
+    repeats = np.ones(len(hashes), bool)
+    repeats[first] = False
+    return repeats

@@ -1,0 +1,134 @@
+"""How many tokens rows have, in figures: median, the long ones, a histogram, and what is trained on."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from pipeline.inputs.data.card.thinning import Thinned
+from pipeline.inputs.data.lengths import Lengths
+from pipeline.inputs.prompts.templates import Rendered
+
+MOST_ROWS = 100_000
+MOST_LETTERS = 24_000_000  # of rows counted; a usual tokenizer reads a million in a second or less
+BARS = 40
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens of rows, prompt and answer together.
+
+    cut        rows of more than `max_length`; an estimate where only a part was counted
+    counted    rows that were counted
+    trained    the share of all tokens that the loss is taken of: answers, as far as they are not cut
+    width      tokens of a bar; bar i has the rows from i * width on, and below (i + 1) * width
+    bars       rows of each bar
+    """
+
+    median: int
+    p95: int
+    max: int
+    cut: int
+    counted: int
+    trained: float
+    max_length: int
+    width: int
+    bars: list[int] = field(default_factory=list)
+
+
+class Counts:
+    """The token counts of rows as they come, of a spread part of them where they are many or long."""
+
+    def __init__(self, max_length: int) -> None:
+        self.rows = Thinned(MOST_ROWS)
+        self._letters = Thinned(MOST_LETTERS)
+        self._max_length = max_length
+        self._numbers = array("Q")
+        self._prompts = array("I")
+        self._answers = array("I")
+        self._sizes = array("I")
+        self._waiting: dict[int, int] = {}  # letters of rows not yet counted
+
+    def takes(self, row: int) -> bool:
+        """Whether the row is to be rendered and counted."""
+        return self.rows.keeps(row) and self._letters.keeps(row)
+
+    def add(self, row: int, line: int, text: Rendered, lengths: Lengths) -> Iterator[str]:
+        """Have a row counted; what that waits for, as sentences. Raises Busy."""
+        self._waiting[row] = len(text.full)
+        lengths.add(row, line, text)
+        if lengths.full:
+            yield from self.finish(lengths)
+
+    def finish(self, lengths: Lengths) -> Iterator[str]:
+        """Have all counted that were added. Raises Busy."""
+        if lengths.waits_for:
+            yield lengths.waits_for
+        lengths.count()
+        self._waiting.clear()
+        while True:
+            self.rows.count, self._letters.count = len(self._numbers), sum(self._sizes)
+            too_many, too_long = self.rows.is_full, self._letters.is_full
+            if not (too_many or too_long):
+                return
+            self._thin()
+
+    def note(self, row: int, prompt: int, answer: int) -> None:
+        """What `Lengths` tells of each row."""
+        self._numbers.append(row)
+        self._prompts.append(prompt)
+        self._answers.append(answer)
+        self._sizes.append(self._waiting.get(row, 0))
+
+    def cut(self) -> list[int]:
+        """The rows that are cut, of those that were counted."""
+        return [
+            row
+            for row, prompt, answer in zip(self._numbers, self._prompts, self._answers, strict=True)
+            if prompt + answer > self._max_length
+        ]
+
+    def figures(self, rows: int) -> Tokens | None:
+        """The figures, for a dataset of so many rows; None if nothing was counted."""
+        counted = len(self._numbers)
+        if not counted:
+            return None
+        totals = array("Q", map(sum, zip(self._prompts, self._answers, strict=True)))
+        ordered = sorted(totals)
+        trained = sum(map(self._trained, self._prompts, self._answers))
+        width, bars = _bars(ordered)
+        cut = sum(total > self._max_length for total in totals)
+        return Tokens(
+            median=ordered[(counted - 1) // 2],
+            p95=ordered[-(-counted * 95 // 100) - 1],
+            max=ordered[-1],
+            cut=cut if counted == rows else round(cut * rows / counted),
+            counted=counted,
+            trained=trained / sum(totals),
+            max_length=self._max_length,
+            width=width,
+            bars=bars,
+        )
+
+    def _trained(self, prompt: int, answer: int) -> int:
+        """Tokens of an answer that training sees; what is cut is cut by `passes.rows.cut`."""
+        most = self._max_length
+        return answer if prompt + answer <= most else min(answer, most - min(prompt, most // 2))
+
+    def _thin(self) -> None:
+        """Forget those that are not in the sample any more."""
+        kept = [at for at, row in enumerate(self._numbers) if self.takes(row)]
+        self._numbers = array("Q", (self._numbers[at] for at in kept))
+        self._prompts, self._answers, self._sizes = (
+            array("I", (values[at] for at in kept)) for values in (self._prompts, self._answers, self._sizes)
+        )
+
+
+def _bars(ordered: list[int]) -> tuple[int, list[int]]:
+    """A histogram of at most BARS bars of a whole number of tokens each."""
+    width = ordered[-1] // BARS + 1
+    bars = [0] * (ordered[-1] // width + 1)
+    for total in ordered:
+        bars[total // width] += 1
+    return width, bars

@@ -1,0 +1,175 @@
+"""making: each finding of whole datasets, tokens as training counts them, and samples that say so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import settings
+from pipeline.inputs.data import datasets
+from pipeline.inputs.data.card import making, near_copies, token_counts
+from pipeline.inputs.data.card.making import Card
+from pipeline.inputs.data.lengths import Lengths, Limits
+from pipeline.inputs.prompts import templates
+from tests.helpers.lab import write_tokenizer
+
+TEMPLATE = templates.parse("{prompt} {response}")
+LONG = (
+    "The quick brown fox jumps over the lazy dog while the cat sleeps by the warm stove and dreams of mice."
+)
+
+
+def rows(*pairs: tuple[Any, Any]) -> Iterator[making.Row]:
+    return ((line, {"prompt": a, "response": b}) for line, (a, b) in enumerate(pairs, 1))
+
+
+def lines(card: Card, name: str) -> list[int]:
+    return list(card.found.lines_with([name]))
+
+
+def counted(tmp_path: Path, given: Iterator[making.Row], max_length: int = 512) -> Card:
+    """A card with tokens: one a byte, one that begins a text and one that ends it."""
+    folder = tmp_path / "model"
+    folder.mkdir(exist_ok=True)
+    (folder / "tokenizer_config.json").write_text('{"bos_token": "<s>", "eos_token": "</s>"}')
+    write_tokenizer(folder / "tokenizer.json")
+    counting = making.counter(max_length)
+    with Lengths(lambda: folder, "the-model", Limits(max_length), str, counting.note) as lengths:
+        return making.of(given, TEMPLATE, counting=counting, lengths=lengths)
+
+
+def test_the_sample_has_no_findings() -> None:
+    card = making.of(datasets.readable(settings.SAMPLES / "travel.jsonl"), templates.parse("chat"))
+    assert card.to_page() == {"rows": 144, "tokens": None, "notes": [], "findings": []}
+
+
+def test_rows_that_repeat_others() -> None:
+    other = LONG.replace("lazy", "sleepy")
+    card = making.of(
+        rows(
+            ("Ask one", LONG),
+            ("Ask one", LONG),
+            ("Ask one", other),
+            ("Ask two", "It is so."),
+            ("Ask one", LONG),
+        ),
+        TEMPLATE,
+    )
+    assert lines(card, "duplicates") == [2, 5]
+    assert lines(card, "near_duplicates") == [3]
+    assert lines(card, "different_answers") == [3]
+    assert card.to_json() == {"tokens": None, "duplicates": 2, "near_duplicates": 1, "leaks": 0}
+
+
+def test_a_near_copy_across_the_split_leaks() -> None:
+    pairs = [
+        (f"Question {number} about {'abcdefgh'[number] * 9}", f"Answer {number}" * 9) for number in range(8)
+    ]
+    parts = datasets.Contents(("prompt", "response"), (), 0)
+    for _, row in rows(*pairs, ("It", LONG), ("It!", LONG)):
+        parts.add(row)
+    held_out = set(parts.parts(0.2).held_out)
+    card = making.of(rows(*pairs, ("It", LONG), ("It!", LONG)), TEMPLATE, eval_fraction=0.2)
+    apart = len(held_out & {8, 9}) == 1
+    assert len(lines(card, "leaks")) == apart
+    found = [
+        seed
+        for seed in range(20)
+        if lines(making.of(rows(*pairs, ("It", LONG), ("It!", LONG)), TEMPLATE, seed=seed), "leaks")
+    ]
+    assert 0 < len(found) < 20
+
+
+def test_equal_rows_leak_where_no_split_parts_them() -> None:
+    card = making.of(rows(*[("Ask", LONG)] * 20), TEMPLATE)
+    assert len(lines(card, "leaks")) == 2
+    assert len(lines(card, "duplicates")) == 19
+
+
+def test_rows_by_themselves_and_their_copies() -> None:
+    bad = ("Write to me", "At jane@acme.org with AKIAIOSFODNN7EXAMPLE")
+    card = making.of(
+        rows(bad, ("Say", "Yes"), ("Say so", " "), bad, ("What then, say?", "It is so")), TEMPLATE
+    )
+    found = {name: lines(card, name) for name in ("emails", "secrets", "one_word_answers", "empty_answers")}
+    assert found == {"emails": [1, 4], "secrets": [1, 4], "one_word_answers": [2], "empty_answers": [3]}
+
+
+def test_rows_that_do_not_fit_are_counted_and_not_looked_at() -> None:
+    card = making.of(rows(("Ask", None), (["x"], "y"), (True, "z"), ("Ask", 7)), TEMPLATE)
+    assert card.rows == 4
+    assert lines(card, "one_word_answers") == [4]
+
+
+def test_only_what_is_wanted_is_found() -> None:
+    card = making.of(rows(("Say", "Yes"), ("Say", "Yes")), TEMPLATE, only=["duplicates"])
+    assert card.found.counts() == {"duplicates": 1}
+
+
+def test_no_rows() -> None:
+    assert making.of(iter(()), TEMPLATE).to_json() == {
+        "tokens": None, "duplicates": 0, "near_duplicates": 0, "leaks": 0,
+    }  # fmt: skip
+
+
+def test_tokens_are_those_of_training(tmp_path: Path) -> None:
+    """A row is <s>, the prompt, and " " with the answer and its end."""
+    pairs = [("ab", "c" * size) for size in (5, 6, 7, 26)]
+    card = counted(tmp_path, rows(*pairs), max_length=20)
+    assert card.tokens is not None
+    assert card.to_json()["tokens"] == {"median": 11, "p95": 31, "max": 31, "cut": 1}
+    assert lines(card, "cut") == [4]
+    assert card.tokens.trained == pytest.approx((7 + 8 + 9 + 17) / (10 + 11 + 12 + 31))
+    assert sum(card.tokens.bars) == 4
+    assert len(card.tokens.bars) <= token_counts.BARS
+
+
+def test_why_tokens_are_not_counted(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    counting = making.counter(20)
+    with Lengths(lambda: tmp_path / "model", "the-model", Limits(20), str, counting.note) as lengths:
+        card = making.of(rows(("a", "b c")), TEMPLATE, counting=counting, lengths=lengths)
+    assert card.tokens is None
+    assert card.notes == ["Tokens are not counted: the tokenizer of the-model cannot be used."]
+
+
+def test_of_many_rows_a_sample_is_counted_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_counts, "MOST_ROWS", 10)
+    monkeypatch.setattr(near_copies, "MOST_ROWS", 10)
+    card = counted(tmp_path, rows(*[(f"ab {number}", "c" * 30) for number in range(40)]), max_length=20)
+    assert card.tokens is not None
+    assert 5 <= card.tokens.counted <= 10
+    assert card.tokens.cut == 40
+    assert [note.split(" in ")[0].split(" among ")[0] for note in card.notes] == [
+        "Tokens are counted", "Near-duplicates are looked for",
+    ]  # fmt: skip
+
+
+def test_what_is_kept_of_a_cut_answer_is_what_training_keeps() -> None:
+    from pipeline.passes import rows as training
+
+    for prompt in (1, 7, 8, 9, 30):
+        for answer in (1, 7, 8, 9, 30):
+            counts = token_counts.Counts(16)
+            _, kept = training.cut([0] * prompt, [0] * answer, 16)
+            assert counts._trained(prompt, answer) == len(kept)
+
+
+def test_hostile_rows_are_read_to_the_end() -> None:
+    soup = "\ud7ff\U0010ffff\u0300\ufdfa\u202e" * 20_000
+    made = making.of(
+        rows(
+            ("1" * 900_000, "1 " * 400_000), (soup, soup), ("+1 " * 300_000, "a@" * 400_000),
+            ("password: " * 90_000, "\n" * 900_000), ("", "x"), (1e308, 10**30),
+            ("://" * 300_000, "eyJ" * 300_000),
+        ),
+        TEMPLATE,
+    )  # fmt: skip
+    assert made.rows == 7
+    assert lines(made, "empty_answers") == [4]
+    assert lines(made, "repeated_prompts") == [2]
