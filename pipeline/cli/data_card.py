@@ -5,16 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline import display
+from pipeline.inputs.data.card import making
 from pipeline.inputs.data.formats.columns import PARTS
-from pipeline.runs.data import prepare_data
+from pipeline.inputs.models import base_models
+from pipeline.runs.data import data_card, prepare_data
 from pipeline.runs.data.prepare_data import Checked
 from pipeline.system.files import to_json
 
-# What is counted of the rows themselves; null where nothing counts it.
-UNCOUNTED: dict[str, Any] = {"tokens": None, "duplicates": None, "near_duplicates": None, "leaks": None}
+UNCOUNTED: dict[str, Any] = {"tokens": None, "duplicates": 0, "near_duplicates": 0, "leaks": 0}
 
 
-def print_json(found: Checked) -> int:
+def counted(
+    found: Checked, template: str, model: base_models.Model | None, max_length: int
+) -> dict[str, Any]:
+    """What is counted of the rows themselves: tokens, null where no tokenizer is at hand, copies, leaks."""
+    if not found.report.rows:
+        return UNCOUNTED
+    asked = data_card.Question(found.used, template, model, max_length)
+    return making.ended(data_card.making_card(asked)).to_json()
+
+
+def print_json(found: Checked, counts: dict[str, Any]) -> int:
     """Print the card as JSON; the exit code: 0 if the dataset can be used."""
     problems = [{"line": line, "message": message} for line, message in found.listed()]
     unusable = prepare_data.unusable(found)
@@ -27,7 +38,7 @@ def print_json(found: Checked) -> int:
         "shape": made.shape,
         "rows": found.report.rows,
         "columns": choice.to_dict() if choice else {part: [] for part in PARTS},
-        **UNCOUNTED,
+        **counts,
         "problems": problems,
     }
     print(to_json(card, ensure_ascii=False))

@@ -58,7 +58,8 @@ def check(args: argparse.Namespace) -> int:
     from pipeline.runs.data import data_check, prepare_data
     from pipeline.stages import recipe
 
-    model = base_models.resolve(recipe.model_path(args.model, Path.cwd())) if args.model else None
+    named = args.model or ("starter" if args.json else None)
+    model = base_models.resolve(recipe.model_path(named, Path.cwd())) if named else None
     data_check.require_chat(args.template, model)
     given, chosen = _data(args)
     with prepare_data.work_folder(settings.home()) as work:
@@ -66,8 +67,10 @@ def check(args: argparse.Namespace) -> int:
             given, work, args.template, model, max_length=args.max_length, chosen=chosen
         )
         found = prepare_data.ended(steps, given[0])
-    if args.json:
-        return data_card.print_json(found)
+        if args.json:
+            return data_card.print_json(
+                found, data_card.counted(found, args.template, model, args.max_length)
+            )
     if problem := prepare_data.unusable(found):
         raise InputError(problem)
     return data_card.print_text(found)
@@ -195,7 +198,11 @@ def _check_flags(added: argparse.ArgumentParser) -> None:
         "--columns", metavar="prompt=A+B,response=C",
         help="which columns are prompt, response and system; a + joins several (default: as recognised)",
     )  # fmt: skip
-    added.add_argument("--json", action="store_true", help="print what was found as JSON")
+    added.add_argument(
+        "--json", action="store_true",
+        help="the data card as JSON: what was recognised, tokens, copies, leaks, problems (model, if none is"
+        " given: starter)",
+    )  # fmt: skip
     added.add_argument("--template", default=templates.CHAT, help="chat, or a text with {placeholders}")
     added.add_argument("--model", help="render every row with this model's chat template, and count tokens")
     added.add_argument(

@@ -36,7 +36,7 @@ DAY = 86400.0
 YOUNG = 3600.0
 ASIDE = ".gone"
 PLACES = {
-    "results": "artifacts", "models": "models", "datasets": "datasets", "runs": "runs",
+    "results": "artifacts", "models": "models", "datasets": "datasets", "data cards": "cards", "runs": "runs",
     "published copies": "registry", "pulled models": "pulled", "tried models": probe.PROBES,
     "starter model": starter_package.FOLDER,
 }  # fmt: skip

@@ -16,12 +16,13 @@ from typing import Any
 from pipeline import display, settings
 from pipeline.errors import InputError
 from pipeline.inputs.data import datasets
+from pipeline.inputs.data.card import findings
 from pipeline.inputs.data.formats import columns
 from pipeline.inputs.data.formats.convert import Made
 from pipeline.inputs.models import base_models
 from pipeline.inputs.prompts import templates
 from pipeline.runs import check_pool
-from pipeline.runs.data import prepare_data
+from pipeline.runs.data import data_card, prepare_data
 from pipeline.runs.data.prepare_data import Checked
 from pipeline.stages.all_stages import STAGES, ask
 from pipeline.stages.recipe import Recipe, from_dict, redo
@@ -75,7 +76,8 @@ class Passed:
     """A recipe that can run, and what should be known of its data.
 
     model    with the commit
-    data     the JSON lines: its own file, or those made of it, which the home has already
+    data     the JSON lines: its own file, or those made of it, which the home has already; without the
+             rows that the recipe leaves out
     columns  those chosen or recognised, where they are not plainly prompt and response
     """
 
@@ -144,6 +146,8 @@ def _queue(store: Store, recipe: Recipe, outcome: Passed, owner: str) -> str:
     # All stages see the same commit of the model.
     recipe = dataclasses.replace(recipe, model=outcome.model, columns=outcome.columns)
     data = keep_dataset(store.home, Path(outcome.data))
+    if names := findings.parse(recipe.leave_out):
+        data_card.mark(data, names)
     stages: dict[str, dict[str, Any]] = {
         name: options for name, options in recipe.to_dict().items() if name in STAGES and options is not None
     }
@@ -208,8 +212,9 @@ class Prepared:
         folder.mkdir()
         chosen = columns.parse(recipe.columns) if recipe.columns else None
         given = Path(recipe.data), folder, recipe.template, model, recipe.eval_fraction, recipe.seed
+        names = findings.parse(recipe.leave_out)
         try:
-            self._seen[key] = found = prepare_data.check(*given, _longest(recipe), chosen)
+            self._seen[key] = found = prepare_data.check(*given, _longest(recipe), chosen, names)
         except InputError as error:
             self._seen[key] = error
             raise
@@ -221,12 +226,16 @@ class Prepared:
         assert isinstance(found, Checked)
         made = found.made
         chosen = made.columns.to_dict() if made.columns is not None and made.has_chosen else None
-        return {"data": str(made.path), "columns": chosen}
+        return {"data": str(found.used), "columns": chosen}
 
     def keep(self, home: Path, results: list[dict[str, Any]]) -> None:
         """Put what was made into the home, before it goes with the folder; the results name it there."""
-        made = {str(seen.made.path): seen.made for seen in self._seen.values() if isinstance(seen, Checked)}
-        kept = {path: str(keep(home, one)) for path, one in made.items() if one.is_made}
+        checked = [seen for seen in self._seen.values() if isinstance(seen, Checked)]
+        kept = {
+            str(one.used): str(keep(home, one.made, one.used))
+            for one in checked
+            if one.made.is_made or one.used != one.made.path
+        }
         for one in results:
             one["data"] = kept.get(one["data"], one["data"])
 
@@ -234,7 +243,7 @@ class Prepared:
         chosen = str(columns.parse(recipe.columns).to_dict()) if recipe.columns else ""
         return (
             recipe.data, recipe.template, recipe.eval_fraction, recipe.seed, _longest(recipe), recipe.model,
-            chosen,
+            chosen, findings.parse(recipe.leave_out),
         )  # fmt: skip
 
 
@@ -292,9 +301,9 @@ def _gpu_problems(recipe: Recipe) -> list[str]:
     return problems
 
 
-def keep(home: Path, made: Made) -> Path:
-    """`keep_dataset`, with what it was made of beside it."""
-    kept = keep_dataset(home, made.path)
+def keep(home: Path, made: Made, used: Path | None = None) -> Path:
+    """`keep_dataset` of what was made, or what is `used` of it, with what it was made of beside it."""
+    kept = keep_dataset(home, used or made.path)
     if made.is_made:
         prepare_data.keep_originals(kept, made)
     return kept

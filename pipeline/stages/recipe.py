@@ -12,6 +12,7 @@ import yaml
 from pipeline import display
 from pipeline.errors import InputError
 from pipeline.inputs import safe_yaml
+from pipeline.inputs.data.card import findings
 from pipeline.inputs.data.formats import columns
 from pipeline.inputs.models.catalogue import CATALOGUE
 from pipeline.inputs.options import coerce, describe, option, parse, unknown_keys
@@ -25,6 +26,7 @@ OPTIONS = {name: stage.Options for name, stage in STAGES.items()}
 COLUMNS = "columns"
 UNSAID = {
     "columns": None,
+    "leave_out": "",
     "group": "",
     "runs_on": "any",
     "max_minutes": 0.0,
@@ -52,6 +54,13 @@ class Basics:
     )
     eval_fraction: float = option(
         0.1, "Share of the rows held out for evaluation", min=0.01, max=0.5, label="Held-out share"
+    )
+    leave_out: str = option(
+        "",
+        "Rows to leave out, by what the data card finds in them: names joined by commas, such as"
+        " duplicates,near_duplicates,leaks,secrets",
+        advanced=True,
+        label="Rows to leave out",
     )
     seed: int = option(0, "Makes the split and the training repeatable", min=0, max=2**31 - 1)
     runs_on: Literal["any", "cpu"] = option(
@@ -212,6 +221,10 @@ def _missing(values: dict[str, Any], given: dict[str, Any]) -> list[str]:
         problems.append(
             f"group: {display.value(group)} is not allowed; allowed: letters, digits, - _ . (up to 100)"
         )
+    try:
+        findings.parse(values.get("leave_out", ""))
+    except InputError as error:
+        problems += error.problems
     if all(values.get(name, None if name in LEFT_OUT else True) is None for name in OPTIONS):
         problems.append("all stages are null: there is nothing to run")
     defaults = {name: None if name in LEFT_OUT else options() for name, options in OPTIONS.items()}

@@ -327,3 +327,23 @@ def test_a_bad_row_of_a_table_is_refused_by_its_own_line_and_nothing_is_left(
         f"{path}:4: 'answer' is empty, so there is nothing to learn from this row"
     ]
     assert (store.list(), (store.home / "datasets").exists()) == ([], False)
+
+
+def test_rows_of_findings_are_left_out_of_the_copy_for_good(
+    store: Store, recipe_file: Path, dataset: Path, no_worker: list[Path]
+) -> None:
+    rows = dataset.read_text().splitlines()
+    dataset.write_text("\n".join([rows[0], *rows]) + "\n")
+    notes: list[str] = []
+    chosen = recipe.load(recipe_file, ["leave_out=duplicates"])
+    first = store.get(submit.submit(store, chosen, note=notes.append))
+    assert "1 row is left out (leave_out: duplicates)." in notes
+    assert Path(first.data).read_text().splitlines() == [rows[0], "", *rows[1:]]
+    assert first.recipe["leave_out"] == "duplicates"
+    again = store.get(submit.submit(store, submit.again(first)))
+    assert (again.data, again.recipe["leave_out"]) == (first.data, "duplicates")
+
+
+def test_a_finding_that_is_none_is_refused(recipe_file: Path) -> None:
+    with pytest.raises(InputError, match="leave_out: 'dupes' is not allowed"):
+        recipe.load(recipe_file, ["leave_out=dupes"])

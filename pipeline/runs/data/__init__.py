@@ -1,1 +1,1 @@
-"""Datasets before they are used: made into JSON lines, and checked."""
+"""Datasets before they are used: made into JSON lines, checked, and what is in them."""

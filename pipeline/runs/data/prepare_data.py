@@ -23,7 +23,8 @@ from pipeline.inputs.data.formats.convert import Made
 from pipeline.inputs.models import base_models
 from pipeline.inputs.prompts import templates
 from pipeline.runs import check_pool
-from pipeline.runs.data import data_check
+from pipeline.runs.data import data_card, data_check
+from pipeline.stages import finetune
 from pipeline.system import files
 
 RECORD = ".made.json"  # beside a dataset that was made here: of what, and with which columns
@@ -37,12 +38,14 @@ LONGEST_NAME = 100  # letters of a name of ours
 class Checked:
     """A dataset as it was made, and what the check says of it, with lines or rows of what was given.
 
+    used      the JSON lines that were checked: those made, or what is left without some rows
     unknown   why a model that was named is none
     has_chat  whether it has a chat template
     """
 
     made: Made
     report: datasets.Report
+    used: Path
     unknown: str = ""
     has_chat: bool = True
 
@@ -71,8 +74,11 @@ def checking(
     seed: int = 0,
     max_length: int | None = None,
     chosen: Columns | None = None,
+    leave_out: Sequence[str] = (),
 ) -> Generator[str, None, Checked]:
     """`data_check.checking` of files of any format, which are made into one in the folder `work`.
+
+    Rows that have one of the findings `leave_out` are left out before the check.
 
     The app has it done by a process: see `check_pool`. Raises what `data_check.checking` does, and what
     `convert.preparing` does.
@@ -86,6 +92,7 @@ def checking(
         "seed": seed,
         "max_length": max_length,
         "chosen": chosen.to_dict() if chosen else None,
+        "leave_out": list(leave_out),
     }
     found = yield from check_pool.ask(f"{__name__}:answer", asked)
     return _checked(found)
@@ -118,12 +125,13 @@ def look(
         report, rest = _joined(made, _report(found.pop("report"))), found
     named = [name for name in made.fields if len(name) <= columns.LONGEST_NAME]
     made = replace(made, fields=tuple(named[:MOST_NAMED]))
-    return {"made": convert.facts(made), "report": dataclasses.asdict(report), **rest}
+    facts = {"made": convert.facts(made), "report": dataclasses.asdict(report), "used": str(made.path)}
+    return {**facts, **rest}
 
 
 def _checked(found: dict[str, Any]) -> Checked:
-    rest = {name: value for name, value in found.items() if name not in ("made", "report")}
-    return Checked(convert.from_facts(found["made"]), _report(found["report"]), **rest)
+    rest = {name: value for name, value in found.items() if name not in ("made", "report", "used")}
+    return Checked(convert.from_facts(found["made"]), _report(found["report"]), Path(found["used"]), **rest)
 
 
 def _report(facts: dict[str, Any]) -> datasets.Report:
@@ -137,7 +145,11 @@ def answer(
     known = base_models.from_facts(model) if model is not None else None
     choice = columns.parse(chosen) if chosen else None
     found = yield from _checking(list(map(Path, given)), Path(work), model=known, chosen=choice, **rest)
-    return {"made": convert.facts(found.made), "report": dataclasses.asdict(found.report)}
+    return {
+        "made": convert.facts(found.made),
+        "report": dataclasses.asdict(found.report),
+        "used": str(found.used),
+    }
 
 
 def _checking(
@@ -149,13 +161,34 @@ def _checking(
     seed: int,
     max_length: int | None,
     chosen: Columns | None,
+    leave_out: Sequence[str],
 ) -> Generator[str, None, Checked]:
     """`checking` in this process."""
     made = yield from preparing(given, work, template, chosen)
     if made.problems and not made.rows:
-        return Checked(made, _of_making(made))
-    report = yield from data_check.checking(made.path, template, model, eval_fraction, seed, max_length)
-    return Checked(made, _joined(made, report))
+        return Checked(made, _of_making(made), made.path)
+    path, went = made.path, 0
+    if leave_out and path.is_file():
+        most = max_length or finetune.Options.max_length
+        asked = data_card.Question(path, template, model, most, eval_fraction, seed, tuple(leave_out))
+        path, went = yield from data_card.without(asked)
+    report = yield from data_check.checking(path, template, model, eval_fraction, seed, max_length)
+    report = _joined(made, _named(report, path, made.path))
+    if went and report.good:
+        rows = f"{went:,} row{'s' * (went > 1)} {'are' if went > 1 else 'is'}"
+        note = f"{rows} left out (leave_out: {','.join(leave_out)})."
+        report = replace(report, notes=[note, *report.notes])
+    return Checked(made, report, path)
+
+
+def _named(report: datasets.Report, path: Path, other: Path) -> datasets.Report:
+    """A report on one file with the name of another that has the same lines."""
+    begins, instead = (f"{display.plain(str(one))}:" for one in (path, other))
+    problems = [
+        f"{instead}{problem.removeprefix(begins)}" if problem.startswith(begins) else problem
+        for problem in report.problems
+    ]
+    return replace(report, problems=problems)
 
 
 def preparing(
@@ -210,14 +243,13 @@ def _joined(made: Made, report: datasets.Report) -> datasets.Report:
 
 def check(
     given: Path, work: Path, template: str, model: base_models.Model | None, eval_fraction: float, seed: int,
-    max_length: int | None, chosen: Columns | None,
+    max_length: int | None, chosen: Columns | None, leave_out: Sequence[str] = (),
 ) -> Checked:  # fmt: skip
     """`checking` to its end. Raises InputError with all faults, LabError as `data_check.check` does."""
     data_check.require_chat(template, model)
-    found = ended(
-        checking(convert.sources(given), work, template, model, eval_fraction, seed, max_length, chosen),
-        given,
-    )
+    split = eval_fraction, seed, max_length
+    steps = checking(convert.sources(given), work, template, model, *split, chosen, leave_out)
+    found = ended(steps, given)
     if problem := unusable(found):
         raise InputError(problem)
     return found

@@ -1,0 +1,293 @@
+"""The card of a dataset, and a copy without the rows of some findings: made here, or in a process of its own.
+
+`python -m pipeline.runs.data.data_card` gets a question as JSON on its standard input, writes a line of JSON
+for each step, and in the end what was made or what is wrong. What is made is kept in `cards/` of the home,
+the newest MOST_KEPT of them: a folder a card, named by all that it depends on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import sys
+import threading
+from array import array
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import display, settings
+from pipeline.errors import Busy, InputError, LabError
+from pipeline.inputs.data import datasets
+from pipeline.inputs.data.card import findings, leaving_out, making
+from pipeline.inputs.data.lengths import Lengths, Limits
+from pipeline.inputs.models import base_models
+from pipeline.inputs.prompts import templates
+from pipeline.system import own_process
+from pipeline.system.files import to_json
+
+VERSION = 1  # of what a card finds: one that was made by another is made again
+MOST_KEPT = 20
+AT_ONCE = 2
+SECONDS = 1800.0
+NICE = 10
+CARD, LINES, FLAGS, COPY = "card.json", "lines.bin", "flags.bin", "left_out"
+MARK = ".left_out.json"  # beside a dataset's copy: what was left out of it
+BUSY = "Other datasets are being looked through just now; try again in a minute."
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a card is made of. Without a model, or where its tokenizer is not at hand, tokens are not counted.
+
+    `leave_out` names findings; the answer is then a copy of the dataset without their rows.
+    """
+
+    path: Path
+    template: str
+    model: base_models.Model | None
+    max_length: int
+    eval_fraction: float = 0.1
+    seed: int = 0
+    leave_out: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        return json.dumps({**dataclasses.asdict(self), "path": os.fspath(self.path)})
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Question:
+        given = json.loads(text)
+        model = base_models.from_facts(given["model"]) if given["model"] else None
+        changed = {"path": Path(given["path"]), "model": model, "leave_out": tuple(given["leave_out"])}
+        return cls(**{**given, **changed})
+
+    def key(self) -> str:
+        """Names the answer: by the content of the dataset, and all that it is asked with. Raises OSError."""
+        model = self.model and [
+            self.model.id,
+            self.model.revision,
+            self.model.chat and self.model.chat.source,
+        ]
+        given = [VERSION, datasets.sha256(self.path), self.path.name, self.template, model, self.max_length]
+        more = [self.eval_fraction, self.seed, *self.leave_out]
+        return hashlib.sha256(json.dumps([*given, *more]).encode()).hexdigest()[:32]
+
+
+def making_card(asked: Question, only: Iterable[str] = findings.NAMES) -> Generator[str, None, making.Card]:
+    """Make a card in this process; yields steps as sentences.
+
+    Lines that are no rows are left to `data_check`. Raises InputError for a faulty template, OSError, Busy.
+    """
+    chat = asked.model.chat if asked.model else None
+    parsed = templates.parse(asked.template, chat)
+    rows = datasets.readable(asked.path)
+    given: dict[str, Any] = {"eval_fraction": asked.eval_fraction, "seed": asked.seed, "only": only}
+    has_text = asked.template.strip() != templates.CHAT or chat is not None
+    if asked.model is None or not has_text or "cut" not in only:
+        return (yield from making.making(rows, parsed, **given))
+    home, model = settings.home(), asked.model
+    counting = making.counter(asked.max_length)
+    with Lengths(
+        lambda: base_models.tokenizer_folder(model, home), model.id, Limits(asked.max_length),
+        lambda: parsed.stop, counting.note,
+    ) as lengths:  # fmt: skip
+        return (yield from making.making(rows, parsed, counting=counting, lengths=lengths, **given))
+
+
+def kept(home: Path, key: str) -> dict[str, Any] | None:
+    """A card that is kept, as `Card.to_page` has it, with its `key` and the `path` of its dataset."""
+    folder = _folder(home, key)
+    with suppress(OSError, ValueError):
+        found: dict[str, Any] = json.loads((folder / CARD).read_text("utf-8"))
+        os.utime(folder)
+        return found
+    return None
+
+
+def lines_with(home: Path, key: str, names: Sequence[str]) -> Iterator[int]:
+    """The lines of a kept card's rows that have one of these findings. Raises InputError if there is none."""
+    folder = _folder(home, key)
+    found = findings.Found()
+    try:
+        found.lines.frombytes((folder / LINES).read_bytes())
+        found.flags.frombytes((folder / FLAGS).read_bytes())
+    except (OSError, ValueError):
+        raise InputError("This card is not kept any more; check the dataset again.") from None
+    return found.lines_with(names)
+
+
+def card(asked: Question) -> Generator[str, None, dict[str, Any]]:
+    """`kept` of a question, made by a process of its own where it is not there yet; yields steps.
+
+    Raises InputError, LabError, OSError.
+    """
+    home, key = settings.home(), asked.key()
+    found = kept(home, key)
+    if found is None:
+        yield from _apart(dataclasses.replace(asked, leave_out=()))
+        found = kept(home, key)
+    if found is None:
+        raise LabError("The card was made, and is not there; check the dataset again.")
+    return found
+
+
+def shown(path: str, template: str, model: str, max_length: int) -> Generator[str, None, dict[str, Any]]:
+    """`card` as a page has it asked by `check_pool`: a model by its id, none if it cannot be used."""
+    try:
+        base = base_models.resolve(model) if model else None
+    except InputError:  # the check of the dataset says why
+        base = None
+    return (yield from card(Question(Path(path), template, base, max_length)))
+
+
+def without(asked: Question) -> Generator[str, None, tuple[Path, int]]:
+    """A copy of the dataset without the rows of `leave_out`, and how many went; made by a process of its own.
+
+    The same dataset and question give the same copy. Raises InputError, LabError, OSError.
+    """
+    if _is_done(asked):
+        return asked.path, 0
+    home, key = settings.home(), asked.key()
+    target = _folder(home, key) / COPY / display.file_name(asked.path.name)
+    if not (_folder(home, key) / CARD).is_file():
+        yield from _apart(asked)
+    count = json.loads((_folder(home, key) / CARD).read_text("utf-8"))["left_out"]
+    return target, int(count)
+
+
+def mark(copy: Path, names: Sequence[str]) -> None:
+    """Note beside a dataset in the home what was left out of it, so that it is not looked for again."""
+    (copy.parent / MARK).write_text(to_json(list(names)), "utf-8")
+
+
+def _is_done(asked: Question) -> bool:
+    """Whether the dataset is one that `mark` has marked so. Else a repeated run would lose more rows each
+    time: another split has other leaks."""
+    with suppress(OSError, ValueError):
+        return bool(json.loads((asked.path.parent / MARK).read_text("utf-8")) == list(asked.leave_out))
+    return False
+
+
+def _folder(home: Path, key: str) -> Path:
+    """The folder of a card. Raises InputError for what is no key: a browser may name any."""
+    if len(key) != 32 or not set(key) <= set("0123456789abcdef"):
+        raise InputError("There is no such card.")
+    return home / "cards" / key
+
+
+def _apart(asked: Question) -> Generator[str, None, None]:
+    """Have a process of its own answer. It ends with this generator."""
+    if not _free.acquire(blocking=False):
+        raise Busy(BUSY)
+    try:
+        process = own_process.start_group(
+            ["-m", "pipeline.runs.data.data_card"], settings.child_environment()
+        )
+        watch = threading.Timer(SECONDS, own_process.kill, [process])
+        watch.start()
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(asked.to_json().encode() + b"\n")
+            process.stdin.flush()
+            for line in process.stdout:
+                answer = json.loads(line)
+                if "step" in answer:
+                    yield answer["step"]
+                elif "problems" in answer:
+                    raise InputError(answer["problems"])
+                elif "error" in answer:
+                    raise LabError(answer["error"])
+                else:
+                    return
+            raise LabError("The process that looks through the data has ended; try again.")
+        except BrokenPipeError:
+            raise LabError("The process that looks through the data has ended; try again.") from None
+        finally:
+            watch.cancel()
+            own_process.end(process)
+    finally:
+        _free.release()
+
+
+_free = threading.BoundedSemaphore(AT_ONCE)
+
+
+def _answer(asked: Question) -> Generator[str, None, None]:
+    """Make what is asked, and keep it."""
+    home, key = settings.home(), asked.key()
+    target = _folder(home, key)
+    part = target.parent / f".{key}-{secrets.token_hex(4)}.part"
+    part.mkdir(mode=0o700, parents=True)
+    try:
+        with ExitStack() as stack:
+            stack.callback(shutil.rmtree, part, ignore_errors=True)
+            made = yield from making_card(asked, asked.leave_out or findings.NAMES)
+            facts = {**made.to_page(), "key": key, "path": os.fspath(asked.path)}
+            _write(part / LINES, made.found.lines)
+            _write(part / FLAGS, made.found.flags)
+            if asked.leave_out:
+                yield "Leaving rows out…"
+                copy = part / COPY / display.file_name(asked.path.name)
+                copy.parent.mkdir(mode=0o700)
+                facts["left_out"] = leaving_out.write(
+                    asked.path, copy, made.found.lines_with(asked.leave_out)
+                )
+            (part / CARD).write_text(to_json(facts), "utf-8")
+            with suppress(OSError):  # another has made the same meanwhile
+                part.rename(target)
+    finally:
+        _forget_old(target.parent)
+
+
+def _write(path: Path, numbers: array[int]) -> None:
+    with path.open("xb") as file:
+        numbers.tofile(file)
+
+
+def _forget_old(folder: Path) -> None:
+    """Keep the cards that were used last."""
+    known = [path for path in folder.glob("[!.]*") if path.is_dir()]
+    for path in sorted(known, key=lambda path: path.stat().st_mtime)[:-MOST_KEPT]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _main() -> int:
+    """Answer the question on standard input. Ends when that does, with all that it has started."""
+    os.nice(NICE)
+    settings.keep_private()
+    asked = Question.from_json(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_with_who_asks, daemon=True).start()
+    try:
+        for step in _answer(asked):
+            _say({"step": step})
+        _say({"done": True})
+    except InputError as error:
+        _say({"problems": error.problems})
+    except LabError as error:
+        _say({"error": str(error)})
+    except OSError as error:
+        _say({"error": f"{display.valid(str(asked.path))}: cannot be read ({error.strerror})"})
+    return 0
+
+
+def _say(answer: dict[str, Any]) -> None:
+    print(to_json(answer), flush=True)
+
+
+def _end_with_who_asks() -> None:
+    sys.stdin.buffer.read()
+    os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    code = _main()
+    sys.stdout.flush()
+    os._exit(code)  # the thread that waits for the end of standard input holds it, and Python would abort
