@@ -33,7 +33,7 @@ from pipeline.system import own_process
 from pipeline.worker import loop
 from webapp import connections, gradio_requests, guard, handler_values, local_models, uploads
 from webapp.home import store
-from webapp.routes import live, queue
+from webapp.routes import data_cards, live, queue
 from webapp.routes.runs import router
 from webapp.tabs import compare, comparison, data, lab, models, publish, runs, versions
 from webapp.tabs.tuning import tune
@@ -67,6 +67,7 @@ def create(names: Iterable[str] = (), models: Iterable[Path] = ()) -> FastAPI:
     app.include_router(router)
     app.include_router(live.router)
     app.include_router(queue.router)
+    app.include_router(data_cards.router)
     app.mount("/lab", StaticFiles(directory=theme.ASSETS))
     mimetypes.add_type("text/javascript", ".js")  # on some systems it is plain text, which browsers reject
     blocks = page()
@@ -195,8 +196,8 @@ def _tabs(sample: gr.Button, problems: gr.HTML) -> tuple[data.Data, lab.Lab, run
     made["lab"].select(lab.refresh, lab_tab.data, lab_tab.data, **parts.QUICK)
     chosen.use.click(
         lab.take,
-        [chosen.picked, chosen.template, chosen.model],
-        [lab_tab.data, lab_tab.template, lab_tab.model, lab_tab.new],
+        [chosen.picked, chosen.template, chosen.model, chosen.leave_out],
+        [lab_tab.data, lab_tab.template, lab_tab.model, lab_tab.leave_out, lab_tab.new],
         **parts.QUICK,
     ).then(None, None, None, js=f"() => ({parts.live('go')})('lab')", **parts.IN_PAGE)
     history.use.click(

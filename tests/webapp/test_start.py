@@ -33,6 +33,10 @@ from webapp.__main__ import _favor_the_page, arguments
 from webapp.app import create
 
 HEAVY = (
+    "rensa",
+    "detect_secrets",
+    "phonenumbers",
+    "stdnum",
     "torch",
     "transformers",
     "peft",

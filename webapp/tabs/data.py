@@ -21,7 +21,7 @@ from pipeline.stages import finetune
 from webapp import local_models, uploads
 from webapp.home import store
 from webapp.tabs import learned
-from webapp.ui import check_turns, choices, parts, views
+from webapp.ui import card_view, check_turns, choices, parts, views
 
 LISTS = (gr.skip(),) * len(PARTS)
 MISFIT = "The rows do not fit this template; change one of them and check again"
@@ -41,6 +41,7 @@ class Data(NamedTuple):
     picked: gr.Dropdown
     template: gr.Textbox
     model: gr.Dropdown
+    leave_out: gr.CheckboxGroup
     use: gr.Button
     shown: list[gr.components.Component]  # the outputs of `arrive`
 
@@ -242,6 +243,7 @@ def build() -> Data:
             problems = parts.drawn("problems", elem_id="data-problems")
             rows = parts.drawn("table", elem_id="data-rows")
             example = parts.drawn("example", elem_id="data-example")
+            leave_out = card_view.build(picked, template, model, again)
             learned.build(picked, template, model)
 
     found = [summary, problems, rows, example, *lists]
@@ -261,4 +263,4 @@ def build() -> Data:
         lambda picked, template, model, *lists: (yield from look(None, picked, template, model, *lists)),
         **{**event, "inputs": [*given[1:], *lists]},
     )
-    return Data(picked, template, model, use, [picked, *found, use])
+    return Data(picked, template, model, leave_out, use, [picked, *found, use])

@@ -23,7 +23,7 @@ from pipeline.system import hardware
 from pipeline.system.files import to_json
 from webapp import local_models
 from webapp.home import known_run, store
-from webapp.ui import check_turns, choices, form, parts, views
+from webapp.ui import card_view, check_turns, choices, form, parts, views
 
 SAMPLE = settings.SAMPLES / "travel.yaml"
 NOT_STARTED = "Nothing was started"
@@ -35,6 +35,7 @@ class Lab(NamedTuple):
     data: form.Input
     template: form.Input
     model: form.Input
+    leave_out: form.Input
     run: gr.Textbox
     you: gr.Textbox
     new: gr.Accordion
@@ -249,8 +250,9 @@ def build(welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
         elem_id="run-view",
     )
 
-    data, template, model = (inputs.input("", name) for name in ("data", "template", "model"))
-    made = Lab(data, template, model, run, you, new, inputs)
+    names = ("data", "template", "model", "leave_out")
+    data, template, model, leave_out = (inputs.input("", name) for name in names)
+    made = Lab(data, template, model, leave_out, run, you, new, inputs)
     # Filling the form changes all inputs at once: one look when they have settled, not one for each, whose
     # answers may overtake each other.
     look = gr.Button("Preview", visible="hidden", elem_classes=parts.HIDDEN, elem_id="preview-now")
@@ -284,9 +286,9 @@ def build(welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
     return made
 
 
-def take(data: str | None, template: str, model: str) -> tuple[Any, ...]:
-    """Start a new run with a dataset, template and model chosen elsewhere."""
-    return refresh(data), template, model, gr.update(open=True)
+def take(data: str | None, template: str, model: str, leave_out: list[str] | None) -> tuple[Any, ...]:
+    """Start a new run with a dataset, template, model and rows to leave out chosen elsewhere."""
+    return refresh(data), template, model, card_view.joined(leave_out), gr.update(open=True)
 
 
 def again(inputs: form.Form, run: str) -> list[Any]:
