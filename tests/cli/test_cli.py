@@ -176,6 +176,16 @@ class TestCheckFormats:
         code, card = self.card(capsys, dataset)
         assert (code, card["container"], card["shape"], card["rows"]) == (0, "jsonl", "prompt/response", 20)
 
+    def test_the_card_counts_what_is_in_the_rows_of_a_table(
+        self, home: Path, bytes_as_tokens: Path, tmp_path: Path, capsys: Capture
+    ) -> None:
+        path = tmp_path / "rows.csv"
+        path.write_text("question;answer\n" + "ab;cccc\n" * 2 + "".join(f"q{i};{i}\n" for i in range(9)))
+        words = "--template", "{prompt} {response}", "--model", bytes_as_tokens.parent, "--max-length", 8
+        code, card = self.card(capsys, path, *words)
+        assert (code, card["rows"], card["duplicates"], card["leaks"]) == (0, 11, 1, 0)
+        assert card["tokens"] == {"median": 6, "p95": 9, "max": 9, "cut": 2}
+
     def test_problems_have_their_line_and_the_exit_code_is_2(
         self, home: Path, tmp_path: Path, capsys: Capture
     ) -> None:

@@ -344,6 +344,35 @@ def test_rows_of_findings_are_left_out_of_the_copy_for_good(
     assert (again.data, again.recipe["leave_out"]) == (first.data, "duplicates")
 
 
+def test_rows_of_findings_are_left_out_of_what_a_table_is_made_into(
+    store: Store, recipe_file: Path, dataset: Path, no_worker: list[Path]
+) -> None:
+    table = dataset.with_name("towns.csv")
+    table.write_text("question,answer\na,one\na,one\n" + "".join(f"q{i},r{i}\n" for i in range(9)))
+    chosen = recipe.load(recipe_file, ["data=towns.csv", "leave_out=duplicates"])
+    notes: list[str] = []
+    first = store.get(submit.submit(store, chosen, note=notes.append))
+    assert "1 row is left out (leave_out: duplicates)." in notes
+    made = Path(first.data)
+    assert made.name == "towns.jsonl"
+    assert len(list(datasets.rows(made))) == 10
+    assert (made.parent / "original" / "towns.csv").read_bytes() == table.read_bytes()
+    again = store.get(submit.submit(store, submit.again(first)))
+    assert (again.data, again.recipe) == (first.data, first.recipe)
+
+
+def test_rows_without_an_answer_can_be_left_out_and_problems_name_the_file(
+    store: Store, recipe_file: Path, dataset: Path, no_worker: list[Path]
+) -> None:
+    dataset.write_text(dataset.read_text() + '{"prompt": "a", "response": " "}\n')
+    submit.submit(store, recipe.load(recipe_file, ["leave_out=empty_answers"]))
+    dataset.write_text(dataset.read_text() + '{"prompt": "a", "response": []}\n')
+    with pytest.raises(InputError) as caught:
+        submit.submit(store, recipe.load(recipe_file, ["leave_out=empty_answers"]))
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{dataset}:22: ")
+
+
 def test_a_finding_that_is_none_is_refused(recipe_file: Path) -> None:
     with pytest.raises(InputError, match="leave_out: 'dupes' is not allowed"):
         recipe.load(recipe_file, ["leave_out=dupes"])

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, HTTPException, Query
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from pipeline.errors import InputError
-from pipeline.inputs.data import paging
 from pipeline.inputs.data.card import findings
-from pipeline.runs import data_card
+from pipeline.runs import check_pool
+from pipeline.runs.data import data_card
+from pipeline.system.files import to_json
 from webapp.home import store
 from webapp.routes.runs import NEW
 from webapp.ui import choices
@@ -37,7 +36,7 @@ def lines(key: str, finding: str, kind: Literal["csv", "json"]) -> Response:
         return StreamingResponse(
             _pieces(found, "line\r\n", "\r\n", "\r\n"), media_type="text/csv", headers=headers
         )
-    before = f'{{"finding": {json.dumps(finding)}, "lines": ['
+    before = f'{{"finding": {to_json(finding)}, "lines": ['
     return StreamingResponse(
         _pieces(found, before, ", ", "]}\n"), media_type="application/json", headers=headers
     )
@@ -70,11 +69,10 @@ def rows(
         if card is None:
             raise InputError("This card is not kept any more; check the dataset again.")
         path = choices.known_data(store().home, card["path"])
-        found = paging.page(Path(path), paging.Place(offset, at), search=search, line=line)
+        given = {"path": str(path), "offset": offset, "at": at, "search": search, "line": line}
+        found = check_pool.answer("pipeline.runs.data.data_card:page", given)
     except InputError as error:
         raise HTTPException(404, str(error)) from None
     except OSError:
         raise HTTPException(404, "The dataset cannot be read any more.") from None
-    following = found.next and {"offset": found.next.offset, "at": found.next.line}
-    told = [{"line": number, "cells": row} for number, row in found.rows]
-    return JSONResponse({"rows": told, "next": following}, headers=NEW)
+    return JSONResponse(found, headers=NEW)

@@ -1,6 +1,6 @@
 """The data card on the Data tab: figures, findings, a table of all rows, and which rows to leave out.
 
-It is made by a process of its own (`pipeline.runs.data_card`); this one reads no row of it.
+It is made by a process of its own (`pipeline.runs.data.data_card`); this one reads no row of it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _made(picked: str, template: str, model: str, tell: Callable[[str], None]) -
         known = ""
     asked = {"path": str(path), "template": template, "model": known}
     steps = check_pool.ask(
-        "pipeline.runs.data_card:shown", {**asked, "max_length": finetune.Options.max_length}
+        "pipeline.runs.data.data_card:shown", {**asked, "max_length": finetune.Options.max_length}
     )
     with closing(steps):
         while True:

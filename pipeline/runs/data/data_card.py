@@ -25,7 +25,7 @@ from typing import Any
 
 from pipeline import display, settings
 from pipeline.errors import Busy, InputError, LabError
-from pipeline.inputs.data import datasets
+from pipeline.inputs.data import datasets, paging
 from pipeline.inputs.data.card import findings, leaving_out, making
 from pipeline.inputs.data.lengths import Lengths, Limits
 from pipeline.inputs.models import base_models
@@ -59,7 +59,7 @@ class Question:
     leave_out: tuple[str, ...] = ()
 
     def to_json(self) -> str:
-        return json.dumps({**dataclasses.asdict(self), "path": os.fspath(self.path)})
+        return to_json({**dataclasses.asdict(self), "path": os.fspath(self.path)})
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Question:
@@ -77,7 +77,7 @@ class Question:
         ]
         given = [VERSION, datasets.sha256(self.path), self.path.name, self.template, model, self.max_length]
         more = [self.eval_fraction, self.seed, *self.leave_out]
-        return hashlib.sha256(json.dumps([*given, *more]).encode()).hexdigest()[:32]
+        return hashlib.sha256(json.dumps([*given, *more], allow_nan=False).encode()).hexdigest()[:32]
 
 
 def making_card(asked: Question, only: Iterable[str] = findings.NAMES) -> Generator[str, None, making.Card]:
@@ -145,6 +145,17 @@ def shown(path: str, template: str, model: str, max_length: int) -> Generator[st
     except InputError:  # the check of the dataset says why
         base = None
     return (yield from card(Question(Path(path), template, base, max_length)))
+
+
+def page(path: str, offset: int, at: int, search: str, line: int) -> Generator[str, None, dict[str, Any]]:
+    """`paging.page` as the page's table has it asked of `check_pool`: a row's text may be hostile.
+
+    {rows: [{line, cells}], next: {offset, at} or null}. Raises InputError, OSError.
+    """
+    yield "Reading rows…"
+    found = paging.page(Path(path), paging.Place(offset, at), search=search, line=line)
+    following = found.next and {"offset": found.next.offset, "at": found.next.line}
+    return {"rows": [{"line": number, "cells": row} for number, row in found.rows], "next": following}
 
 
 def without(asked: Question) -> Generator[str, None, tuple[Path, int]]:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.runs import data_card, submit
-from tests.runs.test_data_card import ROWS, ended
+from pipeline.runs import submit
+from pipeline.runs.data import data_card
+from tests.runs.data.test_data_card import ROWS, ended
 
 
 @pytest.fixture

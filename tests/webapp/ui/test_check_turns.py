@@ -14,13 +14,14 @@ from starlette.testclient import TestClient
 from pipeline import settings
 from pipeline.errors import LabError
 from pipeline.exports import row_view
-from pipeline.inputs.data import datasets, one_row
+from pipeline.inputs.data import datasets, one_row, paging
+from pipeline.inputs.data.card import making
 from pipeline.inputs.data.formats import convert
 from pipeline.inputs.models import base_models
 from pipeline.inputs.prompts import rendering
 from pipeline.runs import check_pool, submit
 from pipeline.runs import sweep as sweeps
-from pipeline.runs.data import prepare_data
+from pipeline.runs.data import data_card, prepare_data
 from pipeline.store import Store
 from pipeline.system import locks
 from tests.helpers.lab import until
@@ -28,7 +29,7 @@ from webapp import local_models
 from webapp.app import page
 from webapp.tabs import data, lab, learned, models
 from webapp.tabs.tuning import scorecard, sweep
-from webapp.ui import check_turns, parts
+from webapp.ui import card_view, check_turns, parts
 
 SAMPLE = str(settings.SAMPLES / "travel.jsonl")
 GETTING = "Getting the tokenizer of starter"
@@ -157,8 +158,8 @@ def test_a_launch_whose_check_takes_long_queues_one_run(
 
 
 def test_the_page_itself_reads_no_dataset_no_model_and_no_sweep(
-    home: Path, store: Store, inputs: Any, model_folder: Path, bytes_as_tokens: Any, pool: check_pool._State,
-    monkeypatch: pytest.MonkeyPatch,
+    home: Path, store: Store, inputs: Any, model_folder: Path, bytes_as_tokens: Any, client: TestClient,
+    pool: check_pool._State, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """A single call on hostile text would hold it: all of this is done by the processes."""
 
@@ -167,7 +168,8 @@ def test_the_page_itself_reads_no_dataset_no_model_and_no_sweep(
 
     for module, name in (
         (base_models, "resolve"), (base_models, "read_config"), (datasets, "checking"), (datasets, "_scan"),
-        (convert, "preparing"), (prepare_data, "record"),
+        (convert, "preparing"), (prepare_data, "record"), (paging, "page"), (data_card, "shown"),
+        (making, "making"),
         (submit, "check"), (sweeps, "variants"), (rendering.Program, "texts"),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, here)
@@ -191,6 +193,9 @@ def test_the_page_itself_reads_no_dataset_no_model_and_no_sweep(
     assert about[1] is None
     *_, fetched = models.fetch(str(model_folder))
     assert "is on this machine already" in json.dumps(fetched[0])
+    *_, (card, boxes, rows) = card_view.show(SAMPLE, "chat", str(model_folder))
+    assert (card["rows"], boxes["choices"]) == (144, []), card
+    assert len(client.get(f"/cards/{rows['key']}/rows").json()["rows"]) == 20
     assert len(store.list()) == 1 + 2 + 2
 
 

@@ -21,7 +21,7 @@ from pipeline.inputs.data.card.findings import KINDS, NAMES, PERSONAL, Found
 from pipeline.inputs.data.card.token_counts import Counts, Tokens
 from pipeline.inputs.data.lengths import Lengths
 from pipeline.inputs.data.splitting import POSITIONS, Contents
-from pipeline.inputs.prompts import templates
+from pipeline.inputs.prompts import conversations, templates
 
 TELL_SECONDS = 1.0
 MOST_TEXT = 100_000  # letters of a field that are looked at
@@ -200,6 +200,8 @@ class _Maker:
     def _texts(self, row: dict[str, Any]) -> list[str] | None:
         """What the template reads of a row, the answer last; None if it lacks something."""
         template = self.template
+        if templates.is_conversation(template, row):
+            return _said(row)
         values = [row.get(name) for name in template.fields]
         if not all(isinstance(value, str | int | float) and not isinstance(value, bool) for value in values):
             return None
@@ -268,6 +270,14 @@ class _Maker:
         for search, what in ((self._secrets, "Likely secrets"), (self._personal, "Personal data")):
             if search is not None and search.is_over:
                 yield f"{what}: so much may be some that only the first rows were searched to the end."
+
+
+def _said(row: dict[str, Any]) -> list[str] | None:
+    """The texts of a conversation, the last answer last; None if it cannot be learned."""
+    if next(conversations.faults(row), None):
+        return None
+    before = [str(message.get("content") or "")[:MOST_TEXT] for message in row["messages"][:-1]]
+    return [*before, conversations.answer(row)[:MOST_TEXT]]
 
 
 def _repeats(hashes: Any) -> Any:

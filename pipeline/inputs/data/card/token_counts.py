@@ -21,7 +21,8 @@ class Tokens:
 
     cut        rows of more than `max_length`; an estimate where only a part was counted
     counted    rows that were counted
-    trained    the share of all tokens that the loss is taken of: answers, as far as they are not cut
+    trained    the share of all tokens that the loss is taken of: answers, as far as they are not cut; of
+               the earlier ones in a conversation it is an estimate, by their letters
     width      tokens of a bar; bar i has the rows from i * width on, and below (i + 1) * width
     bars       rows of each bar
     """
@@ -47,8 +48,9 @@ class Counts:
         self._numbers = array("Q")
         self._prompts = array("I")
         self._answers = array("I")
+        self._earlier = array("I")  # tokens of answers in the prompt
         self._sizes = array("I")
-        self._waiting: dict[int, int] = {}  # letters of rows not yet counted
+        self._waiting: dict[int, tuple[int, float]] = {}  # of rows not yet counted: see `add`
 
     def takes(self, row: int) -> bool:
         """Whether the row is to be rendered and counted."""
@@ -56,7 +58,10 @@ class Counts:
 
     def add(self, row: int, line: int, text: Rendered, lengths: Lengths) -> Iterator[str]:
         """Have a row counted; what that waits for, as sentences. Raises Busy."""
-        self._waiting[row] = len(text.full)
+        answered = sum(span.stop - span.start for span in text.earlier)
+        answered += sum(len(one.full) - len(one.prompt) for one in text.apart)
+        share = min(answered / max(len(text.prompt), 1), 1.0)  # of the prompt's letters
+        self._waiting[row] = len(text.full), share
         lengths.add(row, line, text)
         if lengths.full:
             yield from self.finish(lengths)
@@ -79,7 +84,9 @@ class Counts:
         self._numbers.append(row)
         self._prompts.append(prompt)
         self._answers.append(answer)
-        self._sizes.append(self._waiting.get(row, 0))
+        letters, share = self._waiting.get(row, (0, 0.0))
+        self._earlier.append(round(share * prompt))
+        self._sizes.append(letters)
 
     def cut(self) -> list[int]:
         """The rows that are cut, of those that were counted."""
@@ -96,7 +103,7 @@ class Counts:
             return None
         totals = array("Q", map(sum, zip(self._prompts, self._answers, strict=True)))
         ordered = sorted(totals)
-        trained = sum(map(self._trained, self._prompts, self._answers))
+        trained = sum(map(self._trained, self._prompts, self._answers, self._earlier))
         width, bars = _bars(ordered)
         cut = sum(total > self._max_length for total in totals)
         return Tokens(
@@ -111,17 +118,21 @@ class Counts:
             bars=bars,
         )
 
-    def _trained(self, prompt: int, answer: int) -> int:
-        """Tokens of an answer that training sees; what is cut is cut by `passes.rows.cut`."""
+    def _trained(self, prompt: int, answer: int, earlier: int = 0) -> int:
+        """Tokens of answers that training sees; what is cut is cut by `passes.rows.cut`."""
         most = self._max_length
-        return answer if prompt + answer <= most else min(answer, most - min(prompt, most // 2))
+        if prompt + answer <= most:
+            return answer + earlier
+        kept = min(answer, most - min(prompt, most // 2))
+        return kept + earlier * min(most - kept, prompt) // max(prompt, 1)
 
     def _thin(self) -> None:
         """Forget those that are not in the sample any more."""
         kept = [at for at, row in enumerate(self._numbers) if self.takes(row)]
         self._numbers = array("Q", (self._numbers[at] for at in kept))
-        self._prompts, self._answers, self._sizes = (
-            array("I", (values[at] for at in kept)) for values in (self._prompts, self._answers, self._sizes)
+        lists = self._prompts, self._answers, self._earlier, self._sizes
+        self._prompts, self._answers, self._earlier, self._sizes = (
+            array("I", (values[at] for at in kept)) for values in lists
         )
 
 

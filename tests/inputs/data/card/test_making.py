@@ -14,7 +14,9 @@ from pipeline.inputs.data.card import making, near_copies, token_counts
 from pipeline.inputs.data.card.making import Card
 from pipeline.inputs.data.lengths import Lengths, Limits
 from pipeline.inputs.prompts import templates
+from tests.helpers import talks
 from tests.helpers.lab import write_tokenizer
+from tests.helpers.talks import TALK, talk
 
 TEMPLATE = templates.parse("{prompt} {response}")
 LONG = (
@@ -125,6 +127,30 @@ def test_tokens_are_those_of_training(tmp_path: Path) -> None:
     assert card.tokens.trained == pytest.approx((7 + 8 + 9 + 17) / (10 + 11 + 12 + 31))
     assert sum(card.tokens.bars) == 4
     assert len(card.tokens.bars) <= token_counts.BARS
+
+
+def test_a_conversation_is_looked_at_and_all_its_answers_are_trained(tmp_path: Path) -> None:
+    card = making.of(
+        ((line, row) for line, row in enumerate([TALK, TALK, talk("Say", "jane@acme.org", "So?", "Yes")], 1)),
+        templates.parse("chat", talks.chat("qwen2.5")),
+    )
+    found = {name: lines(card, name) for name in ("duplicates", "one_word_answers", "emails")}
+    assert found == {"duplicates": [2], "one_word_answers": [3], "emails": [3]}
+    counts = token_counts.Counts(512)
+    full = "u" * 40 + "a" * 40 + "u" * 20 + "a" * 10
+    text = templates.Rendered(full[:100], full, earlier=(templates.Span(40, 80, 0),))
+    with Lengths(lambda: tmp_path, "the-model", Limits(512), str, counts.note) as lengths:
+        list(counts.add(0, 1, text, lengths))
+    counts.note(0, 100, 10)
+    tokens = counts.figures(1)
+    assert tokens is not None
+    assert tokens.trained == pytest.approx((40 + 10) / 110)
+
+
+def test_conversations_that_cannot_be_learned_are_counted_and_not_looked_at() -> None:
+    bad = [{"messages": given} for given in (None, [], [7], [{"role": "user"}], "x", [{"role": []}])]
+    card = making.of(enumerate(bad, 1), templates.parse("chat"))
+    assert (card.rows, card.found.counts()) == (6, {})
 
 
 def test_why_tokens_are_not_counted(tmp_path: Path) -> None:
