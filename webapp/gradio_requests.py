@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -35,6 +36,12 @@ ROUTES = re.compile(
     rf"|{EVENTS.pattern}|{PROGRESS.pattern}|{CALLS.pattern}"
 )
 UNUSED = ("page", "deep_link")  # queries for features that are off; Gradio looks them up unchecked
+KEYS = {"data", "event_data", "event_id", "fn_index", "session_hash", "trigger_id"}  # of a call
+# Lists and objects in a call, brackets in texts included. Each takes a hundred bytes, and Gradio walks
+# through them several times while nothing else runs. A form has less than a hundred, a long prompt some
+# thousands.
+MOST_NESTED = 10_000
+MOST_VALUES = 200
 MOST_PROGRESS = 40  # streams of upload progress; without one a page shows no bar
 MOST_UNREAD = 12  # events of a session whose answers nobody has read
 SESSIONS = 100  # sessions with unread or read answers; each has one stream
@@ -48,6 +55,7 @@ class Door:
         self.app = app
         self.kept = Kept(app)
         self.queue = blocks._queue
+        self.inputs = {number: len(fn.inputs) for number, fn in blocks.fns.items()}
         self.streams: set[str] = set()  # sessions whose events are being sent
         self.ending: set[str] = set()  # those of them that are being ended to make room
         self.bars = 0  # streams of progress
@@ -82,7 +90,7 @@ class Door:
             body += message.get("body", b"")
             if not message.get("more_body"):
                 break
-        session = sound(body)
+        session = sound(body, self.inputs)
         if session is None:
             await _say(UNFIT, 422)(scope, receive, send)
         elif "/queue/join" in scope["path"] and not self._has_room(session):
@@ -158,8 +166,13 @@ class Door:
         self.queue.pending_event_ids_session.pop(session, None)
 
 
-def sound(body: bytes) -> str | None:
-    """The session name of a call, "" for none; None if no page would send this call."""
+def sound(body: bytes, inputs: Mapping[int, int]) -> str | None:
+    """The session name of a call, "" for none; None if no page would send this call.
+
+    `inputs` says how many values each handler takes.
+    """
+    if body.count(b"[") + body.count(b"{") > MOST_NESTED:
+        return None
     try:
         given = json.loads(body)
     except (ValueError, RecursionError):
@@ -170,7 +183,14 @@ def sound(body: bytes) -> str | None:
     numbers = [given.get(name) for name in ("fn_index", "trigger_id")]
     fits = all(value is None or _is_name(value) for value in names)
     fits = fits and all(value is None or (type(value) is int and 0 <= value < 1 << 31) for value in numbers)
+    fits = fits and given.keys() <= KEYS and _is_filled(given, inputs)
     return str(given.get("session_hash") or "") if fits else None
+
+
+def _is_filled(given: dict[str, Any], inputs: Mapping[int, int]) -> bool:
+    """Whether a call has as many values as its handler takes. Which handler it is may stand in its path."""
+    data = given.get("data", [])
+    return isinstance(data, list) and len(data) <= inputs.get(given.get("fn_index", -1), MOST_VALUES)
 
 
 def _is_name(value: Any) -> bool:

@@ -67,6 +67,24 @@ def test_events_that_wait_are_few(client):
     assert queue.max_size * guard.LARGEST_BODY * 2 <= 512 << 20
 
 
+def test_a_call_holds_no_more_than_its_handler_takes(home, client):
+    """Gradio keeps a call while it waits, and walks through all of it while nothing else runs."""
+    number, handler = next(
+        (n, fn) for n, fn in gradio(client).get_blocks().fns.items() if len(fn.inputs) == 3
+    )
+    plain = {"session_hash": "s", "fn_index": number, "data": [""] * len(handler.inputs)}
+    nested = [[]] * gradio_requests.MOST_NESTED
+    for wrong in (
+        {"data": [*plain["data"], ""]}, {"data": [nested, "", ""]}, {"x": nested}, {"x": 1}, {"data": {}},
+        {"event_data": nested},
+    ):  # fmt: skip
+        for path in ("queue/join", "run/predict"):
+            reply = client.post(f"/gradio_api/{path}", json={**plain, **wrong})
+            assert (reply.status_code, reply.text.strip()) == (422, handler_values.UNFIT), wrong
+    text = {"data": ["[" * (gradio_requests.MOST_NESTED - 10), "", ""]}
+    assert client.post("/gradio_api/queue/join", json={**plain, **text}).status_code == GOOD
+
+
 LARGE = b'{"data": [' + b"{}," * (1 << 20) + b"{}]}"
 
 
