@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from pipeline.runs.scorecard import Row
 from pipeline.store.run import CANCELED, DONE, ENDED, RUNNING, Run, StageRun
 
 LONGEST_CELL = 300
+LARGEST_ANSWERS = 8 << 20  # bytes; a thousand prompts of a few thousand letters have less
 LONGEST_EXAMPLE = 20_000
 Table = dict[str, Any]
 
@@ -254,6 +256,15 @@ def answers(run: Run) -> list[dict[str, Any]]:
     """The run's held-out prompts: prompt, expected, base and adapter, of which the last may be null."""
     path = run.artifact("answers")
     if run.status != DONE or path is None or not Path(path).is_file():
+        return []
+    facts = Path(path).stat()
+    return _read_answers(path, facts.st_mtime_ns, facts.st_size)
+
+
+@lru_cache(maxsize=8)
+def _read_answers(path: str, _changed: int, size: int) -> list[dict[str, Any]]:
+    """The answers in a file, read once until it changes: whoever types asks for them at each letter."""
+    if size > LARGEST_ANSWERS:
         return []
     rows: list[dict[str, Any]] = json.loads(Path(path).read_text(encoding="utf-8"))["rows"]
     return rows

@@ -13,6 +13,7 @@ from olive.model import ONNXModelHandler
 from olive.passes import Pass
 from olive.passes.olive_pass import PassConfigParam
 
+from pipeline import display
 from pipeline.errors import LabError
 from pipeline.exports import generation
 from pipeline.inputs.data import datasets
@@ -23,6 +24,7 @@ from pipeline.system.files import finite
 
 ANSWERS = "answers.json"
 SIDE = "adapter"
+LONGEST_EXPECTED = 20_000  # letters that are written of an expected answer
 
 
 class Answers(Pass):
@@ -103,7 +105,8 @@ def _answer(
         "prompt": templates.question(model.template, row),
         "system": templates.system(model.template, row) if "system" in model.reader.optional else "",
     }
-    return {**asked, "expected": templates.expected(model.template, row), **answers}
+    expected = display.cut(templates.expected(model.template, row), LONGEST_EXPECTED)
+    return {**asked, "expected": expected, **answers}
 
 
 def _handler(graph: Path, answers: Path) -> ONNXModelHandler:

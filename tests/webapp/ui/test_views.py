@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from pipeline.store.run import CANCELED, DONE, FAILED, StageRun
 from tests.helpers import planted
 from webapp.ui import views
@@ -47,6 +50,18 @@ def test_a_recorded_answer_may_lack_its_adapter(store):
         store, answers=[{"prompt": "a", "expected": "b", "base": {"text": "c"}, "adapter": None}]
     )
     assert views.evaluation(views.answers(store.get(run)))["rows"] == [["a", "b", "c", ""]]
+
+
+def test_answers_are_read_once_and_only_if_they_are_of_a_size_to_show(store, monkeypatch):
+    run = store.get(planted.finished(store, answers=[{"prompt": "a", "expected": "b"}]))
+    assert views.answers(run) is views.answers(run)
+    path = Path(run.artifact("answers"))
+    path.write_text(json.dumps({"rows": [{"prompt": "other", "expected": "b"}]}))
+    assert views.answers(run)[0]["prompt"] == "other"
+    monkeypatch.setattr(views, "LARGEST_ANSWERS", 3)
+    path.write_text(json.dumps({"rows": []}))
+    assert views.answers(run) == []
+    views._read_answers.cache_clear()
 
 
 def test_answers_of_an_unfinished_run_are_none(store):
