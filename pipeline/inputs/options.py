@@ -23,6 +23,7 @@ from pipeline.errors import InputError
 
 T = TypeVar("T")
 
+LONGEST = 4000  # letters of a text: a sweep keeps it a hundred times, and every list reads it again
 LARGEST = 2**63  # the largest whole number that the store, torch and readers of JSON take
 
 
@@ -141,6 +142,8 @@ def coerce(option: Option, value: Any, where: str) -> Any:
     for choice in option.choices:
         if value == choice and isinstance(value, bool) == isinstance(choice, bool):
             return choice
+    if isinstance(value, str) and len(value) > LONGEST:
+        raise InputError(f"{where}: has more than {LONGEST:,} letters; shorten it")
     for kind in option.types:
         meant = _as_float(value) if kind is float else value
         if type(meant) is kind and _in_bounds(option, meant) and _storable(meant):

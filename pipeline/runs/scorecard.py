@@ -38,6 +38,8 @@ class Row:
     algorithm: str
     run: str
     status: str
+    created: float = 0.0  # seconds since the epoch
+    model: str = ""
     bytes: int | None = None  # of the exported model
     data_perplexity: float | None = None
     data_divergence: float | None = None  # nats a token, from the model that is not quantized
@@ -105,15 +107,26 @@ def recipe(base: Recipe, algorithm: str, group: str) -> Recipe:
 
 
 def rows(store: Store, group: str) -> list[Row]:
-    """The measurements so far, in the order in which the algorithms were requested."""
-    runs = [run for run in store.list() if run.recipe.get("group") == group]
+    """What is measured so far, in the order the algorithms were asked for."""
+    return _rows([run for run in store.list() if run.recipe.get("group") == group])
+
+
+def every(store: Store) -> dict[str, list[Row]]:
+    """The rows of all scorecards by group, the newest first."""
+    runs: dict[str, list[Run]] = {}
+    for run in store.list():
+        if (group := str(run.recipe.get("group", ""))).startswith(PREFIX):
+            runs.setdefault(group, []).append(run)
+    return {group: _rows(found) for group, found in runs.items()}
+
+
+def _rows(runs: list[Run]) -> list[Row]:
     return [_row(run) for run in sorted(runs, key=lambda run: (run.created, run.id))]
 
 
 def groups(store: Store) -> list[str]:
-    """Names of all scorecards, newest first."""
-    names = [str(run.recipe.get("group", "")) for run in store.list()]
-    return [name for name in dict.fromkeys(names) if name.startswith(PREFIX)]
+    """Names of the scorecards there are, newest first."""
+    return list(every(store))
 
 
 def _way(run: Run) -> str:
@@ -132,6 +145,8 @@ def _row(run: Run) -> Row:
         algorithm=_way(run),
         run=run.id,
         status=run.status,
+        created=run.created,
+        model=str(run.recipe.get("model", "")),
         bytes=metrics.get("optimize", {}).get("model_bytes"),
         data_perplexity=scored.get("data_perplexity"),
         data_divergence=scored.get("data_divergence"),

@@ -27,6 +27,7 @@ from pipeline.runs.data.prepare_data import Checked
 from pipeline.stages.all_stages import STAGES, ask
 from pipeline.stages.recipe import Recipe, from_dict, redo
 from pipeline.store import Store
+from pipeline.store.queue import New
 from pipeline.store.run import Run
 from pipeline.worker import loop
 
@@ -128,7 +129,7 @@ def queue_all(
     note: Say | None = None,
 ) -> list[str]:
     """Queue a run for each recipe, and see that a worker is there; return their ids."""
-    runs = [_queue(store, recipe, outcome, owner_name(owner)) for recipe, outcome in passed]
+    runs = store.add_all([_new(store, *one) for one in passed], owner_name(owner))
     for text in dict.fromkeys(text for _, outcome in passed for text in outcome.notes):
         if note is not None:
             note(text)
@@ -142,16 +143,16 @@ def owner_name(given: str | None) -> str:
     return " ".join("".join(letter for letter in text if letter.isprintable()).split())[:MOST_OWNER_LETTERS]
 
 
-def _queue(store: Store, recipe: Recipe, outcome: Passed, owner: str) -> str:
+def _new(store: Store, recipe: Recipe, passed: Passed) -> New:
+    """A run of a recipe that passed, with the home's copy of its data."""
     # All stages see the same commit of the model.
-    recipe = dataclasses.replace(recipe, model=outcome.model, columns=outcome.columns)
-    data = keep_dataset(store.home, Path(outcome.data))
+    recipe = dataclasses.replace(recipe, model=passed.model, columns=passed.columns)
+    data = keep_dataset(store.home, Path(passed.data))
     if names := findings.parse(recipe.leave_out):
         data_card.mark(data, names)
-    stages: dict[str, dict[str, Any]] = {
-        name: options for name, options in recipe.to_dict().items() if name in STAGES and options is not None
-    }
-    return store.add(recipe.name, recipe.to_dict(), data, stages, owner)
+    given = recipe.to_dict()
+    stages = {name: options for name, options in given.items() if name in STAGES and options is not None}
+    return New(recipe.name, given, data, stages)
 
 
 def again(run: Run, changes: list[str] | None = None) -> Recipe:

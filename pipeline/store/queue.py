@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.errors import LabError
 from pipeline.store import run_file
@@ -22,6 +22,15 @@ from pipeline.system.files import to_json
 MOVES = ("up", "down", "first", "last")
 ALL = ("any", "cpu")
 PAUSED = "paused"
+
+
+class New(NamedTuple):
+    """A run to be queued; `stages` are names and options, in order."""
+
+    name: str
+    recipe: dict[str, Any]
+    data: Path
+    stages: dict[str, dict[str, Any]]
 
 
 class Queue(Base):
@@ -38,31 +47,39 @@ class Queue(Base):
         owner: str = "",
     ) -> str:
         """Queue a run and return its id, such as `20261122-143000-7f3a9c`: sortable, and not guessable."""
+        (run,) = self.add_all([New(name, recipe, data, stages)], owner)
+        return run
+
+    def add_all(self, wanted: Sequence[New], owner: str = "") -> list[str]:
+        """Queue several runs, all or none; return their ids."""
+        folders: list[Path] = []
+        try:
+            with self._write() as db:
+                return [self._add(db, new, owner, folders) for new in wanted]
+        except BaseException:
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def _add(self, db: sqlite3.Connection, new: New, owner: str, folders: list[Path]) -> str:
+        """Queue one, whose folder is noted in `folders` once it is there."""
         run = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(3).hex()}"
         facts = {
             "id": run,
-            "name": name,
+            "name": new.name,
             "created": time.time(),
-            "recipe": recipe,
-            "data": inside(self.home, data),
+            "recipe": new.recipe,
+            "data": inside(self.home, new.data),
             "owner": owner,
-            "stages": stages,
+            "stages": new.stages,
         }
-        folder_made = False
-        try:
-            with self._write() as db:
-                self.folder(run).mkdir(
-                    mode=0o700
-                )  # inside the transaction, or `disk.collect` might remove it as empty
-                folder_made = True
-                insert_run(db, facts)
-                for position, (stage, options) in enumerate(stages.items()):
-                    insert_stage(db, run, position, stage, options)
-                run_file.write(self.folder(run), facts)
-        except BaseException:
-            if folder_made:
-                shutil.rmtree(self.folder(run), ignore_errors=True)
-            raise
+        folder = self.folder(run)
+        folder.mkdir(mode=0o700)  # inside the transaction, or `disk.collect` might remove it as empty
+        folders.append(folder)
+        insert_run(db, facts)
+        for position, (stage, options) in enumerate(new.stages.items()):
+            insert_stage(db, run, position, stage, options)
+        run_file.write(folder, facts)
         return run
 
     def add_publish(self, run: str, options: dict[str, Any]) -> str:

@@ -28,8 +28,9 @@ def insert_run(db: sqlite3.Connection, facts: dict[str, Any]) -> None:
         "INSERT INTO runs (id, name, status, created, recipe, data, owner, runs_on, place)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, (SELECT COALESCE(MAX(place), 0) + 1 FROM runs))",
         (
-            facts["id"], facts["name"], QUEUED, facts["created"], to_json(facts["recipe"]), facts["data"],
-            facts["owner"], facts["recipe"].get("runs_on", "any"),
+            facts["id"], facts["name"], QUEUED, facts["created"],
+            to_json(facts["recipe"], ensure_ascii=False), facts["data"], facts["owner"],
+            facts["recipe"].get("runs_on", "any"),
         ),
     )  # fmt: skip
 
@@ -38,7 +39,7 @@ def insert_stage(db: sqlite3.Connection, run: str, position: int, name: str, opt
     """Insert a queued stage."""
     db.execute(
         "INSERT INTO stages (run, position, name, status, options) VALUES (?, ?, ?, ?, ?)",
-        (run, position, name, QUEUED, to_json(options)),
+        (run, position, name, QUEUED, to_json(options, ensure_ascii=False)),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.inputs.options import describe, option, parse
+from pipeline.inputs.options import LONGEST, describe, option, parse
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,12 @@ def problem(**given: Any) -> str:
     with pytest.raises(InputError) as caught:
         parse(Options, given, "stage")
     return str(caught.value)
+
+
+def test_a_text_has_an_end() -> None:
+    """A sweep keeps it a hundred times, and every list of runs reads it again."""
+    assert parse(Options, {"note": "x" * LONGEST}, "stage").note == "x" * LONGEST
+    assert problem(note="x" * (LONGEST + 1)) == "stage.note: has more than 4,000 letters; shorten it"
 
 
 def test_defaults_are_taken_where_nothing_is_given() -> None:

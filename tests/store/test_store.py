@@ -13,6 +13,7 @@ import pytest
 from pipeline import settings
 from pipeline.errors import InputError, LabError
 from pipeline.store import Store
+from pipeline.store.queue import New
 from pipeline.store.run import CANCELED, DONE, FAILED, INTERRUPTED, QUEUED, RUNNING, Run
 from tests.helpers.planted import finish_all, one_stage, plant
 
@@ -270,6 +271,17 @@ def test_what_fails_in_the_middle_leaves_nothing_behind(store: Store) -> None:
     with pytest.raises(TypeError):
         store.add("x", {}, Path("/d"), {"quantize": {}, "finetune": {"bad": object()}})
     assert store.list() == []
+
+
+def test_of_several_runs_all_are_queued_or_none(store: Store) -> None:
+    good = New("x", {}, Path("/d"), {"quantize": {}})
+    with pytest.raises(TypeError):
+        store.add_all([good, good, good._replace(stages={"quantize": {"bad": object()}})])
+    assert store.list() == []
+    assert list((store.home / "runs").iterdir()) == []
+    queued = store.add_all([good, good], "Ann")
+    assert {run.id for run in store.list()} == set(queued)
+    assert [run.owner for run in store.list()] == ["Ann", "Ann"]
 
 
 def open_and_claim(home: Path, barrier: object, claimed: object) -> None:

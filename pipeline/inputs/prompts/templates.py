@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, Protocol
 
 from pipeline import display
 from pipeline.errors import InputError
+from pipeline.inputs import options
 from pipeline.inputs.prompts import conversations, lab_prompt, rendering
 from pipeline.inputs.prompts.conversations import PROBE, Turn
 from pipeline.inputs.prompts.rendering import Refused, Text
@@ -30,7 +31,7 @@ from pipeline.inputs.prompts.rendering import Refused, Text
 CHAT = "chat"
 CHAT_FIELDS = ("system", "prompt", "response")
 CONVERSATION_FIELDS = ("messages", "tools")
-LONGEST = 1 << 16  # characters of a template that a user writes
+LONGEST = options.LONGEST
 LONGEST_CHAT = 1 << 18  # characters of a model's; real ones have up to 40,000
 LONGEST_TOKEN = 1000
 LARGEST_FILE = 1 << 22  # bytes of a tokenizer's config; those with many added tokens have a million or two

@@ -55,16 +55,9 @@ def measure(inputs: form.Form, read: Any, *given: Any) -> Iterator[tuple[Any, ..
 def listed() -> list[tuple[str, str]]:
     """All scorecards, newest first, as (label, group)."""
     found = []
-    for group in scorecard.groups(store()):
-        rows = scorecard.rows(store(), group)
-        when = display.moment(store().get(rows[0].run).created)
-        model = store().get(rows[0].run).recipe.get("model", "")
-        found.append(
-            (
-                f"{when} · {model} · {', '.join(WORDS.get(row.algorithm, row.algorithm) for row in rows)}",
-                group,
-            )
-        )
+    for group, rows in scorecard.every(store()).items():
+        ways = ", ".join(WORDS.get(row.algorithm, row.algorithm) for row in rows)
+        found.append((f"{display.moment(rows[0].created)} · {rows[0].model} · {ways}", group))
     return found
 
 

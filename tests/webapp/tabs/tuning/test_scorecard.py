@@ -55,3 +55,13 @@ def test_the_newest_is_shown_first_and_a_choice_stays(store, quiet):
     assert panel.arrive(older)[1] == {"group": older}
     assert panel.show(older) == {"group": older}
     assert panel.show(None) is None
+
+
+def test_all_scorecards_take_one_look_at_the_runs(store, monkeypatch):
+    for group in ("scorecard-1", "scorecard-2", "scorecard-3"):
+        planted.plant(store, group=group)
+    looks = []
+    listed = type(store).list
+    monkeypatch.setattr(type(store), "list", lambda *given: looks.append(1) or listed(*given))
+    assert len(panel.listed()) == 3
+    assert looks == [1]
