@@ -95,6 +95,8 @@ export function nameUpload(id) {
 // Keep the tab in the address, so that a reload comes back to it.
 export function tab(name) {
   if (!arrived) return; // the tab that Gradio shows before the address has been read
+  // Gradio may still report the tab that it showed first, when another one is shown by now.
+  if (document.getElementById(`tab-${name}-button`)?.getAttribute("aria-selected") === "false") return;
   const url = new URL(location.href);
   url.searchParams.set("tab", name);
   history.replaceState(history.state, "", url);
