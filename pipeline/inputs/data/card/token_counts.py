@@ -119,12 +119,13 @@ class Counts:
         )
 
     def _trained(self, prompt: int, answer: int, earlier: int = 0) -> int:
-        """Tokens of answers that training sees; what is cut is cut by `passes.rows.cut`."""
+        """Tokens of answers that training sees; what is cut is cut by `training_ids.sample`."""
         most = self._max_length
         if prompt + answer <= most:
             return answer + earlier
-        kept = min(answer, most - min(prompt, most // 2))
-        return kept + earlier * min(most - kept, prompt) // max(prompt, 1)
+        if earlier:  # a conversation keeps its beginning
+            return earlier * min(most, prompt) // prompt + max(most - prompt, 0)
+        return min(answer, most - min(prompt, most // 2))
 
     def _thin(self) -> None:
         """Forget those that are not in the sample any more."""

@@ -13,7 +13,7 @@ from pipeline.inputs.data import datasets
 from pipeline.inputs.data.card import making, near_copies, token_counts
 from pipeline.inputs.data.card.making import Card
 from pipeline.inputs.data.lengths import Lengths, Limits
-from pipeline.inputs.prompts import templates
+from pipeline.inputs.prompts import templates, training_ids
 from tests.helpers import talks
 from tests.helpers.lab import write_tokenizer
 from tests.helpers.talks import TALK, talk
@@ -177,13 +177,14 @@ def test_of_many_rows_a_sample_is_counted_and_that_is_said(
 
 
 def test_what_is_kept_of_a_cut_answer_is_what_training_keeps() -> None:
-    from pipeline.passes import rows as training
-
     for prompt in (1, 7, 8, 9, 30):
         for answer in (1, 7, 8, 9, 30):
             counts = token_counts.Counts(16)
-            _, kept = training.cut([0] * prompt, [0] * answer, 16)
+            _, kept = training_ids.cut([0] * prompt, [0] * answer, 16)
             assert counts._trained(prompt, answer) == len(kept)
+    assert counts._trained(10, 2, 4) == 6
+    assert counts._trained(32, 9, 8) == 4
+    assert counts._trained(14, 9, 7) == 7 + 2
 
 
 def test_hostile_rows_are_read_to_the_end() -> None:
