@@ -53,4 +53,5 @@ def test_a_card_from_upload_to_recipe(app, shot):
     page.get_by_label("Duplicates (1)").check()
     page.get_by_label("E-mail addresses (1)").check()
     page.click("#data-use")
+    app.unfold(page)
     expect(page.locator("#recipe")).to_contain_text("leave_out: duplicates,emails")

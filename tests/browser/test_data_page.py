@@ -68,6 +68,7 @@ def test_columns_are_chosen_by_mouse(app, shot):
     expect(page.locator("#data-rows tbody tr")).to_have_count(2)
     shot(page, "data-columns")
     page.click("#data-use")
+    app.unfold(page)
     expect(page.locator("#recipe")).to_contain_text("towns.jsonl")
     assert len(list((app.home / "datasets").glob("*/original/towns.csv"))) == 1
 
