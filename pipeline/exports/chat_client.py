@@ -28,6 +28,7 @@ SIDES = ("base", "adapter")
 MOST_PROCESSES = 2
 START_SECONDS = 120.0
 LINE_LIMIT = 16 * 1024 * 1024
+LARGEST_LAB = 1 << 20  # bytes of a lab.json; real ones have some kilobytes
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,18 @@ def with_adapter(source: Source, given: str) -> Source:
 def takes_system(source: Source) -> bool:
     """Whether the prompts of an exported model can have a system text, as far as its folder says."""
     try:
-        lab = json.loads((source.folder / serving_ids.LAB).read_text("utf-8"))
+        file = source.folder / serving_ids.LAB
+        if file.stat().st_size > LARGEST_LAB:
+            return False
+        lab = json.loads(file.read_text("utf-8"))
         return lab["template"] == templates.CHAT and "system" in lab.get("optional", ["system"])
-    except (OSError, ValueError, TypeError, KeyError):  # not an export, which is reported when it is asked
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        RecursionError,
+    ):  # not an export, which is reported when it is asked
         return False
 
 

@@ -13,6 +13,7 @@ from pipeline.store import Store
 from pipeline.store.run import DONE, PUBLISH, Run
 
 LONGEST_NOTES = 10_000
+LONGEST_SEARCH = 200  # letters: each word is looked for in the notes of every run
 MOST_TAGS = 20
 LONGEST_TAG = 40
 MOST_POINTS = 2000
@@ -78,9 +79,10 @@ def search(
 ) -> list[Run]:
     """The runs that match all criteria, in the given order; empty criteria are ignored.
 
-    Each word of `text` must occur in the name, id, model, dataset, owner, tags or notes, in any case.
+    Each word of the first LONGEST_SEARCH letters of `text` must occur in the name, id, model, dataset, owner,
+    tags or notes, in any case.
     """
-    words = text.casefold().split()
+    words = list(dict.fromkeys(text[:LONGEST_SEARCH].casefold().split()))
     return [
         run
         for run in runs

@@ -267,3 +267,9 @@ class TestDeletion:
         assert store.forget(run, before=1e12)
         with pytest.raises(InputError, match="no such run"):
             store.get(run)
+
+
+def test_a_search_has_an_end(store: Store) -> None:
+    run = store.get(plant(store, name="trip"))
+    assert history.search([run], "trip " * 40 + "elsewhere") == [run]
+    assert history.search([run], "trip elsewhere") == []

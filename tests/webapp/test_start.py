@@ -129,7 +129,6 @@ def test_what_asks_others_for_the_app_ends_with_it(home, tmp_path, monkeypatch, 
         f"#!/bin/sh\necho $$ > {tmp_path}/part\nmv {tmp_path}/part {tmp_path}/pid\nexec tail -f /dev/null"
     )
     python.chmod(0o700)
-    monkeypatch.setattr(settings, "python", lambda: str(python))
     monkeypatch.setattr(base_models, "ANSWER_SECONDS", 600)
     ends = []
 
@@ -141,6 +140,7 @@ def test_what_asks_others_for_the_app_ends_with_it(home, tmp_path, monkeypatch, 
 
     thread = threading.Thread(target=asking)
     with TestClient(create()):
+        monkeypatch.setattr(settings, "python", lambda: str(python))  # not of the processes that stand ready
         thread.start()
         until((tmp_path / "pid").exists, "the question")
     thread.join(60)

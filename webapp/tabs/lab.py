@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import gradio as gr
 import yaml
 
-from pipeline import settings
+from pipeline import display, settings
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.inputs.data import datasets
-from pipeline.inputs.options import describe
+from pipeline.inputs.options import LONGEST, describe
 from pipeline.runs import presets, submit
 from pipeline.stages import recipe as recipes
 from pipeline.stages.all_stages import STAGES
@@ -81,7 +81,7 @@ def preview(inputs: form.Form, *values: Any) -> tuple[Any, ...]:
         recipe = _recipe(inputs, values)
     except InputError as error:
         text = yaml.safe_dump(
-            chosen, default_flow_style=None, sort_keys=False, width=10_000, allow_unicode=True
+            _cut(chosen), default_flow_style=None, sort_keys=False, width=10_000, allow_unicode=True
         )
         problems = inputs.refused("This recipe cannot run yet", error)
         count = len(error.problems)
@@ -89,6 +89,13 @@ def preview(inputs: form.Form, *values: Any) -> tuple[Any, ...]:
         why = f"Launch is off until {points} put right."
         return text, command(chosen.get("name")), problems, gr.update(interactive=False), why
     return recipe.to_yaml(), command(recipe.name), None, gr.update(interactive=True), None
+
+
+def _cut(chosen: Any) -> Any:
+    """A form that was refused, with texts cut to what a recipe may have: to write long ones takes seconds."""
+    if isinstance(chosen, dict):
+        return {key: _cut(value) for key, value in chosen.items()}
+    return display.cut(chosen, LONGEST) if isinstance(chosen, str) else chosen
 
 
 def choose_preset(inputs: form.Form, *values: Any) -> Iterator[tuple[Any, ...]]:

@@ -96,3 +96,9 @@ def test_what_should_be_known_of_the_data_is_shown_on_launch(store, inputs, uplo
 
 def test_every_stage_has_a_description():
     assert all(len(lab._about(stage)) > 10 for stage in OPTIONS)
+
+
+def test_a_long_text_that_is_refused_is_not_written_out(home, inputs):
+    text, _, problems, *_ = lab.preview(inputs, *values(inputs, template="\x85" * 60_000))
+    assert [item["at"] for item in problems["items"]] == ["template"]
+    assert len(text) < 40_000
