@@ -136,6 +136,11 @@ def size(count: float | None) -> str:
     return f"{count / 1000**3:.1f} GB"
 
 
+def parameters(count: int) -> str:
+    """A number of a model's parameters as people say it: `494 M`, `3.8 B`."""
+    return f"{count / 1e6:.0f} M" if count < 999.5e6 else f"{count / 1e9:.1f} B"
+
+
 def moment(seconds: float | None) -> str:
     """A time of day on this machine: `2026-11-22 14:30`; "" for None."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds else ""

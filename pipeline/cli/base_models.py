@@ -60,11 +60,10 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _row(one: About, fit: Fit) -> tuple[str, ...]:
-    from pipeline.inputs.models import about
 
     return (
         one.id,
-        about.count(one.parameters) if one.parameters else "",
+        display.parameters(one.parameters) if one.parameters else "",
         "here" if one.here else display.size(one.bytes),
         one.licence or "",
         f"{one.context:,}" if one.context else "",

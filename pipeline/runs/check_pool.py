@@ -30,6 +30,7 @@ from pipeline import settings
 from pipeline.errors import InputError, LabError
 from pipeline.inputs.data import datasets
 from pipeline.system import own_process
+from pipeline.system.peak_memory import memory_now
 
 WARM = 2  # processes that are kept ready, while the app runs
 MOST = 40  # processes at a time
@@ -271,7 +272,7 @@ def _main() -> int:
     _say(READY)
     while True:
         said = _carried_out(json.loads(questions.get()))
-        last = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > GROWN
+        last = memory_now() > GROWN
         _say({**said, "last": last})
         if last:
             return 0

@@ -82,6 +82,7 @@ def test_all_processes_of_ours_are_started_in_one_place() -> None:
         if _starts(path)
     }
     assert found == {
+        "pipeline/system/capacity.py",
         "pipeline/system/hardware.py",
         "pipeline/system/own_process.py",
         "pipeline/worker/usage.py",

@@ -65,7 +65,7 @@ def _facts(model: Model, one: about.About) -> tuple[views.Table, about.Fit]:
     fit = about.fit(one, capacity.of(store().home))
     gate = about.gate(one)
     rows = [
-        ["Parameters", about.count(one.parameters) if one.parameters else "unknown"],
+        ["Parameters", display.parameters(one.parameters) if one.parameters else "unknown"],
         ["Weights", display.size(one.bytes) or "unknown"],
         ["License", one.licence or "unknown: see its card before you use it"],
         ["Context", f"{one.context:,} tokens" if one.context else "unknown"],

@@ -135,7 +135,7 @@ def fit(about: About, there: Capacity) -> Fit:
 def words(about: About, found: Fit) -> str:
     """A model in one line: size, licence, context, whether it is gated, and whether it fits."""
     told = [
-        count(about.parameters) if about.parameters else "",
+        display.parameters(about.parameters) if about.parameters else "",
         display.size(about.bytes),
         about.licence or "license unknown",
         f"{about.context:,} tokens" if about.context else "",
@@ -144,11 +144,6 @@ def words(about: About, found: Fit) -> str:
         "in this lab" if about.here else "",
     ]
     return " · ".join(word for word in told if word)
-
-
-def count(parameters: int) -> str:
-    """A number of parameters as people say it: `494 M`, `3.8 B`."""
-    return f"{parameters / 1e6:.0f} M" if parameters < 999.5e6 else f"{parameters / 1e9:.1f} B"
 
 
 def gate(about: About) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from pipeline import display
 from pipeline.inputs.models import about, base_models, catalogue
 from pipeline.inputs.models.about import About
 from pipeline.inputs.models.base_models import Model
@@ -126,7 +127,7 @@ def test_a_model_of_the_hub_is_what_its_files_and_the_hub_say(home: Path) -> Non
     assert starter.parameters == 134_515_008  # as published, with all norms
     found = about.of_model(model, home)
     assert (found.licence, found.gated, found.bytes, found.here) == ("apache-2.0", True, 123, False)
-    assert (found.context, about.count(found.parameters or 0)) == (8192, "134 M")
+    assert (found.context, display.parameters(found.parameters or 0)) == (8192, "134 M")
     folder = model.folder(home)
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"x" * 10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline import display
 from pipeline.inputs.data.formats.limits import (
     MOST_COLUMNS,
     TIMES,
@@ -46,7 +47,7 @@ def rows(path: Path) -> Rows:
             "the next rows take far more memory than a row may; give a file with shorter texts", number + 1
         ) from None
     except (arrow.ArrowException, OSError, ValueError, OverflowError) as error:
-        said = " ".join(str(error).split())[:100]
+        said = display.line(" ".join(str(error).split()), 100)  # a library's words, with bytes of the file
         raise EndsHereError(f"the Parquet file is damaged or cut off ({said})", number + 1) from None
 
 
