@@ -16,6 +16,7 @@ from pipeline.inputs.prompts.templates import (
     ChatTemplate,
     Rendered,
     TextTemplate,
+    _job,
     asked,
     chat_template,
     each,
@@ -256,7 +257,7 @@ def test_rendered_as_transformers_renders(style: str) -> None:
     asked = [{"role": "user", "content": row["prompt"]}]
     answered = [*asked, {"role": "assistant", "content": row["response"]}]
     assert template.prompt(row) == rendered(asked, True)
-    assert template._render(answered, add_generation_prompt=False) == rendered(answered, False)
+    assert template._render(_job(answered, False, None)) == rendered(answered, False)
 
 
 def test_a_question_with_several_fields_is_written_as_json() -> None:
