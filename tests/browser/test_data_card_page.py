@@ -31,7 +31,7 @@ def test_a_card_from_upload_to_recipe(app, shot):
     )
     card = page.locator("#data-card")
     expect(card).to_contain_text("30 rows. Tokens a row: median")
-    expect(card.locator("#data-tokens .plotly, #data-tokens .main-svg").first).to_be_visible()
+    expect(card.locator("#card-tokens .plotly, #card-tokens .main-svg").first).to_be_visible()
     found = card.locator("tr[data-finding=emails]")
     expect(found).to_contain_text("E-mail addresses")
     with page.expect_download() as download:

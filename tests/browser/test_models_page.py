@@ -39,7 +39,7 @@ def test_a_model_is_looked_up_and_one_that_is_here_deleted(own_app, shot, width)
     page.click("#base-delete")
     page.click("dialog button:text-is('Delete')")
     expect(page.locator("#base-note")).to_contain_text("2.0 kB are free again", timeout=LONG_MS)
-    assert [path.name for path in models.iterdir() if path.is_dir()] == [USED]
+    assert [path.name for path in models.glob("[!.]*") if path.is_dir()] == [USED]
     page.evaluate(CHECKS.read_text())
     assert faults(page) == []
     assert page.evaluate("checks.faint()") == []

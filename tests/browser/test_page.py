@@ -477,7 +477,7 @@ def open_up(app, page, name: str) -> None:
         expect(page.locator("#data-use")).to_be_enabled()
         assert faults(page) == []
         upload(page, "bad.jsonl", b'["no"]\n')
-        expect(page.locator("#data-problems")).to_contain_text("Line 1")
+        expect(page.locator("#data-problems")).to_contain_text("Row 1")
     elif name == "lab":
         page.click("#new-run button >> nth=0")
         expect(page.locator("#launch")).to_be_visible()

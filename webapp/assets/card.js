@@ -37,7 +37,7 @@ function summary({ rows, tokens }) {
 }
 
 async function histogram(root, { width, bars, max_length: most }) {
-  const plot = el("div", { class: "lab-plot", id: "data-tokens", role: "img", "aria-label": "Rows by their number of tokens" });
+  const plot = el("div", { class: "lab-plot", id: "card-tokens", role: "img", "aria-label": "Rows by their number of tokens" });
   root.append(plot);
   const Plotly = await loadPlotly();
   if (!plot.isConnected) return;
