@@ -77,7 +77,7 @@ def dataset_of(config: DataConfig | dict[str, Any]) -> Any:
 class Rows(Dataset[tuple[dict[str, torch.Tensor], torch.Tensor]]):
     """Samples of rows as ({"input_ids", "attention_mask"}, labels), each an int64 tensor of [tokens].
 
-    A row is one sample; only of a conversation that the model's template rewrites as it goes on, each answer
+    A row is one sample; only of a conversation that the model's template rewrites as it continues, each answer
     is one. `cut` has the positions of the rows that were read so far and did not fit into `max_length`.
     """
 

@@ -18,7 +18,7 @@ function save(now) {
   try {
     localStorage.setItem(DRAFT, JSON.stringify({ names, values: now }));
   } catch {
-    // a browser that keeps nothing for this page: its form begins anew after a reload
+    // a browser that keeps nothing for this page: its form starts empty after a reload
   }
 }
 
@@ -43,7 +43,7 @@ export function isKept() {
   }
 }
 
-// The form begins anew, here and after a reload.
+// The form is reset, here and after a reload.
 export function forget() {
   values = null;
   try {

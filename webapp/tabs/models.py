@@ -97,7 +97,7 @@ def fetch(model: str | None) -> Iterator[tuple[Any, ...]]:
 
 
 def ended() -> tuple[Any, ...]:
-    """After a download has ended: the Download button, which resumes one that broke off, and `listed`."""
+    """After a download has ended: the Download button, which resumes an interrupted one, and `listed`."""
     return gr.update(interactive=True), *listed()
 
 

@@ -1,6 +1,6 @@
-"""A model's files from the Hugging Face Hub, with progress; what broke off resumes in the middle of a file.
+"""A model's files from the Hugging Face Hub, with progress; an interrupted one resumes within a file.
 
-The hub's own `snapshot_download` begins a file anew that another process had begun, and a file of weights has
+The hub's own `snapshot_download` restarts a file that another process had begun, and a file of weights has
 gigabytes. So each is written beside its place as `.NAME.arriving`, which the next attempt appends to, and
 gets its name once its size, and its SHA-256 where the hub tells it, are those that the hub names.
 """
@@ -107,7 +107,7 @@ def why(error: BaseException, model: str) -> str:
     if status == 429 or (status or 0) >= 500:
         return f"the hub is busy or in trouble ({status}); {AGAIN} in some minutes"
     if isinstance(error, OSError) or type(error).__module__.startswith("httpx"):
-        return f"the connection to the hub broke off ({type(error).__name__}); {AGAIN}"
+        return f"the connection to the hub was lost ({type(error).__name__}); {AGAIN}"
     return f"the hub gave an unexpected answer ({type(error).__name__}); {AGAIN}"
 
 

@@ -119,7 +119,7 @@ class Rendered:
     """A row as text: what is given at inference, and that with the response and the end of the turn.
 
     A conversation has `earlier` answers in `full`; or, where the template would write what it has written of
-    them otherwise as the conversation goes on, each of them is a sample `apart`.
+    them otherwise as the conversation continues, each of them is a sample `apart`.
     """
 
     prompt: str

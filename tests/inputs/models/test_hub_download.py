@@ -1,4 +1,4 @@
-"""Models from the hub by its real client, on a hub of our own: progress, what broke off, what is refused."""
+"""Models from the hub by its real client, on a hub of our own: progress, interruptions, what is refused."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_no_more_is_written_than_the_hub_has_named(tmp_path: Path) -> None:
             Fault("/api/models", 404, headers={"X-Error-Code": "RepoNotFound"}),
             "it is not on the hub any more",
         ),
-        (Fault("GET .*/resolve/", 0), "the connection to the hub broke off"),
+        (Fault("GET .*/resolve/", 0), "the connection to the hub was lost"),
     ],
 )
 def test_what_cannot_be_fetched_says_why(

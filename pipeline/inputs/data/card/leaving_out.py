@@ -19,7 +19,7 @@ def write(source: Path, target: Path, lines: Iterable[int]) -> int:
                 copy.write(piece)
             elif ends:
                 copy.write(b"\n")
-            if ends or len(piece) < LONGEST_LINE:  # else the line goes on
+            if ends or len(piece) < LONGEST_LINE:  # else the line continues
                 if number == blank:
                     blank, count = next(wanted, 0), count + 1
                 number += 1
