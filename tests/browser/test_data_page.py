@@ -7,11 +7,9 @@ import json
 import pytest
 from playwright.sync_api import expect
 
-from tests.helpers.page import upload
+from tests.helpers.page import ATTACK, upload
 
 pytestmark = pytest.mark.browser
-
-ATTACK = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>${window.hacked=1}{{7*7}}`'
 
 
 def test_a_good_dataset_is_shown_and_taken_to_the_lab(app, shot):

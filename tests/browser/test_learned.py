@@ -8,8 +8,8 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.axe import faults
-from tests.browser.test_page import ATTACK, upload
 from tests.helpers import talks
+from tests.helpers.page import ATTACK, upload
 
 pytestmark = pytest.mark.browser
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import zipfile
 from pathlib import Path
 
@@ -14,12 +13,11 @@ from pipeline.store.run import CANCELED, DONE, FAILED
 from tests.browser.axe import faults
 from tests.helpers import planted
 from tests.helpers.lab import until
-from tests.helpers.page import tab, upload
+from tests.helpers.page import ATTACK, tab, upload
 
 pytestmark = pytest.mark.browser
 
 CHECKS = Path(__file__).parent / "checks.js"
-ATTACK = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>${window.hacked=1}{{7*7}}`'
 
 
 def test_an_empty_home_welcomes_and_says_what_to_do(app, shot):
@@ -58,78 +56,6 @@ def test_no_text_turns_what_stands_beside_it(app):
         tab(page, name)
         expect(page.locator(place)).to_contain_text("travel" if name == "runs" else "turned")
         assert page.evaluate(TURNED) == []
-
-
-def test_launch_shows_every_problem_beside_the_button_and_starts_nothing(app, shot):
-    page = app.form()
-    expect(page.locator("#recipe")).to_contain_text("travel.jsonl")
-    page.fill("#finetune-r input", "100000")
-    expect(page.locator("#lab-problems")).to_contain_text("Finetune, Rank (r): 100000 is not allowed")
-    expect(page.locator("#finetune-r .lab-wrong")).to_contain_text("a whole number from 1 to 512")
-    expect(page.locator("#launch")).to_be_disabled()
-    expect(page.locator("#launch-why")).to_contain_text("Launch is off until the point below is put right")
-    page.get_by_role("button", name="All options").click()
-    expect(page.locator("#finetune-r")).to_be_hidden()
-    page.locator("#lab-problems").get_by_role("button", name="Rank (r)").click()
-    expect(page.locator("#finetune-r input")).to_be_focused()
-    shot(page, "lab-problems")
-    page.fill("#finetune-r input", "8")
-    expect(page.locator("#launch")).to_be_enabled()
-    expect(page.locator(".lab-wrong")).to_have_count(0)
-    assert app.store.list() == []
-
-
-def test_a_preset_suits_the_data_and_says_how(app, shot):
-    page = app.form()
-    page.get_by_label("Thorough").check()
-    expect(page.locator("#preset-notice")).to_contain_text("8 passes over the 130 rows that are not held out")
-    expect(page.locator("#finetune-r input")).to_have_value("32")
-    expect(page.locator("#recipe")).to_contain_text("compensate: true")
-    shot(page, "preset")
-    page.get_by_label("Quick try").check()
-    expect(page.locator("#recipe")).to_contain_text("algorithm: rtn")
-    expect(page.locator("#recipe")).to_contain_text("compensate: false")
-    page.click("#start-over")
-    expect(page.locator("#finetune-max_steps input")).to_have_value("60")
-    expect(page.locator("#preset input:checked")).to_have_count(0)
-
-
-def test_everything_to_launch_is_on_one_screen_and_the_bar_stays_in_reach(app, shot):
-    planted.finished(app.store)  # else the welcome stands above
-    for width in (1280, 390):
-        page = app.open("?tab=lab", width=width)
-        expect(page.locator("#launch")).to_be_in_viewport(ratio=1)
-        if width == 1280:
-            for place in ("#data", "#model", "#preset"):
-                expect(page.locator(place)).to_be_in_viewport(ratio=1)
-        page.evaluate("scrollTo(0, document.body.scrollHeight)")
-        if width == 390:
-            expect(page.locator("#launch")).to_be_in_viewport(ratio=1)
-        shot(page, f"steps-{width}")
-
-
-def test_launch_queues_a_run_and_follows_it(app, tmp_path, model_folder):
-    offered = shutil.copytree(model_folder, app.home / "models" / "tiny-llama")
-    page = app.form()
-    expect(page.locator("#recipe")).to_contain_text("travel.jsonl")
-    page.fill("#name textarea, #name input", "my first run")
-    page.click("#model input")
-    page.fill("#model input", str(offered))
-    page.press("#model input", "Enter")
-    expect(page.locator("#command")).to_contain_text("my-first-run.yaml")
-    expect(page.locator("#recipe")).to_contain_text("tiny-llama")
-    page.uncheck("#quantize-on input")
-    expect(page.locator("#recipe")).to_contain_text("quantize: null")
-    expect(page.locator("#quantize-bits")).to_be_hidden()
-    with page.expect_download() as download:
-        page.click("#download-recipe")
-    assert download.value.suggested_filename == "my-first-run.yaml"
-    page.click("#launch")
-    expect(page.locator(".lab-run h2")).to_have_text("my first run")
-    expect(page.locator(".lab-stages li")).to_have_count(3)
-    run = app.store.list()[0]
-    assert f"run={run.id}" in page.url
-    expect(page.locator("#run-sample")).to_be_hidden()
 
 
 def test_a_running_run_is_shown_live_and_again_after_a_reload(app, shot):
@@ -229,52 +155,6 @@ def test_a_restart_of_the_server_loses_nothing(app):
     expect(page.locator("#runs-table")).to_contain_text(run)
 
 
-def test_what_was_typed_while_the_server_was_away_is_still_there_after_the_reload(app):
-    page = app.form()
-    page.fill("#name input, #name textarea", "before")
-    expect(page.locator("#recipe")).to_contain_text("before")
-    app.settle(page)
-    page.evaluate("window.kept = true")
-    app.stop()
-    held = []  # the first question that fails is the last that Gradio asks, so both are typed before that
-
-    def hold(route) -> None:
-        held.append(route)
-
-    page.route("**/gradio_api/**", hold)
-    page.fill("#name input, #name textarea", "meanwhile")
-    until(lambda: page.evaluate("1") and held, "a question")
-    page.evaluate(
-        "document.getElementById('preview-now').addEventListener('click', () => { window.hasSettled = true })"
-    )
-    page.fill("#finetune-r input", "32")
-    page.wait_for_function("window.hasSettled")
-    page.evaluate("new Promise((done) => requestIdleCallback(done))")
-    for route in held:
-        route.abort()
-    page.unroute("**/gradio_api/**")
-    expect(page.locator(".toast-wrap")).to_contain_text("Connection to the server was lost")
-    page.fill("#name input, #name textarea", "afterwards")
-    page.fill("#finetune-alpha input", "48")
-    page.uncheck("#evaluate-on input")
-    app.start()
-    page.wait_for_function("window.kept === undefined")  # Gradio has loaded it anew
-    app.unfold(page)
-    expect(page.locator("#recipe")).to_contain_text("afterwards")
-    expect(page.locator("#recipe")).to_contain_text("alpha: 48")
-    expect(page.locator("#recipe")).to_contain_text("evaluate: null")
-    expect(page.locator("#finetune-r input")).to_have_value("32")
-    page.reload()  # the reader's own
-    app.unfold(page)
-    expect(page.locator("#recipe")).to_contain_text("afterwards")
-    page.click("#start-over")
-    expect(page.locator("#recipe")).not_to_contain_text("afterwards")
-    app.settle(page)
-    page.reload()
-    app.unfold(page)
-    expect(page.locator("#recipe")).to_contain_text("name: run")
-
-
 def test_a_long_log_is_shown_from_its_end_in_a_ring(app):
     run = planted.running(app.store)
     planted.log(app.store, run, "finetune", "".join(f"early {n}\n" for n in range(60_000)))
@@ -317,22 +197,6 @@ def test_the_history_and_a_run_in_detail(app, shot):
     with page.expect_download() as taken:
         page.click("#run-download")
     assert zipfile.is_zipfile(taken.value.path())
-    assert page.evaluate("window.hacked") is None
-
-
-def test_an_earlier_recipe_fills_the_form(app, shot):
-    run = planted.finished(app.store, name=ATTACK[:60])
-    page = app.open("?tab=runs")
-    page.click(f"#runs-table tr[data-id='{run}']")
-    expect(page.locator("#run-details")).to_contain_text(run)
-    page.click("#runs-use")
-    expect(page.locator("#new-run")).to_be_visible()
-    app.unfold(page)
-    expect(page.locator("#name textarea, #name input").first).to_have_value(ATTACK[:60])
-    expect(page.locator("#finetune-max_steps input").first).to_have_value("60")
-    expect(page.locator("#quantize-group_size input").first).to_have_value("32")
-    expect(page.locator("#recipe")).to_contain_text("group_size: 32")
-    shot(page, "again")
     assert page.evaluate("window.hacked") is None
 
 
@@ -406,19 +270,6 @@ def test_what_is_there_for_events_alone_is_never_seen(app):
         app.settle(page)
         assert page.locator(".lab-hidden").count() > 2
         expect(page.locator(".lab-hidden >> visible=true")).to_have_count(0)
-
-
-def test_more_options_are_as_wide_as_their_words(app, shot):
-    page = app.form()
-    expect(page.locator("#recipe")).to_contain_text("travel.jsonl")
-    for more in page.get_by_role("button", name="More options").all():
-        if more.is_visible():
-            more.click()
-    expect(page.locator("#quantize-symmetric")).to_be_visible()
-    shot(page, "more-options")
-    narrow = """() => [...document.querySelectorAll("#new-run .fields .block")]
-      .filter((e) => e.id && e.offsetParent && e.clientWidth < 200).map((e) => `${e.id} ${e.clientWidth}`)"""
-    assert page.evaluate(narrow) == []
 
 
 def test_what_is_followed_and_is_gone_is_not_asked_for_again(app):

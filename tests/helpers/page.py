@@ -8,6 +8,8 @@ from pipeline import settings
 from pipeline.errors import sentence
 
 SAMPLE = str(settings.SAMPLES / "travel.jsonl")
+# A text that runs in a page that takes it for HTML, a script or a template.
+ATTACK = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>${window.hacked=1}{{7*7}}`'
 FULL = sentence(OSError(errno.ENOSPC, "No space left on device"))
 
 

@@ -1,0 +1,194 @@
+"""check: every fault by file and line, a row as its tokens, and the data card as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.lab import cli
+
+Capture = pytest.CaptureFixture[str]
+
+
+class TestCheck:
+    def test_good_data(self, home: Path, dataset: Path, capsys: Capture) -> None:
+        code, out, err = cli(capsys, "check", dataset)
+        assert (code, err) == (0, "")
+        assert f"{dataset}: 20 rows, fields prompt, response: good" in out
+
+    def test_the_first_row_as_the_model_reads_it(
+        self, home: Path, dataset: Path, model_folder: Path, capsys: Capture
+    ) -> None:
+        code, out, _ = cli(capsys, "check", dataset, "--model", model_folder)
+        assert code == 0
+        assert "<|user|>\nWhere is town 0?<|end|>\n<|assistant|>\nIn valley 0.<|end|>" in out
+        template = "Q: {prompt}\\nA: {response}"
+        assert (
+            "Q: Where is town 0?\nA: In valley 0." in cli(capsys, "check", dataset, "--template", template)[1]
+        )
+
+    def test_lengths_and_copies_are_notes(
+        self, home: Path, dataset: Path, model_folder: Path, bytes_as_tokens: Path, capsys: Capture
+    ) -> None:
+        row = json.dumps({"prompt": "x" * 200, "response": "y"}) + "\n"
+        dataset.write_text(dataset.read_text() + row * 2)
+        code, out, _ = cli(capsys, "check", dataset, "--model", model_folder, "--max-length", 128)
+        assert code == 0
+        assert re.findall("^Note: (.*)$", out, re.M) == [
+            "2 of 22 rows are longer than 128 tokens (finetune.max_length) and will be cut: lines 21, 22.",
+            "1 of 22 rows is a copy of an earlier one.",
+        ]
+        assert "longer" not in cli(capsys, "check", dataset, "--model", model_folder)[1]
+
+    def test_one_row_is_shown_as_its_tokens(
+        self, home: Path, dataset: Path, model_folder: Path, bytes_as_tokens: Path, capsys: Capture
+    ) -> None:
+        row = {"prompt": "a\x1b[31m\x01", "response": "é"}
+        odd = dataset.rename(dataset.with_name("odd\udcff\x1b.jsonl"))
+        odd.write_text(odd.read_text() + json.dumps(row) + "\n")
+        template = ("--template", "Q: {prompt}\\nA: {response}", "--model", model_folder)
+        code, out, err = cli(capsys, "check", odd, "--show", 21, *template)
+        assert (code, err) == (0, "")
+        assert "\x1b" not in out
+        lines = [line.split() for line in out.splitlines()]
+        assert [line[2:] for line in lines if line[2:3] in (["trained"], ["end"])] == [
+            ["trained", '"', '"'], ["trained", '"é"'], ["trained", '""'], ["end", "of", "turn", '"<|end|>"'],
+        ]  # fmt: skip
+        assert re.search(r"^\d+ tokens, 4 of them trained on$", out, re.M)
+        cut = cli(capsys, "check", odd, "--show", "longest", *template, "--max-length", 12)[1]
+        assert re.search(r"^\d+ tokens are cut \(finetune\.max_length is 12\)$", cut, re.M)
+        code, _, err = cli(capsys, "check", odd, "--show", 99, *template)
+        assert (code, "there is no row on line 99" in err) == (2, True)
+        code, _, err = cli(capsys, "check", home / "missing.jsonl", "--show", 1, *template)
+        assert (code, "there is no such file" in err) == (2, True)
+
+    def test_what_is_printed_is_text_without_control_characters(
+        self, home: Path, dataset: Path, capsys: Capture
+    ) -> None:
+        row = {"prompt": "a\x1b[31m\x01", "response": "b\n\tc", "x\x1b": 1}
+        dataset.write_text((json.dumps(row) + "\n") * 2)
+        odd = dataset.rename(dataset.with_name("odd\udcff\x1b.jsonl"))
+        code, out, err = cli(capsys, "check", odd, "--template", "{prompt} {response}")
+        assert (code, err) == (0, "")
+        assert "a\\u001b[31m\\u0001 b\n\tc" in out
+        assert "fields prompt, response, x\\u001b" in out
+        assert "\x1b" not in out
+        odd.write_text("{")
+        code, _, err = cli(capsys, "check", odd)
+        assert (code, "\x1b" in err) == (2, False)
+
+    def test_bad_data_is_told_by_file_and_line(self, home: Path, dataset: Path, capsys: Capture) -> None:
+        lines = dataset.read_text().splitlines()
+        lines[6], lines[9] = "{", '{"prompt": "x"}'
+        dataset.write_text("\n".join(lines))
+        code, out, err = cli(capsys, "check", dataset)
+        assert (code, out) == (2, "")
+        assert [re.match(rf"{re.escape(str(dataset))}:(\d+): \S", line)[1] for line in err.splitlines()] == [
+            "7",
+            "10",
+        ]  # type: ignore[index]
+
+    @pytest.mark.parametrize(
+        ("argv", "expected"),
+        [
+            (["missing.jsonl"], "missing.jsonl: there is no such file"),
+            (["/proc/self/mem"], "/proc/self/mem: cannot be read"),
+            (["DATA", "--template", "{prompt"], "is never closed"),
+            (["DATA", "--template", "{question} {response}"], "'question'"),
+            (["DATA", "--model", "nonsense"], "model: 'nonsense' does not exist"),
+            (["DATA", "--max-length", "0"], "argument --max-length: must be at least 1"),
+            (["DATA", "--show", "0"], "argument --show: must be a line number, random or longest"),
+            (["DATA", "--show", "last"], "argument --show: must be a line number, random or longest"),
+            (["DATA", "--show", "1", "--model", "nonsense"], "model: 'nonsense' does not exist"),
+            ([], "the following arguments are required: DATA.jsonl"),
+        ],
+    )
+    def test_bad_input_is_exit_code_2(
+        self, home: Path, dataset: Path, capsys: Capture, argv: list[str], expected: str
+    ) -> None:
+        code, _, err = cli(capsys, "check", *(str(dataset) if a == "DATA" else a for a in argv))
+        assert code == 2
+        assert expected in err
+        assert "Traceback" not in err
+
+
+class TestCheckFormats:
+    def card(self, capsys: Capture, *argv: object) -> tuple[int, dict[str, Any]]:
+        code, out, err = cli(capsys, "check", *argv, "--json")
+        assert err == ""
+        return code, json.loads(out)
+
+    def test_a_table_is_checked_as_it_is_recognised(
+        self, home: Path, tmp_path: Path, capsys: Capture
+    ) -> None:
+        path = tmp_path / "rows.csv"
+        path.write_text("question;answer\na;b\nc;d\n")
+        code, out, _ = cli(capsys, "check", path)
+        assert code == 0
+        assert out == (
+            f"{path}: 2 rows, fields question, answer: good\n"
+            "Read as csv, question/answer: prompt = question, response = answer\n"
+        )
+        assert not (home / "datasets").exists()
+
+    def test_what_was_found_is_json(self, home: Path, dataset: Path, tmp_path: Path, capsys: Capture) -> None:
+        path = tmp_path / "rows.csv"
+        path.write_text("question;answer\na;b\nc;d\n")
+        code, card = self.card(capsys, path)
+        columns = {"prompt": ["question"], "response": ["answer"], "system": []}
+        assert (code, card["container"], card["shape"], card["rows"]) == (0, "csv", "question/answer", 2)
+        assert (card["columns"], card["problems"]) == (columns, [])
+        assert list(card) == [
+            "container", "shape", "rows", "columns", "tokens", "duplicates", "near_duplicates", "leaks",
+            "problems",
+        ]  # fmt: skip
+        code, card = self.card(capsys, dataset)
+        assert (code, card["container"], card["shape"], card["rows"]) == (0, "jsonl", "prompt/response", 20)
+
+    def test_the_card_counts_what_is_in_the_rows_of_a_table(
+        self, home: Path, bytes_as_tokens: Path, tmp_path: Path, capsys: Capture
+    ) -> None:
+        path = tmp_path / "rows.csv"
+        path.write_text("question;answer\n" + "ab;cccc\n" * 2 + "".join(f"q{i};{i}\n" for i in range(9)))
+        words = "--template", "{prompt} {response}", "--model", bytes_as_tokens.parent, "--max-length", 8
+        code, card = self.card(capsys, path, *words)
+        assert (code, card["rows"], card["duplicates"], card["leaks"]) == (0, 11, 1, 0)
+        assert card["tokens"] == {"median": 6, "p95": 9, "max": 9, "cut": 2}
+
+    def test_problems_have_their_line_and_the_exit_code_is_2(
+        self, home: Path, tmp_path: Path, capsys: Capture
+    ) -> None:
+        path = tmp_path / "rows.csv"
+        path.write_text('question;answer\n"a\nb";c\nd;\n')
+        code, card = self.card(capsys, path)
+        said = "'answer' is empty, so there is nothing to learn from this row"
+        assert (code, card["problems"]) == (2, [{"line": 4, "message": said}])
+        path.write_text("question;answer\na;b\n")
+        code, card = self.card(capsys, path)
+        assert (code, card["problems"][0]["line"]) == (2, 1)
+        assert "at least 2 are needed" in card["problems"][0]["message"]
+
+    def test_columns_are_chosen_where_they_are_not_clear(
+        self, home: Path, tmp_path: Path, capsys: Capture
+    ) -> None:
+        path = tmp_path / "rows.csv"
+        path.write_text("eins,zwei,drei\nx a,y b,z c\nx a,y d,z e\n")
+        code, card = self.card(capsys, path)
+        assert (code, card["columns"]["prompt"]) == (2, ["eins"])
+        assert "which columns hold prompt and response is not clear" in card["problems"][0]["message"]
+        code, card = self.card(capsys, path, "--columns", "prompt=eins+zwei,response=drei")
+        assert (code, card["columns"]["prompt"], card["rows"]) == (0, ["eins", "zwei"], 2)
+        code, _, err = cli(capsys, "check", path, "--columns", "prompt")
+        assert (code, "--columns: 'prompt' is not understood" in err) == (2, True)
+
+    def test_several_files_are_one_dataset(self, home: Path, tmp_path: Path, capsys: Capture) -> None:
+        (tmp_path / "1.csv").write_text("question,answer\na,b\n")
+        (tmp_path / "2.json").write_text('[{"question": "c", "answer": "d"}, {"question": "e"}]')
+        code, card = self.card(capsys, tmp_path / "1.csv", tmp_path / "2.json")
+        assert (code, card["container"], card["rows"]) == (2, "csv+json", 2)
+        assert card["problems"][0]["line"] == 2
+        assert card["problems"][0]["message"].startswith("2.json: the column 'answer' is missing")
