@@ -101,7 +101,7 @@ def checking(
 def looking(
     given: Sequence[Path], work: Path, template: str, model: str, max_length: int, chosen: Columns | None
 ) -> Generator[str, None, Checked]:
-    """`checking` for the Data tab, with a model by its name, "" for none: see `data_check.looking`."""
+    """`checking` for the Data tab, with a model by its name, "" for none: see `data_check.look`."""
     asked = {
         "given": [os.fspath(path) for path in given],
         "work": os.fspath(work),
@@ -245,7 +245,7 @@ def check(
     given: Path, work: Path, template: str, model: base_models.Model | None, eval_fraction: float, seed: int,
     max_length: int | None, chosen: Columns | None, leave_out: Sequence[str] = (),
 ) -> Checked:  # fmt: skip
-    """`checking` to its end. Raises InputError with all faults, LabError as `data_check.check` does."""
+    """`checking` to its end. Raises InputError with all faults, LabError as `checking` does."""
     data_check.require_chat(template, model)
     split = eval_fraction, seed, max_length
     steps = checking(convert.sources(given), work, template, model, *split, chosen, leave_out)
