@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import LabError, reason
-from pipeline.inputs.prompts import lab_prompt, literal_prompts, templates
+from pipeline.inputs.prompts import lab_prompt, literal_prompts, model_template, templates
 from pipeline.inputs.prompts.training_ids import WAY_OUT, in_common, put_before
 
 LAB = "lab.json"  # how a model's prompts are written and read, in its exported folder
@@ -90,7 +90,7 @@ def load(folder: Path) -> Prompts:
     """
     lab = json.loads((folder / LAB).read_text("utf-8"))
     check(lab)
-    template = templates.parse(lab["template"], templates.chat_template(folder))
+    template = templates.parse(lab["template"], model_template.chat_template(folder))
     if "reading" in lab:
         tokenizer = _genai_tokenizer(folder)
     else:

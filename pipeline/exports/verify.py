@@ -23,7 +23,7 @@ from pipeline import display, settings
 from pipeline.errors import InputError, LabError, reason
 from pipeline.exports import contract, generation, serving_ids
 from pipeline.exports.findings import Finding, Status, failed
-from pipeline.inputs.prompts import templates
+from pipeline.inputs.prompts import model_template, templates
 from pipeline.system import checksums, hardware, own_process
 from pipeline.system.files import to_json
 
@@ -244,7 +244,7 @@ def _template(folder: Path) -> tuple[int, str]:
     text = _part(lab, "template", str, serving_ids.LAB)
     serving_ids.check(lab)
     # The model's own template needs its file: without it the first prompt would fail.
-    template = templates.parse(text, templates.chat_template(folder))
+    template = templates.parse(text, model_template.chat_template(folder))
     prompt = template.prompt(dict.fromkeys(template.fields, PROMPTS[0]))
     if not prompt.strip():
         raise ValueError("the template writes no prompt; export the model again")

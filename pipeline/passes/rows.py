@@ -25,7 +25,7 @@ from pipeline.errors import InputError
 from pipeline.inputs.data import datasets
 from pipeline.inputs.data.sampling import spread
 from pipeline.inputs.models import architectures
-from pipeline.inputs.prompts import templates, training_ids
+from pipeline.inputs.prompts import model_template, templates, training_ids
 from pipeline.inputs.prompts.training_ids import end_tokens, require_known
 
 
@@ -48,7 +48,7 @@ def lab_rows(
     all over the part.
     """
     folder = Path(model)
-    parsed = templates.parse(template, templates.chat_template(folder))
+    parsed = templates.parse(template, model_template.chat_template(folder))
     parts = datasets.split(Path(path), parsed, eval_fraction, seed)
     apart = set(parts.validation)
     positions = {
@@ -77,8 +77,8 @@ def dataset_of(config: DataConfig | dict[str, Any]) -> Any:
 class Rows(Dataset[tuple[dict[str, torch.Tensor], torch.Tensor]]):
     """Samples of rows as ({"input_ids", "attention_mask"}, labels), each an int64 tensor of [tokens].
 
-    A row is one sample; only of a conversation that the model's template rewrites as it continues, each answer
-    is one. `cut` has the positions of the rows that were read so far and did not fit into `max_length`.
+    A row is one sample; only of a conversation that the template rewrites as it continues, each answer is
+    one. `cut` has the positions of the rows that were read so far and did not fit into `max_length`.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ from pipeline import display, settings
 from pipeline.errors import ANY_SMALLER, INTERNAL, LabError, expected
 from pipeline.exports.contract import SUFFIX
 from pipeline.inputs.models import architectures, base_models, config_faults
-from pipeline.inputs.prompts import conversations, templates, training_ids
+from pipeline.inputs.prompts import conversations, model_template, templates, training_ids
 from pipeline.stages import events, quantize, recipe
 from pipeline.stages.all_stages import STAGES, about
 from pipeline.stages.context import Context
@@ -161,7 +161,7 @@ class Walk:
         return list(spread_rows(self.data))
 
     def _fields(self) -> tuple[str, ...]:
-        return templates.parse(self.recipe.template, templates.chat_template(self.files)).fields
+        return templates.parse(self.recipe.template, model_template.chat_template(self.files)).fields
 
     def _compare(self, exported: Path) -> None:
         """Compare ids. Raises LabError if serving would read other tokens than training."""

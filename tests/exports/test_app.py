@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.exports import serving_ids
-from pipeline.inputs.prompts import templates
+from pipeline.inputs.prompts import model_template, templates
 
 pytestmark = pytest.mark.chain
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.chain
 def shipped(export: Path) -> Path:
     """A small export with app.py in it, that reads 256 tokens."""
     lab = json.loads((export / "lab.json").read_text())
-    template = templates.parse("chat", templates.chat_template(export))
+    template = templates.parse("chat", model_template.chat_template(export))
     lab |= serving_ids.describe(export, template, serving_ids.before_of(export))
     serving_ids.prepare(export, lab["reading"])
     (export / "lab.json").write_text(json.dumps(lab))

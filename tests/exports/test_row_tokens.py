@@ -14,7 +14,7 @@ from pipeline.errors import InputError, LabError
 from pipeline.exports import row_tokens, row_view
 from pipeline.exports.row_tokens import Shower
 from pipeline.inputs.models import base_models
-from pipeline.inputs.prompts import templates
+from pipeline.inputs.prompts import model_template, templates
 from tests.helpers import talks, zoo
 from tests.helpers.lab import write_tokenizer
 
@@ -32,7 +32,7 @@ def shower(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Shower]:
         folder = root / name
         if not folder.is_dir():
             zoo.write(zoo.KINDS[name], folder)
-        chat = templates.chat_template(folder)
+        chat = model_template.chat_template(folder)
         assert chat is not None
         chat = templates.Chat(talks.STYLES[style], chat.tokens) if style else chat
         return Shower(AutoTokenizer.from_pretrained(folder), folder, text, chat if text == "chat" else None)

@@ -21,7 +21,7 @@ from pipeline.exports import generation, verify
 from pipeline.exports.contract import ADAPTER
 from pipeline.exports.findings import Finding, failed
 from pipeline.inputs.models import starter
-from pipeline.inputs.prompts import templates
+from pipeline.inputs.prompts import model_template, templates
 from pipeline.publish import zip_file
 from pipeline.stages import evaluate, finetune, optimize, quantize, score
 from pipeline.stages.execute import execute
@@ -332,7 +332,7 @@ def test_logits_of_torch_and_of_the_graph(lab: dict[str, Any], exact: Path) -> N
     model = handler.load_model(cache_model=False).eval()
     unpack_where_it_fits(model, torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    template = templates.parse("chat", templates.chat_template(checkpoint))
+    template = templates.parse("chat", model_template.chat_template(checkpoint))
     prompts = [tokenizer(template.prompt(row))["input_ids"] for row in (ADVICE, lab["rows"][0])]
     base = [run(model, ids) for ids in prompts]
     adapted = PeftModel.from_pretrained(model, adapter).eval()
@@ -409,7 +409,7 @@ def test_prompts_are_rendered_and_tokenized_alike_everywhere(lab: dict[str, Any]
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
-    template = templates.parse("chat", templates.chat_template(model))
+    template = templates.parse("chat", model_template.chat_template(model))
     messages = [{"role": "user", "content": ADVICE["prompt"]}]
     text = template.prompt(ADVICE)
     assert text == tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

@@ -24,7 +24,8 @@ from pipeline.errors import InputError, LabError
 from pipeline.inputs import azure_workspace
 from pipeline.inputs.azure_address import parse
 from pipeline.inputs.models import config_faults, starter_package
-from pipeline.inputs.prompts.templates import Chat, chat_template
+from pipeline.inputs.prompts.model_template import chat_template
+from pipeline.inputs.prompts.templates import Chat
 from pipeline.system import hardware, locks, own_process
 from pipeline.system.files import to_json, write_whole
 from pipeline.system.transfer_progress import Report

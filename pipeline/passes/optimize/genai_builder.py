@@ -34,7 +34,7 @@ from loaders.olive import OliveModel  # type: ignore[import-not-found]
 from transformers import AutoConfig, AutoTokenizer
 
 from pipeline.exports import serving_ids
-from pipeline.inputs.prompts import templates
+from pipeline.inputs.prompts import model_template, templates
 from pipeline.stages.events import emit
 from pipeline.passes.optimize import same_ids
 from pipeline.passes.optimize.exported_types import INT8_ACTIVATIONS, Types, types
@@ -85,7 +85,7 @@ class GenaiBuilder(ModelBuilder):
             flatten_rope(options["hf_details"]["hf_config"])
             builder.create_model(source, source, str(folder), precision, provider, scratch, **options)
         emit(message="ONNX graph written", progress=0.7)
-        template = templates.parse(config.template, templates.chat_template(Path(source)))
+        template = templates.parse(config.template, model_template.chat_template(Path(source)))
         _end_answers(folder, Path(source), template)
         add_app(folder, Path(source), config.template, template)
         others = [str(file) for file in folder.iterdir() if file.name not in (GRAPH, f"{GRAPH}.data")]

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from pipeline.exports import serving_ids
-from pipeline.inputs.prompts import lab_prompt, templates
+from pipeline.inputs.prompts import lab_prompt, model_template, templates
 from pipeline.inputs.prompts.training_ids import WAY_OUT, prompt_ids
 
 
@@ -24,7 +24,7 @@ def require(source: Path, exported: Path, template: str, rows: Iterable[template
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     prompts = serving_ids.load(exported)
     shipped = _shipped(exported, prompts.tokenizer)
-    parsed = templates.parse(template, templates.chat_template(source))
+    parsed = templates.parse(template, model_template.chat_template(source))
     asked = [*serving_ids.hard_rows(prompts.reader, parsed), *rows]
     for reader, name in ((prompts.reader, "chat and Compare"), (shipped, "app.py")):
         serving_ids.require_same(parsed, asked, partial(prompt_ids, tokenizer), reader.ids, name, WAY_OUT)

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.errors import LabError
 from pipeline.inputs.data.lengths import Lengths, Limits
-from pipeline.inputs.prompts import templates, training_ids
+from pipeline.inputs.prompts import model_template, templates, training_ids
 from tests.helpers import talks, tiny, zoo
 
 pytestmark = pytest.mark.chain
@@ -46,7 +46,7 @@ def test_rows_that_are_counted_are_those_that_are_cut(
     from pipeline.passes.rows import Rows
 
     folder = written(name)
-    template = templates.parse(text, templates.chat_template(folder))
+    template = templates.parse(text, model_template.chat_template(folder))
     shown = Rows(TEXTS, template, folder, 1 << 20, "response")
     lengths = sorted(len(shown[i][0]["input_ids"]) for i in range(len(shown)))
     wanted, found = [], []
@@ -109,7 +109,7 @@ def conversations_of(written: Callable[[str], Path], tmp_path: Path, name: str, 
         tokens = json.loads((folder / "tokenizer.json").read_text("utf-8"))["added_tokens"]
         ends = [token["id"] for token in tokens if token["content"] in ("<|endoftext|>", "<|end|>")]
         (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}), "utf-8")
-    template = templates.parse("chat", templates.chat_template(folder))
+    template = templates.parse("chat", model_template.chat_template(folder))
 
     def made(rows: list[dict[str, Any]], most: int = 4096) -> Any:
         return Rows(rows, template, folder, most, "response")

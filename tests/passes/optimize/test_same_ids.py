@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.errors import LabError
 from pipeline.exports import serving_ids
-from pipeline.inputs.prompts import lab_prompt, templates
+from pipeline.inputs.prompts import lab_prompt, model_template, templates
 from tests.helpers import talks, zoo
 from tests.helpers.features import FEATURES
 
@@ -56,7 +56,7 @@ def export(source: Path, folder: Path, template: str = "chat") -> Path:
     from pipeline.passes.optimize.genai_builder import add_app
 
     made = zoo.exported(source, folder)
-    add_app(made, source, template, templates.parse(template, templates.chat_template(source)))
+    add_app(made, source, template, templates.parse(template, model_template.chat_template(source)))
     return made
 
 
@@ -219,7 +219,7 @@ def test_a_cut_keeps_begin_of_text_and_the_marks_of_turns(written: Callable[[str
     from pipeline.passes.rows import Rows
 
     source = written("llama3")
-    template = templates.parse("chat", templates.chat_template(source))
+    template = templates.parse("chat", model_template.chat_template(source))
     rows = [
         {"prompt": "the town " * 80, "response": "yes"},
         {"prompt": "Hello", "response": "the sea " * 80},
@@ -296,7 +296,7 @@ def test_templates_reach_the_folder_s_app(written: Callable[[str], Path], tmp_pa
     folder = export(source, tmp_path / "export")
     former = {"template": "chat", "fields": ["prompt"], "prompt": None, "stop": ""}
     (folder / "lab.json").write_text(json.dumps(former), "utf-8")
-    template = templates.parse("chat", templates.chat_template(source))
+    template = templates.parse("chat", model_template.chat_template(source))
     tokenizer = AutoTokenizer.from_pretrained(source)
     asked = [
         {"prompt": text, "response": ""} for text in ("Hello there", "A </think> b<|im_end|>", "<tool> x")
@@ -325,6 +325,6 @@ def test_stages_render_no_template_in_their_own_process(
     template = "{% for m in messages %}<{{ m.content | upper }}>{% endfor %}"
     (source / "chat_template.jinja").write_text(template)
     made = zoo.exported(source, tmp_path / "export")
-    add_app(made, source, "chat", templates.parse("chat", templates.chat_template(source)))
+    add_app(made, source, "chat", templates.parse("chat", model_template.chat_template(source)))
     assert json.loads((made / "lab.json").read_text())["prompt"] is None
     same_ids.require(source, made, "chat", [{"prompt": "What now?", "response": ""}])

@@ -1,0 +1,78 @@
+"""The chat template that comes with a model, read from its folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline import display
+from pipeline.errors import InputError
+from pipeline.inputs.prompts.templates import Chat
+
+LONGEST_CHAT = 1 << 18  # characters of a template; real ones have up to 40,000
+LONGEST_TOKEN = 1000
+LARGEST_FILE = 1 << 22  # bytes of a tokenizer's config; those with many added tokens have a million or two
+
+
+def chat_template(folder: Path) -> Chat | None:
+    """The chat template that ships in a Hugging Face model folder, or None if there is none.
+
+    It is in `chat_template.jinja` or, in older folders, in `tokenizer_config.json`, which may have several
+    named ones; the one named "default" is used then. Raises InputError naming a file that cannot be read.
+    """
+    config = _settings(folder / "tokenizer_config.json")
+    source = config.get("chat_template")
+    if isinstance(source, list):
+        named = [entry for entry in source if isinstance(entry, dict)]
+        source = {str(entry.get("name")): entry.get("template") for entry in named}.get("default")
+    if (folder / "chat_template.jinja").is_file():
+        source = _read(folder / "chat_template.jinja")
+    if not source:
+        return None
+    if not isinstance(source, str):
+        raise InputError("its chat template in tokenizer_config.json cannot be read (it is not a text)")
+    if len(source) > LONGEST_CHAT:
+        raise InputError(
+            f"its chat template is longer than {LONGEST_CHAT:,} characters; choose another model"
+        )
+    return Chat(source, _special_tokens(folder, config))
+
+
+def _read(file: Path) -> str:
+    """A file of a model's folder as text. Raises InputError."""
+    try:
+        if file.stat().st_size > LARGEST_FILE:
+            raise InputError(f"its {file.name} is larger than any real one; choose another model")
+        return file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise InputError(f"its {file.name} cannot be read ({reason})") from None
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    """A file of JSON with a mapping in it, {} if there is none. Raises InputError."""
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(_read(file))
+    except ValueError as error:
+        raise InputError(f"its {file.name} cannot be read ({error})") from None
+    except RecursionError:
+        raise InputError(f"its {file.name} cannot be read (it is nested too deeply)") from None
+    if not isinstance(found, dict):
+        raise InputError(f"its {file.name} cannot be read (it is not a mapping)")
+    return found
+
+
+def _special_tokens(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+    """bos_token, eos_token and the like as texts, wherever the folder keeps them."""
+    tokens = {}
+    for name, value in {**_settings(folder / "special_tokens_map.json"), **config}.items():
+        text = value.get("content") if isinstance(value, dict) else value
+        if name.endswith("_token") and isinstance(text, str):
+            if len(text) > LONGEST_TOKEN:
+                short = display.short(name)
+                raise InputError(f"its {short} is longer than any real one; choose another model")
+            tokens[name] = text
+    return tokens
