@@ -3,40 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import math
-import re
-import time
-import unicodedata
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
-from io import BufferedReader
 from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from pipeline import display
 from pipeline.errors import InputError
-from pipeline.inputs.data import file_faults, splitting
+from pipeline.inputs.data import row_faults, row_lines, splitting
 from pipeline.inputs.data.lengths import Lengths
 from pipeline.inputs.data.splitting import POSITIONS, ROWS, Contents, Parts
-from pipeline.inputs.prompts import conversations, templates
+from pipeline.inputs.data.telling import Clock
+from pipeline.inputs.prompts import templates
 
 T = TypeVar("T")
-LONGEST_LINE = 1024 * 1024  # bytes; a row this long is a mistake, and reading it would not be flat memory
-DEEPEST = 64  # lists and objects in each other; programs that read rows later give up at a few hundred
 MOST_PROBLEMS = 20  # that are listed,
 MOST_COUNTED = 100_000  # and that are counted before reading ends
 FIRST_ROWS = 5  # that are shown
 MOST_FIELDS = 100
-LONGEST_NEAR = 200  # letters of a key that may be a slip: to compare long ones takes time by their square
 ENOUGH_ROWS = 10_000  # to tell that all have the same prompt,
 ENOUGH_BYTES = 8 << 20  # and those that begin in so many bytes, because a page waits for it
-TELL_SECONDS = 1.0
-_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # only an escape can write half of one into valid UTF-8
-_HALF = "has half of a surrogate pair, which is not valid text"
-_TOO_DEEP = f"not a row: objects are nested too deeply, more than {DEEPEST} in each other"
 
 
 @dataclass(frozen=True)
@@ -78,7 +66,7 @@ def rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
     Raises InputError at the first line that is not a JSON object of valid text.
     """
-    for line, row in _scan(path):
+    for line, row in row_lines.scan(path):
         if isinstance(row, str):
             raise InputError(f"{display.plain(str(path))}:{line}: {row}")
         yield line, row
@@ -86,7 +74,7 @@ def rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def readable(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """`rows` without the lines that are none, which `check` names."""
-    return ((line, row) for line, row in _scan(path) if isinstance(row, dict))
+    return ((line, row) for line, row in row_lines.scan(path) if isinstance(row, dict))
 
 
 def check(
@@ -119,7 +107,7 @@ def checking(
 
     Every row is rendered; with `template` "chat" and no `chat` only the fields are checked. `lengths` counts
     rows that are too long. Notes are on the split of `eval_fraction` and `seed`.
-    Says something at least every TELL_SECONDS or so, for whoever wants to leave.
+    Says something at least every `telling.TELL_SECONDS` or so, for whoever wants to leave.
     Raises InputError if the file is not there or the template is faulty.
     """
     if not path.is_file():
@@ -137,10 +125,10 @@ def checking(
                 lengths.add(position, line, rendered)
             if lengths is not None and lengths.full:
                 yield from _count(lengths)
-            if found.is_time_to_tell():
+            if found.clock.is_due():
                 yield f"Row {position + 1:,}…"
     for row in good:  # where none was rendered
-        if row is None or found.is_time_to_tell():
+        if row is None or found.clock.is_due():
             yield f"Line {found.line:,}…"
     if lengths is not None:
         yield from _count(lengths)
@@ -163,7 +151,7 @@ def load(
     found = {}
     for index, (line, row) in enumerate(rows(path)):
         if wanted is None or index in wanted:
-            for problem in misfits(row, template):
+            for problem in row_faults.misfits(row, template):
                 raise InputError(f"{display.plain(str(path))}:{line}: {problem}")
             found[index] = row
     return found
@@ -181,7 +169,7 @@ def split(path: Path, template: templates.Template, eval_fraction: float, seed: 
     """
     contents = Contents(template.fields, template.optional, seed)
     for line, row in rows(path):
-        for problem in misfits(row, template):
+        for problem in row_faults.misfits(row, template):
             raise InputError(f"{display.plain(str(path))}:{line}: {problem}")
         contents.add(row)
     if len(contents) < 2:
@@ -204,7 +192,7 @@ def one_prompt(path: Path, template: templates.Template) -> bool:
         with path.open("rb") as file:
             enough = min(ENOUGH_ROWS, max(2, file.read(ENOUGH_BYTES).count(b"\n")))
         for _, row in islice(rows(path), enough):
-            if any(misfits(row, template)):
+            if any(row_faults.misfits(row, template)):
                 return False
             prompt = splitting.prompt_texts(row, template.fields, template.optional)
             if seen is not None and prompt != seen:
@@ -238,23 +226,15 @@ class _Findings:
     broken: int = 0
     line: int = 0  # that was read last
     unread_tools: int = 0  # rows with tools that the chat template does not write
-    _told: float = field(default_factory=time.monotonic)
+    clock: Clock = field(default_factory=Clock)
     _good: deque[tuple[int, int, int]] = field(default_factory=deque)  # not yet rendered: line, position, row
-
-    def is_time_to_tell(self) -> bool:
-        """Whether nothing was said for TELL_SECONDS; then something will be."""
-        now = time.monotonic()
-        if now - self._told <= TELL_SECONDS:
-            return False
-        self._told = now
-        return True
 
     def good_rows(self) -> Iterator[dict[str, Any] | None]:
         """The rows that fit the template; what is wrong with the others is noted.
 
         None among them says that it is time to tell how far this is: others may go on for long.
         """
-        for line, row in _scan(self.path):
+        for line, row in row_lines.scan(self.path):
             self.line = line
             problems = [row] if isinstance(row, str) else self._see(row)
             self.broken += isinstance(row, str)
@@ -263,7 +243,7 @@ class _Findings:
             if self.more > MOST_COUNTED:
                 self.stopped = line
                 return
-            if problems and self.is_time_to_tell():
+            if problems and self.clock.is_due():
                 yield None
             if not problems and isinstance(row, dict):
                 self._good.append((line, len(self.contents), self.rows))
@@ -299,7 +279,7 @@ class _Findings:
             self.fields.update(dict.fromkeys(islice(row, MOST_FIELDS)))
         if len(self.first) < FIRST_ROWS:
             self.first.append(row)
-        return list(misfits(row, self.template))
+        return list(row_faults.misfits(row, self.template))
 
     def add(self, line: int, problem: str) -> None:
         if len(self.problems) < MOST_PROBLEMS:
@@ -382,189 +362,3 @@ def _on_both_sides(parts: Parts) -> list[str]:
             " nothing about other rows."
         ]
     return []
-
-
-def _scan(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Yield (line number, the row or what is wrong with the line); stop where reading on is pointless."""
-    with path.open("rb") as file:
-        head = file.read(file_faults.HEAD)
-        if kind := file_faults.of_bytes(head):
-            yield 1, kind
-            return
-        file.seek(0)
-        is_first = True
-        number = 0
-        while True:
-            number += 1
-            line = file.readline(LONGEST_LINE + 1)
-            if not line:
-                return
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            if not line.strip():
-                number += _skip_blank(file) - (not line.endswith(b"\n"))  # spaces without end are one line
-                continue
-            row, last = _read(line)
-            if isinstance(row, str) and row != _TOO_DEEP and is_first:
-                kind = file_faults.of_text(head, len(head) < file_faults.HEAD)
-                row, last = (kind, True) if kind else (row, last)
-            yield number, row
-            if last:
-                return
-            is_first = False
-
-
-def _skip_blank(file: BufferedReader) -> int:
-    """Read on over blank lines, many at a time, as far as they fill what is buffered; how many they were."""
-    lines = 0
-    while piece := file.peek():
-        end = piece.rfind(b"\n", 0, len(piece) - len(piece.lstrip())) + 1
-        lines += piece.count(b"\n", 0, end)
-        file.read(end)
-        if end < len(piece):
-            break
-    return lines
-
-
-def parsed(line: bytes, number: int) -> dict[str, Any] | str:
-    """The row on a line of a file, or what is wrong with it."""
-    return _read(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)[0]
-
-
-def _read(line: bytes) -> tuple[dict[str, Any] | str, bool]:
-    """The row on a line or what is wrong with it, and whether it is no use to read on."""
-    if len(line) > LONGEST_LINE:
-        return f"the line is longer than {LONGEST_LINE:,} bytes; one row is one line", True
-    if b"\0" in line:
-        return "the line is not text, it holds zero bytes; expected JSON lines in UTF-8", True
-    try:
-        text = line.rstrip(b"\r\n").decode()
-    except UnicodeDecodeError as error:
-        return f"byte {error.start + 1} is not UTF-8; save the file as UTF-8", True
-    row = parse_line(text)
-    return row, row == file_faults.MARKS
-
-
-class _Slip(ValueError):
-    """What JSON allows or this Python reads, and a row may not have."""
-
-
-def parse_line(text: str) -> dict[str, Any] | str:
-    """The row on one line, or what is wrong with it whatever the template is."""
-    try:
-        row = _JSON.decode(text)
-    except json.JSONDecodeError as error:
-        return file_faults.of_line(text, error)
-    except RecursionError:
-        return _TOO_DEEP
-    except ValueError as error:  # if not ours, an integer that Python refuses to read for its length
-        many = "a number has too many digits; write it as text, in quotes"
-        return str(error) if isinstance(error, _Slip) else many
-    if not isinstance(row, dict):
-        return f'a row must be an object like {{"prompt": …}}, not {_kind(row)}'
-    if _HALF_PAIR.search(text) or any(isinstance(value, (dict, list)) for value in row.values()):
-        return _fault_inside(row) or row
-    return row
-
-
-def _fault_inside(row: dict[str, Any]) -> str | None:
-    """What is wrong with a text or a name somewhere in a row, or with its depth."""
-    inside: list[tuple[str, Any, int]] = [("", row, 1)]
-    while inside:
-        name, value, depth = inside.pop()
-        if isinstance(value, str) and not _is_unicode(value):
-            return f"{display.quoted(name)} {_HALF}"
-        if isinstance(value, (dict, list)) and depth > DEEPEST:
-            return _TOO_DEEP
-        if isinstance(value, list):
-            inside += [(name, each, depth + 1) for each in value]
-        elif isinstance(value, dict):
-            inside += [(name or key, each, depth + 1) for key, each in value.items()]
-            if bad := next((key for key in value if not _is_unicode(key)), None):
-                return f"the name {display.quoted(bad)} {_HALF}"
-    return None
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise _Slip(f"{name} is not a number JSON allows")
-
-
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A key written twice is a slip that would silently drop a value."""
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        twice = next(name for name, often in Counter(name for name, _ in pairs).items() if often > 1)
-        raise _Slip(f"the key {display.quoted(twice)} stands twice")
-    return row
-
-
-_JSON = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_no_repeats)  # to make one takes long
-
-
-def misfits(row: dict[str, Any], template: templates.Template) -> Iterator[str]:
-    """Reasons why a row cannot fill the template's fields; the last field is the response."""
-    if templates.is_conversation(template, row):
-        yield from conversations.faults(row)
-        return
-    fields, optional = template.fields, template.optional
-    for name in fields:
-        if name in row:
-            yield from _misfit(name, row[name])
-        else:
-            yield _missing(name, row)
-    for name in optional:
-        if row.get(name) is not None:
-            yield from _misfit(name, row[name])
-    response = row.get(fields[-1]) if fields else None
-    if isinstance(response, str) and not response.strip():
-        yield f"{display.quoted(fields[-1])} is empty, so there is nothing to learn from this row"
-
-
-def _misfit(name: str, value: Any) -> Iterator[str]:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        yield f"{display.quoted(name)} must be text or a number, not {_kind(value)}"
-    elif isinstance(value, float) and not math.isfinite(value):
-        yield f"{display.quoted(name)} is too large a number"
-    elif isinstance(value, str) and "\0" in value:
-        yield f"{display.quoted(name)} has a NUL character, behind which tokenizers read nothing; remove it"
-
-
-def _missing(name: str, row: dict[str, Any]) -> str:
-    present = display.names(row) or "none"
-    said = f"the field {display.quoted(name)} of the template is missing; fields here: {present}"
-    if conversations.is_one(row):
-        return f"{said}. Rows with 'messages' are read with the template {templates.CHAT}"
-    for key in (key for key in islice(row, MOST_FIELDS) if len(key) <= LONGEST_NEAR):
-        if near := _near(name, key):
-            return f"{said}. {near}"
-    return said
-
-
-def _near(name: str, key: str) -> str | None:
-    """How a field's name differs from the one that is wanted, if it is only a slip."""
-    field, stripped = f"The field {display.quoted(key)}", key.strip()
-    if stripped == name:
-        ends = ["start"] * (key[0] != stripped[0]) + ["end"] * (key[-1] != stripped[-1])
-        return f"{field} has a space at its {' and its '.join(ends)}"
-    if unicodedata.normalize("NFC", key) == unicodedata.normalize("NFC", name):
-        return (
-            f"{field} only looks the same: accents are letters of their own (NFD) on one side and not on the"
-            " other (NFC); write both the same way"
-        )
-    if stripped.casefold() == name.casefold():
-        return f"{field} differs in capital letters; write both the same way"
-    return f"{field} is to be {display.quoted(name)}" if _letters(key) == _letters(name) else None
-
-
-def _letters(name: str) -> str:
-    folded = unicodedata.normalize("NFKC", name).casefold()
-    return "".join(letter for letter in folded if letter.isalnum()) or name
-
-
-def _is_unicode(text: str) -> bool:
-    return not any("\ud800" <= c <= "\udfff" for c in text) if not text.isascii() else True
-
-
-def _kind(value: Any) -> str:
-    names = {bool: "true or false", type(None): "null", list: "a list", dict: "an object", str: "text"}
-    return names.get(type(value), "a number")

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline import display
 from pipeline.errors import InputError
-from pipeline.inputs.data import datasets, file_faults
+from pipeline.inputs.data import file_faults, row_faults, row_lines
 from pipeline.inputs.prompts.templates import Template
 
 LINE, NEXT, PREVIOUS, RANDOM, LONGEST = WHERE = ("line", "next", "previous", "random", "longest")
@@ -31,8 +31,8 @@ def find(path: Path, template: Template, where: str, line: int = 1) -> tuple[int
         }.get(where, f"{name}: the file has no rows")
         raise InputError(what)
     number, text = found
-    row = datasets.parsed(text, number)
-    problems = [row] if isinstance(row, str) else list(datasets.misfits(row, template))
+    row = row_lines.parsed(text, number)
+    problems = [row] if isinstance(row, str) else list(row_faults.misfits(row, template))
     if problems or isinstance(row, str):
         raise InputError([f"{name}:{number}: {problem}" for problem in problems])
     return number, row
@@ -47,11 +47,11 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             raise InputError(f"{display.plain(str(path))}:1: {kind}")
         file.seek(0)
         number = 0
-        while line := file.readline(datasets.LONGEST_LINE + 1):
+        while line := file.readline(row_lines.LONGEST_LINE + 1):
             number += 1
             if line.strip():
                 yield number, line
-            if len(line) > datasets.LONGEST_LINE:
+            if len(line) > row_lines.LONGEST_LINE:
                 return  # what follows is the rest of it
 
 

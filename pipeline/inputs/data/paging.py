@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline import display
 from pipeline.errors import InputError
-from pipeline.inputs.data.datasets import LONGEST_LINE
+from pipeline.inputs.data.row_lines import LONGEST_LINE
 
 MOST_BYTES = 4_000_000
 MOST_SKIPPED = 64_000_000  # bytes of lines that are not looked into

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.inputs.data import datasets
+from pipeline.inputs.data import datasets, row_lines, telling
 from pipeline.inputs.prompts import rendering, templates
 from pipeline.inputs.prompts.templates import Chat
 from tests.helpers import talks
@@ -70,7 +70,7 @@ def test_good_files(tmp_path: Path, content: str) -> None:
         ('"text"\n', 1, "a row must be an object"),
         ("[" * 100_000 + "\n", 1, "nested too deeply"),
         (
-            ROW + "\n" + '{"prompt": "' + "x" * datasets.LONGEST_LINE + '"}\n',
+            ROW + "\n" + '{"prompt": "' + "x" * row_lines.LONGEST_LINE + '"}\n',
             2,
             "longer than 1,048,576 bytes",
         ),
@@ -145,7 +145,7 @@ def test_blank_lines_cost_little_and_count(tmp_path: Path, blank: bytes) -> None
 
 
 def test_spaces_without_end_are_one_line(tmp_path: Path) -> None:
-    path = write(tmp_path, b" " * (3 * datasets.LONGEST_LINE) + b"\n" + ROW.encode() + b"\n{")
+    path = write(tmp_path, b" " * (3 * row_lines.LONGEST_LINE) + b"\n" + ROW.encode() + b"\n{")
     assert datasets.check(path, "{prompt}{response}").problems[0].startswith(f"{path}:3: ")
 
 
@@ -339,7 +339,7 @@ def test_the_split_reads_only_what_fits(tmp_path: Path) -> None:
 def test_rows_that_do_not_fit_say_how_far_it_is_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chat: str | None
 ) -> None:
-    monkeypatch.setattr(datasets, "TELL_SECONDS", -1.0)
+    monkeypatch.setattr(telling, "TELL_SECONDS", -1.0)
     path = write(tmp_path, f'{{"a": 1}}\n{{\n{ROW}\n' * 2)
     template, model = ("chat", templates.Chat(chat)) if chat else ("{prompt}{response}", None)
     steps = datasets.checking(path, template, model)
@@ -411,16 +411,6 @@ def test_any_bytes_give_a_report_that_a_page_can_hold(tmp_path: Path) -> None:
 def test_sha256(tmp_path: Path) -> None:
     path = write(tmp_path, "abc")
     assert datasets.sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-
-
-def test_long_keys_are_not_compared_letter_by_letter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To normalize marks takes time by the square of their number, and nothing else runs meanwhile."""
-    seen: list[str] = []
-    monkeypatch.setattr(datasets.unicodedata, "normalize", lambda form, text: seen.append(text) or text)
-    rows = [{"a" + "\u0315\u0300" * 2000: "x"}, {"pr\u0315ompt": "x"}]
-    report = datasets.check(write(tmp_path, "\n".join(map(json.dumps, rows))), LAB)
-    assert len(report.problems) == 2 * 2
-    assert max(map(len, seen)) <= datasets.LONGEST_NEAR
 
 
 def test_rows_of_several_turns_are_checked_message_by_message(tmp_path: Path) -> None:

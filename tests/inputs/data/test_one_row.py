@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.inputs.data import datasets, one_row
+from pipeline.inputs.data import one_row, row_lines
 from pipeline.inputs.prompts import templates
 
 CHAT = templates.parse("chat")
@@ -68,7 +68,10 @@ def test_any_row_is_another_one(path: Path, tmp_path: Path) -> None:
         ("{", "data.jsonl:2: "),
         ('{"prompt": "a"}', "data.jsonl:2: the field 'response'"),
         ('{"messages": [{"role": "user", "content": 1}]}', "data.jsonl:2: message 1: content must be text"),
-        ('{"prompt": "' + "x" * datasets.LONGEST_LINE + '", "response": "r"}', "longer than 1,048,576 bytes"),
+        (
+            '{"prompt": "' + "x" * row_lines.LONGEST_LINE + '", "response": "r"}',
+            "longer than 1,048,576 bytes",
+        ),
         ("[" * 100_000, "data.jsonl:2: "),
         ("\0", "data.jsonl:2: the line is not text"),
     ],

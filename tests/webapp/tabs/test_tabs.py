@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.inputs.data import datasets
+from pipeline.inputs.data import telling
 from tests.helpers.page import FULL, SAMPLE, full_disk
 from webapp import local_models, uploads
 from webapp.tabs import data
@@ -125,7 +125,7 @@ def test_notes_are_shown_below_the_summary(home, uploaded, model_folder, bytes_a
 
 def test_a_long_check_says_how_far_it_is(home, uploaded, model_folder, bytes_as_tokens, monkeypatch):
     local_models.offer([model_folder])
-    monkeypatch.setattr(datasets, "TELL_SECONDS", 0)
+    monkeypatch.setattr(telling, "TELL_SECONDS", 0)
     long = json.dumps({"prompt": "a" * 600, "response": "b"}).encode() + b"\n"
     steps = list(data.look(uploaded(GOOD + long), None, "chat", str(model_folder)))
     texts = [step[0]["text"] for step in steps[:-1]]

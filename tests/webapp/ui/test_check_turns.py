@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from pipeline import settings
 from pipeline.errors import LabError
 from pipeline.exports import row_view
-from pipeline.inputs.data import datasets, one_row, paging
+from pipeline.inputs.data import datasets, one_row, paging, row_lines
 from pipeline.inputs.data.card import making
 from pipeline.inputs.data.formats import convert
 from pipeline.inputs.models import base_models
@@ -132,8 +132,8 @@ def test_rows_that_do_not_fit_are_read_once(
     home: Path, uploaded: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
-    scan = datasets._scan
-    monkeypatch.setattr(datasets, "_scan", lambda path: read.append(1) or scan(path))
+    scan = row_lines.scan
+    monkeypatch.setattr(row_lines, "scan", lambda path: read.append(1) or scan(path))
     data.found(uploaded(b'{"prompt": "a", "response": ""}\n' * 3), None, "{prompt} {response}", "starter")
     assert read == [1]
 
@@ -167,7 +167,7 @@ def test_the_page_itself_reads_no_dataset_no_model_and_no_sweep(
         raise AssertionError("read by the page's own process")
 
     for module, name in (
-        (base_models, "resolve"), (base_models, "read_config"), (datasets, "checking"), (datasets, "_scan"),
+        (base_models, "resolve"), (base_models, "read_config"), (datasets, "checking"), (row_lines, "scan"),
         (convert, "preparing"), (prepare_data, "record"), (paging, "page"), (data_card, "shown"),
         (making, "making"),
         (submit, "check"), (sweeps, "variants"), (rendering.Program, "texts"),

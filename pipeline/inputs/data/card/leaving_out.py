@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.inputs.data.datasets import LONGEST_LINE
+from pipeline.inputs.data.row_lines import LONGEST_LINE
 
 
 def write(source: Path, target: Path, lines: Iterable[int]) -> int:

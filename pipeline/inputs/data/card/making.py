@@ -9,7 +9,6 @@ says so.
 from __future__ import annotations
 
 import dataclasses
-import time
 from array import array
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -21,9 +20,9 @@ from pipeline.inputs.data.card.findings import KINDS, NAMES, PERSONAL, Found
 from pipeline.inputs.data.card.token_counts import Counts, Tokens
 from pipeline.inputs.data.lengths import Lengths
 from pipeline.inputs.data.splitting import POSITIONS, Contents
+from pipeline.inputs.data.telling import Clock
 from pipeline.inputs.prompts import conversations, templates
 
-TELL_SECONDS = 1.0
 MOST_TEXT = 100_000  # letters of a field that are looked at
 MOST_KNOWN = 200_000  # rows of which a copy is recognized at once
 FIRST = 5  # lines that are shown of a finding
@@ -95,7 +94,7 @@ def making(
     seed: int = 0,
     only: Iterable[str] = NAMES,
 ) -> Generator[str, None, Card]:
-    """Make a card of (line, row); yields how far that is, as sentences, every TELL_SECONDS or so.
+    """Make a card of (line, row); yields how far that is, as sentences, every `telling.TELL_SECONDS` or so.
 
     Rows that lack a field of the template, or have no text or number there, are counted and not looked at.
     `counting` and `lengths` go together: see `counter`. `only` names the findings that are wanted.
@@ -108,7 +107,7 @@ def making(
     else:
         for line, row in rows:
             maker.add(line, row)
-            if maker.is_time_to_tell():
+            if maker.clock.is_due():
                 yield f"Row {len(maker.found):,}: looking for findings…"
     yield "Comparing rows…"
     maker.compare(eval_fraction)
@@ -132,7 +131,7 @@ def _rendered(
             if number is not None and counting.takes(number):
                 numbers.append((number, line))
                 yield row
-            if maker.is_time_to_tell():
+            if maker.clock.is_due():
                 yield None
 
     done = 0
@@ -165,15 +164,7 @@ class _Maker:
         self._secrets = likely_secrets.Search() if "secrets" in only else None
         self._personal = personal_data.Search() if only.intersection(PERSONAL) else None
         self._known: dict[int, int] = {}  # the findings of texts by themselves
-        self._told = time.monotonic()
-
-    def is_time_to_tell(self) -> bool:
-        """Whether nothing was said for TELL_SECONDS; then something will be."""
-        now = time.monotonic()
-        if now - self._told <= TELL_SECONDS:
-            return False
-        self._told = now
-        return True
+        self.clock = Clock()
 
     def add(self, line: int, row: dict[str, Any]) -> int | None:
         """Look at a row; its number, None if it does not fit the template."""

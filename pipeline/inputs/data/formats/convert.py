@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline import display, settings
 from pipeline.errors import InputError
-from pipeline.inputs.data import datasets
+from pipeline.inputs.data import row_lines
 from pipeline.inputs.data.formats import columns, containers, shapes, text_lines
 from pipeline.inputs.data.formats.columns import Columns
 from pipeline.inputs.prompts import templates
@@ -25,7 +25,7 @@ MOST_FILES = 1_000
 MOST_SECONDS = 600.0
 LOOK_SECONDS = 0.5  # how long `preparing` may be silent
 HEAD_ROWS = 20
-HEAD_BYTES = 2 * datasets.LONGEST_LINE
+HEAD_BYTES = 2 * row_lines.LONGEST_LINE
 ENDED = (
     "the process that reads it has ended (code {}): the file takes far too much memory or is damaged; give"
     " another one"
@@ -180,12 +180,12 @@ def _head_rows(file: Path) -> list[dict[str, Any]]:
     left = HEAD_BYTES
     with file.open("rb") as opened:
         for _ in range(4 * HEAD_ROWS):
-            line = opened.readline(datasets.LONGEST_LINE + 1)
+            line = opened.readline(row_lines.LONGEST_LINE + 1)
             left -= len(line)
             if not line or left < 0 or len(found) == HEAD_ROWS:
                 break
             with suppress(UnicodeDecodeError):
-                row = datasets.parse_line(line.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n").decode())
+                row = row_lines.parse_line(line.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n").decode())
                 if isinstance(row, dict):
                     found.append(row)
     return found

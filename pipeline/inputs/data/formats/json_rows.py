@@ -7,7 +7,7 @@ import json
 import re
 from typing import BinaryIO
 
-from pipeline.inputs.data import datasets, file_faults
+from pipeline.inputs.data import file_faults, row_lines
 from pipeline.inputs.data.formats.limits import LONGEST_ROW, MOST_BLANK, EndsHereError, Rows
 from pipeline.inputs.data.formats.text_lines import TextLines
 
@@ -24,7 +24,7 @@ def of_lines(lines: TextLines, head: str, whole: bool) -> Rows:
         lines.row_begins()
         if not line.strip():
             continue
-        row = datasets.parse_line(line.rstrip("\n"))
+        row = row_lines.parse_line(line.rstrip("\n"))
         if isinstance(row, str) and is_first and (kind := file_faults.of_text(head.encode(), whole)):
             raise EndsHereError(kind, lines.number)
         is_first = False
@@ -128,7 +128,7 @@ class Ahead:
         if end - self.at > LONGEST_ROW:
             raise EndsHereError(_too_long(), self.number)
         text, self.at = self._text[self.at : end], end
-        return datasets.parse_line(text)
+        return row_lines.parse_line(text)
 
     def _opened(self, error: json.JSONDecodeError) -> int:
         """How far an error reaches: a text without a closing quote is one where it begins."""

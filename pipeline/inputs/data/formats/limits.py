@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.inputs.data.datasets import LONGEST_LINE
+from pipeline.inputs.data.row_lines import LONGEST_LINE
 
 LONGEST_ROW = LONGEST_LINE  # bytes, or characters before they are written; what is made is read as lines
 MOST_COLUMNS = 1_000

@@ -13,7 +13,6 @@ import resource
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -25,6 +24,7 @@ from pipeline.inputs.data import datasets
 from pipeline.inputs.data.formats import columns, containers, shapes
 from pipeline.inputs.data.formats.limits import LONGEST_ROW, TOO_LONG, EndsHereError, Row, Rows
 from pipeline.inputs.data.formats.shapes import Shape
+from pipeline.inputs.data.telling import Clock
 
 SAMPLE = 50  # rows that show what all are
 SAMPLE_LETTERS = 4 * LONGEST_ROW
@@ -58,7 +58,7 @@ class Making:
     stopped: int = 0
     number: int = 0  # of the row that was read last
     _written: int = 0
-    _told: float = field(default_factory=time.monotonic)
+    _clock: Clock = field(default_factory=Clock)
 
     def add(self, path: Path, work: Path) -> Iterator[str]:
         """Read one more file; yields how far that is. Sets `stopped` where reading on is pointless."""
@@ -90,8 +90,7 @@ class Making:
             if self.more > datasets.MOST_COUNTED:
                 self.stopped = self.number
                 return
-            if time.monotonic() - self._told > datasets.TELL_SECONDS:
-                self._told = time.monotonic()
+            if self._clock.is_due():
                 yield f"{unit.capitalize()} {number:,}…"
 
     def _see(self, sample: list[Row]) -> None:
