@@ -8,7 +8,6 @@ it holds its lock. Folders that people have put among the models stay theirs.
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Generator
@@ -25,8 +24,6 @@ from pipeline.store import Store
 from pipeline.system import files, locks
 
 FOLDER, TOKENIZERS, PART = "models", ".tokenizers", ".part"
-# How `Model.folder` names what the lab has fetched; what is named otherwise, somebody has put there.
-OURS = re.compile(r"starter-[\w.+-]{1,100}|[A-Za-z0-9][\w.-]*--[\w.-]+-[0-9a-f]{12}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ def listed(store: Store) -> list[Cached]:
             whole=(folder / name).is_dir(),
             used=used.get(name),
             users=tuple(sorted(users.get(name, ()))),
-            ours=OURS.fullmatch(name) is not None,
+            ours=base_models.fetched(folder / name).is_file(),
             busy=locks.held(_lock(folder, name)),
         )
         for name in names
@@ -112,6 +109,7 @@ def remove(store: Store, name: str) -> int:
                     f"{name} is used by {display.names(sorted(users))}; cancel what is queued or running, or"
                     " wait until it has ended."
                 )
+            base_models.fetched(folder / name).unlink(missing_ok=True)
             gone = [aside for path in _parts(folder, name) if (aside := _aside(path)) is not None]
     finally:
         os.close(lock)

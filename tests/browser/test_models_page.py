@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+from pipeline.inputs.models import base_models
 from tests.browser.axe import faults
 from tests.helpers.planted import plant
 
@@ -22,6 +23,7 @@ def test_a_model_is_looked_up_and_one_that_is_here_deleted(own_app, shot, width)
     models = own_app.store.home / "models"
     for name in (NAME, USED):
         (models / name).mkdir(parents=True)
+        base_models.mark(models / name)
         (models / name / "model.safetensors").write_bytes(b"x" * 2000)
     own_app.store.pause(True)
     run = plant(own_app.store, model="org/used@0123456789abcdef")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.inputs.models import base_models
 from pipeline.store import Store
 from pipeline.system import capacity
 from pipeline.system.capacity import Capacity
@@ -33,6 +34,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
 @pytest.fixture
 def cached(home: Path) -> Path:
     folder = home / "models" / NAME
+    base_models.mark(folder)
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"x" * 2000)
     return folder

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -57,6 +58,7 @@ MORE_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "gen
 GENERATION_CONFIG = "generation_config.json"
 TOKENIZER_SECONDS = 120
 AZURE = "pipeline.publish.azure.catalogue"  # the module that asks Azure, run in a process of its own
+COMMIT = re.compile("[0-9a-f]{40}")
 LARGEST_JSON = 1 << 22  # bytes of a config.json; real ones have some kilobytes
 ANSWER_SECONDS = 60
 LONGEST_LICENCE = 100  # characters of its name; somebody else wrote them
@@ -171,6 +173,7 @@ def materialize(
         if target.is_dir():
             return target
         part = target.with_name(f"{target.name}.part")
+        mark(target)
         if model.kind == "starter":
             report("Unpacking the starter model")
             _unpack(part)
@@ -181,6 +184,17 @@ def materialize(
             _download(model, part, measure or _in_words(model, report))
         part.replace(target)
     return target
+
+
+def mark(folder: Path) -> None:
+    """Note that the lab puts this model's folder there, and nobody else has."""
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fetched(folder).touch()
+
+
+def fetched(folder: Path) -> Path:
+    """What `mark` leaves."""
+    return folder.with_name(f".{folder.name}.fetched")
 
 
 def _in_words(model: Model, report: Callable[[str], None]) -> Report:
@@ -374,7 +388,7 @@ def _fetch_azure(uri: str, part: Path, report: Callable[[str], None]) -> None:
 def _hub(model: str) -> Model:
     """A hub model as `org/name` or `org/name@commit`; one that was fetched before is found offline."""
     name, _, revision = model.partition("@")
-    if revision:
+    if COMMIT.fullmatch(revision):
         known = Model(name, "hub", revision, {}, None)
         folder = known.folder(settings.home())
         if folder.is_dir():

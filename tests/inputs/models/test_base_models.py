@@ -21,6 +21,8 @@ from pipeline.inputs.prompts.templates import Chat
 from pipeline.system import own_process
 from tests.helpers.lab import write_safetensors
 
+COMMIT = "0123456789ab" + "c" * 28
+
 
 def problem(model: str | Path) -> str:
     with pytest.raises(InputError) as caught:
@@ -216,11 +218,17 @@ class TestHub:
 
         monkeypatch.setattr(own_process, "run", nobody)
         shutil.copytree(model_folder, home / "models" / "org--name-0123456789ab")
-        found = base_models.resolve("org/name@0123456789abcdef")
-        assert (found.id, found.revision) == ("org/name", "0123456789abcdef")
-        assert found.pinned == "org/name@0123456789abcdef"
+        found = base_models.resolve("org/name@" + COMMIT)
+        assert (found.id, found.revision) == ("org/name", COMMIT)
+        assert found.pinned == "org/name@" + COMMIT
         assert found.config == base_models.resolve(str(model_folder)).config
         assert base_models.materialize(found, home, pytest.fail) == found.folder(home)
+
+    def test_what_is_no_commit_is_asked_of_the_hub(self, home: Path, model_folder: Path, answer: Any) -> None:
+        shutil.copytree(model_folder, home / "models" / "org--name-0123456789ab")
+        answer(2, stderr="no such revision\n")
+        for revision in ("0123456789ab", "0123456789abNOT-A-COMMIT"):
+            assert "no such revision" in problem(f"org/name@{revision}")
 
     def test_its_reason_is_passed_on(self, answer: Any) -> None:
         answer(2, stderr="a warning\nits license must be accepted on the hub first\n")
@@ -292,7 +300,7 @@ class TestHub:
         self, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         hub = pytest.importorskip("huggingface_hub")
-        model = base_models.Model("org/name", "hub", "0123456789abcdef", {}, None)
+        model = base_models.Model("org/name", "hub", COMMIT, {}, None)
         asked: list[tuple[str, str, list[str]]] = []
 
         def download(name: str, *, revision: str, allow_patterns: list[str]) -> str:
@@ -302,7 +310,7 @@ class TestHub:
         monkeypatch.setattr(hub, "snapshot_download", download)
         assert base_models.without_weights(model, home, pytest.fail) == tmp_path
         ((name, revision, patterns),) = asked
-        assert (name, revision) == ("org/name", "0123456789abcdef")
+        assert (name, revision) == ("org/name", COMMIT)
         wanted = ("config.json", "tokenizer.json", "tokenizer.model", "chat_template.jinja", "merges.txt")
         assert all(any(fnmatch(file, pattern) for pattern in patterns) for file in wanted)
         weights = ("model.safetensors", "model-00001-of-00002.safetensors", "pytorch_model.bin")

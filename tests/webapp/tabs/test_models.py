@@ -41,6 +41,7 @@ def hub(tmp_path, monkeypatch):
 @pytest.fixture
 def cached(home):
     folder = home / "models" / NAME
+    base_models.mark(folder)
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"x" * 2000)
     return folder
