@@ -29,7 +29,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline import settings
-from pipeline.errors import InputError
+from pipeline.errors import InputError, LabError
 from pipeline.system import files
 from webapp import guard
 
@@ -41,7 +41,6 @@ PIECE = 1 << 20  # bytes copied at a time
 AT_ONCE = 8  # times the largest file: what all uploads together may take
 FORM = 1 << 20  # bytes that the form adds to the file
 LEAST_FILE = 4096  # bytes that a small one takes on a disk
-KEPT_FREE = 1 << 30  # bytes of disk left for runs
 FULL = "There is no room for more uploads now; try again in an hour."
 NOT_HERE = "This file is not among the uploads of this page, or not any more; upload it again."
 _NO_LINK = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -234,8 +233,10 @@ def _refusal(size: int | None, others: int) -> tuple[int, str] | None:
         return 413, f"This file is larger than the {most:,} bytes allowed here."
     if others + size > AT_ONCE * (most + FORM):
         return 413, FULL
-    if shutil.disk_usage(settings.uploads()).free - size < KEPT_FREE:
-        return 507, "The lab's disk is nearly full: delete runs on the Runs tab, or free space on it."
+    try:
+        files.make_room(settings.uploads(), size)
+    except LabError as error:
+        return 507, str(error)
     return None
 
 

@@ -6,10 +6,13 @@ import json
 import math
 import os
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from pipeline.errors import LabError
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
@@ -57,6 +60,15 @@ def write_whole(path: Path, content: Any, *, shared: bool = False) -> None:
     data = content.encode() if isinstance(content, str) else content
     with whole(path, shared=shared) as part, os.fdopen(os.open(part, _NEW, 0o600), "wb") as file:
         file.write(data)
+
+
+KEPT_FREE = 1 << 30  # bytes of disk left for runs
+
+
+def make_room(folder: Path, size: int) -> None:
+    """See that a disk takes so many bytes more, and runs have room beside them. Raises LabError."""
+    if shutil.disk_usage(folder).free - size < KEPT_FREE:
+        raise LabError("The lab's disk is nearly full: delete runs on the Runs tab, or free space on it.")
 
 
 def stats(folders: Iterable[Path]) -> Iterator[os.stat_result]:

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from pipeline import settings
 from pipeline.errors import InputError
+from pipeline.system import files
 from webapp import uploads
 
 
@@ -193,7 +194,7 @@ def test_an_upload_is_refused_before_it_is_written(home, uploaded, monkeypatch):
     most = settings.max_upload_bytes()
     assert [status(size) for size in (1, most, None, 2 * most)] == [200, 200, 411, 413]
     with monkeypatch.context() as nearly_full:
-        nearly_full.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=uploads.KEPT_FREE + 99))
+        nearly_full.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=files.KEPT_FREE + 99))
         assert [status(99), status(100)] == [200, 507]
     os.truncate(uploaded(b"rows"), uploads.AT_ONCE * (most + uploads.FORM) - 1000)
     assert [status(1), status(most)] == [200, 413]

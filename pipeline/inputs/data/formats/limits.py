@@ -12,6 +12,7 @@ MOST_COLUMNS = 1_000
 MOST_BLANK = 1_000_000  # lines in a row
 UNPACKED = 128 * 1024 * 1024  # bytes that any packed file may unpack to;
 TIMES = 100  # what is more than that only so many times its packed size; texts pack to a tenth, say
+EXPANDS = 20  # times the size of all files that what is made of them may have, beyond UNPACKED
 TOO_LONG = f"the row is longer than {LONGEST_ROW:,} bytes; shorten its texts"
 
 Row = dict[str, Any]

@@ -19,12 +19,21 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, LabError
 from pipeline.inputs.data import datasets
 from pipeline.inputs.data.formats import columns, containers, shapes
-from pipeline.inputs.data.formats.limits import LONGEST_ROW, TOO_LONG, EndsHereError, Row, Rows
+from pipeline.inputs.data.formats.limits import (
+    EXPANDS,
+    LONGEST_ROW,
+    TOO_LONG,
+    UNPACKED,
+    EndsHereError,
+    Row,
+    Rows,
+)
 from pipeline.inputs.data.formats.shapes import Shape
 from pipeline.inputs.data.telling import Clock
+from pipeline.system import files
 
 SAMPLE = 50  # rows that show what all are
 SAMPLE_LETTERS = 4 * LONGEST_ROW
@@ -35,6 +44,9 @@ CANONICAL = frozenset(("prompt", "response", "system"))
 OTHER = (
     "the file has other columns than the first one; choose the columns that all have, or give one at a time"
 )
+
+
+EXPANDED = "the files unpack to far more than their size; unpack them, or give a part of them"
 
 
 @dataclass
@@ -57,6 +69,7 @@ class Making:
     more: int = 0
     stopped: int = 0
     number: int = 0  # of the row that was read last
+    room: int = UNPACKED  # bytes that may still be written
     _written: int = 0
     _clock: Clock = field(default_factory=Clock)
 
@@ -131,6 +144,9 @@ class Making:
         if isinstance(row, str):
             self._note(self.number, row)
             return
+        self.room -= len(data)
+        if self.room < 0:
+            raise EndsHereError(EXPANDED, self.number - self.starts[-1])
         # What follows a row that is packed with others keeps its number: the lines between are blank.
         self.out.write(b"\n" * (self.number - self._written - 1) + data + b"\n")
         self._written = self.number
@@ -219,10 +235,12 @@ def _main() -> int:
     template = None if asked["template"] is None else frozenset(asked["template"])
     chosen = columns.parse(asked["columns"]) if asked["columns"] else None
     with Path(asked["target"]).open("xb") as out:
-        making = Making(out, chosen, template)
+        size = sum(path.stat().st_size for path in map(Path, asked["paths"]) if path.is_file())
+        making = Making(out, chosen, template, room=max(UNPACKED, EXPANDS * size))
         for path in asked["paths"]:
             try:
                 for step in making.add(Path(path), Path(asked["target"]).parent):
+                    files.make_room(Path(asked["target"]).parent, 0)
                     _say({"step": step})
             except MemoryError:
                 making.stopped = making.number + 1
@@ -247,6 +265,9 @@ if __name__ == "__main__":
         code = _main()
     except InputError as error:
         _say({"refused": error.problems})
+        code = 0
+    except LabError as error:
+        _say({"refused": [str(error)]})
         code = 0
     sys.stdout.flush()
     os._exit(code)  # the thread that waits for the end of standard input holds it, and Python would abort

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.inputs.data.formats import make
 from tests.helpers.formats import made_of
 
 HEAD = "question,answer\na,b\n"
@@ -46,7 +47,7 @@ def packed(piece: bytes, times: int) -> bytes:
         ("cut.csv.gz", lambda: gzip.compress(HEAD.encode() * 9999)[:-100], 1, "(gzip) is damaged"),
         ("rows.parquet", lambda: bomb(2_000_000, None), 1, "holds 2,000,000 rows; give a part of it"),
         ("cells.parquet", lambda: bomb(2_000, "x" * 400_000), 1, "holds more than 134,217,728 bytes of rows"),
-        ("cell.parquet", lambda: bomb(1, "x" * 900_000_000), 1, "take far more memory than a row may"),
+        ("cell.parquet", lambda: bomb(1, "x" * 450_000_000), 1, "take far more memory than a row may"),
         ("cut.parquet", lambda: bomb(9, "x")[:-9], 1, "the Parquet file is damaged or cut off"),
     ],
 )  # fmt: skip
@@ -57,3 +58,17 @@ def test_a_bomb_is_refused(tmp_path: Path, name: str, content, line: int, said: 
     assert said in problem
     assert number >= line
     assert len(found.problems) == 1
+
+
+def test_small_packed_files_do_not_add_up_to_a_large_one(tmp_path: Path) -> None:
+    row = b'{"prompt": "' + b"x" * 900_000 + b'", "response": "y"}\n'
+    packed = gzip.compress(row * 3)
+    making = make.Making(io.BytesIO(), None, None, room=5_000_000)
+    for number in range(3):
+        path = tmp_path / f"{number}.jsonl.gz"
+        path.write_bytes(packed)
+        list(making.add(path, tmp_path))
+        if making.stopped:
+            break
+    assert making.number == making.stopped == 6
+    assert making.problems[0][1].startswith("the files unpack to far more than their size")
