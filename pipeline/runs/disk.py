@@ -24,6 +24,7 @@ from pathlib import Path
 
 from pipeline.inputs.models import starter_package
 from pipeline.publish.checks import CHECKED
+from pipeline.runs.data import data_card
 from pipeline.stages import artifacts
 from pipeline.store import Store
 from pipeline.store.history import Inventory
@@ -99,6 +100,7 @@ def collect(store: Store) -> Unused:
         _drop_empty(store.runs, inventory.runs)
         publishing = any(name.startswith(PUBLISH) for name in inventory.running)
         checked = None if publishing else _aside(store.home / CHECKED)  # left by a killed publish
+    data_card.tidy(store.home)
     freed = _describe(moved)
     for aside in (*moved, *([checked] if checked else [])):
         _delete(aside)

@@ -16,6 +16,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from array import array
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -30,7 +31,7 @@ from pipeline.inputs.data.card import findings, leaving_out, making
 from pipeline.inputs.data.lengths import Lengths, Limits
 from pipeline.inputs.models import base_models
 from pipeline.inputs.prompts import templates
-from pipeline.system import own_process
+from pipeline.system import files, locks, own_process
 from pipeline.system.files import to_json
 
 VERSION = 1  # of what a card finds: one that was made by another is made again
@@ -195,8 +196,7 @@ def _folder(home: Path, key: str) -> Path:
 
 def _apart(asked: Question) -> Generator[str, None, None]:
     """Have a process of its own answer. It ends with this generator."""
-    if not _free.acquire(blocking=False):
-        raise Busy(BUSY)
+    place = _place()
     try:
         process = own_process.start_group(
             ["-m", "pipeline.runs.data.data_card"], settings.child_environment()
@@ -225,10 +225,15 @@ def _apart(asked: Question) -> Generator[str, None, None]:
             watch.cancel()
             own_process.end(process)
     finally:
-        _free.release()
+        os.close(place)
 
 
-_free = threading.BoundedSemaphore(AT_ONCE)
+def _place() -> int:
+    """One of AT_ONCE places, for all processes of the home: to be closed. Raises Busy."""
+    for number in range(AT_ONCE):
+        if (taken := locks.take(settings.home() / "cards" / f".{number}.lock")) is not None:
+            return taken
+    raise Busy(BUSY)
 
 
 def _answer(asked: Question) -> Generator[str, None, None]:
@@ -248,6 +253,7 @@ def _answer(asked: Question) -> Generator[str, None, None]:
                 yield "Leaving rows out…"
                 copy = part / COPY / display.file_name(asked.path.name)
                 copy.parent.mkdir(mode=0o700)
+                files.make_room(part, asked.path.stat().st_size)
                 facts["left_out"] = leaving_out.write(
                     asked.path, copy, made.found.lines_with(asked.leave_out)
                 )
@@ -263,8 +269,18 @@ def _write(path: Path, numbers: array[int]) -> None:
         numbers.tofile(file)
 
 
+def tidy(home: Path) -> None:
+    """Remove the cards of datasets that are not there any more, and what killed processes have left."""
+    for path in (home / "cards").glob("*"):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            left = path.name.endswith(".part") and time.time() - path.stat().st_mtime > SECONDS
+            if left or not Path(json.loads((path / CARD).read_text("utf-8"))["path"]).is_file():
+                shutil.rmtree(path, ignore_errors=True)
+
+
 def _forget_old(folder: Path) -> None:
     """Keep the cards that were used last."""
+    tidy(folder.parent)
     known = [path for path in folder.glob("[!.]*") if path.is_dir()]
     for path in sorted(known, key=lambda path: path.stat().st_mtime)[:-MOST_KEPT]:
         shutil.rmtree(path, ignore_errors=True)

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import shutil
-import threading
 from collections.abc import Generator
 from pathlib import Path
 from typing import TypeVar
@@ -90,6 +89,20 @@ def test_the_cards_used_last_are_kept(asked: Question, home: Path, monkeypatch: 
     assert sorted(path.name[0] for path in (home / "cards").iterdir()) == ["1", "2"]
 
 
+def test_cards_go_with_their_dataset_and_what_was_left_goes_too(asked: Question, home: Path) -> None:
+    kept = ended(data_card.card(asked))["key"]
+    young, old = (home / "cards" / f".{kept}-{name}.part" for name in ("young", "old"))
+    for part in (young, old):
+        part.mkdir()
+    os.utime(old, (1, 1))
+    data_card.tidy(home)
+    assert data_card.kept(home, kept) is not None
+    assert (young.exists(), old.exists()) == (True, False)
+    asked.path.unlink()
+    data_card.tidy(home)
+    assert data_card.kept(home, kept) is None
+
+
 def test_what_is_wrong_is_said(asked: Question, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no placeholder"):
         ended(data_card.card(dataclasses.replace(asked, template="nothing")))
@@ -98,7 +111,7 @@ def test_what_is_wrong_is_said(asked: Question, tmp_path: Path) -> None:
 
 
 def test_only_so_many_are_made_at_once(asked: Question, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_card, "_free", threading.BoundedSemaphore(1))
+    monkeypatch.setattr(data_card, "AT_ONCE", 1)
     first = data_card.card(asked)
     next(first)
     with pytest.raises(Busy):
