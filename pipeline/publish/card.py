@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.inputs.data import datasets
 from pipeline.inputs.models import licences
 from pipeline.stages import artifacts
 from pipeline.store.run import PUBLISH, Run
@@ -21,7 +22,6 @@ UNKNOWN = "not stated"
 GENAI = "onnxruntime-genai"
 MARKUP = re.compile(r"([\\`*_\[\]<>#|~!&$])")  # characters that Markdown treats as markup
 IN_WORKSPACE = re.compile(r"azureml://subscriptions/.+/models/([^/]+)/versions/([^/]+)")
-HASHED = re.compile(r"[0-9a-f]{64}")
 
 
 def text(home: Path, run: Run, title: str, description: str = "") -> str:
@@ -78,8 +78,8 @@ def _data(run: Run) -> str:
     if copy.is_file():
         with copy.open("rb") as file:
             known.append(f"{sum(1 for line in file if line.strip()):,} rows")
-    if HASHED.fullmatch(copy.parent.name):
-        known.append(f"SHA-256 {copy.parent.name}")
+    if found := datasets.kept_sha256(copy):
+        known.append(f"SHA-256 {found}")
     return ", ".join(known)
 
 

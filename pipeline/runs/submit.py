@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import os
 import secrets
 import shutil
@@ -29,6 +30,7 @@ from pipeline.stages.recipe import Recipe, from_dict, redo
 from pipeline.store import Store
 from pipeline.store.queue import New
 from pipeline.store.run import Run
+from pipeline.system import files
 from pipeline.worker import loop
 
 MOST_OWNER_LETTERS = 40
@@ -304,16 +306,21 @@ def _gpu_problems(recipe: Recipe) -> list[str]:
 
 def keep(home: Path, made: Made, used: Path | None = None) -> Path:
     """`keep_dataset` of what was made, or what is `used` of it, with what it was made of beside it."""
-    kept = keep_dataset(home, used or made.path)
+    kept = keep_dataset(home, used or made.path, prepare_data.digest(made) if made.is_made else "")
     if made.is_made:
         prepare_data.keep_originals(kept, made)
     return kept
 
 
-def keep_dataset(home: Path, source: Path) -> Path:
-    """The home's own copy of a dataset, named by content: later changes to the file don't reach the run."""
-    kept, name = home / "datasets", display.file_name(source.name)
-    target = kept / datasets.sha256(source) / name
+def keep_dataset(home: Path, source: Path, made_of: str = "") -> Path:
+    """The home's own copy of a dataset, named by content: later changes to the file don't reach the run.
+
+    One that was made here is named by what it was `made_of` too, which lies beside it: nobody's original
+    takes the place of another's.
+    """
+    kept, name = home / "datasets", _visible(display.file_name(source.name))
+    inside = source.resolve().parent.parent == kept.resolve()  # a copy already, which nobody changes
+    target = source if inside else kept / _folder_name(source, made_of) / name
     with suppress(FileNotFoundError):
         os.utime(target)  # in use again: freeing space goes by this time
         return target
@@ -321,11 +328,23 @@ def keep_dataset(home: Path, source: Path) -> Path:
     arriving.mkdir(mode=0o700, parents=True, exist_ok=True)
     part = arriving / f".{name}"
     try:
+        files.make_room(arriving, source.stat().st_size)
         shutil.copyfile(source, part)
         part.chmod(0o600)
-        target = kept / datasets.sha256(part) / name  # the source may have changed since
+        target = kept / _folder_name(part, made_of) / name  # the source may have changed since
         target.parent.mkdir(mode=0o700, exist_ok=True)
         part.replace(target)
     finally:
         shutil.rmtree(arriving, ignore_errors=True)
     return target
+
+
+def _folder_name(file: Path, made_of: str) -> str:
+    content = datasets.sha256(file)
+    return hashlib.sha256(f"{content}{made_of}".encode()).hexdigest() if made_of else content
+
+
+def _visible(name: str) -> str:
+    """A name that is not one of ours beside a dataset, which are hidden, but for the folder of originals."""
+    name = name.lstrip(".") or "dataset"
+    return f"{name}.jsonl" if name == prepare_data.ORIGINAL else name

@@ -5,15 +5,18 @@ import json
 import shutil
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, LabError
 from pipeline.inputs.data import datasets
 from pipeline.runs import submit
 from pipeline.stages import recipe
 from pipeline.store import Store
 from pipeline.store.run import QUEUED
+from pipeline.system import files
+from tests.helpers.formats import made as made_of
 
 
 def problem(store: Store, path: Path, *changes: str) -> str:
@@ -293,7 +296,7 @@ def test_a_table_is_made_into_json_lines_and_kept_with_its_original(
     changes = ["data=towns.csv", "columns={prompt: [Town], response: [Land]}"]
     run = store.get(submit.submit(store, recipe.load(recipe_file, changes)))
     made = Path(run.data)
-    assert (made.name, made.parent.name) == ("towns.jsonl", datasets.sha256(made))
+    assert (made.name, datasets.kept_sha256(made)) == ("towns.jsonl", datasets.sha256(made))
     assert json.loads(made.read_text().split("\n")[1]) == {"prompt": "town 0", "response": "land 0"}
     assert (made.parent / "original" / "towns.csv").read_bytes() == table.read_bytes()
     assert run.recipe["columns"] == {"prompt": ["Town"], "response": ["Land"], "system": []}
@@ -359,6 +362,50 @@ def test_rows_of_findings_are_left_out_of_what_a_table_is_made_into(
     assert (made.parent / "original" / "towns.csv").read_bytes() == table.read_bytes()
     again = store.get(submit.submit(store, submit.again(first)))
     assert (again.data, again.recipe["columns"]) == (first.data, first.recipe["columns"])
+
+
+def test_files_that_give_equal_rows_do_not_take_each_other_s_place(
+    store: Store, recipe_file: Path, dataset: Path, no_worker: list[Path]
+) -> None:
+    """Somebody may know the rows of another's table, and upload one that means others beside them."""
+    table = dataset.with_name("towns.csv")
+    rows = [(f"q{i}", f"r{i}") for i in range(9)]
+    table.write_text("question,answer\n" + "".join(f"{q},{r}\n" for q, r in rows))
+    first = store.get(submit.submit(store, recipe.load(recipe_file, ["data=towns.csv"])))
+    mine = table.read_bytes()
+    table.write_text("Q2,A2,question,answer\n" + "".join(f"{q},{r},x {q},poison\n" for q, r in rows))
+    columns = "columns={prompt: [Q2], response: [A2]}"
+    second = store.get(submit.submit(store, recipe.load(recipe_file, ["data=towns.csv", columns])))
+    assert Path(first.data).read_text() == Path(second.data).read_text()
+    assert (Path(first.data).parent / "original" / "towns.csv").read_bytes() == mine
+    again = submit.again(first, ["columns={prompt: [question], response: [answer]}"])
+    assert "poison" not in Path(store.get(submit.submit(store, again)).data).read_text()
+    assert datasets.kept_sha256(Path(first.data)) == datasets.sha256(Path(first.data))
+
+
+def test_originals_of_one_name_are_all_kept(store: Store, tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a/2 a.csv", "b/a.csv", "c/a.csv")]
+    for number, path in enumerate(paths):
+        path.parent.mkdir(parents=True)
+        path.write_text("question,answer\n" + "".join(f"q{number}{row},r\n" for row in range(4)))
+    kept = submit.keep(store.home, made_of(tmp_path, *paths))
+    originals = (kept.parent / "original").iterdir()
+    assert {path.read_text() for path in originals} == {path.read_text() for path in paths}
+
+
+def test_names_of_ours_are_not_those_of_datasets(store: Store, dataset: Path) -> None:
+    for given, kept in ((".made.json", "made.json"), ("original", "original.jsonl"), ("...", "dataset")):
+        source = dataset.with_name(given)
+        if not source.exists():
+            source.write_bytes(dataset.read_bytes())
+        assert submit.keep_dataset(store.home, source).name == kept
+
+
+def test_a_copy_leaves_room_on_the_disk(store: Store, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=files.KEPT_FREE + 10))
+    with pytest.raises(LabError, match="disk is nearly full"):
+        submit.keep_dataset(store.home, dataset)
+    assert not list((store.home / "datasets").iterdir())
 
 
 def test_rows_without_an_answer_can_be_left_out_and_problems_name_the_file(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from pipeline.inputs.data.telling import Clock
 from pipeline.inputs.prompts import templates
 
 T = TypeVar("T")
+MADE = ".made.json"  # beside a dataset in the home that was made of other files: of which, and how
+HASHED = re.compile("[0-9a-f]{64}")
 MOST_PROBLEMS = 20  # that are listed,
 MOST_COUNTED = 100_000  # and that are counted before reading ends
 FIRST_ROWS = 5  # that are shown
@@ -201,6 +204,17 @@ def one_prompt(path: Path, template: templates.Template) -> bool:
     except (InputError, OSError):
         return False
     return seen is not None
+
+
+def kept_sha256(copy: Path) -> str:
+    """The content hash of a copy in the home, "" if it is not known any more.
+
+    It is the name of its folder. Where the copy was made here from other files, it is computed.
+    """
+    if (copy.parent / MADE).is_file():
+        return sha256(copy) if copy.is_file() else ""
+    name = copy.parent.name
+    return name if HASHED.fullmatch(name) else ""
 
 
 def sha256(path: Path) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.inputs.data import datasets
 from pipeline.inputs.models import starter_package
 from pipeline.publish import card
 from pipeline.stages import artifacts
@@ -113,9 +114,8 @@ def metrics(run: Run) -> dict[str, str]:
 
 
 def data_hash(run: Run) -> str:
-    """SHA-256 of the dataset: the home's copy is in a folder with that name."""
-    name = Path(run.data).parent.name
-    return name if card.HASHED.fullmatch(name) else ""
+    """SHA-256 of the dataset, "" if it is not known."""
+    return datasets.kept_sha256(Path(run.data))
 
 
 def _base(run: Run) -> str:

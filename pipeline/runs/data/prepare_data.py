@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,6 @@ from pipeline.runs.data import data_card, data_check
 from pipeline.stages import finetune
 from pipeline.system import files
 
-RECORD = ".made.json"  # beside a dataset that was made here: of what, and with which columns
 ORIGINAL = "original"  # the folder with that
 LARGEST_RECORD = 1 << 20
 MOST_NAMED = 200  # columns that a list on the page offers
@@ -324,7 +325,7 @@ def described(made: Made) -> str:
 def record(path: Path) -> Record | None:
     """What a dataset was made of here, None if it was not."""
     try:
-        with (path.parent / RECORD).open("rb") as file:
+        with (path.parent / datasets.MADE).open("rb") as file:
             found = json.loads(file.read(LARGEST_RECORD))
         if found["made"] != path.name:
             return None
@@ -348,16 +349,25 @@ def _still_fits(known: Record, template: str, chosen: Columns | None) -> bool:
     return wanted <= {"prompt", "response", "system"} or known.columns is None
 
 
+def digest(made: Made) -> str:
+    """Tells apart datasets made of other files, or of other columns, though their rows are equal."""
+    facts = [made.container, made.columns.to_dict() if made.columns else None]
+    originals = [[source.name, datasets.sha256(source)] for source in made.sources]
+    return hashlib.sha256(json.dumps([facts, originals]).encode()).hexdigest()
+
+
 def keep_originals(kept: Path, made: Made) -> None:
-    """Put what a kept dataset was made of beside it, in its folder. Raises OSError if the disk is full."""
+    """Put what a kept dataset was made of beside it, if it is not there yet. Raises OSError, LabError."""
+    if (kept.parent / datasets.MADE).is_file():
+        return
     arriving = kept.parent / f".{secrets.token_hex(4)}.part"
     arriving.mkdir(mode=0o700)
     try:
         names: dict[str, None] = {}
-        for number, source in enumerate(made.sources, 1):
-            name = display.file_name(source.name)
-            name = f"{number} {name}" if name in names else name
+        for source in made.sources:
+            name = _free_name(display.file_name(source.name), names)
             names[name] = None
+            files.make_room(arriving, source.stat().st_size)
             shutil.copyfile(source, arriving / name)
             (arriving / name).chmod(0o600)
         facts: dict[str, Any] = {
@@ -368,9 +378,14 @@ def keep_originals(kept: Path, made: Made) -> None:
             "fields": made.fields,
             "columns": made.columns.to_dict() if made.columns else None,
         }
-        with suppress(FileNotFoundError):
-            shutil.rmtree(kept.parent / ORIGINAL)  # another file that means the same
-        arriving.replace(kept.parent / ORIGINAL)
-        files.write_whole(kept.parent / RECORD, facts, shared=True)
+        with suppress(OSError):  # another has just kept the same
+            arriving.replace(kept.parent / ORIGINAL)
+        files.write_whole(kept.parent / datasets.MADE, facts, shared=True)
     finally:
         shutil.rmtree(arriving, ignore_errors=True)
+
+
+def _free_name(name: str, taken: Container[str]) -> str:
+    """A name that no other file of the folder has."""
+    others = (f"{number} {name}" for number in count(2))
+    return next(new for new in chain([name], others) if new not in taken)
