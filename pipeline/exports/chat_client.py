@@ -26,9 +26,13 @@ from pipeline.system.files import to_json
 
 SIDES = ("base", "adapter")
 MOST_PROCESSES = 2
+MOST_ASKED = 8  # questions that a model answers at a time
+OLD_SECONDS = 15.0  # after which a question makes room for another
 START_SECONDS = 120.0
 LINE_LIMIT = 16 * 1024 * 1024
 LARGEST_LAB = 1 << 20  # bytes of a lab.json; real ones have some kilobytes
+BUSY = "Many others are being answered just now; try again in a minute."
+MADE_ROOM = "Others wait to be answered, so this answer was ended; try again later, or ask for fewer tokens."
 
 
 @dataclass(frozen=True)
@@ -140,11 +144,27 @@ def takes_system(source: Source) -> bool:
 
 
 @dataclass
+class _Asked:
+    """A question: since when it is asked, in seconds of the monotonic clock, and its answer as it comes."""
+
+    began: float = field(default_factory=time.monotonic)
+    answer: asyncio.Queue[dict[str, Any]] = field(default_factory=asyncio.Queue)
+
+    @property
+    def old(self) -> bool:
+        return time.monotonic() - self.began >= OLD_SECONDS
+
+    def make_room(self) -> None:
+        """End it for another's sake."""
+        self.answer.put_nowait({"error": MADE_ROOM, "left": True})
+
+
+@dataclass
 class _Server:
-    """One inference process and the requests that wait for its answers."""
+    """One inference process and the questions that wait for its answers, oldest first."""
 
     process: asyncio.subprocess.Process
-    answers: dict[int, asyncio.Queue[dict[str, Any]]] = field(default_factory=dict)
+    answers: dict[int, _Asked] = field(default_factory=dict)
     reader: asyncio.Task[None] | None = None
     used: float = 0.0
 
@@ -168,7 +188,8 @@ async def stream(
 
     `system` goes before the prompt where the model's chat template takes one. `temperature` 0 always picks
     the most likely token. The last piece of a side has done, tokens, cut (by `max_new_tokens` or by what the
-    model reads), tokens_per_second and first_token_seconds. Raises LabError if the model cannot answer,
+    model reads), tokens_per_second and first_token_seconds. Questions are answered by turns; where a model
+    has too many, the oldest one ends. Raises LabError if the model cannot answer or has no turn left,
     InputError for a number out of bounds.
     """
     for value, known in ((seed, SEED), (max_new_tokens, TOKENS), (temperature, TEMPERATURE)):
@@ -182,15 +203,16 @@ async def stream(
     if display.valid(prompt + system) != prompt + system:
         raise InputError("The prompt has half of a character; type it again.")
     server = await _server(home, source)
+    _make_room_for_one(server)
     number = next(_numbers)
-    queue = server.answers[number] = asyncio.Queue()
+    asked = server.answers[number] = _Asked()
     finished = False
     try:
         await _send(server, {"id": number, **request})
         while True:
-            answer = await queue.get()
+            answer = await asked.answer.get()
             if "error" in answer:
-                finished = True
+                finished = "left" not in answer
                 raise LabError(answer["error"])
             if answer.get("end"):
                 finished = True
@@ -240,12 +262,29 @@ def _loaded(source: Source) -> _Server | None:
 
 
 async def _make_room() -> None:
-    """End idle processes until one more may start. Raises LabError if all of them are busy."""
+    """End processes until one more may start: idle ones first, then those with old questions only.
+
+    Raises LabError if all of them are busy.
+    """
     while len(_servers) >= MOST_PROCESSES:
-        idle = [key for key, server in _servers.items() if not server.answers]
-        if not idle:
+        free = [key for key, server in _servers.items() if all(it.old for it in server.answers.values())]
+        if not free:
             raise LabError("Other models are answering; try again when they are done.")
-        await _end(min(idle, key=lambda key: _servers[key].used))
+        chosen = min(free, key=lambda key: (bool(_servers[key].answers), _servers[key].used))
+        for asked in _servers[chosen].answers.values():
+            asked.make_room()
+        await _end(chosen)
+
+
+def _make_room_for_one(server: _Server) -> None:
+    """End the oldest question of a model that answers too many. Raises LabError if all are young."""
+    if len(server.answers) < MOST_ASKED:
+        return
+    number, asked = next(iter(server.answers.items()))
+    if not asked.old:
+        raise LabError(BUSY)
+    del server.answers[number]
+    asked.make_room()
 
 
 async def _start(home: Path, source: Source) -> _Server:
@@ -277,12 +316,12 @@ async def _read(server: _Server) -> None:
     assert server.process.stdout is not None
     while line := await server.process.stdout.readline():
         answer = json.loads(line)
-        queue = server.answers.get(answer.get("id"))
-        if queue is not None:
-            queue.put_nowait(answer)
+        asked = server.answers.get(answer.get("id"))
+        if asked is not None:
+            asked.answer.put_nowait(answer)
     await server.process.wait()
-    for queue in server.answers.values():
-        queue.put_nowait({"error": "The inference process ended; memory may have run out. Try again."})
+    for asked in server.answers.values():
+        asked.answer.put_nowait({"error": "The inference process ended; memory may have run out. Try again."})
 
 
 async def _send(server: _Server, request: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ a line:
     {"id": 3, "side": "base", "text": "The"} … {"id": 3, "side": "base", "done": true, "tokens": 12, …}
     {"id": 3, "end": true}
 
-A line `{"cancel": 3}` ends a request early.
+A line `{"cancel": 3}` ends a request early. Requests that come meanwhile are answered by turns.
 """
 
 from __future__ import annotations
@@ -17,8 +17,12 @@ import os
 import queue
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from pipeline import settings
@@ -28,36 +32,80 @@ from pipeline.exports.chat_client import Source
 from pipeline.inputs.prompts import templates
 from pipeline.system.files import to_json
 
+MEMORY = 2 << 30  # bytes that the answers of one time may take, beside the model
+
+
+@dataclass
+class _Question:
+    """A request, its pieces to come, the bytes that it takes, and the seconds that it has had."""
+
+    number: int
+    pieces: Iterator[dict[str, Any]]
+    memory: int
+    served: float = 0.0
+
 
 def _serve(source: Source) -> None:
-    """Answer requests from standard input until it closes. One request at a time, its sides in turn."""
+    """Answer requests from standard input until it closes.
+
+    Several are answered by turns. A turn goes to whoever has had the least time, so that a short question
+    does not wait until long ones are answered.
+    """
     # Checked before the runtime reads the files: its own messages about faulty ones are no help.
     verify.require(verify.static(source.folder, source.adapter), f"its files in {source.folder} are not good")
     model = generation.load(source.folder, {"adapter": source.adapter} if source.adapter else {})
-    canceled: set[int] = set()
-    requests = _requests(canceled)
+    inbox = _Inbox()
     _say({"ready": True})
-    for request in requests:
-        number = request["id"]
-        try:
-            for piece in _answer(model, request, source.merged):
-                if number in canceled:
-                    break
-                _say({"id": number, **piece})
-            _say({"id": number, "end": True})
-        except (LabError, ValueError) as error:
-            _say({"id": number, "error": f"{str(error)[:1].upper()}{str(error)[1:]}."})
-        except Exception as error:  # the model stays loaded for the next prompt
-            traceback.print_exc()
-            _say({"id": number, "error": sentence(error)})
+    asked: list[_Question] = []
+    while True:
+        for request in inbox.take(wait=not asked):
+            with _told(request["id"]):
+                asked.append(_question(model, request, source.merged))
+        asked = [question for question in asked if question.number not in inbox.canceled]
+        if asked:
+            _turn(asked)
+        elif inbox.closed:
+            return
 
 
-def _answer(
-    model: generation.Model, request: dict[str, Any], merged: bool = False
-) -> Iterator[dict[str, Any]]:
-    """Pieces of the answers, one token from each side in turn.
+def _turn(asked: list[_Question]) -> None:
+    """Generate a piece for one of those who asked, in the order in which they did; remove it at its end."""
+    question = min(_that_fit(asked), key=lambda question: (question.served, -question.number))
+    began = time.perf_counter()
+    ended = True
+    with _told(question.number):
+        piece = next(question.pieces, None)
+        if ended := piece is None:
+            _say({"id": question.number, "end": True})
+        elif piece.get("text") != "":
+            _say({"id": question.number, **piece})
+    question.served += time.perf_counter() - began
+    if ended:
+        asked.remove(question)
 
-    `merged` says that the weights have the adapter in them.
+
+def _that_fit(asked: list[_Question]) -> list[_Question]:
+    """Those that came first and fit into memory together; the first one always does."""
+    sums = accumulate(question.memory for question in asked)
+    return [question for question, sum_ in zip(asked, sums, strict=True) if sum_ <= MEMORY] or asked[:1]
+
+
+@contextmanager
+def _told(number: int) -> Iterator[None]:
+    """Tell whoever asked what went wrong; the model stays loaded for others."""
+    try:
+        yield
+    except (LabError, ValueError) as error:
+        _say({"id": number, "error": f"{str(error)[:1].upper()}{str(error)[1:]}."})
+    except Exception as error:
+        traceback.print_exc()
+        _say({"id": number, "error": sentence(error)})
+
+
+def _question(model: generation.Model, request: dict[str, Any], merged: bool) -> _Question:
+    """A request made ready. `merged` says that the weights have the adapter in them.
+
+    Raises LabError, ValueError if it cannot be answered.
     """
     if merged and "base" in request["sides"]:
         raise LabError("The adapter is merged into the weights; ask the adapter side only")
@@ -74,6 +122,12 @@ def _answer(
         side: generation.stream(model, text, side if side in model.names else None, **options)
         for side in request["sides"]
     }
+    memory = len(answers) * generation.memory(model, text, request["max_new_tokens"])
+    return _Question(request["id"], _pieces(answers), memory)
+
+
+def _pieces(answers: dict[str, generation.Answer]) -> Iterator[dict[str, Any]]:
+    """Pieces of the answers, one from each side in turn; a text is empty where there is none yet."""
     growing = {side: iter(answer) for side, answer in answers.items()}
     while growing:
         for side in list(growing):
@@ -93,23 +147,35 @@ def _with_system(row: dict[str, Any], system: str) -> dict[str, Any]:
     return {**row, "system": system}
 
 
-def _requests(canceled: set[int]) -> Iterator[dict[str, Any]]:
-    """Requests in the order they came; a thread reads ahead so that a cancel is seen at once."""
-    waiting: queue.Queue[dict[str, Any] | None] = queue.Queue()
+class _Inbox:
+    """Requests in the order they came; a thread reads ahead, so that a cancel is seen at once."""
 
-    def read() -> None:
+    def __init__(self) -> None:
+        self.canceled: set[int] = set()
+        self.closed = False
+        self._came: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def take(self, *, wait: bool) -> list[dict[str, Any]]:
+        """What came since; with `wait`, at least one request, or none once the input has ended."""
+        found: list[dict[str, Any]] = []
+        with suppress(queue.Empty):
+            while not self.closed:
+                request = self._came.get(block=wait and not found)
+                if request is None:
+                    self.closed = True
+                else:
+                    found.append(request)
+        return found
+
+    def _read(self) -> None:
         for line in sys.stdin:
             request = json.loads(line)
             if "cancel" in request:
-                canceled.add(request["cancel"])
+                self.canceled.add(request["cancel"])
             else:
-                waiting.put(request)
-        waiting.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
-    while (request := waiting.get()) is not None:
-        if request["id"] not in canceled:
-            yield request
+                self._came.put(request)
+        self._came.put(None)
 
 
 def _say(answer: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ One loaded model serves every side: the base is simply the model with no adapter
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,8 @@ from pipeline.exports import serving_ids
 from pipeline.inputs.prompts import templates
 from pipeline.inputs.prompts.lab_prompt import Reader
 from pipeline.system import hardware
+
+AT_A_TIME = 128  # tokens of a prompt that the model reads between two turns of other answers
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,17 @@ class Model:
     names: frozenset[str]
     ends: frozenset[int]
     context_length: int
+    token_bytes: int  # of memory that each token of prompt and answer takes
     template: templates.Template
     reader: Reader
 
 
 @dataclass
 class Answer:
-    """An answer being generated: iterate to get its text piece by piece; its numbers grow with it."""
+    """An answer being generated: iterate to get its text piece by piece; its numbers grow with it.
+
+    A piece is empty where nothing can be shown yet, as while the model reads the prompt: others' turn.
+    """
 
     _pieces: Iterator[str] = field(repr=False, default_factory=lambda: iter(()))
     text: str = ""
@@ -94,9 +101,16 @@ def load(folder: Path, adapters: Mapping[str, Path] | None = None) -> Model:
         names=frozenset(adapters or {}),
         ends=frozenset(ends if isinstance(ends, list) else [ends]),
         context_length=int(config["context_length"]),
+        token_bytes=_token_bytes(config["decoder"]),
         template=prompts.template,
         reader=prompts.reader,
     )
+
+
+def _token_bytes(decoder: Mapping[str, Any]) -> int:
+    """What keys and values of one token take, in float32."""
+    sizes = (decoder.get(name, 0) for name in ("num_hidden_layers", "num_key_value_heads", "head_size"))
+    return 2 * 4 * math.prod(map(int, sizes))
 
 
 def stream(
@@ -159,7 +173,10 @@ def speed(model: Model, tokens: int, repeats: int = 3) -> float:
 
 
 def until(pieces: Iterator[str], stops: Sequence[str]) -> Iterator[str]:
-    """Yield text up to the first of `stops`; hold back what may be the beginning of one."""
+    """Yield text up to the first of `stops`; hold back what may be the beginning of one.
+
+    Each piece gives one, which may be empty.
+    """
     held = ""
     for piece in pieces:
         held += piece
@@ -168,9 +185,8 @@ def until(pieces: Iterator[str], stops: Sequence[str]) -> Iterator[str]:
             yield held[: min(found)]
             return
         keep = max((n for stop in stops for n in range(1, len(stop)) if held.endswith(stop[:n])), default=0)
-        if len(held) > keep:
-            yield held[: len(held) - keep]
-            held = held[len(held) - keep :]
+        yield held[: len(held) - keep]
+        held = held[len(held) - keep :]
     if held:
         yield held
 
@@ -178,6 +194,12 @@ def until(pieces: Iterator[str], stops: Sequence[str]) -> Iterator[str]:
 def room(model: Model, prompt: str) -> int:
     """How many tokens an answer to a rendered prompt may have; 0 or less if the model cannot read it all."""
     return model.context_length - len(_encode(model, prompt))
+
+
+def memory(model: Model, prompt: str, max_new_tokens: int) -> int:
+    """Bytes that an answer to a rendered prompt takes while it is generated."""
+    left = room(model, prompt)
+    return model.token_bytes * (model.context_length - left + max(min(left, max_new_tokens), 0))
 
 
 def _encode(model: Model, prompt: str) -> list[int]:
@@ -217,14 +239,18 @@ def _unstopped(
     generator = og.Generator(model.model, params)
     if adapter is not None:
         generator.set_active_adapter(model.adapters, adapter)
-    generator.append_tokens(ids)
     answer.prompt_tokens = len(ids)
+    for at in range(0, len(ids), AT_A_TIME):
+        generator.append_tokens(ids[at : at + AT_A_TIME])
+        answer.first_token_seconds += time.perf_counter() - began
+        yield ""
+        began = time.perf_counter()
     decoder = model.tokenizer.create_stream()
     while not generator.is_done():
         generator.generate_next_token()
         token = int(generator.get_next_tokens()[0])
         if answer.tokens == 0:
-            answer.first_token_seconds = time.perf_counter() - began
+            answer.first_token_seconds += time.perf_counter() - began
         else:
             answer.decode_seconds += time.perf_counter() - began
         answer.tokens += 1

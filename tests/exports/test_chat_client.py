@@ -397,6 +397,49 @@ def test_room_is_made_of_those_that_answer_nobody(
     asyncio.run(asyncio.wait_for(scenario(), 60))
 
 
+def test_a_model_asked_too_much_ends_the_oldest_answer_once_it_is_old(
+    home: Path, finished: Run, process: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_client, "MOST_ASKED", 2)
+    source = chat_client.of_run(finished)
+
+    async def scenario() -> None:
+        answering = [chat_client.stream(home, source, "wait") for _ in range(2)]
+        for stream in answering:
+            await anext(stream)
+        with pytest.raises(LabError, match="Many others are being answered"):
+            await pieces(home, finished, "a")
+        monkeypatch.setattr(chat_client, "OLD_SECONDS", 0)
+        assert len(await pieces(home, finished, "a")) == 4
+        with pytest.raises(LabError, match="Others wait to be answered"):
+            await anext(answering[0])
+        (kept,) = chat_client._servers[source].answers.values()
+        assert kept.answer.empty(), "the younger one goes on"
+        while not (home / "canceled").exists():  # the process is told, too
+            await asyncio.sleep(0.01)
+        await answering[1].aclose()
+        await chat_client.shutdown()
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
+def test_a_model_with_old_questions_makes_room_for_another_model(
+    home: Path, finished: Run, process: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_client, "MOST_PROCESSES", 1)
+
+    async def scenario() -> None:
+        stream = chat_client.stream(home, Source("a", home, None, False), "wait")
+        await anext(stream)
+        monkeypatch.setattr(chat_client, "OLD_SECONDS", 0)
+        assert len(await pieces(home, finished, "a")) == 4
+        with pytest.raises(LabError, match="Others wait to be answered"):
+            await anext(stream)
+        await chat_client.shutdown()
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
 def test_a_process_nobody_asks_is_ended(home: Path, finished: Run, process: Callable[[str], None]) -> None:
     async def scenario() -> list[int]:
         await pieces(home, finished, "Hi")

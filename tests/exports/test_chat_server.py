@@ -38,8 +38,9 @@ def serve(
     adapter: Path | None = Path("/x/adapter"),
     merged: bool = False,
     model: tuple[Any, Any] | None = None,
+    memory: int = 1,
 ) -> list[dict[str, Any]]:
-    """What the process says to these requests; `model` is its (template, reader)."""
+    """What the process says to these requests, which have all come; `model` is its (template, reader)."""
     said: list[dict[str, Any]] = []
     template = SimpleNamespace(fields=("prompt", "response"))
     reader = SimpleNamespace(optional=[], text=lambda row: f"<{row['prompt']}>")
@@ -50,8 +51,16 @@ def serve(
         lambda folder, adapters: SimpleNamespace(template=template, reader=reader, names=frozenset(adapters)),
     )
     monkeypatch.setattr("pipeline.exports.generation.stream", stream)
-    monkeypatch.setattr(chat_server, "_requests", lambda canceled: iter(requests))
+    monkeypatch.setattr("pipeline.exports.generation.memory", lambda *_: memory)
+    monkeypatch.setattr(sys, "stdin", [json.dumps(request) for request in requests])
     monkeypatch.setattr(chat_server, "_say", said.append)
+    take = chat_server._Inbox.take
+
+    def all_at_once(inbox: Any, *, wait: bool) -> list[dict[str, Any]]:
+        until(lambda: (inbox._came.queue and inbox._came.queue[-1] is None) or inbox.closed, "the end")
+        return take(inbox, wait=wait)
+
+    monkeypatch.setattr(chat_server._Inbox, "take", all_at_once)
     chat_server._serve(Source("model x", Path("/x"), adapter, merged))
     return said
 
@@ -94,8 +103,8 @@ def test_a_merged_adapter_is_the_plain_model(monkeypatch: pytest.MonkeyPatch) ->
 
     asked = [request(1, ("adapter",)), request(2)]
     said = serve(monkeypatch, asked, stream, adapter=None, merged=True)
-    assert said[1] == {"id": 1, "side": "adapter", "text": "with None"}
-    assert said[-1]["error"] == "The adapter is merged into the weights; ask the adapter side only."
+    assert said[1]["error"] == "The adapter is merged into the weights; ask the adapter side only."
+    assert said[2] == {"id": 1, "side": "adapter", "text": "with None"}
     said = serve(monkeypatch, asked[:1], stream, adapter=None)
     assert said[-1]["error"] == "There is no adapter; ask the base side only."
 
@@ -112,7 +121,8 @@ def test_a_conversation_is_asked_whole_with_a_system_text_first(monkeypatch: pyt
     said = serve(monkeypatch, requests, stream, model=(template, reader))
     texts = [piece["text"] for piece in said if "text" in piece]
     assert texts == [template.prompt(talks.TALK), f"<|im_start|>system\nBe brief.<|im_end|>\n{texts[0]}"]
-    assert said[-1]["error"].startswith("Message 1 has the role 'robot'")
+    (refused,) = (piece["error"] for piece in said if "error" in piece)
+    assert refused.startswith("Message 1 has the role 'robot'")
 
 
 @pytest.mark.parametrize(
@@ -138,19 +148,44 @@ def test_one_failed_answer_does_not_end_the_process(
     assert said[-1] == {"id": 2, "end": True}
 
 
+def test_whoever_has_had_the_least_time_is_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each word takes a second of this clock; a question that comes later does not wait for a long answer."""
+    now = iter(range(1000))
+    monkeypatch.setattr(chat_server, "time", SimpleNamespace(perf_counter=lambda: next(now)))
+
+    def stream(model: Any, prompt: str, adapter: str | None = None, **_: Any) -> Answer:
+        return Answer(["", *"abc"] if prompt == "<long>" else ["x"])
+
+    asked = [{**request(number, ("base",)), "prompt": "long"} for number in (1, 2)]
+    said = serve(monkeypatch, [*asked, request(3, ("base",))], stream)
+    order = [(piece["id"], piece.get("text", "end")) for piece in said[1:] if not piece.get("done")]
+    assert order == [
+        (3, "x"), (2, "a"), (1, "a"), (3, "end"),
+        (2, "b"), (1, "b"), (2, "c"), (1, "c"), (2, "end"), (1, "end"),
+    ]  # fmt: skip
+
+
+def test_answers_that_do_not_fit_into_memory_together_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stream(*_: Any, **__: Any) -> Answer:
+        return Answer(["a", "b"])
+
+    def order(memory: int) -> list[int]:
+        asked = [request(number, ("base",)) for number in (1, 2)]
+        return [piece["id"] for piece in serve(monkeypatch, asked, stream, memory=memory)[1:]]
+
+    assert order(chat_server.MEMORY // 2 + 1) == order(chat_server.MEMORY * 9) == [1] * 4 + [2] * 4
+    assert order(chat_server.MEMORY // 2) != [1] * 4 + [2] * 4
+
+
 def test_requests_are_read_ahead_so_that_a_cancel_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = [
-        json.dumps(request(1)),
-        json.dumps(request(2)),
-        json.dumps({"cancel": 2}),
-        json.dumps(request(3)),
-    ]
-    monkeypatch.setattr(sys, "stdin", [line + "\n" for line in lines])
-    canceled: set[int] = set()
-    requests = chat_server._requests(canceled)
-    assert next(requests)["id"] == 1
-    until(lambda: canceled, "the cancel")
-    assert [r["id"] for r in requests] == [3]
+    words = iter(range(10**9))
+
+    def stream(model: Any, prompt: str, *_: Any, **__: Any) -> Answer:
+        return Answer(words if prompt == "<endless>" else ["x"])  # type: ignore[arg-type]
+
+    endless = {**request(1, ("base",)), "prompt": "endless"}
+    said = serve(monkeypatch, [endless, {"cancel": 1}, request(2, ("base",))], stream)
+    assert {piece["id"] for piece in said[1:]} == {2}
 
 
 def test_a_source_comes_through_the_command_line_as_it_was(tmp_path: Path) -> None:

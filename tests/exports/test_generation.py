@@ -23,7 +23,7 @@ def test_until_a_stop_text(pieces: list[str], stops: list[str], text: str) -> No
 
 
 def test_what_may_be_a_stop_is_held_back() -> None:
-    assert list(until(iter(["ab<", "x", "<|"]), ["<|end|>"])) == ["ab", "<x", "<|"]
+    assert list(until(iter(["ab<", "x", "<|"]), ["<|end|>"])) == ["ab", "<x", "", "<|"]
 
 
 def test_speed_leaves_the_first_token_out() -> None:

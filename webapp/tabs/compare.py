@@ -19,7 +19,7 @@ from webapp.ui.streams import coalesce
 
 SIDES = ("base", "adapter")
 DRAW_SECONDS = 0.08
-AT_ONCE = 4
+MOST_TOKENS = 1024
 UNSEEN = "Rows held out of training"
 SEEN = "Rows held out of training; but all rows have this prompt, so the adapter has seen it"
 
@@ -71,8 +71,8 @@ def _batches(
 ) -> AsyncGenerator[list[dict[str, Any]], None]:
     answers = chat_client.stream(
         store().home, source, prompt,
-        seed=_whole(seed or 0), max_new_tokens=_whole(tokens), temperature=float(temperature or 0),
-        system=system,
+        seed=_whole(seed or 0), max_new_tokens=min(_whole(tokens), MOST_TOKENS),
+        temperature=float(temperature or 0), system=system,
     )  # fmt: skip
     return coalesce(answers, DRAW_SECONDS)
 
@@ -211,7 +211,7 @@ def build(tab: gr.Tab) -> None:
                 label="Expected answer", interactive=False, visible=False, lines=1, max_lines=6
             )
         with gr.Column(scale=1, min_width=220):
-            tokens = gr.Slider(1, 1024, value=128, step=1, label="Max tokens")
+            tokens = gr.Slider(1, MOST_TOKENS, value=128, step=1, label="Max tokens")
             temperature = gr.Slider(
                 0, 2, value=0, step=0.05, label="Temperature", info="0 always picks the most likely token"
             )
@@ -233,7 +233,7 @@ def build(tab: gr.Tab) -> None:
     answer = gr.on(
         [go.click, prompt.submit], run_both, [run, prompt, tokens, temperature, seed, instructions],
         [base, adapter, base_facts, adapter_facts, notice, go],
-        concurrency_limit=AT_ONCE, concurrency_id="inference", **parts.QUEUED,
+        **parts.QUEUED,
     )  # fmt: skip
     answer.then(ready, None, go, **parts.QUICK)  # after an error, too
     # Shown after the stream has ended, or its last piece would remove it again.
