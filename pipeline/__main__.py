@@ -17,9 +17,7 @@ from pipeline import display, settings
 from pipeline.cli import azure, base_models, history, hub, models, page, publish, queue, runs, scorecard
 from pipeline.errors import LONGEST_PROBLEM, InputError, LabError, sentence
 from pipeline.store import Store
-from pipeline.system import terminal_guard
-
-TRACEBACKS = "errors.log"  # in the home
+from pipeline.system import files, terminal_guard
 
 
 def installed() -> int:
@@ -59,14 +57,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _kept() -> str:
-    """Append the current traceback to a file in the home; return a sentence that says where it is."""
-    try:
-        file = settings.home() / TRACEBACKS
-        with file.open("a", encoding="utf-8") as log:
-            log.write(traceback.format_exc())
-    except (LabError, OSError):
-        return ""
-    return f" The details are in {file}."
+    """Keep the current traceback in the home; a sentence that says where it is."""
+    file = files.keep_traceback(traceback.format_exc())
+    return f" The details are in {file}." if file else ""
 
 
 def _tell_notice() -> None:

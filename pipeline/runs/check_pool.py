@@ -21,15 +21,16 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
 from pipeline import settings
-from pipeline.errors import InputError, LabError
+from pipeline.errors import InputError, LabError, sentence
 from pipeline.inputs.data import datasets
-from pipeline.system import own_process
+from pipeline.system import files, own_process
 from pipeline.system.peak_memory import memory_now
 
 WARM = 2  # processes that are kept ready, while the app runs
@@ -286,8 +287,8 @@ def _named(function: str) -> Any:
 
 def _carried_out(question: dict[str, Any]) -> dict[str, Any]:
     """The last line for a question."""
-    steps = _named(question["function"])(**question["given"])
     try:
+        steps = _named(question["function"])(**question["given"])
         while True:
             _say({"step": next(steps)})
     except StopIteration as end:
@@ -300,6 +301,8 @@ def _carried_out(question: dict[str, Any]) -> dict[str, Any]:
         return {"error": NO_MEMORY.format(command=settings.command())}
     except OSError as error:
         return {"unreadable": error.args if error.filename is None else [*error.args, error.filename]}
+    except Exception as error:  # nobody foresaw it
+        return {"error": files.with_traceback(sentence(error), traceback.format_exc())}
 
 
 def _say(answer: dict[str, Any]) -> None:

@@ -12,8 +12,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pipeline import settings
 from pipeline.errors import LabError
 
+TRACEBACKS = "errors.log"  # in the home
+_MOST_TRACEBACKS = 4 << 20  # bytes, after which the file begins again
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
 
@@ -85,3 +88,21 @@ def size(*paths: Path) -> int:
     named = [path.stat() for path in paths if path.is_file()]
     below = stats(path for path in paths if not path.is_file())
     return sum({(file.st_dev, file.st_ino): file.st_size for file in (*named, *below)}.values())
+
+
+def keep_traceback(text: str) -> Path | None:
+    """Append the traceback of an error of ours to a file in the home; where that is, None if it cannot be."""
+    try:
+        file = settings.home() / TRACEBACKS
+        mode = "w" if file.exists() and file.stat().st_size > _MOST_TRACEBACKS else "a"
+        with file.open(mode, encoding="utf-8", errors="backslashreplace") as log:
+            log.write(text[-_MOST_TRACEBACKS:])
+    except (LabError, OSError):
+        return None
+    return file
+
+
+def with_traceback(said: str, text: str) -> str:
+    """A sentence on an error that nobody foresaw, and where its traceback `text` is kept."""
+    kept = keep_traceback(text) if text else None
+    return f"{said} The details are in {TRACEBACKS} of the home folder." if kept else said

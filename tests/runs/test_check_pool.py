@@ -28,6 +28,12 @@ def echo(text: str) -> Generator[str, None, Any]:
     return {"text": text, "pid": os.getpid(), "much": float("inf")}
 
 
+def fails(text: str) -> Generator[str, None, Any]:
+    """Asked of a process by the tests."""
+    yield "one"
+    raise KeyError(text)
+
+
 def wait_for_ever() -> Generator[str, None, None]:
     """Asked of a process by the tests; it starts another one, as what renders templates does."""
     if os.fork():
@@ -171,6 +177,16 @@ def test_none_takes_more_than_its_share_of_the_memory(pool: check_pool._State) -
 
 def test_where_no_app_runs_it_is_done_here(home: Path) -> None:
     assert asked()["pid"] == os.getpid()
+
+
+def test_a_fault_of_ours_is_a_sentence_and_its_traceback_is_kept(pool: check_pool._State, home: Path) -> None:
+    with pytest.raises(LabError) as caught:
+        asked("fails", text="multi_cache")
+    assert str(caught.value) == (
+        "This failed with an internal error (KeyError: 'multi_cache'); try again; if it fails again, report"
+        " it. The details are in errors.log of the home folder."
+    )
+    assert "Traceback (most recent call last)" in (home / "errors.log").read_text()
 
 
 def test_a_crash_is_said_and_hurts_nobody_else(pool: check_pool._State) -> None:

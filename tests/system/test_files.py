@@ -192,3 +192,16 @@ def test_files_are_written_whole_in_one_place() -> None:
 
 def test_sizes_are_added_up_in_one_place() -> None:
     assert _modules(_walks) == set()
+
+
+def test_kept_tracebacks_do_not_grow_without_end(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_MOST_TRACEBACKS", 10)
+    for letter in "abc":
+        file = files.keep_traceback(letter * 20 + "\udcff")
+    assert file == home / "errors.log"
+    assert file.read_text() == "c" * 9 + "\\udcff"
+
+
+def test_a_traceback_that_cannot_be_kept_is_not_promised(home: Path) -> None:
+    (home / "errors.log").mkdir()
+    assert files.with_traceback("It failed.", "Traceback") == "It failed."

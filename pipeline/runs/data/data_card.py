@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from array import array
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import display, settings
-from pipeline.errors import Busy, InputError, LabError
+from pipeline.errors import Busy, InputError, LabError, sentence
 from pipeline.inputs.data import datasets, paging
 from pipeline.inputs.data.card import findings, leaving_out, making
 from pipeline.inputs.data.lengths import Lengths, Limits
@@ -302,6 +303,8 @@ def _main() -> int:
         _say({"error": str(error)})
     except OSError as error:
         _say({"error": f"{display.valid(str(asked.path))}: cannot be read ({error.strerror})"})
+    except Exception as error:  # nobody foresaw it
+        _say({"error": files.with_traceback(sentence(error), traceback.format_exc())})
     return 0
 
 

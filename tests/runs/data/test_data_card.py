@@ -110,6 +110,13 @@ def test_what_is_wrong_is_said(asked: Question, tmp_path: Path) -> None:
         ended(data_card.card(dataclasses.replace(asked, path=tmp_path / "none")))
 
 
+def test_a_fault_of_ours_is_a_sentence_and_its_traceback_is_kept(asked: Question, home: Path) -> None:
+    odd = dataclasses.replace(asked, eval_fraction="x")  # type: ignore[arg-type]
+    with pytest.raises(LabError, match=r"internal error \(TypeError: .* details are in errors\.log of the"):
+        ended(data_card.card(odd))
+    assert "Traceback (most recent call last)" in (home / "errors.log").read_text()
+
+
 def test_only_so_many_are_made_at_once(asked: Question, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_card, "AT_ONCE", 1)
     first = data_card.card(asked)

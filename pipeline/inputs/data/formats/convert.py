@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import display, settings
-from pipeline.errors import InputError
+from pipeline.errors import InputError, LabError
 from pipeline.inputs.data import row_lines
 from pipeline.inputs.data.formats import columns, containers, shapes, text_lines
 from pipeline.inputs.data.formats.columns import Columns
 from pipeline.inputs.prompts import templates
-from pipeline.system import own_process
+from pipeline.system import files, own_process
 
 MOST_FILES = 1_000
 MOST_SECONDS = 600.0
@@ -94,27 +94,28 @@ def sources(given: Path) -> tuple[Path, ...]:
 
 
 def preparing(
-    files: Sequence[Path], target: Path, template: str = templates.CHAT, chosen: Columns | None = None
+    given: Sequence[Path], target: Path, template: str = templates.CHAT, chosen: Columns | None = None
 ) -> Generator[str, None, Made]:
     """The rows of some files as JSON lines: one that has them stays as it is, else they are made at `target`.
 
     With a template that names fields of the rows, these stay as they are. Yields how far that is.
-    Raises InputError if a file is not there, the template is faulty, or the process got no answer.
+    Raises InputError if a file is not there, the template is faulty, or the process got no answer,
+    LabError if it fails.
     """
-    for file in files:
+    for file in given:
         if not file.is_file():
             raise InputError(f"{display.plain(str(file))}: there is no such file")
     wanted = None if template.strip() == templates.CHAT else templates.parse(template).fields
-    if len(files) == 1 and (as_it_is := _as_it_is(files[0], wanted, chosen)):
+    if len(given) == 1 and (as_it_is := _as_it_is(given[0], wanted, chosen)):
         return as_it_is
     asked = {
-        "paths": [str(file.resolve()) for file in files],
+        "paths": [str(file.resolve()) for file in given],
         "target": str(target),
         "template": wanted,
         "columns": chosen.to_dict() if chosen else None,
     }
-    found = yield from _answer(asked, files[0])
-    return from_facts({**found, "path": str(target), "sources": [str(file) for file in files]})
+    found = yield from _answer(asked, given[0])
+    return from_facts({**found, "path": str(target), "sources": [str(file) for file in given]})
 
 
 def facts(made: Made) -> dict[str, Any]:
@@ -192,7 +193,7 @@ def _head_rows(file: Path) -> list[dict[str, Any]]:
 
 
 def _answer(asked: dict[str, Any], first: Path) -> Generator[str, None, dict[str, Any]]:
-    """What `make` finds. Its process ends with this generator. Raises InputError."""
+    """What `make` finds. Its process ends with this generator. Raises InputError, LabError if it fails."""
     words = ["-m", "pipeline.inputs.data.formats.make"]
     process = own_process.start_group(words, settings.bare_environment())
     name = display.line(first.name)  # where an upload lies is nobody's business
@@ -211,6 +212,8 @@ def _answer(asked: dict[str, Any], first: Path) -> Generator[str, None, dict[str
                 return made
             if "refused" in answer:
                 raise InputError(answer["refused"])
+            if "failed" in answer:
+                raise LabError(f"{name}: {files.with_traceback(answer['failed'], answer['traceback'])}")
             step = answer.get("step", step)
             yield step
         code = process.wait()

@@ -13,13 +13,14 @@ import resource
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline.errors import InputError, LabError
+from pipeline.errors import InputError, LabError, expected, sentence
 from pipeline.inputs.data import datasets
 from pipeline.inputs.data.formats import columns, containers, shapes
 from pipeline.inputs.data.formats.limits import (
@@ -269,5 +270,9 @@ if __name__ == "__main__":
     except LabError as error:
         _say({"refused": [str(error)]})
         code = 0
+    except Exception as error:  # who asks knows the home, where the traceback of what nobody foresaw goes
+        details = "" if expected(error) else traceback.format_exc()
+        _say({"failed": sentence(error), "traceback": details})
+        code = 1
     sys.stdout.flush()
     os._exit(code)  # the thread that waits for the end of standard input holds it, and Python would abort

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, LabError
 from pipeline.inputs.data import datasets
 from pipeline.inputs.data.formats import columns, convert
 from pipeline.inputs.data.formats.columns import Columns
@@ -159,3 +159,22 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_what_is_found_survives_a_process(tmp_path: Path) -> None:
     found = made_of(tmp_path, "question,answer\na,b\nc\n")
     assert convert.from_facts(convert.facts(found)) == found
+
+
+def test_a_fault_of_ours_is_a_sentence_and_its_traceback_is_kept(home: Path) -> None:
+    question = {"template": None, "columns": None}  # its paths are missing, which nobody foresaw
+    with pytest.raises(LabError) as caught:
+        list(convert._answer(question, Path("rows.csv")))
+    assert str(caught.value) == (
+        "rows.csv: This failed with an internal error (KeyError: 'target'); try again; if it fails again,"
+        " report it. The details are in errors.log of the home folder."
+    )
+    assert "Traceback (most recent call last)" in (home / "errors.log").read_text()
+
+
+def test_a_folder_that_cannot_be_written_is_named(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("question,answer\na,b\n")
+    with pytest.raises(LabError, match=r"rows\.csv: \S+/none/made\.jsonl cannot be used \(No such file"):
+        list(convert.preparing([path], tmp_path / "none" / "made.jsonl"))
+    assert not (home / "errors.log").exists()
