@@ -15,7 +15,7 @@ from pipeline import display
 from pipeline.errors import InputError
 from pipeline.inputs.data import row_faults, row_lines, splitting
 from pipeline.inputs.data.lengths import Lengths
-from pipeline.inputs.data.splitting import POSITIONS, ROWS, Contents, Parts
+from pipeline.inputs.data.splitting import POSITIONS, ROWS, TURNS, Contents, Parts
 from pipeline.inputs.data.telling import Clock
 from pipeline.inputs.prompts import templates
 
@@ -357,6 +357,10 @@ def _are(number: int) -> str:
     return "is" if number == 1 else "are"
 
 
+def _do(number: int) -> str:
+    return "does" if number == 1 else "do"
+
+
 def _have(number: int) -> str:
     return "row has" if number == 1 else "rows have"
 
@@ -365,6 +369,11 @@ def _on_both_sides(parts: Parts) -> list[str]:
     """A note on held-out rows that say little, because training has seen the same."""
     count = len(parts.held_out)
     held = "the only held-out row" if count == 1 else f"the {count:,} held-out rows"
+    if parts.by == TURNS:
+        return [
+            f"All conversations begin with the same prompt, so {held} {_do(count)} too: what is measured"
+            " there says little about other conversations."
+        ]
     if parts.by == ROWS:
         return [
             f"All rows have the same prompt, so {held} {'has' if count == 1 else 'have'} it too: what is"

@@ -1,4 +1,7 @@
-"""Which rows are held out: chosen by what a row asks, so that identical prompts are on one side."""
+"""Which rows are held out: chosen by what a row asks, so that identical prompts are on one side.
+
+Of a conversation, what it begins with counts: one may be the beginning of another.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,14 @@ import hashlib
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.inputs.prompts import conversations
 
-PROMPTS, ROWS, POSITIONS = "prompts", "rows", "positions"
+PROMPTS, TURNS, ROWS, POSITIONS = "prompts", "turns", "rows", "positions"
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class Parts:
     asked       the held-out rows to ask: of those with the same prompt the first one
     validation  those of `train` that choose between adapters where a training looks at rows for that, about
                 as many as are held out; none if that would leave nothing to learn
-    by          "prompts" as a rule; "rows" where there is only one prompt; "positions" where all are equal
+    by          "prompts" as a rule; "turns" where all conversations begin with one prompt and only their
+                later turns differ; "rows" where there is only one prompt; "positions" where all are equal
     """
 
     train: Sequence[int]
@@ -34,7 +38,7 @@ class Parts:
 
 
 class Contents:
-    """Hashes of the prompts and of the whole rows of a dataset: 16 bytes a row."""
+    """Hashes of the prompts and of the whole rows of a dataset: 16 bytes a row, 24 with conversations."""
 
     def __init__(self, fields: tuple[str, ...], optional: tuple[str, ...], seed: int) -> None:
         self._fields = fields
@@ -42,19 +46,32 @@ class Contents:
         self._key = str(seed).encode()
         self._prompts = array("Q")
         self._rows = array("Q")
+        self._first_prompts = self._prompts  # until a conversation has another one
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """The next row; it has all `fields`, the last of which is the response, or is a conversation."""
-        digest = hashlib.blake2b(digest_size=8, key=self._key)
-        for text in prompt_texts(row, self._fields, self._optional):
-            _feed(digest, text)
-        self._prompts.append(int.from_bytes(digest.digest(), "big"))
         is_chat = self._fields[-1] not in row
+        digest = self._digest(prompt_texts(row, self._fields, self._optional))
+        first = self._digest(conversations.opening_texts(row)) if is_chat else digest
+        self._add_prompts(_number(digest), _number(first))
         _feed(digest, conversations.answer(row) if is_chat else str(row[self._fields[-1]]))
-        self._rows.append(int.from_bytes(digest.digest(), "big"))
+        self._rows.append(_number(digest))
+
+    def _add_prompts(self, prompt: int, first: int) -> None:
+        if first != prompt and self._first_prompts is self._prompts:
+            self._first_prompts = array("Q", self._prompts)
+        if self._first_prompts is not self._prompts:
+            self._first_prompts.append(first)
+        self._prompts.append(prompt)
+
+    def _digest(self, texts: Iterable[str]) -> Any:
+        digest = hashlib.blake2b(digest_size=8, key=self._key)
+        for text in texts:
+            _feed(digest, text)
+        return digest
 
     def hashes(self) -> tuple[array[int], array[int]]:
         """Those of the prompts and those of the whole rows, by position."""
@@ -75,7 +92,7 @@ class Contents:
         if count < 2:
             raise InputError(too_few(count))
         wanted = min(max(round(count * eval_fraction), 1), count - 1)
-        for by, ranks in ((PROMPTS, self._prompts), (ROWS, self._rows)):
+        for by, ranks in ((PROMPTS, self._first_prompts), (TURNS, self._prompts), (ROWS, self._rows)):
             if (chosen := _chosen(ranks, wanted)) is not None:
                 return self._parts(ranks, chosen, by)
         ranks = array("Q", (self._rank(position) for position in range(count)))
@@ -95,8 +112,7 @@ class Contents:
         return Parts(train, held_out, array("Q", first.values()), validation, by)
 
     def _rank(self, position: int) -> int:
-        digest = hashlib.blake2b(str(position).encode(), digest_size=8, key=self._key)
-        return int.from_bytes(digest.digest(), "big")
+        return _number(hashlib.blake2b(str(position).encode(), digest_size=8, key=self._key))
 
 
 def prompt_texts(row: Mapping[str, Any], fields: Sequence[str], optional: Sequence[str]) -> list[str]:
@@ -109,6 +125,10 @@ def prompt_texts(row: Mapping[str, Any], fields: Sequence[str], optional: Sequen
 def too_few(count: int) -> str:
     """Why so many rows cannot be split."""
     return f"the data has {count} row{'s' * (count != 1)}; at least 2 are needed, one to learn, one to test"
+
+
+def _number(digest: Any) -> int:
+    return int.from_bytes(digest.digest(), "big")
 
 
 def _feed(digest: Any, text: str) -> None:

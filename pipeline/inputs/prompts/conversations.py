@@ -81,6 +81,16 @@ def prompt_texts(row: Row) -> list[str]:
     return [*plain] if plain else [_json(row)]
 
 
+def opening_texts(row: Row) -> list[str]:
+    """`prompt_texts` of how a conversation begins, up to what a user says first.
+
+    Equal for two of which one continues the other, and for a row with that prompt alone.
+    """
+    messages = row["messages"]
+    first = next(at for at, message in enumerate(messages) if message["role"] == "user")
+    return prompt_texts({"messages": [*messages[: first + 1], messages[-1]]})
+
+
 def question(row: Row) -> tuple[str, str]:
     """(what is asked, the system text) of a conversation; one of several turns as JSON, for `asked`."""
     if plain := _plain(row):

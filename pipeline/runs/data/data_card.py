@@ -35,7 +35,7 @@ from pipeline.inputs.prompts import templates
 from pipeline.system import files, locks, own_process
 from pipeline.system.files import to_json
 
-VERSION = 1  # of what a card finds: one that was made by another is made again
+VERSION = 2  # of what a card finds: one that was made by another is made again
 MOST_KEPT = 20
 AT_ONCE = 2
 SECONDS = 1800.0

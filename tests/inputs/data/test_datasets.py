@@ -318,6 +318,11 @@ def test_held_out_rows_that_are_in_training_too_are_noted(tmp_path: Path) -> Non
     given = [{"prompt": "a", "response": f"b{i}"} for i in range(10)]
     report = datasets.check(write(tmp_path, lines(*given)), "chat")
     assert report.notes[1].startswith("All rows have the same prompt, so the only held-out row has it too")
+    alike = [talks.talk("Hi", "Hello", f"a{i}", "b") for i in range(10)]
+    assert datasets.check(write(tmp_path, lines(*alike)), "chat").notes == [
+        "All conversations begin with the same prompt, so the only held-out row does too: what is measured"
+        " there says little about other conversations."
+    ]
 
 
 def test_the_split_keeps_identical_prompts_together(tmp_path: Path) -> None:

@@ -152,3 +152,52 @@ def test_conversations_with_one_prompt_are_on_one_side() -> None:
     held = {rows[i]["messages"][0]["content"] for i in found.held_out}
     assert held.isdisjoint(rows[i]["messages"][0]["content"] for i in found.train)
     assert len(found.asked) == len(held) > 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_conversation_is_on_the_side_of_those_that_continue_it(seed: int) -> None:
+    """Each of 8 talks as its first 1, 2 and 3 turns, and its first prompt as a plain row."""
+    turns = [[f"{said}{number}" for said in "abcdef"] for number in range(8)]
+    rows: list[Row] = [talks.talk(*texts[: 2 * length]) for texts in turns for length in (1, 2, 3)]
+    rows += [{"prompt": texts[0], "response": "x"} for texts in turns]
+    first = [row["messages"][0]["content"] if "messages" in row else row["prompt"] for row in rows]
+    found = parts(rows, 0.3, seed)
+    assert found.by == "prompts"
+    sides = [{first[at] for at in side} for side in (found.train, found.held_out)]
+    assert not sides[0] & sides[1]
+    assert all(sides)
+    groups = {first[at] for at in found.validation}
+    assert {at for at in found.train if first[at] in groups} == set(found.validation)
+    asked = [str(rows[at]) for at in found.asked]
+    assert len(asked) == 3 * len(sides[1]), "each of a group's prompts is asked, the plain one once"
+
+
+def test_system_texts_and_tools_at_the_beginning_of_conversations() -> None:
+    system = {"role": "system", "content": "Be brief."}
+    short, long = talks.talk("a", "b"), talks.talk("a", "b", "c", "d")
+    rows = [
+        {"prompt": "a", "response": "b", "system": "Be brief."},
+        {"messages": [system, *long["messages"]]},
+        {"messages": [system, *short["messages"]], "tools": [{"name": "look"}]},
+        long,
+    ]
+    contents = splitting.Contents(FIELDS, ("system",), 0)
+    for row in rows:
+        contents.add(row)
+    one, two, three, other = contents._first_prompts
+    assert one == two == three != other
+
+
+def test_where_all_conversations_begin_alike_their_later_turns_are_split() -> None:
+    rows = [talks.talk("Hi", "Hello", f"a{i % 5}", f"b{i}") for i in range(20)]
+    found = parts(rows)
+    assert (found.by, len(found.held_out)) == ("turns", 4)
+    assert len({rows[at]["messages"][2]["content"] for at in found.held_out}) == 1
+
+
+def test_the_split_of_rows_without_conversations_stays_as_it_was() -> None:
+    """Results in homes were measured with it."""
+    rows = [{"prompt": f"a{i % 9}", "response": f"b{i}", "system": "s" * (i % 2)} for i in range(40)]
+    found = parts(rows)
+    assert list(found.held_out) == [7, 8, 9, 16, 25, 26, 27, 34]
+    assert list(found.validation) == [6, 13, 15, 17, 24, 31, 33, 35]
