@@ -26,6 +26,7 @@ MOST_PROBLEMS = 20  # that are listed,
 MOST_COUNTED = 100_000  # and that are counted before reading ends
 FIRST_ROWS = 5  # that are shown
 MOST_FIELDS = 100
+PIECE = 1 << 20
 ENOUGH_ROWS = 10_000  # to tell that all have the same prompt,
 ENOUGH_BYTES = 8 << 20  # and those that begin in so many bytes, because a page waits for it
 
@@ -163,6 +164,19 @@ def load(
 def count(path: Path) -> int:
     """How many rows there are. Raises InputError at the first broken line."""
     return sum(1 for _ in rows(path))
+
+
+def about_how_many(path: Path) -> Generator[str, None, int]:
+    """How many lines look like rows: far faster than `count`. Yields how far that is. Raises OSError."""
+    clock, found, done = Clock(), 0, 0
+    with path.open("rb") as file:
+        before = b"\n"
+        while piece := file.read(PIECE):
+            found += (before + piece).count(b"\n{")
+            before, done = piece[-1:], done + len(piece)
+            if clock.is_due():
+                yield f"Counting rows: {display.size(done)}…"
+    return found
 
 
 def split(path: Path, template: templates.Template, eval_fraction: float, seed: int) -> Parts:

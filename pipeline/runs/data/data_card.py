@@ -89,13 +89,15 @@ def making_card(asked: Question, only: Iterable[str] = findings.NAMES) -> Genera
     """
     chat = asked.model.chat if asked.model else None
     parsed = templates.parse(asked.template, chat)
-    rows = datasets.readable(asked.path)
-    given: dict[str, Any] = {"eval_fraction": asked.eval_fraction, "seed": asked.seed, "only": only}
+    rows, coming = datasets.readable(asked.path), (yield from datasets.about_how_many(asked.path))
+    given: dict[str, Any] = {
+        "eval_fraction": asked.eval_fraction, "seed": asked.seed, "only": only, "coming": coming,
+    }  # fmt: skip
     has_text = asked.template.strip() != templates.CHAT or chat is not None
     if asked.model is None or not has_text or "cut" not in only:
         return (yield from making.making(rows, parsed, **given))
     home, model = settings.home(), asked.model
-    counting = making.counter(asked.max_length)
+    counting = making.counter(asked.max_length, coming)
     with Lengths(
         lambda: base_models.tokenizer_folder(model, home), model.id, Limits(asked.max_length),
         lambda: parsed.stop, counting.note,

@@ -298,6 +298,16 @@ def lines(*given: dict[str, Any]) -> str:
     return "".join(json.dumps(row) + "\n" for row in given)
 
 
+def test_about_how_many_rows_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "PIECE", 7)
+    monkeypatch.setattr(telling, "TELL_SECONDS", -1.0)
+    path = write(tmp_path, "{}\n\n\n{}\n{\nx\n\n" + "\n" * 20 + '{"a": 1}')
+    steps = datasets.about_how_many(path)
+    assert next(steps) == "Counting rows: 7 B…"
+    assert datasets.ended(steps) == 4
+    assert datasets.ended(datasets.about_how_many(write(tmp_path, ""))) == 0
+
+
 def test_copies_are_counted(tmp_path: Path) -> None:
     given = [{"prompt": f"a{i}", "response": "b"} for i in range(10)]
     other = {"prompt": "a0", "response": "c"}

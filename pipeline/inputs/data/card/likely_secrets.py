@@ -20,9 +20,7 @@ MOST_IN_ALL = 50_000  # at half a millisecond or less
 BEFORE, AFTER = 40, 160  # letters of a piece, beside where it begins
 LEAST_SECRET = 6  # letters of a password in quotes,
 LEAST_BARE = 8  # and of one without, where it may be any word of a sentence
-# Texts without a word as long as a token are looked at if they have one of these.
 _LONG = re.compile(r"\S{20}")
-_SHORT = ("://", "PRIVATE KEY", "PuTTY")
 _TOKEN = re.compile(
     r"A3T[A-Z0-9]{5}|(?:ABIA|ACCA|AKIA|ASIA)[0-9A-Z]{8}|AccountKey=|://[^\s/:@]{1,100}:[^\s@]{1,100}@"
     r"|[MNO][\w-]{23,25}\.[\w-]{6}\.|gh[pousr]_\w{9}|gl[a-z]{2,6}-\w{9}|GR1348941|eyJ[\w=-]{8}|:_authToken"
@@ -34,7 +32,6 @@ _WORD = re.compile(
     r"[\"'\]]{0,2}[ \t]{0,3}(?::=|=>|[:=])",
     re.IGNORECASE,
 )
-_NAMES = ("key", "pass", "pwd", "secret", "contrase\u00f1a", "token")
 _CODE = (
     "aws.AWSKeyDetector", "azure_storage_key.AzureStorageKeyDetector", "basic_auth.BasicAuthDetector",
     "discord.DiscordBotTokenDetector", "github_token.GitHubTokenDetector", "gitlab_token.GitLabTokenDetector",
@@ -64,13 +61,9 @@ class Search:
     def finds(self, text: str) -> bool:
         """Whether a secret is among what is looked at."""
         text = text[:SEARCHED]
-        may_have = _LONG.search(text) or any(word in text for word in _SHORT)
-        if may_have and any(self._is_token(piece) for piece in self._pieces(_TOKEN, text)):
+        if _may_have_token(text) and any(self._is_token(piece) for piece in self._pieces(_TOKEN, text)):
             return True
-        lower = text.lower()
-        return any(word in lower for word in _NAMES) and any(
-            self._is_password(piece) for piece in self._pieces(_WORD, text)
-        )
+        return _may_have_word(text) and any(self._is_password(piece) for piece in self._pieces(_WORD, text))
 
     def _pieces(self, beginning: re.Pattern[str], text: str) -> Iterator[str]:
         """Pieces of a line that may hold a secret."""
@@ -91,6 +84,25 @@ class Search:
         return any(_is_likely(value, LEAST_SECRET) for value in self._keywords.analyze_string(piece)) or any(
             _is_bare(value) for value in self._keywords.analyze_string(piece, self._settings)
         )
+
+
+# Most texts have neither, and there may be a million: written out, because a generator takes longer than all.
+def _may_have_token(text: str) -> bool:
+    return "://" in text or "PRIVATE KEY" in text or "PuTTY" in text or _LONG.search(text) is not None
+
+
+def _may_have_word(text: str) -> bool:
+    if ":" not in text and "=" not in text:
+        return False
+    low = text.lower()
+    return (
+        "key" in low
+        or "pass" in low
+        or "pwd" in low
+        or "secret" in low
+        or "contrase\u00f1a" in low
+        or "token" in low
+    )
 
 
 def _made(name: str) -> Any:

@@ -3,7 +3,7 @@
 Memory is about 40 bytes a row, and some 200 MB. Time is linear, with bounds where it would be long: texts are
 searched as far as `plain_faults.SEARCHED`, near-duplicates looked for among `near_copies.MOST_ROWS` rows,
 tokens counted of `token_counts.MOST_ROWS` rows and `MOST_LETTERS` letters. Where a bound tells, `Card.notes`
-says so.
+says so. What is counted of all rows, however many: rows, duplicates, leaks of duplicates, findings by row.
 """
 
 from __future__ import annotations
@@ -93,15 +93,17 @@ def making(
     eval_fraction: float = 0.1,
     seed: int = 0,
     only: Iterable[str] = NAMES,
+    coming: int = 0,
 ) -> Generator[str, None, Card]:
     """Make a card of (line, row); yields how far that is, as sentences, every `telling.TELL_SECONDS` or so.
 
     Rows that lack a field of the template, or have no text or number there, are counted and not looked at.
-    `counting` and `lengths` go together: see `counter`. `only` names the findings that are wanted.
+    `counting` and `lengths` go together: see `counter`. `only` names the findings that are wanted; `coming`
+    is about how many rows there are, if that is known: of many a sample then takes less time.
     Leaks are those of the split of `eval_fraction` and `seed`. Raises Busy if others take what `lengths`
     needs.
     """
-    maker = _Maker(template, set(only), Contents(template.fields, template.optional, seed))
+    maker = _Maker(template, set(only), Contents(template.fields, template.optional, seed), coming)
     if counting is not None and lengths is not None:
         yield from _rendered(maker, rows, counting, lengths)
     else:
@@ -109,14 +111,16 @@ def making(
             maker.add(line, row)
             if maker.clock.is_due():
                 yield f"Row {len(maker.found):,}: looking for findings…"
-    yield "Comparing rows…"
-    maker.compare(eval_fraction)
+    yield from maker.compare(eval_fraction)
     return maker.card(counting)
 
 
-def counter(max_length: int) -> Counts:
-    """What counts tokens: give its `note` to the `Lengths` that goes with it, as `every`."""
-    return Counts(max_length)
+def counter(max_length: int, coming: int = 0) -> Counts:
+    """What counts tokens: give its `note` to the `Lengths` that goes with it, as `every`.
+
+    `coming` is as for `making`.
+    """
+    return Counts(max_length, coming)
 
 
 def _rendered(
@@ -153,14 +157,14 @@ def _rendered(
 class _Maker:
     """What `making` collects."""
 
-    def __init__(self, template: templates.Template, only: set[str], contents: Contents) -> None:
+    def __init__(self, template: templates.Template, only: set[str], contents: Contents, coming: int) -> None:
         self.template = template
         self.found = Found()
         self.why_no_tokens = ""
         self._only = only
         self._contents = contents
         self._numbers = array("I")  # of the rows in `contents`
-        self._near = near_copies.Near() if only.intersection(NEAR) else None
+        self._near = near_copies.Near(coming) if only.intersection(NEAR) else None
         self._secrets = likely_secrets.Search() if "secrets" in only else None
         self._personal = personal_data.Search() if only.intersection(PERSONAL) else None
         self._known: dict[int, int] = {}  # the findings of texts by themselves
@@ -209,10 +213,11 @@ class _Maker:
                 found += self._personal.finds(text)
         return [name for name in found if name in self._only]
 
-    def compare(self, eval_fraction: float) -> None:
-        """Find what is the same as, or near, another row."""
+    def compare(self, eval_fraction: float) -> Iterator[str]:
+        """Find what is the same as, or near, another row; yields how far that is."""
         import numpy as np
 
+        yield "Comparing rows…"
         prompts, rows = (np.asarray(hashes, np.uint64) for hashes in self._contents.hashes())
         numbers = np.asarray(self._numbers, np.int64)
         copies = _repeats(rows)
@@ -220,6 +225,7 @@ class _Maker:
         leaks, learnt = np.zeros(len(rows), bool), np.ones(len(rows), bool)
         if len(rows) > 1:
             parts = self._contents.parts(eval_fraction)
+            yield "Comparing rows…"
             held_out = np.asarray(parts.held_out, np.int64)
             learnt[held_out] = False
             trained[numbers[learnt]] = True
@@ -228,10 +234,21 @@ class _Maker:
         self._mark("duplicates", numbers[copies])
         self._mark("different_answers", numbers[_repeats(prompts) & ~copies])
         if self._near is not None:
-            near, near_leaks = self._near.pairs(trained)
+            near, near_leaks = yield from self._compared(self._near, trained)
             self._mark("near_duplicates", np.setdiff1d(near, numbers[copies]))
             leaks |= np.isin(rows, rows[np.isin(numbers, near_leaks)]) & ~learnt
         self._mark("leaks", numbers[leaks])
+
+    def _compared(self, near: near_copies.Near, trained: Any) -> Generator[str, None, tuple[Any, Any]]:
+        steps = near.comparing(trained)
+        while True:
+            try:
+                share = next(steps)
+            except StopIteration as end:
+                found: tuple[Any, Any] = end.value
+                return found
+            if self.clock.is_due():
+                yield f"Comparing rows: {100 * share:.0f} %…"
 
     def _mark(self, name: str, rows: Any) -> None:
         if name in self._only:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from array import array
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pipeline.inputs.data.card.thinning import Thinned
@@ -24,40 +25,55 @@ BANDS, IN_BAND = 21, 6  # rows with 80 % in common share a band in 998 of 1,000 
 SLOTS = BANDS * IN_BAND
 SEED = 1
 MOST_ROWS = 100_000
-BATCH = 1_000_000  # hashes
+BATCH = 1_000_000  # letters
 AT_ONCE = 50_000  # pairs
 _BETWEEN = re.compile(r"[\W_]+")
 
 
 class Near:
-    """Collects rows, in ascending order; `pairs` says which of them are near."""
+    """Collects rows, in ascending order; `pairs` says which of them are near.
 
-    def __init__(self) -> None:
-        self.kept = Thinned(MOST_ROWS)
+    `coming` is about how many there will be, 0 if nobody knows.
+    """
+
+    def __init__(self, coming: int = 0) -> None:
+        self.kept = Thinned(MOST_ROWS, coming)
         self._rows: list[np.ndarray[Any, Any]] = []
         self._signatures: list[np.ndarray[Any, Any]] = []
-        self._batch: list[np.ndarray[Any, Any]] = []
+        self._batch: list[str] = []
         self._numbers = array("Q")
-        self._hashes = 0
+        self._letters = 0
 
     def add(self, row: int, text: str) -> None:
         """The row of that number, if it is in the sample."""
         if not self.kept.takes(row):
             return
-        hashes = _hashes(text)
-        self._batch.append(hashes)
+        plain = _hashed(text)
+        self._batch.append(plain)
         self._numbers.append(row)
-        self._hashes += len(hashes)
-        if self._hashes >= BATCH:
+        self._letters += len(plain)
+        if self._letters >= BATCH:
             self._sign()
         if self.kept.is_full:
             self._sign()
             self._thin()
 
     def pairs(self, trained: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """`comparing` to its end."""
+        steps = self.comparing(trained)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                found: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] = end.value
+                return found
+
+    def comparing(
+        self, trained: np.ndarray[Any, Any]
+    ) -> Generator[float, None, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
         """The rows near an earlier one, and those not trained on that are near one that is; ascending.
 
-        `trained` says it by row, as truths.
+        `trained` says it by row, as truths. Yields how much of it is done, as a share.
         """
         import numpy as np
 
@@ -68,7 +84,8 @@ class Near:
         signatures = np.concatenate(self._signatures)
         near, leaks = np.zeros(len(rows), bool), np.zeros(len(rows), bool)
         learnt = trained[rows]
-        for one, other in _candidates(signatures, learnt):
+        for done, (one, other) in enumerate(_candidates(signatures, learnt)):
+            yield done / (3 * BANDS)
             for start in range(0, len(one), AT_ONCE):
                 first, second = one[start : start + AT_ONCE], other[start : start + AT_ONCE]
                 alike = (signatures[first] == signatures[second]).mean(1) >= NEAR
@@ -85,12 +102,11 @@ class Near:
         import numpy as np
         from rensa import RMinHash
 
-        offsets = np.cumsum([0, *(len(hashes) for hashes in self._batch)], dtype=np.uint64)
-        flat = np.concatenate(self._batch)
+        flat, offsets = _hashes(self._batch)
         made = RMinHash.digest_matrix_from_flat_token_hashes(flat, offsets, SLOTS, SEED)
         self._signatures.append(np.array(made.to_rows(), np.uint32))
         self._rows.append(np.array(self._numbers, np.int64))
-        self._batch, self._numbers, self._hashes = [], array("Q"), 0
+        self._batch, self._numbers, self._letters = [], array("Q"), 0
 
     def _thin(self) -> None:
         """Keep a part of the rows, so that there is room for others."""
@@ -109,26 +125,35 @@ def normalized(text: str) -> str:
     return _BETWEEN.sub(" ", text[:SEARCHED].casefold()).strip()
 
 
-def _hashes(text: str) -> np.ndarray[Any, Any]:
-    """A 64-bit number for each LETTERS letters of a text that follow each other."""
+def _hashed(text: str) -> str:
+    """As much of a text as is hashed, LETTERS letters or more."""
+    return (normalized(text) or text[:SEARCHED].strip()).ljust(LETTERS)  # emoji, say, are all that is there
+
+
+def _hashes(texts: list[str]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """A 64-bit number for each LETTERS letters that follow each other in one of some texts, which are as
+    `_hashed` gives them; and where those of each text begin, and of the last one end."""
     import numpy as np
 
-    plain = normalized(text) or text[:SEARCHED].strip()  # emoji, say
-    letters = np.frombuffer(plain.ljust(LETTERS).encode("utf-32-le", "surrogatepass"), "<u4").astype(
-        np.uint64
-    )
+    data = "".join(texts).encode("utf-32-le", "surrogatepass")
+    letters = np.frombuffer(data, "<u4").astype(np.uint64)
     count = len(letters) - LETTERS + 1
     found = np.zeros(count, np.uint64)
     for at in range(LETTERS):
         found = (found ^ letters[at : at + count]) * np.uint64(0x9E3779B97F4A7C15)
         found ^= found >> np.uint64(29)
-    return found
+    sizes = np.array([len(text) for text in texts], np.int64)
+    inside = np.ones(count, bool)
+    ends = np.cumsum(sizes)[:-1]
+    for before in range(1, LETTERS):  # those that reach into the next text
+        inside[ends - before] = False
+    return found[inside], np.concatenate([[0], np.cumsum(sizes - LETTERS + 1)]).astype(np.uint64)
 
 
 def _candidates(
     signatures: np.ndarray[Any, Any], learnt: np.ndarray[Any, Any]
-) -> list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
-    """Pairs of rows that may be near, band by band."""
+) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+    """Pairs of rows that may be near, three lists for each band."""
     import numpy as np
 
     keys = np.zeros((BANDS, len(signatures)), np.uint64)
@@ -136,7 +161,6 @@ def _candidates(
         for slot in range(band * IN_BAND, (band + 1) * IN_BAND):
             keys[band] = (keys[band] ^ signatures[:, slot]) * np.uint64(0x9E3779B97F4A7C15)
             keys[band] ^= keys[band] >> np.uint64(29)
-    found = []
     for band in range(BANDS):
         order = np.lexsort((np.arange(len(signatures)), keys[(band + 1) % BANDS], keys[band]))
         begins = np.ones(len(order), bool)
@@ -151,5 +175,4 @@ def _candidates(
         taught = np.where(taught < len(order), taught, order)
         for other in (first, before, taught):
             differs = other != order
-            found.append((order[differs], other[differs]))
-    return found
+            yield order[differs], other[differs]

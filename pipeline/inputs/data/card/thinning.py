@@ -1,4 +1,4 @@
-"""A sample of rows, spread over all of them, while nobody knows yet how many there are."""
+"""A sample of rows, spread over all of them, even while nobody knows yet how many there are."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ class Thinned:
     """Which rows to take. All, until there are `most`; then half of them have to go, and so on.
 
     Whoever takes them says so in `count`, after it let go those that `keeps` does not keep. The same rows
-    give the same sample.
+    give the same sample. Where about how many are `coming` is known, and that is more than `most`, about
+    `sample` are taken from the first one on: letting others go later would have cost several times as much.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, coming: int = 0, sample: int = 0) -> None:
         self.most = most
         self.count = 0
         self._below = _WHOLE
+        if coming > most:
+            self._below = (sample or most * 15 // 16) * _WHOLE // coming
 
     @property
     def is_all(self) -> bool:

@@ -11,6 +11,9 @@ from pipeline.inputs.data.lengths import Lengths
 from pipeline.inputs.prompts.templates import Rendered
 
 MOST_ROWS = 100_000
+SAMPLE = (
+    25_000  # of more rows: the share of rows that are cut, say, is then known to half a percent or better
+)
 MOST_LETTERS = 24_000_000  # of rows counted; a usual tokenizer reads a million in a second or less
 BARS = 40
 
@@ -39,10 +42,13 @@ class Tokens:
 
 
 class Counts:
-    """The token counts of rows as they come, of a spread part of them where they are many or long."""
+    """The token counts of rows as they come, of a spread part of them where they are many or long.
 
-    def __init__(self, max_length: int) -> None:
-        self.rows = Thinned(MOST_ROWS)
+    `coming` is about how many there will be, 0 if nobody knows.
+    """
+
+    def __init__(self, max_length: int, coming: int = 0) -> None:
+        self.rows = Thinned(MOST_ROWS, coming, SAMPLE)
         self._letters = Thinned(MOST_LETTERS)
         self._max_length = max_length
         self._numbers = array("Q")

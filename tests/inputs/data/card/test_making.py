@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline import settings
-from pipeline.inputs.data import datasets
+from pipeline.inputs.data import datasets, telling
 from pipeline.inputs.data.card import making, near_copies, token_counts
 from pipeline.inputs.data.card.making import Card
 from pipeline.inputs.data.lengths import Lengths, Limits
@@ -32,15 +32,15 @@ def lines(card: Card, name: str) -> list[int]:
     return list(card.found.lines_with([name]))
 
 
-def counted(tmp_path: Path, given: Iterator[making.Row], max_length: int = 512) -> Card:
+def counted(tmp_path: Path, given: Iterator[making.Row], max_length: int = 512, coming: int = 0) -> Card:
     """A card with tokens: one a byte, one that begins a text and one that ends it."""
     folder = tmp_path / "model"
     folder.mkdir(exist_ok=True)
     (folder / "tokenizer_config.json").write_text('{"bos_token": "<s>", "eos_token": "</s>"}')
     write_tokenizer(folder / "tokenizer.json")
-    counting = making.counter(max_length)
+    counting = making.counter(max_length, coming)
     with Lengths(lambda: folder, "the-model", Limits(max_length), str, counting.note) as lengths:
-        return making.of(given, TEMPLATE, counting=counting, lengths=lengths)
+        return making.of(given, TEMPLATE, counting=counting, lengths=lengths, coming=coming)
 
 
 def test_the_sample_has_no_findings() -> None:
@@ -174,6 +174,36 @@ def test_of_many_rows_a_sample_is_counted_and_that_is_said(
     assert [note.split(" in ")[0].split(" among ")[0] for note in card.notes] == [
         "Tokens are counted", "Near-duplicates are looked for",
     ]  # fmt: skip
+
+
+def test_where_many_come_a_small_sample_is_taken_at_once_and_what_can_be_exact_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_counts, "MOST_ROWS", 40)
+    monkeypatch.setattr(token_counts, "SAMPLE", 20)
+    monkeypatch.setattr(near_copies, "MOST_ROWS", 40)
+    hashed: list[str] = []
+    monkeypatch.setattr(near_copies, "_hashed", lambda text: hashed.append(text) or text.ljust(5))
+    given = [(f"ab {number % 150}", "c" * 30) for number in range(200)]
+    card = counted(tmp_path, rows(*given), max_length=20, coming=200)
+    assert card.tokens is not None
+    assert 18 <= card.tokens.counted <= 22
+    assert card.tokens.cut == 200
+    assert (card.rows, card.found.counts()["duplicates"]) == (200, 50)
+    assert 25 <= len(hashed) <= 40, "none is hashed and let go"
+    assert [note.split(",")[0] for note in card.notes] == [
+        f"Tokens are counted in {card.tokens.counted} of 200 rows",
+        f"Near-duplicates are looked for among {len(hashed)} of 200 rows",
+    ]
+
+
+def test_how_far_it_is_is_told_all_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telling, "TELL_SECONDS", -1.0)
+    told = list(making.making(rows(*[(f"Ask {n}", LONG) for n in range(3)]), TEMPLATE))
+    assert told[:3] == [f"Row {number}: looking for findings…" for number in (1, 2, 3)]
+    assert told[3:5] == ["Comparing rows…"] * 2
+    assert told[5] == "Comparing rows: 0 %…"
+    assert told[-1] == "Comparing rows: 98 %…"
 
 
 def test_what_is_kept_of_a_cut_answer_is_what_training_keeps() -> None:

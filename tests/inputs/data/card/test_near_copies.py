@@ -62,3 +62,22 @@ def test_of_many_rows_a_sample_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_odd_texts() -> None:
     assert found(["", "\U0001f600", "\ufdfa" * 5000, "\u0300" * 5000]) == ([], [])
+
+
+def test_rows_are_hashed_together_as_they_would_be_one_by_one() -> None:
+    texts = [near_copies._hashed(text) for text in (TEXT, "a", "", "abcdef", "\U0001f600", TEXT[:40])]
+    together, begins = near_copies._hashes(texts)
+    alone = [near_copies._hashes([text])[0] for text in texts]
+    assert together.tolist() == np.concatenate(alone).tolist()
+    assert begins.tolist() == [0, *np.cumsum([len(hashes) for hashes in alone])]
+    assert [len(hashes) for hashes in alone][1:5] == [1, 1, 2, 1]
+
+
+def test_how_far_the_comparison_is_is_told_on_the_way() -> None:
+    near = Near()
+    for row in range(50):
+        near.add(row, TEXT)
+    shares = list(near.comparing(np.ones(50, bool)))
+    assert shares == sorted(shares)
+    assert (shares[0], len(shares)) == (0.0, 3 * near_copies.BANDS)
+    assert 0.9 < shares[-1] < 1

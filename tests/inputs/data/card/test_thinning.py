@@ -5,9 +5,9 @@ from __future__ import annotations
 from pipeline.inputs.data.card.thinning import Thinned
 
 
-def sample(rows: int, most: int) -> tuple[list[int], Thinned]:
+def sample(rows: int, most: int, *known: int) -> tuple[list[int], Thinned]:
     """What is kept of so many rows."""
-    thinned, kept = Thinned(most), list[int]()
+    thinned, kept = Thinned(most, *known), list[int]()
     for row in range(rows):
         if thinned.takes(row):
             kept.append(row)
@@ -31,3 +31,15 @@ def test_of_more_a_spread_part_is_kept() -> None:
     assert max(tenths) - min(tenths) <= 2
     assert {row % 2 for row in kept} == {0, 1}
     assert kept == sample(100_000, 1000)[0]
+
+
+def test_where_it_is_known_how_many_come_nothing_is_taken_and_let_go() -> None:
+    kept, thinned = sample(100_000, 1000, 100_000, 250)
+    assert 245 <= len(kept) <= 255
+    assert 245 <= thinned.count <= 255
+    assert not thinned.is_all
+    tenths = [sum(row // 10_000 == tenth for row in kept) for tenth in range(10)]
+    assert max(tenths) - min(tenths) <= 2
+    assert 930 <= len(sample(100_000, 1000, 100_000)[0]) <= 945
+    assert sample(1000, 1000, 1000, 250)[1].is_all
+    assert len(sample(100_000, 1000, 5_000)[0]) <= 1000, "more come than was said"
