@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import gradio as gr
@@ -13,6 +14,8 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.inputs.data import telling
+from tests.helpers import reading
+from tests.helpers.lab import until
 from tests.helpers.page import FULL, SAMPLE, full_disk
 from webapp import local_models, uploads
 from webapp.tabs import data
@@ -138,6 +141,34 @@ def test_a_long_check_says_how_far_it_is(home, uploaded, model_folder, bytes_as_
     ]
     assert all(step[-1]["interactive"] is False for step in steps[:-1])
     assert steps[-1][-1]["interactive"]
+
+
+def test_others_are_answered_while_a_large_file_is_read(home, client):
+    path = home / ".gradio-uploads" / ("1" * 64) / "mine.jsonl"
+    path.parent.mkdir(parents=True)
+    reading.write(path, 50_000_000)
+    happened, answered = [], threading.Event()
+
+    def read() -> None:
+        for step in data.look([str(path)], None, TEMPLATE, ""):
+            happened.append(step[0]["text"])
+            if len(happened) > 1:
+                answered.wait()  # the process reads on meanwhile
+        happened.append(step[0]["text"] if step[0] else str(step[1]))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        until(lambda: len(happened) > 1, "the first step")
+        for route in ("/", "/config", "/gradio_api/info"):
+            assert client.get(route).status_code == 200
+        happened.append("answered")
+    finally:
+        answered.set()
+        reader.join()
+    before, after = happened[: happened.index("answered")], happened[happened.index("answered") + 1 :]
+    assert all(text.startswith("Reading the dataset…") for text in before)
+    assert after[-1] == "mine.jsonl: 100 rows · fields: prompt, response"
 
 
 def test_what_the_page_gets_is_valid_text(home, uploaded):
