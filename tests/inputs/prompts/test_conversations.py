@@ -164,6 +164,140 @@ def test_a_conversation_is_asked_in_the_form_in_which_it_is_written_down() -> No
     assert ASKED in templates.question(template, TALK)
 
 
+CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "look"}}]}
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [USER] * 999 + [ANSWER],
+        [USER, ANSWER] * 200,
+        [{**USER, "content": "x" * 5_000_000}, ANSWER],
+        [{**USER, "content": "x" * (2_097_152 - 4)}, *[{**ANSWER, "content": "ab"}] * 2],
+        [USER, CALL, {"role": "tool", "content": ""}, ANSWER],
+        [{**USER, "content": ""}, ANSWER],
+    ],
+    ids=["messages", "turns", "one turn", "read", "call", "empty question"],
+)
+def test_what_is_just_allowed(messages: list[Any]) -> None:
+    assert list(conversations.faults({"messages": messages})) == []
+
+
+@pytest.mark.parametrize(
+    ("messages", "fault"),
+    [
+        (
+            [{**USER, "content": "x" * (2_097_152 - 3)}, *[{**ANSWER, "content": "ab"}] * 2],
+            "it has 2 answers",
+        ),
+        ([USER, {**CALL, "tool_calls": [{}, "x"]}], "message 2: tool_calls must be a list of objects"),
+        ([{"role": "user", "content": None, "tool_calls": [{}]}, ANSWER], "message 1: content must be text"),
+        ([USER, {**ANSWER, "content": True}], "message 2: content must be text, not true or false"),
+        ([ANSWER, USER], "message 1 is the assistant's, and no message of a user is before it"),
+        (
+            [USER, ANSWER, USER, USER],
+            "message 3 is the user's, and no answer follows; remove what follows message 2",
+        ),
+        (
+            [USER, *[{**CALL, "tool_calls": [{"x": "y" * 40_000}]}] * 12],
+            "it has 12 answers and more than 349,525 characters",
+        ),
+    ],
+)
+def test_what_is_just_not(messages: list[Any], fault: str) -> None:
+    (found,) = conversations.faults({"messages": messages})
+    assert found.startswith(fault)
+
+
+def test_tools_count_as_characters_that_are_read_and_each_must_be_an_object() -> None:
+    row = {**TALK, "tools": [{"x": "y" * 1_400_000}]}
+    assert next(conversations.faults(row)).startswith("it has 3 answers and more than 1,398,101 characters")
+    assert list(conversations.faults({**TALK, "tools": [{}, "look"]})) == [
+        "'tools' must be a list of objects"
+    ]
+
+
+def test_of_many_faulty_messages_the_first_few_are_named() -> None:
+    found = list(conversations.faults({"messages": ["x"] * 9}))
+    assert [problem.split()[1] for problem in found] == ["1", "2", "3", "4", "5"]
+
+
+def test_a_template_takes_tools_if_it_names_them_as_a_word() -> None:
+    assert conversations.takes_tools("{% if tools %}x{% endif %}")
+    assert not conversations.takes_tools("{{ toolset }}{{ my_tools }}")
+
+
+def test_how_many_characters_rendering_takes() -> None:
+    assert conversations.size({"prompt": "abc", "response": "de", "n": 7}) == 5
+    assert conversations.size(talk("ab", "c")) == 3
+    assert conversations.size(talk("ab", "c", "d", "e")) == 2 * 5
+    calls = json.dumps(CALL)
+    assert conversations.size({"messages": [USER, CALL], "tools": TOOLS}) == (
+        len(USER["content"]) + len(calls) + len(json.dumps(TOOLS))
+    )
+
+
+def test_an_answer_is_its_text_and_its_calls() -> None:
+    calls = '[{"function": {"name": "look"}}]'
+    assert conversations.answer({"messages": [USER, {**CALL, "content": "So é"}]}) == f"So é{calls}"
+    assert conversations.answer({"messages": [USER, {**CALL, "content": None}]}) == calls
+    assert conversations.answer({"messages": [USER, ANSWER]}) == "Rome."
+
+
+def test_a_probed_answer_keeps_its_calls() -> None:
+    (turn,) = conversations.turns({"messages": [USER, CALL], "tools": []})
+    assert turn.tools is None, "no tools are none"
+    assert turn.probed().answer == {**CALL, "content": conversations.PROBE}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [{**SYSTEM, "content": ""}, USER, ANSWER]},
+        {"messages": [USER, ANSWER], "tools": TOOLS},
+        {"messages": [{**USER, "name": "Ada"}, ANSWER]},
+        {"messages": [SYSTEM, SYSTEM, USER, ANSWER]},
+    ],
+    ids=["empty system text", "tools", "name", "two system texts"],
+)
+def test_what_is_more_than_a_question_is_asked_as_json(row: dict[str, Any]) -> None:
+    question, system = conversations.question(row)
+    asked = conversations.asked(f" {question}")
+    assert system == ""
+    assert asked == {**row, "messages": row["messages"][:-1]}
+    (text,) = conversations.prompt_texts(row)
+    assert text == question
+
+
+def test_the_same_prompt_is_the_same_text_however_its_keys_stand() -> None:
+    one = {"messages": [{**USER, "name": "é"}, ANSWER]}
+    other = {"messages": [dict(reversed(list({**USER, "name": "é"}.items()))), ANSWER]}
+    assert conversations.prompt_texts(one) == conversations.prompt_texts(other)
+    assert "é" in conversations.prompt_texts(one)[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"messages": [], "x": 1}', '{"tools": []}', "{", "[]", '{"messages": ' + "[" * 100_000, "Where?"],
+)
+def test_other_texts_are_prompts_themselves(text: str) -> None:
+    assert conversations.asked(text) is None
+
+
+@pytest.mark.parametrize("messages", ["5", "[]", '["x"]'])
+def test_written_conversations_are_checked(messages: str) -> None:
+    with pytest.raises(InputError, match="message"):
+        conversations.asked(f'{{"messages": {messages}}}')
+
+
+def test_how_a_conversation_begins() -> None:
+    rows = [{"messages": [SYSTEM, *TALK["messages"]]}, {"messages": [SYSTEM, USER, ANSWER], "tools": TOOLS}]
+    assert [conversations.opening_texts(row) for row in rows] == [["Be brief.", USER["content"]]] * 2
+    assert conversations.opening_texts(TALK) == conversations.prompt_texts({"messages": [USER, ANSWER]})
+    assert conversations.opening_texts(TALK) != conversations.prompt_texts(TALK)
+
+
 def anything(dice: random.Random, depth: int = 3) -> Any:
     """A value of JSON, often one that nearly is what belongs there."""
     plain = [

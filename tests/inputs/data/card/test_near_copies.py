@@ -81,3 +81,70 @@ def test_how_far_the_comparison_is_is_told_on_the_way() -> None:
     assert shares == sorted(shares)
     assert (shares[0], len(shares)) == (0.0, 3 * near_copies.BANDS)
     assert 0.9 < shares[-1] < 1
+
+
+def signed(*signatures: np.ndarray, trained: list[bool] | None = None) -> tuple[list[int], list[int]]:
+    """What is found of rows with these signatures."""
+    near = Near()
+    near._rows, near._signatures = [np.arange(len(signatures))], [np.array(signatures, np.uint32)]
+    pairs, leaks = near.pairs(np.array(trained or [True] * len(signatures)))
+    return pairs.tolist(), leaks.tolist()
+
+
+@pytest.mark.parametrize(("alike", "near"), [(126, True), (101, True), (100, False), (6, False)])
+def test_rows_are_near_from_four_fifths_on(alike: int, near: bool) -> None:
+    one = np.arange(near_copies.SLOTS)
+    other = np.where(one < alike, one, one + 1000)
+    assert signed(one, other)[0] == [1] * near
+
+
+def test_one_band_in_common_is_enough_to_be_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 of 21 bands have a slot that differs: 106 of 126 are the same, more than four fifths."""
+    one = np.arange(near_copies.SLOTS)
+    for whole in range(near_copies.BANDS):
+        other = one.copy()
+        for band in range(near_copies.BANDS):
+            other[band * near_copies.IN_BAND + 2] += 1000 * (band != whole)
+        assert signed(one, other)[0] == [1]
+
+
+def test_each_row_of_a_band_is_compared_with_three_others() -> None:
+    """The first, the one before, and the first that is trained on; rows of other bands with none."""
+    signatures = np.zeros((5, near_copies.SLOTS), np.uint32)
+    signatures[4] += 7
+    learnt = np.array([False, False, True, False, False])
+    first, before, taught, *_ = near_copies._candidates(signatures, learnt)
+    pairs = [sorted(zip(one.tolist(), other.tolist(), strict=True)) for one, other in (first, before, taught)]
+    assert pairs == [[(1, 0), (2, 0), (3, 0)], [(1, 0), (2, 1), (3, 2)], [(0, 2), (1, 2), (3, 2)]]
+
+
+def test_a_long_text_is_compared_by_its_beginning() -> None:
+    words = [f"{number * 7919 % 100_003}" for number in range(2_000)]
+    begins = " ".join(words)[: near_copies.SEARCHED]
+    assert found([begins + "a b c" * 900, begins + "x y z" * 900]) == ([1], [])
+    same = begins[:1000]
+    assert found([same + "a b c" * 600, same + "".join(reversed(begins[:3000]))]) == ([], [])
+
+
+def test_results_do_not_depend_on_how_much_is_done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [*(TEXT + f" {'so' * (number % 3)}" for number in range(12)), "Nothing of the kind."]
+    at_once = found(texts, {0, 3, 5})
+    monkeypatch.setattr(near_copies, "AT_ONCE", 3)
+    monkeypatch.setattr(near_copies, "BATCH", 200)
+    assert found(texts, {0, 3, 5}) == at_once == (list(range(1, 12)), [0, 3, 5])
+    near = Near()
+    near.add(0, TEXT * 2)
+    assert (near._batch, len(near._signatures)) == ([], 1), "texts are not kept when there are enough"
+
+
+def test_of_rows_that_are_let_go_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near_copies, "MOST_ROWS", 100)
+    near = Near()
+    for row in range(1000):
+        near.add(row, f"{row}")
+        assert sum(map(len, near._rows)) + len(near._batch) == near.kept.count <= 101
+    assert all(near.kept.keeps(row) for row in near._rows[0].tolist())
+
+
+def test_texts_without_letters_are_compared_too() -> None:
+    assert found(["\U0001f600" * 9, "\U0001f600" * 9 + " ", "\U0001f680" * 9]) == ([1], [])
