@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.inputs.data import splitting
 from tests.helpers.lab import cli
 
 Capture = pytest.CaptureFixture[str]
@@ -192,3 +193,73 @@ class TestCheckFormats:
         assert (code, card["container"], card["rows"]) == (2, "csv+json", 2)
         assert card["problems"][0]["line"] == 2
         assert card["problems"][0]["message"].startswith("2.json: the column 'answer' is missing")
+
+    def test_problems_of_an_array_have_the_number_of_their_row_and_stand_in_its_order(
+        self, home: Path, tmp_path: Path, capsys: Capture
+    ) -> None:
+        """Row 3 is found wrong by the check, the others when they are read."""
+        good = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        given = [{"messages": good}, 7, {"messages": [*good, {"role": "é", "content": "x"}]}, {"ä": 1}]
+        path = tmp_path / "rows.json"
+        path.write_text(json.dumps(given, indent=1))
+        code, out, _ = cli(capsys, "check", path, "--json")
+        card = json.loads(out)
+        assert (code, card["container"], card["shape"], card["rows"]) == (2, "json", "messages", 2)
+        assert card["problems"] == [
+            {"line": 2, "message": 'a row must be an object like {"prompt": …}, not a number'},
+            {"line": 3, "message": "message 3 has the role 'é'; known: system, user, assistant, tool"},
+            {"line": 4, "message": "'messages' must be a list of turns, each with who says it and what"},
+        ]
+        assert "'é'" in out, "letters are written as they are"
+
+    def test_a_file_that_is_no_dataset_is_null_and_nothing_is_counted(
+        self, home: Path, tmp_path: Path, capsys: Capture
+    ) -> None:
+        path = tmp_path / "rows.csv"
+        path.write_bytes(b"PK\x03\x04\0\0")
+        code, card = self.card(capsys, path)
+        (problem,) = card.pop("problems")
+        assert (code, problem["line"]) == (2, 1)
+        assert problem["message"].startswith("the file is compressed (ZIP)")
+        assert card == {
+            "container": None, "shape": "unknown", "rows": 0,
+            "columns": {"prompt": [], "response": [], "system": []},
+            "tokens": None, "duplicates": 0, "near_duplicates": 0, "leaks": 0,
+        }  # fmt: skip
+
+    def test_near_copies_and_leaks_are_those_of_the_default_split(
+        self, home: Path, tmp_path: Path, capsys: Capture
+    ) -> None:
+        """Of each of 20 towns there are two rows that are nearly the same: some stand on both sides."""
+        said = "lies in a valley where the river turns to the north, and has a market on each second Sunday."
+        asked = [
+            {"prompt": f"Where is {town} {number}{mark}", "response": f"{town} {number} {said}" * 2}
+            for number, town in enumerate(["Abcde", "Fghij", "Klmno", "Pqrst"] * 5)
+            for mark in ("?", "??")
+        ]
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in [*asked, asked[0]]))
+        template = "{prompt} {response}"
+        contents = splitting.Contents(("prompt", "response"), (), 0)
+        for row in [*asked, asked[0]]:
+            contents.add(row)
+        held_out = set(contents.parts(0.1).held_out)
+        code, card = self.card(capsys, path, "--template", template)
+        assert (code, card["rows"], card["duplicates"]) == (0, 41, 1)
+        assert card["near_duplicates"] >= 20
+        assert card["leaks"] == len(held_out) > 0
+
+    def test_without_a_model_tokens_are_those_of_the_starter_in_its_chat_template(
+        self, home: Path, dataset: Path, capsys: Capture
+    ) -> None:
+        code, card = self.card(capsys, dataset, "--max-length", 30)
+        assert code == 0
+        assert 30 < card["tokens"]["median"] <= card["tokens"]["p95"] <= card["tokens"]["max"] < 80
+        assert card["tokens"]["cut"] == 20
+
+    def test_a_model_without_a_chat_template_is_refused(
+        self, home: Path, dataset: Path, model_folder: Path, capsys: Capture
+    ) -> None:
+        (model_folder / "tokenizer_config.json").write_text("{}")
+        code, out, err = cli(capsys, "check", dataset, "--json", "--model", model_folder)
+        assert (code, out, "has no chat template" in err) == (2, "", True)
