@@ -87,7 +87,7 @@ azure-test: install $(INSTALLED_DEV) $(AZURITE) ## Azure: the real client, the s
 gpu-test: install $(INSTALLED_DEV) ## What only an NVIDIA GPU can show
 	@$(BIN)/python -m pytest -q -m gpu
 
-fuzz: install $(INSTALLED_DEV) ## 10,000 hostile datasets
+fuzz: install $(INSTALLED_DEV) ## 10,000 hostile datasets, others each time
 	@FUZZ_CASES=10000 $(BIN)/python -m pytest -q tests/inputs/data/formats/test_hostile.py -n 2
 
 benchmarks: install $(INSTALLED_DEV) ## Speed and memory, as ratios in one run

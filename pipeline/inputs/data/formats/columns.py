@@ -90,21 +90,22 @@ def _from_text(text: str, where: str) -> dict[str, list[str]]:
 def _names(given: Any, where: str) -> tuple[str, ...]:
     names = [] if given is None else [given] if isinstance(given, str) else given
     fits = isinstance(names, (list, tuple)) and len(names) <= MOST_NAMES
-    if not fits or not all(
-        isinstance(name, str) and 0 < len(name) <= LONGEST_NAME and _is_text(name) for name in names
-    ):
+    if not fits or not all(isinstance(name, str) and _is_name(name) for name in names):
         raise InputError(
             f"{where}: {display.value(given)} is not allowed; allowed: up to {MOST_NAMES} names of columns"
         )
     return tuple(dict.fromkeys(names))
 
 
-def _is_text(name: str) -> bool:
-    return "\0" not in name and not any("\ud800" <= letter <= "\udfff" for letter in name)
+def _is_name(name: str) -> bool:
+    """Whether a column of that name can be chosen."""
+    is_text = "\0" not in name and not any("\ud800" <= letter <= "\udfff" for letter in name)
+    return is_text and 0 < len(name) <= LONGEST_NAME
 
 
 def proposed(sample: Sequence[Row], names: Sequence[str]) -> tuple[Columns | None, bool]:
     """A choice by names and contents of the first rows, None if there is none; and whether it is clear."""
+    names = [name for name in names if _is_name(name)]
     plain = {name: re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_") for name in names}
     values = {name: [row[name] for row in sample if row.get(name) not in (None, "")] for name in names}
     usable = [name for name in names if _most(map(_is_plain, values[name]))]
@@ -128,7 +129,7 @@ def proposed(sample: Sequence[Row], names: Sequence[str]) -> tuple[Columns | Non
     if prompt is None or response is None:
         return None, False
     joined = [name for name in left if plain[name] in _JOINED and name not in (prompt, response)]
-    prompts = (prompt, *joined) if plain[prompt] in _ABOVE else (prompt,)
+    prompts = (prompt, *joined[: MOST_NAMES - 1]) if plain[prompt] in _ABOVE else (prompt,)
     return Columns(prompts, (response,), (system,) if system else ()), sure
 
 

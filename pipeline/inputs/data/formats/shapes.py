@@ -115,7 +115,7 @@ def _message(turn: Any) -> Row | str:
     if not isinstance(turn, dict):
         return "is no object"
     if "role" in turn:
-        return {name: value for name, value in turn.items() if value is not None}
+        return {name: value for name, value in turn.items() if value is not None or name == "role"}
     who, said = turn.get("from"), turn.get("value", turn.get("content"))
     role = _ROLES.get(who.strip().casefold()) if isinstance(who, str) else None
     if role is None:

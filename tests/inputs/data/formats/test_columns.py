@@ -34,6 +34,8 @@ LONG = "It is a long story about many things."
         ({"text": "a"}, None, False),
         ({"n": 1, "m": 2.5}, None, False),
         ({}, None, False),
+        ({"": LONG, "Frage": LONG, "\0": LONG, "\ud800": LONG, "x" * 1001: LONG}, None, False),
+        ({"question": LONG, "": LONG, "Antwort": LONG}, "prompt=question,response=Antwort", True),
     ],
 )  # fmt: skip
 def test_columns_are_proposed_by_name_and_content(
@@ -93,3 +95,11 @@ def test_a_bad_cell_names_its_column(value: Any, said: str) -> None:
 
 def test_numbers_are_written_as_text() -> None:
     assert columns.applied({"a": 1.5, "b": 7}, Columns(("a",), ("b",))) == {"prompt": "1.5", "response": "7"}
+
+
+def test_what_is_proposed_can_be_chosen() -> None:
+    row = {"question": "a", "answer": "b", **{f"input{'!' * number}": "c" for number in range(40)}}
+    found, _ = columns.proposed([row], list(row))
+    assert found is not None
+    assert len(found.prompt) == columns.MOST_NAMES
+    assert columns.parse(found.to_dict()) == found

@@ -41,6 +41,11 @@ def test_tools_of_a_table_stand_as_json_in_a_cell() -> None:
     assert found["tools"] == [{"name": "t"}]
 
 
+def test_a_role_of_null_is_kept_for_the_check() -> None:
+    said = {"role": None, "content": "a", "name": None}
+    assert shapes.chat({"messages": [said]}, "messages") == {"messages": [{"role": None, "content": "a"}]}
+
+
 @pytest.mark.parametrize(
     ("turns", "said"),
     [
