@@ -353,7 +353,7 @@ def digest(made: Made) -> str:
     """Tells apart datasets made of other files, or of other columns, though their rows are equal."""
     facts = [made.container, made.columns.to_dict() if made.columns else None]
     originals = [[source.name, datasets.sha256(source)] for source in made.sources]
-    return hashlib.sha256(json.dumps([facts, originals]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([facts, originals], allow_nan=False).encode()).hexdigest()
 
 
 def keep_originals(kept: Path, made: Made) -> None:

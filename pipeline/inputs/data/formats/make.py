@@ -236,7 +236,7 @@ def _main() -> int:
     template = None if asked["template"] is None else frozenset(asked["template"])
     chosen = columns.parse(asked["columns"]) if asked["columns"] else None
     with Path(asked["target"]).open("xb") as out:
-        size = sum(path.stat().st_size for path in map(Path, asked["paths"]) if path.is_file())
+        size = files.size(*map(Path, asked["paths"]))
         making = Making(out, chosen, template, room=max(UNPACKED, EXPANDS * size))
         for path in asked["paths"]:
             try:
