@@ -24,6 +24,7 @@ from pipeline.errors import InputError
 T = TypeVar("T")
 
 LONGEST = 4000  # letters of a text: a sweep keeps it a hundred times, and every list reads it again
+AUTO = "auto"
 LARGEST = 2**63  # the largest whole number that the store, torch and readers of JSON take
 
 
@@ -35,13 +36,15 @@ def option(
     advanced: bool = False,
     min: float | None = None,
     max: float | None = None,
+    auto: bool = False,
 ) -> Any:
     """A dataclass field with what a person needs to choose a value.
 
     `min` and `max` are inclusive bounds for numbers. `advanced` options are folded away on the page. `label`
-    is the usual term, where the key alone is not.
+    is the usual term, where the key alone is not. A recipe may say AUTO where `auto` is set: see
+    `stages.recipe`, which keeps it out of the values here.
     """
-    meta = {"help": help, "label": label, "advanced": advanced, "min": min, "max": max}
+    meta = {"help": help, "label": label, "advanced": advanced, "min": min, "max": max, "auto": auto}
     return dataclasses.field(default=default, metadata=meta)
 
 
@@ -58,6 +61,7 @@ class Option:
     min: float | None
     max: float | None
     label: str = ""
+    auto: bool = False
 
     def titled(self) -> str:
         """Its label: "Learning rate" for `learning_rate`, "Rank (r)" for `r`."""
@@ -66,7 +70,8 @@ class Option:
 
     def allowed(self) -> str:
         """What a value may be, as words for an error message or a hint."""
-        words = [repr(c) if isinstance(c, str) else str(c) for c in self.choices]
+        named = (AUTO, *self.choices) if self.auto else self.choices
+        words = [repr(c) if isinstance(c, str) else str(c) for c in named]
         names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
         for kind in self.types:
             bounds = ""
@@ -98,6 +103,7 @@ def describe(cls: type) -> list[Option]:
                 min=field.metadata["min"],
                 max=field.metadata["max"],
                 label=field.metadata["label"],
+                auto=field.metadata["auto"],
             )
         )
     return found

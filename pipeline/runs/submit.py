@@ -22,7 +22,7 @@ from pipeline.inputs.data.formats import columns
 from pipeline.inputs.data.formats.convert import Made
 from pipeline.inputs.models import base_models
 from pipeline.inputs.prompts import templates
-from pipeline.runs import check_pool
+from pipeline.runs import check_pool, presets
 from pipeline.runs.data import data_card, prepare_data
 from pipeline.runs.data.prepare_data import Checked
 from pipeline.stages.all_stages import STAGES, ask
@@ -82,12 +82,14 @@ class Passed:
     data     the JSON lines: its own file, or those made of it, which the home has already; without the
              rows that the recipe leaves out
     columns  those chosen or recognised, where they are not plainly prompt and response
+    settled  what each `auto` of the recipe stands for
     """
 
     model: str
     notes: list[str]
     data: str
     columns: dict[str, list[str]] | None
+    settled: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def checked(recipes: Sequence[Recipe]) -> list[Passed | InputError]:
@@ -109,14 +111,34 @@ def answer(recipes: list[dict[str, Any]]) -> Generator[str, None, list[dict[str,
             yield f"Recipe {number} of {len(recipes)}…"
             notes: list[str] = []
             try:
-                recipe = from_dict(given)
+                recipe, settled = yield from _settling(from_dict(given), notes.append, prepared)
                 model = check(recipe, notes.append, prepared)
-                found.append({"model": model.pinned, "notes": notes, **prepared.result(recipe)})
+                found.append(
+                    {"model": model.pinned, "notes": notes, "settled": settled, **prepared.result(recipe)}
+                )
             except InputError as error:
                 found.append({"problems": error.problems})
         if not any("problems" in one for one in found):
             prepared.keep(home, found)
     return found
+
+
+def _settling(
+    recipe: Recipe, note: Say, prepared: Prepared
+) -> Generator[str, None, tuple[Recipe, dict[str, Any]]]:
+    """The recipe with the value of each `auto`, and these by key; `note` gets why. Raises InputError."""
+    if not recipe.auto:
+        return recipe, {}
+    try:
+        model = base_models.resolve(recipe.model)
+        found = prepared.checked(recipe, model)
+    except InputError:
+        check(recipe, prepared=prepared)  # names all other faults as well
+        raise
+    settled, said = yield from presets.settling(recipe, found, model)
+    for text in said:
+        note(text)
+    return recipe.settled(settled), settled
 
 
 def outcomes(found: list[dict[str, Any]]) -> list[Passed | InputError]:
@@ -148,7 +170,7 @@ def owner_name(given: str | None) -> str:
 def _new(store: Store, recipe: Recipe, passed: Passed) -> New:
     """A run of a recipe that passed, with the home's copy of its data."""
     # All stages see the same commit of the model.
-    recipe = dataclasses.replace(recipe, model=passed.model, columns=passed.columns)
+    recipe = dataclasses.replace(recipe, model=passed.model, columns=passed.columns).settled(passed.settled)
     data = keep_dataset(store.home, Path(passed.data))
     if names := findings.parse(recipe.leave_out):
         data_card.mark(data, names)
@@ -202,13 +224,22 @@ class Prepared:
     def __init__(self, work: Path) -> None:
         self._work = work
         self._seen: dict[Any, Checked | InputError] = {}
+        self._told: set[Any] = set()
 
     def check(self, recipe: Recipe, model: base_models.Model | None) -> datasets.Report:
-        """The report of a recipe's data; without notes if its like was just seen. Raises InputError."""
+        """The report of a recipe's data; without notes if they were given before. Raises InputError."""
+        report, key = self.checked(recipe, model).report, self._key(recipe)
+        if key in self._told:
+            return dataclasses.replace(report, notes=[])
+        self._told.add(key)
+        return report
+
+    def checked(self, recipe: Recipe, model: base_models.Model | None) -> Checked:
+        """A recipe's data. Raises InputError."""
         key = self._key(recipe)
         seen = self._seen.get(key)
         if isinstance(seen, Checked):
-            return dataclasses.replace(seen.report, notes=[])
+            return seen
         if seen is not None:
             raise seen
         folder = self._work / str(len(self._seen))
@@ -221,7 +252,7 @@ class Prepared:
         except InputError as error:
             self._seen[key] = error
             raise
-        return found.report
+        return found
 
     def result(self, recipe: Recipe) -> dict[str, Any]:
         """What `Passed` has of the data of a recipe that was checked."""

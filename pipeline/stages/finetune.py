@@ -49,11 +49,19 @@ class Options:
         min=1,
         max=4096,
     )
-    max_steps: int = option(60, "Training steps", min=1, max=1_000_000)
+    max_steps: int = option(
+        60, "Training steps; auto: about three passes over the data", min=1, max=1_000_000, auto=True
+    )
     epochs: float | None = option(
         None, "Passes over the data; when given, it decides instead of max_steps", min=0.01, max=10_000
     )
-    batch_size: int = option(4, "Rows at a time; with packing, packed sequences at a time", min=1, max=1024)
+    batch_size: int = option(
+        4,
+        "Rows at a time; with packing, packed sequences at a time; auto: as many as help and fit into memory",
+        min=1,
+        max=1024,
+        auto=True,
+    )
     gradient_accumulation: int = option(
         1,
         "Batches per training step: like a batch_size this many times larger, with the memory of one",
@@ -73,10 +81,11 @@ class Options:
     )
     max_length: int = option(
         512,
-        "Maximum number of tokens in a row; longer rows are cut",
+        "Maximum number of tokens in a row; longer rows are cut; auto: as the rows of the dataset need",
         advanced=True,
         min=16,
         max=32768,
+        auto=True,
         label="Max tokens of a row",
     )
     packing: bool = option(

@@ -15,7 +15,7 @@ from pipeline.inputs import safe_yaml
 from pipeline.inputs.data.card import findings
 from pipeline.inputs.data.formats import columns
 from pipeline.inputs.models.catalogue import CATALOGUE
-from pipeline.inputs.options import coerce, describe, option, parse, unknown_keys
+from pipeline.inputs.options import AUTO, coerce, describe, option, parse, unknown_keys
 from pipeline.stages import evaluate, finetune, optimize, quantize, score
 from pipeline.stages.all_stages import STAGES, about, ask
 
@@ -90,6 +90,8 @@ class Recipe(Basics):
     """What to do with which model and data. A stage that is None is left out.
 
     columns   which columns of the data are prompt, response and system; None: as recognised
+    auto      keys of options for which it says `auto`, such as "finetune.max_steps"; until they are settled
+              the stage has the default
     """
 
     columns: dict[str, list[str]] | None = None
@@ -98,6 +100,16 @@ class Recipe(Basics):
     optimize: optimize.Options | None = field(default_factory=optimize.Options)
     evaluate: evaluate.Options | None = field(default_factory=evaluate.Options)
     score: score.Options | None = None
+    auto: tuple[str, ...] = ()
+
+    def settled(self, values: dict[str, Any]) -> Recipe:
+        """The recipe with the values that each `auto` stands for, by key."""
+        changed: dict[str, Any] = {}
+        for key, value in values.items():
+            stage, _, name = key.partition(".")
+            options = changed.get(stage, getattr(self, stage))
+            changed[stage] = dataclasses.replace(options, **{name: value})
+        return dataclasses.replace(self, **changed, auto=tuple(key for key in self.auto if key not in values))
 
     def stages(self) -> dict[str, Any]:
         """The stages to run, in order, with their options."""
@@ -107,11 +119,11 @@ class Recipe(Basics):
     def to_dict(self) -> dict[str, Any]:
         """Plain data in the order of a hand-written recipe, without rarely used keys at their default."""
         unsaid = {**UNSAID, **dict.fromkeys(LEFT_OUT)}
-        return {
-            key: value
-            for key, value in dataclasses.asdict(self).items()
-            if key not in unsaid or value != unsaid[key]
-        }
+        given = dataclasses.asdict(self)
+        for key in given.pop("auto"):
+            stage, _, name = key.partition(".")
+            given[stage][name] = AUTO
+        return {key: value for key, value in given.items() if key not in unsaid or value != unsaid[key]}
 
     def to_yaml(self) -> str:
         """The recipe as the YAML file a user would write, stages one to a line."""
@@ -176,6 +188,7 @@ def from_dict(given: dict[str, Any], folder: Path | None = None) -> Recipe:
     allowed = [*top, COLUMNS, *OPTIONS]
     problems = unknown_keys(given, allowed)
     values: dict[str, Any] = {}
+    autos: list[str] = []
     for key, value in given.items():
         try:
             if key in top:
@@ -183,7 +196,9 @@ def from_dict(given: dict[str, Any], folder: Path | None = None) -> Recipe:
             elif key == COLUMNS:
                 values[key] = None if value is None else columns.parse(value, key).to_dict()
             elif key in OPTIONS:
-                values[key] = None if value is None else parse(OPTIONS[key], _renamed(key, value), key)
+                chosen, left_open = _without_auto(key, _renamed(key, value))
+                values[key] = None if chosen is None else parse(OPTIONS[key], chosen, key)
+                autos += left_open
         except InputError as error:
             problems += error.problems
     problems += _missing(values, given)
@@ -196,7 +211,15 @@ def from_dict(given: dict[str, Any], folder: Path | None = None) -> Recipe:
         except (OSError, RuntimeError) as error:  # a name too long, ~ of a user that doesn't exist
             reason = error.strerror if isinstance(error, OSError) else error
             raise InputError(f"data or model: cannot be a path: {reason}") from None
-    return Recipe(**values)
+    return Recipe(**values, auto=tuple(autos))
+
+
+def _without_auto(stage: str, given: Any) -> tuple[Any, list[str]]:
+    """A stage's options without those that say `auto` and may, and the keys of these."""
+    if not isinstance(given, dict):
+        return given, []
+    may = [known.name for known in describe(OPTIONS[stage]) if known.auto and given.get(known.name) == AUTO]
+    return {key: value for key, value in given.items() if key not in may}, [f"{stage}.{key}" for key in may]
 
 
 def _renamed(stage: str, given: Any) -> Any:

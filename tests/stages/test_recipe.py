@@ -192,7 +192,10 @@ class TestSet:
             ("finetune.max_steps", "write it as key=value"),
             ("finetune.max_stepz=1", "finetune.max_stepz: unknown key"),
             ("fintune.max_steps=1", "fintune: unknown key"),
-            ("finetune.max_steps=ten", "finetune.max_steps: 'ten' is not allowed; allowed: a whole number"),
+            (
+                "finetune.max_steps=ten",
+                "finetune.max_steps: 'ten' is not allowed; allowed: 'auto' or a whole",
+            ),
             ("seed.x=1", "--set seed.x=1: seed has no options"),
         ],
     )

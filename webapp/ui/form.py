@@ -12,7 +12,7 @@ import gradio as gr
 from pipeline import display
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.inputs import safe_yaml
-from pipeline.inputs.options import Option, describe
+from pipeline.inputs.options import AUTO, Option, describe
 from webapp import handler_values
 
 MOST_RADIO_CHOICES = 3
@@ -87,7 +87,7 @@ class Form:
                 continue
             given = recipe if group == "" else recipe.get(group) or {}
             value = given.get(name, option.default)
-            typed = not option.choices and not set(option.types) <= {int, float, bool}
+            typed = option.auto or (not option.choices and not set(option.types) <= {int, float, bool})
             values.append(("" if value is None else word(value)) if typed else value)
         return values
 
@@ -116,6 +116,8 @@ def component(option: Option, group: str = "", **kwargs: Any) -> Input:
     }
     if option.types == (bool,) and not option.choices:
         return gr.Checkbox(**common)
+    if option.auto:  # a number or a word; one line makes it an input like those of numbers
+        return gr.Textbox(**{**common, "value": word(option.default)}, max_lines=1)
     if option.types in ((int,), (float,)) and not option.choices:
         return gr.Number(**common, step=1 if option.types == (int,) else 0.0001)
     if option.choices and option.types in ((), (type(None),)):
@@ -151,7 +153,8 @@ def hint(option: Option) -> str:
     """What the option does, and its bounds if it has both."""
     if option.min is None or option.max is None or bool in option.types:
         return option.help
-    return f"{option.help} ({option.min:,.10g} to {option.max:,.10g})"
+    auto = f", or {AUTO}" if option.auto else ""
+    return f"{option.help} ({option.min:,.10g} to {option.max:,.10g}{auto})"
 
 
 def word(choice: Any) -> str:

@@ -107,11 +107,13 @@ def test_a_form_filled_with_a_recipe_gives_it_back(tmp_path):
             "name": "run",
             "data": "x.jsonl",
             "quantize": {"group_size": 32, "bits": 8, "symmetric": True},
-            "finetune": {"r": 4, "learning_rate": 0.003, "max_steps": 7, "target_modules": "q_proj,v_proj"},
+            "finetune": {"r": 4, "learning_rate": 0.003, "max_steps": 7, "target_modules": "q_proj,v_proj",
+                         "max_length": "auto"},
             "evaluate": None,
         },
         tmp_path,
-    )
+    )  # fmt: skip
+    assert given.auto == ("finetune.max_length",)
     values = made.fill(given.to_dict())
     assert values != [component.value for component in made.inputs]
     found = from_dict({"name": "run", "data": "x.jsonl", **made.collect(values)}, tmp_path)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from pipeline.inputs.data.card import likely_secrets, near_copies, personal_data, plain_faults
+from pipeline.inputs.data.card import likely_secrets, near_copies, personal_data, plain_faults, token_counts
 from pipeline.inputs.data.card.findings import KINDS, NAMES, PERSONAL, Found
 from pipeline.inputs.data.card.token_counts import Counts, Tokens
 from pipeline.inputs.data.lengths import Lengths
@@ -105,12 +105,14 @@ def making(
     """
     maker = _Maker(template, set(only), Contents(template.fields, template.optional, seed), coming)
     if counting is not None and lengths is not None:
-        yield from _rendered(maker, rows, counting, lengths)
+        yield from token_counts.counting(template, rows, maker.add, counting, lengths, maker.step)
+        maker.why_no_tokens = lengths.unknown
     else:
+        clock = Clock()
         for line, row in rows:
             maker.add(line, row)
-            if maker.clock.is_due():
-                yield f"Row {len(maker.found):,}: looking for findings…"
+            if clock.is_due():
+                yield maker.step()
     yield from maker.compare(eval_fraction)
     return maker.card(counting)
 
@@ -121,37 +123,6 @@ def counter(max_length: int, coming: int = 0) -> Counts:
     `coming` is as for `making`.
     """
     return Counts(max_length, coming)
-
-
-def _rendered(
-    maker: _Maker, rows: Iterable[Row], counting: Counts, lengths: Lengths
-) -> Generator[str, None, None]:
-    """Add all rows, and have the tokens counted of those that are in the sample."""
-    numbers: list[tuple[int, int]] = []
-
-    def chosen() -> Iterator[dict[str, Any] | None]:
-        for line, row in rows:
-            number = maker.add(line, row)
-            if number is not None and counting.takes(number):
-                numbers.append((number, line))
-                yield row
-            if maker.clock.is_due():
-                yield None
-
-    done = 0
-    for text in templates.each_or_none(maker.template, chosen()):
-        if text is None:
-            yield f"Row {len(maker.found):,}: looking for findings…"
-            continue
-        number, line = numbers[done]
-        done += 1
-        if isinstance(text, templates.Rendered):
-            yield from counting.add(number, line, text, lengths)
-        if done >= templates.AT_ONCE:
-            del numbers[:done]
-            done = 0
-    yield from counting.finish(lengths)
-    maker.why_no_tokens = lengths.unknown
 
 
 class _Maker:
@@ -168,7 +139,10 @@ class _Maker:
         self._secrets = likely_secrets.Search() if "secrets" in only else None
         self._personal = personal_data.Search() if only.intersection(PERSONAL) else None
         self._known: dict[int, int] = {}  # the findings of texts by themselves
-        self.clock = Clock()
+
+    def step(self) -> str:
+        """How far it is."""
+        return f"Row {len(self.found):,}: looking for findings…"
 
     def add(self, line: int, row: dict[str, Any]) -> int | None:
         """Look at a row; its number, None if it does not fit the template."""
@@ -240,14 +214,14 @@ class _Maker:
         self._mark("leaks", numbers[leaks])
 
     def _compared(self, near: near_copies.Near, trained: Any) -> Generator[str, None, tuple[Any, Any]]:
-        steps = near.comparing(trained)
+        steps, clock = near.comparing(trained), Clock()
         while True:
             try:
                 share = next(steps)
             except StopIteration as end:
                 found: tuple[Any, Any] = end.value
                 return found
-            if self.clock.is_due():
+            if clock.is_due():
                 yield f"Comparing rows: {100 * share:.0f} %…"
 
     def _mark(self, name: str, rows: Any) -> None:

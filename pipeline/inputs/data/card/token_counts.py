@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from pipeline.inputs.data.card.thinning import Thinned
 from pipeline.inputs.data.lengths import Lengths
+from pipeline.inputs.data.telling import Clock
+from pipeline.inputs.prompts import templates
 from pipeline.inputs.prompts.templates import Rendered
 
 MOST_ROWS = 100_000
@@ -44,12 +47,14 @@ class Tokens:
 class Counts:
     """The token counts of rows as they come, of a spread part of them where they are many or long.
 
-    `coming` is about how many there will be, 0 if nobody knows.
+    `coming` is about how many there will be, 0 if nobody knows; `rows` and `letters` are the most counted.
     """
 
-    def __init__(self, max_length: int, coming: int = 0) -> None:
-        self.rows = Thinned(MOST_ROWS, coming, SAMPLE)
-        self._letters = Thinned(MOST_LETTERS)
+    def __init__(
+        self, max_length: int, coming: int = 0, rows: int | None = None, letters: int | None = None
+    ) -> None:
+        self.rows = Thinned(rows or MOST_ROWS, coming, SAMPLE)
+        self._letters = Thinned(letters or MOST_LETTERS)
         self._max_length = max_length
         self._numbers = array("Q")
         self._prompts = array("I")
@@ -102,23 +107,26 @@ class Counts:
             if prompt + answer > self._max_length
         ]
 
+    def totals(self) -> list[int]:
+        """The tokens of each row that was counted, the shortest first."""
+        return sorted(map(sum, zip(self._prompts, self._answers, strict=True)))
+
     def figures(self, rows: int) -> Tokens | None:
         """The figures, for a dataset of so many rows; None if nothing was counted."""
         counted = len(self._numbers)
         if not counted:
             return None
-        totals = array("Q", map(sum, zip(self._prompts, self._answers, strict=True)))
-        ordered = sorted(totals)
+        ordered = self.totals()
         trained = sum(map(self._trained, self._prompts, self._answers, self._earlier))
         width, bars = _bars(ordered)
-        cut = sum(total > self._max_length for total in totals)
+        cut = sum(total > self._max_length for total in ordered)
         return Tokens(
             median=ordered[(counted - 1) // 2],
             p95=ordered[-(-counted * 95 // 100) - 1],
             max=ordered[-1],
             cut=cut if counted == rows else round(cut * rows / counted),
             counted=counted,
-            trained=trained / sum(totals),
+            trained=trained / sum(ordered),
             max_length=self._max_length,
             width=width,
             bars=bars,
@@ -141,6 +149,46 @@ class Counts:
         self._prompts, self._answers, self._earlier, self._sizes = (
             array("I", (values[at] for at in kept)) for values in lists
         )
+
+
+def counting(
+    template: templates.Template,
+    rows: Iterable[tuple[int, dict[str, Any]]],
+    number: Callable[[int, dict[str, Any]], int | None],
+    counts: Counts,
+    lengths: Lengths,
+    step: Callable[[], str],
+) -> Generator[str, None, None]:
+    """Have `counts` take (line, row) as far as they are in its sample; all are given to `number`.
+
+    That says a row's number, or None to leave it out. Yields what it waits for, and `step()` every
+    `telling.TELL_SECONDS` or so. Raises Busy.
+    """
+    numbers: list[tuple[int, int]] = []
+    clock = Clock()
+
+    def chosen() -> Iterator[dict[str, Any] | None]:
+        for line, row in rows:
+            at = number(line, row)
+            if at is not None and counts.takes(at):
+                numbers.append((at, line))
+                yield row
+            if clock.is_due():
+                yield None
+
+    done = 0
+    for text in templates.each_or_none(template, chosen()):
+        if text is None:
+            yield step()
+            continue
+        at, line = numbers[done]
+        done += 1
+        if isinstance(text, Rendered):
+            yield from counts.add(at, line, text, lengths)
+        if done >= templates.AT_ONCE:
+            del numbers[:done]
+            done = 0
+    yield from counts.finish(lengths)
 
 
 def _bars(ordered: list[int]) -> tuple[int, list[int]]:
