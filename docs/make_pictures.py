@@ -98,7 +98,7 @@ def tab(name: str, there: str, page: Any, url: str, run: str) -> None:
 # below the form stays folded away: it names a folder of this machine.
 PICTURES: list[tuple[str, int, int, int, Callable[[Any, str, str], None]]] = [
     ("run", WIDTH, 1080, 960, finished),
-    ("data", WIDTH, 760, 640, partial(tab, "data", "#data-example pre, #data-rows td")),
+    ("data", WIDTH, 760, 640, partial(tab, "data", "#data-all-rows td")),
     ("lab", WIDTH, 640, 640, partial(tab, "lab", "#launch")),
     ("tune", WIDTH, 760, 640, partial(tab, "tune", "#sweep-start")),
     ("compare", WIDTH, 1180, 640, partial(tab, "compare", "#compare-recorded td")),

@@ -40,6 +40,7 @@ def test_a_card_from_upload_to_recipe(app, shot):
     card = page.locator("#data-all-rows")
     table = card.locator(".lab-table")
     expect(table.locator("tbody tr")).to_have_count(20)
+    expect(page.locator("#data-rows")).to_be_hidden()  # the first rows stand once on the page
     card.get_by_role("button", name="Next").click()
     expect(table.locator("tbody tr")).to_have_count(10)
     search = card.get_by_label("Search the rows")
@@ -55,3 +56,16 @@ def test_a_card_from_upload_to_recipe(app, shot):
     page.click("#data-use")
     app.unfold(page)
     expect(page.locator("#recipe")).to_contain_text("leave_out: duplicates,emails")
+
+
+def test_where_no_card_can_be_made_the_first_rows_stay(app):
+    page = app.open("?tab=data")
+    expect(page.locator("#data-all-rows tbody tr")).to_have_count(20)  # of the sample
+    misfit = b'{"question": "a", "answer": "b"}\n' * 3 + b"[]\n"
+    page.set_input_files(
+        "#data-upload input[type=file]", {"name": "mine.jsonl", "mimeType": "text/plain", "buffer": misfit}
+    )
+    expect(page.locator("#data-problems")).to_contain_text("Line 4")
+    expect(page.locator("#data-rows")).to_be_visible()
+    expect(page.locator("#data-rows tbody tr")).to_have_count(3)
+    expect(page.locator("#data-all-rows tbody tr")).to_have_count(0)

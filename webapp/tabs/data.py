@@ -241,9 +241,10 @@ def build() -> Data:
         with gr.Column(scale=3, min_width=360):
             summary = parts.drawn("notice", elem_id="data-summary")
             problems = parts.drawn("problems", elem_id="data-problems")
-            rows = parts.drawn("table", elem_id="data-rows")
+            rows = parts.drawn("table", elem_id="data-rows")  # hidden once the table of all rows is there
+            all_rows = parts.drawn("rows", module="card.js", elem_id="data-all-rows")
             example = parts.drawn("example", elem_id="data-example")
-            leave_out = card_view.build(picked, template, model, again)
+            leave_out = card_view.build(picked, template, model, again, all_rows)
             learned.build(picked, template, model)
 
     found = [summary, problems, rows, example, *lists]

@@ -64,9 +64,9 @@ def joined(names: list[str] | None) -> str:
 
 
 def build(
-    picked: gr.Dropdown, template: gr.Textbox, model: gr.Dropdown, again: gr.Button
+    picked: gr.Dropdown, template: gr.Textbox, model: gr.Dropdown, again: gr.Button, rows: gr.HTML
 ) -> gr.CheckboxGroup:
-    """Lay out the card and wire it; what is to be left out."""
+    """Lay out the card and wire it; what is to be left out. `rows` is a place for the table of all rows."""
     card = parts.drawn("card", module="card.js", elem_id="data-card")
     leave_out = gr.CheckboxGroup(
         label="Leave these rows out",
@@ -74,7 +74,6 @@ def build(
         visible=False,
         elem_id="data-leave-out",
     )
-    rows = parts.drawn("rows", module="card.js", elem_id="data-all-rows")
     gr.on(
         [picked.change, model.input, template.submit, again.click],
         show,
