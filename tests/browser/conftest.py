@@ -143,17 +143,19 @@ def browser() -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def served(home: Path, browser: Any) -> Iterator[App]:
-    """An app over an empty home. Whoever asks for it holds the worker's lock: nothing runs for real."""
-    lock = locks.take(home / "worker.lock")
-    assert lock is not None
+def served(home: Path, browser: Any, works: bool = False) -> Iterator[App]:
+    """An app over an empty home. Whoever asks for it holds the worker's lock: nothing runs for real, unless
+    it `works`."""
+    lock = None if works else locks.take(home / "worker.lock")
+    assert works or lock is not None
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     made = App(home, port, browser, serve(home, port))
     yield made
     made.stop()
-    os.close(lock)
+    if lock is not None:
+        os.close(lock)
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +181,13 @@ def app(shared: App, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
 def own_app(home: Path, browser: Any) -> Iterator[App]:
     """An app that starts in the environment of its test."""
     with served(home, browser) as made, looked_at(made):
+        yield made
+
+
+@pytest.fixture
+def working_app(home: Path, browser: Any) -> Iterator[App]:
+    """An app whose runs run."""
+    with served(home, browser, works=True) as made, looked_at(made):
         yield made
 
 
