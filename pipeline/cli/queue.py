@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import re
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import settings
+from pipeline.inputs.data.hub import dataset_id
 from pipeline.store import Store
 from pipeline.store.queue import MOVES
 from pipeline.system.files import to_json
@@ -80,13 +82,21 @@ def note(text: str) -> None:
 
 
 def recipe_of(store: Store, given: str, changes: list[str] | None) -> Recipe:
-    """The recipe in a file, or that of an earlier run, with the `key=value` changes of --set."""
+    """The recipe in a file, or that of an earlier run, with the `key=value` changes of --set.
+
+    A dataset of the hub is fetched, and then the recipe names its commit.
+    """
+    from pipeline.cli import terminal
     from pipeline.runs import submit
     from pipeline.stages import recipe
 
     if re.fullmatch(RUN_ID, given) and not Path(given).exists():
-        return submit.again(store.get(given), changes)
-    return recipe.load(Path(given), changes)
+        found = submit.again(store.get(given), changes)
+    else:
+        found = recipe.load(Path(given), changes)
+    if not dataset_id.is_id(found.data):
+        return found
+    return dataclasses.replace(found, data=terminal.fetched(Path(found.data))[1])
 
 
 def add(verb: Verb) -> None:

@@ -78,10 +78,11 @@ def check(args: argparse.Namespace) -> int:
 
 def _data(args: argparse.Namespace) -> tuple[list[Path], Columns | None]:
     """The files that were named, and the choice of columns."""
-    from pipeline.inputs.data.formats import columns, convert
+    from pipeline.cli import terminal
+    from pipeline.inputs.data.formats import columns
 
     chosen = columns.parse(args.columns, "--columns") if args.columns else None
-    return [path for named in args.data for path in convert.sources(named)], chosen
+    return [path for named in args.data for path in terminal.fetched(named)[0]], chosen
 
 
 def _show_row(args: argparse.Namespace) -> int:

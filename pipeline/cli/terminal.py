@@ -26,6 +26,21 @@ KINDS = {"learned": "trained", "given": "prompt", "special": "special", "end": "
 BAR_WIDTH = 24
 
 
+def fetched(named: Path) -> tuple[tuple[Path, ...], str]:
+    """`prepare_data.bringing` with its steps on standard error, so that what is printed stays as it is."""
+    from pipeline.inputs.data import datasets
+    from pipeline.runs.data import prepare_data
+
+    said: list[str] = []
+
+    def tell(step: str) -> None:
+        if step not in said[-1:]:
+            said.append(step)
+            print(display.plain(step), file=sys.stderr, flush=True)
+
+    return datasets.ended(prepare_data.bringing(named), tell)
+
+
 def run(store: Store, run_id: str, *, summarize: bool = True) -> int:
     """Follow a run to its end: a line a stage, live where the output is a terminal. Returns the exit code."""
     shown: set[str] = set()

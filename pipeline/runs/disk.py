@@ -22,6 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.inputs.data.hub import fetching_rows
 from pipeline.inputs.models import starter_package
 from pipeline.publish.checks import CHECKED
 from pipeline.runs.data import data_card
@@ -37,7 +38,8 @@ DAY = 86400.0
 YOUNG = 3600.0
 ASIDE = ".gone"
 PLACES = {
-    "results": "artifacts", "models": "models", "datasets": "datasets", "data cards": "cards", "runs": "runs",
+    "results": "artifacts", "models": "models", "datasets": "datasets",
+    "fetched datasets": fetching_rows.FOLDER, "data cards": "cards", "runs": "runs",
     "published copies": "registry", "pulled models": "pulled", "tried models": probe.PROBES,
     "starter model": starter_package.FOLDER,
 }  # fmt: skip
@@ -152,7 +154,8 @@ def _candidates(home: Path, inventory: Inventory) -> dict[Path, str]:
     for folder in _folders(home / "datasets"):
         if folder.name not in used:
             found[folder] = ", ".join(sorted(path.name for path in folder.glob("[!.]*") if path.is_file()))
-    return found
+    # Runs have copies of what was fetched from the hub.
+    return found | {folder: folder.name for folder in _folders(home / fetching_rows.FOLDER)}
 
 
 def _folders(parent: Path) -> list[Path]:

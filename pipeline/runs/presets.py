@@ -15,7 +15,6 @@ from typing import Any
 
 from pipeline import display, settings
 from pipeline.errors import InputError
-from pipeline.inputs.data.formats import convert
 from pipeline.inputs.models import about, architectures, base_models
 from pipeline.inputs.models.about import StepMemory
 from pipeline.runs import check_pool
@@ -118,7 +117,8 @@ def answer(
     """`suiting` as a process is asked for it."""
     known = base_models.resolve(model)
     with prepare_data.work_folder(settings.home()) as work:
-        found = yield from prepare_data.checking(convert.sources(Path(data)), work, template, known)
+        sources, _ = yield from prepare_data.bringing(Path(data))
+        found = yield from prepare_data.checking(sources, work, template, known)
         if not found.report.good:
             raise InputError(found.report.messages())
         facts = yield from _facts(found, template, known, device)

@@ -83,6 +83,7 @@ class Passed:
              rows that the recipe leaves out
     columns  those chosen or recognised, where they are not plainly prompt and response
     settled  what each `auto` of the recipe stands for
+    source   the hub's dataset with its commit, if the data is from there; the run's recipe names that
     """
 
     model: str
@@ -90,6 +91,7 @@ class Passed:
     data: str
     columns: dict[str, list[str]] | None
     settled: dict[str, Any] = dataclasses.field(default_factory=dict)
+    source: str = ""
 
 
 def checked(recipes: Sequence[Recipe]) -> list[Passed | InputError]:
@@ -170,7 +172,9 @@ def owner_name(given: str | None) -> str:
 def _new(store: Store, recipe: Recipe, passed: Passed) -> New:
     """A run of a recipe that passed, with the home's copy of its data."""
     # All stages see the same commit of the model.
-    recipe = dataclasses.replace(recipe, model=passed.model, columns=passed.columns).settled(passed.settled)
+    recipe = dataclasses.replace(
+        recipe, model=passed.model, data=passed.source or recipe.data, columns=passed.columns
+    ).settled(passed.settled)
     data = keep_dataset(store.home, Path(passed.data))
     if names := findings.parse(recipe.leave_out):
         data_card.mark(data, names)
@@ -260,15 +264,15 @@ class Prepared:
         assert isinstance(found, Checked)
         made = found.made
         chosen = made.columns.to_dict() if made.columns is not None and made.has_chosen else None
-        return {"data": str(found.used), "columns": chosen}
+        return {"data": str(found.used), "columns": chosen, "source": found.source}
 
     def keep(self, home: Path, results: list[dict[str, Any]]) -> None:
         """Put what was made into the home, before it goes with the folder; the results name it there."""
         checked = [seen for seen in self._seen.values() if isinstance(seen, Checked)]
         kept = {
-            str(one.used): str(keep(home, one.made, one.used))
+            str(one.used): str(keep(home, one.made, one.used, one.source))
             for one in checked
-            if one.made.is_made or one.used != one.made.path
+            if one.made.is_made or one.used != one.made.path or one.source
         }
         for one in results:
             one["data"] = kept.get(one["data"], one["data"])
@@ -335,11 +339,15 @@ def _gpu_problems(recipe: Recipe) -> list[str]:
     return problems
 
 
-def keep(home: Path, made: Made, used: Path | None = None) -> Path:
-    """`keep_dataset` of what was made, or what is `used` of it, with what it was made of beside it."""
+def keep(home: Path, made: Made, used: Path | None = None, source: str = "") -> Path:
+    """`keep_dataset` of what was made, or what is `used` of it, with what it was made of beside it.
+
+    `source` is where that is from, if it is known.
+    """
     kept = keep_dataset(home, used or made.path, prepare_data.digest(made) if made.is_made else "")
     if made.is_made:
         prepare_data.keep_originals(kept, made)
+    prepare_data.keep_source(kept, source)
     return kept
 
 

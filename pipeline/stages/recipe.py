@@ -14,6 +14,7 @@ from pipeline.errors import InputError
 from pipeline.inputs import safe_yaml
 from pipeline.inputs.data.card import findings
 from pipeline.inputs.data.formats import columns
+from pipeline.inputs.data.hub import dataset_id
 from pipeline.inputs.models.catalogue import CATALOGUE
 from pipeline.inputs.options import AUTO, coerce, describe, option, parse, unknown_keys
 from pipeline.stages import evaluate, finetune, optimize, quantize, score
@@ -46,7 +47,8 @@ class Basics:
     )
     data: str = option(
         "",
-        "The dataset: JSON lines, a JSON array, CSV, TSV or Parquet, also as .gz; several as rows/*.csv",
+        "The dataset: JSON lines, a JSON array, CSV, TSV or Parquet, also as .gz; several as rows/*.csv; or"
+        " hub:org/name of the Hugging Face Hub, then @REVISION, and after commas config=, split= or file=",
         label="Dataset",
     )
     template: str = option(
@@ -173,7 +175,7 @@ def redo(given: dict[str, Any], folder: Path, changes: list[str] | None = None) 
         _set(given, change)
     named = {change.partition("=")[0] for change in changes or []}
     if "data" in named:
-        given["data"] = str(_absolute(str(given["data"]), folder))
+        given["data"] = data_path(str(given["data"]), folder)
     if "model" in named:
         given["model"] = model_path(str(given["model"]), folder)
     return from_dict(given)
@@ -206,7 +208,7 @@ def from_dict(given: dict[str, Any], folder: Path | None = None) -> Recipe:
         raise InputError(problems)
     if folder is not None:
         try:
-            values["data"] = str(_absolute(values["data"], folder))
+            values["data"] = data_path(values["data"], folder)
             values["model"] = model_path(values.get("model", "starter"), folder)
         except (OSError, RuntimeError) as error:  # a name too long, ~ of a user that doesn't exist
             reason = error.strerror if isinstance(error, OSError) else error
@@ -235,6 +237,11 @@ def _missing(values: dict[str, Any], given: dict[str, Any]) -> list[str]:
     problems = []
     if not given.get("data"):
         problems.append("data: is missing; give a file with rows, such as JSON lines or CSV")
+    elif dataset_id.is_id(values.get("data", "")):
+        try:
+            dataset_id.parse(values["data"])
+        except InputError as error:
+            problems += error.problems
     name = values.get("name", "run")
     if not name.strip() or len(name) > 100 or not name.isprintable():
         wrong = display.value(name)
@@ -256,6 +263,11 @@ def _missing(values: dict[str, Any], given: dict[str, Any]) -> list[str]:
     for name, options in stages.items():
         problems += ask(name, "check_recipe", options, stages, default=[])
     return problems
+
+
+def data_path(data: str, folder: Path) -> str:
+    """A path is made absolute; a dataset of the hub stays as it is."""
+    return data if dataset_id.is_id(data) else str(_absolute(data, folder))
 
 
 def model_path(model: str, folder: Path) -> str:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import locale
 import os
+import select
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
@@ -19,6 +21,7 @@ from pipeline import settings
 if TYPE_CHECKING:
     import asyncio
 
+LOOK_SECONDS = 0.5  # how long `lines` may be silent
 Channel = int | IO[bytes] | None  # as for `subprocess.Popen`; None is ours
 _running: set[subprocess.Popen[bytes]] = set()
 _groups: set[subprocess.Popen[bytes]] = set()  # those of `start_group`
@@ -111,6 +114,23 @@ def start_group(words: Sequence[str], environment: Mapping[str, str]) -> subproc
     process = start(words, environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, apart=True)
     _groups.add(process)
     return process
+
+
+def lines(pipe: int, seconds: float) -> Iterator[bytes | None]:
+    """Lines of a pipe until it ends or for so many seconds; None where there is none for a moment."""
+    ends = time.monotonic() + seconds
+    ready = select.poll()
+    ready.register(pipe, select.POLLIN)
+    received = b""
+    while time.monotonic() < ends:
+        if not ready.poll(1000 * LOOK_SECONDS):
+            yield None
+            continue
+        piece = os.read(pipe, 1 << 16)
+        if not piece:
+            return
+        *whole, received = (received + piece).split(b"\n")
+        yield from whole
 
 
 def end(process: subprocess.Popen[bytes]) -> int:

@@ -75,7 +75,7 @@ class _Server(ThreadingHTTPServer):
 
 
 class FakeHub:
-    """The state of the fake, and what it was asked."""
+    """The state of the fake, and what it was asked. A dataset's repository is named `datasets/org/name`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -153,14 +153,15 @@ class FakeHub:
         if path.startswith("/verify/"):
             there = (self.folder / json.loads(body)["oid"]).is_file()
             return (200, {}) if there else (404, {"error": "not uploaded"})
-        match = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(\w+)(?:/(.+))?)?", path)
+        match = re.fullmatch(r"/api/(?:models/|(datasets/))([^/]+/[^/]+)(?:/(\w+)(?:/(.+))?)?", path)
         if match is None:
             return 404, {"error": f"nothing at {path}"}
-        repo = self.repos.get(match[1])
+        name = f"{match[1] or ''}{match[2]}"
+        repo = self.repos.get(name)
         if repo is None:
             return 404, {"error": "Repository not found", "code": "RepoNotFound"}
         with self.lock:
-            return self._in_repo(match[1], repo, match[2] or "revision", unquote(match[3] or "main"), body)
+            return self._in_repo(name, repo, match[3] or "revision", unquote(match[4] or "main"), body)
 
     def _create(self, asked: dict[str, Any]) -> tuple[int, Any]:
         owner = asked["organization"] or "ann"
@@ -204,12 +205,15 @@ class FakeHub:
                 return 409, {"error": f"Tag {tag} exists already"}
             repo.tags[tag] = repo.head if revision == "main" else revision
             return 200, {}
+        commit = repo.head if revision == "main" else repo.tags.get(revision, revision)
+        if commit not in repo.commits:
+            return 404, {"error": f"Invalid rev id: {revision}", "code": "RevisionNotFound"}
         listed = [_entry(path, held) for path, held in sorted(self.tree(name, revision).items())]
         files = [{**entry, "rfilename": entry["path"], "blobId": entry["oid"]} for entry in listed]
         for lfs in [entry["lfs"] for entry in files if "lfs" in entry]:
             lfs["sha256"] = lfs.pop("oid")
         about = {"gated": repo.gated, "cardData": repo.card, "tags": [], "siblings": files}
-        return 200, {"id": name, "sha": repo.head, "private": repo.private, **about}
+        return 200, {"id": name, "sha": commit, "private": repo.private, **about}
 
     def _mode(self, repo: Repo, file: dict[str, Any], ignore: str | None) -> dict[str, Any]:
         held = repo.commits[repo.head].get(file["path"])

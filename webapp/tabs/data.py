@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +12,10 @@ import gradio as gr
 
 from pipeline import settings
 from pipeline.errors import InputError, LabError
+from pipeline.inputs.data import datasets
 from pipeline.inputs.data.formats import columns, shapes
 from pipeline.inputs.data.formats.columns import PARTS, Columns
+from pipeline.inputs.data.hub import dataset_id
 from pipeline.inputs.prompts import templates
 from pipeline.runs import submit
 from pipeline.runs.data import prepare_data
@@ -79,16 +82,20 @@ def _looked(
     tell: Callable[[str], None],
 ) -> tuple[Any, ...]:  # fmt: skip
     """The final outputs of `look`. Raises LabError, OSError."""
-    with _dataset(uploaded, picked) as paths, prepare_data.work_folder(store().home) as work:
+    with (
+        _dataset(uploaded, picked, tell) as (paths, source),
+        prepare_data.work_folder(store().home) as work,
+    ):
         offered, not_offered = _offered(model)
         steps = prepare_data.looking(paths, work, template, offered, finetune.Options.max_length, chosen)
         with closing(steps):
-            found = prepare_data.ended(steps, paths[0], tell)
+            found = replace(prepare_data.ended(steps, paths[0], tell), source=source)
         note = _without(template, model, not_offered or found.unknown, found.has_chat)
         made, report = found.made, found.report
         fits = report.good
         rows = fits or report.has_rows or (made.is_made and bool(made.fields) and made.shape != shapes.TEXT)
-        new = uploaded or (made.is_made and fits)  # other columns of what was made here before
+        # A dataset of the hub; or other columns of what was made here before.
+        new = uploaded or dataset_id.is_id(picked or "") or (made.is_made and fits)
         taken = _take(found, fits, rows) if new else (gr.skip(), gr.skip())
     title = (UNFIT if made.is_made else MISFIT) if rows else BROKEN
     return (
@@ -166,24 +173,32 @@ def _without(template: str, model: str, unknown: str, has_chat: bool) -> str:
 
 
 @contextmanager
-def _dataset(uploaded: list[str] | str | None, picked: str | None) -> Iterator[list[Path]]:
-    """The files to check: temporary copies of uploads, or else the picked dataset."""
+def _dataset(
+    uploaded: list[str] | str | None, picked: str | None, tell: Callable[[str], None]
+) -> Iterator[tuple[Sequence[Path], str]]:
+    """The files to check: temporary copies of uploads, or else the picked dataset, fetched if it is an id of
+    the hub; and where they are from, if from there."""
+    if not uploaded and dataset_id.is_id(picked or ""):
+        with closing(prepare_data.bringing(Path(picked or ""))) as steps:
+            yield datasets.ended(steps, tell)
+        return
     with ExitStack() as copies:
         named = [uploaded] if isinstance(uploaded, str) else uploaded or []
         most = settings.max_upload_bytes()
         taken = [copies.enter_context(uploads.taken(one, most_bytes=most)) for one in named]
-        yield taken or [choices.known_data(store().home, picked)]
+        known = [] if taken else [choices.known_data(store().home, picked)]
+        yield taken or known, "" if taken else prepare_data.source_of(known[0])
 
 
 def _take(found: Checked, fits: bool, rows: bool) -> tuple[Any, Any]:
     """Move a good upload into the home and choose it: new values of the upload box and the choice.
 
     An upload that does not fit stays in its box if another template may fit it. No dataset is chosen then, to
-    show that the upload was checked.
+    show that the upload was checked, or still the hub's, with its commit.
     """
     if not fits:
-        return gr.skip() if rows else None, gr.update(value=None)
-    kept = submit.keep(store().home, found.made)
+        return gr.skip() if rows else None, gr.update(value=found.source if rows and found.source else None)
+    kept = submit.keep(store().home, found.made, source=found.source)
     return None, gr.update(choices=choices.data(store().home), value=str(kept))
 
 
@@ -194,10 +209,10 @@ def _short(found: Checked) -> list[str]:
     return listed + found.report.messages()[len(listed) :]
 
 
-def _summary(paths: list[Path], found: Checked, note: str) -> dict[str, Any]:
+def _summary(paths: Sequence[Path], found: Checked, note: str) -> dict[str, Any]:
     report, made = found.report, found.made
     read = f"Checked as {prepare_data.described(made)}" if made.is_made and made.rows else ""
-    notes = [note, read, *report.notes, report.unasked]
+    notes = [note, f"From {found.source}" if found.source else "", read, *report.notes, report.unasked]
     name = " + ".join(path.name for path in paths)
     return views.dataset(name, report, [text for text in notes if text])
 
@@ -208,7 +223,7 @@ def build() -> Data:
         with gr.Column(scale=2, min_width=300):
             picked = gr.Dropdown(
                 label="Dataset",
-                info="A sample, or one you have uploaded",
+                info="A sample, one you have uploaded, or one of the Hugging Face Hub, typed as hub:org/name",
                 elem_id="data-pick",
                 allow_custom_value=True,
             )

@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 
 from pipeline.errors import LabError
+from pipeline.inputs.data.hub import dataset_id
 from pipeline.runs import check_pool
 from pipeline.stages import finetune
 from webapp import local_models
@@ -22,7 +23,7 @@ from webapp.ui import check_turns, choices, parts
 def show(picked: str | None, template: str, model: str) -> Iterator[tuple[Any, Any, Any]]:
     """Make the card of a dataset: how far that is; then the card, boxes of its findings, and its rows."""
     none = gr.update(choices=[], value=[], visible=False)
-    if not picked:
+    if not picked or dataset_id.is_id(picked):  # which has a card once it is in the lab
         yield None, none, None
         return
     yield {"text": "Looking through the rows…"}, none, None

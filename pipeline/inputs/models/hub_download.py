@@ -1,4 +1,4 @@
-"""A model's files from the Hugging Face Hub, with progress; an interrupted one resumes within a file.
+"""Files of a model or a dataset from the Hugging Face Hub, with progress; an interrupted one resumes within.
 
 The hub's own `snapshot_download` restarts a file that another process had begun, and a file of weights has
 gigabytes. So each is written beside its place as `.NAME.arriving`, which the next attempt appends to, and
@@ -34,11 +34,15 @@ AGAIN = "what has arrived is kept, so start it again and it resumes"
 
 @dataclass(frozen=True)
 class Remote:
-    """A file on the hub: its size in bytes, and its SHA-256 or "" where the hub does not tell it."""
+    """A file on the hub: its size in bytes, and its SHA-256 or "" where the hub does not tell it.
+
+    `path` is where it lies in the repository, "" if that is its name here.
+    """
 
     name: str
     size: int
     sha256: str
+    path: str = ""
 
 
 def listed(siblings: Iterable[Any] | None, patterns: Iterable[str]) -> list[Remote]:
@@ -48,15 +52,20 @@ def listed(siblings: Iterable[Any] | None, patterns: Iterable[str]) -> list[Remo
     """
     patterns, found = list(patterns), []
     for file in siblings or []:
-        name, size = file.rfilename, file.size
-        if type(name) is not str or not plain(name) or not any(fnmatch(name, p) for p in patterns):
-            continue
-        if type(size) is not int or not 0 <= size <= LARGEST:
-            raise LabError(f"the hub gives no size of {display.short(name)}; try again later")
-        found.append(Remote(name, size, str(getattr(file.lfs, "sha256", "") or "")))
+        name = file.rfilename
+        if type(name) is str and plain(name) and any(fnmatch(name, p) for p in patterns):
+            found.append(remote(file))
     if len(found) > MOST_FILES:
         raise LabError(f"has {len(found):,} files; a model has {MOST_FILES:,} at most")
     return sorted(found, key=lambda remote: remote.size)
+
+
+def remote(file: Any) -> Remote:
+    """A file as the hub tells of it. Raises LabError where it gives no size."""
+    name, size = str(file.rfilename), file.size
+    if type(size) is not int or not 0 <= size <= LARGEST:
+        raise LabError(f"the hub gives no size of {display.short(name)}; try again later")
+    return Remote(name, size, str(getattr(file.lfs, "sha256", "") or ""), name)
 
 
 def plain(name: str) -> bool:
@@ -70,26 +79,34 @@ def download(model: str, revision: str, folder: Path, patterns: Iterable[str], r
     Raises LabError with what to do where that fails; what has arrived stays. Raises OSError of the disk.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import logging
 
-    # Its warnings have signed addresses in them.
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         info = HfApi().model_info(model, revision=revision, files_metadata=True, timeout=20)
         remotes = listed(info.siblings, patterns)
         if not any(remote.name.endswith(".safetensors") for remote in remotes):
             raise LabError(f"{model} has no .safetensors files; other weight formats can carry code.")
-        _room(folder, remotes)
-        meter = Meter(report, sum(remote.size for remote in remotes))
-        for remote in remotes:
-            _fetch(model, revision, remote, folder, meter)
+        bring(model, revision, remotes, folder, report)
     except LabError:
         raise
     except Exception as error:
-        if _of_this_machine(error):
+        if of_this_machine(error):
             raise
         raise LabError(f"{model} cannot be downloaded: {why(error, model)}.") from None
+
+
+def bring(
+    name: str, revision: str, remotes: list[Remote], folder: Path, report: Report, kind: str = "model"
+) -> None:
+    """Put files of a repository, of a model or a dataset, into a folder. Raises what the client raises."""
+    from huggingface_hub.utils import logging
+
+    # Its warnings have signed addresses in them.
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    _room(folder, remotes, kind)
+    meter = Meter(report, sum(remote.size for remote in remotes))
+    for remote in remotes:
+        _fetch(name, revision, remote, folder, meter, kind)
 
 
 def why(error: BaseException, model: str) -> str:
@@ -111,19 +128,20 @@ def why(error: BaseException, model: str) -> str:
     return f"the hub gave an unexpected answer ({type(error).__name__}); {AGAIN}"
 
 
-def _of_this_machine(error: Exception) -> bool:
+def of_this_machine(error: Exception) -> bool:
+    """Whether the disk or the memory here is at fault, and not the way to the hub."""
     return isinstance(error, OSError | MemoryError) and not type(error).__module__.startswith(
         ("huggingface_hub", "httpx")
     )
 
 
-def _room(folder: Path, remotes: list[Remote]) -> None:
+def _room(folder: Path, remotes: list[Remote], kind: str) -> None:
     """Raise LabError where the disk has no room for what is still to come."""
     needed = sum(remote.size - _there(folder, remote) for remote in remotes)
     free = shutil.disk_usage(folder).free
     if needed + SPARE > free:
         raise LabError(
-            f"The model needs {display.size(needed)} more of disk, and {display.size(free)} are free; remove"
+            f"The {kind} needs {display.size(needed)} more of disk, and {display.size(free)} are free; remove"
             " models that you no longer need, or free space another way, and try again."
         )
 
@@ -140,7 +158,7 @@ def _part(folder: Path, remote: Remote) -> Path:
     return folder / f".{remote.name}{ARRIVING}"
 
 
-def _fetch(model: str, revision: str, remote: Remote, folder: Path, meter: Meter) -> None:
+def _fetch(model: str, revision: str, remote: Remote, folder: Path, meter: Meter, kind: str) -> None:
     target, part = folder / remote.name, _part(folder, remote)
     if target.is_file() and target.stat().st_size == remote.size:
         meter.add(remote.size, f"{remote.name} is here already", moved=False)
@@ -153,20 +171,20 @@ def _fetch(model: str, revision: str, remote: Remote, folder: Path, meter: Meter
         kept = raw.seek(0, io.SEEK_END)
         meter.add(kept, f"Downloading {remote.name}", moved=False)
         with _Counted(raw, took, remote.size) as file:
-            _get(model, revision, remote, file, kept)
+            _get(model, revision, remote, file, kept, kind)
     if remote.sha256 and _sha256(part) != remote.sha256:
         part.unlink()
         raise LabError(f"{remote.name} of {model} arrived with other content than the hub names; try again.")
     part.replace(target)
 
 
-def _get(model: str, revision: str, remote: Remote, file: Any, kept: int) -> None:
+def _get(model: str, revision: str, remote: Remote, file: Any, kept: int, kind: str) -> None:
     """Ask the hub for what is missing of a file, and write it. Raises what the client raises."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-    url = hf_hub_url(model, remote.name, revision=revision)
+    url = hf_hub_url(model, remote.path or remote.name, revision=revision, repo_type=kind)
     headers = build_hf_headers()
     address = get_hf_file_metadata(url).location
     if urlsplit(address).netloc != urlsplit(url).netloc:  # a storage, which the token is no business of

@@ -16,12 +16,13 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from pipeline import display
-from pipeline.errors import InputError
+from pipeline import display, settings
+from pipeline.errors import Busy, InputError, LabError
 from pipeline.inputs.data import datasets
 from pipeline.inputs.data.formats import columns, convert
 from pipeline.inputs.data.formats.columns import Columns
 from pipeline.inputs.data.formats.convert import Made
+from pipeline.inputs.data.hub import dataset_id, fetching_rows
 from pipeline.inputs.models import base_models
 from pipeline.inputs.prompts import templates
 from pipeline.runs import check_pool
@@ -30,6 +31,7 @@ from pipeline.stages import finetune
 from pipeline.system import files
 
 ORIGINAL = "original"  # the folder with that
+SOURCE = ".source"  # beside a dataset in the home: the id of the hub's that it is from
 LARGEST_RECORD = 1 << 20
 MOST_NAMED = 200  # columns that a list on the page offers
 LONGEST_NAME = 100  # letters of a name of ours
@@ -42,6 +44,7 @@ class Checked:
     used      the JSON lines that were checked: those made, or what is left without some rows
     unknown   why a model that was named is none
     has_chat  whether it has a chat template
+    source    where it is from, if that is the hub: its id with the commit
     """
 
     made: Made
@@ -49,6 +52,7 @@ class Checked:
     used: Path
     unknown: str = ""
     has_chat: bool = True
+    source: str = ""
 
     def listed(self) -> list[tuple[int, str]]:
         """The problems as (line or row, sentence); of several files the sentence names which."""
@@ -242,6 +246,33 @@ def _joined(made: Made, report: datasets.Report) -> datasets.Report:
     )
 
 
+def bringing(given: Path) -> Generator[str, None, tuple[tuple[Path, ...], str]]:
+    """The files that a recipe's `data` names, fetched if they are on the hub; and where they are from.
+
+    That is "" but for what is, or was, on the hub. Yields how far a download is. Raises InputError, LabError.
+    """
+    if dataset_id.is_id(str(given)):
+        found = yield from fetching_rows.fetching(str(given), settings.home())
+        return found.files, str(found.id)
+    return convert.sources(given), source_of(given)
+
+
+def source_of(path: Path) -> str:
+    """The id of the hub's dataset that a dataset in the home is from; "" if from none."""
+    if path.resolve().parent.parent != settings.home() / "datasets":
+        return ""
+    with suppress(OSError, ValueError, InputError):
+        found = dataset_id.parse((path.parent / SOURCE).read_text("utf-8"))
+        return str(found) if found.is_pinned else ""
+    return ""
+
+
+def keep_source(kept: Path, source: str) -> None:
+    """Note beside a dataset in the home where it is from, if that is known."""
+    if source and not (kept.parent / SOURCE).is_file():
+        files.write_whole(kept.parent / SOURCE, source, shared=True)
+
+
 def check(
     given: Path, work: Path, template: str, model: base_models.Model | None, eval_fraction: float, seed: int,
     max_length: int | None, chosen: Columns | None, leave_out: Sequence[str] = (),
@@ -249,8 +280,14 @@ def check(
     """`checking` to its end. Raises InputError with all faults, LabError as `checking` does."""
     data_check.require_chat(template, model)
     split = eval_fraction, seed, max_length
-    steps = checking(convert.sources(given), work, template, model, *split, chosen, leave_out)
-    found = ended(steps, given)
+    try:
+        sources, source = datasets.ended(bringing(given))
+    except (InputError, Busy):
+        raise
+    except LabError as error:
+        raise InputError(f"data: {error}") from None
+    steps = checking(sources, work, template, model, *split, chosen, leave_out)
+    found = replace(ended(steps, sources[0]), source=source)
     if problem := unusable(found):
         raise InputError(problem)
     return found

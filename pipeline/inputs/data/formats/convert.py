@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import select
-import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +20,6 @@ from pipeline.system import files, own_process
 
 MOST_FILES = 1_000
 MOST_SECONDS = 600.0
-LOOK_SECONDS = 0.5  # how long `preparing` may be silent
 HEAD_ROWS = 20
 HEAD_BYTES = 2 * row_lines.LONGEST_LINE
 ENDED = (
@@ -205,7 +201,7 @@ def _answer(asked: dict[str, Any], first: Path) -> Generator[str, None, dict[str
             process.stdin.flush()
         assert process.stdout is not None
         step = f"Reading {name}…"
-        for line in _lines(process.stdout.fileno()):
+        for line in own_process.lines(process.stdout.fileno(), MOST_SECONDS):
             answer = {} if line is None else json.loads(line)
             if "made" in answer:
                 made: dict[str, Any] = answer["made"]
@@ -220,20 +216,3 @@ def _answer(asked: dict[str, Any], first: Path) -> Generator[str, None, dict[str
     finally:
         own_process.end(process)
     raise InputError(f"{name}: {ENDED.format(code)}")
-
-
-def _lines(pipe: int) -> Iterator[bytes | None]:
-    """Lines of a pipe until it ends or for MOST_SECONDS; None where there is none for a moment."""
-    ends = time.monotonic() + MOST_SECONDS
-    ready = select.poll()
-    ready.register(pipe, select.POLLIN)
-    received = b""
-    while time.monotonic() < ends:
-        if not ready.poll(1000 * LOOK_SECONDS):
-            yield None
-            continue
-        piece = os.read(pipe, 1 << 16)
-        if not piece:
-            return
-        *lines, received = (received + piece).split(b"\n")
-        yield from lines

@@ -1,0 +1,122 @@
+"""Which files of a dataset on the hub are the rows that are meant: by its card, or by their names.
+
+Only tables and JSON are ever chosen. Scripts and pickles, which can carry code, are not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from pipeline import display
+from pipeline.errors import LabError
+from pipeline.inputs.data.hub.dataset_id import DatasetId
+from pipeline.inputs.models import hub_download
+
+ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+ABOUT = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "config.json"}
+SPLITS = {
+    "train": "train", "training": "train",
+    "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
+    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+}  # fmt: skip
+DEFAULT, TRAIN = "default", "train"
+MOST_PATTERNS = 200
+LONGEST_PATTERN = 300
+KINDS = "Parquet, JSON lines, JSON, CSV and TSV, each also as .gz; scripts and pickles are never fetched"
+
+
+def chosen(paths: Iterable[str], configs: Any, wanted: DatasetId) -> list[str]:
+    """The files that an id means, of all in the repository; `configs` is what its card says, anybody's data.
+
+    Raises LabError with what there is to choose from.
+    """
+    paths = list(paths)
+    rows = sorted(path for path in paths if is_rows(path))
+    if wanted.file:
+        return _by_pattern(paths, rows, wanted)
+    if not rows:
+        raise LabError(f"{wanted} has no file of rows; taken are {KINDS}.")
+    declared = _declared(configs, rows)
+    if declared:
+        splits = declared[_one("config", wanted.config, DEFAULT, declared, wanted)]
+    else:
+        if wanted.config:
+            rows = [path for path in rows if wanted.config in path.split("/")[:-1]]
+            if not rows:
+                raise LabError(f"{wanted} has no config {display.short(wanted.config)}.")
+        splits = _by_name(rows)
+    if not wanted.split and set(splits) == {""}:
+        return splits[""]
+    return splits[_one("split", wanted.split, TRAIN, splits, wanted)]
+
+
+def is_rows(path: str) -> bool:
+    """Whether a file's name is one of rows, and one that can be written here."""
+    parts = path.split("/")
+    name = parts[-1].lower().removesuffix(".gz")
+    return name.endswith(ENDINGS) and name not in ABOUT and all(map(hub_download.plain, parts))
+
+
+def _by_pattern(paths: list[str], rows: list[str], wanted: DatasetId) -> list[str]:
+    if found := [path for path in rows if fnmatchcase(path, wanted.file)]:
+        return found
+    if any(fnmatchcase(path, wanted.file) for path in paths):
+        raise LabError(f"{wanted} names no file of rows; taken are {KINDS}.")
+    raise LabError(f"{wanted} fits no file; there are {display.names(rows) or 'none with rows'}.")
+
+
+def _one(what: str, asked: str, usual: str, there: dict[str, Any], wanted: DatasetId) -> str:
+    """The config or split that is meant. Raises LabError."""
+    known = sorted(name for name in there if name)
+    if asked:
+        if asked not in there:
+            raise LabError(
+                f"{wanted} has no {what} {display.short(asked)}; there are {display.names(known)}."
+            )
+        return asked
+    if usual in there or len(there) == 1:
+        return usual if usual in there else next(iter(there))
+    raise LabError(f"{wanted} has several {what}s; add one as ,{what}=NAME: {display.names(known)}.")
+
+
+def _by_name(rows: list[str]) -> dict[str, list[str]]:
+    """Files by the split that their name or folder says, "" where they say none."""
+    found: dict[str, list[str]] = {}
+    for path in rows:
+        words = [word for part in reversed(path.split("/")) for word in re.split("[^a-z]+", part.lower())]
+        split = next((SPLITS[word] for word in words if word in SPLITS), "")
+        found.setdefault(split, []).append(path)
+    return found
+
+
+def _declared(configs: Any, rows: Sequence[str]) -> dict[str, dict[str, list[str]]]:
+    """The files of each split of each config that the card names, without those that have none."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for config in configs if isinstance(configs, list) else []:
+        if not isinstance(config, dict) or not isinstance(name := config.get("config_name"), str):
+            continue
+        for split, pattern in _patterns(config.get("data_files"))[:MOST_PATTERNS]:
+            if fitting := [path for path in rows if _fits(path, pattern)]:
+                files = found.setdefault(name, {}).setdefault(split, [])
+                files += [path for path in fitting if path not in files]
+    return found
+
+
+def _patterns(given: Any) -> list[tuple[str, str]]:
+    """(split, pattern) of a card's `data_files`, which may be written in several ways."""
+    if isinstance(given, dict):
+        given = [{"split": split, "path": path} for split, path in given.items()]
+    found: list[tuple[str, str]] = []
+    for one in given if isinstance(given, list) else [given]:
+        split, paths = (one.get("split"), one.get("path")) if isinstance(one, dict) else (TRAIN, one)
+        for path in paths if isinstance(paths, list) else [paths]:
+            if isinstance(split, str) and isinstance(path, str) and len(path) <= LONGEST_PATTERN:
+                found.append((split, path))
+    return found
+
+
+def _fits(path: str, pattern: str) -> bool:
+    return fnmatchcase(path, pattern) or fnmatchcase(path, pattern.removeprefix("**/").removeprefix("./"))

@@ -1,0 +1,176 @@
+"""Datasets from the hub by its real client, on a hub of our own, into a run, a check and the Data tab.
+
+What the real hub must show is a list in docs/how-to/own-data.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import InputError, LabError
+from pipeline.inputs.data import datasets
+from pipeline.inputs.data.hub import fetching_rows
+from pipeline.inputs.data.hub.fetching_rows import Fetched
+from pipeline.runs import disk, submit
+from pipeline.stages import recipe
+from pipeline.store import Store
+from tests.helpers import fake_hub
+from tests.helpers.fake_hub import FakeHub, Fault
+from tests.helpers.formats import lines, parquet, table
+from tests.helpers.lab import cli
+
+ROWS = [{"question": f"Where is town {n}?", "answer": f"In valley {n}."} for n in range(20)]
+TOWNS = "datasets/org/towns"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    with fake_hub.served(tmp_path, monkeypatch) as made:
+        yield made
+
+
+@pytest.fixture
+def commit(hub: FakeHub) -> str:
+    """The commit of `org/towns`: Parquet for training, CSV for tests, and what is never fetched."""
+    large = parquet(ROWS)
+    digest = hashlib.sha256(large).hexdigest()
+    (hub.folder / digest).write_bytes(large)
+    files: fake_hub.Tree = {
+        "README.md": b"rows",
+        "towns.py": b"import os",
+        "rows.pkl": b"\x80\x02",
+        "data/train-0.parquet": fake_hub.Large(digest, len(large)),
+        "data/test.csv": table(ROWS[:3]).encode(),
+    }
+    return hub.put(TOWNS, files, private=False)
+
+
+def fetched(text: str, home: Path) -> tuple[Fetched, list[str]]:
+    said: list[str] = []
+    return datasets.ended(fetching_rows.fetching(text, home), said.append), said
+
+
+def refused(text: str, home: Path) -> str:
+    with pytest.raises(LabError) as caught:
+        fetched(text, home)
+    return str(caught.value)
+
+
+def test_rows_arrive_with_progress_and_nothing_else_and_stay(hub: FakeHub, commit: str, home: Path) -> None:
+    found, said = fetched("hub:org/towns", home)
+    assert str(found.id) == f"hub:org/towns@{commit}"
+    assert [path.name for path in found.files] == ["towns-train-0.parquet"]
+    assert found.files[0].read_bytes() == parquet(ROWS)
+    assert said[0] == "Asking the hub for hub:org/towns…"
+    assert any(step.startswith("Downloading towns-train-0.parquet: 100% of ") for step in said)
+    assert hub.count(r"GET .*(README|\.py|\.pkl|test)") == 0
+    before = len(hub.asked)
+    hub.put(TOWNS, {"data/train-0.parquet": b"other"})
+    assert fetched(str(found.id), home)[0] == found
+    assert len(hub.asked) == before  # of a commit that is here nobody is asked
+
+
+def test_an_interrupted_file_resumes_where_it_was(hub: FakeHub, commit: str, home: Path) -> None:
+    size = len(parquet(ROWS))
+    hub.faults.append(Fault("GET .*/resolve/", 206, after=size // 2, times=1))
+    hub.faults.append(Fault("GET .*/resolve/", 403, times=1))
+    assert "cannot be fetched" in refused("hub:org/towns", home)
+    before = hub.sent
+    assert fetched("hub:org/towns", home)[0].files[0].stat().st_size == size
+    assert hub.sent - before <= size
+
+
+@pytest.mark.parametrize(
+    ("text", "faults", "reason"),
+    [
+        ("hub:org/none", [], "it is not on the hub any more, or your login may not read it"),
+        ("hub:org/towns@v9", [], "hub:org/towns@v9 is not there: the dataset has no such revision."),
+        (
+            "hub:org/towns",
+            [Fault("GET .*/resolve/|HEAD .*/resolve/", 403, headers={"X-Error-Code": "GatedRepo"})],
+            "accept its license at https://huggingface.co/datasets/org/towns first; then run `hf auth login`",
+        ),
+        ("hub:org/towns,split=dev", [], "has no split dev; there are test, train."),
+    ],
+)
+def test_what_cannot_be_fetched_says_why_in_a_sentence(
+    hub: FakeHub, commit: str, home: Path, text: str, faults: list[Fault], reason: str
+) -> None:
+    hub.faults += faults
+    said = refused(text, home)
+    assert reason in said
+    assert hub.url not in said
+    assert list((home / "hub").glob("*/towns*")) == []
+
+
+def test_offline_and_too_large_are_sentences(
+    hub: FakeHub, commit: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLIVE_LAB_MAX_UPLOAD_MB", "0.0001")
+    assert "of rows; allowed: 104 B, as for uploads (OLIVE_LAB_MAX_UPLOAD_MB)" in refused(
+        "hub:org/towns", home
+    )
+    assert hub.sent == 0
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "HF_HUB_OFFLINE is set, so the hub is not asked" in refused("hub:org/towns", home)
+
+
+def test_a_recipe_is_pinned_and_its_run_has_a_copy_with_the_original(
+    hub: FakeHub, commit: str, store: Store, recipe_file: Path, no_worker: list[Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    text = recipe_file.read_text().replace("data: travel.jsonl", "data: hub:org/towns")
+    recipe_file.write_text(text)
+    code, out, err = cli(capsys, "submit", recipe_file, "--set", "quantize=null")
+    assert code == 0, err
+    assert "Downloading towns-train-0.parquet: 100% of " in err
+    found = store.get(out.strip())
+    assert found.recipe["data"] == f"hub:org/towns@{commit}"
+    kept = Path(found.data)
+    assert json.loads(kept.read_text().splitlines()[0])["prompt"] == ROWS[0]["question"]
+    assert (kept.parent / "original" / "towns-train-0.parquet").is_file()
+    again = store.get(submit.submit(store, submit.again(found)))
+    assert (again.data, again.recipe["data"]) == (found.data, found.recipe["data"])
+    assert recipe.from_dict(found.recipe).data == f"hub:org/towns@{commit}"
+    assert "fetched datasets" in disk.total(store.home)
+
+
+def test_check_takes_an_id(
+    hub: FakeHub, commit: str, home: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("check", "hub:org/towns,split=test", "--model", model_folder, "--json")
+    code, out, _ = cli(capsys, *given)
+    card = json.loads(out)
+    assert (code, card["container"], card["rows"]) == (0, "csv", 3)
+    assert cli(capsys, "check", "hub:towns")[2].startswith("data: 'hub:towns' is no dataset of the hub")
+
+
+def test_a_faulty_id_is_refused_with_the_recipe(recipe_file: Path) -> None:
+    with pytest.raises(InputError, match="data: 'hub:towns' is no dataset of the hub"):
+        recipe.load(recipe_file, ["data=hub:towns"])
+
+
+def test_the_data_tab_takes_one_and_runs_of_it_name_the_commit(
+    hub: FakeHub, commit: str, store: Store, recipe_file: Path, no_worker: list[Path]
+) -> None:
+    from webapp.tabs import data
+
+    hub.put(TOWNS, {"data/extra.jsonl": lines([{"eins": "a b", "zwei": "c d", "drei": "e"}] * 3)})
+    *shown, _, choice, use = data.found(None, f"hub:org/towns@{commit}", "chat", "starter")
+    assert f"From hub:org/towns@{commit}" in shown[0]["note"]
+    assert use["interactive"]
+    kept = choice["value"]
+    assert Path(kept).name == "towns-train-0.jsonl"
+    run = store.get(submit.submit(store, recipe.load(recipe_file, ["quantize=null", f"data={kept}"])))
+    assert run.recipe["data"] == f"hub:org/towns@{commit}"
+    *shown, _, choice, use = data.found(None, "hub:org/towns,file=data/extra.jsonl", "chat", "starter")
+    assert not use["interactive"]
+    assert choice["value"].startswith("hub:org/towns@")  # still chosen, for columns to be chosen
+    lists = ["eins"], ["zwei"], []
+    *shown, _, choice, use = data.found(None, choice["value"], "chat", "starter", *lists)
+    assert Path(choice["value"]).name == "towns-extra.jsonl"
