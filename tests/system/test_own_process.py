@@ -99,3 +99,18 @@ STARTERS = {
 def _starts(path: Path) -> bool:
     tree = ast.parse(path.read_text("utf-8"))
     return any(isinstance(node, ast.Call) and ast.unparse(node.func) in STARTERS for node in ast.walk(tree))
+
+
+def test_lines_come_as_they_are_written_and_none_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_process, "LOOK_SECONDS", 0.001)
+    source, target = os.pipe()
+    found = own_process.lines(source, 60.0)
+    os.write(target, b"one\ntw")
+    assert next(found) == b"one"
+    assert next(found) is None
+    os.write(target, b"o\nthree")
+    assert next(found) == b"two"
+    os.close(target)
+    assert list(found) == []
+    os.close(source)
+    assert list(own_process.lines(source, 0.0)) == []

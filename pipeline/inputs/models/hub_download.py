@@ -65,7 +65,7 @@ def remote(file: Any) -> Remote:
     name, size = str(file.rfilename), file.size
     if type(size) is not int or not 0 <= size <= LARGEST:
         raise LabError(f"the hub gives no size of {display.short(name)}; try again later")
-    return Remote(name, size, str(getattr(file.lfs, "sha256", "") or ""), name)
+    return Remote(name, size, str(getattr(file.lfs, "sha256", "") or ""))
 
 
 def plain(name: str) -> bool:

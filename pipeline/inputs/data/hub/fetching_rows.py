@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline import display, settings
-from pipeline.errors import InputError, LabError, sentence
+from pipeline.errors import Busy, InputError, LabError, sentence
 from pipeline.inputs.data.hub import choosing_files, dataset_id
 from pipeline.inputs.data.hub.dataset_id import DatasetId
 from pipeline.inputs.models import hub_download
@@ -31,6 +31,9 @@ from pipeline.system.files import to_json
 FOLDER = "hub"  # in the home
 RECORD = ".fetched.json"
 MOST_FILES = 200
+LONGEST_NAME = 200  # letters
+AT_ONCE = 4
+BUSY = "Other datasets are being fetched just now; try again in a minute."
 SECONDS = 24 * 3600.0
 
 
@@ -43,10 +46,11 @@ class Fetched:
 
 
 def fetching(text: str, home: Path) -> Generator[str, None, Fetched]:
-    """Fetch what an id names; yields how far that is. Raises InputError, LabError."""
+    """Fetch what an id names; yields how far that is. Raises InputError, LabError, Busy."""
     asked = dataset_id.parse(text)
     if asked.is_pinned and (found := _here(asked, home)):
         return found
+    place = _place(home)
     words = ["-m", "pipeline.inputs.data.hub.fetching_rows", str(asked), str(home)]
     process = own_process.start_group(words, settings.child_environment())
     try:
@@ -66,7 +70,16 @@ def fetching(text: str, home: Path) -> Generator[str, None, Fetched]:
             yield step
     finally:
         code = own_process.end(process)
+        os.close(place)
     raise LabError(f"The process that fetches {asked} has ended (code {code}); start it again: it resumes.")
+
+
+def _place(home: Path) -> int:
+    """One of AT_ONCE places, for all processes of the home: to be closed. Raises Busy."""
+    for number in range(AT_ONCE):
+        if (taken := locks.take(home / FOLDER / f".{number}.lock")) is not None:
+            return taken
+    raise Busy(BUSY)
 
 
 def _here(pinned: DatasetId, home: Path) -> Fetched | None:
@@ -113,6 +126,7 @@ def fetch(asked: DatasetId, home: Path, tell: Any) -> str:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with locks.locked(folder.with_name(f".{folder.name}.lock")):
         try:
+            files.make_room(folder, sum(remote.size for remote in remotes))
             hub_download.bring(asked.name, pinned.revision, remotes, folder, tell, "dataset")
         except LabError:
             raise
@@ -139,8 +153,8 @@ def _remotes(asked: DatasetId, siblings: dict[str, Any], paths: list[str]) -> li
     remotes = []
     for path, name in zip(paths, names, strict=True):
         here = name if names.count(name) == 1 else path.replace("/", "--")
-        plain = dataclasses.replace(hub_download.remote(siblings[path]), name=f"{own}-{here}"[-200:])
-        remotes.append(plain)
+        found = hub_download.remote(siblings[path])
+        remotes.append(dataclasses.replace(found, name=f"{own}-{here}"[-LONGEST_NAME:], path=path))
     if len({remote.name for remote in remotes}) < len(remotes):
         raise LabError(f"{asked} has files whose names are alike; choose some with file=.")
     total, most = sum(remote.size for remote in remotes), settings.max_upload_bytes()

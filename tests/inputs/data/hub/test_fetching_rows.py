@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import InputError, LabError
+from pipeline.errors import Busy, InputError, LabError
 from pipeline.inputs.data import datasets
 from pipeline.inputs.data.hub import fetching_rows
 from pipeline.inputs.data.hub.fetching_rows import Fetched
@@ -106,6 +106,16 @@ def test_what_cannot_be_fetched_says_why_in_a_sentence(
     assert reason in said
     assert hub.url not in said
     assert list((home / "hub").glob("*/towns*")) == []
+
+
+def test_only_so_many_are_fetched_at_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching_rows, "AT_ONCE", 1)
+    first = fetching_rows.fetching("hub:org/towns", home)
+    next(first)
+    with pytest.raises(Busy, match="Other datasets are being fetched just now"):
+        next(fetching_rows.fetching("hub:org/towns", home))
+    first.close()
+    assert next(fetching_rows.fetching("hub:org/towns", home)).startswith("Asking the hub")
 
 
 def test_offline_and_too_large_are_sentences(
