@@ -197,7 +197,14 @@ def _tabs(sample: gr.Button, problems: gr.HTML) -> tuple[data.Data, lab.Lab, run
     chosen.use.click(
         lab.take,
         [chosen.picked, chosen.template, chosen.model, chosen.leave_out],
-        [lab_tab.data, lab_tab.template, lab_tab.model, lab_tab.leave_out, lab_tab.new],
+        [
+            lab_tab.data,
+            lab_tab.template,
+            lab_tab.model,
+            lab_tab.leave_out,
+            lab_tab.new,
+            *lab_tab.preset,
+        ],
         **parts.QUICK,
     ).then(None, None, None, js=f"() => ({parts.live('go')})('lab')", **parts.IN_PAGE)
     history.use.click(

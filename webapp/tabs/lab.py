@@ -40,6 +40,7 @@ class Lab(NamedTuple):
     you: gr.Textbox
     new: gr.Accordion
     inputs: form.Form
+    preset: list[gr.components.Component]  # which is chosen, and what it says
 
     def with_ids(self, function: str) -> str:
         """JavaScript for an event: call a function with the ids of the form's inputs, and their values."""
@@ -259,7 +260,7 @@ def build(welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
 
     names = ("data", "template", "model", "leave_out")
     data, template, model, leave_out = (inputs.input("", name) for name in names)
-    made = Lab(data, template, model, leave_out, run, you, new, inputs)
+    made = Lab(data, template, model, leave_out, run, you, new, inputs, [preset, chosen])
     # Filling the form changes all inputs at once: one look when they have settled, not one for each, whose
     # answers may overtake each other.
     look = gr.Button("Preview", visible="hidden", elem_classes=parts.HIDDEN, elem_id="preview-now")
@@ -294,8 +295,11 @@ def build(welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
 
 
 def take(data: str | None, template: str, model: str, leave_out: list[str] | None) -> tuple[Any, ...]:
-    """Start a new run with a dataset, template, model and rows to leave out chosen elsewhere."""
-    return refresh(data), template, model, card_view.joined(leave_out), gr.update(open=True)
+    """Start a new run with a dataset, template, model and rows to leave out chosen elsewhere.
+
+    No preset is chosen then: what it says is of another dataset, and it can be chosen again.
+    """
+    return refresh(data), template, model, card_view.joined(leave_out), gr.update(open=True), None, None
 
 
 def again(inputs: form.Form, run: str) -> list[Any]:

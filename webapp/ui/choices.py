@@ -11,6 +11,7 @@ from pipeline.errors import InputError
 from pipeline.exports import chat_client, verify
 from pipeline.exports.chat_client import Source
 from pipeline.inputs.data import datasets
+from pipeline.inputs.data.hub import dataset_id
 from pipeline.inputs.models import about
 from pipeline.inputs.models.catalogue import CATALOGUE
 from pipeline.publish import targets
@@ -44,6 +45,8 @@ def known_data(home: Path, chosen: str | None) -> Path:
     """The chosen dataset. Raises InputError for a path that the page did not offer."""
     if not chosen:
         raise InputError("data: choose a dataset, or upload one on the Data tab")
+    if dataset_id.is_id(chosen):
+        raise InputError("data: fetch a dataset of the hub on the Data tab; then it can be chosen here")
     if chosen not in {value for _, value in data(home)}:
         raise InputError("data: this dataset is not in the lab; upload it on the Data tab")
     return Path(chosen)

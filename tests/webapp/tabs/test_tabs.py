@@ -235,5 +235,7 @@ def test_an_upload_that_cannot_be_kept_is_a_sentence(home, uploaded, monkeypatch
 def test_choices_refuse_what_was_not_offered(home):
     with pytest.raises(InputError, match="choose a dataset"):
         choices.known_data(home, None)
+    with pytest.raises(InputError, match="fetch a dataset of the hub on the Data tab"):
+        choices.known_data(home, "hub:org/name")
     assert choices.known_data(home, SAMPLE) == Path(SAMPLE)
     assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
