@@ -29,6 +29,7 @@ PACKAGES = (
 SOURCES = (
     "passes",
     "stages",
+    "evaluation",
     "exports",
     "inputs",
     "system",

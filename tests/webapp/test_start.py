@@ -33,6 +33,7 @@ from webapp.__main__ import _favor_the_page, arguments
 from webapp.app import create
 
 HEAVY = (
+    "scipy",
     "rensa",
     "detect_secrets",
     "phonenumbers",

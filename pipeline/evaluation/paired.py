@@ -1,0 +1,143 @@
+"""Statistics of paired differences: each row is measured on both sides, and rows are the sample.
+
+All are deterministic: what is drawn by lot comes from a fixed seed, so the same differences give the same
+figures. Differences are finite numbers, float64 [rows], of any unit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+Kind = Literal["resamples", "flips"]
+
+SEED = 20_261
+RESAMPLES = 4_000  # of the bootstrap
+FLIPS = 10_000  # of the permutation test, where not all are tried
+ALL_FLIPS = 16  # rows up to which all are: 32,768 without their mirror images
+CELLS = 4_000_000  # numbers drawn at a time: 32 MB
+KEPT_ROWS = 500  # up to which the draws are kept for the next differences of as many rows
+LEAST_ERROR = 0.1  # of a resample's standard error, as a share of the rows' own
+SAME = 1e-12  # sums that differ by less than this share are equal
+
+
+def interval(differences: Sequence[float] | Floats, level: float = 0.95) -> tuple[float, float]:
+    """A confidence interval for the mean, by the studentized bootstrap.
+
+    Each resample's mean is compared with the mean in units of the resample's own standard error, which
+    makes it hold for few and skewed rows. A resample of nearly equal rows would have next to no error, so it
+    counts as LEAST_ERROR of the rows' own. Raises ValueError for fewer than two rows or what is not finite.
+    """
+    values = _checked(differences, 2)
+    count, mean = len(values), float(values.mean())
+    centred = values - mean
+    spread = float(values.std(ddof=1))
+    if spread <= SAME * abs(mean):
+        return mean, mean
+    found = []
+    for weights in _drawn(count, "resamples"):
+        means = weights @ centred / count
+        variance = np.maximum(weights @ centred**2 / count - means**2, 0) * count / (count - 1)
+        found.append(means / np.maximum(np.sqrt(variance), LEAST_ERROR * spread))
+    low, high = np.quantile(np.concatenate(found), [(1 - level) / 2, (1 + level) / 2])
+    return mean - float(high) * spread, mean - float(low) * spread
+
+
+def sign_test(differences: Sequence[float] | Floats) -> float:
+    """How likely so uneven a number of rows on either side of 0 is by chance: exact, two-sided.
+
+    Rows without a difference don't count; 1.0 if none has one. Raises ValueError as `interval` does.
+    """
+    values = _checked(differences, 1)
+    above, below = int((values > 0).sum()), int((values < 0).sum())
+    return float(stats.binomtest(above, above + below).pvalue) if above + below else 1.0
+
+
+def permutation_test(differences: Sequence[float] | Floats) -> float:
+    """How likely a mean as far from 0 is if the two sides of each row could be swapped: two-sided.
+
+    Exact up to ALL_FLIPS rows that differ, where all swaps are tried; beyond that FLIPS drawn by lot, and
+    never less than one in FLIPS. Raises ValueError as `interval` does.
+    """
+    values = _checked(differences, 1)
+    differ = values[values != 0]  # swapping equal sides changes nothing
+    if not len(differ):
+        return 1.0
+    least = abs(float(values.sum())) - SAME * float(np.abs(values).sum())
+    if len(differ) <= ALL_FLIPS:
+        return float((np.abs(_all_flips(len(differ)) @ differ) >= least).mean())
+    reached = sum(int((np.abs(flips @ values) >= least).sum()) for flips in _drawn(len(values), "flips"))
+    return (reached + 1) / (FLIPS + 1)
+
+
+def holm(chances: Mapping[str, float]) -> dict[str, float]:
+    """Chances of several tests, each raised so that all together hold (Holm's method); by the same names."""
+    adjusted: dict[str, float] = {}
+    highest = 0.0
+    for rank, (name, chance) in enumerate(sorted(chances.items(), key=lambda pair: pair[1])):
+        highest = max(highest, min(1.0, (len(chances) - rank) * chance))
+        adjusted[name] = highest
+    return {name: adjusted[name] for name in chances}
+
+
+def rows_needed(differences: Sequence[float] | Floats, level: float = 0.95, power: float = 0.8) -> float:
+    """About how many rows like these would show their mean to differ from 0, `power` of the time.
+
+    math.inf where the mean is 0. Raises ValueError as `interval` does.
+    """
+    values = _checked(differences, 2)
+    mean = float(values.mean())
+    if mean == 0:
+        return math.inf
+    both = stats.norm.ppf((1 + level) / 2) + stats.norm.ppf(power)
+    return float((both * values.std(ddof=1) / mean) ** 2)
+
+
+def _checked(differences: Sequence[float] | Floats, least: int) -> Floats:
+    values = np.asarray(differences, np.float64)
+    if values.ndim != 1 or len(values) < least:
+        raise ValueError(f"{values.shape} are not the differences of {least} rows or more")
+    if not np.isfinite(values).all():
+        raise ValueError("not all differences are finite numbers")
+    return values
+
+
+def _drawn(count: int, kind: Kind) -> Iterator[Floats]:
+    """How often each row is in a resample, or the sign of each row: float64 [some, count], part by part."""
+    if count <= KEPT_ROWS:
+        yield _kept(count, kind)
+        return
+    random = np.random.default_rng([SEED, count])
+    left = RESAMPLES if kind == "resamples" else FLIPS
+    while left:
+        some = max(1, min(left, CELLS // count))
+        yield _draw(random, some, count, kind)
+        left -= some
+
+
+@lru_cache(maxsize=4)
+def _kept(count: int, kind: Kind) -> Floats:
+    many = RESAMPLES if kind == "resamples" else FLIPS
+    return _draw(np.random.default_rng([SEED, count]), many, count, kind)
+
+
+def _draw(random: np.random.Generator, some: int, count: int, kind: Kind) -> Floats:
+    if kind == "flips":
+        return random.integers(0, 2, (some, count), np.int8).astype(np.float64) * 2 - 1
+    chosen: Any = random.integers(0, count, (some, count)) + np.arange(some)[:, None] * count
+    return np.bincount(chosen.ravel(), minlength=some * count).reshape(some, count).astype(np.float64)
+
+
+@lru_cache(maxsize=8)
+def _all_flips(count: int) -> Floats:
+    """Every choice of signs for `count` rows but for mirror images, so the first sign is always +."""
+    numbers = np.arange(1 << (count - 1))[:, None]
+    bits = (numbers >> np.arange(count)[::-1]) & 1
+    return 1 - 2 * bits.astype(np.float64)
