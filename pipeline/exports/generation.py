@@ -34,6 +34,7 @@ class Model:
     ends: frozenset[int]
     context_length: int
     token_bytes: int  # of memory that each token of prompt and answer takes
+    vocabulary: int
     template: templates.Template
     reader: Reader
 
@@ -102,6 +103,7 @@ def load(folder: Path, adapters: Mapping[str, Path] | None = None) -> Model:
         ends=frozenset(ends if isinstance(ends, list) else [ends]),
         context_length=int(config["context_length"]),
         token_bytes=_token_bytes(config["decoder"]),
+        vocabulary=int(config["vocab_size"]),
         template=prompts.template,
         reader=prompts.reader,
     )

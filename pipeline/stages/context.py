@@ -14,7 +14,8 @@ class Artifact:
     Kinds: "checkpoint" (Hugging Face folder), "adapter" (PEFT folder), "onnx" (folder that ONNX Runtime
     GenAI loads), "onnx_adapter" (one .onnx_adapter file), "merged" (JSON in an "onnx" folder whose
     weights include the adapter: what merging changed), "workflow" (an Olive workflow that was not run),
-    "answers" (JSON of the evaluation), "score" (JSON of the measurements).
+    "answers" (JSON of the evaluation), "row_losses" (JSON lines: both sides' losses by row), "score" (JSON
+    of the measurements).
     """
 
     name: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.inputs.models import architectures
 from pipeline.inputs.options import option
@@ -13,7 +13,7 @@ from pipeline.stages import workflow_parts
 from pipeline.stages.context import Artifact, Context, Results
 from pipeline.stages.quantize import Model
 
-ANSWERS = "answers.json"
+ANSWERS, COMPARED, ROWS = "answers.json", "comparison.json", "rows.jsonl"
 DOES = "run after its export"
 SMALLER = "a smaller evaluate.max_new_tokens"
 MODULES = ("pipeline.passes.measure.answers", "onnxruntime_genai")
@@ -21,6 +21,13 @@ MODULES = ("pipeline.passes.measure.answers", "onnxruntime_genai")
 
 @dataclass(frozen=True)
 class Options:
+    rows: Literal["all"] | int = option(
+        500,
+        "Held-out rows whose responses' loss is measured with and without the adapter, spread over them; all"
+        " takes every one, 0 measures none",
+        min=0,
+        label="Rows compared",
+    )
     prompts: int = option(3, "Held-out prompts to answer", min=1, max=1000)
     max_new_tokens: int = option(
         64, "Maximum number of tokens in an answer", min=1, max=8192, label="Max tokens"
@@ -58,7 +65,7 @@ def uses_rows(_: Options) -> bool:
 
 
 def workflow(options: Options, context: Context) -> dict[str, Any]:
-    """The Olive workflow; its pass writes answers.json."""
+    """The Olive workflow; its pass writes answers.json, comparison.json and rows.jsonl."""
     adapter = context.inputs.get("onnx_adapter")
     step = {
         "type": "Answers",
@@ -69,13 +76,16 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
         "max_new_tokens": options.max_new_tokens,
         "adapter": str(adapter) if adapter else None,
         "merged": "merged" in context.inputs,
+        "rows": -1 if options.rows == "all" else options.rows,
+        "tokenizer": str(context.model),
+        "kept": str(context.checkpoints),
     }
     model = {"type": "OnnxModel", "model_path": str(context.inputs["onnx"]), "onnx_file_name": "model.onnx"}
     return workflow_parts.workflow(context, model, {"evaluate": step})
 
 
 def results(context: Context) -> Results:
-    """The answers, and the mean speed and delay of each side."""
+    """The answers, the mean speed and delay of each side, and how both did on held-out rows."""
     # Olive wants a model from every pass, so the graph, without weights, is beside the answers.
     (context.output / "model.onnx").unlink(missing_ok=True)
     file = context.output / ANSWERS
@@ -87,4 +97,10 @@ def results(context: Context) -> Results:
         for name in ("tokens_per_second", "first_token_seconds"):
             if answers:
                 metrics[f"{side}_{name}"] = sum(answer[name] for answer in answers) / len(answers)
-    return Results([Artifact("answers", "answers", file)], metrics)
+    artifacts = [Artifact("answers", "answers", file)]
+    compared = context.output / COMPARED
+    if compared.is_file():
+        metrics |= json.loads(compared.read_text("utf-8"))
+        compared.unlink()  # all of it is in the metrics
+        artifacts.append(Artifact("rows", "row_losses", context.output / ROWS))
+    return Results(artifacts, metrics)

@@ -145,7 +145,7 @@ def short_stages(chosen: recipe.Recipe, config: Mapping[str, Any]) -> dict[str, 
     """The stages that are tried, by name, in order."""
     made = miniature.short(chosen.stages(), config)
     if chosen.optimize is not None and not optimize.not_run_here(chosen.optimize):
-        made["evaluate"] = evaluate.Options(prompts=1, max_new_tokens=2)
+        made["evaluate"] = evaluate.Options(rows=1, prompts=1, max_new_tokens=2)
     return made
 
 

@@ -258,6 +258,35 @@ def write_parameters(file: Path, tensors: dict[str, Any]) -> None:
     write_adapter(tensors, file)
 
 
+def test_both_sides_are_measured_on_held_out_rows(lab: dict[str, Any]) -> None:
+    """One row is no verdict, whatever it says; the other is nearly one that was trained on."""
+    found = lab["evaluate"].metrics
+    assert (found["rows"], found["copies_left_out"]) == (1, 1)
+    assert found["adapter_loss"] < found["base_loss"] / 2
+    assert found["verdict"]["outcome"] == "cannot_tell"
+    assert (found["verdict"]["rows"], found["verdict"]["better"]) == (1, 1)
+    assert found["base_loss_on_general_text"] < 6
+
+
+def test_losses_by_genais_logits_are_those_of_the_graph(lab: dict[str, Any]) -> None:
+    from pipeline.exports import token_losses
+    from pipeline.passes.measure.graph_logits import logits_of
+    from pipeline.passes.measure.perplexity import loss_of_logits
+    from pipeline.passes.rows import Rows
+
+    folder = lab["inputs"]["onnx"]
+    model = generation.load(folder, {"adapter": folder / ADAPTER})
+    read = Rows(lab["rows"][:2], model.template, folder, 512, "response")
+    samples = [(read[at][0]["input_ids"], read[at][1]) for at in range(2)]
+    for name in (None, "adapter"):
+        right = loss_of_logits(logits_of(folder, folder / ADAPTER if name else None), samples)
+        found = [
+            token_losses.measure(model, ids.tolist(), (labels >= 0).tolist(), name) for ids, labels in samples
+        ]
+        mean = sum(loss.total for loss in found) / sum(loss.tokens for loss in found)
+        assert mean == pytest.approx(right, abs=1e-3)
+
+
 def test_answers_of_both_sides(lab: dict[str, Any]) -> None:
     rows = json.loads(lab["inputs"]["answers"].read_text())["rows"]
     assert len(rows) == 2

@@ -18,11 +18,15 @@ from pipeline.errors import LabError
 from pipeline.exports import generation
 from pipeline.inputs.data import datasets
 from pipeline.inputs.data.sampling import spread
+from pipeline.inputs.data.splitting import Parts
 from pipeline.inputs.prompts import templates
+from pipeline.passes.measure import rows_compared
+from pipeline.passes.measure.row_losses import FILE, Losses, Record
 from pipeline.stages.events import emit
 from pipeline.system.files import finite
 
-ANSWERS = "answers.json"
+ANSWERS, COMPARED = "answers.json", "comparison.json"
+DECIDE = ("data", "eval_fraction", "seed", "adapter", "merged", "tokenizer")  # what row losses depend on
 SIDE = "adapter"
 LONGEST_EXPECTED = 20_000  # letters that are written of an expected answer
 
@@ -30,6 +34,9 @@ LONGEST_EXPECTED = 20_000  # letters that are written of an expected answer
 class Answers(Pass):
     """Write `answers.json`: {"rows": [{prompt, system, expected, base: {...} | null, adapter: {...} | null}],
     "left_out": prompts that are longer than the model's context}. No prompt is asked twice.
+
+    With `rows`, also `comparison.json`: metrics of both sides' losses on held-out rows, and the verdict;
+    and `rows.jsonl`, these losses row by row, which an interrupted attempt leaves in the folder `kept`.
 
     A side is {text, tokens, cut, tokens_per_second, first_token_seconds}; where the adapter is merged into
     the weights there is no base. Decoding is greedy, so that the same files give the same answers.
@@ -48,6 +55,15 @@ class Answers(Pass):
             "max_new_tokens": param(int, "Maximum number of tokens in an answer."),
             "adapter": PassConfigParam(type_=str, default_value=None, description="An .onnx_adapter file."),
             "merged": PassConfigParam(type_=bool, default_value=False, description="Adapter in the weights."),
+            "rows": PassConfigParam(
+                type_=int, default_value=0, description="Held-out rows to measure, 0 for none, -1 for all."
+            ),
+            "tokenizer": PassConfigParam(
+                type_=str, default_value=None, description="What training read with."
+            ),
+            "kept": PassConfigParam(
+                type_=str, default_value=None, description="Folder of an interrupted try."
+            ),
         }
 
     def _run_for_config(
@@ -63,6 +79,7 @@ class Answers(Pass):
             emit(message=f"Only {len(wanted)} different prompts are held out; each is asked once")
         base: dict[str, str | None] = {} if config.merged else {"base": None}
         sides = base | ({SIDE: None} if config.merged else {name: name for name in loaded.names})
+        compared = _compared(loaded, config, model.model_path, parts, sides) if config.rows else None
         rows = datasets.load(data, loaded.template, set(wanted))
         asked = [rows[i] for i in wanted if generation.room(loaded, loaded.reader.text(rows[i])) > 0]
         left_out = len(wanted) - len(asked)
@@ -77,17 +94,35 @@ class Answers(Pass):
         for row in asked:
             emit(
                 message=f"Prompt {len(answered) + 1} of {len(asked)}",
-                progress=0.1 + 0.85 * len(answered) / len(asked),
+                progress=0.65 + 0.3 * len(answered) / len(asked),
             )
             answered.append(_answer(loaded, row, config.max_new_tokens, sides))
         folder = Path(output_model_path)
         folder.mkdir(parents=True, exist_ok=True)
-        file = folder / ANSWERS
-        written = {"rows": answered, "left_out": left_out}
-        file.write_text(
-            json.dumps(finite(written), allow_nan=False, ensure_ascii=False, indent=1) + "\n", "utf-8"
-        )
-        return _handler(Path(model.model_path), file)
+        _write(folder / ANSWERS, {"rows": answered, "left_out": left_out})
+        written = [folder / ANSWERS]
+        if compared is not None:
+            _write(folder / COMPARED, compared.metrics(answered))
+            shutil.copyfile(Path(config.kept) / FILE, folder / FILE)
+            written += [folder / COMPARED, folder / FILE]
+        return _handler(Path(model.model_path), written)
+
+
+def _compared(
+    loaded: generation.Model, config: Any, graph: str, parts: Parts, sides: dict[str, str | None]
+) -> rows_compared.Compared:
+    """Losses of both sides on held-out rows; each is kept as soon as it is measured."""
+    kept = Path(config.kept)
+    kept.mkdir(parents=True, exist_ok=True)
+    record = Record(kept / FILE, {"graph": graph} | {name: getattr(config, name) for name in DECIDE})
+    losses = Losses(loaded, Path(config.tokenizer), Path(config.data), loaded.template, sides, record)
+    return rows_compared.compare(losses, parts, None if config.rows < 0 else config.rows)
+
+
+def _write(file: Path, content: Any) -> None:
+    file.write_text(
+        json.dumps(finite(content), allow_nan=False, ensure_ascii=False, indent=1) + "\n", "utf-8"
+    )
 
 
 def _answer(
@@ -109,9 +144,12 @@ def _answer(
     return {**asked, "expected": expected, **answers}
 
 
-def _handler(graph: Path, answers: Path) -> ONNXModelHandler:
-    """Olive wants a model from every pass: the graph's small file, without weights, beside the answers."""
-    shutil.copyfile(graph, answers.parent / graph.name)
+def _handler(graph: Path, written: list[Path]) -> ONNXModelHandler:
+    """Olive wants a model from every pass: the graph's small file, without weights, beside the results."""
+    folder = written[0].parent
+    shutil.copyfile(graph, folder / graph.name)
     return ONNXModelHandler(
-        answers.parent, onnx_file_name=graph.name, model_attributes={"additional_files": [str(answers)]}
+        folder,
+        onnx_file_name=graph.name,
+        model_attributes={"additional_files": [str(file) for file in written]},
     )

@@ -1,0 +1,138 @@
+"""Base and adapter compared on held-out rows, through the exported graph: a verdict, and what it rests on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.evaluation import words
+from pipeline.evaluation.verdict import BETTER, LOSS, Verdict, judge, missing
+from pipeline.inputs.data.card import leaks
+from pipeline.inputs.data.sampling import spread
+from pipeline.inputs.data.splitting import Parts
+from pipeline.passes.measure.row_losses import BLOCKS, GENERAL, HELD_OUT, TRAINED, Losses, Measured
+from pipeline.stages.events import emit
+
+BASE, ADAPTER = "base", "adapter"
+MOST_TRAINED = 64  # rows of the training part whose loss is compared with that of new ones
+SAID = {
+    HELD_OUT: "Loss on held-out rows",
+    TRAINED: "Loss on training rows",
+    GENERAL: "Loss on general text",
+}
+MERGED = "the adapter is merged into the weights, and the base is not in this export"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What is measured, by kind of row. `copies` and `too_long` of the held-out rows are left out."""
+
+    held_out: list[Measured]
+    trained: list[Measured]
+    general: list[Measured]
+    copies: int
+    too_long: int
+
+    def metrics(self, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The stage's metrics; `answers` are rows of answers.json, which tell the speed of both sides."""
+        metrics: dict[str, Any] = {
+            "rows": len(self.held_out),
+            "copies_left_out": self.copies,
+            "long_rows_left_out": self.too_long,
+            **_means(self.held_out, "{}_loss"),
+            **_means(self.trained, "{}_loss_on_training_rows"),
+            **_means(self.general, "{}_loss_on_general_text"),
+        }
+        if self.overfitting:
+            metrics["overfitting"] = self.overfitting
+        verdict = self.verdict(answers)
+        return metrics if verdict is None else {**metrics, "verdict": verdict.to_json()}
+
+    def verdict(self, answers: Sequence[Mapping[str, Any]]) -> Verdict | None:
+        """Whether the adapter is better than the base; None if there is no adapter."""
+        sides = {side for row in (*self.held_out, *self.general) for side in row.totals}
+        if ADAPTER not in sides:
+            return None
+        if BASE not in sides:
+            return missing(LOSS, MERGED)
+        if not self.held_out:
+            return missing(LOSS, self._why_none())
+        found = judge(LOSS, *_by_row(self.held_out))
+        heart = "" if found.outcome == BETTER else self.overfitting
+        forgot, _ = words.forgot(*_by_row(self.general))
+        return found.with_more([part for part in (heart, forgot, words.speed(_speeds(answers))) if part])
+
+    @property
+    def overfitting(self) -> str:
+        """What is to be said of the adapter's losses on rows it was trained on and on others, or ""."""
+        if not self.trained or not self.held_out:
+            return ""
+        return words.by_heart(_mean(self.trained, ADAPTER), _mean(self.held_out, ADAPTER))
+
+    def _why_none(self) -> str:
+        if self.copies and not self.too_long:
+            return "each held-out row is the same, or nearly, as one that is trained on"
+        if self.too_long and not self.copies:
+            return "each held-out row is longer than what the model reads"
+        return "each held-out row is nearly one that is trained on, or longer than what the model reads"
+
+
+def compare(losses: Losses, parts: Parts, limit: int | None) -> Compared:
+    """Measure `limit` of the held-out rows (None: all), from all over them, and what they are compared with.
+
+    Raises InputError if a row is broken, and what onnxruntime_genai raises.
+    """
+    emit(message="Looking for held-out rows that are nearly training rows", progress=0.04)
+    copies = leaks.positions(losses.data, losses.template, parts)
+    chosen = spread([position for position in parts.held_out if position not in copies], limit)
+    trained = spread(parts.train, min(len(chosen), MOST_TRAINED))
+    shares = {
+        HELD_OUT: (0.05, 0.4, len(chosen)),
+        TRAINED: (0.45, 0.1, len(trained)),
+        GENERAL: (0.55, 0.1, BLOCKS),
+    }
+
+    def tell(kind: str, done: int) -> None:
+        begin, share, count = shares[kind]
+        emit(message=f"{SAID[kind]}: {done + 1:,} of {count:,}", progress=begin + share * done / count)
+
+    if losses.record.resumed:
+        emit(message=f"{losses.record.resumed:,} rows were measured before this stage was interrupted")
+    losses.tell = tell
+    held_out = losses.rows(HELD_OUT, chosen)
+    too_long = losses.too_long
+    if too_long or copies:
+        emit(message=f"Left out {len(copies):,} copies of training rows, {too_long:,} rows that are too long")
+    own = {side: adapter for side, adapter in losses.sides.items() if side == ADAPTER}
+    known = losses.rows(TRAINED, trained, own) if own else []
+    return Compared(held_out, known, losses.general(), len(copies), too_long)
+
+
+def _by_row(rows: Sequence[Measured]) -> tuple[list[float], list[float]]:
+    return [row.mean(BASE) for row in rows], [row.mean(ADAPTER) for row in rows]
+
+
+def _mean(rows: Sequence[Measured], side: str) -> float:
+    """Nats a token of all rows together; not a number if there are none."""
+    tokens = sum(row.tokens for row in rows)
+    return sum(row.totals[side] for row in rows) / tokens if tokens else math.nan
+
+
+def _means(rows: Sequence[Measured], name: str) -> dict[str, float]:
+    """The mean loss of each side that the rows have, by names such as "{}_loss"."""
+    sides = rows[0].totals if rows else ()
+    return {name.format(side): _mean(rows, side) for side in sides}
+
+
+def _speeds(answers: Sequence[Mapping[str, Any]]) -> list[tuple[tuple[int, float], tuple[int, float]]]:
+    """(tokens, tokens per second) of the base's and the adapter's answer to each prompt."""
+    return [
+        (
+            (row[BASE]["tokens"], row[BASE]["tokens_per_second"]),
+            (row[ADAPTER]["tokens"], row[ADAPTER]["tokens_per_second"]),
+        )
+        for row in answers
+        if row[BASE] and row[ADAPTER]
+    ]

@@ -1,0 +1,149 @@
+"""What the evaluate stage says of the losses of both sides."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.helpers import exports
+
+pytestmark = pytest.mark.chain
+
+
+def rows(adapter: float | None, base: float | None = 4.0, count: int = 12) -> list[Any]:
+    from pipeline.passes.measure.row_losses import Measured
+
+    sides = {"base": base, "adapter": adapter}
+    return [
+        Measured(n, 10, {side: 10 * loss + n / 10 for side, loss in sides.items() if loss is not None})
+        for n in range(count)
+    ]
+
+
+def compared(**given: Any) -> Any:
+    from pipeline.passes.measure.rows_compared import Compared
+
+    defaults = {
+        "held_out": rows(2.0),
+        "trained": rows(1.8, None),
+        "general": rows(4.0),
+        "copies": 0,
+        "too_long": 0,
+    }
+    return Compared(**defaults | given)
+
+
+SPOKEN = [
+    {"base": {"tokens": 60, "tokens_per_second": 100.0}, "adapter": {"tokens": 60, "tokens_per_second": 75.0}}
+]
+
+
+def test_the_verdict_says_all_that_is_known() -> None:
+    found = compared(copies=3).metrics(SPOKEN)
+    assert found["verdict"]["text"].startswith("Better: ")
+    assert found["verdict"]["text"].endswith(", 12 of 12 rows; forgot nothing measurable; costs 25 % speed.")
+    assert found["verdict"]["metric"] == "response_loss"
+    assert (found["rows"], found["copies_left_out"], found["long_rows_left_out"]) == (12, 3, 0)
+    assert found["base_loss"] - found["adapter_loss"] == pytest.approx(2.0)
+    assert "overfitting" not in found
+    json.dumps(found, allow_nan=False)
+
+
+def test_rows_learned_by_heart_are_named() -> None:
+    heart = "knows rows by heart: a loss of 0.55 where it was trained, 3.05 on new rows"
+    better = compared(held_out=rows(3.0), trained=rows(0.5, None)).metrics([])
+    assert better["overfitting"] == heart
+    assert "by heart" not in better["verdict"]["text"]
+    worse = compared(held_out=rows(3.0, 2.0), trained=rows(0.5, None)).metrics([])
+    assert worse["verdict"]["text"].startswith("Worse: ")
+    assert heart in worse["verdict"]["text"]
+
+
+@pytest.mark.parametrize(
+    ("copies", "too_long", "why"),
+    [
+        (3, 0, "each held-out row is the same, or nearly, as one that is trained on"),
+        (0, 3, "each held-out row is longer than what the model reads"),
+        (1, 2, "each held-out row is nearly one that is trained on, or longer than what the model reads"),
+    ],
+)
+def test_without_rows_it_says_why(copies: int, too_long: int, why: str) -> None:
+    found = compared(held_out=[], trained=[], copies=copies, too_long=too_long).metrics(SPOKEN)
+    assert found["verdict"]["outcome"] == "cannot_tell"
+    assert found["verdict"]["text"] == f"Cannot tell: {why}."
+    assert "base_loss" not in found
+
+
+def test_one_side_alone_is_measured() -> None:
+    base = compared(held_out=rows(None), trained=[], general=rows(None)).metrics([])
+    assert "verdict" not in base
+    assert "adapter_loss" not in base
+    merged = compared(held_out=rows(2.0, None), general=rows(2.0, None)).metrics([])
+    assert merged["verdict"]["text"].startswith("Cannot tell: the adapter is merged into the weights")
+    assert merged["adapter_loss"] > 0
+
+
+def evaluated(export: Path, target: Path, data: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
+    """What the stage writes: half of the rows are held out."""
+    from olive.hardware.accelerator import DEFAULT_CPU_ACCELERATOR
+    from olive.model import ONNXModelHandler
+
+    from pipeline.passes.measure.answers import COMPARED, Answers
+
+    target.mkdir(exist_ok=True)
+    file = target / "data.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in data))
+    given = {
+        "data": str(file), "eval_fraction": 0.5, "seed": 0, "prompts": 2, "max_new_tokens": 9,
+        "adapter": str(export / exports.ADAPTER), "merged": False, "rows": 500, "tokenizer": str(export),
+        "kept": str(target / "kept"), **options,
+    }  # fmt: skip
+    step = Answers(DEFAULT_CPU_ACCELERATOR, given, True)
+    model = ONNXModelHandler(str(export), onnx_file_name="model.onnx")
+    step._run_for_config(model, SimpleNamespace(**given), str(target / "out"))
+    written: dict[str, Any] = json.loads((target / "out" / COMPARED).read_text())
+    return written
+
+
+VARIED = [
+    {"prompt": f"{n * 7919} town {n}", "response": f"{n * 104729} in valley {n * n}"} for n in range(40)
+]
+
+
+def test_a_worse_adapter_is_found_out(export: Path, tmp_path: Path) -> None:
+    """The small export's adapter is random, so it predicts nothing."""
+    found = evaluated(export, tmp_path / "a", VARIED)
+    assert found["rows"] == 20
+    assert found["verdict"]["outcome"] == "worse"
+    assert found["verdict"]["worse"] == 20
+    assert " predicts general text " in found["verdict"]["text"]
+    assert found["adapter_loss"] > found["base_loss"]
+    kinds = [
+        json.loads(line).get("kind")
+        for line in (tmp_path / "a" / "out" / "rows.jsonl").read_text().splitlines()
+    ]
+    assert {kind: kinds.count(kind) for kind in set(kinds)} == {
+        None: 1,
+        "held_out": 20,
+        "trained": 20,
+        "general": 12,
+    }
+
+
+def test_rows_are_limited_and_spread_and_copies_are_left_out(export: Path, tmp_path: Path) -> None:
+    assert evaluated(export, tmp_path / "few", VARIED, rows=3)["verdict"]["rows"] == 3
+    assert evaluated(export, tmp_path / "all", VARIED, rows=-1)["rows"] == 20
+    alike = [
+        {
+            "prompt": f"What is there to see in the old town of valley number {n}?",
+            "response": "The market, then the river." * 4,
+        }
+        for n in range(40)
+    ]
+    found = evaluated(export, tmp_path / "alike", alike)
+    assert (found["rows"], found["copies_left_out"]) == (0, 20)
+    assert found["verdict"]["outcome"] == "cannot_tell"
