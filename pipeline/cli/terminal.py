@@ -162,6 +162,8 @@ def summary(found: Run) -> str:
         status = f"{stage.status}, reused" if stage.reused else stage.status
         rows.append((stage.name, status, took, display.size(stage.bytes or None), _result(stage)))
     parts = [f"Run {found.id} ({found.name}): {found.status}", *columns(rows)]
+    if found.verdict:
+        parts += ["", display.plain(found.verdict)]
     parts += [f"\n{stage.name}: {stage.error}" for stage in found.stages if stage.error]
     path = found.artifact("answers")
     if path is not None and Path(path).is_file():

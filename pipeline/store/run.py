@@ -53,6 +53,12 @@ class StageRun:
         outer = [a for a in self.artifacts if not str(a["path"]).startswith(folders)]
         return sum(artifact["bytes"] for artifact in outer)
 
+    @property
+    def verdict(self) -> str:
+        """What an evaluation says of the adapter, in words; "" for other stages, and those of before."""
+        told = self.metrics.get("verdict")
+        return str(told.get("text", "")) if isinstance(told, dict) else ""
+
     def to_dict(self) -> dict[str, Any]:
         """As `show --json` prints it."""
         keys = ("name", "status", "started", "finished", "seconds", "reused", "error", "metrics", "artifacts")
@@ -91,6 +97,11 @@ class Run:
                 if stage.status in wanted:
                     return stage
         return self.stages[-1] if self.stages else None
+
+    @property
+    def verdict(self) -> str:
+        """Whether its adapter is better than the base, in words; "" where no stage says so."""
+        return next((stage.verdict for stage in reversed(self.stages) if stage.verdict), "")
 
     def artifact(self, kind: str) -> str | None:
         """The path of the newest artifact of that kind, or None."""

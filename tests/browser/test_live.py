@@ -67,6 +67,13 @@ def opened(app, run):
     return page
 
 
+def test_the_verdict_stands_at_the_evaluation(app):
+    said = "Better: 62 % less loss on your held-out answers (58–65), 14 of 14 rows."
+    run = planted.finished(app.store, verdict={"outcome": "better", "text": said})
+    page = app.open(f"?run={run}")
+    expect(page.locator(".lab-verdict:visible")).to_have_text([said])
+
+
 def test_scrolling_up_holds_the_log_and_its_end_takes_hold_again(app):
     run = planted.running(app.store)
     page = opened(app, run)

@@ -12,6 +12,7 @@ from pipeline.cli import terminal
 from pipeline.stages import events
 from pipeline.store import Store
 from pipeline.store.run import CANCELED, DONE, FAILED, Run, StageRun
+from tests.helpers.planted import finished as planted_run
 from tests.helpers.planted import one_stage, plant
 
 
@@ -168,6 +169,15 @@ def test_the_summary_has_figures_and_held_out_answers(finished: Run) -> None:
     assert "finetune done 1.5 s held-out loss 2.500 -> 1.250" in " ".join(text.split())
     assert "base 20 tokens/s, adapter 18 tokens/s" in text
     assert "PROMPT   Where is town 1?\nbase     In the valley. (20 tokens/s)\nadapter  In the valley." in text
+
+
+def test_the_summary_has_the_verdict_in_words(store: Store) -> None:
+    silent: list[dict[str, Any]] = [{"prompt": "Where?"}]
+    run = planted_run(store, answers=silent, verdict={"outcome": "better", "text": "Better: all\x1b[31m."})
+    said = terminal.summary(store.get(run))
+    assert "\n\nBetter: all" in said
+    assert "\x1b" not in said
+    assert "Better" not in terminal.summary(store.get(planted_run(store, answers=silent)))
 
 
 def test_a_summary_does_without_what_is_missing(finished: Run) -> None:

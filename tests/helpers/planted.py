@@ -106,6 +106,7 @@ def finished(
     reused: bool = True,
     model: str = "starter",
     changes: Sequence[str] = (),
+    verdict: dict[str, Any] | None = None,
 ) -> str:
     """A run whose stages are all done, with answers and an exported folder that holds a small file."""
     run = running(store, name, model=model, changes=changes)
@@ -130,9 +131,8 @@ def finished(
     }
     log(store, run, "evaluate", "done\n")
     Path(told["path"]).write_text(json.dumps({"rows": answers or ANSWERS}), encoding="utf-8")
-    store.finish(
-        run, "evaluate", DONE, seconds=20.0, metrics={"base_tokens_per_second": 41.25}, artifacts=[told]
-    )
+    metrics = {"base_tokens_per_second": 41.25, **({"verdict": verdict} if verdict else {})}
+    store.finish(run, "evaluate", DONE, seconds=20.0, metrics=metrics, artifacts=[told])
     store.claim_next(run, "cpu")
     return run
 

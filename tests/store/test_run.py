@@ -38,3 +38,12 @@ def test_the_newest_artifact_of_a_kind_that_is_done() -> None:
 
 def test_a_repeated_publish_is_still_a_publish() -> None:
     assert StageRun("publish-2").kind == StageRun("publish").kind == "publish"
+
+
+def test_the_verdict_is_the_evaluations_in_words() -> None:
+    told = StageRun("evaluate", DONE, metrics={"verdict": {"outcome": "better", "text": "Better: all."}})
+    found = record(stage("quantize", DONE), told, stage("publish", DONE))
+    assert found.verdict == told.verdict == "Better: all."
+    assert record(stage("evaluate", DONE)).verdict == ""
+    for other in (None, "better", {"outcome": "better"}):
+        assert StageRun("evaluate", DONE, metrics={"verdict": other}).verdict == ""

@@ -256,9 +256,9 @@ export class RunView {
     let row = this.rows.get(stage.name);
     if (!row) {
       row = { state: el("span"), words: el("span", { class: "lab-words" }), time: el("span", { class: "lab-time" }),
-        bar: el("progress", { max: "1", "aria-label": `Progress of ${stage.name}` }), error: el("p", { class: "lab-error" }) };
+        bar: el("progress", { max: "1", "aria-label": `Progress of ${stage.name}` }), verdict: el("p", { class: "lab-verdict" }), error: el("p", { class: "lab-error" }) };
       row.button = el("button", { type: "button", onclick: () => this.pin(stage.name) }, el("span", { class: "lab-name" }, stage.name));
-      row.root = el("li", {}, row.button, row.state, row.words, row.time, row.bar, row.error);
+      row.root = el("li", {}, row.button, row.state, row.words, row.time, row.bar, row.verdict, row.error);
       this.rows.set(stage.name, row);
       this.stages.append(row.root);
     }
@@ -275,6 +275,8 @@ export class RunView {
     row.bar.hidden = !running;
     if (running && typeof facts.progress === "number") row.bar.value = facts.progress;
     else row.bar.removeAttribute("value");
+    put(row.verdict, stage.verdict);
+    row.verdict.hidden = !stage.verdict;
     put(row.error, stage.error ?? "");
     row.error.hidden = !stage.error;
   }

@@ -104,7 +104,7 @@ def choose(run: str | None) -> tuple[Any, ...]:
     picker = gr.update(
         choices=prompts, value=first or None, visible=bool(prompts), info=_held_out(run, prompts)
     )
-    recorded = views.evaluation(answers) if answers else None
+    recorded = views.evaluation(answers, _verdict(run)) if answers else None
     box = gr.update(value=system(run, first), visible=_takes_system(run))
     return run, picker, first, expected(run, first), recorded, first, box
 
@@ -159,6 +159,12 @@ def typed(run: str | None, prompt: str) -> tuple[Any, ...]:
     """What the dataset has for a typed prompt, and the prompt in the list, if it is held out."""
     listed = any(answer["prompt"] == prompt for answer in _recorded(run))
     return expected(run, prompt), gr.update(value=prompt if listed else None)
+
+
+def _verdict(run: str | None) -> str:
+    """What the evaluation of a model's run says of its adapter."""
+    behind = choices.run_behind(store(), run) if run else None
+    return behind.verdict if behind is not None else ""
 
 
 def _recorded(run: str | None) -> list[dict[str, Any]]:

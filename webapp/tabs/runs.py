@@ -75,7 +75,7 @@ def details(run: str) -> tuple[Any, ...]:
     found = known_run(run)
     gone = found.deleted is not None
     deleted = f"Deleted {display.moment(found.deleted)}; it can be restored for a day."
-    note = deleted if gone else _error(found)
+    note = deleted if gone else _error(found) or found.verdict
     return (
         gr.update(visible=True),
         {"text": f"{found.name} · {found.id}", "note": note},

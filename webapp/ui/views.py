@@ -188,7 +188,8 @@ def _stage_row(stage: StageRun) -> list[Any]:
         f"{key.replace('_', ' ')}: {display.measure(key, value)}" for key, value in plain.items()
     )
     takes = display.size(stage.bytes) if stage.bytes else ""
-    return [stage.name, status(stage), took, takes, stage.error or facts]
+    said = " ".join(text for text in (stage.verdict, facts) if text)
+    return [stage.name, status(stage), took, takes, stage.error or said]
 
 
 def first_rows(report: Report) -> Table:
@@ -241,11 +242,12 @@ def _cut(text: str, most: int) -> str:
     return display.valid(display.cut(text, most))
 
 
-def evaluation(answers: list[dict[str, Any]]) -> Table:
-    """The recorded answers of the evaluate stage."""
+def evaluation(answers: list[dict[str, Any]], verdict: str = "") -> Table:
+    """The recorded answers of the evaluate stage, and what it says of the adapter."""
     rows = [[a["prompt"], a["expected"], _text(a["base"]), _text(a["adapter"])] for a in answers]
     columns = ["Prompt", "Expected", "Base", "With adapter"]
-    return table(columns, rows, caption="Held-out prompts, as the run recorded them")
+    said = "Held-out prompts, as the run recorded them"
+    return table(columns, rows, caption=f"{verdict} {said}" if verdict else said)
 
 
 def _text(side: dict[str, Any] | None) -> str:

@@ -74,6 +74,12 @@ def test_the_status_of_a_running_run(client, store):
     assert status["now"] >= finetune["started"]
 
 
+def test_the_verdict_of_a_finished_run(client, store):
+    run = planted.finished(store, verdict={"outcome": "better", "text": "Better: all."})
+    said = [stage["verdict"] for stage in client.get(f"/runs/{run}.json").json()["stages"]]
+    assert said == ["", "", "", "Better: all."]
+
+
 def test_how_long_a_stage_has_run_is_told_by_its_process_and_not_by_the_clock(client, store):
     run = planted.running(store)
     assert client.get(f"/runs/{run}.json").json()["stages"][1]["elapsed"] is None

@@ -89,6 +89,12 @@ def test_checks_stay_with_the_table_and_two_can_be_compared(store):
     assert (drawn["checked"], drawn["ticks"]) == (["a", "b"], 2)
 
 
+def test_the_verdict_stands_below_the_title(store):
+    run = planted.finished(store, verdict={"outcome": "worse", "text": "Worse on all rows."})
+    assert runs.details(run)[1]["note"] == "Worse on all rows."
+    assert runs.details(planted.finished(store))[1]["note"] == ""
+
+
 def test_notes_and_tags_are_saved_or_refused_with_a_sentence(store):
     run = planted.queued(store)
     saved, problems = runs.save(run, "good", " keep,phi, ,")

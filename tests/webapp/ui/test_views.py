@@ -45,6 +45,14 @@ def test_reused_stages_say_so(store):
     assert views.stages(store.get(run))["rows"][2][2] == "reused (9.0 s)"
 
 
+def test_a_verdict_in_words_comes_before_the_figures(store):
+    said = "Better: 62 % less loss on your held-out answers (58–65), 14 of 14 rows."
+    run = store.get(planted.finished(store, verdict={"outcome": "better", "text": said}))
+    assert views.stages(run)["rows"][3][4] == f"{said} base tokens per second: 41.25"
+    shown = views.evaluation(views.answers(run), run.verdict)["caption"]
+    assert shown == f"{said} Held-out prompts, as the run recorded them"
+
+
 def test_a_recorded_answer_may_lack_its_adapter(store):
     run = planted.finished(
         store, answers=[{"prompt": "a", "expected": "b", "base": {"text": "c"}, "adapter": None}]
