@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import display, settings
+from pipeline.runs import history
 from pipeline.stages import events
 from pipeline.store import Store
 from pipeline.store.run import DONE, ENDED, EVENTS, QUEUED, RUNNING, Run, StageRun
@@ -164,6 +165,7 @@ def summary(found: Run) -> str:
     parts = [f"Run {found.id} ({found.name}): {found.status}", *columns(rows)]
     if found.verdict:
         parts += ["", display.plain(found.verdict)]
+    parts += [f"Answers: {near}" for stage in found.stages if (near := history.nearness(stage))]
     parts += [f"\n{stage.name}: {stage.error}" for stage in found.stages if stage.error]
     path = found.artifact("answers")
     if path is not None and Path(path).is_file():

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.errors import InputError
 from pipeline.stages import events
 from pipeline.store import Store
-from pipeline.store.run import DONE, PUBLISH, Run
+from pipeline.store.run import DONE, PUBLISH, Run, StageRun
 
 LONGEST_NOTES = 10_000
 LONGEST_SEARCH = 200  # letters: each word is looked for in the notes of every run
@@ -203,6 +203,24 @@ def _measured(run: Run) -> Iterator[tuple[str, float]]:
         seconds = stage.metrics.get("olive_seconds", None if stage.reused else stage.seconds)
         if seconds is not None:
             yield f"{stage.name}.seconds", seconds
+
+
+NEARNESS = {"exact_match": "exact match", "token_f1": "token F1", "rouge_l": "ROUGE-L", "chrf": "chrF"}
+
+
+def nearness(stage: StageRun) -> str:
+    """How near an evaluation's answers are to the expected: "exact match 0.00 → 0.40, …"; "" if unknown."""
+    told = stage.metrics.get("answers")
+    if not isinstance(told, dict):
+        return ""
+    found = []
+    for name, words in NEARNESS.items():
+        sides = told.get(name)
+        figures = [sides.get(side) for side in ("base", "adapter")] if isinstance(sides, dict) else []
+        shown = [f"{figure:.2f}" for figure in figures if isinstance(figure, int | float)]
+        if shown:
+            found.append(f"{words} {' → '.join(shown)}")
+    return ", ".join(found)
 
 
 def losses(store: Store, run: Run) -> Losses:

@@ -99,8 +99,8 @@ def results(context: Context) -> Results:
                 metrics[f"{side}_{name}"] = sum(answer[name] for answer in answers) / len(answers)
     artifacts = [Artifact("answers", "answers", file)]
     compared = context.output / COMPARED
-    if compared.is_file():
-        metrics |= json.loads(compared.read_text("utf-8"))
-        compared.unlink()  # all of it is in the metrics
+    metrics |= json.loads(compared.read_text("utf-8"))
+    compared.unlink()  # all of it is in the metrics
+    if (context.output / ROWS).is_file():
         artifacts.append(Artifact("rows", "row_losses", context.output / ROWS))
     return Results(artifacts, metrics)

@@ -11,7 +11,7 @@ from pipeline.errors import InputError, LabError
 from pipeline.runs import history
 from pipeline.stages import events, recipe
 from pipeline.store import Store
-from pipeline.store.run import DONE, FAILED, QUEUED
+from pipeline.store.run import DONE, FAILED, QUEUED, StageRun
 from tests.helpers.planted import STAGES, finish_all, one_stage, plant
 
 
@@ -273,3 +273,15 @@ def test_a_search_has_an_end(store: Store) -> None:
     run = store.get(plant(store, name="trip"))
     assert history.search([run], "trip " * 40 + "elsewhere") == [run]
     assert history.search([run], "trip elsewhere") == []
+
+
+def test_how_near_answers_are_is_told_for_the_sides_there_are() -> None:
+    answers = {
+        "token_f1": {"base": 0.25, "adapter": 0.5},
+        "exact_match": {"adapter": 1},
+        "tokens": {"base": 3.0},
+    }
+    told = StageRun("evaluate", DONE, metrics={"answers": answers})
+    assert history.nearness(told) == "exact match 1.00, token F1 0.25 → 0.50"
+    for other in (None, [], {"token_f1": 3}, {"token_f1": {"base": "x"}}):
+        assert history.nearness(StageRun("evaluate", DONE, metrics={"answers": other})) == ""

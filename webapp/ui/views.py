@@ -16,7 +16,7 @@ from pipeline.errors import InputError, LabError, sentence
 from pipeline.exports import row_view
 from pipeline.inputs.data.datasets import Report
 from pipeline.runs.disk import Storage
-from pipeline.runs.history import Losses
+from pipeline.runs.history import Losses, nearness
 from pipeline.runs.history import Row as Compared
 from pipeline.runs.scorecard import Row
 from pipeline.store.run import CANCELED, DONE, ENDED, RUNNING, Run, StageRun
@@ -188,7 +188,8 @@ def _stage_row(stage: StageRun) -> list[Any]:
         f"{key.replace('_', ' ')}: {display.measure(key, value)}" for key, value in plain.items()
     )
     takes = display.size(stage.bytes) if stage.bytes else ""
-    said = " ".join(text for text in (stage.verdict, facts) if text)
+    near = nearness(stage)
+    said = " ".join(text for text in (stage.verdict, near and f"Answers: {near}.", facts) if text)
     return [stage.name, status(stage), took, takes, stage.error or said]
 
 

@@ -15,6 +15,7 @@ from olive.passes.olive_pass import PassConfigParam
 
 from pipeline import display
 from pipeline.errors import LabError
+from pipeline.evaluation import answer_metrics
 from pipeline.exports import generation
 from pipeline.inputs.data import datasets
 from pipeline.inputs.data.sampling import spread
@@ -35,8 +36,9 @@ class Answers(Pass):
     """Write `answers.json`: {"rows": [{prompt, system, expected, base: {...} | null, adapter: {...} | null}],
     "left_out": prompts that are longer than the model's context}. No prompt is asked twice.
 
-    With `rows`, also `comparison.json`: metrics of both sides' losses on held-out rows, and the verdict;
-    and `rows.jsonl`, these losses row by row, which an interrupted attempt leaves in the folder `kept`.
+    Also `comparison.json`: how near the answers of both sides are to the expected ones; with `rows`, also
+    metrics of their losses on held-out rows and the verdict; and `rows.jsonl`, these losses row by row, which
+    an interrupted attempt leaves in the folder `kept`.
 
     A side is {text, tokens, cut, tokens_per_second, first_token_seconds}; where the adapter is merged into
     the weights there is no base. Decoding is greedy, so that the same files give the same answers.
@@ -100,11 +102,13 @@ class Answers(Pass):
         folder = Path(output_model_path)
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder / ANSWERS, {"rows": answered, "left_out": left_out})
-        written = [folder / ANSWERS]
+        metrics = {"answers": answer_metrics.compare(answered)}
+        written = [folder / ANSWERS, folder / COMPARED]
         if compared is not None:
-            _write(folder / COMPARED, compared.metrics(answered))
+            metrics |= compared.metrics(answered)
             shutil.copyfile(Path(config.kept) / FILE, folder / FILE)
-            written += [folder / COMPARED, folder / FILE]
+            written.append(folder / FILE)
+        _write(folder / COMPARED, metrics)
         return _handler(Path(model.model_path), written)
 
 
