@@ -18,7 +18,7 @@ def positions(path: Path, template: templates.Template, parts: Parts) -> set[int
     """
     import numpy as np
 
-    near = Near()
+    near = Near(len(parts.train) + len(parts.held_out))
     count = 0
     for position, (_, row) in enumerate(datasets.rows(path)):
         response = template.fields[-1]
