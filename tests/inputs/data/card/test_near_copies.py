@@ -148,3 +148,7 @@ def test_of_rows_that_are_let_go_nothing_is_kept(monkeypatch: pytest.MonkeyPatch
 
 def test_texts_without_letters_are_compared_too() -> None:
     assert found(["\U0001f600" * 9, "\U0001f600" * 9 + " ", "\U0001f680" * 9]) == ([1], [])
+
+
+def test_what_makes_no_difference_between_texts() -> None:
+    assert near_copies.normalized(" A,\n  STRASSE_straße – b! ") == "a strasse strasse b"
