@@ -106,6 +106,11 @@ def test_rows_that_do_not_fit_are_counted_and_not_looked_at() -> None:
     assert lines(card, "one_word_answers") == [4]
 
 
+def test_rows_without_an_answer_are_not_compared() -> None:
+    card = making.of(rows(("Ask them", " "), ("Ask them", " "), ("Ask them", "It is so.")), TEMPLATE)
+    assert card.found.counts() == {"empty_answers": 2}
+
+
 def test_only_what_is_wanted_is_found() -> None:
     card = making.of(rows(("Say", "Yes"), ("Say", "Yes")), TEMPLATE, only=["duplicates"])
     assert card.found.counts() == {"duplicates": 1}
