@@ -106,6 +106,12 @@ def test_rows_that_do_not_fit_are_counted_and_not_looked_at() -> None:
     assert lines(card, "one_word_answers") == [4]
 
 
+def test_copies_that_are_not_recognized_at_once_are_no_near_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(making, "MOST_KNOWN", 0)
+    card = making.of(rows(("Ask them", LONG), ("Ask them", LONG), ("Ask them!", LONG)), TEMPLATE)
+    assert (lines(card, "duplicates"), lines(card, "near_duplicates")) == ([2], [3])
+
+
 def test_rows_without_an_answer_are_not_compared() -> None:
     card = making.of(rows(("Ask them", " "), ("Ask them", " "), ("Ask them", "It is so.")), TEMPLATE)
     assert card.found.counts() == {"empty_answers": 2}
