@@ -22,7 +22,10 @@ LOCK = "lock"
 PROCESS = "process.json"
 RESULT = "result.json"
 EVENTS = "events.jsonl"
+COST = "cost.json"  # what the stage was predicted to take, and what it took
 OUTPUT = "output.txt"  # holds the name of the folder under artifacts/ that the stage writes to
+
+PREFLIGHT = "preflight.json"  # of a run's folder: what its stages were predicted to take
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import os
 import shutil
 import sys
@@ -31,8 +32,8 @@ from pipeline.stages import artifacts, events, recipe
 from pipeline.stages.all_stages import STAGES, about, ask
 from pipeline.stages.context import Context
 from pipeline.store import Store
-from pipeline.store.run import DONE, FAILED, OUTPUT, PROCESS, RESULT, Run
-from pipeline.system import clock, hardware, locks
+from pipeline.store.run import COST, DONE, FAILED, OUTPUT, PREFLIGHT, PROCESS, RESULT, Run
+from pipeline.system import clock, hardware, locks, peak_memory
 from pipeline.system.files import write_whole
 from pipeline.worker import probe, spare, usage
 
@@ -45,8 +46,9 @@ def main(run_id: str, stage: str) -> int:
         store = Store(settings.home())
         write_whole(folder / PROCESS, {"pid": os.getpid(), **clock.mark()})
         events.emit(attempt=True, message="Starting", progress=0.0)
-        with usage.told():
+        with usage.told(), peak_memory.GroupPeak() as peak:
             result = _perform(store, store.get(run_id), stage)
+            _keep_cost(folder, result, peak.bytes(), time.monotonic() - started)
     except BaseException as error:
         result = {"status": FAILED, "error": sentence(error, stage, about(stage, "SMALLER", ANY_SMALLER))}
         with suppress(OSError):  # the log may be on the full disk
@@ -60,6 +62,23 @@ def main(run_id: str, stage: str) -> int:
             return errno.ENOSPC
         raise
     return 0 if result["status"] == DONE else 1
+
+
+def _keep_cost(folder: Path, result: dict[str, Any], memory: int, seconds: float) -> None:
+    """Write what the stage took beside what it was predicted to take; not of one that took nothing."""
+    if result.get("reused") or "artifacts" not in result:
+        return
+    predicted = None
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        predicted = json.loads((folder.parent / PREFLIGHT).read_text("utf-8"))["stages"][folder.name]
+    measured = {
+        "memory": memory,
+        "gpu_memory": result["metrics"].get("peak_gpu_memory_bytes"),
+        "disk": sum(artifact["bytes"] for artifact in result["artifacts"]),
+        "seconds": seconds,
+    }
+    with suppress(OSError):  # the disk may be full; the result says so
+        write_whole(folder / COST, {"predicted": predicted, "measured": measured})
 
 
 @dataclass(frozen=True)

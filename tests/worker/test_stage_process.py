@@ -19,7 +19,7 @@ from pipeline.runs import submit
 from pipeline.stages import artifacts, events, execute, finetune, optimize, quantize, recipe
 from pipeline.stages.context import Artifact, Context, Results
 from pipeline.store import Store
-from pipeline.store.run import DONE, FAILED, Run
+from pipeline.store.run import COST, DONE, FAILED, PREFLIGHT, Run
 from pipeline.system import checksums, clock, hardware, locks
 from pipeline.worker import loop, probe, stage_process
 from pipeline.worker.job import lives
@@ -363,3 +363,36 @@ def test_a_publish_is_carried_out_by_the_real_child(store: Store, finished: Run)
     assert (store.home / "registry" / "trips" / "1" / "model.onnx").is_file()
     assert "Published trips version 1" in (store.folder(finished.id, stage) / "log.txt").read_text()
     assert not lives(store.folder(finished.id, stage))
+
+
+def test_what_a_stage_took_is_kept_beside_what_was_predicted(
+    store: Store, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carry_out(store, run, monkeypatch)
+    kept = json.loads((store.folder(run, "quantize") / COST).read_text())
+    predicted = json.loads((store.folder(run) / PREFLIGHT).read_text())["stages"]
+    assert kept["predicted"] == predicted["quantize"]
+    measured = kept["measured"]
+    assert measured["memory"] > 10**7
+    assert measured["disk"] > 0
+    assert measured["seconds"] > 0
+    assert measured["gpu_memory"] is None
+
+
+def test_a_reused_stage_took_nothing(store: Store, run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    carry_out(store, run, monkeypatch)
+    again = submit.submit(store, submit.again(store.get(run)))
+    assert carry_out(store, again, monkeypatch)["reused"]
+    assert not (store.folder(again, "quantize") / COST).exists()
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", '{"stages": []}', '{"stages": {}}'])
+def test_without_a_prediction_the_measurement_is_kept(
+    store: Store, run: str, monkeypatch: pytest.MonkeyPatch, text: str | None
+) -> None:
+    file = store.folder(run) / PREFLIGHT
+    file.unlink() if text is None else file.write_text(text)
+    carry_out(store, run, monkeypatch)
+    kept = json.loads((store.folder(run, "quantize") / COST).read_text())
+    assert kept["predicted"] is None
+    assert kept["measured"]["memory"] > 10**7
