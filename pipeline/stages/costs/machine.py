@@ -1,0 +1,84 @@
+"""How fast a machine is, as its calibration found it: what predictions of time and memory are scaled by."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+VERSION = 1  # of what a calibration measures
+FILE = "calibration.json"  # in the home
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a calibration measured; rates are per second, `*_bytes` are resident bytes of a process.
+
+    product_bf16, product_fp32   multiplications and additions of matrix products, in either type
+    elements                     float32 numbers divided, rounded and clamped, as quantization does
+    copy                         bytes copied in main memory
+    disk                         bytes written and synced in the home
+    call_seconds                 a small operation of PyTorch
+    import_seconds, import_bytes a stage's libraries, loaded (on a GPU with CUDA, which has computed once)
+    native_bf16                  whether training chooses bfloat16 by itself
+    gpu                          whether all this is of a GPU, but for copy and disk
+    """
+
+    product_bf16: float = 300e9
+    product_fp32: float = 80e9
+    elements: float = 250e6
+    copy: float = 5e9
+    disk: float = 200e6
+    call_seconds: float = 12e-6
+    import_seconds: float = 8.0
+    import_bytes: float = 620e6
+    native_bf16: bool = True
+    gpu: bool = False
+    measured: bool = False  # False: these are the numbers of some other machine
+
+    def product(self, dtype: str) -> float:
+        """Multiplications and additions a second in a type."""
+        return self.product_bf16 if dtype == "bfloat16" else self.product_fp32
+
+
+# Where there is a GPU and no calibration yet: an H100's.
+GPU = Machine(
+    product_bf16=400e12, product_fp32=45e12, elements=40e9, copy=8e9, disk=500e6, call_seconds=10e-6,
+    import_seconds=20.0, import_bytes=1.6e9, gpu=True,
+)  # fmt: skip
+
+
+def read(home: Path, gpu: bool) -> Machine:
+    """The calibration kept in a home; numbers of some other machine where there is none, or an old one."""
+    assumed = GPU if gpu else Machine()
+    try:
+        found = json.loads((home / FILE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return assumed
+    if not isinstance(found, dict) or found.get("version") != VERSION:
+        return assumed
+    return parsed(found.get("gpu" if gpu else "cpu"), assumed)
+
+
+def parsed(given: Any, assumed: Machine) -> Machine:
+    """A calibration as it was written; `assumed` for anything that is no positive number."""
+    if not isinstance(given, Mapping):
+        return assumed
+    found: dict[str, Any] = {"measured": True}
+    for known in dataclasses.fields(Machine):
+        value: Any = given.get(known.name)
+        if (known.type == "float" and _positive(value)) or (
+            known.name == "native_bf16" and value in (True, False)
+        ):
+            found[known.name] = value
+    return dataclasses.replace(assumed, **found)
+
+
+def _positive(value: Any) -> bool:
+    return (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+    )
