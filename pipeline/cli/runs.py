@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,12 @@ def add_start(verb: Verb) -> None:
         added.add_argument(
             "--set", action="append", metavar="KEY=VALUE", help="for example finetune.max_steps=10"
         )
+        if action is run:
+            added.add_argument(
+                "--dry-run", action="store_true",
+                help="check everything and show what each stage takes: memory, disk, time; start nothing",
+            )  # fmt: skip
+            added.add_argument("--json", action="store_true", help="with --dry-run: as JSON")
 
 
 def add_follow(verb: Verb) -> None:
@@ -114,9 +121,32 @@ def run(args: argparse.Namespace) -> int:
     from pipeline.runs import submit
 
     store = Store(settings.home())
+    if args.dry_run:
+        return _dry_run(store, args)
+    if args.json:
+        raise InputError("--json: goes with --dry-run")
     run_id = submit.submit(store, recipe_of(store, args.recipe, args.set), note=note)
     print(f"Run {run_id} is queued. Ctrl-C stops following; the run continues.", flush=True)
     return terminal.run(store, run_id)
+
+
+def _dry_run(store: Store, args: argparse.Namespace) -> int:
+    """What a run takes, without starting it. Raises InputError where it would be refused."""
+    from pipeline.cli import terminal
+    from pipeline.runs import submit
+    from pipeline.runs.preflight import calibration
+
+    if calibration.wanted(store):
+        print("Measuring how fast this machine is; this is done once…", file=sys.stderr, flush=True)
+        calibration.now(store)
+    (found,) = submit.checked([recipe_of(store, args.recipe, args.set)])
+    if isinstance(found, InputError):
+        raise found
+    for text in found.notes:
+        note(text)
+    facts = found.preflight or {}
+    print(to_json(facts, indent=2) if args.json else terminal.preflight(facts))
+    return 0
 
 
 def submit_(args: argparse.Namespace) -> int:

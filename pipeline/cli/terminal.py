@@ -6,12 +6,13 @@ import codecs
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import display, settings
 from pipeline.runs import history
+from pipeline.runs.preflight import wording
 from pipeline.stages import events
 from pipeline.store import Store
 from pipeline.store.run import DONE, ENDED, EVENTS, QUEUED, RUNNING, Run, StageRun
@@ -149,6 +150,13 @@ def scores(rows: Sequence[Row]) -> str:
             )
         )
     return "\n".join([*columns(shown), *(f"\n{row.algorithm}: {row.note}" for row in rows if row.note)])
+
+
+def preflight(facts: Mapping[str, Any]) -> str:
+    """What each stage of a run takes, and what this machine has."""
+    shown = wording.table(facts)
+    rows = [tuple(word.upper() for word in shown[0]), *shown[1:]] if shown else []
+    return "\n".join([*(columns(rows) if rows else []), "", wording.fits(facts), *wording.sentences(facts)])
 
 
 def _figure(value: float | None, form: str) -> str:

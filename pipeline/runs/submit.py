@@ -25,6 +25,7 @@ from pipeline.inputs.prompts import templates
 from pipeline.runs import check_pool, presets
 from pipeline.runs.data import data_card, prepare_data
 from pipeline.runs.data.prepare_data import Checked
+from pipeline.runs.preflight import report as preflight
 from pipeline.stages.all_stages import STAGES, ask
 from pipeline.stages.recipe import Recipe, from_dict, redo
 from pipeline.store import Store
@@ -84,6 +85,7 @@ class Passed:
     columns  those chosen or recognised, where they are not plainly prompt and response
     settled  what each `auto` of the recipe stands for
     source   the hub's dataset with its commit, if the data is from there; the run's recipe names that
+    preflight  what its stages are predicted to take: see `preflight.report`
     """
 
     model: str
@@ -92,6 +94,7 @@ class Passed:
     columns: dict[str, list[str]] | None
     settled: dict[str, Any] = dataclasses.field(default_factory=dict)
     source: str = ""
+    preflight: dict[str, Any] | None = None
 
 
 def checked(recipes: Sequence[Recipe]) -> list[Passed | InputError]:
@@ -115,9 +118,9 @@ def answer(recipes: list[dict[str, Any]]) -> Generator[str, None, list[dict[str,
             try:
                 recipe, settled = yield from _settling(from_dict(given), notes.append, prepared)
                 model = check(recipe, notes.append, prepared)
-                found.append(
-                    {"model": model.pinned, "notes": notes, "settled": settled, **prepared.result(recipe)}
-                )
+                takes = prepared.preflight(recipe, model)
+                told = {"notes": notes, "settled": settled, "preflight": takes}
+                found.append({"model": model.pinned, **told, **prepared.result(recipe)})
             except InputError as error:
                 found.append({"problems": error.problems})
         if not any("problems" in one for one in found):
@@ -156,6 +159,8 @@ def queue_all(
 ) -> list[str]:
     """Queue a run for each recipe, and see that a worker is there; return their ids."""
     runs = store.add_all([_new(store, *one) for one in passed], owner_name(owner))
+    for run, (_, outcome) in zip(runs, passed, strict=True):
+        preflight.keep(store, run, outcome.preflight)
     for text in dict.fromkeys(text for _, outcome in passed for text in outcome.notes):
         if note is not None:
             note(text)
@@ -257,6 +262,15 @@ class Prepared:
             self._seen[key] = error
             raise
         return found
+
+    def preflight(self, recipe: Recipe, model: base_models.Model) -> dict[str, Any]:
+        """What a recipe that was checked takes. Raises InputError with what does not fit this machine."""
+        found = self._seen[self._key(recipe)]
+        assert isinstance(found, Checked)
+        takes = preflight.make(recipe, model, found.used, found.report.rows)
+        if takes.problems:
+            raise InputError(takes.problems)
+        return takes.to_dict()
 
     def result(self, recipe: Recipe) -> dict[str, Any]:
         """What `Passed` has of the data of a recipe that was checked."""

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from pipeline import settings
+from pipeline.stages.costs import machine
 from pipeline.store import Store
 from pipeline.store.run import CANCELED, DONE, FAILED, QUEUED, RUNNING, Run
 from pipeline.system import hardware, locks
@@ -402,3 +403,31 @@ def test_a_scorecard_is_queued_followed_and_shown(
     assert store.list()[0].recipe["quantize"]["bits"] == 8
     code, _, err = cli(capsys, *words, "--algorithms", "awk")
     assert (code, err) == (2, "algorithms: awk; allowed: float, rtn, gptq, awq, autoawq, joined by commas\n")
+
+
+def test_a_dry_run_says_what_a_run_takes_and_starts_nothing(
+    store: Store, recipe_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (store.home / machine.FILE).write_text("{}")  # so that none is measured beside other tests
+    code, out, _ = cli(capsys, "run", recipe_file, "--dry-run")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()[:6]] == [
+        "STAGE", "quantize", "finetune", "optimize", "evaluate", "all",
+    ]  # fmt: skip
+    assert "Training makes 13 passes over the 18 rows that are not held out." in out
+    code, out, _ = cli(capsys, "run", recipe_file, "--dry-run", "--json", "--set", "finetune.max_steps=9")
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["passes"] == 2.0
+    assert all(len(cost["memory"]) == 3 for cost in facts["stages"].values())
+    assert store.list() == []
+
+
+def test_a_dry_run_refuses_what_a_run_would(
+    home: Path, recipe_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / machine.FILE).write_text("{}")
+    code, out, error = cli(capsys, "run", recipe_file, "--dry-run", "--set", "finetune.target_modules=odd")
+    assert (code, out) == (2, "")
+    assert "finetune.target_modules" in error
+    assert cli(capsys, "run", recipe_file, "--json")[0] == 2

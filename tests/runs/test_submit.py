@@ -14,8 +14,8 @@ from pipeline.inputs.data import datasets
 from pipeline.runs import submit
 from pipeline.stages import recipe
 from pipeline.store import Store
-from pipeline.store.run import QUEUED
-from pipeline.system import files
+from pipeline.store.run import PREFLIGHT, QUEUED
+from pipeline.system import capacity, files
 from tests.helpers.formats import made as made_of
 
 
@@ -423,3 +423,32 @@ def test_rows_without_an_answer_can_be_left_out_and_problems_name_the_file(
 def test_a_finding_that_is_none_is_refused(recipe_file: Path) -> None:
     with pytest.raises(InputError, match="leave_out: 'dupes' is not allowed"):
         recipe.load(recipe_file, ["leave_out=dupes"])
+
+
+@pytest.fixture
+def little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What a container of 700 MB is told."""
+    limit = tmp_path / "memory.max"
+    limit.write_text("700000000\n")
+    monkeypatch.setattr(capacity, "LIMITS", (limit,))
+    return limit
+
+
+def test_what_does_not_fit_is_refused_with_what_does(
+    store: Store, recipe_file: Path, no_worker: list[Path], little_memory: Path
+) -> None:
+    with pytest.raises(InputError) as refused:
+        submit.submit(store, recipe.load(recipe_file, ["finetune.batch_size=512"]))
+    assert any(" of memory, and 630.0 MB can be used here" in problem for problem in refused.value.problems)
+    assert store.list() == []
+    assert no_worker == []
+
+
+def test_what_a_run_takes_is_kept_in_its_folder(
+    store: Store, recipe_file: Path, no_worker: list[Path]
+) -> None:
+    run = submit.submit(store, recipe.load(recipe_file))
+    kept = json.loads((store.folder(run) / PREFLIGHT).read_text())
+    assert list(kept["stages"]) == ["quantize", "finetune", "optimize", "evaluate"]
+    assert kept["passes"] == pytest.approx(60 * 4 / 18)
+    assert kept["problems"] == []

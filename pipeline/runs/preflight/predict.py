@@ -1,0 +1,106 @@
+"""What each stage of a recipe takes, predicted: pure functions of model, rows, options and machine."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pipeline.stages.costs import (
+    evaluate_cost,
+    finetune_cost,
+    optimize_cost,
+    quantize_cost,
+    score_cost,
+    shape,
+)
+from pipeline.stages.costs.cost import Cost, Range, Rows
+from pipeline.stages.costs.machine import Machine
+from pipeline.stages.recipe import Recipe
+
+SPARE_AFTER = 3.0  # seconds into a stage, the next one's libraries are imported: see `worker/loop.py`
+TRIAL_BYTES, TRIAL_SECONDS = 1.35, 2.5  # of the trial before a run, in imports of the libraries
+COSTS: dict[str, Any] = {
+    "quantize": quantize_cost,
+    "finetune": finetune_cost,
+    "optimize": optimize_cost,
+    "evaluate": evaluate_cost,
+    "score": score_cost,
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """All that a prediction depends on besides the recipe. `tried`: the trial of a small layer has passed."""
+
+    config: Mapping[str, Any]
+    rows: Rows
+    machine: Machine
+    tried: bool = True
+
+
+def costs(recipe: Recipe, question: Question) -> dict[str, Cost]:
+    """What each stage takes, by name; {} for a model whose config.json does not say its sizes."""
+    known = shape.of(question.config)
+    if known is None:
+        return {}
+    found: dict[str, Cost] = {}
+    sizes, before = known, 0.0
+    for name, options in recipe.stages().items():
+        machine = question.machine
+        if found and before > machine.import_seconds + SPARE_AFTER:
+            machine = replace(machine, import_seconds=0.0)  # done meanwhile
+        cost = _of_stage(name, options, recipe, sizes, replace(question, machine=machine))
+        found[name] = cost if found or question.tried else _with_trial(cost, machine)
+        before = cost.seconds.likely
+        if name == "quantize":
+            sizes = sizes.with_packed(quantize_cost.packed(options, sizes))
+    return found
+
+
+def _of_stage(name: str, options: Any, recipe: Recipe, sizes: shape.Shape, question: Question) -> Cost:
+    """What one stage takes of a model of these sizes, which may be quantized by now."""
+    rows, machine, tuned = question.rows, question.machine, recipe.finetune
+    adapter = finetune_cost.trained(tuned, sizes) if tuned else 0
+    graph = optimize_cost.written(recipe.optimize, sizes) if recipe.optimize else 0.0
+    found: Cost
+    if name in ("quantize", "finetune"):
+        found = COSTS[name].estimate(options, sizes, rows, machine)
+    elif name == "optimize":
+        if tuned is not None:  # the graph reads rows as they were trained on
+            rows = replace(rows, most=min(rows.most, tuned.max_length))
+        found = optimize_cost.estimate(options, sizes, rows, machine, tuned is not None, adapter)
+    elif name == "evaluate":
+        both = tuned is not None and recipe.optimize is not None and recipe.optimize.adapter != "merged"
+        found = evaluate_cost.estimate(options, sizes, rows, machine, graph, 2 if both else 1)
+    else:
+        found = score_cost.estimate(options, sizes, rows, machine, graph)
+    return found
+
+
+def _with_trial(cost: Cost, machine: Machine) -> Cost:
+    """The first stage of a recipe that was not tried before: a small copy of the model goes through it."""
+    most = machine.import_bytes * (1 + TRIAL_BYTES)
+    memory = Range(
+        *(
+            max(value, most * width)
+            for value, width in zip(cost.memory.to_list(), (0.9, 1, 1.05), strict=True)
+        )
+    )
+    return replace(
+        cost,
+        memory=memory,
+        seconds=cost.seconds.plus(Range.around(TRIAL_SECONDS * machine.import_seconds, 0.3, 0.3)),
+    )
+
+
+def passes(recipe: Recipe, rows: Rows) -> float | None:
+    """How many times the training reads the data; None without training."""
+    return None if recipe.finetune is None else finetune_cost.passes(recipe.finetune, rows)
+
+
+def changed(recipe: Recipe, stage: str, changes: Mapping[str, Any]) -> Recipe:
+    """A recipe with other options of a stage."""
+    options = dataclasses.replace(getattr(recipe, stage), **changes)
+    return dataclasses.replace(recipe, **{stage: options})

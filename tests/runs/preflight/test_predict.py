@@ -1,0 +1,122 @@
+"""Predictions as pure functions: what they depend on, and that more work never takes less."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.runs.preflight import predict
+from pipeline.runs.preflight.predict import Question
+from pipeline.stages import recipe
+from pipeline.stages.costs.cost import Rows
+from pipeline.stages.costs.machine import GPU, Machine
+from tests.helpers.lab import CONFIG
+
+STARTER: dict[str, Any] = {
+    "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+    "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True,
+    "dtype": "float32",
+}  # fmt: skip
+ROWS = Rows(1000, 100, 150.0, 400.0)
+QUESTION = Question(STARTER, ROWS, Machine())
+
+
+def made(**stages: Any) -> recipe.Recipe:
+    return recipe.from_dict({"data": "x.jsonl", **stages})
+
+
+def test_every_stage_has_ranges() -> None:
+    found = predict.costs(made(score={}), QUESTION)
+    assert list(found) == ["quantize", "finetune", "optimize", "evaluate", "score"]
+    for cost in found.values():
+        assert cost.gpu_memory is None
+        for range_ in (cost.memory, cost.disk, cost.seconds):
+            assert 0 < range_.low <= range_.likely <= range_.high
+
+
+def test_a_gpu_has_memory_of_its_own() -> None:
+    on_gpu = predict.costs(made(), replace(QUESTION, machine=GPU))["finetune"]
+    on_cpu = predict.costs(made(), QUESTION)["finetune"]
+    assert on_gpu.gpu_memory is not None
+    assert on_gpu.seconds.likely < on_cpu.seconds.likely + GPU.import_seconds
+
+
+@pytest.mark.parametrize(
+    ("less", "more"),
+    [
+        ({"batch_size": 2}, {"batch_size": 8}),
+        ({"max_length": 100}, {"max_length": 400}),
+        ({"r": 8}, {"r": 64}),
+        ({"gradient_checkpointing": True}, {}),
+        ({"target_modules": "q_proj"}, {}),
+        ({"loss_on": "response"}, {"loss_on": "all"}),
+        ({"precision": "bfloat16"}, {"precision": "float32"}),
+    ],
+)
+def test_what_needs_less_memory(less: dict[str, Any], more: dict[str, Any]) -> None:
+    small, large = (predict.costs(made(finetune=options), QUESTION)["finetune"] for options in (less, more))
+    assert small.memory.high < large.memory.high
+
+
+def test_more_steps_take_longer_and_no_more_memory() -> None:
+    few, many = (
+        predict.costs(made(finetune={"max_steps": steps}), QUESTION)["finetune"] for steps in (10, 100)
+    )
+    assert few.memory == many.memory
+    assert 2 < many.seconds.likely / few.seconds.likely < 10
+
+
+def test_quantized_weights_are_smaller_on_the_disk() -> None:
+    costs = [predict.costs(made(quantize={"bits": bits}), QUESTION)["quantize"].disk for bits in (4, 8)]
+    assert costs[0].likely < costs[1].likely < 4 * 135e6
+
+
+def test_libraries_are_loaded_meanwhile_where_the_stage_before_is_long() -> None:
+    question = replace(QUESTION, config=CONFIG)
+    quick = predict.costs(made(quantize={"algorithm": "rtn"}, finetune={"max_steps": 1}), question)
+    slow = predict.costs(made(quantize={"calibration_blocks": 4000}, finetune={"max_steps": 1}), question)
+    assert slow["quantize"].seconds.likely > Machine().import_seconds + predict.SPARE_AFTER
+    assert quick["finetune"].seconds.likely - slow["finetune"].seconds.likely > Machine().import_seconds / 2
+
+
+def test_the_trial_counts_once_in_the_first_stage() -> None:
+    tried, first = (
+        predict.costs(made(), replace(QUESTION, config=CONFIG, tried=known)) for known in (True, False)
+    )
+    assert first["quantize"].seconds.likely > tried["quantize"].seconds.likely + Machine().import_seconds
+    assert first["quantize"].memory.high > tried["quantize"].memory.high
+    assert first["finetune"].memory == tried["finetune"].memory
+
+
+def test_steps_by_batch_are_passes_over_the_data() -> None:
+    assert predict.passes(made(finetune={"max_steps": 60, "batch_size": 4}), ROWS) == 0.24
+    assert predict.passes(made(finetune={"epochs": 3.0}), ROWS) == 3.0
+    assert predict.passes(made(finetune={"gradient_accumulation": 5, "max_steps": 100}), ROWS) == 2.0
+    assert predict.passes(made(finetune=None, optimize={}), ROWS) is None
+
+
+def test_a_model_of_unknown_sizes_is_not_predicted() -> None:
+    assert predict.costs(made(), replace(QUESTION, config={"model_type": "new"})) == {}
+
+
+sizes = st.integers(-(2**40), 2**40)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.fixed_dictionaries({name: sizes for name in CONFIG if name not in ("architectures", "model_type")}))
+def test_any_config_has_finite_costs_or_none(config: dict[str, int]) -> None:
+    for cost in predict.costs(made(), replace(QUESTION, config=config)).values():
+        assert all(0 <= value < float("inf") for value in cost.memory.to_list() + cost.seconds.to_list())
+
+
+def test_nothing_of_it_imports_torch() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, pipeline.runs.preflight.report; print({'torch', 'olive'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
