@@ -23,7 +23,7 @@ from pipeline.system import hardware
 from pipeline.system.files import to_json
 from webapp import local_models
 from webapp.home import known_run, store
-from webapp.ui import card_view, check_turns, choices, form, parts, views
+from webapp.ui import card_view, check_turns, choices, form, parts, preflight_view, views
 
 SAMPLE = settings.SAMPLES / "travel.yaml"
 NOT_STARTED = "Nothing was started"
@@ -236,6 +236,7 @@ def build(welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
             )
             why = parts.drawn("why", elem_id="launch-why")
             reset = gr.Button("Start over", size="sm", elem_id="start-over", scale=0, min_width=110)
+        takes = preflight_view.place()
         chosen = parts.drawn("notice", elem_id="preset-notice")
         notice = parts.drawn("notice")
         problems = parts.drawn("refused", module="fields.js", elem_id="lab-problems")
@@ -272,6 +273,7 @@ def build(welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
         partial(preview, inputs), inputs.inputs, [text, same, problems, start, why],
         trigger_mode="always_last", **parts.QUICK,
     )  # fmt: skip
+    preflight_view.wire(takes, inputs, _recipe, look)
     look.click(None, inputs.inputs, None, js=made.with_ids(parts.live("keep", "draft.js")), **parts.IN_PAGE)
     signed = parts.live("signed", "queue.js")
     start.click(
