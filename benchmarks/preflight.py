@@ -66,15 +66,16 @@ def main() -> None:
     parser.add_argument(
         "--again", type=Path, nargs="+", metavar="FILE", help="predict for lines printed before"
     )
+    parser.add_argument(
+        "--processor", type=float, metavar="SECONDS",
+        help="with --again: compare processor time (of one thread, on a machine that others use as well), of"
+        " which importing the libraries takes so much",
+    )  # fmt: skip
     args = parser.parse_args()
     if args.again:
-        known = [
-            json.loads(line)
-            for file in args.again
-            for line in file.read_text("utf-8").splitlines()
-            if line.startswith("{")
-        ]
-        compare([line for line in known if "stage" in line], args.device)
+        texts = [text for file in args.again for text in file.read_text("utf-8").splitlines()]
+        known = [json.loads(text) for text in texts if text.startswith("{") and '"stage"' in text]
+        compare(known, args.device, args.processor)
         return
     chosen = [
         one for one in SETS[args.device, args.fit]
@@ -128,8 +129,10 @@ def tokens(model: Path, data: Path, one: Configuration) -> dict[str, Any]:
     return asdict(row_facts.of(data, "chat", base_models.resolve(str(model)), one.rows, 0.1))
 
 
-def predictions(run: list[dict[str, Any]], device: str) -> dict[str, Cost]:
-    """What was to be expected of the stages of one run, given as its lines."""
+def predictions(
+    run: list[dict[str, Any]], device: str, processor: dict[str, float] | None = None
+) -> dict[str, Cost]:
+    """What was to be expected of the stages of one run, given as its lines; on another machine, if given."""
     first = run[0]
     chosen = recipes.from_dict(
         {
@@ -138,24 +141,40 @@ def predictions(run: list[dict[str, Any]], device: str) -> dict[str, Cost]:
             **{line["stage"]: line["options"] for line in run},
         }
     )
+    if processor:
+        first = {**first, "machine": {device: processor}, "tried": False}
     gpu = device == "gpu"
     machine = machines.parsed(first["machine"][device], machines.GPU if gpu else machines.Machine())
-    question = predict.Question(first["config"], Rows(**first["tokens"]), machine, not first["tried"])
+    rows = Rows(**first["tokens"])
+    question = predict.Question(first["config"], rows, machine, not first["tried"], not processor)
     return predict.costs(chosen, question)
 
 
-def compare(found: list[dict[str, Any]], device: str) -> None:
-    """Print predicted beside measured for each stage, and how far off they were."""
+def best(found: list[dict[str, Any]], imports: float) -> dict[str, float]:
+    """The best rates of all calibrations on a CPU: what it does while nobody else computes."""
+    known = [line["machine"]["cpu"] for line in found]
+    rates = ("product_bf16", "product_fp32", "elements", "copy", "disk")
+    calls = min(one["call_seconds"] for one in known)
+    most = {name: max(one[name] for one in known) for name in rates}
+    return {**known[0], **most, "call_seconds": calls, "import_seconds": imports}
+
+
+def compare(found: list[dict[str, Any]], device: str, imports: float | None = None) -> None:
+    """Print predicted beside measured for each stage, and how far off they were.
+
+    With `imports`, seconds of processor time that importing the libraries takes, these are compared.
+    """
     errors: dict[str, list[float]] = {}
+    processor = best(found, imports) if imports else None
     for name in dict.fromkeys(line["name"] for line in found):
         run = [line for line in found if line["name"] == name]
-        for line, cost in zip(run, predictions(run, device).values(), strict=True):
+        for line, cost in zip(run, predictions(run, device, processor).values(), strict=True):
             told = line["measured"]
             if told["status"] != "done" or told["reused"] or not told["peak"]:
                 continue
             pairs = {
                 "memory": (cost.memory.high, told["peak"]),
-                "seconds": (cost.seconds.likely, told["seconds"]),
+                "seconds": (cost.seconds.likely, told["cpu_seconds" if processor else "seconds"]),
             }
             if cost.gpu_memory and cost.gpu_memory.high and told["gpu_peak"]:
                 pairs["GPU memory"] = (cost.gpu_memory.high, told["gpu_peak"])

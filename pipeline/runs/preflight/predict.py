@@ -20,6 +20,7 @@ from pipeline.stages.costs.machine import Machine
 from pipeline.stages.recipe import Recipe
 
 SPARE_AFTER = 3.0  # seconds into a stage, the next one's libraries are imported: see `worker/loop.py`
+SPARE_LEFT = 0.2  # of the time that takes: what is imported only when it is used
 TRIAL_BYTES, TRIAL_SECONDS = 1.35, 2.5  # of the trial before a run, in imports of the libraries
 COSTS: dict[str, Any] = {
     "quantize": quantize_cost,
@@ -32,12 +33,17 @@ COSTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Question:
-    """All that a prediction depends on besides the recipe. `tried`: the trial of a small layer has passed."""
+    """All that a prediction depends on besides the recipe.
+
+    tried    the trial of a small layer has passed
+    ahead    libraries are imported for the next stage while one works
+    """
 
     config: Mapping[str, Any]
     rows: Rows
     machine: Machine
     tried: bool = True
+    ahead: bool = True
 
 
 def costs(recipe: Recipe, question: Question) -> dict[str, Cost]:
@@ -49,8 +55,8 @@ def costs(recipe: Recipe, question: Question) -> dict[str, Cost]:
     sizes, before = known, 0.0
     for name, options in recipe.stages().items():
         machine = question.machine
-        if found and before > machine.import_seconds + SPARE_AFTER:
-            machine = replace(machine, import_seconds=0.0)  # done meanwhile
+        if found and question.ahead and before > machine.import_seconds + SPARE_AFTER:
+            machine = replace(machine, import_seconds=SPARE_LEFT * machine.import_seconds)  # done meanwhile
         cost = _of_stage(name, options, recipe, sizes, replace(question, machine=machine))
         found[name] = cost if found or question.tried else _with_trial(cost, machine)
         before = cost.seconds.likely

@@ -34,10 +34,6 @@ class Range:
         return [self.low, self.likely, self.high]
 
 
-# How far ranges reach below and above what is likely, as fractions.
-MEMORY_WIDTH, GPU_WIDTH, DISK_WIDTH, SECONDS_WIDTH = (0.1, 0.05), (0.1, 0.05), (0.1, 0.1), (0.3, 0.3)
-
-
 def weighed(parts: Mapping[str, float], factors: Mapping[str, float]) -> float:
     """The sum of all parts, each with its factor."""
     return sum(value * factors[name] for name, value in parts.items())
@@ -53,6 +49,10 @@ def range_of(given: Any) -> Range | None:
     return Range(*numbers)
 
 
+# How far ranges reach below and above what is likely, as fractions.
+MEMORY_WIDTH, GPU_WIDTH, DISK_WIDTH, SECONDS_WIDTH = (0.1, 0.05), (0.1, 0.05), (0.1, 0.1), (0.3, 0.3)
+
+
 @dataclass(frozen=True)
 class Cost:
     """What a stage takes: bytes of main memory, on the GPU (None on a CPU), on the disk; and seconds."""
@@ -63,10 +63,17 @@ class Cost:
     seconds: Range
 
     @classmethod
-    def of(cls, memory: float, gpu_memory: float | None, disk: float, seconds: float) -> Cost:
+    def of(
+        cls,
+        memory: float,
+        gpu_memory: float | None,
+        disk: float,
+        seconds: float,
+        width: tuple[float, float] = MEMORY_WIDTH,
+    ) -> Cost:
         """The usual ranges around what is likely; how wide they are follows from `benchmarks/RESULTS.md`."""
         return cls(
-            Range.around(memory, *MEMORY_WIDTH),
+            Range.around(memory, *width),
             Range.around(gpu_memory, *GPU_WIDTH) if gpu_memory is not None else None,
             Range.around(disk, *DISK_WIDTH),
             Range.around(seconds, *SECONDS_WIDTH),

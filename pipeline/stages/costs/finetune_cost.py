@@ -13,14 +13,24 @@ from pipeline.stages.costs.cost import Cost, Rows, weighed
 from pipeline.stages.costs.machine import Machine
 from pipeline.stages.costs.shape import Shape
 
+RECORDED = 0.25  # of the time that launches take, where a whole step is one
 HELD_OUT_BATCH, MOST_HELD_OUT = 8, 256  # rows measured at once, and in all
+POOL = 16  # batches whose rows are sorted by length: see `passes/finetune/training.py`
 ADAM = 16  # bytes of a trained weight: itself, its gradient and two moments in float32
 LAYER_CALLS = 450.0  # small operations of a training step for each layer
 GRAPH_LOGITS, GRAPH_STEPS, GRAPH_LENGTH = 1 << 29, 10, 64  # see `passes/finetune/cuda_graphs.py`
 
-MEMORY = {"libraries": 1.3, "weights": 1.0, "packed": 0.3, "adapter": 1.0, "kept": 1.0, "logits": 1.0}
-GPU_MEMORY = {"weights": 1.0, "packed": 0.3, "adapter": 1.0, "kept": 1.0, "logits": 1.0}
-SECONDS = {"libraries": 1.0, "files": 1.0, "steps": 1.0, "calls": 1.0, "held_out": 1.0}
+MEMORY = {
+    "libraries": 1.3,
+    "file": 0.4,
+    "weights": 0.92,
+    "packed": 0.2,
+    "adapter": 1.0,
+    "kept": 1.11,
+    "logits": 0.98,
+}
+GPU_MEMORY = {"weights": 1.0, "packed": 0.1, "adapter": 1.0, "kept": 1.0, "logits": 1.0}
+SECONDS = {"libraries": 1.6, "files": 0.8, "steps": 1.9, "calls": 1.0, "held_out": 1.0}
 
 
 def estimate(options: finetune.Options, shape: Shape, rows: Rows, machine: Machine) -> Cost:
@@ -52,11 +62,22 @@ def trained(options: finetune.Options, shape: Shape) -> int:
 
 
 def batch_shape(options: finetune.Options, rows: Rows) -> tuple[int, float, float]:
-    """Rows of the largest batch, tokens of its rows, and the tokens that are usual in a batch's rows."""
+    """Rows of a batch, and tokens that it is padded to: of the longest batch to be met, and on average.
+
+    Rows of like length stand together, so the longest are in one batch, which few steps may not meet: the
+    longest of so many drawn from lengths that are spread evenly.
+    """
     if options.packing:
         return options.batch_size, float(options.max_length), float(options.max_length)
+    size = min(options.batch_size, rows.train)
     most, usual = min(rows.most, options.max_length), min(rows.mean, options.max_length)
-    return min(options.batch_size, rows.train), most, usual
+    batches = steps(options, rows) * options.gradient_accumulation
+    rest = rows.train % size if rows.train <= POOL * size else 0  # the longest rows are a smaller batch
+    met = 1 - 2 * rest / rows.train if batches * size >= rows.train else 1 - 2 / (batches + 1)
+    length = usual + (most - usual) * max(met, 0.0)
+    if met > 0 and rest * most > size * length:
+        return rest, most, usual
+    return size, length, usual
 
 
 def passes(options: finetune.Options, rows: Rows) -> float:
@@ -84,25 +105,33 @@ def memory_parts(options: finetune.Options, shape: Shape, rows: Rows, machine: M
     """Bytes of main memory that are alive at the peak."""
     if machine.gpu:
         return {"libraries": machine.import_bytes, "packed": shape.stored}
-    return {"libraries": machine.import_bytes, **gpu_parts(options, shape, rows, machine)}
+    size = 2 if dtype(options, machine) == "bfloat16" else 4
+    converted = shape.packed is None and size != shape.weight  # the file stays in memory beside it
+    file = shape.float_bytes if converted else 0.0
+    return {"libraries": machine.import_bytes, "file": file, **gpu_parts(options, shape, rows, machine)}
 
 
 def gpu_parts(options: finetune.Options, shape: Shape, rows: Rows, machine: Machine) -> dict[str, float]:
     """Bytes where it computes, on the GPU or in main memory."""
     size = 2 if dtype(options, machine) == "bfloat16" else 4
     batch, length, _ = batch_shape(options, rows)
+    answer = rows.answer if options.loss_on == "response" else 1.0
+    learned = batch * length * answer
     if recorded(options, shape, rows, machine):
         length = float(math.ceil(length / GRAPH_LENGTH) * GRAPH_LENGTH)
         learned = batch * length
-    else:
-        learned = batch * length * (rows.answer if options.loss_on == "response" else 1.0)
+    steps_keep = {
+        "kept": batch * length * kept(options, shape, size),
+        "logits": learned * shape.vocabulary * (2 * size + 8),
+    }
+    looked = min(HELD_OUT_BATCH, rows.held_out) * min(rows.most, options.max_length) * answer
+    looks_keep = {"kept": 0.0, "logits": looked * shape.vocabulary * (size + 8)}
     body = 0.55 if options.method == "qlora" else size  # nf4 and its scales
     return {
         "weights": body * shape.body + size * shape.ends,
         "packed": shape.stored if shape.packed else 0.0,
         "adapter": float(ADAM * trained(options, shape)),
-        "kept": batch * length * kept(options, shape, size),
-        "logits": learned * shape.vocabulary * (2 * size + 8),
+        **max(steps_keep, looks_keep, key=lambda parts: sum(parts.values())),
     }
 
 
@@ -147,8 +176,7 @@ def seconds_parts(options: finetune.Options, shape: Shape, rows: Rows, machine: 
     looked = min(rows.held_out, MOST_HELD_OUT) * min(rows.mean, options.max_length)
     looks = 2.0 + (steps(options, rows) // options.eval_every if options.eval_every else 0)
     calls = LAYER_CALLS * shape.layers * machine.call_seconds
-    # A recorded step is one launch.
-    called = min(batches, 6) if recorded(options, shape, rows, machine) else batches
+    called = batches * (RECORDED if recorded(options, shape, rows, machine) else 1.0)
     return {
         "libraries": machine.import_seconds,
         "files": shape.stored / machine.copy + (shape.body / machine.elements if shape.packed else 0.0),

@@ -19,16 +19,17 @@ CANDIDATES = 21 + 11  # scales and clippings that awq tries
 COLUMN_CALLS = 20.0  # operations of gptq for each column of a matrix
 
 MEMORY = {
-    "libraries": 1.0,
-    "weights": 1.0,
-    "rounding": 2.0,
-    "hidden": 2.0,
-    "layer": 2.0,
-    "gram": 1.0,
-    "running": 1.0,
+    "libraries": 0.96,
+    "weights": 0.61,
+    "packed": 2.85,
+    "rounding": 4.6,
+    "hidden": 2.4,
+    "layer": 3.6,
+    "gram": 3.65,
+    "running": 0.93,
 }
 GPU_MEMORY = {"hidden": 2.0, "layer": 2.0, "gram": 1.0, "running": 1.0, "rounding": 4.0, "ends": 1.0}
-SECONDS = {"libraries": 1.0, "files": 1.0, "rounding": 1.0, "search": 1.0, "products": 1.0, "columns": 1.0}
+SECONDS = {"libraries": 1.3, "files": 0.85, "rounding": 1.0, "search": 1.05, "products": 1.0, "columns": 1.0}
 
 
 def packed(options: quantize.Options, shape: Shape) -> Packed:
@@ -62,6 +63,7 @@ def memory_parts(options: quantize.Options, shape: Shape, machine: Machine) -> d
     found = {
         "libraries": machine.import_bytes,
         "weights": shape.float_bytes,
+        "packed": packed(options, shape).size(shape.body, shape.weight),
         "rounding": 4.0 * max(shape.largest, shape.embedding if options.lm_head else 0),
     }
     return found if machine.gpu else found | calibration_parts(options, shape, TOGETHER[False])
@@ -102,8 +104,7 @@ def running_bytes(shape: Shape, length: int, blocks: int) -> float:
     keys = shape.shared * shape.head
     per_token = shape.hidden * (6 * shape.weight + 16) + shape.inner * 6 * shape.weight
     per_token += (3 * query + 3 * keys) * shape.weight
-    scores = shape.heads * length * shape.weight  # attention without a fused kernel
-    return float(blocks * length * (per_token + scores))
+    return float(blocks * length * per_token)
 
 
 def seconds_parts(options: quantize.Options, shape: Shape, machine: Machine) -> dict[str, float]:
@@ -111,7 +112,8 @@ def seconds_parts(options: quantize.Options, shape: Shape, machine: Machine) -> 
     head = shape.embedding if options.lm_head else 0
     found = {
         "libraries": machine.import_seconds,
-        "files": shape.float_bytes / machine.copy + shape.stored / machine.disk,
+        "files": shape.float_bytes / machine.copy
+        + shape.with_packed(packed(options, shape)).stored / machine.disk,
         "rounding": (shape.body + head) / machine.elements,
         "search": 0.0,
         "products": 0.0,
