@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from pipeline import settings
+from pipeline.stages.costs.machine import FILE
 from pipeline.store import Store
 from pipeline.system import locks
 from tests.helpers.lab import killed, until
@@ -148,6 +149,7 @@ def served(home: Path, browser: Any, works: bool = False) -> Iterator[App]:
     it `works`."""
     lock = None if works else locks.take(home / "worker.lock")
     assert works or lock is not None
+    (home / FILE).write_text("{}")  # else this machine is measured meanwhile
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -213,6 +215,7 @@ KEPT = (
     "runs.db-wal",
     "runs.db-shm",
     ".gradio-uploads",
+    FILE,
 )
 
 

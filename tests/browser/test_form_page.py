@@ -68,6 +68,19 @@ def test_everything_to_launch_is_on_one_screen_and_the_bar_stays_in_reach(app, s
         shot(page, f"steps-{width}")
 
 
+def test_what_the_run_takes_stands_beside_launch(app, shot, model_folder):
+    offered = shutil.copytree(model_folder, app.home / "models" / "tiny-llama")
+    page = app.form()
+    page.click("#model input")
+    page.fill("#model input", str(offered))
+    page.press("#model input", "Enter")
+    expect(page.locator("#preflight tbody tr")).to_have_count(5)
+    expect(page.locator("#preflight")).to_contain_text("finetune")
+    expect(page.locator("#preflight-notice")).to_contain_text("This machine has")
+    expect(page.locator("#preflight-notice")).to_contain_text("passes over the")
+    shot(page, "preflight")
+
+
 def test_launch_queues_a_run_and_follows_it(app, tmp_path, model_folder):
     offered = shutil.copytree(model_folder, app.home / "models" / "tiny-llama")
     page = app.form()

@@ -62,11 +62,13 @@ def test_what_needs_less_memory(less: dict[str, Any], more: dict[str, Any]) -> N
     assert small.memory.high < large.memory.high
 
 
-def test_more_steps_take_longer_and_no_more_memory() -> None:
+def test_more_steps_take_longer_and_hardly_more_memory() -> None:
     few, many = (
         predict.costs(made(finetune={"max_steps": steps}), QUESTION)["finetune"] for steps in (10, 100)
     )
-    assert few.memory == many.memory
+    assert (
+        few.memory.high <= many.memory.high <= 1.2 * few.memory.high
+    )  # the longest rows come up sooner or later
     assert 2 < many.seconds.likely / few.seconds.likely < 10
 
 
