@@ -13,6 +13,7 @@ from pipeline.stages.costs.cost import Cost, Rows, weighed
 from pipeline.stages.costs.machine import Machine
 from pipeline.stages.costs.shape import Shape
 
+BEGIN_SECONDS = 5.0  # on a GPU: kernels loaded, steps recorded
 RECORDED = 0.25  # of the time that launches take, where a whole step is one
 HELD_OUT_BATCH, MOST_HELD_OUT = 8, 256  # rows measured at once, and in all
 POOL = 16  # batches whose rows are sorted by length: see `passes/finetune/training.py`
@@ -29,13 +30,14 @@ MEMORY = {
     "kept": 1.11,
     "logits": 0.98,
 }
-GPU_MEMORY = {"weights": 1.0, "packed": 0.1, "adapter": 1.0, "kept": 1.0, "logits": 1.0}
-SECONDS = {"libraries": 1.6, "files": 0.8, "steps": 1.9, "calls": 1.0, "held_out": 1.0}
+HOST_MEMORY = {"libraries": 1.63, "packed": 0.02, "file": 0.37}  # main memory beside a GPU
+GPU_MEMORY = {"weights": 1.03, "packed": 0.0, "adapter": 1.0, "kept": 0.83, "logits": 0.97}
+SECONDS = {"libraries": 1.6, "begin": 1.0, "files": 0.8, "steps": 1.9, "calls": 1.0, "held_out": 1.0}
 
 
 def estimate(options: finetune.Options, shape: Shape, rows: Rows, machine: Machine) -> Cost:
     """What the stage takes on a machine, libraries to import included."""
-    memory = weighed(memory_parts(options, shape, rows, machine), MEMORY)
+    memory = weighed(memory_parts(options, shape, rows, machine), HOST_MEMORY if machine.gpu else MEMORY)
     gpu = weighed(gpu_parts(options, shape, rows, machine), GPU_MEMORY) if machine.gpu else None
     seconds = weighed(seconds_parts(options, shape, rows, machine), SECONDS)
     disk = 3.0 * 4 * trained(options, shape)  # the adapter, and a checkpoint with its moments
@@ -104,7 +106,8 @@ def steps(options: finetune.Options, rows: Rows) -> int:
 def memory_parts(options: finetune.Options, shape: Shape, rows: Rows, machine: Machine) -> dict[str, float]:
     """Bytes of main memory that are alive at the peak."""
     if machine.gpu:
-        return {"libraries": machine.import_bytes, "packed": shape.stored}
+        kind = "file" if shape.packed is None else "packed"
+        return {"libraries": machine.import_bytes, kind: shape.stored}
     size = 2 if dtype(options, machine) == "bfloat16" else 4
     converted = shape.packed is None and size != shape.weight  # the file stays in memory beside it
     file = shape.float_bytes if converted else 0.0
@@ -179,6 +182,7 @@ def seconds_parts(options: finetune.Options, shape: Shape, rows: Rows, machine: 
     called = batches * (RECORDED if recorded(options, shape, rows, machine) else 1.0)
     return {
         "libraries": machine.import_seconds,
+        "begin": BEGIN_SECONDS if machine.gpu else 0.0,
         "files": shape.stored / machine.copy + (shape.body / machine.elements if shape.packed else 0.0),
         "steps": batches * batch * usual * token / rate,
         "calls": calls * called,

@@ -19,16 +19,18 @@ CANDIDATES = 21 + 11  # scales and clippings that awq tries
 COLUMN_CALLS = 20.0  # operations of gptq for each column of a matrix
 
 MEMORY = {
-    "libraries": 0.96,
-    "weights": 0.61,
-    "packed": 2.85,
-    "rounding": 4.6,
-    "hidden": 2.4,
-    "layer": 3.6,
-    "gram": 3.65,
-    "running": 0.93,
+    "libraries": 0.99,
+    "weights": 0.64,
+    "packed": 2.7,
+    "rounding": 2.5,
+    "hidden": 2.5,
+    "layer": 2.5,
+    "gram": 2.1,
+    "running": 1.8,
 }
-GPU_MEMORY = {"hidden": 2.0, "layer": 2.0, "gram": 1.0, "running": 1.0, "rounding": 4.0, "ends": 1.0}
+# Main memory beside a GPU: layers that went there and came back are no longer those of the file.
+HOST_MEMORY = {"libraries": 1.045, "weights": 0.92, "packed": 1.0, "rounding": 1.0, "moved": 0.95}
+GPU_MEMORY = {"rounding": 4.03, "ends": 0.3, "hidden": 0.5, "layer": 2.2, "gram": 1.9, "running": 1.75}
 SECONDS = {"libraries": 1.3, "files": 0.85, "rounding": 1.0, "search": 1.05, "products": 1.0, "columns": 1.0}
 
 
@@ -43,7 +45,7 @@ def packed(options: quantize.Options, shape: Shape) -> Packed:
 def estimate(options: quantize.Options, shape: Shape, rows: Rows, machine: Machine) -> Cost:
     """What the stage takes on a machine, libraries to import included."""
     result = shape.with_packed(packed(options, shape))
-    memory = weighed(memory_parts(options, shape, machine), MEMORY)
+    memory = weighed(memory_parts(options, shape, machine), HOST_MEMORY if machine.gpu else MEMORY)
     gpu = weighed(gpu_parts(options, shape), GPU_MEMORY) if machine.gpu else None
     seconds = weighed(seconds_parts(options, shape, machine), SECONDS)
     return Cost.of(memory, gpu, result.stored, seconds)
@@ -66,7 +68,9 @@ def memory_parts(options: quantize.Options, shape: Shape, machine: Machine) -> d
         "packed": packed(options, shape).size(shape.body, shape.weight),
         "rounding": 4.0 * max(shape.largest, shape.embedding if options.lm_head else 0),
     }
-    return found if machine.gpu else found | calibration_parts(options, shape, TOGETHER[False])
+    if machine.gpu:
+        return {**found, "moved": float(shape.weight * shape.body) if _reads(options) else 0.0}
+    return found | calibration_parts(options, shape, TOGETHER[False])
 
 
 def gpu_parts(options: quantize.Options, shape: Shape) -> dict[str, float]:
@@ -130,7 +134,7 @@ def seconds_parts(options: quantize.Options, shape: Shape, machine: Machine) -> 
         products += (2.0 * CANDIDATES * squares + grams) / machine.product("bfloat16")
     if options.algorithm == "gptq" or options.compensate:
         columns = shape.layers * sum(inputs for _, _, inputs in shape.matrices)
-        found["columns"] = columns * COLUMN_CALLS * machine.call_seconds
+        found["columns"] = columns * COLUMN_CALLS * (2 if machine.gpu else 1) * machine.call_seconds
         products += (2.0 * squares + grams) / machine.product("float32")
     return {**found, "products": products}
 
