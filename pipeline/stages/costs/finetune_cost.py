@@ -134,7 +134,7 @@ def gpu_parts(options: finetune.Options, shape: Shape, rows: Rows, machine: Mach
         "weights": body * shape.body + size * shape.ends,
         "packed": shape.stored if shape.packed else 0.0,
         "adapter": float(ADAM * trained(options, shape)),
-        **max(steps_keep, looks_keep, key=lambda parts: sum(parts.values())),
+        **(steps_keep if sum(steps_keep.values()) >= sum(looks_keep.values()) else looks_keep),
     }
 
 
