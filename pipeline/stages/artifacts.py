@@ -34,6 +34,7 @@ SOURCES = (
     "inputs",
     "system",
 )  # packages of ours that decide what a stage makes
+NEUTRAL = frozenset({"__pycache__", "costs"})  # folders in them that don't: costs only predict
 
 
 @dataclass(frozen=True)
@@ -199,6 +200,6 @@ def _code() -> str:
     for name in SOURCES:
         source = settings.ROOT / "pipeline" / name
         for path in sorted(source.rglob("*.*")):
-            if path.is_file() and "__pycache__" not in path.parts:
+            if path.is_file() and not NEUTRAL.intersection(path.relative_to(source).parts):
                 digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()

@@ -58,8 +58,13 @@ def test_our_own_code_is_part_of_the_key(tmp_path: Path, monkeypatch: pytest.Mon
         source.write_text(text)
         artifacts._code.cache_clear()
         digests.append(artifacts._code())
-    artifacts._code.cache_clear()
     assert digests[0] != digests[1]
+    predicts = tmp_path / "pipeline" / "stages" / "costs" / "cost.py"
+    predicts.parent.mkdir(parents=True)
+    predicts.write_text("a = 1")
+    artifacts._code.cache_clear()
+    assert artifacts._code() == digests[1], "what only predicts changes no result"
+    artifacts._code.cache_clear()
 
 
 # What stages import that decides nothing of what they make.

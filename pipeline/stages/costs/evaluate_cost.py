@@ -1,4 +1,4 @@
-"""What evaluate takes: the exported graph loaded, and a token at a time.
+"""What evaluate takes: the exported graph loaded, held-out rows read by it, and a token at a time.
 
 Parts and factors: see `quantize_cost`.
 """
@@ -13,6 +13,9 @@ from pipeline.stages.costs.machine import Machine
 from pipeline.stages.costs.shape import Shape
 
 ANSWER_BYTES = 4000.0  # of a prompt with its answers
+# What `passes/measure` reads beside the held-out rows, and how much of a row at a time (`token_losses`).
+MOST_TRAINED, GENERAL_TOKENS = 64, 12 * 64
+AT_ONCE, LOGITS = 512, 1 << 25
 
 MEMORY = {"libraries": 0.88, "graph": 0.43, "cache": 1.0, "logits": 5.2}
 SECONDS = {"libraries": 1.25, "files": 1.0, "prompts": 0.6, "tokens": 0.25, "calls": 1.0}
@@ -37,7 +40,7 @@ def memory_parts(
         "libraries": machine.import_bytes,
         "graph": graph,
         "cache": 2.0 * 4 * length * shape.layers * shape.shared * shape.head,
-        "logits": 4.0 * rows.most * (1 - rows.answer) * shape.vocabulary,
+        "logits": 4.0 * min(min(rows.most, AT_ONCE) * shape.vocabulary, LOGITS),
     }
 
 
@@ -47,11 +50,13 @@ def seconds_parts(
     """Seconds that each kind of work takes at the machine's rates."""
     prompts = min(options.prompts, max(rows.held_out, 1))
     asked = prompts * sides * rows.mean * (1 - rows.answer)
+    compared = min(rows.held_out, rows.held_out if options.rows == "all" else options.rows)
+    read = (compared * sides + min(compared, MOST_TRAINED)) * rows.mean + GENERAL_TOKENS * sides
     made = prompts * sides * options.max_new_tokens
     return {
         "libraries": machine.import_seconds,
         "files": graph / machine.copy,
-        "prompts": asked * 2.0 * shape.body / machine.product("float32"),
+        "prompts": (asked + read) * 2.0 * shape.body / machine.product("float32"),
         "tokens": made * graph / machine.copy,
         "calls": made * shape.layers * 15 * machine.call_seconds,
     }
