@@ -27,7 +27,9 @@ from pipeline.system.files import to_json
 SIDES = ("base", "adapter")
 MOST_PROCESSES = 2
 MOST_ASKED = 8  # questions that a model answers at a time
-OLD_SECONDS = 15.0  # after which a question makes room for another
+OLD_SECONDS = 15.0  # after which a question makes room for another,
+TURN_SECONDS = 30.0  # and a model for another one, whatever it is asked
+LOOK_SECONDS = 0.2
 START_SECONDS = 120.0
 LINE_LIMIT = 16 * 1024 * 1024
 LARGEST_LAB = 1 << 20  # bytes of a lab.json; real ones have some kilobytes
@@ -167,6 +169,15 @@ class _Server:
     answers: dict[int, _Asked] = field(default_factory=dict)
     reader: asyncio.Task[None] | None = None
     used: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def stays(self) -> float:
+        """Until when it makes no room for another model, in seconds of the monotonic clock; 0 when idle."""
+        if not self.answers:
+            return 0.0
+        newest = max(asked.began for asked in self.answers.values())
+        return min(newest + OLD_SECONDS, self.began + TURN_SECONDS)
 
 
 _servers: dict[Source, _Server] = {}
@@ -262,15 +273,12 @@ def _loaded(source: Source) -> _Server | None:
 
 
 async def _make_room() -> None:
-    """End processes until one more may start: idle ones first, then those with old questions only.
-
-    Raises LabError if all of them are busy.
-    """
+    """End processes until one more may start: idle ones first. Waits for TURN_SECONDS at most."""
     while len(_servers) >= MOST_PROCESSES:
-        free = [key for key, server in _servers.items() if all(it.old for it in server.answers.values())]
-        if not free:
-            raise LabError("Other models are answering; try again when they are done.")
-        chosen = min(free, key=lambda key: (bool(_servers[key].answers), _servers[key].used))
+        chosen = min(_servers, key=lambda key: (_servers[key].stays, _servers[key].used))
+        if (left := _servers[chosen].stays - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, LOOK_SECONDS))  # it may be done before
+            continue
         for asked in _servers[chosen].answers.values():
             asked.make_room()
         await _end(chosen)
