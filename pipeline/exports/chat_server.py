@@ -22,7 +22,6 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 from pipeline import settings
@@ -85,9 +84,16 @@ def _turn(asked: list[_Question]) -> None:
 
 
 def _that_fit(asked: list[_Question]) -> list[_Question]:
-    """Those that came first and fit into memory together; the first one always does."""
-    sums = accumulate(question.memory for question in asked)
-    return [question for question, sum_ in zip(asked, sums, strict=True) if sum_ <= MEMORY] or asked[:1]
+    """Those that fit into memory together, begun ones first; one always does.
+
+    What does not fit lets others pass, or a few that are large would keep everybody waiting.
+    """
+    left, found = MEMORY, []
+    for question in sorted(asked, key=lambda question: not question.served):
+        if question.memory <= left:
+            found.append(question)
+            left -= question.memory
+    return found or asked[:1]
 
 
 @contextmanager

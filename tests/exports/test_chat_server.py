@@ -38,7 +38,7 @@ def serve(
     adapter: Path | None = Path("/x/adapter"),
     merged: bool = False,
     model: tuple[Any, Any] | None = None,
-    memory: int = 1,
+    memory: Callable[..., int] = lambda *_: 1,
 ) -> list[dict[str, Any]]:
     """What the process says to these requests, which have all come; `model` is its (template, reader)."""
     said: list[dict[str, Any]] = []
@@ -51,7 +51,7 @@ def serve(
         lambda folder, adapters: SimpleNamespace(template=template, reader=reader, names=frozenset(adapters)),
     )
     monkeypatch.setattr("pipeline.exports.generation.stream", stream)
-    monkeypatch.setattr("pipeline.exports.generation.memory", lambda *_: memory)
+    monkeypatch.setattr("pipeline.exports.generation.memory", memory)
     monkeypatch.setattr(sys, "stdin", [json.dumps(request) for request in requests])
     monkeypatch.setattr(chat_server, "_say", said.append)
     take = chat_server._Inbox.take
@@ -169,12 +169,15 @@ def test_answers_that_do_not_fit_into_memory_together_wait(monkeypatch: pytest.M
     def stream(*_: Any, **__: Any) -> Answer:
         return Answer(["a", "b"])
 
-    def order(memory: int) -> list[int]:
-        asked = [request(number, ("base",)) for number in (1, 2)]
-        return [piece["id"] for piece in serve(monkeypatch, asked, stream, memory=memory)[1:]]
+    def order(*sizes: int) -> list[int]:
+        asked = [{**request(number, ("base",)), "max_new_tokens": size} for number, size in enumerate(sizes)]
+        said = serve(monkeypatch, asked, stream, memory=lambda model, text, size: size)[1:]
+        return [piece["id"] for piece in said if "text" in piece]
 
-    assert order(chat_server.MEMORY // 2 + 1) == order(chat_server.MEMORY * 9) == [1] * 4 + [2] * 4
-    assert order(chat_server.MEMORY // 2) != [1] * 4 + [2] * 4
+    most = chat_server.MEMORY
+    assert order(most // 2 + 1, most // 2 + 1) == order(most * 9, most * 9) == [0, 0, 1, 1]
+    assert order(most // 2, most // 2)[:2] == [1, 0], "these are answered together"
+    assert order(most // 2, most, most // 2)[-2:] == [1, 1], "whoever is too large lets others pass"
 
 
 def test_requests_are_read_ahead_so_that_a_cancel_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
