@@ -181,8 +181,6 @@ def _new(store: Store, recipe: Recipe, passed: Passed) -> New:
         recipe, model=passed.model, data=passed.source or recipe.data, columns=passed.columns
     ).settled(passed.settled)
     data = keep_dataset(store.home, Path(passed.data))
-    if names := findings.parse(recipe.leave_out):
-        data_card.mark(data, names)
     given = recipe.to_dict()
     stages = {name: options for name, options in given.items() if name in STAGES and options is not None}
     return New(recipe.name, given, data, stages)
@@ -284,7 +282,7 @@ class Prepared:
         """Put what was made into the home, before it goes with the folder; the results name it there."""
         checked = [seen for seen in self._seen.values() if isinstance(seen, Checked)]
         kept = {
-            str(one.used): str(keep(home, one.made, one.used, one.source))
+            str(one.used): str(keep(home, one.made, one.used, one.source, one.left_out))
             for one in checked
             if one.made.is_made or one.used != one.made.path or one.source
         }
@@ -353,14 +351,17 @@ def _gpu_problems(recipe: Recipe) -> list[str]:
     return problems
 
 
-def keep(home: Path, made: Made, used: Path | None = None, source: str = "") -> Path:
+def keep(home: Path, made: Made, used: Path | None = None, source: str = "", left_out: str = "") -> Path:
     """`keep_dataset` of what was made, or what is `used` of it, with what it was made of beside it.
 
-    `source` is where that is from, if it is known.
+    `source` is where that is from, if it is known, `left_out` the choice by which some rows are not `used`.
     """
-    kept = keep_dataset(home, used or made.path, prepare_data.digest(made) if made.is_made else "")
+    made_of = prepare_data.digest(made) if made.is_made else ""
+    kept = keep_dataset(home, used or made.path, made_of + left_out)
     if made.is_made:
         prepare_data.keep_originals(kept, made)
+    if left_out:
+        data_card.mark(kept, left_out)
     prepare_data.keep_source(kept, source)
     return kept
 
@@ -368,8 +369,8 @@ def keep(home: Path, made: Made, used: Path | None = None, source: str = "") -> 
 def keep_dataset(home: Path, source: Path, made_of: str = "") -> Path:
     """The home's own copy of a dataset, named by content: later changes to the file don't reach the run.
 
-    One that was made here is named by what it was `made_of` too, which lies beside it: nobody's original
-    takes the place of another's.
+    One that was made here is named by what it was `made_of` too, and how, which lies beside it: nobody's
+    original takes the place of another's, and nobody's choice of rows becomes another's.
     """
     kept, name = home / "datasets", _visible(display.file_name(source.name))
     inside = source.resolve().parent.parent == kept.resolve()  # a copy already, which nobody changes

@@ -345,6 +345,21 @@ def test_rows_of_findings_are_left_out_of_the_copy_for_good(
     assert first.recipe["leave_out"] == "duplicates"
     again = store.get(submit.submit(store, submit.again(first)))
     assert (again.data, again.recipe["leave_out"]) == (first.data, "duplicates")
+    assert datasets.kept_sha256(Path(first.data)) == datasets.sha256(Path(first.data))
+
+
+def test_nobody_s_choice_of_rows_becomes_another_s(
+    store: Store, recipe_file: Path, dataset: Path, no_worker: list[Path]
+) -> None:
+    """Where nothing goes, and where what is left is what another has brought."""
+    rows = dataset.read_text().splitlines()
+    mine = store.get(submit.submit(store, recipe.load(recipe_file)))
+    submit.submit(store, recipe.load(recipe_file, ["leave_out=duplicates"]))
+    dataset.write_text("\n".join([*rows, rows[0]]) + "\n")
+    theirs = store.get(submit.submit(store, recipe.load(recipe_file, ["leave_out=duplicates"])))
+    assert datasets.sha256(Path(theirs.data)) != datasets.sha256(dataset)
+    assert Path(theirs.data).parent != Path(mine.data).parent
+    assert not list(Path(mine.data).parent.glob(".left*"))
 
 
 def test_rows_of_findings_are_left_out_of_what_a_table_is_made_into(

@@ -21,6 +21,7 @@ from pipeline.inputs.prompts import templates
 
 T = TypeVar("T")
 MADE = ".made.json"  # beside a dataset in the home that was made of other files: of which, and how
+LEFT_OUT = ".left_out"  # beside one that is a copy without some rows: the choice of these
 HASHED = re.compile("[0-9a-f]{64}")
 MOST_PROBLEMS = 20  # that are listed,
 MOST_COUNTED = 100_000  # and that are counted before reading ends
@@ -223,9 +224,10 @@ def one_prompt(path: Path, template: templates.Template) -> bool:
 def kept_sha256(copy: Path) -> str:
     """The content hash of a copy in the home, "" if it is not known any more.
 
-    It is the name of its folder. Where the copy was made here from other files, it is computed.
+    It is the name of its folder. Where the copy was made here from other files, or without some rows, it is
+    computed.
     """
-    if (copy.parent / MADE).is_file():
+    if any((copy.parent / name).is_file() for name in (MADE, LEFT_OUT)):
         return sha256(copy) if copy.is_file() else ""
     name = copy.parent.name
     return name if HASHED.fullmatch(name) else ""

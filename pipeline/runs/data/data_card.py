@@ -37,11 +37,11 @@ from pipeline.system.files import to_json
 
 VERSION = 2  # of what a card finds: one that was made by another is made again
 MOST_KEPT = 20
-AT_ONCE = 2
+AT_ONCE = 12  # as many as long checks, of which the oldest makes room: see `check_pool`
 SECONDS = 1800.0
 NICE = 10
 CARD, LINES, FLAGS, COPY = "card.json", "lines.bin", "flags.bin", "left_out"
-MARK = ".left_out.json"  # beside a dataset's copy: what was left out of it
+GONE = "Others have looked through many datasets meanwhile; check this one again."
 BUSY = "Other datasets are being looked through just now; try again in a minute."
 
 
@@ -70,16 +70,21 @@ class Question:
         changed = {"path": Path(given["path"]), "model": model, "leave_out": tuple(given["leave_out"])}
         return cls(**{**given, **changed})
 
-    def key(self) -> str:
-        """Names the answer: by the content of the dataset, and all that it is asked with. Raises OSError."""
+    def choice(self) -> str:
+        """Names what is asked of a dataset, whichever it is."""
         model = self.model and [
             self.model.id,
             self.model.revision,
             self.model.chat and self.model.chat.source,
         ]
-        given = [VERSION, datasets.sha256(self.path), self.path.name, self.template, model, self.max_length]
+        given = [VERSION, self.template, model, self.max_length]
         more = [self.eval_fraction, self.seed, *self.leave_out]
         return hashlib.sha256(json.dumps([*given, *more], allow_nan=False).encode()).hexdigest()[:32]
+
+    def key(self) -> str:
+        """Names the answer: by the content of the dataset, and all that it is asked with. Raises OSError."""
+        given = [datasets.sha256(self.path), self.path.name, self.choice()]
+        return hashlib.sha256(json.dumps(given).encode()).hexdigest()[:32]
 
 
 def making_card(asked: Question, only: Iterable[str] = findings.NAMES) -> Generator[str, None, making.Card]:
@@ -162,10 +167,11 @@ def page(path: str, offset: int, at: int, search: str, line: int) -> Generator[s
     return {"rows": [{"line": number, "cells": row} for number, row in found.rows], "next": following}
 
 
-def without(asked: Question) -> Generator[str, None, tuple[Path, int]]:
+def without(asked: Question, work: Path) -> Generator[str, None, tuple[Path, int]]:
     """A copy of the dataset without the rows of `leave_out`, and how many went; made by a process of its own.
 
-    The same dataset and question give the same copy. Raises InputError, LabError, OSError.
+    The same dataset and question give the same copy, which stays as long as the folder `work` of the home.
+    Raises InputError, LabError, OSError.
     """
     if _is_done(asked):
         return asked.path, 0
@@ -173,20 +179,27 @@ def without(asked: Question) -> Generator[str, None, tuple[Path, int]]:
     target = _folder(home, key) / COPY / display.file_name(asked.path.name)
     if not (_folder(home, key) / CARD).is_file():
         yield from _apart(asked)
-    count = json.loads((_folder(home, key) / CARD).read_text("utf-8"))["left_out"]
-    return target, int(count)
+    try:
+        os.utime(_folder(home, key))  # in use again
+        count = json.loads((_folder(home, key) / CARD).read_text("utf-8"))["left_out"]
+        taken = work / COPY / target.name
+        taken.parent.mkdir(mode=0o700)
+        os.link(target, taken)
+    except FileNotFoundError:
+        raise LabError(GONE) from None
+    return taken, int(count)
 
 
-def mark(copy: Path, names: Sequence[str]) -> None:
-    """Note beside a dataset in the home what was left out of it, so that it is not looked for again."""
-    (copy.parent / MARK).write_text(to_json(list(names)), "utf-8")
+def mark(copy: Path, choice: str) -> None:
+    """Note beside a copy in the home by which choice rows were left out, so that it isn't made again."""
+    (copy.parent / datasets.LEFT_OUT).write_text(choice, "utf-8")
 
 
 def _is_done(asked: Question) -> bool:
     """Whether the dataset is one that `mark` has marked so. Else a repeated run would lose more rows each
     time: another split has other leaks."""
     with suppress(OSError, ValueError):
-        return bool(json.loads((asked.path.parent / MARK).read_text("utf-8")) == list(asked.leave_out))
+        return (asked.path.parent / datasets.LEFT_OUT).read_text("utf-8") == asked.choice()
     return False
 
 

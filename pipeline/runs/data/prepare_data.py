@@ -45,11 +45,13 @@ class Checked:
     unknown   why a model that was named is none
     has_chat  whether it has a chat template
     source    where it is from, if that is the hub: its id with the commit
+    left_out  by which choice rows were left out, "" if none were: see `data_card.Question.choice`
     """
 
     made: Made
     report: datasets.Report
     used: Path
+    left_out: str = ""
     unknown: str = ""
     has_chat: bool = True
     source: str = ""
@@ -154,6 +156,7 @@ def answer(
         "made": convert.facts(found.made),
         "report": dataclasses.asdict(found.report),
         "used": str(found.used),
+        "left_out": found.left_out,
     }
 
 
@@ -172,18 +175,20 @@ def _checking(
     made = yield from preparing(given, work, template, chosen)
     if made.problems and not made.rows:
         return Checked(made, _of_making(made), made.path)
-    path, went = made.path, 0
+    path, went, choice = made.path, 0, ""
     if leave_out and path.is_file():
         most = max_length or finetune.Options.max_length
         asked = data_card.Question(path, template, model, most, eval_fraction, seed, tuple(leave_out))
-        path, went = yield from data_card.without(asked)
+        copy, went = yield from data_card.without(asked, work)
+        if went:
+            path, choice = copy, asked.choice()
     report = yield from data_check.checking(path, template, model, eval_fraction, seed, max_length)
     report = _joined(made, _named(report, path, made.path))
     if went and report.good:
         rows = f"{went:,} row{'s' * (went > 1)} {'are' if went > 1 else 'is'}"
         note = f"{rows} left out (leave_out: {','.join(leave_out)})."
         report = replace(report, notes=[note, *report.notes])
-    return Checked(made, report, path)
+    return Checked(made, report, path, choice)
 
 
 def _named(report: datasets.Report, path: Path, other: Path) -> datasets.Report:

@@ -66,17 +66,26 @@ def test_a_card_depends_on_all_that_it_is_asked(asked: Question) -> None:
     assert len(keys) == 5
 
 
-def test_rows_are_left_out_and_the_others_keep_their_lines(asked: Question) -> None:
+def test_rows_are_left_out_and_the_others_keep_their_lines(asked: Question, home: Path) -> None:
     without = dataclasses.replace(asked, leave_out=("duplicates", "emails"))
-    path, went = ended(data_card.without(without))
+
+    def left(asked: Question, name: str) -> tuple[Path, int]:
+        (home / name).mkdir(parents=True)
+        found: tuple[Path, int] = ended(data_card.without(asked, home / name))
+        return found
+
+    path, went = left(without, "one")
     assert went == 2
     assert [line for line, _ in datasets.rows(path)] == [1, 4]
     first = path.read_bytes()
-    shutil.rmtree(path.parent.parent)
-    again, went = ended(data_card.without(without))
-    assert (again, went, again.read_bytes()) == (path, 2, first)
-    data_card.mark(path, ("duplicates", "emails"))
-    assert ended(data_card.without(dataclasses.replace(without, path=path))) == (path, 0)
+    shutil.rmtree(home / "cards")
+    assert path.read_bytes() == first, "others' cards do not take it away from whoever works with it"
+    again, went = left(without, "two")
+    assert (went, again.read_bytes()) == (2, first)
+    data_card.mark(path, without.choice())
+    assert left(dataclasses.replace(without, path=path), "three") == (path, 0)
+    other = dataclasses.replace(without, path=path, template="{response} {prompt}")
+    assert left(other, "four")[0] != path, "another choice is made again"
 
 
 def test_the_cards_used_last_are_kept(asked: Question, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
