@@ -61,7 +61,8 @@ class GroupPeak:
 
     def bytes(self) -> int:
         """The peak so far."""
-        return max(self._most, group_memory(os.getpgid(0)), _resident())
+        self._most = max(self._most, group_memory(os.getpgid(0)), _resident())
+        return self._most
 
 
 def group_memory(group: int) -> int:

@@ -17,7 +17,7 @@ from pipeline.inputs.data.sampling import spread
 from pipeline.inputs.prompts import training_ids
 from pipeline.passes.quantize.calibration import text_tokens
 from pipeline.passes.rows import Rows
-from pipeline.system.files import finite
+from pipeline.system.files import finite, to_json
 
 FILE = "rows.jsonl"
 HELD_OUT, TRAINED, GENERAL = "held_out", "trained", "general"
@@ -44,7 +44,7 @@ class Record:
 
     def __init__(self, file: Path, inputs: Mapping[str, Any]) -> None:
         self._found: dict[tuple[str, int], Measured] = {}
-        head = json.dumps({"inputs": inputs}, sort_keys=True)
+        head = to_json({"inputs": inputs}, sort_keys=True)
         kept = list(_kept(file, head))
         for entry in kept:
             self._found[entry["kind"], entry["line"]] = _measured(entry)

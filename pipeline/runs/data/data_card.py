@@ -84,7 +84,7 @@ class Question:
     def key(self) -> str:
         """Names the answer: by the content of the dataset, and all that it is asked with. Raises OSError."""
         given = [datasets.sha256(self.path), self.path.name, self.choice()]
-        return hashlib.sha256(json.dumps(given).encode()).hexdigest()[:32]
+        return hashlib.sha256(to_json(given).encode()).hexdigest()[:32]
 
 
 def making_card(asked: Question, only: Iterable[str] = findings.NAMES) -> Generator[str, None, making.Card]:

@@ -143,7 +143,8 @@ def test_a_long_check_says_how_far_it_is(home, uploaded, model_folder, bytes_as_
     assert steps[-1][-1]["interactive"]
 
 
-def test_others_are_answered_while_a_large_file_is_read(home, client):
+def test_others_are_answered_while_a_large_file_is_read(home, client, monkeypatch):
+    monkeypatch.setattr("webapp.ui.check_turns.TELL_SECONDS", 0.01)  # long before so much is read
     path = home / ".gradio-uploads" / ("1" * 64) / "mine.jsonl"
     path.parent.mkdir(parents=True)
     reading.write(path, 50_000_000)
