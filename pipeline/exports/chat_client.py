@@ -322,11 +322,14 @@ async def _start(home: Path, source: Source) -> _Server:
 async def _read(server: _Server) -> None:
     """Pass each answer to the request that waits for it; tell all requests if the process ends."""
     assert server.process.stdout is not None
-    while line := await server.process.stdout.readline():
-        answer = json.loads(line)
-        asked = server.answers.get(answer.get("id"))
-        if asked is not None:
-            asked.answer.put_nowait(answer)
+    try:
+        while line := await server.process.stdout.readline():
+            answer = json.loads(line)
+            asked = server.answers.get(answer.get("id"))
+            if asked is not None:
+                asked.answer.put_nowait(answer)
+    except ValueError:  # longer than any answer of ours
+        server.process.kill()
     await server.process.wait()
     for asked in server.answers.values():
         asked.answer.put_nowait({"error": "The inference process ended; memory may have run out. Try again."})

@@ -38,6 +38,9 @@ for line in sys.stdin:
     if prompt == "nonsense":
         say(error="no id here")
         os._exit(1)
+    if prompt == "endless":
+        print("x" * (32 << 20), flush=True)
+        continue
     if prompt == "refuse":
         say(id=n, error="The prompt is too long.")
         continue
@@ -121,7 +124,7 @@ def test_a_refusal_is_told_and_the_process_stays(
     assert len(asyncio.run(refused_then_good())) == 4
 
 
-@pytest.mark.parametrize("prompt", ["die", "nonsense"])
+@pytest.mark.parametrize("prompt", ["die", "nonsense", "endless"])
 def test_a_process_that_ends_is_told_to_all_who_wait_and_replaced(
     home: Path, finished: Run, process: Callable[[str], None], prompt: str
 ) -> None:
