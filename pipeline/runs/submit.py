@@ -357,7 +357,7 @@ def keep(home: Path, made: Made, used: Path | None = None, source: str = "", lef
     `source` is where that is from, if it is known, `left_out` the choice by which some rows are not `used`.
     """
     made_of = prepare_data.digest(made) if made.is_made else ""
-    kept = keep_dataset(home, used or made.path, made_of + left_out)
+    kept = keep_dataset(home, used or made.path, made_of + left_out + source)
     if made.is_made:
         prepare_data.keep_originals(kept, made)
     if left_out:
@@ -370,7 +370,7 @@ def keep_dataset(home: Path, source: Path, made_of: str = "") -> Path:
     """The home's own copy of a dataset, named by content: later changes to the file don't reach the run.
 
     One that was made here is named by what it was `made_of` too, and how, which lies beside it: nobody's
-    original takes the place of another's, and nobody's choice of rows becomes another's.
+    original takes the place of another's, and nobody's choice of rows or source becomes another's.
     """
     kept, name = home / "datasets", _visible(display.file_name(source.name))
     inside = source.resolve().parent.parent == kept.resolve()  # a copy already, which nobody changes

@@ -131,6 +131,11 @@ class FakeHub:
 
     # -- what it answers -------------------------------------------------------------------------------
 
+    def is_public(self, path: str) -> bool:
+        """Whether anybody may ask about what a path names: a public dataset."""
+        name = "/".join(path.removeprefix("/api/").split("/")[:3])
+        return name in self.repos and not self.repos[name].private
+
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
         if path == "/api/whoami-v2":
             token = {"displayName": "laptop", "role": self.role}
@@ -366,7 +371,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._say(fault.status, {"error": fault.message}, fault.headers)
         elif "/resolve/" in split.path:
             self._resolve(split.path)
-        elif not authorized and not split.path.startswith("/complete/"):
+        elif not authorized and not split.path.startswith("/complete/") and not hub.is_public(split.path):
             self._say(401, {"error": "Invalid username or password."})
         else:
             status, answer = hub.answer(self.command, split.path, body)

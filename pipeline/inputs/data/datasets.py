@@ -21,6 +21,7 @@ from pipeline.inputs.prompts import templates
 
 T = TypeVar("T")
 MADE = ".made.json"  # beside a dataset in the home that was made of other files: of which, and how
+SOURCE = ".source"  # beside one that is from the hub: its id there
 LEFT_OUT = ".left_out"  # beside one that is a copy without some rows: the choice of these
 HASHED = re.compile("[0-9a-f]{64}")
 MOST_PROBLEMS = 20  # that are listed,
@@ -224,10 +225,9 @@ def one_prompt(path: Path, template: templates.Template) -> bool:
 def kept_sha256(copy: Path) -> str:
     """The content hash of a copy in the home, "" if it is not known any more.
 
-    It is the name of its folder. Where the copy was made here from other files, or without some rows, it is
-    computed.
+    It is the name of its folder. Where that is named by more than the content, it is computed.
     """
-    if any((copy.parent / name).is_file() for name in (MADE, LEFT_OUT)):
+    if any((copy.parent / name).is_file() for name in (MADE, LEFT_OUT, SOURCE)):
         return sha256(copy) if copy.is_file() else ""
     name = copy.parent.name
     return name if HASHED.fullmatch(name) else ""

@@ -31,7 +31,6 @@ from pipeline.stages import finetune
 from pipeline.system import files
 
 ORIGINAL = "original"  # the folder with that
-SOURCE = ".source"  # beside a dataset in the home: the id of the hub's that it is from
 LARGEST_RECORD = 1 << 20
 MOST_NAMED = 200  # columns that a list on the page offers
 LONGEST_NAME = 100  # letters of a name of ours
@@ -251,13 +250,14 @@ def _joined(made: Made, report: datasets.Report) -> datasets.Report:
     )
 
 
-def bringing(given: Path) -> Generator[str, None, tuple[tuple[Path, ...], str]]:
+def bringing(given: Path, *, own_login: bool = True) -> Generator[str, None, tuple[tuple[Path, ...], str]]:
     """The files that a recipe's `data` names, fetched if they are on the hub; and where they are from.
 
-    That is "" but for what is, or was, on the hub. Yields how far a download is. Raises InputError, LabError.
+    That is "" but for what is, or was, on the hub. Yields how far a download is. `own_login` is as for
+    `fetching_rows.fetching`. Raises InputError, LabError.
     """
     if dataset_id.is_id(str(given)):
-        found = yield from fetching_rows.fetching(str(given), settings.home())
+        found = yield from fetching_rows.fetching(str(given), settings.home(), own_login=own_login)
         return found.files, str(found.id)
     return convert.sources(given), source_of(given)
 
@@ -267,15 +267,15 @@ def source_of(path: Path) -> str:
     if path.resolve().parent.parent != settings.home() / "datasets":
         return ""
     with suppress(OSError, ValueError, InputError):
-        found = dataset_id.parse((path.parent / SOURCE).read_text("utf-8"))
+        found = dataset_id.parse((path.parent / datasets.SOURCE).read_text("utf-8"))
         return str(found) if found.is_pinned else ""
     return ""
 
 
 def keep_source(kept: Path, source: str) -> None:
     """Note beside a dataset in the home where it is from, if that is known."""
-    if source and not (kept.parent / SOURCE).is_file():
-        files.write_whole(kept.parent / SOURCE, source, shared=True)
+    if source and not (kept.parent / datasets.SOURCE).is_file():
+        files.write_whole(kept.parent / datasets.SOURCE, source, shared=True)
 
 
 def check(

@@ -45,14 +45,18 @@ class Fetched:
     files: tuple[Path, ...]
 
 
-def fetching(text: str, home: Path) -> Generator[str, None, Fetched]:
-    """Fetch what an id names; yields how far that is. Raises InputError, LabError, Busy."""
+def fetching(text: str, home: Path, *, own_login: bool = True) -> Generator[str, None, Fetched]:
+    """Fetch what an id names; yields how far that is. Raises InputError, LabError, Busy.
+
+    Without `own_login` the hub is asked as anybody would: what only this machine's login may read stays so.
+    """
     asked = dataset_id.parse(text)
     if asked.is_pinned and (found := _here(asked, home)):
         return found
     place = _place(home)
     words = ["-m", "pipeline.inputs.data.hub.fetching_rows", str(asked), str(home)]
-    process = own_process.start_group(words, settings.child_environment())
+    login = {} if own_login else {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
+    process = own_process.start_group(words, settings.child_environment(**login))
     try:
         assert process.stdout is not None
         step = f"Asking the hub for {asked}…"
@@ -86,17 +90,19 @@ def _here(pinned: DatasetId, home: Path) -> Fetched | None:
     """What was fetched before."""
     folder = _folder(pinned, home)
     try:
-        names = json.loads((folder / RECORD).read_text("utf-8"))
+        record = json.loads((folder / RECORD).read_text("utf-8"))
+        if record["id"] != str(pinned):
+            return None
         os.utime(folder)  # in use again: freeing space goes by this time
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-    paths = tuple(folder / str(name) for name in names)
+    paths = tuple(folder / str(name) for name in record["files"])
     return Fetched(pinned, paths) if paths and all(path.is_file() for path in paths) else None
 
 
 def _folder(pinned: DatasetId, home: Path) -> Path:
-    chosen = hashlib.sha256(str(pinned).encode()).hexdigest()[:8]
-    return home / FOLDER / f"{pinned.name.replace('/', '--')}-{pinned.revision[:12]}-{chosen}"
+    chosen = hashlib.sha256(str(pinned).encode()).hexdigest()  # whole: whoever finds two alike swaps the rows
+    return home / FOLDER / f"{pinned.name.replace('/', '--')[:100]}-{chosen}"
 
 
 # -- the process ---------------------------------------------------------------------------------------
@@ -134,7 +140,8 @@ def fetch(asked: DatasetId, home: Path, tell: Any) -> str:
             if hub_download.of_this_machine(error):
                 raise
             raise LabError(f"{asked} cannot be fetched: {_why(error, asked)}.") from None
-        files.write_whole(folder / RECORD, [remote.name for remote in remotes])
+        record = {"id": str(pinned), "files": [remote.name for remote in remotes]}
+        files.write_whole(folder / RECORD, record)
     return pinned.revision
 
 

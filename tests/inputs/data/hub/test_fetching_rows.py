@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.errors import Busy, InputError, LabError
 from pipeline.inputs.data import datasets
-from pipeline.inputs.data.hub import fetching_rows
+from pipeline.inputs.data.hub import dataset_id, fetching_rows
 from pipeline.inputs.data.hub.fetching_rows import Fetched
 from pipeline.runs import disk, submit
 from pipeline.stages import recipe
@@ -59,6 +59,27 @@ def refused(text: str, home: Path) -> str:
     with pytest.raises(LabError) as caught:
         fetched(text, home)
     return str(caught.value)
+
+
+def test_what_only_this_machine_may_read_is_not_fetched_for_the_page(hub: FakeHub, home: Path) -> None:
+    from webapp.tabs import data
+
+    hub.put("datasets/org/secret", {"train.csv": table(ROWS).encode()})
+    use = data.found(None, "hub:org/secret", "chat", "starter")[-1]
+    assert not use["interactive"]
+    assert not list((home / "hub").glob("*/*"))
+    assert fetched("hub:org/secret", home)[0].files, "the command line has the login"
+
+
+def test_two_ids_have_two_folders(
+    hub: FakeHub, commit: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part of a digest would be found twice in seconds; and the record says whose the folder is."""
+    found, _ = fetched("hub:org/towns", home)
+    assert len(found.files[0].parent.name.rpartition("-")[2]) == 64
+    monkeypatch.setattr(fetching_rows, "_folder", lambda pinned, home: found.files[0].parent)
+    assert fetching_rows._here(found.id, home) is not None
+    assert fetching_rows._here(dataset_id.parse(f"hub:org/other@{commit}"), home) is None
 
 
 def test_rows_arrive_with_progress_and_nothing_else_and_stay(hub: FakeHub, commit: str, home: Path) -> None:
@@ -179,6 +200,10 @@ def test_the_data_tab_takes_one_and_runs_of_it_name_the_commit(
     assert Path(kept).name == "towns-train-0.jsonl"
     run = store.get(submit.submit(store, recipe.load(recipe_file, ["quantize=null", f"data={kept}"])))
     assert run.recipe["data"] == f"hub:org/towns@{commit}"
+    same = store.home / "same.jsonl"
+    same.write_bytes(Path(kept).read_bytes())
+    own = store.get(submit.submit(store, recipe.load(recipe_file, ["quantize=null", f"data={same}"])))
+    assert own.recipe["data"] == str(same), "whoever has the same rows has them from elsewhere"
     *shown, _, choice, use = data.found(None, "hub:org/towns,file=data/extra.jsonl", "chat", "starter")
     assert not use["interactive"]
     assert choice["value"].startswith("hub:org/towns@")  # still chosen, for columns to be chosen
