@@ -170,10 +170,15 @@ def materialize(
     if model.kind == "folder":
         return target
     with locks.locked(target.with_name(f".{target.name}.lock")):
+        if _is_of_another(target, model):
+            raise LabError(
+                f"A model whose commit begins as that of {model.pinned} is here in its place; delete that one"
+                " first (Base models on the Lab tab, or `models remove`)."
+            )
         if target.is_dir():
             return target
         part = target.with_name(f"{target.name}.part")
-        mark(target)
+        mark(target, model)
         if model.kind == "starter":
             report("Unpacking the starter model")
             _unpack(part)
@@ -186,10 +191,21 @@ def materialize(
     return target
 
 
-def mark(folder: Path) -> None:
-    """Note that the lab puts this model's folder there, and nobody else has."""
+def mark(folder: Path, model: Model | None = None) -> None:
+    """Note that the lab puts this model's folder there, and nobody else has; and which model that is."""
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fetched(folder).touch()
+    write_whole(fetched(folder), model.pinned if model else "")
+
+
+def _is_of_another(folder: Path, model: Model) -> bool:
+    """Whether the folder, or what has arrived of it, was fetched for another model.
+
+    Names of folders have a part of the commit only, and two that begin alike can be made in minutes.
+    """
+    there = folder.is_dir() or folder.with_name(f"{folder.name}.part").is_dir()
+    with suppress(OSError, ValueError):
+        return there and fetched(folder).read_text("utf-8") not in ("", model.pinned)
+    return False
 
 
 def fetched(folder: Path) -> Path:
@@ -391,7 +407,7 @@ def _hub(model: str) -> Model:
     if COMMIT.fullmatch(revision):
         known = Model(name, "hub", revision, {}, None)
         folder = known.folder(settings.home())
-        if folder.is_dir():
+        if folder.is_dir() and not _is_of_another(folder, known):
             found = _folder(folder)
             return dataclasses.replace(known, config=found.config, chat=found.chat)
     return _ask_elsewhere("pipeline.inputs.models.base_models", model, "the hub")

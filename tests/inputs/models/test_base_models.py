@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -223,6 +224,23 @@ class TestHub:
         assert found.pinned == "org/name@" + COMMIT
         assert found.config == base_models.resolve(str(model_folder)).config
         assert base_models.materialize(found, home, pytest.fail) == found.folder(home)
+
+    def test_a_commit_that_begins_like_another_is_not_taken_for_it(
+        self, home: Path, model_folder: Path, answer: Any
+    ) -> None:
+        """Two that have their first twelve digits in common are found in minutes."""
+        folder = shutil.copytree(model_folder, home / "models" / "org--name-0123456789ab")
+        mine = base_models.resolve("org/name@" + COMMIT)
+        base_models.mark(folder, mine)
+        assert base_models.resolve(mine.pinned) == mine
+        answer(2, stderr="asked\n")
+        other = dataclasses.replace(mine, revision="0123456789ab" + "d" * 28)
+        assert "asked" in problem(other.pinned)
+        with pytest.raises(LabError, match="commit begins as that of org/name@0123456789abd"):
+            base_models.materialize(other, home, pytest.fail)
+        folder.rename(folder.with_name(f"{folder.name}.part"))
+        with pytest.raises(LabError, match="delete that one"):
+            base_models.materialize(other, home, pytest.fail)
 
     def test_what_is_no_commit_is_asked_of_the_hub(self, home: Path, model_folder: Path, answer: Any) -> None:
         shutil.copytree(model_folder, home / "models" / "org--name-0123456789ab")
