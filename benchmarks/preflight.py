@@ -1,4 +1,4 @@
-"""What preflight says before a run, beside what the run then takes: memory, disk and time of each stage.
+"""What preflight predicts and what the run then takes: memory, disk and time of each stage.
 
     python -m benchmarks.preflight [--device gpu] [--fit] [--only NAME,NAME] [--work FOLDER]
 
@@ -44,6 +44,7 @@ from pipeline.store.run import ENDED, EVENTS, PROCESS, Run
 from pipeline.system import own_process
 from pipeline.system.files import write_whole
 from pipeline.worker import probe
+from tests.helpers import tiny
 
 LOOK_SECONDS = 0.04
 MEASURE = """
@@ -160,7 +161,7 @@ def best(found: list[dict[str, Any]], imports: float) -> dict[str, float]:
 
 
 def compare(found: list[dict[str, Any]], device: str, imports: float | None = None) -> None:
-    """Print predicted beside measured for each stage, and how far off they were.
+    """Print predicted and measured for each stage, and the error.
 
     With `imports`, seconds of processor time that importing the libraries takes, these are compared.
     """
@@ -320,33 +321,8 @@ def random_model(folder: Path, given: Shape) -> Path:
     model.save_pretrained(folder)
     del model
     torch.cuda.empty_cache()
-    byte_tokenizer().save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
     return folder
-
-
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-def byte_tokenizer() -> Any:
-    """A tokenizer with a token for each byte, so that lengths are known."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    specials = ["<pad>", "<|im_start|>", "<|im_end|>"]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made = Tokenizer(models.BPE({token: at for at, token in enumerate(specials + alphabet)}, []))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=made,
-        pad_token="<pad>",
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        chat_template=CHATML,
-    )
 
 
 if __name__ == "__main__":

@@ -205,12 +205,12 @@ class _Compared:
         return self.metric.of_base and bool(self.base.mean() > 0)
 
     def _mean_size(self) -> float:
-        """The mean difference as it is told: in percent of the base's mean, or as it is."""
+        """The mean difference as the sentence gives it: in percent of the base's mean, or plain."""
         mean = float(self.differences.mean())
         return 100 * mean / float(self.base.mean()) if self._is_share else mean
 
     def _sizes(self) -> tuple[float, float]:
-        """The ends of the interval as they are told.
+        """The ends of the interval as the sentence gives them.
 
         Of a share it is that of the ratio of the means: rows whose loss is high vary with their difference.
         """

@@ -40,4 +40,4 @@ def by_heart(trained: float, held_out: float) -> str:
     """Whether the adapter knows what it was trained on much better than what is new, by its mean losses."""
     if not trained < BY_HEART * held_out:  # also where one is not a number
         return ""
-    return f"knows rows by heart: a loss of {trained:.2f} where it was trained, {held_out:.2f} on new rows"
+    return f"memorized rows: a loss of {trained:.2f} where it was trained, {held_out:.2f} on new rows"

@@ -84,7 +84,7 @@ def _turn(asked: list[_Question]) -> None:
 
 
 def _that_fit(asked: list[_Question]) -> list[_Question]:
-    """Those that fit into memory together, begun ones first; one always does.
+    """Those that fit into memory together, those already started first; one always does.
 
     What does not fit lets others pass, or a few that are large would keep everybody waiting.
     """

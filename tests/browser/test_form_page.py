@@ -134,7 +134,7 @@ def test_what_was_typed_while_the_server_was_away_is_still_there_after_the_reloa
     page.fill("#finetune-alpha input", "48")
     page.uncheck("#evaluate-on input")
     app.start()
-    page.wait_for_function("window.kept === undefined")  # Gradio has loaded it anew
+    page.wait_for_function("window.kept === undefined")  # Gradio has reloaded it
     app.unfold(page)
     expect(page.locator("#recipe")).to_contain_text("afterwards")
     expect(page.locator("#recipe")).to_contain_text("alpha: 48")

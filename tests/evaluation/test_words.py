@@ -1,4 +1,4 @@
-"""What is said beside a verdict."""
+"""The sentences that follow a verdict."""
 
 from __future__ import annotations
 
@@ -36,6 +36,6 @@ def test_short_answers_tell_no_speed(answers: list) -> None:
 
 
 def test_an_adapter_that_knows_its_rows_by_heart_is_named() -> None:
-    said = "knows rows by heart: a loss of 0.53 where it was trained, 1.48 on new rows"
+    said = "memorized rows: a loss of 0.53 where it was trained, 1.48 on new rows"
     assert words.by_heart(0.53, 1.48) == said
     assert words.by_heart(1.0, 1.48) == words.by_heart(math.nan, 1.0) == words.by_heart(1.0, math.nan) == ""

@@ -442,7 +442,7 @@ def test_a_finding_that_is_none_is_refused(recipe_file: Path) -> None:
 
 @pytest.fixture
 def little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What a container of 700 MB is told."""
+    """What a container of 700 MB gets as an answer."""
     limit = tmp_path / "memory.max"
     limit.write_text("700000000\n")
     monkeypatch.setattr(capacity, "LIMITS", (limit,))

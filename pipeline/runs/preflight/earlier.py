@@ -1,4 +1,4 @@
-"""What earlier stages in this home really took beside what was predicted of them.
+"""What earlier stages in this home really took, and what was predicted for them.
 
 A home's `runs/<id>/<stage>/cost.json` has both. The next predictions are corrected by how far these were off,
 and where the very same stage has run before, by what it took.

@@ -65,7 +65,7 @@ def read(home: Path, gpu: bool) -> Machine:
 
 
 def parsed(given: Any, assumed: Machine) -> Machine:
-    """A calibration as it was written; `assumed` for anything that is no positive number."""
+    """A calibration read from its file; `assumed` replaces anything that is not a positive number."""
     if not isinstance(given, Mapping):
         return assumed
     found: dict[str, Any] = {"measured": True}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -14,12 +12,6 @@ from tests.helpers.fake_hub import FakeHub
 from tests.helpers.lab import CONFIG
 
 WEIGHTS = bytes(range(256)) * 40
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    with fake_hub.served(tmp_path, monkeypatch) as made:
-        yield made
 
 
 @pytest.fixture

@@ -54,10 +54,10 @@ def test_the_verdict_says_all_that_is_known() -> None:
 
 
 def test_rows_learned_by_heart_are_named() -> None:
-    heart = "knows rows by heart: a loss of 0.55 where it was trained, 3.05 on new rows"
+    heart = "memorized rows: a loss of 0.55 where it was trained, 3.05 on new rows"
     better = compared(held_out=rows(3.0), trained=rows(0.5, None)).metrics([])
     assert better["overfitting"] == heart
-    assert "by heart" not in better["verdict"]["text"]
+    assert "memorized" not in better["verdict"]["text"]
     worse = compared(held_out=rows(3.0, 2.0), trained=rows(0.5, None)).metrics([])
     assert worse["verdict"]["text"].startswith("Worse: ")
     assert heart in worse["verdict"]["text"]

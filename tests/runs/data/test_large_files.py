@@ -1,4 +1,4 @@
-"""Large files: how far it is is told all the way, and memory does not grow with the file."""
+"""Large files: progress is reported throughout, and memory does not grow with the file."""
 
 from __future__ import annotations
 

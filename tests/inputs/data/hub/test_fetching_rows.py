@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,12 +25,6 @@ from tests.helpers.lab import cli
 
 ROWS = [{"question": f"Where is town {n}?", "answer": f"In valley {n}."} for n in range(20)]
 TOWNS = "datasets/org/towns"
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    with fake_hub.served(tmp_path, monkeypatch) as made:
-        yield made
 
 
 @pytest.fixture
