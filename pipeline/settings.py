@@ -237,6 +237,13 @@ def importing_gradio() -> Iterator[None]:
             os.environ["HF_HUB_OFFLINE"] = before
 
 
+def public_only() -> bool:
+    """Whether private models of the hub are refused (`OLIVE_LAB_PUBLIC_ONLY`, default 0). The app sets it for
+    the processes that answer its page.
+    """
+    return os.environ.get("OLIVE_LAB_PUBLIC_ONLY") == "1"
+
+
 def visible_gpus() -> str | None:
     """Which GPUs this user may use, with commas between them (`CUDA_VISIBLE_DEVICES`, default all)."""
     return os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -79,6 +79,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a model folder, or a folder of these, to offer on the page; may be repeated (the page takes no"
         " other folder but those in the home)",
     )  # fmt: skip
+    parser.add_argument(
+        "--hub-login", action="store_true",
+        help="let everybody who opens the page use private models and datasets that this machine's login may"
+        " read on the hub (public and gated models work without)",
+    )  # fmt: skip
 
 
 def main(given: list[str] | None = None) -> int:
@@ -91,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     """Serve until interrupted. Returns 2 with a message if the port, the home or --models cannot be used."""
     settings.keep_private()
     try:
-        local_models.offer(args.models)
+        local_models.offer(args.models, args.hub_login)
         listener = listen(args.host, args.port)
         home = settings.home()
         lock = locks.take(home / LOCK)
@@ -109,13 +114,13 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     try:
-        serve(listener, args.host, args.allow_host, args.models)
+        serve(listener, args)
     finally:
         os.close(lock)
     return 0
 
 
-def serve(listener: socket.socket, host: str, names: list[str], models: list[Path]) -> None:
+def serve(listener: socket.socket, args: argparse.Namespace) -> None:
     """Build the app and run it on the socket."""
     _favor_the_page()
     with settings.importing_gradio():
@@ -124,8 +129,8 @@ def serve(listener: socket.socket, host: str, names: list[str], models: list[Pat
         from webapp import connections
         from webapp.app import create
 
-    shown = f"[{host}]" if ":" in host else host
-    app = create([host, *names], models)
+    shown = f"[{args.host}]" if ":" in args.host else args.host
+    app = create([args.host, *args.allow_host], args.models, hub_login=args.hub_login)
     connections.Patient.most = connections.most()
     config = uvicorn.Config(
         app,

@@ -51,12 +51,13 @@ SESSIONS = 200  # open pages whose choices Gradio remembers; each takes half a m
 log = logging.getLogger(__name__)
 
 
-def create(names: Iterable[str] = (), models: Iterable[Path] = ()) -> FastAPI:
+def create(names: Iterable[str] = (), models: Iterable[Path] = (), *, hub_login: bool = False) -> FastAPI:
     """The app for `settings.home()`, ready to be served to localhost, to IP addresses and to these names.
 
-    It offers the models of the home and of the folders `models`. Raises InputError if one of these has none.
+    It offers the models of the home and of the folders `models`, and with `hub_login` what only the operator
+    may read on the hub. Raises InputError if one of the folders has no model.
     """
-    local_models.offer(models)
+    local_models.offer(models, hub_login)
     uploads.empty()
     app = FastAPI(title=TITLE, lifespan=_lifespan, openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(uploads.Room)
@@ -237,7 +238,7 @@ def arrive(request: gr.Request) -> tuple[Any, ...]:
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """While the app is up, keep a worker for queued runs and end idle models. Runs outlive the app."""
-    check_pool.open_up()
+    check_pool.open_up(local_models.hub_login())
     task = asyncio.create_task(_tend(settings.home()))
     try:
         yield

@@ -1,5 +1,8 @@
 """Which models the page takes: those of the catalogue, of the hub and of Azure, and folders that it offers.
 
+Of the hub it takes what is public or gated. What only the operator's login may read is offered to everybody
+who opens the page if the operator has chosen so at its start.
+
 Those are the model folders of the home and those named when the app was started. Any other path is refused
 with the same sentence, whether or not it exists: the page does not reveal what is on this machine's disks.
 The command line takes any folder.
@@ -24,6 +27,7 @@ NOT_OFFERED = (
     " folders are for the command line, or for `{} --models FOLDER`."
 )
 _named: list[Path] = []  # by the operator, for this process
+_login: list[bool] = [False]  # whether the operator's login at the hub is for everybody, for this process
 
 
 def find(folder: Path) -> list[Path]:
@@ -34,10 +38,11 @@ def find(folder: Path) -> list[Path]:
     return [path.resolve() for path in inside]
 
 
-def offer(folders: Iterable[Path]) -> None:
+def offer(folders: Iterable[Path], hub_login: bool = False) -> None:
     """Offer the models of these folders on the page, besides the home's.
 
-    Raises InputError for a folder without any.
+    With `hub_login` it also offers what only the operator may read on the hub. Raises InputError for a folder
+    without any model.
     """
     folders = [folder.expanduser() for folder in folders]
     for folder in folders:
@@ -46,7 +51,12 @@ def offer(folders: Iterable[Path]) -> None:
                 f"--models: {folder} is not a model folder and contains none; one has a config.json and"
                 " .safetensors files"
             )
-    _named[:] = folders
+    _named[:], _login[:] = folders, [hub_login]
+
+
+def hub_login() -> bool:
+    """Whether the page may read what only the operator may read on the hub."""
+    return _login[0]
 
 
 def listed() -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ it holds its lock. Folders that people have put among the models stay theirs.
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 import shutil
@@ -145,7 +146,9 @@ def _named(model: str, home: Path) -> str:
 
 def _parts(folder: Path, name: str) -> list[Path]:
     """The folders of a model: whole, on its way, and its tokenizer alone."""
-    every = (folder / name, folder / f"{name}{PART}", folder / TOKENIZERS / name)
+    tokenizers = folder / TOKENIZERS
+    of_hub = tokenizers.glob(glob.escape(name) + "?" * 28)  # with the rest of the commit
+    every = (folder / name, folder / f"{name}{PART}", tokenizers / name, *of_hub)
     return [path for path in every if _real(path)]
 
 

@@ -65,10 +65,13 @@ MADE_ROOM = (
 )
 
 
-def open_up() -> None:
-    """Keep processes warm from now on, until `close`, and have `ask` ask them."""
+def open_up(hub_login: bool = False) -> None:
+    """Keep processes warm from now on, until `close`, and have `ask` ask them.
+
+    Without `hub_login` they read no private model on the hub, whoever is logged in there.
+    """
     with _changing:
-        _state.open = True
+        _state.open, _state.hub_login = True, hub_login
         _top_up()
 
 
@@ -120,9 +123,10 @@ class _Process:
 
     def __init__(self) -> None:
         # Its environment is that of this process, secrets included: it may have to fetch the tokenizer of a
-        # model that only this user sees. Somebody's templates and tokenizers run in processes without.
+        # gated model. Somebody's templates and tokenizers run in processes without.
         words = ["-m", "pipeline.runs.check_pool"]
-        self.process = own_process.start_group(words, settings.child_environment())
+        limits = {} if _state.hub_login else {"OLIVE_LAB_PUBLIC_ONLY": "1"}
+        self.process = own_process.start_group(words, settings.child_environment(**limits))
         self.began = time.monotonic()
         self.is_long = False
         self.made_room: float | None = None  # after so many seconds
@@ -185,6 +189,7 @@ class _State:
 
     def __init__(self) -> None:
         self.open = False
+        self.hub_login = False
         self.idle: list[_Process] = []
         self.busy: list[_Process] = []
         self.long: list[_Process] = []  # of the busy ones, the oldest first

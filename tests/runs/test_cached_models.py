@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import InputError, LabError
+from pipeline.inputs.data import datasets
 from pipeline.inputs.models import base_models
-from pipeline.runs import cached_models, disk
+from pipeline.runs import cached_models, check_pool, disk
 from pipeline.store import Store
 from pipeline.store.run import QUEUED, RUNNING
 from pipeline.system import locks
+from tests.helpers import fake_hub
+from tests.helpers.fake_hub import FakeHub, Fault, Tree
+from tests.helpers.lab import CONFIG
 from tests.helpers.planted import finish_all, plant
 
 COMMIT = "0123456789ab" + "c" * 28
 NAME = "org--tiny-0123456789ab"
 AZURE = "azureml://registries/azureml/models/tiny/versions/1"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    with fake_hub.served(tmp_path, monkeypatch) as made:
+        yield made
 
 
 def put(home: Path, name: str = NAME, size: int = 1000, *, fetched: bool = True) -> Path:
@@ -27,6 +39,18 @@ def put(home: Path, name: str = NAME, size: int = 1000, *, fetched: bool = True)
     if fetched and "--" in name and not name.startswith("."):
         base_models.mark(folder.with_name(name.removesuffix(".part")))  # as whoever fetches it does
     return folder
+
+
+def answered(model: str, *, hub_login: bool = False) -> str:
+    """The commit of a model as the page finds it, or why not."""
+    check_pool.open_up(hub_login)
+    try:
+        steps = cached_models.looking(model)
+        return datasets.ended(steps)[0].revision
+    except LabError as error:
+        return str(error).partition(": ")[2].partition(": ")[2]
+    finally:
+        check_pool.close()
 
 
 def one(store: Store, name: str = NAME) -> cached_models.Cached:
@@ -51,9 +75,10 @@ def test_models_are_listed_with_size_and_last_use(store: Store) -> None:
 def test_what_the_lab_has_fetched_is_removed_with_all_there_is_of_it(store: Store) -> None:
     put(store.home)
     put(store.home, f"{NAME}.part", 100)
-    put(store.home, f".tokenizers/{NAME}", 10)
+    put(store.home, f".tokenizers/{NAME}", 10)  # as an earlier release named it
+    put(store.home, f".tokenizers/{NAME}{'c' * 28}", 20)
     other = put(store.home, "org--tiny-ffffffffffff")
-    assert cached_models.remove(store, NAME) == 1110
+    assert cached_models.remove(store, NAME) == 1130
     assert cached_models.listed(store)[0].name == other.name
     assert [path.name for path in (store.home / "models").glob("*") if path.is_dir()] == [
         ".tokenizers",
@@ -162,3 +187,15 @@ def test_what_a_killed_removal_left_goes_with_what_no_run_uses(
 @pytest.mark.parametrize("model", ["azureml:x", "azureml://", "starter", "org/x", "", "/", "a/b/c@d"])
 def test_whatever_a_recipe_names_can_be_asked_after(store: Store, model: str) -> None:
     assert isinstance(cached_models._named(model, store.home), str)
+
+
+def test_private_models_are_for_the_page_only_if_the_operator_says_so(hub: FakeHub, home: Path) -> None:
+    files: Tree = {"config.json": json.dumps(CONFIG).encode(), "tokenizer_config.json": b"{}"}
+    commits = {name: hub.put(f"org/{name}", files, private=name == "secret") for name in ("open", "secret")}
+    assert answered("org/open") == commits["open"]
+    assert answered("org/secret") == answered("org/none") == base_models.NOT_PUBLIC
+    assert answered("org/secret", hub_login=True) == commits["secret"]
+    hub.faults.append(Fault("GET /api/models", 503))
+    pinned = f"org/secret@{commits['secret']}"
+    assert answered(pinned) == base_models.UNREACHABLE  # though the hub's cache has it now
+    assert answered(pinned, hub_login=True) == commits["secret"]

@@ -179,7 +179,7 @@ def _dataset(
     """The files to check: temporary copies of uploads, or else the picked dataset, fetched if it is an id of
     the hub; and where they are from, if from there."""
     if not uploaded and dataset_id.is_id(picked or ""):
-        with closing(prepare_data.bringing(Path(picked or ""), own_login=False)) as steps:
+        with closing(prepare_data.bringing(Path(picked or ""), own_login=local_models.hub_login())) as steps:
             yield datasets.ended(steps, tell)
         return
     with ExitStack() as copies:

@@ -65,6 +65,15 @@ LONGEST_LICENCE = 100  # characters of its name; somebody else wrote them
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt"]
 SMALL_FILES = [pattern for pattern in HUB_FILES if "safetensors" not in pattern]
 HUB_FILES += ["README.md", "LICENSE*"]  # for the card of a published model
+NOT_THERE = "does not exist on the hub, or is private and you are not logged in"
+NOT_PUBLIC = (  # one sentence for both: the page does not reveal what there is
+    "does not exist on the hub, or is private; the page offers private models if it is started with"
+    " --hub-login"
+)
+UNREACHABLE = (
+    "the hub cannot be reached; try again later, or choose a model that is here (the hub's cache is for the"
+    " command line, or for a page that is started with --hub-login)"
+)
 FINGERPRINTS = ".fingerprints.json"
 PIECE = 1 << 26  # bytes hashed at a time
 
@@ -239,7 +248,9 @@ def tokenizer_folder(model: Model, home: Path) -> Path:
         raise LabError(f"{model.id} has no {TOKENIZER}.")
     if model.kind == "azureml":
         raise LabError(f"{model.id} is not here yet; check again after the first run with it.")
-    kept = home / "models" / ".tokenizers" / folder.name
+    # With the whole commit: of two that begin alike, one must not get the other's tokenizer.
+    whole = folder.name[:-12] + model.revision if COMMIT.fullmatch(model.revision) else folder.name
+    kept = home / "models" / ".tokenizers" / whole
     with locks.locked(kept.with_name(f".{kept.name}.lock")):
         if not any(
             (kept / name).is_file() for name in CONFIGS
@@ -449,6 +460,8 @@ def _ask_hub(model: str) -> Model:
     model, _, wanted = model.partition("@")
     try:
         info = model_info(model, revision=wanted or None, timeout=20, files_metadata=True)
+        if settings.public_only() and info.private is not False:
+            raise LabError(NOT_PUBLIC)
         revision, told = info.sha or "", _told(info)
         folder = snapshot_download(model, revision=revision, allow_patterns=small)
     except GatedRepoError:
@@ -456,10 +469,14 @@ def _ask_hub(model: str) -> Model:
             "its license must be accepted on the hub first; then log in with `hf auth login`"
         ) from None
     except RepositoryNotFoundError:
-        raise LabError("does not exist on the hub, or is private and you are not logged in") from None
+        raise LabError(NOT_PUBLIC if settings.public_only() else NOT_THERE) from None
     except HFValidationError:
         raise LabError("is not a hub id; one looks like org/name, in letters, digits, - _ and .") from None
+    except LabError:
+        raise
     except Exception:  # whatever the client of this release raises when it gets no answer
+        if settings.public_only():  # nobody says whether what is in the cache is public
+            raise LabError(UNREACHABLE) from None
         try:
             folder = snapshot_download(
                 model, revision=wanted or None, allow_patterns=small, local_files_only=True

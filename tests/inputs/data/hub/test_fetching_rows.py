@@ -55,12 +55,18 @@ def refused(text: str, home: Path) -> str:
 
 
 def test_what_only_this_machine_may_read_is_not_fetched_for_the_page(hub: FakeHub, home: Path) -> None:
+    from webapp import local_models
     from webapp.tabs import data
 
     hub.put("datasets/org/secret", {"train.csv": table(ROWS).encode()})
     use = data.found(None, "hub:org/secret", "chat", "starter")[-1]
     assert not use["interactive"]
     assert not list((home / "hub").glob("*/*"))
+    local_models.offer([], hub_login=True)
+    try:
+        assert data.found(None, "hub:org/secret", "chat", "starter")[-1]["interactive"]
+    finally:
+        local_models.offer([])
     assert fetched("hub:org/secret", home)[0].files, "the command line has the login"
 
 
