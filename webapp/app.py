@@ -31,7 +31,7 @@ from pipeline.runs import check_pool, disk
 from pipeline.store.run import ENDED
 from pipeline.system import own_process
 from pipeline.worker import loop
-from webapp import connections, gradio_requests, guard, handler_values, local_models, uploads
+from webapp import connections, gradio_requests, guard, handler_values, local_models, talks, uploads
 from webapp.home import store
 from webapp.routes import data_cards, live, queue
 from webapp.routes.runs import router
@@ -264,6 +264,7 @@ async def _tend(home: Path) -> None:
                 purge_at = time.monotonic() + PURGE_SECONDS
                 await asyncio.to_thread(disk.purge, store())
                 await asyncio.to_thread(uploads.tidy, UPLOAD_AGE_SECONDS)
+                await asyncio.to_thread(talks.tidy, home)
         except Exception:  # a full disk or a locked store: logged, and tried again
             log.exception("Could not start a worker or end idle models")
         await asyncio.sleep(TEND_SECONDS)

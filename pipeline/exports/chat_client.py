@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from pipeline.system import own_process
 from pipeline.system.files import to_json
 
 SIDES = ("base", "adapter")
+NO_TURNS: Mapping[str, Sequence[tuple[str, str]]] = {}
 MOST_PROCESSES = 2
 MOST_ASKED = 8  # questions that a model answers at a time
 OLD_SECONDS = 15.0  # after which a question makes room for another,
@@ -194,24 +195,27 @@ async def stream(
     max_new_tokens: int = 128,
     temperature: float = 0.0,
     system: str = "",
+    turns: Mapping[str, Sequence[tuple[str, str]]] = NO_TURNS,
 ) -> AsyncIterator[dict[str, Any]]:
     """Yield pieces of the answers as they are generated, `sides` interleaved; closing the iterator cancels.
 
-    `system` goes before the prompt where the model's chat template takes one. `temperature` 0 always picks
-    the most likely token. The last piece of a side has done, tokens, cut (by `max_new_tokens` or by what the
-    model reads), tokens_per_second and first_token_seconds. Questions are answered by turns; where a model
-    has too many, the oldest one ends. Raises LabError if the model cannot answer or has no turn left,
-    InputError for a number out of bounds.
+    `system` goes before the prompt where the model's chat template takes one; `turns` are earlier questions
+    and answers by side. `temperature` 0 always picks the most likely token. The last piece of a side has
+    done, tokens, cut (by `max_new_tokens` or by what the model reads), tokens_per_second and
+    first_token_seconds. Questions are answered by turns; where a model has too many, the oldest one ends.
+    Raises LabError if the model cannot answer or has no turn left, InputError for a number out of bounds.
     """
     for value, known in ((seed, SEED), (max_new_tokens, TOKENS), (temperature, TEMPERATURE)):
         coerce(known, value, known.name)
     request = {
         "prompt": prompt, "sides": list(sides or source.sides), "seed": seed,
         "max_new_tokens": max_new_tokens, "temperature": temperature, "system": system,
+        "turns": {side: [list(turn) for turn in said] for side, said in turns.items()},
     }  # fmt: skip
     if not prompt.strip():
         raise InputError("The prompt is empty; type a question first.")
-    if display.valid(prompt + system) != prompt + system:
+    texts = "".join((prompt, system, *(text for said in turns.values() for turn in said for text in turn)))
+    if display.valid(texts) != texts:
         raise InputError("The prompt has half of a character; type it again.")
     server = await _server(home, source)
     _make_room_for_one(server)

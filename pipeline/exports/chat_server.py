@@ -3,7 +3,7 @@
 `chat_client` starts it. It reads one request a line from its standard input and answers with one JSON object
 a line:
 
-    {"id": 3, "prompt": "…", "system": "", "sides": ["base", "adapter"], "seed": 0, "max_new_tokens": 64, …}
+    {"id": 3, "prompt": "…", "system": "", "sides": ["base", "adapter"], "turns": {}, "seed": 0, …}
     {"id": 3, "side": "base", "text": "The"} … {"id": 3, "side": "base", "done": true, "tokens": 12, …}
     {"id": 3, "end": true}
 
@@ -28,7 +28,7 @@ from pipeline import settings
 from pipeline.errors import LabError, reason, sentence
 from pipeline.exports import generation, verify
 from pipeline.exports.chat_client import Source
-from pipeline.inputs.prompts import templates
+from pipeline.inputs.prompts import lab_prompt, templates
 from pipeline.system.files import to_json
 
 MEMORY = 2 << 30  # bytes that the answers of one time may take, beside the model
@@ -118,17 +118,19 @@ def _question(model: generation.Model, request: dict[str, Any], merged: bool) ->
     if not merged and "adapter" in request["sides"] and "adapter" not in model.names:
         raise LabError("There is no adapter; ask the base side only")
     row = templates.asked(model.template, request["prompt"])
-    if system := request.get("system", "").strip():
-        if "system" not in model.reader.optional:
-            raise LabError("The prompts of this model have no system text; leave it empty")
-        row = _with_system(row, system)
-    text = model.reader.text(row)
+    system, turns = request.get("system", "").strip(), request.get("turns", {})
+    if system and "system" not in model.reader.optional:
+        raise LabError("The prompts of this model have no system text; leave it empty")
+    texts = {
+        side: model.reader.text(_with_system(_after(row, turns.get(side), model), system))
+        for side in request["sides"]
+    }
     options = {key: request[key] for key in ("max_new_tokens", "temperature", "seed")}
     answers = {
         side: generation.stream(model, text, side if side in model.names else None, **options)
-        for side in request["sides"]
+        for side, text in texts.items()
     }
-    memory = len(answers) * generation.memory(model, text, request["max_new_tokens"])
+    memory = sum(generation.memory(model, text, request["max_new_tokens"]) for text in texts.values())
     return _Question(request["id"], _pieces(answers), memory)
 
 
@@ -147,7 +149,24 @@ def _pieces(answers: dict[str, generation.Answer]) -> Iterator[dict[str, Any]]:
             yield {"side": side, "done": True, **facts}
 
 
+def _after(row: dict[str, Any], turns: list[list[str]] | None, model: generation.Model) -> dict[str, Any]:
+    """A question after earlier ones with their answers. Raises LabError."""
+    if not turns:
+        return row
+    if not isinstance(model.template, templates.ChatTemplate):
+        raise LabError("This model's template knows no earlier turns; ask without them")
+    said = [
+        {"role": role, "content": text}
+        for turn in turns
+        for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]
+    tools = {"tools": row["tools"]} if "tools" in row else {}
+    return {"messages": [*said, *lab_prompt.messages_of(row)], **tools}
+
+
 def _with_system(row: dict[str, Any], system: str) -> dict[str, Any]:
+    if not system:
+        return row
     if "messages" in row:
         return {**row, "messages": [{"role": "system", "content": system}, *row["messages"]]}
     return {**row, "system": system}

@@ -14,6 +14,8 @@ from tests.browser.axe import faults
 from tests.helpers import planted
 from tests.helpers.lab import until
 from tests.helpers.page import ATTACK, tab, upload
+from webapp import talks
+from webapp.talks import Answer, Talk, Turn
 
 pytestmark = pytest.mark.browser
 
@@ -235,6 +237,35 @@ def test_compare_offers_held_out_prompts(app, shot):
     expect(page.locator("#compare-notice")).to_contain_text("not good")
     expect(page.locator("#compare-go")).to_be_enabled()
     assert page.evaluate("window.wasBusy") is True
+    assert page.evaluate("window.hacked") is None
+
+
+def test_a_conversation_is_there_after_a_reload(app, shot):
+    run, other = planted.finished(app.store), planted.finished(app.store, name="other")
+    said = [
+        Turn(
+            prompt,
+            "",
+            tuple(Answer(f"{side}@{run}", f"{side}: {ATTACK}", []) for side in ("base", "adapter")),
+        )
+        for prompt in ("One?", "Two?")
+    ]
+    talks.save(app.home, "a-name-of-22-letters-x", Talk(run, (f"base@{other}",), tuple(said)))
+    page = app.open("?tab=compare")
+    page.evaluate("localStorage.setItem('olive-lab-talk', 'a-name-of-22-letters-x')")
+    page.reload()
+    expect(page.locator("#compare-prompt textarea")).to_have_value("Two?")
+    expect(page.locator("#answer-adapter textarea")).to_have_value(f"adapter: {ATTACK}")
+    expect(page.locator(".lab-turns").first).to_contain_text("One?")
+    expect(page.locator("#answer-also-1")).to_be_visible()
+    expect(page.locator("#answer-also-2")).to_be_hidden()
+    shot(page, "conversation")
+    page.click("#compare-edit")
+    expect(page.locator("#compare-notice")).to_contain_text("take the place of the last ones")
+    page.locator("#compare-prompt textarea").press_sequentially(" And then?")
+    app.settle(page)
+    page.reload()
+    expect(page.locator("#compare-prompt textarea")).to_have_value("Two? And then?")
     assert page.evaluate("window.hacked") is None
 
 

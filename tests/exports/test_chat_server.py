@@ -125,6 +125,32 @@ def test_a_conversation_is_asked_whole_with_a_system_text_first(monkeypatch: pyt
     assert refused.startswith("Message 1 has the role 'robot'")
 
 
+def test_earlier_turns_go_before_the_question_each_side_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stream(model: Any, prompt: str, adapter: str | None = None, **_: Any) -> Answer:
+        return Answer([prompt])
+
+    template = templates.parse("chat", talks.chat("qwen2.5"))
+    reader = SimpleNamespace(optional=["system"], text=template.prompt)
+    turns = {"base": [["One?", "First."]], "adapter": [["One?", "Second."]]}
+    asked = {**request(1), "turns": turns, "system": "Be brief."}
+    said = serve(monkeypatch, [asked], stream, model=(template, reader))
+    texts = {piece["side"]: piece["text"] for piece in said if "text" in piece}
+    for side, earlier in (("base", "First."), ("adapter", "Second.")):
+        messages = [
+            ("system", "Be brief."),
+            ("user", "One?"),
+            ("assistant", earlier),
+            ("user", asked["prompt"]),
+        ]
+        whole = {"messages": [{"role": role, "content": text} for role, text in messages]}
+        assert texts[side] == template.prompt(whole)
+    text = templates.parse("{prompt}\n{response}", None)
+    said = serve(
+        monkeypatch, [asked], stream, model=(text, SimpleNamespace(optional=["system"], text=text.prompt))
+    )
+    assert said[1]["error"] == "This model's template knows no earlier turns; ask without them."
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [

@@ -1,9 +1,11 @@
-"""Compare: one prompt, the answers of base and adapter side by side, from one loaded model."""
+"""Compare: one prompt, the answers of up to four columns: a model without and with its adapter, others."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -12,69 +14,177 @@ from pipeline import display
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.exports import chat_client
 from pipeline.runs import submit
+from webapp import talks
 from webapp.handler_values import picked
 from webapp.home import store
+from webapp.tabs import columns
+from webapp.talks import Answer, Talk, Turn
 from webapp.ui import choices, parts, views
 from webapp.ui.streams import coalesce
 
-SIDES = ("base", "adapter")
 DRAW_SECONDS = 0.08
 MOST_TOKENS = 1024
 UNSEEN = "Rows held out of training"
 SEEN = "Rows held out of training; but all rows have this prompt, so the adapter has seen it"
+STOPPED = ["Ended", "before it was complete"]
+EDITS = "last"  # what is edited
+BLANK = (*[""] * columns.MOST, *[None] * columns.MOST * 2)  # outputs of columns where nothing is asked yet
+
+
+@dataclass
+class _Answers:
+    """What the columns show: earlier turns, texts, and the facts below these."""
+
+    talk: Talk
+    text: list[str] = field(default_factory=lambda: [""] * columns.MOST)
+    facts: list[Any] = field(default_factory=lambda: [None] * columns.MOST)
+    said: list[str] = field(default_factory=list)  # what went wrong
+
+    def take(self, piece: dict[str, Any]) -> None:
+        if "error" in piece:
+            self.said.append(piece["error"])
+            return
+        self.text[piece["at"]] += piece.get("text", "")
+        if piece.get("done"):
+            self.facts[piece["at"]] = measures(piece)
+
+    def turn(self, prompt: str, system: str, asked: Sequence[columns.Column]) -> Turn:
+        """What has been answered so far, as it is kept."""
+        answers = [
+            Answer(one.value, self.text[one.at], self.facts[one.at] or [STOPPED])
+            for one in asked
+            if self.text[one.at] or self.facts[one.at]
+        ]
+        return Turn(prompt, system, tuple(answers))
+
+    def shown(self, asked: Sequence[str], notice: Any) -> tuple[Any, ...]:
+        """The outputs: all texts, all facts, the earlier turns of all columns, the notice."""
+        earlier = [_earlier(self.talk, named) for named in asked]
+        return *self.text, *self.facts, *earlier, notice
+
+
+def _earlier(talk: Talk, column: str) -> list[list[str]] | None:
+    """The turns of a column, as `draw.turns` shows them."""
+    return [list(turn) for turn in talk.after(column)] or None
 
 
 async def run_both(*given: Any) -> AsyncIterator[tuple[Any, ...]]:
-    """The outputs of `compare`; its button is disabled meanwhile."""
+    """The outputs of `compare`; its buttons are disabled meanwhile."""
     async with contextlib.aclosing(compare(*given)) as steps:
         async for shown in steps:
             yield *shown, gr.update(interactive=False)
 
 
+async def run_again(*given: Any) -> AsyncIterator[tuple[Any, ...]]:
+    """The same where the last turn is asked once more."""
+    async with contextlib.aclosing(partial(compare, again=True)(*given)) as steps:
+        async for shown in steps:
+            yield *shown, gr.update(interactive=False)
+
+
 async def compare(
-    run: str | None, prompt: str, tokens: float, temperature: float, seed: float, system: str = ""
+    run: str | None,
+    also: list[str],
+    name: str,
+    prompt: str,
+    tokens: float,
+    temperature: float,
+    seed: float,
+    system: str = "",
+    continues: bool = False,
+    edits: str = "",
+    again: bool = False,
 ) -> AsyncGenerator[tuple[Any, ...], None]:
-    """Stream both answers: texts, their measures, and a notice."""
-    text = dict.fromkeys(SIDES, "")
-    facts: dict[str, Any] = dict.fromkeys(SIDES)
+    """Stream the answers: texts, their measures, earlier turns, and a notice.
 
-    def shown(notice: Any) -> tuple[Any, ...]:
-        return text["base"], text["adapter"], facts["base"], facts["adapter"], notice
-
+    `continues` asks after the earlier turns of the conversation `name`; `again` asks the last one once more,
+    and with `edits` the prompt takes its place. What was answered is kept, also where it is stopped.
+    """
+    home, named = store().home, _named(run, also)
+    kept = talks.load(home, name)
+    if again and kept.turns:
+        prompt, system = kept.turns[-1].prompt, kept.turns[-1].system
+    before = kept.turns[:-1] if again or edits else kept.turns
+    answers = _Answers(Talk(run or "", tuple(also), before if continues else ()))
     if not run or not prompt.strip():
-        yield shown({"text": "Choose a model and write a prompt.", "kind": "bad"})
+        notice = {"text": "Choose a model and write a prompt.", "kind": "bad"}
+        yield _Answers(kept).shown(named, notice)
         return
-    yield shown({"text": "Loading the model…"})
+    yield answers.shown(named, {"text": "Loading the model…"})
+    asked: list[columns.Column] = []
+    said = ""
     try:
-        source = choices.source(store(), run)
-        said = source.missing_side
-        async with contextlib.aclosing(
-            _batches(source, prompt, tokens, temperature, seed, system)
-        ) as batches:
+        asked = columns.chosen(store(), run, also)
+        note = None if also else asked[0].source.missing_side
+        options = _options(tokens, temperature, seed, system)
+        stream = columns.asked(store(), asked, prompt, answers.talk, options)
+        async with contextlib.aclosing(coalesce(stream, DRAW_SECONDS)) as batches:
             async for batch in batches:
                 for piece in batch:
-                    text[piece["side"]] += piece.get("text", "")
-                    if piece.get("done"):
-                        facts[piece["side"]] = measures(piece)
-                yield shown({"text": said} if said else None)
+                    answers.take(piece)
+                yield answers.shown(named, _notice(answers.said, note))
     except (LabError, OSError) as error:
-        yield shown({"text": sentence(error), "kind": "bad"})
+        said = sentence(error)
+    finally:
+        unkept = _keep(name, answers, answers.turn(prompt, system, asked))
+    if said or unkept:
+        yield answers.shown(named, _notice([said or unkept], None))
 
 
-def ready() -> Any:
-    """Enable the button again."""
-    return gr.update(interactive=True)
+def _notice(bad: list[str], note: str | None) -> dict[str, str] | None:
+    if bad:
+        return {"text": "\n".join(bad), "kind": "bad"}
+    return {"text": note} if note else None
 
 
-def _batches(
-    source: chat_client.Source, prompt: str, tokens: float, temperature: float, seed: float, system: str
-) -> AsyncGenerator[list[dict[str, Any]], None]:
-    answers = chat_client.stream(
-        store().home, source, prompt,
-        seed=_whole(seed or 0), max_new_tokens=min(_whole(tokens), MOST_TOKENS),
-        temperature=float(temperature or 0), system=system,
-    )  # fmt: skip
-    return coalesce(answers, DRAW_SECONDS)
+def _keep(name: str, answers: _Answers, turn: Turn) -> str:
+    """Keep the conversation with one turn more; returns why it cannot be kept, or ""."""
+    if not turn.answers:
+        return ""
+    try:
+        talks.save(store().home, name, replace(answers.talk, turns=(*answers.talk.turns, turn)))
+    except (LabError, OSError) as error:
+        return sentence(error)
+    return ""
+
+
+def _named(run: str | None, also: Sequence[str]) -> list[str]:
+    """What names the columns, "" for those that are not there."""
+    own = [columns.value(side, run or "") for side in columns.SIDES]
+    return [*own, *also[: columns.MOST_ALSO], *[""] * (columns.MOST_ALSO - len(also))]
+
+
+def ready() -> tuple[Any, ...]:
+    """Enable the buttons again; nothing is edited any more."""
+    return gr.update(interactive=True), gr.update(interactive=True), ""
+
+
+def edit(name: str) -> tuple[Any, ...]:
+    """Take the last turn's prompt and system text back into their boxes; the next answer takes its place."""
+    turns = talks.load(store().home, name).turns
+    if not turns:
+        return gr.skip(), gr.skip(), "", {"text": "Nothing has been asked yet."}
+    note = {"text": "Change the prompt, then run it: its answers take the place of the last ones."}
+    return turns[-1].prompt, turns[-1].system, EDITS, note
+
+
+def more(also: list[str]) -> tuple[Any, ...]:
+    """The columns of what is asked as well: shown or not, with their labels."""
+    labels = {key: label for label, key in columns.offered(choices.exports(store()))}
+    named = [*also, *[""] * columns.MOST_ALSO][: columns.MOST_ALSO]
+    return (
+        *(gr.update(visible=bool(one)) for one in named),
+        *(gr.update(label=labels.get(one, "Also asked")) for one in named),
+    )
+
+
+def _options(tokens: float, temperature: float, seed: float, system: str) -> dict[str, Any]:
+    return {
+        "seed": _whole(seed or 0),
+        "max_new_tokens": min(_whole(tokens), MOST_TOKENS),
+        "temperature": float(temperature or 0),
+        "system": system,
+    }
 
 
 def _whole(number: float) -> int:
@@ -129,8 +239,8 @@ def _held_out(run: str | None, prompts: list[str]) -> str:
 
 
 def chosen(run: str | None, filled_for: str) -> tuple[Any, ...]:
-    """`choose` for another model; choosing the same one again keeps what was typed."""
-    return (gr.skip(),) * 7 if run and run == filled_for else choose(run)
+    """`choose` for another model, and empty columns; choosing the same one again keeps what was typed."""
+    return (gr.skip(),) * (7 + len(BLANK)) if run and run == filled_for else (*choose(run), *BLANK)
 
 
 def pick(run: str | None, event: gr.EventData) -> tuple[Any, ...]:
@@ -172,22 +282,50 @@ def _recorded(run: str | None) -> list[dict[str, Any]]:
     return views.answers(behind) if behind else []
 
 
-def arrive(run: str | None, filled_for: str) -> tuple[Any, ...]:
-    """The models that can answer now. The choice and typed text stay; at first the newest run is chosen."""
+def arrive(run: str | None, filled_for: str, name: str, typed: str) -> tuple[Any, ...]:
+    """The models that can answer now. The choice and typed text stay; a page that was just opened shows the
+    last conversation `name` with what was `typed` since, else the newest run.
+    """
     found = choices.exports(store())
-    ids = [value for _, value in found]
-    current = run if run in ids else next(iter(ids), None)
+    ids = [key for _, key in found]
+    kept = Talk() if filled_for else talks.load(store().home, name)
+    here = kept.model in ids and run in (None, "", kept.model)
+    wanted = kept.model if here else run
+    current = wanted if wanted in ids else next(iter(ids), None)
     empty = None if found else {"text": "No finished run yet. When one is done, you can talk to it here."}
-    return gr.update(choices=found, value=current), empty, *chosen(current, filled_for)
+    others = gr.update(choices=columns.offered(found))
+    if here:
+        others = gr.update(choices=columns.offered(found), value=list(kept.also))
+    filled = chosen(current, filled_for)
+    if here and kept.turns:
+        filled = _restored(filled[:7], kept, typed)
+    goes_on = True if len(kept.turns) > 1 and here else gr.skip()
+    return gr.update(choices=found, value=current), others, empty, goes_on, *filled
 
 
-def _answer(label: str, name: str) -> tuple[gr.Textbox, gr.HTML]:
-    """The text box of one answer, and the facts below it."""
-    with gr.Column(min_width=300):
+def _restored(filled: tuple[Any, ...], kept: Talk, typed: str) -> tuple[Any, ...]:
+    """What `chosen` fills, with the last turn of a conversation in its columns, and earlier ones above."""
+    last, named = kept.turns[-1], _named(kept.model, kept.also)
+    said = [last.of(one) for one in named]
+    texts = [one.text if one else "" for one in said]
+    facts = [one.facts if one else None for one in said]
+    before = replace(kept, turns=kept.turns[:-1])
+    run, picker, _, _, recorded, taken, box = filled
+    prompt = typed or last.prompt
+    here = (run, picker, prompt, expected(kept.model, prompt), recorded, taken, {**box, "value": last.system})
+    return *here, *texts, *facts, *(_earlier(before, one) for one in named)
+
+
+def _column(at: int) -> tuple[gr.Column, gr.HTML, gr.Textbox, gr.HTML]:
+    """One column: earlier turns, the text box of the answer, and the facts below it."""
+    name = columns.SIDES[at] if at < len(columns.SIDES) else f"also-{at - 1}"
+    with gr.Column(min_width=300, visible=at < len(columns.SIDES)) as column:
+        earlier = parts.drawn("turns", module="talk.js")
         text = gr.Textbox(
-            label=label, lines=8, max_lines=24, interactive=False, buttons=["copy"], elem_id=name
-        )
-        return text, parts.drawn("facts")
+            label=columns.WORDS.get(name, "Also asked"), lines=8, max_lines=24, interactive=False,
+            buttons=["copy"], elem_id=f"answer-{name}",
+        )  # fmt: skip
+        return column, earlier, text, parts.drawn("facts")
 
 
 def build(tab: gr.Tab) -> None:
@@ -201,6 +339,10 @@ def build(tab: gr.Tab) -> None:
                 allow_custom_value=True,
                 elem_id="compare-run",
             )
+            also = gr.Dropdown(
+                label="Also ask", info="Up to two sides of other models", multiselect=True,
+                allow_custom_value=True, max_choices=columns.MOST_ALSO, elem_id="compare-also",
+            )  # fmt: skip
             picker = gr.Dropdown(
                 label="Held-out prompts",
                 info=UNSEEN,
@@ -222,32 +364,52 @@ def build(tab: gr.Tab) -> None:
                 0, 2, value=0, step=0.05, label="Temperature", info="0 always picks the most likely token"
             )
             seed = gr.Number(0, label="Seed", precision=0)
+            continues = gr.Checkbox(
+                label="Continue the conversation", info="Earlier turns go before the prompt",
+                elem_id="compare-continues",
+            )  # fmt: skip
     with gr.Row():
-        go = gr.Button("Run both", variant="primary", scale=3, elem_id="compare-go")
+        go = gr.Button("Run", variant="primary", scale=3, elem_id="compare-go")
+        anew = gr.Button("Regenerate", scale=1, elem_id="compare-again")
+        change = gr.Button("Edit last", scale=1, elem_id="compare-edit")
         stop = gr.Button("Stop", scale=1, elem_id="compare-stop")
     with gr.Row(equal_height=False):
-        base, base_facts = _answer("Base", "answer-base")
-        adapter, adapter_facts = _answer("With adapter", "answer-adapter")
+        made = [_column(at) for at in range(columns.MOST)]
     recorded = parts.drawn("table", elem_id="compare-recorded")
 
-    filled_for, taken = (
+    filled_for, taken, name, edits = (
         gr.Textbox("", visible="hidden", elem_classes=parts.HIDDEN, label=label)
-        for label in ("Run of the prompts", "Prompt of the list")
+        for label in ("Run of the prompts", "Prompt of the list", "Conversation", "What is edited")
     )
+    shown, earlier, texts, facts = ([*of] for of in zip(*made, strict=True))
     filled = [filled_for, picker, prompt, wanted, recorded, taken, instructions]
+    filled += [*texts, *facts, *earlier]
     from_list = [prompt, wanted, taken, instructions]
-    answer = gr.on(
-        [go.click, prompt.submit], run_both, [run, prompt, tokens, temperature, seed, instructions],
-        [base, adapter, base_facts, adapter_facts, notice, go],
-        **parts.QUEUED,
-    )  # fmt: skip
-    answer.then(ready, None, go, **parts.QUICK)  # after an error, too
+    asks = [run, also, name, prompt, tokens, temperature, seed, instructions, continues, edits]
+    out = [*texts, *facts, *earlier, notice, go]
+    named = parts.live("named", "talk.js")
+    answers = [
+        gr.on([go.click, prompt.submit], run_both, asks, out, js=named, **parts.QUEUED),
+        anew.click(run_again, asks, out, js=named, **parts.QUEUED),
+    ]
+    free = [go, anew, edits]
+    for answer in answers:
+        answer.then(ready, None, free, **parts.QUICK)  # after an error, too
     # Shown after the stream has ended, or its last piece would remove it again.
-    stop.click(None, None, None, cancels=[answer], **parts.QUICK).then(
-        lambda: ({"text": "Stopped."}, ready()), None, [notice, go], **parts.QUICK
+    stop.click(None, None, None, cancels=answers, **parts.QUICK).then(
+        lambda: (*ready(), {"text": "Stopped."}), None, [*free, notice], **parts.QUICK
     )
+    change.click(
+        edit, name, [prompt, instructions, edits, notice], js=parts.live("own", "talk.js"), **parts.QUICK
+    )
+    also.change(more, also, [*shown[2:], *texts[2:]], trigger_mode="always_last", **parts.QUICK)
     run.input(chosen, [run, filled_for], filled, trigger_mode="always_last", **parts.QUICK)
     picker.select(pick, run, from_list, trigger_mode="multiple", **parts.QUICK)
     picker.input(enter, [run, picker, taken], from_list, trigger_mode="always_last", **parts.QUICK)
     prompt.change(typed, [run, prompt], [wanted, picker], trigger_mode="always_last", **parts.QUICK)
-    tab.select(arrive, [run, filled_for], [run, notice, *filled], js=parts.live("preferred"), **parts.QUICK)
+    prompt.input(None, prompt, None, js=parts.live("typed", "talk.js"), **parts.IN_PAGE)
+    typed_before = gr.Textbox("", visible="hidden", elem_classes=parts.HIDDEN, label="Typed before")
+    tab.select(
+        arrive, [run, filled_for, name, typed_before], [run, also, notice, continues, *filled],
+        js=parts.live("arrived", "talk.js"), **parts.QUICK,
+    )  # fmt: skip

@@ -1,9 +1,10 @@
-"""Streams slowed down to what a page can draw."""
+"""Streams put together, and slowed down to what a page can draw."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -40,6 +41,32 @@ async def coalesce(source: AsyncIterator[T], seconds: float) -> AsyncGenerator[l
             yield batch
     finally:
         await _close(source, waiting)
+
+
+async def merged(sources: Sequence[AsyncGenerator[T, None]], at_once: int) -> AsyncGenerator[T, None]:
+    """Yield what comes from several, `at_once` of them at a time. Closing this closes them.
+
+    Raises what the first of them raises that fails.
+    """
+    pieces: asyncio.Queue[T | None] = asyncio.Queue()
+    room = asyncio.Semaphore(at_once)
+
+    async def read(source: AsyncGenerator[T, None]) -> None:
+        async with room, contextlib.aclosing(source):
+            async for piece in source:
+                pieces.put_nowait(piece)
+
+    tasks = [asyncio.ensure_future(read(source)) for source in sources]
+    ended = asyncio.gather(*tasks)
+    ended.add_done_callback(lambda _: pieces.put_nowait(None))
+    try:
+        while (piece := await pieces.get()) is not None:
+            yield piece
+        ended.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(ended, *tasks, return_exceptions=True)
 
 
 async def _close(source: AsyncIterator[T], waiting: asyncio.Future[T] | None) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
 
@@ -13,10 +15,12 @@ from pipeline import settings
 from pipeline.errors import LabError
 from tests.helpers import planted
 from tests.helpers.page import FULL, full_disk
-from webapp.tabs import compare, publish
+from webapp import talks
+from webapp.tabs import columns, compare, publish
 from webapp.ui import views
 
 SKIP = gr.skip()
+TALK = "conversation-of-a-test"  # a name as browsers choose it: 22 letters
 
 
 def collect(stream):
@@ -26,7 +30,7 @@ def collect(stream):
     return asyncio.run(asyncio.wait_for(all_of_it(), 20))
 
 
-async def answering(home, source, prompt, **options):
+async def answering(home, source, prompt, sides, **options):
     for n in range(3):
         for side in source.sides:
             yield {"side": side, "text": f"{side}{n} "}
@@ -40,29 +44,41 @@ async def answering(home, source, prompt, **options):
         }
 
 
+def ask(run, prompt="Where?", also=(), **more):
+    """What `compare` shows in the end, by name."""
+    given = {"tokens": 64, "temperature": 0, "seed": 0, **more}
+    return seen(collect(compare.compare(run, [*also], TALK, prompt, **given))[-1])
+
+
+def seen(shown):
+    """The outputs of `compare` by name."""
+    most = columns.MOST
+    texts, facts, earlier = (shown[at * most : (at + 1) * most] for at in range(3))
+    return SimpleNamespace(texts=texts, facts=facts, earlier=earlier, notice=shown[3 * most])
+
+
 def test_both_answers_stream_with_their_measures(store, monkeypatch):
     monkeypatch.setattr(compare.chat_client, "stream", answering)
-    shown = collect(compare.compare(planted.finished(store), "Where?", 64, 0, 0))
-    base, adapter, facts, _, notice = shown[-1]
-    assert (base, adapter, notice) == ("base0 base1 base2 ", "adapter0 adapter1 adapter2 ", None)
-    assert facts == [["Tokens", "3"], ["Tokens per second", "41.2"], ["First token after", "0.2 s"]]
+    shown = ask(planted.finished(store))
+    assert shown.texts == ("base0 base1 base2 ", "adapter0 adapter1 adapter2 ", "", "")
+    assert shown.notice is None
+    assert shown.facts[0] == [["Tokens", "3"], ["Tokens per second", "41.2"], ["First token after", "0.2 s"]]
 
 
 def test_the_button_takes_no_other_click_while_answers_stream(store, monkeypatch):
     monkeypatch.setattr(compare.chat_client, "stream", answering)
-    steps = collect(compare.run_both(planted.finished(store), "Where?", 64, 0, 0))
+    steps = collect(compare.run_both(planted.finished(store), [], TALK, "Where?", 64, 0, 0))
     assert len(steps) > 1
     assert all(step[-1]["interactive"] is False for step in steps)
 
 
 def test_an_answer_that_was_cut_is_marked(store, monkeypatch):
-    async def cut(home, source, prompt, **options):
+    async def cut(home, source, prompt, sides, **options):
         measured = {"tokens": 64, "cut": True, "tokens_per_second": 1.0, "first_token_seconds": 1.0}
         yield {"side": "base", "text": "and then", "done": True, **measured}
 
     monkeypatch.setattr(compare.chat_client, "stream", cut)
-    _, _, facts, *_ = collect(compare.compare(planted.finished(store), "Where?", 64, 0, 0))[-1]
-    assert facts[0] == ["Tokens", "64 [cut at the limit]"]
+    assert ask(planted.finished(store)).facts[0][0] == ["Tokens", "64 [cut at the limit]"]
     side = {"text": "and then", "tokens": 64, "cut": True}
     shown = views.evaluation(
         [{"prompt": "a", "expected": "b", "base": side, "adapter": {**side, "cut": False}}]
@@ -72,19 +88,17 @@ def test_an_answer_that_was_cut_is_marked(store, monkeypatch):
 
 def test_a_run_without_an_adapter_answers_on_its_one_side(store, monkeypatch):
     monkeypatch.setattr(compare.chat_client, "stream", answering)
-    base, adapter, _, facts, notice = collect(
-        compare.compare(planted.finished(store, adapter=False), "Where?", 64, 0, 0)
-    )[-1]
-    assert (base, adapter, facts) == ("base0 base1 base2 ", "", None)
-    assert "There is no adapter in run" in notice["text"]
+    shown = ask(planted.finished(store, adapter=False))
+    assert (*shown.texts[:2], shown.facts[1]) == ("base0 base1 base2 ", "", None)
+    assert "There is no adapter in run" in shown.notice["text"]
 
 
 def test_a_merged_adapter_is_said_to_have_no_base_side(store, monkeypatch):
     monkeypatch.setattr(compare.chat_client, "stream", answering)
     run = planted.finished(store, adapter=False, merged=True)
-    base, adapter, _, _, notice = collect(compare.compare(run, "Where?", 64, 0, 0))[-1]
-    assert (base, adapter) == ("", "adapter0 adapter1 adapter2 ")
-    assert "merged into its weights; there is no base" in notice["text"]
+    shown = ask(run)
+    assert shown.texts[:2] == ("", "adapter0 adapter1 adapter2 ")
+    assert "merged into its weights; there is no base" in shown.notice["text"]
 
 
 def test_an_error_of_the_model_is_a_sentence_beside_what_was_there(store, monkeypatch):
@@ -93,25 +107,26 @@ def test_an_error_of_the_model_is_a_sentence_beside_what_was_there(store, monkey
         raise LabError("The model ran out of memory.")
 
     monkeypatch.setattr(compare.chat_client, "stream", ending)
-    base, *_, notice = collect(compare.compare(planted.finished(store), "Where?", 64, 0, 0))[-1]
-    assert (base, notice["text"]) == ("The", "The model ran out of memory.")
+    shown = ask(planted.finished(store))
+    assert (shown.texts[0], shown.notice["text"]) == ("The", "The model ran out of memory.")
 
 
 def test_a_run_that_is_gone_and_a_process_that_cannot_start_are_sentences(store, monkeypatch):
-    assert "no such run" in collect(compare.compare("gone", "Where?", 64, 0, 0))[-1][-1]["text"]
+    assert "no such run" in ask("gone").notice["text"]
     monkeypatch.setattr(compare.chat_client, "stream", full_disk)
-    notice = collect(compare.compare(planted.finished(store), "Where?", 64, 0, 0))[-1][-1]
-    assert notice == {"text": FULL, "kind": "bad"}
+    assert ask(planted.finished(store)).notice == {"text": FULL, "kind": "bad"}
 
 
 def test_without_a_run_or_a_prompt_nothing_is_asked(store):
     for run, prompt in ((None, "x"), (planted.finished(store), "  ")):
-        assert collect(compare.compare(run, prompt, 64, 0, 0))[-1][-1]["kind"] == "bad"
+        assert ask(run, prompt).notice["kind"] == "bad"
 
 
 def test_held_out_prompts_are_offered_with_what_is_expected(store):
     run = planted.finished(store)
-    update, notice, filled_for, picker, prompt, wanted, recorded, taken, _ = compare.arrive(None, "")
+    update, _, notice, _, *filled = compare.arrive(None, "", TALK, "")
+    filled_for, picker, prompt, wanted, recorded, taken, _ = filled[:7]
+    assert filled[7:] == [*compare.BLANK]
     assert (update["value"], notice, filled_for, picker["visible"]) == (run, None, run, True)
     assert (prompt, wanted["value"]) == ("What should I see in Lindenhafen?", "The amber lighthouse.")
     assert compare.enter(run, prompt, taken) == (SKIP,) * 4, "the list was only left"
@@ -120,7 +135,7 @@ def test_held_out_prompts_are_offered_with_what_is_expected(store):
     assert compare.expected(run, "something else")["visible"] is False
     assert compare.typed(run, "something else")[1]["value"] is None
     assert compare.typed(run, prompt)[1]["value"] == prompt
-    assert compare.arrive(run, run)[2:] == (SKIP,) * 7, "what was typed stays"
+    assert set(map(str, compare.arrive(run, run, TALK, "")[4:])) == {str(SKIP)}, "what was typed stays"
 
 
 def test_the_system_text_of_a_held_out_prompt_is_filled_in(store, monkeypatch):
@@ -138,7 +153,7 @@ def test_the_system_text_of_a_held_out_prompt_is_filled_in(store, monkeypatch):
         yield {"side": "base", "text": "So."}
 
     monkeypatch.setattr(compare.chat_client, "stream", answering_with)
-    collect(compare.compare(run, "Where?", 64, 0, 0, "Be brief."))
+    ask(run, system="Be brief.")
     assert asked[0]["system"] == "Be brief."
 
 
@@ -161,21 +176,104 @@ def test_a_version_registered_here_answers_and_has_the_prompts_of_its_run(store,
     shutil.copytree(store.get(run).artifact("onnx"), folder)
     facts = {"run": run, "created": 1.0, "description": "", "bytes": 2048}
     (folder / "published.json").write_text(json.dumps(facts))
-    offered = dict(compare.arrive(run, run)[0]["choices"])
+    offered = dict(compare.arrive(run, run, TALK, "")[0]["choices"])
     assert offered["travel:1 · registered here"] == "registry/travel/1"
     assert compare.choose("registry/travel/1")[2] == "What should I see in Lindenhafen?"
     monkeypatch.setattr(compare.chat_client, "stream", answering)
-    base, *_, notice = collect(compare.compare("registry/travel/1", "Where?", 64, 0, 0))[-1]
-    assert (base, notice["text"]) == (
+    shown = ask("registry/travel/1")
+    assert (shown.texts[0], shown.notice["text"]) == (
         "base0 base1 base2 ", "There is no adapter in model travel:1; its base answers alone.",
     )  # fmt: skip
     for elsewhere in ("registry/../artifacts", f"registry/{home}", "pulled/../..", "registry/travel/2"):
-        notice = collect(compare.compare(elsewhere, "Where?", 64, 0, 0))[-1][-1]
-        assert notice["text"] == "This model no longer exists; choose another one."
+        assert ask(elsewhere).notice["text"] == "This model no longer exists; choose another one."
         assert compare.choose(elsewhere)[2] == ""
 
 
 def test_a_home_without_finished_runs_says_so(store):
     planted.running(store)
-    assert "No finished run" in compare.arrive(None, "")[1]["text"]
+    assert "No finished run" in compare.arrive(None, "", TALK, "")[2]["text"]
     assert "No finished run" in publish.arrive(None, None)[1]["text"]
+
+
+def test_other_models_are_asked_too_and_one_that_cannot_answer_ends_no_other(store, monkeypatch):
+    async def named(home, source, prompt, sides, **options):
+        if "broken" in source.name:
+            raise LabError("It is broken.")
+        for side in sides:
+            yield {"side": side, "text": f"{source.name} {side}"}
+
+    monkeypatch.setattr(compare.chat_client, "stream", named)
+    one, two = planted.finished(store), planted.finished(store)
+    shown = ask(one, also=[f"adapter@{two}", f"base@{one}"])
+    assert shown.texts == (
+        f"run {one} base", f"run {one} adapter", f"run {two} adapter", f"run {one} base",
+    )  # fmt: skip
+    known = compare.choices.source
+
+    def broken(store, chosen):
+        found = known(store, chosen)
+        return replace(found, name="broken") if chosen == two else found
+
+    monkeypatch.setattr(compare.choices, "source", broken)
+    shown = ask(one, also=[f"adapter@{two}"])
+    assert (shown.texts[1], shown.texts[2]) == (f"run {one} adapter", "")
+    assert shown.notice == {"text": "It is broken.", "kind": "bad"}
+    for also in (["adapter"], ["robot@" + one], ["adapter@gone"], [f"base@{one}"] * 3):
+        assert ask(one, also=also).notice["kind"] == "bad"
+
+
+def test_a_conversation_goes_on_is_edited_and_is_there_after_a_reload(store, monkeypatch):
+    asked = []
+
+    async def said(home, source, prompt, sides, turns, **options):
+        asked.append((prompt, turns))
+        for side in sides:
+            yield {"side": side, "text": f"{side} of {prompt}"}
+
+    monkeypatch.setattr(compare.chat_client, "stream", said)
+    run = planted.finished(store)
+    ask(run, "One")
+    shown = ask(run, "Two", continues=True)
+    assert asked[-1] == ("Two", {side: [("One", f"{side} of One")] for side in ("base", "adapter")})
+    assert shown.earlier[0] == [["One", "base of One"]]
+    ask(run, "ignored", continues=True, again=True)
+    assert asked[-1][0] == "Two"
+    assert compare.edit(TALK)[:3] == ("Two", "", "last")
+    ask(run, "Three", continues=True, edits="last")
+    assert asked[-1] == ("Three", {side: [("One", f"{side} of One")] for side in ("base", "adapter")})
+    planted.finished(store)  # a newer one, which a page without a conversation would choose
+    chosen, also, _, goes_on, filled_for, _, prompt, *rest = compare.arrive(None, "", TALK, "")
+    assert (chosen["value"], also["value"], filled_for, prompt, goes_on) == (run, [], run, "Three", True)
+    assert rest[4:6] == ["base of Three", "adapter of Three"]
+    assert rest[4 + 2 * columns.MOST] == [["One", "base of One"]]
+    assert compare.arrive(None, "", TALK, "typed since")[6] == "typed since"
+    assert compare.arrive(None, "", "another-browsers-talk-", "")[6] != "Three"
+    ask(run, "Four")
+    assert [turn.prompt for turn in talks.load(store.home, TALK).turns] == ["Four"]
+
+
+def test_what_was_answered_before_it_was_stopped_is_kept(store, monkeypatch):
+    async def halting(home, source, prompt, sides, **options):
+        yield {"side": "base", "text": "So far"}
+        await asyncio.Event().wait()
+
+    async def stopped():
+        steps = compare.compare(planted.finished(store), [], TALK, "Where?", 64, 0, 0)
+        async for shown in steps:
+            if seen(shown).texts[0]:
+                await steps.aclose()
+                return
+
+    monkeypatch.setattr(compare.chat_client, "stream", halting)
+    asyncio.run(asyncio.wait_for(stopped(), 20))
+    (turn,) = talks.load(store.home, TALK).turns
+    assert (turn.prompt, turn.answers[0].text) == ("Where?", "So far")
+    assert turn.answers[0].facts == [compare.STOPPED]
+
+
+def test_a_conversation_that_cannot_be_kept_is_shown_and_said(store, monkeypatch):
+    monkeypatch.setattr(compare.chat_client, "stream", answering)
+    monkeypatch.setattr(talks, "write_whole", full_disk)
+    shown = ask(planted.finished(store))
+    assert shown.texts[0] == "base0 base1 base2 "
+    assert shown.notice == {"text": FULL, "kind": "bad"}

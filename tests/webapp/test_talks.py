@@ -1,0 +1,74 @@
+"""Conversations in the home: kept whole, found by their name alone, and removed when they are old."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import InputError, LabError
+from webapp import talks
+from webapp.talks import Answer, Talk, Turn
+
+NAME = "a-name-of-22-letters-x"
+TURN = Turn("Where?", "Be brief.", (Answer("base@run", "There.", [["Tokens", "2"]]),))
+
+
+def test_a_conversation_is_kept(home: Path) -> None:
+    talk = Talk("run", ("adapter@other",), (TURN, TURN))
+    talks.save(home, NAME, talk)
+    assert talks.load(home, NAME) == talk
+    assert talk.after("base@run") == [("Where?", "There.")] * 2
+    assert talk.after("adapter@other") == []
+    assert (home / "talks" / f"{NAME}.json").stat().st_mode & 0o77 == 0
+    assert talks.load(home, NAME.replace("a", "b")) == Talk()
+
+
+@pytest.mark.parametrize(
+    "name", ["", "short", "../../datasets/x/rows", "x" * 23, "a-name-of-22-letters-/", "é" * 22]
+)
+def test_only_a_name_of_ours_is_a_file(home: Path, name: str) -> None:
+    assert talks.load(home, name) == Talk()
+    with pytest.raises(InputError, match="has no name; reload the page"):
+        talks.save(home, name, Talk())
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": "", "also": [], "turns": [1]}', "\udcff"])
+def test_a_file_that_is_broken_is_an_empty_conversation(home: Path, text: str) -> None:
+    (home / "talks").mkdir()
+    (home / "talks" / f"{NAME}.json").write_text(text, "utf-8", "surrogateescape")
+    assert talks.load(home, NAME) == Talk()
+
+
+def test_too_long_a_conversation_is_refused_and_the_kept_one_stays(home: Path) -> None:
+    kept = Talk("run", (), (TURN,) * talks.MOST_TURNS)
+    talks.save(home, NAME, kept)
+    large = Turn("", "", (Answer("base@run", "x" * talks.LARGEST, []),))
+    for turns in ((*kept.turns, TURN), (large,)):
+        with pytest.raises(LabError, match="too long to be continued"):
+            talks.save(home, NAME, Talk("run", (), turns))
+    assert talks.load(home, NAME) == kept
+
+
+def test_old_ones_and_the_oldest_of_too_many_go(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(talks, "MOST", 3)
+    ages = (0, 1, 31, 2, 3)  # days
+    for age in ages:
+        talks.save(home, f"a-name-of-22-letter-{age:02}", Talk(f"{age}"))
+        then = time.time() - age * 24 * 3600
+        os.utime(home / "talks" / f"a-name-of-22-letter-{age:02}.json", (then, then))
+    talks.tidy(home)
+    assert [talks.load(home, f"a-name-of-22-letter-{age:02}").model for age in ages] == [
+        "0",
+        "1",
+        "",
+        "2",
+        "",
+    ]
+    monkeypatch.setattr(talks, "OLD_SECONDS", 36 * 3600.0)
+    talks.tidy(home)
+    assert [file.name for file in sorted((home / "talks").iterdir())] == [
+        f"a-name-of-22-letter-{age:02}.json" for age in (0, 1)
+    ]

@@ -1,0 +1,96 @@
+"""The columns of the Compare tab: which sides of which models are asked, and what they answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.errors import InputError, LabError, sentence
+from pipeline.exports import chat_client
+from pipeline.store import Store
+from webapp.talks import Talk
+from webapp.ui import choices
+from webapp.ui.streams import merged
+
+SIDES = chat_client.SIDES
+MOST_ALSO = 2
+MOST = len(SIDES) + MOST_ALSO
+WORDS = {"base": "Base", "adapter": "With adapter"}
+TOO_MANY = f"Also ask: choose up to {MOST_ALSO}; the model's own two columns are always there."
+ROOM = 60  # characters of a label
+
+
+@dataclass(frozen=True)
+class Column:
+    """A side of a model; `value` names it in lists and in conversations, `at` is its position."""
+
+    at: int
+    value: str
+    source: chat_client.Source
+    side: str
+
+
+def value(side: str, export: str) -> str:
+    """What names a column: the side, and the value of its model in `choices.exports`."""
+    return f"{side}@{export}"
+
+
+def offered(found: choices.Choices) -> choices.Choices:
+    """Both sides of each model, as choices."""
+    return [(f"{WORDS[side]}: {label}", value(side, key)) for label, key in found for side in SIDES]
+
+
+def chosen(store: Store, run: str, also: Sequence[str]) -> list[Column]:
+    """The columns of a model that can answer, and the others. Raises InputError, LabError."""
+    if len(also) > MOST_ALSO:
+        raise InputError(TOO_MANY)
+    source = choices.source(store, run)
+    own = [
+        Column(at, value(side, run), source, side) for at, side in enumerate(SIDES) if side in source.sides
+    ]
+    return own + [_other(store, len(SIDES) + at, named) for at, named in enumerate(also)]
+
+
+def _other(store: Store, at: int, named: str) -> Column:
+    side, _, export = named.partition("@")
+    source = choices.source(store, export) if side in SIDES else None
+    if source is None or side not in source.sides:
+        raise LabError((source and source.missing_side) or "Also ask: choose a model from the list.")
+    return Column(at, named, source, side)
+
+
+def asked(
+    store: Store, columns: Sequence[Column], prompt: str, talk: Talk, options: dict[str, Any]
+) -> AsyncGenerator[dict[str, Any], None]:
+    """Pieces of all answers as they come, each with its column as `at`, or with an `error` of some `columns`.
+
+    As many models are asked at a time as can be loaded; one that cannot answer does not end the others.
+    """
+    by_source: dict[chat_client.Source, list[Column]] = {}
+    for column in columns:
+        by_source.setdefault(column.source, []).append(column)
+    answers = [_of(store, source, own, prompt, talk, options) for source, own in by_source.items()]
+    return merged(answers, chat_client.MOST_PROCESSES)
+
+
+async def _of(
+    store: Store,
+    source: chat_client.Source,
+    columns: Sequence[Column],
+    prompt: str,
+    talk: Talk,
+    options: dict[str, Any],
+) -> AsyncGenerator[dict[str, Any], None]:
+    """One model's answers; a side that stands in two columns is asked once."""
+    at: dict[str, list[Column]] = {}
+    for column in columns:
+        at.setdefault(column.side, []).append(column)
+    turns = {side: talk.after(same[0].value) for side, same in at.items()}
+    try:
+        answers = chat_client.stream(store.home, source, prompt, tuple(at), turns=turns, **options)
+        async for piece in answers:
+            for column in at[piece["side"]]:
+                yield {**piece, "at": column.at}
+    except (LabError, OSError) as error:
+        yield {"error": sentence(error), "source": source}

@@ -1,0 +1,109 @@
+"""Conversations of the Compare tab, kept in the home: they are there again after a reload or a restart.
+
+A browser chooses a long random name for its conversation. Whoever knows the name reads it, so nobody lists
+them. A conversation that nobody continues for a while is removed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import InputError, LabError
+from pipeline.system.files import to_json, write_whole
+
+FOLDER = "talks"
+NAME = re.compile(r"[A-Za-z0-9_-]{22}")
+MOST_TURNS = 40
+LARGEST = 4 << 20  # bytes of a conversation
+MOST = 2000  # conversations in a home
+OLD_SECONDS = 30 * 24 * 3600.0
+TOO_LONG = "This conversation is too long to be continued; ask without the earlier turns."
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a column answered, with the facts below it; `column` is as `comparing.Column.value`."""
+
+    column: str
+    text: str
+    facts: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question, its system text, and the answers."""
+
+    prompt: str
+    system: str
+    answers: tuple[Answer, ...]
+
+    def of(self, column: str) -> Answer | None:
+        """What a column answered; None if it was not asked."""
+        return next((answer for answer in self.answers if answer.column == column), None)
+
+
+@dataclass(frozen=True)
+class Talk:
+    """A conversation: the model that was chosen, the columns besides its own, and the turns."""
+
+    model: str = ""
+    also: tuple[str, ...] = ()
+    turns: tuple[Turn, ...] = ()
+
+    def after(self, column: str) -> list[tuple[str, str]]:
+        """The earlier questions and answers of a column."""
+        found = [(turn.prompt, turn.of(column)) for turn in self.turns]
+        return [(prompt, answer.text) for prompt, answer in found if answer is not None]
+
+
+def load(home: Path, name: str) -> Talk:
+    """A conversation, empty if there is none of this name or its file cannot be read."""
+    try:
+        return _read(json.loads(_file(home, name).read_text("utf-8")))
+    except (OSError, ValueError, LookupError, TypeError, InputError):
+        return Talk()
+
+
+def save(home: Path, name: str, talk: Talk) -> None:
+    """Keep a conversation. Raises InputError for a name that is none, LabError if it is too long, OSError."""
+    file = _file(home, name)
+    kept = dataclasses.asdict(talk)
+    if len(talk.turns) > MOST_TURNS or len(to_json(kept)) > LARGEST:
+        raise LabError(TOO_LONG)
+    file.parent.mkdir(mode=0o700, exist_ok=True)
+    write_whole(file, kept)
+
+
+def tidy(home: Path) -> None:
+    """Remove conversations that are old, and the oldest of too many."""
+    dated: list[tuple[float, Path]] = []
+    for file in (home / FOLDER).glob("*.json"):
+        try:
+            dated.append((file.stat().st_mtime, file))
+        except FileNotFoundError:
+            continue
+    dated.sort(reverse=True)
+    old = time.time() - OLD_SECONDS
+    for number, (changed, file) in enumerate(dated):
+        if number >= MOST or changed < old:
+            file.unlink(missing_ok=True)
+
+
+def _file(home: Path, name: str) -> Path:
+    if not NAME.fullmatch(name):
+        raise InputError("This conversation has no name; reload the page.")
+    return home / FOLDER / f"{name}.json"
+
+
+def _read(kept: dict[str, Any]) -> Talk:
+    turns = [
+        Turn(turn["prompt"], turn["system"], tuple(Answer(**answer) for answer in turn["answers"]))
+        for turn in kept["turns"]
+    ]
+    return Talk(str(kept["model"]), tuple(kept["also"]), tuple(turns))
