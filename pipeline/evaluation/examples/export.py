@@ -1,0 +1,57 @@
+"""The examples of a run as a file: CSV for a spreadsheet, or JSON lines."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pipeline import display
+from pipeline.evaluation.examples import rows
+from pipeline.evaluation.examples.rows import Example, Sources
+from pipeline.system.files import to_json
+
+Kind = Literal["csv", "jsonl"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+COLUMNS = ("line", "prompt", "system", "expected", "base", "adapter", "tokens", "base_loss", "adapter_loss",
+           "difference")  # fmt: skip
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # beginnings of what a spreadsheet carries out
+
+
+def write(sources: dict[str, Any], kind: Kind, to: str) -> Generator[str, None, int]:
+    """Write all examples to a file that is there already; returns how many. Raises InputError, OSError."""
+    yield "Writing examples…"
+    count = 0
+    with Path(to).open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        if kind == "csv":
+            file.write("\ufeff")  # else a spreadsheet takes it for text of another encoding
+            table.writerow(COLUMNS)
+        for example in rows.each(Sources(**sources)):
+            facts = flat(example)
+            if kind == "csv":
+                table.writerow([_cell(facts[name]) for name in COLUMNS])
+            else:
+                file.write(to_json(facts, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def flat(example: Example) -> dict[str, Any]:
+    """An example by COLUMNS; an answer's text has a mark where it was cut."""
+    sides = {"base": example.base, "adapter": example.adapter}
+    told = {
+        name: None if side is None else display.valid(display.answer({"text": side.text, "cut": side.cut}))
+        for name, side in sides.items()
+    }
+    return {name: told[name] if name in told else getattr(example, name) for name in COLUMNS}
+
+
+def harmless(text: str) -> str:
+    """The text of a cell that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def _cell(value: Any) -> Any:
+    return harmless(value) if isinstance(value, str) else "" if value is None else value

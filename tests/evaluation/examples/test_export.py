@@ -1,0 +1,52 @@
+"""Examples as files, whose cells no spreadsheet carries out."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.evaluation.examples import export
+from pipeline.evaluation.examples.rows import Sources
+from pipeline.inputs.data import datasets
+from tests.helpers import examples
+
+FORMULAS = ["=1+1", "+cmd", "-2", "@SUM(A1)", "\tx", "\rx"]
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> dict[str, Any]:
+    """Rows whose every text begins as a formula does."""
+    told = [(formula, f"{formula} too", 3.0, 1.0) for formula in FORMULAS]
+    data = examples.write_data(tmp_path / "data.jsonl", told)
+    losses = examples.write_losses(tmp_path / "rows.jsonl", told)
+    answers = tmp_path / "answers.json"
+    answered = [examples.answer(one, f"{one} too", f"{one} base", f"{one} adapter") for one in FORMULAS]
+    answers.write_text(json.dumps({"rows": answered}))
+    return dataclasses.asdict(Sources(str(data), "chat", str(answers), str(losses)))
+
+
+def test_no_cell_of_a_table_is_a_formula(sources: dict[str, Any], tmp_path: Path) -> None:
+    to = tmp_path / "out.csv"
+    assert datasets.ended(export.write(sources, "csv", str(to))) == len(FORMULAS)
+    with to.open(encoding="utf-8-sig", newline="") as file:
+        found = list(csv.DictReader(file))
+    assert [row["prompt"] for row in found] == [f"'{formula}" for formula in FORMULAS]
+    texts = [row[name] for row in found for name in ("expected", "base", "adapter")]
+    assert all(text.startswith("'") for text in texts)
+    assert (found[0]["line"], found[0]["difference"]) == ("1", "-2.0")  # a number stays one
+
+
+def test_lines_of_json_have_texts_as_they_are(sources: dict[str, Any], tmp_path: Path) -> None:
+    to = tmp_path / "out.jsonl"
+    datasets.ended(export.write(sources, "jsonl", str(to)))
+    found = [json.loads(line) for line in to.read_text("utf-8").split("\n")[:-1]]
+    assert [row["prompt"] for row in found] == FORMULAS
+    assert found[0] == {
+        "line": 1, "prompt": "=1+1", "system": "", "expected": "=1+1 too", "base": "=1+1 base",
+        "adapter": "=1+1 adapter", "tokens": 2, "base_loss": 3.0, "adapter_loss": 1.0, "difference": -2.0,
+    }  # fmt: skip

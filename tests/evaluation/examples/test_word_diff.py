@@ -1,0 +1,48 @@
+"""Differences of words."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+
+from pipeline.evaluation.examples.word_diff import GONE, NEW, SAME, difference
+
+
+def test_words_in_common_and_those_that_are_not() -> None:
+    assert difference("See the amber lighthouse.", "See the old amber tower.") == [
+        (SAME, "See the"), (NEW, " old"), (SAME, " amber"), (GONE, " lighthouse"), (NEW, " tower"),
+        (SAME, "."),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("", ""),
+        ("", "a  b\n"),
+        ("a\n\nb", "a b"),
+        ("  lead", "lead  "),
+        ("日本 東京", "東京 日本"),
+        ("<b>&", "&<i>"),
+    ],
+)
+def test_the_pieces_make_up_both_texts(one: str, other: str) -> None:
+    """White space alone is no difference; the second text's stands."""
+    found = difference(one, other)
+    assert found is not None
+    assert "".join(piece for kind, piece in found if kind != GONE) == other
+    assert "".join("".join(piece for kind, piece in found if kind != NEW).split()) == "".join(one.split())
+
+
+def test_texts_that_take_too_long_to_compare_are_not() -> None:
+    dice = random.Random(0)
+    one, other = (" ".join(dice.choice("ab") for _ in range(2000)) for _ in range(2))
+    began = time.process_time()
+    assert difference(one, other) is None
+    assert difference("word " * 6000, "") is None
+    assert time.process_time() - began < 1
+    one, other = (" ".join(dice.choice("ab") for _ in range(600)) for _ in range(2))
+    assert difference(one, other) is not None  # as large as is compared
+    assert time.process_time() - began < 20

@@ -1,0 +1,65 @@
+"""Runs whose evaluation measured rows, planted in a store: a dataset, its answers and its losses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.store import Store
+from tests.helpers import planted
+
+Row = tuple[str, str, float, float]  # prompt, response, and the loss of base and adapter
+
+
+def rows(count: int) -> list[Row]:
+    """Examples of which every third is worse with the adapter, the later the more."""
+    return [
+        (f"What is {at}?", f"It is {at}.", 3.0, 3.0 + at / 100 if at % 3 == 0 else 1.0)
+        for at in range(1, count + 1)
+    ]
+
+
+def write_data(path: Path, told: Sequence[Row]) -> Path:
+    """The dataset of such rows."""
+    made = [{"prompt": prompt, "response": response} for prompt, response, _, _ in told]
+    path.write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
+    return path
+
+
+def write_losses(path: Path, told: Sequence[Row]) -> Path:
+    """`rows.jsonl` as evaluate writes it; other kinds of entries are in it too."""
+    lines: list[dict[str, Any]] = [{"inputs": {}}]
+    lines += [
+        {"kind": "held_out", "line": line, "tokens": 2, "base": 2 * base, "adapter": 2 * adapter}
+        for line, (_, _, base, adapter) in enumerate(told, 1)
+    ]
+    lines.append({"kind": "general", "line": 1, "tokens": 2, "base": 900.0, "adapter": 0.0})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def measured(
+    store: Store, told: Sequence[Row], answers: list[dict[str, Any]] | None = None, **given: Any
+) -> str:
+    """A finished run whose evaluation measured these rows and gave these answers; its id."""
+    run = planted.finished(store, answers=answers or [], **given)
+    folder = store.folder(run, "evaluate")
+    data = write_data(folder / "data.jsonl", told)
+    losses = write_losses(folder / "rows.jsonl", told)
+    found = store.get(run).stage("evaluate").artifacts
+    made = [*found, {"name": "rows", "kind": "row_losses", "path": str(losses), "bytes": 1}]
+    with store._write() as db:
+        db.execute("UPDATE runs SET data = ? WHERE id = ?", (str(data), run))
+        db.execute(
+            "UPDATE stages SET artifacts = ? WHERE run = ? AND name = 'evaluate'", (json.dumps(made), run)
+        )
+    return run
+
+
+def answer(prompt: str, expected: str, base: str, adapter: str, **more: Any) -> dict[str, Any]:
+    """A row of `answers.json`."""
+    facts = {"tokens": 3, "cut": False, "tokens_per_second": 40.0, "first_token_seconds": 0.1}
+    sides = {"base": {"text": base, **facts}, "adapter": {"text": adapter, **facts}}
+    return {"prompt": prompt, "system": "", "expected": expected, **sides, **more}
