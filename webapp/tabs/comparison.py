@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from pipeline.errors import InputError, LabError
+from pipeline.publish.report import curves
 from pipeline.runs import history
 from webapp.home import known_run, store
 from webapp.ui import parts, views
@@ -37,7 +38,7 @@ def _compared(ids: list[str], *, asked: bool) -> dict[str, Any]:
     if not 1 < len(wanted) <= MOST:
         raise InputError(f"runs: {len(wanted)} are chosen; check 2 to {MOST} of them in the table")
     runs = [known_run(run) for run in wanted]
-    losses = [history.losses(store(), run) for run in runs]
+    losses = [curves.losses(store(), run) for run in runs]
     shown = views.comparison(runs, history.differences(runs), history.metrics(runs), losses)
     return {**shown, "asked": asked, "at": time.time()}  # `at` differs, so the same runs are drawn again
 

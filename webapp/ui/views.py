@@ -15,13 +15,15 @@ from pipeline import display
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.exports import row_view
 from pipeline.inputs.data.datasets import Report
+from pipeline.publish.report.curves import Losses
 from pipeline.runs.disk import Storage
-from pipeline.runs.history import Losses, nearness
 from pipeline.runs.history import Row as Compared
+from pipeline.runs.history import nearness
 from pipeline.runs.scorecard import Row
 from pipeline.store.run import CANCELED, DONE, ENDED, RUNNING, Run, StageRun
 
 LONGEST_CELL = 300
+LONGEST_ANSWER = 600  # the examples on the Runs tab have all of it
 LARGEST_ANSWERS = 8 << 20  # bytes; a thousand prompts of a few thousand letters have less
 LONGEST_EXAMPLE = 20_000
 Table = dict[str, Any]
@@ -245,7 +247,13 @@ def _cut(text: str, most: int) -> str:
 
 def evaluation(answers: list[dict[str, Any]], verdict: str = "") -> Table:
     """The recorded answers of the evaluate stage, and what it says of the adapter."""
-    rows = [[a["prompt"], a["expected"], _text(a["base"]), _text(a["adapter"])] for a in answers]
+    rows = [
+        [
+            _cut(text, LONGEST_ANSWER)
+            for text in (a["prompt"], a["expected"], _text(a["base"]), _text(a["adapter"]))
+        ]
+        for a in answers
+    ]
     columns = ["Prompt", "Expected", "Base", "With adapter"]
     said = "Held-out prompts, as the run recorded them"
     return table(columns, rows, caption=f"{verdict} {said}" if verdict else said)
