@@ -108,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     azure.add(verb)
     hub.add(verb)
     models.add_download(verb)
+    models.add_report(verb)
     runs.add_worker(verb)
     return parser
 

@@ -11,10 +11,12 @@ from pipeline import display, settings
 from pipeline.cli.queue import Verb, positive
 from pipeline.errors import InputError
 from pipeline.store import Store
-from pipeline.system.files import to_json
+from pipeline.system.files import to_json, whole
 
 if TYPE_CHECKING:  # imported where it is used, so that other verbs start faster
     from pipeline.exports.chat_client import Source
+
+ROWS = "also rows of the data: a report with examples, and answers.json; without it, the ZIP holds none"
 
 
 def add(verb: Verb) -> None:
@@ -37,6 +39,34 @@ def add(verb: Verb) -> None:
     )
 
 
+def add_report(verb: Verb) -> None:
+    """Add `report`."""
+    added = verb("report", report)
+    added.add_argument("run")
+    added.add_argument("--to", type=Path, metavar="FILE", help="default: print it; a file there is replaced")
+    added.add_argument("--format", choices=("html", "md"), help="default: by the name of the file, else md")
+    added.add_argument("--rows", action="store_true", help="with examples from the run's data")
+
+
+def report(args: argparse.Namespace) -> int:
+    """Write what a run did, how good its adapter is, and by which files, as a page of HTML or Markdown."""
+    from pipeline.publish.report import files
+
+    store = Store(settings.home())
+    by_name: files.Format = "html" if args.to and args.to.suffix.lower() in (".html", ".htm") else "md"
+    kind: files.Format = args.format or by_name
+    text = files.text(store.home, store.get(args.run), kind, args.rows)
+    if args.to is None:
+        print(text, end="")
+        return 0
+    if not args.to.parent.is_dir():
+        raise InputError(f"{args.to.parent}: no such folder")
+    with whole(args.to, shared=True) as part:
+        part.write_text(text, encoding="utf-8")
+    print(f"{args.to}: {len(text.encode()):,} bytes")
+    return 0
+
+
 def add_download(verb: Verb) -> None:
     """Add `download`."""
     added = verb("download", download)
@@ -44,6 +74,7 @@ def add_download(verb: Verb) -> None:
     added.add_argument(
         "--to", type=Path, metavar="FILE.zip", help="default: the run's name and id, in the current folder"
     )
+    added.add_argument("--rows", action="store_true", help=ROWS)
 
 
 def chat(args: argparse.Namespace) -> int:
@@ -96,7 +127,7 @@ def download(args: argparse.Namespace) -> int:
     store = Store(settings.home())
     found = store.get(args.run)
     target = args.to or Path(zip_file.file_name(found))
-    written = zip_file.save(store.home, found, target)
+    written = zip_file.save(store.home, found, target, args.rows)
     print(f"{target}: {written:,} bytes; unpacked, `python app.py` in it needs only onnxruntime-genai")
     return 0
 

@@ -19,6 +19,12 @@ WITH_ADAPTER = "A language model with a detachable LoRA adapter, for ONNX Runtim
 MERGED = "A language model with a LoRA adapter merged into its weights, for ONNX Runtime GenAI."
 WITHOUT = "A language model for ONNX Runtime GenAI."
 UNKNOWN = "not stated"
+FIGURES = {  # of an evaluation, by the names of its metrics behind that of the side
+    "loss": "Loss on held-out answers (nats a token)",
+    "loss_on_general_text": "Loss on general text (nats a token)",
+    "tokens_per_second": "Tokens per second",
+    "first_token_seconds": "Seconds to the first token",
+}
 GENAI = "onnxruntime-genai"
 MARKUP = re.compile(r"([\\`*_\[\]<>#|~!&$])")  # characters that Markdown treats as markup
 IN_WORKSPACE = re.compile(r"azureml://subscriptions/.+/models/([^/]+)/versions/([^/]+)")
@@ -34,25 +40,40 @@ def text(home: Path, run: Run, title: str, description: str = "") -> str:
     facts = {
         "Base model": shown(run)["model"],
         "Licence of the base": licences.of(str(run.recipe["model"]), home) or UNKNOWN,
-        "Data": _data(run),
+        "Data": data(run),
         "Run": run.id,
     }
     measured = {stage.name: stage.metrics for stage in run.stages if stage.metrics and stage.kind != PUBLISH}
     return (
         "\n\n".join(
             [
-                f"# {_plain(title)}",
-                _plain(description) or about,
-                "\n".join(f"- {name}: {_plain(value)}" for name, value in facts.items()),
+                f"# {plain(title)}",
+                plain(description) or about,
+                "\n".join(f"- {name}: {plain(value)}" for name, value in facts.items()),
                 f"Run it with `pip install {_genai(run, packages)}` and `python app.py`.\n"
                 f"Check the files with `sha256sum -c {checksums.NAME}`.",
-                f"## Recipe\n\n{_block(recipe(run))}",
-                f"## Measured\n\n{_block(_yaml(measured))}",
-                f"## Made with\n\n{_block(_yaml(packages)) if packages else UNKNOWN.capitalize() + '.'}",
+                *_judged(run),
+                f"## Recipe\n\n{block(recipe(run))}",
+                f"## Measured\n\n{block(_yaml(measured))}",
+                f"## Made with\n\n{block(_yaml(packages)) if packages else UNKNOWN.capitalize() + '.'}",
             ]
         )
         + "\n"
     )
+
+
+def _judged(run: Run) -> list[str]:
+    """The verdict of the evaluation, and the figures of both sides beside each other."""
+    if not run.verdict:
+        return []
+    metrics = next(stage.metrics for stage in reversed(run.stages) if stage.verdict)
+    rows = []
+    for name, words in FIGURES.items():
+        both = [metrics.get(f"{side}_{name}") for side in ("base", "adapter")]
+        if all(isinstance(figure, int | float) for figure in both):
+            rows.append(f"| {words} | {both[0]:.4g} | {both[1]:.4g} |")
+    table = "\n".join(["| | Base | With adapter |", "| --- | --- | --- |", *rows])
+    return [f"## Is the adapter better?\n\n{plain(run.verdict)}", *([table] if rows else [])]
 
 
 def recipe(run: Run) -> str:
@@ -72,7 +93,7 @@ def _last(path: str) -> str:
     return Path(path).name if Path(path).is_absolute() else path
 
 
-def _data(run: Run) -> str:
+def data(run: Run) -> str:
     """The dataset's name, with rows and hash if the home still has its copy."""
     copy, known = Path(run.data), [str(shown(run)["data"])]
     if copy.is_file():
@@ -91,13 +112,13 @@ def _genai(run: Run, packages: dict[str, str]) -> str:
     return f"{name}=={version}" if version else name
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text on one line of Markdown that is shown literally: no markup, no HTML, nothing invisible."""
     seen = "".join(letter if letter.isprintable() else " " for letter in text)
     return MARKUP.sub(r"\\\1", " ".join(seen.split()))
 
 
-def _block(text: str) -> str:
+def block(text: str) -> str:
     """A block of YAML in Markdown, in a fence longer than any in it, so that no text of it can end it."""
     fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 0)
     return f"{fence}yaml\n{text}{fence}"

@@ -17,6 +17,8 @@ from pipeline.exports import verify
 from pipeline.inputs.options import option
 from pipeline.publish import card, zip_file
 from pipeline.publish.card import CARD
+from pipeline.publish.report import files as report_files
+from pipeline.publish.report.files import ROWS_HELP
 from pipeline.publish.source import source_of
 from pipeline.store.run import Run
 from pipeline.system import checksums
@@ -30,6 +32,7 @@ class Options:
     name: str = option("", "Name of the model: letters, digits, - and _")
     version: str = option("", "A whole number; empty: the next one")
     description: str = option("", "A sentence for the model card", advanced=True)
+    rows: bool = option(False, ROWS_HELP, label="Include rows of the data")
 
 
 def plan(home: Path, run: Run, options: Options) -> dict[str, Any]:
@@ -49,6 +52,7 @@ def plan(home: Path, run: Run, options: Options) -> dict[str, Any]:
         for path in sorted(source.rglob("*"))
         if path.is_file()
         and path.name != checksums.NAME  # the copy gets its own
+        and str(path.relative_to(source)) not in (*report_files.NAMES, report_files.ANSWERS)
         and path.parent.name != zip_file.BYTECODE
     ]
     return {
@@ -77,8 +81,9 @@ def publish(home: Path, run: Run, options: Options, report: Callable[[str, float
     try:
         sums = _copy(Path(str(run.artifact("onnx"))), part, planned, report)
         written = card.text(home, run, f"{options.name}, version {planned['version']}", options.description)
-        (part / CARD).write_text(written, encoding="utf-8")
-        sums[CARD] = hashlib.sha256(written.encode()).hexdigest()
+        for name, text in {CARD: written, **report_files.with_rows(home, run, options.rows)}.items():
+            (part / name).write_text(text, encoding="utf-8")
+            sums[name] = hashlib.sha256(text.encode()).hexdigest()
         (part / checksums.NAME).write_text(checksums.text(sums), encoding="utf-8")
         facts = {
             "run": run.id,

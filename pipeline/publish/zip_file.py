@@ -14,7 +14,7 @@ import os
 import re
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 from pipeline.errors import InputError, LabError
 from pipeline.publish import card
 from pipeline.publish.card import CARD
+from pipeline.publish.report import files as report_files
 from pipeline.stages import artifacts
 from pipeline.store.run import DONE, Run
 from pipeline.system import checksums
@@ -29,7 +30,7 @@ from pipeline.system.files import whole
 
 RECIPE = "recipe.yaml"
 # Files of the folder that the ZIP leaves out or replaces.
-OURS = (CARD, RECIPE, checksums.NAME, artifacts.MANIFEST)
+OURS = (CARD, RECIPE, checksums.NAME, artifacts.MANIFEST, *report_files.NAMES, report_files.ANSWERS)
 BYTECODE = "__pycache__"  # left by a program that ran in the folder
 EARLIEST = 315532800  # 1980-01-01, in seconds since the epoch
 PIECE = 1 << 20  # bytes read at a time
@@ -70,14 +71,16 @@ class Takeaway:
     Threads may take turns, one at a time.
     """
 
-    def __init__(self, home: Path, run: Run) -> None:
-        """Open all files. Raises InputError if the run has no exported model."""
+    def __init__(self, home: Path, run: Run, report: Mapping[str, str] | None = None) -> None:
+        """Open all files. `report` has the files of the run's report; without it, it is made here, and holds
+        no rows of the data. Raises InputError if the run has no exported model."""
         folder = exported(run)
         if folder is None:
             raise InputError(_why_not(run))
         self._when = _moment(run.created)
         with contextlib.ExitStack() as opening:
-            written = {CARD: card.text(home, run, run.name), RECIPE: card.recipe(run)}
+            told = report_files.written(home, run, False) if report is None else report
+            written = {CARD: card.text(home, run, run.name), RECIPE: card.recipe(run), **told}
             self._entries = [
                 Entry(name, len(text.encode()), io.BytesIO(text.encode())) for name, text in written.items()
             ]
@@ -194,8 +197,9 @@ def _length(entries: list[Entry]) -> int:
     return position + directory + 22 + (56 + 20 if more else 0)
 
 
-def save(home: Path, run: Run, target: Path) -> int:
-    """Write the ZIP of a run to `target`, complete or not at all; returns its size.
+def save(home: Path, run: Run, target: Path, rows: bool = False) -> int:
+    """Write the ZIP of a run to `target`, complete or not at all; returns its size. It holds rows of the data
+    only if `rows`.
 
     Raises InputError if the run has no exported model, the folder does not exist, or the file does.
     """
@@ -203,7 +207,8 @@ def save(home: Path, run: Run, target: Path) -> int:
         raise InputError(f"{target}: already exists; give another name with --to")
     if not target.parent.is_dir():
         raise InputError(f"{target.parent}: no such folder")
-    with Takeaway(home, run) as zipped, whole(target, shared=True) as part:
+    told = report_files.written(home, run, rows) if exported(run) else None
+    with Takeaway(home, run, told) as zipped, whole(target, shared=True) as part:
         with part.open("xb") as file:
             for piece in zipped:
                 file.write(piece)

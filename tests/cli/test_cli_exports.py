@@ -196,6 +196,27 @@ class TestDownload:
         assert not (tmp_path / "it.zip").exists()
 
 
+class TestReport:
+    def test_it_is_printed_or_written_in_the_format_of_the_name(
+        self, finished: Run, capsys: Capture, tmp_path: Path
+    ) -> None:
+        code, out, err = cli(capsys, "report", finished.id)
+        assert (code, out.partition("\n")[0], err) == (0, "# finished", "")
+        assert "Where is town" not in out
+        code, out, _ = cli(capsys, "report", finished.id, "--rows", "--format", "md")
+        assert "Where is town 1?" in out
+        for name, begin in (("it.html", "<!doctype html>"), ("it.md", "# finished")):
+            code, out, _ = cli(capsys, "report", finished.id, "--to", tmp_path / name)
+            assert (code, out.partition(":")[0]) == (0, str(tmp_path / name))
+            assert (tmp_path / name).read_text("utf-8").startswith(begin)
+
+    def test_a_folder_that_is_not_there_is_one_sentence(
+        self, finished: Run, capsys: Capture, tmp_path: Path
+    ) -> None:
+        code, _, err = cli(capsys, "report", finished.id, "--to", tmp_path / "no" / "it.html")
+        assert (code, err) == (2, f"{tmp_path / 'no'}: no such folder\n")
+
+
 class TestConvert:
     @pytest.mark.parametrize(
         ("words", "reason"),

@@ -237,7 +237,7 @@ def test_queueing_checks_first(store: Store, finished: Run, no_worker: list[Path
     assert store.get(finished.id).stages[-1].name == "evaluate"
     assert submit.publish(store, finished, "local", local.Options(name="x")) == "publish"
     assert store.get(finished.id).stage("publish").options == {
-        "to": "local", "name": "x", "version": "", "description": "",
+        "to": "local", "name": "x", "version": "", "description": "", "rows": False,
     }  # fmt: skip
     assert no_worker == [store.home]
 

@@ -7,13 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, HTTPException
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.responses import (
+    FileResponse,
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.types import Receive, Scope, Send
 
 from pipeline import display
 from pipeline.errors import InputError, LabError
 from pipeline.publish import zip_file
-from pipeline.runs import pulls, scorecard
+from pipeline.publish.report.as_html import POLICY
+from pipeline.publish.report.files import Format
+from pipeline.runs import check_pool, pulls, scorecard
 from pipeline.store.run import Run
 from pipeline.worker import loop
 from webapp import local_models
@@ -61,13 +70,34 @@ class Sent(StreamingResponse):
 
 
 @router.get("/runs/{run}/model.zip")
-def model(run: str) -> Response:
-    """A finished run's exported model as a download. If a file was cut short, the connection is closed."""
+def model(run: str, rows: bool = False) -> Response:
+    """A finished run's exported model as a download, with rows of its data only if `rows`. If a file was cut
+    short, the connection is closed."""
     found = _run(run)
     try:
-        return Sent(zip_file.Takeaway(store().home, found), zip_file.file_name(found))
+        told = _reported("zipped", run=found.id, rows=rows) if zip_file.exported(found) else None
+        return Sent(zip_file.Takeaway(store().home, found, told), zip_file.file_name(found))
     except InputError as error:
         raise HTTPException(404, str(error)) from None
+
+
+@router.get("/runs/{run}/report.{kind}")
+def report(run: str, kind: Format, rows: bool = False) -> Response:
+    """The report of a run, with examples from its data only if `rows`."""
+    found = _run(run)
+    text = _reported("asked", run=found.id, kind=kind, rows=rows)
+    if kind == "html":
+        return HTMLResponse(text, headers={**NEW, "Content-Security-Policy": f"sandbox; {POLICY}"})
+    headers = {**NEW, "Content-Disposition": f'attachment; filename="{found.id}-report.md"'}
+    return Response(text, media_type="text/markdown", headers=headers)
+
+
+def _reported(function: str, **given: Any) -> Any:
+    """What a process of ours writes: a report may have rows of the data, which this one does not read."""
+    try:
+        return check_pool.answer(f"pipeline.publish.report.files:{function}", given)
+    except OSError:
+        raise HTTPException(404, "The files of this run cannot be read any more.") from None
 
 
 @router.post("/runs/{run}/cancel")

@@ -26,6 +26,8 @@ from pipeline.publish.azure.transfer import blob_client as azure_storage
 from pipeline.publish.azure.transfer import download, upload
 from pipeline.publish.azure.workspace import Taken
 from pipeline.publish.items import Item, packed
+from pipeline.publish.report import files as report_files
+from pipeline.publish.report.files import ROWS_HELP
 from pipeline.publish.source import source_of
 from pipeline.store.run import Run
 from pipeline.system import retry
@@ -41,6 +43,7 @@ class Options:
     name: str = option("", "Name of the model: letters, digits, - and _")
     version: str = option("", "A whole number; empty: the next one")
     description: str = option("", "A sentence for the model card", advanced=True)
+    rows: bool = option(False, ROWS_HELP, label="Include rows of the data")
     tags: str = option("", "Tags of your own: key=value, several with commas between", advanced=True)
     login: Literal["remembered", "cli", "identity", "environment"] = option(
         "remembered",
@@ -297,4 +300,5 @@ def _written(home: Path, run: Run, options: Options) -> dict[str, str]:
     return {
         card.CARD: card.text(home, run, options.name, options.description),
         zip_file.RECIPE: card.recipe(run),
+        **report_files.with_rows(home, run, options.rows),
     }

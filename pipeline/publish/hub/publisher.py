@@ -23,6 +23,8 @@ from pipeline.publish import card, check_process, checks, zip_file
 from pipeline.publish.hub import model_card
 from pipeline.publish.hub.faults import AGAIN, explained
 from pipeline.publish.items import Item, packed
+from pipeline.publish.report import files as report_files
+from pipeline.publish.report.files import ROWS_HELP
 from pipeline.publish.source import Rule, source_of
 from pipeline.store import Store
 from pipeline.store.run import DONE, PUBLISH, Run
@@ -49,6 +51,7 @@ class Options:
     name: str = option("", "Name of the model: organisation/name, or a name for your own account")
     version: str = option("", "A whole number; empty: the next one")
     description: str = option("", "A sentence for the model card", advanced=True)
+    rows: bool = option(False, ROWS_HELP, label="Include rows of the data")
     public: bool = option(False, "Let everybody see it; off, it is private to the account or organisation")
     adapter: bool = option(
         True, "Also the adapter as PEFT reads it (safetensors), in the folder adapter/", advanced=True
@@ -282,6 +285,7 @@ def _written(home: Path, run: Run, options: Options) -> dict[str, str]:
     written = {
         card.CARD: model_card.card_text(home, run, options.name, options.description, bool(beside)),
         zip_file.RECIPE: card.recipe(run),
+        **report_files.with_rows(home, run, options.rows),
     }
     if beside:
         config = json.loads((Path(str(run.artifact("adapter"))) / CONFIG).read_text("utf-8"))

@@ -109,9 +109,31 @@ def test_a_finished_run_is_taken_away_as_a_zip(client, store):
     assert int(reply.headers["content-length"]) == len(reply.content)
     with zipfile.ZipFile(io.BytesIO(reply.content)) as archive:
         assert archive.testzip() is None
-        assert archive.namelist() == ["README.md", "recipe.yaml", "model.onnx", "SHA256SUMS"]
+        assert archive.namelist() == [
+            "README.md", "recipe.yaml", "report.html", "report.md", "model.onnx", "SHA256SUMS",
+        ]  # fmt: skip
         assert yaml.safe_load(archive.read("recipe.yaml"))["data"] == "travel.jsonl"
     assert client.get(f"/runs/{run}.json").json()["exported"] is True
+
+
+def test_reports_and_zips_have_rows_only_if_asked(client, store):
+    run = planted.finished(store, "<script>alert(1)</script>")
+    page = client.get(f"/runs/{run}/report.html")
+    assert page.headers["content-type"].startswith("text/html")
+    assert page.headers["content-security-policy"].startswith("sandbox; default-src 'none'; style-src")
+    assert "<script" not in page.text
+    text = client.get(f"/runs/{run}/report.md")
+    assert "-report.md" in text.headers["content-disposition"]
+    for name in ("report.html", "report.md"):
+        assert "Lindenhafen" not in client.get(f"/runs/{run}/{name}").text
+        assert "Lindenhafen" in client.get(f"/runs/{run}/{name}?rows=true").text
+    for rows, there in (("false", False), ("true", True)):
+        zipped = client.get(f"/runs/{run}/model.zip?rows={rows}").content
+        with zipfile.ZipFile(io.BytesIO(zipped)) as archive:
+            assert ("answers.json" in archive.namelist()) is there
+        assert (b"Lindenhafen" in zipped) is there
+    assert client.get("/runs/nope/report.html").status_code == 404
+    assert client.get(f"/runs/{run}/report.exe").status_code == 422
 
 
 def test_a_run_without_an_export_is_not_taken_away(client, store):

@@ -1,0 +1,75 @@
+"""What a report says of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.publish.report import content
+from pipeline.publish.report.content import Report, Table, Text
+from pipeline.runs import submit
+from pipeline.runs.data import data_card
+from pipeline.store import Store
+from pipeline.store.run import Run
+from tests.helpers import examples
+from tests.helpers.planted import finish_all, plant
+from tests.runs.data.test_data_card import ended
+
+VERDICT = {
+    "outcome": "better", "text": "Better: 45 % less loss.", "metric": "response_loss", "difference": -2.75,
+    "low": -3.01, "high": -2.48, "rows": 14, "better": 14, "worse": 0,
+}  # fmt: skip
+
+
+def section(report: Report, title: str) -> str:
+    """All text of a section."""
+    found = next(one for one in report.sections if one.title == title)
+    return json.dumps([dataclasses.asdict(block) for block in found.blocks], ensure_ascii=False)
+
+
+def test_a_report_has_verdict_figures_curves_recipe_and_data(store: Store) -> None:
+    run = examples.measured(store, examples.rows(4), [], verdict=VERDICT)
+    report = content.of(store.home, store.get(run), True)
+    assert "45 % less loss" in section(report, "Verdict")
+    assert "-3.01 to -2.48" in section(report, "Verdict")
+    assert "eval loss after" in section(report, "Figures")
+    assert '"training", [1, 2' in section(report, "Curves")
+    assert "What is 3?" in section(report, "Examples")
+    assert "4 rows" in section(report, "Data")
+    assert "quantize" in section(report, "Recipe")
+    assert run in section(report, "Made with")
+
+
+def test_without_rows_it_has_none(store: Store) -> None:
+    run = examples.measured(store, examples.rows(4), [])
+    report = content.of(store.home, store.get(run), False)
+    found = next(one for one in report.sections if one.title == "Examples")
+    assert found.blocks == [Text(content.NO_ROWS)]
+
+
+def test_the_figures_of_a_kept_card_are_in_it(store: Store, dataset: Path) -> None:
+    kept = submit.keep_dataset(store.home, dataset)
+    ended(data_card.card(data_card.Question(kept, "{prompt} {response}", None, 512)))
+    run = finish_all(store, plant(store, data=kept))
+    found = section(content.of(store.home, run, False), "Data")
+    assert '"Rows", "20"' in found
+    (store.home / "cards" / "broken").mkdir()
+    (store.home / "cards" / "broken" / "card.json").write_text('{"path": [1]')
+    assert section(content.of(store.home, run, False), "Data") == found
+
+
+def test_checksums_are_its_proof(store: Store, finished: Run) -> None:
+    report = content.of(store.home, finished, False)
+    assert "adapter_weights.onnx_adapter" in section(report, "Proof")
+    speeds = next(one for one in report.sections if one.title == "Cost in speed").blocks[0]
+    assert isinstance(speeds, Table)
+    assert speeds.rows[0] == ("Tokens per second", "20", "18")
+
+
+@pytest.mark.parametrize("stages", [["quantize"], ["finetune", "optimize"]])
+def test_a_run_of_any_stages_has_one(store: Store, stages: list[str]) -> None:
+    report = content.of(store.home, finish_all(store, plant(store, stages=stages)), True)
+    assert report.sections[0].blocks == [Text(content.NO_VERDICT)]
