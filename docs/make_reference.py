@@ -21,7 +21,7 @@ from pipeline import settings
 from pipeline.inputs.options import Option, describe
 from pipeline.stages.recipe import OPTIONS, Basics
 from webapp import __main__ as page
-from webapp.routes import data_cards, live, queue, runs
+from webapp.routes import data_cards, examples, live, queue, runs
 
 FOLDER = settings.ROOT / "docs" / "reference"
 WRITTEN = "This page is written from the code by `make reference`; change the code, not this page.\n"
@@ -182,7 +182,13 @@ def arguments(parser: argparse.ArgumentParser) -> list[argparse.Action]:
 
 def our_routes() -> Iterator[APIRoute]:
     """The routes of our routers, runs first."""
-    routers: tuple[APIRouter, ...] = (runs.router, live.router, queue.router, data_cards.router)
+    routers: tuple[APIRouter, ...] = (
+        runs.router,
+        live.router,
+        queue.router,
+        data_cards.router,
+        examples.router,
+    )
     for router in routers:
         yield from (route for route in router.routes if isinstance(route, APIRoute))
 

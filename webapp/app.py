@@ -33,7 +33,7 @@ from pipeline.system import own_process
 from pipeline.worker import loop
 from webapp import connections, gradio_requests, guard, handler_values, local_models, talks, uploads
 from webapp.home import store
-from webapp.routes import data_cards, live, queue
+from webapp.routes import data_cards, examples, live, queue
 from webapp.routes.runs import router
 from webapp.tabs import compare, comparison, data, lab, models, publish, runs, versions
 from webapp.tabs.tuning import tune
@@ -69,6 +69,7 @@ def create(names: Iterable[str] = (), models: Iterable[Path] = (), *, hub_login:
     app.include_router(live.router)
     app.include_router(queue.router)
     app.include_router(data_cards.router)
+    app.include_router(examples.router)
     app.mount("/lab", StaticFiles(directory=theme.ASSETS))
     mimetypes.add_type("text/javascript", ".js")  # on some systems it is plain text, which browsers reject
     blocks = page()
@@ -185,11 +186,14 @@ def _tabs(sample: gr.Button, problems: gr.HTML) -> tuple[data.Data, lab.Lab, run
     with made["tune"]:
         tune.build(made["tune"], lab_tab)
     with made["compare"]:
-        compare.build(made["compare"])
+        asked = compare.build(made["compare"])
     with made["runs"]:
         history = runs.build(made["runs"])
     with made["publish"]:
         published = publish.build(made["publish"])
+    history.examples.select(compare.take, history.chosen, asked, trigger_mode="multiple", **parts.LOOKS).then(
+        None, None, None, js=f"() => ({parts.live('go')})('compare')", **parts.IN_PAGE
+    )
     history.view.click(lambda: gr.update(open=False), None, lab_tab.new, **parts.QUICK)
     for name, model in (("data", chosen.model), ("lab", lab_tab.model)):
         made[name].select(lambda: gr.update(choices=choices.models()), None, model, **parts.QUICK)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.axe import faults
-from tests.helpers import planted
+from tests.helpers import examples, planted
 
 pytestmark = pytest.mark.browser
 
@@ -260,3 +261,50 @@ def test_the_tab_is_fit_for_everyone(app, shot, dark):
     assert faults(page) == []
     assert page.evaluate("checks.faint()") == []
     shot(page, f"history{'-dark' if dark else ''}")
+
+
+def test_examples_are_marked_filtered_taken_along_and_opened_in_compare(app, shot):
+    told = [(f"What is {ATTACK}?", f"It is {ATTACK}.", 3.0, 3.5), *examples.rows(24)]
+    answers = [
+        examples.answer(told[0][0], told[0][1], f"It was {ATTACK}.", f"It is not {ATTACK}."),
+        examples.answer("What is 24?", "It is 24.", "word " * 8000, "It is 24."),
+    ]
+    run = examples.measured(app.store, told, answers)
+    page = app.open("?tab=runs")
+    pick(page, run)
+    table = page.locator("#runs-examples")
+    shown = table.locator("tbody tr")
+    expect(shown).to_have_count(20)
+    expect(shown.first).to_contain_text("+0.50")
+    expect(shown.first.locator("ins")).to_have_text(["was", " not"])
+    expect(shown.first.locator("del")).to_have_text(["is"])
+    assert page.evaluate("window.hacked") is None
+    table.get_by_label("Adapter worse").check()
+    expect(shown).to_have_count(9)
+    table.get_by_label("Search the examples").fill("WHAT IS 24?")
+    table.get_by_label("Search the examples").press("Enter")
+    expect(shown).to_have_count(1)
+    assert len(shown.first.inner_text()) < 2000
+    table.get_by_role("button", name="Show all of line 25").click()
+    expect(shown.first).to_contain_text("word " * 7999)
+    page.evaluate(CHECKS.read_text())
+    assert faults(page) == []
+    assert page.evaluate("checks.faint()") == []
+    shot(page, "examples")
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    shot(page, "examples-narrow")
+    with page.expect_download() as download:
+        table.get_by_role("link", name="Examples as csv").click()
+    assert download.value.path().read_text("utf-8").count("\n") == 26
+    with page.context.expect_page() as opened:
+        page.locator("#runs-report").get_by_role("link", name="Report", exact=True).click()
+    expect(opened.value.locator("h1")).to_have_text("travel")
+    assert ATTACK not in opened.value.content()
+    opened.value.close()
+    page.set_viewport_size({"width": 1280, "height": 800})
+    button = table.get_by_role("button", name="Open line 25 in Compare")
+    button.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#compare-prompt textarea")).to_have_value("What is 24?")
+    expect(page.locator("#compare-run input")).to_have_value(re.compile(run))

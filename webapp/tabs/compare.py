@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,6 +18,7 @@ from pipeline.runs import submit
 from webapp import talks
 from webapp.handler_values import picked
 from webapp.home import store
+from webapp.routes import examples
 from webapp.tabs import columns
 from webapp.talks import Answer, Talk, Turn
 from webapp.ui import choices, parts, views
@@ -243,6 +245,21 @@ def chosen(run: str | None, filled_for: str) -> tuple[Any, ...]:
     return (gr.skip(),) * (7 + len(BLANK)) if run and run == filled_for else (*choose(run), *BLANK)
 
 
+def take(run: str, event: gr.EventData) -> tuple[Any, ...]:
+    """The outputs of `arrive` for an example of a run: its prompt and system text to be asked again."""
+    number = picked(event)
+    if not re.fullmatch(r"-?[0-9]{1,15}", number):
+        raise InputError("example: choose one of the table")
+    found = examples.ask(run, "pages:whole", {"number": int(number)})
+    current, picker, _, _, recorded, _, _ = choose(run)
+    prompt = found["prompt"]
+    picker = {**picker, "value": prompt if any(one["prompt"] == prompt for one in _recorded(run)) else None}
+    wanted = gr.update(value=found["expected"], visible=bool(found["expected"]))
+    system = gr.update(value=found["system"], visible=_takes_system(run))
+    offered = gr.update(choices=choices.exports(store()), value=run)
+    return offered, None, current, picker, prompt, wanted, recorded, prompt, system, *BLANK
+
+
 def pick(run: str | None, event: gr.EventData) -> tuple[Any, ...]:
     """A held-out prompt that was clicked, even if again, and what the dataset has for it."""
     return _with(run, picked(event, "value"))
@@ -328,8 +345,8 @@ def _column(at: int) -> tuple[gr.Column, gr.HTML, gr.Textbox, gr.HTML]:
         return column, earlier, text, parts.drawn("facts")
 
 
-def build(tab: gr.Tab) -> None:
-    """Lay out the tab."""
+def build(tab: gr.Tab) -> list[gr.components.Component]:
+    """Lay out the tab; the outputs of `take`."""
     notice = parts.drawn("notice", elem_id="compare-notice")
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=320):
@@ -413,3 +430,4 @@ def build(tab: gr.Tab) -> None:
         arrive, [run, filled_for, name, typed_before], [run, also, notice, continues, *filled],
         js=parts.live("arrived", "talk.js"), **parts.QUICK,
     )  # fmt: skip
+    return [run, notice, *filled]

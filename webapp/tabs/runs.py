@@ -8,6 +8,7 @@ import gradio as gr
 
 from pipeline import display
 from pipeline.errors import LabError
+from pipeline.evaluation.examples import rows
 from pipeline.publish import zip_file
 from pipeline.runs import disk, history
 from pipeline.store.run import ENDED, RETRYABLE, Run
@@ -34,6 +35,7 @@ class Runs(NamedTuple):
     view: gr.Button
     use: gr.Button
     compared: list[gr.HTML]
+    examples: gr.HTML
 
 
 def listed(
@@ -92,6 +94,13 @@ def details(run: str) -> tuple[Any, ...]:
 def takes(run: str) -> list[list[str]]:
     """What the selected run takes on disk; separate, because that reads its folders."""
     return views.storage(disk.of(store(), known_run(run).id))
+
+
+def told(run: str) -> tuple[dict[str, Any], dict[str, str] | None]:
+    """The selected run, for the links to its report, and for the table of its examples if it has any."""
+    found = known_run(run)
+    report = {"run": found.id, "exported": zip_file.exported(found) is not None}
+    return report, {"run": found.id} if rows.of_run(found).any else None
 
 
 def retry(run: str) -> tuple[Any, ...]:
@@ -249,6 +258,8 @@ class _Details(NamedTuple):
     space: gr.HTML
     written: _Written
     stages: gr.HTML
+    report: gr.HTML
+    examples: gr.HTML
     recipe: gr.Code
 
 
@@ -266,6 +277,8 @@ def _details() -> _Details:
         space = parts.drawn("facts", elem_id="runs-storage")
         written = _written()
         stages = parts.drawn("table")
+        report = parts.drawn("reports", module="examples.js", elem_id="runs-report")
+        shown = parts.drawn("examples", module="examples.js", elem_id="runs-examples")
         recipe = gr.Code(
             label="Recipe",
             language="yaml",
@@ -274,7 +287,23 @@ def _details() -> _Details:
             show_line_numbers=False,
             buttons=["copy"],
         )
-    return _Details(panel, title, view, use, take, stop, again, remove, back, space, written, stages, recipe)
+    return _Details(
+        panel,
+        title,
+        view,
+        use,
+        take,
+        stop,
+        again,
+        remove,
+        back,
+        space,
+        written,
+        stages,
+        report,
+        shown,
+        recipe,
+    )
 
 
 def build(tab: gr.Tab) -> Runs:
@@ -309,7 +338,9 @@ def build(tab: gr.Tab) -> Runs:
     table.check(check, None, [checked, compare, ticks], trigger_mode="multiple", **parts.QUICK)
     table.select(
         select, None, [chosen, *shown, *of.written], trigger_mode="multiple", **parts.QUICK
-    ).then(takes, chosen, of.space, trigger_mode="always_last", **parts.QUICK)  # fmt: skip
+    ).then(takes, chosen, of.space, trigger_mode="always_last", **parts.QUICK).then(
+        told, chosen, [of.report, of.examples], trigger_mode="always_last", **parts.QUICK
+    )  # fmt: skip
     compare.click(comparison_panel.compare, checked, compared, **parts.LOOKS)
     of.take.click(None, chosen, None, js=parts.live("take"), **parts.IN_PAGE)
     of.view.click(None, chosen, None, js=parts.live("open"), **parts.IN_PAGE)
@@ -330,4 +361,4 @@ def build(tab: gr.Tab) -> Runs:
     of.back.click(restore, chosen, [notice, of.panel], **parts.QUICK).then(**look)
     space.click(ask_free, None, whether_free, **parts.LOOKS)
     whether_free.select(free, None, notice, **parts.LOOKS)
-    return Runs(chosen, of.view, of.use, compared)
+    return Runs(chosen, of.view, of.use, compared, of.examples)

@@ -10,10 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
+import pytest
 
 from pipeline import settings
-from pipeline.errors import LabError
-from tests.helpers import planted
+from pipeline.errors import InputError, LabError
+from tests.helpers import examples, planted
 from tests.helpers.page import FULL, full_disk
 from webapp import talks
 from webapp.tabs import columns, compare, publish
@@ -277,3 +278,17 @@ def test_a_conversation_that_cannot_be_kept_is_shown_and_said(store, monkeypatch
     shown = ask(planted.finished(store))
     assert shown.texts[0] == "base0 base1 base2 "
     assert shown.notice == {"text": FULL, "kind": "bad"}
+
+
+def test_an_example_is_taken_with_its_prompt_and_run(store):
+    answers = [examples.answer("What is 2?", "It is 2.", "No.", "It is 2.")]
+    run = examples.measured(store, examples.rows(3), answers)
+    for number, prompt, listed in (("2", "What is 2?", "What is 2?"), ("3", "What is 3?", None)):
+        shown = compare.take(run, SimpleNamespace(_data={"id": number}))
+        chosen, notice, filled_for, picker, asked, wanted, *_ = shown
+        assert (chosen["value"], notice, filled_for, asked) == (run, None, run, prompt)
+        assert picker["value"] == listed
+        assert wanted["value"] == f"It is {number}."
+    for number in ("99", "x", "1" * 20, "../1"):
+        with pytest.raises(InputError):
+            compare.take(run, SimpleNamespace(_data={"id": number}))

@@ -12,7 +12,7 @@ import yaml
 
 from pipeline.runs import disk
 from pipeline.store.run import CANCELED
-from tests.helpers import planted
+from tests.helpers import examples, planted
 from webapp import app
 from webapp.tabs import comparison, runs
 from webapp.ui import views
@@ -93,6 +93,13 @@ def test_the_verdict_stands_below_the_title(store):
     run = planted.finished(store, verdict={"outcome": "worse", "text": "Worse on all rows."})
     assert runs.details(run)[1]["note"] == "Worse on all rows."
     assert runs.details(planted.finished(store))[1]["note"] == ""
+
+
+def test_a_run_with_an_evaluation_has_examples_and_every_run_a_report(store):
+    run = examples.measured(store, examples.rows(2), [])
+    assert runs.told(run) == ({"run": run, "exported": True}, {"run": run})
+    other = planted.running(store)
+    assert runs.told(other) == ({"run": other, "exported": False}, None)
 
 
 def test_notes_and_tags_are_saved_or_refused_with_a_sentence(store):

@@ -1,0 +1,82 @@
+"""Routes of a run's examples: a page of the table, one example whole, and all of them as a download."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator
+from typing import IO, Annotated, Any
+
+from fastapi import APIRouter, HTTPException, Query
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from pipeline.errors import InputError
+from pipeline.evaluation.examples import rows
+from pipeline.evaluation.examples.export import Kind
+from pipeline.evaluation.examples.pages import Sort
+from pipeline.runs import check_pool
+from webapp.home import known_run
+from webapp.routes.runs import NEW
+
+router = APIRouter(include_in_schema=False)
+MOST = 2**53
+PIECE = 1 << 16
+NONE = "This run has no examples: its evaluation has not ended, or was left out."
+TYPES = {"csv": "text/csv; charset=utf-8", "jsonl": "application/x-ndjson"}
+
+
+@router.get("/runs/{run}/examples.json")
+def examples(
+    run: str,
+    sort: Sort = "worst",
+    worse: bool = False,
+    search: Annotated[str, Query(max_length=200)] = "",
+    start: Annotated[int, Query(ge=0, le=MOST)] = 0,
+) -> JSONResponse:
+    """Some examples of a run, with `search` in them, from `start` on; `worse` are those with a higher loss
+    with the adapter."""
+    given = {"sort": sort, "worse": worse, "search": search, "start": start}
+    return JSONResponse(_asked(run, "pages:page", given), headers=NEW)
+
+
+@router.get("/runs/{run}/examples/{number}.json")
+def example(run: str, number: int) -> JSONResponse:
+    """One example of a run with its texts whole."""
+    return JSONResponse(_asked(run, "pages:whole", {"number": number}), headers=NEW)
+
+
+@router.get("/runs/{run}/examples.{kind}")
+def download(run: str, kind: Kind) -> Response:
+    """All examples of a run as CSV or JSON lines."""
+    file = tempfile.NamedTemporaryFile("rb", prefix="olive-lab-")  # noqa: SIM115 - closed once it is sent
+    try:
+        _asked(run, "export:write", {"kind": kind, "to": file.name})
+    except BaseException:
+        file.close()
+        raise
+    headers = {**NEW, "Content-Disposition": f'attachment; filename="{run}-examples.{kind}"'}
+    return StreamingResponse(_pieces(file), media_type=TYPES[kind], headers=headers)
+
+
+def ask(run: str, function: str, given: dict[str, Any]) -> Any:
+    """What a process of ours answers, which reads the run's files. Raises InputError, LabError, OSError."""
+    sources = rows.of_run(known_run(run))
+    if not sources.any:
+        raise InputError(NONE)
+    question = {"sources": dataclasses.asdict(sources), **given}
+    return check_pool.answer(f"pipeline.evaluation.examples.{function}", question)
+
+
+def _asked(run: str, function: str, given: dict[str, Any]) -> Any:
+    try:
+        return ask(run, function, given)
+    except InputError as error:
+        raise HTTPException(404, str(error)) from None
+    except OSError:
+        raise HTTPException(404, "The files of this run cannot be read any more.") from None
+
+
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+    with file:
+        while piece := file.read(PIECE):
+            yield piece
