@@ -9,8 +9,8 @@ import asyncio
 import itertools
 import json
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -201,9 +201,10 @@ async def stream(
 
     `system` goes before the prompt where the model's chat template takes one; `turns` are earlier questions
     and answers by side. `temperature` 0 always picks the most likely token. The last piece of a side has
-    done, tokens, cut (by `max_new_tokens` or by what the model reads), tokens_per_second and
-    first_token_seconds. Questions are answered by turns; where a model has too many, the oldest one ends.
-    Raises LabError if the model cannot answer or has no turn left, InputError for a number out of bounds.
+    done, tokens, cut (by `max_new_tokens` or by what the model reads), tokens_per_second,
+    first_token_seconds, and SHA-256 of the files that answered: adapter (None for none) and graph, by name.
+    Questions are answered by turns; where a model has too many, the oldest one ends. Raises LabError if the
+    model cannot answer or has no turn left, InputError for a number out of bounds.
     """
     for value, known in ((seed, SEED), (max_new_tokens, TOKENS), (temperature, TEMPERATURE)):
         coerce(known, value, known.name)
@@ -217,6 +218,32 @@ async def stream(
     texts = "".join((prompt, system, *(text for said in turns.values() for turn in said for text in turn)))
     if display.valid(texts) != texts:
         raise InputError("The prompt has half of a character; type it again.")
+    async with aclosing(_asked(home, source, request)) as pieces:
+        async for piece in pieces:
+            yield piece
+
+
+async def probe(home: Path, source: Source) -> dict[str, Any]:
+    """What the model's process says of its files, and of logits with its adapter and without: see
+    `detaching`. A source without an adapter is probed in a process of its own, which ends.
+
+    Raises LabError if it cannot be asked.
+    """
+    fresh = source.adapter is None
+    asked = replace(source, name=f"{source.name}, probed") if fresh else source  # shared with nobody
+    try:
+        async with aclosing(_asked(home, asked, {"probe": True})) as pieces:
+            async for piece in pieces:
+                if "probe" in piece:
+                    return dict(piece["probe"])
+        raise LabError("The model did not answer the probe; try again.")
+    finally:
+        if fresh and asked in _servers:
+            await _end(asked)
+
+
+async def _asked(home: Path, source: Source, request: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+    """The pieces that a model's process answers a request with. Raises LabError."""
     server = await _server(home, source)
     _make_room_for_one(server)
     number = next(_numbers)

@@ -7,11 +7,15 @@ a line:
     {"id": 3, "side": "base", "text": "The"} … {"id": 3, "side": "base", "done": true, "tokens": 12, …}
     {"id": 3, "end": true}
 
+The last piece of a side says which files answered, by their SHA-256: `adapter` (null for none) and `graph`.
+A request {"id": 3, "probe": true} is answered with what `detaching` needs.
+
 A line `{"cancel": 3}` ends a request early. Requests that come meanwhile are answered by turns.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import queue
@@ -26,11 +30,13 @@ from typing import Any
 
 from pipeline import settings
 from pipeline.errors import LabError, reason, sentence
-from pipeline.exports import generation, verify
+from pipeline.exports import detaching, generation, loaded_files, verify
 from pipeline.exports.chat_client import Source
+from pipeline.exports.loaded_files import Loaded
 from pipeline.inputs.prompts import lab_prompt, templates
 from pipeline.system.files import to_json
 
+WAIT_SECONDS = 0.02  # for checksums, before it is others' turn
 MEMORY = 2 << 30  # bytes that the answers of one time may take, beside the model
 
 
@@ -52,14 +58,14 @@ def _serve(source: Source) -> None:
     """
     # Checked before the runtime reads the files: its own messages about faulty ones are no help.
     verify.require(verify.static(source.folder, source.adapter), f"its files in {source.folder} are not good")
-    model = generation.load(source.folder, {"adapter": source.adapter} if source.adapter else {})
+    loaded = loaded_files.load(source)
     inbox = _Inbox()
     _say({"ready": True})
     asked: list[_Question] = []
     while True:
         for request in inbox.take(wait=not asked):
             with _told(request["id"]):
-                asked.append(_question(model, request, source.merged))
+                asked.append(_probe(loaded, request) if request.get("probe") else _question(loaded, request))
         asked = [question for question in asked if question.number not in inbox.canceled]
         if asked:
             _turn(asked)
@@ -108,11 +114,27 @@ def _told(number: int) -> Iterator[None]:
         _say({"id": number, "error": sentence(error)})
 
 
-def _question(model: generation.Model, request: dict[str, Any], merged: bool) -> _Question:
-    """A request made ready. `merged` says that the weights have the adapter in them.
+def _probe(loaded: Loaded, request: dict[str, Any]) -> _Question:
+    """A probe: logits with the adapter, and then without it."""
 
-    Raises LabError, ValueError if it cannot be answered.
-    """
+    def pieces() -> Iterator[dict[str, Any]]:
+        found: dict[str, str] = {}
+        for name in ("on", "off"):
+            adapter = next(iter(loaded.model.names), None) if name == "on" else None
+            logits = generation.logits(loaded.model, detaching.TEXT, adapter)
+            found[name] = hashlib.sha256(logits.tobytes()).hexdigest()
+            yield {"text": ""}  # others' turn
+        while not loaded.is_summed(WAIT_SECONDS):
+            yield {"text": ""}
+        files = {"adapter": loaded.adapter, "adapter_now": loaded.adapter_now(), "graph": loaded.graph()}
+        yield {"probe": {**found, **files}}
+
+    return _Question(request["id"], pieces(), generation.memory(loaded.model, detaching.TEXT, 1))
+
+
+def _question(loaded: Loaded, request: dict[str, Any]) -> _Question:
+    """A request made ready. Raises LabError, ValueError if it cannot be answered."""
+    model, merged = loaded.model, loaded.source.merged
     if merged and "base" in request["sides"]:
         raise LabError("The adapter is merged into the weights; ask the adapter side only")
     if not merged and "adapter" in request["sides"] and "adapter" not in model.names:
@@ -131,10 +153,10 @@ def _question(model: generation.Model, request: dict[str, Any], merged: bool) ->
         for side, text in texts.items()
     }
     memory = sum(generation.memory(model, text, request["max_new_tokens"]) for text in texts.values())
-    return _Question(request["id"], _pieces(answers), memory)
+    return _Question(request["id"], _pieces(answers, loaded), memory)
 
 
-def _pieces(answers: dict[str, generation.Answer]) -> Iterator[dict[str, Any]]:
+def _pieces(answers: dict[str, generation.Answer], loaded: Loaded) -> Iterator[dict[str, Any]]:
     """Pieces of the answers, one from each side in turn; a text is empty where there is none yet."""
     growing = {side: iter(answer) for side, answer in answers.items()}
     while growing:
@@ -146,7 +168,10 @@ def _pieces(answers: dict[str, generation.Answer]) -> Iterator[dict[str, Any]]:
             del growing[side]
             facts = answers[side].facts()
             del facts["text"]
-            yield {"side": side, "done": True, **facts}
+            while not loaded.is_summed(WAIT_SECONDS):  # of a large model's first answer
+                yield {"side": side, "text": ""}
+            active = loaded.adapter if side in loaded.model.names else None
+            yield {"side": side, "done": True, **facts, "adapter": active, "graph": loaded.graph()}
 
 
 def _after(row: dict[str, Any], turns: list[list[str]] | None, model: generation.Model) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from pipeline.inputs.prompts import templates
 from tests.helpers import talks
 from tests.helpers.lab import until
 
+GRAPH = {"graph": {"model.onnx": "bb"}}
+
 
 class Answer:
     """As `generation.stream` gives it."""
@@ -46,10 +48,14 @@ def serve(
     reader = SimpleNamespace(optional=[], text=lambda row: f"<{row['prompt']}>")
     template, reader = model or (template, reader)
     monkeypatch.setattr("pipeline.exports.verify.static", lambda folder, adapter: [])
-    monkeypatch.setattr(
-        "pipeline.exports.generation.load",
-        lambda folder, adapters: SimpleNamespace(template=template, reader=reader, names=frozenset(adapters)),
-    )
+    names = frozenset({"adapter"} if adapter else ())
+
+    def load(source: Source) -> Any:
+        held = SimpleNamespace(template=template, reader=reader, names=names)
+        sums = {"adapter": "aa" if adapter else None, "graph": lambda: {"model.onnx": "bb"}}
+        return SimpleNamespace(model=held, source=source, is_summed=lambda _: True, **sums)
+
+    monkeypatch.setattr("pipeline.exports.loaded_files.load", load)
     monkeypatch.setattr("pipeline.exports.generation.stream", stream)
     monkeypatch.setattr("pipeline.exports.generation.memory", memory)
     monkeypatch.setattr(sys, "stdin", [json.dumps(request) for request in requests])
@@ -90,9 +96,9 @@ def test_the_sides_grow_together(monkeypatch: pytest.MonkeyPatch) -> None:
         {"ready": True},
         {"id": 1, "side": "base", "text": "c"},
         {"id": 1, "side": "adapter", "text": "a"},
-        {"id": 1, "side": "base", "done": True, "tokens": 1},
+        {"id": 1, "side": "base", "done": True, "tokens": 1, "adapter": None, **GRAPH},
         {"id": 1, "side": "adapter", "text": "b"},
-        {"id": 1, "side": "adapter", "done": True, "tokens": 2},
+        {"id": 1, "side": "adapter", "done": True, "tokens": 2, "adapter": "aa", **GRAPH},
         {"id": 1, "end": True},
     ]
 

@@ -142,7 +142,7 @@ export const draw = {
   facts(root, value) {
     root.replaceChildren();
     if (!value) return;
-    root.append(el("dl", {}, ...value.flatMap(([name, text]) => [el("dt", {}, name), el("dd", {}, text)])));
+    root.append(el("dl", {}, ...value.map(([name, text, title]) => el("div", {}, el("dt", {}, name), el("dd", { title }, text)))));
   },
 
   // The first row as the model reads it: its input, then what it learns.

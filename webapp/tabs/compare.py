@@ -13,7 +13,7 @@ import gradio as gr
 
 from pipeline import display
 from pipeline.errors import InputError, LabError, sentence
-from pipeline.exports import chat_client
+from pipeline.exports import chat_client, detaching
 from pipeline.runs import submit
 from webapp import talks
 from webapp.handler_values import picked
@@ -202,7 +202,31 @@ def measures(piece: dict[str, Any]) -> list[list[str]]:
         ["Tokens", f"{piece['tokens']}{f' {display.CUT}' if piece.get('cut') else ''}"],
         ["Tokens per second", f"{piece['tokens_per_second']:.1f}"],
         ["First token after", display.duration(piece["first_token_seconds"])],
+        *_proof(piece),
     ]
+
+
+def _proof(piece: dict[str, Any]) -> list[list[str]]:
+    """The files that answered, by the beginnings of their checksums, and the whole ones as titles."""
+    if "graph" not in piece:
+        return []
+    digests: dict[str, str] = piece["graph"]
+    rows = [["Adapter file", piece["adapter"] or "none"]] + [[name, digests[name]] for name in digests]
+    return [[name, detaching.short(told), f"SHA-256 {told}"] for name, told in rows]
+
+
+async def probe(run: str | None) -> AsyncIterator[tuple[Any, Any]]:
+    """Whether the model is its base again once the adapter is taken off: a notice, and the button."""
+    off = gr.update(interactive=False)
+    yield {"text": "Probing: the model is loaded once more, without its adapter…"}, off
+    try:
+        if not run:
+            raise InputError("Choose a model first.")
+        found = await detaching.probe(store().home, choices.source(store(), run))
+        told = {"text": f"{'✓' if found.good else '✕'} {found.text}", "kind": "good" if found.good else "bad"}
+    except (LabError, OSError) as error:
+        told = {"text": sentence(error), "kind": "bad"}
+    yield told, gr.update(interactive=True)
 
 
 def choose(run: str | None) -> tuple[Any, ...]:
@@ -390,6 +414,8 @@ def build(tab: gr.Tab) -> list[gr.components.Component]:
         anew = gr.Button("Regenerate", scale=1, elem_id="compare-again")
         change = gr.Button("Edit last", scale=1, elem_id="compare-edit")
         stop = gr.Button("Stop", scale=1, elem_id="compare-stop")
+        prove = gr.Button("Probe the adapter", scale=1, elem_id="compare-probe")
+    proof = parts.drawn("notice", elem_id="compare-proof")
     with gr.Row(equal_height=False):
         made = [_column(at) for at in range(columns.MOST)]
     recorded = parts.drawn("table", elem_id="compare-recorded")
@@ -420,6 +446,10 @@ def build(tab: gr.Tab) -> list[gr.components.Component]:
         edit, name, [prompt, instructions, edits, notice], js=parts.live("own", "talk.js"), **parts.QUICK
     )
     also.change(more, also, [*shown[2:], *texts[2:]], trigger_mode="always_last", **parts.QUICK)
+    prove.click(probe, run, [proof, prove], **parts.QUEUED).then(
+        lambda: gr.update(interactive=True), None, prove, **parts.QUICK
+    )
+    run.change(lambda: None, None, proof, **parts.QUICK)
     run.input(chosen, [run, filled_for], filled, trigger_mode="always_last", **parts.QUICK)
     picker.select(pick, run, from_list, trigger_mode="multiple", **parts.QUICK)
     picker.input(enter, [run, picker, taken], from_list, trigger_mode="always_last", **parts.QUICK)

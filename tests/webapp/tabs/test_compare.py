@@ -14,6 +14,8 @@ import pytest
 
 from pipeline import settings
 from pipeline.errors import InputError, LabError
+from pipeline.exports import detaching
+from pipeline.exports.detaching import Probed
 from tests.helpers import examples, planted
 from tests.helpers.page import FULL, full_disk
 from webapp import talks
@@ -292,3 +294,27 @@ def test_an_example_is_taken_with_its_prompt_and_run(store):
     for number in ("99", "x", "1" * 20, "../1"):
         with pytest.raises(InputError):
             compare.take(run, SimpleNamespace(_data={"id": number}))
+
+
+def test_each_answer_names_its_files_by_checksum():
+    facts = {"tokens": 3, "tokens_per_second": 1.0, "first_token_seconds": 1.0}
+    told = {**facts, "adapter": "a1" * 32, "graph": {"model.onnx": "b2" * 32}}
+    assert compare.measures(told)[3:] == [
+        ["Adapter file", "a1a1a1a1a1a1", f"SHA-256 {'a1' * 32}"],
+        ["model.onnx", "b2b2b2b2b2b2", f"SHA-256 {'b2' * 32}"],
+    ]
+    assert compare.measures({**told, "adapter": None})[3][:2] == ["Adapter file", "none"]
+
+
+def test_a_probe_says_what_it_found(store, monkeypatch):
+    run = planted.finished(store)
+
+    async def probed(home, source):
+        return Probed(False, "The adapter's file has changed.")
+
+    monkeypatch.setattr(detaching, "probe", probed)
+    (waiting, off), (told, on) = collect(compare.probe(run))
+    assert (off["interactive"], on["interactive"], "Probing" in waiting["text"]) == (False, True, True)
+    assert told == {"text": "✕ The adapter's file has changed.", "kind": "bad"}
+    assert collect(compare.probe(None))[-1][0]["kind"] == "bad"
+    assert collect(compare.probe("nope"))[-1][0]["kind"] == "bad"

@@ -1,0 +1,97 @@
+"""A loaded model with the checksums of the bytes that it was loaded from, by the process that holds it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import threading
+from pathlib import Path
+
+from pipeline.exports import contract, generation
+from pipeline.exports.chat_client import Source
+
+PIECE = 1 << 20
+CHANGED = "changed while it was loaded"
+Stat = tuple[int, int, int]
+
+
+class Loaded:
+    """A model, the SHA-256 of its adapter's file, and those of its graph's files, which take a while.
+
+    An adapter is loaded from a copy of our own, so its checksum is of what is in memory, whatever becomes of
+    the file. Weights are too large for that: a file of theirs that changes meanwhile has CHANGED for one.
+    """
+
+    def __init__(self, source: Source) -> None:
+        """Load it. Raises OSError, and what `generation.load` raises."""
+        self.source = source
+        self._before = {path.name: _stat(path) for path in _graph_files(source.folder)}
+        self.adapter: str | None = None
+        with tempfile.TemporaryDirectory(prefix="olive-lab-") as folder:
+            adapters = {}
+            if source.adapter:
+                adapters["adapter"] = Path(folder) / f"adapter{contract.SUFFIX}"
+                self.adapter = _copied(source.adapter, adapters["adapter"])
+            self.model = generation.load(source.folder, adapters)
+        self._graph: dict[str, str] = {}
+        self._summing = threading.Thread(target=self._sum, daemon=True)  # hashing lets other threads run
+        self._summing.start()
+
+    def is_summed(self, seconds: float) -> bool:
+        """Whether `graph` is known, after waiting so long at most."""
+        self._summing.join(seconds)
+        return not self._summing.is_alive()
+
+    def graph(self) -> dict[str, str]:
+        """SHA-256 of the files of the graph and its weights, by name; waits until they are read."""
+        self._summing.join()
+        return self._graph
+
+    def adapter_now(self) -> str | None:
+        """SHA-256 of the adapter's file as it is now; None if there is none any more."""
+        try:
+            return _sum(self.source.adapter) if self.source.adapter else None
+        except OSError:
+            return None
+
+    def _sum(self) -> None:
+        found = {}
+        for name, before in self._before.items():
+            path = self.source.folder / name
+            try:
+                digest = _sum(path)
+                found[name] = digest if _stat(path) == before else CHANGED
+            except OSError:
+                found[name] = CHANGED
+        self._graph = found
+
+
+def load(source: Source) -> Loaded:
+    """Load a source. Raises what `Loaded` does."""
+    return Loaded(source)
+
+
+def _graph_files(folder: Path) -> list[Path]:
+    return sorted(path for pattern in ("*.onnx", "*.onnx.data") for path in folder.glob(pattern))
+
+
+def _stat(path: Path) -> Stat:
+    facts = path.stat()
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _copied(path: Path, to: Path) -> str:
+    """Copy a file; the SHA-256 of what was copied."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file, to.open("xb") as copy:
+        os.fchmod(copy.fileno(), 0o600)
+        while piece := file.read(PIECE):
+            digest.update(piece)
+            copy.write(piece)
+    return digest.hexdigest()

@@ -1,0 +1,69 @@
+"""Checksums of what a model was loaded from, whatever becomes of the files."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipeline.exports import generation, loaded_files
+from pipeline.exports.chat_client import Source
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    """A folder with a graph, its weights and an adapter."""
+    for name in ("model.onnx", "model.onnx.data", "a.onnx_adapter"):
+        (tmp_path / name).write_bytes(name.encode())
+    return Source("x", tmp_path, tmp_path / "a.onnx_adapter", merged=False)
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def loading(monkeypatch: pytest.MonkeyPatch, meanwhile: Any) -> list[bytes]:
+    """Do something while a model is loaded; the bytes of the adapter that the runtime then gets."""
+    seen: list[bytes] = []
+
+    def load(folder: Path, adapters: dict[str, Path]) -> Any:
+        meanwhile()
+        seen.extend(path.read_bytes() for path in adapters.values())
+        return SimpleNamespace(names=frozenset(adapters))
+
+    monkeypatch.setattr(generation, "load", load)
+    return seen
+
+
+def test_the_adapter_is_loaded_from_the_bytes_that_were_summed(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert source.adapter is not None
+    seen = loading(monkeypatch, lambda: source.adapter and source.adapter.write_bytes(b"another"))
+    loaded = loaded_files.load(source)
+    assert (seen, loaded.adapter) == ([b"a.onnx_adapter"], digest("a.onnx_adapter"))
+    assert loaded.adapter_now() == digest("another")
+    source.adapter.unlink()
+    assert loaded.adapter_now() is None
+    assert loaded.graph() == {name: digest(name) for name in ("model.onnx", "model.onnx.data")}
+
+
+def test_weights_that_change_while_they_are_loaded_have_no_checksum(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def swapped() -> None:
+        (source.folder / "new").write_bytes(b"other weights")
+        (source.folder / "new").replace(source.folder / "model.onnx.data")
+
+    loading(monkeypatch, swapped)
+    told = loaded_files.load(source).graph()
+    assert told == {"model.onnx": digest("model.onnx"), "model.onnx.data": loaded_files.CHANGED}
+
+
+def test_a_source_without_an_adapter_has_none(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert loading(monkeypatch, lambda: None) == []
+    loaded = loaded_files.load(Source("x", source.folder, None, merged=False))
+    assert (loaded.adapter, loaded.adapter_now(), loaded.model.names) == (None, None, frozenset())
