@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -196,7 +196,7 @@ async def stream(
     temperature: float = 0.0,
     system: str = "",
     turns: Mapping[str, Sequence[tuple[str, str]]] = NO_TURNS,
-) -> AsyncIterator[dict[str, Any]]:
+) -> AsyncGenerator[dict[str, Any], None]:
     """Yield pieces of the answers as they are generated, `sides` interleaved; closing the iterator cancels.
 
     `system` goes before the prompt where the model's chat template takes one; `turns` are earlier questions

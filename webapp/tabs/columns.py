@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,9 +89,10 @@ async def _of(
         at.setdefault(column.side, []).append(column)
     turns = {side: talk.after(same[0].value) for side, same in at.items()}
     try:
-        answers = chat_client.stream(store.home, source, prompt, tuple(at), turns=turns, **options)
-        async for piece in answers:
-            for column in at[piece["side"]]:
-                yield {**piece, "at": column.at}
+        stream = chat_client.stream(store.home, source, prompt, tuple(at), turns=turns, **options)
+        async with contextlib.aclosing(stream) as answers:
+            async for piece in answers:
+                for column in at[piece["side"]]:
+                    yield {**piece, "at": column.at}
     except (LabError, OSError) as error:
         yield {"error": sentence(error), "source": source}

@@ -258,13 +258,19 @@ def test_a_conversation_goes_on_is_edited_and_is_there_after_a_reload(store, mon
 def test_what_was_answered_before_it_was_stopped_is_kept(store, monkeypatch):
     async def halting(home, source, prompt, sides, **options):
         yield {"side": "base", "text": "So far"}
-        await asyncio.Event().wait()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(source)
+
+    ended: list[object] = []
 
     async def stopped():
         steps = compare.compare(planted.finished(store), [], TALK, "Where?", 64, 0, 0)
         async for shown in steps:
             if seen(shown).texts[0]:
                 await steps.aclose()
+                assert ended, "the model is told at once"
                 return
 
     monkeypatch.setattr(compare.chat_client, "stream", halting)
