@@ -77,8 +77,17 @@ def diff(args: argparse.Namespace) -> int:
     return 0
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def compare(args: argparse.Namespace) -> int:
+    """Judge a run against another on the same held-out rows: which adapter, or quantization, is better."""
+    from pipeline.runs import compare_rows
 
+    store = Store(settings.home())
+    found = compare_rows.judge(store.get(args.run), store.get(args.other))
+    print(to_json(found, indent=2) if args.json else "\n".join(compare_rows.sentences(found)))
+    return 0
+
+
+def _cells(row: Row) -> tuple[str, ...]:
     return (row.key, *(_figure(row.key, value) for value in row.values))
 
 
@@ -164,6 +173,10 @@ def add(verb: Verb) -> None:
     added = verb("diff", diff)
     added.add_argument("run", metavar="RUN")
     added.add_argument("runs", nargs="+", metavar="RUN")
+    added.add_argument("--json", action="store_true")
+    added = verb("compare", compare)
+    added.add_argument("run", metavar="RUN")
+    added.add_argument("other", metavar="RUN", help="the run that is judged against the first")
     added.add_argument("--json", action="store_true")
     added = verb("delete", delete)
     added.add_argument("run")

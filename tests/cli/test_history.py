@@ -12,6 +12,7 @@ from pipeline.runs import disk
 from pipeline.store import Store
 from tests.cli.test_cli import Capture, cli
 from tests.helpers.planted import finish_all, plant
+from tests.runs.test_compare_rows import evaluated
 from tests.runs.test_disk import made, using
 
 
@@ -119,3 +120,15 @@ def test_space_is_freed(store: Store, capsys: Capture, monkeypatch: pytest.Monke
     assert cli(capsys, "gc")[1] == f"{listed}5.0 MB were freed.\n"
     assert (unused.folder.exists(), used.folder.is_dir()) == (False, True)
     assert cli(capsys, "gc")[1] == "0 B were freed.\n"
+
+
+def test_a_run_is_judged_against_another(store: Store, capsys: Capture) -> None:
+    one, other = evaluated(store).id, evaluated(store, better=0.5).id
+    code, out, _ = cli(capsys, "compare", one, other)
+    assert code == 0
+    assert out.splitlines()[0].startswith(f"{other} against {one}, with their adapters: Better: ")
+    told = json.loads(cli(capsys, "compare", one, other, "--json")[1])
+    assert told["adapter"]["outcome"] == "better"
+    code, out, err = cli(capsys, "compare", one, plant(store))
+    assert (code, out) == (2, "")
+    assert "has no losses row by row" in err
