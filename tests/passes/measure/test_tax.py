@@ -1,0 +1,52 @@
+"""What an adapter costs, on a small export that really computes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import exports
+
+pytestmark = pytest.mark.chain
+
+
+def test_both_sides_take_turns_and_medians_are_told(
+    written_export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.exports import generation
+    from pipeline.passes.measure import tax
+
+    model = generation.load(written_export, {"adapter": written_export / exports.ADAPTER})
+    active: list[tuple[str | None, int]] = []
+    turn = tax._turn
+
+    def noted(model: Any, ids: list[int], adapter: str | None, new: int) -> tax.Turn:
+        active.append((adapter, new))
+        return turn(model, ids, adapter, new)
+
+    monkeypatch.setattr(tax, "_turn", noted)
+    found = tax.measure(model, "adapter")
+    assert [adapter for adapter, new in active if new == tax.NEW] == [
+        None, "adapter", "adapter", None, None, "adapter", "adapter", None, None, "adapter",
+    ]  # fmt: skip
+    assert (found["prompt_tokens"], found["new_tokens"], found["turns"]) == (128, 32, 5)
+    for side in (found["base"], found["adapter"]):
+        assert len(side["decode_turns"]) == 5
+        assert side["decode_tokens_per_second"] == sorted(side["decode_turns"])[2]
+        assert min(side["prefill_tokens_per_second"], side["first_token_seconds"]) > 0
+        assert side["memory_bytes"] > 1 << 20
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_short_context_has_room_for_both(written_export: Path) -> None:
+    from dataclasses import replace
+
+    from pipeline.exports import generation
+    from pipeline.passes.measure import tax
+
+    model = generation.load(written_export, {"adapter": written_export / exports.ADAPTER})
+    found = tax.measure(replace(model, context_length=24), "adapter")
+    assert (found["prompt_tokens"], found["new_tokens"]) == (11, 12)
