@@ -1,4 +1,5 @@
 """Is one model better than another on the same rows? Statistics of pairs, and a verdict in words.
 
-Imports numpy and scipy, so the page and the command line never import it: they read what a stage wrote.
+Most of it imports numpy and scipy, so the page never imports it and reads what a stage wrote; `checks` imports
+neither, because a recipe is read by it.
 """

@@ -11,9 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pipeline.evaluation.checker import Outcome
+from pipeline.evaluation.checks import Check
 from pipeline.evaluation.verdict import Metric, Pair, judge_all
 
-Answer = Mapping[str, Any]  # a side of a row of answers.json: {text, tokens, cut}
+Side = Mapping[str, Any]  # a side of a row of answers.json: {text, tokens, cut}
+SIDES = ("base", "adapter")
+CHECK = "check_"  # begins the names of metrics of checks, which end with its number
 _WORD = re.compile(r"\w+")
 
 
@@ -51,27 +55,73 @@ NEARNESS: dict[Metric, Callable[[str, str], float]] = {
 }
 
 
-def compare(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means of both sides by metric, of rows of answers.json: {"token_f1": {"base": 0.3, "adapter": 0.7,
-    "verdict": {...}}, ..., "tokens": {...}, "ended": {...}}.
+def measured(expected: str, side: Side, outcomes: Sequence[Outcome] = ()) -> dict[str, Any]:
+    """A side with all that its answer alone says: {..., "ended": true, "nearness": {"token_f1": 0.5, ...}},
+    and with `outcomes` of checks {"checks": [true, false, "why nobody can tell", ...]}."""
+    nearness = {metric.name: near(expected, side["text"]) for metric, near in NEARNESS.items()}
+    checked = {"checks": list(outcomes)} if outcomes else {}
+    return {**side, "ended": not side["cut"], "nearness": nearness, **checked}
 
-    `tokens` is the length of answers, `ended` the share that ended by themselves. Verdicts are corrected for
-    being several; there are none where a side has no answers.
+
+def compare(rows: Sequence[Mapping[str, Any]], checks: Sequence[Check] = ()) -> dict[str, Any]:
+    """Means of both sides by metric, of rows of answers.json whose sides are `measured`: {"token_f1":
+    {"base": 0.3, "adapter": 0.7, "verdict": {...}}, ..., "tokens": {...}, "ended": {...}, "checks":
+    [{"check": "contains: Paris", "base": 0.1, "adapter": 0.9, "undecided": 2, "why": ..., "verdict": ...}]}.
+
+    `tokens` is the length of answers, `ended` the share that ended by themselves; of checks it is the share
+    that passes, without those that nobody can tell of. Verdicts are corrected for being several; there are
+    none where a side has no answers.
     """
-    sides = [side for side in ("base", "adapter") if rows and all(row[side] for row in rows)]
+    sides = [side for side in SIDES if rows and all(row[side] for row in rows)]
+    if not sides:
+        return {}
     found: dict[str, Any] = {
         "tokens": {side: _mean([row[side]["tokens"] for row in rows]) for side in sides},
-        "ended": {side: _mean([not row[side]["cut"] for row in rows]) for side in sides},
+        "ended": {side: _mean([row[side]["ended"] for row in rows]) for side in sides},
     }
     pairs: dict[Metric, Pair] = {}
-    for metric, nearness in NEARNESS.items():
-        by_side = {side: [nearness(row["expected"], row[side]["text"]) for row in rows] for side in sides}
-        found[metric.name] = {side: _mean(figures) for side, figures in by_side.items()}
-        if len(sides) == 2:
-            pairs[metric] = (by_side["base"], by_side["adapter"])
-    for name, verdict in judge_all(pairs).items():
-        found[name]["verdict"] = verdict.to_json()
-    return found if sides else {}
+    for metric in NEARNESS:
+        figures = [[row[side]["nearness"][metric.name] for row in rows] for side in sides]
+        found[metric.name] = {side: _mean(each) for side, each in zip(sides, figures, strict=True)}
+        pairs[metric] = (figures[0], figures[-1])
+    listed = []
+    for number, check in enumerate(checks):
+        passed = _passed(rows, sides, number)
+        listed.append(_entry(check, rows, sides, number, passed))
+        pairs[_metric(number, check)] = ([row[0] for row in passed], [row[-1] for row in passed])
+    if listed:
+        found["checks"] = listed
+    for name, verdict in judge_all(pairs).items() if len(sides) == len(SIDES) else ():
+        entry = found[name] if name in found else listed[int(name.removeprefix(CHECK)) - 1]
+        entry["verdict"] = verdict.to_json()
+    return found
+
+
+def _metric(number: int, check: Check) -> Metric:
+    return Metric(f"{CHECK}{number + 1}", f"share that passes '{check.name}'")
+
+
+def _passed(rows: Sequence[Mapping[str, Any]], sides: Sequence[str], number: int) -> list[list[float]]:
+    """Whether each side passes a check, 1 or 0, of the rows where that can be told of all sides."""
+    outcomes = [[row[side]["checks"][number] for side in sides] for row in rows]
+    return [list(map(float, each)) for each in outcomes if not any(isinstance(one, str) for one in each)]
+
+
+def _entry(
+    check: Check,
+    rows: Sequence[Mapping[str, Any]],
+    sides: Sequence[str],
+    number: int,
+    passed: Sequence[Sequence[float]],
+) -> dict[str, Any]:
+    """What is told of a check, without its verdict; `passed` are the rows of which that can be told."""
+    entry: dict[str, Any] = {"check": check.name}
+    if passed:
+        entry |= {side: _mean([row[at] for row in passed]) for at, side in enumerate(sides)}
+    outcomes = [row[side]["checks"][number] for row in rows for side in sides]
+    if reasons := Counter(one for one in outcomes if isinstance(one, str)):
+        entry |= {"undecided": len(rows) - len(passed), "why": reasons.most_common(1)[0][0]}
+    return entry
 
 
 def _words(text: str) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipeline.evaluation import checks
 from pipeline.inputs.models import architectures
 from pipeline.inputs.options import option
 from pipeline.stages import workflow_parts
@@ -14,6 +15,7 @@ from pipeline.stages.context import Artifact, Context, Results
 from pipeline.stages.quantize import Model
 
 ANSWERS, COMPARED, ROWS = "answers.json", "comparison.json", "rows.jsonl"
+CHECKS = "evaluate.checks"
 DOES = "run after its export"
 SMALLER = "a smaller evaluate.max_new_tokens"
 MODULES = ("pipeline.passes.measure.answers", "onnxruntime_genai")
@@ -32,17 +34,30 @@ class Options:
     max_new_tokens: int = option(
         64, "Maximum number of tokens in an answer", min=1, max=8192, label="Max tokens"
     )
+    checks: str = option(
+        "",
+        "What answers must fulfil, one check a line: contains: TEXT; regex: PATTERN; number: LOW to HIGH"
+        " (of the last number in the answer); json; json_schema: SCHEMA. In a recipe also a list",
+        advanced=True,
+        label="Checks of answers",
+    )
 
 
 def check(options: Options, model: Model) -> list[str]:
     """Why these options cannot work for this model, one sentence each."""
+    found = checks.problems(options.checks, CHECKS)
     longest = architectures.positions(model.config)
     if longest is not None and options.max_new_tokens >= longest:
-        return [
+        found.append(
             f"evaluate.max_new_tokens: {options.max_new_tokens} leaves no room for a prompt;"
             f" the model reads {longest} tokens in all"
-        ]
-    return []
+        )
+    return found
+
+
+def as_options(given: dict[str, Any]) -> dict[str, Any]:
+    """Options as a recipe has them, with plain values. Raises InputError naming the option."""
+    return {**given, "checks": checks.as_text(given["checks"], CHECKS)} if "checks" in given else given
 
 
 def check_recipe(_: Options, stages: Mapping[str, Any]) -> list[str]:
@@ -79,6 +94,7 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
         "rows": -1 if options.rows == "all" else options.rows,
         "tokenizer": str(context.model),
         "kept": str(context.checkpoints),
+        "checks": options.checks,
     }
     model = {"type": "OnnxModel", "model_path": str(context.inputs["onnx"]), "onnx_file_name": "model.onnx"}
     return workflow_parts.workflow(context, model, {"evaluate": step})

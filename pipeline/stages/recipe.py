@@ -225,11 +225,12 @@ def _without_auto(stage: str, given: Any) -> tuple[Any, list[str]]:
 
 
 def _renamed(stage: str, given: Any) -> Any:
-    """A stage's options by their current names."""
+    """A stage's options by their current names, with plain values. Raises InputError naming the option."""
     if not isinstance(given, dict):
         return given
     names = about(stage, "RENAMED", {})
-    return {names.get(key, key): value for key, value in given.items()}
+    found = {names.get(key, key): value for key, value in given.items()}
+    return ask(stage, "as_options", found, default=found)
 
 
 def _missing(values: dict[str, Any], given: dict[str, Any]) -> list[str]:

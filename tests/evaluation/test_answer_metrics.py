@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.evaluation import answer_metrics
+from pipeline.evaluation import answer_metrics, checks
 from pipeline.evaluation.answer_metrics import exact_match, rouge_l, token_f1
 
 CAT, MAT = "The cat sat on the mat.", "the cat was on the mat"
@@ -50,6 +50,20 @@ def test_an_answer_of_8_000_tokens_is_compared() -> None:
     assert rouge_l(" ".join(words), " ".join(words[::2])) == pytest.approx(2 / 3)
 
 
+def measured(rows: list[dict[str, Any]], outcomes: Any = lambda n, side: ()) -> list[dict[str, Any]]:
+    return [
+        {
+            **row,
+            **{
+                side: row[side]
+                and answer_metrics.measured(row["expected"], row[side], outcomes(number, side))
+                for side in answer_metrics.SIDES
+            },
+        }
+        for number, row in enumerate(rows)
+    ]
+
+
 def answers(count: int, near: bool) -> list[dict[str, Any]]:
     return [
         {
@@ -74,7 +88,7 @@ def no_chrf(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_chrf")
 class TestCompare:
     def test_both_sides_and_a_verdict_for_each_metric(self) -> None:
-        found = answer_metrics.compare(answers(12, near=False))
+        found = answer_metrics.compare(measured(answers(12, near=False)))
         assert found["tokens"] == {"base": 6.0, "adapter": 8.0}
         assert found["ended"] == {"base": 0.5, "adapter": 1.0}
         assert found["exact_match"]["verdict"]["outcome"] == "cannot_tell"
@@ -85,12 +99,45 @@ class TestCompare:
         json.dumps(found, allow_nan=False)
 
     def test_few_answers_are_no_verdict(self) -> None:
-        assert answer_metrics.compare(answers(3, near=True))["rouge_l"]["verdict"]["outcome"] == "cannot_tell"
+        found = answer_metrics.compare(measured(answers(3, near=True)))
+        assert found["rouge_l"]["verdict"]["outcome"] == "cannot_tell"
 
     def test_a_side_without_answers_is_left_out(self) -> None:
         rows = [{**row, "base": None} for row in answers(12, near=True)]
-        assert answer_metrics.compare(rows)["exact_match"] == {"adapter": 1.0}
+        found = answer_metrics.compare(measured(rows, lambda *_: [True]), checks.read("json", ""))
+        assert found["exact_match"] == {"adapter": 1.0}
+        assert found["checks"] == [{"check": "json", "adapter": 1.0}]
         assert answer_metrics.compare([]) == {}
+
+    def test_each_answer_keeps_its_own_figures(self) -> None:
+        (row,) = measured(answers(1, near=True))
+        assert row["base"]["ended"] is False
+        assert row["adapter"]["ended"] is True
+        assert row["adapter"]["nearness"] == {"exact_match": 1.0, "token_f1": 1.0, "rouge_l": 1.0}
+        assert row["adapter"]["text"] == "In 0, see the market."
+        assert "checks" not in row["adapter"]
+
+    def test_checks_have_the_share_that_passes_and_a_verdict(self) -> None:
+        """By the exact test on pairs: here 15 of 16 answers pass only with the adapter."""
+
+        def outcomes(number: int, side: str) -> list[bool | str]:
+            slow = "it took longer than 1 s"
+            return [side == "adapter" and number > 0, slow if number < 4 else True, slow]
+
+        known = checks.read("contains: market\njson\nregex: a", "")
+        found = answer_metrics.compare(measured(answers(16, near=False), outcomes), known)["checks"]
+        assert [entry["check"] for entry in found] == ["contains: market", "json", "regex: a"]
+        assert (found[0]["base"], found[0]["adapter"]) == (0.0, 15 / 16)
+        assert found[0]["verdict"]["outcome"] == "better"
+        assert "share that passes 'contains: market' 0.938 higher" in found[0]["verdict"]["text"]
+        assert found[0]["verdict"]["better"] == 15
+        assert "undecided" not in found[0]
+        assert (found[1]["base"], found[1]["undecided"]) == (1.0, 4)
+        assert found[1]["why"] == "it took longer than 1 s"
+        assert found[1]["verdict"]["outcome"] == found[2]["verdict"]["outcome"] == "cannot_tell"
+        assert found[1]["verdict"]["rows"] == 12
+        assert "base" not in found[2]
+        json.dumps(found, allow_nan=False)
 
 
 @pytest.mark.chain

@@ -319,3 +319,13 @@ def test_lengths_that_the_exporter_cannot_bring_together_are_refused() -> None:
 )
 def test_others_are_not(more: dict[str, Any]) -> None:
     assert problems(optimize, {**MISMATCHED, **more}) == []
+
+
+def test_checks_of_answers_that_cannot_be_applied_are_named() -> None:
+    assert problems(evaluate, checks="contains: Paris\nregex: (a\nPlain text")[0].startswith(
+        "evaluate.checks: check 3: 'Plain text' is not allowed"
+    )
+    assert problems(evaluate, checks="json\nregex: (a")[0].startswith(
+        "evaluate.checks: check 2: regex: '(a' is not a pattern"
+    )
+    assert problems(evaluate, checks="json\nregex: a") == []

@@ -224,3 +224,15 @@ def test_every_number_has_bounds(tmp_path: Path, value: str) -> None:
         given = {"data": "rows.jsonl", "model": "starter"}
         with pytest.raises(InputError, match=rf"^{key}: .* is not allowed; allowed: .*number"):
             recipe.build(given, tmp_path, [f"{key}={value}"])
+
+
+def test_checks_of_answers_are_a_list_or_lines() -> None:
+    given = {"data": "/d/rows.jsonl", "evaluate": {"checks": [{"contains": "Paris"}, {"number": {"low": 1}}]}}
+    read = recipe.from_dict(given)
+    assert read.evaluate is not None
+    assert read.evaluate.checks == "contains: Paris\nnumber: 1 to "
+    assert recipe.from_dict(read.to_dict()) == read
+    with pytest.raises(InputError, match=r"evaluate\.checks: check 1: \{'contain': 'x'\} is not allowed"):
+        recipe.from_dict({**given, "evaluate": {"checks": [{"contain": "x"}]}})
+    with pytest.raises(InputError, match=r"evaluate\.checks: 3 is not allowed; allowed: a text"):
+        recipe.from_dict({**given, "evaluate": {"checks": 3}})

@@ -15,13 +15,14 @@ from olive.passes.olive_pass import PassConfigParam
 
 from pipeline import display
 from pipeline.errors import LabError
-from pipeline.evaluation import answer_metrics
+from pipeline.evaluation import answer_metrics, overlap
+from pipeline.evaluation.checker import Checker
 from pipeline.exports import generation
 from pipeline.inputs.data import datasets
 from pipeline.inputs.data.sampling import spread
 from pipeline.inputs.data.splitting import Parts
-from pipeline.inputs.prompts import templates
-from pipeline.passes.measure import rows_compared
+from pipeline.inputs.prompts import conversations, templates
+from pipeline.passes.measure import rows_compared, tax
 from pipeline.passes.measure.row_losses import FILE, Losses, Record
 from pipeline.stages.events import emit
 from pipeline.system.files import finite
@@ -36,12 +37,14 @@ class Answers(Pass):
     """Write `answers.json`: {"rows": [{prompt, system, expected, base: {...} | null, adapter: {...} | null}],
     "left_out": prompts that are longer than the model's context}. No prompt is asked twice.
 
-    Also `comparison.json`: how near the answers of both sides are to the expected ones; with `rows`, also
-    metrics of their losses on held-out rows and the verdict; and `rows.jsonl`, these losses row by row, which
-    an interrupted attempt leaves in the folder `kept`.
+    Also `comparison.json`: how near the answers of both sides are to the expected ones, how many pass the
+    checks, how much of them stands in training rows, and what the adapter costs; with `rows`, also metrics of
+    their losses on held-out rows and the verdict; and `rows.jsonl`, these losses row by row, which an
+    interrupted attempt leaves in the folder `kept`.
 
-    A side is {text, tokens, cut, tokens_per_second, first_token_seconds}; where the adapter is merged into
-    the weights there is no base. Decoding is greedy, so that the same files give the same answers.
+    A side is {text, tokens, cut, ended, tokens_per_second, first_token_seconds, nearness: {exact_match, ...},
+    checks: [true, false, "why nobody can tell"]}; where the adapter is merged into the weights there is no
+    base. Decoding is greedy, so that the same files give the same answers.
     """
 
     @classmethod
@@ -66,6 +69,9 @@ class Answers(Pass):
             "kept": PassConfigParam(
                 type_=str, default_value=None, description="Folder of an interrupted try."
             ),
+            "checks": PassConfigParam(
+                type_=str, default_value="", description="Checks of answers, one a line."
+            ),
         }
 
     def _run_for_config(
@@ -82,34 +88,85 @@ class Answers(Pass):
         base: dict[str, str | None] = {} if config.merged else {"base": None}
         sides = base | ({SIDE: None} if config.merged else {name: name for name in loaded.names})
         compared = _compared(loaded, config, model.model_path, parts, sides) if config.rows else None
-        rows = datasets.load(data, loaded.template, set(wanted))
-        asked = [rows[i] for i in wanted if generation.room(loaded, loaded.reader.text(rows[i])) > 0]
-        left_out = len(wanted) - len(asked)
-        if not asked:
-            raise LabError(
-                f"All {left_out} held-out prompts are longer than the {loaded.context_length} tokens that"
-                " this model reads; shorten them, or set evaluate to null."
-            )
-        if left_out:
-            emit(message=f"Left out {left_out} of {len(wanted)} prompts: longer than the model's context")
-        answered: list[dict[str, Any]] = []
-        for row in asked:
-            emit(
-                message=f"Prompt {len(answered) + 1} of {len(asked)}",
-                progress=0.65 + 0.3 * len(answered) / len(asked),
-            )
-            answered.append(_answer(loaded, row, config.max_new_tokens, sides))
+        answered, left_out = _answered(loaded, data, wanted, config.max_new_tokens, sides)
+        metrics = _judged(answered, config.checks)
+        if shares := _overlap(answered, data, loaded.template, parts):
+            metrics["answers"]["verbatim"] = shares
+        costs = None
+        if len(sides) > 1:
+            emit(message="Speed with and without the adapter", progress=0.96)
+            costs = metrics["tax"] = tax.measure(loaded, SIDE)
         folder = Path(output_model_path)
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder / ANSWERS, {"rows": answered, "left_out": left_out})
-        metrics = {"answers": answer_metrics.compare(answered)}
         written = [folder / ANSWERS, folder / COMPARED]
         if compared is not None:
-            metrics |= compared.metrics(answered)
+            metrics |= compared.metrics(answered, costs, overlap.by_heart(shares))
             shutil.copyfile(Path(config.kept) / FILE, folder / FILE)
             written.append(folder / FILE)
         _write(folder / COMPARED, metrics)
         return _handler(Path(model.model_path), written)
+
+
+def _answered(
+    loaded: generation.Model, data: Path, wanted: list[int], max_new_tokens: int, sides: dict[str, str | None]
+) -> tuple[list[dict[str, Any]], int]:
+    """The rows of answers.json for the wanted rows of the dataset, and how many prompts are too long.
+
+    Raises LabError if all are.
+    """
+    rows = datasets.load(data, loaded.template, set(wanted))
+    asked = [rows[i] for i in wanted if generation.room(loaded, loaded.reader.text(rows[i])) > 0]
+    left_out = len(wanted) - len(asked)
+    if not asked:
+        raise LabError(
+            f"All {left_out} held-out prompts are longer than the {loaded.context_length} tokens that"
+            " this model reads; shorten them, or set evaluate to null."
+        )
+    if left_out:
+        emit(message=f"Left out {left_out} of {len(wanted)} prompts: longer than the model's context")
+    answered: list[dict[str, Any]] = []
+    for row in asked:
+        emit(
+            message=f"Prompt {len(answered) + 1} of {len(asked)}",
+            progress=0.65 + 0.3 * len(answered) / len(asked),
+        )
+        answered.append(_answer(loaded, row, max_new_tokens, sides))
+    return answered, left_out
+
+
+def _judged(answered: list[dict[str, Any]], checks: str) -> dict[str, Any]:
+    """Measure each side of rows of answers.json, which gets its figures; the metrics of all of them."""
+    with Checker(checks) as checker:
+        for row in answered:
+            for side in (side for side in answer_metrics.SIDES if row[side]):
+                outcomes = checker.apply(row[side]["text"])
+                row[side] = answer_metrics.measured(row["expected"], row[side], outcomes)
+        return {"answers": answer_metrics.compare(answered, checker.checks)}
+
+
+def _overlap(
+    answered: list[dict[str, Any]], data: Path, template: templates.Template, parts: Parts
+) -> dict[str, float]:
+    """How much of each side's answers, and of the expected ones, stands in rows that were trained on."""
+    texts = {side: [row[side]["text"] for row in answered if row[side]] for side in answer_metrics.SIDES} | {
+        "expected": [row["expected"] for row in answered]
+    }
+    found = overlap.Overlap(texts)
+    trained = iter(parts.train)
+    wanted = next(trained, None)
+    for position, (_, row) in enumerate(datasets.rows(data)):
+        if position == wanted:
+            found.read(_responses(row, template))
+            wanted = next(trained, None)
+    return found.shares()
+
+
+def _responses(row: dict[str, Any], template: templates.Template) -> list[str]:
+    """What is learned of a row: its response, or each answer of a conversation."""
+    if templates.is_conversation(template, row):
+        return [str(turn.answer.get("content") or "") for turn in conversations.turns(row)]
+    return [templates.expected(template, row)]
 
 
 def _compared(

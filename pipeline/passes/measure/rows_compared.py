@@ -16,6 +16,7 @@ from pipeline.passes.measure.row_losses import BLOCKS, GENERAL, HELD_OUT, TRAINE
 from pipeline.stages.events import emit
 
 BASE, ADAPTER = "base", "adapter"
+Speeds = tuple[tuple[int, float], tuple[int, float]]  # tokens, and tokens a second, of base and adapter
 MOST_TRAINED = 64  # rows of the training part whose loss is compared with that of new ones
 SAID = {
     HELD_OUT: "Loss on held-out rows",
@@ -35,8 +36,11 @@ class Compared:
     copies: int
     too_long: int
 
-    def metrics(self, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The stage's metrics; `answers` are rows of answers.json, which tell the speed of both sides."""
+    def metrics(
+        self, answers: Sequence[Mapping[str, Any]], tax: Mapping[str, Any] | None = None, recites: str = ""
+    ) -> dict[str, Any]:
+        """The stage's metrics; `answers` are rows of answers.json, which tell the speed of both sides if
+        there is no `tax`. `recites` is what is said of answers that stand in the training rows."""
         metrics: dict[str, Any] = {
             "rows": len(self.held_out),
             "copies_left_out": self.copies,
@@ -47,10 +51,10 @@ class Compared:
         }
         if self.overfitting:
             metrics["overfitting"] = self.overfitting
-        verdict = self.verdict(answers)
+        verdict = self.verdict(_turns(tax) if tax else _speeds(answers), recites)
         return metrics if verdict is None else {**metrics, "verdict": verdict.to_json()}
 
-    def verdict(self, answers: Sequence[Mapping[str, Any]]) -> Verdict | None:
+    def verdict(self, speeds: Sequence[Speeds], recites: str = "") -> Verdict | None:
         """Whether the adapter is better than the base; None if there is no adapter."""
         sides = {side for row in (*self.held_out, *self.general) for side in row.totals}
         if ADAPTER not in sides:
@@ -62,7 +66,7 @@ class Compared:
         found = judge(LOSS, *_by_row(self.held_out))
         heart = "" if found.outcome == BETTER else self.overfitting
         forgot, _ = words.forgot(*_by_row(self.general))
-        return found.with_more([part for part in (heart, forgot, words.speed(_speeds(answers))) if part])
+        return found.with_more([part for part in (heart, recites, forgot, words.speed(speeds)) if part])
 
     @property
     def overfitting(self) -> str:
@@ -126,7 +130,13 @@ def _means(rows: Sequence[Measured], name: str) -> dict[str, float]:
     return {name.format(side): _mean(rows, side) for side in sides}
 
 
-def _speeds(answers: Sequence[Mapping[str, Any]]) -> list[tuple[tuple[int, float], tuple[int, float]]]:
+def _turns(tax: Mapping[str, Any]) -> list[Speeds]:
+    """The same of the turns in which both sides decoded the same number of tokens."""
+    count, (base, adapter) = tax["new_tokens"], (tax[side]["decode_turns"] for side in (BASE, ADAPTER))
+    return [((count, one), (count, other)) for one, other in zip(base, adapter, strict=True)]
+
+
+def _speeds(answers: Sequence[Mapping[str, Any]]) -> list[Speeds]:
     """(tokens, tokens per second) of the base's and the adapter's answer to each prompt."""
     return [
         (

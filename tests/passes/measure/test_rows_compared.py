@@ -53,9 +53,15 @@ def test_the_verdict_says_all_that_is_known() -> None:
     json.dumps(found, allow_nan=False)
 
 
+def test_speed_is_that_of_alternating_turns() -> None:
+    tax = {"new_tokens": 32, "base": {"decode_turns": [100.0] * 5}, "adapter": {"decode_turns": [90.0] * 5}}
+    assert compared().metrics(SPOKEN, tax)["verdict"]["text"].endswith("; costs 10 % speed.")
+
+
 def test_rows_learned_by_heart_are_named() -> None:
     heart = "memorized rows: a loss of 0.55 where it was trained, 3.05 on new rows"
-    better = compared(held_out=rows(3.0), trained=rows(0.5, None)).metrics([])
+    better = compared(held_out=rows(3.0), trained=rows(0.5, None)).metrics([], None, "recites rows")
+    assert better["verdict"]["text"].endswith("12 of 12 rows; recites rows; forgot nothing measurable.")
     assert better["overfitting"] == heart
     assert "memorized" not in better["verdict"]["text"]
     worse = compared(held_out=rows(3.0, 2.0), trained=rows(0.5, None)).metrics([])
@@ -100,7 +106,7 @@ def evaluated(export: Path, target: Path, data: list[dict[str, Any]], **options:
     given = {
         "data": str(file), "eval_fraction": 0.5, "seed": 0, "prompts": 2, "max_new_tokens": 9,
         "adapter": str(export / exports.ADAPTER), "merged": False, "rows": 500, "tokenizer": str(export),
-        "kept": str(target / "kept"), **options,
+        "kept": str(target / "kept"), "checks": "", **options,
     }  # fmt: skip
     step = Answers(DEFAULT_CPU_ACCELERATOR, given, True)
     model = ONNXModelHandler(str(export), onnx_file_name="model.onnx")
@@ -122,6 +128,7 @@ def test_a_worse_adapter_is_found_out(export: Path, tmp_path: Path) -> None:
     assert found["verdict"]["worse"] == 20
     assert " predicts general text " in found["verdict"]["text"]
     assert found["adapter_loss"] > found["base_loss"]
+    assert found["tax"]["adapter"]["decode_tokens_per_second"] > 0
     kinds = [
         json.loads(line).get("kind")
         for line in (tmp_path / "a" / "out" / "rows.jsonl").read_text().splitlines()
@@ -132,6 +139,42 @@ def test_a_worse_adapter_is_found_out(export: Path, tmp_path: Path) -> None:
         "trained": 20,
         "general": 12,
     }
+
+
+def test_answers_are_checked_and_keep_their_figures(export: Path, tmp_path: Path) -> None:
+    """The small export never ends an answer by itself, and answers no JSON."""
+    found = evaluated(export, tmp_path, VARIED, checks='json\nregex: (?s)^.*$\ncontains: "\\u0000"', rows=0)
+    listed = found["answers"]["checks"]
+    assert [(entry["base"], entry["adapter"]) for entry in listed] == [(0.0, 0.0), (1.0, 1.0), (0.0, 0.0)]
+    assert {entry["verdict"]["outcome"] for entry in listed} == {"cannot_tell"}
+    assert found["answers"]["ended"] == {"base": 0.0, "adapter": 0.0}
+    for row in json.loads((tmp_path / "out" / "answers.json").read_text())["rows"]:
+        for side in ("base", "adapter"):
+            assert row[side]["checks"] == [False, True, False]
+            assert row[side]["ended"] is False
+            assert set(row[side]["nearness"]) == {"exact_match", "token_f1", "rouge_l", "chrf"}
+
+
+def test_answers_that_recite_training_rows_are_counted(tmp_path: Path) -> None:
+    """Only rows that were trained on are read, of conversations each answer."""
+    from pipeline.inputs.data.splitting import Parts
+    from pipeline.inputs.prompts import templates
+    from pipeline.passes.measure import answers
+
+    poem = "The market opens at nine and closes when the last of the farmers has gone home to the hills. "
+    other = "Nobody knows when it opens, and so people from the hills come whenever they have to sell. "
+    talk = [
+        {"role": role, "content": text}
+        for role, text in (("user", "Hi"), ("assistant", poem * 2), ("user", "?"), ("assistant", "Yes."))
+    ]
+    data = tmp_path / "rows.jsonl"
+    rows = [{"prompt": "a", "response": other * 2}, {"messages": talk}]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    side = {"text": poem * 2}
+    answered = [{"expected": other * 2, "base": {"text": other * 2}, "adapter": side}]
+    template = templates.parse("chat", None)
+    shares = answers._overlap(answered, data, template, Parts([1], [0], [0], [], "prompts"))
+    assert shares == {"base": 0.0, "adapter": 1.0, "expected": 0.0}
 
 
 def test_rows_are_limited_and_spread_and_copies_are_left_out(export: Path, tmp_path: Path) -> None:
