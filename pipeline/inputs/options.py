@@ -37,15 +37,17 @@ def option(
     min: float | None = None,
     max: float | None = None,
     auto: bool = False,
+    page: bool = True,
 ) -> Any:
     """A dataclass field with what a person needs to choose a value.
 
     `min` and `max` are inclusive bounds for numbers. `advanced` options are folded away on the page. `label`
     is the usual term, where the key alone is not. A recipe may say AUTO where `auto` is set: see
-    `stages.recipe`, which keeps it out of the values here.
+    `stages.recipe`, which keeps it out of the values here. Without `page` no form offers it: paths that a
+    browser could name are nobody's but the terminal's.
     """
     meta = {"help": help, "label": label, "advanced": advanced, "min": min, "max": max, "auto": auto}
-    return dataclasses.field(default=default, metadata=meta)
+    return dataclasses.field(default=default, metadata={**meta, "page": page})
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Option:
     max: float | None
     label: str = ""
     auto: bool = False
+    page: bool = True
 
     def titled(self) -> str:
         """Its label: "Learning rate" for `learning_rate`, "Rank (r)" for `r`."""
@@ -104,6 +107,7 @@ def describe(cls: type) -> list[Option]:
                 max=field.metadata["max"],
                 label=field.metadata["label"],
                 auto=field.metadata["auto"],
+                page=field.metadata["page"],
             )
         )
     return found

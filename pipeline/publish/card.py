@@ -83,7 +83,11 @@ def recipe(run: Run) -> str:
 
 def shown(run: Run) -> dict[str, Any]:
     """The recipe as others may see it."""
-    return {**run.recipe, **{key: _last(str(run.recipe[key])) for key in ("model", "data")}}
+    found = {**run.recipe, **{key: _last(str(run.recipe[key])) for key in ("model", "data")}}
+    for name, options in run.recipe.items():
+        if isinstance(options, dict) and options.get("data"):
+            found[name] = {**options, "data": _last(str(options["data"]))}
+    return found
 
 
 def _last(path: str) -> str:

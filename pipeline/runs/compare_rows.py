@@ -127,6 +127,6 @@ def _require_alike(first: Losses, second: Losses) -> None:
 
 
 def _data(run: Run) -> str:
-    """What tells the rows of a run's evaluation apart from others."""
-    path = Path(run.data)
+    """What tells the rows of a run's evaluation apart from others: of a file of its own, or of its data."""
+    path = Path((run.recipe.get(EVALUATE) or {}).get("data") or run.data)
     return datasets.kept_sha256(path) or str(path)

@@ -85,6 +85,7 @@ class Passed:
     columns  those chosen or recognised, where they are not plainly prompt and response
     settled  what each `auto` of the recipe stands for
     source   the hub's dataset with its commit, if the data is from there; the run's recipe names that
+    files    by stage, what its option `data` names, as JSON lines like those of `data`
     preflight  what its stages are predicted to take: see `preflight.report`
     """
 
@@ -94,6 +95,7 @@ class Passed:
     columns: dict[str, list[str]] | None
     settled: dict[str, Any] = dataclasses.field(default_factory=dict)
     source: str = ""
+    files: dict[str, str] = dataclasses.field(default_factory=dict)
     preflight: dict[str, Any] | None = None
 
 
@@ -182,6 +184,8 @@ def _new(store: Store, recipe: Recipe, passed: Passed) -> New:
     ).settled(passed.settled)
     data = keep_dataset(store.home, Path(passed.data))
     given = recipe.to_dict()
+    for stage, file in passed.files.items():
+        given[stage]["data"] = str(keep_dataset(store.home, Path(file)))
     stages = {name: options for name, options in given.items() if name in STAGES and options is not None}
     return New(recipe.name, given, data, stages)
 
@@ -261,6 +265,34 @@ class Prepared:
             raise
         return found
 
+    def files(self, recipe: Recipe, model: base_models.Model | None) -> dict[str, Checked]:
+        """By stage, the rows that it reads besides the data. Raises InputError naming the option."""
+        found = {}
+        for name, options in recipe.stages().items():
+            if not (file := ask(name, "file", options)):
+                continue
+            key = name, file, recipe.template, recipe.model
+            if key not in self._seen:
+                folder = self._work / str(len(self._seen))
+                folder.mkdir()
+                self._seen[key] = self._file(f"{name}.data", Path(file), folder, recipe, model)
+            seen = self._seen[key]
+            if isinstance(seen, InputError):
+                raise seen
+            found[name] = seen
+        return found
+
+    def _file(
+        self, where: str, file: Path, folder: Path, recipe: Recipe, model: base_models.Model | None
+    ) -> Checked | InputError:
+        if not file.is_file():
+            return InputError(f"{where}: {display.line(str(file))}: there is no such file")
+        split = recipe.eval_fraction, recipe.seed, None
+        try:
+            return prepare_data.check(file, folder, recipe.template, model, *split, None, least=1)
+        except InputError as error:
+            return InputError([f"{where}: {problem}" for problem in error.problems])
+
     def preflight(self, recipe: Recipe, model: base_models.Model) -> dict[str, Any]:
         """What a recipe that was checked takes. Raises InputError with what does not fit this machine."""
         found = self._seen[self._key(recipe)]
@@ -276,7 +308,8 @@ class Prepared:
         assert isinstance(found, Checked)
         made = found.made
         chosen = made.columns.to_dict() if made.columns is not None and made.has_chosen else None
-        return {"data": str(found.used), "columns": chosen, "source": found.source}
+        files = {name: str(one.used) for name, one in self.files(recipe, None).items()}
+        return {"data": str(found.used), "columns": chosen, "source": found.source, "files": files}
 
     def keep(self, home: Path, results: list[dict[str, Any]]) -> None:
         """Put what was made into the home, before it goes with the folder; the results name it there."""
@@ -288,6 +321,7 @@ class Prepared:
         }
         for one in results:
             one["data"] = kept.get(one["data"], one["data"])
+            one["files"] = {name: kept.get(file, file) for name, file in one["files"].items()}
 
     def _key(self, recipe: Recipe) -> Any:
         chosen = str(columns.parse(recipe.columns).to_dict()) if recipe.columns else ""
@@ -328,6 +362,10 @@ def check(recipe: Recipe, note: Say | None = None, prepared: Prepared | None = N
         report = prepared.check(recipe, model)
         if report.unasked and any(ask(name, "needs_prompts", given) for name, given in stages.items()):
             problems.append(f"{recipe.data}: {report.unasked}")
+    except InputError as error:
+        problems += error.problems
+    try:
+        prepared.files(recipe, model)
     except InputError as error:
         problems += error.problems
     if problems or model is None or report is None:

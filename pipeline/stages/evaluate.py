@@ -30,6 +30,13 @@ class Options:
         min=0,
         label="Rows compared",
     )
+    data: str = option(
+        "",
+        "Rows to evaluate on in place of held-out ones: a file of any format that data may have",
+        advanced=True,
+        label="Prompt file",
+        page=False,
+    )
     prompts: int = option(3, "Held-out prompts to answer", min=1, max=1000)
     max_new_tokens: int = option(
         64, "Maximum number of tokens in an answer", min=1, max=8192, label="Max tokens"
@@ -74,6 +81,11 @@ def tried(_: Options, __: Mapping[str, Any]) -> None:
     """Left out: every trial asks the export for an answer anyway."""
 
 
+def file(options: Options) -> str:
+    """A file that the result depends on besides the dataset, which is kept in the home; "" for none."""
+    return options.data
+
+
 def uses_rows(_: Options) -> bool:
     """Whether the result depends on the dataset."""
     return True
@@ -95,6 +107,7 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
         "tokenizer": str(context.model),
         "kept": str(context.checkpoints),
         "checks": options.checks,
+        "asked": options.data or None,
     }
     model = {"type": "OnnxModel", "model_path": str(context.inputs["onnx"]), "onnx_file_name": "model.onnx"}
     return workflow_parts.workflow(context, model, {"evaluate": step})

@@ -174,6 +174,9 @@ def redo(given: dict[str, Any], folder: Path, changes: list[str] | None = None) 
     for change in changes or []:
         _set(given, change)
     named = {change.partition("=")[0] for change in changes or []}
+    for name in OPTIONS:
+        if f"{name}.data" in named and (path := given[name].get("data")):
+            given[name]["data"] = str(_absolute(str(path), folder))
     if "data" in named:
         given["data"] = data_path(str(given["data"]), folder)
     if "model" in named:
@@ -210,10 +213,19 @@ def from_dict(given: dict[str, Any], folder: Path | None = None) -> Recipe:
         try:
             values["data"] = data_path(values["data"], folder)
             values["model"] = model_path(values.get("model", "starter"), folder)
+            values |= {
+                name: _with_path(options, folder) for name, options in values.items() if name in OPTIONS
+            }
         except (OSError, RuntimeError) as error:  # a name too long, ~ of a user that doesn't exist
             reason = error.strerror if isinstance(error, OSError) else error
             raise InputError(f"data or model: cannot be a path: {reason}") from None
     return Recipe(**values, auto=tuple(autos))
+
+
+def _with_path(options: Any, folder: Path) -> Any:
+    """A stage's options, whose file has an absolute path."""
+    path = getattr(options, "data", "")
+    return dataclasses.replace(options, data=str(_absolute(path, folder))) if path else options
 
 
 def _without_auto(stage: str, given: Any) -> tuple[Any, list[str]]:

@@ -119,6 +119,11 @@ def _busy(db: sqlite3.Connection, run: str) -> bool:
 
 def _inventory(db: sqlite3.Connection) -> Inventory:
     runs = db.execute("SELECT id, data FROM runs").fetchall()
+    # Files that stages read besides the data, by the options' name for them.
+    files = db.execute(
+        "SELECT DISTINCT json_extract(options, '$.data') AS data FROM stages"
+        " WHERE json_extract(options, '$.data') != ''"
+    ).fetchall()
     artifacts: dict[str, set[str]] = {}
     for row in db.execute("SELECT run, artifacts FROM stages WHERE artifacts != '[]'"):
         for artifact in json.loads(row["artifacts"]):
@@ -130,7 +135,7 @@ def _inventory(db: sqlite3.Connection) -> Inventory:
     running = db.execute("SELECT DISTINCT name FROM stages WHERE status = ?", (RUNNING,))
     return Inventory(
         runs=frozenset(row["id"] for row in runs),
-        data=frozenset(row["data"] for row in runs),
+        data=frozenset(row["data"] for row in (*runs, *files)),
         artifacts=artifacts,
         running=frozenset(row["name"] for row in running),
         models=models,

@@ -135,6 +135,8 @@ class StageJob:
         if uses_rows:
             facts["data"] = datasets.sha256(Path(self.run.data))
             facts["split"] = f"{self.recipe.eval_fraction} {self.recipe.seed}"
+        if file := ask(self.stage, "file", self.options):
+            facts["file"] = datasets.sha256(Path(file))
         return facts
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.errors import InputError, LabError
 from pipeline.inputs.data import datasets
+from pipeline.publish import card
 from pipeline.runs import submit
 from pipeline.stages import recipe
 from pipeline.store import Store
@@ -467,3 +468,32 @@ def test_what_a_run_takes_is_kept_in_its_folder(
     assert list(kept["stages"]) == ["quantize", "finetune", "optimize", "evaluate"]
     assert kept["passes"] == pytest.approx(60 * 4 / 18)
     assert kept["problems"] == []
+
+
+def test_rows_to_evaluate_on_are_checked_and_kept_beside_the_data(
+    store: Store, recipe_file: Path, no_worker: list[Path]
+) -> None:
+    prompts = recipe_file.parent / "prompts.csv"
+    prompts.write_text("prompt,response\nWhere is it?,Here.\n")
+    run = store.get(submit.submit(store, recipe.load(recipe_file, ["evaluate.data=prompts.csv"])))
+    kept = Path(run.recipe["evaluate"]["data"])
+    assert kept.parent.parent == store.home / "datasets"
+    assert run.stage("evaluate").options["data"] == str(kept)
+    assert [json.loads(line)["response"] for line in kept.read_text().splitlines()] == ["Here."]
+    assert kept.parent.name in {
+        Path(path).parent.name for path in store.inventory().data
+    }  # freeing leaves it
+    assert str(store.home) not in json.dumps(card.shown(run)["evaluate"])
+    repeated = submit.again(run)
+    assert repeated.evaluate is not None
+    assert repeated.evaluate.data == str(kept)
+
+
+def test_rows_to_evaluate_on_that_cannot_be_read_are_named(store: Store, recipe_file: Path) -> None:
+    missing = problem(store, recipe_file, "evaluate.data=nowhere.jsonl")
+    assert missing.startswith("evaluate.data: ")
+    assert missing.endswith("nowhere.jsonl: there is no such file")
+    (recipe_file.parent / "bad.jsonl").write_text('{"prompt": "a", "response": "b"}\n{"prompt": 1}\n')
+    assert "bad.jsonl:2: " in problem(store, recipe_file, "evaluate.data=bad.jsonl")
+    (recipe_file.parent / "empty.jsonl").write_text("")
+    assert "the file is empty" in problem(store, recipe_file, "evaluate.data=empty.jsonl")

@@ -56,8 +56,9 @@ class Form:
 
     def fields(self, group: str, cls: type) -> None:
         """Draw an input for each option of a dataclass, the advanced ones folded away."""
-        plain = [option for option in describe(cls) if not option.advanced]
-        advanced = [option for option in describe(cls) if option.advanced]
+        offered = [option for option in describe(cls) if option.page]
+        plain = [option for option in offered if not option.advanced]
+        advanced = [option for option in offered if option.advanced]
         with gr.Row(elem_classes="fields"):
             for option in plain:
                 self.add(group, option, component(option, group))

@@ -82,6 +82,13 @@ class Contents:
         rows = len(self) - _distinct(self._rows)
         return rows, len(self) - _distinct(self._prompts) - rows
 
+    def firsts(self) -> array[int]:
+        """Positions of rows whose prompt no earlier one has."""
+        found: dict[int, int] = {}
+        for position, prompt in enumerate(self._prompts):
+            found.setdefault(prompt, position)
+        return array("Q", found.values())
+
     def parts(self, eval_fraction: float) -> Parts:
         """The split: the same for the same contents and seed, in whatever order the rows stand.
 

@@ -22,13 +22,21 @@ from pipeline.inputs.data import datasets
 from pipeline.inputs.data.sampling import spread
 from pipeline.inputs.data.splitting import Parts
 from pipeline.inputs.prompts import conversations, templates
-from pipeline.passes.measure import rows_compared, tax
+from pipeline.passes.measure import new_rows, rows_compared, tax
 from pipeline.passes.measure.row_losses import FILE, Losses, Record
 from pipeline.stages.events import emit
 from pipeline.system.files import finite
 
 ANSWERS, COMPARED = "answers.json", "comparison.json"
-DECIDE = ("data", "eval_fraction", "seed", "adapter", "merged", "tokenizer")  # what row losses depend on
+DECIDE = (
+    "data",
+    "asked",
+    "eval_fraction",
+    "seed",
+    "adapter",
+    "merged",
+    "tokenizer",
+)  # what row losses depend on
 SIDE = "adapter"
 LONGEST_EXPECTED = 20_000  # letters that are written of an expected answer
 
@@ -69,6 +77,9 @@ class Answers(Pass):
             "kept": PassConfigParam(
                 type_=str, default_value=None, description="Folder of an interrupted try."
             ),
+            "asked": PassConfigParam(
+                type_=str, default_value=None, description="Rows in place of the held-out ones, JSON lines."
+            ),
             "checks": PassConfigParam(
                 type_=str, default_value="", description="Checks of answers, one a line."
             ),
@@ -82,13 +93,14 @@ class Answers(Pass):
         loaded = generation.load(Path(model.model_path).parent, adapters)
         data = Path(config.data)
         parts = datasets.split(data, loaded.template, config.eval_fraction, config.seed)
-        wanted = spread(parts.asked, config.prompts)
-        if len(wanted) < min(config.prompts, len(parts.held_out)):
+        new = new_rows.of(data, parts, Path(config.asked) if config.asked else None, loaded.template)
+        wanted = spread(new.asked, config.prompts)
+        if len(wanted) < min(config.prompts, len(new.positions)):
             emit(message=f"Only {len(wanted)} different prompts are held out; each is asked once")
         base: dict[str, str | None] = {} if config.merged else {"base": None}
         sides = base | ({SIDE: None} if config.merged else {name: name for name in loaded.names})
-        compared = _compared(loaded, config, model.model_path, parts, sides) if config.rows else None
-        answered, left_out = _answered(loaded, data, wanted, config.max_new_tokens, sides)
+        compared = _compared(loaded, config, model.model_path, parts, new, sides) if config.rows else None
+        answered, left_out = _answered(loaded, new.file, wanted, config.max_new_tokens, sides)
         metrics = _judged(answered, config.checks)
         if shares := _overlap(answered, data, loaded.template, parts):
             metrics["answers"]["verbatim"] = shares
@@ -170,14 +182,19 @@ def _responses(row: dict[str, Any], template: templates.Template) -> list[str]:
 
 
 def _compared(
-    loaded: generation.Model, config: Any, graph: str, parts: Parts, sides: dict[str, str | None]
+    loaded: generation.Model,
+    config: Any,
+    graph: str,
+    parts: Parts,
+    new: new_rows.NewRows,
+    sides: dict[str, str | None],
 ) -> rows_compared.Compared:
     """Losses of both sides on held-out rows; each is kept as soon as it is measured."""
     kept = Path(config.kept)
     kept.mkdir(parents=True, exist_ok=True)
     record = Record(kept / FILE, {"graph": graph} | {name: getattr(config, name) for name in DECIDE})
     losses = Losses(loaded, Path(config.tokenizer), Path(config.data), loaded.template, sides, record)
-    return rows_compared.compare(losses, parts, None if config.rows < 0 else config.rows)
+    return rows_compared.compare(losses, parts, new, None if config.rows < 0 else config.rows)
 
 
 def _write(file: Path, content: Any) -> None:

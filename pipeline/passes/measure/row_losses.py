@@ -103,14 +103,16 @@ class Losses:
     tell: Callable[[str, int], None] = lambda _, __: None
     too_long: int = field(default=0, init=False)  # rows that the model cannot read whole
 
-    def rows(self, kind: str, positions: Sequence[int], sides: Sides | None = None) -> list[Measured]:
-        """The rows at these positions of the dataset, without those that are too long.
+    def rows(
+        self, kind: str, positions: Sequence[int], sides: Sides | None = None, data: Path | None = None
+    ) -> list[Measured]:
+        """The rows at these positions of the dataset, or of other data, without those that are too long.
 
         `tell` gets the kind and how many are done. Raises InputError if a row is broken or does not fit the
         template.
         """
         found: list[Measured] = []
-        for batch in _batches(self.data, set(positions)):
+        for batch in _batches(data or self.data, set(positions)):
             rows = [row for _, row in batch]
             texts = Rows(rows, self.template, self.folder, self.model.context_length, "response")
             samples: dict[int, list[int]] = {}

@@ -9,9 +9,9 @@ from typing import Any
 
 from pipeline.evaluation import words
 from pipeline.evaluation.verdict import BETTER, LOSS, Verdict, judge, missing
-from pipeline.inputs.data.card import leaks
 from pipeline.inputs.data.sampling import spread
 from pipeline.inputs.data.splitting import Parts
+from pipeline.passes.measure.new_rows import NewRows
 from pipeline.passes.measure.row_losses import BLOCKS, GENERAL, HELD_OUT, TRAINED, Losses, Measured
 from pipeline.stages.events import emit
 
@@ -83,14 +83,14 @@ class Compared:
         return "each held-out row is nearly one that is trained on, or longer than what the model reads"
 
 
-def compare(losses: Losses, parts: Parts, limit: int | None) -> Compared:
-    """Measure `limit` of the held-out rows (None: all), from all over them, and what they are compared with.
+def compare(losses: Losses, parts: Parts, new: NewRows, limit: int | None) -> Compared:
+    """Measure `limit` of the new rows (None: all), from all over them, and what they are compared with.
 
     Raises InputError if a row is broken, and what onnxruntime_genai raises.
     """
     emit(message="Looking for held-out rows that are nearly training rows", progress=0.04)
-    copies = leaks.positions(losses.data, losses.template, parts)
-    chosen = spread([position for position in parts.held_out if position not in copies], limit)
+    copies = new.copies(losses.data, parts, losses.template)
+    chosen = spread([position for position in new.positions if position not in copies], limit)
     trained = spread(parts.train, min(len(chosen), MOST_TRAINED))
     shares = {
         HELD_OUT: (0.05, 0.4, len(chosen)),
@@ -105,7 +105,7 @@ def compare(losses: Losses, parts: Parts, limit: int | None) -> Compared:
     if losses.record.resumed:
         emit(message=f"{losses.record.resumed:,} rows were measured before this stage was interrupted")
     losses.tell = tell
-    held_out = losses.rows(HELD_OUT, chosen)
+    held_out = losses.rows(HELD_OUT, chosen, data=new.file)
     too_long = losses.too_long
     if too_long or copies:
         emit(message=f"Left out {len(copies):,} copies of training rows, {too_long:,} rows that are too long")

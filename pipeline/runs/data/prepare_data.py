@@ -280,9 +280,9 @@ def keep_source(kept: Path, source: str) -> None:
 
 def check(
     given: Path, work: Path, template: str, model: base_models.Model | None, eval_fraction: float, seed: int,
-    max_length: int | None, chosen: Columns | None, leave_out: Sequence[str] = (),
+    max_length: int | None, chosen: Columns | None, leave_out: Sequence[str] = (), least: int = 2,
 ) -> Checked:  # fmt: skip
-    """`checking` to its end. Raises InputError with all faults, LabError as `checking` does."""
+    """`checking` to its end; `least` rows are needed. Raises InputError with all faults, LabError as that."""
     data_check.require_chat(template, model)
     split = eval_fraction, seed, max_length
     try:
@@ -293,16 +293,16 @@ def check(
         raise InputError(f"data: {error}") from None
     steps = checking(sources, work, template, model, *split, chosen, leave_out)
     found = replace(ended(steps, sources[0]), source=source)
-    if problem := unusable(found):
+    if problem := unusable(found, least):
         raise InputError(problem)
     return found
 
 
-def unusable(found: Checked) -> list[str]:
+def unusable(found: Checked, least: int = 2) -> list[str]:
     """Why a dataset cannot be used, a sentence each; none if it can."""
     if not found.report.good:
         return found.report.messages()
-    if found.report.rows < 2:
+    if found.report.rows < least:
         return [datasets.too_few(found.made.sources[0], found.report.rows)]
     return []
 

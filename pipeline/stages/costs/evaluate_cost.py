@@ -50,7 +50,9 @@ def seconds_parts(
     """Seconds that each kind of work takes at the machine's rates."""
     prompts = min(options.prompts, max(rows.held_out, 1))
     asked = prompts * sides * rows.mean * (1 - rows.answer)
-    compared = min(rows.held_out, rows.held_out if options.rows == "all" else options.rows)
+    compared = rows.held_out if options.rows == "all" else options.rows
+    if not options.data:  # how many rows a file has is not known here
+        compared = min(rows.held_out, compared)
     read = (compared * sides + min(compared, MOST_TRAINED)) * rows.mean + GENERAL_TOKENS * sides
     made = prompts * sides * options.max_new_tokens
     return {

@@ -24,7 +24,7 @@ def answered(export: Path, rows: list[dict[str, Any]], prompts: int, target: Pat
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = SimpleNamespace(
         data=str(data), eval_fraction=0.5, seed=0, prompts=prompts, max_new_tokens=1, adapter=None,
-        merged=False, rows=0, checks="",
+        merged=False, rows=0, checks="", asked=None,
     )  # fmt: skip
     model = ONNXModelHandler(str(export), onnx_file_name="model.onnx")
     step = Answers(DEFAULT_CPU_ACCELERATOR, {**vars(config)}, True)

@@ -106,7 +106,7 @@ def evaluated(export: Path, target: Path, data: list[dict[str, Any]], **options:
     given = {
         "data": str(file), "eval_fraction": 0.5, "seed": 0, "prompts": 2, "max_new_tokens": 9,
         "adapter": str(export / exports.ADAPTER), "merged": False, "rows": 500, "tokenizer": str(export),
-        "kept": str(target / "kept"), "checks": "", **options,
+        "kept": str(target / "kept"), "checks": "", "asked": None, **options,
     }  # fmt: skip
     step = Answers(DEFAULT_CPU_ACCELERATOR, given, True)
     model = ONNXModelHandler(str(export), onnx_file_name="model.onnx")
@@ -175,6 +175,29 @@ def test_answers_that_recite_training_rows_are_counted(tmp_path: Path) -> None:
     template = templates.parse("chat", None)
     shares = answers._overlap(answered, data, template, Parts([1], [0], [0], [], "prompts"))
     assert shares == {"base": 0.0, "adapter": 1.0, "expected": 0.0}
+
+
+def test_rows_of_a_file_take_the_place_of_held_out_ones(export: Path, tmp_path: Path) -> None:
+    """Near copies of training rows and rows that are too long are left out and counted."""
+    brought = tmp_path / "prompts.jsonl"
+    long, fits = {"prompt": "x" * 300, "response": "long"}, {"prompt": "New?", "response": "Brand new."}
+    copy = {**VARIED[0], "response": "The market of the old town, and then the river with its bridges. " * 3}
+    brought.write_text("".join(json.dumps(row) + "\n" for row in (long, fits, copy, fits, fits)))
+    data = [copy, *({**row, "prompt": f"{row['prompt']}!"} for row in VARIED)]
+    for number, wanted in ((1, 3), (2, 2)):
+        found = evaluated(export, tmp_path / str(number), data, asked=str(brought), rows=wanted, prompts=4)
+        assert found["verdict"]["outcome"] == "cannot_tell"
+        assert found["rows"] + found["long_rows_left_out"] + found["copies_left_out"] >= wanted
+        written = json.loads((tmp_path / str(number) / "out" / "answers.json").read_text())
+        asked = [row["prompt"] for row in written["rows"]]
+        assert asked == ["New?", copy["prompt"]]
+        assert written["left_out"] == 1
+    one = tmp_path / "one.jsonl"
+    one.write_text(json.dumps(fits) + "\n")
+    found = evaluated(export, tmp_path / "one", data, asked=str(one))
+    assert (found["rows"], found["verdict"]["rows"]) == (1, 1)
+    said = "Cannot tell from 1 row; 10 are the fewest that say anything, 50 say more"
+    assert found["verdict"]["text"].startswith(said)
 
 
 def test_rows_are_limited_and_spread_and_copies_are_left_out(export: Path, tmp_path: Path) -> None:

@@ -25,7 +25,9 @@ def offered() -> list[tuple[str, str]]:
     found = [("Seed", "seed"), ("Held-out share", "eval_fraction")]
     for stage, cls in recipe.OPTIONS.items():
         found += [
-            (f"{stage.capitalize()}: {option.titled()}", f"{stage}.{option.name}") for option in describe(cls)
+            (f"{stage.capitalize()}: {option.titled()}", f"{stage}.{option.name}")
+            for option in describe(cls)
+            if option.page
         ]
     return found
 

@@ -58,3 +58,20 @@ def test_conversations_are_read_too(tmp_path: Path) -> None:
     template = templates.parse("chat", None)
     parts = datasets.split(path, template, 0.5, 0)
     assert leaks.positions(path, template, parts) == set(parts.held_out)
+
+
+def test_rows_of_another_file_that_are_near_a_training_row_are_leaks(tmp_path: Path) -> None:
+    """Not those that are near a row which is not trained on, nor near each other."""
+    trained, other = tmp_path / "rows.jsonl", tmp_path / "prompts.jsonl"
+    texts = {
+        name: f"{word} jumps over the lazy dog and runs far away into the deep {word} forest of {word}"
+        for name, word in (("learned", "fox"), ("held out", "wolverine"), ("new", "caterpillar"))
+    }
+    write = {trained: ["held out", "learned", "held out"], other: ["new", "new", "learned", "held out"]}
+    for path, names in write.items():
+        rows = [{"question": texts[name], "answer": texts[name]} for name in names]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    template = templates.parse(TEMPLATE)
+    assert leaks.between(trained, [1], other, 4, template) == {2}
+    assert leaks.between(trained, [0, 2], other, 4, template) == {3}
+    assert leaks.between(trained, [], other, 4, template) == set()
