@@ -50,6 +50,8 @@ def scorecard_(args: argparse.Namespace) -> int:
         if quiet
         else "\n" + terminal.scores(rows)
     )
+    if not quiet and (best := scorecard.best(rows)):
+        print(f"\n{best}")
     return 0 if not refused and all(row.status == DONE for row in rows) else 1
 
 

@@ -88,6 +88,12 @@ def judge_all(pairs: Mapping[Metric, Pair]) -> dict[str, Verdict]:
     return {metric.name: found.verdict(chances[metric.name]) for metric, found in compared.items()}
 
 
+def relative(metric: Metric, base: Figures, other: Figures) -> tuple[float, float]:
+    """The ends of the mean difference's interval as sentences give them, of two rows or more: in percent of
+    the base's mean, or plain. Raises ValueError as `judge` does."""
+    return _Compared(metric, *_floats((base, other)))._sizes()
+
+
 def missing(metric: Metric, why: str) -> Verdict:
     """The verdict where there is nothing to compare; `why` ends the sentence."""
     return Verdict(CANNOT_TELL, f"Cannot tell: {why}.", metric.name, None, None, None, 0, 0, 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,7 @@ class Row:
     peak_memory_bytes: int | None = None  # of quantizing, on the host
     peak_gpu_memory_bytes: int | None = None
     tokens_per_second: float | None = None
+    against_float: dict[str, Any] | None = None  # on the held-out rows: see `evaluation.against`
     note: str = ""
 
 
@@ -124,6 +126,41 @@ def _rows(runs: list[Run]) -> list[Row]:
     return [_row(run) for run in sorted(runs, key=lambda run: (run.created, run.id))]
 
 
+NAMES = {"rtn": "RTN", "gptq": "GPTQ", "awq": "AWQ", "autoawq": "AWQ by AutoAWQ"}
+
+
+def best(rows: Sequence[Row]) -> str:
+    """Which way suits best, as a sentence; "" while too little is measured.
+
+    Of those that the rows cannot tell from the one with the least loss, because their intervals overlap, it
+    is the smallest.
+    """
+    known = [row for row in rows if row.bytes and _is_number(row, "low") and _is_number(row, "high")]
+    if len(known) < 2:
+        return ""
+    least = min(known, key=lambda row: _figure(row, "difference"))
+    alike = [row for row in known if _figure(row, "low") <= _figure(least, "high")]
+    chosen = min(alike, key=lambda row: (row.bytes or 0, _figure(row, "difference")))
+    parts = [
+        f"{NAMES.get(chosen.algorithm, chosen.algorithm)} suits best: {(chosen.against_float or {})['words']}"
+    ]
+    whole = next((row.bytes for row in rows if row.algorithm == FLOAT and row.bytes), None)
+    if whole and chosen.bytes:
+        parts.append(f"{100 * chosen.bytes / whole:.0f} % of the size")
+    others = [row for row in alike if row is not chosen]
+    names = display.names(NAMES.get(row.algorithm, row.algorithm) for row in others)
+    more = f" Your rows cannot tell it from {names}." if others else ""
+    return f"{', '.join(parts)}.{more}"
+
+
+def _is_number(row: Row, name: str) -> bool:
+    return isinstance((row.against_float or {}).get(name), int | float)
+
+
+def _figure(row: Row, name: str) -> float:
+    return float((row.against_float or {})[name])
+
+
 def groups(store: Store) -> list[str]:
     """Names of the scorecards there are, newest first."""
     return list(every(store))
@@ -158,5 +195,6 @@ def _row(run: Run) -> Row:
         peak_memory_bytes=quantized.get("peak_memory_bytes"),
         peak_gpu_memory_bytes=quantized.get("peak_gpu_memory_bytes"),
         tokens_per_second=scored.get("tokens_per_second"),
+        against_float=scored.get("against_float"),
         note=f"{failed.name}: {failed.error}" if failed else "",
     )

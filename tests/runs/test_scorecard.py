@@ -163,3 +163,22 @@ def test_without_quantize_there_is_nothing_to_compare(base: Recipe, store: Store
 
     with pytest.raises(InputError, match="quantize: null leaves nothing to compare"):
         scorecard.start(store, replace(base, quantize=None), ["rtn"])
+
+
+def row(name: str, size: int, difference: float = 0.0, width: float = 0.01, **more: Any) -> scorecard.Row:
+    found = {"difference": difference, "low": difference - width, "high": difference + width}
+    given = {"against_float": {**found, "words": f"loses {difference}"}, "bytes": size, **more}
+    return scorecard.Row(name, name, "done", **given)
+
+
+def test_the_best_way_is_the_smallest_of_those_that_the_rows_cannot_tell_apart() -> None:
+    whole = row("float", 600, against_float=None)
+    found = scorecard.best([whole, row("rtn", 85, 0.2), row("gptq", 95, 0.05), row("awq", 90, 0.06)])
+    assert found == ("AWQ suits best: loses 0.06, 15 % of the size. Your rows cannot tell it from GPTQ.")
+    assert scorecard.best([row("rtn", 85, 0.2), row("awq", 90, 0.06)]) == "AWQ suits best: loses 0.06."
+
+
+def test_without_two_ways_measured_none_is_best() -> None:
+    one, nothing = row("awq", 90), row("rtn", 85, against_float=None)
+    broken = row("gptq", 80, against_float={"difference": None, "low": None, "high": None, "words": "no"})
+    assert scorecard.best([one, nothing, broken]) == scorecard.best([]) == ""

@@ -269,6 +269,11 @@ export async function scatter(plot, points) {
   const trace = (key, color, symbol, place) => ({
     type: "scatter", mode: "markers+text", xaxis: `x${place}`, yaxis: `y${place}`,
     x: points.map((p) => p.bytes / 1e6), y: points.map((p) => p[key]), text: points.map((p) => p.name),
+    error_y: key === "data" && points.some((p) => p.data_range) ? {
+      type: "data", symmetric: false, thickness: 1.5, width: 4, color: paint(plot, color),
+      array: points.map((p) => (p.data_range ? p.data_range[1] - p.data : 0)),
+      arrayminus: points.map((p) => (p.data_range ? p.data - p.data_range[0] : 0)),
+    } : undefined,
     textposition: "middle right", cliponaxis: false, marker: { size: 10, color: paint(plot, color), symbol }, hovertemplate: "%{text}: %{y:.4g} at %{x:.1f} MB<extra></extra>",
   });
   const axis = { gridcolor: paint(plot, "--lab-line"), zeroline: false, automargin: true };

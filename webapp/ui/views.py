@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from functools import lru_cache
 from itertools import pairwise
@@ -19,7 +20,7 @@ from pipeline.publish.report.curves import Losses
 from pipeline.runs.disk import Storage
 from pipeline.runs.history import Row as Compared
 from pipeline.runs.history import nearness
-from pipeline.runs.scorecard import Row
+from pipeline.runs.scorecard import Row, best
 from pipeline.store.run import CANCELED, DONE, ENDED, RUNNING, Run, StageRun
 
 LONGEST_CELL = 300
@@ -320,10 +321,23 @@ def scorecard(rows: list[Row]) -> dict[str, Any]:
             "bytes": row.bytes,
             "data": row.data_perplexity,
             "general": row.general_perplexity,
+            "data_range": _data_range(row),
         }
         for row in rows
         if row.bytes and row.general_perplexity
     ]
     caption = "Measured; an empty cell is not measured yet, or the note says why"
+    if said := best(rows):
+        caption = f"{said} {caption}"
     ended = all(row.status in ENDED for row in rows)
     return {"table": table(columns, cells, caption=caption), "points": points, "ended": ended}
+
+
+def _data_range(row: Row) -> list[float] | None:
+    """Between which perplexities of the data a way lies, if the float model's is exact; None if unknown."""
+    found = row.against_float or {}
+    ends = [found.get(name) for name in ("difference", "low", "high")]
+    if row.data_perplexity is None or not all(isinstance(end, int | float) for end in ends):
+        return None
+    difference, low, high = (float(end) for end in ends if end is not None)
+    return [row.data_perplexity * math.exp(end - difference) for end in (low, high)]

@@ -12,7 +12,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,10 +26,12 @@ Text = tuple[Tensor, Tensor]  # token ids and labels, int64 [tokens]; tokens lab
 
 @dataclass(frozen=True)
 class Predicted:
-    """What a model makes of a batch: last hidden states [n, width] before tokens that count, and these."""
+    """What a model makes of a batch: last hidden states [n, width] before tokens that count, these [n], and
+    how many of them each text has."""
 
     hidden: Tensor
     targets: Tensor
+    counts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,16 +61,25 @@ class Exact:
 
 @dataclass(frozen=True)
 class Judged:
-    """Perplexity, and divergence from the exact model where one was given."""
+    """Perplexity, and divergence from the exact model where one was given.
+
+    `losses` are those of each text in nats a counted token, text by text in the same order for every model,
+    and `exact_losses` those of the exact model; both only from `judge`.
+    """
 
     perplexity: float
     divergence: float | None
+    losses: list[float] = field(default_factory=list)
+    exact_losses: list[float] = field(default_factory=list)
 
 
 @torch.no_grad()
 def read(model: Any, texts: Sequence[Text], tell: Callable[[int], None] | None = None) -> Exact:
     """What the exact model predicts, small enough to keep while another model is loaded."""
-    batches = [Predicted(found.hidden.cpu(), found.targets.cpu()) for found in _predict(model, texts, tell)]
+    batches = [
+        Predicted(found.hidden.cpu(), found.targets.cpu(), found.counts)
+        for found in _predict(model, texts, tell)
+    ]
     return Exact(copy.deepcopy(_head(model)), batches)
 
 
@@ -90,6 +101,7 @@ def judge(
             *(torch.split(tensor, at_once) for tensor in (batch.hidden, batch.targets, known)), strict=True
         ):
             total.add(head(part), wanted, exact.head(same) if exact else None)
+        total.counts += batch.counts
     return total.judged()
 
 
@@ -148,22 +160,37 @@ class _Sum:
     apart: float = 0.0
     tokens: int = 0
     compared: bool = False
+    counts: tuple[int, ...] = ()  # of tokens, text by text
+    each: list[Tensor] = field(default_factory=list)  # losses of tokens, float64
+    exact: list[Tensor] = field(default_factory=list)
 
     def add(self, logits: Tensor, wanted: Tensor, right: Tensor | None) -> None:
         """Count logits [n, vocabulary] before tokens `wanted` [n], against those of the exact model."""
         likely = logits.log_softmax(-1)
         self.tokens += len(wanted)
-        self.loss += float(torch.nn.functional.nll_loss(likely, wanted, reduction="sum"))
+        losses = torch.nn.functional.nll_loss(likely, wanted, reduction="none").double().cpu()
+        self.loss += float(losses.sum())
+        self.each.append(losses)
         if right is not None:
             exactly = right.log_softmax(-1)
             self.apart += float((exactly.exp() * (exactly - likely)).sum())
+            of_exact = torch.nn.functional.nll_loss(exactly, wanted.to(exactly.device), reduction="none")
+            self.exact.append(of_exact.double().cpu())
             self.compared = True
 
     def judged(self) -> Judged:
         """The means. Raises ValueError if nothing was counted."""
         if not self.tokens:
             raise ValueError("no text of two tokens or more to measure perplexity on")
-        return Judged(math.exp(self.loss / self.tokens), self.apart / self.tokens if self.compared else None)
+        divergence = self.apart / self.tokens if self.compared else None
+        perplexity = math.exp(self.loss / self.tokens)
+        return Judged(perplexity, divergence, self._means(self.each), self._means(self.exact))
+
+    def _means(self, losses: list[Tensor]) -> list[float]:
+        """The mean of each text that has counted tokens."""
+        if not losses or not self.counts:
+            return []
+        return [float(part.mean()) for part in torch.cat(losses).split(list(self.counts)) if len(part)]
 
 
 def _predict(model: Any, texts: Sequence[Text], tell: Callable[[int], None] | None) -> Iterator[Predicted]:
@@ -176,7 +203,7 @@ def _predict(model: Any, texts: Sequence[Text], tell: Callable[[int], None] | No
         done += len(ids)
         if tell is not None:
             tell(done)
-        yield Predicted(hidden[:, :-1][counts], wanted[counts])
+        yield Predicted(hidden[:, :-1][counts], wanted[counts], tuple(counts.sum(-1).tolist()))
 
 
 def _head(model: Any) -> Head:

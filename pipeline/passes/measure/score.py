@@ -19,6 +19,7 @@ from olive.passes import Pass
 from olive.passes.olive_pass import PassConfigParam
 from olive.passes.pytorch.train_utils import load_hf_base_model
 
+from pipeline.evaluation import against
 from pipeline.exports import generation
 from pipeline.passes.finetune.quant_lora import training_dtype, unpack_where_it_fits
 from pipeline.passes.measure.graph_logits import logits_of
@@ -34,7 +35,8 @@ EXPORTED_BLOCKS = 8  # of the general text, for the graph: 4,096 tokens are enou
 
 
 class Score(Pass):
-    """Write `score.json`: {data_perplexity, data_divergence, general_perplexity, …, tokens_per_second}.
+    """Write `score.json`: {data_perplexity, data_divergence, general_perplexity, …, tokens_per_second}, and
+    with `exact` {against_float}: see `evaluation.against`.
 
     `data` is over the labelled tokens of the rows, `general` over a bundled text, `exported` over the start
     of that text with the graph in the folder `onnx`. Divergence is from the model `exact`, speed is the
@@ -94,6 +96,8 @@ def _judged(
         for name, part in texts.items():
             judged = judge(model, part, _teller(f"Perplexity on {name} text", part, begin), known.get(name))
             found[f"{name}_perplexity"] = judged.perplexity
+            if name == "data" and judged.exact_losses:
+                found["against_float"] = against.of(judged.exact_losses, judged.losses)
             if judged.divergence is not None:
                 found[f"{name}_divergence"] = judged.divergence
             begin += 0.2

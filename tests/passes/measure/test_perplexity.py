@@ -42,6 +42,30 @@ def test_it_is_exp_of_the_mean_loss(architecture: str, tmp_path: Path) -> None:
     assert told == [2, 3, 4]
 
 
+def test_losses_are_told_text_by_text_for_both_models(tmp_path: Path) -> None:
+    """Also where logits are computed in pieces that cross from one text to the next."""
+    import torch
+
+    from pipeline.passes.measure import perplexity
+
+    exact, model = loaded(tmp_path / "exact", "llama"), loaded(tmp_path / "model", "llama")
+    for parameter in model.parameters():
+        parameter.data += 0.01
+    texts = counted([torch.randint(3, 259, (n,)) for n in (12, 30, 12, 7)])
+    texts[1][1][:20] = -100
+    known = perplexity.read(exact, texts)
+    whole = perplexity.judge(model, texts, exact=known)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(perplexity, "LOGITS", model.config.vocab_size * 5)
+        pieces = perplexity.judge(model, texts, exact=known)
+    order = [0, 2, 1, 3]  # texts of one length run together
+    for one, found in ((model, whole.losses), (exact, whole.exact_losses), (model, pieces.losses)):
+        with torch.no_grad():
+            right = [float(one(input_ids=texts[n][0][None], labels=texts[n][1][None]).loss) for n in order]
+        assert found == pytest.approx(right, rel=1e-4)
+    assert perplexity.judge(model, texts).exact_losses == []
+
+
 def test_tokens_without_a_label_do_not_count(tmp_path: Path) -> None:
     import torch
 

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from pipeline.runs.scorecard import Row
 from pipeline.store.run import CANCELED, DONE, FAILED, StageRun
 from tests.helpers import planted
 from webapp.ui import views
@@ -89,3 +94,24 @@ def test_a_runs_duration_is_what_its_stages_took_whatever_the_clock_did():
         StageRun("publish", status=DONE, started=1.0, finished=2.0, seconds=60.0),
     )
     assert views.duration(planted.record(*stages, status=FAILED)) == 15.5
+
+
+def test_a_scorecard_names_the_best_way_and_the_chart_has_its_interval() -> None:
+    found = {"difference": 0.1, "low": 0.0, "high": 0.2, "words": "10 % more loss"}
+    rows = [
+        Row("float", "1", "done", bytes=400, data_perplexity=10.0, general_perplexity=20.0),
+        Row("rtn", "2", "done", bytes=99, data_perplexity=20.0, general_perplexity=30.0),
+        Row(
+            "awq", "3", "done", bytes=100, data_perplexity=11.0, general_perplexity=21.0, against_float=found
+        ),
+    ]
+    shown = views.scorecard(rows)
+    assert not shown["table"]["caption"].startswith("AWQ")  # one alone is not the best
+    assert [point["data_range"] for point in shown["points"]] == [
+        None,
+        None,
+        [pytest.approx(11 * math.exp(-0.1)), pytest.approx(11 * math.exp(0.1))],
+    ]
+    rows[1] = replace(rows[1], against_float={**found, "difference": 0.5, "low": 0.4, "high": 0.6})
+    caption = views.scorecard(rows)["table"]["caption"]
+    assert caption.startswith("AWQ suits best: 10 % more loss, 25 % of the size. Measured")

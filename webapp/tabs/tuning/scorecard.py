@@ -21,13 +21,7 @@ one after the other: size, perplexity of your held-out responses and of a genera
 distance from the model that is not quantized (KL divergence in nats a token; 0 is the same), both again for
 the exported graph, where options of Optimize show, time, memory and speed. Model, dataset, template and the
 options of Quantize and Optimize are those of the form on the Lab tab.</p>"""
-WORDS = {
-    "float": "Not quantized",
-    "rtn": "RTN",
-    "gptq": "GPTQ",
-    "awq": "AWQ",
-    "autoawq": "AWQ by AutoAWQ",
-}
+WORDS = {"float": "Not quantized", **scorecard.NAMES}
 
 
 def measure(inputs: form.Form, read: Any, *given: Any) -> Iterator[tuple[Any, ...]]:
