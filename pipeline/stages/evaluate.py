@@ -41,6 +41,13 @@ class Options:
     max_new_tokens: int = option(
         64, "Maximum number of tokens in an answer", min=1, max=8192, label="Max tokens"
     )
+    float: bool = option(
+        False,
+        "Measure the float model on the same rows too, to tell what quantizing cost; it is loaded beside the"
+        " graph",
+        advanced=True,
+        label="Compare with float",
+    )
     checks: str = option(
         "",
         "What answers must fulfil, one check a line: contains: TEXT; regex: PATTERN; number: LOW to HIGH"
@@ -108,6 +115,7 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
         "kept": str(context.checkpoints),
         "checks": options.checks,
         "asked": options.data or None,
+        "exact": str(context.model) if options.float else None,
     }
     model = {"type": "OnnxModel", "model_path": str(context.inputs["onnx"]), "onnx_file_name": "model.onnx"}
     return workflow_parts.workflow(context, model, {"evaluate": step})

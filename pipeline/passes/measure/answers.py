@@ -80,6 +80,9 @@ class Answers(Pass):
             "asked": PassConfigParam(
                 type_=str, default_value=None, description="Rows in place of the held-out ones, JSON lines."
             ),
+            "exact": PassConfigParam(
+                type_=str, default_value=None, description="The float model, to be measured too."
+            ),
             "checks": PassConfigParam(
                 type_=str, default_value="", description="Checks of answers, one a line."
             ),
@@ -194,7 +197,8 @@ def _compared(
     kept.mkdir(parents=True, exist_ok=True)
     record = Record(kept / FILE, {"graph": graph} | {name: getattr(config, name) for name in DECIDE})
     losses = Losses(loaded, Path(config.tokenizer), Path(config.data), loaded.template, sides, record)
-    return rows_compared.compare(losses, parts, new, None if config.rows < 0 else config.rows)
+    limit = None if config.rows < 0 else config.rows
+    return rows_compared.compare(losses, parts, new, limit, Path(config.exact) if config.exact else None)
 
 
 def _write(file: Path, content: Any) -> None:

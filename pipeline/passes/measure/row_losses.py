@@ -21,9 +21,11 @@ from pipeline.system.files import finite, to_json
 
 FILE = "rows.jsonl"
 HELD_OUT, TRAINED, GENERAL = "held_out", "trained", "general"
+EXACT = "float"  # held-out rows, on the float model: a kind, and its side
 BATCH = 200  # rows in memory
 BLOCKS, BLOCK = 12, 64  # of the general text: as many as a verdict needs, and tokens of each
 Sides = Mapping[str, str | None]  # each side's adapter
+Measure = Callable[[Sequence[int], Sequence[bool], str | None], token_losses.Loss]  # ids, counted, adapter
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,16 @@ class Losses:
     too_long: int = field(default=0, init=False)  # rows that the model cannot read whole
 
     def rows(
-        self, kind: str, positions: Sequence[int], sides: Sides | None = None, data: Path | None = None
+        self,
+        kind: str,
+        positions: Sequence[int],
+        sides: Sides | None = None,
+        data: Path | None = None,
+        measure: Measure | None = None,
     ) -> list[Measured]:
         """The rows at these positions of the dataset, or of other data, without those that are too long.
+
+        `measure` takes the place of the loaded model.
 
         `tell` gets the kind and how many are done. Raises InputError if a row is broken or does not fit the
         template.
@@ -123,7 +132,7 @@ class Losses:
                 line = batch[row][0]
                 measured = self.record.get(kind, line)
                 if measured is None:
-                    measured = self._row(texts, row, parts, line, sides or self.sides)
+                    measured = self._row(texts, row, parts, line, sides or self.sides, measure)
                     if measured is not None:
                         self.record.add(kind, measured)
                 if measured is None:
@@ -132,7 +141,15 @@ class Losses:
                     found.append(measured)
         return found
 
-    def _row(self, texts: Rows, row: int, parts: list[int], line: int, sides: Sides) -> Measured | None:
+    def _row(
+        self,
+        texts: Rows,
+        row: int,
+        parts: list[int],
+        line: int,
+        sides: Sides,
+        measure: Measure | None = None,
+    ) -> Measured | None:
         """One row, of which a chat template that rewrites earlier turns makes several samples."""
         read = [texts[sample] for sample in parts]
         if row in texts.cut:
@@ -142,10 +159,13 @@ class Losses:
         for sample, labels in read:
             ids, counted = sample["input_ids"].tolist(), (labels >= 0).tolist()
             for side, adapter in sides.items():
-                loss = token_losses.measure(self.model, ids, counted, adapter)
+                loss = (measure or self._measure)(ids, counted, adapter)
                 totals[side] += loss.total
             tokens += loss.tokens
         return Measured(line, tokens, totals)
+
+    def _measure(self, ids: Sequence[int], counted: Sequence[bool], adapter: str | None) -> token_losses.Loss:
+        return token_losses.measure(self.model, ids, counted, adapter)
 
     def general(self) -> list[Measured]:
         """Blocks of a general text that nobody trains on, from all over it."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from pipeline.evaluation import words
+from pipeline.evaluation import against, words
 from pipeline.evaluation.verdict import BETTER, LOSS, Verdict, judge, missing
 from pipeline.inputs.data.sampling import spread
 from pipeline.inputs.data.splitting import Parts
+from pipeline.passes.measure import float_losses
 from pipeline.passes.measure.new_rows import NewRows
-from pipeline.passes.measure.row_losses import BLOCKS, GENERAL, HELD_OUT, TRAINED, Losses, Measured
+from pipeline.passes.measure.row_losses import BLOCKS, EXACT, GENERAL, HELD_OUT, TRAINED, Losses, Measured
 from pipeline.stages.events import emit
 
 BASE, ADAPTER = "base", "adapter"
@@ -22,6 +24,7 @@ SAID = {
     HELD_OUT: "Loss on held-out rows",
     TRAINED: "Loss on training rows",
     GENERAL: "Loss on general text",
+    EXACT: "Loss of the float model",
 }
 MERGED = "the adapter is merged into the weights, and the base is not in this export"
 
@@ -35,6 +38,7 @@ class Compared:
     general: list[Measured]
     copies: int
     too_long: int
+    floats: list[Measured] = field(default_factory=list)  # the held-out rows on the float model
 
     def metrics(
         self, answers: Sequence[Mapping[str, Any]], tax: Mapping[str, Any] | None = None, recites: str = ""
@@ -48,9 +52,12 @@ class Compared:
             **_means(self.held_out, "{}_loss"),
             **_means(self.trained, "{}_loss_on_training_rows"),
             **_means(self.general, "{}_loss_on_general_text"),
+            **_means(self.floats, "{}_loss"),
         }
         if self.overfitting:
             metrics["overfitting"] = self.overfitting
+        if self.floats:
+            metrics["against_float"] = self.against_float()
         verdict = self.verdict(_turns(tax) if tax else _speeds(answers), recites)
         return metrics if verdict is None else {**metrics, "verdict": verdict.to_json()}
 
@@ -66,7 +73,14 @@ class Compared:
         found = judge(LOSS, *_by_row(self.held_out))
         heart = "" if found.outcome == BETTER else self.overfitting
         forgot, _ = words.forgot(*_by_row(self.general))
-        return found.with_more([part for part in (heart, recites, forgot, words.speed(speeds)) if part])
+        cost = f"the base without it has {self.against_float()[BASE]['words']}" if self.floats else ""
+        return found.with_more([part for part in (heart, recites, forgot, cost, words.speed(speeds)) if part])
+
+    def against_float(self) -> dict[str, Any]:
+        """By side of the export, how it compares with the float model: see `evaluation.against`."""
+        exact = [row.mean(EXACT) for row in self.floats]
+        sides = [side for side in (BASE, ADAPTER) if side in self.held_out[0].totals]
+        return {side: against.of(exact, [row.mean(side) for row in self.held_out]) for side in sides}
 
     @property
     def overfitting(self) -> str:
@@ -83,8 +97,11 @@ class Compared:
         return "each held-out row is nearly one that is trained on, or longer than what the model reads"
 
 
-def compare(losses: Losses, parts: Parts, new: NewRows, limit: int | None) -> Compared:
-    """Measure `limit` of the new rows (None: all), from all over them, and what they are compared with.
+def compare(
+    losses: Losses, parts: Parts, new: NewRows, limit: int | None, exact: Path | None = None
+) -> Compared:
+    """Measure `limit` of the new rows (None: all), from all over them, and what they are compared with: rows
+    that were trained on, general text, and the float model in the folder `exact`.
 
     Raises InputError if a row is broken, and what onnxruntime_genai raises.
     """
@@ -95,7 +112,8 @@ def compare(losses: Losses, parts: Parts, new: NewRows, limit: int | None) -> Co
     shares = {
         HELD_OUT: (0.05, 0.4, len(chosen)),
         TRAINED: (0.45, 0.1, len(trained)),
-        GENERAL: (0.55, 0.1, BLOCKS),
+        GENERAL: (0.55, 0.08, BLOCKS),
+        EXACT: (0.64, 0.01, len(chosen)),
     }
 
     def tell(kind: str, done: int) -> None:
@@ -111,7 +129,16 @@ def compare(losses: Losses, parts: Parts, new: NewRows, limit: int | None) -> Co
         emit(message=f"Left out {len(copies):,} copies of training rows, {too_long:,} rows that are too long")
     own = {side: adapter for side, adapter in losses.sides.items() if side == ADAPTER}
     known = losses.rows(TRAINED, trained, own) if own else []
-    return Compared(held_out, known, losses.general(), len(copies), too_long)
+    general = losses.general()
+    floats = _floats(losses, chosen, new.file, exact) if exact and held_out else []
+    return Compared(held_out, known, general, len(copies), too_long, floats)
+
+
+def _floats(losses: Losses, chosen: Sequence[int], file: Path, exact: Path) -> list[Measured]:
+    """The chosen rows on the float model."""
+    emit(message="Loading the float model", progress=0.64)
+    with float_losses.loaded(exact) as measure:
+        return losses.rows(EXACT, chosen, {EXACT: None}, file, measure)
 
 
 def _by_row(rows: Sequence[Measured]) -> tuple[list[float], list[float]]:

@@ -26,6 +26,8 @@ def estimate(
 ) -> Cost:
     """What the stage takes on a machine; the graph has so many bytes, and answers on so many sides."""
     memory = weighed(memory_parts(options, shape, rows, machine, graph), MEMORY)
+    if options.float:
+        memory += shape.float_bytes
     gpu = 0.0 if machine.gpu else None
     seconds = weighed(seconds_parts(options, shape, rows, machine, graph, sides), SECONDS)
     return Cost.of(memory, gpu, options.prompts * ANSWER_BYTES, seconds)
