@@ -1,0 +1,240 @@
+"""Who voted what: `votes/ballots.jsonl` in a run's folder, one line a vote, the latest one counts.
+
+Lines are appended under a lock and written through to the disk. A line that was cut off, because the
+machine stopped, is skipped; the next vote begins a line of its own. A vote names its row by position and by
+a digest of its texts, so that votes on answers that have changed don't count.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hmac
+import json
+import os
+import secrets
+import time
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pipeline.errors import InputError, LabError
+from pipeline.system.files import to_json, write_whole
+
+FOLDER, FILE, SECRET = "votes", "ballots.jsonl", "secret"
+BASE, ADAPTER, TIE, BAD = "base", "adapter", "tie", "bad"
+CHOICES = (ADAPTER, BASE, TIE, BAD)
+PERSON: Kind = "person"
+JUDGE: Kind = "judge"
+LONGEST_NAME = 40  # as the page's "Your name"
+MOST_VOTERS = 200
+LARGEST = 32 << 20  # bytes of a run's votes, some 200,000 of them
+SECRET_BYTES = 32
+PUNCTUATION = " .-_'’@+(),&/"
+COLON_ALIKE = "\u02d0\u02d1"  # letters, by their category
+GONE = "This run was deleted meanwhile; restore it on the Runs tab to vote on its answers."
+FULL = "This run has as many votes as are kept; export them, and vote on another run."
+CROWDED = f"This run has {MOST_VOTERS} voters, as many as are kept; vote under one of their names."
+NO_NAME = "your name: write it at the top of the page, so that your votes are kept as yours"
+BAD_NAME = f"your name: up to {LONGEST_NAME} letters, digits, spaces and . - _ ' @ are allowed, and no colon"
+
+Kind = Literal["person", "judge"]
+
+
+class Voter(NamedTuple):
+    """A voter. Names that differ in case only are one person; a judge is of another kind than people."""
+
+    kind: Kind
+    key: str
+
+    @property
+    def shown(self) -> str:
+        """As results name it where nobody has typed the name: no person's name has a colon."""
+        return f"judge:{self.key}" if self.kind == JUDGE else self.key
+
+
+class Vote(NamedTuple):
+    """The latest vote of a voter on a row."""
+
+    of: str  # digest of the row's texts
+    choice: str
+
+
+@dataclass
+class Votes:
+    """All that was voted on a run, by voter and row. `names` are voters as they wrote themselves."""
+
+    by: dict[Voter, dict[int, Vote]] = field(default_factory=dict)
+    names: dict[Voter, str] = field(default_factory=dict)
+    revealed: set[Voter] = field(default_factory=set)  # who has seen which side was which
+    unread: int = 0  # lines that are cut off or say nothing
+
+    def of(self, voter: Voter) -> dict[int, Vote]:
+        """The votes of one voter, by row."""
+        return self.by.get(voter, {})
+
+
+def person(name: str) -> tuple[Voter, str]:
+    """The voter of a name that somebody typed, and the name as it is shown. Raises InputError."""
+    text = " ".join(unicodedata.normalize("NFKC", name).split())
+    if not text:
+        raise InputError(NO_NAME)
+    if len(text) > LONGEST_NAME or not all(_is_of_a_name(letter) for letter in text):
+        raise InputError(BAD_NAME)
+    return Voter(PERSON, text.casefold()), text
+
+
+def _is_of_a_name(letter: str) -> bool:
+    if letter in PUNCTUATION:
+        return True
+    return unicodedata.category(letter)[0] in "LMN" and letter not in COLON_ALIKE
+
+
+def read(run: Path) -> Votes:
+    """The votes in a run's folder; read on from where this process has read them last."""
+    book = _book(run / FOLDER / FILE)
+    book.read_on()
+    return book.votes
+
+
+def cast(run: Path, voter: Voter, name: str, row: int, vote: Vote) -> None:
+    """Keep a vote. Raises LabError if there is no room for it, or the run is gone."""
+    if voter not in (there := read(run).by) and len(there) >= MOST_VOTERS:
+        raise LabError(CROWDED)
+    _append(run, {"kind": voter.kind, "voter": name, "row": row, "of": vote.of, "choice": vote.choice})
+
+
+def reveal(run: Path, voter: Voter, name: str) -> None:
+    """Keep that a voter has seen which side was which. Raises LabError as `cast` does."""
+    if voter not in read(run).revealed:
+        _append(run, {"kind": voter.kind, "voter": name, "revealed": True})
+
+
+def secret(run: Path) -> bytes:
+    """The random secret of a run, made when first asked for. Raises LabError if the run is gone."""
+    file = run / FOLDER / SECRET
+    found = _secret(file)
+    if found is None:
+        with _held(run):  # so that two processes agree on one
+            found = _secret(file)
+            if found is None:
+                found = secrets.token_bytes(SECRET_BYTES)
+                write_whole(file, found)
+    return found
+
+
+def _secret(file: Path) -> bytes | None:
+    try:
+        found = file.read_bytes()
+    except FileNotFoundError:
+        return None
+    return found if len(found) == SECRET_BYTES else None
+
+
+def sign(key: bytes, *words: object) -> bytes:
+    """The HMAC of some words with a run's secret."""
+    return hmac.digest(key, json.dumps(words).encode(), "sha256")
+
+
+@contextmanager
+def _held(run: Path) -> Iterator[int]:
+    """The ballots of a run, open to append to and locked. Raises LabError if the run's folder is gone.
+
+    The folder of the run is not made: a deleted one would come back as an empty one.
+    """
+    path = run / FOLDER / FILE
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        raise LabError(GONE) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+        if not _is_there(path, descriptor):
+            raise LabError(GONE)
+    finally:
+        os.close(descriptor)
+
+
+def _is_there(path: Path, descriptor: int) -> bool:
+    """Whether the open file is still the one at this path."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _append(run: Path, facts: dict[str, Any]) -> None:
+    """Append a line, whole or not at all. Raises LabError, OSError."""
+    line = to_json({"at": time.time(), **facts}).encode() + b"\n"
+    with _held(run) as descriptor:
+        size = os.fstat(descriptor).st_size
+        if size + len(line) > LARGEST:
+            raise LabError(FULL)
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":  # somebody's last line was cut off
+            line = b"\n" + line
+        try:
+            written = os.write(descriptor, line)
+            if written != len(line):  # a full disk takes a part
+                os.write(descriptor, line[written:])
+            os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, size)
+            raise
+
+
+class _Book:
+    """The votes of one file, and how far it has been read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._begin(None)
+
+    def _begin(self, file: tuple[int, int] | None) -> None:
+        """Nothing is read yet of a file with this device and number."""
+        self.votes = Votes()
+        self._file, self._next = file, 0
+
+    def read_on(self) -> None:
+        """Read what was appended; all of it where the file is another one. A line without an end waits."""
+        try:
+            file = self.path.open("rb")
+        except FileNotFoundError:
+            self._begin(None)
+            return
+        with file:
+            found = os.fstat(file.fileno())
+            if self._file != (found.st_dev, found.st_ino) or found.st_size < self._next:
+                self._begin((found.st_dev, found.st_ino))
+            file.seek(self._next)
+            *lines, rest = file.read(2 * LARGEST).split(b"\n")
+            self._next = file.tell() - len(rest)
+        for line in filter(None, lines):
+            try:
+                self._take(json.loads(line))
+            except (ValueError, KeyError, TypeError, InputError, RecursionError):
+                self.votes.unread += 1
+
+    def _take(self, facts: dict[str, Any]) -> None:
+        """Count one line. Raises ValueError, KeyError, TypeError, InputError for one that says nothing."""
+        kind, name = facts["kind"], facts["voter"]
+        voter = Voter(JUDGE, str(name)) if kind == JUDGE else person(name)[0]
+        if facts.get("revealed") is True:
+            self.votes.revealed.add(voter)
+            return
+        row, of, choice = facts["row"], facts["of"], facts["choice"]
+        if choice not in CHOICES or type(row) is not int or type(of) is not str:
+            raise ValueError("no vote")
+        cast = self.votes.by.setdefault(voter, {})
+        cast.pop(row, None)  # so that the latest one is the last
+        cast[row] = Vote(of, choice)
+        self.votes.names.setdefault(voter, voter.shown if kind == JUDGE else name)
+
+
+@lru_cache(maxsize=16)
+def _book(path: Path) -> _Book:
+    return _Book(path)

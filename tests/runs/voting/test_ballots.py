@@ -1,0 +1,171 @@
+"""Who voted what: kept through cuts, deletion, many writers, and names that want to be others."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import InputError, LabError
+from pipeline.runs.voting import ballots
+from pipeline.runs.voting.ballots import JUDGE, PERSON, Vote, Voter
+
+ADA, SHOWN = ballots.person("Ada")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    return folder
+
+
+def cast(run: Path, row: int, choice: str, name: str = "Ada") -> None:
+    ballots.cast(run, *ballots.person(name), row, Vote("d", choice))
+
+
+def choices(run: Path, voter: Voter) -> dict[int, str]:
+    return {row: vote.choice for row, vote in ballots.read(run).of(voter).items()}
+
+
+def file(run: Path) -> Path:
+    return run / "votes" / "ballots.jsonl"
+
+
+def test_the_latest_vote_of_a_voter_on_a_row_counts(run):
+    cast(run, 0, "base")
+    cast(run, 1, "tie")
+    cast(run, 0, "adapter", "  ADA ")
+    cast(run, 0, "bad", "Grace")
+    found = ballots.read(run)
+    assert choices(run, ADA) == {0: "adapter", 1: "tie"}
+    assert choices(run, ballots.person("grace")[0]) == {0: "bad"}
+    assert list(found.of(ADA)) == [1, 0]
+    assert found.names[ADA] == "Ada"
+    assert file(run).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("cut", range(1, 40, 6))
+def test_a_line_that_was_cut_off_is_skipped_and_the_next_one_counts(run, cut):
+    cast(run, 0, "base")
+    cast(run, 1, "base")
+    with file(run).open("r+b") as torn:
+        torn.truncate(file(run).stat().st_size - cut)
+    assert list(ballots.read(run).of(ADA)) == [0]
+    cast(run, 1, "adapter")
+    assert choices(run, ADA) == {0: "base", 1: "adapter"}
+    assert ballots.read(run).unread == (cut > 1)
+
+
+def test_what_says_nothing_is_counted_and_harms_nothing(run):
+    cast(run, 0, "base")
+    hostile = [
+        b"[1]", b"null", b"\xff\xfe", b"[" * 100_000,
+        b'{"kind":"person","voter":"Ada","row":true,"of":"d","choice":"tie"}',
+        b'{"kind":"person","voter":"judge:x","row":0,"of":"d","choice":"tie"}',
+        b'{"kind":"person","voter":7}',
+        b'{"kind":"x","voter":"Ada","row":0,"of":"d","choice":"adapter\\u0000"}',
+    ]  # fmt: skip
+    with file(run).open("ab") as more:
+        more.write(b"\n".join([*hostile, b""]))
+    found = ballots.read(run)
+    assert found.unread == len(hostile)
+    assert found.by == {ADA: {0: Vote("d", "base")}}
+
+
+def test_votes_of_many_at_once_are_all_there(run):
+    def votes(name: str) -> None:
+        for row in range(25):
+            cast(run, row, "tie", name)
+
+    threads = [threading.Thread(target=votes, args=[f"voter {n}"]) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    ballots._book.cache_clear()
+    found = ballots.read(run)
+    assert [len(votes) for votes in found.by.values()] == [25] * 4
+    assert found.unread == 0
+
+
+def test_a_run_that_was_deleted_is_a_sentence_and_stays_deleted(run, monkeypatch):
+    cast(run, 0, "base")
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (fsync(file), shutil.rmtree(run)))
+    with pytest.raises(LabError, match="was deleted meanwhile"):
+        cast(run, 1, "base")
+    with pytest.raises(LabError, match="was deleted meanwhile"):
+        cast(run, 1, "base")
+    with pytest.raises(LabError, match="was deleted meanwhile"):
+        ballots.secret(run)
+    assert not run.exists()
+    assert ballots.read(run).by == {}
+
+
+def test_a_full_disk_leaves_no_half_a_line(run, monkeypatch):
+    cast(run, 0, "base")
+    before = file(run).read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        cast(run, 1, "base")
+    assert file(run).read_bytes() == before
+
+
+def test_there_is_an_end_to_votes_and_voters(run, monkeypatch):
+    monkeypatch.setattr(ballots, "MOST_VOTERS", 2)
+    cast(run, 0, "base", "one")
+    cast(run, 0, "base", "two")
+    with pytest.raises(LabError, match="as many as are kept"):
+        cast(run, 0, "base", "three")
+    cast(run, 1, "base", "two")
+    monkeypatch.setattr(ballots, "LARGEST", file(run).stat().st_size + 10)
+    with pytest.raises(LabError, match="as many votes as are kept"):
+        cast(run, 2, "base", "two")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["judge:gpt", "ｊｕｄｇｅ：gpt", "judge\u02d0gpt", "judge\u2236gpt", "judge\ua789gpt", "a\nb\x00",
+     "\u202eada", "x" * 41, "<b>ada</b>", "\ud800"],
+)  # fmt: skip
+def test_no_person_can_have_the_name_of_a_judge_or_one_that_hides(name):
+    with pytest.raises(InputError, match="your name"):
+        ballots.person(name)
+
+
+@pytest.mark.parametrize("name", ["", " \t\n", "\u3000"])
+def test_a_name_is_needed(name):
+    with pytest.raises(InputError, match="write it at the top"):
+        ballots.person(name)
+
+
+@pytest.mark.parametrize("name", ["Åsa Ö.", "O’Brien", "李雷", "नमिता", "ʻIolani", "ada_2@x", "علي"])
+def test_names_of_people_are_taken(name):
+    assert ballots.person(f" {name} ")[1] == name
+
+
+def test_a_judge_is_another_voter_than_a_person_of_any_name(run):
+    ballots.cast(run, Voter(JUDGE, "ada"), "ada", 0, Vote("d", "base"))
+    cast(run, 0, "adapter", "ada")
+    found = ballots.read(run)
+    assert found.by[Voter(JUDGE, "ada")][0].choice == "base"
+    assert found.by[Voter(PERSON, "ada")][0].choice == "adapter"
+    assert sorted(found.names.values()) == ["ada", "judge:ada"]
+
+
+def test_each_run_has_a_secret_of_its_own_that_stays(run, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    made = ballots.secret(run)
+    assert (len(made), ballots.secret(run)) == (32, made)
+    assert ballots.secret(other) != made
+    assert (run / "votes" / "secret").stat().st_mode & 0o777 == 0o600
