@@ -244,6 +244,11 @@ def public_only() -> bool:
     return os.environ.get("OLIVE_LAB_PUBLIC_ONLY") == "1"
 
 
+def secret(variable: str) -> str | None:
+    """What a variable holds that the operator has named, such as the key of a judge's endpoint."""
+    return os.environ.get(variable) or None
+
+
 def visible_gpus() -> str | None:
     """Which GPUs this user may use, with commas between them (`CUDA_VISIBLE_DEVICES`, default all)."""
     return os.environ.get("CUDA_VISIBLE_DEVICES")
