@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import display, settings
@@ -15,8 +16,9 @@ from pipeline.system.files import to_json
 
 if TYPE_CHECKING:
     from pipeline.runs.history import Row
+    from pipeline.runs.voting.judge_client import Judge
 
-Verb = Callable[[str, Callable[[argparse.Namespace], int]], argparse.ArgumentParser]
+Verb = Callable[[str, Callable[[argparse.Namespace], int]], Any]  # a parser with `flags`, added when used
 STATUSES = (run.QUEUED, run.RUNNING, *run.ENDED)
 
 
@@ -154,6 +156,51 @@ def gc(args: argparse.Namespace) -> int:
     return 0
 
 
+def votes(args: argparse.Namespace) -> int:
+    """Show what the blind vote on a run says, export it, or have a model judge."""
+    from pipeline.cli import terminal
+    from pipeline.inputs.data.datasets import ended
+    from pipeline.runs.voting import blind_rows, booth, judge_client, preference_pairs
+
+    judge = judge_client.named(args)
+    store = Store(settings.home())
+    found = store.get(args.run)
+    answers, folder = blind_rows.recorded(found), store.folder(found.id)
+    if judge is not None:
+        _judge(store, found.id, judge)
+    if args.export is not None:
+        written = preference_pairs.write(folder, answers, args.export)
+        print(f"{written['pairs']:,} pairs are in {display.plain(str(args.export))}; {written['ties']:,} rows"
+              " without a preference are left out.", file=sys.stderr)  # fmt: skip
+    told = ended(booth.everything(str(folder), str(answers)))
+    print(to_json(told, indent=2) if args.json else terminal.votes(told))
+    return 0
+
+
+def _judge(store: Store, run: str, judge: Judge) -> None:
+    """Have a judge vote, with a line for each row. Raises LabError where that fails."""
+    from pipeline.runs.voting import judging
+
+    def tell(told: dict[str, Any]) -> None:
+        print(f"{judge.voter.shown}: {told['done']:,} of {told['rows']:,} rows", file=sys.stderr)
+
+    told = judging.now(store, run, judge, tell)
+    if told["left_out"]:
+        print(f"{told['left_out']:,} rows could not be judged.", file=sys.stderr)
+
+
+def _votes_flags(added: argparse.ArgumentParser) -> None:
+    from pipeline.runs.voting import judge_client
+
+    added.add_argument("run")
+    added.add_argument("--json", action="store_true")
+    added.add_argument(
+        "--export", type=Path, metavar="FILE",
+        help="write the rows in which people prefer an answer as JSON lines: prompt, chosen, rejected",
+    )  # fmt: skip
+    judge_client.add_arguments(added)
+
+
 def add(verb: Verb) -> None:
     """Add these verbs to the command line."""
     added = verb("list", list_)
@@ -181,6 +228,7 @@ def add(verb: Verb) -> None:
     added = verb("delete", delete)
     added.add_argument("run")
     added.add_argument("--yes", action="store_true", help="do not ask for confirmation")
+    verb("votes", votes).flags = _votes_flags
     verb("restore", restore).add_argument("run")
     verb("gc", gc).add_argument(
         "--dry-run", action="store_true", help="say what would be freed, free nothing"

@@ -288,6 +288,31 @@ def tokens(found: dict[str, Any], most: int) -> str:
     return "\n".join(lines)
 
 
+def votes(told: dict[str, Any]) -> str:
+    """What a blind vote says: the verdict, who voted what, whether they agree, and judges."""
+    said = [told["text"]]
+    if told["voters"]:
+        head = ("VOTER", "ROWS", "ADAPTER", "BASE", "TIE", "BOTH BAD")
+        names = ("voter", "rows", "adapter", "base", "tie", "bad")
+        said += ["", *columns([head, *(tuple(str(one[name]) for name in names) for one in told["voters"])])]
+    agreed = told["agreement"]
+    if agreed["share"] is not None:
+        alpha = f"; Krippendorff's alpha {agreed['alpha']:.2f}" if agreed["alpha"] is not None else ""
+        equal = f"{agreed['share']:.0%} of the votes on {agreed['rows']:,} shared rows are equal"
+        said += ["", f"Agreement of {agreed['voters']:,} voters: {equal}{alpha}."]
+    for judge in told["judges"]:
+        shared = judge["with_people"]
+        with_people = f" Agrees with people in {shared['share']:.0%} of {shared['rows']:,} rows." * bool(
+            shared["rows"]
+        )
+        said += ["", f"{judge['voter']}: {judge['text']}{with_people}"]
+    if told["equal_answers"]:
+        said += ["", f"{told['equal_answers']:,} more rows have equal answers and are not asked."]
+    if told["left_out"]:
+        said += ["", f"{told['left_out']:,} votes are on answers that have changed since, and don't count."]
+    return display.plain("\n".join(said))
+
+
 def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Rows as lines, with their cells aligned."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
