@@ -94,6 +94,15 @@ def tab(name: str, there: str, page: Any, url: str, run: str) -> None:
     page.locator(there).first.wait_for()
 
 
+def vote(page: Any, url: str, run: str) -> None:
+    """The Vote tab with a row, for somebody with a name."""
+    page.goto(f"{url}?tab=vote")
+    page.locator("#vote-name").wait_for()
+    page.fill("#you", "Ada")
+    page.press("#you", "Tab")
+    page.locator("#vote-tie[aria-disabled=false]").wait_for()
+
+
 # Name, width and height of what is shown of the page, width of the picture, and how to get there. The recipe
 # below the form stays folded away: it names a folder of this machine.
 PICTURES: list[tuple[str, int, int, int, Callable[[Any, str, str], None]]] = [
@@ -102,6 +111,7 @@ PICTURES: list[tuple[str, int, int, int, Callable[[Any, str, str], None]]] = [
     ("lab", WIDTH, 640, 640, partial(tab, "lab", "#launch")),
     ("tune", WIDTH, 760, 640, partial(tab, "tune", "#sweep-start")),
     ("compare", WIDTH, 1180, 640, partial(tab, "compare", "#compare-recorded td")),
+    ("vote", WIDTH, 860, 640, vote),
     ("runs", WIDTH, 620, 640, partial(tab, "runs", "#runs-table td")),
     ("publish", WIDTH, 760, 640, partial(tab, "publish", "#publish-go")),
 ]

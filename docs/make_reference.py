@@ -21,7 +21,7 @@ from pipeline import settings
 from pipeline.inputs.options import Option, describe
 from pipeline.stages.recipe import OPTIONS, Basics
 from webapp import __main__ as page
-from webapp.routes import data_cards, examples, live, queue, runs
+from webapp.routes import data_cards, examples, live, queue, runs, votes
 
 FOLDER = settings.ROOT / "docs" / "reference"
 WRITTEN = "This page is written from the code by `make reference`; change the code, not this page.\n"
@@ -188,6 +188,7 @@ def our_routes() -> Iterator[APIRoute]:
         queue.router,
         data_cards.router,
         examples.router,
+        votes.router,
     )
     for router in routers:
         yield from (route for route in router.routes if isinstance(route, APIRoute))

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from pipeline import settings
 from pipeline.errors import LabError, sentence
+from pipeline.runs.voting import judge_client
+from pipeline.runs.voting.judge_client import Judge
 from pipeline.system import locks, terminal_guard
 from webapp import local_models
 from webapp.guard import LOOPBACK
@@ -84,6 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="let everybody who opens the page use private models and datasets that this machine's login may"
         " read on the hub (public and gated models work without)",
     )  # fmt: skip
+    judge_client.add_arguments(parser)
 
 
 def main(given: list[str] | None = None) -> int:
@@ -97,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
     settings.keep_private()
     try:
         local_models.offer(args.models, args.hub_login)
+        judge = judge_client.named(args)
         listener = listen(args.host, args.port)
         home = settings.home()
         lock = locks.take(home / LOCK)
@@ -114,13 +118,13 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     try:
-        serve(listener, args)
+        serve(listener, args, judge)
     finally:
         os.close(lock)
     return 0
 
 
-def serve(listener: socket.socket, args: argparse.Namespace) -> None:
+def serve(listener: socket.socket, args: argparse.Namespace, judge: Judge | None = None) -> None:
     """Build the app and run it on the socket."""
     _favor_the_page()
     with settings.importing_gradio():
@@ -130,7 +134,7 @@ def serve(listener: socket.socket, args: argparse.Namespace) -> None:
         from webapp.app import create
 
     shown = f"[{args.host}]" if ":" in args.host else args.host
-    app = create([args.host, *args.allow_host], args.models, hub_login=args.hub_login)
+    app = create([args.host, *args.allow_host], args.models, hub_login=args.hub_login, judge=judge)
     connections.Patient.most = connections.most()
     config = uvicorn.Config(
         app,

@@ -28,19 +28,20 @@ from pipeline.exports import chat_client, row_view
 from pipeline.inputs.data import lengths
 from pipeline.inputs.prompts import rendering
 from pipeline.runs import check_pool, disk
+from pipeline.runs.voting.judge_client import Judge
 from pipeline.store.run import ENDED
 from pipeline.system import own_process
 from pipeline.worker import loop
 from webapp import connections, gradio_requests, guard, handler_values, local_models, talks, uploads
 from webapp.home import store
-from webapp.routes import data_cards, examples, live, queue
+from webapp.routes import data_cards, examples, live, queue, votes
 from webapp.routes.runs import router
-from webapp.tabs import compare, comparison, data, lab, models, publish, runs, versions
+from webapp.tabs import compare, comparison, data, lab, models, publish, runs, versions, vote
 from webapp.tabs.tuning import tune
 from webapp.ui import choices, parts, theme
 
 TITLE = "Olive Lab"
-TABS = ("data", "lab", "tune", "compare", "runs", "publish")
+TABS = ("data", "lab", "tune", "compare", "vote", "runs", "publish")
 TEND_SECONDS = 3.0
 PURGE_SECONDS = 3600.0
 UPLOAD_AGE_SECONDS = 3600
@@ -51,13 +52,21 @@ SESSIONS = 200  # open pages whose choices Gradio remembers; each takes half a m
 log = logging.getLogger(__name__)
 
 
-def create(names: Iterable[str] = (), models: Iterable[Path] = (), *, hub_login: bool = False) -> FastAPI:
+def create(
+    names: Iterable[str] = (),
+    models: Iterable[Path] = (),
+    *,
+    hub_login: bool = False,
+    judge: Judge | None = None,
+) -> FastAPI:
     """The app for `settings.home()`, ready to be served to localhost, to IP addresses and to these names.
 
     It offers the models of the home and of the folders `models`, and with `hub_login` what only the operator
-    may read on the hub. Raises InputError if one of the folders has no model.
+    may read on the hub, and the judge of answers, if one is named. Raises InputError if one of the folders
+    has no model.
     """
     local_models.offer(models, hub_login)
+    votes.name_judge(judge)
     uploads.empty()
     app = FastAPI(title=TITLE, lifespan=_lifespan, openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(uploads.Room)
@@ -70,6 +79,7 @@ def create(names: Iterable[str] = (), models: Iterable[Path] = (), *, hub_login:
     app.include_router(queue.router)
     app.include_router(data_cards.router)
     app.include_router(examples.router)
+    app.include_router(votes.router)
     app.mount("/lab", StaticFiles(directory=theme.ASSETS))
     mimetypes.add_type("text/javascript", ".js")  # on some systems it is plain text, which browsers reject
     blocks = page()
@@ -187,6 +197,8 @@ def _tabs(sample: gr.Button, problems: gr.HTML) -> tuple[data.Data, lab.Lab, run
         tune.build(made["tune"], lab_tab)
     with made["compare"]:
         asked = compare.build(made["compare"])
+    with made["vote"]:
+        vote.build(made["vote"])
     with made["runs"]:
         history = runs.build(made["runs"])
     with made["publish"]:

@@ -26,7 +26,7 @@ addEventListener("click", (event) => {
 }, true);
 
 export function mount(root) {
-  view = new RunView(root, compare);
+  view = new RunView(root, { compare, vote });
   if (wanted) view.open(wanted);
 }
 
@@ -82,6 +82,12 @@ export function preferred(chosen, ...rest) {
 export function compare(run) {
   preferredRun = run;
   go("compare");
+}
+
+// Open the Vote tab with a run.
+export function vote(run) {
+  preferredRun = run;
+  go("vote");
 }
 
 // Gradio's label for the file box differs from its visible text, so speech control could not choose it.

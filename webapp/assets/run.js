@@ -27,8 +27,8 @@ export const runPath = (run) => `runs/${encodeURIComponent(run)}`;
 export const modelOf = (run) => address(`${runPath(run)}/model.zip`);
 
 export class RunView {
-  // `compare` opens the Compare tab with a run.
-  constructor(root, compare) {
+  // `compare` and `vote` open the tab of that name with a run.
+  constructor(root, { compare, vote }) {
     this.root = root;
     this.log = new Log();
     this.charts = new Charts();
@@ -40,6 +40,7 @@ export class RunView {
     this.cancel = el("button", { type: "button", class: "lab-button", id: "run-cancel", onclick: () => this.dialog.showModal() }, "Cancel");
     this.retry = el("button", { type: "button", class: "lab-button is-primary", id: "run-retry", onclick: () => this.act("retry") }, "Retry");
     this.compare = el("button", { type: "button", class: "lab-button is-primary", id: "run-compare", onclick: () => compare(this.id) }, "Compare answers");
+    this.vote = el("button", { type: "button", class: "lab-button", id: "run-vote", onclick: () => vote(this.id) }, "Vote blind");
     this.take = el("a", { class: "lab-button", id: "run-download", download: true }, "Download the model");
     this.notify = notifyButton();
     this.bar = el("progress", { max: "1", "aria-label": "Progress of the run" });
@@ -49,7 +50,7 @@ export class RunView {
     this.rows = new Map();
     this.dialog = this.confirmation();
     this.root.append(
-      el("div", { class: "lab-head" }, el("div", {}, this.name, this.about), this.state, this.compare, this.take, this.retry, this.notify, this.cancel),
+      el("div", { class: "lab-head" }, el("div", {}, this.name, this.about), this.state, this.compare, this.vote, this.take, this.retry, this.notify, this.cancel),
       el("p", { class: "lab-trouble" }, this.note, this.age), this.whole, this.stages, this.charts.root, this.log.root, this.dialog);
     this.root.hidden = true;
     document.addEventListener("visibilitychange", () => this.wake());
@@ -180,7 +181,7 @@ export class RunView {
     put(this.name, "No such run");
     put(this.about, `${id} is not in this home. The Runs tab lists those that are.`);
     this.state.replaceChildren();
-    for (const node of [this.cancel, this.retry, this.compare, this.take, this.notify, this.whole, this.log.root]) node.hidden = true;
+    for (const node of [this.cancel, this.retry, this.compare, this.vote, this.take, this.notify, this.whole, this.log.root]) node.hidden = true;
     return false;
   }
 
@@ -230,6 +231,7 @@ export class RunView {
     this.cancel.hidden = ENDED.includes(run.status) || run.cancel_requested;
     this.retry.hidden = !RETRYABLE.includes(run.status);
     this.compare.hidden = run.status !== "done";
+    this.vote.hidden = !run.stages.some(({ name, status }) => name === "evaluate" && status === "done");
     this.take.hidden = !run.exported;
     this.take.href = modelOf(run.id);
     run.stages.forEach((stage) => this.drawStage(stage));
