@@ -110,12 +110,12 @@ def _load(path: Path, _changed: int, _size: int) -> Rows:
 
 def _row(number: int, given: dict[str, Any]) -> Row | None:
     """One row; None where a side is missing. Raises TypeError, KeyError, AttributeError."""
-    sides = given.get(BASE), given.get(ADAPTER)
-    if not (sides[0] and sides[1]):
+    of_base, of_adapter = given.get(BASE), given.get(ADAPTER)
+    if not (of_base and of_adapter):
         return None
-    base, adapter = (display.valid(str(side["text"])) for side in sides)
+    base, adapter = (display.valid(str(side["text"])) for side in (of_base, of_adapter))
     system, expected = (display.valid(str(given.get(name) or "")) for name in ("system", "expected"))
-    marked = (display.valid(display.answer(sides[0])), display.valid(display.answer(sides[1])))
+    marked = (display.valid(display.answer(of_base)), display.valid(display.answer(of_adapter)))
     return Row(number, display.valid(str(given["prompt"])), system, expected, base, adapter, marked)
 
 

@@ -110,7 +110,7 @@ def _state(folder: Path, rows: Rows, who: Voter, wanted: int | None) -> dict[str
         raise InputError(UNKNOWN_ROW)
     left = (row.number for row in rows.asked if row.number not in mine)
     number = next(left, None) if wanted is None else wanted
-    told = {
+    told: dict[str, Any] = {
         "rows": len(rows.asked), "equal_answers": rows.equal, "voted": len(mine),
         "revealed": who in votes.revealed, "row": None, "last": _last(votes, who, mine),
     }  # fmt: skip

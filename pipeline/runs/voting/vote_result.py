@@ -141,6 +141,6 @@ def alpha(units: Sequence[Sequence[str]]) -> float | None:
         total += counted
         unequal = len(values) ** 2 - sum(count**2 for count in counted.values())  # ordered pairs
         observed += unequal / (len(values) - 1)
-    values = total.total()
-    expected = values**2 - sum(count**2 for count in total.values())
-    return 1 - (values - 1) * observed / expected if expected else None
+    count = total.total()
+    expected = count**2 - sum(one**2 for one in total.values())
+    return 1 - (count - 1) * observed / expected if expected else None
