@@ -40,6 +40,8 @@ SHAPES: dict[str, Shape] = {
     "fused": shape("Phi3", 1536, 4, 24, 24, 4096, 32064, original_max_position_embeddings=4096),
     "gated": shape("Qwen3", 768, 6, 12, 4, 2304, 80000, "float32", tied=True, head_dim=64),
     "grouped": shape("Llama", 1152, 6, 18, 6, 3072, 48000),
+    "narrow": shape("Qwen2", 448, 10, 7, 1, 1216, 64000, tied=True),
+    "middle": shape("Llama", 896, 7, 14, 7, 2432, 24000, "float32"),
     # on a GPU
     "gpu-fit-half": shape("Llama", 2048, 8, 16, 8, 5632, 32000),
     "gpu-fit-billion": shape("Llama", 2048, 20, 32, 4, 5632, 64000, tied=True),
@@ -48,6 +50,8 @@ SHAPES: dict[str, Shape] = {
     "gpu-billion": shape("Qwen3", 2048, 16, 16, 8, 6144, 100000, tied=True, head_dim=128),
     "gpu-phi": shape("Phi3", 3072, 16, 32, 32, 8192, 32064, original_max_position_embeddings=4096),
     "gpu-deep": shape("Llama", 1536, 32, 24, 8, 4096, 50000),
+    "gpu-tall": shape("Llama", 1280, 24, 20, 4, 3456, 128000, tied=True),
+    "gpu-broad": shape("Qwen3", 2560, 12, 20, 5, 9216, 40000, head_dim=128),
 }
 
 
@@ -172,6 +176,23 @@ CPU = [
         None,
     ),
 ]
+# Added after the others had been looked at, and a model of costs was changed: nobody had seen these before.
+CPU_NEW = [
+    C("narrow, awq", "narrow", 20, 60, 110, awq(6, 384), tune(3, 3), {}, SHORT),
+    C("narrow, batch 8", "narrow", 24, 90, 260, RTN, tune(8, 2), None, None),
+    C("middle, gptq", "middle", 20, 60, 120, awq(6, 256, algorithm="gptq"), tune(4, 2), {}, SHORT),
+    C(
+        "middle, r 32",
+        "middle",
+        20,
+        80,
+        200,
+        None,
+        tune(6, 1, r=32, gradient_checkpointing=True),
+        {},
+        None,
+    ),
+]
 GPU_FIT = [
     C("g1", "gpu-fit-half", 200, 100, 100, RTN, tune(4, 20), {}, SHORT),
     C("g2", "gpu-fit-half", 200, 200, 600, awq(32, 512), tune(8, 30, 1024), None, None),
@@ -211,4 +232,15 @@ GPU = [
     C("deep, gptq", "gpu-deep", 200, 100, 200, awq(16, 512, algorithm="gptq"), tune(16, 20), None, None),
     C("deep, batch 32", "gpu-deep", 300, 60, 100, RTN, tune(32, 20), {}, SHORT),
 ]
-SETS = {("cpu", True): CPU_FIT, ("cpu", False): CPU, ("gpu", True): GPU_FIT, ("gpu", False): GPU}
+GPU_NEW = [
+    C("tall, awq", "gpu-tall", 200, 120, 240, awq(24, 512), tune(12, 24), {}, SHORT),
+    C("tall, q and v", "gpu-tall", 200, 300, 700, None, tune(6, 12, 1024, target_modules="q_proj,v_proj")),
+    C("broad, gptq", "gpu-broad", 200, 100, 300, awq(24, 512, algorithm="gptq"), tune(8, 16, r=32)),
+    C("broad, packed", "gpu-broad", 200, 100, 200, RTN, tune(4, 12, 1024, packing=True), {}, SHORT),
+]
+SETS = {
+    ("cpu", True): CPU_FIT,
+    ("cpu", False): [*CPU, *CPU_NEW],
+    ("gpu", True): GPU_FIT,
+    ("gpu", False): [*GPU, *GPU_NEW],
+}

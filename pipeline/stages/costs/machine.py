@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-VERSION = 1  # of what a calibration measures
+VERSION = 2  # of what a calibration measures
 FILE = "calibration.json"  # in the home
 
 
@@ -24,6 +24,7 @@ class Machine:
     disk                         bytes written and synced in the home
     call_seconds                 a small operation of PyTorch
     import_seconds, import_bytes a stage's libraries, loaded (on a GPU with CUDA, which has computed once)
+    plain_bytes                  the same without CUDA, for stages that compute on the processor; 0: as without a GPU
     native_bf16                  whether training chooses bfloat16 by itself
     gpu                          whether all this is of a GPU, but for copy and disk
     """
@@ -36,6 +37,7 @@ class Machine:
     call_seconds: float = 12e-6
     import_seconds: float = 8.0
     import_bytes: float = 620e6
+    plain_bytes: float = 0.0
     native_bf16: bool = True
     gpu: bool = False
     measured: bool = False  # False: these are the numbers of some other machine
@@ -44,11 +46,16 @@ class Machine:
         """Multiplications and additions a second in a type."""
         return self.product_bf16 if dtype == "bfloat16" else self.product_fp32
 
+    @property
+    def libraries(self) -> float:
+        """Bytes of a process that has imported a stage's libraries and computes on the processor."""
+        return self.plain_bytes or self.import_bytes
+
 
 # Where there is a GPU and no calibration yet: an H100's.
 GPU = Machine(
     product_bf16=400e12, product_fp32=45e12, elements=40e9, copy=8e9, disk=500e6, call_seconds=10e-6,
-    import_seconds=20.0, import_bytes=1.6e9, gpu=True,
+    import_seconds=20.0, import_bytes=1.6e9, plain_bytes=1.0e9, gpu=True,
 )  # fmt: skip
 
 
