@@ -115,9 +115,7 @@ def measured(one: Configuration, work: Path, home: Path, machine: dict[str, Any]
     found = []
     for line in lines(one, store.get(run), peaks):
         said = marks(store, run, line["stage"])
-        # It is tried after all where the code was changed meanwhile, and that is not what is measured here.
-        tried = any(text.startswith(probe.TITLE[:20]) for _, text in said)
-        found.append({**line, "machine": machine, "tokens": counted, "tried": tried, "marks": said})
+        found.append({**line, "machine": machine, "tokens": counted, "marks": said})
     for line in found:
         print(json.dumps(line), flush=True)
     return found
@@ -143,10 +141,23 @@ def predictions(
     if processor:
         first = {**first, "machine": {device: processor}, "tried": False}
     gpu = device == "gpu"
-    machine = machines.parsed(first["machine"][device], machines.GPU if gpu else machines.Machine())
+    measured = first["machine"]
+    # Calibrations before version 2 had what the processor does beside a GPU only here.
+    plain = {
+        "plain_bytes": measured["cpu"].get("import_bytes"),
+        "plain_product": measured["cpu"].get("product_fp32"),
+    }
+    assumed = machines.GPU if gpu else machines.Machine()
+    machine = machines.parsed({**(plain if gpu else {}), **measured[device]}, assumed)
     rows = Rows(**first["tokens"])
-    question = predict.Question(first["config"], rows, machine, not first["tried"], not processor)
+    tried = first["tried"] or trial_ran(first)
+    question = predict.Question(first["config"], rows, machine, not tried, not processor)
     return predict.costs(chosen, question)
+
+
+def trial_ran(line: dict[str, Any]) -> bool:
+    """Whether a small layer was tried in a stage: also where that is not wanted, if code was changed meanwhile."""
+    return any(text.startswith(probe.TITLE[:20]) for _, text in line["marks"])
 
 
 def best(found: list[dict[str, Any]], imports: float) -> dict[str, float]:
@@ -171,6 +182,8 @@ def compare(found: list[dict[str, Any]], device: str, imports: float | None = No
             told = line["measured"]
             if told["status"] != "done" or told["reused"] or not told["peak"]:
                 continue
+            if line is not run[0] and trial_ran(line):
+                continue  # the trial took most of it
             pairs = {
                 "memory": (cost.memory.high, told["peak"]),
                 "seconds": (cost.seconds.likely, told["cpu_seconds" if processor else "seconds"]),

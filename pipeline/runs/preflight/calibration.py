@@ -106,6 +106,7 @@ def measure(home: Path) -> dict[str, Any]:
             "import_seconds": seconds,
             "import_bytes": memory_now(),
             "plain_bytes": plain,
+            "plain_product": found["cpu"]["product_fp32"],
             "native_bf16": True,
         }
     return {"version": VERSION, "time": time.time(), **found}

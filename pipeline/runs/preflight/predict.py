@@ -19,9 +19,14 @@ from pipeline.stages.costs.cost import Cost, Range, Rows
 from pipeline.stages.costs.machine import Machine
 from pipeline.stages.recipe import Recipe
 
-SPARE_AFTER = 3.0  # seconds into a stage, the next one's libraries are imported: see `worker/loop.py`
-SPARE_LEFT = 0.2  # of the time that takes: what is imported only when it is used
-TRIAL_BYTES, TRIAL_SECONDS = 1.35, 2.5  # of the trial before a run, in imports of the libraries
+# While a stage works, the next one's libraries are imported: see `worker/loop.py`. That takes as long as
+# importing them does, and a second more; where the stage takes about as long, it may be ready or not.
+SPARE_AFTER, SPARE_DOUBT = 1.0, 0.15
+SPARE_LEFT = 0.06  # of the time that takes
+TRIAL_BYTES, TRIAL_SECONDS = 1.2, 2.5  # of the trial before a run, in imports of the libraries
+# Bytes of the trial for each weight of an embedding that is the output layer too: it has all of it, and
+# more of it where it is exported.
+TRIAL_TIED, TRIAL_TIED_EXPORT = 3.0, 8.0
 COSTS: dict[str, Any] = {
     "quantize": quantize_cost,
     "finetune": finetune_cost,
@@ -55,14 +60,23 @@ def costs(recipe: Recipe, question: Question) -> dict[str, Cost]:
     sizes, before = known, 0.0
     for name, options in recipe.stages().items():
         machine = question.machine
-        if found and question.ahead and before > machine.import_seconds + SPARE_AFTER:
-            machine = replace(machine, import_seconds=SPARE_LEFT * machine.import_seconds)  # done meanwhile
+        if found and question.ahead:
+            machine = replace(machine, import_seconds=_left_to_import(machine.import_seconds, before))
         cost = _of_stage(name, options, recipe, sizes, replace(question, machine=machine))
-        found[name] = cost if found or question.tried else _with_trial(cost, machine)
-        before = cost.seconds.likely
+        found[name] = cost if found or question.tried else _with_trial(cost, machine, known, recipe)
+        before = found[name].seconds.likely
         if name == "quantize":
             sizes = sizes.with_packed(quantize_cost.packed(options, sizes))
     return found
+
+
+def _left_to_import(seconds: float, before: float) -> float:
+    """Seconds of importing a stage's libraries that are left when the stage before it took so long.
+
+    They are imported beside that one; if they are not all there when it ends, all of it begins again.
+    """
+    sure = (before / (seconds + SPARE_AFTER) - 1 + SPARE_DOUBT) / (2 * SPARE_DOUBT)
+    return seconds * (1 - (1 - SPARE_LEFT) * min(max(sure, 0.0), 1.0))
 
 
 def _of_stage(name: str, options: Any, recipe: Recipe, sizes: shape.Shape, question: Question) -> Cost:
@@ -77,17 +91,18 @@ def _of_stage(name: str, options: Any, recipe: Recipe, sizes: shape.Shape, quest
         if tuned is not None:  # the graph reads rows as they were trained on
             rows = replace(rows, most=min(rows.most, tuned.max_length))
         found = optimize_cost.estimate(options, sizes, rows, machine, tuned is not None, adapter)
-    elif name == "evaluate":
+    elif name == "evaluate" and recipe.optimize is not None:
         both = tuned is not None and recipe.optimize is not None and recipe.optimize.adapter != "merged"
-        found = evaluate_cost.estimate(options, sizes, rows, machine, graph, 2 if both else 1)
+        found = evaluate_cost.estimate(options, sizes, rows, machine, recipe.optimize, 2 if both else 1)
     else:
         found = score_cost.estimate(options, sizes, rows, machine, graph)
     return found
 
 
-def _with_trial(cost: Cost, machine: Machine) -> Cost:
+def _with_trial(cost: Cost, machine: Machine, sizes: shape.Shape, recipe: Recipe) -> Cost:
     """The first stage of a recipe that was not tried before: a small copy of the model goes through it."""
-    most = machine.import_bytes * (1 + TRIAL_BYTES)
+    each = 0.0 if not sizes.tied else TRIAL_TIED if recipe.optimize is None else TRIAL_TIED_EXPORT
+    most = machine.import_bytes * (1 + TRIAL_BYTES) + each * sizes.embedding
     memory = Range(
         *(
             max(value, most * width)

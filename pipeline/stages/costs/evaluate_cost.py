@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.stages import evaluate
+from pipeline.stages import evaluate, optimize
+from pipeline.stages.costs import optimize_cost
 from pipeline.stages.costs.cost import Cost, Rows, weighed
 from pipeline.stages.costs.machine import Machine
 from pipeline.stages.costs.shape import Shape
@@ -17,30 +18,60 @@ ANSWER_BYTES = 4000.0  # of a prompt with its answers
 MOST_TRAINED, GENERAL_TOKENS = 64, 12 * 64
 AT_ONCE, LOGITS = 512, 1 << 25
 
-MEMORY = {"libraries": 0.88, "graph": 0.43, "cache": 1.0, "logits": 5.2}
-SECONDS = {"libraries": 1.25, "files": 1.0, "prompts": 0.6, "tokens": 0.25, "calls": 1.0}
+MEMORY = {
+    "libraries": 0.962,
+    "body": 0.615,
+    "head": 0.766,
+    "embedding": 0.167,
+    "cache": 0.97,
+    "logits": 3.33,
+}
+# With a GPU, and its machine's many cores.
+HOST_MEMORY = {
+    "libraries": 1.03,
+    "body": 1.1,
+    "head": 0.91,
+    "embedding": 0.33,
+    "cache": 1.07,
+    "logits": 5.75,
+}
+WIDTH = (0.1, 0.09)
+SECONDS = {"libraries": 1.05, "begin": 1.8, "files": 1.0, "prompts": 0.83, "tokens": 0.13, "calls": 1.13}
+HOST_SECONDS = {"libraries": 1.05, "begin": 1.3, "files": 1.0, "prompts": 0.12, "tokens": 0.31, "calls": 1.38}
 
 
 def estimate(
-    options: evaluate.Options, shape: Shape, rows: Rows, machine: Machine, graph: float, sides: int
+    options: evaluate.Options,
+    shape: Shape,
+    rows: Rows,
+    machine: Machine,
+    exported: optimize.Options,
+    sides: int,
 ) -> Cost:
-    """What the stage takes on a machine; the graph has so many bytes, and answers on so many sides."""
-    memory = weighed(memory_parts(options, shape, rows, machine, graph), MEMORY)
+    """What the stage takes on a machine, of a graph that was exported so, and answers on so many sides."""
+    graph = optimize_cost.written(exported, shape)
+    found = memory_parts(options, shape, rows, machine, exported)
+    memory = weighed(found, HOST_MEMORY if machine.gpu else MEMORY)
     if options.float:
         memory += shape.float_bytes
     gpu = 0.0 if machine.gpu else None
-    seconds = weighed(seconds_parts(options, shape, rows, machine, graph, sides), SECONDS)
-    return Cost.of(memory, gpu, options.prompts * ANSWER_BYTES, seconds)
+    factors = HOST_SECONDS if machine.gpu else SECONDS
+    seconds = weighed(seconds_parts(options, shape, rows, machine, graph, sides), factors)
+    return Cost.of(memory, gpu, options.prompts * ANSWER_BYTES, seconds, WIDTH)
 
 
 def memory_parts(
-    options: evaluate.Options, shape: Shape, rows: Rows, machine: Machine, graph: float
+    options: evaluate.Options, shape: Shape, rows: Rows, machine: Machine, exported: optimize.Options
 ) -> dict[str, float]:
-    """Bytes of main memory that are alive at the peak."""
+    """Bytes of main memory that are alive at the peak; of the embedding, the rows that were looked up."""
     length = rows.most + options.max_new_tokens
+    ends = optimize_cost.head_and_embedding(exported, shape)
+    head = min(ends, shape.embedding * (1 + 4.5 / exported.block_size))
     return {
-        "libraries": machine.import_bytes,
-        "graph": graph,
+        "libraries": machine.libraries,
+        "body": optimize_cost.written(exported, shape) - ends,
+        "head": head,
+        "embedding": ends - head,
         "cache": 2.0 * 4 * length * shape.layers * shape.shared * shape.head,
         "logits": 4.0 * min(min(rows.most, AT_ONCE) * shape.vocabulary, LOGITS),
     }
@@ -59,8 +90,9 @@ def seconds_parts(
     made = prompts * sides * options.max_new_tokens
     return {
         "libraries": machine.import_seconds,
+        "begin": 1.0,
         "files": graph / machine.copy,
-        "prompts": (asked + read) * 2.0 * shape.body / machine.product("float32"),
+        "prompts": (asked + read) * 2.0 * shape.body / machine.on_processor,
         "tokens": made * graph / machine.copy,
         "calls": made * shape.layers * 15 * machine.call_seconds,
     }

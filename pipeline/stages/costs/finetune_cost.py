@@ -20,26 +20,53 @@ POOL = 16  # batches whose rows are sorted by length: see `passes/finetune/train
 ADAM = 16  # bytes of a trained weight: itself, its gradient and two moments in float32
 LAYER_CALLS = 450.0  # small operations of a training step for each layer
 GRAPH_LOGITS, GRAPH_STEPS, GRAPH_LENGTH = 1 << 29, 10, 64  # see `passes/finetune/cuda_graphs.py`
+# Bytes of a logit on the way back: in float32 its logarithm and two gradients; a recorded step keeps it too.
+LOGIT, GRAPH_LOGIT = 12.0, 16.0
+IN_ATTENTION = {"q_proj", "k_proj", "v_proj", "qkv_proj"}
+IN_GATE, AFTER_GATE = {"gate_proj", "up_proj", "gate_up_proj", "fc1"}, {"down_proj", "fc2"}
 
+# What a step keeps are many small blocks, among which main memory is left in pieces; logits are large ones.
 MEMORY = {
-    "libraries": 1.3,
-    "file": 0.4,
-    "weights": 0.92,
-    "packed": 0.2,
+    "libraries": 1.257,
+    "file": 0.595,
+    "weights": 1.0,
+    "packed": 0.19,
+    "unpacked": 1.0,
     "adapter": 1.0,
-    "kept": 1.11,
-    "logits": 0.98,
+    "kept": 1.53,
+    "kept in float32": 1.84,
+    "logits": 1.06,
 }
 HOST_MEMORY = {"libraries": 1.63, "packed": 0.02, "file": 0.37}  # main memory beside a GPU
-GPU_MEMORY = {"weights": 1.03, "packed": 0.0, "adapter": 1.0, "kept": 0.83, "logits": 0.97}
-SECONDS = {"libraries": 1.6, "begin": 1.0, "files": 0.8, "steps": 1.9, "calls": 1.0, "held_out": 1.0}
+GPU_MEMORY = dict.fromkeys(("workspace", "weights", "unpacked", "adapter", "logits"), 1.0)
+GPU_MEMORY |= {"packed": 0.0, "kept": 1.06, "kept in float32": 1.06}
+WORKSPACE = float(64 << 20)  # of a GPU's matrix products
+SECONDS = {
+    "libraries": 1.05,
+    "begin": 0.27,
+    "files": 1.7,
+    "steps": 2.0,
+    "traffic": 10.0,
+    "calls": 1.5,
+    "held_out": 4.4,
+}
+GPU_SECONDS = {
+    "libraries": 1.05,
+    "begin": 2.1,
+    "files": 0.8,
+    "steps": 0.6,
+    "traffic": 2.4,
+    "calls": 1.77,
+    "held_out": 0.92,
+}
 
 
 def estimate(options: finetune.Options, shape: Shape, rows: Rows, machine: Machine) -> Cost:
     """What the stage takes on a machine, libraries to import included."""
     memory = weighed(memory_parts(options, shape, rows, machine), HOST_MEMORY if machine.gpu else MEMORY)
     gpu = weighed(gpu_parts(options, shape, rows, machine), GPU_MEMORY) if machine.gpu else None
-    seconds = weighed(seconds_parts(options, shape, rows, machine), SECONDS)
+    factors = GPU_SECONDS if machine.gpu else SECONDS
+    seconds = weighed(seconds_parts(options, shape, rows, machine), factors)
     disk = 3.0 * 4 * trained(options, shape)  # the adapter, and a checkpoint with its moments
     return Cost.of(memory, gpu, disk, seconds)
 
@@ -117,25 +144,58 @@ def memory_parts(options: finetune.Options, shape: Shape, rows: Rows, machine: M
 def gpu_parts(options: finetune.Options, shape: Shape, rows: Rows, machine: Machine) -> dict[str, float]:
     """Bytes where it computes, on the GPU or in main memory."""
     size = 2 if dtype(options, machine) == "bfloat16" else 4
-    batch, length, _ = batch_shape(options, rows)
-    answer = rows.answer if options.loss_on == "response" else 1.0
-    learned = batch * length * answer
-    if recorded(options, shape, rows, machine):
-        length = float(math.ceil(length / GRAPH_LENGTH) * GRAPH_LENGTH)
-        learned = batch * length
-    steps_keep = {
-        "kept": batch * length * kept(options, shape, size),
-        "logits": learned * shape.vocabulary * (2 * size + 8),
-    }
-    looked = min(HELD_OUT_BATCH, rows.held_out) * min(rows.most, options.max_length) * answer
-    looks_keep = {"kept": 0.0, "logits": looked * shape.vocabulary * (size + 8)}
     body = 0.55 if options.method == "qlora" else size  # nf4 and its scales
+    step, look = step_parts(options, shape, rows, machine), look_parts(options, shape, rows, size)
     return {
+        **({"workspace": WORKSPACE} if machine.gpu else {}),
         "weights": body * shape.body + size * shape.ends,
         "packed": shape.stored if shape.packed else 0.0,
         "adapter": float(ADAM * trained(options, shape)),
-        **(steps_keep if sum(steps_keep.values()) >= sum(looks_keep.values()) else looks_keep),
+        **max(step, look, load_parts(shape), key=lambda parts: sum(parts.values())),
     }
+
+
+def load_parts(shape: Shape) -> dict[str, float]:
+    """Bytes of unpacking the largest matrix: its codes, and twice in float32."""
+    if shape.packed is None:
+        return {}
+    return {"unpacked": 12.0 * max(shape.largest, shape.embedding if shape.packed.head else 0)}
+
+
+def step_parts(options: finetune.Options, shape: Shape, rows: Rows, machine: Machine) -> dict[str, float]:
+    """Bytes that a training step keeps for its way back, and of its logits."""
+    size = 2 if dtype(options, machine) == "bfloat16" else 4
+    batch, length, _ = batch_shape(options, rows)
+    answer = rows.answer if options.loss_on == "response" else 1.0
+    graph = recorded(options, shape, rows, machine)
+    if graph:
+        length, answer = float(math.ceil(length / GRAPH_LENGTH) * GRAPH_LENGTH), 1.0
+    tokens = batch * length
+    layer = tokens * layer_kept(options, shape, size, masked=not machine.gpu)
+    logits = tokens * answer * shape.vocabulary * (GRAPH_LOGIT if graph else LOGIT)
+    name = "kept" if size == 2 else "kept in float32"
+    if not options.gradient_checkpointing:
+        return {name: shape.layers * layer, "logits": logits}
+    between = tokens * shape.layers * size * shape.hidden  # what each layer reads
+    if layer > logits:  # of one layer at a time, when the logits are gone
+        return {name: between + layer, "logits": 0.0}
+    return {name: between, "logits": logits}
+
+
+def look_parts(options: finetune.Options, shape: Shape, rows: Rows, size: int) -> dict[str, float]:
+    """Bytes of the logits of held-out rows: of the batch of them that has the most tokens.
+
+    They are sorted by length, so the longest are the last batch, which may be a small one.
+    """
+    answer = rows.answer if options.loss_on == "response" else 1.0
+    count = min(rows.held_out, MOST_HELD_OUT)
+    most, usual = min(rows.most, options.max_length), min(rows.mean, options.max_length)
+    rest = count % HELD_OUT_BATCH
+    tokens = (rest or min(count, HELD_OUT_BATCH)) * most
+    if rest and count > HELD_OUT_BATCH:
+        full = usual + (most - usual) * (1 - 2 * rest / count)
+        tokens = max(tokens, HELD_OUT_BATCH * full)
+    return {"logits": tokens * answer * shape.vocabulary * (size % 4 + 8)}
 
 
 def recorded(options: finetune.Options, shape: Shape, rows: Rows, machine: Machine) -> bool:
@@ -146,29 +206,33 @@ def recorded(options: finetune.Options, shape: Shape, rows: Rows, machine: Machi
     return machine.gpu and plain and few and options.method != "qlora" and steps(options, rows) >= GRAPH_STEPS
 
 
-def kept(options: finetune.Options, shape: Shape, size: int) -> float:
-    """Bytes that a step keeps of each token for its way back."""
-    layer = layer_kept(options, shape, size)
-    if options.gradient_checkpointing:
-        return layer + shape.layers * size * shape.hidden
-    return shape.layers * layer
+def layer_kept(options: finetune.Options, shape: Shape, size: int, *, masked: bool) -> float:
+    """Bytes that one layer keeps of each token, as autograd saves them.
 
-
-def layer_kept(options: finetune.Options, shape: Shape, size: int) -> float:
-    """Bytes of one layer: norms, attention, the gate, and each adapter's input in float32."""
-    query, keys = shape.heads * shape.head, shape.shared * shape.head
-    norms = shape.hidden * 2 * (2 * size + 8)
-    attention = size * (3 * query + 4 * keys)
-    gate = size * 4 * shape.inner
-    copies = 0 if size == 4 else 4
-    adapters = sum(copies * inputs + 4 * options.r for _, _, inputs in targeted(options, shape))
-    return float(norms + attention + gate + adapters)
+    Norms keep what they read in float32; attention what it multiplies and its result, with a mask keys and
+    values once for each head that reads them; the gate three vectors.
+    An adapter keeps its own copy of what it reads in float32; where that is the type already, those of a layer
+    that read the same share one.
+    """
+    query = shape.heads * shape.head
+    keys = query if masked else shape.shared * shape.head
+    norms = 4 * 2 * shape.hidden
+    attention = size * (2 * query + 2 * keys) + 4 * shape.heads
+    gate = size * 3 * shape.inner
+    wanted = targeted(options, shape)
+    read = sum(inputs for _, _, inputs in wanted)
+    if size == 4:
+        names = {name for name, _, _ in wanted}
+        read = shape.hidden * (bool(names & IN_ATTENTION) + bool(names & IN_GATE))
+        read += shape.inner * bool(names & AFTER_GATE)
+    return float(norms + attention + gate + 4 * read + 4 * options.r * len(wanted))
 
 
 def seconds_parts(options: finetune.Options, shape: Shape, rows: Rows, machine: Machine) -> dict[str, float]:
     """Seconds that each kind of work takes at the machine's rates."""
     rate = machine.product(dtype(options, machine))
-    batch, _, usual = batch_shape(options, rows)
+    batch, length, usual = batch_shape(options, rows)
+    moved = step_parts(options, shape, rows, machine)
     batches = steps(options, rows) * options.gradient_accumulation
     answer = rows.answer if options.loss_on == "response" else 1.0
     if recorded(options, shape, rows, machine):
@@ -182,9 +246,10 @@ def seconds_parts(options: finetune.Options, shape: Shape, rows: Rows, machine: 
     called = batches * (RECORDED if recorded(options, shape, rows, machine) else 1.0)
     return {
         "libraries": machine.import_seconds,
-        "begin": BEGIN_SECONDS if machine.gpu else 0.0,
+        "begin": BEGIN_SECONDS,
         "files": shape.stored / machine.copy + (shape.body / machine.elements if shape.packed else 0.0),
         "steps": batches * batch * usual * token / rate,
+        "traffic": batches * (usual / length) * sum(moved.values()) / machine.traffic,
         "calls": calls * called,
         "held_out": looks * looked * 2.0 * (shape.body + answer * shape.embedding) / rate,
     }

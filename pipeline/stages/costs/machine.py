@@ -12,6 +12,7 @@ from typing import Any
 
 VERSION = 2  # of what a calibration measures
 FILE = "calibration.json"  # in the home
+GPU_TRAFFIC = 32.0  # bytes that a GPU moves for each number that it rounds
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Machine:
     call_seconds                 a small operation of PyTorch
     import_seconds, import_bytes a stage's libraries, loaded (on a GPU with CUDA, which has computed once)
     plain_bytes                  the same without CUDA, for stages that compute on the processor; 0: as without a GPU
+    plain_product                float32 products beside a GPU, on the processor; 0: as without a GPU
     native_bf16                  whether training chooses bfloat16 by itself
     gpu                          whether all this is of a GPU, but for copy and disk
     """
@@ -38,6 +40,7 @@ class Machine:
     import_seconds: float = 8.0
     import_bytes: float = 620e6
     plain_bytes: float = 0.0
+    plain_product: float = 0.0
     native_bf16: bool = True
     gpu: bool = False
     measured: bool = False  # False: these are the numbers of some other machine
@@ -45,6 +48,16 @@ class Machine:
     def product(self, dtype: str) -> float:
         """Multiplications and additions a second in a type."""
         return self.product_bf16 if dtype == "bfloat16" else self.product_fp32
+
+    @property
+    def on_processor(self) -> float:
+        """Float32 multiplications and additions a second of the processor."""
+        return self.plain_product or self.product_fp32
+
+    @property
+    def traffic(self) -> float:
+        """Bytes a second that simple operations read and write where training computes."""
+        return GPU_TRAFFIC * self.elements if self.gpu else self.copy
 
     @property
     def libraries(self) -> float:
@@ -55,7 +68,8 @@ class Machine:
 # Where there is a GPU and no calibration yet: an H100's.
 GPU = Machine(
     product_bf16=400e12, product_fp32=45e12, elements=40e9, copy=8e9, disk=500e6, call_seconds=10e-6,
-    import_seconds=20.0, import_bytes=1.6e9, plain_bytes=1.0e9, gpu=True,
+    import_seconds=20.0, import_bytes=1.6e9, plain_bytes=1.0e9,
+    plain_product=600e9, gpu=True,
 )  # fmt: skip
 
 

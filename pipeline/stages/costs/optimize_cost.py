@@ -14,11 +14,21 @@ from pipeline.stages.costs.machine import Machine
 from pipeline.stages.costs.shape import Shape
 
 ELEMENTS = 3e8  # a second: it rounds on the processor, wherever the model goes
-WIDTH = (0.12, 0.08)  # it is less regular than the others
+WIDTH = (0.12, 0.11)  # two runs of the same may differ by a fifth: what is freed is not always given back
 TYPES = {"int4": 0.5, "int8": 1.0, "fp16": 2.0, "bf16": 2.0, "fp32": 4.0, "float": 4.0}  # bytes of a weight
 
-MEMORY = {"libraries": 0.94, "stored": 0.8, "written": 0.8, "ends": 4.4, "logits": 0.4, "float": 1.2}
-SECONDS = {"libraries": 1.3, "files": 1.6, "rounding": 5.6, "rows": 1.15}
+MEMORY = {
+    "libraries": 0.815,
+    "stored": 0.93,
+    "written": 1.0,
+    "ends": 1.72,
+    "tied": 4.62,
+    "logits": 2.13,
+    "float": 1.2,
+}
+HOST_MEMORY = {**MEMORY, "libraries": 1.02}  # with a GPU, and its machine's many cores
+SECONDS = {"libraries": 1.05, "begin": 1.1, "files": 2.5, "rounding": 6.1, "rows": 1.94}
+HOST_SECONDS = {"libraries": 1.05, "begin": 1.0, "files": 3.5, "rounding": 8.0, "rows": 0.67}
 
 
 def estimate(
@@ -27,9 +37,12 @@ def estimate(
     """What the stage takes on a machine; `adapter` is how many weights one has that is exported with it."""
     if optimize.not_run_here(options):
         return Cost.of(machine.import_bytes, None, 1e5, machine.import_seconds)
-    memory = weighed(memory_parts(options, shape, rows, machine, tuned), MEMORY)
+    memory = weighed(
+        memory_parts(options, shape, rows, machine, tuned), HOST_MEMORY if machine.gpu else MEMORY
+    )
     gpu = 0.0 if machine.gpu else None
-    seconds = weighed(seconds_parts(options, shape, rows, machine, tuned), SECONDS)
+    factors = HOST_SECONDS if machine.gpu else SECONDS
+    seconds = weighed(seconds_parts(options, shape, rows, machine, tuned), factors)
     return Cost.of(memory, gpu, written(options, shape) + 4.0 * adapter, seconds, WIDTH)
 
 
@@ -68,11 +81,12 @@ def memory_parts(
 ) -> dict[str, float]:
     """Bytes of main memory that are alive at the peak."""
     merged = options.adapter == "merged"
+    head = shape.packed is not None and shape.packed.head  # it is written as it is
     return {
-        "libraries": machine.import_bytes,
+        "libraries": machine.libraries,
         "stored": shape.stored,
         "written": written(options, shape),
-        "ends": 4.0 * shape.embedding,
+        "tied" if shape.tied else "ends": 4.0 * shape.embedding * (1 if shape.tied or head else 2),
         "logits": 4.0 * rows.most * shape.vocabulary if tuned else 0.0,
         "float": 4.0 * (shape.body + shape.ends) if merged else 0.0,
     }
@@ -86,9 +100,10 @@ def seconds_parts(
     looked = min(rows.held_out, MOST_HELD_OUT) * rows.mean if tuned else 0.0
     return {
         "libraries": machine.import_seconds,
+        "begin": 1.0,
         "files": 2 * shape.stored / machine.copy + written(options, shape) / machine.disk,
         "rounding": (shape.body + shape.embedding - packed_already) / min(machine.elements, ELEMENTS),
-        "rows": looked * 2.0 * (shape.body + shape.embedding) / machine.product("float32"),
+        "rows": looked * 2.0 * (shape.body + shape.embedding) / machine.on_processor,
     }
 
 

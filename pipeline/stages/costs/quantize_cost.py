@@ -15,23 +15,56 @@ from pipeline.stages.costs.shape import Packed, Shape
 
 TOGETHER = {False: 4, True: 8}  # blocks of a calibration that run at once, on a GPU or not
 CHUNK = 1 << 27  # weights that a GPU searches scales for at once
+WORKSPACE = float(64 << 20)  # of a GPU's matrix products
 CANDIDATES = 21 + 11  # scales and clippings that awq tries
 COLUMN_CALLS = 20.0  # operations of gptq for each column of a matrix
 
 MEMORY = {
-    "libraries": 0.99,
-    "weights": 0.64,
-    "packed": 2.7,
-    "rounding": 2.5,
-    "hidden": 2.5,
-    "layer": 2.5,
-    "gram": 2.1,
-    "running": 1.8,
+    "libraries": 0.968,
+    "weights": 0.97,
+    "ends": 0.51,
+    "packed": 1.32,
+    "rounding": 3.79,
+    "inverted": 1.26,
+    "hidden": 2.06,
+    "layer": 1.36,
+    "gram": 1.48,
+    "running": 1.13,
 }
-# Main memory beside a GPU: layers that went there and came back are no longer those of the file.
-HOST_MEMORY = {"libraries": 1.045, "weights": 0.92, "packed": 1.0, "rounding": 1.0, "moved": 0.95}
-GPU_MEMORY = {"rounding": 4.03, "ends": 0.3, "hidden": 0.5, "layer": 2.2, "gram": 1.9, "running": 1.75}
-SECONDS = {"libraries": 1.3, "files": 0.85, "rounding": 1.0, "search": 1.05, "products": 1.0, "columns": 1.0}
+# Main memory beside a GPU: with a calibration more of CUDA is loaded; layers of gptq go there and come back
+# as copies.
+HOST_MEMORY = {
+    "libraries": 1.027,
+    "weights": 1.0,
+    "ends": 0.86,
+    "packed": 1.0,
+    "rounding": 0.93,
+    "kernels": 0.485,
+    "moved": 0.92,
+}
+GPU_MEMORY = dict.fromkeys(
+    ("workspace", "kept", "ends", "inverted", "hidden", "layer", "gram", "running"), 1.0
+)
+GPU_MEMORY["rounding"] = 4.02
+WIDTH = (0.1, 0.06)
+SECONDS = {
+    "libraries": 1.05,
+    "begin": 0.5,
+    "files": 2.46,
+    "rounding": 3.4,
+    "search": 1.56,
+    "products": 2.13,
+    "columns": 2.5,
+}
+GPU_SECONDS = {
+    "libraries": 1.05,
+    "begin": 1.0,
+    "files": 2.4,
+    "rounding": 1.0,
+    "search": 2.6,
+    "products": 4.2,
+    "columns": 1.0,
+}
 
 
 def packed(options: quantize.Options, shape: Shape) -> Packed:
@@ -47,8 +80,8 @@ def estimate(options: quantize.Options, shape: Shape, rows: Rows, machine: Machi
     result = shape.with_packed(packed(options, shape))
     memory = weighed(memory_parts(options, shape, machine), HOST_MEMORY if machine.gpu else MEMORY)
     gpu = weighed(gpu_parts(options, shape), GPU_MEMORY) if machine.gpu else None
-    seconds = weighed(seconds_parts(options, shape, machine), SECONDS)
-    return Cost.of(memory, gpu, result.stored, seconds)
+    seconds = weighed(seconds_parts(options, shape, machine), GPU_SECONDS if machine.gpu else SECONDS)
+    return Cost.of(memory, gpu, result.stored, seconds, WIDTH)
 
 
 def tokens(options: quantize.Options) -> int:
@@ -64,51 +97,70 @@ def memory_parts(options: quantize.Options, shape: Shape, machine: Machine) -> d
     """Bytes of main memory that are alive at the peak."""
     found = {
         "libraries": machine.import_bytes,
-        "weights": shape.float_bytes,
+        "weights": float(shape.weight * shape.body),
+        "ends": float(shape.weight * shape.ends),
         "packed": packed(options, shape).size(shape.body, shape.weight),
         "rounding": 4.0 * max(shape.largest, shape.embedding if options.lm_head else 0),
     }
     if machine.gpu:
-        return {**found, "moved": float(shape.weight * shape.body) if _reads(options) else 0.0}
+        found["kernels"] = machine.import_bytes if _reads(options) else 0.0
+        return {**found, "moved": float(shape.weight * shape.body) if options.algorithm == "gptq" else 0.0}
     return found | calibration_parts(options, shape, TOGETHER[False])
 
 
 def gpu_parts(options: quantize.Options, shape: Shape) -> dict[str, float]:
     """Bytes on the GPU: what main memory has without one, but for the model."""
-    largest = max(shape.largest, shape.embedding if options.lm_head else 0)
-    found = {"rounding": 4.0 * min(largest, CHUNK), "ends": 0.0}
     if _reads(options):
-        found["ends"] = float(shape.weight * shape.embedding)
-    return found | calibration_parts(options, shape, TOGETHER[True])
+        layer = {"workspace": WORKSPACE, "kept": float(shape.weight * shape.layer)}
+        found = layer | calibration_parts(options, shape, TOGETHER[True])
+        ends = {"ends": float(shape.weight * shape.embedding), "hidden": found["hidden"] / 2}
+        found = max(found, ends, key=lambda parts: sum(parts.values()))
+        if not options.lm_head:
+            return found
+        head = {"rounding": 4.0 * min(shape.embedding, CHUNK), **ends, "workspace": WORKSPACE}
+        return max(found, head, key=lambda parts: sum(parts.values()))
+    largest = max(shape.largest, shape.embedding if options.lm_head else 0)
+    return {"rounding": 4.0 * min(largest, CHUNK)}
 
 
 def calibration_parts(options: quantize.Options, shape: Shape, together: int) -> dict[str, float]:
-    """Bytes of what one layer is calibrated with."""
+    """Bytes of what one layer is calibrated with: what all blocks are before it and after it, its sums of
+    squares, its weights in float32, and either running it or rounding its matrices one by one."""
     if not _reads(options):
         return {}
-    hidden = float(shape.weight * tokens(options) * shape.hidden)
+    hidden = float(2 * shape.weight * tokens(options) * shape.hidden)
+    inner = max(inputs for _, _, inputs in shape.matrices)
+    rounded = max(outputs * inputs for _, outputs, inputs in shape.matrices if inputs == inner)
+    # The sums of squares and what inverts them, and a matrix in float32 with its losses and its result.
+    inverted = {"gram": 12.0 * inner**2, "inverted": 12.0 * rounded}
     if options.algorithm == "gptq":
-        gram = 4.0 * sum(inputs**2 for _, _, inputs in shape.matrices)
-        running = running_bytes(shape, options.calibration_length, 1) / 2
-        return {"hidden": hidden, "gram": gram, "running": running, "layer": 0.0}
+        sums = 4.0 * (sum(inputs**2 for _, _, inputs in shape.matrices) + inner**2)
+        running = {"gram": sums, "running": running_bytes(shape, options.calibration_length, grads=False)}
+        return {"hidden": hidden} | max(running, inverted, key=lambda parts: sum(parts.values()))
     inputs = {name: inputs for name, _, inputs in shape.matrices}
     groups = [size for name, size in inputs.items() if name not in ("k_proj", "v_proj", "up_proj")]
-    blocks = min(together, options.calibration_blocks)
+    count = min(together, options.calibration_blocks) * options.calibration_length
     return {
         "hidden": hidden,
         "layer": 4.0 * shape.layer,
-        "gram": 4.0 * sum(size**2 for size in groups),
-        "running": running_bytes(shape, options.calibration_length, blocks),
+        "gram": 4.0 * (sum(size**2 for size in groups) + inner**2),
+        "running": running_bytes(shape, count, grads=True),
     }
 
 
-def running_bytes(shape: Shape, length: int, blocks: int) -> float:
-    """Bytes that running a layer forward and backward keeps of so many blocks."""
-    query = shape.heads * shape.head
-    keys = shape.shared * shape.head
-    per_token = shape.hidden * (6 * shape.weight + 16) + shape.inner * 6 * shape.weight
-    per_token += (3 * query + 3 * keys) * shape.weight
-    return float(blocks * length * per_token)
+def running_bytes(shape: Shape, count: int, *, grads: bool) -> float:
+    """Bytes of running a layer on so many tokens: what it makes, and with gradients what these are taken
+    of and their squares in float32, while an input is summed up."""
+    query, keys = shape.heads * shape.head, shape.shared * shape.head
+    made = sum(outputs for _, outputs, _ in shape.matrices)
+    inner = max(inputs for _, _, inputs in shape.matrices)
+    if not grads:
+        return float(count * (shape.weight * made + 8 * inner))
+    read = {name: inputs for name, _, inputs in shape.matrices}
+    reads = sum(size for name, size in read.items() if name not in ("k_proj", "v_proj", "up_proj"))
+    saved = 8 * shape.hidden + shape.weight * (2 * query + 2 * keys + 3 * shape.inner)
+    summed = (8 if shape.weight == 4 else 12) * inner
+    return float(count * (made * (2 * shape.weight + 4) + shape.weight * reads + summed + saved))
 
 
 def seconds_parts(options: quantize.Options, shape: Shape, machine: Machine) -> dict[str, float]:
@@ -116,6 +168,7 @@ def seconds_parts(options: quantize.Options, shape: Shape, machine: Machine) -> 
     head = shape.embedding if options.lm_head else 0
     found = {
         "libraries": machine.import_seconds,
+        "begin": 1.0,
         "files": shape.float_bytes / machine.copy
         + shape.with_packed(packed(options, shape)).stored / machine.disk,
         "rounding": (shape.body + head) / machine.elements,
