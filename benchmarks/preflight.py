@@ -156,7 +156,7 @@ def predictions(
 
 
 def trial_ran(line: dict[str, Any]) -> bool:
-    """Whether a small layer was tried in a stage: also where that is not wanted, if code was changed meanwhile."""
+    """Whether a small layer was tried in a stage: unasked, where the code was changed meanwhile."""
     return any(text.startswith(probe.TITLE[:20]) for _, text in line["marks"])
 
 

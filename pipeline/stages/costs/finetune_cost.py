@@ -27,19 +27,19 @@ IN_GATE, AFTER_GATE = {"gate_proj", "up_proj", "gate_up_proj", "fc1"}, {"down_pr
 
 # What a step keeps are many small blocks, among which main memory is left in pieces; logits are large ones.
 MEMORY = {
-    "libraries": 1.257,
-    "file": 0.595,
+    "libraries": 1.255,
+    "file": 1.0,
     "weights": 1.0,
     "packed": 0.19,
     "unpacked": 1.0,
     "adapter": 1.0,
-    "kept": 1.53,
-    "kept in float32": 1.84,
-    "logits": 1.06,
+    "kept": 1.58,
+    "kept in float32": 1.99,
+    "logits": 1.03,
 }
 HOST_MEMORY = {"libraries": 1.63, "packed": 0.02, "file": 0.37}  # main memory beside a GPU
 GPU_MEMORY = dict.fromkeys(("workspace", "weights", "unpacked", "adapter", "logits"), 1.0)
-GPU_MEMORY |= {"packed": 0.0, "kept": 1.06, "kept in float32": 1.06}
+GPU_MEMORY |= {"packed": 0.0, "file": 0.0, "kept": 1.06, "kept in float32": 1.06}
 WORKSPACE = float(64 << 20)  # of a GPU's matrix products
 SECONDS = {
     "libraries": 1.05,
@@ -135,10 +135,7 @@ def memory_parts(options: finetune.Options, shape: Shape, rows: Rows, machine: M
     if machine.gpu:
         kind = "file" if shape.packed is None else "packed"
         return {"libraries": machine.import_bytes, kind: shape.stored}
-    size = 2 if dtype(options, machine) == "bfloat16" else 4
-    converted = shape.packed is None and size != shape.weight  # the file stays in memory beside it
-    file = shape.float_bytes if converted else 0.0
-    return {"libraries": machine.import_bytes, "file": file, **gpu_parts(options, shape, rows, machine)}
+    return {"libraries": machine.import_bytes, **gpu_parts(options, shape, rows, machine)}
 
 
 def gpu_parts(options: finetune.Options, shape: Shape, rows: Rows, machine: Machine) -> dict[str, float]:
@@ -151,14 +148,20 @@ def gpu_parts(options: finetune.Options, shape: Shape, rows: Rows, machine: Mach
         "weights": body * shape.body + size * shape.ends,
         "packed": shape.stored if shape.packed else 0.0,
         "adapter": float(ADAM * trained(options, shape)),
-        **max(step, look, load_parts(shape), key=lambda parts: sum(parts.values())),
+        **max(step, look, load_parts(shape, size), key=lambda parts: sum(parts.values())),
     }
 
 
-def load_parts(shape: Shape) -> dict[str, float]:
-    """Bytes of unpacking the largest matrix: its codes, and twice in float32."""
+def load_parts(shape: Shape, size: int) -> dict[str, float]:
+    """Bytes while the model is loaded: of unpacking the largest matrix, its codes and twice in float32; of
+    changing the type, the whole file and the largest matrix as it is there."""
     if shape.packed is None:
-        return {}
+        if size == shape.weight:
+            return {}
+        return {
+            "file": shape.float_bytes,
+            "unpacked": float(shape.weight * max(shape.largest, shape.embedding)),
+        }
     return {"unpacked": 12.0 * max(shape.largest, shape.embedding if shape.packed.head else 0)}
 
 
@@ -211,8 +214,8 @@ def layer_kept(options: finetune.Options, shape: Shape, size: int, *, masked: bo
 
     Norms keep what they read in float32; attention what it multiplies and its result, with a mask keys and
     values once for each head that reads them; the gate three vectors.
-    An adapter keeps its own copy of what it reads in float32; where that is the type already, those of a layer
-    that read the same share one.
+    An adapter keeps its own copy of what it reads in float32; where that is the type already, those that read
+    the same share one.
     """
     query = shape.heads * shape.head
     keys = query if masked else shape.shared * shape.head

@@ -25,8 +25,8 @@ class Machine:
     disk                         bytes written and synced in the home
     call_seconds                 a small operation of PyTorch
     import_seconds, import_bytes a stage's libraries, loaded (on a GPU with CUDA, which has computed once)
-    plain_bytes                  the same without CUDA, for stages that compute on the processor; 0: as without a GPU
-    plain_product                float32 products beside a GPU, on the processor; 0: as without a GPU
+    plain_bytes                  the same without CUDA, for stages that compute on the processor; 0: no less
+    plain_product                float32 products of the processor beside a GPU; 0: as product_fp32
     native_bf16                  whether training chooses bfloat16 by itself
     gpu                          whether all this is of a GPU, but for copy and disk
     """

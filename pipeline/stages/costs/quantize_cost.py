@@ -20,16 +20,16 @@ CANDIDATES = 21 + 11  # scales and clippings that awq tries
 COLUMN_CALLS = 20.0  # operations of gptq for each column of a matrix
 
 MEMORY = {
-    "libraries": 0.968,
-    "weights": 0.97,
-    "ends": 0.51,
-    "packed": 1.32,
-    "rounding": 3.79,
-    "inverted": 1.26,
-    "hidden": 2.06,
-    "layer": 1.36,
-    "gram": 1.48,
-    "running": 1.13,
+    "libraries": 0.965,
+    "weights": 0.98,
+    "ends": 0.7,  # of a mapped file, as much as is looked at; fitted 0.54, and all of it may be there
+    "packed": 1.35,
+    "rounding": 3.7,
+    "inverted": 1.3,
+    "hidden": 2.05,
+    "layer": 1.45,
+    "gram": 1.73,
+    "running": 1.17,
 }
 # Main memory beside a GPU: with a calibration more of CUDA is loaded; layers of gptq go there and come back
 # as copies.
@@ -105,7 +105,10 @@ def memory_parts(options: quantize.Options, shape: Shape, machine: Machine) -> d
     if machine.gpu:
         found["kernels"] = machine.import_bytes if _reads(options) else 0.0
         return {**found, "moved": float(shape.weight * shape.body) if options.algorithm == "gptq" else 0.0}
-    return found | calibration_parts(options, shape, TOGETHER[False])
+    calibrated = calibration_parts(options, shape, TOGETHER[False])
+    if calibrated and not options.lm_head:
+        del found["rounding"]  # one matrix of a layer, when what running the layer took is free again
+    return found | calibrated
 
 
 def gpu_parts(options: quantize.Options, shape: Shape) -> dict[str, float]:
