@@ -49,3 +49,17 @@ def test_no_two_modules_of_a_package_have_one_name() -> None:
 def test_two_of_one_name_are_seen() -> None:
     assert twice([Path("a/x.py"), Path("b/x.py"), Path("b/y.py")]) == ["x.py"]
     assert twice([Path("tabs/x.py"), Path("routes/x.py")]) == []
+
+
+@pytest.mark.parametrize(
+    ("marker", "folder"), [("browser", "tests/browser"), ("azure", "tests/publish/azure")]
+)
+def test_marked_tests_are_where_make_looks_for_them(marker: str, folder: str) -> None:
+    """It reads only that folder for them: reading all tests takes as long as some of these."""
+    assert f"pytest -q {folder} -m {marker} " in (settings.ROOT / "Makefile").read_text("utf-8")
+    files = {
+        path
+        for path in (settings.ROOT / "tests").rglob("*.py")
+        if f"mark.{marker}" in path.read_text("utf-8")
+    }
+    assert [str(path) for path in files if not path.is_relative_to(settings.ROOT / folder)] == []
