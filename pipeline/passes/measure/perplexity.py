@@ -190,7 +190,7 @@ class _Sum:
         """The mean of each text that has counted tokens."""
         if not losses or not self.counts:
             return []
-        return [float(part.mean()) for part in torch.cat(losses).split(list(self.counts)) if len(part)]
+        return [float(part.mean()) for part in torch.split(torch.cat(losses), list(self.counts)) if len(part)]
 
 
 def _predict(model: Any, texts: Sequence[Text], tell: Callable[[int], None] | None) -> Iterator[Predicted]:

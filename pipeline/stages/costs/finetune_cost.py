@@ -142,13 +142,18 @@ def gpu_parts(options: finetune.Options, shape: Shape, rows: Rows, machine: Mach
     """Bytes where it computes, on the GPU or in main memory."""
     size = 2 if dtype(options, machine) == "bfloat16" else 4
     body = 0.55 if options.method == "qlora" else size  # nf4 and its scales
-    step, look = step_parts(options, shape, rows, machine), look_parts(options, shape, rows, size)
+    moments = (
+        step_parts(options, shape, rows, machine),
+        look_parts(options, shape, rows, size),
+        load_parts(shape, size),
+    )
+    most: dict[str, float] = max(moments, key=lambda parts: sum(parts.values()))
     return {
         **({"workspace": WORKSPACE} if machine.gpu else {}),
         "weights": body * shape.body + size * shape.ends,
         "packed": shape.stored if shape.packed else 0.0,
         "adapter": float(ADAM * trained(options, shape)),
-        **max(step, look, load_parts(shape, size), key=lambda parts: sum(parts.values())),
+        **most,
     }
 
 
