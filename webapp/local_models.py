@@ -17,7 +17,9 @@ from pathlib import Path
 from pipeline import display, settings
 from pipeline.errors import InputError
 from pipeline.inputs.azure_address import PREFIX
+from pipeline.inputs.data import datasets
 from pipeline.inputs.models import base_models
+from pipeline.runs import cached_models
 from pipeline.store.run import Run
 
 # A word, or a hub id. Any other text could be taken for a folder.
@@ -85,8 +87,14 @@ def known(chosen: object) -> str:
 
 
 def again(run: Run) -> None:
-    """Check that a run may be started again from the page. Raises InputError if its model is not offered."""
-    known(run.recipe.get("model"))
+    """Check that a run may be started again from the page. Raises InputError if its model is not offered.
+
+    Also of one that the command line has queued: a model that is not here yet is looked up as the page may.
+    Raises LabError if nobody can say.
+    """
+    model = known(run.recipe.get("model"))
+    if "/" in model and not model.startswith(("/", PREFIX)) and not base_models.is_here(model):
+        datasets.ended(cached_models.looking(model))
 
 
 def _is_model(folder: Path) -> bool:

@@ -132,8 +132,8 @@ class FakeHub:
     # -- what it answers -------------------------------------------------------------------------------
 
     def is_public(self, path: str) -> bool:
-        """Whether anybody may ask about what a path names: a public dataset."""
-        name = "/".join(path.removeprefix("/api/").split("/")[:3])
+        """Whether anybody may ask about what a path names: a public model or dataset."""
+        name = "/".join(path.removeprefix("/api/").split("/")[:3]).removeprefix("models/")
         return name in self.repos and not self.repos[name].private
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:

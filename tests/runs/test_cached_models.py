@@ -17,7 +17,7 @@ from pipeline.store import Store
 from pipeline.store.run import QUEUED, RUNNING
 from pipeline.system import locks
 from tests.helpers import fake_hub
-from tests.helpers.fake_hub import FakeHub, Fault, Tree
+from tests.helpers.fake_hub import FakeHub, Fault, Large, Tree
 from tests.helpers.lab import CONFIG
 from tests.helpers.planted import finish_all, plant
 
@@ -193,9 +193,26 @@ def test_private_models_are_for_the_page_only_if_the_operator_says_so(hub: FakeH
     files: Tree = {"config.json": json.dumps(CONFIG).encode(), "tokenizer_config.json": b"{}"}
     commits = {name: hub.put(f"org/{name}", files, private=name == "secret") for name in ("open", "secret")}
     assert answered("org/open") == commits["open"]
-    assert answered("org/secret") == answered("org/none") == base_models.NOT_PUBLIC
+    for revision in ("", "@main", "@nope", f"@{commits['secret']}", f"@{'0' * 40}"):
+        assert answered(f"org/secret{revision}") == answered(f"org/none{revision}") == base_models.NOT_PUBLIC
+    assert answered("org/open@nope") == "has no such branch, tag or commit on the hub"
+    hub.repos["org/open"].gated = "auto"
+    assert answered("org/open") == commits["open"]
     assert answered("org/secret", hub_login=True) == commits["secret"]
     hub.faults.append(Fault("GET /api/models", 503))
     pinned = f"org/secret@{commits['secret']}"
     assert answered(pinned) == base_models.UNREACHABLE  # though the hub's cache has it now
     assert answered(pinned, hub_login=True) == commits["secret"]
+
+
+def test_a_file_that_no_model_has_so_large_is_not_fetched(hub: FakeHub, home: Path) -> None:
+    """40 GB of config.json filled the operator's disk, a click after the other."""
+    files: Tree = {"config.json": Large("0" * 64, 40 << 30), "tokenizer.json": Large("1" * 64, 40 << 30)}
+    hub.put("evil/huge", files, private=False)
+    assert answered("evil/huge") == "config.json is larger than any real one (4.2 MB)"
+    commit = hub.put("evil/huge", {**files, "config.json": json.dumps(CONFIG).encode()}, private=False)
+    model = base_models.Model("evil/huge", "hub", commit, {}, None)
+    with pytest.raises(LabError, match=r"^tokenizer\.json is larger than any real one"):
+        base_models.tokenizer_folder(model, home)
+    assert hub.count("GET .*/resolve/.*/tokenizer.json") == 0
+    assert answered("evil/huge") == commit, "it is only looked up"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -9,7 +10,9 @@ from starlette.testclient import TestClient
 
 from pipeline import display, settings
 from pipeline.errors import InputError
-from tests.helpers import planted
+from pipeline.inputs.models import base_models
+from tests.helpers import fake_hub, planted
+from tests.helpers.lab import CONFIG
 from webapp import local_models
 from webapp.__main__ import arguments, main
 from webapp.tabs import data, lab, runs
@@ -18,6 +21,13 @@ from webapp.ui import choices
 
 SAMPLE = str(settings.SAMPLES / "travel.jsonl")
 REFUSED = "is not offered on this page"
+
+
+@pytest.fixture
+def hub(tmp_path, home, monkeypatch):
+    """A hub that an app knows which is made later."""
+    with fake_hub.served(tmp_path, monkeypatch) as made:
+        yield made
 
 
 def values(inputs, model):
@@ -108,6 +118,25 @@ def test_a_run_of_the_command_line_is_shown_but_not_started_again(
         runs.retry(other)
     assert store.get(other).status == "canceled"
     assert client.post(f"/runs/{run}/retry").json()["status"] == "queued"
+
+
+def test_a_private_model_of_the_command_lines_run_is_not_fetched_by_a_retry(
+    hub, store, client: TestClient, no_worker
+):
+    files = {"config.json": json.dumps(CONFIG).encode(), "tokenizer_config.json": b"{}"}
+
+    def retried(name: str) -> tuple[str, dict[str, str]]:
+        run = planted.plant(store, stages=["quantize"], model=f"org/{name}@{commits[name]}")
+        store.request_cancel(run)
+        return run, client.post(f"/runs/{run}/retry").json()
+
+    commits = {name: hub.put(f"org/{name}", files, private=name == "secret") for name in ("open", "secret")}
+    assert retried("open")[1]["status"] == "queued"
+    run, said = retried("secret")
+    assert base_models.NOT_PUBLIC in said["error"]
+    assert store.get(run).status == "canceled"
+    base_models.Model("org/secret", "hub", commits["secret"], {}, None).folder(store.home).mkdir(parents=True)
+    assert retried("secret")[1]["status"] == "queued", "it is here, so it is offered"
 
 
 def test_a_folder_without_models_is_refused_at_the_start(home, tmp_path, capsys):

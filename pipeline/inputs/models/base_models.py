@@ -13,10 +13,11 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ TOKENIZER_SECONDS = 120
 AZURE = "pipeline.publish.azure.catalogue"  # the module that asks Azure, run in a process of its own
 COMMIT = re.compile("[0-9a-f]{40}")
 LARGEST_JSON = 1 << 22  # bytes of a config.json; real ones have some kilobytes
+LARGEST_FILE = 1 << 26  # bytes of any other file that has no weights; tokenizers have up to half of that
 ANSWER_SECONDS = 60
 LONGEST_LICENCE = 100  # characters of its name; somebody else wrote them
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt"]
@@ -289,16 +291,20 @@ def _put_tokenizer(model: str, folder: Path) -> None:
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     name, _, revision = model.partition("@")
+    wanted = (TOKENIZER, CONFIGS[0], *MORE_TOKENIZER_FILES)
 
     def fetch(file: str) -> None:
         shutil.copyfile(hf_hub_download(name, file, revision=revision), folder / file)
 
     try:
+        _require_small_on_hub(name, revision, wanted)
         for file in (TOKENIZER, CONFIGS[0]):
             fetch(file)
         for file in MORE_TOKENIZER_FILES:
             with suppress(EntryNotFoundError):
                 fetch(file)
+    except LabError:
+        raise
     except LocalEntryNotFoundError:
         raise LabError("the hub cannot be reached; check again after the model's first run.") from None
     except EntryNotFoundError:
@@ -316,6 +322,7 @@ def without_weights(model: Model, home: Path, report: Callable[[str], None]) -> 
         from huggingface_hub import snapshot_download
 
         with suppress(Exception):  # whatever fails here fails in `materialize` too, which says what to do
+            _require_small_on_hub(model.id, model.revision, SMALL_FILES)
             return Path(snapshot_download(model.id, revision=model.revision, allow_patterns=SMALL_FILES))
     return materialize(model, home, report)
 
@@ -412,15 +419,21 @@ def _fetch_azure(uri: str, part: Path, report: Callable[[str], None]) -> None:
         raise LabError(refused[-1] if refused else f"fetching {uri} ended with code {code}; see the log")
 
 
+def is_here(model: str) -> bool:
+    """Whether a hub model, as `org/name@commit`, was fetched before."""
+    name, _, revision = model.partition("@")
+    known = Model(name, "hub", revision, {}, None)
+    folder = known.folder(settings.home())
+    return bool(COMMIT.fullmatch(revision)) and folder.is_dir() and not _is_of_another(folder, known)
+
+
 def _hub(model: str) -> Model:
     """A hub model as `org/name` or `org/name@commit`; one that was fetched before is found offline."""
-    name, _, revision = model.partition("@")
-    if COMMIT.fullmatch(revision):
+    if is_here(model):
+        name, _, revision = model.partition("@")
         known = Model(name, "hub", revision, {}, None)
-        folder = known.folder(settings.home())
-        if folder.is_dir() and not _is_of_another(folder, known):
-            found = _folder(folder)
-            return dataclasses.replace(known, config=found.config, chat=found.chat)
+        found = _folder(known.folder(settings.home()))
+        return dataclasses.replace(known, config=found.config, chat=found.chat)
     return _ask_elsewhere("pipeline.inputs.models.base_models", model, "the hub")
 
 
@@ -453,15 +466,19 @@ def _elsewhere(seconds: float, module: str, *words: str) -> subprocess.Completed
 
 def _ask_hub(model: str) -> Model:
     """Fetch a hub model's small files: from the local cache when the hub cannot be reached."""
-    from huggingface_hub import model_info, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     small = ["config.json", "tokenizer_config.json", "chat_template.jinja"]
     model, _, wanted = model.partition("@")
     try:
-        info = model_info(model, revision=wanted or None, timeout=20, files_metadata=True)
-        if settings.public_only() and info.private is not False:
-            raise LabError(NOT_PUBLIC)
+        info = _told_by_hub(model, wanted or None)
+        _require_small(info.siblings, small)
         revision, told = info.sha or "", _told(info)
         folder = snapshot_download(model, revision=revision, allow_patterns=small)
     except GatedRepoError:
@@ -470,11 +487,16 @@ def _ask_hub(model: str) -> Model:
         ) from None
     except RepositoryNotFoundError:
         raise LabError(NOT_PUBLIC if settings.public_only() else NOT_THERE) from None
+    except RevisionNotFoundError:
+        raise LabError("has no such branch, tag or commit on the hub") from None
     except HFValidationError:
         raise LabError("is not a hub id; one looks like org/name, in letters, digits, - _ and .") from None
     except LabError:
         raise
-    except Exception:  # whatever the client of this release raises when it gets no answer
+    except Exception as error:  # whatever the client of this release raises when it gets no answer
+        answer = getattr(error, "response", None)
+        if answer is not None and answer.status_code in (401, 403, 404):
+            raise LabError(NOT_PUBLIC if settings.public_only() else NOT_THERE) from None
         if settings.public_only():  # nobody says whether what is in the cache is public
             raise LabError(UNREACHABLE) from None
         try:
@@ -492,6 +514,44 @@ def _ask_hub(model: str) -> Model:
         raise LabError("has no config.json, so it is not a Hugging Face model")
     config, chat = read_config(path)
     return Model(model, "hub", revision, config, chat, told)
+
+
+def _told_by_hub(model: str, revision: str | None) -> Any:
+    """What the hub says of a model and its files. Raises LabError, and what the client raises.
+
+    For the page nobody is logged in: what the hub then says is the same of private and of missing models,
+    whatever is wrong with their revision; of a gated one it tells everybody.
+    """
+    from huggingface_hub import model_info
+
+    nobody = False if settings.public_only() else None
+    info = model_info(model, revision=revision, timeout=20, files_metadata=True, token=nobody)
+    if settings.public_only() and info.private is not False:
+        raise LabError(NOT_PUBLIC)
+    return info
+
+
+def _require_small_on_hub(model: str, revision: str, patterns: Iterable[str]) -> None:
+    """`_require_small` of what the hub says; where it does not answer, only its cache can be read anyway."""
+    try:
+        siblings = _told_by_hub(model, revision).siblings
+    except LabError:
+        raise
+    except Exception:  # whatever the client of this release raises when it gets no answer
+        return
+    _require_small(siblings, patterns)
+
+
+def _require_small(siblings: Iterable[Any] | None, patterns: Iterable[str]) -> None:
+    """Refuse files that no model has so large, before anything is fetched. Raises LabError."""
+    patterns = list(patterns)
+    for file in siblings or []:
+        name = str(file.rfilename)
+        if not any(fnmatch(name, pattern) for pattern in patterns):
+            continue
+        most = LARGEST_JSON if name in CONFIGS else LARGEST_FILE
+        if type(file.size) is not int or not 0 <= file.size <= most:
+            raise LabError(f"{display.line(name)} is larger than any real one ({display.size(most)})")
 
 
 def _told(info: Any) -> dict[str, Any]:
