@@ -1,12 +1,17 @@
-"""Progress and remaining time of a run, from its stages' reports and the times of earlier runs."""
+"""Progress and remaining time of a run: from its stages' reports, the times of earlier runs, and what its
+preflight predicted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from pipeline.store.run import DONE, PUBLISH, RUNNING, Run, StageRun
+from pipeline.stages.costs.cost import cost_of
+from pipeline.store.run import DONE, PREFLIGHT, PUBLISH, RUNNING, Run, StageRun
 
 # A smaller part of a stage does not predict the rest.
 LEAST_PROGRESS = 0.05
@@ -14,11 +19,14 @@ LEAST_PROGRESS = 0.05
 MOST_GUESSED = 0.95
 
 
-def expected(run: Run, earlier: Iterable[Run]) -> dict[str, float]:
+def expected(
+    run: Run, earlier: Iterable[Run], predicted: Mapping[str, float] | None = None
+) -> dict[str, float]:
     """Expected seconds of the run's stages by name, without stages of which nothing is known.
 
     They are what the same stage took on the same model in the first of `earlier` with the same options, else
-    in the first with any options. Reused stages took no time and don't count.
+    what was `predicted`, else what it took in the first with any options. Reused stages took no time and
+    don't count.
     """
     same: dict[str, float] = {}
     alike: dict[str, float] = {}
@@ -32,7 +40,17 @@ def expected(run: Run, earlier: Iterable[Run]) -> dict[str, float]:
             alike.setdefault(stage.name, took)
             if other.stage(stage.name).options == stage.options:
                 same.setdefault(stage.name, took)
-    return alike | same
+    return alike | dict(predicted or {}) | same
+
+
+def predicted(folder: Path) -> dict[str, float]:
+    """Seconds that a run's preflight, kept in its folder, predicted for its stages; {} without one."""
+    found = {}
+    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+        for name, given in json.loads((folder / PREFLIGHT).read_text("utf-8"))["stages"].items():
+            if (cost := cost_of(given)) is not None:
+                found[name] = cost.seconds.likely
+    return found
 
 
 def progress(

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from pipeline.runs import estimate
-from pipeline.store.run import DONE, FAILED, QUEUED, RUNNING, Run, StageRun
+from pipeline.stages.costs.cost import Cost
+from pipeline.store.run import DONE, FAILED, PREFLIGHT, QUEUED, RUNNING, Run, StageRun
 from tests.helpers.planted import record
 
 NAMES = ("quantize", "finetune", "optimize", "evaluate")
@@ -38,6 +42,29 @@ class TestExpected:
         failed = record(StageRun("quantize", FAILED, seconds=3.0))
         other = record(*done().stages, status=DONE, model="larger")
         assert estimate.expected(self.queued, [failed, other]) == {}
+
+    def test_the_preflight_comes_after_the_same_options_and_before_any_others(self, tmp_path: Path) -> None:
+        wanted = record(
+            StageRun("quantize"), StageRun("finetune", options={"max_steps": 60}), StageRun("optimize")
+        )
+        same = record(StageRun("finetune", DONE, {"max_steps": 60}, seconds=100.0))
+        other = record(StageRun("quantize", DONE, {"bits": 8}, seconds=10.0))
+        costs = {
+            name: Cost.of(1.0, None, 1.0, seconds).to_dict()
+            for name, seconds in (("quantize", 20.0), ("finetune", 50.0), ("optimize", 5.0))
+        }
+        (tmp_path / PREFLIGHT).write_text(json.dumps({"stages": costs}))
+        predicted = estimate.predicted(tmp_path)
+        assert predicted == {"quantize": 20.0, "finetune": 50.0, "optimize": 5.0}
+        assert estimate.expected(wanted, [same, other], predicted) == {**predicted, "finetune": 100.0}
+
+    @pytest.mark.parametrize(
+        "kept", [None, "[]", "{", '{"stages": 3}', '{"stages": {"quantize": 1}}', '{"stages": {"a": {}}}']
+    )
+    def test_a_preflight_that_is_none_predicts_nothing(self, tmp_path: Path, kept: str | None) -> None:
+        if kept is not None:
+            (tmp_path / PREFLIGHT).write_text(kept)
+        assert estimate.predicted(tmp_path) == {}
 
 
 class TestProgress:

@@ -136,8 +136,11 @@ class Watch:
         return {**told, "elapsed": _elapsed(folder / PROCESS), "facts": facts.read()}
 
     def _progress(self, run: Run, running: dict[str, Any]) -> dict[str, float | None]:
-        expected = self._expected.get(run.id, lambda: estimate.expected(run, self._runs()))
+        expected = self._expected.get(run.id, lambda: self._expect(run))
         return estimate.progress(run, running.get("facts", {}), running.get("elapsed"), expected)
+
+    def _expect(self, run: Run) -> dict[str, float]:
+        return estimate.expected(run, self._runs(), estimate.predicted(self.store.folder(run.id)))
 
     def _ahead(self, run: Run) -> int:
         """How many runs are ahead of a queued one."""

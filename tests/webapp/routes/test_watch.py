@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pipeline.errors import InputError
+from pipeline.runs.preflight import report
+from pipeline.stages.costs.cost import Cost
 from tests.helpers import planted
 from tests.helpers.lab import until
 from webapp.routes import watch
@@ -106,3 +108,17 @@ def test_an_error_is_told_to_all_who_wait_and_the_next_one_asks_again():
     failed, found = asyncio.run(all_of_them())
     assert [str(error) for error in failed] == ["no"] * 3
     assert found == "yes"
+
+
+def test_the_first_run_of_a_home_ends_when_its_preflight_says(store, home):
+    run = planted.running(store)
+    made = watch.Watch(store)
+    before = made.look_now(run).status["progress"]
+    assert before["eta_seconds"] is None
+    costs = {
+        name: Cost.of(1.0, None, 1.0, seconds).to_dict()
+        for name, seconds in (("optimize", 1000.0), ("evaluate", 500.0))
+    }
+    report.keep(store, run, {"stages": costs})
+    after = watch.Watch(store).look_now(run).status["progress"]
+    assert after["eta_seconds"] == pytest.approx(before["at_least_seconds"] + 1500, abs=60)
