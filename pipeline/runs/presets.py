@@ -15,11 +15,13 @@ from typing import Any
 
 from pipeline import display, settings
 from pipeline.errors import InputError
-from pipeline.inputs.models import about, architectures, base_models
-from pipeline.inputs.models.about import StepMemory
+from pipeline.inputs.models import architectures, base_models
 from pipeline.runs import check_pool
 from pipeline.runs.data import prepare_data, row_lengths
 from pipeline.runs.data.row_lengths import RowLengths
+from pipeline.runs.preflight import step_room
+from pipeline.runs.preflight.step_room import StepRoom
+from pipeline.stages.costs import machine
 from pipeline.stages.recipe import Recipe
 from pipeline.system import capacity, hardware
 
@@ -95,7 +97,7 @@ class Facts:
     lengths: RowLengths = field(default_factory=RowLengths)
     device: str = "cpu"
     context: int | None = None
-    memory: StepMemory | None = None
+    memory: StepRoom | None = None
 
 
 def suiting(
@@ -121,7 +123,8 @@ def answer(
         found = yield from prepare_data.checking(sources, work, template, known)
         if not found.report.good:
             raise InputError(found.report.messages())
-        facts = yield from _facts(found, template, known, device)
+        recipe = Recipe(model=model, data=data, template=template)
+        facts = yield from _facts(found, recipe, known, device)
     return changes(name, facts, eval_fraction)
 
 
@@ -133,7 +136,7 @@ def settling(
     Raises Busy if others take what it needs.
     """
     device = "gpu" if hardware.gpus() and recipe.runs_on != "cpu" else "cpu"
-    facts = yield from _facts(found, recipe.template, model, device)
+    facts = yield from _facts(found, recipe, model, device)
     given = dataclasses.asdict(recipe.stages()["finetune"])
     fixed = {key: given[key.partition(".")[2]] for key in BESIDE if key not in recipe.auto}
     values, said = _chosen(PRESETS[AUTO], facts, recipe.eval_fraction, fixed)
@@ -144,10 +147,13 @@ def settling(
 
 
 def _facts(
-    found: prepare_data.Checked, template: str, model: base_models.Model, device: str
+    found: prepare_data.Checked, recipe: Recipe, model: base_models.Model, device: str
 ) -> Generator[str, None, Facts]:
-    lengths = yield from row_lengths.counting(found.used, template, model)
-    memory = about.step_memory(model.config, capacity.of(settings.home()), device == "gpu")
+    lengths = yield from row_lengths.counting(found.used, recipe.template, model)
+    home, options = settings.home(), recipe.finetune
+    assert options is not None  # nobody asks without training
+    known = machine.read(home, device == "gpu")
+    memory = step_room.of(model.config, options, recipe.quantize, known, capacity.of(home))
     return Facts(found.report.rows, lengths, device, architectures.positions(model.config), memory)
 
 

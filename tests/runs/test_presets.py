@@ -11,16 +11,16 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.inputs.data import datasets
-from pipeline.inputs.models.about import StepMemory
 from pipeline.runs import presets, submit
 from pipeline.runs.data import row_lengths
 from pipeline.runs.data.row_lengths import RowLengths
+from pipeline.runs.preflight.step_room import StepRoom
 from pipeline.runs.presets import Facts
 from pipeline.stages import recipe
 from pipeline.store import Store
 
 NAMES = sorted(presets.PRESETS)
-PLENTY = StepMemory(1000, 10**12)
+PLENTY = StepRoom(1000, 10**12)
 
 
 def facts(rows: int, *tokens: int, device: str = "cpu", context: int | None = None, **rest: object) -> Facts:
@@ -102,7 +102,7 @@ def test_lengths_that_nobody_knows_are_said_to_be_so() -> None:
     )
 
 
-def batch(longest: int, device: str, memory: StepMemory | None = PLENTY) -> tuple[int, str]:
+def batch(longest: int, device: str, memory: StepRoom | None = PLENTY) -> tuple[int, str]:
     given = facts(1000, *[longest] * 100, device=device, memory=memory)
     changes, said = presets.changes("balanced", given, 0.1)
     return int(changes["finetune.batch_size"]), said[2]
@@ -118,8 +118,8 @@ def test_long_rows_make_small_batches_and_a_gpu_large_ones() -> None:
 
 
 def test_little_memory_makes_small_batches_and_says_where_even_one_row_is_too_much() -> None:
-    assert batch(100, "cpu", StepMemory(10**6, 3 * 10**8))[0] == 2
-    size, said = batch(2000, "gpu", StepMemory(10**6, 10**9))
+    assert batch(100, "cpu", StepRoom(10**6, 3 * 10**8))[0] == 2
+    size, said = batch(2000, "gpu", StepRoom(10**6, 10**9))
     assert size == 1
     assert "even one of 2,048 tokens takes about 2.0 GB of memory, and 1.0 GB are there for it" in said
     assert batch(100, "cpu", None) == (4, "4 rows at a time: 512 tokens, whose memory is not known.")

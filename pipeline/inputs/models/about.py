@@ -7,10 +7,8 @@ The rule is a simple one, of what the lab measured (`benchmarks/RESULTS.md`), in
     GPU memory    0.65 a parameter for the weights in 4 bit, and 3 GB for a batch
     disk          the float weights where they are not here yet, 1.3 a parameter for results, and 1 GB
 
-It says what surely does not fit; what a long row or a large batch takes is not in it. For these there is
-`step_memory`: what a training step keeps of each token in each layer (ten vectors of the hidden size and five
-of the inner one), and three numbers for each token of the vocabulary; 4 bytes a number, 2 on a GPU. Of the
-starter on a CPU that is 2.20 MB a token; measured were 2.05, by the peaks of one row and of four.
+It says what surely does not fit; what a long row or a large batch takes is not in it: that follows from all
+options of a recipe, see `pipeline/stages/costs/`.
 """
 
 from __future__ import annotations
@@ -133,31 +131,6 @@ def fit(about: About, there: Capacity) -> Fit:
             )
     needs = ", ".join(f"{display.size(needed)} of {what}" for what, needed, _ in rows)
     return Fit(True, f"needs about {needs}")
-
-
-@dataclass(frozen=True)
-class StepMemory:
-    """Bytes that a training step takes for each token, and that this machine has for all of them."""
-
-    each: int
-    free: int
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens of all rows of a batch fit."""
-        return max(self.free, 0) // self.each
-
-
-def step_memory(config: Mapping[str, Any], there: Capacity, on_gpu: bool) -> StepMemory | None:
-    """What a training step may take here; None where the config or the GPU does not say what is needed."""
-    count, inside = parameters(config), config.get("text_config") or config
-    if count is None or (on_gpu and there.gpu_memory is None):
-        return None
-    hidden, inner = inside["hidden_size"], inside["intermediate_size"]
-    numbers = inside["num_hidden_layers"] * (10 * hidden + 5 * inner) + 3 * inside["vocab_size"]
-    if on_gpu:
-        return StepMemory(2 * numbers, int(0.9 * (there.gpu_memory or 0)) - int(0.65 * count) - GB)
-    return StepMemory(4 * numbers, int(0.9 * there.memory) - int(1.5 * FLOAT * count) - GB)
 
 
 def words(about: About, found: Fit) -> str:

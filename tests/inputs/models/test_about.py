@@ -166,20 +166,3 @@ def test_every_line_of_the_catalogue_is_whole() -> None:
         assert 10**8 < entry.parameters < 10**10
         assert 1000 < entry.context <= 131_072
         assert entry.bytes >= 2 * entry.parameters
-
-
-def test_what_a_training_step_may_take_follows_from_the_shapes_and_the_machine() -> None:
-    there = Capacity(10 * GB, 6 * GB, 0)
-    numbers = 30 * (10 * 576 + 5 * 1536) + 3 * 49152
-    on_cpu = about.step_memory(SHAPES["starter"], there, on_gpu=False)
-    assert on_cpu is not None
-    assert (on_cpu.each, on_cpu.free / GB) == (4 * numbers, pytest.approx(9 - 0.4 - 1, abs=0.01))
-    assert on_cpu.tokens == on_cpu.free // (4 * numbers)
-    on_gpu = about.step_memory(SHAPES["starter"], there, on_gpu=True)
-    assert on_gpu is not None
-    assert (on_gpu.each, on_gpu.free / GB) == (2 * numbers, pytest.approx(5.4 - 0.09 - 1, abs=0.01))
-    assert about.step_memory(SHAPES["starter"], Capacity(10**12, None, 0), on_gpu=True) is None
-    assert about.step_memory({"hidden_size": "many"}, there, on_gpu=False) is None
-    too_large = about.step_memory(SHAPES["Qwen/Qwen2.5-7B-Instruct"], there, on_gpu=False)
-    assert too_large is not None
-    assert too_large.tokens == 0
