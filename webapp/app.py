@@ -213,7 +213,7 @@ def _tabs(sample: gr.Button, problems: gr.HTML) -> tuple[data.Data, lab.Lab, run
     made["lab"].select(lab.refresh, lab_tab.data, lab_tab.data, **parts.QUICK)
     chosen.use.click(
         lab.take,
-        [chosen.picked, chosen.template, chosen.model, chosen.leave_out],
+        [chosen.picked, chosen.template, chosen.model, chosen.leave_out, lab_tab.preset[0]],
         [
             lab_tab.data,
             lab_tab.template,
@@ -221,6 +221,7 @@ def _tabs(sample: gr.Button, problems: gr.HTML) -> tuple[data.Data, lab.Lab, run
             lab_tab.leave_out,
             lab_tab.new,
             *lab_tab.preset,
+            *(lab_tab.inputs.input("finetune", name) for name in lab.SUITED),
         ],
         **parts.QUICK,
     ).then(None, None, None, js=f"() => ({parts.live('go')})('lab')", **parts.IN_PAGE)

@@ -79,7 +79,7 @@ PRESETS = {
         others={"quantize.compensate": True, "finetune.r": 32, "finetune.alpha": 64},
     ),
 }
-AUTO = "balanced"
+AUTO, TOLD = "balanced", " (auto): "
 LOOKS = 10  # at the validation rows, in a thorough run
 PATIENCE = 3
 
@@ -124,7 +124,8 @@ def answer(
         if not found.report.good:
             raise InputError(found.report.messages())
         recipe = Recipe(model=model, data=data, template=template)
-        facts = yield from _facts(found, recipe, known, device)
+        lengths = yield from row_lengths.counting(found.used, template, known)
+        facts = _facts(found.report.rows, lengths, recipe, known.config, device)
     return changes(name, facts, eval_fraction)
 
 
@@ -135,26 +136,36 @@ def settling(
 
     Raises Busy if others take what it needs.
     """
+    lengths = yield from row_lengths.counting(found.used, recipe.template, model)
+    return settled(recipe, found.report.rows, lengths, model.config)
+
+
+def settled(
+    recipe: Recipe, rows: int, lengths: RowLengths, config: Mapping[str, Any]
+) -> tuple[Changes, list[str]]:
+    """`settling` for a dataset of so many rows of these lengths, and a model with this config.json."""
     device = "gpu" if hardware.gpus() and recipe.runs_on != "cpu" else "cpu"
-    facts = yield from _facts(found, recipe, model, device)
+    facts = _facts(rows, lengths, recipe, config, device)
     given = dataclasses.asdict(recipe.stages()["finetune"])
     fixed = {key: given[key.partition(".")[2]] for key in BESIDE if key not in recipe.auto}
     values, said = _chosen(PRESETS[AUTO], facts, recipe.eval_fraction, fixed)
     return (
         {key: values[key] for key in recipe.auto},
-        [f"{key} is {values[key]:,} (auto): {said[key]}" for key in recipe.auto],
+        [f"{key} is {values[key]:,}{TOLD}{said[key]}" for key in recipe.auto],
     )
 
 
-def _facts(
-    found: prepare_data.Checked, recipe: Recipe, model: base_models.Model, device: str
-) -> Generator[str, None, Facts]:
-    lengths = yield from row_lengths.counting(found.used, recipe.template, model)
+def tells(note: str) -> bool:
+    """Whether a note says what an `auto` stands for."""
+    return TOLD in note
+
+
+def _facts(rows: int, lengths: RowLengths, recipe: Recipe, config: Mapping[str, Any], device: str) -> Facts:
     home, options = settings.home(), recipe.finetune
     assert options is not None  # nobody asks without training
     known = machine.read(home, device == "gpu")
-    memory = step_room.of(model.config, options, recipe.quantize, known, capacity.of(home))
-    return Facts(found.report.rows, lengths, device, architectures.positions(model.config), memory)
+    memory = step_room.of(config, options, recipe.quantize, known, capacity.of(home))
+    return Facts(rows, lengths, device, architectures.positions(config), memory)
 
 
 def changes(name: str, facts: Facts, eval_fraction: float) -> tuple[Changes, list[str]]:

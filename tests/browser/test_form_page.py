@@ -50,7 +50,7 @@ def test_a_preset_suits_the_data_and_says_how(app, shot):
     page.get_by_label("Quick try").check()
     expect(page.locator("#preset-notice")).to_contain_text("130 rows")
     page.click("#start-over")
-    expect(page.locator("#finetune-max_steps input")).to_have_value("60")
+    expect(page.locator("#finetune-max_steps input")).to_have_value("auto")
     expect(page.locator("#preset input:checked")).to_have_count(0)
 
 

@@ -15,7 +15,7 @@ import yaml
 from pipeline import display, settings
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.inputs.data import datasets
-from pipeline.inputs.options import LONGEST, describe
+from pipeline.inputs.options import AUTO, LONGEST, describe
 from pipeline.runs import presets, submit
 from pipeline.stages import recipe as recipes
 from pipeline.stages.all_stages import STAGES
@@ -27,6 +27,7 @@ from webapp.ui import card_view, check_turns, choices, form, parts, preflight_vi
 
 SAMPLE = settings.SAMPLES / "travel.yaml"
 NOT_STARTED = "Nothing was started"
+SUITED = tuple(option.name for option in describe(recipes.OPTIONS["finetune"]) if option.auto)
 
 
 class Lab(NamedTuple):
@@ -63,7 +64,7 @@ def launch(inputs: form.Form, *values: Any) -> Iterator[tuple[Any, ...]]:
         yield None, inputs.refused(NOT_STARTED, error), gr.skip(), gr.skip()
         return
     said = views.queued(f"Run {run} is queued. About its data:", notes) if notes else None
-    yield said, None, run, gr.update(open=bool(notes))
+    yield said, None, run, gr.update(open=not all(map(presets.tells, notes)))
 
 
 def launch_sample(owner: str) -> tuple[Any, ...]:
@@ -116,6 +117,14 @@ def choose_preset(inputs: form.Form, *values: Any) -> Iterator[tuple[Any, ...]]:
     notice = {"text": f"{title}: {presets.PRESETS[name].about}.", "note": "\n".join(said)}
     keys = [f"{group}.{option}" for group, option in inputs.keys]
     yield notice, *(changes.get(key, gr.skip()) for key in keys)
+
+
+def choose_again(inputs: form.Form, *values: Any) -> Iterator[tuple[Any, ...]]:
+    """Set the preset that is chosen anew, for another dataset; nothing if none is."""
+    if values[-1]:
+        yield from choose_preset(inputs, *values)
+    else:
+        yield tuple(gr.skip() for _ in values)
 
 
 def _suited(
@@ -199,7 +208,7 @@ def _first_steps(inputs: form.Form) -> gr.Radio:
             parts.fixed("<h2>3. How thorough</h2>")
             preset = gr.Radio(
                 [(preset.title, name) for name, preset in presets.PRESETS.items()],
-                label="Preset", info="Sets options to suit the data; all stand under All options",
+                label="Preset", info="Sets options to suit the data. None: auto, as Balanced would choose",
                 elem_id="preset",
             )  # fmt: skip
     return preset
@@ -286,6 +295,9 @@ def build(welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
     preset.input(
         partial(choose_preset, inputs), [*inputs.inputs, preset], [chosen, *inputs.inputs], **parts.CHECKS
     )
+    data.input(
+        partial(choose_again, inputs), [*inputs.inputs, preset], [chosen, *inputs.inputs], **parts.CHECKS
+    )
     reset.click(
         partial(start_over, inputs), None, [*inputs.inputs, preset, chosen],
         js=parts.live("forget", "draft.js"), **parts.QUICK,
@@ -296,12 +308,15 @@ def build(welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
     return made
 
 
-def take(data: str | None, template: str, model: str, leave_out: list[str] | None) -> tuple[Any, ...]:
+def take(
+    data: str | None, template: str, model: str, leave_out: list[str] | None, preset: str | None
+) -> tuple[Any, ...]:
     """Start a new run with a dataset, template, model and rows to leave out chosen elsewhere.
 
-    No preset is chosen then: what it says is of another dataset, and it can be chosen again.
+    No preset is chosen then: what it says is of another dataset, so what it chose by that is `auto` again.
     """
-    return refresh(data), template, model, card_view.joined(leave_out), gr.update(open=True), None, None
+    given = refresh(data), template, model, card_view.joined(leave_out), gr.update(open=True), None, None
+    return *given, *((AUTO if preset else gr.skip()) for _ in SUITED)
 
 
 def again(inputs: form.Form, run: str) -> list[Any]:

@@ -87,7 +87,7 @@ class Form:
                 values.append(recipe.get(group) is not None)
                 continue
             given = recipe if group == "" else recipe.get(group) or {}
-            value = given.get(name, option.default)
+            value = given.get(name, first(option))
             typed = option.auto or (not option.choices and not set(option.types) <= {int, float, bool})
             values.append(("" if value is None else word(value)) if typed else value)
         return values
@@ -118,7 +118,7 @@ def component(option: Option, group: str = "", **kwargs: Any) -> Input:
     if option.types == (bool,) and not option.choices:
         return gr.Checkbox(**common)
     if option.auto:  # a number or a word; one line makes it an input like those of numbers
-        return gr.Textbox(**{**common, "value": word(option.default)}, max_lines=1)
+        return gr.Textbox(**{**common, "value": first(option)}, max_lines=1)
     if option.types in ((int,), (float,)) and not option.choices:
         return gr.Number(**common, step=1 if option.types == (int,) else 0.0001)
     if option.choices and option.types in ((), (type(None),)):
@@ -130,6 +130,11 @@ def component(option: Option, group: str = "", **kwargs: Any) -> Input:
         setattr(made, handler_values.TYPED_TOO, option.types)  # a recipe that fills the form has these types
         return made
     return gr.Textbox(**{**common, "value": "" if option.default is None else word(option.default)})
+
+
+def first(option: Option) -> Any:
+    """What stands in a form that nobody filled: `auto` where an option may be that, else its default."""
+    return AUTO if option.auto else option.default
 
 
 def read(option: Option, value: Any) -> Any:

@@ -65,17 +65,27 @@ def show(inputs: form.Form, made: Made, *values: Any) -> Iterator[tuple[Any, Any
 def _asked(recipe: Recipe, tell: Callable[[str], None]) -> dict[str, Any]:
     """The preflight of a recipe. Raises LabError, OSError."""
     file = Path(recipe.data).stat()
-    key = recipe.data, file.st_mtime_ns, file.st_size, recipe.template, recipe.model, recipe.eval_fraction
-    given = {"recipe": recipe.to_dict(), "rows": _rows.get(key)}
+    about = recipe.template, recipe.model, _changed(recipe.model), recipe.eval_fraction
+    key = recipe.data, file.st_mtime_ns, file.st_size, *about
+    given = {"recipe": recipe.to_dict(), "known": _known.get(key)}
     with closing(check_pool.ask("pipeline.runs.preflight.report:answer", given)) as steps:
         facts: dict[str, Any] = datasets.ended(steps, tell)
-    while len(_rows) >= MOST_KEPT:
-        _rows.pop(next(iter(_rows)), None)
-    _rows[key] = facts["rows"]
+    while len(_known) >= MOST_KEPT:
+        _known.pop(next(iter(_known)), None)
+    _known[key] = facts.pop("known")
     return facts
 
 
-_rows: dict[tuple[Any, ...], dict[str, Any]] = {}  # what was counted of datasets, the newest last
+def _changed(model: str) -> int:
+    """When the config.json of a model's folder was changed; 0 for a model that is not in one."""
+    try:
+        return (Path(model) / "config.json").stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+# What was counted of datasets and known of models, the newest last. So a form that changes asks no hub again.
+_known: dict[tuple[Any, ...], dict[str, Any]] = {}
 
 
 def shown(facts: dict[str, Any]) -> dict[str, Any] | None:
@@ -88,4 +98,4 @@ def shown(facts: dict[str, Any]) -> dict[str, Any] | None:
 
 def notice(facts: dict[str, Any]) -> dict[str, Any]:
     """What else there is to say."""
-    return {"text": wording.fits(facts), "note": "\n".join(wording.sentences(facts))}
+    return {"text": wording.fits(facts), "note": "\n".join([*wording.sentences(facts), *facts["auto"]])}

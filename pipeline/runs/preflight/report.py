@@ -11,6 +11,9 @@ from typing import Any
 from pipeline import settings
 from pipeline.errors import InputError
 from pipeline.inputs.models import base_models
+from pipeline.runs import presets
+from pipeline.runs.data import row_lengths
+from pipeline.runs.data.row_lengths import RowLengths
 from pipeline.runs.preflight import earlier, fitting, predict, row_facts
 from pipeline.stages.costs import machine
 from pipeline.stages.costs.cost import Cost, Rows
@@ -92,20 +95,38 @@ def _informed(cost: Cost, past: list[earlier.Past], recipe: Recipe, stage: str) 
 
 
 def answer(
-    recipe: dict[str, Any], rows: dict[str, Any] | None = None
+    recipe: dict[str, Any], known: dict[str, Any] | None = None
 ) -> Generator[str, None, dict[str, Any]]:
     """`make` as a process is asked for it, for a recipe on the page, whose data may not be checked yet.
 
-    `rows` is as an earlier answer for the same data had it.
+    `known` is as an earlier answer for the same data, template and model had it: neither is read again then,
+    and no hub is asked. "auto" has why each `auto` stands for its value.
     """
     yield "Looking at the rows…"
     chosen = from_dict(recipe)
-    data = Path(chosen.data)
+    data, home = Path(chosen.data), settings.home()
     if data.suffix != ".jsonl" or not data.is_file():
         raise InputError("that is known when the dataset is in this lab")
-    model = base_models.resolve(chosen.model)
-    known = Rows(**rows) if rows else None
-    return make(chosen, model, data, _lines(data) if known is None else 0, known).to_dict()
+    kept = dict(known or {})
+    model = base_models.resolve(chosen.model) if _lacks(kept, chosen) else None
+    if model is not None:
+        kept = {"config": dict(model.config), "count": _lines(data)}
+        rows = row_facts.of(data, chosen.template, model, kept["count"], chosen.eval_fraction)
+        kept["rows"] = dataclasses.asdict(rows)
+        if chosen.auto:
+            lengths = yield from row_lengths.counting(data, chosen.template, model)
+            kept["lengths"] = dataclasses.asdict(lengths)
+    said: list[str] = []
+    if chosen.auto:
+        lengths = RowLengths(tuple(kept["lengths"]["tokens"]), kept["lengths"]["unknown"])
+        values, said = presets.settled(chosen, kept["count"], lengths, kept["config"])
+        chosen = chosen.settled(values)
+    found = of(chosen, kept["config"], Rows(**kept["rows"]), Store(home), capacity.of(home))
+    return {**found.to_dict(), "auto": said, "known": kept}
+
+
+def _lacks(known: Mapping[str, Any], recipe: Recipe) -> bool:
+    return "rows" not in known or (bool(recipe.auto) and "lengths" not in known)
 
 
 def _lines(data: Path) -> int:

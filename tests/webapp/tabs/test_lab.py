@@ -45,6 +45,24 @@ def test_a_preset_that_cannot_be_set_changes_nothing(home, inputs):
     assert [*changed, *others] == [SKIP] * 2 * len(inputs.inputs)
 
 
+def test_a_form_that_nobody_filled_follows_the_data(home, inputs):
+    text, *_ = lab.preview(inputs, *values(inputs))
+    finetune = yaml.safe_load(text)["finetune"]
+    assert set(lab.SUITED) == {"max_steps", "batch_size", "max_length"}
+    assert [finetune[name] for name in lab.SUITED] == ["auto"] * 3
+
+
+def test_other_data_forget_what_a_preset_chose_by_the_last(home, inputs):
+    taken = lab.take(SAMPLE, "chat", "starter", [], "quick")
+    assert taken[-3:] == ("auto",) * 3
+    assert taken[5:7] == (None, None)
+    assert lab.take(SAMPLE, "chat", "starter", [], None)[-3:] == (SKIP,) * 3  # typed by hand
+    ((*kept,),) = lab.choose_again(inputs, *values(inputs), None)
+    assert kept == [SKIP] * (1 + len(inputs.inputs))
+    *_, (notice, *_) = lab.choose_again(inputs, *values(inputs, template="{prompt"), "quick")
+    assert notice["text"].startswith("The preset is not set: template")
+
+
 def test_a_new_form_is_what_a_new_page_has(home, inputs):
     *filled, preset, notice = lab.start_over(inputs)
     plain = [component.value for component in inputs.inputs]
@@ -80,7 +98,9 @@ def test_a_good_recipe_is_queued(store, inputs, model_folder):
     *_, (notice, problems, run, form_update) = lab.launch(
         inputs, *values(inputs, model=str(model_folder), name="mine"), "  Ann\n\x00 B. "
     )
-    assert (notice, problems, form_update["open"]) == (None, None, False)
+    assert (problems, form_update["open"]) == (None, False)  # what auto became is in the run's recipe
+    assert "finetune.max_steps is 98 (auto): " in notice["note"]
+    assert store.get(run).recipe["finetune"]["max_steps"] == 98
     assert (store.get(run).recipe["name"], store.get(run).owner) == ("mine", "Ann B.")
 
 
@@ -90,7 +110,7 @@ def test_what_should_be_known_of_the_data_is_shown_on_launch(store, inputs, uplo
     given = values(inputs, data=kept, model=str(model_folder), template=TEMPLATE)
     *_, (notice, problems, run, form_update) = lab.launch(inputs, *given, "ann")
     assert notice["text"] == f"Run {run} is queued. About its data:"
-    assert notice["note"] == "2 of 4 rows are copies of an earlier one."
+    assert notice["note"].endswith("\n2 of 4 rows are copies of an earlier one.")
     assert (problems, form_update["open"]) == (None, True)
 
 

@@ -87,14 +87,15 @@ def test_a_stage_switched_off_is_null():
     assert made.collect(values)["finetune"]["group"] == "auto"
 
 
-def test_the_form_untouched_is_the_default_recipe(tmp_path):
+def test_the_form_untouched_is_the_default_recipe_but_for_what_may_follow_the_data(tmp_path):
     with gr.Blocks():
         made = form.Form()
         for stage, cls in OPTIONS.items():
             made.stage(stage, cls, "about", on=stage not in LEFT_OUT)
     chosen = made.collect([component.value for component in made.inputs])
     found = from_dict({"name": "run", "data": "x.jsonl", **chosen}, tmp_path)
-    assert found == Recipe(name="run", data=str(tmp_path / "x.jsonl"))
+    auto = ("finetune.max_steps", "finetune.batch_size", "finetune.max_length")
+    assert found == Recipe(name="run", data=str(tmp_path / "x.jsonl"), auto=auto)
 
 
 def test_a_form_filled_with_a_recipe_gives_it_back(tmp_path):

@@ -42,6 +42,15 @@ def test_what_does_not_fit_is_named(store: Store, recipe_file: Path) -> None:
     assert "whatever its options are" in problems["items"][0]
 
 
+def test_a_form_that_changes_asks_for_its_model_once(store: Store, recipe_file: Path) -> None:
+    first, notice, _ = last(store, recipe_file, "finetune.max_steps=auto")
+    assert "finetune.max_steps is 60 (auto): " in notice["note"]
+    for file in (recipe_file.parent / "tiny-llama").glob("*[!g].*"):
+        file.unlink()  # all but config.json: as a hub that cannot be reached
+    again, _, _ = last(store, recipe_file, "finetune.max_steps=auto", "name=other")
+    assert again == first
+
+
 def test_a_form_that_cannot_run_shows_nothing(store: Store) -> None:
     def refuses(*_: Any) -> recipe.Recipe:
         raise InputError("data: is missing")
