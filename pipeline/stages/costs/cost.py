@@ -50,7 +50,7 @@ def range_of(given: Any) -> Range | None:
 
 
 # How far ranges reach below and above what is likely, as fractions.
-MEMORY_WIDTH, GPU_WIDTH, DISK_WIDTH, SECONDS_WIDTH = (0.1, 0.05), (0.1, 0.05), (0.1, 0.1), (0.3, 0.3)
+MEMORY_WIDTH, GPU_WIDTH, DISK_WIDTH, SECONDS_WIDTH = (0.1, 0.035), (0.1, 0.05), (0.1, 0.1), (0.3, 0.3)
 
 
 @dataclass(frozen=True)

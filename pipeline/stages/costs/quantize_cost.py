@@ -29,10 +29,10 @@ MEMORY = {
     "hidden": 2.05,
     "layer": 1.45,
     "gram": 1.73,
+    "moved": 0.92,
     "running": 1.17,
 }
-# Main memory beside a GPU: with a calibration more of CUDA is loaded; layers of gptq go there and come back
-# as copies.
+# Main memory beside a GPU: with a calibration more of CUDA is loaded.
 HOST_MEMORY = {
     "libraries": 1.027,
     "weights": 1.0,
@@ -46,7 +46,7 @@ GPU_MEMORY = dict.fromkeys(
     ("workspace", "kept", "ends", "inverted", "hidden", "layer", "gram", "running"), 1.0
 )
 GPU_MEMORY["rounding"] = 4.02
-WIDTH = (0.1, 0.06)
+WIDTH = (0.1, 0.08)
 SECONDS = {
     "libraries": 1.05,
     "begin": 0.5,
@@ -102,9 +102,11 @@ def memory_parts(options: quantize.Options, shape: Shape, machine: Machine) -> d
         "packed": packed(options, shape).size(shape.body, shape.weight),
         "rounding": 4.0 * max(shape.largest, shape.embedding if options.lm_head else 0),
     }
+    if options.algorithm == "gptq":  # each rounded matrix is a new one, and the file's stay in memory
+        found["moved"] = float(shape.weight * shape.body)
     if machine.gpu:
         found["kernels"] = machine.import_bytes if _reads(options) else 0.0
-        return {**found, "moved": float(shape.weight * shape.body) if options.algorithm == "gptq" else 0.0}
+        return found
     calibrated = calibration_parts(options, shape, TOGETHER[False])
     if calibrated and not options.lm_head:
         del found["rounding"]  # one matrix of a layer, when what running the layer took is free again
