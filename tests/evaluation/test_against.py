@@ -17,7 +17,7 @@ def test_a_loss_of_two_percent_is_told_with_its_interval() -> None:
     noise = np.random.default_rng(1).normal(0.06, 0.05, 60)
     found = against.of(EXACT, [one + float(more) for one, more in zip(EXACT, noise, strict=True)])
     assert found["outcome"] == "worse"
-    assert found["words"] == "2.1 % more loss than float on your rows (1.7–2.5)"
+    assert found["words"] == "1.9 % more loss than float on your rows (1.5–2.3)"
     assert found["low"] < found["difference"] < found["high"]
     json.dumps(found, allow_nan=False)
 
