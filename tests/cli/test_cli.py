@@ -362,6 +362,7 @@ def test_help_names_every_verb_of_the_contract(home: Path, capsys: Capture) -> N
         "list",
         "note",
         "diff",
+        "compare",
         "delete",
         "restore",
         "gc",
@@ -376,7 +377,8 @@ def test_it_imports_nothing_heavy(home: Path) -> None:
     code = (
         "import sys; from pipeline.__main__ import main; main(['list']);"
         "heavy = ('torch', 'numpy', 'transformers', 'peft', 'olive', 'onnx', 'onnxruntime',"
-        " 'onnxruntime_genai', 'gradio', 'azure', 'huggingface_hub', 'datasets', 'pandas', 'scipy');"
+        " 'onnxruntime_genai', 'gradio', 'azure', 'huggingface_hub', 'datasets', 'pandas', 'scipy',"
+        " 'torchmetrics', 'jsonschema');"
         "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=settings.ROOT)

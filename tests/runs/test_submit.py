@@ -479,7 +479,7 @@ def test_rows_to_evaluate_on_are_checked_and_kept_beside_the_data(
     kept = Path(run.recipe["evaluate"]["data"])
     assert kept.parent.parent == store.home / "datasets"
     assert run.stage("evaluate").options["data"] == str(kept)
-    assert [json.loads(line)["response"] for line in kept.read_text().splitlines()] == ["Here."]
+    assert [row["response"] for _, row in datasets.rows(kept)] == ["Here."]
     assert kept.parent.name in {
         Path(path).parent.name for path in store.inventory().data
     }  # freeing leaves it

@@ -34,6 +34,8 @@ from webapp.app import create
 
 HEAVY = (
     "scipy",
+    "torchmetrics",
+    "jsonschema",
     "rensa",
     "detect_secrets",
     "phonenumbers",

@@ -321,7 +321,7 @@ def scorecard(rows: list[Row]) -> dict[str, Any]:
             "bytes": row.bytes,
             "data": row.data_perplexity,
             "general": row.general_perplexity,
-            "data_range": _data_range(row),
+            **({"data_range": ends} if (ends := _data_range(row)) else {}),
         }
         for row in rows
         if row.bytes and row.general_perplexity

@@ -126,7 +126,17 @@ def test_every_option_of_every_stage_has_an_input():
         made = form.Form()
         for stage, cls in OPTIONS.items():
             made.stage(stage, cls, "about")
-    assert set(made.keys) >= {(stage, row.name) for stage, cls in OPTIONS.items() for row in describe(cls)}
+    options = {(stage, row.name): row.page for stage, cls in OPTIONS.items() for row in describe(cls)}
+    assert set(made.keys).intersection(options) == {key for key, on_page in options.items() if on_page}
+
+
+def test_no_form_takes_the_path_of_a_file_to_evaluate_on():
+    """Whoever can name one in a browser reads what the server can."""
+    with gr.Blocks():
+        made = form.Form()
+        made.stage("evaluate", OPTIONS["evaluate"], "about")
+    assert ("evaluate", "checks") in made.keys
+    assert ("evaluate", "data") not in made.keys
     assert all(isinstance(row, Option | None) for row in made.options)
     assert settings.SAMPLES.is_dir()
 
