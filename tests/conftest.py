@@ -27,8 +27,15 @@ CHAT_TEMPLATE = (
 )
 
 
-# Each takes minutes: started first, no worker is left with one at the end.
-LONGEST = ("passes/test_starter.py", "test_installed.py")
+# Each takes a minute or more: started first and in this order, no worker is left with one at the end.
+LONGEST = (
+    "passes/test_starter.py",
+    "survival/test_survival.py",
+    "passes/optimize/test_export.py",
+    "worker/test_probe.py",
+    "tests/test_installed.py",
+    "routes/test_long_log.py",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,7 +51,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not item.path.as_posix().endswith(LONGEST))
+    def turn(item: pytest.Item) -> int:
+        path = item.path.as_posix()
+        return next((at for at, name in enumerate(LONGEST) if path.endswith(name)), len(LONGEST))
+
+    items.sort(key=turn)
 
 
 @pytest.fixture
