@@ -17,12 +17,13 @@ from pipeline.system import locks
 # As the app's own start does it, but without making the default home.
 os.environ.update({**settings.QUIET, **settings.GRADIO, "HF_HUB_OFFLINE": "1"})
 
-import gradio as gr
+with settings.gradio_without_stubs():
+    import gradio as gr
 
-from webapp import local_models
-from webapp.app import create
-from webapp.tabs import lab
-from webapp.ui import form
+    from webapp import local_models
+    from webapp.app import create
+    from webapp.tabs import lab
+    from webapp.ui import form
 
 
 @pytest.fixture

@@ -274,6 +274,19 @@ def test_only_gradio_is_kept_from_the_hub(home):
     assert printed(code, environment) == "True False False\n"
 
 
+def test_the_page_starts_without_renewing_stubs_for_type_checkers(home):
+    """Gradio parses its whole source for that, which takes longer than the rest of its import."""
+    code = (
+        "import sys\nfrom pipeline import settings\nopened = []\n"
+        "sys.addaudithook(lambda event, given: event == 'open' and opened.append(str(given[0])))\n"
+        "before = list(sys.meta_path)\n"
+        "with settings.importing_gradio():\n    from webapp.app import create\n"
+        "stubs = [path for path in opened if path.endswith('.pyi')]\n"
+        "print(stubs, len(opened) > 1000, sys.meta_path == before)"
+    )
+    assert printed(code, settings.child_environment()) == "[] True True\n"
+
+
 def test_a_public_address_is_warned_about(home):
     port = free_port()
     process = start(home, "--host", "0.0.0.0", "--port", str(port), "--allow-host", "lab.example")
