@@ -25,7 +25,7 @@ def registry():
 
 def test_a_dry_run_writes_nothing(store, registry, home):
     run = planted.finished(store)
-    problems, planned, files = publish.check(registry, run, "travel", "", "")
+    problems, planned, files = publish.check(registry, run, "travel", "", False, "")
     assert problems is None
     assert planned["text"].startswith("Version 1 of travel: 1 files")
     assert files["rows"] == [["model.onnx", "2.0 kB"]]
@@ -34,7 +34,7 @@ def test_a_dry_run_writes_nothing(store, registry, home):
 
 def test_publishing_queues_a_stage_of_the_run(store, registry):
     run = planted.finished(store)
-    problems, *_, progress = publish.publish(registry, run, "travel", "", "")
+    problems, *_, progress = publish.publish(registry, run, "travel", "", False, "")
     assert (problems, progress) == (None, {"run": run, "stage": "publish"})
     assert store.get(run).stage("publish").status == "queued"
 
@@ -47,7 +47,7 @@ def test_what_keeps_a_version_from_being_published_is_a_sentence(store, registry
     monkeypatch.setattr(publish.submit, "publish", failing(error))
     monkeypatch.setattr(publish.targets.PUBLISHERS["local"], "plan", failing(error))
     for handler in (publish.check, publish.publish):
-        problems, *rest = handler(registry, run, "travel", "", "")
+        problems, *rest = handler(registry, run, "travel", "", False, "")
         assert problems["items"][0].startswith(words)
         assert set(rest) == {None}
 
@@ -57,7 +57,7 @@ def test_what_keeps_a_version_from_being_published_is_a_sentence(store, registry
 )
 def test_bad_names_and_versions_are_refused_before_anything_is_queued(store, registry, name, version, word):
     run = planted.finished(store)
-    problems, *_ = publish.publish(registry, run, name, version, "")
+    problems, *_ = publish.publish(registry, run, name, version, False, "")
     assert problems["items"][0].startswith(word)
     assert len(store.get(run).stages) == 4
-    assert publish.publish(registry, None, "x", "", "")[0]["items"] == ["run: choose a finished run"]
+    assert publish.publish(registry, None, "x", "", False, "")[0]["items"] == ["run: choose a finished run"]
