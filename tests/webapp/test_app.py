@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 
+import gradio as gr
 import pytest
 
 from tests.helpers import planted
@@ -27,6 +29,11 @@ def test_the_app_sees_to_the_worker_and_to_idle_models_again_and_again(home, mon
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(asyncio.wait_for(app._tend(home), 20))
     assert done == ["worker", "models"] * 3
+
+
+def test_the_signature_of_a_component_is_worked_out_once(home):
+    app.create()
+    assert inspect.signature(gr.Textbox.__init__) is inspect.signature(gr.Textbox.__init__)
 
 
 class Arriving:
