@@ -22,9 +22,10 @@ from pipeline.inputs.data.formats import columns
 from pipeline.inputs.data.formats.convert import Made
 from pipeline.inputs.models import base_models
 from pipeline.inputs.prompts import templates
-from pipeline.runs import check_pool, presets
+from pipeline.runs import check_pool
 from pipeline.runs.data import data_card, prepare_data
 from pipeline.runs.data.prepare_data import Checked
+from pipeline.runs.preflight import presets
 from pipeline.runs.preflight import report as preflight
 from pipeline.stages.all_stages import STAGES, ask
 from pipeline.stages.recipe import Recipe, from_dict, redo

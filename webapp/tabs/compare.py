@@ -19,9 +19,8 @@ from webapp import talks
 from webapp.handler_values import picked
 from webapp.home import store
 from webapp.routes import examples
-from webapp.tabs import columns
 from webapp.talks import Answer, Talk, Turn
-from webapp.ui import choices, parts, views
+from webapp.ui import choices, columns, parts, views
 from webapp.ui.streams import coalesce
 
 DRAW_SECONDS = 0.08

@@ -16,7 +16,8 @@ from pipeline import display, settings
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.inputs.data import datasets
 from pipeline.inputs.options import AUTO, LONGEST, describe
-from pipeline.runs import presets, submit
+from pipeline.runs import submit
+from pipeline.runs.preflight import presets
 from pipeline.stages import recipe as recipes
 from pipeline.stages.all_stages import STAGES
 from pipeline.system import hardware

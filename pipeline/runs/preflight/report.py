@@ -11,10 +11,9 @@ from typing import Any
 from pipeline import settings
 from pipeline.errors import InputError
 from pipeline.inputs.models import base_models
-from pipeline.runs import presets
 from pipeline.runs.data import row_lengths
 from pipeline.runs.data.row_lengths import RowLengths
-from pipeline.runs.preflight import earlier, fitting, predict, row_facts
+from pipeline.runs.preflight import earlier, fitting, predict, presets, row_facts
 from pipeline.stages.costs import machine
 from pipeline.stages.costs.cost import Cost, Rows
 from pipeline.stages.recipe import Recipe, from_dict

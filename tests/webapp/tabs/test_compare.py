@@ -19,8 +19,8 @@ from pipeline.exports.detaching import Probed
 from tests.helpers import examples, planted
 from tests.helpers.page import FULL, full_disk
 from webapp import talks
-from webapp.tabs import columns, compare, publish
-from webapp.ui import views
+from webapp.tabs import compare, publish
+from webapp.ui import columns, views
 
 SKIP = gr.skip()
 TALK = "conversation-of-a-test"  # a name as browsers choose it: 22 letters

@@ -11,11 +11,12 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.inputs.data import datasets
-from pipeline.runs import presets, submit
+from pipeline.runs import submit
 from pipeline.runs.data import row_lengths
 from pipeline.runs.data.row_lengths import RowLengths
+from pipeline.runs.preflight import presets
+from pipeline.runs.preflight.presets import Facts
 from pipeline.runs.preflight.step_room import StepRoom
-from pipeline.runs.presets import Facts
 from pipeline.stages import recipe
 from pipeline.store import Store
 
