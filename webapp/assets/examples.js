@@ -152,7 +152,7 @@ function select(label, options, change) {
 }
 
 // A text with its differences to another: pieces that are only there are <del>, those that are only here <ins>.
-function marked(words, text) {
+export function marked(words, text) {
   if (!words) return [text];
   return words.map(([kind, piece]) => (kind === SAME ? piece : el(kind === GONE ? "del" : "ins", {}, piece)));
 }

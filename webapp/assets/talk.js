@@ -1,6 +1,7 @@
 // The conversation of the Compare tab: its name, which is this browser's, and what was typed since.
 
 import { el } from "./draw.js";
+import { marked } from "./examples.js";
 import { preferred } from "./page.js";
 
 const NAME = "olive-lab-talk";
@@ -58,5 +59,14 @@ export const draw = {
     root.append(el("ol", { tabindex: "0", "aria-label": "Earlier turns" }, ...value.flatMap(([asked, answered]) => [
       el("li", { class: "is-asked" }, asked), el("li", {}, answered.trim())])));
     root.firstElementChild.scrollTop = root.firstElementChild.scrollHeight;
+  },
+
+  // Words of other columns that differ from the first one's.
+  marks(root, value) {
+    root.replaceChildren();
+    for (const [name, words] of value?.others ?? []) {
+      root.append(el("h3", {}, `${name}, against ${value.first}`),
+        el("p", {}, ...marked(words, "Too long to be marked.")));
+    }
   },
 };

@@ -13,6 +13,7 @@ import gradio as gr
 
 from pipeline import display
 from pipeline.errors import InputError, LabError, sentence
+from pipeline.evaluation.examples import word_diff
 from pipeline.exports import chat_client, detaching
 from pipeline.runs import submit
 from webapp import talks
@@ -28,6 +29,7 @@ MOST_TOKENS = 1024
 UNSEEN = "Rows held out of training"
 SEEN = "Rows held out of training; but all rows have this prompt, so the adapter has seen it"
 STOPPED = ["Ended", "before it was complete"]
+NAMES = ("Base", "With adapter", "Third column", "Fourth column")
 EDITS = "last"  # what is edited
 BLANK = (*[""] * columns.MOST, *[None] * columns.MOST * 2)  # outputs of columns where nothing is asked yet
 
@@ -167,6 +169,16 @@ def edit(name: str) -> tuple[Any, ...]:
         return gr.skip(), gr.skip(), "", {"text": "Nothing has been asked yet."}
     note = {"text": "Change the prompt, then run it: its answers take the place of the last ones."}
     return turns[-1].prompt, turns[-1].system, EDITS, note
+
+
+def marks(*texts: str) -> tuple[Any, Any]:
+    """The words in which each column differs from the first that has answered, and a notice."""
+    said = [(name, text) for name, text in zip(NAMES, texts, strict=True) if text.strip()]
+    if len(said) < 2:
+        return None, {"text": "Two columns have to answer first."}
+    (first, text), *others = said
+    found = [[name, word_diff.difference(text, other)] for name, other in others]
+    return {"first": first, "others": found}, None
 
 
 def more(also: list[str]) -> tuple[Any, ...]:
@@ -368,46 +380,56 @@ def _column(at: int) -> tuple[gr.Column, gr.HTML, gr.Textbox, gr.HTML]:
         return column, earlier, text, parts.drawn("facts")
 
 
+def _question() -> tuple[Any, ...]:
+    """What is asked, and of whom."""
+    with gr.Column(scale=3, min_width=320):
+        run = gr.Dropdown(
+            label="Model",
+            info="Of finished runs, newest first; then registered here, then pulled from Azure",
+            allow_custom_value=True,
+            elem_id="compare-run",
+        )
+        also = gr.Dropdown(
+            label="Also ask", info="Up to two sides of other models", multiselect=True,
+            allow_custom_value=True, max_choices=columns.MOST_ALSO, elem_id="compare-also",
+        )  # fmt: skip
+        picker = gr.Dropdown(
+            label="Held-out prompts",
+            info=UNSEEN,
+            visible=False,
+            allow_custom_value=True,
+            elem_id="compare-picker",
+        )
+        prompt = gr.Textbox(label="Prompt", lines=3, max_lines=10, elem_id="compare-prompt")
+        instructions = gr.Textbox(
+            label="System text", info="Instructions before the prompt; may stay empty", lines=1,
+            max_lines=6, visible=False, elem_id="compare-system",
+        )  # fmt: skip
+        wanted = gr.Textbox(label="Expected answer", interactive=False, visible=False, lines=1, max_lines=6)
+        return run, also, picker, prompt, instructions, wanted
+
+
+def _how() -> tuple[Any, ...]:
+    """How an answer is drawn."""
+    with gr.Column(scale=1, min_width=220):
+        tokens = gr.Slider(1, MOST_TOKENS, value=128, step=1, label="Max tokens")
+        temperature = gr.Slider(
+            0, 2, value=0, step=0.05, label="Temperature", info="0 always picks the most likely token"
+        )
+        seed = gr.Number(0, label="Seed", precision=0)
+        continues = gr.Checkbox(
+            label="Continue the conversation", info="Earlier turns go before the prompt",
+            elem_id="compare-continues",
+        )  # fmt: skip
+        return tokens, temperature, seed, continues
+
+
 def build(tab: gr.Tab) -> list[gr.components.Component]:
     """Lay out the tab; the outputs of `take`."""
     notice = parts.drawn("notice", elem_id="compare-notice")
     with gr.Row(equal_height=False):
-        with gr.Column(scale=3, min_width=320):
-            run = gr.Dropdown(
-                label="Model",
-                info="Of finished runs, newest first; then registered here, then pulled from Azure",
-                allow_custom_value=True,
-                elem_id="compare-run",
-            )
-            also = gr.Dropdown(
-                label="Also ask", info="Up to two sides of other models", multiselect=True,
-                allow_custom_value=True, max_choices=columns.MOST_ALSO, elem_id="compare-also",
-            )  # fmt: skip
-            picker = gr.Dropdown(
-                label="Held-out prompts",
-                info=UNSEEN,
-                visible=False,
-                allow_custom_value=True,
-                elem_id="compare-picker",
-            )
-            prompt = gr.Textbox(label="Prompt", lines=3, max_lines=10, elem_id="compare-prompt")
-            instructions = gr.Textbox(
-                label="System text", info="Instructions before the prompt; may stay empty", lines=1,
-                max_lines=6, visible=False, elem_id="compare-system",
-            )  # fmt: skip
-            wanted = gr.Textbox(
-                label="Expected answer", interactive=False, visible=False, lines=1, max_lines=6
-            )
-        with gr.Column(scale=1, min_width=220):
-            tokens = gr.Slider(1, MOST_TOKENS, value=128, step=1, label="Max tokens")
-            temperature = gr.Slider(
-                0, 2, value=0, step=0.05, label="Temperature", info="0 always picks the most likely token"
-            )
-            seed = gr.Number(0, label="Seed", precision=0)
-            continues = gr.Checkbox(
-                label="Continue the conversation", info="Earlier turns go before the prompt",
-                elem_id="compare-continues",
-            )  # fmt: skip
+        run, also, picker, prompt, instructions, wanted = _question()
+        tokens, temperature, seed, continues = _how()
     with gr.Row():
         go = gr.Button("Run", variant="primary", scale=3, elem_id="compare-go")
         anew = gr.Button("Regenerate", scale=1, elem_id="compare-again")
@@ -417,6 +439,8 @@ def build(tab: gr.Tab) -> list[gr.components.Component]:
     proof = parts.drawn("notice", elem_id="compare-proof")
     with gr.Row(equal_height=False):
         made = [_column(at) for at in range(columns.MOST)]
+    mark = gr.Button("Mark differences", size="sm", elem_id="compare-mark")
+    marked = parts.drawn("marks", module="talk.js", elem_id="compare-marks")
     recorded = parts.drawn("table", elem_id="compare-recorded")
 
     filled_for, taken, name, edits = (
@@ -441,6 +465,8 @@ def build(tab: gr.Tab) -> list[gr.components.Component]:
     stop.click(None, None, None, cancels=answers, **parts.QUICK).then(
         lambda: (*ready(), {"text": "Stopped."}), None, [*free, notice], **parts.QUICK
     )
+    mark.click(marks, texts, [marked, notice], **parts.QUICK)
+    gr.on([go.click, prompt.submit, anew.click], lambda: None, None, marked, **parts.QUICK)
     change.click(
         edit, name, [prompt, instructions, edits, notice], js=parts.live("own", "talk.js"), **parts.QUICK
     )

@@ -324,3 +324,14 @@ def test_a_probe_says_what_it_found(store, monkeypatch):
     assert told == {"text": "✕ The adapter's file has changed.", "kind": "bad"}
     assert collect(compare.probe(None))[-1][0]["kind"] == "bad"
     assert collect(compare.probe("nope"))[-1][0]["kind"] == "bad"
+
+
+def test_words_that_differ_from_the_first_answer_are_marked():
+    found, notice = compare.marks("", "See the lighthouse.", "See the old lighthouse.", "")
+    assert notice is None
+    ((name, words),) = found["others"]
+    assert (found["first"], name) == ("With adapter", "Third column")
+    assert words == [(0, "See the"), (2, " old"), (0, " lighthouse.")]
+    long = compare.marks("a " * 6000, "b", "", "")[0]
+    assert long["others"] == [["With adapter", None]]
+    assert compare.marks("only one", "", "", "") == (None, {"text": "Two columns have to answer first."})
