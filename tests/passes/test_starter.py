@@ -269,6 +269,11 @@ def test_both_sides_are_measured_on_held_out_rows(lab: dict[str, Any]) -> None:
 
 
 def test_losses_by_genais_logits_are_those_of_the_graph(lab: dict[str, Any]) -> None:
+    """Of the same tokens: kernels that round activations to 8 bits give other results for another number of
+    them. One token more, the last, which is never read to predict another: 4.6918 instead of 4.6901; with
+    float32 activations it changes nothing."""
+    import torch
+
     from pipeline.exports import token_losses
     from pipeline.passes.measure.graph_logits import logits_of
     from pipeline.passes.measure.perplexity import loss_of_logits
@@ -277,15 +282,23 @@ def test_losses_by_genais_logits_are_those_of_the_graph(lab: dict[str, Any]) -> 
     folder = lab["inputs"]["onnx"]
     model = generation.load(folder, {"adapter": folder / ADAPTER})
     read = Rows(lab["rows"][:2], model.template, folder, 512, "response")
-    samples = [(read[at][0]["input_ids"], read[at][1]) for at in range(2)]
+    samples = []
+    for at in range(2):
+        ids, labels = read[at][0]["input_ids"], read[at][1]
+        end = int((labels >= 0).nonzero()[-1]) + 1
+        samples.append((ids[:end], labels[:end]))
     for name in (None, "adapter"):
-        right = loss_of_logits(logits_of(folder, folder / ADAPTER if name else None), samples)
+        whole = logits_of(folder, folder / ADAPTER if name else None)
+
+        def without_last(ids: Any, whole: Any = whole) -> Any:
+            return torch.nn.functional.pad(whole(ids[:-1]), (0, 0, 0, 1))
+
+        right = loss_of_logits(without_last, samples)
         found = [
             token_losses.measure(model, ids.tolist(), (labels >= 0).tolist(), name) for ids, labels in samples
         ]
         mean = sum(loss.total for loss in found) / sum(loss.tokens for loss in found)
-        # Kernels that round activations to 8 bits differ in the third decimal, by machine and by row count.
-        assert mean == pytest.approx(right, abs=1e-2)
+        assert mean == pytest.approx(right, abs=1e-4)  # seen: 1e-5
 
 
 def test_answers_of_both_sides(lab: dict[str, Any]) -> None:
