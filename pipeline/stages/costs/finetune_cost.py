@@ -185,6 +185,8 @@ def step_parts(options: finetune.Options, shape: Shape, rows: Rows, machine: Mac
     if not options.gradient_checkpointing:
         return {name: shape.layers * layer, "logits": logits}
     between = tokens * shape.layers * size * shape.hidden  # what each layer reads
+    if not machine.gpu:  # what the logits took is not given back
+        return {name: between + layer, "logits": logits}
     if layer > logits:  # of one layer at a time, when the logits are gone
         return {name: between + layer, "logits": 0.0}
     return {name: between, "logits": logits}
