@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from pipeline import settings
+from pipeline.runs.data import data_card
 from pipeline.stages.costs.machine import FILE
 from pipeline.store import Store
 from pipeline.system import locks
@@ -128,9 +129,9 @@ def serve(home: Path, port: int) -> subprocess.Popen[bytes]:
     return process
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
-    """Not for the whole session: while Playwright runs, no other test can use `asyncio.run`."""
+    """One for this folder: while Playwright runs, no other test can use `asyncio.run`."""
     from playwright.sync_api import expect, sync_playwright
 
     expect.set_options(timeout=WAIT_MS)
@@ -208,6 +209,10 @@ def looked_at(app: App) -> Iterator[None]:
 
 KEPT = (
     "runs",
+    # Each page has the sample read by the starter's tokenizer: two processes of a second and more.
+    "models",
+    ".tokenizers",
+    "cards",
     "worker.lock",
     "webapp.lock",
     "runs.lock",
@@ -224,9 +229,11 @@ def empty(home: Path) -> None:
     with Store(home)._write() as db:
         for table in ("stages", "runs", "facts"):
             db.execute(f"DELETE FROM {table}")
-    for path in [*(home / "runs").iterdir(), *home.iterdir()]:
-        if path.name not in KEPT:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for folder in ("runs", "models", "."):
+        for path in (home / folder).glob("*"):
+            if path.name not in KEPT:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    data_card.tidy(home)  # those of the test's own data
 
 
 @pytest.fixture
