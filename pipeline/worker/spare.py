@@ -80,7 +80,9 @@ def affordable() -> bool:
 def prepare(stage: str) -> None:
     """Import what a stage needs."""
     from pipeline.stages.all_stages import about  # not for the worker, which imports this module too
+    from pipeline.stages.execute import import_torchmetrics
 
+    import_torchmetrics()
     for module in (*ALL, *about(stage, "MODULES", ())):
         importlib.import_module(module)
 

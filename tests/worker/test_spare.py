@@ -6,11 +6,13 @@ import os
 import select
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from pipeline import settings
+from pipeline.stages.all_stages import STAGES
 from pipeline.store import Store
 from pipeline.store.run import DONE, EVENTS
 from pipeline.worker import loop, spare
@@ -180,8 +182,39 @@ def test_without_memory_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.chain
-@pytest.mark.parametrize("stage", ["quantize", "finetune", "optimize", "evaluate", "score"])
-def test_what_is_imported_ahead_can_be_imported(stage: str) -> None:
-    made = spare.Spare("run", stage, loop.CHILD, settings.child_environment())
+def test_a_real_spare_gets_ready() -> None:
+    made = spare.Spare("run", "quantize", loop.CHILD, settings.child_environment())
     until(made.ready, "a spare", 120)
     made.dismiss()
+
+
+# What all stages need is imported once; what each needs besides, in a process that has nothing of the others.
+IMPORTED = """
+import importlib, os, sys
+from pipeline.stages.all_stages import STAGES
+from pipeline.stages.execute import import_torchmetrics
+from pipeline.worker import spare
+
+spare.without_bitsandbytes()
+import_torchmetrics()
+for module in spare.ALL:
+    importlib.import_module(module)
+print("scipy.signal" in sys.modules)
+for stage in STAGES:
+    child = os.fork()
+    if not child:
+        spare.prepare(stage)
+        os._exit(0)
+    print(stage, os.waitpid(child, 0)[1])
+import scipy.signal
+print(scipy.signal.windows.hamming(3)[1])
+"""
+
+
+@pytest.mark.chain
+def test_what_is_imported_ahead_can_be_imported_and_is_no_more_than_needed() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED], env=settings.child_environment(), capture_output=True, text=True
+    )
+    stages = [f"{stage} 0" for stage in STAGES]
+    assert done.stdout.splitlines() == ["False", *stages, "1.0"], done.stderr
