@@ -50,12 +50,16 @@ def cli(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, st
 
 
 def until(condition: Callable[[], Any], what: str = "the condition", seconds: float = 60.0) -> Any:
-    """Wait until `condition()` is true and return it; fail when that takes longer than `seconds`."""
-    deadline = time.monotonic() + seconds
+    """Wait until `condition()` is true and return it; fail when that takes longer than `seconds`.
+
+    The longer it takes, the less often it is asked, so that asking does not keep busy what is waited for.
+    """
+    began = time.monotonic()
     while not (found := condition()):
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > seconds:
             pytest.fail(f"{what} did not come true within {seconds:g} seconds")
-        threading.Event().wait(0.01)
+        threading.Event().wait(min(0.01 + waited / 40, 0.05))
     return found
 
 
@@ -76,8 +80,7 @@ def processes(home: Path) -> list[int]:
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         try:
-            state = (entry / "stat").read_text().rpartition(") ")[2][0]
-            if mark in (entry / "environ").read_bytes().split(b"\0") and state not in "ZX":
+            if mark in (entry / "environ").read_bytes().split(b"\0") and alive(int(entry.name)):
                 found.append(int(entry.name))
         except OSError:
             continue  # it has ended meanwhile, or belongs to another user

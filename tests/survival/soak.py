@@ -316,7 +316,7 @@ class Soak:
                 raise AssertionError(
                     f"{what} did not come within {seconds:g} s; seed {self.seed}, {self.home}"
                 )
-            pause(0.02)
+            pause(0.05)
         return found
 
     def stop(self) -> None:
