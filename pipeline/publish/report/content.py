@@ -27,6 +27,12 @@ MOST_FILES = 40
 NO_VERDICT = "There is no verdict: the run has no evaluation with an adapter, or it is not done."
 NO_ROWS = "Rows of the data are left out of this report."
 FEW = "The examples whose loss grew most with the adapter come first; there may be more than these."
+SPEEDS = {
+    "decode_tokens_per_second": "Tokens per second",
+    "prefill_tokens_per_second": "Tokens of the prompt per second",
+    "first_token_seconds": "First token after",
+    "memory_bytes": "Memory",
+}
 Pairs = list[tuple[str, str]]
 
 
@@ -118,13 +124,22 @@ def _figures(run: Run) -> Iterator[Block]:
         if isinstance(value, int | float) and not isinstance(value, bool) and not _is_speed(name)
     ]
     yield from _facts(told)
-    nearness = _evaluation(run).get("answers")
-    if isinstance(nearness, dict):
-        yield Table(("Answers", "Base", "With adapter"), [
-            (name.replace("_", " "), *(_number(sides.get(side)) for side in ("base", "adapter")))
-            for name, sides in nearness.items()
-            if isinstance(sides, dict)
-        ])  # fmt: skip
+    yield from _answers(run)
+
+
+def _answers(run: Run) -> Iterator[Block]:
+    """How near both sides' answers are to the expected ones, and which checks they pass."""
+    told = _evaluation(run).get("answers")
+    if not isinstance(told, dict):
+        return
+    found = [(name.replace("_", " "), sides) for name, sides in told.items() if isinstance(sides, dict)]
+    checks = told.get("checks")
+    listed = [one for one in checks if isinstance(one, dict)] if isinstance(checks, list) else []
+    found += [(f"passes {one.get('check')}", one) for one in listed]
+    if found:
+        sides = ("base", "adapter")
+        cells = [(name, *(_number(each.get(side)) for side in sides)) for name, each in found]
+        yield Table(("Answers, mean", "Base", "With adapter"), cells)
 
 
 def _is_speed(name: str) -> bool:
@@ -136,14 +151,24 @@ def _number(value: Any) -> str:
 
 
 def _speed(run: Run) -> Iterator[Block]:
+    """Both sides' speed, as measured in turns, or else by the recorded answers."""
     metrics = _evaluation(run)
-    named = {"tokens_per_second": "Tokens per second", "first_token_seconds": "Seconds to the first token"}
-    told = [
-        (words, *(_number(metrics.get(f"{side}_{name}")) for side in ("base", "adapter")))
-        for name, words in named.items()
-    ]
+    measured = metrics.get("tax")
+    tax = measured if isinstance(measured, dict) else {}
+    told = []
+    for name, words in SPEEDS.items():
+        sides = [(side, tax.get(side)) for side in ("base", "adapter")]
+        figures = [
+            of.get(name) if isinstance(of, dict) else metrics.get(f"{side}_{name.removeprefix('decode_')}")
+            for side, of in sides
+        ]
+        told.append((words, *(display.measure(name, each) if _is_figure(each) else "" for each in figures)))
     if known := [row for row in told if any(row[1:])]:
         yield Table(("", "Base", "With adapter"), known)
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _curves(home: Path, run: Run) -> Iterator[Block]:

@@ -73,3 +73,21 @@ def test_checksums_are_its_proof(store: Store, finished: Run) -> None:
 def test_a_run_of_any_stages_has_one(store: Store, stages: list[str]) -> None:
     report = content.of(store.home, finish_all(store, plant(store, stages=stages)), True)
     assert report.sections[0].blocks == [Text(content.NO_VERDICT)]
+
+
+def test_what_the_adapter_costs_and_which_checks_pass(store: Store) -> None:
+    side = {"decode_tokens_per_second": 20.0, "first_token_seconds": 0.5, "memory_bytes": 10**9}
+    answers = {
+        "token_f1": {"base": 0.25, "adapter": 0.75},
+        "checks": [{"check": "contains: Rome", "base": 0.0, "adapter": 1.0}],
+    }
+    metrics = {
+        "tax": {"base": side, "adapter": {**side, "decode_tokens_per_second": 16.0}},
+        "answers": answers,
+    }
+    run = finish_all(store, plant(store), {"evaluate": {"metrics": metrics}})
+    report = content.of(store.home, run, False)
+    assert '"Tokens per second", "20", "16"' in section(report, "Cost in speed")
+    assert '"Memory", "1.0 GB", "1.0 GB"' in section(report, "Cost in speed")
+    assert '"token f1", "0.25", "0.75"' in section(report, "Figures")
+    assert '"passes contains: Rome", "0", "1"' in section(report, "Figures")
