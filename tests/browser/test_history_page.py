@@ -303,7 +303,7 @@ def test_examples_are_marked_filtered_taken_along_and_opened_in_compare(app, sho
     assert ATTACK not in opened.value.content()
     opened.value.close()
     page.set_viewport_size({"width": 1280, "height": 800})
-    button = table.get_by_role("button", name="Open line 25 in Compare")
+    button = table.get_by_role("button", name="Open in Compare: line 25")
     button.focus()
     page.keyboard.press("Enter")
     expect(page.locator("#compare-prompt textarea")).to_have_value("What is 24?")

@@ -59,7 +59,7 @@ class Examples {
     const link = (kind) => el("a", { class: "lab-button", href: address(`${this.path}/examples.${kind}`), download: "", "aria-label": `Examples as ${kind}` }, kind.toUpperCase());
     const heads = ["Line", "Prompt", "Expected", "Base", "With adapter", "Difference"].map((name) => el("th", { scope: "col" }, name));
     root.append(
-      el("h3", {}, "Examples"),
+      el("h2", {}, "Examples"),
       el("div", { class: "lab-rows-bar" }, this.search, this.sort, this.marks, el("label", {}, this.worse, " Adapter worse"), this.back, this.on, link("csv"), link("jsonl")),
       this.note,
       el("div", { class: "lab-scroll", tabindex: "0", role: "region", "aria-label": "Examples" }, el("table", {}, el("thead", {}, el("tr", {}, ...heads)), this.body)));
@@ -118,7 +118,7 @@ class Examples {
     const losses = row.difference === null ? "" : `${loss(row.base_loss)} → ${loss(row.adapter_loss)}`;
     const where = row.line === null ? "an answer" : `line ${number(row.line)}`;
     const whole = row.short ? el("button", { type: "button", class: "lab-button", "aria-label": `Show all of ${where}`, onclick: (event) => this.whole(row, event.target) }, "Show all") : null;
-    const open = el("button", { type: "button", class: "lab-button", "aria-label": `Open ${where} in Compare`, onclick: () => this.trigger("select", { id: String(row.number) }) }, "Open in Compare");
+    const open = el("button", { type: "button", class: "lab-button", "aria-label": `Open in Compare: ${where}`, onclick: () => this.trigger("select", { id: String(row.number) }) }, "Open in Compare");
     const system = row.system ? el("div", { class: "lab-soft" }, `System: ${row.system}`) : null;
     return el("tr", { "data-number": row.number },
       named("is-short", "Line", row.line === null ? "" : number(row.line)),
