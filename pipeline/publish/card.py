@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.inputs.data import datasets
+from pipeline.inputs.data import content_facts
 from pipeline.inputs.models import licences
 from pipeline.stages import artifacts
 from pipeline.store.run import PUBLISH, Run
@@ -100,10 +100,9 @@ def _last(path: str) -> str:
 def data(run: Run) -> str:
     """The dataset's name, with rows and hash if the home still has its copy."""
     copy, known = Path(run.data), [str(shown(run)["data"])]
-    if copy.is_file():
-        with copy.open("rb") as file:
-            known.append(f"{sum(1 for line in file if line.strip()):,} rows")
-    if found := datasets.kept_sha256(copy):
+    if (counted := content_facts.of(copy)) is not None:
+        known.append(f"{counted.rows:,} rows")
+    if found := content_facts.sha256(copy):
         known.append(f"SHA-256 {found}")
     return ", ".join(known)
 

@@ -14,16 +14,18 @@ import os
 import re
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pipeline import settings
 from pipeline.errors import InputError, LabError
 from pipeline.publish import card
 from pipeline.publish.card import CARD
 from pipeline.publish.report import files as report_files
 from pipeline.stages import artifacts
+from pipeline.store import Store
 from pipeline.store.run import DONE, Run
 from pipeline.system import checksums
 from pipeline.system.files import whole
@@ -71,18 +73,17 @@ class Takeaway:
     Threads may take turns, one at a time.
     """
 
-    def __init__(self, home: Path, run: Run, report: Mapping[str, str] | None = None) -> None:
-        """Open all files. `report` has the files of the run's report; without it, it is made here, and holds
-        no rows of the data. Raises InputError if the run has no exported model."""
+    def __init__(self, home: Path, run: Run, texts: Mapping[str, str] | None = None) -> None:
+        """Open all files. `texts` is as `written` makes it; without it, it is made here, and holds no rows of
+        the data. Raises InputError if the run has no exported model."""
         folder = exported(run)
         if folder is None:
             raise InputError(_why_not(run))
         self._when = _moment(run.created)
         with contextlib.ExitStack() as opening:
-            told = report_files.written(home, run, False) if report is None else report
-            written = {CARD: card.text(home, run, run.name), RECIPE: card.recipe(run), **told}
+            texts = written(home, run, False) if texts is None else texts
             self._entries = [
-                Entry(name, len(text.encode()), io.BytesIO(text.encode())) for name, text in written.items()
+                Entry(name, len(text.encode()), io.BytesIO(text.encode())) for name, text in texts.items()
             ]
             try:
                 self._entries += [_open(path, folder, opening) for path in files(folder)]
@@ -151,6 +152,19 @@ class _Passed(io.RawIOBase):
         return pieces
 
 
+def written(home: Path, run: Run, rows: bool) -> dict[str, str]:
+    """What the ZIP has besides the export's files: card, recipe and report; rows of data only if `rows`."""
+    told = report_files.written(home, run, rows)
+    return {CARD: card.text(home, run, run.name), RECIPE: card.recipe(run), **told}
+
+
+def asked(run: str, rows: bool) -> Generator[str, None, dict[str, str]]:
+    """`written`, as a process is asked for it."""
+    yield "Writing card and report…"
+    home = settings.home()
+    return written(home, Store(home).get(run), rows)
+
+
 def files(folder: Path) -> list[Path]:
     """The files of an exported folder, without those that the ZIP replaces, our manifest, and bytecode."""
     found = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.parent.name != BYTECODE)
@@ -207,8 +221,8 @@ def save(home: Path, run: Run, target: Path, rows: bool = False) -> int:
         raise InputError(f"{target}: already exists; give another name with --to")
     if not target.parent.is_dir():
         raise InputError(f"{target.parent}: no such folder")
-    told = report_files.written(home, run, rows) if exported(run) else None
-    with Takeaway(home, run, told) as zipped, whole(target, shared=True) as part:
+    texts = written(home, run, rows) if exported(run) else None
+    with Takeaway(home, run, texts) as zipped, whole(target, shared=True) as part:
         with part.open("xb") as file:
             for piece in zipped:
                 file.write(piece)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import io
 import json
 import os
+import sqlite3
 import sys
+import threading
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +21,15 @@ import pytest
 from gradio import processing_utils
 from starlette.testclient import TestClient
 
-from pipeline.runs import check_pool
+from docs import make_reference
+from pipeline.inputs.data import datasets
+from pipeline.runs import check_pool, submit
+from pipeline.store import Store
 from tests.helpers import planted
 from tests.helpers.handlers import GOOD, REFUSED, Handler, file, gradio, handlers
 from webapp import app, handler_values, uploads
 from webapp.app import create
+from webapp.routes import runs
 from webapp.tabs import data
 
 SECRET = "the-secret-of-another"
@@ -289,3 +297,48 @@ def test_slow_handlers_leave_threads_for_the_page(client):
     limits = {handler.concurrency_id: handler.concurrency_limit for handler in named}
     assert {"checks", "home"} <= limits.keys()
     assert sum(limits.values()) <= 30, limits
+
+
+def test_no_route_reads_the_data_of_a_finished_run(home, client, touched, tmp_path):
+    """One line of a file may have 300 MB: whatever needs rows or their number is done by another process."""
+    store = Store(home)
+    rows = tmp_path / "towns.jsonl"
+    rows.write_text(ROWS)
+    kept = submit.keep_dataset(home, rows, "of another")  # its folder does not tell its hash
+    (kept.parent / datasets.SOURCE).write_text("ann/towns")
+    run = planted.finished(store)
+    planted.event(store, run, "evaluate", attempt=True)
+    with sqlite3.connect(home / "runs.db") as database:
+        database.execute("UPDATE runs SET data = ? WHERE id = ?", (str(kept), run))
+    answer = check_pool.answer("pipeline.runs.data.data_card:shown", {
+        "path": str(kept), "template": "{prompt} {response}", "model": "", "max_length": 512,
+    })  # fmt: skip
+    given = {"run": run, "stage": "evaluate", "key": answer["key"], "finding": "duplicates", "number": "0"}
+    asked = set()
+    for route in make_reference.our_routes():
+        if "GET" not in route.methods or not {"run", "key"} & set(route.param_convertors):
+            continue
+        for kind in ("csv", "json", "jsonl", "html", "md") if "{kind}" in route.path else ("",):
+            path = route.path.format(**{"group": "none", **given}, kind=kind)
+            for query in ("", "?rows=true"):
+                with touched.looking() as found:
+                    status = client.get(path + query, params={"before": 1} if path.endswith("/log") else {})
+                assert not [name for name in found if str(kept) in name or "lines.bin" in name], path
+                if status.status_code == GOOD:
+                    asked.add(route.path)
+    assert {"/runs/{run}/model.zip", "/runs/{run}/report.{kind}", "/cards/{key}/{finding}.{kind}"} <= asked
+    with zipfile.ZipFile(io.BytesIO(client.get(f"/runs/{run}/model.zip").content)) as archive:
+        card = archive.read("README.md").decode()
+    assert f"4 rows, SHA-256 {hashlib.sha256(ROWS.encode()).hexdigest()}" in card
+
+
+def test_no_more_downloads_are_prepared_at_a_time_than_there_are_places(store, client, monkeypatch):
+    run = planted.finished(store)
+    places = threading.BoundedSemaphore(1)
+    monkeypatch.setattr(runs, "_preparing", places)
+    with places:
+        reply = client.get(f"/runs/{run}/model.zip")
+    assert (reply.status_code, "try again in a moment" in reply.json()["detail"]) == (503, True)
+    assert client.get(f"/runs/{run}/model.zip").status_code == GOOD
+    assert client.get("/runs/none/model.zip").status_code == 404
+    assert client.get(f"/runs/{run}/model.zip").status_code == GOOD  # each gave its place back

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import tempfile
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, HTTPException, Query
@@ -12,14 +12,14 @@ from pipeline.errors import InputError
 from pipeline.inputs.data.card import findings
 from pipeline.runs import check_pool
 from pipeline.runs.data import data_card
-from pipeline.system.files import to_json
 from webapp.home import store
+from webapp.routes.examples import pieces
 from webapp.routes.runs import NEW
 from webapp.ui import choices
 
 router = APIRouter(include_in_schema=False)
 MOST = 2**53
-AT_ONCE = 10_000  # lines
+TYPES = {"csv": "text/csv", "json": "application/json"}
 
 
 @router.get("/cards/{key}/{finding}.{kind}")
@@ -27,32 +27,18 @@ def lines(key: str, finding: str, kind: Literal["csv", "json"]) -> Response:
     """The lines of all rows that have a finding, as a download."""
     if finding not in findings.NAMES:
         raise HTTPException(404, "There is no such finding.")
+    file = tempfile.NamedTemporaryFile("rb", prefix="olive-lab-")  # noqa: SIM115 - closed once it is sent
+    given = {"key": key, "finding": finding, "kind": kind, "to": file.name}
     try:
-        found = data_card.lines_with(store().home, key, [finding])
+        check_pool.answer("pipeline.runs.data.data_card:write_lines", given)
     except InputError as error:
+        file.close()
         raise HTTPException(404, str(error)) from None
+    except BaseException:
+        file.close()
+        raise
     headers = {**NEW, "Content-Disposition": f'attachment; filename="{finding}.{kind}"'}
-    if kind == "csv":
-        return StreamingResponse(
-            _pieces(found, "line\r\n", "\r\n", "\r\n"), media_type="text/csv", headers=headers
-        )
-    before = f'{{"finding": {to_json(finding)}, "lines": ['
-    return StreamingResponse(
-        _pieces(found, before, ", ", "]}\n"), media_type="application/json", headers=headers
-    )
-
-
-def _pieces(lines: Iterable[int], before: str, between: str, after: str) -> Iterator[str]:
-    """Numbers as text, some thousand at a time."""
-    yield before
-    some: list[str] = []
-    lead = ""
-    for line in lines:
-        some.append(str(line))
-        if len(some) >= AT_ONCE:
-            yield lead + between.join(some)
-            some, lead = [], between
-    yield lead * bool(some) + between.join(some) + after
+    return StreamingResponse(pieces(file), media_type=TYPES[kind], headers=headers)
 
 
 @router.get("/cards/{key}/rows")

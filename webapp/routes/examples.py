@@ -55,7 +55,7 @@ def download(run: str, kind: Kind) -> Response:
         file.close()
         raise
     headers = {**NEW, "Content-Disposition": f'attachment; filename="{run}-examples.{kind}"'}
-    return StreamingResponse(_pieces(file), media_type=TYPES[kind], headers=headers)
+    return StreamingResponse(pieces(file), media_type=TYPES[kind], headers=headers)
 
 
 def ask(run: str, function: str, given: dict[str, Any]) -> Any:
@@ -76,7 +76,8 @@ def _asked(run: str, function: str, given: dict[str, Any]) -> Any:
         raise HTTPException(404, "The files of this run cannot be read any more.") from None
 
 
-def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+def pieces(file: IO[bytes]) -> Iterator[bytes]:
+    """The bytes of a file, which is closed in the end."""
     with file:
         while piece := file.read(PIECE):
             yield piece

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from webapp.ui import views
 
 router = APIRouter(include_in_schema=False)
 NEW = {"Cache-Control": "no-store"}
+PREPARED = 4  # ZIPs at a time, until their first byte
+_preparing = threading.BoundedSemaphore(PREPARED)
 KEPT = {"Cache-Control": "public, max-age=31536000, immutable"}
 
 
@@ -74,28 +77,32 @@ def model(run: str, rows: bool = False) -> Response:
     """A finished run's exported model as a download, with rows of its data only if `rows`. If a file was cut
     short, the connection is closed."""
     found = _run(run)
+    if not _preparing.acquire(blocking=False):
+        raise HTTPException(503, "Other downloads are being prepared just now; try again in a moment.")
     try:
-        told = _reported("zipped", run=found.id, rows=rows) if zip_file.exported(found) else None
-        return Sent(zip_file.Takeaway(store().home, found, told), zip_file.file_name(found))
+        texts = _written("zip_file:asked", run=found.id, rows=rows) if zip_file.exported(found) else None
+        return Sent(zip_file.Takeaway(store().home, found, texts), zip_file.file_name(found))
     except InputError as error:
         raise HTTPException(404, str(error)) from None
+    finally:
+        _preparing.release()
 
 
 @router.get("/runs/{run}/report.{kind}")
 def report(run: str, kind: Format, rows: bool = False) -> Response:
     """The report of a run, with examples from its data only if `rows`."""
     found = _run(run)
-    text = _reported("asked", run=found.id, kind=kind, rows=rows)
+    text = _written("report.files:asked", run=found.id, kind=kind, rows=rows)
     if kind == "html":
         return HTMLResponse(text, headers={**NEW, "Content-Security-Policy": f"sandbox; {POLICY}"})
     headers = {**NEW, "Content-Disposition": f'attachment; filename="{found.id}-report.md"'}
     return Response(text, media_type="text/markdown", headers=headers)
 
 
-def _reported(function: str, **given: Any) -> Any:
-    """What a process of ours writes: a report may have rows of the data, which this one does not read."""
+def _written(function: str, **given: Any) -> Any:
+    """What a process of ours writes, as it reads the data for a card or report; this one does not."""
     try:
-        return check_pool.answer(f"pipeline.publish.report.files:{function}", given)
+        return check_pool.answer(f"pipeline.publish.{function}", given)
     except OSError:
         raise HTTPException(404, "The files of this run cannot be read any more.") from None
 

@@ -229,6 +229,13 @@ def kept_sha256(copy: Path) -> str:
     """
     if any((copy.parent / name).is_file() for name in (MADE, LEFT_OUT, SOURCE)):
         return sha256(copy) if copy.is_file() else ""
+    return named_sha256(copy)
+
+
+def named_sha256(copy: Path) -> str:
+    """`kept_sha256` where the name of the folder is the hash, else ""."""
+    if any((copy.parent / name).is_file() for name in (MADE, LEFT_OUT, SOURCE)):
+        return ""
     name = copy.parent.name
     return name if HASHED.fullmatch(name) else ""
 

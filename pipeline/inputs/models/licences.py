@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from pipeline.inputs import safe_yaml
@@ -59,7 +60,11 @@ def on_hub(licence: str | None) -> dict[str, str]:
 
 def _front_matter(folder: Path) -> str | None:
     """What the YAML at the head of a model's README.md says: `license_name` where `license` is `other`."""
-    head = _head(folder / "README.md").removeprefix("\ufeff")
+    return _stated(_head(folder / "README.md").removeprefix("\ufeff"))
+
+
+@lru_cache(maxsize=64)  # YAML of HEAD bytes may take a second
+def _stated(head: str) -> str | None:
     if not head.startswith("---\n") or "\n---" not in head:
         return None
     try:

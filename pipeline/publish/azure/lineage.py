@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.inputs.data import datasets
+from pipeline.inputs.data import content_facts
 from pipeline.inputs.models import starter_package
 from pipeline.publish import card
 from pipeline.stages import artifacts
@@ -115,7 +115,7 @@ def metrics(run: Run) -> dict[str, str]:
 
 def data_hash(run: Run) -> str:
     """SHA-256 of the dataset, "" if it is not known."""
-    return datasets.kept_sha256(Path(run.data))
+    return content_facts.sha256(Path(run.data))
 
 
 def _base(run: Run) -> str:

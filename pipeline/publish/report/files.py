@@ -47,10 +47,3 @@ def asked(run: str, kind: Format, rows: bool) -> Generator[str, None, str]:
     yield "Writing the report…"
     home = settings.home()
     return text(home, Store(home).get(run), kind, rows)
-
-
-def zipped(run: str, rows: bool) -> Generator[str, None, dict[str, str]]:
-    """`written`, as a process is asked for it."""
-    yield "Writing the report…"
-    home = settings.home()
-    return written(home, Store(home).get(run), rows)

@@ -22,6 +22,7 @@ from array import array
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from pipeline.system.files import to_json
 
 VERSION = 2  # of what a card finds: one that was made by another is made again
 MOST_KEPT = 20
+LINES_AT_ONCE = 10_000
 AT_ONCE = 12  # as many as long checks, of which the oldest makes room: see `check_pool`
 SECONDS = 1800.0
 NICE = 10
@@ -130,6 +132,24 @@ def lines_with(home: Path, key: str, names: Sequence[str]) -> Iterator[int]:
     except (OSError, ValueError):
         raise InputError("This card is not kept any more; check the dataset again.") from None
     return found.lines_with(names)
+
+
+def write_lines(key: str, finding: str, kind: str, to: str) -> Generator[str, None, None]:
+    """Write `lines_with` into a file, as CSV or JSON, as a process is asked for it: there may be millions.
+
+    Raises InputError, OSError.
+    """
+    yield "Writing the lines…"
+    found = lines_with(settings.home(), key, [finding])
+    csv = kind == "csv"
+    between = "\r\n" if csv else ", "
+    with Path(to).open("w", encoding="utf-8", newline="") as file:
+        file.write("line" if csv else f'{{"finding": {to_json(finding)}, "lines": [')
+        lead = between if csv else ""
+        while some := between.join(map(str, islice(found, LINES_AT_ONCE))):
+            file.write(lead + some)
+            lead = between
+        file.write("\r\n" if csv else "]}\n")
 
 
 def card(asked: Question) -> Generator[str, None, dict[str, Any]]:
