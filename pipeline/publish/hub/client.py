@@ -134,6 +134,21 @@ def account(who: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def foreign(who: dict[str, Any], repository: str) -> str:
+    """The refusal for a repository in a namespace that is not the account's to write to, else "".
+
+    It is the same whether the repository is there or not: by this login it could be asked which private ones
+    exist.
+    """
+    owner = repository.partition("/")[0]
+    if may_write(who, repository) or owner in (who["name"], *who["organisations"]):
+        return ""
+    return (
+        f"You may not write to {owner} with this login; choose a name of your own account, or of an"
+        " organisation that you may write to."
+    )
+
+
 def may_write(who: dict[str, Any], repository: str) -> bool | None:
     """Whether an account's token may write to a repository; None if only trying shows."""
     owner = repository.partition("/")[0]

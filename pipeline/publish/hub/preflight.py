@@ -12,7 +12,7 @@ from pipeline.publish import checks
 from pipeline.publish.card import CARD
 from pipeline.publish.checks import FIRST
 from pipeline.publish.hub import publisher as huggingface
-from pipeline.publish.hub.client import Hub, account, may_write
+from pipeline.publish.hub.client import Hub, account, foreign, may_write
 from pipeline.publish.hub.faults import explained
 from pipeline.publish.hub.repository import ITS_OWN, OURS, Repository
 from pipeline.publish.source import source_of
@@ -71,13 +71,10 @@ class _Asking:
     def permission(self) -> tuple[Status, str]:
         name = self.repository.name
         may = may_write(self.who, name)
-        if may is False:
+        if refusal := foreign(self.who, name):
+            return Status.FAILED, refusal
+        if not may:
             return Status.FAILED, f"the token may not write to {name}; make one that may, and log in with it"
-        if may is None:
-            return (
-                Status.UNKNOWN,
-                f"{self.who['name']} is in no organisation of that name; only publishing shows it",
-            )
         return Status.OK, f"may write to {name}"
 
     def seen(self) -> tuple[Status, str]:

@@ -125,14 +125,16 @@ class _Publication:
     """One publication in progress."""
 
     def __init__(self, home: Path, run: Run, options: Options, report: Report) -> None:
-        from pipeline.publish.hub.client import Hub, account
+        from pipeline.publish.hub.client import Hub, account, foreign
         from pipeline.publish.hub.repository import Repository
 
         self.home, self.run, self.options, self.report = home, run, options, report
         report("Logging in to the hub", 0.02)
         self.hub = Hub(options.patience)
-        owner = account(self.hub.who())["name"]
-        name = options.name if "/" in options.name else f"{owner}/{options.name}"
+        who = account(self.hub.who())
+        name = options.name if "/" in options.name else f"{who['name']}/{options.name}"
+        if refusal := foreign(who, name):
+            raise LabError(refusal)
         self.repository = Repository(self.hub, name)
 
     def carry_out(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from pipeline import settings
+from pipeline.errors import LabError
 from pipeline.publish.hub import ask, preflight
 from pipeline.publish.hub import publisher as huggingface
 from pipeline.publish.hub.publisher import Options
@@ -56,7 +57,7 @@ def test_the_next_version_and_one_that_is_there(
     [
         ("read", "trips", "failed"),
         ("write", "walkers/trips", "ok"),
-        ("write", "strangers/trips", "unknown"),
+        ("write", "strangers/trips", "failed"),
         ("fineGrained", "walkers/trips", "ok"),
         ("fineGrained", "ann/trips", "failed"),
     ],
@@ -66,6 +67,25 @@ def test_what_a_token_may(
 ) -> None:
     hub.role = role
     assert found(store, finished, name=name)["permission"][0] == status
+
+
+def test_nobody_learns_which_repositories_of_others_there_are(
+    hub: FakeHub, store: Store, finished: Run, report: Callable[..., None]
+) -> None:
+    hub.put("readers/hidden", {"README.md": b"# Secret"}, private=True)
+    for role in ("write", "read", "fineGrained"):
+        hub.role = role
+        said = set()
+        for name in ("readers/hidden", "readers/absent", "readers/open"):
+            told = found(store, finished, name=name)
+            with pytest.raises(LabError) as refused:
+                huggingface.send(store.home, finished, Options(name=name), report)
+            said.add((told["permission"], told["repository"], told["version"], str(refused.value)))
+        ((permission, repository, _, refusal),) = said
+        assert permission == ("failed", refusal)
+        assert refusal.startswith("You may not write to readers with this login; ")
+        assert repository[0] == "skipped"
+    assert not hub.count("readers")
 
 
 def test_files_of_others_stand_against_it(hub: FakeHub, store: Store, finished: Run) -> None:
