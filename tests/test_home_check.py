@@ -88,6 +88,39 @@ def test_every_command_says_what_is_missing_and_where_to_go(
         )
 
 
+# Leaves a row out, and carries a graph's files over, in a home without hard links; says what lies there.
+LINKING = """
+import pathlib, sys
+from pipeline.inputs.data import datasets
+from pipeline.passes.optimize import folders
+from pipeline import settings
+from pipeline.runs.data import data_card
+home = settings.home()
+rows, graph = home / "datasets/a/rows.jsonl", home / "graph/model.onnx"
+for path in (rows, graph):
+    path.parent.mkdir(parents=True)
+    path.write_text('{"prompt": "a", "response": "b"}\\n' * 3)
+(graph.parent / "model.onnx.data").write_text("weights")
+work = home / "work"
+work.mkdir()
+asked = data_card.Question(rows, "{prompt} {response}", None, 512, leave_out=("duplicates",))
+path, went = datasets.ended(data_card.without(asked, work))
+folders.carry_over(graph, home / "carried")
+carried = (home / "carried/model.onnx.data").read_text()
+print(went, path.read_text().count("prompt"), path.stat().st_nlink, carried)
+"""
+
+
+@pytest.mark.parametrize("error", [errno.EOPNOTSUPP, errno.EPERM, errno.ENOSYS, errno.EMLINK, errno.EACCES])
+def test_without_hard_links_files_are_copied(library: Path, tmp_path: Path, error: int) -> None:
+    (tmp_path / "lab").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", LINKING], capture_output=True, text=True, cwd=settings.ROOT,
+        env=environment(library, tmp_path / "lab", "link", error),
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("2 1 1 weights\n", "")
+
+
 WAYS = {
     "flock": ((errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.EACCES, SILENT), FLOCK),
     "fcntl": ((errno.ENOLCK, errno.EOPNOTSUPP, errno.EACCES, SILENT), RANGES),

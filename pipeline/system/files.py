@@ -65,6 +65,20 @@ def write_whole(path: Path, content: Any, *, shared: bool = False) -> None:
         file.write(data)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """A hard link `target` to a file, or a copy where the file system has no links: whole, or not at all.
+
+    Raises FileNotFoundError, FileExistsError, or the OSError of the copy.
+    """
+    try:
+        os.link(source, target)
+    except (FileNotFoundError, FileExistsError):
+        raise
+    except OSError:  # which errno says so differs between file systems
+        with whole(target, shared=True) as part:
+            shutil.copyfile(source, part)
+
+
 KEPT_FREE = 1 << 30  # bytes of disk left for runs
 
 

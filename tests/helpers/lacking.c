@@ -90,6 +90,14 @@ int rename(const char *from, const char *to) {
     return lacks("rename", to) ? fault() : NEXT(rename)(from, to);
 }
 
+int link(const char *from, const char *to) {
+    return lacks("link", to) ? fault() : NEXT(link)(from, to);
+}
+
+int linkat(int from_folder, const char *from, int to_folder, const char *to, int flags) {
+    return lacks("link", to) ? fault() : NEXT(linkat)(from_folder, from, to_folder, to, flags);
+}
+
 int fsync(int descriptor) {
     return lacks_of("fsync", descriptor) ? fault() : NEXT(fsync)(descriptor);
 }

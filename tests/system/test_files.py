@@ -32,6 +32,17 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 
 
+def test_a_file_is_linked(tmp_path: Path) -> None:
+    (tmp_path / "one").write_text("rows")
+    files.link_or_copy(tmp_path / "one", tmp_path / "two")
+    assert (tmp_path / "one").samefile(tmp_path / "two")
+    with pytest.raises(FileExistsError):
+        files.link_or_copy(tmp_path / "one", tmp_path / "two")
+    with pytest.raises(FileNotFoundError):
+        files.link_or_copy(tmp_path / "none", tmp_path / "three")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+
 def test_what_is_no_number_becomes_null(tmp_path: Path) -> None:
     given = {"a": float("nan"), "b": [float("inf")], "c": 1.5}
     assert json.loads(files.to_json(given)) == {"a": None, "b": [None], "c": 1.5}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
+
+from pipeline.system import files
 
 ANOTHERS = ("artifact.json", "SHA256SUMS")
 
@@ -22,10 +22,7 @@ def carry_over(source: Path, folder: Path) -> list[Path]:
             continue
         target = folder / file.name
         target.unlink(missing_ok=True)  # it may be a link, whose file must not change
-        try:
-            os.link(file, target)
-        except OSError:  # another file system: copy instead
-            shutil.copyfile(file, target)
+        files.link_or_copy(file, target)
         if file.name != f"{source.name}.data":
             others.append(target)
     return others

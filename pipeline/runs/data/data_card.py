@@ -204,10 +204,7 @@ def without(asked: Question, work: Path) -> Generator[str, None, tuple[Path, int
         count = json.loads((_folder(home, key) / CARD).read_text("utf-8"))["left_out"]
         taken = work / COPY / target.name
         taken.parent.mkdir(mode=0o700)
-        try:
-            os.link(target, taken)
-        except PermissionError:  # a file system without links
-            shutil.copyfile(target, taken)
+        files.link_or_copy(target, taken)
     except FileNotFoundError:
         raise LabError(GONE) from None
     return taken, int(count)
