@@ -7,6 +7,7 @@ import errno
 from pipeline import display
 
 LONGEST_PROBLEM = 2000  # characters; a path in it may have thousands
+MOST_PROBLEMS = 20  # of one refusal: a page draws each, and files may have a great many
 # Errors of a program, not of what it was given: their texts ('multi_cache') say nothing to a user.
 INTERNAL = (LookupError, TypeError, AttributeError, AssertionError, NameError, NotImplementedError)
 # What to suggest when memory ran out and the cause is not known.
@@ -20,11 +21,15 @@ class LabError(Exception):
 class InputError(LabError):
     """One or more faults in what the user gave; nothing was started.
 
-    `problems` holds one sentence each, already naming the line or the key.
+    `problems` holds one sentence each, already naming the line or the key. Of more than MOST_PROBLEMS, the
+    last one says how many more there are.
     """
 
     def __init__(self, problems: list[str] | str) -> None:
         given = [problems] if isinstance(problems, str) else problems
+        more = len(given) - MOST_PROBLEMS
+        if more > 1:  # one more may be how many more there are
+            given = [*given[:MOST_PROBLEMS], f"and {more:,} more"]
         self.problems = [display.cut(problem, LONGEST_PROBLEM) for problem in given]
         super().__init__("\n".join(self.problems))
 

@@ -74,7 +74,7 @@ def annotate(store: Store, run: str, notes: str | None = None, tags: Sequence[st
     if notes is not None and any("\ud800" <= letter <= "\udfff" for letter in notes):
         problems.append("notes: half of a surrogate pair is in them, which is not valid text; take it out")
     kept = list(dict.fromkeys(tag.strip() for tag in tags or [] if tag.strip()))
-    for tag in kept:
+    for tag in kept if len(kept) <= MOST_TAGS else ():
         if len(tag) > LONGEST_TAG or not tag.isprintable() or "," in tag:
             problems.append(
                 f"tags: {tag[:60]!r} is not allowed; allowed: up to {LONGEST_TAG} characters on one line,"

@@ -92,15 +92,20 @@ class TestAnnotate:
 
     def test_all_that_is_wrong_is_told_and_nothing_is_kept(self, store: Store) -> None:
         run = add(store)
-        tags = ["x" * 41, "two\nlines", "a,b", "\ud800", *map(str, range(20))]
+        tags = ["x" * 41, "two\nlines", "a,b", "\ud800", *map(str, range(16))]
         with pytest.raises(InputError) as caught:
             history.annotate(store, run, notes="x" * 10_000 + "\ud800", tags=tags)
         problems = caught.value.problems
         assert problems[0].startswith("notes: 10,001 characters are too many; allowed: 10,000")
         assert "surrogate" in problems[1]
         assert [p.startswith("tags: '") for p in problems[2:6]] == [True] * 4
-        assert problems[6] == "tags: 24 are too many; allowed: 20 on a run"
+        assert len(problems) == 6
         assert (store.get(run).notes, store.get(run).tags) == ("", ())
+
+    def test_too_many_tags_are_not_looked_at(self, store: Store) -> None:
+        with pytest.raises(InputError) as caught:
+            history.annotate(store, add(store), tags=[chr(0xF0000 + n) for n in range(32_000)])
+        assert caught.value.problems == ["tags: 32000 are too many; allowed: 20 on a run"]
 
 
 class TestDifferences:

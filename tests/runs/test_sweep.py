@@ -61,6 +61,18 @@ def test_one_that_cannot_run_keeps_all_from_being_queued(
     assert (store.list(), no_worker) == ([], [])
 
 
+def test_what_is_wrong_with_a_hundred_runs_is_a_short_list(
+    store: Store, recipe_file: Path, no_worker: list[Path]
+) -> None:
+    given = recipe.load(recipe_file, ["template={foo} {bar}"]).to_dict()
+    with pytest.raises(InputError) as caught:
+        sweep.launch(store, given, ["seed=" + ",".join(map(str, range(100)))])
+    assert len(caught.value.problems) == 21
+    assert caught.value.problems[20].startswith("and ")
+    assert len(str(caught.value)) < 45_000
+    assert store.list() == []
+
+
 def test_combinations_beyond_all_measure_are_counted_and_not_made():
     axes = [f"{key}={','.join(map(str, range(1000)))}" for key in ("seed", "finetune.r")]
     tracemalloc.start()

@@ -92,8 +92,8 @@ def problems(title: str, error: LabError | OSError) -> dict[str, Any]:
 
 
 def listed(title: str, items: list[str]) -> dict[str, Any]:
-    """Sentences below a title, for a place that draws `problems`."""
-    return {"title": title, "items": [display.valid(item) for item in items]}
+    """Sentences below a title, for a place that draws `problems`: as many, and as long, as a refusal has."""
+    return {"title": title, "items": [display.valid(item) for item in InputError(items).problems]}
 
 
 def dataset(name: str, report: Report, notes: list[str]) -> dict[str, Any]:
