@@ -29,6 +29,7 @@ LARGEST = 1_000_000_000  # number that a variable may have
 QUIET = {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_VERBOSITY": "error",  # what a hub wants to be said as a warning is not ours to say
     "OLIVE_DISABLE_TELEMETRY": "1",
     # Olive 0.13 sends a message with a device id before it reads that switch, and without a network waits ten
     # seconds for an answer at exit. On what it takes for a build server it sends nothing.

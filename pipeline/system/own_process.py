@@ -42,7 +42,7 @@ def start(
     `apart` gives it a session, and so a process group, of its own: what ends ours leaves it alone.
     """
     return subprocess.Popen(
-        [settings.python(), *words],
+        [settings.python(), *_guarded(words, stdout, stderr)],
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
@@ -53,6 +53,12 @@ def start(
     )
 
 
+def _guarded(words: Sequence[str], stdout: Channel, stderr: Channel) -> Sequence[str]:
+    """The words for a process that cannot move the cursor of a terminal that it has from us."""
+    inherits = stdout is None or stderr is None
+    return ["-m", "pipeline.system.guarded", *words[1:]] if inherits and words[0] == "-m" else words
+
+
 async def converse(
     words: Sequence[str], environment: Mapping[str, str], *, stderr: Channel, longest_line: int
 ) -> asyncio.subprocess.Process:
@@ -61,7 +67,7 @@ async def converse(
 
     return await asyncio.create_subprocess_exec(
         settings.python(),
-        *words,
+        *_guarded(words, subprocess.PIPE, stderr),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,

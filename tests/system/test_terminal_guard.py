@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import os
@@ -20,7 +21,7 @@ from pipeline import settings
 from pipeline.stages import events
 from pipeline.store import Store
 from pipeline.store.run import FAILED
-from pipeline.system import terminal_guard
+from pipeline.system import own_process, terminal_guard
 from tests.helpers.planted import finish_all, plant
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b1A\x7f\x08\u202eevil\u2066\u200f\u061c\u2028"
@@ -33,7 +34,8 @@ def on_terminal(*words: object) -> str:
     ours, theirs = pty.openpty()
     tty.setraw(theirs)  # or it would write \r\n for \n
     process = subprocess.Popen(
-        [sys.executable, "-m", *map(str, words)], stdin=theirs, stdout=theirs, stderr=theirs,
+        [sys.executable, *(["-m"] if words[0] != "-c" else []), *map(str, words)],
+        stdin=theirs, stdout=theirs, stderr=theirs,
         cwd=settings.ROOT, env=settings.child_environment(),
     )  # fmt: skip
     os.close(theirs)
@@ -126,6 +128,71 @@ def test_a_live_line_is_rewritten_and_holds_nothing_else(
     assert SHOWN[:20] in first
     assert "\n" not in first
     assert HARMFUL.findall("".join([first, *rest])) == []
+
+
+# A program on a terminal that has a child print there, in each of the ways in which one can inherit it.
+PARENT = """
+import asyncio, subprocess, sys
+from pipeline import settings
+from pipeline.system import own_process
+words, environment = ["-m", "tests.helpers.shouting", sys.argv[2]], settings.child_environment()
+if sys.argv[1] == "start":
+    own_process.start(words, environment).wait()
+elif sys.argv[1] == "start, errors alone":
+    own_process.start(words, environment, stdout=subprocess.DEVNULL).wait()
+elif sys.argv[1] == "follow":
+    own_process.follow(words, environment, lambda line: None)
+elif sys.argv[1] == "start_group":
+    process = own_process.start_group(words, environment)
+    process.stdout.read()
+    own_process.end(process)
+else:
+    async def talk():
+        await (await own_process.converse(words, environment, stderr=None, longest_line=9999)).communicate()
+    asyncio.run(talk())
+"""
+
+
+@pytest.mark.parametrize("way", ["start", "start, errors alone", "follow", "start_group", "converse"])
+def test_no_process_of_ours_moves_the_cursor_either(way: str) -> None:
+    written = on_terminal("-c", PARENT, way, HOSTILE)
+    assert HARMFUL.findall(written) == []
+    assert SHOWN in written
+    assert f"module {SHOWN}" in written, "what a library logs is guarded too"
+
+
+def test_only_own_process_starts_python() -> None:
+    """Else what is started so may write past the guard."""
+    starting = set()
+    for path in [*(settings.ROOT / "pipeline").rglob("*.py"), *(settings.ROOT / "webapp").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            named = node.attr if isinstance(node, ast.Attribute) else ""
+            if named == "executable" or (
+                isinstance(node, ast.Call) and ast.unparse(node.func) == "settings.python"
+            ):
+                starting.add(path.relative_to(settings.ROOT).as_posix())
+    assert starting == {"pipeline/settings.py", "pipeline/system/own_process.py"}
+    calls = [
+        node
+        for node in ast.walk(ast.parse(Path(own_process.__file__).read_text("utf-8")))
+        if isinstance(node, ast.Call)
+        and "settings.python()"
+        in [ast.unparse(a) for a in node.args]
+        + [ast.unparse(one) for a in node.args if isinstance(a, ast.List) for one in a.elts]
+    ]
+    assert len(calls) == 2
+    assert all("*_guarded(words, " in ast.unparse(call) for call in calls)
+
+
+def test_what_a_hub_wants_to_be_said_is_not_printed() -> None:
+    """The client's logger would print the text of a header."""
+    said = subprocess.run(
+        [sys.executable, "-c", "from pipeline import settings; settings.quiet_this_process();"
+         "from huggingface_hub.utils import logging as log;"
+         "log.get_logger('huggingface_hub.x').warning('PWNED')"],
+        cwd=settings.ROOT, env={**os.environ, "HF_HUB_VERBOSITY": "info"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (said.returncode, said.stderr) == (0, "")
 
 
 def test_half_characters_are_no_error(tmp_path: Path, home: Path) -> None:
