@@ -13,6 +13,7 @@ from pipeline.inputs.options import option
 from pipeline.stages import workflow_parts
 from pipeline.stages.context import Artifact, Context, Results
 from pipeline.stages.quantize import Model
+from pipeline.system.files import to_json
 
 ANSWERS, COMPARED, ROWS = "answers.json", "comparison.json", "rows.jsonl"
 CHECKS = "evaluate.checks"
@@ -113,7 +114,8 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
         "rows": -1 if options.rows == "all" else options.rows,
         "tokenizer": str(context.model),
         "kept": str(context.checkpoints),
-        "checks": options.checks,
+        # Olive takes a text that names something in its folder for a path, and "" for the folder itself.
+        "checks": to_json({"checks": options.checks}) if options.checks else None,
         "asked": options.data or None,
         "exact": str(context.model) if options.float else None,
     }

@@ -84,7 +84,7 @@ class Answers(Pass):
                 type_=str, default_value=None, description="The float model, to be measured too."
             ),
             "checks": PassConfigParam(
-                type_=str, default_value="", description="Checks of answers, one a line."
+                type_=str, default_value=None, description="Checks of answers, one a line, in JSON."
             ),
         }
 
@@ -104,7 +104,7 @@ class Answers(Pass):
         sides = base | ({SIDE: None} if config.merged else {name: name for name in loaded.names})
         compared = _compared(loaded, config, model.model_path, parts, new, sides) if config.rows else None
         answered, left_out = _answered(loaded, new.file, wanted, config.max_new_tokens, sides)
-        metrics = _judged(answered, config.checks)
+        metrics = _judged(answered, json.loads(config.checks)["checks"] if config.checks else "")
         if shares := _overlap(answered, data, loaded.template, parts):
             metrics["answers"]["verbatim"] = shares
         costs = None

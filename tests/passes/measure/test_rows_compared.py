@@ -119,7 +119,7 @@ def evaluated(export: Path, target: Path, data: list[dict[str, Any]], **options:
     given = {
         "data": str(file), "eval_fraction": 0.5, "seed": 0, "prompts": 2, "max_new_tokens": 9,
         "adapter": str(export / exports.ADAPTER), "merged": False, "rows": 500, "tokenizer": str(export),
-        "kept": str(target / "kept"), "checks": "", "asked": None, "exact": None, **options,
+        "kept": str(target / "kept"), "checks": None, "asked": None, "exact": None, **options,
     }  # fmt: skip
     step = Answers(DEFAULT_CPU_ACCELERATOR, given, True)
     model = ONNXModelHandler(str(export), onnx_file_name="model.onnx")
@@ -156,7 +156,8 @@ def test_a_worse_adapter_is_found_out(export: Path, tmp_path: Path) -> None:
 
 def test_answers_are_checked_and_keep_their_figures(export: Path, tmp_path: Path) -> None:
     """The small export never ends an answer by itself, and answers no JSON."""
-    found = evaluated(export, tmp_path, VARIED, checks='json\nregex: (?s)^.*$\ncontains: "\\u0000"', rows=0)
+    asked = json.dumps({"checks": 'json\nregex: (?s)^.*$\ncontains: "\\u0000"'})
+    found = evaluated(export, tmp_path, VARIED, checks=asked, rows=0)
     listed = found["answers"]["checks"]
     assert [(entry["base"], entry["adapter"]) for entry in listed] == [(0.0, 0.0), (1.0, 1.0), (0.0, 0.0)]
     assert {entry["verdict"]["outcome"] for entry in listed} == {"cannot_tell"}
