@@ -68,7 +68,7 @@ class Checker:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(json.dumps(asked).encode() + b"\n")
+            process.stdin.write(json.dumps(asked, allow_nan=False).encode() + b"\n")
             process.stdin.flush()
         except BrokenPipeError:
             return self._ended()
@@ -82,7 +82,7 @@ class Checker:
         self._process = own_process.start_group(["-m", __name__], settings.local_environment())
         assert self._process.stdin is not None
         begin = {"checks": self._text, "seconds": SECONDS}
-        self._process.stdin.write(json.dumps(begin).encode() + b"\n")
+        self._process.stdin.write(json.dumps(begin, allow_nan=False).encode() + b"\n")
         return self._process
 
     def _ended(self) -> str:
@@ -151,7 +151,7 @@ def main() -> None:
         signal.setitimer(signal.ITIMER_PROF, begin["seconds"])
         found = _outcome(known[asked["check"]], asked["text"])
         signal.setitimer(signal.ITIMER_PROF, 0)
-        sys.stdout.write(json.dumps(found) + "\n")
+        sys.stdout.write(json.dumps(found, allow_nan=False) + "\n")
         sys.stdout.flush()
 
 

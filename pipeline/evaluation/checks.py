@@ -119,7 +119,7 @@ def _line(item: Any) -> str:
     ):
         text = str(given)
         plain = text == text.strip() and len(text.splitlines()) == 1 and not text.startswith('"')
-        return f"{kind}: {text if plain else json.dumps(text)}"
+        return f"{kind}: {text if plain else json.dumps(text, allow_nan=False)}"
     raise ValueError(f"{display.value(dict(item))} is not allowed; {FORMS}")
 
 

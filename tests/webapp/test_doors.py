@@ -293,7 +293,11 @@ def test_slow_handlers_leave_threads_for_the_page(client):
     """Gradio has 40 threads for all; a handler without a group could take each of them."""
     queued = [handler for handler in gradio(client).get_blocks().fns.values() if handler.fn and handler.queue]
     named = [handler for handler in queued if not inspect.isasyncgenfunction(handler.fn)]
-    assert [handler.fn.__name__ for handler in queued if handler not in named] == ["run_both", "run_again"]
+    assert [handler.fn.__name__ for handler in queued if handler not in named] == [
+        "run_both",
+        "run_again",
+        "probe",
+    ]
     limits = {handler.concurrency_id: handler.concurrency_limit for handler in named}
     assert {"checks", "home"} <= limits.keys()
     assert sum(limits.values()) <= 30, limits

@@ -136,7 +136,7 @@ def _secret(file: Path) -> bytes | None:
 
 def sign(key: bytes, *words: object) -> bytes:
     """The HMAC of some words with a run's secret."""
-    return hmac.digest(key, json.dumps(words).encode(), "sha256")
+    return hmac.digest(key, json.dumps(words, allow_nan=False).encode(), "sha256")
 
 
 @contextmanager

@@ -50,7 +50,7 @@ class Row:
     @cached_property
     def of(self) -> str:
         """A digest of what a vote on it is about."""
-        said = json.dumps([self.prompt, self.system, self.base, self.adapter])
+        said = json.dumps([self.prompt, self.system, self.base, self.adapter], allow_nan=False)
         return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 

@@ -160,7 +160,7 @@ class Client:
             "model": self.judge.model, "temperature": 0, "max_tokens": MOST_TOKENS,
             "messages": [
                 {"role": "system", "content": TASK},
-                {"role": "user", "content": json.dumps(shown, ensure_ascii=False)},
+                {"role": "user", "content": json.dumps(shown, ensure_ascii=False, allow_nan=False)},
             ],
         }  # fmt: skip
         for _ in range(2):  # a reply that says nothing may be a slip
