@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -13,9 +14,8 @@ import gradio as gr
 
 from pipeline import display
 from pipeline.errors import InputError, LabError, sentence
-from pipeline.evaluation.examples import word_diff
 from pipeline.exports import chat_client, detaching
-from pipeline.runs import submit
+from pipeline.runs import check_pool, submit
 from webapp import talks
 from webapp.handler_values import picked
 from webapp.home import store
@@ -104,7 +104,7 @@ async def compare(
     and with `edits` the prompt takes its place. What was answered is kept, also where it is stopped.
     """
     home, named = store().home, _named(run, also)
-    kept = talks.load(home, name)
+    kept = await asyncio.to_thread(talks.load, home, name)
     if again and kept.turns:
         prompt, system = kept.turns[-1].prompt, kept.turns[-1].system
     before = kept.turns[:-1] if again or edits else kept.turns
@@ -117,7 +117,7 @@ async def compare(
     asked: list[columns.Column] = []
     said = ""
     try:
-        asked = columns.chosen(store(), run, also)
+        asked = await asyncio.to_thread(columns.chosen, store(), run, also)
         note = None if also else asked[0].source.missing_side
         options = _options(tokens, temperature, seed, system)
         stream = columns.asked(store(), asked, prompt, answers.talk, options)
@@ -176,9 +176,13 @@ def marks(*texts: str) -> tuple[Any, Any]:
     said = [(name, text) for name, text in zip(NAMES, texts, strict=True) if text.strip()]
     if len(said) < 2:
         return None, {"text": "Two columns have to answer first."}
-    (first, text), *others = said
-    found = [[name, word_diff.difference(text, other)] for name, other in others]
-    return {"first": first, "others": found}, None
+    given = {"texts": [text for _, text in said]}
+    try:
+        found = check_pool.answer("pipeline.evaluation.examples.word_diff:asked", given)
+    except LabError as error:
+        return None, {"text": str(error), "kind": "bad"}
+    first, *others = (name for name, _ in said)
+    return {"first": first, "others": [list(one) for one in zip(others, found, strict=True)]}, None
 
 
 def more(also: list[str]) -> tuple[Any, ...]:
@@ -465,7 +469,7 @@ def build(tab: gr.Tab) -> list[gr.components.Component]:
     stop.click(None, None, None, cancels=answers, **parts.QUICK).then(
         lambda: (*ready(), {"text": "Stopped."}), None, [*free, notice], **parts.QUICK
     )
-    mark.click(marks, texts, [marked, notice], **parts.QUICK)
+    mark.click(marks, texts, [marked, notice], **parts.CHECKS)
     gr.on([go.click, prompt.submit, anew.click], lambda: None, None, marked, **parts.QUICK)
     change.click(
         edit, name, [prompt, instructions, edits, notice], js=parts.live("own", "talk.js"), **parts.QUICK

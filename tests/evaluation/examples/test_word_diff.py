@@ -42,3 +42,17 @@ def test_texts_that_take_too_long_to_compare_are_not() -> None:
     assert difference("word " * 6000, "") is None
     one, other = (" ".join(dice.choice("ab") for _ in range(600)) for _ in range(2))
     assert difference(one, other) is not None  # as large as is compared
+
+
+def test_many_small_matches_end_too() -> None:
+    """Within both limits of length this took a minute and a half: each match begins another search."""
+    one = [chr(0x100 + number) for number in range(14)] * 119
+    other = [piece for word in one for piece in (word, "!")]
+    assert difference(" ".join(one[:1660]), " ".join(other[:3320])) is None
+
+
+def test_two_long_answers_are_compared() -> None:
+    dice = random.Random(1)
+    often = [f"w{number}" for number in range(400) for _ in range(1 + 400 // (number + 1))]
+    one, other = (" ".join(dice.choice(often) for _ in range(900)) for _ in range(2))
+    assert difference(one, other) is not None

@@ -331,7 +331,7 @@ def test_words_that_differ_from_the_first_answer_are_marked():
     assert notice is None
     ((name, words),) = found["others"]
     assert (found["first"], name) == ("With adapter", "Third column")
-    assert words == [(0, "See the"), (2, " old"), (0, " lighthouse.")]
+    assert [tuple(word) for word in words] == [(0, "See the"), (2, " old"), (0, " lighthouse.")]
     long = compare.marks("a " * 6000, "b", "", "")[0]
     assert long["others"] == [["With adapter", None]]
     assert compare.marks("only one", "", "", "") == (None, {"text": "Two columns have to answer first."})
