@@ -48,7 +48,7 @@ async def probe(home: Path, source: Source) -> Probed:
                 fresh = await chat_client.probe(home, replace(source, adapter=None))
         except TimeoutError:
             raise LabError(f"The probe took longer than {MOST_SECONDS:.0f} seconds; try again.") from None
-    return judge(source, held, fresh)
+    return await asyncio.to_thread(judge, source, held, fresh)  # it reads files that somebody may have made
 
 
 def judge(source: Source, held: dict[str, Any], fresh: dict[str, Any]) -> Probed:

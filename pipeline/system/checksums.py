@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from pathlib import Path
 from pipeline.system import hardware
 
 NAME = "SHA256SUMS"
+LARGEST = 1 << 22  # bytes of such a file: a thousand files have some hundred kilobytes
 LINE = re.compile(r"(?P<digest>[0-9a-fA-F]{64}) [ *](?:\./)?(?P<name>.+)")
 TAGGED = re.compile(
     r"SHA256 \((?:\./)?(?P<name>.+)\) = (?P<digest>[0-9a-fA-F]{64})"
@@ -46,16 +48,23 @@ def text(sums: Mapping[str, str]) -> str:
 
 
 def read(folder: Path) -> dict[str, str]:
-    """The folder's checksums by name; empty if it has none. Raises ValueError naming a faulty line."""
+    """The folder's checksums by name; empty if it has none. Raises ValueError naming a faulty line, or where
+    somebody's file is larger than any real one.
+    """
     if not (folder / NAME).is_file():
         return {}
-    return parse((folder / NAME).read_text("utf-8"))
+    with (folder / NAME).open("rb") as file:
+        found = file.read(LARGEST + 1)
+    if len(found) > LARGEST:
+        raise ValueError(f"{NAME} is larger than any real one; export the model again")
+    return parse(found.decode("utf-8"))
 
 
 def parse(text: str) -> dict[str, str]:
     """The checksums by name in the text of such a file. Raises ValueError naming a faulty line."""
     found = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, ended in enumerate(io.StringIO(text, newline=None), 1):
+        line = ended.removesuffix("\n")
         match = LINE.fullmatch(line) or TAGGED.fullmatch(line)
         if match is None:
             raise ValueError(f"line {number} of {NAME} is not a checksum; export the model again")

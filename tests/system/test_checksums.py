@@ -64,3 +64,11 @@ def test_a_folder_without_has_none_and_a_faulty_line_is_named(folder: Path) -> N
         checksums.read(folder)
     (folder / checksums.NAME).unlink()
     assert checksums.read(folder) == {}
+
+
+def test_a_list_that_somebody_made_huge_is_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checksums, "LARGEST", 1000)
+    (folder / checksums.NAME).write_text("\n" * 1001)
+    with pytest.raises(ValueError, match="is larger than any real one"):
+        checksums.read(folder)
+    assert not checksums.intact(folder)

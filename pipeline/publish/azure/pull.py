@@ -22,7 +22,6 @@ from pipeline.system import checksums, locks
 from pipeline.system.transfer_progress import Meter, Report
 
 LARGEST_TEXT = 1 << 20  # bytes
-LARGEST_SUMS = 1 << 24
 IN_DATASTORE = re.compile(
     r"azureml://(?:subscriptions/[^/]+/resourcegroups/[^/]+/workspaces/[^/]+/)?datastores/([^/]+)/paths(?:/(.*))?",
     re.IGNORECASE,
@@ -201,8 +200,10 @@ def _compare(files: dict[str, Remote], folder: Path, sums: dict[str, str], known
 def _told(files: dict[str, Remote], folder: Path) -> dict[str, str]:
     """The checksums in the model's SHA256SUMS; {} if there is none, or it is another kind of file."""
     remote = files.get(checksums.NAME)
-    if remote is None or remote.size > LARGEST_SUMS:
+    if remote is None:
         return {}
+    if remote.size > checksums.LARGEST:
+        raise LabError(f"Its {checksums.NAME} is larger than any real one; this is no model of the lab.")
     try:
         told = checksums.parse(download.waiting(folder, remote).read_text("utf-8"))
     except ValueError:

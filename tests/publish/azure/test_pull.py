@@ -24,6 +24,7 @@ from pipeline.publish.azure.faults import explained
 from pipeline.publish.azure.transfer import download
 from pipeline.store import Store
 from pipeline.store.run import Run
+from pipeline.system import checksums
 from tests.helpers.azure import fake_arm
 from tests.helpers.azure.bench import Bench
 from tests.helpers.azure.proxy import Spoil
@@ -244,6 +245,16 @@ def test_checksums_of_others_are_compared_where_they_can_be_read(
 ) -> None:  # fmt: skip
     uri = register(bench, where, "m/1", {"a.bin": "words", "SHA256SUMS": sums})
     assert pull.pull(store.home, where, uri, tmp_path / "here", report)["compared"] == compared
+
+
+def test_checksums_that_somebody_made_huge_end_the_pull(
+    bench: Bench, store: Store, where: Place, report: Callable[..., None], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(checksums, "LARGEST", 20)
+    uri = register(bench, where, "m/1", {"a.bin": "words", "SHA256SUMS": "\n" * 21})
+    with pytest.raises(LabError, match=r"^Its SHA256SUMS is larger than any real one"):
+        pull.pull(store.home, where, uri, tmp_path / "here", report)
 
 
 def test_checksums_of_others_that_differ_are_said_and_the_file_is_brought_anew(
