@@ -159,10 +159,10 @@ def test_keys_are_cut_as_well(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         recipe.load(path)
     problems = caught.value.problems
-    assert len(problems) == 22
+    assert len(problems) == 21, "the first twenty, and how many more"
     assert problems[1].startswith("\\u001b[2J: unknown key")
     assert problems[10] == "...: 493 more unknown keys"
-    assert problems[-1] == "quantize....: 490 more unknown keys"
+    assert problems[-1] == "and 2 more"
     assert all(len(problem) < 1000 and problem.isprintable() for problem in problems)
 
 

@@ -345,4 +345,8 @@ def test_no_more_downloads_are_prepared_at_a_time_than_there_are_places(store, c
     assert (reply.status_code, "try again in a moment" in reply.json()["detail"]) == (503, True)
     assert client.get(f"/runs/{run}/model.zip").status_code == GOOD
     assert client.get("/runs/none/model.zip").status_code == 404
-    assert client.get(f"/runs/{run}/model.zip").status_code == GOOD  # each gave its place back
+    assert client.get(f"/runs/{run}/model.zip?rows=true").status_code == GOOD  # each gave its place back
+    with places:
+        assert client.get(f"/runs/{run}/model.zip").status_code == GOOD, "its texts are kept"
+        store.annotate(run, notes="Another note.")
+        assert client.get(f"/runs/{run}/model.zip").status_code == 503, "until something of the run changes"

@@ -117,7 +117,7 @@ class TestDeaths:
         self, home: Path, model_folder: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         python = home / "python"
-        python.write_text(f'#!/bin/sh\necho \'{{"error": "No."}}\' > "$3/{probe.VERDICT}"\nexec sleep 100\n')
+        python.write_text(f'#!/bin/sh\necho \'{{"error": "No."}}\' > "$4/{probe.VERDICT}"\nexec sleep 100\n')
         python.chmod(0o700)
         monkeypatch.setattr(settings, "python", lambda: str(python))
         monkeypatch.setenv("OLIVE_LAB_EXIT_SECONDS", "0.1")

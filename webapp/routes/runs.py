@@ -35,6 +35,9 @@ router = APIRouter(include_in_schema=False)
 NEW = {"Cache-Control": "no-store"}
 PREPARED = 4  # ZIPs at a time, until their first byte
 _preparing = threading.BoundedSemaphore(PREPARED)
+MOST_KEPT = 8  # texts of downloads, some hundred kilobytes each
+_kept: dict[str, Any] = {}  # by what the store says of the run
+_keeping = threading.Lock()
 KEPT = {"Cache-Control": "public, max-age=31536000, immutable"}
 
 
@@ -77,15 +80,32 @@ def model(run: str, rows: bool = False) -> Response:
     """A finished run's exported model as a download, with rows of its data only if `rows`. If a file was cut
     short, the connection is closed."""
     found = _run(run)
-    if not _preparing.acquire(blocking=False):
-        raise HTTPException(503, "Other downloads are being prepared just now; try again in a moment.")
     try:
-        texts = _written("zip_file:asked", run=found.id, rows=rows) if zip_file.exported(found) else None
+        texts = _texts(found, rows) if zip_file.exported(found) else None
         return Sent(zip_file.Takeaway(store().home, found, texts), zip_file.file_name(found))
     except InputError as error:
         raise HTTPException(404, str(error)) from None
+
+
+def _texts(run: Run, rows: bool) -> Any:
+    """The small texts of a download. Those of the last runs are kept, without rows, for as long as nothing
+    that the store says of the run has changed."""
+    told = repr(run)
+    with _keeping:
+        if not rows and told in _kept:
+            return _kept[told]
+    if not _preparing.acquire(blocking=False):
+        raise HTTPException(503, "Other downloads are being prepared just now; try again in a moment.")
+    try:
+        texts = _written("zip_file:asked", run=run.id, rows=rows)
     finally:
         _preparing.release()
+    if not rows:
+        with _keeping:
+            _kept[told] = texts
+            for oldest in [*_kept][:-MOST_KEPT]:
+                del _kept[oldest]
+    return texts
 
 
 @router.get("/runs/{run}/report.{kind}")
