@@ -469,7 +469,7 @@ def build(tab: gr.Tab) -> list[gr.components.Component]:
     stop.click(None, None, None, cancels=answers, **parts.QUICK).then(
         lambda: (*ready(), {"text": "Stopped."}), None, [*free, notice], **parts.QUICK
     )
-    mark.click(marks, texts, [marked, notice], **parts.CHECKS)
+    mark.click(marks, texts, [marked, notice], **parts.LOOKS)
     gr.on([go.click, prompt.submit, anew.click], lambda: None, None, marked, **parts.QUICK)
     change.click(
         edit, name, [prompt, instructions, edits, notice], js=parts.live("own", "talk.js"), **parts.QUICK
