@@ -74,7 +74,8 @@ def save(home: Path, name: str, talk: Talk) -> None:
     """Keep a conversation. Raises InputError for a name that is none, LabError if it is too long, OSError."""
     file = _file(home, name)
     kept = dataclasses.asdict(talk)
-    if len(talk.turns) > MOST_TURNS or len(to_json(kept)) > LARGEST:
+    letters = sum(len(turn.prompt) + sum(len(answer.text) for answer in turn.answers) for turn in talk.turns)
+    if len(talk.turns) > MOST_TURNS or letters > LARGEST or len(to_json(kept)) > LARGEST:
         raise LabError(TOO_LONG)
     file.parent.mkdir(mode=0o700, exist_ok=True)
     write_whole(file, kept)

@@ -36,6 +36,7 @@ from pipeline.exports.loaded_files import Loaded
 from pipeline.inputs.prompts import lab_prompt, templates
 from pipeline.system.files import to_json
 
+MOST_LETTERS = 200_000  # of an answer: a token of somebody's tokenizer may have megabytes
 WAIT_SECONDS = 0.02  # for checksums, before it is others' turn
 MEMORY = 2 << 30  # bytes that the answers of one time may take, beside the model
 
@@ -159,15 +160,20 @@ def _question(loaded: Loaded, request: dict[str, Any]) -> _Question:
 def _pieces(answers: dict[str, generation.Answer], loaded: Loaded) -> Iterator[dict[str, Any]]:
     """Pieces of the answers, one from each side in turn; a text is empty where there is none yet."""
     growing = {side: iter(answer) for side, answer in answers.items()}
+    left = dict.fromkeys(answers, MOST_LETTERS)
     while growing:
         for side in list(growing):
             piece = next(growing[side], None)
+            left[side] -= len(piece or "")
             if piece is not None:
-                yield {"side": side, "text": piece}
+                yield {"side": side, "text": piece[: left[side]] if left[side] < 0 else piece}
+            if piece is not None and left[side] >= 0:
                 continue
             del growing[side]
             facts = answers[side].facts()
             del facts["text"]
+            if left[side] < 0:
+                facts["cut"] = True
             while not loaded.is_summed(WAIT_SECONDS):  # of a large model's first answer
                 yield {"side": side, "text": ""}
             active = loaded.adapter if side in loaded.model.names else None

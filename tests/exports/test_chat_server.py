@@ -131,6 +131,22 @@ def test_a_conversation_is_asked_whole_with_a_system_text_first(monkeypatch: pyt
     assert refused.startswith("Message 1 has the role 'robot'")
 
 
+def test_an_answer_of_endless_tokens_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token may have megabytes; how many tokens there are says little."""
+    monkeypatch.setattr(chat_server, "MOST_LETTERS", 10)
+
+    def stream(model: Any, prompt: str, adapter: str | None = None, **_: Any) -> Answer:
+        return Answer(["x" * 8, "y" * 8, "z"] if adapter else ["short", "ness"])
+
+    said = serve(monkeypatch, [request()], stream)
+    texts = {
+        side: "".join(one["text"] for one in said if one.get("side") == side and "text" in one)
+        for side in SIDES
+    }
+    assert texts == {"base": "shortness", "adapter": "x" * 8 + "yy"}
+    assert {one["side"]: one.get("cut") for one in said if one.get("done")} == {"base": None, "adapter": True}
+
+
 def test_earlier_turns_go_before_the_question_each_side_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     def stream(model: Any, prompt: str, adapter: str | None = None, **_: Any) -> Answer:
         return Answer([prompt])
