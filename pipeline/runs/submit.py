@@ -204,13 +204,19 @@ def again(run: Run, changes: list[str] | None = None) -> Recipe:
 def one_prompt(run: Run) -> bool:
     """Whether all rows of a run's dataset have the same prompt, so that none is held out of training.
 
-    Reads only as many rows as a page has time for.
+    A process reads them, and only as many as a page has time for. Raises LabError if it cannot be asked.
     """
+    template = str(run.recipe.get("template", templates.CHAT))
+    return bool(check_pool.answer(f"{__name__}:has_one_prompt", {"data": run.data, "template": template}))
+
+
+def has_one_prompt(data: str, template: str) -> Generator[str, None, bool]:
+    """`one_prompt` as a process is asked for it."""
+    yield "Looking at the prompts…"
     try:
-        template = templates.parse(str(run.recipe.get("template", templates.CHAT)))
-    except InputError:  # from a run of an older version of the lab
+        return datasets.one_prompt(Path(data), templates.parse(template))
+    except InputError:  # a template of an older version of the lab
         return False
-    return datasets.one_prompt(Path(run.data), template)
 
 
 def publish(store: Store, run: Run, to: str, options: Any) -> str:

@@ -276,7 +276,10 @@ def system(run: str | None, prompt: str | None) -> str:
 def _held_out(run: str | None, prompts: list[str]) -> str:
     """The label of the held-out prompts: whether the adapter has seen them."""
     behind = choices.run_behind(store(), run) if run and len(set(prompts)) == 1 else None
-    return SEEN if behind is not None and submit.one_prompt(behind) else UNSEEN
+    try:
+        return SEEN if behind is not None and submit.one_prompt(behind) else UNSEEN
+    except LabError:  # nobody can say just now
+        return UNSEEN
 
 
 def chosen(run: str | None, filled_for: str) -> tuple[Any, ...]:

@@ -30,7 +30,7 @@ FIRST_ROWS = 5  # that are shown
 MOST_FIELDS = 100
 PIECE = 1 << 20
 ENOUGH_ROWS = 10_000  # to tell that all have the same prompt,
-ENOUGH_BYTES = 8 << 20  # and those that begin in so many bytes, because a page waits for it
+ENOUGH_BYTES = 2 << 20  # and those that begin in so many bytes, because a page waits for it
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,10 @@ def one_prompt(path: Path, template: templates.Template) -> bool:
     seen = None
     try:
         with path.open("rb") as file:
-            enough = min(ENOUGH_ROWS, max(2, file.read(ENOUGH_BYTES).count(b"\n")))
+            whole = file.read(ENOUGH_BYTES).split(b"\n")[:-1]
+            enough = min(
+                ENOUGH_ROWS, max(2, sum(1 for line in whole if line.strip()))
+            )  # blank lines are no rows
         for _, row in islice(rows(path), enough):
             if any(row_faults.misfits(row, template)):
                 return False

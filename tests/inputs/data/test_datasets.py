@@ -394,6 +394,8 @@ def test_rows_of_megabytes_are_not_all_read_to_see_whether_there_is_but_one_prom
     monkeypatch.setattr(datasets, "ENOUGH_BYTES", 1000)
     row = json.dumps({"prompt": "a", "response": "b" * 400}) + "\n"
     assert datasets.one_prompt(write(tmp_path, row * 5 + "{"), templates.parse("chat"))
+    blank = write(tmp_path, "\n" * 100 + row * 2 + "{")  # lines without rows do not make it read on
+    assert datasets.one_prompt(blank, templates.parse("chat"))
 
 
 PIECES = [
