@@ -129,7 +129,10 @@ def asked(chosen: str) -> list[str]:
 
     async def answers() -> list[Any]:
         try:
-            return [shown async for shown in compare.compare(chosen, "Hello", 8, 0, 0)]
+            return [
+                shown
+                async for shown in compare.compare(chosen, [], "a-name-of-22-letters-x", "Hello", 8, 0, 0)
+            ]
         finally:
             await chat_client.shutdown()
 
