@@ -37,6 +37,13 @@ NAMED_FAULTS = 3
 LONGEST_MESSAGE = 500  # characters
 # A library or folder named here would be loaded with the model, whatever it holds.
 CODE_KEYS = ("custom_ops_library", "library_path", "session.model_external_initializers_file_folder_path")
+# What exporters write into session_options. Others have the runtime write files wherever their value says.
+SESSION_KEYS = {
+    "log_id", "provider_options", "intra_op_num_threads", "inter_op_num_threads", "enable_mem_pattern",
+    "enable_cpu_mem_arena", "graph_optimization_level", "use_env_allocators", "session.use_env_allocators",
+    "session.disable_cpu_ep_fallback", "session.disable_prepacking", "ep.cuda.fpa_intb_gemm",
+    "optimization.disable_specified_optimizers", "session.use_device_allocator_for_initializers",
+}  # fmt: skip
 Found = TypeVar("Found")
 
 
@@ -307,17 +314,31 @@ def _names(given: dict[str, Any], layers: int) -> list[str]:
 
 
 def _refuse_paths(given: Any) -> None:
-    """Refuse a config that has the runtime load something from elsewhere. Raises ValueError."""
+    """Refuse a config that has the runtime load something from elsewhere, or write. Raises ValueError."""
     if isinstance(given, dict):
         for key, value in given.items():
             if key in CODE_KEYS:
                 raise ValueError(f"{CONFIG} has {key}, which loads something other than a model; remove it")
             _refuse_paths(value)
+            _refuse_writing(key, value)
     elif isinstance(given, list):
         for value in given:
             _refuse_paths(value)
     elif isinstance(given, str) and (Path(given).is_absolute() or ".." in Path(given).parts):
         raise ValueError(f"{CONFIG} names {display.value(given)}, which lies outside the folder; remove it")
+
+
+def _refuse_writing(key: str, value: Any) -> None:
+    """Refuse options of a session or a run that no exporter writes. Raises ValueError."""
+    if key == "run_options":
+        raise ValueError(f"{CONFIG} has {key}, which may write files; remove it")
+    if key != "session_options":
+        return
+    other = sorted(map(str, value.keys() - SESSION_KEYS)) if isinstance(value, dict) else ["no options"]
+    if other:
+        raise ValueError(
+            f"{CONFIG} has {display.line(other[0], 100)} in {key}, which may write files; remove it"
+        )
 
 
 def _plain(text: str) -> str:

@@ -170,7 +170,8 @@ def _read(home: Path, key: str) -> Facts | None:
         known: Facts = json.loads(_beside(home, key, "json").read_text("utf-8"))
     except (OSError, ValueError):  # there is none, or it was just removed
         return None
-    return known
+    # A file of this name that is another's is no pull: it must not hide those that are.
+    return known if isinstance(known, dict) and known.get("key") == key else None
 
 
 def _write(home: Path, known: Facts) -> None:

@@ -130,6 +130,20 @@ def test_a_graph_that_was_cut_short(export: Path) -> None:
     assert found[f"adapter {exports.ADAPTER}"] == "skipped"
 
 
+def test_what_exporters_write_for_other_devices_is_taken(export: Path) -> None:
+    def cuda(config: Any) -> None:
+        config["model"]["decoder"]["session_options"] |= {
+            "log_id": "onnxruntime-genai",
+            "provider_options": [{"cuda": {"enable_cuda_graph": "1"}}],
+            "ep.cuda.fpa_intb_gemm": "1",
+            "optimization.disable_specified_optimizers": "MatMulNBitsFusion",
+            "session.use_device_allocator_for_initializers": "1",
+        }
+
+    edit(export / "genai_config.json", cuda)
+    assert faults(export) == {}
+
+
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
@@ -152,6 +166,18 @@ def test_a_graph_that_was_cut_short(export: Path) -> None:
             "has custom_ops_library, which loads something other than a model",
         ),
         (lambda c: c["search"].update(anything=["/etc/passwd"]), "names '/etc/passwd', which lies outside"),
+        (
+            lambda c: c["model"]["decoder"]["session_options"].update(enable_profiling="data/pulled/.x"),
+            "has enable_profiling in session_options, which may write files",
+        ),
+        (
+            lambda c: c["model"]["decoder"].update(run_options={"enable_profiling": "x"}),
+            "has run_options, which may write files",
+        ),
+        (
+            lambda c: c["model"].update(vision={"session_options": ["x"]}),
+            "has no options in session_options, which may write files",
+        ),
     ],
 )
 def test_a_config_that_is_wrong(export: Path, change: Callable[[Any], None], fault: str) -> None:

@@ -213,3 +213,11 @@ class TestBaseModels:
         assert known(home, key)["status"] == CANCELED
         assert login.is_running()  # it was not waited for until whoever had asked gave up
         login.kill()
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '{"key": "another"}', '{"begun": 1}', "{"])
+def test_a_file_that_is_no_pull_hides_none(home: Path, text: str) -> None:
+    (home / "pulled").mkdir()
+    (home / "pulled" / ".stray.json").write_text(text)
+    assert pulls.listed(home) == []
+    assert pulls.facts(home, "stray") is None
