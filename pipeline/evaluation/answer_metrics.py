@@ -114,7 +114,7 @@ def _entry(
     number: int,
     passed: Sequence[Sequence[float]],
 ) -> dict[str, Any]:
-    """What is told of a check, without its verdict; `passed` are the rows of which that can be told."""
+    """The facts of a check, without its verdict; `passed` are the rows whose outcome is known."""
     entry: dict[str, Any] = {"check": check.name}
     if passed:
         entry |= {side: _mean([row[at] for row in passed]) for at, side in enumerate(sides)}

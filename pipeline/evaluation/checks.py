@@ -16,15 +16,17 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline import display
 from pipeline.errors import InputError
 
 CONTAINS, REGEX, NUMBER, JSON, SCHEMA = KINDS = ("contains", "regex", "number", "json", "json_schema")
 MOST = 20  # checks
+T = TypeVar("T")
+R = TypeVar("R")
 _FIGURE = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _RANGE = re.compile(rf"({_FIGURE})?\s*to\s*({_FIGURE})?", re.ASCII)
 FORMS = (
@@ -57,15 +59,7 @@ def as_text(given: Any, where: str) -> Any:
         given = [given]
     if not isinstance(given, list):
         return given
-    problems, lines = [], []
-    for number, item in enumerate(given, 1):
-        try:
-            lines.append(_line(item))
-        except ValueError as error:
-            problems.append(f"{where}: check {number}: {error}")
-    if problems:
-        raise InputError(problems[: display.MOST_NAMED])
-    return "\n".join(lines)
+    return "\n".join(_each(given, _line, where))
 
 
 def read(text: str, where: str) -> list[Check]:
@@ -73,10 +67,15 @@ def read(text: str, where: str) -> list[Check]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) > MOST:
         raise InputError(f"{where}: {len(lines):,} checks are too many; allowed: {MOST}")
+    return _each(lines, _read, where)
+
+
+def _each(given: Sequence[T], made: Callable[[T], R], where: str) -> list[R]:
+    """What is made of each check. Raises InputError naming those of which nothing can be."""
     found, problems = [], []
-    for number, line in enumerate(lines, 1):
+    for number, item in enumerate(given, 1):
         try:
-            found.append(_read(line))
+            found.append(made(item))
         except ValueError as error:
             problems.append(f"{where}: check {number}: {error}")
     if problems:

@@ -50,7 +50,7 @@ def state(
 
 @router.post("/votes/{run}")
 def vote(run: str, ballot: Given) -> JSONResponse:
-    """Keep a vote on a row as it was shown (voter, row, choice, seen), and answer with the next row."""
+    """Record a vote: voter, row, choice, and `seen`, the mark of what was displayed; give the next row."""
 
     def ask() -> dict[str, Any]:
         texts = {name: _text(ballot, name) for name in ("voter", "choice", "seen")}

@@ -39,7 +39,7 @@ def state(run: str, answers: str, voter: str, row: int | None = None) -> Steps:
 
 
 def vote(run: str, answers: str, voter: str, row: int, choice: str, seen: str) -> Steps:
-    """Keep a vote on a row as it was shown, and give the `state` after it. Raises as that does."""
+    """Record a vote on a row that the page displayed; returns the `state` after it. Raises as that does."""
     yield READING
     who, name = ballots.person(voter)
     folder, rows = Path(run), blind_rows.load(Path(answers))
