@@ -34,6 +34,7 @@ from pipeline.exports import detaching, generation, loaded_files, verify
 from pipeline.exports.chat_client import Source
 from pipeline.exports.loaded_files import Loaded
 from pipeline.inputs.prompts import lab_prompt, templates
+from pipeline.system import own_process
 from pipeline.system.files import to_json
 
 MOST_LETTERS = 200_000  # of an answer: a token of somebody's tokenizer may have megabytes
@@ -240,6 +241,7 @@ def _say(answer: dict[str, Any]) -> None:
 
 def _main(source: Source) -> int:
     settings.quiet_this_process()
+    own_process.expendable()
     # What libraries print must not mix with the answers, so it goes to standard error.
     sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

@@ -453,6 +453,7 @@ def _differs(base: _Side, side: _Side) -> tuple[str, str]:
 
 def _main(folder: str) -> int:
     settings.quiet_this_process()
+    own_process.expendable()
     # What libraries print must not mix with the findings, so it goes to standard error.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

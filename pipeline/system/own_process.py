@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from pipeline import settings
@@ -21,6 +22,7 @@ from pipeline import settings
 if TYPE_CHECKING:
     import asyncio
 
+EXPENDABLE = 800  # of 1,000 points that Linux adds to what a process takes of the memory
 LOOK_SECONDS = 0.5  # how long `lines` may be silent
 Channel = int | IO[bytes] | None  # as for `subprocess.Popen`; None is ours
 _running: set[subprocess.Popen[bytes]] = set()
@@ -57,6 +59,18 @@ def _guarded(words: Sequence[str], stdout: Channel, stderr: Channel) -> Sequence
     """The words for a process that cannot move the cursor of a terminal that it has from us."""
     inherits = stdout is None or stderr is None
     return ["-m", "pipeline.system.guarded", *words[1:]] if inherits and words[0] == "-m" else words
+
+
+def expendable() -> None:
+    """Have this process leave no files behind, and be the first to end where memory runs out.
+
+    For one that loads somebody's model: a runtime may write to the current folder, and Linux ends whatever has
+    the most memory, which may be a fine-tune.
+    """
+    itself = Path("/proc/self")
+    if itself.is_dir():  # on Linux
+        (itself / "oom_score_adj").write_text(f"{EXPENDABLE}\n")
+        os.chdir(itself)  # nobody can make a file there
 
 
 async def converse(

@@ -56,6 +56,22 @@ def test_one_that_is_left_to_itself_has_its_own_session_and_what_it_is_to_keep(t
     assert said == f"True {settings.ROOT} b''\n"
 
 
+EXPENDABLE = """
+from pathlib import Path
+from pipeline.system import own_process
+own_process.expendable()
+try:
+    Path("profile.json").write_text("x")
+except OSError:
+    print("no file,", Path("/proc/self/oom_score_adj").read_text().strip())
+"""
+
+
+def test_an_expendable_one_leaves_no_file_behind_and_ends_first(tmp_path: Path) -> None:
+    done = own_process.run(["-c", EXPENDABLE], 60, settings.child_environment())
+    assert (done.stdout, done.stderr) == (f"no file, {own_process.EXPENDABLE}\n", "")
+
+
 def test_one_talks_with_an_event_loop() -> None:
     async def talk() -> bytes:
         process = await own_process.converse(

@@ -19,6 +19,7 @@ Row = Mapping[str, Any]
 Render = Callable[[Row], str]
 # What Hugging Face's tokenizers take for space; Python counts four control characters more.
 SPACES = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+LONGEST_TEXT = 10_000_000  # letters; a folder of somebody's could name replacements without end
 WHITESPACE = re.compile(f"[{SPACES}]*")
 STRIPS: dict[str, Callable[[str], str]] = {
     "": str, "both": str.strip, "left": str.lstrip, "right": str.rstrip,
@@ -105,6 +106,11 @@ class Reader:
             elif step == "lower":
                 text = text.lower()
             else:
+                grown = len(text) + text.count(given[0]) * (len(given[1]) - len(given[0]))
+                if grown > LONGEST_TEXT:
+                    raise ValueError(
+                        f"lab.json would make {grown:,} letters of a text; export the model again"
+                    )
                 text = text.replace(given[0], given[1])
         if self._space == "each":
             return f" {text}"

@@ -85,3 +85,14 @@ def test_text_templates_are_pieces(tmp_path: Path) -> None:
     reader = lab_prompt.Reader(lab, None, template.prompt)
     row = {"question": "{Who} %s", "year": 1998, "answer": "x", "system": "of another kind"}
     assert reader.text(row) == template.prompt(row) == "{q} {Who} %s of 1998:"
+
+
+@pytest.mark.parametrize("steps", [[["replace", "a", "aa"]] * 60, [["replace", "", "x" * 1_000_000]]])
+def test_replacements_of_a_folder_do_not_grow_without_end(steps: list[list[str]]) -> None:
+    """Sixty that double a text would take more memory than there is."""
+    lab = {"template": "{prompt}", "fields": ["prompt"], "prompt": [{"prompt": ""}]}
+    reader = lab_prompt.Reader({**lab, "reading": {**READING, "normalize": steps}}, None, str)
+    with pytest.raises(
+        ValueError, match=r"lab\.json would make [\d,]+ letters of a text; export the model again"
+    ):
+        reader.ids({"prompt": "a" * 20})
