@@ -12,12 +12,13 @@ import hashlib
 import io
 import os
 import re
+import tempfile
 import time
 import zipfile
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from pipeline import settings
 from pipeline.errors import InputError, LabError
@@ -36,6 +37,7 @@ OURS = (CARD, RECIPE, checksums.NAME, artifacts.MANIFEST, *report_files.NAMES, r
 BYTECODE = "__pycache__"  # left by a program that ran in the folder
 EARLIEST = 315532800  # 1980-01-01, in seconds since the epoch
 PIECE = 1 << 20  # bytes read at a time
+SMALL = 1 << 18  # bytes of a text that is kept in memory while it is sent
 READABLE = 0o100644 << 16  # a regular file with mode 0644, in ZIP's format
 
 
@@ -63,7 +65,7 @@ class Entry:
 
     name: str
     size: int
-    source: BinaryIO
+    source: IO[bytes]
 
 
 class Takeaway:
@@ -82,9 +84,7 @@ class Takeaway:
         self._when = _moment(run.created)
         with contextlib.ExitStack() as opening:
             texts = written(home, run, False) if texts is None else texts
-            self._entries = [
-                Entry(name, len(text.encode()), io.BytesIO(text.encode())) for name, text in texts.items()
-            ]
+            self._entries = [_kept(name, text.encode(), opening) for name, text in texts.items()]
             try:
                 self._entries += [_open(path, folder, opening) for path in files(folder)]
             except FileNotFoundError:
@@ -169,6 +169,14 @@ def files(folder: Path) -> list[Path]:
     """The files of an exported folder, without those that the ZIP replaces, our manifest, and bytecode."""
     found = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.parent.name != BYTECODE)
     return [path for path in found if str(path.relative_to(folder)) not in OURS]
+
+
+def _kept(name: str, text: bytes, opening: contextlib.ExitStack) -> Entry:
+    """An entry of a text, which waits on the disk if it is large: a reader may take an hour."""
+    kept = opening.enter_context(tempfile.SpooledTemporaryFile(SMALL))
+    kept.write(text)
+    kept.seek(0)
+    return Entry(name, len(text), kept)
 
 
 def _open(path: Path, folder: Path, opening: contextlib.ExitStack) -> Entry:

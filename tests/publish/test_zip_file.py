@@ -145,6 +145,18 @@ def test_a_large_file_is_never_in_memory(store: Store, finished: Run) -> None:
     assert peak < 8 * MEGABYTE
 
 
+def test_a_large_text_waits_on_the_disk_for_a_slow_reader(store: Store, finished: Run) -> None:
+    answers = "x" * (40 << 20)
+    tracemalloc.start()
+    try:
+        with Takeaway(store.home, finished, {"answers.json": answers}) as zipped:
+            assert tracemalloc.get_traced_memory()[0] < 4 << 20
+            with zipfile.ZipFile(io.BytesIO(b"".join(zipped))) as archive:
+                assert archive.read("answers.json").decode() == answers
+    finally:
+        tracemalloc.stop()
+
+
 def test_an_export_that_is_deleted_or_replaced_meanwhile_is_sent_whole(store: Store, finished: Run) -> None:
     expected = made(store, finished)
     with Takeaway(store.home, finished) as zipped:

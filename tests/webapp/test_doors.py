@@ -303,17 +303,38 @@ def test_slow_handlers_leave_threads_for_the_page(client):
     assert sum(limits.values()) <= 30, limits
 
 
-def test_no_route_reads_the_data_of_a_finished_run(home, client, touched, tmp_path):
-    """One line of a file may have 300 MB: whatever needs rows or their number is done by another process."""
-    store = Store(home)
-    rows = tmp_path / "towns.jsonl"
+def with_data(store: Store, folder: Path) -> tuple[str, Path]:
+    """A finished run whose dataset is kept in the home, and where that is."""
+    rows = folder / "towns.jsonl"
     rows.write_text(ROWS)
-    kept = submit.keep_dataset(home, rows, "of another")  # its folder does not tell its hash
+    kept = submit.keep_dataset(store.home, rows, "of another")  # its folder does not tell its hash
     (kept.parent / datasets.SOURCE).write_text("ann/towns")
     run = planted.finished(store)
     planted.event(store, run, "evaluate", attempt=True)
-    with sqlite3.connect(home / "runs.db") as database:
+    with sqlite3.connect(store.home / "runs.db") as database:
         database.execute("UPDATE runs SET data = ? WHERE id = ?", (str(kept), run))
+    return run, kept
+
+
+def test_no_handler_reads_the_data_of_a_finished_run(home, client, touched, tmp_path):
+    run, kept = with_data(Store(home), tmp_path)
+    asked = 0
+    for handler in handlers(client):
+        for kinds in ({"dropdown", "radio"}, TEXTS | {"radio"}):
+            values = handler.given(kinds, run)
+            if handler.queued and not handler.kinds or not handler.fits(values):
+                continue
+            with touched.looking() as found:
+                status, answer = handler.call(values, {"id": run, "value": run, "ids": [run]})
+            assert status in (GOOD, REFUSED), (handler.id, answer)
+            assert not [name for name in found if str(kept) in name], handler.id
+            asked += status == GOOD
+    assert asked > 20
+
+
+def test_no_route_reads_the_data_of_a_finished_run(home, client, touched, tmp_path):
+    """One line of a file may have 300 MB: whatever needs rows or their number is done by another process."""
+    run, kept = with_data(Store(home), tmp_path)
     answer = check_pool.answer("pipeline.runs.data.data_card:shown", {
         "path": str(kept), "template": "{prompt} {response}", "model": "", "max_length": 512,
     })  # fmt: skip
