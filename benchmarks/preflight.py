@@ -41,7 +41,7 @@ from pipeline.stages.costs import machine as machines
 from pipeline.stages.costs.cost import Cost, Rows
 from pipeline.store import Store
 from pipeline.store.run import ENDED, EVENTS, PROCESS, Run
-from pipeline.system import own_process
+from pipeline.system import hardware, own_process
 from pipeline.system.files import write_whole
 from pipeline.worker import probe
 from tests.helpers import tiny
@@ -210,7 +210,7 @@ def compare(found: list[dict[str, Any]], device: str, imports: float | None = No
 
 def calibrated() -> dict[str, Any]:
     """A calibration of this moment, as nice to others as the stages are: not at all."""
-    found = own_process.run(["-c", MEASURE], None, settings.child_environment())
+    found = own_process.run(["-c", MEASURE], None, settings.stage_environment(hardware.on_gpu()))
     result: dict[str, Any] = json.loads(found.stdout.splitlines()[-1])
     return result
 

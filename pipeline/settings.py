@@ -42,6 +42,14 @@ QUIET = {
 # Threads that wait for each other spin only briefly before they sleep. Spinning longer gains nothing on an
 # idle machine, and next to two busy processes it made training ten times as slow.
 SHARING = {"GOMP_SPINCOUNT": "10000"}
+# What a stage is started with on a CPU. glibc keeps freed blocks of up to 32 MiB in heaps, as holes that the
+# next ones do not fit into: a step with checkpointing took 2.22 and 2.36 GB. A block of this size and more is
+# mapped by itself and given back at once: 1.37 and 1.41 GB. Its pages are new each time, which takes a tenth
+# of the time of small models, so PyTorch asks for large ones: see "preflight" in benchmarks/RESULTS.md.
+EVEN_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_TRIM_THRESHOLD_": str(8 << 20),
+    "THP_MEM_ALLOC_ENABLE": "1",
+}  # fmt: skip
 # Variables that a process needs to compute: paths, the GPU, the number of threads. An allow list of prefixes,
 # because an unknown variable may hold a secret.
 _LOCAL = (
@@ -178,6 +186,11 @@ def _number(name: str, default: float) -> float:
 def child_environment(**extra: str) -> dict[str, str]:
     """The environment of a process of ours: importable from anywhere, quiet, unbuffered."""
     return {**SHARING, **os.environ, **QUIET, **_import_path(), "PYTHONUNBUFFERED": "1", **extra}
+
+
+def stage_environment(on_gpu: bool, **extra: str) -> dict[str, str]:
+    """The environment of a process that carries out a stage, on a GPU or not. What the user has set stays."""
+    return {**({} if on_gpu else EVEN_MEMORY), **child_environment(**extra)}
 
 
 def _import_path() -> dict[str, str]:

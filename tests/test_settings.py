@@ -15,6 +15,7 @@ from pipeline.exports import chat_client, verify
 from pipeline.inputs.data import lengths
 from pipeline.inputs.prompts.templates import Rendered
 from pipeline.publish import check_process
+from pipeline.system import own_process
 from pipeline.worker import probe
 
 
@@ -114,3 +115,31 @@ def test_processes_find_an_installed_lab_without_its_folder_in_front(
     monkeypatch.setattr(settings, "ROOT", tmp_path)
     for given in (settings.child_environment(), settings.local_environment(), settings.bare_environment()):
         assert (given["PYTHONPATH"], given["PYTHONSAFEPATH"]) == ("/theirs", "1")
+
+
+# Large blocks, each with a small one after it that stays; then how many bytes are left of them.
+HOLES = """
+from pipeline.system.peak_memory import memory_now
+bytearray(24 << 20)  # from now on glibc would keep blocks of this size in its heap
+before = memory_now()
+large, small = [], []
+for _ in range(64):
+    large.append(bytearray(b"x") * (2 << 20))
+    small.append(bytearray(2000))
+del large
+print(memory_now() - before)
+"""
+
+
+def test_a_stage_on_a_cpu_gives_memory_back_and_what_the_user_has_set_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in settings.EVEN_MEMORY:
+        monkeypatch.delenv(name, raising=False)
+
+    def left(environment: dict[str, str]) -> int:
+        return int(own_process.run(["-c", HOLES], None, environment).stdout)
+
+    assert left(settings.stage_environment(False)) < 16 << 20 < left(settings.stage_environment(True))
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "4096")
+    assert settings.stage_environment(False, MORE="1")["MALLOC_MMAP_THRESHOLD_"] == "4096"

@@ -187,7 +187,8 @@ class Worker:
             extra["CUDA_VISIBLE_DEVICES"] = slot.removeprefix("cuda:")
         elif slot == "cpu":
             extra["CUDA_VISIBLE_DEVICES"] = ""
-        return settings.child_environment(OLIVE_LAB_HOME=str(self.store.home), **extra)
+        on_gpu = slot.startswith("cuda:")
+        return settings.stage_environment(on_gpu, OLIVE_LAB_HOME=str(self.store.home), **extra)
 
     def _spawn(self, slot: str, job: Job) -> subprocess.Popen[bytes]:
         """Start the stage's process in a session, and so a process group, of its own; or take the spare."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import settings
 from pipeline.stages import artifacts
 from pipeline.store import Store
 from pipeline.store.run import CANCELED, DONE, FAILED, QUEUED, RUNNING, Run, StageRun
@@ -63,6 +64,20 @@ class TestStages:
             environment = Path(f"/proc/{spawned(store, run)[0]}/environ").read_bytes().split(b"\0")
             devices += [v for v in environment if v.startswith(b"CUDA_VISIBLE_DEVICES=")]
         assert devices == [b"CUDA_VISIBLE_DEVICES=0", b"CUDA_VISIBLE_DEVICES=1"]
+
+    def test_memory_is_given_back_on_a_cpu_and_not_beside_a_gpu(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, stepper: Make
+    ) -> None:
+        for name in settings.EVEN_MEMORY:
+            monkeypatch.delenv(name, raising=False)
+        found = []
+        for gpus in (0, 1):
+            monkeypatch.setattr(hardware, "gpus", lambda gpus=gpus: gpus)
+            run = one_stage(store, str(gpus))
+            stepper("waits").step()
+            found.append(Path(f"/proc/{spawned(store, run)[0]}/environ").read_bytes().split(b"\0"))
+        mark = f"MALLOC_MMAP_THRESHOLD_={1 << 20}".encode()
+        assert [mark in environment for environment in found] == [True, False]
 
     def test_a_publish_does_not_wait_for_the_device(self, store: Store, finished: Run, stepper: Make) -> None:
         run = one_stage(store)

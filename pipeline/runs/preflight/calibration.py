@@ -18,7 +18,7 @@ from typing import Any
 from pipeline import settings
 from pipeline.stages.costs.machine import FILE, VERSION
 from pipeline.store import Store
-from pipeline.system import files, locks, own_process
+from pipeline.system import files, hardware, locks, own_process
 from pipeline.system.peak_memory import memory_now
 
 NICE = 10  # as other processes that nobody waits for
@@ -65,7 +65,7 @@ def _start(store: Store) -> subprocess.Popen[bytes] | None:
     try:
         return own_process.start(
             ["-m", __name__, str(store.home)],
-            settings.child_environment(OLIVE_LAB_HOME=str(store.home)),
+            settings.stage_environment(hardware.on_gpu(), OLIVE_LAB_HOME=str(store.home)),
             stdout=subprocess.DEVNULL,  # nobody reads what libraries say
             stderr=subprocess.DEVNULL,
             keep=[held],  # it holds the lock from the start
