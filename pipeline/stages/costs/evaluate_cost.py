@@ -19,12 +19,12 @@ MOST_TRAINED, GENERAL_TOKENS = 64, 12 * 64
 AT_ONCE, LOGITS = 512, 1 << 25
 
 MEMORY = {
-    "libraries": 0.962,
-    "body": 0.615,
-    "head": 0.766,
-    "embedding": 0.167,
-    "cache": 0.97,
-    "logits": 3.33,
+    "libraries": 1.104,
+    "body": 0.788,
+    "head": 0.884,
+    "embedding": 0.05,
+    "cache": 1.016,
+    "logits": 3.47,
 }
 # With a GPU, and its machine's many cores.
 HOST_MEMORY = {
@@ -35,7 +35,7 @@ HOST_MEMORY = {
     "cache": 1.07,
     "logits": 5.75,
 }
-WIDTH = (0.1, 0.09)
+WIDTH, HOST_WIDTH = (0.1, 0.07), (0.1, 0.09)
 SECONDS = {"libraries": 1.05, "begin": 1.8, "files": 1.0, "prompts": 0.83, "tokens": 0.13, "calls": 1.13}
 HOST_SECONDS = {"libraries": 1.05, "begin": 1.3, "files": 1.0, "prompts": 0.12, "tokens": 0.31, "calls": 1.38}
 
@@ -57,7 +57,8 @@ def estimate(
     gpu = 0.0 if machine.gpu else None
     factors = HOST_SECONDS if machine.gpu else SECONDS
     seconds = weighed(seconds_parts(options, shape, rows, machine, graph, sides), factors)
-    return Cost.of(memory, gpu, options.prompts * ANSWER_BYTES, seconds, WIDTH)
+    width = HOST_WIDTH if machine.gpu else WIDTH
+    return Cost.of(memory, gpu, options.prompts * ANSWER_BYTES, seconds, width)
 
 
 def memory_parts(

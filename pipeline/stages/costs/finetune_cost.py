@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 from pipeline.stages import finetune
-from pipeline.stages.costs.cost import Cost, Rows, weighed
+from pipeline.stages.costs.cost import MEMORY_WIDTH, Cost, Rows, weighed
 from pipeline.stages.costs.machine import Machine
 from pipeline.stages.costs.shape import Shape
 
@@ -25,18 +25,18 @@ LOGIT, GRAPH_LOGIT = 12.0, 16.0
 IN_ATTENTION = {"q_proj", "k_proj", "v_proj", "qkv_proj"}
 IN_GATE, AFTER_GATE = {"gate_proj", "up_proj", "gate_up_proj", "fc1"}, {"down_proj", "fc2"}
 
-# What a step keeps are many small blocks, among which main memory is left in pieces; logits are large ones.
 MEMORY = {
-    "libraries": 1.255,
+    "libraries": 1.2,
     "file": 1.0,
-    "weights": 1.0,
-    "packed": 0.19,
-    "unpacked": 1.0,
-    "adapter": 1.0,
-    "kept": 1.58,
-    "kept in float32": 1.99,
+    "weights": 0.864,
+    "packed": 0.96,
+    "unpacked": 1.32,
+    "adapter": 0.9,
+    "kept": 1.035,
+    "kept in float32": 1.035,
     "logits": 1.03,
 }
+WIDTH = (0.1, 0.06)
 HOST_MEMORY = {"libraries": 1.63, "packed": 0.02, "file": 0.37}  # main memory beside a GPU
 GPU_MEMORY = dict.fromkeys(("workspace", "weights", "unpacked", "adapter", "logits"), 1.0)
 GPU_MEMORY |= {"packed": 0.0, "file": 0.0, "kept": 1.06, "kept in float32": 1.06}
@@ -68,7 +68,7 @@ def estimate(options: finetune.Options, shape: Shape, rows: Rows, machine: Machi
     factors = GPU_SECONDS if machine.gpu else SECONDS
     seconds = weighed(seconds_parts(options, shape, rows, machine), factors)
     disk = 3.0 * 4 * trained(options, shape)  # the adapter, and a checkpoint with its moments
-    return Cost.of(memory, gpu, disk, seconds)
+    return Cost.of(memory, gpu, disk, seconds, MEMORY_WIDTH if machine.gpu else WIDTH)
 
 
 def dtype(options: finetune.Options, machine: Machine) -> str:
@@ -148,10 +148,15 @@ def gpu_parts(options: finetune.Options, shape: Shape, rows: Rows, machine: Mach
         load_parts(shape, size),
     )
     most: dict[str, float] = max(moments, key=lambda parts: sum(parts.values()))
+    ends, packed = shape.ends, shape.stored if shape.packed else 0.0
+    if not machine.gpu:  # of a mapped file, what is read: few rows of an embedding that is no output layer
+        mapped = size == shape.weight
+        ends = shape.embedding if mapped else ends
+        packed = shape.packed.size(shape.body, shape.weight) if shape.packed and mapped else 0.0
     return {
         **({"workspace": WORKSPACE} if machine.gpu else {}),
-        "weights": body * shape.body + size * shape.ends,
-        "packed": shape.stored if shape.packed else 0.0,
+        "weights": body * shape.body + size * ends,
+        "packed": packed,
         "adapter": float(ADAM * trained(options, shape)),
         **most,
     }
@@ -185,8 +190,6 @@ def step_parts(options: finetune.Options, shape: Shape, rows: Rows, machine: Mac
     if not options.gradient_checkpointing:
         return {name: shape.layers * layer, "logits": logits}
     between = tokens * shape.layers * size * shape.hidden  # what each layer reads
-    if not machine.gpu:  # what the logits took is not given back
-        return {name: between + layer, "logits": logits}
     if layer > logits:  # of one layer at a time, when the logits are gone
         return {name: between + layer, "logits": 0.0}
     return {name: between, "logits": logits}

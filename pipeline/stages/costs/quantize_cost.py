@@ -20,17 +20,17 @@ CANDIDATES = 21 + 11  # scales and clippings that awq tries
 COLUMN_CALLS = 20.0  # operations of gptq for each column of a matrix
 
 MEMORY = {
-    "libraries": 0.965,
-    "weights": 0.98,
-    "ends": 0.7,  # of a mapped file, as much as is looked at; fitted 0.54, and all of it may be there
-    "packed": 1.35,
-    "rounding": 3.7,
-    "inverted": 1.3,
-    "hidden": 2.05,
-    "layer": 1.45,
-    "gram": 1.73,
-    "moved": 0.92,
-    "running": 1.17,
+    "libraries": 0.954,
+    "weights": 0.933,
+    "ends": 0.731,
+    "packed": 1.246,
+    "rounding": 2.9,
+    "hidden": 1.0,
+    "layer": 0.99,
+    "gram": 0.976,
+    "inverted": 1.0,
+    "moved": 0.957,
+    "running": 0.648,
 }
 # Main memory beside a GPU: with a calibration more of CUDA is loaded.
 HOST_MEMORY = {
@@ -46,7 +46,7 @@ GPU_MEMORY = dict.fromkeys(
     ("workspace", "kept", "ends", "inverted", "hidden", "layer", "gram", "running"), 1.0
 )
 GPU_MEMORY["rounding"] = 4.02
-WIDTH = (0.1, 0.08)
+WIDTH, HOST_WIDTH = (0.1, 0.07), (0.1, 0.08)
 SECONDS = {
     "libraries": 1.05,
     "begin": 0.5,
@@ -81,7 +81,7 @@ def estimate(options: quantize.Options, shape: Shape, rows: Rows, machine: Machi
     memory = weighed(memory_parts(options, shape, machine), HOST_MEMORY if machine.gpu else MEMORY)
     gpu = weighed(gpu_parts(options, shape), GPU_MEMORY) if machine.gpu else None
     seconds = weighed(seconds_parts(options, shape, machine), GPU_SECONDS if machine.gpu else SECONDS)
-    return Cost.of(memory, gpu, result.stored, seconds, WIDTH)
+    return Cost.of(memory, gpu, result.stored, seconds, HOST_WIDTH if machine.gpu else WIDTH)
 
 
 def tokens(options: quantize.Options) -> int:
@@ -110,6 +110,10 @@ def memory_parts(options: quantize.Options, shape: Shape, machine: Machine) -> d
     calibrated = calibration_parts(options, shape, TOGETHER[False])
     if calibrated and not options.lm_head:
         del found["rounding"]  # one matrix of a layer, when what running the layer took is free again
+    if sum(calibrated.values()) <= found["ends"]:
+        return found
+    if calibrated:
+        del found["ends"]  # they are read when the result is written, and a layer's memory is free again
     return found | calibrated
 
 

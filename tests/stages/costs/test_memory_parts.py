@@ -1,0 +1,66 @@
+"""What is alive at a stage's peak in main memory, where nothing else computes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pipeline.stages import finetune, optimize, quantize
+from pipeline.stages.costs import finetune_cost, optimize_cost, quantize_cost, shape
+from pipeline.stages.costs.cost import Rows
+from pipeline.stages.costs.machine import Machine
+
+CONFIG: dict[str, Any] = {
+    "model_type": "llama", "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 4,
+    "num_attention_heads": 8, "num_key_value_heads": 8, "vocab_size": 32000, "dtype": "float32",
+    "tie_word_embeddings": False,
+}  # fmt: skip
+ROWS = Rows(36, 4, 120.0, 140.0)
+CPU, GPU = Machine(native_bf16=False), Machine(native_bf16=False, gpu=True)
+
+
+def sizes(**changes: Any) -> shape.Shape:
+    """A model's sizes, with other settings in its config.json."""
+    found = shape.of({**CONFIG, **changes})
+    assert found is not None
+    return found
+
+
+def test_calibrating_and_writing_the_result_are_not_at_the_same_time() -> None:
+    small = quantize.Options(algorithm="awq", calibration_blocks=1, calibration_length=64)
+    large = quantize.Options(algorithm="awq", calibration_blocks=32, calibration_length=512)
+    written = quantize_cost.memory_parts(small, sizes(), CPU)
+    calibrated = quantize_cost.memory_parts(large, sizes(), CPU)
+    assert ("ends" in written, "running" in written) == (True, False)
+    assert ("ends" in calibrated, "running" in calibrated) == (False, True)
+
+
+@pytest.mark.parametrize(("dtype", "ends"), [("float32", 1), ("bfloat16", 2)])
+def test_of_a_mapped_file_the_embedding_is_not_all_in_memory(dtype: str, ends: int) -> None:
+    packed = sizes(dtype=dtype).with_packed(shape.Packed(4, 128))
+    parts = finetune_cost.memory_parts(finetune.Options(), packed, ROWS, CPU)
+    assert parts["weights"] == 4 * (packed.body + ends * packed.embedding)
+    assert (parts["packed"] > 0) == (dtype == "float32")
+
+
+def test_what_the_logits_took_is_free_for_the_layer_that_is_computed_again() -> None:
+    options = finetune.Options(gradient_checkpointing=True, precision="float32")
+    found = finetune_cost.step_parts(options, sizes(), ROWS, CPU)
+    plain = finetune_cost.step_parts(replace(options, gradient_checkpointing=False), sizes(), ROWS, CPU)
+    assert found["logits"] == plain["logits"] > found["kept in float32"]
+    tokens = found["logits"] / (ROWS.answer * CONFIG["vocab_size"] * finetune_cost.LOGIT)
+    assert found["kept in float32"] == pytest.approx(tokens * 4 * 4 * CONFIG["hidden_size"])
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "machine", "copied"), [(200000, CPU, True), (300, CPU, False), (200000, GPU, False)]
+)
+def test_copies_of_a_large_tied_embedding_are_a_moment_of_their_own(
+    vocabulary: int, machine: Machine, copied: bool
+) -> None:
+    tied = sizes(vocab_size=vocabulary, tie_word_embeddings=True)
+    parts = optimize_cost.memory_parts(optimize.Options(), tied, ROWS, machine, True)
+    assert ("imported" in parts, "written" in parts) == (copied, not copied)
+    assert parts["tied" if copied or machine.gpu else "ends"] == 4 * tied.embedding
