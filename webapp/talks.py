@@ -37,11 +37,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Turn:
-    """A question, its system text, and the answers."""
+    """A question, its system text, and the answers; with several `fields`, the prompt is JSON of these."""
 
     prompt: str
     system: str
     answers: tuple[Answer, ...]
+    fields: tuple[str, ...] = ()
 
     def of(self, column: str) -> Answer | None:
         """What a column answered; None if it was not asked."""
@@ -56,10 +57,10 @@ class Talk:
     also: tuple[str, ...] = ()
     turns: tuple[Turn, ...] = ()
 
-    def after(self, column: str) -> list[tuple[str, str]]:
-        """The earlier questions and answers of a column."""
-        found = [(turn.prompt, turn.of(column)) for turn in self.turns]
-        return [(prompt, answer.text) for prompt, answer in found if answer is not None]
+    def after(self, column: str) -> list[tuple[Turn, str]]:
+        """The earlier questions of a column, each with its answer."""
+        found = [(turn, turn.of(column)) for turn in self.turns]
+        return [(turn, answer.text) for turn, answer in found if answer is not None]
 
 
 def load(home: Path, name: str) -> Talk:
@@ -104,7 +105,12 @@ def _file(home: Path, name: str) -> Path:
 
 def _read(kept: dict[str, Any]) -> Talk:
     turns = [
-        Turn(turn["prompt"], turn["system"], tuple(Answer(**answer) for answer in turn["answers"]))
+        Turn(
+            turn["prompt"],
+            turn["system"],
+            tuple(Answer(**answer) for answer in turn["answers"]),
+            tuple(turn.get("fields", ())),
+        )
         for turn in kept["turns"]
     ]
     return Talk(str(kept["model"]), tuple(kept["also"]), tuple(turns))

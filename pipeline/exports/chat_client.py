@@ -130,20 +130,34 @@ def with_adapter(source: Source, given: str) -> Source:
 
 def takes_system(source: Source) -> bool:
     """Whether the prompts of an exported model can have a system text, as far as its folder says."""
+    lab = _lab(source)
+    optional = lab.get("optional", ["system"])
+    return lab.get("template") == templates.CHAT and isinstance(optional, list) and "system" in optional
+
+
+def prompt_fields(source: Source) -> tuple[str, ...]:
+    """The fields that a prompt of an exported model has, as far as its folder says; else one, `prompt`."""
+    fields = _lab(source).get("fields")
+    good = (
+        isinstance(fields, list) and 0 < len(fields) <= templates.MOST_FIELDS and all(map(_is_name, fields))
+    )
+    return tuple(dict.fromkeys(fields)) if good and isinstance(fields, list) else ("prompt",)
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and len(name) <= templates.LONGEST_FIELD and display.valid(name) == name
+
+
+def _lab(source: Source) -> dict[str, Any]:
+    """The lab.json of an exported model; {} if it has none that can be read, which asking it reports."""
     try:
         file = source.folder / serving_ids.LAB
         if file.stat().st_size > LARGEST_LAB:
-            return False
+            return {}
         lab = json.loads(file.read_text("utf-8"))
-        return lab["template"] == templates.CHAT and "system" in lab.get("optional", ["system"])
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        RecursionError,
-    ):  # not an export, which is reported when it is asked
-        return False
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return lab if isinstance(lab, dict) else {}
 
 
 @dataclass

@@ -20,7 +20,7 @@ def test_a_conversation_is_kept(home: Path) -> None:
     talk = Talk("run", ("adapter@other",), (TURN, TURN))
     talks.save(home, NAME, talk)
     assert talks.load(home, NAME) == talk
-    assert talk.after("base@run") == [("Where?", "There.")] * 2
+    assert [(turn.prompt, text) for turn, text in talk.after("base@run")] == [("Where?", "There.")] * 2
     assert talk.after("adapter@other") == []
     assert (home / "talks" / f"{NAME}.json").stat().st_mode & 0o77 == 0
     assert talks.load(home, NAME.replace("a", "b")) == Talk()

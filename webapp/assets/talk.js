@@ -51,7 +51,72 @@ export function arrived(run, filledFor) {
   return [...preferred(run, filledFor), own(), kept(TYPED) ?? ""];
 }
 
+// One box a field of the template: the prompt is the JSON of what is in them, which the hidden box has.
+
+let boxes = []; // [name, its box], none where the template has one field
+let first = ""; // the chosen model's own first field, which gets a prompt that is no JSON
+
+function promptBox() {
+  return document.querySelector("#compare-prompt textarea");
+}
+
+function texts(prompt) {
+  try {
+    const row = JSON.parse(prompt);
+    return row && typeof row === "object" && !Array.isArray(row) ? row : null;
+  } catch {
+    return null;
+  }
+}
+
+// The prompt, put into the boxes; what is being typed there stays.
+export function spread(prompt) {
+  const row = texts(prompt) ?? { [first]: prompt };
+  for (const [name, box] of boxes) {
+    const text = String(Object.hasOwn(row, name) ? row[name] : "");
+    if (box.value !== text) box.value = text;
+  }
+}
+
+// What is in the boxes, as the prompt.
+function gather() {
+  put(JSON.stringify(Object.fromEntries(boxes.map(([name, box]) => [name, box.value]))));
+}
+
+function put(prompt) {
+  const box = promptBox();
+  if (!box || box.value === prompt) return;
+  box.value = prompt;
+  box.dispatchEvent(new Event("input", { bubbles: true }));
+}
+
+function labelled({ name, info }, most) {
+  const box = el("textarea", { rows: "2", maxlength: String(most), oninput: gather, onkeydown: (event) => {
+    if (event.key === "Enter" && event.shiftKey) {
+      event.preventDefault();
+      document.getElementById("compare-go")?.click();
+    }
+  } });
+  boxes.push([name, box]);
+  return el("label", {}, el("span", {}, name), info ? el("small", {}, info) : null, box);
+}
+
 export const draw = {
+  boxes(root, value) {
+    const had = boxes.length ? texts(promptBox()?.value ?? "") : null;
+    boxes = [];
+    first = value?.first ?? "";
+    root.replaceChildren(...(value?.note ? [el("p", {}, value.note)] : []),
+      ...(value?.fields ?? []).map((field) => labelled(field, value.most)));
+    document.getElementById("compare-prompt")?.classList.toggle("is-in-boxes", boxes.length > 0);
+    if (boxes.length) {
+      spread(promptBox()?.value ?? "");
+    } else if (had && Object.hasOwn(had, root.dataset.first)) {
+      put(String(had[root.dataset.first])); // another model is asked no longer: one box is left
+    }
+    root.dataset.first = first;
+  },
+
   // Earlier turns of a column, oldest first.
   turns(root, value) {
     root.replaceChildren();

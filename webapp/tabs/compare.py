@@ -21,7 +21,7 @@ from webapp.handler_values import picked
 from webapp.home import store
 from webapp.routes import examples
 from webapp.talks import Answer, Talk, Turn
-from webapp.ui import choices, columns, parts, views
+from webapp.ui import choices, columns, parts, prompt_boxes, views
 from webapp.ui.streams import coalesce
 
 DRAW_SECONDS = 0.08
@@ -42,6 +42,7 @@ class _Answers:
     text: list[str] = field(default_factory=lambda: [""] * columns.MOST)
     facts: list[Any] = field(default_factory=lambda: [None] * columns.MOST)
     said: list[str] = field(default_factory=list)  # what went wrong
+    fields: prompt_boxes.Fields = ()  # of the prompt
 
     def take(self, piece: dict[str, Any]) -> None:
         if "error" in piece:
@@ -58,7 +59,7 @@ class _Answers:
             for one in asked
             if self.text[one.at] or self.facts[one.at]
         ]
-        return Turn(prompt, system, tuple(answers))
+        return Turn(prompt, system, tuple(answers), self.fields if len(self.fields) > 1 else ())
 
     def shown(self, asked: Sequence[str], notice: Any) -> tuple[Any, ...]:
         """The outputs: all texts, all facts, the earlier turns of all columns, the notice."""
@@ -68,7 +69,8 @@ class _Answers:
 
 def _earlier(talk: Talk, column: str) -> list[list[str]] | None:
     """The turns of a column, as `draw.turns` shows them."""
-    return [list(turn) for turn in talk.after(column)] or None
+    said = talk.after(column)
+    return [[prompt_boxes.words(turn.prompt, turn.fields), text] for turn, text in said] or None
 
 
 async def run_both(*given: Any) -> AsyncIterator[tuple[Any, ...]]:
@@ -118,9 +120,12 @@ async def compare(
     said = ""
     try:
         asked = await asyncio.to_thread(columns.chosen, store(), run, also)
+        answers.fields = prompt_boxes.union(column.source for column in asked)
+        if prompt_boxes.is_blank(prompt, answers.fields):
+            raise InputError("Write a prompt: all its boxes are empty.")
         note = None if also else asked[0].source.missing_side
         options = _options(tokens, temperature, seed, system)
-        stream = columns.asked(store(), asked, prompt, answers.talk, options)
+        stream = columns.asked(store(), asked, prompt, answers.fields, answers.talk, options)
         async with contextlib.aclosing(coalesce(stream, DRAW_SECONDS)) as batches:
             async for batch in batches:
                 for piece in batch:
@@ -193,6 +198,24 @@ def more(also: list[str]) -> tuple[Any, ...]:
         *(gr.update(visible=bool(one)) for one in named),
         *(gr.update(label=labels.get(one, "Also asked")) for one in named),
     )
+
+
+def boxes(run: str | None, also: list[str]) -> dict[str, Any] | None:
+    """The boxes of what is asked: one a field of the templates of all columns; None for one prompt box."""
+    try:
+        asked = columns.chosen(store(), run or "", also)
+    except (LabError, OSError):  # which is reported when it is asked
+        return None
+    labels = {value: label for label, value in columns.offered(choices.exports(store())) if value in also}
+    return prompt_boxes.drawn([(labels.get(one.value, "the model"), one.source) for one in asked])
+
+
+def _fields(run: str | None) -> prompt_boxes.Fields:
+    """The prompt fields of a model's template."""
+    try:
+        return chat_client.prompt_fields(choices.source(store(), run)) if run else ()
+    except (LabError, OSError):
+        return ()
 
 
 def _options(tokens: float, temperature: float, seed: float, system: str) -> dict[str, Any]:
@@ -270,7 +293,8 @@ def _takes_system(run: str | None) -> bool:
 
 def system(run: str | None, prompt: str | None) -> str:
     """The system text that the dataset has with a held-out prompt."""
-    return next((answer.get("system", "") for answer in _recorded(run) if answer["prompt"] == prompt), "")
+    found = (answer for answer in _recorded(run) if prompt_boxes.same(answer["prompt"], prompt or ""))
+    return next((answer.get("system", "") for answer in found), "")
 
 
 def _held_out(run: str | None, prompts: list[str]) -> str:
@@ -282,9 +306,19 @@ def _held_out(run: str | None, prompts: list[str]) -> str:
         return UNSEEN
 
 
-def chosen(run: str | None, filled_for: str) -> tuple[Any, ...]:
-    """`choose` for another model, and empty columns; choosing the same one again keeps what was typed."""
-    return (gr.skip(),) * (7 + len(BLANK)) if run and run == filled_for else (*choose(run), *BLANK)
+def chosen(run: str | None, filled_for: str, prompt: str = "", taken: str = "") -> tuple[Any, ...]:
+    """`choose` for another model, and empty columns; choosing the same one again keeps what was typed.
+
+    Where templates have several fields, what was typed into those that both models have stays as well:
+    `taken` is the prompt that was filled in.
+    """
+    if run and run == filled_for:
+        return (gr.skip(),) * (7 + len(BLANK))
+    filled = choose(run)
+    if prompt_boxes.same(prompt, taken):
+        return *filled, *BLANK
+    kept = prompt_boxes.carried(prompt, _fields(filled_for), filled[2], _fields(run))
+    return *filled[:2], kept, expected(run, kept), *filled[4:], *BLANK
 
 
 def take(run: str, event: gr.EventData) -> tuple[Any, ...]:
@@ -320,14 +354,14 @@ def _with(run: str | None, prompt: str) -> tuple[Any, ...]:
 def expected(run: str | None, prompt: str | None) -> Any:
     """The answer the dataset has for a held-out prompt."""
     answers = _recorded(run)
-    found = [answer["expected"] for answer in answers if answer["prompt"] == prompt]
+    found = [answer["expected"] for answer in answers if prompt_boxes.same(answer["prompt"], prompt or "")]
     return gr.update(value=found[0] if found else "", visible=bool(found))
 
 
 def typed(run: str | None, prompt: str) -> tuple[Any, ...]:
     """What the dataset has for a typed prompt, and the prompt in the list, if it is held out."""
-    listed = any(answer["prompt"] == prompt for answer in _recorded(run))
-    return expected(run, prompt), gr.update(value=prompt if listed else None)
+    listed = (one["prompt"] for one in _recorded(run) if prompt_boxes.same(one["prompt"], prompt))
+    return expected(run, prompt), gr.update(value=next(listed, None))
 
 
 def _verdict(run: str | None) -> str:
@@ -408,12 +442,13 @@ def _question() -> tuple[Any, ...]:
             elem_id="compare-picker",
         )
         prompt = gr.Textbox(label="Prompt", lines=3, max_lines=10, elem_id="compare-prompt")
+        fields = parts.drawn("boxes", module="talk.js", elem_id="compare-boxes")
         instructions = gr.Textbox(
             label="System text", info="Instructions before the prompt; may stay empty", lines=1,
             max_lines=6, visible=False, elem_id="compare-system",
         )  # fmt: skip
         wanted = gr.Textbox(label="Expected answer", interactive=False, visible=False, lines=1, max_lines=6)
-        return run, also, picker, prompt, instructions, wanted
+        return run, also, picker, prompt, fields, instructions, wanted
 
 
 def _how() -> tuple[Any, ...]:
@@ -435,7 +470,7 @@ def build(tab: gr.Tab) -> list[gr.components.Component]:
     """Lay out the tab; the outputs of `take`."""
     notice = parts.drawn("notice", elem_id="compare-notice")
     with gr.Row(equal_height=False):
-        run, also, picker, prompt, instructions, wanted = _question()
+        run, also, picker, prompt, fields, instructions, wanted = _question()
         tokens, temperature, seed, continues = _how()
     with gr.Row():
         go = gr.Button("Run", variant="primary", scale=3, elem_id="compare-go")
@@ -482,7 +517,9 @@ def build(tab: gr.Tab) -> list[gr.components.Component]:
         lambda: gr.update(interactive=True), None, prove, **parts.QUICK
     )
     run.change(lambda: None, None, proof, **parts.QUICK)
-    run.input(chosen, [run, filled_for], filled, trigger_mode="always_last", **parts.QUICK)
+    gr.on([run.change, also.change], boxes, [run, also], fields, trigger_mode="always_last", **parts.QUICK)
+    prompt.change(None, prompt, None, js=parts.live("spread", "talk.js"), **parts.IN_PAGE)
+    run.input(chosen, [run, filled_for, prompt, taken], filled, trigger_mode="always_last", **parts.QUICK)
     picker.select(pick, run, from_list, trigger_mode="multiple", **parts.QUICK)
     picker.input(enter, [run, picker, taken], from_list, trigger_mode="always_last", **parts.QUICK)
     prompt.change(typed, [run, prompt], [wanted, picker], trigger_mode="always_last", **parts.QUICK)

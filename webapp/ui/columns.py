@@ -11,7 +11,7 @@ from pipeline.errors import InputError, LabError, sentence
 from pipeline.exports import chat_client
 from pipeline.store import Store
 from webapp.talks import Talk
-from webapp.ui import choices
+from webapp.ui import choices, prompt_boxes
 from webapp.ui.streams import merged
 
 SIDES = chat_client.SIDES
@@ -62,16 +62,25 @@ def _other(store: Store, at: int, named: str) -> Column:
 
 
 def asked(
-    store: Store, columns: Sequence[Column], prompt: str, talk: Talk, options: dict[str, Any]
+    store: Store,
+    columns: Sequence[Column],
+    prompt: str,
+    fields: prompt_boxes.Fields,
+    talk: Talk,
+    options: dict[str, Any],
 ) -> AsyncGenerator[dict[str, Any], None]:
     """Pieces of all answers as they come, each with its column as `at`, or with an `error` of some `columns`.
 
+    Of a prompt with several `fields`, each model gets those of its own template.
     As many models are asked at a time as can be loaded; one that cannot answer does not end the others.
     """
     by_source: dict[chat_client.Source, list[Column]] = {}
     for column in columns:
         by_source.setdefault(column.source, []).append(column)
-    answers = [_of(store, source, own, prompt, talk, options) for source, own in by_source.items()]
+    answers = [
+        _of(store, source, own, prompt_boxes.of_source(prompt, fields, source), talk, options)
+        for source, own in by_source.items()
+    ]
     return merged(answers, chat_client.MOST_PROCESSES)
 
 
@@ -87,8 +96,8 @@ async def _of(
     at: dict[str, list[Column]] = {}
     for column in columns:
         at.setdefault(column.side, []).append(column)
-    turns = {side: talk.after(same[0].value) for side, same in at.items()}
     try:
+        turns = {side: _before(talk, same[0], source) for side, same in at.items()}
         stream = chat_client.stream(store.home, source, prompt, tuple(at), turns=turns, **options)
         async with contextlib.aclosing(stream) as answers:
             async for piece in answers:
@@ -96,3 +105,11 @@ async def _of(
                     yield {**piece, "at": column.at}
     except (LabError, OSError) as error:
         yield {"error": sentence(error), "source": source}
+
+
+def _before(talk: Talk, column: Column, source: chat_client.Source) -> list[tuple[str, str]]:
+    """The earlier questions of a column as its model gets them, with its answers. Raises InputError."""
+    return [
+        (prompt_boxes.of_source(turn.prompt, turn.fields, source), text)
+        for turn, text in talk.after(column.value)
+    ]

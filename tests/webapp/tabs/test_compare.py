@@ -335,3 +335,86 @@ def test_words_that_differ_from_the_first_answer_are_marked():
     long = compare.marks("a " * 6000, "b", "", "")[0]
     assert long["others"] == [["With adapter", None]]
     assert compare.marks("only one", "", "", "") == (None, {"text": "Two columns have to answer first."})
+
+
+def fielded(store, *names, template="{%s}", answers=None):
+    """A finished run whose template has these prompt fields."""
+    run = planted.finished(store, answers=answers)
+    lab = Path(store.get(run).artifact("onnx"), "lab.json")
+    lab.write_text(json.dumps({"template": template, "fields": names, "reading": {}}))
+    return run
+
+
+@pytest.fixture
+def heard(monkeypatch):
+    """What each model was asked, by its name."""
+    asked = {}
+
+    async def said(home, source, prompt, sides, turns, **options):
+        asked[source.name] = (prompt, turns)
+        for side in sides:
+            yield {"side": side, "text": "So."}
+
+    monkeypatch.setattr(compare.chat_client, "stream", said)
+    return asked
+
+
+def test_a_template_of_several_fields_has_a_box_for_each(store):
+    several, one = fielded(store, "instruction", "input"), fielded(store, "instruction")
+    shown = compare.boxes(several, [])
+    assert [(box["name"], box["info"]) for box in shown["fields"]] == [("instruction", ""), ("input", "")]
+    assert (shown["note"], shown["first"]) == ("", "instruction")
+    assert compare.boxes(one, []) is None, "one field keeps the prompt box"
+    assert compare.boxes("gone", []) is None
+    both = compare.boxes(one, [f"base@{several}"])
+    assert both["note"].startswith("The templates differ")
+    (first, second) = both["fields"]
+    assert (first["info"], several in second["info"]) == ("", True)
+    for faulty in (["x"] * 0, ["x"] * 99, [1], ["x" * 101], ["\ud800"], "instruction", None):
+        fielding = fielded(store)
+        lab = Path(store.get(fielding).artifact("onnx"), "lab.json")
+        lab.write_text(json.dumps({"template": "{x}", "fields": faulty}))
+        assert compare.boxes(fielding, []) is None
+
+
+def test_each_model_is_asked_the_fields_of_its_own_template(store, heard):
+    several, one = fielded(store, "instruction", "input"), fielded(store, "input")
+    prompt = '{"instruction": "Add.", "input": "2 \u00fc"}'
+    assert ask(several, prompt, also=[f"base@{one}"]).notice is None
+    assert json.loads(heard[f"run {several}"][0]) == {"instruction": "Add.", "input": "2 ü"}
+    assert heard[f"run {one}"][0] == "2 ü"
+    ask(several, '{"instruction": "And?", "input": ""}', also=[f"base@{one}"], continues=True)
+    assert heard[f"run {one}"][1]["base"] == [("2 ü", "So.")]
+    shown = ask(several, "ignored", also=[f"base@{one}"], continues=True, again=True)
+    assert json.loads(heard[f"run {several}"][0]) == {"instruction": "And?", "input": ""}
+    assert shown.earlier[0] == [["instruction: Add.\ninput: 2 ü", "So."]]
+    assert compare.edit(TALK)[0] == '{"instruction": "And?", "input": ""}'
+    assert compare.arrive(None, "", TALK, "")[6] == '{"instruction": "And?", "input": ""}'
+
+
+def test_boxes_that_are_unknown_empty_or_too_long_are_refused(store, heard):
+    run = fielded(store, "instruction", "input")
+    for row, said in (
+        ({"instruction": "x", "robot": "y"}, "no field 'robot'; its fields are instruction, input"),
+        ({"instruction": " ", "input": ""}, "all its boxes are empty"),
+        ({"instruction": "x" * 32_001}, "instruction: it is longer than the 32,000 characters"),
+    ):
+        assert said in ask(run, json.dumps(row)).notice["text"]
+    many = [fielded(store, *(f"{run}{n}" for n in range(30))) for run in "ab"]
+    asked = [f"base@{many[1]}"]
+    assert "have 60 fields together; allowed: 50" in ask(many[0], '{"a0": "x"}', also=asked).notice["text"]
+    assert "60 fields together" in compare.boxes(many[0], asked)["note"]
+    assert heard == {}
+
+
+def test_what_was_typed_in_fields_of_equal_name_stays_with_another_model(store):
+    held = [{**planted.ANSWERS[0], "prompt": '{"instruction": "Held", "topic": 3}'}]
+    one, two = fielded(store, "instruction", "input"), fielded(store, "instruction", "topic", answers=held)
+    typed = '{"instruction":"Mine","input":"x"}'
+    assert json.loads(compare.chosen(two, one, typed, "")[2]) == {"instruction": "Mine", "topic": "3"}
+    assert json.loads(compare.chosen(two, one, typed, '{"instruction": "Mine", "input": "x"}')[2]) == {
+        "instruction": "Held", "topic": 3,
+    }, "it was from the list"  # fmt: skip
+    single = fielded(store, "instruction")
+    assert compare.chosen(single, one, typed, "")[2] == "Mine"
+    assert compare.expected(two, '{"instruction":"Held","topic":"3"}')["value"] == "The amber lighthouse."
