@@ -23,11 +23,13 @@ from pipeline.inputs.data.sampling import spread
 from pipeline.inputs.data.splitting import Parts
 from pipeline.inputs.prompts import conversations, templates
 from pipeline.passes.measure import new_rows, rows_compared, tax
+from pipeline.passes.measure.kept_lines import KeptLines
 from pipeline.passes.measure.row_losses import FILE, Losses, Record
 from pipeline.stages.events import emit
 from pipeline.system.files import finite
 
 ANSWERS, COMPARED = "answers.json", "comparison.json"
+GIVEN = "given.jsonl"  # answers as they come
 DECIDE = (
     "data",
     "asked",
@@ -36,9 +38,10 @@ DECIDE = (
     "adapter",
     "merged",
     "tokenizer",
-)  # what row losses depend on
+)  # what row losses depend on, and answers, with their length
 SIDE = "adapter"
-LONGEST_EXPECTED = 20_000  # letters that are written of an expected answer
+LONGEST_EXPECTED = 20_000  # letters that are written of an expected answer,
+LONGEST_ANSWER = 200_000  # and at which an answer ends: a token of somebody's tokenizer may have megabytes
 
 
 class Answers(Pass):
@@ -47,8 +50,8 @@ class Answers(Pass):
 
     Also `comparison.json`: how near the answers of both sides are to the expected ones, how many pass the
     checks, how much of them stands in training rows, and what the adapter costs; with `rows`, also metrics of
-    their losses on held-out rows and the verdict; and `rows.jsonl`, these losses row by row, which an
-    interrupted attempt leaves in the folder `kept`.
+    their losses on held-out rows and the verdict; and `rows.jsonl`, these losses row by row. An interrupted
+    attempt leaves these and the answers that it had in the folder `kept`, and another one resumes there.
 
     A side is {text, tokens, cut, ended, tokens_per_second, first_token_seconds, nearness: {exact_match, ...},
     checks: [true, false, "why nobody can tell"]}; where the adapter is merged into the weights there is no
@@ -103,7 +106,8 @@ class Answers(Pass):
         base: dict[str, str | None] = {} if config.merged else {"base": None}
         sides = base | ({SIDE: None} if config.merged else {name: name for name in loaded.names})
         compared = _compared(loaded, config, model.model_path, parts, new, sides) if config.rows else None
-        answered, left_out = _answered(loaded, new.file, wanted, config.max_new_tokens, sides)
+        given = _given(config, model.model_path)
+        answered, left_out = _answered(loaded, new.file, wanted, config.max_new_tokens, sides, given)
         metrics = _judged(answered, json.loads(config.checks)["checks"] if config.checks else "")
         if shares := _overlap(answered, data, loaded.template, parts):
             metrics["answers"]["verbatim"] = shares
@@ -123,15 +127,29 @@ class Answers(Pass):
         return _handler(Path(model.model_path), written)
 
 
+def _given(config: Any, graph: str) -> KeptLines:
+    """The answers of an interrupted attempt, by the position of their row."""
+    kept = Path(config.kept)
+    kept.mkdir(parents=True, exist_ok=True)
+    decide = {name: getattr(config, name) for name in (*DECIDE, "max_new_tokens")}
+    return KeptLines(kept / GIVEN, {"graph": graph} | decide)
+
+
 def _answered(
-    loaded: generation.Model, data: Path, wanted: list[int], max_new_tokens: int, sides: dict[str, str | None]
+    loaded: generation.Model,
+    data: Path,
+    wanted: list[int],
+    max_new_tokens: int,
+    sides: dict[str, str | None],
+    kept: KeptLines,
 ) -> tuple[list[dict[str, Any]], int]:
     """The rows of answers.json for the wanted rows of the dataset, and how many prompts are too long.
 
-    Raises LabError if all are.
+    Each is kept as soon as it is there. Raises LabError if all are too long.
     """
     rows = datasets.load(data, loaded.template, set(wanted))
-    asked = [rows[i] for i in wanted if generation.room(loaded, loaded.reader.text(rows[i])) > 0]
+    given = {entry["at"]: entry["row"] for entry in kept.entries}
+    asked = [i for i in wanted if i in given or generation.room(loaded, loaded.reader.text(rows[i])) > 0]
     left_out = len(wanted) - len(asked)
     if not asked:
         raise LabError(
@@ -140,14 +158,14 @@ def _answered(
         )
     if left_out:
         emit(message=f"Left out {left_out} of {len(wanted)} prompts: longer than the model's context")
-    answered: list[dict[str, Any]] = []
-    for row in asked:
-        emit(
-            message=f"Prompt {len(answered) + 1} of {len(asked)}",
-            progress=0.65 + 0.3 * len(answered) / len(asked),
-        )
-        answered.append(_answer(loaded, row, max_new_tokens, sides))
-    return answered, left_out
+    if given:
+        emit(message=f"Prompts answered before this stage was interrupted: {len(given):,}")
+    for number, at in enumerate(asked):
+        emit(message=f"Prompt {number + 1} of {len(asked)}", progress=0.65 + 0.3 * number / len(asked))
+        if at not in given:
+            given[at] = _answer(loaded, rows[at], max_new_tokens, sides)
+            kept.add({"at": at, "row": given[at]})
+    return [given[at] for at in asked], left_out
 
 
 def _judged(answered: list[dict[str, Any]], checks: str) -> dict[str, Any]:
@@ -215,8 +233,12 @@ def _answer(
     answers: dict[str, Any] = {"base": None, SIDE: None}
     for side, adapter in sides.items():
         answer = generation.stream(model, prompt, adapter, max_new_tokens=max_new_tokens)
-        for _ in answer:
-            pass
+        letters = 0
+        for piece in answer:
+            letters += len(piece)
+            if letters > LONGEST_ANSWER:
+                answer.text, answer.cut = answer.text[:LONGEST_ANSWER], True
+                break
         answers[side] = answer.facts()
     asked = {
         "prompt": templates.question(model.template, row),

@@ -5,7 +5,6 @@ What is measured is written to a file at once, line by line, so an interrupted e
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +14,9 @@ from pipeline.exports import generation, token_losses
 from pipeline.inputs.data import datasets
 from pipeline.inputs.data.sampling import spread
 from pipeline.inputs.prompts import training_ids
+from pipeline.passes.measure.kept_lines import KeptLines
 from pipeline.passes.quantize.calibration import text_tokens
 from pipeline.passes.rows import Rows
-from pipeline.system.files import finite, to_json
 
 FILE = "rows.jsonl"
 HELD_OUT, TRAINED, GENERAL = "held_out", "trained", "general"
@@ -45,16 +44,9 @@ class Record:
     """What is measured, by kind and line. Opened on a file of other inputs, it starts a new one."""
 
     def __init__(self, file: Path, inputs: Mapping[str, Any]) -> None:
-        self._found: dict[tuple[str, int], Measured] = {}
-        head = to_json({"inputs": inputs}, sort_keys=True)
-        kept = list(_kept(file, head))
-        for entry in kept:
-            self._found[entry["kind"], entry["line"]] = _measured(entry)
-        self.resumed = len(kept)
-        part = file.with_suffix(".part")
-        part.write_text("".join(f"{line}\n" for line in (head, *map(json.dumps, kept))), "utf-8")
-        part.replace(file)
-        self._file = file
+        self._file = KeptLines(file, inputs)
+        self._found = {(entry["kind"], entry["line"]): _measured(entry) for entry in self._file.entries}
+        self.resumed = len(self._file.entries)
 
     def get(self, kind: str, line: int) -> Measured | None:
         """What an earlier attempt measured."""
@@ -63,24 +55,7 @@ class Record:
     def add(self, kind: str, row: Measured) -> None:
         """Keep a row, whatever happens next."""
         self._found[kind, row.line] = row
-        entry = {"kind": kind, "line": row.line, "tokens": row.tokens, **row.totals}
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finite(entry), allow_nan=False) + "\n")
-
-
-def _kept(file: Path, head: str) -> Iterator[dict[str, Any]]:
-    """The entries of a file that begins with `head`, up to the first that a killed process left torn."""
-    try:
-        first, *lines = file.read_text("utf-8").split("\n")
-    except (FileNotFoundError, UnicodeDecodeError):
-        return
-    if first != head:
-        return
-    for line in lines[:-1]:  # what is behind the last line's end is empty, or torn
-        try:
-            yield json.loads(line)
-        except ValueError:
-            return
+        self._file.add({"kind": kind, "line": row.line, "tokens": row.tokens, **row.totals})
 
 
 def _measured(entry: Mapping[str, Any]) -> Measured:

@@ -13,8 +13,10 @@ import pytest
 pytestmark = pytest.mark.chain
 
 
-def answered(export: Path, rows: list[dict[str, Any]], prompts: int, target: Path) -> list[str]:
-    """The prompts that were asked; half of the rows are held out."""
+def answered(
+    export: Path, rows: list[dict[str, Any]], prompts: int, target: Path, longest: int = 1
+) -> list[dict[str, Any]]:
+    """The rows that were answered, by up to `longest` tokens; half of the given ones are held out."""
     from olive.hardware.accelerator import DEFAULT_CPU_ACCELERATOR
     from olive.model import ONNXModelHandler
 
@@ -23,13 +25,14 @@ def answered(export: Path, rows: list[dict[str, Any]], prompts: int, target: Pat
     data = target / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = SimpleNamespace(
-        data=str(data), eval_fraction=0.5, seed=0, prompts=prompts, max_new_tokens=1, adapter=None,
-        merged=False, rows=0, checks="", asked=None,
+        data=str(data), eval_fraction=0.5, seed=0, prompts=prompts, max_new_tokens=longest, adapter=None,
+        merged=False, rows=0, checks="", asked=None, tokenizer=None, kept=str(target / "kept"),
     )  # fmt: skip
     model = ONNXModelHandler(str(export), onnx_file_name="model.onnx")
     step = Answers(DEFAULT_CPU_ACCELERATOR, {**vars(config)}, True)
     step._run_for_config(model, config, str(target / "out"))
-    return [row["prompt"] for row in json.loads((target / "out" / ANSWERS).read_text())["rows"]]
+    written: list[dict[str, Any]] = json.loads((target / "out" / ANSWERS).read_text())["rows"]
+    return written
 
 
 @pytest.mark.parametrize(("prompts", "asked"), [(2, 2), (3, 3), (100, 5)])
@@ -37,7 +40,58 @@ def test_no_prompt_is_asked_twice(
     export: Path, tmp_path: Path, reported: Callable[[], list[dict[str, Any]]], prompts: int, asked: int
 ) -> None:
     rows = [{"prompt": f"town {i // 8}", "response": f"b{i}"} for i in range(80)]
-    found = answered(export, rows, prompts, tmp_path)
+    found = [row["prompt"] for row in answered(export, rows, prompts, tmp_path)]
     assert (len(found), len(set(found))) == (asked, asked)
     said = "Only 5 different prompts are held out; each is asked once"
     assert (said in [event.get("message") for event in reported()]) == (prompts > asked)
+
+
+def test_a_prompt_that_was_answered_before_a_kill_is_not_answered_again(
+    export: Path,
+    tmp_path: Path,
+    reported: Callable[[], list[dict[str, Any]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The kill comes while the third answer is generated, and has torn the end of the second one's line."""
+    from pipeline.exports import generation
+
+    rows = [{"prompt": f"town {n}", "response": f"b{n}"} for n in range(10)]
+    asked: list[str] = []
+    stream = generation.stream
+
+    class Killed(BaseException):
+        pass
+
+    def counted(model: Any, prompt: str, *given: Any, **options: Any) -> Any:
+        asked.append(prompt)
+        if len(asked) == 3:
+            raise Killed
+        return stream(model, prompt, *given, **options)
+
+    monkeypatch.setattr(generation, "stream", counted)
+    with pytest.raises(Killed):
+        answered(export, rows, 5, tmp_path, 4)
+    kept = tmp_path / "kept" / "given.jsonl"
+    kept.write_bytes(kept.read_bytes()[:-9])
+    first = json.loads(kept.read_text().splitlines()[1])["row"]
+    found = answered(export, rows, 5, tmp_path, 4)
+    assert "Prompts answered before this stage was interrupted: 1" in [
+        event.get("message") for event in reported()
+    ]
+    assert len(asked) == 3 + 4, "of the five only the first had been kept"
+    assert asked[3:5] == asked[1:3]
+    speed = {name: value for name, value in first["base"].items() if name in found[0]["base"]}
+    assert {**found[0], "base": {name: found[0]["base"][name] for name in speed}} == first
+    answered(export, rows, 5, tmp_path, 3)
+    assert len(asked) == 7 + 5, "answers of another length are others"
+
+
+def test_an_answer_of_endless_letters_is_cut(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.passes.measure.answers.LONGEST_ANSWER", 10)
+    rows = [{"prompt": f"town {n}", "response": f"b{n}"} for n in range(4)]
+    for row in answered(export, rows, 2, tmp_path, 60):
+        assert row["base"]["cut"] is True
+        assert len(row["base"]["text"]) <= 10
+        assert row["base"]["tokens"] < 60
