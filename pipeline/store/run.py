@@ -62,6 +62,13 @@ class StageRun:
         told = self.metrics.get("verdict")
         return str(told.get("text", "")) if isinstance(told, dict) else ""
 
+    @property
+    def worse(self) -> int:
+        """On how many rows an evaluation found the adapter worse than the base; 0 for other stages."""
+        told = self.metrics.get("verdict")
+        count = told.get("worse") if isinstance(told, dict) else None
+        return count if isinstance(count, int) else 0
+
     def to_dict(self) -> dict[str, Any]:
         """As `show --json` prints it."""
         keys = ("name", "status", "started", "finished", "seconds", "reused", "error", "metrics", "artifacts")
@@ -105,6 +112,11 @@ class Run:
     def verdict(self) -> str:
         """Whether its adapter is better than the base, in words; "" where no stage says so."""
         return next((stage.verdict for stage in reversed(self.stages) if stage.verdict), "")
+
+    @property
+    def worse(self) -> int:
+        """On how many held-out rows that verdict found its adapter worse."""
+        return next((stage.worse for stage in reversed(self.stages) if stage.verdict), 0)
 
     def artifact(self, kind: str) -> str | None:
         """The path of the newest artifact of that kind, or None."""

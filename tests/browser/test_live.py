@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 
 from pipeline.store.run import DONE, FAILED, PROCESS
 from pipeline.system import clock
-from tests.helpers import planted
+from tests.helpers import examples, planted
 from tests.helpers.lab import until
 
 pytestmark = pytest.mark.browser
@@ -71,7 +71,22 @@ def test_the_verdict_stands_at_the_evaluation(app):
     said = "Better: 62 % less loss on your held-out answers (58–65), 14 of 14 rows."
     run = planted.finished(app.store, verdict={"outcome": "better", "text": said})
     page = app.open(f"?run={run}")
-    expect(page.locator(".lab-verdict:visible")).to_have_text([said])
+    expect(page.locator(".lab-verdict:visible")).to_have_text([f"{said} "])
+
+
+def test_a_verdict_leads_to_the_rows_that_are_worse(app):
+    run = examples.measured(app.store, examples.rows(24))
+    page = app.open(f"?run={run}")
+    page.get_by_role("button", name="See the 8 rows it is worse on").click()
+    table = page.locator("#runs-examples")
+    expect(table.locator("tbody tr")).to_have_count(8)
+    expect(table.get_by_label("Adapter worse")).to_be_checked()
+    expect(table.locator("tbody tr").first).to_contain_text("+0.24")
+    expect(table).to_be_in_viewport()
+    table.get_by_label("Adapter worse").uncheck()
+    expect(table.locator("tbody tr")).to_have_count(20)
+    page.locator("#run-details").get_by_role("button", name="See the 8 rows it is worse on").click()
+    expect(table.locator("tbody tr")).to_have_count(8)
 
 
 def test_scrolling_up_holds_the_log_and_its_end_takes_hold_again(app):

@@ -28,13 +28,18 @@ def write_data(path: Path, told: Sequence[Row]) -> Path:
     return path
 
 
-def write_losses(path: Path, told: Sequence[Row]) -> Path:
-    """`rows.jsonl` as evaluate writes it; other kinds of entries are in it too."""
+def write_losses(path: Path, told: Sequence[Row], floats: Sequence[float] = ()) -> Path:
+    """`rows.jsonl` as evaluate writes it, with losses of the float model; other kinds are in it too."""
     lines: list[dict[str, Any]] = [{"inputs": {}}]
     lines += [
         {"kind": "held_out", "line": line, "tokens": 2, "base": 2 * base, "adapter": 2 * adapter}
         for line, (_, _, base, adapter) in enumerate(told, 1)
     ]
+    if floats:
+        lines += [
+            {"kind": "float", "line": line, "tokens": 2, "float": 2 * loss}
+            for line, loss in enumerate(floats, 1)
+        ]
     lines.append({"kind": "general", "line": 1, "tokens": 2, "base": 900.0, "adapter": 0.0})
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return path
@@ -45,6 +50,8 @@ def measured(
 ) -> str:
     """A finished run whose evaluation measured these rows and gave these answers; its id."""
     run = planted.finished(store, answers=answers or [], **given)
+    worse = sum(adapter > base for _, _, base, adapter in told)
+    verdict = {"outcome": "worse", "text": f"Worse on {worse} of {len(told)} rows.", "worse": worse}
     folder = store.folder(run, "evaluate")
     data = write_data(folder / "data.jsonl", told)
     losses = write_losses(folder / "rows.jsonl", told)
@@ -53,7 +60,9 @@ def measured(
     with store._write() as db:
         db.execute("UPDATE runs SET data = ? WHERE id = ?", (str(data), run))
         db.execute(
-            "UPDATE stages SET artifacts = ? WHERE run = ? AND name = 'evaluate'", (json.dumps(made), run)
+            "UPDATE stages SET artifacts = ?, metrics = json_set(metrics, '$.verdict', json(?))"
+            " WHERE run = ? AND name = 'evaluate'",
+            (json.dumps(made), json.dumps(verdict), run),
         )
     return run
 

@@ -35,7 +35,9 @@ export const draw = {
   examples(root, value, trigger) {
     root.replaceChildren();
     root.shown = value; // what is still on its way for another one is dropped
-    if (value) new Examples(root, value, trigger).show();
+    if (!value) return;
+    new Examples(root, value, trigger).show();
+    if (value.worse) root.scrollIntoView();
   },
 };
 
@@ -51,7 +53,7 @@ class Examples {
     this.search = el("input", { type: "search", "aria-label": "Search the examples", placeholder: "Search the examples", maxlength: "200", onchange: () => this.begin() });
     this.sort = select("Sort", SORTS, () => this.begin());
     this.marks = select("Mark differences", MARKS, () => this.draw());
-    this.worse = el("input", { type: "checkbox", onchange: () => this.begin() });
+    this.worse = el("input", { type: "checkbox", checked: value.worse, onchange: () => this.begin() });
     this.back = el("button", { type: "button", class: "lab-button", disabled: true, onclick: () => this.move(-1) }, "Previous");
     this.on = el("button", { type: "button", class: "lab-button", disabled: true, onclick: () => this.move(1) }, "Next");
     this.note = el("p", { class: "lab-note", role: "status" });
@@ -115,7 +117,7 @@ class Examples {
       return [...marked(words, answer.text), answer.cut ? el("em", {}, " [cut at the limit]") : null, isLong ? el("em", {}, " [too long to mark]") : null];
     };
     const named = (at, name, ...content) => el("td", { "data-name": name, class: at }, ...content);
-    const losses = row.difference === null ? "" : `${loss(row.base_loss)} → ${loss(row.adapter_loss)}`;
+    const losses = [row.difference === null ? "" : `${loss(row.base_loss)} → ${loss(row.adapter_loss)}`, row.float_loss === null ? "" : `float model ${loss(row.float_loss)}`];
     const where = row.line === null ? "an answer" : `line ${number(row.line)}`;
     const whole = row.short ? el("button", { type: "button", class: "lab-button", "aria-label": `Show all of ${where}`, onclick: (event) => this.whole(row, event.target) }, "Show all") : null;
     const open = el("button", { type: "button", class: "lab-button", "aria-label": `Open in Compare: ${where}`, onclick: () => this.trigger("select", { id: String(row.number) }) }, "Open in Compare");
@@ -126,7 +128,7 @@ class Examples {
       named(null, "Expected", row.expected),
       named(null, "Base", ...side("base")),
       named(null, "With adapter", ...side("adapter")),
-      named(row.difference > 0 ? "is-short is-worse" : "is-short", "Difference", el("div", {}, signed(row.difference)), losses ? el("div", { class: "lab-soft" }, losses) : null));
+      named(row.difference > 0 ? "is-short is-worse" : "is-short", "Difference", el("div", {}, signed(row.difference)), ...losses.filter(Boolean).map((text) => el("div", { class: "lab-soft" }, text))));
   }
 
   // An example whose texts were shortened, with all of them.

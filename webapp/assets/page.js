@@ -26,7 +26,7 @@ addEventListener("click", (event) => {
 }, true);
 
 export function mount(root) {
-  view = new RunView(root, { compare, vote });
+  view = new RunView(root, { compare, vote, worse });
   if (wanted) view.open(wanted);
 }
 
@@ -89,6 +89,16 @@ export function vote(run) {
   preferredRun = run;
   go("vote");
 }
+
+// Open the Runs tab with a run, at the examples that its adapter is worse on.
+let seen = "";
+export function worse(run) {
+  seen = run;
+  go("runs");
+  soon("runs-see-worse");
+}
+
+export const seenRun = () => [seen];
 
 // Gradio's label for the file box differs from its visible text, so speech control could not choose it.
 export function nameUpload(id) {

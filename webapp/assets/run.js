@@ -27,8 +27,9 @@ export const runPath = (run) => `runs/${encodeURIComponent(run)}`;
 export const modelOf = (run) => address(`${runPath(run)}/model.zip`);
 
 export class RunView {
-  // `compare` and `vote` open the tab of that name with a run.
-  constructor(root, { compare, vote }) {
+  // `compare` and `vote` open the tab of that name with a run, `worse` the examples that its adapter is worse on.
+  constructor(root, { compare, vote, worse }) {
+    this.worse = worse;
     this.root = root;
     this.log = new Log();
     this.charts = new Charts();
@@ -258,9 +259,11 @@ export class RunView {
     let row = this.rows.get(stage.name);
     if (!row) {
       row = { state: el("span"), words: el("span", { class: "lab-words" }), time: el("span", { class: "lab-time" }),
-        bar: el("progress", { max: "1", "aria-label": `Progress of ${stage.name}` }), verdict: el("p", { class: "lab-verdict" }), error: el("p", { class: "lab-error" }) };
+        bar: el("progress", { max: "1", "aria-label": `Progress of ${stage.name}` }), verdict: el("p", { class: "lab-verdict" }, el("span"), " "), error: el("p", { class: "lab-error" }) };
       row.button = el("button", { type: "button", onclick: () => this.pin(stage.name) }, el("span", { class: "lab-name" }, stage.name));
       row.root = el("li", {}, row.button, row.state, row.words, row.time, row.bar, row.verdict, row.error);
+      row.see = el("button", { type: "button", class: "lab-button", onclick: () => this.worse(this.id) });
+      row.verdict.append(row.see);
       this.rows.set(stage.name, row);
       this.stages.append(row.root);
     }
@@ -277,8 +280,10 @@ export class RunView {
     row.bar.hidden = !running;
     if (running && typeof facts.progress === "number") row.bar.value = facts.progress;
     else row.bar.removeAttribute("value");
-    put(row.verdict, stage.verdict);
+    put(row.verdict.firstChild, stage.verdict);
     row.verdict.hidden = !stage.verdict;
+    if (stage.worse) put(row.see, stage.worse === 1 ? "See the row it is worse on" : `See the ${stage.worse.toLocaleString("en-US")} rows it is worse on`);
+    row.see.hidden = !stage.worse;
     put(row.error, stage.error ?? "");
     row.error.hidden = !stage.error;
   }

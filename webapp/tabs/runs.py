@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -68,7 +69,12 @@ def _checked(ids: list[str]) -> tuple[str, Any]:
 
 def select(event: gr.EventData) -> tuple[Any, ...]:
     """Show the selected run with its notes and tags."""
-    found = known_run(picked(event))
+    return shown(picked(event))
+
+
+def shown(run: str) -> tuple[Any, ...]:
+    """Show a run with its notes and tags."""
+    found = known_run(run)
     return found.id, *details(found.id), found.notes, ", ".join(found.tags), None, None
 
 
@@ -80,7 +86,7 @@ def details(run: str) -> tuple[Any, ...]:
     note = deleted if gone else _error(found) or found.verdict
     return (
         gr.update(visible=True),
-        {"text": f"{found.name} · {found.id}", "note": note},
+        {"text": f"{found.name} · {found.id}", "note": note, **_worse(found, note)},
         views.stages(found),
         views.recipe_yaml(found.recipe),
         gr.update(interactive=found.status not in ENDED),
@@ -89,6 +95,14 @@ def details(run: str) -> tuple[Any, ...]:
         gr.update(interactive=found.status in ENDED, visible=not gone),
         gr.update(visible=gone),
     )
+
+
+def _worse(run: Run, note: str) -> dict[str, str]:
+    """What leads from a verdict to the rows that the adapter is worse on."""
+    if not run.worse or note != run.verdict:
+        return {}
+    rows = "the row" if run.worse == 1 else f"the {run.worse:,} rows"
+    return {"action": f"See {rows} it is worse on", "id": run.id}
 
 
 def takes(run: str) -> list[list[str]]:
@@ -101,6 +115,13 @@ def told(run: str) -> tuple[dict[str, Any], dict[str, str] | None]:
     found = known_run(run)
     report = {"run": found.id, "exported": zip_file.exported(found) is not None}
     return report, {"run": found.id} if rows.of_run(found).any else None
+
+
+def worse(run: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The same, with only the examples that its adapter is worse on."""
+    report, shown = told(run)
+    # `at` differs, so that they are shown each time.
+    return report, shown and {**shown, "worse": True, "at": time.time()}
 
 
 def retry(run: str) -> tuple[Any, ...]:
@@ -328,7 +349,7 @@ def build(tab: gr.Tab) -> Runs:
 
     asked: list[Any] = [*search, checked, ticks, chosen]
     found = [table, search.tag, search.owner]
-    shown = [of.panel, of.title, of.stages, of.recipe, of.stop, of.again, of.take, of.remove, of.back]
+    panel = [of.panel, of.title, of.stages, of.recipe, of.stop, of.again, of.take, of.remove, of.back]
     # By default an event is dropped while the one before it is running. Here, listing is repeated once at the
     # end, and every selected row and every saved text counts.
     look = {"fn": listed, "inputs": asked, "outputs": found, "trigger_mode": "always_last", **parts.QUICK}
@@ -337,19 +358,30 @@ def build(tab: gr.Tab) -> Runs:
     gr.on([search.text.change, *(s.input for s in search[1:])], **look)
     table.check(check, None, [checked, compare, ticks], trigger_mode="multiple", **parts.QUICK)
     table.select(
-        select, None, [chosen, *shown, *of.written], trigger_mode="multiple", **parts.QUICK
+        select, None, [chosen, *panel, *of.written], trigger_mode="multiple", **parts.QUICK
     ).then(takes, chosen, of.space, trigger_mode="always_last", **parts.QUICK).then(
         told, chosen, [of.report, of.examples], trigger_mode="always_last", **parts.QUICK
     )  # fmt: skip
+    see = gr.Button(
+        "See what is worse", visible="hidden", elem_classes=parts.HIDDEN, elem_id="runs-see-worse"
+    )
+    named = gr.Textbox(visible="hidden", elem_classes=parts.HIDDEN, label="Run to see")
+    see.click(
+        shown, named, [chosen, *panel, *of.written], js=parts.live("seenRun"), trigger_mode="multiple",
+        **parts.QUICK,
+    ).then(takes, chosen, of.space, trigger_mode="always_last", **parts.QUICK).then(
+        worse, chosen, [of.report, of.examples], trigger_mode="always_last", **parts.QUICK
+    )  # fmt: skip
+    of.title.select(worse, chosen, [of.report, of.examples], trigger_mode="always_last", **parts.QUICK)
     compare.click(comparison_panel.compare, checked, compared, **parts.LOOKS)
     of.take.click(None, chosen, None, js=parts.live("take"), **parts.IN_PAGE)
     of.view.click(None, chosen, None, js=parts.live("open"), **parts.IN_PAGE)
     of.stop.click(None, chosen, None, js=parts.live("cancel"), trigger_mode="multiple", **parts.IN_PAGE).then(
-        details, chosen, shown, **parts.QUICK
+        details, chosen, panel, **parts.QUICK
     ).then(**look).then(None, chosen, None, js=parts.live("canceled"), **parts.IN_PAGE).then(
-        details, chosen, shown, **parts.QUICK
+        details, chosen, panel, **parts.QUICK
     ).then(**look)
-    of.again.click(retry, chosen, shown, **parts.QUICK).then(**look)
+    of.again.click(retry, chosen, panel, **parts.QUICK).then(**look)
     written = of.written
     left = [written.notes.blur, written.tags.blur, written.tags.submit]
     gr.on(

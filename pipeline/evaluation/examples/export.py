@@ -15,7 +15,7 @@ from pipeline.system.files import to_json
 Kind = Literal["csv", "jsonl"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 COLUMNS = ("line", "prompt", "system", "expected", "base", "adapter", "tokens", "base_loss", "adapter_loss",
-           "difference")  # fmt: skip
+           "float_loss", "difference")  # fmt: skip
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # beginnings of what a spreadsheet carries out
 
 

@@ -43,7 +43,7 @@ def page(
     where, wanted = Sources(**sources), search.casefold()
     numbers, keys = array("q"), array("d")
     for example in rows.each(where):
-        if worse and not (example.difference is not None and example.difference > 0):
+        if worse and not example.is_worse:
             continue
         if wanted and not _holds(example, wanted):
             continue
@@ -96,6 +96,7 @@ def _told(example: Example, most: int) -> dict[str, Any]:
         "tokens": example.tokens,
         "base_loss": example.base_loss,
         "adapter_loss": example.adapter_loss,
+        "float_loss": example.float_loss,
         "difference": example.difference,
         "short": any(len(text) > most for text in told),
         "words": _words(texts["expected"], answers),

@@ -23,6 +23,8 @@ MOST_ROWS = 50_000  # whose losses are listed
 LARGEST_ANSWERS = 64 << 20  # bytes
 TEXTS = ("prompt", "system", "expected")
 HELD_OUT = "held_out"  # the kind of the entries that are about held-out rows
+FLOAT = "float"  # and of those that have the same rows' losses on the float model, by that name
+_FLOAT = b'"kind": "float"'
 BROKEN = "The answers of this run cannot be read; run its evaluation again."
 LARGE = "The answers of this run are too large to show; run its evaluation with fewer prompts or max tokens."
 
@@ -49,8 +51,18 @@ class Example:
     base: Side | None = None
     adapter: Side | None = None
     tokens: int | None = None
+    broken: bool = False  # the adapter's loss was measured, and is no number
     base_loss: float | None = None
     adapter_loss: float | None = None
+    float_loss: float | None = None  # of the model that was quantized, if evaluate.float was on
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether the adapter predicts the row worse than the base, or what is no number where the base
+        predicts one."""
+        if self.adapter_loss is None:
+            return self.base_loss is not None and self.broken
+        return self.difference is not None and self.difference > 0
 
     @property
     def difference(self) -> float | None:
@@ -141,7 +153,9 @@ def _example(
 
     sides = {side: _side(answer.get(side)) for side in ("base", "adapter")}
     counted = tokens if isinstance(tokens, int) else None
-    return Example(number, *texts, sides["base"], sides["adapter"], counted, loss("base"), loss("adapter"))
+    broken = "adapter" in losses and loss("adapter") is None
+    found = (loss(side) for side in ("base", "adapter", FLOAT))
+    return Example(number, *texts, sides["base"], sides["adapter"], counted, broken, *found)
 
 
 def _side(given: Any) -> Side | None:
@@ -182,15 +196,21 @@ def _losses(path: str | None) -> dict[int, dict[str, Any]]:
     if path is None:
         return found
     with Path(path).open("rb") as file:
-        while len(found) < MOST_ROWS and (line := file.readline(1 << 16)):
-            try:
-                entry = json.loads(line)
-            except (ValueError, RecursionError):  # torn, or the end of a long head
-                continue
-            if (
-                isinstance(entry, dict)
-                and entry.get("kind") == HELD_OUT
-                and isinstance(entry.get("line"), int)
-            ):
+        while line := file.readline(1 << 16):
+            if len(found) >= MOST_ROWS and _FLOAT not in line:
+                continue  # only the float model's losses of the rows that are kept are missing
+            entry = _entry(line)
+            if entry.get("kind") == HELD_OUT and len(found) < MOST_ROWS:
                 found[entry["line"]] = entry
+            elif entry.get("kind") == FLOAT and entry["line"] in found:
+                found[entry["line"]][FLOAT] = entry.get(FLOAT)
     return found
+
+
+def _entry(line: bytes) -> dict[str, Any]:
+    """A line of losses, empty if it is none: torn, or the end of a long head."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return entry if isinstance(entry, dict) and isinstance(entry.get("line"), int) else {}

@@ -23,7 +23,7 @@ def sources(tmp_path: Path) -> dict[str, Any]:
     """Rows whose every text begins as a formula does."""
     told = [(formula, f"{formula} too", 3.0, 1.0) for formula in FORMULAS]
     data = examples.write_data(tmp_path / "data.jsonl", told)
-    losses = examples.write_losses(tmp_path / "rows.jsonl", told)
+    losses = examples.write_losses(tmp_path / "rows.jsonl", told, [2.5] * len(told))
     answers = tmp_path / "answers.json"
     answered = [examples.answer(one, f"{one} too", f"{one} base", f"{one} adapter") for one in FORMULAS]
     answers.write_text(json.dumps({"rows": answered}))
@@ -48,5 +48,6 @@ def test_lines_of_json_have_texts_as_they_are(sources: dict[str, Any], tmp_path:
     assert [row["prompt"] for row in found] == FORMULAS
     assert found[0] == {
         "line": 1, "prompt": "=1+1", "system": "", "expected": "=1+1 too", "base": "=1+1 base",
-        "adapter": "=1+1 adapter", "tokens": 2, "base_loss": 3.0, "adapter_loss": 1.0, "difference": -2.0,
+        "adapter": "=1+1 adapter", "tokens": 2, "base_loss": 3.0, "adapter_loss": 1.0, "float_loss": 2.5,
+        "difference": -2.0,
     }  # fmt: skip

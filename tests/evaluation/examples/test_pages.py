@@ -24,7 +24,7 @@ def sources(tmp_path: Path) -> dict[str, Any]:
     """45 measured rows, of which every third is worse with the adapter."""
     told = examples.rows(45)
     data = examples.write_data(tmp_path / "data.jsonl", told)
-    losses = examples.write_losses(tmp_path / "rows.jsonl", told)
+    losses = examples.write_losses(tmp_path / "rows.jsonl", told, [2.5] * 45)
     answers = tmp_path / "answers.json"
     answers.write_text(json.dumps({"rows": [examples.answer("What is 2?", "It is 2.", "No.", "It is 2.")]}))
     return dataclasses.asdict(Sources(str(data), "chat", str(answers), str(losses)))
@@ -56,6 +56,7 @@ def test_pages_go_on_where_the_last_one_ended(sources: dict[str, Any]) -> None:
 
 def test_only_rows_that_are_worse_or_hold_a_text(sources: dict[str, Any]) -> None:
     assert page(sources, worse=True)["total"] == 15
+    assert {row["float_loss"] for row in page(sources, worse=True)["rows"]} == {2.5}
     assert lines(page(sources, worse=True, search="IS 45")) == [45]
     assert lines(page(sources, search="no.")) == [2]  # in an answer
     assert page(sources, search="nowhere")["rows"] == []

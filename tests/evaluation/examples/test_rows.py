@@ -61,6 +61,24 @@ def test_what_is_no_number_is_no_loss(sources: Sources, tmp_path: Path) -> None:
     assert found[0].adapter_loss == 1.5
 
 
+def test_what_is_no_number_with_the_adapter_is_worse(sources: Sources, tmp_path: Path) -> None:
+    lines = [{"base": 1.0, "adapter": None}, {"base": None, "adapter": None}, {"base": 1.0}]
+    entries = [{"kind": "held_out", "line": n, "tokens": 2, **one} for n, one in enumerate(lines, 1)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    found = list(rows.each(dataclasses.replace(sources, answers=None)))
+    assert [one.is_worse for one in found] == [True, False, False]
+
+
+def test_the_float_models_loss_is_beside_the_others(
+    sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of the last row of those that are kept, of which it stands far behind."""
+    monkeypatch.setattr(rows, "MOST_ROWS", 3)
+    examples.write_losses(tmp_path / "rows.jsonl", examples.rows(5), [2.5, 2.6, 2.7, 2.8, 2.9])
+    found = list(rows.each(sources))
+    assert [one.float_loss for one in found] == [2.5, 2.6, 2.7, None]
+
+
 def test_rows_that_no_template_fits_have_no_text(sources: Sources, tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_text('{"other": 1}\n{"prompt": ["x"], "response": null}\nnot json\n')
     found = list(rows.each(dataclasses.replace(sources, answers=None)))

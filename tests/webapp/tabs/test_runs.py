@@ -95,10 +95,26 @@ def test_the_verdict_stands_below_the_title(store):
     assert runs.details(planted.finished(store))[1]["note"] == ""
 
 
+def test_a_verdict_leads_to_the_rows_that_are_worse(store):
+    run = examples.measured(store, examples.rows(7))
+    assert runs.details(run)[1]["action"] == "See the 2 rows it is worse on"
+    assert runs.shown(run)[0] == run
+    store.delete(run)
+    assert "action" not in runs.details(run)[1], "the note says that it is deleted"
+    one = examples.measured(store, examples.rows(3))
+    assert runs.details(one)[1]["action"] == "See the row it is worse on"
+    none = examples.measured(store, examples.rows(2))
+    assert "action" not in runs.details(none)[1]
+
+
 def test_a_run_with_an_evaluation_has_examples_and_every_run_a_report(store):
     run = examples.measured(store, examples.rows(2), [])
     assert runs.told(run) == ({"run": run, "exported": True}, {"run": run})
+    first, second = runs.worse(run)[1], runs.worse(run)[1]
+    assert {**first, "at": None} == {"run": run, "worse": True, "at": None}
+    assert first != second, "Gradio draws only what has changed"
     other = planted.running(store)
+    assert runs.worse(other) == runs.told(other)
     assert runs.told(other) == ({"run": other, "exported": False}, None)
 
 
