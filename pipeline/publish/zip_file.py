@@ -173,7 +173,8 @@ def files(folder: Path) -> list[Path]:
 
 def _kept(name: str, text: bytes, opening: contextlib.ExitStack) -> Entry:
     """An entry of a text, which waits on the disk if it is large: a reader may take an hour."""
-    kept = opening.enter_context(tempfile.SpooledTemporaryFile(SMALL))
+    kept = tempfile.SpooledTemporaryFile(SMALL)  # noqa: SIM115  # `opening` closes it
+    opening.enter_context(kept)
     kept.write(text)
     kept.seek(0)
     return Entry(name, len(text), kept)

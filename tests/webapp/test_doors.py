@@ -316,13 +316,24 @@ def with_data(store: Store, folder: Path) -> tuple[str, Path]:
     return run, kept
 
 
+def test_a_download_for_which_there_are_no_open_files_left_is_a_sentence(store, client, monkeypatch):
+    run = planted.finished(store)
+
+    def none_left(*given: Any) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(runs.zip_file, "Takeaway", none_left)
+    reply = client.get(f"/runs/{run}/model.zip")
+    assert (reply.status_code, "try again in a minute" in reply.json()["detail"]) == (503, True)
+
+
 def test_no_handler_reads_the_data_of_a_finished_run(home, client, touched, tmp_path):
     run, kept = with_data(Store(home), tmp_path)
     asked = 0
     for handler in handlers(client):
         for kinds in ({"dropdown", "radio"}, TEXTS | {"radio"}):
             values = handler.given(kinds, run)
-            if handler.queued and not handler.kinds or not handler.fits(values):
+            if (handler.queued and not handler.kinds) or not handler.fits(values):
                 continue
             with touched.looking() as found:
                 status, answer = handler.call(values, {"id": run, "value": run, "ids": [run]})

@@ -85,6 +85,10 @@ def model(run: str, rows: bool = False) -> Response:
         return Sent(zip_file.Takeaway(store().home, found, texts), zip_file.file_name(found))
     except InputError as error:
         raise HTTPException(404, str(error)) from None
+    except OSError:  # each holds all files of its export open
+        raise HTTPException(
+            503, "Many models are being downloaded just now; try again in a minute."
+        ) from None
 
 
 def _texts(run: Run, rows: bool) -> Any:
