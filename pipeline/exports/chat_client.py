@@ -27,6 +27,7 @@ from pipeline.system.files import to_json
 SIDES = ("base", "adapter")
 NO_TURNS: Mapping[str, Sequence[tuple[str, str]]] = {}
 MOST_PROCESSES = 2
+MOST_FAILED = 50  # models that did not load, of which the reason is kept
 MOST_ASKED = 8  # questions that a model answers at a time
 OLD_SECONDS = 15.0  # after which a question makes room for another,
 TURN_SECONDS = 30.0  # and a model for another one, whatever it is asked
@@ -198,6 +199,7 @@ class _Server:
 _servers: dict[Source, _Server] = {}
 _numbers = itertools.count(1)
 _starting = asyncio.Lock()  # one model is loaded at a time
+_failed: dict[Source, tuple[float, str]] = {}  # when and why a model did not load
 
 
 async def stream(
@@ -303,13 +305,28 @@ async def _server(home: Path, source: Source) -> _Server:
     """
     server = _loaded(source)
     if server is None:
+        came = time.monotonic()
         async with _starting:
             server = _loaded(source)  # an earlier request may have started it
             if server is None:
+                failed, why = _failed.get(source, (came, ""))
+                if failed > came:  # while this one waited: others have waited long enough for it
+                    raise LabError(why)
                 await _make_room()
-                server = _servers[source] = await _start(home, source)
+                server = _servers[source] = await _started(home, source)
     server.used = time.monotonic()
     return server
+
+
+async def _started(home: Path, source: Source) -> _Server:
+    """`_start`, which keeps why it failed for those who wait for the same."""
+    try:
+        return await _start(home, source)
+    except LabError as error:
+        for oldest in [*_failed][: -MOST_FAILED + 1]:
+            del _failed[oldest]
+        _failed[source] = time.monotonic(), str(error)
+        raise
 
 
 def _loaded(source: Source) -> _Server | None:

@@ -44,6 +44,8 @@ SESSION_KEYS = {
     "session.disable_cpu_ep_fallback", "session.disable_prepacking", "ep.cuda.fpa_intb_gemm",
     "optimization.disable_specified_optimizers", "session.use_device_allocator_for_initializers",
 }  # fmt: skip
+# Of the others one has the runtime load a library from the current folder.
+PROVIDERS = {"cpu", "cuda", "dml", "nvtensorrtrtx", "openvino", "qnn", "vitisai", "webgpu"}
 Found = TypeVar("Found")
 
 
@@ -334,11 +336,21 @@ def _refuse_writing(key: str, value: Any) -> None:
         raise ValueError(f"{CONFIG} has {key}, which may write files; remove it")
     if key != "session_options":
         return
+    _refuse_providers(value.get("provider_options") if isinstance(value, dict) else None)
     other = sorted(map(str, value.keys() - SESSION_KEYS)) if isinstance(value, dict) else ["no options"]
     if other:
         raise ValueError(
             f"{CONFIG} has {display.line(other[0], 100)} in {key}, which may write files; remove it"
         )
+
+
+def _refuse_providers(given: Any) -> None:
+    """Refuse execution providers that no exporter names. Raises ValueError."""
+    for options in given if isinstance(given, list) else []:
+        for name in options if isinstance(options, dict) else []:
+            if name.lower() not in PROVIDERS:
+                named = display.line(name, 100)
+                raise ValueError(f"{CONFIG} names the provider {named}, which may load code; remove it")
 
 
 def _plain(text: str) -> str:

@@ -64,12 +64,13 @@ def _guarded(words: Sequence[str], stdout: Channel, stderr: Channel) -> Sequence
 def expendable() -> None:
     """Have this process leave no files behind, and be the first to end where memory runs out.
 
-    For one that loads somebody's model: a runtime may write to the current folder, and Linux ends whatever has
-    the most memory, which may be a fine-tune.
+    For one that loads somebody's model: a runtime may write to the current folder, and Linux ends whatever
+    has the most memory, which may be a fine-tune.
     """
     itself = Path("/proc/self")
     if itself.is_dir():  # on Linux
-        (itself / "oom_score_adj").write_text(f"{EXPENDABLE}\n")
+        with suppress(OSError):  # some containers forbid it
+            (itself / "oom_score_adj").write_text(f"{EXPENDABLE}\n")
         os.chdir(itself)  # nobody can make a file there
 
 

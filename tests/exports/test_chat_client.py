@@ -480,3 +480,29 @@ def test_a_number_out_of_bounds_is_named(home: Path, name: str, value: float) ->
     stream = chat_client.stream(home, Source("a", home, None, False), "Hi", **{name: value})
     with pytest.raises(InputError, match=f"^{name}: .* is not allowed; allowed: a"):
         asyncio.run(anext(stream))
+
+
+def test_those_that_wait_for_a_model_that_does_not_load_are_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would load it once more, and whoever asks another model would wait for all of them."""
+    monkeypatch.setattr(chat_client, "_servers", {})
+    monkeypatch.setattr(chat_client, "_failed", {})
+    monkeypatch.setattr(chat_client, "_starting", asyncio.Lock())
+    loads = []
+
+    async def start(home: Path, source: Source) -> Any:
+        loads.append(source.name)
+        await asyncio.sleep(0.01)
+        raise LabError("It does not load.")
+
+    async def ask() -> list[Any]:
+        asked = [chat_client._server(tmp_path, Source("a", tmp_path, None, False)) for _ in range(3)]
+        told = await asyncio.gather(*asked, return_exceptions=True)
+        with pytest.raises(LabError):  # who comes later has it tried again
+            await chat_client._server(tmp_path, Source("a", tmp_path, None, False))
+        return told
+
+    monkeypatch.setattr(chat_client, "_start", start)
+    assert [str(error) for error in asyncio.run(ask())] == ["It does not load."] * 3
+    assert loads == ["a", "a"]

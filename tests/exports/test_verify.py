@@ -167,6 +167,10 @@ def test_what_exporters_write_for_other_devices_is_taken(export: Path) -> None:
         ),
         (lambda c: c["search"].update(anything=["/etc/passwd"]), "names '/etc/passwd', which lies outside"),
         (
+            lambda c: c["model"]["decoder"]["session_options"].update(provider_options=[{"RyzenAI": {}}]),
+            "names the provider RyzenAI, which may load code",
+        ),
+        (
             lambda c: c["model"]["decoder"]["session_options"].update(enable_profiling="data/pulled/.x"),
             "has enable_profiling in session_options, which may write files",
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -91,7 +92,9 @@ def test_text_templates_are_pieces(tmp_path: Path) -> None:
 def test_replacements_of_a_folder_do_not_grow_without_end(steps: list[list[str]]) -> None:
     """Sixty that double a text would take more memory than there is."""
     lab = {"template": "{prompt}", "fields": ["prompt"], "prompt": [{"prompt": ""}]}
-    reader = lab_prompt.Reader({**lab, "reading": {**READING, "normalize": steps}}, None, str)
+    reader = lab_prompt.Reader(
+        {**lab, "reading": {**READING, "normalize": steps}}, SimpleNamespace(encode=list), str
+    )
     with pytest.raises(
         ValueError, match=r"lab\.json would make [\d,]+ letters of a text; export the model again"
     ):
