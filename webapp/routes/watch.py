@@ -126,8 +126,18 @@ class Watch:
         }
 
     def _stage(self, run: Run, stage: StageRun) -> dict[str, Any]:
-        keys = ("name", "kind", "status", "started", "finished", "seconds", "reused", "error")
-        keys = (*keys, "verdict", "worse")
+        keys = (
+            "name",
+            "kind",
+            "status",
+            "started",
+            "finished",
+            "seconds",
+            "reused",
+            "error",
+            "verdict",
+            "worse",
+        )
         told = {key: getattr(stage, key) for key in keys}
         folder = self.store.folder(run.id, stage.name)
         if stage.status != RUNNING:
