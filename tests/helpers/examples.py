@@ -51,7 +51,11 @@ def measured(
     """A finished run whose evaluation measured these rows and gave these answers; its id."""
     run = planted.finished(store, answers=answers or [], **given)
     worse = sum(adapter > base for _, _, base, adapter in told)
-    verdict = {"outcome": "worse", "text": f"Worse on {worse} of {len(told)} rows.", "worse": worse}
+    verdict = given.get("verdict") or {
+        "outcome": "worse",
+        "text": f"Worse on {worse} of {len(told)} rows.",
+        "worse": worse,
+    }
     folder = store.folder(run, "evaluate")
     data = write_data(folder / "data.jsonl", told)
     losses = write_losses(folder / "rows.jsonl", told)

@@ -151,7 +151,7 @@ MOVERS = {
     "pipeline/inputs/models/starter_package.py": "a large file, already whole",
     "pipeline/inputs/models/hub_download.py": "a file kept half-read so that a download resumes",
     "pipeline/passes/finetune/training.py": "a folder",
-    "pipeline/passes/measure/row_losses.py": "a file that grows, once what was torn off it is gone",
+    "pipeline/passes/measure/kept_lines.py": "a file that grows, once what was torn off it is gone",
     "pipeline/publish/azure/pull.py": "a folder, kept half-filled so that a download resumes",
     "pipeline/publish/azure/transfer/download.py": "a file kept half-read so that a download resumes",
     "pipeline/publish/local.py": "a folder, which must not replace another",
