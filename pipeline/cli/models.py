@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import display, settings
 from pipeline.cli.queue import Verb, positive
-from pipeline.errors import InputError
+from pipeline.errors import InputError, LabError
 from pipeline.store import Store
 from pipeline.system.files import to_json, whole
 
 if TYPE_CHECKING:  # imported where it is used, so that other verbs start faster
     from pipeline.exports.chat_client import Source
 
+Answers = dict[str, dict[str, Any]]  # by side: its text, and its figures once it is complete
+STOPPED = {"stopped": True}
 ROWS = "also rows of the data: a report with examples, and answers.json; without it, the ZIP holds none"
 
 
@@ -78,7 +80,10 @@ def add_download(verb: Verb) -> None:
 
 
 def chat(args: argparse.Namespace) -> int:
-    """Ask a finished run or an exported folder a question, with and without its adapter."""
+    """Ask a finished run or an exported folder a question, with and without its adapter.
+
+    What was answered until somebody stops it, or until it fails, is printed as well.
+    """
     import asyncio
 
     from pipeline.exports import chat_client
@@ -92,22 +97,35 @@ def chat(args: argparse.Namespace) -> int:
     if args.adapter:
         source = chat_client.with_adapter(source, args.adapter)
     sides = source.sides if args.side == "both" else (args.side,)
-    answers = asyncio.run(_ask(home, source, sides, args))
-    if args.json:
-        print(to_json({"prompt": args.prompt, "seed": args.seed, **answers}, indent=2, ensure_ascii=False))
-        return 0
-    for side, answer in answers.items():
-        speed = f"{answer['tokens']} tokens, {answer['tokens_per_second']:.0f} a second"
-        print(f"{side} ({speed}):\n{display.answer(answer).strip()}\n")
+    answers: Answers = {side: {"text": ""} for side in sides}
+    try:
+        asyncio.run(_ask(home, source, answers, args))
+    except (LabError, KeyboardInterrupt):
+        if any(answer["text"] for answer in answers.values()):
+            _print(answers, args)
+        raise
+    _print(answers, args)
     return 0
 
 
-async def _ask(
-    home: Path, source: Source, sides: tuple[str, ...], args: argparse.Namespace
-) -> dict[str, dict[str, Any]]:
+def _print(answers: Answers, args: argparse.Namespace) -> None:
+    """Print answers, also those that have no figures because they were ended before they were complete."""
+    if args.json:
+        whole = {side: answer if "tokens" in answer else answer | STOPPED for side, answer in answers.items()}
+        print(to_json({"prompt": args.prompt, "seed": args.seed, **whole}, indent=2, ensure_ascii=False))
+        return
+    for side, answer in answers.items():
+        speed = "ended before it was complete"
+        if "tokens" in answer:
+            speed = f"{answer['tokens']} tokens, {answer['tokens_per_second']:.0f} a second"
+        print(f"{side} ({speed}):\n{display.answer(answer).strip()}\n")
+
+
+async def _ask(home: Path, source: Source, answers: Answers, args: argparse.Namespace) -> None:
+    """Let the sides answer, in what `answers` has for each."""
     from pipeline.exports import chat_client
 
-    answers: dict[str, dict[str, Any]] = {side: {"text": ""} for side in sides}
+    sides = tuple(answers)
     try:
         async for piece in chat_client.stream(
             home, source, args.prompt, sides, args.seed, args.max_new_tokens, args.temperature, args.system
@@ -117,7 +135,6 @@ async def _ask(
             answer.update({key: value for key, value in piece.items() if key != "done"})
     finally:
         await chat_client.shutdown()
-    return answers
 
 
 def download(args: argparse.Namespace) -> int:

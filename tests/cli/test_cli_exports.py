@@ -13,6 +13,7 @@ from unittest.mock import ANY
 
 import pytest
 
+from pipeline.errors import LabError
 from pipeline.exports import chat_client
 from pipeline.store import Store
 from pipeline.store.run import Run
@@ -96,6 +97,35 @@ class TestChat:
         code, out, err = cli(capsys, "chat", run, "Where?")
         assert (code, out) == (1, "")
         assert err == f"Run {run} is queued; it can answer once its optimize stage is done.\n"
+
+    @pytest.mark.parametrize(
+        ("ends", "code", "said"),
+        [
+            (LabError("Others wait to be answered."), 1, "Others wait to be answered.\n"),
+            (KeyboardInterrupt(), 130, ""),
+        ],
+    )
+    def test_what_was_answered_before_the_end_is_printed(
+        self,
+        finished: Run,
+        capsys: Capture,
+        monkeypatch: pytest.MonkeyPatch,
+        ends: BaseException,
+        code: int,
+        said: str,
+    ) -> None:
+        async def stream(*_: Any) -> AsyncIterator[dict[str, Any]]:
+            yield {"side": "base", "text": "So far"}
+            raise ends
+
+        monkeypatch.setattr(chat_client, "stream", stream)
+        told = cli(capsys, "chat", finished.id, "Where?")
+        shown = (
+            "base (ended before it was complete):\nSo far\n\nadapter (ended before it was complete):\n\n\n"
+        )
+        assert told == (code, shown, said)
+        told = cli(capsys, "chat", finished.id, "Where?", "--json")
+        assert json.loads(told[1])["base"] == {"text": "So far", "stopped": True}
 
     @pytest.mark.parametrize(
         "argv",
