@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from pipeline.errors import InputError, LabError
@@ -17,6 +19,7 @@ from pipeline.exports import chat_client, contract, generation
 from pipeline.exports.chat_client import Source
 from pipeline.store import Store
 from pipeline.store.run import Run
+from pipeline.system import checksums
 from tests.helpers import exports
 from tests.helpers.lab import cli, processes, until
 from tests.helpers.planted import plant
@@ -215,6 +218,60 @@ def test_the_real_process_answers_from_a_real_export(
     assert text["base"]
     assert text["adapter"]
     assert text["base"] != text["adapter"]
+
+
+def test_a_prompt_that_is_too_long_and_an_answer_of_8_000_tokens(
+    home: Path, finished: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first is refused in a sentence, the second arrives whole and can be ended at any time, and neither
+    keeps anything of memory, or the process from answering the next one."""
+    monkeypatch.setattr(chat_client, "_servers", {})
+    monkeypatch.setattr(chat_client, "_starting", asyncio.Lock())
+    source = long_context(chat_client.of_run(finished), 10_000)
+
+    async def asked(prompt: str, tokens: int) -> tuple[str, dict[str, Any]]:
+        text, facts = "", {}
+        stream = chat_client.stream(home, source, prompt, ("base",), max_new_tokens=tokens)
+        async for piece in stream:
+            text += piece.get("text", "")
+            facts = piece
+        return text, facts
+
+    async def scenario() -> None:
+        with pytest.raises(
+            LabError, match=r"The prompt has 2\d{4} tokens; this model reads 10000, answer incl"
+        ):
+            await asked("x" * 20_000, 5)
+        await asked("Hello", 50)
+        (server,) = chat_client._servers.values()
+        before = psutil.Process(server.process.pid).memory_info().rss
+        text, facts = await asked("Hello", 8000)
+        assert (facts["tokens"], facts["cut"]) == (8000, True)
+        assert len(text) >= 1000
+        assert psutil.Process(server.process.pid).memory_info().rss - before < 64 << 20
+        stream = chat_client.stream(home, source, "Hello", ("base",), max_new_tokens=8000)
+        async for piece in stream:
+            if piece.get("text"):
+                break
+        await stream.aclose()
+        assert (await asked("Hello", 5))[1]["tokens"] == 5
+        assert len(chat_client._servers) == 1
+        await chat_client.shutdown()
+
+    try:
+        asyncio.run(asyncio.wait_for(scenario(), 60))
+    finally:
+        until(lambda: not processes(home), "the end of the process")
+
+
+def long_context(source: Source, tokens: int) -> Source:
+    """The export, as one of a model that reads so many tokens."""
+    file = source.folder / "genai_config.json"
+    config = json.loads(file.read_text())
+    config["model"]["context_length"] = config["search"]["max_length"] = tokens
+    file.write_text(json.dumps(config))
+    checksums.write(source.folder)
+    return source
 
 
 def test_an_adapter_of_another_graph_is_told_before_the_model_is_loaded(

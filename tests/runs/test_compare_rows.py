@@ -21,9 +21,11 @@ def evaluated(
     better: float = 0.0,
     sides: tuple[str, ...] = ("base", "adapter"),
     rows: int = 20,
+    coarse: float = 0.0,
     **more: Any,
 ) -> Run:
-    """A run whose evaluation has kept losses; its adapter's are lower by so many nats a token."""
+    """A run whose evaluation has kept losses; its adapter's are lower by so many nats a token, both sides'
+    higher by `coarse`."""
     run = plant(store, **more)
     told = artifact(store, run, "row_losses")
     file = Path(told["path"]) / "rows.jsonl"
@@ -31,6 +33,7 @@ def evaluated(
     lines = [json.dumps({"inputs": {}})]
     for number in range(1, rows + 1):
         loss = {"base": 40 + draw.random(), "adapter": 20 + draw.random() - 10 * better}
+        loss = {side: total + 10 * coarse for side, total in loss.items()}
         totals = {side: loss[side] for side in sides}
         lines.append(json.dumps({"kind": "held_out", "line": number, "tokens": 10, **totals}))
     lines.append(json.dumps({"kind": "trained", "line": 99, "tokens": 10, "adapter": 5.0}))
@@ -49,6 +52,17 @@ def test_the_better_adapter_is_found_and_equal_bases_are_equal(store: Store) -> 
     assert said[0].startswith(f"{other.id} against {one.id}, with their adapters: Better: 24 % less loss")
     assert said[1].endswith("without adapters: No difference: equal losses on all 20 rows.")
     assert compare_rows.judge(other, one)["adapter"]["outcome"] == "worse"
+
+
+def test_the_better_quantization_is_found_by_the_models_without_adapters(store: Store) -> None:
+    """Also of a run that has no adapter at all."""
+    one = evaluated(store, quantize={"algorithm": "awq"})
+    other = evaluated(store, quantize={"algorithm": "rtn"}, coarse=0.2, sides=("base",), finetune=None)
+    found = compare_rows.judge(one, other)
+    assert found["base"]["outcome"] == "worse"
+    assert found["base"]["difference"] == pytest.approx(0.2)
+    (said,) = compare_rows.sentences(found)
+    assert said.startswith(f"{other.id} against {one.id}, without adapters: Worse: 4.9 % more loss")
 
 
 def test_only_sides_that_both_have_are_compared(store: Store) -> None:

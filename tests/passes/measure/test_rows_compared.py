@@ -214,6 +214,32 @@ def test_rows_of_a_file_take_the_place_of_held_out_ones(export: Path, tmp_path: 
     assert found["verdict"]["text"].startswith(said)
 
 
+def test_one_held_out_row_is_measured_and_answered_and_tells_nothing(export: Path, tmp_path: Path) -> None:
+    found = evaluated(export, tmp_path, VARIED[:5], eval_fraction=0.2)
+    assert (found["rows"], found["verdict"]["rows"], found["verdict"]["outcome"]) == (1, 1, "cannot_tell")
+    said = "Cannot tell from 1 row; 10 are the fewest that say anything, 50 say more"
+    assert found["verdict"]["text"].startswith(said)
+    assert found["verdict"]["low"] is None
+    assert len(json.loads((tmp_path / "out" / "answers.json").read_text())["rows"]) == 1
+    assert found["answers"]["token_f1"]["verdict"]["outcome"] == "cannot_tell"
+
+
+def test_of_a_long_prompt_file_only_what_is_asked_is_measured(export: Path, tmp_path: Path) -> None:
+    """It is passed through for near copies and prompts; rows that nobody asked for are not kept or read."""
+    brought = tmp_path / "prompts.jsonl"
+    with brought.open("w") as file:
+        for number in range(6000):
+            row = {"prompt": f"{number * 7919}?", "response": f"{number * 31} miles"}
+            file.write(json.dumps(row) + "\n")
+    found = evaluated(export, tmp_path / "a", VARIED, asked=str(brought), rows=12, prompts=2)
+    assert (found["rows"], found["verdict"]["rows"]) == (12, 12)
+    lines = [json.loads(line) for line in (tmp_path / "a" / "out" / "rows.jsonl").read_text().splitlines()]
+    held_out = [entry["line"] for entry in lines if entry.get("kind") == "held_out"]
+    assert held_out == [1 + 500 * number for number in range(12)]
+    written = json.loads((tmp_path / "a" / "out" / "answers.json").read_text())["rows"]
+    assert [row["prompt"] for row in written] == ["0?", f"{3000 * 7919}?"]
+
+
 def test_rows_are_limited_and_spread_and_copies_are_left_out(export: Path, tmp_path: Path) -> None:
     assert evaluated(export, tmp_path / "few", VARIED, rows=3)["verdict"]["rows"] == 3
     assert evaluated(export, tmp_path / "all", VARIED, rows=-1)["rows"] == 20

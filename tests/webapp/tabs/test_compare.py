@@ -16,7 +16,8 @@ from pipeline import settings
 from pipeline.errors import InputError, LabError
 from pipeline.exports import detaching
 from pipeline.exports.detaching import Probed
-from tests.helpers import examples, planted
+from pipeline.system import checksums
+from tests.helpers import examples, exports, planted
 from tests.helpers.page import FULL, full_disk
 from webapp import talks
 from webapp.tabs import compare, publish
@@ -253,6 +254,45 @@ def test_a_conversation_goes_on_is_edited_and_is_there_after_a_reload(store, mon
     assert compare.arrive(None, "", "another-browsers-talk-", "")[6] != "Three"
     ask(run, "Four")
     assert [turn.prompt for turn in talks.load(store.home, TALK).turns] == ["Four"]
+
+
+def test_two_people_compare_different_runs_while_one_trains(store, written_export):
+    """Real answers of two models at once: each gets its own and keeps its own conversation. A prompt that a
+    model cannot read is said to whoever asked it, and ends nobody else's answer."""
+    runs = [planted.finished(store, name) for name in ("one", "two")]
+    for run in runs:
+        folder = Path(store.get(run).artifact("onnx"))
+        shutil.copytree(written_export, folder, dirs_exist_ok=True)
+    exports.write_adapter(
+        folder / exports.ADAPTER,
+        {"a": -exports.random(exports.WIDTH, 3), "b": exports.random(3, exports.WIDTH)},
+    )
+    checksums.write(folder)
+    trains = planted.running(store)
+
+    async def person(at, prompt):
+        name = f"conversation-of-user-{at}"
+        async for shown in compare.compare(runs[at], [], name, prompt, 100, 0, 0):
+            last = seen(shown)
+        return last
+
+    async def people():
+        try:
+            together = await asyncio.gather(person(0, "aaa"), person(1, "bbb"), person(0, "x" * 300))
+            assert len(compare.chat_client._servers) == 2
+            return together, [await person(0, "aaa"), await person(1, "bbb")]
+        finally:
+            await compare.chat_client.shutdown()
+
+    (first, second, refused), alone = asyncio.run(asyncio.wait_for(people(), 60))
+    assert [first.texts, second.texts] == [one.texts for one in alone]
+    assert first.texts[0] == second.texts[0], "the same base"
+    assert first.texts[1] != second.texts[1]
+    assert "this model reads 256, answer included" in refused.notice["text"]
+    for at, prompt in enumerate(("aaa", "bbb")):
+        turns = talks.load(store.home, f"conversation-of-user-{at}").turns
+        assert [(turn.prompt, turn.answers[1].text) for turn in turns] == [(prompt, alone[at].texts[1])]
+    assert store.get(trains).status == "running"
 
 
 def test_what_was_answered_before_it_was_stopped_is_kept(store, monkeypatch):
