@@ -27,7 +27,7 @@ from typing import Any
 from pipeline import settings
 from pipeline.errors import ANY_SMALLER, sentence
 from pipeline.inputs.data import datasets
-from pipeline.inputs.models import base_models
+from pipeline.inputs.models import base_models, hub_models
 from pipeline.stages import artifacts, events, recipe
 from pipeline.stages.all_stages import STAGES, about, ask
 from pipeline.stages.context import Context
@@ -195,7 +195,7 @@ def _tried(job: StageJob) -> Path:
     if spare.serves(dataclasses.asdict(job.options)):
         spare.without_bitsandbytes()
         meanwhile = partial(spare.prepare, job.stage) if spare.affordable() else None
-    files = base_models.without_weights(job.model, job.home, _tell)
+    files = hub_models.without_weights(job.model, job.home, _tell)
     probe.require(job.home, job.recipe, Path(job.run.data), files, job.folder / "work", meanwhile)
     return base_models.materialize(job.model, job.home, _tell)
 

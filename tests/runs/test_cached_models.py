@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.errors import InputError, LabError
 from pipeline.inputs.data import datasets
-from pipeline.inputs.models import base_models
+from pipeline.inputs.models import base_models, hub_models
 from pipeline.runs import cached_models, check_pool, disk
 from pipeline.store import Store
 from pipeline.store.run import QUEUED, RUNNING
@@ -194,14 +194,14 @@ def test_private_models_are_for_the_page_only_if_the_operator_says_so(hub: FakeH
     commits = {name: hub.put(f"org/{name}", files, private=name == "secret") for name in ("open", "secret")}
     assert answered("org/open") == commits["open"]
     for revision in ("", "@main", "@nope", f"@{commits['secret']}", f"@{'0' * 40}"):
-        assert answered(f"org/secret{revision}") == answered(f"org/none{revision}") == base_models.NOT_PUBLIC
+        assert answered(f"org/secret{revision}") == answered(f"org/none{revision}") == hub_models.NOT_PUBLIC
     assert answered("org/open@nope") == "has no such branch, tag or commit on the hub"
     hub.repos["org/open"].gated = "auto"
     assert answered("org/open") == commits["open"]
     assert answered("org/secret", hub_login=True) == commits["secret"]
     hub.faults.append(Fault("GET /api/models", 503))
     pinned = f"org/secret@{commits['secret']}"
-    assert answered(pinned) == base_models.UNREACHABLE  # though the hub's cache has it now
+    assert answered(pinned) == hub_models.UNREACHABLE  # though the hub's cache has it now
     assert answered(pinned, hub_login=True) == commits["secret"]
 
 

@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from pipeline import display, settings
 from pipeline.errors import InputError
-from pipeline.inputs.models import base_models
+from pipeline.inputs.models import base_models, hub_models
 from tests.helpers import fake_hub, planted
 from tests.helpers.lab import CONFIG
 from webapp import local_models
@@ -133,7 +133,7 @@ def test_a_private_model_of_the_command_lines_run_is_not_fetched_by_a_retry(
     commits = {name: hub.put(f"org/{name}", files, private=name == "secret") for name in ("open", "secret")}
     assert retried("open")[1]["status"] == "queued"
     run, said = retried("secret")
-    assert base_models.NOT_PUBLIC in said["error"]
+    assert hub_models.NOT_PUBLIC in said["error"]
     assert store.get(run).status == "canceled"
     base_models.Model("org/secret", "hub", commits["secret"], {}, None).folder(store.home).mkdir(parents=True)
     assert retried("secret")[1]["status"] == "queued", "it is here, so it is offered"

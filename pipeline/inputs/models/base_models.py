@@ -12,12 +12,10 @@ import json
 import re
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,7 @@ from pipeline.inputs.models import config_faults, starter_package
 from pipeline.inputs.prompts.model_template import chat_template
 from pipeline.inputs.prompts.templates import Chat
 from pipeline.system import hardware, locks, own_process
-from pipeline.system.files import to_json, write_whole
+from pipeline.system.files import write_whole
 from pipeline.system.transfer_progress import Report
 
 # What the starter's own files say, so that its rows can be checked and rendered before it is unpacked;
@@ -58,24 +56,15 @@ CONFIGS = ("config.json", "tokenizer_config.json")  # one of them names the kind
 MORE_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
 GENERATION_CONFIG = "generation_config.json"
 TOKENIZER_SECONDS = 120
-AZURE = "pipeline.publish.azure.catalogue"  # the module that asks Azure, run in a process of its own
+# The modules that ask the hub and Azure, run in a process of their own.
+HUB, AZURE = "pipeline.inputs.models.hub_models", "pipeline.publish.azure.catalogue"
 COMMIT = re.compile("[0-9a-f]{40}")
 LARGEST_JSON = 1 << 22  # bytes of a config.json; real ones have some kilobytes
-LARGEST_FILE = 1 << 26  # bytes of any other file that has no weights; tokenizers have up to half of that
 ANSWER_SECONDS = 60
 LONGEST_LICENCE = 100  # characters of its name; somebody else wrote them
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt"]
 SMALL_FILES = [pattern for pattern in HUB_FILES if "safetensors" not in pattern]
 HUB_FILES += ["README.md", "LICENSE*"]  # for the card of a published model
-NOT_THERE = "does not exist on the hub, or is private and you are not logged in"
-NOT_PUBLIC = (  # one sentence for both: the page does not reveal what there is
-    "does not exist on the hub, or is private; the page offers private models if it is started with"
-    " --hub-login"
-)
-UNREACHABLE = (
-    "the hub cannot be reached; try again later, or choose a model that is here (the hub's cache is for the"
-    " command line, or for a page that is started with --hub-login)"
-)
 FINGERPRINTS = ".fingerprints.json"
 PIECE = 1 << 26  # bytes hashed at a time
 
@@ -269,62 +258,13 @@ def _get_tokenizer(model: Model, part: Path) -> None:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        done = _elsewhere(
-            TOKENIZER_SECONDS, "pipeline.inputs.models.base_models", "--tokenizer", model.pinned, str(part)
-        )
+        done = _elsewhere(TOKENIZER_SECONDS, HUB, "--tokenizer", model.pinned, str(part))
     except subprocess.TimeoutExpired:
         raise LabError(f"the tokenizer of {model.id} did not come within {TOKENIZER_SECONDS} s.") from None
     if done.returncode != 0 or not (part / TOKENIZER).is_file():
         shutil.rmtree(part, ignore_errors=True)
         reason = done.stderr.strip().splitlines()[-1:] if done.returncode == 2 else []
         raise LabError(*reason or [f"the tokenizer of {model.id} cannot be read."])
-
-
-def _put_tokenizer(model: str, folder: Path) -> None:
-    """Put what makes the tokenizer of the starter or of a hub model into a folder. Raises LabError."""
-    if model == "starter":
-        from pipeline.inputs.models import starter
-
-        starter.tokenizer(starter_package.file(), folder)
-        return
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    name, _, revision = model.partition("@")
-    wanted = (TOKENIZER, CONFIGS[0], *MORE_TOKENIZER_FILES)
-
-    def fetch(file: str) -> None:
-        shutil.copyfile(hf_hub_download(name, file, revision=revision), folder / file)
-
-    try:
-        _require_small_on_hub(name, revision, wanted)
-        for file in (TOKENIZER, CONFIGS[0]):
-            fetch(file)
-        for file in MORE_TOKENIZER_FILES:
-            with suppress(EntryNotFoundError):
-                fetch(file)
-    except LabError:
-        raise
-    except LocalEntryNotFoundError:
-        raise LabError("the hub cannot be reached; check again after the model's first run.") from None
-    except EntryNotFoundError:
-        raise LabError(f"{name} has no {TOKENIZER}.") from None
-    except Exception:  # whatever the client of this release raises when it gets no answer
-        raise LabError(f"the tokenizer of {name} cannot be fetched; check again later.") from None
-
-
-def without_weights(model: Model, home: Path, report: Callable[[str], None]) -> Path:
-    """A folder with the model's config and tokenizer; weights are in it where they are here already.
-
-    Fetches a few megabytes of a hub model instead of gigabytes. Raises LabError.
-    """
-    if model.kind == "hub" and not model.folder(home).is_dir():
-        from huggingface_hub import snapshot_download
-
-        with suppress(Exception):  # whatever fails here fails in `materialize` too, which says what to do
-            _require_small_on_hub(model.id, model.revision, SMALL_FILES)
-            return Path(snapshot_download(model.id, revision=model.revision, allow_patterns=SMALL_FILES))
-    return materialize(model, home, report)
 
 
 def _unpack(part: Path) -> None:
@@ -434,7 +374,7 @@ def _hub(model: str) -> Model:
         known = Model(name, "hub", revision, {}, None)
         found = _folder(known.folder(settings.home()))
         return dataclasses.replace(known, config=found.config, chat=found.chat)
-    return _ask_elsewhere("pipeline.inputs.models.base_models", model, "the hub")
+    return _ask_elsewhere(HUB, model, "the hub")
 
 
 def _ask_elsewhere(module: str, model: str, whom: str) -> Model:
@@ -464,130 +404,9 @@ def _elsewhere(seconds: float, module: str, *words: str) -> subprocess.Completed
     return own_process.run(["-m", module, *words], seconds, settings.child_environment())
 
 
-def _ask_hub(model: str) -> Model:
-    """Fetch a hub model's small files: from the local cache when the hub cannot be reached."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    small = ["config.json", "tokenizer_config.json", "chat_template.jinja"]
-    model, _, wanted = model.partition("@")
-    try:
-        info = _told_by_hub(model, wanted or None)
-        _require_small(info.siblings, small)
-        revision, told = info.sha or "", _told(info)
-        folder = snapshot_download(model, revision=revision, allow_patterns=small)
-    except GatedRepoError:
-        raise LabError(
-            "its license must be accepted on the hub first; then log in with `hf auth login`"
-        ) from None
-    except RepositoryNotFoundError:
-        raise LabError(NOT_PUBLIC if settings.public_only() else NOT_THERE) from None
-    except RevisionNotFoundError:
-        raise LabError("has no such branch, tag or commit on the hub") from None
-    except HFValidationError:
-        raise LabError("is not a hub id; one looks like org/name, in letters, digits, - _ and .") from None
-    except LabError:
-        raise
-    except Exception as error:  # whatever the client of this release raises when it gets no answer
-        answer = getattr(error, "response", None)
-        if answer is not None and answer.status_code in (401, 403, 404):
-            raise LabError(NOT_PUBLIC if settings.public_only() else NOT_THERE) from None
-        if settings.public_only():  # nobody says whether what is in the cache is public
-            raise LabError(UNREACHABLE) from None
-        try:
-            folder = snapshot_download(
-                model, revision=wanted or None, allow_patterns=small, local_files_only=True
-            )
-        except OSError:
-            raise LabError(
-                "the hub cannot be reached and the model is not in its cache; check the network, or give a"
-                " local folder"
-            ) from None
-        revision, told = Path(folder).name, {}
-    path = Path(folder)
-    if not (path / "config.json").is_file():
-        raise LabError("has no config.json, so it is not a Hugging Face model")
-    config, chat = read_config(path)
-    return Model(model, "hub", revision, config, chat, told)
-
-
-def _told_by_hub(model: str, revision: str | None) -> Any:
-    """What the hub says of a model and its files. Raises LabError, and what the client raises.
-
-    For the page nobody is logged in: what the hub then says is the same of private and of missing models,
-    whatever is wrong with their revision; of a gated one it tells everybody.
-    """
-    from huggingface_hub import model_info
-
-    nobody = False if settings.public_only() else None
-    info = model_info(model, revision=revision, timeout=20, files_metadata=True, token=nobody)
-    if settings.public_only() and info.private is not False:
-        raise LabError(NOT_PUBLIC)
-    return info
-
-
-def _require_small_on_hub(model: str, revision: str, patterns: Iterable[str]) -> None:
-    """`_require_small` of what the hub says; where it does not answer, only its cache can be read anyway."""
-    try:
-        siblings = _told_by_hub(model, revision).siblings
-    except LabError:
-        raise
-    except Exception:  # whatever the client of this release raises when it gets no answer
-        return
-    _require_small(siblings, patterns)
-
-
-def _require_small(siblings: Iterable[Any] | None, patterns: Iterable[str]) -> None:
-    """Refuse files that no model has so large, before anything is fetched. Raises LabError."""
-    patterns = list(patterns)
-    for file in siblings or []:
-        name = str(file.rfilename)
-        if not any(fnmatch(name, pattern) for pattern in patterns):
-            continue
-        most = LARGEST_JSON if name in CONFIGS else LARGEST_FILE
-        if type(file.size) is not int or not 0 <= file.size <= most:
-            raise LabError(f"{display.line(name)} is larger than any real one ({display.size(most)})")
-
-
-def _told(info: Any) -> dict[str, Any]:
-    """What the hub says of a model, as `Model.hub` has it; a card is anybody's text."""
-    files = [file for file in info.siblings or [] if str(file.rfilename).endswith(".safetensors")]
-    card = info.card_data or {}
-    named = card.get("license_name") if card.get("license") in ("other", None) else card.get("license")
-    licence = named or card.get("license")
-    return {
-        "licence": display.line(licence, LONGEST_LICENCE) if isinstance(licence, str) and licence else None,
-        "gated": bool(info.gated),
-        "bytes": sum(file.size for file in files if type(file.size) is int and file.size > 0) or None,
-    }
-
-
 def _download(model: Model, part: Path, report: Report) -> None:
     """Download into `part`; files already there are kept, so a retry resumes. Raises LabError."""
     from pipeline.inputs.models import hub_download
 
     hub_download.download(model.id, model.revision, part, HUB_FILES, report)
     shutil.rmtree(part / ".cache", ignore_errors=True)  # of an earlier release
-
-
-def _main(model: str, *into: str) -> int:
-    """Say what the hub knows of a model; after `--tokenizer`, put its tokenizer into a folder."""
-    settings.quiet_this_process()
-    try:
-        if into:
-            _put_tokenizer(into[0], Path(into[1]))
-        else:
-            print(to_json(dataclasses.asdict(_ask_hub(model))))
-    except LabError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_main(*sys.argv[1:]))

@@ -13,8 +13,8 @@ from pipeline.system.files import finite, to_json
 class KeptLines:
     """Entries of an earlier attempt with the same inputs, and those that are added.
 
-    A file of other inputs, or one that cannot be read, is begun anew. A line that a killed process left torn
-    is dropped, with all behind it.
+    A file of other inputs, or one that cannot be read, is replaced. A line that a killed process wrote only
+    in part is dropped, with all behind it.
     """
 
     def __init__(self, file: Path, inputs: Mapping[str, Any]) -> None:

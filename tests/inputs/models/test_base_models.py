@@ -17,7 +17,7 @@ import tokenizers
 
 from pipeline import settings
 from pipeline.errors import InputError, LabError
-from pipeline.inputs.models import base_models, hub_download, starter_package
+from pipeline.inputs.models import base_models, hub_download, hub_models, starter_package
 from pipeline.inputs.prompts.templates import Chat
 from pipeline.system import own_process
 from tests.helpers.lab import write_safetensors
@@ -326,7 +326,7 @@ class TestHub:
             return str(tmp_path)
 
         monkeypatch.setattr(hub, "snapshot_download", download)
-        assert base_models.without_weights(model, home, pytest.fail) == tmp_path
+        assert hub_models.without_weights(model, home, pytest.fail) == tmp_path
         ((name, revision, patterns),) = asked
         assert (name, revision) == ("org/name", COMMIT)
         wanted = ("config.json", "tokenizer.json", "tokenizer.model", "chat_template.jinja", "merges.txt")
@@ -334,7 +334,7 @@ class TestHub:
         weights = ("model.safetensors", "model-00001-of-00002.safetensors", "pytorch_model.bin")
         assert not any(fnmatch(file, pattern) for file in weights for pattern in patterns)
         model.folder(home).mkdir(parents=True)
-        assert base_models.without_weights(model, home, pytest.fail) == model.folder(home), (
+        assert hub_models.without_weights(model, home, pytest.fail) == model.folder(home), (
             "once it is all here"
         )
         assert len(asked) == 1
@@ -354,7 +354,7 @@ class TestHub:
         monkeypatch.setattr(hub, "snapshot_download", broken)
         monkeypatch.setattr(hub_download, "download", download)
         model = base_models.Model("org/name", "hub", "0123456789abcdef", {}, None)
-        assert base_models.without_weights(model, home, lambda _: None) == model.folder(home)
+        assert hub_models.without_weights(model, home, lambda _: None) == model.folder(home)
 
 
 class TestTokenizerFolder:
