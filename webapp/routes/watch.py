@@ -33,6 +33,9 @@ THREADS = 2  # for these look-ups, so that handlers and the page keep their thre
 FORGET_SECONDS = 60.0
 
 T = TypeVar("T")
+# What the page is told of a stage.
+TOLD = ("name", "kind", "status", "started", "finished", "seconds", "reused", "error", "verdict",
+        "worse")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -126,19 +129,7 @@ class Watch:
         }
 
     def _stage(self, run: Run, stage: StageRun) -> dict[str, Any]:
-        keys = (
-            "name",
-            "kind",
-            "status",
-            "started",
-            "finished",
-            "seconds",
-            "reused",
-            "error",
-            "verdict",
-            "worse",
-        )
-        told = {key: getattr(stage, key) for key in keys}
+        told = {key: getattr(stage, key) for key in TOLD}
         folder = self.store.folder(run.id, stage.name)
         if stage.status != RUNNING:
             self._facts.pop(folder, None)

@@ -235,6 +235,30 @@ def _about(stage: str) -> str:
     return about[:1].upper() + about[1:].removesuffix(".")
 
 
+def _as_recipe() -> tuple[gr.Code, gr.Code, gr.Button]:
+    """The form as a recipe, as a command, and a button for the download."""
+    with gr.Accordion("Recipe and command", open=False, elem_id="as-recipe"):
+        text = gr.Code(label="Recipe", language="yaml", interactive=False, lines=8, wrap_lines=True,
+                       show_line_numbers=False, buttons=["copy"], elem_id="recipe")  # fmt: skip
+        same = gr.Code(label="The same in a terminal", language="shell", interactive=False, lines=1,
+                       show_line_numbers=False, buttons=["copy"], elem_id="command")  # fmt: skip
+        download = gr.Button("Download the recipe", size="sm", elem_id="download-recipe")
+    return text, same, download
+
+
+def _run_view() -> None:
+    """The queue, and the run that is looked at; `assets/` draws both."""
+    parts.fixed(
+        '<section aria-label="Queue"></section>',
+        js_on_load=f"({parts.live('mountQueue', 'queue.js')})(element.firstElementChild);",
+    )
+    parts.fixed(
+        '<section class="lab-run" aria-label="Run"></section>',
+        js_on_load=f"({parts.live('mount')})(element.firstElementChild);",
+        elem_id="run-view",
+    )
+
+
 def build(welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
     """Lay out the tab. The button of the welcome, which stands above the tabs, launches from here too."""
     inputs = form.Form()
@@ -251,23 +275,10 @@ def build(welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
         notice = parts.drawn("notice")
         problems = parts.drawn("refused", module="fields.js", elem_id="lab-problems")
         _all_options(inputs)
-        with gr.Accordion("Recipe and command", open=False, elem_id="as-recipe"):
-            text = gr.Code(label="Recipe", language="yaml", interactive=False, lines=8, wrap_lines=True,
-                           show_line_numbers=False, buttons=["copy"], elem_id="recipe")  # fmt: skip
-            same = gr.Code(label="The same in a terminal", language="shell", interactive=False, lines=1,
-                           show_line_numbers=False, buttons=["copy"], elem_id="command")  # fmt: skip
-            download = gr.Button("Download the recipe", size="sm", elem_id="download-recipe")
+        text, same, download = _as_recipe()
     run = gr.Textbox(visible="hidden", elem_classes=parts.HIDDEN, label="Run", elem_id="run-id")
     you = gr.Textbox(visible="hidden", elem_classes=parts.HIDDEN, label="Whose run it is")
-    parts.fixed(
-        '<section aria-label="Queue"></section>',
-        js_on_load=f"({parts.live('mountQueue', 'queue.js')})(element.firstElementChild);",
-    )
-    parts.fixed(
-        '<section class="lab-run" aria-label="Run"></section>',
-        js_on_load=f"({parts.live('mount')})(element.firstElementChild);",
-        elem_id="run-view",
-    )
+    _run_view()
 
     names = ("data", "template", "model", "leave_out")
     data, template, model, leave_out = (inputs.input("", name) for name in names)
