@@ -1,7 +1,7 @@
 """What the hub says of a model, and its small files, which cannot be larger than any real one's.
 
-`base_models` runs this in a process of its own: the hub's client takes seconds to import, and may hang on a bad
-network.
+`base_models` runs this in a process of its own: the hub's client takes seconds to import, and may hang on a
+bad network.
 """
 
 from __future__ import annotations
