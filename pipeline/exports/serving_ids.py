@@ -212,10 +212,10 @@ def hard_rows(reader: lab_prompt.Reader, template: templates.Template) -> list[d
     """Rows with a hard text in each field, and with each special token of the reader in a text."""
     special = list(reader.special)[:MOST_SPECIAL]
     texts = [*HARD, *(f"one {token} two{token}three\n{token}\n" for token in special)]
-    needed = list(template.fields[:-1])
+    *needed, response = template.fields
     hard = [(needed, name) for name in needed] + [([*needed, name], name) for name in reader.optional]
     return [
-        literal_prompts.row({**dict.fromkeys(names, "Hello"), name: text})
+        {response: "ok", **dict.fromkeys(names, "Hello"), name: text}
         for names, name in hard
         for text in texts
     ]

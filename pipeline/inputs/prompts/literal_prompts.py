@@ -40,7 +40,7 @@ def literal(template: templates.Template, contents: Sequence[str], *, system: bo
     fields = ("system", "prompt") if system else ("prompt",)
     marks = {field: f"{WORD}{field}{WORD}" for field in fields}
     plain, spaced = templates.each(
-        template, [row(marks), row({field: f" \n{mark}\n " for field, mark in marks.items()})]
+        template, [_row(marks), _row({field: f" \n{mark}\n " for field, mark in marks.items()})]
     )
     if isinstance(plain, str) or isinstance(spaced, str):
         return None
@@ -52,7 +52,7 @@ def literal(template: templates.Template, contents: Sequence[str], *, system: bo
             return None
         pieces += [before, {field: _strip(spaced.prompt, mark)}]
     pieces.append(rest)
-    rows = [row({**dict.fromkeys(fields, "Hello"), field: text}) for field in fields for text in contents]
+    rows = [_row({**dict.fromkeys(fields, "Hello"), field: text}) for field in fields for text in contents]
     rendered = templates.each(template, rows)
     same = all(
         not isinstance(one, str) and one.prompt == fill(pieces, given)
@@ -79,7 +79,7 @@ def constants(template: templates.Template) -> list[str]:
     ]
 
 
-def row(words: Mapping[str, str]) -> dict[str, str]:
+def _row(words: Mapping[str, str]) -> dict[str, str]:
     """A row with these fields and a response."""
     return {"response": "ok", **words}
 

@@ -99,3 +99,13 @@ def test_replacements_of_a_folder_do_not_grow_without_end(steps: list[list[str]]
         ValueError, match=r"lab\.json would make [\d,]+ letters of a text; export the model again"
     ):
         reader.ids({"prompt": "a" * 20})
+
+
+def test_hard_rows_have_the_fields_of_the_template_whatever_their_names() -> None:
+    """A column of answers need not be called `response`."""
+    template = templates.parse("{instruction}\\n{input}\\n{output}", None)
+    reader = SimpleNamespace(special=[], optional=[])
+    rows = serving_ids.hard_rows(reader, template)  # type: ignore[arg-type]
+    assert len(rows) == 2 * len(serving_ids.HARD)
+    assert all(row.keys() == {"instruction", "input", "output"} for row in rows)
+    assert all(isinstance(one, templates.Rendered) for one in templates.each(template, rows))

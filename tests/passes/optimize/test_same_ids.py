@@ -18,7 +18,13 @@ from tests.helpers import talks, zoo
 from tests.helpers.features import FEATURES
 
 pytestmark = pytest.mark.chain
-TEMPLATES = ("chat", "Q: {prompt}\\nA: {response}", "{prompt} {response}", "{a}, then {b}:{response}")
+TEMPLATES = (
+    "chat",
+    "Q: {prompt}\\nA: {response}",
+    "{prompt} {response}",
+    "{a}, then {b}:{response}",
+    "{a}\\n{b}\\n{c}",
+)
 PIECES = [
     "town",
     "the",
@@ -73,7 +79,7 @@ def test_served_ids_are_the_trained_ones(
     chance = random.Random(name)
     texts = ["".join(chance.choices(PIECES, k=12)) for _ in range(40)]
     rows: list[dict[str, Any]] = [
-        {"prompt": text, "a": text, "b": text[::-1], "response": "r"} for text in texts
+        {"prompt": text, "a": text, "b": text[::-1], "response": "r", "c": "r"} for text in texts
     ]
     if template == "chat":
         rows += [talks.talk(*texts[at : at + 6]) for at in range(0, 36, 6)]
