@@ -275,10 +275,14 @@ def choose(run: str | None) -> tuple[Any, ...]:
     answers = _recorded(run)
     prompts = [answer["prompt"] for answer in answers]
     first = prompts[0] if prompts else ""
+    fields = _fields(run)
+    told = [prompt_boxes.words(prompt, fields) for prompt in prompts]
     picker = gr.update(
-        choices=prompts, value=first or None, visible=bool(prompts), info=_held_out(run, prompts)
-    )
-    recorded = views.evaluation(answers, _verdict(run)) if answers else None
+        choices=list(zip(told, prompts, strict=True)), value=first or None, visible=bool(prompts),
+        info=_held_out(run, prompts),
+    )  # fmt: skip
+    shown = [{**answer, "prompt": words} for answer, words in zip(answers, told, strict=True)]
+    recorded = views.evaluation(shown, _verdict(run)) if answers else None
     box = gr.update(value=system(run, first), visible=_takes_system(run))
     return run, picker, first, expected(run, first), recorded, first, box
 

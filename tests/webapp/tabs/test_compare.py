@@ -417,6 +417,15 @@ def test_a_template_of_several_fields_has_a_box_for_each(store):
         assert compare.boxes(fielding, []) is None
 
 
+def test_prompts_of_several_fields_are_listed_as_people_read_them(store):
+    prompt = '{"instruction": "Add.", "input": "2"}'
+    answer = {"prompt": prompt, "expected": "4", "base": {"text": "3"}, "adapter": None}
+    run = fielded(store, "instruction", "input", answers=[answer])
+    chosen, picker, typed, _, recorded, *_ = compare.choose(run)
+    assert (chosen, typed, picker["choices"]) == (run, prompt, [("instruction: Add.\ninput: 2", prompt)])
+    assert "{" not in str(recorded["rows"])
+
+
 def test_each_model_is_asked_the_fields_of_its_own_template(store, heard):
     several, one = fielded(store, "instruction", "input"), fielded(store, "input")
     prompt = '{"instruction": "Add.", "input": "2 \u00fc"}'
