@@ -17,6 +17,7 @@ ANSWER_BYTES = 4000.0  # of a prompt with its answers
 # What `passes/measure` reads beside the held-out rows, and how much of a row at a time (`token_losses`).
 MOST_TRAINED, GENERAL_TOKENS = 64, 12 * 64
 AT_ONCE, LOGITS = 512, 1 << 25
+TAX_READ, TAX_MADE = 10 * 128, 10 * 32  # tokens for the adapter's speed: of all turns in `passes/measure/tax`
 
 MEMORY = {
     "libraries": 1.104,
@@ -36,8 +37,15 @@ HOST_MEMORY = {
     "logits": 5.75,
 }
 WIDTH, HOST_WIDTH = (0.1, 0.07), (0.1, 0.09)
-SECONDS = {"libraries": 1.05, "begin": 1.8, "files": 1.0, "prompts": 0.83, "tokens": 0.13, "calls": 1.13}
-HOST_SECONDS = {"libraries": 1.05, "begin": 1.3, "files": 1.0, "prompts": 0.12, "tokens": 0.31, "calls": 1.38}
+SECONDS = {"libraries": 1.05, "begin": 1.54, "files": 1.0, "prompts": 1.25, "tokens": 0.29, "calls": 1.08}
+HOST_SECONDS = {
+    "libraries": 1.05,
+    "begin": 1.16,
+    "files": 1.0,
+    "prompts": 0.11,
+    "tokens": 0.25,
+    "calls": 8.56,
+}
 
 
 def estimate(
@@ -89,11 +97,13 @@ def seconds_parts(
         compared = min(rows.held_out, compared)
     read = (compared * sides + min(compared, MOST_TRAINED)) * rows.mean + GENERAL_TOKENS * sides
     made = prompts * sides * options.max_new_tokens
+    if sides > 1:
+        asked, made = asked + TAX_READ, made + TAX_MADE
     return {
         "libraries": machine.import_seconds,
         "begin": 1.0,
         "files": graph / machine.copy,
-        "prompts": (asked + read) * 2.0 * shape.body / machine.on_processor,
+        "prompts": 2.0 * ((asked + read) * shape.body + read * shape.embedding) / machine.on_processor,
         "tokens": made * graph / machine.copy,
         "calls": made * shape.layers * 15 * machine.call_seconds,
     }
