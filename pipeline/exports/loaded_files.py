@@ -6,13 +6,16 @@ import hashlib
 import os
 import tempfile
 import threading
+from itertools import islice
 from pathlib import Path
 
+from pipeline.errors import LabError
 from pipeline.exports import contract, generation
 from pipeline.exports.chat_client import Source
 
 PIECE = 1 << 20
 CHANGED = "changed while it was loaded"
+MOST_GRAPH_FILES = 64  # each is named beside every answer, and anybody may have made the folder
 Stat = tuple[int, int, int]
 
 
@@ -24,7 +27,7 @@ class Loaded:
     """
 
     def __init__(self, source: Source) -> None:
-        """Load it. Raises OSError, and what `generation.load` raises."""
+        """Load it. Raises OSError, LabError for too many files, and what `generation.load` raises."""
         self.source = source
         self._before = {path.name: _stat(path) for path in _graph_files(source.folder)}
         self.adapter: str | None = None
@@ -73,7 +76,11 @@ def load(source: Source) -> Loaded:
 
 
 def _graph_files(folder: Path) -> list[Path]:
-    return sorted(path for pattern in ("*.onnx", "*.onnx.data") for path in folder.glob(pattern))
+    found = (path for pattern in ("*.onnx", "*.onnx.data") for path in folder.glob(pattern))
+    few = list(islice(found, MOST_GRAPH_FILES + 1))
+    if len(few) > MOST_GRAPH_FILES:
+        raise LabError(f"This model has more than {MOST_GRAPH_FILES} graph files; export it again.")
+    return sorted(few)
 
 
 def _stat(path: Path) -> Stat:

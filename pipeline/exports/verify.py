@@ -33,6 +33,7 @@ TOKENS = 24
 LIVE_SECONDS = 900.0
 MOST_JSON_BYTES = 1 << 28
 MOST_LAYERS = 10_000
+MOST_FILES = 1000  # of a folder; an export has about a dozen, and one for each adapter
 NAMED_FAULTS = 3
 LONGEST_MESSAGE = 500  # characters
 # A library or folder named here would be loaded with the model, whatever it holds.
@@ -176,6 +177,8 @@ def _files(folder: Path) -> tuple[int, str]:
         if path.is_symlink() or not path.is_dir():
             contract.inside(folder, name)
             count += 1
+        if count > MOST_FILES:
+            raise ValueError(f"it has more than {MOST_FILES:,} files; take out what is no part of the model")
     return count, f"{count} files, none of them a link out of the folder"
 
 

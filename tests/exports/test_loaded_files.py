@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.errors import LabError
 from pipeline.exports import generation, loaded_files
 from pipeline.exports.chat_client import Source
 
@@ -67,3 +68,14 @@ def test_a_source_without_an_adapter_has_none(source: Source, monkeypatch: pytes
     assert loading(monkeypatch, lambda: None) == []
     loaded = loaded_files.load(Source("x", source.folder, None, merged=False))
     assert (loaded.adapter, loaded.adapter_now(), loaded.model.names) == (None, None, frozenset())
+
+
+def test_a_folder_with_very_many_graph_files_is_refused(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(loaded_files.MOST_GRAPH_FILES):
+        (source.folder / f"m{number}.onnx").touch()
+    seen = loading(monkeypatch, lambda: None)
+    with pytest.raises(LabError, match="more than 64 graph files; export it again"):
+        loaded_files.load(source)
+    assert seen == []

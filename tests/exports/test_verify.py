@@ -233,6 +233,13 @@ def test_links_and_pipes_are_refused(export: Path) -> None:
     assert faults(export) == {"files": "notes is not a regular file; remove it"}
 
 
+def test_a_folder_with_very_many_files_is_refused(export: Path) -> None:
+    (export / "more").mkdir()
+    for number in range(verify.MOST_FILES):
+        (export / "more" / str(number)).touch()
+    assert "more than 1,000 files; take out" in faults(export)["files"]
+
+
 @pytest.mark.parametrize("content", [None, "{", "{}", '{"model": {"vocab": {}}}'])
 def test_a_tokenizer_that_is_missing_or_broken(export: Path, content: str | None) -> None:
     (export / "tokenizer.json").unlink()
