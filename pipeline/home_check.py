@@ -10,6 +10,8 @@ import errno
 import fcntl
 import mmap
 import os
+import re
+import stat
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +22,8 @@ from pathlib import Path
 from pipeline.errors import InputError
 
 PREFIX = ".probe-"
+OURS = re.compile(re.escape(PREFIX) + r"[0-9a-f]{12}")
+LONGEST_PATH = 480  # bytes of a home's path; SQLite takes 512, the database's name included
 ABANDONED_SECONDS = 600.0
 # These errors say nothing about the kind of file system; the next write reports them.
 ELSEWHERE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)
@@ -35,6 +39,11 @@ def need(home: Path) -> None:
 
     Raises InputError with what is missing and where to put the home instead.
     """
+    if len(os.fsencode(home)) > LONGEST_PATH:
+        raise InputError(
+            f"OLIVE_LAB_HOME: the path of the home is longer than {LONGEST_PATH} bytes, which its database"
+            " does not take; name a shorter one."
+        )
     try:
         with _folder(home) as folder:
             lacking = [words for words, tried in TRIED.items() if not _works(tried, folder)]
@@ -78,21 +87,25 @@ def _folder(home: Path) -> Iterator[Path]:
 
 
 def _sweep(home: Path) -> None:
-    """Remove what processes left behind that were killed during this check."""
+    """Remove what processes left behind that were killed during this check, and nothing else of that name."""
     with os.scandir(home) as entries:
-        found = [Path(entry.path) for entry in entries if entry.name.startswith(PREFIX)]
+        found = [Path(entry.path) for entry in entries if OURS.fullmatch(entry.name)]
     for folder in found:
         with suppress(OSError):
-            if time.time() - folder.stat().st_mtime > ABANDONED_SECONDS:
+            facts = folder.lstat()
+            ours = stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.geteuid()
+            if ours and time.time() - facts.st_mtime > ABANDONED_SECONDS:
                 _remove(folder)
 
 
 def _remove(folder: Path) -> None:
+    """Remove a folder of this check, unless there is anything in it that is not of this check."""
     with suppress(OSError):
         folder.chmod(0o700)  # it may have been tried with less
+    for name in FILES:
+        with suppress(OSError):
+            (folder / name).unlink()
     with suppress(OSError):
-        for path in folder.iterdir():
-            path.unlink()
         folder.rmdir()
 
 
@@ -176,6 +189,50 @@ def _replacing(folder: Path) -> None:
         raise _Lacking
 
 
+def _appending(folder: Path) -> None:
+    """What is written goes to the file's end, as logs do."""
+    path = folder / "appended"
+    for text in (b"one", b"two"):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, text)
+        finally:
+            os.close(descriptor)
+    if path.read_bytes() != b"onetwo":
+        raise _Lacking
+
+
+def _cutting(folder: Path) -> None:
+    """A file is cut short by its name and while it is open, as SQLite does it."""
+    path = folder / "cut"
+    path.write_bytes(b"long")
+    os.truncate(path, 1)
+    with path.open("rb+") as file:
+        if file.read() != b"l":
+            raise _Lacking
+        os.ftruncate(file.fileno(), 0)
+    if path.stat().st_size:
+        raise _Lacking
+
+
+def _dating(folder: Path) -> None:
+    """A file gets another time, as files do that are carried over."""
+    path = folder / "dated"
+    path.write_bytes(b"")
+    os.utime(path, (1e9, 1e9))
+    if path.stat().st_mtime != 1e9:
+        raise _Lacking
+
+
+def _removing(folder: Path) -> None:
+    """A file that is removed is gone."""
+    path = folder / "removed"
+    path.write_bytes(b"")
+    path.unlink()
+    if path.exists():
+        raise _Lacking
+
+
 def _syncing(folder: Path) -> None:
     """Sync a file without new data, if there is one: with data it takes long on a busy disk."""
     used = folder.parent / "runs.lock"
@@ -183,6 +240,7 @@ def _syncing(folder: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         os.fsync(descriptor)
+        os.fdatasync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -194,7 +252,13 @@ TRIED: dict[str, Callable[[Path], None]] = {
     "permissions (chmod)": _modes,
     "replacing an open file (rename)": _replacing,
     "writing through to the disk (fsync)": _syncing,
+    "appending to a file (O_APPEND)": _appending,
+    "cutting a file short (truncate)": _cutting,
+    "time stamps (utime)": _dating,
+    "removing files (unlink)": _removing,
 }
+# All that these leave in their folder.
+FILES = ("flock", "ranges", "mapped", "modes", "new", "old", "synced", "appended", "cut", "dated", "removed")
 
 
 def _and(words: list[str]) -> str:

@@ -8,7 +8,7 @@ import os
 import site
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -76,10 +76,14 @@ def home() -> Path:
     max_upload_bytes(), checkpoint_seconds(), exit_seconds()
     path = Path(os.environ.get("OLIVE_LAB_HOME") or _default_home())
     try:
-        path = path.expanduser().resolve()
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except RuntimeError:  # from `expanduser`: the user's home folder is unknown
+        path = path.expanduser()
+    except RuntimeError:
         raise InputError(f"OLIVE_LAB_HOME: this user has no home folder for {path}; name another") from None
+    try:
+        path = path.resolve()
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except RuntimeError:
+        raise InputError(f"OLIVE_LAB_HOME: {path} is a link to itself; name a folder") from None
     except OSError as error:
         raise InputError(f"OLIVE_LAB_HOME: {path} cannot be made a folder ({error.strerror})") from None
     home_check.need(path)
@@ -228,9 +232,15 @@ def quiet_this_process() -> None:
 
 
 def uploads() -> Path:
-    """Where Gradio puts what a browser sends. The app empties it at its start, so nobody else may use it."""
+    """Where Gradio puts what a browser sends. The app empties it at its start, so nobody else may use it.
+
+    Raises InputError for a link, which uploads are not read through, and for a file.
+    """
     path = home() / ".gradio-uploads"
-    path.mkdir(mode=0o700, exist_ok=True)
+    with suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    if path.is_symlink() or not path.is_dir():
+        raise InputError(f"{path} must be a folder, and no link; remove it, and start again.")
     return path
 
 

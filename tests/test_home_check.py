@@ -28,6 +28,11 @@ MAPS = "shared memory maps (mmap)"
 MODES = "permissions (chmod)"
 RENAMES = "replacing an open file (rename)"
 SYNCS = "writing through to the disk (fsync)"
+APPENDS = "appending to a file (O_APPEND)"
+CUTS = "cutting a file short (truncate)"
+TIMES = "time stamps (utime)"
+REMOVALS = "removing files (unlink)"
+OLD = home_check.ABANDONED_SECONDS + 60
 
 
 @pytest.fixture(scope="session")
@@ -128,6 +133,10 @@ WAYS = {
     "chmod": ((errno.EPERM, errno.EOPNOTSUPP, SILENT), MODES),
     "rename": ((errno.EEXIST, errno.EACCES), RENAMES),
     "fsync": ((errno.EINVAL, errno.EIO), SYNCS),
+    "append": ((errno.EINVAL, errno.EPERM, SILENT), APPENDS),
+    "truncate": ((errno.EINVAL, SILENT), CUTS),
+    "ftruncate": ((errno.EINVAL, SILENT), CUTS),
+    "utime": ((errno.EPERM, SILENT), TIMES),
 }
 # Tries a home once for each way that its standard input names; what is said comes as a list of texts.
 TRIES = """
@@ -163,6 +172,17 @@ def test_it_fails_in_many_ways(library: Path, share: Path) -> None:
     for (lacking, error, words), text in zip(ways, said, strict=True):
         expected = f"InputError: OLIVE_LAB_HOME: the file system of {share} lacks {words}, which"
         assert text.startswith(expected), (lacking, error)
+
+
+def test_where_nothing_can_be_removed_is_said(library: Path, tmp_path: Path) -> None:
+    (text,) = tried(library, tmp_path, [("unlink", errno.EPERM)])
+    assert f" lacks {RENAMES} and {REMOVALS}, " in text or f" lacks {REMOVALS}, " in text
+
+
+def test_a_home_whose_path_is_too_long_for_the_database(tmp_path: Path) -> None:
+    long = tmp_path.joinpath(*["a" * 200] * 3)
+    long.mkdir(parents=True)
+    assert "is longer than 480 bytes" in lacks(long)
 
 
 def test_who_may_not_write_is_told_so(library: Path, share: Path) -> None:
@@ -212,14 +232,33 @@ def test_it_leaves_nothing_when_it_is_interrupted(home: Path, monkeypatch: pytes
         monkeypatch.undo()
 
 
+def aged(path: Path, seconds: float) -> None:
+    os.utime(path, (time.time() - seconds, time.time() - seconds), follow_symlinks=False)
+
+
 def test_what_a_killed_one_left_is_swept_and_others_at_work_are_not(home: Path) -> None:
-    for name, age in (("old", home_check.ABANDONED_SECONDS + 60), ("new", 0.0)):
-        left = home / f"{home_check.PREFIX}{name}"
+    new = home / f"{home_check.PREFIX}{'a' * 12}"
+    for left, age in ((home / f"{home_check.PREFIX}{'0' * 12}", OLD), (new, 0.0)):
         left.mkdir()
         (left / "flock").touch()
-        os.utime(left, (time.time() - age, time.time() - age))
+        aged(left, age)
     home_check.need.__wrapped__(home)
-    assert [path.name for path in home.iterdir()] == [f"{home_check.PREFIX}new"]
+    assert list(home.iterdir()) == [new]
+
+
+def test_only_what_this_check_made_is_swept(home: Path, tmp_path: Path) -> None:
+    named = f"{home_check.PREFIX}{'0' * 12}"
+    (tmp_path / "elsewhere").mkdir(mode=0o755)
+    precious = [tmp_path / "elsewhere/flock", home / ".probe-rs/config.toml", home / named / "thesis.txt"]
+    (home / f"{home_check.PREFIX}{'1' * 12}").symlink_to(tmp_path / "elsewhere")
+    for file in precious:
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    for path in [*home.iterdir(), tmp_path / "elsewhere"]:
+        aged(path, OLD)
+    home_check.need.__wrapped__(home)
+    assert all(file.exists() for file in precious)
+    assert (tmp_path / "elsewhere").stat().st_mode & 0o777 == 0o755
 
 
 def test_a_lab_at_work_in_the_same_home_does_not_notice(store: Store) -> None:

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from pipeline.errors import LabError, sentence
@@ -175,6 +175,8 @@ def _plainly(path: Path) -> Iterator[None]:
                 f"{path}: another program has kept it locked for {backup.BUSY_SECONDS:g} seconds; close what"
                 " has it open, and try again."
             ) from error
+        if code in FORBIDDEN and _is_full(path.parent):
+            raise LabError(f"{path}: its disk can hold no more files; remove some, and try again.") from error
         if code in FORBIDDEN:
             raise LabError(
                 f"{path}: {error}; make its folder writable, or set OLIVE_LAB_HOME to another one."
@@ -184,3 +186,11 @@ def _plainly(path: Path) -> Iterator[None]:
         raise LabError(
             f"{path}: {error}; check that its disk has space and is writable, and try again."
         ) from error
+
+
+def _is_full(folder: Path) -> bool:
+    """Whether its file system can hold no more files: SQLite then says only that it cannot open one."""
+    with suppress(OSError):
+        facts = os.statvfs(folder)
+        return facts.f_files > 0 and facts.f_favail == 0
+    return False

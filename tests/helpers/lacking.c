@@ -109,3 +109,43 @@ int fdatasync(int descriptor) {
 int mkdir(const char *path, mode_t mode) {
     return lacks("mkdir", path) ? fault() : NEXT(mkdir)(path, mode);
 }
+
+int truncate(const char *path, off_t size) {
+    return lacks("truncate", path) ? fault() : NEXT(truncate)(path, size);
+}
+
+int truncate64(const char *path, off64_t size) {
+    return lacks("truncate", path) ? fault() : NEXT(truncate64)(path, size);
+}
+
+int ftruncate(int descriptor, off_t size) {
+    return lacks_of("ftruncate", descriptor) ? fault() : NEXT(ftruncate)(descriptor, size);
+}
+
+int ftruncate64(int descriptor, off64_t size) {
+    return lacks_of("ftruncate", descriptor) ? fault() : NEXT(ftruncate64)(descriptor, size);
+}
+
+int utimensat(int folder, const char *path, const struct timespec times[2], int flags) {
+    return lacks("utime", path) ? fault() : NEXT(utimensat)(folder, path, times, flags);
+}
+
+int unlink(const char *path) {
+    return lacks("unlink", path) ? fault() : NEXT(unlink)(path);
+}
+
+/* A file opened to be appended to: refused, or, where that seems to work, written from its start. */
+#define OPENING(name)                                                       \
+    int name(const char *path, int flags, ...) {                            \
+        va_list rest;                                                       \
+        va_start(rest, flags);                                              \
+        mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(rest, mode_t) : 0; \
+        va_end(rest);                                                       \
+        if ((flags & O_APPEND) && lacks("append", path)) {                  \
+            if (fault()) return -1;                                         \
+            flags &= ~O_APPEND;                                             \
+        }                                                                   \
+        return NEXT(name)(path, flags, mode);                               \
+    }
+OPENING(open)
+OPENING(open64)
