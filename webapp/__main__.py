@@ -14,6 +14,7 @@ from pipeline import settings
 from pipeline.errors import LabError, sentence
 from pipeline.runs.voting import judge_client
 from pipeline.runs.voting.judge_client import Judge
+from pipeline.store import Store
 from pipeline.system import locks, terminal_guard
 from webapp import local_models
 from webapp.guard import LOOPBACK
@@ -103,6 +104,8 @@ def run(args: argparse.Namespace) -> int:
         judge = judge_client.named(args)
         listener = listen(args.host, args.port)
         home = settings.home()
+        Store(home)
+        settings.uploads()
         lock = locks.take(home / LOCK)
         if lock is None:
             raise LabError(

@@ -25,7 +25,7 @@ from gradio.routes import App
 from starlette.routing import Mount
 
 from pipeline import settings
-from pipeline.errors import LabError
+from pipeline.errors import LabError, sentence
 from pipeline.exports import chat_client, row_view
 from pipeline.inputs.data import lengths
 from pipeline.inputs.prompts import rendering
@@ -290,6 +290,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 async def _tend(home: Path) -> None:
     purge_at = time.monotonic()
+    said = ""
     while True:
         try:
             await asyncio.to_thread(_see_to_worker, home)
@@ -299,7 +300,12 @@ async def _tend(home: Path) -> None:
                 await asyncio.to_thread(disk.purge, store())
                 await asyncio.to_thread(uploads.tidy, UPLOAD_AGE_SECONDS)
                 await asyncio.to_thread(talks.tidy, home)
-        except Exception:  # a full disk or a locked store: logged, and tried again
+            said = ""
+        except (LabError, OSError) as error:  # a full disk or a locked store: said once, and tried again
+            if (now := sentence(error)) != said:
+                log.error("Could not start a worker or end idle models: %s", now)
+                said = now
+        except Exception:
             log.exception("Could not start a worker or end idle models")
         await asyncio.sleep(TEND_SECONDS)
 

@@ -8,6 +8,7 @@ import inspect
 import gradio as gr
 import pytest
 
+from pipeline.errors import LabError
 from tests.helpers import planted
 from tests.helpers.page import SAMPLE
 from webapp import app
@@ -29,6 +30,26 @@ def test_the_app_sees_to_the_worker_and_to_idle_models_again_and_again(home, mon
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(asyncio.wait_for(app._tend(home), 20))
     assert done == ["worker", "models"] * 3
+
+
+def test_a_full_disk_is_logged_once_until_it_is_over(home, monkeypatch, caplog):
+    faults = iter(
+        [LabError("no space"), LabError("no space"), None, LabError("no space"), OSError(28, "full")]
+    )
+
+    def see_to_worker(home):
+        fault = next(faults, asyncio.CancelledError())
+        if fault:
+            raise fault
+
+    monkeypatch.setattr(app, "TEND_SECONDS", 0)
+    monkeypatch.setattr(app, "_see_to_worker", see_to_worker)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(asyncio.wait_for(app._tend(home), 20))
+    told = [record.message.partition("models: ")[2] for record in caplog.records]
+    assert told[:2] == ["no space"] * 2
+    assert len(told) == 3
+    assert all(record.exc_info is None for record in caplog.records)
 
 
 def test_the_signature_of_a_component_is_worked_out_once(home):

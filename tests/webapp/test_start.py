@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -29,6 +30,7 @@ from pipeline.system import locks
 from tests.helpers import planted
 from tests.helpers.lab import killed, open_files, until
 from tests.helpers.planted import plant
+from webapp import __main__ as main
 from webapp.__main__ import _favor_the_page, arguments
 from webapp.app import create
 
@@ -188,6 +190,36 @@ def test_a_port_that_is_none_is_refused(home):
     process = start(home, "--port", "99999")
     assert "99999" in process.communicate(timeout=120)[1]
     assert process.returncode == 2
+
+
+def a_newer_one(home: Path) -> None:
+    with sqlite3.connect(Store(home).path) as db:
+        db.execute("PRAGMA user_version = 99")
+
+
+SPOILT = {
+    "runs cannot be used (File exists)": lambda home: (home / "runs").touch(),
+    "unable to open database file": lambda home: (home / "runs.db").mkdir(),
+    "another version of Olive Lab": a_newer_one,
+    "must be a folder, and no link": lambda home: (home / ".gradio-uploads").touch(),
+    "must be a folder, and no link; remove": lambda home: (home / ".gradio-uploads").symlink_to("/"),
+    "is a link to itself": lambda home: (home.rmdir(), home.symlink_to(home)),
+}
+
+
+@pytest.mark.parametrize("said", SPOILT)
+def test_a_home_that_cannot_be_used_is_refused_before_the_page_is_built(
+    tmp_path: Path, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    SPOILT[said](home)
+    monkeypatch.setenv("OLIVE_LAB_HOME", str(home))
+    monkeypatch.setattr(settings, "keep_private", lambda: None)
+    monkeypatch.setattr(main, "serve", None)
+    assert main.run(arguments(["--port", "0"])) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
 
 
 @pytest.mark.parametrize("name", ["http://lab.example", "lab.example:7860", "*", ""])
