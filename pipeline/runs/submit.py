@@ -278,7 +278,7 @@ class Prepared:
         for name, options in recipe.stages().items():
             if not (file := ask(name, "file", options)):
                 continue
-            key = name, file, recipe.template, recipe.model
+            key = name, file, recipe.template, recipe.model, self._key(recipe)
             if key not in self._seen:
                 folder = self._work / str(len(self._seen))
                 folder.mkdir()
@@ -295,8 +295,11 @@ class Prepared:
         if not file.is_file():
             return InputError(f"{where}: {display.line(str(file))}: there is no such file")
         split = recipe.eval_fraction, recipe.seed, None
+        data = self._seen.get(self._key(recipe))
+        columns_of_data = data.made.columns if isinstance(data, Checked) and data.made.has_chosen else None
         try:
-            return prepare_data.check(file, folder, recipe.template, model, *split, None, least=1)
+            alike = datasets.ended(prepare_data.shared(columns_of_data, [file], folder, recipe.template))
+            return prepare_data.check(file, folder, recipe.template, model, *split, alike, least=1)
         except InputError as error:
             return InputError([f"{where}: {problem}" for problem in error.problems])
 

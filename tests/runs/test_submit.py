@@ -497,3 +497,21 @@ def test_rows_to_evaluate_on_that_cannot_be_read_are_named(store: Store, recipe_
     assert "bad.jsonl:2: " in problem(store, recipe_file, "evaluate.data=bad.jsonl")
     (recipe_file.parent / "empty.jsonl").write_text("")
     assert "the file is empty" in problem(store, recipe_file, "evaluate.data=empty.jsonl")
+
+
+def test_rows_to_evaluate_on_are_read_with_the_columns_of_the_data_where_they_have_them(
+    store: Store, recipe_file: Path, no_worker: list[Path]
+) -> None:
+    rows = "eins,zwei,drei\n" + "".join(f"a{n} b,c{n} d,e{n} f\n" for n in range(20))
+    (recipe_file.parent / "towns.csv").write_text(rows)
+    (recipe_file.parent / "asked.csv").write_text("drei,eins,zwei\ng h,i j,k l\n")
+    (recipe_file.parent / "other.csv").write_text("question,answer\nm n,o p\n")
+    changes = ["data=towns.csv", "columns={prompt: [drei], response: [zwei]}"]
+
+    def asked(name: str) -> list[dict[str, str]]:
+        given = recipe.load(recipe_file, [*changes, f"evaluate.data={name}"])
+        run = store.get(submit.submit(store, given))
+        return [row for _, row in datasets.rows(Path(run.recipe["evaluate"]["data"]))]
+
+    assert asked("asked.csv") == [{"prompt": "g h", "response": "k l"}]
+    assert asked("other.csv") == [{"prompt": "m n", "response": "o p"}]

@@ -70,6 +70,12 @@ class Checked:
                 found.append((1, problem))
         return found
 
+    def messages(self) -> list[str]:
+        """The problems with `Line 7` in place of the path, and at the end how many were not listed."""
+        unit = self.made.units[0].capitalize()
+        listed = [f"{unit} {number}: {problem}" for number, problem in self.listed()]
+        return listed + self.report.messages()[len(listed) :]
+
 
 def checking(
     given: Sequence[Path],
@@ -105,9 +111,13 @@ def checking(
 
 
 def looking(
-    given: Sequence[Path], work: Path, template: str, model: str, max_length: int, chosen: Columns | None
-) -> Generator[str, None, Checked]:
-    """`checking` for the Data tab, with a model by its name, "" for none: see `data_check.look`."""
+    given: Sequence[Path], work: Path, template: str, model: str, max_length: int, chosen: Columns | None,
+    like: Path | None = None,
+) -> Generator[str, None, Checked]:  # fmt: skip
+    """`checking` for the page, with a model by its name, "" for none: see `data_check.look`.
+
+    Where no columns are chosen, the files are read with those of the home's dataset `like`, if they have all.
+    """
     asked = {
         "given": [os.fspath(path) for path in given],
         "work": os.fspath(work),
@@ -115,16 +125,19 @@ def looking(
         "model": model,
         "max_length": max_length,
         "chosen": chosen.to_dict() if chosen else None,
+        "like": os.fspath(like) if like is not None else "",
     }
     return _checked((yield from check_pool.ask(f"{__name__}:look", asked)))
 
 
 def look(
-    given: list[str], work: str, template: str, model: str, max_length: int, chosen: Any
+    given: list[str], work: str, template: str, model: str, max_length: int, chosen: Any, like: str = ""
 ) -> Generator[str, None, dict[str, Any]]:
     """`looking` as a process is asked for it."""
-    choice = columns.parse(chosen) if chosen else None
-    made = yield from preparing(list(map(Path, given)), Path(work), template, choice)
+    paths, choice = list(map(Path, given)), columns.parse(chosen) if chosen else None
+    if choice is None and like and (known := record(Path(like))):
+        choice = yield from shared(known.columns, paths, Path(work), template)
+    made = yield from preparing(paths, Path(work), template, choice)
     report, rest = _of_making(made), {"unknown": "", "has_chat": True}
     if made.rows or not made.problems:
         found = yield from data_check.look(str(made.path), template, model, max_length)
@@ -212,6 +225,21 @@ def preparing(
             return replace(plain, columns=known.columns, proposed=known.columns)
         given = originals
     return (yield from convert.preparing(given, target, template, chosen))
+
+
+def shared(
+    wanted: Columns | None, given: Sequence[Path], work: Path, template: str
+) -> Generator[str, None, Columns | None]:
+    """The wanted columns, if these files have all of them; so they are read as another dataset is.
+
+    Raises what `preparing` does.
+    """
+    if wanted is None:
+        return None
+    apart = work / "fields"
+    apart.mkdir()
+    made = yield from preparing(given, apart, template)
+    return wanted if set(wanted.names) <= set(made.fields) else None
 
 
 def made_name(given: Sequence[Path]) -> str:
