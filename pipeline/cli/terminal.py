@@ -173,6 +173,8 @@ def summary(found: Run) -> str:
     parts = [f"Run {found.id} ({found.name}): {found.status}", *columns(rows)]
     if found.verdict:
         parts += ["", display.plain(found.verdict)]
+    if found.asked:
+        parts += [f"Evaluated on {display.line(found.asked)}, not on held-out rows."]
     parts += [f"Answers: {near}" for stage in found.stages if (near := history.nearness(stage))]
     parts += [f"\n{stage.name}: {stage.error}" for stage in found.stages if stage.error]
     path = found.artifact("answers")

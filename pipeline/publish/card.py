@@ -68,7 +68,8 @@ def _judged(run: Run) -> list[str]:
         return []
     metrics = next(stage.metrics for stage in reversed(run.stages) if stage.verdict)
     rows = []
-    for name, words in FIGURES.items():
+    asked = {"loss": f"Loss on the answers of {plain(run.asked)} (nats a token)"} if run.asked else {}
+    for name, words in (FIGURES | asked).items():
         both = [metrics.get(f"{side}_{name}") for side in ("base", "adapter")]
         if all(isinstance(figure, int | float) for figure in both):
             rows.append(f"| {words} | {both[0]:.4g} | {both[1]:.4g} |")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 QUEUED = "queued"
@@ -63,6 +64,11 @@ class StageRun:
         return str(told.get("text", "")) if isinstance(told, dict) else ""
 
     @property
+    def asked(self) -> str:
+        """The name of the file that an evaluation asks in place of held-out rows; "" where it asks these."""
+        return Path(str(self.options.get("data") or "")).name if self.kind == "evaluate" else ""
+
+    @property
     def worse(self) -> int:
         """On how many rows an evaluation found the adapter worse than the base; 0 for other stages."""
         told = self.metrics.get("verdict")
@@ -112,6 +118,11 @@ class Run:
     def verdict(self) -> str:
         """Whether its adapter is better than the base, in words; "" where no stage says so."""
         return next((stage.verdict for stage in reversed(self.stages) if stage.verdict), "")
+
+    @property
+    def asked(self) -> str:
+        """The file that its evaluation asks in place of held-out rows; "" if none."""
+        return next((stage.asked for stage in self.stages if stage.asked), "")
 
     @property
     def worse(self) -> int:

@@ -180,6 +180,13 @@ def test_the_summary_has_the_verdict_in_words(store: Store) -> None:
     assert "Better" not in terminal.summary(store.get(planted_run(store, answers=silent)))
 
 
+def test_the_summary_says_which_file_was_asked(store: Store, finished: Run) -> None:
+    silent: list[dict[str, Any]] = [{"prompt": "Where?"}]
+    run = planted_run(store, answers=silent, changes=["evaluate.data=prompts.jsonl"])
+    assert "Evaluated on prompts.jsonl, not on held-out rows." in terminal.summary(store.get(run))
+    assert "Evaluated on" not in terminal.summary(finished)
+
+
 def test_a_summary_does_without_what_is_missing(finished: Run) -> None:
     Path(str(finished.artifact("answers"))).unlink()
     assert "PROMPT" not in terminal.summary(finished)

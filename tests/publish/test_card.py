@@ -15,6 +15,7 @@ from pipeline.publish import card
 from pipeline.runs import submit
 from pipeline.store import Store
 from pipeline.store.run import Run, StageRun
+from tests.helpers import planted
 
 HOSTILE = "x](http://evil) <script>alert(1)</script> `a` **b** & \u202e"
 
@@ -130,3 +131,15 @@ def test_no_text_of_the_recipe_ends_its_block(store: Store, finished: Run, templ
     assert block(text, "Recipe")["template"] == template
     assert yaml.safe_load(card.recipe(dataclasses.replace(finished, recipe={**finished.recipe, "template": template})))["template"] == template  # fmt: skip  # noqa: E501
     assert block(text, "Measured")["finetune"]["eval_loss_after"] == 1.25
+
+
+def test_figures_are_of_the_file_that_was_asked(store: Store) -> None:
+    run = store.get(planted.finished(store, verdict={"outcome": "better", "text": "Better."}))
+    figures = {"verdict": {"text": "Better."}, "base_loss": 3.0, "adapter_loss": 1.0}
+
+    def told(**options: str) -> str:
+        stages = (*run.stages[:-1], dataclasses.replace(run.stages[-1], metrics=figures, options=options))
+        return card._judged(dataclasses.replace(run, stages=stages))[1]
+
+    assert "| Loss on the answers of prompts.jsonl (nats a token) | 3 | 1 |" in told(data="/a/prompts.jsonl")
+    assert "| Loss on held-out answers (nats a token) | 3 | 1 |" in told()

@@ -45,5 +45,8 @@ def test_the_verdict_is_the_evaluations_in_words() -> None:
     found = record(stage("quantize", DONE), told, stage("publish", DONE))
     assert found.verdict == told.verdict == "Better: all."
     assert record(stage("evaluate", DONE)).verdict == ""
+    asked = StageRun("evaluate", DONE, {"data": "/home/datasets/0/prompts.jsonl"})
+    assert record(stage("optimize", DONE), asked).asked == asked.asked == "prompts.jsonl"
+    assert found.asked == StageRun("score", DONE, {"data": "/a/b.jsonl"}).asked == ""
     for other in (None, "better", {"outcome": "better"}):
         assert StageRun("evaluate", DONE, metrics={"verdict": other}).verdict == ""

@@ -275,7 +275,7 @@ export class RunView {
     row.root.dataset.status = stage.status;
     row.root.classList.toggle("is-shown", stage.name === this.shown);
     row.button.setAttribute("aria-pressed", String(stage.name === this.shown));
-    put(row.words, running ? facts.message ?? "" : "");
+    put(row.words, running ? facts.message ?? "" : stage.asked ? `on the rows of ${stage.asked}` : "");
     put(row.time, timing(stage));
     row.bar.hidden = !running;
     if (running && typeof facts.progress === "number") row.bar.value = facts.progress;

@@ -35,7 +35,7 @@ FORGET_SECONDS = 60.0
 T = TypeVar("T")
 # What the page is told of a stage.
 TOLD = ("name", "kind", "status", "started", "finished", "seconds", "reused", "error", "verdict",
-        "worse")  # fmt: skip
+        "asked", "worse")  # fmt: skip
 
 
 @dataclass(frozen=True)

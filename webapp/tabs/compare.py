@@ -282,7 +282,7 @@ def choose(run: str | None) -> tuple[Any, ...]:
         info=_held_out(run, prompts),
     )  # fmt: skip
     shown = [{**answer, "prompt": words} for answer, words in zip(answers, told, strict=True)]
-    recorded = views.evaluation(shown, _verdict(run)) if answers else None
+    recorded = views.evaluation(shown, *_said(run)) if answers else None
     box = gr.update(value=system(run, first), visible=_takes_system(run))
     return run, picker, first, expected(run, first), recorded, first, box
 
@@ -302,7 +302,9 @@ def system(run: str | None, prompt: str | None) -> str:
 
 
 def _held_out(run: str | None, prompts: list[str]) -> str:
-    """The label of the held-out prompts: whether the adapter has seen them."""
+    """The label of the held-out prompts: whether the adapter has seen them; or the file that they are of."""
+    if asked := _said(run)[1]:
+        return f"Rows of {display.line(asked)}, which the run was evaluated on"
     behind = choices.run_behind(store(), run) if run and len(set(prompts)) == 1 else None
     try:
         return SEEN if behind is not None and submit.one_prompt(behind) else UNSEEN
@@ -368,10 +370,10 @@ def typed(run: str | None, prompt: str) -> tuple[Any, ...]:
     return expected(run, prompt), gr.update(value=next(listed, None))
 
 
-def _verdict(run: str | None) -> str:
-    """What the evaluation of a model's run says of its adapter."""
+def _said(run: str | None) -> tuple[str, str]:
+    """What the evaluation of a model's run says of its adapter, and the file that it asked, if one."""
     behind = choices.run_behind(store(), run) if run else None
-    return behind.verdict if behind is not None else ""
+    return (behind.verdict, behind.asked) if behind is not None else ("", "")
 
 
 def _recorded(run: str | None) -> list[dict[str, Any]]:

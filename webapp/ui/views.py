@@ -192,7 +192,8 @@ def _stage_row(stage: StageRun) -> list[Any]:
     )
     takes = display.size(stage.bytes) if stage.bytes else ""
     near = nearness(stage)
-    said = " ".join(text for text in (stage.verdict, near and f"Answers: {near}.", facts) if text)
+    asked = stage.asked and f"Evaluated on {display.line(stage.asked)}."
+    said = " ".join(text for text in (stage.verdict, asked, near and f"Answers: {near}.", facts) if text)
     return [stage.name, status(stage), took, takes, stage.error or said]
 
 
@@ -246,8 +247,9 @@ def _cut(text: str, most: int) -> str:
     return display.valid(display.cut(text, most))
 
 
-def evaluation(answers: list[dict[str, Any]], verdict: str = "") -> Table:
-    """The recorded answers of the evaluate stage, and what it says of the adapter."""
+def evaluation(answers: list[dict[str, Any]], verdict: str = "", asked: str = "") -> Table:
+    """The recorded answers of the evaluate stage, and what it says of the adapter; of the rows of a file if
+    it `asked` one."""
     rows = [
         [
             _cut(text, LONGEST_ANSWER)
@@ -256,7 +258,8 @@ def evaluation(answers: list[dict[str, Any]], verdict: str = "") -> Table:
         for a in answers
     ]
     columns = ["Prompt", "Expected", "Base", "With adapter"]
-    said = "Held-out prompts, as the run recorded them"
+    prompts = f"Prompts of {display.line(asked)}" if asked else "Held-out prompts"
+    said = f"{prompts}, as the run recorded them"
     return table(columns, rows, caption=f"{verdict} {said}" if verdict else said)
 
 

@@ -102,7 +102,8 @@ class Answers(Pass):
         new = new_rows.of(data, parts, Path(config.asked) if config.asked else None, loaded.template)
         wanted = spread(new.asked, config.prompts)
         if len(wanted) < min(config.prompts, len(new.positions)):
-            emit(message=f"Only {len(wanted)} different prompts are held out; each is asked once")
+            place = "there" if config.asked else "held out"
+            emit(message=f"Only {len(wanted)} different prompts are {place}; each is asked once")
         base: dict[str, str | None] = {} if config.merged else {"base": None}
         sides = base | ({SIDE: None} if config.merged else {name: name for name in loaded.names})
         compared = _compared(loaded, config, model.model_path, parts, new, sides) if config.rows else None
@@ -153,7 +154,7 @@ def _answered(
     left_out = len(wanted) - len(asked)
     if not asked:
         raise LabError(
-            f"All {left_out} held-out prompts are longer than the {loaded.context_length} tokens that"
+            f"All {left_out} prompts are longer than the {loaded.context_length} tokens that"
             " this model reads; shorten them, or set evaluate to null."
         )
     if left_out:

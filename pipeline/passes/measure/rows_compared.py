@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline import display
 from pipeline.evaluation import against, words
-from pipeline.evaluation.verdict import BETTER, LOSS, Verdict, judge, missing
+from pipeline.evaluation.verdict import BETTER, LOSS, Metric, Verdict, judge, missing
 from pipeline.inputs.data.sampling import spread
 from pipeline.inputs.data.splitting import Parts
 from pipeline.passes.measure import float_losses
@@ -31,7 +32,10 @@ MERGED = "the adapter is merged into the weights, and the base is not in this ex
 
 @dataclass(frozen=True)
 class Compared:
-    """What is measured, by kind of row. `copies` and `too_long` of the held-out rows are left out."""
+    """What is measured, by kind of row. `copies` and `too_long` of the held-out rows are left out.
+
+    `asked` is the name of the file whose rows these are in place of held-out ones; "" if they are held out.
+    """
 
     held_out: list[Measured]
     trained: list[Measured]
@@ -39,6 +43,7 @@ class Compared:
     copies: int
     too_long: int
     floats: list[Measured] = field(default_factory=list)  # the held-out rows on the float model
+    asked: str = ""
 
     def metrics(
         self, answers: Sequence[Mapping[str, Any]], tax: Mapping[str, Any] | None = None, recites: str = ""
@@ -67,10 +72,10 @@ class Compared:
         if ADAPTER not in sides:
             return None
         if BASE not in sides:
-            return missing(LOSS, MERGED)
+            return missing(self._loss, MERGED)
         if not self.held_out:
-            return missing(LOSS, self._why_none())
-        found = judge(LOSS, *_by_row(self.held_out))
+            return missing(self._loss, self._why_none())
+        found = judge(self._loss, *_by_row(self.held_out))
         heart = "" if found.outcome == BETTER else self.overfitting
         forgot, _ = words.forgot(*_by_row(self.general))
         cost = f"the base without it has {self.against_float()[BASE]['words']}" if self.floats else ""
@@ -89,12 +94,19 @@ class Compared:
             return ""
         return words.by_heart(_mean(self.trained, ADAPTER), _mean(self.held_out, ADAPTER))
 
+    @property
+    def _loss(self) -> Metric:
+        """What is judged, in words that say whose answers they are."""
+        words = f"loss on the answers of {display.short(self.asked)}"
+        return replace(LOSS, words=words) if self.asked else LOSS
+
     def _why_none(self) -> str:
+        row = f"each row of {display.short(self.asked)}" if self.asked else "each held-out row"
         if self.copies and not self.too_long:
-            return "each held-out row is the same, or nearly, as one that is trained on"
+            return f"{row} is the same, or nearly, as one that is trained on"
         if self.too_long and not self.copies:
-            return "each held-out row is longer than what the model reads"
-        return "each held-out row is nearly one that is trained on, or longer than what the model reads"
+            return f"{row} is longer than what the model reads"
+        return f"{row} is nearly one that is trained on, or longer than what the model reads"
 
 
 def compare(
@@ -105,7 +117,9 @@ def compare(
 
     Raises InputError if a row is broken, and what onnxruntime_genai raises.
     """
-    emit(message="Looking for held-out rows that are nearly training rows", progress=0.04)
+    asked = "" if new.file == losses.data else new.file.name
+    said = {**SAID, HELD_OUT: f"Loss on rows of {display.short(asked)}"} if asked else SAID
+    emit(message=f"Looking for {'held-out ' * (not asked)}rows that are nearly training rows", progress=0.04)
     copies = new.copies(losses.data, parts, losses.template)
     chosen = spread([position for position in new.positions if position not in copies], limit)
     trained = spread(parts.train, min(len(chosen), MOST_TRAINED))
@@ -118,7 +132,7 @@ def compare(
 
     def tell(kind: str, done: int) -> None:
         begin, share, count = shares[kind]
-        emit(message=f"{SAID[kind]}: {done + 1:,} of {count:,}", progress=begin + share * done / count)
+        emit(message=f"{said[kind]}: {done + 1:,} of {count:,}", progress=begin + share * done / count)
 
     if losses.record.resumed:
         emit(message=f"{losses.record.resumed:,} rows were measured before this stage was interrupted")
@@ -131,7 +145,7 @@ def compare(
     known = losses.rows(TRAINED, trained, own) if own else []
     general = losses.general()
     floats = _floats(losses, chosen, new.file, exact) if exact and held_out else []
-    return Compared(held_out, known, general, len(copies), too_long, floats)
+    return Compared(held_out, known, general, len(copies), too_long, floats, asked)
 
 
 def _floats(losses: Losses, chosen: Sequence[int], file: Path, exact: Path) -> list[Measured]:

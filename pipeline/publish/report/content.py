@@ -102,6 +102,8 @@ def _facts(pairs: Pairs) -> Iterator[Block]:
 
 def _verdict(run: Run) -> Iterator[Block]:
     yield Text(run.verdict or NO_VERDICT)
+    if run.asked:
+        yield Text(f"It was evaluated on the rows of {run.asked}, not on held-out rows.")
     told = _evaluation(run).get("verdict")
     if not isinstance(told, dict) or not isinstance(told.get("difference"), int | float):
         return

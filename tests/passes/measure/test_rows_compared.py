@@ -97,6 +97,14 @@ def test_without_rows_it_says_why(copies: int, too_long: int, why: str) -> None:
     assert "base_loss" not in found
 
 
+def test_rows_of_a_file_are_named_by_it() -> None:
+    found = compared(asked="prompts.jsonl").metrics([])["verdict"]
+    assert " less loss on the answers of prompts.jsonl (" in found["text"]
+    assert found["metric"] == "response_loss"
+    none = compared(held_out=[], trained=[], copies=3, asked="prompts.jsonl").metrics([])["verdict"]
+    assert none["text"].startswith("Cannot tell: each row of prompts.jsonl is the same")
+
+
 def test_one_side_alone_is_measured() -> None:
     base = compared(held_out=rows(None), trained=[], general=rows(None)).metrics([])
     assert "verdict" not in base

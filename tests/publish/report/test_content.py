@@ -43,6 +43,14 @@ def test_a_report_has_verdict_figures_curves_recipe_and_data(store: Store) -> No
     assert run in section(report, "Made with")
 
 
+def test_it_says_which_file_was_asked(store: Store) -> None:
+    asked = {"evaluate": {"data": "/home/datasets/0/prompts.jsonl"}}
+    run = finish_all(store, plant(store, stages=asked))
+    said = "It was evaluated on the rows of prompts.jsonl, not on held-out rows."
+    assert said in section(content.of(store.home, run, False), "Verdict")
+    assert said not in section(content.of(store.home, finish_all(store, plant(store)), False), "Verdict")
+
+
 def test_without_rows_it_has_none(store: Store) -> None:
     run = examples.measured(store, examples.rows(4), [])
     report = content.of(store.home, store.get(run), False)

@@ -75,10 +75,12 @@ def test_the_status_of_a_running_run(client, store):
 
 
 def test_the_verdict_of_a_finished_run(client, store):
-    run = planted.finished(store, verdict={"outcome": "better", "text": "Better: most.", "worse": 3})
+    said = {"outcome": "better", "text": "Better: most.", "worse": 3}
+    run = planted.finished(store, verdict=said, changes=["evaluate.data=prompts.jsonl"])
     stages = client.get(f"/runs/{run}.json").json()["stages"]
     assert [stage["verdict"] for stage in stages] == ["", "", "", "Better: most."]
     assert [stage["worse"] for stage in stages] == [0, 0, 0, 3]
+    assert [stage["asked"] for stage in stages] == ["", "", "", "prompts.jsonl"]
 
 
 def test_how_long_a_stage_has_run_is_told_by_its_process_and_not_by_the_clock(client, store):

@@ -467,3 +467,10 @@ def test_what_was_typed_in_fields_of_equal_name_stays_with_another_model(store):
     single = fielded(store, "instruction")
     assert compare.chosen(single, one, typed, "")[2] == "Mine"
     assert compare.expected(two, '{"instruction":"Held","topic":"3"}')["value"] == "The amber lighthouse."
+
+
+def test_prompts_of_a_file_are_named_by_it(store):
+    run = planted.finished(store, changes=["evaluate.data=prompts.jsonl"])
+    _, picker, _, _, recorded, *_ = compare.choose(run)
+    assert picker["info"] == "Rows of prompts.jsonl, which the run was evaluated on"
+    assert recorded["caption"] == "Prompts of prompts.jsonl, as the run recorded them"

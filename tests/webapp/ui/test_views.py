@@ -58,6 +58,13 @@ def test_a_verdict_in_words_comes_before_the_figures(store):
     assert shown == f"{said} Held-out prompts, as the run recorded them"
 
 
+def test_the_file_that_was_asked_is_named(store):
+    run = store.get(planted.finished(store, changes=["evaluate.data=prompts.jsonl"]))
+    assert views.stages(run)["rows"][3][4].startswith("Evaluated on prompts.jsonl.")
+    shown = views.evaluation(views.answers(run), run.verdict, run.asked)["caption"]
+    assert shown == "Prompts of prompts.jsonl, as the run recorded them"
+
+
 def test_a_recorded_answer_may_lack_its_adapter(store):
     run = planted.finished(
         store, answers=[{"prompt": "a", "expected": "b", "base": {"text": "c"}, "adapter": None}]
