@@ -39,6 +39,7 @@ from webapp.home import store
 from webapp.routes import data_cards, examples, live, queue, votes
 from webapp.routes.runs import router
 from webapp.tabs import compare, comparison, data, lab, models, publish, runs, versions, vote
+from webapp.tabs.evaluating import prompt_file
 from webapp.tabs.tuning import tune
 from webapp.ui import choices, parts, theme
 
@@ -158,7 +159,7 @@ def page() -> gr.Blocks:
         place = [
             gr.Textbox(visible="hidden", elem_classes=parts.HIDDEN, label=label) for label in ("Tab", "Run")
         ]
-        blocks.load(arrive, None, [welcome, made.new, made.data, *place], **parts.QUICK).then(
+        blocks.load(arrive, None, [welcome, made.new, made.data, made.asked, *place], **parts.QUICK).then(
             None, place, None, js=parts.live("arrive"), **parts.IN_PAGE
         )
         inputs = made.inputs.inputs
@@ -228,6 +229,7 @@ def _tabs(sample: gr.Button, problems: gr.HTML) -> tuple[data.Data, lab.Lab, run
         made[name].select(lambda: gr.update(choices=choices.models()), None, model, **parts.QUICK)
     made["data"].select(data.refresh, chosen.picked, chosen.picked, **parts.QUICK)
     made["lab"].select(lab.refresh, lab_tab.data, lab_tab.data, **parts.QUICK)
+    made["lab"].select(prompt_file.refresh, lab_tab.asked, lab_tab.asked, **parts.QUICK)
     chosen.use.click(
         lab.take,
         [chosen.picked, chosen.template, chosen.model, chosen.leave_out, lab_tab.preset[0]],
@@ -266,7 +268,8 @@ def arrive(request: gr.Request) -> tuple[Any, ...]:
     if tab not in TABS:
         tab = "lab" if run or found else "data"
     empty = not found and lab.sample_is_there()
-    return gr.update(visible=empty), gr.update(open=not run), lab.refresh(None), tab, run
+    files = lab.refresh(None), prompt_file.refresh(None)
+    return gr.update(visible=empty), gr.update(open=not run), *files, tab, run
 
 
 @contextlib.asynccontextmanager

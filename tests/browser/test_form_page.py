@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
@@ -149,6 +150,45 @@ def test_what_was_typed_while_the_server_was_away_is_still_there_after_the_reloa
     page.reload()
     app.unfold(page)
     expect(page.locator("#recipe")).to_contain_text("name: run")
+
+
+def test_a_prompt_file_is_uploaded_kept_over_a_reload_and_removed_again(app, shot):
+    page = app.form()
+    expect(page.locator("#recipe")).to_contain_text("travel.jsonl")
+    expect(page.locator("#evaluate-data input")).to_have_value("Held-out rows")
+    expect(page.locator("#evaluate-remove")).to_be_hidden()
+    rows = "question,answer\n" + "".join(f"{ATTACK[:9]} {n}?,Here {n}.\n" for n in range(12))
+    bring(page, "bad.csv", rows + "one cell\n")
+    expect(page.locator("#evaluate-problems")).to_contain_text("bad.csv is not taken")
+    expect(page.locator("#evaluate-problems li")).to_contain_text("Line 14: the row has 1 cell")
+    shot(page, "prompt-file-bad")
+    bring(page, "prompts.csv", rows)
+    said = "prompts.csv: 12 rows · csv, question/answer: prompt = question, response = answer"
+    expect(page.locator("#evaluate-said")).to_contain_text(said)
+    expect(page.locator("#evaluate-problems")).to_be_hidden()
+    expect(page.locator("#evaluate-data input")).to_have_value(re.compile(r"^prompts\.jsonl · "))
+    expect(page.locator("#recipe")).to_contain_text("prompts.jsonl")
+    shot(page, "prompt-file")
+    app.settle(page)
+    page.reload()
+    app.unfold(page)
+    expect(page.locator("#evaluate-said")).to_contain_text(said)
+    expect(page.locator("#evaluate-data input")).to_have_value(re.compile(r"^prompts\.jsonl · "))
+    expect(page.locator("#recipe")).to_contain_text("prompts.jsonl")
+    page.click("#evaluate-remove")
+    expect(page.locator("#evaluate-data input")).to_have_value("Held-out rows")
+    expect(page.locator("#evaluate-said")).to_be_hidden()
+    expect(page.locator("#evaluate-remove")).to_be_hidden()
+    expect(page.locator("#recipe")).not_to_contain_text("prompts.jsonl")
+    assert len(list((app.home / "datasets").glob("*/original/prompts.csv"))) == 1
+    assert page.evaluate("window.hacked") is None
+
+
+def bring(page, name: str, text: str) -> None:
+    """Upload a prompt file by mouse."""
+    with page.expect_file_chooser() as chooser:
+        page.click("#evaluate-upload")
+    chooser.value.set_files({"name": name, "mimeType": "text/plain", "buffer": text.encode()})
 
 
 def test_an_earlier_recipe_fills_the_form(app, shot):

@@ -100,7 +100,7 @@ def _looked(
     title = (UNFIT if made.is_made else MISFIT) if rows else BROKEN
     return (
         _summary(paths, found, note),
-        None if fits else views.listed(title, _short(found)),
+        None if fits else views.listed(title, found.messages()),
         views.first_rows(report) if rows and report.first else None,
         views.example(report) if rows and report.example else None,
         *_lists(found, rows, chosen),
@@ -200,13 +200,6 @@ def _take(found: Checked, fits: bool, rows: bool) -> tuple[Any, Any]:
         return gr.skip() if rows else None, gr.update(value=found.source if rows and found.source else None)
     kept = submit.keep(store().home, found.made, source=found.source)
     return None, gr.update(choices=choices.data(store().home), value=str(kept))
-
-
-def _short(found: Checked) -> list[str]:
-    """The problems with `Line 7` instead of the full path."""
-    unit = found.made.units[0].capitalize()
-    listed = [f"{unit} {number}: {problem}" for number, problem in found.listed()]
-    return listed + found.report.messages()[len(listed) :]
 
 
 def _summary(paths: Sequence[Path], found: Checked, note: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from pipeline.system import hardware
 from pipeline.system.files import to_json
 from webapp import local_models
 from webapp.home import known_run, store
+from webapp.tabs.evaluating import prompt_file
 from webapp.ui import card_view, check_turns, choices, form, parts, preflight_view, views
 
 SAMPLE = settings.SAMPLES / "travel.yaml"
@@ -38,6 +39,7 @@ class Lab(NamedTuple):
     template: form.Input
     model: form.Input
     leave_out: form.Input
+    asked: form.Input  # the file to evaluate on
     run: gr.Textbox
     you: gr.Textbox
     new: gr.Accordion
@@ -161,14 +163,21 @@ def file_name(name: str | None) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', name or '').strip('-')[:60] or 'recipe'}.yaml"
 
 
-def filled(inputs: form.Form, values: tuple[Any, ...]) -> dict[str, Any]:
-    """The form's recipe as a mapping, whose model and dataset are on offer. Raises InputError."""
-    chosen = inputs.collect(values)
+def filled(inputs: form.Form, values: tuple[Any, ...], **changes: Any) -> dict[str, Any]:
+    """The form's recipe as a mapping with changes, whose model and files are on offer. Raises InputError."""
+    chosen = {**inputs.collect(values), **changes}
     problems = []
     offered = partial(choices.known_data, store().home)
-    for name, known in (("model", local_models.known), ("data", offered)):
+    named: list[tuple[dict[str, Any], str, Callable[[Any], Any]]] = [
+        (chosen, "model", local_models.known),
+        (chosen, "data", offered),
+    ]
+    stage, option = prompt_file.KEY
+    if evaluated := chosen.get(stage):
+        named.append((evaluated, option, prompt_file.known))
+    for given, name, known in named:
         try:
-            chosen[name] = str(known(chosen.get(name)))
+            given[name] = str(known(given.get(name)))
         except InputError as error:
             problems += error.problems
     if problems:
@@ -178,7 +187,7 @@ def filled(inputs: form.Form, values: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _recipe(inputs: form.Form, values: tuple[Any, ...], **changes: Any) -> recipes.Recipe:
-    return recipes.from_dict({**filled(inputs, values), **changes})  # of whole paths: none is looked for
+    return recipes.from_dict(filled(inputs, values, **changes))  # of whole paths: none is looked for
 
 
 def to_score(inputs: form.Form, values: tuple[Any, ...]) -> recipes.Recipe:
@@ -215,8 +224,10 @@ def _first_steps(inputs: form.Form) -> gr.Radio:
     return preset
 
 
-def _all_options(inputs: form.Form) -> None:
-    """Everything else there is to choose, folded away."""
+def _all_options(inputs: form.Form) -> prompt_file.Place:
+    """Everything else there is to choose, folded away; the place for a file to evaluate on."""
+    places: list[prompt_file.Place] = []
+    more = {prompt_file.KEY[0]: lambda: places.append(prompt_file.lay_out(inputs))}
     given_elsewhere = {"data", "model", "group"}  # the last is of runs that are started together, not typed
     described = [option for option in describe(recipes.Basics) if option.name not in given_elsewhere]
     with gr.Accordion("All options", open=False, elem_id="all-options"):
@@ -225,7 +236,8 @@ def _all_options(inputs: form.Form) -> None:
                 if option.name != "runs_on" or hardware.gpus():
                     inputs.add("", option, form.component(option))
         for stage, cls in recipes.OPTIONS.items():
-            inputs.stage(stage, cls, _about(stage), on=stage not in recipes.LEFT_OUT)
+            inputs.stage(stage, cls, _about(stage), stage not in recipes.LEFT_OUT, more.get(stage))
+    return places[0]
 
 
 def _about(stage: str) -> str:
@@ -274,7 +286,7 @@ def build(welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
         chosen = parts.drawn("notice", elem_id="preset-notice")
         notice = parts.drawn("notice")
         problems = parts.drawn("refused", module="fields.js", elem_id="lab-problems")
-        _all_options(inputs)
+        asked = _all_options(inputs)
         text, same, download = _as_recipe()
     run = gr.Textbox(visible="hidden", elem_classes=parts.HIDDEN, label="Run", elem_id="run-id")
     you = gr.Textbox(visible="hidden", elem_classes=parts.HIDDEN, label="Whose run it is")
@@ -282,7 +294,7 @@ def build(welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
 
     names = ("data", "template", "model", "leave_out")
     data, template, model, leave_out = (inputs.input("", name) for name in names)
-    made = Lab(data, template, model, leave_out, run, you, new, inputs, [preset, chosen])
+    made = Lab(data, template, model, leave_out, asked.chosen, run, you, new, inputs, [preset, chosen])
     # Filling the form changes all inputs at once: one look when they have settled, not one for each, whose
     # answers may overtake each other.
     look = gr.Button("Preview", visible="hidden", elem_classes=parts.HIDDEN, elem_id="preview-now")
@@ -295,6 +307,7 @@ def build(welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
         trigger_mode="always_last", **parts.QUICK,
     )  # fmt: skip
     preflight_view.wire(takes, inputs, _recipe, look)
+    prompt_file.wire(asked, data, template, model, look)
     look.click(None, inputs.inputs, None, js=made.with_ids(parts.live("keep", "draft.js")), **parts.IN_PAGE)
     signed = parts.live("signed", "queue.js")
     start.click(
@@ -337,6 +350,8 @@ def again(inputs: form.Form, run: str) -> list[Any]:
     given = submit.again(found).to_dict()
     values = inputs.fill({**given, "name": found.name, "group": ""})
     values[inputs.keys.index(("", "data"))] = refresh(_offered(found.data))
+    at = inputs.keys.index(prompt_file.KEY)
+    values[at] = prompt_file.refresh(_offered(values[at]))
     return [*values, gr.update(open=True)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,21 +54,25 @@ class Form:
         label = f"{group.capitalize()}, {self.inputs[index].label}" if group else self.inputs[index].label
         return {"at": self.inputs[index].elem_id, "text": f"{label}: {said}", "said": said}
 
-    def fields(self, group: str, cls: type) -> None:
-        """Draw an input for each option of a dataclass, the advanced ones folded away."""
+    def fields(self, group: str, cls: type, more: Callable[[], None] | None = None) -> None:
+        """Draw an input for each option of a dataclass, the advanced ones folded away below `more`."""
         offered = [option for option in describe(cls) if option.page]
         plain = [option for option in offered if not option.advanced]
         advanced = [option for option in offered if option.advanced]
         with gr.Row(elem_classes="fields"):
             for option in plain:
                 self.add(group, option, component(option, group))
+        if more is not None:
+            more()
         if advanced:
             with gr.Accordion("More options", open=False), gr.Row(elem_classes="fields"):
                 for option in advanced:
                     self.add(group, option, component(option, group))
 
-    def stage(self, name: str, cls: type, about: str, on: bool = True) -> None:
-        """Draw a stage: a switch that leaves it out, and its options."""
+    def stage(
+        self, name: str, cls: type, about: str, on: bool = True, more: Callable[[], None] | None = None
+    ) -> None:
+        """Draw a stage: a switch that leaves it out, and its options, with what `more` draws."""
         with gr.Group(elem_classes="stage"):
             switch = gr.Checkbox(
                 on, label=name.capitalize(), info=about, elem_classes="stage-switch", elem_id=f"{name}-on"
@@ -77,7 +81,7 @@ class Form:
             self.options.append(None)
             self.inputs.append(switch)
             with gr.Column(elem_classes="stage-options"):
-                self.fields(name, cls)
+                self.fields(name, cls, more)
 
     def fill(self, recipe: dict[str, Any]) -> list[Any]:
         """Values of all inputs for a recipe's mapping; missing options get their default."""

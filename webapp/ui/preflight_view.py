@@ -65,7 +65,7 @@ def show(inputs: form.Form, made: Made, *values: Any) -> Iterator[tuple[Any, Any
 def _asked(recipe: Recipe, tell: Callable[[str], None]) -> dict[str, Any]:
     """The preflight of a recipe. Raises LabError, OSError."""
     file = Path(recipe.data).stat()
-    about = recipe.template, recipe.model, _changed(recipe.model), recipe.eval_fraction
+    about = recipe.template, recipe.model, changed(recipe.model), recipe.eval_fraction
     key = recipe.data, file.st_mtime_ns, file.st_size, *about
     given = {"recipe": recipe.to_dict(), "known": _known.get(key)}
     with closing(check_pool.ask("pipeline.runs.preflight.report:answer", given)) as steps:
@@ -76,7 +76,7 @@ def _asked(recipe: Recipe, tell: Callable[[str], None]) -> dict[str, Any]:
     return facts
 
 
-def _changed(model: str) -> int:
+def changed(model: str) -> int:
     """When the config.json of a model's folder was changed; 0 for a model that is not in one."""
     try:
         return (Path(model) / "config.json").stat().st_mtime_ns

@@ -130,13 +130,17 @@ def test_every_option_of_every_stage_has_an_input():
     assert set(made.keys).intersection(options) == {key for key, on_page in options.items() if on_page}
 
 
-def test_no_form_takes_the_path_of_a_file_to_evaluate_on():
-    """Whoever can name one in a browser reads what the server can."""
+def test_no_generated_form_takes_the_path_of_a_file_to_evaluate_on():
+    """Whoever can name one in a browser reads what the server can. Who offers some draws a field for them."""
+    drawn: list[list[tuple[str, str]]] = []
     with gr.Blocks():
         made = form.Form()
-        made.stage("evaluate", OPTIONS["evaluate"], "about")
+        made.stage("evaluate", OPTIONS["evaluate"], "about", True, lambda: drawn.append(list(made.keys)))
     assert ("evaluate", "checks") in made.keys
     assert ("evaluate", "data") not in made.keys
+    (before,) = drawn  # above the folded ones
+    assert ("evaluate", "rows") in before
+    assert ("evaluate", "checks") not in before
     assert all(isinstance(row, Option | None) for row in made.options)
     assert settings.SAMPLES.is_dir()
 

@@ -1,0 +1,1 @@
+"""What the Lab's form has for the evaluate stage alone."""
