@@ -43,8 +43,8 @@ def option(
 
     `min` and `max` are inclusive bounds for numbers. `advanced` options are folded away on the page. `label`
     is the usual term, where the key alone is not. A recipe may say AUTO where `auto` is set: see
-    `stages.recipe`, which keeps it out of the values here. Without `page` no form offers it: paths that a
-    browser could name are nobody's but the terminal's.
+    `stages.recipe`, which keeps it out of the values here. Without `page` no form is generated for it: a
+    path from a browser has to be one that the page offers.
     """
     meta = {"help": help, "label": label, "advanced": advanced, "min": min, "max": max, "auto": auto}
     return dataclasses.field(default=default, metadata={**meta, "page": page})

@@ -162,6 +162,8 @@ def test_a_prompt_file_is_uploaded_kept_over_a_reload_and_removed_again(app, sho
     expect(page.locator("#evaluate-problems")).to_contain_text("bad.csv is not taken")
     expect(page.locator("#evaluate-problems li")).to_contain_text("Line 14: the row has 1 cell")
     shot(page, "prompt-file-bad")
+    page.click("#start-over")
+    expect(page.locator("#evaluate-problems")).to_be_hidden()
     bring(page, "prompts.csv", rows)
     said = "prompts.csv: 12 rows · csv, question/answer: prompt = question, response = answer"
     expect(page.locator("#evaluate-said")).to_contain_text(said)

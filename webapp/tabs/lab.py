@@ -307,7 +307,7 @@ def build(welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
         trigger_mode="always_last", **parts.QUICK,
     )  # fmt: skip
     preflight_view.wire(takes, inputs, _recipe, look)
-    prompt_file.wire(asked, data, template, model, look)
+    prompt_file.wire(asked, data, template, model, look, reset)
     look.click(None, inputs.inputs, None, js=made.with_ids(parts.live("keep", "draft.js")), **parts.IN_PAGE)
     signed = parts.live("signed", "queue.js")
     start.click(

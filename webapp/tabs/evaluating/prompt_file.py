@@ -199,8 +199,15 @@ def lay_out(inputs: form.Form) -> Place:
     return Place(chosen, upload, remove, said, problems)
 
 
-def wire(place: Place, data: form.Input, template: form.Input, model: form.Input, settled: gr.Button) -> None:
-    """Connect it; the hidden button `settled` is clicked when the form has settled."""
+def wire(
+    place: Place,
+    data: form.Input,
+    template: form.Input,
+    model: form.Input,
+    settled: gr.Button,
+    reset: gr.Button,
+) -> None:
+    """Connect it; the hidden button `settled` is clicked when the form has settled, `reset` starts over."""
     about = [data, template, model]
     outputs = [place.said, place.problems, place.chosen, place.upload]
     shown = [place.chosen, *about], [place.said, place.remove]
@@ -209,5 +216,5 @@ def wire(place: Place, data: form.Input, template: form.Input, model: form.Input
     )
     place.remove.click(lambda: (HELD_OUT, None, None, gr.update(visible=False)), None,
                        [place.chosen, place.said, place.problems, place.remove], **parts.QUICK)  # fmt: skip
-    place.chosen.input(lambda: None, None, place.problems, **parts.QUICK)
+    gr.on([place.chosen.change, reset.click], lambda: None, None, place.problems, **parts.QUICK)
     settled.click(show, *shown, trigger_mode="always_last", **parts.CHECKS)
