@@ -173,7 +173,7 @@ def summary(found: Run) -> str:
     parts = [f"Run {found.id} ({found.name}): {found.status}", *columns(rows)]
     if found.verdict:
         parts += ["", display.plain(found.verdict)]
-    if found.asked:
+    if display.short(found.asked) not in found.verdict:  # of no file it is ""
         parts += [f"Evaluated on {display.line(found.asked)}, not on held-out rows."]
     parts += [f"Answers: {near}" for stage in found.stages if (near := history.nearness(stage))]
     parts += [f"\n{stage.name}: {stage.error}" for stage in found.stages if stage.error]

@@ -65,19 +65,20 @@ class Arriving:
 
 
 def test_an_empty_home_welcomes(home):
-    welcome, new, dataset, tab, run = app.arrive(Arriving())
+    welcome, new, dataset, asked, tab, run = app.arrive(Arriving())
     assert (welcome["visible"], new["open"], dataset["value"], tab, run) == (True, True, SAMPLE, "data", "")
+    assert [value for _, value in asked["choices"]] == ["", SAMPLE]
 
 
 def test_a_page_without_an_address_shows_the_run_that_is_on(store):
     run = planted.running(store)
     planted.queued(store, "later")
-    welcome, new, _, tab, shown = app.arrive(Arriving())
+    welcome, new, _, _, tab, shown = app.arrive(Arriving())
     assert (welcome["visible"], new["open"], tab, shown) == (False, False, "lab", run)
 
 
 def test_an_address_is_followed(store):
     run = planted.finished(store)
     planted.running(store)
-    assert app.arrive(Arriving(run=run, tab="runs"))[3:] == ("runs", run)
-    assert app.arrive(Arriving(run=run, tab="<b>"))[3:] == ("lab", run)
+    assert app.arrive(Arriving(run=run, tab="runs"))[4:] == ("runs", run)
+    assert app.arrive(Arriving(run=run, tab="<b>"))[4:] == ("lab", run)

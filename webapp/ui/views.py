@@ -192,7 +192,8 @@ def _stage_row(stage: StageRun) -> list[Any]:
     )
     takes = display.size(stage.bytes) if stage.bytes else ""
     near = nearness(stage)
-    asked = stage.asked and f"Evaluated on {display.line(stage.asked)}."
+    is_named = display.short(stage.asked) in stage.verdict  # of no file it is ""
+    asked = "" if is_named else f"Evaluated on {display.line(stage.asked)}."
     said = " ".join(text for text in (stage.verdict, asked, near and f"Answers: {near}.", facts) if text)
     return [stage.name, status(stage), took, takes, stage.error or said]
 
