@@ -162,8 +162,6 @@ def test_a_prompt_file_is_uploaded_kept_over_a_reload_and_removed_again(app, sho
     expect(page.locator("#evaluate-problems")).to_contain_text("bad.csv is not taken")
     expect(page.locator("#evaluate-problems li")).to_contain_text("Line 14: the row has 1 cell")
     shot(page, "prompt-file-bad")
-    page.click("#start-over")
-    expect(page.locator("#evaluate-problems")).to_be_hidden()
     bring(page, "prompts.csv", rows)
     said = "prompts.csv: 12 rows · csv, question/answer: prompt = question, response = answer"
     expect(page.locator("#evaluate-said")).to_contain_text(said)
@@ -182,6 +180,10 @@ def test_a_prompt_file_is_uploaded_kept_over_a_reload_and_removed_again(app, sho
     expect(page.locator("#evaluate-said")).to_be_hidden()
     expect(page.locator("#evaluate-remove")).to_be_hidden()
     expect(page.locator("#recipe")).not_to_contain_text("prompts.jsonl")
+    bring(page, "bad.csv", rows + "one cell\n")
+    expect(page.locator("#evaluate-problems")).to_contain_text("bad.csv is not taken")
+    page.click("#start-over")
+    expect(page.locator("#evaluate-problems")).to_be_hidden()
     assert len(list((app.home / "datasets").glob("*/original/prompts.csv"))) == 1
     assert page.evaluate("window.hacked") is None
 
