@@ -38,7 +38,8 @@ from webapp import connections, gradio_requests, guard, handler_values, local_mo
 from webapp.home import store
 from webapp.routes import data_cards, examples, live, queue, votes
 from webapp.routes.runs import router
-from webapp.tabs import compare, comparison, data, lab, models, publish, runs, versions, vote
+from webapp.tabs import compare, data, lab, models, publish, runs, versions, vote
+from webapp.tabs.comparing import comparison
 from webapp.tabs.evaluating import prompt_file
 from webapp.tabs.tuning import tune
 from webapp.ui import choices, parts, theme

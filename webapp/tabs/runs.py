@@ -17,7 +17,7 @@ from pipeline.worker import loop
 from webapp.handler_values import number, picked, ticked
 from webapp.home import known_run, store
 from webapp.routes import runs as run_routes
-from webapp.tabs import comparison as comparison_panel
+from webapp.tabs.comparing import comparison as comparison_panel
 from webapp.ui import parts, views
 
 DELETED = "deleted"

@@ -14,7 +14,8 @@ from pipeline.runs import disk
 from pipeline.store.run import CANCELED
 from tests.helpers import examples, planted
 from webapp import app
-from webapp.tabs import comparison, runs
+from webapp.tabs import runs
+from webapp.tabs.comparing import comparison
 from webapp.ui import views
 
 NOTHING = ("", "", None, None, "")
