@@ -38,12 +38,17 @@ STEPS = (10, 15, 20, 30, 40, 50, 60, 80)  # numbers of rows that are spoken of, 
 
 @dataclass(frozen=True)
 class Metric:
-    """What is compared. `words` name it in a sentence; `of_base` tells its size as a share of the base's."""
+    """What is compared. `words` name it in a sentence; `of_base` tells its size as a share of the base's.
+
+    `base` and `other` are the sides, in a sentence about what they predict.
+    """
 
     name: str
     words: str
     less_is_better: bool = False
     of_base: bool = False
+    base: str = "the base predicts"
+    other: str = "it predicts with the adapter"
 
 
 LOSS = Metric("response_loss", "loss on your held-out answers", less_is_better=True, of_base=True)
@@ -150,9 +155,9 @@ class _Compared:
     def _no_numbers(self) -> Verdict:
         broken, rows = int((~np.isfinite(self.other)).sum()), len(self.base)
         if not broken:
-            text = f"Cannot tell: what the base predicts is not a number in some of {_rows(rows)}."
+            text = f"Cannot tell: what {self.metric.base} is not a number in some of {_rows(rows)}."
             return Verdict(CANNOT_TELL, text, self.metric.name, None, None, None, rows, 0, 0)
-        text = f"Worse: what it predicts with the adapter is not a number in {broken:,} of {_rows(rows)}."
+        text = f"Worse: what {self.metric.other} is not a number in {broken:,} of {_rows(rows)}."
         return Verdict(WORSE, text, self.metric.name, None, None, None, rows, 0, broken)
 
     def _text(self, outcome: Outcome, better: int, worse: int) -> str:
