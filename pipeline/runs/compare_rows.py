@@ -7,20 +7,26 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pipeline import settings
 from pipeline.errors import InputError
 from pipeline.inputs.data import datasets
 from pipeline.inputs.prompts import templates
-from pipeline.store.run import DONE, Run
+from pipeline.store import Store
+from pipeline.store.run import DONE, ENDED, Run
 
 EVALUATE, KIND = "evaluate", "row_losses"
-SIDES = ("adapter", "base")
+Side = Literal["adapter", "base"]
+SIDES: tuple[Side, ...] = ("adapter", "base")
 HELD_OUT = "held_out"
 LARGEST = 1 << 30  # bytes of a file of losses: about ten million rows
+LARGEST_ASKED = 32 << 20  # and of one that a process reads for the page, whose memory is bounded
+TELL_ROWS = 50_000
+MOST_SHOWN = 10  # rows that differ most
 
 
 @dataclass(frozen=True)
@@ -41,33 +47,57 @@ class Losses:
         return math.nan if total is None else float(total) / int(self.rows[line]["tokens"])
 
 
+@dataclass(frozen=True)
+class Paired:
+    """Losses of two runs on the lines and sides that both have."""
+
+    first: Losses
+    second: Losses
+    lines: list[int]
+    sides: list[Side]
+
+    def means(self, side: Side) -> tuple[list[float], list[float]]:
+        """Nats a token by line, of the first run and of the second."""
+        one, other = ([of.mean(line, side) for line in self.lines] for of in (self.first, self.second))
+        return one, other
+
+    def farthest(self) -> list[int]:
+        """Up to MOST_SHOWN lines whose losses differ, those that differ most first, on the first side."""
+        ends = zip(self.lines, *self.means(self.sides[0]), strict=True)
+        gaps = {line: _gap(one, other) for line, one, other in ends}
+        return sorted((line for line in self.lines if gaps[line]), key=lambda line: -gaps[line])[:MOST_SHOWN]
+
+
 def judge(one: Run, other: Run) -> dict[str, Any]:
     """{"runs": [id, id], "rows": so many, "adapter": verdict, "base": verdict} of the second run against the
     first, without the sides that they don't both have; see `evaluation.verdict` for a verdict.
 
     Raises InputError if they were not measured on the same rows.
     """
-    from pipeline.evaluation import verdict as verdicts
+    return _judged(datasets.ended(_pairing(one, other, LARGEST)))
 
-    first, second = (_losses(run) for run in (one, other))
-    _require_alike(first, second)
-    lines = sorted(first.rows.keys() & second.rows.keys())
-    sides = [side for side in SIDES if side in first.sides & second.sides]
-    if not lines or not sides:
-        what = "side, with or without an adapter" if lines else "held-out row"
-        raise InputError(f"{one.id} and {other.id}: have no {what} in common")
-    pairs = {
-        verdicts.Metric(side, verdicts.LOSS.words, less_is_better=True, of_base=True): (
-            [first.mean(line, side) for line in lines],
-            [second.mean(line, side) for line in lines],
-        )
-        for side in sides
-    }
-    found = {name: judged.to_json() for name, judged in verdicts.judge_all(pairs).items()}
-    for metric, (before, after) in pairs.items():
-        if before == after:
-            found[metric.name]["text"] = f"No difference: equal losses on all {len(lines):,} rows."
-    return {"runs": [one.id, other.id], "rows": len(lines), **found}
+
+def asked(one: str, other: str) -> Generator[str, None, dict[str, Any]]:
+    """What `judge` finds, as a process is asked for it by ids, with the mean loss of both runs as `means` of
+    each side, and with `apart`: of the first `side`, the `lines` that differ most as `two_runs.told` has
+    them, with the `losses` of both runs.
+
+    Raises InputError as `judge` does, and OSError.
+    """
+    from pipeline.evaluation.examples import rows, two_runs
+
+    store = Store(settings.home())
+    first, second = store.get(one), store.get(other)
+    paired = yield from _pairing(first, second, LARGEST_ASKED)
+    yield f"Comparing {len(paired.lines):,} rows…"
+    found = _judged(paired)
+    for side in paired.sides:
+        found[side]["means"] = [_number(sum(of) / len(of)) for of in paired.means(side)]
+    side, lines = paired.sides[0], paired.farthest()
+    told = yield from two_runs.told(rows.of_run(first), rows.of_run(second), lines, side)
+    for row in told:
+        row["losses"] = [_number(of.mean(row["line"], side)) for of in (paired.first, paired.second)]
+    return {**found, "apart": {"side": side, "rows": told}}
 
 
 def sentences(found: dict[str, Any]) -> list[str]:
@@ -79,24 +109,119 @@ def sentences(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def _losses(run: Run) -> Losses:
-    path = next(
-        (
-            Path(artifact["path"])
-            for stage in run.stages
-            if stage.name == EVALUATE and stage.status == DONE
-            for artifact in stage.artifacts
-            if artifact["kind"] == KIND
-        ),
-        None,
+def offered(run: Run, among: Sequence[Run]) -> list[Run]:
+    """Those whose rows can be paired with those of a run, as far as their records tell."""
+    return [] if why_none(run) else [one for one in among if not why_not(one, run)]
+
+
+def why_none(run: Run) -> str:
+    """Why a run has no rows to compare and what to do, "" if it has."""
+    stage = next((stage for stage in run.stages if stage.name == EVALUATE), None)
+    if run.deleted is not None:
+        return f"{run.id}: is deleted; restore it to compare it"
+    if stage is None:
+        return f"{run.id}: was not evaluated; use its recipe again with evaluate"
+    if stage.status != DONE:
+        then = "retry it" if run.status in ENDED else "wait for it"
+        return f"{run.id}: has no evaluation that is done; {then} to compare it"
+    return (
+        ""
+        if _file(run)
+        else (f"{run.id}: has no losses row by row; use its recipe again with evaluate.rows above 0")
     )
-    if path is None or not path.is_file():
+
+
+def why_not(one: Run, other: Run) -> str:
+    """Why the rows of two runs are no pairs and what to do, "" if they are, as far as their records tell:
+    no dataset is read."""
+    names = f"{one.id} and {other.id}"
+    if one.id == other.id:
+        return f"{one.id}: is compared with itself; choose another run"
+    if why := why_none(one) or why_none(other):
+        return why
+    data = [_evaluated_on(run) for run in (one, other)]
+    named = [datasets.named_sha256(path) or str(path) for path in data]
+    if named[0] != named[1] and all(map(datasets.named_sha256, data)):
+        return _other_data(names)
+    keys: tuple[tuple[str, Any], ...] = (("template", templates.CHAT),)
+    if not all(map(_own_file, (one, other))):
+        keys += (("eval_fraction", 0.1), ("seed", 0))
+    for key, default in keys:
+        values = [run.recipe.get(key, default) for run in (one, other)]
+        if values[0] != values[1]:
+            return (
+                f"{names}: differ in {key}, so they were not evaluated on the same rows; repeat one with the"
+                f" other's {key}"
+            )
+    return ""
+
+
+def _other_data(names: str) -> str:
+    return (
+        f"{names}: were evaluated on different data, so their rows are no pairs; repeat one with the other's"
+        " data"
+    )
+
+
+def _judged(paired: Paired) -> dict[str, Any]:
+    from pipeline.evaluation import verdict as verdicts
+
+    first, second = paired.first.run.id, paired.second.run.id
+    pairs = {
+        verdicts.Metric(
+            side, verdicts.LOSS.words, less_is_better=True, of_base=True, base=f"{first} predicts",
+            other="it predicts",
+        ): paired.means(side)
+        for side in paired.sides
+    }  # fmt: skip
+    found = {name: judged.to_json() for name, judged in verdicts.judge_all(pairs).items()}
+    for metric, (before, after) in pairs.items():
+        if before == after:
+            found[metric.name]["text"] = f"No difference: equal losses on all {len(before):,} rows."
+    return {"runs": [first, second], "rows": len(paired.lines), **found}
+
+
+def _pairing(one: Run, other: Run, largest: int) -> Generator[str, None, Paired]:
+    """Read the losses of two runs, of up to `largest` bytes each. Raises InputError if they are no pairs."""
+    names = f"{one.id} and {other.id}"
+    if why := why_not(one, other):
+        raise InputError(why)
+    yield "Looking at the data of both runs…"
+    if _data(one) != _data(other):
+        raise InputError(_other_data(names))
+    first = yield from _losses(one, largest)
+    second = yield from _losses(other, largest)
+    lines = sorted(first.rows.keys() & second.rows.keys())
+    for line in lines:
+        if first.rows[line]["tokens"] != second.rows[line]["tokens"]:
+            raise InputError(
+                f"{names}: their models read line {line:,} as other tokens, so losses a token are not"
+                " comparable; choose runs of models with one tokenizer"
+            )
+    sides = [side for side in SIDES if side in first.sides & second.sides]
+    if not lines:
+        raise InputError(f"{names}: have no held-out row in common; repeat one with more rows, evaluate.rows")
+    if not sides:
         raise InputError(
-            f"{run.id}: has no losses row by row; the evaluate stage keeps them unless evaluate.rows is 0"
+            f"{names}: have no side in common, with or without an adapter; repeat one with"
+            " optimize.adapter: detachable"
         )
-    if path.stat().st_size > LARGEST:
-        raise InputError(f"{run.id}: its losses row by row are too many to compare")
-    return Losses(run, {row["line"]: row for row in _held_out(path)})
+    return Paired(first, second, lines, sides)
+
+
+def _losses(run: Run, largest: int) -> Generator[str, None, Losses]:
+    path = _file(run)
+    if path is None:
+        raise InputError(why_none(run))
+    if path.stat().st_size > largest:
+        wanted = f"{settings.command()} compare" if largest < LARGEST else "a smaller evaluate.rows"
+        raise InputError(f"{run.id}: its losses row by row are too many to compare here; use {wanted}")
+    found: dict[int, dict[str, Any]] = {}
+    for row in _held_out(path):
+        if len(found) % TELL_ROWS == 0:
+            yield f"Reading losses of {run.id}: {len(found):,} rows…"
+        found[row["line"]] = row
+    return Losses(run, found)
 
 
 def _held_out(path: Path) -> Iterator[dict[str, Any]]:
@@ -108,25 +233,33 @@ def _held_out(path: Path) -> Iterator[dict[str, Any]]:
                 yield row
 
 
-def _require_alike(first: Losses, second: Losses) -> None:
-    """Raise InputError unless the rows are the same, read alike, and held out from both."""
-    one, other = first.run, second.run
-    names = f"{one.id} and {other.id}"
-    if _data(one) != _data(other):
-        raise InputError(f"{names}: were evaluated on different data, so their rows are no pairs")
-    for key, default in (("template", templates.CHAT), ("eval_fraction", 0.1), ("seed", 0)):
-        values = [run.recipe.get(key, default) for run in (one, other)]
-        if values[0] != values[1]:
-            raise InputError(f"{names}: differ in {key}, so they were not evaluated on the same rows")
-    for line in first.rows.keys() & second.rows.keys():
-        if first.rows[line]["tokens"] != second.rows[line]["tokens"]:
-            raise InputError(
-                f"{names}: their models read line {line:,} as other tokens, so losses a token are not"
-                " comparable"
-            )
+def _file(run: Run) -> Path | None:
+    """The losses that a run's evaluation has kept, if they are there."""
+    path = run.artifact(KIND)
+    return Path(path) if path and Path(path).is_file() else None
+
+
+def _own_file(run: Run) -> str | None:
+    """The file that a run's evaluation was given in place of held-out rows."""
+    return (run.recipe.get(EVALUATE) or {}).get("data") or None
+
+
+def _evaluated_on(run: Run) -> Path:
+    return Path(_own_file(run) or run.data)
 
 
 def _data(run: Run) -> str:
     """What tells the rows of a run's evaluation apart from others: of a file of its own, or of its data."""
-    path = Path((run.recipe.get(EVALUATE) or {}).get("data") or run.data)
+    path = _evaluated_on(run)
     return datasets.kept_sha256(path) or str(path)
+
+
+def _gap(one: float, other: float) -> float:
+    """How far losses are apart; where only one is a number, infinitely."""
+    if math.isnan(one) or math.isnan(other):
+        return 0.0 if math.isnan(one) and math.isnan(other) else math.inf
+    return abs(other - one)
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

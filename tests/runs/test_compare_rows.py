@@ -68,7 +68,7 @@ def test_the_better_quantization_is_found_by_the_models_without_adapters(store: 
 def test_only_sides_that_both_have_are_compared(store: Store) -> None:
     found = compare_rows.judge(evaluated(store), evaluated(store, sides=("base",)))
     assert "adapter" not in found
-    with pytest.raises(InputError, match="have no side, with or without an adapter in common"):
+    with pytest.raises(InputError, match="have no side in common, with or without an adapter"):
         compare_rows.judge(evaluated(store, sides=("adapter",)), evaluated(store, sides=("base",)))
     with pytest.raises(InputError, match="have no held-out row in common"):
         compare_rows.judge(evaluated(store), evaluated(store, rows=0))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, Literal, get_args
 
 from pipeline import display
@@ -52,7 +52,7 @@ def page(
         keys.append(math.inf if key is None else key)
     order = sorted(range(len(numbers)), key=keys.__getitem__)  # of equal ones, that of the dataset
     shown = [numbers[at] for at in order[start : start + ROWS]]
-    found = {example.number: example for example in _only(where, set(shown))}
+    found = {example.number: example for example in rows.some(where, set(shown))}
     told = [_told(found[number], SHORT) for number in shown if number in found]
     return {"rows": told, "total": len(numbers), "start": start, "rest": len(numbers) >= rows.MOST_ROWS}
 
@@ -60,19 +60,9 @@ def page(
 def whole(sources: dict[str, Any], number: int) -> Generator[str, None, dict[str, Any]]:
     """One example with its texts whole. Raises InputError if it is not there, OSError."""
     yield "Reading an example…"
-    for example in _only(Sources(**sources), {number}):
+    for example in rows.some(Sources(**sources), {number}):
         return _told(example, WHOLE)
     raise InputError(GONE)
-
-
-def _only(where: Sources, numbers: set[int]) -> Iterator[Example]:
-    left = set(numbers)
-    for example in rows.each(where):
-        if not left:
-            return
-        if example.number in left:
-            left.discard(example.number)
-            yield example
 
 
 def _holds(example: Example, wanted: str) -> bool:

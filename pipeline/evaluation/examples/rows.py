@@ -137,6 +137,17 @@ def each(sources: Sources) -> Iterator[Example]:
         yield _example(-1 - at, (answer["prompt"], answer["system"], answer["expected"]), {}, answer)
 
 
+def some(sources: Sources, numbers: set[int]) -> Iterator[Example]:
+    """Those of these numbers. Raises as `each` does."""
+    left = set(numbers)
+    for example in each(sources) if left else ():
+        if example.number in left:
+            left.discard(example.number)
+            yield example
+        if not left:
+            return
+
+
 def _as_written(expected: str) -> str:
     return display.valid(display.cut(expected, 20_000))  # as `passes.measure.answers` cuts it
 
