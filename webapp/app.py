@@ -225,6 +225,10 @@ def _tabs(sample: gr.Button, problems: gr.HTML) -> tuple[data.Data, lab.Lab, run
     history.examples.select(compare.take, history.chosen, asked, trigger_mode="multiple", **parts.LOOKS).then(
         None, None, None, js=f"() => ({parts.live('go')})('compare')", **parts.IN_PAGE
     )
+    history.judged.drawing.select(
+        compare.take_both, [history.chosen, history.judged.picker], asked, trigger_mode="multiple",
+        **parts.LOOKS,
+    ).then(None, None, None, js=f"() => ({parts.live('go')})('compare')", **parts.IN_PAGE)  # fmt: skip
     history.view.click(lambda: gr.update(open=False), None, lab_tab.new, **parts.QUICK)
     for name, model in (("data", chosen.model), ("lab", lab_tab.model)):
         made[name].select(lambda: gr.update(choices=choices.models()), None, model, **parts.QUICK)

@@ -2,6 +2,7 @@
 
 import { draw as plain, el } from "./draw.js";
 import { loadPlotly } from "./charts.js";
+import { judge } from "./page.js";
 
 const colorOf = (index) => `--lab-run-${index % 8}`;
 
@@ -50,7 +51,9 @@ export const draw = {
     const plot = el("div", { class: "lab-plot", role: "img", "aria-label": "Loss of each run by training step" });
     const [differences, metrics] = [el("div", { class: "lab-table" }), el("div", { class: "lab-table" })];
     const chart = el("section", { class: "lab-chart" }, el("h3", {}, "Loss: lines for training, dots for held-out rows"), plot);
-    root.append(el("div", { class: "lab-bar" }, title, close), differences, ...(value.curves.length ? [chart] : []), metrics);
+    const better = value.judged && !value.why ? el("button", { type: "button", class: "lab-button is-primary", onclick: () => judge(value.judged) }, "Which is better, row by row?") : null;
+    const why = value.why ? el("p", { class: "lab-note" }, `Not judged row by row: ${value.why}.`) : "";
+    root.append(el("div", { class: "lab-bar" }, title, better ?? "", close), why, differences, ...(value.curves.length ? [chart] : []), metrics);
     for (const [place, table] of [[differences, value.differences], [metrics, value.metrics]]) {
       plain.table(place, table);
       [...place.querySelectorAll("th")].slice(1).forEach((head, index) =>

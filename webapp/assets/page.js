@@ -56,6 +56,11 @@ export function arrive(first, run) {
   arrived = true;
   if (isKept()) soon("restore-now");
   if (run) show(run);
+  const judged = new URL(location.href).searchParams.get("judged")?.split(",") ?? [];
+  if (judged.length === 2) {
+    [seen, against] = judged;
+    soon("runs-see-judged");
+  }
   tab(chosen ?? first);
   if (!chosen) go(first);
 }
@@ -99,6 +104,16 @@ export function worse(run) {
 }
 
 export const seenRun = () => [seen];
+
+// Open a run at the verdict on it against another one.
+let against = "";
+export function judge([run, other]) {
+  [seen, against] = [run, other];
+  go("runs");
+  soon("runs-see-judged");
+}
+
+export const seenPair = () => [seen, against];
 
 // Gradio's label for the file box differs from its visible text, so speech control could not choose it.
 export function nameUpload(id) {

@@ -18,7 +18,7 @@ from pipeline.exports import chat_client, detaching
 from pipeline.runs import check_pool, submit
 from webapp import talks
 from webapp.handler_values import picked
-from webapp.home import store
+from webapp.home import known_run, store
 from webapp.routes import examples
 from webapp.talks import Answer, Talk, Turn
 from webapp.ui import choices, columns, parts, prompt_boxes, views
@@ -328,7 +328,7 @@ def chosen(run: str | None, filled_for: str, prompt: str = "", taken: str = "") 
 
 
 def take(run: str, event: gr.EventData) -> tuple[Any, ...]:
-    """The outputs of `arrive` for an example of a run: its prompt and system text to be asked again."""
+    """What `build` returns, for an example of a run: its prompt and system text to be asked again."""
     number = picked(event)
     if not re.fullmatch(r"-?[0-9]{1,15}", number):
         raise InputError("example: choose one of the table")
@@ -339,7 +339,17 @@ def take(run: str, event: gr.EventData) -> tuple[Any, ...]:
     wanted = gr.update(value=found["expected"], visible=bool(found["expected"]))
     system = gr.update(value=found["system"], visible=_takes_system(run))
     offered = gr.update(choices=choices.exports(store()), value=run)
-    return offered, None, current, picker, prompt, wanted, recorded, prompt, system, *BLANK
+    return offered, None, current, picker, prompt, wanted, recorded, prompt, system, *BLANK, gr.skip()
+
+
+def take_both(run: str, other: str | None, event: gr.EventData) -> tuple[Any, ...]:
+    """`take`, and the side of another run that is asked too: with its adapter, if it has one."""
+    taken = take(run, event)
+    found = known_run(other)
+    sides = choices.source(store(), found.id).sides
+    side = next(side for side in reversed(columns.SIDES) if side in sides)
+    offered = columns.offered(choices.exports(store()))
+    return *taken[:-1], gr.update(choices=offered, value=[columns.value(side, found.id)])
 
 
 def pick(run: str | None, event: gr.EventData) -> tuple[Any, ...]:
@@ -535,4 +545,4 @@ def build(tab: gr.Tab) -> list[gr.components.Component]:
         arrive, [run, filled_for, name, typed_before], [run, also, notice, continues, *filled],
         js=parts.live("arrived", "talk.js"), **parts.QUICK,
     )  # fmt: skip
-    return [run, notice, *filled]
+    return [run, notice, *filled, also]

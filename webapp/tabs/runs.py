@@ -18,6 +18,7 @@ from webapp.handler_values import number, picked, ticked
 from webapp.home import known_run, store
 from webapp.routes import runs as run_routes
 from webapp.tabs.comparing import comparison as comparison_panel
+from webapp.tabs.comparing import judged
 from webapp.ui import parts, views
 
 DELETED = "deleted"
@@ -37,6 +38,7 @@ class Runs(NamedTuple):
     use: gr.Button
     compared: list[gr.HTML]
     examples: gr.HTML
+    judged: judged.Judged
 
 
 def listed(
@@ -280,6 +282,7 @@ class _Details(NamedTuple):
     written: _Written
     stages: gr.HTML
     report: gr.HTML
+    judged: judged.Judged
     examples: gr.HTML
     recipe: gr.Code
 
@@ -299,6 +302,7 @@ def _details() -> _Details:
         written = _written()
         stages = parts.drawn("table")
         report = parts.drawn("reports", module="examples.js", elem_id="runs-report")
+        against = judged.build()
         shown = parts.drawn("examples", module="examples.js", elem_id="runs-examples")
         recipe = gr.Code(
             label="Recipe",
@@ -322,6 +326,7 @@ def _details() -> _Details:
         written,
         stages,
         report,
+        against,
         shown,
         recipe,
     )
@@ -361,17 +366,28 @@ def build(tab: gr.Tab) -> Runs:
         select, None, [chosen, *panel, *of.written], trigger_mode="multiple", **parts.QUICK
     ).then(takes, chosen, of.space, trigger_mode="always_last", **parts.QUICK).then(
         told, chosen, [of.report, of.examples], trigger_mode="always_last", **parts.QUICK
-    )  # fmt: skip
-    see = gr.Button(
-        "See what is worse", visible="hidden", elem_classes=parts.HIDDEN, elem_id="runs-see-worse"
+    ).then(judged.offer, chosen, [*of.judged], trigger_mode="always_last", **parts.QUICK)  # fmt: skip
+    for name, examples in (("worse", worse), ("judged", told)):
+        see = gr.Button("See", visible="hidden", elem_classes=parts.HIDDEN, elem_id=f"runs-see-{name}")
+        named = gr.Textbox(visible="hidden", elem_classes=parts.HIDDEN, label="Run to see")
+        seen = see.click(
+            shown, named, [chosen, *panel, *of.written], js=parts.live("seenRun"), trigger_mode="multiple",
+            **parts.QUICK,
+        ).then(takes, chosen, of.space, trigger_mode="always_last", **parts.QUICK).then(
+            examples, chosen, [of.report, of.examples], trigger_mode="always_last", **parts.QUICK
+        )  # fmt: skip
+        if name == "worse":
+            seen.then(judged.offer, chosen, [*of.judged], trigger_mode="always_last", **parts.QUICK)
+        else:
+            pair = [chosen, named]
+            seen.then(judged.again, pair, [*of.judged], js=parts.live("seenPair"), **parts.CHECKS)
+    of.judged.picker.input(
+        judged.judge,
+        [chosen, of.judged.picker],
+        of.judged.drawing,
+        trigger_mode="always_last",
+        **parts.CHECKS,
     )
-    named = gr.Textbox(visible="hidden", elem_classes=parts.HIDDEN, label="Run to see")
-    see.click(
-        shown, named, [chosen, *panel, *of.written], js=parts.live("seenRun"), trigger_mode="multiple",
-        **parts.QUICK,
-    ).then(takes, chosen, of.space, trigger_mode="always_last", **parts.QUICK).then(
-        worse, chosen, [of.report, of.examples], trigger_mode="always_last", **parts.QUICK
-    )  # fmt: skip
     of.title.select(worse, chosen, [of.report, of.examples], trigger_mode="always_last", **parts.QUICK)
     compare.click(comparison_panel.compare, checked, compared, **parts.LOOKS)
     of.take.click(None, chosen, None, js=parts.live("take"), **parts.IN_PAGE)
@@ -393,4 +409,4 @@ def build(tab: gr.Tab) -> Runs:
     of.back.click(restore, chosen, [notice, of.panel], **parts.QUICK).then(**look)
     space.click(ask_free, None, whether_free, **parts.LOOKS)
     whether_free.select(free, None, notice, **parts.LOOKS)
-    return Runs(chosen, of.view, of.use, compared, of.examples)
+    return Runs(chosen, of.view, of.use, compared, of.examples, of.judged)

@@ -9,7 +9,8 @@ import gradio as gr
 
 from pipeline.errors import InputError, LabError
 from pipeline.publish.report import curves
-from pipeline.runs import history
+from pipeline.runs import compare_rows, history
+from pipeline.store.run import Run
 from webapp.home import known_run, store
 from webapp.ui import parts, views
 
@@ -40,7 +41,15 @@ def _compared(ids: list[str], *, asked: bool) -> dict[str, Any]:
     runs = [known_run(run) for run in wanted]
     losses = [curves.losses(store(), run) for run in runs]
     shown = views.comparison(runs, history.differences(runs), history.metrics(runs), losses)
-    return {**shown, "asked": asked, "at": time.time()}  # `at` differs, so the same runs are drawn again
+    return {**shown, **_judged(runs), "asked": asked, "at": time.time()}  # `at` differs: they are drawn again
+
+
+def _judged(runs: list[Run]) -> dict[str, Any]:
+    """For two runs, the older one last: they can be judged row by row, or why they cannot."""
+    if len(runs) != 2:
+        return {}
+    newer, older = sorted(runs, key=lambda run: run.created, reverse=True)
+    return {"judged": [newer.id, older.id], "why": compare_rows.why_not(older, newer)}
 
 
 def build() -> list[gr.HTML]:
