@@ -110,8 +110,11 @@ def sentences(found: dict[str, Any]) -> list[str]:
 
 
 def offered(run: Run, among: Sequence[Run]) -> list[Run]:
-    """Those whose rows can be paired with those of a run, as far as their records tell."""
-    return [] if why_none(run) else [one for one in among if not why_not(one, run)]
+    """Those whose rows can be paired with those of a run, as far as their records tell: on data of another
+    name there may be one more, which only a look at the data could tell."""
+    if why_none(run):
+        return []
+    return [one for one in among if _named_data(one) == _named_data(run) and not why_not(one, run)]
 
 
 def why_none(run: Run) -> str:
@@ -139,9 +142,8 @@ def why_not(one: Run, other: Run) -> str:
         return f"{one.id}: is compared with itself; choose another run"
     if why := why_none(one) or why_none(other):
         return why
-    data = [_evaluated_on(run) for run in (one, other)]
-    named = [datasets.named_sha256(path) or str(path) for path in data]
-    if named[0] != named[1] and all(map(datasets.named_sha256, data)):
+    named = [_named_data(run) for run in (one, other)]
+    if named[0] != named[1] and all(datasets.HASHED.fullmatch(name) for name in named):
         return _other_data(names)
     keys: tuple[tuple[str, Any], ...] = (("template", templates.CHAT),)
     if not all(map(_own_file, (one, other))):
@@ -246,6 +248,12 @@ def _own_file(run: Run) -> str | None:
 
 def _evaluated_on(run: Run) -> Path:
     return Path(_own_file(run) or run.data)
+
+
+def _named_data(run: Run) -> str:
+    """`_data` without a look at it: the path where its name does not tell its content."""
+    path = _evaluated_on(run)
+    return datasets.named_sha256(path) or str(path)
 
 
 def _data(run: Run) -> str:

@@ -21,6 +21,18 @@ def rows(count: int) -> list[Row]:
     ]
 
 
+def two(store: Store, count: int = 20, **second: Any) -> tuple[str, str]:
+    """Two runs on the same rows: the second one's adapter is better on all but the first, and by much on the
+    last, which both have answered."""
+    base = rows(count)
+    answers = [answer(*base[-1][:2], "No.", f"It is {word}.") for word in ("nothing", str(count))]
+    better = [(*row[:2], row[2], row[3] - 0.2 - at / 1000) for at, row in enumerate(base)]
+    better[0] = (*base[0][:3], base[0][3] + 0.1)
+    better[-1] = (*better[-1][:3], 0.1)
+    one = measured(store, base, answers[:1], name="first")
+    return one, measured(store, better, answers[1:], like=one, **{"name": "second", **second})
+
+
 def write_data(path: Path, told: Sequence[Row]) -> Path:
     """The dataset of such rows."""
     made = [{"prompt": prompt, "response": response} for prompt, response, _, _ in told]
@@ -46,9 +58,14 @@ def write_losses(path: Path, told: Sequence[Row], floats: Sequence[float] = ()) 
 
 
 def measured(
-    store: Store, told: Sequence[Row], answers: list[dict[str, Any]] | None = None, **given: Any
+    store: Store,
+    told: Sequence[Row],
+    answers: list[dict[str, Any]] | None = None,
+    like: str | None = None,
+    **given: Any,
 ) -> str:
-    """A finished run whose evaluation measured these rows and gave these answers; its id."""
+    """A finished run whose evaluation measured these rows and gave these answers, on the data of the run
+    `like` if there is one; its id."""
     run = planted.finished(store, answers=answers or [], **given)
     worse = sum(adapter > base for _, _, base, adapter in told)
     verdict = given.get("verdict") or {
@@ -57,7 +74,7 @@ def measured(
         "worse": worse,
     }
     folder = store.folder(run, "evaluate")
-    data = write_data(folder / "data.jsonl", told)
+    data = store.get(like).data if like else write_data(folder / "data.jsonl", told)
     losses = write_losses(folder / "rows.jsonl", told)
     found = store.get(run).stage("evaluate").artifacts
     made = [*found, {"name": "rows", "kind": "row_losses", "path": str(losses), "bytes": 1}]

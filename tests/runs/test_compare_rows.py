@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from pipeline import settings
 from pipeline.errors import InputError
+from pipeline.inputs.data import datasets
 from pipeline.runs import compare_rows
 from pipeline.store import Store
-from pipeline.store.run import Run
-from tests.helpers.planted import artifact, finish_all, plant
+from pipeline.store.run import CANCELED, Run
+from tests.helpers import examples
+from tests.helpers.planted import artifact, finish_all, plant, queued, running
 
 
 def evaluated(
@@ -86,16 +89,106 @@ def test_rows_that_are_no_numbers_are_worse(store: Store) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"data": "/elsewhere/rows.jsonl"}, "were evaluated on different data"),
-        ({"template": "{a}\n{b}"}, "differ in template"),
+        (
+            {"data": "/elsewhere/rows.jsonl"},
+            "were evaluated on different data, .* repeat one with the other's",
+        ),
+        ({"data": f"/home/{'a' * 64}/rows.jsonl"}, "were evaluated on different data"),
+        ({"template": "{a}\n{b}"}, "differ in template, .* repeat one with the other's template"),
         ({"eval_fraction": 0.3}, "differ in eval_fraction"),
         ({"seed": 5}, "differ in seed"),
     ],
 )
-def test_rows_that_are_no_pairs_are_refused(store: Store, changes: dict[str, Any], said: str) -> None:
-    one, other = evaluated(store), evaluated(store, **changes)
+def test_rows_that_are_no_pairs_are_refused_and_not_offered(
+    store: Store, changes: dict[str, Any], said: str
+) -> None:
+    home = f"/home/{'b' * 64}/rows.jsonl"
+    one, other = evaluated(store, data=home), evaluated(store, **{"data": home, **changes})
     with pytest.raises(InputError, match=said):
         compare_rows.judge(one, other)
+    assert compare_rows.offered(one, [other]) == []
+
+
+def test_on_one_prompt_file_runs_may_differ_in_what_was_held_out(store: Store) -> None:
+    own = {"evaluate": {"data": "/home/prompts.jsonl"}}
+    one, other = evaluated(store, **own), evaluated(store, seed=5, eval_fraction=0.3, **own)
+    assert compare_rows.judge(one, other)["rows"] == 20
+    with pytest.raises(InputError, match="different data"):
+        compare_rows.judge(one, evaluated(store, evaluate={"data": "/home/others.jsonl"}))
+
+
+def test_runs_that_can_be_compared_are_offered(store: Store) -> None:
+    one, other = evaluated(store), evaluated(store)
+    unfit = [evaluated(store, seed=3), store.get(plant(store)), finish_all(store, plant(store))]
+    assert compare_rows.offered(one, [other, one, *unfit]) == [other]
+    assert compare_rows.offered(unfit[1], [one, other]) == []
+
+
+def test_runs_without_rows_say_what_to_do(store: Store) -> None:
+    """Whatever a run is like: it runs, has failed, was never to be evaluated, is deleted, lost its file."""
+    good = evaluated(store)
+    ended = queued(store)
+    store.request_cancel(ended)
+    assert store.get(ended).status == CANCELED
+    bare = finish_all(store, plant(store, stages=["quantize"])).id
+    going = running(store)
+    deleted, lost = evaluated(store).id, evaluated(store)
+    store.delete(deleted)
+    Path(str(lost.artifact("row_losses"))).unlink()
+    for run, said in {
+        going: "has no evaluation that is done; wait for it to compare it",
+        ended: "has no evaluation that is done; retry it to compare it",
+        bare: "was not evaluated; use its recipe again with evaluate",
+        deleted: "is deleted; restore it",
+        lost.id: "has no losses row by row; use its recipe again with evaluate.rows above 0",
+        good.id: "is compared with itself; choose another run",
+    }.items():
+        with pytest.raises(InputError, match=f"{run}: {said}"):
+            compare_rows.judge(good, store.get(run))
+
+
+def test_a_process_is_asked_for_the_rows_that_differ_most_too(store: Store) -> None:
+    one, other = examples.two(store)
+    steps = list(compare_rows.asked(one, other))
+    assert f"Reading losses of {other}: 0 rows…" in steps
+    found = datasets.ended(compare_rows.asked(one, other))
+    assert {**found["adapter"], "means": None}["outcome"] == "better"
+    assert (found["adapter"]["better"], found["adapter"]["worse"]) == (19, 1)
+    before, after = found["adapter"]["means"]
+    assert after - before == pytest.approx(found["adapter"]["difference"])
+    told = found["apart"]
+    assert (told["side"], len(told["rows"])) == ("adapter", compare_rows.MOST_SHOWN)
+    first = told["rows"][0]
+    assert (first["line"], first["prompt"], first["losses"]) == (20, "What is 20?", [1.0, 0.1])
+    assert [answer["text"] for answer in first["answers"]] == ["It is nothing.", "It is 20."]
+    gaps = [abs(row["losses"][0] - row["losses"][1]) for row in told["rows"]]
+    assert gaps == sorted(gaps, reverse=True)
+    equal = examples.measured(store, examples.rows(20), like=one)
+    assert datasets.ended(compare_rows.asked(one, equal))["apart"]["rows"] == []
+
+
+def test_a_row_that_only_one_run_predicts_comes_first_and_is_laid_on_no_adapter(store: Store) -> None:
+    one, other = (evaluated(store, sides=("base",)) for _ in range(2))
+    file = Path(str(other.artifact("row_losses")))
+    lines = file.read_text().splitlines()
+    lines[7] = json.dumps({**json.loads(lines[7]), "base": None})
+    file.write_text("\n".join(lines))
+    found = datasets.ended(compare_rows.asked(one.id, other.id))
+    assert found["base"]["text"] == "Worse: what it predicts is not a number in 1 of 20 rows."
+    assert (found["base"]["means"][1], found["apart"]["rows"][0]["losses"][1]) == (None, None)
+    assert [row["line"] for row in found["apart"]["rows"]] == [7]
+    said = datasets.ended(compare_rows.asked(other.id, one.id))["base"]["text"]
+    assert said == f"Cannot tell: what {other.id} predicts is not a number in some of 20 rows."
+
+
+def test_a_page_compares_no_more_than_a_process_has_memory_for(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = evaluated(store), evaluated(store)
+    monkeypatch.setattr(compare_rows, "LARGEST_ASKED", 100)
+    with pytest.raises(InputError, match=f"too many to compare here; use {settings.command()} compare"):
+        datasets.ended(compare_rows.asked(one.id, other.id))
+    assert compare_rows.judge(one, other)["rows"] == 20
 
 
 def test_another_tokenizer_is_refused(store: Store) -> None:

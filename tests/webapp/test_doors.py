@@ -25,7 +25,7 @@ from docs import make_reference
 from pipeline.inputs.data import datasets
 from pipeline.runs import check_pool, submit
 from pipeline.store import Store
-from tests.helpers import planted
+from tests.helpers import examples, planted
 from tests.helpers.handlers import GOOD, REFUSED, Handler, file, gradio, handlers
 from webapp import app, handler_values, uploads
 from webapp.app import create
@@ -341,6 +341,24 @@ def test_no_handler_reads_the_data_of_a_finished_run(home, client, touched, tmp_
             assert not [name for name in found if str(kept) in name], handler.id
             asked += status == GOOD
     assert asked > 20
+
+
+def test_two_runs_are_judged_without_reading_rows_here(home, client, touched):
+    store = Store(home)
+    one, other = examples.two(store)
+    rows = {store.get(other).artifact("row_losses"), store.get(other).data}
+    judge = next(found for found in handlers(client) if handler_name(client, found) == "judge")
+    with touched.looking() as found:
+        status, answer = judge.call([other, one])
+    assert (status, "this run is" in answer, "What is 20?" in answer) == (GOOD, True, True), answer
+    assert not [name for name in found if name in rows]
+    for hostile in (store.get(one).data, "../..", str(home), "nope"):
+        status, answer = judge.call([other, hostile])
+        assert (status, "refused" in answer, "What is 20?" in answer) == (GOOD, True, False), answer
+
+
+def handler_name(client: TestClient, handler: Handler) -> str:
+    return str(gradio(client).get_blocks().fns[handler.id].name)
 
 
 def test_no_route_reads_the_data_of_a_finished_run(home, client, touched, tmp_path):

@@ -24,7 +24,7 @@ NONE = (
 )
 WITH = {"adapter": "With their adapters", "base": "Without adapters"}
 MEASURED = {"adapter": "Loss with adapter", "base": "Loss without adapter"}
-SIZES = ("optimize.model_bytes", "evaluate.adapter_tokens_per_second", "evaluate.base_tokens_per_second")
+SIZE = "optimize.model_bytes"  # speeds of two runs were measured at two times, and say less
 
 
 class Judged(NamedTuple):
@@ -112,14 +112,12 @@ def _value(value: Any) -> str:
 
 def _numbers(runs: tuple[Run, Run], found: dict[str, Any], sides: list[compare_rows.Side]) -> views.Table:
     rows = [[MEASURED[side], *_losses(found[side])] for side in sides]
-    measured = {row.key: row.values for row in history.metrics(runs)}
-    for key in SIZES:
-        there, here = measured.get(key, (None, None))
-        if here is not None and there is not None:
-            name = key.partition(".")[2].replace("_", " ").capitalize()
-            values = [display.measure(key, value) for value in (here, there)]
-            rows.append([name, *values, f"{100 * (here / there - 1):+.0f} %" if there else "", ""])
-    columns = ["Measured", "This run", "The other run", "Difference (95 % interval)", "Rows better, worse"]
+    sizes = next((row.values for row in history.metrics(runs) if row.key == SIZE), (None, None))
+    if all(sizes):
+        there, here = sizes
+        share = f"{100 * (here / there - 1):+.0f} %".replace("-", "−")
+        rows.append(["Size of the model", display.size(here), display.size(there), share, ""])
+    columns = ["Measured", "This run", "The other run", "Difference (95 % interval)", "Rows"]
     return views.table(columns, rows, caption=f"On {found['rows']:,} rows, losses in nats a token")
 
 
@@ -129,7 +127,7 @@ def _losses(verdict: dict[str, Any]) -> list[str]:
     size = "" if ends[0] is None else _signed(ends[0])
     if size and ends[1] is not None:
         size += f" ({_signed(ends[1])} to {_signed(ends[2])})"
-    return [here, there, size, f"{verdict['better']:,}, {verdict['worse']:,} of {verdict['rows']:,}"]
+    return [here, there, size, f"{verdict['better']:,} better, {verdict['worse']:,} worse"]
 
 
 def _signed(value: float) -> str:
