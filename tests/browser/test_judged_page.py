@@ -29,8 +29,10 @@ def test_a_run_is_judged_against_another_kept_over_a_reload_and_asked_in_compare
     expect(page.locator("#runs-against").get_by_role("option")).to_have_count(1)
     page.locator("#runs-against").get_by_role("option", name=other).click()
     panel = page.locator("#runs-judged")
-    expect(panel.locator("h2")).to_have_text(f"Against {ATTACK[:40]} · {other}")
-    expect(panel.locator(".lab-ruling.is-worse strong")).to_have_text("With their adapters this run is")
+    expect(panel.locator("h2")).to_have_text(f"first against {ATTACK[:40]} · {other}")
+    expect(panel.locator(".lab-ruling.is-worse strong")).to_have_text(
+        "With their adapters this run is worse:"
+    )
     expect(panel.locator("tbody").first).to_contain_text("1 better, 19 worse")
     expect(panel.locator(".lab-examples tbody tr")).to_have_count(10)
     expect(panel.locator(".lab-examples tbody tr").first.locator("ins")).to_have_text([" nothing"])
@@ -65,7 +67,7 @@ def test_two_runs_side_by_side_lead_to_the_verdict(app):
     page = app.open(f"?tab=runs&compare={one},{other}")
     page.get_by_role("button", name="Which is better, row by row?").click()
     panel = page.locator("#runs-judged")
-    expect(panel.locator("h2")).to_have_text(f"Against first · {one}")
+    expect(panel.locator("h2")).to_have_text(f"second against first · {one}")
     expect(panel.locator(".lab-ruling.is-better")).to_be_in_viewport()
     page.click(f"#runs-table tr[data-id='{one}'] .lab-link")
     expect(panel.locator("h2")).to_have_count(0)

@@ -27,7 +27,7 @@ export const draw = {
     keepInAddress([value.run, value.against]);
     const numbers = el("div", { class: "lab-table" });
     root.append(
-      el("h2", {}, `Against ${value.names[0]} · ${value.against}`),
+      el("h2", {}, `${value.names[1]} against ${value.names[0]} · ${value.against}`),
       ...value.said.map(({ lead, text, outcome }) => el("p", { class: `lab-ruling is-${outcome}`, role: "status" }, el("strong", {}, lead), ` ${text}`)),
       el("p", { class: "lab-note" }, value.differ), numbers, ...apart(value, trigger));
     plain.table(numbers, value.numbers, () => {});

@@ -90,10 +90,12 @@ def shown(runs: tuple[Run, Run], found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _said(side: str, verdict: dict[str, Any]) -> dict[str, str]:
+    """The words that lead to a verdict, and the rest: "With their adapters this run is better: …"."""
     text = str(verdict["text"])
     if verdict["outcome"] == "cannot_tell":
         return {"lead": f"{WITH[side]}:", "text": text}
-    return {"lead": f"{WITH[side]} this run is", "text": text[0].lower() + text[1:]}
+    outcome, _, rest = text.partition(": ")
+    return {"lead": f"{WITH[side]} this run is {outcome.lower()}:", "text": rest}
 
 
 def _differ(rows: list[history.Row]) -> str:
@@ -115,7 +117,7 @@ def _numbers(runs: tuple[Run, Run], found: dict[str, Any], sides: list[compare_r
     sizes = next((row.values for row in history.metrics(runs) if row.key == SIZE), (None, None))
     if all(sizes):
         there, here = sizes
-        share = f"{100 * (here / there - 1):+.0f} %".replace("-", "−")
+        share = f"{100 * (here / there - 1):+.0f} %".replace("-", "−") if here != there else "none"
         rows.append(["Size of the model", display.size(here), display.size(there), share, ""])
     columns = ["Measured", "This run", "The other run", "Difference (95 % interval)", "Rows"]
     return views.table(columns, rows, caption=f"On {found['rows']:,} rows, losses in nats a token")
