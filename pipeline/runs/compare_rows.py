@@ -24,7 +24,7 @@ Side = Literal["adapter", "base"]
 SIDES: tuple[Side, ...] = ("adapter", "base")
 HELD_OUT = "held_out"
 LARGEST = 1 << 30  # bytes of a file of losses: about ten million rows
-LARGEST_ASKED = 32 << 20  # and of one that a process reads for the page, whose memory is bounded
+LARGEST_ASKED = 8 << 20  # and of one that a process reads for the page: about 80,000 rows, a minute or two
 TELL_ROWS = 50_000
 MOST_SHOWN = 10  # rows that differ most
 
