@@ -6,16 +6,18 @@ Their evaluations have kept both sides' losses row by row; rows are paired by th
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
 from pipeline.inputs.data import datasets
 from pipeline.inputs.prompts import templates
 from pipeline.store.run import DONE, Run
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.measured import MeasuredRows
 
 EVALUATE, KIND = "evaluate", "row_losses"
 SIDES = ("adapter", "base")
@@ -25,20 +27,15 @@ LARGEST = 1 << 30  # bytes of a file of losses: about ten million rows
 
 @dataclass(frozen=True)
 class Losses:
-    """Losses of a run's held-out rows by line: tokens, and by side nats added up over them."""
+    """Losses of a run's held-out rows."""
 
     run: Run
-    rows: dict[int, dict[str, Any]]
+    rows: MeasuredRows
 
     @property
     def sides(self) -> set[str]:
         """The sides that every row has."""
-        return {side for side in SIDES if self.rows and all(side in row for row in self.rows.values())}
-
-    def mean(self, line: int, side: str) -> float:
-        """Nats a token; not a number where the model predicted none."""
-        total = self.rows[line][side]
-        return math.nan if total is None else float(total) / int(self.rows[line]["tokens"])
+        return {*self.rows.sides} & {*SIDES}
 
 
 def judge(one: Run, other: Run) -> dict[str, Any]:
@@ -47,25 +44,29 @@ def judge(one: Run, other: Run) -> dict[str, Any]:
 
     Raises InputError if they were not measured on the same rows.
     """
+    import numpy as np
+
     from pipeline.evaluation import verdict as verdicts
 
     first, second = (_losses(run) for run in (one, other))
-    _require_alike(first, second)
-    lines = sorted(first.rows.keys() & second.rows.keys())
+    lines, at_first, at_second = np.intersect1d(
+        first.rows.lines, second.rows.lines, assume_unique=True, return_indices=True
+    )
+    _require_alike(first, second, at_first, at_second)
     sides = [side for side in SIDES if side in first.sides & second.sides]
-    if not lines or not sides:
-        what = "side, with or without an adapter" if lines else "held-out row"
+    if not len(lines) or not sides:
+        what = "side, with or without an adapter" if len(lines) else "held-out row"
         raise InputError(f"{one.id} and {other.id}: have no {what} in common")
     pairs = {
         verdicts.Metric(side, verdicts.LOSS.words, less_is_better=True, of_base=True): (
-            [first.mean(line, side) for line in lines],
-            [second.mean(line, side) for line in lines],
+            first.rows.means(side)[at_first],
+            second.rows.means(side)[at_second],
         )
         for side in sides
     }
     found = {name: judged.to_json() for name, judged in verdicts.judge_all(pairs).items()}
     for metric, (before, after) in pairs.items():
-        if before == after:
+        if np.array_equal(before, after):
             found[metric.name]["text"] = f"No difference: equal losses on all {len(lines):,} rows."
     return {"runs": [one.id, other.id], "rows": len(lines), **found}
 
@@ -96,7 +97,9 @@ def _losses(run: Run) -> Losses:
         )
     if path.stat().st_size > LARGEST:
         raise InputError(f"{run.id}: its losses row by row are too many to compare")
-    return Losses(run, {row["line"]: row for row in _held_out(path)})
+    from pipeline.evaluation.measured import MeasuredRows, read
+
+    return Losses(run, MeasuredRows(read(row) for row in _held_out(path)))
 
 
 def _held_out(path: Path) -> Iterator[dict[str, Any]]:
@@ -108,8 +111,11 @@ def _held_out(path: Path) -> Iterator[dict[str, Any]]:
                 yield row
 
 
-def _require_alike(first: Losses, second: Losses) -> None:
-    """Raise InputError unless the rows are the same, read alike, and held out from both."""
+def _require_alike(first: Losses, second: Losses, at_first: Any, at_second: Any) -> None:
+    """Raise InputError unless the rows are the same, read alike, and held out from both; at these positions
+    they have the same lines."""
+    import numpy as np
+
     one, other = first.run, second.run
     names = f"{one.id} and {other.id}"
     if _data(one) != _data(other):
@@ -118,12 +124,12 @@ def _require_alike(first: Losses, second: Losses) -> None:
         values = [run.recipe.get(key, default) for run in (one, other)]
         if values[0] != values[1]:
             raise InputError(f"{names}: differ in {key}, so they were not evaluated on the same rows")
-    for line in first.rows.keys() & second.rows.keys():
-        if first.rows[line]["tokens"] != second.rows[line]["tokens"]:
-            raise InputError(
-                f"{names}: their models read line {line:,} as other tokens, so losses a token are not"
-                " comparable"
-            )
+    differ = np.asarray(first.rows.tokens)[at_first] != np.asarray(second.rows.tokens)[at_second]
+    if differ.any():
+        line = first.rows.lines[int(at_first[differ][0])]
+        raise InputError(
+            f"{names}: their models read line {line:,} as other tokens, so losses a token are not comparable"
+        )
 
 
 def _data(run: Run) -> str:

@@ -41,7 +41,7 @@ def losses(model: Any, written_export: Path, tmp_path: Path) -> Any:
 def test_each_row_has_the_loss_of_its_response_on_both_sides(losses: Any) -> None:
     from pipeline.exports import token_losses
 
-    found = losses.rows("held_out", [3, 5])
+    found = list(losses.rows("held_out", [3, 5]))
     assert [row.line for row in found] == [5, 7]  # the first line is blank
     answer = f"{ROWS[3]['response']}<|im_end|>"
     assert found[0].tokens == len(ROWS[3]["response"]) + 1 + answer.endswith("\n")
@@ -75,7 +75,7 @@ def test_what_was_measured_is_not_measured_again(
     from pipeline.passes.measure.row_losses import Record
 
     file = tmp_path / "rows.jsonl"
-    before = losses.rows("held_out", range(6))
+    before = list(losses.rows("held_out", range(6)))
     file.write_bytes(file.read_bytes()[:-20])
     measured: list[int] = []
     row = type(losses)._row
@@ -84,10 +84,10 @@ def test_what_was_measured_is_not_measured_again(
     )
     losses.record = Record(file, INPUTS)
     assert losses.record.resumed == 5
-    assert losses.rows("held_out", range(6)) == before
+    assert list(losses.rows("held_out", range(6))) == before
     assert measured == [7]
     assert len(file.read_text().splitlines()) == 7
-    assert losses.rows("trained", [0]) == before[:1]  # the same line, as another kind
+    assert list(losses.rows("trained", [0])) == before[:1]  # the same line, as another kind
     losses.record = Record(file, {"graph": "another"})
     assert losses.record.resumed == 0
 
@@ -110,7 +110,7 @@ def test_a_damaged_record_begins_anew(tmp_path: Path, content: bytes) -> None:
 def test_general_text_is_measured_in_blocks_from_all_over_it(losses: Any) -> None:
     from pipeline.passes.measure.row_losses import BLOCK, BLOCKS
 
-    found = losses.general()
+    found = list(losses.general())
     assert [row.line for row in found] == list(range(BLOCKS))
     assert {row.tokens for row in found} == {BLOCK - 1}  # this tokenizer puts nothing before a text
-    assert losses.general() == found
+    assert list(losses.general()) == found

@@ -9,19 +9,18 @@ from typing import Any
 
 import pytest
 
+from pipeline.evaluation.measured import Measured, MeasuredRows
 from tests.helpers import exports
 
 pytestmark = pytest.mark.chain
 
 
-def rows(adapter: float | None, base: float | None = 4.0, count: int = 12) -> list[Any]:
-    from pipeline.passes.measure.row_losses import Measured
-
+def rows(adapter: float | None, base: float | None = 4.0, count: int = 12) -> Any:
     sides = {"base": base, "adapter": adapter}
-    return [
+    return MeasuredRows(
         Measured(n, 10, {side: 10 * loss + n / 10 for side, loss in sides.items() if loss is not None})
         for n in range(count)
-    ]
+    )
 
 
 def compared(**given: Any) -> Any:
@@ -59,9 +58,7 @@ def test_speed_is_that_of_alternating_turns() -> None:
 
 
 def test_the_float_model_is_a_third_side() -> None:
-    from pipeline.passes.measure.row_losses import Measured
-
-    exact = [Measured(n, 10, {"float": 38.0 + n / 10 + n % 3 / 10}) for n in range(12)]
+    exact = MeasuredRows(Measured(n, 10, {"float": 38.0 + n / 10 + n % 3 / 10}) for n in range(12))
     found = compared(floats=exact).metrics(SPOKEN)
     assert found["float_loss"] < found["base_loss"]
     assert found["against_float"]["base"]["outcome"] == "worse"
@@ -91,14 +88,16 @@ def test_rows_learned_by_heart_are_named() -> None:
     ],
 )
 def test_without_rows_it_says_why(copies: int, too_long: int, why: str) -> None:
-    found = compared(held_out=[], trained=[], copies=copies, too_long=too_long).metrics(SPOKEN)
+    found = compared(
+        held_out=MeasuredRows(), trained=MeasuredRows(), copies=copies, too_long=too_long
+    ).metrics(SPOKEN)
     assert found["verdict"]["outcome"] == "cannot_tell"
     assert found["verdict"]["text"] == f"Cannot tell: {why}."
     assert "base_loss" not in found
 
 
 def test_one_side_alone_is_measured() -> None:
-    base = compared(held_out=rows(None), trained=[], general=rows(None)).metrics([])
+    base = compared(held_out=rows(None), trained=MeasuredRows(), general=rows(None)).metrics([])
     assert "verdict" not in base
     assert "adapter_loss" not in base
     merged = compared(held_out=rows(2.0, None), general=rows(2.0, None)).metrics([])
