@@ -304,7 +304,9 @@ class Prepared:
         """What a recipe that was checked takes. Raises InputError with what does not fit this machine."""
         found = self._seen[self._key(recipe)]
         assert isinstance(found, Checked)
-        takes = preflight.make(recipe, model, found.used, found.report.rows)
+        asked = self.files(recipe, model).get("evaluate")
+        brought = (asked.used, asked.report.rows) if asked else None
+        takes = preflight.make(recipe, model, found.used, found.report.rows, brought=brought)
         if takes.problems:
             raise InputError(takes.problems)
         return takes.to_dict()
