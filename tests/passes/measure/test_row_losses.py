@@ -114,3 +114,35 @@ def test_general_text_is_measured_in_blocks_from_all_over_it(losses: Any) -> Non
     assert [row.line for row in found] == list(range(BLOCKS))
     assert {row.tokens for row in found} == {BLOCK - 1}  # this tokenizer puts nothing before a text
     assert list(losses.general()) == found
+
+
+def test_a_record_of_very_many_rows_is_resumed_in_little_memory(tmp_path: Path) -> None:
+    """Line by line: neither its text nor an object a row is in memory."""
+    import tracemalloc
+
+    from pipeline.passes.measure.row_losses import Record
+
+    file, count = tmp_path / "rows.jsonl", 20_000
+    with file.open("w") as lines:
+        lines.write(json.dumps({"inputs": INPUTS}) + "\n")
+        for line in range(1, count + 1):
+            entry = {"kind": "held_out", "line": line, "tokens": 9, "base": 12.5, "adapter": 3.25}
+            lines.write(json.dumps(entry) + "\n")
+    tracemalloc.start()
+    record = Record(file, INPUTS)
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert record.resumed == count
+    assert taken < count * 64
+    last = record.get("held_out", count)
+    assert last is not None
+    assert last.totals == {"base": 12.5, "adapter": 3.25}
+    assert record.get("held_out", count + 1) is None
+
+
+def test_rows_that_were_measured_are_not_even_rendered(losses: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.passes.measure import row_losses
+
+    before = list(losses.rows("held_out", range(20)))
+    monkeypatch.setattr(row_losses, "Rows", None)
+    assert list(losses.rows("held_out", range(20))) == before

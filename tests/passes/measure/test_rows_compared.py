@@ -252,3 +252,28 @@ def test_rows_are_limited_and_spread_and_copies_are_left_out(export: Path, tmp_p
     found = evaluated(export, tmp_path / "alike", alike)
     assert (found["rows"], found["copies_left_out"]) == (0, 20)
     assert found["verdict"]["outcome"] == "cannot_tell"
+
+
+def test_of_very_many_rows_copies_are_looked_for_in_a_sample_and_it_says_so(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All rows of a file are measured, and the record is resumed where it ended."""
+    from pipeline.inputs.data.card import near_copies
+    from pipeline.passes.measure import row_losses
+
+    monkeypatch.setattr(near_copies, "MOST_ROWS", 100)
+    monkeypatch.setattr(row_losses, "BATCH", 64)
+    brought = tmp_path / "prompts.jsonl"
+    with brought.open("w") as file:
+        for number in range(400):
+            row = {"prompt": f"{number * 7919}?", "response": f"{number * 31} miles"}
+            file.write(json.dumps(row) + "\n")
+    found = evaluated(export, tmp_path / "a", VARIED, asked=str(brought), rows=-1, prompts=1)
+    assert (found["rows"], found["verdict"]["rows"], found["copies_sampled"]) == (400, 400, True)
+    kept = tmp_path / "a" / "kept" / "rows.jsonl"
+    whole = kept.read_bytes()
+    kept.write_bytes(b"".join(whole.splitlines(keepends=True)[:150]))
+    again = evaluated(export, tmp_path / "a", VARIED, asked=str(brought), rows=-1, prompts=1)
+    assert again["verdict"]["difference"] == found["verdict"]["difference"]
+    assert kept.read_bytes() == whole
+    assert "copies_sampled" not in evaluated(export, tmp_path / "few", VARIED[:20], rows=3, prompts=1)
