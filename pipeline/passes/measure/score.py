@@ -24,6 +24,7 @@ from pipeline.evaluation import against
 from pipeline.exports import generation
 from pipeline.inputs.data import datasets
 from pipeline.inputs.data.sampling import spread
+from pipeline.inputs.models import architectures
 from pipeline.passes.finetune.quant_lora import training_dtype, unpack_where_it_fits
 from pipeline.passes.measure import float_losses
 from pipeline.passes.measure.graph_logits import logits_of
@@ -79,7 +80,8 @@ class Score(Pass):
 
     def _run_for_config(self, model: HfModelHandler, config: Any, output_model_path: str) -> HfModelHandler:
         rows = dataset_of(config.data_config)
-        general = cut(text_tokens(rows.tokenizer, "scoring")[: config.general_blocks * BLOCK], BLOCK)
+        length = _block(Path(model.model_name_or_path))
+        general = cut(text_tokens(rows.tokenizer, "scoring")[: config.general_blocks * length], length)
         texts = {
             "data": [(rows[i][0]["input_ids"], rows[i][1]) for i in range(len(rows))],
             "general": [(block, block) for block in general],
@@ -96,6 +98,12 @@ class Score(Pass):
         # Olive wants a model from every pass and copies its folder, so this one has only a config.
         shutil.copyfile(Path(model.model_name_or_path) / "config.json", folder / "config.json")
         return HfModelHandler(str(folder), task=model.task)
+
+
+def _block(folder: Path) -> int:
+    """Tokens of a block of general text: no more than the model reads."""
+    longest = architectures.positions(json.loads((folder / "config.json").read_text("utf-8")))
+    return min(BLOCK, longest or BLOCK)
 
 
 def _exported(config: Any, general: list[Text], exact: Exact) -> dict[str, Any]:
