@@ -304,8 +304,7 @@ class Prepared:
         """What a recipe that was checked takes. Raises InputError with what does not fit this machine."""
         found = self._seen[self._key(recipe)]
         assert isinstance(found, Checked)
-        asked = self.files(recipe, model).get("evaluate")
-        brought = (asked.used, asked.report.rows) if asked else None
+        brought = {name: (one.used, one.report.rows) for name, one in self.files(recipe, model).items()}
         takes = preflight.make(recipe, model, found.used, found.report.rows, brought=brought)
         if takes.problems:
             raise InputError(takes.problems)

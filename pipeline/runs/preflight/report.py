@@ -65,15 +65,18 @@ def make(
     data: Path,
     count: int,
     rows: Rows | None = None,
-    brought: tuple[Path, int] | None = None,
+    brought: Mapping[str, tuple[Path, int]] | None = None,
 ) -> Preflight:
     """The preflight of a recipe whose model and dataset of so many rows were checked; `rows` is what was
-    counted of it before, `brought` the checked file that evaluate.data names, and how many rows it has.
-    Raises OSError."""
+    counted of it before, `brought` what a stage's option `data` names, which was checked too, and how many
+    rows that has, by stage. Raises OSError."""
     home = settings.home()
     if rows is None:
         rows = row_facts.of(data, recipe.template, model, count, recipe.eval_fraction)
-    asked = row_facts.of(brought[0], recipe.template, model, brought[1], 1.0) if brought else None
+    asked = {
+        name: row_facts.of(file, recipe.template, model, lines, 1.0)
+        for name, (file, lines) in (brought or {}).items()
+    }
     return of(recipe, model.config, rows, Store(home), capacity.of(home), asked)
 
 
@@ -83,14 +86,14 @@ def of(
     rows: Rows,
     store: Store,
     there: Capacity,
-    brought: Rows | None = None,
+    brought: Mapping[str, Rows] | None = None,
 ) -> Preflight:
     """The preflight of a recipe for a model with this config.json; `brought`: see `predict.Question`."""
     gpu = hardware.on_gpu() and recipe.runs_on != "cpu"
     known = machine.read(store.home, gpu)
     past = earlier.stages(store)
     tried = any(one.model == recipe.model for one in past)
-    question = predict.Question(config, rows, known, tried, brought=brought)
+    question = predict.Question(config, rows, known, tried, brought=brought or {})
     costs = _costs(recipe, question, past)
     problems = [
         *fitting.problems(recipe, question, there, costs),

@@ -78,7 +78,7 @@ def test_a_machine_without_any_room_takes_nothing(what: str) -> None:
     assert fitting.problems(made(), question, replace(LARGE, **{what: 0}))
 
 
-MILLION = replace(QUESTION, brought=replace(QUESTION.rows, train=1, held_out=1_000_000))
+MILLION = replace(QUESTION, brought={"evaluate": replace(QUESTION.rows, train=1, held_out=1_000_000)})
 
 
 def endless(question: predict.Question, **evaluate: Any) -> list[str]:
