@@ -13,6 +13,7 @@ from pipeline.errors import InputError, LabError
 from pipeline.inputs.data import datasets
 from pipeline.publish import card
 from pipeline.runs import submit
+from pipeline.runs.preflight import fitting
 from pipeline.stages import recipe
 from pipeline.store import Store
 from pipeline.store.run import PREFLIGHT, QUEUED

@@ -63,10 +63,8 @@ def endless(recipe: Recipe, question: Question, takes: Callable[[Recipe], dict[s
     options = recipe.evaluate
     if options is None or options.rows != "all" or "evaluate" not in (found := takes(recipe)):
         return []
-    few = min(
-        DEFAULT_ROWS,
-        count := evaluate_cost.compared(options, question.rows, question.brought.get("evaluate")),
-    )
+    count = evaluate_cost.compared(options, question.rows, question.brought.get("evaluate"))
+    few = min(DEFAULT_ROWS, count)
     long = found["evaluate"].seconds.likely
     short = takes(changed(recipe, "evaluate", {"rows": few}))["evaluate"].seconds.likely
     if long <= LONGEST or count == few:
