@@ -123,8 +123,8 @@ def _grouped(values: Floats) -> Floats:
     count = len(values)
     if count <= MOST_DRAWN:
         return values
-    sums: Floats = np.bincount(np.arange(count) % MOST_DRAWN, values, MOST_DRAWN)
-    return sums * (MOST_DRAWN / count)
+    sums = np.bincount(np.arange(count) % MOST_DRAWN, values, MOST_DRAWN)
+    return np.asarray(sums, np.float64) * (MOST_DRAWN / count)
 
 
 def _drawn(count: int, kind: Kind) -> Iterator[Floats]:
