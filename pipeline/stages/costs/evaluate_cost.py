@@ -18,6 +18,7 @@ LINE_BYTES = 150.0  # of the losses of a row in their file
 FILE_ROW = 150.0  # bytes of main memory for a row of a file: hashes of its prompt and of all of it
 MEASURED_ROW = 300.0  # and for a row whose losses are measured and judged
 FLOAT32 = 4.0  # bytes
+LOADING = 2.0  # of its weights, that the float model takes while it is loaded
 # What `passes/measure` reads beside the held-out rows, and how much of a row at a time (`token_losses`).
 MOST_TRAINED, GENERAL_TOKENS = 64, 12 * 64
 AT_ONCE, LOGITS = 512, 1 << 25
@@ -68,7 +69,7 @@ def estimate(
     gpu = 0.0 if machine.gpu else None
     beside = FLOAT32 * (shape.body + shape.ends) if options.float else 0.0
     if options.float and gpu is None:
-        memory += beside
+        memory += LOADING * beside
     elif options.float:
         gpu = beside
     if options.float:

@@ -10,12 +10,12 @@ from typing import Any
 
 from pipeline.stages import score
 from pipeline.stages.costs.cost import Cost, Rows
-from pipeline.stages.costs.evaluate_cost import LINE_BYTES
+from pipeline.stages.costs.evaluate_cost import FLOAT32, LINE_BYTES, LOADING
 from pipeline.stages.costs.machine import Machine
 from pipeline.stages.costs.shape import Shape
 
 BLOCK = 512  # tokens of a block of general text
-FLOAT32 = 4.0  # bytes
+GRAPH = 1.6  # of its bytes, that a loaded graph takes
 
 
 def estimate(options: score.Options, shape: Shape, rows: Rows, machine: Machine, graph: float) -> Cost:
@@ -24,8 +24,9 @@ def estimate(options: score.Options, shape: Shape, rows: Rows, machine: Machine,
     exact = shape.float_bytes if packed else 0.0
     beside = FLOAT32 * (shape.body + shape.ends) if packed and graph else 0.0
     logits = 12.0 * max(rows.most, BLOCK) * shape.vocabulary
-    models = max(shape.stored + 2.0 * shape.body + exact, beside)
-    memory = machine.import_bytes * 1.1 + graph + (0.0 if machine.gpu else models + logits)
+    models = shape.stored + 2.0 * shape.body + exact
+    on_host = 0.0 if machine.gpu else models + LOADING * beside + logits
+    memory = machine.import_bytes * 1.1 + GRAPH * graph + on_host
     measured = min(options.rows, rows.held_out)
     tokens = measured * rows.mean + options.general_blocks * BLOCK
     products = 6.0 * tokens * (shape.body + shape.embedding) / machine.product("bfloat16")
@@ -33,7 +34,7 @@ def estimate(options: score.Options, shape: Shape, rows: Rows, machine: Machine,
     seconds = machine.import_seconds + products + decode
     if graph:
         seconds += _on_rows(measured * rows.mean, shape, machine, graph, beside)
-    gpu = models + logits if machine.gpu else None
+    gpu = max(models, beside) + logits if machine.gpu else None
     return Cost.of(memory, gpu, 1e5 + 2 * LINE_BYTES * measured, seconds)
 
 
