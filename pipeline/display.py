@@ -118,9 +118,11 @@ def duration(seconds: float | None) -> str:
 
 
 def about(seconds: float) -> str:
-    """An estimated duration, in minutes or hours."""
+    """An estimated duration, in minutes, hours or days."""
     if seconds < 90:
         return "a minute"
+    if seconds > 48 * 3600:
+        return f"{seconds / 86400:,.0f} days"
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 

@@ -167,7 +167,8 @@ def test_measures_are_in_the_unit_of_their_name(name: str, value: object, words:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(5, "a minute"), (89, "a minute"), (600, "10 minutes"), (7200, "2.0 hours")]
+    ("seconds", "words"),
+    [(5, "a minute"), (89, "a minute"), (600, "10 minutes"), (7200, "2.0 hours"), (1e6, "12 days")],
 )
 def test_an_estimate_is_not_more_exact_than_it_is(seconds: float, words: str) -> None:
     assert display.about(seconds) == words

@@ -113,12 +113,13 @@ def checks(findings: Sequence[Finding]) -> str:
 
 
 def scores(rows: Sequence[Row]) -> str:
-    """A scorecard as aligned columns; below them, why cells are empty."""
+    """A scorecard as aligned columns; below them, what each way costs on the rows, or why cells are empty."""
     shown = [
         (
             "ALGORITHM",
             "STATUS",
             "SIZE",
+            "PPL DATA EXPORTED",
             "PPL DATA",
             "KL DATA",
             "PPL GENERAL",
@@ -137,6 +138,7 @@ def scores(rows: Sequence[Row]) -> str:
                 row.algorithm,
                 row.status,
                 display.size(row.bytes or None),
+                _figure(row.exported_data_perplexity, ".2f"),
                 _figure(row.data_perplexity, ".2f"),
                 _figure(row.data_divergence, ".3f"),
                 _figure(row.general_perplexity, ".2f"),

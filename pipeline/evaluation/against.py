@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from pipeline.evaluation.verdict import CANNOT_TELL, Metric, Verdict, judge, relative
+from pipeline.evaluation.verdict import CANNOT_TELL, Figures, Metric, Verdict, judge, relative
 
 LOSS = Metric("loss_against_float", "loss on your rows", less_is_better=True, of_base=True)
 
 
-def of(exact: Sequence[float], other: Sequence[float]) -> dict[str, Any]:
+def of(exact: Figures, other: Figures) -> dict[str, Any]:
     """The verdict on losses of rows in nats a token, as JSON with `words`: "2 % more loss than float on your
     rows (1–3)"; text by text, of the float model and of the other one.
     """
@@ -18,7 +17,7 @@ def of(exact: Sequence[float], other: Sequence[float]) -> dict[str, Any]:
     return {**found.to_json(), "words": _words(found, exact, other)}
 
 
-def _words(found: Verdict, exact: Sequence[float], other: Sequence[float]) -> str:
+def _words(found: Verdict, exact: Figures, other: Figures) -> str:
     if found.low is None:
         return "too few rows to compare with float" if found.rows < 2 else "predicts what is no number"
     if found.outcome != CANNOT_TELL:

@@ -2,6 +2,9 @@
 
 All are deterministic: what is drawn by lot comes from a fixed seed, so the same differences give the same
 figures. Differences are finite numbers, float64 [rows], of any unit.
+
+What is drawn takes time and memory for each row. Of more than MOST_DRAWN rows, groups of rows are drawn,
+which is a few seconds for a million: their sums are as independent as the rows are, and nearer to normal.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ RESAMPLES = 4_000  # of the bootstrap
 FLIPS = 10_000  # of the permutation test, where not all are tried
 ALL_FLIPS = 16  # rows up to which all are: 32,768 without their mirror images
 CELLS = 4_000_000  # numbers drawn at a time: 32 MB
+MOST_DRAWN = 10_000  # rows, or groups of rows
 KEPT_ROWS = 500  # up to which the draws are kept for the next differences of as many rows
 LEAST_ERROR = 0.1  # of a resample's standard error, as a share of the rows' own
 SAME = 1e-12  # sums that differ by less than this share are equal
@@ -36,8 +40,9 @@ def interval(differences: Sequence[float] | Floats, level: float = 0.95) -> tupl
     counts as LEAST_ERROR of the rows' own. Raises ValueError for fewer than two rows or what is not finite.
     """
     values = _checked(differences, 2)
-    count, mean = len(values), float(values.mean())
-    centred = values - mean
+    mean = float(values.mean())
+    values = _grouped(values - mean) + mean
+    count, centred = len(values), values - mean
     spread = float(values.std(ddof=1))
     if spread <= SAME * abs(mean):
         return mean, mean
@@ -70,6 +75,7 @@ def permutation_test(differences: Sequence[float] | Floats) -> float:
     differ = values[values != 0]  # swapping equal sides changes nothing
     if not len(differ):
         return 1.0
+    values = _grouped(values)  # swapping the sides of a whole group is one of the swaps
     least = abs(float(values.sum())) - SAME * float(np.abs(values).sum())
     if len(differ) <= ALL_FLIPS:
         return float((np.abs(_all_flips(len(differ)) @ differ) >= least).mean())
@@ -107,6 +113,18 @@ def _checked(differences: Sequence[float] | Floats, least: int) -> Floats:
     if not np.isfinite(values).all():
         raise ValueError("not all differences are finite numbers")
     return values
+
+
+def _grouped(values: Floats) -> Floats:
+    """The values, or of more than MOST_DRAWN the sums of as many groups, scaled so that the mean is the same.
+
+    Rows that stand together are often alike, so the rows of a group are from all over.
+    """
+    count = len(values)
+    if count <= MOST_DRAWN:
+        return values
+    sums = np.bincount(np.arange(count) % MOST_DRAWN, values, MOST_DRAWN)
+    return np.asarray(sums, np.float64) * (MOST_DRAWN / count)
 
 
 def _drawn(count: int, kind: Kind) -> Iterator[Floats]:

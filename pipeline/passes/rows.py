@@ -88,12 +88,14 @@ class Rows(Dataset[tuple[dict[str, torch.Tensor], torch.Tensor]]):
         folder: Path,
         max_length: int,
         loss_on: str,
+        tokenizer: Any = None,
     ) -> None:
+        """`tokenizer` is the folder's, if it is loaded already."""
         self.rows = rows
         self.template = template
         self.max_length = max_length
         self.loss_on = loss_on
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        self.tokenizer = tokenizer or AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         self.vocabulary = _vocabulary(folder)
         self.ends = end_tokens(self.tokenizer, folder, template.stop)
         self.cut: set[int] = set()

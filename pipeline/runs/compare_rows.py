@@ -10,7 +10,7 @@ import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import settings
 from pipeline.errors import InputError
@@ -18,6 +18,12 @@ from pipeline.inputs.data import datasets
 from pipeline.inputs.prompts import templates
 from pipeline.store import Store
 from pipeline.store.run import DONE, ENDED, Run
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pipeline.evaluation.measured import Floats, MeasuredRows
 
 EVALUATE, KIND = "evaluate", "row_losses"
 Side = Literal["adapter", "base"]
@@ -31,41 +37,41 @@ MOST_SHOWN = 10  # rows that differ most
 
 @dataclass(frozen=True)
 class Losses:
-    """Losses of a run's held-out rows by line: tokens, and by side nats added up over them."""
+    """Losses of a run's held-out rows."""
 
     run: Run
-    rows: dict[int, dict[str, Any]]
+    rows: MeasuredRows
 
     @property
     def sides(self) -> set[str]:
         """The sides that every row has."""
-        return {side for side in SIDES if self.rows and all(side in row for row in self.rows.values())}
-
-    def mean(self, line: int, side: str) -> float:
-        """Nats a token; not a number where the model predicted none."""
-        total = self.rows[line][side]
-        return math.nan if total is None else float(total) / int(self.rows[line]["tokens"])
+        return {*self.rows.sides} & {*SIDES}
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Losses of two runs on the lines and sides that both have."""
+    """Losses of two runs on the lines and sides that both have; `at` is where the lines are in each."""
 
     first: Losses
     second: Losses
-    lines: list[int]
+    lines: NDArray[np.int64]
+    at: tuple[NDArray[np.intp], NDArray[np.intp]]
     sides: list[Side]
 
-    def means(self, side: Side) -> tuple[list[float], list[float]]:
-        """Nats a token by line, of the first run and of the second."""
-        one, other = ([of.mean(line, side) for line in self.lines] for of in (self.first, self.second))
-        return one, other
+    def means(self, side: Side) -> tuple[Floats, Floats]:
+        """Nats a token by line, float64 [lines], of the first run and of the second."""
+        return self.first.rows.means(side)[self.at[0]], self.second.rows.means(side)[self.at[1]]
 
-    def farthest(self) -> list[int]:
-        """Up to MOST_SHOWN lines whose losses differ, those that differ most first, on the first side."""
-        ends = zip(self.lines, *self.means(self.sides[0]), strict=True)
-        gaps = {line: _gap(one, other) for line, one, other in ends}
-        return sorted((line for line in self.lines if gaps[line]), key=lambda line: -gaps[line])[:MOST_SHOWN]
+    def farthest(self) -> list[tuple[int, list[float]]]:
+        """Up to MOST_SHOWN lines whose losses differ, those that differ most first, on the first side, with
+        both losses. Where only one of them is a number, they are infinitely far apart."""
+        import numpy as np
+
+        one, other = self.means(self.sides[0])
+        gaps = np.where(np.isnan(one) & np.isnan(other), 0.0, np.abs(other - one))
+        gaps[np.isnan(gaps)] = np.inf
+        most = np.argsort(-gaps, kind="stable")[:MOST_SHOWN]
+        return [(int(self.lines[at]), [float(one[at]), float(other[at])]) for at in most if gaps[at]]
 
 
 def judge(one: Run, other: Run) -> dict[str, Any]:
@@ -92,11 +98,11 @@ def asked(one: str, other: str) -> Generator[str, None, dict[str, Any]]:
     yield f"Comparing {len(paired.lines):,} rows…"
     found = _judged(paired)
     for side in paired.sides:
-        found[side]["means"] = [_number(sum(of) / len(of)) for of in paired.means(side)]
-    side, lines = paired.sides[0], paired.farthest()
-    told = yield from two_runs.told(rows.of_run(first), rows.of_run(second), lines, side)
+        found[side]["means"] = [_number(float(of.mean())) for of in paired.means(side)]
+    side, farthest = paired.sides[0], dict(paired.farthest())
+    told = yield from two_runs.told(rows.of_run(first), rows.of_run(second), [*farthest], side)
     for row in told:
-        row["losses"] = [_number(of.mean(row["line"], side)) for of in (paired.first, paired.second)]
+        row["losses"] = [_number(loss) for loss in farthest[row["line"]]]
     return {**found, "apart": {"side": side, "rows": told}}
 
 
@@ -166,6 +172,8 @@ def _other_data(names: str) -> str:
 
 
 def _judged(paired: Paired) -> dict[str, Any]:
+    import numpy as np
+
     from pipeline.evaluation import verdict as verdicts
 
     first, second = paired.first.run.id, paired.second.run.id
@@ -178,13 +186,15 @@ def _judged(paired: Paired) -> dict[str, Any]:
     }  # fmt: skip
     found = {name: judged.to_json() for name, judged in verdicts.judge_all(pairs).items()}
     for metric, (before, after) in pairs.items():
-        if before == after:
+        if np.array_equal(before, after):
             found[metric.name]["text"] = f"No difference: equal losses on all {len(before):,} rows."
     return {"runs": [first, second], "rows": len(paired.lines), **found}
 
 
 def _pairing(one: Run, other: Run, largest: int) -> Generator[str, None, Paired]:
     """Read the losses of two runs, of up to `largest` bytes each. Raises InputError if they are no pairs."""
+    import numpy as np
+
     names = f"{one.id} and {other.id}"
     if why := why_not(one, other):
         raise InputError(why)
@@ -193,22 +203,22 @@ def _pairing(one: Run, other: Run, largest: int) -> Generator[str, None, Paired]
         raise InputError(_other_data(names))
     first = yield from _losses(one, largest)
     second = yield from _losses(other, largest)
-    lines = sorted(first.rows.keys() & second.rows.keys())
-    for line in lines:
-        if first.rows[line]["tokens"] != second.rows[line]["tokens"]:
-            raise InputError(
-                f"{names}: their models read line {line:,} as other tokens, so losses a token are not"
-                " comparable; choose runs of models with one tokenizer"
-            )
+    lines, *at = np.intersect1d(first.rows.lines, second.rows.lines, assume_unique=True, return_indices=True)
+    differ = np.asarray(first.rows.tokens)[at[0]] != np.asarray(second.rows.tokens)[at[1]]
+    if differ.any():
+        raise InputError(
+            f"{names}: their models read line {int(lines[differ][0]):,} as other tokens, so losses a token"
+            " are not comparable; choose runs of models with one tokenizer"
+        )
     sides = [side for side in SIDES if side in first.sides & second.sides]
-    if not lines:
+    if not len(lines):
         raise InputError(f"{names}: have no held-out row in common; repeat one with more rows, evaluate.rows")
     if not sides:
         raise InputError(
             f"{names}: have no side in common, with or without an adapter; repeat one with"
             " optimize.adapter: detachable"
         )
-    return Paired(first, second, lines, sides)
+    return Paired(first, second, lines, (at[0], at[1]), sides)
 
 
 def _losses(run: Run, largest: int) -> Generator[str, None, Losses]:
@@ -218,11 +228,13 @@ def _losses(run: Run, largest: int) -> Generator[str, None, Losses]:
     if path.stat().st_size > largest:
         wanted = f"{settings.command()} compare" if largest < LARGEST else "a smaller evaluate.rows"
         raise InputError(f"{run.id}: its losses row by row are too many to compare here; use {wanted}")
-    found: dict[int, dict[str, Any]] = {}
+    from pipeline.evaluation.measured import MeasuredRows, read
+
+    found = MeasuredRows()
     for row in _held_out(path):
         if len(found) % TELL_ROWS == 0:
             yield f"Reading losses of {run.id}: {len(found):,} rows…"
-        found[row["line"]] = row
+        found.add(read(row))
     return Losses(run, found)
 
 
@@ -260,13 +272,6 @@ def _data(run: Run) -> str:
     """What tells the rows of a run's evaluation apart from others: of a file of its own, or of its data."""
     path = _evaluated_on(run)
     return datasets.kept_sha256(path) or str(path)
-
-
-def _gap(one: float, other: float) -> float:
-    """How far losses are apart; where only one is a number, infinitely."""
-    if math.isnan(one) or math.isnan(other):
-        return 0.0 if math.isnan(one) and math.isnan(other) else math.inf
-    return abs(other - one)
 
 
 def _number(value: float) -> float | None:

@@ -6,9 +6,10 @@ So every way has a log, can be canceled, retried and compared, and later runs ca
 from __future__ import annotations
 
 import dataclasses
+import math
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,7 @@ WAYS: dict[str, dict[str, Any]] = {
 FLOAT = "float"  # not quantized: the reference for the others
 DEFAULT = (FLOAT, "rtn", "gptq", "awq")
 PREFIX = "scorecard-"
+MOST_LOSS = 700.0  # nats, beyond which there is no perplexity that a number could hold
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class Row:
     status: str
     created: float = 0.0  # seconds since the epoch
     model: str = ""
-    bytes: int | None = None  # of the exported model
-    data_perplexity: float | None = None
+    bytes: int | None = None  # of the exported folder
+    data_perplexity: float | None = None  # of the checkpoint, as the next three
     data_divergence: float | None = None  # nats a token, from the model that is not quantized
     general_perplexity: float | None = None
     general_divergence: float | None = None
@@ -52,8 +54,21 @@ class Row:
     peak_memory_bytes: int | None = None  # of quantizing, on the host
     peak_gpu_memory_bytes: int | None = None
     tokens_per_second: float | None = None
-    against_float: dict[str, Any] | None = None  # on the held-out rows: see `evaluation.against`
+    rows: int | None = None  # whose responses the next three are of; None: earlier versions read none so
+    exported_loss: float | None = None  # of the graph, in nats a token
+    float_loss: float | None = None  # of the float model, on the same
+    against_float: dict[str, Any] | None = None  # how these two compare row by row: see `evaluation.against`
     note: str = ""
+
+    @property
+    def of_checkpoint(self) -> bool:
+        """Whether `against_float` is of the checkpoint: earlier versions did not read rows by the export."""
+        return self.against_float is not None and self.rows is None
+
+    @property
+    def exported_data_perplexity(self) -> float | None:
+        """Of the graph, on the same responses as `data_perplexity`."""
+        return None if self.exported_loss is None else math.exp(min(self.exported_loss, MOST_LOSS))
 
 
 def start(
@@ -126,6 +141,9 @@ def _rows(runs: list[Run]) -> list[Row]:
     return [_row(run) for run in sorted(runs, key=lambda run: (run.created, run.id))]
 
 
+OF_CHECKPOINTS = (
+    "This is an earlier version's, of the checkpoints; measure again to compare the exported models."
+)
 NAMES = {"rtn": "RTN", "gptq": "GPTQ", "awq": "AWQ", "autoawq": "AWQ by AutoAWQ"}
 
 
@@ -133,9 +151,11 @@ def best(rows: Sequence[Row]) -> str:
     """Which way suits best, as a sentence; "" while too little is measured.
 
     Of those that the rows cannot tell from the one with the least loss, because their intervals overlap, it
-    is the smallest.
+    is the smallest. Exports are compared; checkpoints only in a scorecard of an earlier version, named so.
     """
     known = [row for row in rows if row.bytes and _is_number(row, "low") and _is_number(row, "high")]
+    exported = [row for row in known if not row.of_checkpoint]
+    known, of_what = (exported, "") if exported else (known, f" {OF_CHECKPOINTS}")
     if len(known) < 2:
         return ""
     least = min(known, key=lambda row: _figure(row, "difference"))
@@ -150,7 +170,7 @@ def best(rows: Sequence[Row]) -> str:
     others = [row for row in alike if row is not chosen]
     names = display.names(NAMES.get(row.algorithm, row.algorithm) for row in others)
     more = f" Your rows cannot tell it from {names}." if others else ""
-    return f"{', '.join(parts)}.{more}"
+    return f"{', '.join(parts)}.{more}{of_what}"
 
 
 def _is_number(row: Row, name: str) -> bool:
@@ -177,14 +197,13 @@ def _way(run: Run) -> str:
 def _row(run: Run) -> Row:
     metrics = {stage.name: stage.metrics for stage in run.stages if stage.status == DONE}
     quantized, scored = metrics.get("quantize", {}), metrics.get("score", {})
-    failed = next((stage for stage in run.stages if stage.error), None)
     return Row(
         algorithm=_way(run),
         run=run.id,
         status=run.status,
         created=run.created,
         model=str(run.recipe.get("model", "")),
-        bytes=metrics.get("optimize", {}).get("model_bytes"),
+        bytes=_exported_bytes(run) or metrics.get("optimize", {}).get("model_bytes"),
         data_perplexity=scored.get("data_perplexity"),
         data_divergence=scored.get("data_divergence"),
         general_perplexity=scored.get("general_perplexity"),
@@ -195,6 +214,28 @@ def _row(run: Run) -> Row:
         peak_memory_bytes=quantized.get("peak_memory_bytes"),
         peak_gpu_memory_bytes=quantized.get("peak_gpu_memory_bytes"),
         tokens_per_second=scored.get("tokens_per_second"),
+        rows=scored.get("rows"),
+        exported_loss=scored.get("exported_loss"),
+        float_loss=scored.get("float_loss"),
         against_float=scored.get("against_float"),
-        note=f"{failed.name}: {failed.error}" if failed else "",
+        note=_note(run, scored),
     )
+
+
+def _exported_bytes(run: Run) -> int | None:
+    """Bytes of the exported folder, with all that ships."""
+    exported = next(
+        (stage for stage in run.stages if stage.name == "optimize" and stage.status == DONE), None
+    )
+    found = [each["bytes"] for each in exported.artifacts if each["kind"] == "onnx"] if exported else []
+    return found[0] if found else None
+
+
+def _note(run: Run, scored: Mapping[str, Any]) -> str:
+    """Why something of a run is not measured, or what it says of the rows."""
+    failed = next((stage for stage in run.stages if stage.error), None)
+    if failed is not None:
+        return f"{failed.name}: {failed.error}"
+    if why := scored.get("not_compared"):
+        return f"not compared: {why}"
+    return str((scored.get("against_float") or {}).get("words", ""))

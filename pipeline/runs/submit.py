@@ -307,7 +307,8 @@ class Prepared:
         """What a recipe that was checked takes. Raises InputError with what does not fit this machine."""
         found = self._seen[self._key(recipe)]
         assert isinstance(found, Checked)
-        takes = preflight.make(recipe, model, found.used, found.report.rows)
+        brought = {name: (one.used, one.report.rows) for name, one in self.files(recipe, model).items()}
+        takes = preflight.make(recipe, model, found.used, found.report.rows, brought=brought)
         if takes.problems:
             raise InputError(takes.problems)
         return takes.to_dict()

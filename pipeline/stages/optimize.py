@@ -391,13 +391,15 @@ def prepared(options: Options, context: Context, home: Path, likeness: str) -> C
 
 
 def earlier(context: Context) -> Path | None:
-    """An export of the same checkpoint that has places for all modules of the adapter."""
+    """An export of the same checkpoint that has places for all modules of the adapter, or for none yet, as a
+    scorecard makes it: the pass gives it those."""
     if "adapter" not in context.inputs:
         return None
     wanted = set(adapted(context.inputs["adapter"]))
     if not wanted:
         return None
-    return next((graph for graph, places in context.graphs.items() if wanted <= set(places)), None)
+    fitting = [graph for graph, places in context.graphs.items() if not places or wanted <= set(places)]
+    return max(fitting, key=lambda graph: bool(context.graphs[graph]), default=None)
 
 
 def adapted(adapter: Path) -> list[str]:
@@ -426,7 +428,8 @@ def results(context: Context) -> Results:
         artifacts.append(Artifact("ONNX adapter", "onnx_adapter", folder / ADAPTER))
         metrics["adapter_bytes"] = (folder / ADAPTER).stat().st_size
         graph = earlier(context)
-        metrics["places"] = context.graphs[graph] if graph else adapted(context.inputs["adapter"])
+        known = context.graphs[graph] if graph else []
+        metrics["places"] = known or adapted(context.inputs["adapter"])
         metrics["graph_reused"] = graph is not None
         metrics |= json.loads((context.work / LOSS).read_text("utf-8"))
         metrics["eval_loss_trained"] = _judged(context).get("eval_loss")

@@ -1,4 +1,4 @@
-"""score: how good and how fast the base is without any adapter, measured. The scorecard's last stage."""
+"""score: how good the base and its export are without any adapter, and how fast. A scorecard's last stage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.stages import workflow_parts
 from pipeline.stages.context import Artifact, Context, Results
 from pipeline.stages.quantize import Model
 
-SCORE = "score.json"
+SCORE, ROWS = "score.json", "rows.jsonl"
 SMALLER = "a smaller score.rows or score.general_blocks"
 MODULES = ("pipeline.passes.measure.score", "onnxruntime_genai")
 PROMPT = 32  # tokens of the prompt that decoding starts from, at most
@@ -22,7 +22,11 @@ PROMPT = 32  # tokens of the prompt that decoding starts from, at most
 @dataclass(frozen=True)
 class Options:
     rows: int = option(
-        64, "Held-out rows of your data whose responses perplexity is measured on", min=1, max=100_000
+        64,
+        "Held-out rows of your data whose responses are measured: the loss of the exported graph against the"
+        " float model's, and perplexity",
+        min=1,
+        max=100_000,
     )
     general_blocks: int = option(
         16, "Blocks of 512 tokens of a bundled general text to measure perplexity on", min=1, max=32
@@ -53,7 +57,7 @@ def uses_rows(_: Options) -> bool:
 
 
 def workflow(options: Options, context: Context) -> dict[str, Any]:
-    """The Olive workflow; its pass writes score.json."""
+    """The Olive workflow; its pass writes score.json, and rows.jsonl where there is a graph."""
     onnx = context.inputs.get("onnx")
     step = {
         "type": "Score",
@@ -62,6 +66,12 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
         "decode_tokens": options.decode_tokens,
         "exact": str(context.model) if context.base != context.model else None,
         "onnx": str(onnx) if onnx else None,
+        "data": str(context.data),
+        "eval_fraction": context.eval_fraction,
+        "seed": context.seed,
+        "rows": options.rows,
+        "tokenizer": str(context.model),
+        "kept": str(context.checkpoints),
     }
     held_out = workflow_parts.rows(
         "held_out", context, part="eval", max_length=2048, loss_on="response", limit=options.rows
@@ -74,4 +84,7 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
 def results(context: Context) -> Results:
     """What was measured."""
     file = context.output / "model" / SCORE  # Olive keeps the model's folder, which has this file in it
-    return Results([Artifact("score", "score", file)], json.loads(file.read_text("utf-8")))
+    artifacts = [Artifact("score", "score", file)]
+    if (rows := file.with_name(ROWS)).is_file():
+        artifacts.append(Artifact("rows", "row_losses", rows))
+    return Results(artifacts, json.loads(file.read_text("utf-8")))

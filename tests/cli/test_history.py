@@ -131,4 +131,4 @@ def test_a_run_is_judged_against_another(store: Store, capsys: Capture) -> None:
     assert told["adapter"]["outcome"] == "better"
     code, out, err = cli(capsys, "compare", one, plant(store))
     assert (code, out) == (2, "")
-    assert "has no losses row by row" in err
+    assert "has no evaluation that is done; wait for it" in err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pipeline.stages.recipe import Recipe
 from pipeline.store import Store
 from pipeline.store.run import FAILED
 from pipeline.system import hardware
-from tests.helpers.planted import finish_all, plant
+from tests.helpers.planted import artifact, finish_all, plant
 
 
 @pytest.fixture
@@ -35,6 +36,10 @@ MEASURED: dict[str, dict[str, Any]] = {
             "exported_perplexity": 35.75,
             "exported_divergence": 0.375,
             "tokens_per_second": 120.0,
+            "rows": 14,
+            "exported_loss": 2.0,
+            "float_loss": 1.9,
+            "against_float": {"difference": 0.1, "low": 0.05, "high": 0.2, "words": "5 % more loss"},
         }
     },
 }
@@ -124,10 +129,15 @@ def test_rows_hold_what_was_measured(store: Store, base: Recipe, no_worker: list
     assert (row.data_divergence, row.general_divergence) == (0.5, 0.25)
     assert (row.exported_perplexity, row.exported_divergence) == (35.75, 0.375)
     assert row.peak_gpu_memory_bytes is None
-    header, line = terminal.scores([row]).splitlines()
+    assert (row.rows, row.exported_loss, row.float_loss, row.of_checkpoint) == (14, 2.0, 1.9, False)
+    assert row.exported_data_perplexity == pytest.approx(math.exp(2))
+    header, line, _, said = terminal.scores([row]).splitlines()
+    assert said == "awq: 5 % more loss"
     assert header.split()[:3] == ["ALGORITHM", "STATUS", "SIZE"]
     assert header.index("KL EXPORTED") == line.index("0.375")
-    assert " ".join(line.split()) == "awq done 88.0 MB 9.25 0.500 34.50 0.250 35.75 0.375 13 s 1.0 GB 120"
+    assert (
+        " ".join(line.split()) == "awq done 88.0 MB 7.39 9.25 0.500 34.50 0.250 35.75 0.375 13 s 1.0 GB 120"
+    )
 
 
 def test_options_of_the_export_are_measured_with_every_way(
@@ -167,7 +177,7 @@ def test_without_quantize_there_is_nothing_to_compare(base: Recipe, store: Store
 
 def row(name: str, size: int, difference: float = 0.0, width: float = 0.01, **more: Any) -> scorecard.Row:
     found = {"difference": difference, "low": difference - width, "high": difference + width}
-    given = {"against_float": {**found, "words": f"loses {difference}"}, "bytes": size, **more}
+    given = {"against_float": {**found, "words": f"loses {difference}"}, "bytes": size, "rows": 14, **more}
     return scorecard.Row(name, name, "done", **given)
 
 
@@ -182,3 +192,34 @@ def test_without_two_ways_measured_none_is_best() -> None:
     one, nothing = row("awq", 90), row("rtn", 85, against_float=None)
     broken = row("gptq", 80, against_float={"difference": None, "low": None, "high": None, "words": "no"})
     assert scorecard.best([one, nothing, broken]) == scorecard.best([]) == ""
+
+
+def test_a_scorecard_of_an_earlier_version_says_that_it_is_of_the_checkpoints() -> None:
+    """Beside exports that were measured, checkpoints are not compared."""
+    old = [row("rtn", 85, 0.2, rows=None), row("awq", 90, 0.06, rows=None)]
+    found = scorecard.best(old)
+    assert found.startswith("AWQ suits best: loses 0.06. This is an earlier version's, of the checkpoints;")
+    assert [each.of_checkpoint for each in old] == [True, True]
+    assert scorecard.best([*old, row("gptq", 80, 0.5)]) == ""
+    assert scorecard.best([*old, row("gptq", 80, 0.5), row("autoawq", 95, 0.1)]) == (
+        "AWQ by AutoAWQ suits best: loses 0.1."
+    )
+
+
+def test_the_size_is_that_of_the_exported_folder(store: Store, base: Recipe, no_worker: list[Path]) -> None:
+    group, _ = scorecard.start(store, base, ["awq"])
+    run = scorecard.rows(store, group)[0].run
+    exported = {**artifact(store, run, "onnx"), "bytes": 99_000_000}
+    finish_all(store, run, MEASURED | {"optimize": {**MEASURED["optimize"], "artifacts": [exported]}})
+    assert scorecard.rows(store, group)[0].bytes == 99_000_000
+
+
+def test_without_an_export_to_measure_it_says_why_and_compares_nothing(
+    store: Store, base: Recipe, no_worker: list[Path]
+) -> None:
+    group, _ = scorecard.start(store, base, ["awq"])
+    run = scorecard.rows(store, group)[0].run
+    finish_all(store, run, {"score": {"metrics": {"data_perplexity": 9.0, "not_compared": "no graph"}}})
+    (found,) = scorecard.rows(store, group)
+    assert (found.note, found.against_float) == ("not compared: no graph", None)
+    assert scorecard.best([found, row("rtn", 85)]) == ""

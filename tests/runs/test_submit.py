@@ -13,6 +13,7 @@ from pipeline.errors import InputError, LabError
 from pipeline.inputs.data import datasets
 from pipeline.publish import card
 from pipeline.runs import submit
+from pipeline.runs.preflight import fitting
 from pipeline.stages import recipe
 from pipeline.store import Store
 from pipeline.store.run import PREFLIGHT, QUEUED
@@ -487,6 +488,21 @@ def test_rows_to_evaluate_on_are_checked_and_kept_beside_the_data(
     repeated = submit.again(run)
     assert repeated.evaluate is not None
     assert repeated.evaluate.data == str(kept)
+
+
+def test_all_rows_of_a_file_are_asked_back_about_before_days_of_work(
+    store: Store, recipe_file: Path, no_worker: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the file's own rows, not by those that are held out of the data; a number is not refused."""
+    monkeypatch.setattr(fitting, "LONGEST", 0.0)
+    prompts = recipe_file.parent / "prompts.jsonl"
+    prompts.write_text("".join(f'{{"prompt": "Where is {n}?", "response": "Here."}}\n' for n in range(620)))
+    said = problem(store, recipe_file, "evaluate.data=prompts.jsonl", "evaluate.rows=all")
+    assert " for 620 rows; 500 from all over them take about " in said
+    assert said.endswith("Give a number; 620 reads all of them anyway")
+    submit.submit(store, recipe.load(recipe_file, ["evaluate.data=prompts.jsonl", "evaluate.rows=620"]))
+    submit.submit(store, recipe.load(recipe_file, ["evaluate.rows=all"]))  # two rows are held out
+    assert len(store.list()) == 2
 
 
 def test_rows_to_evaluate_on_that_cannot_be_read_are_named(store: Store, recipe_file: Path) -> None:

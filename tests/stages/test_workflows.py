@@ -110,9 +110,14 @@ def test_workflow_is_as_written(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("places", "reused"),
-    [(["q_proj", "v_proj"], True), (["q_proj", "k_proj", "v_proj"], True), (["q_proj"], False)],
+    [
+        (["q_proj", "v_proj"], True),
+        (["q_proj", "k_proj", "v_proj"], True),
+        (["q_proj"], False),
+        ([], True),  # a scorecard's, which the pass gives places
+    ],
 )
-def test_an_earlier_graph_is_taken_if_it_has_the_places(
+def test_an_earlier_graph_is_taken_if_it_has_the_places_or_none(
     places: list[str], reused: bool, tmp_path: Path
 ) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({"target_modules": ["v_proj", "q_proj"]}))

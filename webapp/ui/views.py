@@ -288,8 +288,10 @@ def _read_answers(path: str, _changed: int, size: int) -> list[dict[str, Any]]:
 
 def scorecard(rows: list[Row]) -> dict[str, Any]:
     """A scorecard as a table and as points of a chart, and whether everything is measured."""
-    columns = ["Algorithm", "Status", "Size", "Perplexity, your data", "Distance"]
+    columns = ["Algorithm", "Status", "Size", "Perplexity, your data, exported"]
     columns += [
+        "Perplexity, your data",
+        "Distance",
         "Perplexity, general text",
         "Distance",
         "Perplexity, exported",
@@ -305,6 +307,7 @@ def scorecard(rows: list[Row]) -> dict[str, Any]:
             row.algorithm,
             {"status": row.status, "word": None},
             display.size(row.bytes),
+            display.number(row.exported_data_perplexity) if row.exported_data_perplexity else "",
             display.number(row.data_perplexity) if row.data_perplexity else "",
             display.number(row.data_divergence) if row.data_divergence else "",
             display.number(row.general_perplexity) if row.general_perplexity else "",
@@ -323,7 +326,7 @@ def scorecard(rows: list[Row]) -> dict[str, Any]:
         {
             "name": row.algorithm,
             "bytes": row.bytes,
-            "data": row.data_perplexity,
+            "data": _data_perplexity(row),
             "general": row.general_perplexity,
             **({"data_range": ends} if (ends := _data_range(row)) else {}),
         }
@@ -337,11 +340,16 @@ def scorecard(rows: list[Row]) -> dict[str, Any]:
     return {"table": table(columns, cells, caption=caption), "points": points, "ended": ended}
 
 
+def _data_perplexity(row: Row) -> float | None:
+    """Of the exported graph; in scorecards of earlier versions of the checkpoint."""
+    return row.data_perplexity if row.rows is None else row.exported_data_perplexity
+
+
 def _data_range(row: Row) -> list[float] | None:
     """Between which perplexities of the data a way lies, if the float model's is exact; None if unknown."""
-    found = row.against_float or {}
+    found, middle = row.against_float or {}, _data_perplexity(row)
     ends = [found.get(name) for name in ("difference", "low", "high")]
-    if row.data_perplexity is None or not all(isinstance(end, int | float) for end in ends):
+    if middle is None or not all(isinstance(end, int | float) for end in ends):
         return None
     difference, low, high = (float(end) for end in ends if end is not None)
-    return [row.data_perplexity * math.exp(end - difference) for end in (low, high)]
+    return [middle * math.exp(end - difference) for end in (low, high)]

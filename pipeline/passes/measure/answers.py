@@ -107,8 +107,8 @@ class Answers(Pass):
         base: dict[str, str | None] = {} if config.merged else {"base": None}
         sides = base | ({SIDE: None} if config.merged else {name: name for name in loaded.names})
         compared = _compared(loaded, config, model.model_path, parts, new, sides) if config.rows else None
-        given = _given(config, model.model_path)
-        answered, left_out = _answered(loaded, new.file, wanted, config.max_new_tokens, sides, given)
+        given, kept = _given(config, model.model_path)
+        answered, left_out = _answered(loaded, new.file, wanted, config.max_new_tokens, sides, given, kept)
         metrics = _judged(answered, json.loads(config.checks)["checks"] if config.checks else "")
         if shares := _overlap(answered, data, loaded.template, parts):
             metrics["answers"]["verbatim"] = shares
@@ -128,12 +128,15 @@ class Answers(Pass):
         return _handler(Path(model.model_path), written)
 
 
-def _given(config: Any, graph: str) -> KeptLines:
-    """The answers of an interrupted attempt, by the position of their row."""
+def _given(config: Any, graph: str) -> tuple[dict[int, dict[str, Any]], KeptLines]:
+    """The answers of an interrupted attempt, by the position of their row, and where others are kept."""
     kept = Path(config.kept)
     kept.mkdir(parents=True, exist_ok=True)
     decide = {name: getattr(config, name) for name in (*DECIDE, "max_new_tokens")}
-    return KeptLines(kept / GIVEN, {"graph": graph} | decide)
+    given: dict[int, dict[str, Any]] = {}
+    return given, KeptLines(
+        kept / GIVEN, {"graph": graph} | decide, lambda entry: given.update({entry["at"]: entry["row"]})
+    )
 
 
 def _answered(
@@ -142,14 +145,15 @@ def _answered(
     wanted: list[int],
     max_new_tokens: int,
     sides: dict[str, str | None],
+    given: dict[int, dict[str, Any]],
     kept: KeptLines,
 ) -> tuple[list[dict[str, Any]], int]:
     """The rows of answers.json for the wanted rows of the dataset, and how many prompts are too long.
 
-    Each is kept as soon as it is there. Raises LabError if all are too long.
+    Those that are `given` already are not asked; each other is kept as soon as it is there. Raises LabError
+    if all are too long.
     """
     rows = datasets.load(data, loaded.template, set(wanted))
-    given = {entry["at"]: entry["row"] for entry in kept.entries}
     asked = [i for i in wanted if i in given or generation.room(loaded, loaded.reader.text(rows[i])) > 0]
     left_out = len(wanted) - len(asked)
     if not asked:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,21 @@ from pipeline.system.files import finite, to_json
 class KeptLines:
     """Entries of an earlier attempt with the same inputs, and those that are added.
 
-    A file of other inputs, or one that cannot be read, is replaced. A line that a killed process wrote only
-    in part is dropped, with all behind it.
+    `take` gets each earlier entry, one at a time: there may be a million. A file of other inputs, or one that
+    cannot be read, is replaced. A line that a killed process wrote only in part is dropped, with all behind
+    it.
     """
 
-    def __init__(self, file: Path, inputs: Mapping[str, Any]) -> None:
-        head = to_json({"inputs": inputs}, sort_keys=True)
-        self.entries = list(_kept(file, head))
+    def __init__(self, file: Path, inputs: Mapping[str, Any], take: Callable[[dict[str, Any]], None]) -> None:
+        head = to_json({"inputs": inputs}, sort_keys=True).encode() + b"\n"
         part = file.with_suffix(".part")
-        part.write_text("".join(f"{line}\n" for line in (head, *map(json.dumps, self.entries))), "utf-8")
+        self.resumed = 0
+        with part.open("wb") as copy:
+            copy.write(head)
+            for line, entry in _kept(file, head):
+                take(entry)
+                copy.write(line)
+                self.resumed += 1
         part.replace(file)
         self._file = file
 
@@ -31,16 +37,20 @@ class KeptLines:
             file.write(json.dumps(finite(entry), allow_nan=False) + "\n")
 
 
-def _kept(file: Path, head: str) -> Iterator[dict[str, Any]]:
-    """The entries of a file that begins with `head`, up to the first that is torn."""
+def _kept(file: Path, head: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """The lines of a file that begins with `head`, and what they say, up to the first that is torn."""
     try:
-        first, *lines = file.read_text("utf-8").split("\n")
-    except (FileNotFoundError, UnicodeDecodeError):
+        lines = file.open("rb")
+    except FileNotFoundError:
         return
-    if first != head:
-        return
-    for line in lines[:-1]:  # what is behind the last line's end is empty, or torn
-        try:
-            yield json.loads(line)
-        except ValueError:
+    with lines:
+        if lines.readline(len(head) + 1) != head:
             return
+        for line in lines:
+            try:
+                entry = json.loads(line) if line.endswith(b"\n") else None
+            except ValueError:
+                return
+            if not isinstance(entry, dict):
+                return
+            yield line, entry

@@ -63,14 +63,13 @@ class Exact:
 class Judged:
     """Perplexity, and divergence from the exact model where one was given.
 
-    `losses` are those of each text in nats a counted token, text by text in the same order for every model,
-    and `exact_losses` those of the exact model; both only from `judge`.
+    `losses` are those of each text in nats a counted token, in an order that is the same for every model;
+    only `judge` has them.
     """
 
     perplexity: float
     divergence: float | None
     losses: list[float] = field(default_factory=list)
-    exact_losses: list[float] = field(default_factory=list)
 
 
 @torch.no_grad()
@@ -162,7 +161,6 @@ class _Sum:
     compared: bool = False
     counts: tuple[int, ...] = ()  # of tokens, text by text
     each: list[Tensor] = field(default_factory=list)  # losses of tokens, float64
-    exact: list[Tensor] = field(default_factory=list)
 
     def add(self, logits: Tensor, wanted: Tensor, right: Tensor | None) -> None:
         """Count logits [n, vocabulary] before tokens `wanted` [n], against those of the exact model."""
@@ -174,8 +172,6 @@ class _Sum:
         if right is not None:
             exactly = right.log_softmax(-1)
             self.apart += float((exactly.exp() * (exactly - likely)).sum())
-            of_exact = torch.nn.functional.nll_loss(exactly, wanted.to(exactly.device), reduction="none")
-            self.exact.append(of_exact.double().cpu())
             self.compared = True
 
     def judged(self) -> Judged:
@@ -184,13 +180,14 @@ class _Sum:
             raise ValueError("no text of two tokens or more to measure perplexity on")
         divergence = self.apart / self.tokens if self.compared else None
         perplexity = math.exp(self.loss / self.tokens)
-        return Judged(perplexity, divergence, self._means(self.each), self._means(self.exact))
+        return Judged(perplexity, divergence, self._means())
 
-    def _means(self, losses: list[Tensor]) -> list[float]:
-        """The mean of each text that has counted tokens."""
-        if not losses or not self.counts:
+    def _means(self) -> list[float]:
+        """The mean loss of each text that has counted tokens."""
+        if not self.each or not self.counts:
             return []
-        return [float(part.mean()) for part in torch.split(torch.cat(losses), list(self.counts)) if len(part)]
+        split = torch.split(torch.cat(self.each), list(self.counts))
+        return [float(part.mean()) for part in split if len(part)]
 
 
 def _predict(model: Any, texts: Sequence[Text], tell: Callable[[int], None] | None) -> Iterator[Predicted]:

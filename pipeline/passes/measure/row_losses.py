@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pipeline.evaluation import measured
+from pipeline.evaluation.measured import Measured, MeasuredRows
 from pipeline.exports import generation, token_losses
 from pipeline.inputs.data import datasets
 from pipeline.inputs.data.sampling import spread
 from pipeline.inputs.prompts import training_ids
 from pipeline.passes.measure.kept_lines import KeptLines
+from pipeline.passes.pace import Pace
 from pipeline.passes.quantize.calibration import text_tokens
 from pipeline.passes.rows import Rows
 
@@ -27,44 +31,26 @@ Sides = Mapping[str, str | None]  # each side's adapter
 Measure = Callable[[Sequence[int], Sequence[bool], str | None], token_losses.Loss]  # ids, counted, adapter
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Loss of one row by side: in nats, added up over `tokens`."""
-
-    line: int
-    tokens: int
-    totals: dict[str, float]
-
-    def mean(self, side: str) -> float:
-        """Nats a token."""
-        return self.totals[side] / self.tokens
-
-
 class Record:
     """What is measured, by kind and line. Opened on a file of other inputs, it starts a new one."""
 
     def __init__(self, file: Path, inputs: Mapping[str, Any]) -> None:
-        self._file = KeptLines(file, inputs)
-        self._found = {(entry["kind"], entry["line"]): _measured(entry) for entry in self._file.entries}
-        self.resumed = len(self._file.entries)
+        self._found: dict[str, MeasuredRows] = {}
+        self._file = KeptLines(file, inputs, self._take)
+        self.resumed = self._file.resumed
+
+    def _take(self, entry: Mapping[str, Any]) -> None:
+        self._found.setdefault(entry["kind"], MeasuredRows()).add(measured.read(entry))
 
     def get(self, kind: str, line: int) -> Measured | None:
-        """What an earlier attempt measured."""
-        return self._found.get((kind, line))
+        """What this attempt or an earlier one measured."""
+        rows = self._found.get(kind)
+        return rows.find(line) if rows is not None else None
 
     def add(self, kind: str, row: Measured) -> None:
         """Keep a row, whatever happens next."""
-        self._found[kind, row.line] = row
+        self._found.setdefault(kind, MeasuredRows()).add(row)
         self._file.add({"kind": kind, "line": row.line, "tokens": row.tokens, **row.totals})
-
-
-def _measured(entry: Mapping[str, Any]) -> Measured:
-    totals = {
-        name: float("nan") if total is None else float(total)
-        for name, total in entry.items()
-        if name not in ("kind", "line", "tokens")
-    }
-    return Measured(entry["line"], entry["tokens"], totals)
 
 
 @dataclass
@@ -77,8 +63,15 @@ class Losses:
     template: Any
     sides: Sides
     record: Record
-    tell: Callable[[str, int], None] = lambda _, __: None
+    pace: Pace | None = None
     too_long: int = field(default=0, init=False)  # rows that the model cannot read whole
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The folder's tokenizer."""
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
 
     def rows(
         self,
@@ -87,34 +80,51 @@ class Losses:
         sides: Sides | None = None,
         data: Path | None = None,
         measure: Measure | None = None,
-    ) -> list[Measured]:
-        """The rows at these positions of the dataset, or of other data, without those that are too long.
+    ) -> MeasuredRows:
+        """The rows at these positions, ascending, of the dataset or of other data, without those that are too
+        long. `measure` takes the place of the loaded model.
 
-        `measure` takes the place of the loaded model.
-
-        `tell` gets the kind and how many are done. Raises InputError if a row is broken or does not fit the
-        template.
+        Rows that the record has are not even rendered. Raises InputError if a row is broken or does not fit
+        the template.
         """
-        found: list[Measured] = []
-        for batch in _batches(data or self.data, set(positions)):
-            rows = [row for _, row in batch]
-            texts = Rows(rows, self.template, self.folder, self.model.context_length, "response")
-            samples: dict[int, list[int]] = {}
-            for sample, (row, _) in enumerate(texts.samples):
-                samples.setdefault(row, []).append(sample)
-            for row, parts in samples.items():
-                self.tell(kind, len(found))
-                line = batch[row][0]
-                measured = self.record.get(kind, line)
-                if measured is None:
-                    measured = self._row(texts, row, parts, line, sides or self.sides, measure)
-                    if measured is not None:
-                        self.record.add(kind, measured)
-                if measured is None:
+        found = MeasuredRows()
+        done = 0
+        for batch in _batches(data or self.data, positions):
+            new = [(line, row) for line, row in batch if self.record.get(kind, line) is None]
+            self._measure_new(kind, new, sides or self.sides, measure, done + len(batch) - len(new))
+            done += len(batch)
+            for line, _ in batch:
+                row = self.record.get(kind, line)
+                if row is None:
                     self.too_long += 1
                 else:
-                    found.append(measured)
+                    found.add(row)
         return found
+
+    def _measure_new(
+        self,
+        kind: str,
+        rows: list[tuple[int, dict[str, Any]]],
+        sides: Sides,
+        measure: Measure | None,
+        done: int,
+    ) -> None:
+        """Put rows, by their lines, into the record; `done` others of the kind are behind."""
+        if not rows:
+            return
+        only = [row for _, row in rows]
+        texts = Rows(only, self.template, self.folder, self.model.context_length, "response", self.tokenizer)
+        samples: dict[int, list[int]] = {}
+        for sample, (row, _) in enumerate(texts.samples):
+            samples.setdefault(row, []).append(sample)
+        for number, (row, parts) in enumerate(samples.items()):
+            if self.pace is not None:
+                self.pace.tell(kind, done + number)
+            found = self._row(texts, row, parts, rows[row][0], sides, measure)
+            if found is not None:
+                self.record.add(kind, found)
+                if self.pace is not None:
+                    self.pace.worked(kind)
 
     def _row(
         self,
@@ -142,37 +152,41 @@ class Losses:
     def _measure(self, ids: Sequence[int], counted: Sequence[bool], adapter: str | None) -> token_losses.Loss:
         return token_losses.measure(self.model, ids, counted, adapter)
 
-    def general(self) -> list[Measured]:
+    def general(self) -> MeasuredRows:
         """Blocks of a general text that nobody trains on, from all over it."""
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
-        ids, before = text_tokens(tokenizer, "scoring"), training_ids.before(tokenizer)
+        ids, before = text_tokens(self.tokenizer, "scoring"), training_ids.before(self.tokenizer)
         starts = spread(range(0, len(ids) - BLOCK + 1, BLOCK), BLOCKS)
-        found = []
+        found = MeasuredRows()
         for number, start in enumerate(starts):
-            self.tell(GENERAL, number)
-            measured = self.record.get(GENERAL, number)
-            if measured is None:
+            if self.pace is not None:
+                self.pace.tell(GENERAL, number)
+            known = self.record.get(GENERAL, number)
+            if known is None:
                 block = [*before, *ids[start : start + BLOCK]][: self.model.context_length]
-                counted = [at >= max(len(before), 1) for at in range(len(block))]
-                losses = {
-                    side: token_losses.measure(self.model, block, counted, adapter)
-                    for side, adapter in self.sides.items()
-                }
-                tokens = next(iter(losses.values())).tokens
-                measured = Measured(number, tokens, {side: loss.total for side, loss in losses.items()})
-                self.record.add(GENERAL, measured)
-            found.append(measured)
+                known = self._block(number, block, max(len(before), 1))
+                self.record.add(GENERAL, known)
+            found.add(known)
         return found
 
+    def _block(self, number: int, ids: list[int], begin: int) -> Measured:
+        """The losses of ids from the position `begin` on."""
+        counted = [at >= begin for at in range(len(ids))]
+        losses = {side: self._measure(ids, counted, adapter) for side, adapter in self.sides.items()}
+        tokens = next(iter(losses.values())).tokens
+        return Measured(number, tokens, {side: loss.total for side, loss in losses.items()})
 
-def _batches(data: Path, wanted: set[int]) -> Iterator[list[tuple[int, dict[str, Any]]]]:
-    """(line, row) of the rows at the wanted positions, BATCH at a time."""
+
+def _batches(data: Path, positions: Sequence[int]) -> Iterator[list[tuple[int, dict[str, Any]]]]:
+    """(line, row) of the rows at these positions, ascending, BATCH at a time."""
     batch: list[tuple[int, dict[str, Any]]] = []
+    coming = iter(positions)
+    wanted = next(coming, None)
     for position, (line, row) in enumerate(datasets.rows(data)):
-        if position not in wanted:
+        if wanted is None:
+            break
+        if position < wanted:
             continue
+        wanted = next(coming, None)
         batch.append((line, row))
         if len(batch) == BATCH:
             yield batch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,12 +10,15 @@ from typing import Any
 
 from pipeline import display
 from pipeline.evaluation import against, words
-from pipeline.evaluation.verdict import BETTER, LOSS, Metric, Verdict, judge, missing
+from pipeline.evaluation.measured import MeasuredRows
+from pipeline.evaluation.verdict import BETTER, LOSS, Figures, Metric, Verdict, judge, missing
+from pipeline.inputs.data.card import near_copies
 from pipeline.inputs.data.sampling import spread
 from pipeline.inputs.data.splitting import Parts
 from pipeline.passes.measure import float_losses
 from pipeline.passes.measure.new_rows import NewRows
-from pipeline.passes.measure.row_losses import BLOCKS, EXACT, GENERAL, HELD_OUT, TRAINED, Losses, Measured
+from pipeline.passes.measure.row_losses import BLOCKS, EXACT, GENERAL, HELD_OUT, TRAINED, Losses
+from pipeline.passes.pace import Pace, Part
 from pipeline.stages.events import emit
 
 BASE, ADAPTER = "base", "adapter"
@@ -34,16 +37,18 @@ MERGED = "the adapter is merged into the weights, and the base is not in this ex
 class Compared:
     """What is measured, by kind of row. `copies` and `too_long` of the held-out rows are left out.
 
-    `asked` is the name of the file whose rows these are in place of held-out ones; "" if they are held out.
+    asked     the name of the file whose rows these are in place of held-out ones; "" if they are held out
+    sampled   whether copies were looked for in a sample only, because there are very many rows
     """
 
-    held_out: list[Measured]
-    trained: list[Measured]
-    general: list[Measured]
+    held_out: MeasuredRows
+    trained: MeasuredRows
+    general: MeasuredRows
     copies: int
     too_long: int
-    floats: list[Measured] = field(default_factory=list)  # the held-out rows on the float model
+    floats: MeasuredRows = field(default_factory=MeasuredRows)  # the held-out rows on the float model
     asked: str = ""
+    sampled: bool = False
 
     def metrics(
         self, answers: Sequence[Mapping[str, Any]], tax: Mapping[str, Any] | None = None, recites: str = ""
@@ -59,6 +64,8 @@ class Compared:
             **_means(self.general, "{}_loss_on_general_text"),
             **_means(self.floats, "{}_loss"),
         }
+        if self.sampled:
+            metrics["copies_sampled"] = True
         if self.overfitting:
             metrics["overfitting"] = self.overfitting
         if self.floats:
@@ -68,7 +75,7 @@ class Compared:
 
     def verdict(self, speeds: Sequence[Speeds], recites: str = "") -> Verdict | None:
         """Whether the adapter is better than the base; None if there is no adapter."""
-        sides = {side for row in (*self.held_out, *self.general) for side in row.totals}
+        sides = {*self.held_out.sides, *self.general.sides}
         if ADAPTER not in sides:
             return None
         if BASE not in sides:
@@ -83,16 +90,16 @@ class Compared:
 
     def against_float(self) -> dict[str, Any]:
         """By side of the export, how it compares with the float model: see `evaluation.against`."""
-        exact = [row.mean(EXACT) for row in self.floats]
-        sides = [side for side in (BASE, ADAPTER) if side in self.held_out[0].totals]
-        return {side: against.of(exact, [row.mean(side) for row in self.held_out]) for side in sides}
+        exact = self.floats.means(EXACT)
+        sides = [side for side in (BASE, ADAPTER) if side in self.held_out.sides]
+        return {side: against.of(exact, self.held_out.means(side)) for side in sides}
 
     @property
     def overfitting(self) -> str:
         """What is to be said of the adapter's losses on rows it was trained on and on others, or ""."""
         if not self.trained or not self.held_out:
             return ""
-        return words.by_heart(_mean(self.trained, ADAPTER), _mean(self.held_out, ADAPTER))
+        return words.by_heart(self.trained.mean(ADAPTER), self.held_out.mean(ADAPTER))
 
     @property
     def _loss(self) -> Metric:
@@ -121,54 +128,53 @@ def compare(
     said = {**SAID, HELD_OUT: f"Loss on rows of {display.short(asked)}"} if asked else SAID
     emit(message=f"Looking for {'held-out ' * (not asked)}rows that are nearly training rows", progress=0.04)
     copies = new.copies(losses.data, parts, losses.template)
-    chosen = spread([position for position in new.positions if position not in copies], limit)
-    trained = spread(parts.train, min(len(chosen), MOST_TRAINED))
-    shares = {
-        HELD_OUT: (0.05, 0.4, len(chosen)),
-        TRAINED: (0.45, 0.1, len(trained)),
-        GENERAL: (0.55, 0.08, BLOCKS),
-        EXACT: (0.64, 0.01, len(chosen)),
-    }
-
-    def tell(kind: str, done: int) -> None:
-        begin, share, count = shares[kind]
-        emit(message=f"{said[kind]}: {done + 1:,} of {count:,}", progress=begin + share * done / count)
-
+    sampled = len(parts.train) + len(new.positions) > near_copies.MOST_ROWS
+    if sampled:
+        emit(message=f"Looked for copies in a sample of {near_copies.MOST_ROWS:,} rows")
+    left = array("Q", (position for position in new.positions if position not in copies))
+    chosen = left if limit is None else spread(left, limit)
+    own = {side: adapter for side, adapter in losses.sides.items() if side == ADAPTER}
+    trained = spread(parts.train, min(len(chosen), MOST_TRAINED)) if own else []
     if losses.record.resumed:
         emit(message=f"{losses.record.resumed:,} rows were measured before this stage was interrupted")
-    losses.tell = tell
+    work = _work(said, len(chosen), len(trained), len(losses.sides), exact is not None)
+    losses.pace = Pace(work, 0.05, 0.6)
     held_out = losses.rows(HELD_OUT, chosen, data=new.file)
     too_long = losses.too_long
     if too_long or copies:
         emit(message=f"Left out {len(copies):,} copies of training rows, {too_long:,} rows that are too long")
-    own = {side: adapter for side, adapter in losses.sides.items() if side == ADAPTER}
-    known = losses.rows(TRAINED, trained, own) if own else []
+    known = losses.rows(TRAINED, trained, own)
     general = losses.general()
-    floats = _floats(losses, chosen, new.file, exact) if exact and held_out else []
-    return Compared(held_out, known, general, len(copies), too_long, floats, asked)
+    floats = _floats(losses, chosen, new.file, exact) if exact and held_out else MeasuredRows()
+    losses.pace.end()
+    return Compared(held_out, known, general, len(copies), too_long, floats, asked, sampled)
 
 
-def _floats(losses: Losses, chosen: Sequence[int], file: Path, exact: Path) -> list[Measured]:
+def _work(said: Mapping[str, str], rows: int, trained: int, sides: int, exact: bool) -> dict[str, Part]:
+    """What `compare` reads, in words by kind, with the effort of reading a row once as the unit."""
+    parts = {
+        HELD_OUT: (rows, sides),
+        TRAINED: (trained, 1),
+        GENERAL: (BLOCKS, sides),
+        EXACT: (rows * exact, 2),
+    }
+    return {kind: Part(said[kind], *part) for kind, part in parts.items()}
+
+
+def _floats(losses: Losses, chosen: Sequence[int], file: Path, exact: Path) -> MeasuredRows:
     """The chosen rows on the float model."""
-    emit(message="Loading the float model", progress=0.64)
+    emit(message="Loading the float model")
     with float_losses.loaded(exact) as measure:
         return losses.rows(EXACT, chosen, {EXACT: None}, file, measure)
 
 
-def _by_row(rows: Sequence[Measured]) -> tuple[list[float], list[float]]:
-    return [row.mean(BASE) for row in rows], [row.mean(ADAPTER) for row in rows]
+def _by_row(rows: MeasuredRows) -> tuple[Figures, Figures]:
+    return rows.means(BASE), rows.means(ADAPTER)
 
 
-def _mean(rows: Sequence[Measured], side: str) -> float:
-    """Nats a token of all rows together; not a number if there are none."""
-    tokens = sum(row.tokens for row in rows)
-    return sum(row.totals[side] for row in rows) / tokens if tokens else math.nan
-
-
-def _means(rows: Sequence[Measured], name: str) -> dict[str, float]:
+def _means(rows: MeasuredRows, name: str) -> dict[str, float]:
     """The mean loss of each side that the rows have, by names such as "{}_loss"."""
-    sides = rows[0].totals if rows else ()
-    return {name.format(side): _mean(rows, side) for side in sides}
+    return {name.format(side): rows.mean(side) for side in rows.sides}
 
 
 def _turns(tax: Mapping[str, Any]) -> list[Speeds]:

@@ -1,5 +1,6 @@
 # mypy: disallow-subclassing-any=False
-"""Perplexity of a checkpoint and of the graph exported from it, and that graph's decoding speed."""
+"""Perplexity of a model, how far it is from its float version, the same of its exported graph, its speed; and
+what quantizing and exporting cost on the user's rows."""
 
 from __future__ import annotations
 
@@ -21,9 +22,15 @@ from olive.passes.pytorch.train_utils import load_hf_base_model
 
 from pipeline.evaluation import against
 from pipeline.exports import generation
+from pipeline.inputs.data import datasets
+from pipeline.inputs.data.sampling import spread
+from pipeline.inputs.models import architectures
 from pipeline.passes.finetune.quant_lora import training_dtype, unpack_where_it_fits
+from pipeline.passes.measure import float_losses
 from pipeline.passes.measure.graph_logits import logits_of
 from pipeline.passes.measure.perplexity import Exact, Text, judge, judge_logits, read
+from pipeline.passes.measure.row_losses import EXACT, FILE, HELD_OUT, Losses, Record
+from pipeline.passes.pace import Pace, Part
 from pipeline.passes.quantize.calibration import cut, text_tokens
 from pipeline.passes.rows import dataset_of
 from pipeline.stages.events import emit
@@ -32,15 +39,24 @@ from pipeline.system.files import finite
 SCORE = "score.json"
 BLOCK = 512  # tokens
 EXPORTED_BLOCKS = 8  # of the general text, for the graph: 4,096 tokens are enough to compare export settings
+SHARE = 0.15  # of the stage, to read a text with a model
+SIDE = "base"  # the graph's, as in an evaluation
+NO_GRAPH = "there is no exported graph to compare with float; leave optimize in the recipe"
+NO_ROWS = "each held-out row is longer than what the exported graph reads, so none can be compared with float"
 
 
 class Score(Pass):
-    """Write `score.json`: {data_perplexity, data_divergence, general_perplexity, …, tokens_per_second}, and
-    with `exact` {against_float}: see `evaluation.against`.
+    """Write `score.json`: {data_perplexity, data_divergence, general_perplexity, …, tokens_per_second}.
 
-    `data` is over the labelled tokens of the rows, `general` over a bundled text, `exported` over the start
-    of that text with the graph in the folder `onnx`. Divergence is from the model `exact`, speed is the
-    graph's; each is left out if there is none. Without `exact`, the graph's divergence is from this model.
+    `data` is over the labelled tokens of the rows, `general` over a bundled text, both of the checkpoint;
+    `exported` is over the start of that text with the graph in the folder `onnx`. Divergence is from the
+    model `exact`, speed is the graph's; each is left out if there is none. Without `exact`, the graph's
+    divergence is from this model.
+
+    Of the graph, on the same rows and by the code of an evaluation: {rows, long_rows_left_out,
+    exported_loss}, and with `exact` {float_loss, against_float}: see `evaluation.against`. Where that cannot
+    be, {not_compared} is why. `rows.jsonl` has these losses row by row; an interrupted attempt leaves them in
+    the folder `kept`.
     """
 
     @classmethod
@@ -54,32 +70,84 @@ class Score(Pass):
             "decode_tokens": param(int, "Tokens to decode.", required=True),
             "exact": param(str, "The model that was quantized.", default_value=None),
             "onnx": param(str, "The exported folder.", default_value=None),
+            "data": param(str, "The dataset, JSON lines.", required=True),
+            "eval_fraction": param(float, "Share of rows held out.", required=True),
+            "seed": param(int, "Seed of the split.", required=True),
+            "rows": param(int, "Held-out rows to measure.", required=True),
+            "tokenizer": param(str, "Folder of what the rows are read with.", required=True),
+            "kept": param(str, "Folder of an interrupted try.", required=True),
         }
 
     def _run_for_config(self, model: HfModelHandler, config: Any, output_model_path: str) -> HfModelHandler:
         rows = dataset_of(config.data_config)
-        general = cut(text_tokens(rows.tokenizer, "scoring")[: config.general_blocks * BLOCK], BLOCK)
+        length = _block(Path(model.model_name_or_path))
+        general = cut(text_tokens(rows.tokenizer, "scoring")[: config.general_blocks * length], length)
         texts = {
             "data": [(rows[i][0]["input_ids"], rows[i][1]) for i in range(len(rows))],
             "general": [(block, block) for block in general],
         }
         score, exact = _judged(model, texts, HfModelHandler(config.exact) if config.exact else None)
-        if config.onnx:
-            first = texts["general"][:EXPORTED_BLOCKS]
-            tell = _teller("Perplexity of the exported graph", first, 0.82, 0.06)
-            exported = judge_logits(logits_of(Path(config.onnx)), first, exact, tell)
-            score["exported_perplexity"] = exported.perplexity
-            score["exported_divergence"] = exported.divergence
-            emit(message="Decoding with the exported graph", progress=0.9)
-            score["tokens_per_second"] = generation.speed(
-                generation.load(Path(config.onnx)), config.decode_tokens
-            )
         folder = Path(output_model_path)
         folder.mkdir(parents=True, exist_ok=True)
+        score |= _exported(config, texts["general"][:EXPORTED_BLOCKS], exact) if config.onnx else {}
+        if config.exact and not config.onnx:
+            score["not_compared"] = NO_GRAPH
+        if config.onnx:
+            shutil.copyfile(Path(config.kept) / FILE, folder / FILE)
         (folder / SCORE).write_text(json.dumps(finite(score), allow_nan=False, indent=1) + "\n", "utf-8")
         # Olive wants a model from every pass and copies its folder, so this one has only a config.
         shutil.copyfile(Path(model.model_name_or_path) / "config.json", folder / "config.json")
         return HfModelHandler(str(folder), task=model.task)
+
+
+def _block(folder: Path) -> int:
+    """Tokens of a block of general text: no more than the model reads."""
+    longest = architectures.positions(json.loads((folder / "config.json").read_text("utf-8")))
+    return min(BLOCK, longest or BLOCK)
+
+
+def _exported(config: Any, general: list[Text], exact: Exact) -> dict[str, Any]:
+    """What is measured of the graph: on general text, on the rows, and its speed."""
+    tell = _teller("Perplexity of the exported graph", general, 0.64, 0.06)
+    found = judge_logits(logits_of(Path(config.onnx)), general, exact, tell)
+    exact.batches.clear()  # others need the memory
+    loaded = generation.load(Path(config.onnx))
+    on_rows = _on_rows(loaded, config)
+    emit(message="Decoding with the exported graph", progress=0.95)
+    return {
+        "exported_perplexity": found.perplexity,
+        "exported_divergence": found.divergence,
+        **on_rows,
+        "tokens_per_second": generation.speed(loaded, config.decode_tokens),
+    }
+
+
+def _on_rows(loaded: generation.Model, config: Any) -> dict[str, Any]:
+    """The graph on held-out rows, and the float model on the same; each row is kept as it is measured."""
+    kept, data = Path(config.kept), Path(config.data)
+    kept.mkdir(parents=True, exist_ok=True)
+    parts = datasets.split(data, loaded.template, config.eval_fraction, config.seed)
+    chosen = spread(parts.held_out, config.rows)
+    inputs = {name: getattr(config, name) for name in ("onnx", "data", "eval_fraction", "seed", "tokenizer")}
+    record = Record(kept / FILE, inputs)
+    work = {
+        HELD_OUT: Part("Your rows on the exported graph", len(chosen)),
+        EXACT: Part("Your rows on the float model", len(chosen) if config.exact else 0, 2.0),
+    }
+    pace = Pace(work, 0.7, 0.25)
+    losses = Losses(loaded, Path(config.tokenizer), data, loaded.template, {SIDE: None}, record, pace)
+    rows = losses.rows(HELD_OUT, chosen)
+    found: dict[str, Any] = {"rows": len(rows), "long_rows_left_out": losses.too_long}
+    if not rows:
+        return {**found, "not_compared": NO_ROWS}
+    found["exported_loss"] = rows.mean(SIDE)
+    if config.exact:
+        with float_losses.loaded(Path(config.exact)) as measure:
+            floats = losses.rows(EXACT, chosen, {EXACT: None}, measure=measure)
+        found["float_loss"] = floats.mean(EXACT)
+        found["against_float"] = against.of(floats.means(EXACT), rows.means(SIDE))
+    pace.end()
+    return found
 
 
 def _judged(
@@ -90,17 +158,15 @@ def _judged(
     One model is in memory at a time, none afterwards.
     """
     known = {} if exact is None else _read(exact, texts)
-    begin = 0.02 + 0.2 * len(known)
+    begin = 0.02 + SHARE * len(known)
     found: dict[str, Any] = {}
     with _loaded(handler, "the model", begin) as model:
         for name, part in texts.items():
             judged = judge(model, part, _teller(f"Perplexity on {name} text", part, begin), known.get(name))
             found[f"{name}_perplexity"] = judged.perplexity
-            if name == "data" and judged.exact_losses:
-                found["against_float"] = against.of(judged.exact_losses, judged.losses)
             if judged.divergence is not None:
                 found[f"{name}_divergence"] = judged.divergence
-            begin += 0.2
+            begin += SHARE
         if exact is None:
             known["general"] = read(model, texts["general"][:EXPORTED_BLOCKS])
     return found, known["general"]
@@ -114,11 +180,11 @@ def _read(handler: HfModelHandler, texts: dict[str, list[Text]]) -> dict[str, Ex
         for name, part in texts.items():
             tell = _teller(f"Predictions of the exact model for {name} text", part, begin)
             known[name] = read(model, part, tell)
-            begin += 0.2
+            begin += SHARE
     return known
 
 
-def _teller(message: str, texts: list[Text], begin: float, share: float = 0.2) -> Callable[[int], None]:
+def _teller(message: str, texts: list[Text], begin: float, share: float = SHARE) -> Callable[[int], None]:
     return lambda done: emit(
         message=f"{message}: {done} of {len(texts)}", progress=begin + share * done / len(texts)
     )

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from pipeline import display
 from pipeline.runs.preflight.predict import COSTS, Question, changed, costs
+from pipeline.stages import evaluate
 from pipeline.stages.all_stages import about
+from pipeline.stages.costs import evaluate_cost
 from pipeline.stages.costs.cost import Cost
 from pipeline.stages.recipe import Recipe
 from pipeline.system.capacity import Capacity
@@ -15,6 +17,8 @@ from pipeline.system.files import KEPT_FREE
 
 USABLE = 0.9  # of main memory: the rest is for other programs
 CONTEXT = 700 << 20  # bytes that CUDA itself takes on a GPU
+LONGEST = 24 * 3600.0  # seconds for which all rows are measured without asking back
+DEFAULT_ROWS = int(evaluate.Options().rows)
 MEMORY, GPU_MEMORY, DISK = "memory", "GPU memory", "disk space"
 
 
@@ -49,6 +53,26 @@ def problems(
     """
     known = costs(recipe, question) if found is None else found
     return [_sentence(recipe, question, there, lack) for lack in lacks(known, there)]
+
+
+def endless(recipe: Recipe, question: Question, takes: Callable[[Recipe], dict[str, Cost]]) -> list[str]:
+    """Why `evaluate.rows: all` is refused, if it would read rows for more than a day: nobody means that.
+
+    `takes` is what the stages of a recipe take. A number of rows is never refused.
+    """
+    options = recipe.evaluate
+    if options is None or options.rows != "all" or "evaluate" not in (found := takes(recipe)):
+        return []
+    count = evaluate_cost.compared(options, question.rows, question.brought.get("evaluate"))
+    few = min(DEFAULT_ROWS, count)
+    long = found["evaluate"].seconds.likely
+    short = takes(changed(recipe, "evaluate", {"rows": few}))["evaluate"].seconds.likely
+    if long <= LONGEST or count == few:
+        return []
+    return [
+        f"evaluate.rows: all takes about {display.about(long)} for {count:,} rows; {few} from all over them"
+        f" take about {display.about(short)}. Give a number; {count} reads all of them anyway"
+    ]
 
 
 def _sentence(recipe: Recipe, question: Question, there: Capacity, lack: Lack) -> str:

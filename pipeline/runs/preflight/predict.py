@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.stages.costs import (
@@ -42,6 +42,7 @@ class Question:
 
     tried    the trial of a small layer has passed
     ahead    libraries are imported for the next stage while one works
+    brought  by stage, the rows of the file that its option `data` names, all of them held out, if known
     """
 
     config: Mapping[str, Any]
@@ -49,6 +50,7 @@ class Question:
     machine: Machine
     tried: bool = True
     ahead: bool = True
+    brought: Mapping[str, Rows] = field(default_factory=dict)
 
 
 def costs(recipe: Recipe, question: Question) -> dict[str, Cost]:
@@ -93,7 +95,9 @@ def _of_stage(name: str, options: Any, recipe: Recipe, sizes: shape.Shape, quest
         found = optimize_cost.estimate(options, sizes, rows, machine, tuned is not None, adapter)
     elif name == "evaluate" and recipe.optimize is not None:
         both = tuned is not None and recipe.optimize is not None and recipe.optimize.adapter != "merged"
-        found = evaluate_cost.estimate(options, sizes, rows, machine, recipe.optimize, 2 if both else 1)
+        found = evaluate_cost.estimate(
+            options, sizes, rows, machine, recipe.optimize, 2 if both else 1, question.brought.get(name)
+        )
     else:
         found = score_cost.estimate(options, sizes, rows, machine, graph)
     return found

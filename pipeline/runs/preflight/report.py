@@ -60,30 +60,56 @@ class Preflight:
 
 
 def make(
-    recipe: Recipe, model: base_models.Model, data: Path, count: int, rows: Rows | None = None
+    recipe: Recipe,
+    model: base_models.Model,
+    data: Path,
+    count: int,
+    rows: Rows | None = None,
+    brought: Mapping[str, tuple[Path, int]] | None = None,
 ) -> Preflight:
     """The preflight of a recipe whose model and dataset of so many rows were checked; `rows` is what was
-    counted of it before. Raises OSError."""
+    counted of it before, `brought` what a stage's option `data` names, which was checked too, and how many
+    rows that has, by stage. Raises OSError."""
     home = settings.home()
     if rows is None:
         rows = row_facts.of(data, recipe.template, model, count, recipe.eval_fraction)
-    return of(recipe, model.config, rows, Store(home), capacity.of(home))
+    asked = {
+        name: row_facts.of(file, recipe.template, model, lines, 1.0)
+        for name, (file, lines) in (brought or {}).items()
+    }
+    return of(recipe, model.config, rows, Store(home), capacity.of(home), asked)
 
 
-def of(recipe: Recipe, config: Mapping[str, Any], rows: Rows, store: Store, there: Capacity) -> Preflight:
-    """The preflight of a recipe for a model with this config.json."""
+def of(
+    recipe: Recipe,
+    config: Mapping[str, Any],
+    rows: Rows,
+    store: Store,
+    there: Capacity,
+    brought: Mapping[str, Rows] | None = None,
+) -> Preflight:
+    """The preflight of a recipe for a model with this config.json; `brought`: see `predict.Question`."""
     gpu = hardware.on_gpu() and recipe.runs_on != "cpu"
     known = machine.read(store.home, gpu)
     past = earlier.stages(store)
     tried = any(one.model == recipe.model for one in past)
-    question = predict.Question(config, rows, known, tried)
-    costs = {
-        name: _informed(cost, past, recipe, name) for name, cost in predict.costs(recipe, question).items()
-    }
+    question = predict.Question(config, rows, known, tried, brought=brought or {})
+    costs = _costs(recipe, question, past)
+    problems = [
+        *fitting.problems(recipe, question, there, costs),
+        *fitting.endless(recipe, question, lambda other: _costs(other, question, past)),
+    ]
     return Preflight(
         costs, rows, predict.passes(recipe, rows), there,
-        fitting.problems(recipe, question, there, costs), earlier.errors(past), known.measured, gpu,
+        problems, earlier.errors(past), known.measured, gpu,
     )  # fmt: skip
+
+
+def _costs(recipe: Recipe, question: predict.Question, past: list[earlier.Past]) -> dict[str, Cost]:
+    """What each stage takes, as far as this home has seen it."""
+    return {
+        name: _informed(cost, past, recipe, name) for name, cost in predict.costs(recipe, question).items()
+    }
 
 
 def _informed(cost: Cost, past: list[earlier.Past], recipe: Recipe, stage: str) -> Cost:

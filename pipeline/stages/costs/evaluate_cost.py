@@ -14,6 +14,11 @@ from pipeline.stages.costs.machine import Machine
 from pipeline.stages.costs.shape import Shape
 
 ANSWER_BYTES = 4000.0  # of a prompt with its answers
+LINE_BYTES = 150.0  # of the losses of a row in their file
+FILE_ROW = 150.0  # bytes of main memory for a row of a file: hashes of its prompt and of all of it
+MEASURED_ROW = 300.0  # and for a row whose losses are measured and judged
+FLOAT32 = 4.0  # bytes
+LOADING = 2.0  # of its weights, that the float model takes while it is loaded
 # What `passes/measure` reads beside the held-out rows, and how much of a row at a time (`token_losses`).
 MOST_TRAINED, GENERAL_TOKENS = 64, 12 * 64
 AT_ONCE, LOGITS = 512, 1 << 25
@@ -55,18 +60,41 @@ def estimate(
     machine: Machine,
     exported: optimize.Options,
     sides: int,
+    brought: Rows | None = None,
 ) -> Cost:
-    """What the stage takes on a machine, of a graph that was exported so, and answers on so many sides."""
+    """What the stage takes on a machine, of a graph that was exported so, and answers on so many sides.
+
+    `brought` are the rows of the file `options.data`, all of them held out, if that was looked at.
+    """
     graph = optimize_cost.written(exported, shape)
-    found = memory_parts(options, shape, rows, machine, exported)
+    read = brought or rows
+    count = compared(options, rows, brought)
+    found = memory_parts(options, shape, read, machine, exported)
     memory = weighed(found, HOST_MEMORY if machine.gpu else MEMORY)
-    if options.float:
-        memory += shape.float_bytes
-    gpu = 0.0 if machine.gpu else None
+    memory += MEASURED_ROW * count + (FILE_ROW * brought.held_out if brought else 0.0)
     factors = HOST_SECONDS if machine.gpu else SECONDS
-    seconds = weighed(seconds_parts(options, shape, rows, machine, graph, sides), factors)
+    seconds = weighed(seconds_parts(options, shape, read, machine, graph, sides, count), factors)
+    gpu = 0.0 if machine.gpu else None
+    beside = FLOAT32 * (shape.body + shape.ends) if options.float else 0.0
+    if options.float and gpu is None:
+        memory += LOADING * beside
+    elif options.float:
+        gpu = beside
+    if options.float:
+        products = 2.0 * count * read.mean * (shape.body + shape.embedding)
+        seconds += beside / machine.copy + products / machine.product("float32")
     width = HOST_WIDTH if machine.gpu else WIDTH
-    return Cost.of(memory, gpu, options.prompts * ANSWER_BYTES, seconds, width)
+    disk = options.prompts * ANSWER_BYTES + 2 * LINE_BYTES * count * (2 if options.float else 1)
+    return Cost.of(memory, gpu, disk, seconds, width)
+
+
+def compared(options: evaluate.Options, rows: Rows, brought: Rows | None) -> int:
+    """How many rows are measured."""
+    there = brought.held_out if brought else rows.held_out
+    if options.rows == "all":
+        return there
+    known = brought is not None or not options.data  # else nobody knows how many the file has
+    return min(options.rows, there) if known else options.rows
 
 
 def memory_parts(
@@ -87,15 +115,19 @@ def memory_parts(
 
 
 def seconds_parts(
-    options: evaluate.Options, shape: Shape, rows: Rows, machine: Machine, graph: float, sides: int
+    options: evaluate.Options,
+    shape: Shape,
+    rows: Rows,
+    machine: Machine,
+    graph: float,
+    sides: int,
+    measured: int | None = None,
 ) -> dict[str, float]:
-    """Seconds that each kind of work takes at the machine's rates."""
+    """Seconds that each kind of work takes at the machine's rates; `measured` rows are compared."""
     prompts = min(options.prompts, max(rows.held_out, 1))
     asked = prompts * sides * rows.mean * (1 - rows.answer)
-    compared = rows.held_out if options.rows == "all" else options.rows
-    if not options.data:  # how many rows a file has is not known here
-        compared = min(rows.held_out, compared)
-    read = (compared * sides + min(compared, MOST_TRAINED)) * rows.mean + GENERAL_TOKENS * sides
+    count = compared(options, rows, None) if measured is None else measured
+    read = (count * sides + min(count, MOST_TRAINED)) * rows.mean + GENERAL_TOKENS * sides
     made = prompts * sides * options.max_new_tokens
     if sides > 1:
         asked, made = asked + TAX_READ, made + TAX_MADE

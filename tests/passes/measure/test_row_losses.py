@@ -41,7 +41,7 @@ def losses(model: Any, written_export: Path, tmp_path: Path) -> Any:
 def test_each_row_has_the_loss_of_its_response_on_both_sides(losses: Any) -> None:
     from pipeline.exports import token_losses
 
-    found = losses.rows("held_out", [3, 5])
+    found = list(losses.rows("held_out", [3, 5]))
     assert [row.line for row in found] == [5, 7]  # the first line is blank
     answer = f"{ROWS[3]['response']}<|im_end|>"
     assert found[0].tokens == len(ROWS[3]["response"]) + 1 + answer.endswith("\n")
@@ -75,7 +75,7 @@ def test_what_was_measured_is_not_measured_again(
     from pipeline.passes.measure.row_losses import Record
 
     file = tmp_path / "rows.jsonl"
-    before = losses.rows("held_out", range(6))
+    before = list(losses.rows("held_out", range(6)))
     file.write_bytes(file.read_bytes()[:-20])
     measured: list[int] = []
     row = type(losses)._row
@@ -84,10 +84,10 @@ def test_what_was_measured_is_not_measured_again(
     )
     losses.record = Record(file, INPUTS)
     assert losses.record.resumed == 5
-    assert losses.rows("held_out", range(6)) == before
+    assert list(losses.rows("held_out", range(6))) == before
     assert measured == [7]
     assert len(file.read_text().splitlines()) == 7
-    assert losses.rows("trained", [0]) == before[:1]  # the same line, as another kind
+    assert list(losses.rows("trained", [0])) == before[:1]  # the same line, as another kind
     losses.record = Record(file, {"graph": "another"})
     assert losses.record.resumed == 0
 
@@ -110,7 +110,39 @@ def test_a_damaged_record_begins_anew(tmp_path: Path, content: bytes) -> None:
 def test_general_text_is_measured_in_blocks_from_all_over_it(losses: Any) -> None:
     from pipeline.passes.measure.row_losses import BLOCK, BLOCKS
 
-    found = losses.general()
+    found = list(losses.general())
     assert [row.line for row in found] == list(range(BLOCKS))
     assert {row.tokens for row in found} == {BLOCK - 1}  # this tokenizer puts nothing before a text
-    assert losses.general() == found
+    assert list(losses.general()) == found
+
+
+def test_a_record_of_very_many_rows_is_resumed_in_little_memory(tmp_path: Path) -> None:
+    """Line by line: neither its text nor an object a row is in memory."""
+    import tracemalloc
+
+    from pipeline.passes.measure.row_losses import Record
+
+    file, count = tmp_path / "rows.jsonl", 20_000
+    with file.open("w") as lines:
+        lines.write(json.dumps({"inputs": INPUTS}) + "\n")
+        for line in range(1, count + 1):
+            entry = {"kind": "held_out", "line": line, "tokens": 9, "base": 12.5, "adapter": 3.25}
+            lines.write(json.dumps(entry) + "\n")
+    tracemalloc.start()
+    record = Record(file, INPUTS)
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert record.resumed == count
+    assert taken < count * 64
+    last = record.get("held_out", count)
+    assert last is not None
+    assert last.totals == {"base": 12.5, "adapter": 3.25}
+    assert record.get("held_out", count + 1) is None
+
+
+def test_rows_that_were_measured_are_not_even_rendered(losses: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.passes.measure import row_losses
+
+    before = list(losses.rows("held_out", range(20)))
+    monkeypatch.setattr(row_losses, "Rows", None)
+    assert list(losses.rows("held_out", range(20))) == before

@@ -9,19 +9,18 @@ from typing import Any
 
 import pytest
 
+from pipeline.evaluation.measured import Measured, MeasuredRows
 from tests.helpers import exports
 
 pytestmark = pytest.mark.chain
 
 
-def rows(adapter: float | None, base: float | None = 4.0, count: int = 12) -> list[Any]:
-    from pipeline.passes.measure.row_losses import Measured
-
+def rows(adapter: float | None, base: float | None = 4.0, count: int = 12) -> Any:
     sides = {"base": base, "adapter": adapter}
-    return [
+    return MeasuredRows(
         Measured(n, 10, {side: 10 * loss + n / 10 for side, loss in sides.items() if loss is not None})
         for n in range(count)
-    ]
+    )
 
 
 def compared(**given: Any) -> Any:
@@ -59,9 +58,7 @@ def test_speed_is_that_of_alternating_turns() -> None:
 
 
 def test_the_float_model_is_a_third_side() -> None:
-    from pipeline.passes.measure.row_losses import Measured
-
-    exact = [Measured(n, 10, {"float": 38.0 + n / 10 + n % 3 / 10}) for n in range(12)]
+    exact = MeasuredRows(Measured(n, 10, {"float": 38.0 + n / 10 + n % 3 / 10}) for n in range(12))
     found = compared(floats=exact).metrics(SPOKEN)
     assert found["float_loss"] < found["base_loss"]
     assert found["against_float"]["base"]["outcome"] == "worse"
@@ -91,7 +88,9 @@ def test_rows_learned_by_heart_are_named() -> None:
     ],
 )
 def test_without_rows_it_says_why(copies: int, too_long: int, why: str) -> None:
-    found = compared(held_out=[], trained=[], copies=copies, too_long=too_long).metrics(SPOKEN)
+    found = compared(
+        held_out=MeasuredRows(), trained=MeasuredRows(), copies=copies, too_long=too_long
+    ).metrics(SPOKEN)
     assert found["verdict"]["outcome"] == "cannot_tell"
     assert found["verdict"]["text"] == f"Cannot tell: {why}."
     assert "base_loss" not in found
@@ -106,7 +105,7 @@ def test_rows_of_a_file_are_named_by_it() -> None:
 
 
 def test_one_side_alone_is_measured() -> None:
-    base = compared(held_out=rows(None), trained=[], general=rows(None)).metrics([])
+    base = compared(held_out=rows(None), trained=MeasuredRows(), general=rows(None)).metrics([])
     assert "verdict" not in base
     assert "adapter_loss" not in base
     merged = compared(held_out=rows(2.0, None), general=rows(2.0, None)).metrics([])
@@ -261,3 +260,28 @@ def test_rows_are_limited_and_spread_and_copies_are_left_out(export: Path, tmp_p
     found = evaluated(export, tmp_path / "alike", alike)
     assert (found["rows"], found["copies_left_out"]) == (0, 20)
     assert found["verdict"]["outcome"] == "cannot_tell"
+
+
+def test_of_very_many_rows_copies_are_looked_for_in_a_sample_and_it_says_so(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All rows of a file are measured, and the record is resumed where it ended."""
+    from pipeline.inputs.data.card import near_copies
+    from pipeline.passes.measure import row_losses
+
+    monkeypatch.setattr(near_copies, "MOST_ROWS", 100)
+    monkeypatch.setattr(row_losses, "BATCH", 64)
+    brought = tmp_path / "prompts.jsonl"
+    with brought.open("w") as file:
+        for number in range(400):
+            row = {"prompt": f"{number * 7919}?", "response": f"{number * 31} miles"}
+            file.write(json.dumps(row) + "\n")
+    found = evaluated(export, tmp_path / "a", VARIED, asked=str(brought), rows=-1, prompts=1)
+    assert (found["rows"], found["verdict"]["rows"], found["copies_sampled"]) == (400, 400, True)
+    kept = tmp_path / "a" / "kept" / "rows.jsonl"
+    whole = kept.read_bytes()
+    kept.write_bytes(b"".join(whole.splitlines(keepends=True)[:150]))
+    again = evaluated(export, tmp_path / "a", VARIED, asked=str(brought), rows=-1, prompts=1)
+    assert again["verdict"]["difference"] == found["verdict"]["difference"]
+    assert kept.read_bytes() == whole
+    assert "copies_sampled" not in evaluated(export, tmp_path / "few", VARIED[:20], rows=3, prompts=1)

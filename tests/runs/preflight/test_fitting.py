@@ -76,3 +76,28 @@ def test_all_results_share_the_disk() -> None:
 def test_a_machine_without_any_room_takes_nothing(what: str) -> None:
     question = replace(QUESTION, machine=GPU)
     assert fitting.problems(made(), question, replace(LARGE, **{what: 0}))
+
+
+MILLION = replace(QUESTION, brought={"evaluate": replace(QUESTION.rows, train=1, held_out=1_000_000)})
+
+
+def endless(question: predict.Question, **evaluate: Any) -> list[str]:
+    return fitting.endless(made(evaluate=evaluate), question, lambda other: predict.costs(other, question))
+
+
+def test_days_of_reading_all_rows_are_asked_back_about() -> None:
+    (problem,) = endless(MILLION, rows="all", data="/million.jsonl")
+    assert problem.startswith("evaluate.rows: all takes about ")
+    assert "days for 1,000,000 rows; 500 from all over them take about" in problem
+    assert problem.endswith(". Give a number; 1000000 reads all of them anyway")
+
+
+@pytest.mark.parametrize("rows", [1_000_000, 500, 0])
+def test_a_number_of_rows_is_never_refused(rows: int) -> None:
+    assert endless(MILLION, rows=rows, data="/million.jsonl") == []
+
+
+def test_all_of_the_held_out_rows_are_read_where_that_is_no_matter_of_days() -> None:
+    assert endless(QUESTION, rows="all") == []
+    assert fitting.endless(made(evaluate=None), QUESTION, lambda _: {}) == []
+    assert fitting.endless(made(evaluate={"rows": "all"}), QUESTION, lambda _: {}) == []

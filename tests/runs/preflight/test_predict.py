@@ -122,3 +122,30 @@ def test_nothing_of_it_imports_torch() -> None:
     code = "import sys, pipeline.runs.preflight.report; print({'torch', 'olive'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_rows_of_a_file_count_in_time_memory_and_disk() -> None:
+    """Whose rows are not known are taken for as many as are asked for."""
+
+    def evaluated(rows: Any, count: int | None) -> Any:
+        brought = {} if count is None else {"evaluate": Rows(1, count, 150.0, 400.0)}
+        recipe = made(evaluate={"rows": rows, "data": "/prompts.jsonl"})
+        return predict.costs(recipe, replace(QUESTION, brought=brought))["evaluate"]
+
+    few, many = evaluated("all", 500), evaluated("all", 1_000_000)
+    assert many.seconds.likely > 100 * few.seconds.likely
+    assert 4e8 < many.memory.likely - few.memory.likely < 6e8
+    assert many.disk.likely - few.disk.likely > 2e8
+    assert evaluated(500, 3).seconds.likely < evaluated(500, 500).seconds.likely
+    assert evaluated(500, None).seconds == evaluated(500, 500).seconds
+
+
+def test_a_float_model_beside_the_graph_takes_time_and_memory() -> None:
+    plain, beside = (
+        predict.costs(made(evaluate={"float": given}), QUESTION)["evaluate"] for given in (False, True)
+    )
+    assert beside.memory.likely - plain.memory.likely > 4e8
+    assert beside.seconds.likely > plain.seconds.likely
+    without = predict.costs(made(score={}, optimize=None, evaluate=None), QUESTION)["score"]
+    scored = predict.costs(made(score={}), QUESTION)["score"]
+    assert scored.seconds.likely > without.seconds.likely

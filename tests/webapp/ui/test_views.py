@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,12 +106,11 @@ def test_a_runs_duration_is_what_its_stages_took_whatever_the_clock_did():
 
 def test_a_scorecard_names_the_best_way_and_the_chart_has_its_interval() -> None:
     found = {"difference": 0.1, "low": 0.0, "high": 0.2, "words": "10 % more loss"}
+    exported: dict[str, Any] = {"rows": 14, "exported_loss": math.log(11), "data_perplexity": 10.5}
     rows = [
         Row("float", "1", "done", bytes=400, data_perplexity=10.0, general_perplexity=20.0),
         Row("rtn", "2", "done", bytes=99, data_perplexity=20.0, general_perplexity=30.0),
-        Row(
-            "awq", "3", "done", bytes=100, data_perplexity=11.0, general_perplexity=21.0, against_float=found
-        ),
+        Row("awq", "3", "done", bytes=100, general_perplexity=21.0, against_float=found, **exported),
     ]
     shown = views.scorecard(rows)
     assert not shown["table"]["caption"].startswith("AWQ")  # one alone is not the best
@@ -119,6 +119,9 @@ def test_a_scorecard_names_the_best_way_and_the_chart_has_its_interval() -> None
         None,
         [pytest.approx(11 * math.exp(-0.1)), pytest.approx(11 * math.exp(0.1))],
     ]
-    rows[1] = replace(rows[1], against_float={**found, "difference": 0.5, "low": 0.4, "high": 0.6})
+    assert [point["data"] for point in shown["points"]] == [10.0, 20.0, pytest.approx(11)]
+    rows[1] = replace(
+        rows[1], **exported, against_float={**found, "difference": 0.5, "low": 0.4, "high": 0.6}
+    )
     caption = views.scorecard(rows)["table"]["caption"]
     assert caption.startswith("AWQ suits best: 10 % more loss, 25 % of the size. Measured")

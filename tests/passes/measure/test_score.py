@@ -1,0 +1,79 @@
+"""Score on a small model: the exported graph and the float model read the same rows."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from pipeline.stages import optimize, quantize, score
+from pipeline.stages.context import Results
+from tests.helpers import carry, tiny
+
+pytestmark = pytest.mark.chain
+
+OPTIONS = score.Options(rows=3, general_blocks=1, decode_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The result of the stage on an export of the rounded model, and what it was given."""
+    folder = tmp_path_factory.mktemp("score")
+    data = folder / "data.jsonl"
+    rows = [{"prompt": f"town {n}", "response": f"{n * 7919} in valley {n * n}"} for n in range(20)]
+    rows.append({"prompt": "long", "response": "x" * 300})
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = tiny.build("llama", folder / "model")
+    given = carry.context_of(folder, model, data=data, eval_fraction=0.5)
+    made = carry.stage(given, "rounded", quantize, quantize.Options(algorithm="rtn", group_size=16))
+    checkpoint = made.artifacts[0].path
+    exported = carry.stage(
+        given, "exported", optimize, optimize.Options(block_size=16), checkpoint=checkpoint
+    )
+    inputs = {"checkpoint": checkpoint, "onnx": exported.artifacts[0].path}
+    return given, inputs, carry.stage(given, "scored", score, OPTIONS, **inputs)
+
+
+def lines(made: Results) -> list[dict[str, Any]]:
+    (file,) = (artifact.path for artifact in made.artifacts if artifact.kind == "row_losses")
+    return [json.loads(line) for line in file.read_text().splitlines()[1:]]
+
+
+def test_the_verdict_is_on_the_exported_graph(scored: Any) -> None:
+    from pipeline.exports import generation
+    from pipeline.inputs.data import datasets
+    from pipeline.inputs.data.sampling import spread
+    from pipeline.passes.measure.row_losses import Losses, Record
+
+    given, inputs, made = scored
+    metrics = made.metrics
+    kept = lines(made)
+    graph, exact = ({each["line"]: each for each in kept if side in each} for side in ("base", "float"))
+    assert metrics["rows"] == len(graph) == len(exact)
+    assert metrics["rows"] + metrics["long_rows_left_out"] == 3
+    tokens = sum(each["tokens"] for each in graph.values())
+    assert metrics["exported_loss"] == pytest.approx(sum(each["base"] for each in graph.values()) / tokens)
+    assert metrics["float_loss"] == pytest.approx(sum(each["float"] for each in exact.values()) / tokens)
+    apart = [(each["base"] - exact[line]["float"]) / each["tokens"] for line, each in graph.items()]
+    assert metrics["against_float"]["difference"] == pytest.approx(sum(apart) / len(apart))
+    assert metrics["tokens_per_second"] > 0
+    # As an evaluation reads the same rows.
+    loaded = generation.load(inputs["onnx"])
+    positions = spread(datasets.split(given.data, loaded.template, 0.5, 0).held_out, 3)
+    record = Record(given.work.parent / "again.jsonl", {})
+    again = Losses(loaded, given.model, given.data, loaded.template, {"base": None}, record)
+    assert {row.line: row.totals["base"] for row in again.rows("held_out", positions)} == {
+        line: each["base"] for line, each in graph.items()
+    }
+
+
+def test_without_a_graph_nothing_is_compared_and_it_says_why(scored: Any) -> None:
+    """The checkpoint's figures don't take the place of the export's."""
+    given, inputs, _ = scored
+    metrics = carry.stage(given, "alone", score, OPTIONS, checkpoint=inputs["checkpoint"]).metrics
+    assert metrics["not_compared"] == (
+        "there is no exported graph to compare with float; leave optimize in the recipe"
+    )
+    assert metrics["data_perplexity"] > 1
+    assert not {"against_float", "exported_loss", "tokens_per_second"} & metrics.keys()
