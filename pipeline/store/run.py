@@ -126,6 +126,11 @@ class Run:
                     return str(artifact["path"])
         return None
 
+    @property
+    def shipped(self) -> str | None:
+        """The exported folder that leaves the lab: the bound one, where its recipe asks for one."""
+        return self.artifact("bound") or self.artifact("onnx")
+
     def to_dict(self) -> dict[str, Any]:
         """As `show --json` prints it."""
         return {

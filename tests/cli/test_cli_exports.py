@@ -1,4 +1,4 @@
-"""Verbs for what a finished run exported: chat, publish, download, convert, verify."""
+"""Verbs for what a finished run exported: chat, publish, download, convert, bind, verify."""
 
 from __future__ import annotations
 
@@ -268,6 +268,48 @@ class TestConvert:
         assert (code, out) == (2, "")
         assert reason in err
         assert [path.name for path in Path().iterdir()] == ["here"]
+
+
+class TestBind:
+    def test_a_run_is_bound_into_a_folder_that_verifies(
+        self, finished: Run, capsys: Capture, tmp_path: Path
+    ) -> None:
+        to = tmp_path / "bound"
+        code, out, err = cli(capsys, "bind", finished.id, "--to", to)
+        assert (code, err) == (0, "")
+        assert re.fullmatch(
+            rf"{to}: adapter_weights\.onnx_adapter bound, 2 tensors of .*; .* of weights shared with the"
+            r" base\n"
+            rf"Check it with `python -m pipeline verify {to}`\.\n",
+            out,
+        )
+        assert (to / "model.onnx.data").samefile(Path(str(finished.artifact("onnx"))) / "model.onnx.data")
+        assert cli(capsys, "verify", to)[0] == 0
+
+    def test_a_folder_is_bound_with_an_adapter_by_name(
+        self, finished: Run, capsys: Capture, tmp_path: Path
+    ) -> None:
+        folder = Path(str(finished.artifact("onnx")))
+        (folder / "adapter_weights.onnx_adapter").rename(folder / "warm.onnx_adapter")
+        code, out, _ = cli(capsys, "bind", folder, "--adapter", "warm", "--to", tmp_path / "bound")
+        assert (code, "warm.onnx_adapter bound" in out) == (0, True)
+
+    @pytest.mark.parametrize(
+        ("words", "reason"),
+        [
+            (["RUN", "--adapter", "cold"], "'cold' is no .onnx_adapter file; in the folder there are"),
+            (["no/folder"], "no/folder: no such folder"),
+            (["nothing"], "nothing: no such run"),
+        ],
+    )
+    def test_what_is_wrong_is_said_and_nothing_written(
+        self, finished: Run, capsys: Capture, tmp_path: Path, words: list[str], reason: str
+    ) -> None:
+        given = [finished.id if word == "RUN" else word for word in words]
+        code, out, err = cli(capsys, "bind", *given, "--to", tmp_path / "bound")
+        assert (code, out) == (2, "")
+        assert reason in err
+        assert not (tmp_path / "bound").exists()
 
 
 class TestVerify:
