@@ -117,10 +117,8 @@ def of_folder(folder: Path, name: str) -> Source:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    adapters = verify.adapters_of(folder)
-    usual = next((file for file in adapters if file.name == contract.ADAPTER), None)
     merged = (folder / contract.MERGED).is_file() or (folder / contract.BOUND).is_file()
-    return Source(name, folder, usual or next(iter(adapters), None), merged)
+    return Source(name, folder, verify.usual_adapter(folder), merged)
 
 
 def with_adapter(source: Source, given: str) -> Source:
@@ -131,13 +129,7 @@ def with_adapter(source: Source, given: str) -> Source:
     if source.merged:
         where = "a part of its graph" if source.bound else "merged into its weights"
         raise InputError(f"The adapter of {source.name} is {where}; it takes no other.")
-    found = [source.folder / given, source.folder / f"{given}{contract.SUFFIX}", Path(given)]
-    file = next((file for file in found if file.name.endswith(contract.SUFFIX) and file.is_file()), None)
-    if file is None:
-        there = [display.plain(each.name) for each in verify.adapters_of(source.folder)]
-        listed = f"in the folder there are {display.names(there)}" if there else "the folder has none"
-        raise InputError(f"adapter: {display.quoted(given)} is no {contract.SUFFIX} file; {listed}")
-    return replace(source, adapter=file)
+    return replace(source, adapter=verify.named_adapter(source.folder, given))
 
 
 def takes_system(source: Source) -> bool:

@@ -147,6 +147,27 @@ def adapters_of(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"*{contract.SUFFIX}"))
 
 
+def usual_adapter(folder: Path) -> Path | None:
+    """Of several adapters, the one with the name that our exports use, else the first; None without any."""
+    adapters = adapters_of(folder)
+    usual = next((file for file in adapters if file.name == contract.ADAPTER), None)
+    return usual or next(iter(adapters), None)
+
+
+def named_adapter(folder: Path, given: str) -> Path:
+    """The adapter of a name in the folder, suffix optional, or at a path.
+
+    Raises InputError, listing the folder's adapters, if there is none.
+    """
+    found = [folder / given, folder / f"{given}{contract.SUFFIX}", Path(given)]
+    file = next((file for file in found if file.name.endswith(contract.SUFFIX) and file.is_file()), None)
+    if file is None:
+        there = [display.plain(each.name) for each in adapters_of(folder)]
+        listed = f"in the folder there are {display.names(there)}" if there else "the folder has none"
+        raise InputError(f"adapter: {display.quoted(given)} is no {contract.SUFFIX} file; {listed}")
+    return file
+
+
 class _Report:
     """Findings as they come."""
 

@@ -323,6 +323,13 @@ class TestVerify:
                 r"^answers with adapter_weights.onnx_adapter +ok +answers diff", out, re.MULTILINE
             )
 
+    def test_of_a_bound_run_the_folder_that_is_shipped_is_checked(
+        self, finished_bound: Run, capsys: Capture
+    ) -> None:
+        code, out, _ = cli(capsys, "verify", finished_bound.id)
+        assert (code, out.partition("\n")[0]) == (0, finished_bound.artifact("bound"))
+        assert re.search(r"^bound adapter +ok +'adapter_weights.onnx_adapter' is a part", out, re.MULTILINE)
+
     def test_what_failed_is_exit_code_1(self, finished: Run, capsys: Capture) -> None:
         (Path(str(finished.artifact("onnx"))) / "lab.json").unlink()
         code, out, _ = cli(capsys, "verify", finished.id)

@@ -18,9 +18,9 @@ from typing import Any
 
 from pipeline import display
 from pipeline.errors import InputError, LabError
-from pipeline.exports import chat_client, contract, serving_ids, verify
+from pipeline.exports import contract, serving_ids, verify
 from pipeline.exports.bound import constants
-from pipeline.exports.contract import ADAPTER_DATA, BOUND
+from pipeline.exports.contract import ADAPTER_DATA, BOUND, MERGED
 from pipeline.system import checksums, files
 from pipeline.system.files import COPIED, to_json
 
@@ -83,16 +83,20 @@ def bind(exported: Path, adapter: Path | str | None, to: Path) -> Bound:
 
 def adapter_of(exported: Path, given: Path | str | None) -> Path:
     """The adapter's file. Raises InputError if there is none, or the folder's graph has one in it already."""
-    source = chat_client.of_folder(exported, f"folder {exported}")
-    if source.bound:
+    if not exported.is_dir():
+        raise InputError(f"{exported}: no such folder")
+    if (exported / BOUND).is_file():
         raise InputError(f"{exported} is bound already; bind the adapter to the folder that it was made from")
-    if given is not None:
-        source = chat_client.with_adapter(source, str(given))
-    if source.adapter is None or source.merged:
-        why = source.missing_side or ""
-        raise InputError(f"{why} Bind an export with a detachable adapter, or name an adapter's file.")
-    _require_same_base(source.adapter, exported)
-    return source.adapter
+    if (exported / MERGED).is_file():
+        raise InputError(
+            f"{exported} has its adapter merged into the weights; bind one to a detachable export"
+        )
+    usual = verify.usual_adapter(exported)
+    file = usual if given is None else verify.named_adapter(exported, str(given))
+    if file is None:
+        raise InputError(f"{exported} has no adapter; name the file of one with --adapter")
+    _require_same_base(file, exported)
+    return file
 
 
 def _require_new(to: Path) -> None:
