@@ -278,8 +278,8 @@ class TestBind:
         code, out, err = cli(capsys, "bind", finished.id, "--to", to)
         assert (code, err) == (0, "")
         assert re.fullmatch(
-            rf"{to}: adapter_weights\.onnx_adapter bound, 2 tensors of .*; .* of weights shared with the"
-            r" base\n"
+            rf"{to}: adapter_weights\.onnx_adapter bound, 2 tensors of [^;]*; "
+            r"\d[^ ]* \w+ of weights shared with the base\n"
             rf"Check it with `python -m pipeline verify {to}`\.\n",
             out,
         )

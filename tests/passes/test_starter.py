@@ -429,7 +429,7 @@ def bound(lab: dict[str, Any]) -> dict[str, Path]:
 
 
 def test_a_bound_adapter_computes_what_the_detachable_one_does(bound: dict[str, Path], lab: Any) -> None:
-    """Bit for bit where no constants are packed ahead; else as near as sums in another order are."""
+    """Bit for bit, as shipped and where no constants are packed ahead: 1e-5 a token would do as shipped."""
     import torch
 
     from pipeline.exports.bound.binding import facts_of
@@ -439,21 +439,15 @@ def test_a_bound_adapter_computes_what_the_detachable_one_does(bound: dict[str, 
     assert facts_of(bound["bound"])["tensors"] == 300
     assert [each.status for each in verify.static(bound["bound"])] == ["ok"] * 7
     assert (bound["bound"] / "model.onnx.data").samefile(folder / "model.onnx.data")
-    texts = fifty(lab["inputs"]["checkpoint"])[:6]
-    for prepacked in (False, True):
-        shipped = logits_of(bound["bound"], prepacked=prepacked)
-        detachable = logits_of(folder, folder / ADAPTER, prepacked=prepacked)
-        divergences = []
-        for ids in texts:
-            found, wanted = shipped(ids), detachable(ids)
-            if not prepacked:
-                assert torch.equal(found, wanted)
-            known, given = (each.double().log_softmax(-1) for each in (wanted, found))
-            divergences.append((known.exp() * (known - given)).sum(-1))
-        print(f"packed ahead {prepacked}: KL a token {torch.cat(divergences).mean():.1e}")
-        assert torch.cat(divergences).mean() <= 1e-5
-    base = logits_of(folder)
-    assert abs(shipped(texts[0]) - base(texts[0])).max() > 1
+    texts = fifty(lab["inputs"]["checkpoint"])[:4]
+    short = texts[0][:12]  # without packing ahead each call unpacks the output layer, for most of a second
+    plain, shipped = (logits_of(bound["bound"], prepacked=prepacked) for prepacked in (False, True))
+    beside = folder / ADAPTER
+    assert torch.equal(plain(short), logits_of(folder, beside, prepacked=False)(short))
+    detachable, base = logits_of(folder, beside), logits_of(folder)
+    for ids in texts:
+        assert torch.equal(shipped(ids), detachable(ids))
+    assert abs(shipped(short) - base(short)).max() > 1
 
 
 def test_another_adapter_takes_the_same_graph(lab: dict[str, Any], tmp_path: Path) -> None:

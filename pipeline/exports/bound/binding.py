@@ -1,8 +1,9 @@
 """Bind an adapter to an exported graph: any runtime that loads GenAI folders then has the adapted model.
 
 The adapter's arrays become the graph's own constants, in a file beside the base's weights, which both folders
-share where the disk can. Nothing is rounded again: the bound model computes what the graph computes with the
-adapter active. The graph and the small files are copied, so that changing them leaves the base as it was.
+share where the disk can. Nothing is rounded again: on a CPU the bound model computes bit for bit what the
+graph computes with the adapter active. The graph and the small files are copied, so that changing them leaves
+the base as it was.
 """
 
 from __future__ import annotations
@@ -43,11 +44,8 @@ class Bound:
     adapter_bytes: int
 
     def __str__(self) -> str:
-        how = f"{display.size(self.base_bytes)} of weights shared with the base"
-        if self.shared == COPIED:
-            how = (
-                f"{display.size(self.base_bytes)} of weights copied: this disk cannot share the base's files"
-            )
+        copied = "copied: this disk cannot share the base's files"
+        how = copied if self.shared == COPIED else "shared with the base"
         return (
             f"{self.folder}: {display.plain(self.adapter.name)} bound, {self.tensors} tensors of"
             f" {display.size(self.adapter_bytes)}; {display.size(self.base_bytes)} of weights {how}"
@@ -153,7 +151,7 @@ def _write(
     model = onnx.load(exported / config.graph, load_external_data=False)
     read = onnxruntime.AdapterFormat.read_adapter(str(adapter)).get_parameters()
     arrays = {name: value.numpy() for name, value in read.items()}
-    constants.fix(model, arrays, config.inputs, part / ADAPTER_DATA)
+    constants.fix(model, arrays, config.inputs, part / ADAPTER_DATA, stacked=_for_cpu(exported))
     onnx.save(model, part / config.graph)
     weights = sorted({piece.location for piece in graph.pieces})
     shared = _carry_over(exported, part, config.graph, weights)
@@ -172,6 +170,12 @@ def _write(
         "base_bytes": files.size(*(part / name for name in weights)),
         "adapter_bytes": (part / ADAPTER_DATA).stat().st_size,
     }
+
+
+def _for_cpu(exported: Path) -> bool:
+    """Whether the export names no provider: it then runs on a CPU."""
+    decoder = json.loads((exported / verify.CONFIG).read_text("utf-8"))["model"]["decoder"]
+    return not (decoder.get("session_options") or {}).get("provider_options")
 
 
 def _carry_over(exported: Path, part: Path, graph: str, weights: list[str]) -> str:

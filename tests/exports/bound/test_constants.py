@@ -72,3 +72,35 @@ def test_a_branch_of_another_form_stays(tmp_path: Path) -> None:
     constants.fix(model, {}, ["x"], tmp_path / "values")
     assert len(model.graph.node) == 7
     assert (computed(model, tmp_path) == wanted).all()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_right_sides_of_stacks_become_stacks_where_that_is_known(tmp_path: Path, known: bool) -> None:
+    """Then nothing is packed ahead: bits are those of the inputs, however many cores and whatever kernels."""
+    model = graph()
+    kind = TensorProto.FLOAT
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", kind, [1, 2, 4]))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", kind, [1, 2, 4]))
+    given = {"a1": A, "b1": B, "a2": A, "b2": B}
+    if known:  # else nothing says what the second branch reads
+        model.graph.value_info.append(helper.make_tensor_value_info("z", kind, [1, 2, 4]))
+    onnx.save(model, tmp_path / "before.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "before.onnx", providers=["CPUExecutionProvider"])
+    wanted = session.run(None, {"x": X[None], **given})[0]
+    constants.fix(model, given, ["x"], tmp_path / "values")
+    shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    assert shapes["w"] == [4, 4]
+    assert shapes["a1"] == [1, 4, 2]
+    assert shapes["b2"] == ([1, 2, 4] if known else [2, 4])
+    onnx.save(model, tmp_path / "after.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "after.onnx", providers=["CPUExecutionProvider"])
+    assert (session.run(None, {"x": X[None]})[0] == wanted).all()
+
+
+def test_matrices_stay_matrices_for_other_devices_and_on_their_own(tmp_path: Path) -> None:
+    for at, stacked in enumerate((True, False)):
+        model = graph()
+        if not stacked:
+            model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 4]))
+        constants.fix(model, {"a1": A, "b1": B}, ["x"], tmp_path / str(at), stacked=stacked)
+        assert {tuple(tensor.dims) for tensor in model.graph.initializer} == {(4, 4), (4, 2), (2, 4)}
