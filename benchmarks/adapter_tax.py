@@ -1,6 +1,6 @@
 """What an adapter costs: decoding and reading speed of one graph without, beside and with adapters.
 
-    python -m benchmarks.adapter_tax [--model starter] [--tokens 40] [--turns 12] [--prompt 512]
+    python -m benchmarks.adapter_tax [--model starter] [--tokens 40] [--turns 12] [--prompt 512] [--one-core]
 
 In each turn every graph is loaded again, in an order drawn by lot, and every side decodes: where weights come
 to lie in memory and what else the machine does changes speeds by a tenth. Ratios are taken within a turn, and
@@ -10,9 +10,12 @@ builder   the graph of onnxruntime-genai's model builder, no places for adapters
 plain     the same with FewerNodes, as it is exported without an adapter
 idle      places for adapters on all products, none active
 r=16      an adapter of rank 16 on all products, active; `q,v` on queries and values only
+bound     the same as constants of the graph, in a folder of its own
 
-`to plain` compares with `plain`. The floor is what reading the bytes alone would allow: 1 / (1 + adapter /
-products), in bytes. Weights are rounded to nearest: that and random adapters cost what trained ones do.
+`to plain` compares with `plain`. The floor is what reading the bytes alone would allow: products /
+(products + adapter), in bytes. Weights are rounded to nearest: that and random adapters cost what trained
+ones do. With --one-core all runs on one core and the seconds that it works are counted, which other programs
+change little; what several cores cannot share is not seen then.
 """
 
 from __future__ import annotations
@@ -33,10 +36,13 @@ import numpy as np
 from benchmarks.finetune import context_of
 from pipeline import settings
 from pipeline.exports import generation
+from pipeline.exports.bound.binding import bind
+from pipeline.exports.contract import ADAPTER_DATA
 from pipeline.stages.context import Context
 from pipeline.system import hardware
 
 RANKS = (4, 8, 16, 64)
+BOUND = (16, 64)  # of them, those that are bound too
 QV = ("q_proj", "v_proj")
 
 
@@ -61,7 +67,10 @@ def arguments(description: str) -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=40, help="decoded in a turn")
     parser.add_argument("--turns", type=int, default=12)
     parser.add_argument("--prompt", type=int, default=512, help="tokens of the prompt that is read")
+    parser.add_argument("--one-core", action="store_true", help="one core, and its seconds of work")
     args = parser.parse_args()
+    if args.one_core:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     settings.quiet_this_process()
     return args
 
@@ -79,6 +88,11 @@ def main() -> None:
         switching(folders["all"])
 
 
+def clock() -> float:
+    """Seconds, of the wall's clock; with --one-core, that this process has worked."""
+    return time.process_time() if len(os.sched_getaffinity(0)) == 1 else time.perf_counter()
+
+
 def turn(found: list[Side], folder: Path, tokens: int, prompt: int) -> None:
     """Load a folder and let its sides decode and read."""
     loaded = generation.load(folder, {file.stem: file for file in folder.glob("*.onnx_adapter")})
@@ -93,21 +107,24 @@ def switching(folder: Path) -> None:
     seconds: dict[bool, list[float]] = {True: [], False: []}
     for switched in (True, False) * 10:
         for adapter in ("4", "8", "16") if switched else ("8", "8", "8"):
-            began = time.perf_counter()
+            began = clock()
             begin(Side("", folder, adapter), loaded, 1, 1)
-            seconds[switched].append(time.perf_counter() - began)
+            seconds[switched].append(clock() - began)
     other, same = (1000 * statistics.median(seconds[switched]) for switched in (True, False))
     print(f"first token after another adapter {other:.2f} ms, after the same one {same:.2f} ms")
 
 
 def export(work: Path, model: str) -> dict[str, Path]:
-    """Folders by name: builder, plain, and with places on all products and on q and v."""
+    """Folders by name: builder, plain, with places on all products and on q and v, and bound ones."""
     context = context_of(work, model)
     build(context.model, packed(context), work)
     folders = {"builder": work / "builder", "plain": work / "plain", "all": work / "all", "qv": work / "qv"}
     for name in ("all", "qv"):
         fused = context.config.get("model_type") == "phi3" and name == "all"
         add_places(folders["plain"], folders[name], QV if name == "qv" else None, fused)
+    for name, rank in [("all", rank) for rank in BOUND] + [("qv", 16)]:
+        label = f"bound r={rank}" if name == "all" else f"bound q,v r={rank}"
+        folders[label] = bind(folders[name], str(rank), work / label).folder
     return folders
 
 
@@ -187,8 +204,10 @@ def sides(folders: dict[str, Path]) -> Iterator[Side]:
     """Everything that is measured."""
     for name, folder in folders.items():
         adapters = {file.stem: file for file in folder.glob("*.onnx_adapter")}
-        labels = {"builder": "builder", "plain": "plain", "all": "idle", "qv": "q,v idle"}
-        yield Side(labels[name], folder)
+        labels = {"all": "idle", "qv": "q,v idle"}
+        constants = folder / ADAPTER_DATA
+        size = constants.stat().st_size if constants.exists() else 0
+        yield Side(labels.get(name, name), folder, adapter_bytes=size)
         for rank in sorted(adapters, key=int):
             label = f"r={rank}" if name == "all" else f"q,v r={rank}"
             yield Side(label, folder, rank, adapters[rank].stat().st_size)
@@ -199,17 +218,17 @@ def decode(side: Side, loaded: Any, tokens: int) -> None:
     generator = begin(side, loaded, 12, tokens)
     steps = []
     for _ in range(tokens):
-        began = time.perf_counter()
+        began = clock()
         generator.generate_next_token()
-        steps.append(time.perf_counter() - began)
+        steps.append(clock() - began)
     side.steps.append(statistics.median(steps))
 
 
 def read(side: Side, loaded: Any, prompt: int) -> None:
     """Note the seconds to read a prompt."""
-    began = time.perf_counter()
+    began = clock()
     begin(side, loaded, prompt, 1)
-    side.reads.append(time.perf_counter() - began)
+    side.reads.append(clock() - began)
 
 
 def begin(side: Side, loaded: Any, prompt: int, tokens: int) -> Any:
@@ -245,16 +264,18 @@ def report(found: list[Side], prompt: int) -> None:
     """A line a side."""
     base = product_bytes(found[0].folder)
     plain = next(side.steps for side in found if side.name == "plain")
-    print(f"\nproducts {base / 1e6:.1f} MB, {hardware.cores()} cores, load {os.getloadavg()[0]:.1f}")
+    cores = hardware.cores()
+    counted = f"{cores} cores" if cores > 1 else "seconds of work of one core"
+    print(f"\nproducts {base / 1e6:.1f} MB, {counted}, load {os.getloadavg()[0]:.1f}")
     columns = f"{'adapter MB':>11}{'ms/step':>9}{'tokens/s':>10}{'to plain':>10}{'floor':>7}{'to floor':>10}"
-    print(f"{'':12}{columns}{'prompt/s':>10}")
+    print(f"{'':16}{columns}{'prompt/s':>10}")
     for side in found:
         step = statistics.median(side.steps)
         ratio = statistics.median(a / b for a, b in zip(plain, side.steps, strict=True))
         floor = 1 / (1 + side.adapter_bytes / base)
         size = f"{side.adapter_bytes / 1e6:.1f}" if side.adapter_bytes else ""
         print(
-            f"{side.name:12}{size:>11}{step * 1e3:9.2f}{1 / step:10.1f}{ratio:10.3f}{floor:7.3f}"
+            f"{side.name:16}{size:>11}{step * 1e3:9.2f}{1 / step:10.1f}{ratio:10.3f}{floor:7.3f}"
             f"{ratio / floor:10.3f}{prompt / statistics.median(side.reads):10.0f}"
         )
 
