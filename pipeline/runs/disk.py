@@ -40,7 +40,8 @@ ASIDE = ".gone"
 PLACES = {
     "results": "artifacts", "models": "models", "datasets": "datasets",
     "fetched datasets": fetching_rows.FOLDER, "data cards": "cards", "runs": "runs",
-    "published copies": "registry", "pulled models": "pulled", "tried models": probe.PROBES,
+    "published copies": "registry", "for Foundry Local": "foundry-local",
+    "pulled models": "pulled", "tried models": probe.PROBES,
     "starter model": starter_package.FOLDER,
 }  # fmt: skip
 

@@ -104,8 +104,8 @@ def run(
 
     `python` is as for `start`.
     """
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with start(words, environment, **pipes, python=python) as process:
+    pipe = subprocess.PIPE
+    with start(words, environment, stdout=pipe, stderr=pipe, python=python) as process:
         _running.add(process)
         try:
             out, error = process.communicate(timeout=seconds)

@@ -18,7 +18,7 @@ from typing import Any
 from pipeline import display
 from pipeline.errors import InputError, LabError
 from pipeline.exports import serving_ids
-from pipeline.inputs.prompts import lab_prompt, templates
+from pipeline.inputs.prompts import lab_prompt
 from pipeline.inputs.prompts.templates import ChatTemplate, Row, Template, TextTemplate
 
 FILE, CONFIG = "chat_template.jinja", "tokenizer_config.json"
@@ -156,9 +156,7 @@ def _before(folder: Path) -> str:
     return "".join(tokenizer.id_to_token(number) for number in serving_ids.before_of(folder))
 
 
-def _served(
-    folder: Path, scratch: Path, template: Template, way: str | None
-) -> Callable[[Row], list[int]]:
+def _served(folder: Path, scratch: Path, template: Template, way: str | None) -> Callable[[Row], list[int]]:
     """What a session reads of a row, with a template in place of the folder's own."""
     import onnxruntime_genai as og
 

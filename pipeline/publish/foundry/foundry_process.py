@@ -57,9 +57,12 @@ def register(request: dict[str, Any], work: Path) -> dict[str, Any]:
 
 def _catalogue(work: Path, models: Path) -> Any:
     settings = Configuration(
-        app_name=APP, app_data_dir=str(work / "app"), logs_dir=str(work / "logs"), model_cache_dir=str(models),
+        app_name=APP,
+        app_data_dir=str(work / "app"),
+        logs_dir=str(work / "logs"),
+        model_cache_dir=str(models),
         disable_nonessential_telemetry=True,
-    )  # fmt: skip
+    )
     FoundryLocalManager.initialize(settings)
     assert FoundryLocalManager.instance is not None
     return FoundryLocalManager.instance.get_catalog(CatalogType.LOCAL)
@@ -70,9 +73,7 @@ def _registered(catalogue: Any, request: dict[str, Any]) -> Any:
         about.set_string_property("task", "chat-completion")
         for name, text in request.get("texts", {}).items():
             about.set_string_property(name, text)
-        return catalogue.register_model(
-            model_path=request["model"], model_id=request["id"], metadata=about
-        )
+        return catalogue.register_model(model_path=request["model"], model_id=request["id"], metadata=about)
 
 
 def _asked(model: Any, asked: dict[str, Any]) -> dict[str, Any]:

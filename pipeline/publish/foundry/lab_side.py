@@ -49,9 +49,12 @@ class Answer:
 
     def is_that(self, text: str) -> bool:
         """Whether another runtime's answer is this one, as far as ours is sure."""
-        said = (text.partition(self.stop)[0] if self.stop else text).strip()
-        sure = self.sure.strip()
+        said, sure = self.cut(text), self.sure.strip()
         return said == self.text.strip() or bool(sure and said.startswith(sure))
+
+    def cut(self, text: str) -> str:
+        """What counts of another runtime's answer."""
+        return (text.partition(self.stop)[0] if self.stop else text).strip()
 
 
 @dataclass(frozen=True)
@@ -108,8 +111,15 @@ def _recorded(file: Path | None, template: templates.Template) -> list[dict[str,
         for row in rows:
             if len(row["prompt"]) <= LONGEST_PROMPT and len(found) < ASKED:
                 with suppress(InputError):
-                    found.append(templates.asked(template, row["prompt"]))
+                    found.append(_with_answer(template, templates.asked(template, row["prompt"])))
     return found
+
+
+def _with_answer(template: templates.Template, row: dict[str, Any]) -> dict[str, Any]:
+    """A row as training has it; the answer is no part of its prompt."""
+    if templates.is_conversation(template, row):
+        return {**row, "messages": [*row["messages"], {"role": "assistant", "content": "ok"}]}
+    return {**row, template.fields[-1]: "ok"}
 
 
 def _answer(model: generation.Model, row: dict[str, Any]) -> Answer | None:
@@ -137,8 +147,8 @@ def _answer(model: generation.Model, row: dict[str, Any]) -> Answer | None:
         text += decoder.decode(token)
         sure = text if is_sure else sure
     stop = model.template.stop
-    cut = [piece.partition(stop)[0] if stop else piece for piece in (text, sure)]
-    return Answer(chat_templates.messages(model.template, row), most, len(ids), *cut, stop)
+    text, sure = (piece.partition(stop)[0] if stop else piece for piece in (text, sure))
+    return Answer(chat_templates.messages(model.template, row), most, len(ids), text, sure, stop)
 
 
 def _main(folder: str, recorded: str, *more: str) -> int:

@@ -38,9 +38,7 @@ def answers(
 
     `model` is an id. Raises LabError if the runtime cannot load the folder, ends, or takes too long.
     """
-    found = _ask(
-        python, {"do": "answer", "model": str(folder), "id": model, "asked": list(asked)}, seconds
-    )
+    found = _ask(python, {"do": "answer", "model": str(folder), "id": model, "asked": list(asked)}, seconds)
     return [Answered(**answer) for answer in found["answers"]], found["versions"]
 
 
