@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline import settings
+from pipeline.exports.bound import binding
 from pipeline.store import Store
 from pipeline.store.run import Run
 from pipeline.system import files
@@ -136,6 +137,16 @@ def export(written_export: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def finished(store: Store, written_export: Path) -> Run:
     """A run all of whose stages are done, with a small export that really answers."""
+    return _finished(store, written_export, bound=False)
+
+
+@pytest.fixture
+def finished_bound(store: Store, written_export: Path) -> Run:
+    """As `finished`, of a recipe with `optimize.adapter: bound`."""
+    return _finished(store, written_export, bound=True)
+
+
+def _finished(store: Store, written_export: Path, bound: bool) -> Run:
     folder = store.home / "artifacts" / "optimize-0123456789abcdef" / "model"
     shutil.copytree(written_export, folder)
     (folder / "sub").mkdir()
@@ -143,7 +154,7 @@ def finished(store: Store, written_export: Path) -> Run:
     answers = store.home / "artifacts" / "answers.json"
     said = {"text": "In the valley.", "tokens": 4, "tokens_per_second": 20.0, "first_token_seconds": 0.1}
     answers.write_text(json.dumps({"rows": [{"prompt": "Where is\ntown 1?", "base": said, "adapter": said}]}))
-    results = {
+    results: dict[str, Any] = {
         "finetune": {"metrics": {"eval_loss_before": 2.5, "eval_loss_after": 1.25}},
         "optimize": {
             "artifacts": [
@@ -161,6 +172,11 @@ def finished(store: Store, written_export: Path) -> Run:
             "artifacts": [{"name": "answers", "kind": "answers", "path": str(answers), "bytes": 100}],
         },
     }
+    if bound:
+        made = binding.bind(folder, None, folder / "bound").folder
+        row = {"name": "bound", "kind": "bound", "path": str(made), "bytes": files.size(made)}
+        results["optimize"]["artifacts"][0]["bytes"] = files.size(folder)
+        results["optimize"]["artifacts"].append(row)
     return finish_all(store, plant(store, "finished"), results)
 
 

@@ -1,4 +1,4 @@
-"""Verbs of an exported model: ask it, check it, add adapters, download it."""
+"""Verbs of an exported model: ask it, check it, add adapters, bind one, download it."""
 
 from __future__ import annotations
 
@@ -38,6 +38,15 @@ def add(verb: Verb) -> None:
     )
     added.add_argument(
         "--same-base", action="store_true", help="the adapter's base is the same model under another name"
+    )
+
+    added = verb("bind", bind)
+    added.add_argument("target", metavar="RUN|FOLDER", help="the exported graph with its detachable adapter")
+    added.add_argument(
+        "--adapter", metavar="NAME|FILE", help="another adapter in the folder, or an adapter file"
+    )
+    added.add_argument(
+        "--to", type=Path, required=True, metavar="FOLDER", help="a new folder, or an empty one"
     )
 
 
@@ -155,7 +164,7 @@ def verify_(args: argparse.Namespace) -> int:
     from pipeline.exports import verify
     from pipeline.exports.findings import failed
 
-    folder = _exported(args.target)
+    folder = _exported(args.target, shipped=True)
     findings = verify.whole(folder)
     good = not failed(findings)
     if args.json:
@@ -176,14 +185,24 @@ def convert(args: argparse.Namespace) -> int:
     return 0
 
 
-def _exported(target: str) -> Path:
-    """The given folder, or the exported folder of the run with that id. Raises InputError."""
+def bind(args: argparse.Namespace) -> int:
+    """Make a folder with an adapter as a part of the graph, for runtimes that load no adapters."""
+    from pipeline.exports.bound import binding
+
+    made = binding.bind(_exported(args.target), args.adapter, args.to)
+    print(f"{made}\nCheck it with `{settings.command()} verify {display.plain(str(args.to))}`.")
+    return 0
+
+
+def _exported(target: str, shipped: bool = False) -> Path:
+    """The given folder, or the exported folder of the run with that id: the one whose graph takes adapters,
+    or the one that is `shipped`. Raises InputError."""
     if Path(target).is_dir():
         return Path(target).resolve()
     if "/" in target:
         raise InputError(f"{target}: no such folder")
     found = Store(settings.home()).get(target)
-    folder = found.artifact("onnx")
+    folder = found.shipped if shipped else found.artifact("onnx")
     if folder is None:
         raise InputError(f"{found.id}: this run has no exported model; it is {found.status}")
     return Path(folder)

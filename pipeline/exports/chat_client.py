@@ -53,8 +53,8 @@ SEED, TOKENS, TEMPERATURE = describe(Answering)
 
 @dataclass(frozen=True)
 class Source:
-    """An exported model that can answer: its name in messages, its folder, and its adapter, if that is not
-    merged into the weights."""
+    """An exported model that can answer: its name in messages, its folder, and its adapter, if that is a file
+    of its own; `merged` if it is in the weights or the graph."""
 
     name: str
     folder: Path
@@ -78,8 +78,18 @@ class Source:
         return SIDES if self.adapter else ("base",)
 
     @property
+    def bound(self) -> bool:
+        """Whether the adapter is a part of the graph."""
+        return self.merged and (self.folder / contract.BOUND).is_file()
+
+    @property
     def missing_side(self) -> str | None:
         """Why only one side can answer; None if both can."""
+        if self.bound:
+            return (
+                f"The adapter of {self.name} is a part of its graph;"
+                " the folder that it was bound from has its base."
+            )
         if self.merged:
             return f"The adapter of {self.name} is merged into its weights; there is no base to compare with."
         return None if self.adapter else f"There is no adapter in {self.name}; its base answers alone."
@@ -107,10 +117,8 @@ def of_folder(folder: Path, name: str) -> Source:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    adapters = verify.adapters_of(folder)
-    usual = next((file for file in adapters if file.name == contract.ADAPTER), None)
-    merged = (folder / contract.MERGED).is_file()
-    return Source(name, folder, usual or next(iter(adapters), None), merged)
+    merged = (folder / contract.MERGED).is_file() or (folder / contract.BOUND).is_file()
+    return Source(name, folder, verify.usual_adapter(folder), merged)
 
 
 def with_adapter(source: Source, given: str) -> Source:
@@ -119,14 +127,9 @@ def with_adapter(source: Source, given: str) -> Source:
     Raises InputError, listing the folder's adapters, if there is none, or if the adapter is merged.
     """
     if source.merged:
-        raise InputError(f"The adapter of {source.name} is merged into its weights; it takes no other.")
-    found = [source.folder / given, source.folder / f"{given}{contract.SUFFIX}", Path(given)]
-    file = next((file for file in found if file.name.endswith(contract.SUFFIX) and file.is_file()), None)
-    if file is None:
-        there = [display.plain(each.name) for each in verify.adapters_of(source.folder)]
-        listed = f"in the folder there are {display.names(there)}" if there else "the folder has none"
-        raise InputError(f"adapter: {display.quoted(given)} is no {contract.SUFFIX} file; {listed}")
-    return replace(source, adapter=file)
+        where = "a part of its graph" if source.bound else "merged into its weights"
+        raise InputError(f"The adapter of {source.name} is {where}; it takes no other.")
+    return replace(source, adapter=verify.named_adapter(source.folder, given))
 
 
 def takes_system(source: Source) -> bool:

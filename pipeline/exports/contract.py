@@ -19,6 +19,8 @@ from pipeline import display
 SUFFIX = ".onnx_adapter"
 ADAPTER = f"adapter_weights{SUFFIX}"  # as exports of the lab name theirs
 MERGED = "merged.json"  # lies beside a graph whose weights have the adapter in them
+BOUND = "bound.json"  # lies beside a graph that has an adapter as constants of its own,
+ADAPTER_DATA = "adapter.onnx.data"  # whose values are in this file
 BITS = {"float": 32, "double": 64, "bool": 8}  # of types whose name has no number in it
 READABLE = {"float": "float32", "double": "float64"}
 Dimension = int | str | None  # a size, a symbol that stands for one, or anything

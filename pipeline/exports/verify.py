@@ -101,11 +101,19 @@ def static(folder: Path, adapter: Path | None = None) -> list[Finding]:
             report.skip(name, "needs a good graph to be compared with")
         else:
             report.check(name, partial(_adapter, file, graph, config))
-    if not adapters:
+    if (folder / contract.BOUND).is_file():
+        report.check("bound adapter", partial(_bound, folder, graph))
+    elif not adapters:
         report.skip("adapters", "the folder has none; its base answers alone")
     report.check("tokenizer", partial(_tokenizer, folder))
     report.check("template", partial(_template, folder))
     return report.findings
+
+
+def declared(folder: Path) -> tuple[Config, contract.Graph]:
+    """What an exported folder's config and graph declare. Raises ValueError or OSError if that is wrong."""
+    config, _ = _config(folder)
+    return config, _graph(folder, config)[0]
 
 
 def live(folder: Path) -> list[Finding]:
@@ -137,6 +145,27 @@ def require(findings: list[Finding], otherwise: str) -> None:
 def adapters_of(folder: Path) -> list[Path]:
     """The adapters that lie beside the graph, by name."""
     return sorted(folder.glob(f"*{contract.SUFFIX}"))
+
+
+def usual_adapter(folder: Path) -> Path | None:
+    """Of several adapters, the one with the name that our exports use, else the first; None without any."""
+    adapters = adapters_of(folder)
+    usual = next((file for file in adapters if file.name == contract.ADAPTER), None)
+    return usual or next(iter(adapters), None)
+
+
+def named_adapter(folder: Path, given: str) -> Path:
+    """The adapter of a name in the folder, suffix optional, or at a path.
+
+    Raises InputError, listing the folder's adapters, if there is none.
+    """
+    found = [folder / given, folder / f"{given}{contract.SUFFIX}", Path(given)]
+    file = next((file for file in found if file.name.endswith(contract.SUFFIX) and file.is_file()), None)
+    if file is None:
+        there = [display.plain(each.name) for each in adapters_of(folder)]
+        listed = f"in the folder there are {display.names(there)}" if there else "the folder has none"
+        raise InputError(f"adapter: {display.quoted(given)} is no {contract.SUFFIX} file; {listed}")
+    return file
 
 
 class _Report:
@@ -238,6 +267,20 @@ def _adapter(file: Path, graph: contract.Graph, config: Config) -> tuple[int, st
     return len(tensors), f"fits: {len(tensors)} of the graph's {places} adapter inputs"
 
 
+def _bound(folder: Path, graph: contract.Graph | None) -> tuple[int, str]:
+    """Whether the graph has as many of the adapter's tensors as the folder says."""
+    facts = _json(folder, contract.BOUND)
+    count = _count(facts, "tensors", contract.BOUND)
+    there = sum(piece.location == contract.ADAPTER_DATA for piece in graph.pieces) if graph else count
+    if there != count:
+        raise ValueError(
+            f"the graph has {there:,} tensors of the bound adapter, and {contract.BOUND} says {count:,};"
+            " bind the adapter again"
+        )
+    named = display.quoted(str(facts.get("adapter")))
+    return count, f"{named} is a part of the graph: {count:,} tensors"
+
+
 def _tokenizer(folder: Path) -> tuple[int, str]:
     tokenizer = _json(folder, TOKENIZER)
     model = _part(tokenizer, "model", dict, TOKENIZER)
@@ -299,11 +342,11 @@ def _part(given: dict[str, Any], key: str, kind: type[Found], file: str = CONFIG
     return found
 
 
-def _count(given: dict[str, Any], key: str) -> int:
+def _count(given: dict[str, Any], key: str, file: str = CONFIG) -> int:
     found = given.get(key)
     if type(found) is not int or found < 1:
         wrong = display.value(found)
-        raise ValueError(f"{CONFIG}: {key} is {wrong}, not a number from 1; export the model again")
+        raise ValueError(f"{file}: {key} is {wrong}, not a number from 1; export the model again")
     return found
 
 

@@ -16,6 +16,7 @@ from pipeline.system import checksums
 
 CARD = "README.md"
 WITH_ADAPTER = "A language model with a detachable LoRA adapter, for ONNX Runtime GenAI."
+BOUND = "A language model with a LoRA adapter as constants of its graph, for ONNX Runtime GenAI."
 MERGED = "A language model with a LoRA adapter merged into its weights, for ONNX Runtime GenAI."
 WITHOUT = "A language model for ONNX Runtime GenAI."
 UNKNOWN = "not stated"
@@ -36,8 +37,9 @@ def text(home: Path, run: Run, title: str, description: str = "", use: str = "")
     Whatever a user wrote (names, `description`, the recipe) appears as plain text. `use` is Markdown on how
     to run it, where that is not app.py.
     """
-    packages = artifacts.packages(Path(str(run.artifact("onnx"))))
-    about = MERGED if run.artifact("merged") else WITH_ADAPTER if run.artifact("onnx_adapter") else WITHOUT
+    packages = artifacts.packages(Path(str(run.shipped)))
+    known = {"merged": MERGED, "bound": BOUND, "onnx_adapter": WITH_ADAPTER}
+    about = next((words for kind, words in known.items() if run.artifact(kind)), WITHOUT)
     facts = {
         "Base model": shown(run)["model"],
         "Licence of the base": licences.of(str(run.recipe["model"]), home) or UNKNOWN,

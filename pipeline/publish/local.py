@@ -72,14 +72,14 @@ def publish(home: Path, run: Run, options: Options, report: Callable[[str, float
     """
     planned = plan(home, run, options)
     report("Verifying the exported model", 0.0)
-    verify.require(verify.whole(Path(str(run.artifact("onnx")))), "Nothing was published")
+    verify.require(verify.whole(Path(str(run.shipped))), "Nothing was published")
     target = Path(planned["target"])
     part = target.with_name(f".{target.name}.part")
     for left in target.parent.glob(".*.part"):  # left by a killed process; only one publishes at a time
         shutil.rmtree(left, ignore_errors=True)
     part.mkdir(mode=0o700, parents=True)
     try:
-        sums = _copy(Path(str(run.artifact("onnx"))), part, planned, report)
+        sums = _copy(Path(str(run.shipped)), part, planned, report)
         written = card.text(home, run, f"{options.name}, version {planned['version']}", options.description)
         for name, text in {CARD: written, **report_files.with_rows(home, run, options.rows)}.items():
             (part / name).write_text(text, encoding="utf-8")

@@ -33,7 +33,7 @@ def source_of(run: Run, name: str, version: str, rule: Rule = NAME) -> Path:
     problems = []
     if not rule.pattern.fullmatch(name):
         problems.append(f"name: {display.value(name)} is not allowed; allowed: {rule.words}")
-    source = run.artifact("onnx")
+    source = run.shipped
     if source is None and run.artifact("workflow"):
         raise InputError(f"run: {run.id} needs a graph to publish, and its export is not run here")
     if run.status != DONE or source is None:

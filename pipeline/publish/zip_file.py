@@ -43,12 +43,12 @@ READABLE = 0o100644 << 16  # a regular file with mode 0644, in ZIP's format
 
 def exported(run: Run) -> Path | None:
     """The exported folder, or None: only a run that is done has one, unless it was deleted."""
-    folder = run.artifact("onnx")
+    folder = run.shipped
     return Path(folder) if run.status == DONE and folder is not None and Path(folder).is_dir() else None
 
 
 def _why_not(run: Run) -> str:
-    if run.status == DONE and run.artifact("onnx"):
+    if run.status == DONE and run.shipped:
         return f"The exported model of run {run.id} is no longer there; run its recipe again."
     return f"Run {run.id} is {run.status} and has no exported model; only a finished one is downloaded."
 

@@ -5,7 +5,7 @@ A stage is a module with
     check(options, model)         problems that can be known before anything starts, as sentences
     uses_rows(options)            whether the result depends on the dataset
     workflow(options, context)    the Olive workflow as a dict; pure, so it is tested without torch
-    results(context)              after Olive ran: metrics and the artifacts written
+    results(options, context)     after Olive ran: metrics and the artifacts written
 
 Optional, looked up by `ask` (functions) and `about` (constants):
     check_among(options, stages, model)   problems with the other stages of a recipe, given by name

@@ -12,8 +12,9 @@ class Artifact:
     """One thing that a stage made. `path` is absolute; `kind` says what it can be used for.
 
     Kinds: "checkpoint" (Hugging Face folder), "adapter" (PEFT folder), "onnx" (folder that ONNX Runtime
-    GenAI loads), "onnx_adapter" (one .onnx_adapter file), "merged" (JSON in an "onnx" folder whose
-    weights include the adapter: what merging changed), "workflow" (an Olive workflow that was not run),
+    GenAI loads), "onnx_adapter" (one .onnx_adapter file), "bound" (such a folder whose graph has the
+    adapter as constants), "merged" (JSON in an "onnx" folder whose weights include the adapter: what
+    merging changed), "workflow" (an Olive workflow that was not run),
     "answers" (JSON of the evaluation), "row_losses" (JSON lines: both sides' losses by row), "score" (JSON
     of the measurements).
     """

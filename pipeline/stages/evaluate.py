@@ -123,7 +123,7 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
     return workflow_parts.workflow(context, model, {"evaluate": step})
 
 
-def results(context: Context) -> Results:
+def results(_: Options, context: Context) -> Results:
     """The answers, the mean speed and delay of each side, and how both did on held-out rows."""
     # Olive wants a model from every pass, so the graph, without weights, is beside the answers.
     (context.output / "model.onnx").unlink(missing_ok=True)

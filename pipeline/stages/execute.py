@@ -56,7 +56,7 @@ def execute(stage: ModuleType, options: Any, context: Context) -> Results:
         raise failures[0] if failures else unknown
     # It names folders that will be deleted; nothing here reads it.
     (context.output / "model_config.json").unlink(missing_ok=True)
-    results: Results = stage.results(context)
+    results: Results = stage.results(options, context)
     missing = [str(a.path) for a in results.artifacts if not a.path.exists()]
     if missing:
         raise RuntimeError(f"Olive finished without writing {', '.join(missing)}")

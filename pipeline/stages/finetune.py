@@ -328,7 +328,7 @@ def _training_args(options: Options, context: Context) -> dict[str, Any]:
     }
 
 
-def results(context: Context) -> Results:
+def results(_: Options, context: Context) -> Results:
     """The adapter and the record of its training."""
     # Olive saves a copy of the base beside the adapter; the run already has the base.
     shutil.rmtree(context.output / "model", ignore_errors=True)

@@ -1,4 +1,4 @@
-"""optimize: the ONNX graph ONNX Runtime GenAI runs, with the adapter as a file of its own or merged.
+"""optimize: the ONNX graph ONNX Runtime GenAI runs, with the adapter as a file of its own, bound or merged.
 
 For devices without a runtime here, only the workflow is made: generated, checked by Olive, not run.
 """
@@ -21,6 +21,7 @@ from pipeline.stages.quantize import Model
 from pipeline.system import checksums, files, hardware
 
 GRAPH = "model.onnx"
+BOUND_FOLDER = "bound"  # in the exported folder
 MOST_GRAPHS = 3  # earlier exports considered for reuse: each is read completely
 DOES = "exported"
 SMALLER = "a smaller model"
@@ -90,10 +91,11 @@ class Options:
         " as lm_head says. fp16 and bf16 are for GPUs. Activations are float32 on a CPU; on a GPU"
         " they are float16, or with bf16 bfloat16",
     )
-    adapter: Literal["detachable", "merged"] = option(
+    adapter: Literal["detachable", "bound", "merged"] = option(
         "detachable",
-        "The adapter as a separate file that the graph can use or not, or merged into the weights, which"
-        " are then rounded again: one model without a base side",
+        "The adapter as a separate file that the graph can use or not; bound, which is that and a second"
+        " folder with the adapter as constants of the graph, to ship to runtimes that load no adapters; or"
+        " merged into the weights, which are then rounded again: one model without a base side",
     )
     merged_bits: Literal[4, 8] = option(
         8,
@@ -262,17 +264,21 @@ def _speed_problems(options: Options, quantize: Any, model: Model, packed: bool)
 def _adapter_problems(options: Options, stages: Mapping[str, Any]) -> list[str]:
     """Adapters that have no place in the graph."""
     tuned = stages.get("finetune") is not None
-    if options.adapter == "merged":
-        if tuned:
-            return []
+    if options.adapter != "detachable" and not tuned:
         return [
-            "optimize.adapter: 'merged' needs the finetune stage, which makes the adapter; set it to"
-            " 'detachable', or give finetune options"
+            f"optimize.adapter: {options.adapter!r} needs the finetune stage, which makes the adapter; set it"
+            " to 'detachable', or give finetune options"
+        ]
+    if options.adapter == "merged":
+        return []
+    if options.adapter == "bound" and (reason := not_run_here(options)):
+        return [
+            f"optimize.adapter: 'bound' is made of a graph, and {reason}; allowed: 'detachable' or 'merged'"
         ]
     if tuned and options.precision == "bf16":
         return [
-            "optimize.precision: 'bf16' has no place for a detachable adapter; allowed: 'int4', 'int8' or"
-            " 'fp16', or adapter 'merged'"
+            f"optimize.precision: 'bf16' has no place for a {options.adapter} adapter; allowed: 'int4',"
+            " 'int8' or 'fp16', or adapter 'merged'"
         ]
     if tuned and options.provider == TRT_RTX and options.precision == "int4":
         return [
@@ -409,10 +415,11 @@ def adapted(adapter: Path) -> list[str]:
     return sorted(named) if isinstance(named, list) else []
 
 
-def results(context: Context) -> Results:
-    """The folder ONNX Runtime GenAI loads, and the adapter's file in it, or what merging it changed.
+def results(options: Options, context: Context) -> Results:
+    """The folder ONNX Runtime GenAI loads, and the adapter's file in it, or what merging it changed; and the
+    bound folder in it, if there is to be one.
 
-    Writes the folder's checksums.
+    Writes the folders' checksums.
     """
     folder = context.output
     artifacts = [Artifact("ONNX model", "onnx", folder)]
@@ -431,4 +438,9 @@ def results(context: Context) -> Results:
         metrics |= json.loads((context.work / LOSS).read_text("utf-8"))
         metrics["eval_loss_trained"] = _judged(context).get("eval_loss")
     checksums.write(folder)  # right after writing, so that later damage is detected
+    if options.adapter == "bound":
+        from pipeline.exports.bound import binding  # here, so that verbs that bind nothing start faster
+
+        bound = binding.bind(folder, ADAPTER, folder / BOUND_FOLDER)
+        artifacts.append(Artifact("bound ONNX model", "bound", bound.folder))
     return Results(artifacts, metrics)

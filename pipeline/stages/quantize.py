@@ -236,7 +236,7 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
     return workflow_parts.workflow(context, workflow_parts.hf_model(context.model), passes, [calibration])
 
 
-def results(context: Context) -> Results:
+def results(_: Options, context: Context) -> Results:
     """The checkpoint, and how much smaller it is."""
     folder = context.output / "model"
     quantized = json.loads((folder / "config.json").read_text("utf-8"))["quantization_config"]

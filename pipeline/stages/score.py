@@ -71,7 +71,7 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
     )
 
 
-def results(context: Context) -> Results:
+def results(_: Options, context: Context) -> Results:
     """What was measured."""
     file = context.output / "model" / SCORE  # Olive keeps the model's folder, which has this file in it
     return Results([Artifact("score", "score", file)], json.loads(file.read_text("utf-8")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +29,12 @@ OUTPUT = "output.txt"  # holds the name of the folder under artifacts/ that the 
 PREFLIGHT = "preflight.json"  # of a run's folder: what its stages were predicted to take
 
 
+def outer_bytes(artifacts: Sequence[Mapping[str, Any]]) -> int:
+    """Bytes of artifacts on disk; what is inside another one's folder counts once."""
+    folders = tuple(f"{artifact['path']}/" for artifact in artifacts)
+    return sum(a["bytes"] for a in artifacts if not str(a["path"]).startswith(folders))
+
+
 @dataclass(frozen=True)
 class StageRun:
     """One stage of one run. Times are seconds since the epoch; `seconds` was measured by the stage."""
@@ -52,9 +59,7 @@ class StageRun:
     @property
     def bytes(self) -> int:
         """What the stage's artifacts take on disk; a file inside another artifact's folder counts once."""
-        folders = tuple(f"{artifact['path']}/" for artifact in self.artifacts)
-        outer = [a for a in self.artifacts if not str(a["path"]).startswith(folders)]
-        return sum(artifact["bytes"] for artifact in outer)
+        return outer_bytes(self.artifacts)
 
     @property
     def verdict(self) -> str:
@@ -125,6 +130,11 @@ class Run:
                 if artifact["kind"] == kind and stage.status == DONE:
                     return str(artifact["path"])
         return None
+
+    @property
+    def shipped(self) -> str | None:
+        """The exported folder that leaves the lab: the bound one, where its recipe asks for one."""
+        return self.artifact("bound") or self.artifact("onnx")
 
     def to_dict(self) -> dict[str, Any]:
         """As `show --json` prints it."""

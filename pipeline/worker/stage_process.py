@@ -32,7 +32,7 @@ from pipeline.stages import artifacts, events, recipe
 from pipeline.stages.all_stages import STAGES, about, ask
 from pipeline.stages.context import Context
 from pipeline.store import Store
-from pipeline.store.run import COST, DONE, FAILED, OUTPUT, PREFLIGHT, PROCESS, RESULT, Run
+from pipeline.store.run import COST, DONE, FAILED, OUTPUT, PREFLIGHT, PROCESS, RESULT, Run, outer_bytes
 from pipeline.system import clock, hardware, locks, peak_memory
 from pipeline.system.files import write_whole
 from pipeline.worker import probe, spare, usage
@@ -74,7 +74,7 @@ def _keep_cost(folder: Path, result: dict[str, Any], memory: int, seconds: float
     measured = {
         "memory": memory,
         "gpu_memory": result["metrics"].get("peak_gpu_memory_bytes"),
-        "disk": sum(artifact["bytes"] for artifact in result["artifacts"]),
+        "disk": outer_bytes(result["artifacts"]),
         "seconds": seconds,
     }
     with suppress(OSError):  # the disk may be full; the result says so

@@ -1,4 +1,4 @@
-"""Verbs for what a finished run exported: chat, publish, download, convert, verify."""
+"""Verbs for what a finished run exported: chat, publish, download, convert, bind, verify."""
 
 from __future__ import annotations
 
@@ -270,6 +270,48 @@ class TestConvert:
         assert [path.name for path in Path().iterdir()] == ["here"]
 
 
+class TestBind:
+    def test_a_run_is_bound_into_a_folder_that_verifies(
+        self, finished: Run, capsys: Capture, tmp_path: Path
+    ) -> None:
+        to = tmp_path / "bound"
+        code, out, err = cli(capsys, "bind", finished.id, "--to", to)
+        assert (code, err) == (0, "")
+        assert re.fullmatch(
+            rf"{to}: adapter_weights\.onnx_adapter bound, 2 tensors of .*; .* of weights shared with the"
+            r" base\n"
+            rf"Check it with `python -m pipeline verify {to}`\.\n",
+            out,
+        )
+        assert (to / "model.onnx.data").samefile(Path(str(finished.artifact("onnx"))) / "model.onnx.data")
+        assert cli(capsys, "verify", to)[0] == 0
+
+    def test_a_folder_is_bound_with_an_adapter_by_name(
+        self, finished: Run, capsys: Capture, tmp_path: Path
+    ) -> None:
+        folder = Path(str(finished.artifact("onnx")))
+        (folder / "adapter_weights.onnx_adapter").rename(folder / "warm.onnx_adapter")
+        code, out, _ = cli(capsys, "bind", folder, "--adapter", "warm", "--to", tmp_path / "bound")
+        assert (code, "warm.onnx_adapter bound" in out) == (0, True)
+
+    @pytest.mark.parametrize(
+        ("words", "reason"),
+        [
+            (["RUN", "--adapter", "cold"], "'cold' is no .onnx_adapter file; in the folder there are"),
+            (["no/folder"], "no/folder: no such folder"),
+            (["nothing"], "nothing: no such run"),
+        ],
+    )
+    def test_what_is_wrong_is_said_and_nothing_written(
+        self, finished: Run, capsys: Capture, tmp_path: Path, words: list[str], reason: str
+    ) -> None:
+        given = [finished.id if word == "RUN" else word for word in words]
+        code, out, err = cli(capsys, "bind", *given, "--to", tmp_path / "bound")
+        assert (code, out) == (2, "")
+        assert reason in err
+        assert not (tmp_path / "bound").exists()
+
+
 class TestVerify:
     def test_a_folder_and_a_run_are_checked(self, finished: Run, capsys: Capture) -> None:
         folder = str(finished.artifact("onnx"))
@@ -280,6 +322,13 @@ class TestVerify:
             assert re.search(
                 r"^answers with adapter_weights.onnx_adapter +ok +answers diff", out, re.MULTILINE
             )
+
+    def test_of_a_bound_run_the_folder_that_is_shipped_is_checked(
+        self, finished_bound: Run, capsys: Capture
+    ) -> None:
+        code, out, _ = cli(capsys, "verify", finished_bound.id)
+        assert (code, out.partition("\n")[0]) == (0, finished_bound.artifact("bound"))
+        assert re.search(r"^bound adapter +ok +'adapter_weights.onnx_adapter' is a part", out, re.MULTILINE)
 
     def test_what_failed_is_exit_code_1(self, finished: Run, capsys: Capture) -> None:
         (Path(str(finished.artifact("onnx"))) / "lab.json").unlink()

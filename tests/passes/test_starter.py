@@ -352,20 +352,23 @@ def fresh(tmp_path: Path) -> Path:
     return tmp_path / "fresh" / "bin" / "python"
 
 
-def test_the_zip_answers_where_there_is_nothing_but_onnxruntime_genai(
-    lab: dict[str, Any], fresh: Path, store: Store, tmp_path: Path
-) -> None:
-    made = {
-        kind: {"name": kind, "kind": kind, "path": str(lab["inputs"][kind]), "bytes": 1}
-        for kind in ("onnx", "onnx_adapter")
-    }
-    run = finish_all(store, plant(store), {"optimize": {"artifacts": list(made.values())}})
-    zip_file.save(store.home, run, tmp_path / "it.zip")
-    folder = tmp_path / "elsewhere"
-    with zipfile.ZipFile(tmp_path / "it.zip") as archive:
+def unpacked(store: Store, made: dict[str, Path], folder: Path) -> Path:
+    """The ZIP of a run that made these artifacts, unpacked into a folder."""
+    rows = [{"name": kind, "kind": kind, "path": str(path), "bytes": 1} for kind, path in made.items()]
+    run = finish_all(store, plant(store), {"optimize": {"artifacts": rows}})
+    zip_file.save(store.home, run, folder.with_suffix(".zip"))
+    with zipfile.ZipFile(folder.with_suffix(".zip")) as archive:
         archive.extractall(folder)
+    return folder
 
-    def answers() -> dict[str, str]:
+
+def test_the_zip_answers_where_there_is_nothing_but_onnxruntime_genai(
+    lab: dict[str, Any], bound: dict[str, Path], fresh: Path, store: Store, tmp_path: Path
+) -> None:
+    made = {kind: lab["inputs"][kind] for kind in ("onnx", "onnx_adapter")}
+    folder = unpacked(store, made, tmp_path / "elsewhere")
+
+    def answers(folder: Path = folder) -> dict[str, str]:
         """What app.py answers to the same question asked twice, by side."""
         bare = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         done = subprocess.run(
@@ -387,6 +390,9 @@ def test_the_zip_answers_where_there_is_nothing_but_onnxruntime_genai(
     assert answers() == {"base": both["base"], "warm": both["adapter_weights"]}
     (folder / "warm.onnx_adapter").unlink()
     assert answers() == {"base": both["base"]}
+    alone = generation.load(bound["bound"])
+    ours = "".join(generation.stream(alone, alone.template.prompt(ADVICE), max_new_tokens=200))
+    assert answers(unpacked(store, bound, tmp_path / "bound")) == {"bound": ours.strip()}
 
 
 def test_logits_of_torch_and_of_the_graph(lab: dict[str, Any], exact: Path) -> None:
@@ -439,6 +445,44 @@ def test_the_graph_predicts_what_pytorch_does(lab: dict[str, Any], exact: Path) 
         for side in ("base", "adapter"):
             assert found[side].agreement > agreement
             assert found[side].divergence < divergence
+
+
+@pytest.fixture(scope="session")
+def bound(lab: dict[str, Any]) -> dict[str, Path]:
+    """What optimize makes with `adapter: bound`, by kind."""
+    given = {kind: lab["inputs"][kind] for kind in ("checkpoint", "adapter")}
+    graphs = {lab["inputs"]["onnx"]: lab["optimize"].metrics["places"]}  # reused, as a second run does
+    made = lab["carry_out"](optimize, optimize.Options(adapter="bound"), "bound", given, graphs=graphs)
+    assert made.metrics["graph_reused"]
+    return {artifact.kind: artifact.path for artifact in made.artifacts}
+
+
+def test_a_bound_adapter_computes_what_the_detachable_one_does(bound: dict[str, Path], lab: Any) -> None:
+    """Bit for bit where no constants are packed ahead; else as near as sums in another order are."""
+    import torch
+
+    from pipeline.exports.bound.binding import facts_of
+    from pipeline.passes.measure.graph_logits import logits_of
+
+    folder = bound["onnx"]
+    assert facts_of(bound["bound"])["tensors"] == 300
+    assert [each.status for each in verify.static(bound["bound"])] == ["ok"] * 7
+    assert (bound["bound"] / "model.onnx.data").samefile(folder / "model.onnx.data")
+    texts = fifty(lab["inputs"]["checkpoint"])[:6]
+    for prepacked in (False, True):
+        shipped = logits_of(bound["bound"], prepacked=prepacked)
+        detachable = logits_of(folder, folder / ADAPTER, prepacked=prepacked)
+        divergences = []
+        for ids in texts:
+            found, wanted = shipped(ids), detachable(ids)
+            if not prepacked:
+                assert torch.equal(found, wanted)
+            known, given = (each.double().log_softmax(-1) for each in (wanted, found))
+            divergences.append((known.exp() * (known - given)).sum(-1))
+        print(f"packed ahead {prepacked}: KL a token {torch.cat(divergences).mean():.1e}")
+        assert torch.cat(divergences).mean() <= 1e-5
+    base = logits_of(folder)
+    assert abs(shipped(texts[0]) - base(texts[0])).max() > 1
 
 
 def test_another_adapter_takes_the_same_graph(lab: dict[str, Any], tmp_path: Path) -> None:

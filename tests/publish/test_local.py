@@ -16,6 +16,7 @@ import yaml
 from pipeline import settings
 from pipeline.errors import InputError, LabError
 from pipeline.exports import verify
+from pipeline.exports.findings import failed
 from pipeline.publish import local
 from pipeline.publish.targets import PUBLISHERS, options_of
 from pipeline.runs import submit
@@ -120,6 +121,14 @@ def test_only_a_finished_run_with_an_export_is_published(store: Store) -> None:
         local.plan(store.home, queued, local.Options(name="trips"))
     with pytest.raises(InputError, match="has no exported model yet"):
         local.plan(store.home, finish_all(store, queued.id), local.Options(name="trips"))
+
+
+def test_of_a_bound_run_the_bound_folder_is_published(store: Store, finished_bound: Run) -> None:
+    made = local.publish(store.home, finished_bound, local.Options(name="trips"), lambda *_: None)
+    folder = Path(made["path"])
+    assert {"adapter.onnx.data", "bound.json"} <= {path.name for path in folder.iterdir()}
+    assert not (folder / "bound").exists()
+    assert not failed(verify.whole(folder))
 
 
 def test_an_export_that_was_deleted_is_refused(store: Store, finished: Run) -> None:

@@ -17,7 +17,9 @@ import pytest
 import yaml
 
 from pipeline.errors import InputError, LabError
-from pipeline.publish import local, zip_file
+from pipeline.exports import verify
+from pipeline.exports.findings import failed
+from pipeline.publish import card, local, zip_file
 from pipeline.publish.zip_file import Takeaway
 from pipeline.stages import recipe
 from pipeline.store import Store
@@ -75,6 +77,16 @@ def test_it_holds_the_export_with_card_recipe_and_checksums(
     assert (done.returncode, done.stdout.count(": OK\n")) == (0, 2 + len(REPORTS) + len(names))
     (out / "model.onnx").write_bytes(b"damaged")
     assert subprocess.run(check, cwd=out, capture_output=True).returncode == 1
+
+
+def test_of_a_bound_run_it_holds_the_bound_folder(store: Store, finished_bound: Run, tmp_path: Path) -> None:
+    with zipfile.ZipFile(io.BytesIO(made(store, finished_bound))) as archive:
+        names = set(archive.namelist())
+        archive.extractall(tmp_path / "out")
+    assert {"model.onnx", "model.onnx.data", "adapter.onnx.data", "bound.json", "README.md"} <= names
+    assert not [name for name in names if name.startswith("bound/") or name.endswith(".onnx_adapter")]
+    assert card.BOUND in (tmp_path / "out" / "README.md").read_text()
+    assert not failed(verify.whole(tmp_path / "out"))
 
 
 def test_what_a_program_left_that_was_run_in_the_folder_stays_there(store: Store, finished: Run) -> None:

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from pipeline.exports.bound import binding
 from pipeline.runs import disk, submit
 from pipeline.stages import artifacts
 from pipeline.stages.context import Artifact, Results
 from pipeline.store import Store
-from pipeline.store.run import DONE
+from pipeline.store.run import DONE, Run
 from pipeline.system import files, locks
 from pipeline.worker import probe
 from tests.helpers.lab import until
@@ -76,6 +77,24 @@ class TestOf:
         takes = disk.of(store, run)
         assert takes.results == weight(own)
         assert takes.alone == weight(own) - 50_000
+
+    def test_a_bound_folder_counts_what_it_shares_once(self, store: Store, finished_bound: Run) -> None:
+        folder = Path(str(finished_bound.artifact("onnx")))
+        bound = Path(str(finished_bound.artifact("bound")))
+        shared = (folder / "model.onnx.data").stat().st_size
+        each = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        assert bound.is_relative_to(folder)
+        assert files.size(folder) == each - shared
+        assert finished_bound.stage("optimize").bytes == files.size(folder)
+        assert disk.of(store, finished_bound.id).alone >= files.size(folder)
+
+    def test_of_what_somebody_bound_elsewhere_the_weights_do_not_come_free(
+        self, store: Store, finished: Run, tmp_path: Path
+    ) -> None:
+        folder = Path(str(finished.artifact("onnx")))
+        before = disk.of(store, finished.id).alone
+        binding.bind(folder, None, tmp_path / "mine")
+        assert before - disk.of(store, finished.id).alone == (folder / "model.onnx.data").stat().st_size
 
     def test_results_that_are_gone_take_nothing(self, store: Store) -> None:
         stored = made(store.home, "k")

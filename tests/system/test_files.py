@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -41,6 +42,24 @@ def test_a_file_is_linked(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         files.link_or_copy(tmp_path / "none", tmp_path / "three")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+
+def test_without_links_a_file_is_cloned_or_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(source: Path, target: Path) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    def cloned(source: Path, target: Path) -> None:
+        target.write_text("rows")
+
+    (tmp_path / "one").write_text("rows")
+    assert files.share(tmp_path / "one", tmp_path / "two") == files.LINKED
+    monkeypatch.setattr(os, "link", no_links)
+    assert files.share(tmp_path / "one", tmp_path / "three") in (files.CLONED, files.COPIED)
+    monkeypatch.setattr(files, "_clone", cloned)  # as on Btrfs and XFS
+    assert files.share(tmp_path / "one", tmp_path / "four") == files.CLONED
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
+        ["one", "two", "three", "four"], "rows"
+    )
 
 
 def test_what_is_no_number_becomes_null(tmp_path: Path) -> None:
@@ -146,6 +165,7 @@ def test_a_folder_is_as_large_as_what_it_takes_on_disk(tmp_path: Path) -> None:
 
 # What gives a file or folder its final name itself, and why `whole` is not for it.
 MOVERS = {
+    "pipeline/exports/bound/binding.py": "a folder, which must not replace another",
     "pipeline/home_check.py": "tries whether a disk can",
     "pipeline/inputs/models/base_models.py": "a folder, kept half-filled so that a download resumes",
     "pipeline/inputs/models/starter_package.py": "a large file, already whole",

@@ -22,17 +22,22 @@ CACHES = {
 }
 
 
-def logits_of(folder: Path, adapter: Path | None = None) -> Callable[[Tensor], Tensor]:
+def logits_of(
+    folder: Path, adapter: Path | None = None, *, prepacked: bool = True
+) -> Callable[[Tensor], Tensor]:
     """A function from token ids, int64 [tokens], to float32 logits [tokens, vocabulary] on the host.
 
     Each call reads a whole text with an empty cache, and with the adapter of an .onnx_adapter file if one is
-    given. Raises what onnxruntime raises for files that it cannot load.
+    given. Unless `prepacked`, kernels do not pack constants ahead, which makes some of them add up in another
+    order. Raises what onnxruntime raises for files that it cannot load.
     """
     decoder = json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]["decoder"]
     cuda = any("cuda" in given for given in decoder["session_options"].get("provider_options", []))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = hardware.cores()
     options.log_severity_level = 3  # errors only: each optional input of an adapter would be a warning
+    if not prepacked:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     providers = ["CPUExecutionProvider"]
     if cuda:
         onnxruntime.preload_dlls()

@@ -82,7 +82,7 @@ def tags(run: Run, given: Mapping[str, str]) -> dict[str, str]:
 
 def properties(run: Run, digest: str, size: int) -> dict[str, str]:
     """Everything known, as texts: the recipe by stage, versions of packages, every metric."""
-    source = Path(str(run.artifact("onnx")))
+    source = Path(str(run.shipped))
     found = {
         CONTENT: digest,
         "olive_lab_bytes": str(size),

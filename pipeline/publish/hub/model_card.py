@@ -55,7 +55,7 @@ def _made_of(run: Run) -> dict[str, str]:
 
 def _relation(run: Run) -> str | None:
     """How the model was derived from its base, in one of the hub's words."""
-    if run.artifact("merged"):
+    if run.artifact("merged") or run.artifact("bound"):
         return "finetune"
     if run.artifact("onnx_adapter"):
         return "adapter"

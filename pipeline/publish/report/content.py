@@ -239,7 +239,7 @@ def _card(home: Path, run: Run) -> dict[str, Any] | None:
 
 
 def _proof(run: Run) -> Iterator[Block]:
-    folder = run.artifact("onnx")
+    folder = run.shipped
     with suppress(OSError, ValueError, LabError):
         sums = checksums.read(Path(folder)) if folder else {}
         if sums:
@@ -248,7 +248,7 @@ def _proof(run: Run) -> Iterator[Block]:
 
 
 def _versions(run: Run) -> Iterator[Block]:
-    folder = run.artifact("onnx")
+    folder = run.shipped
     packages = artifacts.packages(Path(folder)) if folder else {}
     yield from _facts([("Run", run.id), *sorted(packages.items())])
 

@@ -57,9 +57,9 @@ def estimate(
     gpu = 0.0 if machine.gpu else None
     factors = HOST_SECONDS if machine.gpu else SECONDS
     seconds = weighed(seconds_parts(options, shape, rows, machine, tuned), factors)
-    return Cost.of(
-        memory, gpu, written(options, shape) + 4.0 * adapter, seconds, HOST_WIDTH if machine.gpu else WIDTH
-    )
+    adapters = 2 if options.adapter == "bound" else 1  # a file of its own, and the graph's constants
+    disk = written(options, shape) + 4.0 * adapter * adapters
+    return Cost.of(memory, gpu, disk, seconds, HOST_WIDTH if machine.gpu else WIDTH)
 
 
 def written(options: optimize.Options, shape: Shape) -> float:

@@ -1,0 +1,214 @@
+"""Bind an adapter to an exported graph: any runtime that loads GenAI folders then has the adapted model.
+
+The adapter's arrays become the graph's own constants, in a file beside the base's weights, which both folders
+share where the disk can. Nothing is rounded again: the bound model computes what the graph computes with the
+adapter active. The graph and the small files are copied, so that changing them leaves the base as it was.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import display
+from pipeline.errors import InputError, LabError
+from pipeline.exports import contract, serving_ids, verify
+from pipeline.exports.bound import constants
+from pipeline.exports.contract import ADAPTER_DATA, BOUND, MERGED
+from pipeline.system import checksums, files
+from pipeline.system.files import COPIED, to_json
+
+NOTHING = "Nothing was written"
+LEFT_OUT = ("artifact.json", checksums.NAME)  # they describe the other folder
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A bound folder: the adapter in it, how the base's weights came in, and bytes of both.
+
+    `shared` is "link", "reflink" (a copy that shares its blocks until one is changed) or "copy".
+    """
+
+    folder: Path
+    adapter: Path
+    tensors: int
+    shared: str
+    base_bytes: int
+    adapter_bytes: int
+
+    def __str__(self) -> str:
+        how = f"{display.size(self.base_bytes)} of weights shared with the base"
+        if self.shared == COPIED:
+            how = (
+                f"{display.size(self.base_bytes)} of weights copied: this disk cannot share the base's files"
+            )
+        return (
+            f"{self.folder}: {display.plain(self.adapter.name)} bound, {self.tensors} tensors of"
+            f" {display.size(self.adapter_bytes)}; {display.size(self.base_bytes)} of weights {how}"
+        )
+
+
+def bind(exported: Path, adapter: Path | str | None, to: Path) -> Bound:
+    """Make the folder `to`: the exported model with an adapter as its graph's own constants.
+
+    `exported` is a folder with a detachable adapter's places; `adapter` the name of an adapter in it, an
+    .onnx_adapter file, or None for the one that the folder has. `to` is made whole or not at all. Raises
+    InputError with the reason if the three do not go together or `to` exists, LabError if the disk is full.
+    """
+    to = to.absolute()
+    _require_new(to)
+    file = adapter_of(exported, adapter)
+    config, graph = _checked(exported, file)
+    part = to.with_name(f".{to.name}.{secrets.token_hex(4)}.part")
+    try:
+        part.mkdir(mode=0o700)
+        found = _write(exported, file, config, graph, part)
+        _settle(part, to)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise LabError(
+            f"The disk of {to} is full; free some space there and bind again. {NOTHING}."
+        ) from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return Bound(to, file, **found)
+
+
+def adapter_of(exported: Path, given: Path | str | None) -> Path:
+    """The adapter's file. Raises InputError if there is none, or the folder's graph has one in it already."""
+    if not exported.is_dir():
+        raise InputError(f"{exported}: no such folder")
+    if (exported / BOUND).is_file():
+        raise InputError(f"{exported} is bound already; bind the adapter to the folder that it was made from")
+    if (exported / MERGED).is_file():
+        raise InputError(
+            f"{exported} has its adapter merged into the weights; bind one to a detachable export"
+        )
+    usual = verify.usual_adapter(exported)
+    file = usual if given is None else verify.named_adapter(exported, str(given))
+    if file is None:
+        raise InputError(f"{exported} has no adapter; name the file of one with --adapter")
+    _require_same_base(file, exported)
+    return file
+
+
+def _require_new(to: Path) -> None:
+    if not to.parent.is_dir():
+        raise InputError(f"{to.parent}: no such folder")
+    if to.is_symlink() or (to.exists() and (not to.is_dir() or any(to.iterdir()))):
+        raise InputError(f"{to}: already exists; give another name with --to")
+
+
+def _require_same_base(adapter: Path, exported: Path) -> None:
+    """Compare the bases that two exports name. Sizes alone don't distinguish models of the same shape."""
+    mine, others = (_lab(folder).get("base") for folder in (exported, adapter.parent))
+    if mine and others and mine != others:
+        raise InputError(
+            f"{adapter.name} was trained on {display.value(others)}, and {exported.name} is"
+            f" {display.value(mine)}; bind an adapter of the same base"
+        )
+
+
+def _lab(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / serving_ids.LAB).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _checked(exported: Path, adapter: Path) -> tuple[verify.Config, contract.Graph]:
+    """What the folder declares. Raises InputError if it or the adapter is not good."""
+    others = {f"adapter {file.name}" for file in verify.adapters_of(exported)} - {f"adapter {adapter.name}"}
+    try:
+        config, graph = verify.declared(exported)
+        if not set(graph.inputs) - set(config.inputs):
+            raise InputError(
+                f"{exported.name}: the graph has no places for an adapter; export it once with"
+                " optimize.adapter: detachable"
+            )
+        found = verify.static(exported, adapter)
+        verify.require([each for each in found if each.check not in others], NOTHING)
+    except ValueError as error:
+        raise InputError(f"{exported.name}: {error}") from None
+    except LabError as error:
+        raise InputError(str(error)) from None
+    return config, graph
+
+
+def _write(
+    exported: Path, adapter: Path, config: verify.Config, graph: contract.Graph, part: Path
+) -> dict[str, Any]:
+    """Write the folder; what `Bound` has of it besides its place."""
+    import onnx
+    import onnxruntime
+
+    model = onnx.load(exported / config.graph, load_external_data=False)
+    read = onnxruntime.AdapterFormat.read_adapter(str(adapter)).get_parameters()
+    arrays = {name: value.numpy() for name, value in read.items()}
+    constants.fix(model, arrays, config.inputs, part / ADAPTER_DATA)
+    onnx.save(model, part / config.graph)
+    weights = sorted({piece.location for piece in graph.pieces})
+    shared = _carry_over(exported, part, config.graph, weights)
+    facts = {
+        "adapter": adapter.name,
+        "sha256": checksums.of(adapter.parent, [adapter.name])[adapter.name],
+        "tensors": len(arrays),
+        "base": _lab(exported).get("base"),
+        "base_graph": checksums.of(exported, [config.graph])[config.graph],
+    }
+    (part / BOUND).write_text(to_json(facts, indent=1) + "\n", "utf-8")
+    _write_sums(exported, part, weights)
+    return {
+        "tensors": len(arrays),
+        "shared": shared,
+        "base_bytes": files.size(*(part / name for name in weights)),
+        "adapter_bytes": (part / ADAPTER_DATA).stat().st_size,
+    }
+
+
+def _carry_over(exported: Path, part: Path, graph: str, weights: list[str]) -> str:
+    """Share the weights and copy what else lies beside the graph; how they were shared."""
+    how = set()
+    for name in weights:
+        (part / name).parent.mkdir(parents=True, exist_ok=True)
+        how.add(files.share(exported / name, part / name))
+    for file in exported.iterdir():
+        left_out = file.name in (graph, *weights, *LEFT_OUT) or file.suffix == contract.SUFFIX
+        if file.is_file() and not left_out:
+            shutil.copyfile(file, part / file.name)
+    return COPIED if COPIED in how else min(how, default=COPIED)
+
+
+def _write_sums(exported: Path, part: Path, weights: list[str]) -> None:
+    """The folder's checksums; of shared weights the base's own, so that gigabytes are not read again."""
+    known = checksums.read(exported)
+    sums = {name: known[name] for name in weights if name in known}
+    names = [path.name for path in part.iterdir() if path.name not in sums]
+    (part / checksums.NAME).write_text(checksums.text({**sums, **checksums.of(part, names)}), "utf-8")
+
+
+def _settle(part: Path, to: Path) -> None:
+    """Rename a finished folder to its name, unless that was taken meanwhile."""
+    try:
+        part.rename(to)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise InputError(f"{to}: already exists; give another name with --to") from None
+
+
+def facts_of(folder: Path) -> Mapping[str, Any]:
+    """What a bound folder says of its adapter: {adapter, sha256, tensors, base, base_graph}; else {}."""
+    try:
+        found = json.loads((folder / BOUND).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
