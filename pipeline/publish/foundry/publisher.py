@@ -1,20 +1,24 @@
 """Foundry Local, Microsoft's runtime for devices: a version is a folder in its cache, and in its catalogue.
 
-1. The export is verified, as for every target, and prompts are compared. 2. The folder is made beside its
-final place. 3. The real runtime loads it and answers as the lab does. 4. It gets its name and is registered.
+1. A detachable adapter is bound to the graph. The export is verified, as for every target, and prompts are
+compared. 2. The folder is made beside its final place. 3. The real runtime loads it and answers as the lab
+does. 4. It gets its name and is registered.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline import display
 from pipeline.errors import InputError, LabError
-from pipeline.exports import serving_ids, verify
+from pipeline.exports import contract, serving_ids, verify
+from pipeline.exports.bound import binding
 from pipeline.inputs.options import option
 from pipeline.inputs.prompts import templates
 from pipeline.publish import check_process
@@ -28,6 +32,7 @@ from pipeline.system.transfer_progress import Report
 
 TO = "foundry-local"
 MODELS = "models"  # in the home, beside the environment: the cache of models, unless another is named
+BOUND = "bound.part"  # there too, while a detachable adapter is published
 OTHERWISE = "Nothing was published"
 
 
@@ -75,14 +80,13 @@ def plan(home: Path, run: Run, options: Options) -> dict[str, Any]:
         raise InputError(
             f"version: {options.name} already has a version {version} there; leave it empty for the next one"
         )
-    paths = version_folder.needed(source)
-    sizes = [{"path": path.relative_to(source).as_posix(), "bytes": path.stat().st_size} for path in paths]
+    sizes = _sizes(source)
     return {
         "name": options.name,
         "version": version,
         "target": str(target),
         "files": sizes,
-        "bytes": sum(file["bytes"] for file in sizes),
+        "bytes": sum(size["bytes"] for size in sizes),
     }
 
 
@@ -92,13 +96,13 @@ def publish(home: Path, run: Run, options: Options, report: Report) -> dict[str,
     Raises what `plan` raises, and LabError with the reason if it fails; nothing is left there then.
     """
     planned = plan(home, run, options)
-    source = source_of(run, options.name, options.version)
     report("Verifying the exported model", 0.0)
-    check_process.verified(source, OTHERWISE)
-    report("Comparing prompts with what training read, and answering some", 0.2)
-    told = lab_side.ask(source, recorded(run), answers=True)
-    python = environment.ready(home, lambda text: report(text, 0.4))
-    facts = _Version(home, run, options, planned, python, report).make(source, told)
+    with _adapted(home, source_of(run, options.name, options.version)) as source:
+        check_process.verified(source, OTHERWISE)
+        report("Comparing prompts with what training read, and answering some", 0.2)
+        told = lab_side.ask(source, recorded(run), answers=True)
+        python = environment.ready(home, lambda text: report(text, 0.4))
+        facts = _Version(home, run, options, planned, python, report).make(source, told)
     return {
         "name": options.name,
         "version": planned["version"],
@@ -133,11 +137,6 @@ def recorded(run: Run) -> Path | None:
 def _problems(run: Run, source: Path) -> list[str]:
     """Why Foundry Local cannot run an export, as far as its small files say."""
     problems = []
-    if verify.adapters_of(source):
-        problems.append(
-            f"run: {run.id} has its adapter in a file of its own, and Foundry Local loads none; run it again"
-            " with optimize.adapter merged"
-        )
     try:
         config = json.loads((source / verify.CONFIG).read_text("utf-8"))
         lab = json.loads((source / serving_ids.LAB).read_text("utf-8"))
@@ -153,6 +152,33 @@ def _problems(run: Run, source: Path) -> list[str]:
     if why := chat_templates.possible(template):
         problems.append(why)
     return problems
+
+
+def _sizes(source: Path) -> list[dict[str, Any]]:
+    """The export's files that a version has, with bytes; of a detachable adapter the values that are bound."""
+    paths = version_folder.needed(source)
+    found = {path.relative_to(source).as_posix(): path.stat().st_size for path in paths}
+    if (adapter := verify.usual_adapter(source)) is not None:
+        found[contract.ADAPTER_DATA] = adapter.stat().st_size
+    return [{"path": name, "bytes": size} for name, size in found.items()]
+
+
+@contextmanager
+def _adapted(home: Path, source: Path) -> Iterator[Path]:
+    """The export if it is the adapted model itself; else a folder with its adapter bound, inside the block.
+
+    Raises InputError or LabError if that cannot be made.
+    """
+    if not verify.adapters_of(source):
+        yield source
+        return
+    bound = home / environment.FOLDER / BOUND
+    bound.parent.mkdir(mode=0o700, exist_ok=True)
+    shutil.rmtree(bound, ignore_errors=True)  # left by a killed process; only one publishes at a time
+    try:
+        yield binding.bind(source, None, bound).folder
+    finally:
+        shutil.rmtree(bound, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -74,8 +74,12 @@ def clear(cache: Path) -> None:
 
 
 def needed(source: Path) -> list[Path]:
-    """The files of an export that the runtime needs."""
-    return [path for path in zip_file.files(source) if path.relative_to(source).as_posix() not in LEFT_OUT]
+    """The files of an export that the runtime needs; it loads no adapters."""
+    return [
+        path
+        for path in zip_file.files(source)
+        if path.relative_to(source).as_posix() not in LEFT_OUT and path.suffix != contract.SUFFIX
+    ]
 
 
 def fill(part: Path, source: Path, template: str | None, texts: Mapping[str, str]) -> None:

@@ -138,9 +138,16 @@ def test_what_it_cannot_run_is_refused_at_once(
         publisher.plan(store.home, run, Options(name="trips"))
 
 
-def test_an_adapter_of_its_own_is_refused(store: Store, finished: Run) -> None:
-    with pytest.raises(InputError, match=r"adapter in a file of its own, and Foundry Local loads none"):
-        publisher.plan(store.home, finished, Options(name="trips"))
+@pytest.mark.chain
+def test_a_detachable_adapter_is_bound_on_the_way(store: Store, finished: Run, real: Path) -> None:
+    planned = publisher.plan(store.home, finished, Options(name="trips"))
+    made = publish(store, finished)
+    there = {path.name for path in Path(made["path"]).iterdir()}
+    assert {file["path"] for file in planned["files"]} - {"sub/vocab.txt"} <= there
+    assert {"adapter.onnx.data", "bound.json"} <= there
+    assert not any(name.endswith(".onnx_adapter") for name in there)
+    assert (made["answers"], made["same_answers"]) == (3, 3)
+    assert not (store.home / "foundry-local" / publisher.BOUND).exists()
 
 
 def test_a_cache_must_be_there_and_is_kept_as_a_whole_path(

@@ -20,9 +20,9 @@ TO = "foundry-local"
 NAME = "Foundry Local"
 ASKING = {"text": "Comparing prompts with training… you can keep working meanwhile."}
 ABOUT = (
-    "Microsoft's runtime for devices takes exports for a CPU. Before a version counts, the real runtime on"
-    " this machine loads it and answers as the lab does; nothing is sent anywhere. At first use its package"
-    " is installed, about 300 MB."
+    "Microsoft's runtime for devices takes exports for a CPU; a detachable adapter is bound to the graph."
+    " Before a version counts, the real runtime on this machine loads it and answers as the lab does; nothing"
+    " is sent anywhere. At first use its package is installed, about 300 MB."
 )
 NONE = "Nothing was published for it yet."
 COLUMNS = ["Verified", "Name", "Version", "Published", "Run", "Model id", "Size", "Folder"]
