@@ -155,7 +155,7 @@ def _problems(run: Run, source: Path) -> list[str]:
 
 
 def _sizes(source: Path) -> list[dict[str, Any]]:
-    """The export's files that a version has, with bytes; of a detachable adapter the values that are bound."""
+    """The export's files that a version has, with bytes; of a detachable adapter its bound values."""
     paths = version_folder.needed(source)
     found = {path.relative_to(source).as_posix(): path.stat().st_size for path in paths}
     if (adapter := verify.usual_adapter(source)) is not None:
