@@ -84,8 +84,14 @@ def of(store: Store, run: str) -> Storage:
 
 
 def total(home: Path) -> dict[str, int]:
-    """Bytes of the home, by kind."""
-    return {word: files.size(home / place) for word, place in PLACES.items()}
+    """Bytes of the home, by kind. A file that several kinds share by links counts for the first."""
+    seen: set[tuple[int, int]] = set()
+    found = {}
+    for word, place in PLACES.items():
+        there = {(file.st_dev, file.st_ino): file.st_size for file in files.stats([home / place])}
+        found[word] = sum(size for key, size in there.items() if key not in seen)
+        seen |= there.keys()
+    return found
 
 
 def unused(store: Store) -> Unused:

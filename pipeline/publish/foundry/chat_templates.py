@@ -20,6 +20,7 @@ from pipeline.errors import InputError, LabError
 from pipeline.exports import serving_ids
 from pipeline.inputs.prompts import lab_prompt
 from pipeline.inputs.prompts.templates import ChatTemplate, Row, Template, TextTemplate
+from pipeline.system.files import to_json
 
 FILE, CONFIG = "chat_template.jinja", "tokenizer_config.json"
 WHERE = "Foundry Local's chat sessions"
@@ -92,7 +93,7 @@ def write(source: Path, folder: Path, template: str) -> None:
     """
     config = json.loads((source / CONFIG).read_text("utf-8"))
     config.pop("chat_template", None)
-    for name, text in ((CONFIG, json.dumps(config, ensure_ascii=False, indent=2) + "\n"), (FILE, template)):
+    for name, text in ((CONFIG, to_json(config, ensure_ascii=False, indent=2) + "\n"), (FILE, template)):
         (folder / name).unlink(missing_ok=True)  # it may be a link to a file of the export
         (folder / name).write_text(text, "utf-8")
 

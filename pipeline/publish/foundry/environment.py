@@ -99,9 +99,10 @@ def _install(part: Path, say: Say) -> None:
 
     def heard(line: str) -> None:
         said.append(line)
-        print(line, flush=True)
         if (text := line.strip()).startswith(SHOWN):
             say(display.line(text, 100))
+        else:
+            print(line, flush=True)  # for the log
 
     words = ["-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--progress-bar",
              "off", "--only-binary", ":all:", "-r", str(REQUIREMENTS)]  # fmt: skip
