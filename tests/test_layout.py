@@ -11,7 +11,7 @@ from pipeline import settings
 
 MOST_MODULES = 12
 # Folders that mirror each other: the same subject from two sides.
-MIRRORED = ({"publish/azure", "publish/hub"}, {"tabs", "routes"})
+MIRRORED = ({"publish/azure", "publish/foundry", "publish/hub"}, {"tabs", "routes"})
 
 
 def modules(top: str) -> list[Path]:

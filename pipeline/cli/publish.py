@@ -1,4 +1,7 @@
-"""`publish`: a finished run as a named version somewhere. Its flags are the options of the publishers."""
+"""`publish`: a finished run as a named version somewhere. Its flags are the options of the publishers.
+
+`foundry-local` shows or makes the environment that one of them needs.
+"""
 
 from __future__ import annotations
 
@@ -80,9 +83,34 @@ def _options() -> dict[str, Option]:
     return found
 
 
+def foundry_local(args: argparse.Namespace) -> int:
+    """Show or install Foundry Local's package, which has an environment of its own; list its versions."""
+    from pipeline.publish.foundry import environment, publisher
+
+    home = settings.home()
+    if args.install:
+        environment.ready(home, lambda text: print(text, flush=True))
+    where = environment.folder(home)
+    installed, found = environment.complete(where), publisher.versions(home)
+    if args.json:
+        told = {"environment": str(where), "installed": installed, "versions": found}
+        print(to_json(told, indent=2, ensure_ascii=False))
+        return 0
+    print(f"Foundry Local's package is {'installed' if installed else 'not installed'}: {where}")
+    for version in found:
+        print(f"  {version['id']}  {version['path']}")
+    return 0
+
+
 def add(verb: Verb) -> None:
-    """Add the verb to the parser."""
+    """Add the verbs to the parser."""
     verb("publish", publish).flags = _flags
+    verb("foundry-local", foundry_local).flags = _foundry_flags
+
+
+def _foundry_flags(added: argparse.ArgumentParser) -> None:
+    added.add_argument("--install", action="store_true", help="install it, if it is not there yet")
+    added.add_argument("--json", action="store_true")
 
 
 def _flags(added: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.errors import LabError, reason
 from pipeline.inputs.prompts import lab_prompt, literal_prompts, model_template, templates
@@ -230,16 +230,49 @@ def require_same(
     way_out: str,
 ) -> None:
     """Compare ids of the rows that the template takes. Raises LabError with an example."""
-    rendered = list(templates.each(template, rows))
-    asked = [(row, one.prompt) for row, one in zip(rows, rendered, strict=True) if not isinstance(one, str)]
-    found = [(prompt, trained(prompt), _served(served, row)) for row, prompt in asked]
-    other = [one for one in found if one[1] != one[2]]
+    found = compared(template, rows, trained, served)
+    other = [one for one in found if one.differs]
     if other:
         prompt, right, wrong = other[0]
         raise LabError(
             f"Training and answering read different tokens: in {where} {len(other)} of {len(found)} prompts"
             f" differ, such as …{prompt[-60:]!r} ({_apart(right, wrong)}); {way_out}"
         )
+
+
+class Compared(NamedTuple):
+    """A rendered prompt, its ids in training, and those that are served, or why there are none."""
+
+    prompt: str
+    trained: list[int]
+    served: list[int] | str
+
+    @property
+    def differs(self) -> bool:
+        return self.trained != self.served
+
+
+def compared(
+    template: templates.Template,
+    rows: Sequence[templates.Row],
+    trained: Callable[[str], list[int]],
+    served: Callable[[templates.Row], list[int]],
+) -> list[Compared]:
+    """The ids of each row that the template takes."""
+    rendered = list(templates.each(template, rows))
+    asked = [(row, one.prompt) for row, one in zip(rows, rendered, strict=True) if not isinstance(one, str)]
+    return [Compared(prompt, trained(prompt), _served(served, row)) for row, prompt in asked]
+
+
+def trained_ids(folder: Path) -> Callable[[str], list[int]]:
+    """What training makes of a rendered prompt, for the tokenizer of an exported folder."""
+    tokenizer, first = trained_by(folder), before_of(folder)
+
+    def trained(text: str) -> list[int]:
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+        return ids if ids[: len(first)] == first else [*first, *ids]
+
+    return trained
 
 
 def _served(served: Callable[[templates.Row], list[int]], row: templates.Row) -> list[int] | str:

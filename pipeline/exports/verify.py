@@ -434,13 +434,7 @@ def _answers(folder: Path) -> list[Finding]:
 
 def _reads(folder: Path, model: generation.Model) -> tuple[int, str]:
     """Whether prompts become the tokens that training made of them: here, and in the folder's app.py."""
-    tokenizer = serving_ids.trained_by(folder)
-    first = serving_ids.before_of(folder)
-
-    def trained(text: str) -> list[int]:
-        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
-        return ids if ids[: len(first)] == first else [*first, *ids]
-
+    trained = serving_ids.trained_ids(folder)
     rows, again = serving_ids.hard_rows(model.reader, model.template), serving_ids.EXPORT_AGAIN
     serving_ids.require_same(model.template, rows, trained, model.reader.ids, "chat and Compare", again)
     said = f"{len(rows)} prompts are the tokens that training makes of them"

@@ -31,10 +31,11 @@ MARKUP = re.compile(r"([\\`*_\[\]<>#|~!&$])")  # characters that Markdown treats
 IN_WORKSPACE = re.compile(r"azureml://subscriptions/.+/models/([^/]+)/versions/([^/]+)")
 
 
-def text(home: Path, run: Run, title: str, description: str = "") -> str:
+def text(home: Path, run: Run, title: str, description: str = "", use: str = "") -> str:
     """The model card as Markdown: what the model is, what it is made of, its results, how to run it.
 
-    Whatever a user wrote (names, `description`, the recipe) appears as plain text.
+    Whatever a user wrote (names, `description`, the recipe) appears as plain text. `use` is Markdown on how
+    to run it, where that is not app.py.
     """
     packages = artifacts.packages(Path(str(run.shipped)))
     known = {"merged": MERGED, "bound": BOUND, "onnx_adapter": WITH_ADAPTER}
@@ -52,8 +53,7 @@ def text(home: Path, run: Run, title: str, description: str = "") -> str:
                 f"# {plain(title)}",
                 plain(description) or about,
                 "\n".join(f"- {name}: {plain(value)}" for name, value in facts.items()),
-                f"Run it with `pip install {_genai(run, packages)}` and `python app.py`.\n"
-                f"Check the files with `sha256sum -c {checksums.NAME}`.",
+                f"{use or _app(run, packages)}\nCheck the files with `sha256sum -c {checksums.NAME}`.",
                 *_judged(run),
                 f"## Recipe\n\n{block(recipe(run))}",
                 f"## Measured\n\n{block(_yaml(measured))}",
@@ -108,6 +108,10 @@ def data(run: Run) -> str:
     if found := content_facts.sha256(copy):
         known.append(f"SHA-256 {found}")
     return ", ".join(known)
+
+
+def _app(run: Run, packages: dict[str, str]) -> str:
+    return f"Run it with `pip install {_genai(run, packages)}` and `python app.py`."
 
 
 def _genai(run: Run, packages: dict[str, str]) -> str:

@@ -24,11 +24,17 @@ from pipeline.inputs.options import parse
 from pipeline.publish import local
 from pipeline.publish.azure import preflight as azure_preflight
 from pipeline.publish.azure import publisher as azureml
+from pipeline.publish.foundry import preflight as foundry_preflight
+from pipeline.publish.foundry import publisher as foundry_local
 from pipeline.publish.hub import preflight as hub_preflight
 from pipeline.publish.hub import publisher as huggingface
 
-PUBLISHERS: dict[str, Any] = {"local": local, "azureml": azureml, "huggingface": huggingface}
-PREFLIGHTS: dict[str, Any] = {"azureml": azure_preflight, "huggingface": hub_preflight}
+PUBLISHERS: dict[str, Any] = {
+    "local": local, "azureml": azureml, "huggingface": huggingface, "foundry-local": foundry_local,
+}  # fmt: skip
+PREFLIGHTS: dict[str, Any] = {
+    "azureml": azure_preflight, "huggingface": hub_preflight, "foundry-local": foundry_preflight,
+}  # fmt: skip
 
 
 def settled(to: str, home: Path, options: Any) -> Any:

@@ -40,7 +40,8 @@ ASIDE = ".gone"
 PLACES = {
     "results": "artifacts", "models": "models", "datasets": "datasets",
     "fetched datasets": fetching_rows.FOLDER, "data cards": "cards", "runs": "runs",
-    "published copies": "registry", "pulled models": "pulled", "tried models": probe.PROBES,
+    "published copies": "registry", "for Foundry Local": "foundry-local",
+    "pulled models": "pulled", "tried models": probe.PROBES,
     "starter model": starter_package.FOLDER,
 }  # fmt: skip
 
@@ -83,8 +84,14 @@ def of(store: Store, run: str) -> Storage:
 
 
 def total(home: Path) -> dict[str, int]:
-    """Bytes of the home, by kind."""
-    return {word: files.size(home / place) for word, place in PLACES.items()}
+    """Bytes of the home, by kind. A file that several kinds share by links counts for the first."""
+    seen: set[tuple[int, int]] = set()
+    found = {}
+    for word, place in PLACES.items():
+        there = {(file.st_dev, file.st_ino): file.st_size for file in files.stats([home / place])}
+        found[word] = sum(size for key, size in there.items() if key not in seen)
+        seen |= there.keys()
+    return found
 
 
 def unused(store: Store) -> Unused:

@@ -38,13 +38,15 @@ def start(
     stderr: Channel = None,
     keep: Sequence[int] = (),
     apart: bool = False,
+    python: str | Path | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start `python WORDS` and leave it to the caller. It inherits the descriptors in `keep` as well.
 
-    `apart` gives it a session, and so a process group, of its own: what ends ours leaves it alone.
+    `apart` gives it a session, and so a process group, of its own: what ends ours leaves it alone. `python`
+    is the interpreter of another environment, whose output must not be inherited.
     """
     return subprocess.Popen(
-        [settings.python(), *_guarded(words, stdout, stderr)],
+        [python or settings.python(), *_guarded(words, stdout, stderr)],
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
@@ -93,10 +95,17 @@ async def converse(
 
 
 def run(
-    words: Sequence[str], seconds: float | None, environment: Mapping[str, str]
+    words: Sequence[str],
+    seconds: float | None,
+    environment: Mapping[str, str],
+    python: str | Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """What `python WORDS` prints. After `seconds`, if given, ends it and raises TimeoutExpired."""
-    with start(words, environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    """What `python WORDS` prints. After `seconds`, if given, ends it and raises TimeoutExpired.
+
+    `python` is as for `start`.
+    """
+    pipe = subprocess.PIPE
+    with start(words, environment, stdout=pipe, stderr=pipe, python=python) as process:
         _running.add(process)
         try:
             out, error = process.communicate(timeout=seconds)
@@ -108,12 +117,19 @@ def run(
     return subprocess.CompletedProcess(process.args, process.returncode, _text(out), _text(error))
 
 
-def follow(words: Sequence[str], environment: Mapping[str, str], tell: Callable[[str], None]) -> int:
+def follow(
+    words: Sequence[str],
+    environment: Mapping[str, str],
+    tell: Callable[[str], None],
+    python: str | Path | None = None,
+) -> int:
     """Run `python WORDS`, give `tell` each line that it prints, and return its exit code.
 
-    Its errors go where ours go. It ends when `tell` raises.
+    Its errors go where ours go; those of a `python` of another environment, as for `start`, to `tell` too. It
+    ends when `tell` raises.
     """
-    with start(words, environment, stdout=subprocess.PIPE) as process:
+    errors = subprocess.STDOUT if python is not None else None
+    with start(words, environment, stdout=subprocess.PIPE, stderr=errors, python=python) as process:
         _running.add(process)
         assert process.stdout is not None
         try:

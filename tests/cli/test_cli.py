@@ -370,7 +370,19 @@ def test_help_names_every_verb_of_the_contract(home: Path, capsys: Capture) -> N
     ]
     verbs += ["show", "logs"]
     verbs += ["cancel", "retry", "sweep", "queue", "pause", "resume", "move", "scorecard", "chat"]
-    verbs += ["verify", "convert", "bind", "publish", "azure", "pull", "hub", "download", "report", "worker"]
+    verbs += [
+        "verify",
+        "convert",
+        "bind",
+        "publish",
+        "foundry",
+        "azure",
+        "pull",
+        "hub",
+        "download",
+        "report",
+        "worker",
+    ]
     assert re.findall(r"^    (\w+)", out, re.MULTILINE) == verbs
 
 

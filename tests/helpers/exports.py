@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.system import checksums
 
-ADAPTER = "adapter_weights.onnx_adapter"
+ADAPTER, MERGED = "adapter_weights.onnx_adapter", "merged.json"
 WIDTH, RANK = 16, 4
 SPECIALS = ["<pad>", "<|im_start|>", "<|im_end|>"]
 WORDS = len(SPECIALS) + 256
@@ -52,12 +52,15 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def write(folder: Path) -> Path:
-    """Write the whole export."""
+def write(folder: Path, *, merged: bool = False) -> Path:
+    """Write the whole export, its adapter as a file of its own, or in the weights."""
     folder.mkdir(parents=True, exist_ok=True)
     outside = {"save_as_external_data": True, "location": "model.onnx.data", "size_threshold": 0}
-    onnx.save(graph(), folder / "model.onnx", **outside)
-    write_adapter(folder / ADAPTER, {"a": random(WIDTH, RANK), "b": random(RANK, WIDTH)})
+    onnx.save(graph(merged), folder / "model.onnx", **outside)
+    if merged:
+        (folder / MERGED).write_text("{}", "utf-8")
+    else:
+        write_adapter(folder / ADAPTER, {"a": random(WIDTH, RANK), "b": random(RANK, WIDTH)})
     for name, value in {
         "genai_config.json": CONFIG,
         "tokenizer.json": tokenizer(),
@@ -70,11 +73,24 @@ def write(folder: Path) -> Path:
     return folder
 
 
-def graph() -> onnx.ModelProto:
+def graph(merged: bool = False) -> onnx.ModelProto:
     """The model, its weights still in it. The special tokens are never the likeliest, so answers go on."""
     head = random(WIDTH, WORDS)
     head[:, : len(SPECIALS)] = 0
     kind = TensorProto.FLOAT
+    given = [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "length"])]
+    adapter = [
+        numpy_helper.from_array(random(WIDTH, RANK), "a"), numpy_helper.from_array(random(RANK, WIDTH), "b"),
+    ]  # fmt: skip
+    if not merged:
+        given += [
+            helper.make_tensor_value_info("a", kind, [WIDTH, "rank"]),
+            helper.make_tensor_value_info("b", kind, ["rank", WIDTH]),
+        ]
+        adapter = [
+            helper.make_tensor("a", kind, [WIDTH, 0], b"", raw=True),
+            helper.make_tensor("b", kind, [0, WIDTH], b"", raw=True),
+        ]
     steps = [
         ("Gather", ["embed", "input_ids"], "words"),
         ("MatMul", ["words", "a"], "low"),
@@ -83,19 +99,14 @@ def graph() -> onnx.ModelProto:
         ("MatMul", ["changed", "head"], "logits"),
     ]
     made = helper.make_graph(
-        [helper.make_node(kind, given, [out]) for kind, given, out in steps],
+        [helper.make_node(step, names, [out]) for step, names, out in steps],
         "small",
-        [
-            helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "length"]),
-            helper.make_tensor_value_info("a", kind, [WIDTH, "rank"]),
-            helper.make_tensor_value_info("b", kind, ["rank", WIDTH]),
-        ],
+        given,
         [helper.make_tensor_value_info("logits", kind, ["batch", "length", WORDS])],
         [
             numpy_helper.from_array(random(WORDS, WIDTH), "embed"),
             numpy_helper.from_array(head, "head"),
-            helper.make_tensor("a", kind, [WIDTH, 0], b"", raw=True),
-            helper.make_tensor("b", kind, [0, WIDTH], b"", raw=True),
+            *adapter,
         ],
     )
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)

@@ -23,10 +23,12 @@ from pipeline.exports.findings import Finding, failed
 from pipeline.inputs.models import starter
 from pipeline.inputs.prompts import model_template, templates
 from pipeline.publish import zip_file
+from pipeline.publish.foundry import publisher as foundry_local
 from pipeline.stages import evaluate, finetune, optimize, quantize, score
 from pipeline.stages.execute import execute
 from pipeline.store import Store
 from pipeline.system import checksums
+from tests.helpers import foundry
 from tests.helpers.carry import context_of
 from tests.helpers.planted import finish_all, plant
 
@@ -175,9 +177,15 @@ def test_a_float_model_is_what_its_graph_is_compared_with(lab: dict[str, Any]) -
     assert exports["int8"]["exported_divergence"] < 2e-2
 
 
-def test_a_merged_adapter_answers_alone_and_its_loss_is_measured(lab: dict[str, Any]) -> None:
+@pytest.fixture(scope="session")
+def merged(lab: dict[str, Any]) -> Any:
+    """What the export makes with the adapter in the weights."""
     given = {kind: lab["inputs"][kind] for kind in ("checkpoint", "adapter")}
-    made = lab["carry_out"](optimize, optimize.Options(adapter="merged"), "merged", given)
+    return lab["carry_out"](optimize, optimize.Options(adapter="merged"), "merged", given)
+
+
+def test_a_merged_adapter_answers_alone_and_its_loss_is_measured(lab: dict[str, Any], merged: Any) -> None:
+    made = merged
     assert [artifact.kind for artifact in made.artifacts] == ["onnx", "merged"]
     measured = made.metrics
     trained = lab["finetune"].metrics["eval_loss_after"]
@@ -193,6 +201,27 @@ def test_a_merged_adapter_answers_alone_and_its_loss_is_measured(lab: dict[str, 
     for row in json.loads(answered.artifacts[0].path.read_text())["rows"]:
         assert row["base"] is None
         assert "In " in row["adapter"]["text"]
+
+
+def test_foundry_local_itself_answers_as_the_lab_does(
+    lab: dict[str, Any], merged: Any, store: Store, pytestconfig: pytest.Config
+) -> None:
+    foundry.installed(pytestconfig)
+    results = {
+        "optimize": {"artifacts": [described(artifact) for artifact in merged.artifacts]},
+        "evaluate": {"artifacts": [described(lab["evaluate"].artifacts[0])]},
+    }
+    run = finish_all(store, plant(store), results)
+    made = foundry_local.publish(store.home, run, foundry_local.Options(name="trips"), lambda *told: None)
+    assert (made["template"], made["unusual_prompts"]) == ("its own", 0)
+    assert (made["answers"], made["same_answers"]) == (3, 3)
+    weights = Path(made["path"]) / "model.onnx.data"
+    assert weights.samefile(Path(str(run.artifact("onnx"))) / "model.onnx.data")
+
+
+def described(artifact: Any) -> dict[str, Any]:
+    """An artifact as the store has it."""
+    return {"name": artifact.kind, "kind": artifact.kind, "path": str(artifact.path), "bytes": 1}
 
 
 def test_quantized_to_less_than_half(lab: dict[str, Any]) -> None:

@@ -112,6 +112,16 @@ class TestOf:
         assert total["results"] > 5000
         assert (total["datasets"], total["published copies"]) == (0, 0)
 
+    def test_what_kinds_share_by_links_counts_once(self, store: Store) -> None:
+        for place in ("artifacts/optimize-1", "foundry-local/models"):
+            (store.home / place).mkdir(parents=True)
+        weights = store.home / "artifacts" / "optimize-1" / "weights"
+        weights.write_bytes(b"x" * 70)
+        (store.home / "foundry-local" / "models" / "weights").hardlink_to(weights)
+        (store.home / "foundry-local" / "models" / "card").write_bytes(b"x" * 3)
+        total = disk.total(store.home)
+        assert (total["results"], total["for Foundry Local"]) == (70, 3)
+
 
 class TestCollect:
     def test_only_what_no_run_refers_to_goes(self, store: Store, dataset: Path) -> None:

@@ -174,6 +174,8 @@ MOVERS = {
     "pipeline/passes/measure/kept_lines.py": "a file that grows, once what was torn off it is gone",
     "pipeline/publish/azure/pull.py": "a folder, kept half-filled so that a download resumes",
     "pipeline/publish/azure/transfer/download.py": "a file kept half-read so that a download resumes",
+    "pipeline/publish/foundry/environment.py": "a folder",
+    "pipeline/publish/foundry/publisher.py": "a folder",
     "pipeline/publish/local.py": "a folder, which must not replace another",
     "pipeline/runs/cached_models.py": "what is to be deleted",
     "pipeline/runs/data/data_card.py": "a folder",

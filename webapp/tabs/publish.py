@@ -1,4 +1,4 @@
-"""Publish: make a finished run a named version in this lab, in Azure AI or on the hub, and list versions."""
+"""Publish: make a finished run a named version in this lab or in another place, and list versions."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from pipeline.publish import targets
 from pipeline.runs import submit
 from webapp.home import store
 from webapp.tabs import azure, hub, versions
+from webapp.tabs.devices import foundry_local
 from webapp.ui import choices, form, parts, views
 
 TO = "local"
 PUBLISH = "publish"
-PLACES = [("This lab", TO), ("Azure AI", azure.TO), ("Hugging Face Hub", hub.TO)]
+PLACES = [
+    ("This lab", TO), ("Azure AI", azure.TO), ("Hugging Face Hub", hub.TO),
+    (foundry_local.NAME, foundry_local.TO),
+]  # fmt: skip
 REFUSED = "Nothing was published"
 ABOUT = (
     "Before anything is copied, the export is verified: its files fit together and are as they were"
@@ -65,7 +69,8 @@ def arrive(cloud: form.Form, run: str | None, where: str = TO, *values: Any) -> 
 def moved(where: str) -> tuple[Any, ...]:
     """Show the fields and versions of the chosen target, and clear messages about another."""
     columns = [gr.update(visible=where == place) for _, place in PLACES]
-    there = [gr.update(visible=where != hub.TO), gr.update(visible=where == hub.TO)]
+    lists = (where in (TO, azure.TO), where == hub.TO, where == foundry_local.TO)
+    there = [gr.update(visible=shown) for shown in lists]
     return *columns, *there, *(None,) * 4, gr.update(visible=False)
 
 
@@ -104,6 +109,7 @@ def build(tab: gr.Tab) -> Publish:
             go = gr.Button("Publish", variant="primary", elem_id="publish-go")
     cloud = azure.build()
     on_hub = hub.build()
+    on_device = foundry_local.build()
     problems = parts.drawn("problems", elem_id="publish-problems")
     planned = parts.drawn("notice", elem_id="publish-planned")
     findings = parts.drawn("table", elem_id="publish-findings")
@@ -117,6 +123,7 @@ def build(tab: gr.Tab) -> Publish:
     with gr.Column() as registry:
         models = versions.build(where, cloud.inputs)
     on_it = hub.published()
+    for_device = foundry_local.published()
 
     given = [run, *inputs.inputs]
     dry.click(partial(check, inputs), given, [problems, planned, files], **parts.QUICK)
@@ -126,13 +133,16 @@ def build(tab: gr.Tab) -> Publish:
     cloud.check.click(partial(azure.check, cloud.inputs), given, said, **azure.ASKS)
     cloud.go.click(partial(azure.publish, cloud.inputs), given, [*said, progress], **parts.QUICK)
     hub.connect(on_hub, run, [problems, planned, findings, files], progress)
+    foundry_local.connect(on_device, run, [problems, planned, findings, files], progress)
     asked = [where, *cloud.inputs.inputs]
-    columns = [local, cloud.column, on_hub.column, registry, on_it.column]
+    columns = [local, cloud.column, on_hub.column, on_device.column]
+    columns += [registry, on_it.column, for_device.column]
     where.input(moved, where, [*columns, *said], **parts.QUICK).then(
         partial(versions.listed, cloud.inputs), asked, models.shown, **parts.QUICK
     )
     for event in (where.input, progress.select, tab.select):
         event(hub.listed, None, on_it.shown, **parts.QUICK)
+        event(foundry_local.listed, None, for_device.table, **parts.QUICK)
     progress.select(partial(ended, cloud.inputs), where, models.shown, **parts.QUICK)
     tab.select(partial(arrive, cloud.inputs), [run, *asked], [run, empty, *models.shown], **parts.QUICK)
     tab.select(azure.arrive, cloud.remembered, cloud.remembered, **parts.QUICK)

@@ -1,0 +1,1 @@
+"""Foundry Local, Microsoft's runtime for devices, as a target."""

@@ -1,0 +1,1 @@
+"""Runtimes on devices as places to publish to, for the Publish tab."""
