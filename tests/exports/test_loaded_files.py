@@ -67,3 +67,15 @@ def test_a_source_without_an_adapter_has_none(source: Source, monkeypatch: pytes
     assert loading(monkeypatch, lambda: None) == []
     loaded = loaded_files.load(Source("x", source.folder, None, merged=False))
     assert (loaded.adapter, loaded.adapter_now(), loaded.model.names) == (None, None, frozenset())
+
+
+def test_other_adapters_are_loaded_under_their_files_names(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert source.adapter is not None
+    (source.folder / "b c.onnx_adapter").write_bytes(b"more")
+    others = (source.adapter, source.folder / "b c.onnx_adapter")
+    seen = loading(monkeypatch, lambda: None)
+    loaded = loaded_files.load(Source("x", source.folder, None, merged=False, others=others))
+    assert loaded.model.names == {"a", "b c"}
+    assert seen == [b"a.onnx_adapter", b"more"]
