@@ -314,6 +314,11 @@ def visible_gpus() -> str | None:
     return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
+def compute_on(device: str) -> None:
+    """Have this process, and those it starts, see one GPU alone; `device` is as in `hardware.devices`."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:")
+
+
 def keep_private() -> None:
     """Make files that this process writes readable by their user only."""
     os.umask(0o077)

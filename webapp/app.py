@@ -31,10 +31,11 @@ from pipeline.inputs.data import lengths
 from pipeline.inputs.prompts import rendering
 from pipeline.runs import check_pool, disk
 from pipeline.runs.voting.judge_client import Judge
+from pipeline.serving import connections
 from pipeline.store.run import ENDED
 from pipeline.system import own_process
 from pipeline.worker import loop
-from webapp import connections, gradio_requests, guard, handler_values, local_models, talks, uploads
+from webapp import gradio_requests, guard, handler_values, local_models, talks, uploads
 from webapp.home import store
 from webapp.routes import data_cards, examples, live, queue, votes
 from webapp.routes.runs import router

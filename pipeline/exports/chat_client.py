@@ -263,13 +263,19 @@ async def probe(home: Path, source: Source) -> dict[str, Any]:
                     return dict(piece["probe"])
         raise LabError("The model did not answer the probe; try again.")
     finally:
-        if fresh and asked in _servers:
-            await _end(asked)
+        if fresh:
+            await unload(asked)
 
 
 async def load(home: Path, source: Source) -> None:
     """Have a model loaded before it is asked. Raises LabError if that fails."""
     await _server(home, source)
+
+
+async def unload(source: Source) -> None:
+    """End a model's process, and all that it answers; the next question starts another one."""
+    if source in _servers:
+        await _end(source)
 
 
 async def exchange(
