@@ -40,6 +40,7 @@ from webapp.home import store
 from webapp.routes import data_cards, examples, live, queue, votes
 from webapp.routes.runs import router
 from webapp.tabs import compare, comparison, data, lab, models, publish, runs, versions, vote
+from webapp.tabs.serving import panel
 from webapp.tabs.tuning import tune
 from webapp.ui import choices, parts, theme
 
@@ -215,6 +216,7 @@ def _tabs(sample: gr.Button, problems: gr.HTML) -> tuple[data.Data, lab.Lab, run
         tune.build(made["tune"], lab_tab)
     with made["compare"]:
         asked = compare.build(made["compare"])
+        panel.build(made["compare"], asked[0])
     with made["vote"]:
         vote.build(made["vote"])
     with made["runs"]:

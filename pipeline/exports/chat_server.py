@@ -31,6 +31,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline import settings
@@ -64,7 +65,7 @@ def _serve(source: Source) -> None:
     does not wait until long ones are answered.
     """
     # Checked before the runtime reads the files: its own messages about faulty ones are no help.
-    elsewhere = [file for file in source.others if file.parent != source.folder]
+    elsewhere: list[Path | None] = [file for file in source.others if file.parent != source.folder]
     for adapter in elsewhere or [source.adapter]:
         found = verify.static(source.folder, adapter)
         verify.require(found, f"its files in {source.folder} are not good")

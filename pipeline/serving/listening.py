@@ -14,6 +14,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 def listen(host: str, port: int) -> socket.socket:
     """Take the port. Raises LabError if that cannot be done."""
+    listener = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
@@ -21,6 +22,8 @@ def listen(host: str, port: int) -> socket.socket:
         listener.bind(address)
         listener.listen(BACKLOG)
     except OSError as error:
+        if listener is not None:
+            listener.close()
         raise LabError(
             f"Port {port} of {host} cannot be used ({error.strerror}). Is Olive Lab running already? If not,"
             " choose another port with --port."

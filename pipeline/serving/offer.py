@@ -12,6 +12,7 @@ from pipeline.errors import InputError
 from pipeline.exports import chat_client, verify
 from pipeline.exports.chat_client import Source
 from pipeline.store import Store
+from pipeline.system.files import to_json
 
 BASE, MERGED = "base", "merged"
 LONGEST_NAME = 100
@@ -44,7 +45,7 @@ class Offer:
             if file.stat().st_size > LARGEST_CONFIG:
                 return False
             options = json.loads(file.read_text("utf-8"))["model"]["decoder"]["session_options"]
-            return "cuda" in json.dumps(options.get("provider_options", [])).lower()
+            return "cuda" in to_json(options.get("provider_options", [])).lower()
         except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
             return False  # which loading it reports
 

@@ -103,7 +103,7 @@ def _refuse_constant(name: str) -> Any:
 def _require_known(given: Mapping[str, Any]) -> None:
     for name, value in given.items():
         if name in NEUTRAL and value not in NEUTRAL[name]:
-            allowed = " or ".join(json.dumps(one) for one in NEUTRAL[name])
+            allowed = " or ".join(to_json(one) for one in NEUTRAL[name])
             raise _fault(
                 name, f"{display.value(value)} is not possible here; leave it out, or give {allowed}"
             )

@@ -9,19 +9,21 @@ import secrets
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import Any, NoReturn
 
 import uvicorn
 
 from pipeline import display, settings
-from pipeline.errors import InputError
+from pipeline.errors import InputError, LabError
 from pipeline.exports import chat_client
 from pipeline.serving import connections, endpoint, listening, offer
 from pipeline.serving.desk import Desk
 from pipeline.serving.offer import Offer
 from pipeline.store import Store, device_locks
 from pipeline.system import hardware
+from pipeline.system.files import to_json
 
 PORT = 8000
 SHORTEST_TOKEN = 16
@@ -45,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="another adapter file to serve, under its file's name; may be repeated (those in the folder are"
         " served anyway)",
     )  # fmt: skip
+    # The page starts it so: it says JSON lines, and ends when its standard input does.
+    parser.add_argument("--attended", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: this machine only)"
     )
@@ -63,15 +67,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until interrupted. Raises LabError if the model, the port or a GPU cannot be used."""
+    if not args.attended:
+        return _run(args)
+    threading.Thread(target=_end_with_input, daemon=True).start()
+    try:
+        return _run(args)
+    except LabError as error:
+        _say({"error": str(error)})
+        return 1
+
+
+def _end_with_input() -> None:
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _say(value: dict[str, Any]) -> None:
+    print(to_json(value), flush=True)
+
+
+def _run(args: argparse.Namespace) -> int:
     home = settings.home()
     offered = offer.of(home, args.target, args.adapter)
     token, given = _token()
     listener = listening.listen(args.host, args.port)
-    held = _device(home) if offered.on_gpu else None
     signal.signal(signal.SIGTERM, _interrupt)
+    held = _device(home, args.attended) if offered.on_gpu else None
     try:
         asyncio.run(_serve(home, offered, listener, token, given, args))
-        print(STOPPED, flush=True)
+        if not args.attended:
+            print(STOPPED, flush=True)
     finally:
         listener.close()
         if held is not None:
@@ -94,14 +119,21 @@ def _token() -> tuple[str, bool]:
     return token, True
 
 
-def _device(home: Path) -> int | None:
+def _device(home: Path, attended: bool) -> int | None:
     """Take a GPU from the queue; None if there is none here, which loading the model reports."""
     devices = [device for device in hardware.devices() if device != "cpu"]
     if not devices:
         return None
-    device, held = device_locks.hold(Store(home), devices, lambda text: print(text, flush=True))
+
+    def tell(text: str) -> None:
+        if attended:
+            _say({"note": text})
+        else:
+            print(text, flush=True)
+
+    device, held = device_locks.hold(Store(home), devices, tell)
     settings.compute_on(device)
-    print(f"It computes on {device}; no run of the queue starts there until it is stopped.", flush=True)
+    tell(f"It computes on {device}; no run of the queue starts there until it is stopped.")
     return held
 
 
@@ -121,6 +153,9 @@ async def _serve(
 
 
 def _tell(desk: Desk, address: str, token: str, given: bool, args: argparse.Namespace) -> None:
+    if args.attended:
+        _say({"url": f"{address}/v1", "models": list(desk.offer.names)})
+        return
     if args.host not in listening.LOOPBACK:
         print(OPEN.format(args.port), file=sys.stderr)
     print(f"Olive Lab serves {display.line(desk.offer.source.name)} at {address}/v1")

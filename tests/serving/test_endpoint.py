@@ -201,22 +201,24 @@ def test_too_many_are_told_and_those_who_wait_get_their_turn(
     assert noted(home, "asked") == ["wait", "second"]
 
 
-@pytest.mark.parametrize("stream", [False, True])
 def test_answers_end_when_the_server_is_stopped(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: bool
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serving.install(tmp_path, monkeypatch)
     headers = {"Authorization": f"Bearer {serving.TOKEN}"}
-    with serving.served(home) as (url, server), ThreadPoolExecutor() as pool:
-        given = {"json": body("wait", stream=stream), "headers": headers, "timeout": 60}
-        asked = pool.submit(httpx.post, url + ASK, **given)
-        until(lambda: noted(home, "asked"), "the question")
-        server.handle_exit(signal.SIGINT, None)
-        said = asked.result(60)
-    if stream:
-        assert events(said)[-1]["error"]["message"] == desk.STOPPED
-    else:
-        assert error(said)[:2] == (503, desk.STOPPED)
+    with (
+        serving.served(home) as (url, server),
+        httpx.Client(base_url=url, headers=headers, timeout=60) as client,
+        ThreadPoolExecutor() as pool,
+    ):
+        whole = pool.submit(httpx.post, url + ASK, json=body("wait"), headers=headers, timeout=60)
+        with client.stream("POST", ASK, json=body("wait", stream=True)) as streamed:
+            until(lambda: len(noted(home, "asked")) == 2, "both questions")
+            server.handle_exit(signal.SIGINT, None)
+            streamed.read()
+        said = whole.result(60)
+    assert events(streamed)[-1]["error"]["message"] == desk.STOPPED
+    assert error(said)[:2] == (503, desk.STOPPED)
 
 
 def test_a_request_that_is_too_large_is_not_read(client: httpx.Client, shared_home: Path) -> None:
