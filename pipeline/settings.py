@@ -58,6 +58,7 @@ _LOCAL = (
     "PATH", "PYTHON", "PYTORCH_", "TEMP", "TMP", "TOKENIZERS_", "TORCH", "TRANSFORMERS_", "TRITON_", "TZ",
     "USER", "VIRTUAL_ENV", "XDG_",
 )  # fmt: skip
+_SECRET = ("OLIVE_LAB_WEBHOOK", "OLIVE_LAB_SERVE_TOKEN")  # of ours, which no process that reads a model gets
 # After each event Gradio would sum up all past ones, for a dashboard that we don't show.
 GRADIO = {
     "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000000000",
@@ -135,6 +136,11 @@ def user() -> str:
 def webhook() -> str | None:
     """The address that gets JSON with a `text` when a run ends (`OLIVE_LAB_WEBHOOK`). May hold a secret."""
     return os.environ.get("OLIVE_LAB_WEBHOOK") or None
+
+
+def serve_token() -> str | None:
+    """The token that `serve` asks its clients for (`OLIVE_LAB_SERVE_TOKEN`, default a new one each time)."""
+    return os.environ.get("OLIVE_LAB_SERVE_TOKEN") or None
 
 
 def azure_identity() -> str | None:
@@ -222,7 +228,7 @@ def local_environment(**extra: str) -> dict[str, str]:
     kept = {
         name: value
         for name, value in child_environment(**extra).items()
-        if name.startswith(_LOCAL) and name != "OLIVE_LAB_WEBHOOK"
+        if name.startswith(_LOCAL) and name not in _SECRET
     }
     return {**SHARING, **kept, **QUIET}
 
@@ -324,6 +330,11 @@ class _StublessLoader(SourceFileLoader):
 def visible_gpus() -> str | None:
     """Which GPUs this user may use, with commas between them (`CUDA_VISIBLE_DEVICES`, default all)."""
     return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def compute_on(device: str) -> None:
+    """Have this process, and those it starts, see one GPU alone; `device` is as in `hardware.devices`."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:")
 
 
 def keep_private() -> None:

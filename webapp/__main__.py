@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import re
 import socket
 import sys
 from pathlib import Path
@@ -14,44 +13,13 @@ from pipeline import settings
 from pipeline.errors import LabError, sentence
 from pipeline.runs.voting import judge_client
 from pipeline.runs.voting.judge_client import Judge
+from pipeline.serving.listening import LOOPBACK, address, listen, name, port
 from pipeline.store import Store
 from pipeline.system import locks, terminal_guard
 from webapp import local_models
-from webapp.guard import LOOPBACK
 
 LOCK = "webapp.lock"
-BACKLOG = 2048
 SWITCH_SECONDS = 0.0005  # that a thread may run Python while others wait
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Take the port. Raises LabError if that cannot be done."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        raise LabError(
-            f"Port {port} of {host} cannot be used ({error.strerror}). Is Olive Lab running already? If not,"
-            " choose another port with --port."
-        ) from None
-    return listener
-
-
-def port(text: str) -> int:
-    """A port number; the system would silently wrap larger ones around."""
-    if not text.isdigit() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port; allowed: 0 to 65535")
-    return int(text)
-
-
-def name(text: str) -> str:
-    """A host's name as a browser sends it, without scheme and port."""
-    if not re.fullmatch(r"[A-Za-z0-9._-]+", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a host's name; write it like lab.example.com")
-    return text
 
 
 def parser() -> argparse.ArgumentParser:
@@ -133,10 +101,9 @@ def serve(listener: socket.socket, args: argparse.Namespace, judge: Judge | None
     with settings.importing_gradio():
         import uvicorn
 
-        from webapp import connections
+        from pipeline.serving import connections
         from webapp.app import create
 
-    shown = f"[{args.host}]" if ":" in args.host else args.host
     app = create([args.host, *args.allow_host], args.models, hub_login=args.hub_login, judge=judge)
     connections.Patient.most = connections.most()
     config = uvicorn.Config(
@@ -148,7 +115,7 @@ def serve(listener: socket.socket, args: argparse.Namespace, judge: Judge | None
         proxy_headers=False,
         use_colors=False,
     )
-    print(f"Olive Lab is at http://{shown}:{listener.getsockname()[1]}", flush=True)
+    print(f"Olive Lab is at {address(args.host, listener)}", flush=True)
     uvicorn.Server(config).run(sockets=[listener])
 
 

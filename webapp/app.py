@@ -31,16 +31,18 @@ from pipeline.inputs.data import lengths
 from pipeline.inputs.prompts import rendering
 from pipeline.runs import check_pool, disk
 from pipeline.runs.voting.judge_client import Judge
+from pipeline.serving import connections
 from pipeline.store.run import ENDED
 from pipeline.system import own_process
 from pipeline.worker import loop
-from webapp import connections, gradio_requests, guard, handler_values, local_models, talks, uploads
+from webapp import gradio_requests, guard, handler_values, local_models, talks, uploads
 from webapp.home import store
 from webapp.routes import data_cards, examples, live, queue, votes
 from webapp.routes.runs import router
 from webapp.tabs import compare, data, lab, models, publish, runs, versions, vote
 from webapp.tabs.comparing import comparison
 from webapp.tabs.evaluating import prompt_file
+from webapp.tabs.serving import panel
 from webapp.tabs.tuning import tune
 from webapp.ui import choices, parts, theme
 
@@ -216,6 +218,7 @@ def _tabs(sample: gr.Button, problems: gr.HTML) -> tuple[data.Data, lab.Lab, run
         tune.build(made["tune"], lab_tab)
     with made["compare"]:
         asked = compare.build(made["compare"])
+        panel.build(made["compare"], asked[0])
     with made["vote"]:
         vote.build(made["vote"])
     with made["runs"]:

@@ -3,28 +3,22 @@
 Headers that a proxy may add (`X-Forwarded-Host` and similar) are dropped: anybody can send them, and Gradio
 would build the page's addresses from them.
 
-Wherever the lab listens, any page that a user visits can send requests to it from their browser. The browser
-says where a request comes from (`Origin`, `Sec-Fetch-Site`), so foreign ones are recognized. A page whose DNS
-name was rebound to the lab's address is recognized by its `Host`: a name that the lab was not started with.
-An IP address cannot be rebound.
+Which requests pages of other sites send: see `pipeline.serving.origins`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from ipaddress import ip_address
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pipeline.serving import origins
+
 UPLOAD = re.compile(r"/gradio_api/upload/?")
 LARGEST_BODY = 1 << 20  # bytes: a form's texts, some of them long
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
-SCHEMES = ("http", "https")
-# All that a `Host` may be: a name or an IPv4 address, or an IPv6 address in brackets, and perhaps a port.
-HOST = re.compile(r"(?:([a-z0-9._-]+)|\[([0-9a-f]*:[0-9a-f:.]*)\])(?::[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
 SAFE_METHODS = ("GET", "HEAD")
 # With these a client could claim another address or user. Gradio trusts them.
 FORWARDED = (b"forwarded", b"x-forwarded-", b"x-gradio-", b"x-original-", b"x-real-ip")
@@ -97,19 +91,12 @@ class Guard:
 
 def refusal(headers: Headers, method: str, path: str, names: Collection[str] = ()) -> str | None:
     """Why a request is refused, or None."""
-    host = headers.get("host", "")
-    if not _is_ours(_hostname(host), names):
-        return (
-            f"Olive Lab does not answer to the name {host[:100]!r}. Open it as localhost or by its IP"
-            " address; if the name is yours, start Olive Lab with --allow-host and that name."
-        )
-    origin = headers.get("origin")
-    if origin is not None and origin.lower() not in {f"{scheme}://{host.lower()}" for scheme in SCHEMES}:
-        return "This request comes from another site, so it is refused."
-    site = headers.get("sec-fetch-site", "none")
-    if site not in ("same-origin", "none") and not _is_navigation(headers, method, path):
-        return "This request comes from another site, so it is refused."
-    return None
+    reason = origins.rebound(headers, names)
+    if reason is None and origins.is_foreign(headers):
+        reason = origins.FOREIGN
+    if reason is None and origins.crosses(headers) and not _is_navigation(headers, method, path):
+        reason = origins.FOREIGN
+    return reason
 
 
 def _is_forwarded(name: bytes) -> bool:
@@ -120,22 +107,6 @@ def _is_navigation(headers: Headers, method: str, path: str) -> bool:
     """A click on a link to the page: it shows the page and does nothing else."""
     to_document = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
     return to_document and method in SAFE_METHODS and path == "/"
-
-
-def _is_ours(name: str, names: Collection[str]) -> bool:
-    if name in LOOPBACK or name in names:
-        return True
-    try:
-        ip_address(name)
-    except ValueError:
-        return False
-    return True
-
-
-def _hostname(host: str) -> str:
-    """The name or address in a `Host`, in small letters; "" for what is not one."""
-    found = HOST.fullmatch(host)
-    return (found[1] or found[2]).lower() if found else ""
 
 
 def _with_headers(send: Send) -> Send:

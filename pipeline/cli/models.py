@@ -1,4 +1,4 @@
-"""Verbs of an exported model: ask it, check it, add adapters, bind one, download it."""
+"""Verbs of an exported model: ask it, serve it, check it, add adapters, bind one, download it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ ROWS = "also rows of the data: a report with examples, and answers.json; without
 def add(verb: Verb) -> None:
     """Add them to the parser, but for `download`."""
     verb("chat", chat).flags = _chat_flags
+    verb("serve", serve).flags = _serve_flags
     added = verb("verify", verify_)
     added.add_argument("target", metavar="FOLDER|RUN")
     added.add_argument("--json", action="store_true")
@@ -146,6 +147,13 @@ async def _ask(home: Path, source: Source, answers: Answers, args: argparse.Name
         await chat_client.shutdown()
 
 
+def serve(args: argparse.Namespace) -> int:
+    """Serve an exported model and its adapters to other programs, at an OpenAI-compatible endpoint."""
+    from pipeline.serving import server
+
+    return server.run(args)
+
+
 def download(args: argparse.Namespace) -> int:
     """Write a finished run's exported model, with card, recipe and checksums, as a ZIP."""
     from pipeline.publish import zip_file
@@ -222,3 +230,9 @@ def _chat_flags(added: argparse.ArgumentParser) -> None:
     added.add_argument("--max-new-tokens", type=positive, default=128, metavar="N")
     added.add_argument("--temperature", type=float, default=0.0, help="0 always picks the most likely token")
     added.add_argument("--seed", type=int, default=0)
+
+
+def _serve_flags(added: argparse.ArgumentParser) -> None:
+    from pipeline.serving import server
+
+    server.add_arguments(added)

@@ -39,6 +39,10 @@ BUSY = "Many others are being answered just now; try again in a minute."
 MADE_ROOM = "Others wait to be answered, so this answer was ended; try again later, or ask for fewer tokens."
 
 
+class Refused(LabError):
+    """The model cannot be asked this; it can be asked something else."""
+
+
 @dataclass(frozen=True)
 class Answering:
     """How an answer is drawn."""
@@ -54,21 +58,26 @@ SEED, TOKENS, TEMPERATURE = describe(Answering)
 @dataclass(frozen=True)
 class Source:
     """An exported model that can answer: its name in messages, its folder, and its adapter, if that is a file
-    of its own; `merged` if it is in the weights or the graph."""
+    of its own; `merged` if it is in the weights or the graph.
+
+    `others` are adapters that are loaded as well, each asked by its file's name without suffix."""
 
     name: str
     folder: Path
     adapter: Path | None
     merged: bool
+    others: tuple[Path, ...] = ()
 
     def words(self) -> list[str]:
         """The source as arguments for a process."""
-        return [self.name, str(self.folder), str(self.adapter or ""), "merged" if self.merged else ""]
+        merged = "merged" if self.merged else ""
+        return [self.name, str(self.folder), str(self.adapter or ""), merged, *map(str, self.others)]
 
     @classmethod
-    def from_words(cls, name: str, folder: str, adapter: str, merged: str) -> Source:
+    def from_words(cls, name: str, folder: str, adapter: str, merged: str, *others: str) -> Source:
         """A source from `words`."""
-        return cls(name, Path(folder), Path(adapter) if adapter else None, bool(merged))
+        own = Path(adapter) if adapter else None
+        return cls(name, Path(folder), own, bool(merged), tuple(map(Path, others)))
 
     @property
     def sides(self) -> tuple[str, ...]:
@@ -237,7 +246,7 @@ async def stream(
     texts = "".join((prompt, system, *(text for said in turns.values() for turn in said for text in turn)))
     if display.valid(texts) != texts:
         raise InputError("The prompt has half of a character; type it again.")
-    async with aclosing(_asked(home, source, request)) as pieces:
+    async with aclosing(exchange(home, source, request)) as pieces:
         async for piece in pieces:
             yield piece
 
@@ -251,20 +260,37 @@ async def probe(home: Path, source: Source) -> dict[str, Any]:
     fresh = source.adapter is None
     asked = replace(source, name=f"{source.name}, probed") if fresh else source  # shared with nobody
     try:
-        async with aclosing(_asked(home, asked, {"probe": True})) as pieces:
+        async with aclosing(exchange(home, asked, {"probe": True})) as pieces:
             async for piece in pieces:
                 if "probe" in piece:
                     return dict(piece["probe"])
         raise LabError("The model did not answer the probe; try again.")
     finally:
-        if fresh and asked in _servers:
-            await _end(asked)
+        if fresh:
+            await unload(asked)
 
 
-async def _asked(home: Path, source: Source, request: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-    """The pieces that a model's process answers a request with. Raises LabError."""
+async def load(home: Path, source: Source) -> None:
+    """Have a model loaded before it is asked. Raises LabError if that fails."""
+    await _server(home, source)
+
+
+async def unload(source: Source) -> None:
+    """End a model's process, and all that it answers; the next question starts another one."""
+    if source in _servers:
+        await _end(source)
+
+
+async def exchange(
+    home: Path, source: Source, request: dict[str, Any], most: int | None = None
+) -> AsyncGenerator[dict[str, Any], None]:
+    """The pieces that a model's process answers a request with, as `chat_server` describes; closing it ends
+    the answer. Where the model answers `most` others, by default MOST_ASKED, the oldest makes room.
+
+    Raises LabError, a Refused where the request itself is at fault.
+    """
     server = await _server(home, source)
-    _make_room_for_one(server)
+    _make_room_for_one(server, most or MOST_ASKED)
     number = next(_numbers)
     asked = server.answers[number] = _Asked()
     finished = False
@@ -274,7 +300,7 @@ async def _asked(home: Path, source: Source, request: dict[str, Any]) -> AsyncGe
             answer = await asked.answer.get()
             if "error" in answer:
                 finished = "left" not in answer
-                raise LabError(answer["error"])
+                raise (Refused if answer.get("refused") else LabError)(answer["error"])
             if answer.get("end"):
                 finished = True
                 return
@@ -349,9 +375,9 @@ async def _make_room() -> None:
         await _end(chosen)
 
 
-def _make_room_for_one(server: _Server) -> None:
+def _make_room_for_one(server: _Server, most: int) -> None:
     """End the oldest question of a model that answers too many. Raises LabError if all are young."""
-    if len(server.answers) < MOST_ASKED:
+    if len(server.answers) < most:
         return
     number, asked = next(iter(server.answers.items()))
     if not asked.old:

@@ -8,7 +8,12 @@ a line:
     {"id": 3, "end": true}
 
 The last piece of a side says which files answered, by their SHA-256: `adapter` (null for none) and `graph`.
-A request {"id": 3, "probe": true} is answered with what `detaching` needs.
+A request {"id": 3, "probe": true} is answered with what `detaching` needs. A whole conversation is
+
+    {"id": 3, "messages": [{"role": "user", "content": "…"}], "adapter": null, "max_new_tokens": 64, …}
+
+with `temperature`, `top_p`, `seed`, `stop` (a list of texts) and `schema` (JSON, or ""); its first piece has
+`prompt_tokens`, the last one `done`, `tokens` and `cut`.
 
 A line `{"cancel": 3}` ends a request early. Requests that come meanwhile are answered by turns.
 """
@@ -26,14 +31,15 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline import settings
-from pipeline.errors import LabError, reason, sentence
+from pipeline.errors import InputError, LabError, reason, sentence
 from pipeline.exports import detaching, generation, loaded_files, verify
 from pipeline.exports.chat_client import Source
 from pipeline.exports.loaded_files import Loaded
-from pipeline.inputs.prompts import lab_prompt, templates
+from pipeline.inputs.prompts import conversations, lab_prompt, templates
 from pipeline.system import own_process
 from pipeline.system.files import to_json
 
@@ -59,7 +65,10 @@ def _serve(source: Source) -> None:
     does not wait until long ones are answered.
     """
     # Checked before the runtime reads the files: its own messages about faulty ones are no help.
-    verify.require(verify.static(source.folder, source.adapter), f"its files in {source.folder} are not good")
+    elsewhere: list[Path | None] = [file for file in source.others if file.parent != source.folder]
+    for adapter in elsewhere or [source.adapter]:
+        found = verify.static(source.folder, adapter)
+        verify.require(found, f"its files in {source.folder} are not good")
     loaded = loaded_files.load(source)
     inbox = _Inbox()
     _say({"ready": True})
@@ -67,12 +76,19 @@ def _serve(source: Source) -> None:
     while True:
         for request in inbox.take(wait=not asked):
             with _told(request["id"]):
-                asked.append(_probe(loaded, request) if request.get("probe") else _question(loaded, request))
+                asked.append(_made(loaded, request))
         asked = [question for question in asked if question.number not in inbox.canceled]
         if asked:
             _turn(asked)
         elif inbox.closed:
             return
+
+
+def _made(loaded: Loaded, request: dict[str, Any]) -> _Question:
+    """A request of any kind made ready. Raises LabError, ValueError if it cannot be answered."""
+    if request.get("probe"):
+        return _probe(loaded, request)
+    return (_conversation if "messages" in request else _question)(loaded, request)
 
 
 def _turn(asked: list[_Question]) -> None:
@@ -110,7 +126,8 @@ def _told(number: int) -> Iterator[None]:
     try:
         yield
     except (LabError, ValueError) as error:
-        _say({"id": number, "error": f"{str(error)[:1].upper()}{str(error)[1:]}."})
+        said = f"{str(error)[:1].upper()}{str(error)[1:]}."
+        _say({"id": number, "error": said, "refused": True})
     except Exception as error:
         traceback.print_exc()
         _say({"id": number, "error": sentence(error)})
@@ -156,6 +173,56 @@ def _question(loaded: Loaded, request: dict[str, Any]) -> _Question:
     }
     memory = sum(generation.memory(model, text, request["max_new_tokens"]) for text in texts.values())
     return _Question(request["id"], _pieces(answers, loaded), memory)
+
+
+def _conversation(loaded: Loaded, request: dict[str, Any]) -> _Question:
+    """A conversation made ready. Raises LabError, ValueError if it cannot be continued."""
+    model, adapter = loaded.model, request["adapter"]
+    if adapter is not None and adapter not in model.names:
+        raise LabError("There is no adapter of this name")
+    text = model.reader.text(_row(model, request["messages"]))
+    options = {
+        key: request[key] for key in ("max_new_tokens", "temperature", "top_p", "seed", "stop", "schema")
+    }
+    answer = generation.stream(model, text, adapter, **options)
+    memory = generation.memory(model, text, request["max_new_tokens"])
+    return _Question(request["id"], _continued(answer), memory)
+
+
+def _row(model: generation.Model, messages: list[dict[str, str]]) -> dict[str, Any]:
+    """The row that a conversation is. Raises LabError where the model's template does not take it."""
+    *before, last = messages
+    if not isinstance(model.template, templates.ChatTemplate):
+        if before:
+            raise LabError(
+                "This model's template takes one question: send a single user message, without a system text"
+            )
+        return templates.asked(model.template, last["content"])
+    system = [message["content"] for message in before if message["role"] == "system"]
+    if system and "system" not in model.reader.optional:
+        raise LabError("The prompts of this model have no system text; leave it out")
+    if len(before) == len(system) < 2:  # written as training wrote it, also where only its words are known
+        return {"prompt": last["content"], **({"system": system[0]} if system and system[0] else {})}
+    try:
+        row = conversations.asked(to_json({"messages": messages}))
+    except InputError as error:
+        raise LabError(error.problems[0]) from None
+    assert row is not None, "it is a conversation"
+    return dict(row)
+
+
+def _continued(answer: generation.Answer) -> Iterator[dict[str, Any]]:
+    """Pieces of one answer, the first of them as soon as the model reads the prompt."""
+    left = MOST_LETTERS
+    for number, piece in enumerate(answer):
+        if not number:
+            yield {"prompt_tokens": answer.prompt_tokens}
+        yield {"text": piece[:left]}
+        left -= len(piece)
+        if left < 0:
+            answer.cut = True
+            break
+    yield {"done": True, "tokens": answer.tokens, "cut": answer.cut}
 
 
 def _pieces(answers: dict[str, generation.Answer], loaded: Loaded) -> Iterator[dict[str, Any]]:

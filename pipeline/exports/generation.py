@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline import display
 from pipeline.exports import serving_ids
 from pipeline.inputs.prompts import templates
 from pipeline.inputs.prompts.lab_prompt import Reader
@@ -22,6 +23,10 @@ from pipeline.system import hardware
 # Tokens of a prompt that the model reads between two turns of other answers: with 128 a prompt of 2,000 takes
 # a tenth longer than when it is read whole, with 192 a fiftieth.
 AT_A_TIME = 192
+NO_GUIDANCE = (
+    "the installed onnxruntime-genai is built without guidance, which JSON-schema answers need; ask without"
+    " response_format, or install a build that has it"
+)
 
 
 @dataclass(frozen=True)
@@ -126,16 +131,19 @@ def stream(
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
+    stop: Sequence[str] = (),
+    schema: str = "",
 ) -> Answer:
     """Begin the answer to a rendered prompt; iterating the result generates it.
 
     `adapter` None is the base side. Temperature 0 always picks the most likely token. The answer ends at
-    an end token, at the template's stop text (which is not part of it), or after `max_new_tokens`.
-    Raises ValueError if the prompt leaves no room for an answer.
+    an end token, at the template's stop text or another one (which is not part of it), or after
+    `max_new_tokens`. With a `schema`, as JSON, it is JSON of that schema.
+    Raises ValueError if the prompt leaves no room for an answer, or the schema cannot be followed.
     """
     answer = Answer()
-    tokens = _unstopped(model, prompt, adapter, answer, max_new_tokens, temperature, top_p, seed)
-    answer._pieces = until(tokens, [model.template.stop] if model.template.stop else [])
+    tokens = _unstopped(model, prompt, adapter, answer, max_new_tokens, temperature, top_p, seed, schema)
+    answer._pieces = until(tokens, [text for text in (model.template.stop, *stop) if text])
     return answer
 
 
@@ -220,6 +228,7 @@ def _unstopped(
     temperature: float,
     top_p: float,
     seed: int,
+    schema: str,
 ) -> Iterator[str]:
     """Decoded tokens as they come, until the model ends its answer; counts them in `answer`."""
     import onnxruntime_genai as og
@@ -240,7 +249,7 @@ def _unstopped(
         options |= {"temperature": temperature, "top_p": top_p, "top_k": 0}
     params.set_search_options(**options)
     began = time.perf_counter()
-    generator = og.Generator(model.model, params)
+    generator = _guided(model, params, schema) if schema else og.Generator(model.model, params)
     if adapter is not None:
         generator.set_active_adapter(model.adapters, adapter)
     answer.prompt_tokens = len(ids)
@@ -263,3 +272,31 @@ def _unstopped(
         yield decoder.decode(token)
         began = time.perf_counter()
     answer.cut = True
+
+
+def _guided(model: Model, params: Any, schema: str) -> Any:
+    """A generator whose answer is JSON of a schema. Raises ValueError where that cannot be."""
+    import onnxruntime_genai as og
+
+    if not _has_guidance(model):
+        raise ValueError(NO_GUIDANCE)
+    try:
+        params.set_guidance("json_schema", schema)
+        return og.Generator(model.model, params)
+    except RuntimeError as error:
+        text = display.line(str(error))
+        raise ValueError(f"this JSON schema cannot be followed ({text}); write a simpler one") from None
+
+
+def _has_guidance(model: Model) -> bool:
+    """Whether the runtime follows schemas: built without guidance it takes any, and ignores it."""
+    import onnxruntime_genai as og
+
+    params = og.GeneratorParams(model.model)
+    params.set_search_options(max_length=2)
+    try:
+        params.set_guidance("json_schema", '{"type": "none"}')
+        og.Generator(model.model, params)
+    except (AttributeError, RuntimeError) as error:
+        return isinstance(error, RuntimeError) and "unavailable" not in str(error)
+    return False

@@ -32,10 +32,13 @@ class Loaded:
         self._before = {path.name: _stat(path) for path in _graph_files(source.folder)}
         self.adapter: str | None = None
         with tempfile.TemporaryDirectory(prefix="olive-lab-") as folder:
-            adapters = {}
+            adapters: dict[str, Path] = {}
             if source.adapter:
                 adapters["adapter"] = Path(folder) / f"adapter{contract.SUFFIX}"
                 self.adapter = _copied(source.adapter, adapters["adapter"])
+            for number, file in enumerate(source.others):
+                adapters[file.stem] = Path(folder) / f"{number}{contract.SUFFIX}"
+                _copied(file, adapters[file.stem])
             self.model = generation.load(source.folder, adapters)
         self._graph: dict[str, str] = {}
         self._summing = threading.Thread(target=self._sum, daemon=True)  # hashing lets other threads run

@@ -18,7 +18,7 @@ from typing import Any
 
 from pipeline import settings
 from pipeline.errors import LabError, sentence
-from pipeline.store import Store
+from pipeline.store import Store, device_locks
 from pipeline.store.run import CANCELED, DONE, EVENTS, FAILED, INTERRUPTED, LOCK, PROCESS, QUEUED, RESULT
 from pipeline.system import hardware, locks, own_process
 from pipeline.worker import processes, sentences, webhook
@@ -118,6 +118,12 @@ class Worker:
     def _claim(self, slot: str) -> tuple[str, str] | None:
         if slot == PUBLISH_SLOT:
             return self.store.claim_publish()
+        if slot.startswith("cuda:"):
+            with device_locks.unheld(self.store.home, slot) as free:
+                return self._claim_run(slot) if free else None
+        return self._claim_run(slot)
+
+    def _claim_run(self, slot: str) -> tuple[str, str] | None:
         if hardware.devices() == ["cpu"]:
             return self.store.claim(slot)
         return self.store.claim(slot, ("cpu",) if slot == "cpu" else ("any",))

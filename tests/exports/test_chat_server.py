@@ -176,15 +176,18 @@ def test_earlier_turns_go_before_the_question_each_side_its_own(monkeypatch: pyt
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (ValueError("the prompt has 9000 tokens"), "The prompt has 9000 tokens."),
+        (
+            ValueError("the prompt has 9000 tokens"),
+            {"error": "The prompt has 9000 tokens.", "refused": True},
+        ),
         (
             RuntimeError("onnx broke"),
-            "This failed (RuntimeError: onnx broke); try again; if it fails again, report it.",
+            {"error": "This failed (RuntimeError: onnx broke); try again; if it fails again, report it."},
         ),
     ],
 )
 def test_one_failed_answer_does_not_end_the_process(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, expected: str
+    monkeypatch: pytest.MonkeyPatch, error: Exception, expected: dict[str, Any]
 ) -> None:
     def stream(*_: Any, **options: Any) -> Answer:
         if options["seed"] == 0:
@@ -192,7 +195,7 @@ def test_one_failed_answer_does_not_end_the_process(
         return Answer(["fine"])
 
     said = serve(monkeypatch, [{**request(1), "seed": 0}, request(2)], stream)
-    assert said[1] == {"id": 1, "error": expected}
+    assert said[1] == {"id": 1, **expected}
     assert said[-1] == {"id": 2, "end": True}
 
 
@@ -243,5 +246,80 @@ def test_a_source_comes_through_the_command_line_as_it_was(tmp_path: Path) -> No
     for source in (
         Source("run r", tmp_path, tmp_path / "a.onnx_adapter", False),
         Source("a name of words", tmp_path, None, True),
+        Source(
+            "several", tmp_path, None, False, (tmp_path / "a.onnx_adapter", tmp_path / "b c.onnx_adapter")
+        ),
     ):
         assert Source.from_words(*source.words()) == source
+
+
+def conversation(number: int, *messages: tuple[str, str], **given: Any) -> dict[str, Any]:
+    options = {"max_new_tokens": 8, "temperature": 0.5, "top_p": 0.9, "seed": 3, "stop": ["x"], "schema": ""}
+    said = [{"role": role, "content": text} for role, text in messages]
+    return {"id": number, "messages": said, "adapter": None, **options, **given}
+
+
+class Continued(Answer):
+    """As `generation.stream` gives it, with the tokens of a prompt."""
+
+    prompt_tokens, cut = 7, False
+
+    @property
+    def tokens(self) -> int:
+        return len(self.words)
+
+
+def test_a_conversation_is_rendered_by_the_models_own_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[Any, ...]] = []
+
+    def stream(model: Any, prompt: str, adapter: str | None = None, **options: Any) -> Continued:
+        given.append((adapter, options))
+        return Continued([prompt])
+
+    template = templates.parse("chat", talks.chat("qwen2.5"))
+    reader = SimpleNamespace(optional=["system"], text=template.prompt)
+    turns = [("system", "Be brief."), ("user", "One?"), ("assistant", "First."), ("user", "Two?")]
+    asked = [conversation(1, *turns, adapter="adapter"), conversation(2, *turns[:2])]
+    said = serve(monkeypatch, asked, stream, model=(template, reader))
+    messages = [{"role": role, "content": text} for role, text in turns]
+    assert [piece for piece in said if piece.get("id") == 1] == [
+        {"id": 1, "prompt_tokens": 7},
+        {"id": 1, "text": template.prompt({"messages": messages})},
+        {"id": 1, "done": True, "tokens": 1, "cut": False},
+        {"id": 1, "end": True},
+    ]
+    (text,) = (piece["text"] for piece in said if piece.get("id") == 2 and "text" in piece)
+    assert text == template.prompt({"messages": messages[:2]})
+    options = {key: asked[0][key] for key in given[0][1]}
+    assert options.keys() == {"max_new_tokens", "temperature", "top_p", "seed", "stop", "schema"}
+    assert sorted(given, key=str) == sorted([("adapter", options), (None, options)], key=str)
+
+
+def test_a_conversation_that_the_template_lacks_words_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = templates.parse("{prompt}\n{response}", None)
+    reader = SimpleNamespace(optional=[], text=text.prompt)
+    asked = [
+        conversation(1, ("system", "Be brief."), ("user", "One?")),
+        conversation(2, ("user", "One?"), adapter="none"),
+        conversation(3, ("user", "One?")),
+    ]
+    said = serve(monkeypatch, asked, lambda *given, **_: Continued([given[1]]), model=(text, reader))
+    refused = {piece["id"]: piece["error"] for piece in said if piece.get("refused")}
+    assert refused == {
+        1: "This model's template takes one question: send a single user message, without a system text.",
+        2: "There is no adapter of this name.",
+    }
+    assert {"id": 3, "text": "One?\n"} in said
+    chat = templates.parse("chat", talks.chat("qwen2.5"))
+    model = (chat, SimpleNamespace(optional=[], text=chat.prompt))
+    said = serve(monkeypatch, asked[:1], lambda *_, **__: Continued([]), model=model)
+    assert said[1]["error"] == "The prompts of this model have no system text; leave it out."
+
+
+def test_a_conversations_answer_of_endless_letters_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_server, "MOST_LETTERS", 10)
+    said = serve(
+        monkeypatch, [conversation(1, ("user", "Hi"))], lambda *_, **__: Continued(["x" * 8, "y" * 8, "z"])
+    )
+    assert "".join(piece.get("text", "") for piece in said) == "x" * 8 + "yy"
+    assert said[-2] == {"id": 1, "done": True, "tokens": 3, "cut": True}

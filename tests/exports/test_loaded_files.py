@@ -79,3 +79,15 @@ def test_a_folder_with_very_many_graph_files_is_refused(
     with pytest.raises(LabError, match="more than 64 graph files; export it again"):
         loaded_files.load(source)
     assert seen == []
+
+
+def test_other_adapters_are_loaded_under_their_files_names(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert source.adapter is not None
+    (source.folder / "b c.onnx_adapter").write_bytes(b"more")
+    others = (source.adapter, source.folder / "b c.onnx_adapter")
+    seen = loading(monkeypatch, lambda: None)
+    loaded = loaded_files.load(Source("x", source.folder, None, merged=False, others=others))
+    assert loaded.model.names == {"a", "b c"}
+    assert seen == [b"a.onnx_adapter", b"more"]

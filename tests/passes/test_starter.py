@@ -8,9 +8,12 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ from pipeline.stages import evaluate, finetune, optimize, quantize, score
 from pipeline.stages.execute import execute
 from pipeline.store import Store
 from pipeline.system import checksums
-from tests.helpers import foundry
+from tests.helpers import foundry, openai_client
 from tests.helpers.carry import context_of
 from tests.helpers.planted import finish_all, plant
 
@@ -598,3 +601,56 @@ def loss(folder: Path) -> float:
     model = HfModelHandler(str(folder)).load_model(cache_model=False).eval()
     with torch.no_grad():
         return float(model(input_ids=ids, labels=ids).loss)
+
+
+@pytest.fixture(scope="module")
+def asking(lab: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai_client.Asking]:
+    """OpenAI's client, of a server for the export."""
+    home, token = tmp_path_factory.mktemp("home"), "a-token-of-this-test"
+    environment = settings.child_environment(OLIVE_LAB_HOME=str(home), OLIVE_LAB_SERVE_TOKEN=token)
+    words = [sys.executable, "-m", "pipeline", "serve", str(lab["inputs"]["onnx"]), "--port", "0"]
+    with subprocess.Popen(
+        words, cwd=settings.ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[-1]
+        yield openai_client.Asking(url, token, "adapter_weights")
+        process.send_signal(signal.SIGINT)
+        assert process.communicate()[0].endswith("have ended.\n")
+    assert process.returncode == 0
+
+
+def test_openais_client_gets_the_answers_of_both_sides(
+    lab: dict[str, Any], asking: openai_client.Asking
+) -> None:
+    folder = lab["inputs"]["onnx"]
+    model = generation.load(folder, {"adapter_weights": folder / ADAPTER})
+    prompt = model.template.prompt({"prompt": openai_client.QUESTION})
+    expected = {}
+    for name in ("base", "adapter_weights"):
+        adapter = name if name in model.names else None
+        answer = generation.stream(model, prompt, adapter, max_new_tokens=openai_client.TOKENS)
+        expected[name] = "".join(answer).strip()
+    assert expected["base"] != expected["adapter_weights"]
+    openai_client.check_answers(asking, expected, len(model.reader.encode(prompt)))
+
+
+def test_openais_client_chooses_how_answers_are(asking: openai_client.Asking) -> None:
+    openai_client.check_options(asking)
+
+
+def test_openais_client_is_refused_in_sentences(asking: openai_client.Asking) -> None:
+    openai_client.check_refusals(asking, 8192)
+
+
+def test_sixteen_clients_at_once_get_the_answers_of_one(asking: openai_client.Asking) -> None:
+    openai_client.check_many(asking, ("base", "adapter_weights"))
+
+
+def test_a_client_that_goes_leaves_the_model_to_others(asking: openai_client.Asking) -> None:
+    with asking.ask("Tell a long story of the sea.", max_tokens=8000, stream=True) as stream:
+        next(iter(stream))
+    began = time.monotonic()
+    alone = asking.ask(max_tokens=8)
+    assert alone.choices[0].message.content
+    assert time.monotonic() - began < 60, "the story would take minutes"

@@ -297,6 +297,7 @@ def test_slow_handlers_leave_threads_for_the_page(client):
         "run_both",
         "run_again",
         "probe",
+        "start",
     ]
     limits = {handler.concurrency_id: handler.concurrency_limit for handler in named}
     assert {"checks", "home"} <= limits.keys()

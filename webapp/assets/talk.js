@@ -5,7 +5,9 @@ import { marked } from "./examples.js";
 import { preferred } from "./page.js";
 
 const NAME = "olive-lab-talk";
+const SERVED = "olive-lab-served";
 const TYPED = "olive-lab-typed";
+let served = null;
 let made = null; // in a browser that keeps nothing for this page, a name for as long as it is open
 
 function kept(key) {
@@ -34,6 +36,13 @@ export function own() {
   made ??= kept(NAME) ?? fresh();
   keep(NAME, made);
   return made;
+}
+
+// The model, and this browser's name for what it serves: whoever knows the name sees the token.
+export function serving(model) {
+  served ??= kept(SERVED) ?? fresh();
+  keep(SERVED, served);
+  return [model, served];
 }
 
 // The inputs of a question, with the name of the conversation in its place.

@@ -13,7 +13,7 @@ from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
-from webapp import connections
+from pipeline.serving import connections
 
 HEADERS = b"Host: localhost\r\n"
 POST = b"POST / HTTP/1.1\r\n" + HEADERS + b"Content-Length: 3\r\n\r\n"

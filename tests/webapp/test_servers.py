@@ -1,0 +1,100 @@
+"""Models served from the page: real processes, with a small export that really answers."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from pipeline import settings
+from pipeline.errors import InputError, LabError
+from pipeline.exports import chat_client
+from pipeline.exports.chat_client import Source
+from pipeline.store.run import Run
+from tests.helpers import exports
+from tests.helpers.lab import processes, until
+from webapp import servers
+from webapp.tabs.serving import panel
+
+ANN, BOB, EVE = "a" * 22, "b" * 22, "e" * 22
+
+
+@pytest.fixture
+def source(export: Path) -> Source:
+    return chat_client.of_folder(export, "model x")
+
+
+@pytest.fixture(autouse=True)
+def stopped() -> Iterator[None]:
+    yield
+    for name in list(servers._served):
+        servers.stop(name)
+
+
+def steps(model: str | None, name: str) -> list[tuple]:
+    async def taken() -> list[tuple]:
+        return [step async for step in panel.start(model, name)]
+
+    return asyncio.run(taken())
+
+
+def test_address_and_token_are_shown_to_whom_it_belongs(home: Path, finished: Run) -> None:
+    before, *_, (facts, notice) = steps(finished.id, ANN)
+    assert before == (None, {"text": f"Loading the model of run {finished.id}…"})
+    assert notice["kind"] == "good"
+    told = dict(facts)
+    assert told["Models"] == "base, adapter_weights"
+    headers = {"Authorization": f"Bearer {told['Token']}"}
+    assert httpx.get(f"{told['Address']}/models", headers=headers).status_code == 200
+    assert httpx.get(f"{told['Address']}/models").status_code == 401
+    assert panel.look(None, ANN) == (facts, notice)
+    for stranger in (BOB, "", "a" * 21, "a" * 22 + "\n"):
+        assert panel.look(None, stranger) == (None, panel.NOTHING)
+        assert panel.stop(None, stranger) == (None, panel.NOTHING)
+    assert steps(finished.id, ANN) == [
+        (None, {"text": f"You serve run {finished.id} already; stop it first.", "kind": "bad"})
+    ]
+    assert panel.stop(None, ANN) == (None, {"text": f"Stopped serving run {finished.id}."})
+    until(lambda: not processes(home), "the end of its processes")
+    assert panel.look(None, ANN) == (None, panel.NOTHING)
+
+
+def test_there_are_only_so_many_and_one_that_failed_makes_room(
+    home: Path, source: Source, tmp_path: Path
+) -> None:
+    (source.folder / exports.ADAPTER).write_bytes(b"no adapter")
+    failed = servers.start(home, ANN, source)
+    servers.start(home, BOB, source)
+    with pytest.raises(LabError, match="2 models are served already"):
+        servers.start(home, EVE, source)
+    until(lambda: failed.error, "the end of the first")
+    assert failed.error.startswith("The model could not be loaded: its files in")
+    assert panel.look(None, ANN) == (None, {"text": failed.error, "kind": "bad"})
+    until(lambda: servers.start(home, EVE, source) if servers.of(ANN).error else None, "room")
+    with pytest.raises(InputError, match="no name for what it serves"):
+        servers.start(home, "../x", source)
+    assert steps(None, ANN) == [(None, {"text": "Choose a model first.", "kind": "bad"})]
+
+
+def test_a_server_ends_with_the_process_that_started_it(home: Path, source: Source) -> None:
+    program = (
+        "import sys, time; from pathlib import Path\n"
+        "from pipeline.exports import chat_client; from webapp import servers\n"
+        "made = servers.start(Path(sys.argv[1]), 'a' * 22, chat_client.of_folder(Path(sys.argv[2]), 'x'))\n"
+        "while not made.url: time.sleep(0.05)\n"
+        "print(made.url, flush=True); sys.stdin.read()"
+    )
+    words = [sys.executable, "-c", program, str(home), str(source.folder)]
+    environment = settings.child_environment(OLIVE_LAB_HOME=str(home))
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd=settings.ROOT
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(b"http://127.0.0.1:")
+        process.kill()
+    until(lambda: not processes(home), "the end of the server and its model")

@@ -1,0 +1,1 @@
+"""A model that is served to other programs, from the page."""
