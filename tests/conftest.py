@@ -16,7 +16,7 @@ from pipeline import settings
 from pipeline.exports.bound import binding
 from pipeline.store import Store
 from pipeline.store.run import Run
-from pipeline.system import files
+from pipeline.system import capacity, files
 from pipeline.worker import loop
 from tests.helpers import exports
 from tests.helpers.lab import CHILDREN, CONFIG, killed, serving, until, write_safetensors, write_tokenizer
@@ -104,6 +104,27 @@ def model_folder(tmp_path: Path) -> Path:
 def bytes_as_tokens(model_folder: Path) -> Path:
     """The model folder's tokenizer: a token a byte, and one before the text."""
     return write_tokenizer(model_folder / "tokenizer.json")
+
+
+@pytest.fixture
+def little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """This machine may use 700 MB, as a container of that size may: nothing fits."""
+    limit = tmp_path / "memory.max"
+    limit.write_text("700000000\n")
+    monkeypatch.setattr(capacity, "LIMITS", (limit,))
+    return limit
+
+
+@pytest.fixture
+def narrow(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The model folder with so many words that a batch of 512 does not fit into what this machine may use,
+    4 GB, and a few rows do."""
+    config = {**CONFIG, "vocab_size": 2**17}
+    (model_folder / "config.json").write_text(json.dumps(config))
+    limit = tmp_path / "memory.max"
+    limit.write_text("4000000000\n")
+    monkeypatch.setattr(capacity, "LIMITS", (limit,))
+    return model_folder
 
 
 @pytest.fixture

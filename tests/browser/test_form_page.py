@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 
 import pytest
 from playwright.sync_api import expect
 
+from pipeline.stages.costs.cost import Cost
+from pipeline.store.run import COST
+from pipeline.system import capacity
 from tests.helpers import planted
-from tests.helpers.lab import until
+from tests.helpers.lab import CONFIG, until
 from tests.helpers.page import ATTACK
 
 pytestmark = pytest.mark.browser
@@ -80,6 +84,42 @@ def test_what_the_run_takes_stands_beside_launch(app, shot, model_folder):
     expect(page.locator("#preflight-notice")).to_contain_text("This machine has")
     expect(page.locator("#preflight-notice")).to_contain_text("passes over the")
     shot(page, "preflight")
+
+
+def test_what_does_not_fit_stands_at_its_field_and_launch_says_why_it_is_off(app, shot, model_folder):
+    run = planted.plant(app.store)
+    planted.finish_all(app.store, run)
+    took = {"predicted": Cost.of(1e9, None, 1e6, 100.0).to_dict(), "measured": {"seconds": 125.0}}
+    app.store.folder(run, "finetune").mkdir(parents=True)
+    (app.store.folder(run, "finetune") / COST).write_text(json.dumps(took))
+    offered = shutil.copytree(model_folder, app.home / "models" / "tiny-llama")
+    # So many words that, on any machine, a batch of 1,024 takes a multiple of its memory, and a few rows fit.
+    config = {**CONFIG, "vocab_size": capacity.of(app.home).memory // 30_000}
+    (offered / "config.json").write_text(json.dumps(config))
+    page = app.form()
+    page.click("#model input")
+    page.fill("#model input", str(offered))
+    page.press("#model input", "Enter")
+    page.fill("#finetune-batch_size input", "1024")
+    expect(page.locator("#launch")).to_be_disabled()
+    wrong = page.locator("#finetune-batch_size .lab-wrong")
+    expect(wrong).to_have_count(1)
+    said = wrong.inner_text()
+    told = re.fullmatch(r"1024 needs about .* of memory, and .* can be used here; (\d+) fits", said)
+    assert told, said
+    expect(page.locator("#launch-why")).to_have_text(
+        f"Launch is off, this does not fit this machine. Finetune, Batch size: {said}."
+    )
+    expect(page.locator("#preflight-notice")).to_contain_text(
+        "Off so far, in the median (of so many stages): finetune time 20% (1)."
+    )
+    shot(page, "does-not-fit")
+    page.locator("#preflight-problems").get_by_role("button", name="Batch size").click()
+    expect(page.locator("#finetune-batch_size input")).to_be_focused()
+    page.fill("#finetune-batch_size input", told[1])
+    expect(page.locator(".lab-wrong")).to_have_count(0)
+    expect(page.locator("#launch")).to_be_enabled()
+    expect(page.locator("#launch-why")).to_be_empty()
 
 
 def test_launch_queues_a_run_and_follows_it(app, tmp_path, model_folder):

@@ -22,6 +22,7 @@ from pipeline.store.run import CANCELED, DONE, FAILED, QUEUED, RUNNING, Run
 from pipeline.system import hardware, locks
 from pipeline.worker import loop
 from tests.helpers.lab import cli, serving, until
+from tests.helpers.page import SAMPLE
 from tests.helpers.planted import finish_all, plant
 from tests.runs.test_scorecard import MEASURED
 
@@ -160,6 +161,26 @@ class TestRun:
         assert f"quantize: {reason}" in out
         found = store.list()[0]
         assert (found.status, found.stages[0].error) == (FAILED, reason)
+
+    def test_what_does_not_fit_is_refused_with_the_nearest_setting_and_that_is_taken(
+        self, store: Store, recipe_file: Path, narrow: Path, no_worker: list[Path], capsys: Capture
+    ) -> None:
+        (store.home / machine.FILE).write_text("{}")  # so that none is measured beside other tests
+        given = recipe_file, "--set", f"data={SAMPLE}", "--set"
+        for verb in (["submit"], ["run", "--dry-run"]):
+            code, out, err = cli(capsys, *verb, *given, "finetune.batch_size=512")
+            assert (code, out, store.list(), no_worker) == (2, "", [], [])
+            told = re.fullmatch(
+                r"finetune\.batch_size: 512 needs about \S+ GB of memory, and 3\.6 GB can be used here;"
+                r" (\d+) fits\n",
+                err,
+            )
+            assert told, err
+        nearest = int(told[1])
+        too_much = cli(capsys, "submit", *given, f"finetune.batch_size={2 * nearest}")
+        assert (too_much[0], store.list()) == (2, [])
+        assert cli(capsys, "submit", *given, f"finetune.batch_size={nearest}")[0] == 0
+        assert len(store.list()) == 1
 
 
 class TestListAndShow:

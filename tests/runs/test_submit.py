@@ -17,7 +17,7 @@ from pipeline.runs.preflight import fitting
 from pipeline.stages import recipe
 from pipeline.store import Store
 from pipeline.store.run import PREFLIGHT, QUEUED
-from pipeline.system import capacity, files
+from pipeline.system import files
 from tests.helpers.formats import made as made_of
 
 
@@ -440,15 +440,6 @@ def test_rows_without_an_answer_can_be_left_out_and_problems_name_the_file(
 def test_a_finding_that_is_none_is_refused(recipe_file: Path) -> None:
     with pytest.raises(InputError, match="leave_out: 'dupes' is not allowed"):
         recipe.load(recipe_file, ["leave_out=dupes"])
-
-
-@pytest.fixture
-def little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What a container of 700 MB gets as an answer."""
-    limit = tmp_path / "memory.max"
-    limit.write_text("700000000\n")
-    monkeypatch.setattr(capacity, "LIMITS", (limit,))
-    return limit
 
 
 def test_what_does_not_fit_is_refused_with_what_does(

@@ -12,15 +12,18 @@ export const draw = {
     root.classList.add("lab-problems");
     root.querySelector("ul")?.append(...items.map(({ at, text }) => el("li", {},
       at ? el("button", { type: "button", class: "lab-link", onclick: () => reach(at) }, text) : text)));
-    mark(items);
+    root.wrong = items.filter((item) => item.at);
+    mark();
   },
 };
 
-// Show each sentence below its field; those of before go. A field that is folded away gets it all the same.
-function mark(items) {
+// Show each sentence of all lists below its field, once; those of before go. A field that is folded away gets it
+// all the same.
+function mark() {
   document.querySelectorAll(`.${MARK}`).forEach((old) => old.remove());
   document.querySelectorAll(".is-wrong").forEach((field) => field.classList.remove("is-wrong"));
-  for (const { at, said } of items.filter((item) => item.at)) {
+  const items = [...document.querySelectorAll(".lab-refused")].flatMap((root) => root.wrong ?? []);
+  for (const { at, said } of new Map(items.map((item) => [`${item.at} ${item.said}`, item])).values()) {
     const field = document.getElementById(at);
     if (!field) continue; // its part of the page was never opened; the list names it
     field.classList.add("is-wrong");

@@ -89,11 +89,8 @@ def preview(inputs: form.Form, *values: Any) -> tuple[Any, ...]:
             _cut(chosen), default_flow_style=None, sort_keys=False, width=10_000, allow_unicode=True
         )
         problems = inputs.refused("This recipe cannot run yet", error)
-        count = len(error.problems)
-        points = "the point below is" if count == 1 else f"the {count} points below are"
-        why = f"Launch is off until {points} put right."
-        return text, command(chosen.get("name")), problems, gr.update(interactive=False), why
-    return recipe.to_yaml(), command(recipe.name), None, gr.update(interactive=True), None
+        return text, command(chosen.get("name")), problems, *preflight_view.not_yet(error)
+    return recipe.to_yaml(), command(recipe.name), None, *preflight_view.can_launch()
 
 
 def _cut(chosen: Any) -> Any:
@@ -306,7 +303,7 @@ def build(welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
         partial(preview, inputs), inputs.inputs, [text, same, problems, start, why],
         trigger_mode="always_last", **parts.QUICK,
     )  # fmt: skip
-    preflight_view.wire(takes, inputs, _recipe, look)
+    preflight_view.wire(takes, [start, why], inputs, _recipe, look)
     prompt_file.wire(asked, data, template, model, look, reset)
     look.click(None, inputs.inputs, None, js=made.with_ids(parts.live("keep", "draft.js")), **parts.IN_PAGE)
     signed = parts.live("signed", "queue.js")

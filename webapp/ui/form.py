@@ -45,13 +45,18 @@ class Form:
         return {"title": title, "items": [self.named(display.valid(item)) for item in items]}
 
     def named(self, problem: str) -> dict[str, str]:
-        """A problem as the page shows it: at which field, by its label. `at` is "" where it is at none."""
+        """A problem as the page shows it: at which field, by its label; one of a stage is at its switch.
+
+        `at` is "" where it is at none.
+        """
         key, colon, said = problem.partition(": ")
-        group, _, name = key.rpartition(".")
+        group, _, name = (key, "", "") if (key, "") in self.keys else key.rpartition(".")
         if not colon or (group, name) not in self.keys:
             return {"at": "", "text": problem}
         index = self.keys.index((group, name))
-        label = f"{group.capitalize()}, {self.inputs[index].label}" if group else self.inputs[index].label
+        label = self.inputs[index].label
+        if group and name:
+            label = f"{group.capitalize()}, {label}"
         return {"at": self.inputs[index].elem_id, "text": f"{label}: {said}", "said": said}
 
     def fields(self, group: str, cls: type, more: Callable[[], None] | None = None) -> None:

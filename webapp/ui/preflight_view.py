@@ -13,7 +13,7 @@ from typing import Any
 
 import gradio as gr
 
-from pipeline.errors import LabError
+from pipeline.errors import InputError, LabError
 from pipeline.inputs.data import datasets
 from pipeline.runs import check_pool
 from pipeline.runs.preflight import calibration, wording
@@ -31,35 +31,73 @@ def place() -> list[gr.HTML]:
     return [
         parts.drawn("table", elem_id="preflight"),
         parts.drawn("notice", elem_id="preflight-notice"),
-        parts.drawn("problems", elem_id="preflight-problems"),
+        parts.drawn("refused", module="fields.js", elem_id="preflight-problems"),
     ]
 
 
-def wire(places: list[gr.HTML], inputs: form.Form, made: Made, settled: gr.Button) -> None:
-    """Fill the places when a hidden button is clicked, which happens when the form has settled."""
+def wire(
+    places: list[gr.HTML], launch: list[gr.components.Component], inputs: form.Form, made: Made,
+    settled: gr.Button,
+) -> None:  # fmt: skip
+    """Fill the places, and Launch with why it is off, when a hidden button is clicked, which happens when the
+    form has settled."""
     settled.click(
-        partial(show, inputs, made), inputs.inputs, places, trigger_mode="always_last", **parts.CHECKS
+        partial(show, inputs, made),
+        inputs.inputs,
+        [*places, *launch],
+        trigger_mode="always_last",
+        **parts.CHECKS,
     )
 
 
-def show(inputs: form.Form, made: Made, *values: Any) -> Iterator[tuple[Any, Any, Any]]:
-    """The table, what there is to say of it, and what does not fit; nothing for a form that cannot run."""
+def show(inputs: form.Form, made: Made, *values: Any) -> Iterator[tuple[Any, ...]]:
+    """The table, what there is to say of it, what does not fit, and Launch, with why it is off.
+
+    Nothing is said of a form that cannot run, but that it cannot. All of Launch is in the last answer: one of
+    an earlier form may have come after the preview of this one.
+    """
     try:
         recipe = made(inputs, values)
-    except (LabError, OSError):  # it stands at the fields already
-        yield None, None, None
+    except (LabError, OSError) as error:  # it stands at the fields already
+        yield None, None, None, *not_yet(error)
         return
-    yield gr.skip(), {"text": "Predicting memory and time…"}, None
+    as_it_is = gr.skip(), gr.skip()
+    yield gr.skip(), {"text": "Predicting memory and time…"}, None, *as_it_is
     try:
         calibration.ensure(store())
         facts = yield from check_turns.steps(
-            partial(_asked, recipe), lambda text: (gr.skip(), {"text": f"Predicting… {text}".strip()}, None)
+            partial(_asked, recipe),
+            lambda text: (gr.skip(), {"text": f"Predicting… {text}".strip()}, None, *as_it_is),
         )
     except (LabError, OSError) as error:
-        yield None, {"text": f"Memory and time are not predicted: {error}"}, None
+        yield None, {"text": f"Memory and time are not predicted: {error}"}, None, *can_launch()
         return
-    items = [inputs.named(problem)["text"] for problem in facts["problems"]]
-    yield shown(facts), notice(facts), {"title": LACKING, "items": items} if items else None
+    if not facts["problems"]:
+        yield shown(facts), notice(facts), None, *can_launch()
+        return
+    lacking = inputs.refused(LACKING, InputError(facts["problems"]))
+    # What is left out may be just what does not fit, and is known at launch, which refuses it all the same.
+    launch = can_launch() if recipe.leave_out else does_not_fit([item["text"] for item in lacking["items"]])
+    yield shown(facts), notice(facts), lacking, *launch
+
+
+def can_launch() -> tuple[Any, None]:
+    """Launch, which is on, and no reason why not."""
+    return gr.update(interactive=True), None
+
+
+def not_yet(error: LabError | OSError) -> tuple[Any, str]:
+    """Launch, which is off, and why: what is wrong stands at the fields."""
+    count = len(error.problems) if isinstance(error, InputError) else 1
+    points = "the point below is" if count == 1 else f"the {count} points below are"
+    return gr.update(interactive=False), f"Launch is off until {points} put right."
+
+
+def does_not_fit(problems: list[str]) -> tuple[Any, str]:
+    """Launch, which is off, and why: the first of what does not fit, with the nearest setting that does."""
+    more = f" ({len(problems) - 1} more below)" if len(problems) > 1 else ""
+    why = f"Launch is off, this does not fit this machine. {problems[0]}{more}."
+    return gr.update(interactive=False), why
 
 
 def _asked(recipe: Recipe, tell: Callable[[str], None]) -> dict[str, Any]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import errno
+import re
 
 import gradio as gr
 import pytest
 import yaml
 
 from pipeline.errors import LabError
+from pipeline.stages.costs import machine
 from pipeline.stages.recipe import OPTIONS
 from tests.helpers.page import FULL, SAMPLE, failing, values
 from webapp import local_models
 from webapp.tabs import data, lab
+from webapp.ui import preflight_view
 
 GOOD = b'{"prompt": "a", "response": "b"}\n{"prompt": "c", "response": "d"}\n'
 TEMPLATE = "{prompt} {response}"
@@ -112,6 +115,47 @@ def test_what_should_be_known_of_the_data_is_shown_on_launch(store, inputs, uplo
     assert notice["text"] == f"Run {run} is queued. About its data:"
     assert notice["note"].endswith("\n2 of 4 rows are copies of an earlier one.")
     assert (problems, form_update["open"]) == (None, True)
+
+
+def test_what_does_not_fit_names_the_nearest_setting_at_its_field_and_that_is_taken(store, inputs, narrow):
+    """What Launch says while it is off, what a click says all the same, and that the setting named fits."""
+    local_models.offer([narrow])
+    (store.home / machine.FILE).write_text("{}")  # so that none is measured beside other tests
+
+    def given(batch):
+        return values(inputs, model=str(narrow), finetune_batch_size=str(batch))
+
+    def beside_launch(batch):
+        *_, (*_, problems, launch, why) = preflight_view.show(inputs, lab._recipe, *given(batch))
+        return problems, launch["interactive"], why
+
+    problems, is_on, why = beside_launch(512)
+    (item,) = problems["items"]
+    told = re.fullmatch(
+        r"Finetune, Batch size: 512 needs about \S+ GB of memory,"
+        r" and 3\.6 GB can be used here; (\d+) fits",
+        item["text"],
+    )
+    assert told, item
+    assert item["at"] == "finetune-batch_size"
+    assert not is_on
+    assert why == f"Launch is off, this does not fit this machine. {item['text']}."
+    *_, (_, refused, run, _) = lab.launch(inputs, *given(512), "ann")
+    assert (refused["items"], run, store.list()) == ([item], SKIP, [])
+    nearest = int(told[1])
+    assert beside_launch(2 * nearest)[1] is False
+    assert beside_launch(nearest) == (None, True, None)
+    *_, (_, refused, run, _) = lab.launch(inputs, *given(nearest), "ann")
+    assert refused is None
+    assert store.get(run).recipe["finetune"]["batch_size"] == nearest
+
+
+def test_what_no_option_helps_stands_at_the_stage(store, inputs, model_folder, little_memory):
+    local_models.offer([model_folder])
+    *_, (_, refused, *_) = lab.launch(inputs, *values(inputs, model=str(model_folder)), "ann")
+    assert [item["at"] for item in refused["items"]][:2] == ["quantize-on", "finetune-on"]
+    assert refused["items"][1]["text"].startswith("Finetune: needs about ")
+    assert store.list() == []
 
 
 def test_every_stage_has_a_description():
