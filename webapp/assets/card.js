@@ -6,6 +6,8 @@ import { draw as views, el } from "./draw.js";
 
 const number = (value) => Number(value).toLocaleString("en-US");
 const MOST_EMPTY = 4;
+// The card counts these and never shows them; whoever looks for them finds them by their lines here.
+const AS_THEY_ARE = "Rows are shown as they are in the file, also secrets and personal data.";
 const GONE = "This dataset or its card has changed. Check it again.";
 
 export const draw = {
@@ -72,7 +74,7 @@ function rows(root, value) {
   const back = el("button", { type: "button", class: "lab-button", disabled: true }, "Previous");
   const on = el("button", { type: "button", class: "lab-button", disabled: true }, "Next");
   const table = el("div", { class: "lab-table" }), note = el("p", { class: "lab-note", role: "status" });
-  root.append(el("div", { class: "lab-rows-bar" }, search, line, back, on), note, table);
+  root.append(el("p", { class: "lab-note" }, AS_THEY_ARE), el("div", { class: "lab-rows-bar" }, search, line, back, on), note, table);
   const first = { offset: 0, at: 1 };
   let places = [first], next = null, turn = 0;
 
