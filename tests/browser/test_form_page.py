@@ -120,6 +120,13 @@ def test_what_does_not_fit_stands_at_its_field_and_launch_says_why_it_is_off(app
     expect(page.locator(".lab-wrong")).to_have_count(0)
     expect(page.locator("#launch")).to_be_enabled()
     expect(page.locator("#launch-why")).to_be_empty()
+    page.fill("#finetune-batch_size input", "1024")
+    expect(page.locator("#launch")).to_be_disabled()
+    (offered / "config.json").write_text(json.dumps(CONFIG))  # as if space was freed somewhere else
+    page.click("#tab-data-button")
+    page.click("#tab-lab-button")
+    expect(page.locator("#launch")).to_be_enabled()
+    expect(page.locator(".lab-wrong")).to_have_count(0)
 
 
 def test_launch_queues_a_run_and_follows_it(app, tmp_path, model_folder):
