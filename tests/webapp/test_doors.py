@@ -259,8 +259,8 @@ def known(path: str, home: Path, tmp_path: Path) -> bool:
     """Whether a path may be touched by any request: the home, and what Python and the project read."""
     places = [
         str(home),
-        sys.prefix,
-        sys.base_prefix,
+        os.path.realpath(sys.prefix),
+        os.path.realpath(sys.base_prefix),
         "/dev/null",
         "/proc",
         "/sys",
