@@ -1,6 +1,7 @@
 """Reads a dataset as the lab's processes do, in a process of its own, and says what that took.
 
-`python -m tests.helpers.reading FILE` prints {"steps": {phase: sentences}, "rows": …, "peak": bytes}.
+`python -m tests.helpers.reading FILE` prints {"steps": {phase: sentences}, "rows": …, "peak": bytes}; with
+`copies` behind it {"rows": …, "check": bytes, "card": bytes}, the peaks after each.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,9 +37,16 @@ def write(path: Path, size: int) -> int:
     return count
 
 
-def measured(path: Path) -> dict[str, Any]:
+def write_short(path: Path, count: int) -> None:
+    """A dataset of so many short rows that differ, as JSON lines."""
+    with path.open("w") as file:
+        for number in range(count):
+            file.write(f'{{"prompt": "Is {number} so?", "response": "It is {number}."}}\n')
+
+
+def measured(path: Path, *phases: str) -> dict[str, Any]:
     """What `python -m tests.helpers.reading` says of a file."""
-    words = [settings.python(), "-m", "tests.helpers.reading", str(path)]
+    words = [settings.python(), "-m", "tests.helpers.reading", str(path), *phases]
     done = subprocess.run(words, cwd=settings.ROOT, capture_output=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -72,7 +80,19 @@ def _peak() -> int:
     return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
 
 
-def _main(path: Path) -> dict[str, Any]:
+def _copies(path: Path) -> dict[str, Any]:
+    """The check, and of the card what it finds by comparing rows exactly: no sample is taken for that."""
+    report = datasets.check(path, TEMPLATE)
+    checked = _peak()
+    asked = data_card.Question(path, TEMPLATE, None, 512)
+    card = datasets.ended(data_card.making_card(asked, ["duplicates"]))
+    assert (card.rows, card.found.counts()) == (report.rows, {})
+    return {"rows": report.rows, "check": checked, "card": _peak()}
+
+
+def _main(path: Path, only: Sequence[str]) -> dict[str, Any]:
+    if only:
+        return _copies(path)
     telling.TELL_SECONDS = -1.0  # whatever the speed of this machine
     steps: dict[str, Iterable[str]] = {}
     known = containers.recognised(path)
@@ -88,4 +108,4 @@ def _main(path: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_main(Path(sys.argv[1]))))
+    print(json.dumps(_main(Path(sys.argv[1]), sys.argv[2:])))

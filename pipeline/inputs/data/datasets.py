@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from pipeline import display
 from pipeline.errors import InputError
-from pipeline.inputs.data import row_faults, row_lines, splitting
+from pipeline.inputs.data import row_faults, row_lines, splitting, telling
 from pipeline.inputs.data.lengths import Lengths
 from pipeline.inputs.data.splitting import POSITIONS, ROWS, TURNS, Contents, Parts
 from pipeline.inputs.data.telling import Clock
@@ -26,6 +26,7 @@ LEFT_OUT = ".left_out"  # beside one that is a copy without some rows: the choic
 HASHED = re.compile("[0-9a-f]{64}")
 MOST_PROBLEMS = 20  # that are listed,
 MOST_COUNTED = 100_000  # and that are counted before reading ends
+COMPARING = "Comparing rows…"
 FIRST_ROWS = 5  # that are shown
 MOST_FIELDS = 100
 PIECE = 1 << 20
@@ -138,7 +139,7 @@ def checking(
             yield f"Line {found.line:,}…"
     if lengths is not None:
         yield from _count(lengths)
-    return found.report(lengths, eval_fraction)
+    return (yield from found.report(lengths, eval_fraction))
 
 
 def _count(lengths: Lengths) -> Iterator[str]:
@@ -327,13 +328,14 @@ class _Findings:
         else:
             self.more += 1
 
-    def report(self, lengths: Lengths | None, eval_fraction: float) -> Report:
+    def report(self, lengths: Lengths | None, eval_fraction: float) -> Generator[str, None, Report]:
+        """What was found, once all rows were seen; yields how far that is."""
         if self.rows == 0 and not self.problems:
             empty = self.path.stat().st_size == 0
             self.add(1, "the file is empty" if empty else "the file has no rows")
         name = display.plain(str(self.path))
         problems = [f"{name}:{line}: {problem}" for line, problem in sorted(self.problems)]
-        notes, unasked = ([], "") if problems else self._notes(lengths, eval_fraction)
+        notes, unasked = ([], "") if problems else (yield from self._notes(lengths, eval_fraction))
         example, prompt = (self.example.full, self.example.prompt) if self.example else ("", "")
         return Report(
             self.rows,
@@ -350,7 +352,9 @@ class _Findings:
             [(span.start, span.stop) for span in self.example.earlier] if self.example else [],
         )
 
-    def _notes(self, lengths: Lengths | None, eval_fraction: float) -> tuple[list[str], str]:
+    def _notes(
+        self, lengths: Lengths | None, eval_fraction: float
+    ) -> Generator[str, None, tuple[list[str], str]]:
         """What should be known of a good file, and why no held-out prompt can be answered."""
         notes = lengths.notes(self.rows) if lengths is not None else []
         if self.unread_tools:
@@ -359,7 +363,8 @@ class _Findings:
                 f"'tools' is ignored in {self.unread_tools:,} row{plural}: the chat template of this model"
                 " does not write it."
             )
-        rows, prompts = self.contents.copies()
+        rows = yield from self._told(self.contents.repeated_rows())
+        prompts = (yield from self._told(self.contents.repeated_prompts())) - rows
         if rows:
             copies = "is a copy" if rows == 1 else "are copies"
             notes.append(f"{rows:,} of {self.rows:,} rows {copies} of an earlier one.")
@@ -369,14 +374,24 @@ class _Findings:
             )
         if self.rows < 2:
             return notes, ""
-        parts = self.contents.parts(eval_fraction)
-        notes += _on_both_sides(parts)
-        if lengths is None or set(parts.held_out).difference(lengths.unasked):
+        steps = self.contents.held_out(eval_fraction)
+        held_out, by = yield from telling.told(steps, COMPARING, self.clock)
+        notes += _on_both_sides(len(held_out), by)
+        if lengths is None or held_out.without(lengths.unasked):
             return notes, ""
         return notes, (
             "No held-out prompt can be answered: each fills what the model reads. Take a model that reads"
             " more, shorten the prompts, or leave the evaluate stage out."
         )
+
+    def _told(self, found: Iterator[list[int]]) -> Generator[str, None, int]:
+        """How many numbers there are."""
+        count = 0
+        for some in found:
+            count += len(some)
+            if self.clock.is_due():
+                yield COMPARING
+        return count
 
 
 def _are(number: int) -> str:
@@ -391,21 +406,20 @@ def _have(number: int) -> str:
     return "row has" if number == 1 else "rows have"
 
 
-def _on_both_sides(parts: Parts) -> list[str]:
+def _on_both_sides(count: int, by: str) -> list[str]:
     """A note on held-out rows that say little, because training has seen the same."""
-    count = len(parts.held_out)
     held = "the only held-out row" if count == 1 else f"the {count:,} held-out rows"
-    if parts.by == TURNS:
+    if by == TURNS:
         return [
             f"All conversations begin with the same prompt, so {held} {_do(count)} too: what is measured"
             " there says little about other conversations."
         ]
-    if parts.by == ROWS:
+    if by == ROWS:
         return [
             f"All rows have the same prompt, so {held} {'has' if count == 1 else 'have'} it too: what is"
             " measured there says nothing about other prompts."
         ]
-    if parts.by == POSITIONS:
+    if by == POSITIONS:
         return [
             f"All rows are the same, so {held} {_are(count)} also in training: what is measured there says"
             " nothing about other rows."

@@ -17,7 +17,6 @@ import signal
 import subprocess
 import sys
 import threading
-from array import array
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from pathlib import Path
 
 from pipeline import settings
 from pipeline.errors import Busy, LabError
+from pipeline.inputs.data.many.bits import Bits
 from pipeline.inputs.prompts.templates import Rendered
 from pipeline.system import own_process
 from pipeline.system.files import to_json
@@ -95,7 +95,7 @@ class Lengths:
     ) -> None:
         self.long_rows = Lines()
         self.long_prompts = Lines()
-        self.unasked = array("Q")  # positions of rows whose prompt leaves no room for an answer
+        self.unasked = Bits()  # positions of rows whose prompt leaves no room for an answer
         self.unknown = ""  # why nothing could be counted
         self._folder = folder
         self._stop = stop
@@ -177,7 +177,7 @@ class Lengths:
                 self.long_rows.add(line)
             if is_last and self._limits.context is not None and prompt >= self._limits.context:
                 self.long_prompts.add(line)
-                self.unasked.append(position)
+                self.unasked.add(position)
 
     def notes(self, rows: int) -> list[str]:
         """What there is to say of `rows` rows, one sentence each."""

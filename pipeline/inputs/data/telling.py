@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
+from typing import TypeVar
+
+T = TypeVar("T")
 
 TELL_SECONDS = 1.0
 
@@ -20,3 +24,15 @@ class Clock:
             return False
         self._told = now
         return True
+
+
+def told(steps: Generator[None, None, T], sentence: str, clock: Clock) -> Generator[str, None, T]:
+    """What steps return in the end; says the sentence when it is time."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: T = end.value
+            return found
+        if clock.is_due():
+            yield sentence

@@ -29,7 +29,7 @@ class NewRows:
 
 
 def of(data: Path, parts: Parts, brought: Path | None, template: templates.Template) -> NewRows:
-    """The held-out rows of `data`, or all rows of the file that was brought: 24 bytes a row.
+    """The held-out rows of `data`, or all rows of the file that was brought: 8 bytes a row.
 
     Raises InputError if a row of that is broken or does not fit the template.
     """

@@ -125,13 +125,12 @@ def kept(home: Path, key: str) -> dict[str, Any] | None:
 def lines_with(home: Path, key: str, names: Sequence[str]) -> Iterator[int]:
     """The lines of a kept card's rows that have one of these findings. Raises InputError if there is none."""
     folder = _folder(home, key)
-    found = findings.Found()
+    pieces = _pieces(folder / LINES, folder / FLAGS)
     try:
-        found.lines.frombytes((folder / LINES).read_bytes())
-        found.flags.frombytes((folder / FLAGS).read_bytes())
-    except (OSError, ValueError):
+        next(pieces)
+    except OSError:
         raise InputError("This card is not kept any more; check the dataset again.") from None
-    return found.lines_with(names)
+    return findings.lines_with(pieces, names)
 
 
 def write_lines(key: str, finding: str, kind: str, to: str) -> Generator[str, None, None]:
@@ -283,8 +282,7 @@ def _answer(asked: Question) -> Generator[str, None, None]:
             stack.callback(shutil.rmtree, part, ignore_errors=True)
             made = yield from making_card(asked, asked.leave_out or findings.NAMES)
             facts = {**made.to_page(), "key": key, "path": os.fspath(asked.path)}
-            _write(part / LINES, made.found.lines)
-            _write(part / FLAGS, made.found.flags)
+            _write(part, made.found)
             if asked.leave_out:
                 yield "Leaving rows out…"
                 copy = part / COPY / display.file_name(asked.path.name)
@@ -300,9 +298,20 @@ def _answer(asked: Question) -> Generator[str, None, None]:
         _forget_old(target.parent)
 
 
-def _write(path: Path, numbers: array[int]) -> None:
-    with path.open("xb") as file:
-        numbers.tofile(file)
+def _write(folder: Path, found: findings.Found) -> None:
+    """Keep which rows have which findings, for `lines_with`."""
+    with (folder / LINES).open("xb") as numbers, (folder / FLAGS).open("xb") as bits:
+        for lines, flags in found.pieces():
+            lines.tofile(numbers)
+            flags.tofile(bits)
+
+
+def _pieces(lines: Path, flags: Path) -> Iterator[tuple[array[int], array[int]]]:
+    """What `_write` has written, some at a time; first nothing, once both files are open."""
+    with lines.open("rb") as numbers, flags.open("rb") as bits:
+        yield array("I"), array("H")
+        while piece := numbers.read(LINES_AT_ONCE * array("I").itemsize):
+            yield array("I", piece), array("H", bits.read(LINES_AT_ONCE * array("H").itemsize))
 
 
 def tidy(home: Path) -> None:

@@ -46,7 +46,11 @@ def test_tokens_are_counted_as_in_training(tokenizer: Path) -> None:
 def test_rows_and_prompts_that_are_too_long_are_named(tokenizer: Path) -> None:
     rows = [("a" * 9, "b" * 9), ("a" * 9, "b" * 10), ("a" * 30, "b"), ("a" * 29, "b"), ("a", "b")]
     found = counted(tokenizer, rows, Limits(row=20, context=31))
-    assert (found.long_rows.first, found.long_prompts.first, list(found.unasked)) == ([2, 3, 4], [3], [2])
+    assert (found.long_rows.first, found.long_prompts.first, list(found.unasked.numbers())) == (
+        [2, 3, 4],
+        [3],
+        [2],
+    )
     assert found.notes(5) == [
         "3 of 5 rows are longer than 20 tokens (finetune.max_length) and will be cut: lines 2, 3, 4.",
         "1 of 5 prompts is longer than the 31 tokens that the model reads, so nothing can answer: line 3.",

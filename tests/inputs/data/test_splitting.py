@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.errors import InputError
 from pipeline.inputs.data import splitting
+from pipeline.inputs.data.many import grouped
 from tests.helpers import talks
 
 FIELDS = ("prompt", "response")
@@ -110,14 +112,14 @@ def test_no_two_lists_of_fields_are_taken_for_the_same() -> None:
     assert contents.copies() == (0, 0)
 
 
-def test_little_memory_a_row() -> None:
+def test_little_memory_a_row(home: Path) -> None:
     contents = splitting.Contents(FIELDS, (), 0)
     tracemalloc.start()
     try:
-        for i in range(5_000):
+        for i in range(40_000):
             contents.add({"prompt": i, "response": "b"})
         contents.parts(0.1)
-        assert tracemalloc.get_traced_memory()[1] < 5_000 * 60
+        assert tracemalloc.get_traced_memory()[1] < 40_000 * 60
     finally:
         tracemalloc.stop()
 
@@ -184,7 +186,7 @@ def test_system_texts_and_tools_at_the_beginning_of_conversations() -> None:
     contents = splitting.Contents(FIELDS, ("system",), 0)
     for row in rows:
         contents.add(row)
-    one, two, three, other = contents._first_prompts
+    one, two, three, other = (key for key, _ in splitting._all(contents._first_prompts))
     assert one == two == three != other
 
 
@@ -201,3 +203,29 @@ def test_the_split_of_rows_without_conversations_stays_as_it_was() -> None:
     found = parts(rows)
     assert list(found.held_out) == [7, 8, 9, 16, 25, 26, 27, 34]
     assert list(found.validation) == [6, 13, 15, 17, 24, 31, 33, 35]
+
+
+@pytest.mark.parametrize("kind", ["prompts", "turns", "rows", "positions"])
+def test_rows_on_disk_are_split_as_those_in_memory(
+    home: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    rows = {
+        "prompts": [{"prompt": f"a{i % 60}", "response": f"b{i % 70}"} for i in range(300)],
+        "turns": [talks.talk("Hi", "Hello", f"a{i % 50}", f"b{i}") for i in range(300)],
+        "rows": [{"prompt": "a", "response": f"b{i % 70}"} for i in range(300)],
+        "positions": [{"prompt": "a", "response": "b"}] * 300,
+    }[kind]
+    found, copies = [], []
+    for most in (1 << 15, 16):
+        monkeypatch.setattr(grouped, "IN_MEMORY", most)
+        contents = splitting.Contents(FIELDS, ("system",), 0)
+        for row in rows:
+            contents.add(row)
+        found.append((contents.parts(0.2), list(contents.firsts())))
+        copies.append(contents.copies())
+    assert found[0] == found[1]
+    assert found[0][0].by == kind
+    assert len(set(copies)) == 1
+    if kind != "turns":
+        texts = len({str(row) for row in rows}), len({str(row["prompt"]) for row in rows})
+        assert copies[0] == (300 - texts[0], texts[0] - texts[1])

@@ -41,3 +41,15 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_half_a_gigabyte_of_rows_takes_no_more_memory(tmp_path: Path, name: str) -> None:
     assert grown(tmp_path, name, 500 * MB) < 64 * MB
+
+
+def test_memory_does_not_grow_with_the_number_of_short_rows(home: Path, tmp_path: Path) -> None:
+    """What was noted of each row took 60 bytes of it: 5 MB here."""
+    peaks = []
+    for count in (20_000, 100_000):
+        reading.write_short(tmp_path / "rows.jsonl", count)
+        found = reading.measured(tmp_path / "rows.jsonl", "copies")
+        assert found["rows"] == count
+        peaks.append(found)
+    for phase in ("check", "card"):
+        assert peaks[1][phase] - peaks[0][phase] < 2 * MB

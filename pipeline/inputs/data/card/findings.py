@@ -1,13 +1,19 @@
-"""What a card may find in a row, and which rows have it: six bytes a row, however much is found."""
+"""What a card may find in a row, and which rows have it: six bytes a row on disk, a few bits in memory."""
 
 from __future__ import annotations
 
-from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pipeline import display
 from pipeline.errors import InputError
+from pipeline.inputs.data.many.bits import Bits
+from pipeline.inputs.data.many.listed import Listed
+
+if TYPE_CHECKING:
+    from array import array
 
 
 @dataclass(frozen=True)
@@ -47,38 +53,53 @@ BITS = {name: 1 << number for number, name in enumerate(NAMES)}
 PERSONAL = ("emails", "phones", "id_numbers")
 
 
-@dataclass
 class Found:
     """The line of each row, and its findings as bits of `BITS`; rows are numbered from 0."""
 
-    lines: array[int] = field(default_factory=lambda: array("I"))
-    flags: array[int] = field(default_factory=lambda: array("H"))
+    def __init__(self) -> None:
+        self._lines = Listed("I")
+        self._flags = Listed("H")
+        self._marked: dict[str, Bits] = {}  # what is found when all rows are known
 
     def __len__(self) -> int:
-        return len(self.lines)
+        return len(self._lines)
 
-    def add(self, line: int) -> int:
-        """The next row; its number."""
-        self.lines.append(line)
-        self.flags.append(0)
-        return len(self.lines) - 1
-
-    def mark_row(self, row: int, names: Iterable[str]) -> None:
-        """Note findings of one row."""
-        for name in names:
-            self.flags[row] |= BITS[name]
+    def add(self, line: int, flags: int = 0) -> int:
+        """The next row, with what is found in it alone; its number. Raises LabError if the disk is full."""
+        self._lines.append(line)
+        self._flags.append(flags)
+        return len(self._lines) - 1
 
     def mark(self, rows: Iterable[int], name: str) -> None:
         """Note a finding of rows."""
+        marked = self._marked.setdefault(name, Bits())
         for row in rows:
-            self.flags[row] |= BITS[name]
+            marked.add(row)
+
+    def marked(self, name: str) -> Bits:
+        """The rows that `mark` was given."""
+        return self._marked.get(name) or Bits()
+
+    def unmark(self, rows: Bits, name: str) -> None:
+        """Take a finding back that was noted by `mark`."""
+        if name in self._marked:
+            self._marked[name] = self._marked[name].without(rows)
+
+    def pieces(self) -> Iterator[tuple[array[int], array[int]]]:
+        """The lines and the findings of all rows, some at a time."""
+        start = 0
+        for lines, flags in zip(self._lines.pieces(), self._flags.pieces(), strict=True):
+            for name, marked in self._marked.items():
+                for row in marked.numbers(start, start + len(lines)):
+                    flags[row - start] |= BITS[name]
+            yield lines, flags
+            start += len(lines)
 
     def counts(self) -> dict[str, int]:
         """How many rows have each finding; findings that no row has are left out."""
-        often: dict[int, int] = {}
-        for flags in self.flags:
-            if flags:
-                often[flags] = often.get(flags, 0) + 1
+        often: Counter[int] = Counter()
+        for _, flags in self.pieces():
+            often.update(flags)
         counts = {
             name: sum(many for flags, many in often.items() if flags & bit) for name, bit in BITS.items()
         }
@@ -86,8 +107,20 @@ class Found:
 
     def lines_with(self, names: Iterable[str]) -> Iterator[int]:
         """The lines of rows that have one of the findings, ascending as the rows stand."""
-        wanted = sum(BITS[name] for name in set(names))
-        return (line for line, flags in zip(self.lines, self.flags, strict=True) if flags & wanted)
+        return lines_with(self.pieces(), names)
+
+
+def flags_of(names: Iterable[str]) -> int:
+    """Findings as bits of `BITS`."""
+    return sum(BITS[name] for name in set(names))
+
+
+def lines_with(pieces: Iterable[tuple[Iterable[int], Iterable[int]]], names: Iterable[str]) -> Iterator[int]:
+    """Those of the lines whose findings are among the names."""
+    wanted = flags_of(names)
+    return (
+        line for lines, flags in pieces for line, found in zip(lines, flags, strict=True) if found & wanted
+    )
 
 
 def parse(text: str) -> tuple[str, ...]:

@@ -1,30 +1,32 @@
 """A data card made of a dataset's rows, in one pass over them.
 
-Memory is about 40 bytes a row, and some 200 MB. Time is linear, with bounds where it would be long: texts are
-searched as far as `plain_faults.SEARCHED`, near-duplicates looked for among `near_copies.MOST_ROWS` rows,
-tokens counted of `token_counts.MOST_ROWS` rows and `MOST_LETTERS` letters. Where a bound tells, `Card.notes`
-says so. What is counted of all rows, however many: rows, duplicates, leaks of duplicates, findings by row.
+Memory is some 200 MB, and less than a byte a row; the rest of what is noted of each row is on disk. Time is
+linear, with bounds where it would be long: texts are searched as far as `plain_faults.SEARCHED`,
+near-duplicates looked for among `near_copies.MOST_ROWS` rows, tokens counted of `token_counts.MOST_ROWS` rows
+and `MOST_LETTERS` letters. Where a bound tells, `Card.notes` says so. What is counted of all rows, however
+many: rows, duplicates, leaks of duplicates, findings by row.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from array import array
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 from pipeline.inputs.data.card import likely_secrets, near_copies, personal_data, plain_faults, token_counts
-from pipeline.inputs.data.card.findings import KINDS, NAMES, PERSONAL, Found
+from pipeline.inputs.data.card.findings import KINDS, NAMES, PERSONAL, Found, flags_of
 from pipeline.inputs.data.card.token_counts import Counts, Tokens
+from pipeline.inputs.data.datasets import COMPARING
 from pipeline.inputs.data.lengths import Lengths
+from pipeline.inputs.data.many.bits import Bits
 from pipeline.inputs.data.splitting import POSITIONS, Contents
-from pipeline.inputs.data.telling import Clock
+from pipeline.inputs.data.telling import Clock, told
 from pipeline.inputs.prompts import conversations, templates
 
 MOST_TEXT = 100_000  # letters of a field that are looked at
-MOST_KNOWN = 200_000  # rows of which a copy is recognized at once
+MOST_KNOWN = 20_000  # rows of which a copy is recognized at once
 FIRST = 5  # lines that are shown of a finding
 Row = tuple[int, dict[str, Any]]
 NEAR = ("near_duplicates", "leaks")
@@ -134,7 +136,6 @@ class _Maker:
         self.why_no_tokens = ""
         self._only = only
         self._contents = contents
-        self._numbers = array("I")  # of the rows in `contents`
         self._near = near_copies.Near(coming) if only.intersection(NEAR) else None
         self._secrets = likely_secrets.Search() if "secrets" in only else None
         self._personal = personal_data.Search() if only.intersection(PERSONAL) else None
@@ -146,22 +147,21 @@ class _Maker:
 
     def add(self, line: int, row: dict[str, Any]) -> int | None:
         """Look at a row; its number, None if it does not fit the template."""
-        number = self.found.add(line)
         texts = self._texts(row)
         if texts is None:
+            self.found.add(line)
             return None
         key = hash(tuple(texts))  # of a copy nothing is looked for again
-        if (known := self._known.get(key)) is not None:
-            self.found.flags[number] = known
-        else:
+        known = flags = self._known.get(key)
+        if flags is None:
             *prompts, answer = texts
-            self.found.mark_row(number, self._alone("\n".join(prompts), answer))
+            flags = flags_of(self._alone("\n".join(prompts), answer))
             if len(self._known) < MOST_KNOWN:
-                self._known[key] = self.found.flags[number]
+                self._known[key] = flags
+        number = self.found.add(line, flags)
         if not texts[-1].strip():
             return None
-        self._contents.add(row)
-        self._numbers.append(number)
+        self._contents.add(row, number)
         if self._near is not None and known is None:
             self._near.add(number, "\n".join(texts))
         return number
@@ -189,31 +189,36 @@ class _Maker:
 
     def compare(self, eval_fraction: float) -> Iterator[str]:
         """Find what is the same as, or near, another row; yields how far that is."""
-        import numpy as np
-
-        yield "Comparing rows…"
-        prompts, rows = (np.asarray(hashes, np.uint64) for hashes in self._contents.hashes())
-        numbers = np.asarray(self._numbers, np.int64)
-        copies = _repeats(rows)
-        trained = np.zeros(len(self.found), bool)
-        leaks, learnt = np.zeros(len(rows), bool), np.ones(len(rows), bool)
-        if len(rows) > 1:
-            parts = self._contents.parts(eval_fraction)
-            yield "Comparing rows…"
-            held_out = np.asarray(parts.held_out, np.int64)
-            learnt[held_out] = False
-            trained[numbers[learnt]] = True
-            if parts.by == POSITIONS:  # else copies are on one side
-                leaks[held_out] = np.isin(rows[held_out], rows[learnt])
-        self._mark("duplicates", numbers[copies])
-        self._mark("different_answers", numbers[_repeats(prompts) & ~copies])
+        yield COMPARING
+        contents, clock = self._contents, Clock()
+        yield from self._mark_all("duplicates", contents.repeated_rows(), clock)
+        yield from self._mark_all("different_answers", contents.repeated_prompts(), clock)
+        held_out, by = Bits(), ""
+        if len(contents) > 1:
+            held_out, by = yield from told(contents.held_out(eval_fraction), COMPARING, clock)
+        if by == POSITIONS:  # else copies are on one side
+            self.found.mark(held_out.numbers(), "leaks")
         if self._near is not None:
-            near, near_leaks = yield from self._compared(self._near, trained)
-            self._mark("near_duplicates", np.setdiff1d(near, numbers[copies]))
-            leaks |= np.isin(rows, rows[np.isin(numbers, near_leaks)]) & ~learnt
-        self._mark("leaks", numbers[leaks])
+            near, leaks = yield from self._compared(self._near, held_out)
+            self.found.mark(map(int, near), "near_duplicates")
+            if len(leaks):
+                leaked = contents.equal_to(set(map(int, leaks)))
+                same = ([row for row in rows if row in held_out] for rows in leaked)
+                yield from self._mark_all("leaks", same, clock)
+        copies = self.found.marked("duplicates")
+        for name in ("different_answers", "near_duplicates"):
+            self.found.unmark(copies, name)
+        for name in set(NAMES).difference(self._only):
+            self.found.unmark(self.found.marked(name), name)
 
-    def _compared(self, near: near_copies.Near, trained: Any) -> Generator[str, None, tuple[Any, Any]]:
+    def _mark_all(self, name: str, found: Iterable[list[int]], clock: Clock) -> Iterator[str]:
+        for rows in found:
+            self.found.mark(rows, name)
+            if clock.is_due():
+                yield COMPARING
+
+    def _compared(self, near: near_copies.Near, held_out: Bits) -> Generator[str, None, tuple[Any, Any]]:
+        trained = held_out.others(len(self.found)) if held_out else held_out
         steps, clock = near.comparing(trained), Clock()
         while True:
             try:
@@ -224,19 +229,16 @@ class _Maker:
             if clock.is_due():
                 yield f"Comparing rows: {100 * share:.0f} %…"
 
-    def _mark(self, name: str, rows: Any) -> None:
-        if name in self._only:
-            self.found.mark([int(row) for row in rows], name)
-
     def card(self, counting: Counts | None) -> Card:
         tokens = None
         if counting is not None:
-            tokens = counting.figures(len(self._numbers))
-            self._mark("cut", counting.cut())
+            tokens = counting.figures(len(self._contents))
+            if "cut" in self._only:
+                self.found.mark(counting.cut(), "cut")
         return Card(len(self.found), self.found, tokens, list(self._notes(tokens)))
 
     def _notes(self, tokens: Tokens | None) -> Iterator[str]:
-        rows = len(self._numbers)
+        rows = len(self._contents)
         if tokens is not None and tokens.counted < rows:
             yield (
                 f"Tokens are counted in {tokens.counted:,} of {rows:,} rows, spread over the dataset; the"
@@ -260,13 +262,3 @@ def _said(row: dict[str, Any]) -> list[str] | None:
         return None
     before = [str(message.get("content") or "")[:MOST_TEXT] for message in row["messages"][:-1]]
     return [*before, conversations.answer(row)[:MOST_TEXT]]
-
-
-def _repeats(hashes: Any) -> Any:
-    """Which of numbers are the same as one before, as truths."""
-    import numpy as np
-
-    _, first = np.unique(hashes, return_index=True)
-    repeats = np.ones(len(hashes), bool)
-    repeats[first] = False
-    return repeats

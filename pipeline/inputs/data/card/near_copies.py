@@ -18,6 +18,10 @@ from pipeline.inputs.data.card.thinning import Thinned
 if TYPE_CHECKING:
     import numpy as np
 
+    from pipeline.inputs.data.many.bits import Bits
+
+    Truths = np.ndarray[Any, Any] | Bits
+
 SEARCHED = 4000  # letters of a row
 LETTERS = 5
 NEAR = 0.8
@@ -58,7 +62,7 @@ class Near:
             self._sign()
             self._thin()
 
-    def pairs(self, trained: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    def pairs(self, trained: Truths) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """`comparing` to its end."""
         steps = self.comparing(trained)
         while True:
@@ -69,11 +73,11 @@ class Near:
                 return found
 
     def comparing(
-        self, trained: np.ndarray[Any, Any]
+        self, trained: Truths
     ) -> Generator[float, None, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
         """The rows near an earlier one, and those not trained on that are near one that is; ascending.
 
-        `trained` says it by row, as truths. Yields how much of it is done, as a share.
+        `trained` says it by row, as truths or as a set. Yields how much of it is done, as a share.
         """
         import numpy as np
 

@@ -10,10 +10,10 @@ from pipeline.inputs.data.card import findings
 
 def test_lines_have_findings() -> None:
     found = findings.Found()
-    for line in (1, 3, 4):
+    for line in (1, 3):
         found.add(line)
+    found.add(4, findings.flags_of(["secrets", "cut"]))
     found.mark([0, 2], "leaks")
-    found.mark_row(2, ["secrets", "cut"])
     assert found.counts() == {"leaks": 2, "cut": 1, "secrets": 1}
     assert list(found.lines_with(["secrets", "leaks"])) == [1, 4]
     assert list(found.lines_with(["emails"])) == []

@@ -212,9 +212,10 @@ def test_how_far_it_is_is_told_all_the_way(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(telling, "TELL_SECONDS", -1.0)
     told = list(making.making(rows(*[(f"Ask {n}", LONG) for n in range(3)]), TEMPLATE))
     assert told[:3] == [f"Row {number}: looking for findings…" for number in (1, 2, 3)]
-    assert told[3:5] == ["Comparing rows…"] * 2
-    assert told[5] == "Comparing rows: 0 %…"
-    assert told[-1] == "Comparing rows: 98 %…"
+    comparing = told[3 : told.index("Comparing rows: 0 %…")]
+    assert len(comparing) > 3
+    assert set(comparing) == {"Comparing rows…"}
+    assert "Comparing rows: 98 %…" in told
 
 
 def test_what_is_kept_of_a_cut_answer_is_what_training_keeps() -> None:
