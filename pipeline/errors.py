@@ -34,6 +34,10 @@ class InputError(LabError):
         super().__init__("\n".join(self.problems))
 
 
+class NotHere(InputError):
+    """What was named cannot be had just now, though nothing may be wrong with its name."""
+
+
 class Busy(InputError):
     """A resource shared with others was not free in time."""
 

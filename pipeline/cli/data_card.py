@@ -4,15 +4,39 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline import display
+from pipeline import display, settings
+from pipeline.cli.queue import note
+from pipeline.errors import InputError, LabError, NotHere
 from pipeline.inputs.data.card import making
 from pipeline.inputs.data.formats.columns import PARTS
 from pipeline.inputs.models import base_models
-from pipeline.runs.data import data_card, prepare_data
+from pipeline.runs.data import data_card, data_check, prepare_data
 from pipeline.runs.data.prepare_data import Checked
 from pipeline.system.files import to_json
 
 UNCOUNTED: dict[str, Any] = {"tokens": None, "duplicates": 0, "near_duplicates": 0, "leaks": 0}
+
+
+def model_at_hand(named: str, template: str) -> base_models.Model | None:
+    """The model that counts tokens; None where it or its tokenizer is not here, which a note says.
+
+    Raises InputError for a name of none.
+    """
+    try:
+        model = base_models.resolve(named)
+        if model.chat is None and model.kind == "folder":  # else the count itself says why it failed
+            base_models.tokenizer_folder(model, settings.home())
+    except InputError as error:
+        if not isinstance(error, NotHere):
+            raise
+        why = error.problems[0]
+    except LabError as error:
+        why = str(error)
+    else:
+        data_check.require_chat(template, model)
+        return model
+    note(f"Tokens are not counted: {why}")
+    return None
 
 
 def counted(
@@ -22,7 +46,10 @@ def counted(
     if not found.report.rows:
         return UNCOUNTED
     asked = data_card.Question(found.used, template, model, max_length)
-    return making.ended(data_card.making_card(asked)).to_json()
+    card = making.ended(data_card.making_card(asked))
+    for text in card.notes:
+        note(text)
+    return card.to_json()
 
 
 def print_json(found: Checked, counts: dict[str, Any]) -> int:

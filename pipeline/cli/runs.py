@@ -66,8 +66,12 @@ def check(args: argparse.Namespace) -> int:
     from pipeline.stages import recipe
 
     named = args.model or ("starter" if args.json else None)
-    model = base_models.resolve(recipe.model_path(named, Path.cwd())) if named else None
-    data_check.require_chat(args.template, model)
+    path = recipe.model_path(named, Path.cwd()) if named else ""
+    if args.json:
+        model = data_card.model_at_hand(path, args.template)
+    else:
+        model = base_models.resolve(path) if path else None
+        data_check.require_chat(args.template, model)
     given, chosen = _data(args)
     with prepare_data.work_folder(settings.home()) as work:
         steps = prepare_data.checking(

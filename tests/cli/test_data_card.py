@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.inputs.data import splitting
+from pipeline.inputs.models import starter_package
 from tests.helpers.lab import cli
 
 Capture = pytest.CaptureFixture[str]
@@ -258,8 +259,48 @@ class TestCheckFormats:
         assert card["tokens"]["cut"] == 20
 
     def test_a_model_without_a_chat_template_is_refused(
-        self, home: Path, dataset: Path, model_folder: Path, capsys: Capture
+        self, home: Path, dataset: Path, model_folder: Path, bytes_as_tokens: Path, capsys: Capture
     ) -> None:
         (model_folder / "tokenizer_config.json").write_text("{}")
         code, out, err = cli(capsys, "check", dataset, "--json", "--model", model_folder)
         assert (code, out, "has no chat template" in err) == (2, "", True)
+
+
+class TestWithoutATokenizer:
+    """Tokens are null then, and a note says what to do; all else is as with one."""
+
+    def card(self, capsys: Capture, *argv: object) -> str:
+        code, out, err = cli(capsys, "check", *argv, "--json")
+        found = json.loads(out)
+        assert (code, found["tokens"], found["rows"], found["problems"]) == (0, None, 20, [])
+        assert err.startswith("Note: Tokens are not counted: ")
+        assert err.count("\n") == 1
+        return err
+
+    def test_the_starter_is_not_here(
+        self, home: Path, dataset: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(starter_package, "_installed", lambda: None)
+        said = self.card(capsys, dataset)
+        assert "the starter model is not here; `python -m pipeline starter` fetches it" in said
+
+    def test_the_hub_is_not_reached(
+        self, home: Path, dataset: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+        said = self.card(capsys, dataset, "--model", "org/tiny")
+        assert "org/tiny: the hub cannot be reached and the model is not in its cache; check the net" in said
+
+    @pytest.mark.parametrize("has_chat", [True, False])
+    def test_a_folder_has_none(
+        self, home: Path, dataset: Path, model_folder: Path, capsys: Capture, has_chat: bool
+    ) -> None:
+        if not has_chat:
+            (model_folder / "tokenizer_config.json").unlink()
+        said = self.card(capsys, dataset, "--model", model_folder)
+        assert "has no tokenizer.json; put the tokenizer's files there, or name another model." in said
+
+    def test_a_name_of_no_model_is_refused(self, home: Path, dataset: Path, capsys: Capture) -> None:
+        code, out, err = cli(capsys, "check", dataset, "--json", "--model", "nonsense")
+        assert (code, out, "'nonsense' does not exist" in err) == (2, "", True)

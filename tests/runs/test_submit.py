@@ -229,8 +229,9 @@ def test_a_model_without_a_tokenizer_file_is_noted_only_where_it_matters(
     recipe_file: Path, dataset: Path, model_folder: Path
 ) -> None:
     assert noted(recipe_file) == []
-    said = f"The lengths of long rows are not counted: {model_folder} has no tokenizer.json."
-    assert noted(recipe_file, "finetune.max_length=32") == [said]
+    said = f"The lengths of long rows are not counted: {model_folder} has no tokenizer.json;"
+    (note,) = noted(recipe_file, "finetune.max_length=32")
+    assert note.startswith(said)
 
 
 def test_a_run_has_but_one_prompt(

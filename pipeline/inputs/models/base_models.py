@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import display, settings
-from pipeline.errors import InputError, LabError
+from pipeline.errors import InputError, LabError, NotHere
 from pipeline.inputs import azure_workspace
 from pipeline.inputs.azure_address import parse
 from pipeline.inputs.models import config_faults, starter_package
@@ -61,6 +61,7 @@ HUB, AZURE = "pipeline.inputs.models.hub_models", "pipeline.publish.azure.catalo
 COMMIT = re.compile("[0-9a-f]{40}")
 LARGEST_JSON = 1 << 22  # bytes of a config.json; real ones have some kilobytes
 ANSWER_SECONDS = 60
+NOT_NOW = 3  # the exit code of a process that cannot get a model, which may be there
 LONGEST_LICENCE = 100  # characters of its name; somebody else wrote them
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt"]
 SMALL_FILES = [pattern for pattern in HUB_FILES if "safetensors" not in pattern]
@@ -105,7 +106,7 @@ class Model:
 def resolve(model: str) -> Model:
     """Find a model by catalogue id, hub id or folder, without fetching its weights.
 
-    Raises InputError saying what is wrong with it and what to do.
+    Raises InputError saying what is wrong with it and what to do, NotHere if it cannot be had just now.
     """
     if model == "starter":
         return _starter()
@@ -236,7 +237,9 @@ def tokenizer_folder(model: Model, home: Path) -> Path:
     if (folder / TOKENIZER).is_file():
         return folder
     if folder.is_dir():
-        raise LabError(f"{model.id} has no {TOKENIZER}.")
+        raise LabError(
+            f"{model.id} has no {TOKENIZER}; put the tokenizer's files there, or name another model."
+        )
     if model.kind == "azureml":
         raise LabError(f"{model.id} is not here yet; check again after the first run with it.")
     # With the whole commit: of two that begin alike, one must not get the other's tokenizer.
@@ -381,12 +384,13 @@ def _ask_elsewhere(module: str, model: str, whom: str) -> Model:
     try:
         done = _elsewhere(ANSWER_SECONDS, module, model)
     except subprocess.TimeoutExpired:
-        raise InputError(
+        raise NotHere(
             f"model: {display.line(model)}: {whom} did not answer within a minute; try again later"
         ) from None
     if done.returncode != 0:
         reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no reason given"
-        raise InputError(f"model: {display.line(model)}: {display.line(reason)}")
+        kind = NotHere if done.returncode == NOT_NOW else InputError
+        raise kind(f"model: {display.line(model)}: {display.line(reason)}")
     return from_facts(json.loads(done.stdout))
 
 

@@ -23,6 +23,7 @@ from pipeline.inputs.models.base_models import (
     LARGEST_JSON,
     LONGEST_LICENCE,
     MORE_TOKENIZER_FILES,
+    NOT_NOW,
     SMALL_FILES,
     TOKENIZER,
     Model,
@@ -41,6 +42,10 @@ UNREACHABLE = (
     "the hub cannot be reached; try again later, or choose a model that is here (the hub's cache is for the"
     " command line, or for a page that is started with --hub-login)"
 )
+
+
+class _NotNow(LabError):
+    """There may be such a model, and it cannot be had."""
 
 
 def without_weights(model: Model, home: Path, report: Callable[[str], None]) -> Path:
@@ -75,7 +80,7 @@ def _ask_hub(model: str) -> Model:
         revision, told = info.sha or "", _told(info)
         folder = snapshot_download(model, revision=revision, allow_patterns=small)
     except GatedRepoError:
-        raise LabError(
+        raise _NotNow(
             "its license must be accepted on the hub first; then log in with `hf auth login`"
         ) from None
     except RepositoryNotFoundError:
@@ -91,13 +96,13 @@ def _ask_hub(model: str) -> Model:
         if answer is not None and answer.status_code in (401, 403, 404):
             raise LabError(NOT_PUBLIC if settings.public_only() else NOT_THERE) from None
         if settings.public_only():  # nobody says whether what is in the cache is public
-            raise LabError(UNREACHABLE) from None
+            raise _NotNow(UNREACHABLE) from None
         try:
             folder = snapshot_download(
                 model, revision=wanted or None, allow_patterns=small, local_files_only=True
             )
         except OSError:
-            raise LabError(
+            raise _NotNow(
                 "the hub cannot be reached and the model is not in its cache; check the network, or give a"
                 " local folder"
             ) from None
@@ -203,7 +208,7 @@ def _main(model: str, *into: str) -> int:
             print(to_json(dataclasses.asdict(_ask_hub(model))))
     except LabError as error:
         print(error, file=sys.stderr)
-        return 2
+        return NOT_NOW if isinstance(error, _NotNow) else 2
     return 0
 
 

