@@ -19,7 +19,8 @@ LONGEST_NEAR = 200  # letters of a key that may be a slip: to compare long ones 
 def misfits(row: dict[str, Any], template: templates.Template) -> Iterator[str]:
     """Reasons why a row cannot fill the template's fields; the last field is the response."""
     if templates.is_conversation(template, row):
-        yield from conversations.faults(row)
+        found = list(conversations.faults(row)) or templates.unwritten_calls(template, row)
+        yield from found
         return
     fields, optional = template.fields, template.optional
     for name in fields:

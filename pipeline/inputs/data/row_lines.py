@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from pipeline import display
 from pipeline.inputs.data import file_faults
+from pipeline.inputs.prompts.conversations import simplified
 
 LONGEST_LINE = 1024 * 1024  # bytes; a row this long is a mistake, and reading it would not be flat memory
 DEEPEST = 64  # lists and objects in each other; programs that read rows later give up at a few hundred
@@ -99,8 +100,13 @@ def parse_line(text: str) -> dict[str, Any] | str:
     if not isinstance(row, dict):
         return f'a row must be an object like {{"prompt": …}}, not {kind_of(row)}'
     if _HALF_PAIR.search(text) or any(isinstance(value, (dict, list)) for value in row.values()):
-        return _fault_inside(row) or row
+        return _fault_inside(row) or _simplified(row)
     return row
+
+
+def _simplified(row: dict[str, Any]) -> dict[str, Any]:
+    messages = row.get("messages")
+    return {**row, "messages": list(map(simplified, messages))} if isinstance(messages, list) else row
 
 
 def _fault_inside(row: dict[str, Any]) -> str | None:

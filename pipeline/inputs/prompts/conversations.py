@@ -27,6 +27,11 @@ MOST_TURNS = 200  # of the assistant
 MOST_READ = 4 << 20  # characters times turns: each turn is rendered and read with all that stands before it
 MOST_FAULTS = 5  # of one row that are named
 PROBE = "QZ7QZ7"
+DEVELOPER = "developer"  # what newer rows call the system
+ONLY_CALLS = (
+    "only calls tools, and the chat template of this model does not write tool calls, so there is nothing to"
+    " learn; choose a model whose template does, or leave such rows out"
+)
 
 
 class Turn(NamedTuple):
@@ -56,6 +61,41 @@ def turns(row: Row) -> list[Turn]:
         for at, message in enumerate(messages)
         if message["role"] == "assistant"
     ]
+
+
+def simplified(message: Any) -> Any:
+    """A message in the lab's own words: newer names of roles, and texts in parts, have older ones.
+
+    Anything else stays as it is, for `faults` to name.
+    """
+    if not isinstance(message, dict):
+        return message
+    if message.get("role") == DEVELOPER:
+        message = {**message, "role": "system"}
+    parts = message.get("content")
+    if isinstance(parts, list) and parts and all(_text_of(part) is not None for part in parts):
+        message = {**message, "content": "\n".join(str(_text_of(part)) for part in parts)}
+    return message
+
+
+def _text_of(part: Any) -> str | None:
+    """The text of a part of a message's content, None if it is another kind of part."""
+    if isinstance(part, dict) and part.get("type", "text") == "text":
+        part = part.get("text")
+    return part if isinstance(part, str) else None
+
+
+def unwritten_call(row: Row, source: str) -> str:
+    """Why an answer that only calls tools cannot be learned with a chat template; "" if none is such.
+
+    A template writes tool calls if it names them. The row has no `faults`.
+    """
+    if re.search(r"\btool_calls\b", source):
+        return ""
+    for at, message in enumerate(row["messages"], 1):
+        if message["role"] == "assistant" and not (message.get("content") or "").strip():
+            return f"message {at} {ONLY_CALLS}"
+    return ""
 
 
 def takes_tools(source: str) -> bool:
@@ -176,7 +216,8 @@ def _faults(at: int, message: Any) -> Iterator[str]:
         return
     if not isinstance(content, str):
         given = _kind(content) if "content" in message else "nothing"
-        yield f"message {at}: content must be text, not {given}"
+        said = "; of a list, each part must be a text" if isinstance(content, list) else ""
+        yield f"message {at}: content must be text, not {given}{said}"
     elif "\0" in content:
         yield f"message {at} has a NUL character, behind which tokenizers read nothing; remove it"
     elif role == "assistant" and not content.strip() and not calls:

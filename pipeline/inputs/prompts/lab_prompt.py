@@ -11,6 +11,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,20 @@ def messages_of(row: Row) -> list[dict[str, Any]]:
     return [*system, {"role": "user", "content": str(row["prompt"])}]
 
 
+def attempts(source: str, messages: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The messages as a chat template is given them, in turn until it takes them.
+
+    An answer that only calls tools has null for its content, or none. A template that knows that asks for
+    `none`; another one would fail or write "None", and is given an empty text.
+    """
+    if all(message.get("content") is not None for message in messages):
+        return [messages]
+    filled = [
+        message if message.get("content") is not None else {**message, "content": ""} for message in messages
+    ]
+    return [messages, filled] if re.search(r"\bnone\b", source, re.IGNORECASE) else [filled]
+
+
 def tools_of(row: Row) -> list[dict[str, Any]] | None:
     """What the template is to tell the model of tools, None for nothing."""
     return (row.get("tools") or None) if is_conversation(row) else None
@@ -161,14 +176,13 @@ def jinja_renderer(folder: Path) -> Render:
         except ImportError:
             raise SystemExit("The prompts of this model are written by jinja2: pip install jinja2") from None
         source = (folder / "chat_template.jinja").read_text("utf-8")
-        text: str = chat.from_string(source).render(
-            messages=messages_of(row),
-            tools=tools_of(row),
-            documents=None,
-            add_generation_prompt=True,
-            **tokens(folder),
-        )
-        return text.rstrip(" ")
+        given = {"tools": tools_of(row), "documents": None, "add_generation_prompt": True, **tokens(folder)}
+        *others, last = attempts(source, messages_of(row))
+        template = chat.from_string(source)
+        for messages in others:
+            with suppress(Exception):  # whatever the template raises
+                return str(template.render(messages=messages, **given)).rstrip(" ")
+        return str(template.render(messages=last, **given)).rstrip(" ")
 
     return render
 

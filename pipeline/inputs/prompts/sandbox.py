@@ -145,8 +145,12 @@ def _answer(request: dict[str, Any], seconds: float, characters: int) -> None:
     total, unsent = 0, TOGETHER  # the first answer is sent at once: without it, the first job was the last
     for messages, prompt, *tools in request["jobs"]:
         signal.setitimer(signal.ITIMER_PROF, seconds)
-        given = {"messages": messages, "tools": tools[0] if tools else None, "add_generation_prompt": prompt}
-        answers.append(_rendered(template, given | request["tokens"], characters))
+        given = {"tools": tools[0] if tools else None, "add_generation_prompt": prompt, **request["tokens"]}
+        for attempt in lab_prompt.attempts(request["source"], messages):
+            answer = _rendered(template, {"messages": attempt, **given}, characters)
+            if "error" not in answer:
+                break
+        answers.append(answer)
         signal.setitimer(signal.ITIMER_PROF, 0)
         written = len(answers[-1].get("text", ""))
         total, unsent = total + written, unsent + written

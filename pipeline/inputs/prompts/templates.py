@@ -199,6 +199,14 @@ def ignores_tools(template: Template, row: Row) -> bool:
     return bool(row.get("tools")) and not conversations.takes_tools(template.chat.source)
 
 
+def unwritten_calls(template: Template, row: Row) -> list[str]:
+    """Why a conversation that has no fault cannot be learned with this chat template, if it is at hand."""
+    if not isinstance(template, ChatTemplate) or template.chat is None:
+        return []
+    why = conversations.unwritten_call(row, template.chat.source)
+    return [why] if why else []
+
+
 def asked(template: Template, text: str) -> dict[str, Any]:
     """The fields of a question as `question` writes it. Raises InputError."""
     if isinstance(template, ChatTemplate) and (row := conversations.asked(text)) is not None:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from pipeline.errors import InputError
+from pipeline.inputs.data import row_faults, row_lines
+from pipeline.inputs.data.formats import shapes
 from pipeline.inputs.prompts import conversations, templates
 from pipeline.inputs.prompts.templates import Chat, Rendered
 from tests.helpers import talks
@@ -385,3 +387,59 @@ def test_hostile_conversations_are_rendered_or_refused_in_a_sentence() -> None:
             assert isinstance(found, (Rendered, str))
             if isinstance(found, str):
                 assert "\n" not in found
+
+
+CALLS = (
+    "{% for m in messages %}{{ '<' + m['role'] + '>' }}{{ m['content'] + '' }}"
+    "{% for c in m['tool_calls'] or [] %}[{{ c['function']['name'] }}]{% endfor %}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+KNOWS_NULL = CALLS.replace("{{ m['content'] + '' }}", "{{ '-' if m['content'] is none else m['content'] }}")
+ONLY_CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "look"}}]}
+
+
+@pytest.mark.parametrize("content", [{"content": None}, {}])
+@pytest.mark.parametrize(("source", "said"), [(CALLS, "<assistant>[look]</s>"), (KNOWS_NULL, None)])
+def test_an_answer_of_null_is_an_empty_text_where_the_template_does_not_know_null(
+    source: str, said: str | None, content: dict[str, None]
+) -> None:
+    call = {"role": "assistant", "tool_calls": ONLY_CALL["tool_calls"], **content}
+    row = {"messages": [USER, call, {"role": "tool", "content": "7"}, ANSWER]}
+    template = templates.parse("chat", templates.Chat(source))
+    assert list(row_faults.misfits(row, template)) == []
+    (found,) = templates.each(template, [row])
+    assert isinstance(found, templates.Rendered)
+    assert (said or ("<assistant>-[look]</s>" if "content" in content else "<assistant>[look]")) in found.full
+    assert "None" not in found.full
+    assert template.prompt(row) == found.prompt
+
+
+def test_a_template_without_tool_calls_has_nothing_of_an_answer_that_only_calls() -> None:
+    template = templates.parse(
+        "chat", templates.Chat("{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    )
+    row = {"messages": [USER, ONLY_CALL, {"role": "tool", "content": "7"}, ANSWER]}
+    said = "message 2 only calls tools, and the chat template of this model does not write tool calls"
+    (fault,) = row_faults.misfits(row, template)
+    assert fault.startswith(said)
+    assert fault.endswith("choose a model whose template does, or leave such rows out")
+    row["messages"][1] = {**ONLY_CALL, "content": "I look."}
+    assert list(row_faults.misfits(row, template)) == []
+    assert list(row_faults.misfits({"messages": [USER, ONLY_CALL]}, templates.parse("chat"))) == []
+
+
+def test_messages_in_newer_words_are_read_as_older_ones() -> None:
+    parts = [{"type": "text", "text": "One"}, {"text": "two"}, "three"]
+    given = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": parts}, ANSWER]
+    read = row_lines.parse_line(json.dumps({"messages": given}))
+    assert isinstance(read, dict)
+    system = {"role": "system", "content": "Be brief."}
+    assert read["messages"] == [system, {"role": "user", "content": "One\ntwo\nthree"}, ANSWER]
+    assert shapes.chat({"messages": given}, "messages") == read
+    for part in ({"type": "image_url", "image_url": {}}, {"type": "text"}, 7):
+        bad = {"role": "user", "content": [*parts, part]}
+        read = row_lines.parse_line(json.dumps({"messages": [bad, ANSWER]}))
+        assert isinstance(read, dict)
+        assert list(conversations.faults(read)) == [
+            "message 1: content must be text, not a list; of a list, each part must be a text"
+        ]

@@ -12,6 +12,7 @@ from pipeline import display
 from pipeline.inputs.data.formats import columns
 from pipeline.inputs.data.formats.columns import Columns
 from pipeline.inputs.data.formats.limits import Row
+from pipeline.inputs.prompts import conversations
 
 PROMPTS, QUESTIONS, ALPACA = "prompt/response", "question/answer", "alpaca"
 MESSAGES, SHAREGPT, TEXT, UNKNOWN = "messages", "sharegpt", "text", "unknown"
@@ -22,6 +23,11 @@ _ROLES = {
     "human": "user", "user": "user", "prompter": "user", "gpt": "assistant", "assistant": "assistant",
     "bot": "assistant", "model": "assistant", "chatgpt": "assistant", "system": "system", "tool": "tool",
 }  # fmt: skip
+_CALLS = ("function_call", "observation", "function_response", "tool_call", "tool_response")
+AS_MESSAGES = (
+    "write rows with tool calls as 'messages', each call in 'tool_calls' of an assistant's message and its"
+    " result as a message of the role tool, or leave them out"
+)
 ONLY_TEXT = (
     "the rows have one text only ({}), and the lab trains answers to prompts: add a column with the response"
 )
@@ -115,11 +121,14 @@ def _message(turn: Any) -> Row | str:
     if not isinstance(turn, dict):
         return "is no object"
     if "role" in turn:
-        return {name: value for name, value in turn.items() if value is not None or name == "role"}
+        known = {name: value for name, value in turn.items() if value is not None or name == "role"}
+        message: Row = conversations.simplified(known)
+        return message
     who, said = turn.get("from"), turn.get("value", turn.get("content"))
     role = _ROLES.get(who.strip().casefold()) if isinstance(who, str) else None
     if role is None:
-        return f"is from {display.quoted(who)}; known are human, gpt, system and tool"
+        said_by = f"is from {display.quoted(who)}; known are human, gpt, system and tool"
+        return f"{said_by}; {AS_MESSAGES}" if str(who).strip().casefold() in _CALLS else said_by
     if not isinstance(said, str):
         return "has no text as its value"
     if "\0" in said:

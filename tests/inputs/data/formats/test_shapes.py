@@ -63,3 +63,11 @@ def test_a_bad_turn_is_said_by_its_number(turns: Any, said: str) -> None:
     found = shapes.chat({"conversations": turns}, "conversations")
     assert isinstance(found, str)
     assert found.startswith(said)
+
+
+def test_sharegpts_tool_calls_are_refused_with_what_to_do() -> None:
+    turns = [{"from": "human", "value": "a"}, {"from": "Observation", "value": "7"}]
+    said = shapes.chat({"conversations": turns}, "conversations")
+    assert isinstance(said, str)
+    assert said.startswith("turn 2 of 'conversations' is from 'Observation'; known are human, gpt, system")
+    assert "write rows with tool calls as 'messages'" in said
