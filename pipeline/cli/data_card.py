@@ -43,7 +43,7 @@ def counted(
     found: Checked, template: str, model: base_models.Model | None, max_length: int
 ) -> dict[str, Any]:
     """What is counted of the rows themselves: tokens, null where no tokenizer is at hand, copies, leaks."""
-    if not found.report.rows:
+    if not found.report.rows or (found.made.is_made and not found.made.rows):
         return UNCOUNTED
     asked = data_card.Question(found.used, template, model, max_length)
     card = making.ended(data_card.making_card(asked))
@@ -56,6 +56,8 @@ def print_json(found: Checked, counts: dict[str, Any]) -> int:
     """Print the card as JSON; the exit code: 0 if the dataset can be used."""
     problems = [{"line": line, "message": message} for line, message in found.listed()]
     unusable = prepare_data.unusable(found)
+    if problems and found.report.more:
+        problems.append({"line": problems[-1]["line"], "message": found.report.messages()[-1]})
     if unusable and not problems:
         problems = [{"line": 1, "message": problem} for problem in unusable]
     made = found.made

@@ -191,7 +191,7 @@ class TestCheckFormats:
         (tmp_path / "1.csv").write_text("question,answer\na,b\n")
         (tmp_path / "2.json").write_text('[{"question": "c", "answer": "d"}, {"question": "e"}]')
         code, card = self.card(capsys, tmp_path / "1.csv", tmp_path / "2.json")
-        assert (code, card["container"], card["rows"]) == (2, "csv+json", 2)
+        assert (code, card["container"], card["rows"]) == (2, "csv+json", 3)
         assert card["problems"][0]["line"] == 2
         assert card["problems"][0]["message"].startswith("2.json: the column 'answer' is missing")
 
@@ -205,7 +205,7 @@ class TestCheckFormats:
         path.write_text(json.dumps(given, indent=1))
         code, out, _ = cli(capsys, "check", path, "--json")
         card = json.loads(out)
-        assert (code, card["container"], card["shape"], card["rows"]) == (2, "json", "messages", 2)
+        assert (code, card["container"], card["shape"], card["rows"]) == (2, "json", "messages", 3)
         assert card["problems"] == [
             {"line": 2, "message": 'a row must be an object like {"prompt": …}, not a number'},
             {"line": 3, "message": "message 3 has the role 'é'; known: system, user, assistant, tool"},
@@ -264,6 +264,93 @@ class TestCheckFormats:
         (model_folder / "tokenizer_config.json").write_text("{}")
         code, out, err = cli(capsys, "check", dataset, "--json", "--model", model_folder)
         assert (code, out, "has no chat template" in err) == (2, "", True)
+
+    @pytest.mark.parametrize(
+        ("name", "content", "rows"),
+        [
+            ("rows.jsonl", '{"prompt": "a", "response": "b"}\n{"prompt": "a", "response": ""}\n{\n', 2),
+            ("rows.json", '[{"prompt": "a", "response": "b"}, {"prompt": "a", "response": ""}]', 2),
+            ("rows.csv", "prompt,response\na,b\na,\na\n", 2),
+            ("rows.csv", "eins,zwei,drei\nx a,y b,z c\nx a,y d,z e\n", 2),
+            ("rows.csv", "one\n" + "a b\n" * 70, 70),
+        ],
+    )
+    def test_rows_are_those_that_could_be_read_in_every_format(
+        self, home: Path, tmp_path: Path, capsys: Capture, name: str, content: str, rows: int
+    ) -> None:
+        (tmp_path / name).write_text(content)
+        code, card = self.card(capsys, tmp_path / name)
+        assert (code, card["rows"]) == (2, rows)
+
+    def test_of_many_problems_the_last_says_how_many_more_there_are(
+        self, home: Path, tmp_path: Path, capsys: Capture
+    ) -> None:
+        path = tmp_path / "rows.csv"
+        path.write_text("prompt,response\n" + "a\n" * 61 + "a,b\n")
+        code, card = self.card(capsys, path)
+        assert (code, card["container"], card["shape"]) == (2, "csv", "prompt/response"), "by its header"
+        assert len(card["problems"]) == 21
+        assert card["problems"][-1] == {"line": 21, "message": "and 41 more"}
+        path = tmp_path / "rows.jsonl"
+        path.write_text('{"prompt": "a", "response": ""}\n' * 30)
+        assert self.card(capsys, path)[1]["problems"][-1] == {"line": 20, "message": "and 10 more"}
+
+    def test_a_table_whose_cells_are_all_empty_is_known_by_its_header(
+        self, home: Path, tmp_path: Path, capsys: Capture
+    ) -> None:
+        path = tmp_path / "rows.csv"
+        path.write_text("prompt,response\na,\nb,\n")
+        code, card = self.card(capsys, path)
+        assert (code, card["shape"], card["columns"]["response"]) == (2, "prompt/response", ["response"])
+        assert [problem["line"] for problem in card["problems"]] == [2, 3]
+        for content, said in (("prompt,response\n", "has no rows, only a header"), ("", "the file is empty")):
+            path.write_text(content)
+            code, card = self.card(capsys, path)
+            assert (code, card["container"], card["rows"]) == (2, "csv", 0)
+            assert said in card["problems"][0]["message"]
+
+    def test_a_folder_or_a_missing_file_is_one_sentence(
+        self, home: Path, tmp_path: Path, capsys: Capture
+    ) -> None:
+        for path, said in (
+            (tmp_path, "is a folder; give the files in it"), (tmp_path / "x", "there is no such file"),
+        ):  # fmt: skip
+            assert cli(capsys, "check", path, "--json") == (2, "", f"{path}: {said}\n")
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            (
+                '{"data": [{"prompt": "a", "response": "b"}]}',
+                "the rows stand in a list inside 'data'; give",
+            ),
+            (
+                '{"version": "1",\n "train": [\n  {"prompt": "a", "response": "b"}\n ]\n}',
+                "the rows stand in a list inside 'train'; give the list itself",
+            ),
+            (
+                '{"question": "What is it?", "context": "It is so.", "answers": {"text": ["so"]}}\n' * 3,
+                "the answers in 'answers' are lists or objects, and the lab trains on texts",
+            ),
+            ('{"prompt": "a", "response": "b"}\n// "c"\n', "this is a comment, which JSON does not have"),
+            ('{"prompt": "a", "response": "b"} # c\n' * 2, "this is a comment, which JSON does not have"),
+        ],
+    )
+    def test_what_is_nearly_rows_is_refused_with_what_to_do(
+        self, home: Path, tmp_path: Path, capsys: Capture, content: str, said: str
+    ) -> None:
+        path = tmp_path / "rows.json"
+        path.write_text(content)
+        code, card = self.card(capsys, path)
+        assert code == 2
+        assert said in card["problems"][0]["message"]
+
+    def test_rows_that_hold_lists_of_that_name_are_rows(
+        self, home: Path, tmp_path: Path, capsys: Capture
+    ) -> None:
+        path = tmp_path / "rows.jsonl"
+        path.write_text('{"data": [{}], "prompt": "a", "response": "b"}\n' * 2)
+        assert self.card(capsys, path)[0] == 0
 
 
 class TestWithoutATokenizer:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from pipeline import display
 from pipeline.errors import InputError
-from pipeline.inputs.data import row_faults, row_lines, splitting, telling
+from pipeline.inputs.data import file_faults, row_faults, row_lines, splitting, telling
 from pipeline.inputs.data.lengths import Lengths
 from pipeline.inputs.data.splitting import POSITIONS, ROWS, TURNS, Contents, Parts
 from pipeline.inputs.data.telling import Clock
@@ -36,7 +36,10 @@ ENOUGH_BYTES = 2 << 20  # and those that begin in so many bytes, because a page 
 
 @dataclass(frozen=True)
 class Report:
-    """What `check` found. `problems` are sentences that begin with FILE:LINE; `more` were left out."""
+    """What `check` found. `problems` are sentences that begin with FILE:LINE; `more` were left out.
+
+    `rows` are those of the file that could be read, with and without problems.
+    """
 
     rows: int
     fields: tuple[str, ...]
@@ -118,7 +121,7 @@ def checking(
     Raises InputError if the file is not there or the template is faulty.
     """
     if not path.is_file():
-        raise InputError(f"{display.plain(str(path))}: there is no such file")
+        raise InputError(f"{display.plain(str(path))}: {file_faults.no_file(path)}")
     parsed = templates.parse(template, chat)
     found = _Findings(path, parsed, Contents(parsed.fields, parsed.optional, seed))
     good = found.good_rows()

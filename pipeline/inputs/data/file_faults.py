@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from itertools import islice
+from pathlib import Path
 
 from pipeline import display
 
@@ -19,6 +20,7 @@ PYTHON = (
     " false"
 )
 COMMAS = "a comma follows the object; write one object per line, without commas between them"
+COMMENT = "this is a comment, which JSON does not have; take it out"
 JOINED = "several objects stand on one line; write one object per line"
 OLD_MAC = f"the file has the line ends of old Macs (CR alone); {INSTEAD}, with LF line ends"
 MARKS = (
@@ -63,7 +65,34 @@ _UNMARKED = (
 _PYTHON_WORD = re.compile(r"(None|True|False)\b|[ubr]?'")
 _NAME = re.compile(r"[\w .-]{1,60}")
 _CONTROLS = {"\t": ("a tab", "\\t"), "\r": ("a carriage return", "\\r")}
+_WRAPPED = re.compile(  # {"version": "1.1", "data": [{
+    r'\s*\{\s*(?:"[^"\\]{1,60}"\s*:\s*(?:"[^"\\]{0,1000}"|[\w.+-]+)\s*,\s*){0,10}'
+    r'"(data|train|test|validation|rows|examples|records|samples|items|dataset)"\s*:\s*\[\s*[{\[]'
+)
+_COMMENT = ("//", "/*", "#")
 _SEPARATORS = (("\t", "TSV (tab-separated)"), (",", "CSV"), (";", "CSV (with semicolons)"))
+
+
+def no_file(path: Path) -> str:
+    """Why a path is no file."""
+    return "is a folder; give the files in it" if path.is_dir() else "there is no such file"
+
+
+def of_wrapped(text: str, whole: bool) -> str | None:
+    """What is wrong with a file that is one object around the list of its rows; None for any other.
+
+    `text` is its beginning, or `whole` of it.
+    """
+    found = _WRAPPED.match(text.removeprefix("\ufeff"))
+    if not found:
+        return None
+    lines = [line for line in text.split("\n") if line.strip()]
+    if sum(_is(dict, line) for line in lines[: None if whole else -1][:5]) > 1:
+        return None  # JSON lines, whose rows have such a list
+    return (
+        f"the rows stand in a list inside {display.quoted(found[1])}; give the list itself, from its [ to its"
+        " ], as a JSON array"
+    )
 
 
 def of_bytes(head: bytes) -> str | None:
@@ -169,6 +198,8 @@ def of_line(text: str, error: json.JSONDecodeError) -> str:
         why = _extra(text[: error.pos], rest.strip(), where)
     elif not rest.strip():
         why = f"the line ends too early, {where}; the whole object must stand on one line"
+    elif rest.startswith(_COMMENT):
+        why = f"{COMMENT} ({where})"
     elif _PYTHON_WORD.match(rest):
         why = f"{PYTHON} ({where})"
     elif rest[0] in "}]" and text[: error.pos].rstrip().endswith(","):
@@ -197,6 +228,8 @@ def _inside_text(message: str, rest: str, where: str) -> str:
 def _extra(before: str, rest: str, where: str) -> str:
     if "\r" in before.strip() or before.endswith("\r"):
         return OLD_MAC
+    if rest.startswith(_COMMENT):
+        return f"{COMMENT} ({where})"
     if rest == ",":
         return COMMAS
     if rest.lstrip(", ").startswith("{"):

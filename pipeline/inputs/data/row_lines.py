@@ -25,7 +25,8 @@ def scan(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Yield (line number, the row or what is wrong with the line); stop where reading on is pointless."""
     with path.open("rb") as file:
         head = file.read(file_faults.HEAD)
-        if kind := file_faults.of_bytes(head):
+        text = head.decode("utf-8", "replace")
+        if kind := file_faults.of_bytes(head) or file_faults.of_wrapped(text, len(head) < file_faults.HEAD):
             yield 1, kind
             return
         file.seek(0)

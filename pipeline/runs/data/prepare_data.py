@@ -254,7 +254,9 @@ def made_name(given: Sequence[Path]) -> str:
 def _of_making(made: Made) -> datasets.Report:
     """The report on files of which no row could be made."""
     problems = [f"{made.named(number)}: {problem}" for number, problem in sorted(made.problems)]
-    return datasets.Report(0, made.fields, [], problems, made.more, made.stopped, broken=len(problems))
+    return datasets.Report(
+        made.read, made.fields, [], problems, made.more, made.stopped, broken=len(problems)
+    )
 
 
 def _joined(made: Made, report: datasets.Report) -> datasets.Report:
@@ -270,6 +272,7 @@ def _joined(made: Made, report: datasets.Report) -> datasets.Report:
     listed = found[: datasets.MOST_PROBLEMS]
     return replace(
         report,
+        rows=made.read,
         problems=[f"{made.named(number)}: {problem}" for number, problem in listed],
         more=made.more + report.more + len(found) - len(listed),
         stopped=made.stopped or report.stopped,

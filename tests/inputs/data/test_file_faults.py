@@ -95,7 +95,7 @@ LINES = {
     '{"prompt": "say "a" to b"}': "not JSON: a comma is missing at character 18, or a quote inside a text",
     '{"prompt": }': "not JSON: '}' at character 12 is not expected there",
     '{"prompt": "a"} x': "not JSON: something follows the first value, at character 17: 'x'",
-    "# rows": "not JSON: '#' at character 1 is not expected there",
+    "# rows": "not JSON: this is a comment, which JSON does not have; take it out (at character 1)",
 }
 
 

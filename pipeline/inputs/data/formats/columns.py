@@ -133,6 +133,18 @@ def proposed(sample: Sequence[Row], names: Sequence[str]) -> tuple[Columns | Non
     return Columns(prompts, (response,), (system,) if system else ()), sure
 
 
+def nested_answers(sample: Sequence[Row], names: Sequence[str]) -> str:
+    """The column that is called like answers and has lists or objects in place of texts; "" if there is none,
+    or another one has a response's name and texts."""
+    known = [name for name in names if name.casefold() in _RESPONSE]
+    found = {name: [row[name] for row in sample if row.get(name) not in (None, "")] for name in known}
+    if any(_most(map(_is_plain, values)) for values in found.values()):
+        return ""
+    return next(
+        (name for name, given in found.items() if _most(isinstance(one, (list, dict)) for one in given)), ""
+    )
+
+
 def _first(names: Sequence[str], plain: dict[str, str], known: Sequence[str]) -> str | None:
     """The column with the clearest of the known names."""
     found = [name for name in names if plain[name] in known]

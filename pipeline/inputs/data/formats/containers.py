@@ -74,13 +74,14 @@ def _recognised(head: bytes, packed: bool, ending: str) -> Container | str:
     if head.startswith(parquet.MAGIC):
         return Container(PARQUET, packed)
     encoding = text_lines.encoding(head)
-    if encoding.startswith("utf-8") and (kind := file_faults.of_bytes(head)):
+    text, whole = _text(head, encoding), len(head) < HEAD
+    kind = file_faults.of_bytes(head) if encoding.startswith("utf-8") else None
+    if kind := kind or file_faults.of_wrapped(text, whole):
         return kind
-    text = _text(head, encoding)
-    fault = file_faults.of_text(text.encode("utf-8", "replace"), len(head) < HEAD)
+    fault = file_faults.of_text(text.encode("utf-8", "replace"), whole)
     if fault == file_faults.ARRAY:
         return Container(JSON_ARRAY, packed, encoding)
-    if not text.strip() or text.lstrip()[0] in "{[" or (fault is None and ending not in delimited.ENDINGS):
+    if text.lstrip().startswith(("{", "[")) or (fault is None and ending not in delimited.ENDINGS):
         return Container(JSON_LINES, packed, encoding)
     dialect = None if fault and fault.startswith(file_faults.MARKUP) else delimited.sniffed(text, ending)
     if dialect is None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline import display, settings
 from pipeline.errors import InputError, LabError
-from pipeline.inputs.data import row_lines
+from pipeline.inputs.data import file_faults, row_lines
 from pipeline.inputs.data.formats import columns, containers, shapes, text_lines
 from pipeline.inputs.data.formats.columns import Columns
 from pipeline.inputs.prompts import templates
@@ -37,6 +37,7 @@ class Made:
     columns    the choice that was applied or that the rows have; None for chats, and rows with own fields
     proposed   what would be applied if nothing was chosen
     problems   (line or row, sentence); `more` were not listed; `stopped` is where reading ended for them
+    read       rows of what was given, with and without problems, where others were made of them
     starts     how many lines or rows come before each source's
     """
 
@@ -48,6 +49,7 @@ class Made:
     columns: Columns | None = None
     proposed: Columns | None = None
     rows: int = 0
+    read: int = 0
     problems: tuple[tuple[int, str], ...] = ()
     more: int = 0
     stopped: int = 0
@@ -100,7 +102,7 @@ def preparing(
     """
     for file in given:
         if not file.is_file():
-            raise InputError(f"{display.plain(str(file))}: there is no such file")
+            raise InputError(f"{display.plain(str(file))}: {file_faults.no_file(file)}")
     wanted = None if template.strip() == templates.CHAT else templates.parse(template).fields
     if len(given) == 1 and (as_it_is := _as_it_is(given[0], wanted, chosen)):
         return as_it_is
@@ -156,7 +158,7 @@ def _as_it_is(file: Path, wanted: Sequence[str] | None, chosen: Columns | None) 
     if same:
         system = ("system",) if "system" in shape.fields else ()
         return replace(made, columns=Columns(("prompt",), ("response",), system))
-    if chosen is None and (fits or shape.name in (shapes.MESSAGES, shapes.UNKNOWN)):
+    if chosen is None and (fits or shape.name in (shapes.MESSAGES, shapes.UNKNOWN)) and not shape.nested:
         return made
     return None
 

@@ -31,11 +31,12 @@ _UNCLOSED = "a quote that opens here is never closed"
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a table is written. `named` says whether its first row names the columns."""
+    """How a table is written. `named` says whether its first row names the columns, and `names` which."""
 
     separator: str
     said: bool = False  # in a first line of its own
     named: bool = True
+    names: tuple[str, ...] = ()
 
 
 def sniffed(text: str, ending: str) -> Dialect | None:
@@ -60,7 +61,9 @@ def sniffed(text: str, ending: str) -> Dialect | None:
     header = next(_cells(lines, separator), [])
     if not sure and (best[0] < ALIKE or not all(_NAME.fullmatch(cell.strip()) for cell in header)):
         return None
-    return Dialect(separator, named=_is_header(header))
+    named = _is_header(header)
+    names = tuple(" ".join(cell.split()) for cell in header[:MOST_COLUMNS])
+    return Dialect(separator, named=named, names=names if named and all(names) else ())
 
 
 def _cells(lines: list[str], separator: str) -> Iterator[list[str]]:

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 from pipeline.errors import InputError, LabError, expected, sentence
 from pipeline.inputs.data import datasets
 from pipeline.inputs.data.formats import columns, containers, shapes
+from pipeline.inputs.data.formats.containers import Container
 from pipeline.inputs.data.formats.limits import (
     EXPANDS,
     LONGEST_ROW,
@@ -47,6 +48,8 @@ OTHER = (
 )
 
 
+HEADER_ONLY = "the file has no rows, only a header"
+NAMED = "text"  # what stands in a column of which only the name can be read
 EXPANDED = "the files unpack to far more than their size; unpack them, or give a part of them"
 
 
@@ -66,11 +69,13 @@ class Making:
     shape: Shape | None = None
     applied: columns.Columns | None = None
     rows: int = 0
+    read: int = 0  # rows of the files, with and without problems
     problems: list[tuple[int, str]] = field(default_factory=list)
     more: int = 0
     stopped: int = 0
     number: int = 0  # of the row that was read last
     room: int = UNPACKED  # bytes that may still be written
+    has_header: bool = False  # whether one of the files names its columns
     _written: int = 0
     _clock: Clock = field(default_factory=Clock)
 
@@ -86,7 +91,7 @@ class Making:
             self.containers[known.name] = None
             self.units[-1] = known.unit
             with containers.opened(path, known, work) as rows:
-                yield from self._read(rows, start, known.unit)
+                yield from self._read(rows, start, known)
         except EndsHereError as error:
             self.number = max(self.number, start + (error.line or self.number - start + 1))
             self._note(self.number, str(error))
@@ -95,9 +100,17 @@ class Making:
             self._note(start + 1, f"cannot be read ({error.strerror})")
             self.stopped = start + 1
 
-    def _read(self, rows: Rows, start: int, unit: str) -> Iterator[str]:
+    def _read(self, rows: Rows, start: int, known: Container) -> Iterator[str]:
+        unit = known.unit
         first, rest = _sample(rows)
-        self._see([row for _, row in first if isinstance(row, dict)])
+        sample = [row for _, row in first if isinstance(row, dict)]
+        names = known.dialect.names if known.dialect else ()
+        self.has_header = self.has_header or bool(names)
+        try:
+            self._see(sample or [dict.fromkeys(names, NAMED)] * bool(names))
+        except EndsHereError as error:
+            yield from self._count(chain(first, rest), unit)
+            raise error
         for number, row in chain(first, rest):
             self.number = start + number
             self._take(row)
@@ -106,6 +119,18 @@ class Making:
                 return
             if self._clock.is_due():
                 yield f"{unit.capitalize()} {number:,}…"
+
+    def _count(self, rows: Rows, unit: str) -> Iterator[str]:
+        """Count the rows of a file that is refused."""
+        read = self.read
+        try:
+            for number, row in rows:
+                self.read += isinstance(row, dict)
+                if self._clock.is_due():
+                    yield f"{unit.capitalize()} {number:,}…"
+        except EndsHereError:
+            if self.read == read:  # that says more than what its header is
+                raise
 
     def _see(self, sample: list[Row]) -> None:
         """Know the rows of a file by its first ones. Raises EndsHereError if they cannot be used."""
@@ -132,6 +157,7 @@ class Making:
 
     def _take(self, row: Row | str) -> None:
         if isinstance(row, dict):
+            self.read += 1
             row = self._made(row)
         if isinstance(row, dict):
             try:
@@ -170,6 +196,8 @@ class Making:
     def found(self) -> dict[str, Any]:
         """What `convert` reads."""
         shape = self.shape
+        if self.has_header and not self.read and not self.problems:
+            self._note(1, HEADER_ONLY)
         return {
             "container": "+".join(self.containers),
             "units": self.units,
@@ -179,6 +207,7 @@ class Making:
             "proposed": shape.columns.to_dict() if shape and shape.columns else None,
             "columns": self.applied.to_dict() if self.applied else None,
             "rows": self.rows,
+            "read": self.read,
             "problems": self.problems,
             "more": self.more,
             "stopped": self.stopped if self.more else 0,

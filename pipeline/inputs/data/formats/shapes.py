@@ -31,6 +31,10 @@ AS_MESSAGES = (
 ONLY_TEXT = (
     "the rows have one text only ({}), and the lab trains answers to prompts: add a column with the response"
 )
+NESTED = (
+    "the answers in {} are lists or objects, and the lab trains on texts: write the text of one answer into a"
+    " column of its own, such as answer"
+)
 UNCLEAR = "which columns hold prompt and response is not clear; columns here: {}. Choose them: {}"
 
 
@@ -39,6 +43,7 @@ class Shape:
     """What rows are. `columns` is the choice proposed, `sure` whether it needs no person to look at it.
 
     key     where a row has its turns, "" where it has none
+    nested  the column whose answers are lists or objects, "" if none are
     """
 
     name: str
@@ -46,12 +51,15 @@ class Shape:
     columns: Columns | None = None
     sure: bool = False
     key: str = ""
+    nested: str = ""
 
     @property
     def problem(self) -> str:
         """Why rows cannot be used as recognised, "" if they can."""
         if self.sure or self.name in CHATS:
             return ""
+        if self.nested:
+            return NESTED.format(display.quoted(self.nested))
         here = display.names(self.fields) or "none"
         if self.name == TEXT:
             return ONLY_TEXT.format(here)
@@ -67,6 +75,10 @@ def recognised(sample: Sequence[Row]) -> Shape:
             first = turns[0]
             return Shape(MESSAGES if "role" in first and key == "messages" else SHAREGPT, fields, key=key)
     choice, sure = columns.proposed(sample, fields)
+    if choice is None and {"prompt", "response"} <= set(fields):
+        return Shape(PROMPTS, fields, columns.SAME, True)  # what is wrong with its rows is said by line
+    if nested := columns.nested_answers(sample, fields):
+        return Shape(UNKNOWN, fields, nested=nested)
     if choice is None:
         texts = [n for n in fields if any(isinstance(row.get(n), str) and row[n].strip() for row in sample)]
         return Shape(TEXT if len(texts) == 1 else UNKNOWN, fields)
