@@ -93,7 +93,8 @@ talk = st.lists(said, min_size=2, max_size=6).map(lambda texts: talks.talk(*text
 
 marked = st.sampled_from([
     "### Instruction:\n", "### Input:", "\n### Response:\n", "### Human:", "### Assistant:",
-    "<|im_start|>user\n", "<|im_start|>assistant\n", "<|im_end|>\n", "<|start_header_id|>user<|end_header_id|>",
+    "<|im_start|>user\n", "<|im_start|>assistant\n", "<|im_end|>\n",
+    "<|start_header_id|>user<|end_header_id|>",
     "<|start_header_id|>assistant<|end_header_id|>", "<|eot_id|>", "<s>", "</s>", "[INST]", "[/INST]",
     "<<SYS>>", "<</SYS>>", "<|user|>", "<|assistant|>", "Below is an instruction",
 ])  # fmt: skip
