@@ -71,17 +71,16 @@ def check(args: argparse.Namespace) -> int:
         model = data_card.model_at_hand(path, args.template)
     else:
         model = base_models.resolve(path) if path else None
-        data_check.require_chat(args.template, model)
     given, chosen = _data(args)
     with prepare_data.work_folder(settings.home()) as work:
         steps = prepare_data.checking(
             given, work, args.template, model, max_length=args.max_length, chosen=chosen
         )
         found = prepare_data.ended(steps, given[0])
+        template = found.made.template(args.template)
+        data_check.require_chat(template, model)
         if args.json:
-            return data_card.print_json(
-                found, data_card.counted(found, args.template, model, args.max_length)
-            )
+            return data_card.print_json(found, data_card.counted(found, template, model, args.max_length))
     if problem := prepare_data.unusable(found):
         raise InputError(problem)
     return data_card.print_text(found)
@@ -112,7 +111,8 @@ def _show_row(args: argparse.Namespace) -> int:
         made = datasets.ended(prepare_data.preparing(given, work, args.template, chosen))
         if made.problems and not made.rows:
             raise InputError([f"{made.named(number)}: {problem}" for number, problem in made.problems])
-        found = row_view.view(made.path, args.template, model, where, line, args.max_length)
+        template = made.template(args.template)
+        found = row_view.view(made.path, template, model, where, line, args.max_length)
     source, unit, number = made.place(found["line"])
     print(f"{display.plain(str(source))}, {unit} {number:,}, as {display.line(model.id)} reads it\n")
     print(terminal.tokens(found, args.max_length))

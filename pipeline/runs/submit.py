@@ -23,7 +23,7 @@ from pipeline.inputs.data.formats.convert import Made
 from pipeline.inputs.models import base_models
 from pipeline.inputs.prompts import templates
 from pipeline.runs import check_pool
-from pipeline.runs.data import data_card, prepare_data
+from pipeline.runs.data import data_card, prepare_data, text_form
 from pipeline.runs.data.prepare_data import Checked
 from pipeline.runs.preflight import presets
 from pipeline.runs.preflight import report as preflight
@@ -36,6 +36,7 @@ from pipeline.system import files
 from pipeline.worker import loop
 
 MOST_OWNER_LETTERS = 40
+OTHER_FORM = "one of this file and the dataset is plain text, and the other is not; give one of the same kind"
 
 
 Say = Callable[[str], None]
@@ -121,6 +122,9 @@ def answer(recipes: list[dict[str, Any]]) -> Generator[str, None, list[dict[str,
             try:
                 recipe, settled = yield from _settling(from_dict(given), notes.append, prepared)
                 model = check(recipe, notes.append, prepared)
+                form, said = text_form.settling(recipe, prepared.template(recipe))
+                recipe, settled = recipe.settled(form), {**settled, **form}
+                notes += said
                 takes = prepared.preflight(recipe, model)
                 told = {"notes": notes, "settled": settled, "preflight": takes}
                 found.append({"model": model.pinned, **told, **prepared.result(recipe)})
@@ -267,10 +271,17 @@ class Prepared:
         names = findings.parse(recipe.leave_out)
         try:
             self._seen[key] = found = prepare_data.check(*given, _longest(recipe), chosen, names)
+            template = found.made.template(recipe.template)
+            self._seen[self._key(dataclasses.replace(recipe, template=template))] = found
         except InputError as error:
             self._seen[key] = error
             raise
         return found
+
+    def template(self, recipe: Recipe) -> str:
+        """The template that the data of a recipe is read with, after `checked`."""
+        found = self._seen.get(self._key(recipe))
+        return found.made.template(recipe.template) if isinstance(found, Checked) else recipe.template
 
     def files(self, recipe: Recipe, model: base_models.Model | None) -> dict[str, Checked]:
         """By stage, the rows that it reads besides the data. Raises InputError naming the option."""
@@ -278,7 +289,9 @@ class Prepared:
         for name, options in recipe.stages().items():
             if not (file := ask(name, "file", options)):
                 continue
-            key = name, file, recipe.template, recipe.model, self._key(recipe)
+            template = self.template(recipe)
+            like = dataclasses.replace(recipe, template=template)
+            key = name, file, template, recipe.model, self._key(like)
             if key not in self._seen:
                 folder = self._work / str(len(self._seen))
                 folder.mkdir()
@@ -299,9 +312,12 @@ class Prepared:
         columns_of_data = data.made.columns if isinstance(data, Checked) and data.made.has_chosen else None
         try:
             alike = datasets.ended(prepare_data.shared(columns_of_data, [file], folder, recipe.template))
-            return prepare_data.check(file, folder, recipe.template, model, *split, alike, least=1)
+            found = prepare_data.check(file, folder, recipe.template, model, *split, alike, least=1)
         except InputError as error:
             return InputError([f"{where}: {problem}" for problem in error.problems])
+        if found.made.template(recipe.template) != self.template(recipe):
+            return InputError(f"{where}: {display.line(file.name)}: {OTHER_FORM}")
+        return found
 
     def preflight(self, recipe: Recipe, model: base_models.Model) -> dict[str, Any]:
         """What a recipe that was checked takes. Raises InputError with what does not fit this machine."""

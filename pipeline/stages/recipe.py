@@ -105,12 +105,12 @@ class Recipe(Basics):
     auto: tuple[str, ...] = ()
 
     def settled(self, values: dict[str, Any]) -> Recipe:
-        """The recipe with the values that each `auto` stands for, by key."""
+        """The recipe with other values by key: those that each `auto` stands for, and what data needs."""
         changed: dict[str, Any] = {}
         for key, value in values.items():
             stage, _, name = key.partition(".")
             options = changed.get(stage, getattr(self, stage))
-            changed[stage] = dataclasses.replace(options, **{name: value})
+            changed[stage] = dataclasses.replace(options, **{name: value}) if name else value
         return dataclasses.replace(self, **changed, auto=tuple(key for key in self.auto if key not in values))
 
     def stages(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Five files of the shapes that people bring, each taken by mouse alone from its upload to a running run."""
+"""Six files of the shapes that people bring, each taken by mouse alone from its upload to a running run."""
 
 from __future__ import annotations
 
@@ -65,10 +65,15 @@ FILES = [
         gzip.compress(parquet([{"conversations": shared(*pair)} for pair in TOWNS])),
         "parquet.gz, sharegpt",
     ),
+    Brought(
+        "story.txt",
+        "\n\n".join(f"{asked} {answered}" for asked, answered in TOWNS).encode(),
+        "txt, plain text: response = text; each is learned as a whole",
+    ),
 ]
 
 
-def test_five_files_are_taken_by_mouse_to_a_running_run(working_app, tmp_path: Path, shot) -> None:
+def test_six_files_are_taken_by_mouse_to_a_running_run(working_app, tmp_path: Path, shot) -> None:
     for brought in FILES:
         path = tmp_path / brought.name
         path.write_bytes(brought.content)

@@ -161,6 +161,26 @@ class TestCheckFormats:
         assert (code, card["rows"], card["duplicates"], card["leaks"]) == (0, 11, 1, 0)
         assert card["tokens"] == {"median": 6, "p95": 9, "max": 9, "cut": 2}
 
+    def test_plain_text_needs_no_option_and_no_chat_template(
+        self, home: Path, model_folder: Path, bytes_as_tokens: Path, tmp_path: Path, capsys: Capture
+    ) -> None:
+        config = json.loads((model_folder / "tokenizer_config.json").read_text())
+        config.pop("chat_template")
+        (model_folder / "tokenizer_config.json").write_text(json.dumps(config))
+        path = tmp_path / "story.txt"
+        path.write_text("Once there was a town.\n\nIt lies in a valley.\n")
+        code, card = self.card(capsys, path, "--model", model_folder)
+        assert (code, card["container"], card["shape"], card["rows"]) == (0, "txt", "plain text", 2)
+        assert card["columns"] == {"prompt": [], "response": ["text"], "system": []}
+        assert card["tokens"]["max"] == len("Once there was a town.") + len(("begin", "end"))
+        code, out, _ = cli(capsys, "check", path, "--model", model_folder)
+        assert "txt, plain text: response = text; each is learned as a whole" in out
+        assert out.endswith("The first row as the model reads it:\n\nOnce there was a town.\n")
+        code, out, _ = cli(capsys, "check", path, "--show", 1, "--model", model_folder)
+        lines = [line.split(maxsplit=3) for line in out.splitlines()]
+        assert "".join(line[3].strip('"') for line in lines[3:] if line[2:3] == ["prompt"]).strip() != ""
+        assert code == 0
+
     def test_problems_have_their_line_and_the_exit_code_is_2(
         self, home: Path, tmp_path: Path, capsys: Capture
     ) -> None:

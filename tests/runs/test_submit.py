@@ -322,6 +322,44 @@ def test_what_was_recognised_is_recorded(
     assert submit.again(run).to_yaml().count("question") == 1
 
 
+def test_plain_text_is_trained_as_a_whole_and_the_recipe_says_so(
+    store: Store, recipe_file: Path, model_folder: Path, no_worker: list[Path]
+) -> None:
+    (model_folder / "tokenizer_config.json").unlink()  # text needs no chat template
+    story = recipe_file.parent / "story.txt"
+    story.write_text("".join(f"In valley {i} lies a town. It is town {i}.\n\n" for i in range(9)))
+    said: list[str] = []
+    run = store.get(submit.submit(store, recipe.load(recipe_file, ["data=story.txt"]), note=said.append))
+    assert (run.recipe["template"], run.recipe["finetune"]["loss_on"]) == ("{prompt}{response}", "all")
+    assert run.recipe["columns"] == {"prompt": [], "response": ["text"], "system": []}
+    assert run.stage("finetune").options["loss_on"] == "all"
+    assert said[-2:] == [
+        "template is {prompt}{response}: the rows are plain text, whose beginning is the prompt.",
+        "finetune.loss_on is all: plain text is learned as a whole.",
+    ]
+    assert [row for _, row in datasets.rows(Path(run.data))][3] == {
+        "prompt": "In valley 3", "response": " lies a town. It is town 3.",
+    }  # fmt: skip
+    same = store.get(submit.submit(store, submit.again(run)))
+    assert (same.data, same.recipe["template"]) == (run.data, run.recipe["template"])
+    own = ["data=story.txt", "template='{prompt} ~{response}'"]  # a choice that is respected
+    run = store.get(submit.submit(store, recipe.load(recipe_file, own)))
+    assert (run.recipe["template"], run.recipe["finetune"]["loss_on"]) == ("{prompt} ~{response}", "response")
+
+
+def test_plain_text_is_evaluated_on_plain_text(
+    store: Store, recipe_file: Path, no_worker: list[Path]
+) -> None:
+    text = "".join(f"In valley {i} lies a town. It is town {i}.\n" for i in range(9))
+    for name in ("story.txt", "asked.txt"):
+        (recipe_file.parent / name).write_text(text)
+    other = problem(store, recipe_file, "evaluate.data=asked.txt")
+    assert other == f"evaluate.data: asked.txt: {submit.OTHER_FORM}"
+    given = recipe.load(recipe_file, ["data=story.txt", "evaluate.data=asked.txt"])
+    run = store.get(submit.submit(store, given))
+    assert len(list(datasets.rows(Path(run.recipe["evaluate"]["data"])))) == 9
+
+
 def test_a_bad_row_of_a_table_is_refused_by_its_own_line_and_nothing_is_left(
     store: Store, recipe_file: Path, dataset: Path, no_worker: list[Path]
 ) -> None:

@@ -13,7 +13,7 @@ import gradio as gr
 from pipeline import settings
 from pipeline.errors import InputError, LabError
 from pipeline.inputs.data import datasets
-from pipeline.inputs.data.formats import columns, shapes
+from pipeline.inputs.data.formats import columns
 from pipeline.inputs.data.formats.columns import PARTS, Columns
 from pipeline.inputs.data.hub import dataset_id
 from pipeline.inputs.prompts import templates
@@ -31,7 +31,7 @@ MISFIT = "The rows do not fit this template; change one of them and check again"
 UNFIT = "The rows cannot be used with these columns; choose others, or correct the lines"
 BROKEN = "This file cannot be used"
 HELP = (
-    "What is asked; several are joined with a blank line",
+    "What is asked; several are joined with a blank line. Without one, each text is learned as a whole",
     "What the model learns to answer",
     "What it is told before, if anything",
 )
@@ -93,7 +93,7 @@ def _looked(
         note = _without(template, model, not_offered or found.unknown, found.has_chat)
         made, report = found.made, found.report
         fits = report.good
-        rows = fits or report.has_rows or (made.is_made and bool(made.fields) and made.shape != shapes.TEXT)
+        rows = fits or report.has_rows or (made.is_made and bool(made.fields))
         # A dataset of the hub; or other columns of what was made here before.
         new = uploaded or dataset_id.is_id(picked or "") or (made.is_made and fits)
         taken = _take(found, fits, rows) if new else (gr.skip(), gr.skip())
@@ -221,7 +221,7 @@ def build() -> Data:
                 allow_custom_value=True,
             )
             upload = gr.File(
-                file_count="multiple", label="Upload JSON lines, JSON, CSV, TSV or Parquet",
+                file_count="multiple", label="Upload JSON lines, JSON, CSV, TSV, Parquet or text",
                 elem_id="data-upload", height=160,
             )  # fmt: skip
             parts.fixed("<i hidden></i>", js_on_load=f"({parts.live('nameUpload')})('data-upload');")

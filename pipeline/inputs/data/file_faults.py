@@ -27,6 +27,7 @@ MARKS = (
     "the line begins with a byte-order mark, which may only stand at the start of the file; save the file as"
     " UTF-8 without such marks"
 )
+PLAIN = "plain text, not JSON lines"
 COMPRESSED = "the file is compressed ({}); unpack it, and give the file inside"
 _COMPRESSED = {
     b"PK\x03\x04": "ZIP",
@@ -134,8 +135,15 @@ def of_text(head: bytes, whole: bool) -> str | None:
         return None
     what = "a web page (HTML)" if re.match(r"<(!doctype html|html|head|body)\b", first, re.I) else None
     what = what or ("XML" if re.match(r"<[?!a-z]", first, re.I) else None)
-    what = what or _table(lines if whole else lines[:-1]) or "plain text, not JSON lines"
-    return f"the file is {what}; {INSTEAD}"
+    what = what or _table(lines if whole else lines[:-1]) or PLAIN
+    also = ", or call it .txt to train on its paragraphs" if what == PLAIN else ""
+    return f"the file is {what}; {INSTEAD}{also}"
+
+
+def has_objects(text: str) -> bool:
+    """Whether one of the first lines of a text is a JSON object."""
+    lines = (line.strip() for line in text.split("\n", 10)[:10])
+    return any(_is(dict, line) for line in lines if line.startswith("{"))
 
 
 def _array(lines: list[str], whole: bool) -> str | None:

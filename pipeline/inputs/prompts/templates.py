@@ -28,6 +28,7 @@ from pipeline.inputs.prompts.conversations import PROBE, Turn
 from pipeline.inputs.prompts.rendering import Refused, Text
 
 CHAT = "chat"
+CONTINUED = "{prompt}{response}"  # of plain text: the prompt is how a text begins, the response the rest
 CHAT_FIELDS = ("system", "prompt", "response")
 CONVERSATION_FIELDS = ("messages", "tools")
 LONGEST = options.LONGEST

@@ -140,7 +140,7 @@ def look(
     made = yield from preparing(paths, Path(work), template, choice)
     report, rest = _of_making(made), {"unknown": "", "has_chat": True}
     if made.rows or not made.problems:
-        found = yield from data_check.look(str(made.path), template, model, max_length)
+        found = yield from data_check.look(str(made.path), made.template(template), model, max_length)
         report, rest = _joined(made, _report(found.pop("report"))), found
     named = [name for name in made.fields if len(name) <= columns.LONGEST_NAME]
     made = replace(made, fields=tuple(named[:MOST_NAMED]))
@@ -187,6 +187,7 @@ def _checking(
     made = yield from preparing(given, work, template, chosen)
     if made.problems and not made.rows:
         return Checked(made, _of_making(made), made.path)
+    template = made.template(template)
     path, went, choice = made.path, 0, ""
     if leave_out and path.is_file():
         most = max_length or finetune.Options.max_length
@@ -314,7 +315,6 @@ def check(
     max_length: int | None, chosen: Columns | None, leave_out: Sequence[str] = (), least: int = 2,
 ) -> Checked:  # fmt: skip
     """`checking` to its end; `least` rows are needed. Raises InputError with all faults, LabError as that."""
-    data_check.require_chat(template, model)
     split = eval_fraction, seed, max_length
     try:
         sources, source = datasets.ended(bringing(given))
@@ -324,6 +324,7 @@ def check(
         raise InputError(f"data: {error}") from None
     steps = checking(sources, work, template, model, *split, chosen, leave_out)
     found = replace(ended(steps, sources[0]), source=source)
+    data_check.require_chat(found.made.template(template), model)
     if problem := unusable(found, least):
         raise InputError(problem)
     return found
@@ -392,7 +393,8 @@ def described(made: Made) -> str:
         for part, names in made.columns.to_dict().items()
         if names
     ]
-    return f"{said}: {', '.join(parts)}"
+    whole = f"; each is learned as a whole, with the template {templates.CONTINUED} in place of chat"
+    return f"{said}: {', '.join(parts)}{whole * made.columns.is_text}"
 
 
 def record(path: Path) -> Record | None:
@@ -410,6 +412,14 @@ def record(path: Path) -> Record | None:
         return Record(names, str(found["container"]), str(found["shape"]), fields, chosen)
     except (OSError, ValueError, KeyError, TypeError, RecursionError, InputError):
         return None
+
+
+def template_of(path: Path, template: str) -> str:
+    """The template that a dataset is read with: see `Made.template`."""
+    known = record(path) if template.strip() == templates.CHAT else None
+    if known is None or known.columns is None or not known.columns.is_text:
+        return template
+    return templates.CONTINUED
 
 
 def _still_fits(known: Record, template: str, chosen: Columns | None) -> bool:

@@ -124,6 +124,7 @@ def answer(
         if not found.report.good:
             raise InputError(found.report.messages())
         recipe = Recipe(model=model, data=data, template=template)
+        template = found.made.template(template)
         lengths = yield from row_lengths.counting(found.used, template, known)
         facts = _facts(found.report.rows, lengths, recipe, known.config, device)
     return changes(name, facts, eval_fraction)
@@ -136,7 +137,8 @@ def settling(
 
     Raises Busy if others take what it needs.
     """
-    lengths = yield from row_lengths.counting(found.used, recipe.template, model)
+    template = found.made.template(recipe.template)
+    lengths = yield from row_lengths.counting(found.used, template, model)
     return settled(recipe, found.report.rows, lengths, model.config)
 
 

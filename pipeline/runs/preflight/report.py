@@ -11,7 +11,7 @@ from typing import Any
 from pipeline import settings
 from pipeline.errors import InputError
 from pipeline.inputs.models import base_models
-from pipeline.runs.data import row_lengths
+from pipeline.runs.data import prepare_data, row_lengths, text_form
 from pipeline.runs.data.row_lengths import RowLengths
 from pipeline.runs.preflight import earlier, fitting, predict, presets, row_facts
 from pipeline.stages.costs import machine
@@ -132,6 +132,8 @@ def answer(
     data, home = Path(chosen.data), settings.home()
     if data.suffix != ".jsonl" or not data.is_file():
         raise InputError("that is known when the dataset is in this lab")
+    form, told = text_form.settling(chosen, prepare_data.template_of(data, chosen.template))
+    chosen = chosen.settled(form)
     kept = dict(known or {})
     model = base_models.resolve(chosen.model) if _lacks(kept, chosen) else None
     if model is not None:
@@ -147,7 +149,7 @@ def answer(
         values, said = presets.settled(chosen, kept["count"], lengths, kept["config"])
         chosen = chosen.settled(values)
     found = of(chosen, kept["config"], Rows(**kept["rows"]), Store(home), capacity.of(home))
-    return {**found.to_dict(), "auto": said, "known": kept}
+    return {**found.to_dict(), "auto": [*told, *said], "known": kept}
 
 
 def _lacks(known: Mapping[str, Any], recipe: Recipe) -> bool:

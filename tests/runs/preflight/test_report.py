@@ -41,6 +41,20 @@ def test_auto_is_what_submit_makes_of_it(
     assert plain["stages"]["finetune"] != facts["stages"]["finetune"]
 
 
+def test_plain_text_is_read_as_submit_reads_it(
+    store: Store, recipe_file: Path, no_worker: list[Path]
+) -> None:
+    story = recipe_file.parent / "story.txt"
+    story.write_text("".join(f"In valley {i} lies a town. It is town {i}.\n" for i in range(9)))
+    run = store.get(submit.submit(store, recipe.load(recipe_file, ["data=story.txt"])))
+    whole = recipe.from_dict({**run.recipe, "data": run.data})
+    form = recipe.from_dict({**whole.to_dict(), "template": "chat", "finetune": {"max_steps": 7}})
+    facts, plain = asked(form), asked(whole.settled({"finetune.max_steps": 7}))
+    assert facts["stages"] == plain["stages"]
+    assert facts["auto"][0].startswith("template is {prompt}{response}")
+    assert plain["auto"] == []
+
+
 def test_what_is_known_of_data_and_model_is_not_asked_again(
     store: Store, recipe_file: Path, model_folder: Path
 ) -> None:

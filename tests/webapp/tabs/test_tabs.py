@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.inputs.data import telling
+from pipeline.runs.data import prepare_data
 from tests.helpers import reading
 from tests.helpers.lab import until
 from tests.helpers.page import FULL, SAMPLE, full_disk
@@ -45,7 +46,7 @@ def test_a_good_upload_is_kept_by_content_and_chosen(home, uploaded):
     [
         (b"", "Line 1: the file is empty"),
         (GOOD * 3 + b'{"prompt": \n' + GOOD, "Line 7: not JSON"),
-        (b'[{"prompt": "a"}]', "Row 1: the rows have one text only (prompt)"),
+        (b"[7]", "Row 1: a row must be an object"),
         (b"PK\x03\x04\x00\x00\x00", "Line 1: the file is compressed (ZIP)"),
         (b"\xff\xfe\x00", "Line 1: the file is in UTF-16"),
     ],
@@ -103,6 +104,31 @@ def test_a_table_is_taken_as_it_is_recognised(home, uploaded):
     assert problems["items"] == [
         "columns.response: is missing; name a column, such as columns: {response: [a]}"
     ]
+
+
+def test_a_text_is_taken_as_plain_text_and_kept(home, uploaded):
+    content = b"Once there was a town.\n\nIt lies in a valley.\n"
+    summary, problems, _, example, *lists, _, picked, use = data.found(
+        uploaded(content, "story.txt"), None, "chat", "starter"
+    )
+    assert (problems, use["interactive"]) == (None, True)
+    assert [one["value"] for one in lists] == [[], ["text"], []]
+    assert "Checked as txt, plain text: response = text; each is learned as a whole" in summary["note"]
+    assert example == {"prompt": "Once there", "response": " was a town."}
+    kept = Path(picked["value"])
+    assert prepare_data.template_of(kept, "chat") == "{prompt}{response}"
+    assert prepare_data.template_of(kept, "{prompt} {response}") == "{prompt} {response}"
+    summary, problems, *_ = data.found(None, str(kept), "chat", "starter")
+    assert problems is None
+
+
+def test_a_lone_column_waits_to_be_chosen_as_text(home, uploaded):
+    path = uploaded(b'[{"prompt": "a b"}, {"prompt": "c d"}]')
+    _, problems, *_, upload, _, use = data.found(path, None, "chat", "starter")
+    assert problems["items"][0].startswith("Row 1: the rows have one column only (prompt): add a column")
+    assert (upload, use["interactive"]) == (SKIP, False)
+    _, problems, *_, use = data.found(path, None, "chat", "starter", [], ["prompt"], [])
+    assert (problems, use["interactive"]) == (None, True)
 
 
 def test_several_uploads_are_one_dataset(home, uploaded):

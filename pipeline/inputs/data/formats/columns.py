@@ -10,12 +10,14 @@ from typing import Any
 
 from pipeline import display
 from pipeline.errors import InputError
+from pipeline.inputs.data.formats import markers, plain_text
 from pipeline.inputs.data.formats.limits import Row
 
 PARTS = ("prompt", "response", "system")
 MOST_NAMES = 20  # that one part may join
 LONGEST_NAME = 1_000  # letters
 HOW = "write it as prompt=question,response=answer; a + joins several"
+SHORT = "is too short: plain text needs two words or more, the first of which are the prompt"
 # By name, the clearest first.
 _PROMPT = (
     "prompt", "instruction", "instructions", "question", "query", "user", "human", "problem", "request",
@@ -28,6 +30,13 @@ _RESPONSE = (
     "summary", "translation", "label", "category", "class",
 )  # fmt: skip
 _SYSTEM = ("system", "system_prompt", "system_message")
+# The names of a text that stands alone: of all above, these do not say that something is missing.
+_ALONE = frozenset(("text", "sentence", "document", "article", "context", "source", "input", "inputs"))
+_ABOUT = frozenset((  # say something about a text
+    "title", "source", "id", "url", "uri", "link", "lang", "language", "author", "date", "time", "timestamp",
+    "license", "licence", "meta", "metadata", "file", "filename", "file_name", "path", "split", "subset",
+    "name", "domain", "dataset", "hash",
+))  # fmt: skip
 _JOINED = ("input", "context", "inputs")  # stand below an instruction or a question
 _ABOVE = ("instruction", "instructions", "question")
 _CODE = re.compile(r"[\w:/.+%-]*\d[\w:/.+%-]*|https?://\S+")  # numbers, dates, ids, addresses
@@ -35,7 +44,10 @@ _CODE = re.compile(r"[\w:/.+%-]*\d[\w:/.+%-]*|https?://\S+")  # numbers, dates, 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of each part; several are joined with a blank line between them."""
+    """The columns of each part; several are joined with a blank line between them.
+
+    Without a prompt the response is plain text: its beginning is the prompt.
+    """
 
     prompt: tuple[str, ...]
     response: tuple[str, ...]
@@ -48,6 +60,11 @@ class Columns:
     def __str__(self) -> str:
         """As `--columns` takes it."""
         return ",".join(f"{part}={'+'.join(names)}" for part in PARTS if (names := getattr(self, part)))
+
+    @property
+    def is_text(self) -> bool:
+        """Whether rows are plain text, which is learned as a whole."""
+        return not self.prompt
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -67,7 +84,7 @@ def parse(given: Any, where: str = "columns") -> Columns:
     if unknown:
         raise InputError(f"{where}.{display.short(unknown[0])}: unknown key; allowed: {', '.join(PARTS)}")
     found = Columns(**{part: _names(given.get(part), f"{where}.{part}") for part in PARTS})
-    for part in ("prompt", "response"):
+    for part in ("response", *["prompt"] * bool(found.system)):
         if not getattr(found, part):
             raise InputError(f"{where}.{part}: is missing; name a column, such as {where}: {{{part}: [a]}}")
     if twice := next((name for name in found.response if name in (*found.prompt, *found.system)), None):
@@ -145,6 +162,21 @@ def nested_answers(sample: Sequence[Row], names: Sequence[str]) -> str:
     )
 
 
+def only_text(sample: Sequence[Row], names: Sequence[str]) -> str:
+    """The column with the texts of rows that have nothing else to learn, "" if there is no such one."""
+    plain = {name: re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_") for name in names if _is_name(name)}
+    values = {name: [row[name] for row in sample if row.get(name) not in (None, "")] for name in plain}
+    usable = [name for name in plain if _most(map(_is_plain, values[name]))]
+    said = {*_PROMPT, *_RESPONSE, *_SYSTEM} - _ALONE
+    if any(plain[name] in said for name in usable):
+        return ""
+    texts = [name for name in usable if _is_prose(values[name])]
+    texts = [name for name in texts if plain[name] not in _ABOUT] or texts
+    if len(texts) != 1 or not any(plain_text.halves(str(value)) for value in values[texts[0]]):
+        return ""
+    return texts[0]
+
+
 def _first(names: Sequence[str], plain: dict[str, str], known: Sequence[str]) -> str | None:
     """The column with the clearest of the known names."""
     found = [name for name in names if plain[name] in known]
@@ -172,7 +204,10 @@ def _size(values: Sequence[Any]) -> float:
 
 
 def applied(row: Row, columns: Columns) -> Row | str:
-    """The row with prompt, response and maybe system, or why it has none."""
+    """The row with prompt, response and maybe system, or why it has none.
+
+    Of plain text prompt and response together are the text.
+    """
     made: Row = {}
     for part in PARTS:
         names = getattr(columns, part)
@@ -193,7 +228,17 @@ def applied(row: Row, columns: Columns) -> Row | str:
         elif part != "system":
             what = "nothing to learn from" if part == "response" else "nothing asked in"
             return f"{display.quoted(names[0])} is empty, so there is {what} this row"
-    return made
+    return _in_two(made["response"], columns.response[0]) if columns.is_text else made
+
+
+def _in_two(text: str, name: str) -> Row | str:
+    """A plain text as the lab has it: its beginning as prompt, the rest as response."""
+    if fault := markers.fault_of_plain(text):
+        return f"{display.quoted(name)} {fault}"
+    halves = plain_text.halves(text)
+    if halves is None:
+        return f"{display.quoted(name)} {SHORT}"
+    return {"prompt": halves[0], "response": halves[1]}
 
 
 def _is_empty(value: Any) -> bool:

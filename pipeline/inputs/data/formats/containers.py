@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.inputs.data import file_faults
-from pipeline.inputs.data.formats import delimited, json_rows, parquet, text_lines
+from pipeline.inputs.data.formats import delimited, json_rows, markers, parquet, plain_text, text_lines
 from pipeline.inputs.data.formats.limits import EndsHereError, Rows
 
 HEAD = file_faults.HEAD
-JSON_LINES, JSON_ARRAY, CSV, TSV, PARQUET = "jsonl", "json", "csv", "tsv", "parquet"
+JSON_LINES, JSON_ARRAY, CSV, TSV, PARQUET, TEXT = "jsonl", "json", "csv", "tsv", "parquet", "txt"
 LINE, ROW = "line", "row"
 GZ = ".gz"
+TEXT_ENDINGS = (".txt", ".text")
+_JSON = re.compile(
+    r"""\s*(?:\{\s*(?:["'}]|\Z)|\[\s*(?:["'{\[\]]|\Z))"""
+)  # else [ begins a note, { a sentence
 
 
 @dataclass(frozen=True)
 class Container:
     """How the rows are packed.
 
-    kind     jsonl, json (an array), csv, tsv or parquet
+    kind     jsonl, json (an array), csv, tsv, parquet or txt, whose rows are paragraphs or lines
     packed   whether that is inside gzip
     text     the encoding, "" for Parquet
     dialect  of csv and tsv
@@ -78,15 +83,32 @@ def _recognised(head: bytes, packed: bool, ending: str) -> Container | str:
     kind = file_faults.of_bytes(head) if encoding.startswith("utf-8") else None
     if kind := kind or file_faults.of_wrapped(text, whole):
         return kind
+    return _of_text(text, Container(JSON_LINES, packed, encoding), ending, whole)
+
+
+def _of_text(text: str, lines: Container, ending: str, whole: bool) -> Container | str:
+    """What a file is that begins with a text, or is `whole` of it; `lines` if it is JSON lines."""
     fault = file_faults.of_text(text.encode("utf-8", "replace"), whole)
+    if ending in TEXT_ENDINGS and _is_prose(text, fault):
+        return replace(lines, kind=TEXT)
     if fault == file_faults.ARRAY:
-        return Container(JSON_ARRAY, packed, encoding)
+        return replace(lines, kind=JSON_ARRAY)
     if text.lstrip().startswith(("{", "[")) or (fault is None and ending not in delimited.ENDINGS):
-        return Container(JSON_LINES, packed, encoding)
+        return lines
     dialect = None if fault and fault.startswith(file_faults.MARKUP) else delimited.sniffed(text, ending)
     if dialect is None:
-        return fault or Container(JSON_LINES, packed, encoding)
-    return Container(TSV if dialect.separator == "\t" else CSV, packed, encoding, dialect)
+        return fault or lines
+    return replace(lines, kind=TSV if dialect.separator == "\t" else CSV, dialect=dialect)
+
+
+def _is_prose(text: str, fault: str | None) -> bool:
+    """Whether the beginning of a file that is called a text is one: no JSON, no table, no web page."""
+    if not text.strip() or _JSON.match(text) or file_faults.has_objects(text):
+        return False
+    if markers.begins(text.lstrip()):
+        return True
+    is_markup = fault is not None and fault.startswith(file_faults.MARKUP)
+    return not is_markup and not delimited.is_table(text)
 
 
 def _text(head: bytes, encoding: str) -> str:
@@ -105,6 +127,11 @@ def opened(path: Path, container: Container, work: Path) -> Iterator[Rows]:
             yield json_rows.of_array(text)
         return
     with closing(text_lines.TextLines(file, container.text)) as lines:
+        if container.kind == TEXT:
+            with closing(text_lines.TextLines(text_lines.unpacked(path), container.text)) as ahead:
+                paragraphs = plain_text.has_paragraphs(ahead)
+            yield plain_text.rows(lines, paragraphs)
+            return
         if container.dialect is not None:
             yield delimited.rows(lines, container.dialect)
             return

@@ -33,7 +33,8 @@ class Made:
     """Rows ready to be checked, and what they were made of.
 
     path       the JSON lines: made, or the only source itself
-    container  as `check --json` has it: jsonl, json, csv, tsv, parquet, with .gz if packed; several with +
+    container  as `check --json` has it: jsonl, json, csv, tsv, parquet or txt, with .gz if packed; several
+               with +
     columns    the choice that was applied or that the rows have; None for chats, and rows with own fields
     proposed   what would be applied if nothing was chosen
     problems   (line or row, sentence); `more` were not listed; `stopped` is where reading ended for them
@@ -65,6 +66,11 @@ class Made:
         """Whether other columns than prompt, response and system were taken, alone, by these names."""
         plain = Columns(("prompt",), ("response",))
         return self.columns not in (None, plain, replace(plain, system=("system",)))
+
+    def template(self, asked: str) -> str:
+        """The template that rows are read with: in place of `chat`, plain text has one without any signs."""
+        is_text = self.columns is not None and self.columns.is_text
+        return templates.CONTINUED if is_text and asked.strip() == templates.CHAT else asked
 
     def place(self, number: int) -> tuple[Path, str, int]:
         """The source of a row of `path`, what its rows are counted in, and its number there."""
@@ -143,7 +149,7 @@ def _as_it_is(file: Path, wanted: Sequence[str] | None, chosen: Columns | None) 
         raise InputError(f"{display.valid(str(file))}: cannot be read ({error.strerror})") from None
     if isinstance(known, str):  # the check says the same of what is not packed
         return None if _is_packed(file) else Made(file, (file,), "", shapes.UNKNOWN)
-    if not known.is_plain:
+    if not known.is_plain or (chosen is not None and chosen.is_text):
         return None
     sample = _head_rows(file)
     shape = shapes.recognised(sample) if sample else shapes.Shape(shapes.UNKNOWN, ())
@@ -158,7 +164,8 @@ def _as_it_is(file: Path, wanted: Sequence[str] | None, chosen: Columns | None) 
     if same:
         system = ("system",) if "system" in shape.fields else ()
         return replace(made, columns=Columns(("prompt",), ("response",), system))
-    if chosen is None and (fits or shape.name in (shapes.MESSAGES, shapes.UNKNOWN)) and not shape.nested:
+    is_other = shape.marked or shape.only or shape.nested
+    if chosen is None and not is_other and (fits or shape.name in (shapes.MESSAGES, shapes.UNKNOWN)):
         return made
     return None
 

@@ -66,6 +66,15 @@ def sniffed(text: str, ending: str) -> Dialect | None:
     return Dialect(separator, named=named, names=names if named and all(names) else ())
 
 
+def is_table(text: str) -> bool:
+    """Whether a text that nothing says to be a table is one, and no prose: there a space follows a comma."""
+    found = sniffed(text, "")
+    if found is None or found.said:
+        return found is not None
+    header = next(_cells(text.splitlines(keepends=True), found.separator), [])
+    return not any(cell.startswith(" ") for cell in header)
+
+
 def _cells(lines: list[str], separator: str) -> Iterator[list[str]]:
     """Rows of a beginning, whose last one may be cut off."""
     try:

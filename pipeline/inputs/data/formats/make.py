@@ -20,9 +20,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pipeline import display
 from pipeline.errors import InputError, LabError, expected, sentence
 from pipeline.inputs.data import datasets
-from pipeline.inputs.data.formats import columns, containers, shapes
+from pipeline.inputs.data.formats import columns, containers, markers, shapes
 from pipeline.inputs.data.formats.containers import Container
 from pipeline.inputs.data.formats.limits import (
     EXPANDS,
@@ -146,13 +147,15 @@ class Making:
             return
         if self.chosen is None and shape.problem:
             raise EndsHereError(shape.problem, 1)
-        self.applied = self.chosen or (None if shape.name in shapes.CHATS else shape.columns)
+        self.applied = self.chosen or (None if shape.has_turns else shape.columns)
 
     @property
     def _is_raw(self) -> bool:
         """Whether rows keep their own fields, which a template names."""
         assert self.shape is not None
         wanted = self.template
+        if self.chosen is not None and self.chosen.is_text:
+            return False
         return wanted is not None and (not wanted <= CANONICAL or wanted <= set(self.shape.fields))
 
     def _take(self, row: Row | str) -> None:
@@ -182,10 +185,18 @@ class Making:
     def _made(self, row: Row) -> Row | str:
         if self.applied is not None:
             return columns.applied(row, self.applied)
-        if self.shape is not None and self.shape.name in shapes.CHATS and not self._is_raw:
+        if self.shape is not None and self.shape.marked and not self._is_raw:
+            return self._unmarked(row, self.shape.key)
+        if self.shape is not None and self.shape.has_turns and not self._is_raw:
             made = shapes.chat(row, self.shape.key)
             return made if isinstance(made, str) else {name: _plain(value) for name, value in made.items()}
         return {name: _plain(value) for name, value in row.items() if not isinstance(value, bytes)}
+
+    def _unmarked(self, row: Row, name: str) -> Row | str:
+        """A row of the turns between the markers of its text."""
+        text = row.get(name)
+        made = markers.row(text) if isinstance(text, str) else "must be a text"
+        return f"{display.quoted(name)} {made}" if isinstance(made, str) else made
 
     def _note(self, number: int, problem: str) -> None:
         if len(self.problems) < datasets.MOST_PROBLEMS:

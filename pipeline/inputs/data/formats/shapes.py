@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import display
-from pipeline.inputs.data.formats import columns
+from pipeline.inputs.data.formats import columns, markers
 from pipeline.inputs.data.formats.columns import Columns
 from pipeline.inputs.data.formats.limits import Row
 from pipeline.inputs.prompts import conversations
 
 PROMPTS, QUESTIONS, ALPACA = "prompt/response", "question/answer", "alpaca"
-MESSAGES, SHAREGPT, TEXT, UNKNOWN = "messages", "sharegpt", "text", "unknown"
+MESSAGES, SHAREGPT, TEXT, UNKNOWN = "messages", "sharegpt", "plain text", "unknown"
 CHATS = (MESSAGES, SHAREGPT)
 MOST_TURNS = 10_000
 _TALKS = ("conversations", "conversation", "messages")
@@ -29,7 +29,8 @@ AS_MESSAGES = (
     " result as a message of the role tool, or leave them out"
 )
 ONLY_TEXT = (
-    "the rows have one text only ({}), and the lab trains answers to prompts: add a column with the response"
+    "the rows have one column only ({}): add a column with the response, or choose it as the response,"
+    " without a prompt, to train on whole texts"
 )
 NESTED = (
     "the answers in {} are lists or objects, and the lab trains on texts: write the text of one answer into a"
@@ -44,6 +45,8 @@ class Shape:
 
     key     where a row has its turns, "" where it has none
     nested  the column whose answers are lists or objects, "" if none are
+    marked  whether these stand in one text between markers; then rows are ALPACA or MESSAGES
+    only    whether rows have one text and nothing else, by whose name something is missing
     """
 
     name: str
@@ -52,16 +55,23 @@ class Shape:
     sure: bool = False
     key: str = ""
     nested: str = ""
+    marked: bool = False
+    only: bool = False
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether rows are chats, and have no columns to choose."""
+        return self.marked or self.name in CHATS
 
     @property
     def problem(self) -> str:
         """Why rows cannot be used as recognised, "" if they can."""
-        if self.sure or self.name in CHATS:
+        if self.sure or self.has_turns:
             return ""
         if self.nested:
             return NESTED.format(display.quoted(self.nested))
         here = display.names(self.fields) or "none"
-        if self.name == TEXT:
+        if self.only:
             return ONLY_TEXT.format(here)
         return UNCLEAR.format(here, columns.HOW)
 
@@ -74,6 +84,13 @@ def recognised(sample: Sequence[Row]) -> Shape:
         if turns is not None:
             first = turns[0]
             return Shape(MESSAGES if "role" in first and key == "messages" else SHAREGPT, fields, key=key)
+    if text := columns.only_text(sample, fields):
+        return _of_text(sample, fields, text)
+    return _of_columns(sample, fields)
+
+
+def _of_columns(sample: Sequence[Row], fields: tuple[str, ...]) -> Shape:
+    """The shape of rows with a column, or several, for prompt and response."""
     choice, sure = columns.proposed(sample, fields)
     if choice is None and {"prompt", "response"} <= set(fields):
         return Shape(PROMPTS, fields, columns.SAME, True)  # what is wrong with its rows is said by line
@@ -81,11 +98,21 @@ def recognised(sample: Sequence[Row]) -> Shape:
         return Shape(UNKNOWN, fields, nested=nested)
     if choice is None:
         texts = [n for n in fields if any(isinstance(row.get(n), str) and row[n].strip() for row in sample)]
-        return Shape(TEXT if len(texts) == 1 else UNKNOWN, fields)
+        return Shape(UNKNOWN, fields, only=len(texts) == 1)
     if {"prompt", "response"} <= set(fields):
         return Shape(PROMPTS, fields, choice, True)
     is_alpaca = {"instruction", "output"} <= set(fields)
     return Shape(ALPACA if is_alpaca else QUESTIONS, fields, choice, sure)
+
+
+def _of_text(sample: Sequence[Row], fields: tuple[str, ...], name: str) -> Shape:
+    """The shape of rows with one text: what the markers in most of them say, else plain text."""
+    texts = [row[name] for row in sample if isinstance(row.get(name), str) and row[name].strip()]
+    styles = [style for text in texts if (style := markers.style_of(text)) is not None]
+    if 2 * len(styles) < len(texts):
+        return Shape(TEXT, fields, Columns((), (name,)), True)
+    is_alpaca = all(style.takes_preamble for style in styles)
+    return Shape(ALPACA if is_alpaca else MESSAGES, fields, key=name, marked=True)
 
 
 def _turns(value: Any) -> list[Row] | None:

@@ -19,6 +19,7 @@ CHAT = [
     {"role": "user", "content": "é"},
     {"role": "assistant", "content": "b"},
 ]
+STORY = "Once, é lived. Then it ended;\n\nnobody knows, why."
 PAIR = {"prompt": "é", "response": 'b\n"c"; d, e\tf'}
 # The shape, a row of it, and the row that is made.
 SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -30,6 +31,7 @@ SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "messages": ({"messages": CHAT}, {"messages": CHAT}),
     "sharegpt": ({"conversations": SAID}, {"messages": CHAT}),
+    "plain text": ({"text": STORY, "id": 7}, {"prompt": STORY[:14], "response": STORY[14:]}),
 }
 
 
@@ -135,7 +137,10 @@ def test_a_template_of_ones_own_names_the_files_own_columns(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('{"text": "a b c"}\n', "the rows have one text only (text), and the lab trains answers to prompts"),
+        (
+            '{"question": "a b c"}\n',
+            "the rows have one column only (question): add a column with the response",
+        ),
         ('{"a": "x y", "b": "y z", "c": "z w"}\n', "which columns hold prompt and response is not clear"),
     ],
 )

@@ -91,6 +91,15 @@ turn = odd_or(st.fixed_dictionaries({"from": odd_or(roles), "value": odd_or(said
 talk = st.lists(said, min_size=2, max_size=6).map(lambda texts: talks.talk(*texts)["messages"])
 
 
+marked = st.sampled_from([
+    "### Instruction:\n", "### Input:", "\n### Response:\n", "### Human:", "### Assistant:",
+    "<|im_start|>user\n", "<|im_start|>assistant\n", "<|im_end|>\n",
+    "<|start_header_id|>user<|end_header_id|>",
+    "<|start_header_id|>assistant<|end_header_id|>", "<|eot_id|>", "<s>", "</s>", "[INST]", "[/INST]",
+    "<<SYS>>", "<</SYS>>", "<|user|>", "<|assistant|>", "Below is an instruction",
+])  # fmt: skip
+
+
 def row_of(*fields: str) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({field: odd_or(said) for field in fields})
 
@@ -103,7 +112,8 @@ SHAPES: dict[str, st.SearchStrategy[Any]] = {
         {"messages": odd_or(st.one_of(talk, st.lists(message, max_size=4)))}, optional={"tools": values}
     ),
     "sharegpt": st.fixed_dictionaries({"conversations": odd_or(st.lists(turn, max_size=4))}),
-    "text": row_of("text"),
+    "plain text": row_of("text"),
+    "marked": st.fixed_dictionaries({"text": odd_or(st.lists(marked | said, max_size=6).map("".join))}),
 }
 any_row = st.dictionaries(names, values, max_size=4)
 
@@ -136,7 +146,10 @@ def written(draw: st.DrawFn, kind: str) -> bytes:
     found = draw(rows())
     if kind == "parquet":
         return as_parquet(found)
-    if kind in ("csv", "tsv", "txt"):
+    if kind == "txt" and draw(st.booleans()):
+        texts = [str(row.get("text", row)) if isinstance(row, dict) else str(row) for row in found]
+        text = draw(st.sampled_from(["\n", "\n\n", "\r\n\r\n"])).join(texts)
+    elif kind in ("csv", "tsv", "txt"):
         objects = [row for row in found if isinstance(row, dict) and row] or [{"a": 1}]
         head = {name: None for row in objects for name in row}
         cells = [{**head, **row} for row in objects]
@@ -279,6 +292,7 @@ def read(case: Case) -> None:
             kept = made(case, path)
             looked_at(kept, "chat", case.style)
             looked_at(kept, "{prompt} {response}", case.style)
+            looked_at(kept, templates.CONTINUED, case.style)
             if isinstance(containers.recognised(path), str) or not case.name.endswith(".gz"):
                 looked_at(path, "chat", case.style)  # whatever somebody calls JSON lines
 
