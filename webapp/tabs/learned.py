@@ -12,7 +12,8 @@ import gradio as gr
 from pipeline.errors import InputError, LabError
 from pipeline.exports import row_view
 from pipeline.inputs.data import datasets, one_row
-from pipeline.runs.data import data_check, prepare_data
+from pipeline.runs import check_pool
+from pipeline.runs.data import data_check
 from pipeline.stages import finetune
 from webapp import local_models
 from webapp.home import store
@@ -55,7 +56,8 @@ def _found(
     if number != int(number) or number < 0:
         raise InputError("line: write a whole number, such as 1")
     path = choices.known_data(store().home, picked)
-    template = prepare_data.template_of(path, template)
+    asked = {"path": str(path), "template": template}
+    template = check_pool.answer("pipeline.runs.data.prepare_data:answer_template", asked)
     with closing(data_check.tokenizing(local_models.known(model), template)) as steps:
         reads = datasets.ended(steps, tell)
     return row_view.asked(reads, path, template, where, int(number), finetune.Options.max_length)

@@ -14,7 +14,6 @@ import gradio as gr
 from pipeline.errors import LabError
 from pipeline.inputs.data.hub import dataset_id
 from pipeline.runs import check_pool
-from pipeline.runs.data import prepare_data
 from pipeline.stages import finetune
 from webapp import local_models
 from webapp.home import store
@@ -47,7 +46,9 @@ def _made(picked: str, template: str, model: str, tell: Callable[[str], None]) -
         known = local_models.known(model)
     except LabError:  # the check above says why
         known = ""
-    asked = {"path": str(path), "template": prepare_data.template_of(path, template), "model": known}
+    given = {"path": str(path), "template": template}
+    template = check_pool.answer("pipeline.runs.data.prepare_data:answer_template", given)
+    asked = {"path": str(path), "template": template, "model": known}
     steps = check_pool.ask(
         "pipeline.runs.data.data_card:shown", {**asked, "max_length": finetune.Options.max_length}
     )

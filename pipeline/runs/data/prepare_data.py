@@ -422,6 +422,12 @@ def template_of(path: Path, template: str) -> str:
     return templates.CONTINUED
 
 
+def answer_template(path: str, template: str) -> Generator[str, None, str]:
+    """`template_of` as a process is asked for it."""
+    yield "Reading…"
+    return template_of(Path(path), template)
+
+
 def _still_fits(known: Record, template: str, chosen: Columns | None) -> bool:
     """Whether what was made is what would be made again."""
     if chosen is not None and chosen != known.columns:

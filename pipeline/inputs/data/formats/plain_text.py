@@ -17,7 +17,7 @@ LONGEST_BEGINNING = 400  # letters at most: it is what a model is asked,
 FEW = 3  # and so many words at least, where the rest has as many
 NEAR = 2  # an end of a sentence or line so many times nearer to the start or farther away is taken instead
 LOOKED_AT = 4 * LONGEST_BEGINNING  # letters in which to look for such places
-MOST_JOINED = 1_000  # letters of lines that are too short, and joined with those below
+MOST_JOINED = 200  # letters of lines that are too short, and joined with those below
 # Where every tokenizer known to us has an end of a token, whether more follows or not: in front of a space
 # that stands alone, or of the end of a line behind a letter (.\n is a token of many); and behind a line that
 # ends otherwise.
