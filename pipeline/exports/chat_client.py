@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import stat
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,10 @@ TURN_SECONDS = 30.0  # and a model for another one, whatever it is asked
 LOOK_SECONDS = 0.2
 START_SECONDS = 120.0
 LINE_LIMIT = 4 * 1024 * 1024  # bytes: a whole answer, each of its letters escaped, has less
-LARGEST_LAB = 1 << 20  # bytes of a lab.json; real ones have some kilobytes
+# Of a lab.json: bytes, and lists and mappings. It names each added token, of which Gemma 3 has 6,400; most
+# models have some hundred, which is less than 30 kB.
+LARGEST_LAB = 1 << 19
+MOST_PARTS = 10_000
 BUSY = "Many others are being answered just now; try again in a minute."
 MADE_ROOM = "Others wait to be answered, so this answer was ended; try again later, or ask for fewer tokens."
 
@@ -141,36 +146,62 @@ def with_adapter(source: Source, given: str) -> Source:
     return replace(source, adapter=verify.named_adapter(source.folder, given))
 
 
+@dataclass(frozen=True)
+class Asks:
+    """What an exported model's folder says of its prompts: their fields, and whether a system text may be
+    there."""
+
+    fields: tuple[str, ...] = ("prompt",)
+    system: bool = False
+
+
 def takes_system(source: Source) -> bool:
     """Whether the prompts of an exported model can have a system text, as far as its folder says."""
-    lab = _lab(source)
-    optional = lab.get("optional", ["system"])
-    return lab.get("template") == templates.CHAT and isinstance(optional, list) and "system" in optional
+    return _asks(source).system
 
 
 def prompt_fields(source: Source) -> tuple[str, ...]:
     """The fields that a prompt of an exported model has, as far as its folder says; else one, `prompt`."""
-    fields = _lab(source).get("fields")
-    good = (
-        isinstance(fields, list) and 0 < len(fields) <= templates.MOST_FIELDS and all(map(_is_name, fields))
-    )
-    return tuple(dict.fromkeys(fields)) if good and isinstance(fields, list) else ("prompt",)
+    return _asks(source).fields
+
+
+def _asks(source: Source) -> Asks:
+    """What lab.json says; the least if there is none that can be read, which asking the model reports."""
+    file = source.folder / serving_ids.LAB
+    try:
+        there = file.stat()
+    except (OSError, ValueError):
+        return Asks()
+    if not stat.S_ISREG(there.st_mode) or there.st_size > LARGEST_LAB:
+        return Asks()
+    return _read_asks(file, there.st_ino, there.st_mtime_ns, there.st_size)
+
+
+@lru_cache(maxsize=64)
+def _read_asks(file: Path, _inode: int, _changed: int, _size: int) -> Asks:
+    """The same of a file, which is parsed once until it changes: anybody can have brought it, and the page
+    asks for it at each event."""
+    try:
+        with file.open("rb") as opened:
+            text = opened.read(LARGEST_LAB + 1)
+        if len(text) > LARGEST_LAB or text.count(b"[") + text.count(b"{") > MOST_PARTS:
+            return Asks()
+        lab = json.loads(text.decode())
+    except (OSError, ValueError, RecursionError):
+        return Asks()
+    if not isinstance(lab, dict):
+        return Asks()
+    optional, fields = lab.get("optional", ["system"]), lab.get("fields")
+    system = lab.get("template") == templates.CHAT and isinstance(optional, list) and "system" in optional
+    if not (isinstance(fields, list) and 0 < len(fields) <= templates.MOST_FIELDS):
+        return Asks(system=system)
+    if not all(map(_is_name, fields)):
+        return Asks(system=system)
+    return Asks(tuple(dict.fromkeys(fields)), system)
 
 
 def _is_name(name: object) -> bool:
     return isinstance(name, str) and len(name) <= templates.LONGEST_FIELD and display.valid(name) == name
-
-
-def _lab(source: Source) -> dict[str, Any]:
-    """The lab.json of an exported model; {} if it has none that can be read, which asking it reports."""
-    try:
-        file = source.folder / serving_ids.LAB
-        if file.stat().st_size > LARGEST_LAB:
-            return {}
-        lab = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return lab if isinstance(lab, dict) else {}
 
 
 @dataclass

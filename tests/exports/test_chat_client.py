@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -563,3 +564,56 @@ def test_those_that_wait_for_a_model_that_does_not_load_are_told_at_once(
     monkeypatch.setattr(chat_client, "_start", start)
     assert [str(error) for error in asyncio.run(ask())] == ["It does not load."] * 3
     assert loads == ["a", "a"]
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The texts that are parsed as JSON from now on."""
+    texts: list[str] = []
+    loads = json.loads
+
+    def counted(text: Any, **how: Any) -> Any:
+        texts.append(text)
+        return loads(text, **how)
+
+    monkeypatch.setattr(json, "loads", counted)
+    return texts
+
+
+def test_what_a_folder_says_of_its_prompts_is_parsed_once_until_it_changes(
+    tmp_path: Path, parsed: list[str]
+) -> None:
+    source = Source("model", tmp_path, None, False)
+    (tmp_path / "lab.json").write_text('{"template": "chat", "fields": ["a", "b"]}')
+    for _ in range(20):
+        assert chat_client.prompt_fields(source) == ("a", "b")
+        assert chat_client.takes_system(source)
+    assert len(parsed) == 1
+    (tmp_path / "lab.json").write_text('{"template": "{other}", "fields": ["other"]}')
+    assert (chat_client.prompt_fields(source), chat_client.takes_system(source)) == (("other",), False)
+    assert len(parsed) == 2
+
+
+def test_a_lab_json_beyond_real_ones_is_not_parsed(tmp_path: Path, parsed: list[str]) -> None:
+    source = Source("model", tmp_path, None, False)
+    start = '{"template": "chat", "fields": ["a"], "more": '
+    for more in (
+        f"[{'[],' * chat_client.MOST_PARTS}[]]}}",
+        f'"{"x" * chat_client.LARGEST_LAB}"}}',
+        "[" * (chat_client.MOST_PARTS + 1),
+    ):
+        (tmp_path / "lab.json").write_text(start + more)
+        assert chat_client.prompt_fields(source) == ("prompt",)
+    assert parsed == []
+    (tmp_path / "lab.json").write_text(start + "[" * 9000 + "]" * 9000 + "}")  # deeper than Python reads
+    assert chat_client.prompt_fields(source) == ("prompt",)
+    (tmp_path / "lab.json").unlink()
+    os.mkfifo(tmp_path / "lab.json")
+    assert chat_client.prompt_fields(source) == ("prompt",)
+
+
+def test_a_lab_json_with_as_many_added_tokens_as_gemma_3_is_read(tmp_path: Path) -> None:
+    special = [[f"<unused{at}>", at, ""] for at in range(6_415)]
+    lab = {"template": "chat", "fields": ["a", "b"], "reading": {"special": special}}
+    (tmp_path / "lab.json").write_text(json.dumps(lab, indent=1))
+    assert chat_client.prompt_fields(Source("model", tmp_path, None, False)) == ("a", "b")

@@ -20,6 +20,7 @@ from webapp import talks
 from webapp.handler_values import picked
 from webapp.home import known_run, store
 from webapp.routes import examples
+from webapp.tabs.comparing import recorded
 from webapp.talks import Answer, Talk, Turn
 from webapp.ui import choices, columns, parts, prompt_boxes, views
 from webapp.ui.streams import coalesce
@@ -43,6 +44,7 @@ class _Answers:
     facts: list[Any] = field(default_factory=lambda: [None] * columns.MOST)
     said: list[str] = field(default_factory=list)  # what went wrong
     fields: prompt_boxes.Fields = ()  # of the prompt
+    earlier: list[Any] = field(default_factory=lambda: [None] * columns.MOST)  # turns, as they are shown
 
     def take(self, piece: dict[str, Any]) -> None:
         if "error" in piece:
@@ -61,16 +63,15 @@ class _Answers:
         ]
         return Turn(prompt, system, tuple(answers), self.fields if len(self.fields) > 1 else ())
 
-    def shown(self, asked: Sequence[str], notice: Any) -> tuple[Any, ...]:
+    def shown(self, notice: Any) -> tuple[Any, ...]:
         """The outputs: all texts, all facts, the earlier turns of all columns, the notice."""
-        earlier = [_earlier(self.talk, named) for named in asked]
-        return *self.text, *self.facts, *earlier, notice
+        return *self.text, *self.facts, *self.earlier, notice
 
 
-def _earlier(talk: Talk, column: str) -> list[list[str]] | None:
-    """The turns of a column, as `draw.turns` shows them."""
-    said = talk.after(column)
-    return [[prompt_boxes.words(turn.prompt, turn.fields), text] for turn, text in said] or None
+def _earlier(talk: Talk, named: Sequence[str]) -> list[list[list[str]] | None]:
+    """The turns of each column, as `draw.turns` shows them; each prompt is read once."""
+    words = {id(turn): prompt_boxes.words(turn.prompt, turn.fields) for turn in talk.turns}
+    return [[[words[id(turn)], text] for turn, text in talk.after(column)] or None for column in named]
 
 
 async def run_both(*given: Any) -> AsyncIterator[tuple[Any, ...]]:
@@ -111,16 +112,17 @@ async def compare(
         prompt, system = kept.turns[-1].prompt, kept.turns[-1].system
     before = kept.turns[:-1] if again or edits else kept.turns
     answers = _Answers(Talk(run or "", tuple(also), before if continues else ()))
-    if not run or not prompt.strip():
-        notice = {"text": "Choose a model and write a prompt.", "kind": "bad"}
-        yield _Answers(kept).shown(named, notice)
+    nothing = not run or not prompt.strip()
+    answers.earlier = await asyncio.to_thread(_earlier, kept if nothing else answers.talk, named)
+    if not run or nothing:
+        yield answers.shown({"text": "Choose a model and write a prompt.", "kind": "bad"})
         return
-    yield answers.shown(named, {"text": "Loading the model…"})
+    yield answers.shown({"text": "Loading the model…"})
     asked: list[columns.Column] = []
     said = ""
     try:
         asked = await asyncio.to_thread(columns.chosen, store(), run, also)
-        answers.fields = prompt_boxes.union(column.source for column in asked)
+        answers.fields = prompt_boxes.union(column.fields for column in asked)
         if prompt_boxes.is_blank(prompt, answers.fields):
             raise InputError("Write a prompt: all its boxes are empty.")
         note = None if also else asked[0].source.missing_side
@@ -130,13 +132,13 @@ async def compare(
             async for batch in batches:
                 for piece in batch:
                     answers.take(piece)
-                yield answers.shown(named, _notice(answers.said, note))
+                yield answers.shown(_notice(answers.said, note))
     except (LabError, OSError) as error:
         said = sentence(error)
     finally:
         unkept = _keep(name, answers, answers.turn(prompt, system, asked))
     if said or unkept:
-        yield answers.shown(named, _notice([said or unkept], None))
+        yield answers.shown(_notice([said or unkept], None))
 
 
 def _notice(bad: list[str], note: str | None) -> dict[str, str] | None:
@@ -207,7 +209,7 @@ def boxes(run: str | None, also: list[str]) -> dict[str, Any] | None:
     except (LabError, OSError):  # which is reported when it is asked
         return None
     labels = {value: label for label, value in columns.offered(choices.exports(store())) if value in also}
-    return prompt_boxes.drawn([(labels.get(one.value, "the model"), one.source) for one in asked])
+    return prompt_boxes.drawn([(labels.get(one.value, "the model"), one.fields) for one in asked])
 
 
 def _fields(run: str | None) -> prompt_boxes.Fields:
@@ -272,19 +274,18 @@ def choose(run: str | None) -> tuple[Any, ...]:
 
     The last two outputs are the prompt taken from the list and its system text.
     """
-    answers = _recorded(run)
-    prompts = [answer["prompt"] for answer in answers]
-    first = prompts[0] if prompts else ""
-    fields = _fields(run)
-    told = [prompt_boxes.words(prompt, fields) for prompt in prompts]
+    kept, fields = _recorded(run), _fields(run)
+    first = kept.first
+    offered = kept.offered(fields)
     picker = gr.update(
-        choices=list(zip(told, prompts, strict=True)), value=first or None, visible=bool(prompts),
-        info=_held_out(run, prompts),
+        choices=offered, value=kept.value(0), visible=bool(offered),
+        info=_held_out(run, kept) + kept.note,
     )  # fmt: skip
-    shown = [{**answer, "prompt": words} for answer, words in zip(answers, told, strict=True)]
-    recorded = views.evaluation(shown, *_said(run)) if answers else None
+    told = recorded.words(kept, fields)
+    shown = [{**row, "prompt": words} for row, words in zip(kept.rows, told, strict=False)]
+    table = views.evaluation(shown, *_said(run), count=len(kept.rows)) if shown else None
     box = gr.update(value=system(run, first), visible=_takes_system(run))
-    return run, picker, first, expected(run, first), recorded, first, box
+    return run, picker, first, expected(run, first), table, first, box
 
 
 def _takes_system(run: str | None) -> bool:
@@ -297,15 +298,18 @@ def _takes_system(run: str | None) -> bool:
 
 def system(run: str | None, prompt: str | None) -> str:
     """The system text that the dataset has with a held-out prompt."""
-    found = (answer for answer in _recorded(run) if prompt_boxes.same(answer["prompt"], prompt or ""))
-    return next((answer.get("system", "") for answer in found), "")
+    return _system(_recorded(run).find(prompt or ""))
 
 
-def _held_out(run: str | None, prompts: list[str]) -> str:
+def _system(row: recorded.Row | None) -> str:
+    return display.cut(str(row.get("system") or ""), recorded.LONGEST) if row else ""
+
+
+def _held_out(run: str | None, kept: recorded.Recorded) -> str:
     """The label of the held-out prompts: whether the adapter has seen them; or the file that they are of."""
     if asked := _said(run)[1]:
         return f"Rows of {display.line(asked)}, which the run was evaluated on"
-    behind = choices.run_behind(store(), run) if run and len(set(prompts)) == 1 else None
+    behind = choices.run_behind(store(), run) if run and len(kept.places) == 1 else None
     try:
         return SEEN if behind is not None and submit.one_prompt(behind) else UNSEEN
     except LabError:  # nobody can say just now
@@ -333,13 +337,13 @@ def take(run: str, event: gr.EventData) -> tuple[Any, ...]:
     if not re.fullmatch(r"-?[0-9]{1,15}", number):
         raise InputError("example: choose one of the table")
     found = examples.ask(run, "pages:whole", {"number": int(number)})
-    current, picker, _, _, recorded, _, _ = choose(run)
-    prompt = found["prompt"]
-    picker = {**picker, "value": prompt if any(one["prompt"] == prompt for one in _recorded(run)) else None}
+    current, picker, _, _, table, _, _ = choose(run)
+    kept, prompt = _recorded(run), found["prompt"]
+    picker = {**picker, "value": kept.value(kept.place(prompt))}
     wanted = gr.update(value=found["expected"], visible=bool(found["expected"]))
     system = gr.update(value=found["system"], visible=_takes_system(run))
     offered = gr.update(choices=choices.exports(store()), value=run)
-    return offered, None, current, picker, prompt, wanted, recorded, prompt, system, *BLANK, gr.skip()
+    return offered, None, current, picker, prompt, wanted, table, prompt, system, *BLANK, gr.skip()
 
 
 def take_both(run: str, other: str | None, event: gr.EventData) -> tuple[Any, ...]:
@@ -354,30 +358,38 @@ def take_both(run: str, other: str | None, event: gr.EventData) -> tuple[Any, ..
 
 def pick(run: str | None, event: gr.EventData) -> tuple[Any, ...]:
     """A held-out prompt that was clicked, even if again, and what the dataset has for it."""
-    return _with(run, picked(event, "value"))
+    kept = _recorded(run)
+    return _with(kept, kept.prompt(picked(event, "value")))
 
 
-def enter(run: str | None, prompt: str | None, taken: str) -> tuple[Any, ...]:
+def enter(run: str | None, value: str | None, taken: str) -> tuple[Any, ...]:
     """A prompt chosen by keyboard; if it is the same as before, the list only lost the focus."""
-    return (gr.skip(),) * 4 if not prompt or prompt == taken else _with(run, prompt)
+    kept = _recorded(run)
+    prompt = kept.prompt(value or "")
+    return (gr.skip(),) * 4 if not prompt or prompt == taken else _with(kept, prompt)
 
 
-def _with(run: str | None, prompt: str) -> tuple[Any, ...]:
+def _with(kept: recorded.Recorded, prompt: str) -> tuple[Any, ...]:
     """A held-out prompt, its expected answer, itself once more, and its system text."""
-    return prompt, expected(run, prompt), prompt, system(run, prompt)
+    row = kept.find(prompt)
+    return prompt, _wanted(row), prompt, _system(row)
 
 
 def expected(run: str | None, prompt: str | None) -> Any:
     """The answer the dataset has for a held-out prompt."""
-    answers = _recorded(run)
-    found = [answer["expected"] for answer in answers if prompt_boxes.same(answer["prompt"], prompt or "")]
-    return gr.update(value=found[0] if found else "", visible=bool(found))
+    return _wanted(_recorded(run).find(prompt or ""))
+
+
+def _wanted(row: recorded.Row | None) -> Any:
+    said = display.cut(str(row["expected"]), views.LONGEST_EXAMPLE) if row else ""
+    return gr.update(value=said, visible=row is not None)
 
 
 def typed(run: str | None, prompt: str) -> tuple[Any, ...]:
     """What the dataset has for a typed prompt, and the prompt in the list, if it is held out."""
-    listed = (one["prompt"] for one in _recorded(run) if prompt_boxes.same(one["prompt"], prompt))
-    return expected(run, prompt), gr.update(value=next(listed, None))
+    kept = _recorded(run)
+    at = kept.place(prompt)
+    return _wanted(None if at is None else kept.rows[at]), gr.update(value=kept.value(at))
 
 
 def _said(run: str | None) -> tuple[str, str]:
@@ -386,9 +398,8 @@ def _said(run: str | None) -> tuple[str, str]:
     return (behind.verdict, behind.asked) if behind is not None else ("", "")
 
 
-def _recorded(run: str | None) -> list[dict[str, Any]]:
-    behind = choices.run_behind(store(), run) if run else None
-    return views.answers(behind) if behind else []
+def _recorded(run: str | None) -> recorded.Recorded:
+    return recorded.of_run(choices.run_behind(store(), run) if run else None)
 
 
 def arrive(run: str | None, filled_for: str, name: str, typed: str) -> tuple[Any, ...]:
@@ -419,10 +430,10 @@ def _restored(filled: tuple[Any, ...], kept: Talk, typed: str) -> tuple[Any, ...
     texts = [one.text if one else "" for one in said]
     facts = [one.facts if one else None for one in said]
     before = replace(kept, turns=kept.turns[:-1])
-    run, picker, _, _, recorded, taken, box = filled
+    run, picker, _, _, table, taken, box = filled
     prompt = typed or last.prompt
-    here = (run, picker, prompt, expected(kept.model, prompt), recorded, taken, {**box, "value": last.system})
-    return *here, *texts, *facts, *(_earlier(before, one) for one in named)
+    here = (run, picker, prompt, expected(kept.model, prompt), table, taken, {**box, "value": last.system})
+    return *here, *texts, *facts, *_earlier(before, named)
 
 
 def _column(at: int) -> tuple[gr.Column, gr.HTML, gr.Textbox, gr.HTML]:
@@ -499,14 +510,14 @@ def build(tab: gr.Tab) -> list[gr.components.Component]:
         made = [_column(at) for at in range(columns.MOST)]
     mark = gr.Button("Mark differences", size="sm", elem_id="compare-mark")
     marked = parts.drawn("marks", module="talk.js", elem_id="compare-marks")
-    recorded = parts.drawn("table", elem_id="compare-recorded")
+    table = parts.drawn("table", elem_id="compare-recorded")
 
     filled_for, taken, name, edits = (
         gr.Textbox("", visible="hidden", elem_classes=parts.HIDDEN, label=label)
         for label in ("Run of the prompts", "Prompt of the list", "Conversation", "What is edited")
     )
     shown, earlier, texts, facts = ([*of] for of in zip(*made, strict=True))
-    filled = [filled_for, picker, prompt, wanted, recorded, taken, instructions]
+    filled = [filled_for, picker, prompt, wanted, table, taken, instructions]
     filled += [*texts, *facts, *earlier]
     from_list = [prompt, wanted, taken, instructions]
     asks = [run, also, name, prompt, tokens, temperature, seed, instructions, continues, edits]

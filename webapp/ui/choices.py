@@ -3,6 +3,7 @@ for a dropdown."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from webapp.home import known_run
 
 Choices = list[tuple[str, str]]
 REGISTRY, PULLED = "registry/", "pulled/"  # prefixes of values that are not ids of runs
+KEY = re.compile(r"[A-Za-z0-9._-]{1,240}")  # of a pulled model: no path
 
 
 def data(home: Path) -> Choices:
@@ -115,8 +117,10 @@ def run_behind(store: Store, chosen: str) -> Run | None:
     """The run that made an export, whose held-out prompts may be asked; None if it is not in this lab."""
     run = chosen
     if chosen.startswith(PULLED):
-        listed = {PULLED + known["key"]: known for known in pulls.listed(store.home)}
-        run = str(listed[chosen]["tags"].get("run") or "none") if chosen in listed else "none"
+        key = chosen.removeprefix(PULLED)
+        # Its own file only: whoever types asks at each letter, and others' tags are in each of them.
+        known = pulls.facts(store.home, key) if KEY.fullmatch(key) else None
+        run = str(known["tags"].get("run") or "none") if known else "none"
     elif chosen.startswith(REGISTRY):
         versions = targets.PUBLISHERS["local"].versions(store.home)
         run = next((str(v["run"]) for v in versions if registry_key(v) == chosen), "none")

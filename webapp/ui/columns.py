@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
@@ -24,12 +25,16 @@ ROOM = 60  # characters of a label
 
 @dataclass(frozen=True)
 class Column:
-    """A side of a model; `value` names it in lists and in conversations, `at` is its position."""
+    """A side of a model; `value` names it in lists and in conversations, `at` is its position.
+
+    `fields` are those of the model's prompts: they are read once a question, from a file that anybody may
+    have brought."""
 
     at: int
     value: str
     source: chat_client.Source
     side: str
+    fields: prompt_boxes.Fields
 
 
 def value(side: str, export: str) -> str:
@@ -47,8 +52,11 @@ def chosen(store: Store, run: str, also: Sequence[str]) -> list[Column]:
     if len(also) > MOST_ALSO:
         raise InputError(TOO_MANY)
     source = choices.source(store, run)
+    fields = chat_client.prompt_fields(source)
     own = [
-        Column(at, value(side, run), source, side) for at, side in enumerate(SIDES) if side in source.sides
+        Column(at, value(side, run), source, side, fields)
+        for at, side in enumerate(SIDES)
+        if side in source.sides
     ]
     return own + [_other(store, len(SIDES) + at, named) for at, named in enumerate(also)]
 
@@ -58,7 +66,7 @@ def _other(store: Store, at: int, named: str) -> Column:
     source = choices.source(store, export) if side in SIDES else None
     if source is None or side not in source.sides:
         raise LabError((source and source.missing_side) or "Also ask: choose a model from the list.")
-    return Column(at, named, source, side)
+    return Column(at, named, source, side, chat_client.prompt_fields(source))
 
 
 def asked(
@@ -78,7 +86,7 @@ def asked(
     for column in columns:
         by_source.setdefault(column.source, []).append(column)
     answers = [
-        _of(store, source, own, prompt_boxes.of_source(prompt, fields, source), talk, options)
+        _of(store, source, own, prompt_boxes.of_model(prompt, fields, own[0].fields), talk, options)
         for source, own in by_source.items()
     ]
     return merged(answers, chat_client.MOST_PROCESSES)
@@ -97,7 +105,7 @@ async def _of(
     for column in columns:
         at.setdefault(column.side, []).append(column)
     try:
-        turns = {side: _before(talk, same[0], source) for side, same in at.items()}
+        turns = await asyncio.to_thread(_before, talk, [same[0] for same in at.values()])
         stream = chat_client.stream(store.home, source, prompt, tuple(at), turns=turns, **options)
         async with contextlib.aclosing(stream) as answers:
             async for piece in answers:
@@ -107,9 +115,16 @@ async def _of(
         yield {"error": sentence(error), "source": source}
 
 
-def _before(talk: Talk, column: Column, source: chat_client.Source) -> list[tuple[str, str]]:
-    """The earlier questions of a column as its model gets them, with its answers. Raises InputError."""
-    return [
-        (prompt_boxes.of_source(turn.prompt, turn.fields, source), text)
-        for turn, text in talk.after(column.value)
-    ]
+def _before(talk: Talk, columns: Sequence[Column]) -> dict[str, list[tuple[str, str]]]:
+    """The earlier questions of one model's columns by side, as it gets them, with its answers.
+
+    Each question is read once. Raises InputError.
+    """
+    found: dict[str, list[tuple[str, str]]] = {column.side: [] for column in columns}
+    for turn in talk.turns:
+        said = [(column, answer) for column in columns if (answer := turn.of(column.value)) is not None]
+        if said:
+            prompt = prompt_boxes.of_model(turn.prompt, turn.fields, columns[0].fields)
+            for column, answer in said:
+                found[column.side].append((prompt, answer.text))
+    return found

@@ -13,7 +13,6 @@ from typing import Any
 
 from pipeline import display
 from pipeline.errors import InputError
-from pipeline.exports import chat_client
 
 MOST = 50  # boxes at a time
 LONGEST = 32_000  # characters of one
@@ -22,22 +21,21 @@ MANY = "These templates have {count} fields together; allowed: {most}. Ask fewer
 Fields = tuple[str, ...]
 
 
-def union(sources: Iterable[chat_client.Source]) -> Fields:
+def union(of_columns: Iterable[Fields]) -> Fields:
     """The prompt fields of all templates, those of the first one first."""
-    return tuple(dict.fromkeys(name for source in sources for name in chat_client.prompt_fields(source)))
+    return tuple(dict.fromkeys(name for names in of_columns for name in names))
 
 
-def drawn(of_columns: Sequence[tuple[str, chat_client.Source]]) -> dict[str, Any] | None:
+def drawn(own: Sequence[tuple[str, Fields]]) -> dict[str, Any] | None:
     """The boxes of labelled columns, for a place that draws `boxes`; None where one prompt box is enough.
 
     Where templates differ, `note` says so, and a box says which columns read it.
     """
-    fields = union(source for _, source in of_columns)
+    fields = union(names for _, names in own)
     if len(fields) < 2:
         return None
     if len(fields) > MOST:
         return {"fields": [], "most": LONGEST, "note": MANY.format(count=len(fields), most=MOST)}
-    own = [(label, chat_client.prompt_fields(source)) for label, source in of_columns]
     differ = len({names for _, names in own}) > 1
     boxes = [
         {"name": name, "info": f"Read by {_listed(own, name)}" if _only_some(own, name) else ""}
@@ -92,12 +90,14 @@ def values(prompt: str) -> dict[str, str] | None:
     return {name: str(value) for name, value in row.items()}
 
 
-def of_source(prompt: str, fields: Fields, source: chat_client.Source) -> str:
-    """What a model is asked of a prompt whose boxes were `fields`. Raises what `read` does."""
+def of_model(prompt: str, fields: Fields, own: Fields) -> str:
+    """What a model whose template has its `own` fields is asked of a prompt whose boxes were `fields`.
+
+    Raises what `read` does.
+    """
     row = read(prompt, fields)
     if row is None:
         return prompt
-    own = chat_client.prompt_fields(source)
     if len(own) == 1:
         return row.get(own[0], "")
     return written({name: row.get(name, "") for name in own})
@@ -116,10 +116,13 @@ def is_blank(prompt: str, fields: Fields = ()) -> bool:
 
 def same(one: str, other: str) -> bool:
     """Whether two prompts ask the same, however their JSON is written."""
-    if one == other:
-        return True
-    row = values(one)
-    return row is not None and row == values(other)
+    return one == other or canonical(one) == canonical(other)
+
+
+def canonical(prompt: str) -> str:
+    """The one way to write what a prompt asks: prompts that ask the same have the same."""
+    row = values(prompt)
+    return prompt if row is None else written(dict(sorted(row.items())))
 
 
 def words(prompt: str, fields: Fields) -> str:

@@ -248,9 +248,11 @@ def _cut(text: str, most: int) -> str:
     return display.valid(display.cut(text, most))
 
 
-def evaluation(answers: list[dict[str, Any]], verdict: str = "", asked: str = "") -> Table:
+def evaluation(
+    answers: list[dict[str, Any]], verdict: str = "", asked: str = "", count: int | None = None
+) -> Table:
     """The recorded answers of the evaluate stage, and what it says of the adapter; of the rows of a file if
-    it `asked` one."""
+    it `asked` one. They may be the first of `count`."""
     rows = [
         [
             _cut(text, LONGEST_ANSWER)
@@ -261,6 +263,8 @@ def evaluation(answers: list[dict[str, Any]], verdict: str = "", asked: str = ""
     columns = ["Prompt", "Expected", "Base", "With adapter"]
     prompts = f"Prompts of {display.line(asked)}" if asked else "Held-out prompts"
     said = f"{prompts}, as the run recorded them"
+    if count is not None and count > len(answers):
+        said += f"; the first {len(answers):,} of {count:,}"
     return table(columns, rows, caption=f"{verdict} {said}" if verdict else said)
 
 
@@ -270,15 +274,21 @@ def _text(side: dict[str, Any] | None) -> str:
 
 def answers(run: Run) -> list[dict[str, Any]]:
     """The run's held-out prompts: prompt, expected, base and adapter, of which the last may be null."""
+    file = answers_file(run)
+    return [] if file is None else read_answers(*file)
+
+
+def answers_file(run: Run) -> tuple[str, int, int] | None:
+    """The file with a finished run's answers, when it was changed, in nanoseconds, and its bytes."""
     path = run.artifact("answers")
     if run.status != DONE or path is None or not Path(path).is_file():
-        return []
+        return None
     facts = Path(path).stat()
-    return _read_answers(path, facts.st_mtime_ns, facts.st_size)
+    return path, facts.st_mtime_ns, facts.st_size
 
 
 @lru_cache(maxsize=8)
-def _read_answers(path: str, _changed: int, size: int) -> list[dict[str, Any]]:
+def read_answers(path: str, _changed: int, size: int) -> list[dict[str, Any]]:
     """The answers in a file, read once until it changes: whoever types asks for them at each letter."""
     if size > LARGEST_ANSWERS:
         return []

@@ -474,3 +474,23 @@ def test_prompts_of_a_file_are_named_by_it(store):
     _, picker, _, _, recorded, *_ = compare.choose(run)
     assert picker["info"] == "Rows of prompts.jsonl, which the run was evaluated on"
     assert recorded["caption"] == "Prompts of prompts.jsonl, as the run recorded them"
+
+
+def test_one_question_reads_each_model_and_each_earlier_turn_once(store, heard, monkeypatch):
+    several, other = fielded(store, "instruction", "input"), fielded(store, "input", "topic")
+    also = [f"base@{other}", f"adapter@{other}"]
+    marked = [json.dumps({"instruction": f"Turn {at}", "input": "x"}) for at in range(4)]
+    turns = [ask(several, prompt, also=also, continues=True) for prompt in marked]
+    assert len(turns[-1].earlier[0]) == 3
+
+    parsed, read = [], []
+    loads, fields = json.loads, compare.chat_client.prompt_fields
+    monkeypatch.setattr(json, "loads", lambda text, **how: parsed.append(text) or loads(text, **how))
+    monkeypatch.setattr(
+        compare.chat_client, "prompt_fields", lambda source: read.append(source.name) or fields(source)
+    )
+    shown = ask(several, '{"instruction": "And?", "input": ""}', also=also, continues=True)
+    assert len(shown.earlier[0]) == len(heard[f"run {other}"][1]["base"]) == 4
+    for prompt in marked:
+        assert parsed.count(prompt) == 3, "to be shown, and for each of two models"
+    assert sorted(read) == sorted([f"run {several}", f"run {other}", f"run {other}"]), "once a choice"

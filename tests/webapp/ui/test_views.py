@@ -82,7 +82,7 @@ def test_answers_are_read_once_and_only_if_they_are_of_a_size_to_show(store, mon
     monkeypatch.setattr(views, "LARGEST_ANSWERS", 3)
     path.write_text(json.dumps({"rows": []}))
     assert views.answers(run) == []
-    views._read_answers.cache_clear()
+    views.read_answers.cache_clear()
 
 
 def test_answers_of_an_unfinished_run_are_none(store):
