@@ -11,6 +11,7 @@ import json
 import re
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,12 @@ from webapp.ui import choices, views
 
 LOCAL, AZURE = "local", "azureml"
 FOLDER = "azure-models"
-LONGEST_FACT = 2000  # characters of a tag or a property
+# What is kept of a version in Azure, where anybody may write at length:
+LONGEST_FACT = 2000  # characters of a description, a tag or a property
+LONGEST_FACT_NAME = 200
+MOST_FACTS = 100  # tags, and properties,
+LARGEST_FACTS = 1 << 15  # and characters of all their names and values
+LARGEST_ANSWER = 64 << 20  # bytes of a workspace's versions; five hundred that are full of facts have less
 BYTES = re.compile(r"[0-9]{1,15}")
 Version = dict[str, Any]  # id, name, version, created, tags, properties, bytes, and path or portal
 
@@ -172,11 +178,36 @@ def comparable(store: Store, where: str, version: Version) -> str:
 def _of_azure(where: Place, model: dict[str, Any]) -> Version:
     names = ("name", "version", "description", "tags", "properties", "created", "created_by", "portal")
     size = model["properties"].get("olive_lab_bytes", "")
-    return {
+    return _bounded({
         **{name: model[name] for name in names},
         "id": Reference(where, where.registry, model["name"], model["version"]).uri,
         "bytes": int(size) if BYTES.fullmatch(size) else None,  # anybody can edit properties there
+    })  # fmt: skip
+
+
+def _bounded(version: Version) -> Version:
+    """A version with as much of its texts as is shown: each is sent to the page, and read at each click."""
+    long = {
+        name: display.cut(str(version.get(name) or ""), LONGEST_FACT) for name in ("description", "portal")
     }
+    short = {
+        name: display.cut(str(version.get(name) or ""), display.LONGEST_LINE)
+        for name in ("name", "version", "created", "created_by")
+    }
+    return {**version, **long, **short, **{among: _some(version[among]) for among in ("tags", "properties")}}
+
+
+def _some(given: dict[str, Any]) -> dict[str, str]:
+    """The first tags or properties, cut."""
+    found: dict[str, str] = {}
+    room = LARGEST_FACTS
+    for name, text in given.items():
+        kept, value = display.cut(str(name), LONGEST_FACT_NAME), display.cut(str(text), LONGEST_FACT)
+        room -= len(kept) + len(value)
+        if room < 0 or len(found) == MOST_FACTS:
+            break
+        found[kept] = value
+    return found
 
 
 def _file(home: Path, where: Place) -> Path:
@@ -185,17 +216,27 @@ def _file(home: Path, where: Place) -> Path:
 
 
 def _kept(file: Path) -> Kept | None:
+    """The answer of a workspace; None if it was never asked, or the file is damaged or too large."""
     try:
-        found = json.loads(file.read_text("utf-8"))
-        return Kept(found["place"], found["asked"], found["versions"])
-    except (OSError, ValueError, TypeError, KeyError):  # never asked, or a damaged file
+        there = file.stat()
+        if there.st_size > LARGEST_ANSWER:
+            return None
+        return _read_kept(file, there.st_ino, there.st_mtime_ns, there.st_size)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
+
+
+@lru_cache(maxsize=8)
+def _read_kept(file: Path, _inode: int, _changed: int, _size: int) -> Kept:
+    """The same, read once until it changes: each click on a version asks for all. Raises what it may."""
+    found = json.loads(file.read_text("utf-8"))
+    return Kept(found["place"], found["asked"], [_bounded(version) for version in found["versions"]])
 
 
 def _facts(version: Version) -> list[list[str]]:
     about = [["", name, str(version.get(name) or "")] for name in ("description", "created_by", "path")]
-    return [row for row in about if row[2]] + [
-        [kind, name, display.cut(str(text), LONGEST_FACT)]
+    return [[*row[:2], display.cut(row[2], LONGEST_FACT)] for row in about if row[2]] + [
+        [kind, display.cut(name, LONGEST_FACT_NAME), display.cut(str(text), LONGEST_FACT)]
         for kind, among in (("Tag", "tags"), ("Property", "properties"))
         for name, text in sorted(version[among].items())
     ]

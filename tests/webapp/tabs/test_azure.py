@@ -291,3 +291,24 @@ def test_a_size_that_is_none_spoils_no_list(home, digits):
     assert row["bytes"] is None
     assert len(json.dumps(version_tables.table([row], "azureml", "", ""))) < 10_000
     assert len(json.dumps(version_tables.details(row))) < 20_000
+
+
+def test_a_version_that_somebody_has_filled_with_text_is_cut_and_its_list_read_once(home, monkeypatch):
+    long = {f"k{at}" + "n" * 50_000: "v" * 5_000 for at in range(300)}
+    many = version("1", tags=long, properties={f"p{at}": "v" for at in range(300)})
+    wide = {**version("2"), "description": "D" * 500_000, "created_by": "C" * 500_000}
+    named = {**version("3"), "name": "N" * 500_000}
+    version_tables.keep(
+        home, TRAVEL, [{**one, "id": one["version"], "bytes": 1} for one in (many, wide, named)]
+    )
+    loads, parsed = json.loads, []
+    monkeypatch.setattr(json, "loads", lambda text, **how: parsed.append(text) or loads(text, **how))
+    for chosen in ("1", "2", "3"):
+        shown = models.select("azureml", picked(chosen))
+        assert len(json.dumps(shown[3:5])) < 2 * version_tables.LARGEST_FACTS
+    ids = SimpleNamespace(_data={"ids": ["1", "2"]})
+    assert len(json.dumps(models.check("azureml", ids)[1])) < 3 * version_tables.LARGEST_FACTS
+    assert sum('"versions"' in text for text in parsed) == 1
+    row = version_tables._of_azure(TRAVEL, many)
+    assert len(json.dumps(row)) < 2 * version_tables.LARGEST_FACTS
+    assert len(row["properties"]) == version_tables.MOST_FACTS
