@@ -15,7 +15,12 @@ ANY_SMALLER = "a smaller batch_size or max_length, or with gradient_checkpointin
 
 
 class LabError(Exception):
-    """Something the user can put right. Its text is shown as it is, without a traceback."""
+    """Something the user can put right. Its text is shown as it is, without a traceback, if it is no longer
+    than `most` characters; a longer one is cut.
+    """
+
+    def __init__(self, text: str = "", *, most: int = LONGEST_PROBLEM) -> None:
+        super().__init__(display.cut(text, most))
 
 
 class InputError(LabError):
@@ -31,7 +36,7 @@ class InputError(LabError):
         if more > 1:  # one more may be how many more there are
             given = [*given[:MOST_PROBLEMS], f"and {more:,} more"]
         self.problems = [display.cut(problem, LONGEST_PROBLEM) for problem in given]
-        super().__init__("\n".join(self.problems))
+        super().__init__("\n".join(self.problems), most=(LONGEST_PROBLEM + 1) * (MOST_PROBLEMS + 1))
 
 
 class NotHere(InputError):

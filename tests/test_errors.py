@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.errors import LONGEST_PROBLEM, MOST_PROBLEMS, InputError
+from pipeline.errors import LONGEST_PROBLEM, MOST_PROBLEMS, InputError, LabError
 
 
 def test_of_many_problems_the_first_are_listed() -> None:
@@ -13,3 +13,13 @@ def test_of_many_problems_the_first_are_listed() -> None:
     assert error.problems == [*few, "and 21,980 more"]
     assert InputError(error.problems).problems == error.problems
     assert len(str(InputError(["x" * 10**6] * 10**4))) < (LONGEST_PROBLEM + 2) * (MOST_PROBLEMS + 1)
+
+
+def test_one_sentence_is_as_long_as_a_person_reads() -> None:
+    assert str(LabError("Free some space.")) == "Free some space."
+    error = LabError("x" * 10**6)
+    assert len(str(error)) == LONGEST_PROBLEM
+    assert str(error).endswith("…")
+    many = InputError(["x" * LONGEST_PROBLEM] * MOST_PROBLEMS)
+    assert str(many).count("\n") == MOST_PROBLEMS - 1, "one of many problems is not cut for the others"
+    assert "…" not in str(many)

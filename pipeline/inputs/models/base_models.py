@@ -266,8 +266,8 @@ def _get_tokenizer(model: Model, part: Path) -> None:
         raise LabError(f"the tokenizer of {model.id} did not come within {TOKENIZER_SECONDS} s.") from None
     if done.returncode != 0 or not (part / TOKENIZER).is_file():
         shutil.rmtree(part, ignore_errors=True)
-        reason = done.stderr.strip().splitlines()[-1:] if done.returncode == 2 else []
-        raise LabError(*reason or [f"the tokenizer of {model.id} cannot be read."])
+        said = done.stderr.strip().splitlines() if done.returncode == 2 else []
+        raise LabError(said[-1] if said else f"the tokenizer of {model.id} cannot be read.")
 
 
 def _unpack(part: Path) -> None:
