@@ -3,14 +3,22 @@
 The files may come from anywhere, whole or not. Nothing here runs them, follows a path out of the folder, or
 reads weights; whatever is wrong is a ValueError or OSError. Names carry no meaning: an input that
 genai_config.json does not name is an adapter's, whatever it is called.
+
+A small file may declare a great deal: sentences are made one by one, as somebody reads them, and whatever is
+longer or more than any real model's is refused. A model of 70 B has 80 layers: about 500 inputs without an
+adapter, 1,300 with one on every matrix, and as many weights a few times.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import re
+import struct
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -23,6 +31,11 @@ BOUND = "bound.json"  # lies beside a graph that has an adapter as constants of 
 ADAPTER_DATA = "adapter.onnx.data"  # whose values are in this file
 BITS = {"float": 32, "double": 64, "bool": 8}  # of types whose name has no number in it
 READABLE = {"float": "float32", "double": "float64"}
+MOST_INPUTS = 20_000  # or outputs, or tensors of an adapter
+MOST_WEIGHTS = 100_000  # constants of nodes among them
+MOST_DIMENSIONS = 16
+LONGEST_NAME = 300  # characters of an input, a weight or a symbol; real ones have up to 150
+LARGEST_GRAPH = 64 << 20  # bytes without weights; real ones have some megabytes
 Dimension = int | str | None  # a size, a symbol that stands for one, or anything
 
 
@@ -75,10 +88,15 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def read_graph(file: Path) -> Graph:
-    """The graph's contract, without its weights. Raises ValueError."""
+    """The graph's contract, without its weights. Raises ValueError, for more than a real model has too."""
     import onnx
     from google.protobuf.message import DecodeError
 
+    if file.stat().st_size > LARGEST_GRAPH:
+        raise ValueError(
+            f"{file.name} has more than {LARGEST_GRAPH >> 20} MB; export the model with its weights in a file"
+            " of their own"
+        )
     try:
         model = onnx.load(file, load_external_data=False)
     except DecodeError:
@@ -88,6 +106,12 @@ def read_graph(file: Path) -> Graph:
     graph = model.graph
     if not graph.node:
         raise ValueError(f"{file.name} has no nodes; export the model again")
+    for what, values in (("inputs", graph.input), ("outputs", graph.output)):
+        _require_few(file, what, len(values), MOST_INPUTS)
+    weights = list(islice(_tensors(model), MOST_WEIGHTS + 1))
+    _require_few(file, "tensors", len(weights), MOST_WEIGHTS)
+    for tensor in weights:
+        _require_short(tensor.name, len(tensor.dims))
     kind = onnx.TensorProto.DataType.Name
     stored = {tensor.name: tensor for tensor in graph.initializer}
     inputs = {value.name: _tensor(value, kind) for value in graph.input}
@@ -98,10 +122,30 @@ def read_graph(file: Path) -> Graph:
     }
     pieces = [
         _piece(tensor, kind(tensor.data_type))
-        for tensor in _tensors(model)
+        for tensor in weights
         if tensor.data_location == onnx.TensorProto.EXTERNAL
     ]
     return Graph(inputs, {value.name: _tensor(value, kind) for value in graph.output}, defaults, pieces)
+
+
+def _require_few(file: Path, what: str, count: int, most: int) -> None:
+    if count > most:
+        raise ValueError(
+            f"{file.name} has more than {most:,} {what}, as no language model has; export the model again"
+        )
+
+
+def _require_short(name: str, dimensions: int = 0) -> None:
+    """Refuse a name or a shape that is longer than any real one. Raises ValueError."""
+    if len(name) > LONGEST_NAME:
+        raise ValueError(
+            f"{display.short(name)} has a name of more than {LONGEST_NAME} characters; export the model again"
+        )
+    if dimensions > MOST_DIMENSIONS:
+        raise ValueError(
+            f"{display.line(name)} has {dimensions:,} dimensions; allowed: {MOST_DIMENSIONS}; export the"
+            " model again"
+        )
 
 
 def check_pieces(folder: Path, pieces: Collection[Piece]) -> int:
@@ -125,11 +169,14 @@ def check_pieces(folder: Path, pieces: Collection[Piece]) -> int:
 def read_adapter(file: Path) -> dict[str, Tensor]:
     """Tensors of an adapter's file by name. Raises ValueError.
 
-    ONNX Runtime's reader checks the whole file first, sizes of the tensors included.
+    ONNX Runtime's reader checks the whole file first, sizes of the tensors included, but makes objects of all
+    that it declares, and a few bytes may declare the same tensor again and again.
     """
     import onnx
     import onnxruntime
 
+    with suppress(struct.error, OSError):  # a place outside the file, which the reader refuses
+        _require_real(file)
     try:
         parameters = onnxruntime.AdapterFormat.read_adapter(str(file)).get_parameters()
     except RuntimeError:
@@ -143,26 +190,64 @@ def read_adapter(file: Path) -> dict[str, Tensor]:
     }
 
 
-def misfits(tensors: Mapping[str, Tensor], graph: Graph, fed: Collection[str]) -> list[str]:
+def _require_real(file: Path) -> None:
+    """Read how much an adapter's file declares: a table of FlatBuffers whose fourth field is a list of tables
+    {name, dimensions, type, bytes}. Raises ValueError for more than a real one has, struct.error or OSError
+    for a place outside the file.
+    """
+    with file.open("rb") as opened:
+        number = opened.fileno()
+        size = os.fstat(number).st_size
+
+        def read(form: str, at: int) -> int:
+            found: int = struct.unpack(form, os.pread(number, struct.calcsize(form), at))[0]
+            return found
+
+        def field(table: int, which: int) -> int | None:
+            """The place of a list or a text in a table: its length, then its content; None if left out."""
+            known = table - read("<i", table)
+            slot = 4 + 2 * which
+            inside = read("<H", known + slot) if slot < read("<H", known) else 0
+            return table + inside + read("<I", table + inside) if inside else None
+
+        tensors = field(read("<I", 0), 3)
+        count = read("<I", tensors) if tensors is not None else 0
+        _require_few(file, "tensors", count, MOST_INPUTS)
+        bytes_ = 0
+        for at in range(count):
+            item = (tensors or 0) + 4 * (at + 1)
+            table = item + read("<I", item)
+            name, dimensions, values = (
+                read("<I", place) if (place := field(table, which)) is not None else 0 for which in (0, 1, 3)
+            )
+            bytes_ += values
+            if name > 4 * LONGEST_NAME or dimensions > MOST_DIMENSIONS or bytes_ > size:
+                raise ValueError(
+                    f"{file.name} declares more than any real adapter in its {display.size(size)}; export the"
+                    " adapter again"
+                )
+
+
+def misfits(tensors: Mapping[str, Tensor], graph: Graph, fed: Collection[str]) -> Iterator[str]:
     """Why an adapter does not fit the graph, clearest first; `fed` are inputs that the runtime fills itself.
 
     An input that the adapter leaves out keeps its default, so the default is compared instead. A symbol must
     have the same size in all inputs that share it.
     """
+    fed = frozenset(fed)
     places = {name: place for name, place in graph.inputs.items() if name not in fed}
-    found = [f"{name} is not an input of the graph" for name in sorted(tensors) if name not in places]
+    yield from (f"{name} is not an input of the graph" for name in sorted(tensors) if name not in places)
     sizes: dict[str, tuple[int, str]] = {}
     for name, place in places.items():
         tensor = tensors.get(name, graph.defaults.get(name))
         if tensor is None:
-            found.append(f"{name} is missing, and the graph has no default for it")
+            yield f"{name} is missing, and the graph has no default for it"
         elif tensor.type != place.type:
-            found.append(f"{name} is {tensor.type} where the graph takes {place.type}")
+            yield f"{name} is {tensor.type} where the graph takes {place.type}"
         elif not _fits(tensor, place):
-            found.append(f"{name} has shape {tensor} where the graph takes {place}")
+            yield f"{name} has shape {tensor} where the graph takes {place}"
         else:
-            found += _conflicts(name, tensor, place, sizes)
-    return found
+            yield from _conflicts(name, tensor, place, sizes)
 
 
 def _fits(tensor: Tensor, place: Tensor) -> bool:
@@ -187,6 +272,9 @@ def _conflicts(name: str, tensor: Tensor, place: Tensor, sizes: dict[str, tuple[
 def _tensor(value: Any, kind: Any) -> Tensor:
     """An input or output as the graph declares it."""
     declared = value.type.tensor_type
+    _require_short(value.name, len(declared.shape.dim))
+    for size in declared.shape.dim:
+        _require_short(size.dim_param)
     if not declared.HasField("shape"):
         return Tensor(_type(kind(declared.elem_type)), None)
     sizes = (

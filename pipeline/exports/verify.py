@@ -12,10 +12,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,10 +32,18 @@ CONFIG, TOKENIZER = "genai_config.json", "tokenizer.json"
 PROMPTS = ("Hello!", "What is the capital of France?", "Tell me about the sea.")
 TOKENS = 24
 LIVE_SECONDS = 900.0
-MOST_JSON_BYTES = 1 << 28
+LARGEST_JSON = 1 << 20  # bytes; real ones have some kilobytes,
+LARGEST = {  # but for these
+    "tokenizer_config.json": model_template.LARGEST_FILE,
+    TOKENIZER: 1 << 26,  # one of 260,000 words and all their merges has 33 MB
+}
+MOST_VALUES = 5_000_000  # of a file of JSON: such a tokenizer has two million
 MOST_LAYERS = 10_000
-MOST_FILES = 1000  # of a folder; an export has about a dozen, and one for each adapter
+MOST_FILES = 1000  # of a folder, and folders in it; an export has about a dozen, and one for each adapter
+MOST_ADAPTERS = 64  # of a folder
 NAMED_FAULTS = 3
+COUNTED_FAULTS = 1000
+MOST_REASONS = 10  # in one error
 LONGEST_MESSAGE = 500  # characters
 # A library or folder named here would be loaded with the model, whatever it holds.
 CODE_KEYS = ("custom_ops_library", "library_path", "session.model_external_initializers_file_folder_path")
@@ -79,12 +88,14 @@ def whole(folder: Path) -> list[Finding]:
 def static(folder: Path, adapter: Path | None = None) -> list[Finding]:
     """The checks that need neither the weights nor a runtime: a fraction of a second.
 
-    `adapter` is one that may lie elsewhere and is checked too. Raises InputError if there is no such folder.
+    `adapter` is one that may lie elsewhere and is checked too. Nothing else is looked at in a folder whose
+    files are no export's. Raises InputError if there is no such folder.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     report = _Report([])
-    report.check("files", partial(_files, folder))
+    if report.check("files", partial(_files, folder)) is None:
+        return report.findings
     config = report.check("config", partial(_config, folder))
     graph = None
     if config is None:
@@ -93,7 +104,9 @@ def static(folder: Path, adapter: Path | None = None) -> list[Finding]:
         graph = report.check("graph", partial(_graph, folder, config))
     if graph is not None:
         report.check("weights", partial(_weights, folder, graph))
-    adapters = adapters_of(folder)
+    adapters = report.check("adapters", lambda: (adapters_of(folder), ""), quiet=True)
+    if adapters is None:
+        return report.findings
     if adapter is not None and adapter.resolve() not in [file.resolve() for file in adapters]:
         adapters.append(adapter.resolve())
     for file in adapters:
@@ -139,17 +152,28 @@ def live(folder: Path) -> list[Finding]:
 def require(findings: list[Finding], otherwise: str) -> None:
     """Raise LabError with `otherwise` and all that failed, as one sentence; do nothing if all is good."""
     if bad := failed(findings):
-        reasons = "; ".join(f"{finding.check}: {finding.message}" for finding in bad)
-        raise LabError(f"{otherwise}: {reasons}.")
+        reasons = [f"{finding.check}: {finding.message}" for finding in bad[:MOST_REASONS]]
+        more = [f"and {len(bad) - MOST_REASONS:,} more"] if len(bad) > MOST_REASONS else []
+        raise LabError(f"{otherwise}: {'; '.join([*reasons, *more])}.")
 
 
 def adapters_of(folder: Path) -> list[Path]:
-    """The adapters that lie beside the graph, by name."""
-    return sorted(folder.glob(f"*{contract.SUFFIX}"))
+    """The adapters that lie beside the graph, by name. Raises InputError for more than MOST_ADAPTERS."""
+    with os.scandir(folder) as entries:
+        names = (entry.name for entry in entries if entry.name.endswith(contract.SUFFIX))
+        found = list(islice(names, MOST_ADAPTERS + 1))
+    if len(found) > MOST_ADAPTERS:
+        raise InputError(
+            f"{display.line(str(folder))} has more than {MOST_ADAPTERS} adapters; move some elsewhere"
+        )
+    return [folder / name for name in sorted(found)]
 
 
 def usual_adapter(folder: Path) -> Path | None:
-    """Of several adapters, the one with the name that our exports use, else the first; None without any."""
+    """Of several adapters, the one with the name that our exports use, else the first; None without any.
+
+    Raises InputError for more than MOST_ADAPTERS.
+    """
     adapters = adapters_of(folder)
     usual = next((file for file in adapters if file.name == contract.ADAPTER), None)
     return usual or next(iter(adapters), None)
@@ -178,8 +202,13 @@ class _Report:
     def skip(self, check: str, message: str) -> None:
         self._add(check, Status.SKIPPED, message)
 
-    def check(self, check: str, look: Callable[[], tuple[Found, str]]) -> Found | None:
-        """What `look` found, noted with its sentence; None where it raised, whatever that was."""
+    def check(
+        self, check: str, look: Callable[[], tuple[Found, str]], *, quiet: bool = False
+    ) -> Found | None:
+        """What `look` found, noted with its sentence; None where it raised, whatever that was.
+
+        `quiet` notes only that.
+        """
         try:
             found, message = look()
         except ValueError as error:  # ours, which say what to do
@@ -187,7 +216,8 @@ class _Report:
         except Exception as error:  # a hostile file may raise anything
             self._add(check, Status.FAILED, reason(error))
         else:
-            self._add(check, Status.OK, message)
+            if not quiet:
+                self._add(check, Status.OK, message)
             return found
         return None
 
@@ -200,14 +230,17 @@ class _Report:
 
 def _files(folder: Path) -> tuple[int, str]:
     """Only files and folders, and no links out of it: publishing copies everything here."""
-    count = 0
+    count = folders = 0
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink() or not path.is_dir():
             contract.inside(folder, name)
             count += 1
-        if count > MOST_FILES:
-            raise ValueError(f"it has more than {MOST_FILES:,} files; take out what is no part of the model")
+        else:
+            folders += 1
+        if max(count, folders) > MOST_FILES:
+            what = "files" if count > folders else "folders"
+            raise ValueError(f"it has more than {MOST_FILES:,} {what}; take out what is no part of the model")
     return count, f"{count} files, none of them a link out of the folder"
 
 
@@ -242,13 +275,14 @@ def _graph(folder: Path, config: Config) -> tuple[contract.Graph, str]:
     for kind, names, there in (
         ("input", config.inputs, graph.inputs), ("output", config.outputs, graph.outputs),
     ):  # fmt: skip
-        missing = [f"{name} is no {kind} of {config.graph}" for name in names if name not in there]
+        missing = _some(f"{name} is no {kind} of {config.graph}" for name in names if name not in there)
         if missing:
-            raise ValueError(f"{CONFIG} is another graph's: {_some(missing)}; export the model again")
-    places = [name for name in graph.inputs if name not in config.inputs]
-    unfed = [f"{name} has no default" for name in places if name not in graph.defaults]
+            raise ValueError(f"{CONFIG} is another graph's: {missing}; export the model again")
+    fed = frozenset(config.inputs)
+    places = [name for name in graph.inputs if name not in fed]
+    unfed = _some(f"{name} has no default" for name in places if name not in graph.defaults)
     if unfed:
-        raise ValueError(f"the model cannot run without an adapter: {_some(unfed)}; export the model again")
+        raise ValueError(f"the model cannot run without an adapter: {unfed}; export the model again")
     return graph, f"all {len(config.inputs)} inputs of the runtime and {len(places)} of adapters are there"
 
 
@@ -261,10 +295,10 @@ def _adapter(file: Path, graph: contract.Graph, config: Config) -> tuple[int, st
     tensors = contract.read_adapter(contract.inside(file.parent, file.name))
     if not tensors:
         raise ValueError(f"{file.name} has no tensors; export the adapter again")
-    faults = contract.misfits(tensors, graph, config.inputs)
+    faults = _some(contract.misfits(tensors, graph, config.inputs))
     if faults:
         raise ValueError(
-            f"{file.name} belongs to another graph: {_some(faults)}; use the adapter exported with this model"
+            f"{file.name} belongs to another graph: {faults}; use the adapter exported with this model"
         )
     places = len(graph.inputs) - len(config.inputs)
     return len(tensors), f"fits: {len(tensors)} of the graph's {places} adapter inputs"
@@ -311,19 +345,23 @@ def _checksums(folder: Path) -> tuple[int, str]:
     for name in told:
         contract.inside(folder, name)
     sums = checksums.of(folder, told)
-    changed = [f"{name} is not what was written" for name in sorted(told) if sums[name] != told[name]]
+    changed = _some(f"{name} is not what was written" for name in sorted(told) if sums[name] != told[name])
     if changed:
-        raise ValueError(f"{_some(changed)}; copy it again, or export the model again")
+        raise ValueError(f"{changed}; copy it again, or export the model again")
     return len(told), f"{len(told)} files are as they were written"
 
 
 def _json(folder: Path, name: str) -> dict[str, Any]:
     """A file of JSON with a mapping in it. Raises ValueError."""
-    path = contract.inside(folder, name)
-    if path.stat().st_size > MOST_JSON_BYTES:
+    most = LARGEST.get(name, LARGEST_JSON)
+    with contract.inside(folder, name).open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(size) if size <= most else b""
+    # A list of empty lists takes thirty times the memory of its text.
+    if size > most or sum(map(content.count, (b",", b"[", b"{"))) > MOST_VALUES:
         raise ValueError(f"{name} is larger than any real one; export the model again")
     try:
-        found = json.loads(path.read_text("utf-8"), object_pairs_hook=_once)
+        found = json.loads(content.decode("utf-8"), object_pairs_hook=_once)
     except (ValueError, RecursionError):
         raise ValueError(f"{name} is not valid JSON, or is incomplete; export the model again") from None
     if not isinstance(found, dict):
@@ -354,9 +392,19 @@ def _count(given: dict[str, Any], key: str, file: str = CONFIG) -> int:
 
 
 def _names(given: dict[str, Any], layers: int) -> list[str]:
-    """Names as the config gives them; those with %d once for each layer."""
+    """Names as the config gives them; those with %d once for each layer. Raises ValueError if they are more
+    or longer than a real model's.
+    """
+    patterns = [str(name) for name in given.values()]
+    if any(len(name) > contract.LONGEST_NAME for name in patterns):
+        raise ValueError(
+            f"{CONFIG} has a name of more than {contract.LONGEST_NAME} characters; export the model again"
+        )
+    count = sum(layers if "%d" in name else 1 for name in patterns)
+    if count > contract.MOST_INPUTS:
+        raise ValueError(f"{CONFIG} names {count:,} inputs or outputs; export the model again")
     found = []
-    for name in map(str, given.values()):
+    for name in patterns:
         found += [name.replace("%d", str(layer)) for layer in range(layers)] if "%d" in name else [name]
     return found
 
@@ -404,9 +452,14 @@ def _plain(text: str) -> str:
     return display.line(" ".join(text.split()), LONGEST_MESSAGE)
 
 
-def _some(faults: list[str]) -> str:
-    more = f", and {len(faults) - NAMED_FAULTS:,} more" if len(faults) > NAMED_FAULTS else ""
-    return ", ".join(faults[:NAMED_FAULTS]) + more
+def _some(faults: Iterable[str]) -> str:
+    """The first of them, and how many more there are; "" of none. No more are made than are counted."""
+    faults = iter(faults)
+    named = ", ".join(islice(faults, NAMED_FAULTS))
+    more = sum(1 for _ in islice(faults, COUNTED_FAULTS + 1))
+    if more > COUNTED_FAULTS:
+        return f"{named}, and more than {COUNTED_FAULTS:,} more"
+    return f"{named}, and {more:,} more" if more else named
 
 
 # -- the process that answers ----------------------------------------------------------------------------

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import struct
+import tracemalloc
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 from pipeline.exports import contract
 from pipeline.exports.contract import Graph, Tensor
 from tests.helpers import exports
 
+FLOAT = onnx.TensorProto.FLOAT
 A, B = Tensor("float32", (16, "r")), Tensor("float32", ("r", 8))
 GRAPH = Graph(
     inputs={"ids": Tensor("int64", ("batch", "length")), "a": A, "b": B},
@@ -29,7 +35,7 @@ def adapter(**shapes: tuple[int, ...]) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("rank", [1, 4, 64])
 def test_any_rank_fits(rank: int) -> None:
-    assert contract.misfits(adapter(a=(16, rank), b=(rank, 8)), GRAPH, ["ids"]) == []
+    assert list(contract.misfits(adapter(a=(16, rank), b=(rank, 8)), GRAPH, ["ids"])) == []
 
 
 @pytest.mark.parametrize(
@@ -45,7 +51,7 @@ def test_any_rank_fits(rank: int) -> None:
     ],
 )
 def test_what_does_not_fit_is_named(tensors: dict[str, Tensor], fault: str) -> None:
-    assert contract.misfits(tensors, GRAPH, ["ids"]) == [fault]
+    assert list(contract.misfits(tensors, GRAPH, ["ids"])) == [fault]
 
 
 def test_what_an_adapter_leaves_out_keeps_its_default() -> None:
@@ -53,8 +59,8 @@ def test_what_an_adapter_leaves_out_keeps_its_default() -> None:
     whole = Graph(GRAPH.inputs | more, {}, GRAPH.defaults | {"c": Tensor("float32", (16, 0))}, [])
     given = adapter(a=(16, 4), b=(4, 8))
     fault = "d is missing, and the graph has no default for it"
-    assert contract.misfits(given, whole, ["ids"]) == [fault]
-    assert contract.misfits(given | {"d": Tensor("float16", (3, 3, 3))}, whole, ["ids"]) == []
+    assert list(contract.misfits(given, whole, ["ids"])) == [fault]
+    assert list(contract.misfits(given | {"d": Tensor("float16", (3, 3, 3))}, whole, ["ids"])) == []
 
 
 def test_a_real_graph_and_its_adapter(export: Path) -> None:
@@ -68,7 +74,127 @@ def test_a_real_graph_and_its_adapter(export: Path) -> None:
     assert contract.check_pieces(export, graph.pieces) == (export / "model.onnx.data").stat().st_size
     tensors = contract.read_adapter(export / exports.ADAPTER)
     assert tensors == adapter(a=(16, 4), b=(4, 16))
-    assert contract.misfits(tensors, graph, ["input_ids"]) == []
+    assert list(contract.misfits(tensors, graph, ["input_ids"])) == []
+
+
+def grown(export: Path, edit: Callable[[Any], None]) -> Path:
+    """The graph with something added by somebody."""
+    model = onnx.load(export / "model.onnx", load_external_data=False)
+    edit(model.graph)
+    (export / "model.onnx").write_bytes(model.SerializeToString())
+    return export / "model.onnx"
+
+
+def with_input(name: str, shape: list[Any]) -> Callable[[Any], None]:
+    return lambda graph: graph.input.append(helper.make_tensor_value_info(name, FLOAT, shape))
+
+
+def with_weight(name: str, dims: list[int]) -> Callable[[Any], None]:
+    return lambda graph: graph.initializer.add(name=name, data_type=FLOAT, dims=dims)
+
+
+@pytest.mark.parametrize(
+    ("edit", "fault"),
+    [
+        (with_input("z" * 301, [1]), "has a name of more than 300 characters"),
+        (with_input("z", ["s" * 301]), "has a name of more than 300 characters"),
+        (with_input("z", ["s"] * 17), "z has 17 dimensions; allowed: 16"),
+        (with_weight("z" * 301, [0]), "has a name of more than 300 characters"),
+        (with_weight("z", [0] * 17), "z has 17 dimensions; allowed: 16"),
+        (lambda graph: [with_input(f"z{n}", [1])(graph) for n in range(4)], "more than 6 inputs"),
+        (lambda graph: [with_weight(f"z{n}", [1])(graph) for n in range(6)], "more than 9 tensors"),
+    ],
+)
+def test_a_graph_of_more_than_a_real_one_is_refused(
+    export: Path, monkeypatch: pytest.MonkeyPatch, edit: Callable[[Any], None], fault: str
+) -> None:
+    monkeypatch.setattr(contract, "MOST_INPUTS", 6)
+    monkeypatch.setattr(contract, "MOST_WEIGHTS", 9)
+    contract.read_graph(export / "model.onnx")
+    with pytest.raises(ValueError, match=fault) as raised:
+        contract.read_graph(grown(export, edit))
+    assert len(str(raised.value)) < 500
+
+
+def test_a_graph_with_all_of_its_weights_is_not_read(export: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contract, "LARGEST_GRAPH", (export / "model.onnx").stat().st_size)
+    contract.read_graph(export / "model.onnx")
+    monkeypatch.setattr(contract, "LARGEST_GRAPH", (export / "model.onnx").stat().st_size - 1)
+    monkeypatch.setattr(onnx, "load", None)
+    with pytest.raises(ValueError, match="with its weights in a file of their own"):
+        contract.read_graph(export / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"z" * 1201: np.zeros(1, np.float32)},
+        {"z": np.zeros((1,) * 17, np.float32)},
+        {f"z{number}": np.zeros(1, np.float32) for number in range(4)},
+    ],
+    ids=["name", "dimensions", "tensors"],
+)
+def test_an_adapter_that_declares_more_than_a_real_one_makes_no_objects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tensors: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(contract, "MOST_INPUTS", 3)
+    exports.write_adapter(tmp_path / "x.onnx_adapter", tensors)
+    monkeypatch.setattr("onnxruntime.AdapterFormat.read_adapter", None)
+    with pytest.raises(ValueError, match=r"export the (model|adapter) again"):
+        contract.read_adapter(tmp_path / "x.onnx_adapter")
+
+
+def test_an_adapter_that_declares_one_tensor_again_and_again_is_refused(tmp_path: Path) -> None:
+    """Its list of tensors names the same place twice, so that its bytes count twice."""
+    file = tmp_path / "x.onnx_adapter"
+    exports.write_adapter(file, {"x": np.zeros(1000, np.float32), "y": np.zeros(1, np.float32)})
+    assert contract.read_adapter(file).keys() == {"x", "y"}
+    content = bytearray(file.read_bytes())
+    (root,) = struct.unpack_from("<I", content)
+    known = root - struct.unpack_from("<i", content, root)[0]
+    place = root + struct.unpack_from("<H", content, known + 4 + 2 * 3)[0]
+    tensors = place + struct.unpack_from("<I", content, place)[0]
+    count, first, second = struct.unpack_from("<III", content, tensors)
+    assert count == 2
+    struct.pack_into("<II", content, tensors + 4, first, first - 4)
+    other = bytearray(content)
+    struct.pack_into("<II", other, tensors + 4, second + 4, second)
+    faults = []
+    for each in (content, other):  # one of them names the large tensor twice
+        file.write_bytes(each)
+        with suppress(ValueError):
+            contract.read_adapter(file)
+            faults.append("")
+            continue
+        faults.append("refused")
+    assert sorted(faults) == ["", "refused"]
+    file.write_bytes(content if faults[0] else other)
+    with pytest.raises(ValueError, match="declares more than any real adapter in its"):
+        contract.read_adapter(file)
+
+
+def test_faults_are_made_as_they_are_read() -> None:
+    """Of symbols that differ everywhere there would be as many sentences as dimensions of all inputs."""
+    count = 5_000
+    places = {f"{'z' * 250}{number}": Tensor("float32", ("s",) * 16) for number in range(count)}
+    graph = Graph(places, {}, {}, [])
+    tensors = {name: Tensor("float32", (number,) * 16) for number, name in enumerate(places)}
+    tracemalloc.start()
+    try:
+        found = contract.misfits(tensors, graph, [])
+        assert len(list(islice(found, 3))) == 3
+        assert sum(1 for _ in found) == (count - 1) * 16 - 3
+        assert tracemalloc.get_traced_memory()[1] < 4_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_the_runtime_feeds_is_looked_up_and_not_searched() -> None:
+    class Fed(list[str]):
+        def __contains__(self, name: object) -> bool:
+            raise AssertionError("each search reads all of it")
+
+    assert list(contract.misfits(adapter(a=(16, 4), b=(4, 8)), GRAPH, Fed(["ids"]))) == []
 
 
 def test_types_of_adapters_are_named_alike(tmp_path: Path) -> None:

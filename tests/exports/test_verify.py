@@ -7,7 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from pipeline import settings
 from pipeline.errors import InputError, LabError
 from pipeline.exports import verify
-from pipeline.exports.findings import Finding, failed
+from pipeline.exports.findings import Finding, Status, failed
 from pipeline.system import checksums
 from tests.helpers import exports
 
@@ -238,6 +239,129 @@ def test_a_folder_with_very_many_files_is_refused(export: Path) -> None:
     for number in range(verify.MOST_FILES):
         (export / "more" / str(number)).touch()
     assert "more than 1,000 files; take out" in faults(export)["files"]
+
+
+def test_nothing_else_is_looked_at_where_the_files_are_no_exports(export: Path) -> None:
+    for number in range(verify.MOST_FILES):
+        os.link(export / exports.ADAPTER, export / f"{number}{'n' * 200}.onnx_adapter")
+    found = verify.static(export)
+    assert [finding.check for finding in found] == ["files"]
+    with pytest.raises(LabError) as raised:
+        verify.require(found, "Nothing was published")
+    assert len(str(raised.value)) < 500
+
+
+def test_folders_are_counted_as_well(export: Path) -> None:
+    for number in range(verify.MOST_FILES + 1):
+        (export / f"more{number}").mkdir()
+    assert "more than 1,000 folders; take out" in faults(export)["files"]
+
+
+def test_more_adapters_than_can_be_asked_are_refused(export: Path) -> None:
+    for number in range(verify.MOST_ADAPTERS - 1):
+        os.link(export / exports.ADAPTER, export / f"{number}.onnx_adapter")
+    assert len(verify.adapters_of(export)) == verify.MOST_ADAPTERS
+    assert faults(export) == {}
+    os.link(export / exports.ADAPTER, export / "more.onnx_adapter")
+    with pytest.raises(InputError, match="has more than 64 adapters; move some elsewhere"):
+        verify.adapters_of(export)
+    with pytest.raises(InputError, match="has more than 64 adapters"):
+        verify.usual_adapter(export)
+    assert "has more than 64 adapters; move some elsewhere" in faults(export)["adapters"]
+    assert len(verify.static(export)) < 10
+
+
+def test_one_error_has_few_of_many_reasons() -> None:
+    bad = [Finding(f"adapter {number}", Status.FAILED, "x" * 150) for number in range(300)]
+    with pytest.raises(LabError) as raised:
+        verify.require(bad, "Nothing was published")
+    assert str(raised.value).endswith("; and 290 more.")
+    assert str(raised.value).count("adapter ") == verify.MOST_REASONS
+
+
+def peak(look: Callable[[], Any]) -> int:
+    """Bytes that Python's objects take at the most."""
+    look()  # what is imported counts for nobody
+    tracemalloc.start()
+    try:
+        look()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("length", "layers", "fault"),
+    [
+        (20_000, 1000, "config: genai_config.json has a name of more than 300 characters"),
+        (250, 10_000, "graph: genai_config.json is another graph's: "),
+    ],
+)
+def test_a_small_config_takes_little_memory(export: Path, length: int, layers: int, fault: str) -> None:
+    def edit_(config: Any) -> None:
+        config["model"]["decoder"]["num_hidden_layers"] = layers
+        config["model"]["decoder"]["inputs"]["past"] = "n" * length + "%d"
+
+    edit(export / "genai_config.json", edit_)
+    ((check, message),) = faults(export).items()
+    assert f"{check}: {message}".startswith(fault)
+    assert peak(lambda: verify.static(export)) < 6_000_000
+
+
+def test_names_are_counted_before_they_are_made(export: Path) -> None:
+    def edit_(config: Any) -> None:
+        config["model"]["decoder"]["num_hidden_layers"] = 10_000
+        config["model"]["decoder"]["inputs"] |= {f"past{number}": f"{number}.%d" for number in range(50)}
+
+    edit(export / "genai_config.json", edit_)
+    assert "names 500,001 inputs or outputs" in faults(export)["config"]
+    assert peak(lambda: verify.static(export)) < 2_000_000
+
+
+def test_of_missing_inputs_few_are_named_and_few_sentences_made() -> None:
+    made = 0
+
+    def sentences() -> Iterator[str]:
+        nonlocal made
+        for _ in range(100_000):
+            made += 1
+            yield "x is no input"
+
+    assert (
+        verify._some(sentences()) == "x is no input, x is no input, x is no input, and more than 1,000 more"
+    )
+    assert made == verify.NAMED_FAULTS + verify.COUNTED_FAULTS + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("genai_config.json", 1), ("lab.json", 1), ("tokenizer_config.json", 4)]
+)
+def test_small_files_of_json_are_small(export: Path, name: str, size: int) -> None:
+    content = (export / name).read_text()[:-1]
+    (export / name).write_text(f'{content}, "x": "{"x" * (size << 20)}"}}')
+    assert f"{name} is larger than any real one" in " ".join(faults(export).values())
+
+
+def test_a_tokenizer_of_very_many_empty_lists_is_not_parsed(
+    export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "MOST_VALUES", 20_000)
+    content = (export / "tokenizer.json").read_text()[:-1]
+    (export / "tokenizer.json").write_text(f'{content}, "x": [{"[]," * 9_000}[]]}}')
+    assert faults(export) == {}
+    (export / "tokenizer.json").write_text(f'{content}, "x": [{"[]," * 100_000}[]]}}')
+    assert "tokenizer.json is larger than any real one" in faults(export)["tokenizer"]
+    assert peak(lambda: verify.static(export)) < 3_000_000
+
+
+def test_what_the_runtime_feeds_is_looked_up_and_not_searched(export: Path) -> None:
+    class Names(list[str]):
+        def __contains__(self, name: object) -> bool:
+            raise AssertionError("each search reads all of it")
+
+    config, _ = verify.declared(export)
+    whole = verify.Config(config.graph, Names(config.inputs), Names(config.outputs))
+    assert verify._graph(export, whole)[1].startswith("all 1 inputs of the runtime and 2 of adapters")
 
 
 @pytest.mark.parametrize("content", [None, "{", "{}", '{"model": {"vocab": {}}}'])

@@ -115,8 +115,15 @@ def _require_same_base(adapter: Path, exported: Path) -> None:
 
 
 def _lab(folder: Path) -> dict[str, Any]:
+    return _facts(folder / serving_ids.LAB)
+
+
+def _facts(file: Path) -> dict[str, Any]:
+    """A small file of JSON with a mapping in it; {} if there is none that can be read."""
     try:
-        found = json.loads((folder / serving_ids.LAB).read_text("utf-8"))
+        with file.open("rb") as opened:
+            content = opened.read(verify.LARGEST_JSON + 1)
+        found = json.loads(content) if len(content) <= verify.LARGEST_JSON else {}
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -211,8 +218,4 @@ def _settle(part: Path, to: Path) -> None:
 
 def facts_of(folder: Path) -> Mapping[str, Any]:
     """What a bound folder says of its adapter: {adapter, sha256, tensors, base, base_graph}; else {}."""
-    try:
-        found = json.loads((folder / BOUND).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return _facts(folder / BOUND)

@@ -255,3 +255,12 @@ def test_a_name_that_is_taken_meanwhile_is_refused(
         bind(export, None, tmp_path / "bound")
     assert left(tmp_path) == ["bound", "export"]
     assert left(tmp_path / "bound") == ["mine.txt"]
+
+
+@pytest.mark.parametrize("name", ["lab.json", "bound.json"])
+def test_small_files_of_somebody_are_not_read_when_they_are_large(tmp_path: Path, name: str) -> None:
+    read = binding.facts_of if name == "bound.json" else binding._lab
+    (tmp_path / name).write_text('{"base": "x"}')
+    assert read(tmp_path) == {"base": "x"}
+    (tmp_path / name).write_text(f'{{"base": "x"{" " * (1 << 20)}}}')
+    assert read(tmp_path) == {}
