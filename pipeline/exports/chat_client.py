@@ -41,6 +41,8 @@ LINE_LIMIT = 4 * 1024 * 1024  # bytes: a whole answer, each of its letters escap
 LARGEST_LAB = 1 << 19
 MOST_PARTS = 10_000
 BUSY = "Many others are being answered just now; try again in a minute."
+ENDED = "The inference process ended while it loaded the model."
+UNREADABLE = "The inference process said what cannot be read; export the model again, then ask again."
 MADE_ROOM = "Others wait to be answered, so this answer was ended; try again later, or ask for fewer tokens."
 
 
@@ -127,7 +129,7 @@ def of_run(run: Run) -> Source:
 def of_folder(folder: Path, name: str) -> Source:
     """Any exported folder. Of several adapters, the one with the name that our exports use, else the first.
 
-    Raises InputError if there is no such folder.
+    Raises InputError if there is no such folder, or if it has more adapters than one is asked with.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
@@ -426,14 +428,16 @@ async def _start(home: Path, source: Source) -> _Server:
     assert process.stdout is not None
     try:
         line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
+        ready = json.loads(line) if line else {"error": ENDED}
     except BaseException as error:
         process.kill()
         await process.wait()
         if isinstance(error, TimeoutError):
             late = f"The model of {source.name} did not load within {START_SECONDS:.0f} seconds."
             raise LabError(late) from None
+        if isinstance(error, ValueError):  # no JSON, or a line longer than LINE_LIMIT
+            raise LabError(UNREADABLE) from None
         raise
-    ready = json.loads(line) if line else {"error": "The inference process ended while it loaded the model."}
     if "error" in ready:
         await process.wait()
         raise LabError(ready["error"])

@@ -34,16 +34,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import settings
-from pipeline.errors import InputError, LabError, reason, sentence
+from pipeline import display, settings
+from pipeline.errors import LONGEST_PROBLEM, InputError, LabError, reason, sentence
 from pipeline.exports import detaching, generation, loaded_files, verify
-from pipeline.exports.chat_client import Source
+from pipeline.exports.chat_client import LINE_LIMIT, Source
 from pipeline.exports.loaded_files import Loaded
 from pipeline.inputs.prompts import conversations, lab_prompt, templates
 from pipeline.system import own_process
 from pipeline.system.files import to_json
 
 MOST_LETTERS = 200_000  # of an answer: a token of somebody's tokenizer may have megabytes
+LONGEST_LINE = LINE_LIMIT * 3 // 4  # bytes; MOST_LETTERS, each of them escaped, take 2.4 MB
+TOO_LONG = "The model's process had more to say than can be read; export the model again."
 WAIT_SECONDS = 0.02  # for checksums, before it is others' turn
 MEMORY = 2 << 30  # bytes that the answers of one time may take, beside the model
 
@@ -126,7 +128,8 @@ def _told(number: int) -> Iterator[None]:
     try:
         yield
     except (LabError, ValueError) as error:
-        said = f"{str(error)[:1].upper()}{str(error)[1:]}."
+        text = display.cut(str(error), LONGEST_PROBLEM)
+        said = f"{text[:1].upper()}{text[1:]}."
         _say({"id": number, "error": said, "refused": True})
     except Exception as error:
         traceback.print_exc()
@@ -303,7 +306,12 @@ class _Inbox:
 
 
 def _say(answer: dict[str, Any]) -> None:
-    print(to_json(answer), flush=True)
+    """Write a line; one that the client could not read is an error in its place."""
+    line = to_json(answer)
+    if len(line) > LONGEST_LINE:  # it is ASCII
+        about = {"id": answer["id"]} if "id" in answer else {}
+        line = to_json({**about, "error": TOO_LONG})
+    print(line, flush=True)
 
 
 def _main(source: Source) -> int:

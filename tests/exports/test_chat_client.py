@@ -146,6 +146,30 @@ def test_a_process_that_ends_is_told_to_all_who_wait_and_replaced(
     assert len(asyncio.run(dies_then_good())) == 4
 
 
+@pytest.mark.parametrize("start", ["print('x' * (8 << 20), flush=True)", "print('no JSON', flush=True)"])
+def test_a_process_that_starts_with_what_cannot_be_read_is_told_to_all_who_wait(
+    home: Path, finished: Run, process: Callable[[str], None], start: str
+) -> None:
+    """One tries it; who came meanwhile learns why it failed, and does not start it again."""
+    process(f"open(os.environ['OLIVE_LAB_HOME'] + '/starts', 'a').write('x'); {start}")
+
+    async def at_once() -> list[Any]:
+        asked = [asyncio.create_task(pieces(home, finished, "a")) for _ in range(4)]
+        return await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 60)
+
+    errors = asyncio.run(at_once())
+    assert [(type(error), str(error)) for error in errors] == [(LabError, chat_client.UNREADABLE)] * 4
+    assert (home / "starts").read_text() == "x"
+    until(lambda: not processes(home), "the end of the process")
+
+
+def test_a_folder_of_very_many_adapters_is_not_offered(export: Path) -> None:
+    for number in range(2000):
+        os.link(export / exports.ADAPTER, export / f"{number}.onnx_adapter")
+    with pytest.raises(InputError, match="has more than 64 adapters; move some elsewhere"):
+        chat_client.of_folder(export, "model x")
+
+
 def test_closing_the_stream_cancels_the_answer(
     home: Path, finished: Run, process: Callable[[str], None]
 ) -> None:

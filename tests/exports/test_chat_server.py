@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.exports import chat_server
-from pipeline.exports.chat_client import SIDES, Source
+from pipeline.exports.chat_client import LINE_LIMIT, SIDES, Source
 from pipeline.inputs.prompts import templates
 from tests.helpers import talks
 from tests.helpers.lab import until
@@ -323,3 +323,22 @@ def test_a_conversations_answer_of_endless_letters_is_cut(monkeypatch: pytest.Mo
     )
     assert "".join(piece.get("text", "") for piece in said) == "x" * 8 + "yy"
     assert said[-2] == {"id": 1, "done": True, "tokens": 3, "cut": True}
+
+
+@pytest.mark.parametrize("about", [{"id": 7}, {}])
+def test_a_line_that_the_client_could_not_read_is_an_error(
+    capsys: pytest.CaptureFixture[str], about: dict[str, int]
+) -> None:
+    chat_server._say({**about, "text": "\U0001f600" * chat_server.MOST_LETTERS})  # the longest piece
+    assert len(capsys.readouterr().out) < LINE_LIMIT
+    chat_server._say({**about, "error": "x" * LINE_LIMIT})
+    said = capsys.readouterr().out
+    assert json.loads(said) == {**about, "error": chat_server.TOO_LONG}
+
+
+def test_a_fault_of_a_folder_is_told_in_few_words(capsys: pytest.CaptureFixture[str]) -> None:
+    with chat_server._told(3):
+        raise ValueError("the name " + "n" * (8 << 20))
+    said = json.loads(capsys.readouterr().out)
+    assert said["error"].startswith("The name nnn")
+    assert len(said["error"]) < 2100

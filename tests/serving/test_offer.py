@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -46,10 +47,17 @@ def test_two_of_one_name_are_refused(home: Path, export: Path, tmp_path: Path) -
 
 
 def test_too_many_adapters_are_refused(home: Path, export: Path) -> None:
-    for number in range(offer.MOST_ADAPTERS):
+    for number in range(offer.MOST_ADAPTERS - 1):
         (export / f"{number}.onnx_adapter").touch()
+    more = shutil.copyfile(export / exports.ADAPTER, export.parent / "more.onnx_adapter")
+    assert len(offer.of(home, str(export)).names) == offer.MOST_ADAPTERS + 1
     with pytest.raises(InputError, match="There are 65 adapters; allowed: 64"):
+        offer.of(home, str(export), [str(more)])
+    for number in range(5000):
+        os.link(more, export / f"more{number}.onnx_adapter")
+    with pytest.raises(InputError, match="has more than 64 adapters; move some elsewhere") as raised:
         offer.of(home, str(export))
+    assert len(str(raised.value)) < 500
 
 
 @pytest.mark.parametrize("target", ["no/such", "./none"])
