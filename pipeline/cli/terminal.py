@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # so that a list of runs is shown faster
 POLL_SECONDS = 0.2
 KINDS = {"learned": "trained", "given": "prompt", "special": "special", "end": "end of turn", "cut": "cut"}
 BAR_WIDTH = 24
+MOST_CHECKS = 200  # that are shown; a folder with as many adapters as it may have takes 140
 
 
 def fetched(named: Path) -> tuple[tuple[Path, ...], str]:
@@ -107,9 +108,12 @@ def waiting(runs: Sequence[Waiting]) -> str:
 
 
 def checks(findings: Sequence[Finding]) -> str:
-    """What `verify` found, as aligned columns."""
+    """What `verify` found, as aligned columns; of very many the first, and how many more."""
     rows = [("CHECK", "RESULT", "")]
-    return "\n".join(columns([*rows, *((f.check, f.status, f.message) for f in findings)]))
+    rows += [(found.check, found.status, found.message) for found in findings[:MOST_CHECKS]]
+    if (more := len(findings) - MOST_CHECKS) > 0:
+        rows.append((f"{more:,} more", "", "--json has them all"))
+    return "\n".join(columns(rows))
 
 
 def scores(rows: Sequence[Row]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.cli import terminal
+from pipeline.exports.findings import Finding, Status
 from pipeline.stages import events
 from pipeline.store import Store
 from pipeline.store.run import CANCELED, DONE, FAILED, Run, StageRun
@@ -236,3 +237,11 @@ def test_what_a_waiting_run_waits_for_is_said(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Waiting for 1 run ahead of it"
     assert lines[1].startswith("The queue is paused")
+
+
+def test_of_very_many_checks_the_first_are_shown() -> None:
+    few = [Finding(f"adapter {number}", Status.FAILED, "is none") for number in range(terminal.MOST_CHECKS)]
+    assert len(terminal.checks(few).splitlines()) == terminal.MOST_CHECKS + 1
+    shown = terminal.checks([*few, *few]).splitlines()
+    assert len(shown) == terminal.MOST_CHECKS + 2
+    assert shown[-1].split() == ["200", "more", "--json", "has", "them", "all"]
