@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from azure.storage.blob import BlobBlock
+from azure.storage.blob import BlobBlock, BlobProperties
 
 from pipeline.errors import LabError
+from pipeline.exports import verify
 from pipeline.inputs.azure_workspace import Place
 from pipeline.publish.azure.faults import explained
 from pipeline.publish.azure.transfer import blob_client, download, upload
@@ -260,12 +261,28 @@ def test_more_files_than_a_model_has_are_refused_before_all_are_listed(
     bench: Bench, opened: Callable[..., Container], items: list[Item], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     send(opened(), items)
-    monkeypatch.setattr(upload, "MOST_FILES", 3)
+    monkeypatch.setattr(download, "MOST_FILES", 3)
     assert len(download.listed(opened(), PREFIX)) == 3
-    monkeypatch.setattr(upload, "MOST_FILES", 2)
+    monkeypatch.setattr(download, "MOST_FILES", 2)
     for prefix, place in ((PREFIX, PREFIX), ("", "the top")):
         with pytest.raises(LabError, match=f"More than 2 files lie at {place} of the container, which no"):
             download.listed(opened(), prefix)
+
+
+def test_what_verify_would_refuse_is_refused_before_it_is_fetched() -> None:
+    """Of a container with very many files no more are listed than it takes to know so."""
+    listed = 0
+
+    class Many:
+        def list_blobs(self, **_: Any) -> Iterator[Any]:
+            nonlocal listed
+            for number in range(100_000):
+                listed += 1
+                yield BlobProperties(name=f"{PREFIX}/{number}.onnx_adapter")
+
+    with pytest.raises(LabError, match="More than 1,000 files lie at olive-lab/some of the container"):
+        download.listed(Container(Many), PREFIX)
+    assert listed == verify.MOST_FILES + 1
 
 
 READ_SPOILS = {

@@ -17,6 +17,7 @@ from typing import Any
 
 from pipeline import display
 from pipeline.errors import LabError
+from pipeline.exports import verify
 from pipeline.publish.azure.transfer import blob_client, upload
 from pipeline.publish.azure.transfer.blob_client import Container
 from pipeline.system.files import size as disk_size
@@ -24,6 +25,7 @@ from pipeline.system.transfer_progress import Meter
 
 ARRIVING = ".arriving"  # the subfolder in which files wait
 SPARE = 32 << 20  # bytes of disk left for other processes and for reporting the result
+MOST_FILES = verify.MOST_FILES  # what `verify` would refuse is not fetched
 LONGEST_PART, LONGEST = 255, 1024  # bytes of a part of a path, and of a whole path
 
 
@@ -39,8 +41,11 @@ class Remote:
 
 
 def listed(container: Container, prefix: str) -> dict[str, Remote]:
-    """The files below the prefix, by their relative names. Raises LabError for invalid file names."""
-    blobs = upload.blobs(container, prefix)
+    """The files below the prefix, by their relative names.
+
+    Raises LabError for invalid file names, and for more files than a model that is used here may have.
+    """
+    blobs = upload.blobs(container, prefix, MOST_FILES)
     check_names(blobs)
     found = {}
     for name, blob in blobs.items():

@@ -79,20 +79,22 @@ def stored(container: Container, prefix: str) -> dict[str, tuple[int, str]]:
     }
 
 
-def blobs(container: Container, prefix: str) -> dict[str, Any]:
+def blobs(container: Container, prefix: str, most: int | None = None) -> dict[str, Any]:
     """The files below the prefix with their properties, by relative name; "" is the whole container.
 
-    Folders, which the service stores as files, are skipped. Raises LabError for more files than a model has.
+    Folders, which the service stores as files, are skipped. Raises LabError for more than `most` files, by
+    default MOST_FILES.
     """
+    most = most or MOST_FILES
     start = f"{prefix}/" if prefix else ""
 
     def listed(client: Any) -> list[Any]:
-        return list(islice(client.list_blobs(name_starts_with=start, include=["metadata"]), MOST_FILES + 1))
+        return list(islice(client.list_blobs(name_starts_with=start, include=["metadata"]), most + 1))
 
     found = container.do(listed)
-    if len(found) > MOST_FILES:
+    if len(found) > most:
         raise TooMany(
-            f"More than {MOST_FILES:,} files lie at {prefix or 'the top'} of the container, which no model"
+            f"More than {most:,} files lie at {prefix or 'the top'} of the container, which no model"
             " has; register the folder of the model alone."
         )
     return {blob.name[len(start) :]: blob for blob in found if not (blob.metadata or {}).get("hdi_isfolder")}
