@@ -35,7 +35,8 @@ MOST_INPUTS = 20_000  # or outputs, or tensors of an adapter
 MOST_WEIGHTS = 100_000  # constants of nodes among them
 MOST_DIMENSIONS = 16
 LONGEST_NAME = 300  # characters of an input, a weight or a symbol; real ones have up to 150
-LARGEST_GRAPH = 64 << 20  # bytes without weights; real ones have some megabytes
+MOST_PARTS = 300_000  # nodes, attributes, shapes; a graph of 30 layers has 11,000
+LARGEST_GRAPH = 16 << 20  # bytes without weights; real ones have some megabytes, and take forty times that
 Dimension = int | str | None  # a size, a symbol that stands for one, or anything
 
 
@@ -108,7 +109,7 @@ def read_graph(file: Path) -> Graph:
         raise ValueError(f"{file.name} has no nodes; export the model again")
     for what, values in (("inputs", graph.input), ("outputs", graph.output)):
         _require_few(file, what, len(values), MOST_INPUTS)
-    weights = list(islice(_tensors(model), MOST_WEIGHTS + 1))
+    weights = list(islice(_tensors(model, _Left(file, MOST_PARTS)), MOST_WEIGHTS + 1))
     _require_few(file, "tensors", len(weights), MOST_WEIGHTS)
     for tensor in weights:
         _require_short(tensor.name, len(tensor.dims))
@@ -289,7 +290,19 @@ def _type(name: str) -> str:
     return READABLE.get(name.lower(), name.lower())
 
 
-def _tensors(message: Any) -> Iterator[Any]:
+class _Left:
+    """How many more parts a graph may have."""
+
+    def __init__(self, file: Path, most: int) -> None:
+        self.file, self.most, self.count = file, most, 0
+
+    def take(self) -> None:
+        """Count one. Raises ValueError for one too many."""
+        self.count += 1
+        _require_few(self.file, "parts", self.count, self.most)
+
+
+def _tensors(message: Any, left: _Left) -> Iterator[Any]:
     """Every tensor in a model: initializers and attributes, of subgraphs and functions too."""
     from google.protobuf.message import Message
 
@@ -297,10 +310,11 @@ def _tensors(message: Any) -> Iterator[Any]:
         if field.message_type is None:
             continue
         for item in [value] if isinstance(value, Message) else value:
+            left.take()
             if field.message_type.name == "TensorProto":
                 yield item
             elif isinstance(item, Message):
-                yield from _tensors(item)
+                yield from _tensors(item, left)
 
 
 def _piece(tensor: Any, kind: str) -> Piece:

@@ -164,7 +164,8 @@ def adapters_of(folder: Path) -> list[Path]:
         found = list(islice(names, MOST_ADAPTERS + 1))
     if len(found) > MOST_ADAPTERS:
         raise InputError(
-            f"{display.line(str(folder))} has more than {MOST_ADAPTERS} adapters; move some elsewhere"
+            f"{display.line(folder.name) or 'the folder'} has more than {MOST_ADAPTERS} adapters; move some"
+            " elsewhere"
         )
     return [folder / name for name in sorted(found)]
 

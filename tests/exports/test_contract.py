@@ -116,6 +116,15 @@ def test_a_graph_of_more_than_a_real_one_is_refused(
     assert len(str(raised.value)) < 500
 
 
+def test_of_a_graph_of_very_many_empty_nodes_not_all_are_looked_at(
+    export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contract, "MOST_PARTS", 1000)
+    contract.read_graph(export / "model.onnx")
+    with pytest.raises(ValueError, match="has more than 1,000 parts, as no language model has"):
+        contract.read_graph(grown(export, lambda graph: [graph.node.add() for _ in range(1000)]))
+
+
 def test_a_graph_with_all_of_its_weights_is_not_read(export: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contract, "LARGEST_GRAPH", (export / "model.onnx").stat().st_size)
     contract.read_graph(export / "model.onnx")
