@@ -277,7 +277,9 @@ def test_only_what_is_listed_is_told_or_stopped(home, client, key):
 
 
 def test_choosing_the_place_shows_its_fields(home):
-    local, cloud, _, _, _, *said, command = publish.moved("azureml")
+    places = len(publish.PLACES)
+    told = publish.moved("azureml")
+    (local, cloud), said, command = told[:2], told[places + 3 : -1], told[-1]
     assert (local["visible"], cloud["visible"], set(said), command["visible"]) == (False, True, {None}, False)
 
 
