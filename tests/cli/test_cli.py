@@ -392,6 +392,7 @@ def test_help_names_every_verb_of_the_contract(home: Path, capsys: Capture) -> N
     verbs += ["show", "logs"]
     verbs += ["cancel", "retry", "sweep", "queue", "pause", "resume", "move", "scorecard", "chat"]
     verbs += [
+        "serve",
         "verify",
         "convert",
         "bind",
