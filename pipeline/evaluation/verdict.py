@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline.evaluation import paired
+from pipeline.evaluation.fewest import LEAST_ROWS
 from pipeline.evaluation.paired import Floats
 
 Outcome = Literal["better", "worse", "cannot_tell"]
@@ -29,7 +30,6 @@ Pair = tuple[Figures, Figures]  # the base's figures and the other side's, row b
 BETTER: Outcome = "better"
 WORSE: Outcome = "worse"
 CANNOT_TELL: Outcome = "cannot_tell"
-LEAST_ROWS = 10
 FEW_ROWS = 40
 AGREES = 0.04
 MOST_NEEDED = 100_000  # rows; more are not worth a promise
@@ -153,7 +153,8 @@ class _Compared:
         return Verdict(outcome, text, name, mean, low, high, rows, better, worse)
 
     def _no_numbers(self) -> Verdict:
-        broken, rows = int((~np.isfinite(self.other)).sum()), len(self.base)
+        broken = int((~np.isfinite(self.other) & np.isfinite(self.base)).sum())  # not where the base is, too
+        rows = len(self.base)
         if not broken:
             text = f"Cannot tell: what {self.metric.base} is not a number in some of {_rows(rows)}."
             return Verdict(CANNOT_TELL, text, self.metric.name, None, None, None, rows, 0, 0)

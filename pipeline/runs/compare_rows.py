@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline import settings
+from pipeline import display, settings
 from pipeline.errors import InputError
 from pipeline.inputs.data import datasets
 from pipeline.inputs.prompts import templates
@@ -30,7 +30,8 @@ Side = Literal["adapter", "base"]
 SIDES: tuple[Side, ...] = ("adapter", "base")
 HELD_OUT = "held_out"
 LARGEST = 1 << 30  # bytes of a file of losses: about ten million rows
-LARGEST_ASKED = 8 << 20  # and of one that a process reads for the page: about 80,000 rows, a minute or two
+LARGEST_ASKED = 8 << 20  # and of one that a process reads for the page: a minute or two,
+MOST_ASKED = 50_000  # with as many rows as the table of examples lists (`examples.rows.MOST_ROWS`)
 TELL_ROWS = 50_000
 MOST_SHOWN = 10  # rows that differ most
 
@@ -177,16 +178,17 @@ def _judged(paired: Paired) -> dict[str, Any]:
     from pipeline.evaluation import verdict as verdicts
 
     first, second = paired.first.run.id, paired.second.run.id
+    own = _own_file(paired.second.run)
+    words = f"loss on the answers of {display.short(Path(own).name)}" if own else verdicts.LOSS.words
     pairs = {
         verdicts.Metric(
-            side, verdicts.LOSS.words, less_is_better=True, of_base=True, base=f"{first} predicts",
-            other="it predicts",
+            side, words, less_is_better=True, of_base=True, base=f"{first} predicts", other="it predicts"
         ): paired.means(side)
         for side in paired.sides
-    }  # fmt: skip
+    }
     found = {name: judged.to_json() for name, judged in verdicts.judge_all(pairs).items()}
     for metric, (before, after) in pairs.items():
-        if np.array_equal(before, after):
+        if np.array_equal(before, after, equal_nan=True):
             found[metric.name]["text"] = f"No difference: equal losses on all {len(before):,} rows."
     return {"runs": [first, second], "rows": len(paired.lines), **found}
 
@@ -225,9 +227,11 @@ def _losses(run: Run, largest: int) -> Generator[str, None, Losses]:
     path = _file(run)
     if path is None:
         raise InputError(why_none(run))
+    for_page = largest < LARGEST
+    wanted = f"{settings.command()} compare" if for_page else "a smaller evaluate.rows"
+    too_many = InputError(f"{run.id}: its losses row by row are too many to compare here; use {wanted}")
     if path.stat().st_size > largest:
-        wanted = f"{settings.command()} compare" if largest < LARGEST else "a smaller evaluate.rows"
-        raise InputError(f"{run.id}: its losses row by row are too many to compare here; use {wanted}")
+        raise too_many
     from pipeline.evaluation.measured import MeasuredRows, read
 
     found = MeasuredRows()
@@ -235,6 +239,8 @@ def _losses(run: Run, largest: int) -> Generator[str, None, Losses]:
         if len(found) % TELL_ROWS == 0:
             yield f"Reading losses of {run.id}: {len(found):,} rows…"
         found.add(read(row))
+        if for_page and len(found) > MOST_ASKED:
+            raise too_many
     return Losses(run, found)
 
 

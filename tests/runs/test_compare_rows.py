@@ -11,6 +11,7 @@ import pytest
 
 from pipeline import settings
 from pipeline.errors import InputError
+from pipeline.evaluation.examples.rows import MOST_ROWS
 from pipeline.inputs.data import datasets
 from pipeline.runs import compare_rows
 from pipeline.store import Store
@@ -189,6 +190,32 @@ def test_a_page_compares_no_more_than_a_process_has_memory_for(
     with pytest.raises(InputError, match=f"too many to compare here; use {settings.command()} compare"):
         datasets.ended(compare_rows.asked(one.id, other.id))
     assert compare_rows.judge(one, other)["rows"] == 20
+
+
+def test_of_more_rows_than_the_table_lists_the_page_is_told_so(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert compare_rows.MOST_ASKED <= MOST_ROWS
+    one, other = evaluated(store), evaluated(store)
+    monkeypatch.setattr(compare_rows, "MOST_ASKED", 19)
+    with pytest.raises(InputError, match="too many to compare here"):
+        datasets.ended(compare_rows.asked(one.id, other.id))
+
+
+def test_rows_that_are_no_number_in_either_run_make_neither_worse(store: Store) -> None:
+    one, other = evaluated(store), evaluated(store)
+    for run in (one, other):
+        file = Path(str(run.artifact("row_losses")))
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        lines[3]["adapter"] = None
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert compare_rows.judge(one, other)["adapter"]["text"] == "No difference: equal losses on all 20 rows."
+    assert compare_rows.judge(one, other)["adapter"]["outcome"] == "cannot_tell"
+
+
+def test_the_prompt_file_of_both_is_named(store: Store) -> None:
+    one, other = (evaluated(store, better=gain, evaluate={"data": "/home/mine.jsonl"}) for gain in (0, 0.5))
+    assert "less loss on the answers of mine.jsonl (" in compare_rows.judge(one, other)["adapter"]["text"]
 
 
 def test_another_tokenizer_is_refused(store: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,7 @@ SAID = {
     GENERAL: "Loss on general text",
     EXACT: "Loss of the float model",
 }
+LARGEST_LOSS = 700.0  # whose perplexity is a number
 MERGED = "the adapter is merged into the weights, and the base is not in this export"
 
 
@@ -60,9 +62,11 @@ class Compared:
             "copies_left_out": self.copies,
             "long_rows_left_out": self.too_long,
             **_means(self.held_out, "{}_loss"),
+            **_perplexities(self.held_out),
             **_means(self.trained, "{}_loss_on_training_rows"),
             **_means(self.general, "{}_loss_on_general_text"),
             **_means(self.floats, "{}_loss"),
+            **_perplexities(self.floats),
         }
         if self.sampled:
             metrics["copies_sampled"] = True
@@ -175,6 +179,12 @@ def _by_row(rows: MeasuredRows) -> tuple[Figures, Figures]:
 def _means(rows: MeasuredRows, name: str) -> dict[str, float]:
     """The mean loss of each side that the rows have, by names such as "{}_loss"."""
     return {name.format(side): rows.mean(side) for side in rows.sides}
+
+
+def _perplexities(rows: MeasuredRows) -> dict[str, float]:
+    """e to the mean loss of each side; without those that are no numbers or too large for one."""
+    losses = {side: rows.mean(side) for side in rows.sides}
+    return {f"{side}_perplexity": math.exp(loss) for side, loss in losses.items() if loss < LARGEST_LOSS}
 
 
 def _turns(tax: Mapping[str, Any]) -> list[Speeds]:

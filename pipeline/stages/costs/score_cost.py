@@ -24,9 +24,12 @@ def estimate(options: score.Options, shape: Shape, rows: Rows, machine: Machine,
     exact = shape.float_bytes if packed else 0.0
     beside = FLOAT32 * (shape.body + shape.ends) if packed and graph else 0.0
     logits = 12.0 * max(rows.most, BLOCK) * shape.vocabulary
+    # What the exact model makes of each token is kept in main memory while the other one is loaded.
+    read = min(options.rows, rows.held_out) * rows.mean + options.general_blocks * BLOCK
+    kept = 2.0 * shape.hidden * read
     models = shape.stored + 2.0 * shape.body + exact
     on_host = 0.0 if machine.gpu else models + LOADING * beside + logits
-    memory = machine.import_bytes * 1.1 + GRAPH * graph + on_host
+    memory = machine.import_bytes * 1.1 + GRAPH * graph + on_host + kept * packed
     measured = min(options.rows, rows.held_out)
     tokens = measured * rows.mean + options.general_blocks * BLOCK
     products = 6.0 * tokens * (shape.body + shape.embedding) / machine.product("bfloat16")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,6 +49,8 @@ def test_the_verdict_says_all_that_is_known() -> None:
     assert found["verdict"]["metric"] == "response_loss"
     assert (found["rows"], found["copies_left_out"], found["long_rows_left_out"]) == (12, 3, 0)
     assert found["base_loss"] - found["adapter_loss"] == pytest.approx(2.0)
+    for side in ("base", "adapter"):
+        assert found[f"{side}_perplexity"] == pytest.approx(math.exp(found[f"{side}_loss"]))
     assert "overfitting" not in found
     json.dumps(found, allow_nan=False)
 

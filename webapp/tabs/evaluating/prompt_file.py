@@ -15,7 +15,7 @@ import gradio as gr
 
 from pipeline import display, settings
 from pipeline.errors import InputError, LabError, sentence
-from pipeline.evaluation.verdict import LEAST_ROWS
+from pipeline.evaluation.fewest import LEAST_ROWS
 from pipeline.inputs.options import describe
 from pipeline.runs import submit
 from pipeline.runs.data import prepare_data
