@@ -248,7 +248,8 @@ def test_what_a_killed_one_left_is_swept_and_others_at_work_are_not(home: Path) 
 
 def test_only_what_this_check_made_is_swept(home: Path, tmp_path: Path) -> None:
     named = f"{home_check.PREFIX}{'0' * 12}"
-    (tmp_path / "elsewhere").mkdir(mode=0o755)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere").chmod(0o755)
     precious = [tmp_path / "elsewhere/flock", home / ".probe-rs/config.toml", home / named / "thesis.txt"]
     (home / f"{home_check.PREFIX}{'1' * 12}").symlink_to(tmp_path / "elsewhere")
     for file in precious:

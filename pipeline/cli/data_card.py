@@ -10,14 +10,14 @@ from pipeline.errors import InputError, LabError, NotHere
 from pipeline.inputs.data.card import making
 from pipeline.inputs.data.formats.columns import PARTS
 from pipeline.inputs.models import base_models
-from pipeline.runs.data import data_card, data_check, prepare_data
+from pipeline.runs.data import data_card, prepare_data
 from pipeline.runs.data.prepare_data import Checked
 from pipeline.system.files import to_json
 
 UNCOUNTED: dict[str, Any] = {"tokens": None, "duplicates": 0, "near_duplicates": 0, "leaks": 0}
 
 
-def model_at_hand(named: str, template: str) -> base_models.Model | None:
+def model_at_hand(named: str) -> base_models.Model | None:
     """The model that counts tokens; None where it or its tokenizer is not here, which a note says.
 
     Raises InputError for a name of none.
@@ -33,7 +33,6 @@ def model_at_hand(named: str, template: str) -> base_models.Model | None:
     except LabError as error:
         why = str(error)
     else:
-        data_check.require_chat(template, model)
         return model
     note(f"Tokens are not counted: {why}")
     return None

@@ -67,10 +67,8 @@ def check(args: argparse.Namespace) -> int:
 
     named = args.model or ("starter" if args.json else None)
     path = recipe.model_path(named, Path.cwd()) if named else ""
-    if args.json:
-        model = data_card.model_at_hand(path, args.template)
-    else:
-        model = base_models.resolve(path) if path else None
+    find = data_card.model_at_hand if args.json else base_models.resolve
+    model = find(path) if path else None
     given, chosen = _data(args)
     with prepare_data.work_folder(settings.home()) as work:
         steps = prepare_data.checking(

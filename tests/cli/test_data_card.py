@@ -292,7 +292,7 @@ class TestCheckFormats:
             ("rows.json", '[{"prompt": "a", "response": "b"}, {"prompt": "a", "response": ""}]', 2),
             ("rows.csv", "prompt,response\na,b\na,\na\n", 2),
             ("rows.csv", "eins,zwei,drei\nx a,y b,z c\nx a,y d,z e\n", 2),
-            ("rows.csv", "one\n" + "a b\n" * 70, 70),
+            ("rows.csv", "eins,zwei,drei\n" + "x a,y b,z c\n" * 70, 70),
         ],
     )
     def test_rows_are_those_that_could_be_read_in_every_format(

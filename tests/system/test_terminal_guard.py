@@ -176,9 +176,11 @@ def test_only_own_process_starts_python() -> None:
         node
         for node in ast.walk(ast.parse(Path(own_process.__file__).read_text("utf-8")))
         if isinstance(node, ast.Call)
-        and "settings.python()"
-        in [ast.unparse(a) for a in node.args]
-        + [ast.unparse(one) for a in node.args if isinstance(a, ast.List) for one in a.elts]
+        and any(
+            ast.unparse(one).endswith("settings.python()")
+            for given in node.args
+            for one in (given.elts if isinstance(given, ast.List) else [given])
+        )
     ]
     assert len(calls) == 2
     assert all("*_guarded(words, " in ast.unparse(call) for call in calls)

@@ -122,9 +122,10 @@ def test_what_was_published_is_listed_with_its_link(store: Store):
 
 
 def test_only_the_fields_of_the_place_that_was_chosen_are_shown():
-    shown = {place: [update["visible"] for update in publish.moved(place)[:5]] for _, place in publish.PLACES}
+    shown = {place: [update["visible"] for update in publish.moved(place)[:7]] for _, place in publish.PLACES}
     assert shown == {
-        "local": [True, False, False, True, False],
-        "azureml": [False, True, False, True, False],
-        "huggingface": [False, False, True, False, True],
+        "local": [True, False, False, False, True, False, False],
+        "azureml": [False, True, False, False, True, False, False],
+        "huggingface": [False, False, True, False, False, True, False],
+        "foundry-local": [False, False, False, True, False, False, True],
     }

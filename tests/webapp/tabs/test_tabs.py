@@ -164,6 +164,7 @@ def test_a_long_check_says_how_far_it_is(home, uploaded, model_folder, bytes_as_
         "Reading the dataset… Row 2…",
         "Reading the dataset… Row 3…",
         f"Reading the dataset… Getting the tokenizer of {model_folder}…",
+        "Reading the dataset… Comparing rows…",
     ]
     assert all(step[-1]["interactive"] is False for step in steps[:-1])
     assert steps[-1][-1]["interactive"]
