@@ -18,7 +18,7 @@ from pipeline import display
 from pipeline.exports import serving_ids
 from pipeline.inputs.prompts import templates
 from pipeline.inputs.prompts.lab_prompt import Reader
-from pipeline.system import hardware
+from pipeline.system import hardware, peak_memory
 
 # Tokens of a prompt that the model reads between two turns of other answers: with 128 a prompt of 2,000 takes
 # a tenth longer than when it is read whole, with 192 a fiftieth.
@@ -44,6 +44,7 @@ class Model:
     vocabulary: int
     template: templates.Template
     reader: Reader
+    adapter_bytes: int = 0  # by which memory grew when the adapters were loaded
 
 
 @dataclass
@@ -98,8 +99,10 @@ def load(folder: Path, adapters: Mapping[str, Path] | None = None) -> Model:
     configured.overlay(json.dumps({"model": {"decoder": {"session_options": session}}}))
     model = og.Model(configured)
     loaded = og.Adapters(model)
+    before = peak_memory.memory_now()
     for name, path in (adapters or {}).items():
         loaded.load(str(path), name)
+    adapter_bytes = max(peak_memory.memory_now() - before, 0)
     ends = config["eos_token_id"]
     prompts = serving_ids.load(folder)
     return Model(
@@ -113,6 +116,7 @@ def load(folder: Path, adapters: Mapping[str, Path] | None = None) -> Model:
         vocabulary=int(config["vocab_size"]),
         template=prompts.template,
         reader=prompts.reader,
+        adapter_bytes=adapter_bytes,
     )
 
 

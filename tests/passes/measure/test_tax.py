@@ -41,6 +41,25 @@ def test_both_sides_take_turns_and_medians_are_told(
     json.dumps(found, allow_nan=False)
 
 
+def test_what_loading_the_adapter_took_is_no_memory_of_the_base(
+    written_export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    from pipeline.exports import generation
+    from pipeline.passes.measure import tax
+    from pipeline.system import peak_memory
+
+    taken = iter([100 << 20, 107 << 20])
+    with monkeypatch.context() as while_loading:
+        while_loading.setattr(peak_memory, "memory_now", lambda: next(taken))
+        model = generation.load(written_export, {"adapter": written_export / exports.ADAPTER})
+    assert model.adapter_bytes == 7 << 20
+    monkeypatch.setattr(peak_memory, "memory_now", lambda: 200 << 20)
+    found = tax.measure(replace(model, context_length=24), "adapter")
+    assert [found[side]["memory_bytes"] >> 20 for side in ("base", "adapter")] == [193, 200]
+
+
 def test_a_short_context_has_room_for_both(written_export: Path) -> None:
     from dataclasses import replace
 
