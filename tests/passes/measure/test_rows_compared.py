@@ -103,7 +103,8 @@ def test_rows_of_a_file_are_named_by_it() -> None:
     found = compared(asked="prompts.jsonl").metrics([])["verdict"]
     assert " less loss on the answers of prompts.jsonl (" in found["text"]
     assert found["metric"] == "response_loss"
-    none = compared(held_out=[], trained=[], copies=3, asked="prompts.jsonl").metrics([])["verdict"]
+    nothing = MeasuredRows()
+    none = compared(held_out=nothing, trained=nothing, copies=3, asked="prompts.jsonl").metrics([])["verdict"]
     assert none["text"].startswith("Cannot tell: each row of prompts.jsonl is the same")
 
 
