@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -206,30 +203,6 @@ def test_the_page_itself_reads_no_dataset_no_model_and_no_sweep(
     assert (card["rows"], boxes["choices"]) == (144, []), card
     assert len(client.get(f"/cards/{rows['key']}/rows").json()["rows"]) == 20
     assert len(store.list()) == 1 + 2 + 2
-
-
-def test_the_page_answers_others_all_the_while_a_file_of_many_rows_is_checked(
-    client: TestClient, tmp_path: Path, pool: check_pool._State
-) -> None:
-    """As counts and shares of the same time: a machine that is busy takes longer for both."""
-    path = tmp_path / "many.jsonl"
-    with path.open("w") as file:
-        for number in range(MANY):
-            file.write(f'{{"prompt": "Where is town {number}?", "response": "In valley {number}."}}\n')
-    kept = str(submit.keep_dataset(settings.home(), path))
-    fn = event_of_three(client)
-    given = {"session_hash": "many", "fn_index": fn, "data": [kept, "{prompt} {response}", ""]}
-    answered = [time.monotonic()]
-    assert client.post("/gradio_api/queue/join", json=given).status_code == 200
-    with ThreadPoolExecutor(1) as waiting:
-        told = waiting.submit(client.get, "/gradio_api/queue/data", params={"session_hash": "many"})
-        while not told.done():
-            assert client.get("/queue.json").status_code == 200
-            answered.append(time.monotonic())
-    assert f"many.jsonl: {MANY:,} rows" in told.result().text
-    gaps = [later - earlier for earlier, later in pairwise(answered)]
-    assert len(gaps) >= MANY / 2000  # it is ten times as many
-    assert max(gaps) < sum(gaps) / 3  # and that a twentieth
 
 
 def test_every_event_of_these_places_takes_a_turn() -> None:
