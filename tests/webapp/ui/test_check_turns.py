@@ -32,7 +32,6 @@ from webapp.tabs.tuning import scorecard, sweep
 from webapp.ui import card_view, check_turns, parts
 
 SAMPLE = str(settings.SAMPLES / "travel.jsonl")
-MANY = 60_000  # rows, whose check takes a few seconds of a processor
 GETTING = "Getting the tokenizer of starter"
 
 
