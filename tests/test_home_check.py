@@ -96,7 +96,7 @@ def test_every_command_says_what_is_missing_and_where_to_go(
 # Leaves a row out, and carries a graph's files over, in a home without hard links; says what lies there.
 LINKING = """
 import pathlib, sys
-from pipeline.inputs.data import datasets
+from pipeline.inputs.data import datasets, telling
 from pipeline.passes.optimize import folders
 from pipeline import settings
 from pipeline.runs.data import data_card
@@ -109,7 +109,7 @@ for path in (rows, graph):
 work = home / "work"
 work.mkdir()
 asked = data_card.Question(rows, "{prompt} {response}", None, 512, leave_out=("duplicates",))
-path, went = datasets.ended(data_card.without(asked, work))
+path, went = telling.ended(data_card.without(asked, work))
 folders.carry_over(graph, home / "carried")
 carried = (home / "carried/model.onnx.data").read_text()
 print(went, path.read_text().count("prompt"), path.stat().st_nlink, carried)

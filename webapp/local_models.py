@@ -17,7 +17,7 @@ from pathlib import Path
 from pipeline import display, settings
 from pipeline.errors import InputError
 from pipeline.inputs.azure_address import PREFIX
-from pipeline.inputs.data import datasets
+from pipeline.inputs.data import telling
 from pipeline.inputs.models import base_models
 from pipeline.runs import cached_models
 from pipeline.store.run import Run
@@ -94,7 +94,7 @@ def again(run: Run) -> None:
     """
     model = known(run.recipe.get("model"))
     if "/" in model and not model.startswith(("/", PREFIX)) and not base_models.is_here(model):
-        datasets.ended(cached_models.looking(model))
+        telling.ended(cached_models.looking(model))
 
 
 def _is_model(folder: Path) -> bool:

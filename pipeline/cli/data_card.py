@@ -7,7 +7,7 @@ from typing import Any
 from pipeline import display, settings
 from pipeline.cli.queue import note
 from pipeline.errors import InputError, LabError, NotHere
-from pipeline.inputs.data.card import making
+from pipeline.inputs.data import telling
 from pipeline.inputs.data.formats.columns import PARTS
 from pipeline.inputs.models import base_models
 from pipeline.runs.data import data_card, prepare_data
@@ -45,7 +45,7 @@ def counted(
     if not found.report.rows or (found.made.is_made and not found.made.rows):
         return UNCOUNTED
     asked = data_card.Question(found.used, template, model, max_length)
-    card = making.ended(data_card.making_card(asked))
+    card = telling.ended(data_card.making_card(asked))
     for text in card.notes:
         note(text)
     return card.to_json()

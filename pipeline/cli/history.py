@@ -159,7 +159,7 @@ def gc(args: argparse.Namespace) -> int:
 def votes(args: argparse.Namespace) -> int:
     """Show what the blind vote on a run says, export it, or have a model judge."""
     from pipeline.cli import terminal
-    from pipeline.inputs.data.datasets import ended
+    from pipeline.inputs.data.telling import ended
     from pipeline.runs.voting import blind_rows, booth, judge_client, preference_pairs
 
     judge = judge_client.named(args)

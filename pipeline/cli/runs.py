@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pipeline import display, settings
 from pipeline.cli.queue import Verb, note, positive, recipe_of
 from pipeline.errors import InputError
+from pipeline.inputs.data import telling
 from pipeline.store import Store
 from pipeline.store.run import DONE, PUBLISH, QUEUED, RUNNING
 from pipeline.system.files import to_json
@@ -97,7 +98,6 @@ def _show_row(args: argparse.Namespace) -> int:
     """One row of a dataset as tokens."""
     from pipeline.cli import terminal
     from pipeline.exports import row_view
-    from pipeline.inputs.data import datasets
     from pipeline.inputs.models import base_models
     from pipeline.runs.data import prepare_data
     from pipeline.stages import recipe
@@ -106,7 +106,7 @@ def _show_row(args: argparse.Namespace) -> int:
     model = base_models.resolve(recipe.model_path(args.model or "starter", Path.cwd()))
     given, chosen = _data(args)
     with prepare_data.work_folder(settings.home()) as work:
-        made = datasets.ended(prepare_data.preparing(given, work, args.template, chosen))
+        made = telling.ended(prepare_data.preparing(given, work, args.template, chosen))
         if made.problems and not made.rows:
             raise InputError([f"{made.named(number)}: {problem}" for number, problem in made.problems])
         template = made.template(args.template)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import display, settings
+from pipeline.inputs.data import telling
 from pipeline.runs import history
 from pipeline.runs.preflight import wording
 from pipeline.stages import events
@@ -31,7 +32,6 @@ MOST_CHECKS = 200  # that are shown; a folder with as many adapters as it may ha
 
 def fetched(named: Path) -> tuple[tuple[Path, ...], str]:
     """`prepare_data.bringing` with its steps on standard error, so that what is printed stays as it is."""
-    from pipeline.inputs.data import datasets
     from pipeline.runs.data import prepare_data
 
     said: list[str] = []
@@ -41,7 +41,7 @@ def fetched(named: Path) -> tuple[tuple[Path, ...], str]:
             said.append(step)
             print(display.plain(step), file=sys.stderr, flush=True)
 
-    return datasets.ended(prepare_data.bringing(named), tell)
+    return telling.ended(prepare_data.bringing(named), tell)
 
 
 def run(store: Store, run_id: str, *, summarize: bool = True) -> int:

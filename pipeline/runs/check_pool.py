@@ -29,7 +29,7 @@ from typing import Any
 
 from pipeline import settings
 from pipeline.errors import InputError, LabError, sentence
-from pipeline.inputs.data import datasets
+from pipeline.inputs.data import telling
 from pipeline.system import files, own_process
 from pipeline.system.peak_memory import memory_now
 
@@ -77,7 +77,7 @@ def open_up(hub_login: bool = False) -> None:
 
 def answer(function: str, given: dict[str, Any]) -> Any:
     """`ask` to its end."""
-    return datasets.ended(ask(function, given))
+    return telling.ended(ask(function, given))
 
 
 def close() -> None:

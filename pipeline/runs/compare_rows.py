@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import display, settings
 from pipeline.errors import InputError
-from pipeline.inputs.data import datasets
+from pipeline.inputs.data import datasets, telling
 from pipeline.inputs.prompts import templates
 from pipeline.store import Store
 from pipeline.store.run import DONE, ENDED, Run
@@ -81,7 +81,7 @@ def judge(one: Run, other: Run) -> dict[str, Any]:
 
     Raises InputError if they were not measured on the same rows.
     """
-    return _judged(datasets.ended(_pairing(one, other, LARGEST)))
+    return _judged(telling.ended(_pairing(one, other, LARGEST)))
 
 
 def asked(one: str, other: str) -> Generator[str, None, dict[str, Any]]:

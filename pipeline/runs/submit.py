@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline import display, settings
 from pipeline.errors import InputError
-from pipeline.inputs.data import datasets
+from pipeline.inputs.data import datasets, telling
 from pipeline.inputs.data.card import findings
 from pipeline.inputs.data.formats import columns
 from pipeline.inputs.data.formats.convert import Made
@@ -311,7 +311,7 @@ class Prepared:
         data = self._seen.get(self._key(recipe))
         columns_of_data = data.made.columns if isinstance(data, Checked) and data.made.has_chosen else None
         try:
-            alike = datasets.ended(prepare_data.shared(columns_of_data, [file], folder, recipe.template))
+            alike = telling.ended(prepare_data.shared(columns_of_data, [file], folder, recipe.template))
             found = prepare_data.check(file, folder, recipe.template, model, *split, alike, least=1)
         except InputError as error:
             return InputError([f"{where}: {problem}" for problem in error.problems])

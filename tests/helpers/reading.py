@@ -64,7 +64,7 @@ class _Nowhere(io.RawIOBase):
 
 def _told(steps: Generator[str, None, T]) -> tuple[list[str], T]:
     said: list[str] = []
-    found = datasets.ended(steps, said.append)
+    found = telling.ended(steps, said.append)
     return said, found
 
 
@@ -85,7 +85,7 @@ def _copies(path: Path) -> dict[str, Any]:
     report = datasets.check(path, TEMPLATE)
     checked = _peak()
     asked = data_card.Question(path, TEMPLATE, None, 512)
-    card = datasets.ended(data_card.making_card(asked, ["duplicates"]))
+    card = telling.ended(data_card.making_card(asked, ["duplicates"]))
     assert (card.rows, card.found.counts()) == (report.rows, {})
     return {"rows": report.rows, "check": checked, "card": _peak()}
 

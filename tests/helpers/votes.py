@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.inputs.data import datasets
+from pipeline.inputs.data import telling
 from pipeline.runs.voting import blind_rows, booth
 from pipeline.store import Store
 from tests.helpers import planted
@@ -39,7 +39,7 @@ class Booth:
     def ask(self, question: str, **given: Any) -> dict[str, Any]:
         """The answer to a question of `booth`."""
         steps = getattr(booth, question)(str(self.folder), str(self.answers), **given)
-        found: dict[str, Any] = datasets.ended(steps)
+        found: dict[str, Any] = telling.ended(steps)
         return found
 
     def vote(self, voter: str, wanted: str, row: int | None = None) -> dict[str, Any]:

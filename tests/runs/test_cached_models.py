@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError, LabError
-from pipeline.inputs.data import datasets
+from pipeline.inputs.data import telling
 from pipeline.inputs.models import base_models, hub_models
 from pipeline.runs import cached_models, check_pool, disk
 from pipeline.store import Store
@@ -46,7 +46,7 @@ def answered(model: str, *, hub_login: bool = False) -> str:
     check_pool.open_up(hub_login)
     try:
         steps = cached_models.looking(model)
-        return datasets.ended(steps)[0].revision
+        return telling.ended(steps)[0].revision
     except LabError as error:
         return str(error).partition(": ")[2].partition(": ")[2]
     finally:

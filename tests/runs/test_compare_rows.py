@@ -12,7 +12,7 @@ import pytest
 from pipeline import settings
 from pipeline.errors import InputError
 from pipeline.evaluation.examples.rows import MOST_ROWS
-from pipeline.inputs.data import datasets
+from pipeline.inputs.data import telling
 from pipeline.runs import compare_rows
 from pipeline.store import Store
 from pipeline.store.run import CANCELED, Run
@@ -152,7 +152,7 @@ def test_a_process_is_asked_for_the_rows_that_differ_most_too(store: Store) -> N
     one, other = examples.two(store)
     steps = list(compare_rows.asked(one, other))
     assert f"Reading losses of {other}: 0 rows…" in steps
-    found = datasets.ended(compare_rows.asked(one, other))
+    found = telling.ended(compare_rows.asked(one, other))
     assert {**found["adapter"], "means": None}["outcome"] == "better"
     assert (found["adapter"]["better"], found["adapter"]["worse"]) == (19, 1)
     before, after = found["adapter"]["means"]
@@ -165,7 +165,7 @@ def test_a_process_is_asked_for_the_rows_that_differ_most_too(store: Store) -> N
     gaps = [abs(row["losses"][0] - row["losses"][1]) for row in told["rows"]]
     assert gaps == sorted(gaps, reverse=True)
     equal = examples.measured(store, examples.rows(20), like=one)
-    assert datasets.ended(compare_rows.asked(one, equal))["apart"]["rows"] == []
+    assert telling.ended(compare_rows.asked(one, equal))["apart"]["rows"] == []
 
 
 def test_a_row_that_only_one_run_predicts_comes_first_and_is_laid_on_no_adapter(store: Store) -> None:
@@ -174,11 +174,11 @@ def test_a_row_that_only_one_run_predicts_comes_first_and_is_laid_on_no_adapter(
     lines = file.read_text().splitlines()
     lines[7] = json.dumps({**json.loads(lines[7]), "base": None})
     file.write_text("\n".join(lines))
-    found = datasets.ended(compare_rows.asked(one.id, other.id))
+    found = telling.ended(compare_rows.asked(one.id, other.id))
     assert found["base"]["text"] == "Worse: what it predicts is not a number in 1 of 20 rows."
     assert (found["base"]["means"][1], found["apart"]["rows"][0]["losses"][1]) == (None, None)
     assert [row["line"] for row in found["apart"]["rows"]] == [7]
-    said = datasets.ended(compare_rows.asked(other.id, one.id))["base"]["text"]
+    said = telling.ended(compare_rows.asked(other.id, one.id))["base"]["text"]
     assert said == f"Cannot tell: what {other.id} predicts is not a number in some of 20 rows."
 
 
@@ -188,7 +188,7 @@ def test_a_page_compares_no_more_than_a_process_has_memory_for(
     one, other = evaluated(store), evaluated(store)
     monkeypatch.setattr(compare_rows, "LARGEST_ASKED", 100)
     with pytest.raises(InputError, match=f"too many to compare here; use {settings.command()} compare"):
-        datasets.ended(compare_rows.asked(one.id, other.id))
+        telling.ended(compare_rows.asked(one.id, other.id))
     assert compare_rows.judge(one, other)["rows"] == 20
 
 
@@ -199,7 +199,7 @@ def test_of_more_rows_than_the_table_lists_the_page_is_told_so(
     one, other = evaluated(store), evaluated(store)
     monkeypatch.setattr(compare_rows, "MOST_ASKED", 19)
     with pytest.raises(InputError, match="too many to compare here"):
-        datasets.ended(compare_rows.asked(one.id, other.id))
+        telling.ended(compare_rows.asked(one.id, other.id))
 
 
 def test_rows_that_are_no_number_in_either_run_make_neither_worse(store: Store) -> None:

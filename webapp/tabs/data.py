@@ -12,7 +12,7 @@ import gradio as gr
 
 from pipeline import settings
 from pipeline.errors import InputError, LabError
-from pipeline.inputs.data import datasets
+from pipeline.inputs.data import telling
 from pipeline.inputs.data.formats import columns
 from pipeline.inputs.data.formats.columns import PARTS, Columns
 from pipeline.inputs.data.hub import dataset_id
@@ -180,7 +180,7 @@ def _dataset(
     the hub; and where they are from, if from there."""
     if not uploaded and dataset_id.is_id(picked or ""):
         with closing(prepare_data.bringing(Path(picked or ""), own_login=local_models.hub_login())) as steps:
-            yield datasets.ended(steps, tell)
+            yield telling.ended(steps, tell)
         return
     with ExitStack() as copies:
         named = [uploaded] if isinstance(uploaded, str) else uploaded or []

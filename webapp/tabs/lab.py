@@ -14,7 +14,7 @@ import yaml
 
 from pipeline import display, settings
 from pipeline.errors import InputError, LabError, sentence
-from pipeline.inputs.data import datasets
+from pipeline.inputs.data import datasets, telling
 from pipeline.inputs.options import AUTO, LONGEST, describe
 from pipeline.runs import submit
 from pipeline.runs.preflight import presets
@@ -138,7 +138,7 @@ def _suited(
     share = given["eval_fraction"] if isinstance(given["eval_fraction"], float) else 0.1
     steps = presets.suiting(name, Path(given["data"]), str(given["template"]), given["model"], share, device)
     with closing(steps):
-        return datasets.ended(steps, tell)
+        return telling.ended(steps, tell)
 
 
 def start_over(inputs: form.Form) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ import gradio as gr
 
 from pipeline.errors import InputError, LabError
 from pipeline.exports import row_view
-from pipeline.inputs.data import datasets, one_row
+from pipeline.inputs.data import one_row, telling
 from pipeline.runs import check_pool
 from pipeline.runs.data import data_check
 from pipeline.stages import finetune
@@ -59,7 +59,7 @@ def _found(
     asked = {"path": str(path), "template": template}
     template = check_pool.answer("pipeline.runs.data.prepare_data:answer_template", asked)
     with closing(data_check.tokenizing(local_models.known(model), template)) as steps:
-        reads = datasets.ended(steps, tell)
+        reads = telling.ended(steps, tell)
     return row_view.asked(reads, path, template, where, int(number), finetune.Options.max_length)
 
 

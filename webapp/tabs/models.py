@@ -10,7 +10,7 @@ import gradio as gr
 
 from pipeline import display
 from pipeline.errors import InputError, LabError, sentence
-from pipeline.inputs.data import datasets
+from pipeline.inputs.data import telling
 from pipeline.inputs.models import about, catalogue
 from pipeline.inputs.models.base_models import Model
 from pipeline.runs import cached_models, disk, pulls
@@ -57,7 +57,7 @@ def look(model: str | None) -> Iterator[tuple[Any, ...]]:
 def _resolved(model: str | None, tell: Callable[[str], None]) -> tuple[Model, about.About]:
     """A model that the page offers or a hub has, and what is known of it. Raises LabError, OSError."""
     with closing(cached_models.looking(local_models.known(model))) as steps:
-        return datasets.ended(steps, tell)
+        return telling.ended(steps, tell)
 
 
 def _facts(model: Model, one: about.About) -> tuple[views.Table, about.Fit]:

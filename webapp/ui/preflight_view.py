@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 
 from pipeline.errors import InputError, LabError
-from pipeline.inputs.data import datasets
+from pipeline.inputs.data import telling
 from pipeline.runs import check_pool
 from pipeline.runs.preflight import calibration, wording
 from pipeline.stages.recipe import Recipe
@@ -107,7 +107,7 @@ def _asked(recipe: Recipe, tell: Callable[[str], None]) -> dict[str, Any]:
     key = recipe.data, file.st_mtime_ns, file.st_size, *about
     given = {"recipe": recipe.to_dict(), "known": _known.get(key)}
     with closing(check_pool.ask("pipeline.runs.preflight.report:answer", given)) as steps:
-        facts: dict[str, Any] = datasets.ended(steps, tell)
+        facts: dict[str, Any] = telling.ended(steps, tell)
     while len(_known) >= MOST_KEPT:
         _known.pop(next(iter(_known)), None)
     _known[key] = facts.pop("known")

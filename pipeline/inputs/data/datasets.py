@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,7 @@ from pipeline.errors import InputError
 from pipeline.inputs.data import file_faults, row_faults, row_lines, splitting, telling
 from pipeline.inputs.data.lengths import Lengths
 from pipeline.inputs.data.splitting import POSITIONS, ROWS, TURNS, Contents, Parts
-from pipeline.inputs.data.telling import Clock
+from pipeline.inputs.data.telling import Clock, ended
 from pipeline.inputs.prompts import templates
 
 T = TypeVar("T")
@@ -92,16 +92,6 @@ def check(
 ) -> Report:
     """`checking` to its end."""
     return ended(checking(path, template, chat, lengths))
-
-
-def ended(steps: Generator[str, None, T], tell: Callable[[str], None] = lambda _: None) -> T:
-    """What steps such as those of `checking` return in the end; `tell` gets what they say."""
-    while True:
-        try:
-            tell(next(steps))
-        except StopIteration as end:
-            found: T = end.value
-            return found
 
 
 def checking(

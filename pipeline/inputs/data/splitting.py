@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from pipeline.errors import InputError
 from pipeline.inputs.data.many.bits import Bits
 from pipeline.inputs.data.many.grouped import Bucket, Grouped
+from pipeline.inputs.data.telling import ended
 from pipeline.inputs.prompts import conversations
 
 T = TypeVar("T")
@@ -153,16 +154,6 @@ class Contents:
 
     def _rank(self, position: int) -> int:
         return _number(hashlib.blake2b(str(position).encode(), digest_size=8, key=self._key))
-
-
-def ended(steps: Steps[T]) -> T:
-    """What such steps return in the end."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            found: T = end.value
-            return found
 
 
 def prompt_texts(row: Mapping[str, Any], fields: Sequence[str], optional: Sequence[str]) -> list[str]:

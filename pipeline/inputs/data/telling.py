@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
-from typing import TypeVar
+from collections.abc import Callable, Generator
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -24,6 +24,16 @@ class Clock:
             return False
         self._told = now
         return True
+
+
+def ended(steps: Generator[Any, None, T], tell: Callable[[Any], None] = lambda _: None) -> T:
+    """What steps return in the end; `tell` gets what they say meanwhile."""
+    while True:
+        try:
+            tell(next(steps))
+        except StopIteration as end:
+            found: T = end.value
+            return found
 
 
 def told(steps: Generator[None, None, T], sentence: str, clock: Clock) -> Generator[str, None, T]:

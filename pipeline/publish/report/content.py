@@ -13,7 +13,7 @@ from typing import Any
 from pipeline import display
 from pipeline.errors import LabError
 from pipeline.evaluation.examples import pages, rows
-from pipeline.inputs.data import datasets
+from pipeline.inputs.data import datasets, telling
 from pipeline.publish import card
 from pipeline.publish.report import curves
 from pipeline.stages import artifacts
@@ -188,7 +188,7 @@ def _examples(run: Run) -> Iterator[Block]:
     sources = rows.of_run(run)
     if not sources.any:
         return
-    found = datasets.ended(pages.page(dataclasses.asdict(sources), "worst", False, "", 0))
+    found = telling.ended(pages.page(dataclasses.asdict(sources), "worst", False, "", 0))
     yield Text(FEW)
     yield Table(
         ("Line", "Prompt", "Expected", "Base", "With adapter", "Difference"),

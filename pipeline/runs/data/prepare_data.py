@@ -18,7 +18,7 @@ from typing import Any
 
 from pipeline import display, settings
 from pipeline.errors import Busy, InputError, LabError
-from pipeline.inputs.data import datasets
+from pipeline.inputs.data import datasets, telling
 from pipeline.inputs.data.formats import columns, convert
 from pipeline.inputs.data.formats.columns import Columns
 from pipeline.inputs.data.formats.convert import Made
@@ -317,7 +317,7 @@ def check(
     """`checking` to its end; `least` rows are needed. Raises InputError with all faults, LabError as that."""
     split = eval_fraction, seed, max_length
     try:
-        sources, source = datasets.ended(bringing(given))
+        sources, source = telling.ended(bringing(given))
     except (InputError, Busy):
         raise
     except LabError as error:

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.evaluation.examples import export
 from pipeline.evaluation.examples.rows import Sources
-from pipeline.inputs.data import datasets
+from pipeline.inputs.data import telling
 from tests.helpers import examples
 
 FORMULAS = ["=1+1", "+cmd", "-2", "@SUM(A1)", "\tx", "\rx"]
@@ -32,7 +32,7 @@ def sources(tmp_path: Path) -> dict[str, Any]:
 
 def test_no_cell_of_a_table_is_a_formula(sources: dict[str, Any], tmp_path: Path) -> None:
     to = tmp_path / "out.csv"
-    assert datasets.ended(export.write(sources, "csv", str(to))) == len(FORMULAS)
+    assert telling.ended(export.write(sources, "csv", str(to))) == len(FORMULAS)
     with to.open(encoding="utf-8-sig", newline="") as file:
         found = list(csv.DictReader(file))
     assert [row["prompt"] for row in found] == [f"'{formula}" for formula in FORMULAS]
@@ -43,7 +43,7 @@ def test_no_cell_of_a_table_is_a_formula(sources: dict[str, Any], tmp_path: Path
 
 def test_lines_of_json_have_texts_as_they_are(sources: dict[str, Any], tmp_path: Path) -> None:
     to = tmp_path / "out.jsonl"
-    datasets.ended(export.write(sources, "jsonl", str(to)))
+    telling.ended(export.write(sources, "jsonl", str(to)))
     found = [json.loads(line) for line in to.read_text("utf-8").split("\n")[:-1]]
     assert [row["prompt"] for row in found] == FORMULAS
     assert found[0] == {

@@ -13,7 +13,7 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.evaluation.examples import pages
 from pipeline.evaluation.examples.rows import Sources
-from pipeline.inputs.data import datasets
+from pipeline.inputs.data import telling
 from tests.helpers import examples
 
 ALL: dict[str, Any] = {"sort": "worst", "worse": False, "search": "", "start": 0}
@@ -32,7 +32,7 @@ def sources(tmp_path: Path) -> dict[str, Any]:
 
 def page(sources: dict[str, Any], **given: Any) -> dict[str, Any]:
     found: Generator[str, None, dict[str, Any]] = pages.page(sources, **{**ALL, **given})
-    return datasets.ended(found)
+    return telling.ended(found)
 
 
 def lines(found: dict[str, Any]) -> list[int]:
@@ -70,7 +70,7 @@ def test_a_long_text_is_shortened_and_can_be_had_whole(sources: dict[str, Any]) 
     assert found["short"] is True
     assert len(found["base"]["text"]) == pages.SHORT
     assert len(json.dumps(found)) < 5000
-    whole = datasets.ended(pages.whole(sources, found["number"]))
+    whole = telling.ended(pages.whole(sources, found["number"]))
     assert whole["base"]["text"] == long
     assert whole["words"]["base"] is None  # too long to be compared
     assert whole["words"]["adapter"] == [(0, "It is 2.")]
@@ -78,4 +78,4 @@ def test_a_long_text_is_shortened_and_can_be_had_whole(sources: dict[str, Any]) 
 
 def test_an_example_that_is_not_there_is_said(sources: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="no longer there"):
-        datasets.ended(pages.whole(sources, 99))
+        telling.ended(pages.whole(sources, 99))

@@ -304,8 +304,8 @@ def test_about_how_many_rows_there_are(tmp_path: Path, monkeypatch: pytest.Monke
     path = write(tmp_path, "{}\n\n\n{}\n{\nx\n\n" + "\n" * 20 + '{"a": 1}')
     steps = datasets.about_how_many(path)
     assert next(steps) == "Counting rows: 7 B…"
-    assert datasets.ended(steps) == 4
-    assert datasets.ended(datasets.about_how_many(write(tmp_path, ""))) == 0
+    assert telling.ended(steps) == 4
+    assert telling.ended(datasets.about_how_many(write(tmp_path, ""))) == 0
 
 
 def test_copies_are_counted(tmp_path: Path) -> None:
@@ -362,7 +362,7 @@ def test_rows_that_do_not_fit_say_how_far_it_is_too(
     assert told == ["Line 1…", "Line 2…", "Line 4…", "Line 5…", "Row 1…", "Row 2…"] or told == [
         "Line 1…", "Line 2…", "Row 1…", "Line 4…", "Line 5…", "Row 2…"
     ]  # fmt: skip
-    report = datasets.ended(steps)
+    report = telling.ended(steps)
     assert (report.rows, report.broken, report.has_rows) == (4, 2, False)
 
 

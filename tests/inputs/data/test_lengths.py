@@ -13,7 +13,7 @@ import pytest
 
 from pipeline import settings
 from pipeline.errors import Busy, LabError
-from pipeline.inputs.data import datasets, lengths
+from pipeline.inputs.data import datasets, lengths, telling
 from pipeline.inputs.data.lengths import Lengths, Limits
 from pipeline.inputs.prompts.templates import Rendered
 from tests.helpers.lab import write_tokenizer
@@ -117,7 +117,7 @@ def test_checking_counts_in_batches_and_says_what_it_waits_for(
     with Lengths(lambda: tokenizer, "the-model", Limits(row=30, context=40)) as counting:
         steps = datasets.checking(path, "{prompt}{response}", lengths=counting)
         assert next(steps) == "Getting the tokenizer of the-model…"
-        report = datasets.ended(steps)
+        report = telling.ended(steps)
     assert report.notes[:2] == [
         "10 of 30 rows are longer than 30 tokens (finetune.max_length) and will be cut:"
         " lines 5, 11, 17, 23, 29 and 5 more.",

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Generator
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +13,7 @@ import pytest
 
 from pipeline.errors import Busy, InputError, LabError
 from pipeline.inputs.data import datasets
+from pipeline.inputs.data.telling import ended
 from pipeline.runs.data import data_card
 from pipeline.runs.data.data_card import Question
 
@@ -24,15 +24,6 @@ ROWS = [
     {"prompt": "Whom do I ask?", "response": "Ask jane@acme.org, please"},
     {"prompt": "What is this then?", "response": "Nothing of the kind."},
 ]
-
-
-def ended(steps: Generator[str, None, T]) -> T:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            found: T = end.value
-            return found
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.inputs.data import datasets, lengths
+from pipeline.inputs.data import lengths, telling
 from pipeline.inputs.models import base_models
 from pipeline.inputs.prompts import rendering
 from pipeline.runs.data import data_check
@@ -26,4 +26,4 @@ def test_where_others_count_and_render_it_is_said(
     with monkeypatch.context() as patch:
         patch.setattr(rendering, "PROCESSES", 0)  # all are busy
         with pytest.raises(InputError, match="other templates are being rendered; try again in a minute"):
-            datasets.ended(data_check.checking(tmp_path / "rows.jsonl", "chat", model, max_length=32))
+            telling.ended(data_check.checking(tmp_path / "rows.jsonl", "chat", model, max_length=32))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.inputs.data import datasets
+from pipeline.inputs.data import datasets, telling
 from pipeline.inputs.models import base_models
 from pipeline.runs import check_pool
 from pipeline.runs.data import prepare_data
@@ -26,7 +26,7 @@ def closed() -> Iterator[None]:
 
 def found(path: Path, home: Path, template: str, model: base_models.Model | None = None) -> datasets.Report:
     with prepare_data.work_folder(home) as work:
-        return datasets.ended(prepare_data.checking([path], work, template, model, 0.1, 0, 32)).report
+        return telling.ended(prepare_data.checking([path], work, template, model, 0.1, 0, 32)).report
 
 
 @pytest.mark.parametrize(

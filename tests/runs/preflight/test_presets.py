@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.inputs.data import datasets
+from pipeline.inputs.data import telling
 from pipeline.runs import submit
 from pipeline.runs.data import row_lengths
 from pipeline.runs.data.row_lengths import RowLengths
@@ -138,7 +138,7 @@ class TestSuiting:
     ) -> None:  # fmt: skip
         monkeypatch.setattr(row_lengths, "MOST_ROWS", 15)
         given = "quick", str(dataset), "chat", str(model_folder), 0.1, "cpu"
-        changes, said = datasets.ended(presets.answer(*given))
+        changes, said = telling.ended(presets.answer(*given))
         assert changes["finetune.max_length"] == 64
         # <s> and <|end|> are tokens, each other byte one of its own.
         longest = len("s<|user|>\nWhere is town 10?e\n<|assistant|>\nIn valley 10.e")
@@ -149,7 +149,7 @@ class TestSuiting:
         self, home: Path, dataset: Path, model_folder: Path
     ) -> None:
         given = "quick", str(dataset), "chat", str(model_folder), 0.1, "cpu"
-        changes, said = datasets.ended(presets.answer(*given))
+        changes, said = telling.ended(presets.answer(*given))
         assert changes["finetune.max_length"] == 512
         assert "has no tokenizer.json; put the tokenizer's files there" in said[1]
 

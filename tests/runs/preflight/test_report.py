@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.inputs.data import datasets
+from pipeline.inputs.data import telling
 from pipeline.runs import submit
 from pipeline.runs.preflight import report
 from pipeline.stages import recipe
@@ -20,7 +20,7 @@ AUTO = ("finetune.max_steps=auto", "finetune.batch_size=auto", "finetune.max_len
 
 
 def asked(chosen: recipe.Recipe, known: dict[str, Any] | None = None) -> dict[str, Any]:
-    facts: dict[str, Any] = datasets.ended(report.answer(chosen.to_dict(), known))
+    facts: dict[str, Any] = telling.ended(report.answer(chosen.to_dict(), known))
     return facts
 
 

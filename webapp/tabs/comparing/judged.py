@@ -9,7 +9,7 @@ import gradio as gr
 
 from pipeline import display
 from pipeline.errors import LabError, sentence
-from pipeline.inputs.data.datasets import ended
+from pipeline.inputs.data.telling import ended
 from pipeline.runs import check_pool, compare_rows, history
 from pipeline.store.run import Run
 from webapp.home import known_run, store

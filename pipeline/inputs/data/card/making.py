@@ -22,7 +22,7 @@ from pipeline.inputs.data.datasets import COMPARING
 from pipeline.inputs.data.lengths import Lengths
 from pipeline.inputs.data.many.bits import Bits
 from pipeline.inputs.data.splitting import POSITIONS, Contents
-from pipeline.inputs.data.telling import Clock, told
+from pipeline.inputs.data.telling import Clock, ended, told
 from pipeline.inputs.prompts import conversations, templates
 
 MOST_TEXT = 100_000  # letters of a field that are looked at
@@ -74,16 +74,6 @@ class Card:
 def of(rows: Iterable[Row], template: templates.Template, **given: Any) -> Card:
     """`making` to its end."""
     return ended(making(rows, template, **given))
-
-
-def ended(steps: Generator[str, None, Card]) -> Card:
-    """What `making` returns in the end."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            card: Card = end.value
-            return card
 
 
 def making(

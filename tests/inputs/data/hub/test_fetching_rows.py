@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import Busy, InputError, LabError
-from pipeline.inputs.data import datasets
+from pipeline.inputs.data import telling
 from pipeline.inputs.data.hub import dataset_id, fetching_rows
 from pipeline.inputs.data.hub.fetching_rows import Fetched
 from pipeline.runs import disk, submit
@@ -45,7 +45,7 @@ def commit(hub: FakeHub) -> str:
 
 def fetched(text: str, home: Path) -> tuple[Fetched, list[str]]:
     said: list[str] = []
-    return datasets.ended(fetching_rows.fetching(text, home), said.append), said
+    return telling.ended(fetching_rows.fetching(text, home), said.append), said
 
 
 def refused(text: str, home: Path) -> str:
