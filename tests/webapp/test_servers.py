@@ -83,11 +83,11 @@ def test_there_are_only_so_many_and_one_that_failed_makes_room(
 
 def test_a_server_ends_with_the_process_that_started_it(home: Path, source: Source) -> None:
     program = (
-        "import sys, time; from pathlib import Path\n"
+        "import sys; from pathlib import Path\n"
         "from pipeline.exports import chat_client; from webapp import servers\n"
         "made = servers.start(Path(sys.argv[1]), 'a' * 22, chat_client.of_folder(Path(sys.argv[2]), 'x'))\n"
-        "while not made.url: time.sleep(0.05)\n"
-        "print(made.url, flush=True); sys.stdin.read()"
+        "from tests.helpers.lab import until\n"
+        "print(until(lambda: made.url, 'its address'), flush=True); sys.stdin.read()"
     )
     words = [sys.executable, "-c", program, str(home), str(source.folder)]
     environment = settings.child_environment(OLIVE_LAB_HOME=str(home))

@@ -32,7 +32,7 @@ int connect(int fd, const struct sockaddr *to, socklen_t size) {
     ("program", "why"),
     [
         (
-            "import time; time.sleep(60)",
+            "import signal; signal.pause()",
             "did not answer within 1 seconds; publish again with a larger patience",
         ),
         ("import os; os.abort()", "ended with code -6 before it answered; free some memory, or see the log"),

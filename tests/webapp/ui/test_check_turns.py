@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,22 @@ def test_the_page_itself_reads_no_dataset_no_model_and_no_sweep(
     assert (card["rows"], boxes["choices"]) == (144, []), card
     assert len(client.get(f"/cards/{rows['key']}/rows").json()["rows"]) == 20
     assert len(store.list()) == 1 + 2 + 2
+
+
+def test_the_page_answers_others_while_a_dataset_is_checked(
+    client: TestClient, endless: str, pool: check_pool._State
+) -> None:
+    """The check waits for the whole test, so what is answered is answered beside it."""
+    fn = event_of_three(client)
+    given = {"session_hash": "many", "fn_index": fn}
+    joined = client.post("/gradio_api/queue/join", json={**given, "data": [endless, "chat", "starter"]})
+    until(lambda: pool.busy, "the process")
+    with ThreadPoolExecutor(1) as others:
+        for _ in range(20):
+            assert others.submit(client.get, "/queue.json").result(60).status_code == 200
+    assert pool.busy
+    event = joined.json()["event_id"]
+    assert client.post("/gradio_api/cancel", json={**given, "event_id": event}).status_code == 200
 
 
 def test_every_event_of_these_places_takes_a_turn() -> None:
