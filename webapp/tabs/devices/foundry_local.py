@@ -9,12 +9,10 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from pipeline import display
-from pipeline.errors import LabError
 from pipeline.publish import check_process, targets
-from pipeline.runs import submit
 from webapp.home import store
-from webapp.tabs import azure
-from webapp.ui import choices, form, parts, views
+from webapp.tabs import publishing
+from webapp.ui import form, parts, views
 
 TO = "foundry-local"
 NAME = "Foundry Local"
@@ -47,28 +45,17 @@ class Published(NamedTuple):
 
 
 def check(inputs: form.Form, run: str | None, *values: Any) -> Iterator[tuple[Any, ...]]:
-    """The dry run: problems, a summary, findings and files."""
-    try:
-        given = inputs.collect(values)[TO]
-        found = choices.run(store(), run)
-        planned = targets.PUBLISHERS[TO].plan(store().home, found, targets.options_of(TO, given))
-        yield None, ASKING, None, azure.files(planned)
-        told = check_process.preflight(store().home, NAME, found.id, TO, given)
-    except (LabError, OSError) as error:
-        yield views.problems(azure.REFUSED, error), None, None, None
-        return
-    yield None, azure.summary(told), azure.findings(told["findings"]), azure.files(planned)
+    """The dry run: see `publishing.check`."""
+
+    def found(of: str, given: dict[str, Any]) -> dict[str, Any]:
+        return check_process.preflight(store().home, NAME, of, TO, given)
+
+    yield from publishing.check(TO, ASKING, found, inputs, run, *values)
 
 
 def publish(inputs: form.Form, run: str | None, *values: Any) -> tuple[Any, ...]:
-    """Queue the publishing and have the page follow it: the outputs of `check`, and the stage."""
-    try:
-        found = choices.run(store(), run)
-        options = targets.options_of(TO, inputs.collect(values)[TO])
-        stage = submit.publish(store(), found, TO, options)
-    except (LabError, OSError) as error:
-        return views.problems(azure.REFUSED, error), *(None,) * 4
-    return *(None,) * 4, {"run": found.id, "stage": stage}
+    """Queue the publishing: see `publishing.publish`."""
+    return publishing.publish(TO, inputs, run, *values)
 
 
 def listed() -> views.Table:
