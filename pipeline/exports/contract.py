@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from pipeline import display
+from pipeline.exports import wire
 
 SUFFIX = ".onnx_adapter"
 ADAPTER = f"adapter_weights{SUFFIX}"  # as exports of the lab name theirs
@@ -36,7 +37,14 @@ MOST_WEIGHTS = 100_000  # constants of nodes among them
 MOST_DIMENSIONS = 16
 LONGEST_NAME = 300  # characters of an input, a weight or a symbol; real ones have up to 150
 MOST_PARTS = 300_000  # nodes, attributes, shapes; a graph of 30 layers has 11,000
-LARGEST_GRAPH = 16 << 20  # bytes without weights; real ones have some megabytes, and take forty times that
+LARGEST_GRAPH = 16 << 20  # bytes without values; real ones have some megabytes, and take forty times that
+LARGEST_FILE = 256 << 20  # with values: a long RoPE's two tables of cosines and sines have 26 to 140 MB
+BULK = 1 << 16  # bytes of values that count as such
+# Fields of onnx.proto that lead to a tensor's raw_data, by message: a node's attributes have graphs.
+_TENSOR: wire.Path = {9: None}
+_GRAPH: dict[int, wire.Path] = {5: _TENSOR}
+_GRAPH[1] = {5: {5: _TENSOR, 6: _GRAPH}}
+VALUES: wire.Path = {7: _GRAPH}
 Dimension = int | str | None  # a size, a symbol that stands for one, or anything
 
 
@@ -93,12 +101,8 @@ def read_graph(file: Path) -> Graph:
     import onnx
     from google.protobuf.message import DecodeError
 
-    if file.stat().st_size > LARGEST_GRAPH:
-        raise ValueError(
-            f"{file.name} has more than {LARGEST_GRAPH >> 20} MB; export the model with its weights in a file"
-            " of their own"
-        )
     try:
+        _require_small(file)
         model = onnx.load(file, load_external_data=False)
     except DecodeError:
         raise ValueError(
@@ -127,6 +131,21 @@ def read_graph(file: Path) -> Graph:
         if tensor.data_location == onnx.TensorProto.EXTERNAL
     ]
     return Graph(inputs, {value.name: _tensor(value, kind) for value in graph.output}, defaults, pieces)
+
+
+def _require_small(file: Path) -> None:
+    """Refuse a graph that would take gigabytes to read: values are one block, all else forty times its size.
+
+    Raises ValueError, DecodeError where the file is no protobuf.
+    """
+    size = file.stat().st_size
+    if size > LARGEST_GRAPH:
+        size -= wire.bulk(file, VALUES, BULK, MOST_PARTS) if size <= LARGEST_FILE else 0
+    if size > LARGEST_GRAPH:
+        raise ValueError(
+            f"{file.name} has more than {LARGEST_GRAPH >> 20} MB; export the model with its weights in a file"
+            " of their own"
+        )
 
 
 def _require_few(file: Path, what: str, count: int, most: int) -> None:
