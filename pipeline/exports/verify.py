@@ -246,7 +246,7 @@ def _files(folder: Path) -> tuple[int, str]:
 
 
 def _config(folder: Path) -> tuple[Config, str]:
-    given = _json(folder, CONFIG)
+    given = small_json(folder, CONFIG)
     _refuse_paths(given)
     model = _part(given, "model", dict)
     decoder = _part(model, "decoder", dict)
@@ -307,7 +307,7 @@ def _adapter(file: Path, graph: contract.Graph, config: Config) -> tuple[int, st
 
 def _bound(folder: Path, graph: contract.Graph | None) -> tuple[int, str]:
     """Whether the graph has as many of the adapter's tensors as the folder says."""
-    facts = _json(folder, contract.BOUND)
+    facts = small_json(folder, contract.BOUND)
     count = _count(facts, "tensors", contract.BOUND)
     there = sum(piece.location == contract.ADAPTER_DATA for piece in graph.pieces) if graph else count
     if there != count:
@@ -320,17 +320,17 @@ def _bound(folder: Path, graph: contract.Graph | None) -> tuple[int, str]:
 
 
 def _tokenizer(folder: Path) -> tuple[int, str]:
-    tokenizer = _json(folder, TOKENIZER)
+    tokenizer = small_json(folder, TOKENIZER)
     model = _part(tokenizer, "model", dict, TOKENIZER)
     words = model.get("vocab")
     if not isinstance(words, dict | list) or not words:
         raise ValueError(f"{TOKENIZER} has no vocabulary; export the model again")
-    _json(folder, "tokenizer_config.json")
+    small_json(folder, "tokenizer_config.json")
     return len(words), f"{len(words):,} words"
 
 
 def _template(folder: Path) -> tuple[int, str]:
-    lab = _json(folder, serving_ids.LAB)
+    lab = small_json(folder, serving_ids.LAB)
     text = _part(lab, "template", str, serving_ids.LAB)
     serving_ids.check(lab)
     # The model's own template needs its file: without it the first prompt would fail.
@@ -352,7 +352,7 @@ def _checksums(folder: Path) -> tuple[int, str]:
     return len(told), f"{len(told)} files are as they were written"
 
 
-def _json(folder: Path, name: str) -> dict[str, Any]:
+def small_json(folder: Path, name: str) -> dict[str, Any]:
     """A file of JSON with a mapping in it. Raises ValueError."""
     most = LARGEST.get(name, LARGEST_JSON)
     with contract.inside(folder, name).open("rb") as file:

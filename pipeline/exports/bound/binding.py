@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -132,6 +133,11 @@ def _facts(file: Path) -> dict[str, Any]:
 def _checked(exported: Path, adapter: Path) -> tuple[verify.Config, contract.Graph]:
     """What the folder declares. Raises InputError if it or the adapter is not good."""
     others = {f"adapter {file.name}" for file in verify.adapters_of(exported)} - {f"adapter {adapter.name}"}
+    if os.path.lexists(exported / ADAPTER_DATA):
+        raise InputError(
+            f"{exported.name} has a file {ADAPTER_DATA}, as only bound folders have, for their adapter's"
+            " values; export the model again"
+        )
     try:
         config, graph = verify.declared(exported)
         if not set(graph.inputs) - set(config.inputs):

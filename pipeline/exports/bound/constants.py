@@ -49,7 +49,8 @@ def _right_sides(graph: Any) -> set[str]:
     right: set[str] = set()
     other: set[str] = set()
     for node in graph.node:
-        stack = node.op_type == "MatMul" and dims.get(node.input[0], 0) > MATRIX
+        whole = node.op_type == "MatMul" and len(node.input) == len("AB") and len(node.output) == 1
+        stack = whole and dims.get(node.input[0], 0) > MATRIX
         if stack:
             dims[node.output[0]] = dims[node.input[0]]
         for at, name in enumerate(node.input):
@@ -102,11 +103,13 @@ def _branch(a: str, empty: Collection[str], readers: Mapping[str, list[Any]]) ->
     name = a
     for kind in ("MatMul", "MatMul", "Add"):
         read = readers.get(name, [])
-        if len(read) != 1 or read[0].op_type != kind:
+        if len(read) != 1 or read[0].op_type != kind or len(read[0].output) != 1:
             return None
         steps.append(read[0])
         name = read[0].output[0]
     first, second, total = steps
+    if any(len(each.input) != len("AB") for each in steps):
+        return None
     b = second.input[1]
     if first.input[1] != a or second.input[0] != first.output[0] or b not in empty or len(readers[b]) != 1:
         return None

@@ -7,7 +7,6 @@ does. 4. It gets its name and is registered.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -138,8 +137,8 @@ def _problems(run: Run, source: Path) -> list[str]:
     """Why Foundry Local cannot run an export, as far as its small files say."""
     problems = []
     try:
-        config = json.loads((source / verify.CONFIG).read_text("utf-8"))
-        lab = json.loads((source / serving_ids.LAB).read_text("utf-8"))
+        config = verify.small_json(source, verify.CONFIG)
+        lab = verify.small_json(source, serving_ids.LAB)
         providers = config["model"]["decoder"].get("session_options", {}).get("provider_options")
         template = templates.parse(str(lab["template"]))
     except (OSError, ValueError, LookupError, AttributeError):

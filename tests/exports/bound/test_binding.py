@@ -185,6 +185,11 @@ def bound_already(export: Path, tmp_path: Path) -> None:
     (export / contract.BOUND).write_text("{}")
 
 
+def own_values(export: Path, tmp_path: Path) -> None:
+    """Of somebody whose values would take the place of the adapter's."""
+    (export / contract.ADAPTER_DATA).write_bytes(b"\0" * 9999)
+
+
 def merged(export: Path, tmp_path: Path) -> None:
     (export / contract.MERGED).write_text("{}")
 
@@ -207,6 +212,7 @@ def no_graph(export: Path, tmp_path: Path) -> None:
         (cut_short, "it was cut short or belongs to another graph"),
         (no_adapter, "export has no adapter; name the file of one with --adapter"),
         (bound_already, "is bound already; bind the adapter to the folder that it was made from"),
+        (own_values, "export has a file adapter.onnx.data, as only bound folders have"),
         (merged, "has its adapter merged into the weights; bind one to a detachable export"),
         (taken, "bound: already exists; give another name with --to"),
         (no_graph, "model.onnx is not an ONNX graph, or only part of one; export the model again"),

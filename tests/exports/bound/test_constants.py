@@ -63,6 +63,16 @@ def test_branches_without_an_adapter_are_taken_out(
     assert (computed(model, tmp_path) == wanted).all()
 
 
+def test_products_and_sums_without_all_of_their_inputs_are_left_to_the_checks(tmp_path: Path) -> None:
+    model = graph()
+    model.graph.node.add(op_type="MatMul")
+    model.graph.node.add(op_type="MatMul", input=["x"], output=["z2"])
+    del model.graph.node[6].input[0]  # of the second sum
+    nodes = len(model.graph.node)
+    constants.fix(model, {}, ["x"], tmp_path / "values")
+    assert len(model.graph.node) == nodes - len(("MatMul", "MatMul", "Add"))
+
+
 def test_a_branch_of_another_form_stays(tmp_path: Path) -> None:
     wanted = computed(graph("Identity"), tmp_path)
     model = graph("Identity")

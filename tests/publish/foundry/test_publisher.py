@@ -120,6 +120,8 @@ PROVIDERS = ("model", "decoder", "session_options", "provider_options")
     ("file", "keys", "to", "why"),
     [
         ("genai_config.json", PROVIDERS, [{"cuda": {}}], r"exported for a GPU.*export with device cpu"),
+        ("genai_config.json", ("more",), [[]] * 300_000, "its export is not whole; run its recipe again"),
+        ("lab.json", ("more",), [[]] * 300_000, "its export is not whole; run its recipe again"),
         ("lab.json", ("template",), "{a}\\n{b}\\n{c}", r"several fields \(a, b\).*message .* is one text"),
     ],
 )
