@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # imported where they are used, so that other verbs start fas
 def publish(args: argparse.Namespace) -> int:
     """Publish a finished run; with --dry-run only say what would be published."""
     from pipeline.cli import terminal
-    from pipeline.publish.targets import PUBLISHERS, options_of
+    from pipeline.publish.targets import options_of
     from pipeline.runs import submit
 
     store = Store(settings.home())
@@ -32,9 +32,8 @@ def publish(args: argparse.Namespace) -> int:
     options = options_of(args.to, given)
     if args.dry_run:
         return _dry_run(store, found, args, options)
-    planned = PUBLISHERS[args.to].plan(store.home, found, options)
-    print(_shown(planned), flush=True)
-    stage = submit.publish(store, found, args.to, options)
+    print(_shown(submit.plan(store, found, args.to, options)), flush=True)
+    stage = submit.publish_planned(store, found, args.to, options)
     terminal.until_ended(store, found.id, stage)
     ended = store.get(found.id).stage(stage)
     print(f"Published to {ended.metrics['path']}" if ended.status == DONE else ended.error or ended.status)

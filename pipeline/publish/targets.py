@@ -15,6 +15,7 @@ If a dry run can check more than `plan` knows, a module `preflight` beside it, n
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from pipeline.publish.foundry import preflight as foundry_preflight
 from pipeline.publish.foundry import publisher as foundry_local
 from pipeline.publish.hub import preflight as hub_preflight
 from pipeline.publish.hub import publisher as huggingface
+from pipeline.store import Store
 
 PUBLISHERS: dict[str, Any] = {
     "local": local, "azureml": azureml, "huggingface": huggingface, "foundry-local": foundry_local,
@@ -41,6 +43,15 @@ def settled(to: str, home: Path, options: Any) -> Any:
     """The options to queue, independent of what this lab remembers later."""
     settle = getattr(PUBLISHERS[to], "settled", None)
     return settle(home, options) if settle else options
+
+
+def planned(home: str, run: str, to: str, options: dict[str, Any]) -> Generator[str, None, dict[str, Any]]:
+    """The dry run of publisher `to`, as a process is asked for it: a plan reads the export and the data."""
+    yield "Looking at what would be published…"
+    found: dict[str, Any] = PUBLISHERS[to].plan(
+        Path(home), Store(Path(home)).get(run), options_of(to, options)
+    )
+    return found
 
 
 def options_of(to: str, given: dict[str, Any]) -> Any:

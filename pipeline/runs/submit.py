@@ -223,14 +223,26 @@ def has_one_prompt(data: str, template: str) -> Generator[str, None, bool]:
         return False
 
 
-def publish(store: Store, run: Run, to: str, options: Any) -> str:
-    """Check and queue the publishing of a finished run; return the name of the stage that does it.
+def plan(store: Store, run: Run, to: str, options: Any) -> dict[str, Any]:
+    """The dry run of publisher `to`; where the app runs, a process makes it.
 
-    Raises InputError where the publisher's plan does.
+    Raises what the publisher's does, and LabError if no process can be asked.
     """
-    from pipeline.publish.targets import PUBLISHERS, settled
+    given = {"home": str(store.home), "run": run.id, "to": to, "options": dataclasses.asdict(options)}
+    found: dict[str, Any] = check_pool.answer("pipeline.publish.targets:planned", given)
+    return found
 
-    PUBLISHERS[to].plan(store.home, run, options)
+
+def publish(store: Store, run: Run, to: str, options: Any) -> str:
+    """`plan` and queue the publishing of a finished run; return the name of the stage that does it."""
+    plan(store, run, to, options)
+    return publish_planned(store, run, to, options)
+
+
+def publish_planned(store: Store, run: Run, to: str, options: Any) -> str:
+    """Queue a publishing whose `plan` was made; return the name of the stage that does it."""
+    from pipeline.publish.targets import settled
+
     given = settled(to, store.home, options)
     stage = store.add_publish(run.id, {"to": to, **dataclasses.asdict(given)})
     loop.ensure(store.home)

@@ -146,7 +146,7 @@ def check(inputs: form.Form, run: str | None, *values: Any) -> Iterator[tuple[An
     try:
         given = inputs.collect(values)[TO]
         found = choices.run(store(), run)
-        planned = targets.PUBLISHERS[TO].plan(store().home, found, targets.options_of(TO, given))
+        planned = submit.plan(store(), found, TO, targets.options_of(TO, given))
         yield None, ASKING, None, files(planned), command(planned)
         told = ask.preflight(store().home, found.id, given)
     except (LabError, OSError) as error:
@@ -190,8 +190,8 @@ def publish(inputs: form.Form, run: str | None, *values: Any) -> tuple[Any, ...]
     try:
         found = choices.run(store(), run)
         options = targets.options_of(TO, inputs.collect(values)[TO])
-        planned = targets.PUBLISHERS[TO].plan(store().home, found, options)
-        stage = submit.publish(store(), found, TO, options)
+        planned = submit.plan(store(), found, TO, options)
+        stage = submit.publish_planned(store(), found, TO, options)
     except (LabError, OSError) as error:
         return views.problems(REFUSED, error), None, None, None, gr.skip(), None
     return None, None, None, None, command(planned), {"run": found.id, "stage": stage, "again": AGAIN}

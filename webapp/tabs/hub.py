@@ -144,4 +144,4 @@ def connect(made: Hub, run: Any, said: list[Any], progress: Any) -> None:
     """Connect the buttons with the tab's outputs: problems, summary, findings, files."""
     given = [run, *made.inputs.inputs]
     made.check.click(partial(check, made.inputs), given, said, **ASKS)
-    made.go.click(partial(publish, made.inputs), given, [*said, progress], **parts.QUICK)
+    made.go.click(partial(publish, made.inputs), given, [*said, progress], **ASKS)

@@ -23,6 +23,8 @@ PLACES = [
     (foundry_local.NAME, foundry_local.TO),
 ]  # fmt: skip
 REFUSED = "Nothing was published"
+# A plan may read the whole dataset, in a process; at most this many threads of the page wait for one.
+PLANS: dict[str, Any] = {**parts.QUEUED, "concurrency_limit": 2, "concurrency_id": "plans"}
 ABOUT = (
     "Before anything is copied, the export is verified: its files fit together and are as they were"
     " written, and it answers, differently with its adapter. Each folder holds the model, its card"
@@ -34,7 +36,7 @@ def check(inputs: form.Form, run: str | None, *values: Any) -> tuple[Any, ...]:
     """The dry run: what would be published, or what prevents it."""
     try:
         options = _options(inputs, values)
-        plan = targets.PUBLISHERS[TO].plan(store().home, choices.run(store(), run), options)
+        plan = submit.plan(store(), choices.run(store(), run), TO, options)
     except (LabError, OSError) as error:
         return views.problems(REFUSED, error), None, None
     what = f"{len(plan['files'])} files, {display.size(plan['bytes'])}"
@@ -126,12 +128,12 @@ def build(tab: gr.Tab) -> Publish:
     for_device = foundry_local.published()
 
     given = [run, *inputs.inputs]
-    dry.click(partial(check, inputs), given, [problems, planned, files], **parts.QUICK)
-    go.click(partial(publish, inputs), given, [problems, planned, files, progress], **parts.QUICK)
+    dry.click(partial(check, inputs), given, [problems, planned, files], **PLANS)
+    go.click(partial(publish, inputs), given, [problems, planned, files, progress], **PLANS)
     said = [problems, planned, findings, files, command]
     given = [run, *cloud.inputs.inputs]
     cloud.check.click(partial(azure.check, cloud.inputs), given, said, **azure.ASKS)
-    cloud.go.click(partial(azure.publish, cloud.inputs), given, [*said, progress], **parts.QUICK)
+    cloud.go.click(partial(azure.publish, cloud.inputs), given, [*said, progress], **azure.ASKS)
     hub.connect(on_hub, run, [problems, planned, findings, files], progress)
     foundry_local.connect(on_device, run, [problems, planned, findings, files], progress)
     asked = [where, *cloud.inputs.inputs]

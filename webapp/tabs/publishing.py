@@ -26,7 +26,7 @@ def check(
     try:
         given = inputs.collect(values)[to]
         found = choices.run(store(), run)
-        planned = targets.PUBLISHERS[to].plan(store().home, found, targets.options_of(to, given))
+        planned = submit.plan(store(), found, to, targets.options_of(to, given))
         yield None, asking, None, azure.files(planned)
         told = ask(found.id, given)
     except (LabError, OSError) as error:
