@@ -136,7 +136,7 @@ def packed(context: Context) -> Path:
     return execute(quantize, quantize.Options(algorithm="rtn"), context).artifacts[0].path
 
 
-def build(model: Path, checkpoint: Path, work: Path, lm_head: str = "auto") -> None:
+def build(model: Path, checkpoint: Path, work: Path, lm_head: str = "auto", device: str = "cpu") -> None:
     """Export a checkpoint of a model as int4: the builder's graph, and `plain` with fewer nodes."""
     from olive.hardware.accelerator import AcceleratorSpec
     from olive.model import HfModelHandler
@@ -145,7 +145,8 @@ def build(model: Path, checkpoint: Path, work: Path, lm_head: str = "auto") -> N
     from pipeline.passes.optimize.fewer_nodes import FewerNodes
     from pipeline.passes.optimize.genai_builder import GenaiBuilder
 
-    cpu = AcceleratorSpec("cpu", "CPUExecutionProvider")
+    provider = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider"}[device]
+    accelerator = AcceleratorSpec(device, provider)
     options = {"block_size": 32, "accuracy_level": 4}
     has_chat = (model / "chat_template.jinja").exists()
     config = {
@@ -154,7 +155,7 @@ def build(model: Path, checkpoint: Path, work: Path, lm_head: str = "auto") -> N
     }  # fmt: skip
 
     def apply(kind: Any, given: dict[str, Any], handler: Any, folder: Path) -> Any:
-        return create_pass_from_dict(kind, given, disable_search=True, accelerator_spec=cpu).run(
+        return create_pass_from_dict(kind, given, disable_search=True, accelerator_spec=accelerator).run(
             handler, str(folder)
         )
 

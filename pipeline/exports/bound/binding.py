@@ -27,6 +27,7 @@ from pipeline.system import checksums, files
 from pipeline.system.files import COPIED, to_json
 
 NOTHING = "Nothing was written"
+BRANCHES = ("If", "Loop", "Scan")  # nodes that no CUDA graph records
 LEFT_OUT = ("artifact.json", checksums.NAME)  # they describe the other folder
 
 
@@ -168,6 +169,8 @@ def _write(
     onnx.save(model, part / config.graph)
     weights = sorted({piece.location for piece in graph.pieces})
     shared = _carry_over(exported, part, config.graph, weights)
+    if not any(node.op_type in BRANCHES for node in model.graph.node):
+        _record_steps(part / verify.CONFIG)
     facts = {
         "adapter": adapter.name,
         "sha256": checksums.of(adapter.parent, [adapter.name])[adapter.name],
@@ -189,6 +192,20 @@ def _for_cpu(exported: Path) -> bool:
     """Whether the export names no provider: it then runs on a CPU."""
     decoder = json.loads((exported / verify.CONFIG).read_text("utf-8"))["model"]["decoder"]
     return not (decoder.get("session_options") or {}).get("provider_options")
+
+
+def _record_steps(file: Path) -> None:
+    """Have the steps of an export for CUDA recorded as a CUDA graph.
+
+    Launching some 2,000 kernels one by one takes longer than they do. With a detachable adapter the graph's
+    inputs would change beneath the record.
+    """
+    config = json.loads(file.read_text("utf-8"))
+    options = config["model"]["decoder"].get("session_options") or {}
+    for provider in options.get("provider_options") or []:
+        if "cuda" in provider:
+            provider["cuda"]["enable_cuda_graph"] = "1"
+            file.write_text(to_json(config, indent=4) + "\n", "utf-8")
 
 
 def _carry_over(exported: Path, part: Path, graph: str, weights: list[str]) -> str:

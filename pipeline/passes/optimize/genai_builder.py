@@ -38,6 +38,7 @@ from pipeline.inputs.prompts import model_template, templates
 from pipeline.stages.events import emit
 from pipeline.passes.optimize import same_ids
 from pipeline.passes.optimize.exported_types import INT8_ACTIVATIONS, Types, types
+from pipeline.passes.optimize.steady_rope import straighten
 from pipeline.exports.serving_ids import LAB
 from pipeline.inputs.prompts.training_ids import before, end_tokens
 
@@ -84,6 +85,8 @@ class GenaiBuilder(ModelBuilder):
             builder.check_extra_options(source, source, str(folder), precision, provider, scratch, options)
             flatten_rope(options["hf_details"]["hf_config"])
             builder.create_model(source, source, str(folder), precision, provider, scratch, **options)
+        if provider == "cuda":
+            straighten(folder / GRAPH)
         emit(message="ONNX graph written", progress=0.7)
         template = templates.parse(config.template, model_template.chat_template(Path(source)))
         _end_answers(folder, Path(source), template)

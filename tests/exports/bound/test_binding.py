@@ -150,6 +150,31 @@ def test_an_adapter_from_elsewhere_is_bound_and_an_empty_folder_is_filled(
     assert str(made).startswith(f"{tmp_path / 'bound'}: mine.onnx_adapter bound, 2 tensors of ")
 
 
+@pytest.mark.parametrize(
+    ("given", "recorded"),
+    [([{"cuda": {"enable_cuda_graph": "0"}}], "1"), ([{"cuda": {}}], "1"), ([{"dml": {}}], None), ([], None)],
+)
+def test_steps_on_a_gpu_are_recorded(
+    export: Path, tmp_path: Path, given: list[dict[str, Any]], recorded: str | None
+) -> None:
+    config = export / "genai_config.json"
+    told = json.loads(config.read_text())
+    told["model"]["decoder"]["session_options"] = {"provider_options": given}
+    config.write_text(json.dumps(told))
+    bind(export, None, tmp_path / "bound")
+    made = json.loads((tmp_path / "bound" / "genai_config.json").read_text())
+    options = made["model"]["decoder"]["session_options"]["provider_options"]
+    assert [each.get("cuda", {}).get("enable_cuda_graph") for each in options] == [recorded] * len(given)
+    assert json.loads(config.read_text()) == told, "the detachable side's are not"
+
+
+def test_steps_of_a_graph_with_branches_are_not_recorded(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(binding, "BRANCHES", ("MatMul",))
+    test_steps_on_a_gpu_are_recorded(export, tmp_path, [{"cuda": {"enable_cuda_graph": "0"}}], "0")
+
+
 def edit_lab(folder: Path, **facts: Any) -> None:
     lab = json.loads((folder / "lab.json").read_text())
     (folder / "lab.json").write_text(json.dumps({**lab, **facts}))
