@@ -68,7 +68,17 @@ types: install $(INSTALLED_DEV)
 unit: install $(INSTALLED_DEV) ## The fast tests
 	@$(BIN)/python -m pytest -q -m "not chain and not browser and not gpu and not azure" -n 2 --dist loadfile
 
-chain: install $(INSTALLED_DEV) ## The real chain on the starter model, and the numeric tests
+FOUNDRY_JS := tests/helpers/foundry_js/node_modules/native
+
+# Its own install step downloads libraries that packages for Python have too: the runtime's from the environment of
+# Foundry Local, and this one.
+$(FOUNDRY_JS): tests/helpers/foundry_js/package-lock.json tests/helpers/foundry_js/requirements.txt | npm $(INSTALLED)
+	@npm ci --prefix tests/helpers/foundry_js --silent --ignore-scripts --no-audit --no-fund
+	@$(BIN)/pip install --quiet --no-deps --no-compile --target $@ -r tests/helpers/foundry_js/requirements.txt
+	@rm -f $@/foundry_local_core/bin/*.dbg
+	@touch $@
+
+chain: install $(INSTALLED_DEV) $(FOUNDRY_JS) ## The real chain on the starter model, and the numeric tests
 	@$(BIN)/python -m pytest -q -m chain -n 2 --dist loadfile --no-loadscope-reorder --durations=5
 
 chromium:
@@ -81,7 +91,7 @@ AZURITE := tests/helpers/azure/node_modules/azurite
 
 npm:
 	@command -v npm >/dev/null || { \
-		echo "The tests with Azure need node and npm for the storage emulator: apt-get install npm" >&2; exit 1; }
+		echo "The tests with Azure and with JavaScript need node and npm: apt-get install npm" >&2; exit 1; }
 
 $(AZURITE): tests/helpers/azure/package-lock.json | npm
 	@npm ci --prefix tests/helpers/azure --silent --ignore-scripts --no-audit --no-fund

@@ -53,7 +53,7 @@ def text(home: Path, run: Run, title: str, description: str = "", use: str = "")
                 f"# {plain(title)}",
                 plain(description) or about,
                 "\n".join(f"- {name}: {plain(value)}" for name, value in facts.items()),
-                f"{use or _app(run, packages)}\nCheck the files with `sha256sum -c {checksums.NAME}`.",
+                f"{use or app(run)}\nCheck the files with `sha256sum -c {checksums.NAME}`.",
                 *_judged(run),
                 f"## Recipe\n\n{block(recipe(run))}",
                 f"## Measured\n\n{block(_yaml(measured))}",
@@ -110,7 +110,9 @@ def data(run: Run) -> str:
     return ", ".join(known)
 
 
-def _app(run: Run, packages: dict[str, str]) -> str:
+def app(run: Run) -> str:
+    """Markdown on how to run the folder's app.py."""
+    packages = artifacts.packages(Path(str(run.shipped)))
     return f"Run it with `pip install {_genai(run, packages)}` and `python app.py`."
 
 

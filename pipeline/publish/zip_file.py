@@ -25,6 +25,7 @@ from pipeline.errors import InputError, LabError
 from pipeline.publish import card
 from pipeline.publish.card import CARD
 from pipeline.publish.report import files as report_files
+from pipeline.publish.samples import offered
 from pipeline.stages import artifacts
 from pipeline.store import Store
 from pipeline.store.run import DONE, Run
@@ -33,7 +34,10 @@ from pipeline.system.files import whole
 
 RECIPE = "recipe.yaml"
 # Files of the folder that the ZIP leaves out or replaces.
-OURS = (CARD, RECIPE, checksums.NAME, artifacts.MANIFEST, *report_files.NAMES, report_files.ANSWERS)
+OURS = (
+    CARD, RECIPE, checksums.NAME, artifacts.MANIFEST, *report_files.NAMES, report_files.ANSWERS,
+    *offered.NAMES,
+)  # fmt: skip
 BYTECODE = "__pycache__"  # left by a program that ran in the folder
 EARLIEST = 315532800  # 1980-01-01, in seconds since the epoch
 PIECE = 1 << 20  # bytes read at a time
@@ -55,8 +59,12 @@ def _why_not(run: Run) -> str:
 
 def file_name(run: Run) -> str:
     """The name of the download: the run's name in ASCII letters and digits, and its id."""
+    return f"{_stem(run)}.zip"
+
+
+def _stem(run: Run) -> str:
     name = re.sub(r"[^A-Za-z0-9]+", "-", run.name)[:60].strip("-")
-    return f"{name}-{run.id}.zip" if name else f"{run.id}.zip"
+    return f"{name}-{run.id}" if name else run.id
 
 
 @dataclass(frozen=True)
@@ -153,9 +161,13 @@ class _Passed(io.RawIOBase):
 
 
 def written(home: Path, run: Run, rows: bool) -> dict[str, str]:
-    """What the ZIP has besides the export's files: card, recipe and report; rows of data only if `rows`."""
+    """What the ZIP has besides the export's files: card, recipe, report, and programs for other apps; rows of
+    data only if `rows`."""
     told = report_files.written(home, run, rows)
-    return {CARD: card.text(home, run, run.name), RECIPE: card.recipe(run), **told}
+    folder = Path(str(run.shipped))
+    programs = offered.texts(folder, _stem(run))
+    use = f"{card.app(run)}\n\n{offered.lines(folder, programs)}"
+    return {CARD: card.text(home, run, run.name, use=use), RECIPE: card.recipe(run), **told, **programs}
 
 
 def asked(run: str, rows: bool) -> Generator[str, None, dict[str, str]]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from pipeline.exports import serving_ids
-from pipeline.inputs.prompts import model_template, templates
+from tests.helpers import exports
 
 pytestmark = pytest.mark.chain
 
@@ -20,13 +17,7 @@ pytestmark = pytest.mark.chain
 @pytest.fixture
 def shipped(export: Path) -> Path:
     """A small export with app.py in it, that reads 256 tokens."""
-    lab = json.loads((export / "lab.json").read_text())
-    template = templates.parse("chat", model_template.chat_template(export))
-    lab |= serving_ids.describe(export, template, serving_ids.before_of(export))
-    serving_ids.prepare(export, lab["reading"])
-    (export / "lab.json").write_text(json.dumps(lab))
-    for name, own in serving_ids.APP.items():
-        shutil.copyfile(own, export / name)
+    exports.add_app(export)
     return export
 
 

@@ -9,6 +9,7 @@ byte-level tokenizer, a chat template, and checksums.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from pipeline.exports import serving_ids
+from pipeline.inputs.prompts import model_template, templates
 from pipeline.system import checksums
 
 ADAPTER, MERGED = "adapter_weights.onnx_adapter", "merged.json"
@@ -71,6 +74,18 @@ def write(folder: Path, *, merged: bool = False) -> Path:
     (folder / "chat_template.jinja").write_text(CHAT, "utf-8")
     checksums.write(folder)
     return folder
+
+
+def add_app(folder: Path) -> None:
+    """Put app.py into an export, and into its lab.json how it reads prompts."""
+    lab = json.loads((folder / "lab.json").read_text("utf-8"))
+    template = templates.parse("chat", model_template.chat_template(folder))
+    lab |= serving_ids.describe(folder, template, serving_ids.before_of(folder))
+    serving_ids.prepare(folder, lab["reading"])
+    (folder / "lab.json").write_text(json.dumps(lab), "utf-8")
+    for name, own in serving_ids.APP.items():
+        shutil.copyfile(own, folder / name)
+    checksums.write(folder)
 
 
 def graph(merged: bool = False) -> onnx.ModelProto:

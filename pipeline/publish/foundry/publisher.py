@@ -20,8 +20,14 @@ from pipeline.exports import contract, serving_ids, verify
 from pipeline.exports.bound import binding
 from pipeline.inputs.options import option
 from pipeline.inputs.prompts import templates
-from pipeline.publish import check_process
-from pipeline.publish.foundry import chat_templates, environment, lab_side, runtime, version_folder
+from pipeline.publish import check_process, inference_model
+from pipeline.publish.foundry import (
+    chat_templates,
+    environment,
+    lab_side,
+    runtime,
+    version_folder,
+)
 from pipeline.publish.foundry.lab_side import Answer, Told
 from pipeline.publish.foundry.runtime import Answered
 from pipeline.publish.source import source_of
@@ -207,7 +213,7 @@ class _Version:
 
     def _answered(self, source: Path, told: Told, part: Path) -> dict[str, Any]:
         name, version = self.options.name, self.planned["version"]
-        model = version_folder.model_id(name, version)
+        model = inference_model.model_id(name, version)
         self.report("Linking and copying files", 0.6)
         texts = version_folder.texts(self.home, self.run, source, name, version, self.options.description)
         version_folder.fill(part, source, told.found.template, texts)

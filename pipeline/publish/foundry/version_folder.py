@@ -8,20 +8,17 @@ import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from pipeline import display
 from pipeline.exports import contract, serving_ids, verify
 from pipeline.inputs.models import licences
-from pipeline.publish import card, zip_file
+from pipeline.publish import card, inference_model, zip_file
 from pipeline.publish.foundry import chat_templates, environment
+from pipeline.publish.inference_model import DEVICE, model_id
 from pipeline.store.run import Run
 from pipeline.system import checksums, files
-from pipeline.system.files import to_json
 
 PUBLISHER = "olive-lab"  # the folder in a cache, as every publisher has one
-DEVICE = "generic-cpu"  # as Foundry Local names what any processor runs
-ABOUT = "inference_model.json"  # what the older service finds a model by
 LARGE = 1 << 20  # bytes from which a file is linked
 MOST_TOKENS = 256  # of an answer in the card's example; a session reserves 2,048 where none are named
 # Of an export, what only the lab and its own app read.
@@ -46,11 +43,6 @@ with ChatSession(model) as session, Request() as request:
         print("".join(part.text for item in response for part in item.parts))
 ```
 """
-
-
-def model_id(name: str, version: str) -> str:
-    """The id of a version in Foundry Local's catalogue."""
-    return f"{name}-{DEVICE}:{version}"
 
 
 def place(cache: Path, name: str, version: str) -> Path:
@@ -107,13 +99,12 @@ def fill(part: Path, source: Path, template: str | None, texts: Mapping[str, str
 
 def texts(home: Path, run: Run, source: Path, name: str, version: str, description: str) -> dict[str, str]:
     """What is written into the folder besides the export's files, by name."""
-    about = to_json(_about(source, model_id(name, version)), indent=2, ensure_ascii=False)
     context = json.loads((source / verify.CONFIG).read_text("utf-8"))["model"]["context_length"]
     pins = environment.REQUIREMENTS.read_text("utf-8").splitlines()
     facts = {"pin": next(line.split()[0] for line in pins if "==" in line), "id": model_id(name, version)}
     use = USE.format(**facts, name=name, most=min(MOST_TOKENS, int(context) // 2))
     return {
-        ABOUT: about + "\n",
+        inference_model.NAME: inference_model.text(source, model_id(name, version)),
         card.CARD: card.text(home, run, f"{name}, version {version}", description, use),
         zip_file.RECIPE: card.recipe(run),
     }
@@ -124,13 +115,3 @@ def in_catalogue(home: Path, run: Run, name: str) -> dict[str, str]:
     licence = licences.of(str(run.recipe["model"]), home)
     told = {"display_name": name, "publisher": PUBLISHER, **({"license": licence} if licence else {})}
     return {key: display.line(text) for key, text in told.items()}
-
-
-def _about(source: Path, model: str) -> dict[str, Any]:
-    """The name and the prompt for the older service."""
-    pieces = json.loads((source / serving_ids.LAB).read_text("utf-8")).get("prompt")
-    prompt = None
-    if isinstance(pieces, list):
-        written = "".join(piece if isinstance(piece, str) else "{Content}" for piece in pieces)
-        prompt = {"assistant": "{Content}", "prompt": written.rstrip(" ")}
-    return {"Name": model, "PromptTemplate": prompt}

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import InputError, LabError
+from pipeline.publish import inference_model
 from pipeline.publish.foundry import preflight, publisher, version_folder
 from pipeline.publish.foundry.lab_side import Answer
 from pipeline.publish.foundry.publisher import Options
@@ -100,14 +101,14 @@ def test_a_text_template_becomes_the_folder_s_chat_template(
     assert (
         "'### Q: ' + m['content'] + ' #\\n### A:'" in (Path(made["path"]) / "chat_template.jinja").read_text()
     )
-    about = json.loads((Path(made["path"]) / version_folder.ABOUT).read_text())
+    about = json.loads((Path(made["path"]) / inference_model.NAME).read_text())
     assert about["Name"] == "trips-generic-cpu:1"
 
 
 def test_the_older_service_gets_the_prompt_s_words(merged_export: Path, tmp_path: Path) -> None:
     pieces = ["<|user|>\n", {"prompt": ""}, "<|end|>\n "]
     export = changed(merged_export, tmp_path / "pieces", "lab.json", "prompt", to=pieces)
-    assert version_folder._about(export, "trips-generic-cpu:1") == {
+    assert inference_model.about(export, "trips-generic-cpu:1") == {
         "Name": "trips-generic-cpu:1",
         "PromptTemplate": {"assistant": "{Content}", "prompt": "<|user|>\n{Content}<|end|>\n"},
     }
