@@ -8,8 +8,10 @@ from typing import Any
 
 import yaml
 
+from pipeline.exports import contract
+from pipeline.exports.bound import binding
 from pipeline.inputs.data import content_facts
-from pipeline.inputs.models import licences
+from pipeline.inputs.models import licence_text, licences
 from pipeline.stages import artifacts
 from pipeline.store.run import PUBLISH, Run
 from pipeline.system import checksums
@@ -26,6 +28,8 @@ FIGURES = {  # of an evaluation, by the names of its metrics behind that of the 
     "tokens_per_second": "Tokens per second",
     "first_token_seconds": "Seconds to the first token",
 }
+NOT_JUDGED = "There is no verdict: it was not evaluated beside its base."
+LICENCE = "LICENSE-base-model.txt"
 GENAI = "onnxruntime-genai"
 MARKUP = re.compile(r"([\\`*_\[\]<>#|~!&$])")  # characters that Markdown treats as markup
 IN_WORKSPACE = re.compile(r"azureml://subscriptions/.+/models/([^/]+)/versions/([^/]+)")
@@ -42,7 +46,8 @@ def text(home: Path, run: Run, title: str, description: str = "", use: str = "")
     about = next((words for kind, words in known.items() if run.artifact(kind)), WITHOUT)
     facts = {
         "Base model": shown(run)["model"],
-        "Licence of the base": licences.of(str(run.recipe["model"]), home) or UNKNOWN,
+        "Licence of the base": _licence(home, run),
+        **_adapters(run),
         "Data": data(run),
         "Run": run.id,
     }
@@ -64,10 +69,40 @@ def text(home: Path, run: Run, title: str, description: str = "", use: str = "")
     )
 
 
+def texts(home: Path, run: Run) -> dict[str, str]:
+    """What lies beside every card, by name: the text of the base's licence, where it is at hand."""
+    found = licence_text.of(str(run.recipe["model"]), home)
+    return {LICENCE: found} if found is not None else {}
+
+
+def _licence(home: Path, run: Run) -> str:
+    named = licences.of(str(run.recipe["model"]), home) or UNKNOWN
+    if texts(home, run):
+        return f"{named}, its text is in {LICENCE}"
+    return f"{named}, its text was not at hand: see the page of the base model"
+
+
+def _adapters(run: Run) -> dict[str, str]:
+    """Each adapter of the model by its name and the checksum of its file."""
+    folder = Path(str(run.shipped))
+    if bound := binding.facts_of(folder):
+        found = {str(bound.get("adapter")): str(bound.get("sha256"))}
+    elif run.artifact("merged"):
+        weights = sorted(Path(str(run.artifact("adapter"))).glob("*.safetensors"))
+        found = {path.name: checksums.of(path.parent, [path.name])[path.name] for path in weights}
+    else:
+        names = sorted(path.name for path in folder.glob(f"*{contract.SUFFIX}"))
+        known = checksums.read(folder) if names else {}
+        found = {name: known.get(name) or checksums.of(folder, [name])[name] for name in names}
+    told = "; ".join(f"{name}, SHA-256 {digest}" for name, digest in found.items())
+    return {"Adapter": told} if told else {}
+
+
 def _judged(run: Run) -> list[str]:
     """The verdict of the evaluation, and the figures of both sides beside each other."""
     if not run.verdict:
-        return []
+        adapted = any(run.artifact(kind) for kind in ("merged", "bound", "onnx_adapter"))
+        return [f"## Is the adapter better?\n\n{NOT_JUDGED}"] if adapted else []
     metrics = next(stage.metrics for stage in reversed(run.stages) if stage.verdict)
     rows = []
     asked = {"loss": f"Loss on the answers of {plain(run.asked)} (nats a token)"} if run.asked else {}

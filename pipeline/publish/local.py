@@ -81,7 +81,12 @@ def publish(home: Path, run: Run, options: Options, report: Callable[[str, float
     try:
         sums = _copy(Path(str(run.shipped)), part, planned, report)
         written = card.text(home, run, f"{options.name}, version {planned['version']}", options.description)
-        for name, text in {CARD: written, **report_files.with_rows(home, run, options.rows)}.items():
+        beside = card.texts(home, run)
+        for name, text in {
+            CARD: written,
+            **beside,
+            **report_files.with_rows(home, run, options.rows),
+        }.items():
             (part / name).write_text(text, encoding="utf-8")
             sums[name] = hashlib.sha256(text.encode()).hexdigest()
         (part / checksums.NAME).write_text(checksums.text(sums), encoding="utf-8")

@@ -36,7 +36,7 @@ RECIPE = "recipe.yaml"
 # Files of the folder that the ZIP leaves out or replaces.
 OURS = (
     CARD, RECIPE, checksums.NAME, artifacts.MANIFEST, *report_files.NAMES, report_files.ANSWERS,
-    *offered.NAMES,
+    *offered.NAMES, card.LICENCE,
 )  # fmt: skip
 BYTECODE = "__pycache__"  # left by a program that ran in the folder
 EARLIEST = 315532800  # 1980-01-01, in seconds since the epoch
@@ -167,7 +167,13 @@ def written(home: Path, run: Run, rows: bool) -> dict[str, str]:
     folder = Path(str(run.shipped))
     programs = offered.texts(folder, _stem(run))
     use = f"{card.app(run)}\n\n{offered.lines(folder, programs)}"
-    return {CARD: card.text(home, run, run.name, use=use), RECIPE: card.recipe(run), **told, **programs}
+    return {
+        CARD: card.text(home, run, run.name, use=use),
+        RECIPE: card.recipe(run),
+        **card.texts(home, run),
+        **told,
+        **programs,
+    }
 
 
 def asked(run: str, rows: bool) -> Generator[str, None, dict[str, str]]:

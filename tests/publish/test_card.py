@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -45,8 +46,11 @@ def test_it_names_base_licence_data_recipe_metrics_and_packages(
     (folder.parent / "artifact.json").write_text(json.dumps({"packages": {"onnxruntime-genai": "0.18.0"}}))
     text = written(store, dataclasses.replace(finished, data=str(copy)), finetune={"r": 8})
     digest = copy.parent.name
+    adapter = hashlib.sha256((folder / "adapter_weights.onnx_adapter").read_bytes()).hexdigest()
     assert text.startswith(
-        f"# trips\n\n{card.WITH_ADAPTER}\n\n- Base model: starter\n- Licence of the base: Apache-2.0\n"
+        f"# trips\n\n{card.WITH_ADAPTER}\n\n- Base model: starter\n- Licence of the base: Apache-2.0, its"
+        " text is in LICENSE-base-model.txt\n"
+        f"- Adapter: adapter\\_weights.onnx\\_adapter, SHA-256 {adapter}\n"
         f"- Data: travel.jsonl, 20 rows, SHA-256 {digest}\n- Run: {finished.id}\n\n"
         "Run it with `pip install onnxruntime-genai==0.18.0` and `python app.py`.\n"
     )
@@ -73,7 +77,11 @@ def test_a_merged_adapter_cannot_be_taken_off(store: Store, finished: Run) -> No
 
 def test_what_is_not_known_is_not_stated(store: Store, finished: Run) -> None:
     text = written(store, finished, model="/home/ann/mine", data="/home/ann/secret-project/x.jsonl")
-    assert "- Base model: mine\n- Licence of the base: not stated\n- Data: x.jsonl\n" in text
+    assert (
+        "- Base model: mine\n- Licence of the base: not stated, its text was not at hand: see the page of the"
+        " base model\n- Adapter: "
+    ) in text
+    assert "\n- Data: x.jsonl\n" in text
     assert "`pip install onnxruntime-genai` and" in text
     assert text.endswith("## Made with\n\nNot stated.\n")
     assert "ann" not in re.sub("cannot|channel", "", text)

@@ -49,7 +49,8 @@ def test_a_version_has_every_file_a_card_and_checksums(store: Store, finished: R
     assert folder == store.home / "registry" / "trips" / "1"
     source = Path(str(finished.artifact("onnx")))
     copied = {p.relative_to(source) for p in source.rglob("*") if p.is_file()}
-    made = {Path("README.md"), Path("SHA256SUMS"), Path("published.json")}
+    names = ("README.md", "LICENSE-base-model.txt", "SHA256SUMS", "published.json")
+    made = {Path(name) for name in names}
     assert {p.relative_to(folder) for p in folder.rglob("*") if p.is_file()} == copied | made
     assert Path("sub/vocab.txt") in copied
     copied.remove(Path(checksums.NAME))
@@ -73,7 +74,8 @@ def test_the_card_says_how_it_was_made_and_nothing_of_this_machine(store: Store,
     run = dataclasses.replace(finished, recipe=recipe)
     card = (Path(publish(store, run, description="Knows the valley.")["path"]) / local.CARD).read_text()
     assert card.startswith("# trips, version 1\n\nKnows the valley.\n")
-    assert "- Base model: mine\n- Licence of the base: not stated\n- Data: travel.jsonl\n" in card
+    assert "- Base model: mine\n- Licence of the base: not stated, its text" in card
+    assert "\n- Data: travel.jsonl\n" in card
     assert "eval_loss_after: 1.25" in card
     shown = yaml.safe_load(card.partition("```yaml\n")[2].partition("```")[0])
     assert (shown["seed"], shown["model"], shown["data"]) == (7, "mine", "travel.jsonl")

@@ -29,7 +29,7 @@ from tests.helpers.planted import plant
 
 MEGABYTE = 1 << 20
 REPORTS = ["report.html", "report.md"]
-PROGRAMS = ["ask_server.mjs"]
+TEXTS = ["README.md", "recipe.yaml", "LICENSE-base-model.txt", *REPORTS, "ask_server.mjs"]
 
 
 def export(run: Run) -> Path:
@@ -67,7 +67,7 @@ def test_it_holds_the_export_with_card_recipe_and_checksums(
         assert archive.testzip() is None
         names = held(finished)
         assert {"adapter_weights.onnx_adapter", "model.onnx", "genai_config.json"} <= set(names)
-        assert archive.namelist() == ["README.md", "recipe.yaml", *REPORTS, *PROGRAMS, *names, "SHA256SUMS"]
+        assert archive.namelist() == [*TEXTS, *names, "SHA256SUMS"]
         assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
         archive.extractall(tmp_path / "out")
     out = tmp_path / "out"
@@ -75,7 +75,7 @@ def test_it_holds_the_export_with_card_recipe_and_checksums(
     assert (out / "README.md").read_text().startswith("# finished\n")
     check = ["sha256sum", "--check", "--strict", "SHA256SUMS"]
     done = subprocess.run(check, cwd=out, capture_output=True, text=True)
-    assert (done.returncode, done.stdout.count(": OK\n")) == (0, 2 + len(REPORTS + PROGRAMS) + len(names))
+    assert (done.returncode, done.stdout.count(": OK\n")) == (0, len(TEXTS) + len(names))
     (out / "model.onnx").write_bytes(b"damaged")
     assert subprocess.run(check, cwd=out, capture_output=True).returncode == 1
 
@@ -144,7 +144,9 @@ def test_many_files_have_a_known_length_too(
     store: Store, finished: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 4)
-    assert len(zipfile.ZipFile(io.BytesIO(made(store, finished))).namelist()) == 6 + len(held(finished))
+    assert len(zipfile.ZipFile(io.BytesIO(made(store, finished))).namelist()) == len(TEXTS) + 1 + len(
+        held(finished)
+    )
 
 
 def test_a_large_file_is_never_in_memory(store: Store, finished: Run) -> None:

@@ -35,15 +35,19 @@ def of(model: str, home: Path) -> str | None:
 
     Works offline: for a hub model it reads the files that were fetched for a run.
     """
-    if Path(model).is_absolute():
-        name, folder = model, Path(model)
-    elif model.startswith("azureml:"):
-        name, folder = model, base_models.Model(model, "azureml", "", {}, None).folder(home)
-    else:
-        name, _, revision = model.partition("@")
-        folder = base_models.Model(name, "hub", revision, {}, None).folder(home)
-    listed = known.licence if (known := catalogue.entry(name)) else None
+    folder = folder_of(model, home)
+    listed = known.licence if (known := catalogue.entry(model)) else None
     return _front_matter(folder) or listed or _title(folder)
+
+
+def folder_of(model: str, home: Path) -> Path:
+    """Where the files of a recipe's `model` are, if it has any here."""
+    if Path(model).is_absolute():
+        return Path(model)
+    if model.startswith("azureml:"):
+        return base_models.Model(model, "azureml", "", {}, None).folder(home)
+    name, _, revision = model.partition("@")
+    return base_models.Model(name, "hub", revision, {}, None).folder(home)
 
 
 def on_hub(licence: str | None) -> dict[str, str]:

@@ -300,5 +300,6 @@ def _written(home: Path, run: Run, options: Options) -> dict[str, str]:
     return {
         card.CARD: card.text(home, run, options.name, options.description),
         zip_file.RECIPE: card.recipe(run),
+        **card.texts(home, run),
         **report_files.with_rows(home, run, options.rows),
     }

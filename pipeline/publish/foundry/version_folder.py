@@ -107,6 +107,7 @@ def texts(home: Path, run: Run, source: Path, name: str, version: str, descripti
         inference_model.NAME: inference_model.text(source, model_id(name, version)),
         card.CARD: card.text(home, run, f"{name}, version {version}", description, use),
         zip_file.RECIPE: card.recipe(run),
+        **card.texts(home, run),
     }
 
 

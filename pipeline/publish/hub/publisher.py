@@ -287,6 +287,7 @@ def _written(home: Path, run: Run, options: Options) -> dict[str, str]:
     written = {
         card.CARD: model_card.card_text(home, run, options.name, options.description, bool(beside)),
         zip_file.RECIPE: card.recipe(run),
+        **card.texts(home, run),
         **report_files.with_rows(home, run, options.rows),
     }
     if beside:

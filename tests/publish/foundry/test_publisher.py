@@ -59,8 +59,9 @@ def test_the_real_runtime_answers_before_it_counts(store: Store, planted: Plante
     assert folder == store.home / "foundry-local" / "models" / "olive-lab" / "trips-generic-cpu-1"
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        "README.md", "SHA256SUMS", "chat_template.jinja", "genai_config.json", "inference_model.json",
-        "model.onnx", "model.onnx.data", "recipe.yaml", "tokenizer.json", "tokenizer_config.json",
+        "LICENSE-base-model.txt", "README.md", "SHA256SUMS", "chat_template.jinja", "genai_config.json",
+        "inference_model.json", "model.onnx", "model.onnx.data", "recipe.yaml", "tokenizer.json",
+        "tokenizer_config.json",
     }  # fmt: skip
     assert checksums.intact(folder)
     assert (made["id"], made["answers"], made["same_answers"]) == ("trips-generic-cpu:1", 3, 3)

@@ -110,7 +110,8 @@ def test_a_finished_run_is_taken_away_as_a_zip(client, store):
     with zipfile.ZipFile(io.BytesIO(reply.content)) as archive:
         assert archive.testzip() is None
         assert archive.namelist() == [
-            "README.md", "recipe.yaml", "report.html", "report.md", "model.onnx", "SHA256SUMS",
+            "README.md", "recipe.yaml", "LICENSE-base-model.txt", "report.html", "report.md",
+            "ask_server.mjs", "model.onnx", "SHA256SUMS",
         ]  # fmt: skip
         assert yaml.safe_load(archive.read("recipe.yaml"))["data"] == "travel.jsonl"
     assert client.get(f"/runs/{run}.json").json()["exported"] is True
