@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -122,25 +123,39 @@ def follow(
     environment: Mapping[str, str],
     tell: Callable[[str], None],
     python: str | Path | None = None,
+    seconds: float | None = None,
 ) -> int:
     """Run `python WORDS`, give `tell` each line that it prints, and return its exit code.
 
     Its errors go where ours go; those of a `python` of another environment, as for `start`, to `tell` too. It
-    ends when `tell` raises.
+    ends when `tell` raises. Raises subprocess.TimeoutExpired if it is not done after so many `seconds`.
     """
     errors = subprocess.STDOUT if python is not None else None
     with start(words, environment, stdout=subprocess.PIPE, stderr=errors, python=python) as process:
         _running.add(process)
         assert process.stdout is not None
+        late = threading.Event()
+
+        def end_it() -> None:
+            late.set()
+            process.kill()
+
+        watch = threading.Timer(seconds or 0, end_it)
+        if seconds is not None:
+            watch.start()
         try:
             for line in process.stdout:
                 tell(_text(line).rstrip("\n"))
-            return process.wait()
+            code = process.wait()
         except BaseException:
             process.kill()
             raise
         finally:
+            watch.cancel()
             _running.discard(process)
+    if late.is_set():
+        raise subprocess.TimeoutExpired(list(words), seconds or 0)
+    return code
 
 
 def start_group(words: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:

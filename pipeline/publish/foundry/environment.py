@@ -21,6 +21,7 @@ FOLDER = "foundry-local"  # in the home, and beside our own packages
 NAME = "environment"
 SIZE = 300 << 20  # bytes that it takes, about
 CREATE_SECONDS = 600.0
+INSTALL_SECONDS = 1800.0
 IMPORT_SECONDS = 60.0
 SHOWN = ("Collecting", "Downloading", "Installing")  # how those of pip's lines begin that are progress
 Say = Callable[[str], None]
@@ -106,7 +107,14 @@ def _install(part: Path, say: Say) -> None:
 
     words = ["-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--progress-bar",
              "off", "--only-binary", ":all:", "-r", str(REQUIREMENTS)]  # fmt: skip
-    if own_process.follow(words, settings.child_environment(), heard, _python(part)) != 0:
+    try:
+        code = own_process.follow(words, settings.child_environment(), heard, _python(part), INSTALL_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise LabError(
+            f"Foundry Local's package is not installed after {INSTALL_SECONDS / 60:.0f} minutes; see that pip"
+            f" works on this machine, then run `{settings.command()} foundry-local --install`."
+        ) from None
+    if code != 0:
         why = _last([line for line in said if line.startswith("ERROR")]) or "see the log"
         raise LabError(
             f"Foundry Local's package cannot be installed ({why.removeprefix('ERROR: ')}); see that pip works"

@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from pipeline import settings
 from pipeline.errors import InputError, LabError
 from pipeline.exports import chat_client, contract, generation, verify
 from pipeline.exports.bound import binding
@@ -22,6 +25,7 @@ from pipeline.exports.bound.binding import bind
 from pipeline.exports.findings import failed
 from pipeline.system import checksums, files
 from tests.helpers import exports
+from tests.helpers.lab import mounting
 
 IDS = np.arange(3, 90, dtype=np.int64)[None]
 
@@ -295,3 +299,27 @@ def test_small_files_of_somebody_are_not_read_when_they_are_large(tmp_path: Path
     assert read(tmp_path) == {"base": "x"}
     (tmp_path / name).write_text(f'{{"base": "x"{" " * (1 << 20)}}}')
     assert read(tmp_path) == {}
+
+
+IN_A_SMALL_ROOM = """
+mount -t tmpfs -o size=24k,mode=700 tmpfs "$1" || exit 9
+"$2" -m pipeline bind "$3" --to "$1/bound"
+echo "code $?: $(ls -A "$1")"
+"""
+
+
+def test_a_disk_that_gets_full_halfway_is_a_sentence_and_is_left_empty(
+    home: Path, export: Path, tmp_path: Path
+) -> None:
+    """A real one: the adapter's file fits on it, and the base's weights, which cannot be linked, do not."""
+    room = tmp_path / "room"
+    room.mkdir()
+    words = [*mounting(), "sh", "-c", IN_A_SMALL_ROOM, "sh", room, sys.executable, export]
+    done = subprocess.run(
+        words, cwd=settings.ROOT, env=settings.child_environment(OLIVE_LAB_HOME=str(home)),
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.stdout == "code 1: \n"
+    assert done.stderr == (
+        f"The disk of {room}/bound is full; free some space there and bind again. Nothing was written.\n"
+    )

@@ -50,6 +50,60 @@ def test_an_install_that_cannot_be_had_leaves_nothing(home: Path, no_registry: N
     assert [path.name for path in where.parent.iterdir()] == [".environment.lock"]
 
 
+@pytest.mark.chain
+@pytest.mark.parametrize(
+    ("module", "why"),
+    [
+        (
+            "raise OSError('libfoundry_local.so: no such thing')",
+            "(OSError: libfoundry_local.so: no such thing)",
+        ),
+        ("import signal; signal.pause()", "(it did not start within 1 seconds)"),
+    ],
+)
+def test_a_package_that_does_not_run_here_leaves_nothing(
+    home: Path, monkeypatch: pytest.MonkeyPatch, module: str, why: str
+) -> None:
+    def install(part: Path, say: environment.Say) -> None:
+        (packages,) = (part / "lib").glob("python3*/site-packages")
+        (packages / "foundry_local_sdk.py").write_text(module)
+
+    monkeypatch.setattr(environment, "_install", install)
+    monkeypatch.setattr(environment, "IMPORT_SECONDS", 1.0)
+    where = home / "foundry-local" / "environment"
+    with pytest.raises(LabError) as caught:
+        environment.make(where, print)
+    assert str(caught.value) == (
+        f"Foundry Local's package does not run on this machine {why}; it is for Linux with glibc 2.28 or"
+        " newer: publish to this lab, and register the folder on the device itself."
+    )
+    assert [path.name for path in where.parent.iterdir()] == [".environment.lock"]
+
+
+def test_an_install_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text("#!/bin/sh\necho Collecting much\nexec sleep 60\n")
+    python.chmod(0o700)
+    monkeypatch.setattr(environment, "INSTALL_SECONDS", 1.0)
+    said: list[str] = []
+    with pytest.raises(
+        LabError, match=r"^Foundry Local's package is not installed after 0 minutes; see that"
+    ):
+        environment._install(tmp_path, said.append)
+    assert said == ["Collecting much"]
+
+
+def test_an_environment_that_cannot_be_made_in_time_leaves_nothing(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "CREATE_SECONDS", 0.01)
+    where = home / "foundry-local" / "environment"
+    with pytest.raises(LabError, match=r"^Python made no environment within 0 seconds; retry\.$"):
+        environment.make(where, print)
+    assert [path.name for path in where.parent.iterdir()] == [".environment.lock"]
+
+
 def test_a_folder_of_somebody_s_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("all of it")

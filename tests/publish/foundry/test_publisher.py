@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline import errors
 from pipeline.errors import InputError, LabError
 from pipeline.publish import inference_model
 from pipeline.publish.foundry import preflight, publisher, version_folder
@@ -20,7 +23,7 @@ from pipeline.publish.foundry.publisher import Options
 from pipeline.publish.foundry.runtime import Answered
 from pipeline.store import Store
 from pipeline.store.run import Run
-from pipeline.system import checksums
+from pipeline.system import checksums, files
 from tests.helpers import exports
 from tests.publish.foundry.conftest import Planted
 
@@ -258,3 +261,34 @@ def test_only_small_files_are_copied(store: Store, tmp_path: Path) -> None:
     version_folder.fill(part, source, None, {})
     assert (part / "model.onnx.data").stat().st_ino == (source / "model.onnx.data").stat().st_ino
     assert (part / "genai_config.json").stat().st_ino != (source / "genai_config.json").stat().st_ino
+
+
+def test_on_another_disk_they_are_copied(tmp_path: Path) -> None:
+    source = exports.write(tmp_path / "source", merged=True)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        if Path(folder).stat().st_dev == tmp_path.stat().st_dev:
+            pytest.skip("/dev/shm is no other disk here")
+        (source / "model.onnx.data").write_bytes(bytes(version_folder.LARGE))
+        version_folder.fill(Path(folder), source, None, {})
+        copy = Path(folder) / "model.onnx.data"
+        assert (copy.stat().st_nlink, copy.stat().st_size) == (1, version_folder.LARGE)
+        assert checksums.intact(Path(folder))
+
+
+def test_a_disk_that_gets_full_halfway_leaves_nothing(
+    store: Store, planted: Planted, stand_in: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = files.link_or_copy
+
+    def full(source: Path, target: Path) -> None:
+        if any(target.parent.iterdir()):  # it is halfway
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+        copy(source, target)
+
+    monkeypatch.setattr(version_folder, "LARGE", 0)
+    monkeypatch.setattr(files, "link_or_copy", full)
+    stand_in("raise SystemExit('not asked')")
+    with pytest.raises(OSError, match="No space left") as caught:
+        publish(store, planted())
+    assert errors.sentence(caught.value) == "The disk is full; free some space in the home folder and retry."
+    assert left(store) == []
