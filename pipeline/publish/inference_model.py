@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.exports import serving_ids
+from pipeline.exports import serving_ids, verify
 from pipeline.system.files import to_json
 
 DEVICE = "generic-cpu"  # as Foundry Local names what any processor runs
@@ -28,7 +27,7 @@ def text(source: Path, model: str) -> str:
 
 def about(source: Path, model: str) -> dict[str, Any]:
     """What the file says."""
-    pieces = json.loads((source / serving_ids.LAB).read_text("utf-8")).get("prompt")
+    pieces = verify.small_json(source, serving_ids.LAB).get("prompt")
     prompt = None
     if isinstance(pieces, list):
         written = "".join(piece if isinstance(piece, str) else "{Content}" for piece in pieces)

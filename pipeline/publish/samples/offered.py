@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -51,8 +50,8 @@ def _for_foundry(folder: Path) -> bool:
     """Whether Foundry Local's sessions can ask a folder as it is: the adapted model itself, for a CPU, with
     the chat template of its base. For another template, publishing writes one that it can render."""
     try:
-        config = json.loads((folder / verify.CONFIG).read_text("utf-8"))
-        lab = json.loads((folder / serving_ids.LAB).read_text("utf-8"))
+        config = verify.small_json(folder, verify.CONFIG)
+        lab = verify.small_json(folder, serving_ids.LAB)
         providers = config["model"]["decoder"].get("session_options", {}).get("provider_options")
         template = templates.parse(str(lab["template"]))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, InputError):
