@@ -22,7 +22,8 @@ def add(verb: Verb) -> None:
 def scorecard_(args: argparse.Namespace) -> int:
     """Quantize a model in several ways and measure each: size, perplexity, time, memory, speed."""
     from pipeline.cli import terminal
-    from pipeline.runs import scorecard
+    from pipeline.inputs.data.telling import ended
+    from pipeline.runs import compare_ways, scorecard
     from pipeline.stages import recipe
 
     store = Store(settings.home())
@@ -50,7 +51,7 @@ def scorecard_(args: argparse.Namespace) -> int:
         if quiet
         else "\n" + terminal.scores(rows)
     )
-    if not quiet and (best := scorecard.best(rows)):
+    if not quiet and (best := ended(compare_ways.best(store, group))):
         print(f"\n{best}")
     return 0 if not refused and all(row.status == DONE for row in rows) else 1
 

@@ -14,10 +14,11 @@ def of(exact: Figures, other: Figures) -> dict[str, Any]:
     rows (1–3)"; text by text, of the float model and of the other one.
     """
     found = judge(LOSS, exact, other)
-    return {**found.to_json(), "words": _words(found, exact, other)}
+    return {**found.to_json(), "words": words(found, exact, other)}
 
 
-def _words(found: Verdict, exact: Figures, other: Figures) -> str:
+def words(found: Verdict, exact: Figures, other: Figures) -> str:
+    """What a verdict on losses against the float model's says, for the middle of a sentence."""
     if found.low is None:
         return "too few rows to compare with float" if found.rows < 2 else "predicts what is no number"
     if found.outcome != CANNOT_TELL:

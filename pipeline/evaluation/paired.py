@@ -10,9 +10,9 @@ which is a few seconds for a million: their sums are as independent as the rows 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from scipy import stats
 
 Floats = NDArray[np.float64]
 Kind = Literal["resamples", "flips"]
+Name = TypeVar("Name", bound=Hashable)
 
 SEED = 20_261
 RESAMPLES = 4_000  # of the bootstrap
@@ -83,9 +84,9 @@ def permutation_test(differences: Sequence[float] | Floats) -> float:
     return (reached + 1) / (FLIPS + 1)
 
 
-def holm(chances: Mapping[str, float]) -> dict[str, float]:
+def holm(chances: Mapping[Name, float]) -> dict[Name, float]:
     """Chances of several tests, each raised so that all together hold (Holm's method); by the same names."""
-    adjusted: dict[str, float] = {}
+    adjusted: dict[Name, float] = {}
     highest = 0.0
     for rank, (name, chance) in enumerate(sorted(chances.items(), key=lambda pair: pair[1])):
         highest = max(highest, min(1.0, (len(chances) - rank) * chance))

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from pipeline.evaluation.paired import Floats
 Outcome = Literal["better", "worse", "cannot_tell"]
 Figures = Sequence[float] | Floats
 Pair = tuple[Figures, Figures]  # the base's figures and the other side's, row by row
+Name = TypeVar("Name", bound=Hashable)
 
 BETTER: Outcome = "better"
 WORSE: Outcome = "worse"
@@ -88,9 +89,16 @@ def judge(metric: Metric, base: Figures, other: Figures) -> Verdict:
 
 def judge_all(pairs: Mapping[Metric, Pair]) -> dict[str, Verdict]:
     """The verdicts on several metrics by their names, corrected for being several. Raises as `judge` does."""
-    compared = {metric: _Compared(metric, *_floats(pair)) for metric, pair in pairs.items()}
-    chances = paired.holm({metric.name: found.chance for metric, found in compared.items()})
-    return {metric.name: found.verdict(chances[metric.name]) for metric, found in compared.items()}
+    return judge_each({metric.name: (metric, pair) for metric, pair in pairs.items()})
+
+
+def judge_each(pairs: Mapping[Name, tuple[Metric, Pair]]) -> dict[Name, Verdict]:
+    """The verdicts on several comparisons by names of any kind, which may share a metric, corrected for being
+    several: all together hold. Raises as `judge` does.
+    """
+    compared = {name: _Compared(metric, *_floats(pair)) for name, (metric, pair) in pairs.items()}
+    chances = paired.holm({name: found.chance for name, found in compared.items() if found.can_tell})
+    return {name: found.verdict(chances.get(name, 1.0)) for name, found in compared.items()}
 
 
 def relative(metric: Metric, base: Figures, other: Figures) -> tuple[float, float]:
@@ -128,10 +136,13 @@ class _Compared:
         return bool(np.isfinite(self.differences).all())
 
     @property
+    def can_tell(self) -> bool:
+        """Whether there are rows and numbers enough to tell anything; else it is no test to correct for."""
+        return self.is_finite and len(self.base) >= LEAST_ROWS
+
+    @property
     def chance(self) -> float:
         """How likely such differences are where there is none, by the least certain of the tests."""
-        if not self.is_finite or len(self.base) < LEAST_ROWS:
-            return 1.0
         signs = paired.sign_test(self.differences) if len(self.base) < FEW_ROWS else 0.0
         return max(paired.permutation_test(self.differences), signs)
 

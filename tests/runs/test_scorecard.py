@@ -181,29 +181,29 @@ def row(name: str, size: int, difference: float = 0.0, width: float = 0.01, **mo
     return scorecard.Row(name, name, "done", **given)
 
 
-def test_the_best_way_is_the_smallest_of_those_that_the_rows_cannot_tell_apart() -> None:
-    whole = row("float", 600, against_float=None)
-    found = scorecard.best([whole, row("rtn", 85, 0.2), row("gptq", 95, 0.05), row("awq", 90, 0.06)])
-    assert found == ("AWQ suits best: loses 0.06, 15 % of the size. Your rows cannot tell it from GPTQ.")
-    assert scorecard.best([row("rtn", 85, 0.2), row("awq", 90, 0.06)]) == "AWQ suits best: loses 0.06."
-
-
-def test_without_two_ways_measured_none_is_best() -> None:
-    one, nothing = row("awq", 90), row("rtn", 85, against_float=None)
-    broken = row("gptq", 80, against_float={"difference": None, "low": None, "high": None, "words": "no"})
-    assert scorecard.best([one, nothing, broken]) == scorecard.best([]) == ""
-
-
 def test_a_scorecard_of_an_earlier_version_says_that_it_is_of_the_checkpoints() -> None:
-    """Beside exports that were measured, checkpoints are not compared."""
-    old = [row("rtn", 85, 0.2, rows=None), row("awq", 90, 0.06, rows=None)]
-    found = scorecard.best(old)
-    assert found.startswith("AWQ suits best: loses 0.06. This is an earlier version's, of the checkpoints;")
-    assert [each.of_checkpoint for each in old] == [True, True]
-    assert scorecard.best([*old, row("gptq", 80, 0.5)]) == ""
-    assert scorecard.best([*old, row("gptq", 80, 0.5), row("autoawq", 95, 0.1)]) == (
-        "AWQ by AutoAWQ suits best: loses 0.1."
+    """It has no rows to pair: the smallest of those whose intervals overlap. Exports are not among them."""
+    whole = row("float", 600, against_float=None)
+    old = [
+        row(name, size, loss, rows=None)
+        for name, size, loss in (("rtn", 85, 0.2), ("awq", 90, 0.06), ("gptq", 95, 0.05))
+    ]
+    found = scorecard.best_of_checkpoints([whole, *old])
+    assert found.startswith(
+        "AWQ suits best: loses 0.06, 15 % of the size. Your rows cannot tell it from GPTQ. This is an earlier"
+        " version's, of the checkpoints;"
     )
+    assert {each.of_checkpoint for each in old} == {True}
+    assert scorecard.best_of_checkpoints(old[:1]) == scorecard.best_of_checkpoints([]) == ""
+    assert scorecard.comparable(old) == []
+    assert scorecard.best_of_checkpoints([old[0], row("gptq", 80), row("awq", 90)]) == ""
+
+
+def test_the_newest_of_each_way_whose_export_was_measured_is_compared() -> None:
+    broken = row("gptq", 80, against_float={"difference": None, "low": None, "high": None, "words": "no"})
+    first, again, other = row("awq", 90), row("awq", 91), row("rtn", 85)
+    nothing = row("autoawq", 85, against_float=None)
+    assert scorecard.comparable([first, other, again, broken, nothing]) == [again, other]
 
 
 def test_the_size_is_that_of_the_exported_folder(store: Store, base: Recipe, no_worker: list[Path]) -> None:
@@ -222,4 +222,4 @@ def test_without_an_export_to_measure_it_says_why_and_compares_nothing(
     finish_all(store, run, {"score": {"metrics": {"data_perplexity": 9.0, "not_compared": "no graph"}}})
     (found,) = scorecard.rows(store, group)
     assert (found.note, found.against_float) == ("not compared: no graph", None)
-    assert scorecard.best([found, row("rtn", 85)]) == ""
+    assert scorecard.comparable([found, row("rtn", 85)]) == [row("rtn", 85)]

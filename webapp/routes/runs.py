@@ -28,6 +28,7 @@ from pipeline.store.run import Run
 from pipeline.worker import loop
 from webapp import local_models
 from webapp.home import known_run, store
+from webapp.routes import best_ways
 from webapp.routes.watch import watch
 from webapp.ui import views
 
@@ -193,7 +194,7 @@ def _score(group: str) -> dict[str, Any]:
     rows = scorecard.rows(store(), group)
     if not rows:
         raise HTTPException(404, f"{group}: no such scorecard")
-    return views.scorecard(rows)
+    return views.scorecard(rows, best_ways.of(group, rows))
 
 
 def _pulled(key: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pipeline.publish.report.curves import Losses
 from pipeline.runs.disk import Storage
 from pipeline.runs.history import Row as Compared
 from pipeline.runs.history import nearness
-from pipeline.runs.scorecard import Row, best
+from pipeline.runs.scorecard import Row
 from pipeline.store.run import CANCELED, DONE, ENDED, RUNNING, Run, StageRun
 
 LONGEST_CELL = 300
@@ -296,8 +296,11 @@ def read_answers(path: str, _changed: int, size: int) -> list[dict[str, Any]]:
     return rows
 
 
-def scorecard(rows: list[Row]) -> dict[str, Any]:
-    """A scorecard as a table and as points of a chart, and whether everything is measured."""
+def scorecard(rows: list[Row], best: str | None = "") -> dict[str, Any]:
+    """A scorecard as a table and as points of a chart, and whether everything is measured and compared.
+
+    `best` is the sentence of `compare_ways.best`, None while it is not known yet.
+    """
     columns = ["Algorithm", "Status", "Size", "Perplexity, your data, exported"]
     columns += [
         "Perplexity, your data",
@@ -344,9 +347,9 @@ def scorecard(rows: list[Row]) -> dict[str, Any]:
         if row.bytes and row.general_perplexity
     ]
     caption = "Measured; an empty cell is not measured yet, or the note says why"
-    if said := best(rows):
-        caption = f"{said} {caption}"
-    ended = all(row.status in ENDED for row in rows)
+    if best:
+        caption = f"{best} {caption}"
+    ended = best is not None and all(row.status in ENDED for row in rows)
     return {"table": table(columns, cells, caption=caption), "points": points, "ended": ended}
 
 
