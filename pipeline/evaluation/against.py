@@ -13,7 +13,11 @@ def of(exact: Figures, other: Figures) -> dict[str, Any]:
     """The verdict on losses of rows in nats a token, as JSON with `words`: "2 % more loss than float on your
     rows (1–3)"; text by text, of the float model and of the other one.
     """
-    found = judge(LOSS, exact, other)
+    return said(judge(LOSS, exact, other), exact, other)
+
+
+def said(found: Verdict, exact: Figures, other: Figures) -> dict[str, Any]:
+    """The same of a verdict that was corrected for others."""
     return {**found.to_json(), "words": words(found, exact, other)}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.evaluation.checker import Outcome
 from pipeline.evaluation.checks import Check
-from pipeline.evaluation.verdict import Metric, Pair, judge_all
+from pipeline.evaluation.verdict import Metric, Pair, Verdict
 
 Side = Mapping[str, Any]  # a side of a row of answers.json: {text, tokens, cut}
 SIDES = ("base", "adapter")
@@ -63,38 +63,45 @@ def measured(expected: str, side: Side, outcomes: Sequence[Outcome] = ()) -> dic
     return {**side, "ended": not side["cut"], "nearness": nearness, **checked}
 
 
-def compare(rows: Sequence[Mapping[str, Any]], checks: Sequence[Check] = ()) -> dict[str, Any]:
+def compare(
+    rows: Sequence[Mapping[str, Any]], checks: Sequence[Check] = ()
+) -> tuple[dict[str, Any], dict[str, tuple[Metric, Pair]]]:
     """Means of both sides by metric, of rows of answers.json whose sides are `measured`: {"token_f1":
-    {"base": 0.3, "adapter": 0.7, "verdict": {...}}, ..., "tokens": {...}, "ended": {...}, "checks":
-    [{"check": "contains: Paris", "base": 0.1, "adapter": 0.9, "undecided": 2, "why": ..., "verdict": ...}]}.
+    {"base": 0.3, "adapter": 0.7}, ..., "tokens": {...}, "ended": {...}, "checks": [{"check": "contains:
+    Paris", "base": 0.1, "adapter": 0.9, "undecided": 2, "why": ...}]}. And what of it is to be judged, for
+    `put` to add the verdicts; nothing where a side has no answers.
 
     `tokens` is the length of answers, `ended` the share that ended by themselves; of checks it is the share
-    that passes, without those that nobody can tell of. Verdicts are corrected for being several; there are
-    none where a side has no answers.
+    that passes, without those that nobody can tell of.
     """
     sides = [side for side in SIDES if rows and all(row[side] for row in rows)]
     if not sides:
-        return {}
+        return {}, {}
     found: dict[str, Any] = {
         "tokens": {side: _mean([row[side]["tokens"] for row in rows]) for side in sides},
         "ended": {side: _mean([row[side]["ended"] for row in rows]) for side in sides},
     }
-    pairs: dict[Metric, Pair] = {}
+    pairs: dict[str, tuple[Metric, Pair]] = {}
     for metric in NEARNESS:
         figures = [[row[side]["nearness"][metric.name] for row in rows] for side in sides]
         found[metric.name] = {side: _mean(each) for side, each in zip(sides, figures, strict=True)}
-        pairs[metric] = (figures[0], figures[-1])
+        pairs[metric.name] = metric, (figures[0], figures[-1])
     listed = []
     for number, check in enumerate(checks):
         passed = _passed(rows, sides, number)
         listed.append(_entry(check, rows, sides, number, passed))
-        pairs[_metric(number, check)] = ([row[0] for row in passed], [row[-1] for row in passed])
+        metric = _metric(number, check)
+        pairs[metric.name] = metric, ([row[0] for row in passed], [row[-1] for row in passed])
     if listed:
         found["checks"] = listed
-    for name, verdict in judge_all(pairs).items() if len(sides) == len(SIDES) else ():
-        entry = found[name] if name in found else listed[int(name.removeprefix(CHECK)) - 1]
+    return found, pairs if len(sides) == len(SIDES) else {}
+
+
+def put(found: Mapping[str, Any], verdicts: Mapping[str, Verdict]) -> None:
+    """Add to what `compare` found the verdicts on what it says is to be judged, by the same names."""
+    for name, verdict in verdicts.items():
+        entry = found[name] if name in found else found["checks"][int(name.removeprefix(CHECK)) - 1]
         entry["verdict"] = verdict.to_json()
-    return found
 
 
 def _metric(number: int, check: Check) -> Metric:

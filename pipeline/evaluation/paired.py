@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
@@ -33,8 +34,42 @@ LEAST_ERROR = 0.1  # of a resample's standard error, as a share of the rows' own
 SAME = 1e-12  # sums that differ by less than this share are equal
 
 
+@dataclass(frozen=True)
+class Studentized:
+    """A mean with the distribution that its studentized bootstrap has around it: `drawn` are the differences
+    of resampled means from it, ascending, each in units of its own standard error times √rows, as `spread`
+    is of the mean itself."""
+
+    mean: float
+    spread: float
+    drawn: Floats
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """A confidence interval for the mean."""
+        if not len(self.drawn):
+            return self.mean, self.mean
+        low, high = np.quantile(self.drawn, [(1 - level) / 2, (1 + level) / 2])
+        return self.mean - float(high) * self.spread, self.mean - float(low) * self.spread
+
+    @property
+    def chance(self) -> float:
+        """How likely a mean as far from 0 is where it is 0: the widest interval without 0 has about a level
+        of 1 less this. Two-sided; 0 where that is less than two in RESAMPLES."""
+        if not len(self.drawn):
+            return float(self.mean == 0)
+        at = self.mean / self.spread
+        below = int(np.searchsorted(self.drawn, at, "right"))
+        above = len(self.drawn) - int(np.searchsorted(self.drawn, at, "left"))
+        return min(1.0, 2 * min(below, above) / len(self.drawn))
+
+
 def interval(differences: Sequence[float] | Floats, level: float = 0.95) -> tuple[float, float]:
-    """A confidence interval for the mean, by the studentized bootstrap.
+    """A confidence interval for the mean, by `studentized`. Raises ValueError as that does."""
+    return studentized(differences).interval(level)
+
+
+def studentized(differences: Sequence[float] | Floats) -> Studentized:
+    """The studentized bootstrap of the mean.
 
     Each resample's mean is compared with the mean in units of the resample's own standard error, which
     makes it hold for few and skewed rows. A resample of nearly equal rows would have next to no error, so it
@@ -46,14 +81,13 @@ def interval(differences: Sequence[float] | Floats, level: float = 0.95) -> tupl
     count, centred = len(values), values - mean
     spread = float(values.std(ddof=1))
     if spread <= SAME * abs(mean):
-        return mean, mean
+        return Studentized(mean, 0.0, np.empty(0))
     found = []
     for weights in _drawn(count, "resamples"):
         means = weights @ centred / count
         variance = np.maximum(weights @ centred**2 / count - means**2, 0) * count / (count - 1)
         found.append(means / np.maximum(np.sqrt(variance), LEAST_ERROR * spread))
-    low, high = np.quantile(np.concatenate(found), [(1 - level) / 2, (1 + level) / 2])
-    return mean - float(high) * spread, mean - float(low) * spread
+    return Studentized(mean, spread, np.sort(np.concatenate(found)))
 
 
 def sign_test(differences: Sequence[float] | Floats) -> float:

@@ -6,6 +6,10 @@ The rule, whose coverage and false verdicts `benchmarks/verdict.py` simulates:
 - the interval of the mean difference (`paired.interval`, 95 %) leaves out 0;
 - the exact permutation test agrees, and below FEW_ROWS rows the exact sign test too. Both at AGREES, a
   little less than the 5 % of false verdicts that are allowed in all.
+
+Where several are judged together, all of this has to hold after Holm's correction, the interval's level
+included, and at SEVERAL in place of AGREES: at the small chances that a correction asks for, tests are about
+twice too certain of skewed differences.
 """
 
 from __future__ import annotations
@@ -33,6 +37,8 @@ WORSE: Outcome = "worse"
 CANNOT_TELL: Outcome = "cannot_tell"
 FEW_ROWS = 40
 AGREES = 0.04
+SEVERAL = 0.02
+OUTSIDE = 0.05  # of the interval
 MOST_NEEDED = 100_000  # rows; more are not worth a promise
 STEPS = (10, 15, 20, 30, 40, 50, 60, 80)  # numbers of rows that are spoken of, and a hundred times as many
 
@@ -96,9 +102,21 @@ def judge_each(pairs: Mapping[Name, tuple[Metric, Pair]]) -> dict[Name, Verdict]
     """The verdicts on several comparisons by names of any kind, which may share a metric, corrected for being
     several: all together hold. Raises as `judge` does.
     """
+    return judge_with(pairs, {})[0]
+
+
+def judge_with(
+    pairs: Mapping[Name, tuple[Metric, Pair]], chances: Mapping[Name, float]
+) -> tuple[dict[Name, Verdict], set[Name]]:
+    """`judge_each` together with tests of another kind, whose chances are given by other names: the verdicts,
+    and the names of those tests that hold after the correction for all. Raises as `judge` does.
+    """
     compared = {name: _Compared(metric, *_floats(pair)) for name, (metric, pair) in pairs.items()}
-    chances = paired.holm({name: found.chance for name, found in compared.items() if found.can_tell})
-    return {name: found.verdict(chances.get(name, 1.0)) for name, found in compared.items()}
+    tested = {name: found.chance for name, found in compared.items() if found.can_tell}
+    corrected = paired.holm({**tested, **chances})
+    agrees = SEVERAL if len(corrected) > 1 else AGREES
+    verdicts = {name: found.verdict(corrected.get(name, 1.0) <= agrees) for name, found in compared.items()}
+    return verdicts, {name for name in chances if corrected[name] <= agrees}
 
 
 def relative(metric: Metric, base: Figures, other: Figures) -> tuple[float, float]:
@@ -142,12 +160,14 @@ class _Compared:
 
     @property
     def chance(self) -> float:
-        """How likely such differences are where there is none, by the least certain of the tests."""
+        """How likely such differences are where there is none, by the least certain of the tests. The
+        interval's is in the others' measure: AGREES where it just leaves out 0."""
         signs = paired.sign_test(self.differences) if len(self.base) < FEW_ROWS else 0.0
-        return max(paired.permutation_test(self.differences), signs)
+        apart = self._studentized.chance * AGREES / OUTSIDE
+        return max(paired.permutation_test(self.differences), apart, signs)
 
-    def verdict(self, chance: float) -> Verdict:
-        """The verdict, with a chance that was corrected for other metrics."""
+    def verdict(self, agree: bool) -> Verdict:
+        """The verdict, if the tests `agree` with the interval or do not."""
         rows, name = len(self.base), self.metric.name
         if not rows:
             return missing(self.metric, "no rows are left to compare")
@@ -158,7 +178,7 @@ class _Compared:
         mean = float(self.differences.mean())
         low, high = self._interval if rows > 1 else (None, None)
         outcome = CANNOT_TELL
-        if rows >= LEAST_ROWS and self._is_apart and chance <= AGREES:
+        if rows >= LEAST_ROWS and self._is_apart and agree:
             outcome = BETTER if gains.mean() > 0 else WORSE
         text = self._text(outcome, better, worse)
         return Verdict(outcome, text, name, mean, low, high, rows, better, worse)
@@ -214,8 +234,12 @@ class _Compared:
         return f"{words}: between {ends[0]} and {ends[1]}"
 
     @cached_property
+    def _studentized(self) -> paired.Studentized:
+        return paired.studentized(self.differences)
+
+    @cached_property
     def _interval(self) -> tuple[float, float]:
-        return paired.interval(self.differences)
+        return self._studentized.interval()
 
     @property
     def _is_apart(self) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.evaluation.verdict import BETTER, CANNOT_TELL, Figures, Metric, Verdict, judge
+import numpy as np
+
+from pipeline.evaluation.verdict import BETTER, CANNOT_TELL, Figures, Metric, Verdict
 
 GENERAL = Metric("general_loss", "loss on general text", less_is_better=True, of_base=True)
 LEAST_SHARE = 0.03  # of speed: less is noise
@@ -12,15 +14,14 @@ LEAST_TOKENS = 8  # of an answer whose speed counts
 BY_HEART = 0.6  # loss on trained rows as a share of that on new ones, from which on it is named
 
 
-def forgot(base: Figures, adapter: Figures) -> tuple[str, Verdict]:
-    """Whether general text became harder to predict, from losses of its blocks; and the verdict behind it."""
-    found = judge(GENERAL, base, adapter)
+def forgot(found: Verdict, base: Figures) -> str:
+    """Whether general text became harder to predict, by the verdict on its blocks and the base's losses."""
     if found.outcome == CANNOT_TELL or found.difference is None:
-        return ("" if found.difference is None else "forgot nothing measurable"), found
-    share = 100 * abs(found.difference) * len(base) / sum(base)
+        return "" if found.difference is None else "forgot nothing measurable"
+    share = 100 * abs(found.difference) / float(np.mean(base))
     side = "better" if found.outcome == BETTER else "worse"
     shown = f"{share:.0f}" if share >= 10 else f"{share:.1f}".removesuffix(".0")
-    return f"predicts general text {shown} % {side}", found
+    return f"predicts general text {shown} % {side}"
 
 
 def speed(answers: Sequence[tuple[tuple[int, float], tuple[int, float]]]) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.evaluation import answer_metrics, checks
 from pipeline.evaluation.answer_metrics import exact_match, rouge_l, token_f1
+from pipeline.evaluation.verdict import judge_each
 
 CAT, MAT = "The cat sat on the mat.", "the cat was on the mat"
 
@@ -79,6 +80,13 @@ def answers(count: int, near: bool) -> list[dict[str, Any]]:
     ]
 
 
+def compared(*given: Any) -> dict[str, Any]:
+    """What is found, with the verdicts on these metrics alone."""
+    found, pairs = answer_metrics.compare(*given)
+    answer_metrics.put(found, judge_each(pairs))
+    return found
+
+
 @pytest.fixture
 def no_chrf(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {metric: measure for metric, measure in answer_metrics.NEARNESS.items() if metric.name != "chrf"}
@@ -88,7 +96,7 @@ def no_chrf(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_chrf")
 class TestCompare:
     def test_both_sides_and_a_verdict_for_each_metric(self) -> None:
-        found = answer_metrics.compare(measured(answers(12, near=False)))
+        found = compared(measured(answers(12, near=False)))
         assert found["tokens"] == {"base": 6.0, "adapter": 8.0}
         assert found["ended"] == {"base": 0.5, "adapter": 1.0}
         assert found["exact_match"]["verdict"]["outcome"] == "cannot_tell"
@@ -99,15 +107,15 @@ class TestCompare:
         json.dumps(found, allow_nan=False)
 
     def test_few_answers_are_no_verdict(self) -> None:
-        found = answer_metrics.compare(measured(answers(3, near=True)))
+        found = compared(measured(answers(3, near=True)))
         assert found["rouge_l"]["verdict"]["outcome"] == "cannot_tell"
 
     def test_a_side_without_answers_is_left_out(self) -> None:
         rows = [{**row, "base": None} for row in answers(12, near=True)]
-        found = answer_metrics.compare(measured(rows, lambda *_: [True]), checks.read("json", ""))
+        found = compared(measured(rows, lambda *_: [True]), checks.read("json", ""))
         assert found["exact_match"] == {"adapter": 1.0}
         assert found["checks"] == [{"check": "json", "adapter": 1.0}]
-        assert answer_metrics.compare([]) == {}
+        assert answer_metrics.compare([]) == ({}, {})
 
     def test_each_answer_keeps_its_own_figures(self) -> None:
         (row,) = measured(answers(1, near=True))
@@ -125,7 +133,7 @@ class TestCompare:
             return [side == "adapter" and number > 0, slow if number < 4 else True, slow]
 
         known = checks.read("contains: market\njson\nregex: a", "")
-        found = answer_metrics.compare(measured(answers(16, near=False), outcomes), known)["checks"]
+        found = compared(measured(answers(16, near=False), outcomes), known)["checks"]
         assert [entry["check"] for entry in found] == ["contains: market", "json", "regex: a"]
         assert (found[0]["base"], found[0]["adapter"]) == (0.0, 15 / 16)
         assert found[0]["verdict"]["outcome"] == "better"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pipeline.evaluation import words
+from pipeline.evaluation.verdict import judge
 
 
 def blocks(change: float, spread: float = 0.02) -> tuple[np.ndarray, np.ndarray]:
@@ -16,12 +18,15 @@ def blocks(change: float, spread: float = 0.02) -> tuple[np.ndarray, np.ndarray]
     return base, base + random.normal(change, spread, 12)
 
 
+def forgot(base: Any, adapter: Any) -> str:
+    return words.forgot(judge(words.GENERAL, base, adapter), base)
+
+
 def test_what_was_forgotten_is_named_in_percent() -> None:
-    assert words.forgot(*blocks(0.3))[0] == "predicts general text 7.4 % worse"
-    assert words.forgot(*blocks(-0.6))[0] == "predicts general text 15 % better"
-    assert words.forgot(*blocks(0.0))[0] == "forgot nothing measurable"
-    said, found = words.forgot([4.0] * 12, [math.nan] * 12)
-    assert (said, found.outcome) == ("", "worse")
+    assert forgot(*blocks(0.3)) == "predicts general text 7.4 % worse"
+    assert forgot(*blocks(-0.6)) == "predicts general text 15 % better"
+    assert forgot(*blocks(0.0)) == "forgot nothing measurable"
+    assert forgot([4.0] * 12, [math.nan] * 12) == ""
 
 
 def test_speed_is_compared_answer_by_answer() -> None:

@@ -15,8 +15,9 @@ from olive.passes.olive_pass import PassConfigParam
 
 from pipeline import display
 from pipeline.errors import LabError
-from pipeline.evaluation import answer_metrics, overlap
+from pipeline.evaluation import answer_metrics, overlap, secondary
 from pipeline.evaluation.checker import Checker
+from pipeline.evaluation.verdict import Metric, Pair
 from pipeline.exports import generation
 from pipeline.inputs.data import datasets
 from pipeline.inputs.data.sampling import spread
@@ -109,7 +110,9 @@ class Answers(Pass):
         compared = _compared(loaded, config, model.model_path, parts, new, sides) if config.rows else None
         given, kept = _given(config, model.model_path)
         answered, left_out = _answered(loaded, new.file, wanted, config.max_new_tokens, sides, given, kept)
-        metrics = _judged(answered, json.loads(config.checks)["checks"] if config.checks else "")
+        metrics, claims = _near(answered, json.loads(config.checks)["checks"] if config.checks else "")
+        told = compared.judged(claims) if compared is not None else secondary.judge(claims)
+        answer_metrics.put(metrics["answers"], {name: told.verdicts[name] for name in claims})
         if shares := _overlap(answered, data, loaded.template, parts):
             metrics["answers"]["verbatim"] = shares
         costs = None
@@ -121,7 +124,7 @@ class Answers(Pass):
         _write(folder / ANSWERS, {"rows": answered, "left_out": left_out})
         written = [folder / ANSWERS, folder / COMPARED]
         if compared is not None:
-            metrics |= compared.metrics(answered, costs, overlap.by_heart(shares))
+            metrics |= compared.metrics(answered, costs, overlap.by_heart(shares), told)
             shutil.copyfile(Path(config.kept) / FILE, folder / FILE)
             written.append(folder / FILE)
         _write(folder / COMPARED, metrics)
@@ -173,14 +176,18 @@ def _answered(
     return [given[at] for at in asked], left_out
 
 
-def _judged(answered: list[dict[str, Any]], checks: str) -> dict[str, Any]:
-    """Measure each side of rows of answers.json, which gets its figures; the metrics of all of them."""
+def _near(
+    answered: list[dict[str, Any]], checks: str
+) -> tuple[dict[str, Any], dict[str, tuple[Metric, Pair]]]:
+    """Measure each side of rows of answers.json, which gets its figures; the metrics of all of them, and what
+    of these is to be judged."""
     with Checker(checks) as checker:
         for row in answered:
             for side in (side for side in answer_metrics.SIDES if row[side]):
                 outcomes = checker.apply(row[side]["text"])
                 row[side] = answer_metrics.measured(row["expected"], row[side], outcomes)
-        return {"answers": answer_metrics.compare(answered, checker.checks)}
+        found, claims = answer_metrics.compare(answered, checker.checks)
+        return {"answers": found}, claims
 
 
 def _overlap(

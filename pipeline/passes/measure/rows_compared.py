@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import display
-from pipeline.evaluation import against, words
+from pipeline.evaluation import against, secondary, words
 from pipeline.evaluation.measured import MeasuredRows
-from pipeline.evaluation.verdict import BETTER, LOSS, Figures, Metric, Verdict, judge, missing
+from pipeline.evaluation.secondary import Told
+from pipeline.evaluation.verdict import BETTER, LOSS, Figures, Metric, Pair, Verdict, judge, missing
 from pipeline.inputs.data.card import near_copies
 from pipeline.inputs.data.sampling import spread
 from pipeline.inputs.data.splitting import Parts
@@ -53,10 +54,17 @@ class Compared:
     sampled: bool = False
 
     def metrics(
-        self, answers: Sequence[Mapping[str, Any]], tax: Mapping[str, Any] | None = None, recites: str = ""
+        self,
+        answers: Sequence[Mapping[str, Any]],
+        tax: Mapping[str, Any] | None = None,
+        recites: str = "",
+        told: Told | None = None,
     ) -> dict[str, Any]:
         """The stage's metrics; `answers` are rows of answers.json, which tell the speed of both sides if
-        there is no `tax`. `recites` is what is said of answers that stand in the training rows."""
+        there is no `tax`. `recites` is what is said of answers that stand in the training rows, `told` what
+        `judged` found together with other claims."""
+        told = told or self.judged({})
+        heart = self._overfitting(told)
         metrics: dict[str, Any] = {
             "rows": len(self.held_out),
             "copies_left_out": self.copies,
@@ -70,14 +78,28 @@ class Compared:
         }
         if self.sampled:
             metrics["copies_sampled"] = True
-        if self.overfitting:
-            metrics["overfitting"] = self.overfitting
+        if heart:
+            metrics["overfitting"] = heart
         if self.floats:
-            metrics["against_float"] = self.against_float()
-        verdict = self.verdict(_turns(tax) if tax else _speeds(answers), recites)
+            metrics["against_float"] = self._against_float(told)
+        verdict = self._verdict(told, _turns(tax) if tax else _speeds(answers), recites)
         return metrics if verdict is None else {**metrics, "verdict": verdict.to_json()}
 
-    def verdict(self, speeds: Sequence[Speeds], recites: str = "") -> Verdict | None:
+    def judged(self, others: Mapping[str, tuple[Metric, Pair]]) -> Told:
+        """What can be claimed besides the verdict itself, corrected together with `others`, such as the
+        metrics of answers: all of it is said beside one verdict. See `evaluation.secondary`."""
+        pairs = dict(others)
+        if {BASE, ADAPTER} <= {*self.general.sides}:
+            pairs[GENERAL] = words.GENERAL, _by_row(self.general)
+        if self.floats:
+            exact = self.floats.means(EXACT)
+            for side in self._sides:
+                pairs[f"{EXACT}_{side}"] = against.LOSS, (exact, self.held_out.means(side))
+        if not self.trained or not self.held_out:
+            return secondary.judge(pairs)
+        return secondary.judge(pairs, self.trained.means(ADAPTER), self.held_out.means(ADAPTER))
+
+    def _verdict(self, told: Told, speeds: Sequence[Speeds], recites: str) -> Verdict | None:
         """Whether the adapter is better than the base; None if there is no adapter."""
         sides = {*self.held_out.sides, *self.general.sides}
         if ADAPTER not in sides:
@@ -87,23 +109,28 @@ class Compared:
         if not self.held_out:
             return missing(self._loss, self._why_none())
         found = judge(self._loss, *_by_row(self.held_out))
-        heart = "" if found.outcome == BETTER else self.overfitting
-        forgot, _ = words.forgot(*_by_row(self.general))
-        cost = f"the base without it has {self.against_float()[BASE]['words']}" if self.floats else ""
+        heart = "" if found.outcome == BETTER else self._overfitting(told)
+        forgot = words.forgot(told.verdicts[GENERAL], self.general.means(BASE))
+        cost = f"the base without it has {self._against_float(told)[BASE]['words']}" if self.floats else ""
         return found.with_more([part for part in (heart, recites, forgot, cost, words.speed(speeds)) if part])
 
-    def against_float(self) -> dict[str, Any]:
+    def _against_float(self, told: Told) -> dict[str, Any]:
         """By side of the export, how it compares with the float model: see `evaluation.against`."""
         exact = self.floats.means(EXACT)
-        sides = [side for side in (BASE, ADAPTER) if side in self.held_out.sides]
-        return {side: against.of(exact, self.held_out.means(side)) for side in sides}
+        return {
+            side: against.said(told.verdicts[f"{EXACT}_{side}"], exact, self.held_out.means(side))
+            for side in self._sides
+        }
+
+    def _overfitting(self, told: Told) -> str:
+        """What is to be said of the adapter's losses on rows it was trained on and on others, or ""."""
+        if not told.memorized:
+            return ""
+        return words.by_heart(*(float(rows.means(ADAPTER).mean()) for rows in (self.trained, self.held_out)))
 
     @property
-    def overfitting(self) -> str:
-        """What is to be said of the adapter's losses on rows it was trained on and on others, or ""."""
-        if not self.trained or not self.held_out:
-            return ""
-        return words.by_heart(self.trained.mean(ADAPTER), self.held_out.mean(ADAPTER))
+    def _sides(self) -> list[str]:
+        return [side for side in (BASE, ADAPTER) if side in self.held_out.sides]
 
     @property
     def _loss(self) -> Metric:

@@ -82,6 +82,24 @@ def test_rows_learned_by_heart_are_named() -> None:
     assert heart in worse["verdict"]["text"]
 
 
+def test_what_is_said_beside_the_verdict_is_corrected_together() -> None:
+    """Also with what is claimed of answers: each general block but one became worse, which alone would do."""
+    from pipeline.evaluation.verdict import Metric
+
+    general = MeasuredRows(
+        Measured(n, 10, {"base": 40.0, "adapter": 40.0 + (-0.1 if n == 0 else 1 + n / 10)}) for n in range(12)
+    )
+    measured = compared(general=general)
+    assert "predicts general text 3.6 % worse" in measured.metrics([])["verdict"]["text"]
+    nothing = [0.0, 1.0] * 6
+    others = {str(n): (Metric(str(n), "token F1"), (nothing, nothing[::-1])) for n in range(8)}
+    told = measured.judged(others)
+    assert {*told.verdicts} == {"general", *others}
+    text = measured.metrics([], told=told)["verdict"]["text"]
+    assert text.startswith("Better: ")  # which is tested alone
+    assert "forgot nothing measurable" in text
+
+
 @pytest.mark.parametrize(
     ("copies", "too_long", "why"),
     [
