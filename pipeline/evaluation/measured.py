@@ -70,8 +70,13 @@ class MeasuredRows:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(self._totals[side], np.float64) / np.asarray(self.tokens, np.float64)
 
-    def mean(self, side: str) -> float:
-        """Nats a token of all rows together; not a number if there are none."""
+    def row_mean(self, side: str) -> float:
+        """The mean of `means`: each row counts once, as in a verdict; not a number if there are none."""
+        return float(self.means(side).mean()) if len(self) else float("nan")
+
+    def token_mean(self, side: str) -> float:
+        """Nats a token of all rows together: each token counts once, as in perplexity; not a number if there
+        are none."""
         tokens = sum(self.tokens)
         return float(np.sum(np.asarray(self._totals[side], np.float64))) / tokens if tokens else float("nan")
 

@@ -55,8 +55,9 @@ class Row:
     peak_gpu_memory_bytes: int | None = None
     tokens_per_second: float | None = None
     rows: int | None = None  # whose responses the next three are of; None: earlier versions read none so
-    exported_loss: float | None = None  # of the graph, in nats a token
+    exported_loss: float | None = None  # of the graph, in nats a token, the mean over rows
     float_loss: float | None = None  # of the float model, on the same
+    exported_data_perplexity: float | None = None  # of the graph, over all tokens of them, as data_perplexity
     against_float: dict[str, Any] | None = None  # how these two compare row by row: see `evaluation.against`
     note: str = ""
 
@@ -66,8 +67,9 @@ class Row:
         return self.against_float is not None and self.rows is None
 
     @property
-    def exported_data_perplexity(self) -> float | None:
-        """Of the graph, on the same responses as `data_perplexity`."""
+    def typical_perplexity(self) -> float | None:
+        """Of the graph on a typical response: e to the mean loss over rows, which is what verdicts and their
+        intervals are of. None where that was not measured, as by earlier versions."""
         return None if self.exported_loss is None else math.exp(min(self.exported_loss, MOST_LOSS))
 
 
@@ -232,11 +234,20 @@ def _row(run: Run) -> Row:
         peak_gpu_memory_bytes=quantized.get("peak_gpu_memory_bytes"),
         tokens_per_second=scored.get("tokens_per_second"),
         rows=scored.get("rows"),
-        exported_loss=scored.get("exported_loss"),
-        float_loss=scored.get("float_loss"),
+        **_losses(scored),
         against_float=scored.get("against_float"),
         note=_note(run, scored),
     )
+
+
+def _losses(scored: Mapping[str, Any]) -> dict[str, Any]:
+    """What is measured of the rows. Earlier versions kept the mean over all tokens under the names that now
+    are of the mean over rows, and no perplexity."""
+    names = ("exported_loss", "float_loss", "exported_data_perplexity")
+    loss, exact, perplexity = (scored.get(name) for name in names)
+    if isinstance(loss, int | float) and perplexity is None:
+        loss, exact, perplexity = None, None, math.exp(min(loss, MOST_LOSS))
+    return dict(zip(names, (loss, exact, perplexity), strict=True))
 
 
 def _exported_bytes(run: Run) -> int | None:

@@ -20,8 +20,10 @@ def test_rows_are_in_the_order_of_their_lines_and_found_by_them() -> None:
     assert [each.line for each in found] == [3, 5, 9, 12]
     assert (found.find(9), found.find(4), found.find(13)) == (row(9, 8.0), None, None)
     assert list(found.means("base")) == [0.5, 0.5, 2.0, 0.5]
-    assert found.mean("base") == pytest.approx((2 + 2 + 8 + 2) / 16)
-    assert (len(found), found.sides) == (4, ("base", "adapter"))
+    found.add(Measured(20, 84, {"base": 42.0, "adapter": 1.0}))
+    assert found.row_mean("base") == pytest.approx((0.5 + 0.5 + 2 + 0.5 + 0.5) / 5)
+    assert found.token_mean("base") == pytest.approx((2 + 2 + 8 + 2 + 42) / 100)
+    assert (len(found), found.sides) == (5, ("base", "adapter"))
 
 
 def test_without_rows_nothing_is_known() -> None:

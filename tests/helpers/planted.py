@@ -203,6 +203,7 @@ def scorecard(store: Store) -> str:
                 "tokens_per_second": 140.0,
                 "rows": 14,
                 "exported_loss": math.log(data),
+                "exported_data_perplexity": data + 1,
                 "float_loss": 4.3,
                 "against_float": {
                     "difference": math.log(data) - 4.3, "low": math.log(data) - 4.35,

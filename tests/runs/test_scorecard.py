@@ -38,6 +38,7 @@ MEASURED: dict[str, dict[str, Any]] = {
             "tokens_per_second": 120.0,
             "rows": 14,
             "exported_loss": 2.0,
+            "exported_data_perplexity": 8.5,
             "float_loss": 1.9,
             "against_float": {"difference": 0.1, "low": 0.05, "high": 0.2, "words": "5 % more loss"},
         }
@@ -130,14 +131,26 @@ def test_rows_hold_what_was_measured(store: Store, base: Recipe, no_worker: list
     assert (row.exported_perplexity, row.exported_divergence) == (35.75, 0.375)
     assert row.peak_gpu_memory_bytes is None
     assert (row.rows, row.exported_loss, row.float_loss, row.of_checkpoint) == (14, 2.0, 1.9, False)
-    assert row.exported_data_perplexity == pytest.approx(math.exp(2))
+    assert row.exported_data_perplexity == 8.5
+    assert row.typical_perplexity == pytest.approx(math.exp(2))
     header, line, _, said = terminal.scores([row]).splitlines()
     assert said == "awq: 5 % more loss"
     assert header.split()[:3] == ["ALGORITHM", "STATUS", "SIZE"]
     assert header.index("KL EXPORTED") == line.index("0.375")
     assert (
-        " ".join(line.split()) == "awq done 88.0 MB 7.39 9.25 0.500 34.50 0.250 35.75 0.375 13 s 1.0 GB 120"
+        " ".join(line.split()) == "awq done 88.0 MB 8.50 9.25 0.500 34.50 0.250 35.75 0.375 13 s 1.0 GB 120"
     )
+
+
+def test_what_an_earlier_version_measured_over_all_tokens_is_not_taken_for_the_mean_over_rows(
+    store: Store, base: Recipe, no_worker: list[Path]
+) -> None:
+    group, _ = scorecard.start(store, base, ["awq"])
+    old = {k: v for k, v in MEASURED["score"]["metrics"].items() if k != "exported_data_perplexity"}
+    finish_all(store, scorecard.rows(store, group)[0].run, {**MEASURED, "score": {"metrics": old}})
+    (row,) = scorecard.rows(store, group)
+    assert (row.exported_loss, row.float_loss, row.typical_perplexity) == (None, None, None)
+    assert row.exported_data_perplexity == pytest.approx(math.exp(2))
 
 
 def test_options_of_the_export_are_measured_with_every_way(

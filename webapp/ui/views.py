@@ -354,13 +354,15 @@ def scorecard(rows: list[Row], best: str | None = "") -> dict[str, Any]:
 
 
 def _data_perplexity(row: Row) -> float | None:
-    """Of the exported graph; in scorecards of earlier versions of the checkpoint."""
-    return row.data_perplexity if row.rows is None else row.exported_data_perplexity
+    """Of the exported graph on a typical response, as its interval is; of earlier versions what they have."""
+    given = (row.typical_perplexity, row.exported_data_perplexity, row.data_perplexity)
+    return next((one for one in given if one is not None), None)
 
 
 def _data_range(row: Row) -> list[float] | None:
-    """Between which perplexities of the data a way lies, if the float model's is exact; None if unknown."""
-    found, middle = row.against_float or {}, _data_perplexity(row)
+    """Between which perplexities of a typical response a way lies, if the float model's is exact; None if
+    unknown."""
+    found, middle = row.against_float or {}, row.typical_perplexity
     ends = [found.get(name) for name in ("difference", "low", "high")]
     if middle is None or not all(isinstance(end, int | float) for end in ends):
         return None

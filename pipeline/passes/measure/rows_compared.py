@@ -126,7 +126,7 @@ class Compared:
         """What is to be said of the adapter's losses on rows it was trained on and on others, or ""."""
         if not told.memorized:
             return ""
-        return words.by_heart(*(float(rows.means(ADAPTER).mean()) for rows in (self.trained, self.held_out)))
+        return words.by_heart(self.trained.row_mean(ADAPTER), self.held_out.row_mean(ADAPTER))
 
     @property
     def _sides(self) -> list[str]:
@@ -204,13 +204,14 @@ def _by_row(rows: MeasuredRows) -> tuple[Figures, Figures]:
 
 
 def _means(rows: MeasuredRows, name: str) -> dict[str, float]:
-    """The mean loss of each side that the rows have, by names such as "{}_loss"."""
-    return {name.format(side): rows.mean(side) for side in rows.sides}
+    """The mean loss over rows of each side that they have, by names such as "{}_loss"."""
+    return {name.format(side): rows.row_mean(side) for side in rows.sides}
 
 
 def _perplexities(rows: MeasuredRows) -> dict[str, float]:
-    """e to the mean loss of each side; without those that are no numbers or too large for one."""
-    losses = {side: rows.mean(side) for side in rows.sides}
+    """e to each side's mean loss over all tokens, which is what perplexity means; without those that are no
+    numbers or too large for one."""
+    losses = {side: rows.token_mean(side) for side in rows.sides}
     return {f"{side}_perplexity": math.exp(loss) for side, loss in losses.items() if loss < LARGEST_LOSS}
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ SCORE = "score.json"
 BLOCK = 512  # tokens
 EXPORTED_BLOCKS = 8  # of the general text, for the graph: 4,096 tokens are enough to compare export settings
 SHARE = 0.15  # of the stage, to read a text with a model
+MOST_LOSS = 700.0  # nats, beyond which there is no perplexity that a number could hold
 SIDE = "base"  # the graph's, as in an evaluation
 NO_GRAPH = "there is no exported graph to compare with float; leave optimize in the recipe"
 NO_ROWS = "each held-out row is longer than what the exported graph reads, so none can be compared with float"
@@ -54,9 +56,10 @@ class Score(Pass):
     divergence is from this model.
 
     Of the graph, on the same rows and by the code of an evaluation: {rows, long_rows_left_out,
-    exported_loss}, and with `exact` {float_loss, against_float}: see `evaluation.against`. Where that cannot
-    be, {not_compared} is why. `rows.jsonl` has these losses row by row; an interrupted attempt leaves them in
-    the folder `kept`.
+    exported_loss, exported_data_perplexity}, and with `exact` {float_loss, against_float}: see
+    `evaluation.against`. Losses are means over rows, as those of the verdict, and perplexity is over all
+    tokens. Where that cannot be, {not_compared} is why. `rows.jsonl` has these losses row by row; an
+    interrupted attempt leaves them in the folder `kept`.
     """
 
     @classmethod
@@ -140,11 +143,12 @@ def _on_rows(loaded: generation.Model, config: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"rows": len(rows), "long_rows_left_out": losses.too_long}
     if not rows:
         return {**found, "not_compared": NO_ROWS}
-    found["exported_loss"] = rows.mean(SIDE)
+    found["exported_loss"] = rows.row_mean(SIDE)
+    found["exported_data_perplexity"] = math.exp(min(rows.token_mean(SIDE), MOST_LOSS))
     if config.exact:
         with float_losses.loaded(Path(config.exact)) as measure:
             floats = losses.rows(EXACT, chosen, {EXACT: None}, measure=measure)
-        found["float_loss"] = floats.mean(EXACT)
+        found["float_loss"] = floats.row_mean(EXACT)
         found["against_float"] = against.of(floats.means(EXACT), rows.means(SIDE))
     pace.end()
     return found

@@ -55,6 +55,19 @@ def test_the_verdict_says_all_that_is_known() -> None:
     json.dumps(found, allow_nan=False)
 
 
+def test_losses_beside_the_verdict_count_each_row_once_and_perplexity_each_token() -> None:
+    """One row is long, and the adapter does badly on it."""
+    lengths = [10] * 11 + [1000]
+    uneven = MeasuredRows(
+        Measured(n, length, {"base": 4.0 * length, "adapter": (2.0 if length == 10 else 5.0) * length})
+        for n, length in enumerate(lengths)
+    )
+    found = compared(held_out=uneven).metrics([])
+    assert found["adapter_loss"] == pytest.approx((11 * 2 + 5) / 12)
+    assert found["adapter_loss"] - found["base_loss"] == pytest.approx(found["verdict"]["difference"])
+    assert math.log(found["adapter_perplexity"]) == pytest.approx((11 * 20 + 5000) / 1110)
+
+
 def test_speed_is_that_of_alternating_turns() -> None:
     tax = {"new_tokens": 32, "base": {"decode_turns": [100.0] * 5}, "adapter": {"decode_turns": [90.0] * 5}}
     assert compared().metrics(SPOKEN, tax)["verdict"]["text"].endswith("; costs 10 % speed.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -53,8 +54,14 @@ def test_the_verdict_is_on_the_exported_graph(scored: Any) -> None:
     assert metrics["rows"] == len(graph) == len(exact)
     assert metrics["rows"] + metrics["long_rows_left_out"] == 3
     tokens = sum(each["tokens"] for each in graph.values())
-    assert metrics["exported_loss"] == pytest.approx(sum(each["base"] for each in graph.values()) / tokens)
-    assert metrics["float_loss"] == pytest.approx(sum(each["float"] for each in exact.values()) / tokens)
+    whole = math.exp(sum(each["base"] for each in graph.values()) / tokens)
+    assert metrics["exported_data_perplexity"] == pytest.approx(whole)
+    assert len({each["tokens"] for each in graph.values()}) > 1  # else both means would be the same
+    for name, kind, side in (("exported_loss", graph, "base"), ("float_loss", exact, "float")):
+        means = [each[side] / each["tokens"] for each in kind.values()]
+        assert metrics[name] == pytest.approx(sum(means) / len(means))
+    apart_of_means = metrics["exported_loss"] - metrics["float_loss"]
+    assert metrics["against_float"]["difference"] == pytest.approx(apart_of_means)
     apart = [(each["base"] - exact[line]["float"]) / each["tokens"] for line, each in graph.items()]
     assert metrics["against_float"]["difference"] == pytest.approx(sum(apart) / len(apart))
     assert metrics["tokens_per_second"] > 0

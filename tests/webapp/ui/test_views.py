@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,9 @@ def test_a_runs_duration_is_what_its_stages_took_whatever_the_clock_did():
 
 def test_a_scorecard_names_the_best_way_and_the_chart_has_its_interval() -> None:
     found = {"difference": 0.1, "low": 0.0, "high": 0.2, "words": "10 % more loss"}
-    exported: dict[str, Any] = {"rows": 14, "exported_loss": math.log(11), "data_perplexity": 10.5}
+    exported: dict[str, Any] = {
+        "rows": 14, "exported_loss": math.log(11), "data_perplexity": 10.5, "exported_data_perplexity": 12.0
+    }  # fmt: skip
     rows = [
         Row("float", "1", "done", bytes=400, data_perplexity=10.0, general_perplexity=20.0),
         Row("rtn", "2", "done", bytes=99, data_perplexity=20.0, general_perplexity=30.0),
@@ -118,6 +121,9 @@ def test_a_scorecard_names_the_best_way_and_the_chart_has_its_interval() -> None
         [pytest.approx(11 * math.exp(-0.1)), pytest.approx(11 * math.exp(0.1))],
     ]
     assert [point["data"] for point in shown["points"]] == [10.0, 20.0, pytest.approx(11)]
+    assert shown["table"]["rows"][2][3:5] == ["12", "10.5"]  # over all tokens, beside each other
+    old = replace(rows[2], exported_loss=None)  # its interval is of the mean over rows, which is not known
+    assert (views._data_perplexity(old), views._data_range(old)) == (12.0, None)
     assert shown["table"]["caption"].startswith("Measured")
     assert shown["ended"] is True
     named = views.scorecard(rows, "AWQ suits best: 10 % more loss, 25 % of the size.")
