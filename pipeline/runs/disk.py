@@ -37,12 +37,14 @@ DAY = 86400.0
 # A retry may need the result of a stage that was killed before it was recorded; a new dataset has no run yet.
 YOUNG = 3600.0
 ASIDE = ".gone"
+MEASURED = "measured"  # by results of exports: what evaluations of theirs measured (`known_rows`)
+LOCKED = ("artifacts", MEASURED)  # whose folders are locked by those who use them
 PLACES = {
     "results": "artifacts", "models": "models", "datasets": "datasets",
     "fetched datasets": fetching_rows.FOLDER, "data cards": "cards", "runs": "runs",
     "published copies": "registry", "for Foundry Local": "foundry-local",
     "pulled models": "pulled", "tried models": probe.PROBES,
-    "starter model": starter_package.FOLDER,
+    "starter model": starter_package.FOLDER, "measured rows": MEASURED,
 }  # fmt: skip
 
 
@@ -157,6 +159,10 @@ def _candidates(home: Path, inventory: Inventory) -> dict[Path, str]:
         name = folder.name.removesuffix(".part")
         if name not in users and name.rpartition("-")[0] not in inventory.running:
             found[folder] = name
+    for folder in _folders(home / MEASURED):
+        name = folder.name.rpartition("-")[0]
+        if name not in users:
+            found[folder] = name
     used = {Path(path).parent.name for path in inventory.data}
     for folder in _folders(home / "datasets"):
         if folder.name not in used:
@@ -180,8 +186,8 @@ def _take_aside(candidates: dict[Path, str], young: float) -> dict[Path, str]:
     moved = {}
     for folder, name in candidates.items():
         held = None
-        if folder.parent.name == "artifacts":
-            held = locks.take(folder.parent / ".locks" / name)
+        if folder.parent.name in LOCKED:
+            held = locks.take(folder.parent / ".locks" / folder.name.removesuffix(".part"))
             if held is None:
                 continue
         try:
@@ -243,7 +249,9 @@ def _drop_empty(folder: Path, known: frozenset[str]) -> None:
 def _describe(folders: dict[Path, str]) -> Unused:
     found = Unused(bytes=_freed(folders))
     for folder, name in folders.items():
-        (found.results if folder.parent.name == "artifacts" else found.datasets).append(name)
+        listed = found.results if folder.parent.name in LOCKED else found.datasets
+        if name not in listed:
+            listed.append(name)
     return found
 
 

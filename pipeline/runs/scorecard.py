@@ -244,10 +244,11 @@ def _losses(scored: Mapping[str, Any]) -> dict[str, Any]:
     """What is measured of the rows. Earlier versions kept the mean over all tokens under the names that now
     are of the mean over rows, and no perplexity."""
     names = ("exported_loss", "float_loss", "exported_data_perplexity")
-    loss, exact, perplexity = (scored.get(name) for name in names)
-    if isinstance(loss, int | float) and perplexity is None:
-        loss, exact, perplexity = None, None, math.exp(min(loss, MOST_LOSS))
-    return dict(zip(names, (loss, exact, perplexity), strict=True))
+    found = {name: scored.get(name) for name in names}
+    loss = found["exported_loss"]
+    if loss is None or found["exported_data_perplexity"] is not None:
+        return found
+    return {"exported_data_perplexity": math.exp(min(loss, MOST_LOSS))}
 
 
 def _exported_bytes(run: Run) -> int | None:

@@ -65,7 +65,7 @@ def key(stage: str, options: Any, inputs: dict[str, str]) -> str:
         "options": dataclasses.asdict(options),
         "inputs": inputs,
         "packages": versions(),
-        "code": _code(),
+        "code": code(),
     }
     return hashlib.sha256(to_json(facts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -194,7 +194,7 @@ def keep(
 
 
 @lru_cache(maxsize=1)
-def _code() -> str:
+def code() -> str:
     """A digest of our own code that makes results, so that a changed pass is run again."""
     digest = hashlib.sha256()
     for name in SOURCES:

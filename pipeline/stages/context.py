@@ -42,6 +42,7 @@ class Context:
         default_factory=dict
     )  # the base's config.json, so that workflows stay pure
     name: str = ""  # the base as the recipe calls it
+    measured: Path | None = None  # what earlier evaluations measured, row by row; None keeps nothing
     # Exports of the same checkpoint with the same options, newest first, with the modules that fit them.
     graphs: dict[Path, list[str]] = field(default_factory=dict)
 

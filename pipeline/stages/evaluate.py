@@ -114,6 +114,7 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
         "rows": -1 if options.rows == "all" else options.rows,
         "tokenizer": str(context.model),
         "kept": str(context.checkpoints),
+        "known": str(context.measured) if context.measured else None,
         # Olive takes a text that names something in its folder for a path, and "" for the folder itself.
         "checks": to_json({"checks": options.checks}) if options.checks else None,
         "asked": options.data or None,

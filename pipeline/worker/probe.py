@@ -108,7 +108,7 @@ def keys(chosen: recipe.Recipe, files: Path) -> tuple[str, str]:
         "files": {path.name: datasets.sha256(path) for path in small_files(files)},
         "template": chosen.template,
         "packages": artifacts.versions(),
-        "code": artifacts._code(),
+        "code": artifacts.code(),
         "probe": [datasets.sha256(settings.ROOT / "pipeline" / source) for source in SOURCES],
     }
     options = {

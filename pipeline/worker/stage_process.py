@@ -213,6 +213,7 @@ def _context(job: StageJob, base: Path, output: Path, work: Path) -> Context:
         output=output,
         work=work,
         checkpoints=job.folder / "checkpoints",
+        measured=job.home / "measured",
         config=job.model.config,
         name=job.recipe.model,
     )

@@ -366,3 +366,35 @@ def end(store: Store, run: str) -> str:
     store.request_cancel(run)
     store.claim_next(run, "cpu")
     return run
+
+
+class TestMeasuredRows:
+    """What evaluations measured of an export goes with it."""
+
+    @staticmethod
+    def measured(home: Path, stored: artifacts.Stored, size: int = 40) -> Path:
+        folder = home / "measured" / f"{stored.folder.name}-0123abcd"
+        folder.mkdir(parents=True)
+        (folder / "losses.jsonl").write_bytes(b"x" * size)
+        return folder
+
+    def test_they_are_counted_and_freed_when_no_run_refers_to_the_export(self, store: Store) -> None:
+        used, unused = made(store.home, "used", "optimize"), made(store.home, "unused", "optimize")
+        using(store, used)
+        kept, free = self.measured(store.home, used), self.measured(store.home, unused)
+        assert disk.total(store.home)["measured rows"] == 80
+        assert disk.unused(store).results == ["optimize-unused"]
+        held = locks.take(store.home / "measured" / ".locks" / free.name)
+        assert held is not None
+        disk.collect(store)
+        assert (kept.exists(), free.exists()) == (True, True), "an evaluation is using it"
+        os.close(held)
+        found = disk.collect(store)
+        assert (kept.exists(), free.exists(), found.bytes) == (True, False, 40)
+
+    def test_they_go_with_a_deleted_run(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        own = made(store.home, "own", "optimize")
+        run, folder = using(store, own), self.measured(store.home, own)
+        backdate(store, run, disk.DAY + 1, monkeypatch)
+        assert disk.purge(store) == [run]
+        assert not folder.exists()

@@ -44,7 +44,7 @@ def test_a_key_changes_with_whatever_can_change_the_result(monkeypatch: pytest.M
         patch.setattr(artifacts, "versions", lambda: {"torch": "0"})
         keys.append(artifacts.key("quantize", OPTIONS, {"model": "a"}))
     with monkeypatch.context() as patch:
-        patch.setattr(artifacts, "_code", lambda: "changed")
+        patch.setattr(artifacts, "code", lambda: "changed")
         keys.append(artifacts.key("quantize", OPTIONS, {"model": "a"}))
     assert len(set(keys)) == len(keys)
 
@@ -56,15 +56,15 @@ def test_our_own_code_is_part_of_the_key(tmp_path: Path, monkeypatch: pytest.Mon
     digests = []
     for text in ("a = 1", "a = 2"):
         source.write_text(text)
-        artifacts._code.cache_clear()
-        digests.append(artifacts._code())
+        artifacts.code.cache_clear()
+        digests.append(artifacts.code())
     assert digests[0] != digests[1]
     predicts = tmp_path / "pipeline" / "stages" / "costs" / "cost.py"
     predicts.parent.mkdir(parents=True)
     predicts.write_text("a = 1")
-    artifacts._code.cache_clear()
-    assert artifacts._code() == digests[1], "what only predicts changes no result"
-    artifacts._code.cache_clear()
+    artifacts.code.cache_clear()
+    assert artifacts.code() == digests[1], "what only predicts changes no result"
+    artifacts.code.cache_clear()
 
 
 # What stages import that decides nothing of what they make.

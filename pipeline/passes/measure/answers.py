@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,8 @@ from pipeline.inputs.data.splitting import Parts
 from pipeline.inputs.prompts import conversations, templates
 from pipeline.passes.measure import new_rows, rows_compared, tax
 from pipeline.passes.measure.kept_lines import KeptLines
+from pipeline.passes.measure.known import known_rows
+from pipeline.passes.measure.known.known_rows import Known, KnownSides
 from pipeline.passes.measure.row_losses import FILE, Losses, Record
 from pipeline.stages.events import emit
 from pipeline.system.files import finite
@@ -52,7 +57,8 @@ class Answers(Pass):
     Also `comparison.json`: how near the answers of both sides are to the expected ones, how many pass the
     checks, how much of them stands in training rows, and what the adapter costs; with `rows`, also metrics of
     their losses on held-out rows and the verdict; and `rows.jsonl`, these losses row by row. An interrupted
-    attempt leaves these and the answers that it had in the folder `kept`, and another one resumes there.
+    attempt leaves these and the answers that it had in the folder `kept`, and another one resumes there; what
+    earlier evaluations of the same files measured is in the folder `known` (`known_rows`).
 
     A side is {text, tokens, cut, ended, tokens_per_second, first_token_seconds, nearness: {exact_match, ...},
     checks: [true, false, "why nobody can tell"]}; where the adapter is merged into the weights there is no
@@ -87,6 +93,9 @@ class Answers(Pass):
             "exact": PassConfigParam(
                 type_=str, default_value=None, description="The float model, to be measured too."
             ),
+            "known": PassConfigParam(
+                type_=str, default_value=None, description="Folder of what earlier evaluations measured."
+            ),
             "checks": PassConfigParam(
                 type_=str, default_value=None, description="Checks of answers, one a line, in JSON."
             ),
@@ -95,8 +104,26 @@ class Answers(Pass):
     def _run_for_config(
         self, model: ONNXModelHandler, config: Any, output_model_path: str
     ) -> ONNXModelHandler:
-        emit(message="Loading the exported model", progress=0.05)
         adapters = {SIDE: Path(config.adapter)} if config.adapter else {}
+        export = Path(model.model_path).parent
+        root, exact = (Path(given) if given else None for given in (config.known, config.exact))
+        emit(message="Reading the exported model", progress=0.03)
+        with known_rows.opened(root, export, adapters, exact) as known:
+            written = self._written(model, config, Path(output_model_path), adapters, known)
+            if said := known.reused():
+                emit(message=said)
+        return _handler(Path(model.model_path), written)
+
+    def _written(
+        self,
+        model: ONNXModelHandler,
+        config: Any,
+        folder: Path,
+        adapters: dict[str, Path],
+        known: KnownSides,
+    ) -> list[Path]:
+        """The files that are written into the folder."""
+        emit(message="Loading the exported model", progress=0.05)
         loaded = generation.load(Path(model.model_path).parent, adapters)
         data = Path(config.data)
         parts = datasets.split(data, loaded.template, config.eval_fraction, config.seed)
@@ -107,9 +134,12 @@ class Answers(Pass):
             emit(message=f"Only {len(wanted)} different prompts are {place}; each is asked once")
         base: dict[str, str | None] = {} if config.merged else {"base": None}
         sides = base | ({SIDE: None} if config.merged else {name: name for name in loaded.names})
-        compared = _compared(loaded, config, model.model_path, parts, new, sides) if config.rows else None
+        compared = None
+        if config.rows:
+            compared = _compared(loaded, config, model.model_path, parts, new, sides, known)
         given, kept = _given(config, model.model_path)
-        answered, left_out = _answered(loaded, new.file, wanted, config.max_new_tokens, sides, given, kept)
+        asked = Asked(loaded, config.max_new_tokens, sides, known.sides)
+        answered, left_out = _answered(asked, new.file, wanted, given, kept)
         metrics, claims = _near(answered, json.loads(config.checks)["checks"] if config.checks else "")
         told = compared.judged(claims) if compared is not None else secondary.judge(claims)
         answer_metrics.put(metrics["answers"], {name: told.verdicts[name] for name in claims})
@@ -119,7 +149,6 @@ class Answers(Pass):
         if len(sides) > 1:
             emit(message="Speed with and without the adapter", progress=0.96)
             costs = metrics["tax"] = tax.measure(loaded, SIDE)
-        folder = Path(output_model_path)
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder / ANSWERS, {"rows": answered, "left_out": left_out})
         written = [folder / ANSWERS, folder / COMPARED]
@@ -128,7 +157,7 @@ class Answers(Pass):
             shutil.copyfile(Path(config.kept) / FILE, folder / FILE)
             written.append(folder / FILE)
         _write(folder / COMPARED, metrics)
-        return _handler(Path(model.model_path), written)
+        return written
 
 
 def _given(config: Any, graph: str) -> tuple[dict[int, dict[str, Any]], KeptLines]:
@@ -142,12 +171,21 @@ def _given(config: Any, graph: str) -> tuple[dict[int, dict[str, Any]], KeptLine
     )
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What is asked for answers of up to so many tokens: `sides` maps each side to its active adapter, or
+    None, and `known` such an adapter to what earlier evaluations got."""
+
+    loaded: generation.Model
+    max_new_tokens: int
+    sides: dict[str, str | None]
+    known: Mapping[str | None, Known]
+
+
 def _answered(
-    loaded: generation.Model,
+    asked: Asked,
     data: Path,
     wanted: list[int],
-    max_new_tokens: int,
-    sides: dict[str, str | None],
     given: dict[int, dict[str, Any]],
     kept: KeptLines,
 ) -> tuple[list[dict[str, Any]], int]:
@@ -156,10 +194,11 @@ def _answered(
     Those that are `given` already are not asked; each other is kept as soon as it is there. Raises LabError
     if all are too long.
     """
+    loaded = asked.loaded
     rows = datasets.load(data, loaded.template, set(wanted))
-    asked = [i for i in wanted if i in given or generation.room(loaded, loaded.reader.text(rows[i])) > 0]
-    left_out = len(wanted) - len(asked)
-    if not asked:
+    fit = [i for i in wanted if i in given or generation.room(loaded, loaded.reader.text(rows[i])) > 0]
+    left_out = len(wanted) - len(fit)
+    if not fit:
         raise LabError(
             f"All {left_out} prompts are longer than the {loaded.context_length} tokens that"
             " this model reads; shorten them, or set evaluate to null."
@@ -168,12 +207,12 @@ def _answered(
         emit(message=f"Left out {left_out} of {len(wanted)} prompts: longer than the model's context")
     if given:
         emit(message=f"Prompts answered before this stage was interrupted: {len(given):,}")
-    for number, at in enumerate(asked):
-        emit(message=f"Prompt {number + 1} of {len(asked)}", progress=0.65 + 0.3 * number / len(asked))
+    for number, at in enumerate(fit):
+        emit(message=f"Prompt {number + 1} of {len(fit)}", progress=0.65 + 0.3 * number / len(fit))
         if at not in given:
-            given[at] = _answer(loaded, rows[at], max_new_tokens, sides)
+            given[at] = _answer(asked, rows[at])
             kept.add({"at": at, "row": given[at]})
-    return [given[at] for at in asked], left_out
+    return [given[at] for at in fit], left_out
 
 
 def _near(
@@ -221,14 +260,16 @@ def _compared(
     parts: Parts,
     new: new_rows.NewRows,
     sides: dict[str, str | None],
+    known: KnownSides,
 ) -> rows_compared.Compared:
     """Losses of both sides on held-out rows; each is kept as soon as it is measured."""
     kept = Path(config.kept)
     kept.mkdir(parents=True, exist_ok=True)
     record = Record(kept / FILE, {"graph": graph} | {name: getattr(config, name) for name in DECIDE})
-    losses = Losses(loaded, Path(config.tokenizer), Path(config.data), loaded.template, sides, record)
-    limit = None if config.rows < 0 else config.rows
-    return rows_compared.compare(losses, parts, new, limit, Path(config.exact) if config.exact else None)
+    read, data = Path(config.tokenizer), Path(config.data)
+    losses = Losses(loaded, read, data, loaded.template, sides, record, known=known.sides)
+    limit, folder = None if config.rows < 0 else config.rows, Path(config.exact) if config.exact else None
+    return rows_compared.compare(losses, parts, new, limit, folder, known.exact)
 
 
 def _write(file: Path, content: Any) -> None:
@@ -237,27 +278,35 @@ def _write(file: Path, content: Any) -> None:
     )
 
 
-def _answer(
-    model: generation.Model, row: dict[str, Any], max_new_tokens: int, sides: dict[str, str | None]
-) -> dict[str, Any]:
-    """One row of answers.json; `sides` maps each side to its active adapter, or None."""
+def _answer(asked: Asked, row: dict[str, Any]) -> dict[str, Any]:
+    """One row of answers.json."""
+    model = asked.loaded
     prompt = model.reader.text(row)
     answers: dict[str, Any] = {"base": None, SIDE: None}
-    for side, adapter in sides.items():
-        answer = generation.stream(model, prompt, adapter, max_new_tokens=max_new_tokens)
-        letters = 0
-        for piece in answer:
-            letters += len(piece)
-            if letters > LONGEST_ANSWER:
-                answer.text, answer.cut = answer.text[:LONGEST_ANSWER], True
-                break
-        answers[side] = answer.facts()
-    asked = {
+    limits = asked.max_new_tokens, LONGEST_ANSWER
+    for side, adapter in asked.sides.items():
+        generate = partial(_generated, model, prompt, adapter, asked.max_new_tokens)
+        answers[side] = asked.known[adapter].answer(prompt, limits, generate)
+    about = {
         "prompt": templates.question(model.template, row),
         "system": templates.system(model.template, row) if "system" in model.reader.optional else "",
     }
     expected = display.cut(templates.expected(model.template, row), LONGEST_EXPECTED)
-    return {**asked, "expected": expected, **answers}
+    return {**about, "expected": expected, **answers}
+
+
+def _generated(
+    model: generation.Model, prompt: str, adapter: str | None, max_new_tokens: int
+) -> dict[str, Any]:
+    """The facts of one side's answer."""
+    answer = generation.stream(model, prompt, adapter, max_new_tokens=max_new_tokens)
+    letters = 0
+    for piece in answer:
+        letters += len(piece)
+        if letters > LONGEST_ANSWER:
+            answer.text, answer.cut = answer.text[:LONGEST_ANSWER], True
+            break
+    return answer.facts()
 
 
 def _handler(graph: Path, written: list[Path]) -> ONNXModelHandler:

@@ -7,7 +7,7 @@ token on every row; bfloat16 is off by more. `benchmarks/exported_losses.py` mea
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,25 @@ from olive.passes.pytorch.train_utils import load_hf_base_model
 
 from pipeline.exports.token_losses import Loss
 from pipeline.passes.finetune.quant_lora import unpack_where_it_fits
+from pipeline.passes.measure.known.known_rows import Known
 from pipeline.passes.measure.perplexity import judge
 from pipeline.passes.measure.row_losses import Measure
+from pipeline.stages.events import emit
+
+
+@contextmanager
+def known_or_loaded(folder: Path, known: Known) -> Iterator[Measure]:
+    """As `loaded`, for rows of which some are known; the model is loaded for the first one that is not."""
+    with ExitStack() as stack:
+        model: list[Measure] = []
+
+        def now(ids: Sequence[int], counted: Sequence[bool]) -> Loss:
+            if not model:
+                emit(message="Loading the float model")
+                model.append(stack.enter_context(loaded(folder)))
+            return model[0](ids, counted, None)
+
+        yield lambda ids, counted, _: known.loss(ids, counted, lambda: now(ids, counted))
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from pipeline.inputs.data import datasets
 from pipeline.inputs.data.sampling import spread
 from pipeline.inputs.prompts import training_ids
 from pipeline.passes.measure.kept_lines import KeptLines
+from pipeline.passes.measure.known.known_rows import Known
 from pipeline.passes.pace import Pace
 from pipeline.passes.quantize.calibration import text_tokens
 from pipeline.passes.rows import Rows
@@ -64,6 +65,7 @@ class Losses:
     sides: Sides
     record: Record
     pace: Pace | None = None
+    known: Mapping[str | None, Known] = field(default_factory=dict)  # by the adapter that is active
     too_long: int = field(default=0, init=False)  # rows that the model cannot read whole
 
     @cached_property
@@ -150,7 +152,8 @@ class Losses:
         return Measured(line, tokens, totals)
 
     def _measure(self, ids: Sequence[int], counted: Sequence[bool], adapter: str | None) -> token_losses.Loss:
-        return token_losses.measure(self.model, ids, counted, adapter)
+        known = self.known.get(adapter) or Known()
+        return known.loss(ids, counted, lambda: token_losses.measure(self.model, ids, counted, adapter))
 
     def general(self) -> MeasuredRows:
         """Blocks of a general text that nobody trains on, from all over it."""

@@ -18,6 +18,7 @@ from pipeline.inputs.data.card import near_copies
 from pipeline.inputs.data.sampling import spread
 from pipeline.inputs.data.splitting import Parts
 from pipeline.passes.measure import float_losses
+from pipeline.passes.measure.known.known_rows import Known
 from pipeline.passes.measure.new_rows import NewRows
 from pipeline.passes.measure.row_losses import BLOCKS, EXACT, GENERAL, HELD_OUT, TRAINED, Losses
 from pipeline.passes.pace import Pace, Part
@@ -148,10 +149,16 @@ class Compared:
 
 
 def compare(
-    losses: Losses, parts: Parts, new: NewRows, limit: int | None, exact: Path | None = None
+    losses: Losses,
+    parts: Parts,
+    new: NewRows,
+    limit: int | None,
+    exact: Path | None = None,
+    known: Known | None = None,
 ) -> Compared:
     """Measure `limit` of the new rows (None: all), from all over them, and what they are compared with: rows
-    that were trained on, general text, and the float model in the folder `exact`.
+    that were trained on, general text, and the float model in the folder `exact`, some of whose losses may be
+    `known`.
 
     Raises InputError if a row is broken, and what onnxruntime_genai raises.
     """
@@ -174,11 +181,14 @@ def compare(
     too_long = losses.too_long
     if too_long or copies:
         emit(message=f"Left out {len(copies):,} copies of training rows, {too_long:,} rows that are too long")
-    known = losses.rows(TRAINED, trained, own)
+    learned = losses.rows(TRAINED, trained, own)
     general = losses.general()
-    floats = _floats(losses, chosen, new.file, exact) if exact and held_out else MeasuredRows()
+    floats = MeasuredRows()
+    if exact and held_out:
+        with float_losses.known_or_loaded(exact, known or Known()) as measure:
+            floats = losses.rows(EXACT, chosen, {EXACT: None}, new.file, measure)
     losses.pace.end()
-    return Compared(held_out, known, general, len(copies), too_long, floats, asked, sampled)
+    return Compared(held_out, learned, general, len(copies), too_long, floats, asked, sampled)
 
 
 def _work(said: Mapping[str, str], rows: int, trained: int, sides: int, exact: bool) -> dict[str, Part]:
@@ -190,13 +200,6 @@ def _work(said: Mapping[str, str], rows: int, trained: int, sides: int, exact: b
         EXACT: (rows * exact, 2),
     }
     return {kind: Part(said[kind], *part) for kind, part in parts.items()}
-
-
-def _floats(losses: Losses, chosen: Sequence[int], file: Path, exact: Path) -> MeasuredRows:
-    """The chosen rows on the float model."""
-    emit(message="Loading the float model")
-    with float_losses.loaded(exact) as measure:
-        return losses.rows(EXACT, chosen, {EXACT: None}, file, measure)
 
 
 def _by_row(rows: MeasuredRows) -> tuple[Figures, Figures]:

@@ -161,7 +161,8 @@ def evaluated(export: Path, target: Path, data: list[dict[str, Any]], **options:
     given = {
         "data": str(file), "eval_fraction": 0.5, "seed": 0, "prompts": 2, "max_new_tokens": 9,
         "adapter": str(export / exports.ADAPTER), "merged": False, "rows": 500, "tokenizer": str(export),
-        "kept": str(target / "kept"), "checks": None, "asked": None, "exact": None, **options,
+        "kept": str(target / "kept"), "checks": None, "asked": None, "exact": None, "known": None,
+        **options,
     }  # fmt: skip
     step = Answers(DEFAULT_CPU_ACCELERATOR, given, True)
     model = ONNXModelHandler(str(export), onnx_file_name="model.onnx")
