@@ -13,7 +13,7 @@ from pipeline import display
 from pipeline.evaluation import against, secondary, words
 from pipeline.evaluation.measured import MeasuredRows
 from pipeline.evaluation.secondary import Told
-from pipeline.evaluation.verdict import BETTER, LOSS, Figures, Metric, Pair, Verdict, judge, missing
+from pipeline.evaluation.verdict import LOSS, Figures, Metric, Pair, Verdict, judge, missing
 from pipeline.inputs.data.card import near_copies
 from pipeline.inputs.data.sampling import spread
 from pipeline.inputs.data.splitting import Parts
@@ -110,7 +110,7 @@ class Compared:
         if not self.held_out:
             return missing(self._loss, self._why_none())
         found = judge(self._loss, *_by_row(self.held_out))
-        heart = "" if found.outcome == BETTER else self._overfitting(told)
+        heart = self._overfitting(told)  # also of one that is better: more would be, if it had stopped before
         forgot = words.forgot(told.verdicts[GENERAL], self.general.means(BASE))
         cost = f"the base without it has {self._against_float(told)[BASE]['words']}" if self.floats else ""
         return found.with_more([part for part in (heart, recites, forgot, cost, words.speed(speeds)) if part])

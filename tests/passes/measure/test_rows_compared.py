@@ -87,9 +87,10 @@ def test_the_float_model_is_a_third_side() -> None:
 def test_rows_learned_by_heart_are_named() -> None:
     heart = "memorized rows: a loss of 0.55 where it was trained, 3.05 on new rows"
     better = compared(held_out=rows(3.0), trained=rows(0.5, None)).metrics([], None, "recites rows")
-    assert better["verdict"]["text"].endswith("12 of 12 rows; recites rows; forgot nothing measurable.")
+    assert better["verdict"]["text"].startswith("Better: ")
+    said = f"12 of 12 rows; {heart}; recites rows; forgot nothing measurable."
+    assert better["verdict"]["text"].endswith(said)
     assert better["overfitting"] == heart
-    assert "memorized" not in better["verdict"]["text"]
     worse = compared(held_out=rows(3.0, 2.0), trained=rows(0.5, None)).metrics([])
     assert worse["verdict"]["text"].startswith("Worse: ")
     assert heart in worse["verdict"]["text"]
