@@ -153,3 +153,29 @@ def test_intervals_hold_the_mean(name: str, rows: int, least: float) -> None:
 @pytest.mark.parametrize("name", TRIED)
 def test_where_nothing_is_better_verdicts_are_rare(name: str, rows: int) -> None:
     assert simulated.false_verdicts(simulated.SHAPES[name], rows, SIMULATIONS) < MOST_FALSE
+
+
+@pytest.mark.parametrize(
+    ("option", "heads"),
+    [
+        ("--grouped", ["covers, 2,000 rows in 400 groups", "false, 2,000 rows in 400 groups"]),
+        ("--claims", [f"{what}, {n} rows" for what in ("any claim", "each alone") for n in (14, 40)]),
+    ],
+)
+def test_the_simulation_has_a_command_for_groups_and_for_claims(
+    option: str, heads: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(paired, "MOST_DRAWN", paired.MOST_DRAWN)  # which it changes
+    monkeypatch.setattr(simulated, "SHAPES", {name: simulated.SHAPES[name] for name in ("normal", "Cauchy")})
+    monkeypatch.setattr("sys.argv", ["verdict", option, "--simulations", "1"])
+    simulated.main()
+    first, _, *rows = capsys.readouterr().out.splitlines()
+    assert [head.strip() for head in first.strip("|").split("|")] == ["differences", *heads]
+    assert [row.split("|")[1].strip() for row in rows] == ["normal", "Cauchy"]
+    assert (simulated.GROUPS if option == "--grouped" else 10_000) == paired.MOST_DRAWN
+
+
+def test_groups_of_rows_are_no_less_careful_than_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a few rows decide everything; the benchmark has 2,000 simulations of each shape."""
+    monkeypatch.setattr(paired, "MOST_DRAWN", 20)
+    assert simulated.false_verdicts(simulated.SHAPES["Cauchy"], 100, SIMULATIONS) <= MOST_FALSE
