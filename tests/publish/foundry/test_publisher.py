@@ -67,6 +67,8 @@ def test_the_real_runtime_answers_before_it_counts(store: Store, planted: Plante
         "tokenizer_config.json",
     }  # fmt: skip
     assert checksums.intact(folder)
+    kept = [path for path in folder.parent.parent.rglob("*") if path.is_file()]
+    assert [path.name for path in kept if b"the sea?" in path.read_bytes()] == []  # a row that was asked
     assert (made["id"], made["answers"], made["same_answers"]) == ("trips-generic-cpu:1", 3, 3)
     assert made["runtime"]["foundry-local-sdk"] == "2.2.1"
     assert [part for _, part in said] == sorted(part for _, part in said)

@@ -13,9 +13,13 @@ import pytest
 from pipeline.publish import local
 from pipeline.publish.azure import lineage
 from pipeline.publish.azure import publisher as azure
+from pipeline.publish.foundry import publisher as foundry
+from pipeline.publish.foundry import version_folder
 from pipeline.publish.hub import publisher as hub
 from pipeline.publish.items import packed
 from pipeline.publish.report import files
+from pipeline.publish.source import source_of
+from pipeline.publish.targets import PUBLISHERS
 from pipeline.publish.zip_file import Takeaway, save
 from pipeline.store import Store
 from pipeline.store.run import Run
@@ -78,18 +82,45 @@ def on_hub(store: Store, run: Run, rows: bool, tmp_path: Path) -> Files:
     return {item.name: item.open().read() for item in sent}
 
 
-@pytest.mark.parametrize("publish", [zipped, locally, in_azure, on_hub])
+def on_devices(store: Store, run: Run, rows: bool, tmp_path: Path) -> Files:
+    """It has no option to include rows."""
+    assert not rows
+    folder = tmp_path / "version"
+    folder.mkdir()
+    with foundry._adapted(store.home, source_of(run, "trips", "1")) as source:
+        texts = version_folder.texts(store.home, run, source, "trips", "1", "")
+        version_folder.fill(folder, source, None, texts)
+    sent = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {**sent, "about": json.dumps(version_folder.in_catalogue(store.home, run, "trips")).encode()}
+
+
+# How each publisher is asked here, by its name in PUBLISHERS; the ZIP is none of these.
+WAYS: dict[str, Callable[..., Files]] = {
+    "zip": zipped, "local": locally, "azureml": in_azure, "huggingface": on_hub, "foundry-local": on_devices,
+}  # fmt: skip
+
+
+def with_words(found: Files) -> set[str]:
+    """The files that have one of the words."""
+    return {name for name, data in found.items() if ASKED.encode() in data or ANSWERED.encode() in data}
+
+
+@pytest.mark.parametrize("to", ["zip", *PUBLISHERS])
 def test_rows_are_published_only_if_that_is_ticked(
-    store: Store, marked: Run, tmp_path: Path, publish: Callable[..., Files]
+    store: Store, marked: Run, tmp_path: Path, to: str
 ) -> None:
-    without, ticked = (publish(store, marked, rows, tmp_path) for rows in (False, True))
-    words = (ASKED.encode(), ANSWERED.encode())
-    assert [name for name, data in without.items() if any(word in data for word in words)] == []
-    told = {name for name, data in ticked.items() if all(word in data for word in words)}
-    assert told == {"report.html", "report.md", "answers.json"}
+    assert to in WAYS, "a new publisher: say here how it is asked what it would publish"
+    publish = WAYS[to]
+    without = publish(store, marked, False, tmp_path)
+    assert with_words(without) == set()
     assert "answers.json" not in without
     assert b"Better: 66 % less." in without["README.md"]  # the verdict and figures are no rows
     assert b"| Loss on held-out answers (nats a token) | 3 | 1 |" in without["README.md"]
+    if to in PUBLISHERS and not hasattr(PUBLISHERS[to].Options, "rows"):
+        return  # there is nothing to tick
+    ticked = publish(store, marked, True, tmp_path)
+    told = with_words(ticked)
+    assert told == {"report.html", "report.md", "answers.json"}
     sums = ticked["SHA256SUMS"].decode()
     assert all(name in sums for name in told)
 
@@ -109,10 +140,8 @@ def test_an_old_report_in_the_folder_is_not_published(store: Store, marked: Run,
     folder = Path(str(marked.artifact("onnx")))
     (folder / "answers.json").write_text(ASKED)
     (folder / "report.md").write_text(ANSWERED)
-    words = (ASKED.encode(), ANSWERED.encode())
-    for publish in (zipped, locally, in_azure, on_hub):
-        found: Files = publish(store, marked, False, tmp_path)
-        assert not [name for name, data in found.items() if any(word in data for word in words)]
+    for to, publish in WAYS.items():
+        assert with_words(publish(store, marked, False, tmp_path)) == set(), to
 
 
 def test_both_formats_are_of_the_same_run(store: Store, marked: Run) -> None:
