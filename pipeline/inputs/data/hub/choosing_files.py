@@ -1,6 +1,6 @@
 """Which files of a dataset on the hub are the rows that are meant: by its card, or by their names.
 
-Only tables and JSON are ever chosen. Scripts and pickles, which can carry code, are not.
+Only tables, JSON and plain text are ever chosen. Scripts and pickles, which can carry code, are not.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ from pipeline.inputs.data.hub.dataset_id import DatasetId
 from pipeline.inputs.models import hub_download
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+TEXT_ENDINGS = (".txt", ".text")  # rows where card or id name them, or where nothing else is
 ABOUT = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "config.json"}
+ABOUT_TEXT = re.compile(
+    r"(read.?me|licen[cs]e|copying|notice|citation|authors|changelog|requirements)\.(txt|text)"
+)
 SPLITS = {
     "train": "train", "training": "train",
     "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
@@ -25,7 +29,9 @@ SPLITS = {
 DEFAULT, TRAIN = "default", "train"
 MOST_PATTERNS = 200
 LONGEST_PATTERN = 300
-KINDS = "Parquet, JSON lines, JSON, CSV and TSV, each also as .gz; scripts and pickles are never fetched"
+KINDS = (
+    "Parquet, JSON lines, JSON, CSV, TSV and text, each also as .gz; scripts and pickles are never fetched"
+)
 
 
 def chosen(paths: Iterable[str], configs: Any, wanted: DatasetId) -> list[str]:
@@ -35,11 +41,13 @@ def chosen(paths: Iterable[str], configs: Any, wanted: DatasetId) -> list[str]:
     """
     paths = list(paths)
     rows = sorted(path for path in paths if is_rows(path))
+    texts = sorted(path for path in paths if is_text(path))
     if wanted.file:
-        return _by_pattern(paths, rows, wanted)
+        return _by_pattern(paths, rows, texts, wanted)
+    declared = _declared(configs, rows, texts)
+    rows = rows or texts
     if not rows:
         raise LabError(f"{wanted} has no file of rows; taken are {KINDS}.")
-    declared = _declared(configs, rows)
     if declared:
         splits = declared[_one("config", wanted.config, DEFAULT, declared, wanted)]
     else:
@@ -55,17 +63,31 @@ def chosen(paths: Iterable[str], configs: Any, wanted: DatasetId) -> list[str]:
 
 def is_rows(path: str) -> bool:
     """Whether a file's name is one of rows, and one that can be written here."""
-    parts = path.split("/")
-    name = parts[-1].lower().removesuffix(".gz")
-    return name.endswith(ENDINGS) and name not in ABOUT and all(map(hub_download.plain, parts))
+    name = _name(path)
+    return name.endswith(ENDINGS) and name not in ABOUT and _is_plain(path)
 
 
-def _by_pattern(paths: list[str], rows: list[str], wanted: DatasetId) -> list[str]:
-    if found := [path for path in rows if fnmatchcase(path, wanted.file)]:
-        return found
+def is_text(path: str) -> bool:
+    """The same for plain text, of which a repository has some about itself."""
+    name = _name(path)
+    return name.endswith(TEXT_ENDINGS) and not ABOUT_TEXT.fullmatch(name) and _is_plain(path)
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2].lower().removesuffix(".gz")
+
+
+def _is_plain(path: str) -> bool:
+    return all(map(hub_download.plain, path.split("/")))
+
+
+def _by_pattern(paths: list[str], rows: list[str], texts: list[str], wanted: DatasetId) -> list[str]:
+    for kind in (rows, texts):
+        if found := [path for path in kind if fnmatchcase(path, wanted.file)]:
+            return found
     if any(fnmatchcase(path, wanted.file) for path in paths):
         raise LabError(f"{wanted} names no file of rows; taken are {KINDS}.")
-    raise LabError(f"{wanted} fits no file; there are {display.names(rows) or 'none with rows'}.")
+    raise LabError(f"{wanted} fits no file; there are {display.names(rows or texts) or 'none with rows'}.")
 
 
 def _one(what: str, asked: str, usual: str, there: dict[str, Any], wanted: DatasetId) -> str:
@@ -92,14 +114,16 @@ def _by_name(rows: list[str]) -> dict[str, list[str]]:
     return found
 
 
-def _declared(configs: Any, rows: Sequence[str]) -> dict[str, dict[str, list[str]]]:
-    """The files of each split of each config that the card names, without those that have none."""
+def _declared(configs: Any, rows: Sequence[str], texts: Sequence[str]) -> dict[str, dict[str, list[str]]]:
+    """The files of each split of each config that the card names, without those that have none; texts where
+    a pattern fits no other rows."""
     found: dict[str, dict[str, list[str]]] = {}
     for config in configs if isinstance(configs, list) else []:
         if not isinstance(config, dict) or not isinstance(name := config.get("config_name"), str):
             continue
         for split, pattern in _patterns(config.get("data_files"))[:MOST_PATTERNS]:
-            if fitting := [path for path in rows if _fits(path, pattern)]:
+            fitting = [path for path in rows if _fits(path, pattern)]
+            if fitting := fitting or [path for path in texts if _fits(path, pattern)]:
                 files = found.setdefault(name, {}).setdefault(split, [])
                 files += [path for path in fitting if path not in files]
     return found

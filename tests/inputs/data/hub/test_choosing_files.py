@@ -66,6 +66,19 @@ def test_a_file_is_named_or_fits_a_pattern() -> None:
     assert "fits no file; there are " in refused(SPLIT, ",file=none.csv")
 
 
+def test_text_is_taken_where_it_is_named_or_nothing_else_is_there() -> None:
+    about = ["LICENSE.txt", "requirements.txt", "sub/README.text"]
+    there = [*about, "valley/train.txt", "valley/test.txt.gz"]
+    assert chosen(there) == ["valley/train.txt"]
+    assert chosen(there, ",split=test") == ["valley/test.txt.gz"]
+    assert chosen([*there, "towns.csv"]) == ["towns.csv"]
+    assert chosen([*there, "towns.csv"], ",file=valley/*") == ["valley/test.txt.gz", "valley/train.txt"]
+    configs = [{"config_name": "default", "data_files": "valley/*.txt"}]
+    assert chosen([*there, "towns.csv"], "", configs) == ["valley/train.txt"]
+    assert chosen(["a/1.csv", "a/notes.txt"], "", [{"config_name": "x", "data_files": "a/*"}]) == ["a/1.csv"]
+    assert "has no file of rows" in refused(about)
+
+
 @pytest.mark.parametrize("name", ["towns.py", "rows.pkl", "*.bin"])
 def test_scripts_and_pickles_are_never_chosen(name: str) -> None:
     assert "scripts and pickles are never fetched" in refused(SPLIT, f",file={name}")

@@ -95,6 +95,16 @@ def test_rows_arrive_with_progress_and_nothing_else_and_stay(hub: FakeHub, commi
     assert len(hub.asked) == before  # of a commit that is here nobody is asked
 
 
+def test_text_files_arrive_and_are_read_by_their_paragraphs(hub: FakeHub, home: Path) -> None:
+    from webapp.tabs import data
+
+    story = b"".join(b"In valley %d lies a town. It is town %d.\n\n" % (n, n) for n in range(5))
+    hub.put("datasets/org/story", {"story.txt": story, "LICENSE.txt": b"Do as you like."}, private=False)
+    (file,) = fetched("hub:org/story", home)[0].files
+    assert (file.name, file.read_bytes()) == ("story-story.txt", story)
+    assert data.found(None, "hub:org/story", "chat", "")[0]["text"].startswith("story-story.txt: 5 rows")
+
+
 def test_an_interrupted_file_resumes_where_it_was(hub: FakeHub, commit: str, home: Path) -> None:
     whole = parquet(ROWS)
     hub.faults.append(Fault("(GET|HEAD) .*/resolve/", 500))
