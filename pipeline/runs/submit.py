@@ -36,7 +36,6 @@ from pipeline.system import files
 from pipeline.worker import loop
 
 MOST_OWNER_LETTERS = 40
-OTHER_FORM = "one of this file and the dataset is plain text, and the other is not; give one of the same kind"
 
 
 Say = Callable[[str], None]
@@ -328,7 +327,7 @@ class Prepared:
         except InputError as error:
             return InputError([f"{where}: {problem}" for problem in error.problems])
         if found.made.template(recipe.template) != self.template(recipe):
-            return InputError(f"{where}: {display.line(file.name)}: {OTHER_FORM}")
+            return InputError(f"{where}: {display.line(file.name)}: {prepare_data.OTHER_FORM}")
         return found
 
     def preflight(self, recipe: Recipe, model: base_models.Model) -> dict[str, Any]:

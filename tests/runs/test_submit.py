@@ -13,6 +13,7 @@ from pipeline.errors import InputError, LabError
 from pipeline.inputs.data import datasets
 from pipeline.publish import card
 from pipeline.runs import submit
+from pipeline.runs.data import prepare_data
 from pipeline.runs.preflight import fitting
 from pipeline.stages import recipe
 from pipeline.store import Store
@@ -354,7 +355,7 @@ def test_plain_text_is_evaluated_on_plain_text(
     for name in ("story.txt", "asked.txt"):
         (recipe_file.parent / name).write_text(text)
     other = problem(store, recipe_file, "evaluate.data=asked.txt")
-    assert other == f"evaluate.data: asked.txt: {submit.OTHER_FORM}"
+    assert other == f"evaluate.data: asked.txt: {prepare_data.OTHER_FORM}"
     given = recipe.load(recipe_file, ["data=story.txt", "evaluate.data=asked.txt"])
     run = store.get(submit.submit(store, given))
     assert len(list(datasets.rows(Path(run.recipe["evaluate"]["data"])))) == 9

@@ -34,6 +34,7 @@ ORIGINAL = "original"  # the folder with that
 LARGEST_RECORD = 1 << 20
 MOST_NAMED = 200  # columns that a list on the page offers
 LONGEST_NAME = 100  # letters of a name of ours
+OTHER_FORM = "one of this file and the dataset is plain text, and the other is not; give one of the same kind"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Checked:
     unknown   why a model that was named is none
     has_chat  whether it has a chat template
     source    where it is from, if that is the hub: its id with the commit
+    is_alike  whether it is read with the template that the dataset it was compared with is
     left_out  by which choice rows were left out, "" if none were: see `data_card.Question.choice`
     """
 
@@ -54,6 +56,7 @@ class Checked:
     unknown: str = ""
     has_chat: bool = True
     source: str = ""
+    is_alike: bool = True
 
     def listed(self) -> list[tuple[int, str]]:
         """The problems as (line or row, sentence); of several files the sentence names which."""
@@ -117,6 +120,7 @@ def looking(
     """`checking` for the page, with a model by its name, "" for none: see `data_check.look`.
 
     Where no columns are chosen, the files are read with those of the home's dataset `like`, if they have all.
+    What is plain text where that is not, or the reverse, is not `is_alike`.
     """
     asked = {
         "given": [os.fspath(path) for path in given],
@@ -142,6 +146,7 @@ def look(
     if made.rows or not made.problems:
         found = yield from data_check.look(str(made.path), made.template(template), model, max_length)
         report, rest = _joined(made, _report(found.pop("report"))), found
+    rest["is_alike"] = not like or made.template(template) == template_of(Path(like), template)
     named = [name for name in made.fields if len(name) <= columns.LONGEST_NAME]
     made = replace(made, fields=tuple(named[:MOST_NAMED]))
     facts = {"made": convert.facts(made), "report": dataclasses.asdict(report), "used": str(made.path)}

@@ -168,7 +168,9 @@ def _reader(model: str) -> str:
 
 def _problems(found: Checked) -> list[str]:
     """Why the file cannot be asked, by its lines; none if it can."""
-    return found.messages() if not found.report.good else prepare_data.unusable(found, least=1)
+    if not found.report.good:
+        return found.messages()
+    return prepare_data.unusable(found, least=1) or [prepare_data.OTHER_FORM] * (not found.is_alike)
 
 
 def _said(name: str, found: Checked) -> Notice:

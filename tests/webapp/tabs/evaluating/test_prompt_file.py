@@ -12,6 +12,7 @@ import yaml
 
 from pipeline.errors import InputError
 from pipeline.inputs.data import datasets
+from pipeline.runs.data import prepare_data
 from pipeline.stages.evaluate import Options
 from tests.helpers import planted
 from tests.helpers.page import FULL, SAMPLE, full_disk, values
@@ -98,6 +99,19 @@ def test_a_file_is_read_with_the_columns_of_the_dataset_where_it_has_them(home, 
     assert said["text"].endswith(": prompt = question, response = answer")
     *_, problems, _, _ = taken(uploaded(b"eins,zwei,drei\na b,c d,e f\n", "prompts.csv"), SAMPLE, "chat")
     assert "which columns hold prompt and response is not clear" in problems["items"][0]
+
+
+def test_plain_text_goes_with_plain_text_alone(home, uploaded):
+    """As when the run is queued; the dataset may be another one by the time the file is looked at again."""
+    text = b"".join(b"In valley %d lies a town. It is town %d.\n\n" % (n, n) for n in range(3))
+    said, problems, choice, _ = taken(uploaded(text, "asked.txt"), SAMPLE, "chat")
+    assert (said, problems["items"], choice) == (None, [prepare_data.OTHER_FORM], SKIP)
+    story = data.found(uploaded(text, "story.txt"), None, "chat", "")[8]["value"]
+    _, problems, choice, _ = taken(uploaded(text, "asked.txt"), story, "chat")
+    assert problems is None
+    assert shown(choice["value"], SAMPLE, "chat")[0]["text"].endswith(prepare_data.OTHER_FORM)
+    _, problems, *_ = taken(uploaded(ROWS, "prompts.csv"), story, "chat")
+    assert problems["items"] == [prepare_data.OTHER_FORM]
 
 
 def test_the_chosen_file_is_looked_at_again_only_for_another_template_or_dataset(kept, monkeypatch):
