@@ -237,7 +237,8 @@ def _tabs(sample: gr.Button, problems: gr.HTML) -> tuple[data.Data, lab.Lab, run
         made[name].select(lambda: gr.update(choices=choices.models()), None, model, **parts.QUICK)
     made["data"].select(data.refresh, chosen.picked, chosen.picked, **parts.QUICK)
     made["lab"].select(lab.refresh, lab_tab.data, lab_tab.data, **parts.QUICK)
-    made["lab"].select(prompt_file.refresh, lab_tab.asked, lab_tab.asked, **parts.QUICK)
+    # Without the choice: an upload may have changed it by the time of the answer.
+    made["lab"].select(lambda: prompt_file.refresh(None), None, lab_tab.asked, **parts.QUICK)
     # What does not fit may do so now: space on the disk was freed on another tab.
     made["lab"].select(None, None, None, js=f"() => ({parts.live('soon')})('preview-now')", **parts.IN_PAGE)
     chosen.use.click(

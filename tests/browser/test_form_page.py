@@ -235,6 +235,38 @@ def test_a_prompt_file_is_uploaded_kept_over_a_reload_and_removed_again(app, sho
     assert page.evaluate("window.hacked") is None
 
 
+def test_a_prompt_file_that_comes_right_after_start_over_stays(app):
+    """However late anything that was asked before it is answered."""
+    page = app.form()
+    expect(page.locator("#recipe")).to_contain_text("travel.jsonl")
+    page.fill("#name input, #name textarea", "other")
+    page.uncheck("#quantize-on input")
+    expect(page.locator("#recipe")).to_contain_text("name: other")
+    app.settle(page)
+    held = []
+
+    def hold(route) -> None:
+        held.append(route)
+
+    page.route("**/gradio_api/run/**", hold)
+    page.click("#start-over")
+    expect(page.locator("#name input, #name textarea")).to_have_value("run")
+    expect(page.locator("#quantize-on input")).to_be_checked()
+    bring(page, "prompts.csv", "question,answer\nWhere?,Here.\n")
+    chosen = page.locator("#evaluate-data input")
+    expect(chosen).to_have_value(re.compile(r"^prompts\.jsonl · "))
+    for route in held:
+        route.continue_()
+        route.request.response().finished()
+    page.unroute("**/gradio_api/run/**")
+    expect(page.locator("#recipe")).to_contain_text("prompts.jsonl")
+    expect(chosen).to_have_value(re.compile(r"^prompts\.jsonl · "))
+    expect(page.locator("#evaluate-said")).to_contain_text("prompts.csv: 1 row")
+    page.click("#evaluate-remove")
+    expect(chosen).to_have_value("Held-out rows")
+    expect(page.locator("#evaluate-remove")).to_be_hidden()
+
+
 def bring(page, name: str, text: str) -> None:
     """Upload a prompt file by mouse."""
     with page.expect_file_chooser() as chooser:

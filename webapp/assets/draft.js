@@ -43,14 +43,15 @@ export function isKept() {
   }
 }
 
-// The form is reset, here and after a reload.
-export function forget() {
+// The form is reset, here and after a reload: to the values of a new page.
+export function forget(fresh) {
   values = null;
   try {
     localStorage.removeItem(DRAFT);
   } catch {
     // nothing was kept
   }
+  return fresh;
 }
 
 // The values kept; those there are if another version of the lab has other inputs.

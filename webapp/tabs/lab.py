@@ -141,13 +141,14 @@ def _suited(
         return telling.ended(steps, tell)
 
 
-def start_over(inputs: form.Form) -> tuple[Any, ...]:
-    """All inputs as a new page has them, and no preset."""
+def fresh(inputs: form.Form) -> list[Any]:
+    """The values of all inputs as a new page has them, no preset, and nothing that it says."""
     values = inputs.fill({})
-    values[inputs.keys.index(("", "data"))] = refresh(None)
+    samples = sorted(settings.SAMPLES.glob("*.jsonl"))
+    values[inputs.keys.index(("", "data"))] = str(samples[0]) if samples else None
     for name in recipes.OPTIONS:
         values[inputs.keys.index((name, ""))] = name not in recipes.LEFT_OUT
-    return *values, None, None
+    return [*values, None, None]
 
 
 def command(name: str | None) -> str:
@@ -320,9 +321,10 @@ def build(welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
     data.input(
         partial(choose_again, inputs), [*inputs.inputs, preset], [chosen, *inputs.inputs], **parts.CHECKS
     )
+    # By the page alone: an answer that comes late would undo what was chosen or uploaded since.
     reset.click(
-        partial(start_over, inputs), None, [*inputs.inputs, preset, chosen],
-        js=parts.live("forget", "draft.js"), **parts.QUICK,
+        None, None, [*inputs.inputs, preset, chosen],
+        js=f"() => ({parts.live('forget', 'draft.js')})({to_json(fresh(inputs))})", **parts.IN_PAGE,
     )  # fmt: skip
     welcome.click(launch_sample, you, [welcome_problems, run, new], js=signed, **parts.CHECKS)
     run.change(None, run, None, js=parts.live("open"), **parts.IN_PAGE)

@@ -216,7 +216,10 @@ def wire(
     place.upload.upload(take, [place.upload, *about], outputs, **parts.CHECKS).then(
         show, *shown, **parts.CHECKS
     )
-    place.remove.click(lambda: (HELD_OUT, None, None, gr.update(visible=False)), None,
-                       [place.chosen, place.said, place.problems, place.remove], **parts.QUICK)  # fmt: skip
-    gr.on([place.chosen.change, reset.click], lambda: None, None, place.problems, **parts.QUICK)
+    # Both by the page alone: an answer that comes late would undo an upload that has come meanwhile.
+    place.remove.click(
+        None, None, [place.chosen, place.said, place.problems],
+        js=f"() => [{HELD_OUT!r}, null, null]", **parts.IN_PAGE,
+    )  # fmt: skip
+    gr.on([place.chosen.change, reset.click], None, None, place.problems, js="() => null", **parts.IN_PAGE)
     settled.click(show, *shown, trigger_mode="always_last", **parts.CHECKS)

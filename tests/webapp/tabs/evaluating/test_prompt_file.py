@@ -163,7 +163,7 @@ def test_it_is_checked_before_anything_is_queued_and_comes_back_with_the_recipe(
     again = lab.again(inputs, run)[at]
     assert again["value"] == kept
     assert kept in [value for _, value in again["choices"]]
-    assert lab.start_over(inputs)[at] == ""
+    assert lab.fresh(inputs)[at] == ""
     plain = planted.finished(store)
     assert lab.again(inputs, plain)[at]["value"] == ""
 
