@@ -65,9 +65,12 @@ def test_a_vote_by_keys_from_a_finished_run_to_the_pairs(app, shot):
     before = re.sub("of the (base|adapter)", "", other.locator("#vote-booth").inner_html())
     assert not [word for word in ("adapter", "base", "loss", "token") if word in before]
     vote(page, "2", "All 3 rows have your vote")
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
     page.click("#vote-reveal")
     expect(page.locator(TITLE)).to_have_text("Result")
     expect(page.locator("#vote-booth")).to_contain_text("What the sides were")
+    assert sum(part in url for url in asked for part in ("/reveal", "/result.json")) == 1, "counted once"
     expect(page.locator("#vote-booth")).to_contain_text("Cannot tell from 3 rows")
     expect(page.locator("#vote-judge")).to_be_hidden()
     with page.expect_download() as loading:
@@ -102,3 +105,8 @@ def test_both_answers_are_read_at_once_and_touched(app, shot, width, dark):
     page.keyboard.press("a")
     tab(page, "vote")
     expect(page.locator(TITLE)).to_have_text("Row 3 of 12")
+    said = []
+    page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.accept()))
+    page.tap("#vote-reveal")
+    expect(page.locator(TITLE)).to_have_text("Result")
+    assert len(said) == 1

@@ -85,11 +85,12 @@ class Booth {
     return this.ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ voter: this.voter, ...body }) });
   }
 
-  async load(row) {
+  // With the result, if it was told just now.
+  async load(row, result) {
     if (!this.voter.trim()) return this.nameless();
     const given = new URLSearchParams({ voter: this.voter, ...(row === undefined ? {} : { row }) });
     const state = await this.ask(`.json?${given}`);
-    if (state) this.show(state);
+    if (state) this.show(state, result);
     else if (!this.state) this.blank();
   }
 
@@ -107,7 +108,7 @@ class Booth {
     this.note.replaceChildren(NO_NAME, " ", el("button", { type: "button", class: "lab-button", id: "vote-name", onclick: () => document.getElementById("you").focus() }, "Write your name"));
   }
 
-  show(state) {
+  show(state, result) {
     const { row, rows, voted, revealed } = state;
     this.state = state;
     put(this.title, row ? `Row ${row.position} of ${rows}` : revealed ? "Result" : `All ${rows} rows have your vote`);
@@ -121,7 +122,7 @@ class Booth {
     this.reveal.classList.toggle("is-primary", !row);
     if (row) this.face(row);
     this.lock();
-    if (revealed) this.outcome();
+    if (revealed) this.outcome(result);
   }
 
   face(row) {
@@ -157,13 +158,14 @@ class Booth {
 
   async close() {
     if (this.busy || (this.state?.row && !confirm(CLOSE))) return;
-    if (!(await this.post("/reveal"))) return;
-    await this.load();
+    const result = await this.post("/reveal");
+    if (!result) return;
+    await this.load(undefined, result);
     this.title.focus();
   }
 
-  async outcome() {
-    const found = await this.ask(`/result.json?${new URLSearchParams({ voter: this.voter })}`);
+  async outcome(told) {
+    const found = told ?? await this.ask(`/result.json?${new URLSearchParams({ voter: this.voter })}`);
     if (found) this.result.replaceChildren(...outcome(found, this.run, this.voter));
   }
 
