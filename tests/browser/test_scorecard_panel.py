@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from playwright.sync_api import expect
 
@@ -10,6 +12,14 @@ from tests.helpers import planted
 from tests.helpers.lab import until
 
 pytestmark = pytest.mark.browser
+
+
+# From where to where the first way's interval goes on the chart, in perplexity.
+ENDS = """() => {
+  const { y, error_y: bars } = document.querySelector("#scorecard-view .lab-plot").data[1];
+  return [y[0] - bars.arrayminus[0], y[0] + bars.array[0]];
+}"""
+BY = (-0.05, 0.05)  # nats, as planted
 
 
 def tab(page, name: str) -> None:
@@ -29,6 +39,8 @@ def test_a_scorecard_fills_while_one_looks(app, shot):
     expect(view.locator("tbody tr")).to_have_count(3)
     expect(view.locator("tbody tr").nth(1)).to_contain_text("34.9")
     expect(view.locator(".textpoint")).to_have_count(4)  # two ways, two texts
+    expect(view.locator(".errorbars path.yerror")).to_have_count(2)  # the intervals, on one's own data
+    assert [round(end, 3) for end in page.evaluate(ENDS)] == [round(94.4 * math.exp(by), 3) for by in BY]
     waiting = view.locator("tbody tr").nth(2)
     expect(waiting).to_contain_text("Waiting")
     run = app.store.list()[0].id
