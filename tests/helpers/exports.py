@@ -127,6 +127,27 @@ def graph(merged: bool = False) -> onnx.ModelProto:
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
+def make_slow(folder: Path, numbers: int = 3_000_000, times: int = 10) -> None:
+    """Have an export compute, for each token and to no effect, so many times the sines of so many numbers:
+    a tenth of a second and more."""
+    model = onnx.load(folder / "model.onnx")
+    made = model.graph
+    made.node[-1].output[0] = "quick"
+    for name, value in {"numbers": np.array([numbers]), "nothing": np.array(0, np.float32)}.items():
+        made.node.append(helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value)))
+    steps = [("Expand", ["mean", "numbers"], "sine0")]
+    steps += [("Sin", [f"sine{n}"], f"sine{n + 1}") for n in range(times)]
+    made.node.append(helper.make_node("ReduceMean", ["words"], ["mean"], keepdims=0))
+    made.node.extend(helper.make_node(step, names, [out]) for step, names, out in steps)
+    made.node.append(helper.make_node("ReduceMean", [f"sine{times}"], ["sum"], keepdims=0))
+    steps = [("Mul", ["sum", "nothing"], "zero"), ("Add", ["quick", "zero"], "logits")]
+    made.node.extend(helper.make_node(step, names, [out]) for step, names, out in steps)
+    (folder / "model.onnx.data").unlink()
+    outside = {"save_as_external_data": True, "location": "model.onnx.data", "size_threshold": 0}
+    onnx.save(model, folder / "model.onnx", **outside)
+    checksums.write(folder)
+
+
 def random(*shape: int) -> Any:
     """Numbers that are the same in every run."""
     return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)

@@ -504,7 +504,7 @@ def build(tab: gr.Tab) -> list[gr.components.Component]:
         anew = gr.Button("Regenerate", scale=1, elem_id="compare-again")
         change = gr.Button("Edit last", scale=1, elem_id="compare-edit")
         stop = gr.Button("Stop", scale=1, elem_id="compare-stop")
-        prove = gr.Button("Probe the adapter", scale=1, elem_id="compare-probe")
+        prove = gr.Button("Probe the adapter", scale=1, min_width=200, elem_id="compare-probe")
     proof = parts.drawn("notice", elem_id="compare-proof")
     with gr.Row(equal_height=False):
         made = [_column(at) for at in range(columns.MOST)]
