@@ -1,12 +1,14 @@
 """Answers streamed through the chat process beside a bare loop of ONNX Runtime GenAI over the same folder.
 
-    python -m benchmarks.streaming [RUN|FOLDER] [--tokens 128] [--turns 15] [--repeat 1 40]
+    python -m benchmarks.streaming [RUN|FOLDER] [--tokens 128] [--turns 15] [--repeat 1 40] [--page]
 
 The bare loop runs in a process of its own: it reads the prompt's text, generates, and decodes each token. The
 other side is `chat_client.stream`, as the page and the command line use it: a process that checks, generates
-by turns and writes JSON lines, which are read and parsed here. Both use as many threads, have answered
-before, XX have to write the same text. `--repeat` makes the
-question so many times as long: the chat process reads a prompt in pieces, the bare loop whole.
+by turns and writes JSON lines, which are read and parsed here. With `--page` it is the whole page instead, in
+a process of its own and a home of its own: the question is put into its queue as a browser does, and its
+stream of events is read until the answer's facts are there. Each side is a model of its own then. Both use as
+many threads, have answered before, and have to write the same text. `--repeat` makes the question so many
+times as long: the chat process reads a prompt in pieces, the bare loop whole.
 """
 
 from __future__ import annotations
@@ -15,13 +17,16 @@ import argparse
 import asyncio
 import multiprocessing
 import statistics
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from benchmarks import page_stream
 from pipeline import settings
 from pipeline.exports import chat_client, generation
 from pipeline.exports.chat_client import Source
@@ -59,13 +64,34 @@ def main() -> None:
     parser.add_argument(
         "--repeat", type=int, nargs="*", default=[1, 40], help="how often the question is asked"
     )
+    parser.add_argument("--page", action="store_true", help="ask the running page, not the chat process")
     args = parser.parse_args()
     source = named(args.model)
     print(HEAD, flush=True)
+    if args.page:
+        with tempfile.TemporaryDirectory() as home:
+            through_page(source, Path(home), args)
+        return
     for repeat in args.repeat:
+        prompt = " ".join([PROMPT] * repeat)
         for side in source.sides:
-            line = asyncio.run(compared(source, side, " ".join([PROMPT] * repeat), args.tokens, args.turns))
-            print(line, flush=True)
+            ask = partial(stream, source, side, prompt, args.tokens)
+            print(asyncio.run(compared(source, side, prompt, args.tokens, args.turns, ask)), flush=True)
+
+
+def through_page(source: Source, home: Path, args: argparse.Namespace) -> None:
+    """The same lines for the page, over a home that has each side as a model."""
+    sides = page_stream.planted(source, home)
+    with page_stream.served(home) as page:
+        for repeat in args.repeat:
+            prompt = " ".join([PROMPT] * repeat)
+            for own, side in sides:
+
+                async def ask(side: str = side, prompt: str = prompt) -> Timed:
+                    found = await asyncio.to_thread(page.ask, side, prompt, args.tokens)
+                    return Timed(found.first, found.rest, found.tokens, found.text)
+
+                print(asyncio.run(compared(own, side, prompt, args.tokens, args.turns, ask)), flush=True)
 
 
 def named(model: str | None) -> Source:
@@ -78,8 +104,10 @@ def named(model: str | None) -> Source:
     return chat_client.of_run(next(run for run in store.list() if run.artifact("onnx")))
 
 
-async def compared(source: Source, side: str, prompt: str, tokens: int, turns: int) -> str:
-    """Let both answer in turns: a line of what they took."""
+async def compared(
+    source: Source, side: str, prompt: str, tokens: int, turns: int, streaming: Callable[[], Awaitable[Timed]]
+) -> str:
+    """Let the bare loop and `streaming` answer in turns: a line of what they took."""
     here, there = spawn.Pipe()
     process = spawn.Process(target=bare, args=(there, source, side, prompt, tokens), daemon=True)
     process.start()
@@ -94,9 +122,9 @@ async def compared(source: Source, side: str, prompt: str, tokens: int, turns: i
         pairs = []
         for turn in range(turns + 1):
             if turn % 2:
-                streamed, alone = await stream(source, side, prompt, tokens), await ask()
+                streamed, alone = await streaming(), await ask()
             else:
-                alone, streamed = await ask(), await stream(source, side, prompt, tokens)
+                alone, streamed = await ask(), await streaming()
             assert streamed.text == alone.text, "both have to answer alike"
             pairs.append((streamed, alone))
     finally:

@@ -7,7 +7,6 @@ import contextlib
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -32,6 +31,7 @@ SEEN = "Rows held out of training; but all rows have this prompt, so the adapter
 STOPPED = ["Ended", "before it was complete"]
 NAMES = ("Base", "With adapter", "Third column", "Fourth column")
 EDITS = "last"  # what is edited
+RUN = "Run"
 BLANK = (*[""] * columns.MOST, *[None] * columns.MOST * 2)  # outputs of columns where nothing is asked yet
 
 
@@ -74,18 +74,24 @@ def _earlier(talk: Talk, named: Sequence[str]) -> list[list[list[str]] | None]:
     return [[[words[id(turn)], text] for turn, text in talk.after(column)] or None for column in named]
 
 
-async def run_both(*given: Any) -> AsyncIterator[tuple[Any, ...]]:
-    """The outputs of `compare`; its buttons are disabled meanwhile."""
-    async with contextlib.aclosing(compare(*given)) as steps:
+async def run_both(*given: Any, again: bool = False) -> AsyncIterator[tuple[Any, ...]]:
+    """The outputs of `compare`; its button is disabled with the first of them.
+
+    Later ones have the button's words alone: for an update Gradio makes a whole component anew each time,
+    which takes time from the model.
+    """
+    button: Any = gr.update(interactive=False)
+    async with contextlib.aclosing(compare(*given, again=again)) as steps:
         async for shown in steps:
-            yield *shown, gr.update(interactive=False)
+            yield *shown, button
+            button = RUN
 
 
 async def run_again(*given: Any) -> AsyncIterator[tuple[Any, ...]]:
     """The same where the last turn is asked once more."""
-    async with contextlib.aclosing(partial(compare, again=True)(*given)) as steps:
+    async with contextlib.aclosing(run_both(*given, again=True)) as steps:
         async for shown in steps:
-            yield *shown, gr.update(interactive=False)
+            yield shown
 
 
 async def compare(
@@ -500,7 +506,7 @@ def build(tab: gr.Tab) -> list[gr.components.Component]:
         run, also, picker, prompt, fields, instructions, wanted = _question()
         tokens, temperature, seed, continues = _how()
     with gr.Row():
-        go = gr.Button("Run", variant="primary", scale=3, elem_id="compare-go")
+        go = gr.Button(RUN, variant="primary", scale=3, elem_id="compare-go")
         anew = gr.Button("Regenerate", scale=1, elem_id="compare-again")
         change = gr.Button("Edit last", scale=1, elem_id="compare-edit")
         stop = gr.Button("Stop", scale=1, elem_id="compare-stop")

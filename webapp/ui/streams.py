@@ -11,13 +11,14 @@ T = TypeVar("T")
 
 
 async def coalesce(source: AsyncIterator[T], seconds: float) -> AsyncGenerator[list[T], None]:
-    """Yield what arrived during each `seconds`, in order. Closing this closes `source`.
+    """Yield what arrived during each `seconds`, in order, the first of it at once. Closing this closes
+    `source`.
 
     A browser that gets every token separately spends a whole core on drawing.
     """
     clock = asyncio.get_running_loop().time
     batch: list[T] = []
-    due = clock() + seconds
+    due = clock()
     waiting: asyncio.Future[T] | None = None
     try:
         while True:

@@ -25,6 +25,28 @@ def test_everything_arrives_once_in_order_and_in_few_batches():
     assert len(batches) < 150
 
 
+def test_the_first_is_shown_at_once_and_what_follows_together():
+    """However long the time is in which pieces are collected: a reader waits for the first one."""
+
+    async def source():
+        yield "first"
+        yield "second"
+        yield "third"
+        await asyncio.Event().wait()
+
+    async def both():
+        batches = coalesce(source(), 3600.0)
+        first = await anext(batches)
+        later = asyncio.ensure_future(anext(batches))
+        await asyncio.sleep(0)
+        is_late = not later.done()
+        later.cancel()
+        await asyncio.wait({later})
+        return first, is_late
+
+    assert run(both()) == (["first"], True)
+
+
 def test_what_came_is_shown_though_no_more_comes():
     async def source():
         yield "first"

@@ -1,0 +1,156 @@
+"""The page in a process of its own, asked on its Compare tab as a browser asks it: for `streaming --page`."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gradio_client.utils import apply_diff  # type: ignore[import-untyped]
+
+from pipeline import settings
+from pipeline.exports import chat_client, verify
+from pipeline.exports.bound import binding
+from pipeline.exports.chat_client import SIDES, Source
+from pipeline.stages.costs.machine import FILE
+from pipeline.system import checksums, files
+
+VERSION = "1"
+START_SECONDS = 180.0
+MOST_SECONDS = 600.0
+INPUTS = 10  # of the event that asks
+COLUMNS = 4
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An answer as it arrived: seconds to its first text and from there to its end, tokens, and its text."""
+
+    first: float
+    rest: float
+    tokens: int
+    text: str
+
+
+def planted(source: Source, home: Path) -> list[tuple[Source, str]]:
+    """Each side of an export as a model of the home that answers on this side alone, with the side.
+
+    The page asks both sides of a model at once, and a bare loop one after the other.
+    """
+    found = []
+    for side in source.sides:
+        folder = home / "registry" / side / VERSION
+        folder.parent.mkdir(parents=True)
+        if side == "adapter" and source.adapter is not None:
+            binding.bind(source.folder, source.adapter, folder)
+        else:
+            without = shutil.ignore_patterns(*(path.name for path in verify.adapters_of(source.folder)))
+            shutil.copytree(source.folder, folder, ignore=without)
+            checksums.write(folder)
+        facts = {"run": "benchmark", "created": time.time(), "description": "", "bytes": files.size(folder)}
+        files.write_whole(folder / "published.json", facts)
+        found.append((chat_client.of_folder(folder, side), side))
+    return found
+
+
+@contextmanager
+def served(home: Path) -> Iterator[Page]:
+    """The page over a home, until the block is left."""
+    (home / FILE).write_text("{}", "utf-8")  # else this machine is measured meanwhile
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    words = [sys.executable, "-m", "webapp", "--port", str(port)]
+    environment = settings.child_environment(OLIVE_LAB_HOME=str(home))
+    with (home / "page.log").open("wb") as log:
+        process = subprocess.Popen(words, cwd=settings.ROOT, env=environment, stdout=log, stderr=log)
+    try:
+        yield Page.opened(f"http://127.0.0.1:{port}", process)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@dataclass(frozen=True)
+class Page:
+    """An open page: its address, and the number of the event that asks."""
+
+    url: str
+    event: int
+    trigger: int
+    session: str
+
+    @classmethod
+    def opened(cls, url: str, process: subprocess.Popen[bytes]) -> Page:
+        """Open it once it answers. Raises RuntimeError if it ends, TimeoutError."""
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end:
+            if process.poll() is not None:
+                raise RuntimeError(f"the page has ended (code {process.returncode}); its log says why")
+            try:
+                with urllib.request.urlopen(f"{url}/config", timeout=START_SECONDS) as reply:
+                    config = json.load(reply)
+                break
+            except OSError:
+                time.sleep(0.2)
+        else:
+            raise TimeoutError("the page does not answer")
+        go = next(one["id"] for one in config["components"] if one["props"].get("elem_id") == "compare-go")
+        event = next(
+            one
+            for one in config["dependencies"]
+            if [go, "click"] in [list(target) for target in one["targets"]] and len(one["inputs"]) == INPUTS
+        )
+        return cls(url, event["id"], go, secrets.token_hex(5))
+
+    def ask(self, side: str, prompt: str, tokens: int) -> Answered:
+        """Ask a model of `planted`; what its column shows, and when. Raises RuntimeError for a refusal."""
+        talk = secrets.token_urlsafe(16)
+        data = [f"registry/{side}/{VERSION}", [], talk, prompt, tokens, 0, 0, "", False, ""]
+        call = {"data": data, "event_data": None, "fn_index": self.event, "trigger_id": self.trigger}
+        at = SIDES.index(side)
+        began = time.perf_counter()
+        self._join({**call, "session_hash": self.session})
+        first = ended = 0.0
+        shown: list[Any] = []
+        for shown in self._shown():
+            if shown[at] and not first:
+                first = time.perf_counter()
+            if shown[COLUMNS + at] and not ended:
+                ended = time.perf_counter()
+        if not ended:
+            raise RuntimeError(
+                f"the page has not answered: {shown[3 * COLUMNS] if shown else 'nothing came'}"
+            )
+        facts = {row[0]: row[1] for row in shown[COLUMNS + at]}
+        return Answered(first - began, ended - first, int(facts["Tokens"].split()[0]), str(shown[at]))
+
+    def _join(self, call: dict[str, Any]) -> None:
+        kind = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self.url}/gradio_api/queue/join", json.dumps(call).encode(), kind)
+        with urllib.request.urlopen(request, timeout=MOST_SECONDS) as reply:
+            reply.read()
+
+    def _shown(self) -> Iterator[list[Any]]:
+        """What the outputs are after each message of the session's stream of events, until its end."""
+        told: list[Any] = []
+        address = f"{self.url}/gradio_api/queue/data?session_hash={self.session}"
+        with urllib.request.urlopen(address, timeout=MOST_SECONDS) as stream:
+            for line in stream:
+                if not line.startswith(b"data:"):
+                    continue
+                message = json.loads(line.removeprefix(b"data:"))
+                if message["msg"] == "process_generating":
+                    came = message["output"]["data"]
+                    told = [apply_diff(*pair) for pair in zip(told, came, strict=True)] if told else came
+                    yield told
