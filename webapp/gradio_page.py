@@ -1,6 +1,7 @@
 """Caches answers of Gradio that are the same for everybody: its page, which it would make for each request.
 
-Making it takes 40 ms while holding Python's lock; with pages that poll, and on a busy machine, seconds. A
+Making it takes 100 ms while holding Python's lock; with pages that poll, and on a busy machine, seconds. And
+anybody may ask for it, under any IP address. So it is made once, without the address that it is opened by. A
 script of Gradio's is also patched here.
 """
 
@@ -11,6 +12,7 @@ import gzip
 import hashlib
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -18,7 +20,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SCRIPT = re.compile(r"/assets/index-[A-Za-z0-9_-]+\.js")
-MOST = 16  # answers; a page for each address that the lab is opened by, and few scripts
+PAGES = ("/", "/config")
+# Gradio writes the address that it was asked by into its page. The page resolves it against the address that
+# the browser has open, so the root alone says as much, and is the same for everybody.
+HOST = "page.invalid"
+ROOT = re.compile(rb'(?<=")http://page\.invalid/?(?=")')
 # Gradio's client fails to close the stream of an upload's progress and logs an error for each upload. The
 # server ends the stream with the upload; the client only has to stop listening.
 OPEN = re.compile(rb"close:\(\)=>\{console\.warn\([`'\"]Method not implemented\.[`'\"]\)\}")
@@ -34,13 +40,17 @@ class Answer:
     body: bytes = field(repr=False)
     packed: bytes = field(repr=False)
 
+    @cached_property
+    def tag(self) -> str:
+        """Its ETag."""
+        return f'"{hashlib.sha256(self.body).hexdigest()[:32]}"'
+
     def to(self, given: Headers) -> Response:
         """As a response to a request with these headers."""
-        tag = f'"{hashlib.sha256(self.body).hexdigest()[:32]}"'
-        headers = {**self.headers, "ETag": tag, "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
         if self.status != 200:
             return Response(self.body, self.status, self.headers)
-        if tag in given.get("if-none-match", ""):
+        headers = {**self.headers, "ETag": self.tag, "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
+        if self.tag in given.get("if-none-match", ""):
             return Response(None, 304, headers)
         if "gzip" in given.get("accept-encoding", ""):
             return Response(self.packed, headers={**headers, "Content-Encoding": "gzip"})
@@ -52,29 +62,29 @@ class Kept:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self._answers: dict[tuple[str, ...], Answer] = {}  # least recently used first
-        self._making = asyncio.Lock()  # made once for simultaneous requests
+        self._answers: dict[str, Answer] = {}  # by path: few, as only those of what is there are kept
+        self._making = asyncio.Lock()  # made once for simultaneous requests; what is kept doesn't wait for it
 
     @staticmethod
     def holds(scope: Scope) -> bool:
-        """Whether the answer to a request depends on nothing but the address that the lab is opened by."""
-        asked = scope["path"] == "/" or SCRIPT.fullmatch(scope["path"]) is not None
+        """Whether the answer to a request depends on nothing but its path."""
+        asked = scope["path"] in PAGES or SCRIPT.fullmatch(scope["path"]) is not None
         return asked and scope["method"] in ("GET", "HEAD")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        given = Headers(scope=scope)
-        known = (scope["path"], scope["scheme"], given.get("host", ""), scope.get("root_path", ""))
+        answer = self._answers.get(scope["path"]) or await self._make(scope)
+        await answer.to(Headers(scope=scope))(scope, receive, send)
+
+    async def _make(self, scope: Scope) -> Answer:
         async with self._making:
-            answer = self._answers.pop(known, None) or await _made(self.app, scope, given.get("host", ""))
+            answer = self._answers.get(scope["path"]) or await _made(self.app, scope)
             if answer.status == 200:
-                self._answers[known] = answer
-                while len(self._answers) > MOST:
-                    del self._answers[next(iter(self._answers))]
-        await answer.to(given)(scope, receive, send)
+                self._answers[scope["path"]] = answer
+            return answer
 
 
-async def _made(app: ASGIApp, scope: Scope, host: str) -> Answer:
-    """Gradio's answer to a plain request: no query, and no header but the host's name."""
+async def _made(app: ASGIApp, scope: Scope) -> Answer:
+    """Gradio's answer to a plain request: no query, and no header but one and the same host's name."""
     messages: list[Message] = []
     given = [{"type": "http.request", "body": b"", "more_body": False}]
 
@@ -86,13 +96,13 @@ async def _made(app: ASGIApp, scope: Scope, host: str) -> Answer:
 
     plain: dict[str, Any] = {
         "method": "GET",
+        "scheme": "http",
         "query_string": b"",
-        "headers": [(b"host", host.encode("latin-1"))],
+        "headers": [(b"host", HOST.encode())],
     }
     await app({**scope, **plain}, receive, send)
     body = b"".join(message.get("body", b"") for message in messages)
-    if scope["path"] != "/":
-        body = OPEN.sub(CLOSED, body)
+    body = ROOT.sub(b"/", body) if scope["path"] in PAGES else OPEN.sub(CLOSED, body)
     start = next(message for message in messages if message["type"] == "http.response.start")
     kind = Headers(raw=start["headers"]).get("content-type", "text/plain")
     return Answer(start["status"], {"Content-Type": kind}, body, gzip.compress(body, 6))

@@ -44,11 +44,46 @@ def test_the_page_is_made_once_for_all(client, made):
     assert made == ["/"]
 
 
-def test_each_address_has_a_page_of_its_own_and_few_are_kept(client, made, monkeypatch):
-    monkeypatch.setattr(gradio_page, "MOST", 2)
-    for host in ("localhost:1", "localhost:2", "localhost:1", "localhost:3", "localhost:1", "localhost:2"):
-        assert f'"root":"http://{host}"' in client.get("/", headers={"Host": host}).text
-    assert len(made) == 4  # 1, 2, 3, and 2 again
+def test_who_asks_by_many_addresses_has_nothing_made(client, made):
+    """Any IP address is taken as `Host`, and each page that is made holds up everybody."""
+    hosts = ["localhost:7860", "[::1]:1", *(f"10.0.{n}.{n + 1}:{n + 1}" for n in range(100))]
+    for path in ("/", "/config"):
+        texts = {client.get(path, headers={"Host": host}).text for host in hosts}
+        assert len(texts) == 1, path
+        (text,) = texts
+        assert re.findall(r'"root":"([^"]*)"', text) == ["/"], "the browser knows the address it has open"
+        assert gradio_page.HOST not in text
+    assert made == ["/", "/config"]
+
+
+def test_what_is_kept_does_not_wait_for_what_is_made():
+    """A stranger may ask for scripts that are not there, one after the other."""
+
+    async def app(scope, receive, send):
+        if scope["path"] != "/":
+            await asyncio.Event().wait()
+        await Response("page")(scope, receive, send)
+
+    async def asked(kept, path):
+        sent = []
+
+        async def send(message):
+            sent.append(message.get("body"))
+
+        await kept({"type": "http", "path": path, "method": "GET", "headers": []}, None, send)
+        return sent
+
+    async def run():
+        kept = gradio_page.Kept(app)
+        await asked(kept, "/")
+        stranger = asyncio.create_task(asked(kept, "/assets/index-none.js"))
+        await asyncio.sleep(0)
+        async with asyncio.timeout(60):
+            assert b"page" in await asked(kept, "/")
+        assert not stranger.done()
+        stranger.cancel()
+
+    asyncio.run(run())
 
 
 def test_a_browser_that_has_the_page_is_not_sent_it_again(client):
