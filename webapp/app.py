@@ -52,7 +52,6 @@ TEND_SECONDS = 3.0
 PURGE_SECONDS = 3600.0
 UPLOAD_AGE_SECONDS = 3600
 AT_ONCE = 40
-MOST_WAITING = 100  # events in the queue; each keeps its arguments, up to twice `guard.LARGEST_BODY`
 QUEUE_SECONDS = 0.02
 SESSIONS = 200  # open pages whose choices Gradio remembers; each takes half a megabyte
 log = logging.getLogger(__name__)
@@ -90,7 +89,8 @@ def create(
     mimetypes.add_type("text/javascript", ".js")  # on some systems it is plain text, which browsers reject
     _keep_signatures()
     blocks = page()
-    blocks.queue(default_concurrency_limit=AT_ONCE, api_open=False, max_size=MOST_WAITING)
+    waiting = gradio_requests.MOST_WAITING * len({*gradio_requests.groups(blocks).values()})
+    blocks.queue(default_concurrency_limit=AT_ONCE, api_open=False, max_size=waiting)
     blocks.state_session_capacity = SESSIONS
     # Gradio polls for events a thousand times a second: a twentieth of a core while idle.
     blocks._queue.sleep_when_free = blocks._queue.progress_update_sleep_when_free = QUEUE_SECONDS

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import gradio as gr
+from gradio.queueing import Event
 from gradio.server_messages import ProcessCompletedMessage, UnexpectedErrorMessage
 from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect
@@ -43,9 +45,19 @@ KEYS = {"data", "event_data", "event_id", "fn_index", "session_hash", "trigger_i
 MOST_NESTED = 10_000
 MOST_VALUES = 200
 MOST_PROGRESS = 40  # streams of upload progress; without one a page shows no bar
+# Events that wait in each group of handlers that share threads (Gradio's `concurrency_id`), so that what is
+# slow takes no places of what is quick. Each keeps its arguments, up to twice `guard.LARGEST_BODY`.
+MOST_WAITING = 20
 MOST_UNREAD = 12  # events of a session whose answers nobody has read
 SESSIONS = 100  # sessions with unread or read answers; each has one stream
 BUSY = "The lab has too many requests now; try again in a minute."
+
+
+class Call(NamedTuple):
+    """A call that a page could send: the name of its session, "" for none, and the number of its handler."""
+
+    session: str
+    handler: int | None
 
 
 class Door:
@@ -55,6 +67,7 @@ class Door:
         self.app = app
         self.kept = Kept(app)
         self.queue = blocks._queue
+        self.groups = groups(blocks)
         self.inputs = {number: len(fn.inputs) for number, fn in blocks.fns.items()}
         self.streams: set[str] = set()  # sessions whose events are being sent
         self.ending: set[str] = set()  # those of them that are being ended to make room
@@ -90,10 +103,12 @@ class Door:
             body += message.get("body", b"")
             if not message.get("more_body"):
                 break
-        session = sound(body, self.inputs)
-        if session is None:
+        call = sound(body, self.inputs)
+        if call is None:
             await _say(UNFIT, 422)(scope, receive, send)
-        elif "/queue/join" in scope["path"] and not self._has_room(session):
+        elif "/queue/join" in scope["path"] and not (
+            await self._has_room(call.session) and await self._has_place(call)
+        ):
             await _say(BUSY, 503)(scope, receive, send)
         else:
             sent = False
@@ -134,9 +149,36 @@ class Door:
         finally:
             self.bars -= 1
 
-    def _has_room(self, session: str) -> bool:
+    async def _has_place(self, call: Call) -> bool:
+        """Whether one more event may wait for its handler. If needed, another one makes room: the oldest of
+        those whose answers nobody reads, else the newest of a session that has more of them than this one.
+
+        Gradio counts all that wait, so whoever fills the queue of one slow handler would stop all others.
+        """
+        group = self.queue.event_queue_per_concurrency_id.get(self.groups.get(call.handler, ""))
+        waiting = [] if group is None else list(group.queue)
+        if len(waiting) < MOST_WAITING:
+            return True
+        left = next((event for event in waiting if event.session_hash not in self.streams), None)
+        if left is None:
+            many = Counter(event.session_hash for event in waiting)
+            left = max(reversed(waiting), key=lambda event: many[event.session_hash])
+            if many[left.session_hash] <= many[call.session] + 1:
+                return False
+        await self._drop(left)
+        return True
+
+    async def _drop(self, event: Event) -> None:
+        """Let an event wait no more, and tell its page, if there is one."""
+        await self.queue.remove_from_queue(event._id)
+        messages = self.queue.pending_messages_per_session.get(event.session_hash)
+        if event._id not in self.queue.event_ids_to_events and messages is not None:  # else it has just begun
+            said = ProcessCompletedMessage(output={"error": BUSY}, success=False, event_id=event._id)
+            messages.put_nowait(said)
+
+    async def _has_room(self, session: str) -> bool:
         """Whether one more answer can be kept. If needed, a session makes room: the oldest that has read all
-        its answers, else the oldest that is not reading.
+        its answers, else the oldest that is not reading, and at last one whose events nobody waits for.
 
         Gradio itself would forget the oldest session, even one that is reading or has running events.
         """
@@ -148,7 +190,12 @@ class Door:
         reading = {name for name in self.streams if unread.get(name)}
         free = [name for name in kept if name not in busy | reading]
         if not free:
-            return False
+            left = next((name for name in kept if name not in self.streams | self.ending), None)
+            if left is None:
+                return False
+            await self.queue.clean_events(session_hash=left)  # as Gradio does when a page is closed
+            self._forget(left)
+            return True
         oldest = min(free, key=lambda name: (bool(unread.get(name)), name in self.streams))
         if oldest in self.streams:
             # As Gradio does for canceled events: it says that the stream is over, and a page opens another
@@ -166,8 +213,14 @@ class Door:
         self.queue.pending_event_ids_session.pop(session, None)
 
 
-def sound(body: bytes, inputs: Mapping[int, int]) -> str | None:
-    """The session name of a call, "" for none; None if no page would send this call.
+def groups(blocks: gr.Blocks) -> dict[int | None, str]:
+    """The group that each handler waits in, of those that wait."""
+    waits = {number: fn for number, fn in blocks.fns.items() if fn.fn and fn.queue is not False}
+    return {number: str(fn.concurrency_id) for number, fn in waits.items()}
+
+
+def sound(body: bytes, inputs: Mapping[int, int]) -> Call | None:
+    """The call in a body; None if no page would send it.
 
     `inputs` says how many values each handler takes.
     """
@@ -184,7 +237,7 @@ def sound(body: bytes, inputs: Mapping[int, int]) -> str | None:
     fits = all(value is None or _is_name(value) for value in names)
     fits = fits and all(value is None or (type(value) is int and 0 <= value < 1 << 31) for value in numbers)
     fits = fits and given.keys() <= KEYS and _is_filled(given, inputs)
-    return str(given.get("session_hash") or "") if fits else None
+    return Call(str(given.get("session_hash") or ""), given.get("fn_index")) if fits else None
 
 
 def _is_filled(given: dict[str, Any], inputs: Mapping[int, int]) -> bool:

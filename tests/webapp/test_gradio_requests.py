@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -63,8 +63,11 @@ def test_who_asks_for_a_session_that_is_not_there_gets_an_answer_and_no_log(clie
 
 def test_events_that_wait_are_few(client):
     """Each keeps its body in memory."""
-    queue = gradio(client).get_blocks()._queue
-    assert queue.max_size * guard.LARGEST_BODY * 2 <= 512 << 20
+    blocks = gradio(client).get_blocks()
+    assert blocks._queue.max_size * guard.LARGEST_BODY * 2 <= 512 << 20
+    kinds = {*gradio_requests.groups(blocks).values()}
+    assert {"checks", "home", "azure", "hub"} < kinds
+    assert blocks._queue.max_size == len(kinds) * gradio_requests.MOST_WAITING, "one takes no other's places"
 
 
 def test_a_call_holds_no_more_than_its_handler_takes(home, client):
@@ -139,11 +142,15 @@ def test_answers_that_nobody_reads_are_few(client):
     assert client.post("/gradio_api/queue/join", json=body | {"session_hash": "other"}).status_code == GOOD
 
 
-def at_the_door(client: TestClient) -> tuple[gradio_requests.Door, Callable[[str], int]]:
-    """The door, with no session there, and how a session has an event carried out: the status of its call."""
-    found = next(
+def door(client: TestClient) -> gradio_requests.Door:
+    return next(
         route.app for route in client.app.routes if isinstance(getattr(route, "app", 0), gradio_requests.Door)
     )
+
+
+def at_the_door(client: TestClient) -> tuple[gradio_requests.Door, Callable[[str], int]]:
+    """The door, with no session there, and how a session has an event carried out: the status of its call."""
+    found = door(client)
     queue = found.queue
     queue.pending_messages_per_session.clear()
     queue.pending_event_ids_session.clear()
@@ -166,6 +173,72 @@ def test_sessions_that_nobody_reads_make_room_and_others_stay(client, monkeypatc
     assert list(at_door.queue.pending_messages_per_session) == ["read", "three", "four"]
     at_door.streams |= {"three", "four"}
     assert [join("five"), join("four")] == [503, GOOD]
+
+
+@pytest.fixture
+def join(client, monkeypatch) -> Iterator[Callable[..., int]]:
+    """Have a session call a handler of a group, when no handler is begun: all that may be carried out are."""
+    queue = gradio(client).get_blocks()._queue
+    until(lambda: not queue.event_ids_to_events, "the end of other events", 60)
+    queue.pending_messages_per_session.clear()
+    queue.pending_event_ids_session.clear()
+    monkeypatch.setattr(queue, "active_jobs", [])
+    kinds = gradio_requests.groups(gradio(client).get_blocks())
+
+    def send(session: str, group: str = "checks") -> int:
+        number = next(number for number, kind in kinds.items() if kind == group)
+        body = {"data": [], "fn_index": number, "session_hash": session}
+        return client.post("/gradio_api/queue/join", json=body).status_code
+
+    yield send
+    for waits in queue.event_queue_per_concurrency_id.values():
+        waits.queue.clear()
+    queue.event_ids_to_events.clear()
+
+
+def waiting(client: TestClient, group: str = "checks") -> list[str]:
+    """The sessions whose events wait."""
+    return [
+        event.session_hash
+        for event in gradio(client).get_blocks()._queue.event_queue_per_concurrency_id[group].queue
+    ]
+
+
+def test_a_full_kind_of_event_takes_no_place_of_another(client, monkeypatch, join):
+    at_door = door(client)
+    crowd = [f"s{n}" for n in range(gradio_requests.MOST_WAITING)]
+    monkeypatch.setattr(at_door, "streams", {*crowd, "late"})
+    kinds = sorted({*at_door.groups.values()})
+    monkeypatch.setattr(gradio_requests, "MOST_UNREAD", len(kinds))
+    for kind in kinds:
+        assert [join(name, kind) for name in [*crowd, "late"]] == [GOOD] * len(crowd) + [503], kind
+        assert waiting(client, kind) == crowd
+
+
+def test_events_whose_answers_nobody_reads_make_room(client, monkeypatch, join):
+    at_door = door(client)
+    monkeypatch.setattr(at_door, "streams", {"reads", "reads-too"})
+    crowd = [f"s{n}" for n in range(gradio_requests.MOST_WAITING - 1)]
+    assert {join(name) for name in [*crowd, "reads", "reads-too", "new"]} == {GOOD}
+    assert waiting(client) == [*crowd[2:], "reads", "reads-too", "new"], "the oldest of them"
+    monkeypatch.setattr(at_door, "streams", set())
+    told = client.get("/gradio_api/queue/data", params={"session_hash": "s0"}).text
+    assert gradio_requests.BUSY in told, "a page that was late to ask"
+
+
+def test_who_sends_many_events_makes_room_for_others(client, monkeypatch, join):
+    half = gradio_requests.MOST_WAITING // 2
+    monkeypatch.setattr(door(client), "streams", {"many", "more", "new"})
+    assert {join(name) for name in ["many", "more"] * half} == {GOOD}
+    assert [join("new") for _ in range(half + 1)].count(GOOD) == gradio_requests.MOST_WAITING // 3
+    assert waiting(client)[0] == "many", "its oldest stays"
+
+
+def test_sessions_whose_events_nobody_waits_for_make_room(client, monkeypatch, join):
+    monkeypatch.setattr(gradio_requests, "SESSIONS", 2)
+    monkeypatch.setattr(door(client), "streams", {"reads"})
+    assert [join(name) for name in ("left", "reads", "new")] == [GOOD] * 3
+    assert waiting(client) == ["reads", "new"]
 
 
 def test_a_body_that_is_too_large_and_hides_its_size_is_refused(client, capfd):
