@@ -35,7 +35,7 @@ from pipeline.serving import connections
 from pipeline.store.run import ENDED
 from pipeline.system import own_process
 from pipeline.worker import loop
-from webapp import gradio_requests, guard, handler_values, local_models, talks, uploads
+from webapp import gradio_requests, guard, handler_values, local_models, servers, talks, uploads
 from webapp.home import store
 from webapp.routes import data_cards, examples, live, queue, votes
 from webapp.routes.runs import router
@@ -309,6 +309,7 @@ async def _tend(home: Path) -> None:
         try:
             await asyncio.to_thread(_see_to_worker, home)
             await chat_client.release_idle()
+            await asyncio.to_thread(servers.end_idle)
             if time.monotonic() >= purge_at:
                 purge_at = time.monotonic() + PURGE_SECONDS
                 await asyncio.to_thread(disk.purge, store())

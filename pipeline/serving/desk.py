@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,15 @@ STOPPED = "The server is being stopped; start it again, then ask again."
 
 
 class Desk:
-    """Takes questions to the process of the model that is offered; a process that dies is started again."""
+    """Takes questions to the process of the model that is offered; a process that dies is started again.
 
-    def __init__(self, home: Path, offer: Offer) -> None:
+    `count` is called with how many are here, whenever one comes or goes.
+    """
+
+    def __init__(self, home: Path, offer: Offer, count: Callable[[int], None] | None = None) -> None:
         self.home = home
         self.offer = offer
+        self.count = count or (lambda here: None)
         self.closing = asyncio.Event()
         self._places = asyncio.Semaphore(MOST_ANSWERED)  # first come, first served
         self._here = 0
@@ -49,7 +53,7 @@ class Desk:
         """
         if self._here >= MOST_ANSWERED + MOST_WAITING:
             raise Fault(FULL, 429, code="too_many_requests")
-        self._here += 1
+        self._come(1)
         try:
             async with self._places:
                 asked = chat_client.exchange(
@@ -59,7 +63,11 @@ class Desk:
                     while (piece := await self._next(pieces)) is not None:
                         yield piece
         finally:
-            self._here -= 1
+            self._come(-1)
+
+    def _come(self, more: int) -> None:
+        self._here += more
+        self.count(self._here)
 
     async def _next(self, pieces: AsyncGenerator[dict[str, Any], None]) -> dict[str, Any] | None:
         """The next piece, None at the end. A model that hangs is ended, and with it all its answers."""

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -86,6 +87,11 @@ def _say(value: dict[str, Any]) -> None:
     print(to_json(value), flush=True)
 
 
+def _count(here: int) -> None:
+    with suppress(OSError):  # whoever attended it has gone, and with that this process ends
+        _say({"answering": here})
+
+
 def _run(args: argparse.Namespace) -> int:
     home = settings.home()
     offered = offer.of(home, args.target, args.adapter)
@@ -141,7 +147,7 @@ async def _serve(
     home: Path, offered: Offer, listener: socket.socket, token: str, given: bool, args: argparse.Namespace
 ) -> None:
     """Load the model, say where it is, and answer."""
-    desk = Desk(home, offered)
+    desk = Desk(home, offered, _count if args.attended else None)
     try:
         await desk.load()
         _tell(desk, listening.address(args.host, listener), token, given, args)

@@ -41,6 +41,19 @@ def test_a_model_is_served_to_whom_has_started_it(app, written_export):
     expect(other.locator("#serve-notice")).to_have_text("You serve no model.")
     other.click("#serve-stop")
     expect(other.locator("#serve-notice")).to_have_text("You serve no model.")
+
+    third = app.open(f"?tab=compare&run={run}")
+    panel(third)
+    other.click("#serve-go")
+    expect(other.locator("#serve-facts dd")).to_have_count(3)
+    third.click("#serve-go")
+    expect(third.locator("#serve-notice")).to_contain_text("2 models are served already")
+    third.click("#serve-other input")
+    third.get_by_role("option").last.click()
+    assert faults(third) == []
+    third.click("#serve-free")
+    expect(third.locator("#serve-notice")).to_contain_text(f"Stopped serving run {run}; start yours now.")
+    expect(third.locator("#serve-other")).to_be_hidden()
     page.click("#serve-stop")
     expect(page.locator("#serve-notice")).to_contain_text(f"Stopped serving run {run}.")
     with pytest.raises(httpx.ConnectError):
