@@ -12,6 +12,7 @@ adapter, 1,300 with one on every matrix, and as many weights a few times.
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import re
 import struct
@@ -20,10 +21,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, TypeAlias
 
 from pipeline import display
-from pipeline.exports import wire
 
 SUFFIX = ".onnx_adapter"
 ADAPTER = f"adapter_weights{SUFFIX}"  # as exports of the lab name theirs
@@ -40,11 +40,14 @@ MOST_PARTS = 300_000  # nodes, attributes, shapes; a graph of 30 layers has 11,0
 LARGEST_GRAPH = 16 << 20  # bytes without values; real ones have some megabytes, and take forty times that
 LARGEST_FILE = 256 << 20  # with values: a long RoPE's two tables of cosines and sines have 26 to 140 MB
 BULK = 1 << 16  # bytes of values that count as such
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # how a field of a protobuf message is written
+# Where values lie: by number of a field, the fields inside it, or None for the values themselves.
+Fields: TypeAlias = "Mapping[int, Fields | None]"
 # Fields of onnx.proto that lead to a tensor's raw_data, by message: a node's attributes have graphs.
-_TENSOR: wire.Path = {9: None}
-_GRAPH: dict[int, wire.Path] = {5: _TENSOR}
+_TENSOR: Fields = {9: None}
+_GRAPH: dict[int, Fields] = {5: _TENSOR}
 _GRAPH[1] = {5: {5: _TENSOR, 6: _GRAPH}}
-VALUES: wire.Path = {7: _GRAPH}
+VALUES: Fields = {7: _GRAPH}
 Dimension = int | str | None  # a size, a symbol that stands for one, or anything
 
 
@@ -140,12 +143,80 @@ def _require_small(file: Path) -> None:
     """
     size = file.stat().st_size
     if size > LARGEST_GRAPH:
-        size -= wire.bulk(file, VALUES, BULK, MOST_PARTS) if size <= LARGEST_FILE else 0
+        size -= _bulk(file, VALUES, BULK, MOST_PARTS) if size <= LARGEST_FILE else 0
     if size > LARGEST_GRAPH:
         raise ValueError(
             f"{file.name} has more than {LARGEST_GRAPH >> 20} MB; export the model with its weights in a file"
             " of their own"
         )
+
+
+def _bulk(file: Path, values: Fields, least: int, most: int) -> int:
+    """Bytes of those fields of a protobuf file that `values` leads to and that have at least `least` bytes.
+
+    Read from the fields themselves (https://protobuf.dev/programming-guides/encoding), without building
+    objects: a message of many small ones takes forty times its size in memory once it is built.
+
+    Fields shorter than that are not looked into. Raises ValueError if more than `most` fields were read,
+    google.protobuf's DecodeError if the file is no message.
+    """
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        found, read = 0, 0
+        left = [(0, len(data), values)]
+        while left:
+            begin, end, inside = left.pop()
+            for number, first, length in _fields(data, begin, end):
+                read += 1
+                if read > most:
+                    raise ValueError(f"{file.name} has more than {most:,} parts; export the model again")
+                if length < least or number not in inside:
+                    continue
+                within = inside[number]
+                if within is None:
+                    found += length
+                else:
+                    left.append((first, first + length, within))
+        return found
+
+
+def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Number, place and length of each field of a message; the length is 0 of what is no block of bytes."""
+    while at < end:
+        key, at = _varint(data, at, end)
+        kind = key & 7
+        if kind == VARINT:
+            _, at = _varint(data, at, end)
+            yield key >> 3, at, 0
+            continue
+        if kind == BYTES:
+            length, at = _varint(data, at, end)
+        else:
+            length = {FIXED64: 8, FIXED32: 4}.get(kind, -1)
+        if length < 0 or length > end - at:
+            raise _broken()
+        yield key >> 3, at, length if kind == BYTES else 0
+        at += length
+
+
+def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
+    """A number of seven bits a byte, and the place after it."""
+    number = 0
+    for shift in range(0, 70, 7):
+        if at >= end:
+            break
+        byte = data[at]
+        at += 1
+        number |= (byte & 127) << shift
+        if byte < 128:
+            return number, at
+    raise _broken()
+
+
+def _broken() -> Exception:
+    from google.protobuf.message import DecodeError
+
+    error: Exception = DecodeError("cut short, or no message")
+    return error
 
 
 def _require_few(file: Path, what: str, count: int, most: int) -> None:

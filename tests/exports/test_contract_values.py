@@ -1,4 +1,4 @@
-"""How much of a protobuf message is values."""
+"""How much of a graph's file is values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.exports import contract, wire
+from pipeline.exports import contract
 
 MOST = 1000
 
@@ -34,7 +34,7 @@ def graph(initializers: int = 0, branch: int = 0, constant: int = 0) -> bytes:
 def found(data: bytes, folder: Path, least: int = 100, most: int = MOST) -> int:
     file = folder / "model.onnx"
     file.write_bytes(data)
-    return wire.bulk(file, contract.VALUES, least, most)
+    return contract._bulk(file, contract.VALUES, least, most)
 
 
 @pytest.mark.parametrize(
