@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -10,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline import display
+from pipeline.errors import LabError
 from pipeline.exports import contract, serving_ids, verify
 from pipeline.inputs.models import licences
 from pipeline.publish import card, inference_model, zip_file
@@ -78,11 +80,24 @@ def fill(part: Path, source: Path, template: str | None, texts: Mapping[str, str
     """Write the folder: an export's files, of which large ones are links where the disk has them, a chat
     template if there is one to be written, and texts by name.
 
-    Raises LabError if the disk has no room.
+    Raises LabError if the disk has no room, or gets full meanwhile.
     """
     paths = needed(source)
     linked = source.stat().st_dev == part.stat().st_dev
     files.make_room(part, 0 if linked else files.size(*paths))
+    try:
+        _copy(part, source, paths, template, texts)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise LabError(
+            f"The disk of {display.line(str(part.parent))} is full; free some space there and publish again."
+        ) from None
+
+
+def _copy(
+    part: Path, source: Path, paths: list[Path], template: str | None, texts: Mapping[str, str]
+) -> None:
     for path in paths:
         target = part / path.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
