@@ -7,6 +7,7 @@ import contextlib
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -74,20 +75,20 @@ def _earlier(talk: Talk, named: Sequence[str]) -> list[list[list[str]] | None]:
     return [[[words[id(turn)], text] for turn, text in talk.after(column)] or None for column in named]
 
 
-async def run_both(*given: Any, again: bool = False) -> AsyncIterator[tuple[Any, ...]]:
+async def run_both(*given: Any, again: bool = False) -> AsyncGenerator[tuple[Any, ...], None]:
     """The outputs of `compare`; its button is disabled with the first of them.
 
     Later ones have the button's words alone: for an update Gradio makes a whole component anew each time,
     which takes time from the model.
     """
     button: Any = gr.update(interactive=False)
-    async with contextlib.aclosing(compare(*given, again=again)) as steps:
+    async with contextlib.aclosing(partial(compare, again=again)(*given)) as steps:
         async for shown in steps:
             yield *shown, button
             button = RUN
 
 
-async def run_again(*given: Any) -> AsyncIterator[tuple[Any, ...]]:
+async def run_again(*given: Any) -> AsyncGenerator[tuple[Any, ...], None]:
     """The same where the last turn is asked once more."""
     async with contextlib.aclosing(run_both(*given, again=True)) as steps:
         async for shown in steps:
