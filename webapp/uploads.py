@@ -9,6 +9,7 @@ copy; Gradio deletes its own after `UPLOAD_AGE_SECONDS`.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import shutil
@@ -41,8 +42,10 @@ PIECE = 1 << 20  # bytes copied at a time
 AT_ONCE = 8  # times the largest file: what all uploads together may take
 FORM = 1 << 20  # bytes that the form adds to the file
 LEAST_FILE = 4096  # bytes that a small one takes on a disk
-FULL = "There is no room for more uploads now; try again in an hour."
+QUIET_SECONDS = 300.0  # in which nobody has read an upload, after which it makes room for others
+FULL = "There is no room for more uploads now; try again in some minutes."
 NOT_HERE = "This file is not among the uploads of this page, or not any more; upload it again."
+_read: dict[str, float] = {}  # by their folders: when uploads were last read
 _NO_LINK = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -54,6 +57,9 @@ def empty() -> None:
 
 def tidy(older_than: float) -> None:
     """Remove partial files of lost connections, older than `older_than` seconds."""
+    for digest in list(_read):
+        if not (settings.uploads() / digest).exists():
+            _read.pop(digest, None)
     for path in settings.uploads().iterdir():
         with suppress(FileNotFoundError):  # it has just been completed
             facts = path.lstat()
@@ -121,6 +127,7 @@ def _opened(digest: str, name: str) -> Iterator[int]:
         facts = os.fstat(opened[-1])
         if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
             raise InputError(NOT_HERE)
+        _read[digest] = time.monotonic()
         yield opened[-1]
     finally:
         for number in reversed(opened):
@@ -168,7 +175,11 @@ class FilesOnly(GradioMultiPartParser):
 
 class Room:
     """ASGI middleware: an upload may start and continue only if it fits beside the others and leaves space
-    for runs. Only bytes that have arrived count: anybody can state a size and send nothing."""
+    for runs. Only bytes that have arrived count: anybody can state a size and send nothing.
+
+    Where there is no more room, uploads that nobody has read for a while make some, the longest unread first:
+    who has read all of one keeps nothing in its box, and who left would close uploads to all others.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -183,6 +194,9 @@ class Room:
         size = int(length) if length.isdecimal() and len(length) < 20 else None
         await self._look()
         refused = _refusal(size, self.used)
+        if refused is not None and refused[1] == FULL:
+            quiet = await asyncio.to_thread(lambda: sum(size for _, _, size in _quiet()))
+            refused = _refusal(size, self.used - quiet)  # they go as its bytes arrive
 
         async def counted() -> Message:
             nonlocal refused
@@ -216,6 +230,8 @@ class Room:
         """Count a piece of an upload; as `_refusal`."""
         refused = _refusal(arrived, self.used)
         if refused:  # other uploads may have been deleted since
+            if refused[1] == FULL:
+                await asyncio.to_thread(_make_way, arrived)
             await self._look()
             refused = _refusal(arrived, self.used)
         if refused is None:
@@ -231,7 +247,7 @@ def _refusal(size: int | None, others: int) -> tuple[int, str] | None:
         return 411, "An upload has to state its size; upload it with a browser."
     if size > most + FORM:
         return 413, f"This file is larger than the {most:,} bytes allowed here."
-    if others + size > AT_ONCE * (most + FORM):
+    if others + size > _most():
         return 413, FULL
     try:
         files.make_room(settings.uploads(), size)
@@ -240,6 +256,35 @@ def _refusal(size: int | None, others: int) -> tuple[int, str] | None:
     return None
 
 
-def _used() -> int:
-    """Bytes of all existing uploads."""
-    return sum(max(LEAST_FILE, file.st_size) for file in files.stats([settings.uploads()]))
+def _most() -> int:
+    """Bytes that all uploads together may take."""
+    return AT_ONCE * (settings.max_upload_bytes() + FORM)
+
+
+def _used(folder: Path | None = None) -> int:
+    """Bytes of all existing uploads, or of one."""
+    return sum(max(LEAST_FILE, file.st_size) for file in files.stats([folder or settings.uploads()]))
+
+
+def _quiet() -> list[tuple[float, Path, int]]:
+    """Uploads that nobody has read for a while: for how many seconds, the longest first, folder and bytes."""
+    found = []
+    for folder in settings.uploads().iterdir():
+        with suppress(OSError):  # it has just gone
+            if re.fullmatch(DIGEST, folder.name) and not folder.is_symlink():
+                times = [path.lstat().st_mtime for path in (folder, *folder.iterdir())]
+                read = time.monotonic() - _read.get(folder.name, -math.inf)
+                since = min(read, time.time() - max(times))
+                if since > QUIET_SECONDS:
+                    found.append((since, folder, _used(folder)))
+    return sorted(found, reverse=True)
+
+
+def _make_way(size: int) -> None:
+    """Remove quiet uploads until so many bytes are free, or more: all have to be looked at each time."""
+    left = max(size, _most() // 32) + _used() - _most()
+    for _, folder, taken in _quiet():
+        if left <= 0:
+            break
+        shutil.rmtree(folder, ignore_errors=True)
+        left -= taken

@@ -6,6 +6,8 @@ import asyncio
 import os
 import shutil
 import tempfile
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -150,6 +152,63 @@ def test_what_has_gone_takes_no_room(small):
                 path.unlink()
 
     asyncio.run(run())
+
+
+def age(named, seconds=2 * uploads.QUIET_SECONDS):
+    """Make an upload older."""
+    path = Path(named)
+    for one in (path, path.parent):
+        os.utime(one, times=(time.time() - seconds,) * 2)
+
+
+@pytest.fixture
+def full(small, uploaded, monkeypatch):
+    """Uploads that take all room: the one named first was read just now, the others are older and older."""
+    monkeypatch.setattr(uploads, "_read", {})
+    put = [uploaded(b"%d" % n, "large.jsonl") for n in range(uploads.AT_ONCE)]
+    for n, named in enumerate(put):
+        os.truncate(named, small - 2 * uploads.LEAST_FILE)
+        age(named, uploads.QUIET_SECONDS + 60 * (n + 1))
+    assert uploads.known(put[0])
+    return put
+
+
+def test_where_there_is_no_room_those_that_nobody_reads_make_some(full, small):
+    """Else who fills it closes uploads to everybody for an hour."""
+    size = Path(full[0]).stat().st_size
+    for there in (full[:-1], full[:-2]):
+        assert asyncio.run(send_upload(uploads.Room(keep), size, [bytes(size)]))[0] == 200
+        assert [named for named in full if Path(named).exists()] == there, "the longest unread goes"
+    for named in full[1:-2]:
+        assert uploads.known(named) == named
+    status, said = asyncio.run(send_upload(uploads.Room(keep), size, [bytes(size)]))
+    assert (status, said.decode().strip()) == (413, uploads.FULL)
+    assert [named for named in full if Path(named).exists()] == full[:-2], "all that is read stays"
+
+
+def test_only_what_arrives_has_others_make_room(full, small):
+    """Anybody can state a size and send nothing."""
+
+    async def run():
+        room = uploads.Room(keep)
+        slow = asyncio.create_task(send_upload(room, small, []))
+        while not any(path.is_file() for path in settings.uploads().iterdir()):
+            assert not slow.done()
+            await asyncio.sleep(0)
+        there = [named for named in full if Path(named).exists()]
+        slow.cancel()
+        return there
+
+    assert asyncio.run(run()) == full
+
+
+def test_what_has_gone_is_not_remembered(home, uploaded):
+    named = uploaded(b"rows")
+    assert uploads.known(named)
+    assert Path(named).parent.name in uploads._read
+    shutil.rmtree(Path(named).parent)
+    uploads.tidy(3600)
+    assert Path(named).parent.name not in uploads._read
 
 
 def test_an_upload_that_no_longer_fits_ends_in_the_middle(home, client, uploaded):
