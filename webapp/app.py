@@ -313,6 +313,7 @@ async def _tend(home: Path) -> None:
             if time.monotonic() >= purge_at:
                 purge_at = time.monotonic() + PURGE_SECONDS
                 await asyncio.to_thread(disk.purge, store())
+                await asyncio.to_thread(disk.tidy_prompts, store())
                 await asyncio.to_thread(uploads.tidy, UPLOAD_AGE_SECONDS)
                 await asyncio.to_thread(talks.tidy, home)
             said = ""

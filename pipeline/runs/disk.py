@@ -39,6 +39,7 @@ YOUNG = 3600.0
 ASIDE = ".gone"
 MEASURED = "measured"  # by results of exports: what evaluations of theirs measured (`known_rows`)
 LOCKED = ("artifacts", MEASURED)  # whose folders are locked by those who use them
+LOOKED_AT = ".looked-at"  # beside a prompt file that was uploaded on the page: when somebody last chose it
 PLACES = {
     "results": "artifacts", "models": "models", "datasets": "datasets",
     "fetched datasets": fetching_rows.FOLDER, "data cards": "cards", "runs": "runs",
@@ -140,6 +141,28 @@ def purge(store: Store, older_than: float = DAY) -> list[str]:
         for path in moved:
             _delete(path)
     return gone
+
+
+def look_at(file: Path, *, new: bool = False) -> None:
+    """Note that a prompt file is chosen just now; one that is `new` is removed later, if no run uses it."""
+    mark = file.with_name(LOOKED_AT)
+    with suppress(FileNotFoundError):  # it has just been removed
+        if new or mark.exists():
+            mark.touch(mode=0o600)
+
+
+def tidy_prompts(store: Store, older_than: float = DAY) -> list[str]:
+    """Remove uploaded prompt files that no run refers to and nobody has chosen for so many seconds."""
+    with store.held_still() as inventory:
+        found = {
+            folder: name
+            for folder, name in _candidates(store.home, inventory).items()
+            if (folder / LOOKED_AT).exists() and not _is_young(folder, older_than)
+        }
+        moved = _take_aside(found, young=YOUNG)
+    for aside in moved:
+        _delete(aside)
+    return list(moved.values())
 
 
 def _users(inventory: Inventory) -> dict[str, set[str]]:

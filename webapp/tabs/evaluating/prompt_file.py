@@ -17,7 +17,7 @@ from pipeline import display, settings
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.evaluation.fewest import LEAST_ROWS
 from pipeline.inputs.options import describe
-from pipeline.runs import submit
+from pipeline.runs import disk, submit
 from pipeline.runs.data import prepare_data
 from pipeline.runs.data.prepare_data import Checked
 from pipeline.stages import evaluate, finetune
@@ -92,7 +92,10 @@ def _taken(
         found = _found(copy, work, data, template, model, tell)
         if problems := _problems(found):
             raise InputError(problems)
-        return _said(copy.name, found), submit.keep(store().home, found.made)
+        there = {value for _, value in choices.data(store().home)}
+        kept = submit.keep(store().home, found.made)
+        disk.look_at(kept, new=str(kept) not in there)
+        return _said(copy.name, found), kept
 
 
 def show(chosen: str | None, data: str | None, template: str, model: str) -> Iterator[tuple[Any, Any]]:
@@ -115,6 +118,7 @@ def show(chosen: str | None, data: str | None, template: str, model: str) -> Ite
         yield {"text": sentence(error), "kind": "bad"}, remove
         return
     _remember(asked, said)
+    disk.look_at(Path(chosen))
     yield said, remove
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ import yaml
 
 from pipeline.errors import InputError
 from pipeline.inputs.data import datasets
+from pipeline.runs import disk
 from pipeline.runs.data import prepare_data
 from pipeline.stages.evaluate import Options
 from tests.helpers import planted
 from tests.helpers.page import FULL, SAMPLE, full_disk, values
 from webapp import local_models, uploads
+from webapp.home import store
 from webapp.tabs import data, lab
 from webapp.tabs.evaluating import prompt_file
 
@@ -81,6 +85,24 @@ def test_an_upload_that_cannot_be_asked_is_refused_with_its_line_and_not_kept(
     assert (said, choice, box) == (None, SKIP, None)  # what was chosen stays
     assert not (home / "datasets").exists()
     assert list((home / ".gradio-uploads" / uploads.COPIES).iterdir()) == []
+
+
+def test_one_that_no_run_uses_goes_after_a_day_unless_somebody_chooses_it(home, uploaded, kept):
+    other = data.found(uploaded(b"prompt,response\na,b\n", "rows.csv"), None, TEMPLATE, "")[8]["value"]
+    used = taken(uploaded(ROWS + b"Who?,I.\n", "used.csv"))[2]["value"]
+    planted.plant(store(), stages={"evaluate": {"data": used}})
+
+    def age() -> None:
+        for folder in (home / "datasets").iterdir():
+            for path in (folder, *folder.iterdir()):
+                os.utime(path, (time.time() - 2 * disk.DAY,) * 2)
+
+    age()
+    shown(kept)
+    assert disk.tidy_prompts(store()) == []
+    age()
+    assert disk.tidy_prompts(store()) == [Path(kept).name]
+    assert [Path(path).exists() for path in (kept, other, used)] == [False, True, True]
 
 
 def test_what_is_no_upload_or_finds_no_room_is_a_sentence(home, uploaded, monkeypatch):
