@@ -23,6 +23,7 @@ from pipeline.system import own_process
 from pipeline.system.files import to_json
 
 MOST = 4  # processes at a time
+OLD_SECONDS = 5.0  # after which one makes room for somebody who waits
 SECONDS = 90.0  # for an answer; the process itself ends sooner, where it is alive
 LONGEST_ANSWER = 1 << 24  # bytes
 PIECE = 1 << 16
@@ -127,13 +128,14 @@ def _taken(folder: Path) -> subprocess.Popen[bytes]:
     with _changing:
         kept = _idle.pop(folder, None)
         if kept is not None and kept.poll() is None:
+            _processes[kept] = time.monotonic()
             return kept
         if kept is not None:
             _end(kept)
         while len(_processes) >= MOST and _idle:
             _end(_idle.pop(next(iter(_idle))))
-        if len(_processes) >= MOST:
-            raise Busy("Many others look at rows just now; try again in a minute.")
+        if len(_processes.keys() - _ending) >= MOST:
+            _make_room()
         process = own_process.start(
             ["-m", "pipeline.exports.row_tokens", os.fspath(folder)],
             {**settings.bare_environment(), "HF_HUB_OFFLINE": "1"},
@@ -141,14 +143,23 @@ def _taken(folder: Path) -> subprocess.Popen[bytes]:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
-        _processes.append(process)
+        _processes[process] = time.monotonic()
         return process
+
+
+def _make_room() -> None:
+    """Have the oldest process end, which whoever waits for it sees. Raises Busy if that is not old."""
+    oldest = min(_processes.keys() - _ending, key=lambda process: _processes[process])
+    if time.monotonic() - _processes[oldest] < OLD_SECONDS:
+        raise Busy("Many others look at rows just now; try again in a minute.")
+    _ending.add(oldest)
+    oldest.kill()
 
 
 def _left(folder: Path, process: subprocess.Popen[bytes], good: bool) -> None:
     """Keep a process for the next question, or end it."""
     with _changing:
-        if good and folder not in _idle:
+        if good and folder not in _idle and process not in _ending:
             _idle[folder] = process
         else:
             _end(process)
@@ -161,9 +172,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         assert pipe is not None
         with suppress(OSError):  # what it was still to get
             pipe.close()
-    _processes.remove(process)
+    del _processes[process]
+    _ending.discard(process)
 
 
 _changing = threading.Lock()
-_processes: list[subprocess.Popen[bytes]] = []
+_processes: dict[subprocess.Popen[bytes], float] = {}  # with when each was last asked
+_ending: set[subprocess.Popen[bytes]] = set()  # those of them that had to make room
 _idle: dict[Path, subprocess.Popen[bytes]] = {}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.errors import InputError, LabError
+from pipeline.errors import Busy, InputError, LabError
 from pipeline.exports import row_tokens, row_view
 from pipeline.exports.row_tokens import Shower
 from pipeline.inputs.models import base_models
@@ -139,14 +140,33 @@ def test_one_process_answers_row_after_row_and_faults_are_sentences(
         row_view.view(path, "chat", model, "previous", 1, 4096)
     with pytest.raises(InputError, match="template: "):
         row_view.view(path, "{prompt", model, "line", 1, 4096)
-    assert row_view._processes == [process], "the same one for all"
+    assert list(row_view._processes) == [process], "the same one for all"
 
 
 def test_a_tokenizer_that_cannot_be_used_is_a_sentence(tmp_path: Path, model: base_models.Model) -> None:
     (Path(model.id) / "tokenizer.json").write_text("{")
     with pytest.raises(LabError, match=r"The tokenizer of .* cannot be used"):
         row_view.view(data(tmp_path, ROW), "chat", model, "line", 1, 4096)
-    assert row_view._processes == []
+    assert not row_view._processes
+
+
+def test_where_all_places_are_taken_the_oldest_makes_room(
+    tmp_path: Path, model: base_models.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_view, "MOST", 2)
+    monkeypatch.setattr(row_view, "OLD_SECONDS", 600.0)
+    folder = Path(model.id)
+    first, second = (row_view._taken(folder) for _ in range(2))
+    path = data(tmp_path, ROW)
+    with pytest.raises(Busy, match="Many others look at rows just now"):
+        row_view.view(path, "chat", model, "line", 1, 4096)
+    monkeypatch.setattr(row_view, "OLD_SECONDS", 0.0)
+    assert row_view.view(path, "chat", model, "line", 1, 4096)["line"] == 1
+    assert (first.wait(60), second.poll()) == (-signal.SIGKILL, None)
+    row_view._left(folder, first, good=True)
+    row_view._left(folder, second, good=True)
+    assert first not in row_view._processes
+    assert not row_view._ending
 
 
 def test_without_a_chat_template_the_way_out_is_named(tmp_path: Path, model: base_models.Model) -> None:
