@@ -37,6 +37,7 @@ WARM = 2  # processes that are kept ready, while the app runs
 MOST = 40  # processes at a time
 BRIEF_SECONDS = 2.0  # after which a question counts as a long one,
 LONG = 12  # of which there are so many at a time
+SHARE = 3  # of these places, for questions that name a share
 OLD_SECONDS = 15.0  # after which a long one makes room for another
 MOST_SECONDS = 600.0
 LOOK_SECONDS = 0.5  # how long `ask` may be silent
@@ -46,7 +47,7 @@ GROWN = 400 << 20  # bytes of memory, after which a process answers no further q
 MEMORY = 1 << 30  # bytes that a process may take
 NICE = 10  # the kernel gives those that are not nice about ten times as much
 BUSY = (
-    f"This dataset takes a while to check, and {LONG} such checks have just started; try again in a minute,"
+    "This dataset takes a while to check, and many such checks have just started; try again in a minute,"
     " or use the command line ({command} check, and run)."
 )
 MANY = "Many others check data just now; try again in a minute."
@@ -75,9 +76,9 @@ def open_up(hub_login: bool = False) -> None:
         _top_up()
 
 
-def answer(function: str, given: dict[str, Any]) -> Any:
+def answer(function: str, given: dict[str, Any], share: str = "") -> Any:
     """`ask` to its end."""
-    return telling.ended(ask(function, given))
+    return telling.ended(ask(function, given, share))
 
 
 def close() -> None:
@@ -91,17 +92,18 @@ def close() -> None:
             own_process.kill(process.process)
 
 
-def ask(function: str, given: dict[str, Any]) -> Generator[str, None, Any]:
+def ask(function: str, given: dict[str, Any], share: str = "") -> Generator[str, None, Any]:
     """What `module:function` returns for `given`, asked of a process, which ends where this is left.
 
     Where no app runs, as for the command line, the function is carried out here. It is a generator of
     sentences, yielded as they come, the last one again where there is none for LOOK_SECONDS; its answer has
-    to fit into JSON, NaN and infinity included. Raises what it does of InputError, LabError and OSError, and
-    LabError if there is no place or the place has to be left.
+    to fit into JSON, NaN and infinity included. Questions of one `share` that take long make room for each
+    other, so that they keep few of the places that wait for them. Raises what it does of InputError, LabError
+    and OSError, and LabError if there is no place or the place has to be left.
     """
     if not _state.open:
         return (yield from _named(function)(**given))
-    process = _taken()
+    process = _taken(share)
     again = False
     try:
         process.put({"function": function, "given": given})
@@ -129,6 +131,7 @@ class _Process:
         self.process = own_process.start_group(words, settings.child_environment(**limits))
         self.began = time.monotonic()
         self.is_long = False
+        self.share = ""
         self.made_room: float | None = None  # after so many seconds
 
     @property
@@ -195,7 +198,7 @@ class _State:
         self.long: list[_Process] = []  # of the busy ones, the oldest first
 
 
-def _taken() -> _Process:
+def _taken(share: str = "") -> _Process:
     """A process to be asked. Raises LabError."""
     with _changing:
         if len(_state.busy) >= MOST:
@@ -208,6 +211,7 @@ def _taken() -> _Process:
         else:
             process = _Process()
         _state.busy.append(process)
+        process.share = share
         return process
 
 
@@ -218,8 +222,9 @@ def _see_to(process: _Process) -> None:
     if process.is_long or process.seconds <= BRIEF_SECONDS:
         return
     with _changing:
-        if len(_state.long) >= LONG:
-            oldest = _state.long[0]
+        alike = [each for each in _state.long if process.share and each.share == process.share]
+        if len(_state.long) >= LONG or len(alike) >= SHARE:
+            oldest = alike[0] if len(alike) >= SHARE else _state.long[0]
             if oldest.seconds < OLD_SECONDS:
                 raise LabError(BUSY.format(command=settings.command()))
             oldest.made_room = oldest.seconds

@@ -228,7 +228,7 @@ def plan(store: Store, run: Run, to: str, options: Any) -> dict[str, Any]:
     Raises what the publisher's does, and LabError if no process can be asked.
     """
     given = {"home": str(store.home), "run": run.id, "to": to, "options": dataclasses.asdict(options)}
-    found: dict[str, Any] = check_pool.answer("pipeline.publish.targets:planned", given)
+    found: dict[str, Any] = check_pool.answer("pipeline.publish.targets:planned", given, share="plans")
     return found
 
 

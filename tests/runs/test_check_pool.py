@@ -18,7 +18,7 @@ HERE = f"{__name__}:"
 STARTED = "started"
 KEPT: list[bytes] = []
 Steps = Generator[str, None, Any]
-Begin = Callable[[], Steps]
+Begin = Callable[..., Steps]
 
 
 def echo(text: str) -> Generator[str, None, Any]:
@@ -76,8 +76,8 @@ def endless(pool: check_pool._State, monkeypatch: pytest.MonkeyPatch) -> Iterato
     monkeypatch.setattr(check_pool, "BRIEF_SECONDS", -1.0)
     begun: list[Steps] = []
 
-    def begin() -> Steps:
-        steps = check_pool.ask(HERE + "wait_for_ever", {})
+    def begin(share: str = "") -> Steps:
+        steps = check_pool.ask(HERE + "wait_for_ever", {}, share)
         begun.append(steps)
         until(lambda: next(steps) == STARTED, "the step")
         return steps
@@ -258,6 +258,22 @@ def test_the_oldest_makes_room_and_says_so(endless: Begin, monkeypatch: pytest.M
     with pytest.raises(LabError, match="Others wait to check their data, so this check was ended after"):
         answered(first)
     assert next(second) == STARTED
+
+
+def test_those_of_one_share_make_room_for_each_other_alone(
+    endless: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check_pool, "SHARE", 2)
+    monkeypatch.setattr(check_pool, "OLD_SECONDS", 600.0)
+    other, first, second = endless(), endless("plans"), endless("plans")
+    with pytest.raises(LabError, match="such checks have just started; try again in a minute"):
+        endless("plans")
+    endless("curves")
+    monkeypatch.setattr(check_pool, "OLD_SECONDS", 0.0)
+    endless("plans")
+    with pytest.raises(LabError, match="Others wait to check their data, so this check was ended after"):
+        answered(first)
+    assert (next(other), next(second)) == (STARTED, STARTED)
 
 
 def test_none_takes_longer_than_allowed(endless: Begin, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -374,6 +374,20 @@ def test_a_publishing_is_planned_without_reading_data_or_export_here(home, clien
     assert (len(found), any(with_report)) == (8, True)
 
 
+def test_runs_are_compared_without_reading_their_events_here(home, client, touched):
+    """Twice 300,000 steps took 10 s of the page's process, and an address that names them asked for it."""
+    store = Store(home)
+    runs = ",".join([planted.finished(store), planted.finished(store)])
+    compared = 0
+    for handler in handlers(client):
+        if handler_name(client, handler) in ("compare", "arrived") and len(handler.kinds) == 1:
+            with touched.looking() as found:
+                status, answer = handler.call([runs])
+            compared += (status, "1.42" in answer) == (GOOD, True)
+            assert not [name for name in found if "events" in name]
+    assert compared == 2
+
+
 def test_two_runs_are_judged_without_reading_rows_here(home, client, touched):
     store = Store(home)
     one, other = examples.two(store)

@@ -36,7 +36,7 @@ class Runs(NamedTuple):
     chosen: gr.Textbox
     view: gr.Button
     use: gr.Button
-    compared: list[gr.HTML]
+    compared: gr.Textbox
     examples: gr.HTML
     judged: judged.Judged
 
@@ -389,7 +389,7 @@ def build(tab: gr.Tab) -> Runs:
         **parts.CHECKS,
     )
     of.title.select(worse, chosen, [of.report, of.examples], trigger_mode="always_last", **parts.QUICK)
-    compare.click(comparison_panel.compare, checked, compared, **parts.LOOKS)
+    compare.click(comparison_panel.compare, checked, compared.shown, **parts.CHECKS)
     of.take.click(None, chosen, None, js=parts.live("take"), **parts.IN_PAGE)
     of.view.click(None, chosen, None, js=parts.live("open"), **parts.IN_PAGE)
     of.stop.click(None, chosen, None, js=parts.live("cancel"), trigger_mode="multiple", **parts.IN_PAGE).then(
@@ -409,4 +409,4 @@ def build(tab: gr.Tab) -> Runs:
     of.back.click(restore, chosen, [notice, of.panel], **parts.QUICK).then(**look)
     space.click(ask_free, None, whether_free, **parts.LOOKS)
     whether_free.select(free, None, notice, **parts.LOOKS)
-    return Runs(chosen, of.view, of.use, compared, of.examples, of.judged)
+    return Runs(chosen, of.view, of.use, compared.named, of.examples, of.judged)

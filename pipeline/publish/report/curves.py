@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Generator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,16 @@ class Losses:
         for name, points in (("loss", self.training), ("eval_loss", self.held_out)):
             if isinstance(event.get(name), (int, float)):
                 points.add(step, event[name])
+
+
+def asked(home: str, runs: list[str]) -> Generator[str, None, list[dict[str, Any]]]:
+    """`losses` of runs, as a process is asked for them: a long training writes hundreds of megabytes."""
+    store = Store(Path(home))
+    found = []
+    for run in runs:
+        yield "Reading the losses…"
+        found.append(asdict(losses(store, store.get(run))))
+    return found
 
 
 def losses(store: Store, run: Run) -> Losses:
