@@ -189,6 +189,9 @@ class _Compared:
         if not broken:
             text = f"Cannot tell: what {self.metric.base} is not a number in some of {_rows(rows)}."
             return Verdict(CANNOT_TELL, text, self.metric.name, None, None, None, rows, 0, 0)
+        if rows < LEAST_ROWS:
+            text = f"Cannot tell from {_rows(rows)}: what {self.metric.other} is not a number in {broken:,}."
+            return Verdict(CANNOT_TELL, text, self.metric.name, None, None, None, rows, 0, broken)
         text = f"Worse: what {self.metric.other} is not a number in {broken:,} of {_rows(rows)}."
         return Verdict(WORSE, text, self.metric.name, None, None, None, rows, 0, broken)
 

@@ -113,6 +113,12 @@ def test_what_is_no_number_is_worse_on_the_adapters_side_only() -> None:
     assert judge(LOSS, [math.inf] + [4.0] * 13, [1.0] * 14).outcome == "cannot_tell"
 
 
+def test_below_ten_rows_what_is_no_number_is_no_verdict_either() -> None:
+    found = judge(LOSS, [4.0] * 9, [math.nan] * 3 + [1.0] * 6)
+    assert (found.outcome, found.worse, found.difference) == ("cannot_tell", 3, None)
+    assert found.text == "Cannot tell from 9 rows: what it predicts with the adapter is not a number in 3."
+
+
 def test_metrics_where_more_is_better_are_told_as_they_are() -> None:
     random = np.random.default_rng(0)
     base = random.random(30)
