@@ -9,7 +9,6 @@ import json
 import os
 import sqlite3
 import sys
-import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +28,7 @@ from tests.helpers import examples, planted
 from tests.helpers.handlers import GOOD, REFUSED, Handler, file, gradio, handlers
 from webapp import app, handler_values, uploads
 from webapp.app import create
-from webapp.routes import runs
+from webapp.routes import asking, runs
 from webapp.tabs import data
 
 SECRET = "the-secret-of-another"
@@ -433,15 +432,17 @@ def test_no_route_reads_the_data_of_a_finished_run(home, client, touched, tmp_pa
 
 def test_no_more_downloads_are_prepared_at_a_time_than_there_are_places(store, client, monkeypatch):
     run = planted.finished(store)
-    places = threading.BoundedSemaphore(1)
-    monkeypatch.setattr(runs, "_preparing", places)
-    with places:
-        reply = client.get(f"/runs/{run}/model.zip")
-    assert (reply.status_code, "try again in a moment" in reply.json()["detail"]) == (503, True)
-    assert client.get(f"/runs/{run}/model.zip").status_code == GOOD
+    full = asking.Places(1)
+    full.most = -asking.WAITING
+    open_, path = asking.TEXTS, f"/runs/{run}/model.zip"
+    monkeypatch.setattr(asking, "TEXTS", full)
+    reply = client.get(path)
+    assert (reply.status_code, asking.MANY in reply.text) == (503, True)
+    assert client.get(f"{path}?rows=true").status_code == GOOD, "these have others"
+    monkeypatch.setattr(asking, "TEXTS", open_)
+    assert client.get(path).status_code == GOOD
     assert client.get("/runs/none/model.zip").status_code == 404
-    assert client.get(f"/runs/{run}/model.zip?rows=true").status_code == GOOD  # each gave its place back
-    with places:
-        assert client.get(f"/runs/{run}/model.zip").status_code == GOOD, "its texts are kept"
-        store.annotate(run, notes="Another note.")
-        assert client.get(f"/runs/{run}/model.zip").status_code == 503, "until something of the run changes"
+    monkeypatch.setattr(asking, "TEXTS", full)
+    assert client.get(path).status_code == GOOD, "its texts are kept"
+    store.annotate(run, notes="Another note.")
+    assert client.get(path).status_code == 503, "until something of the run changes"

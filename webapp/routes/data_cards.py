@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 import tempfile
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, HTTPException, Query
+from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from pipeline.errors import InputError
 from pipeline.inputs.data.card import findings
-from pipeline.runs import check_pool
 from pipeline.runs.data import data_card
 from webapp.home import store
+from webapp.routes import asking
 from webapp.routes.examples import pieces
 from webapp.routes.runs import NEW
 from webapp.ui import choices
 
 router = APIRouter(include_in_schema=False)
 MOST = 2**53
+CARDS = "pipeline.runs.data.data_card"
 TYPES = {"csv": "text/csv", "json": "application/json"}
 
 
 @router.get("/cards/{key}/{finding}.{kind}")
-def lines(key: str, finding: str, kind: Literal["csv", "json"]) -> Response:
+async def lines(request: Request, key: str, finding: str, kind: Literal["csv", "json"]) -> Response:
     """The lines of all rows that have a finding, as a download."""
     if finding not in findings.NAMES:
         raise HTTPException(404, "There is no such finding.")
     file = tempfile.NamedTemporaryFile("rb", prefix="olive-lab-")  # noqa: SIM115 - closed once it is sent
     given = {"key": key, "finding": finding, "kind": kind, "to": file.name}
     try:
-        check_pool.answer("pipeline.runs.data.data_card:write_lines", given)
+        await asking.answered(request, asking.ROWS, f"{CARDS}:write_lines", given)
     except InputError as error:
         file.close()
         raise HTTPException(404, str(error)) from None
@@ -42,7 +44,8 @@ def lines(key: str, finding: str, kind: Literal["csv", "json"]) -> Response:
 
 
 @router.get("/cards/{key}/rows")
-def rows(
+async def rows(
+    request: Request,
     key: str,
     offset: Annotated[int, Query(ge=0, le=MOST)] = 0,
     at: Annotated[int, Query(ge=1, le=MOST)] = 1,
@@ -51,14 +54,19 @@ def rows(
 ) -> Response:
     """Rows behind byte `offset`, where line `at` begins; from `line` on, with `search` in them."""
     try:
-        card = data_card.kept(store().home, key)
-        if card is None:
-            raise InputError("This card is not kept any more; check the dataset again.")
-        path = choices.known_data(store().home, card["path"])
-        given = {"path": str(path), "offset": offset, "at": at, "search": search, "line": line}
-        found = check_pool.answer("pipeline.runs.data.data_card:page", given)
+        given: dict[str, Any] = {"offset": offset, "at": at, "search": search, "line": line}
+        given["path"] = await run_in_threadpool(_dataset, key)
+        found = await asking.answered(request, asking.PAGES, f"{CARDS}:page", given)
     except InputError as error:
         raise HTTPException(404, str(error)) from None
     except OSError:
         raise HTTPException(404, "The dataset cannot be read any more.") from None
     return JSONResponse(found, headers=NEW)
+
+
+def _dataset(key: str) -> str:
+    """The path of a card's dataset. Raises InputError."""
+    card = data_card.kept(store().home, key)
+    if card is None:
+        raise InputError("This card is not kept any more; check the dataset again.")
+    return str(choices.known_data(store().home, card["path"]))

@@ -7,26 +7,30 @@ import tempfile
 from collections.abc import Iterator
 from typing import IO, Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Query
+from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from pipeline.errors import InputError
 from pipeline.evaluation.examples import rows
 from pipeline.evaluation.examples.export import Kind
 from pipeline.evaluation.examples.pages import Sort
-from pipeline.runs import check_pool
 from webapp.home import known_run
+from webapp.routes import asking
+from webapp.routes.asking import Places
 from webapp.routes.runs import NEW
 
 router = APIRouter(include_in_schema=False)
 MOST = 2**53
 PIECE = 1 << 16
+EXAMPLES = "pipeline.evaluation.examples"
 NONE = "This run has no examples: its evaluation has not ended, or was left out."
 TYPES = {"csv": "text/csv; charset=utf-8", "jsonl": "application/x-ndjson"}
 
 
 @router.get("/runs/{run}/examples.json")
-def examples(
+async def examples(
+    request: Request,
     run: str,
     sort: Sort = "worst",
     worse: bool = False,
@@ -36,21 +40,22 @@ def examples(
     """Some examples of a run, with `search` in them, from `start` on; `worse` are those with a higher loss
     with the adapter."""
     given = {"sort": sort, "worse": worse, "search": search, "start": start}
-    return JSONResponse(_asked(run, "pages:page", given), headers=NEW)
+    return JSONResponse(await _asked(request, asking.PAGES, run, "pages:page", given), headers=NEW)
 
 
 @router.get("/runs/{run}/examples/{number}.json")
-def example(run: str, number: int) -> JSONResponse:
+async def example(request: Request, run: str, number: int) -> JSONResponse:
     """One example of a run with its texts whole."""
-    return JSONResponse(_asked(run, "pages:whole", {"number": number}), headers=NEW)
+    found = await _asked(request, asking.PAGES, run, "pages:whole", {"number": number})
+    return JSONResponse(found, headers=NEW)
 
 
 @router.get("/runs/{run}/examples.{kind}")
-def download(run: str, kind: Kind) -> Response:
+async def download(request: Request, run: str, kind: Kind) -> Response:
     """All examples of a run as CSV or JSON lines."""
     file = tempfile.NamedTemporaryFile("rb", prefix="olive-lab-")  # noqa: SIM115 - closed once it is sent
     try:
-        _asked(run, "export:write", {"kind": kind, "to": file.name})
+        await _asked(request, asking.ROWS, run, "export:write", {"kind": kind, "to": file.name})
     except BaseException:
         file.close()
         raise
@@ -58,18 +63,18 @@ def download(run: str, kind: Kind) -> Response:
     return StreamingResponse(pieces(file), media_type=TYPES[kind], headers=headers)
 
 
-def ask(run: str, function: str, given: dict[str, Any]) -> Any:
-    """What a process of ours answers, which reads the run's files. Raises InputError, LabError, OSError."""
+def question(run: str, given: dict[str, Any]) -> dict[str, Any]:
+    """What a process is asked about a run, whose files it reads. Raises InputError, LabError."""
     sources = rows.of_run(known_run(run))
     if not sources.any:
         raise InputError(NONE)
-    question = {"sources": dataclasses.asdict(sources), **given}
-    return check_pool.answer(f"pipeline.evaluation.examples.{function}", question)
+    return {"sources": dataclasses.asdict(sources), **given}
 
 
-def _asked(run: str, function: str, given: dict[str, Any]) -> Any:
+async def _asked(request: Request, places: Places, run: str, function: str, given: dict[str, Any]) -> Any:
     try:
-        return ask(run, function, given)
+        asked = await run_in_threadpool(question, run, given)
+        return await asking.answered(request, places, f"{EXAMPLES}.{function}", asked)
     except InputError as error:
         raise HTTPException(404, str(error)) from None
     except OSError:

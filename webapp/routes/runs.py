@@ -7,7 +7,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, HTTPException, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import (
     FileResponse,
     HTMLResponse,
@@ -23,19 +24,17 @@ from pipeline.errors import InputError, LabError
 from pipeline.publish import zip_file
 from pipeline.publish.report.as_html import POLICY
 from pipeline.publish.report.files import Format
-from pipeline.runs import check_pool, pulls, scorecard
+from pipeline.runs import pulls, scorecard
 from pipeline.store.run import Run
 from pipeline.worker import loop
 from webapp import local_models
 from webapp.home import known_run, store
-from webapp.routes import best_ways
+from webapp.routes import asking, best_ways
 from webapp.routes.watch import watch
 from webapp.ui import views
 
 router = APIRouter(include_in_schema=False)
 NEW = {"Cache-Control": "no-store"}
-PREPARED = 4  # ZIPs at a time, until their first byte
-_preparing = threading.BoundedSemaphore(PREPARED)
 MOST_KEPT = 8  # texts of downloads, some hundred kilobytes each
 _kept: dict[str, Any] = {}  # by what the store says of the run
 _keeping = threading.Lock()
@@ -77,13 +76,17 @@ class Sent(StreamingResponse):
 
 
 @router.get("/runs/{run}/model.zip")
-def model(run: str, rows: bool = False) -> Response:
+async def model(request: Request, run: str, rows: bool = False) -> Response:
     """A finished run's exported model as a download, with rows of its data only if `rows`. If a file was cut
     short, the connection is closed."""
-    found = _run(run)
+    found = await run_in_threadpool(_run, run)
+    texts = await _texts(request, found, rows) if zip_file.exported(found) else None
+    return await run_in_threadpool(_sent, found, texts)
+
+
+def _sent(run: Run, texts: Any) -> Sent:
     try:
-        texts = _texts(found, rows) if zip_file.exported(found) else None
-        return Sent(zip_file.Takeaway(store().home, found, texts), zip_file.file_name(found))
+        return Sent(zip_file.Takeaway(store().home, run, texts), zip_file.file_name(run))
     except InputError as error:
         raise HTTPException(404, str(error)) from None
     except OSError:  # each holds all files of its export open
@@ -92,19 +95,14 @@ def model(run: str, rows: bool = False) -> Response:
         ) from None
 
 
-def _texts(run: Run, rows: bool) -> Any:
+async def _texts(request: Request, run: Run, rows: bool) -> Any:
     """The small texts of a download. Those of the last runs are kept, without rows, for as long as nothing
     that the store says of the run has changed."""
     told = repr(run)
     with _keeping:
         if not rows and told in _kept:
             return _kept[told]
-    if not _preparing.acquire(blocking=False):
-        raise HTTPException(503, "Other downloads are being prepared just now; try again in a moment.")
-    try:
-        texts = _written("zip_file:asked", run=run.id, rows=rows)
-    finally:
-        _preparing.release()
+    texts = await _written(request, "zip_file:asked", run=run.id, rows=rows)
     if not rows:
         with _keeping:
             _kept[told] = texts
@@ -114,20 +112,21 @@ def _texts(run: Run, rows: bool) -> Any:
 
 
 @router.get("/runs/{run}/report.{kind}")
-def report(run: str, kind: Format, rows: bool = False) -> Response:
+async def report(request: Request, run: str, kind: Format, rows: bool = False) -> Response:
     """The report of a run, with examples from its data only if `rows`."""
-    found = _run(run)
-    text = _written("report.files:asked", run=found.id, kind=kind, rows=rows)
+    found = await run_in_threadpool(_run, run)
+    text = await _written(request, "report.files:asked", run=found.id, kind=kind, rows=rows)
     if kind == "html":
         return HTMLResponse(text, headers={**NEW, "Content-Security-Policy": f"sandbox; {POLICY}"})
     headers = {**NEW, "Content-Disposition": f'attachment; filename="{found.id}-report.md"'}
     return Response(text, media_type="text/markdown", headers=headers)
 
 
-def _written(function: str, **given: Any) -> Any:
+async def _written(request: Request, function: str, *, rows: bool, **given: Any) -> Any:
     """What a process of ours writes, as it reads the data for a card or report; this one does not."""
+    places = asking.ROWS if rows else asking.TEXTS
     try:
-        return check_pool.answer(f"pipeline.publish.{function}", given)
+        return await asking.answered(request, places, f"pipeline.publish.{function}", {**given, "rows": rows})
     except OSError:
         raise HTTPException(404, "The files of this run cannot be read any more.") from None
 

@@ -6,20 +6,21 @@ the start of the page; a browser can only ask that one, and is not told where it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, HTTPException, Query
+from fastapi import APIRouter, Body, HTTPException, Query, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, JSONResponse, Response
 
 from pipeline import display
 from pipeline.errors import InputError, LabError, sentence
-from pipeline.runs import check_pool
 from pipeline.runs.voting import blind_rows, judging
 from pipeline.runs.voting.judge_client import Judge
 from pipeline.store.run import Run
 from webapp import handler_values
 from webapp.home import known_run, store
+from webapp.routes import asking
 from webapp.routes.runs import NEW
 
 router = APIRouter(include_in_schema=False)
@@ -41,46 +42,50 @@ def name_judge(judge: Judge | None) -> None:
 
 
 @router.get("/votes/{run}.json")
-def state(
-    run: str, voter: Name = "", row: Annotated[int | None, Query(ge=0, le=MOST)] = None
+async def state(
+    request: Request, run: str, voter: Name = "", row: Annotated[int | None, Query(ge=0, le=MOST)] = None
 ) -> JSONResponse:
     """A row to vote on: the one asked for, or the first without a vote of this voter. It names no side."""
-    return _answered(lambda: _asked("state", run, voter=voter, row=row))
+    return await _answered(_asked(request, "state", run, voter=voter, row=row))
 
 
 @router.post("/votes/{run}")
-def vote(run: str, ballot: Given) -> JSONResponse:
+async def vote(request: Request, run: str, ballot: Given) -> JSONResponse:
     """Record a vote: voter, row, choice, and `seen`, the mark of what was displayed; give the next row."""
 
-    def ask() -> dict[str, Any]:
+    async def ask() -> dict[str, Any]:
         texts = {name: _text(ballot, name) for name in ("voter", "choice", "seen")}
-        return _asked("vote", run, row=_row(ballot), **texts)
+        return await _asked(request, "vote", run, to_its_end=True, row=_row(ballot), **texts)
 
-    return _answered(ask)
+    return await _answered(ask())
 
 
 @router.post("/votes/{run}/reveal")
-def reveal(run: str, who: Given) -> JSONResponse:
+async def reveal(request: Request, run: str, who: Given) -> JSONResponse:
     """Close the vote of a voter, and answer with the result."""
-    return _answered(lambda: _asked("reveal", run, voter=_text(who, "voter")))
+
+    async def ask() -> dict[str, Any]:
+        return await _asked(request, "reveal", run, to_its_end=True, voter=_text(who, "voter"))
+
+    return await _answered(ask())
 
 
 @router.get("/votes/{run}/result.json")
-def result(run: str, voter: Name = "") -> JSONResponse:
+async def result(request: Request, run: str, voter: Name = "") -> JSONResponse:
     """The result, for a voter whose vote is closed."""
-    return _answered(lambda: _asked("result", run, voter=voter))
+    return await _answered(_asked(request, "result", run, voter=voter))
 
 
 @router.get("/votes/{run}/pairs.jsonl")
-def pairs(run: str, voter: Name = "") -> Response:
+async def pairs(request: Request, run: str, voter: Name = "") -> Response:
     """Preference pairs as a download (prompt, chosen, rejected), for a voter whose vote is closed."""
     found: dict[str, Any] = {}
 
-    def ask() -> dict[str, Any]:
-        found.update(_asked("pairs", run, voter=voter))
+    async def ask() -> dict[str, Any]:
+        found.update(await _asked(request, "pairs", run, voter=voter))
         return found
 
-    refused = _answered(ask)
+    refused = await _answered(ask())
     if not found:
         return refused
     headers = {**NEW, "X-Pairs": str(found["pairs"]), "X-Ties-Left-Out": str(found["ties"])}
@@ -92,7 +97,7 @@ def pairs(run: str, voter: Name = "") -> Response:
 @router.get("/votes/{run}/judge.json")
 def judge(run: str) -> JSONResponse:
     """The judge that may be asked, if one is named, and how far it is."""
-    return _answered(lambda: _judge(run))
+    return _told(lambda: _judge(run))
 
 
 @router.post("/votes/{run}/judge")
@@ -106,7 +111,7 @@ def ask_judge(run: str) -> JSONResponse:
         judging.start(store(), found.id, _named[0])
         return _judge(run)
 
-    return _answered(start)
+    return _told(start)
 
 
 @router.post("/votes/{run}/judge/stop")
@@ -117,7 +122,7 @@ def stop_judge(run: str) -> JSONResponse:
         judging.stop(store().folder(_known(run).id))
         return _judge(run)
 
-    return _answered(stop)
+    return _told(stop)
 
 
 def _text(given: Any, name: str) -> str:
@@ -148,18 +153,39 @@ def _known(run: str) -> Run:
         raise HTTPException(404, str(error)) from None
 
 
-def _asked(question: str, run: str, **given: Any) -> dict[str, Any]:
+async def _asked(
+    request: Request, question: str, run: str, *, to_its_end: bool = False, **given: Any
+) -> dict[str, Any]:
     """The answer of a process to one of the questions of `booth`. Raises InputError, LabError, OSError."""
-    found = _known(run)
-    answers = str(blind_rows.recorded(found))
-    where = {"run": str(store().folder(found.id)), "answers": answers}
-    told: dict[str, Any] = check_pool.answer(f"pipeline.runs.voting.booth:{question}", {**where, **given})
+    where = await run_in_threadpool(_where, run)
+    function = f"pipeline.runs.voting.booth:{question}"
+    told: dict[str, Any] = await asking.answered(
+        request, asking.PAGES, function, {**where, **given}, to_its_end=to_its_end
+    )
     return told
 
 
-def _answered(ask: Callable[[], dict[str, Any]]) -> JSONResponse:
+def _where(run: str) -> dict[str, str]:
+    """The folder of a run, and its recorded answers. Raises InputError, LabError."""
+    found = _known(run)
+    return {"run": str(store().folder(found.id)), "answers": str(blind_rows.recorded(found))}
+
+
+async def _answered(asked: Awaitable[dict[str, Any]]) -> JSONResponse:
     """An answer, or one sentence with status 409 on why there is none."""
     try:
-        return JSONResponse(ask(), headers=NEW)
+        return JSONResponse(await asked, headers=NEW)
     except (LabError, OSError) as error:
-        return JSONResponse({"error": sentence(error)}, status_code=409, headers=NEW)
+        return _refused(error)
+
+
+def _told(find: Callable[[], dict[str, Any]]) -> JSONResponse:
+    """`_answered`, where no process is asked."""
+    try:
+        return JSONResponse(find(), headers=NEW)
+    except (LabError, OSError) as error:
+        return _refused(error)
+
+
+def _refused(error: LabError | OSError) -> JSONResponse:
+    return JSONResponse({"error": sentence(error)}, status_code=409, headers=NEW)

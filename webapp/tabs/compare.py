@@ -343,7 +343,8 @@ def take(run: str, event: gr.EventData) -> tuple[Any, ...]:
     number = picked(event)
     if not re.fullmatch(r"-?[0-9]{1,15}", number):
         raise InputError("example: choose one of the table")
-    found = examples.ask(run, "pages:whole", {"number": int(number)})
+    asked = examples.question(run, {"number": int(number)})
+    found = check_pool.answer(f"{examples.EXAMPLES}.pages:whole", asked)
     current, picker, _, _, table, _, _ = choose(run)
     kept, prompt = _recorded(run), found["prompt"]
     picker = {**picker, "value": kept.value(kept.place(prompt))}
