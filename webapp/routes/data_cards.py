@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 
 from pipeline.errors import InputError
 from pipeline.inputs.data.card import findings
 from pipeline.runs.data import data_card
 from webapp.home import store
-from webapp.routes import asking
-from webapp.routes.examples import pieces
+from webapp.routes import asking, sending
 from webapp.routes.runs import NEW
 from webapp.ui import choices
 
@@ -29,18 +27,14 @@ async def lines(request: Request, key: str, finding: str, kind: Literal["csv", "
     """The lines of all rows that have a finding, as a download."""
     if finding not in findings.NAMES:
         raise HTTPException(404, "There is no such finding.")
-    file = tempfile.NamedTemporaryFile("rb", prefix="olive-lab-")  # noqa: SIM115 - closed once it is sent
-    given = {"key": key, "finding": finding, "kind": kind, "to": file.name}
-    try:
-        await asking.answered(request, asking.ROWS, f"{CARDS}:write_lines", given)
-    except InputError as error:
-        file.close()
-        raise HTTPException(404, str(error)) from None
-    except BaseException:
-        file.close()
-        raise
+    given = {"key": key, "finding": finding, "kind": kind}
     headers = {**NEW, "Content-Disposition": f'attachment; filename="{finding}.{kind}"'}
-    return StreamingResponse(pieces(file), media_type=TYPES[kind], headers=headers)
+    try:
+        return await sending.download(request, f"{CARDS}:write_lines", given, headers, TYPES[kind])
+    except InputError as error:
+        raise HTTPException(404, str(error)) from None
+    except OSError:
+        raise HTTPException(404, "The lines cannot be read any more.") from None
 
 
 @router.get("/cards/{key}/rows")

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Iterator
-from typing import IO, Annotated, Any
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 
 from pipeline.errors import InputError
 from pipeline.evaluation.examples import rows
 from pipeline.evaluation.examples.export import Kind
 from pipeline.evaluation.examples.pages import Sort
 from webapp.home import known_run
-from webapp.routes import asking
-from webapp.routes.asking import Places
+from webapp.routes import asking, sending
 from webapp.routes.runs import NEW
 
 router = APIRouter(include_in_schema=False)
 MOST = 2**53
-PIECE = 1 << 16
 EXAMPLES = "pipeline.evaluation.examples"
 NONE = "This run has no examples: its evaluation has not ended, or was left out."
 TYPES = {"csv": "text/csv; charset=utf-8", "jsonl": "application/x-ndjson"}
@@ -40,27 +38,23 @@ async def examples(
     """Some examples of a run, with `search` in them, from `start` on; `worse` are those with a higher loss
     with the adapter."""
     given = {"sort": sort, "worse": worse, "search": search, "start": start}
-    return JSONResponse(await _asked(request, asking.PAGES, run, "pages:page", given), headers=NEW)
+    return JSONResponse(await _asked(request, run, "pages:page", given), headers=NEW)
 
 
 @router.get("/runs/{run}/examples/{number}.json")
 async def example(request: Request, run: str, number: int) -> JSONResponse:
     """One example of a run with its texts whole."""
-    found = await _asked(request, asking.PAGES, run, "pages:whole", {"number": number})
+    found = await _asked(request, run, "pages:whole", {"number": number})
     return JSONResponse(found, headers=NEW)
 
 
 @router.get("/runs/{run}/examples.{kind}")
 async def download(request: Request, run: str, kind: Kind) -> Response:
     """All examples of a run as CSV or JSON lines."""
-    file = tempfile.NamedTemporaryFile("rb", prefix="olive-lab-")  # noqa: SIM115 - closed once it is sent
-    try:
-        await _asked(request, asking.ROWS, run, "export:write", {"kind": kind, "to": file.name})
-    except BaseException:
-        file.close()
-        raise
     headers = {**NEW, "Content-Disposition": f'attachment; filename="{run}-examples.{kind}"'}
-    return StreamingResponse(pieces(file), media_type=TYPES[kind], headers=headers)
+    with _told():
+        asked = await run_in_threadpool(question, run, {"kind": kind})
+        return await sending.download(request, f"{EXAMPLES}.export:write", asked, headers, TYPES[kind])
 
 
 def question(run: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -71,18 +65,18 @@ def question(run: str, given: dict[str, Any]) -> dict[str, Any]:
     return {"sources": dataclasses.asdict(sources), **given}
 
 
-async def _asked(request: Request, places: Places, run: str, function: str, given: dict[str, Any]) -> Any:
-    try:
+async def _asked(request: Request, run: str, function: str, given: dict[str, Any]) -> Any:
+    with _told():
         asked = await run_in_threadpool(question, run, given)
-        return await asking.answered(request, places, f"{EXAMPLES}.{function}", asked)
+        return await asking.answered(request, asking.PAGES, f"{EXAMPLES}.{function}", asked)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Whatever cannot be found or read is not there."""
+    try:
+        yield
     except InputError as error:
         raise HTTPException(404, str(error)) from None
     except OSError:
         raise HTTPException(404, "The files of this run cannot be read any more.") from None
-
-
-def pieces(file: IO[bytes]) -> Iterator[bytes]:
-    """The bytes of a file, which is closed in the end."""
-    with file:
-        while piece := file.read(PIECE):
-            yield piece

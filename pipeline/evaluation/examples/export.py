@@ -23,7 +23,7 @@ def write(sources: dict[str, Any], kind: Kind, to: str) -> Generator[str, None, 
     """Write all examples to a file that is there already; returns how many. Raises InputError, OSError."""
     yield "Writing examples…"
     count = 0
-    with Path(to).open("w", encoding="utf-8", newline="") as file:
+    with Path(to).open("r+", encoding="utf-8", newline="") as file:  # who has left has removed it
         table = csv.writer(file)
         if kind == "csv":
             file.write("\ufeff")  # else a spreadsheet takes it for text of another encoding

@@ -134,7 +134,7 @@ def lines_with(home: Path, key: str, names: Sequence[str]) -> Iterator[int]:
 
 
 def write_lines(key: str, finding: str, kind: str, to: str) -> Generator[str, None, None]:
-    """Write `lines_with` into a file, as CSV or JSON, as a process is asked for it: there may be millions.
+    """Write `lines_with` into an empty file, as CSV or JSON, as a process is asked for it: they may be many.
 
     Raises InputError, OSError.
     """
@@ -142,7 +142,7 @@ def write_lines(key: str, finding: str, kind: str, to: str) -> Generator[str, No
     found = lines_with(settings.home(), key, [finding])
     csv = kind == "csv"
     between = "\r\n" if csv else ", "
-    with Path(to).open("w", encoding="utf-8", newline="") as file:
+    with Path(to).open("r+", encoding="utf-8", newline="") as file:  # who has left has removed it
         file.write("line" if csv else f'{{"finding": {to_json(finding)}, "lines": [')
         lead = between if csv else ""
         while some := between.join(map(str, islice(found, LINES_AT_ONCE))):
