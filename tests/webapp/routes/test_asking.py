@@ -195,9 +195,10 @@ def test_downloads_with_rows_close_none_without(
     ask = check_pool.ask
     rows_only = lambda function, given: (slow.ask if given.get("rows") else ask)(function, given)  # noqa: E731
     monkeypatch.setattr(check_pool, "ask", rows_only)
+    monkeypatch.setattr(asking, "OLD_SECONDS", 600.0)
     path = f"/runs/{run}/model.zip"
     replies: list[int] = []
-    many = asking.ROWS.most + 1
+    many = asking.ROWS.most + asking.WAITING  # a further one with rows is refused
     threads = [
         threading.Thread(target=lambda: replies.append(lasting_client.get(f"{path}?rows=true").status_code))
         for _ in range(many)
