@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -116,11 +117,16 @@ def test_the_pair_of_an_address_is_chosen_and_shown_again(two):
 def test_two_runs_side_by_side_lead_to_the_verdict_or_say_why_there_is_none(store, two):
     one, other = two
     for checked in (f"{one},{other}", f"{other},{one}"):
-        drawn, _ = comparison.compare(checked)
+        drawn = side_by_side(checked)
         assert (drawn["judged"], drawn["why"]) == ([other, one], ""), "the newer one against the older"
     waiting = planted.queued(store)
-    assert f"{waiting}: has no evaluation that is done" in comparison.compare(f"{one},{waiting}")[0]["why"]
-    assert "judged" not in comparison.compare(f"{one},{other},{waiting}")[0]
+    assert f"{waiting}: has no evaluation that is done" in side_by_side(f"{one},{waiting}")["why"]
+    assert "judged" not in side_by_side(f"{one},{other},{waiting}")
+
+
+def side_by_side(checked: str) -> Any:
+    """What is drawn in the end."""
+    return list(comparison.compare(checked))[-1][0]
 
 
 def test_a_row_is_asked_of_both_runs_in_compare(store, two):
