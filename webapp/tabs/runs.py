@@ -367,6 +367,21 @@ def build(tab: gr.Tab) -> Runs:
     ).then(takes, chosen, of.space, trigger_mode="always_last", **parts.QUICK).then(
         told, chosen, [of.report, of.examples], trigger_mode="always_last", **parts.QUICK
     ).then(judged.offer, chosen, [*of.judged], trigger_mode="always_last", **parts.QUICK)  # fmt: skip
+    _connect_examples(of, chosen, panel)
+    of.title.select(worse, chosen, [of.report, of.examples], trigger_mode="always_last", **parts.QUICK)
+    compare.click(comparison_panel.compare, checked, compared.shown, **parts.CHECKS)
+    _connect_run(of, chosen, panel, look)
+    of.remove.click(ask_delete, chosen, whether_delete, **parts.QUICK)
+    whether_delete.select(delete, checked, [notice, of.panel, checked, compare], **parts.QUICK).then(**look)
+    notice.select(undo, None, [notice, of.panel], **parts.QUICK).then(**look)
+    of.back.click(restore, chosen, [notice, of.panel], **parts.QUICK).then(**look)
+    space.click(ask_free, None, whether_free, **parts.LOOKS)
+    whether_free.select(free, None, notice, **parts.LOOKS)
+    return Runs(chosen, of.view, of.use, compared.named, of.examples, of.judged)
+
+
+def _connect_examples(of: _Details, chosen: gr.Textbox, panel: list[Any]) -> None:
+    """Links that lead to a run's examples, and the choice of another run to judge it against."""
     for name, examples in (("worse", worse), ("judged", told)):
         see = gr.Button("See", visible="hidden", elem_classes=parts.HIDDEN, elem_id=f"runs-see-{name}")
         named = gr.Textbox(visible="hidden", elem_classes=parts.HIDDEN, label="Run to see")
@@ -388,8 +403,10 @@ def build(tab: gr.Tab) -> Runs:
         trigger_mode="always_last",
         **parts.CHECKS,
     )
-    of.title.select(worse, chosen, [of.report, of.examples], trigger_mode="always_last", **parts.QUICK)
-    compare.click(comparison_panel.compare, checked, compared.shown, **parts.CHECKS)
+
+
+def _connect_run(of: _Details, chosen: gr.Textbox, panel: list[Any], look: dict[str, Any]) -> None:
+    """What is done with the selected run; `look` lists the runs after it."""
     of.take.click(None, chosen, None, js=parts.live("take"), **parts.IN_PAGE)
     of.view.click(None, chosen, None, js=parts.live("open"), **parts.IN_PAGE)
     of.stop.click(None, chosen, None, js=parts.live("cancel"), trigger_mode="multiple", **parts.IN_PAGE).then(
@@ -403,10 +420,3 @@ def build(tab: gr.Tab) -> Runs:
     gr.on(
         left, save, [chosen, *written[:2]], written[2:], trigger_mode="multiple", **parts.QUICK
     ).then(**look)  # fmt: skip
-    of.remove.click(ask_delete, chosen, whether_delete, **parts.QUICK)
-    whether_delete.select(delete, checked, [notice, of.panel, checked, compare], **parts.QUICK).then(**look)
-    notice.select(undo, None, [notice, of.panel], **parts.QUICK).then(**look)
-    of.back.click(restore, chosen, [notice, of.panel], **parts.QUICK).then(**look)
-    space.click(ask_free, None, whether_free, **parts.LOOKS)
-    whether_free.select(free, None, notice, **parts.LOOKS)
-    return Runs(chosen, of.view, of.use, compared.named, of.examples, of.judged)
