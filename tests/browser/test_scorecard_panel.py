@@ -14,7 +14,7 @@ from tests.helpers.lab import until
 pytestmark = pytest.mark.browser
 
 
-# From where to where the first way's interval goes on the chart, in perplexity.
+# Both ends of the first way's interval on the chart, in perplexity.
 ENDS = """() => {
   const { y, error_y: bars } = document.querySelector("#scorecard-view .lab-plot").data[1];
   return [y[0] - bars.arrayminus[0], y[0] + bars.array[0]];

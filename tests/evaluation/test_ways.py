@@ -35,7 +35,7 @@ def test_the_smallest_of_those_that_no_other_beats() -> None:
 
 
 def test_one_that_is_beaten_is_not_the_best_though_the_least_loss_does_not_beat_it() -> None:
-    """A noisy way has the least loss by chance and is told from none; a quiet one beats the smallest."""
+    """A noisy way has the least loss by chance and beats none; one with little noise beats the smallest."""
     noisy = way("gptq", 100, 0.1, 2.0)
     noisy = Way("gptq", 100, HARD, noisy.losses - noisy.losses.mean() + HARD.mean() + 0.05)
     found = best([way("rtn", 80, 0.2), way("awq", 90, 0.1), noisy])

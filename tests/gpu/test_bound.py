@@ -34,20 +34,20 @@ def exported(architecture: str, folder: Path) -> Path:
     return folder / "onnx"
 
 
-def begun(loaded: Any, prompt: list[int], adapter: bool, most: int = 160) -> Any:
+def generator(loaded: Any, prompt: list[int], adapter: bool, most: int = 160) -> Any:
     import onnxruntime_genai as og
 
     params = og.GeneratorParams(loaded.model)
     params.set_search_options(max_length=most, min_length=most, do_sample=False)
-    generator = og.Generator(loaded.model, params)
+    made = og.Generator(loaded.model, params)
     if adapter:
-        generator.set_active_adapter(loaded.adapters, "it")
-    generator.append_tokens(prompt)
-    return generator
+        made.set_active_adapter(loaded.adapters, "it")
+    made.append_tokens(prompt)
+    return made
 
 
-def logits(generator: Any) -> Any:
-    return np.array(generator.get_output("logits"))[0, -1].astype(np.float64)
+def logits(one: Any) -> Any:
+    return np.array(one.get_output("logits"))[0, -1].astype(np.float64)
 
 
 def divergence(one: Any, other: Any) -> float:
@@ -68,7 +68,7 @@ def test_it_answers_as_the_detachable_side_before_and_after_the_limit(
     found = []
     for length in (10, LIMIT - 8):
         prompt = [5 + i % 90 for i in range(length)]
-        with_adapter, whole = begun(one, prompt, True), begun(other, prompt, False)
+        with_adapter, whole = generator(one, prompt, True), generator(other, prompt, False)
         for _ in range(20):
             found.append(divergence(logits(with_adapter), logits(whole)))
             token = int(logits(whole).argmax())
@@ -82,15 +82,15 @@ def test_it_answers_as_the_detachable_side_before_and_after_the_limit(
 def test_two_who_are_answered_in_turns_get_what_each_gets_alone(architecture: str, tmp_path: Path) -> None:
     loaded = generation.load(bind(exported(architecture, tmp_path), None, tmp_path / "bound").folder, {})
     prompts = [[5 + i % 90 for i in range(12)], [90 - i % 70 for i in range(50)], [7, 8, 9]]
-    alone = [answer([begun(loaded, prompt, False)])[0] for prompt in prompts]
-    assert answer([begun(loaded, prompt, False) for prompt in prompts]) == alone
-    assert answer([begun(loaded, prompt, False, 200) for prompt in reversed(prompts)]) == alone[::-1]
+    alone = [answer([generator(loaded, prompt, False)])[0] for prompt in prompts]
+    assert answer([generator(loaded, prompt, False) for prompt in prompts]) == alone
+    assert answer([generator(loaded, prompt, False, 200) for prompt in reversed(prompts)]) == alone[::-1]
     assert len(set(map(tuple, alone))) == len(alone)
 
 
 def answer(generators: list[Any], tokens: int = 40) -> list[list[int]]:
     """Tokens of each, one after the other in turns."""
     for _ in range(tokens):
-        for generator in generators:
-            generator.generate_next_token()
+        for one in generators:
+            one.generate_next_token()
     return [list(map(int, each.get_sequence(0)))[-tokens:] for each in generators]

@@ -78,7 +78,7 @@ def _earlier(talk: Talk, named: Sequence[str]) -> list[list[list[str]] | None]:
 async def run_both(*given: Any, again: bool = False) -> AsyncGenerator[tuple[Any, ...], None]:
     """The outputs of `compare`; its button is disabled with the first of them.
 
-    Later ones have the button's words alone: for an update Gradio makes a whole component anew each time,
+    Later ones have the button's words alone: for an update Gradio builds a whole component each time,
     which takes time from the model.
     """
     button: Any = gr.update(interactive=False)
