@@ -7,7 +7,7 @@ import math
 import os
 import site
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
@@ -50,6 +50,15 @@ EVEN_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_TRIM_THRESHOLD_": str(8 << 20),
     "THP_MEM_ALLOC_ENABLE": "1",
 }  # fmt: skip
+# For a process that forks, see `worker/ahead/warm.py`. Two libraries start threads when they are loaded:
+# OpenBLAS, and one that Arrow has and does not use. And PyTorch finds out without CUDA if there is a GPU.
+_ONE_THREAD = {
+    "OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false",
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+}  # fmt: skip
+EVENTS = "OLIVE_LAB_EVENTS"  # names the events file of a stage, and so marks its processes
+ROOM = "OLIVE_LAB_ROOM"  # a variable whose place in memory another one takes
+_ROOM_BYTES = 8192  # a path has up to 4096, and characters up to four bytes
 # Variables that a process needs to compute: paths, the GPU, the number of threads. An allow list of prefixes,
 # because an unknown variable may hold a secret.
 _LOCAL = (
@@ -116,13 +125,13 @@ def page_command() -> str:
 
 def events_path() -> Path | None:
     """The events file of the stage this process runs, or None outside a stage."""
-    value = os.environ.get("OLIVE_LAB_EVENTS")
+    value = os.environ.get(EVENTS)
     return Path(value) if value else None
 
 
 def report_to(path: Path) -> None:
     """Make `path` this process's events file."""
-    os.environ["OLIVE_LAB_EVENTS"] = str(path)
+    os.environ[EVENTS] = str(path)
 
 
 def user() -> str:
@@ -209,6 +218,32 @@ def child_environment(**extra: str) -> dict[str, str]:
 def stage_environment(on_gpu: bool, **extra: str) -> dict[str, str]:
     """The environment of a process that carries out a stage, on a GPU or not. What the user has set stays."""
     return {**({} if on_gpu else EVEN_MEMORY), **child_environment(**extra)}
+
+
+def roomy(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process that imports much and then forks others, which `become` what they are."""
+    return {**environment, **_ONE_THREAD, ROOM: "-" * _ROOM_BYTES}
+
+
+def become(environment: Mapping[str, str]) -> None:
+    """Have this process's variables be these and no others."""
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+def blas_threads() -> int:
+    """How many threads the user wants OpenBLAS to have; 0 if that was not said."""
+    names = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS")  # in its own order
+    given = next((value for name in names if (value := os.environ.get(name))), "")
+    return int(given) if given.isascii() and given.isdigit() else 0
+
+
+def imports_ahead() -> bool:
+    """Whether a process with all libraries loaded waits for runs (`OLIVE_LAB_AHEAD`, default 1).
+
+    It takes 600 MB, and a stage forked from it starts at once. With 0 each stage loads them itself.
+    """
+    return os.environ.get("OLIVE_LAB_AHEAD") != "0"
 
 
 def _import_path() -> dict[str, str]:

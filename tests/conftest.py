@@ -60,12 +60,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty home; whatever process a test leaves behind for it is ended."""
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """An empty home; whatever process a test leaves behind for it is ended.
+
+    Libraries are imported ahead of stages only where stages are real.
+    """
     folder = tmp_path / "home"
     folder.mkdir(mode=0o700)
     monkeypatch.setenv("OLIVE_LAB_HOME", str(folder))
     monkeypatch.delenv("OLIVE_LAB_EVENTS", raising=False)
+    if request.node.get_closest_marker("chain") is None:
+        monkeypatch.setenv("OLIVE_LAB_AHEAD", "0")
     yield folder
     for process in loop._workers:  # a moment after it began one is not among the processes
         process.kill()

@@ -305,10 +305,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 async def _tend(home: Path) -> None:
     purge_at = time.monotonic()
-    said = ""
+    said, at_start = "", True
     while True:
         try:
-            await asyncio.to_thread(_see_to_worker, home)
+            await asyncio.to_thread(_see_to_worker, home, at_start)
+            at_start = False
             await chat_client.release_idle()
             await asyncio.to_thread(servers.end_idle)
             if time.monotonic() >= purge_at:
@@ -327,9 +328,11 @@ async def _tend(home: Path) -> None:
         await asyncio.sleep(TEND_SECONDS)
 
 
-def _see_to_worker(home: Path) -> None:
-    if store().waiting():
-        loop.ensure(home)
+def _see_to_worker(home: Path, at_start: bool) -> None:
+    """See that there is a worker where one is needed, and at the app's start: so the first run is fast."""
+    ahead = settings.imports_ahead()
+    if (at_start and ahead) or store().waiting():
+        loop.ensure(home, **({"ahead": True} if ahead else {}))
 
 
 _HEADER = f"""

@@ -54,7 +54,9 @@ def add_follow(verb: Verb) -> None:
 def add_worker(verb: Verb) -> None:
     """Add the verb that serves the queue."""
     # An open descriptor of the worker's lock, from whoever started this process: see worker.ensure.
-    verb("worker", serve).add_argument("--lock", type=int, help=argparse.SUPPRESS)
+    worker = verb("worker", serve)
+    worker.add_argument("--lock", type=int, help=argparse.SUPPRESS)
+    worker.add_argument("--ahead", action="store_true", help=argparse.SUPPRESS)
 
 
 def check(args: argparse.Namespace) -> int:
@@ -219,7 +221,7 @@ def serve(args: argparse.Namespace) -> int:
     """Serve the queue until it has been empty for a while."""
     from pipeline.worker import loop
 
-    return loop.serve(settings.home(), args.lock)
+    return loop.serve(settings.home(), args.lock, ahead=args.ahead)
 
 
 def _check_flags(added: argparse.ArgumentParser) -> None:

@@ -16,10 +16,12 @@ from typing import Any
 from pipeline.store.run import EVENTS, LOCK, PROCESS, RESULT
 from pipeline.system import clock, locks
 from pipeline.worker import processes, sentences
+from pipeline.worker.ahead import forking
 from pipeline.worker.limits import Limits
 
 # A stage that has not ended this long after being asked to is killed.
 GRACE_SECONDS = 3.0
+Process = subprocess.Popen[bytes] | forking.Forked
 SIGNS = (PROCESS, EVENTS, "log.txt")
 
 
@@ -30,14 +32,15 @@ class Job:
     run: str
     stage: str
     folder: Path
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
     asked_to_end: float | None = None
     failure: str | None = None
     began: float = field(default_factory=time.monotonic)
     oom_kills: dict[Path, int] = field(default_factory=dict)  # the kernel's counts when it started
     killed_for_memory: bool | None = None  # None: unknown
     taken_bytes: int = 0
-    has_spare: bool = False
+    waits: bool = False  # for a warm process to fork its own
+    looked_ahead: bool = False
     limits: Limits | None = None
     over: str | None = None  # which limit it has exceeded, as a sentence
     wrote: float | None = None  # when its result was first seen, while its process still ran

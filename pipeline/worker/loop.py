@@ -1,7 +1,8 @@
 """The worker: claims queued runs, starts a process group for each stage, adopts, cancels, records.
 
 There is one worker a home. It is started when needed and ends when it has had nothing to do for a while;
-stages still running continue, and the next worker adopts them.
+stages still running continue, and the next worker adopts them. What stages import is imported once, see
+`warm`.
 """
 
 from __future__ import annotations
@@ -22,20 +23,20 @@ from pipeline.store import Store, device_locks
 from pipeline.store.run import CANCELED, DONE, EVENTS, FAILED, INTERRUPTED, LOCK, PROCESS, QUEUED, RESULT
 from pipeline.system import hardware, locks, own_process
 from pipeline.worker import processes, sentences, webhook
-from pipeline.worker.job import Job, lives
+from pipeline.worker.ahead.warm import Request, Shelf, serves
+from pipeline.worker.job import Job, Process, lives
 from pipeline.worker.limits import Limits
-from pipeline.worker.spare import Spare, affordable, serves
 
 POLL_SECONDS = 0.1
 TROUBLE_SECONDS = 2.0
 IDLE_SECONDS = 600.0
-# Once a stage has run this long, a spare for the next one is prepared; reused stages take less time.
-SPARE_SECONDS = 3.0
+# Once a stage has run this long, a warm process for the next one is started; reused stages take less time.
+AHEAD_SECONDS = 3.0
 PUBLISH_SLOT = "publish"
 # A stage that dies with its worker is restarted automatically, but not endlessly: it may be the cause.
 MOST_ATTEMPTS = 3
 CHILD = ("-m", "pipeline.worker.stage_process")
-WORKER_LOCK = "worker.lock"
+WORKER_LOCK, WORKER_LOG = "worker.lock", "worker.log"
 
 
 class Worker:
@@ -48,17 +49,22 @@ class Worker:
         self.store = store
         self.child = child
         self.jobs: dict[str, Job] = {}
-        self.spares: dict[str, Spare] = {}
+        self.warm = Shelf(child, store.home / WORKER_LOG)
         self.slots = list(dict.fromkeys([*hardware.devices(), "cpu", PUBLISH_SLOT]))
         self.exit_seconds = settings.exit_seconds()
         self.stopping = False
+        self.ahead = False
 
-    def serve(self, idle_seconds: float = IDLE_SECONDS, lock: int | None = None) -> None:
+    def serve(
+        self, idle_seconds: float = IDLE_SECONDS, lock: int | None = None, *, ahead: bool = False
+    ) -> None:
         """Work until there has been nothing to do for `idle_seconds`.
 
-        `lock` is the worker's lock, if the process that started this one has taken it.
+        With `ahead` even the first run finds a warm process. `lock` is the worker's lock, if the process that
+        started this one has taken it.
         Raises LabError if another worker serves this home.
         """
+        self.ahead = ahead
         path = self.store.home / WORKER_LOCK
         lock = locks.take(path) if lock is None else lock
         if lock is None:
@@ -67,8 +73,7 @@ class Worker:
             try:
                 self._work(idle_seconds)
             finally:
-                for slot in list(self.spares):
-                    self.spares.pop(slot).dismiss()
+                self.warm.dismiss()
                 os.close(lock)
             # Someone may have queued a run and seen the lock still held: look once more after giving it up.
             more = not self.stopping and self.store.waiting()
@@ -95,7 +100,12 @@ class Worker:
     def step(self) -> None:
         """One look at everything: end what was canceled, record what ended, start what is queued."""
         cancels = self.store.cancels()
+        if self.ahead:
+            self._warm_up(self.slots[0])
         for slot, job in list(self.jobs.items()):
+            if job.waits:
+                self._go_on(slot, job, canceled=job.run in cancels)
+                continue
             if job.over is None and slot != PUBLISH_SLOT:
                 job.limits = job.limits or Limits(self.store, job.run, job.stage)
                 job.over = job.limits.passed(job.elapsed())
@@ -105,15 +115,13 @@ class Worker:
                 self._record(slot, job, FAILED, None)
             elif job.lingers(self.exit_seconds):
                 job.end()
-            elif slot != PUBLISH_SLOT and not job.has_spare and time.monotonic() - job.began > SPARE_SECONDS:
-                self._make_ready(slot, job)
+            elif not job.looked_ahead and time.monotonic() - job.began > AHEAD_SECONDS:
+                self._look_ahead(slot, job)
         for slot in self.slots:
             if slot not in self.jobs and not self.stopping:
                 claimed = self._claim(slot)
                 if claimed:
                     self._start(slot, *claimed)
-                elif slot in self.spares:
-                    self.spares.pop(slot).dismiss()
 
     def _claim(self, slot: str) -> tuple[str, str] | None:
         if slot == PUBLISH_SLOT:
@@ -155,38 +163,46 @@ class Worker:
     def _start(self, slot: str, run: str, stage: str) -> None:
         """Start the stage; if that cannot be done, the next step records why."""
         job = self.jobs[slot] = Job(run, stage, self.store.folder(run, stage))
+        # To wait for what is being imported already is faster than to import it again.
+        job.waits = self._wants_warm(slot, run, stage) and self.warm.importing(slot)
+        if not job.waits:
+            self._begin(slot, job)
+
+    def _go_on(self, slot: str, job: Job, canceled: bool) -> None:
+        """Start a stage that waits once there is a warm process, or there will be none; not if canceled."""
+        job.waits = not canceled and self.warm.importing(slot)
+        if canceled:
+            job.failure = "The run was canceled."  # a result that is there is an earlier attempt's
+            self._record(slot, job, CANCELED, None)
+        elif not job.waits:
+            job.began = time.monotonic()
+            self._begin(slot, job)
+
+    def _begin(self, slot: str, job: Job) -> None:
         try:
             job.oom_kills = processes.oom_kills(os.getpid())  # the stage begins in the same cgroup
             job.process = self._spawn(slot, job)
         except (LabError, OSError) as error:
             job.failure = sentence(error)
 
-    def _make_ready(self, slot: str, job: Job) -> None:
-        """Prepare a spare for the next stage, once per stage."""
-        job.has_spare = True
-        run = self.store.get(job.run)
-        names = [stage.name for stage in run.stages]
-        following = run.stages[names.index(job.stage) + 1 :][:1]
-        wanted = following and following[0].status == QUEUED and following[0].kind != PUBLISH_SLOT
-        if wanted and serves(following[0].options) and affordable():
-            name = following[0].name
-            events = str(self.store.folder(job.run, name) / EVENTS)
-            environment = self._environment(slot, OLIVE_LAB_EVENTS=events)
-            self.spares[slot] = Spare(job.run, name, self.child, environment)
+    def _look_ahead(self, slot: str, job: Job) -> None:
+        """See that there is a warm process if the next stage of the run can use one."""
+        job.looked_ahead = True
+        if slot == PUBLISH_SLOT:
+            return
+        names = [stage.name for stage in self.store.get(job.run).stages]
+        following = names[names.index(job.stage) + 1 :][:1]
+        if following and self._wants_warm(slot, job.run, following[0], status=QUEUED):
+            self._warm_up(slot)
 
-    def _spare(self, slot: str, job: Job) -> Spare | None:
-        """The slot's spare if it is ready for this stage; otherwise it is ended.
+    def _wants_warm(self, slot: str, run: str, name: str, status: str | None = None) -> bool:
+        """Whether a stage, of that status, can be a fork of a warm process: a publish imports little."""
+        stage = self.store.get(run).stage(name)
+        fits = stage.kind != PUBLISH_SLOT and serves(stage.options)
+        return slot != PUBLISH_SLOT and fits and status in (None, stage.status)
 
-        A spare serves only its own run: its environment has the mark of that run's stage.
-        """
-        spare = self.spares.pop(slot, None)
-        if spare is None:
-            return None
-        options = self.store.get(job.run).stage(job.stage).options
-        if (spare.run, spare.stage) == (job.run, job.stage) and serves(options) and spare.ready():
-            return spare
-        spare.dismiss()
-        return None
+    def _warm_up(self, slot: str) -> None:
+        self.warm.start(slot, self._environment(slot))
 
     def _environment(self, slot: str, **extra: str) -> dict[str, str]:
         if slot.startswith("cuda:"):
@@ -196,31 +212,28 @@ class Worker:
         on_gpu = slot.startswith("cuda:")
         return settings.stage_environment(on_gpu, OLIVE_LAB_HOME=str(self.store.home), **extra)
 
-    def _spawn(self, slot: str, job: Job) -> subprocess.Popen[bytes]:
-        """Start the stage's process in a session, and so a process group, of its own; or take the spare."""
+    def _spawn(self, slot: str, job: Job) -> Process:
+        """The stage's process in a session, and so a process group, of its own: forked or started."""
         folder = job.folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        spare = self._spare(slot, job)
-        # Processes left by an earlier attempt.
-        processes.end_all(folder, spare.process.pid if spare else None)
+        processes.end_all(folder)  # left by an earlier attempt
         lock = locks.take(folder / LOCK)
         if lock is None:
-            if spare is not None:
-                spare.dismiss()
             raise LabError(f"A process of an earlier attempt still runs in {folder}; end it and retry.")
         try:
             (folder / RESULT).unlink(missing_ok=True)
             (folder / PROCESS).unlink(missing_ok=True)
-            events = folder / EVENTS
+            environment = self._environment(slot, OLIVE_LAB_EVENTS=str(folder / EVENTS))
             with (folder / "log.txt").open("ab") as log:
-                if spare is not None:
-                    try:
-                        return spare.give(lock, log.fileno())
-                    except OSError:  # it has just died
-                        spare.dismiss()
+                if self._wants_warm(slot, job.run, job.stage):
+                    request = Request(job.run, job.stage, environment)
+                    forked = self.warm.fork(slot, request, lock, log.fileno())
+                    if forked is not None:
+                        return forked
+                    processes.end_all(folder)  # one that was forked too late
                 return own_process.start(
                     [*self.child, job.run, job.stage],
-                    self._environment(slot, OLIVE_LAB_EVENTS=str(events)),
+                    environment,
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     keep=[lock],  # the child holds the lock from the start, and afterwards alone
@@ -277,16 +290,19 @@ def _interruption(slot: str) -> str:
 _workers: list[subprocess.Popen[bytes]] = []
 
 
-def ensure(home: Path) -> None:
-    """Start a worker for this home unless one serves it. It outlives the process that starts it."""
+def ensure(home: Path, *, ahead: bool = False) -> None:
+    """Start a worker for this home unless one serves it. It outlives the process that starts it.
+
+    With `ahead` it imports what stages need before there is a run.
+    """
     _workers[:] = [process for process in _workers if process.poll() is None]
     lock = locks.take(home / WORKER_LOCK)
     if lock is None:
         return
     try:
-        with (home / "worker.log").open("ab") as log:
+        with (home / WORKER_LOG).open("ab") as log:
             process = own_process.start(
-                ["-m", "pipeline", "worker", "--lock", str(lock)],
+                ["-m", "pipeline", "worker", "--lock", str(lock), *(["--ahead"] if ahead else [])],
                 settings.child_environment(OLIVE_LAB_HOME=str(home)),
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -298,12 +314,12 @@ def ensure(home: Path) -> None:
     _workers.append(process)
 
 
-def serve(home: Path, lock: int | None = None) -> int:
+def serve(home: Path, lock: int | None = None, *, ahead: bool = False) -> int:
     """`python -m pipeline worker`: serve until idle or told to stop."""
     if lock is not None:
         os.set_inheritable(lock, False)
     worker = Worker(Store(home, check=True))
     signal.signal(signal.SIGTERM, worker.stop)
     signal.signal(signal.SIGINT, worker.stop)
-    worker.serve(lock=lock)
+    worker.serve(lock=lock, ahead=ahead)
     return 0

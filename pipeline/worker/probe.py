@@ -34,6 +34,7 @@ from pipeline.stages import artifacts, evaluate, events, optimize, recipe
 from pipeline.system import hardware, locks, own_process
 from pipeline.system.files import write_whole
 from pipeline.worker import miniature
+from pipeline.worker.ahead import forking
 
 TITLE = "Trying the whole lab on one small layer"
 TASK, VERDICT, STEP, EXPORT = "task.json", "verdict.json", "step", "export"
@@ -45,6 +46,7 @@ LOOK_SECONDS = 0.2  # between two looks for a verdict
 MOST_EXPORTS, MOST_WALKS = 8, 200  # newest that are kept: tokenizers of some megabytes, and a line each
 OTHER_MODEL = "choose another base model"
 LOG = "the log has the details"
+Process = subprocess.Popen[bytes] | forking.Forked
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,12 @@ def require(
     files: Path,
     scratch: Path,
     meanwhile: Callable[[], None] | None = None,
+    started: Callable[[Path], Process] | None = None,
 ) -> None:
     """Try the recipe on a small copy of the model in `files`, unless that passed before.
 
-    `scratch` is a folder for what is made, removed afterwards. `meanwhile` is called while the trial runs.
+    `scratch` is a folder for what is made, removed afterwards. `meanwhile` is called while the trial runs,
+    which `started(scratch)` starts if that is not `start`.
     Raises LabError with what fails.
     """
     kept = home / PROBES
@@ -88,7 +92,7 @@ def require(
         try:
             if known is not None:
                 os.utime(export)  # just used, so not among the oldest
-            _try(Task(str(files), str(data), chosen.to_dict(), known), scratch, meanwhile)
+            _try(Task(str(files), str(data), chosen.to_dict(), known), scratch, meanwhile, started or start)
             if known is None and (scratch / EXPORT).is_dir():
                 shutil.rmtree(export, ignore_errors=True)
                 (scratch / EXPORT).replace(export)
@@ -149,15 +153,24 @@ def short_stages(chosen: recipe.Recipe, config: Mapping[str, Any]) -> dict[str, 
     return made
 
 
-def _try(task: Task, scratch: Path, meanwhile: Callable[[], None] | None) -> None:
+def start(scratch: Path) -> Process:
+    """A process that carries out the task in a folder, see `trial`."""
+    return own_process.start(["-m", "pipeline.worker.trial", str(scratch)], settings.local_environment())
+
+
+def _try(
+    task: Task,
+    scratch: Path,
+    meanwhile: Callable[[], None] | None,
+    started: Callable[[Path], Process] = start,
+) -> None:
     """Run the probe's process, in the stage's process group and with its mark, so that it ends with it."""
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     write_whole(scratch / TASK, dataclasses.asdict(task))
     print(f"{TITLE}. What follows is of that trial:", flush=True)
     events.emit(message=TITLE, progress=0.0)
-    words = ["-m", "pipeline.worker.trial", str(scratch)]
-    with own_process.start(words, settings.local_environment()) as process:
+    with started(scratch) as process:
         try:
             if meanwhile is not None:
                 meanwhile()
@@ -174,7 +187,7 @@ def _try(task: Task, scratch: Path, meanwhile: Callable[[], None] | None) -> Non
     print(f"{TITLE}: all of it works. What follows is the real model.", flush=True)
 
 
-def _wait(process: subprocess.Popen[bytes], verdict: Path) -> int:
+def _wait(process: Process, verdict: Path) -> int:
     """The exit code of the probe; one that has written its verdict and doesn't exit is killed."""
     while True:
         written = verdict.exists()

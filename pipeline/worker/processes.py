@@ -15,18 +15,15 @@ PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
 
 
-def end_all(folder: Path, but: int | None = None) -> int:
+def end_all(folder: Path) -> int:
     """Kill every process of the stage of that folder, even outside its process group; return how many.
 
-    They are recognized by the events file in their environment, which the worker set. Those of session `but`
-    are spared: they are about to run the stage.
+    They are recognized by the events file in their environment, which the worker set.
     """
     mark = f"OLIVE_LAB_EVENTS={folder / EVENTS}".encode()
     killed = 0
     for _ in range(PASSES):
         found = [pid for pid in _processes() if pid != os.getpid() and mark in _environment(pid)]
-        if but is not None:
-            found = [pid for pid in found if _session(pid) != but]
         if not found:
             break
         killed += sum(_kill(pid, mark) for pid in found)
@@ -59,14 +56,6 @@ def _environment(pid: int) -> list[bytes]:
         return (PROC / str(pid) / "environ").read_bytes().split(b"\0")
     except OSError:
         return []
-
-
-def _session(pid: int) -> int | None:
-    """The session of a process; None if it has ended."""
-    try:
-        return os.getsid(pid)
-    except ProcessLookupError:
-        return None
 
 
 def _kill(pid: int, mark: bytes) -> bool:

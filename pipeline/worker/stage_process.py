@@ -1,6 +1,6 @@
 """`python -m pipeline.worker.stage_process RUN STAGE`: one stage of one run, in a process of its own.
 
-`python -m pipeline.worker.stage_process --spare STAGE DESCRIPTOR` gets its run later, see `spare`.
+`python -m pipeline.worker.stage_process --warm TASK ROOM` forks such processes, see `warm`.
 
 The worker starts it with its output in the stage's `log.txt`. It inherits the taken `lock` and so
 holds it for as long as it lives. It appends facts to `events.jsonl` and writes `result.json`, complete or not
@@ -17,8 +17,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -35,7 +34,8 @@ from pipeline.store import Store
 from pipeline.store.run import COST, DONE, FAILED, OUTPUT, PREFLIGHT, PROCESS, RESULT, Run, outer_bytes
 from pipeline.system import clock, hardware, locks, peak_memory
 from pipeline.system.files import write_whole
-from pipeline.worker import probe, spare, usage
+from pipeline.worker import probe, trial, usage
+from pipeline.worker.ahead import forking, warm
 
 
 def main(run_id: str, stage: str) -> int:
@@ -46,9 +46,9 @@ def main(run_id: str, stage: str) -> int:
         store = Store(settings.home())
         write_whole(folder / PROCESS, {"pid": os.getpid(), **clock.mark()})
         events.emit(attempt=True, message="Starting", progress=0.0)
-        with usage.told(), peak_memory.GroupPeak() as peak:
-            result = _perform(store, store.get(run_id), stage)
-            _keep_cost(folder, result, peak.bytes(), time.monotonic() - started)
+        with Watch(started) as watch:
+            result = _perform(store, store.get(run_id), stage, watch)
+            _keep_cost(folder, result, watch.peak.bytes(), time.monotonic() - started)
     except BaseException as error:
         result = {"status": FAILED, "error": sentence(error, stage, about(stage, "SMALLER", ANY_SMALLER))}
         with suppress(OSError):  # the log may be on the full disk
@@ -79,6 +79,23 @@ def _keep_cost(folder: Path, result: dict[str, Any], memory: int, seconds: float
     }
     with suppress(OSError):  # the disk may be full; the result says so
         write_whole(folder / COST, {"predicted": predicted, "measured": measured})
+
+
+class Watch(ExitStack):
+    """Measures memory while a stage works, from threads: `begin` when this process has nothing to fork."""
+
+    def __init__(self, started: float) -> None:
+        super().__init__()
+        self.peak = peak_memory.GroupPeak()
+        self._started: float | None = started
+
+    def begin(self) -> None:
+        """Begin, unless it has begun; libraries, too, may have threads from now on."""
+        if self._started is not None:
+            self.enter_context(usage.told(self._started))
+            self.enter_context(self.peak)
+            forking.use_all_cores()
+            self._started = None
 
 
 @dataclass(frozen=True)
@@ -140,17 +157,18 @@ class StageJob:
         return facts
 
 
-def _perform(store: Store, run: Run, stage: str) -> dict[str, Any]:
+def _perform(store: Store, run: Run, stage: str, watch: Watch) -> dict[str, Any]:
     """Reuse the stage's result if there is one, else make it."""
     started = time.monotonic()
     if run.stage(stage).kind == "publish":
+        watch.begin()
         return _publish(store, run, stage)
     job = StageJob.of(store, run, stage)
     with locks.locked(artifacts.lock(job.home, stage, job.key)):
         stored = artifacts.find(job.home, stage, job.key)
         reused = stored is not None
         if stored is None:
-            stored = _make(job, started)
+            stored = _make(job, started, watch)
     verb = f"Reused the result of {stage} from an earlier run" if reused else f"Finished {stage}"
     print(f"{verb}: {stored.folder.name}")
     events.emit(progress=1.0, eta_seconds=0.0, message="Reused" if reused else "Done")
@@ -163,11 +181,11 @@ def _perform(store: Store, run: Run, stage: str) -> dict[str, Any]:
     }
 
 
-def _make(job: StageJob, started: float) -> artifacts.Stored:
+def _make(job: StageJob, started: float, watch: Watch) -> artifacts.Stored:
     """Run the stage's Olive workflow and keep what it made."""
     from pipeline.stages.execute import execute
 
-    base = _tried(job)
+    base = _tried(job, watch)
     output = artifacts.part(job.home, job.stage, job.key)
     # Written whole: limits would measure another folder by half a name.
     write_whole(job.folder / OUTPUT, output.name)
@@ -189,14 +207,26 @@ def _make(job: StageJob, started: float) -> artifacts.Stored:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _tried(job: StageJob) -> Path:
+def _tried(job: StageJob, watch: Watch) -> Path:
     """The base model's folder, after the recipe was tried on a small copy of it."""
-    meanwhile: Callable[[], None] | None = None
-    if spare.serves(dataclasses.asdict(job.options)):
-        spare.without_bitsandbytes()
-        meanwhile = partial(spare.prepare, job.stage) if spare.affordable() else None
+    ahead = warm.serves(dataclasses.asdict(job.options))
+    if ahead:
+        warm.without_bitsandbytes()
+
+    def meanwhile() -> None:
+        watch.begin()
+        if ahead and warm.affordable():
+            warm.prepare(job.stage)
+
     files = hub_models.without_weights(job.model, job.home, _tell)
-    probe.require(job.home, job.recipe, Path(job.run.data), files, job.folder / "work", meanwhile)
+    alike = warm.can_fork() and all(
+        warm.serves(dataclasses.asdict(options)) for options in job.recipe.stages().values()
+    )
+    probe.require(
+        job.home, job.recipe, Path(job.run.data), files, job.folder / "work", meanwhile,
+        partial(warm.fork_trial, trial.main) if alike else None,
+    )  # fmt: skip
+    watch.begin()
     return base_models.materialize(job.model, job.home, _tell)
 
 
@@ -259,6 +289,6 @@ def _inputs(run: Run, stage: str) -> dict[str, dict[str, Any]]:
 
 if __name__ == "__main__":
     settings.quiet_this_process()
-    if sys.argv[1] == "--spare":
-        sys.exit(spare.wait(sys.argv[2], int(sys.argv[3]), main))
+    if sys.argv[1] == warm.FLAG:
+        sys.exit(warm.serve(sys.argv[2], main))
     sys.exit(main(sys.argv[1], sys.argv[2]))

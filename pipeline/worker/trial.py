@@ -27,7 +27,8 @@ from pipeline.stages.context import Context
 from pipeline.store.run import EVENTS
 from pipeline.system import hardware
 from pipeline.system.files import write_whole
-from pipeline.worker import miniature, spare
+from pipeline.worker import miniature
+from pipeline.worker.ahead import warm
 from pipeline.worker.probe import (
     EXPORT,
     LOG,
@@ -356,8 +357,8 @@ def main(scratch: Path) -> int:
     try:
         task = Task(**json.loads((scratch / TASK).read_text("utf-8")))
         walk = Walk(task, scratch, told)
-        if spare.serves(dataclasses.asdict(walk.recipe.finetune) if walk.recipe.finetune else {}):
-            spare.without_bitsandbytes()
+        if warm.serves(dataclasses.asdict(walk.recipe.finetune) if walk.recipe.finetune else {}):
+            warm.without_bitsandbytes()
         walk.go()
     except BaseException as failure:
         traceback.print_exc()

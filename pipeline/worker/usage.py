@@ -29,14 +29,17 @@ GPU_TIMEOUT = 10.0
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Take samples while the block runs. Outside a stage, without an events file, do nothing."""
+def told(began: float) -> Iterator[None]:
+    """Take samples while the block runs of an attempt that `began` then, by the monotonic clock.
+
+    Outside a stage, without an events file, do nothing.
+    """
     path = settings.events_path()
     if path is None:
         yield
         return
     ended = threading.Event()
-    threading.Thread(target=_tell, args=(path, ended), name="resources", daemon=True).start()
+    threading.Thread(target=_tell, args=(path, began, ended), name="resources", daemon=True).start()
     try:
         yield
     finally:
@@ -50,8 +53,7 @@ def intervals() -> Iterator[float]:
             yield SECONDS * WIDER**widened
 
 
-def _tell(path: Path, ended: threading.Event) -> None:
-    began = time.monotonic()
+def _tell(path: Path, began: float, ended: threading.Event) -> None:
     for seconds in intervals():
         if ended.wait(seconds):
             return

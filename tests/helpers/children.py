@@ -7,12 +7,14 @@ None of them outlives a minute, whatever a test forgets.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -152,6 +154,42 @@ def has_an_escapee() -> None:
         threading.Event().wait(0.01)
     done()
     os._exit(0)
+
+
+def tells() -> None:
+    """What it is, as it and others see it."""
+    import resource
+
+    status = Path("/proc/self/status").read_text().splitlines()
+    wanted = ("Uid", "Gid", "SigBlk", "SigIgn", "SigCgt", "NoNewPrivs", "Seccomp")
+    limits = (getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_"))
+    print("to standard output")
+    print("to standard error", file=sys.stderr)
+    metrics = {
+        "parent": os.getppid(),
+        "own": [os.getsid(0) == os.getpid(), os.getpgid(0) == os.getpid()],
+        "folder": str(Path.cwd()),
+        "umask": os.umask(0o077),
+        "environment": dict(os.environ),
+        "words": sys.argv,
+        "files": sorted(str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.exists()),
+        "limits": [resource.getrlimit(limit) for limit in limits],
+        "status": [line for line in status if line.startswith(wanted)],
+        "oom": Path("/proc/self/oom_score_adj").read_text(),
+        "nice": os.nice(0),
+        "cores": sorted(os.sched_getaffinity(0)),
+        "streams": [sys.stdout.isatty(), sys.stdout.write_through, sys.stderr.encoding],
+    }
+    write("result.json", {"status": "done", "seconds": 0.5, "metrics": metrics})
+
+
+def measures() -> None:
+    """Its peak of memory."""
+    from pipeline.system import peak_memory
+
+    with peak_memory.GroupPeak() as peak:
+        pass
+    write("result.json", {"status": "done", "seconds": 0.5, "metrics": {"peak": peak.bytes()}})
 
 
 def takes_all_memory() -> None:
@@ -313,25 +351,58 @@ def serve() -> None:
     from pipeline.store import Store
     from pipeline.worker.loop import Worker
 
-    _, _, home, behaviour, idle = sys.argv
+    _, _, home, behaviour, idle, *ahead = sys.argv
     worker = Worker(Store(Path(home)), child=[__file__, behaviour])
     signal.signal(signal.SIGTERM, worker.stop)
-    worker.serve(idle_seconds=float(idle))
+    worker.serve(idle_seconds=float(idle), ahead=bool(ahead))
 
 
-def as_spare() -> None:
-    """Wait as a spare does, without importing anything, then behave."""
-    from pipeline.worker import spare
+def as_warm() -> None:
+    """Fork stages as a warm process does, without importing anything; each behaves."""
+    from pipeline.worker.ahead import warm
+
+    behaviour = sys.argv[1]
 
     def carry_out(run: str, stage: str) -> int:
-        sys.argv[2:] = [run, stage]
-        globals()[sys.argv[1]]()
+        signal.alarm(200)  # which forks do not inherit
+        globals()[behaviour]()
         return 0
 
-    spare.prepare = lambda stage: None
-    sys.exit(spare.wait(sys.argv[3], int(sys.argv[4]), carry_out))
+    sys.exit(warm.serve(sys.argv[3], carry_out, IMPORTS[os.environ.get("IMPORTS", "nothing")]))
+
+
+def fail_to_import() -> None:
+    raise ImportError("no such library")
+
+
+def import_when_told() -> None:
+    while not (Path(os.environ["OLIVE_LAB_HOME"]) / "import").exists():
+        threading.Event().wait(0.01)
+
+
+def take_and_let_go() -> None:
+    taken = bytearray(400 << 20)
+    taken[::4096] = b"x" * len(taken[::4096])
+
+
+def need_all_memory() -> None:
+    from pipeline.worker.ahead import warm
+
+    warm.LEAST_MEMORY, warm.LOOK_SECONDS = 1 << 60, 0.01
+
+
+IMPORTS: dict[str, Callable[[], object]] = {
+    "nothing": lambda: None,
+    "a thread": lambda: threading.Thread(target=forever, daemon=True).start(),
+    "for ever": forever,
+    "in vain": fail_to_import,
+    "when told": import_when_told,
+    "a module": lambda: importlib.import_module("some_library"),
+    "much and lets it go": take_and_let_go,
+    "all memory": need_all_memory,
+}
 
 
 if __name__ == "__main__":
     signal.alarm(200)
-    as_spare() if "--spare" in sys.argv else globals()[sys.argv[1]]()
+    as_warm() if "--warm" in sys.argv else globals()[sys.argv[1]]()

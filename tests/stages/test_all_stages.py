@@ -16,7 +16,7 @@ from pipeline.stages.all_stages import STAGES, about, ask
 
 STRANGERS = (
     "errors.py", "runs/submit.py",
-    "worker/stage_process.py", "worker/loop.py", "worker/miniature.py", "worker/spare.py",
+    "worker/stage_process.py", "worker/loop.py", "worker/miniature.py", "worker/ahead/warm.py",
 )  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def test_what_to_take_smaller_is_an_option_of_the_stage(stage: str) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_what_a_spare_imports_is_there(stage: str) -> None:
+def test_what_is_imported_ahead_is_there(stage: str) -> None:
     for module in about(stage, "MODULES", ()):
         inner = Path(*module.split("."))
         assert not module.startswith("pipeline") or (settings.ROOT / inner.with_suffix(".py")).is_file()

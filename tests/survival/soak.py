@@ -43,7 +43,7 @@ from tests.helpers import tiny  # noqa: E402 - where they are is known only now
 from tests.helpers.lab import processes  # noqa: E402
 from tests.survival.watch import Watch  # noqa: E402
 
-KINDS = ("web", "worker", "child", "all")
+KINDS = ("web", "worker", "child", "warm", "all")
 RECIPE: dict[str, Any] = {
     "quantize": {"algorithm": "rtn", "calibration_length": 64},
     "finetune": {"max_steps": 240, "max_length": 64, "r": 4},
@@ -139,9 +139,12 @@ class Soak:
         run, stage = self.wait(lambda: self.at_work(wanted), "a stage at work", LONGEST_RUN)
         queued = [run.id for run in self.store.list() if run.status == QUEUED]
         kill = Kill(kind, run, stage, queued)
+        if kind == "warm":
+            self.wait(self.warm, "a process that forks stages")
         began = time.monotonic()
         alive = {
             "web": self.web_pids, "worker": self.workers, "child": lambda: self.children(run, stage),
+            "warm": self.warm,
             "all": lambda: [*self.workers(), *self.web_pids(), *processes(self.home)],
         }[kind]()  # fmt: skip
         for pid in alive:
@@ -289,6 +292,14 @@ class Soak:
 
     def workers(self) -> list[int]:
         return [pid for pid in processes(self.home) if command(pid)[1:4] == ["-m", "pipeline", "worker"]]
+
+    def warm(self) -> list[int]:
+        """The process that has imported what stages need, or is about to; it has no words of a stage."""
+        return [
+            pid
+            for pid in processes(self.home)
+            if command(pid)[2:4] == ["pipeline.worker.stage_process", "--warm"]
+        ]
 
     def children(self, run: str, stage: str) -> list[int]:
         """Processes that hold the stage's lock, but for a worker that is just handing it over."""

@@ -18,7 +18,8 @@ from pipeline.runs import submit
 from pipeline.stages import recipe
 from pipeline.store import Store
 from pipeline.store.run import EVENTS, FAILED, RESULT
-from pipeline.worker import probe, processes, spare, stage_process
+from pipeline.worker import probe, processes, stage_process
+from pipeline.worker.ahead import warm
 from tests.helpers import tiny
 from tests.helpers.lab import until
 
@@ -153,7 +154,7 @@ def outcome(store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], di
         stage_process.main(run, "quantize")
         return dict(json.loads((folder / RESULT).read_text()))
 
-    monkeypatch.setattr(spare, "affordable", lambda: False)  # nothing is imported here meanwhile
+    monkeypatch.setattr(warm, "affordable", lambda: False)  # nothing is imported here meanwhile
     return carry_out
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def samples(path: Path) -> list[dict[str, float]]:
 
 
 def test_memory_is_told_while_the_block_runs_and_no_longer(path: Path) -> None:
-    with usage.told():
+    with usage.told(time.monotonic()):
         until(lambda: len(samples(path)) >= 3, "three samples")
     taken = samples(path)
     assert all(10**7 < sample["memory_bytes"] < sample["host_memory_bytes"] for sample in taken)
@@ -46,7 +47,7 @@ def alive() -> list[str]:
 
 def test_outside_a_stage_nothing_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OLIVE_LAB_EVENTS", raising=False)
-    with usage.told():
+    with usage.told(time.monotonic()):
         assert alive() == []
 
 
@@ -75,7 +76,7 @@ def test_a_full_disk_ends_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(events, "append", note)
     path.symlink_to("/dev/full")  # the kernel answers ENOSPC to every write
-    with usage.told():
+    with usage.told(time.monotonic()):
         until(lambda: len(refused) >= 2, "two samples that could not be written")
         path.unlink()
         until(lambda: len(samples(path)) >= 2, "samples once there is room")

@@ -1,0 +1,1 @@
+"""What stages import is imported ahead of them, once."""
