@@ -19,10 +19,10 @@ from pipeline.stages.costs.cost import Cost, Range, Rows
 from pipeline.stages.costs.machine import Machine
 from pipeline.stages.recipe import Recipe
 
-# While a stage works, the next one's libraries are imported: see `worker/loop.py`. That takes as long as
-# importing them does, and a second more; where the stage takes about as long, it may be ready or not.
-SPARE_AFTER, SPARE_DOUBT = 1.0, 0.15
-SPARE_LEFT = 0.06  # of the time that takes
+# While the first stage works, the libraries of all are imported: see `worker/loop.py`. That takes as long as
+# importing them does, and a second more; a stage whose turn comes earlier waits for it.
+WARM_AFTER = 1.0
+WARM_LEFT = 0.06  # of the time that takes
 TRIAL_BYTES, TRIAL_SECONDS = 1.2, 2.5  # of the trial before a run, in imports of the libraries
 # Bytes of the trial for each weight of an embedding that is the output layer too: it has all of it, and
 # more of it where it is exported.
@@ -66,19 +66,16 @@ def costs(recipe: Recipe, question: Question) -> dict[str, Cost]:
             machine = replace(machine, import_seconds=_left_to_import(machine.import_seconds, before))
         cost = _of_stage(name, options, recipe, sizes, replace(question, machine=machine))
         found[name] = cost if found or question.tried else _with_trial(cost, machine, known, recipe)
-        before = found[name].seconds.likely
+        before += found[name].seconds.likely
         if name == "quantize":
             sizes = sizes.with_packed(quantize_cost.packed(options, sizes))
     return found
 
 
 def _left_to_import(seconds: float, before: float) -> float:
-    """Seconds of importing a stage's libraries that are left when the stage before it took so long.
-
-    They are imported beside that one; if they are not all there when it ends, all of it begins again.
-    """
-    sure = (before / (seconds + SPARE_AFTER) - 1 + SPARE_DOUBT) / (2 * SPARE_DOUBT)
-    return seconds * (1 - (1 - SPARE_LEFT) * min(max(sure, 0.0), 1.0))
+    """Seconds of importing a stage's libraries that are left when the stages before it took so long."""
+    left = min(max(seconds + WARM_AFTER - before, 0.0), seconds)
+    return max(left, WARM_LEFT * seconds)
 
 
 def _of_stage(name: str, options: Any, recipe: Recipe, sizes: shape.Shape, question: Question) -> Cost:
