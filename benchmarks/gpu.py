@@ -1,10 +1,12 @@
 """The whole lab on a GPU: a model of Phi-3.5-mini's exact shape, and AutoAWQ beside our AWQ.
 
-    python -m benchmarks.gpu [--work FOLDER] [--parts chain,engines,quality] [--blocks 128]
+    python -m benchmarks.gpu [--work FOLDER] [--parts chain,beside,engines,quality] [--blocks 128] [--ahead]
 
 chain     AWQ -> 100 LoRA steps -> int4 ONNX with adapter of a random 3.8 B model, by `python -m pipeline run`
+beside    that chain once, then twice at the same time on two GPUs: the walls of one and of both
 engines   quantize of the same model by our AWQ and by AutoAWQ on the same calibration, one after the other
 quality   `python -m pipeline scorecard` of the starter model: rtn, awq, autoawq
+With `--ahead` the worker has imported what stages need before a run begins, as it has where the app runs.
 Needs CUDA and the GPU set. Seconds are those of the stages; `wall` is the whole command.
 """
 
@@ -18,8 +20,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from benchmarks.lab import serving
 from pipeline import settings
@@ -28,8 +33,11 @@ from pipeline.passes.quantize.calibration import TEXTS
 from pipeline.store import Store
 from pipeline.store.run import Run
 from pipeline.system import hardware
+from pipeline.worker.ahead import warm
 
-PARTS = ("chain", "engines", "quality")
+PARTS = ("chain", "beside", "engines", "quality")
+# Seconds without work of the process that imports, after which it has done so.
+STILL_SECONDS = 3.0
 DATA = settings.SAMPLES / "travel.jsonl"
 # Phi-3.5-mini-instruct's config.json, but for the values of its long RoPE's factors, which change no time.
 SHAPE: dict[str, Any] = {
@@ -54,6 +62,12 @@ SHAPE: dict[str, Any] = {
     "pad_token_id": 0,
     "tie_word_embeddings": False,
 }
+CHAIN: dict[str, Any] = {
+    "name": "phi",
+    "quantize": {"algorithm": "awq"},
+    "finetune": {"max_steps": 100, "batch_size": 4, "learning_rate": 1e-4},
+    "evaluate": None,
+}
 TEMPLATE = "<|user|>\n{prompt}<|end|>\n<|assistant|>\n{response}<|end|>"
 
 
@@ -65,6 +79,7 @@ def main() -> None:
         "--blocks", type=int, default=128, help="of 512 tokens, for engines (default: AutoAWQ's)"
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for the chain")
+    parser.add_argument("--ahead", action="store_true", help="begin once the libraries are imported")
     args = parser.parse_args()
     if not hardware.gpus():
         sys.exit("nvidia-smi found no NVIDIA GPU.")
@@ -75,11 +90,15 @@ def main() -> None:
         parts = args.parts.split(",")
         if not set(parts) <= set(PARTS):
             parser.error(f"--parts: allowed are {', '.join(PARTS)}")
-        with serving(home):
-            if {"chain", "engines"} & set(parts):
-                model = random_model(work / "phi")
+        if set(parts) - {"quality"}:
+            model = random_model(work / "phi")
+        with serving(home, ahead=args.ahead):
+            if args.ahead:
+                until_imported()
             if "chain" in parts:
                 chain(home, model, args.set)
+            if "beside" in parts:
+                beside(home, model, args.set)
             if "engines" in parts:
                 engines(home, model, args.blocks)
             if "quality" in parts:
@@ -131,17 +150,40 @@ def tokenizer() -> Any:
 
 def chain(home: Path, model: Path, changes: list[str]) -> None:
     """The whole chain once, and what it took."""
-    recipe = {
-        "name": "phi",
-        "quantize": {"algorithm": "awq"},
-        "finetune": {"max_steps": 100, "batch_size": 4, "learning_rate": 1e-4},
-        "evaluate": None,
-    }
     began = time.monotonic()
-    run = run_recipe(home, model, recipe, changes)
+    run = run_recipe(home, model, CHAIN, changes)
     wall = time.monotonic() - began
-    print(f"\nAWQ -> 100 LoRA steps -> int4 ONNX with adapter, wall {wall:.1f} s (goal 90)")
+    goals = "goal 50, with --ahead 30"
+    print(f"\nAWQ -> 100 LoRA steps -> int4 ONNX with adapter, wall {wall:.1f} s ({goals})")
     report(run)
+
+
+def beside(home: Path, model: Path, changes: list[str]) -> None:
+    """The chain alone, then two of them at once, none of which has anything to reuse."""
+    recipes = [{**CHAIN, "name": f"phi{seed}", "seed": seed} for seed in (1, 2, 3)]
+    began = time.monotonic()
+    run_recipe(home, model, recipes[0], changes)
+    alone = time.monotonic() - began
+    began = time.monotonic()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda recipe: run_recipe(home, model, recipe, changes), recipes[1:]))
+    both = time.monotonic() - began
+    print(f"\none chain {alone:.1f} s, two beside each other {both:.1f} s: {both / alone:.2f} (limit 1.1)")
+    for run in Store(home).list()[:3]:
+        report(run)
+
+
+def until_imported() -> None:
+    """Wait until the process that imports what stages need has nothing to do any more."""
+    worked, since = -1.0, time.monotonic()
+    while time.monotonic() - since < STILL_SECONDS:
+        importing = [
+            process for process in psutil.Process().children(recursive=True) if warm.FLAG in process.cmdline()
+        ]
+        total = sum(sum(process.cpu_times()[:2]) for process in importing)
+        if total != worked or not importing:
+            worked, since = total, time.monotonic()
+        time.sleep(0.1)
 
 
 def engines(home: Path, model: Path, blocks: int) -> None:
@@ -196,7 +238,7 @@ def run_recipe(home: Path, model: Path, recipe: dict[str, Any], changes: list[st
     if done.returncode:
         logs = "".join(path.read_text(errors="replace")[-3000:] for path in home.glob("runs/*/*/log.txt"))
         sys.exit(f"{done.stdout}\n{done.stderr}\n{logs}")
-    made = Store(home).list()[0]
+    made = next(run for run in Store(home).list() if run.recipe["name"] == recipe["name"])
     if any(stage.reused for stage in made.stages):
         sys.exit("A stage was reused, so its time says nothing; give an empty --work.")
     return made

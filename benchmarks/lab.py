@@ -50,9 +50,9 @@ def main() -> None:
 
 
 @contextmanager
-def serving(home: Path) -> Iterator[None]:
-    """A worker that ends with the block, so that the home can be removed."""
-    command = [sys.executable, "-m", "pipeline", "worker"]
+def serving(home: Path, *, ahead: bool = False) -> Iterator[None]:
+    """A worker that ends with the block, so that the home can be removed; `ahead` as the app starts one."""
+    command = [sys.executable, "-m", "pipeline", "worker", *(["--ahead"] if ahead else [])]
     worker = subprocess.Popen(command, env=settings.child_environment(OLIVE_LAB_HOME=str(home)))
     try:
         while not locks.held(home / WORKER_LOCK):
