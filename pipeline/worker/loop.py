@@ -50,7 +50,8 @@ class Worker:
         self.child = child
         self.jobs: dict[str, Job] = {}
         self.warm = Shelf(child, store.home / WORKER_LOG)
-        self.slots = list(dict.fromkeys([*hardware.devices(), "cpu", PUBLISH_SLOT]))
+        self.devices = hardware.devices()
+        self.slots = list(dict.fromkeys([*self.devices, "cpu", PUBLISH_SLOT]))
         self.exit_seconds = settings.exit_seconds()
         self.stopping = False
         self.ahead = False
@@ -60,8 +61,8 @@ class Worker:
     ) -> None:
         """Work until there has been nothing to do for `idle_seconds`.
 
-        With `ahead` even the first run finds a warm process. `lock` is the worker's lock, if the process that
-        started this one has taken it.
+        With `ahead` even the first run on each device finds a warm process. `lock` is the worker's lock, if
+        the process that started this one has taken it.
         Raises LabError if another worker serves this home.
         """
         self.ahead = ahead
@@ -101,7 +102,8 @@ class Worker:
         """One look at everything: end what was canceled, record what ended, start what is queued."""
         cancels = self.store.cancels()
         if self.ahead:
-            self._warm_up(self.slots[0])
+            for device in self.devices:
+                self._warm_up(device)
         for slot, job in list(self.jobs.items()):
             if job.waits:
                 self._go_on(slot, job, canceled=job.run in cancels)

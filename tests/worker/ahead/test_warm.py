@@ -36,7 +36,7 @@ Make = Callable[..., Worker]
 def make(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """Workers that have a warm process from the start, which imports what IMPORTS says."""
     monkeypatch.setenv("OLIVE_LAB_AHEAD", "1")
-    monkeypatch.setattr("pipeline.system.hardware.gpus", lambda: 0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # no GPU for workers in other processes either
     monkeypatch.setattr(warm, "affordable", lambda: True)
     made: list[Worker] = []
 
@@ -179,6 +179,20 @@ def spawned_by(served: Worker, run: str, stage: str) -> list[int]:
     """The processes of a stage, once it is at work."""
     until(lambda: served.step() or served.jobs, "the beginning of a stage")
     return spawned(served.store, run, stage)
+
+
+def test_there_is_one_for_each_gpu_from_the_start(
+    store: Store, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("pipeline.system.hardware.gpus", lambda: 2)
+    served = make(ready=False)
+    served.step()
+    environments = []
+    for slot in served.slots:
+        found = served.warm.of(slot)
+        environments.append(found.environment.get("CUDA_VISIBLE_DEVICES") if found else None)
+    assert environments == ["0", "1", None, None]
 
 
 class TestKilled:
@@ -475,7 +489,8 @@ before = set(os.listdir(tempfile.gettempdir()))
 warm.prepare_all()
 import numpy, scipy.linalg, torch
 facts = {"threads": forking.threads(), "cuda": torch.cuda.is_initialized()}
-facts["new files"] = sorted(set(os.listdir(tempfile.gettempdir())) - before)
+new = set(os.listdir(tempfile.gettempdir())) - before
+facts["new files"] = sorted(name for name in new if "inductor" not in name)  # which is kept
 blas = forking._loaded("openblas")[0]
 hears, tells = os.pipe()
 for turn in range(2):
