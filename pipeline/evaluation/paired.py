@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, special, stats
 
 Floats = NDArray[np.float64]
 Kind = Literal["resamples", "flips"]
@@ -32,35 +32,43 @@ MOST_DRAWN = 10_000  # rows, or groups of rows
 KEPT_ROWS = 500  # up to which the draws are kept for the next differences of as many rows
 LEAST_ERROR = 0.1  # of a resample's standard error, as a share of the rows' own
 SAME = 1e-12  # sums that differ by less than this share are equal
+DOUBLED = 12  # times that the end of a ratio's interval is looked for twice as far away
 
 
 @dataclass(frozen=True)
 class Studentized:
     """A mean with the distribution that its studentized bootstrap has around it: `drawn` are the differences
-    of resampled means from it, ascending, each in units of its own standard error times √rows, as `spread`
-    is of the mean itself."""
+    of resampled means from it, each in units of its own standard error times √rows, as `spread` is of the
+    mean itself. `rows` were drawn at a time.
+
+    Of differences that are far to both sides the bootstrap is too certain, of those that are far to one side
+    Student's t is: what is said here is what both agree to.
+    """
 
     mean: float
     spread: float
     drawn: Floats
+    rows: int
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """A confidence interval for the mean."""
+        """A confidence interval for the mean: each end is the farther of the bootstrap's and Student's."""
         if not len(self.drawn):
             return self.mean, self.mean
         low, high = np.quantile(self.drawn, [(1 - level) / 2, (1 + level) / 2])
-        return self.mean - float(high) * self.spread, self.mean - float(low) * self.spread
+        student = float(special.stdtrit(self.rows - 1, (1 + level) / 2)) / math.sqrt(self.rows)
+        farthest = min(float(low), -student), max(float(high), student)
+        return self.mean - farthest[1] * self.spread, self.mean - farthest[0] * self.spread
 
     @property
     def chance(self) -> float:
         """How likely a mean as far from 0 is where it is 0: the widest interval without 0 has about a level
-        of 1 less this. Two-sided; 0 where that is less than two in RESAMPLES."""
+        of 1 less this. Two-sided."""
         if not len(self.drawn):
             return float(self.mean == 0)
         at = self.mean / self.spread
-        below = int(np.searchsorted(self.drawn, at, "right"))
-        above = len(self.drawn) - int(np.searchsorted(self.drawn, at, "left"))
-        return min(1.0, 2 * min(below, above) / len(self.drawn))
+        below, above = int((self.drawn <= at).sum()), int((self.drawn >= at).sum())
+        student = 2 * float(special.stdtr(self.rows - 1, -abs(at) * math.sqrt(self.rows)))
+        return min(1.0, max(2 * min(below, above) / len(self.drawn), student))
 
 
 def interval(differences: Sequence[float] | Floats, level: float = 0.95) -> tuple[float, float]:
@@ -81,13 +89,105 @@ def studentized(differences: Sequence[float] | Floats) -> Studentized:
     count, centred = len(values), values - mean
     spread = float(values.std(ddof=1))
     if spread <= SAME * abs(mean):
-        return Studentized(mean, 0.0, np.empty(0))
+        return Studentized(mean, 0.0, np.empty(0), count)
     found = []
     for weights in _drawn(count, "resamples"):
         means = weights @ centred / count
-        variance = np.maximum(weights @ centred**2 / count - means**2, 0) * count / (count - 1)
-        found.append(means / np.maximum(np.sqrt(variance), LEAST_ERROR * spread))
-    return Studentized(mean, spread, np.sort(np.concatenate(found)))
+        variance = weights @ centred**2 / count - means**2
+        found.append(_studentized(means, variance, spread, count))
+    return Studentized(mean, spread, np.concatenate(found), count)
+
+
+def _studentized(means: Floats, variance: Floats, spread: float, rows: int) -> Floats:
+    """Means of resamples around 0 in units of their errors; `variance` is that within each."""
+    errors = np.sqrt(np.maximum(variance, 0) * rows / (rows - 1))
+    return np.asarray(means / np.maximum(errors, LEAST_ERROR * spread), np.float64)
+
+
+def share_interval(
+    base: Sequence[float] | Floats, other: Sequence[float] | Floats, level: float = 0.95
+) -> tuple[float, float] | None:
+    """A confidence interval for the share of the base's mean by which the other's is more: -0.62, 62 % less.
+
+    By Fieller's method: a share is in it where 0 is in the interval of other − base − share × base, of the
+    same resamples. So it holds the truth as often as intervals of means do, and it leaves out 0 exactly where
+    that of the differences does; the two never say what contradicts. Of figures that are not negative it
+    ends at −1. None where there is no such end: the base's mean may be 0, or nearly.
+    Raises ValueError as `interval` does.
+    """
+    base, other = _checked(base, 2), _checked(other, 2)
+    mean = float(base.mean())
+    if mean <= 0:
+        return None
+    share = float((other - base).mean()) / mean
+    found = _Shares.of(base, other - base - share * base)
+    if found is None:
+        return share, share
+    least = -1 - share if min(base.min(), other.min()) >= 0 else -math.inf
+    low, high = found.end(0, level, least), found.end(1, level, math.inf)
+    return None if low is None or high is None else (share + low, share + high)
+
+
+@dataclass(frozen=True)
+class _Shares:
+    """Sums from which the studentized bootstrap of apart − more × base follows for any `more`, where `apart`
+    has a mean of 0: of the rows, and of each resample, float64 [2] and [2, resamples] the means of both
+    without the rows' own, and [3] and [3, resamples] variance of apart, covariance, variance of the base."""
+
+    mean: float  # of the base
+    rows: int
+    within: Floats
+    means: Floats
+    varying: Floats
+
+    @classmethod
+    def of(cls, base: Floats, apart: Floats) -> _Shares | None:
+        """None where nothing varies."""
+        mean = float(base.mean())
+        both = np.stack([_grouped(apart - apart.mean()), _grouped(base - mean)], 1)
+        both -= both.mean(0)
+        count = len(both)
+        within = np.asarray(_products(both).sum(0) / (count - 1), np.float64)
+        if math.sqrt(within[0]) <= SAME * mean:
+            return None
+        means, squares = [], []
+        for weights in _drawn(count, "resamples"):
+            means.append(weights @ both / count)
+            squares.append(weights @ _products(both) / count)
+        drawn = np.concatenate(means)
+        return cls(mean, count, within, drawn.T, (np.concatenate(squares) - _products(drawn)).T)
+
+    def end(self, which: int, level: float, most: float) -> float | None:
+        """Where the interval of apart − more × base has 0 at its lower (0) or upper (1) end; `most` where it
+        still has 0 in it there. None where no end is found."""
+
+        def beyond(more: float) -> float:
+            return self._interval(more, level)[which]
+
+        inside = 0.0
+        step = beyond(0.0) / self.mean
+        for _ in range(DOUBLED):
+            more = min(step, most) if which else max(step, most)
+            if (beyond(more) < 0) == bool(which):
+                return float(optimize.brentq(beyond, inside, more, xtol=1e-9))
+            if more == most:
+                return most
+            inside, step = more, 2 * step
+        return None
+
+    def _interval(self, more: float, level: float) -> tuple[float, float]:
+        """The interval of the mean of apart − more × base."""
+        parts = np.array([1.0, -2 * more, more**2])
+        spread = math.sqrt(max(float(parts @ self.within), 0.0))
+        means = self.means[0] - more * self.means[1]
+        drawn = _studentized(means, parts @ self.varying, spread, self.rows)
+        return Studentized(-more * self.mean, spread, drawn, self.rows).interval(level)
+
+
+def _products(both: Floats) -> Floats:
+    """Squares of the first, products, squares of the second: float64 [n, 2] → [n, 3]."""
+    first, second = both.T
+    return np.stack([first * first, first * second, second * second], 1)
 
 
 def sign_test(differences: Sequence[float] | Floats) -> float:

@@ -39,6 +39,7 @@ FEW_ROWS = 40
 AGREES = 0.04
 SEVERAL = 0.02
 OUTSIDE = 0.05  # of the interval
+LEAST_SHOWN = 1e-4  # of a size; a smaller one is written with its power of ten
 MOST_NEEDED = 100_000  # rows; more are not worth a promise
 STEPS = (10, 15, 20, 30, 40, 50, 60, 80)  # numbers of rows that are spoken of, and a hundred times as many
 
@@ -252,7 +253,16 @@ class _Compared:
 
     @property
     def _is_share(self) -> bool:
-        return self.metric.of_base and bool(self.base.mean() > 0)
+        return self._shares is not None
+
+    @cached_property
+    def _shares(self) -> tuple[float, float] | None:
+        """The interval of the difference as a share of the base's mean, if it is given so and says what that
+        of the difference says."""
+        found = paired.share_interval(self.base, self.other) if self.metric.of_base else None
+        if found is None or (found[0] > 0 or found[1] < 0) != self._is_apart:
+            return None
+        return found
 
     def _mean_size(self) -> float:
         """The mean difference as the sentence gives it: in percent of the base's mean, or plain."""
@@ -260,18 +270,17 @@ class _Compared:
         return 100 * mean / float(self.base.mean()) if self._is_share else mean
 
     def _sizes(self) -> tuple[float, float]:
-        """The ends of the interval as the sentence gives them.
-
-        Of a share it is that of the ratio of the means: rows whose loss is high vary with their difference.
-        """
-        if not self._is_share:
+        """The ends of the interval as the sentence gives them."""
+        if self._shares is None:
             return self._interval
-        ratio = float(self.differences.mean() / self.base.mean())
-        low, high = paired.interval(self.differences - ratio * self.base)
-        return 100 * (ratio + low / float(self.base.mean())), 100 * (ratio + high / float(self.base.mean()))
+        low, high = self._shares
+        return 100 * low, 100 * high
 
     def _size(self, size: float) -> str:
-        """A size without its sign, with as many digits as say something."""
+        """A size without its sign, with as many digits as say something: what is not 0 is not shown as 0."""
+        digits = 1 if self._is_share else 3
+        if 0 < size < 10**-digits:
+            return f"{size:.1g}" if size >= LEAST_SHOWN else f"{size:.0e}"
         if not self._is_share:
             return f"{size:.3f}".rstrip("0").rstrip(".")
         return f"{size:.0f}" if size >= 10 else f"{size:.1f}".removesuffix(".0")

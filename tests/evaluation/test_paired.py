@@ -47,6 +47,44 @@ def test_equal_differences_are_certain(values: list[float]) -> None:
     assert paired.permutation_test(values) == paired.sign_test(values) == 2 / 2**12
 
 
+def test_far_rows_to_both_sides_have_no_narrower_interval_than_students() -> None:
+    """There the bootstrap alone holds the mean less often than it says: 0.87 with 40 rows."""
+    for seed in range(20):
+        values = drawn(40, seed) * np.where(drawn(40, seed + 100, 0) > 1.28, 10, 1)
+        low, high = paired.interval(values)
+        exact = stats.ttest_1samp(values, 0)
+        student = exact.confidence_interval()
+        assert low <= student.low + 1e-9
+        assert high >= student.high - 1e-9
+        assert paired.studentized(values).chance >= exact.pvalue - 1e-9
+
+
+@pytest.mark.parametrize("rows", [14, 60, 700])
+def test_a_share_is_in_its_interval_where_no_difference_from_it_shows(rows: int) -> None:
+    """Fieller's method, by its definition: 0 is at the end of the interval of other - (1 + share) base."""
+    random = np.random.default_rng(rows)
+    base = np.exp(0.5 * random.normal(size=rows))
+    other = 0.6 * base * np.exp(0.3 * random.normal(size=rows))
+    found = paired.share_interval(base, other)
+    assert found is not None
+    assert found[0] < other.mean() / base.mean() - 1 < found[1]
+    assert paired.share_interval(base, other) == found
+    for end, share in enumerate(found):
+        assert paired.interval(other - (1 + share) * base)[end] == pytest.approx(0, abs=1e-6)
+
+
+def test_shares_at_the_edges() -> None:
+    ones = np.ones(14)
+    assert paired.share_interval(ones, 0.5 * ones) == (-0.5, -0.5)
+    assert paired.share_interval(0 * ones, ones) is None
+    assert paired.share_interval([0.0] * 13 + [1.0], np.linspace(1, 2, 14)) is None, "the base may be nothing"
+    low, high = paired.share_interval(4 * ones, [0.0] * 13 + [1.0]) or (0, 0)
+    assert (low, high < -0.5) == (-1, True), "no loss is less than none"
+    many = np.exp(np.random.default_rng(1).normal(size=(2, 60_000)))
+    low, high = paired.share_interval(many[0], 0.5 * many[1]) or (0, 0)
+    assert -0.53 < low < -0.5 < high < -0.47 or -0.53 < low < high < -0.47
+
+
 def test_nearly_equal_resamples_leave_the_interval_finite() -> None:
     low, high = paired.interval([0.0] * 13 + [1.0])
     assert -1 < low < 1 / 14 < high < 5
