@@ -37,6 +37,7 @@ BUSY = "A judge is at work on this run already; wait until it has finished, or s
 TOO_LONG = f"The judge took longer than {MOST_SECONDS / 3600:.0f} hours. {AGAIN}"
 ENDED = f"The machine stopped, or the judge's process was ended. {AGAIN}"
 _begun: list[subprocess.Popen[bytes]] = []  # kept until they end, so that none stays a zombie
+Sides = tuple[str, str]
 Facts = dict[str, Any]  # model, status, error; rows, done, left_out, order_decided
 Tell = Callable[[Facts], None]
 
@@ -145,6 +146,7 @@ def _work(store: Store, run: str, judge: Judge, tell: Tell) -> Facts:
 async def _judge(run: Path, asked: Iterable[Row], judge: Judge, say: Tell) -> None:
     """Ask about all rows without a vote of this judge. Raises LabError, Stopped."""
     rows = list(asked)
+    key = ballots.secret(run)
     before = ballots.read(run).of(judge.voter)
     left = [row for row in rows if row.number not in before or before[row.number].of != row.of]
     counts: Facts = {"rows": len(rows), "done": len(rows) - len(left), "left_out": 0, "order_decided": 0}
@@ -156,7 +158,7 @@ async def _judge(run: Path, asked: Iterable[Row], judge: Judge, say: Tell) -> No
             if _beside(run, STOP).exists():
                 raise Stopped("stopped")
             try:
-                choice, by_order = await _choice(client, row)
+                choice, by_order = await _choice(client, row, blind_rows.sides(key, row, judge.voter))
             except Unfit:
                 counts["left_out"] += 1
                 if not counts["done"] and counts["left_out"] >= min(MOST_UNFIT, len(rows)):
@@ -177,12 +179,18 @@ async def _judge(run: Path, asked: Iterable[Row], judge: Judge, say: Tell) -> No
         raise several.exceptions[0] from None
 
 
-async def _choice(client: Client, row: Row) -> tuple[str, bool]:
-    """What the judge prefers in both orders, and whether the order decides; then it is a tie."""
+async def _choice(client: Client, row: Row, order: Sides) -> tuple[str, bool]:
+    """What the judge prefers in both orders, and whether the order decides; then it is a tie.
+
+    Which side comes first in the first question is drawn for each row, so that the endpoint cannot tell sides
+    by when they come either.
+    """
     about = (row.prompt, row.system, row.expected)
-    first = await client.prefers(*about, row.base, row.adapter)
-    second = await client.prefers(*about, row.adapter, row.base)
-    found = {"a": BASE, "b": ADAPTER}.get(first, first), {"a": ADAPTER, "b": BASE}.get(second, second)
+    texts = {BASE: row.base, ADAPTER: row.adapter}
+    found = []
+    for first, second in (order, order[::-1]):
+        said = await client.prefers(*about, texts[first], texts[second])
+        found.append({"a": first, "b": second}.get(said, said))
     if found[0] == found[1]:
         return found[0], False
     return (BAD if set(found) == {BAD} else TIE), set(found) == {BASE, ADAPTER}

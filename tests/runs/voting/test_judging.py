@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from pipeline.runs.voting.judge_client import Judge
 from pipeline.store.run import CANCELED, DONE, FAILED, INTERRUPTED, RUNNING
 from tests.helpers.judges import MARKER, always_first, prefers_marker, said, served
 from tests.helpers.lab import until
-from tests.helpers.votes import Booth, rows
+from tests.helpers.votes import SECRET, Booth, rows
 
 KEY = "sk-a-very-secret-key"
 
@@ -43,6 +44,37 @@ def test_a_judge_that_prefers_a_text_votes_for_it_in_both_orders(store):
     (judge,) = result(booth)["judges"]
     assert (judge["voter"], judge["adapter"], judge["rows"]) == ("judge:m", 6, 6)
     assert judging.facts(booth.folder) == facts
+
+
+def arriving(endpoint, prompt: str) -> list[str]:
+    """What came about a prompt, in the order in which it came, as it was sent."""
+    return [json.dumps(one) for one in endpoint.asked if f'{prompt}\\"' in json.dumps(one)]
+
+
+def test_no_byte_and_no_order_of_arrival_tells_the_judges_endpoint_a_side(store):
+    """The same secret with the texts of the sides swapped: all that is sent is the same, but for the texts,
+    and the adapter's comes first in about half of the first questions."""
+    told = []
+    for answers in (rows(60), rows(60, base="of the adapter", adapter="of the base")):
+        booth = Booth(store, answers)
+        booth.ballots.parent.mkdir()
+        (booth.ballots.parent / "secret").write_bytes(SECRET)
+        with served(prefers_marker) as endpoint:
+            judged(store, booth, endpoint.url)
+        told.append(endpoint)
+    first = 0
+    for number in range(60):
+        mine, others = (arriving(endpoint, f"Question {number}?") for endpoint in told)
+        assert len(mine) == 2
+        swapped = [one.replace("of the base", "@").replace("of the adapter", "of the base") for one in others]
+        assert mine == [one.replace("@", "of the adapter") for one in swapped]
+        first += "of the adapter" in mine[0].rpartition("answer_b")[0]
+        rest = mine[0].replace("of the base", "").replace("of the adapter", "")
+        assert not [word for word in ("base", "adapter", "tuned", "token_", "loss") if word in rest]
+    assert 15 < first < 45
+    assert {one["content-length"] for one in told[0].headers} == {
+        one["content-length"] for one in told[1].headers
+    }
 
 
 def test_a_judge_that_always_says_the_first_makes_ties_only(store):

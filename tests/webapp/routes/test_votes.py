@@ -60,6 +60,55 @@ def test_a_reply_is_as_long_and_has_the_same_headers_whichever_side_is_a(client,
     assert [mine[0] for mine in told[0]] != [other[0] for other in told[1]]
 
 
+def sent(client, monkeypatch, path: str, **given) -> tuple[list[tuple[bytes, bytes]], list[bytes]]:
+    """The headers of a reply, and its body in the pieces in which the server hands them to the network."""
+    headers, pieces = [], []
+    app = client.app
+
+    async def watched(scope, receive, send):
+        async def keep(message):
+            headers.extend(message.get("headers", ()))
+            pieces.extend([message["body"]] if message.get("body") else [])
+            await send(message)
+
+        await app(scope, receive, keep)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client._transport, "app", watched)
+        assert client.get(path, params=given).status_code == 200
+    return headers, pieces
+
+
+@pytest.mark.parametrize("longer", [2, 50_000])
+def test_what_is_sent_is_the_same_but_for_the_answers_and_both_arrive_at_once(
+    client, store, monkeypatch, longer
+):
+    """Sides swapped under the same secret: each byte before, between and after the texts, all headers, and
+    how the reply comes in pieces. No text comes in a piece of its own, or one would be there first."""
+    texts = "short", "long " * longer
+    told = []
+    for base, adapter in (texts, texts[::-1]):
+        run = planted.finished(store, answers=rows(12, base=base, adapter=adapter))
+        (store.folder(run) / "votes").mkdir()
+        (store.folder(run) / "votes" / "secret").write_bytes(SECRET)
+        path = f"/votes/{run}.json"
+        told.append([sent(client, monkeypatch, path, voter="Ada", row=row) for row in range(12)])
+    shown = set()
+    for row, ((headers, pieces), (others, theirs)) in enumerate(zip(*told, strict=True)):
+        assert sorted(headers) == sorted(others)
+        assert [len(piece) for piece in pieces] == [len(piece) for piece in theirs] == [len(pieces[0])]
+        mine, swapped = (json.loads(body)["row"] for body in (pieces[0], theirs[0]))
+        assert (mine["a"], mine["b"]) == (swapped["b"], swapped["a"])
+        around = []
+        for body, one in ((pieces[0], mine), (theirs[0], swapped)):
+            first, second = (json.dumps(one[letter], ensure_ascii=False).encode() for letter in "ab")
+            around.append(body.replace(first, b"?", 1).replace(second, b"?", 1))
+        assert around[0] == around[1], row
+        assert around[0].count(b"?") == 2 + 1, "both texts, and the question mark of the prompt"
+        shown.add(len(mine["a"]) < len(mine["b"]))
+    assert shown == {True, False}
+
+
 def test_a_vote_from_the_first_row_to_the_pairs(client, store, monkeypatch):
     asked = []
     ask = check_pool.ask
