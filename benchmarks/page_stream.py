@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from gradio_client.utils import apply_diff  # type: ignore[import-untyped]
 
 from pipeline import settings
@@ -34,12 +35,18 @@ COLUMNS = 4
 
 @dataclass(frozen=True)
 class Answered:
-    """An answer as it arrived: seconds to its first text and from there to its end, tokens, and its text."""
+    """An answer as it arrived: seconds to its first text and from there to its end, tokens, and its text.
+
+    `processor` is what the page's own process took of it, in seconds, until its stream of events had ended;
+    `messages` is how many of these there were. Both don't depend on what else the machine does.
+    """
 
     first: float
     rest: float
     tokens: int
     text: str
+    processor: float
+    messages: int
 
 
 def planted(source: Source, home: Path) -> list[tuple[Source, str]]:
@@ -83,8 +90,9 @@ def served(home: Path) -> Iterator[Page]:
 
 @dataclass(frozen=True)
 class Page:
-    """An open page: its address, and the number of the event that asks."""
+    """An open page: its process and address, and the number of the event that asks."""
 
+    process: psutil.Process
     url: str
     event: int
     trigger: int
@@ -111,7 +119,7 @@ class Page:
             for one in config["dependencies"]
             if [go, "click"] in [list(target) for target in one["targets"]] and len(one["inputs"]) == INPUTS
         )
-        return cls(url, event["id"], go, secrets.token_hex(5))
+        return cls(psutil.Process(process.pid), url, event["id"], go, secrets.token_hex(5))
 
     def ask(self, side: str, prompt: str, tokens: int) -> Answered:
         """Ask a model of `planted`; what its column shows, and when. Raises RuntimeError for a refusal."""
@@ -119,11 +127,14 @@ class Page:
         data = [f"registry/{side}/{VERSION}", [], talk, prompt, tokens, 0, 0, "", False, ""]
         call = {"data": data, "event_data": None, "fn_index": self.event, "trigger_id": self.trigger}
         at = SIDES.index(side)
+        before = self._processor()
         began = time.perf_counter()
         self._join({**call, "session_hash": self.session})
         first = ended = 0.0
         shown: list[Any] = []
+        messages = 0
         for shown in self._shown():
+            messages += 1
             if shown[at] and not first:
                 first = time.perf_counter()
             if shown[COLUMNS + at] and not ended:
@@ -133,7 +144,13 @@ class Page:
                 f"the page has not answered: {shown[3 * COLUMNS] if shown else 'nothing came'}"
             )
         facts = {row[0]: row[1] for row in shown[COLUMNS + at]}
-        return Answered(first - began, ended - first, int(facts["Tokens"].split()[0]), str(shown[at]))
+        tokens, took = int(facts["Tokens"].split()[0]), self._processor() - before
+        return Answered(first - began, ended - first, tokens, str(shown[at]), took, messages)
+
+    def _processor(self) -> float:
+        """Seconds of processor that the page's own process has taken; not those that it started."""
+        taken = self.process.cpu_times()
+        return float(taken.user + taken.system)
 
     def _join(self, call: dict[str, Any]) -> None:
         kind = {"Content-Type": "application/json"}

@@ -6,8 +6,9 @@ The bare loop runs in a process of its own: it reads the prompt's text, generate
 other side is `chat_client.stream`, as the page and the command line use it: a process that checks, generates
 by turns and writes JSON lines, which are read and parsed here. With `--page` it is the whole page instead, in
 a process of its own and a home of its own: the question is put into its queue as a browser does, and its
-stream of events is read until the answer's facts are there. Each side is a model of its own then. Both use as
-many threads, have answered before, and have to write the same text. `--repeat` makes the question so many
+stream of events is read until the answer's facts are there, and a line says what the page's own process took
+of the processor, in how many messages. Each side is a model of its own then. Both use as many threads, have
+answered before, and have to write the same text. `--repeat` makes the question so many
 times as long: the chat process reads a prompt in pieces, the bare loop whole.
 """
 
@@ -47,6 +48,8 @@ class Timed:
     tokens: int
     text: str
     prompt: int = 0  # tokens
+    processor: float = 0.0  # seconds that the page's own process took
+    messages: int = 0  # of the page's stream
 
     @property
     def speed(self) -> float:
@@ -89,7 +92,8 @@ def through_page(source: Source, home: Path, args: argparse.Namespace) -> None:
 
                 async def ask(side: str = side, prompt: str = prompt) -> Timed:
                     found = await asyncio.to_thread(page.ask, side, prompt, args.tokens)
-                    return Timed(found.first, found.rest, found.tokens, found.text)
+                    timed = found.first, found.rest, found.tokens, found.text
+                    return Timed(*timed, processor=found.processor, messages=found.messages)
 
                 print(asyncio.run(compared(own, side, prompt, args.tokens, args.turns, ask)), flush=True)
 
@@ -150,8 +154,19 @@ def told(side: str, pairs: Sequence[tuple[Timed, Timed]]) -> str:
         f"{side:8} {alone[0].prompt:6}  {ratio:.3f} ({low:.3f}–{high:.3f})"
         f"      {after:5.0f} ({soon:.0f} to {late:.0f})"
         f"   {alone[0].tokens:6}   {speed:.0f}"
-        f"   {'good' if ratio >= LEAST_RATIO and after <= MOST_MS else 'MISSED'}"
+        f"   {'good' if ratio >= LEAST_RATIO and after <= MOST_MS else 'MISSED'}{_taken(streamed)}"
     )
+
+
+def _taken(streamed: Sequence[Timed]) -> str:
+    """What the page's own process took for an answer: nothing of it depends on the load of the machine."""
+    if not streamed[0].messages:
+        return ""
+    took, messages = (
+        statistics.median(of)
+        for of in ([one.processor for one in streamed], [one.messages for one in streamed])
+    )
+    return f"   page: {1000 * took:.0f} ms of processor in {messages:.0f} messages"
 
 
 async def stream(source: Source, side: str, prompt: str, tokens: int) -> Timed:

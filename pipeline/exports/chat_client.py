@@ -257,9 +257,12 @@ async def stream(
     temperature: float = 0.0,
     system: str = "",
     turns: Mapping[str, Sequence[tuple[str, str]]] = NO_TURNS,
+    gather_seconds: float = 0.0,
 ) -> AsyncGenerator[dict[str, Any], None]:
     """Yield pieces of the answers as they are generated, `sides` interleaved; closing the iterator cancels.
 
+    A piece has the text of one token, or of what is generated in `gather_seconds`, the first one excepted;
+    each takes time of this process.
     `system` goes before the prompt where the model's chat template takes one; `turns` are earlier questions
     and answers by side. `temperature` 0 always picks the most likely token. The last piece of a side has
     done, tokens, cut (by `max_new_tokens` or by what the model reads), tokens_per_second,
@@ -273,6 +276,7 @@ async def stream(
         "prompt": prompt, "sides": list(sides or source.sides), "seed": seed,
         "max_new_tokens": max_new_tokens, "temperature": temperature, "system": system,
         "turns": {side: [list(turn) for turn in said] for side, said in turns.items()},
+        "gather_seconds": gather_seconds,
     }  # fmt: skip
     if not prompt.strip():
         raise InputError("The prompt is empty; type a question first.")

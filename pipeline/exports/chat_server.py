@@ -7,7 +7,10 @@ a line:
     {"id": 3, "side": "base", "text": "The"} … {"id": 3, "side": "base", "done": true, "tokens": 12, …}
     {"id": 3, "end": true}
 
-The last piece of a side says which files answered, by their SHA-256: `adapter` (null for none) and `graph`.
+With `gather_seconds`, a piece has all text of that time, but for the first of a side, which has one token.
+The last piece of a side may have text, too, and says which files answered, by their SHA-256: `adapter` (null
+for none) and `graph`.
+
 A request {"id": 3, "probe": true} is answered with what `detaching` needs. A whole conversation is
 
     {"id": 3, "messages": [{"role": "user", "content": "…"}], "adapter": null, "max_new_tokens": 64, …}
@@ -175,7 +178,8 @@ def _question(loaded: Loaded, request: dict[str, Any]) -> _Question:
         for side, text in texts.items()
     }
     memory = sum(generation.memory(model, text, request["max_new_tokens"]) for text in texts.values())
-    return _Question(request["id"], _pieces(answers, loaded), memory)
+    pieces = _gathered(_pieces(answers, loaded), request.get("gather_seconds", 0.0))
+    return _Question(request["id"], pieces, memory)
 
 
 def _conversation(loaded: Loaded, request: dict[str, Any]) -> _Question:
@@ -249,6 +253,28 @@ def _pieces(answers: dict[str, generation.Answer], loaded: Loaded) -> Iterator[d
                 yield {"side": side, "text": ""}
             active = loaded.adapter if side in loaded.model.names else None
             yield {"side": side, "done": True, **facts, "adapter": active, "graph": loaded.graph()}
+
+
+def _gathered(pieces: Iterator[dict[str, Any]], seconds: float) -> Iterator[dict[str, Any]]:
+    """As many pieces, but with a side's text of `seconds` in one of them, and "" in the others: each with a
+    text is a line to write, and wakes whoever reads it."""
+    held: dict[str, str] = {}
+    due: dict[str, float] = {}
+    try:
+        for piece in pieces:
+            side = piece["side"]
+            text = held.pop(side, "") + piece.get("text", "")
+            if piece.get("done"):
+                yield {**piece, "text": text} if text else piece
+            elif (now := time.perf_counter()) >= due.get(side, 0.0):
+                due[side] = now + seconds if text else 0.0
+                yield {**piece, "text": text}
+            else:
+                held[side] = text
+                yield {**piece, "text": ""}
+    except Exception:
+        yield from ({"side": side, "text": text} for side, text in held.items())
+        raise
 
 
 def _after(row: dict[str, Any], turns: list[list[str]] | None, model: generation.Model) -> dict[str, Any]:

@@ -82,6 +82,37 @@ def request(number: int = 1, sides: tuple[str, ...] = SIDES) -> dict[str, Any]:
     }
 
 
+def gathering(monkeypatch: pytest.MonkeyPatch, stream: Callable[..., Any]) -> list[dict[str, Any]]:
+    """What is said of two sides in gathered pieces, where each look at the clock is 0.01 s later."""
+    clock = iter(range(1_000_000))
+    monkeypatch.setattr(chat_server.time, "perf_counter", lambda: next(clock) / 100)
+    return serve(monkeypatch, [{**request(), "gather_seconds": 0.5}], stream)[1:]
+
+
+def test_tokens_are_gathered_and_none_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of each side comes at once; each line wakes the page, which takes time from the model."""
+    words = [f"{number} " for number in range(200)]
+    said = gathering(monkeypatch, lambda *given, **options: Answer(words))
+    for side in SIDES:
+        texts = [one["text"] for one in said if one.get("side") == side and "text" in one]
+        assert "".join(texts) == "".join(words)
+        assert texts[0] == "0 "
+        assert len(texts) < 30
+    assert [one.get("done") for one in said][-3:] == [True, True, None], "what was held comes with the facts"
+
+
+def test_what_was_gathered_comes_before_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stream(*given: Any, **options: Any) -> Answer:
+        answer = Answer(["a", "b", "c"])
+        answer.facts = lambda: 1 / 0  # type: ignore[assignment, method-assign, return-value]
+        return answer
+
+    said = gathering(monkeypatch, stream)
+    texts = ["".join(one["text"] for one in said if one.get("side") == side) for side in SIDES]
+    assert texts == ["abc", "abc"]
+    assert "error" in said[-1]
+
+
 def test_the_sides_grow_together(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Any, ...]] = []
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-async def coalesce(source: AsyncIterator[T], seconds: float) -> AsyncGenerator[list[T], None]:
-    """Yield what arrived during each `seconds`, in order, the first of it at once. Closing this closes
-    `source`.
+async def coalesce(source: AsyncIterator[T], *seconds: float) -> AsyncGenerator[list[T], None]:
+    """Yield what arrived, in order: the first of it at once, then each time what came in so many `seconds`,
+    the last of them from then on. Closing this closes `source`.
 
     A browser that gets every token separately spends a whole core on drawing.
     """
     clock = asyncio.get_running_loop().time
+    waits = itertools.chain(seconds, itertools.repeat(seconds[-1]))
     batch: list[T] = []
     due = clock()
     waiting: asyncio.Future[T] | None = None
@@ -37,7 +39,7 @@ async def coalesce(source: AsyncIterator[T], seconds: float) -> AsyncGenerator[l
                     raise
             if batch and clock() >= due:
                 yield batch
-                batch, due = [], clock() + seconds
+                batch, due = [], clock() + next(waits)
         if batch:
             yield batch
     finally:

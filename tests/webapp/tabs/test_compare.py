@@ -160,6 +160,7 @@ def test_the_system_text_of_a_held_out_prompt_is_filled_in(store, monkeypatch):
     monkeypatch.setattr(compare.chat_client, "stream", answering_with)
     ask(run, system="Be brief.")
     assert asked[0]["system"] == "Be brief."
+    assert asked[0]["gather_seconds"] > 0, "or each token would wake the page"
 
 
 def test_held_out_prompts_that_are_in_training_too_are_not_called_new(store, home, monkeypatch):
