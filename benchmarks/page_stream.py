@@ -1,4 +1,4 @@
-"""The page in a process of its own, asked on its Compare tab as a browser asks it: for `streaming --page`."""
+"""The page in a process of its own, asked as a browser asks it: for `streaming --page` and `prompt_file`."""
 
 from __future__ import annotations
 
@@ -89,13 +89,20 @@ def served(home: Path) -> Iterator[Page]:
 
 
 @dataclass(frozen=True)
+class Event:
+    """An event of the page: its number, and that of the component that begins it."""
+
+    number: int
+    trigger: int
+
+
+@dataclass(frozen=True)
 class Page:
-    """An open page: its process and address, and the number of the event that asks."""
+    """An open page: its process, its address, and what it is made of."""
 
     process: psutil.Process
     url: str
-    event: int
-    trigger: int
+    config: dict[str, Any]
     session: str
 
     @classmethod
@@ -113,27 +120,34 @@ class Page:
                 time.sleep(0.2)
         else:
             raise TimeoutError("the page does not answer")
-        go = next(one["id"] for one in config["components"] if one["props"].get("elem_id") == "compare-go")
-        event = next(
-            one
-            for one in config["dependencies"]
-            if [go, "click"] in [list(target) for target in one["targets"]] and len(one["inputs"]) == INPUTS
+        return cls(psutil.Process(process.pid), url, config, secrets.token_hex(5))
+
+    def event(self, named: str, kind: str, inputs: int) -> Event:
+        """The event of a component of this name that has so many inputs."""
+        trigger = next(one["id"] for one in self.config["components"] if one["props"].get("elem_id") == named)
+        return next(
+            Event(one["id"], trigger)
+            for one in self.config["dependencies"]
+            if [trigger, kind] in [list(target) for target in one["targets"]] and len(one["inputs"]) == inputs
         )
-        return cls(psutil.Process(process.pid), url, event["id"], go, secrets.token_hex(5))
+
+    def call(self, event: Event, data: list[Any]) -> Iterator[list[Any]]:
+        """Carry out an event, and what its outputs are after each message of the stream, until its end."""
+        call = {"data": data, "event_data": None, "fn_index": event.number, "trigger_id": event.trigger}
+        self._join({**call, "session_hash": self.session})
+        yield from self._shown()
 
     def ask(self, side: str, prompt: str, tokens: int) -> Answered:
         """Ask a model of `planted`; what its column shows, and when. Raises RuntimeError for a refusal."""
         talk = secrets.token_urlsafe(16)
         data = [f"registry/{side}/{VERSION}", [], talk, prompt, tokens, 0, 0, "", False, ""]
-        call = {"data": data, "event_data": None, "fn_index": self.event, "trigger_id": self.trigger}
-        at = SIDES.index(side)
+        at, event = SIDES.index(side), self.event("compare-go", "click", INPUTS)
         before = self._processor()
         began = time.perf_counter()
-        self._join({**call, "session_hash": self.session})
         first = ended = 0.0
         shown: list[Any] = []
         messages = 0
-        for shown in self._shown():
+        for shown in self.call(event, data):
             messages += 1
             if shown[at] and not first:
                 first = time.perf_counter()
