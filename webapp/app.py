@@ -53,6 +53,7 @@ PURGE_SECONDS = 3600.0
 UPLOAD_AGE_SECONDS = 3600
 AT_ONCE = 40
 QUEUE_SECONDS = 0.02
+PROGRESS_SECONDS = 1.0
 SESSIONS = 200  # open pages whose choices Gradio remembers; each takes half a megabyte
 log = logging.getLogger(__name__)
 
@@ -92,8 +93,10 @@ def create(
     waiting = gradio_requests.MOST_WAITING * len({*gradio_requests.groups(blocks).values()})
     blocks.queue(default_concurrency_limit=AT_ONCE, api_open=False, max_size=waiting)
     blocks.state_session_capacity = SESSIONS
-    # Gradio polls for events a thousand times a second: a twentieth of a core while idle.
-    blocks._queue.sleep_when_free = blocks._queue.progress_update_sleep_when_free = QUEUE_SECONDS
+    # Gradio polls for events a thousand times a second: a twentieth of a core while idle. And for progress a
+    # hundred times, which no handler of ours reports.
+    blocks._queue.sleep_when_free = QUEUE_SECONDS
+    blocks._queue.progress_update_sleep_when_free = PROGRESS_SECONDS
     mounted: FastAPI = gr.mount_gradio_app(
         app,
         blocks,
