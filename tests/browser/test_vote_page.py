@@ -80,6 +80,37 @@ def test_a_vote_by_keys_from_a_finished_run_to_the_pairs(app, shot):
     shot(page, "vote-result")
 
 
+def test_before_the_vote_the_answers_are_in_the_booth_and_nowhere_else_in_the_page(app):
+    """Neither what the page fetches while it opens nor another tab's part of it has them with their sides."""
+    planted.finished(app.store, answers=rows(3))
+    page = named(app, "?tab=vote")
+    expect(page.locator(TITLE)).to_have_text("Row 1 of 3")
+    telling = []
+
+    def pass_on(route) -> None:
+        reply = route.fetch()
+        if b"of the adapter 0" in reply.body():
+            telling.append(route.request.url)
+        route.fulfill(response=reply)
+
+    events = re.compile("queue/data|/live|/watch")  # streams, which do not end
+    page.route(lambda url: not events.search(url), pass_on)
+    page.reload()
+    expect(page.locator(TITLE)).to_have_text("Row 1 of 3")
+    vote(page, "a", "Row 2 of 3")
+    assert telling, "or nothing was looked at"
+    assert {url.split("?")[0].rsplit("/", 2)[-2] for url in telling} == {"votes"}
+    page.evaluate("document.querySelector('#vote-booth .lab-pair').remove()")
+    whole = page.evaluate(
+        "document.documentElement.outerHTML + JSON.stringify({...localStorage, ...sessionStorage})"
+    )
+    assert not [text for text in ("of the adapter 0", "of the base 0") if text in whole]
+    parts = page.evaluate(
+        "[...document.querySelectorAll('#vote-booth *')].map((one) => one.outerHTML).join()"
+    )
+    assert not [word for word in ("adapter", "base", "chosen", "rejected") if word in parts.lower()]
+
+
 @pytest.mark.parametrize(("width", "dark"), [(1280, True), (390, False)])
 def test_both_answers_are_read_at_once_and_touched(app, shot, width, dark):
     answers = rows(12)
