@@ -182,6 +182,7 @@ def summary(found: Run) -> str:
     if display.short(found.asked) not in found.verdict:  # of no file it is ""
         parts += [f"Evaluated on {display.line(found.asked)}, not on held-out rows."]
     parts += [f"Answers: {near}" for stage in found.stages if (near := history.nearness(stage))]
+    parts += [str(why) for stage in found.stages if (why := stage.metrics.get("why_no_answers"))]
     parts += [f"\n{stage.name}: {stage.error}" for stage in found.stages if stage.error]
     path = found.artifact("answers")
     if path is not None and Path(path).is_file():
@@ -235,12 +236,13 @@ def _ended(stage: StageRun) -> str:
 
 def _result(stage: StageRun) -> str:
     """The one or two most important figures of a stage, and how many rows they leave out."""
+    from pipeline.stages import evaluate
+
     m = stage.metrics
     told = [_figures(m)]
     if cut := m.get("rows_cut", 0) + m.get("held_out_cut", 0):
         told.append(f"{cut:,} {'row' if cut == 1 else 'rows'} cut to max_length")
-    if left_out := m.get("left_out", 0):
-        told.append(f"{left_out:,} {'prompt' if left_out == 1 else 'prompts'} too long to ask")
+    told += evaluate.left_out(m)
     return ", ".join(text for text in told if text)
 
 

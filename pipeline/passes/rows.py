@@ -27,6 +27,7 @@ from pipeline.inputs.data.sampling import spread
 from pipeline.inputs.models import architectures
 from pipeline.inputs.prompts import model_template, templates, training_ids
 from pipeline.inputs.prompts.training_ids import end_tokens, require_known
+from pipeline.passes import new_rows
 
 
 @Registry.register_dataset("lab_rows")
@@ -42,7 +43,8 @@ def lab_rows(
     limit: int | None = None,
 ) -> Rows:
     """The `part` of a dataset, tokenized for the model in folder `model`: "train", "eval" (the held-out
-    rows), "validation", those of the training rows that choose between adapters, or "learn", the others.
+    rows), "new", those without near copies of training rows, "validation", those of the training rows that
+    choose between adapters, or "learn", the others.
 
     `loss_on` "response" masks the prompt's labels, "all" masks nothing. `limit` keeps that many, from
     all over the part.
@@ -51,15 +53,21 @@ def lab_rows(
     parsed = templates.parse(template, model_template.chat_template(folder))
     parts = datasets.split(Path(path), parsed, eval_fraction, seed)
     apart = set(parts.validation)
+    new = new_rows.of(Path(path), parts, None, parsed)
+    if part == "new":
+        new = new.without_copies(Path(path), parts, parsed)
     positions = {
         "train": parts.train,
         "eval": parts.held_out,
+        "new": new.positions,
         "validation": parts.validation,
         "learn": [position for position in parts.train if position not in apart],
     }[part]
     wanted = spread(positions, limit)
     found = datasets.load(Path(path), parsed, set(wanted))
-    return Rows([found[i] for i in wanted], parsed, folder, max_length, loss_on)
+    chosen = Rows([found[i] for i in wanted], parsed, folder, max_length, loss_on)
+    chosen.positions, chosen.left_out = wanted, new.left_out()
+    return chosen
 
 
 def _vocabulary(folder: Path) -> int | None:
@@ -78,7 +86,8 @@ class Rows(Dataset[tuple[dict[str, torch.Tensor], torch.Tensor]]):
     """Samples of rows as ({"input_ids", "attention_mask"}, labels), each an int64 tensor of [tokens].
 
     A row is one sample; only of a conversation that the template rewrites as it continues, each answer is
-    one. `cut` has the positions of the rows that were read so far and did not fit into `max_length`.
+    one. `cut` has the numbers of the rows that were read so far and did not fit into `max_length`. Of
+    `lab_rows`, `positions` has theirs in the dataset, and `left_out` the metrics of `NewRows.left_out`.
     """
 
     def __init__(
@@ -99,6 +108,8 @@ class Rows(Dataset[tuple[dict[str, torch.Tensor], torch.Tensor]]):
         self.vocabulary = _vocabulary(folder)
         self.ends = end_tokens(self.tokenizer, folder, template.stop)
         self.cut: set[int] = set()
+        self.positions: list[int] = []
+        self.left_out: dict[str, Any] = {}
 
     def __len__(self) -> int:
         return len(self.samples)

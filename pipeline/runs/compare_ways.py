@@ -66,7 +66,9 @@ def best(store: Store, group: str) -> Generator[str, None, str]:
     if len(same) < 2 or lines is None:
         return ""
     yield f"Comparing {len(same)} ways on {len(lines):,} rows…"
-    return _said(rows, same, lines) + _left_out(others)
+    said = _said(rows, same, lines)
+    copies = scorecard.copies(max((one.row.copies_left_out or 0 for one in same), default=0))
+    return said + (f" {copies}." if said and copies else "") + _left_out(others)
 
 
 def asked(group: str) -> Generator[str, None, str]:

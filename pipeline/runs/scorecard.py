@@ -59,6 +59,7 @@ class Row:
     float_loss: float | None = None  # of the float model, on the same
     exported_data_perplexity: float | None = None  # of the graph, over all tokens of them, as data_perplexity
     against_float: dict[str, Any] | None = None  # how these two compare row by row: see `evaluation.against`
+    copies_left_out: int | None = None  # held-out rows that nearly repeat training rows: in no figure
     note: str = ""
 
     @property
@@ -182,6 +183,17 @@ def sentence(way: str, words: str, share: float | None, alike: Sequence[str]) ->
     return f"{NAMES.get(way, way)} suits best: {words}{size}.{more}"
 
 
+def copies(count: int | None) -> str:
+    """What is said of rows that count nowhere; "" if there are none."""
+    if not count:
+        return ""
+    one = count == 1
+    return (
+        f"{count:,} held-out row{'' if one else 's'} nearly repeat{'s' * one} training rows and"
+        f" {'is' if one else 'are'} left out"
+    )
+
+
 def share(rows: Sequence[Row], size: int | None) -> float | None:
     """Bytes as a share of the float export's; None if that is not among the rows."""
     whole = next((row.bytes for row in rows if row.algorithm == FLOAT and row.bytes), None)
@@ -236,6 +248,7 @@ def _row(run: Run) -> Row:
         rows=scored.get("rows"),
         **_losses(scored),
         against_float=scored.get("against_float"),
+        copies_left_out=scored.get("copies_left_out"),
         note=_note(run, scored),
     )
 
@@ -265,6 +278,6 @@ def _note(run: Run, scored: Mapping[str, Any]) -> str:
     failed = next((stage for stage in run.stages if stage.error), None)
     if failed is not None:
         return f"{failed.name}: {failed.error}"
-    if why := scored.get("not_compared"):
-        return f"not compared: {why}"
-    return str((scored.get("against_float") or {}).get("words", ""))
+    why = scored.get("not_compared")
+    said = f"not compared: {why}" if why else str((scored.get("against_float") or {}).get("words", ""))
+    return "; ".join(part for part in (said, copies(scored.get("copies_left_out"))) if part)

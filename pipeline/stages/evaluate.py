@@ -124,6 +124,20 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
     return workflow_parts.workflow(context, model, {"evaluate": step})
 
 
+LEFT_OUT = {
+    "copies_left_out": ("row nearly repeats training rows", "rows nearly repeat training rows"),
+    "long_rows_left_out": ("row too long to measure", "rows too long to measure"),
+    "left_out": ("prompt too long to ask", "prompts too long to ask"),
+}
+
+
+def left_out(metrics: Mapping[str, Any]) -> list[str]:
+    """What an evaluation, or a score, leaves out of its figures, such as "2 rows nearly repeat training
+    rows"."""
+    found = [(metrics.get(name), words) for name, words in LEFT_OUT.items()]
+    return [f"{count:,} {words[count != 1]}" for count, words in found if isinstance(count, int) and count]
+
+
 def results(_: Options, context: Context) -> Results:
     """The answers, the mean speed and delay of each side, and how both did on held-out rows."""
     # Olive wants a model from every pass, so the graph, without weights, is beside the answers.
@@ -132,6 +146,8 @@ def results(_: Options, context: Context) -> Results:
     written = json.loads(file.read_text("utf-8"))
     rows = written["rows"]
     metrics: dict[str, Any] = {"prompts": len(rows), "left_out": written["left_out"]}
+    if why := written.get("why_none"):
+        metrics["why_no_answers"] = why
     for side in ("base", "adapter"):
         answers = [row[side] for row in rows if row[side]]
         for name in ("tokens_per_second", "first_token_seconds"):

@@ -23,8 +23,8 @@ PROMPT = 32  # tokens of the prompt that decoding starts from, at most
 class Options:
     rows: int = option(
         64,
-        "Held-out rows of your data whose responses are measured: the loss of the exported graph against the"
-        " float model's, and perplexity",
+        "Held-out rows of your data whose responses are measured, without near copies of training rows: the"
+        " loss of the exported graph against the float model's, and perplexity",
         min=1,
         max=100_000,
     )
@@ -74,7 +74,7 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
         "kept": str(context.checkpoints),
     }
     held_out = workflow_parts.rows(
-        "held_out", context, part="eval", max_length=2048, loss_on="response", limit=options.rows
+        "held_out", context, part="new", max_length=2048, loss_on="response", limit=options.rows
     )
     return workflow_parts.workflow(
         context, workflow_parts.hf_model(context.base), {"score": step}, [held_out]

@@ -197,6 +197,9 @@ def test_a_summary_does_without_what_is_missing(finished: Run) -> None:
     said = terminal._result(StageRun("finetune", metrics=trained))
     assert said == "held-out loss 2.500 -> 1.250, 4 rows cut to max_length"
     assert terminal._result(StageRun("evaluate", metrics={"left_out": 1})) == "1 prompt too long to ask"
+    left = {"copies_left_out": 2, "left_out": 0, "long_rows_left_out": 1}
+    said = "2 rows nearly repeat training rows, 1 row too long to measure"
+    assert terminal._result(StageRun("evaluate", metrics=left)) == said
 
 
 def test_what_merging_lost_and_what_was_not_run_are_said() -> None:

@@ -29,6 +29,7 @@ def measured(
     tokens: int = 10,
     against: Any = FOUND,
     exact: bool = True,
+    copies: int | None = None,
     **more: Any,
 ) -> Run:
     """A run of a scorecard that has kept these losses of its export, and those of the float model, by row."""
@@ -53,7 +54,7 @@ def measured(
         {
             "optimize": {"artifacts": [{**artifact(store, run, "onnx"), "bytes": size}]},
             "score": {
-                "metrics": {"rows": 20, "against_float": against},
+                "metrics": {"rows": 20, "against_float": against, "copies_left_out": copies},
                 "artifacts": [{**told, "path": str(file)}],
             },
         },
@@ -82,6 +83,16 @@ def test_ways_are_compared_by_rows_and_not_by_their_intervals(store: Store) -> N
     measured(store, "gptq", 95, noise(3, 0.06, 0.02))
     assert best(store).endswith("15 % of the size. Your rows cannot tell it from GPTQ.")
     assert ended(compare_ways.asked(GROUP)) == best(store)
+
+
+def test_copies_of_training_rows_are_counted(store: Store) -> None:
+    measured(store, "awq", 90, noise(1, 0.05), copies=3)
+    measured(store, "rtn", 85, noise(2, 0.3))
+    said = "3 held-out rows nearly repeat training rows and are left out"
+    assert best(store).endswith(f" {said}.")
+    notes = {row.algorithm: row.note for row in scorecard.rows(store, GROUP)}
+    assert notes == {"awq": f"of its own run; {said}", "rtn": "of its own run"}
+    assert scorecard.copies(1) == "1 held-out row nearly repeats training rows and is left out"
 
 
 def test_only_rows_that_all_have_read_as_the_same_tokens_are_compared(store: Store) -> None:

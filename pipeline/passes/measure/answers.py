@@ -17,16 +17,16 @@ from olive.passes import Pass
 from olive.passes.olive_pass import PassConfigParam
 
 from pipeline import display
-from pipeline.errors import LabError
 from pipeline.evaluation import answer_metrics, overlap, secondary
 from pipeline.evaluation.checker import Checker
 from pipeline.evaluation.verdict import Metric, Pair
 from pipeline.exports import generation
 from pipeline.inputs.data import datasets
-from pipeline.inputs.data.sampling import spread
 from pipeline.inputs.data.splitting import Parts
 from pipeline.inputs.prompts import conversations, templates
-from pipeline.passes.measure import new_rows, rows_compared, tax
+from pipeline.passes import new_rows
+from pipeline.passes.measure import rows_compared, tax
+from pipeline.passes.measure.asking import choice
 from pipeline.passes.measure.kept_lines import KeptLines
 from pipeline.passes.measure.known import known_rows
 from pipeline.passes.measure.known.known_rows import Known, KnownSides
@@ -52,7 +52,8 @@ LONGEST_ANSWER = 200_000  # and at which an answer ends: a token of somebody's t
 
 class Answers(Pass):
     """Write `answers.json`: {"rows": [{prompt, system, expected, base: {...} | null, adapter: {...} | null}],
-    "left_out": prompts that are longer than the model's context}. No prompt is asked twice.
+    "left_out": prompts that are longer than the model's context, "why_none": why there is no row, or ""}. No
+    prompt is asked twice, and none of a row that nearly repeats one that is trained on.
 
     Also `comparison.json`: how near the answers of both sides are to the expected ones, how many pass the
     checks, how much of them stands in training rows, and what the adapter costs; with `rows`, also metrics of
@@ -127,11 +128,11 @@ class Answers(Pass):
         loaded = generation.load(Path(model.model_path).parent, adapters)
         data = Path(config.data)
         parts = datasets.split(data, loaded.template, config.eval_fraction, config.seed)
-        new = new_rows.of(data, parts, Path(config.asked) if config.asked else None, loaded.template)
-        wanted = spread(new.asked, config.prompts)
-        if len(wanted) < min(config.prompts, len(new.positions)):
+        every = new_rows.of(data, parts, Path(config.asked) if config.asked else None, loaded.template)
+        new = every.without_copies(data, parts, loaded.template)
+        if len(new.asked) < min(config.prompts, len(new.positions)):
             place = "there" if config.asked else "held out"
-            emit(message=f"Only {len(wanted)} different prompts are {place}; each is asked once")
+            emit(message=f"Only {len(new.asked)} different prompts are {place}; each is asked once")
         base: dict[str, str | None] = {} if config.merged else {"base": None}
         sides = base | ({SIDE: None} if config.merged else {name: name for name in loaded.names})
         compared = None
@@ -139,7 +140,9 @@ class Answers(Pass):
             compared = _compared(loaded, config, model.model_path, parts, new, sides, known)
         given, kept = _given(config, model.model_path)
         asked = Asked(loaded, config.max_new_tokens, sides, known.sides)
-        answered, left_out = _answered(asked, new.file, wanted, given, kept)
+        chosen = choice.choose(loaded, new, config.prompts, given)
+        answered = _answered(asked, chosen, given, kept)
+        why = choice.why_none(loaded, new, chosen, bool(config.asked))
         metrics, claims = _near(answered, json.loads(config.checks)["checks"] if config.checks else "")
         told = compared.judged(claims) if compared is not None else secondary.judge(claims)
         answer_metrics.put(metrics["answers"], {name: told.verdicts[name] for name in claims})
@@ -150,8 +153,9 @@ class Answers(Pass):
             emit(message="Speed with and without the adapter", progress=0.96)
             costs = metrics["tax"] = tax.measure(loaded, SIDE)
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / ANSWERS, {"rows": answered, "left_out": left_out})
+        _write(folder / ANSWERS, {"rows": answered, "left_out": chosen.too_long, "why_none": why})
         written = [folder / ANSWERS, folder / COMPARED]
+        metrics |= new.left_out()
         if compared is not None:
             metrics |= compared.metrics(answered, costs, overlap.by_heart(shares), told)
             shutil.copyfile(Path(config.kept) / FILE, folder / FILE)
@@ -183,36 +187,21 @@ class Asked:
 
 
 def _answered(
-    asked: Asked,
-    data: Path,
-    wanted: list[int],
-    given: dict[int, dict[str, Any]],
-    kept: KeptLines,
-) -> tuple[list[dict[str, Any]], int]:
-    """The rows of answers.json for the wanted rows of the dataset, and how many prompts are too long.
+    asked: Asked, chosen: choice.Chosen, given: dict[int, dict[str, Any]], kept: KeptLines
+) -> list[dict[str, Any]]:
+    """The rows of answers.json for the chosen prompts.
 
-    Those that are `given` already are not asked; each other is kept as soon as it is there. Raises LabError
-    if all are too long.
+    Those that are `given` already are not asked; each other is kept as soon as it is there.
     """
-    loaded = asked.loaded
-    rows = datasets.load(data, loaded.template, set(wanted))
-    fit = [i for i in wanted if i in given or generation.room(loaded, loaded.reader.text(rows[i])) > 0]
-    left_out = len(wanted) - len(fit)
-    if not fit:
-        raise LabError(
-            f"All {left_out} prompts are longer than the {loaded.context_length} tokens that"
-            " this model reads; shorten them, or set evaluate to null."
-        )
-    if left_out:
-        emit(message=f"Left out {left_out} of {len(wanted)} prompts: longer than the model's context")
     if given:
         emit(message=f"Prompts answered before this stage was interrupted: {len(given):,}")
-    for number, at in enumerate(fit):
-        emit(message=f"Prompt {number + 1} of {len(fit)}", progress=0.65 + 0.3 * number / len(fit))
+    for number, (at, row) in enumerate(chosen.rows.items()):
+        count = len(chosen.rows)
+        emit(message=f"Prompt {number + 1} of {count}", progress=0.65 + 0.3 * number / count)
         if at not in given:
-            given[at] = _answer(asked, rows[at])
+            given[at] = _answer(asked, row)
             kept.add({"at": at, "row": given[at]})
-    return [given[at] for at in fit], left_out
+    return [given[at] for at in chosen.rows]
 
 
 def _near(

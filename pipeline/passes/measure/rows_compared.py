@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,13 +13,12 @@ from pipeline.evaluation import against, secondary, words
 from pipeline.evaluation.measured import MeasuredRows
 from pipeline.evaluation.secondary import Told
 from pipeline.evaluation.verdict import LOSS, Figures, Metric, Pair, Verdict, judge, missing
-from pipeline.inputs.data.card import near_copies
 from pipeline.inputs.data.sampling import spread
 from pipeline.inputs.data.splitting import Parts
 from pipeline.passes.measure import float_losses
 from pipeline.passes.measure.known.known_rows import Known
-from pipeline.passes.measure.new_rows import NewRows
 from pipeline.passes.measure.row_losses import BLOCKS, EXACT, GENERAL, HELD_OUT, TRAINED, Losses
+from pipeline.passes.new_rows import ALL_COPIES, NewRows
 from pipeline.passes.pace import Pace, Part
 from pipeline.stages.events import emit
 
@@ -142,7 +140,7 @@ class Compared:
     def _why_none(self) -> str:
         row = f"each row of {display.short(self.asked)}" if self.asked else "each held-out row"
         if self.copies and not self.too_long:
-            return f"{row} is the same, or nearly, as one that is trained on"
+            return f"{row} {ALL_COPIES}"
         if self.too_long and not self.copies:
             return f"{row} is longer than what the model reads"
         return f"{row} is nearly one that is trained on, or longer than what the model reads"
@@ -156,21 +154,15 @@ def compare(
     exact: Path | None = None,
     known: Known | None = None,
 ) -> Compared:
-    """Measure `limit` of the new rows (None: all), from all over them, and what they are compared with: rows
-    that were trained on, general text, and the float model in the folder `exact`, some of whose losses may be
-    `known`.
+    """Measure `limit` of the new rows, which are `without_copies` (None: all), from all over them, and what
+    they are compared with: rows that were trained on, general text, and the float model in the folder
+    `exact`, some of whose losses may be `known`.
 
     Raises InputError if a row is broken, and what onnxruntime_genai raises.
     """
     asked = "" if new.file == losses.data else new.file.name
     said = {**SAID, HELD_OUT: f"Loss on rows of {display.short(asked)}"} if asked else SAID
-    emit(message=f"Looking for {'held-out ' * (not asked)}rows that are nearly training rows", progress=0.04)
-    copies = new.copies(losses.data, parts, losses.template)
-    sampled = len(parts.train) + len(new.positions) > near_copies.MOST_ROWS
-    if sampled:
-        emit(message=f"Looked for copies in a sample of {near_copies.MOST_ROWS:,} rows")
-    left = array("Q", (position for position in new.positions if position not in copies))
-    chosen = left if limit is None else spread(left, limit)
+    chosen = new.positions if limit is None else spread(new.positions, limit)
     own = {side: adapter for side, adapter in losses.sides.items() if side == ADAPTER}
     trained = spread(parts.train, min(len(chosen), MOST_TRAINED)) if own else []
     if losses.record.resumed:
@@ -179,8 +171,8 @@ def compare(
     losses.pace = Pace(work, 0.05, 0.6)
     held_out = losses.rows(HELD_OUT, chosen, data=new.file)
     too_long = losses.too_long
-    if too_long or copies:
-        emit(message=f"Left out {len(copies):,} copies of training rows, {too_long:,} rows that are too long")
+    if too_long:
+        emit(message=f"Left out {too_long:,} rows that are too long")
     learned = losses.rows(TRAINED, trained, own)
     general = losses.general()
     floats = MeasuredRows()
@@ -188,7 +180,7 @@ def compare(
         with float_losses.known_or_loaded(exact, known or Known()) as measure:
             floats = losses.rows(EXACT, chosen, {EXACT: None}, new.file, measure)
     losses.pace.end()
-    return Compared(held_out, learned, general, len(copies), too_long, floats, asked, sampled)
+    return Compared(held_out, learned, general, new.copies, too_long, floats, asked, new.sampled)
 
 
 def _work(said: Mapping[str, str], rows: int, trained: int, sides: int, exact: bool) -> dict[str, Part]:

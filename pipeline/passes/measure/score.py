@@ -23,9 +23,8 @@ from olive.passes.pytorch.train_utils import load_hf_base_model
 
 from pipeline.evaluation import against
 from pipeline.exports import generation
-from pipeline.inputs.data import datasets
-from pipeline.inputs.data.sampling import spread
 from pipeline.inputs.models import architectures
+from pipeline.passes import new_rows
 from pipeline.passes.finetune.quant_lora import training_dtype, unpack_where_it_fits
 from pipeline.passes.measure import float_losses
 from pipeline.passes.measure.graph_logits import logits_of
@@ -33,7 +32,7 @@ from pipeline.passes.measure.perplexity import Exact, Text, judge, judge_logits,
 from pipeline.passes.measure.row_losses import EXACT, FILE, HELD_OUT, Losses, Record
 from pipeline.passes.pace import Pace, Part
 from pipeline.passes.quantize.calibration import cut, text_tokens
-from pipeline.passes.rows import dataset_of
+from pipeline.passes.rows import Rows, dataset_of
 from pipeline.stages.events import emit
 from pipeline.system.files import finite
 
@@ -45,12 +44,14 @@ MOST_LOSS = 700.0  # nats, beyond which there is no perplexity that a number cou
 SIDE = "base"  # the graph's, as in an evaluation
 NO_GRAPH = "there is no exported graph to compare with float; leave optimize in the recipe"
 NO_ROWS = "each held-out row is longer than what the exported graph reads, so none can be compared with float"
+ALL_COPIES = f"each held-out row {new_rows.ALL_COPIES}, so none tells what quantizing costs on new rows"
 
 
 class Score(Pass):
     """Write `score.json`: {data_perplexity, data_divergence, general_perplexity, …, tokens_per_second}.
 
-    `data` is over the labelled tokens of the rows, `general` over a bundled text, both of the checkpoint;
+    `data` is over the labelled tokens of the rows, without near copies of training rows, which calibration
+    may have read: {copies_left_out}. `general` is over a bundled text, both of the checkpoint;
     `exported` is over the start of that text with the graph in the folder `onnx`. Divergence is from the
     model `exact`, speed is the graph's; each is left out if there is none. Without `exact`, the graph's
     divergence is from this model.
@@ -89,10 +90,14 @@ class Score(Pass):
             "data": [(rows[i][0]["input_ids"], rows[i][1]) for i in range(len(rows))],
             "general": [(block, block) for block in general],
         }
+        if not texts["data"]:
+            del texts["data"]
         score, exact = _judged(model, texts, HfModelHandler(config.exact) if config.exact else None)
         folder = Path(output_model_path)
         folder.mkdir(parents=True, exist_ok=True)
-        score |= _exported(config, texts["general"][:EXPORTED_BLOCKS], exact) if config.onnx else {}
+        score |= rows.left_out
+        if config.onnx:
+            score |= _exported(config, rows, texts["general"][:EXPORTED_BLOCKS], exact)
         if config.exact and not config.onnx:
             score["not_compared"] = NO_GRAPH
         if config.onnx:
@@ -109,13 +114,13 @@ def _block(folder: Path) -> int:
     return min(BLOCK, longest or BLOCK)
 
 
-def _exported(config: Any, general: list[Text], exact: Exact) -> dict[str, Any]:
+def _exported(config: Any, rows: Rows, general: list[Text], exact: Exact) -> dict[str, Any]:
     """What is measured of the graph: on general text, on the rows, and its speed."""
     tell = _teller("Perplexity of the exported graph", general, 0.64, 0.06)
     found = judge_logits(logits_of(Path(config.onnx)), general, exact, tell)
     exact.batches.clear()  # others need the memory
     loaded = generation.load(Path(config.onnx))
-    on_rows = _on_rows(loaded, config)
+    on_rows = _on_rows(loaded, config, rows)
     emit(message="Decoding with the exported graph", progress=0.95)
     return {
         "exported_perplexity": found.perplexity,
@@ -125,14 +130,12 @@ def _exported(config: Any, general: list[Text], exact: Exact) -> dict[str, Any]:
     }
 
 
-def _on_rows(loaded: generation.Model, config: Any) -> dict[str, Any]:
+def _on_rows(loaded: generation.Model, config: Any, given: Rows) -> dict[str, Any]:
     """The graph on held-out rows, and the float model on the same; each row is kept as it is measured."""
-    kept, data = Path(config.kept), Path(config.data)
+    kept, data, chosen = Path(config.kept), Path(config.data), given.positions
     kept.mkdir(parents=True, exist_ok=True)
-    parts = datasets.split(data, loaded.template, config.eval_fraction, config.seed)
-    chosen = spread(parts.held_out, config.rows)
     inputs = {name: getattr(config, name) for name in ("onnx", "data", "eval_fraction", "seed", "tokenizer")}
-    record = Record(kept / FILE, inputs)
+    record = Record(kept / FILE, inputs | given.left_out)  # an attempt that measured copies is none
     work = {
         HELD_OUT: Part("Your rows on the exported graph", len(chosen)),
         EXACT: Part("Your rows on the float model", len(chosen) if config.exact else 0, 2.0),
@@ -142,7 +145,7 @@ def _on_rows(loaded: generation.Model, config: Any) -> dict[str, Any]:
     rows = losses.rows(HELD_OUT, chosen)
     found: dict[str, Any] = {"rows": len(rows), "long_rows_left_out": losses.too_long}
     if not rows:
-        return {**found, "not_compared": NO_ROWS}
+        return {**found, "not_compared": NO_ROWS if chosen else ALL_COPIES}
     found["exported_loss"] = rows.row_mean(SIDE)
     found["exported_data_perplexity"] = math.exp(min(rows.token_mean(SIDE), MOST_LOSS))
     if config.exact:

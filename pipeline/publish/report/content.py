@@ -16,7 +16,7 @@ from pipeline.evaluation.examples import pages, rows
 from pipeline.inputs.data import datasets, telling
 from pipeline.publish import card
 from pipeline.publish.report import curves
-from pipeline.stages import artifacts
+from pipeline.stages import artifacts, evaluate
 from pipeline.store import Store
 from pipeline.store.run import PUBLISH, Run, StageRun
 from pipeline.system import checksums
@@ -104,7 +104,12 @@ def _verdict(run: Run) -> Iterator[Block]:
     yield Text(run.verdict or NO_VERDICT)
     if run.asked:
         yield Text(f"It was evaluated on the rows of {run.asked}, not on held-out rows.")
-    told = _evaluation(run).get("verdict")
+    metrics = _evaluation(run)
+    if left_out := evaluate.left_out(metrics):
+        yield Text(f"Left out, and in no figure: {', '.join(left_out)}.")
+    if why := metrics.get("why_no_answers"):
+        yield Text(str(why))
+    told = metrics.get("verdict")
     if not isinstance(told, dict) or not isinstance(told.get("difference"), int | float):
         return
     pairs = [("Difference (adapter − base)", display.number(float(told["difference"])))]

@@ -30,6 +30,7 @@ ONE_SIDE = (
     "This run recorded the answers of one side only, because its adapter is merged into the weights; a vote"
     " needs both: use its recipe again with optimize.adapter=detachable."
 )
+NOTHING = "There is nothing to vote on. {}"
 UNREADABLE = "The recorded answers of this run cannot be read ({}); retry its evaluate stage in a new run."
 TOO_MUCH = f"The recorded answers of this run take more than {LARGEST >> 20} MB, too much for a vote."
 ALL_EQUAL = "Base and adapter gave equal answers to all {} prompts of this run; there is nothing to vote on."
@@ -96,10 +97,14 @@ def load(path: Path) -> Rows:
 @lru_cache(maxsize=1)
 def _load(path: Path, _changed: int, _size: int) -> Rows:
     try:
-        found = [_row(number, given) for number, given in enumerate(json.loads(path.read_bytes())["rows"])]
+        told = json.loads(path.read_bytes())
+        found = [_row(number, given) for number, given in enumerate(told["rows"])]
+        why = told.get("why_none")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise LabError(UNREADABLE.format(type(error).__name__)) from None
     rows = [row for row in found if row is not None]
+    if not rows and not found and why:
+        raise LabError(NOTHING.format(display.valid(str(why))))
     if not rows:
         raise LabError(ONE_SIDE if found else UNREADABLE.format("no rows"))
     asked = tuple(row for row in rows if row.base != row.adapter)

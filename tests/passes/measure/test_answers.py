@@ -20,7 +20,7 @@ def answered(
     from olive.hardware.accelerator import DEFAULT_CPU_ACCELERATOR
     from olive.model import ONNXModelHandler
 
-    from pipeline.passes.measure.answers import ANSWERS, Answers
+    from pipeline.passes.measure.answers import Answers
 
     data = target / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -32,7 +32,13 @@ def answered(
     model = ONNXModelHandler(str(export), onnx_file_name="model.onnx")
     step = Answers(DEFAULT_CPU_ACCELERATOR, {**vars(config)}, True)
     step._run_for_config(model, config, str(target / "out"))
-    written: list[dict[str, Any]] = json.loads((target / "out" / ANSWERS).read_text())["rows"]
+    written: list[dict[str, Any]] = file_of(target)["rows"]
+    return written
+
+
+def file_of(target: Path) -> dict[str, Any]:
+    """What `answered` wrote."""
+    written: dict[str, Any] = json.loads((target / "out" / "answers.json").read_text())
     return written
 
 
@@ -96,3 +102,52 @@ def test_an_answer_of_endless_letters_is_cut(
         assert row["base"]["cut"] is True
         assert len(row["base"]["text"]) <= 10
         assert row["base"]["tokens"] < 60
+
+
+def sized(long: Callable[[int], bool], begin: int = 0, count: int = 16) -> list[dict[str, Any]]:
+    """Rows from the number `begin` on, with prompts that are longer than the model's context where `long`."""
+    return [
+        {"prompt": f"{n * 7919} town {n}" + "x" * 300 * long(n), "response": f"{n * 104729} in {n}"}
+        for n in range(begin, begin + count)
+    ]
+
+
+def spread_over(export: Path, file: Path, rows: list[dict[str, Any]], count: int) -> tuple[list[bool], int]:
+    """Whether the prompts that are spread over the held-out rows are long, and how many others are not."""
+    from pipeline.exports import serving_ids
+    from pipeline.inputs.data import datasets
+    from pipeline.inputs.data.sampling import spread
+
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = datasets.split(file, serving_ids.load(export).template, 0.5, 0).asked
+    long = {at for at in asked if len(rows[at]["prompt"]) > 300}
+    return [at in long for at in spread(asked, count)], len(asked) - len(long)
+
+
+def test_prompts_that_are_too_long_make_room_for_others(export: Path, tmp_path: Path) -> None:
+    """All of those that are spread over the rows are too long, and three others fit."""
+    tries = (sized(lambda n: n % 3 > 0, begin) for begin in range(0, 2000, 16))
+    rows = next(
+        rows for rows in tries if spread_over(export, tmp_path / "tried.jsonl", rows, 2) == ([True] * 2, 3)
+    )
+    found = answered(export, rows, 2, tmp_path)
+    assert len(found) == 2
+    assert max(len(row["prompt"]) for row in found) < 100
+    assert 2 <= file_of(tmp_path)["left_out"] <= 5
+
+
+def test_where_no_prompt_fits_it_says_so_and_the_losses_stay(export: Path, tmp_path: Path) -> None:
+    assert answered(export, sized(lambda n: True), 3, tmp_path) == []
+    assert file_of(tmp_path)["why_none"] == (
+        "No answers: all 8 prompts are longer than the 256 tokens that this model reads."
+    )
+    assert file_of(tmp_path)["left_out"] == 8
+
+
+def test_not_all_of_a_million_long_prompts_are_looked_at(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.passes.measure.asking.choice.MOST_LOOKED", 5)
+    assert answered(export, sized(lambda n: True, 0, 40), 3, tmp_path) == []
+    said = file_of(tmp_path)["why_none"]
+    assert said.startswith("No answers: the 9 prompts that were looked at are longer than the ")

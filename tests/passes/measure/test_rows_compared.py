@@ -248,7 +248,7 @@ def test_rows_of_a_file_take_the_place_of_held_out_ones(export: Path, tmp_path: 
         assert found["rows"] + found["long_rows_left_out"] + found["copies_left_out"] >= wanted
         written = json.loads((tmp_path / str(number) / "out" / "answers.json").read_text())
         asked = [row["prompt"] for row in written["rows"]]
-        assert asked == ["New?", copy["prompt"]]
+        assert asked == ["New?"], "a copy is no more asked than measured"
         assert written["left_out"] == 1
     one = tmp_path / "one.jsonl"
     one.write_text(json.dumps(fits) + "\n")
@@ -297,6 +297,11 @@ def test_rows_are_limited_and_spread_and_copies_are_left_out(export: Path, tmp_p
     found = evaluated(export, tmp_path / "alike", alike)
     assert (found["rows"], found["copies_left_out"]) == (0, 20)
     assert found["verdict"]["outcome"] == "cannot_tell"
+    written = json.loads((tmp_path / "alike" / "out" / "answers.json").read_text())
+    why = "No answers: each held-out row is the same, or nearly, as one that is trained on."
+    assert (written["rows"], written["why_none"], found["answers"]) == ([], why, {})
+    without = evaluated(export, tmp_path / "alike", alike, rows=0, checks=json.dumps({"checks": "json"}))
+    assert (without["copies_left_out"], without["answers"]) == (20, {}), "also where no loss is measured"
 
 
 def test_of_very_many_rows_copies_are_looked_for_in_a_sample_and_it_says_so(

@@ -75,6 +75,45 @@ def test_the_verdict_is_on_the_exported_graph(scored: Any) -> None:
     }
 
 
+@pytest.fixture(scope="module")
+def of_copies(scored: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Scores stages on rows whose held-out ones are copies of training rows, all of them or half."""
+    given, inputs, _ = scored
+
+    def made(share: int) -> dict[str, Any]:
+        folder = tmp_path_factory.mktemp(f"copies-{share}")
+        data = folder / "data.jsonl"
+        market = "The market of the old town, and then the river with its bridges. " * 2
+        rows = [
+            {"prompt": f"{n}?", "response": market if n % share == 0 else f"{n * 7919} in valley {n * n}"}
+            for n in range(24)
+        ]
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        context = carry.context_of(folder, given.model, data=data, eval_fraction=0.5)
+        options = score.Options(rows=100, general_blocks=1, decode_tokens=8)
+        return {"data": data, "made": carry.stage(context, "scored", score, options, **inputs)}
+
+    return made
+
+
+def test_near_copies_of_training_rows_are_in_no_figure_and_are_counted(of_copies: Any) -> None:
+    """Neither in the graph's nor in the checkpoint's: calibration may have read those rows."""
+    made = of_copies(2)["made"]
+    metrics = made.metrics
+    assert metrics["copies_left_out"] > 0
+    assert metrics["rows"] + metrics["copies_left_out"] + metrics["long_rows_left_out"] == 12
+    assert {each["line"] % 2 for each in lines(made) if each["kind"] in ("held_out", "float")} == {0}
+    assert metrics["data_perplexity"] > 1
+
+
+def test_where_all_held_out_rows_are_copies_it_says_so(of_copies: Any) -> None:
+    metrics = of_copies(1)["made"].metrics
+    assert (metrics["rows"], metrics["copies_left_out"]) == (0, 12)
+    assert metrics["not_compared"].startswith("each held-out row is the same, or nearly, as one that is tra")
+    assert metrics["general_perplexity"] > 1
+    assert not {"data_perplexity", "exported_loss", "against_float"} & metrics.keys()
+
+
 def test_without_a_graph_nothing_is_compared_and_it_says_why(scored: Any) -> None:
     """The checkpoint's figures don't take the place of the export's."""
     given, inputs, _ = scored

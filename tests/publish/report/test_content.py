@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli import terminal
 from pipeline.publish.report import content
 from pipeline.publish.report.content import Report, Table, Text
 from pipeline.runs import submit
@@ -49,6 +50,16 @@ def test_it_says_which_file_was_asked(store: Store) -> None:
     said = "It was evaluated on the rows of prompts.jsonl, not on held-out rows."
     assert said in section(content.of(store.home, run, False), "Verdict")
     assert said not in section(content.of(store.home, finish_all(store, plant(store)), False), "Verdict")
+
+
+def test_it_says_what_is_left_out_and_why_there_are_no_answers(store: Store) -> None:
+    why = "No answers: all 3 prompts are longer than the 256 tokens that this model reads."
+    metrics = {"copies_left_out": 2, "left_out": 3, "why_no_answers": why}
+    run = finish_all(store, plant(store), {"evaluate": {"metrics": metrics}})
+    said = section(content.of(store.home, run, False), "Verdict")
+    assert "in no figure: 2 rows nearly repeat training rows, 3 prompts too long to ask." in said
+    assert why in said
+    assert why in terminal.summary(run)
 
 
 def test_without_rows_it_has_none(store: Store) -> None:

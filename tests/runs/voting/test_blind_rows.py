@@ -119,6 +119,15 @@ def test_a_broken_file_of_answers_is_a_sentence(store, written):
         booth.ask("state", voter="Ada")
 
 
+def test_where_nothing_was_asked_it_says_why(store):
+    booth = Booth(store, rows(1))
+    booth.answers.write_text(json.dumps({"rows": [], "why_none": "No answers: all 3 prompts are long."}))
+    with pytest.raises(
+        LabError, match=r"^There is nothing to vote on. No answers: all 3 prompts are long\.$"
+    ):
+        booth.ask("state", voter="Ada")
+
+
 def test_a_run_without_answers_says_how_to_record_some(store):
     run = planted.running(store)
     with pytest.raises(LabError, match=rf"run {run} --set evaluate.prompts=50"):

@@ -11,7 +11,7 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.inputs.data.splitting import Parts
 from pipeline.inputs.prompts import templates
-from pipeline.passes.measure import new_rows
+from pipeline.passes import new_rows
 
 TEMPLATE = templates.parse("{prompt}\n{response}")
 PARTS = Parts([0], [1, 2], [1], [], "prompts")
@@ -24,6 +24,20 @@ def test_held_out_rows_unless_a_file_is_brought(tmp_path: Path) -> None:
     brought.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = new_rows.of(data, PARTS, brought, TEMPLATE)
     assert (found.file, list(found.positions), list(found.asked)) == (brought, [0, 1, 2, 3], [0, 1])
+
+
+def test_near_copies_are_in_no_list_of_rows_and_are_counted(tmp_path: Path) -> None:
+    long = "The market of the old town, and then the river with its bridges. "
+    rows = [{"prompt": f"{n}?", "response": long if n in (0, 2) else f"{n * 104729} miles"} for n in range(4)]
+    data, brought = tmp_path / "data.jsonl", tmp_path / "prompts.jsonl"
+    for file in (data, brought):
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    parts = Parts([0, 1], [2, 3], [2, 3], [], "prompts")
+    found = new_rows.of(data, parts, None, TEMPLATE).without_copies(data, parts, TEMPLATE)
+    assert (list(found.positions), list(found.asked)) == ([3], [3])
+    assert found.left_out() == {"copies_left_out": 1}
+    found = new_rows.of(data, parts, brought, TEMPLATE).without_copies(data, parts, TEMPLATE)
+    assert (list(found.positions), list(found.asked), found.copies) == ([3], [3], 3)
 
 
 def test_a_row_that_does_not_fit_is_named_by_its_line(tmp_path: Path) -> None:

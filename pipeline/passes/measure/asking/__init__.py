@@ -1,0 +1,1 @@
+"""Which prompts an evaluation asks, and what the float model answers."""
