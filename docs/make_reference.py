@@ -39,7 +39,7 @@ template: chat                      # the model's own, or a text such as "Q: {{p
 quantize: {{algorithm: awq, bits: 4, group_size: auto}}
 finetune: {{method: lora, r: 16, alpha: 32, max_steps: 60}}
 optimize: {{device: cpu, provider: CPUExecutionProvider, precision: int4}}
-evaluate: {{prompts: 3, max_new_tokens: 64}}
+evaluate: {{prompts: 20, max_new_tokens: 64}}
 ```
 """
 

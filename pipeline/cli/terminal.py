@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # so that a list of runs is shown faster
 POLL_SECONDS = 0.2
 KINDS = {"learned": "trained", "given": "prompt", "special": "special", "end": "end of turn", "cut": "cut"}
 BAR_WIDTH = 24
+MOST_ANSWERS = 5  # prompts whose answers a summary shows
 MOST_CHECKS = 200  # that are shown; a folder with as many adapters as it may have takes 140
 
 
@@ -186,7 +187,10 @@ def summary(found: Run) -> str:
     parts += [f"\n{stage.name}: {stage.error}" for stage in found.stages if stage.error]
     path = found.artifact("answers")
     if path is not None and Path(path).is_file():
-        parts += ["", *_answers(json.loads(Path(path).read_text(encoding="utf-8"))["rows"])]
+        rows = json.loads(Path(path).read_text(encoding="utf-8"))["rows"]
+        parts += ["", *_answers(rows[:MOST_ANSWERS])]
+        if (more := len(rows) - MOST_ANSWERS) > 0:
+            parts += [f"{more:,} more {'prompt' if more == 1 else 'prompts'} with answers: {path}"]
     return "\n".join(parts)
 
 

@@ -38,9 +38,23 @@ class Options:
         label="Prompt file",
         page=False,
     )
-    prompts: int = option(3, "Held-out prompts to answer", min=1, max=1000)
+    prompts: int = option(
+        20,
+        "Held-out prompts to answer, or as many as there are; metrics of answers need 10 to tell anything",
+        min=1,
+        max=1000,
+    )
     max_new_tokens: int = option(
         64, "Maximum number of tokens in an answer", min=1, max=8192, label="Max tokens"
+    )
+    answer_minutes: int = option(
+        10,
+        "Minutes after which no further prompt is asked; those left are counted, and a later run with more"
+        " minutes resumes with them",
+        min=1,
+        max=1440,
+        advanced=True,
+        label="Minutes for answers",
     )
     float: bool = option(
         False,
@@ -109,6 +123,7 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
         "seed": context.seed,
         "prompts": options.prompts,
         "max_new_tokens": options.max_new_tokens,
+        "minutes": options.answer_minutes,
         "adapter": str(adapter) if adapter else None,
         "merged": "merged" in context.inputs,
         "rows": -1 if options.rows == "all" else options.rows,
@@ -128,6 +143,10 @@ LEFT_OUT = {
     "copies_left_out": ("row nearly repeats training rows", "rows nearly repeat training rows"),
     "long_rows_left_out": ("row too long to measure", "rows too long to measure"),
     "left_out": ("prompt too long to ask", "prompts too long to ask"),
+    "not_asked": (
+        "prompt not asked for lack of time (evaluate.answer_minutes)",
+        "prompts not asked for lack of time (evaluate.answer_minutes)",
+    ),
 }
 
 
@@ -146,6 +165,8 @@ def results(_: Options, context: Context) -> Results:
     written = json.loads(file.read_text("utf-8"))
     rows = written["rows"]
     metrics: dict[str, Any] = {"prompts": len(rows), "left_out": written["left_out"]}
+    if not_asked := written.get("not_asked"):
+        metrics["not_asked"] = not_asked
     if why := written.get("why_none"):
         metrics["why_no_answers"] = why
     for side in ("base", "adapter"):

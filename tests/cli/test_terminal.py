@@ -172,6 +172,13 @@ def test_the_summary_has_figures_and_held_out_answers(finished: Run) -> None:
     assert "PROMPT   Where is town 1?\nbase     In the valley. (20 tokens/s)\nadapter  In the valley." in text
 
 
+def test_the_summary_shows_a_few_of_many_answers(store: Store) -> None:
+    many = [{"prompt": f"Where is {n}?"} for n in range(20)]
+    text = terminal.summary(store.get(run := planted_run(store, answers=many)))
+    assert text.count("PROMPT ") == terminal.MOST_ANSWERS
+    assert text.endswith(f"\n15 more prompts with answers: {store.get(run).artifact('answers')}")
+
+
 def test_the_summary_has_the_verdict_in_words(store: Store) -> None:
     silent: list[dict[str, Any]] = [{"prompt": "Where?"}]
     run = planted_run(store, answers=silent, verdict={"outcome": "better", "text": "Better: all\x1b[31m."})
@@ -200,6 +207,8 @@ def test_a_summary_does_without_what_is_missing(finished: Run) -> None:
     left = {"copies_left_out": 2, "left_out": 0, "long_rows_left_out": 1}
     said = "2 rows nearly repeat training rows, 1 row too long to measure"
     assert terminal._result(StageRun("evaluate", metrics=left)) == said
+    late = terminal._result(StageRun("evaluate", metrics={"not_asked": 3}))
+    assert late == "3 prompts not asked for lack of time (evaluate.answer_minutes)"
 
 
 def test_what_merging_lost_and_what_was_not_run_are_said() -> None:

@@ -22,11 +22,13 @@ from pipeline.evaluation.checker import Checker
 from pipeline.evaluation.verdict import Metric, Pair
 from pipeline.exports import generation
 from pipeline.inputs.data import datasets
+from pipeline.inputs.data.sampling import scattered
 from pipeline.inputs.data.splitting import Parts
 from pipeline.inputs.prompts import conversations, templates
 from pipeline.passes import new_rows
 from pipeline.passes.measure import rows_compared, tax
 from pipeline.passes.measure.asking import choice
+from pipeline.passes.measure.asking.allowance import Allowance
 from pipeline.passes.measure.kept_lines import KeptLines
 from pipeline.passes.measure.known import known_rows
 from pipeline.passes.measure.known.known_rows import Known, KnownSides
@@ -52,8 +54,9 @@ LONGEST_ANSWER = 200_000  # and at which an answer ends: a token of somebody's t
 
 class Answers(Pass):
     """Write `answers.json`: {"rows": [{prompt, system, expected, base: {...} | null, adapter: {...} | null}],
-    "left_out": prompts that are longer than the model's context, "why_none": why there is no row, or ""}. No
-    prompt is asked twice, and none of a row that nearly repeats one that is trained on.
+    "left_out": prompts that are longer than the model's context, "not_asked": those that there was no time
+    for, "why_none": why there is no row, or ""}. No prompt is asked twice, and none of a row that nearly
+    repeats one that is trained on. They are asked in an order that is spread over the rows at any time.
 
     Also `comparison.json`: how near the answers of both sides are to the expected ones, how many pass the
     checks, how much of them stands in training rows, and what the adapter costs; with `rows`, also metrics of
@@ -77,6 +80,7 @@ class Answers(Pass):
             "seed": param(int, "Seed of the split."),
             "prompts": param(int, "How many different held-out prompts to answer."),
             "max_new_tokens": param(int, "Maximum number of tokens in an answer."),
+            "minutes": param(int, "After which no further prompt is asked."),
             "adapter": PassConfigParam(type_=str, default_value=None, description="An .onnx_adapter file."),
             "merged": PassConfigParam(type_=bool, default_value=False, description="Adapter in the weights."),
             "rows": PassConfigParam(
@@ -141,7 +145,7 @@ class Answers(Pass):
         given, kept = _given(config, model.model_path)
         asked = Asked(loaded, config.max_new_tokens, sides, known.sides)
         chosen = choice.choose(loaded, new, config.prompts, given)
-        answered = _answered(asked, chosen, given, kept)
+        answered = _answered(asked, chosen, given, kept, config.minutes)
         why = choice.why_none(loaded, new, chosen, bool(config.asked))
         metrics, claims = _near(answered, json.loads(config.checks)["checks"] if config.checks else "")
         told = compared.judged(claims) if compared is not None else secondary.judge(claims)
@@ -153,7 +157,8 @@ class Answers(Pass):
             emit(message="Speed with and without the adapter", progress=0.96)
             costs = metrics["tax"] = tax.measure(loaded, SIDE)
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / ANSWERS, {"rows": answered, "left_out": chosen.too_long, "why_none": why})
+        left = {"left_out": chosen.too_long, "not_asked": len(chosen.rows) - len(answered), "why_none": why}
+        _write(folder / ANSWERS, {"rows": answered, **left})
         written = [folder / ANSWERS, folder / COMPARED]
         metrics |= new.left_out()
         if compared is not None:
@@ -187,21 +192,36 @@ class Asked:
 
 
 def _answered(
-    asked: Asked, chosen: choice.Chosen, given: dict[int, dict[str, Any]], kept: KeptLines
+    asked: Asked,
+    chosen: choice.Chosen,
+    given: dict[int, dict[str, Any]],
+    kept: KeptLines,
+    minutes: float,
 ) -> list[dict[str, Any]]:
-    """The rows of answers.json for the chosen prompts.
+    """The rows of answers.json for the chosen prompts, as many as there is time for.
 
     Those that are `given` already are not asked; each other is kept as soon as it is there.
     """
     if given:
         emit(message=f"Prompts answered before this stage was interrupted: {len(given):,}")
-    for number, (at, row) in enumerate(chosen.rows.items()):
-        count = len(chosen.rows)
-        emit(message=f"Prompt {number + 1} of {count}", progress=0.65 + 0.3 * number / count)
-        if at not in given:
-            given[at] = _answer(asked, row)
-            kept.add({"at": at, "row": given[at]})
-    return [given[at] for at in chosen.rows]
+    count, positions, allowed = len(chosen.rows), [*chosen.rows], Allowance(minutes)
+    for number, place in enumerate(scattered(count)):
+        at = positions[place]
+        if at in given or allowed.is_over:
+            continue
+        left = allowed.seconds_left(count - number)
+        progress = 0.65 + 0.3 * number / count
+        emit(message=f"Prompt {number + 1} of {count}", progress=progress, eta_seconds=left)
+        given[at] = _answer(asked, chosen.rows[at])
+        kept.add({"at": at, "row": given[at]})
+        allowed.answered()
+        print(f"Answered prompt {number + 1} of {count}", flush=True)
+    emit(eta_seconds=None)
+    found = [given[at] for at in positions if at in given]
+    if not_asked := count - len(found):
+        emit(message=f"Not asked after {minutes} minutes: {not_asked:,} of {count:,} prompts")
+        print(f"Not asked after {minutes} minutes: {not_asked:,} of {count:,} prompts", flush=True)
+    return found
 
 
 def _near(

@@ -5,6 +5,7 @@ Parts and factors: see `quantize_cost`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from pipeline.stages import evaluate, optimize
@@ -18,6 +19,7 @@ LINE_BYTES = 150.0  # of the losses of a row in their file
 FILE_ROW = 150.0  # bytes of main memory for a row of a file: hashes of its prompt and of all of it
 MEASURED_ROW = 300.0  # and for a row whose losses are measured and judged
 FLOAT32 = 4.0  # bytes
+MINUTE = 60.0  # seconds
 LOADING = 2.0  # of its weights, that the float model takes while it is loaded
 # What `passes/measure` reads beside the held-out rows, and how much of a row at a time (`token_losses`).
 MOST_TRAINED, GENERAL_TOKENS = 64, 12 * 64
@@ -73,7 +75,11 @@ def estimate(
     memory = weighed(found, HOST_MEMORY if machine.gpu else MEMORY)
     memory += MEASURED_ROW * count + (FILE_ROW * brought.held_out if brought else 0.0)
     factors = HOST_SECONDS if machine.gpu else SECONDS
-    seconds = weighed(seconds_parts(options, shape, read, machine, graph, sides, count), factors)
+    least, whole = (
+        weighed(seconds_parts(asked, shape, read, machine, graph, sides, count), factors)
+        for asked in (replace(options, prompts=0), options)
+    )
+    seconds = min(whole, least + MINUTE * options.answer_minutes)
     gpu = 0.0 if machine.gpu else None
     beside = FLOAT32 * (shape.body + shape.ends) if options.float else 0.0
     if options.float and gpu is None:

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.chain
 
 
 def answered(
-    export: Path, rows: list[dict[str, Any]], prompts: int, target: Path, longest: int = 1
+    export: Path, rows: list[dict[str, Any]], prompts: int, target: Path, longest: int = 1, **more: Any
 ) -> list[dict[str, Any]]:
     """The rows that were answered, by up to `longest` tokens; half of the given ones are held out."""
     from olive.hardware.accelerator import DEFAULT_CPU_ACCELERATOR
@@ -27,8 +27,9 @@ def answered(
     config = SimpleNamespace(
         data=str(data), eval_fraction=0.5, seed=0, prompts=prompts, max_new_tokens=longest, adapter=None,
         merged=False, rows=0, checks="", asked=None, tokenizer=None, kept=str(target / "kept"),
-        known=None, exact=None,
+        known=None, exact=None, minutes=10,
     )  # fmt: skip
+    config.__dict__.update(more)
     model = ONNXModelHandler(str(export), onnx_file_name="model.onnx")
     step = Answers(DEFAULT_CPU_ACCELERATOR, {**vars(config)}, True)
     step._run_for_config(model, config, str(target / "out"))
@@ -151,3 +152,45 @@ def test_not_all_of_a_million_long_prompts_are_looked_at(
     assert answered(export, sized(lambda n: True, 0, 40), 3, tmp_path) == []
     said = file_of(tmp_path)["why_none"]
     assert said.startswith("No answers: the 9 prompts that were looked at are longer than the ")
+
+
+def test_prompts_that_there_is_no_time_for_are_counted_and_a_later_run_resumes_with_them(
+    export: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    reported: Callable[[], list[dict[str, Any]]],
+) -> None:
+    """Each answer takes a minute, so of eight prompts three are asked in two and a half, from all over."""
+    from pipeline.exports import generation
+    from pipeline.passes.measure.asking import allowance
+
+    now, asked, stream = [0.0], [], generation.stream
+
+    def slow(model: Any, prompt: str, *given: Any, **options: Any) -> Any:
+        asked.append(prompt)
+        now[0] += 60
+        return stream(model, prompt, *given, **options)
+
+    monkeypatch.setattr(generation, "stream", slow)
+    monkeypatch.setattr(allowance, "clock", lambda: now[0])
+    rows = sized(lambda n: False)
+    known = tmp_path / "measured"
+    known.mkdir()
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        folder.mkdir()
+    few = answered(export, rows, 20, folders[0], minutes=2.5, known=str(known))
+    assert (len(few), file_of(folders[0])["not_asked"]) == (3, 5)
+    assert len(asked) == 3
+    all_rows = answered(export, rows, 20, folders[1], minutes=60, known=str(known))
+    assert (len(all_rows), file_of(folders[1])["not_asked"]) == (8, 0)
+    assert len(asked) == 8, "those that were answered are not asked again"
+    order = [row["prompt"] for row in all_rows]
+    assert [order.index(row["prompt"]) for row in few] == [0, 2, 4]
+    told = [
+        event for event in reported() if str(event.get("message", "")).startswith(("Prompt", "Not asked"))
+    ]
+    assert [each["message"] for each in told][:4] == [
+        "Prompt 1 of 8", "Prompt 2 of 8", "Prompt 3 of 8", "Not asked after 2.5 minutes: 5 of 8 prompts"
+    ]  # fmt: skip
+    assert [each.get("eta_seconds") for each in told[:3]] == [None, 90.0, None]

@@ -161,6 +161,7 @@ def evaluated(export: Path, target: Path, data: list[dict[str, Any]], **options:
     file.write_text("".join(json.dumps(row) + "\n" for row in data))
     given = {
         "data": str(file), "eval_fraction": 0.5, "seed": 0, "prompts": 2, "max_new_tokens": 9,
+        "minutes": 10,
         "adapter": str(export / exports.ADAPTER), "merged": False, "rows": 500, "tokenizer": str(export),
         "kept": str(target / "kept"), "checks": None, "asked": None, "exact": None, "known": None,
         **options,
