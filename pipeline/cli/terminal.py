@@ -262,7 +262,7 @@ def _figures(m: dict[str, Any]) -> str:
     if "version" in m:
         return f"{m['name']} version {m['version']}"
     # A merged adapter has no base side, and without fine-tuning there is no other.
-    sides = [(side, m.get(f"{side}_tokens_per_second")) for side in ("base", "adapter")]
+    sides = [(side, m.get(f"{side}_tokens_per_second")) for side in ("base", "adapter", "float")]
     speeds = ", ".join(f"{side} {speed:.0f} tokens/s" for side, speed in sides if speed)
     return speeds or str(m.get("not_run_here", ""))
 
@@ -272,7 +272,7 @@ def _answers(rows: list[dict[str, Any]]) -> list[str]:
     lines = []
     for row in rows:
         lines.append(f"PROMPT   {' '.join(row['prompt'].split())}")
-        for side in ("base", "adapter"):
+        for side in ("base", "adapter", "float"):
             if row.get(side):
                 speed = f"({row[side]['tokens_per_second']:.0f} tokens/s)"
                 lines.append(f"{side:<8} {' '.join(display.answer(row[side]).split())} {speed}")

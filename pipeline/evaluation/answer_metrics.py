@@ -17,6 +17,7 @@ from pipeline.evaluation.verdict import Metric, Pair, Verdict
 
 Side = Mapping[str, Any]  # a side of a row of answers.json: {text, tokens, cut}
 SIDES = ("base", "adapter")
+FLOAT = "float"  # the model that was quantized, where it was asked too; some rows may lack it
 CHECK = "check_"  # begins the names of metrics of checks, which end with its number
 _WORD = re.compile(r"\w+")
 
@@ -72,7 +73,8 @@ def compare(
     `put` to add the verdicts; nothing where a side has no answers.
 
     `tokens` is the length of answers, `ended` the share that ended by themselves; of checks it is the share
-    that passes, without those that nobody can tell of.
+    that passes, without those that nobody can tell of. Where the float model was asked too, they have its
+    mean as "float", over the `float_prompts` that it answered; nothing is claimed of that.
     """
     sides = [side for side in SIDES if rows and all(row[side] for row in rows)]
     if not sides:
@@ -94,6 +96,8 @@ def compare(
         pairs[metric.name] = metric, ([row[0] for row in passed], [row[-1] for row in passed])
     if listed:
         found["checks"] = listed
+    if exact := [row for row in rows if row.get(FLOAT)]:
+        _add_float(found, exact)
     return found, pairs if len(sides) == len(SIDES) else {}
 
 
@@ -102,6 +106,20 @@ def put(found: Mapping[str, Any], verdicts: Mapping[str, Verdict]) -> None:
     for name, verdict in verdicts.items():
         entry = found[name] if name in found else found["checks"][int(name.removeprefix(CHECK)) - 1]
         entry["verdict"] = verdict.to_json()
+
+
+def _add_float(found: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add the float model's means to what `compare` found; the rows are those that it answered."""
+    answers = [row[FLOAT] for row in rows]
+    found["float_prompts"] = len(answers)
+    found["tokens"][FLOAT] = _mean([answer["tokens"] for answer in answers])
+    found["ended"][FLOAT] = _mean([answer["ended"] for answer in answers])
+    for metric in NEARNESS:
+        found[metric.name][FLOAT] = _mean([answer["nearness"][metric.name] for answer in answers])
+    for number, entry in enumerate(found.get("checks", ())):
+        passed = [one for answer in answers if not isinstance(one := answer["checks"][number], str)]
+        if passed:
+            entry[FLOAT] = _mean(passed)
 
 
 def _metric(number: int, check: Check) -> Metric:

@@ -162,7 +162,8 @@ NEARNESS = {"exact_match": "exact match", "token_f1": "token F1", "rouge_l": "RO
 
 
 def nearness(stage: StageRun) -> str:
-    """How near an evaluation's answers are to the expected: "exact match 0.00 → 0.40, …"; "" if unknown."""
+    """How near an evaluation's answers are to the expected: "exact match 0.00 → 0.40, …", with the
+    float model's if that was asked; "" if unknown."""
     told = stage.metrics.get("answers")
     if not isinstance(told, dict):
         return ""
@@ -172,5 +173,7 @@ def nearness(stage: StageRun) -> str:
         figures = [sides.get(side) for side in ("base", "adapter")] if isinstance(sides, dict) else []
         shown = [f"{figure:.2f}" for figure in figures if isinstance(figure, int | float)]
         if shown:
-            found.append(f"{words} {' → '.join(shown)}")
+            exact = sides.get("float") if isinstance(sides, dict) else None
+            beside = f" (float {exact:.2f})" if isinstance(exact, int | float) else ""
+            found.append(f"{words} {' → '.join(shown)}{beside}")
     return ", ".join(found)

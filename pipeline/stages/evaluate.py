@@ -58,8 +58,8 @@ class Options:
     )
     float: bool = option(
         False,
-        "Measure the float model on the same rows too, to tell what quantizing cost; it is loaded beside the"
-        " graph",
+        "Measure the float model on the same rows and prompts too, to tell what quantizing cost; it is loaded"
+        " beside the graph, and may answer for as many minutes again",
         advanced=True,
         label="Compare with float",
     )
@@ -169,8 +169,8 @@ def results(_: Options, context: Context) -> Results:
         metrics["not_asked"] = not_asked
     if why := written.get("why_none"):
         metrics["why_no_answers"] = why
-    for side in ("base", "adapter"):
-        answers = [row[side] for row in rows if row[side]]
+    for side in ("base", "adapter", "float"):
+        answers = [row[side] for row in rows if row.get(side)]
         for name in ("tokens_per_second", "first_token_seconds"):
             if answers:
                 metrics[f"{side}_{name}"] = sum(answer[name] for answer in answers) / len(answers)

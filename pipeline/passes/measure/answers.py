@@ -29,6 +29,7 @@ from pipeline.passes import new_rows
 from pipeline.passes.measure import rows_compared, tax
 from pipeline.passes.measure.asking import choice
 from pipeline.passes.measure.asking.allowance import Allowance
+from pipeline.passes.measure.asking.float_answers import FloatAnswers
 from pipeline.passes.measure.kept_lines import KeptLines
 from pipeline.passes.measure.known import known_rows
 from pipeline.passes.measure.known.known_rows import Known, KnownSides
@@ -66,7 +67,8 @@ class Answers(Pass):
 
     A side is {text, tokens, cut, ended, tokens_per_second, first_token_seconds, nearness: {exact_match, ...},
     checks: [true, false, "why nobody can tell"]}; where the adapter is merged into the weights there is no
-    base. Decoding is greedy, so that the same files give the same answers.
+    base. Decoding is greedy, so that the same files give the same answers. With `exact`, rows have a side
+    "float" too, null where there was no time for it.
     """
 
     @classmethod
@@ -147,6 +149,8 @@ class Answers(Pass):
         chosen = choice.choose(loaded, new, config.prompts, given)
         answered = _answered(asked, chosen, given, kept, config.minutes)
         why = choice.why_none(loaded, new, chosen, bool(config.asked))
+        if config.exact:
+            _answer_by_float(asked, config, chosen, given, known.exact)
         metrics, claims = _near(answered, json.loads(config.checks)["checks"] if config.checks else "")
         told = compared.judged(claims) if compared is not None else secondary.judge(claims)
         answer_metrics.put(metrics["answers"], {name: told.verdicts[name] for name in claims})
@@ -224,6 +228,29 @@ def _answered(
     return found
 
 
+def _answer_by_float(
+    asked: Asked, config: Any, chosen: choice.Chosen, given: dict[int, dict[str, Any]], known: Known
+) -> None:
+    """Put the float model's answers to the prompts that were asked into their rows: None for those that there
+    is no time for, which is as long as that for the export's."""
+    exact, allowed = FloatAnswers(Path(config.exact), asked.loaded), Allowance(config.minutes)
+    positions = [at for at in chosen.rows if at in given]
+    for number, place in enumerate(scattered(len(positions))):
+        at = positions[place]
+        given[at][answer_metrics.FLOAT] = None
+        if allowed.is_over:
+            continue
+        left = allowed.seconds_left(len(positions) - number)
+        said = f"Prompt {number + 1} of {len(positions)} on the float model"
+        emit(message=said, progress=0.95, eta_seconds=left)
+        prompt = asked.loaded.reader.text(chosen.rows[at])
+        generate = partial(_float_answer, exact, prompt, asked.max_new_tokens)
+        limits = asked.max_new_tokens, LONGEST_ANSWER
+        given[at][answer_metrics.FLOAT] = known.answer(prompt, limits, generate)
+        allowed.answered()
+    emit(eta_seconds=None)
+
+
 def _near(
     answered: list[dict[str, Any]], checks: str
 ) -> tuple[dict[str, Any], dict[str, tuple[Metric, Pair]]]:
@@ -231,7 +258,7 @@ def _near(
     of these is to be judged."""
     with Checker(checks) as checker:
         for row in answered:
-            for side in (side for side in answer_metrics.SIDES if row[side]):
+            for side in (side for side in (*answer_metrics.SIDES, answer_metrics.FLOAT) if row.get(side)):
                 outcomes = checker.apply(row[side]["text"])
                 row[side] = answer_metrics.measured(row["expected"], row[side], outcomes)
         found, claims = answer_metrics.compare(answered, checker.checks)
@@ -308,7 +335,16 @@ def _generated(
     model: generation.Model, prompt: str, adapter: str | None, max_new_tokens: int
 ) -> dict[str, Any]:
     """The facts of one side's answer."""
-    answer = generation.stream(model, prompt, adapter, max_new_tokens=max_new_tokens)
+    return _facts(generation.stream(model, prompt, adapter, max_new_tokens=max_new_tokens))
+
+
+def _float_answer(exact: FloatAnswers, prompt: str, max_new_tokens: int) -> dict[str, Any]:
+    """The facts of the float model's answer."""
+    return _facts(exact.stream(prompt, max_new_tokens))
+
+
+def _facts(answer: generation.Answer) -> dict[str, Any]:
+    """The facts of an answer, which ends when it has too many letters."""
     letters = 0
     for piece in answer:
         letters += len(piece)

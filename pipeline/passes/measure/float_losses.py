@@ -39,16 +39,23 @@ def known_or_loaded(folder: Path, known: Known) -> Iterator[Measure]:
         yield lambda ids, counted, _: known.loss(ids, counted, lambda: now(ids, counted))
 
 
-@contextmanager
-def loaded(folder: Path, dtype: torch.dtype = torch.float32) -> Iterator[Measure]:
-    """A function like `token_losses.measure` for the model in a Hugging Face folder, without adapters.
-
-    The model is in memory as long as that is. Raises what transformers raises for a folder it cannot load.
-    """
+def load(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """The model in a Hugging Face folder, ready to predict. Raises what transformers raises for a folder it
+    cannot load."""
     placed = {"": 0} if torch.cuda.is_available() else None
     model: Any = load_hf_base_model(HfModelHandler(str(folder)), torch_dtype=dtype, device_map=placed)
     model.eval()
     unpack_where_it_fits(model, dtype)
+    return model
+
+
+@contextmanager
+def loaded(folder: Path, dtype: torch.dtype = torch.float32) -> Iterator[Measure]:
+    """A function like `token_losses.measure` for the model in a Hugging Face folder, without adapters.
+
+    The model is in memory as long as that is. Raises what `load` raises.
+    """
+    model = load(folder, dtype)
 
     def measure(ids: Sequence[int], counted: Sequence[bool], _: str | None = None) -> Loss:
         read = torch.tensor(ids)

@@ -79,7 +79,7 @@ def read(model: Any, texts: Sequence[Text], tell: Callable[[int], None] | None =
         Predicted(found.hidden.cpu(), found.targets.cpu(), found.counts)
         for found in _predict(model, texts, tell)
     ]
-    return Exact(copy.deepcopy(_head(model)), batches)
+    return Exact(copy.deepcopy(head_of(model)), batches)
 
 
 @torch.no_grad()
@@ -92,7 +92,7 @@ def judge(
     counts.
     """
     total = _Sum()
-    head = _head(model)
+    head = head_of(model)
     at_once = max(1, LOGITS // model.config.get_text_config().vocab_size)
     for number, batch in enumerate(_predict(model, texts, tell)):
         known = exact.batches[number].hidden.to(batch.hidden.device) if exact else batch.hidden
@@ -203,7 +203,8 @@ def _predict(model: Any, texts: Sequence[Text], tell: Callable[[int], None] | No
         yield Predicted(hidden[:, :-1][counts], wanted[counts], tuple(counts.sum(-1).tolist()))
 
 
-def _head(model: Any) -> Head:
+def head_of(model: Any) -> Head:
+    """The output layer of a causal model."""
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     return Head(model.get_output_embeddings(), cap)
 

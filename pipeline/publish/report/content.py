@@ -144,9 +144,10 @@ def _answers(run: Run) -> Iterator[Block]:
     listed = [one for one in checks if isinstance(one, dict)] if isinstance(checks, list) else []
     found += [(f"passes {one.get('check')}", one) for one in listed]
     if found:
-        sides = ("base", "adapter")
+        exact = any("float" in each for _, each in found)
+        sides = ("base", "adapter", *(["float"] if exact else []))
         cells = [(name, *(_number(each.get(side)) for side in sides)) for name, each in found]
-        yield Table(("Answers, mean", "Base", "With adapter"), cells)
+        yield Table(("Answers, mean", "Base", "With adapter", *(["Float"] if exact else [])), cells)
 
 
 def _is_speed(name: str) -> bool:

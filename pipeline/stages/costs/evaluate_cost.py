@@ -89,6 +89,8 @@ def estimate(
     if options.float:
         products = 2.0 * count * read.mean * (shape.body + shape.embedding)
         seconds += beside / machine.copy + products / machine.product("float32")
+        made = min(options.prompts, max(read.held_out, 1)) * options.max_new_tokens
+        seconds += min(made * beside / machine.copy, MINUTE * options.answer_minutes)
     width = HOST_WIDTH if machine.gpu else WIDTH
     disk = options.prompts * ANSWER_BYTES + 2 * LINE_BYTES * count * (2 if options.float else 1)
     return Cost.of(memory, gpu, disk, seconds, width)

@@ -62,6 +62,18 @@ def test_it_says_what_is_left_out_and_why_there_are_no_answers(store: Store) -> 
     assert why in terminal.summary(run)
 
 
+def test_the_float_models_answers_have_a_column_where_it_was_asked(store: Store) -> None:
+    told = {"token_f1": {"base": 0.25, "adapter": 0.75}, "float_prompts": 3}
+    for more, last in ({}, "0.75"), ({"float": 0.5}, "0.5"):
+        answers = {**told, "token_f1": {**told["token_f1"], **more}}
+        run = finish_all(store, plant(store), {"evaluate": {"metrics": {"answers": answers}}})
+        report = content.of(store.home, run, False)
+        table = next(block for one in report.sections for block in one.blocks
+                     if isinstance(block, Table) and block.columns[0] == "Answers, mean")  # fmt: skip
+        assert (table.columns[-1] == "Float", table.rows[0][-1]) == (bool(more), last)
+        assert ("(float 0.50)" in terminal.summary(run)) == bool(more)
+
+
 def test_without_rows_it_has_none(store: Store) -> None:
     run = examples.measured(store, examples.rows(4), [])
     report = content.of(store.home, store.get(run), False)
