@@ -23,7 +23,6 @@ A line `{"cancel": 3}` ends a request early. Requests that come meanwhile are an
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import queue
@@ -146,8 +145,7 @@ def _probe(loaded: Loaded, request: dict[str, Any]) -> _Question:
         found: dict[str, str] = {}
         for name in ("on", "off"):
             adapter = next(iter(loaded.model.names), None) if name == "on" else None
-            logits = generation.logits(loaded.model, detaching.TEXT, adapter)
-            found[name] = hashlib.sha256(logits.tobytes()).hexdigest()
+            found[name] = loaded.digest(detaching.TEXT, adapter)
             yield {"text": ""}  # others' turn
         while not loaded.is_summed(WAIT_SECONDS):
             yield {"text": ""}

@@ -6,6 +6,7 @@ import hashlib
 import os
 import tempfile
 import threading
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -14,35 +15,47 @@ from pipeline.exports import contract, generation
 from pipeline.exports.chat_client import Source
 
 PIECE = 1 << 20
+ADAPTER = "adapter"  # the name by which the source's own is asked
 CHANGED = "changed while it was loaded"
 MOST_GRAPH_FILES = 64  # each is named beside every answer, and anybody may have made the folder
 Stat = tuple[int, int, int]
 
 
 class Loaded:
-    """A model, the SHA-256 of its adapter's file, and those of its graph's files, which take a while.
+    """A model, the SHA-256 of its adapters' files by name, and those of its graph's files, which take a while.
 
     An adapter is loaded from a copy of our own, so its checksum is of what is in memory, whatever becomes of
     the file. Weights are too large for that: a file of theirs that changes meanwhile has CHANGED for one.
     """
 
-    def __init__(self, source: Source) -> None:
-        """Load it. Raises OSError, LabError for too many files, and what `generation.load` raises."""
+    def __init__(self, source: Source, more: Mapping[str, Path] | None = None) -> None:
+        """Load it, with `more` adapters by other names than a file's. Raises OSError, LabError for too many
+        files, and what `generation.load` raises."""
         self.source = source
         self._before = {path.name: _stat(path) for path in _graph_files(source.folder)}
-        self.adapter: str | None = None
+        own = {ADAPTER: source.adapter} if source.adapter else {}
+        wanted = {**own, **{file.stem: file for file in source.others}, **(more or {})}
         with tempfile.TemporaryDirectory(prefix="olive-lab-") as folder:
-            adapters: dict[str, Path] = {}
-            if source.adapter:
-                adapters["adapter"] = Path(folder) / f"adapter{contract.SUFFIX}"
-                self.adapter = _copied(source.adapter, adapters["adapter"])
-            for number, file in enumerate(source.others):
-                adapters[file.stem] = Path(folder) / f"{number}{contract.SUFFIX}"
-                _copied(file, adapters[file.stem])
-            self.model = generation.load(source.folder, adapters)
+            copies = {
+                name: Path(folder) / f"{number}{contract.SUFFIX}" for number, name in enumerate(wanted)
+            }
+            self.adapters = {name: _copied(file, copies[name]) for name, file in wanted.items()}
+            self.model = generation.load(source.folder, copies)
         self._graph: dict[str, str] = {}
         self._summing = threading.Thread(target=self._sum, daemon=True)  # hashing lets other threads run
         self._summing.start()
+
+    @property
+    def adapter(self) -> str | None:
+        """SHA-256 of the source's own adapter; None if it has none."""
+        return self.adapters.get(ADAPTER) if self.source.adapter else None
+
+    def digest(self, text: str, adapter: str | None) -> str:
+        """SHA-256 of the logits after a text, with an adapter by its name or without one.
+
+        Raises what onnxruntime_genai raises where the adapter does not fit the graph.
+        """
+        return hashlib.sha256(generation.logits(self.model, text, adapter).tobytes()).hexdigest()
 
     def is_summed(self, seconds: float) -> bool:
         """Whether `graph` is known, after waiting so long at most."""

@@ -134,6 +134,7 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
         "checks": to_json({"checks": options.checks}) if options.checks else None,
         "asked": options.data or None,
         "exact": str(context.model) if options.float else None,
+        "probe": adapter is not None,
     }
     model = {"type": "OnnxModel", "model_path": str(context.inputs["onnx"]), "onnx_file_name": "model.onnx"}
     return workflow_parts.workflow(context, model, {"evaluate": step})

@@ -100,16 +100,19 @@ def run(
     seconds: float | None,
     environment: Mapping[str, str],
     python: str | Path | None = None,
+    given: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """What `python WORDS` prints. After `seconds`, if given, ends it and raises TimeoutExpired.
+    """What `python WORDS` prints, to whose standard input `given` is written, if it is given any. After
+    `seconds`, if given, ends it and raises TimeoutExpired.
 
     `python` is as for `start`.
     """
     pipe = subprocess.PIPE
-    with start(words, environment, stdout=pipe, stderr=pipe, python=python) as process:
+    stdin = subprocess.DEVNULL if given is None else pipe
+    with start(words, environment, stdin=stdin, stdout=pipe, stderr=pipe, python=python) as process:
         _running.add(process)
         try:
-            out, error = process.communicate(timeout=seconds)
+            out, error = process.communicate(given.encode() if given is not None else None, timeout=seconds)
         except BaseException:
             process.kill()
             raise

@@ -33,6 +33,8 @@ from pipeline.passes.measure.asking.float_answers import FloatAnswers
 from pipeline.passes.measure.kept_lines import KeptLines
 from pipeline.passes.measure.known import known_rows
 from pipeline.passes.measure.known.known_rows import Known, KnownSides
+from pipeline.passes.measure.proof import files as proof
+from pipeline.passes.measure.proof import probing
 from pipeline.passes.measure.row_losses import FILE, Losses, Record
 from pipeline.stages.events import emit
 from pipeline.system.files import finite
@@ -54,14 +56,16 @@ LONGEST_ANSWER = 200_000  # and at which an answer ends: a token of somebody's t
 
 
 class Answers(Pass):
-    """Write `answers.json`: {"rows": [{prompt, system, expected, base: {...} | null, adapter: {...} | null}],
-    "left_out": prompts that are longer than the model's context, "not_asked": those that there was no time
-    for, "why_none": why there is no row, or ""}. No prompt is asked twice, and none of a row that nearly
-    repeats one that is trained on. They are asked in an order that is spread over the rows at any time.
+    """Write `answers.json`: {"files": {"base": {"adapter": "none", "graph": {...}}, "adapter": {...}}, "rows":
+    [{prompt, system, expected, base: {...} | null, adapter: {...} | null}], "left_out": prompts that are longer
+    than the model's context, "not_asked": those that there was no time for, "why_none": why there is no row, or
+    ""}. Files are named by their SHA-256 (`proof.files`). No prompt is asked twice, and none of a row that
+    nearly repeats one that is trained on. They are asked in an order that is spread over the rows at any time.
 
     Also `comparison.json`: how near the answers of both sides are to the expected ones, how many pass the
     checks, how much of them stands in training rows, and what the adapter costs; with `rows`, also metrics of
-    their losses on held-out rows and the verdict; and `rows.jsonl`, these losses row by row. An interrupted
+    their losses on held-out rows and the verdict; and `rows.jsonl`, these losses row by row; with `probe`,
+    whether the base is the same once the adapter was active (`proof.probing`). An interrupted
     attempt leaves these and the answers that it had in the folder `kept`, and another one resumes there; what
     earlier evaluations of the same files measured is in the folder `known` (`known_rows`).
 
@@ -106,6 +110,9 @@ class Answers(Pass):
             "checks": PassConfigParam(
                 type_=str, default_value=None, description="Checks of answers, one a line, in JSON."
             ),
+            "probe": PassConfigParam(
+                type_=bool, default_value=False, description="Compare with a process without adapter."
+            ),
         }
 
     def _run_for_config(
@@ -130,8 +137,10 @@ class Answers(Pass):
         known: KnownSides,
     ) -> list[Path]:
         """The files that are written into the folder."""
+        base_alone = _base_alone(config, Path(model.model_path).parent)
         emit(message="Loading the exported model", progress=0.05)
-        loaded = generation.load(Path(model.model_path).parent, adapters)
+        opened = proof.load(Path(model.model_path).parent, adapters.get(SIDE), config.merged, {})
+        loaded = opened.model
         data = Path(config.data)
         parts = datasets.split(data, loaded.template, config.eval_fraction, config.seed)
         every = new_rows.of(data, parts, Path(config.asked) if config.asked else None, loaded.template)
@@ -141,10 +150,12 @@ class Answers(Pass):
             emit(message=f"Only {len(new.asked)} different prompts are {place}; each is asked once")
         base: dict[str, str | None] = {} if config.merged else {"base": None}
         sides = base | ({SIDE: None} if config.merged else {name: name for name in loaded.names})
+        named = proof.named(opened, sides)
+        made_with = {"graph": model.model_path, "files": named}
         compared = None
         if config.rows:
-            compared = _compared(loaded, config, model.model_path, parts, new, sides, known)
-        given, kept = _given(config, model.model_path)
+            compared = _compared(loaded, config, made_with, parts, new, sides, known)
+        given, kept = _given(config, made_with)
         asked = Asked(loaded, config.max_new_tokens, sides, known.sides)
         chosen = choice.choose(loaded, new, config.prompts, given)
         answered = _answered(asked, chosen, given, kept, config.minutes)
@@ -160,9 +171,12 @@ class Answers(Pass):
         if len(sides) > 1:
             emit(message="Speed with and without the adapter", progress=0.96)
             costs = metrics["tax"] = tax.measure(loaded, SIDE)
+        metrics["files"] = named
+        if base_alone is not None:
+            metrics["probe"] = probing.probed(opened, base_alone)
         folder.mkdir(parents=True, exist_ok=True)
         left = {"left_out": chosen.too_long, "not_asked": len(chosen.rows) - len(answered), "why_none": why}
-        _write(folder / ANSWERS, {"rows": answered, **left})
+        _write(folder / ANSWERS, {"files": named, "rows": answered, **left})
         written = [folder / ANSWERS, folder / COMPARED]
         metrics |= new.left_out()
         if compared is not None:
@@ -173,14 +187,23 @@ class Answers(Pass):
         return written
 
 
-def _given(config: Any, graph: str) -> tuple[dict[int, dict[str, Any]], KeptLines]:
-    """The answers of an interrupted attempt, by the position of their row, and where others are kept."""
+def _base_alone(config: Any, export: Path) -> probing.Fresh | None:
+    """What a process without the adapter says of the export; None where there is nothing to probe."""
+    if not config.probe or not config.adapter:
+        return None
+    emit(message="Asking the base in a process without the adapter", progress=0.04)
+    return probing.fresh(export)
+
+
+def _given(config: Any, made_with: Mapping[str, Any]) -> tuple[dict[int, dict[str, Any]], KeptLines]:
+    """The answers of an interrupted attempt with the same files, by the position of their row, and where
+    others are kept."""
     kept = Path(config.kept)
     kept.mkdir(parents=True, exist_ok=True)
     decide = {name: getattr(config, name) for name in (*DECIDE, "max_new_tokens")}
     given: dict[int, dict[str, Any]] = {}
     return given, KeptLines(
-        kept / GIVEN, {"graph": graph} | decide, lambda entry: given.update({entry["at"]: entry["row"]})
+        kept / GIVEN, {**made_with, **decide}, lambda entry: given.update({entry["at"]: entry["row"]})
     )
 
 
@@ -292,7 +315,7 @@ def _responses(row: dict[str, Any], template: templates.Template) -> list[str]:
 def _compared(
     loaded: generation.Model,
     config: Any,
-    graph: str,
+    made_with: Mapping[str, Any],
     parts: Parts,
     new: new_rows.NewRows,
     sides: dict[str, str | None],
@@ -301,7 +324,7 @@ def _compared(
     """Losses of both sides on held-out rows; each is kept as soon as it is measured."""
     kept = Path(config.kept)
     kept.mkdir(parents=True, exist_ok=True)
-    record = Record(kept / FILE, {"graph": graph} | {name: getattr(config, name) for name in DECIDE})
+    record = Record(kept / FILE, {**made_with} | {name: getattr(config, name) for name in DECIDE})
     read, data = Path(config.tokenizer), Path(config.data)
     losses = Losses(loaded, read, data, loaded.template, sides, record, known=known.sides)
     limit, folder = None if config.rows < 0 else config.rows, Path(config.exact) if config.exact else None

@@ -27,7 +27,7 @@ def answered(
     config = SimpleNamespace(
         data=str(data), eval_fraction=0.5, seed=0, prompts=prompts, max_new_tokens=longest, adapter=None,
         merged=False, rows=0, checks="", asked=None, tokenizer=None, kept=str(target / "kept"),
-        known=None, exact=None, minutes=10,
+        known=None, exact=None, minutes=10, probe=False,
     )  # fmt: skip
     config.__dict__.update(more)
     model = ONNXModelHandler(str(export), onnx_file_name="model.onnx")

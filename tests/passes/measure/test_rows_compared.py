@@ -164,6 +164,7 @@ def evaluated(export: Path, target: Path, data: list[dict[str, Any]], **options:
         "minutes": 10,
         "adapter": str(export / exports.ADAPTER), "merged": False, "rows": 500, "tokenizer": str(export),
         "kept": str(target / "kept"), "checks": None, "asked": None, "exact": None, "known": None,
+        "probe": False,
         **options,
     }  # fmt: skip
     step = Answers(DEFAULT_CPU_ACCELERATOR, given, True)

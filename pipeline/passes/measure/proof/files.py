@@ -1,0 +1,27 @@
+"""The files of an export that answer in an evaluation: they are loaded, and named by their SHA-256."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.exports.chat_client import Source
+from pipeline.exports.loaded_files import Loaded
+
+NAME = "the export"  # in messages
+NONE = "none"  # in place of an adapter's checksum
+
+
+def load(export: Path, adapter: Path | None, merged: bool, others: Mapping[str, Path]) -> Loaded:
+    """An export with the adapter as "adapter" and others by their names. Raises what `Loaded` does."""
+    return Loaded(Source(NAME, export, adapter, merged), others)
+
+
+def named(loaded: Loaded, sides: Mapping[str, str | None]) -> dict[str, dict[str, Any]]:
+    """By side {"adapter": SHA-256 of the adapter's file that is active, or NONE, "graph": those of the
+    graph's files by name}; waits until they are known. An adapter in the weights is no file of its own."""
+    return {
+        side: {"adapter": loaded.adapters[adapter] if adapter else NONE, "graph": loaded.graph()}
+        for side, adapter in sides.items()
+    }
