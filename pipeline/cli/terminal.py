@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import display, settings
+from pipeline.evaluation.examples import rows
 from pipeline.inputs.data import telling
 from pipeline.runs import history
 from pipeline.runs.preflight import wording
@@ -184,6 +185,7 @@ def summary(found: Run) -> str:
         parts += [f"Evaluated on {display.line(found.asked)}, not on held-out rows."]
     parts += [f"Answers: {near}" for stage in found.stages if (near := history.nearness(stage))]
     parts += [str(why) for stage in found.stages if (why := stage.metrics.get("why_no_answers"))]
+    parts += _proof(found)
     parts += [f"\n{stage.name}: {stage.error}" for stage in found.stages if stage.error]
     path = found.artifact("answers")
     if path is not None and Path(path).is_file():
@@ -192,6 +194,16 @@ def summary(found: Run) -> str:
         if (more := len(rows) - MOST_ANSWERS) > 0:
             parts += [f"{more:,} more {'prompt' if more == 1 else 'prompts'} with answers: {path}"]
     return "\n".join(parts)
+
+
+def _proof(found: Run) -> list[str]:
+    """The files that gave the recorded answers, which of them are others by now, and what the probe found."""
+    sources = rows.of_run(found)
+    who = sources.answered
+    said = [who.sentence, *who.changes] if who.sides else []
+    probes = [stage.metrics["probe"] for stage in found.stages if "probe" in stage.metrics]
+    said += [f"Probe: {probe['text']}" for probe in probes if isinstance(probe, dict)]
+    return [display.plain(text) for text in said]
 
 
 def _watch(store: Store, run_id: str, stage: str | None = None) -> Iterator[Run]:

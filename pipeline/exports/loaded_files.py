@@ -22,7 +22,7 @@ Stat = tuple[int, int, int]
 
 
 class Loaded:
-    """A model, the SHA-256 of its adapters' files by name, and those of its graph's files, which take a while.
+    """A model, the SHA-256 of its adapters' files by name, and those of its graph's files, which take longer.
 
     An adapter is loaded from a copy of our own, so its checksum is of what is in memory, whatever becomes of
     the file. Weights are too large for that: a file of theirs that changes meanwhile has CHANGED for one.
@@ -36,9 +36,7 @@ class Loaded:
         own = {ADAPTER: source.adapter} if source.adapter else {}
         wanted = {**own, **{file.stem: file for file in source.others}, **(more or {})}
         with tempfile.TemporaryDirectory(prefix="olive-lab-") as folder:
-            copies = {
-                name: Path(folder) / f"{number}{contract.SUFFIX}" for number, name in enumerate(wanted)
-            }
+            copies = {name: Path(folder) / f"{number}{contract.SUFFIX}" for number, name in enumerate(wanted)}
             self.adapters = {name: _copied(file, copies[name]) for name, file in wanted.items()}
             self.model = generation.load(source.folder, copies)
         self._graph: dict[str, str] = {}

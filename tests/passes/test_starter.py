@@ -327,6 +327,21 @@ def test_both_sides_are_measured_on_held_out_rows(lab: dict[str, Any]) -> None:
     assert found["base_loss_on_general_text"] < 6
 
 
+def test_answers_name_their_files_and_the_base_is_probed(lab: dict[str, Any]) -> None:
+    sums = checksums.read(lab["inputs"]["onnx"])
+    graph = {name: sums[name] for name in ("model.onnx", "model.onnx.data")}
+    told = {
+        "base": {"adapter": "none", "graph": graph},
+        "adapter": {"adapter": sums[ADAPTER], "graph": graph},
+    }
+    assert json.loads(lab["evaluate"].artifacts[0].path.read_text())["files"] == told
+    assert lab["evaluate"].metrics["files"] == told
+    probe = lab["evaluate"].metrics["probe"]
+    assert probe["good"] is True, probe
+    assert probe["off"] == probe["fresh"] != probe["on"]
+    assert "bit for bit" in probe["text"]
+
+
 def test_losses_by_genais_logits_are_those_of_the_graph(lab: dict[str, Any]) -> None:
     """Of the same tokens: kernels that round activations to 8 bits give other results for another number of
     them. One token more, the last, which is never read to predict another: 4.6918 instead of 4.6901; with

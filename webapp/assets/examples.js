@@ -8,6 +8,7 @@ const SORTS = { worst: "Adapter worst first", best: "Adapter best first", line: 
 const MARKS = { base: "Against the expected answer", sides: "Between base and adapter", none: "Not marked" };
 const SAME = 0, GONE = 1; // as `word_diff` numbers them
 const ROWS = 20; // as `pages` has them
+const WHOLE = 64, SHOWN = 12; // digits of a checksum, and those that are shown
 const LOST = "The lab did not answer. Try again.";
 const GONE_RUN = "The examples of this run cannot be read any more.";
 const number = (value) => Number(value).toLocaleString("en-US");
@@ -57,6 +58,7 @@ class Examples {
     this.back = el("button", { type: "button", class: "lab-button", disabled: true, onclick: () => this.move(-1) }, "Previous");
     this.on = el("button", { type: "button", class: "lab-button", disabled: true, onclick: () => this.move(1) }, "Next");
     this.note = el("p", { class: "lab-note", role: "status" });
+    this.proof = el("div");
     this.body = el("tbody");
     const link = (kind) => el("a", { class: "lab-button", href: address(`${this.path}/examples.${kind}`), download: "", "aria-label": `Examples as ${kind}` }, kind.toUpperCase());
     const heads = ["Line", "Prompt", "Expected", "Base", "With adapter", "Difference"].map((name) => el("th", { scope: "col" }, name));
@@ -64,6 +66,7 @@ class Examples {
       el("h2", {}, "Examples"),
       el("div", { class: "lab-rows-bar" }, this.search, this.sort, this.marks, el("label", {}, this.worse, " Adapter worse"), this.back, this.on, link("csv"), link("jsonl")),
       this.note,
+      this.proof,
       el("div", { class: "lab-scroll", tabindex: "0", role: "region", "aria-label": "Examples" }, el("table", {}, el("thead", {}, el("tr", {}, ...heads)), this.body)));
   }
 
@@ -100,6 +103,7 @@ class Examples {
       : "No matching examples.";
     this.back.disabled = !this.start;
     this.on.disabled = end >= found.total || !found.rows.length;
+    this.proof.replaceChildren(...proofOf(found));
     this.draw();
   }
 
@@ -147,6 +151,14 @@ class Examples {
       this.note.textContent = LOST;
     }
   }
+}
+
+// The files that answered, by the beginnings of their checksums, and what is no longer the same.
+function proofOf({ files, changed }) {
+  const named = (of) => of.flatMap(([name, digest]) => [", ", `${name} `, el("span", { title: digest.length === WHOLE ? `SHA-256 ${digest}` : null }, digest.length === WHOLE ? digest.slice(0, SHOWN) : digest)]).slice(1);
+  const sides = files.flatMap(({ side, files: of }) => ["; ", `${side}: `, ...named(of)]).slice(1);
+  return [files.length ? el("p", { class: "lab-note" }, "Answered by: ", ...sides, ".") : null,
+    ...changed.map((text) => (files.length ? el("p", { class: "lab-wrong", role: "alert" }, text) : el("p", { class: "lab-note" }, text)))].filter(Boolean);
 }
 
 function select(label, options, change) {

@@ -14,6 +14,7 @@ import gradio as gr
 
 from pipeline import display
 from pipeline.errors import InputError, LabError, sentence
+from pipeline.evaluation.examples import rows
 from pipeline.exports import chat_client, detaching
 from pipeline.runs import check_pool, submit
 from webapp import talks
@@ -294,7 +295,7 @@ def choose(run: str | None) -> tuple[Any, ...]:
     )  # fmt: skip
     told = recorded.words(kept, fields)
     shown = [{**row, "prompt": words} for row, words in zip(kept.rows, told, strict=False)]
-    table = views.evaluation(shown, *_said(run), count=len(kept.rows)) if shown else None
+    table = views.evaluation(shown, *_said(run), len(kept.rows), _files(run)) if shown else None
     box = gr.update(value=system(run, first), visible=_takes_system(run))
     return run, picker, first, expected(run, first), table, first, box
 
@@ -408,6 +409,12 @@ def _said(run: str | None) -> tuple[str, str]:
     """What the evaluation of a model's run says of its adapter, and the file that it asked, if one."""
     behind = choices.run_behind(store(), run) if run else None
     return (behind.verdict, behind.asked) if behind is not None else ("", "")
+
+
+def _files(run: str | None) -> str:
+    """Which files gave the recorded answers of a model's run."""
+    behind = choices.run_behind(store(), run) if run else None
+    return rows.of_run(behind).answered.sentence if behind is not None else ""
 
 
 def _recorded(run: str | None) -> recorded.Recorded:

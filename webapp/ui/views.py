@@ -249,10 +249,14 @@ def _cut(text: str, most: int) -> str:
 
 
 def evaluation(
-    answers: list[dict[str, Any]], verdict: str = "", asked: str = "", count: int | None = None
+    answers: list[dict[str, Any]],
+    verdict: str = "",
+    asked: str = "",
+    count: int | None = None,
+    files: str = "",
 ) -> Table:
-    """The recorded answers of the evaluate stage, and what it says of the adapter; of the rows of a file if
-    it `asked` one. They may be the first of `count`."""
+    """The recorded answers of the evaluate stage, and what it says of the adapter and of the `files` that
+    answered; of the rows of a file if it `asked` one. They may be the first of `count`."""
     rows = [
         [
             _cut(text, LONGEST_ANSWER)
@@ -265,6 +269,8 @@ def evaluation(
     said = f"{prompts}, as the run recorded them"
     if count is not None and count > len(answers):
         said += f"; the first {len(answers):,} of {count:,}"
+    if files:
+        said += f". {files}"
     return table(columns, rows, caption=f"{verdict} {said}" if verdict else said)
 
 

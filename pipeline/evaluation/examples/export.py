@@ -9,13 +9,16 @@ from typing import Any, Literal, get_args
 
 from pipeline import display
 from pipeline.evaluation.examples import rows
+from pipeline.evaluation.examples.answered_by import ADAPTER, BASE, Answered
 from pipeline.evaluation.examples.rows import Example, Sources
 from pipeline.system.files import to_json
 
 Kind = Literal["csv", "jsonl"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+# SHA-256 of the files that answered: of the adapter that was active, and of the graph's files.
+PROOF = ("base_adapter_sha256", "adapter_sha256", "graph_sha256")
 COLUMNS = ("line", "prompt", "system", "expected", "base", "adapter", "tokens", "base_loss", "adapter_loss",
-           "float_loss", "difference")  # fmt: skip
+           "float_loss", "difference", *PROOF)  # fmt: skip
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # beginnings of what a spreadsheet carries out
 
 
@@ -28,8 +31,10 @@ def write(sources: dict[str, Any], kind: Kind, to: str) -> Generator[str, None, 
         if kind == "csv":
             file.write("\ufeff")  # else a spreadsheet takes it for text of another encoding
             table.writerow(COLUMNS)
-        for example in rows.each(Sources(**sources)):
-            facts = flat(example)
+        where = Sources(**sources)
+        proof = proven(where.answered)
+        for example in rows.each(where):
+            facts = flat(example) | proof
             if kind == "csv":
                 table.writerow([_cell(facts[name]) for name in COLUMNS])
             else:
@@ -39,13 +44,22 @@ def write(sources: dict[str, Any], kind: Kind, to: str) -> Generator[str, None, 
 
 
 def flat(example: Example) -> dict[str, Any]:
-    """An example by COLUMNS; an answer's text has a mark where it was cut."""
+    """An example by COLUMNS without PROOF; an answer's text has a mark where it was cut."""
     sides = {"base": example.base, "adapter": example.adapter}
     told = {
         name: None if side is None else display.valid(display.answer({"text": side.text, "cut": side.cut}))
         for name, side in sides.items()
     }
-    return {name: told[name] if name in told else getattr(example, name) for name in COLUMNS}
+    names = (name for name in COLUMNS if name not in PROOF)
+    return {name: told[name] if name in told else getattr(example, name) for name in names}
+
+
+def proven(answered: Answered) -> dict[str, Any]:
+    """PROOF of all examples: an adapter is "none" where none was active; None where nothing is recorded."""
+    sides = answered.sides
+    adapters = [sides[name].adapter if name in sides else None for name in (BASE, ADAPTER)]
+    graph = next((dict(files.graph) for files in sides.values()), None)
+    return dict(zip(PROOF, (*adapters, graph), strict=True))
 
 
 def harmless(text: str) -> str:
@@ -54,4 +68,6 @@ def harmless(text: str) -> str:
 
 
 def _cell(value: Any) -> Any:
+    if isinstance(value, dict):
+        value = "; ".join(f"{name} {digest}" for name, digest in sorted(value.items()))
     return harmless(value) if isinstance(value, str) else "" if value is None else value

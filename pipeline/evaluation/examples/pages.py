@@ -34,10 +34,11 @@ KEYS: dict[Sort, Callable[[Example], float | None]] = {
 def page(
     sources: dict[str, Any], sort: Sort, worse: bool, search: str, start: int
 ) -> Generator[str, None, dict[str, Any]]:
-    """A page of the examples that hold `search`, from `start` on: {rows, total, start, rest}.
+    """A page of the examples that hold `search`, from `start` on: {rows, total, start, rest, files, changed}.
 
-    `worse` leaves only rows whose loss is higher with the adapter; `rest` says that not all are listed.
-    Raises InputError, OSError.
+    `worse` leaves only rows whose loss is higher with the adapter; `rest` says that not all are listed;
+    `files` are those that answered by side, with their SHA-256, and `changed` are sentences on those that are
+    others by now. Raises InputError, OSError.
     """
     yield "Reading examples…"
     where, wanted = Sources(**sources), search.casefold()
@@ -54,7 +55,11 @@ def page(
     shown = [numbers[at] for at in order[start : start + ROWS]]
     found = {example.number: example for example in rows.some(where, set(shown))}
     told = [_told(found[number], SHORT) for number in shown if number in found]
-    return {"rows": told, "total": len(numbers), "start": start, "rest": len(numbers) >= rows.MOST_ROWS}
+    counts = {"total": len(numbers), "start": start, "rest": len(numbers) >= rows.MOST_ROWS}
+    yield "Comparing checksums…"
+    who = where.answered
+    files = [{"side": name, "files": named} for name, named in who.lines]
+    return {"rows": told, **counts, "files": files, "changed": who.changes}
 
 
 def whole(sources: dict[str, Any], number: int) -> Generator[str, None, dict[str, Any]]:

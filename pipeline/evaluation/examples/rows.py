@@ -15,6 +15,8 @@ from typing import Any
 
 from pipeline import display
 from pipeline.errors import InputError
+from pipeline.evaluation.examples import answered_by
+from pipeline.evaluation.examples.answered_by import Answered
 from pipeline.inputs.data import datasets
 from pipeline.inputs.prompts import templates
 from pipeline.store.run import Run
@@ -79,17 +81,29 @@ class Example:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the examples of a run are; None for what it has not. `template` is that of its recipe."""
+    """Where the examples of a run are; None for what it has not. `template` is that of its recipe.
+
+    `files` is what the evaluation says of the files that answered, `export` and `adapter` are the paths of
+    what the run exported: see `answered_by`.
+    """
 
     data: str | None
     template: str
     answers: str | None
     losses: str | None
+    files: dict[str, Any] | None = None
+    export: str | None = None
+    adapter: str | None = None
 
     @property
     def any(self) -> bool:
         """Whether there can be examples."""
         return self.answers is not None or self.losses is not None
+
+    @property
+    def answered(self) -> Answered:
+        """Which files answered."""
+        return answered_by.read(self.files, self.export, self.adapter, self.answers or self.losses)
 
 
 def of_run(run: Run) -> Sources:
@@ -100,7 +114,9 @@ def of_run(run: Run) -> Sources:
 
     template = str(run.recipe.get("template", templates.CHAT))
     answers, losses = there(run.artifact("answers")), there(run.artifact("row_losses"))
-    return Sources(there(_measured_on(run)), template, answers, losses)
+    told = next((stage.metrics.get("files") for stage in run.stages if stage.kind == "evaluate"), None)
+    exported = run.artifact("onnx"), run.artifact("onnx_adapter")
+    return Sources(there(_measured_on(run)), template, answers, losses, told, *exported)
 
 
 def _measured_on(run: Run) -> str | None:

@@ -56,11 +56,11 @@ LONGEST_ANSWER = 200_000  # and at which an answer ends: a token of somebody's t
 
 
 class Answers(Pass):
-    """Write `answers.json`: {"files": {"base": {"adapter": "none", "graph": {...}}, "adapter": {...}}, "rows":
-    [{prompt, system, expected, base: {...} | null, adapter: {...} | null}], "left_out": prompts that are longer
-    than the model's context, "not_asked": those that there was no time for, "why_none": why there is no row, or
-    ""}. Files are named by their SHA-256 (`proof.files`). No prompt is asked twice, and none of a row that
-    nearly repeats one that is trained on. They are asked in an order that is spread over the rows at any time.
+    """Write `answers.json`: {"files": {"base": {...}, "adapter": {...}}, "rows": [{prompt, system, expected, base:
+    {...} | null, adapter: {...} | null}], "left_out": prompts that are longer than the model's context,
+    "not_asked": those that there was no time for, "why_none": why there is no row, or ""}. Files are those that
+    answered (`proof.files`). No prompt is asked twice, and none of a row that nearly repeats one that is trained
+    on. They are asked in an order that is spread over the rows at any time.
 
     Also `comparison.json`: how near the answers of both sides are to the expected ones, how many pass the
     checks, how much of them stands in training rows, and what the adapter costs; with `rows`, also metrics of

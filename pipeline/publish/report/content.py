@@ -13,6 +13,7 @@ from typing import Any
 from pipeline import display
 from pipeline.errors import LabError
 from pipeline.evaluation.examples import pages, rows
+from pipeline.evaluation.examples.answered_by import Answered
 from pipeline.inputs.data import datasets, telling
 from pipeline.publish import card
 from pipeline.publish.report import curves
@@ -25,6 +26,8 @@ CARDS, CARD = "cards", "card.json"
 LARGEST_CARD = 1 << 22  # bytes
 MOST_FILES = 40
 NO_VERDICT = "There is no verdict: the run has no evaluation with an adapter, or it is not done."
+ANSWERED = "The files that gave the recorded answers and losses:"
+NO_PROBE = "There was no probe: the evaluated export has no adapter to take off."
 NO_ROWS = "Rows of the data are left out of this report."
 FEW = "The examples whose loss grew most with the adapter come first; there may be more than these."
 SPEEDS = {
@@ -196,6 +199,7 @@ def _examples(run: Run) -> Iterator[Block]:
         return
     found = telling.ended(pages.page(dataclasses.asdict(sources), "worst", False, "", 0))
     yield Text(FEW)
+    yield from _answered(sources.answered)
     yield Table(
         ("Line", "Prompt", "Expected", "Base", "With adapter", "Difference"),
         [
@@ -246,7 +250,21 @@ def _card(home: Path, run: Run) -> dict[str, Any] | None:
     return None
 
 
+def _answered(who: Answered) -> Iterator[Block]:
+    """The files that gave the recorded answers, and which of them are no longer there."""
+    if who.sides:
+        cells = [(side, name, digest) for side, files in who.lines for name, digest in files]
+        yield Table(("Answers", "File", "SHA-256"), cells)
+    yield from map(Text, who.changes)
+
+
 def _proof(run: Run) -> Iterator[Block]:
+    sources = rows.of_run(run)
+    if sources.any:
+        yield Text(ANSWERED)
+        yield from _answered(sources.answered)
+        probe = _evaluation(run).get("probe")
+        yield Text(str(probe.get("text", "")) if isinstance(probe, dict) else NO_PROBE)
     folder = run.shipped
     with suppress(OSError, ValueError, LabError):
         sums = checksums.read(Path(folder)) if folder else {}

@@ -15,6 +15,10 @@ from pipeline.evaluation.examples.rows import Sources
 from pipeline.inputs.data import telling
 from tests.helpers import examples
 
+FILES = {
+    "base": {"adapter": "none", "graph": {"model.onnx": "b" * 64, "model.onnx.data": "c" * 64}},
+    "adapter": {"adapter": "a" * 64, "graph": {"model.onnx": "b" * 64, "model.onnx.data": "c" * 64}},
+}
 FORMULAS = ["=1+1", "+cmd", "-2", "@SUM(A1)", "\tx", "\rx"]
 
 
@@ -27,7 +31,7 @@ def sources(tmp_path: Path) -> dict[str, Any]:
     answers = tmp_path / "answers.json"
     answered = [examples.answer(one, f"{one} too", f"{one} base", f"{one} adapter") for one in FORMULAS]
     answers.write_text(json.dumps({"rows": answered}))
-    return dataclasses.asdict(Sources(str(data), "chat", str(answers), str(losses)))
+    return dataclasses.asdict(Sources(str(data), "chat", str(answers), str(losses), FILES))
 
 
 def test_no_cell_of_a_table_is_a_formula(sources: dict[str, Any], tmp_path: Path) -> None:
@@ -42,6 +46,17 @@ def test_no_cell_of_a_table_is_a_formula(sources: dict[str, Any], tmp_path: Path
     texts = [row[name] for row in found for name in ("expected", "base", "adapter")]
     assert all(text.startswith("'") for text in texts)
     assert (found[0]["line"], found[0]["difference"]) == ("1", "-2.0")  # a number stays one
+    assert [found[-1][name] for name in export.PROOF] == [
+        "none", "a" * 64, f"model.onnx {'b' * 64}; model.onnx.data {'c' * 64}",
+    ]  # fmt: skip
+
+
+def test_answers_that_name_no_files_have_none(sources: dict[str, Any], tmp_path: Path) -> None:
+    to = tmp_path / "out.jsonl"
+    to.touch()
+    telling.ended(export.write({**sources, "files": None}, "jsonl", str(to)))
+    found = json.loads(to.read_text("utf-8").splitlines()[0])
+    assert [found[name] for name in export.PROOF] == [None] * 3
 
 
 def test_lines_of_json_have_texts_as_they_are(sources: dict[str, Any], tmp_path: Path) -> None:
@@ -53,5 +68,6 @@ def test_lines_of_json_have_texts_as_they_are(sources: dict[str, Any], tmp_path:
     assert found[0] == {
         "line": 1, "prompt": "=1+1", "system": "", "expected": "=1+1 too", "base": "=1+1 base",
         "adapter": "=1+1 adapter", "tokens": 2, "base_loss": 3.0, "adapter_loss": 1.0, "float_loss": 2.5,
-        "difference": -2.0,
+        "difference": -2.0, "base_adapter_sha256": "none", "adapter_sha256": "a" * 64,
+        "graph_sha256": FILES["base"]["graph"],
     }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Generator
 from pathlib import Path
@@ -45,6 +46,19 @@ def test_each_order_has_its_first_rows(sources: dict[str, Any]) -> None:
     assert lines(page(sources, sort="line"))[:3] == [1, 2, 3]
     assert lines(page(sources, sort="base"))[:3] == [1, 2, 3]
     assert lines(page(sources, sort="adapter"))[:3] == [45, 42, 39]
+
+
+def test_a_page_names_the_files_that_answered(sources: dict[str, Any], tmp_path: Path) -> None:
+    graph = tmp_path / "model.onnx"
+    graph.write_text("graph")
+    named = {"base": {"adapter": "none", "graph": {graph.name: hashlib.sha256(b"graph").hexdigest()}}}
+    given = {**sources, "files": named, "export": str(tmp_path)}
+    found = page(given)
+    files = [["adapter", "none"], ["model.onnx", named["base"]["graph"]["model.onnx"]]]
+    assert json.loads(json.dumps(found["files"])) == [{"side": "Base", "files": files}]
+    assert found["changed"] == []
+    graph.write_text("another")
+    assert "model.onnx is no longer the file that answered" in page(given)["changed"][0]
 
 
 def test_pages_go_on_where_the_last_one_ended(sources: dict[str, Any]) -> None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.cli import terminal
+from pipeline.evaluation.examples import answered_by
 from pipeline.publish.report import content
 from pipeline.publish.report.content import Report, Table, Text
 from pipeline.runs import submit
 from pipeline.runs.data import data_card
 from pipeline.store import Store
 from pipeline.store.run import Run
+from pipeline.system import checksums
 from tests.helpers import examples
 from tests.helpers.planted import finish_all, plant
 from tests.runs.data.test_data_card import ended
@@ -98,6 +102,40 @@ def test_checksums_are_its_proof(store: Store, finished: Run) -> None:
     speeds = next(one for one in report.sections if one.title == "Cost in speed").blocks[0]
     assert isinstance(speeds, Table)
     assert speeds.rows[0] == ("Tokens per second", "20", "18")
+
+
+def test_the_files_that_answered_and_the_probe_are_its_proof(store: Store, finished: Run) -> None:
+    """Beside the examples too; what is another file by now is named."""
+    export = Path(str(finished.artifact("onnx")))
+    graph = {"model.onnx": checksums.of(export, ["model.onnx"])["model.onnx"]}
+    adapter = checksums.of(export, ["adapter_weights.onnx_adapter"])["adapter_weights.onnx_adapter"]
+    files = {"base": {"adapter": "none", "graph": graph}, "adapter": {"adapter": adapter, "graph": graph}}
+    probe = {"good": True, "text": "They equal bit for bit."}
+    run = with_metrics(store, finished, files=files, probe=probe)
+    report = content.of(store.home, run, True)
+    for title in ("Examples", "Proof"):
+        found = section(report, title)
+        assert '["Base", "adapter", "none"]' in found
+        assert f'["With adapter", "adapter", "{adapter}"]' in found
+        assert f'["With adapter", "model.onnx", "{graph["model.onnx"]}"]' in found
+        assert "no longer" not in found
+    assert "They equal bit for bit." in section(report, "Proof")
+    (export / "adapter_weights.onnx_adapter").write_bytes(b"another")
+    changed = content.of(store.home, run, True)
+    for title in ("Examples", "Proof"):
+        assert "adapter_weights.onnx_adapter is no longer the file that answered" in section(changed, title)
+    bare = content.of(store.home, with_metrics(store, finished), False)
+    assert content.NO_PROBE in section(bare, "Proof")
+    assert answered_by.UNKNOWN in section(bare, "Proof")
+
+
+def with_metrics(store: Store, run: Run, **metrics: Any) -> Run:
+    """The run with further metrics of its evaluation."""
+    stages = [
+        replace(one, metrics={**one.metrics, **metrics}) if one.name == "evaluate" else one
+        for one in run.stages
+    ]
+    return replace(run, stages=tuple(stages))
 
 
 @pytest.mark.parametrize("stages", [["quantize"], ["finetune", "optimize"]])

@@ -1,0 +1,88 @@
+"""What proves which files an evaluation was made with, on a small export that really computes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import exports
+from tests.passes.measure.test_rows_compared import VARIED, evaluated
+
+pytestmark = pytest.mark.chain
+
+FEW: dict[str, Any] = {"rows": 3, "prompts": 2, "max_new_tokens": 3}
+
+
+def test_the_base_is_that_of_a_process_that_never_loads_the_adapter(export: Path, tmp_path: Path) -> None:
+    found = evaluated(export, tmp_path / "a", VARIED, probe=True, **FEW)["probe"]
+    assert found["good"] is True, found
+    assert found["off"] == found["fresh"] != found["on"]
+    nothing = {
+        "a": 0 * exports.random(exports.WIDTH, exports.RANK),
+        "b": exports.random(exports.RANK, exports.WIDTH),
+    }
+    exports.write_adapter(export / exports.ADAPTER, nothing)
+    (export / "SHA256SUMS").unlink()
+    found = evaluated(export, tmp_path / "b", VARIED, probe=True, **FEW)["probe"]
+    assert (found["good"], found["on"]) == (False, found["fresh"])
+    assert "changes nothing" in found["text"]
+
+
+def test_an_adapter_that_stays_on_is_caught(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.exports import generation
+
+    logits = generation.logits
+    monkeypatch.setattr(generation, "logits", lambda model, text, _: logits(model, text, "adapter"))
+    found = evaluated(export, tmp_path, VARIED, probe=True, **FEW)["probe"]
+    assert found["good"] is False
+    assert "computes something else than one that never loaded it" in found["text"]
+
+
+def test_an_evaluation_goes_on_without_a_probe(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.errors import LabError
+    from pipeline.passes.measure.proof import probing
+
+    def late(_: str) -> dict[str, Any]:
+        raise LabError("Memory ran out.")
+
+    monkeypatch.setattr(probing, "_said", late)
+    found = evaluated(export, tmp_path, VARIED, probe=True, **FEW)
+    assert found["probe"] == {"good": None, "text": "There was no probe: Memory ran out."}
+    assert found["rows"] == 3
+
+
+def test_without_an_adapter_there_is_nothing_to_probe(export: Path, tmp_path: Path) -> None:
+    found = evaluated(export, tmp_path, VARIED, probe=True, adapter=None, **FEW)
+    assert "probe" not in found
+    assert {side: told["adapter"] for side, told in found["files"].items()} == {"base": "none"}
+
+
+def test_an_interrupted_evaluation_does_not_resume_with_another_adapter(
+    export: Path, tmp_path: Path, reported: Callable[[], list[dict[str, Any]]]
+) -> None:
+    """The file has the same name; what is recorded is what answered."""
+    first = evaluated(export, tmp_path, VARIED, **FEW)
+    again = evaluated(export, tmp_path, VARIED, **FEW)
+    assert again["files"] == first["files"]
+    resumed = [event for event in reported() if "before this stage" in event.get("message", "")]
+    assert len(resumed) == 2  # rows, and prompts
+    other = {
+        "a": exports.random(exports.WIDTH, 2),
+        "b": exports.random(2, exports.WIDTH),
+    }
+    exports.write_adapter(export / exports.ADAPTER, other)
+    swapped = evaluated(export, tmp_path, VARIED, **FEW)
+    assert swapped["files"]["base"] == first["files"]["base"]
+    assert swapped["files"]["adapter"]["adapter"] != first["files"]["adapter"]["adapter"]
+    assert swapped["adapter_loss"] != first["adapter_loss"]
+    assert len([event for event in reported() if "before this stage" in event.get("message", "")]) == 2
+    written = json.loads((tmp_path / "out" / "answers.json").read_text())
+    assert written["files"] == swapped["files"]
