@@ -181,6 +181,7 @@ def summary(found: Run) -> str:
     parts = [f"Run {found.id} ({found.name}): {found.status}", *columns(rows)]
     if found.verdict:
         parts += ["", display.plain(found.verdict)]
+    parts += [f"Adapter {display.short(name)}: {display.plain(said)}" for name, said in found.others.items()]
     if display.short(found.asked) not in found.verdict:  # of no file it is ""
         parts += [f"Evaluated on {display.line(found.asked)}, not on held-out rows."]
     parts += [f"Answers: {near}" for stage in found.stages if (near := history.nearness(stage))]

@@ -44,7 +44,7 @@ class Model:
     vocabulary: int
     template: templates.Template
     reader: Reader
-    adapter_bytes: int = 0  # by which memory grew when the adapters were loaded
+    adapter_sizes: Mapping[str, int] = field(default_factory=dict)  # by which memory grew with each adapter
 
 
 @dataclass
@@ -99,10 +99,12 @@ def load(folder: Path, adapters: Mapping[str, Path] | None = None) -> Model:
     configured.overlay(json.dumps({"model": {"decoder": {"session_options": session}}}))
     model = og.Model(configured)
     loaded = og.Adapters(model)
+    sizes: dict[str, int] = {}
     before = peak_memory.memory_now()
     for name, path in (adapters or {}).items():
         loaded.load(str(path), name)
-    adapter_bytes = max(peak_memory.memory_now() - before, 0)
+        now = peak_memory.memory_now()
+        sizes[name], before = max(now - before, 0), now
     ends = config["eos_token_id"]
     prompts = serving_ids.load(folder)
     return Model(
@@ -116,7 +118,7 @@ def load(folder: Path, adapters: Mapping[str, Path] | None = None) -> Model:
         vocabulary=int(config["vocab_size"]),
         template=prompts.template,
         reader=prompts.reader,
-        adapter_bytes=adapter_bytes,
+        adapter_sizes=sizes,
     )
 
 

@@ -170,6 +170,22 @@ def adapters_of(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(found)]
 
 
+def other_adapters(folder: Path, own: Path) -> list[Path]:
+    """The adapters beside the graph but for one, by name. Raises as `adapters_of` does."""
+    return [file for file in adapters_of(folder) if file.name != own.name]
+
+
+def why_unfit(folder: Path, adapter: Path) -> str:
+    """Why an adapter in an exported folder does not fit its graph; "" if it does.
+
+    Raises ValueError, OSError for a faulty graph.
+    """
+    config, graph = declared(folder)
+    report = _Report([])
+    report.check(adapter.name, partial(_adapter, adapter, graph, config))
+    return "; ".join(finding.message for finding in failed(report.findings))
+
+
 def usual_adapter(folder: Path) -> Path | None:
     """Of several adapters, the one with the name that our exports use, else the first; None without any.
 

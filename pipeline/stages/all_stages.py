@@ -11,6 +11,7 @@ Optional, looked up by `ask` (functions) and `about` (constants):
     check_among(options, stages, model)   problems with the other stages of a recipe, given by name
     check_recipe(options, stages)         those that can be found without a model
     file(options)                         the value of its option `data`: a file that its result depends on
+    beside(inputs)                        what else beside its inputs decides the result, "" for nothing
     as_options(given)                     a recipe's mapping with plain values in place of lists
     needs_gpu(options)                    the option that needs a GPU, such as "finetune.method: 'qlora'"
     gpu_problems(options)                 further problems on a machine without a GPU

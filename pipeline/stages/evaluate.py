@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.evaluation import checks
@@ -13,6 +14,7 @@ from pipeline.inputs.options import option
 from pipeline.stages import workflow_parts
 from pipeline.stages.context import Artifact, Context, Results
 from pipeline.stages.quantize import Model
+from pipeline.system import checksums
 from pipeline.system.files import to_json
 
 ANSWERS, COMPARED, ROWS = "answers.json", "comparison.json", "rows.jsonl"
@@ -106,6 +108,19 @@ def tried(_: Options, __: Mapping[str, Any]) -> None:
 def file(options: Options) -> str:
     """A file that the result depends on besides the dataset, which is kept in the home; "" for none."""
     return options.data
+
+
+def beside(inputs: Mapping[str, Path]) -> str:
+    """Names and checksums of other adapters in the exported folder, which are evaluated too; "" for none.
+
+    Raises InputError if there are too many.
+    """
+    from pipeline.exports import verify  # here, so that verbs that evaluate nothing start faster
+
+    if "onnx_adapter" not in inputs:
+        return ""
+    others = verify.other_adapters(inputs["onnx"], inputs["onnx_adapter"])
+    return checksums.text(checksums.of(inputs["onnx"], [file.name for file in others]))
 
 
 def uses_rows(_: Options) -> bool:

@@ -69,6 +69,13 @@ class StageRun:
         return str(told.get("text", "")) if isinstance(told, dict) else ""
 
     @property
+    def others(self) -> dict[str, str]:
+        """What an evaluation says of other adapters in the exported folder, in words, by their names."""
+        told = self.metrics.get("adapters")
+        found = {name: one.get("verdict") for name, one in told.items()} if isinstance(told, dict) else {}
+        return {name: str(one.get("text", "")) for name, one in found.items() if isinstance(one, dict)}
+
+    @property
     def asked(self) -> str:
         """The name of the file that an evaluation asks in place of held-out rows; "" where it asks these."""
         return Path(str(self.options.get("data") or "")).name if self.kind == "evaluate" else ""
@@ -123,6 +130,11 @@ class Run:
     def verdict(self) -> str:
         """Whether its adapter is better than the base, in words; "" where no stage says so."""
         return next((stage.verdict for stage in reversed(self.stages) if stage.verdict), "")
+
+    @property
+    def others(self) -> dict[str, str]:
+        """The same of other adapters in its exported folder, by their names."""
+        return next((stage.others for stage in reversed(self.stages) if stage.others), {})
 
     @property
     def asked(self) -> str:

@@ -154,6 +154,10 @@ class StageJob:
             facts["split"] = f"{self.recipe.eval_fraction} {self.recipe.seed}"
         if file := ask(self.stage, "file", self.options):
             facts["file"] = datasets.sha256(Path(file))
+        if beside := ask(
+            self.stage, "beside", {kind: Path(one["path"]) for kind, one in self.inputs.items()}
+        ):
+            facts["beside"] = beside
         return facts
 
 

@@ -194,7 +194,10 @@ def _stage_row(stage: StageRun) -> list[Any]:
     near = nearness(stage)
     is_named = display.short(stage.asked) in stage.verdict  # of no file it is ""
     asked = "" if is_named else f"Evaluated on {display.line(stage.asked)}."
-    said = " ".join(text for text in (stage.verdict, asked, near and f"Answers: {near}.", facts) if text)
+    others = " ".join(f"Adapter {display.short(name)}: {text}" for name, text in stage.others.items())
+    said = " ".join(
+        text for text in (stage.verdict, others, asked, near and f"Answers: {near}.", facts) if text
+    )
     return [stage.name, status(stage), took, takes, stage.error or said]
 
 

@@ -95,7 +95,7 @@ def read(given: Any, export: str | None, adapter: str | None, written: str | Non
         since = Path(written).stat().st_mtime_ns if written else 0
     except OSError:
         since = 0
-    return Answered(found, *(Path(path) if path else None for path in (export, adapter)), since)
+    return Answered(found, Path(export) if export else None, Path(adapter) if adapter else None, since)
 
 
 def side(name: str) -> str:

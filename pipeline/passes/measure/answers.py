@@ -56,18 +56,19 @@ LONGEST_ANSWER = 200_000  # and at which an answer ends: a token of somebody's t
 
 
 class Answers(Pass):
-    """Write `answers.json`: {"files": {"base": {...}, "adapter": {...}}, "rows": [{prompt, system, expected, base:
-    {...} | null, adapter: {...} | null}], "left_out": prompts that are longer than the model's context,
-    "not_asked": those that there was no time for, "why_none": why there is no row, or ""}. Files are those that
-    answered (`proof.files`). No prompt is asked twice, and none of a row that nearly repeats one that is trained
-    on. They are asked in an order that is spread over the rows at any time.
+    """Write `answers.json`: {"files": {"base": {...}, "adapter": {...}}, "rows": [{prompt, system, expected,
+    base: {...} | null, adapter: {...} | null}], "left_out": prompts that are longer than the model's context,
+    "not_asked": those that there was no time for, "why_none": why there is no row, or ""}. Files are those
+    that answered (`proof.files`). No prompt is asked twice, and none of a row that nearly repeats one that is
+    trained on. They are asked in an order that is spread over the rows at any time.
 
     Also `comparison.json`: how near the answers of both sides are to the expected ones, how many pass the
     checks, how much of them stands in training rows, and what the adapter costs; with `rows`, also metrics of
-    their losses on held-out rows and the verdict; and `rows.jsonl`, these losses row by row; with `probe`,
-    whether the base is the same once the adapter was active (`proof.probing`). An interrupted
-    attempt leaves these and the answers that it had in the folder `kept`, and another one resumes there; what
-    earlier evaluations of the same files measured is in the folder `known` (`known_rows`).
+    their losses on held-out rows and the verdict, and the same of other adapters in the folder; with `probe`,
+    whether the base is the same once the adapter was active (`proof.probing`). And `rows.jsonl`, the losses
+    row by row. An interrupted attempt leaves these and the answers that it had in the folder `kept`, and
+    another one resumes there; what earlier evaluations of the same files measured is in the folder `known`
+    (`known_rows`).
 
     A side is {text, tokens, cut, ended, tokens_per_second, first_token_seconds, nearness: {exact_match, ...},
     checks: [true, false, "why nobody can tell"]}; where the adapter is merged into the weights there is no
@@ -118,12 +119,14 @@ class Answers(Pass):
     def _run_for_config(
         self, model: ONNXModelHandler, config: Any, output_model_path: str
     ) -> ONNXModelHandler:
-        adapters = {SIDE: Path(config.adapter)} if config.adapter else {}
         export = Path(model.model_path).parent
+        adapters = {SIDE: Path(config.adapter)} if config.adapter else {}
+        others, unfit = proof.others(export, adapters[SIDE]) if adapters and config.rows else ({}, {})
+        adapters |= others
         root, exact = (Path(given) if given else None for given in (config.known, config.exact))
         emit(message="Reading the exported model", progress=0.03)
         with known_rows.opened(root, export, adapters, exact) as known:
-            written = self._written(model, config, Path(output_model_path), adapters, known)
+            written = self._written(model, config, Path(output_model_path), adapters, unfit, known)
             if said := known.reused():
                 emit(message=said)
         return _handler(Path(model.model_path), written)
@@ -134,27 +137,30 @@ class Answers(Pass):
         config: Any,
         folder: Path,
         adapters: dict[str, Path],
+        unfit: dict[str, str],
         known: KnownSides,
     ) -> list[Path]:
         """The files that are written into the folder."""
         base_alone = _base_alone(config, Path(model.model_path).parent)
         emit(message="Loading the exported model", progress=0.05)
-        opened = proof.load(Path(model.model_path).parent, adapters.get(SIDE), config.merged, {})
+        others = {side: file for side, file in adapters.items() if side != SIDE}
+        opened = proof.load(Path(model.model_path).parent, adapters.get(SIDE), config.merged, others)
         loaded = opened.model
         data = Path(config.data)
         parts = datasets.split(data, loaded.template, config.eval_fraction, config.seed)
-        every = new_rows.of(data, parts, Path(config.asked) if config.asked else None, loaded.template)
-        new = every.without_copies(data, parts, loaded.template)
+        offered = new_rows.of(data, parts, Path(config.asked) if config.asked else None, loaded.template)
+        new = offered.without_copies(data, parts, loaded.template)
         if len(new.asked) < min(config.prompts, len(new.positions)):
             place = "there" if config.asked else "held out"
             emit(message=f"Only {len(new.asked)} different prompts are {place}; each is asked once")
         base: dict[str, str | None] = {} if config.merged else {"base": None}
-        sides = base | ({SIDE: None} if config.merged else {name: name for name in loaded.names})
-        named = proof.named(opened, sides)
+        sides = base | ({SIDE: None} if config.merged else {name: name for name in adapters if name == SIDE})
+        every = sides | {side: side for side in others}
+        named = proof.named(opened, every)
         made_with = {"graph": model.model_path, "files": named}
         compared = None
         if config.rows:
-            compared = _compared(loaded, config, made_with, parts, new, sides, known)
+            compared = _compared(loaded, config, made_with, parts, new, every, known)
         given, kept = _given(config, made_with)
         asked = Asked(loaded, config.max_new_tokens, sides, known.sides)
         chosen = choice.choose(loaded, new, config.prompts, given)
@@ -176,11 +182,14 @@ class Answers(Pass):
             metrics["probe"] = probing.probed(opened, base_alone)
         folder.mkdir(parents=True, exist_ok=True)
         left = {"left_out": chosen.too_long, "not_asked": len(chosen.rows) - len(answered), "why_none": why}
-        _write(folder / ANSWERS, {"files": named, "rows": answered, **left})
+        asked_files = {side: named[side] for side in sides}
+        _write(folder / ANSWERS, {"files": asked_files, "rows": answered, **left})
         written = [folder / ANSWERS, folder / COMPARED]
         metrics |= new.left_out()
         if compared is not None:
             metrics |= compared.metrics(answered, costs, overlap.by_heart(shares), told)
+            if found := compared.others(told, unfit):
+                metrics["adapters"] = found
             shutil.copyfile(Path(config.kept) / FILE, folder / FILE)
             written.append(folder / FILE)
         _write(folder / COMPARED, metrics)

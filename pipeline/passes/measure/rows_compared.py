@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline import display
 from pipeline.evaluation import against, secondary, words
+from pipeline.evaluation.examples import answered_by
 from pipeline.evaluation.measured import MeasuredRows
 from pipeline.evaluation.secondary import Told
 from pipeline.evaluation.verdict import LOSS, Figures, Metric, Pair, Verdict, judge, missing
@@ -22,7 +23,8 @@ from pipeline.passes.new_rows import ALL_COPIES, NewRows
 from pipeline.passes.pace import Pace, Part
 from pipeline.stages.events import emit
 
-BASE, ADAPTER = "base", "adapter"
+BASE, ADAPTER = answered_by.BASE, answered_by.ADAPTER
+MEANS = (BASE, ADAPTER, EXACT)  # sides whose figures the metrics have by names; others: see `Compared.others`
 Speeds = tuple[tuple[int, float], tuple[int, float]]  # tokens, and tokens a second, of base and adapter
 MOST_TRAINED = 64  # rows of the training part whose loss is compared with that of new ones
 SAID = {
@@ -84,12 +86,30 @@ class Compared:
         verdict = self._verdict(told, _turns(tax) if tax else _speeds(answers), recites)
         return metrics if verdict is None else {**metrics, "verdict": verdict.to_json()}
 
+    def others(self, told: Told, unfit: Mapping[str, str]) -> dict[str, Any]:
+        """By name, what is to be said of each other adapter in the folder: its losses and its verdict against
+        the base, corrected together with all other claims. `unfit` are those that the graph does not take."""
+        found: dict[str, Any] = {}
+        for side in self._others:
+            forgot = words.forgot(told.verdicts[f"{GENERAL} {side}"], self.general.means(BASE))
+            found[answered_by.other(side)] = {
+                "loss": self.held_out.row_mean(side),
+                "perplexity": _perplexities(self.held_out, (side,)).get(f"{side}_perplexity"),
+                "loss_on_general_text": self.general.row_mean(side),
+                "verdict": told.verdicts[side].with_more([forgot] if forgot else []).to_json(),
+            }
+        bad = {name: missing(self._loss, f"it does not fit the graph: {why}") for name, why in unfit.items()}
+        return found | {name: {"verdict": verdict.to_json()} for name, verdict in bad.items()}
+
     def judged(self, others: Mapping[str, tuple[Metric, Pair]]) -> Told:
         """What can be claimed besides the verdict itself, corrected together with `others`, such as the
         metrics of answers: all of it is said beside one verdict. See `evaluation.secondary`."""
         pairs = dict(others)
         if {BASE, ADAPTER} <= {*self.general.sides}:
             pairs[GENERAL] = words.GENERAL, _by_row(self.general)
+        for side in self._others:
+            pairs[side] = self._loss, _by_row(self.held_out, side)
+            pairs[f"{GENERAL} {side}"] = words.GENERAL, _by_row(self.general, side)
         if self.floats:
             exact = self.floats.means(EXACT)
             for side in self._sides:
@@ -130,6 +150,11 @@ class Compared:
     @property
     def _sides(self) -> list[str]:
         return [side for side in (BASE, ADAPTER) if side in self.held_out.sides]
+
+    @property
+    def _others(self) -> list[str]:
+        """The sides that are other adapters."""
+        return [side for side in self.held_out.sides if side not in (BASE, ADAPTER)]
 
     @property
     def _loss(self) -> Metric:
@@ -194,19 +219,19 @@ def _work(said: Mapping[str, str], rows: int, trained: int, sides: int, exact: b
     return {kind: Part(said[kind], *part) for kind, part in parts.items()}
 
 
-def _by_row(rows: MeasuredRows) -> tuple[Figures, Figures]:
-    return rows.means(BASE), rows.means(ADAPTER)
+def _by_row(rows: MeasuredRows, side: str = ADAPTER) -> tuple[Figures, Figures]:
+    return rows.means(BASE), rows.means(side)
 
 
 def _means(rows: MeasuredRows, name: str) -> dict[str, float]:
-    """The mean loss over rows of each side that they have, by names such as "{}_loss"."""
-    return {name.format(side): rows.row_mean(side) for side in rows.sides}
+    """The mean loss over rows of each of MEANS that they have, by names such as "{}_loss"."""
+    return {name.format(side): rows.row_mean(side) for side in rows.sides if side in MEANS}
 
 
-def _perplexities(rows: MeasuredRows) -> dict[str, float]:
+def _perplexities(rows: MeasuredRows, sides: Sequence[str] = MEANS) -> dict[str, float]:
     """e to each side's mean loss over all tokens, which is what perplexity means; without those that are no
     numbers or too large for one."""
-    losses = {side: rows.token_mean(side) for side in rows.sides}
+    losses = {side: rows.token_mean(side) for side in rows.sides if side in sides}
     return {f"{side}_perplexity": math.exp(loss) for side, loss in losses.items() if loss < LARGEST_LOSS}
 
 

@@ -30,7 +30,8 @@ def measure(model: generation.Model, adapter: str) -> dict[str, Any]:
     """{"prompt_tokens", "new_tokens", "turns", "base": {...}, "adapter": {...}}, a side as
     {"prefill_tokens_per_second", "decode_tokens_per_second", "decode_turns": [...], "first_token_seconds",
     "memory_bytes"}: medians of the turns; of each pair of turns the other side is first. The adapter is
-    loaded all the while, so what loading it took is taken off the base's memory.
+    loaded all the while, so what loading it took is taken off the base's memory, and what others took off
+    both.
     """
     new = min(NEW, model.context_length // 2)
     ids = _prompt(model, min(PROMPT, model.context_length - new - 1))
@@ -42,7 +43,9 @@ def measure(model: generation.Model, adapter: str) -> dict[str, Any]:
         turns[side].append(_turn(model, ids, sides[side], new))
     facts = {"prompt_tokens": len(ids), "new_tokens": new, "turns": TURNS}
     figures = {side: _figures(found, len(ids)) for side, found in turns.items()}
-    figures["base"]["memory_bytes"] -= model.adapter_bytes
+    others = sum(size for name, size in model.adapter_sizes.items() if name != adapter)
+    figures["base"]["memory_bytes"] -= others + model.adapter_sizes.get(adapter, 0)
+    figures["adapter"]["memory_bytes"] -= others
     return facts | figures
 
 

@@ -107,6 +107,8 @@ def _verdict(run: Run) -> Iterator[Block]:
     yield Text(run.verdict or NO_VERDICT)
     if run.asked:
         yield Text(f"It was evaluated on the rows of {run.asked}, not on held-out rows.")
+    if run.others:
+        yield Table(("Other adapters in the export", "Against the base"), list(run.others.items()))
     metrics = _evaluation(run)
     if left_out := evaluate.left_out(metrics):
         yield Text(f"Left out, and in no figure: {', '.join(left_out)}.")

@@ -54,10 +54,13 @@ def test_what_loading_the_adapter_took_is_no_memory_of_the_base(
     with monkeypatch.context() as while_loading:
         while_loading.setattr(peak_memory, "memory_now", lambda: next(taken))
         model = generation.load(written_export, {"adapter": written_export / exports.ADAPTER})
-    assert model.adapter_bytes == 7 << 20
+    assert model.adapter_sizes == {"adapter": 7 << 20}
     monkeypatch.setattr(peak_memory, "memory_now", lambda: 200 << 20)
     found = tax.measure(replace(model, context_length=24), "adapter")
     assert [found[side]["memory_bytes"] >> 20 for side in ("base", "adapter")] == [193, 200]
+    sizes = {"adapter": 7 << 20, "another": 10 << 20}
+    found = tax.measure(replace(model, context_length=24, adapter_sizes=sizes), "adapter")
+    assert [found[side]["memory_bytes"] >> 20 for side in ("base", "adapter")] == [183, 190]
 
 
 def test_a_short_context_has_room_for_both(written_export: Path) -> None:

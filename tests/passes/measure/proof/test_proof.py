@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.stages import evaluate
 from tests.helpers import exports
 from tests.passes.measure.test_rows_compared import VARIED, evaluated
 
@@ -86,3 +88,45 @@ def test_an_interrupted_evaluation_does_not_resume_with_another_adapter(
     assert len([event for event in reported() if "before this stage" in event.get("message", "")]) == 2
     written = json.loads((tmp_path / "out" / "answers.json").read_text())
     assert written["files"] == swapped["files"]
+
+
+def test_other_adapters_in_the_folder_have_verdicts(export: Path, tmp_path: Path) -> None:
+    """The run's own verdict is what it is without them; one of another graph is named and not measured."""
+    alone = evaluated(export, tmp_path / "a", VARIED)
+    assert "adapters" not in alone
+    exports.write_adapter(
+        export / "zeros.onnx_adapter",
+        {"a": 0 * exports.random(exports.WIDTH, 2), "b": exports.random(2, exports.WIDTH)},
+    )
+    exports.write_adapter(export / "wide.onnx_adapter", {"c": exports.random(3, 3)})
+    shutil.copy(export / exports.ADAPTER, export / "same.onnx_adapter")
+    found = evaluated(export, tmp_path / "b", VARIED, known=str(tmp_path))
+    numbers = ("outcome", "difference", "low", "high", "rows", "better", "worse")
+    assert [found["verdict"][name] for name in numbers] == [alone["verdict"][name] for name in numbers]
+    assert found["adapters"].keys() == {"same", "wide", "zeros"}
+    same, zeros = found["adapters"]["same"], found["adapters"]["zeros"]
+    assert same["loss"] == found["adapter_loss"]
+    assert same["perplexity"] == found["adapter_perplexity"]
+    assert same["verdict"]["difference"] == found["verdict"]["difference"]
+    assert (same["verdict"]["outcome"], same["verdict"]["worse"]) == ("worse", found["verdict"]["worse"])
+    assert (zeros["loss"], zeros["verdict"]["difference"]) == (found["base_loss"], 0)
+    assert zeros["verdict"]["text"].startswith("Cannot tell from 20 rows")
+    assert "does not fit the graph: wide.onnx_adapter" in found["adapters"]["wide"]["verdict"]["text"]
+    assert found.keys() - alone.keys() == {"adapters"}, "no other figure is named by an adapter"
+    files = found["files"]
+    assert files.keys() == {"base", "adapter", "adapter same", "adapter zeros"}
+    assert files["adapter same"] == files["adapter"] != files["adapter zeros"]
+    written = json.loads((tmp_path / "b" / "out" / "answers.json").read_text())
+    assert written["files"].keys() == {"base", "adapter"}, "only these were asked for answers"
+    assert evaluated(export, tmp_path / "c", VARIED, rows=0).keys() & {"adapters", "verdict"} == set()
+
+
+def test_another_adapter_in_the_folder_makes_another_result(export: Path) -> None:
+    inputs = {"onnx": export, "onnx_adapter": export / exports.ADAPTER}
+    assert evaluate.beside(inputs) == ""
+    shutil.copy(export / exports.ADAPTER, export / "other.onnx_adapter")
+    first = evaluate.beside(inputs)
+    assert first.endswith("  other.onnx_adapter\n")
+    assert evaluate.beside({"onnx": export}) == ""
+    exports.write_adapter(export / "other.onnx_adapter", {"a": exports.random(exports.WIDTH, 2)})
+    assert evaluate.beside(inputs) != first
