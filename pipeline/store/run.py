@@ -72,8 +72,9 @@ class StageRun:
     def others(self) -> dict[str, str]:
         """What an evaluation says of other adapters in the exported folder, in words, by their names."""
         told = self.metrics.get("adapters")
-        found = {name: one.get("verdict") for name, one in told.items()} if isinstance(told, dict) else {}
-        return {name: str(one.get("text", "")) for name, one in found.items() if isinstance(one, dict)}
+        adapters = told if isinstance(told, dict) else {}
+        verdicts = {name: one.get("verdict") for name, one in adapters.items() if isinstance(one, dict)}
+        return {name: str(one.get("text", "")) for name, one in verdicts.items() if isinstance(one, dict)}
 
     @property
     def asked(self) -> str:

@@ -270,11 +270,16 @@ def test_examples_are_marked_filtered_taken_along_and_opened_in_compare(app, sho
         examples.answer("What is 24?", "It is 24.", "word " * 8000, "It is 24."),
     ]
     run = examples.measured(app.store, told, answers)
+    examples.prove(app.store, run)
     page = app.open("?tab=runs")
     pick(page, run)
     table = page.locator("#runs-examples")
     shown = table.locator("tbody tr")
     expect(shown).to_have_count(20)
+    expect(table).to_contain_text(f"Answered by: Base: adapter none, model.onnx {'b' * 12};")
+    expect(table).to_contain_text(f"With adapter: adapter {'a' * 12}, ")
+    expect(table.get_by_title(f"SHA-256 {'a' * 64}")).to_be_visible()
+    expect(table.get_by_role("alert").first).to_contain_text("no longer")
     expect(shown.first).to_contain_text("+0.50")
     expect(shown.first.locator("ins")).to_have_text(["was", " not"])
     expect(shown.first.locator("del")).to_have_text(["is"])

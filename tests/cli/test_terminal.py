@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +188,31 @@ def test_the_summary_has_the_verdict_in_words(store: Store) -> None:
     assert "\n\nBetter: all" in said
     assert "\x1b" not in said
     assert "Better" not in terminal.summary(store.get(planted_run(store, answers=silent)))
+
+
+def test_the_summary_has_other_adapters_the_files_that_answered_and_the_probe(store: Store) -> None:
+    silent: list[dict[str, Any]] = [{"prompt": "Where?"}]
+    planted = store.get(planted_run(store, answers=silent))
+    export = Path(str(planted.artifact("onnx")))
+    export.mkdir(parents=True, exist_ok=True)
+    (export / "model.onnx").write_text("graph")
+    digest = hashlib.sha256(b"graph").hexdigest()
+    metrics = {
+        "adapters": {"fr\x1b[31mench": {"verdict": {"text": "Worse on 9 of 14."}}, "odd": 1},
+        "files": {"base": {"adapter": "none", "graph": {"model.onnx": digest}}},
+        "probe": {"good": True, "text": "They equal bit for bit."},
+    }
+    stages = [
+        replace(one, metrics={**one.metrics, **metrics}) if one.name == "evaluate" else one
+        for one in planted.stages
+    ]
+    run = replace(planted, stages=tuple(stages))
+    said = terminal.summary(run)
+    assert "ench: Worse on 9 of 14." in said
+    assert "\x1b" not in said
+    assert f"Answered by: Base: adapter none, model.onnx {digest[:12]}.\nProbe: They equal" in said
+    (export / "model.onnx").write_text("another")
+    assert "model.onnx is no longer the file that answered" in terminal.summary(run)
 
 
 def test_the_summary_says_which_file_was_asked(store: Store, finished: Run) -> None:

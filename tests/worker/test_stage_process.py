@@ -146,6 +146,20 @@ def test_the_data_decides_where_rows_are_used(
     assert [reused(gptq, "quantize.general_text=1.0", f"seed={seed}") for seed in (1, 2)] == [False, True]
 
 
+def test_what_a_stage_finds_beside_its_inputs_decides_too(
+    store: Store, run: str, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An evaluation finds other adapters in the exported folder: `evaluate.beside`."""
+    beside = ""
+    monkeypatch.setattr(quantize, "beside", lambda inputs: beside, raising=False)
+    first = carry_out(store, run, monkeypatch)
+    beside = "another adapter"
+    again = submit.submit(store, recipe.load(recipe_file))
+    assert carry_out(store, again, monkeypatch)["artifacts"] != first["artifacts"]
+    beside = ""
+    assert carry_out(store, again, monkeypatch, refuse)["artifacts"] == first["artifacts"]
+
+
 def test_the_template_decides_where_rows_are_used_or_it_is_written(
     store: Store, recipe_file: Path, no_worker: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,12 @@ def test_a_report_has_verdict_figures_curves_recipe_and_data(store: Store) -> No
     assert run in section(report, "Made with")
 
 
+def test_other_adapters_have_their_verdicts(store: Store, finished: Run) -> None:
+    told = {"french": {"verdict": {"text": "Worse on 9 of 14."}}}
+    found = section(content.of(store.home, with_metrics(store, finished, adapters=told), False), "Verdict")
+    assert '["french", "Worse on 9 of 14."]' in found
+
+
 def test_it_says_which_file_was_asked(store: Store) -> None:
     asked = {"evaluate": {"data": "/home/datasets/0/prompts.jsonl"}}
     run = finish_all(store, plant(store, stages=asked))

@@ -59,6 +59,16 @@ def test_a_verdict_in_words_comes_before_the_figures(store):
     assert shown == f"{said} Held-out prompts, as the run recorded them"
 
 
+def test_other_adapters_have_their_verdicts_and_answers_their_files(store):
+    planted_run = store.get(planted.finished(store))
+    told = {"adapters": {"french": {"verdict": {"text": "Cannot tell from 3 rows."}}}}
+    stages = [replace(one, metrics=told) if one.name == "evaluate" else one for one in planted_run.stages]
+    run = replace(planted_run, stages=tuple(stages))
+    assert views.stages(run)["rows"][3][4] == "Adapter french: Cannot tell from 3 rows."
+    shown = views.evaluation(views.answers(run), files="Answered by: Base: adapter none.")["caption"]
+    assert shown.endswith("as the run recorded them. Answered by: Base: adapter none.")
+
+
 def test_the_file_that_was_asked_is_named(store):
     run = store.get(planted.finished(store, changes=["evaluate.data=prompts.jsonl"]))
     assert views.stages(run)["rows"][3][4].startswith("Evaluated on prompts.jsonl.")
