@@ -205,7 +205,7 @@ def marks(*texts: str) -> tuple[Any, Any]:
 
 def more(also: list[str]) -> tuple[Any, ...]:
     """The columns of what is asked as well: shown or not, with their labels."""
-    labels = {key: label for label, key in columns.offered(choices.exports(store()))}
+    labels = {key: label for label, key in columns.offered(store())}
     named = [*also, *[""] * columns.MOST_ALSO][: columns.MOST_ALSO]
     return (
         *(gr.update(visible=bool(one)) for one in named),
@@ -219,7 +219,7 @@ def boxes(run: str | None, also: list[str]) -> dict[str, Any] | None:
         asked = columns.chosen(store(), run or "", also)
     except (LabError, OSError):  # which is reported when it is asked
         return None
-    labels = {value: label for label, value in columns.offered(choices.exports(store())) if value in also}
+    labels = {value: label for label, value in columns.offered(store()) if value in also}
     return prompt_boxes.drawn([(labels.get(one.value, "the model"), one.fields) for one in asked])
 
 
@@ -365,7 +365,7 @@ def take_both(run: str, other: str | None, event: gr.EventData) -> tuple[Any, ..
     found = known_run(other)
     sides = choices.source(store(), found.id).sides
     side = next(side for side in reversed(columns.SIDES) if side in sides)
-    offered = columns.offered(choices.exports(store()))
+    offered = columns.offered(store())
     return *taken[:-1], gr.update(choices=offered, value=[columns.value(side, found.id)])
 
 
@@ -432,9 +432,7 @@ def arrive(run: str | None, filled_for: str, name: str, typed: str) -> tuple[Any
     wanted = kept.model if here else run
     current = wanted if wanted in ids else next(iter(ids), None)
     empty = None if found else {"text": "No finished run yet. When one is done, you can talk to it here."}
-    others = gr.update(choices=columns.offered(found))
-    if here:
-        others = gr.update(choices=columns.offered(found), value=list(kept.also))
+    others = gr.update(choices=columns.offered(store()), **({"value": list(kept.also)} if here else {}))
     filled = chosen(current, filled_for)
     if here and kept.turns:
         filled = _restored(filled[:7], kept, typed)

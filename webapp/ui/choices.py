@@ -4,11 +4,12 @@ for a dropdown."""
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pipeline import display, settings
-from pipeline.errors import InputError
+from pipeline.errors import InputError, LabError
 from pipeline.exports import chat_client, verify
 from pipeline.exports.chat_client import Source
 from pipeline.inputs.data import datasets
@@ -87,6 +88,28 @@ def exports(store: Store) -> Choices:
         *((f"{v['name']}:{v['version']} · registered here", registry_key(v)) for v in mine),
         *((f"{v['name']}:{v['version']} · pulled from Azure", PULLED + v["key"]) for v in theirs),
     ]
+
+
+def beside(store: Store) -> dict[str, list[str]]:
+    """Names of the other adapters in the exported folders of finished runs, by the runs' ids."""
+    found: dict[str, list[str]] = {}
+    for run in store.list():
+        if run.status == DONE and run.artifact("onnx_adapter"):
+            with suppress(LabError):  # its folder is gone
+                found[run.id] = sorted(others(chat_client.of_run(run)))
+    return {run: names for run, names in found.items() if names}
+
+
+def others(source: Source) -> dict[str, Path]:
+    """The adapters beside an export's own by their names; none of a folder that has none of its own, or too
+    many to choose from."""
+    try:
+        files = verify.other_adapters(source.folder, source.adapter) if source.adapter else []
+    except (InputError, OSError):
+        return {}
+    return {
+        file.stem: file for file in files if "@" not in file.stem and display.valid(file.stem) == file.stem
+    }
 
 
 def answers(store: Store, known: pulls.Facts) -> bool:

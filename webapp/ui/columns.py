@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from pipeline import display
 from pipeline.errors import InputError, LabError, sentence
+from pipeline.evaluation.examples import answered_by
 from pipeline.exports import chat_client
 from pipeline.store import Store
 from webapp.talks import Talk
@@ -20,6 +22,7 @@ MOST_ALSO = 2
 MOST = len(SIDES) + MOST_ALSO
 WORDS = {"base": "Base", "adapter": "With adapter"}
 TOO_MANY = f"Also ask: choose up to {MOST_ALSO}; the model's own two columns are always there."
+UNLISTED = "Also ask: choose a model from the list."
 ROOM = 60  # characters of a label
 
 
@@ -42,9 +45,20 @@ def value(side: str, export: str) -> str:
     return f"{side}@{export}"
 
 
-def offered(found: choices.Choices) -> choices.Choices:
-    """Both sides of each model, as choices."""
-    return [(f"{WORDS[side]}: {label}", value(side, key)) for label, key in found for side in SIDES]
+def offered(store: Store) -> choices.Choices:
+    """Both sides of each model that can answer, and the other adapters in the folders of runs, as choices."""
+    beside = choices.beside(store)
+    return [
+        (f"{words}: {label}", value(side, key))
+        for label, key in choices.exports(store)
+        for side, words in [*WORDS.items(), *map(_named, beside.get(key, ()))]
+    ]
+
+
+def _named(adapter: str) -> tuple[str, str]:
+    """Another adapter's side, and its words."""
+    side = answered_by.side(adapter)
+    return side, display.line(answered_by.said(side))
 
 
 def chosen(store: Store, run: str, also: Sequence[str]) -> list[Column]:
@@ -63,10 +77,22 @@ def chosen(store: Store, run: str, also: Sequence[str]) -> list[Column]:
 
 def _other(store: Store, at: int, named: str) -> Column:
     side, _, export = named.partition("@")
-    source = choices.source(store, export) if side in SIDES else None
-    if source is None or side not in source.sides:
-        raise LabError((source and source.missing_side) or "Also ask: choose a model from the list.")
+    if side not in SIDES:
+        return _beside(store, at, named, answered_by.other(side), export)
+    source = choices.source(store, export)
+    if side not in source.sides:
+        raise LabError(source.missing_side or UNLISTED)
     return Column(at, named, source, side, chat_client.prompt_fields(source))
+
+
+def _beside(store: Store, at: int, named: str, adapter: str, export: str) -> Column:
+    """The column of another adapter in a run's folder, which is a model of its own."""
+    source = choices.source(store, export)
+    file = choices.others(source).get(adapter)
+    if file is None or value(answered_by.side(adapter), export) != named:
+        raise LabError(UNLISTED)
+    source = replace(source, name=f"{source.name} with {adapter}", adapter=file)
+    return Column(at, named, source, answered_by.ADAPTER, chat_client.prompt_fields(source))
 
 
 def asked(

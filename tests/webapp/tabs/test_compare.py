@@ -91,6 +91,32 @@ def test_an_answer_that_was_cut_is_marked(store, monkeypatch):
     assert shown["rows"] == [["a", "b", "and then … [cut at the limit]", "and then"]]
 
 
+def test_another_adapter_in_the_folder_of_a_run_has_a_column(store, finished, monkeypatch):
+    asked = []
+
+    async def told(home, source, prompt, sides, **options):
+        asked.append((source.adapter.name, sides))
+        for side in sides:
+            yield {"side": side, "text": f"{side} of {source.adapter.name}"}
+
+    monkeypatch.setattr(compare.chat_client, "stream", told)
+    export = Path(finished.artifact("onnx"))
+    shutil.copy(export / exports.ADAPTER, export / "french.onnx_adapter")
+    value = f"adapter french@{finished.id}"
+    labels = {key: label for label, key in columns.offered(store)}
+    assert labels[value].startswith("With french: ")
+    assert not any("french" in key for key in labels if key != value)
+    shown = ask(finished.id, also=[value])
+    assert shown.texts[:3] == (
+        f"base of {exports.ADAPTER}", f"adapter of {exports.ADAPTER}", "adapter of french.onnx_adapter",
+    )  # fmt: skip
+    assert asked == [(exports.ADAPTER, ("base", "adapter")), ("french.onnx_adapter", ("adapter",))]
+    (export / "french.onnx_adapter").unlink()
+    for gone in (value, f"french@{finished.id}", f"adapter ../french@{finished.id}"):
+        assert ask(finished.id, also=[gone]).notice == {"text": columns.UNLISTED, "kind": "bad"}
+    assert value not in dict(map(reversed, columns.offered(store)))
+
+
 def test_a_run_without_an_adapter_answers_on_its_one_side(store, monkeypatch):
     monkeypatch.setattr(compare.chat_client, "stream", answering)
     shown = ask(planted.finished(store, adapter=False))
