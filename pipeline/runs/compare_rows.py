@@ -87,7 +87,8 @@ def judge(one: Run, other: Run) -> dict[str, Any]:
 def asked(one: str, other: str) -> Generator[str, None, dict[str, Any]]:
     """What `judge` finds, as a process is asked for it by ids, with the mean loss of both runs as `means` of
     each side, and with `apart`: of the first `side`, the `lines` that differ most as `two_runs.told` has
-    them, with the `losses` of both runs.
+    them, with the `losses` of both runs. `answered` are sentences on the files that gave both runs' answers,
+    and `changed` on those that are others by now.
 
     Raises InputError as `judge` does, and OSError.
     """
@@ -104,7 +105,11 @@ def asked(one: str, other: str) -> Generator[str, None, dict[str, Any]]:
     told = yield from two_runs.told(rows.of_run(first), rows.of_run(second), [*farthest], side)
     for row in told:
         row["losses"] = [_number(loss) for loss in farthest[row["line"]]]
-    return {**found, "apart": {"side": side, "rows": told}}
+    yield "Comparing checksums…"
+    both = [(run.id, rows.of_run(run).answered) for run in (first, second)]
+    answered = [f"{run}: {files.sentence}" for run, files in both if files.sides]
+    changed = [f"{run}: {text}" for run, files in both if files.sides for text in files.changes]
+    return {**found, "apart": {"side": side, "rows": told}, "answered": answered, "changed": changed}
 
 
 def sentences(found: dict[str, Any]) -> list[str]:

@@ -21,6 +21,7 @@ AGAINST = "#runs-against input"
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_run_is_judged_against_another_kept_over_a_reload_and_asked_in_compare(app, shot, dark):
     one, other = examples.two(app.store, **{"name": ATTACK[:40]}, changes=["seed=0"])
+    examples.prove(app.store, one)
     waiting = planted.queued(app.store)
     page = app.open("?tab=runs", dark=dark)
     page.click(f"#runs-table tr[data-id='{one}'] .lab-link")
@@ -36,6 +37,8 @@ def test_a_run_is_judged_against_another_kept_over_a_reload_and_asked_in_compare
     expect(panel.locator("tbody").first).to_contain_text("1 better, 19 worse")
     expect(panel.locator(".lab-examples tbody tr")).to_have_count(10)
     expect(panel.locator(".lab-examples tbody tr").first.locator("ins")).to_have_text([" nothing"])
+    expect(panel).to_contain_text(f"{one}: Answered by: Base: adapter none, model.onnx {'b' * 12}")
+    expect(panel.get_by_role("alert").first).to_contain_text("no longer")
     assert page.evaluate("window.hacked") is None
     page.evaluate(CHECKS.read_text())
     assert faults(page) == []

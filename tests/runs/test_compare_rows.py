@@ -164,6 +164,14 @@ def test_a_process_is_asked_for_the_rows_that_differ_most_too(store: Store) -> N
     assert [answer["text"] for answer in first["answers"]] == ["It is nothing.", "It is 20."]
     gaps = [abs(row["losses"][0] - row["losses"][1]) for row in told["rows"]]
     assert gaps == sorted(gaps, reverse=True)
+    assert (found["answered"], found["changed"]) == ([], [])
+    examples.prove(store, other)
+    found = telling.ended(compare_rows.asked(one, other))
+    assert found["answered"] == [
+        f"{other}: Answered by: Base: adapter none, model.onnx {'b' * 12};"
+        f" With adapter: adapter {'a' * 12}, model.onnx {'b' * 12}."
+    ]
+    assert "no longer" in found["changed"][0]
     equal = examples.measured(store, examples.rows(20), like=one)
     assert telling.ended(compare_rows.asked(one, equal))["apart"]["rows"] == []
 

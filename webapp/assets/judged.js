@@ -35,11 +35,12 @@ export const draw = {
   },
 };
 
-function apart({ apart: { side, rows }, names }, trigger) {
+function apart({ apart: { side, rows }, names, answered, changed }, trigger) {
   if (!rows.length) return [el("p", { class: "lab-note" }, "No row differs.")];
   const heads = ["Line", "Prompt", "Expected", "This run", "The other run", "Difference"].map((name) => el("th", { scope: "col" }, name));
   const said = `The ${rows.length === 1 ? "row that differs" : `${rows.length} rows that differ`} most, ${SIDES[side]}. Difference: this run's loss − the other's, in nats a token; above 0 this run is worse. Marked: how its answer differs from the other's.`;
   return [el("h3", {}, "Rows that differ most"), el("p", { class: "lab-note" }, said),
+    ...answered.map((text) => el("p", { class: "lab-note" }, text)), ...changed.map((text) => el("p", { class: "lab-wrong", role: "alert" }, text)),
     el("div", { class: "lab-examples" }, el("div", { class: "lab-scroll", tabindex: "0", role: "region", "aria-label": "Rows that differ most" },
       el("table", {}, el("thead", {}, el("tr", {}, ...heads)), el("tbody", {}, ...rows.map((row) => rowOf(row, trigger))))))];
 }

@@ -86,6 +86,8 @@ def shown(runs: tuple[Run, Run], found: dict[str, Any]) -> dict[str, Any]:
         "differ": _differ(history.differences(runs)),
         "numbers": _numbers(runs, found, sides),
         "apart": found["apart"],
+        "answered": found["answered"],
+        "changed": found["changed"],
     }
 
 
