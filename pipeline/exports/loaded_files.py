@@ -33,6 +33,7 @@ class Loaded:
         files, and what `generation.load` raises."""
         self.source = source
         self._before = {path.name: _stat(path) for path in _graph_files(source.folder)}
+        self._touched = {name: _touched(source.folder / name) for name in self._before}
         own = {ADAPTER: source.adapter} if source.adapter else {}
         wanted = {**own, **{file.stem: file for file in source.others}, **(more or {})}
         with tempfile.TemporaryDirectory(prefix="olive-lab-") as folder:
@@ -64,6 +65,21 @@ class Loaded:
         """SHA-256 of the files of the graph and its weights, by name; waits until they are read."""
         self._summing.join()
         return self._graph
+
+    def graph_still(self) -> dict[str, str]:
+        """The same, with CHANGED for a file that is no longer what was loaded; reads those that were touched.
+
+        Until now somebody may have put another file there, however old it looks.
+        """
+        found = self.graph()
+        return {name: digest if self._is_still(name, digest) else CHANGED for name, digest in found.items()}
+
+    def _is_still(self, name: str, digest: str) -> bool:
+        path = self.source.folder / name
+        try:
+            return _touched(path) == self._touched[name] or _sum(path) == digest
+        except OSError:
+            return False
 
     def adapter_now(self) -> str | None:
         """SHA-256 of the adapter's file as it is now; None if there is none any more."""
@@ -100,6 +116,11 @@ def _graph_files(folder: Path) -> list[Path]:
 def _stat(path: Path) -> Stat:
     facts = path.stat()
     return facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+def _touched(path: Path) -> int:
+    """When a file's bytes, name or attributes were last changed, in nanoseconds: nobody can set that."""
+    return path.stat().st_ctime_ns
 
 
 def _sum(path: Path) -> str:

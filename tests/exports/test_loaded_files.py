@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -62,6 +63,26 @@ def test_weights_that_change_while_they_are_loaded_have_no_checksum(
     loading(monkeypatch, swapped)
     told = loaded_files.load(source).graph()
     assert told == {"model.onnx": digest("model.onnx"), "model.onnx.data": loaded_files.CHANGED}
+
+
+def test_weights_that_change_after_they_were_loaded_are_told(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by a file that looks as old; a second name for the same file is none."""
+    loading(monkeypatch, lambda: None)
+    loaded = loaded_files.load(source)
+    was = {name: digest(name) for name in ("model.onnx", "model.onnx.data")}
+    assert loaded.graph() == loaded.graph_still() == was
+    weights, graph = source.folder / "model.onnx.data", source.folder / "model.onnx"
+    (source.folder / "linked").hardlink_to(graph)
+    before = weights.stat()
+    (source.folder / "new").write_bytes(weights.read_bytes()[::-1])
+    (source.folder / "new").replace(weights)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert loaded.graph() == was
+    assert loaded.graph_still() == {**was, "model.onnx.data": loaded_files.CHANGED}
+    weights.unlink()
+    assert loaded.graph_still() == {**was, "model.onnx.data": loaded_files.CHANGED}
 
 
 def test_a_source_without_an_adapter_has_none(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,7 +177,7 @@ class Answers(Pass):
         if len(sides) > 1:
             emit(message="Speed with and without the adapter", progress=0.96)
             costs = metrics["tax"] = tax.measure(loaded, SIDE)
-        metrics["files"] = named
+        metrics["files"] = named = proof.named(opened, every)  # again: somebody may have changed them
         if base_alone is not None:
             metrics["probe"] = probing.probed(opened, base_alone)
         folder.mkdir(parents=True, exist_ok=True)

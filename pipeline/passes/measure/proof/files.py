@@ -30,8 +30,12 @@ def load(export: Path, adapter: Path | None, merged: bool, others: Mapping[str, 
 
 def named(loaded: Loaded, sides: Mapping[str, str | None]) -> dict[str, dict[str, Any]]:
     """By side {"adapter": SHA-256 of the adapter's file that is active, or NONE, "graph": those of the
-    graph's files by name}; waits until they are known. An adapter in the weights is no file of its own."""
+    graph's files by name}; waits until they are known. An adapter in the weights is no file of its own.
+
+    A file of the graph that is another one since it was loaded has words in place of a checksum.
+    """
+    graph = loaded.graph_still()
     return {
-        side: {"adapter": loaded.adapters[adapter] if adapter else NONE, "graph": loaded.graph()}
+        side: {"adapter": loaded.adapters[adapter] if adapter else NONE, "graph": graph}
         for side, adapter in sides.items()
     }

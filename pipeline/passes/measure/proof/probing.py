@@ -46,7 +46,7 @@ def probed(loaded: Loaded, base: Fresh) -> dict[str, Any]:
     if isinstance(base, str):
         return {"good": None, "text": f"There was no probe: {base.removesuffix('.')}."}
     held = {name: loaded.digest(detaching.TEXT, active) for name, active in (("on", ADAPTER), ("off", None))}
-    files = {"adapter": loaded.adapter, "adapter_now": loaded.adapter_now(), "graph": loaded.graph()}
+    files = {"adapter": loaded.adapter, "adapter_now": loaded.adapter_now(), "graph": loaded.graph_still()}
     found = detaching.judge(loaded.source, {**held, **files}, base)
     return {"good": found.good, "text": found.text, **held, "fresh": base["off"]}
 

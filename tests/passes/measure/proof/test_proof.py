@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.exports.loaded_files import CHANGED
 from pipeline.stages import evaluate
 from tests.helpers import exports
 from tests.passes.measure.test_rows_compared import VARIED, evaluated
@@ -88,6 +89,28 @@ def test_an_interrupted_evaluation_does_not_resume_with_another_adapter(
     assert len([event for event in reported() if "before this stage" in event.get("message", "")]) == 2
     written = json.loads((tmp_path / "out" / "answers.json").read_text())
     assert written["files"] == swapped["files"]
+
+
+def test_a_graph_that_is_replaced_meanwhile_is_told(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What answered is what was loaded, and that is no longer there."""
+    from pipeline.passes.measure import tax
+
+    measure = tax.measure
+
+    def swapped(*given: Any) -> dict[str, Any]:
+        data = (export / "model.onnx.data").read_bytes()
+        (export / "new").write_bytes(data[::-1])
+        (export / "new").replace(export / "model.onnx.data")
+        return measure(*given)
+
+    monkeypatch.setattr(tax, "measure", swapped)
+    found = evaluated(export, tmp_path, VARIED, probe=True, **FEW)
+    assert found["files"]["base"]["graph"]["model.onnx.data"] == CHANGED
+    assert len(found["files"]["base"]["graph"]["model.onnx"]) == 64
+    assert found["probe"]["good"] is False
+    assert "graph's files have changed" in found["probe"]["text"]
 
 
 def test_other_adapters_in_the_folder_have_verdicts(export: Path, tmp_path: Path) -> None:
