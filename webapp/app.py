@@ -175,7 +175,7 @@ def page() -> gr.Blocks:
         again.click(
             None, inputs, inputs, js=made.with_ids(parts.live("restore", "draft.js")), **parts.IN_PAGE
         )
-        blocks.load(data.arrive, None, chosen.shown, **parts.QUICK)
+        blocks.load(data.arrive, None, chosen.shown, **parts.CHECKS)
         # Without `compare` in the address nothing changes, and so nothing waits in the queue.
         blocks.load(comparison.arrive, None, history.compared, **parts.QUICK)
         made.run.change(lambda: gr.update(visible=False), None, welcome, **parts.QUICK)
@@ -229,12 +229,12 @@ def _tabs(sample: gr.Button, problems: gr.HTML) -> tuple[data.Data, lab.Lab, run
         history = runs.build(made["runs"])
     with made["publish"]:
         published = publish.build(made["publish"])
-    history.examples.select(compare.take, history.chosen, asked, trigger_mode="multiple", **parts.LOOKS).then(
-        None, None, None, js=f"() => ({parts.live('go')})('compare')", **parts.IN_PAGE
-    )
+    history.examples.select(
+        compare.take, history.chosen, asked, trigger_mode="multiple", **parts.CHECKS
+    ).then(None, None, None, js=f"() => ({parts.live('go')})('compare')", **parts.IN_PAGE)
     history.judged.drawing.select(
         compare.take_both, [history.chosen, history.judged.picker], asked, trigger_mode="multiple",
-        **parts.LOOKS,
+        **parts.CHECKS,
     ).then(None, None, None, js=f"() => ({parts.live('go')})('compare')", **parts.IN_PAGE)  # fmt: skip
     history.view.click(lambda: gr.update(open=False), None, lab_tab.new, **parts.QUICK)
     for name, model in (("data", chosen.model), ("lab", lab_tab.model)):

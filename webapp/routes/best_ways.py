@@ -13,7 +13,7 @@ from pipeline.runs.scorecard import Row
 from webapp.home import store
 
 MOST_KEPT = 32  # sentences
-MOST_AT_ONCE = 2  # scorecards that are compared at a time
+MOST_AT_ONCE = 4  # scorecards that are compared at a time: one that takes long makes room for the last
 AGAIN_SECONDS = 60.0  # after which one that could not be compared is tried again
 ASKED = "pipeline.runs.compare_ways:asked"
 
@@ -49,7 +49,7 @@ def of(group: str, rows: Sequence[Row]) -> str | None:
 def _ask(group: str, runs: tuple[str, ...]) -> None:
     found = _Found(runs, "The ways could not be compared.", time.monotonic() + AGAIN_SECONDS)
     try:
-        found = _Found(runs, check_pool.answer(ASKED, {"group": group}))
+        found = _Found(runs, check_pool.answer(ASKED, {"group": group}, "ways"))
     except (LabError, OSError) as error:
         text = f"The ways could not be compared: {sentence(error)}"
         found = _Found(runs, text, time.monotonic() + AGAIN_SECONDS)

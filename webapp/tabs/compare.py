@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -16,14 +16,15 @@ from pipeline import display
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.evaluation.examples import rows
 from pipeline.exports import chat_client, detaching
-from pipeline.runs import check_pool, submit
+from pipeline.inputs.data.telling import ended
+from pipeline.runs import check_pool
 from webapp import talks
 from webapp.handler_values import picked
 from webapp.home import known_run, store
 from webapp.routes import examples
-from webapp.tabs.comparing import recorded
+from webapp.tabs.comparing import held_out, recorded
 from webapp.talks import Answer, Talk, Turn
-from webapp.ui import choices, columns, parts, prompt_boxes, views
+from webapp.ui import check_turns, choices, columns, parts, prompt_boxes, views
 from webapp.ui.streams import coalesce
 
 # Between two updates of the page. Each takes Gradio 4 ms of the processor, which the model wants: the first
@@ -31,8 +32,6 @@ from webapp.ui.streams import coalesce
 DRAW_SECONDS = (0.25, 0.35, 0.45)
 GATHER_SECONDS = 0.1  # in which the model's process puts tokens together, which wakes the page less often
 MOST_TOKENS = 1024
-UNSEEN = "Rows held out of training"
-SEEN = "Rows held out of training; but all rows have this prompt, so the adapter has seen it"
 STOPPED = ["Ended", "before it was complete"]
 NAMES = ("Base", "With adapter", "Third column", "Fourth column")
 EDITS = "last"  # what is edited
@@ -189,18 +188,23 @@ def edit(name: str) -> tuple[Any, ...]:
     return turns[-1].prompt, turns[-1].system, EDITS, note
 
 
-def marks(*texts: str) -> tuple[Any, Any]:
+def marks(*texts: str) -> Iterator[tuple[Any, Any]]:
     """The words in which each column differs from the first that has answered, and a notice."""
     said = [(name, text) for name, text in zip(NAMES, texts, strict=True) if text.strip()]
     if len(said) < 2:
-        return None, {"text": "Two columns have to answer first."}
+        yield None, {"text": "Two columns have to answer first."}
+        return
     given = {"texts": [text for _, text in said]}
     try:
-        found = check_pool.answer("pipeline.evaluation.examples.word_diff:asked", given)
+        found = yield from check_turns.steps(
+            lambda tell: ended(check_pool.ask("pipeline.evaluation.examples.word_diff:asked", given), tell),
+            lambda text: (gr.skip(), {"text": "Comparing words…"}),
+        )
     except LabError as error:
-        return None, {"text": str(error), "kind": "bad"}
+        yield None, {"text": str(error), "kind": "bad"}
+        return
     first, *others = (name for name, _ in said)
-    return {"first": first, "others": [list(one) for one in zip(others, found, strict=True)]}, None
+    yield {"first": first, "others": [list(one) for one in zip(others, found, strict=True)]}, None
 
 
 def more(also: list[str]) -> tuple[Any, ...]:
@@ -321,11 +325,7 @@ def _held_out(run: str | None, kept: recorded.Recorded) -> str:
     """The label of the held-out prompts: whether the adapter has seen them; or the file that they are of."""
     if asked := _said(run)[1]:
         return f"Rows of {display.line(asked)}, which the run was evaluated on"
-    behind = choices.run_behind(store(), run) if run and len(kept.places) == 1 else None
-    try:
-        return SEEN if behind is not None and submit.one_prompt(behind) else UNSEEN
-    except LabError:  # nobody can say just now
-        return UNSEEN
+    return held_out.said(choices.run_behind(store(), run) if run and len(kept.places) == 1 else None)
 
 
 def chosen(run: str | None, filled_for: str, prompt: str = "", taken: str = "") -> tuple[Any, ...]:
@@ -343,30 +343,40 @@ def chosen(run: str | None, filled_for: str, prompt: str = "", taken: str = "") 
     return *filled[:2], kept, expected(run, kept), *filled[4:], *BLANK
 
 
-def take(run: str, event: gr.EventData) -> tuple[Any, ...]:
+def take(run: str, event: gr.EventData) -> Iterator[tuple[Any, ...]]:
     """What `build` returns, for an example of a run: its prompt and system text to be asked again."""
+    yield from _take(run, event, None)
+
+
+def take_both(run: str, other: str | None, event: gr.EventData) -> Iterator[tuple[Any, ...]]:
+    """`take`, and the side of another run that is asked too: with its adapter, if it has one."""
+    found = known_run(other)
+    sides = choices.source(store(), found.id).sides
+    side = next(side for side in reversed(columns.SIDES) if side in sides)
+    offered = columns.offered(store())
+    yield from _take(run, event, gr.update(choices=offered, value=[columns.value(side, found.id)]))
+
+
+def _take(run: str, event: gr.EventData, also: Any) -> Iterator[tuple[Any, ...]]:
+    """`take`; `also` changes what is asked as well."""
     number = picked(event)
     if not re.fullmatch(r"-?[0-9]{1,15}", number):
         raise InputError("example: choose one of the table")
     asked = examples.question(run, {"number": int(number)})
-    found = check_pool.answer(f"{examples.EXAMPLES}.pages:whole", asked)
+    whole = f"{examples.EXAMPLES}.pages:whole"
+    untouched = (gr.skip(),) * (8 + len(BLANK))
+    found = yield from check_turns.steps(
+        lambda tell: ended(check_pool.ask(whole, asked, "examples"), tell),
+        lambda text: (gr.skip(), {"text": "Reading the example…"}, *untouched),
+    )
     current, picker, _, _, table, _, _ = choose(run)
     kept, prompt = _recorded(run), found["prompt"]
     picker = {**picker, "value": kept.value(kept.place(prompt))}
     wanted = gr.update(value=found["expected"], visible=bool(found["expected"]))
     system = gr.update(value=found["system"], visible=_takes_system(run))
     offered = gr.update(choices=choices.exports(store()), value=run)
-    return offered, None, current, picker, prompt, wanted, table, prompt, system, *BLANK, gr.skip()
-
-
-def take_both(run: str, other: str | None, event: gr.EventData) -> tuple[Any, ...]:
-    """`take`, and the side of another run that is asked too: with its adapter, if it has one."""
-    taken = take(run, event)
-    found = known_run(other)
-    sides = choices.source(store(), found.id).sides
-    side = next(side for side in reversed(columns.SIDES) if side in sides)
-    offered = columns.offered(store())
-    return *taken[:-1], gr.update(choices=offered, value=[columns.value(side, found.id)])
+    shown = (offered, None, current, picker, prompt, wanted, table, prompt, system, *BLANK)
+    yield *shown, gr.skip() if also is None else also
 
 
 def pick(run: str | None, event: gr.EventData) -> tuple[Any, ...]:
@@ -432,7 +442,9 @@ def arrive(run: str | None, filled_for: str, name: str, typed: str) -> tuple[Any
     wanted = kept.model if here else run
     current = wanted if wanted in ids else next(iter(ids), None)
     empty = None if found else {"text": "No finished run yet. When one is done, you can talk to it here."}
-    others = gr.update(choices=columns.offered(store()), **({"value": list(kept.also)} if here else {}))
+    others = gr.update(choices=columns.offered(store()))
+    if here:
+        others["value"] = list(kept.also)
     filled = chosen(current, filled_for)
     if here and kept.turns:
         filled = _restored(filled[:7], kept, typed)
@@ -480,7 +492,7 @@ def _question() -> tuple[Any, ...]:
         )  # fmt: skip
         picker = gr.Dropdown(
             label="Held-out prompts",
-            info=UNSEEN,
+            info=held_out.UNSEEN,
             visible=False,
             allow_custom_value=True,
             elem_id="compare-picker",
@@ -551,7 +563,7 @@ def build(tab: gr.Tab) -> list[gr.components.Component]:
     stop.click(None, None, None, cancels=answers, **parts.QUICK).then(
         lambda: (*ready(), {"text": "Stopped."}), None, [*free, notice], **parts.QUICK
     )
-    mark.click(marks, texts, [marked, notice], **parts.LOOKS)
+    mark.click(marks, texts, [marked, notice], **parts.CHECKS)
     gr.on([go.click, prompt.submit, anew.click], lambda: None, None, marked, **parts.QUICK)
     change.click(
         edit, name, [prompt, instructions, edits, notice], js=parts.live("own", "talk.js"), **parts.QUICK

@@ -139,13 +139,16 @@ def _reading(step: str = "") -> tuple[Any, ...]:
     return {"text": text}, None, None, None, *LISTS, gr.skip(), gr.skip(), gr.update(interactive=False)
 
 
-def arrive() -> tuple[Any, ...]:
+def arrive() -> Iterator[tuple[Any, ...]]:
     """What the tab shows at first: the first dataset, usually the sample."""
     first = next((value for _, value in choices.data(store().home)), None)
     if first is None:
-        return gr.skip(), {"text": "Upload a dataset to see what is in it."}, *(gr.skip(),) * 7
-    *shown, _, _, use = found(None, first, templates.CHAT, "starter")
-    return refresh(first), *shown, use
+        yield gr.skip(), {"text": "Upload a dataset to see what is in it."}, *(gr.skip(),) * 7
+        return
+    offered = refresh(first)
+    for *shown, _, _, use in look(None, first, templates.CHAT, "starter"):
+        yield offered, *shown, use
+        offered = gr.skip()  # another may be chosen by now
 
 
 def refresh(picked: str | None) -> Any:

@@ -57,7 +57,8 @@ def _found(
         raise InputError("line: write a whole number, such as 1")
     path = choices.known_data(store().home, picked)
     asked = {"path": str(path), "template": template}
-    template = check_pool.answer("pipeline.runs.data.prepare_data:answer_template", asked)
+    read = "pipeline.runs.data.prepare_data:answer_template"
+    template = telling.ended(check_pool.ask(read, asked), tell)
     with closing(data_check.tokenizing(local_models.known(model), template)) as steps:
         reads = telling.ended(steps, tell)
     return row_view.asked(reads, path, template, where, int(number), finetune.Options.max_length)

@@ -6,13 +6,13 @@ It is made by a process of its own (`pipeline.runs.data.data_card`); this one re
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from typing import Any
 
 import gradio as gr
 
 from pipeline.errors import LabError
 from pipeline.inputs.data.hub import dataset_id
+from pipeline.inputs.data.telling import ended
 from pipeline.runs import check_pool
 from pipeline.stages import finetune
 from webapp import local_models
@@ -47,18 +47,14 @@ def _made(picked: str, template: str, model: str, tell: Callable[[str], None]) -
     except LabError:  # the check above says why
         known = ""
     given = {"path": str(path), "template": template}
-    template = check_pool.answer("pipeline.runs.data.prepare_data:answer_template", given)
+    read = "pipeline.runs.data.prepare_data:answer_template"
+    template = ended(check_pool.ask(read, given), tell)
     asked = {"path": str(path), "template": template, "model": known}
     steps = check_pool.ask(
         "pipeline.runs.data.data_card:shown", {**asked, "max_length": finetune.Options.max_length}
     )
-    with closing(steps):
-        while True:
-            try:
-                tell(next(steps))
-            except StopIteration as end:
-                card: dict[str, Any] = end.value
-                return {name: value for name, value in card.items() if name != "path"}
+    card: dict[str, Any] = ended(steps, tell)
+    return {name: value for name, value in card.items() if name != "path"}
 
 
 def joined(names: list[str] | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
+from contextlib import closing
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -27,13 +28,14 @@ class Clock:
 
 
 def ended(steps: Generator[Any, None, T], tell: Callable[[Any], None] = lambda _: None) -> T:
-    """What steps return in the end; `tell` gets what they say meanwhile."""
-    while True:
-        try:
-            tell(next(steps))
-        except StopIteration as end:
-            found: T = end.value
-            return found
+    """What steps return in the end; `tell` gets what they say meanwhile. They are closed where it raises."""
+    with closing(steps):
+        while True:
+            try:
+                tell(next(steps))
+            except StopIteration as end:
+                found: T = end.value
+                return found
 
 
 def told(steps: Generator[None, None, T], sentence: str, clock: Clock) -> Generator[str, None, T]:

@@ -33,7 +33,7 @@ def test_it_is_asked_of_a_process_once_until_more_is_measured(
     group = planted.scorecard(store)
     asked: list[Any] = []
 
-    def answer(function: str, given: dict[str, Any]) -> str:
+    def answer(function: str, given: dict[str, Any], share: str) -> str:
         asked.append((function, given))
         return "AWQ suits best."
 
@@ -56,7 +56,7 @@ def test_one_that_fails_says_why_and_is_tried_again(store: Store, monkeypatch: p
     group = planted.scorecard(store)
     measured = rows(store, group)
 
-    def refuse(function: str, given: dict[str, Any]) -> str:
+    def refuse(function: str, given: dict[str, Any], share: str) -> str:
         raise LabError("Many others check data just now; try again in a minute.")
 
     monkeypatch.setattr(check_pool, "answer", refuse)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -360,14 +361,37 @@ def test_an_example_is_taken_with_its_prompt_and_run(store):
     answers = [examples.answer("What is 2?", "It is 2.", "No.", "It is 2.")]
     run = examples.measured(store, examples.rows(3), answers)
     for number, prompt, listed in (("2", "What is 2?", "What is 2?"), ("3", "What is 3?", None)):
-        shown = compare.take(run, SimpleNamespace(_data={"id": number}))
+        *_, shown = compare.take(run, SimpleNamespace(_data={"id": number}))
         chosen, notice, filled_for, picker, asked, wanted, *_ = shown
         assert (chosen["value"], notice, filled_for, asked) == (run, None, run, prompt)
         assert picker["value"] == listed
         assert wanted["value"] == f"It is {number}."
     for number in ("99", "x", "1" * 20, "../1"):
         with pytest.raises(InputError):
-            compare.take(run, SimpleNamespace(_data={"id": number}))
+            list(compare.take(run, SimpleNamespace(_data={"id": number})))
+
+
+@pytest.mark.parametrize("handler", ["take", "marks"])
+def test_a_question_that_takes_long_is_left_with_its_event(store, monkeypatch, handler):
+    """Nobody's rows or words keep a process, or a place, for somebody who has gone."""
+    run = examples.measured(store, examples.rows(3), [])
+    left = threading.Event()
+
+    def asked(*given):
+        try:
+            while True:
+                yield "Reading…"
+        finally:
+            left.set()
+
+    monkeypatch.setattr(compare.check_pool, "ask", asked)
+    monkeypatch.setattr(compare.check_turns, "TELL_SECONDS", 0.01)
+    given = {"take": (run, SimpleNamespace(_data={"id": "1"})), "marks": ("a", "b", "", "")}[handler]
+    steps = getattr(compare, handler)(*given)
+    next(steps)
+    assert not left.is_set()
+    steps.close()
+    assert left.wait(60)
 
 
 def test_each_answer_names_its_files_by_checksum():
@@ -395,14 +419,14 @@ def test_a_probe_says_what_it_found(store, monkeypatch):
 
 
 def test_words_that_differ_from_the_first_answer_are_marked():
-    found, notice = compare.marks("", "See the lighthouse.", "See the old lighthouse.", "")
+    *_, (found, notice) = compare.marks("", "See the lighthouse.", "See the old lighthouse.", "")
     assert notice is None
     ((name, words),) = found["others"]
     assert (found["first"], name) == ("With adapter", "Third column")
     assert [tuple(word) for word in words] == [(0, "See the"), (2, " old"), (0, " lighthouse.")]
-    long = compare.marks("a " * 6000, "b", "", "")[0]
+    *_, (long, _) = compare.marks("a " * 6000, "b", "", "")
     assert long["others"] == [["With adapter", None]]
-    assert compare.marks("only one", "", "", "") == (None, {"text": "Two columns have to answer first."})
+    assert [*compare.marks("only one", "", "", "")] == [(None, {"text": "Two columns have to answer first."})]
 
 
 def fielded(store, *names, template="{%s}", answers=None):

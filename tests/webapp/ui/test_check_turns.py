@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import threading
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -229,6 +231,50 @@ def test_every_event_of_these_places_takes_a_turn() -> None:
     for name in names:
         text = Path(settings.ROOT, *name.split(".")).with_suffix(".py").read_text()
         assert "check_turns.steps(" in text, name
+
+
+# Those that ask a process and wait for it in a thread that nothing else needs, a few at a time.
+IN_THEIR_OWN = {"routes/asking.py", "routes/best_ways.py", "tabs/comparing/held_out.py"}
+WAITS = re.compile(r"check_pool\.answer\(|submit\.one_prompt\(")
+ASKS = re.compile(r"(\w+\()?check_pool\.ask\(")
+
+
+def test_nothing_of_the_page_waits_for_a_process_where_it_cannot_be_left() -> None:
+    """Neither an event's own thread nor one that goes on when nobody waits any more."""
+    root = Path(settings.ROOT, "webapp")
+    found = set()
+    for file in root.rglob("*.py"):
+        text = file.read_text()
+        alone = [match for match in ASKS.finditer(text) if match[1] not in ("ended(", "closing(")]
+        if WAITS.search(text) or alone:
+            found.add(file.relative_to(root).as_posix())
+    assert found - {"ui/card_view.py"} == IN_THEIR_OWN - {"routes/asking.py"}
+    assert "ended(steps, tell)" in (root / "ui/card_view.py").read_text()
+
+
+def reaching_steps(module: str) -> set[str]:
+    """The functions of a module that take turns, or call one of it that does."""
+    tree = ast.parse(Path(settings.ROOT, *module.split(".")).with_suffix(".py").read_text())
+    called = {
+        function.name: {ast.unparse(node.func) for node in ast.walk(function) if isinstance(node, ast.Call)}
+        for function in tree.body if isinstance(function, ast.FunctionDef)
+    }  # fmt: skip
+    found = {"check_turns.steps"}
+    while more := {name for name, names in called.items() if names & found} - found:
+        found |= more
+    return found
+
+
+def test_who_takes_turns_has_a_place_of_those_that_read() -> None:
+    """Not one of the few that quick and unrelated events need, nor one outside the queue."""
+    handlers = [(getattr(fn.fn, "func", fn.fn), fn.concurrency_id) for fn in page().fns.values()]
+    wrong = [
+        f"{handler.__module__}.{handler.__name__}" for handler, place in handlers
+        if place != parts.CHECKS["concurrency_id"]
+        and getattr(handler, "__module__", "").startswith("webapp.")
+        and handler.__name__ in reaching_steps(handler.__module__)
+    ]  # fmt: skip
+    assert wrong == []
 
 
 def test_work_may_be_left_while_it_is_silent_and_ends_where_it_goes_on(home: Path) -> None:

@@ -131,14 +131,13 @@ def side_by_side(checked: str) -> Any:
 
 def test_a_row_is_asked_of_both_runs_in_compare(store, two):
     one, other = two
-    shown = compare.take_both(other, one, SimpleNamespace(_data={"id": "3"}))
+    *_, shown = compare.take_both(other, one, SimpleNamespace(_data={"id": "3"}))
     run, *_, also = shown
     assert (run["value"], shown[4]) == (other, "What is 3?")
     assert also["value"] == [f"adapter@{one}"]
     merged = examples.measured(store, examples.rows(20), like=one, adapter=False)
-    assert compare.take_both(other, merged, SimpleNamespace(_data={"id": "3"}))[-1]["value"] == [
-        f"base@{merged}"
-    ]
+    *_, shown = compare.take_both(other, merged, SimpleNamespace(_data={"id": "3"}))
+    assert shown[-1]["value"] == [f"base@{merged}"]
     for hostile in ("../x", "nope", None):
         with pytest.raises(InputError):
-            compare.take_both(other, hostile, SimpleNamespace(_data={"id": "3"}))
+            list(compare.take_both(other, hostile, SimpleNamespace(_data={"id": "3"})))
