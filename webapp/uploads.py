@@ -8,21 +8,23 @@ copy; Gradio deletes its own after `UPLOAD_AGE_SECONDS`.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import os
 import re
 import shutil
 import stat
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gradio.data_classes import FileData
-from gradio.route_utils import GradioMultiPartParser
+from gradio.route_utils import GradioMultiPartParser, GradioUploadFile
 from starlette.datastructures import FormData, Headers
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
@@ -32,20 +34,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pipeline import settings
 from pipeline.errors import InputError, LabError
 from pipeline.system import files
-from webapp import guard
+from webapp import guard, threads
+from webapp.upload_count import COPIES, DIGEST, LEAST_FILE, Count, Held
 
-COPIES = ".copies"  # beside Gradio's folders, whose names are digests
-DIGEST = r"[0-9a-f]{64}"
 LONGEST_FILE_NAME = 200  # bytes; file systems allow 255, and the home adds some
 MOST_FILES = 20  # of one upload
 PIECE = 1 << 20  # bytes copied at a time
 AT_ONCE = 8  # times the largest file: what all uploads together may take
 FORM = 1 << 20  # bytes that the form adds to the file
-LEAST_FILE = 4096  # bytes that a small one takes on a disk
+MOST_UPLOADS = 2000  # files of all uploads together: looking at many thousands takes seconds
 QUIET_SECONDS = 300.0  # in which nobody has read an upload, after which it makes room for others
+NOTHING = Held()
 FULL = "There is no room for more uploads now; try again in some minutes."
 NOT_HERE = "This file is not among the uploads of this page, or not any more; upload it again."
 _read: dict[str, float] = {}  # by their folders: when uploads were last read
+_count = Count()
+_making_way = threading.Lock()
 _NO_LINK = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -53,18 +57,26 @@ def empty() -> None:
     """Remove what an earlier app left behind. Called at start, before anybody can upload."""
     shutil.rmtree(settings.uploads(), ignore_errors=True)
     settings.uploads()
+    _count.forget()
 
 
 def tidy(older_than: float) -> None:
-    """Remove partial files of lost connections, older than `older_than` seconds."""
+    """Remove partial files of lost connections, and folders that Gradio has emptied, older than `older_than`
+    seconds."""
     for digest in list(_read):
         if not (settings.uploads() / digest).exists():
             _read.pop(digest, None)
     for path in settings.uploads().iterdir():
         with suppress(FileNotFoundError):  # it has just been completed
             facts = path.lstat()
-            if stat.S_ISREG(facts.st_mode) and time.time() - facts.st_mtime > older_than:
+            if time.time() - facts.st_mtime <= older_than:
+                continue
+            if stat.S_ISREG(facts.st_mode):
                 path.unlink()
+            elif re.fullmatch(DIGEST, path.name):
+                with suppress(OSError):  # it is not empty
+                    path.rmdir()
+                    _count.measure([path.name])
 
 
 @contextmanager
@@ -80,13 +92,17 @@ def taken(named: object, *, most_bytes: int, ending: str = "") -> Iterator[Path]
     above = settings.uploads() / COPIES
     above.mkdir(mode=0o700, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=above))
+    size = 0
     try:
         copy = folder / name
         with _opened(digest, name) as source:
+            size = max(LEAST_FILE, min(os.fstat(source).st_size, most_bytes))
+            _count.copy(size)
             _copy(source, copy, most_bytes)
         yield copy
     finally:
         shutil.rmtree(folder)
+        _count.copy(-size)
 
 
 def known(named: object) -> str:
@@ -145,6 +161,34 @@ def _copy(source: int, target: Path, most_bytes: int) -> None:
             file.write(piece)
 
 
+@dataclass
+class _Arriving:
+    """A request with an upload: bytes and files so far, where they are, and the folders that they go to."""
+
+    size: int = 0
+    files: int = 0
+    parts: list[Path] = field(default_factory=list)
+    digests: set[str] = field(default_factory=set)
+    refused: tuple[int, str] | None = None
+
+    def add(self, size: int, files: int = 0) -> None:
+        self.size += size
+        self.files += files
+        _count.arrive(size, files)
+
+    def end(self) -> None:
+        """Remove the parts that have not become uploads, and count those that have."""
+        for part in self.parts:
+            part.unlink(missing_ok=True)
+        for digest in self.digests:
+            with suppress(OSError):  # as it has to be, it is not empty
+                (settings.uploads() / digest).rmdir()
+        _count.measure(self.digests)
+
+
+_request: ContextVar[_Arriving | None] = ContextVar("_request", default=None)
+
+
 class FilesOnly(GradioMultiPartParser):
     """Gradio's parser of uploads, without its faults: it would keep other fields in memory without limit, and
     partial files of broken uploads forever."""
@@ -159,11 +203,21 @@ class FilesOnly(GradioMultiPartParser):
         part = self._current_part
         if part.file is None or not part.file.filename or part.field_name != "files":
             raise MultiPartException("An upload may only contain files, each with a name.")
+        if (request := _request.get()) is not None:
+            if _count.files >= MOST_UPLOADS:
+                request.refused = 413, FULL
+                raise MultiPartException(FULL)
+            request.add(0, 1)
 
     async def parse(self) -> FormData:
         """Read the request completely, or leave nothing. Raises MultiPartException, ClientDisconnect."""
         try:
-            return await super().parse()
+            form = await super().parse()
+            if (request := _request.get()) is not None:
+                request.parts = [Path(file.name) for file in self._files_to_close_on_error]
+                ended = [file for _, file in form.multi_items() if isinstance(file, GradioUploadFile)]
+                request.digests = {file.sha.hexdigest() for file in ended}
+            return form
         except BaseException as error:
             for file in self._files_to_close_on_error:
                 file.close()
@@ -175,16 +229,16 @@ class FilesOnly(GradioMultiPartParser):
 
 class Room:
     """ASGI middleware: an upload may start and continue only if it fits beside the others and leaves space
-    for runs. Only bytes that have arrived count: anybody can state a size and send nothing.
+    for runs. Only what has arrived counts: anybody can state a size and send nothing.
 
-    Where there is no more room, uploads that nobody has read for a while make some, the longest unread first:
-    who has read all of one keeps nothing in its box, and who left would close uploads to all others.
+    Where there is no more room, for bytes or for files, uploads that nobody has read for a while make some,
+    the longest unread first: who has read all of one keeps nothing in its box, and who left would close
+    uploads to all others.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.arrived = 0  # bytes of all uploads so far
-        self.used = 0  # bytes of uploads at the last check, plus what has arrived since
+        _count.forget()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not guard.UPLOAD.fullmatch(scope["path"]):
@@ -192,62 +246,84 @@ class Room:
             return
         length = Headers(scope=scope).get("content-length", "")
         size = int(length) if length.isdecimal() and len(length) < 20 else None
-        await self._look()
-        refused = _refusal(size, self.used)
-        if refused is not None and refused[1] == FULL:
-            quiet = await asyncio.to_thread(lambda: sum(size for _, _, size in _quiet()))
-            refused = _refusal(size, self.used - quiet)  # they go as its bytes arrive
+        request = _Arriving(refused=await _refused_at_first(size))
+        if request.refused is None:
+            await self._pass(request, scope, receive, send)
+        if request.refused is not None:
+            status, said = request.refused
+            await PlainTextResponse(said + "\n", status_code=status)(scope, receive, send)
+
+    async def _pass(self, request: _Arriving, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the app read a request, as long as it fits; `request` says why it no longer does."""
+        answered = 0
 
         async def counted() -> Message:
-            nonlocal refused
             message = await receive()
             arrived = len(message.get("body", b""))
-            if arrived and refused is None:
-                refused = await self._take(arrived)
-            return {"type": "http.disconnect"} if refused else message  # so that the reader keeps nothing
+            if arrived and request.refused is None:
+                request.refused = await _take(request, arrived)
+            return {"type": "http.disconnect"} if request.refused else message  # so the reader keeps nothing
 
         async def unless_refused(message: Message) -> None:
-            if refused is None:  # else Gradio's app would answer 500
+            nonlocal answered
+            if request.refused is None:  # else Gradio's app would answer 500
+                answered = message.get("status", answered)
                 await send(message)
 
-        if refused is None:
+        token = _request.set(request)
+        try:
+            await self.app(scope, counted, unless_refused)
+        except ClientDisconnect:
+            if request.refused is None:
+                raise
+        finally:
+            _request.reset(token)
             try:
-                await self.app(scope, counted, unless_refused)
-            except ClientDisconnect:
-                if refused is None:
-                    raise
-            else:
-                return
-        assert refused is not None
-        await PlainTextResponse(refused[1] + "\n", status_code=refused[0])(scope, receive, send)
-
-    async def _look(self) -> None:
-        before = self.arrived
-        there = await asyncio.to_thread(_used)
-        self.used = there + self.arrived - before
-
-    async def _take(self, arrived: int) -> tuple[int, str] | None:
-        """Count a piece of an upload; as `_refusal`."""
-        refused = _refusal(arrived, self.used)
-        if refused:  # other uploads may have been deleted since
-            if refused[1] == FULL:
-                await asyncio.to_thread(_make_way, arrived)
-            await self._look()
-            refused = _refusal(arrived, self.used)
-        if refused is None:
-            self.arrived += arrived
-            self.used += arrived
-        return refused
+                if request.digests:
+                    await threads.run(threads.UPLOADS, request.end)
+                elif answered == 200:
+                    _count.leave(request.size)
+            finally:
+                _count.arrive(-request.size, -request.files)
 
 
-def _refusal(size: int | None, others: int) -> tuple[int, str] | None:
-    """The status and the sentence that refuse an upload, or a piece of it, of this size; None if it fits."""
+async def _refused_at_first(size: int | None) -> tuple[int, str] | None:
+    """As `_refusal`, for an upload of which nothing has arrived: others make room as it comes."""
+    await _count.known()
+    refused = _refusal(size)
+    if refused is not None and refused[1] == FULL:
+        refused = _refusal(size, _count.quiet(_sum_of_quiet))
+    if refused is not None and refused[1] == FULL:  # some may have gone without our doing
+        await _count.anew()
+        refused = _refusal(size, _count.quiet(_sum_of_quiet))
+    return refused
+
+
+async def _take(request: _Arriving, arrived: int) -> tuple[int, str] | None:
+    """Count a piece of an upload; as `_refusal`."""
+    refused = _refusal(arrived)
+    full = refused is not None and refused[1] == FULL
+    few = not request.size and _count.files + MOST_FILES > MOST_UPLOADS
+    if (full or few) and _count.quiet(_sum_of_quiet).files:
+        await threads.run(threads.UPLOADS, _make_way, arrived)
+        refused = _refusal(arrived)
+    if refused is not None and refused[1] == FULL:
+        await _count.anew()
+        refused = _refusal(arrived)
+    if refused is None:
+        request.add(arrived)
+    return refused
+
+
+def _refusal(size: int | None, without: Held = NOTHING) -> tuple[int, str] | None:
+    """The status and the sentence that refuse an upload, or a piece of it, of this size; None if it fits
+    `without` some of the others."""
     most = settings.max_upload_bytes()
     if size is None:
         return 411, "An upload has to state its size; upload it with a browser."
     if size > most + FORM:
         return 413, f"This file is larger than the {most:,} bytes allowed here."
-    if others + size > _most():
+    if _count.size - without.size + size > _most() or _count.files - without.files >= MOST_UPLOADS:
         return 413, FULL
     try:
         files.make_room(settings.uploads(), size)
@@ -261,30 +337,32 @@ def _most() -> int:
     return AT_ONCE * (settings.max_upload_bytes() + FORM)
 
 
-def _used(folder: Path | None = None) -> int:
-    """Bytes of all existing uploads, or of one."""
-    return sum(max(LEAST_FILE, file.st_size) for file in files.stats([folder or settings.uploads()]))
-
-
-def _quiet() -> list[tuple[float, Path, int]]:
-    """Uploads that nobody has read for a while: for how many seconds, the longest first, folder and bytes."""
+def _quiet() -> list[tuple[float, str, Held]]:
+    """Uploads that nobody has read for a while: for how many seconds, and their folders."""
     found = []
-    for folder in settings.uploads().iterdir():
-        with suppress(OSError):  # it has just gone
-            if re.fullmatch(DIGEST, folder.name) and not folder.is_symlink():
-                times = [path.lstat().st_mtime for path in (folder, *folder.iterdir())]
-                read = time.monotonic() - _read.get(folder.name, -math.inf)
-                since = min(read, time.time() - max(times))
-                if since > QUIET_SECONDS:
-                    found.append((since, folder, _used(folder)))
-    return sorted(found, reverse=True)
+    monotonic, now = time.monotonic(), time.time()
+    for digest, held in _count.folders():
+        since = min(monotonic - _read.get(digest, -math.inf), now - held.changed)
+        if since > QUIET_SECONDS:
+            found.append((since, digest, held))
+    return found
+
+
+def _sum_of_quiet() -> Held:
+    quiet = [held for _, _, held in _quiet()]
+    return Held(sum(held.size for held in quiet), sum(held.files for held in quiet))
 
 
 def _make_way(size: int) -> None:
-    """Remove quiet uploads until so many bytes are free, or more: all have to be looked at each time."""
-    left = max(size, _most() // 32) + _used() - _most()
-    for _, folder, taken in _quiet():
-        if left <= 0:
-            break
-        shutil.rmtree(folder, ignore_errors=True)
-        left -= taken
+    """Remove the longest unread uploads until so many bytes are free, and some files, or more of both."""
+    with _making_way:
+        for _, digest, held in sorted(_quiet(), key=lambda one: one[0], reverse=True):
+            bytes_left = max(size, _most() // 32) + _count.size - _most()
+            files_left = max(MOST_FILES, MOST_UPLOADS // 32) + _count.files - MOST_UPLOADS
+            if bytes_left <= 0 and files_left <= 0:
+                break
+            folder = settings.uploads() / digest
+            with suppress(FileNotFoundError):  # Gradio has removed it
+                if folder.lstat().st_mtime <= held.changed:  # else the same bytes have come again
+                    shutil.rmtree(folder, ignore_errors=True)
+            _count.measure([digest])

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from pipeline import settings
 from pipeline.errors import InputError
 from pipeline.system import files
-from webapp import uploads
+from webapp import upload_count, uploads
 
 
 def take(named, **more):
@@ -143,7 +143,9 @@ def test_what_is_stated_and_does_not_come_takes_no_room(small):
     assert asyncio.run(run())[0] == 200
 
 
-def test_what_has_gone_takes_no_room(small):
+def test_what_has_gone_takes_no_room(small, monkeypatch):
+    monkeypatch.setattr(upload_count, "LOOK_SECONDS", 0.0)
+
     async def run():
         room = uploads.Room(keep)
         for _ in range(uploads.AT_ONCE * 2):
@@ -209,6 +211,70 @@ def test_what_has_gone_is_not_remembered(home, uploaded):
     shutil.rmtree(Path(named).parent)
     uploads.tidy(3600)
     assert Path(named).parent.name not in uploads._read
+
+
+@pytest.fixture
+def many(monkeypatch, uploaded):
+    """As many small uploads as there may be, the first the oldest, and all unread for a while."""
+    monkeypatch.setattr(uploads, "MOST_UPLOADS", 64)
+    monkeypatch.setattr(uploads, "_read", {})
+    put = [uploaded(b"%d" % n) for n in range(uploads.MOST_UPLOADS)]
+    for n, named in enumerate(put):
+        age(named, uploads.QUIET_SECONDS + 60 * (len(put) - n))
+    return put
+
+
+def sent(client, *contents):
+    """The status, the sentence and the paths of an upload of several files."""
+    files = [("files", (f"{n}.jsonl", content)) for n, content in enumerate(contents)]
+    reply = client.post("/gradio_api/upload", files=files)
+    return reply.status_code, reply.text.strip(), reply.json() if reply.status_code == 200 else []
+
+
+def test_too_many_uploads_make_room_as_too_many_bytes_do(client, many):
+    """A million small ones would fit into the bytes; and who asks for all of them would wait."""
+    status, _, new = sent(client, b"new")
+    assert status == 200
+    assert [named for named in many if Path(named).exists()] == many[uploads.MOST_FILES :], "the oldest go"
+    kept = [*many[uploads.MOST_FILES :], *new]
+    for named in kept:
+        assert uploads.known(named)
+    left = uploads.MOST_UPLOADS - len(kept)
+    assert sent(client, *(b"more %d" % n for n in range(left)))[0] == 200
+    assert sent(client, b"one too many")[:2] == (413, uploads.FULL)
+    assert all(Path(named).exists() for named in kept), "all that is read stays"
+
+    async def never(scope, receive, send):
+        raise AssertionError("it is refused before anything is read")
+
+    assert asyncio.run(send_upload(uploads.Room(never), 10))[0] == 413
+
+
+def test_the_files_of_one_upload_do_not_pass_the_limit(client, many):
+    for named in many:
+        assert uploads.known(named)
+    for named in many[:3]:
+        shutil.rmtree(Path(named).parent)
+    assert sent(client, *(b"new %d" % n for n in range(4)))[:2] == (413, uploads.FULL)
+    assert len([path for path in settings.uploads().iterdir() if path.name != uploads.COPIES]) == 61
+    assert sent(client, *(b"new %d" % n for n in range(3)))[0] == 200
+    assert sent(client, b"one more")[:2] == (413, uploads.FULL)
+
+
+def test_an_upload_of_more_files_than_are_left_has_others_make_room(client, many):
+    shutil.rmtree(Path(many.pop()).parent)
+    assert sent(client, *(b"new %d" % n for n in range(uploads.MOST_FILES)))[0] == 200
+    assert [Path(named).exists() for named in many] == [False] * (uploads.MOST_FILES - 1) + [True] * 44
+
+
+def test_folders_that_gradio_has_emptied_go_after_a_while(home, uploaded):
+    old, new, full = (Path(uploaded(word)).parent for word in (b"old", b"new", b"full"))
+    for folder in (old, new):
+        (folder / "mine.jsonl").unlink()
+    for folder in (old, full):
+        os.utime(folder, times=(time.time() - 7200,) * 2)
+    uploads.tidy(3600)
+    assert [folder.exists() for folder in (old, new, full)] == [False, True, True]
 
 
 def test_an_upload_that_no_longer_fits_ends_in_the_middle(home, client, uploaded):
