@@ -35,7 +35,7 @@ from pipeline.serving import connections
 from pipeline.store.run import ENDED
 from pipeline.system import own_process
 from pipeline.worker import loop
-from webapp import gradio_requests, guard, handler_values, local_models, servers, talks, uploads
+from webapp import gradio_requests, guard, handler_values, local_models, servers, talks, threads, uploads
 from webapp.home import store
 from webapp.routes import data_cards, examples, live, queue, votes
 from webapp.routes.runs import router
@@ -311,16 +311,16 @@ async def _tend(home: Path) -> None:
     said, at_start = "", True
     while True:
         try:
-            await asyncio.to_thread(_see_to_worker, home, at_start)
+            await threads.run(threads.UPKEEP, _see_to_worker, home, at_start)
             at_start = False
             await chat_client.release_idle()
-            await asyncio.to_thread(servers.end_idle)
+            await threads.run(threads.UPKEEP, servers.end_idle)
             if time.monotonic() >= purge_at:
                 purge_at = time.monotonic() + PURGE_SECONDS
-                await asyncio.to_thread(disk.purge, store())
-                await asyncio.to_thread(disk.tidy_prompts, store())
-                await asyncio.to_thread(uploads.tidy, UPLOAD_AGE_SECONDS)
-                await asyncio.to_thread(talks.tidy, home)
+                await threads.run(threads.UPKEEP, disk.purge, store())
+                await threads.run(threads.UPKEEP, disk.tidy_prompts, store())
+                await threads.run(threads.UPKEEP, uploads.tidy, UPLOAD_AGE_SECONDS)
+                await threads.run(threads.UPKEEP, talks.tidy, home)
             said = ""
         except (LabError, OSError) as error:  # a full disk or a locked store: said once, and tried again
             if (now := sentence(error)) != said:

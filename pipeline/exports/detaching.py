@@ -7,6 +7,7 @@ it activates and takes off, and a fresh one that never loaded an adapter.
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ TEXT = "The quick brown fox jumps over the lazy dog."
 
 
 _one = asyncio.Lock()  # a probe loads the model once more
+_threads = ThreadPoolExecutor(1, "probe")
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ async def probe(home: Path, source: Source) -> Probed:
                 fresh = await chat_client.probe(home, replace(source, adapter=None))
         except TimeoutError:
             raise LabError(f"The probe took longer than {MOST_SECONDS:.0f} seconds; try again.") from None
-    return await asyncio.to_thread(judge, source, held, fresh)  # it reads files that somebody may have made
+    # It reads files that somebody may have made; and asyncio's own threads are for everything.
+    return await asyncio.wrap_future(_threads.submit(judge, source, held, fresh))
 
 
 def judge(source: Source, held: dict[str, Any], fresh: dict[str, Any]) -> Probed:

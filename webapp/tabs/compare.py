@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
@@ -18,7 +17,7 @@ from pipeline.evaluation.examples import rows
 from pipeline.exports import chat_client, detaching
 from pipeline.inputs.data.telling import ended
 from pipeline.runs import check_pool
-from webapp import talks
+from webapp import talks, threads
 from webapp.handler_values import picked
 from webapp.home import known_run, store
 from webapp.routes import examples
@@ -117,13 +116,13 @@ async def compare(
     and with `edits` the prompt takes its place. What was answered is kept, also where it is stopped.
     """
     home, named = store().home, _named(run, also)
-    kept = await asyncio.to_thread(talks.load, home, name)
+    kept = await threads.run(threads.COMPARE, talks.load, home, name)
     if again and kept.turns:
         prompt, system = kept.turns[-1].prompt, kept.turns[-1].system
     before = kept.turns[:-1] if again or edits else kept.turns
     answers = _Answers(Talk(run or "", tuple(also), before if continues else ()))
     nothing = not run or not prompt.strip()
-    answers.earlier = await asyncio.to_thread(_earlier, kept if nothing else answers.talk, named)
+    answers.earlier = await threads.run(threads.COMPARE, _earlier, kept if nothing else answers.talk, named)
     if not run or nothing:
         yield answers.shown({"text": "Choose a model and write a prompt.", "kind": "bad"})
         return
@@ -131,7 +130,7 @@ async def compare(
     asked: list[columns.Column] = []
     said = ""
     try:
-        asked = await asyncio.to_thread(columns.chosen, store(), run, also)
+        asked = await threads.run(threads.COMPARE, columns.chosen, store(), run, also)
         answers.fields = prompt_boxes.union(column.fields for column in asked)
         if prompt_boxes.is_blank(prompt, answers.fields):
             raise InputError("Write a prompt: all its boxes are empty.")

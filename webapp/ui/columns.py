@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from pipeline.errors import InputError, LabError, sentence
 from pipeline.evaluation.examples import answered_by
 from pipeline.exports import chat_client
 from pipeline.store import Store
+from webapp import threads
 from webapp.talks import Talk
 from webapp.ui import choices, prompt_boxes
 from webapp.ui.streams import merged
@@ -131,7 +131,7 @@ async def _of(
     for column in columns:
         at.setdefault(column.side, []).append(column)
     try:
-        turns = await asyncio.to_thread(_before, talk, [same[0] for same in at.values()])
+        turns = await threads.run(threads.COMPARE, _before, talk, [same[0] for same in at.values()])
         stream = chat_client.stream(store.home, source, prompt, tuple(at), turns=turns, **options)
         async with contextlib.aclosing(stream) as answers:
             async for piece in answers:

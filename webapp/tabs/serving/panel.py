@@ -15,7 +15,7 @@ import gradio as gr
 
 from pipeline import display
 from pipeline.errors import InputError, LabError, sentence
-from webapp import servers
+from webapp import servers, threads
 from webapp.home import store
 from webapp.servers import Served
 from webapp.ui import choices, parts
@@ -36,8 +36,8 @@ async def start(model: str | None, name: str) -> AsyncIterator[tuple[Any, ...]]:
     try:
         if not model:
             raise InputError("Choose a model first.")
-        source = await asyncio.to_thread(choices.source, store(), model)
-        served = await asyncio.to_thread(servers.start, store().home, name, source)
+        source = await threads.run(threads.SERVING, choices.source, store(), model)
+        served = await threads.run(threads.SERVING, servers.start, store().home, name, source)
     except (LabError, OSError) as error:
         full = isinstance(error, servers.Full)
         yield None, {"text": sentence(error), "kind": "bad"}, *(others() if full else HIDDEN)
