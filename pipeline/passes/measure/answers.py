@@ -147,12 +147,7 @@ class Answers(Pass):
         opened = proof.load(Path(model.model_path).parent, adapters.get(SIDE), config.merged, others)
         loaded = opened.model
         data = Path(config.data)
-        parts = datasets.split(data, loaded.template, config.eval_fraction, config.seed)
-        offered = new_rows.of(data, parts, Path(config.asked) if config.asked else None, loaded.template)
-        new = offered.without_copies(data, parts, loaded.template)
-        if len(new.asked) < min(config.prompts, len(new.positions)):
-            place = "there" if config.asked else "held out"
-            emit(message=f"Only {len(new.asked)} different prompts are {place}; each is asked once")
+        parts, new = _rows(config, data, loaded.template)
         base: dict[str, str | None] = {} if config.merged else {"base": None}
         sides = base | ({SIDE: None} if config.merged else {name: name for name in adapters if name == SIDE})
         every = sides | {side: side for side in others}
@@ -194,6 +189,17 @@ class Answers(Pass):
             written.append(folder / FILE)
         _write(folder / COMPARED, metrics)
         return written
+
+
+def _rows(config: Any, data: Path, template: templates.Template) -> tuple[Parts, new_rows.NewRows]:
+    """How the dataset is split, and the rows that may be asked; says so if there are few."""
+    parts = datasets.split(data, template, config.eval_fraction, config.seed)
+    offered = new_rows.of(data, parts, Path(config.asked) if config.asked else None, template)
+    new = offered.without_copies(data, parts, template)
+    if len(new.asked) < min(config.prompts, len(new.positions)):
+        place = "there" if config.asked else "held out"
+        emit(message=f"Only {len(new.asked)} different prompts are {place}; each is asked once")
+    return parts, new
 
 
 def _base_alone(config: Any, export: Path) -> probing.Fresh | None:
