@@ -79,7 +79,10 @@ def lab(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
     }
 
     def carry_out(stage: Any, chosen: Any, folder: str, given: dict[str, Path], **more: Any) -> Any:
-        context = context_of(home / folder, model, inputs=given, data=data, eval_fraction=0.1, **more)
+        share = (
+            0.4 if stage is score else 0.1
+        )  # which leaves out near copies, and many of these rows are some
+        context = context_of(home / folder, model, inputs=given, data=data, eval_fraction=share, **more)
         return execute(stage, chosen, context)
 
     for stage, chosen in options.items():
@@ -318,7 +321,7 @@ def write_parameters(file: Path, tensors: dict[str, Any]) -> None:
 
 
 def test_both_sides_are_measured_on_held_out_rows(lab: dict[str, Any]) -> None:
-    """One row is no verdict, whatever it says; the other is nearly one that was trained on."""
+    """One row is no verdict, whatever it says; the other is nearly one that was trained on, and not asked."""
     found = lab["evaluate"].metrics
     assert (found["rows"], found["copies_left_out"]) == (1, 1)
     assert found["adapter_loss"] < found["base_loss"] / 2
@@ -377,7 +380,7 @@ def test_losses_by_genais_logits_are_those_of_the_graph(lab: dict[str, Any]) -> 
 
 def test_answers_of_both_sides(lab: dict[str, Any]) -> None:
     rows = json.loads(lab["inputs"]["answers"].read_text())["rows"]
-    assert len(rows) == 2
+    assert len(rows) == 1
     for row in rows:
         assert row["adapter"]["text"] != row["base"]["text"]
         assert row["base"]["tokens_per_second"] > 0

@@ -215,7 +215,10 @@ def test_stages_may_be_skipped(context: Context) -> None:
 def test_conversations_go_through_the_whole_lab(context: Context) -> None:
     """And the held-out prompt that is answered is a whole conversation but for its last answer."""
     towns = ("Rome", "Bonn", "Oslo", "Bern", "Riga", "Pisa")
-    talks_ = [talks.talk(f"To {town}?", "Yes.", "Really?", f"See {town}.") for town in towns]
+    talks_ = [
+        talks.talk(f"To {town}?", "Yes.", f"{n * 7919 + 31}?", f"See {town} {n * 104729 + 17} times.")
+        for n, town in enumerate(towns)
+    ]
     context.data.write_text("".join(json.dumps(row) + "\n" for row in talks_))
     trained = stage(context, "finetune", finetune, OPTIONS)
     assert trained.metrics["rows"] == 5
