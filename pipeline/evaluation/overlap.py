@@ -1,18 +1,22 @@
 """How much of an answer stands word for word in what was trained on: learning by heart, seen in the text.
 
 Counted in sequences of WORDS words without regard to capitals and punctuation, so that phrases which
-everybody uses hardly count. Only the sequences of the answers are kept in memory; training rows pass by.
+everybody uses hardly count. Only hashes of the answers' sequences are kept in memory, at most MOST of a side;
+training rows pass by.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 
 WORDS = 8
 HIGH = 0.5  # share of an adapter's sequences, from which on it is named
 APART = 0.3  # by which it is above the base's and the expected answers', which may be full of set phrases
 LEAST = 20  # sequences of all answers together that say anything
+LONGEST = 20_000  # letters of an answer, from its beginning
+MOST = 300_000  # sequences of a side: each answer has its share, from its beginning
 _WORD = re.compile(r"\w+")
 
 
@@ -21,15 +25,20 @@ class Overlap:
 
     def __init__(self, texts: Mapping[str, Sequence[str]]) -> None:
         self._sequences = {
-            side: [found for text in given for found in sequences(text)] for side, given in texts.items()
+            side: [
+                hash(found)
+                for text in given
+                for found in islice(sequences(text[:LONGEST]), MOST // len(given))
+            ]
+            for side, given in texts.items()
         }
         self._wanted = {one for given in self._sequences.values() for one in given}
-        self._seen: set[tuple[str, ...]] = set()
+        self._seen: set[int] = set()
 
     def read(self, texts: Iterable[str]) -> None:
         """Texts that were trained on."""
         for text in texts if self._wanted else ():
-            self._seen.update(self._wanted.intersection(sequences(text)))
+            self._seen.update(self._wanted.intersection(map(hash, sequences(text))))
 
     def shares(self) -> dict[str, float]:
         """The share of each side's sequences that was seen; without sides that have fewer than LEAST."""

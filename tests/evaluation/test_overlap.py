@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from pipeline.evaluation import overlap
 from pipeline.evaluation.overlap import Overlap
 
@@ -15,6 +17,15 @@ def test_shares_are_of_sequences_of_eight_words() -> None:
     words, others = len(POEM.split()), len(OTHER.split())
     whole = words - 7
     assert found.shares() == {"adapter": 2 * whole / (whole + words + others - 7), "base": 0.0}
+
+
+def test_however_long_answers_are_few_sequences_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token of somebody's tokenizer may have megabytes, and 1,000 prompts may be asked."""
+    monkeypatch.setattr(overlap, "MOST", 1000)
+    found = Overlap({"adapter": ["a b c " * 60_000] * 10})
+    assert [len(kept) for kept in found._sequences.values()] == [1000]
+    found.read(["a b c " * 10])
+    assert found.shares() == {"adapter": 1.0}
 
 
 def test_without_answers_nothing_is_read() -> None:
