@@ -410,6 +410,8 @@ def _tensors(message: Any, left: _Left) -> Iterator[Any]:
 def _piece(tensor: Any, kind: str) -> Piece:
     """Where a tensor's bytes lie. Raises ValueError if what it declares is wrong."""
     facts = {entry.key: entry.value for entry in tensor.external_data}
+    if not all(isinstance(told, str) for told in (*facts, *facts.values())):  # protobuf gives bytes then
+        raise ValueError(f"{tensor.name} says in no text where it lies; export the model again")
     number = re.search(r"\d+", kind)
     bits = int(number[0]) if number else BITS.get(kind.lower())
     if bits is None or any(size < 0 for size in tensor.dims):

@@ -250,6 +250,15 @@ def change(export: Path, edit: Callable[[Any], None]) -> None:
     onnx.save(model, export / "model.onnx")
 
 
+def test_where_a_weight_lies_has_to_be_text(export: Path) -> None:
+    """Protocol buffers read what is no UTF-8 as bytes."""
+    file = export / "model.onnx"
+    change(export, lambda facts: setattr(facts["offset"], "value", "OFFSET"))
+    file.write_bytes(file.read_bytes().replace(b"OFFSET", b"OFF\xffET"))
+    with pytest.raises(ValueError, match="in no text"):
+        look(export)
+
+
 def look(export: Path) -> None:
     contract.check_pieces(export, contract.read_graph(export / "model.onnx").pieces)
 
