@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import display, settings
-from pipeline.evaluation.examples import rows
+from pipeline.evaluation.examples import answered_by
 from pipeline.inputs.data import telling
 from pipeline.runs import history
 from pipeline.runs.preflight import wording
@@ -199,8 +199,7 @@ def summary(found: Run) -> str:
 
 def _proof(found: Run) -> list[str]:
     """The files that gave the recorded answers, which of them are others by now, and what the probe found."""
-    sources = rows.of_run(found)
-    who = sources.answered
+    who = answered_by.of_run(found)
     said = [who.sentence, *who.changes] if who.sides else []
     probes = [stage.metrics["probe"] for stage in found.stages if "probe" in stage.metrics]
     said += [f"Probe: {probe['text']}" for probe in probes if isinstance(probe, dict)]

@@ -6,7 +6,6 @@ import hashlib
 import io
 import re
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pipeline.system import hardware
@@ -27,6 +26,8 @@ def write(folder: Path) -> None:
 
 def of(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """SHA-256 of files by name. Raises OSError for one that cannot be read."""
+    from concurrent.futures import ThreadPoolExecutor  # slow to import, and to look at a run needs none
+
     wanted = sorted(names)
     # Files are hashed in parallel: hashing releases the interpreter lock.
     with ThreadPoolExecutor(hardware.cores()) as pool:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from pipeline.exports import contract
+from pipeline.store.run import Run
 
 BASE, ADAPTER = "base", "adapter"
 NONE = "none"  # where no adapter was active
@@ -96,6 +97,18 @@ def read(given: Any, export: str | None, adapter: str | None, written: str | Non
     except OSError:
         since = 0
     return Answered(found, Path(export) if export else None, Path(adapter) if adapter else None, since)
+
+
+def of_run(run: Run) -> Answered:
+    """Who gave a run's recorded answers."""
+    paths = [path for kind in ("answers", "row_losses") if (path := run.artifact(kind))]
+    written = next((path for path in paths if Path(path).exists()), None)
+    return read(told(run), run.artifact("onnx"), run.artifact("onnx_adapter"), written)
+
+
+def told(run: Run) -> Any:
+    """What a run's evaluation says of the files that answered."""
+    return next((stage.metrics.get("files") for stage in run.stages if stage.kind == "evaluate"), None)
 
 
 def side(name: str) -> str:

@@ -114,9 +114,8 @@ def of_run(run: Run) -> Sources:
 
     template = str(run.recipe.get("template", templates.CHAT))
     answers, losses = there(run.artifact("answers")), there(run.artifact("row_losses"))
-    told = next((stage.metrics.get("files") for stage in run.stages if stage.kind == "evaluate"), None)
     exported = run.artifact("onnx"), run.artifact("onnx_adapter")
-    return Sources(there(_measured_on(run)), template, answers, losses, told, *exported)
+    return Sources(there(_measured_on(run)), template, answers, losses, answered_by.told(run), *exported)
 
 
 def _measured_on(run: Run) -> str | None:
