@@ -391,13 +391,14 @@ def need_all_memory() -> None:
     warm.LEAST_MEMORY, warm.LOOK_SECONDS = 1 << 60, 0.01
 
 
+SOME = "some_library"  # that a test has made
 IMPORTS: dict[str, Callable[[], object]] = {
     "nothing": lambda: None,
     "a thread": lambda: threading.Thread(target=forever, daemon=True).start(),
     "for ever": forever,
     "in vain": fail_to_import,
     "when told": import_when_told,
-    "a module": lambda: importlib.import_module("some_library"),
+    "a module": lambda: importlib.import_module(SOME),
     "much and lets it go": take_and_let_go,
     "all memory": need_all_memory,
 }

@@ -130,7 +130,7 @@ if not pid:
     forking.end_with(os.getppid())
     if not os.fork():
         signal.alarm(60)
-    print(os.getpid(), flush=True)
+    os.write(1, f"{os.getpid()}\\n".encode())  # at once: both of them write there
     signal.pause()
 signal.pause()
 """
@@ -141,9 +141,11 @@ def test_a_process_ends_with_its_parent_and_not_its_forks() -> None:
         [sys.executable, "-c", ENDS], env=settings.child_environment(), stdout=subprocess.PIPE, text=True
     ) as parent:
         assert parent.stdout is not None
-        pids = [int(parent.stdout.readline()) for _ in range(2)]
-        assert all(map(alive, pids))
-        parent.kill()
+        try:
+            pids = [int(parent.stdout.readline()) for _ in range(2)]
+            assert all(map(alive, pids))
+        finally:
+            parent.kill()
     until(lambda: [alive(pid) for pid in sorted(pids)] == [False, True], "the end of the first")
     os.kill(max(pids), signal.SIGKILL)
 

@@ -12,7 +12,7 @@ from pipeline.inputs.data import datasets
 from pipeline.inputs.data.sampling import spread
 from pipeline.inputs.data.splitting import Parts
 from pipeline.inputs.prompts import templates
-from pipeline.passes.measure import new_rows
+from pipeline.passes import new_rows
 
 ROWS = int(os.environ.get("PROMPT_ROWS", "20000"))  # a million are 200 MB and some minutes
 MOST_GROWN = 40 << 20  # bytes of the page's process, however long the file is
