@@ -99,7 +99,7 @@ def ask(function: str, given: dict[str, Any], share: str = "") -> Generator[str,
     sentences, yielded as they come, the last one again where there is none for LOOK_SECONDS; its answer has
     to fit into JSON, NaN and infinity included. Questions of one `share` that take long make room for each
     other, so that they keep few of the places that wait for them. Raises what it does of InputError, LabError
-    and OSError, and LabError if there is no place or the place has to be left.
+    and OSError, what `own_process.still_wanted` does, and LabError if there is no place or it has to be left.
     """
     if not _state.open:
         return (yield from _named(function)(**given))
@@ -114,6 +114,7 @@ def ask(function: str, given: dict[str, Any], share: str = "") -> Generator[str,
                 again = not said["last"]
                 return _answer(said)
             step = said["step"] if said is not None else step
+            own_process.still_wanted()
             yield step
         raise LabError(process.why_it_ended())
     finally:

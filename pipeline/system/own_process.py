@@ -7,6 +7,7 @@ import our packages, and none reads our standard input.
 from __future__ import annotations
 
 import locale
+import math
 import os
 import select
 import signal
@@ -14,7 +15,8 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -95,6 +97,24 @@ async def converse(
     )
 
 
+@contextmanager
+def while_wanted(look: Callable[[], None]) -> Iterator[None]:
+    """Inside, in this thread, `run` calls `look` twice a second, and ends its process where that raises."""
+    token = _look.set(look)
+    try:
+        yield
+    finally:
+        _look.reset(token)
+
+
+def still_wanted() -> None:
+    """Raises what the look of `while_wanted` does: nobody waits for what this thread does any more."""
+    _look.get()()
+
+
+_look: ContextVar[Callable[[], None]] = ContextVar("_look", default=lambda: None)
+
+
 def run(
     words: Sequence[str],
     seconds: float | None,
@@ -103,7 +123,8 @@ def run(
     given: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """What `python WORDS` prints, to whose standard input `given` is written, if it is given any. After
-    `seconds`, if given, ends it and raises TimeoutExpired.
+    `seconds`, if given, or when nobody wants it any more (`while_wanted`), ends it with all that it has
+    started; raises TimeoutExpired, or what the look does.
 
     `python` is as for `start`.
     """
@@ -112,13 +133,43 @@ def run(
     with start(words, environment, stdin=stdin, stdout=pipe, stderr=pipe, python=python) as process:
         _running.add(process)
         try:
-            out, error = process.communicate(given.encode() if given is not None else None, timeout=seconds)
+            out, error = _said(process, given.encode() if given is not None else None, seconds)
         except BaseException:
-            process.kill()
+            _kill_all(process)
             raise
         finally:
             _running.discard(process)
     return subprocess.CompletedProcess(process.args, process.returncode, _text(out), _text(error))
+
+
+def _said(
+    process: subprocess.Popen[bytes], given: bytes | None, seconds: float | None
+) -> tuple[bytes, bytes]:
+    """What a process prints until it ends. Raises as `run` does."""
+    ends = math.inf if seconds is None else time.monotonic() + seconds
+    while True:
+        left = ends - time.monotonic()
+        try:
+            return process.communicate(given, timeout=max(0.0, min(LOOK_SECONDS, left)))
+        except subprocess.TimeoutExpired:
+            if left <= LOOK_SECONDS:
+                raise subprocess.TimeoutExpired(process.args, seconds or 0) from None
+        given = None  # it is sent already, or will be
+        still_wanted()
+
+
+def _kill_all(process: subprocess.Popen[bytes]) -> None:
+    """End a process with those that it has started, which would go on without anybody to end them."""
+    import psutil  # slow to import
+
+    below: list[psutil.Process] = []
+    if process.returncode is None:  # else its number may be reused by now
+        with suppress(psutil.Error):
+            below = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    for child in below:
+        with suppress(psutil.Error):
+            child.kill()
 
 
 def follow(
@@ -141,7 +192,7 @@ def follow(
 
         def end_it() -> None:
             late.set()
-            process.kill()
+            _kill_all(process)
 
         watch = threading.Timer(seconds or 0, end_it)
         if seconds is not None:
@@ -151,7 +202,7 @@ def follow(
                 tell(_text(line).rstrip("\n"))
             code = process.wait()
         except BaseException:
-            process.kill()
+            _kill_all(process)
             raise
         finally:
             watch.cancel()
@@ -208,9 +259,9 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def close() -> None:
-    """End all processes that `run` and `follow` wait for, so that they return. For the end of the app."""
+    """End all that `run` and `follow` wait for, with what it has started. For the end of the app."""
     for process in list(_running):
-        process.kill()
+        _kill_all(process)
     for group in list(_groups):
         kill(group)
 

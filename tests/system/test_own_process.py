@@ -5,13 +5,15 @@ import asyncio
 import os
 import subprocess
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from pipeline import settings
+from pipeline.errors import LabError
 from pipeline.system import own_process
-from tests.helpers.lab import until
+from tests.helpers.lab import alive, until
 
 ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 
@@ -26,6 +28,50 @@ def test_one_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         own_process.run(["-c", code], 1.0, ENVIRONMENT)
     assert not own_process._running
+
+
+STARTS_ANOTHER = """
+import pathlib, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+part = pathlib.Path(sys.argv[1] + ".part")
+part.write_text(str(child.pid))
+part.rename(sys.argv[1])
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("how", ["time", "unwanted", "close", "follow"])
+def test_what_it_has_started_ends_with_it(tmp_path: Path, how: str) -> None:
+    """Nobody else would end it: its own time limit lay in the process that was ended."""
+    noted = tmp_path / "pid"
+    words = ["-c", STARTS_ANOTHER, str(noted)]
+
+    def look() -> None:
+        if noted.exists() and how == "unwanted":
+            raise LabError("Nobody waits for this any more.")
+
+    def carry_out() -> None:
+        with suppress(LabError, subprocess.TimeoutExpired), own_process.while_wanted(look):
+            if how == "follow":
+                own_process.follow(words, settings.child_environment(), print)
+            else:
+                own_process.run(words, None, settings.child_environment())
+
+    if how == "time":
+        for seconds in (2.0, 20.0, 60.0):  # on a slow machine it has not started its own at first
+            with pytest.raises(subprocess.TimeoutExpired):
+                own_process.run(words, seconds, settings.child_environment())
+            if noted.exists():
+                break
+    thread = threading.Thread(target=carry_out)
+    if how != "time":
+        thread.start()
+        until(noted.exists, "the process that it starts")
+        if how in ("close", "follow"):
+            own_process.close()
+        thread.join(60)
+        assert not thread.is_alive()
+    until(lambda: not noted.exists() or not alive(int(noted.read_text())), "its end")
 
 
 def test_close_ends_them_and_who_waits_gets_an_answer() -> None:

@@ -22,7 +22,7 @@ from pipeline.runs import submit
 from pipeline.system.files import to_json
 from webapp import uploads
 from webapp.home import store
-from webapp.ui import choices, form, parts, views
+from webapp.ui import check_turns, choices, form, parts, views
 
 TO = "azureml"
 LOGINS = [
@@ -60,7 +60,9 @@ def whoami(inputs: form.Form, *values: Any) -> Iterator[tuple[Any, ...]]:
     yield ASKING, None
     try:
         where = place_of(inputs, values)
-        found = ask.whoami(store().home, where)
+        found = yield from check_turns.steps(
+            lambda tell: ask.whoami(store().home, where), lambda text: (ASKING, None)
+        )
         if where.workspace:
             azure_workspace.remember(store().home, where)
     except (LabError, OSError) as error:
@@ -92,7 +94,9 @@ def find(login: str) -> Iterator[tuple[Any, ...]]:
     try:
         if login not in azure_workspace.LOGINS:
             raise InputError(f"login: choose one of {', '.join(azure_workspace.LOGINS)}")
-        told = ask.workspaces(store().home, login)
+        told = yield from check_turns.steps(
+            lambda tell: ask.workspaces(store().home, login), lambda text: (ASKING, gr.skip())
+        )
     except (LabError, OSError) as error:
         yield {"text": sentence(error), "kind": "bad"}, gr.update(visible=False)
         return
@@ -146,9 +150,16 @@ def check(inputs: form.Form, run: str | None, *values: Any) -> Iterator[tuple[An
     try:
         given = inputs.collect(values)[TO]
         found = choices.run(store(), run)
-        planned = submit.plan(store(), found, TO, targets.options_of(TO, given))
-        yield None, ASKING, None, files(planned), command(planned)
-        told = ask.preflight(store().home, found.id, given)
+        options = targets.options_of(TO, given)
+        planned = yield from check_turns.steps(
+            lambda tell: submit.plan(store(), found, TO, options),
+            lambda text: (None, ASKING, None, None, gr.skip()),
+        )
+        shown = (None, ASKING, None, files(planned), command(planned))
+        yield shown
+        told = yield from check_turns.steps(
+            lambda tell: ask.preflight(store().home, found.id, given), lambda text: shown
+        )
     except (LabError, OSError) as error:
         yield views.problems(REFUSED, error), *nothing, gr.skip()
         return

@@ -15,7 +15,7 @@ from pipeline.publish.hub import ask
 from webapp.handler_values import picked
 from webapp.home import store
 from webapp.tabs import publishing
-from webapp.ui import form, parts, views
+from webapp.ui import check_turns, form, parts, views
 
 TO = "huggingface"
 ASKING = {"text": "Asking the hub… you can keep working meanwhile."}
@@ -50,7 +50,9 @@ def whoami() -> Iterator[tuple[Any, ...]]:
     """Who is logged in: a notice, and facts."""
     yield ASKING, None
     try:
-        found = ask.whoami(store().home)
+        found = yield from check_turns.steps(
+            lambda tell: ask.whoami(store().home), lambda text: (ASKING, None)
+        )
     except (LabError, OSError) as error:
         yield {"text": sentence(error), "kind": "bad"}, None
         return

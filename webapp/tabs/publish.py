@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from pipeline.runs import submit
 from webapp.home import store
 from webapp.tabs import azure, hub, versions
 from webapp.tabs.devices import foundry_local
-from webapp.ui import choices, form, parts, views
+from webapp.ui import check_turns, choices, form, parts, views
 
 TO = "local"
 PUBLISH = "publish"
@@ -32,18 +33,22 @@ ABOUT = (
 )
 
 
-def check(inputs: form.Form, run: str | None, *values: Any) -> tuple[Any, ...]:
+def check(inputs: form.Form, run: str | None, *values: Any) -> Iterator[tuple[Any, ...]]:
     """The dry run: what would be published, or what prevents it."""
     try:
-        options = _options(inputs, values)
-        plan = submit.plan(store(), choices.run(store(), run), TO, options)
+        options, chosen = _options(inputs, values), choices.run(store(), run)
+        plan = yield from check_turns.steps(
+            lambda tell: submit.plan(store(), chosen, TO, options),
+            lambda text: (None, {"text": "Planning what would be published…"}, None),
+        )
     except (LabError, OSError) as error:
-        return views.problems(REFUSED, error), None, None
+        yield views.problems(REFUSED, error), None, None
+        return
     what = f"{len(plan['files'])} files, {display.size(plan['bytes'])}"
     text = f"Version {plan['version']} of {plan['name']}: {what}"
     files = [[file["path"], display.size(file["bytes"])] for file in plan["files"]]
     note = f"They would be copied to {plan['target']}, with a model card and checksums. Nothing was written."
-    return None, {"text": text, "note": note, "kind": "good"}, views.table(["File", "Size"], files)
+    yield None, {"text": text, "note": note, "kind": "good"}, views.table(["File", "Size"], files)
 
 
 def publish(inputs: form.Form, run: str | None, *values: Any) -> tuple[Any, ...]:

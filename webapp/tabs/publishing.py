@@ -10,7 +10,7 @@ from pipeline.publish import targets
 from pipeline.runs import submit
 from webapp.home import store
 from webapp.tabs import azure
-from webapp.ui import choices, form, views
+from webapp.ui import check_turns, choices, form, views
 
 
 def check(
@@ -26,9 +26,13 @@ def check(
     try:
         given = inputs.collect(values)[to]
         found = choices.run(store(), run)
-        planned = submit.plan(store(), found, to, targets.options_of(to, given))
-        yield None, asking, None, azure.files(planned)
-        told = ask(found.id, given)
+        options = targets.options_of(to, given)
+        planned = yield from check_turns.steps(
+            lambda tell: submit.plan(store(), found, to, options), lambda text: (None, asking, None, None)
+        )
+        shown = (None, asking, None, azure.files(planned))
+        yield shown
+        told = yield from check_turns.steps(lambda tell: ask(found.id, given), lambda text: shown)
     except (LabError, OSError) as error:
         yield views.problems(azure.REFUSED, error), None, None, None
         return

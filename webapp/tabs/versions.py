@@ -16,7 +16,7 @@ from pipeline.store.run import DONE
 from webapp.handler_values import picked, ticked
 from webapp.home import store
 from webapp.tabs import azure
-from webapp.ui import choices, parts, version_tables, views
+from webapp.ui import check_turns, choices, parts, version_tables, views
 from webapp.ui.version_tables import AZURE, LOCAL, Version
 
 NOT_A_BASE = (
@@ -58,7 +58,11 @@ def refresh(inputs: Any, where: str, *values: Any) -> Iterator[tuple[Any, ...]]:
     if where == AZURE:
         yield azure.ASKING, *(gr.skip(),) * 3
         try:
-            version_tables.ask_azure(store().home, azure.place_of(inputs, values))
+            place = azure.place_of(inputs, values)
+            yield from check_turns.steps(
+                lambda tell: version_tables.ask_azure(store().home, place),
+                lambda text: (azure.ASKING, *(gr.skip(),) * 3),
+            )
         except (LabError, OSError) as error:
             yield {"text": sentence(error), "kind": "bad"}, *(gr.skip(),) * 3
             return

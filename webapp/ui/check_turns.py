@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from pipeline.errors import LabError
+from pipeline.system import own_process
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -32,7 +33,8 @@ def steps(
     """Have a thread do `work`; returns what that returns, and raises what it does.
 
     Yields `shown(text)` of what the work tells, the last one again every TELL_SECONDS. When the generator is
-    closed the work ends as soon as it tells something, or `to_its_end` it does not.
+    closed the work ends as soon as it tells something, and so does a process that it waits for
+    (`own_process.run`, `check_pool`); `to_its_end` it does not.
     Raises LabError if too many do so at once.
     """
     if not _threads.acquire(blocking=False):
@@ -41,14 +43,18 @@ def steps(
     told: SimpleQueue[str | None] = SimpleQueue()  # None at the end
     done: Future[T] = Future()
 
-    def tell(text: str) -> None:
+    def look() -> None:
         if left.is_set():
             raise LabError(LEFT)
+
+    def tell(text: str) -> None:
+        look()
         told.put(text)
 
     def do() -> None:
         try:
-            done.set_result(work(tell))
+            with own_process.while_wanted(look):
+                done.set_result(work(tell))
         except BaseException as error:  # whatever it is, whoever waits has to know
             done.set_exception(error)
         finally:

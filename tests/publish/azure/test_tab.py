@@ -46,13 +46,13 @@ def values(inputs: Any, **changes: Any) -> list[Any]:
 def test_the_login_and_its_workspace_are_found_and_remembered(
     bench: Bench, store: Store, inputs: Any
 ) -> None:
-    _, (notice, facts) = azure.whoami(inputs, *values(inputs))
+    *_, (notice, facts) = azure.whoami(inputs, *values(inputs))
     assert ("Choose a workspace" in notice["text"], facts[0]) == (True, ["Name", "ann@example.org"])
-    _, (notice, seen) = azure.find("cli")
+    *_, (notice, seen) = azure.find("cli")
     assert notice["text"] == "The login sees 1 workspace; choose one."
     ((_, chosen),) = seen["choices"]
     three = dict(zip(azure.WHERE, azure.pick(chosen), strict=True))
-    _, (notice, facts) = azure.whoami(inputs, *values(inputs, **three))
+    *_, (notice, facts) = azure.whoami(inputs, *values(inputs, **three))
     assert notice["kind"] == "good"
     assert ["Register models", "yes"] in facts
     assert azure_workspace.recall(store.home) == {"login": "cli", **three, "registry": ""}

@@ -66,7 +66,7 @@ def version(number: str, *, tags=None, properties=None):
 
 
 def test_who_am_i_without_the_azure_cli_is_a_sentence(home, no_cli, inputs):
-    asking, (notice, facts) = azure.whoami(inputs, *values(inputs, **PLACE))
+    asking, *_, (notice, facts) = azure.whoami(inputs, *values(inputs, **PLACE))
     assert asking == (azure.ASKING, None)
     assert notice["text"].startswith(NO_CLI)
     assert (notice["kind"], facts) == ("bad", None)
@@ -74,17 +74,17 @@ def test_who_am_i_without_the_azure_cli_is_a_sentence(home, no_cli, inputs):
 
 
 def test_workspaces_and_models_say_the_same(home, no_cli, inputs):
-    _, (notice, seen) = azure.find("cli")
+    *_, (notice, seen) = azure.find("cli")
     assert notice["text"].startswith(NO_CLI)
     assert seen["visible"] is False
-    _, (notice, *rest) = models.refresh(inputs, "azureml", *values(inputs, **PLACE))
+    *_, (notice, *rest) = models.refresh(inputs, "azureml", *values(inputs, **PLACE))
     assert notice["text"].startswith(NO_CLI)
     assert rest == [gr.skip()] * 3
 
 
 def test_a_dry_run_shows_findings_files_and_the_command_without_a_login(store, no_cli, inputs):
     run = planted.finished(store)
-    first, last = azure.check(inputs, run, *values(inputs, **PLACE, name="trips", tags="team=a b"))
+    first, *_, last = azure.check(inputs, run, *values(inputs, **PLACE, name="trips", tags="team=a b"))
     assert first[:2] == (None, azure.ASKING)
     problems, summary, findings, files, command = last
     assert (problems, summary["kind"]) == (None, "bad")
@@ -101,7 +101,7 @@ def test_a_dry_run_shows_findings_files_and_the_command_without_a_login(store, n
 
 def test_everything_that_is_missing_is_named_and_nothing_is_queued(store, inputs):
     run = planted.finished(store)
-    ((problems, *_),) = azure.check(inputs, run, *values(inputs, name="trips"))
+    *_, (problems, *_rest) = azure.check(inputs, run, *values(inputs, name="trips"))
     assert [text.partition(":")[0] for text in problems["items"]] == list(azure.WHERE)
     problems, *_, stage = azure.publish(inputs, run, *values(inputs, name="trips"))
     assert (len(problems["items"]), stage) == (3, None)

@@ -36,7 +36,7 @@ def test_no_browser_names_a_folder(inputs):
 
 
 def test_a_dry_run_compares_prompts(store, run, inputs):
-    first, last = foundry_local.check(inputs, run, *values(inputs, name="trips"))
+    first, *_, last = foundry_local.check(inputs, run, *values(inputs, name="trips"))
     assert first[:2] == (None, foundry_local.ASKING)
     problems, summary, findings, files = last
     assert (problems, summary["kind"]) == (None, "good")
@@ -52,7 +52,9 @@ def test_publishing_queues_a_stage_and_what_is_wrong_is_named(store, run, inputs
     assert store.get(run).stage("publish").options["to"] == "foundry-local"
     problems, *rest = foundry_local.publish(inputs, run, *values(inputs, name="a b"))
     assert problems["items"][0].startswith("name: 'a b' is not allowed")
-    ((problems, *_),) = foundry_local.check(inputs, planted.finished(store), *values(inputs, name="trips"))
+    *_, (problems, *_rest) = foundry_local.check(
+        inputs, planted.finished(store), *values(inputs, name="trips")
+    )
     assert "its export is not whole; run its recipe again" in problems["items"][0]
 
 

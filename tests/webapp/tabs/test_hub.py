@@ -44,7 +44,7 @@ def test_the_form_is_private_at_first_and_never_asks_for_a_token(inputs):
 
 
 def test_who_am_i_without_a_login_says_what_to_do(home, nobody):
-    asking, (notice, facts) = hub.whoami()
+    asking, *_, (notice, facts) = hub.whoami()
     assert asking == (hub.ASKING, None)
     assert notice["text"].startswith(NOBODY)
     assert (notice["kind"], facts) == ("bad", None)
@@ -54,14 +54,14 @@ def test_who_am_i_without_a_login_says_what_to_do(home, nobody):
 def test_who_am_i_says_what_the_token_may(home, monkeypatch, role, kind):
     found = {"name": "ann", "organisations": ["walkers"], "token": "laptop", "role": role, "scopes": []}
     monkeypatch.setattr(hub.ask, "whoami", lambda home: found)
-    _, (notice, facts) = hub.whoami()
+    *_, (notice, facts) = hub.whoami()
     assert notice["kind"] == kind
     assert facts == [["Account", "ann"], ["Organisations", "walkers"], ["Token", f"laptop ({role})"]]
 
 
 def test_a_dry_run_shows_findings_and_files_without_a_login(store, nobody, inputs):
     run = planted.finished(store)
-    first, last = hub.check(inputs, run, *values(inputs, name="walkers/trips"))
+    first, *_, last = hub.check(inputs, run, *values(inputs, name="walkers/trips"))
     assert first[:2] == (None, hub.ASKING)
     problems, summary, findings, files = last
     assert (problems, summary["kind"]) == (None, "bad")
@@ -76,7 +76,7 @@ def test_a_dry_run_shows_findings_and_files_without_a_login(store, nobody, input
 
 def test_what_is_wrong_is_named_and_nothing_is_queued(store, inputs):
     run = planted.finished(store)
-    ((problems, *_),) = hub.check(inputs, run, *values(inputs, name="a b"))
+    *_, (problems, *_rest) = hub.check(inputs, run, *values(inputs, name="a b"))
     assert problems["items"][0].startswith("name: 'a b' is not allowed")
     problems, *_, stage = hub.publish(inputs, run, *values(inputs, name=""))
     assert problems["items"][0].startswith("name: '' is not allowed")

@@ -25,7 +25,7 @@ def registry():
 
 def test_a_dry_run_writes_nothing(store, registry, home):
     run = planted.finished(store)
-    problems, planned, files = publish.check(registry, run, "travel", "", False, "")
+    *_, (problems, planned, files) = publish.check(registry, run, "travel", "", False, "")
     assert problems is None
     assert planned["text"].startswith("Version 1 of travel: 1 files")
     assert files["rows"] == [["model.onnx", "2.0 kB"]]
@@ -46,8 +46,8 @@ def test_what_keeps_a_version_from_being_published_is_a_sentence(store, registry
     run = planted.finished(store)
     monkeypatch.setattr(publish.submit, "publish", failing(error))
     monkeypatch.setattr(publish.targets.PUBLISHERS["local"], "plan", failing(error))
-    for handler in (publish.check, publish.publish):
-        problems, *rest = handler(registry, run, "travel", "", False, "")
+    given = registry, run, "travel", "", False, ""
+    for problems, *rest in ([*publish.check(*given)][-1], publish.publish(*given)):
         assert problems["items"][0].startswith(words)
         assert set(rest) == {None}
 

@@ -26,11 +26,12 @@ from pipeline.runs import check_pool, submit
 from pipeline.runs import sweep as sweeps
 from pipeline.runs.data import data_card, prepare_data
 from pipeline.store import Store
-from pipeline.system import locks
+from pipeline.system import locks, own_process
 from tests.helpers.lab import until
 from webapp import local_models
 from webapp.app import page
-from webapp.tabs import data, lab, learned, models
+from webapp.tabs import azure, data, hub, lab, learned, models, publish
+from webapp.tabs.devices import foundry_local
 from webapp.tabs.tuning import scorecard, sweep
 from webapp.ui import card_view, check_turns, parts
 
@@ -265,12 +266,55 @@ def reaching_steps(module: str) -> set[str]:
     return found
 
 
+# Groups of events that ask one service or process each, beside those that read.
+OWN = (parts.CHECKS, publish.PLANS, azure.ASKS, hub.ASKS, foundry_local.ASKS)
+ASKING = {group["concurrency_id"] for group in OWN}
+SERVICES = re.compile(r"ask\.(?!click)\w+\(|check_process\.\w+\(|version_tables\.ask_azure\(|submit\.plan\(")
+
+
+def test_whoever_asks_a_service_takes_a_turn() -> None:
+    """Gradio holds everybody's Stop while an event that was left does not yield."""
+    found, elsewhere = 0, []
+    for file in Path(settings.ROOT, "webapp", "tabs").rglob("*.py"):
+        tree = ast.parse(file.read_text())
+        inside = {
+            id(below) for node in ast.walk(tree) if isinstance(node, ast.Lambda) for below in ast.walk(node)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and SERVICES.match(f"{ast.unparse(node.func)}("):
+                found += 1
+                if id(node) not in inside:
+                    elsewhere.append(f"{file.name}: {ast.unparse(node)}")
+    assert found >= 8
+    assert sorted(elsewhere) == [  # what nobody can leave, and what `publishing.check` asks in a turn
+        "azure.py: submit.plan(store(), found, TO, options)",
+        "foundry_local.py: check_process.preflight(store().home, NAME, of, TO, given)",
+        "hub.py: ask.preflight(store().home, of, given)",
+    ]
+
+
+def test_a_process_that_an_event_waits_for_ends_when_the_event_is_left(tmp_path: Path) -> None:
+    began = tmp_path / "began"
+    words = ["-c", f"import pathlib, time; pathlib.Path({str(began)!r}).touch(); time.sleep(600)"]
+    ended = threading.Event()
+
+    def work(tell: Any) -> None:
+        with pytest.raises(LabError, match="Nobody waits"):
+            own_process.run(words, None, settings.local_environment())
+        ended.set()
+
+    steps = check_turns.steps(work, str)
+    until(lambda: next(steps) == "" and began.exists(), "the process")
+    steps.close()
+    assert ended.wait(60)
+
+
 def test_who_takes_turns_has_a_place_of_those_that_read() -> None:
     """Not one of the few that quick and unrelated events need, nor one outside the queue."""
     handlers = [(getattr(fn.fn, "func", fn.fn), fn.concurrency_id) for fn in page().fns.values()]
     wrong = [
         f"{handler.__module__}.{handler.__name__}" for handler, place in handlers
-        if place != parts.CHECKS["concurrency_id"]
+        if place not in ASKING
         and getattr(handler, "__module__", "").startswith("webapp.")
         and handler.__name__ in reaching_steps(handler.__module__)
     ]  # fmt: skip
