@@ -69,7 +69,7 @@ def test_a_run_is_published_and_listed(bench: Bench, store: Store, finished: Run
     ended = ("done", "failed")
     until(lambda: store.get(finished.id).stage(stage["stage"]).status in ended, "the end", 180)
     assert store.get(finished.id).stage(stage["stage"]).error is None
-    _, (notice, table, *_) = models.refresh(inputs, "azureml", *given)
+    *_, (notice, table, *_rest) = models.refresh(inputs, "azureml", *given)
     assert notice is None
     (chosen,), (row,) = table["ids"], table["rows"]
     assert (row[0]["word"], row[1:3], row[4]) == ("Yes", ["trips", "1"], finished.id)
