@@ -175,7 +175,7 @@ def page() -> gr.Blocks:
         again.click(
             None, inputs, inputs, js=made.with_ids(parts.live("restore", "draft.js")), **parts.IN_PAGE
         )
-        blocks.load(data.arrive, None, chosen.shown, **parts.CHECKS)
+        blocks.load(data.arrive, None, chosen.shown, **parts.QUICK)
         # Without `compare` in the address nothing changes, and so nothing waits in the queue.
         blocks.load(comparison.arrive, None, history.compared, **parts.QUICK)
         made.run.change(lambda: gr.update(visible=False), None, welcome, **parts.QUICK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
@@ -35,6 +36,7 @@ HELP = (
     "What the model learns to answer",
     "What it is told before, if anything",
 )
+MOST_FIRST_LOOKS = 2  # at a time, by pages that have just opened
 CUSTOM = "<|user|>\\n{prompt}<|end|>\\n<|assistant|>\\n{response}<|end|>"
 
 
@@ -139,16 +141,47 @@ def _reading(step: str = "") -> tuple[Any, ...]:
     return {"text": text}, None, None, None, *LISTS, gr.skip(), gr.skip(), gr.update(interactive=False)
 
 
-def arrive() -> Iterator[tuple[Any, ...]]:
-    """What the tab shows at first: the first dataset, usually the sample."""
+def arrive() -> tuple[Any, ...]:
+    """What the tab shows at first: the first dataset, usually the sample.
+
+    Every page asks for it, outside the queue, so it is looked at once, and few wait for that.
+    """
     first = next((value for _, value in choices.data(store().home)), None)
     if first is None:
-        yield gr.skip(), {"text": "Upload a dataset to see what is in it."}, *(gr.skip(),) * 7
-        return
-    offered = refresh(first)
-    for *shown, _, _, use in look(None, first, templates.CHAT, "starter"):
-        yield offered, *shown, use
-        offered = gr.skip()  # another may be chosen by now
+        return gr.skip(), {"text": "Upload a dataset to see what is in it."}, *(gr.skip(),) * 7
+    shown = _first_look(first)
+    if shown is None:
+        return (
+            refresh(first),
+            {"text": "Choose the dataset once more to see what is in it."},
+            *(gr.skip(),) * 7,
+        )
+    return refresh(first), *shown
+
+
+def _first_look(path: str) -> tuple[Any, ...] | None:
+    """What is found in a dataset, and whether it can be used; None where too many look at one just now."""
+    try:
+        facts = Path(path).stat()
+    except OSError:
+        return None
+    key = path, facts.st_mtime_ns, facts.st_size
+    if (known := _looked_at.get(key)) is not None:
+        return known
+    if not _first_looks.acquire(blocking=False):
+        return None
+    try:
+        *shown, _, _, use = found(None, path, templates.CHAT, "starter")
+    finally:
+        _first_looks.release()
+    if shown[1] is None:  # no problem, which may pass
+        _looked_at.clear()
+        _looked_at[key] = *shown, use
+    return *shown, use
+
+
+_first_looks = threading.BoundedSemaphore(MOST_FIRST_LOOKS)
+_looked_at: dict[tuple[str, int, int], tuple[Any, ...]] = {}
 
 
 def refresh(picked: str | None) -> Any:
