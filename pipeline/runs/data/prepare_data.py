@@ -348,15 +348,11 @@ def ended(
     steps: Generator[str, None, Checked], given: Path, tell: Callable[[str], None] = lambda _: None
 ) -> Checked:
     """What `checking` returns in the end; `tell` gets what it says. Raises InputError, OSError as that."""
-    while True:
-        try:
-            tell(next(steps))
-        except StopIteration as end:
-            found: Checked = end.value
-            return found
-        except OSError as error:
-            name = display.valid(str(error.filename or given))
-            raise InputError(f"{name}: cannot be read ({error.strerror})") from None
+    try:
+        return telling.ended(steps, tell)
+    except OSError as error:
+        name = display.valid(str(error.filename or given))
+        raise InputError(f"{name}: cannot be read ({error.strerror})") from None
 
 
 @contextmanager
