@@ -31,12 +31,12 @@ def test_one_that_takes_too_long_is_ended(tmp_path: Path) -> None:
 
 
 STARTS_ANOTHER = """
-import pathlib, subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+import pathlib, signal, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
 part = pathlib.Path(sys.argv[1] + ".part")
 part.write_text(str(child.pid))
 part.rename(sys.argv[1])
-time.sleep(600)
+signal.pause()
 """
 
 
@@ -71,7 +71,8 @@ def test_what_it_has_started_ends_with_it(tmp_path: Path, how: str) -> None:
             own_process.close()
         thread.join(60)
         assert not thread.is_alive()
-    until(lambda: not noted.exists() or not alive(int(noted.read_text())), "its end")
+    assert noted.exists()
+    until(lambda: not alive(int(noted.read_text())), "its end")
 
 
 def test_close_ends_them_and_who_waits_gets_an_answer() -> None:

@@ -295,7 +295,7 @@ def test_whoever_asks_a_service_takes_a_turn() -> None:
 
 def test_a_process_that_an_event_waits_for_ends_when_the_event_is_left(tmp_path: Path) -> None:
     began = tmp_path / "began"
-    words = ["-c", f"import pathlib, time; pathlib.Path({str(began)!r}).touch(); time.sleep(600)"]
+    words = ["-c", f"import pathlib, signal; pathlib.Path({str(began)!r}).touch(); signal.pause()"]
     ended = threading.Event()
 
     def work(tell: Any) -> None:
