@@ -90,7 +90,7 @@ class Watch(ExitStack):
         self._started: float | None = started
 
     def begin(self) -> None:
-        """Begin, unless it has begun; libraries, too, may have threads from now on."""
+        """Begin, the first time it is called; from now on libraries may have threads too."""
         if self._started is not None:
             self.enter_context(usage.told(self._started))
             self.enter_context(self.peak)

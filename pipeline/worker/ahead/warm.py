@@ -194,7 +194,7 @@ class Shelf:
             self._useless[slot] = useless + 1
 
     def importing(self, slot: str) -> bool:
-        """Whether there is one that will soon be ready: waiting for it is faster than to begin anew."""
+        """Whether one is still importing: to wait for it is faster than to import again."""
         self._look(slot)
         return slot in self._warm and not self._warm[slot].ready()
 

@@ -10,7 +10,7 @@ clock = time.monotonic
 
 
 class Allowance:
-    """So many minutes, after which no further prompt is asked. An answer that has begun is finished."""
+    """So many minutes, after which no further prompt is asked. The answer under way is finished."""
 
     def __init__(self, minutes: float) -> None:
         self._began = clock()

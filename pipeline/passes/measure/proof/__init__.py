@@ -1,1 +1,1 @@
-"""Which files an evaluation was made with, and whether taking the adapter off leaves the base as it was."""
+"""Which files an evaluation was made with, and whether the base is unchanged once the adapter is off."""

@@ -27,7 +27,7 @@ Fresh = dict[str, Any] | str  # what that process says, or why it says nothing
 
 def fresh(export: Path) -> Fresh:
     """What a new process that never loads an adapter says of an export's logits and files, or why it cannot:
-    an evaluation goes on without."""
+    in words, and the evaluation has no probe then."""
     words = ["-m", "pipeline.exports.chat_server", *Source(NAME, export, None, merged=False).words()]
     asked = to_json({"id": 1, "probe": True}) + "\n"
     try:
