@@ -284,7 +284,7 @@ def _answers(rows: list[dict[str, Any]]) -> list[str]:
     lines = []
     for row in rows:
         lines.append(f"PROMPT   {' '.join(row['prompt'].split())}")
-        for side in ("base", "adapter", "float"):
+        for side in ("base", "adapter", "float", *filter(answered_by.is_other, row)):
             if row.get(side):
                 speed = f"({row[side]['tokens_per_second']:.0f} tokens/s)"
                 lines.append(f"{side:<8} {' '.join(display.answer(row[side]).split())} {speed}")

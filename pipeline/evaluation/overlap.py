@@ -1,8 +1,8 @@
 """How much of an answer stands word for word in what was trained on: learning by heart, seen in the text.
 
 Counted in sequences of WORDS words without regard to capitals and punctuation, so that phrases which
-everybody uses hardly count. Only hashes of the answers' sequences are kept in memory, at most MOST of a side;
-training rows pass by.
+everybody uses hardly count. Only hashes of the answers' sequences are kept in memory, at most MOST; training
+rows pass by.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ HIGH = 0.5  # share of an adapter's sequences, from which on it is named
 APART = 0.3  # by which it is above the base's and the expected answers', which may be full of set phrases
 LEAST = 20  # sequences of all answers together that say anything
 LONGEST = 20_000  # letters of an answer, from its beginning
-MOST = 300_000  # sequences of a side: each answer has its share, from its beginning
+MOST = 900_000  # sequences: each side, and each answer of it, has its share, from its beginning
 _WORD = re.compile(r"\w+")
 
 
@@ -28,7 +28,7 @@ class Overlap:
             side: [
                 hash(found)
                 for text in given
-                for found in islice(sequences(text[:LONGEST]), MOST // len(given))
+                for found in islice(sequences(text[:LONGEST]), MOST // (len(given) * len(texts)))
             ]
             for side, given in texts.items()
         }

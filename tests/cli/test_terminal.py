@@ -159,10 +159,13 @@ def test_a_log_of_a_stage_that_never_began_ends_with_its_run(store: Store, no_wo
 
 def test_an_answer_that_was_cut_is_marked() -> None:
     base = {"text": "In the", "cut": True, "tokens_per_second": 20.0}
-    rows = [{"prompt": "Where?", "base": base, "adapter": {**base, "cut": False}}]
-    assert terminal._answers(rows)[1:3] == [
+    rows = [
+        {"prompt": "Where?", "base": base, "adapter": {**base, "cut": False}, "adapter fr": base, "line": 3}
+    ]
+    assert terminal._answers(rows)[1:4] == [
         "base     In the … [cut at the limit] (20 tokens/s)",
         "adapter  In the (20 tokens/s)",
+        "adapter fr In the … [cut at the limit] (20 tokens/s)",
     ]
 
 

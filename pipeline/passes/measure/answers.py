@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,8 +18,6 @@ from olive.passes.olive_pass import PassConfigParam
 
 from pipeline import display
 from pipeline.evaluation import answer_metrics, overlap, secondary
-from pipeline.evaluation.checker import Checker
-from pipeline.evaluation.verdict import Metric, Pair
 from pipeline.exports import generation
 from pipeline.inputs.data import datasets
 from pipeline.inputs.data.sampling import scattered
@@ -30,6 +28,7 @@ from pipeline.passes.measure import rows_compared, tax
 from pipeline.passes.measure.asking import choice
 from pipeline.passes.measure.asking.allowance import Allowance
 from pipeline.passes.measure.asking.float_answers import FloatAnswers
+from pipeline.passes.measure.asking.near import Near
 from pipeline.passes.measure.kept_lines import KeptLines
 from pipeline.passes.measure.known import known_rows
 from pipeline.passes.measure.known.known_rows import Known, KnownSides
@@ -73,7 +72,7 @@ class Answers(Pass):
     A side is {text, tokens, cut, ended, tokens_per_second, first_token_seconds, nearness: {exact_match, ...},
     checks: [true, false, "why nobody can tell"]}; where the adapter is merged into the weights there is no
     base. Decoding is greedy, so that the same files give the same answers. With `exact`, rows have a side
-    "float" too, null where there was no time for it.
+    "float" too, null where there was no time for it, and other adapters are sides by `answered_by.side`.
     """
 
     @classmethod
@@ -157,17 +156,17 @@ class Answers(Pass):
         if config.rows:
             compared = _compared(loaded, config, made_with, parts, new, every, known)
         given, kept = _given(config, made_with)
-        asked = Asked(loaded, config.max_new_tokens, sides, known.sides)
+        asked = Asked(loaded, config.max_new_tokens, every, known.sides)
         chosen = choice.choose(loaded, new, config.prompts, given)
         answered = _answered(asked, chosen, given, kept, config.minutes)
         why = choice.why_none(loaded, new, chosen, bool(config.asked))
         if config.exact:
             _answer_by_float(asked, config, chosen, given, known.exact)
-        metrics, claims = _near(answered, json.loads(config.checks)["checks"] if config.checks else "")
-        told = compared.judged(claims) if compared is not None else secondary.judge(claims)
-        answer_metrics.put(metrics["answers"], {name: told.verdicts[name] for name in claims})
-        if shares := _overlap(answered, data, loaded.template, parts):
-            metrics["answers"]["verbatim"] = shares
+        near = Near.of(answered, [*others], json.loads(config.checks)["checks"] if config.checks else "")
+        told = compared.judged(near.claims) if compared is not None else secondary.judge(near.claims)
+        shares = _overlap(answered, [*every], data, loaded.template, parts)
+        near.put(told, shares)
+        metrics = {"answers": near.own}
         costs = None
         if len(sides) > 1:
             emit(message="Speed with and without the adapter", progress=0.96)
@@ -177,14 +176,13 @@ class Answers(Pass):
             metrics["probe"] = probing.probed(opened, base_alone)
         folder.mkdir(parents=True, exist_ok=True)
         left = {"left_out": chosen.too_long, "not_asked": len(chosen.rows) - len(answered), "why_none": why}
-        asked_files = {side: named[side] for side in sides}
-        _write(folder / ANSWERS, {"files": asked_files, "rows": answered, **left})
+        _write(folder / ANSWERS, {"files": named, "rows": answered, **left})
         written = [folder / ANSWERS, folder / COMPARED]
         metrics |= new.left_out()
         if compared is not None:
             metrics |= compared.metrics(answered, costs, overlap.by_heart(shares), told)
             if found := compared.others(told, unfit):
-                metrics["adapters"] = found
+                metrics["adapters"] = near.beside(found)
             shutil.copyfile(Path(config.kept) / FILE, folder / FILE)
             written.append(folder / FILE)
         _write(folder / COMPARED, metrics)
@@ -289,25 +287,15 @@ def _answer_by_float(
     emit(eta_seconds=None)
 
 
-def _near(
-    answered: list[dict[str, Any]], checks: str
-) -> tuple[dict[str, Any], dict[str, tuple[Metric, Pair]]]:
-    """Measure each side of rows of answers.json, which gets its figures; the metrics of all of them, and what
-    of these is to be judged."""
-    with Checker(checks) as checker:
-        for row in answered:
-            for side in (side for side in (*answer_metrics.SIDES, answer_metrics.FLOAT) if row.get(side)):
-                outcomes = checker.apply(row[side]["text"])
-                row[side] = answer_metrics.measured(row["expected"], row[side], outcomes)
-        found, claims = answer_metrics.compare(answered, checker.checks)
-        return {"answers": found}, claims
-
-
 def _overlap(
-    answered: list[dict[str, Any]], data: Path, template: templates.Template, parts: Parts
+    answered: list[dict[str, Any]],
+    sides: Sequence[str],
+    data: Path,
+    template: templates.Template,
+    parts: Parts,
 ) -> dict[str, float]:
     """How much of each side's answers, and of the expected ones, stands in rows that were trained on."""
-    texts = {side: [row[side]["text"] for row in answered if row[side]] for side in answer_metrics.SIDES} | {
+    texts = {side: [row[side]["text"] for row in answered if row[side]] for side in sides} | {
         "expected": [row["expected"] for row in answered]
     }
     found = overlap.Overlap(texts)

@@ -233,7 +233,9 @@ def test_answers_that_recite_training_rows_are_counted(tmp_path: Path) -> None:
     side = {"text": poem * 2}
     answered = [{"expected": other * 2, "base": {"text": other * 2}, "adapter": side}]
     template = templates.parse("chat", None)
-    shares = answers._overlap(answered, data, template, Parts([1], [0], [0], [], "prompts"))
+    shares = answers._overlap(
+        answered, ["base", "adapter"], data, template, Parts([1], [0], [0], [], "prompts")
+    )
     assert shares == {"base": 0.0, "adapter": 1.0, "expected": 0.0}
 
 

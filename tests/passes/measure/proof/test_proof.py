@@ -140,7 +140,17 @@ def test_other_adapters_in_the_folder_have_verdicts(export: Path, tmp_path: Path
     assert files.keys() == {"base", "adapter", "adapter same", "adapter zeros"}
     assert files["adapter same"] == files["adapter"] != files["adapter zeros"]
     written = json.loads((tmp_path / "b" / "out" / "answers.json").read_text())
-    assert written["files"].keys() == {"base", "adapter"}, "only these were asked for answers"
+    assert written["files"] == files
+    for row in written["rows"]:
+        assert row["adapter same"]["text"] == row["adapter"]["text"]
+        assert row["adapter zeros"]["text"] == row["base"]["text"] != row["adapter"]["text"]
+    assert same["answers"].keys() == found["answers"].keys()
+    assert same["answers"]["tokens"] == found["answers"]["tokens"]
+    assert (
+        same["answers"]["chrf"]["verdict"]["difference"] == found["answers"]["chrf"]["verdict"]["difference"]
+    )
+    assert zeros["answers"]["chrf"]["adapter"] == zeros["answers"]["chrf"]["base"]
+    assert "answers" not in found["adapters"]["wide"]
     assert evaluated(export, tmp_path / "c", VARIED, rows=0).keys() & {"adapters", "verdict"} == set()
 
 
