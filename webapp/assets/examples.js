@@ -61,13 +61,14 @@ class Examples {
     this.proof = el("div");
     this.body = el("tbody");
     const link = (kind) => el("a", { class: "lab-button", href: address(`${this.path}/examples.${kind}`), download: "", "aria-label": `Examples as ${kind}` }, kind.toUpperCase());
-    const heads = ["Line", "Prompt", "Expected", "Base", "With adapter", "Difference"].map((name) => el("th", { scope: "col" }, name));
+    this.more = {};
+    this.heads = el("tr");
     root.append(
       el("h2", {}, "Examples"),
       el("div", { class: "lab-rows-bar" }, this.search, this.sort, this.marks, el("label", {}, this.worse, " Adapter worse"), this.back, this.on, link("csv"), link("jsonl")),
       this.note,
       this.proof,
-      el("div", { class: "lab-scroll", tabindex: "0", role: "region", "aria-label": "Examples" }, el("table", {}, el("thead", {}, el("tr", {}, ...heads)), this.body)));
+      el("div", { class: "lab-scroll", tabindex: "0", role: "region", "aria-label": "Examples" }, el("table", {}, el("thead", {}, this.heads), this.body)));
   }
 
   begin() {
@@ -97,6 +98,7 @@ class Examples {
       return;
     }
     this.rows = found.rows;
+    this.more = found.more;
     const end = found.start + found.rows.length;
     this.note.textContent = found.total
       ? `${number(found.start + 1)} to ${number(end)} of ${number(found.total)}${found.rest ? "; more were measured and are not listed" : ""}. Difference: loss with adapter − loss of the base, in nats a token; above 0 the adapter is worse.`
@@ -108,13 +110,15 @@ class Examples {
   }
 
   draw() {
+    const names = ["Line", "Prompt", "Expected", "Base", "With adapter", ...Object.values(this.more), "Difference"];
+    this.heads.replaceChildren(...names.map((name) => el("th", { scope: "col" }, name)));
     this.body.replaceChildren(...this.rows.map((row) => this.row(row)));
   }
 
   row(row) {
     const how = this.marks.value;
     const side = (name) => {
-      const answer = row[name];
+      const answer = name in this.more ? row.more[name] : row[name];
       if (!answer) return [el("span", { class: "lab-soft" }, "no answer")];
       const words = how === "base" ? row.words[name] : how === "sides" && name === "adapter" ? row.words.sides : null;
       const isLong = how !== "none" && !words && (how === "base" || name === "adapter");
@@ -132,6 +136,7 @@ class Examples {
       named(null, "Expected", row.expected),
       named(null, "Base", ...side("base")),
       named(null, "With adapter", ...side("adapter")),
+      ...Object.entries(this.more).map(([name, words]) => named(null, words, ...side(name))),
       named(row.difference > 0 ? "is-short is-worse" : "is-short", "Difference", el("div", {}, signed(row.difference)), ...losses.filter(Boolean).map((text) => el("div", { class: "lab-soft" }, text))));
   }
 

@@ -17,6 +17,7 @@ from pipeline.exports import contract
 from pipeline.store.run import Run
 
 BASE, ADAPTER = "base", "adapter"
+FLOAT = "float"  # the model that was quantized, whose answers may be beside theirs
 NONE = "none"  # where no adapter was active
 UNKNOWN = "Which files gave these answers is not recorded; evaluate again to have their checksums."
 GONE = "The exported files that answered are no longer there."
@@ -116,6 +117,11 @@ def side(name: str) -> str:
     return f"{ADAPTER} {name}"
 
 
+def is_other(side: str) -> bool:
+    """Whether it is the side of another adapter."""
+    return side.startswith(f"{ADAPTER} ")
+
+
 def other(side: str) -> str:
     """The name of such a side's adapter."""
     return side.removeprefix(f"{ADAPTER} ")
@@ -123,7 +129,7 @@ def other(side: str) -> str:
 
 def said(side: str) -> str:
     """A side in words."""
-    return {BASE: "Base", ADAPTER: "With adapter"}.get(side, f"With {other(side)}")
+    return {BASE: "Base", ADAPTER: "With adapter", FLOAT: "Float model"}.get(side, f"With {other(side)}")
 
 
 def short(digest: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from pipeline import display
 from pipeline.errors import InputError
-from pipeline.evaluation.examples import rows
+from pipeline.evaluation.examples import answered_by, rows
 from pipeline.evaluation.examples.rows import Example, Side, Sources
 from pipeline.evaluation.examples.word_diff import difference
 
@@ -34,9 +34,11 @@ KEYS: dict[Sort, Callable[[Example], float | None]] = {
 def page(
     sources: dict[str, Any], sort: Sort, worse: bool, search: str, start: int
 ) -> Generator[str, None, dict[str, Any]]:
-    """A page of the examples that hold `search`, from `start` on: {rows, total, start, rest, files, changed}.
+    """A page of the examples that hold `search`, from `start` on: {rows, more, total, start, rest, files,
+    changed}.
 
     `worse` leaves only rows whose loss is higher with the adapter; `rest` says that not all are listed;
+    `more` are the sides in words, by name, that some of the rows were answered on beside base and adapter;
     `files` are those that answered by side, with their SHA-256, and `changed` are sentences on those that are
     others by now. Raises InputError, OSError.
     """
@@ -54,12 +56,14 @@ def page(
     order = sorted(range(len(numbers)), key=keys.__getitem__)  # of equal ones, that of the dataset
     shown = [numbers[at] for at in order[start : start + ROWS]]
     found = {example.number: example for example in rows.some(where, set(shown))}
-    told = [_told(found[number], SHORT) for number in shown if number in found]
+    there = [found[number] for number in shown if number in found]
+    told = [_told(example, SHORT) for example in there]
+    more = {side: answered_by.said(side) for example in there for side in example.more}
     counts = {"total": len(numbers), "start": start, "rest": len(numbers) >= rows.MOST_ROWS}
     yield "Comparing checksums…"
     who = where.answered
     files = [{"side": name, "files": named} for name, named in who.lines]
-    return {"rows": told, **counts, "files": files, "changed": who.changes}
+    return {"rows": told, "more": more, **counts, "files": files, "changed": who.changes}
 
 
 def whole(sources: dict[str, Any], number: int) -> Generator[str, None, dict[str, Any]]:
@@ -71,18 +75,22 @@ def whole(sources: dict[str, Any], number: int) -> Generator[str, None, dict[str
 
 
 def _holds(example: Example, wanted: str) -> bool:
-    sides = [side.text for side in (example.base, example.adapter) if side]
+    answers = (answer.text for answer in example.answers.values())
     return any(
-        wanted in text.casefold() for text in (example.prompt, example.system, example.expected, *sides)
+        wanted in text.casefold() for text in (example.prompt, example.system, example.expected, *answers)
     )
 
 
 def _told(example: Example, most: int) -> dict[str, Any]:
     """An example as the page draws it: texts up to `most` letters, and how the answers differ."""
     sides = {"base": example.base, "adapter": example.adapter}
+    more = {name: _side(side, most) for name, side in example.more.items()}
     texts = {name: display.cut(getattr(example, name), most) for name in ("prompt", "system", "expected")}
     answers = {name: _side(side, most) for name, side in sides.items()}
-    told = [*(getattr(example, name) for name in texts), *(side.text for side in sides.values() if side)]
+    told = [
+        *(getattr(example, name) for name in texts),
+        *(answer.text for answer in example.answers.values()),
+    ]
     return {
         "number": example.number,
         "line": example.line,
@@ -94,7 +102,8 @@ def _told(example: Example, most: int) -> dict[str, Any]:
         "float_loss": example.float_loss,
         "difference": example.difference,
         "short": any(len(text) > most for text in told),
-        "words": _words(texts["expected"], answers),
+        "more": more,
+        "words": _words(texts["expected"], answers, more),
     }
 
 
@@ -102,10 +111,13 @@ def _side(side: Side | None, most: int) -> dict[str, Any] | None:
     return {"text": display.valid(display.cut(side.text, most)), "cut": side.cut} if side else None
 
 
-def _words(expected: str, answers: dict[str, dict[str, Any] | None]) -> dict[str, Any]:
+def _words(
+    expected: str, answers: dict[str, dict[str, Any] | None], more: dict[str, dict[str, Any] | None]
+) -> dict[str, Any]:
     """Differences of words: of each answer to the expected one, and of the adapter's to the base's."""
     base, adapter = (side["text"] if side else None for side in (answers["base"], answers["adapter"]))
-    pairs = {"base": (expected, base), "adapter": (expected, adapter), "sides": (base, adapter)}
+    texts = {name: side["text"] if side else None for name, side in (answers | more).items()}
+    pairs = {name: (expected, text) for name, text in texts.items()} | {"sides": (base, adapter)}
     return {
         name: difference(one, other) if one is not None and other is not None else None
         for name, (one, other) in pairs.items()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from pipeline.inputs.prompts import templates
 from pipeline.store.run import Run
 
 MOST_ROWS = 50_000  # whose losses are listed
+MOST_MORE = 65  # answers to a row beside those of base and adapter: as many adapters as a folder may have
 LARGEST_ANSWERS = 64 << 20  # bytes
 TEXTS = ("prompt", "system", "expected")
 HELD_OUT = "held_out"  # the kind of the entries that are about held-out rows
-FLOAT = "float"  # and of those that have the same rows' losses on the float model, by that name
+FLOAT = answered_by.FLOAT  # and of those that have the same rows' losses on the float model, by that name
 _FLOAT = b'"kind": "float"'
 BROKEN = "The answers of this run cannot be read; run its evaluation again."
 LARGE = "The answers of this run are too large to show; run its evaluation with fewer prompts or max tokens."
@@ -43,7 +45,8 @@ class Side:
 class Example:
     """One row. `number` is its line in the dataset; below 0 for an answer whose line is not known.
 
-    Losses are in nats a token, over `tokens`; None where they were not measured, or are no numbers.
+    Losses are in nats a token, over `tokens`; None where they were not measured, or are no numbers. `more`
+    are the answers of the float model, as FLOAT, and of other adapters by their sides (`answered_by.side`).
     """
 
     number: int
@@ -57,6 +60,13 @@ class Example:
     base_loss: float | None = None
     adapter_loss: float | None = None
     float_loss: float | None = None  # of the model that was quantized, if evaluate.float was on
+    more: Mapping[str, Side] = field(default_factory=dict)
+
+    @property
+    def answers(self) -> dict[str, Side]:
+        """All answers by their sides."""
+        own = {answered_by.BASE: self.base, answered_by.ADAPTER: self.adapter}
+        return {side: answer for side, answer in own.items() if answer} | {**self.more}
 
     @property
     def is_worse(self) -> bool:
@@ -180,8 +190,16 @@ def _example(
     sides = {side: _side(answer.get(side)) for side in ("base", "adapter")}
     counted = tokens if isinstance(tokens, int) else None
     broken = "adapter" in losses and loss("adapter") is None
-    found = (loss(side) for side in ("base", "adapter", FLOAT))
-    return Example(number, *texts, sides["base"], sides["adapter"], counted, broken, *found)
+    base, adapter, exact = (loss(side) for side in ("base", "adapter", FLOAT))
+    beside = islice(((name, _side(given)) for name, given in answer.items() if _is_more(name)), MOST_MORE)
+    more = {name: side for name, side in beside if side}
+    return Example(
+        number, *texts, sides["base"], sides["adapter"], counted, broken, base, adapter, exact, more
+    )
+
+
+def _is_more(name: str) -> bool:
+    return name == FLOAT or answered_by.is_other(name)
 
 
 def _side(given: Any) -> Side | None:

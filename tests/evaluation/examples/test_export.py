@@ -59,6 +59,25 @@ def test_answers_that_name_no_files_have_none(sources: dict[str, Any], tmp_path:
     assert [found[name] for name in export.PROOF] == [None] * 3
 
 
+def test_the_float_model_and_other_adapters_have_columns(sources: dict[str, Any], tmp_path: Path) -> None:
+    more = {"float": {"text": "=exact", "cut": False}, "adapter fr": {"text": "oui", "cut": True}}
+    answers = json.loads(Path(sources["answers"]).read_text())
+    answers["rows"][0] |= more
+    Path(sources["answers"]).write_text(json.dumps(answers))
+    files = {**FILES, "adapter fr": {**FILES["adapter"], "adapter": "f" * 64}}
+    for kind in export.KINDS:
+        (tmp_path / kind).touch()
+        telling.ended(export.write({**sources, "files": files}, kind, str(tmp_path / kind)))
+    with (tmp_path / "csv").open(encoding="utf-8-sig", newline="") as file:
+        found = list(csv.DictReader(file))
+    names = ("float", "adapter fr", "adapter fr sha256")
+    assert [found[0][name] for name in names] == ["'=exact", "oui … [cut at the limit]", "f" * 64]
+    assert [found[1][name] for name in names] == ["", "", "f" * 64]
+    lines = [json.loads(line) for line in (tmp_path / "jsonl").read_text("utf-8").splitlines()]
+    assert [lines[0][name] for name in names[:2]] == ["=exact", "oui … [cut at the limit]"]
+    assert lines[1]["adapter fr"] is None
+
+
 def test_lines_of_json_have_texts_as_they_are(sources: dict[str, Any], tmp_path: Path) -> None:
     to = tmp_path / "out.jsonl"
     to.touch()
@@ -67,7 +86,7 @@ def test_lines_of_json_have_texts_as_they_are(sources: dict[str, Any], tmp_path:
     assert [row["prompt"] for row in found] == FORMULAS
     assert found[0] == {
         "line": 1, "prompt": "=1+1", "system": "", "expected": "=1+1 too", "base": "=1+1 base",
-        "adapter": "=1+1 adapter", "tokens": 2, "base_loss": 3.0, "adapter_loss": 1.0, "float_loss": 2.5,
-        "difference": -2.0, "base_adapter_sha256": "none", "adapter_sha256": "a" * 64,
+        "adapter": "=1+1 adapter", "float": None, "tokens": 2, "base_loss": 3.0, "adapter_loss": 1.0,
+        "float_loss": 2.5, "difference": -2.0, "base_adapter_sha256": "none", "adapter_sha256": "a" * 64,
         "graph_sha256": FILES["base"]["graph"],
     }  # fmt: skip

@@ -90,6 +90,23 @@ def test_a_long_text_is_shortened_and_can_be_had_whole(sources: dict[str, Any]) 
     assert whole["words"]["adapter"] == [(0, "It is 2.")]
 
 
+def test_the_float_models_and_other_adapters_answers_are_beside_the_others(sources: dict[str, Any]) -> None:
+    """Found by their words, shortened, and marked; other names in the file are none."""
+    long = "word " * 8000
+    more = {"float": {"text": "It is two."}, "adapter fr": {"text": long, "cut": True}}
+    answered = [examples.answer("What is 2?", "It is 2.", "No.", "Yes.", **more, other={"text": "x"})]
+    Path(sources["answers"]).write_text(json.dumps({"rows": answered}))
+    found = page(sources, search="it is TWO.")
+    assert found["more"] == {"float": "Float model", "adapter fr": "With fr"}
+    (row,) = found["rows"]
+    assert row["more"]["float"] == {"text": "It is two.", "cut": False}
+    assert (len(row["more"]["adapter fr"]["text"]), row["short"]) == (pages.SHORT, True)
+    assert row["words"]["float"] == [(0, "It is"), (1, " 2"), (2, " two"), (0, ".")]
+    whole = telling.ended(pages.whole(sources, row["number"]))
+    assert whole["more"]["adapter fr"] == {"text": long, "cut": True}
+    assert page(sources, search="what is 3?")["more"] == {}
+
+
 def test_an_example_that_is_not_there_is_said(sources: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="no longer there"):
         telling.ended(pages.whole(sources, 99))
