@@ -19,6 +19,7 @@ from typing import Any
 from pipeline import display, settings
 from pipeline.errors import ANY_SMALLER, INTERNAL, LabError, expected
 from pipeline.exports.contract import SUFFIX
+from pipeline.inputs.data.card import leaks
 from pipeline.inputs.models import architectures, base_models, config_faults
 from pipeline.inputs.prompts import conversations, model_template, templates, training_ids
 from pipeline.stages import events, quantize, recipe
@@ -136,7 +137,7 @@ class Walk:
         inputs: dict[str, Path] = {}
         small = read_config(model)
         data = self.scratch / "rows.jsonl"
-        rows = tried(self._rows(), self._fields())
+        rows = tried(self._rows(), self._template())
         data.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows), "utf-8")
         for stage, options in {**packed(self.config), **self.stages}.items():
             self._at(stage)
@@ -161,8 +162,8 @@ class Walk:
     def _rows(self) -> list[dict[str, Any]]:
         return list(spread_rows(self.data))
 
-    def _fields(self) -> tuple[str, ...]:
-        return templates.parse(self.recipe.template, model_template.chat_template(self.files)).fields
+    def _template(self) -> templates.Template:
+        return templates.parse(self.recipe.template, model_template.chat_template(self.files))
 
     def _compare(self, exported: Path) -> None:
         """Compare ids. Raises LabError if serving would read other tokens than training."""
@@ -268,10 +269,14 @@ def spread_rows(data: Path) -> Iterator[dict[str, Any]]:
                 yield row
 
 
-def tried(rows: list[dict[str, Any]], fields: tuple[str, ...]) -> list[dict[str, Any]]:
-    """A few short rows with different prompts, so that they can be split."""
-    different = {json.dumps(_asked(row, fields)): row for row in rows}
-    return sorted(different.values(), key=lambda row: len(json.dumps(row)))[:TRIED_ROWS]
+def tried(rows: list[dict[str, Any]], template: templates.Template) -> list[dict[str, Any]]:
+    """A few short rows with different prompts, so that they can be split; if there are enough, none of which
+    is nearly another, since evaluate asks no copy of a row that is trained on."""
+    different = {json.dumps(_asked(row, template.fields)): row for row in rows}
+    found = sorted(different.values(), key=lambda row: len(json.dumps(row)))
+    copies = leaks.copies(found, template)
+    first = sorted(range(len(found)), key=lambda position: position in copies)
+    return [found[position] for position in first[:TRIED_ROWS]]
 
 
 def _asked(row: dict[str, Any], fields: tuple[str, ...]) -> list[Any]:

@@ -14,6 +14,8 @@ from pipeline.stages import recipe
 from pipeline.worker import probe, trial
 from tests.helpers import talks, tiny
 
+ROWS = templates.parse("{prompt} {response}")
+
 
 class TestRows:
     def test_they_are_spread_over_the_file(self, tmp_path: Path) -> None:
@@ -34,12 +36,21 @@ class TestRows:
 
     def test_short_ones_with_different_prompts_are_tried(self) -> None:
         rows = [{"prompt": f"p{i % 20}", "response": "r" * i} for i in range(40)]
-        tried = trial.tried(rows, ("prompt", "response"))
+        tried = trial.tried(rows, ROWS)
         assert [row["prompt"] for row in tried] == [f"p{i}" for i in range(8)]
+
+    def test_rows_that_nearly_repeat_others_come_last(self) -> None:
+        """Else evaluate would have nothing to ask: no held-out row that is nearly a trained one is asked."""
+        same = [{"prompt": "".join(map(chr, range(97, 220))) + str(i), "response": "ok"} for i in range(10)]
+        other = [{"prompt": f"{i} " * 60 + chr(97 + i) * 90, "response": "a longer answer"} for i in range(7)]
+        tried = trial.tried(same + other, ROWS)
+        assert len(tried) == 8
+        assert [row for row in tried if row in same] == same[:1]
+        assert len(trial.tried(same, ROWS)) == 8
 
     def test_conversations_with_different_prompts_are_tried(self) -> None:
         rows = [talks.talk("a", "b", f"c{i % 20}", "d" * i) for i in range(40)]
-        tried = trial.tried(rows, ("prompt", "response"))
+        tried = trial.tried(rows, ROWS)
         assert [row["messages"][2]["content"] for row in tried] == [f"c{i}" for i in range(8)]
 
 

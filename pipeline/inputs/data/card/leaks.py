@@ -47,6 +47,17 @@ def between(
     return {position - first for position in _leaks(near, first + count, train)}
 
 
+def copies(rows: Sequence[dict[str, Any]], template: templates.Template) -> set[int]:
+    """Positions of those of a few rows that are near an earlier one."""
+    import numpy as np
+
+    near = Near(len(rows))
+    for position, row in enumerate(rows):
+        near.add(position, _text(row, template))
+    found, _ = near.pairs(np.zeros(len(rows), bool))
+    return {int(position) for position in found}
+
+
 def _text(row: dict[str, Any], template: templates.Template) -> str:
     response = template.fields[-1]
     answer = str(row[response]) if response in row else conversations.answer(row)
