@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 import socket
@@ -24,7 +25,8 @@ from pipeline.exports import chat_client, verify
 from pipeline.exports.bound import binding
 from pipeline.exports.chat_client import SIDES, Source
 from pipeline.stages.costs.machine import FILE
-from pipeline.system import checksums, files
+from pipeline.system import checksums, files, locks
+from pipeline.worker.loop import WORKER_LOCK
 
 VERSION = "1"
 START_SECONDS = 180.0
@@ -72,11 +74,12 @@ def planted(source: Source, home: Path) -> list[tuple[Source, str]]:
 
 @contextmanager
 def served(home: Path) -> Iterator[Page]:
-    """The page over a home, until the block is left."""
+    """The page over a home, until the block is left. No worker of it begins: that would outlive the page."""
     (home / FILE).write_text("{}", "utf-8")  # else this machine is measured meanwhile
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
+    lock = locks.take(home / WORKER_LOCK)
     words = [sys.executable, "-m", "webapp", "--port", str(port)]
     environment = settings.child_environment(OLIVE_LAB_HOME=str(home))
     with (home / "page.log").open("wb") as log:
@@ -86,6 +89,8 @@ def served(home: Path) -> Iterator[Page]:
     finally:
         process.terminate()
         process.wait()
+        if lock is not None:
+            os.close(lock)
 
 
 @dataclass(frozen=True)
