@@ -48,7 +48,7 @@ def execute(stage: ModuleType, options: Any, context: Context) -> Results:
 
     peak_memory.reset_peak()
     began = time.monotonic()
-    with _failures() as failures:
+    with _failures() as failures, named_by_size():
         output = run(str(config), package_config=str(package), tempdir=str(context.work))
     seconds = time.monotonic() - began
     if output is None or not output.has_output_model():
@@ -63,6 +63,27 @@ def execute(stage: ModuleType, options: Any, context: Context) -> Results:
     metrics = {**results.metrics, "olive_seconds": seconds, **peak_memory.peaks()}
     emit(message="Done", progress=1.0, metrics=metrics)
     return replace(results, metrics=metrics)
+
+
+@contextmanager
+def named_by_size() -> Iterator[None]:
+    """Have Olive name its input model by path, size and time of the files, not by their content.
+
+    It reads all of them, 7 s for one of 4 billion parameters, to find results of before in its cache; that
+    is in the scratch folder of the attempt, and what is to be used again the store knows by itself.
+    """
+    from olive.model.config import ModelConfig
+
+    def named(_: Any, folder: Path) -> list[str]:
+        files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [folder]
+        return [f"{path}:{facts.st_size}:{facts.st_mtime_ns}" for path in files for facts in (path.stat(),)]
+
+    was = ModelConfig._get_file_hash
+    ModelConfig._get_file_hash = named
+    try:
+        yield
+    finally:
+        ModelConfig._get_file_hash = was
 
 
 def import_torchmetrics() -> None:
