@@ -3,7 +3,8 @@
 A step of a LoRA training is thousands of small kernels; launching them one by one from Python takes
 several times as long as they run. A recorded step is one launch. Sequences are padded to a few lengths,
 so that a few records serve all batches; padding is on the right, where a causal model's labelled
-positions do not see it.
+positions do not see it. A shape that is met now and then, such as the last batch of an epoch, fills a part
+of a larger record, whose other rows have no labels: its first step and its recording take seconds.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from pipeline.stages.events import emit
 STEP = 64  # lengths are padded to a multiple of this
 MOST_LOGITS = 1 << 29  # a record computes logits at all positions, in float32: 2 GB
 SEEN_BEFORE = 1  # batches of a shape that run as usual before it is recorded
+PADDED_BEFORE = 32  # batches of a shape that fill a part of a larger record before it has its own
+MOST_PADDING = 4  # times as many tokens as the batch has, that such a record may compute
 
 
 @dataclass
@@ -64,16 +67,32 @@ class StepGraphs:
         shape = (rows, length)
         if self.failed or rows * length * self.vocabulary > MOST_LOGITS:
             return None
-        if shape not in self.records:
+        record = self.records.get(shape)
+        if record is None:
             self.seen[shape] += 1
-            if self.seen[shape] <= SEEN_BEFORE or not self._try(shape):
+            larger = self._larger(shape)
+            if larger is not None and self.seen[shape] <= PADDED_BEFORE:
+                record = larger
+            elif self.seen[shape] > SEEN_BEFORE and self._try(shape):
+                record = self.records[shape]
+            else:
                 return None
-        record = self.records[shape]
-        record.ids.zero_()[:, :tokens] = ids
-        record.targets.fill_(IGNORE_INDEX)[:, :tokens] = targets
+        record.ids.zero_()[:rows, :tokens] = ids
+        record.targets.fill_(IGNORE_INDEX)[:rows, :tokens] = targets
         record.count.copy_(count)
         record.graph.replay()
         return record.loss.detach().clone()
+
+    def _larger(self, shape: tuple[int, int]) -> Record | None:
+        """The smallest record that has room for a batch of that shape; None if none is of about its size."""
+        rows, length = shape
+        most = MOST_PADDING * rows * length
+        fitting = [
+            (recorded[0] * recorded[1], recorded)
+            for recorded in self.records
+            if recorded[0] >= rows and recorded[1] >= length and recorded[0] * recorded[1] <= most
+        ]
+        return self.records[min(fitting)[1]] if fitting else None
 
     def _try(self, shape: tuple[int, int]) -> bool:
         """Record a step of that shape; False if that fails: some models wait for the GPU in their forward."""
