@@ -21,9 +21,10 @@ import psutil
 from gradio_client.utils import apply_diff  # type: ignore[import-untyped]
 
 from pipeline import settings
-from pipeline.exports import chat_client, verify
+from pipeline.exports import chat_client
 from pipeline.exports.bound import binding
 from pipeline.exports.chat_client import SIDES, Source
+from pipeline.exports.verifying import adapter_files
 from pipeline.stages.costs.machine import FILE
 from pipeline.system import checksums, files, locks
 from pipeline.worker.loop import WORKER_LOCK
@@ -63,7 +64,9 @@ def planted(source: Source, home: Path) -> list[tuple[Source, str]]:
         if side == "adapter" and source.adapter is not None:
             binding.bind(source.folder, source.adapter, folder)
         else:
-            without = shutil.ignore_patterns(*(path.name for path in verify.adapters_of(source.folder)))
+            without = shutil.ignore_patterns(
+                *(path.name for path in adapter_files.adapters_of(source.folder))
+            )
             shutil.copytree(source.folder, folder, ignore=without)
             checksums.write(folder)
         facts = {"run": "benchmark", "created": time.time(), "description": "", "bytes": files.size(folder)}

@@ -11,7 +11,8 @@ import pytest
 
 from pipeline import settings
 from pipeline.errors import InputError, LabError
-from pipeline.exports import chat_client, verify
+from pipeline.exports import chat_client
+from pipeline.exports.verifying import answering
 from pipeline.inputs.data import lengths
 from pipeline.inputs.prompts.templates import Rendered
 from pipeline.publish import check_process
@@ -42,7 +43,7 @@ def _count(folder: Path) -> None:
 # What each asks of a process that reads a model of anybody's.
 READERS: dict[str, Callable[[Path], object]] = {
     "lengths": _count,
-    "verify": verify.live,
+    "verify": answering.live,
     "apart": lambda folder: check_process.verified(folder, "Nothing"),
     "inference": lambda folder: asyncio.run(
         chat_client._start(folder, chat_client.Source("run", folder, None, False))

@@ -19,7 +19,8 @@ from typing import Any
 
 from pipeline import display, settings
 from pipeline.errors import InputError, LabError
-from pipeline.exports import contract, serving_ids, verify
+from pipeline.exports import contract, serving_ids
+from pipeline.exports.verifying import adapter_files
 from pipeline.inputs.options import coerce, describe, option
 from pipeline.inputs.prompts import templates
 from pipeline.store.run import DONE, Run
@@ -134,7 +135,7 @@ def of_folder(folder: Path, name: str) -> Source:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     merged = (folder / contract.MERGED).is_file() or (folder / contract.BOUND).is_file()
-    return Source(name, folder, verify.usual_adapter(folder), merged)
+    return Source(name, folder, adapter_files.usual_adapter(folder), merged)
 
 
 def with_adapter(source: Source, given: str) -> Source:
@@ -145,7 +146,7 @@ def with_adapter(source: Source, given: str) -> Source:
     if source.merged:
         where = "a part of its graph" if source.bound else "merged into its weights"
         raise InputError(f"The adapter of {source.name} is {where}; it takes no other.")
-    return replace(source, adapter=verify.named_adapter(source.folder, given))
+    return replace(source, adapter=adapter_files.named_adapter(source.folder, given))
 
 
 @dataclass(frozen=True)

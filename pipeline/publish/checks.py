@@ -10,6 +10,7 @@ from pipeline import display
 from pipeline.errors import LabError
 from pipeline.exports import verify
 from pipeline.exports.findings import Finding, Status, failed
+from pipeline.exports.verifying import adapter_files
 
 CHECKED = "checked"  # in the home: where a publish checks what it downloaded
 FIRST = "is asked once what stands above is good"
@@ -24,7 +25,7 @@ def fit(source: Path) -> list[Finding]:
     """Whether graph and adapters fit together, without reading the weights."""
     if wrong := failed(verify.static(source)):
         return wrong
-    adapters = [file.name for file in verify.adapters_of(source)]
+    adapters = [file.name for file in adapter_files.adapters_of(source)]
     what = (
         f"{', '.join(adapters)} fit the graph"
         if adapters

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.exports import serving_ids, verify
+from pipeline.exports import serving_ids
+from pipeline.exports.verifying import json_files
 from pipeline.system.files import to_json
 
 DEVICE = "generic-cpu"  # as Foundry Local names what any processor runs
@@ -27,7 +28,7 @@ def text(source: Path, model: str) -> str:
 
 def about(source: Path, model: str) -> dict[str, Any]:
     """What the file says."""
-    pieces = verify.small_json(source, serving_ids.LAB).get("prompt")
+    pieces = json_files.small_json(source, serving_ids.LAB).get("prompt")
     prompt = None
     if isinstance(pieces, list):
         written = "".join(piece if isinstance(piece, str) else "{Content}" for piece in pieces)

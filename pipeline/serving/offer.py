@@ -9,8 +9,9 @@ from pathlib import Path
 
 from pipeline import display
 from pipeline.errors import InputError
-from pipeline.exports import chat_client, verify
+from pipeline.exports import chat_client
 from pipeline.exports.chat_client import Source
+from pipeline.exports.verifying import adapter_files, json_files
 from pipeline.store import Store
 from pipeline.system.files import to_json
 
@@ -40,7 +41,7 @@ class Offer:
     @property
     def on_gpu(self) -> bool:
         """Whether it is exported for an NVIDIA GPU."""
-        file = self.source.folder / verify.CONFIG
+        file = self.source.folder / json_files.CONFIG
         try:
             if file.stat().st_size > LARGEST_CONFIG:
                 return False
@@ -63,7 +64,7 @@ def of(home: Path, target: str, more: Sequence[str] = ()) -> Offer:
     else:
         source = chat_client.of_run(Store(home).get(target))
     given = [chat_client.with_adapter(source, name).adapter for name in more]
-    found = [*([source.adapter] if source.adapter else []), *verify.adapters_of(source.folder)]
+    found = [*([source.adapter] if source.adapter else []), *adapter_files.adapters_of(source.folder)]
     files = [] if source.merged else list(dict.fromkeys(_real(file) for file in [*found, *given] if file))
     _require_names(files)
     created = int(source.folder.stat().st_mtime)

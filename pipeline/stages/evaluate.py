@@ -115,11 +115,12 @@ def beside(inputs: Mapping[str, Path]) -> str:
 
     Raises InputError if there are too many.
     """
-    from pipeline.exports import verify  # here, so that verbs that evaluate nothing start faster
+    # Here, so that verbs that evaluate nothing start faster.
+    from pipeline.exports.verifying import adapter_files
 
     if "onnx_adapter" not in inputs:
         return ""
-    others = verify.other_adapters(inputs["onnx"], inputs["onnx_adapter"])
+    others = adapter_files.other_adapters(inputs["onnx"], inputs["onnx_adapter"])
     return checksums.text(checksums.of(inputs["onnx"], [file.name for file in others]))
 
 

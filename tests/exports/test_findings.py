@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
+from collections.abc import Iterator
 
 import pytest
 
 from pipeline import settings
+from pipeline.exports import findings
 from pipeline.exports.findings import Finding, Status, failed
 from pipeline.system.files import to_json
 
@@ -34,3 +36,18 @@ def test_every_finding_of_ours_is_made_with_a_status() -> None:
         if isinstance(call, ast.Call) and ast.unparse(call.func) == "Finding" and len(call.args) == 3
     }
     assert made <= {*(f"Status.{status.name}" for status in Status), "status"}
+
+
+def test_of_missing_inputs_few_are_named_and_few_sentences_made() -> None:
+    made = 0
+
+    def sentences() -> Iterator[str]:
+        nonlocal made
+        for _ in range(100_000):
+            made += 1
+            yield "x is no input"
+
+    assert (
+        findings.some(sentences()) == "x is no input, x is no input, x is no input, and more than 1,000 more"
+    )
+    assert made == findings.NAMED_FAULTS + findings.COUNTED_FAULTS + 1

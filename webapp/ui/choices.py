@@ -10,8 +10,9 @@ from typing import Any
 
 from pipeline import display, settings
 from pipeline.errors import InputError, LabError
-from pipeline.exports import chat_client, verify
+from pipeline.exports import chat_client
 from pipeline.exports.chat_client import Source
+from pipeline.exports.verifying import adapter_files, json_files
 from pipeline.inputs.data import datasets
 from pipeline.inputs.data.hub import dataset_id
 from pipeline.inputs.models import about
@@ -104,7 +105,7 @@ def others(source: Source) -> dict[str, Path]:
     """The adapters beside an export's own by their names; none of a folder that has none of its own, or too
     many to choose from."""
     try:
-        files = verify.other_adapters(source.folder, source.adapter) if source.adapter else []
+        files = adapter_files.other_adapters(source.folder, source.adapter) if source.adapter else []
     except (InputError, OSError):
         return {}
     return {
@@ -115,7 +116,7 @@ def others(source: Source) -> dict[str, Path]:
 def answers(store: Store, known: pulls.Facts) -> bool:
     """Whether a pulled model is complete and an export, not a base to train on."""
     folder = pulls.folder(store.home, known["key"])
-    return known["status"] == DONE and (folder / verify.CONFIG).is_file()
+    return known["status"] == DONE and (folder / json_files.CONFIG).is_file()
 
 
 def registry_key(version: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from pipeline.errors import InputError, LabError
 from pipeline.exports import contract, serving_ids, verify
 from pipeline.exports.bound import constants
 from pipeline.exports.contract import ADAPTER_DATA, BOUND, MERGED
+from pipeline.exports.verifying import adapter_files, declarations, json_files
 from pipeline.system import checksums, files
 from pipeline.system.files import COPIED, to_json
 
@@ -91,8 +92,8 @@ def adapter_of(exported: Path, given: Path | str | None) -> Path:
         raise InputError(
             f"{exported} has its adapter merged into the weights; bind one to a detachable export"
         )
-    usual = verify.usual_adapter(exported)
-    file = usual if given is None else verify.named_adapter(exported, str(given))
+    usual = adapter_files.usual_adapter(exported)
+    file = usual if given is None else adapter_files.named_adapter(exported, str(given))
     if file is None:
         raise InputError(f"{exported} has no adapter; name the file of one with --adapter")
     _require_same_base(file, exported)
@@ -124,23 +125,24 @@ def _facts(file: Path) -> dict[str, Any]:
     """A small file of JSON with a mapping in it; {} if there is none that can be read."""
     try:
         with file.open("rb") as opened:
-            content = opened.read(verify.LARGEST_JSON + 1)
-        found = json.loads(content) if len(content) <= verify.LARGEST_JSON else {}
+            content = opened.read(json_files.LARGEST_JSON + 1)
+        found = json.loads(content) if len(content) <= json_files.LARGEST_JSON else {}
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def _checked(exported: Path, adapter: Path) -> tuple[verify.Config, contract.Graph]:
+def _checked(exported: Path, adapter: Path) -> tuple[declarations.Config, contract.Graph]:
     """What the folder declares. Raises InputError if it or the adapter is not good."""
-    others = {f"adapter {file.name}" for file in verify.adapters_of(exported)} - {f"adapter {adapter.name}"}
+    there = adapter_files.adapters_of(exported)
+    others = {f"adapter {file.name}" for file in there} - {f"adapter {adapter.name}"}
     if os.path.lexists(exported / ADAPTER_DATA):
         raise InputError(
             f"{exported.name} has a file {ADAPTER_DATA}, as only bound folders have, for their adapter's"
             " values; export the model again"
         )
     try:
-        config, graph = verify.declared(exported)
+        config, graph = declarations.declared(exported)
         if not set(graph.inputs) - set(config.inputs):
             raise InputError(
                 f"{exported.name}: the graph has no places for an adapter; export it once with"
@@ -156,7 +158,7 @@ def _checked(exported: Path, adapter: Path) -> tuple[verify.Config, contract.Gra
 
 
 def _write(
-    exported: Path, adapter: Path, config: verify.Config, graph: contract.Graph, part: Path
+    exported: Path, adapter: Path, config: declarations.Config, graph: contract.Graph, part: Path
 ) -> dict[str, Any]:
     """Write the folder; what `Bound` has of it besides its place."""
     import onnx
@@ -170,7 +172,7 @@ def _write(
     weights = sorted({piece.location for piece in graph.pieces})
     shared = _carry_over(exported, part, config.graph, weights)
     if not any(node.op_type in BRANCHES for node in model.graph.node):
-        _record_steps(part / verify.CONFIG)
+        _record_steps(part / json_files.CONFIG)
     facts = {
         "adapter": adapter.name,
         "sha256": checksums.of(adapter.parent, [adapter.name])[adapter.name],
@@ -190,7 +192,7 @@ def _write(
 
 def _for_cpu(exported: Path) -> bool:
     """Whether the export names no provider: it then runs on a CPU."""
-    decoder = json.loads((exported / verify.CONFIG).read_text("utf-8"))["model"]["decoder"]
+    decoder = json.loads((exported / json_files.CONFIG).read_text("utf-8"))["model"]["decoder"]
     return not (decoder.get("session_options") or {}).get("provider_options")
 
 

@@ -18,7 +18,8 @@ from typing import Any
 
 from pipeline import settings
 from pipeline.errors import InputError, LabError, reason
-from pipeline.exports import generation, serving_ids, verify
+from pipeline.exports import generation, serving_ids
+from pipeline.exports.verifying import answering
 from pipeline.inputs.prompts import templates
 from pipeline.publish.foundry import chat_templates
 from pipeline.publish.foundry.chat_templates import Found
@@ -97,7 +98,7 @@ def _tell(folder: Path, recorded: Path | None, answers: bool) -> dict[str, Any]:
     ours: list[Answer] = []
     if answers:
         model = generation.load(folder)
-        plain = [templates.asked(lab.template, text) for text in verify.PROMPTS]
+        plain = [templates.asked(lab.template, text) for text in answering.PROMPTS]
         asked = [_answer(model, row) for row in [*rows, *plain]]
         ours = [one for one in asked if one is not None][:ASKED]
     return {"found": dataclasses.asdict(found), "answers": [dataclasses.asdict(one) for one in ours]}

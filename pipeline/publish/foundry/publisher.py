@@ -16,8 +16,9 @@ from typing import Any
 
 from pipeline import display
 from pipeline.errors import InputError, LabError
-from pipeline.exports import contract, serving_ids, verify
+from pipeline.exports import contract, serving_ids
 from pipeline.exports.bound import binding
+from pipeline.exports.verifying import adapter_files, json_files
 from pipeline.inputs.options import option
 from pipeline.inputs.prompts import templates
 from pipeline.publish import check_process, inference_model
@@ -143,8 +144,8 @@ def _problems(run: Run, source: Path) -> list[str]:
     """Why Foundry Local cannot run an export, as far as its small files say."""
     problems = []
     try:
-        config = verify.small_json(source, verify.CONFIG)
-        lab = verify.small_json(source, serving_ids.LAB)
+        config = json_files.small_json(source, json_files.CONFIG)
+        lab = json_files.small_json(source, serving_ids.LAB)
         providers = config["model"]["decoder"].get("session_options", {}).get("provider_options")
         template = templates.parse(str(lab["template"]))
     except (OSError, ValueError, LookupError, AttributeError):
@@ -163,7 +164,7 @@ def _sizes(source: Path) -> list[dict[str, Any]]:
     """The export's files that a version has, with bytes; of a detachable adapter its bound values."""
     paths = version_folder.needed(source)
     found = {path.relative_to(source).as_posix(): path.stat().st_size for path in paths}
-    if (adapter := verify.usual_adapter(source)) is not None:
+    if (adapter := adapter_files.usual_adapter(source)) is not None:
         found[contract.ADAPTER_DATA] = adapter.stat().st_size
     return [{"path": name, "bytes": size} for name, size in found.items()]
 
@@ -174,7 +175,7 @@ def _adapted(home: Path, source: Path) -> Iterator[Path]:
 
     Raises InputError or LabError if that cannot be made.
     """
-    if not verify.adapters_of(source):
+    if not adapter_files.adapters_of(source):
         yield source
         return
     bound = home / environment.FOLDER / BOUND

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from pipeline import display
 from pipeline.errors import LabError
-from pipeline.exports import contract, serving_ids, verify
+from pipeline.exports import contract, serving_ids
+from pipeline.exports.verifying import json_files
 from pipeline.inputs.models import licences
 from pipeline.publish import card, inference_model, zip_file
 from pipeline.publish.foundry import chat_templates, environment
@@ -114,7 +115,7 @@ def _copy(
 
 def texts(home: Path, run: Run, source: Path, name: str, version: str, description: str) -> dict[str, str]:
     """What is written into the folder besides the export's files, by name."""
-    context = json.loads((source / verify.CONFIG).read_text("utf-8"))["model"]["context_length"]
+    context = json.loads((source / json_files.CONFIG).read_text("utf-8"))["model"]["context_length"]
     pins = environment.REQUIREMENTS.read_text("utf-8").splitlines()
     facts = {"pin": next(line.split()[0] for line in pins if "==" in line), "id": model_id(name, version)}
     use = USE.format(**facts, name=name, most=min(MOST_TOKENS, int(context) // 2))

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.errors import InputError
-from pipeline.exports import contract, serving_ids, verify
+from pipeline.exports import contract, serving_ids
+from pipeline.exports.verifying import json_files
 from pipeline.inputs.prompts import templates
 from pipeline.publish import inference_model
 
@@ -50,8 +51,8 @@ def _for_foundry(folder: Path) -> bool:
     """Whether Foundry Local's sessions can ask a folder as it is: the adapted model itself, for a CPU, with
     the chat template of its base. For another template, publishing writes one that it can render."""
     try:
-        config = verify.small_json(folder, verify.CONFIG)
-        lab = verify.small_json(folder, serving_ids.LAB)
+        config = json_files.small_json(folder, json_files.CONFIG)
+        lab = json_files.small_json(folder, serving_ids.LAB)
         providers = config["model"]["decoder"].get("session_options", {}).get("provider_options")
         template = templates.parse(str(lab["template"]))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, InputError):

@@ -10,6 +10,7 @@ from pipeline.evaluation.examples import answered_by
 from pipeline.exports import verify
 from pipeline.exports.chat_client import Source
 from pipeline.exports.loaded_files import Loaded
+from pipeline.exports.verifying import adapter_files
 
 NAME = "the export"  # in messages
 NONE = "none"  # in place of an adapter's checksum
@@ -18,7 +19,7 @@ NONE = "none"  # in place of an adapter's checksum
 def others(export: Path, own: Path) -> tuple[dict[str, Path], dict[str, str]]:
     """The other adapters in an exported folder: files by the side that they are, and why some are none, by
     their names. Raises ValueError, OSError for a faulty graph."""
-    files = verify.other_adapters(export, own)
+    files = adapter_files.other_adapters(export, own)
     unfit = {file.stem: why for file in files if (why := verify.why_unfit(export, file))}
     return {answered_by.side(file.stem): file for file in files if file.stem not in unfit}, unfit
 

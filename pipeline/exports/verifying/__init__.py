@@ -1,0 +1,1 @@
+"""What `verify` consists of: files of JSON, what they declare, adapters, and the process that answers."""

@@ -1,0 +1,139 @@
+"""What an exported folder declares: which graph it has, and what the runtime feeds it and reads of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import display
+from pipeline.exports import contract
+from pipeline.exports.findings import some
+from pipeline.exports.verifying import json_files
+from pipeline.exports.verifying.json_files import CONFIG
+
+MOST_LAYERS = 10_000
+# A library or folder named here would be loaded with the model, whatever it holds.
+CODE_KEYS = ("custom_ops_library", "library_path", "session.model_external_initializers_file_folder_path")
+# What exporters write into session_options. Others have the runtime write files wherever their value says.
+SESSION_KEYS = {
+    "log_id", "provider_options", "intra_op_num_threads", "inter_op_num_threads", "enable_mem_pattern",
+    "enable_cpu_mem_arena", "graph_optimization_level", "use_env_allocators", "session.use_env_allocators",
+    "session.disable_cpu_ep_fallback", "session.disable_prepacking", "ep.cuda.fpa_intb_gemm",
+    "optimization.disable_specified_optimizers", "session.use_device_allocator_for_initializers",
+}  # fmt: skip
+# Of the others one has the runtime load a library from the current folder.
+PROVIDERS = {"cpu", "cuda", "dml", "nvtensorrtrtx", "openvino", "qnn", "vitisai", "webgpu"}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Of genai_config.json: the graph's file, and the names the runtime feeds and reads."""
+
+    graph: str
+    inputs: list[str]
+    outputs: list[str]
+
+
+def declared(folder: Path) -> tuple[Config, contract.Graph]:
+    """What an exported folder's config and graph declare. Raises ValueError or OSError if that is wrong."""
+    config, _ = read_config(folder)
+    return config, read_graph(folder, config)[0]
+
+
+def read_config(folder: Path) -> tuple[Config, str]:
+    given = json_files.small_json(folder, CONFIG)
+    _refuse_paths(given)
+    model = json_files.part(given, "model", dict)
+    decoder = json_files.part(model, "decoder", dict)
+    graph = json_files.part(decoder, "filename", str)
+    if Path(graph).name != graph:  # weights are looked for beside the graph
+        wrong = display.value(graph)
+        raise ValueError(f"{CONFIG}: {wrong} is not the name of a file beside it; export the model again")
+    contract.inside(folder, graph)
+    length, words = json_files.count(model, "context_length"), json_files.count(model, "vocab_size")
+    ends = model.get("eos_token_id")
+    ends = ends if isinstance(ends, list) else [ends]
+    if not ends or not all(type(end) is int and 0 <= end < words for end in ends):
+        raise ValueError(
+            f"{CONFIG}: eos_token_id must name tokens below {words}, or answers do not end;"
+            " export the model again"
+        )
+    layers = json_files.count(decoder, "num_hidden_layers")
+    if layers > MOST_LAYERS:
+        raise ValueError(f"{CONFIG}: {layers} layers are no language model's; export the model again")
+    inputs = _names(json_files.part(decoder, "inputs", dict), layers)
+    outputs = _names(json_files.part(decoder, "outputs", dict), layers)
+    return Config(graph, inputs, outputs), f"{graph}, {length} tokens of context, {len(ends)} end tokens"
+
+
+def read_graph(folder: Path, config: Config) -> tuple[contract.Graph, str]:
+    graph = contract.read_graph(contract.inside(folder, config.graph))
+    for kind, names, there in (
+        ("input", config.inputs, graph.inputs), ("output", config.outputs, graph.outputs),
+    ):  # fmt: skip
+        missing = some(f"{name} is no {kind} of {config.graph}" for name in names if name not in there)
+        if missing:
+            raise ValueError(f"{CONFIG} is another graph's: {missing}; export the model again")
+    fed = frozenset(config.inputs)
+    places = [name for name in graph.inputs if name not in fed]
+    unfed = some(f"{name} has no default" for name in places if name not in graph.defaults)
+    if unfed:
+        raise ValueError(f"the model cannot run without an adapter: {unfed}; export the model again")
+    return graph, f"all {len(config.inputs)} inputs of the runtime and {len(places)} of adapters are there"
+
+
+def _names(given: dict[str, Any], layers: int) -> list[str]:
+    """Names as the config gives them; those with %d once for each layer. Raises ValueError if they are more
+    or longer than a real model's.
+    """
+    patterns = [str(name) for name in given.values()]
+    if any(len(name) > contract.LONGEST_NAME for name in patterns):
+        raise ValueError(
+            f"{CONFIG} has a name of more than {contract.LONGEST_NAME} characters; export the model again"
+        )
+    count = sum(layers if "%d" in name else 1 for name in patterns)
+    if count > contract.MOST_INPUTS:
+        raise ValueError(f"{CONFIG} names {count:,} inputs or outputs; export the model again")
+    found = []
+    for name in patterns:
+        found += [name.replace("%d", str(layer)) for layer in range(layers)] if "%d" in name else [name]
+    return found
+
+
+def _refuse_paths(given: Any) -> None:
+    """Refuse a config that has the runtime load something from elsewhere, or write. Raises ValueError."""
+    if isinstance(given, dict):
+        for key, value in given.items():
+            if key in CODE_KEYS:
+                raise ValueError(f"{CONFIG} has {key}, which loads something other than a model; remove it")
+            _refuse_paths(value)
+            _refuse_writing(key, value)
+    elif isinstance(given, list):
+        for value in given:
+            _refuse_paths(value)
+    elif isinstance(given, str) and (Path(given).is_absolute() or ".." in Path(given).parts):
+        raise ValueError(f"{CONFIG} names {display.value(given)}, which lies outside the folder; remove it")
+
+
+def _refuse_writing(key: str, value: Any) -> None:
+    """Refuse options of a session or a run that no exporter writes. Raises ValueError."""
+    if key == "run_options":
+        raise ValueError(f"{CONFIG} has {key}, which may write files; remove it")
+    if key != "session_options":
+        return
+    _refuse_providers(value.get("provider_options") if isinstance(value, dict) else None)
+    other = sorted(map(str, value.keys() - SESSION_KEYS)) if isinstance(value, dict) else ["no options"]
+    if other:
+        raise ValueError(
+            f"{CONFIG} has {display.line(other[0], 100)} in {key}, which may write files; remove it"
+        )
+
+
+def _refuse_providers(given: Any) -> None:
+    """Refuse execution providers that no exporter names. Raises ValueError."""
+    for options in given if isinstance(given, list) else []:
+        for name in options if isinstance(options, dict) else []:
+            if name.lower() not in PROVIDERS:
+                named = display.line(name, 100)
+                raise ValueError(f"{CONFIG} names the provider {named}, which may load code; remove it")
