@@ -26,7 +26,7 @@ os.environ.update({**settings.QUIET, **settings.GRADIO, "HF_HUB_OFFLINE": "1"})
 
 with settings.gradio_without_stubs():
     from webapp import talks
-    from webapp.tabs import compare
+    from webapp.tabs.comparing import prompting
     from webapp.ui import columns
 
 pytestmark = pytest.mark.chain
@@ -86,7 +86,7 @@ async def ask(run: str, at: int) -> list[tuple[str, ...]]:
     shown = []
     for number, prompt in enumerate(PROMPTS):
         asked = (run, [], f"conversation-of-user-{at}", prompt, 8, 1.0, 7, "", number > 0)
-        async for step in compare.compare(*asked):
+        async for step in prompting.compare(*asked):
             last = step
         assert last[3 * columns.MOST] is None, last[3 * columns.MOST]
         shown.append(last[: len(columns.SIDES)])

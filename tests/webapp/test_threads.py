@@ -15,7 +15,7 @@ import pytest
 
 from pipeline import settings
 from webapp import threads
-from webapp.tabs import compare
+from webapp.tabs.comparing import prompting
 from webapp.tabs.serving import panel
 
 PATIENCE = 20.0  # seconds for what takes none
@@ -79,7 +79,7 @@ async def last(steps: AsyncIterator[tuple[Any, ...]]) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize(
     "ask",
-    [lambda: compare.compare(None, [], "a" * 22, "Hello", 8, 0, 0), lambda: panel.start("none", "a" * 22)],
+    [lambda: prompting.compare(None, [], "a" * 22, "Hello", 8, 0, 0), lambda: panel.start("none", "a" * 22)],
     ids=["compare", "serving"],
 )
 def test_a_flood_of_other_work_stops_neither_compare_nor_serving(home: Path, ask: Any) -> None:

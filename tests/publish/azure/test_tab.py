@@ -27,8 +27,9 @@ from tests.helpers.lab import until
 with settings.importing_gradio():
     import gradio as gr
 
-    from webapp.tabs import azure, compare
+    from webapp.tabs import azure
     from webapp.tabs import versions as models
+    from webapp.tabs.comparing import prompting
     from webapp.ui import version_tables
 
 
@@ -131,7 +132,7 @@ def asked(chosen: str) -> list[str]:
         try:
             return [
                 shown
-                async for shown in compare.compare(chosen, [], "a-name-of-22-letters-x", "Hello", 8, 0, 0)
+                async for shown in prompting.compare(chosen, [], "a-name-of-22-letters-x", "Hello", 8, 0, 0)
             ]
         finally:
             await chat_client.shutdown()

@@ -6,7 +6,7 @@ import selectors
 
 import pytest
 
-from webapp.tabs import compare
+from webapp.tabs.comparing import prompting
 from webapp.ui.streams import coalesce
 
 
@@ -42,7 +42,7 @@ async def drawn(tokens, each_second):
             yield token
             await asyncio.sleep(1 / each_second)
 
-    batches = coalesce(answer(), *compare.DRAW_SECONDS)
+    batches = coalesce(answer(), *prompting.DRAW_SECONDS)
     return [(clock(), batch) async for batch in batches]
 
 

@@ -1,1 +1,1 @@
-"""Runs against each other, on the Runs tab."""
+"""Answers and prompts of the Compare tab; runs against each other on the Runs tab."""
