@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,16 +14,13 @@ from typing import Any
 import pytest
 
 from pipeline import settings
-from pipeline.runs.submit import submit
-from pipeline.stages.recipe import load
 from pipeline.store import Store
 from pipeline.store.run import CANCELED, DONE, ENDED, EVENTS
-from pipeline.worker import loop, probe
+from pipeline.worker import loop
 from pipeline.worker import processes as processes_of
 from pipeline.worker.ahead import warm
 from pipeline.worker.job import Job, lives
 from pipeline.worker.loop import Worker
-from pipeline.worker.stage_process import StageJob, Watch, _tried
 from tests.helpers.lab import CHILDREN, alive, open_files, processes, serving, spawned, until
 from tests.helpers.planted import one_stage, plant
 
@@ -413,157 +408,3 @@ class TestImporting:
         until(lambda: served.step() or not job(served).waits, "the end of the wait")
         assert is_fork(served)
         go(served, run, "finetune")
-
-
-TRIES = """
-import atexit, json, os, sys, tempfile
-from pathlib import Path
-from pipeline.system import locks
-from pipeline.worker.ahead import warm
-scratch = Path(sys.argv[1])
-held = locks.take(scratch / "lock")
-atexit.register(print, "the stage ends")
-
-def trial(folder):
-    facts = {
-        "environment": dict(os.environ), "temporary": tempfile.gettempdir(), "group": os.getpgid(0),
-        "mark": "OLIVE_LAB_EVENTS=" + str(scratch) in Path("/proc/self/environ").read_text().split("\\0"),
-        "locks": [link for n in os.listdir("/proc/self/fd") if (link := Path(f"/proc/self/fd/{n}")).exists()
-                  and str(link.readlink()).endswith("lock")],
-    }
-    (folder / "facts.json").write_text(json.dumps(facts))
-    print("tried")
-    raise ValueError(3)
-
-with warm.fork_trial(trial, scratch) as process:
-    code = process.wait()
-print(code, os.getpgid(0) == json.loads((scratch / "facts.json").read_text())["group"])
-"""
-
-
-def test_a_trial_that_is_forked_is_as_one_that_is_started(tmp_path: Path) -> None:
-    """Without secrets and locks of its stage, found by its mark, and nothing of the stage's end is done."""
-    done = subprocess.run(
-        [sys.executable, "-c", TRIES, str(tmp_path)],
-        env=settings.child_environment(OLIVE_LAB_EVENTS=str(tmp_path), OLIVE_LAB_WEBHOOK="http://secret"),
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.stdout.splitlines() == ["tried", "1 True", "the stage ends"], done.stderr
-    assert "ValueError: 3" in done.stderr
-    facts = json.loads((tmp_path / "facts.json").read_text())
-    assert facts["temporary"] == str(tmp_path)
-    assert facts["mark"]
-    assert facts["locks"] == []
-    assert "OLIVE_LAB_WEBHOOK" not in facts["environment"]
-    assert facts["environment"]["OLIVE_LAB_EVENTS"] == str(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("can_fork", "method", "forks"), [(True, "lora", True), (True, "qlora", False), (False, "lora", False)]
-)
-def test_a_stage_forks_its_trial_if_it_can_and_nothing_hidden_is_tried(
-    store: Store, recipe_file: Path, no_worker: list[Path], monkeypatch: pytest.MonkeyPatch,
-    can_fork: bool, method: str, forks: bool,
-) -> None:  # fmt: skip
-    run = submit(store, load(recipe_file))
-    given = store.get(run)
-    chosen = StageJob.of(store, given, "quantize")
-    tuned = dataclasses.replace(chosen.recipe.finetune, method=method)
-    chosen = dataclasses.replace(chosen, recipe=dataclasses.replace(chosen.recipe, finetune=tuned))
-    asked: list[Any] = []
-    monkeypatch.setattr(warm, "can_fork", lambda: can_fork)
-    monkeypatch.setattr(probe, "require", lambda *given: asked.extend(given))
-    with Watch(0.0) as watch:
-        _tried(chosen, watch)
-    assert (asked[-1] is not None) == forks
-    assert not forks or asked[-1].func is warm.fork_trial
-
-
-# -- what is really imported ------------------------------------------------------------------------------
-
-REAL = """
-import ctypes, json, os, sys, tempfile, warnings
-from pathlib import Path
-from pipeline import settings
-from pipeline.worker.ahead import forking
-from pipeline.worker.ahead import warm
-
-warnings.simplefilter("error", DeprecationWarning)  # that a process with threads forks
-warm.prepare_all()
-import numpy, scipy.linalg, torch
-facts = {"threads": forking.threads(), "cuda": torch.cuda.is_initialized()}
-# But for a cache that is kept, nothing that the end of a fork could remove.
-facts["files"] = [name for name in os.listdir(tempfile.gettempdir()) if "inductor" not in name]
-blas = forking._loaded("openblas")[0]
-hears, tells = os.pipe()
-for turn in range(2):
-    if not os.fork():
-        settings.become({name: os.environ[name] for name in os.environ if name not in settings._ONE_THREAD})
-        warm._be_itself()
-        assert warm.can_fork()
-        drawn = [float(numpy.random.rand()), float(torch.rand(()))]
-        forking.use_all_cores()
-        matrix = numpy.ones((500, 500))
-        threads = forking.threads()
-        ones = torch.ones(500, 500)
-        same = bool((matrix @ matrix == 500).all() and (ones @ ones == 500).all())
-        os.write(tells, json.dumps([drawn, threads, same]).encode() + b"\\n")
-        os._exit(0)
-    os.wait()
-with os.fdopen(hears) as pipe:
-    facts["forks"] = [json.loads(pipe.readline()) for _ in range(2)]
-print(json.dumps(facts))
-"""
-
-
-@pytest.mark.chain
-def test_what_stages_need_can_be_imported_without_a_thread_and_forked(tmp_path: Path) -> None:
-    environment = {**settings.stage_environment(False), "TMPDIR": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", REAL], env=settings.roomy(environment), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    facts = json.loads(done.stdout.splitlines()[-1])
-    assert (facts["threads"], facts["cuda"], facts["files"]) == (1, False, [])
-    (one, threads, same), (other, *_) = facts["forks"]
-    assert one[0] != other[0]
-    assert one[1] != other[1]
-    assert same
-    alone = "import os, numpy, scipy.linalg; print(len(os.listdir('/proc/self/task')))"
-    started = subprocess.run([sys.executable, "-c", alone], capture_output=True, text=True, check=True)
-    assert threads == int(started.stdout)
-
-
-# What all stages need is imported once; what each needs besides, in a process that has nothing of the others.
-IMPORTED = """
-import importlib, os, sys
-from pipeline.stages.all_stages import STAGES
-from pipeline.stages.execute import import_torchmetrics
-from pipeline.worker.ahead import warm
-
-warm.without_bitsandbytes()
-import_torchmetrics()
-for module in warm.ALL:
-    importlib.import_module(module)
-print("scipy.signal" in sys.modules)
-for stage in STAGES:
-    child = os.fork()
-    if not child:
-        warm.prepare(stage)
-        os._exit(0)
-    print(stage, os.waitpid(child, 0)[1])
-import scipy.signal
-print(scipy.signal.windows.hamming(3)[1])
-"""
-
-
-@pytest.mark.chain
-def test_what_is_imported_ahead_can_be_imported_and_is_no_more_than_needed() -> None:
-    from pipeline.stages.all_stages import STAGES
-
-    done = subprocess.run(
-        [sys.executable, "-c", IMPORTED],
-        env=settings.roomy(settings.child_environment()), capture_output=True, text=True,
-    )  # fmt: skip
-    stages = [f"{stage} 0" for stage in STAGES]
-    assert done.stdout.splitlines() == ["False", *stages, "1.0"], done.stderr
