@@ -17,9 +17,7 @@ from pathlib import Path
 from pipeline import display, settings
 from pipeline.errors import InputError
 from pipeline.inputs.azure_address import PREFIX
-from pipeline.inputs.data import telling
 from pipeline.inputs.models import base_models
-from pipeline.runs import cached_models
 from pipeline.store.run import Run
 
 # A word, or a hub id. Any other text could be taken for a folder.
@@ -86,15 +84,12 @@ def known(chosen: object) -> str:
     raise InputError(NOT_OFFERED.format(display.value(chosen), settings.page_command()))
 
 
-def again(run: Run) -> None:
-    """Check that a run may be started again from the page. Raises InputError if its model is not offered.
-
-    Also of one that the command line has queued: a model that is not here yet is looked up as the page may.
-    Raises LabError if nobody can say.
-    """
+def to_look_up(run: Run) -> str | None:
+    """The model of a run that is to be started again from the page, if it is not here yet: one that the
+    command line has queued is looked up as the page may. Raises InputError if it is not offered."""
     model = known(run.recipe.get("model"))
-    if "/" in model and not model.startswith(("/", PREFIX)) and not base_models.is_here(model):
-        telling.ended(cached_models.looking(model))
+    absent = "/" in model and not model.startswith(("/", PREFIX)) and not base_models.is_here(model)
+    return model if absent else None
 
 
 def _is_model(folder: Path) -> bool:

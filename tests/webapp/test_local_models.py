@@ -115,7 +115,7 @@ def test_a_run_of_the_command_line_is_shown_but_not_started_again(
     refused = client.post(f"/runs/{other}/retry")
     assert (refused.status_code, REFUSED in refused.json()["error"]) == (409, True)
     with pytest.warns(UserWarning, match=REFUSED):
-        runs.retry(other)
+        [*runs.retry(other)]
     assert store.get(other).status == "canceled"
     assert client.post(f"/runs/{run}/retry").json()["status"] == "queued"
 

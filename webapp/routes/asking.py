@@ -93,6 +93,7 @@ class Question:
 ROWS = Places(12)  # all rows of a dataset: reports and ZIPs with rows, downloads of rows
 PAGES = Places(8)  # a page of a table, a vote
 TEXTS = Places(4)  # reports and ZIPs without rows
+MODELS = Places(2)  # what a hub says of a model
 
 
 async def answered(

@@ -24,7 +24,7 @@ from pipeline.errors import InputError, LabError
 from pipeline.publish import zip_file
 from pipeline.publish.report.as_html import POLICY
 from pipeline.publish.report.files import Format
-from pipeline.runs import pulls, scorecard
+from pipeline.runs import cached_models, pulls, scorecard
 from pipeline.store.run import Run
 from pipeline.worker import loop
 from webapp import local_models
@@ -138,15 +138,15 @@ def cancel(run: str) -> JSONResponse:
 
 
 @router.post("/runs/{run}/retry")
-def retry(run: str) -> JSONResponse:
-    """Queue a run again from the stage that did not finish."""
-    return _act(run, again)
-
-
-def again(run: str) -> None:
-    """Queue a run again. Raises LabError if it cannot be, or if its model is not offered on the page."""
-    local_models.again(known_run(run))
-    store().retry(run)
+async def retry(request: Request, run: str) -> JSONResponse:
+    """Queue a run again from the stage that did not finish, if its model may be used from the page."""
+    found = await run_in_threadpool(_run, run)
+    try:
+        if model := await run_in_threadpool(local_models.to_look_up, found):
+            await asking.answered(request, asking.MODELS, f"{cached_models.__name__}:look", {"model": model})
+    except LabError as error:
+        return _refused(error)
+    return await run_in_threadpool(_act, run, store().retry)
 
 
 @router.get("/scorecards/{group}.json")
@@ -168,7 +168,7 @@ def pulled_cancel(key: str) -> JSONResponse:
     try:
         pulls.stop(store().home, key)
     except LabError as error:
-        return JSONResponse({"error": str(error)}, status_code=409, headers=NEW)
+        return _refused(error)
     return JSONResponse(_pulled(key), headers=NEW)
 
 
@@ -213,12 +213,16 @@ def stage_file(run: Run, stage: str, name: str) -> Path:
     return store().folder(run.id, stage) / name
 
 
+def _refused(error: LabError) -> JSONResponse:
+    return JSONResponse({"error": str(error)}, status_code=409, headers=NEW)
+
+
 def _act(run: str, action: Any) -> JSONResponse:
     found = _run(run)
     try:
         action(found.id)
     except LabError as error:
-        return JSONResponse({"error": str(error)}, status_code=409, headers=NEW)
+        return _refused(error)
     loop.ensure(store().home)
     watch().queue_now()  # so that the next request sees the change
     return JSONResponse(watch().look_now(found.id, refresh=True).status, headers=NEW)

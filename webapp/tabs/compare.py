@@ -134,11 +134,11 @@ def _take(run: str, event: gr.EventData, also: Any) -> Iterator[tuple[Any, ...]]
     asked = examples.question(run, {"number": int(number)})
     whole = f"{examples.EXAMPLES}.pages:whole"
     untouched = (gr.skip(),) * (8 + len(BLANK))
-    found = yield from check_turns.steps(
-        lambda tell: ended(check_pool.ask(whole, asked, "examples"), tell),
+    found, filled = yield from check_turns.steps(
+        lambda tell: (ended(check_pool.ask(whole, asked, "examples"), tell), choose(run)),
         lambda text: (gr.skip(), {"text": "Reading the example…"}, *untouched),
     )
-    current, picker, _, _, table, _, _ = choose(run)
+    current, picker, _, _, table, _, _ = filled
     kept, prompt = _recorded(run), found["prompt"]
     picker = {**picker, "value": kept.value(kept.place(prompt))}
     wanted = gr.update(value=found["expected"], visible=bool(found["expected"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -10,16 +11,17 @@ import gradio as gr
 from pipeline import display
 from pipeline.errors import LabError
 from pipeline.evaluation.examples import rows
+from pipeline.inputs.data import telling
 from pipeline.publish import zip_file
-from pipeline.runs import disk, history
+from pipeline.runs import cached_models, disk, history
 from pipeline.store.run import ENDED, RETRYABLE, Run
 from pipeline.worker import loop
+from webapp import local_models
 from webapp.handler_values import number, picked, ticked
 from webapp.home import known_run, store
-from webapp.routes import runs as run_routes
 from webapp.tabs.comparing import comparison as comparison_panel
 from webapp.tabs.comparing import judged
-from webapp.ui import parts, views
+from webapp.ui import check_turns, parts, views
 
 DELETED = "deleted"
 SHOWN = [
@@ -126,14 +128,20 @@ def worse(run: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
     return report, shown and {**shown, "worse": True, "at": time.time()}
 
 
-def retry(run: str) -> tuple[Any, ...]:
-    """Queue the selected run again and show its new state."""
+def retry(run: str) -> Iterator[tuple[Any, ...]]:
+    """Queue the selected run again and show its new state. A model that is not here is looked up before."""
     try:
-        run_routes.again(run)
+        if model := local_models.to_look_up(known_run(run)):
+            gr.Info("Asking what the model of this run is…")
+            yield from check_turns.steps(
+                lambda tell: telling.ended(cached_models.looking(model), tell),
+                lambda _: (gr.skip(),) * len(details(run)),
+            )
+        store().retry(run)
         loop.ensure(store().home)
     except LabError as error:
         gr.Warning(str(error))
-    return details(run)
+    yield details(run)
 
 
 def save(run: str, notes: str, tags: str) -> tuple[Any, Any]:
@@ -414,7 +422,7 @@ def _connect_run(of: _Details, chosen: gr.Textbox, panel: list[Any], look: dict[
     ).then(**look).then(None, chosen, None, js=parts.live("canceled"), **parts.IN_PAGE).then(
         details, chosen, panel, **parts.QUICK
     ).then(**look)
-    of.again.click(retry, chosen, panel, **parts.QUICK).then(**look)
+    of.again.click(retry, chosen, panel, **parts.CHECKS).then(**look)
     written = of.written
     left = [written.notes.blur, written.tags.blur, written.tags.submit]
     gr.on(

@@ -25,7 +25,7 @@ def test_a_page_and_one_example(client, run):
 def test_both_downloads(client, run):
     found = client.get(f"/runs/{run}/examples.csv")
     assert f'filename="{run}-examples.csv"' in found.headers["content-disposition"]
-    assert "1,'=2?,,It is 2.,No.,It is 2.,2,3.0,3.5,,0.5,,," in found.text.splitlines()
+    assert "1,'=2?,,It is 2.,No.,It is 2.,,2,3.0,3.5,,0.5,,," in found.text.splitlines()
     assert len(client.get(f"/runs/{run}/examples.jsonl").text.splitlines()) == 4
 
 

@@ -47,7 +47,7 @@ def test_cancel_and_retry_from_the_history(store):
     run = planted.queued(store)
     store.request_cancel(run)
     assert runs.listed(*NOTHING)[0]["rows"][0][0]["status"] == CANCELED
-    runs.retry(run)
+    assert [len(shown) for shown in runs.retry(run)] == [9]
     assert runs.listed(*NOTHING)[0]["rows"][0][0]["status"] == "queued"
 
 
