@@ -320,6 +320,15 @@ def public_only() -> bool:
     return os.environ.get("OLIVE_LAB_PUBLIC_ONLY") == "1"
 
 
+SCRATCH = "OLIVE_LAB_SCRATCH"
+
+
+def scratch() -> Path | None:
+    """The folder that whoever started this process removes after it (`store.scratch`), if it has one."""
+    given = os.environ.get(SCRATCH)
+    return Path(given) if given else None
+
+
 def secret(variable: str) -> str | None:
     """What a variable holds that the operator has named, such as the key of a judge's endpoint."""
     return os.environ.get(variable) or None

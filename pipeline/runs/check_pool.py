@@ -7,7 +7,7 @@ given, and writes a line for each step and at last the answer, or what is wrong.
 
 What is answered at once costs nobody anything. What takes longer gets one of some places and lets others go
 first; the oldest one makes room. Whoever leaves ends the process that worked for him. None may take more than
-its share of the memory.
+its share of the memory. What a process was making when it ended goes with its `scratch`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from typing import Any
 from pipeline import settings
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.inputs.data import telling
+from pipeline.store import scratch
 from pipeline.system import files, own_process
 from pipeline.system.peak_memory import memory_now
 
@@ -71,6 +72,7 @@ def open_up(hub_login: bool = False) -> None:
 
     Without `hub_login` they read no private model on the hub, whoever is logged in there.
     """
+    scratch.clear(settings.home())
     with _changing:
         _state.open, _state.hub_login = True, hub_login
         _top_up()
@@ -129,7 +131,9 @@ class _Process:
         # gated model. Somebody's templates and tokenizers run in processes without.
         words = ["-m", "pipeline.runs.check_pool"]
         limits = {} if _state.hub_login else {"OLIVE_LAB_PUBLIC_ONLY": "1"}
-        self.process = own_process.start_group(words, settings.child_environment(**limits))
+        self._scratch = scratch.Scratch(settings.home())
+        given = settings.child_environment(**limits, **self._scratch.environment)
+        self.process = own_process.start_group(words, given)
         self.began = time.monotonic()
         self.is_long = False
         self.share = ""
@@ -185,7 +189,9 @@ class _Process:
         return f"The process that checks the data has ended (code {self.end()}); try again."
 
     def end(self) -> int:
-        return own_process.end(self.process)
+        code = own_process.end(self.process)
+        self._scratch.remove()
+        return code
 
 
 class _State:

@@ -27,7 +27,7 @@ from pipeline.inputs.models import starter_package
 from pipeline.publish.checks import CHECKED
 from pipeline.runs.data import data_card
 from pipeline.stages import artifacts
-from pipeline.store import Store
+from pipeline.store import Store, scratch
 from pipeline.store.history import Inventory
 from pipeline.store.run import PUBLISH
 from pipeline.system import files, locks
@@ -46,6 +46,7 @@ PLACES = {
     "published copies": "registry", "for Foundry Local": "foundry-local",
     "pulled models": "pulled", "tried models": probe.PROBES,
     "starter model": starter_package.FOLDER, "measured rows": MEASURED,
+    "checks in progress": scratch.FOLDER,
 }  # fmt: skip
 
 
@@ -113,6 +114,7 @@ def collect(store: Store) -> Unused:
         publishing = any(name.startswith(PUBLISH) for name in inventory.running)
         checked = None if publishing else _aside(store.home / CHECKED)  # left by a killed publish
     data_card.tidy(store.home)
+    scratch.clear(store.home)
     freed = _describe(moved)
     for aside in (*moved, *([checked] if checked else [])):
         _delete(aside)

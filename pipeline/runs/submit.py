@@ -29,7 +29,7 @@ from pipeline.runs.preflight import presets
 from pipeline.runs.preflight import report as preflight
 from pipeline.stages.all_stages import STAGES, ask
 from pipeline.stages.recipe import Recipe, from_dict, redo
-from pipeline.store import Store
+from pipeline.store import Store, scratch
 from pipeline.store.queue import New
 from pipeline.store.run import Run
 from pipeline.system import files
@@ -454,7 +454,7 @@ def keep_dataset(home: Path, source: Path, made_of: str = "") -> Path:
     with suppress(FileNotFoundError):
         os.utime(target)  # in use again: freeing space goes by this time
         return target
-    arriving = kept / f"{secrets.token_hex(4)}.part"
+    arriving = scratch.room(kept) / f"{secrets.token_hex(4)}.part"
     arriving.mkdir(mode=0o700, parents=True, exist_ok=True)
     part = arriving / f".{name}"
     try:
@@ -462,7 +462,7 @@ def keep_dataset(home: Path, source: Path, made_of: str = "") -> Path:
         shutil.copyfile(source, part)
         part.chmod(0o600)
         target = kept / _folder_name(part, made_of) / name  # the source may have changed since
-        target.parent.mkdir(mode=0o700, exist_ok=True)
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         part.replace(target)
     finally:
         shutil.rmtree(arriving, ignore_errors=True)

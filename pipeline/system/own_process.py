@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -130,7 +131,10 @@ def run(
     """
     pipe = subprocess.PIPE
     stdin = subprocess.DEVNULL if given is None else pipe
-    with start(words, environment, stdin=stdin, stdout=pipe, stderr=pipe, python=python) as process:
+    with (
+        _temporary(environment) as own,
+        start(words, own, stdin=stdin, stdout=pipe, stderr=pipe, python=python) as process,
+    ):
         _running.add(process)
         try:
             out, error = _said(process, given.encode() if given is not None else None, seconds)
@@ -140,6 +144,13 @@ def run(
         finally:
             _running.discard(process)
     return subprocess.CompletedProcess(process.args, process.returncode, _text(out), _text(error))
+
+
+@contextmanager
+def _temporary(environment: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
+    """The environment with a folder for temporary files: what is killed has no time to remove its own."""
+    with tempfile.TemporaryDirectory(prefix="olive-lab-", ignore_cleanup_errors=True) as folder:
+        yield {**environment, "TMPDIR": folder}
 
 
 def _said(
@@ -185,7 +196,10 @@ def follow(
     ends when `tell` raises. Raises subprocess.TimeoutExpired if it is not done after so many `seconds`.
     """
     errors = subprocess.STDOUT if python is not None else None
-    with start(words, environment, stdout=subprocess.PIPE, stderr=errors, python=python) as process:
+    with (
+        _temporary(environment) as own,
+        start(words, own, stdout=subprocess.PIPE, stderr=errors, python=python) as process,
+    ):
         _running.add(process)
         assert process.stdout is not None
         late = threading.Event()

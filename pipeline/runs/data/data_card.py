@@ -33,6 +33,7 @@ from pipeline.inputs.data.card import findings, leaving_out, making
 from pipeline.inputs.data.lengths import Lengths, Limits
 from pipeline.inputs.models import base_models
 from pipeline.inputs.prompts import templates
+from pipeline.store import scratch
 from pipeline.system import files, locks, own_process
 from pipeline.system.files import to_json
 
@@ -275,8 +276,9 @@ def _answer(asked: Question) -> Generator[str, None, None]:
     """Make what is asked, and keep it."""
     home, key = settings.home(), asked.key()
     target = _folder(home, key)
-    part = target.parent / f".{key}-{secrets.token_hex(4)}.part"
+    part = scratch.room(target.parent) / f".{key}-{secrets.token_hex(4)}.part"
     part.mkdir(mode=0o700, parents=True)
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         with ExitStack() as stack:
             stack.callback(shutil.rmtree, part, ignore_errors=True)

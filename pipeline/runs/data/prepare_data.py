@@ -28,6 +28,7 @@ from pipeline.inputs.prompts import templates
 from pipeline.runs import check_pool
 from pipeline.runs.data import data_card, data_check
 from pipeline.stages import finetune
+from pipeline.store import scratch
 from pipeline.system import files
 
 ORIGINAL = "original"  # the folder with that
@@ -357,8 +358,9 @@ def ended(
 
 @contextmanager
 def work_folder(home: Path) -> Iterator[Path]:
-    """A folder for what is made, which goes afterwards; one of a killed process is freed with datasets."""
-    above = home / "datasets"
+    """A folder for what is made, which goes afterwards; one of a killed process with its `scratch`, or else
+    it is freed with datasets."""
+    above = scratch.room(home / "datasets")
     was_there = above.is_dir()
     above.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(suffix=".part", dir=above))
@@ -450,7 +452,7 @@ def keep_originals(kept: Path, made: Made) -> None:
     """Put what a kept dataset was made of beside it, if it is not there yet. Raises OSError, LabError."""
     if (kept.parent / datasets.MADE).is_file():
         return
-    arriving = kept.parent / f".{secrets.token_hex(4)}.part"
+    arriving = scratch.room(kept.parent) / f".{secrets.token_hex(4)}.part"
     arriving.mkdir(mode=0o700)
     try:
         names: dict[str, None] = {}
