@@ -24,12 +24,12 @@ from olive.hardware.accelerator import AcceleratorSpec
 from olive.model import HfModelHandler
 from olive.passes import Pass
 from olive.passes.olive_pass import PassConfigParam
-from olive.passes.pytorch.gptq import Gptq
 from olive.passes.pytorch.quant_utils import finalize, get_quantizer_config, prepare_model
 from torch import Tensor, nn
 
 from pipeline.errors import LabError
 from pipeline.passes.quantize.awq_search import Grid, search_clip, search_scale
+from pipeline.passes.quantize.compensation import compensated
 from pipeline.passes.quantize.layer_inputs import Call, layer_inputs
 from pipeline.passes.quantize.rounding import packed
 from pipeline.passes.rows import dataset_of
@@ -43,8 +43,8 @@ class LabAwq(Pass):
     """Quantize linear layers to 4 or 8 bit in Olive's format, calibrated on `data_config`.
 
     `objective` "gram" scores a candidate by the error of its matrices' outputs, "layer" by the paper's block
-    objective, the error of the whole decoder layer (slower). `compensate` uses Olive's GPTQ on the scaled
-    weights instead of the clipping search.
+    objective, the error of the whole decoder layer (slower). `compensate` uses GPTQ on the scaled weights
+    instead of the clipping search (`compensation`).
     """
 
     @classmethod
@@ -241,19 +241,30 @@ class LayerWork:
             gram = group.gram
             if group.factor is not None:
                 gram = gram / group.factor / group.factor[:, None]
+            found = self._compensated(group.readers, gram) if compensate else {}
             for reader in group.readers:
                 module = self.module.get_submodule(reader)
                 weight, dtype = self.exact.pop(reader), module.weight.dtype
                 if compensate:
-                    module.weight.data, module.quant_info.data = weight, {"H": gram.clone(), "N": 1}
-                    Gptq.process_module(module)
-                    weight = module.weight.data
-                    scales, zeros = module.quant_info.scales, module.quant_info.zero_points
+                    weight, scales, zeros = found.pop(reader)
                 else:
                     with quick_products():
                         scales, zeros = search_clip(weight, gram, self._grid(reader, dtype))
                 self.module.set_submodule(reader, packed(module, weight, scales, zeros, dtype))
             group.gram = None
+
+    def _compensated(self, readers: list[str], gram: Tensor) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        """What `compensated` makes of matrices that read one input, by name; those of one grid together."""
+        by_grid: dict[Grid, list[str]] = {}
+        for reader in readers:
+            by_grid.setdefault(self._grid(reader), []).append(reader)
+        found = {}
+        for grid, same in by_grid.items():
+            rows = [len(self.exact[reader]) for reader in same]
+            made = compensated(torch.cat([self.exact[reader] for reader in same]), gram, grid)
+            weights, scales, zeros = (torch.split(part, rows) for part in made)
+            found |= dict(zip(same, zip(weights, scales, zeros, strict=True), strict=True))
+        return found
 
     def _groups(self) -> list[Group]:
         """The layer's groups; matrices that belong to none of the known ones are clipped, not scaled."""

@@ -25,11 +25,12 @@ from pipeline.passes.quantize.awq_search import Grid
 BLOCK = 128  # columns; groups are as large or divide it
 DAMPING = 0.01  # of the mean of the diagonal: what was never read together can still be factored
 MORE_DAMPING = (1, 10, 100, 1000)  # times that, where rounding made the Gram matrix indefinite
+SMALLEST = 1e-30  # of that mean, where nothing was read
 SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)  # of a group's range; the first is the whole range
 
 
 @torch.no_grad()
-def compensate(
+def compensated(
     weight: Tensor, gram: Tensor, grid: Grid, shrinks: Sequence[float] = SHRINKS
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Round a float32 matrix [rows, inputs] so that its outputs on inputs of this `gram` change least.
@@ -63,11 +64,11 @@ def factored(gram: Tensor) -> tuple[Tensor, Tensor]:
     texts may use it.
     """
     diagonal = gram.diagonal()
-    damping = DAMPING * diagonal.mean().clamp(min=torch.finfo(gram.dtype).tiny)
+    mean = diagonal.mean().clamp(min=SMALLEST)
     for times in MORE_DAMPING:
         # M is the Cholesky factor of what is turned around, turned around again.
         turned = gram.flip(0, 1)
-        turned.diagonal().add_(torch.where(diagonal == 0, diagonal.mean(), times * damping).flip(0))
+        turned.diagonal().add_(torch.where(diagonal == 0, mean, times * DAMPING * mean).flip(0))
         factor, failed = torch.linalg.cholesky_ex(turned)
         if not failed:
             break
@@ -79,7 +80,7 @@ def factored(gram: Tensor) -> tuple[Tensor, Tensor]:
     lower = factor.diagonal().clone()
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device, out=turned)
     inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
-    return (lower[:, None] * inverse).flip(0, 1), lower.square().flip(0)
+    return inverse.mul_(lower[:, None]).flip(0, 1), lower.square().flip(0)
 
 
 def _group(

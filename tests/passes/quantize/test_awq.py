@@ -138,6 +138,20 @@ def test_gptq_on_scaled_weights_is_nearer_still(tmp_path: Path) -> None:
     assert error[1] < error[0]
 
 
+def test_matrices_of_one_input_may_have_their_own_bits(tmp_path: Path) -> None:
+    """As mixed precision gives them; then they are not compensated together."""
+    from pipeline.passes.quantize import awq
+
+    exact = logits(prepared(tmp_path))
+    mixed = {f"model.layers.{layer}.mlp.up_proj": {"bits": 8} for layer in range(2)}
+    wrappers = [prepared(tmp_path), prepared(tmp_path, overrides=mixed)]
+    for wrapper in wrappers:
+        awq.quantize(wrapper, blocks(16, 64), compensate=True)
+    assert wrappers[1].get_layers(False)[0].mlp.up_proj.quantizer.bits == 8
+    errors = [float((logits(wrapper) - exact).pow(2).mean()) for wrapper in wrappers]
+    assert errors[1] < errors[0]
+
+
 def test_a_layer_that_does_not_bear_folding_is_left_unscaled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
