@@ -1,11 +1,15 @@
 """The whole lab on a GPU: a model of Phi-3.5-mini's exact shape, and AutoAWQ beside our AWQ.
 
-    python -m benchmarks.gpu [--work FOLDER] [--parts chain,beside,engines,quality] [--blocks 128] [--ahead]
+    python -m benchmarks.gpu [--work FOLDER] [--parts chain,beside,engines,quality,steps] [--blocks 128]
+                             [--ahead]
 
 chain     AWQ -> 100 LoRA steps -> int4 ONNX with adapter of a random 3.8 B model, by `python -m pipeline run`
 beside    that chain once, then twice at the same time on two GPUs: the walls of one and of both
 engines   quantize of the same model by our AWQ and by AutoAWQ on the same calibration, one after the other
-quality   `python -m pipeline scorecard` of the starter model: rtn, awq, autoawq
+quality   `python -m pipeline scorecard` of the starter model, in groups of 64 and of 32: rtn, awq, autoawq,
+          and awq with GPTQ after it
+steps     where the time of quantizing goes, AWQ alone and with GPTQ after it (`benchmarks.quantize_steps`):
+          of that model, and of the starter model where `quality` or a run has unpacked it into --work
 With `--ahead` the worker has imported what stages need before a run begins, as it has where the app runs.
 Needs CUDA and the GPU set. Seconds are those of the stages; `wall` is the whole command.
 """
@@ -35,7 +39,8 @@ from pipeline.store.run import Run
 from pipeline.system import hardware
 from pipeline.worker.ahead import warm
 
-PARTS = ("chain", "beside", "engines", "quality")
+PARTS = ("chain", "beside", "engines", "quality", "steps")
+GROUPS = (64, 32)  # that quality is measured in
 # Seconds without work of the process that imports, after which it has done so.
 STILL_SECONDS = 3.0
 DATA = settings.SAMPLES / "travel.jsonl"
@@ -103,6 +108,8 @@ def main() -> None:
                 engines(home, model, args.blocks)
             if "quality" in parts:
                 quality(home)
+        if "steps" in parts:
+            steps(home, model)
 
 
 def random_model(folder: Path) -> Path:
@@ -214,15 +221,35 @@ def shuffled_words(file: Path) -> Path:
 
 
 def quality(home: Path) -> None:
-    """The scorecard of the starter model."""
-    ways = ["--algorithms", "rtn,awq,autoawq", "--set", "quantize.group_size=64"]
-    command = [sys.executable, "-m", "pipeline", "scorecard", "starter", "--data", str(DATA), *ways]
+    """Scorecards of the starter model."""
+    ways = [("rtn,awq,autoawq", "false"), ("awq", "true")]
+    for group in GROUPS:
+        for algorithms, compensate in ways:
+            sets = [f"quantize.group_size={group}", f"quantize.compensate={compensate}"]
+            changes = [part for change in sets for part in ("--set", change)]
+            command = ["-m", "pipeline", "scorecard", "starter", "--data", str(DATA)]
+            text = printed(home, [*command, "--algorithms", algorithms, *changes])
+            print(f"\n{', '.join(sets)}\n{text[text.index('ALGORITHM') :]}", flush=True)
+
+
+def steps(home: Path, model: Path) -> None:
+    """Where the time of quantizing goes, in a process of its own for each model."""
+    chosen = [(model, ["--template", TEMPLATE])]
+    chosen += [(folder, []) for folder in sorted((home / "models").glob("starter-*"))]
+    for folder, template in chosen:
+        text = printed(home, ["-m", "benchmarks.quantize_steps", str(folder), *template])
+        print(f"\n{folder.name}\n{text.strip()}", flush=True)
+
+
+def printed(home: Path, command: list[str]) -> str:
+    """What our Python prints when given a command. Ends this one if that fails."""
+    environment = {**os.environ, "OLIVE_LAB_HOME": str(home)}
     done = subprocess.run(
-        command, env={**os.environ, "OLIVE_LAB_HOME": str(home)}, capture_output=True, text=True, check=False
+        [sys.executable, *command], env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
         sys.exit(f"{done.stdout[-3000:]}\n{done.stderr[-2000:]}")
-    print(f"\n{done.stdout[done.stdout.index('ALGORITHM') :]}", flush=True)
+    return done.stdout
 
 
 def run_recipe(home: Path, model: Path, recipe: dict[str, Any], changes: list[str]) -> Run:

@@ -11,6 +11,7 @@ from pipeline.system import hardware
 from tests.helpers import tiny
 from tests.helpers.carry import context_of, stage
 from tests.passes.quantize.test_awq import blocks, logits, prepared, with_large_channels
+from tests.passes.quantize.test_awq_search import drawn, grid
 
 pytestmark = pytest.mark.gpu
 
@@ -27,6 +28,20 @@ def test_awq_is_nearer_than_rounding(architecture: str, dtype: str, tmp_path: Pa
     awq.quantize(searched, blocks(16, 64))
     error = [float((logits(wrapper) - exact).pow(2).mean()) for wrapper in (rounded, searched)]
     assert error[1] < error[0] * (0.9 if dtype == "float32" else 1)  # 16 bits round besides
+
+
+def test_compensation_on_a_gpu_loses_what_it_loses_on_a_cpu() -> None:
+    from pipeline.passes.quantize.awq_search import cost
+    from pipeline.passes.quantize.compensation import compensated
+
+    weight, read = drawn(512, 1152)
+    gram, wanted = read.T @ read, grid(4, False, 64)
+    lost = []
+    for device in ("cpu", "cuda"):
+        rounded = compensated(weight.to(device), gram.to(device), wanted)[0].cpu()
+        lost.append(float(cost(rounded - weight, gram)))
+    assert lost[1] == pytest.approx(lost[0], rel=0.02)
+    assert lost[1] < 0.8 * float(cost(wanted.nearest(weight) - weight, gram))
 
 
 def test_autoawq_is_repacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -258,7 +258,7 @@ class LayerWork:
         by_grid: dict[Grid, list[str]] = {}
         for reader in readers:
             by_grid.setdefault(self._grid(reader), []).append(reader)
-        found = {}
+        found: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         for grid, same in by_grid.items():
             rows = [len(self.exact[reader]) for reader in same]
             made = compensated(torch.cat([self.exact[reader] for reader in same]), gram, grid)

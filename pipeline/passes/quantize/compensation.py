@@ -2,10 +2,10 @@
 
 Source: Frantar et al., GPTQ, arXiv 2210.17323.
 
-What rounding a matrix W [outputs, inputs] costs is tr(D G D^T) (see `awq_search`). Write G = M M^T with M upper
-triangular. Once column i is rounded with the error e = W_i - W'_i, the columns after it make up for most of
-it if W_j -= e F_ij with F = diag(M) M^-1, and what is left of its cost is (e M_ii)^2. Rows do not depend on
-each other, so matrices that read one input are rounded together, as one matrix.
+What rounding a matrix W [outputs, inputs] costs is tr(D G D^T) (see `awq_search`). Write G = M M^T with M
+upper triangular. Once column i is rounded with the error e = W_i - W'_i, the columns after it make up for
+most of it if W_j -= e F_ij with F = diag(M) M^-1, and what is left of its cost is (e M_ii)^2. Rows do not
+depend on each other, so matrices that read one input are rounded together, as one matrix.
 
 A device likes large products: columns are corrected one by one only within their group, then the rest of
 the block of `BLOCK` columns by one product, then the rest of the matrix by another. Within a group the
@@ -50,7 +50,8 @@ def compensated(
             part = slice(begin, begin + grid.group_size)
             rounded, error, scale, zero = _group(work[part], follow[part, part], cost[part], grid, shrinks)
             work[part], errors[begin - start : part.stop - start] = rounded, error
-            scales.append(scale), zeros.append(zero)
+            scales.append(scale)
+            zeros.append(zero)
             work[part.stop : end].addmm_(follow[part, part.stop : end].T, error, alpha=-1)
         work[end:].addmm_(follow[start:end, end:].T, errors, alpha=-1)
     return work.T.contiguous(), torch.stack(scales, 1), torch.stack(zeros, 1)
@@ -108,7 +109,7 @@ def _group(
         price = torch.mv(errors.square().T, cost).view_as(scale) * scale.square()
         best = price.argmin(0, keepdim=True)
         codes, errors = (
-            found.unflatten(1, scale.shape).gather(1, best.expand(len(found), 1, -1)).squeeze(1)
+            found.view(-1, *scale.shape).gather(1, best.expand(len(found), 1, -1)).squeeze(1)
             for found in (codes, errors)
         )
         scale, zero = scale.gather(0, best), zero.gather(0, best)

@@ -121,5 +121,5 @@ def test_a_gram_matrix_that_rounding_made_indefinite_is_damped_more() -> None:
     rounded = compensated(weight, gram, grid())[0]
     assert torch.isfinite(rounded).all()
     assert float(cost(rounded - weight, gram)) < float(cost(grid().nearest(weight) - weight, gram))
-    with pytest.raises(LabError, match="set quantize.compensate to false"):
+    with pytest.raises(LabError, match=r"set quantize\.compensate to false"):
         compensated(weight, gram.fill_(float("nan")), grid())
