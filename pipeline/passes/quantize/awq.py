@@ -238,9 +238,9 @@ class LayerWork:
         """Replace the layer's matrices by packed ones."""
         for group in self.groups:
             assert group.gram is not None
-            gram = group.gram
+            gram, group.gram = group.gram, None
             if group.factor is not None:
-                gram = gram / group.factor / group.factor[:, None]
+                gram = gram.div_(group.factor).div_(group.factor[:, None])
             found = self._compensated(group.readers, gram) if compensate else {}
             for reader in group.readers:
                 module = self.module.get_submodule(reader)
@@ -251,7 +251,6 @@ class LayerWork:
                     with quick_products():
                         scales, zeros = search_clip(weight, gram, self._grid(reader, dtype))
                 self.module.set_submodule(reader, packed(module, weight, scales, zeros, dtype))
-            group.gram = None
 
     def _compensated(self, readers: list[str], gram: Tensor) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
         """What `compensated` makes of matrices that read one input, by name; those of one grid together."""

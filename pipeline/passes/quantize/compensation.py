@@ -81,6 +81,7 @@ def factored(gram: Tensor) -> tuple[Tensor, Tensor]:
     lower = factor.diagonal().clone()
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device, out=turned)
     inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
+    del factor, identity, turned  # 256 MB each where a layer reads 8,192 inputs
     return inverse.mul_(lower[:, None]).flip(0, 1), lower.square().flip(0)
 
 
