@@ -42,13 +42,14 @@ def compensated(
     """
     follow, cost = factored(gram)
     work = weight.T.contiguous()  # a column is then in one piece
+    factors = weight.new_tensor(shrinks)[:, None]  # once: each copy to a GPU waits for it
     scales, zeros = [], []
     for start in range(0, len(work), BLOCK):
         end = min(start + BLOCK, len(work))
         errors = torch.empty_like(work[start:end])
         for begin in range(start, end, grid.group_size):
             part = slice(begin, begin + grid.group_size)
-            rounded, error, scale, zero = _group(work[part], follow[part, part], cost[part], grid, shrinks)
+            rounded, error, scale, zero = _group(work[part], follow[part, part], cost[part], grid, factors)
             work[part], errors[begin - start : part.stop - start] = rounded, error
             scales.append(scale)
             zeros.append(zero)
@@ -86,15 +87,15 @@ def factored(gram: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _group(
-    columns: Tensor, follow: Tensor, cost: Tensor, grid: Grid, shrinks: Sequence[float]
+    columns: Tensor, follow: Tensor, cost: Tensor, grid: Grid, factors: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Round a group's columns [size, rows] one after the other.
+    """Round a group's columns [size, rows] one after the other, with its range times each of `factors`
+    [shrinks, 1].
 
     Returns what they are rounded to and by how much that missed what each should have been, both
     [size, rows], and the scale and the zero point, [rows] each.
     """
     low, high = (limit.flatten() for limit in grid.limits(columns.T[:, None]))
-    factors = torch.tensor(shrinks, device=columns.device)[:, None]
     scale, zero = grid.parameters(low * factors, high * factors)  # [shrinks, rows]
     wanted = (columns[:, None] / scale).add_(zero).flatten(1)  # in codes, [size, shrinks * rows]
     missed = torch.empty_like(wanted)
@@ -106,7 +107,7 @@ def _group(
         torch.clamp(column, 0, top, out=code).round_()
         torch.sub(column, code, out=miss)
     codes, errors = (wanted - missed).round_(), missed  # whole again: the difference was rounded
-    if len(shrinks) > 1:
+    if len(factors) > 1:
         price = torch.mv(errors.square().T, cost).view_as(scale) * scale.square()
         best = price.argmin(0, keepdim=True)
         codes, errors = (
