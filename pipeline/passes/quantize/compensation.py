@@ -40,8 +40,9 @@ def compensated(
     have made up for theirs. The group's size must divide the inputs. Raises LabError if `gram` cannot
     be factored: it is then not finite.
     """
-    follow, cost = factored(gram)
-    work = weight.T.contiguous()  # a column is then in one piece
+    groups, order = by_magnitude(gram.diagonal(), grid.group_size)
+    follow, cost = factored(gram[order[:, None], order])
+    work = weight.T[order]  # a column is then in one piece
     factors = weight.new_tensor(shrinks)[:, None]  # once: each copy to a GPU waits for it
     scales, zeros = [], []
     for start in range(0, len(work), BLOCK):
@@ -55,7 +56,21 @@ def compensated(
             zeros.append(zero)
             work[part.stop : end].addmm_(follow[part, part.stop : end].T, error, alpha=-1)
         work[end:].addmm_(follow[start:end, end:].T, errors, alpha=-1)
-    return work.T.contiguous(), torch.stack(scales, 1), torch.stack(zeros, 1)
+    back = groups.argsort()
+    return (
+        work[order.argsort()].T.contiguous(),
+        torch.stack(scales, 1)[:, back],
+        torch.stack(zeros, 1)[:, back],
+    )
+
+
+def by_magnitude(diagonal: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Which groups to round first [groups], and so which columns [inputs]: those that read most, for which
+    most others can still make up. A group stays together, so what is stored has its usual order."""
+    squares = diagonal.view(-1, size)
+    groups = squares.sum(1).argsort(stable=True, descending=True)
+    within = squares.argsort(stable=True, dim=1, descending=True)[groups]
+    return groups, (groups[:, None] * size + within).flatten()
 
 
 def factored(gram: Tensor) -> tuple[Tensor, Tensor]:

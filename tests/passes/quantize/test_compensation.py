@@ -13,9 +13,17 @@ pytestmark = pytest.mark.chain
 
 
 def column_by_column(weight: Any, gram: Any, grid: Any) -> tuple[Any, Any, Any]:
-    """GPTQ as in the paper, each column changing all after it: rounded weights, scales, zero points."""
+    """GPTQ as in the paper, each column changing all after it: rounded weights, scales, zero points.
+
+    The order is by what is read: groups by their sums of squares, within a group its columns.
+    """
     import torch
 
+    count = len(gram) // grid.group_size
+    columns = torch.arange(len(gram)).view(count, -1)
+    first = sorted(range(count), key=lambda group: -float(gram.diagonal()[columns[group]].sum()))
+    order = [int(i) for group in first for i in sorted(columns[group], key=lambda i: -float(gram[i, i]))]
+    weight, gram = weight[:, order], gram[order][:, order]
     size, top = grid.group_size, 2**grid.bits - 1
     work, gram = weight.double(), gram.double()
     gram = gram + 0.01 * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
@@ -35,7 +43,10 @@ def column_by_column(weight: Any, gram: Any, grid: Any) -> tuple[Any, Any, Any]:
         rounded[:, i] = (codes - zero) * scale
         error = (work[:, i] - rounded[:, i]) / upper[i, i]
         work[:, i:] -= error[:, None] * upper[i, i:]
-    return rounded, torch.stack(scales, 1), torch.stack(zeros, 1)
+    found = torch.empty_like(rounded)
+    found[:, order] = rounded
+    places = [first.index(group) for group in range(count)]
+    return found, torch.stack(scales, 1)[:, places], torch.stack(zeros, 1)[:, places]
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
