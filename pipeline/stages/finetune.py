@@ -138,9 +138,10 @@ class Options:
         label="Early stopping",
     )
     gradient_checkpointing: bool = option(False, "Use less memory; takes about a third longer", advanced=True)
-    precision: Literal["auto", "bfloat16", "float32"] = option(
+    precision: Literal["auto", "bfloat16", "mixed", "float32"] = option(
         "auto",
-        "Numbers to train in; auto is bfloat16 where the hardware multiplies it natively",
+        "Numbers to train in; mixed is float32 with large products in bfloat16. auto is bfloat16 on GPUs and"
+        " CPUs with AMX, mixed on CPUs with AVX-512 BF16 (lora, rslora), float32 elsewhere",
         advanced=True,
     )
 
@@ -226,6 +227,11 @@ def _qlora_problems(options: Options, model: Model) -> list[str]:
 def check_recipe(options: Options, stages: Mapping[str, Any]) -> list[str]:
     """Methods that do not work with the other stages."""
     problems = []
+    if options.precision == "mixed" and options.method not in ("lora", "rslora"):
+        problems.append(
+            f"finetune.precision: 'mixed' is for methods 'lora' and 'rslora', not {options.method!r};"
+            " use 'auto', 'bfloat16' or 'float32'"
+        )
     if options.method == "dora" and "optimize" in stages:
         problems.append(
             "finetune.method: 'dora' rescales the base's own products, which an adapter beside the exported"

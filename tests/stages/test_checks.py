@@ -338,3 +338,14 @@ def test_checks_of_answers_that_cannot_be_applied_are_named() -> None:
         "evaluate.checks: check 2: regex: '(a' is not a pattern"
     )
     assert problems(evaluate, checks="json\nregex: a") == []
+
+
+def test_mixed_precision_is_for_plain_adapters() -> None:
+    for method in ("lora", "rslora"):
+        assert finetune.check_recipe(finetune.Options(method=method, precision="mixed"), {}) == []
+    for method in ("dora", "qlora"):
+        found = finetune.check_recipe(finetune.Options(method=method, precision="mixed"), {})
+        assert found == [
+            f"finetune.precision: 'mixed' is for methods 'lora' and 'rslora', not '{method}';"
+            " use 'auto', 'bfloat16' or 'float32'"
+        ]

@@ -28,6 +28,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import layer as lora_layer
 
 from pipeline.passes.finetune.held_out import HeldOut
+from pipeline.passes.finetune.mixed import SPOKEN, MixedLinear, kept_precision, precision
 from pipeline.passes.finetune.packing import Packs, check_boundaries
 from pipeline.passes.finetune.training import Collator, ResponseLoss, train
 from pipeline.passes.rows import Rows, dataset_of
@@ -42,7 +43,7 @@ PARAMETERS: dict[str, tuple[Any, Any, str]] = {  # of the pass, besides Olive's:
     "torch_dtype": (
         str,
         "auto",
-        "bfloat16, float32, or auto: bfloat16 where the hardware multiplies it natively.",
+        "bfloat16, mixed, float32, or auto: bfloat16 or mixed where the hardware multiplies bfloat16.",
     ),
     "pack_length": (int, None, "Tokens of a sequence packed with several rows; None keeps rows apart."),
     "eval_every": (int, 0, "Steps between validation losses, of which the best decides; 0: none."),
@@ -73,13 +74,15 @@ class QuantLora(LoRA):
         arguments = config.training_args.create_training_args()
         transformers.set_seed(arguments.seed)
         rows, held_out = _rows(config.train_data_config), _rows(config.eval_data_config)
-        base = load_base(model, config.method, training_dtype(config.torch_dtype))
+        numbers = kept_precision(config.torch_dtype, config.method, Path(arguments.output_dir))
+        emit(message=f"Training in {SPOKEN[numbers]}", progress=0.02)
+        base = load_base(model, config.method, training_dtype(numbers))
         shown: Rows | Packs = rows
         if config.pack_length:
             check_boundaries(base)
             shown = Packs(rows, config.pack_length, arguments.seed)
             emit(message=f"Packed {len(rows)} rows into {len(shown)} sequences", progress=0.04)
-        adapted = add_lora(base, config)
+        adapted = add_lora(base, config, mixed=numbers == "mixed")
         loss, collate = ResponseLoss(adapted), Collator(model.get_hf_tokenizer())
         choosing = _choosing(config, held_out)
         judge = HeldOut(loss, held_out, collate)
@@ -100,7 +103,7 @@ class QuantLora(LoRA):
             "held_out_cut": len(held_out.cut),
             "eval_loss_before": before,
             "eval_loss_after": after,
-            "dtype": str(base.dtype).removeprefix("torch."),
+            "dtype": numbers,
         }
         adapter = Path(output_model_path) / "adapter"
         save(adapted, adapter, config.base)
@@ -184,11 +187,8 @@ def save(model: PeftModel, folder: Path, base: str = "") -> None:
 
 
 def training_dtype(name: str) -> torch.dtype:
-    """Resolve "auto": bfloat16 on CUDA and on CPUs with AMX tiles, where it is five times as fast."""
-    if name == "auto":
-        native = torch.cuda.is_available() or torch.cpu._is_amx_tile_supported()
-        return torch.bfloat16 if native else torch.float32
-    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
+    """The type of the base and its activations. In mixed training they are float32, and products bfloat16."""
+    return torch.bfloat16 if precision(name) == "bfloat16" else torch.float32
 
 
 def unpack_where_it_fits(model: torch.nn.Module, dtype: torch.dtype) -> tuple[int, int]:
@@ -211,8 +211,11 @@ def unpack_where_it_fits(model: torch.nn.Module, dtype: torch.dtype) -> tuple[in
     return replaced, left
 
 
-def add_lora(base: transformers.PreTrainedModel, config: Any) -> PeftModel:
-    """Wrap the target layers. `config` has method, r, alpha, lora_dropout, target_modules (None: all)."""
+def add_lora(base: transformers.PreTrainedModel, config: Any, mixed: bool = False) -> PeftModel:
+    """Wrap the target layers. `config` has method, r, alpha, lora_dropout, target_modules (None: all).
+
+    With `mixed`, products of plain layers are in bfloat16; packed ones stay in the type of the base.
+    """
     peft_config = LoraConfig(
         use_rslora=config.method == "rslora",
         use_dora=config.method == "dora",
@@ -223,7 +226,10 @@ def add_lora(base: transformers.PreTrainedModel, config: Any) -> PeftModel:
         bias="none",
         task_type="CAUSAL_LM",
     )
-    peft_config._register_custom_module({QuantLinear: LoraQuantLinear})
+    layers: dict[type, type] = {QuantLinear: LoraQuantLinear}
+    if mixed:
+        layers[torch.nn.Linear] = MixedLinear
+    peft_config._register_custom_module(layers)
     return get_peft_model(base, peft_config)
 
 

@@ -94,6 +94,7 @@ def measure(home: Path) -> dict[str, Any]:
     rates, plain = _rates("cpu"), memory_now()
     found: dict[str, Any] = {"cpu": {**rates, "import_seconds": seconds, "import_bytes": plain}}
     found["cpu"]["native_bf16"] = bool(torch.cpu._is_amx_tile_supported())
+    found["cpu"]["mixed_bf16"] = bool(torch.cpu._is_avx512_bf16_supported())
     common = {"copy": _copy(), "disk": _disk(home)}
     found["cpu"] |= common
     if torch.cuda.is_available():

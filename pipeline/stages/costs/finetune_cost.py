@@ -72,10 +72,12 @@ def estimate(options: finetune.Options, shape: Shape, rows: Rows, machine: Machi
 
 
 def dtype(options: finetune.Options, machine: Machine) -> str:
-    """The type that it trains in."""
+    """The numbers that it trains in; mixed ones are float32 but for the products."""
     if options.precision != "auto":
         return options.precision
-    return "bfloat16" if machine.native_bf16 else "float32"
+    if machine.native_bf16:
+        return "bfloat16"
+    return "mixed" if machine.mixed_bf16 and options.method in ("lora", "rslora") else "float32"
 
 
 def targeted(options: finetune.Options, shape: Shape) -> list[tuple[str, int, int]]:

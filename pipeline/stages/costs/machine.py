@@ -28,6 +28,7 @@ class Machine:
     plain_bytes                  the same without CUDA, for stages that compute on the processor; 0: no less
     plain_product                float32 products of the processor beside a GPU; 0: as product_fp32
     native_bf16                  whether training chooses bfloat16 by itself
+    mixed_bf16                   whether, where not, it chooses it for products alone
     gpu                          whether all this is of a GPU, but for copy and disk
     """
 
@@ -42,12 +43,13 @@ class Machine:
     plain_bytes: float = 0.0
     plain_product: float = 0.0
     native_bf16: bool = True
+    mixed_bf16: bool = False
     gpu: bool = False
     measured: bool = False  # False: these are the numbers of some other machine
 
     def product(self, dtype: str) -> float:
         """Multiplications and additions a second in a type."""
-        return self.product_bf16 if dtype == "bfloat16" else self.product_fp32
+        return self.product_bf16 if dtype in ("bfloat16", "mixed") else self.product_fp32
 
     @property
     def on_processor(self) -> float:
@@ -93,7 +95,7 @@ def parsed(given: Any, assumed: Machine) -> Machine:
     for known in dataclasses.fields(Machine):
         value: Any = given.get(known.name)
         if (known.type == "float" and _positive(value)) or (
-            known.name == "native_bf16" and value in (True, False)
+            known.type == "bool" and known.name.endswith("_bf16") and value in (True, False)
         ):
             found[known.name] = value
     return dataclasses.replace(assumed, **found)

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.stages import finetune
 from pipeline.stages.costs import finetune_cost, shape
+from pipeline.stages.costs.machine import Machine
 
 SIZES: dict[str, Any] = {
     "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 2, "num_attention_heads": 8,
@@ -63,3 +64,19 @@ def test_a_layer_keeps_what_autograd_saves(kind: str, dtype: str, padded: bool) 
     options = finetune.Options(r=RANK)
     size = 2 if dtype == "bfloat16" else 4
     assert finetune_cost.layer_kept(options, sizes, size, masked=padded) == pytest.approx(measured, rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("native", "mixed", "method", "expected"),
+    [
+        (True, True, "lora", "bfloat16"),
+        (False, True, "rslora", "mixed"),
+        (False, True, "dora", "float32"),
+        (False, False, "lora", "float32"),
+    ],
+)
+def test_what_auto_is_taken_for(native: bool, mixed: bool, method: Any, expected: str) -> None:
+    machine = Machine(native_bf16=native, mixed_bf16=mixed)
+    assert finetune_cost.dtype(finetune.Options(method=method), machine) == expected
+    assert finetune_cost.dtype(finetune.Options(precision="float32"), machine) == "float32"
+    assert machine.product("mixed") == machine.product_bf16

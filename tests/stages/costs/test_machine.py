@@ -11,10 +11,15 @@ from pipeline.stages.costs.machine import FILE, GPU, VERSION, Machine
 
 
 def test_a_calibration_is_read_back(tmp_path: Path) -> None:
-    kept = {"version": VERSION, "cpu": {"copy": 7e9, "native_bf16": False}, "gpu": {"copy": 9e9}}
+    kept = {
+        "version": VERSION,
+        "cpu": {"copy": 7e9, "native_bf16": False, "mixed_bf16": True},
+        "gpu": {"copy": 9e9},
+    }
     (tmp_path / FILE).write_text(json.dumps(kept))
     found = machine.read(tmp_path, gpu=False)
     assert (found.copy, found.native_bf16, found.measured, found.gpu) == (7e9, False, True, False)
+    assert found.mixed_bf16
     assert found.disk == Machine().disk  # what it lacks
     on_gpu = machine.read(tmp_path, gpu=True)
     assert (on_gpu.copy, on_gpu.gpu, on_gpu.product_bf16) == (9e9, True, GPU.product_bf16)
