@@ -13,6 +13,7 @@ from pipeline import settings
 from pipeline.errors import LabError, sentence
 from pipeline.runs.voting import judge_client
 from pipeline.runs.voting.judge_client import Judge
+from pipeline.serving import loading
 from pipeline.serving.listening import LOOPBACK, address, listen, name, port
 from pipeline.store import Store
 from pipeline.system import locks, terminal_guard
@@ -96,15 +97,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def serve(listener: socket.socket, args: argparse.Namespace, judge: Judge | None = None) -> None:
-    """Build the app and run it on the socket."""
+    """Build the app and run it on the socket; until then, a page says that it is starting."""
     _favor_the_page()
-    with settings.importing_gradio():
-        import uvicorn
+    with loading.answered(listener):
+        with settings.importing_gradio():
+            import uvicorn
 
-        from pipeline.serving import connections
-        from webapp.app import create
+            from pipeline.serving import connections
+            from webapp.app import create
 
-    app = create([args.host, *args.allow_host], args.models, hub_login=args.hub_login, judge=judge)
+        app = create([args.host, *args.allow_host], args.models, hub_login=args.hub_login, judge=judge)
     connections.Patient.most = connections.most()
     config = uvicorn.Config(
         app,

@@ -80,6 +80,28 @@ def answers(port: int, name: str = "127.0.0.1") -> bool:
         return False
 
 
+def test_until_the_app_is_there_a_page_says_that_it_is_starting(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked while the app is being made."""
+    listener = main.listen("127.0.0.1", 0)
+    found = []
+
+    def asked(*_: object, **__: object) -> None:
+        connection = http.client.HTTPConnection(*listener.getsockname(), timeout=30)
+        connection.request("GET", "/")
+        reply = connection.getresponse()
+        found.append((reply.status, b"is starting" in reply.read()))
+        connection.close()
+        raise LabError("asked")
+
+    monkeypatch.setattr("webapp.app.create", asked)
+    monkeypatch.setattr(main, "_favor_the_page", lambda: None)  # this process stays as it is
+    with listener, pytest.raises(LabError, match="asked"):
+        main.serve(listener, arguments([]))
+    assert found == [(503, True)]
+
+
 @pytest.fixture
 def served(home):
     """A running app: process, port, seconds to its first answer."""
