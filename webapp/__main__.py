@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import socket
@@ -17,7 +18,6 @@ from pipeline.serving import loading
 from pipeline.serving.listening import LOOPBACK, address, listen, name, port
 from pipeline.store import Store
 from pipeline.system import locks, terminal_guard
-from webapp import local_models
 
 LOCK = "webapp.lock"
 SWITCH_SECONDS = 0.0005  # that a thread may run Python while others wait
@@ -68,31 +68,33 @@ def main(given: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Serve until interrupted. Returns 2 with a message if the port, the home or --models cannot be used."""
     settings.keep_private()
-    try:
-        local_models.offer(args.models, args.hub_login)
-        judge = judge_client.named(args)
-        listener = listen(args.host, args.port)
-        home = settings.home()
-        Store(home)
-        settings.uploads()
-        lock = locks.take(home / LOCK)
-        if lock is None:
-            raise LabError(
-                f"Olive Lab already serves {home}; stop it, or set OLIVE_LAB_HOME to another folder."
+    with contextlib.ExitStack() as kept:
+        try:
+            judge = judge_client.named(args)
+            listener = kept.enter_context(listen(args.host, args.port))
+            home = settings.home()
+            Store(home)
+            settings.uploads()
+            lock = locks.take(home / LOCK)
+            if lock is None:
+                raise LabError(
+                    f"Olive Lab already serves {home}; stop it, or set OLIVE_LAB_HOME to another folder."
+                )
+            kept.callback(os.close, lock)
+            with loading.answered(listener):
+                from webapp import local_models  # half of what is imported before Gradio
+
+                local_models.offer(args.models, args.hub_login)
+        except (LabError, OSError) as error:
+            print(sentence(error), file=sys.stderr)
+            return 2
+        if args.host not in LOOPBACK:
+            print(
+                f"Warning: anybody who reaches port {args.port} of this machine can use the lab, its data and"
+                " its models. There is no login.",
+                file=sys.stderr,
             )
-    except (LabError, OSError) as error:
-        print(sentence(error), file=sys.stderr)
-        return 2
-    if args.host not in LOOPBACK:
-        print(
-            f"Warning: anybody who reaches port {args.port} of this machine can use the lab, its data and its"
-            " models. There is no login.",
-            file=sys.stderr,
-        )
-    try:
         serve(listener, args, judge)
-    finally:
-        os.close(lock)
     return 0
 
 
