@@ -29,11 +29,14 @@ from pipeline.system import locks, own_process
 from pipeline.system.files import write_whole
 
 AT_ONCE = 4  # rows
+MOST_JUDGES = 2  # processes of a home at a time: each asks the operator's endpoint about AT_ONCE rows
+LOOK_SECONDS = 0.5  # between looks for whether it is to stop
 MOST_SECONDS = 6 * 3600.0
 MOST_UNFIT = 3  # rows that cannot be judged before one is: then none will be
 STATE, LOCK, STOP = "judge.json", "judge.lock", "judge.stop"
 AGAIN = "Ask the judge again: it resumes."
 BUSY = "A judge is at work on this run already; wait until it has finished, or stop it."
+MANY = f"The judge is at work on {MOST_JUDGES} other runs; wait until one of them is done, or stop it there."
 TOO_LONG = f"The judge took longer than {MOST_SECONDS / 3600:.0f} hours. {AGAIN}"
 ENDED = f"The machine stopped, or the judge's process was ended. {AGAIN}"
 _begun: list[subprocess.Popen[bytes]] = []  # kept until they end, so that none stays a zombie
@@ -57,22 +60,33 @@ def facts(run: Path) -> Facts | None:
 
 
 def start(store: Store, run: str, judge: Judge) -> None:
-    """Have a process ask the judge. Raises LabError if one does already, or there is nothing to judge."""
+    """Have a process ask the judge. Raises LabError if one does already, if MOST_JUDGES work on other runs,
+    or there is nothing to judge."""
     blind_rows.recorded(store.get(run))
     folder = store.folder(run)
-    lock = _take(folder)
+    held = [_take(folder)]
     try:
+        held.append(_place(store.home))
         _write(folder, judge, {"status": RUNNING, "error": None})
         words = ["-m", "pipeline.runs.voting.judging", run, judge.url, judge.model, judge.key]
         environment = settings.child_environment(OLIVE_LAB_HOME=str(store.home))
-        process = own_process.start(words, environment, keep=[lock], apart=True)
+        process = own_process.start(words, environment, keep=held, apart=True)
         _begun[:] = [*(other for other in _begun if other.poll() is None), process]
     finally:
-        os.close(lock)
+        for lock in held:
+            os.close(lock)
+
+
+def _place(home: Path) -> int:
+    """One of the places for processes of this home, held until closed. Raises LabError."""
+    for number in range(MOST_JUDGES):
+        if (taken := locks.take(home / "judges" / f"{number}.lock")) is not None:
+            return taken
+    raise LabError(MANY)
 
 
 def stop(run: Path) -> None:
-    """End a judge's work before its next row. Raises InputError if there is none."""
+    """End a judge's work, in a moment. Raises InputError if there is none."""
     known = facts(run)
     if known is None or known["status"] != RUNNING:
         raise InputError("judge: is not at work on this run")
@@ -171,12 +185,21 @@ async def _judge(run: Path, asked: Iterable[Row], judge: Judge, say: Tell) -> No
 
     try:
         async with asyncio.timeout(MOST_SECONDS), Client(judge) as client, asyncio.TaskGroup() as group:
-            for _ in range(AT_ONCE):
-                group.create_task(work(client))
+            watching = group.create_task(_until_stopped(run))
+            tasks = [group.create_task(work(client)) for _ in range(AT_ONCE)]
+            await asyncio.wait(tasks)
+            watching.cancel()
     except TimeoutError:
         raise LabError(TOO_LONG) from None
     except BaseExceptionGroup as several:
         raise several.exceptions[0] from None
+
+
+async def _until_stopped(run: Path) -> None:
+    """Raises Stopped once that is asked for, also while the endpoint takes its time for a row."""
+    while not _beside(run, STOP).exists():
+        await asyncio.sleep(LOOK_SECONDS)
+    raise Stopped("stopped")
 
 
 async def _choice(client: Client, row: Row, order: Sides) -> tuple[str, bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -199,3 +200,29 @@ def test_a_process_that_was_killed_is_seen_and_resumes(store):
     with served(prefers_marker) as endpoint:
         assert judged(store, booth, endpoint.url)[0]["status"] == DONE
     assert os.environ.get("JUDGE_KEY") is None
+
+
+def test_a_few_judges_of_a_home_work_at_a_time_and_stop_while_the_endpoint_is_silent(store):
+    booths = [Booth(store, rows(2)) for _ in range(judging.MOST_JUDGES + 1)]
+    asked, go = threading.Event(), threading.Event()
+
+    def silent(question):
+        asked.set()
+        go.wait(60)
+        return always_first(question)
+
+    with served(silent) as endpoint:
+        judge = Judge(endpoint.url, "m", "")
+        for booth in booths[:-1]:
+            judging.start(store, booth.run, judge)
+        with pytest.raises(LabError, match="at work on 2 other runs"):
+            judging.start(store, booths[-1].run, judge)
+        assert asked.wait(60)
+        for booth in booths[:-1]:
+            judging.stop(booth.folder)
+            until(lambda booth=booth: judging.facts(booth.folder)["status"] == CANCELED, "the end")
+        until(lambda: all(process.poll() is not None for process in judging._begun), "their processes' end")
+        judging.start(store, booths[-1].run, judge)
+        judging.stop(booths[-1].folder)
+        until(lambda: judging.facts(booths[-1].folder)["status"] == CANCELED, "the end")
+        go.set()
