@@ -9,7 +9,9 @@ import dataclasses
 import json
 import os
 import select
+import shutil
 import subprocess
+import tempfile
 import threading
 import time
 from contextlib import suppress
@@ -106,7 +108,7 @@ def _asked(folder: Path, question: dict[str, Any], whose: str) -> dict[str, Any]
 
 
 def _line(process: subprocess.Popen[bytes]) -> bytes:
-    """The line that it says, b"" if it ends or is late."""
+    """The line that it says, b"" if it ends or is late. Raises what `own_process.still_wanted` does."""
     assert process.stdout is not None
     deadline = time.monotonic() + SECONDS
     received = bytearray()
@@ -114,8 +116,11 @@ def _line(process: subprocess.Popen[bytes]) -> bytes:
     ready.register(process.stdout.fileno(), select.POLLIN)
     while not received.endswith(b"\n"):
         left = deadline - time.monotonic()
-        if left <= 0 or not ready.poll(1000 * left) or len(received) > LONGEST_ANSWER:
+        if left <= 0 or len(received) > LONGEST_ANSWER:
             return b""
+        own_process.still_wanted()
+        if not ready.poll(1000 * min(left, own_process.LOOK_SECONDS)):
+            continue
         piece = os.read(process.stdout.fileno(), PIECE)
         if not piece:
             return b""
@@ -136,14 +141,16 @@ def _taken(folder: Path) -> subprocess.Popen[bytes]:
             _end(_idle.pop(next(iter(_idle))))
         if len(_processes.keys() - _ending) >= MOST:
             _make_room()
+        temporary = tempfile.mkdtemp(prefix="olive-lab-")
         process = own_process.start(
             ["-m", "pipeline.exports.row_tokens", os.fspath(folder)],
-            {**settings.bare_environment(), "HF_HUB_OFFLINE": "1"},
+            {**settings.bare_environment(), "HF_HUB_OFFLINE": "1", "TMPDIR": temporary},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
         _processes[process] = time.monotonic()
+        _temporary[process] = temporary
         return process
 
 
@@ -172,11 +179,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         assert pipe is not None
         with suppress(OSError):  # what it was still to get
             pipe.close()
+    shutil.rmtree(_temporary.pop(process), ignore_errors=True)
     del _processes[process]
     _ending.discard(process)
 
 
 _changing = threading.Lock()
 _processes: dict[subprocess.Popen[bytes], float] = {}  # with when each was last asked
+_temporary: dict[subprocess.Popen[bytes], str] = {}  # where each has temporary files
 _ending: set[subprocess.Popen[bytes]] = set()  # those of them that had to make room
 _idle: dict[Path, subprocess.Popen[bytes]] = {}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from pipeline.exports import row_tokens, row_view
 from pipeline.exports.row_tokens import Shower
 from pipeline.inputs.models import base_models
 from pipeline.inputs.prompts import model_template, templates
+from pipeline.system import own_process
 from tests.helpers import talks, zoo
 from tests.helpers.lab import write_tokenizer
 
@@ -183,3 +186,19 @@ def test_the_process_sees_no_secret(tmp_path: Path, model: base_models.Model) ->
         assert b"not-for-templates" not in Path(f"/proc/{process.pid}/environ").read_bytes()
     finally:
         del os.environ["HF_TOKEN"]
+
+
+def test_who_no_longer_waits_for_a_row_is_not_kept_waiting() -> None:
+    """A tokenizer may take as long as a row has; whoever asked ends its process then."""
+
+    class Left(Exception):
+        pass
+
+    def look() -> None:
+        raise Left
+
+    words = [sys.executable, "-c", "import signal; signal.pause()"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as silent:
+        with own_process.while_wanted(look), pytest.raises(Left):
+            row_view._line(silent)
+        silent.kill()

@@ -17,7 +17,7 @@ from webapp.routes import data_cards, examples, live, queue, runs, votes
 
 PROCESSES = (
     "pipeline.runs.check_pool.ask", "pipeline.system.own_process.run", "pipeline.system.own_process.follow",
-    "pipeline.system.own_process.lines",
+    "pipeline.system.own_process.lines", "pipeline.exports.row_view.asked",
 )  # fmt: skip
 # Events that wait in their own thread, and why they may.
 EVENTS = {
