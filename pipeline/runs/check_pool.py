@@ -252,9 +252,10 @@ def _left(process: _Process, again: bool) -> None:
         kept = again and not process.is_long and _state.open and len(_state.idle) < WARM
         if kept:
             _state.idle.append(process)
-        _top_up()
     if not kept:
         process.end()
+    with _changing:
+        _top_up()  # which a full disk prevents
 
 
 def _top_up() -> None:

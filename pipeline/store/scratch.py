@@ -2,8 +2,8 @@
 
 A process that checks what somebody brought (`runs.check_pool`) is killed when nobody waits for it any more,
 and has no time to remove what it was making. So whoever starts it gives it a folder in the home, where kept
-files are moved from, and one for temporary files, and removes both after it. Who starts it may be killed too:
-a folder that nobody holds any more is removed when the app starts, and with results that no run uses.
+files are moved from, with one for temporary files in it, and removes that after it. Who starts it may be
+killed too: a folder that nobody holds is removed when the app starts, and with results that no run uses.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import tempfile
 from pathlib import Path
 
 from pipeline import settings
@@ -22,20 +21,20 @@ LOCK = "lock"  # in each folder
 
 
 class Scratch:
-    """A folder in the home, and one for temporary files, until `remove`. Raises OSError."""
+    """A folder in the home, with one for temporary files in it, until `remove`. Raises OSError."""
 
     def __init__(self, home: Path) -> None:
         self.folder, held = _held(home)
         self._held: int | None = held
-        self._temporary = tempfile.mkdtemp(prefix="olive-lab-")
-        self.environment = {settings.SCRATCH: str(self.folder), "TMPDIR": self._temporary}
+        temporary = self.folder / "tmp"
+        temporary.mkdir(mode=0o700)
+        self.environment = {settings.SCRATCH: str(self.folder), "TMPDIR": str(temporary)}
 
     def remove(self) -> None:
-        """Remove both, once; for who has seen the end of the process that wrote there."""
+        """Remove it, once; for who has seen the end of the process that wrote there."""
         held, self._held = self._held, None
         if held is not None:
-            for folder in (self.folder, self._temporary):
-                shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(self.folder, ignore_errors=True)
             os.close(held)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -281,3 +282,21 @@ def test_none_takes_longer_than_allowed(endless: Begin, monkeypatch: pytest.Monk
     monkeypatch.setattr(check_pool, "MOST_SECONDS", -1.0)
     with pytest.raises(LabError, match="longer than 10 minutes; use the command line"):
         next(steps)
+
+
+def test_a_full_disk_leaves_no_process_that_nobody_asks(
+    pool: check_pool._State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another cannot be kept warm then, as it gets a folder."""
+    steps = check_pool.ask(f"{HERE}echo", {"text": "a"})
+    next(steps)
+    (process,) = pool.busy
+
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(check_pool, "_top_up", full)
+    with pytest.raises(OSError, match="No space"):
+        steps.close()
+    assert process.process.poll() is not None
+    assert not process._scratch.folder.exists()
