@@ -101,7 +101,7 @@ class Examples {
     this.more = found.more;
     const end = found.start + found.rows.length;
     this.note.textContent = found.total
-      ? `${number(found.start + 1)} to ${number(end)} of ${number(found.total)}${found.rest ? "; more were measured and are not listed" : ""}. Difference: loss with adapter − loss of the base, in nats a token; above 0 the adapter is worse.`
+      ? `${number(found.start + 1)} to ${number(end)} of ${number(found.total)}${found.rest ? "; more were measured and are not listed" : ""}${found.hidden ? `; answers of ${number(found.hidden)} more adapters are in the CSV` : ""}. Difference: loss with adapter − loss of the base, in nats a token; above 0 the adapter is worse.`
       : "No matching examples.";
     this.back.disabled = !this.start;
     this.on.disabled = end >= found.total || !found.rows.length;

@@ -72,16 +72,26 @@ class Answered:
     def _changes(self, export: Path) -> Iterator[str]:
         for side, files in self.sides.items():
             for name, was in sorted(files.graph.items()):
+                file = _inside(export, name)
                 if len(was) != SHA256:
                     yield f"{name} {was}, so which one answered is not known."
-                elif not self._is_untouched(export / name) and (now := _sum(export / name)) != was:
+                elif not self._is_untouched(file) and (now := _sum(file)) != was:
                     yield _changed(name, was, now)
-            file = self.adapter if side == ADAPTER else export / f"{other(side)}{contract.SUFFIX}"
-            if files.adapter != NONE and file is not None and (now := _sum(file)) != files.adapter:
-                yield _changed(f"The adapter {file.name}", files.adapter, now)
+            if files.adapter != NONE:
+                yield from self._change_of_adapter(export, side, files.adapter)
 
-    def _is_untouched(self, file: Path) -> bool:
+    def _change_of_adapter(self, export: Path, side: str, was: str) -> Iterator[str]:
+        file, named = self.adapter, self.adapter.name if self.adapter else ""
+        if is_other(side):
+            named = f"{other(side)}{contract.SUFFIX}"
+            file = _inside(export, named)
+        if named and (now := _sum(file)) != was:
+            yield _changed(f"The adapter {named}", was, now)
+
+    def _is_untouched(self, file: Path | None) -> bool:
         """Whether neither the file nor its name was changed since the answers: nobody can set that time."""
+        if file is None:
+            return False
         try:
             return file.stat().st_ctime_ns < self.since
         except OSError:
@@ -152,8 +162,18 @@ def _changed(what: str, was: str, now: str | None) -> str:
     return f"{what} is no longer the file that answered: {short(was)} did, and {there}."
 
 
-def _sum(file: Path) -> str | None:
+def _inside(export: Path, name: str) -> Path | None:
+    """The file of that name in an export; None if it is not there, or leads out of it."""
+    try:
+        return contract.inside(export, name)
+    except (ValueError, OSError):
+        return None
+
+
+def _sum(file: Path | None) -> str | None:
     """SHA-256 of a file; None if it cannot be read."""
+    if file is None:
+        return None
     try:
         facts = file.stat()
         return _summed(str(file), facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)

@@ -71,8 +71,8 @@ def proven(answered: Answered) -> dict[str, Any]:
 
 
 def _summed(side: str) -> str:
-    """The column of the checksum of another adapter."""
-    return f"{side} sha256"
+    """The column of the checksum of another adapter; no file's name has a slash."""
+    return f"{side}/sha256"
 
 
 def harmless(text: str) -> str:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
+from itertools import islice
 from typing import Any, Literal, get_args
 
 from pipeline import display
@@ -20,6 +21,7 @@ Sort = Literal["worst", "best", "line", "base", "adapter"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
 ROWS = 20
 SHORT = 600  # letters of a cell in the table
+MOST_SIDES = 6  # of answers beside those of base and adapter; a file of examples has all
 WHOLE = 200_000  # of a cell that is shown whole
 GONE = "This example is no longer there; reload the page."
 KEYS: dict[Sort, Callable[[Example], float | None]] = {
@@ -38,7 +40,8 @@ def page(
     changed}.
 
     `worse` leaves only rows whose loss is higher with the adapter; `rest` says that not all are listed;
-    `more` are the sides in words, by name, that some of the rows were answered on beside base and adapter;
+    `more` are the sides in words, by name, that some of the rows were answered on beside base and adapter, at
+    most MOST_SIDES, and `hidden` is how many others there are;
     `files` are those that answered by side, with their SHA-256, and `changed` are sentences on those that are
     others by now. Raises InputError, OSError.
     """
@@ -57,20 +60,29 @@ def page(
     shown = [numbers[at] for at in order[start : start + ROWS]]
     found = {example.number: example for example in rows.some(where, set(shown))}
     there = [found[number] for number in shown if number in found]
-    told = [_told(example, SHORT) for example in there]
     more = {side: answered_by.said(side) for example in there for side in example.more}
+    hidden = len(more) - MOST_SIDES
+    more = dict(islice(more.items(), MOST_SIDES))
+    told = [_told(example, SHORT, more) for example in there]
     counts = {"total": len(numbers), "start": start, "rest": len(numbers) >= rows.MOST_ROWS}
     yield "Comparing checksums…"
     who = where.answered
     files = [{"side": name, "files": named} for name, named in who.lines]
-    return {"rows": told, "more": more, **counts, "files": files, "changed": who.changes}
+    return {
+        "rows": told,
+        "more": more,
+        "hidden": max(hidden, 0),
+        **counts,
+        "files": files,
+        "changed": who.changes,
+    }
 
 
 def whole(sources: dict[str, Any], number: int) -> Generator[str, None, dict[str, Any]]:
     """One example with its texts whole. Raises InputError if it is not there, OSError."""
     yield "Reading an example…"
     for example in rows.some(Sources(**sources), {number}):
-        return _told(example, WHOLE)
+        return _told(example, WHOLE, [*islice(example.more, MOST_SIDES)])
     raise InputError(GONE)
 
 
@@ -81,10 +93,11 @@ def _holds(example: Example, wanted: str) -> bool:
     )
 
 
-def _told(example: Example, most: int) -> dict[str, Any]:
-    """An example as the page draws it: texts up to `most` letters, and how the answers differ."""
+def _told(example: Example, most: int, beside: Collection[str]) -> dict[str, Any]:
+    """An example as the page draws it: texts up to `most` letters, and how the answers differ; of `more`
+    answers those of the sides `beside`."""
     sides = {"base": example.base, "adapter": example.adapter}
-    more = {name: _side(side, most) for name, side in example.more.items()}
+    more = {name: _side(side, most) for name, side in example.more.items() if name in beside}
     texts = {name: display.cut(getattr(example, name), most) for name in ("prompt", "system", "expected")}
     answers = {name: _side(side, most) for name, side in sides.items()}
     told = [

@@ -183,9 +183,8 @@ def _example(
     tokens = losses.get("tokens")
 
     def loss(side: str) -> float | None:
-        total = losses.get(side)
-        known = isinstance(total, int | float) and math.isfinite(total) and isinstance(tokens, int)
-        return float(total) / tokens if known and total is not None and tokens else None
+        total, counted = _number(losses.get(side)), _number(tokens)
+        return total / counted if total is not None and counted else None
 
     sides = {side: _side(answer.get(side)) for side in ("base", "adapter")}
     counted = tokens if isinstance(tokens, int) else None
@@ -196,6 +195,14 @@ def _example(
     return Example(
         number, *texts, sides["base"], sides["adapter"], counted, broken, base, adapter, exact, more
     )
+
+
+def _number(value: Any) -> float | None:
+    """A number of a run's file; None for what is none, or too large for one."""
+    try:
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    except OverflowError:  # an integer of hundreds of digits
+        return None
 
 
 def _is_more(name: str) -> bool:

@@ -125,3 +125,15 @@ def test_a_graph_that_changed_while_it_was_loaded_is_not_known(export: Path, tol
 def test_what_names_no_files_says_so(given: Any, export: Path) -> None:
     found = answered_by.read(given, str(export), None, None)
     assert (found.lines, found.sentence, found.changes) == ([], "", [answered_by.UNKNOWN])
+
+
+def test_no_file_outside_the_export_is_looked_at(export: Path, told: dict[str, Any], tmp_path: Path) -> None:
+    """Neither by a side's name nor by a link."""
+    secret = tmp_path / "secret.onnx_adapter"
+    secret.write_text("secret")
+    (export / "link.onnx_adapter").symlink_to(secret)
+    names = ("../secret", str(tmp_path / "secret"), "link", "../export/french", "a\0b")
+    sides = {f"adapter {name}": told["adapter"] for name in names}
+    changes = answered_by.read(told | sides, str(export), str(export / OWN), None).changes
+    assert [said.partition(digest(secret)[:12])[1] for said in changes] == [""] * len(changes)
+    assert sum(said.endswith("and it is gone now.") for said in changes) == len(names)

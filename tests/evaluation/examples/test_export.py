@@ -70,7 +70,7 @@ def test_the_float_model_and_other_adapters_have_columns(sources: dict[str, Any]
         telling.ended(export.write({**sources, "files": files}, kind, str(tmp_path / kind)))
     with (tmp_path / "csv").open(encoding="utf-8-sig", newline="") as file:
         found = list(csv.DictReader(file))
-    names = ("float", "adapter fr", "adapter fr sha256")
+    names = ("float", "adapter fr", "adapter fr/sha256")
     assert [found[0][name] for name in names] == ["'=exact", "oui … [cut at the limit]", "f" * 64]
     assert [found[1][name] for name in names] == ["", "", "f" * 64]
     lines = [json.loads(line) for line in (tmp_path / "jsonl").read_text("utf-8").splitlines()]

@@ -107,6 +107,16 @@ def test_the_float_models_and_other_adapters_answers_are_beside_the_others(sourc
     assert page(sources, search="what is 3?")["more"] == {}
 
 
+def test_of_many_adapters_a_few_are_shown(sources: dict[str, Any]) -> None:
+    more = {f"adapter {n}": {"text": "It is 2."} for n in range(pages.MOST_SIDES + 2)}
+    answered = [examples.answer("What is 2?", "It is 2.", "No.", "Yes.", **more)]
+    Path(sources["answers"]).write_text(json.dumps({"rows": answered}))
+    found = page(sources, search="what is 2?")
+    (row,) = found["rows"]
+    assert (len(found["more"]), len(row["more"]), found["hidden"]) == (pages.MOST_SIDES, pages.MOST_SIDES, 2)
+    assert telling.ended(pages.whole(sources, row["number"]))["more"].keys() == found["more"].keys()
+
+
 def test_an_example_that_is_not_there_is_said(sources: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="no longer there"):
         telling.ended(pages.whole(sources, 99))

@@ -61,6 +61,17 @@ def test_what_is_no_number_is_no_loss(sources: Sources, tmp_path: Path) -> None:
     assert found[0].adapter_loss == 1.5
 
 
+def test_what_is_too_large_for_a_number_is_none(sources: Sources, tmp_path: Path) -> None:
+    huge = "9" * 400
+    entries = [
+        f'{{"kind": "held_out", "line": 1, "tokens": 2, "base": {huge}, "adapter": 3.0}}',
+        f'{{"kind": "held_out", "line": 2, "tokens": {huge}, "base": 1.0, "adapter": 3.0}}',
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(entries))
+    found = list(rows.each(dataclasses.replace(sources, answers=None)))
+    assert [(one.base_loss, one.adapter_loss) for one in found] == [(None, 1.5), (None, None)]
+
+
 def test_what_is_no_number_with_the_adapter_is_worse(sources: Sources, tmp_path: Path) -> None:
     lines = [{"base": 1.0, "adapter": None}, {"base": None, "adapter": None}, {"base": 1.0}]
     entries = [{"kind": "held_out", "line": n, "tokens": 2, **one} for n, one in enumerate(lines, 1)]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline import display
 from pipeline.evaluation.examples import answered_by
 from pipeline.exports import verify
 from pipeline.exports.chat_client import Source
@@ -19,9 +20,17 @@ NONE = "none"  # in place of an adapter's checksum
 def others(export: Path, own: Path) -> tuple[dict[str, Path], dict[str, str]]:
     """The other adapters in an exported folder: files by the side that they are, and why some are none, by
     their names. Raises ValueError, OSError for a faulty graph."""
-    files = adapter_files.other_adapters(export, own)
-    unfit = {file.stem: why for file in files if (why := verify.why_unfit(export, file))}
-    return {answered_by.side(file.stem): file for file in files if file.stem not in unfit}, unfit
+    fit, unfit = {}, {}
+    for file in adapter_files.other_adapters(export, own):
+        if (
+            display.valid(file.stem) != file.stem
+        ):  # no JSON has such a name, and ONNX Runtime takes no such path
+            unfit[display.valid(file.stem)] = "its file's name is no Unicode text; rename it"
+        elif why := verify.why_unfit(export, file):
+            unfit[file.stem] = why
+        else:
+            fit[answered_by.side(file.stem)] = file
+    return fit, unfit
 
 
 def load(export: Path, adapter: Path | None, merged: bool, others: Mapping[str, Path]) -> Loaded:

@@ -154,6 +154,18 @@ def test_other_adapters_in_the_folder_have_verdicts(export: Path, tmp_path: Path
     assert evaluated(export, tmp_path / "c", VARIED, rows=0).keys() & {"adapters", "verdict"} == set()
 
 
+def test_an_adapter_whose_name_is_no_text_is_named_and_not_measured(export: Path) -> None:
+    from pipeline.passes.measure.proof import files
+
+    shutil.copy(export / exports.ADAPTER, export / "fr\udcff.onnx_adapter")
+    fit, unfit = files.others(export, export / exports.ADAPTER)
+    assert fit == {}
+    ((name, why),) = unfit.items()
+    assert why == "its file's name is no Unicode text; rename it"
+    json.dumps(unfit).encode()
+    name.encode()
+
+
 def test_another_adapter_in_the_folder_makes_another_result(export: Path) -> None:
     inputs = {"onnx": export, "onnx_adapter": export / exports.ADAPTER}
     assert evaluate.beside(inputs) == ""
