@@ -75,7 +75,7 @@ class Option:
         """What a value may be, as words for an error message or a hint."""
         named = (AUTO, *self.choices) if self.auto else self.choices
         words = [repr(c) if isinstance(c, str) else str(c) for c in named]
-        names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+        names = {int: "a whole number", float: "a number", str: "a text"}
         for kind in self.types:
             bounds = ""
             if kind in (int, float) and self.min is not None and self.max is not None:
@@ -84,6 +84,8 @@ class Option:
                 bounds = f" of at least {self.min}"
             if kind is type(None):
                 words.append("null")
+            elif kind is bool:
+                words += ["true", "false"]
             elif not (kind is int and float in self.types):
                 words.append(names[kind] + bounds)
         return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -20,6 +20,7 @@ class Options:
     note: str | None = option(None, "Note")
     passes: float | None = option(None, "Passes", min=0.5, max=9)
     level: Literal[0, 1] = option(0, "Level")
+    more: bool | Literal["auto"] = option("auto", "More")
 
 
 def problem(**given: Any) -> str:
@@ -87,6 +88,8 @@ def test_a_number_may_be_left_out(given: Any, expected: float | None) -> None:
         ({"flag": 1}, "stage.flag: 1", "true or false"),
         ({"flag": "yes"}, "stage.flag: 'yes'", "true or false"),
         ({"level": True}, "stage.level: True", "0 or 1"),
+        ({"more": 1}, "stage.more: 1", "'auto', true or false"),
+        ({"more": "yes"}, "stage.more: 'yes'", "'auto', true or false"),
         ({"note": 3}, "stage.note: 3", "a text or null"),
         ({"passes": 0.1}, "stage.passes: 0.1", "a number from 0.5 to 9 or null"),
         ({"passes": True}, "stage.passes: True", "a number from 0.5 to 9 or null"),
@@ -105,7 +108,7 @@ def test_a_bad_value_is_named_with_its_key_and_what_is_allowed(
 
 def test_an_unknown_key_is_named_with_those_there_are() -> None:
     assert problem(metod="fast") == (
-        "stage.metod: unknown key; allowed: method, bits, group, rate, steps, flag, note, passes, level"
+        "stage.metod: unknown key; allowed: method, bits, group, rate, steps, flag, note, passes, level, more"
     )
 
 
@@ -124,7 +127,9 @@ def test_a_huge_value_is_not_shown_whole() -> None:
 
 def test_describe_gives_what_a_form_needs() -> None:
     options = {o.name: o for o in describe(Options)}
-    assert list(options) == ["method", "bits", "group", "rate", "steps", "flag", "note", "passes", "level"]
+    names = ["method", "bits", "group", "rate", "steps", "flag", "note", "passes", "level", "more"]
+    assert list(options) == names
+    assert (options["more"].types, options["more"].choices) == ((bool,), ("auto",))
     assert options["method"].choices == ("fast", "slow")
     assert (options["group"].types, options["group"].choices) == ((int,), ("auto",))
     assert (options["rate"].min, options["rate"].max, options["rate"].advanced) == (0.0, 1.0, True)

@@ -16,6 +16,12 @@ from pipeline.inputs.options import AUTO, Option, describe
 from webapp import handler_values
 
 MOST_RADIO_CHOICES = 3
+# Further choices by an option's plain types, where these and its literal values are all that it may be.
+CLOSED: dict[tuple[type, ...], tuple[bool | None, ...]] = {
+    (): (),
+    (type(None),): (None,),
+    (bool,): (True, False),
+}
 # What a number may be: YAML that is nested takes long to read.
 PLAIN = re.compile(r"[\w+.~-]{1,100}", re.ASCII)
 Input = Any  # a component of Gradio, which makes their events at run time
@@ -130,8 +136,8 @@ def component(option: Option, group: str = "", **kwargs: Any) -> Input:
         return gr.Textbox(**{**common, "value": first(option)}, max_lines=1)
     if option.types in ((int,), (float,)) and not option.choices:
         return gr.Number(**common, step=1 if option.types == (int,) else 0.0001)
-    if option.choices and option.types in ((), (type(None),)):
-        choices = [*option.choices, *([None] if option.types else [])]
+    if option.choices and option.types in CLOSED:
+        choices = [*option.choices, *CLOSED[option.types]]
         words = [(word(choice), choice) for choice in choices]
         return gr.Radio(words, **common) if len(words) <= MOST_RADIO_CHOICES else gr.Dropdown(words, **common)
     if option.choices:
@@ -174,4 +180,6 @@ def hint(option: Option) -> str:
 
 def word(choice: Any) -> str:
     """A choice as it is written in a recipe."""
+    if isinstance(choice, bool):
+        return str(choice).lower()
     return "none" if choice is None else str(choice)

@@ -10,6 +10,7 @@ import pytest
 from pipeline import settings
 from pipeline.inputs.options import Option, describe, option
 from pipeline.stages.recipe import LEFT_OUT, OPTIONS, Recipe, from_dict
+from webapp import handler_values
 from webapp.ui import form
 
 
@@ -27,6 +28,7 @@ class Options:
     note: str = option("", "A note")
     limit: int | None = option(None, "A limit, or none", min=1, max=9)
     passes: float | None = option(None, "Passes, or none", min=0.1, max=9)
+    more: bool | Literal["auto"] = option("auto", "More")
 
 
 ROWS = {row.name: row for row in describe(Options)}
@@ -37,7 +39,7 @@ ROWS = {row.name: row for row in describe(Options)}
     [
         ("learning_rate", gr.Number), ("r", gr.Number), ("method", gr.Radio), ("size", gr.Dropdown),
         ("group", gr.Dropdown), ("modules", gr.Dropdown), ("saving", gr.Checkbox), ("note", gr.Textbox),
-        ("limit", gr.Textbox), ("passes", gr.Textbox),
+        ("limit", gr.Textbox), ("passes", gr.Textbox), ("more", gr.Radio),
     ],
 )  # fmt: skip
 def test_each_kind_of_option_has_its_input(name, kind):
@@ -58,7 +60,8 @@ def test_values_that_are_not_among_the_choices_can_be_typed_where_the_option_tak
         ("group", "auto", "auto"), ("group", "64", 64), ("group", "many", "many"), ("modules", "q,v", "q,v"),
         ("modules", "7", "7"), ("note", "12", "12"), ("limit", "", None), ("limit", "5", 5),
         ("limit", "[", "["), ("passes", "", None), ("passes", "1.5", 1.5), ("passes", "2", 2),
-        ("passes", "two", "two"), ("saving", True, True), ("r", 8, 8), ("size", 64, 64),
+        ("passes", "two", "two"), ("more", False, False), ("more", "auto", "auto"), ("more", "true", True),
+        ("saving", True, True), ("r", 8, 8), ("size", 64, 64),
     ],
 )  # fmt: skip
 def test_typed_text_becomes_what_was_meant(name, typed, meant):
@@ -70,6 +73,12 @@ def filled(cls: type = Options) -> form.Form:
         made = form.Form()
         made.stage("finetune", cls, "about")
     return made
+
+
+def test_what_may_be_auto_or_true_or_false_is_a_choice_of_three_as_in_a_recipe():
+    made = form.component(ROWS["more"])
+    assert made.choices == [("auto", "auto"), ("true", True), ("false", False)]
+    assert [handler_values.fit(made, value) for _, value in made.choices] == ["auto", True, False]
 
 
 def test_a_new_field_is_a_new_input_with_nothing_changed_here():
@@ -107,7 +116,7 @@ def test_a_form_filled_with_a_recipe_gives_it_back(tmp_path):
         {
             "name": "run",
             "data": "x.jsonl",
-            "quantize": {"group_size": 32, "bits": 8, "symmetric": True},
+            "quantize": {"group_size": 32, "bits": 8, "symmetric": True, "compensate": False},
             "finetune": {"r": 4, "learning_rate": 0.003, "max_steps": 7, "target_modules": "q_proj,v_proj",
                          "max_length": "auto"},
             "evaluate": None,
