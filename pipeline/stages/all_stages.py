@@ -22,6 +22,7 @@ Optional, looked up by `ask` (functions) and `about` (constants):
     prepared(options, context, home, likeness)  the context, with similar results that can be reused
     not_run_here(options)                 why its workflow is only checked, None if it is run
     unrun(context, reason)                the results in that case
+    decided(options)                      options with what some `auto` stands for: equal work has equal ones
     tried(options, config)                options for a quick trial; None leaves the stage out
     size_step(options, config)            what a model's sizes must be multiples of
     DOES                                  what it does to a model, as in "This model cannot be ..."

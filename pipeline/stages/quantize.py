@@ -60,9 +60,10 @@ class Options:
         "Keep some layers at 8 bit: k_quant_down a few down projections, k_quant_mixed attention inputs too",
         advanced=True,
     )
-    compensate: bool = option(
-        False,
-        "After awq, correct the errors of rounding column by column (GPTQ): better, and takes 50 % longer",
+    compensate: bool | Literal["auto"] = option(
+        "auto",
+        "After awq, correct the errors of rounding column by column (GPTQ): nearer to the float model; auto:"
+        " yes for awq with 4 bits",
         advanced=True,
         label="Error compensation",
     )
@@ -93,9 +94,9 @@ def check(options: Options, model: Model) -> list[str]:
             "quantize: the model is quantized already; give its float version, or set quantize to null"
         )
     problems += _check_engine(options, model)
-    if options.compensate and options.algorithm != "awq":
+    if compensates(options) and options.algorithm != "awq":
         problems.append(
-            f"quantize.compensate: goes with algorithm awq, not {options.algorithm}; set it to false"
+            f"quantize.compensate: goes with algorithm awq, not {options.algorithm}; set it to auto or false"
         )
     if options.bits == 8 and options.mixed_precision != "none":
         problems.append(
@@ -138,11 +139,12 @@ def _check_engine(options: Options, model: Model) -> list[str]:
         )
     fixed = {"algorithm": "awq", "bits": 4, "symmetric": False, "lm_head": False, "compensate": False}
     fixed["mixed_precision"] = "none"
+    given = decided(options)
     problems += [
-        f"quantize.{name}: {getattr(options, name)!r} is not what engine 'autoawq' does; allowed: {value!r},"
+        f"quantize.{name}: {getattr(given, name)!r} is not what engine 'autoawq' does; allowed: {value!r},"
         " or quantize.engine: lab"
         for name, value in fixed.items()
-        if getattr(options, name) != value
+        if getattr(given, name) != value
     ]
     kind = model.config.get("model_type")
     if kind not in AUTOAWQ_MODELS:
@@ -151,6 +153,18 @@ def _check_engine(options: Options, model: Model) -> list[str]:
             " or quantize.engine: lab"
         )
     return problems
+
+
+def compensates(options: Options) -> bool:
+    """Whether GPTQ follows AWQ. At 8 bits rounding errs too little for it to gain anything."""
+    if options.compensate != "auto":
+        return options.compensate
+    return options.algorithm == "awq" and options.engine == "lab" and options.bits == 4
+
+
+def decided(options: Options) -> Options:
+    """The same options, with what `auto` stands for as far as it follows from the others."""
+    return replace(options, compensate=compensates(options))
 
 
 def group_sizes(inputs: list[int]) -> list[int]:
@@ -219,7 +233,7 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
         "lm_head": options.lm_head,
     }
     if options.algorithm == "awq":
-        passes["quantize"]["compensate"] = options.compensate
+        passes["quantize"]["compensate"] = compensates(options)
     if options.engine == "autoawq":
         passes["quantize"] = {"type": AUTOAWQ, "bits": options.bits, "q_group_size": group_size}
     if options.algorithm not in CALIBRATED:

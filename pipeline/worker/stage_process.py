@@ -117,8 +117,10 @@ class StageJob:
 
     @property
     def options(self) -> Any:
-        """The stage's options."""
-        return self.recipe.stages()[self.stage]
+        """The stage's options, with what `auto` stands for: `true`, and an `auto` that means it, share a
+        key."""
+        given = self.recipe.stages()[self.stage]
+        return ask(self.stage, "decided", given, default=given)
 
     @property
     def home(self) -> Path:

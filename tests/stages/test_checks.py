@@ -85,13 +85,30 @@ def test_options_that_contradict_each_other() -> None:
         "quantize.mixed_precision: keeps some layers at 8 bit, and with bits 8 all are; set it to none"
     ]
     assert problems(quantize, algorithm="rtn", compensate=True) == [
-        "quantize.compensate: goes with algorithm awq, not rtn; set it to false"
+        "quantize.compensate: goes with algorithm awq, not rtn; set it to auto or false"
     ]
+    assert problems(quantize, algorithm="rtn") == []
     assert problems(score, {**LLAMA, "max_position_embeddings": 100}) == [
         "score.decode_tokens: 96 and a prompt are more than the model reads; allowed: up to 68"
     ]
     quantized = {**LLAMA, "quantization_config": {"bits": 4}}
     assert "this one is quantized; use 'lora'" in problems(finetune, quantized, method="qlora")[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "follows"),
+    [
+        ({}, True), ({"bits": 8}, False), ({"algorithm": "gptq"}, False), ({"algorithm": "rtn"}, False),
+        ({"engine": "autoawq"}, False), ({"compensate": False}, False),
+        ({"bits": 8, "compensate": True}, True),
+    ],
+)  # fmt: skip
+def test_gptq_follows_awq_at_4_bits_unless_a_recipe_says_otherwise(
+    given: dict[str, Any], follows: bool
+) -> None:
+    options = quantize.Options(**given)
+    assert quantize.compensates(options) == follows
+    assert quantize.decided(options) == quantize.Options(**{**given, "compensate": follows})
 
 
 def test_autoawq_is_refused_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,6 +130,10 @@ def test_autoawq_is_refused_what_it_does_not_do(monkeypatch: pytest.MonkeyPatch)
         "quantize.algorithm: 'gptq' is not what engine 'autoawq' does; allowed: 'awq',"
         " or quantize.engine: lab",
         "quantize.bits: 8 is not what engine 'autoawq' does; allowed: 4, or quantize.engine: lab",
+    ]
+    assert problems(quantize, engine="autoawq", compensate=True) == [
+        "quantize.compensate: True is not what engine 'autoawq' does; allowed: False,"
+        " or quantize.engine: lab",
     ]
     assert "does not know 'gemma3' models" in problems(quantize, GEMMA3, engine="autoawq")[0]
 

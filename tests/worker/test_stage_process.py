@@ -113,6 +113,18 @@ def test_an_unchanged_stage_is_reused_by_the_next_run(
     assert (second["artifacts"], second["metrics"]) == (first["artifacts"], first["metrics"])
 
 
+def test_what_auto_stands_for_and_the_same_said_share_a_result(
+    store: Store, recipe_file: Path, no_worker: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reused = []
+    for said in ("auto", "true", "false"):
+        run = submit.submit(
+            store, recipe.load(recipe_file, ["quantize.algorithm=awq", f"quantize.compensate={said}"])
+        )
+        reused.append(carry_out(store, run, monkeypatch)["reused"])
+    assert reused == [False, True, False]
+
+
 @pytest.mark.parametrize("change", ["option", "weights"])
 def test_a_changed_stage_is_made_anew(
     store: Store,

@@ -71,12 +71,12 @@ PRESETS = {
     ),
     "thorough": Preset(
         "Thorough",
-        "As good as the data allows: up to eight passes, ended early when they no longer help, and the most"
-        " exact quantization",
+        "As good as the data allows: a larger adapter, and up to eight passes, ended early when they no"
+        " longer help",
         passes=8.0,
         least=100,
         most=5000,
-        others={"quantize.compensate": True, "finetune.r": 32, "finetune.alpha": 64},
+        others={"finetune.r": 32, "finetune.alpha": 64},
     ),
 }
 AUTO, TOLD = "balanced", " (auto): "
@@ -178,7 +178,7 @@ def changes(name: str, facts: Facts, eval_fraction: float) -> tuple[Changes, lis
     preset = PRESETS[name]
     others: Changes = {
         "quantize.algorithm": "awq",
-        "quantize.compensate": False,
+        "quantize.compensate": "auto",
         "finetune.r": 16,
         "finetune.alpha": 32,
         "finetune.eval_every": 0,

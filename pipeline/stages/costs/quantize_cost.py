@@ -16,8 +16,11 @@ from pipeline.stages.costs.shape import Packed, Shape
 TOGETHER = {False: 4, True: 8}  # blocks of a calibration that run at once, on a GPU or not
 CHUNK = 1 << 27  # weights that a GPU searches scales for at once
 WORKSPACE = float(64 << 20)  # of a GPU's matrix products
-CANDIDATES = 21 + 11  # scales and clippings that awq tries
+SCALES = 21  # that awq tries
+CLIPPINGS = 11  # of each group's range, that awq tries where gptq does not follow
+SHRINKS = 7  # of them where it does, all at once
 COLUMN_CALLS = 20.0  # operations of gptq for each column of a matrix
+BLOCK_CALLS = 4.0  # operations after awq for each column of what reads one input
 
 MEMORY = {
     "libraries": 0.954,
@@ -134,27 +137,34 @@ def gpu_parts(options: quantize.Options, shape: Shape) -> dict[str, float]:
 
 def calibration_parts(options: quantize.Options, shape: Shape, together: int) -> dict[str, float]:
     """Bytes of what one layer is calibrated with: what all blocks are before it and after it, its sums of
-    squares, its weights in float32, and either running it or rounding its matrices one by one."""
+    squares, its weights in float32, and either running it or rounding its matrices: a matrix in float32 with
+    its losses and its result, beside the sums and what inverts them."""
     if not _reads(options):
         return {}
     hidden = float(2 * shape.weight * tokens(options) * shape.hidden)
     inner = max(inputs for _, _, inputs in shape.matrices)
     rounded = max(outputs * inputs for _, outputs, inputs in shape.matrices if inputs == inner)
-    # The sums of squares and what inverts them, and a matrix in float32 with its losses and its result.
-    inverted = {"gram": 12.0 * inner**2, "inverted": 12.0 * rounded}
     if options.algorithm == "gptq":
+        inverted = {"gram": 12.0 * inner**2, "inverted": 12.0 * rounded}
         sums = 4.0 * (sum(inputs**2 for _, _, inputs in shape.matrices) + inner**2)
         running = {"gram": sums, "running": running_bytes(shape, options.calibration_length, grads=False)}
         return {"hidden": hidden} | max(running, inverted, key=lambda parts: sum(parts.values()))
-    inputs = {name: inputs for name, _, inputs in shape.matrices}
-    groups = [size for name, size in inputs.items() if name not in ("k_proj", "v_proj", "up_proj")]
     count = min(together, options.calibration_blocks) * options.calibration_length
-    return {
-        "hidden": hidden,
+    running = {
         "layer": 4.0 * shape.layer,
-        "gram": 4.0 * (sum(size**2 for size in groups) + inner**2),
+        "gram": 4.0 * (sum(size**2 for size in _inputs(shape)) + inner**2),
         "running": running_bytes(shape, count, grads=True),
     }
+    if not quantize.compensates(options):
+        return {"hidden": hidden} | running
+    # The sums, their copy in another order, what is factored, its factor and its inverse.
+    inverted = {"gram": 20.0 * inner**2, "inverted": 12.0 * rounded}
+    return {"hidden": hidden} | max(running, inverted, key=lambda parts: sum(parts.values()))
+
+
+def _inputs(shape: Shape) -> list[int]:
+    """Sizes of the inputs of a layer's matrices; those that several read count once."""
+    return [inputs for name, _, inputs in shape.matrices if name not in ("k_proj", "v_proj", "up_proj")]
 
 
 def running_bytes(shape: Shape, count: int, *, grads: bool) -> float:
@@ -165,8 +175,7 @@ def running_bytes(shape: Shape, count: int, *, grads: bool) -> float:
     inner = max(inputs for _, _, inputs in shape.matrices)
     if not grads:
         return float(count * (shape.weight * made + 8 * inner))
-    read = {name: inputs for name, _, inputs in shape.matrices}
-    reads = sum(size for name, size in read.items() if name not in ("k_proj", "v_proj", "up_proj"))
+    reads = sum(_inputs(shape))
     saved = 8 * shape.hidden + shape.weight * (2 * query + 2 * keys + 3 * shape.inner)
     summed = (8 if shape.weight == 4 else 12) * inner
     return float(count * (made * (2 * shape.weight + 4) + shape.weight * reads + summed + saved))
@@ -191,13 +200,21 @@ def seconds_parts(options: quantize.Options, shape: Shape, machine: Machine) -> 
     products = 8.0 * tokens(options) * shape.body / machine.product(dtype)
     squares = float(sum(outputs * inputs * inputs for _, outputs, inputs in shape.matrices)) * shape.layers
     grams = 2.0 * tokens(options) * shape.layers * sum(size**2 for _, _, size in shape.matrices)
-    if options.algorithm == "awq":
-        found["search"] = CANDIDATES * shape.body / machine.elements
-        products += (2.0 * CANDIDATES * squares + grams) / machine.product("bfloat16")
-    if options.algorithm == "gptq" or options.compensate:
+    if options.algorithm == "gptq":
         columns = shape.layers * sum(inputs for _, _, inputs in shape.matrices)
         found["columns"] = columns * COLUMN_CALLS * (2 if machine.gpu else 1) * machine.call_seconds
         products += (2.0 * squares + grams) / machine.product("float32")
+        return {**found, "products": products}
+    searched = SCALES
+    if quantize.compensates(options):
+        found["columns"] = shape.layers * sum(_inputs(shape)) * BLOCK_CALLS * machine.call_seconds
+        factored = 4 / 3 * shape.layers * sum(size**3 for size in _inputs(shape))
+        products += (squares + factored) / machine.product("float32")
+        found["search"] = SHRINKS * shape.body / machine.elements
+    else:
+        searched += CLIPPINGS
+    found["search"] += searched * shape.body / machine.elements
+    products += (2.0 * searched * squares + grams) / machine.product("bfloat16")
     return {**found, "products": products}
 
 
@@ -206,6 +223,8 @@ def smaller(options: quantize.Options) -> list[tuple[str, Any, dict[str, Any]]]:
     found: list[tuple[str, Any, dict[str, Any]]] = []
     if not _reads(options):
         return found
+    if quantize.compensates(options):
+        found.append(("compensate", False, {"compensate": False}))
     blocks, length = options.calibration_blocks, options.calibration_length
     while blocks > 1:
         blocks //= 2

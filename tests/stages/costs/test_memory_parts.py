@@ -37,6 +37,33 @@ def test_calibrating_and_writing_the_result_are_not_at_the_same_time() -> None:
     assert ("ends" in calibrated, "running" in calibrated) == (False, True)
 
 
+def test_gptq_after_awq_is_the_peak_where_a_matrix_reads_much() -> None:
+    wide = sizes(intermediate_size=1 << 15)
+    alone = quantize.Options(compensate=False, calibration_blocks=1)
+    found = quantize_cost.memory_parts(replace(alone, compensate="auto"), wide, CPU)
+    assert "running" in quantize_cost.memory_parts(alone, wide, CPU)
+    assert (found["gram"], found["inverted"]) == (20.0 * 2**30, 12.0 * 512 * 2**15)
+    assert "running" not in quantize_cost.gpu_parts(quantize.Options(), wide)
+
+
+def test_what_takes_less_begins_with_awq_alone_where_gptq_follows() -> None:
+    assert quantize_cost.smaller(quantize.Options())[0] == ("compensate", False, {"compensate": False})
+    for given in ({"compensate": False}, {"algorithm": "gptq"}):
+        assert quantize_cost.smaller(quantize.Options(**given))[0][0] == "calibration_blocks"
+
+
+def test_gptq_after_awq_waits_for_each_column_of_a_gpu_and_no_clipping_is_searched() -> None:
+    shape = sizes()
+    after, alone = (
+        quantize_cost.seconds_parts(quantize.Options(compensate=compensate), shape, GPU)
+        for compensate in (True, False)
+    )
+    columns = 4 * (3 * 512 + 1408)  # of four layers, each input once
+    assert after["columns"] == pytest.approx(columns * 4 * GPU.call_seconds)
+    assert alone["columns"] == 0
+    assert after["search"] < alone["search"]
+
+
 @pytest.mark.parametrize(("dtype", "ends"), [("float32", 1), ("bfloat16", 2)])
 def test_of_a_mapped_file_the_embedding_is_not_all_in_memory(dtype: str, ends: int) -> None:
     packed = sizes(dtype=dtype).with_packed(shape.Packed(4, 128))
