@@ -6,8 +6,8 @@
 chain     AWQ -> 100 LoRA steps -> int4 ONNX with adapter of a random 3.8 B model, by `python -m pipeline run`
 beside    that chain once, then twice at the same time on two GPUs: the walls of one and of both
 engines   quantize of the same model by our AWQ and by AutoAWQ on the same calibration, one after the other
-quality   `python -m pipeline scorecard` of the starter model, in groups of 64 and of 32: rtn, awq, autoawq,
-          and awq with GPTQ after it
+quality   `python -m pipeline scorecard` of the starter model, in groups of 64 and of 32: rtn, awq (with
+          GPTQ after it), awq-alone, autoawq
 steps     where the time of quantizing goes, AWQ alone and with GPTQ after it (`benchmarks.quantize_steps`):
           of that model, and of the starter model where `quality` or a run has unpacked it into --work
 With `--ahead` the worker has imported what stages need before a run begins, as it has where the app runs.
@@ -69,7 +69,7 @@ SHAPE: dict[str, Any] = {
 }
 CHAIN: dict[str, Any] = {
     "name": "phi",
-    "quantize": {"algorithm": "awq"},
+    "quantize": {"algorithm": "awq", "compensate": False},  # the goals are of AWQ alone
     "finetune": {"max_steps": 100, "batch_size": 4, "learning_rate": 1e-4},
     "evaluate": None,
 }
@@ -199,6 +199,7 @@ def engines(home: Path, model: Path, blocks: int) -> None:
     data = shuffled_words(home / "words.jsonl")
     for engine in ("lab", "autoawq"):
         quantize = {"algorithm": "awq", "engine": engine, "calibration_blocks": blocks, "general_text": 0.0}
+        quantize["compensate"] = False  # AutoAWQ has no GPTQ after it
         others = {"finetune": None, "optimize": None, "evaluate": None}
         recipe = {"name": engine, "data": str(data), "quantize": quantize, **others}
         run = run_recipe(home, model, recipe, [])
@@ -222,14 +223,11 @@ def shuffled_words(file: Path) -> Path:
 
 def quality(home: Path) -> None:
     """Scorecards of the starter model."""
-    ways = [("rtn,awq,autoawq", "false"), ("awq", "true")]
     for group in GROUPS:
-        for algorithms, compensate in ways:
-            sets = [f"quantize.group_size={group}", f"quantize.compensate={compensate}"]
-            changes = [part for change in sets for part in ("--set", change)]
-            command = ["-m", "pipeline", "scorecard", "starter", "--data", str(DATA)]
-            text = printed(home, [*command, "--algorithms", algorithms, *changes])
-            print(f"\n{', '.join(sets)}\n{text[text.index('ALGORITHM') :]}", flush=True)
+        size = f"quantize.group_size={group}"
+        command = ["-m", "pipeline", "scorecard", "starter", "--data", str(DATA), "--set", size]
+        text = printed(home, [*command, "--algorithms", "rtn,awq,awq-alone,autoawq"])
+        print(f"\n{size}\n{text[text.index('ALGORITHM') :]}", flush=True)
 
 
 def steps(home: Path, model: Path) -> None:

@@ -16,16 +16,18 @@ from typing import Any
 from pipeline import display
 from pipeline.errors import InputError
 from pipeline.runs import submit
-from pipeline.stages import optimize, score
+from pipeline.stages import optimize, quantize, score
 from pipeline.stages.recipe import Recipe
 from pipeline.store import Store
 from pipeline.store.run import DONE, Run
 
+ALONE = "awq-alone"  # without GPTQ after it
 # Command-line word to changes of the recipe's quantize options.
 WAYS: dict[str, dict[str, Any]] = {
     "rtn": {"algorithm": "rtn", "engine": "lab", "compensate": False},
     "gptq": {"algorithm": "gptq", "engine": "lab", "compensate": False},
-    "awq": {"algorithm": "awq", "engine": "lab"},
+    "awq": {"algorithm": "awq", "engine": "lab"},  # and GPTQ after it, as the recipe says
+    ALONE: {"algorithm": "awq", "engine": "lab", "compensate": False},
     "autoawq": {"algorithm": "awq", "engine": "autoawq", "compensate": False},
 }
 FLOAT = "float"  # not quantized: the reference for the others
@@ -147,7 +149,13 @@ def _rows(runs: list[Run]) -> list[Row]:
 OF_CHECKPOINTS = (
     "This is an earlier version's, of the checkpoints; measure again to compare the exported models."
 )
-NAMES = {"rtn": "RTN", "gptq": "GPTQ", "awq": "AWQ", "autoawq": "AWQ by AutoAWQ"}
+NAMES = {
+    "rtn": "RTN",
+    "gptq": "GPTQ",
+    "awq": "AWQ with GPTQ",
+    ALONE: "AWQ alone",
+    "autoawq": "AWQ by AutoAWQ",
+}
 
 
 def comparable(rows: Sequence[Row]) -> list[Row]:
@@ -175,8 +183,8 @@ def best_of_checkpoints(rows: Sequence[Row]) -> str:
 
 
 def sentence(way: str, words: str, share: float | None, alike: Sequence[str]) -> str:
-    """ "AWQ suits best: 2 % more loss than float on your rows (1–3), 15 % of the size. Your rows cannot tell
-    it from GPTQ." """
+    """ "AWQ with GPTQ suits best: 2 % more loss than float on your rows (1–3), 15 % of the size. Your rows
+    cannot tell it from GPTQ." """
     size = "" if share is None else f", {100 * share:.0f} % of the size"
     names = display.names(NAMES.get(name, name) for name in alike)
     more = f" Your rows cannot tell it from {names}." if alike else ""
@@ -222,7 +230,16 @@ def _way(run: Run) -> str:
     options = run.recipe.get("quantize")
     if options is None:
         return FLOAT
-    return "autoawq" if options.get("engine") == "autoawq" else str(options.get("algorithm"))
+    if options.get("engine") == "autoawq":
+        return "autoawq"
+    algorithm = str(options.get("algorithm"))
+    return ALONE if algorithm == "awq" and not _compensates(options) else algorithm
+
+
+def _compensates(given: Mapping[str, Any]) -> bool:
+    """Whether GPTQ followed AWQ, of a run's options; before there was a choice, it did not."""
+    chosen = given.get("compensate", False)
+    return quantize.compensates(quantize.Options(bits=given.get("bits", 4), compensate=chosen))
 
 
 def _row(run: Run) -> Row:

@@ -63,7 +63,7 @@ def test_measuring_queues_runs_and_says_what_it_leaves_out(app, shot):
     unfold(page)
     app.settle(page)  # what was measured last would be shown instead
     page.locator("#scorecard-ways").get_by_label("Not quantized").uncheck()
-    page.locator("#scorecard-ways").get_by_label("GPTQ").uncheck()
+    page.locator("#scorecard-ways").get_by_label("GPTQ", exact=True).uncheck()
     page.click("#scorecard-start")
     view = page.locator("#scorecard-view")
     expect(view.locator("tbody tr")).to_have_count(2)

@@ -78,7 +78,7 @@ def test_ways_are_compared_by_rows_and_not_by_their_intervals(store: Store) -> N
     assert best(store) == ""
     measured(store, "rtn", 85, [a + b for a, b in zip(shared, noise(2, 0.02), strict=True)])
     said = best(store)
-    assert said.startswith("AWQ suits best: 2.1 % more loss than float on your rows (1.")
+    assert said.startswith("AWQ with GPTQ suits best: 2.1 % more loss than float on your rows (1.")
     assert said.endswith("), 15 % of the size.")
     measured(store, "gptq", 95, noise(3, 0.06, 0.02))
     assert best(store).endswith("15 % of the size. Your rows cannot tell it from GPTQ.")
@@ -108,7 +108,7 @@ def test_ways_on_other_data_are_named_and_not_compared(store: Store) -> None:
     measured(store, "rtn", 85, noise(2, 0.3))
     measured(store, "gptq", 70, noise(3, 0.0), template="{a}\n{b}")
     said = best(store)
-    assert said.startswith("AWQ suits best: ")
+    assert said.startswith("AWQ with GPTQ suits best: ")
     assert said.endswith(" Not compared, as the data, model or template is another one: GPTQ.")
 
 

@@ -71,14 +71,27 @@ def test_what_the_base_says_of_awq_alone_is_not_taken_to_others(
 
     assert base.quantize is not None
     other = replace(base, quantize=replace(base.quantize, engine="autoawq", compensate=True))
-    _, refused = scorecard.start(store, other, ["rtn", "gptq", "awq"])
+    _, refused = scorecard.start(store, other, ["rtn", "gptq", "awq", "awq-alone"])
     assert refused == {}
     chosen = {run.name.split()[0]: run.recipe["quantize"] for run in store.list()}
     assert {name: (q["engine"], q["compensate"]) for name, q in chosen.items()} == {
         "rtn": ("lab", False),
         "gptq": ("lab", False),
         "awq": ("lab", True),
+        "awq-alone": ("lab", False),
     }
+
+
+def test_a_row_is_named_by_what_was_done(store: Store, base: Recipe, no_worker: list[Path]) -> None:
+    group, _ = scorecard.start(store, base, ["awq", "awq-alone"])
+    assert [row.algorithm for row in scorecard.rows(store, group)] == ["awq", "awq-alone"]
+    given = store.list()[0].recipe
+    for more in ({"compensate": "auto", "bits": 8}, {"compensate": False}, {"compensate": True}):
+        plant(store, stages=["quantize"], **{**given, "quantize": given["quantize"] | more})
+    before = {key: value for key, value in given["quantize"].items() if key != "compensate"}
+    plant(store, stages=["quantize"], **{**given, "quantize": before})
+    named = [row.algorithm for row in scorecard.rows(store, group)][2:]
+    assert named == ["awq-alone", "awq-alone", "awq", "awq-alone"]
 
 
 def test_a_run_of_another_name_is_still_a_row(store: Store, base: Recipe, no_worker: list[Path]) -> None:
@@ -106,7 +119,10 @@ def test_one_that_is_refused_leaves_the_others(
 @pytest.mark.parametrize(
     ("algorithms", "message"),
     [
-        ([], "algorithms: none is given; allowed: float, rtn, gptq, awq, autoawq, joined by commas"),
+        (
+            [],
+            "algorithms: none is given; allowed: float, rtn, gptq, awq, awq-alone, autoawq, joined by commas",
+        ),
         (["awq", "q8"], "algorithms: q8; allowed: float"),
         (["autoawq"], "needs an NVIDIA GPU"),
     ],
@@ -203,8 +219,8 @@ def test_a_scorecard_of_an_earlier_version_says_that_it_is_of_the_checkpoints() 
     ]
     found = scorecard.best_of_checkpoints([whole, *old])
     assert found.startswith(
-        "AWQ suits best: loses 0.06, 15 % of the size. Your rows cannot tell it from GPTQ. This is an earlier"
-        " version's, of the checkpoints;"
+        "AWQ with GPTQ suits best: loses 0.06, 15 % of the size. Your rows cannot tell it from GPTQ. This is"
+        " an earlier version's, of the checkpoints;"
     )
     assert {each.of_checkpoint for each in old} == {True}
     assert scorecard.best_of_checkpoints(old[:1]) == scorecard.best_of_checkpoints([]) == ""

@@ -31,7 +31,7 @@ def test_it_queues_a_run_for_each_way(store, quiet):
     assert (notice, problems) == (None, None)
     assert drawing == {"group": picked["value"]}
     assert [row.algorithm for row in scorecard.rows(store, picked["value"])] == ["rtn", "awq"]
-    assert picked["choices"][0][0].endswith("starter · RTN, AWQ")
+    assert picked["choices"][0][0].endswith("starter · RTN, AWQ with GPTQ")
 
 
 def test_what_is_refused_is_said(store, quiet):
