@@ -39,8 +39,8 @@ class Model(Protocol):
 class Options:
     algorithm: Literal["awq", "gptq", "rtn"] = option(
         "awq",
-        "How weights are rounded: awq protects what your rows use, gptq corrects rounding errors with your"
-        " rows and takes longer, rtn is quick and needs no text",
+        "How weights are rounded: awq protects what your rows use, and with 4 bits corrects rounding errors"
+        " too; gptq only corrects them and takes longer; rtn is quick and needs no text",
     )
     bits: Literal[4, 8] = option(4, "Bits per weight")
     group_size: int | Literal["auto"] = option(
