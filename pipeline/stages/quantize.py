@@ -156,7 +156,7 @@ def _check_engine(options: Options, model: Model) -> list[str]:
 
 
 def compensates(options: Options) -> bool:
-    """Whether GPTQ follows AWQ. At 8 bits rounding errs too little for it to gain anything."""
+    """Whether GPTQ follows AWQ. At 8 bits AWQ alone errs too little to gain by it."""
     if options.compensate != "auto":
         return options.compensate
     return options.algorithm == "awq" and options.engine == "lab" and options.bits == 4
