@@ -439,7 +439,8 @@ def test_a_scorecard_is_queued_followed_and_shown(
     assert "autoawq is left out. quantize.engine: 'autoawq' needs an NVIDIA GPU" in err
     assert store.list()[0].recipe["quantize"]["bits"] == 8
     code, _, err = cli(capsys, *words, "--algorithms", "awk")
-    assert (code, err) == (2, "algorithms: awk; allowed: float, rtn, gptq, awq, autoawq, joined by commas\n")
+    allowed = "float, rtn, gptq, awq, awq-alone, autoawq"
+    assert (code, err) == (2, f"algorithms: awk; allowed: {allowed}, joined by commas\n")
 
 
 def test_a_dry_run_says_what_a_run_takes_and_starts_nothing(
