@@ -22,7 +22,7 @@ from pipeline.publish.report.files import ROWS_HELP
 from pipeline.publish.source import source_of
 from pipeline.store.run import Run
 from pipeline.system import checksums
-from pipeline.system.files import to_json
+from pipeline.system.files import make_room, to_json
 
 FACTS = "published.json"
 
@@ -38,7 +38,8 @@ class Options:
 def plan(home: Path, run: Run, options: Options) -> dict[str, Any]:
     """What `publish` would do: name, version, target, files with bytes, and bytes in all.
 
-    Raises InputError if the name or version is not valid or the run has nothing to publish.
+    Raises InputError if the name or version is not valid or the run has nothing to publish, and LabError if
+    the disk has no room for it beside runs.
     """
     source = source_of(run, options.name, options.version)
     folder = home / "registry" / options.name
@@ -47,7 +48,7 @@ def plan(home: Path, run: Run, options: Options) -> dict[str, Any]:
         raise InputError(
             f"version: {options.name} already has a version {version}; leave it empty for the next one"
         )
-    files = [
+    files: list[dict[str, Any]] = [
         {"path": str(path.relative_to(source)), "bytes": path.stat().st_size}
         for path in sorted(source.rglob("*"))
         if path.is_file()
@@ -55,12 +56,14 @@ def plan(home: Path, run: Run, options: Options) -> dict[str, Any]:
         and str(path.relative_to(source)) not in (*report_files.NAMES, report_files.ANSWERS)
         and path.parent.name != zip_file.BYTECODE
     ]
+    size = sum(file["bytes"] for file in files)
+    make_room(home, size)
     return {
         "name": options.name,
         "version": version,
         "target": str(folder / version),
         "files": files,
-        "bytes": sum(file["bytes"] for file in files),
+        "bytes": size,
     }
 
 
@@ -68,7 +71,8 @@ def publish(home: Path, run: Run, options: Options, report: Callable[[str, float
     """Verify the exported model and copy it into the registry; `report` gets a message and the fraction done.
 
     Returns name, version, path and bytes. A version is complete or does not exist. Raises InputError where
-    `plan` does, and LabError with every check of the model that failed; nothing is written then.
+    and LabError where `plan` does, and LabError with every check of the model that failed; nothing is written
+    then.
     """
     planned = plan(home, run, options)
     report("Verifying the exported model", 0.0)

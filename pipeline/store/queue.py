@@ -22,6 +22,8 @@ from pipeline.system.files import to_json
 MOVES = ("up", "down", "first", "last")
 ALL = ("any", "cpu")
 PAUSED = "paused"
+MOST_PUBLISHINGS = 50  # of a run, those that were canceled or failed included
+OFTEN = "This run was published {} times; use its recipe again, and publish the new run."
 
 
 class New(NamedTuple):
@@ -83,10 +85,13 @@ class Queue(Base):
         return run
 
     def add_publish(self, run: str, options: dict[str, Any]) -> str:
-        """Queue the publishing of a run's result; return the name of the new stage row."""
+        """Queue the publishing of a run's result; return the name of the new stage row. Raises LabError for
+        more than MOST_PUBLISHINGS: all that is said of a run has a part for each."""
         with self._write() as db:
             rows = db.execute("SELECT position, name FROM stages WHERE run = ?", (run,)).fetchall()
             count = sum(row["name"].split("-")[0] == PUBLISH for row in rows)
+            if count >= MOST_PUBLISHINGS:
+                raise LabError(OFTEN.format(MOST_PUBLISHINGS))
             name = f"{PUBLISH}-{count + 1}" if count else PUBLISH
             insert_stage(db, run, max(row["position"] for row in rows) + 1, name, options)
             facts = run_file.read(self.folder(run) / run_file.FILE)

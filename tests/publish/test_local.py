@@ -284,3 +284,17 @@ def test_a_workflow_is_not_published(store: Store) -> None:
 def artifact(kind: str, path: str) -> dict[str, Any]:
     """As the store keeps one."""
     return {"name": kind, "kind": kind, "path": path, "bytes": 1}
+
+
+def test_what_the_disk_has_no_room_for_is_refused_before_and_while_it_is_published(
+    store: Store, finished: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of a model for each click would leave nothing for the runs of others."""
+    monkeypatch.setattr(files, "KEPT_FREE", 1 << 62)
+    for ask in (
+        lambda: local.plan(store.home, finished, local.Options("trips")),
+        lambda: publish(store, finished),
+    ):
+        with pytest.raises(LabError, match="nearly full"):
+            ask()
+    assert tree(store.home) == []

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import LabError
-from pipeline.store import Store
-from pipeline.store.run import DONE, QUEUED, RUNNING
+from pipeline.store import Store, queue
+from pipeline.store.run import DONE, QUEUED, RUNNING, Run
 from pipeline.worker.loop import Worker
 from tests.helpers.planted import plant
 
@@ -249,3 +249,16 @@ def test_a_worker_without_work_never_takes_the_write_lock(
         store.back_up()
     assert statements
     assert [text for text in statements if not text.startswith(("SELECT", "PRAGMA"))] == []
+
+
+def test_a_run_is_not_published_without_end(
+    store: Store, finished: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that is said of a run has a part for each, canceled ones too."""
+    monkeypatch.setattr(queue, "MOST_PUBLISHINGS", 2)
+    for name in ("publish", "publish-2"):
+        assert store.add_publish(finished.id, {"to": "local", "name": "trips"}) == name
+        store.request_cancel(finished.id)
+    with pytest.raises(LabError, match="published 2 times; use its recipe again"):
+        store.add_publish(finished.id, {"to": "local", "name": "trips"})
+    assert [stage.name for stage in store.get(finished.id).stages][-2:] == ["publish", "publish-2"]
