@@ -102,15 +102,22 @@ def read(run: Path) -> Votes:
 
 def cast(run: Path, voter: Voter, name: str, row: int, vote: Vote) -> None:
     """Keep a vote. Raises LabError if there is no room for it, or the run is gone."""
-    if voter not in (there := read(run).by) and len(there) >= MOST_VOTERS:
-        raise LabError(CROWDED)
+    _require_place(run, voter)
     _append(run, {"kind": voter.kind, "voter": name, "row": row, "of": vote.of, "choice": vote.choice})
 
 
 def reveal(run: Path, voter: Voter, name: str) -> None:
     """Keep that a voter has seen which side was which. Raises LabError as `cast` does."""
     if voter not in read(run).revealed:
+        _require_place(run, voter)
         _append(run, {"kind": voter.kind, "voter": name, "revealed": True})
+
+
+def _require_place(run: Path, voter: Voter) -> None:
+    """Raises LabError for one more than MOST_VOTERS, who have voted or revealed."""
+    known = read(run)
+    if voter not in (there := known.by.keys() | known.revealed) and len(there) >= MOST_VOTERS:
+        raise LabError(CROWDED)
 
 
 def secret(run: Path) -> bytes:

@@ -126,6 +126,9 @@ def test_there_is_an_end_to_votes_and_voters(run, monkeypatch):
     cast(run, 0, "base", "two")
     with pytest.raises(LabError, match="as many as are kept"):
         cast(run, 0, "base", "three")
+    with pytest.raises(LabError, match="as many as are kept"):
+        ballots.reveal(run, *ballots.person("three"))
+    ballots.reveal(run, *ballots.person("two"))
     cast(run, 1, "base", "two")
     monkeypatch.setattr(ballots, "LARGEST", file(run).stat().st_size + 10)
     with pytest.raises(LabError, match="as many votes as are kept"):
