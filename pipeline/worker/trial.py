@@ -27,7 +27,7 @@ from pipeline.stages.all_stages import STAGES, about
 from pipeline.stages.context import Context
 from pipeline.store.run import EVENTS
 from pipeline.system import hardware
-from pipeline.system.files import write_whole
+from pipeline.system.files import to_json, write_whole
 from pipeline.worker import miniature
 from pipeline.worker.ahead import warm
 from pipeline.worker.probe import (
@@ -138,7 +138,7 @@ class Walk:
         small = read_config(model)
         data = self.scratch / "rows.jsonl"
         rows = tried(self._rows(), self._template())
-        data.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows), "utf-8")
+        write_rows(data, rows)
         for stage, options in {**packed(self.config), **self.stages}.items():
             self._at(stage)
             folder = self.scratch / stage
@@ -267,6 +267,11 @@ def spread_rows(data: Path) -> Iterator[dict[str, Any]]:
             if row is not None and start not in seen:
                 seen.add(start)
                 yield row
+
+
+def write_rows(file: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows as JSON lines; in fields that nobody uses they may have what JSON has not, such as 1e999."""
+    file.write_text("".join(to_json(row) + "\n" for row in rows), "utf-8")
 
 
 def tried(rows: list[dict[str, Any]], template: templates.Template) -> list[dict[str, Any]]:

@@ -48,6 +48,10 @@ class TestRows:
         assert [row for row in tried if row in same] == same[:1]
         assert len(trial.tried(same, ROWS)) == 8
 
+    def test_what_is_infinite_in_a_field_that_nobody_uses_ends_no_trial(self, tmp_path: Path) -> None:
+        trial.write_rows(tmp_path / "rows", [json.loads('{"prompt": "a", "x": [1e999]}')])
+        assert (tmp_path / "rows").read_text() == '{"prompt": "a", "x": [null]}\n'
+
     def test_conversations_with_different_prompts_are_tried(self) -> None:
         rows = [talks.talk("a", "b", f"c{i % 20}", "d" * i) for i in range(40)]
         tried = trial.tried(rows, ROWS)

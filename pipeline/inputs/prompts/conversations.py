@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from pipeline import display
 from pipeline.errors import InputError
 from pipeline.inputs.prompts import lab_prompt
+from pipeline.system.files import to_json
 
 Row = Mapping[str, Any]
 Message = dict[str, Any]
@@ -170,7 +171,7 @@ def _plain(row: Row) -> tuple[str, str] | None:
 def _json(row: Row) -> str:
     tools = lab_prompt.tools_of(row)
     found = {"messages": lab_prompt.messages_of(row), **({"tools": tools} if tools else {})}
-    return json.dumps(found, ensure_ascii=False, sort_keys=True, allow_nan=False)
+    return to_json(found, ensure_ascii=False, sort_keys=True)  # what is no part of a prompt may be infinite
 
 
 def answer(row: Row) -> str:

@@ -443,3 +443,13 @@ def test_messages_in_newer_words_are_read_as_older_ones() -> None:
         assert list(conversations.faults(read)) == [
             "message 1: content must be text, not a list; of a list, each part must be a text"
         ]
+
+
+def test_what_is_infinite_beside_a_prompt_is_no_part_of_it() -> None:
+    """Also where messages have fields of their own, so that all of them are told."""
+    row = json.loads(
+        '{"messages": [{"role": "user", "content": "a", "weight": 1e999},'
+        ' {"role": "assistant", "content": "b", "weight": 1}]}'
+    )
+    assert all("Infinity" not in text for text in conversations.prompt_texts(row))
+    assert conversations.question(row)[0]
