@@ -81,11 +81,11 @@ def asked(address: str, run: str, rows: list[int], turns: int) -> dict[int, list
     found: dict[int, list[float]] = {row: [] for row in rows}
     for _ in range(turns):
         for row in random.sample(rows, len(rows)):
-            begun = time.perf_counter()
+            started = time.perf_counter()
             server.request("GET", f"/votes/{run}.json?voter={quote(VOTER)}&row={row}")
             answer = server.getresponse()
             text = answer.read()
-            found[row].append(time.perf_counter() - begun)
+            found[row].append(time.perf_counter() - started)
             if answer.status != http.client.OK:
                 raise SystemExit(f"The page answered {answer.status}: {text[:200]!r}")
     return found

@@ -107,8 +107,8 @@ def test_a_model_asked_too_much_ends_the_oldest_answer_once_it_is_old(
         with pytest.raises(LabError, match="Others wait to be answered"):
             await anext(answering[0])
         (kept,) = chat_client._servers[source].answers.values()
-        assert kept.answer.empty(), "the younger one goes on"
-        while not (home / "canceled").exists():  # the process is told, too
+        assert kept.answer.empty(), "the newer one still runs"
+        while not (home / "canceled").exists():  # the process sees it, too
             await asyncio.sleep(0.01)
         await answering[1].aclose()
         await chat_client.shutdown()

@@ -58,10 +58,10 @@ def test_slow_and_greedy_clients_hold_up_nobody(
 
 def test_afterwards_the_socket_is_as_it_was_and_nobody_is_lost(listener: socket.socket) -> None:
     with loading.answered(listener):
-        begun = socket.create_connection(listener.getsockname(), timeout=30)
+        early = socket.create_connection(listener.getsockname(), timeout=30)
         assert ask(listener)[0] == 503  # so the one before was accepted
-    assert begun.recv(12) == b"HTTP/1.1 503"
-    begun.close()
+    assert early.recv(12) == b"HTTP/1.1 503"
+    early.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "loading"]
     assert listener.gettimeout() is None
     with socket.create_connection(listener.getsockname(), timeout=30) as later:

@@ -54,7 +54,7 @@ class Near:
                 found["verbatim"] = verbatim
 
     def beside(self, adapters: dict[str, Any]) -> dict[str, Any]:
-        """What is told of other adapters by their names, with the metrics of their answers."""
+        """The metrics of other adapters by name, with those of their answers."""
         found = {answered_by.other(side): {"answers": told} for side, told in self.others.items() if told}
         return {name: told | found.get(name, {}) for name, told in adapters.items()}
 
