@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError, LabError
-from pipeline.system.files import to_json, write_whole
+from pipeline.system.files import make_room, to_json, write_whole
 
 FOLDER = "talks"
 NAME = re.compile(r"[A-Za-z0-9_-]{22}")
@@ -72,12 +72,14 @@ def load(home: Path, name: str) -> Talk:
 
 
 def save(home: Path, name: str, talk: Talk) -> None:
-    """Keep a conversation. Raises InputError for a name that is none, LabError if it is too long, OSError."""
+    """Keep a conversation. Raises InputError for a name that is none, LabError if it is too long or the disk
+    is nearly full, OSError."""
     file = _file(home, name)
     kept = dataclasses.asdict(talk)
     letters = sum(len(turn.prompt) + sum(len(answer.text) for answer in turn.answers) for turn in talk.turns)
     if len(talk.turns) > MOST_TURNS or letters > LARGEST or len(to_json(kept)) > LARGEST:
         raise LabError(TOO_LONG)
+    make_room(home, LARGEST)
     file.parent.mkdir(mode=0o700, exist_ok=True)
     write_whole(file, kept)
 

@@ -25,6 +25,11 @@ from pipeline.system import checksums
 from pipeline.system.files import make_room, to_json
 
 FACTS = "published.json"
+MOST_VERSIONS = 1_000  # that are kept: every look at the registry reads all of them
+CROWDED = (
+    "The lab's own registry has {:,} versions, as many as it may; publish elsewhere, or have whoever runs the"
+    " lab take some out of its folder registry."
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ def plan(home: Path, run: Run, options: Options) -> dict[str, Any]:
     the disk has no room for it beside runs.
     """
     source = source_of(run, options.name, options.version)
+    if sum(1 for _ in (home / "registry").glob(f"*/*/{FACTS}")) >= MOST_VERSIONS:
+        raise LabError(CROWDED.format(MOST_VERSIONS))
     folder = home / "registry" / options.name
     version = options.version or str(max((int(v) for v in _numbers(folder)), default=0) + 1)
     if (folder / version).exists():

@@ -31,9 +31,11 @@ if TYPE_CHECKING:  # imported where it is used: those who only look need it not
     from pipeline.inputs.models.base_models import Model
 
 FOLDER = "pulled"
-MOST = 2
+MOST = 2  # at a time
+MOST_KNOWN = 200  # that came, come or failed: the page reads the facts of all
 LOOK_SECONDS = 0.2
 ENDING_SECONDS = 10.0  # a process reports its end shortly before it is gone
+CROWDED = "{} models were pulled already, as many as may be kept; remove one that nobody needs first."
 AGAIN = "Pull again: it resumes."
 AGAIN_BASE = "Download it again: it resumes."
 PERCENT = re.compile(r"(\d{1,3})%")  # in messages about a base model in Azure
@@ -99,7 +101,10 @@ def _begin(home: Path, key: str, version: Facts, login: str) -> str:
 
 
 def _start(home: Path, key: str, version: Facts, login: str) -> None:
-    if sum(other["status"] == RUNNING for other in listed(home) if other["key"] != key) >= MOST:
+    others = [other for other in listed(home) if other["key"] != key]
+    if len(others) >= MOST_KNOWN:
+        raise LabError(CROWDED.format(MOST_KNOWN))
+    if sum(other["status"] == RUNNING for other in others) >= MOST:
         raise LabError(f"{MOST} models are being pulled already; wait until one is here, or stop one.")
     lock = locks.take_within(_beside(home, key, "lock"), ENDING_SECONDS)
     if lock is None:

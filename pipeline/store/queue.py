@@ -22,7 +22,15 @@ from pipeline.system.files import to_json
 MOVES = ("up", "down", "first", "last")
 ALL = ("any", "cpu")
 PAUSED = "paused"
+# Without these a browser could add for ever, and looks at the queue, the history and the disk read them all.
+MOST_WAITING = 2_000  # runs
+MOST_RUNS = 20_000  # of a home, deleted ones included until they are gone for good
 MOST_PUBLISHINGS = 50  # of a run, those that were canceled or failed included
+CROWDED = "{:,} runs wait already, as many as may; wait until some have ended, or cancel some."
+FULL = (
+    "This lab keeps {:,} runs, as many as it may; delete some that nobody needs on the Runs tab, which makes"
+    " room a day later."
+)
 OFTEN = "This run was published {} times; use its recipe again, and publish the new run."
 
 
@@ -53,10 +61,11 @@ class Queue(Base):
         return run
 
     def add_all(self, wanted: Sequence[New], owner: str = "") -> list[str]:
-        """Queue several runs, all or none; return their ids."""
+        """Queue several runs, all or none; return their ids. Raises LabError for more than there may be."""
         folders: list[Path] = []
         try:
             with self._write() as db:
+                _require_places(db, waiting=len(wanted), runs=len(wanted))
                 return [self._add(db, new, owner, folders) for new in wanted]
         except BaseException:
             for folder in folders:
@@ -115,13 +124,15 @@ class Queue(Base):
                 raise LabError(f"Run {run} has already ended ({status}).")
 
     def retry(self, run: str) -> None:
-        """Queue a run again from the first stage that did not finish. Raises LabError if there is none."""
+        """Queue a run again from the first stage that did not finish. Raises LabError if there is none, or
+        too many wait."""
         with self._write() as db:
             status = _status(db, run)
             if status not in RETRYABLE:
                 raise LabError(
                     f"Run {run} is {status}; only a failed, canceled or interrupted one is retried."
                 )
+            _require_places(db, waiting=1)
             db.execute(
                 "UPDATE runs SET status = ?, cancel_requested = 0, deleted = NULL WHERE id = ?", (QUEUED, run)
             )
@@ -307,6 +318,15 @@ class Queue(Base):
                 (DONE, QUEUED, RUNNING),
             ).fetchone()
             return bool(runs or publish)
+
+
+def _require_places(db: sqlite3.Connection, waiting: int, runs: int = 0) -> None:
+    """Raise LabError unless so many more may wait, and so many more be kept."""
+    there = db.execute("SELECT COUNT(*) FROM runs WHERE status = ?", (QUEUED,)).fetchone()[0]
+    if there + waiting > MOST_WAITING:
+        raise LabError(CROWDED.format(there))
+    if runs and db.execute("SELECT COUNT(*) FROM runs").fetchone()[0] + runs > MOST_RUNS:
+        raise LabError(FULL.format(MOST_RUNS))
 
 
 def _status(db: sqlite3.Connection, run: str) -> str:

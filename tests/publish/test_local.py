@@ -286,6 +286,18 @@ def artifact(kind: str, path: str) -> dict[str, Any]:
     return {"name": kind, "kind": kind, "path": path, "bytes": 1}
 
 
+def test_the_registry_keeps_as_many_versions_as_it_may(
+    store: Store, finished: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all names: every look at it reads all of them."""
+    monkeypatch.setattr(local, "MOST_VERSIONS", 2)
+    for name in ("trips", "other"):
+        publish(store, finished, name=name)
+    with pytest.raises(LabError, match="registry has 2 versions, as many as it may; publish elsewhere"):
+        publish(store, finished)
+    assert len(local.versions(store.home)) == 2
+
+
 def test_what_the_disk_has_no_room_for_is_refused_before_and_while_it_is_published(
     store: Store, finished: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,6 +102,21 @@ def test_two_at_a_time(home: Path, az: Path) -> None:
     until(lambda: not any(processes(key) for key in keys), "the end")
 
 
+def test_as_many_are_known_as_may(home: Path, az: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is stopped at once leaves its facts, which the page reads with those of all others."""
+    monkeypatch.setattr(pulls, "MOST_KNOWN", 1)
+    key = begun(home)
+    pulls.stop(home, key)
+    until(lambda: known(home, key)["status"] == CANCELED, "it to end")
+    with pytest.raises(LabError, match="1 models were pulled already, as many as may be kept; remove one"):
+        pulls.start(home, version("2"), "cli")
+    assert begun(home) == key, "it may be resumed"
+    pulls.stop(home, key)
+    until(lambda: not processes(key), "its process to end")
+    pulls.remove(home, key)
+    pulls.stop(home, begun(home, "2"))
+
+
 def test_a_login_that_is_none_is_said_and_what_there_is_can_be_removed(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -251,6 +251,37 @@ def test_a_worker_without_work_never_takes_the_write_lock(
     assert [text for text in statements if not text.startswith(("SELECT", "PRAGMA"))] == []
 
 
+class TestEnds:
+    """What a browser may add has an end: every look at the queue and the history reads all that is there."""
+
+    def test_as_many_wait_as_may(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(queue, "MOST_WAITING", 3)
+        first = add(store, "first")
+        new = queue.New("new", {}, store.home / "datasets" / "d.jsonl", {"quantize": {}})
+        with pytest.raises(LabError, match="1 runs wait already, as many as may; wait until"):
+            store.add_all([new] * 3)
+        assert len(store.add_all([new] * 2)) == 2
+        store.request_cancel(first)
+        add(store, "another")
+        with pytest.raises(LabError, match="3 runs wait already"):
+            store.retry(first)
+        assert len(names(store)) == len(store.list()) - 1 == len([*store.runs.iterdir()]) - 1 == 3
+
+    def test_as_many_are_kept_as_may_deleted_ones_too(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(queue, "MOST_RUNS", 2)
+        runs = [add(store, name) for name in ("one", "two")]
+        for run in runs:
+            store.request_cancel(run)
+        store.delete(runs[0])
+        with pytest.raises(LabError, match="keeps 2 runs, as many as it may; delete some"):
+            add(store, "three")
+        store.retry(runs[1])
+        assert store.forget(runs[0], before=1e11)
+        add(store, "three")
+
+
 def test_a_run_is_not_published_without_end(
     store: Store, finished: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

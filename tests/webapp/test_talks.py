@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError, LabError
+from pipeline.system import files
 from webapp import talks
 from webapp.talks import Answer, Talk, Turn
 
@@ -50,6 +51,15 @@ def test_too_long_a_conversation_is_refused_and_the_kept_one_stays(home: Path) -
         with pytest.raises(LabError, match="too long to be continued"):
             talks.save(home, NAME, Talk("run", (), turns))
     assert talks.load(home, NAME) == kept
+
+
+def test_a_disk_that_is_nearly_full_keeps_what_is_there(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of them may have gigabytes."""
+    talks.save(home, NAME, Talk(turns=(TURN,)))
+    monkeypatch.setattr(files, "KEPT_FREE", 1 << 62)
+    with pytest.raises(LabError, match="nearly full"):
+        talks.save(home, NAME, Talk(turns=(TURN, TURN)))
+    assert talks.load(home, NAME) == Talk(turns=(TURN,))
 
 
 def test_old_ones_and_the_oldest_of_too_many_go(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,11 +21,12 @@ from urllib.parse import urlsplit
 
 from pipeline import display
 from pipeline.errors import LabError
+from pipeline.system.files import KEPT_FREE
 from pipeline.system.transfer_progress import Meter, Report
 
 ARRIVING = ".arriving"
 NAME = re.compile(r"\w[\w.+ -]{0,199}", re.ASCII)
-SPARE = 1 << 28  # bytes that stay free on the disk
+SPARE = KEPT_FREE  # bytes
 PIECE = 1 << 20
 MOST_FILES = 1000  # of a model, right in its repository
 LARGEST = 1 << 50  # bytes that a model may have; what says more is no model

@@ -20,11 +20,12 @@ from pipeline.errors import LabError
 from pipeline.exports import verify
 from pipeline.publish.azure.transfer import blob_client, upload
 from pipeline.publish.azure.transfer.blob_client import Container
+from pipeline.system.files import KEPT_FREE
 from pipeline.system.files import size as disk_size
 from pipeline.system.transfer_progress import Meter
 
 ARRIVING = ".arriving"  # the subfolder in which files wait
-SPARE = 32 << 20  # bytes of disk left for other processes and for reporting the result
+SPARE = KEPT_FREE  # bytes
 MOST_FILES = verify.MOST_FILES  # what `verify` would refuse is not fetched
 LONGEST_PART, LONGEST = 255, 1024  # bytes of a part of a path, and of a whole path
 
