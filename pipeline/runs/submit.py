@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import display, settings
-from pipeline.errors import InputError
+from pipeline.errors import InputError, LabError
 from pipeline.inputs.data import datasets, telling
 from pipeline.inputs.data.card import findings
 from pipeline.inputs.data.formats import columns
@@ -36,6 +36,11 @@ from pipeline.system import files
 from pipeline.worker import loop
 
 MOST_OWNER_LETTERS = 40
+MOST_DATASETS = 1_000  # that a home keeps: every form lists them
+CROWDED = (
+    "The lab keeps {:,} datasets, as many as it may; free space on the Runs tab, which removes those that no"
+    " run uses, or delete runs."
+)
 
 
 Say = Callable[[str], None]
@@ -445,6 +450,7 @@ def keep(home: Path, made: Made, used: Path | None = None, source: str = "", lef
 def keep_dataset(home: Path, source: Path, made_of: str = "") -> Path:
     """The home's own copy of a dataset, named by content: later changes to the file don't reach the run.
 
+    Raises LabError if there are as many as may be, or the disk is nearly full.
     One that was made here is named by what it was `made_of` too, and how, which lies beside it: nobody's
     original takes the place of another's, and nobody's choice of rows or source becomes another's.
     """
@@ -454,6 +460,8 @@ def keep_dataset(home: Path, source: Path, made_of: str = "") -> Path:
     with suppress(FileNotFoundError):
         os.utime(target)  # in use again: freeing space goes by this time
         return target
+    if sum(1 for _ in kept.glob("[!.]*")) >= MOST_DATASETS:
+        raise LabError(CROWDED.format(MOST_DATASETS))
     arriving = scratch.room(kept) / f"{secrets.token_hex(4)}.part"
     arriving.mkdir(mode=0o700, parents=True, exist_ok=True)
     part = arriving / f".{name}"

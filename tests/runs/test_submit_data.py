@@ -247,6 +247,20 @@ def test_a_copy_leaves_room_on_the_disk(store: Store, dataset: Path, monkeypatch
     assert not list((store.home / "datasets").iterdir())
 
 
+def test_as_many_datasets_are_kept_as_may(
+    store: Store, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every form lists them; whoever uploads adds one each time."""
+    monkeypatch.setattr(submit, "MOST_DATASETS", 1)
+    kept = submit.keep_dataset(store.home, dataset)
+    other = tmp_path / "other.jsonl"
+    other.write_text(dataset.read_text()[:-1])
+    with pytest.raises(LabError, match="keeps 1 datasets, as many as it may; free space"):
+        submit.keep_dataset(store.home, other)
+    assert submit.keep_dataset(store.home, dataset) == kept
+    assert [path.name for path in (store.home / "datasets").iterdir()] == [kept.parent.name]
+
+
 def test_rows_without_an_answer_can_be_left_out_and_problems_name_the_file(
     store: Store, recipe_file: Path, dataset: Path, no_worker: list[Path]
 ) -> None:

@@ -3,8 +3,11 @@ for a dropdown."""
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +35,12 @@ KEY = re.compile(r"[A-Za-z0-9._-]{1,240}")  # of a pulled model: no path
 
 def data(home: Path) -> Choices:
     """The samples, then what was uploaded or used in a run, newest first."""
-    samples = sorted(settings.SAMPLES.glob("*.jsonl"))
-    digests = {datasets.sha256(path) for path in samples}
-    kept = [
-        path for path in (home / "datasets").glob("*/*") if path.is_file() and not path.name.startswith(".")
-    ]
-    kept = [path for path in kept if path.parent.name not in digests]
-    kept.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    samples = _samples()
+    kept = [(path, used) for path, used in _kept(home) if path.parent.name not in samples.values()]
+    kept.sort(key=lambda found: found[1], reverse=True)
     labels = [(f"{path.name} (sample)", str(path)) for path in samples]
     return labels + [
-        (f"{display.line(path.name)} · {display.moment(path.stat().st_mtime)}", str(path)) for path in kept
+        (f"{display.line(path.name)} · {display.moment(used)}", str(path)) for path, used in kept
     ]
 
 
@@ -51,9 +50,49 @@ def known_data(home: Path, chosen: str | None) -> Path:
         raise InputError("data: choose a dataset, or upload one on the Data tab")
     if dataset_id.is_id(chosen):
         raise InputError("data: fetch a dataset of the hub on the Data tab; then it can be chosen here")
-    if chosen not in {value for _, value in data(home)}:
+    if not has_data(home, chosen):
         raise InputError("data: this dataset is not in the lab; upload it on the Data tab")
     return Path(chosen)
+
+
+def has_data(home: Path, chosen: str) -> bool:
+    """Whether `data` offers this path, without looking at all of them."""
+    samples = _samples()
+    folder = chosen.rpartition("/")[0]
+    above, _, digest = folder.rpartition("/")
+    if above != str(home / "datasets") or digest in samples.values():
+        return chosen in map(str, samples)
+    if not digest or digest.startswith(".") or not digest.isprintable():
+        return False
+    with suppress(OSError):  # its name is too long for one
+        return any(str(path) == chosen for path, _ in _in(Path(folder)))
+    return False
+
+
+def _samples() -> dict[Path, str]:
+    """The samples, with the digest of each."""
+    return {path: _digest(path, path.stat().st_mtime_ns) for path in sorted(settings.SAMPLES.glob("*.jsonl"))}
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, _changed: int) -> str:
+    return datasets.sha256(path)
+
+
+def _kept(home: Path) -> Iterator[tuple[Path, float]]:
+    """The datasets of a home, and when each was last used."""
+    with suppress(FileNotFoundError), os.scandir(home / "datasets") as folders:
+        for folder in folders:
+            if not folder.name.startswith("."):
+                yield from _in(Path(folder.path))
+
+
+def _in(folder: Path) -> Iterator[tuple[Path, float]]:
+    """The datasets of a folder, which has one, and when it was last used."""
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as files:
+        for file in files:
+            if not file.name.startswith(".") and file.is_file():
+                yield Path(file.path), file.stat().st_mtime
 
 
 def models() -> Choices:

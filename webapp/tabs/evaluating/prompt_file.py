@@ -48,7 +48,7 @@ def known(chosen: str | None) -> str:
     """The chosen file, or HELD_OUT. Raises InputError for a path that the page did not offer."""
     if not chosen:
         return HELD_OUT
-    if chosen not in {value for _, value in choices.data(store().home)}:
+    if not choices.has_data(store().home, chosen):
         where = ".".join(KEY)
         raise InputError(f"{where}: this file is not in the lab; upload it, or choose held-out rows")
     return chosen
