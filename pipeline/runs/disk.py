@@ -5,7 +5,8 @@ is deleted only if no run refers to it, not even a deleted run that can be resto
 to use it. A stage finds or makes its result while holding the result's lock, and only after it has ended does
 the worker record that its run refers to it. In between, only the stage's status shows that the result is in
 use: it is `running` from before the process starts until the transaction that records the result. So results
-are renamed inside one transaction that locks the store: no stage starts or is recorded meanwhile. While any
+are renamed, a few at a time, inside a transaction that locks the store: no stage starts or is recorded
+meanwhile. While any
 `quantize` stage runs, for example, all results of `quantize` stay; while `optimize` runs, so do the graphs
 that it may reuse. Each result's lock is taken too, because a process may outlive its worker. A folder is
 renamed before it is deleted, so that a folder under its own name is always complete.
@@ -20,6 +21,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from pipeline.inputs.data.hub import fetching_rows
@@ -37,6 +39,7 @@ DAY = 86400.0
 # A retry may need the result of a stage that was killed before it was recorded; a new dataset has no run yet.
 YOUNG = 3600.0
 ASIDE = ".gone"
+AT_ONCE = 50  # folders that are renamed while the store is held
 MEASURED = "measured"  # by results of exports: what evaluations of theirs measured (`known_rows`)
 LOCKED = ("artifacts", MEASURED)  # whose folders are locked by those who use them
 LOOKED_AT = ".looked-at"  # beside a prompt file that was uploaded on the page: when somebody last chose it
@@ -108,9 +111,10 @@ def collect(store: Store) -> Unused:
     """Delete what no run refers to, and return what that was. The newest probes stay; they are small."""
     _finish(store.home)
     probe.drop_old(store.home)
+    moved = _free(store, _candidates(store.home, store.inventory()), young=YOUNG)
+    empty = _empty(store.runs)
     with store.held_still() as inventory:
-        moved = _take_aside(_candidates(store.home, inventory), young=YOUNG)
-        _drop_empty(store.runs, inventory.runs)
+        _drop(empty, inventory.runs)
         publishing = any(name.startswith(PUBLISH) for name in inventory.running)
         checked = None if publishing else _aside(store.home / CHECKED)  # left by a killed publish
     data_card.tidy(store.home)
@@ -135,9 +139,8 @@ def purge(store: Store, older_than: float = DAY) -> list[str]:
         if not store.forget(run.id, time.time() - older_than):
             continue
         gone.append(run.id)
-        with store.held_still() as inventory:
-            unused = _candidates(store.home, inventory)
-            moved = _take_aside({path: name for path, name in unused.items() if name in names}, young=0.0)
+        unused = _candidates(store.home, store.inventory())
+        moved = _free(store, {path: name for path, name in unused.items() if name in names}, young=0.0)
         if (aside := _aside(store.folder(run.id))) is not None:
             moved[aside] = run.id
         for path in moved:
@@ -155,13 +158,12 @@ def look_at(file: Path, *, new: bool = False) -> None:
 
 def tidy_prompts(store: Store, older_than: float = DAY) -> list[str]:
     """Remove uploaded prompt files that no run refers to and nobody has chosen for so many seconds."""
-    with store.held_still() as inventory:
-        found = {
-            folder: name
-            for folder, name in _candidates(store.home, inventory).items()
-            if (folder / LOOKED_AT).exists() and not _is_young(folder, older_than)
-        }
-        moved = _take_aside(found, young=YOUNG)
+    found = {
+        folder: name
+        for folder, name in _candidates(store.home, store.inventory()).items()
+        if (folder / LOOKED_AT).exists() and not _is_young(folder, older_than)
+    }
+    moved = _free(store, found, young=YOUNG)
     for aside in moved:
         _delete(aside)
     return list(moved.values())
@@ -178,22 +180,43 @@ def _users(inventory: Inventory) -> dict[str, set[str]]:
 
 def _candidates(home: Path, inventory: Inventory) -> dict[Path, str]:
     """Folders that no run refers to, with their names."""
-    users = _users(inventory)
-    found = {}
-    for folder in _folders(home / "artifacts"):
-        name = folder.name.removesuffix(".part")
-        if name not in users and name.rpartition("-")[0] not in inventory.running:
-            found[folder] = name
-    for folder in _folders(home / MEASURED):
-        name = folder.name.rpartition("-")[0]
-        if name not in users:
-            found[folder] = name
-    used = {Path(path).parent.name for path in inventory.data}
+    found = {folder: folder.name.removesuffix(".part") for folder in _folders(home / "artifacts")}
+    found |= {folder: folder.name.rpartition("-")[0] for folder in _folders(home / MEASURED)}
     for folder in _folders(home / "datasets"):
-        if folder.name not in used:
-            found[folder] = ", ".join(sorted(path.name for path in folder.glob("[!.]*") if path.is_file()))
+        found[folder] = ", ".join(sorted(path.name for path in folder.glob("[!.]*") if path.is_file()))
     # Runs have copies of what was fetched from the hub.
-    return found | {folder: folder.name for folder in _folders(home / fetching_rows.FOLDER)}
+    found |= {folder: folder.name for folder in _folders(home / fetching_rows.FOLDER)}
+    return _without_users(found, inventory)
+
+
+def _without_users(found: dict[Path, str], inventory: Inventory) -> dict[Path, str]:
+    """Those of the folders that no run refers to."""
+    users = _users(inventory)
+    used = {Path(path).parent.name for path in inventory.data}
+
+    def is_used(folder: Path, name: str) -> bool:
+        match folder.parent.name:
+            case "artifacts":
+                return name in users or name.rpartition("-")[0] in inventory.running
+            case "datasets":
+                return folder.name in used
+            case place:
+                return place == MEASURED and name in users
+
+    return {folder: name for folder, name in found.items() if not is_used(folder, name)}
+
+
+def _free(store: Store, candidates: dict[Path, str], young: float) -> dict[Path, str]:
+    """Rename those of the folders that no run refers to by now; return the new paths.
+
+    A few at a time: while folders are renamed nobody can queue, cancel or record anything.
+    """
+    moved: dict[Path, str] = {}
+    waiting = iter(candidates.items())
+    while some := dict(islice(waiting, AT_ONCE)):
+        with store.held_still() as inventory:
+            moved |= _take_aside(_without_users(some, inventory), young)
+    return moved
 
 
 def _folders(parent: Path) -> list[Path]:
@@ -263,11 +286,16 @@ def _delete(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def _drop_empty(folder: Path, known: frozenset[str]) -> None:
-    """Remove empty folders of runs that were never recorded."""
-    for path in _folders(folder):
-        if path.name not in known and not _is_young(path, YOUNG):
-            with suppress(OSError):  # it is not empty
+def _empty(folder: Path) -> list[Path]:
+    """Folders of runs in which there is nothing, and has not been for a while."""
+    return [path for path in _folders(folder) if not any(path.iterdir()) and not _is_young(path, YOUNG)]
+
+
+def _drop(empty: list[Path], known: frozenset[str]) -> None:
+    """Remove those of runs that were never recorded."""
+    for path in empty:
+        if path.name not in known:
+            with suppress(OSError):  # it is not empty by now
                 path.rmdir()
 
 

@@ -184,6 +184,20 @@ class TestCollect:
         assert disk.collect(store).results == ["quantize-k"]
         assert data.is_file()
 
+    def test_nobody_waits_until_all_are_taken_aside(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """While folders are renamed nobody can queue or cancel, so there are few at a time."""
+        monkeypatch.setattr(disk, "AT_ONCE", 2)
+        for key in "abcde":
+            made(store.home, key)
+        counts, take_aside = [], disk._take_aside
+        monkeypatch.setattr(
+            disk, "_take_aside", lambda some, young: counts.append(len(some)) or take_aside(some, young)
+        )
+        assert disk.collect(store).results == [f"quantize-{key}" for key in "abcde"]
+        assert counts == [2, 2, 1]
+
     def test_what_is_being_made_stays(self, store: Store) -> None:
         part = artifacts.part(store.home, "quantize", "k")
         held = locks.take(artifacts.lock(store.home, "quantize", "k"))
