@@ -23,7 +23,7 @@ MOVES = ("up", "down", "first", "last")
 ALL = ("any", "cpu")
 PAUSED = "paused"
 # Without these a browser could add for ever, and looks at the queue, the history and the disk read them all.
-MOST_WAITING = 2_000  # runs
+MOST_WAITING = 1_000  # runs
 MOST_RUNS = 20_000  # of a home, deleted ones included until they are gone for good
 MOST_PUBLISHINGS = 50  # of a run, those that were canceled or failed included
 CROWDED = "{:,} runs wait already, as many as may; wait until some have ended, or cancel some."
@@ -183,12 +183,15 @@ class Queue(Base):
                 urgent.discard(run)  # a run that is moved behind another one is not urgent
             # Places are swapped among urgent runs and among the others, never across: other owners' runs are
             # in between.
+            there = {row["id"]: (row["place"], row["urgent"]) for row in rows}
             for first in (True, False):
                 group = [one for one in ids if (one in urgent) is first]
-                places = sorted(row["place"] for row in rows if row["id"] in group)
+                places = sorted(there[one][0] for one in group)
                 assert all(a < b for a, b in pairwise(places)), "no two runs share a place"
                 for one, place in zip(group, places, strict=True):
-                    db.execute("UPDATE runs SET place = ?, urgent = ? WHERE id = ?", (place, int(first), one))
+                    if there[one] != (place, int(first)):
+                        query = "UPDATE runs SET place = ?, urgent = ? WHERE id = ?"
+                        db.execute(query, (place, int(first), one))
 
     # -- what the worker does ------------------------------------------------------------------------
 
@@ -345,9 +348,7 @@ def _waiting(db: sqlite3.Connection, wanted: Sequence[str]) -> list[Waiting]:
         f"SELECT id, owner, place, urgent, name, created FROM runs WHERE status = ? AND runs_on IN ({marks})",  # noqa: S608
         (QUEUED, *wanted),
     ).fetchall()
-    owners = {row["owner"] for row in rows}
-    query = "SELECT COALESCE(MAX(begun), 0) FROM runs WHERE owner = ?"
-    served = {owner: db.execute(query, (owner,)).fetchone()[0] for owner in owners}
+    served = dict(db.execute("SELECT owner, MAX(begun) FROM runs GROUP BY owner").fetchall())
     return [
         Waiting(
             row["id"], row["owner"], row["place"], bool(row["urgent"]), served[row["owner"]], row["name"],

@@ -30,7 +30,9 @@ def in_turn(waiting: Sequence[Waiting]) -> list[Waiting]:
     for run in sorted((run for run in waiting if not run.urgent), key=lambda run: run.place):
         lines.setdefault(run.owner, []).append(run)
     owners = sorted(lines, key=lambda owner: (lines[owner][0].served, lines[owner][0].place))
-    order = interrupted
-    for turn in range(max(map(len, lines.values()), default=0)):
-        order += [lines[owner][turn] for owner in owners if turn < len(lines[owner])]
+    order, turn = interrupted, 0
+    while owners:
+        order += [lines[owner][turn] for owner in owners]
+        turn += 1
+        owners = [owner for owner in owners if turn < len(lines[owner])]
     return order

@@ -19,6 +19,7 @@ from pipeline.runs import estimate
 from pipeline.stages import events
 from pipeline.store import Store
 from pipeline.store.run import EVENTS, PROCESS, QUEUED, RUNNING, Run, StageRun
+from pipeline.store.turns import Waiting
 from pipeline.system import clock
 from pipeline.system.files import to_json
 from webapp.home import known_run, store
@@ -56,6 +57,8 @@ class Watch:
         self._lists: Remembered[list[Run]] = Remembered(LIST_SECONDS)
         self._expected: Remembered[dict[str, float]] = Remembered(EXPECTED_SECONDS)
         self._queues: Remembered[bytes] = Remembered(QUEUE_SECONDS)
+        self._places: Remembered[dict[str, tuple[int, Waiting]]] = Remembered(QUEUE_SECONDS)
+        self._histories: Remembered[list[Run]] = Remembered(0.0)
         self._others: Remembered[Any] = Remembered(RUN_SECONDS)
         self._facts: dict[Path, events.Newest] = {}
         self._threads = ThreadPoolExecutor(THREADS, "watch")
@@ -81,8 +84,13 @@ class Watch:
         found: dict[str, Any] = await self._others.shared(name, make, self._threads)
         return found
 
+    def history(self, deleted: bool) -> list[Run]:
+        """The newest runs as they are now, or the deleted ones; read once for all who ask meanwhile."""
+        return self._histories.get(str(deleted), lambda: self.store.list(deleted=deleted), refresh=True)
+
     def queue_now(self) -> bytes:
         """The current queue, for a thread that has changed it."""
+        self._places.get("", self._line, refresh=True)
         return self._queues.get("", self._queue, refresh=True)
 
     def _queue(self) -> bytes:
@@ -145,9 +153,13 @@ class Watch:
         return estimate.expected(run, self._runs(), estimate.predicted(self.store.folder(run.id)))
 
     def _ahead(self, run: Run) -> int:
-        """How many runs are ahead of a queued one."""
-        ids = [waiting.id for waiting in self.store.queue()]
-        return (ids.index(run.id) if run.id in ids else 0) + len(self.store.running())
+        """How many runs are ahead of a queued one. Whoever looks at a waiting run asks for that."""
+        there = self._places.get("", self._line).get(run.id)
+        return (there[0] if there else 0) + len(self.store.running())
+
+    def _line(self) -> dict[str, tuple[int, Waiting]]:
+        """Each waiting run, and how many are before it."""
+        return {waiting.id: (place, waiting) for place, waiting in enumerate(self.store.queue())}
 
 
 class Remembered(Generic[T]):
@@ -156,12 +168,12 @@ class Remembered(Generic[T]):
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._lock = Lock()
-        self._values: dict[str, tuple[float, T]] = {}
+        self._values: dict[str, tuple[float, float, T]] = {}  # since when it was being made, and was there
         self._making: dict[str, asyncio.Future[T]] = {}
 
     def fresh(self, name: str) -> T | None:
         """The value if it is new enough."""
-        made, value = self._values.get(name, (0.0, None))
+        _, made, value = self._values.get(name, (0.0, 0.0, None))
         return value if time.monotonic() - made < self.seconds else None
 
     async def shared(self, name: str, make: Callable[[], T], threads: ThreadPoolExecutor) -> T:
@@ -183,14 +195,18 @@ class Remembered(Generic[T]):
             done.exception()  # marks it as seen; waiters still get it
 
     def get(self, name: str, make: Callable[[], T], *, refresh: bool = False) -> T:
-        """The value, made if needed; values unused for a while are dropped."""
+        """The value, made if needed; values unused for a while are dropped.
+
+        With `refresh` it is made after this call began: once for all who wait for it meanwhile.
+        """
+        asked = time.monotonic()
         with self._lock:
-            value = None if refresh else self.fresh(name)
-            if value is None:
-                value = make()
+            begun, _, value = self._values.get(name, (0.0, 0.0, None))
+            if value is None or (begun <= asked if refresh else self.fresh(name) is None):
+                begun, value = time.monotonic(), make()
                 now = time.monotonic()
-                self._values = {k: v for k, v in self._values.items() if now - v[0] < FORGET_SECONDS}
-                self._values[name] = (now, value)
+                self._values = {k: v for k, v in self._values.items() if now - v[1] < FORGET_SECONDS}
+                self._values[name] = (begun, now, value)
             return value
 
 

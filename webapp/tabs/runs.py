@@ -19,6 +19,7 @@ from pipeline.worker import loop
 from webapp import local_models
 from webapp.handler_values import number, picked, ticked
 from webapp.home import known_run, store
+from webapp.routes.watch import watch
 from webapp.tabs.comparing import comparison as comparison_panel
 from webapp.tabs.comparing import judged
 from webapp.ui import check_turns, parts, views
@@ -50,7 +51,7 @@ def listed(
 
     `ticks` is how often a box had been clicked at the time of the request.
     """
-    there = store().list(deleted=shown == DELETED)
+    there = watch().history(shown == DELETED)
     status = "" if shown == DELETED else shown
     found = history.search(there, text, status, tag or "", owner or "")
     empty = NONE_DELETED if shown == DELETED and not there else EMPTY if there else ""

@@ -68,6 +68,7 @@ def test_how_many_are_before_a_run_follows_the_order(client, store):
 
 def ahead(runs):
     """As the page is told, without what is remembered for a moment."""
+    watch.watch().queue_now()
     return [watch.watch().look_now(run, refresh=True).status["ahead"] for run in runs]
 
 

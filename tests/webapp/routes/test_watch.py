@@ -39,6 +39,64 @@ def test_a_look_is_soon_too_old_and_after_an_action_at_once(store, home):
     until(lambda: made.look_now(run).run.status == "queued", "a look that is new")
 
 
+class Counted:
+    """A lock that knows who has come to it."""
+
+    def __init__(self, lock):
+        self.lock, self.came = lock, []
+
+    def __enter__(self):
+        self.came.append(1)
+        self.lock.acquire()
+
+    def __exit__(self, *error):
+        self.lock.release()
+
+
+def test_what_must_be_new_is_made_once_for_all_who_wait_for_it():
+    kept, makes, first, go = watch.Remembered(60), [], threading.Event(), threading.Event()
+    kept._lock = Counted(kept._lock)
+
+    def make():
+        makes.append(len(makes))
+        first.set()
+        assert go.wait(60)
+        return makes[-1]
+
+    with ThreadPoolExecutor(21) as pool:
+        early = pool.submit(kept.get, "a", make, refresh=True)
+        assert first.wait(60)
+        asked = [pool.submit(kept.get, "a", make, refresh=True) for _ in range(20)]
+        until(lambda: len(kept._lock.came) == 21, "all to wait")
+        go.set()
+    assert early.result() == 0
+    # What was being made when they came may be older than what they have changed.
+    assert ({one.result() for one in asked}, makes) == ({1}, [0, 1])
+    assert kept.get("a", make) == 1
+
+
+def test_the_place_of_a_waiting_run_costs_one_look_at_the_queue_for_all(store, home, monkeypatch):
+    runs = [planted.queued(store) for _ in range(5)]
+    monkeypatch.setattr(watch, "QUEUE_SECONDS", 60)
+    made, asked, queue = watch.Watch(store), [], store.queue
+    monkeypatch.setattr(store, "queue", lambda: asked.append(1) or queue())
+    assert [made.look_now(run).status["ahead"] for run in runs] == [0, 1, 2, 3, 4]
+    assert len(asked) == 1
+    store.move(runs[4], "first")
+    made.queue_now()
+    assert made.look_now(runs[4], refresh=True).status["ahead"] == 0
+
+
+def test_the_history_is_as_it_is_now(store, home):
+    run = planted.queued(store)
+    made = watch.Watch(store)
+    assert [one.status for one in made.history(False)] == ["queued"]
+    store.request_cancel(run)
+    assert [one.status for one in made.history(False)] == ["canceled"]
+    store.delete(run)
+    assert ([*made.history(False)], [one.id for one in made.history(True)]) == ([], [run])
+
+
 def test_only_whole_ids_are_known(store, home):
     run = planted.queued(store)
     with pytest.raises(InputError, match="no such run"):
