@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, HTTPException, Query, Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
 from pipeline.errors import InputError
 from pipeline.inputs.data.card import findings
 from pipeline.runs.data import data_card
+from webapp import threads
 from webapp.home import store
 from webapp.routes import asking, sending
 from webapp.routes.runs import NEW
@@ -49,7 +49,7 @@ async def rows(
     """Rows behind byte `offset`, where line `at` begins; from `line` on, with `search` in them."""
     try:
         given: dict[str, Any] = {"offset": offset, "at": at, "search": search, "line": line}
-        given["path"] = await run_in_threadpool(_dataset, key)
+        given["path"] = await threads.run(threads.STORE, _dataset, key)
         found = await asking.answered(request, asking.PAGES, f"{CARDS}:page", given)
     except InputError as error:
         raise HTTPException(404, str(error)) from None

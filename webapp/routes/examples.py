@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query, Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
 from pipeline.errors import InputError
 from pipeline.evaluation.examples import rows
 from pipeline.evaluation.examples.export import Kind
 from pipeline.evaluation.examples.pages import Sort
+from webapp import threads
 from webapp.home import known_run
 from webapp.routes import asking, sending
 from webapp.routes.runs import NEW
@@ -53,7 +53,7 @@ async def download(request: Request, run: str, kind: Kind) -> Response:
     """All examples of a run as CSV or JSON lines."""
     headers = {**NEW, "Content-Disposition": f'attachment; filename="{run}-examples.{kind}"'}
     with _told():
-        asked = await run_in_threadpool(question, run, {"kind": kind})
+        asked = await threads.run(threads.STORE, question, run, {"kind": kind})
         return await sending.download(request, f"{EXAMPLES}.export:write", asked, headers, TYPES[kind])
 
 
@@ -67,7 +67,7 @@ def question(run: str, given: dict[str, Any]) -> dict[str, Any]:
 
 async def _asked(request: Request, run: str, function: str, given: dict[str, Any]) -> Any:
     with _told():
-        asked = await run_in_threadpool(question, run, given)
+        asked = await threads.run(threads.STORE, question, run, given)
         return await asking.answered(request, asking.PAGES, f"{EXAMPLES}.{function}", asked)
 
 

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse, Response
 
 from pipeline.errors import InputError, LabError
 from pipeline.worker import loop
+from webapp import threads
 from webapp.home import known_run, store
 from webapp.routes.watch import watch
 
@@ -23,16 +24,24 @@ async def queue() -> Response:
 
 
 @router.post("/queue/{state}")
-def pause(state: Literal["paused", "open"]) -> Response:
+async def pause(state: Literal["paused", "open"]) -> Response:
     """Pause or resume the queue."""
+    return await threads.run(threads.STORE, _pause, state)
+
+
+def _pause(state: str) -> Response:
     store().pause(state == "paused")
     loop.ensure(store().home)
     return _now()
 
 
 @router.post("/runs/{run}/move/{where}")
-def move(run: str, where: Literal["up", "down", "first", "last"]) -> Response:
+async def move(run: str, where: Literal["up", "down", "first", "last"]) -> Response:
     """Move a waiting run ahead of or behind other runs of its owner."""
+    return await threads.run(threads.STORE, _move, run, where)
+
+
+def _move(run: str, where: str) -> Response:
     try:
         store().move(known_run(run).id, where)
     except InputError as error:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import (
     FileResponse,
     HTMLResponse,
@@ -27,7 +26,7 @@ from pipeline.publish.report.files import Format
 from pipeline.runs import cached_models, pulls, scorecard
 from pipeline.store.run import Run
 from pipeline.worker import loop
-from webapp import local_models
+from webapp import local_models, threads
 from webapp.home import known_run, store
 from webapp.routes import asking, best_ways
 from webapp.routes.watch import watch
@@ -42,8 +41,12 @@ KEPT = {"Cache-Control": "public, max-age=31536000, immutable"}
 
 
 @router.get("/runs/{run}/{stage}/log.txt")
-def whole_log(run: str, stage: str) -> Response:
+async def whole_log(run: str, stage: str) -> Response:
     """A stage's whole log as a download."""
+    return await threads.run(threads.STORE, _log, run, stage)
+
+
+def _log(run: str, stage: str) -> Response:
     path = stage_file(_run(run), stage, "log.txt")
     if not path.is_file():
         raise HTTPException(404, "This stage has written no log yet.")
@@ -51,9 +54,9 @@ def whole_log(run: str, stage: str) -> Response:
 
 
 @router.get("/runs/{run}/recipe.yaml")
-def recipe(run: str) -> Response:
+async def recipe(run: str) -> Response:
     """The recipe of a run as a download."""
-    found = _run(run)
+    found = await threads.run(threads.STORE, _run, run)
     headers = {**NEW, "Content-Disposition": f'attachment; filename="{found.id}.yaml"'}
     return PlainTextResponse(views.recipe_yaml(found.recipe), headers=headers)
 
@@ -79,9 +82,9 @@ class Sent(StreamingResponse):
 async def model(request: Request, run: str, rows: bool = False) -> Response:
     """A finished run's exported model as a download, with rows of its data only if `rows`. If a file was cut
     short, the connection is closed."""
-    found = await run_in_threadpool(_run, run)
+    found = await threads.run(threads.STORE, _run, run)
     texts = await _texts(request, found, rows) if zip_file.exported(found) else None
-    return await run_in_threadpool(_sent, found, texts)
+    return await threads.run(threads.STORE, _sent, found, texts)
 
 
 def _sent(run: Run, texts: Any) -> Sent:
@@ -114,7 +117,7 @@ async def _texts(request: Request, run: Run, rows: bool) -> Any:
 @router.get("/runs/{run}/report.{kind}")
 async def report(request: Request, run: str, kind: Format, rows: bool = False) -> Response:
     """The report of a run, with examples from its data only if `rows`."""
-    found = await run_in_threadpool(_run, run)
+    found = await threads.run(threads.STORE, _run, run)
     text = await _written(request, "report.files:asked", run=found.id, kind=kind, rows=rows)
     if kind == "html":
         return HTMLResponse(text, headers={**NEW, "Content-Security-Policy": f"sandbox; {POLICY}"})
@@ -132,21 +135,21 @@ async def _written(request: Request, function: str, *, rows: bool, **given: Any)
 
 
 @router.post("/runs/{run}/cancel")
-def cancel(run: str) -> JSONResponse:
+async def cancel(run: str) -> JSONResponse:
     """Cancel a run."""
-    return _act(run, store().request_cancel)
+    return await threads.run(threads.STORE, _act, run, store().request_cancel)
 
 
 @router.post("/runs/{run}/retry")
 async def retry(request: Request, run: str) -> JSONResponse:
     """Queue a run again from the stage that did not finish, if its model may be used from the page."""
-    found = await run_in_threadpool(_run, run)
+    found = await threads.run(threads.STORE, _run, run)
     try:
-        if model := await run_in_threadpool(local_models.to_look_up, found):
+        if model := await threads.run(threads.STORE, local_models.to_look_up, found):
             await asking.answered(request, asking.MODELS, f"{cached_models.__name__}:look", {"model": model})
     except LabError as error:
         return _refused(error)
-    return await run_in_threadpool(_act, run, store().retry)
+    return await threads.run(threads.STORE, _act, run, store().retry)
 
 
 @router.get("/scorecards/{group}.json")
@@ -162,8 +165,12 @@ async def pulled_facts(key: str) -> JSONResponse:
 
 
 @router.post("/pulled/{key}/cancel")
-def pulled_cancel(key: str) -> JSONResponse:
+async def pulled_cancel(key: str) -> JSONResponse:
     """Cancel a pull."""
+    return await threads.run(threads.STORE, _cancel_pull, key)
+
+
+def _cancel_pull(key: str) -> JSONResponse:
     _pulled(key)
     try:
         pulls.stop(store().home, key)
@@ -173,7 +180,7 @@ def pulled_cancel(key: str) -> JSONResponse:
 
 
 @router.get("/plotly.min.js")
-def plotly() -> Response:
+async def plotly() -> Response:
     """Plotly from its Python package: the page asks no other host for anything."""
     spec = importlib.util.find_spec("plotly")
     if spec is None or spec.origin is None:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response, StreamingResponse
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
@@ -19,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from pipeline import settings
 from pipeline.errors import LabError
 from pipeline.system import files
+from webapp import threads
 from webapp.routes import asking
 
 MOST = 8  # files that are written or not sent yet
@@ -91,7 +91,7 @@ async def download(
     """
     held = _taken()
     try:
-        held.file = await run_in_threadpool(_new)
+        held.file = await threads.run(threads.STORE, _new)
         await asking.answered(request, asking.ROWS, function, {**given, "to": held.file.name})
         return Download(held, headers, media_type)
     except BaseException:

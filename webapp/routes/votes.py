@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, HTTPException, Query, Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, JSONResponse, Response
 
 from pipeline import display
@@ -18,7 +17,7 @@ from pipeline.errors import InputError, LabError, sentence
 from pipeline.runs.voting import blind_rows, judging
 from pipeline.runs.voting.judge_client import Judge
 from pipeline.store.run import Run
-from webapp import handler_values
+from webapp import handler_values, threads
 from webapp.home import known_run, store
 from webapp.routes import asking
 from webapp.routes.runs import NEW
@@ -95,13 +94,13 @@ async def pairs(request: Request, run: str, voter: Name = "") -> Response:
 
 
 @router.get("/votes/{run}/judge.json")
-def judge(run: str) -> JSONResponse:
+async def judge(run: str) -> JSONResponse:
     """The judge that may be asked, if one is named, and how far it is."""
-    return _told(lambda: _judge(run))
+    return await threads.run(threads.STORE, _told, lambda: _judge(run))
 
 
 @router.post("/votes/{run}/judge")
-def ask_judge(run: str) -> JSONResponse:
+async def ask_judge(run: str) -> JSONResponse:
     """Ask the judge about the rows of a run."""
 
     def start() -> dict[str, Any]:
@@ -111,18 +110,18 @@ def ask_judge(run: str) -> JSONResponse:
         judging.start(store(), found.id, _named[0])
         return _judge(run)
 
-    return _told(start)
+    return await threads.run(threads.STORE, _told, start)
 
 
 @router.post("/votes/{run}/judge/stop")
-def stop_judge(run: str) -> JSONResponse:
+async def stop_judge(run: str) -> JSONResponse:
     """Stop the judge; what it has judged is kept."""
 
     def stop() -> dict[str, Any]:
         judging.stop(store().folder(_known(run).id))
         return _judge(run)
 
-    return _told(stop)
+    return await threads.run(threads.STORE, _told, stop)
 
 
 def _text(given: Any, name: str) -> str:
@@ -157,7 +156,7 @@ async def _asked(
     request: Request, question: str, run: str, *, to_its_end: bool = False, **given: Any
 ) -> dict[str, Any]:
     """The answer of a process to one of the questions of `booth`. Raises InputError, LabError, OSError."""
-    where = await run_in_threadpool(_where, run)
+    where = await threads.run(threads.STORE, _where, run)
     function = f"pipeline.runs.voting.booth:{question}"
     told: dict[str, Any] = await asking.answered(
         request, asking.PAGES, function, {**where, **given}, to_its_end=to_its_end
