@@ -57,6 +57,7 @@ _ONE_THREAD = {
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
 }  # fmt: skip
 EVENTS = "OLIVE_LAB_EVENTS"  # names the events file of a stage, and so marks its processes
+TRAINING_GPUS = "OLIVE_LAB_TRAINING_GPUS"  # with commas between them, for a training that uses several
 ROOM = "OLIVE_LAB_ROOM"  # a variable whose place in memory another one takes
 _ROOM_BYTES = 8192  # a path has up to 4096, and characters up to four bytes
 # Variables that a process needs to compute: paths, the GPU, the number of threads. An allow list of prefixes,
@@ -67,7 +68,8 @@ _LOCAL = (
     "PATH", "PYTHON", "PYTORCH_", "TEMP", "TMP", "TOKENIZERS_", "TORCH", "TRANSFORMERS_", "TRITON_", "TZ",
     "USER", "VIRTUAL_ENV", "XDG_",
 )  # fmt: skip
-_SECRET = ("OLIVE_LAB_WEBHOOK", "OLIVE_LAB_SERVE_TOKEN")  # of ours, which no process that reads a model gets
+# Of ours, which no process that reads a model gets: two secrets, and the GPUs, which a trial does not use.
+_KEPT_BACK = ("OLIVE_LAB_WEBHOOK", "OLIVE_LAB_SERVE_TOKEN", TRAINING_GPUS)
 # After each event Gradio would sum up all past ones, for a dashboard that we don't show.
 GRADIO = {
     "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000000000",
@@ -132,6 +134,16 @@ def events_path() -> Path | None:
 def report_to(path: Path) -> None:
     """Make `path` this process's events file."""
     os.environ[EVENTS] = str(path)
+
+
+def training_gpus() -> list[str]:
+    """The GPUs of this process's training, by their numbers (the worker sets it); [] where it uses one."""
+    return [number for number in os.environ.get(TRAINING_GPUS, "").split(",") if number]
+
+
+def rank_environment(gpu: str) -> dict[str, str]:
+    """The environment of a process that trains along with this one, on that GPU."""
+    return child_environment(CUDA_VISIBLE_DEVICES=gpu, **{TRAINING_GPUS: ""})
 
 
 def user() -> str:
@@ -263,7 +275,7 @@ def local_environment(**extra: str) -> dict[str, str]:
     kept = {
         name: value
         for name, value in child_environment(**extra).items()
-        if name.startswith(_LOCAL) and name not in _SECRET
+        if name.startswith(_LOCAL) and name not in _KEPT_BACK
     }
     return {**SHARING, **kept, **QUIET}
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import asyncio
 
 EXPENDABLE = 800  # of 1,000 points that Linux adds to what a process takes of the memory
+_DEATH_SIGNAL = 1  # of prctl(2)
 LOOK_SECONDS = 0.5  # how long `lines` may be silent
 Channel = int | IO[bytes] | None  # as for `subprocess.Popen`; None is ours
 _running: set[subprocess.Popen[bytes]] = set()
@@ -78,6 +79,24 @@ def expendable() -> None:
         with suppress(OSError):  # some containers forbid it
             (itself / "oom_score_adj").write_text(f"{EXPENDABLE}\n")
         os.chdir(itself)  # nobody can make a file there
+
+
+def end_with(parent: int) -> None:
+    """Have this process killed when its parent, of that number, ends, however that does. Not its forks.
+
+    The parent's thread that has started this process must last as long as the parent.
+    """
+    prctl(_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def prctl(option: int, value: int) -> None:
+    """prctl(2). Raises OSError where the system does not do that."""
+    import ctypes  # most that import this module don't need it
+
+    if ctypes.CDLL(None, use_errno=True).prctl(option, ctypes.c_ulong(value), 0, 0, 0):
+        raise OSError(ctypes.get_errno(), f"prctl {option} is not allowed here")
 
 
 async def converse(

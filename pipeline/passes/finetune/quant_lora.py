@@ -9,8 +9,10 @@ a PEFT adapter like any other.
 from __future__ import annotations
 
 import json
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
+from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +23,19 @@ from olive.common.quant.nn import QuantLinear
 from olive.data.config import DataConfig
 from olive.hardware.accelerator import AcceleratorSpec
 from olive.model import HfModelHandler
+from olive.model.config import ModelConfig
 from olive.passes.olive_pass import PassConfigParam
 from olive.passes.pytorch.lora import LoRA
 from olive.passes.pytorch.train_utils import load_hf_base_model
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import layer as lora_layer
 
+from pipeline import settings
+from pipeline.passes.finetune import further
 from pipeline.passes.finetune.held_out import HeldOut
 from pipeline.passes.finetune.mixed import SPOKEN, MixedLinear, kept_precision, precision
 from pipeline.passes.finetune.packing import Packs, check_boundaries
+from pipeline.passes.finetune.ranks import ALONE, Ranks
 from pipeline.passes.finetune.training import Collator, ResponseLoss, train
 from pipeline.passes.rows import Rows, dataset_of
 from pipeline.stages.events import emit
@@ -71,26 +77,32 @@ class QuantLora(LoRA):
 
     def _run_for_config(self, model: HfModelHandler, config: Any, output_model_path: str) -> HfModelHandler:
         emit(message="Loading the model", progress=0.01)
-        arguments = config.training_args.create_training_args()
-        transformers.set_seed(arguments.seed)
-        rows, held_out = _rows(config.train_data_config), _rows(config.eval_data_config)
-        numbers = kept_precision(config.torch_dtype, config.method, Path(arguments.output_dir))
+        checkpoints = Path(config.training_args.create_training_args().output_dir)
+        numbers = kept_precision(config.torch_dtype, config.method, checkpoints)
         emit(message=f"Training in {SPOKEN[numbers]}", progress=0.02)
-        base = load_base(model, config.method, training_dtype(numbers))
-        shown: Rows | Packs = rows
-        if config.pack_length:
-            check_boundaries(base)
-            shown = Packs(rows, config.pack_length, arguments.seed)
-            emit(message=f"Packed {len(rows)} rows into {len(shown)} sequences", progress=0.04)
-        adapted = add_lora(base, config, mixed=numbers == "mixed")
-        loss, collate = ResponseLoss(adapted), Collator(model.get_hf_tokenizer())
+        gpus = settings.training_gpus()
+        if len(gpus) < 2:
+            return self._train(model, config, output_model_path, numbers, ALONE)
+        emit(message=f"Starting a process for each of {len(gpus)} GPUs", progress=0.02)
+        task = {"model": model.to_json(), "pass": self.to_json(check_object=True), "numbers": numbers}
+        with further.started(checkpoints, gpus, task) as others, shared_cores(len(gpus)):
+            ranks = Ranks(0, len(gpus), others.folder, others.meet)
+            return self._train(model, config, output_model_path, numbers, ranks)
+
+    def _train(
+        self, model: HfModelHandler, config: Any, output_model_path: str, numbers: str, ranks: Ranks
+    ) -> HfModelHandler:
+        """Train, alone or as the first of several, and write the adapter."""
+        given = Given.of(model, config, numbers)
+        rows, held_out, loss, collate = given.rows, given.held_out, given.loss, given.collate
         choosing = _choosing(config, held_out)
         judge = HeldOut(loss, held_out, collate)
         looks = HeldOut(loss, choosing, collate, config.early_stop, "Validation") if choosing else judge
         before = judge.measure(0, "before training", drawn=looks is judge)
         if looks is not judge:
             looks.measure(0, "before training")
-        record = train(loss, shown, collate, arguments, looks, config.eval_every)
+        record = train(loss, given.shown, collate, given.arguments, looks, config.eval_every, ranks)
+        rows.cut = ranks.union(rows.cut, len(rows.rows))
         # The best of many looks at the same rows is too optimistic, so other rows chose the adapter.
         after = judge.measure(record["steps"], "after training", drawn=looks is judge)
         if rows.cut or held_out.cut:
@@ -104,9 +116,10 @@ class QuantLora(LoRA):
             "eval_loss_before": before,
             "eval_loss_after": after,
             "dtype": numbers,
+            **({"gpus": ranks.count} if ranks.count > 1 else {}),
         }
         adapter = Path(output_model_path) / "adapter"
-        save(adapted, adapter, config.base)
+        save(loss.model, adapter, config.base)
         (adapter / RECORD).write_text(json.dumps(finite(record), allow_nan=False, indent=1) + "\n", "utf-8")
         judged = {
             "max_length": held_out.max_length, "loss_on": held_out.loss_on, "eval_loss": after,
@@ -116,6 +129,63 @@ class QuantLora(LoRA):
         output = deepcopy(model)
         output.set_resource("adapter_path", adapter)
         return output
+
+
+@dataclass(frozen=True)
+class Given:
+    """What each process of a training has before it begins."""
+
+    arguments: transformers.TrainingArguments
+    rows: Rows
+    held_out: Rows
+    shown: Rows | Packs
+    loss: ResponseLoss
+    collate: Collator
+
+    @classmethod
+    def of(cls, model: HfModelHandler, config: Any, numbers: str) -> Given:
+        """Load the base, which gets an adapter, and the rows. `numbers` is a `precision`."""
+        arguments = config.training_args.create_training_args()
+        transformers.set_seed(arguments.seed)
+        rows, held_out = _rows(config.train_data_config), _rows(config.eval_data_config)
+        base = load_base(model, config.method, training_dtype(numbers))
+        shown: Rows | Packs = rows
+        if config.pack_length:
+            check_boundaries(base)
+            shown = Packs(rows, config.pack_length, arguments.seed)
+            emit(message=f"Packed {len(rows)} rows into {len(shown)} sequences", progress=0.04)
+        adapted = add_lora(base, config, mixed=numbers == "mixed")
+        return cls(
+            arguments, rows, held_out, shown, ResponseLoss(adapted), Collator(model.get_hf_tokenizer())
+        )
+
+
+def train_along(task: dict[str, Any], ranks: Ranks) -> None:
+    """What a further rank does: the same training, of which the first one writes down what comes of it.
+
+    `task` has the model and the pass as JSON, and the `precision`.
+    """
+    told = task["pass"]
+    config = QuantLora.generate_config(
+        AcceleratorSpec(**told["accelerator"]), told["config"], disable_search=True
+    )
+    model = ModelConfig.model_validate(task["model"]).create_model()
+    with shared_cores(ranks.count):
+        given = Given.of(model, config, task["numbers"])
+        looks = HeldOut(given.loss, given.held_out, given.collate)  # which the first one measures
+        train(given.loss, given.shown, given.collate, given.arguments, looks, config.eval_every, ranks)
+        ranks.union(given.rows.cut, len(given.rows.rows))
+
+
+@contextmanager
+def shared_cores(count: int) -> Iterator[None]:
+    """Inside, PyTorch computes on this process's part of the cores, of which there are `count`."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before // count))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _choosing(config: Any, held_out: Rows) -> Rows | None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import math
 import os
-import random
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +14,19 @@ import torch
 import transformers
 from olive.data.constants import IGNORE_INDEX
 from peft import PeftModel
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader
 from transformers.trainer_utils import get_last_checkpoint
 
 from pipeline import settings
+from pipeline.passes.finetune.batches import LikeLengths, Shares
 from pipeline.passes.finetune.cuda_graphs import StepGraphs, steady_rope
 from pipeline.passes.finetune.held_out import HeldOut
 from pipeline.passes.finetune.packing import Packs, Sample
 from pipeline.passes.finetune.progress import Progress
+from pipeline.passes.finetune.ranks import ALONE, Ranks
 from pipeline.passes.rows import Rows
 from pipeline.stages.events import emit
 
-LENGTH_POOL = 16  # batches shuffled together before rows are grouped by length
 # A checkpoint is written after a twentieth of the steps, but not within `settings.checkpoint_seconds` of the
 # last one, and at the latest after this many seconds; writing may take at most a twentieth of the time.
 MOST_SECONDS = 300.0
@@ -43,11 +42,13 @@ def train(
     arguments: transformers.TrainingArguments,
     held_out: HeldOut,
     eval_every: int,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
     """Run the steps, from the last checkpoint if there is one; return the facts for the record.
 
-    With `eval_every`, the model is left with the adapter that had the least loss on `held_out`.
-    Raises LabError if the loss is not finite.
+    With `eval_every`, the model is left with the adapter that had the least loss on `held_out`. Each of
+    several `ranks` runs its part of each step; only the first one measures `held_out` and writes checkpoints.
+    Raises LabError if the loss is not finite, and Lost if another rank has ended.
     """
     plan(arguments, math.ceil(len(rows) / arguments.per_device_train_batch_size))
     model = loss.model
@@ -63,6 +64,7 @@ def train(
         args=arguments,
         train_dataset=rows,
         data_collator=collate,
+        ranks=ranks,
     )
     last = get_last_checkpoint(arguments.output_dir)
     if last is not None:
@@ -70,6 +72,7 @@ def train(
         step = int(last.rpartition("-")[2])
         print(f"Resuming from the checkpoint of step {step}", flush=True)
         emit(message=f"Resuming from the checkpoint of step {step}", resumed=step)
+    trainer.begin_together()
     result = trainer.train(resume_from_checkpoint=last)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     record = {
@@ -153,6 +156,8 @@ class Collator:
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
 
     def __call__(self, samples: list[Sample]) -> dict[str, torch.Tensor]:
+        if not samples:  # a rank's part of a step that has fewer rows than there are ranks
+            return {name: torch.zeros(0, 0, dtype=torch.int64) for name in ("input_ids", "labels")}
         pad = torch.nn.utils.rnn.pad_sequence
         batch = {
             "input_ids": pad([x["input_ids"] for x, _ in samples], batch_first=True, padding_value=self.pad),
@@ -173,9 +178,12 @@ class ResponseTrainer(transformers.Trainer):
     """transformers' Trainer with our loss, batches of rows of similar length, and complete checkpoints."""
 
     def __init__(
-        self, loss: ResponseLoss, held_out: HeldOut, progress: Progress, pace: Pace, **kwargs: Any
-    ) -> None:
+        self, loss: ResponseLoss, held_out: HeldOut, progress: Progress, pace: Pace, ranks: Ranks,
+        **kwargs: Any,
+    ) -> None:  # fmt: skip
         super().__init__(callbacks=[progress, pace], **kwargs)
+        self._ranks = ranks
+        self._tokens_before = 0  # trained on before the current step, in all ranks
         self.remove_callback(transformers.PrinterCallback)
         self.remove_callback(transformers.ProgressCallback)
         self._loss = loss
@@ -191,9 +199,40 @@ class ResponseTrainer(transformers.Trainer):
             True  # so that our mean over all batches of a step is not divided again
         )
 
+    def begin_together(self) -> None:
+        """Wait for all ranks, and begin with the first one's adapter."""
+        self._ranks.from_first(self._trained)
+        if self._ranks.rank:  # of the same seed, but for what is drawn while training
+            torch.manual_seed(self.args.seed + self._ranks.rank)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if self._ranks.rank == 0:  # whose it is
+            super()._load_rng_state(checkpoint)
+
+    def get_train_dataloader(self) -> Any:
+        """The batches of all rows, or of several ranks this one's part of them."""
+        if self._ranks.count == 1:
+            return super().get_train_dataloader()
+        shares = Shares(
+            self._get_train_sampler(),
+            self.args.gradient_accumulation_steps,
+            self._ranks.rank,
+            self._ranks.count,
+        )
+        return self.accelerator.prepare(
+            DataLoader(
+                self.train_dataset,
+                batch_sampler=shares,
+                collate_fn=self.data_collator,
+                pin_memory=self.args.dataloader_pin_memory,
+            )
+        )
+
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward of one batch, as a CUDA graph where possible."""
         inputs = self._prepare_inputs(inputs)
+        if not len(inputs["input_ids"]):
+            return torch.zeros((), device=self.args.device)
         if self._graphs is not None:
             targets = next_tokens(inputs["labels"])
             done = self._graphs.run(inputs["input_ids"], targets, num_items_in_batch)
@@ -213,7 +252,20 @@ class ResponseTrainer(transformers.Trainer):
 
     def _clip_grad_norm(self, model: Any) -> torch.Tensor:
         """Clip the gradient to `max_grad_norm` and return its norm, without walking all modules."""
+        if self._ranks.count > 1:
+            self._add_up()
         return torch.nn.utils.clip_grad_norm_(self._trained, self.args.max_grad_norm)
+
+    def _add_up(self) -> None:
+        """Add up what the ranks have computed of this step: gradients, its loss, and the tokens in it."""
+        for parameter in self._trained:
+            if parameter.grad is None:  # no row of this step is ours
+                parameter.grad = torch.zeros_like(parameter)
+        tokens = torch.tensor(
+            float(self.state.num_input_tokens_seen - self._tokens_before), device=self.args.device
+        )
+        self._ranks.add_up([*(parameter.grad for parameter in self._trained), self._tr_loss, tokens])
+        self.state.num_input_tokens_seen = self._tokens_before + int(tokens.item())
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Zero: the original walks all modules at each step for a count that nobody reads."""
@@ -228,15 +280,19 @@ class ResponseTrainer(transformers.Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
         """Labelled tokens of all batches of one step: the first token of a row is predicted by none."""
+        self._tokens_before = self.state.num_input_tokens_seen
         counts = [(batch["labels"][:, 1:] != IGNORE_INDEX).sum() for batch in batch_samples]
-        return torch.stack(counts).sum().to(device)
+        count = torch.stack(counts).sum().to(device)
+        self._ranks.add_up([count])
+        return count
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Measure the rows, and end the training after `patience` looks without improvement."""
         began = time.monotonic()
-        found = self._held_out.look(self.state.global_step)
+        first = self._ranks.rank == 0
+        found = self._held_out.look(self.state.global_step) if first else math.nan
         self.control.should_evaluate = False  # else the end of an epoch would measure again
-        if self._held_out.stops:
+        if self._ranks.agree(first and self._held_out.stops):
             self.control.should_training_stop = True
             self.control.should_save = False
         self._progress.aside += time.monotonic() - began
@@ -255,8 +311,10 @@ class ResponseTrainer(transformers.Trainer):
         """Write a checkpoint under a temporary name and rename it when it is complete.
 
         The Trainer writes under the final name, so a killed process would leave half a checkpoint, from which
-        training could not resume.
+        training could not resume. Of several ranks the first one writes what one alone would write.
         """
+        if self._ranks.rank:
+            return
         began = time.monotonic()
         folder = Path(self.args.output_dir)
         name = f"checkpoint-{self.state.global_step}"
@@ -305,31 +363,3 @@ def due(steps: int, total: int, seconds: float, cost: float) -> bool:
     if seconds < max(settings.checkpoint_seconds(), SHARE * cost):
         return False
     return steps * SHARE >= total or seconds >= MOST_SECONDS
-
-
-class LikeLengths(Sampler[int]):
-    """Row indices in an order that puts rows of similar length into a batch, different in every epoch."""
-
-    def __init__(self, lengths: list[int], batch_size: int, seed: int) -> None:
-        self.lengths = lengths
-        self.batch_size = batch_size
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate; a resumed run thus draws the same batches."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        shuffler = random.Random(f"{self.seed}:{self.epoch}")  # noqa: S311 - a shuffle, not a secret
-        order = list(range(len(self.lengths)))
-        shuffler.shuffle(order)
-        pool = self.batch_size * LENGTH_POOL
-        for start in range(0, len(order), pool):
-            part = sorted(order[start : start + pool], key=lambda i: self.lengths[i])
-            batches = [part[i : i + self.batch_size] for i in range(0, len(part), self.batch_size)]
-            shuffler.shuffle(batches)
-            yield from (index for batch in batches for index in batch)

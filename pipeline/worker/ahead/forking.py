@@ -18,9 +18,10 @@ from types import TracebackType
 
 from pipeline import settings
 from pipeline.errors import LabError
+from pipeline.system import own_process
 
 SELF = Path("/proc/self")
-_SUBREAPER, _DEATH_SIGNAL = 36, 1  # of prctl(2)
+_SUBREAPER = 36  # of prctl(2)
 _ARGUMENTS, _ENVIRONMENT = 45, 47  # where /proc/self/stat has the begin and the end of each, after the name
 ROOM = " " * 1024  # an argument whose place the words of a forked process take
 
@@ -79,23 +80,11 @@ def adopting() -> Iterator[None]:
 
     Raises OSError where the system does not do that.
     """
-    _prctl(_SUBREAPER, 1)
+    own_process.prctl(_SUBREAPER, 1)
     try:
         yield
     finally:
-        _prctl(_SUBREAPER, 0)
-
-
-def end_with(parent: int) -> None:
-    """Have this process killed when its parent, of that number, ends, however that does. Not its forks."""
-    _prctl(_DEATH_SIGNAL, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _prctl(option: int, value: int) -> None:
-    if ctypes.CDLL(None, use_errno=True).prctl(option, ctypes.c_ulong(value), 0, 0, 0):
-        raise OSError(ctypes.get_errno(), f"prctl {option} is not allowed here")
+        own_process.prctl(_SUBREAPER, 0)
 
 
 def rename(first: str, words: Sequence[str], mark: str) -> None:

@@ -170,7 +170,8 @@ class Warm:
 
 def _common(environment: dict[str, str]) -> dict[str, str]:
     """The part of an environment that all stages on a device share."""
-    return {name: value for name, value in environment.items() if name != settings.EVENTS}
+    apart = (settings.EVENTS, settings.TRAINING_GPUS)
+    return {name: value for name, value in environment.items() if name not in apart}
 
 
 class Shelf:
@@ -287,7 +288,7 @@ def serve(task: str, carry_out: Callable[[str, str], int], load: Callable[[], ob
     Returns the exit code: of this process, or in a fork that of `carry_out(run, stage)`.
     """
     facts = json.loads(task)
-    forking.end_with(facts["worker"])
+    own_process.end_with(facts["worker"])
     with socket.socket(fileno=facts["channel"]) as worker:
         importance = _end_first()
         packages = _packages()

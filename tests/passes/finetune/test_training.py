@@ -284,7 +284,7 @@ def test_long_rows_keep_something_to_learn() -> None:
 
 
 def test_batches_have_rows_of_like_length() -> None:
-    from pipeline.passes.finetune.training import LikeLengths
+    from pipeline.passes.finetune.batches import LikeLengths
 
     lengths = [(i * 37) % 101 for i in range(103)]
     sampler = LikeLengths(lengths, 4, seed=0)

@@ -124,10 +124,10 @@ def test_a_process_whose_parent_ends_becomes_a_child_inside_the_block_alone() ->
 
 ENDS = """
 import os, signal
-from pipeline.worker.ahead import forking
+from pipeline.system import own_process
 pid = os.fork()
 if not pid:
-    forking.end_with(os.getppid())
+    own_process.end_with(os.getppid())
     if not os.fork():
         signal.alarm(60)
     os.write(1, f"{os.getpid()}\\n".encode())  # at once: both of them write there

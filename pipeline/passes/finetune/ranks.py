@@ -1,0 +1,95 @@
+"""Processes that train one adapter together, each on its own GPU (or part of a CPU), seen from one of them.
+
+All take the same steps over the same rows in the same order; of each step's rows each process computes its
+part. What they have computed is added up before the optimizer's step, so that this is the same in all, and
+the same as in one process alone: only the order of sums differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from pipeline.passes.finetune.further import Lost
+
+STORE = "store"  # in the folder that they share: how they find each other
+# The first process measures held-out rows while others wait. Whoever watches them sees it when one ends.
+FOREVER = timedelta(days=365)
+
+
+class Ranks:
+    """One of `count` processes, by its number from 0; the first one writes down what comes of the training.
+
+    They don't use PyTorch's default group, so that transformers and accelerate see one process each.
+    """
+
+    def __init__(
+        self, rank: int = 0, count: int = 1, folder: Path = Path(), meet: Callable[[], None] = lambda: None
+    ) -> None:
+        """`folder` is shared by all; `meet` is called before the first of them waits for the others."""
+        self.rank = rank
+        self.count = count
+        self._folder = folder
+        self._meet = meet
+
+    @cached_property
+    def _group(self) -> Any:
+        """The connection of all: over GPUs by NCCL, else by gloo, on this machine's own interface."""
+        self._meet()
+        store = dist.FileStore(str(self._folder / STORE), self.count)
+        store.set_timeout(FOREVER)
+        if torch.cuda.is_available():
+            options = dist.ProcessGroupNCCL.Options()
+            options._timeout = FOREVER
+            return dist.ProcessGroupNCCL(store, self.rank, self.count, options)
+        options = dist.ProcessGroupGloo._Options()
+        options._devices = [dist.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
+        options._timeout = FOREVER
+        return dist.ProcessGroupGloo(store, self.rank, self.count, options)
+
+    def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Replace tensors by their sums over all processes, in one go. Raises Lost."""
+        if self.count > 1:
+            self._together("allreduce", tensors)
+
+    def from_first(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Replace tensors by those of the first process. Raises Lost."""
+        if self.count > 1:
+            self._together("broadcast", tensors)
+
+    def agree(self, answer: bool) -> bool:
+        """The first process's answer. Raises Lost."""
+        told = torch.tensor([float(answer)], device=_device())
+        self.from_first([told])
+        return bool(told.item())
+
+    def union(self, numbers: set[int], most: int) -> set[int]:
+        """The numbers, less than `most`, that any process has. Raises Lost."""
+        has = torch.zeros(most, device=_device())
+        has[list(numbers)] = 1.0
+        self.add_up([has])
+        return set(torch.nonzero(has).flatten().tolist())
+
+    @torch.no_grad()
+    def _together(self, call: str, tensors: Sequence[torch.Tensor]) -> None:
+        flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+        try:
+            getattr(self._group, call)([flat]).wait()
+        except RuntimeError as error:
+            raise Lost("Another process of this training has ended.") from error
+        parts = flat.split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.detach().copy_(part.view_as(tensor))
+
+
+ALONE = Ranks()
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
