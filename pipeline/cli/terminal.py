@@ -16,7 +16,7 @@ from pipeline.inputs.data import telling
 from pipeline.runs import history
 from pipeline.runs.preflight import wording
 from pipeline.stages import events
-from pipeline.store import Store
+from pipeline.store import Store, device_locks
 from pipeline.store.run import DONE, ENDED, EVENTS, QUEUED, RUNNING, Run, StageRun
 from pipeline.store.turns import Waiting
 from pipeline.system import terminal_guard
@@ -224,7 +224,11 @@ def _waits(store: Store, run_id: str) -> str:
     """What a queued run waits for; "" if it starts at once."""
     if store.paused:
         return f"The queue is paused; `{settings.command()} resume` lets runs start."
-    ids = [waiting.id for waiting in store.queue()]
+    queue = store.queue()
+    first = next((run for run in queue if run.id == run_id), None)
+    if first is not None and (told := device_locks.waits(store, first)):
+        return told[0].upper() + told[1:]
+    ids = [waiting.id for waiting in queue]
     before = (ids.index(run_id) if run_id in ids else 0) + len(store.running())
     return f"Waiting for {before} {'run' if before == 1 else 'runs'} ahead of it" if before else ""
 

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pipeline import display
@@ -68,6 +68,15 @@ class Options:
         advanced=True,
         min=1,
         max=1024,
+    )
+    gpus: int = option(
+        1,
+        "GPUs that one training uses: each takes its part of the rows of every step, which learns the same;"
+        " other stages of the run use one",
+        advanced=True,
+        min=1,
+        max=16,
+        label="GPUs",
     )
     learning_rate: float = option(5e-4, "Size of a training step", min=1e-8, max=1.0)
     target_modules: Literal["all-linear"] | str = option(
@@ -170,6 +179,7 @@ def check(options: Options, model: Model) -> list[str]:
     return (
         problems
         + _schedule_problems(options)
+        + _gpus_problems(options)
         + _packing_problems(options, model)
         + _qlora_problems(options, model)
     )
@@ -187,6 +197,24 @@ def _schedule_problems(options: Options) -> list[str]:
         problems.append(
             "finetune.early_stop: looks at validation losses, so it needs finetune.eval_every, such as 10; or"
             " set early_stop to 0"
+        )
+    return problems
+
+
+def _gpus_problems(options: Options) -> list[str]:
+    """More GPUs than this machine has, or than a step has rows."""
+    problems = []
+    here = sum(device != "cpu" for device in hardware.devices())
+    if options.gpus > max(here, 1):
+        problems.append(
+            f"finetune.gpus: {options.gpus} is more than the NVIDIA GPUs that runs may use here ({here});"
+            f" allowed: {'up to ' if here > 1 else ''}{max(here, 1)}"
+        )
+    rows = options.batch_size * options.gradient_accumulation
+    if options.gpus > rows:
+        problems.append(
+            f"finetune.gpus: {options.gpus} is more than the rows of a step ({rows}), so one would have none;"
+            " use fewer, or a larger finetune.batch_size or finetune.gradient_accumulation"
         )
     return problems
 
@@ -247,7 +275,14 @@ def check_recipe(options: Options, stages: Mapping[str, Any]) -> list[str]:
 
 def needs_gpu(options: Options) -> str | None:
     """The option that needs a GPU."""
-    return "finetune.method: 'qlora'" if options.method == "qlora" else None
+    if options.method == "qlora":
+        return "finetune.method: 'qlora'"
+    return f"finetune.gpus: {options.gpus}" if options.gpus > 1 else None
+
+
+def decided(options: Options) -> Options:
+    """With one GPU: how many computed a result is no part of it. The worker says which ones there are."""
+    return replace(options, gpus=1)
 
 
 def max_length(options: Options) -> int:

@@ -13,8 +13,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from pipeline.errors import LabError
-from pipeline.store.queue import Queue
-from pipeline.system import locks
+from pipeline.store.queue import AND, Queue
+from pipeline.store.turns import Waiting
+from pipeline.system import hardware, locks
 
 FOLDER = "devices"
 LOOK_SECONDS = 0.5
@@ -64,4 +65,22 @@ def hold(queue: Queue, devices: Sequence[str], tell: Callable[[str], None]) -> t
 
 def _has_run(queue: Queue, device: str) -> bool:
     """Whether a run works on the device; one between two stages may be anybody's."""
-    return bool(queue.between_stages()) or any(there == device for _, _, there in queue.running())
+    return bool(queue.between_stages()) or device in _busy(queue)
+
+
+def _busy(queue: Queue) -> set[str]:
+    """The devices on which stages run."""
+    return {device for _, _, there in queue.running() for device in (there or "").split(AND)}
+
+
+def waits(queue: Queue, run: Waiting) -> str:
+    """What a run waits for whose next stage uses several GPUs; "" for others."""
+    if run.gpus < 2:
+        return ""
+    busy = _busy(queue)
+    free = [
+        one
+        for one in hardware.devices()
+        if one not in {*busy, "cpu"} and not locks.held(_file(queue.home, one))
+    ]
+    return f"waiting for {run.gpus} GPUs; {len(free)} {'is' if len(free) == 1 else 'are'} free"

@@ -21,6 +21,10 @@ from pipeline.system.files import to_json
 
 MOVES = ("up", "down", "first", "last")
 ALL = ("any", "cpu")
+AND = ","  # between the GPUs of a stage
+# How many GPUs the next stage of a run uses.
+GPUS = """SELECT json_extract(options, '$.gpus') FROM stages WHERE run = runs.id AND stages.status = 'queued'
+ AND stages.name NOT LIKE 'publish%' ORDER BY position LIMIT 1"""
 PAUSED = "paused"
 # Without these a browser could add for ever, and looks at the queue, the history and the disk read them all.
 MOST_WAITING = 1_000  # runs
@@ -207,11 +211,38 @@ class Queue(Base):
             turns = [] if _paused(db) else in_turn(_waiting(db, wanted))
             return _start_next(db, turns[0].id, device) if turns else None
 
+    def claim_gpus(self, idle: Sequence[str], soon: int, most: int) -> tuple[str, str, list[str]] | None:
+        """Take the next stage of the run whose turn it is on as many of the `idle` GPUs as it uses: (run,
+        stage, GPUs), now running; None if there is none.
+
+        A stage that uses more keeps younger runs from them, until as many are idle; but not if it uses more
+        than the `soon` ones that are idle or have a run which ends: others serve a model. One that uses more
+        than the `most` of this machine gets one, to say so.
+        """
+        with self._read() as db:  # as for `claim`
+            if not idle or _paused(db) or not _waiting(db, (ALL[0],)):
+                return None
+        with self._write() as db:
+            for turn in [] if _paused(db) else in_turn(_waiting(db, (ALL[0],))):
+                count = turn.gpus if turn.gpus <= most else 1
+                if count <= len(idle):
+                    gpus = list(idle[:count])
+                    started = _start_next(db, turn.id, AND.join(gpus))
+                    return (*started, gpus) if started else None
+                if count <= soon:
+                    return None
+            return None
+
     def claim_next(self, run: str, device: str) -> str | None:
-        """Take the next stage of a run that holds `device`; None when it has no more and is done."""
+        """Take the next stage of a run that holds `device`; None when it has no more and is done, or when the
+        stage uses several GPUs: then it waits for those at the head of the queue.
+        """
         with self._write() as db:
             if _wants_cancel(db, run) and _next(db, run):
                 _end(db, run, CANCELED)
+                return None
+            if _gpus(db, run) > 1:
+                db.execute("UPDATE runs SET status = ?, urgent = 1 WHERE id = ?", (QUEUED, run))
                 return None
             started = _start_next(db, run, device)
             return started[1] if started else None
@@ -267,7 +298,8 @@ class Queue(Base):
                 _end(db, run, status)
 
     def running(self) -> Sequence[tuple[str, str, str | None]]:
-        """(run, stage, device) of every stage marked running, for a worker that has just started."""
+        """(run, stage, device) of every stage marked running, for a worker that has just started. Several
+        devices have AND between them."""
         with self._read() as db:
             rows = db.execute("SELECT run, name, device FROM stages WHERE status = ?", (RUNNING,)).fetchall()
             return [(row["run"], row["name"], row["device"]) for row in rows]
@@ -345,14 +377,15 @@ def _waiting(db: sqlite3.Connection, wanted: Sequence[str]) -> list[Waiting]:
     """Queued runs with these values of `runs_on`, and when their owners were last served, counted in runs."""
     marks = ", ".join("?" for _ in wanted)
     rows = db.execute(
-        f"SELECT id, owner, place, urgent, name, created FROM runs WHERE status = ? AND runs_on IN ({marks})",  # noqa: S608
+        f"SELECT id, owner, place, urgent, name, created, ({GPUS}) AS gpus FROM runs WHERE status = ?"  # noqa: S608
+        f" AND runs_on IN ({marks})",
         (QUEUED, *wanted),
     ).fetchall()
     served = dict(db.execute("SELECT owner, MAX(begun) FROM runs GROUP BY owner").fetchall())
     return [
         Waiting(
             row["id"], row["owner"], row["place"], bool(row["urgent"]), served[row["owner"]], row["name"],
-            row["created"],
+            row["created"], row["gpus"] or 1,
         )
         for row in rows
     ]  # fmt: skip
@@ -390,6 +423,12 @@ def _next(db: sqlite3.Connection, run: str) -> str | None:
         (run, QUEUED),
     ).fetchone()
     return row["name"] if row else None
+
+
+def _gpus(db: sqlite3.Connection, run: str) -> int:
+    """How many GPUs the run's next stage uses."""
+    row = db.execute(f"SELECT ({GPUS}) AS gpus FROM runs WHERE id = ?", (run,)).fetchone()  # noqa: S608
+    return row["gpus"] or 1
 
 
 def _next_publish(db: sqlite3.Connection) -> tuple[str, str] | None:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Waiting:
-    """A queued run. `served` counts runs started: the greater, the later its owner last had a turn."""
+    """A queued run. `served` counts runs started: the greater, the later its owner last had a turn. `gpus` is
+    how many its next stage uses.
+    """
 
     id: str
     owner: str
@@ -17,6 +19,7 @@ class Waiting:
     served: int = 0
     name: str = ""
     created: float = 0.0
+    gpus: int = 1
 
 
 def in_turn(waiting: Sequence[Waiting]) -> list[Waiting]:

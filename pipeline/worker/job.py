@@ -33,6 +33,7 @@ class Job:
     stage: str
     folder: Path
     process: Process | None = None
+    devices: tuple[str, ...] = ()  # that it has; the first one is its slot
     asked_to_end: float | None = None
     failure: str | None = None
     began: float = field(default_factory=time.monotonic)

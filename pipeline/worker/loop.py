@@ -13,14 +13,26 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from pipeline import settings
 from pipeline.errors import LabError, sentence
 from pipeline.store import Store, device_locks
-from pipeline.store.run import CANCELED, DONE, EVENTS, FAILED, INTERRUPTED, LOCK, PROCESS, QUEUED, RESULT
+from pipeline.store.queue import AND
+from pipeline.store.run import (
+    CANCELED,
+    DONE,
+    ENDED,
+    EVENTS,
+    FAILED,
+    INTERRUPTED,
+    LOCK,
+    PROCESS,
+    QUEUED,
+    RESULT,
+)
 from pipeline.system import hardware, locks, own_process
 from pipeline.worker import processes, sentences, webhook
 from pipeline.worker.ahead.warm import Request, Shelf, serves
@@ -42,7 +54,8 @@ WORKER_LOCK, WORKER_LOG = "worker.lock", "worker.log"
 class Worker:
     """One run at a time on each device; publishing has its own slot.
 
-    If there are GPUs, runs that asked for the CPU have a slot too.
+    If there are GPUs, runs that asked for the CPU have a slot too. A stage that uses several GPUs has the
+    slot of the first one, and nothing starts on the others.
     """
 
     def __init__(self, store: Store, child: Sequence[str] = CHILD) -> None:
@@ -51,7 +64,7 @@ class Worker:
         self.jobs: dict[str, Job] = {}
         self.warm = Shelf(child, store.home / WORKER_LOG)
         self.devices = hardware.devices()
-        self.slots = list(dict.fromkeys([*self.devices, "cpu", PUBLISH_SLOT]))
+        self.gpus = [device for device in self.devices if device != "cpu"]
         self.exit_seconds = settings.exit_seconds()
         self.stopping = False
         self.ahead = False
@@ -86,8 +99,9 @@ class Worker:
         for run, stage, device in self.store.running():
             if (run, stage) in known:
                 continue
-            job = Job(run, stage, self.store.folder(run, stage))
-            slot = device or PUBLISH_SLOT
+            devices = tuple((device or PUBLISH_SLOT).split(AND))
+            job = Job(run, stage, self.store.folder(run, stage), devices=devices)
+            slot = devices[0]
             if lives(job.folder):
                 self.jobs[slot] = job
             elif job.result() is None and self._may_begin_again(job, slot):
@@ -119,24 +133,27 @@ class Worker:
                 job.end()
             elif not job.looked_ahead and time.monotonic() - job.began > AHEAD_SECONDS:
                 self._look_ahead(slot, job)
-        for slot in self.slots:
-            if slot not in self.jobs and not self.stopping:
-                claimed = self._claim(slot)
-                if claimed:
-                    self._start(slot, *claimed)
+        while not self.stopping and (claimed := self._claim_gpus()):
+            run, stage, gpus = claimed
+            self._start(gpus, run, stage)
+        for slot in ("cpu", PUBLISH_SLOT):
+            if slot not in self.jobs and not self.stopping and (found := self._claim(slot)):
+                self._start([slot], *found)
+
+    def _claim_gpus(self) -> tuple[str, str, list[str]] | None:
+        """The next stage for GPUs that are idle and that nobody holds, and those that it gets."""
+        busy = {device for job in self.jobs.values() for device in job.devices}
+        if busy.issuperset(self.gpus):
+            return None
+        with ExitStack() as held:
+            ours = [gpu for gpu in self.gpus if held.enter_context(device_locks.unheld(self.store.home, gpu))]
+            idle = [gpu for gpu in ours if gpu not in busy]
+            return self.store.claim_gpus(idle, len(ours), len(self.gpus))
 
     def _claim(self, slot: str) -> tuple[str, str] | None:
         if slot == PUBLISH_SLOT:
             return self.store.claim_publish()
-        if slot.startswith("cuda:"):
-            with device_locks.unheld(self.store.home, slot) as free:
-                return self._claim_run(slot) if free else None
-        return self._claim_run(slot)
-
-    def _claim_run(self, slot: str) -> tuple[str, str] | None:
-        if hardware.devices() == ["cpu"]:
-            return self.store.claim(slot)
-        return self.store.claim(slot, ("cpu",) if slot == "cpu" else ("any",))
+        return self.store.claim(slot, ("cpu",)) if self.gpus else self.store.claim(slot)
 
     def _may_begin_again(self, job: Job, slot: str) -> bool:
         """Whether to restart a stage that died without a worker; not a publish, whose version may exist."""
@@ -162,9 +179,10 @@ class Worker:
                 return
             time.sleep(POLL_SECONDS)
 
-    def _start(self, slot: str, run: str, stage: str) -> None:
+    def _start(self, devices: Sequence[str], run: str, stage: str) -> None:
         """Start the stage; if that cannot be done, the next step records why."""
-        job = self.jobs[slot] = Job(run, stage, self.store.folder(run, stage))
+        slot = devices[0]
+        job = self.jobs[slot] = Job(run, stage, self.store.folder(run, stage), devices=tuple(devices))
         # To wait for what is being imported already is faster than to import it again.
         job.waits = self._wants_warm(slot, run, stage) and self.warm.importing(slot)
         if not job.waits:
@@ -181,7 +199,10 @@ class Worker:
             self._begin(slot, job)
 
     def _begin(self, slot: str, job: Job) -> None:
+        wanted = self.store.get(job.run).stage(job.stage).options.get("gpus", 1)
         try:
+            if wanted > len(job.devices):
+                raise LabError(sentences.too_few_gpus(wanted, len(self.gpus)))
             job.oom_kills = processes.oom_kills(os.getpid())  # the stage begins in the same cgroup
             job.process = self._spawn(slot, job)
         except (LabError, OSError) as error:
@@ -225,7 +246,7 @@ class Worker:
         try:
             (folder / RESULT).unlink(missing_ok=True)
             (folder / PROCESS).unlink(missing_ok=True)
-            environment = self._environment(slot, OLIVE_LAB_EVENTS=str(folder / EVENTS))
+            environment = self._environment(slot, **_own(job))
             with (folder / "log.txt").open("ab") as log:
                 if self._wants_warm(slot, job.run, job.stage):
                     request = Request(job.run, job.stage, environment)
@@ -254,20 +275,21 @@ class Worker:
                 result["finished"] = job.last_sign()
             else:
                 result["seconds"] = job.elapsed()
-            self._clean(job)
         if result["status"] != DONE and job.run in self.store.cancels():
             result = {"status": CANCELED}  # whatever it reported while being ended does not matter
         elif result["status"] != DONE and job.over:
             result = {"status": FAILED, "error": job.over, "seconds": job.elapsed()}
+        if result["status"] != DONE:
+            self._clean(job)
         status = result.pop("status")
         self.store.finish(job.run, job.stage, status, **result)
         goes_on = status == DONE and slot != PUBLISH_SLOT
         following = self.store.claim_next(job.run, slot) if goes_on else None
         self.jobs.pop(slot, None)
         if following:
-            self._start(slot, job.run, following)
-        elif slot != PUBLISH_SLOT:
-            webhook.tell(self.store.get(job.run))
+            self._start([slot], job.run, following)
+        elif slot != PUBLISH_SLOT and (run := self.store.get(job.run)).status in ENDED:
+            webhook.tell(run)
 
     def _clean(self, job: Job) -> None:
         """Delete the partial result of a stage that died; its checkpoints stay."""
@@ -279,6 +301,16 @@ class Worker:
     def stop(self, *_: Any) -> None:
         """Stop after this step; running stages continue."""
         self.stopping = True
+
+
+def _own(job: Job) -> dict[str, str]:
+    """The variables of a stage that others on its device don't have."""
+    several = (
+        {settings.TRAINING_GPUS: ",".join(device.removeprefix("cuda:") for device in job.devices)}
+        if len(job.devices) > 1
+        else {}
+    )
+    return {settings.EVENTS: str(job.folder / EVENTS), **several}
 
 
 def _interruption(slot: str) -> str:

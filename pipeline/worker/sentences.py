@@ -35,6 +35,14 @@ def death(stage: str, code: int | None, killed_for_memory: bool | None, taken_by
     return "This stage ended without saying why; its log shows the last steps."
 
 
+def too_few_gpus(wanted: int, found: int) -> str:
+    """The error of a stage that uses more GPUs than this machine has."""
+    return (
+        f"finetune.gpus: {wanted} GPUs are wanted, and runs may use {found} here; start a new run with fewer,"
+        " or retry it on a machine with as many."
+    )
+
+
 def lingers(stage: str, seconds: float) -> str:
     """The note for a stage whose process does not exit."""
     return (

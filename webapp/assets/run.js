@@ -242,7 +242,7 @@ export class RunView {
 
   words(run) {
     const parts = [run.id];
-    if (run.status === "queued") parts.push(run.ahead ? `waiting for ${run.ahead} run${run.ahead > 1 ? "s" : ""} ahead of it` : "starting");
+    if (run.status === "queued") parts.push(run.waits ? run.waits : run.ahead ? `waiting for ${run.ahead} run${run.ahead > 1 ? "s" : ""} ahead of it` : "starting");
     const spent = run.stages.filter((s) => s.kind !== "publish").reduce((sum, stage) => sum + (spentOn(stage) ?? 0), 0);
     if (spent) parts.push(seconds(spent));
     return parts.join(" · ");

@@ -17,7 +17,7 @@ from pipeline import settings
 from pipeline.publish import zip_file
 from pipeline.runs import estimate
 from pipeline.stages import events
-from pipeline.store import Store
+from pipeline.store import Store, device_locks
 from pipeline.store.run import EVENTS, PROCESS, QUEUED, RUNNING, Run, StageRun
 from pipeline.store.turns import Waiting
 from pipeline.system import clock
@@ -131,7 +131,7 @@ class Watch:
             "cancel_requested": run.cancel_requested,
             "exported": zip_file.exported(run) is not None,
             "current": run.current.name if run.current else None,
-            "ahead": self._ahead(run) if run.status == QUEUED else 0,
+            **(self._waits(run) if run.status == QUEUED else {"ahead": 0, "waits": ""}),
             "progress": self._progress(run, running) if run.status == RUNNING else None,
             "stages": stages,
         }
@@ -152,10 +152,13 @@ class Watch:
     def _expect(self, run: Run) -> dict[str, float]:
         return estimate.expected(run, self._runs(), estimate.predicted(self.store.folder(run.id)))
 
-    def _ahead(self, run: Run) -> int:
-        """How many runs are ahead of a queued one. Whoever looks at a waiting run asks for that."""
-        there = self._places.get("", self._line).get(run.id)
-        return (there[0] if there else 0) + len(self.store.running())
+    def _waits(self, run: Run) -> dict[str, Any]:
+        """How many runs are ahead of a queued one, and what else it waits for, in words. Whoever looks at a
+        waiting run asks for that.
+        """
+        place, waiting = self._places.get("", self._line).get(run.id, (0, None))
+        told = device_locks.waits(self.store, waiting) if waiting else ""
+        return {"ahead": place + len(self.store.running()), "waits": told}
 
     def _line(self) -> dict[str, tuple[int, Waiting]]:
         """Each waiting run, and how many are before it."""

@@ -114,7 +114,8 @@ class StepGraphs:
         targets = torch.full_like(ids, IGNORE_INDEX)
         count = torch.ones((), device=device)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):
+        # Not "global": NCCL has a thread that asks the GPU now and then.
+        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
             logits = self.model(input_ids=ids, use_cache=False).logits.float()
             total = torch.nn.functional.cross_entropy(
                 logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"

@@ -42,13 +42,13 @@ class Ranks:
     def _group(self) -> Any:
         """The connection of all: over GPUs by NCCL, else by gloo, on this machine's own interface."""
         self._meet()
-        store = dist.FileStore(str(self._folder / STORE), self.count)
+        store = dist.FileStore(str(self._folder / STORE), self.count)  # type: ignore[attr-defined]
         store.set_timeout(FOREVER)
         if torch.cuda.is_available():
             options = dist.ProcessGroupNCCL.Options()
             options._timeout = FOREVER
             return dist.ProcessGroupNCCL(store, self.rank, self.count, options)
-        options = dist.ProcessGroupGloo._Options()
+        options = dist.ProcessGroupGloo.Options()
         options._devices = [dist.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
         options._timeout = FOREVER
         return dist.ProcessGroupGloo(store, self.rank, self.count, options)
@@ -83,12 +83,12 @@ class Ranks:
             getattr(self._group, call)([flat]).wait()
         except RuntimeError as error:
             raise Lost("Another process of this training has ended.") from error
-        parts = flat.split([tensor.numel() for tensor in tensors])
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.detach().copy_(part.view_as(tensor))
 
 
-ALONE = Ranks()
+ALONE = Ranks()  # the only one
 
 
 def _device() -> str:

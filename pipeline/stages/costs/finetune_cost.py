@@ -6,6 +6,7 @@ Parts and factors: see `quantize_cost`.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from pipeline.stages import finetune
@@ -62,13 +63,27 @@ GPU_SECONDS = {
 
 
 def estimate(options: finetune.Options, shape: Shape, rows: Rows, machine: Machine) -> Cost:
-    """What the stage takes on a machine, libraries to import included."""
+    """What the stage takes on a machine, libraries to import included; on several GPUs, on each of them."""
+    count, options = options.gpus, on_each_gpu(options, rows)
     memory = weighed(memory_parts(options, shape, rows, machine), HOST_MEMORY if machine.gpu else MEMORY)
+    memory *= count  # each has a process of its own
     gpu = weighed(gpu_parts(options, shape, rows, machine), GPU_MEMORY) if machine.gpu else None
     factors = GPU_SECONDS if machine.gpu else SECONDS
     seconds = weighed(seconds_parts(options, shape, rows, machine), factors)
     disk = 3.0 * 4 * trained(options, shape)  # the adapter, and a checkpoint with its moments
     return Cost.of(memory, gpu, disk, seconds, MEMORY_WIDTH if machine.gpu else WIDTH)
+
+
+def on_each_gpu(options: finetune.Options, rows: Rows) -> finetune.Options:
+    """What each of several GPUs does: as many steps, of a part of the rows."""
+    if options.gpus == 1:
+        return options
+    part = math.ceil(options.batch_size * options.gradient_accumulation / options.gpus)
+    batch = min(options.batch_size, part)
+    return replace(
+        options, gpus=1, batch_size=batch, gradient_accumulation=math.ceil(part / batch), epochs=None,
+        max_steps=steps(options, rows),
+    )  # fmt: skip
 
 
 def dtype(options: finetune.Options, machine: Machine) -> str:

@@ -188,7 +188,7 @@ def test_there_is_one_for_each_gpu_from_the_start(
     served = make(ready=False)
     served.step()
     environments = []
-    for slot in served.slots:
+    for slot in [*served.devices, "cpu", loop.PUBLISH_SLOT]:
         found = served.warm.of(slot)
         environments.append(found.environment.get("CUDA_VISIBLE_DEVICES") if found else None)
     assert environments == ["0", "1", None, None]
