@@ -63,6 +63,29 @@ def waits() -> None:
     done()
 
 
+def trains_along() -> None:
+    """The first of two processes of a training, which waits and does not see that the other one has ended."""
+    from pipeline.passes.finetune import further
+
+    further.GRACE_SECONDS = 0.2
+    with further.started(folder(), ["0", "1"], {}, [__file__, "along"]) as others:
+        others.meet()
+        ready(*(process.pid for process in others._processes))
+        forever()
+
+
+def along() -> None:
+    """The other one."""
+    from pipeline.passes.finetune import further
+    from pipeline.system import own_process
+
+    shared = Path(sys.argv[2])
+    own_process.end_with(json.loads((shared / further.TASK).read_text())["parent"])
+    print("taking steps", flush=True)
+    further.ready(shared, int(sys.argv[3])).touch()
+    forever()
+
+
 def never_exits() -> None:
     """Its result is written, and a thread that is no daemon keeps the process: some libraries have such."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -48,10 +48,10 @@ class Ranks:
             options = dist.ProcessGroupNCCL.Options()
             options._timeout = FOREVER
             return dist.ProcessGroupNCCL(store, self.rank, self.count, options)
-        options = dist.ProcessGroupGloo.Options()
-        options._devices = [dist.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
-        options._timeout = FOREVER
-        return dist.ProcessGroupGloo(store, self.rank, self.count, options)
+        gloo: Any = dist.ProcessGroupGloo
+        how = gloo._Options()
+        how._devices, how._timeout = [gloo.create_device(hostname="127.0.0.1")], FOREVER
+        return gloo(store, self.rank, self.count, how)
 
     def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
         """Replace tensors by their sums over all processes, in one go. Raises Lost."""
