@@ -1,10 +1,11 @@
 """The whole lab on a GPU: a model of Phi-3.5-mini's exact shape, and AutoAWQ beside our AWQ.
 
-    python -m benchmarks.gpu [--work FOLDER] [--parts chain,beside,engines,quality,steps] [--blocks 128]
+    python -m benchmarks.gpu [--work FOLDER] [--parts chain,beside,ranks,engines,quality,steps] [--blocks 128]
                              [--ahead]
 
 chain     AWQ -> 100 LoRA steps -> int4 ONNX with adapter of a random 3.8 B model, by `python -m pipeline run`
 beside    that chain once, then twice at the same time on two GPUs: the walls of one and of both
+ranks     400 LoRA steps of the float model, 32 rows each, on one GPU and on all: tokens/s, and the losses
 engines   quantize of the same model by our AWQ and by AutoAWQ on the same calibration, one after the other
 quality   `python -m pipeline scorecard` of the starter model, in groups of 64 and of 32: rtn, awq (with
           GPTQ after it), awq-alone, autoawq
@@ -34,12 +35,13 @@ from benchmarks.lab import serving
 from pipeline import settings
 from pipeline.display import size as as_size
 from pipeline.passes.quantize.calibration import TEXTS
+from pipeline.stages import events
 from pipeline.store import Store
-from pipeline.store.run import Run
+from pipeline.store.run import EVENTS, Run
 from pipeline.system import hardware
 from pipeline.worker.ahead import warm
 
-PARTS = ("chain", "beside", "engines", "quality", "steps")
+PARTS = ("chain", "beside", "ranks", "engines", "quality", "steps")
 GROUPS = (64, 32)  # that quality is measured in
 # Seconds without work of the process that imports, after which it has done so.
 STILL_SECONDS = 3.0
@@ -71,6 +73,12 @@ CHAIN: dict[str, Any] = {
     "name": "phi",
     "quantize": {"algorithm": "awq", "compensate": False},  # the goals are of AWQ alone
     "finetune": {"max_steps": 100, "batch_size": 4, "learning_rate": 1e-4},
+    "evaluate": None,
+}
+TRAINING: dict[str, Any] = {
+    "quantize": None,
+    "finetune": {"max_steps": 400, "batch_size": 32, "learning_rate": 1e-4},
+    "optimize": None,
     "evaluate": None,
 }
 TEMPLATE = "<|user|>\n{prompt}<|end|>\n<|assistant|>\n{response}<|end|>"
@@ -108,6 +116,8 @@ def main() -> None:
                 engines(home, model, args.blocks)
             if "quality" in parts:
                 quality(home)
+        if "ranks" in parts:
+            ranks(work, model, args.set)
         if "steps" in parts:
             steps(home, model)
 
@@ -178,6 +188,36 @@ def beside(home: Path, model: Path, changes: list[str]) -> None:
     print(f"\none chain {alone:.1f} s, two beside each other {both:.1f} s: {both / alone:.2f} (limit 1.1)")
     for run in Store(home).list()[:3]:
         report(run)
+
+
+def ranks(work: Path, model: Path, changes: list[str]) -> None:
+    """A training on one GPU and on all, each in a home of its own: equal results would be reused."""
+    rates, losses = [], []
+    for count in (1, hardware.gpus()):
+        home = work / f"ranks-{count}"
+        home.mkdir(exist_ok=True)
+        with serving(home):
+            recipe = {"name": "ranks", **TRAINING, "finetune": {**TRAINING["finetune"], "gpus": count}}
+            run = run_recipe(home, model, recipe, changes)
+        told, _ = events.read(Store(home).folder(run.id, "finetune") / EVENTS)
+        steps = [event for event in told if "loss" in event]
+        half = steps[len(steps) // 2 :]  # with all shapes of batches recorded
+        made = run.stage("finetune").metrics
+        rates.append((made["tokens_per_second"], (len(half) - 1) / (half[-1]["time"] - half[0]["time"])))
+        losses.append([event["loss"] for event in steps])
+        print(
+            f"\n{count} GPUs: {rates[-1][0]:.0f} tokens/s, {rates[-1][1]:.2f} steps/s in the second half,"
+            f" training {made['train_seconds']:.1f} s, held-out loss {made['eval_loss_after']:.4f}"
+        )
+        report(run)
+    whole, late = (after / before for before, after in zip(*rates, strict=True))
+    apart = max(abs(two - one) for one, two in zip(*losses, strict=True))
+    print(
+        f"\ntokens/s {whole:.2f} times, steps/s in the second half {late:.2f} times (goal 1.8 on two);"
+        f" a step's loss differs by {apart:.4f} at most, their mean by"
+        f" {abs(sum(losses[1]) - sum(losses[0])) / len(losses[0]):.5f}",
+        flush=True,
+    )
 
 
 def until_imported() -> None:

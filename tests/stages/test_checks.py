@@ -55,6 +55,31 @@ def test_a_group_that_does_not_divide_names_the_layer() -> None:
     assert problems(quantize, group_size=64) == []
 
 
+@pytest.mark.parametrize("gpus", [0, 1, 2])
+def test_more_gpus_than_there_are_and_more_than_a_step_has_rows(
+    gpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(hardware, "gpus", lambda: gpus)
+    assert problems(finetune, gpus=max(gpus, 1)) == []
+    assert problems(finetune, gpus=3) == [
+        f"finetune.gpus: 3 is more than the NVIDIA GPUs that runs may use here ({gpus}); allowed:"
+        f" {'up to 2' if gpus == 2 else '1'}"
+    ]
+    if gpus == 2:
+        assert problems(finetune, gpus=2, batch_size=1) == [
+            "finetune.gpus: 2 is more than the rows of a step (1), so one would have none; use fewer, or a"
+            " larger finetune.batch_size or finetune.gradient_accumulation"
+        ]
+        assert problems(finetune, gpus=2, batch_size=1, gradient_accumulation=2) == []
+
+
+def test_how_many_gpus_compute_is_no_part_of_a_result() -> None:
+    assert finetune.decided(finetune.Options(gpus=4, r=8)) == finetune.Options(r=8)
+    assert finetune.needs_gpu(finetune.Options(gpus=4)) == "finetune.gpus: 4"
+    assert finetune.needs_gpu(finetune.Options()) is None
+
+
 @pytest.mark.parametrize(
     ("config", "size"), [(LLAMA, 64), (PHI3, 128), (GEMMA3, 128), ({"model_type": "x"}, 128)]
 )

@@ -35,7 +35,7 @@ def script(folder: Path, text: str) -> list[str]:
         ),
     ],
 )
-def test_one_that_fails_before_othersare_ready_says_why(tmp_path: Path, text: str, said: str) -> None:
+def test_one_that_fails_before_all_are_ready_says_why(tmp_path: Path, text: str, said: str) -> None:
     with (
         pytest.raises(LabError) as raised,
         further.started(tmp_path, TWO, {}, script(tmp_path, text)) as others,

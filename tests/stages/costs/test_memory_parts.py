@@ -64,6 +64,21 @@ def test_gptq_after_awq_waits_for_each_column_of_a_gpu_and_no_clipping_is_search
     assert after["search"] < alone["search"]
 
 
+def test_each_of_several_gpus_takes_as_many_steps_of_its_part_of_the_rows() -> None:
+    alone = finetune.Options(batch_size=8, epochs=2.0)
+    each = finetune_cost.on_each_gpu(replace(alone, gpus=2), ROWS)
+    assert each == replace(alone, batch_size=4, epochs=None, max_steps=finetune_cost.steps(alone, ROWS))
+    many = replace(alone, gpus=3, batch_size=2, gradient_accumulation=8)
+    each = finetune_cost.on_each_gpu(many, ROWS)
+    assert (each.batch_size, each.gradient_accumulation) == (2, 3)
+    one, two = (finetune_cost.estimate(replace(alone, gpus=gpus), sizes(), ROWS, GPU) for gpus in (1, 2))
+    assert two.memory.likely == 2 * one.memory.likely
+    assert two.gpu_memory is not None
+    assert one.gpu_memory is not None
+    assert two.gpu_memory.likely < one.gpu_memory.likely
+    assert two.seconds.likely < one.seconds.likely
+
+
 @pytest.mark.parametrize(("dtype", "ends"), [("float32", 1), ("bfloat16", 2)])
 def test_of_a_mapped_file_the_embedding_is_not_all_in_memory(dtype: str, ends: int) -> None:
     packed = sizes(dtype=dtype).with_packed(shape.Packed(4, 128))

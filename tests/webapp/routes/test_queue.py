@@ -6,6 +6,7 @@ import gradio as gr
 import pytest
 
 from pipeline import settings
+from pipeline.cli import terminal
 from pipeline.errors import InputError
 from tests.helpers import planted
 from webapp import local_models
@@ -64,6 +65,18 @@ def test_how_many_are_before_a_run_follows_the_order(client, store):
     assert ahead(runs) == [1, 2]
     store.move(runs[1], "first")
     assert ahead(runs) == [2, 1]
+
+
+def test_a_run_says_that_it_waits_for_gpus(store, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("pipeline.system.hardware.gpus", lambda: 2)
+    planted.one_stage(store)
+    store.claim("cuda:0")
+    run = planted.plant(store, stages={"finetune": {"gpus": 2}})
+    assert watch.watch().look_now(run, refresh=True).status["waits"] == "waiting for 2 GPUs; 1 is free"
+    assert terminal._waits(store, run) == "Waiting for 2 GPUs; 1 is free"
+    other = planted.one_stage(store, "other")
+    assert watch.watch().look_now(other, refresh=True).status["waits"] == ""
 
 
 def ahead(runs):

@@ -194,6 +194,12 @@ def test_there_is_one_for_each_gpu_from_the_start(
     assert environments == ["0", "1", None, None]
 
 
+def test_a_training_on_several_gpus_is_a_fork_like_others(make: Make) -> None:
+    found = process(make())
+    assert found.serves({**found.environment, settings.TRAINING_GPUS: "0,1"})
+    assert not found.serves({**found.environment, "CUDA_VISIBLE_DEVICES": "1"})
+
+
 class TestKilled:
     def test_the_warm_process(self, store: Store, make: Make) -> None:
         """Its stage goes on, and the next one is a fork of another."""
