@@ -281,6 +281,8 @@ class Worker:
             result = {"status": FAILED, "error": job.over, "seconds": job.elapsed()}
         if result["status"] != DONE:
             self._clean(job)
+        if result["status"] == FAILED:
+            result.setdefault("seconds", job.elapsed())
         status = result.pop("status")
         self.store.finish(job.run, job.stage, status, **result)
         goes_on = status == DONE and slot != PUBLISH_SLOT

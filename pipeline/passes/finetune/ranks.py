@@ -78,14 +78,14 @@ class Ranks:
 
     @torch.no_grad()
     def _together(self, call: str, tensors: Sequence[torch.Tensor]) -> None:
-        flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         try:
             getattr(self._group, call)([flat]).wait()
         except RuntimeError as error:
             raise Lost("Another process of this training has ended.") from error
         parts = torch.split(flat, [tensor.numel() for tensor in tensors])
-        for tensor, part in zip(tensors, parts, strict=True):
-            tensor.detach().copy_(part.view_as(tensor))
+        shaped = [part.view_as(tensor) for tensor, part in zip(tensors, parts, strict=True)]
+        torch._foreach_copy_(list(tensors), shaped)
 
 
 ALONE = Ranks()  # the only one

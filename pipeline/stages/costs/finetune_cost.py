@@ -289,10 +289,11 @@ def smaller(options: finetune.Options) -> list[tuple[str, Any, dict[str, Any]]]:
     """Settings that need less, the nearest first: the option's key, its value, all changes."""
     found: list[tuple[str, Any, dict[str, Any]]] = []
     batch, length = options.batch_size, options.max_length
-    while batch > 1:
-        batch //= 2
+    fewest = math.ceil(options.gpus / options.gradient_accumulation)  # a row for each
+    while batch > fewest:
+        batch = max(batch // 2, fewest)
         found.append(("batch_size", batch, {"batch_size": batch}))
-    least = {"batch_size": 1, "gradient_checkpointing": True}
+    least = {"batch_size": fewest, "gradient_checkpointing": True}
     found.append(("gradient_checkpointing", True, least))
     while length > 64:
         length //= 2
