@@ -170,4 +170,5 @@ def test_nothing_is_left_of_its_processes(
     step_until(served, ended(store, run), "the end of the run")
     assert not any(map(alive, pids))
     assert store.get(run).stages[0].error == KILLED[victim]
+    assert (store.get(run).stages[0].seconds is None) == (victim is None)
     assert store.get(run).status == (CANCELED if victim is None else FAILED)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from pipeline import settings
 from pipeline.errors import LabError
 from pipeline.passes.finetune import further
 from tests.helpers.lab import CHILDREN, alive
@@ -56,6 +60,13 @@ def test_what_follows_from_its_end_is_said_as_its_end(
     with pytest.raises(LabError, match="process 2 of 2 ended with exit code 1"):
         train()
     assert "GPU process 2 of 2 wrote:\na traceback" in capfd.readouterr().out
+
+
+def test_one_whose_first_process_is_gone_ends_before_it_loads_anything(tmp_path: Path) -> None:
+    (tmp_path / further.TASK).write_text(json.dumps({"parent": 1, "count": 2}))
+    command = [sys.executable, *further.ENTRY, str(tmp_path), "1"]
+    done = subprocess.run(command, env=settings.child_environment(), capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 def test_an_error_of_the_first_process_is_its_own(tmp_path: Path) -> None:
