@@ -220,18 +220,15 @@ class Queue(Base):
         than the `most` of this machine gets one, to say so.
         """
         with self._read() as db:  # as for `claim`
-            if not idle or _paused(db) or not _waiting(db, (ALL[0],)):
+            if _on_gpus(db, len(idle), soon, most) is None:
                 return None
         with self._write() as db:
-            for turn in [] if _paused(db) else in_turn(_waiting(db, (ALL[0],))):
-                count = turn.gpus if turn.gpus <= most else 1
-                if count <= len(idle):
-                    gpus = list(idle[:count])
-                    started = _start_next(db, turn.id, AND.join(gpus))
-                    return (*started, gpus) if started else None
-                if count <= soon:
-                    return None
-            return None
+            found = _on_gpus(db, len(idle), soon, most)
+            if found is None:
+                return None
+            gpus = list(idle[: found[1]])
+            started = _start_next(db, found[0], AND.join(gpus))
+            return (*started, gpus) if started else None
 
     def claim_next(self, run: str, device: str) -> str | None:
         """Take the next stage of a run that holds `device`; None when it has no more and is done, or when the
@@ -423,6 +420,19 @@ def _next(db: sqlite3.Connection, run: str) -> str | None:
         (run, QUEUED),
     ).fetchone()
     return row["name"] if row else None
+
+
+def _on_gpus(db: sqlite3.Connection, idle: int, soon: int, most: int) -> tuple[str, int] | None:
+    """The run whose turn it is on GPUs, and how many it gets: see `claim_gpus`."""
+    if not idle or _paused(db):
+        return None
+    for turn in in_turn(_waiting(db, (ALL[0],))):
+        count = turn.gpus if turn.gpus <= most else 1
+        if count <= idle:
+            return turn.id, count
+        if count <= soon:
+            return None
+    return None
 
 
 def _gpus(db: sqlite3.Connection, run: str) -> int:
