@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from pipeline import settings
 from pipeline.errors import LabError, sentence
 from pipeline.runs import submit
 from pipeline.stages import artifacts, events, execute, finetune, optimize, quantize, recipe
@@ -422,3 +424,32 @@ def test_without_a_prediction_the_measurement_is_kept(
     kept = json.loads((store.folder(run, "quantize") / COST).read_text())
     assert kept["predicted"] is None
     assert kept["measured"]["memory"] > 10**7
+
+
+ENDS = """
+import atexit, ctypes, sys
+from pipeline.worker import stage_process
+
+class Module:
+    def __del__(self):
+        print("taken apart", file=sys.__stderr__, flush=True)
+
+kept = Module()
+atexit.register(print, "libraries clean up")
+print("python says", end="; ")
+ctypes.CDLL(None).printf(b"libraries say; ")
+stage_process.end(3)
+"""
+
+
+def test_a_process_ends_at_once_with_all_that_was_said(tmp_path: Path) -> None:
+    """What libraries registered is done, but modules are not taken apart: the next stage waits for this."""
+    with (tmp_path / "log.txt").open("w") as log:  # a file, so that nothing is written line by line
+        done = subprocess.run(
+            [sys.executable, "-c", ENDS], cwd=settings.ROOT, stdout=log, stderr=log, timeout=60
+        )
+    said = (tmp_path / "log.txt").read_text()
+    assert done.returncode == 3
+    for words in ("python says; ", "libraries say; ", "libraries clean up"):
+        assert said.count(words) == 1, said
+    assert "taken apart" not in said
