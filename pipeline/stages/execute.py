@@ -19,7 +19,7 @@ from pipeline import settings
 from pipeline.stages.context import Context, Results
 from pipeline.stages.events import emit
 from pipeline.stages.workflow_parts import PASSES
-from pipeline.system import peak_memory
+from pipeline.system import files, peak_memory
 from pipeline.system.files import to_json
 
 
@@ -48,7 +48,7 @@ def execute(stage: ModuleType, options: Any, context: Context) -> Results:
 
     peak_memory.reset_peak()
     began = time.monotonic()
-    with _failures() as failures, named_by_size():
+    with _failures() as failures, named_by_size(), linked_from(context.work):
         output = run(str(config), package_config=str(package), tempdir=str(context.work))
     seconds = time.monotonic() - began
     if output is None or not output.has_output_model():
@@ -75,8 +75,8 @@ def named_by_size() -> Iterator[None]:
     from olive.model.config import ModelConfig
 
     def named(_: Any, folder: Path) -> list[str]:
-        files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [folder]
-        return [f"{path}:{facts.st_size}:{facts.st_mtime_ns}" for path in files for facts in (path.stat(),)]
+        found = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [folder]
+        return [f"{path}:{facts.st_size}:{facts.st_mtime_ns}" for path in found for facts in (path.stat(),)]
 
     was = ModelConfig._get_file_hash
     ModelConfig._get_file_hash = named
@@ -84,6 +84,42 @@ def named_by_size() -> Iterator[None]:
         yield
     finally:
         ModelConfig._get_file_hash = was
+
+
+@contextmanager
+def linked_from(work: Path) -> Iterator[None]:
+    """Have Olive link the files that it saves from its cache, which is in `work` and deleted afterwards.
+
+    It would copy them, seconds for a model of 4 billion parameters. What is not in its cache, such as the
+    base of an adapter, is not saved: the run has it. A file that somebody else has a link to is copied, so
+    that no two results share one.
+    """
+    from olive import resource_path
+
+    place = work.resolve()
+    saved, copied = resource_path.LocalResourcePath.save_to_dir, resource_path.copy_dir
+
+    def save(resource: Any, *given: Any, **more: Any) -> str:
+        path = Path(resource.get_path())
+        return str(saved(resource, *given, **more)) if path.resolve().is_relative_to(place) else str(path)
+
+    def link(source: Any, target: Any, ignore: Any = None, **more: Any) -> None:
+        own = files.linked_only_in(place)
+
+        def one(file: str, to: str) -> None:
+            facts = Path(file).stat()
+            if (facts.st_dev, facts.st_ino) in own:
+                files.link_or_copy(Path(file), Path(to))
+            else:
+                shutil.copy2(file, to)
+
+        copied(source, target, ignore, copy_function=one, **more)
+
+    resource_path.LocalResourcePath.save_to_dir, resource_path.copy_dir = save, link
+    try:
+        yield
+    finally:
+        resource_path.LocalResourcePath.save_to_dir, resource_path.copy_dir = saved, copied
 
 
 def import_torchmetrics() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -371,8 +370,6 @@ def _training_args(options: Options, context: Context) -> dict[str, Any]:
 
 def results(_: Options, context: Context) -> Results:
     """The adapter and the record of its training."""
-    # Olive saves a copy of the base beside the adapter; the run already has the base.
-    shutil.rmtree(context.output / "model", ignore_errors=True)
     folder = context.output / "adapter"
     record = json.loads((folder / "training.json").read_text("utf-8"))
     return Results([Artifact("adapter", "adapter", folder)], record)

@@ -8,6 +8,7 @@ import math
 import os
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -93,6 +94,12 @@ def share(source: Path, target: Path) -> str:
                 return COPIED
             return CLONED
     return LINKED
+
+
+def linked_only_in(folder: Path) -> set[tuple[int, int]]:
+    """Device and inode of the files below a folder that have no name elsewhere."""
+    names = Counter((file.st_dev, file.st_ino, file.st_nlink) for file in stats([folder]))
+    return {(device, inode) for (device, inode, links), count in names.items() if count == links}
 
 
 def _clone(source: Path, target: Path) -> None:

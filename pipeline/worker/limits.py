@@ -44,7 +44,7 @@ class Limits:
 
     def _written(self) -> int:
         """Bytes of the run's folder, of what it has finished, and of what its stage is writing now."""
-        written = self._kept + files.size(self._folder)
-        if self._output.exists():
-            written += files.size(self._artifacts / self._output.read_text(encoding="utf-8"))
-        return written
+        folders = [self._folder]
+        if self._output.exists():  # some of its files are linked to those in the scratch folder
+            folders.append(self._artifacts / self._output.read_text(encoding="utf-8"))
+        return self._kept + files.size(*folders)

@@ -239,3 +239,15 @@ def test_kept_tracebacks_do_not_grow_without_end(home: Path, monkeypatch: pytest
 def test_a_traceback_that_cannot_be_kept_is_not_promised(home: Path) -> None:
     (home / "errors.log").mkdir()
     assert files.with_traceback("It failed.", "Traceback") == "It failed."
+
+
+def test_files_with_a_name_elsewhere_are_told_from_the_others(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / "below").mkdir(parents=True)
+    for name in ("alone", "twice", "outside"):
+        (folder / name).write_text(name)
+    os.link(folder / "twice", folder / "below" / "twice")
+    os.link(folder / "outside", tmp_path / "outside")
+    inodes = {name: (folder / name).stat().st_ino for name in ("alone", "twice", "outside")}
+    found = {inode for _, inode in files.linked_only_in(folder)}
+    assert found == {inodes["alone"], inodes["twice"]}
