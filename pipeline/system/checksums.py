@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
+import threading
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.system import hardware
@@ -19,9 +22,57 @@ TAGGED = re.compile(
 
 
 def write(folder: Path) -> None:
-    """Write the checksums of every file in the folder, except this one."""
-    files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    (folder / NAME).write_text(text(of(folder, (name for name in files if name != NAME))), "utf-8")
+    """Write the checksums of every file in the folder, except this one. Raises OSError as `of` does."""
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    names = [name for name in found if name != NAME]
+    begun = {name: _begun.pop(_state((folder / name).stat()), None) for name in names}
+    sums = of(folder, (name for name, ahead in begun.items() if ahead is None))
+    taken = {name: ahead.taken() for name, ahead in begun.items() if ahead is not None}
+    sums |= {name: digest for name, digest in taken.items() if digest is not None}
+    (folder / NAME).write_text(text(sums | of(folder, taken.keys() - sums.keys())), "utf-8")
+
+
+def begin(file: Path) -> None:
+    """Take the checksum of a file that is complete, from a thread, for `write` of a folder that has it then.
+
+    Hashing gigabytes takes seconds, in which this process can do other work. A file that has another name by
+    then is still the same; one that was copied or changed is read again, and so is one that could not be
+    read, so that `write` fails for it as if nothing had been begun.
+    """
+    ahead = _Ahead(file.open("rb"))
+    _begun[ahead.state] = ahead
+    ahead.start()
+
+
+State = tuple[int, int, int, int]
+
+
+def _state(facts: os.stat_result) -> State:
+    """What changes with the content of a file, and not with its name."""
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+class _Ahead(threading.Thread):
+    """Takes the checksum of an open file, and closes it. The end of the process does not wait for it."""
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        super().__init__(name="checksum", daemon=True)
+        self.file, self.state = file, _state(os.fstat(file.fileno()))
+        self._digest: str | None = None
+
+    def run(self) -> None:
+        with suppress(OSError), self.file:
+            digest = _digest(self.file)
+            if _state(os.fstat(self.file.fileno())) == self.state:
+                self._digest = digest
+
+    def taken(self) -> str | None:
+        """The checksum, once it is there; None if there is none."""
+        self.join()
+        return self._digest
+
+
+_begun: dict[State, _Ahead] = {}
 
 
 def of(folder: Path, names: Iterable[str]) -> dict[str, str]:
@@ -80,4 +131,8 @@ def of_bytes(data: bytes) -> str:
 
 def _of(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return _digest(file)
+
+
+def _digest(file: io.BufferedReader) -> str:
+    return hashlib.file_digest(file, "sha256").hexdigest()

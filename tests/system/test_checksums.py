@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import subprocess
+import sys
+import threading
+from io import BufferedReader
 from pathlib import Path
 
 import pytest
 
+from pipeline import settings
 from pipeline.system import checksums
 
 
@@ -72,3 +79,96 @@ def test_a_list_that_somebody_made_huge_is_not_read(folder: Path, monkeypatch: p
     with pytest.raises(ValueError, match="is larger than any real one"):
         checksums.read(folder)
     assert not checksums.intact(folder)
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that are hashed from now on."""
+    names: list[str] = []
+    taken = checksums._digest
+
+    def noted(file: BufferedReader) -> str:
+        names.append(Path(file.name).name)
+        return taken(file)
+
+    monkeypatch.setattr(checksums, "_digest", noted)
+    return names
+
+
+def test_a_sum_that_was_begun_is_that_of_the_file_under_any_name(tmp_path: Path, read: list[str]) -> None:
+    """The same sums as without, and the file is read once, whatever it is called by then."""
+    made, folder = tmp_path / "made.data", tmp_path / "folder"
+    folder.mkdir()
+    made.write_bytes(b"weights" * 100_000)
+    (folder / "graph").write_bytes(b"graph")
+    checksums.begin(made)
+    os.link(made, folder / "model.data")
+    made.unlink()
+    checksums.write(folder)
+    ahead = (folder / checksums.NAME).read_bytes()
+    assert sorted(read) == ["graph", "made.data"]
+    checksums.write(folder)
+    assert (folder / checksums.NAME).read_bytes() == ahead
+    assert checksums.intact(folder)
+
+
+@pytest.mark.parametrize("how", ["copied", "changed", "gone"])
+def test_a_file_that_is_not_the_one_begun_is_read_again(how: str, tmp_path: Path, read: list[str]) -> None:
+    made, folder = tmp_path / "made.data", tmp_path / "folder"
+    folder.mkdir()
+    made.write_bytes(b"weights")
+    checksums.begin(made)
+    if how == "copied":
+        shutil.copyfile(made, folder / "model.data")
+    else:
+        os.link(made, folder / "model.data")
+    if how == "changed":
+        with made.open("ab") as file:
+            file.write(b"more")
+    made.unlink()
+    checksums.write(folder)
+    assert checksums.read(folder) == {"model.data": checksums.of(folder, ["model.data"])["model.data"]}
+    assert checksums.intact(folder)
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_what_goes_wrong_ahead_is_met_again_or_gone(
+    once: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read that fails for good fails `write` with the error that it would have had without."""
+    (tmp_path / "model.data").write_bytes(b"weights")
+    taken, failed = checksums._digest, threading.Event()
+
+    def broken(file: BufferedReader) -> str:
+        if failed.is_set() and once:
+            return taken(file)
+        failed.set()
+        raise OSError(errno.EIO, "Input/output error", file.name)
+
+    monkeypatch.setattr(checksums, "_digest", broken)
+    checksums.begin(tmp_path / "model.data")
+    assert failed.wait(60)
+    if once:
+        checksums.write(tmp_path)
+        assert checksums.intact(tmp_path)
+        return
+    with pytest.raises(OSError, match="Input/output error") as error:
+        checksums.write(tmp_path)
+    assert error.value.filename == str(tmp_path / "model.data")
+    assert not (tmp_path / checksums.NAME).exists()
+
+
+ENDS = """
+import os, pathlib, sys
+from pipeline.system import checksums
+file = pathlib.Path(sys.argv[1])
+file.touch()
+os.truncate(file, 1 << 43)  # of which nothing is on the disk
+checksums.begin(file)
+"""
+
+
+def test_the_end_of_a_process_does_not_wait_for_a_sum(tmp_path: Path) -> None:
+    """A stage that fails meanwhile ends at once: to hash this takes hours."""
+    command = [sys.executable, "-c", ENDS, str(tmp_path / "endless")]
+    assert subprocess.run(command, cwd=settings.ROOT, timeout=60).returncode == 0

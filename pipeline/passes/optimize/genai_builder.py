@@ -41,6 +41,7 @@ from pipeline.passes.optimize.exported_types import INT8_ACTIVATIONS, Types, typ
 from pipeline.passes.optimize.steady_rope import straighten
 from pipeline.exports.serving_ids import LAB
 from pipeline.inputs.prompts.training_ids import before, end_tokens
+from pipeline.system import checksums
 
 GRAPH = "model.onnx"
 # A cache of window size rejects generations shorter than the window (4,096 tokens for Gemma 2).
@@ -87,6 +88,7 @@ class GenaiBuilder(ModelBuilder):
             builder.create_model(source, source, str(folder), precision, provider, scratch, **options)
         if provider == "cuda":
             straighten(folder / GRAPH)
+        checksums.begin(folder / f"{GRAPH}.data")  # no pass after this one changes it
         emit(message="ONNX graph written", progress=0.7)
         template = templates.parse(config.template, model_template.chat_template(Path(source)))
         _end_answers(folder, Path(source), template)
