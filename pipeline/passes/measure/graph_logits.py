@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -22,16 +23,13 @@ CACHES = {
 }
 
 
-def logits_of(
-    folder: Path, adapter: Path | None = None, *, prepacked: bool = True
-) -> Callable[[Tensor], Tensor]:
-    """A function from token ids, int64 [tokens], to float32 logits [tokens, vocabulary] on the host.
+def load(folder: Path, *, prepacked: bool = True) -> onnxruntime.InferenceSession:
+    """The session of an exported folder's graph; other threads go on meanwhile.
 
-    Each call reads a whole text with an empty cache, and with the adapter of an .onnx_adapter file if one is
-    given. Unless `prepacked`, kernels do not pack constants ahead, which makes some of them add up in another
+    Unless `prepacked`, kernels do not pack constants ahead, which makes some of them add up in another
     order. Raises what onnxruntime raises for files that it cannot load.
     """
-    decoder = json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]["decoder"]
+    decoder = _decoder(folder)
     cuda = any("cuda" in given for given in decoder["session_options"].get("provider_options", []))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = hardware.cores()
@@ -42,7 +40,29 @@ def logits_of(
     if cuda:
         onnxruntime.preload_dlls()
         providers.insert(0, "CUDAExecutionProvider")
-    session = onnxruntime.InferenceSession(folder / decoder["filename"], options, providers)
+    return onnxruntime.InferenceSession(folder / decoder["filename"], options, providers)
+
+
+def _decoder(folder: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((folder / "genai_config.json").read_text("utf-8"))
+    decoder: dict[str, Any] = config["model"]["decoder"]
+    return decoder
+
+
+def logits_of(
+    folder: Path,
+    adapter: Path | None = None,
+    *,
+    prepacked: bool = True,
+    session: onnxruntime.InferenceSession | None = None,
+) -> Callable[[Tensor], Tensor]:
+    """A function from token ids, int64 [tokens], to float32 logits [tokens, vocabulary] on the host.
+
+    Each call reads a whole text with an empty cache, and with the adapter of an .onnx_adapter file if one is
+    given. `session` is what `load` returned for the folder; without it, it is loaded as there.
+    """
+    decoder = _decoder(folder)
+    session = session or load(folder, prepacked=prepacked)
     # An adapter's inputs have defaults, and are not among these.
     caches = {node.name: node for node in session.get_inputs() if node.name.startswith("past_key_values")}
     names = {node.name for node in session.get_inputs()} - set(caches)

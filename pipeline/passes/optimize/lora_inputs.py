@@ -20,10 +20,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -42,6 +43,9 @@ from pipeline.passes.optimize.folders import carry_over
 from pipeline.passes.optimize.peft_lora import Array, Lora, read_adapter
 from pipeline.stages.events import emit
 from pipeline.system.files import finite, whole
+
+if TYPE_CHECKING:
+    from pipeline.passes.measure.graph_loss import Judging
 
 # PEFT's fused modules, and the parts the export may put into products of their own.
 PARTS = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
@@ -82,19 +86,24 @@ class LoraInputs(Pass):
         if not places(graph.graph):
             add_branches(graph.graph, set(modules), read_widths(source.parent))
         onnx.save(graph, folder / source.name)
-        write_adapter(weights_for(modules, graph.graph, read_widths(source.parent)), folder / ADAPTER)
-        note_base(folder, config.base)
-        emit(message="Adapter written", progress=0.8)
-        if config.data_config:
-            from pipeline.passes.measure import graph_loss
-
-            found = {"eval_loss_graph": graph_loss.held_out(folder, config.data_config)}
-            Path(config.report).write_text(json.dumps(finite(found), allow_nan=False) + "\n", "utf-8")
+        with _judging(folder) if config.data_config else nullcontext() as judging:
+            write_adapter(weights_for(modules, graph.graph, read_widths(source.parent)), folder / ADAPTER)
+            note_base(folder, config.base)
+            emit(message="Adapter written", progress=0.8)
+            if judging is not None:
+                found = {"eval_loss_graph": judging.held_out(config.data_config)}
+                Path(config.report).write_text(json.dumps(finite(found), allow_nan=False) + "\n", "utf-8")
         return ONNXModelHandler(
             folder,
             onnx_file_name=source.name,
             model_attributes={"additional_files": sorted(map(str, [*others, folder / ADAPTER]))},
         )
+
+
+def _judging(folder: Path) -> Judging:
+    from pipeline.passes.measure.graph_loss import Judging  # only what measures imports that
+
+    return Judging(folder)
 
 
 def convert(adapter: Path, folder: Path, file: Path) -> None:
