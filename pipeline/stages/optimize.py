@@ -315,6 +315,8 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
             context, made, {"adapter": _places(context)}, [_judged_by(context)], target=target
         )
     passes: dict[str, dict[str, Any]] = {"export": _export(options, context)}
+    if options.provider == CUDA and "adapter" in context.inputs and options.adapter != "merged":
+        passes["export"]["judged"] = True
     if options.provider == "CPUExecutionProvider":
         passes["fewer"] = {"type": "FewerNodes"}
     data_configs: list[dict[str, Any]] = []

@@ -70,6 +70,11 @@ CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         optimize.Options(device="gpu", provider="CUDAExecutionProvider", precision="fp16"),
         {"inputs": {}},
     ),
+    "optimize-cuda": (
+        optimize,
+        optimize.Options(device="gpu", provider="CUDAExecutionProvider"),
+        {"inputs": CHECKPOINT | ADAPTER, "device": "cuda"},
+    ),
     "optimize-merged": (
         optimize,
         optimize.Options(precision="int8", adapter="merged", lm_head="float", embedding="int4"),

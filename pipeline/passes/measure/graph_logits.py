@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from torch import Tensor
 
 from pipeline.system import hardware
@@ -31,6 +32,10 @@ def load(folder: Path, *, prepacked: bool = True) -> onnxruntime.InferenceSessio
     """
     decoder = _decoder(folder)
     cuda = any("cuda" in given for given in decoder["session_options"].get("provider_options", []))
+    return _session(folder / decoder["filename"], cuda, prepacked)
+
+
+def _session(graph: Path | bytes, cuda: bool, prepacked: bool = True) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = hardware.cores()
     options.log_severity_level = 3  # errors only: each optional input of an adapter would be a warning
@@ -40,7 +45,32 @@ def load(folder: Path, *, prepacked: bool = True) -> onnxruntime.InferenceSessio
     if cuda:
         onnxruntime.preload_dlls()
         providers.insert(0, "CUDAExecutionProvider")
-    return onnxruntime.InferenceSession(folder / decoder["filename"], options, providers)
+    return onnxruntime.InferenceSession(graph, options, providers)
+
+
+def start_cuda() -> threading.Thread:
+    """Have ONNX Runtime start CUDA and multiply once, from a thread, while this process does other work.
+
+    Its first session has to load CUDA's libraries. What fails here fails in `load`, which says so.
+    """
+    thread = threading.Thread(target=multiply, args=(True,), name="start-cuda", daemon=True)
+    thread.start()
+    return thread
+
+
+def multiply(cuda: bool) -> bool:
+    """Multiply two small matrices by ONNX Runtime; return whether it could."""
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT16, [8, 8]) for name in "abc"]
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["a", "b"], ["c"])], "start", values[:2], values[2:]
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    ones = np.ones((8, 8), np.float16)
+    try:
+        (found,) = _session(made.SerializeToString(), cuda).run(None, {"a": ones, "b": ones})
+    except Exception:  # onnxruntime has a class for each of its codes
+        return False
+    return bool((found == 8).all())
 
 
 def _decoder(folder: Path) -> dict[str, Any]:

@@ -64,6 +64,9 @@ class GenaiBuilder(ModelBuilder):
             "template": param("The prompt template, or `chat`.", required=True),
             "lm_head": param("Type of the output layer: auto, int4, int8, float.", default_value="auto"),
             "embedding": param("Type of the embedding: auto, int4, float.", default_value="auto"),
+            "judged": PassConfigParam(
+                type_=bool, default_value=False, description="Whether this process loads the graph next."
+            ),
         }
 
     def _run_for_config(self, model: HfModelHandler, config: Any, output_model_path: str) -> ONNXModelHandler:
@@ -72,6 +75,10 @@ class GenaiBuilder(ModelBuilder):
         logging.getLogger("onnxruntime.quantization").setLevel(logging.WARNING)
         folder, source = Path(output_model_path), str(model.model_name_or_path)
         provider = self.EP_MAP.get(self.accelerator_spec.execution_provider, "cpu")
+        if config.judged and provider == "cuda":
+            from pipeline.passes.measure.graph_logits import start_cuda  # only what measures imports that
+
+            start_cuda()
         wanted = asked_for(config, Path(source), provider)
         options = {
             "filename": GRAPH,

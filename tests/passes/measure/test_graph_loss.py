@@ -59,3 +59,13 @@ def test_what_fails_meanwhile_is_what_is_said(folder: Path) -> None:
     (folder / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(ValueError, match="the adapter"), Judging(folder):
         raise ValueError("the adapter does not fit")
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_the_runtime_can_be_started_ahead_and_where_it_cannot_nothing_is_said() -> None:
+    from pipeline.passes.measure import graph_logits
+
+    assert graph_logits.multiply(cuda=False)
+    thread = graph_logits.start_cuda()  # without a GPU, CUDA's provider is left out, or cannot be loaded
+    thread.join(60)
+    assert not thread.is_alive()
