@@ -98,8 +98,9 @@ class GenaiBuilder(ModelBuilder):
         checksums.begin(folder / f"{GRAPH}.data")  # no pass after this one changes it
         emit(message="ONNX graph written", progress=0.7)
         template = templates.parse(config.template, model_template.chat_template(Path(source)))
-        _end_answers(folder, Path(source), template)
-        add_app(folder, Path(source), config.template, template)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        _end_answers(folder, Path(source), template, tokenizer)
+        add_app(folder, Path(source), config.template, template, tokenizer)
         others = [str(file) for file in folder.iterdir() if file.name not in (GRAPH, f"{GRAPH}.data")]
         return ONNXModelHandler(
             folder, onnx_file_name=GRAPH, model_attributes={"additional_files": sorted(others)}
@@ -223,11 +224,10 @@ def _right_reader() -> Iterator[None]:
         quant_model.OliveModel = original
 
 
-def _end_answers(folder: Path, source: Path, template: templates.Template) -> None:
+def _end_answers(folder: Path, source: Path, template: templates.Template, tokenizer: Any) -> None:
     """Make every end token stop the generation: chat models have more than one."""
     file = folder / "genai_config.json"
     config = json.loads(file.read_text("utf-8"))
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     listed = config["model"].get("eos_token_id")
     known = listed if isinstance(listed, list) else [listed]
     ends = list(dict.fromkeys([*known, *end_tokens(tokenizer, source, template.stop)]))
@@ -235,12 +235,15 @@ def _end_answers(folder: Path, source: Path, template: templates.Template) -> No
     file.write_text(json.dumps(config, indent=4) + "\n", "utf-8")
 
 
-def add_app(folder: Path, source: Path, text: str, template: templates.Template) -> None:
+def add_app(
+    folder: Path, source: Path, text: str, template: templates.Template, tokenizer: Any = None
+) -> None:
     """Put app.py into the folder, with what it needs to load the model and read rows as training does.
 
-    Raises LabError if GenAI's tokenizer cannot be made to read them so.
+    `tokenizer` is that of `source`, if it is loaded already. Raises LabError if GenAI's tokenizer cannot be
+    made to read them so.
     """
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    tokenizer = tokenizer or AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     lab = {
         "template": text,
         **serving_ids.describe(folder, template, before(tokenizer)),
@@ -250,4 +253,4 @@ def add_app(folder: Path, source: Path, text: str, template: templates.Template)
     (folder / LAB).write_text(json.dumps(lab, allow_nan=False, ensure_ascii=False, indent=1) + "\n", "utf-8")
     for name, own in serving_ids.APP.items():
         shutil.copyfile(own, folder / name)
-    same_ids.require(source, folder, text)
+    same_ids.require(source, folder, text, tokenizer=tokenizer)

@@ -15,13 +15,20 @@ from pipeline.inputs.prompts import lab_prompt, model_template, templates
 from pipeline.inputs.prompts.training_ids import WAY_OUT, prompt_ids
 
 
-def require(source: Path, exported: Path, template: str, rows: Iterable[templates.Row] = ()) -> None:
+def require(
+    source: Path,
+    exported: Path,
+    template: str,
+    rows: Iterable[templates.Row] = (),
+    tokenizer: Any = None,
+) -> None:
     """Compare ids of hard texts and of `rows` as training on the Hugging Face folder `source` reads them,
     as the lab serves them from the folder `exported`, and as that folder's own app.py does.
 
-    Only tokenizer files, genai_config.json and lab.json are read. Raises LabError with an example.
+    Only tokenizer files, genai_config.json and lab.json are read; `tokenizer` is that of `source`, if it is
+    loaded already. Raises LabError with an example.
     """
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    tokenizer = tokenizer or AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     prompts = serving_ids.load(exported)
     shipped = _shipped(exported, prompts.tokenizer)
     parsed = templates.parse(template, model_template.chat_template(source))
