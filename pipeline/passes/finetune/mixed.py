@@ -1,8 +1,8 @@
 # mypy: disallow-subclassing-any=False
-"""Which numbers to train in, and LoRA layers whose products are in bfloat16 between float32 activations.
+"""Which numbers to train in, and LoRA layers whose products are in bfloat16.
 
-For CPUs with instructions for bfloat16. Norms, attention, residuals, logits and the adapter's weights stay in
-float32; with the whole model in bfloat16 a training step has a different loss.
+Between them are activations in bfloat16 (on GPUs, and CPUs with AMX), or in float32 (mixed: on other CPUs
+with instructions for bfloat16). The adapter's weights are float32 in both.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ SPOKEN = {
     "float32": "float32",
 }
 FILE = "precision"  # beside the checkpoints
+ONE_PRODUCT = ("lora", "rslora")  # methods whose layers can be `MixedLinear`
 
 
 def precision(name: str, method: str = "lora") -> str:
@@ -31,7 +32,7 @@ def precision(name: str, method: str = "lora") -> str:
         return name
     if torch.cuda.is_available() or torch.cpu._is_amx_tile_supported():
         return "bfloat16"
-    return "mixed" if torch.cpu._is_avx512_bf16_supported() and method in ("lora", "rslora") else "float32"
+    return "mixed" if torch.cpu._is_avx512_bf16_supported() and method in ONE_PRODUCT else "float32"
 
 
 def kept_precision(name: str, method: str, checkpoints: Path) -> str:
@@ -87,7 +88,7 @@ class MixedLinear(lora_layer.Linear):
         base_layer.weight = torch.nn.Parameter(self.joined[:, :inputs], requires_grad=False)
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """[..., inputs] to [..., outputs], of the same type."""
+        """[..., inputs] to [..., outputs], of the same type: bfloat16 or float32."""
         a, b = self.lora_A[self.trained].weight, self.lora_B[self.trained].weight
         scale = self.scaling[self.trained]
         flat = x.flatten(0, -2).to(LOW)
@@ -97,4 +98,4 @@ class MixedLinear(lora_layer.Linear):
         product: torch.Tensor = Product.apply(flat, u, b, self.joined, scale)  # type: ignore[no-untyped-call]
         result = product.view(*x.shape[:-1], -1).to(x.dtype)
         bias = self.base_layer.bias
-        return result if bias is None else result + bias
+        return result if bias is None else result + bias.to(x.dtype)

@@ -33,7 +33,7 @@ from peft.tuners.lora import layer as lora_layer
 from pipeline import settings
 from pipeline.passes.finetune import further
 from pipeline.passes.finetune.held_out import HeldOut
-from pipeline.passes.finetune.mixed import SPOKEN, MixedLinear, kept_precision, precision
+from pipeline.passes.finetune.mixed import ONE_PRODUCT, SPOKEN, MixedLinear, kept_precision, precision
 from pipeline.passes.finetune.packing import Packs, check_boundaries
 from pipeline.passes.finetune.ranks import ALONE, Ranks
 from pipeline.passes.finetune.training import Collator, ResponseLoss, train
@@ -154,7 +154,7 @@ class Given:
             check_boundaries(base)
             shown = Packs(rows, config.pack_length, arguments.seed)
             emit(message=f"Packed {len(rows)} rows into {len(shown)} sequences", progress=0.04)
-        adapted = add_lora(base, config, mixed=numbers == "mixed")
+        adapted = add_lora(base, config, rounded_once=numbers != "float32")
         return cls(
             arguments, rows, held_out, shown, ResponseLoss(adapted), Collator(model.get_hf_tokenizer())
         )
@@ -281,10 +281,11 @@ def unpack_where_it_fits(model: torch.nn.Module, dtype: torch.dtype) -> tuple[in
     return replaced, left
 
 
-def add_lora(base: transformers.PreTrainedModel, config: Any, mixed: bool = False) -> PeftModel:
+def add_lora(base: transformers.PreTrainedModel, config: Any, rounded_once: bool = False) -> PeftModel:
     """Wrap the target layers. `config` has method, r, alpha, lora_dropout, target_modules (None: all).
 
-    With `mixed`, products of plain layers are in bfloat16; packed ones stay in the type of the base.
+    With `rounded_once`, plain layers of lora and rslora multiply in bfloat16, and the adapter's part and the
+    base's are one product; packed ones, and other methods, are PEFT's, in the type of the base.
     """
     peft_config = LoraConfig(
         use_rslora=config.method == "rslora",
@@ -297,7 +298,7 @@ def add_lora(base: transformers.PreTrainedModel, config: Any, mixed: bool = Fals
         task_type="CAUSAL_LM",
     )
     layers: dict[type, type] = {QuantLinear: LoraQuantLinear}
-    if mixed:
+    if rounded_once and config.method in ONE_PRODUCT:
         layers[torch.nn.Linear] = MixedLinear
     peft_config._register_custom_module(layers)
     return get_peft_model(base, peft_config)

@@ -75,6 +75,48 @@ def test_what_is_less_than_a_step_of_bfloat16_is_not_lost() -> None:
     assert lost < 0.7
 
 
+@pytest.mark.parametrize(
+    ("method", "numbers", "once"),
+    [
+        ("lora", "bfloat16", True),
+        ("rslora", "bfloat16", True),
+        ("lora", "float32", False),
+        ("dora", "bfloat16", False),
+    ],
+)
+def test_with_the_whole_model_in_bfloat16_it_is_not_lost_either(
+    context: Context, method: str, numbers: str, once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.passes.finetune import quant_lora
+    from pipeline.passes.finetune.mixed import MixedLinear
+
+    made: list[Any] = []
+    real = quant_lora.add_lora
+    monkeypatch.setattr(
+        quant_lora, "add_lora", lambda *given, **options: made.append(real(*given, **options)) or made[-1]
+    )
+    changed = replace(OPTIONS, method=method, precision=numbers, max_steps=2)
+    found = stage(context, "trained", finetune, changed).metrics
+    kinds = {type(module) for module in made[0].modules()}
+    assert (MixedLinear in kinds, found["dtype"]) == (once, numbers)
+    assert found["eval_loss_after"] < found["eval_loss_before"]
+
+
+def test_activations_in_bfloat16_stay_so_and_gradients_are_those_of_float32() -> None:
+    import torch
+
+    low, full = layers()
+    x = torch.randn(2, 9, 64)
+    result = low(x.to(torch.bfloat16))
+    assert (result.dtype, result.shape) == (torch.bfloat16, (2, 9, 48))
+    for layer, given in ((low, result.float()), (full, full(x))):
+        given.square().sum().backward()
+        assert layer.lora_A["default"].weight.grad.dtype == torch.float32
+    for name in ("lora_A", "lora_B"):
+        found, meant = (getattr(layer, name)["default"].weight.grad for layer in (low, full))
+        assert float((found - meant).norm() / meant.norm()) < 0.03
+
+
 def test_a_whole_training(context: Context, reported: Callable[[], list[dict[str, Any]]]) -> None:
     full = stage(context, "full", finetune, OPTIONS).metrics
     mixed = stage(context, "mixed", finetune, replace(OPTIONS, precision="mixed")).metrics
@@ -98,7 +140,7 @@ def test_packed_layers_stay_in_float32(context: Context, monkeypatch: pytest.Mon
 
     base = quant_lora.load_base(HfModelHandler(str(checkpoint)), "lora", torch.float32)
     config = SimpleNamespace(method="lora", r=4, alpha=8, lora_dropout=0.0, target_modules=None)
-    made = quant_lora.add_lora(base, config, mixed=True)
+    made = quant_lora.add_lora(base, config, rounded_once=True)
     kinds = {type(module) for module in made.modules()}
     assert quant_lora.LoraQuantLinear in kinds
     assert mixed.MixedLinear not in kinds
