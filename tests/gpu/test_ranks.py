@@ -52,7 +52,8 @@ def trained(folder: Path, changes: dict[str, Any]) -> dict[str, Any]:
     """In a process of its own: the metrics of a training."""
     made = context_of(folder, folder / "model")
     context = replace(made, device="cuda", template="{prompt} {response}<|im_end|>")
-    return stage(context, "trained", finetune, replace(OPTIONS, **changes)).metrics
+    own = f"trained-{len(settings.training_gpus())}"  # in one folder the second finds what the first did
+    return stage(context, own, finetune, replace(OPTIONS, **changes)).metrics
 
 
 def start(folder: Path, gpus: str, changes: dict[str, Any]) -> subprocess.Popen[str]:
