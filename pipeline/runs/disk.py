@@ -39,6 +39,7 @@ DAY = 86400.0
 # A retry may need the result of a stage that was killed before it was recorded; a new dataset has no run yet.
 YOUNG = 3600.0
 ASIDE = ".gone"
+QUIET = 300.0  # seconds in which nobody used a dataset before it makes room for others
 AT_ONCE = 50  # folders that are renamed while the store is held
 MEASURED = "measured"  # by results of exports: what evaluations of theirs measured (`known_rows`)
 LOCKED = ("artifacts", MEASURED)  # whose folders are locked by those who use them
@@ -134,7 +135,7 @@ def purge(store: Store, older_than: float = DAY) -> list[str]:
     """
     _finish(store.home)
     gone = []
-    for run in store.list(deleted=True):
+    for run in map(store.get, store.deleted_before(time.time() - older_than)):
         names = {artifacts.name(a["path"]) for stage in run.stages for a in stage.artifacts}
         if not store.forget(run.id, time.time() - older_than):
             continue
@@ -167,6 +168,30 @@ def tidy_prompts(store: Store, older_than: float = DAY) -> list[str]:
     for aside in moved:
         _delete(aside)
     return list(moved.values())
+
+
+def datasets_make_room(home: Path, most: int) -> bool:
+    """Whether there are fewer than `most` datasets, after the longest unused that no run has made room."""
+    counts = {folder: _visible_files(folder) for folder in _folders(home / "datasets")}
+    if (over := sum(counts.values()) - most + 1) <= 0:
+        return True
+    store = Store(home)
+    unused = _without_users(dict.fromkeys(counts, ""), store.inventory())
+    for folder in sorted((one for one in unused if not _is_young(one, QUIET)), key=_last_used):
+        for aside in _free(store, {folder: ""}, young=QUIET):
+            _delete(aside)
+            over -= counts[folder]
+        if over <= -(most // 32):  # and some more, so that not every one that comes looks at all
+            break
+    return over <= 0
+
+
+def _visible_files(folder: Path) -> int:
+    return sum(1 for path in folder.glob("[!.]*") if path.is_file())
+
+
+def _last_used(folder: Path) -> float:
+    return max((path.lstat().st_mtime for path in (folder, *folder.iterdir())), default=0.0)
 
 
 def _users(inventory: Inventory) -> dict[str, set[str]]:

@@ -22,7 +22,7 @@ from pipeline.inputs.data.formats import columns
 from pipeline.inputs.data.formats.convert import Made
 from pipeline.inputs.models import base_models
 from pipeline.inputs.prompts import templates
-from pipeline.runs import check_pool
+from pipeline.runs import check_pool, disk
 from pipeline.runs.data import data_card, prepare_data, text_form
 from pipeline.runs.data.prepare_data import Checked
 from pipeline.runs.preflight import presets
@@ -36,10 +36,11 @@ from pipeline.system import files
 from pipeline.worker import loop
 
 MOST_OWNER_LETTERS = 40
-MOST_DATASETS = 1_000  # that a home keeps: every form lists them
+MOST_DATASETS = 1_000  # files that a home keeps: every form lists them
+MOST_NAMES = 8  # of files of the same content
 CROWDED = (
-    "The lab keeps {:,} datasets, as many as it may; free space on the Runs tab, which removes those that no"
-    " run uses, or delete runs."
+    "The lab keeps {:,} datasets, as many as it may, all of runs or used just now; delete runs that nobody"
+    " needs, or try again in some minutes."
 )
 
 
@@ -450,9 +451,10 @@ def keep(home: Path, made: Made, used: Path | None = None, source: str = "", lef
 def keep_dataset(home: Path, source: Path, made_of: str = "") -> Path:
     """The home's own copy of a dataset, named by content: later changes to the file don't reach the run.
 
-    Raises LabError if there are as many as may be, or the disk is nearly full.
     One that was made here is named by what it was `made_of` too, and how, which lies beside it: nobody's
     original takes the place of another's, and nobody's choice of rows or source becomes another's.
+    Where there are as many as may be, those that no run has and that were not used for longest make room.
+    Raises LabError if there are none, or the disk is nearly full.
     """
     kept, name = home / "datasets", _visible(display.file_name(source.name))
     inside = source.resolve().parent.parent == kept.resolve()  # a copy already, which nobody changes
@@ -460,7 +462,10 @@ def keep_dataset(home: Path, source: Path, made_of: str = "") -> Path:
     with suppress(FileNotFoundError):
         os.utime(target)  # in use again: freeing space goes by this time
         return target
-    if sum(1 for _ in kept.glob("[!.]*")) >= MOST_DATASETS:
+    if len(same := [path for path in target.parent.glob("[!.]*") if path.is_file()]) >= MOST_NAMES:
+        os.utime(same[0])
+        return same[0]  # whoever sends one file under ever new names gets it under one that it has
+    if source.parent != settings.SAMPLES and not disk.datasets_make_room(home, MOST_DATASETS):
         raise LabError(CROWDED.format(MOST_DATASETS))
     arriving = scratch.room(kept) / f"{secrets.token_hex(4)}.part"
     arriving.mkdir(mode=0o700, parents=True, exist_ok=True)

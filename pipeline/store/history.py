@@ -89,6 +89,12 @@ class History(Base):
         with self._write() as db:
             db.execute("UPDATE runs SET deleted = NULL WHERE id = ?", (run,))
 
+    def deleted_before(self, before: float) -> Sequence[str]:
+        """Ids of runs that were deleted at `before` or earlier, those first that were deleted first."""
+        with self._read() as db:
+            query = "SELECT id FROM runs WHERE deleted <= ? ORDER BY deleted"
+            return [row["id"] for row in db.execute(query, (before,))]
+
     def forget(self, run: str, before: float) -> bool:
         """Remove the rows of a run that was deleted at `before` or earlier; the caller deletes its folder.
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import stat
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from pipeline import settings
 from pipeline.errors import InputError, LabError
 from pipeline.inputs.data import datasets
 from pipeline.publish import card
@@ -20,6 +24,7 @@ from pipeline.stages import recipe
 from pipeline.store import Store
 from pipeline.system import files
 from tests.helpers.formats import made as made_of
+from tests.helpers.planted import plant
 from tests.helpers.submitting import problem
 
 
@@ -247,18 +252,57 @@ def test_a_copy_leaves_room_on_the_disk(store: Store, dataset: Path, monkeypatch
     assert not list((store.home / "datasets").iterdir())
 
 
+@pytest.fixture
+def numbered(tmp_path: Path) -> Callable[[int], Path]:
+    """Datasets that differ in one row."""
+
+    def made(number: int, name: str = "") -> Path:
+        file = tmp_path / f"{name or number}.jsonl"
+        file.write_text(f'{{"prompt": "a{number}", "response": "b"}}\n' * 3)
+        return file
+
+    return made
+
+
+def aged(kept: Path, seconds: float) -> Path:
+    """A dataset that nobody has used for so long."""
+    for path in (kept, kept.parent):
+        os.utime(path, (time.time() - seconds,) * 2)
+    return kept
+
+
 def test_as_many_datasets_are_kept_as_may(
-    store: Store, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, numbered: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every form lists them; whoever uploads adds one each time."""
-    monkeypatch.setattr(submit, "MOST_DATASETS", 1)
-    kept = submit.keep_dataset(store.home, dataset)
-    other = tmp_path / "other.jsonl"
-    other.write_text(dataset.read_text()[:-1])
-    with pytest.raises(LabError, match="keeps 1 datasets, as many as it may; free space"):
-        submit.keep_dataset(store.home, other)
-    assert submit.keep_dataset(store.home, dataset) == kept
-    assert [path.name for path in (store.home / "datasets").iterdir()] == [kept.parent.name]
+    """Every form lists them. Those that no run has make room, the longest unused first."""
+    monkeypatch.setattr(submit, "MOST_DATASETS", 3)
+    kept = [submit.keep_dataset(store.home, numbered(number)) for number in range(3)]
+    with pytest.raises(LabError, match="keeps 3 datasets, as many as it may, all of runs or used just now"):
+        submit.keep_dataset(store.home, numbered(3))
+    assert submit.keep_dataset(store.home, settings.SAMPLES / "travel.jsonl").is_file(), "samples always can"
+    assert all(path.is_file() for path in kept)
+    plant(store, data=kept[0])
+    for path, seconds in zip(kept, (4000, 500, 900), strict=True):
+        aged(path, seconds)
+    submit.keep_dataset(store.home, numbered(4))
+    assert [path.is_file() for path in kept] == [True, False, False]
+
+
+def test_names_for_one_content_have_an_end(store: Store, numbered: Callable[..., Path]) -> None:
+    kept = {submit.keep_dataset(store.home, numbered(1, f"name {n}")) for n in range(submit.MOST_NAMES + 3)}
+    assert len(kept) == submit.MOST_NAMES
+    assert len({path.parent for path in kept}) == 1
+
+
+def test_names_for_one_content_count_as_datasets(
+    store: Store, numbered: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The form lists each of them."""
+    monkeypatch.setattr(submit, "MOST_DATASETS", 2)
+    for name in "ab":
+        submit.keep_dataset(store.home, numbered(1, name))
+    with pytest.raises(LabError, match="keeps 2 datasets"):
+        submit.keep_dataset(store.home, numbered(1, "c"))
 
 
 def test_rows_without_an_answer_can_be_left_out_and_problems_name_the_file(

@@ -208,7 +208,9 @@ def ask_free() -> dict[str, Any]:
     home = f"The home takes {display.size(sum(total.values()))}: {parts}."
     if not unused.results and not unused.datasets:
         return views.question(
-            "There is nothing to free.", ["Every result and dataset is used by a run.", home], ""
+            "There is nothing to free.",
+            ["Every result and dataset is used by a run, or was used within an hour.", home],
+            "",
         )
     notes = [f"Results that no run uses, nor a deleted one that can be restored: {len(unused.results)}."]
     if unused.datasets:
