@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pipeline.store.run import DONE, PUBLISH, Run, StageRun
 LONGEST_NOTES = 10_000
 LONGEST_SEARCH = 200  # letters: each word is looked for in the notes of every run
 MOST_TAGS = 20
+MOST_OFFERED = 200  # tags, and owners, to choose from: each look at the history sends them
 LONGEST_TAG = 40
 ON, OFF = "on", "off"
 UNTOLD = ("name", "group")  # keys of a recipe that have no effect on what a run does
@@ -55,13 +57,17 @@ def _has(run: Run, words: list[str]) -> bool:
 
 
 def tags(runs: Sequence[Run]) -> list[str]:
-    """All tags, sorted."""
-    return sorted({tag for run in runs for tag in run.tags}, key=str.casefold)
+    """The tags, sorted: of many, those of most runs."""
+    return _usual(tag for run in runs for tag in run.tags)
 
 
 def owners(runs: Sequence[Run]) -> list[str]:
-    """All owners, sorted; runs without an owner are skipped."""
-    return sorted({run.owner for run in runs if run.owner}, key=str.casefold)
+    """The owners, sorted, as `tags`; runs without an owner are skipped."""
+    return _usual(run.owner for run in runs if run.owner)
+
+
+def _usual(words: Iterable[str]) -> list[str]:
+    return sorted((word for word, _ in Counter(words).most_common(MOST_OFFERED)), key=str.casefold)
 
 
 def annotate(store: Store, run: str, notes: str | None = None, tags: Sequence[str] | None = None) -> None:

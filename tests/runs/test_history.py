@@ -229,3 +229,14 @@ def test_how_near_answers_are_is_told_for_the_sides_there_are() -> None:
     assert history.nearness(told) == "exact match 1.00, token F1 0.25 → 0.50"
     for other in (None, [], {"token_f1": 3}, {"token_f1": {"base": "x"}}):
         assert history.nearness(StageRun("evaluate", DONE, metrics={"answers": other})) == ""
+
+
+def test_of_many_tags_and_owners_the_usual_ones_are_offered(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look at the history sends them."""
+    monkeypatch.setattr(history, "MOST_OFFERED", 2)
+    for owner, tags in (("cy", "cz"), ("bo", "bz"), ("cy", "cz"), ("bo", "az"), ("ab", "x")):
+        store.annotate(add(store, owner=owner), tags=[*tags])
+    assert history.owners(store.list()) == ["bo", "cy"]
+    assert history.tags(store.list()) == ["c", "z"]

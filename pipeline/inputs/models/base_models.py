@@ -9,9 +9,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -26,7 +28,7 @@ from pipeline.inputs.azure_address import parse
 from pipeline.inputs.models import config_faults, starter_package
 from pipeline.inputs.prompts.model_template import chat_template
 from pipeline.inputs.prompts.templates import Chat
-from pipeline.system import hardware, locks, own_process
+from pipeline.system import files, hardware, locks, own_process
 from pipeline.system.files import write_whole
 from pipeline.system.transfer_progress import Report
 
@@ -55,6 +57,8 @@ TOKENIZER = "tokenizer.json"
 CONFIGS = ("config.json", "tokenizer_config.json")  # one of them names the kind of tokenizer
 MORE_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
 GENERATION_CONFIG = "generation_config.json"
+MOST_TOKENIZERS = 50  # of models that are not here, which are kept,
+UNUSED_SECONDS = 3600.0  # and others for as long since they were last used
 TOKENIZER_SECONDS = 120
 # The modules that ask the hub and Azure, run in a process of their own.
 HUB, AZURE = "pipeline.inputs.models.hub_models", "pipeline.publish.azure.catalogue"
@@ -251,9 +255,20 @@ def tokenizer_folder(model: Model, home: Path) -> Path:
         ):  # an earlier release may have left only half of it
             shutil.rmtree(kept, ignore_errors=True)
             part = kept.with_name(f"{kept.name}.part")
+            files.make_room(home, 0)
             _get_tokenizer(model, part)
             part.replace(kept)
+            _tidy_tokenizers(kept.parent)
+        os.utime(kept)
     return kept
+
+
+def _tidy_tokenizers(folder: Path) -> None:
+    """Remove the longest unused of many: one stays for each model that anybody has named."""
+    used = sorted((path.stat().st_mtime, path) for path in folder.glob("[!.]*") if path.suffix != ".part")
+    for when, path in used[:-MOST_TOKENIZERS]:
+        if time.time() - when > UNUSED_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _get_tokenizer(model: Model, part: Path) -> None:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -426,3 +427,16 @@ def test_looking_a_model_up_imports_nothing_heavy(model_folder: Path) -> None:
     command = [sys.executable, "-c", code, str(model_folder)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=settings.ROOT, env=dict(os.environ))
     assert done.stdout == "[]\n"
+
+
+def test_of_many_tokenizers_those_unused_for_longest_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever names a model on the Data tab has its tokenizer fetched."""
+    monkeypatch.setattr(base_models, "MOST_TOKENIZERS", 2)
+    for name, hours in (("a", 5), ("b", 4), ("c", 0.5), ("d", 0.2), ("e", 0)):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (time.time() - 3600 * hours,) * 2)
+    (tmp_path / "f.part").mkdir()
+    base_models._tidy_tokenizers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "d", "e", "f.part"]
