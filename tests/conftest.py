@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -51,7 +52,29 @@ def pytest_configure(config: pytest.Config) -> None:
         os.sched_setaffinity(0, mine or os.sched_getaffinity(0))
 
 
+# Marks that a test's own file gives it; one of azure's comes from a fixture.
+GIVEN = ("chain", "browser", "gpu")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Of all files, those that never give the one mark that is asked for need not be imported."""
+    mark, everything = config.getoption("markexpr"), config.args_source == pytest.Config.ArgsSource.TESTPATHS
+    if mark in GIVEN and everything and collection_path.suffix == ".py" and not gives(collection_path, mark):
+        return True
+    return None
+
+
+@functools.cache
+def gives(file: Path, mark: str) -> bool:
+    return f"mark.{mark}" in file.read_text("utf-8")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:  # else one of these would be run by nobody
+        for mark in item.iter_markers():
+            if mark.name in GIVEN and not gives(item.path, mark.name):
+                raise pytest.UsageError(f"{item.nodeid}: its own file must say `mark.{mark.name}`")
+
     def turn(item: pytest.Item) -> int:
         path = item.path.as_posix()
         return next((at for at, name in enumerate(LONGEST) if path.endswith(name)), len(LONGEST))
