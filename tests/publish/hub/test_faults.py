@@ -29,7 +29,8 @@ from tests.helpers.lab import contents, processes, until
 
 Report = Callable[..., None]
 MIB = 1 << 20
-PATIENCE = 4.0  # only where nothing gets through: who is slow for so long is given up
+# Only where nothing gets through: who is slow for so long is given up. A fourth wait, of 2 s, is too long.
+PATIENCE = 3.5
 PASSING = (-1, 0, 429, 500, 503)
 
 
@@ -67,10 +68,10 @@ def publishes(store: Store, run: Run, report: Report, **given: Any) -> dict[str,
             "Down",
             r"The hub has problems of its own \(503\); try again in some minutes",
         ),
-        ("storage", 0, "", "Nothing got through to or from the hub for 4 seconds"),
+        ("storage", 0, "", "Nothing got through to or from the hub for 3.5 seconds"),
         ("commit", 0, "", "The hub cannot be reached .*; check the network and the proxy"),
         ("refs", 0, "", "The hub cannot be reached .*; check the network and the proxy"),
-        ("batch", -1, "", "Nothing got through to or from the hub for 4 seconds|The hub cannot be reached"),
+        ("batch", -1, "", "Nothing got through to or from the hub for 3.5 seconds|The hub cannot be reached"),
         ("tree", 418, "teapot", "an unexpected response: HfHubHTTPError: teapot"),
     ],
 )
@@ -157,13 +158,25 @@ def test_a_large_file_goes_in_parts_and_a_part_that_breaks_off_is_sent_again(
     (folder / "more.data").write_bytes(os.urandom(3 * PART + 5))
     checksums.write(folder)
     hub.parts = True
-    hub.faults.append(Fault("PUT /storage/", 0, times=1, skip=1, after=70_000))
+    part = f"PUT /storage/{checksums.read(folder)['more.data']}"
+    hub.faults.append(Fault(part, 0, times=1, skip=1, after=70_000))
     published = huggingface.send(store.home, finished, Options(name="trips"), report)
     assert published["version"] == "1"
     assert hub.content("ann/trips", "more.data") == (folder / "more.data").read_bytes()
     done = [facts["bytes_done"] for _, _, facts in said if "bytes_done" in facts]
     assert done == sorted(done)
     assert done[-1] == published["bytes"]
+    assert hub.faults[0].times == 0
+    assert hub.count(part) == 5  # four parts, one of them twice
+
+
+def test_a_request_that_nobody_answers_is_given_up_and_sent_again(
+    hub: FakeHub, store: Store, finished: Run, report: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "STALL_SECONDS", 1.0)
+    hub.faults.append(Fault("PUT /storage/", -1, times=1, skip=1))
+    assert publishes(store, finished, report)["version"] == "1"
+    assert hub.faults[0].times == 0
 
 
 def test_a_file_that_changes_meanwhile_is_not_published(
