@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from tests.helpers.lab import killed, until
 
 WAIT_MS = 60_000
 SETTLE_MS = 1500
+LOOK_MS = 50
 POLLS = ("/live?", "/activity.json", "/queue.json")  # what a page asks again and again
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
@@ -44,7 +46,7 @@ class App:
     outside: list[str] = field(default_factory=list)  # requests to any other host
     errors: list[str] = field(default_factory=list)  # uncaught errors of pages
     asked: set[Any] = field(default_factory=set)  # what pages have asked for once and wait for
-    questions: int = 0  # how many that were, from the first
+    last: float = 0.0  # when, by the monotonic clock, a page has last asked or been answered
 
     @property
     def store(self) -> Store:
@@ -84,10 +86,10 @@ class App:
 
     def settle(self, page: Any) -> None:
         """Wait until pages have asked for nothing new for a moment, and all that they asked is answered."""
-        for _ in range(WAIT_MS // SETTLE_MS):
-            before = self.questions
-            page.wait_for_timeout(SETTLE_MS)
-            if self.questions == before and not self.asked:
+        began = self.last = time.monotonic()
+        while time.monotonic() < began + WAIT_MS / 1000:
+            page.wait_for_timeout(LOOK_MS)  # which is when questions and answers are noted
+            if not self.asked and time.monotonic() > self.last + SETTLE_MS / 1000:
                 return
         raise AssertionError(f"the page does not come to rest: {self.asked}")
 
@@ -95,11 +97,13 @@ class App:
         if not request.url.startswith((self.url, "data:", "blob:")):
             self.outside.append(request.url)
         if request.url.startswith(self.url) and not any(poll in request.url for poll in POLLS):
-            self.questions += 1
+            self.last = time.monotonic()
             self.asked.add(request)
 
     def _forget(self, request: Any) -> None:
-        self.asked.discard(request)
+        if request in self.asked:
+            self.last = time.monotonic()
+            self.asked.discard(request)
 
     def stop(self) -> None:
         self.process.terminate()
@@ -161,9 +165,9 @@ def served(home: Path, browser: Any, works: bool = False) -> Iterator[App]:
         os.close(lock)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def shared(tmp_path_factory: pytest.TempPathFactory, browser: Any) -> Iterator[App]:
-    """One app for a module: starting one takes as long as most tests."""
+    """One app for all that a worker is given: starting one takes as long as most tests."""
     home = tmp_path_factory.mktemp("shared") / "home"
     home.mkdir(mode=0o700)
     with served(home, browser) as made:
@@ -173,7 +177,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, browser: Any) -> Iterator[A
 
 @pytest.fixture
 def app(shared: App, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
-    """The module's app, over a home that is empty again."""
+    """The shared app, over a home that is empty again."""
     monkeypatch.setenv("OLIVE_LAB_HOME", str(shared.home))
     empty(shared.home)
     with looked_at(shared):
