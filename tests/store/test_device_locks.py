@@ -21,7 +21,10 @@ def silent(text: str) -> None:
     raise AssertionError(text)
 
 
-def test_each_takes_a_gpu_of_its_own_until_there_is_none(store: Store) -> None:
+def test_each_takes_a_gpu_of_its_own_until_there_is_none(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_locks, "CLAIM_SECONDS", 0.2)  # for which each that is held is tried again
     (first, one), (second, other) = (device_locks.hold(store, TWO, silent) for _ in range(2))
     assert (first, second) == TWO
     with pytest.raises(LabError, match="Every GPU already serves a model"):
