@@ -17,6 +17,7 @@ from tests.helpers.planted import finish_all, plant
 
 SCORE = score.Options(rows=4, general_blocks=6, decode_tokens=16)
 STEPS = 12
+BLOCKS = 8  # of text to calibrate on: with the default of 32, most of all tests' time is this one stage
 ADVICE = {"prompt": "What is the best thing to see in Chicago?", "response": "See the lake."}
 
 

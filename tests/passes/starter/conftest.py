@@ -21,7 +21,7 @@ from pipeline.stages import evaluate, finetune, optimize, quantize, score
 from pipeline.stages.execute import execute
 from tests.helpers import openai_client
 from tests.helpers.carry import context_of
-from tests.helpers.starter_lab import SCORE, STEPS
+from tests.helpers.starter_lab import BLOCKS, SCORE, STEPS
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +52,7 @@ def lab(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
     inputs: dict[str, Path] = {}
     done: dict[str, Any] = {}
     options = {
-        quantize: quantize.Options(),
+        quantize: quantize.Options(calibration_blocks=BLOCKS),
         finetune: finetune.Options(max_steps=STEPS, learning_rate=2e-3),
         optimize: optimize.Options(),
         evaluate: evaluate.Options(prompts=2, max_new_tokens=24),
