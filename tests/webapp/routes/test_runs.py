@@ -80,14 +80,14 @@ def test_only_the_folder_of_the_app_is_emptied_at_its_start(home):
 
 
 @pytest.mark.parametrize("path", ["HOME/runs.db", "HOME/webapp.lock", "ROOT/pyproject.toml", "/etc/passwd"])
-def test_gradio_serves_no_file_of_ours(client, home, path):
+def test_gradio_serves_no_file_of_ours(own_client, home, path):
     (home / "webapp.lock").touch()
     path = path.replace("HOME", str(home)).replace("ROOT", str(settings.ROOT))
-    assert client.get(f"/gradio_api/file={path}").status_code in (403, 404)
+    assert own_client.get(f"/gradio_api/file={path}").status_code in (403, 404)
 
 
-def test_gradio_fetches_nothing_for_others(client):
-    assert client.get("/gradio_api/proxy=http://127.0.0.1:1/x").status_code in (400, 403, 404)
+def test_gradio_fetches_nothing_for_others(own_client):
+    assert own_client.get("/gradio_api/proxy=http://127.0.0.1:1/x").status_code in (400, 403, 404)
 
 
 def test_downloads(client, store):
