@@ -85,7 +85,7 @@ chromium:
 	@command -v chromium >/dev/null || { echo "The browser test needs chromium: apt-get install chromium" >&2; exit 1; }
 
 browser: chromium install $(INSTALLED_DEV) ## The page in a real browser (Debian: apt-get install chromium)
-	@$(BIN)/python -m pytest -q tests/browser -m browser -n 2 --dist loadfile --durations=5
+	@$(BIN)/python -m pytest -q tests/browser -m browser -n 2 --dist loadfile --no-loadscope-reorder --durations=5
 
 AZURITE := tests/helpers/azure/node_modules/azurite
 
@@ -98,7 +98,7 @@ $(AZURITE): tests/helpers/azure/package-lock.json | npm
 	@touch $@
 
 azure-test: install $(INSTALLED_DEV) $(AZURITE) ## Azure: the real client, the storage emulator (Debian: apt-get install npm)
-	@$(BIN)/python -m pytest -q tests/publish/azure -m azure -n 2 --dist loadfile --durations=5
+	@$(BIN)/python -m pytest -q tests/publish/azure -m azure -n 2 --dist loadfile --no-loadscope-reorder --durations=5
 
 gpu-test: install $(INSTALLED_DEV) ## What only an NVIDIA GPU can show
 	@$(BIN)/python -m pytest -q -m gpu

@@ -29,7 +29,7 @@ CHAT_TEMPLATE = (
 )
 
 
-# Each takes a minute or more: started first and in this order, no worker is left with one at the end.
+# Each takes long for its few tests: started first and in this order, no worker is left with one at the end.
 LONGEST = (
     "starter/test_starter.py",
     "survival/test_survival.py",
@@ -37,6 +37,13 @@ LONGEST = (
     "worker/test_probe.py",
     "tests/test_installed.py",
     "routes/test_long_log.py",
+    "browser/test_page.py",
+    "browser/test_form_page.py",
+    "browser/test_live.py",
+    "browser/test_five_files.py",
+    "azure/test_secrets.py",
+    "azure/test_memory.py",
+    "azure/test_publish.py",
 )
 
 
