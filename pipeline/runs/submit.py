@@ -28,6 +28,7 @@ from pipeline.runs.data.prepare_data import Checked
 from pipeline.runs.preflight import presets
 from pipeline.runs.preflight import report as preflight
 from pipeline.stages.all_stages import STAGES, ask
+from pipeline.stages.costs.cost import Rows
 from pipeline.stages.recipe import Recipe, from_dict, redo
 from pipeline.store import Store, scratch
 from pipeline.store.queue import New
@@ -264,6 +265,7 @@ class Prepared:
         self._work = work
         self._seen: dict[Any, Checked | InputError] = {}
         self._told: set[Any] = set()
+        self._counted: dict[Any, Rows] = {}
 
     def check(self, recipe: Recipe, model: base_models.Model | None) -> datasets.Report:
         """The report of a recipe's data; without notes if they were given before. Raises InputError."""
@@ -341,7 +343,12 @@ class Prepared:
         found = self._seen[self._key(recipe)]
         assert isinstance(found, Checked)
         brought = {name: (one.used, one.report.rows) for name, one in self.files(recipe, model).items()}
-        takes = preflight.make(recipe, model, found.used, found.report.rows, brought=brought)
+        # In a sweep the same rows are counted once: that starts a process with the model's tokenizer.
+        same = found.used, recipe.template, recipe.model, found.report.rows, recipe.eval_fraction
+        takes = preflight.make(
+            recipe, model, found.used, found.report.rows, self._counted.get(same), brought=brought
+        )
+        self._counted[same] = takes.rows
         if takes.problems:
             raise InputError(takes.problems)
         return takes.to_dict()

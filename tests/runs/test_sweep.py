@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.runs import sweep
+from pipeline.runs import submit, sweep
+from pipeline.runs.preflight import row_facts
 from pipeline.stages import recipe
 from pipeline.store import Store
 
@@ -49,6 +50,19 @@ def test_all_are_queued(store: Store, recipe_file: Path, no_worker: list[Path]) 
     found = [store.get(run) for run in runs]
     assert [(run.owner, run.recipe["finetune"]["r"]) for run in found] == [("ann", 4), ("ann", 8)]
     assert no_worker == [store.home]
+
+
+def test_the_rows_that_all_runs_have_are_counted_once(
+    recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That starts a process with the model's tokenizer: a sweep of a hundred runs took minutes."""
+    counted, of = [], row_facts.of
+    monkeypatch.setattr(row_facts, "of", lambda *given: counted.append(given) or of(*given))
+    recipes = made(recipe_file, "finetune.r=4,8", "seed=1,2", "eval_fraction=0.1,0.2")
+    found = submit.checked(recipes)
+    assert [given[-1] for given in counted] == [0.1, 0.2]
+    rows = [one.preflight["rows"] for one in found if not isinstance(one, InputError) and one.preflight]
+    assert [one["held_out"] for one in rows] == [2, 4] * 4
 
 
 def test_one_that_cannot_run_keeps_all_from_being_queued(
