@@ -28,6 +28,7 @@ from onnxruntime_genai.models import builder
 
 # Importing the builder puts its folder on sys.path, where it finds its own readers by these bare names.
 # By their full names the same files would be other modules, which it never looks at.
+from builders import base as builders_base  # type: ignore[import-not-found]
 from loaders import base as loader  # type: ignore[import-not-found]
 from loaders import quant_model
 from loaders.olive import OliveModel  # type: ignore[import-not-found]
@@ -38,6 +39,7 @@ from pipeline.inputs.prompts import model_template, templates
 from pipeline.stages.events import emit
 from pipeline.passes.optimize import same_ids
 from pipeline.passes.optimize.exported_types import INT8_ACTIVATIONS, Types, types
+from pipeline.passes.optimize.set_aside import set_aside
 from pipeline.passes.optimize.steady_rope import straighten
 from pipeline.exports.serving_ids import LAB
 from pipeline.inputs.prompts.training_ids import before, end_tokens
@@ -89,7 +91,7 @@ class GenaiBuilder(ModelBuilder):
             **(config.extra_options or {}),
         }
         precision = wanted.precision
-        with tempfile.TemporaryDirectory() as scratch, _right_reader():
+        with tempfile.TemporaryDirectory() as scratch, _right_reader(), set_aside(builders_base.Model):
             builder.check_extra_options(source, source, str(folder), precision, provider, scratch, options)
             flatten_rope(options["hf_details"]["hf_config"])
             builder.create_model(source, source, str(folder), precision, provider, scratch, **options)
