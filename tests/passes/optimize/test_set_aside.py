@@ -17,11 +17,9 @@ pytestmark = pytest.mark.chain
 @pytest.mark.parametrize(
     ("architecture", "packed", "options"),
     [
-        ("llama", True, {"precision": "int4", "lm_head": "int4"}),
-        ("llama", True, {"precision": "int4", "lm_head": "int8"}),
+        ("phi3", True, {"precision": "int4", "lm_head": "int8"}),
         ("llama", False, {"precision": "int4"}),
         ("llama3", True, {"precision": "int4", "embedding": "int4"}),
-        ("phi3", True, {"precision": "int4"}),
     ],
     ids=str,
 )
