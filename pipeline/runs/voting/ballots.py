@@ -37,6 +37,9 @@ PUNCTUATION = " .-_'’@+(),&/"
 COLON_ALIKE = "\u02d0\u02d1"  # letters, by their category
 GONE = "This run was deleted meanwhile; restore it on the Runs tab to vote on its answers."
 FULL = "This run has as many votes as are kept; export them, and vote on another run."
+VOTE_FIRST = (
+    f"{MOST_VOTERS} people have revealed the sides without a vote, as many as may; vote on a row first."
+)
 CROWDED = f"This run has {MOST_VOTERS} voters, as many as are kept; vote under one of their names."
 NO_NAME = "your name: write it at the top of the page, so that your votes are kept as yours"
 BAD_NAME = f"your name: up to {LONGEST_NAME} letters, digits, spaces and . - _ ' @ are allowed, and no colon"
@@ -102,22 +105,22 @@ def read(run: Path) -> Votes:
 
 def cast(run: Path, voter: Voter, name: str, row: int, vote: Vote) -> None:
     """Keep a vote. Raises LabError if there is no room for it, or the run is gone."""
-    _require_place(run, voter)
+    voters = read(run).by
+    if voter not in voters and len(voters) >= MOST_VOTERS:
+        raise LabError(CROWDED)
     _append(run, {"kind": voter.kind, "voter": name, "row": row, "of": vote.of, "choice": vote.choice})
 
 
 def reveal(run: Path, voter: Voter, name: str) -> None:
-    """Keep that a voter has seen which side was which. Raises LabError as `cast` does."""
-    if voter not in read(run).revealed:
-        _require_place(run, voter)
-        _append(run, {"kind": voter.kind, "voter": name, "revealed": True})
+    """Keep that a voter has seen which side was which. Raises LabError as `cast` does.
 
-
-def _require_place(run: Path, voter: Voter) -> None:
-    """Raises LabError for one more than MOST_VOTERS, who have voted or revealed."""
+    Who has no vote takes no voter's place, or made-up names would close the vote for all.
+    """
     known = read(run)
-    if voter not in (there := known.by.keys() | known.revealed) and len(there) >= MOST_VOTERS:
-        raise LabError(CROWDED)
+    if voter not in known.revealed:
+        if voter not in known.by and len(known.revealed - known.by.keys()) >= MOST_VOTERS:
+            raise LabError(VOTE_FIRST)
+        _append(run, {"kind": voter.kind, "voter": name, "revealed": True})
 
 
 def secret(run: Path) -> bytes:

@@ -126,13 +126,22 @@ def test_there_is_an_end_to_votes_and_voters(run, monkeypatch):
     cast(run, 0, "base", "two")
     with pytest.raises(LabError, match="as many as are kept"):
         cast(run, 0, "base", "three")
-    with pytest.raises(LabError, match="as many as are kept"):
-        ballots.reveal(run, *ballots.person("three"))
     ballots.reveal(run, *ballots.person("two"))
     cast(run, 1, "base", "two")
     monkeypatch.setattr(ballots, "LARGEST", file(run).stat().st_size + 10)
     with pytest.raises(LabError, match="as many votes as are kept"):
         cast(run, 2, "base", "two")
+
+
+def test_made_up_names_that_only_reveal_keep_nobody_from_voting(run, monkeypatch):
+    monkeypatch.setattr(ballots, "MOST_VOTERS", 2)
+    for name in ("one", "two"):
+        ballots.reveal(run, *ballots.person(name))
+    with pytest.raises(LabError, match="people have revealed the sides without a vote"):
+        ballots.reveal(run, *ballots.person("three"))
+    cast(run, 0, "base", "three")
+    ballots.reveal(run, *ballots.person("three"))
+    assert len(ballots.read(run).revealed) == 3
 
 
 @pytest.mark.parametrize(
