@@ -70,7 +70,7 @@ def listed(store: Store) -> list[Cached]:
     for run in store.list():
         name = _named(str(run.recipe.get("model", "")), store.home)
         used[name] = max(used.get(name, 0.0), run.created)
-    users = _users(store.inventory().models, store.home)
+    users = _users(store.inventory(models=True).models, store.home)
     found = [
         Cached(
             name=name,
@@ -104,7 +104,7 @@ def remove(store: Store, name: str) -> int:
     if lock is None:
         raise LabError(f"{name} is being fetched just now; stop that first.")
     try:
-        with store.held_still() as inventory:
+        with store.held_still(models=True) as inventory:
             if users := _users(inventory.models, store.home).get(name):
                 raise LabError(
                     f"{name} is used by {display.names(sorted(users))}; cancel what is queued or running, or"

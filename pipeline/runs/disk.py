@@ -14,6 +14,7 @@ renamed before it is deleted, so that a folder under its own name is always comp
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import shutil
@@ -171,19 +172,39 @@ def tidy_prompts(store: Store, older_than: float = DAY) -> list[str]:
 
 
 def datasets_make_room(home: Path, most: int) -> bool:
-    """Whether there are fewer than `most` datasets, after the longest unused that no run has made room."""
-    counts = {folder: _visible_files(folder) for folder in _folders(home / "datasets")}
-    if (over := sum(counts.values()) - most + 1) <= 0:
+    """Whether there are fewer than `most` datasets, after the longest unused that no run has made room.
+
+    One at a time: of many who come at once, those who waited find that there is room.
+    """
+    kept = home / "datasets"
+    if _missing(kept, most) <= 0:
         return True
-    store = Store(home)
-    unused = _without_users(dict.fromkeys(counts, ""), store.inventory())
-    for folder in sorted((one for one in unused if not _is_young(one, QUIET)), key=_last_used):
-        for aside in _free(store, {folder: ""}, young=QUIET):
+    with locks.locked(kept / ".room.lock"):
+        if (over := _missing(kept, most)) <= 0:
+            return True
+        store = Store(home)
+        unused = _without_users(dict.fromkeys(_folders(kept), ""), store.inventory())
+        quiet = sorted((used, one) for one in unused if (used := _last_used(one)) < time.time() - QUIET)
+        wanted: dict[Path, str] = {}
+        room = over + most // 32  # and some more, so that not every one that comes looks at all
+        for _, folder in quiet:
+            if room > 0:
+                wanted[folder], room = "", room - _visible_files(folder)
+        for aside in _free(store, wanted, young=QUIET):
+            over -= _visible_files(aside)
             _delete(aside)
-            over -= counts[folder]
-        if over <= -(most // 32):  # and some more, so that not every one that comes looks at all
-            break
-    return over <= 0
+        return over <= 0  # others may have come meanwhile; those who come next see them
+
+
+def _missing(kept: Path, most: int) -> int:
+    """How many datasets there are too many for one more."""
+    return sum(map(_visible_files, _folders(kept))) - most + 1
+
+
+def use(dataset: Path) -> None:
+    """Note that somebody works with a dataset, which makes no room then. When it was written stays known."""
+    with suppress(OSError):  # one of the samples, which may be anybody's
+        os.utime(dataset, ns=(time.time_ns(), dataset.stat().st_mtime_ns))
 
 
 def _visible_files(folder: Path) -> int:
@@ -191,7 +212,12 @@ def _visible_files(folder: Path) -> int:
 
 
 def _last_used(folder: Path) -> float:
-    return max((path.lstat().st_mtime for path in (folder, *folder.iterdir())), default=0.0)
+    """When anything in a folder was last written or read; the folder itself is read by who lists it."""
+    try:
+        facts = [path.lstat() for path in folder.iterdir()]
+    except FileNotFoundError:
+        return math.inf  # it is just arriving, or being removed
+    return max((max(one.st_mtime, one.st_atime) for one in facts), default=0.0)
 
 
 def _users(inventory: Inventory) -> dict[str, set[str]]:

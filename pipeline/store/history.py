@@ -25,7 +25,8 @@ class Inventory:
     data: frozenset[str]  # paths of datasets that runs were given
     artifacts: dict[str, set[str]]  # paths of artifacts, and the runs that refer to each
     running: frozenset[str]  # names of the stages that run now
-    models: dict[str, set[str]]  # base models, as recipes name them, of runs of which something is to come
+    # Base models, as recipes name them, of runs of which something is to come; none unless asked for.
+    models: dict[str, set[str]]
 
 
 class History(Base):
@@ -106,16 +107,16 @@ class History(Base):
             query = "DELETE FROM runs WHERE id = ? AND deleted <= ?"
             return db.execute(query, (run, before)).rowcount == 1
 
-    def inventory(self) -> Inventory:
-        """What runs refer to."""
+    def inventory(self, *, models: bool = False) -> Inventory:
+        """What runs refer to; with `models`, which takes longer, their base models too."""
         with self._read() as db:
-            return _inventory(db)
+            return _inventory(db, models)
 
     @contextmanager
-    def held_still(self) -> Iterator[Inventory]:
+    def held_still(self, *, models: bool = False) -> Iterator[Inventory]:
         """`inventory`, while nobody can queue a run, start a stage, or record how one ended."""
         with self._write() as db:
-            yield _inventory(db)
+            yield _inventory(db, models)
 
 
 def _busy(db: sqlite3.Connection, run: str) -> bool:
@@ -123,7 +124,7 @@ def _busy(db: sqlite3.Connection, run: str) -> bool:
     return db.execute(query, (run, QUEUED, RUNNING)).fetchone() is not None
 
 
-def _inventory(db: sqlite3.Connection) -> Inventory:
+def _inventory(db: sqlite3.Connection, with_models: bool) -> Inventory:
     runs = db.execute("SELECT id, data FROM runs").fetchall()
     # Files that stages read besides the data, by the options' name for them.
     files = db.execute(
@@ -134,15 +135,20 @@ def _inventory(db: sqlite3.Connection) -> Inventory:
     for row in db.execute("SELECT run, artifacts FROM stages WHERE artifacts != '[]'"):
         for artifact in json.loads(row["artifacts"]):
             artifacts.setdefault(artifact["path"], set()).add(row["run"])
-    models: dict[str, set[str]] = {}
-    open_ = "SELECT DISTINCT run FROM stages WHERE status IN (?, ?)"
-    for row in db.execute(f"SELECT id, recipe FROM runs WHERE id IN ({open_})", (QUEUED, RUNNING)):  # noqa: S608
-        models.setdefault(str(json.loads(row["recipe"]).get("model", "")), set()).add(row["id"])
     running = db.execute("SELECT DISTINCT name FROM stages WHERE status = ?", (RUNNING,))
     return Inventory(
         runs=frozenset(row["id"] for row in runs),
         data=frozenset(row["data"] for row in (*runs, *files)),
         artifacts=artifacts,
         running=frozenset(row["name"] for row in running),
-        models=models,
+        models=_models(db) if with_models else {},
     )
+
+
+def _models(db: sqlite3.Connection) -> dict[str, set[str]]:
+    """Which runs that are queued or running name each base model. Their whole recipes are read for that."""
+    found: dict[str, set[str]] = {}
+    open_ = "SELECT DISTINCT run FROM stages WHERE status IN (?, ?)"
+    for row in db.execute(f"SELECT id, recipe FROM runs WHERE id IN ({open_})", (QUEUED, RUNNING)):  # noqa: S608
+        found.setdefault(str(json.loads(row["recipe"]).get("model", "")), set()).add(row["id"])
+    return found

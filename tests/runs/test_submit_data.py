@@ -8,6 +8,7 @@ import shutil
 import stat
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from pipeline import settings
 from pipeline.errors import InputError, LabError
 from pipeline.inputs.data import datasets
 from pipeline.publish import card
-from pipeline.runs import submit
+from pipeline.runs import disk, submit
 from pipeline.runs.data import prepare_data
 from pipeline.runs.preflight import fitting
 from pipeline.stages import recipe
@@ -286,6 +287,34 @@ def test_as_many_datasets_are_kept_as_may(
         aged(path, seconds)
     submit.keep_dataset(store.home, numbered(4))
     assert [path.is_file() for path in kept] == [True, False, False]
+
+
+def test_who_works_with_a_dataset_keeps_it(
+    store: Store, numbered: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever others add meanwhile; when it was written, by which its checks are kept, stays known."""
+    monkeypatch.setattr(submit, "MOST_DATASETS", 2)
+    kept = [aged(submit.keep_dataset(store.home, numbered(number)), 900 - number) for number in range(2)]
+    written = kept[0].stat().st_mtime_ns
+    disk.use(kept[0])
+    submit.keep_dataset(store.home, numbered(2))
+    assert [path.is_file() for path in kept] == [True, False]
+    assert kept[0].stat().st_mtime_ns == written
+
+
+def test_many_who_come_at_once_take_no_more_than_a_place_each(
+    store: Store, numbered: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the store is held for a few folders at a time, not once for each."""
+    monkeypatch.setattr(submit, "MOST_DATASETS", 8)
+    kept = [aged(submit.keep_dataset(store.home, numbered(n)), 900 - n) for n in range(8)]
+    held, still = [], Store.held_still
+    monkeypatch.setattr(Store, "held_still", lambda self, **given: held.append(1) or still(self, **given))
+    with ThreadPoolExecutor(4) as pool:
+        new = [*pool.map(lambda n: submit.keep_dataset(store.home, numbered(n)), range(8, 12))]
+    assert all(path.is_file() for path in new)
+    assert 4 <= sum(path.is_file() for path in kept) < 8
+    assert len(held) <= 4
 
 
 def test_names_for_one_content_have_an_end(store: Store, numbered: Callable[..., Path]) -> None:

@@ -265,8 +265,11 @@ def tokenizer_folder(model: Model, home: Path) -> Path:
 
 def _tidy_tokenizers(folder: Path) -> None:
     """Remove the longest unused of many: one stays for each model that anybody has named."""
-    used = sorted((path.stat().st_mtime, path) for path in folder.glob("[!.]*") if path.suffix != ".part")
-    for when, path in used[:-MOST_TOKENIZERS]:
+    used: list[tuple[float, Path]] = []
+    for path in folder.glob("[!.]*"):
+        with suppress(FileNotFoundError):  # others tidy too
+            used += [(path.stat().st_mtime, path)] if path.suffix != ".part" else []
+    for when, path in sorted(used)[:-MOST_TOKENIZERS]:
         if time.time() - when > UNUSED_SECONDS:
             shutil.rmtree(path, ignore_errors=True)
 
