@@ -51,6 +51,6 @@ def _taken(self: Any) -> dict[str, Any]:
 
 
 def _put_back(model: Any, kept: dict[str, Any]) -> None:
-    for name, tensor in kept.items():
-        value = model.graph.initializers[name]
+    for name in kept.keys() & model.graph.initializers.keys():  # those that nothing reads are gone by now
+        value, tensor = model.graph.initializers[name], kept[name]
         value.const_value, value.shape, value.type = tensor, tensor.shape, ir.TensorType(tensor.dtype)

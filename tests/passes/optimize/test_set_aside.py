@@ -19,6 +19,7 @@ pytestmark = pytest.mark.chain
     [
         ("phi3", True, {"precision": "int4", "lm_head": "int8"}),
         ("llama", False, {"precision": "int4"}),
+        ("gemma3", True, {"precision": "int4"}),
         ("llama3", True, {"precision": "int4", "embedding": "int4"}),
     ],
     ids=str,
