@@ -40,6 +40,7 @@ DAY = 86400.0
 # A retry may need the result of a stage that was killed before it was recorded; a new dataset has no run yet.
 YOUNG = 3600.0
 ASIDE = ".gone"
+DATASETS = "datasets"
 QUIET = 300.0  # seconds in which nobody used a dataset before it makes room for others
 AT_ONCE = 50  # folders that are renamed while the store is held
 MEASURED = "measured"  # by results of exports: what evaluations of theirs measured (`known_rows`)
@@ -302,9 +303,12 @@ def _take_aside(candidates: dict[Path, str], young: float) -> dict[Path, str]:
 
 
 def _is_young(folder: Path, seconds: float) -> bool:
-    """Whether the folder or an entry in it was written within this time, or in the future."""
+    """Whether the folder or an entry in it was written, or a dataset used, within this time, or in the
+    future."""
     try:
         times = [path.lstat().st_mtime for path in (folder, *folder.iterdir())]
+        if folder.parent.name == DATASETS:
+            times.append(_last_used(folder))
     except FileNotFoundError:
         return True  # just renamed, by its maker or by another deletion
     return seconds > 0 and time.time() - max(times) < seconds

@@ -40,8 +40,8 @@ MOST_OWNER_LETTERS = 40
 MOST_DATASETS = 1_000  # files that a home keeps: every form lists them
 MOST_NAMES = 8  # of files of the same content
 CROWDED = (
-    "The lab keeps {:,} datasets, as many as it may, all of runs or used just now; delete runs that nobody"
-    " needs, or try again in some minutes."
+    "The lab keeps {:,} datasets, as many as it may, all of runs or used just now; try again in some minutes,"
+    " or delete runs that nobody needs, which makes room a day later."
 )
 
 

@@ -302,6 +302,17 @@ def test_who_works_with_a_dataset_keeps_it(
     assert kept[0].stat().st_mtime_ns == written
 
 
+def test_what_is_in_use_is_freed_by_nobody(store: Store, numbered: Callable[..., Path]) -> None:
+    """Free space, and what removes prompt files that nobody chooses, look at the same time as uploads do."""
+    kept = aged(submit.keep_dataset(store.home, numbered(1)), 2 * disk.DAY)
+    disk.look_at(kept, new=True)
+    aged(kept.with_name(disk.LOOKED_AT), 2 * disk.DAY)
+    disk.use(kept)
+    assert disk.unused(store).datasets == disk.collect(store).datasets == disk.tidy_prompts(store) == []
+    aged(kept, 2 * disk.DAY)
+    assert disk.tidy_prompts(store) == ["1.jsonl"]
+
+
 def test_many_who_come_at_once_take_no_more_than_a_place_each(
     store: Store, numbered: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ def known(chosen: str | None) -> str:
     if not choices.has_data(store().home, chosen):
         where = ".".join(KEY)
         raise InputError(f"{where}: this file is not in the lab; upload it, or choose held-out rows")
+    disk.use(Path(chosen))
     return chosen
 
 
@@ -108,6 +109,7 @@ def show(chosen: str | None, data: str | None, template: str, model: str) -> Ite
     if asked not in _known:
         yield {"text": READING}, remove
     try:
+        known(chosen)  # what was found of it is kept, but not the file
         said = _known.get(asked) or (
             yield from check_turns.steps(
                 lambda tell: _shown(chosen, data, template, model, tell),
