@@ -23,9 +23,10 @@ from pipeline.inputs.data.formats.convert import Made
 from pipeline.inputs.models import base_models
 from pipeline.inputs.prompts import templates
 from pipeline.runs import check_pool, disk
-from pipeline.runs.data import data_card, prepare_data, text_form
+from pipeline.runs.data import data_card, prepare_data, row_lengths, text_form
 from pipeline.runs.data.prepare_data import Checked
-from pipeline.runs.preflight import presets
+from pipeline.runs.data.row_lengths import RowLengths
+from pipeline.runs.preflight import presets, row_facts
 from pipeline.runs.preflight import report as preflight
 from pipeline.stages.all_stages import STAGES, ask
 from pipeline.stages.costs.cost import Rows
@@ -153,7 +154,8 @@ def _settling(
     except InputError:
         check(recipe, prepared=prepared)  # names all other faults as well
         raise
-    settled, said = yield from presets.settling(recipe, found, model)
+    lengths = yield from prepared.lengths(recipe, model)
+    settled, said = presets.settled(recipe, found.report.rows, lengths, model.config)
     for text in said:
         note(text)
     return recipe.settled(settled), settled
@@ -266,6 +268,7 @@ class Prepared:
         self._seen: dict[Any, Checked | InputError] = {}
         self._told: set[Any] = set()
         self._counted: dict[Any, Rows] = {}
+        self._lengths: dict[Any, RowLengths] = {}
 
     def check(self, recipe: Recipe, model: base_models.Model | None) -> datasets.Report:
         """The report of a recipe's data; without notes if they were given before. Raises InputError."""
@@ -342,16 +345,30 @@ class Prepared:
         """What a recipe that was checked takes. Raises InputError with what does not fit this machine."""
         found = self._seen[self._key(recipe)]
         assert isinstance(found, Checked)
-        brought = {name: (one.used, one.report.rows) for name, one in self.files(recipe, model).items()}
-        # In a sweep the same rows are counted once: that starts a process with the model's tokenizer.
-        same = found.used, recipe.template, recipe.model, found.report.rows, recipe.eval_fraction
-        takes = preflight.make(
-            recipe, model, found.used, found.report.rows, self._counted.get(same), brought=brought
-        )
-        self._counted[same] = takes.rows
+        brought = {
+            name: self._rows(one, recipe, model, 1.0) for name, one in self.files(recipe, model).items()
+        }
+        rows = self._rows(found, recipe, model, recipe.eval_fraction)
+        takes = preflight.make(recipe, model, rows, brought)
         if takes.problems:
             raise InputError(takes.problems)
         return takes.to_dict()
+
+    def _rows(self, data: Checked, recipe: Recipe, model: base_models.Model, held_out: float) -> Rows:
+        """What was counted of rows, once for all recipes: it takes a process with the model's tokenizer."""
+        key = data.used, recipe.template, recipe.model, data.report.rows, held_out
+        if key not in self._counted:
+            self._counted[key] = row_facts.of(data.used, recipe.template, model, data.report.rows, held_out)
+        return self._counted[key]
+
+    def lengths(self, recipe: Recipe, model: base_models.Model) -> Generator[str, None, RowLengths]:
+        """How long the rows of a recipe's data are, counted once as in `_rows`. Raises InputError, Busy."""
+        data = self.checked(recipe, model)
+        template = data.made.template(recipe.template)
+        key = data.used, template, recipe.model
+        if key not in self._lengths:
+            self._lengths[key] = yield from row_lengths.counting(data.used, template, model)
+        return self._lengths[key]
 
     def result(self, recipe: Recipe) -> dict[str, Any]:
         """What `Passed` has of the data of a recipe that was checked."""
@@ -469,9 +486,11 @@ def keep_dataset(home: Path, source: Path, made_of: str = "") -> Path:
     with suppress(FileNotFoundError):
         os.utime(target)  # in use again: freeing space goes by this time
         return target
+    # Whoever sends one file under ever new names gets it under one that it has.
     if len(same := [path for path in target.parent.glob("[!.]*") if path.is_file()]) >= MOST_NAMES:
-        os.utime(same[0])
-        return same[0]  # whoever sends one file under ever new names gets it under one that it has
+        with suppress(FileNotFoundError):
+            os.utime(same[0])
+            return same[0]
     if source.parent != settings.SAMPLES and not disk.datasets_make_room(home, MOST_DATASETS):
         raise LabError(CROWDED.format(MOST_DATASETS))
     arriving = scratch.room(kept) / f"{secrets.token_hex(4)}.part"

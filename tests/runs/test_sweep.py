@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.runs import submit, sweep
+from pipeline.runs.data import row_lengths
 from pipeline.runs.preflight import row_facts
 from pipeline.stages import recipe
 from pipeline.store import Store
@@ -52,15 +53,28 @@ def test_all_are_queued(store: Store, recipe_file: Path, no_worker: list[Path]) 
     assert no_worker == [store.home]
 
 
+@pytest.mark.parametrize(
+    ("fixed", "processes"),
+    [((), 2), (("finetune.max_steps=auto",), 3), (("evaluate.data",), 3)],
+    ids=["plain", "auto", "a file to evaluate on"],
+)
 def test_the_rows_that_all_runs_have_are_counted_once(
-    recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+    recipe_file: Path, dataset: Path, fixed: tuple[str, ...], processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That starts a process with the model's tokenizer: a sweep of a hundred runs took minutes."""
-    counted, of = [], row_facts.of
-    monkeypatch.setattr(row_facts, "of", lambda *given: counted.append(given) or of(*given))
-    recipes = made(recipe_file, "finetune.r=4,8", "seed=1,2", "eval_fraction=0.1,0.2")
+    counted: list[str] = []
+    for module, name in ((row_facts, "of"), (row_lengths, "counting")):
+        real = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *given, real=real, name=name: counted.append(name) or real(*given)
+        )
+    prompts = dataset.with_name("prompts.jsonl")
+    prompts.write_bytes(dataset.read_bytes())
+    given = [f"{one}={prompts}" if one.endswith("data") else one for one in fixed]
+    axes = ["finetune.r=4,8", "seed=1,2", "eval_fraction=0.1,0.2"]
+    recipes = sweep.variants(lambda changes: recipe.load(recipe_file, [*given, *changes]), axes)
     found = submit.checked(recipes)
-    assert [given[-1] for given in counted] == [0.1, 0.2]
+    assert len(counted) == processes
     rows = [one.preflight["rows"] for one in found if not isinstance(one, InputError) and one.preflight]
     assert [one["held_out"] for one in rows] == [2, 4] * 4
 

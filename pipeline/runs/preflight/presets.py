@@ -130,22 +130,11 @@ def answer(
     return changes(name, facts, eval_fraction)
 
 
-def settling(
-    recipe: Recipe, found: prepare_data.Checked, model: base_models.Model
-) -> Generator[str, None, tuple[Changes, list[str]]]:
-    """What each `auto` of a recipe stands for, whose data was checked; and a sentence for each.
-
-    Raises Busy if others take what it needs.
-    """
-    template = found.made.template(recipe.template)
-    lengths = yield from row_lengths.counting(found.used, template, model)
-    return settled(recipe, found.report.rows, lengths, model.config)
-
-
 def settled(
     recipe: Recipe, rows: int, lengths: RowLengths, config: Mapping[str, Any]
 ) -> tuple[Changes, list[str]]:
-    """`settling` for a dataset of so many rows of these lengths, and a model with this config.json."""
+    """What each `auto` of a recipe stands for, and a sentence for each; its dataset has so many rows of these
+    lengths, and its model this config.json."""
     device = "gpu" if hardware.gpus() and recipe.runs_on != "cpu" else "cpu"
     facts = _facts(rows, lengths, recipe, config, device)
     given = dataclasses.asdict(recipe.stages()["finetune"])

@@ -60,24 +60,12 @@ class Preflight:
 
 
 def make(
-    recipe: Recipe,
-    model: base_models.Model,
-    data: Path,
-    count: int,
-    rows: Rows | None = None,
-    brought: Mapping[str, tuple[Path, int]] | None = None,
+    recipe: Recipe, model: base_models.Model, rows: Rows, brought: Mapping[str, Rows] | None = None
 ) -> Preflight:
-    """The preflight of a recipe whose model and dataset of so many rows were checked; `rows` is what was
-    counted of it before, `brought` what a stage's option `data` names, which was checked too, and how many
-    rows that has, by stage. Raises OSError."""
+    """The preflight of a recipe whose model and dataset were checked, on this machine; `rows` is what was
+    counted of the dataset, `brought` of what a stage's option `data` names, by stage. Raises OSError."""
     home = settings.home()
-    if rows is None:
-        rows = row_facts.of(data, recipe.template, model, count, recipe.eval_fraction)
-    asked = {
-        name: row_facts.of(file, recipe.template, model, lines, 1.0)
-        for name, (file, lines) in (brought or {}).items()
-    }
-    return of(recipe, model.config, rows, Store(home), capacity.of(home), asked)
+    return of(recipe, model.config, rows, Store(home), capacity.of(home), brought)
 
 
 def of(
