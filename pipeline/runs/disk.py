@@ -6,10 +6,9 @@ to use it. A stage finds or makes its result while holding the result's lock, an
 the worker record that its run refers to it. In between, only the stage's status shows that the result is in
 use: it is `running` from before the process starts until the transaction that records the result. So results
 are renamed, a few at a time, inside a transaction that locks the store: no stage starts or is recorded
-meanwhile. While any
-`quantize` stage runs, for example, all results of `quantize` stay; while `optimize` runs, so do the graphs
-that it may reuse. Each result's lock is taken too, because a process may outlive its worker. A folder is
-renamed before it is deleted, so that a folder under its own name is always complete.
+meanwhile. While any `quantize` stage runs, for example, all results of `quantize` stay; while `optimize`
+runs, so do the graphs that it may reuse. Each result's lock is taken too, because a process may outlive its
+worker. A folder is renamed before it is deleted, so that a folder under its own name is always complete.
 """
 
 from __future__ import annotations
@@ -19,12 +18,13 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from pipeline.errors import InputError
 from pipeline.inputs.data.hub import fetching_rows
 from pipeline.inputs.models import starter_package
 from pipeline.publish.checks import CHECKED
@@ -32,7 +32,7 @@ from pipeline.runs.data import data_card
 from pipeline.stages import artifacts
 from pipeline.store import Store, scratch
 from pipeline.store.history import Inventory
-from pipeline.store.run import PUBLISH
+from pipeline.store.run import PUBLISH, Run
 from pipeline.system import files, locks
 from pipeline.worker import probe
 
@@ -47,7 +47,7 @@ MEASURED = "measured"  # by results of exports: what evaluations of theirs measu
 LOCKED = ("artifacts", MEASURED)  # whose folders are locked by those who use them
 LOOKED_AT = ".looked-at"  # beside a prompt file that was uploaded on the page: when somebody last chose it
 PLACES = {
-    "results": "artifacts", "models": "models", "datasets": "datasets",
+    "results": "artifacts", "models": "models", "datasets": DATASETS,
     "fetched datasets": fetching_rows.FOLDER, "data cards": "cards", "runs": "runs",
     "published copies": "registry", "for Foundry Local": "foundry-local",
     "pulled models": "pulled", "tried models": probe.PROBES,
@@ -114,10 +114,13 @@ def collect(store: Store) -> Unused:
     """Delete what no run refers to, and return what that was. The newest probes stay; they are small."""
     _finish(store.home)
     probe.drop_old(store.home)
-    moved = _free(store, _candidates(store.home, store.inventory()), young=YOUNG)
-    empty = _empty(store.runs)
+    before = store.inventory()
+    moved = _free(store, _candidates(store.home, before), young=YOUNG)
+    unknown = [
+        path for path in _folders(store.runs) if path.name not in before.runs and not _is_young(path, YOUNG)
+    ]
     with store.held_still() as inventory:
-        _drop(empty, inventory.runs)
+        _drop_empty(unknown, inventory.runs)
         publishing = any(name.startswith(PUBLISH) for name in inventory.running)
         checked = None if publishing else _aside(store.home / CHECKED)  # left by a killed publish
     data_card.tidy(store.home)
@@ -137,7 +140,7 @@ def purge(store: Store, older_than: float = DAY) -> list[str]:
     """
     _finish(store.home)
     gone = []
-    for run in map(store.get, store.deleted_before(time.time() - older_than)):
+    for run in _deleted(store, time.time() - older_than):
         names = {artifacts.name(a["path"]) for stage in run.stages for a in stage.artifacts}
         if not store.forget(run.id, time.time() - older_than):
             continue
@@ -149,6 +152,13 @@ def purge(store: Store, older_than: float = DAY) -> list[str]:
         for path in moved:
             _delete(path)
     return gone
+
+
+def _deleted(store: Store, before: float) -> Iterator[Run]:
+    """The runs that were deleted before; those that another process removes meanwhile are skipped."""
+    for run in store.deleted_before(before):
+        with suppress(InputError):
+            yield store.get(run)
 
 
 def look_at(file: Path, *, new: bool = False) -> None:
@@ -177,7 +187,7 @@ def datasets_make_room(home: Path, most: int) -> bool:
 
     One at a time: of many who come at once, those who waited find that there is room.
     """
-    kept = home / "datasets"
+    kept = home / DATASETS
     if _missing(kept, most) <= 0:
         return True
     with locks.locked(kept / ".room.lock"):
@@ -234,7 +244,7 @@ def _candidates(home: Path, inventory: Inventory) -> dict[Path, str]:
     """Folders that no run refers to, with their names."""
     found = {folder: folder.name.removesuffix(".part") for folder in _folders(home / "artifacts")}
     found |= {folder: folder.name.rpartition("-")[0] for folder in _folders(home / MEASURED)}
-    for folder in _folders(home / "datasets"):
+    for folder in _folders(home / DATASETS):
         found[folder] = ", ".join(sorted(path.name for path in folder.glob("[!.]*") if path.is_file()))
     # Runs have copies of what was fetched from the hub.
     found |= {folder: folder.name for folder in _folders(home / fetching_rows.FOLDER)}
@@ -247,13 +257,12 @@ def _without_users(found: dict[Path, str], inventory: Inventory) -> dict[Path, s
     used = {Path(path).parent.name for path in inventory.data}
 
     def is_used(folder: Path, name: str) -> bool:
-        match folder.parent.name:
-            case "artifacts":
-                return name in users or name.rpartition("-")[0] in inventory.running
-            case "datasets":
-                return folder.name in used
-            case place:
-                return place == MEASURED and name in users
+        place = folder.parent.name
+        if place == DATASETS:
+            return folder.name in used
+        if place == "artifacts" and name.rpartition("-")[0] in inventory.running:
+            return True
+        return place in LOCKED and name in users
 
     return {folder: name for folder, name in found.items() if not is_used(folder, name)}
 
@@ -341,16 +350,11 @@ def _delete(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def _empty(folder: Path) -> list[Path]:
-    """Folders of runs in which there is nothing, and has not been for a while."""
-    return [path for path in _folders(folder) if not any(path.iterdir()) and not _is_young(path, YOUNG)]
-
-
-def _drop(empty: list[Path], known: frozenset[str]) -> None:
-    """Remove those of runs that were never recorded."""
-    for path in empty:
+def _drop_empty(folders: list[Path], known: frozenset[str]) -> None:
+    """Remove empty folders of runs that were never recorded."""
+    for path in folders:
         if path.name not in known:
-            with suppress(OSError):  # it is not empty by now
+            with suppress(OSError):  # it is not empty
                 path.rmdir()
 
 

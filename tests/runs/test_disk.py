@@ -265,6 +265,18 @@ class TestPurge:
         assert [p.folder.exists() for p in (own, shared, unused)] == [False, True, True]
         assert published.read_text() == "kept"
 
+    def test_what_another_process_removes_meanwhile_is_skipped(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        runs = [plant(store) for _ in range(2)]
+        for run in runs:
+            store.request_cancel(run)
+            store.delete(run)
+        listed = store.deleted_before(1e11)
+        monkeypatch.setattr(store, "deleted_before", lambda before: listed)
+        assert store.forget(listed[0], 1e11)
+        assert disk.purge(store, older_than=0) == listed[1:]
+
     def test_a_run_that_is_not_deleted_or_was_deleted_in_the_future_stays(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
