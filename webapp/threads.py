@@ -14,7 +14,8 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-STORE = ThreadPoolExecutor(4, "store")  # routes: each may wait until others have written
+LOOKUPS = ThreadPoolExecutor(4, "look-ups")  # routes that only read
+STORE = ThreadPoolExecutor(4, "store")  # and those that write: each may wait until others have written
 UPLOADS = ThreadPoolExecutor(2, "uploads")
 LOOKS = ThreadPoolExecutor(1, "looks-at-uploads")  # at all of them: one at a time is enough
 COMPARE = ThreadPoolExecutor(4, "compare")

@@ -49,7 +49,7 @@ async def rows(
     """Rows behind byte `offset`, where line `at` begins; from `line` on, with `search` in them."""
     try:
         given: dict[str, Any] = {"offset": offset, "at": at, "search": search, "line": line}
-        given["path"] = await threads.run(threads.STORE, _dataset, key)
+        given["path"] = await threads.run(threads.LOOKUPS, _dataset, key)
         found = await asking.answered(request, asking.PAGES, f"{CARDS}:page", given)
     except InputError as error:
         raise HTTPException(404, str(error)) from None

@@ -53,7 +53,7 @@ async def download(request: Request, run: str, kind: Kind) -> Response:
     """All examples of a run as CSV or JSON lines."""
     headers = {**NEW, "Content-Disposition": f'attachment; filename="{run}-examples.{kind}"'}
     with _told():
-        asked = await threads.run(threads.STORE, question, run, {"kind": kind})
+        asked = await threads.run(threads.LOOKUPS, question, run, {"kind": kind})
         return await sending.download(request, f"{EXAMPLES}.export:write", asked, headers, TYPES[kind])
 
 
@@ -67,7 +67,7 @@ def question(run: str, given: dict[str, Any]) -> dict[str, Any]:
 
 async def _asked(request: Request, run: str, function: str, given: dict[str, Any]) -> Any:
     with _told():
-        asked = await threads.run(threads.STORE, question, run, given)
+        asked = await threads.run(threads.LOOKUPS, question, run, given)
         return await asking.answered(request, asking.PAGES, f"{EXAMPLES}.{function}", asked)
 
 

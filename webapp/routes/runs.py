@@ -43,7 +43,7 @@ KEPT = {"Cache-Control": "public, max-age=31536000, immutable"}
 @router.get("/runs/{run}/{stage}/log.txt")
 async def whole_log(run: str, stage: str) -> Response:
     """A stage's whole log as a download."""
-    return await threads.run(threads.STORE, _log, run, stage)
+    return await threads.run(threads.LOOKUPS, _log, run, stage)
 
 
 def _log(run: str, stage: str) -> Response:
@@ -56,7 +56,7 @@ def _log(run: str, stage: str) -> Response:
 @router.get("/runs/{run}/recipe.yaml")
 async def recipe(run: str) -> Response:
     """The recipe of a run as a download."""
-    found = await threads.run(threads.STORE, _run, run)
+    found = await threads.run(threads.LOOKUPS, _run, run)
     headers = {**NEW, "Content-Disposition": f'attachment; filename="{found.id}.yaml"'}
     return PlainTextResponse(views.recipe_yaml(found.recipe), headers=headers)
 
@@ -82,9 +82,9 @@ class Sent(StreamingResponse):
 async def model(request: Request, run: str, rows: bool = False) -> Response:
     """A finished run's exported model as a download, with rows of its data only if `rows`. If a file was cut
     short, the connection is closed."""
-    found = await threads.run(threads.STORE, _run, run)
+    found = await threads.run(threads.LOOKUPS, _run, run)
     texts = await _texts(request, found, rows) if zip_file.exported(found) else None
-    return await threads.run(threads.STORE, _sent, found, texts)
+    return await threads.run(threads.LOOKUPS, _sent, found, texts)
 
 
 def _sent(run: Run, texts: Any) -> Sent:
@@ -117,7 +117,7 @@ async def _texts(request: Request, run: Run, rows: bool) -> Any:
 @router.get("/runs/{run}/report.{kind}")
 async def report(request: Request, run: str, kind: Format, rows: bool = False) -> Response:
     """The report of a run, with examples from its data only if `rows`."""
-    found = await threads.run(threads.STORE, _run, run)
+    found = await threads.run(threads.LOOKUPS, _run, run)
     text = await _written(request, "report.files:asked", run=found.id, kind=kind, rows=rows)
     if kind == "html":
         return HTMLResponse(text, headers={**NEW, "Content-Security-Policy": f"sandbox; {POLICY}"})
@@ -143,9 +143,9 @@ async def cancel(run: str) -> JSONResponse:
 @router.post("/runs/{run}/retry")
 async def retry(request: Request, run: str) -> JSONResponse:
     """Queue a run again from the stage that did not finish, if its model may be used from the page."""
-    found = await threads.run(threads.STORE, _run, run)
+    found = await threads.run(threads.LOOKUPS, _run, run)
     try:
-        if model := await threads.run(threads.STORE, local_models.to_look_up, found):
+        if model := await threads.run(threads.LOOKUPS, local_models.to_look_up, found):
             await asking.answered(request, asking.MODELS, f"{cached_models.__name__}:look", {"model": model})
     except LabError as error:
         return _refused(error)

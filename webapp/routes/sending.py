@@ -91,7 +91,7 @@ async def download(
     """
     held = _taken()
     try:
-        held.file = await threads.run(threads.STORE, _new)
+        held.file = await threads.run(threads.LOOKUPS, _new)
         await asking.answered(request, asking.ROWS, function, {**given, "to": held.file.name})
         return Download(held, headers, media_type)
     except BaseException:

@@ -96,7 +96,7 @@ async def pairs(request: Request, run: str, voter: Name = "") -> Response:
 @router.get("/votes/{run}/judge.json")
 async def judge(run: str) -> JSONResponse:
     """The judge that may be asked, if one is named, and how far it is."""
-    return await threads.run(threads.STORE, _told, lambda: _judge(run))
+    return await threads.run(threads.LOOKUPS, _told, lambda: _judge(run))
 
 
 @router.post("/votes/{run}/judge")
@@ -156,7 +156,7 @@ async def _asked(
     request: Request, question: str, run: str, *, to_its_end: bool = False, **given: Any
 ) -> dict[str, Any]:
     """The answer of a process to one of the questions of `booth`. Raises InputError, LabError, OSError."""
-    where = await threads.run(threads.STORE, _where, run)
+    where = await threads.run(threads.LOOKUPS, _where, run)
     function = f"pipeline.runs.voting.booth:{question}"
     told: dict[str, Any] = await asking.answered(
         request, asking.PAGES, function, {**where, **given}, to_its_end=to_its_end
