@@ -199,8 +199,8 @@ def ranks(work: Path, model: Path, changes: list[str]) -> None:
         with serving(home):
             recipe = {"name": "ranks", **TRAINING, "finetune": {**TRAINING["finetune"], "gpus": count}}
             run = run_recipe(home, model, recipe, changes)
-        told, _ = events.read(Store(home).folder(run.id, "finetune") / EVENTS)
-        steps = [event for event in told if "loss" in event]
+        found, _ = events.read(Store(home).folder(run.id, "finetune") / EVENTS)
+        steps = [event for event in found if "loss" in event]
         half = steps[len(steps) // 2 :]  # with all shapes of batches recorded
         made = run.stage("finetune").metrics
         rates.append((made["tokens_per_second"], (len(half) - 1) / (half[-1]["time"] - half[0]["time"])))

@@ -226,8 +226,8 @@ def _waits(store: Store, run_id: str) -> str:
         return f"The queue is paused; `{settings.command()} resume` lets runs start."
     queue = store.queue()
     first = next((run for run in queue if run.id == run_id), None)
-    if first is not None and (told := device_locks.waits(store, first)):
-        return told[0].upper() + told[1:]
+    if first is not None and (waits := device_locks.waits(store, first)):
+        return waits[0].upper() + waits[1:]
     ids = [waiting.id for waiting in queue]
     before = (ids.index(run_id) if run_id in ids else 0) + len(store.running())
     return f"Waiting for {before} {'run' if before == 1 else 'runs'} ahead of it" if before else ""

@@ -45,7 +45,7 @@ def disk(home: Path, size: int) -> Finding:
 
 
 def room(home: Path, size: int) -> None:
-    """Raise LabError if the disk has no space for `size` more bytes beside what runs need."""
+    """Raise LabError if the disk has no space for `size` more bytes and what runs need."""
     free = shutil.disk_usage(home).free
     if free < size + KEPT_FREE:
         raise LabError(

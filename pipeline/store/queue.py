@@ -69,7 +69,7 @@ class Queue(Base):
         folders: list[Path] = []
         try:
             with self._write() as db:
-                _require_places(db, waiting=len(wanted), runs=len(wanted))
+                _require_room(db, waiting=len(wanted), runs=len(wanted))
                 return [self._add(db, new, owner, folders) for new in wanted]
         except BaseException:
             for folder in folders:
@@ -136,7 +136,7 @@ class Queue(Base):
                 raise LabError(
                     f"Run {run} is {status}; only a failed, canceled or interrupted one is retried."
                 )
-            _require_places(db, waiting=1)
+            _require_room(db, waiting=1)
             db.execute(
                 "UPDATE runs SET status = ?, cancel_requested = 0, deleted = NULL WHERE id = ?", (QUEUED, run)
             )
@@ -352,7 +352,7 @@ class Queue(Base):
             return bool(runs or publish)
 
 
-def _require_places(db: sqlite3.Connection, waiting: int, runs: int = 0) -> None:
+def _require_room(db: sqlite3.Connection, waiting: int, runs: int = 0) -> None:
     """Raise LabError unless so many more may wait, and so many more be kept."""
     there = db.execute("SELECT COUNT(*) FROM runs WHERE status = ?", (QUEUED,)).fetchone()[0]
     if there + waiting > MOST_WAITING:

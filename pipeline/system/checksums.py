@@ -25,9 +25,9 @@ def write(folder: Path) -> None:
     """Write the checksums of every file in the folder, except this one. Raises OSError as `of` does."""
     found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     names = [name for name in found if name != NAME]
-    begun = {name: _begun.pop(_state((folder / name).stat()), None) for name in names}
-    sums = of(folder, (name for name, ahead in begun.items() if ahead is None))
-    taken = {name: ahead.taken() for name, ahead in begun.items() if ahead is not None}
+    started = {name: _started.pop(_state((folder / name).stat()), None) for name in names}
+    sums = of(folder, (name for name, ahead in started.items() if ahead is None))
+    taken = {name: ahead.taken() for name, ahead in started.items() if ahead is not None}
     sums |= {name: digest for name, digest in taken.items() if digest is not None}
     (folder / NAME).write_text(text(sums | of(folder, taken.keys() - sums.keys())), "utf-8")
 
@@ -37,10 +37,10 @@ def begin(file: Path) -> None:
 
     Hashing gigabytes takes seconds, in which this process can do other work. A file that has another name by
     then is still the same; one that was copied or changed is read again, and so is one that could not be
-    read, so that `write` fails for it as if nothing had been begun.
+    read, so that `write` fails for it as it does without this.
     """
     ahead = _Ahead(file.open("rb"))
-    _begun[ahead.state] = ahead
+    _started[ahead.state] = ahead
     ahead.start()
 
 
@@ -72,7 +72,7 @@ class _Ahead(threading.Thread):
         return self._digest
 
 
-_begun: dict[State, _Ahead] = {}
+_started: dict[State, _Ahead] = {}
 
 
 def of(folder: Path, names: Iterable[str]) -> dict[str, str]:

@@ -69,7 +69,7 @@ def main(run_id: str, stage: str) -> int:
 def end(code: int) -> NoReturn:
     """End this process at once with that exit code, after what libraries registered for its end.
 
-    Python would take apart all modules first, for up to a second; until then the next stage waits.
+    Python would tear down all modules first, for up to a second; until then the next stage waits.
     """
     with suppress(Exception):
         atexit._run_exitfuncs()

@@ -43,7 +43,7 @@ def az(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return program
 
 
-def begun(home: Path, number: str = "1") -> str:
+def start(home: Path, number: str = "1") -> str:
     key = pulls.start(home, version(number), "cli")
     until((home / "asked").exists, "the login to be asked")
     return key
@@ -64,7 +64,7 @@ def known(home: Path, key: str) -> dict[str, Any]:
 
 
 def test_a_pull_is_stopped_and_what_was_written_last_stays(home: Path, az: Path) -> None:
-    key = begun(home)
+    key = start(home)
     (process,) = processes(key)
     assert known(home, key)["status"] == RUNNING
     assert pulls.start(home, version("1"), "cli") == key  # by somebody else meanwhile
@@ -80,20 +80,20 @@ def test_a_pull_is_stopped_and_what_was_written_last_stays(home: Path, az: Path)
 
 
 def test_one_whose_process_was_killed_is_interrupted_and_begins_again(home: Path, az: Path) -> None:
-    key = begun(home)
+    key = start(home)
     for process in processes(key):
         process.send_signal(signal.SIGKILL)
     until(lambda: known(home, key)["status"] == INTERRUPTED, "the end to be seen")
     assert pulls.AGAIN in known(home, key)["error"]
     (home / "asked").unlink()
-    assert begun(home) == key
+    assert start(home) == key
     assert known(home, key)["status"] == RUNNING
     pulls.stop(home, key)
     until(lambda: not processes(key), "the end")
 
 
 def test_two_at_a_time(home: Path, az: Path) -> None:
-    keys = [begun(home, number) for number in "12"]
+    keys = [start(home, number) for number in "12"]
     with pytest.raises(LabError, match="2 models are being pulled already"):
         pulls.start(home, version("3"), "cli")
     assert [facts["version"] for facts in pulls.listed(home)] == ["2", "1"]
@@ -105,16 +105,16 @@ def test_two_at_a_time(home: Path, az: Path) -> None:
 def test_as_many_are_known_as_may(home: Path, az: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is stopped at once leaves its facts, which the page reads with those of all others."""
     monkeypatch.setattr(pulls, "MOST_KNOWN", 1)
-    key = begun(home)
+    key = start(home)
     pulls.stop(home, key)
     until(lambda: known(home, key)["status"] == CANCELED, "it to end")
     with pytest.raises(LabError, match="1 models were pulled already, as many as may be kept; remove one"):
         pulls.start(home, version("2"), "cli")
-    assert begun(home) == key, "it may be resumed"
+    assert start(home) == key, "it may be resumed"
     pulls.stop(home, key)
     until(lambda: not processes(key), "its process to end")
     pulls.remove(home, key)
-    pulls.stop(home, begun(home, "2"))
+    pulls.stop(home, start(home, "2"))
 
 
 def test_a_login_that_is_none_is_said_and_what_there_is_can_be_removed(
@@ -146,7 +146,7 @@ def test_another_workspace_s_of_that_name_is_another_one() -> None:
 
 
 def test_one_that_was_ended_at_the_last_moment_is_here(home: Path, az: Path) -> None:
-    key = begun(home)
+    key = start(home)
     pulls.stop(home, key)
     until(lambda: not processes(key), "the end")
     pulls.folder(home, key).mkdir()  # which it gets last
@@ -156,7 +156,7 @@ def test_one_that_was_ended_at_the_last_moment_is_here(home: Path, az: Path) -> 
 
 
 def test_one_that_was_deleted_by_hand_can_be_pulled_again(home: Path, az: Path) -> None:
-    key = begun(home)
+    key = start(home)
     pulls.stop(home, key)
     until(lambda: not processes(key), "the end")
     pulls._write(home, {**known(home, key), "status": DONE})

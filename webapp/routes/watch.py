@@ -57,7 +57,7 @@ class Watch:
         self._lists: Remembered[list[Run]] = Remembered(LIST_SECONDS)
         self._expected: Remembered[dict[str, float]] = Remembered(EXPECTED_SECONDS)
         self._queues: Remembered[bytes] = Remembered(QUEUE_SECONDS)
-        self._places: Remembered[dict[str, tuple[int, Waiting]]] = Remembered(QUEUE_SECONDS)
+        self._positions: Remembered[dict[str, tuple[int, Waiting]]] = Remembered(QUEUE_SECONDS)
         self._histories: Remembered[list[Run]] = Remembered(0.0)
         self._others: Remembered[Any] = Remembered(RUN_SECONDS)
         self._facts: dict[Path, events.Newest] = {}
@@ -90,7 +90,7 @@ class Watch:
 
     def queue_now(self) -> bytes:
         """The current queue, for a thread that has changed it."""
-        self._places.get("", self._line, refresh=True)
+        self._positions.get("", self._line, refresh=True)
         return self._queues.get("", self._queue, refresh=True)
 
     def _queue(self) -> bytes:
@@ -156,13 +156,13 @@ class Watch:
         """How many runs are ahead of a queued one, and what else it waits for, in words. Whoever looks at a
         waiting run asks for that.
         """
-        place, waiting = self._places.get("", self._line).get(run.id, (0, None))
-        told = device_locks.waits(self.store, waiting) if waiting else ""
-        return {"ahead": place + len(self.store.running()), "waits": told}
+        ahead, waiting = self._positions.get("", self._line).get(run.id, (0, None))
+        waits = device_locks.waits(self.store, waiting) if waiting else ""
+        return {"ahead": ahead + len(self.store.running()), "waits": waits}
 
     def _line(self) -> dict[str, tuple[int, Waiting]]:
         """Each waiting run, and how many are before it."""
-        return {waiting.id: (place, waiting) for place, waiting in enumerate(self.store.queue())}
+        return {waiting.id: (ahead, waiting) for ahead, waiting in enumerate(self.store.queue())}
 
 
 class Remembered(Generic[T]):
@@ -171,7 +171,7 @@ class Remembered(Generic[T]):
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._lock = Lock()
-        self._values: dict[str, tuple[float, float, T]] = {}  # since when it was being made, and was there
+        self._values: dict[str, tuple[float, float, T]] = {}  # when making it started, and ended
         self._making: dict[str, asyncio.Future[T]] = {}
 
     def fresh(self, name: str) -> T | None:
@@ -200,16 +200,16 @@ class Remembered(Generic[T]):
     def get(self, name: str, make: Callable[[], T], *, refresh: bool = False) -> T:
         """The value, made if needed; values unused for a while are dropped.
 
-        With `refresh` it is made after this call began: once for all who wait for it meanwhile.
+        With `refresh` it is made after this call started: once for all who wait for it meanwhile.
         """
         asked = time.monotonic()
         with self._lock:
-            begun, _, value = self._values.get(name, (0.0, 0.0, None))
-            if value is None or (begun <= asked if refresh else self.fresh(name) is None):
-                begun, value = time.monotonic(), make()
+            started, _, value = self._values.get(name, (0.0, 0.0, None))
+            if value is None or (started <= asked if refresh else self.fresh(name) is None):
+                started, value = time.monotonic(), make()
                 now = time.monotonic()
                 self._values = {k: v for k, v in self._values.items() if now - v[1] < FORGET_SECONDS}
-                self._values[name] = (begun, now, value)
+                self._values[name] = (started, now, value)
             return value
 
 

@@ -88,13 +88,13 @@ class Further:
     def _sentence(self, rank: int, code: int) -> str:
         """Why a process has ended: as it says itself, or by its exit code."""
         name = f"GPU process {rank + 1} of {self.count}"
-        said = error(self.folder, rank)
-        if said.exists():
-            return f"{name}: {said.read_text('utf-8')}"
+        own = error(self.folder, rank)
+        if own.exists():
+            return f"{name}: {own.read_text('utf-8')}"
         how = f"was ended ({signal.strsignal(-code)})" if code < 0 else f"ended with exit code {code}"
         last = next((line for line in reversed(self._shown(rank).splitlines()) if line.strip()), "")
-        told = f"; its last line: {display.line(last)}" if last else ""
-        return f"{name} {how}, and this training with it{told}; retry it."
+        wrote = f"; its last line: {display.line(last)}" if last else ""
+        return f"{name} {how}, and this training with it{wrote}; retry it."
 
     def _shown(self, rank: int) -> str:
         return log(self.folder, rank).read_text("utf-8", "replace")[-MOST_LOG:]

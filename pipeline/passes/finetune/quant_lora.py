@@ -165,9 +165,9 @@ def train_along(task: dict[str, Any], ranks: Ranks) -> None:
 
     `task` has the model and the pass as JSON, and the `precision`.
     """
-    told = task["pass"]
+    given = task["pass"]
     config = QuantLora.generate_config(
-        AcceleratorSpec(**told["accelerator"]), told["config"], disable_search=True
+        AcceleratorSpec(**given["accelerator"]), given["config"], disable_search=True
     )
     model = ModelConfig.model_validate(task["model"]).create_model()
     with shared_cores(ranks.count):

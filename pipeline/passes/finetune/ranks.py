@@ -65,9 +65,9 @@ class Ranks:
 
     def agree(self, answer: bool) -> bool:
         """The first process's answer. Raises Lost."""
-        told = torch.tensor([float(answer)], device=_device())
-        self.from_first([told])
-        return bool(told.item())
+        number = torch.tensor([float(answer)], device=_device())
+        self.from_first([number])
+        return bool(number.item())
 
     def union(self, numbers: set[int], most: int) -> set[int]:
         """The numbers, less than `most`, that any process has. Raises Lost."""
