@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sized
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,8 +85,11 @@ class QuantLora(LoRA):
             return self._train(model, config, output_model_path, numbers, ALONE)
         emit(message=f"Starting a process for each of {len(gpus)} GPUs", progress=0.02)
         task = {"model": model.to_json(), "pass": self.to_json(check_object=True), "numbers": numbers}
-        with further.started(checkpoints, gpus, task) as others, shared_cores(len(gpus)):
-            ranks = Ranks(0, len(gpus), others.folder, others.meet)
+        with (
+            further.started(checkpoints, gpus, task) as others,
+            shared_cores(len(gpus)),
+            closing(Ranks(0, len(gpus), others.folder, others.meet)) as ranks,
+        ):
             return self._train(model, config, output_model_path, numbers, ranks)
 
     def _train(

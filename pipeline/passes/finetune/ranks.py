@@ -76,6 +76,14 @@ class Ranks:
         self.add_up([has])
         return set(torch.nonzero(has).flatten().tolist())
 
+    def close(self) -> None:
+        """Leave the others without waiting for them. NCCL would wait when this process ends, for good if they
+        have ended first.
+        """
+        group = self.__dict__.pop("_group", None)
+        if group is not None:
+            group.abort()
+
     @torch.no_grad()
     def _together(self, call: str, tensors: Sequence[torch.Tensor]) -> None:
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
