@@ -39,6 +39,7 @@ CROWDED = "{} models were pulled already, as many as may be kept; remove one tha
 AGAIN = "Pull again: it resumes."
 AGAIN_BASE = "Download it again: it resumes."
 PERCENT = re.compile(r"(\d{1,3})%")  # in messages about a base model in Azure
+KEY = re.compile(r"[A-Za-z0-9._-]+")  # one from a browser may be anything; this is no path
 _begun: list[subprocess.Popen[bytes]] = []  # kept until they end, so that none stays a zombie
 Facts = dict[str, Any]  # key, uri, name, version, login, tags, status, message, error, progress, and bytes
 
@@ -61,8 +62,11 @@ def listed(home: Path) -> list[Facts]:
 
 
 def facts(home: Path, key: str) -> Facts | None:
-    """The facts of a pull; None if there was none. Its status is like that of a stage."""
-    known = _read(home, key)
+    """The facts of a pull; None if there was none. Its status is like that of a stage.
+
+    Only its own file is read: whoever asks often must not make others' be read each time.
+    """
+    known = _read(home, key) if KEY.fullmatch(key) else None
     if known is not None and known["status"] == RUNNING and not locks.held(_beside(home, key, "lock")):
         known = _read(home, key)  # it may have ended meanwhile and reported it
         if known is not None and known["status"] == RUNNING:

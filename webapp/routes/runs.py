@@ -155,13 +155,16 @@ async def retry(request: Request, run: str) -> JSONResponse:
 @router.get("/scorecards/{group}.json")
 async def score(group: str) -> JSONResponse:
     """A scorecard as far as it is measured."""
-    return JSONResponse(await watch().other(f"scorecard {group}", lambda: _score(group)), headers=NEW)
+    rows = await watch().scorecard(group)
+    if not rows:
+        raise HTTPException(404, f"{display.line(group)}: no such scorecard")
+    return JSONResponse(await threads.run(threads.LOOKUPS, _score, group, rows), headers=NEW)
 
 
 @router.get("/pulled/{key}.json")
 async def pulled_facts(key: str) -> JSONResponse:
     """Progress of a pull, in the form of a stage."""
-    return JSONResponse(await watch().other(f"pulled {key}", lambda: _pulled(key)), headers=NEW)
+    return JSONResponse(await threads.run(threads.LOOKUPS, _pulled, key), headers=NEW)
 
 
 @router.post("/pulled/{key}/cancel")
@@ -196,16 +199,13 @@ def _run(run: str) -> Run:
         raise HTTPException(404, str(error)) from None
 
 
-def _score(group: str) -> dict[str, Any]:
-    rows = scorecard.rows(store(), group)
-    if not rows:
-        raise HTTPException(404, f"{group}: no such scorecard")
+def _score(group: str, rows: list[scorecard.Row]) -> dict[str, Any]:
     return views.scorecard(rows, best_ways.of(group, rows))
 
 
 def _pulled(key: str) -> dict[str, Any]:
-    """The facts of a listed pull. No path comes from the URL."""
-    known = next((known for known in pulls.listed(store().home) if known["key"] == key), None)
+    """The facts of a pull."""
+    known = pulls.facts(store().home, key)
     if known is None:
         raise HTTPException(404, f"{display.line(key)}: no such model was pulled")
     names = ("message", "progress", "bytes_done", "bytes_total", "eta_seconds")

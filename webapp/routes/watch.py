@@ -8,14 +8,15 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, Generic, TypeVar
 
 from pipeline import settings
 from pipeline.publish import zip_file
-from pipeline.runs import estimate
+from pipeline.runs import estimate, scorecard
+from pipeline.runs.scorecard import Row
 from pipeline.stages import events
 from pipeline.store import Store, device_locks
 from pipeline.store.run import EVENTS, PROCESS, QUEUED, RUNNING, Run, StageRun
@@ -23,6 +24,7 @@ from pipeline.store.turns import Waiting
 from pipeline.system import clock
 from pipeline.system.files import to_json
 from webapp.home import known_run, store
+from webapp.threads import LOOKUPS
 
 RUN_SECONDS = 0.15  # maximum age of a cached view: of one run,
 LIST_SECONDS = 1.0  # of all runs,
@@ -59,7 +61,7 @@ class Watch:
         self._queues: Remembered[bytes] = Remembered(QUEUE_SECONDS)
         self._positions: Remembered[dict[str, tuple[int, Waiting]]] = Remembered(QUEUE_SECONDS)
         self._histories: Remembered[list[Run]] = Remembered(0.0)
-        self._others: Remembered[Any] = Remembered(RUN_SECONDS)
+        self._scorecards: Remembered[dict[str, list[Row]]] = Remembered(LIST_SECONDS)
         self._facts: dict[Path, events.Newest] = {}
         self._threads = ThreadPoolExecutor(THREADS, "watch")
 
@@ -79,10 +81,20 @@ class Watch:
         """Whether the queue is paused, the running jobs, and the first waiting runs in order, as JSON."""
         return await self._queues.shared("", self._queue, self._threads)
 
-    async def other(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Anything else that pages poll, under a name of its own. Raises what `make` raises."""
-        found: dict[str, Any] = await self._others.shared(name, make, self._threads)
-        return found
+    async def scorecard(self, group: str) -> list[Row]:
+        """The rows of a scorecard, none if there is no such one.
+
+        All are read together, apart from what else is polled: a name that somebody made up costs no look of
+        its own. One that nobody knows may just have been queued, so it is looked for once more, which all
+        who wait for theirs share.
+        """
+        for refresh in (False, True):
+            known = await self._scorecards.shared(
+                "", lambda: scorecard.every(self.store), LOOKUPS, refresh=refresh
+            )
+            if group in known:
+                return known[group]
+        return []
 
     def history(self, deleted: bool) -> list[Run]:
         """The newest runs as they are now, or the deleted ones; read once for all who ask meanwhile."""
@@ -179,17 +191,30 @@ class Remembered(Generic[T]):
         _, made, value = self._values.get(name, (0.0, 0.0, None))
         return value if time.monotonic() - made < self.seconds else None
 
-    async def shared(self, name: str, make: Callable[[], T], threads: ThreadPoolExecutor) -> T:
-        """The value, made in one of the threads if needed: once, however many wait for it."""
+    async def shared(
+        self, name: str, make: Callable[[], T], threads: ThreadPoolExecutor, *, refresh: bool = False
+    ) -> T:
+        """The value, made in one of the threads if needed: once, however many wait for it.
+
+        With `refresh` it is made after this call started.
+        """
         found = self.fresh(name)
-        if found is not None:
+        if found is not None and not refresh:
             return found
-        loop = asyncio.get_running_loop()
-        making = self._making.get(name)
-        if making is None or making.get_loop() is not loop:
-            making = self._making[name] = loop.run_in_executor(threads, self.get, name, make)
+        making = self._current(name)
+        if refresh and making is not None:
+            await asyncio.wait([making])  # it may have begun before; who else waits may begin the next one
+            making = self._current(name)
+        if making is None:
+            work = partial(self.get, name, make, refresh=refresh)
+            making = self._making[name] = asyncio.get_running_loop().run_in_executor(threads, work)
             making.add_done_callback(lambda done: self._made(name, done))
         return await asyncio.shield(making)  # a canceled request must not cancel it for the others
+
+    def _current(self, name: str) -> asyncio.Future[T] | None:
+        """The value that is being made for this event loop."""
+        making = self._making.get(name)
+        return making if making is not None and making.get_loop() is asyncio.get_running_loop() else None
 
     def _made(self, name: str, done: asyncio.Future[T]) -> None:
         if self._making.get(name) is done:

@@ -4,7 +4,6 @@ for a dropdown."""
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
@@ -30,7 +29,6 @@ from webapp.home import known_run
 
 Choices = list[tuple[str, str]]
 REGISTRY, PULLED = "registry/", "pulled/"  # prefixes of values that are not ids of runs
-KEY = re.compile(r"[A-Za-z0-9._-]{1,240}")  # of a pulled model: no path
 
 
 def data(home: Path) -> Choices:
@@ -182,8 +180,7 @@ def run_behind(store: Store, chosen: str) -> Run | None:
     run = chosen
     if chosen.startswith(PULLED):
         key = chosen.removeprefix(PULLED)
-        # Its own file only: whoever types asks at each letter, and others' tags are in each of them.
-        known = pulls.facts(store.home, key) if KEY.fullmatch(key) else None
+        known = pulls.facts(store.home, key)
         run = str(known["tags"].get("run") or "none") if known else "none"
     elif chosen.startswith(REGISTRY):
         versions = targets.PUBLISHERS["local"].versions(store.home)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import zipfile
 
@@ -8,11 +9,15 @@ import pytest
 import yaml
 from starlette.testclient import TestClient
 
+from docs.make_reference import our_routes
 from pipeline import settings
+from pipeline.runs import pulls
+from pipeline.store import Store
 from pipeline.store.run import CANCELED, FAILED
 from tests.helpers import planted
 from tests.helpers.lab import until
 from webapp.app import create
+from webapp.routes import watch
 
 
 @pytest.mark.parametrize(
@@ -190,3 +195,36 @@ def test_a_scorecard_is_told_as_far_as_it_is_measured(client, store):
     until(lambda: client.get(f"/scorecards/{group}.json").json()["ended"], "a look that is new")
     told = client.get(f"/scorecards/{group}.json").json()
     assert told["table"]["rows"][2][-1] == "quantize: It broke."
+
+
+def test_a_scorecard_that_was_queued_just_now_is_known(client, store, monkeypatch):
+    """Although what is known of all of them may be a second old: the page asks once for one that is not."""
+    monkeypatch.setattr(watch.watch()._scorecards, "seconds", 60)
+    assert client.get("/scorecards/nope.json").status_code == 404
+    assert client.get(f"/scorecards/{planted.scorecard(store)}.json").status_code == 200
+
+
+def test_a_name_that_somebody_made_up_costs_no_look_at_all_that_there_is(client, store, home, monkeypatch):
+    """Whatever is asked about it, or how many such names: each look at all runs takes others' time."""
+    planted.finished(store)
+    (home / "pulled").mkdir()
+    for number in range(5):
+        (home / "pulled" / f".one-{number}.json").write_text(f'{{"key": "one-{number}", "status": "failed"}}')
+    looks, names = [], 10
+    all_runs, read = Store.list, pulls._read
+    monkeypatch.setattr(
+        Store, "list", lambda *given, **more: looks.append("runs") or all_runs(*given, **more)
+    )
+    monkeypatch.setattr(pulls, "_read", lambda *given: looks.append("pull") or read(*given))
+    monkeypatch.setattr(watch.watch()._scorecards, "seconds", 60)
+    asked = [(method, route.path) for route in our_routes() for method in route.methods if "{" in route.path]
+    assert ("GET", "/scorecards/{group}.json") in asked
+    assert ("GET", "/pulled/{key}.json") in asked
+    for method, path in asked:
+        before = len(looks)
+        for number in range(names):
+            client.request(method, re.sub(r"{\w+}", f"nobody-{number}", path), json={})
+        spent = looks[before:]
+        assert spent.count("pull") <= names, f"{method} {path} reads others' pulls"
+        # Those of scorecards share theirs: see test_watch.
+        assert "scorecards" in path or spent.count("runs") <= 2, f"{method} {path} reads all runs"

@@ -87,6 +87,44 @@ def test_the_place_of_a_waiting_run_costs_one_look_at_the_queue_for_all(store, h
     assert made.look_now(runs[4], refresh=True).status["ahead"] == 0
 
 
+def test_names_of_scorecards_that_somebody_made_up_share_their_looks(store, home, monkeypatch):
+    group = planted.scorecard(store)
+    made, listed, all_runs = watch.Watch(store), [], store.list
+    monkeypatch.setattr(store, "list", lambda: listed.append(1) or all_runs())
+    monkeypatch.setattr(made._scorecards, "seconds", 60)
+
+    async def ask():
+        names = (f"scorecard-{number}" for number in range(20))
+        return await asyncio.gather(*(made.scorecard(name) for name in (*names, group)))
+
+    *unknown, rows = asyncio.run(ask())
+    assert (unknown, [row.algorithm for row in rows]) == ([[]] * 20, ["rtn", "awq", "gptq"])
+    assert len(listed) <= 3
+
+
+def test_what_must_be_new_begins_after_who_waits_for_it_came():
+    """Several who come while it is made share the next one."""
+    kept, makes, first, go = watch.Remembered(60), [], threading.Event(), threading.Event()
+
+    def make():
+        makes.append(len(makes))
+        first.set()
+        assert go.wait(60)
+        return makes[-1]
+
+    async def ask(pool):
+        early = asyncio.create_task(kept.shared("a", make, pool))
+        assert await asyncio.to_thread(first.wait, 60)
+        late = [asyncio.create_task(kept.shared("a", make, pool, refresh=True)) for _ in range(20)]
+        await asyncio.sleep(0)  # all have come
+        go.set()
+        return await early, {await one for one in late}, await kept.shared("a", make, pool)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert asyncio.run(ask(pool)) == (0, {1}, 1)
+    assert makes == [0, 1]
+
+
 def test_the_history_is_as_it_is_now(store, home):
     run = planted.queued(store)
     made = watch.Watch(store)
