@@ -24,12 +24,13 @@ import time
 import traceback
 from collections.abc import Generator, Iterator
 from contextlib import suppress
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 from pipeline import settings
 from pipeline.errors import InputError, LabError, sentence
-from pipeline.inputs.data import telling
+from pipeline.inputs.data import datasets, telling
 from pipeline.store import scratch
 from pipeline.system import files, own_process
 from pipeline.system.peak_memory import memory_now
@@ -40,7 +41,7 @@ BRIEF_SECONDS = 2.0  # after which a question counts as a long one,
 LONG = 12  # of which there are so many at a time
 SHARE = 3  # of these places, for questions that name a share
 OLD_SECONDS = 15.0  # after which a long one makes room for another
-MOST_SECONDS = 600.0
+MOST_SECONDS = 600.0  # for one question; see `disk.QUIET`
 LOOK_SECONDS = 0.5  # how long `ask` may be silent
 PIECE = 1 << 16
 LONGEST_ANSWER = 1 << 26  # bytes
@@ -103,6 +104,7 @@ def ask(function: str, given: dict[str, Any], share: str = "") -> Generator[str,
     other, so that they keep few of the places that wait for them. Raises what it does of InputError, LabError
     and OSError, what `own_process.still_wanted` does, and LabError if there is no place or it has to be left.
     """
+    _note_use(given, f"{settings.home() / 'datasets'}/")
     if not _state.open:
         return (yield from _named(function)(**given))
     process = _taken(share)
@@ -121,6 +123,19 @@ def ask(function: str, given: dict[str, Any], share: str = "") -> Generator[str,
         raise LabError(process.why_it_ended())
     finally:
         _left(process, again)
+
+
+def _note_use(given: Any, kept: str) -> None:
+    """Note that the datasets of the home `kept` that a question names, however deep, are used.
+
+    Each question does: an event asks several one after the other, of which each may take MOST_SECONDS.
+    """
+    if isinstance(given, str):
+        if given.startswith(kept) and ".." not in Path(given).parts:  # a browser may have named it
+            datasets.use(Path(given))
+    elif isinstance(given, dict | list):
+        for one in given.values() if isinstance(given, dict) else given:
+            _note_use(one, kept)
 
 
 class _Process:

@@ -28,6 +28,7 @@ from pipeline.errors import InputError
 from pipeline.inputs.data.hub import fetching_rows
 from pipeline.inputs.models import starter_package
 from pipeline.publish.checks import CHECKED
+from pipeline.runs import check_pool
 from pipeline.runs.data import data_card
 from pipeline.stages import artifacts
 from pipeline.store import Store, scratch
@@ -41,7 +42,9 @@ DAY = 86400.0
 YOUNG = 3600.0
 ASIDE = ".gone"
 DATASETS = "datasets"
-QUIET = 300.0  # seconds in which nobody used a dataset before it makes room for others
+# Seconds in which nobody used a dataset before it makes room for others. Use is noted as work begins, so it
+# has to count for as long as any piece of work may take, and a little more.
+QUIET = check_pool.MOST_SECONDS + 60.0
 AT_ONCE = 50  # folders that are renamed while the store is held
 MEASURED = "measured"  # by results of exports: what evaluations of theirs measured (`known_rows`)
 LOCKED = ("artifacts", MEASURED)  # whose folders are locked by those who use them
@@ -210,12 +213,6 @@ def datasets_make_room(home: Path, most: int) -> bool:
 def _missing(kept: Path, most: int) -> int:
     """How many datasets there are too many for one more."""
     return sum(map(_visible_files, _folders(kept))) - most + 1
-
-
-def use(dataset: Path) -> None:
-    """Note that somebody works with a dataset, which makes no room then. When it was written stays known."""
-    with suppress(OSError):  # one of the samples, which may be anybody's
-        os.utime(dataset, ns=(time.time_ns(), dataset.stat().st_mtime_ns))
 
 
 def _visible_files(folder: Path) -> int:

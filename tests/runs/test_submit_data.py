@@ -7,10 +7,11 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from pipeline import settings
 from pipeline.errors import InputError, LabError
 from pipeline.inputs.data import datasets
 from pipeline.publish import card
-from pipeline.runs import disk, submit
+from pipeline.runs import check_pool, disk, submit
 from pipeline.runs.data import prepare_data
 from pipeline.runs.preflight import fitting
 from pipeline.stages import recipe
@@ -283,7 +284,7 @@ def test_as_many_datasets_are_kept_as_may(
     assert submit.keep_dataset(store.home, settings.SAMPLES / "travel.jsonl").is_file(), "samples always can"
     assert all(path.is_file() for path in kept)
     plant(store, data=kept[0])
-    for path, seconds in zip(kept, (4000, 500, 900), strict=True):
+    for path, seconds in zip(kept, (4000, 700, 900), strict=True):
         aged(path, seconds)
     submit.keep_dataset(store.home, numbered(4))
     assert [path.is_file() for path in kept] == [True, False, False]
@@ -296,10 +297,33 @@ def test_who_works_with_a_dataset_keeps_it(
     monkeypatch.setattr(submit, "MOST_DATASETS", 2)
     kept = [aged(submit.keep_dataset(store.home, numbered(number)), 900 - number) for number in range(2)]
     written = kept[0].stat().st_mtime_ns
-    disk.use(kept[0])
+    datasets.use(kept[0])
     submit.keep_dataset(store.home, numbered(2))
     assert [path.is_file() for path in kept] == [True, False]
     assert kept[0].stat().st_mtime_ns == written
+
+
+def read_again(path: str, more: dict[str, Any]) -> Generator[str, None, float]:
+    """Asked by the next test, as `check_pool` asks; how long ago the dataset was used when it begins."""
+    yield "one"
+    return time.time() - Path(path).stat().st_atime
+
+
+def test_what_a_question_reads_is_in_use_for_as_long_as_it_may_take(
+    store: Store, numbered: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep's check goes on for minutes without reading its rows again, and an event asks several times."""
+    monkeypatch.setattr(submit, "MOST_DATASETS", 3)
+    kept = [aged(submit.keep_dataset(store.home, numbered(n)), 9000 - n) for n in range(3)]
+    deep = {"recipes": [{"evaluate": {"data": str(kept[1])}}], "other": f"{kept[0]}\0", "none": None}
+    outside = f"{store.home}/datasets/../datasets/{kept[2].parent.name}/{kept[2].name}"
+    asked = {"path": str(kept[0]), "more": {**deep, "text": outside}}
+    assert check_pool.answer(f"{__name__}:read_again", asked) < 600
+    for used in kept[:2]:  # as it is when the question has taken all the time that it may
+        began = time.time() - check_pool.MOST_SECONDS
+        os.utime(used, (began, used.stat().st_mtime))
+    submit.keep_dataset(store.home, numbered(3))
+    assert [path.is_file() for path in kept] == [True, True, False]
 
 
 def test_what_is_in_use_is_freed_by_nobody(store: Store, numbered: Callable[..., Path]) -> None:
@@ -307,7 +331,7 @@ def test_what_is_in_use_is_freed_by_nobody(store: Store, numbered: Callable[...,
     kept = aged(submit.keep_dataset(store.home, numbered(1)), 2 * disk.DAY)
     disk.look_at(kept, new=True)
     aged(kept.with_name(disk.LOOKED_AT), 2 * disk.DAY)
-    disk.use(kept)
+    datasets.use(kept)
     assert disk.unused(store).datasets == disk.collect(store).datasets == disk.tidy_prompts(store) == []
     aged(kept, 2 * disk.DAY)
     assert disk.tidy_prompts(store) == ["1.jsonl"]

@@ -20,7 +20,7 @@ from pipeline.inputs.data.hub import dataset_id
 from pipeline.inputs.models import about
 from pipeline.inputs.models.catalogue import CATALOGUE
 from pipeline.publish import targets
-from pipeline.runs import disk, pulls
+from pipeline.runs import pulls
 from pipeline.store import Store
 from pipeline.store.run import DONE, Run
 from pipeline.system import capacity
@@ -50,7 +50,7 @@ def known_data(home: Path, chosen: str | None) -> Path:
         raise InputError("data: fetch a dataset of the hub on the Data tab; then it can be chosen here")
     if not has_data(home, chosen):
         raise InputError("data: this dataset is not in the lab; upload it on the Data tab")
-    disk.use(Path(chosen))
+    datasets.use(Path(chosen))
     return Path(chosen)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import time
 from collections import deque
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -217,6 +220,12 @@ def one_prompt(path: Path, template: templates.Template) -> bool:
     except (InputError, OSError):
         return False
     return seen is not None
+
+
+def use(dataset: Path) -> None:
+    """Note that somebody works with a dataset, which makes no room then. When it was written stays known."""
+    with suppress(OSError, ValueError):  # one of the samples, which may be anybody's, or the name of no file
+        os.utime(dataset, ns=(time.time_ns(), dataset.stat().st_mtime_ns))
 
 
 def kept_sha256(copy: Path) -> str:

@@ -16,6 +16,7 @@ import gradio as gr
 from pipeline import display, settings
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.evaluation.fewest import LEAST_ROWS
+from pipeline.inputs.data import datasets
 from pipeline.inputs.options import describe
 from pipeline.runs import disk, submit
 from pipeline.runs.data import prepare_data
@@ -51,7 +52,7 @@ def known(chosen: str | None) -> str:
     if not choices.has_data(store().home, chosen):
         where = ".".join(KEY)
         raise InputError(f"{where}: this file is not in the lab; upload it, or choose held-out rows")
-    disk.use(Path(chosen))
+    datasets.use(Path(chosen))
     return chosen
 
 
