@@ -78,7 +78,7 @@ LIBRARIES = """
 | variable | what it does |
 | --- | --- |
 | `HF_TOKEN` | Token for the Hugging Face Hub; it takes precedence over `hf auth login` |
-| `HF_HOME`, `HF_HUB_CACHE` | Where models of the Hub are cached |
+| `HF_HOME`, `HF_HUB_CACHE` | The Hub's own cache: read where the Hub cannot be reached, never filled |
 | `HF_HUB_OFFLINE` | `1`: take models from that cache only |
 | `AZURE_TENANT_ID`, `AZURE_CLIENT_ID`, `AZURE_CLIENT_SECRET` | A service principal: login `environment` |
 | `ARM_CLOUD_METADATA_URL` | Addresses of an Azure cloud other than the public one |

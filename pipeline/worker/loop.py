@@ -298,7 +298,8 @@ class Worker:
         from pipeline.stages import artifacts
 
         artifacts.sweep(self.store.home)
-        shutil.rmtree(job.folder / "work", ignore_errors=True)
+        for made in ("work", "small"):
+            shutil.rmtree(job.folder / made, ignore_errors=True)
 
     def stop(self, *_: Any) -> None:
         """Stop after this step; running stages continue."""

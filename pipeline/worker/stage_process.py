@@ -240,14 +240,18 @@ def _tried(job: StageJob, watch: Watch) -> Path:
         if ahead and warm.affordable():
             warm.prepare(job.stage)
 
-    files = hub_models.without_weights(job.model, job.home, _tell)
+    small = job.folder / "small"
     alike = warm.can_fork() and all(
         warm.serves(dataclasses.asdict(options)) for options in job.recipe.stages().values()
     )
-    probe.require(
-        job.home, job.recipe, Path(job.run.data), files, job.folder / "work", meanwhile,
-        partial(warm.fork_trial, trial.main) if alike else None,
-    )  # fmt: skip
+    try:
+        files = hub_models.without_weights(job.model, job.home, small, _tell)
+        probe.require(
+            job.home, job.recipe, Path(job.run.data), files, job.folder / "work", meanwhile,
+            partial(warm.fork_trial, trial.main) if alike else None,
+        )  # fmt: skip
+    finally:
+        shutil.rmtree(small, ignore_errors=True)
     watch.begin()
     return base_models.materialize(job.model, job.home, _tell)
 

@@ -189,7 +189,9 @@ def test_whatever_a_recipe_names_can_be_asked_after(store: Store, model: str) ->
     assert isinstance(cached_models._named(model, store.home), str)
 
 
-def test_private_models_are_for_the_page_only_if_the_operator_says_so(hub: FakeHub, home: Path) -> None:
+def test_private_models_are_for_the_page_only_if_the_operator_says_so(
+    hub: FakeHub, home: Path, tmp_path: Path
+) -> None:
     files: Tree = {"config.json": json.dumps(CONFIG).encode(), "tokenizer_config.json": b"{}"}
     commits = {name: hub.put(f"org/{name}", files, private=name == "secret") for name in ("open", "secret")}
     assert answered("org/open") == commits["open"]
@@ -201,7 +203,10 @@ def test_private_models_are_for_the_page_only_if_the_operator_says_so(hub: FakeH
     assert answered("org/secret", hub_login=True) == commits["secret"]
     hub.faults.append(Fault("GET /api/models", 503))
     pinned = f"org/secret@{commits['secret']}"
-    assert answered(pinned) == hub_models.UNREACHABLE  # though the hub's cache has it now
+    cached = tmp_path / "hf" / "hub" / "models--org--secret" / "snapshots" / commits["secret"]
+    cached.mkdir(parents=True)
+    (cached / "config.json").write_text(json.dumps(CONFIG))
+    assert answered(pinned) == hub_models.UNREACHABLE  # though the hub's cache has it
     assert answered(pinned, hub_login=True) == commits["secret"]
 
 

@@ -54,7 +54,9 @@ def answering(store, export: Path, name: str, sign: int) -> str:
 def training(store) -> str:
     """Queue a run that fine-tunes the starter for long, as one whose small copy was tried before."""
     chosen = recipe.load(settings.SAMPLES / "travel.yaml", CHANGES)
-    files = hub_models.without_weights(base_models.resolve(chosen.model), store.home, lambda _: None)
+    files = hub_models.without_weights(
+        base_models.resolve(chosen.model), store.home, store.home / "small", lambda _: None
+    )
     walk, _ = probe.keys(chosen, files)
     (store.home / probe.PROBES).mkdir(exist_ok=True)
     write_whole(store.home / probe.PROBES / f"{walk}.json", {"model": chosen.model})

@@ -87,6 +87,7 @@ def download(model: str, revision: str, folder: Path, patterns: Iterable[str], r
         remotes = listed(info.siblings, patterns)
         if not any(remote.name.endswith(".safetensors") for remote in remotes):
             raise LabError(f"{model} has no .safetensors files; other weight formats can carry code.")
+        _room(folder, remotes)
         bring(model, revision, remotes, folder, report)
     except LabError:
         raise
@@ -99,12 +100,14 @@ def download(model: str, revision: str, folder: Path, patterns: Iterable[str], r
 def bring(
     name: str, revision: str, remotes: list[Remote], folder: Path, report: Report, kind: str = "model"
 ) -> None:
-    """Put files of a repository, of a model or a dataset, into a folder. Raises what the client raises."""
+    """Put files of a repository, of a model or a dataset, into a folder that has room for them.
+
+    Raises what the client raises.
+    """
     from huggingface_hub.utils import logging
 
     # Its warnings have signed addresses in them.
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    _room(folder, remotes, kind)
     meter = Meter(report, sum(remote.size for remote in remotes))
     for remote in remotes:
         _fetch(name, revision, remote, folder, meter, kind)
@@ -136,13 +139,13 @@ def of_this_machine(error: Exception) -> bool:
     )
 
 
-def _room(folder: Path, remotes: list[Remote], kind: str) -> None:
+def _room(folder: Path, remotes: list[Remote]) -> None:
     """Raise LabError where the disk has no room for what is still to come."""
     needed = sum(remote.size - _there(folder, remote) for remote in remotes)
     free = shutil.disk_usage(folder).free
     if needed + SPARE > free:
         raise LabError(
-            f"The {kind} needs {display.size(needed)} more of disk, and {display.size(free)} are free; remove"
+            f"The model needs {display.size(needed)} more of disk, and {display.size(free)} are free; remove"
             " models that you no longer need, or free space another way, and try again."
         )
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import tokenizers
 
 from pipeline import settings
 from pipeline.errors import InputError, LabError
-from pipeline.inputs.models import base_models, hub_download, hub_models, starter_package
+from pipeline.inputs.models import base_models, hub_download, starter_package
 from pipeline.inputs.prompts.templates import Chat
 from pipeline.system import own_process
 from tests.helpers.lab import write_safetensors
@@ -314,48 +313,6 @@ class TestHub:
         target = base_models.materialize(model, home, lambda _: None)
         assert (seen, target) == ([[], ["config.json"]], home / "models" / "org--name-0123456789ab")
         assert base_models.materialize(model, home, pytest.fail) == target
-
-    def test_its_small_files_come_alone(
-        self, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        hub = pytest.importorskip("huggingface_hub")
-        model = base_models.Model("org/name", "hub", COMMIT, {}, None)
-        asked: list[tuple[str, str, list[str]]] = []
-
-        def download(name: str, *, revision: str, allow_patterns: list[str]) -> str:
-            asked.append((name, revision, allow_patterns))
-            return str(tmp_path)
-
-        monkeypatch.setattr(hub, "snapshot_download", download)
-        assert hub_models.without_weights(model, home, pytest.fail) == tmp_path
-        ((name, revision, patterns),) = asked
-        assert (name, revision) == ("org/name", COMMIT)
-        wanted = ("config.json", "tokenizer.json", "tokenizer.model", "chat_template.jinja", "merges.txt")
-        assert all(any(fnmatch(file, pattern) for pattern in patterns) for file in wanted)
-        weights = ("model.safetensors", "model-00001-of-00002.safetensors", "pytorch_model.bin")
-        assert not any(fnmatch(file, pattern) for file in weights for pattern in patterns)
-        model.folder(home).mkdir(parents=True)
-        assert hub_models.without_weights(model, home, pytest.fail) == model.folder(home), (
-            "once it is all here"
-        )
-        assert len(asked) == 1
-
-    def test_where_they_cannot_be_had_the_whole_is_fetched(
-        self, home: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        hub = pytest.importorskip("huggingface_hub")
-
-        def broken(*args: Any, **kwargs: Any) -> None:
-            raise ConnectionError("the line broke")
-
-        def download(name: str, revision: str, folder: Path, *rest: Any) -> None:
-            folder.mkdir()
-            (folder / "model.safetensors").touch()
-
-        monkeypatch.setattr(hub, "snapshot_download", broken)
-        monkeypatch.setattr(hub_download, "download", download)
-        model = base_models.Model("org/name", "hub", "0123456789abcdef", {}, None)
-        assert hub_models.without_weights(model, home, lambda _: None) == model.folder(home)
 
 
 class TestTokenizerFolder:
