@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -17,6 +18,7 @@ import pytest
 
 from pipeline import settings
 from pipeline.errors import LabError, sentence
+from pipeline.inputs.models.base_models import Model
 from pipeline.runs import submit
 from pipeline.stages import artifacts, events, execute, finetune, optimize, quantize, recipe
 from pipeline.stages.context import Artifact, Context, Results
@@ -25,7 +27,8 @@ from pipeline.store.run import COST, DONE, FAILED, PREFLIGHT, Run
 from pipeline.system import checksums, clock, hardware, locks
 from pipeline.worker import loop, probe, stage_process
 from pipeline.worker.job import lives
-from tests.helpers.lab import until
+from tests.helpers import fake_hub
+from tests.helpers.lab import CONFIG, until
 
 Execute = Callable[[Any, Any, Context], Results]
 
@@ -66,6 +69,27 @@ def carry_out(
 
 def refuse(*_: Any) -> Results:
     pytest.fail("this stage should have been reused")
+
+
+def test_small_files_of_a_hub_model_go_after_the_trial(
+    store: Store, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"config.json": json.dumps(CONFIG).encode(), "tokenizer_config.json": b"{}"}
+    seen: list[Path] = []
+
+    def refused(*given: Any) -> None:
+        seen.extend(given[3].iterdir())
+        raise LabError("This cannot be done.")
+
+    monkeypatch.setattr(probe, "require", refused)
+    with fake_hub.served(tmp_path, monkeypatch) as hub:
+        commit = hub.put("org/tiny", files, private=False)
+        job = stage_process.StageJob.of(store, store.get(run), "quantize")
+        job = dataclasses.replace(job, model=Model("org/tiny", "hub", commit, CONFIG, None))
+        with pytest.raises(LabError, match="cannot be done"):
+            stage_process._tried(job, stage_process.Watch(0.0))
+    assert sorted(path.name for path in seen) == sorted(files)
+    assert not any(path.exists() or path.parent.exists() for path in seen)
 
 
 def test_a_stage_leaves_its_result_and_its_events(
