@@ -1,7 +1,7 @@
 """A process that shows rows as the ids that training reads, and those that an exported folder would read.
 
-`python -m pipeline.exports.row_tokens FOLDER`, where a model's tokenizer files are, answers questions, one a
-line: {path, template, chat, where, line, most}, as `row_view` asks, by a line with what `shown` gives, or
+`python -m pipeline.exports.row_tokens FOLDER DATA`, where a model's tokenizer files and datasets are, answers
+questions, one a line: {path, template, chat, where, line, most}, as `row_view` asks, by a line with what `shown` gives, or
 {"problems"} or {"error"}. A tokenizer, a template and a dataset may be hostile: the process has limits, and
 ends when it takes too long, or nobody asks for a while.
 """
@@ -19,6 +19,7 @@ from typing import Any
 from pipeline import display, settings
 from pipeline.errors import InputError, LabError, reason
 from pipeline.exports import serving_ids
+from pipeline.inputs import confined
 from pipeline.inputs.data import lengths, one_row
 from pipeline.inputs.prompts import templates, training_ids
 from pipeline.system.files import to_json
@@ -206,8 +207,8 @@ def answer(answers: Answers, question: dict[str, Any]) -> dict[str, Any]:
         return {"problems": [f"{display.plain(question['path'])}: cannot be read ({error.strerror})"]}
 
 
-def main(folder: Path) -> None:
-    """Answer questions until the other side ends."""
+def main(folder: Path, data: Path) -> None:
+    """Answer questions on datasets in the folder `data` until the other side ends."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(SECONDS)
     settings.quiet_this_process()
@@ -217,6 +218,7 @@ def main(folder: Path) -> None:
     from transformers import AutoTokenizer
 
     lengths.limit()
+    confined.to([folder, data, Path(tempfile.gettempdir())])
     answers = Answers(AutoTokenizer.from_pretrained(folder, trust_remote_code=False), folder)
     while True:
         signal.alarm(IDLE_SECONDS)
@@ -228,4 +230,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -91,7 +91,8 @@ def close() -> None:
 
 
 def _asked(folder: Path, question: dict[str, Any], whose: str) -> dict[str, Any]:
-    process = _taken(folder)
+    folders = folder, Path(question["path"]).parent
+    process = _taken(folders)
     good = False
     try:
         assert process.stdin is not None
@@ -104,7 +105,7 @@ def _asked(folder: Path, question: dict[str, Any], whose: str) -> dict[str, Any]
     except ValueError:
         raise LabError(f"The tokenizer of {whose} cannot be used, or takes too long for this row.") from None
     finally:
-        _left(folder, process, good)
+        _left(folders, process, good)
 
 
 def _line(process: subprocess.Popen[bytes]) -> bytes:
@@ -128,10 +129,11 @@ def _line(process: subprocess.Popen[bytes]) -> bytes:
     return bytes(received)
 
 
-def _taken(folder: Path) -> subprocess.Popen[bytes]:
-    """A process for a tokenizer's folder: the one that is kept, or a new one. Raises Busy."""
+def _taken(folders: tuple[Path, Path]) -> subprocess.Popen[bytes]:
+    """A process for the folders of a tokenizer and of a dataset: the one that is kept, or a new one, which
+    reads no others. Raises Busy."""
     with _changing:
-        kept = _idle.pop(folder, None)
+        kept = _idle.pop(folders, None)
         if kept is not None and kept.poll() is None:
             _processes[kept] = time.monotonic()
             return kept
@@ -143,7 +145,7 @@ def _taken(folder: Path) -> subprocess.Popen[bytes]:
             _make_room()
         temporary = tempfile.mkdtemp(prefix="olive-lab-")
         process = own_process.start(
-            ["-m", "pipeline.exports.row_tokens", os.fspath(folder)],
+            ["-m", "pipeline.exports.row_tokens", *map(os.fspath, folders)],
             {**settings.bare_environment(), "HF_HUB_OFFLINE": "1", "TMPDIR": temporary},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -163,11 +165,11 @@ def _make_room() -> None:
     oldest.kill()
 
 
-def _left(folder: Path, process: subprocess.Popen[bytes], good: bool) -> None:
+def _left(folders: tuple[Path, Path], process: subprocess.Popen[bytes], good: bool) -> None:
     """Keep a process for the next question, or end it."""
     with _changing:
-        if good and folder not in _idle and process not in _ending:
-            _idle[folder] = process
+        if good and folders not in _idle and process not in _ending:
+            _idle[folders] = process
         else:
             _end(process)
 
@@ -188,4 +190,4 @@ _changing = threading.Lock()
 _processes: dict[subprocess.Popen[bytes], float] = {}  # with when each was last asked
 _temporary: dict[subprocess.Popen[bytes], str] = {}  # where each has temporary files
 _ending: set[subprocess.Popen[bytes]] = set()  # those of them that had to make room
-_idle: dict[Path, subprocess.Popen[bytes]] = {}
+_idle: dict[tuple[Path, Path], subprocess.Popen[bytes]] = {}

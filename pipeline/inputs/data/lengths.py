@@ -24,6 +24,7 @@ from pathlib import Path
 
 from pipeline import settings
 from pipeline.errors import Busy, LabError
+from pipeline.inputs import confined
 from pipeline.inputs.data.many.bits import Bits
 from pipeline.inputs.prompts.templates import Rendered
 from pipeline.system import own_process
@@ -294,6 +295,7 @@ def _main(folder: Path) -> int:
     from pipeline.inputs.prompts import training_ids
 
     limit()
+    confined.to([folder])
     stop = json.loads(sys.stdin.buffer.readline())
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     ends = training_ids.end_tokens(tokenizer, folder, stop)
