@@ -1,9 +1,9 @@
 """A process that shows rows as the ids that training reads, and those that an exported folder would read.
 
 `python -m pipeline.exports.row_tokens FOLDER DATA`, where a model's tokenizer files and datasets are, answers
-questions, one a line: {path, template, chat, where, line, most}, as `row_view` asks, by a line with what `shown` gives, or
-{"problems"} or {"error"}. A tokenizer, a template and a dataset may be hostile: the process has limits, and
-ends when it takes too long, or nobody asks for a while.
+questions, one a line: {path, template, chat, where, line, most}, as `row_view` asks, by a line with what
+`shown` gives, or {"problems"} or {"error"}. A tokenizer, a template and a dataset may be hostile: the process
+has limits, and ends when it takes too long, or nobody asks for a while.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pipeline.errors import InputError, LabError, reason
 from pipeline.exports import serving_ids
 from pipeline.inputs import confined
 from pipeline.inputs.data import lengths, one_row
+from pipeline.inputs.models import contents
 from pipeline.inputs.prompts import templates, training_ids
 from pipeline.system.files import to_json
 
@@ -215,11 +216,11 @@ def main(folder: Path, data: Path) -> None:
     out = sys.stdout
     sys.stdout = sys.stderr  # what libraries print must not get between the answers
     sys.modules["torch"] = None  # type: ignore[assignment]  # half of the time and memory, and not needed
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer  # noqa: F401  # the limits are for what is read
 
     lengths.limit()
     confined.to([folder, data, Path(tempfile.gettempdir())])
-    answers = Answers(AutoTokenizer.from_pretrained(folder, trust_remote_code=False), folder)
+    answers = Answers(contents.tokenizer_of(folder), folder)
     while True:
         signal.alarm(IDLE_SECONDS)
         line = sys.stdin.buffer.readline()

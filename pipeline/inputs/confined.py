@@ -9,6 +9,7 @@ landlock.html), and most systems switch on.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import site
 import struct
@@ -40,7 +41,7 @@ def to(given: Iterable[Path]) -> bool:
     if rules < 0:
         return False
     try:
-        for path in {*_python(), *(each for path in given for each in _with_links(path))}:
+        for path in {*_python(), *itertools.chain.from_iterable(map(_with_links, given))}:
             _allow(call, rules, path)
         own_process.prctl(_NO_NEW_PRIVILEGES, 1)
         return not call(_RESTRICT_SELF, rules, 0)

@@ -19,12 +19,12 @@ from olive.data.config import DataConfig
 from olive.data.constants import IGNORE_INDEX
 from olive.data.registry import Registry
 from torch.utils.data import Dataset
-from transformers import AutoTokenizer
 
 from pipeline.errors import InputError
 from pipeline.inputs.data import datasets
 from pipeline.inputs.data.sampling import spread
 from pipeline.inputs.models import architectures
+from pipeline.inputs.models.contents import tokenizer_of
 from pipeline.inputs.prompts import model_template, templates, training_ids
 from pipeline.inputs.prompts.training_ids import end_tokens, require_known
 from pipeline.passes import new_rows
@@ -104,7 +104,7 @@ class Rows(Dataset[tuple[dict[str, torch.Tensor], torch.Tensor]]):
         self.template = template
         self.max_length = max_length
         self.loss_on = loss_on
-        self.tokenizer = tokenizer or AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        self.tokenizer = tokenizer or tokenizer_of(folder)
         self.vocabulary = _vocabulary(folder)
         self.ends = end_tokens(self.tokenizer, folder, template.stop)
         self.cut: set[int] = set()

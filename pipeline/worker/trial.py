@@ -20,7 +20,7 @@ from pipeline import display, settings
 from pipeline.errors import ANY_SMALLER, INTERNAL, LabError, expected
 from pipeline.exports.contract import SUFFIX
 from pipeline.inputs.data.card import leaks
-from pipeline.inputs.models import architectures, base_models, config_faults
+from pipeline.inputs.models import architectures, base_models, config_faults, contents
 from pipeline.inputs.prompts import conversations, model_template, templates, training_ids
 from pipeline.stages import events, quantize, recipe
 from pipeline.stages.all_stages import STAGES, about
@@ -103,11 +103,11 @@ class Walk:
     def _check_config(self) -> None:
         """Let transformers read the config. Raises LabError if it does not know the model."""
         self._at("config")
-        from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+        from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
         kind = self.config.get("model_type")
         try:
-            found = AutoConfig.from_pretrained(self.files, trust_remote_code=False)
+            found = contents.config_of(self.files)
         except Exception as error:
             if expected(error):
                 raise
@@ -213,10 +213,8 @@ def check_tokenizer(files: Path, folder: Path | None, vocabulary: int | None) ->
 
     With `folder`, write it there as the export does and have the runtime read it.
     """
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(files, trust_remote_code=False)
+        tokenizer = contents.tokenizer_of(files)
     except Exception as error:
         if expected(error):
             raise

@@ -26,6 +26,7 @@ from pipeline import settings
 from pipeline.errors import Busy, LabError
 from pipeline.inputs import confined
 from pipeline.inputs.data.many.bits import Bits
+from pipeline.inputs.models import contents
 from pipeline.inputs.prompts.templates import Rendered
 from pipeline.system import own_process
 from pipeline.system.files import to_json
@@ -290,14 +291,14 @@ def _main(folder: Path) -> int:
     if not _watched():
         return 0
     sys.modules["torch"] = None  # type: ignore[assignment]  # half of the time and memory, and not needed
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer  # noqa: F401  # the limits are for what is read
 
     from pipeline.inputs.prompts import training_ids
 
     limit()
     confined.to([folder])
     stop = json.loads(sys.stdin.buffer.readline())
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    tokenizer = contents.tokenizer_of(folder)
     ends = training_ids.end_tokens(tokenizer, folder, stop)
     for line in sys.stdin.buffer:
         texts = [Rendered(prompt, full) for prompt, full in json.loads(line)]

@@ -25,7 +25,7 @@ from pipeline import display, settings
 from pipeline.errors import InputError, LabError, NotHere
 from pipeline.inputs import azure_workspace
 from pipeline.inputs.azure_address import parse
-from pipeline.inputs.models import config_faults, starter_package
+from pipeline.inputs.models import config_faults, contents, starter_package
 from pipeline.inputs.prompts.model_template import chat_template
 from pipeline.inputs.prompts.templates import Chat
 from pipeline.system import files, hardware, locks, own_process
@@ -172,8 +172,13 @@ def materialize(
     that takes time, `measure` how far a download from the hub is. Raises LabError.
     """
     target = model.folder(home)
-    if model.kind == "folder":
-        return target
+    if model.kind != "folder":
+        _materialize(model, target, report, measure)
+    contents.require(target)
+    return target
+
+
+def _materialize(model: Model, target: Path, report: Callable[[str], None], measure: Report | None) -> None:
     with locks.locked(target.with_name(f".{target.name}.lock")):
         if _is_of_another(target, model):
             raise LabError(
@@ -181,7 +186,7 @@ def materialize(
                 " first (Base models on the Lab tab, or `models remove`)."
             )
         if target.is_dir():
-            return target
+            return
         part = target.with_name(f"{target.name}.part")
         mark(target, model)
         if model.kind == "starter":
@@ -193,7 +198,6 @@ def materialize(
             report(f"Downloading {model.id}")
             _download(model, part, measure or _in_words(model, report))
         part.replace(target)
-    return target
 
 
 def mark(folder: Path, model: Model | None = None) -> None:
@@ -238,8 +242,13 @@ def tokenizer_folder(model: Model, home: Path) -> Path:
     Raises LabError with the reason why there is none.
     """
     folder = model.folder(home)
-    if (folder / TOKENIZER).is_file():
-        return folder
+    if not (folder / TOKENIZER).is_file():
+        folder = _tokenizer_alone(model, home, folder)
+    contents.require(folder)
+    return folder
+
+
+def _tokenizer_alone(model: Model, home: Path, folder: Path) -> Path:
     if folder.is_dir():
         raise LabError(
             f"{model.id} has no {TOKENIZER}; put the tokenizer's files there, or name another model."
@@ -335,9 +344,12 @@ def read_config(path: Path) -> tuple[dict[str, Any], Chat | None]:
     if wrong:
         raise LabError(wrong)
     try:
-        return config, chat_template(path)
+        chat = chat_template(path)
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise LabError(f"its tokenizer_config.json cannot be read ({error})") from None
+    if wrong := contents.of_small_files(path):
+        raise LabError(wrong)
+    return config, chat
 
 
 def _read_json(path: Path) -> Any:

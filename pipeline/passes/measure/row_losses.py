@@ -16,6 +16,7 @@ from pipeline.evaluation.measured import Measured, MeasuredRows
 from pipeline.exports import generation, token_losses
 from pipeline.inputs.data import datasets
 from pipeline.inputs.data.sampling import spread
+from pipeline.inputs.models.contents import tokenizer_of
 from pipeline.inputs.prompts import training_ids
 from pipeline.passes.measure.kept_lines import KeptLines
 from pipeline.passes.measure.known.known_rows import Known
@@ -71,9 +72,7 @@ class Losses:
     @cached_property
     def tokenizer(self) -> Any:
         """The folder's tokenizer."""
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
+        return tokenizer_of(self.folder)
 
     def rows(
         self,

@@ -32,9 +32,9 @@ from builders import base as builders_base  # type: ignore[import-not-found]
 from loaders import base as loader  # type: ignore[import-not-found]
 from loaders import quant_model
 from loaders.olive import OliveModel  # type: ignore[import-not-found]
-from transformers import AutoConfig, AutoTokenizer
 
 from pipeline.exports import serving_ids
+from pipeline.inputs.models import contents
 from pipeline.inputs.prompts import model_template, templates
 from pipeline.stages.events import emit
 from pipeline.passes.optimize import same_ids
@@ -100,7 +100,7 @@ class GenaiBuilder(ModelBuilder):
         checksums.begin(folder / f"{GRAPH}.data")  # no pass after this one changes it
         emit(message="ONNX graph written", progress=0.7)
         template = templates.parse(config.template, model_template.chat_template(Path(source)))
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = contents.tokenizer_of(source)
         _end_answers(folder, Path(source), template, tokenizer)
         add_app(folder, Path(source), config.template, template, tokenizer)
         others = [str(file) for file in folder.iterdir() if file.name not in (GRAPH, f"{GRAPH}.data")]
@@ -111,7 +111,7 @@ class GenaiBuilder(ModelBuilder):
 
 def asked_for(config: Any, folder: Path, provider: str) -> Types:
     """`types` for the pass's options and the checkpoint in a folder. Raises ValueError as it does."""
-    model = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    model = contents.config_of(folder)
     quantization = getattr(model, "quantization_config", None) or None
     precision = Precision(config.precision).value
     tied = bool(getattr(model, "tie_word_embeddings", False))
@@ -245,7 +245,7 @@ def add_app(
     `tokenizer` is that of `source`, if it is loaded already. Raises LabError if GenAI's tokenizer cannot be
     made to read them so.
     """
-    tokenizer = tokenizer or AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    tokenizer = tokenizer or contents.tokenizer_of(source)
     lab = {
         "template": text,
         **serving_ids.describe(folder, template, before(tokenizer)),

@@ -8,9 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from pipeline.exports import serving_ids
+from pipeline.inputs.models.contents import tokenizer_of
 from pipeline.inputs.prompts import lab_prompt, model_template, templates
 from pipeline.inputs.prompts.training_ids import WAY_OUT, prompt_ids
 
@@ -28,7 +27,7 @@ def require(
     Only tokenizer files, genai_config.json and lab.json are read; `tokenizer` is that of `source`, if it is
     loaded already. Raises LabError with an example.
     """
-    tokenizer = tokenizer or AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    tokenizer = tokenizer or tokenizer_of(source)
     prompts = serving_ids.load(exported)
     shipped = _shipped(exported, prompts.tokenizer)
     parsed = templates.parse(template, model_template.chat_template(source))

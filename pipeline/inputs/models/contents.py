@@ -1,0 +1,187 @@
+"""What the files of a model's folder say to the libraries that open it, looked at before any of them does.
+
+Anybody can publish a model, and libraries take values in its files for paths: a vocabulary that is a text,
+the name of a part of the weights. Such a value would bring files of this machine into a run. So every
+tokenizer and config of a folder is loaded here, and only after its files were looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pipeline import display
+from pipeline.errors import LabError
+from pipeline.inputs.models.config_faults import WAY_OUT
+
+CONFIG, TOKENIZER, TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenizer_config.json"
+WORDS = "vocab.json"  # of older tokenizers
+WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
+DEEPEST = 64  # mappings and lists in each other; real files have about ten
+LARGEST = {TOKENIZER: 1 << 26, WORDS: 1 << 26, INDEX: 1 << 26}  # bytes; real ones have up to half of that
+LARGEST_OTHER = 1 << 22
+SHARD = re.compile(r"\w[\w.+ -]{0,199}\.safetensors", re.ASCII)
+# Parameters of tokenizer, processor and model classes that are paths, or lead to one.
+PATHS = re.compile(
+    r"vocab|merges|spm|init_inputs|transformers_weights|audio_tokenizer_name_or_path"
+    r"|\w*_files?|\w*_spm|\w*_path|(mecab|sudachi|jumanpp)_kwargs"
+)
+# What old models carry of their maker's machine; transformers never reads it, or puts its own in its place.
+UNREAD = {"name_or_path", "_name_or_path", "model_name_or_path", "base_model_name_or_path"}
+UNREAD_OF_TOKENIZER = UNREAD | {"tokenizer_file", "special_tokens_map_file", "added_tokens_file"}
+
+
+def tokenizer_of(folder: Path | str) -> Any:
+    """The tokenizer of a model's folder, by transformers. Raises LabError, and whatever transformers does."""
+    from transformers import AutoTokenizer
+
+    require(Path(folder))
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+
+
+def config_of(folder: Path | str) -> Any:
+    """The config of a model's folder, by transformers. Raises LabError, and whatever transformers does."""
+    from transformers import AutoConfig
+
+    require(Path(folder))
+    return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+
+
+def require(folder: Path) -> None:
+    """Raise LabError with the first fault of a model's folder."""
+    if wrong := of_small_files(folder) or _of_file(folder / TOKENIZER):
+        raise LabError(f"This model cannot be loaded: {wrong}.")
+
+
+def of_small_files(folder: Path) -> str:
+    """The first fault of all but the tokenizer.json, as a sentence without its full stop; "" if none."""
+    wrong = next(filter(None, (_of_file(folder / name) for name in (*CHECKS, INDEX))), "")
+    return wrong or _of_weights(folder)
+
+
+def _of_weights(folder: Path) -> str:
+    """With weights there, transformers must find the safetensors: it would take pickles or an adapter."""
+    if (folder / ADAPTER).is_file():
+        return (
+            f"{ADAPTER} makes it an adapter; remove it in a copy of the folder, or choose another base model"
+        )
+    there = {path.name for path in folder.glob("*.safetensors")}
+    if not there or WEIGHTS in there:
+        return ""
+    if not (folder / INDEX).is_file():
+        return f"has neither {WEIGHTS} nor {INDEX}; {WAY_OUT}"
+    named = set(_read(folder / INDEX)["weight_map"].values())
+    return f"{INDEX}: {min(named - there)} is not there; {WAY_OUT}" if named - there else ""
+
+
+def _of_file(file: Path) -> str:
+    if not file.is_file():
+        return ""
+    stat = file.stat()
+    return _looked_at(file, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+@lru_cache(maxsize=256)
+def _looked_at(file: Path, size: int, *_changed: int) -> str:
+    """The fault of a file; it is read again only once it has changed."""
+    most = LARGEST.get(file.name, LARGEST_OTHER)
+    if size > most:
+        return f"{file.name} is larger than any real one ({display.size(most)}); {WAY_OUT}"
+    try:
+        content = _read(file)
+    except (ValueError, MemoryError):
+        return f"{file.name} is not valid JSON; {WAY_OUT}"
+    except RecursionError:
+        content = None
+    found = [] if content is None else _mappings(content)
+    if not found:
+        return f"{file.name} is nested deeper than any real one; {WAY_OUT}"
+    if not isinstance(content, dict):
+        return f"{file.name} is not a mapping; {WAY_OUT}"
+    if wrong := {**CHECKS, INDEX: _of_index, TOKENIZER: _of_tokenizer}[file.name](found):
+        return f"{file.name}: {wrong}"
+    return ""
+
+
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text("utf-8"))
+
+
+def _mappings(content: Any) -> list[Any]:
+    """The mappings in a file, itself first whatever it is; [] if they are nested too deeply."""
+    found, level = [content], [content] if isinstance(content, dict | list) else []
+    for _ in range(DEEPEST):
+        inner = (one for outer in level for one in (outer.values() if isinstance(outer, dict) else outer))
+        level = [one for one in inner if isinstance(one, dict | list)] if level else []
+        found += [one for one in level if isinstance(one, dict)]
+    return [] if level else found
+
+
+def _of_settings(found: list[dict[str, Any]], unread: set[str] = UNREAD) -> str:
+    for settings in found:
+        for key, value in settings.items():
+            if isinstance(value, str | list | dict) and value and key not in unread and PATHS.fullmatch(key):
+                return (
+                    f"{display.short(key)} names a file, which is not opened; make it null in a copy of the"
+                    " folder, or choose another base model"
+                )
+    return ""
+
+
+def _of_tokenizer_config(found: list[dict[str, Any]]) -> str:
+    return _of_settings(found[:1], UNREAD_OF_TOKENIZER) or _of_settings(found[1:])
+
+
+def _of_special_tokens(found: list[dict[str, Any]]) -> str:
+    """transformers passes on every entry, even over what it has put there itself."""
+    for key in found[0]:
+        if not key.endswith(("_token", "_tokens")):
+            return f"{display.short(key)} is not the name of a token; {WAY_OUT}"
+    return ""
+
+
+def _of_words(found: list[dict[str, Any]]) -> str:
+    for token, number in found[0].items():
+        if type(number) is not int:
+            return f"{display.short(token)} is not given a number; {WAY_OUT}"
+    return ""
+
+
+def _of_tokenizer(found: list[Mapping[str, Any]]) -> str:
+    model = found[0].get("model", {})
+    if not isinstance(model, dict):
+        return f"model is not a mapping; {WAY_OUT}"
+    if not isinstance(model.get("vocab"), dict | list | None):
+        return f"model.vocab is neither a mapping nor a list; {WAY_OUT}"
+    if not isinstance(model.get("merges"), list | None):
+        return f"model.merges is not a list; {WAY_OUT}"
+    return ""
+
+
+def _of_index(found: list[Mapping[str, Any]]) -> str:
+    names = found[0].get("weight_map")
+    if not isinstance(names, dict) or not names:
+        return f"weight_map is not a mapping; {WAY_OUT}"
+    if not isinstance(found[0].get("metadata"), dict):
+        return f"metadata is not a mapping; {WAY_OUT}"
+    for name in names.values():
+        if not (isinstance(name, str) and SHARD.fullmatch(name)):
+            return f"weight_map names {display.value(name)}, not a .safetensors file of the folder; {WAY_OUT}"
+    return ""
+
+
+CHECKS: dict[str, Callable[[list[Any]], str]] = {
+    CONFIG: _of_settings,
+    TOKENIZER_CONFIG: _of_tokenizer_config,
+    "special_tokens_map.json": _of_special_tokens,
+    "added_tokens.json": _of_words,
+    WORDS: _of_words,
+    "generation_config.json": _of_settings,
+    "processor_config.json": _of_settings,
+    "preprocessor_config.json": _of_settings,
+    "video_preprocessor_config.json": _of_settings,
+}

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import settings
+from pipeline.errors import InputError, LabError
+from pipeline.inputs.models import base_models, contents
+from tests.helpers.lab import CONFIG, write_safetensors, write_tokenizer
+
+OUTSIDE = "/etc/hostname"  # any file there is on every machine
+# Of libraries that load what the lab itself made: the starter's own file, and a run's adapter.
+LOADED_ELSEWHERE = {
+    ("inputs/models/starter.py", "AutoTokenizer"),
+    ("inputs/models/starter.py", "AutoModelForCausalLM"),
+    ("passes/measure/parity.py", "PeftModel"),
+    ("passes/optimize/merge.py", "PeftModel"),
+    ("passes/optimize/merge.py", "LoraConfig"),
+}
+
+
+@pytest.fixture
+def folder(model_folder: Path, bytes_as_tokens: Path) -> Path:
+    """A model's folder with a tokenizer that can be loaded."""
+    return model_folder
+
+
+def put(folder: Path, name: str, content: Any) -> None:
+    (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def fault(folder: Path) -> str:
+    """What stands against a folder, the same from whoever would load from it."""
+    with pytest.raises(LabError) as caught:
+        contents.require(folder)
+    for load in (contents.tokenizer_of, contents.config_of):
+        with pytest.raises(LabError, match=re.escape(str(caught.value))):
+            load(folder)
+    model = base_models.Model(str(folder), "folder", "", {}, None)
+    for find in (
+        lambda: base_models.tokenizer_folder(model, folder),
+        lambda: base_models.materialize(model, folder, pytest.fail),
+    ):
+        with pytest.raises(LabError, match=re.escape(str(caught.value))):
+            find()
+    return str(caught.value)
+
+
+class TestFaults:
+    @pytest.mark.parametrize(
+        ("model", "expected"),
+        [
+            ({"type": "WordPiece", "vocab": OUTSIDE}, "model.vocab is neither a mapping nor a list"),
+            ({"type": "BPE", "vocab": {}, "merges": OUTSIDE}, "model.merges is not a list"),
+            (OUTSIDE, "model is not a mapping"),
+        ],
+    )
+    def test_a_tokenizer_with_a_path_in_it(self, folder: Path, model: Any, expected: str) -> None:
+        put(folder, "tokenizer_config.json", {"tokenizer_class": "BertTokenizer"})
+        put(folder, "tokenizer.json", {"model": model, "added_tokens": []})
+        assert f"tokenizer.json: {expected}; " in fault(folder)
+
+    @pytest.mark.parametrize("name", ["tokenizer_config.json", "config.json", "processor_config.json"])
+    @pytest.mark.parametrize(
+        "entry",
+        [
+            {"vocab": OUTSIDE},
+            {"vocab_file": OUTSIDE},
+            {"merges_file": OUTSIDE},
+            {"gguf_file": "x.gguf"},
+            {"source_spm": OUTSIDE},
+            {"init_inputs": [OUTSIDE]},
+            {"fast_tokenizer_files": ["tokenizer.4.0.0/../../x.json"]},
+            {"configuration_files": ["config.4.0.0/../../x.json"]},
+            {"transformers_weights": "adapter_model.bin"},
+            {"sp_model_kwargs": {"model_file": OUTSIDE}},
+            {"deep": [{"tokenizer_file": OUTSIDE}]},
+        ],
+    )
+    def test_a_setting_that_is_a_path(self, folder: Path, name: str, entry: dict[str, Any]) -> None:
+        put(folder, name, {**(CONFIG if name == "config.json" else {}), **entry})
+        assert re.search(f"{name}: \\w+ names a file, which is not opened; make it null", fault(folder))
+        with pytest.raises(InputError, match="names a file"):
+            base_models.resolve(str(folder))
+
+    def test_a_special_token_that_is_none(self, folder: Path) -> None:
+        """transformers puts these over the files that it has found."""
+        put(folder, "special_tokens_map.json", {"tokenizer_file": OUTSIDE})
+        assert "special_tokens_map.json: tokenizer_file is not the name of a token" in fault(folder)
+
+    @pytest.mark.parametrize("name", ["vocab.json", "added_tokens.json"])
+    @pytest.mark.parametrize("content", [OUTSIDE, {"a": OUTSIDE}])
+    def test_words_that_are_a_path(self, folder: Path, name: str, content: Any) -> None:
+        put(folder, name, json.dumps(content))
+        assert f"{name}{':' if isinstance(content, dict) else ' is'} " in fault(folder)
+
+    @pytest.mark.parametrize(
+        "shard",
+        [
+            "/etc/x.safetensors", "../x.safetensors", "a/x.safetensors", "a\\x.safetensors", "weights.txt",
+            ".x.safetensors", "x.safetensors\n", 1, [], None,
+        ],
+    )  # fmt: skip
+    def test_an_index_that_leads_out_of_the_folder_or_to_a_pickle(self, folder: Path, shard: Any) -> None:
+        put(folder, contents.INDEX, {"metadata": {}, "weight_map": {"w": shard}})
+        assert "not a .safetensors file of the folder" in fault(folder)
+        with pytest.raises(InputError, match="weight_map names"):
+            base_models.resolve(str(folder))
+
+    @pytest.mark.parametrize(
+        "index", [[], {}, {"weight_map": 1}, {"weight_map": []}, {"weight_map": {"w": "a"}}]
+    )
+    def test_an_index_of_another_kind(self, folder: Path, index: Any) -> None:
+        put(folder, contents.INDEX, index)
+        assert contents.INDEX in fault(folder)
+
+    def test_weights_that_transformers_would_not_choose(self, folder: Path) -> None:
+        (folder / contents.WEIGHTS).rename(folder / "other.safetensors")
+        put(folder, "pytorch_model.bin.index.json", {"weight_map": {"w": OUTSIDE}})
+        assert "has neither model.safetensors nor model.safetensors.index.json" in fault(folder)
+
+    def test_a_part_that_is_not_there(self, folder: Path) -> None:
+        (folder / contents.WEIGHTS).rename(folder / "a.safetensors")
+        index = {"metadata": {}, "weight_map": {"v": "a.safetensors", "w": "b.safetensors"}}
+        put(folder, contents.INDEX, index)
+        assert "model.safetensors.index.json: b.safetensors is not there" in fault(folder)
+
+    def test_an_adapter(self, folder: Path) -> None:
+        put(folder, "adapter_config.json", {"base_model_name_or_path": OUTSIDE})
+        assert "adapter_config.json makes it an adapter" in fault(folder)
+
+    @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", contents.INDEX])
+    @pytest.mark.parametrize("depth", [100, 900, 100_000])
+    def test_a_file_that_is_nested(self, folder: Path, name: str, depth: int) -> None:
+        put(folder, name, '{"a": ' + "[" * depth + "]" * depth + "}")
+        assert f"{name} is nested deeper than any real one" in fault(folder)
+
+    @pytest.mark.parametrize("text", ["{", "[]", '"x"', "1"])
+    def test_a_file_of_another_kind(self, folder: Path, text: str) -> None:
+        put(folder, "special_tokens_map.json", text)
+        assert "special_tokens_map.json is not" in fault(folder)
+
+    def test_a_file_that_is_too_large(self, folder: Path) -> None:
+        put(folder, "special_tokens_map.json", "{}" + " " * contents.LARGEST_OTHER)
+        assert "special_tokens_map.json is larger than any real one" in fault(folder)
+
+    def test_it_is_looked_at_again_once_it_has_changed(self, folder: Path) -> None:
+        contents.require(folder)
+        put(folder, "special_tokens_map.json", {"vocab": OUTSIDE})
+        fault(folder)
+        (folder / "special_tokens_map.json").unlink()
+        contents.require(folder)
+
+
+class TestWhatRealModelsHave:
+    def test_parts_of_weights_and_empty_settings(self, folder: Path) -> None:
+        (folder / contents.WEIGHTS).rename(folder / "model-00001-of-00001.safetensors")
+        index = {"metadata": {}, "weight_map": {"w": "model-00001-of-00001.safetensors"}}
+        put(folder, contents.INDEX, index)
+        put(folder, "config.json", {**CONFIG, "_name_or_path": "org/tiny"})
+        put(folder, "special_tokens_map.json", {"eos_token": "</s>", "additional_special_tokens": []})
+        put(folder, "tokenizer_config.json", {"vocab_file": None, "init_inputs": [], "sp_model_kwargs": {}})
+        contents.require(folder)
+
+    def test_paths_of_the_makers_machine_are_not_opened(self, folder: Path, tmp_path: Path) -> None:
+        """transformers puts its own in their place."""
+        other = tmp_path / "other"
+        other.mkdir()
+        words = json.loads(write_tokenizer(other / "tokenizer.json").read_text())
+        words["model"]["vocab"]["leaked"] = len(words["model"]["vocab"])
+        put(other, "tokenizer.json", words)
+        write_safetensors(other / contents.WEIGHTS, [1.0])
+        put(other, "special_tokens_map.json", {"eos_token": "leaked"})
+        put(other, "added_tokens.json", {"leaked": 999})
+        put(other, "config.json", {**CONFIG, "vocab_size": 7})
+        named = {
+            "name_or_path": str(other),
+            "tokenizer_file": str(other / "tokenizer.json"),
+            "special_tokens_map_file": str(other / "special_tokens_map.json"),
+            "added_tokens_file": str(other / "added_tokens.json"),
+        }
+        for kind in ("PreTrainedTokenizerFast", "LlamaTokenizer", "GPT2Tokenizer", "BertTokenizer"):
+            put(folder, "tokenizer_config.json", {"tokenizer_class": kind, **named})
+            assert "leaked" not in contents.tokenizer_of(folder).get_vocab()
+        names = {name: str(other) for name in contents.UNREAD}
+        put(folder, "config.json", {**CONFIG, **names})
+        config = contents.config_of(folder)
+        assert (config.vocab_size, config.name_or_path) == (CONFIG["vocab_size"], str(folder))
+
+
+def test_nothing_else_loads_from_a_models_folder() -> None:
+    root = settings.ROOT / "pipeline"
+    found = {
+        (str(path.relative_to(root)), name)
+        for path in root.rglob("*.py")
+        for name in re.findall(r"(\w+)\.from_pretrained\b", path.read_text("utf-8"))
+    }
+    own = {("inputs/models/contents.py", name) for name in ("AutoTokenizer", "AutoConfig")}
+    assert found == LOADED_ELSEWHERE | own
