@@ -147,7 +147,7 @@ def test_one_process_answers_row_after_row_and_faults_are_sentences(
 
 
 def test_a_tokenizer_that_cannot_be_used_is_a_sentence(tmp_path: Path, model: base_models.Model) -> None:
-    (Path(model.id) / "tokenizer.json").write_text("{")
+    (Path(model.id) / "tokenizer.json").write_text("{}")
     with pytest.raises(LabError, match=r"The tokenizer of .* cannot be used"):
         row_view.view(data(tmp_path, ROW), "chat", model, "line", 1, 4096)
     assert not row_view._processes

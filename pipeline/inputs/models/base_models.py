@@ -174,7 +174,7 @@ def materialize(
     target = model.folder(home)
     if model.kind != "folder":
         _materialize(model, target, report, measure)
-    contents.require(target)
+    contents.require_whole(target)
     return target
 
 
@@ -321,6 +321,8 @@ def _folder(path: Path) -> Model:
         config, chat = read_config(path)
     except LabError as error:
         raise InputError(f"{where}: {error}") from None
+    if wrong := contents.of_weights(path):
+        raise InputError(f"{where}: {wrong}")
     return Model(str(path), "folder", "", config, chat)
 
 

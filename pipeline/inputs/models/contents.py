@@ -57,20 +57,27 @@ def require(folder: Path) -> None:
         raise LabError(f"This model cannot be loaded: {wrong}.")
 
 
+def require_whole(folder: Path) -> None:
+    """`require`, of a folder that has its weights."""
+    require(folder)
+    if wrong := of_weights(folder):
+        raise LabError(f"This model cannot be loaded: {wrong}.")
+
+
 def of_small_files(folder: Path) -> str:
     """The first fault of all but the tokenizer.json, as a sentence without its full stop; "" if none."""
-    wrong = next(filter(None, (_of_file(folder / name) for name in (*CHECKS, INDEX))), "")
-    return wrong or _of_weights(folder)
-
-
-def _of_weights(folder: Path) -> str:
-    """With weights there, transformers must find the safetensors: it would take pickles or an adapter."""
     if (folder / ADAPTER).is_file():
-        return (
-            f"{ADAPTER} makes it an adapter; remove it in a copy of the folder, or choose another base model"
-        )
+        return f"has {ADAPTER}, so it is an adapter; choose the model that it was trained on"
+    return next(filter(None, (_of_file(folder / name) for name in (*CHECKS, INDEX))), "")
+
+
+def of_weights(folder: Path) -> str:
+    """Why transformers would not find the weights, and would look for pickles instead; "" if it does.
+
+    Of a folder whose small files have no fault.
+    """
     there = {path.name for path in folder.glob("*.safetensors")}
-    if not there or WEIGHTS in there:
+    if WEIGHTS in there:
         return ""
     if not (folder / INDEX).is_file():
         return f"has neither {WEIGHTS} nor {INDEX}; {WAY_OUT}"

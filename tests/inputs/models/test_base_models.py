@@ -301,7 +301,7 @@ class TestHub:
         def download(name: str, revision: str, folder: Path, patterns: list[str], report: Any) -> None:
             seen.append(sorted(p.name for p in folder.iterdir()) if folder.exists() else [])
             folder.mkdir(exist_ok=True)
-            (folder / "config.json").touch()
+            (folder / "config.json").write_text("{}")
             if len(seen) == 1:
                 raise ConnectionError("the line broke")
             (folder / "model.safetensors").touch()
@@ -347,7 +347,7 @@ class TestTokenizerFolder:
         model = base_models.resolve(str(model_folder))
         with pytest.raises(LabError, match=r"tiny-llama has no tokenizer\.json; put "):
             base_models.tokenizer_folder(model, home)
-        (model_folder / "tokenizer.json").touch()
+        (model_folder / "tokenizer.json").write_text("{}")
         assert base_models.tokenizer_folder(model, home) == model_folder
 
     def test_of_a_hub_model_it_is_taken_from_its_cache(

@@ -50,6 +50,17 @@ def fault(folder: Path) -> str:
     return str(caught.value)
 
 
+def weights_fault(folder: Path) -> str:
+    """What stands against a folder with weights; of some models only the small files are here."""
+    contents.require(folder)
+    model = base_models.Model(str(folder), "folder", "", {}, None)
+    with pytest.raises(LabError) as caught:
+        base_models.materialize(model, folder, pytest.fail)
+    with pytest.raises(InputError):
+        base_models.resolve(str(folder))
+    return str(caught.value)
+
+
 class TestFaults:
     @pytest.mark.parametrize(
         ("model", "expected"),
@@ -121,23 +132,26 @@ class TestFaults:
     def test_weights_that_transformers_would_not_choose(self, folder: Path) -> None:
         (folder / contents.WEIGHTS).rename(folder / "other.safetensors")
         put(folder, "pytorch_model.bin.index.json", {"weight_map": {"w": OUTSIDE}})
-        assert "has neither model.safetensors nor model.safetensors.index.json" in fault(folder)
+        assert "has neither model.safetensors nor model.safetensors.index.json; " in weights_fault(folder)
 
     def test_a_part_that_is_not_there(self, folder: Path) -> None:
         (folder / contents.WEIGHTS).rename(folder / "a.safetensors")
         index = {"metadata": {}, "weight_map": {"v": "a.safetensors", "w": "b.safetensors"}}
         put(folder, contents.INDEX, index)
-        assert "model.safetensors.index.json: b.safetensors is not there" in fault(folder)
+        assert "model.safetensors.index.json: b.safetensors is not there; " in weights_fault(folder)
 
     def test_an_adapter(self, folder: Path) -> None:
         put(folder, "adapter_config.json", {"base_model_name_or_path": OUTSIDE})
-        assert "adapter_config.json makes it an adapter" in fault(folder)
+        assert "has adapter_config.json, so it is an adapter" in fault(folder)
 
     @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", contents.INDEX])
     @pytest.mark.parametrize("depth", [100, 900, 100_000])
     def test_a_file_that_is_nested(self, folder: Path, name: str, depth: int) -> None:
         put(folder, name, '{"a": ' + "[" * depth + "]" * depth + "}")
         assert f"{name} is nested deeper than any real one" in fault(folder)
+        if name != "tokenizer.json":
+            with pytest.raises(InputError, match="is nested deeper than any real one"):
+                base_models.resolve(str(folder))
 
     @pytest.mark.parametrize("text", ["{", "[]", '"x"', "1"])
     def test_a_file_of_another_kind(self, folder: Path, text: str) -> None:
@@ -164,7 +178,7 @@ class TestWhatRealModelsHave:
         put(folder, "config.json", {**CONFIG, "_name_or_path": "org/tiny"})
         put(folder, "special_tokens_map.json", {"eos_token": "</s>", "additional_special_tokens": []})
         put(folder, "tokenizer_config.json", {"vocab_file": None, "init_inputs": [], "sp_model_kwargs": {}})
-        contents.require(folder)
+        contents.require_whole(folder)
 
     def test_paths_of_the_makers_machine_are_not_opened(self, folder: Path, tmp_path: Path) -> None:
         """transformers puts its own in their place."""
