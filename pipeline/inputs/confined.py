@@ -42,22 +42,22 @@ def to(given: Iterable[Path]) -> bool:
         return False
     try:
         for path in {*_python(), *itertools.chain.from_iterable(map(_with_links, given))}:
-            _allow(call, rules, path)
+            _allow(call, rules, path, _READ_FILE | _READ_DIR)
+        _allow(call, rules, settings.ROOT, _READ_DIR)  # where Python looks for our packages, by their names
         own_process.prctl(_NO_NEW_PRIVILEGES, 1)
         return not call(_RESTRICT_SELF, rules, 0)
     finally:
         os.close(rules)
 
 
-def _allow(call: ctypes._FuncPointer, rules: int, path: Path) -> None:
-    """Allow to read a path, if it is there, and all below it."""
+def _allow(call: ctypes._FuncPointer, rules: int, path: Path, access: int) -> None:
+    """Allow access to a path, if it is there, and all below it."""
     try:
         opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
         return
     try:
-        access = _READ_FILE | (_READ_DIR if path.is_dir() else 0)
-        rule = struct.pack("=Qi", access, opened)
+        rule = struct.pack("=Qi", access if path.is_dir() else access & _READ_FILE, opened)
         if call(_ADD_RULE, rules, _PATH_BENEATH, rule, 0):
             raise OSError(ctypes.get_errno(), "Landlock takes no rule for it", os.fspath(path))
     finally:
