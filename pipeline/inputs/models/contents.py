@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,10 @@ SHARD = re.compile(r"\w[\w.+ -]{0,199}\.safetensors", re.ASCII)
 # Parameters of tokenizer, processor and model classes that are paths, or lead to one.
 PATHS = re.compile(
     r"vocab|merges|spm|init_inputs|transformers_weights|audio_tokenizer_name_or_path"
-    r"|\w*_files?|\w*_spm|\w*_path|(mecab|sudachi|jumanpp)_kwargs"
+    r"|tokenizer_path|\w*_files?|\w*_spm|(mecab|sudachi|jumanpp)_kwargs"
 )
-# What old models carry of their maker's machine; transformers never reads it, or puts its own in its place.
-UNREAD = {"name_or_path", "_name_or_path", "model_name_or_path", "base_model_name_or_path"}
-UNREAD_OF_TOKENIZER = UNREAD | {"tokenizer_file", "special_tokens_map_file", "added_tokens_file"}
+# What old tokenizers carry of their maker's machine; transformers puts its own in its place, or reads none.
+UNREAD = {"tokenizer_file", "special_tokens_map_file", "added_tokens_file"}
 
 
 def tokenizer_of(folder: Path | str) -> Any:
@@ -128,7 +127,7 @@ def _mappings(content: Any) -> list[Any]:
     return [] if level else found
 
 
-def _of_settings(found: list[dict[str, Any]], unread: set[str] = UNREAD) -> str:
+def _of_settings(found: list[dict[str, Any]], unread: Set[str] = frozenset()) -> str:
     for settings in found:
         for key, value in settings.items():
             if isinstance(value, str | list | dict) and value and key not in unread and PATHS.fullmatch(key):
@@ -140,7 +139,7 @@ def _of_settings(found: list[dict[str, Any]], unread: set[str] = UNREAD) -> str:
 
 
 def _of_tokenizer_config(found: list[dict[str, Any]]) -> str:
-    return _of_settings(found[:1], UNREAD_OF_TOKENIZER) or _of_settings(found[1:])
+    return _of_settings(found[:1], UNREAD) or _of_settings(found[1:])
 
 
 def _of_special_tokens(found: list[dict[str, Any]]) -> str:

@@ -200,7 +200,7 @@ class TestWhatRealModelsHave:
         for kind in ("PreTrainedTokenizerFast", "LlamaTokenizer", "GPT2Tokenizer", "BertTokenizer"):
             put(folder, "tokenizer_config.json", {"tokenizer_class": kind, **named})
             assert "leaked" not in contents.tokenizer_of(folder).get_vocab()
-        names = {name: str(other) for name in contents.UNREAD}
+        names = dict.fromkeys(("name_or_path", "_name_or_path", "_model_name_or_path"), str(other))
         put(folder, "config.json", {**CONFIG, **names})
         config = contents.config_of(folder)
         assert (config.vocab_size, config.name_or_path) == (CONFIG["vocab_size"], str(folder))
