@@ -158,16 +158,16 @@ def test_where_all_places_are_taken_the_oldest_makes_room(
 ) -> None:
     monkeypatch.setattr(row_view, "MOST", 2)
     monkeypatch.setattr(row_view, "OLD_SECONDS", 600.0)
-    folder = Path(model.id)
-    first, second = (row_view._taken(folder) for _ in range(2))
+    folders = (Path(model.id), tmp_path)
+    first, second = (row_view._taken(folders) for _ in range(2))
     path = data(tmp_path, ROW)
     with pytest.raises(Busy, match="Many others look at rows just now"):
         row_view.view(path, "chat", model, "line", 1, 4096)
     monkeypatch.setattr(row_view, "OLD_SECONDS", 0.0)
     assert row_view.view(path, "chat", model, "line", 1, 4096)["line"] == 1
     assert (first.wait(60), second.poll()) == (-signal.SIGKILL, None)
-    row_view._left(folder, first, good=True)
-    row_view._left(folder, second, good=True)
+    row_view._left(folders, first, good=True)
+    row_view._left(folders, second, good=True)
     assert first not in row_view._processes
     assert not row_view._ending
 
