@@ -33,6 +33,7 @@ from pipeline.stages.costs.cost import Rows
 from pipeline.stages.recipe import Recipe, from_dict, redo
 from pipeline.store import Store, scratch
 from pipeline.store.queue import New
+from pipeline.store.records import require_short
 from pipeline.store.run import Run
 from pipeline.system import files
 from pipeline.worker import loop
@@ -236,7 +237,9 @@ def plan(store: Store, run: Run, to: str, options: Any) -> dict[str, Any]:
 
     Raises what the publisher's does, and LabError if no process can be asked.
     """
-    given = {"home": str(store.home), "run": run.id, "to": to, "options": dataclasses.asdict(options)}
+    wanted = dataclasses.asdict(options)
+    store.require_publishable(run.id, {"to": to, **wanted})
+    given = {"home": str(store.home), "run": run.id, "to": to, "options": wanted}
     found: dict[str, Any] = check_pool.answer("pipeline.publish.targets:planned", given, share="plans")
     return found
 
@@ -438,6 +441,8 @@ def check(recipe: Recipe, note: Say | None = None, prepared: Prepared | None = N
         problems += error.problems
     if problems or model is None or report is None:
         raise InputError(problems)
+    recorded = {"model": model.pinned, "columns": prepared.result(recipe)["columns"]}
+    require_short("The recipe", [{**recipe.to_dict(), **recorded}])  # so that nothing is made for it first
     if note is not None:
         for text in report.notes:
             note(text)

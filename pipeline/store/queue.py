@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
@@ -14,10 +15,10 @@ from typing import Any, NamedTuple
 from pipeline.errors import LabError
 from pipeline.store import run_file
 from pipeline.store.base import Base
-from pipeline.store.records import insert_run, insert_stage, inside
+from pipeline.store.records import insert_run, insert_stage, inside, require_short
 from pipeline.store.run import CANCELED, DONE, ENDED, PUBLISH, QUEUED, RETRYABLE, RUNNING
 from pipeline.store.turns import Waiting, in_turn
-from pipeline.system.files import to_json
+from pipeline.system.files import make_room, to_json
 
 MOVES = ("up", "down", "first", "last")
 ALL = ("any", "cpu")
@@ -65,7 +66,11 @@ class Queue(Base):
         return run
 
     def add_all(self, wanted: Sequence[New], owner: str = "") -> list[str]:
-        """Queue several runs, all or none; return their ids. Raises LabError for more than there may be."""
+        """Queue several runs, all or none; return their ids. Raises LabError for more than there may be, and
+        InputError for a recipe that is too long."""
+        for new in wanted:
+            require_short("The recipe", [new.recipe])
+        make_room(self.home, 0)
         folders: list[Path] = []
         try:
             with self._write() as db:
@@ -98,20 +103,24 @@ class Queue(Base):
         return run
 
     def add_publish(self, run: str, options: dict[str, Any]) -> str:
-        """Queue the publishing of a run's result; return the name of the new stage row. Raises LabError for
-        more than MOST_PUBLISHINGS: all that is said of a run has a part for each."""
+        """Queue the publishing of a run's result; return the name of the new stage row. Raises what
+        `require_publishable` does."""
         with self._write() as db:
-            rows = db.execute("SELECT position, name FROM stages WHERE run = ?", (run,)).fetchall()
-            count = sum(row["name"].split("-")[0] == PUBLISH for row in rows)
-            if count >= MOST_PUBLISHINGS:
-                raise LabError(OFTEN.format(MOST_PUBLISHINGS))
+            count = _publishings(db, run, options)
             name = f"{PUBLISH}-{count + 1}" if count else PUBLISH
-            insert_stage(db, run, max(row["position"] for row in rows) + 1, name, options)
+            last = db.execute("SELECT MAX(position) FROM stages WHERE run = ?", (run,)).fetchone()[0]
+            insert_stage(db, run, last + 1, name, options)
             facts = run_file.read(self.folder(run) / run_file.FILE)
             if facts is not None:  # runs of older versions have none
                 facts["stages"][name] = options
                 run_file.write(self.folder(run), facts)
         return name
+
+    def require_publishable(self, run: str, options: dict[str, Any]) -> None:
+        """Raise LabError for more than MOST_PUBLISHINGS: all that is said of a run has a part for each;
+        InputError where their options are too long together."""
+        with self._read() as db:
+            _publishings(db, run, options)
 
     def request_cancel(self, run: str) -> None:
         """Request a run's cancellation. A queued one ends at once; the worker ends a running one."""
@@ -359,6 +368,16 @@ def _require_room(db: sqlite3.Connection, waiting: int, runs: int = 0) -> None:
         raise LabError(CROWDED.format(there))
     if runs and db.execute("SELECT COUNT(*) FROM runs").fetchone()[0] + runs > MOST_RUNS:
         raise LabError(FULL.format(MOST_RUNS))
+
+
+def _publishings(db: sqlite3.Connection, run: str, options: dict[str, Any]) -> int:
+    """How many publishings a run has had, if one more with these options may follow."""
+    query = "SELECT options FROM stages WHERE run = ? AND name LIKE 'publish%'"
+    earlier = [json.loads(row["options"]) for row in db.execute(query, (run,))]
+    if len(earlier) >= MOST_PUBLISHINGS:
+        raise LabError(OFTEN.format(MOST_PUBLISHINGS))
+    require_short("This publishing, with the earlier ones of its run,", [*earlier, options])
+    return len(earlier)
 
 
 def _status(db: sqlite3.Connection, run: str) -> str:

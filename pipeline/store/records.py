@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import InputError
 from pipeline.store.run import QUEUED, Run, StageRun
 from pipeline.system.files import to_json
+
+# Bytes of a recipe, and of all options of a run's publishings: lists read those of a thousand runs.
+LONGEST = 32_000
+
+
+def require_short(what: str, given: Iterable[Mapping[str, Any]]) -> None:
+    """Raise InputError where a record would have more than LONGEST bytes of what people wrote into it."""
+    texts = (to_json(one, ensure_ascii=False).encode(errors="surrogatepass") for one in given)
+    if (size := sum(map(len, texts))) > LONGEST:
+        raise InputError(
+            f"{what} has {size:,} bytes, and a run keeps up to {LONGEST:,}; shorten its texts, paths and"
+            " names of columns"
+        )
 
 
 def inside(home: Path, path: str | Path) -> str:

@@ -12,7 +12,7 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.runs import submit
 from pipeline.stages import recipe
-from pipeline.store import Store
+from pipeline.store import Store, records
 from pipeline.store.run import PREFLIGHT, QUEUED
 from tests.helpers.submitting import problem
 
@@ -244,3 +244,12 @@ def test_what_a_run_takes_is_kept_in_its_folder(
     assert list(kept["stages"]) == ["quantize", "finetune", "optimize", "evaluate"]
     assert kept["passes"] == pytest.approx(60 * 4 / 18)
     assert kept["problems"] == []
+
+
+def test_a_recipe_that_is_too_long_for_a_record_is_refused_by_the_check(
+    store: Store, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "LONGEST", 500)
+    said = problem(store, recipe_file)
+    assert said.startswith("The recipe has ")
+    assert said.endswith("and a run keeps up to 500; shorten its texts, paths and names of columns")

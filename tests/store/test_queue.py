@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import LabError
+from pipeline.errors import InputError, LabError
 from pipeline.store import Store, queue
 from pipeline.store.run import DONE, QUEUED, RUNNING, Run
+from pipeline.system import files
 from pipeline.worker.loop import Worker
 from tests.helpers.planted import plant
 
@@ -280,6 +281,35 @@ class TestEnds:
         store.retry(runs[1])
         assert store.forget(runs[0], before=1e11)
         add(store, "three")
+
+
+class TestLongRecords:
+    """What people write is bounded for a whole record too: lists read a thousand of them."""
+
+    def test_nothing_is_queued_with_a_recipe_that_is_too_long(self, store: Store) -> None:
+        with pytest.raises(InputError, match=r"The recipe has 33,\d+ bytes, and a run keeps up to 32,000"):
+            plant(store, texts=["x" * 3_300] * 10)
+        with pytest.raises(InputError, match="The recipe has"):
+            plant(store, texts=["\N{GRINNING FACE}" * 4_000] * 2)  # bytes count, not letters
+        assert store.list() == []
+        assert list(store.runs.iterdir()) == []
+        plant(store, texts=["x" * 3_100] * 10)
+
+    def test_publishings_of_a_run_share_one_bound(self, store: Store, finished: Run) -> None:
+        long = {"to": "local", "name": "trips", "description": "\N{GRINNING FACE}" * 4_000}
+        store.add_publish(finished.id, long)
+        store.request_cancel(finished.id)
+        for ask in (store.require_publishable, store.add_publish):
+            with pytest.raises(InputError, match="publishing, with the earlier ones of its run, has 32,1"):
+                ask(finished.id, long)
+        store.add_publish(finished.id, {**long, "description": "short"})
+
+    def test_nothing_is_queued_on_a_disk_that_is_nearly_full(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(files, "KEPT_FREE", 1 << 60)
+        with pytest.raises(LabError, match="disk is nearly full"):
+            add(store, "one")
 
 
 def test_a_run_is_not_published_without_end(

@@ -14,8 +14,8 @@ from pipeline.inputs.data.formats import markers, plain_text
 from pipeline.inputs.data.formats.limits import Row
 
 PARTS = ("prompt", "response", "system")
-MOST_NAMES = 20  # that one part may join
-LONGEST_NAME = 1_000  # letters
+MOST_NAMES = 20  # in all: every run's record keeps them
+LONGEST_NAME = 200  # letters
 HOW = "write it as prompt=question,response=answer; a + joins several"
 SHORT = "is too short: plain text needs two words or more, the first of which are the prompt"
 # By name, the clearest first.
@@ -84,6 +84,10 @@ def parse(given: Any, where: str = "columns") -> Columns:
     if unknown:
         raise InputError(f"{where}.{display.short(unknown[0])}: unknown key; allowed: {', '.join(PARTS)}")
     found = Columns(**{part: _names(given.get(part), f"{where}.{part}") for part in PARTS})
+    if len(found.names) > MOST_NAMES:
+        raise InputError(
+            f"{where}: {len(found.names)} columns are too many; choose up to {MOST_NAMES} in all"
+        )
     for part in ("response", *["prompt"] * bool(found.system)):
         if not getattr(found, part):
             raise InputError(f"{where}.{part}: is missing; name a column, such as {where}: {{{part}: [a]}}")
@@ -146,7 +150,7 @@ def proposed(sample: Sequence[Row], names: Sequence[str]) -> tuple[Columns | Non
     if prompt is None or response is None:
         return None, False
     joined = [name for name in left if plain[name] in _JOINED and name not in (prompt, response)]
-    prompts = (prompt, *joined[: MOST_NAMES - 1]) if plain[prompt] in _ABOVE else (prompt,)
+    prompts = (prompt, *joined[: MOST_NAMES - 3]) if plain[prompt] in _ABOVE else (prompt,)
     return Columns(prompts, (response,), (system,) if system else ()), sure
 
 

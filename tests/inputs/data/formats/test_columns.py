@@ -101,5 +101,13 @@ def test_what_is_proposed_can_be_chosen() -> None:
     row = {"question": "a", "answer": "b", **{f"input{'!' * number}": "c" for number in range(40)}}
     found, _ = columns.proposed([row], list(row))
     assert found is not None
-    assert len(found.prompt) == columns.MOST_NAMES
+    assert len(found.names) == columns.MOST_NAMES - 1  # a system may be one more
     assert columns.parse(found.to_dict()) == found
+
+
+def test_what_a_record_keeps_of_columns_has_an_end() -> None:
+    many = [str(number) for number in range(columns.MOST_NAMES)]
+    with pytest.raises(InputError, match="21 columns are too many; choose up to 20 in all"):
+        columns.parse({"prompt": many, "response": ["answer"]})
+    with pytest.raises(InputError, match=r"columns\.response"):
+        columns.parse({"prompt": ["question"], "response": ["x" * (columns.LONGEST_NAME + 1)]})
