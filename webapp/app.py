@@ -276,8 +276,8 @@ def _tabs(sample: gr.Button, problems: gr.HTML) -> tuple[data.Data, lab.Lab, run
 
 def arrive(request: gr.Request) -> tuple[Any, ...]:
     """What a page shows first: the run and tab in its address, else the running run, else the form."""
-    found = store().list(200)
-    active = [run.id for run in found if run.status not in ENDED]
+    found = store().newest(200)
+    active = [run for run, status in found if status not in ENDED]
     run = request.query_params.get("run") or next(reversed(active), "")
     tab = request.query_params.get("tab")
     if tab not in TABS:

@@ -27,10 +27,7 @@ def known_run(named: object, among: Store | None = None) -> Run:
         raise InputError("run: choose a run from the list")
     if len(named) > LONGEST_ID or not named.isprintable():
         raise InputError("run: this is not the id of a run")
-    found = (among or store()).get(named)
-    if found.id != named:
-        raise InputError(f"{named}: no such run")
-    return found
+    return (among or store()).get(named, whole=True)
 
 
 @lru_cache(maxsize=8)

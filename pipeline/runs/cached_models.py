@@ -67,9 +67,9 @@ def listed(store: Store) -> list[Cached]:
     folder = store.home / FOLDER
     names = sorted({path.name.removesuffix(PART) for path in folder.glob("[!.]*") if _real(path)})
     used: dict[str, float] = {}
-    for run in store.list():
-        name = _named(str(run.recipe.get("model", "")), store.home)
-        used[name] = max(used.get(name, 0.0), run.created)
+    for model, created in store.models().items():
+        name = _named(model, store.home)
+        used[name] = max(used.get(name, 0.0), created)
     users = _users(store.inventory(models=True).models, store.home)
     found = [
         Cached(

@@ -130,15 +130,14 @@ def recipe(base: Recipe, algorithm: str, group: str) -> Recipe:
 
 def rows(store: Store, group: str) -> list[Row]:
     """What is measured so far, in the order the algorithms were asked for."""
-    return _rows([run for run in store.list() if run.recipe.get("group") == group])
+    return _rows([run for run in store.list(group=group) if run.recipe.get("group") == group])
 
 
 def every(store: Store) -> dict[str, list[Row]]:
     """The rows of all scorecards by group, the newest first."""
     runs: dict[str, list[Run]] = {}
-    for run in store.list():
-        if (group := str(run.recipe.get("group", ""))).startswith(PREFIX):
-            runs.setdefault(group, []).append(run)
+    for run in store.list(group=PREFIX):
+        runs.setdefault(run.recipe["group"], []).append(run)
     return {group: _rows(found) for group, found in runs.items()}
 
 

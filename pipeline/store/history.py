@@ -16,6 +16,15 @@ from pipeline.store.records import run_of, stages_of
 from pipeline.store.run import ENDED, QUEUED, RUNNING, Run
 from pipeline.system.files import to_json
 
+# Which runs a list has: those with an artifact of a kind, published to somewhere, of groups that begin so.
+SUCH = (
+    "EXISTS (SELECT 1 FROM stages, json_each(stages.artifacts) AS made WHERE run = runs.id"
+    " AND stages.status = 'done' AND json_extract(made.value, '$.kind') = ?)",
+    "EXISTS (SELECT 1 FROM stages WHERE run = runs.id AND stages.status = 'done'"
+    " AND stages.name LIKE 'publish%' AND json_extract(options, '$.to') = ?)",
+    "instr(json_extract(recipe, '$.group'), ?) = 1",
+)
+
 
 @dataclass(frozen=True)
 class Inventory:
@@ -32,34 +41,53 @@ class Inventory:
 class History(Base):
     """Runs as they were recorded."""
 
-    def get(self, run: str) -> Run:
+    def get(self, run: str, *, whole: bool = False) -> Run:
         """One run, by its id or an unambiguous beginning or end of it; deleted ones only by their full id.
 
-        Raises InputError.
+        With `whole` the id alone names it, and no run is looked through for others. Raises InputError.
         """
         with self._read() as db:
-            rows = db.execute("SELECT * FROM runs WHERE id = ?", (run,)).fetchall()
-            if not rows and run:
-                query = (
-                    "SELECT * FROM runs WHERE deleted IS NULL AND (instr(id, ?) = 1 OR id LIKE ? ESCAPE '\\')"
-                )
-                ending = run.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-                rows = db.execute(query, (run, f"%-{ending}")).fetchall()
-            if len(rows) != 1:
-                what = "is the beginning of several runs" if rows else "no such run"
+            ids = [run] if whole else _named(db, run)
+            row = db.execute("SELECT * FROM runs WHERE id = ?", ids).fetchone() if len(ids) == 1 else None
+            if row is None:
+                what = "is the beginning of several runs" if len(ids) > 1 else "no such run"
                 raise InputError(f"{display.line(run)}: {what}; `{settings.command()} list` shows them")
-            return run_of(rows[0], self.home, stages_of(db, self.home, [rows[0]["id"]])[rows[0]["id"]])
+            return run_of(row, self.home, stages_of(db, self.home, ids)[row["id"]])
 
-    def list(self, limit: int = 1000, *, deleted: bool = False) -> list[Run]:
-        """Runs, newest first; with `deleted`, only the deleted ones."""
-        which = "NOT NULL" if deleted else "NULL"
+    def list(
+        self, limit: int = 1000, *, deleted: bool = False, artifact: str = "", to: str = "", group: str = ""
+    ) -> list[Run]:
+        """Runs, newest first; with `deleted`, only the deleted ones.
+
+        Only those are read, which takes long, that have an `artifact` of this kind, were published `to` this
+        publisher, or are of a group of which `group` is the beginning.
+        """
+        wanted = [(sql, value) for sql, value in zip(SUCH, (artifact, to, group), strict=True) if value]
+        which = " AND ".join(
+            ["deleted IS " + ("NOT NULL" if deleted else "NULL"), *[sql for sql, _ in wanted]]
+        )
         with self._read() as db:
             rows = db.execute(
-                f"SELECT * FROM runs WHERE deleted IS {which} ORDER BY rowid DESC LIMIT ?",  # noqa: S608
-                (limit,),
+                f"SELECT * FROM runs WHERE {which} ORDER BY rowid DESC LIMIT ?",  # noqa: S608
+                (*[value for _, value in wanted], limit),
             ).fetchall()
             stages = stages_of(db, self.home, [row["id"] for row in rows])
             return [run_of(row, self.home, stages[row["id"]]) for row in rows]
+
+    def newest(self, limit: int) -> Sequence[tuple[str, str]]:
+        """Ids of the newest runs, newest first, and their status; nothing else is read."""
+        query = "SELECT id, status FROM runs WHERE deleted IS NULL ORDER BY rowid DESC LIMIT ?"
+        with self._read() as db:
+            return [(row["id"], row["status"]) for row in db.execute(query, (limit,))]
+
+    def models(self) -> dict[str, float]:
+        """Base models as recipes name them, and when the newest run of each was queued."""
+        query = (
+            "SELECT json_extract(recipe, '$.model') AS model, MAX(created) AS used FROM runs"
+            " WHERE deleted IS NULL GROUP BY model"
+        )
+        with self._read() as db:
+            return {str(row["model"] or ""): row["used"] for row in db.execute(query)}
 
     def annotate(self, run: str, *, notes: str | None = None, tags: Sequence[str] | None = None) -> None:
         """Keep notes and tags on a run; None leaves what is there."""
@@ -117,6 +145,17 @@ class History(Base):
         """`inventory`, while nobody can queue a run, start a stage, or record how one ended."""
         with self._write() as db:
             yield _inventory(db, models)
+
+
+def _named(db: sqlite3.Connection, run: str) -> list[str]:
+    """The id that is meant; two if it is not clear, none if there is none."""
+    if not run or db.execute("SELECT 1 FROM runs WHERE id = ?", (run,)).fetchone():
+        return [run] if run else []
+    ending = run.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    query = (
+        "SELECT id FROM runs WHERE deleted IS NULL AND (instr(id, ?) = 1 OR id LIKE ? ESCAPE '\\') LIMIT 2"
+    )
+    return [row["id"] for row in db.execute(query, (run, f"%-{ending}"))]
 
 
 def _busy(db: sqlite3.Connection, run: str) -> bool:

@@ -6,6 +6,8 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import tracemalloc
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -314,3 +316,39 @@ def test_a_stage_is_never_claimed_by_two_processes(store: Store) -> None:
     assert [process.exitcode for process in workers] == [0] * 4
     taken = [claimed.get()[1][0] for _ in runs]
     assert (sorted(taken), claimed.empty()) == (sorted(runs), True)
+
+
+class TestOnlyWhatIsNeeded:
+    """Records that a look does not need are not even parsed: here they are none that could be."""
+
+    def spoil(self, store: Store) -> str:
+        run = plant(store, "large", ["quantize"])
+        with closing(sqlite3.connect(store.path)) as db, db:
+            db.execute("UPDATE stages SET options = '{', metrics = '{' WHERE run = ?", (run,))
+        return run
+
+    def test_lists_of_some_runs_read_no_other(self, store: Store, finished: Run) -> None:
+        run = self.spoil(store)
+        group = plant(store, "measured", ["quantize"], group="scorecard-1")
+        assert [found.id for found in store.list(artifact="onnx")] == [finished.id]
+        assert store.list(to="local") == []
+        assert [found.id for found in store.list(group="scorecard-")] == [group]
+        assert [found for found, _ in store.newest(3)] == [group, run, finished.id]
+        assert "starter" in store.models()
+
+    def test_an_abbreviation_reads_no_run_that_it_does_not_mean(self, store: Store) -> None:
+        runs = [self.spoil(store) for _ in range(3)]
+        with closing(sqlite3.connect(store.path)) as db, db:
+            db.execute("UPDATE runs SET notes = ?", ("x" * 1_000_000,))
+        tracemalloc.start()
+        with pytest.raises(InputError, match="is the beginning of several runs"):
+            store.get(runs[0][:4])
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 1_000_000
+
+    def test_with_its_whole_id_a_run_is_not_looked_for(self, store: Store, finished: Run) -> None:
+        assert store.get(finished.id, whole=True) == finished
+        for part in (finished.id[:-1], finished.id[-6:], ""):
+            with pytest.raises(InputError, match="no such run"):
+                store.get(part, whole=True)

@@ -30,7 +30,7 @@ def choose(run: str | None) -> tuple[Any, Any]:
 
 def arrive(run: str | None, request: gr.Request) -> tuple[Any, ...]:
     """The runs with recorded answers; chosen is the one that was, that the address names, or the newest."""
-    runs = [found for found in store().list() if found.artifact("answers")]
+    runs = store().list(artifact="answers")
     ids = [found.id for found in runs]
     named = run or request.query_params.get("vote")
     current = named if named in ids else next(iter(ids), None)

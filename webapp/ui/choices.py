@@ -107,7 +107,7 @@ def models() -> Choices:
 
 def finished(store: Store) -> Choices:
     """Runs with an exported model, newest first."""
-    runs = [run for run in store.list() if run.status == DONE and run.artifact("onnx")]
+    runs = [run for run in store.list(artifact="onnx") if run.status == DONE]
     return [(f"{run.name} · {display.moment(run.created)} · {run.id}", run.id) for run in runs]
 
 
@@ -132,8 +132,8 @@ def exports(store: Store) -> Choices:
 def beside(store: Store) -> dict[str, list[str]]:
     """Names of the other adapters in the exported folders of finished runs, by the runs' ids."""
     found: dict[str, list[str]] = {}
-    for run in store.list():
-        if run.status == DONE and run.artifact("onnx_adapter"):
+    for run in store.list(artifact="onnx_adapter"):
+        if run.status == DONE:
             with suppress(LabError):  # its folder is gone
                 found[run.id] = sorted(others(chat_client.of_run(run)))
     return {run: names for run, names in found.items() if names}

@@ -107,10 +107,10 @@ def one(store: Store, where: str, chosen: str) -> Version:
 def run_of(store: Store, version: Version) -> Run | None:
     """The finished run that made a version, if this lab has it."""
     try:
-        run = store.get(str(version["tags"].get("run") or "none"))
+        run = store.get(str(version["tags"].get("run")), whole=True)
     except InputError:
         return None
-    return run if run.id == version["tags"]["run"] and run.status == DONE and not run.deleted else None
+    return run if run.status == DONE and not run.deleted else None
 
 
 def exported(version: Version) -> bool:

@@ -126,7 +126,7 @@ def versions(home: Path) -> list[dict[str, Any]]:
     """Versions that this lab published and that are still there, according to its runs, newest first."""
     found = [
         {"run": run.id, "created": stage.finished or run.created, **stage.metrics}
-        for run in Store(home).list()
+        for run in Store(home).list(to=TO)
         for stage in run.stages
         if stage.kind == PUBLISH and stage.status == DONE and stage.options.get("to") == TO
     ]

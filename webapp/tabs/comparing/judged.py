@@ -12,7 +12,8 @@ from pipeline.errors import LabError, sentence
 from pipeline.inputs.data.telling import ended
 from pipeline.runs import check_pool, compare_rows, history
 from pipeline.store.run import Run
-from webapp.home import known_run, store
+from webapp.home import known_run
+from webapp.routes.watch import watch
 from webapp.ui import check_turns, parts, views
 
 MOST_OFFERED = 200  # runs, the newest ones
@@ -40,7 +41,7 @@ def offer(run: str) -> tuple[Any, Any]:
 
 
 def _offered(run: Run, chosen: str | None) -> Any:
-    found = compare_rows.offered(run, store().list())[:MOST_OFFERED]
+    found = compare_rows.offered(run, watch().history(deleted=False))[:MOST_OFFERED]
     labels = [(f"{one.name} · {display.moment(one.created)} · {one.id}", one.id) for one in found]
     about = ABOUT if found else NONE
     shown = not compare_rows.why_none(run)
