@@ -20,7 +20,7 @@ def test_many_who_ask_at_once_cost_one_look(store, home, monkeypatch):
     made = watch.Watch(store)
     asked = []
     get = store.get
-    monkeypatch.setattr(store, "get", lambda run: asked.append(run) or get(run))
+    monkeypatch.setattr(store, "get", lambda run, **how: asked.append(run) or get(run, **how))
     threads = [threading.Thread(target=made.look_now, args=(run,)) for _ in range(20)]
     for thread in threads:
         thread.start()
@@ -90,7 +90,7 @@ def test_the_place_of_a_waiting_run_costs_one_look_at_the_queue_for_all(store, h
 def test_names_of_scorecards_that_somebody_made_up_share_their_looks(store, home, monkeypatch):
     group = planted.scorecard(store)
     made, listed, all_runs = watch.Watch(store), [], store.list
-    monkeypatch.setattr(store, "list", lambda: listed.append(1) or all_runs())
+    monkeypatch.setattr(store, "list", lambda **which: listed.append(1) or all_runs(**which))
     monkeypatch.setattr(made._scorecards, "seconds", 60)
 
     async def ask():
