@@ -62,6 +62,8 @@ def test_all_scorecards_take_one_look_at_the_runs(store, monkeypatch):
         planted.plant(store, group=group)
     looks = []
     listed = type(store).list
-    monkeypatch.setattr(type(store), "list", lambda *given: looks.append(1) or listed(*given))
+    monkeypatch.setattr(
+        type(store), "list", lambda *given, **which: looks.append(1) or listed(*given, **which)
+    )
     assert len(panel.listed()) == 3
     assert looks == [1]
