@@ -32,8 +32,8 @@ SYSTEM = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/proc
 
 def to(given: Iterable[Path]) -> bool:
     """Let this thread, and the threads and processes that it starts, read no files but Python's and those
-    `given`, with what links in given folders lead to. False, and nothing changed, where the system has no
-    Landlock.
+    `given`, with the files that links in given folders lead to. False, and nothing changed, where the system
+    has no Landlock.
     """
     call = ctypes.CDLL(None, use_errno=True).syscall
     handled = struct.pack("Q", _READ_FILE | _READ_DIR)
@@ -65,9 +65,9 @@ def _allow(call: ctypes._FuncPointer, rules: int, path: Path, access: int) -> No
 
 
 def _with_links(path: Path) -> Iterable[Path]:
-    """A path, and what the links right in a folder lead to: in a hub's cache all files are links."""
+    """A path, and the files that links right in a folder lead to: in a hub's cache all files are links."""
     links = path.iterdir() if path.is_dir() else ()
-    return [path, *(each.resolve() for each in links if each.is_symlink())]
+    return [path, *(each.resolve() for each in links if each.is_symlink() and each.is_file())]
 
 
 def _python() -> set[Path]:

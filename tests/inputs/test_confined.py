@@ -55,6 +55,7 @@ def given(tmp_path: Path) -> Path:
     (tmp_path / "linked.txt").write_text("linked\n", "utf-8")
     (folder / "link.txt").symlink_to(tmp_path / "linked.txt")
     (tmp_path / "elsewhere").mkdir()
+    (folder / "way").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "secret.txt").write_text("secret\n", "utf-8")
     return folder
 
