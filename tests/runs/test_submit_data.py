@@ -312,7 +312,7 @@ def read_again(path: str, more: dict[str, Any]) -> Generator[str, None, float]:
 def test_what_a_question_reads_is_in_use_for_as_long_as_it_may_take(
     store: Store, numbered: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sweep's check goes on for minutes without reading its rows again, and an event asks several times."""
+    """A sweep's check takes minutes and reads its rows once, and an event asks several questions."""
     kept = [aged(submit.keep_dataset(store.home, numbered(n)), 9000 - n) for n in range(3)]
     monkeypatch.setattr(submit, "MOST_DATASETS", 1)  # so that all make room that may
     deep = {"recipes": [{"evaluate": {"data": str(kept[1])}}], "other": f"{kept[0]}\0", "none": None}

@@ -203,7 +203,7 @@ class Remembered(Generic[T]):
             return found
         making = self._current(name)
         if refresh and making is not None:
-            await asyncio.wait([making])  # it may have begun before; who else waits may begin the next one
+            await asyncio.wait([making])  # it may have started before; others may start the next
             making = self._current(name)
         if making is None:
             work = partial(self.get, name, make, refresh=refresh)
