@@ -81,7 +81,7 @@ def diff(args: argparse.Namespace) -> int:
 
 def compare(args: argparse.Namespace) -> int:
     """Judge a run against another on the same held-out rows: which adapter, or quantization, is better."""
-    from pipeline.runs import compare_rows
+    from pipeline.runs.comparing import compare_rows
 
     store = Store(settings.home())
     found = compare_rows.judge(store.get(args.run), store.get(args.other))

@@ -23,7 +23,7 @@ def scorecard_(args: argparse.Namespace) -> int:
     """Quantize a model in several ways and measure each: size, perplexity, time, memory, speed."""
     from pipeline.cli import terminal
     from pipeline.inputs.data.telling import ended
-    from pipeline.runs import compare_ways, scorecard
+    from pipeline.runs.comparing import compare_ways, scorecard
     from pipeline.stages import recipe
 
     store = Store(settings.home())
@@ -58,7 +58,7 @@ def scorecard_(args: argparse.Namespace) -> int:
 
 def _scorecard_flags(added: argparse.ArgumentParser) -> None:
     from pipeline.inputs.prompts import templates
-    from pipeline.runs import scorecard
+    from pipeline.runs.comparing import scorecard
 
     added.add_argument("model", help="a catalogue id, a hub id such as org/name, or a folder")
     added.add_argument("--data", type=Path, required=True, metavar="DATA.jsonl")

@@ -23,7 +23,7 @@ from pipeline.system import terminal_guard
 
 if TYPE_CHECKING:  # so that a list of runs is shown faster
     from pipeline.exports.findings import Finding
-    from pipeline.runs.scorecard import Row
+    from pipeline.runs.comparing.scorecard import Row
 
 POLL_SECONDS = 0.2
 KINDS = {"learned": "trained", "given": "prompt", "special": "special", "end": "end of turn", "cut": "cut"}

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from pipeline.publish import card
-from pipeline.runs import submit
+from pipeline.runs import kept_datasets
 from pipeline.store import Store
 from pipeline.store.run import Run, StageRun
 from tests.helpers import planted
@@ -41,7 +41,7 @@ def block(text: str, heading: str) -> Any:
 def test_it_names_base_licence_data_recipe_metrics_and_packages(
     store: Store, finished: Run, dataset: Path
 ) -> None:
-    copy = submit.keep_dataset(store.home, dataset)
+    copy = kept_datasets.keep(store.home, dataset)
     folder = Path(str(finished.artifact("onnx")))
     (folder.parent / "artifact.json").write_text(json.dumps({"packages": {"onnxruntime-genai": "0.18.0"}}))
     text = written(store, dataclasses.replace(finished, data=str(copy)), finetune={"r": 8})

@@ -18,7 +18,7 @@ from pipeline.publish.azure import publisher as azure
 from pipeline.publish.foundry import version_folder
 from pipeline.publish.hub import publisher as hub
 from pipeline.publish.zip_file import Takeaway
-from pipeline.runs import submit
+from pipeline.runs import kept_datasets
 from pipeline.store import Store
 from pipeline.store.run import Run
 
@@ -55,7 +55,7 @@ def told(dataset: Path) -> Callable[[Store, Run], Run]:
 
     def tell(store: Store, run: Run) -> Run:
         last = replace(run.stages[-1], metrics={"verdict": {"outcome": "better", "text": SAID}})
-        copy = submit.keep_dataset(store.home, dataset)
+        copy = kept_datasets.keep(store.home, dataset)
         return replace(run, data=str(copy), stages=(*run.stages[:-1], last))
 
     return tell

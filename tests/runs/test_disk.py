@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.exports.bound import binding
-from pipeline.runs import disk, submit
+from pipeline.runs import disk, kept_datasets
 from pipeline.stages import artifacts
 from pipeline.stages.context import Artifact, Results
 from pipeline.store import Store
@@ -128,7 +128,7 @@ class TestCollect:
         used, restorable, unused = (made(store.home, key) for key in ("used", "restorable", "unused"))
         using(store, used)
         store.delete(using(store, restorable))
-        data = submit.keep_dataset(store.home, dataset)
+        data = kept_datasets.keep(store.home, dataset)
         takes = weight(unused) + data.stat().st_size
         for kept in ("models/base/weights", "registry/travel/1/model.onnx", "artifacts/.locks/x"):
             (store.home / kept).parent.mkdir(parents=True, exist_ok=True)
@@ -165,7 +165,7 @@ class TestCollect:
         assert (before, disk.total(store.home)["tried models"]) == (20, 10)
 
     def test_a_dataset_of_a_run_stays(self, store: Store, dataset: Path) -> None:
-        data = submit.keep_dataset(store.home, dataset)
+        data = kept_datasets.keep(store.home, dataset)
         plant(store, data=data)
         assert disk.collect(store) == disk.Unused()
         assert data.is_file()
@@ -174,12 +174,12 @@ class TestCollect:
         self, store: Store, dataset: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(disk, "YOUNG", 3600.0)
-        result, data = made(store.home, "k").folder, submit.keep_dataset(store.home, dataset)
+        result, data = made(store.home, "k").folder, kept_datasets.keep(store.home, dataset)
         assert disk.unused(store) == disk.collect(store) == disk.Unused()
         old = time.time() - 3700
         for path in (result, *result.iterdir(), data.parent, data):
             os.utime(path, (old, old))
-        assert submit.keep_dataset(store.home, dataset) == data
+        assert kept_datasets.keep(store.home, dataset) == data
         assert disk.unused(store).datasets == []
         assert disk.collect(store).results == ["quantize-k"]
         assert data.is_file()

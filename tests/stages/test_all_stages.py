@@ -15,7 +15,7 @@ from pipeline.stages import evaluate, finetune, optimize, quantize, recipe
 from pipeline.stages.all_stages import STAGES, about, ask
 
 STRANGERS = (
-    "errors.py", "runs/submit.py",
+    "errors.py", "runs/prepared.py", "runs/submit.py",
     "worker/stage_process.py", "worker/loop.py", "worker/miniature.py", "worker/ahead/warm.py",
 )  # fmt: skip
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import settings
-from pipeline.runs import check_pool, submit
+from pipeline.runs import check_pool, kept_datasets
 from pipeline.runs.data import prepare_data
 from pipeline.store import scratch
 from pipeline.system import own_process
@@ -76,7 +76,7 @@ def test_what_a_process_that_checks_keeps_stays(home: Path, pool: check_pool._St
 def keeping(rows: str) -> Generator[str, None, str]:
     """Keep a dataset; its path."""
     yield "Keeping…"
-    return str(submit.keep_dataset(settings.home(), Path(rows)))
+    return str(kept_datasets.keep(settings.home(), Path(rows)))
 
 
 def test_only_what_nobody_holds_is_cleared(home: Path, temporary: Path) -> None:

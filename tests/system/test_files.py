@@ -181,7 +181,7 @@ MOVERS = {
     "pipeline/runs/data/data_card.py": "a folder",
     "pipeline/runs/data/prepare_data.py": "a folder",
     "pipeline/runs/disk.py": "what is to be deleted",
-    "pipeline/runs/submit.py": "a file named by its content, once that is read",
+    "pipeline/runs/kept_datasets.py": "a file named by its content, once that is read",
     "pipeline/stages/artifacts.py": "a folder",
     "pipeline/store/backup.py": "a database",
     "pipeline/store/repair.py": "a database",

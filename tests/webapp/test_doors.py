@@ -22,7 +22,7 @@ from starlette.testclient import TestClient
 
 from docs import make_reference
 from pipeline.inputs.data import datasets
-from pipeline.runs import check_pool, submit
+from pipeline.runs import check_pool, kept_datasets
 from pipeline.store import Store
 from tests.helpers import examples, planted
 from tests.helpers.handlers import GOOD, REFUSED, Handler, file, gradio, handlers
@@ -311,7 +311,7 @@ def with_data(store: Store, folder: Path) -> tuple[str, Path]:
     """A finished run whose dataset is kept in the home, and where that is."""
     rows = folder / "towns.jsonl"
     rows.write_text(ROWS)
-    kept = submit.keep_dataset(store.home, rows, "of another")  # its folder does not tell its hash
+    kept = kept_datasets.keep(store.home, rows, "of another")  # its folder does not tell its hash
     (kept.parent / datasets.SOURCE).write_text("ann/towns")
     run = planted.finished(store)
     planted.event(store, run, "evaluate", attempt=True)

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import LabError, sentence
-from pipeline.runs import check_pool, scorecard
-from pipeline.runs.scorecard import Row
+from pipeline.runs import check_pool
+from pipeline.runs.comparing import scorecard
+from pipeline.runs.comparing.scorecard import Row
 from webapp.home import store
 
 MOST_KEPT = 32  # sentences
 MOST_AT_ONCE = 4  # scorecards that are compared at a time: one that takes long makes room for the last
 AGAIN_SECONDS = 60.0  # after which one that could not be compared is tried again
-ASKED = "pipeline.runs.compare_ways:asked"
+ASKED = "pipeline.runs.comparing.compare_ways:asked"
 
 
 @dataclass(frozen=True)

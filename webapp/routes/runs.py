@@ -23,7 +23,8 @@ from pipeline.errors import InputError, LabError
 from pipeline.publish import zip_file
 from pipeline.publish.report.as_html import POLICY
 from pipeline.publish.report.files import Format
-from pipeline.runs import cached_models, pulls, scorecard
+from pipeline.runs import cached_models, pulls
+from pipeline.runs.comparing import scorecard
 from pipeline.store.run import Run
 from pipeline.worker import loop
 from webapp import local_models, threads

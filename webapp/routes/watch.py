@@ -15,8 +15,9 @@ from typing import Any, Generic, TypeVar
 
 from pipeline import settings
 from pipeline.publish import zip_file
-from pipeline.runs import estimate, scorecard
-from pipeline.runs.scorecard import Row
+from pipeline.runs import estimate
+from pipeline.runs.comparing import scorecard
+from pipeline.runs.comparing.scorecard import Row
 from pipeline.stages import events
 from pipeline.store import Store, device_locks
 from pipeline.store.run import EVENTS, PROCESS, QUEUED, RUNNING, Run, StageRun

@@ -18,7 +18,7 @@ from pipeline.inputs.data.formats import columns
 from pipeline.inputs.data.formats.columns import PARTS, Columns
 from pipeline.inputs.data.hub import dataset_id
 from pipeline.inputs.prompts import templates
-from pipeline.runs import disk, submit
+from pipeline.runs import disk, kept_datasets
 from pipeline.runs.data import prepare_data
 from pipeline.runs.data.prepare_data import Checked
 from pipeline.stages import finetune
@@ -234,7 +234,7 @@ def _take(found: Checked, fits: bool, rows: bool) -> tuple[Any, Any]:
     """
     if not fits:
         return gr.skip() if rows else None, gr.update(value=found.source if rows and found.source else None)
-    kept = submit.keep(store().home, found.made, source=found.source)
+    kept = kept_datasets.keep_made(store().home, found.made, source=found.source)
     kept.with_name(disk.LOOKED_AT).unlink(missing_ok=True)  # it is a dataset now, which stays
     return None, gr.update(choices=choices.data(store().home), value=str(kept))
 

@@ -17,10 +17,10 @@ from pipeline.errors import InputError, LabError, sentence
 from pipeline.exports import row_view
 from pipeline.inputs.data.datasets import Report
 from pipeline.publish.report.curves import Losses
+from pipeline.runs.comparing.scorecard import Row
 from pipeline.runs.disk import Storage
 from pipeline.runs.history import Row as Compared
 from pipeline.runs.history import nearness
-from pipeline.runs.scorecard import Row
 from pipeline.store.run import CANCELED, DONE, ENDED, RUNNING, Run, StageRun
 
 LONGEST_CELL = 300

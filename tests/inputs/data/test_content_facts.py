@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.inputs.data import content_facts, datasets
 from pipeline.inputs.data.content_facts import Facts
-from pipeline.runs import submit
+from pipeline.runs import kept_datasets
 from pipeline.runs.data import prepare_data
 
 
@@ -45,7 +45,7 @@ def test_neither_a_long_line_nor_many_take_memory(tmp_path: Path) -> None:
 def test_a_dataset_of_the_home_is_read_once(home: Path, tmp_path: Path) -> None:
     source = tmp_path / "rows.jsonl"
     source.write_text('{"prompt": "a"}\n\n{"prompt": "b"}')
-    kept = submit.keep_dataset(home, source, "of the hub")
+    kept = kept_datasets.keep(home, source, "of the hub")
     prepare_data.keep_source(kept, "ann/towns")
     digest = datasets.sha256(source)
     assert content_facts.of(kept) == Facts(2, digest)

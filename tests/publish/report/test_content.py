@@ -14,7 +14,7 @@ from pipeline.cli import terminal
 from pipeline.evaluation.examples import answered_by
 from pipeline.publish.report import content
 from pipeline.publish.report.content import Report, Table, Text
-from pipeline.runs import submit
+from pipeline.runs import kept_datasets
 from pipeline.runs.data import data_card
 from pipeline.store import Store
 from pipeline.store.run import Run
@@ -92,7 +92,7 @@ def test_without_rows_it_has_none(store: Store) -> None:
 
 
 def test_the_figures_of_a_kept_card_are_in_it(store: Store, dataset: Path) -> None:
-    kept = submit.keep_dataset(store.home, dataset)
+    kept = kept_datasets.keep(store.home, dataset)
     ended(data_card.card(data_card.Question(kept, "{prompt} {response}", None, 512)))
     run = finish_all(store, plant(store, data=kept))
     found = section(content.of(store.home, run, False), "Data")

@@ -16,7 +16,7 @@ from starlette.types import Message
 
 from docs import make_reference
 from pipeline.errors import LabError
-from pipeline.runs import check_pool, submit
+from pipeline.runs import check_pool, kept_datasets
 from pipeline.runs.data import data_card
 from pipeline.store import Store
 from tests.helpers import examples, planted
@@ -224,7 +224,7 @@ def everything(lasting_home: Path, tmp_path: Path) -> list[dict[str, str]]:
     store = Store(lasting_home)
     data = tmp_path / "rows.jsonl"
     data.write_text('{"prompt": "x", "response": "y"}\n' * 2)
-    kept = submit.keep_dataset(lasting_home, data)
+    kept = kept_datasets.keep(lasting_home, data)
     card = ended(data_card.card(data_card.Question(kept, "{prompt} {response}", None, 512)))
     measured = examples.measured(store, [*examples.rows(3)], [examples.answer("What?", "A.", "B.", "C.")])
     runs = (measured, planted.finished(store, answers=rows(2)))

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from pipeline.errors import LabError
-from pipeline.runs import check_pool, scorecard
+from pipeline.runs import check_pool
+from pipeline.runs.comparing import scorecard
 from pipeline.store import Store
 from tests.helpers import planted
 from tests.helpers.lab import until
@@ -41,7 +42,7 @@ def test_it_is_asked_of_a_process_once_until_more_is_measured(
     measured = rows(store, group)
     assert best_ways.of(group, measured) is None  # nobody waits for it
     until(lambda: best_ways.of(group, measured) == "AWQ suits best.", "the sentence")
-    assert asked == [("pipeline.runs.compare_ways:asked", {"group": group})]
+    assert asked == [("pipeline.runs.comparing.compare_ways:asked", {"group": group})]
     from dataclasses import replace
 
     more = [*measured[:2], replace(measured[0], algorithm="gptq", run="other")]

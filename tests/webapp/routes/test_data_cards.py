@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.runs import submit
+from pipeline.runs import kept_datasets
 from pipeline.runs.data import data_card
 from tests.runs.data.test_data_card import ROWS, ended
 
@@ -16,7 +16,7 @@ from tests.runs.data.test_data_card import ROWS, ended
 def key(home: Path, tmp_path: Path) -> str:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    kept = submit.keep_dataset(home, path)
+    kept = kept_datasets.keep(home, path)
     card = ended(data_card.card(data_card.Question(kept, "{prompt} {response}", None, 512)))
     return str(card["key"])
 

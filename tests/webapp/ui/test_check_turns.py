@@ -22,7 +22,7 @@ from pipeline.inputs.data.card import making
 from pipeline.inputs.data.formats import convert
 from pipeline.inputs.models import base_models
 from pipeline.inputs.prompts import rendering
-from pipeline.runs import check_pool, submit
+from pipeline.runs import check_pool, kept_datasets, submit
 from pipeline.runs import sweep as sweeps
 from pipeline.runs.data import data_card, prepare_data
 from pipeline.store import Store
@@ -62,7 +62,7 @@ def endless(home: Path, tmp_path: Path, always_long: None) -> Iterator[str]:
     kept = home / "models" / ".tokenizers" / base_models.resolve("starter").folder(home).name
     kept.parent.mkdir(parents=True)
     with locks.locked(kept.with_name(f".{kept.name}.lock")):
-        yield str(submit.keep_dataset(home, rows))
+        yield str(kept_datasets.keep(home, rows))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.runs.scorecard import Row
+from pipeline.runs.comparing.scorecard import Row
 from pipeline.store.run import CANCELED, DONE, FAILED, StageRun
 from tests.helpers import planted
 from webapp.ui import views

@@ -11,7 +11,8 @@ import gradio as gr
 from pipeline.errors import InputError, LabError
 from pipeline.inputs.data.telling import ended
 from pipeline.publish.report import curves
-from pipeline.runs import check_pool, compare_rows, history
+from pipeline.runs import check_pool, history
+from pipeline.runs.comparing import compare_rows
 from pipeline.store.run import Run
 from webapp.home import known_run, store
 from webapp.ui import check_turns, parts, views

@@ -10,7 +10,8 @@ import gradio as gr
 from pipeline import display
 from pipeline.errors import LabError, sentence
 from pipeline.inputs.data.telling import ended
-from pipeline.runs import check_pool, compare_rows, history
+from pipeline.runs import check_pool, history
+from pipeline.runs.comparing import compare_rows
 from pipeline.store.run import Run
 from webapp.home import known_run
 from webapp.routes.watch import watch
@@ -58,7 +59,7 @@ def judge(run: str, against: str | None) -> Iterator[dict[str, Any]]:
         runs = known_run(against), known_run(run)
         given = {"one": runs[0].id, "other": runs[1].id}
         found = yield from check_turns.steps(
-            lambda tell: ended(check_pool.ask("pipeline.runs.compare_rows:asked", given), tell),
+            lambda tell: ended(check_pool.ask("pipeline.runs.comparing.compare_rows:asked", given), tell),
             lambda text: {"run": run, "text": text or "Comparing…"},
         )
     except (LabError, OSError) as error:

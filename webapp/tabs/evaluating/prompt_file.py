@@ -18,7 +18,7 @@ from pipeline.errors import InputError, LabError, sentence
 from pipeline.evaluation.fewest import LEAST_ROWS
 from pipeline.inputs.data import datasets
 from pipeline.inputs.options import describe
-from pipeline.runs import disk, submit
+from pipeline.runs import disk, kept_datasets
 from pipeline.runs.data import prepare_data
 from pipeline.runs.data.prepare_data import Checked
 from pipeline.stages import evaluate, finetune
@@ -95,7 +95,7 @@ def _taken(
         if problems := _problems(found):
             raise InputError(problems)
         there = {value for _, value in choices.data(store().home)}
-        kept = submit.keep(store().home, found.made)
+        kept = kept_datasets.keep_made(store().home, found.made)
         disk.look_at(kept, new=str(kept) not in there)
         return _said(copy.name, found), kept
 

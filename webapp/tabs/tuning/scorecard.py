@@ -10,7 +10,7 @@ import gradio as gr
 
 from pipeline import display
 from pipeline.errors import LabError
-from pipeline.runs import scorecard
+from pipeline.runs.comparing import scorecard
 from pipeline.stages.recipe import Recipe
 from pipeline.system import hardware
 from webapp.home import store

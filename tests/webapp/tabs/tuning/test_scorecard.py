@@ -6,7 +6,7 @@ import gradio as gr
 import pytest
 
 from pipeline import settings
-from pipeline.runs import scorecard
+from pipeline.runs.comparing import scorecard
 from pipeline.stages import recipe
 from pipeline.system import hardware
 from tests.helpers import planted

@@ -13,7 +13,7 @@ from pipeline import settings
 from pipeline.errors import InputError
 from pipeline.evaluation.examples.rows import MOST_ROWS
 from pipeline.inputs.data import telling
-from pipeline.runs import compare_rows
+from pipeline.runs.comparing import compare_rows
 from pipeline.store import Store
 from pipeline.store.run import CANCELED, Run
 from tests.helpers import examples

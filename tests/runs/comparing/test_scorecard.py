@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.cli import terminal
 from pipeline.errors import InputError
-from pipeline.runs import scorecard
+from pipeline.runs.comparing import scorecard
 from pipeline.stages import recipe
 from pipeline.stages.recipe import Recipe
 from pipeline.store import Store

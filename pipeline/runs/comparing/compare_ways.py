@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from pipeline import display, settings
 from pipeline.inputs.data import datasets
-from pipeline.runs import scorecard
-from pipeline.runs.scorecard import Row
+from pipeline.runs.comparing import scorecard
+from pipeline.runs.comparing.scorecard import Row
 from pipeline.store import Store
 from pipeline.store.run import Run
 

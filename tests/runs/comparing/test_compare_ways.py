@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline import settings
 from pipeline.inputs.data.telling import ended
-from pipeline.runs import compare_ways, scorecard
+from pipeline.runs.comparing import compare_ways, scorecard
 from pipeline.stages.recipe import load
 from pipeline.store import Store
 from pipeline.store.run import Run

@@ -1,0 +1,1 @@
+"""Runs and their ways compared: which is better, on which rows."""
