@@ -80,7 +80,10 @@ def of_weights(folder: Path) -> str:
         return ""
     if not (folder / INDEX).is_file():
         return f"has neither {WEIGHTS} nor {INDEX}; {WAY_OUT}"
-    named = set(_read(folder / INDEX)["weight_map"].values())
+    index = _read(folder / INDEX)
+    if not isinstance(index.get("metadata"), dict):
+        return f"{INDEX}: metadata is not a mapping; {WAY_OUT}"
+    named = set(index["weight_map"].values())
     return f"{INDEX}: {min(named - there)} is not there; {WAY_OUT}" if named - there else ""
 
 
@@ -172,8 +175,6 @@ def _of_index(found: list[Mapping[str, Any]]) -> str:
     names = found[0].get("weight_map")
     if not isinstance(names, dict) or not names:
         return f"weight_map is not a mapping; {WAY_OUT}"
-    if not isinstance(found[0].get("metadata"), dict):
-        return f"metadata is not a mapping; {WAY_OUT}"
     for name in names.values():
         if not (isinstance(name, str) and SHARD.fullmatch(name)):
             return f"weight_map names {display.value(name)}, not a .safetensors file of the folder; {WAY_OUT}"

@@ -140,6 +140,12 @@ class TestFaults:
         put(folder, contents.INDEX, index)
         assert "model.safetensors.index.json: b.safetensors is not there; " in weights_fault(folder)
 
+    @pytest.mark.parametrize("metadata", [{}, {"metadata": None}])
+    def test_an_index_that_transformers_cannot_read(self, folder: Path, metadata: dict[str, Any]) -> None:
+        (folder / contents.WEIGHTS).rename(folder / "a.safetensors")
+        put(folder, contents.INDEX, {**metadata, "weight_map": {"w": "a.safetensors"}})
+        assert "model.safetensors.index.json: metadata is not a mapping; " in weights_fault(folder)
+
     def test_an_adapter(self, folder: Path) -> None:
         put(folder, "adapter_config.json", {"base_model_name_or_path": OUTSIDE})
         assert "has adapter_config.json, so it is an adapter" in fault(folder)
@@ -179,6 +185,12 @@ class TestWhatRealModelsHave:
         put(folder, "special_tokens_map.json", {"eos_token": "</s>", "additional_special_tokens": []})
         put(folder, "tokenizer_config.json", {"vocab_file": None, "init_inputs": [], "sp_model_kwargs": {}})
         contents.require_whole(folder)
+
+    def test_an_old_index_beside_the_weights(self, folder: Path) -> None:
+        """transformers does not open it."""
+        put(folder, contents.INDEX, {"weight_map": {"w": "model-00001-of-00009.safetensors"}})
+        contents.require_whole(folder)
+        base_models.resolve(str(folder))
 
     def test_paths_of_the_makers_machine_are_not_opened(self, folder: Path, tmp_path: Path) -> None:
         """transformers puts its own in their place."""
