@@ -31,7 +31,7 @@ PATHS = re.compile(
     r"|tokenizer_path|\w*_files?|\w*_spm|(mecab|sudachi|jumanpp)_kwargs"
 )
 # What old tokenizers carry of their maker's machine; transformers puts its own in its place, or reads none.
-UNREAD = {"tokenizer_file", "special_tokens_map_file", "added_tokens_file"}
+UNREAD = {"tokenizer_file", "full_tokenizer_file", "special_tokens_map_file", "added_tokens_file"}
 
 
 def tokenizer_of(folder: Path | str) -> Any:

@@ -206,6 +206,7 @@ class TestWhatRealModelsHave:
         named = {
             "name_or_path": str(other),
             "tokenizer_file": str(other / "tokenizer.json"),
+            "full_tokenizer_file": str(other / "tokenizer.json"),
             "special_tokens_map_file": str(other / "special_tokens_map.json"),
             "added_tokens_file": str(other / "added_tokens.json"),
         }
