@@ -14,7 +14,7 @@ from pipeline.inputs.prompts import model_template
 CONFIG, TOKENIZER = "genai_config.json", "tokenizer.json"
 LARGEST_JSON = 1 << 20  # bytes; real ones have some kilobytes,
 LARGEST = {  # but for these
-    "tokenizer_config.json": model_template.LARGEST_FILE,
+    "tokenizer_config.json": model_template.LARGEST_CONFIG,
     TOKENIZER: 1 << 26,  # one of 260,000 words and all their merges has 33 MB
 }
 MOST_VALUES = 5_000_000  # of a file of JSON: such a tokenizer has two million

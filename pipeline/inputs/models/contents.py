@@ -17,12 +17,18 @@ from typing import Any
 from pipeline import display
 from pipeline.errors import LabError
 from pipeline.inputs.models.config_faults import WAY_OUT
+from pipeline.inputs.prompts.model_template import LARGEST_CONFIG, TOKENIZER_CONFIG
 
-CONFIG, TOKENIZER, TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenizer_config.json"
+CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 WORDS = "vocab.json"  # of older tokenizers
 WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
 DEEPEST = 64  # mappings and lists in each other; real files have about ten
-LARGEST = {TOKENIZER: 1 << 26, WORDS: 1 << 26, INDEX: 1 << 26}  # bytes; real ones have up to half of that
+LARGEST = {  # bytes; real ones have up to half of that
+    TOKENIZER: 1 << 26,
+    WORDS: 1 << 26,
+    INDEX: 1 << 26,
+    TOKENIZER_CONFIG: LARGEST_CONFIG,
+}
 LARGEST_OTHER = 1 << 22
 SHARD = re.compile(r"\w[\w.+ -]{0,199}\.safetensors", re.ASCII)
 # Parameters of tokenizer, processor and model classes that are paths, or lead to one.

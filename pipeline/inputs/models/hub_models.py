@@ -30,10 +30,12 @@ from pipeline.inputs.models.base_models import (
     materialize,
     read_config,
 )
+from pipeline.inputs.prompts.model_template import LARGEST_CONFIG
 from pipeline.system import files
 from pipeline.system.files import to_json
 
 CHAT = "chat_template.jinja"
+LARGEST = {CONFIGS[0]: LARGEST_JSON, CONFIGS[1]: LARGEST_CONFIG, CHAT: LARGEST_JSON}
 LARGEST_SMALL = 1 << 26  # bytes of all files together that have no weights; real ones have up to half of that
 NOT_THERE = "does not exist on the hub, or is private and you are not logged in"
 NOT_PUBLIC = (  # one sentence for both: the page does not reveal what there is
@@ -154,7 +156,7 @@ def _fetch_small(
     """
     remotes = hub_download.listed(siblings, patterns)
     for remote in remotes:
-        most = LARGEST_JSON if remote.name in (*CONFIGS, CHAT) else LARGEST_SMALL
+        most = LARGEST.get(remote.name, LARGEST_SMALL)
         if remote.size > most:
             raise LabError(f"{display.line(remote.name)} is larger than any real one ({display.size(most)})")
     if sum(remote.size for remote in remotes) > LARGEST_SMALL:

@@ -10,9 +10,14 @@ from pipeline import display
 from pipeline.errors import InputError
 from pipeline.inputs.prompts.templates import Chat
 
+TOKENIZER_CONFIG = "tokenizer_config.json"
 LONGEST_CHAT = 1 << 18  # characters of a template; real ones have up to 40,000
 LONGEST_TOKEN = 1000
-LARGEST_FILE = 1 << 22  # bytes of a tokenizer's config; those with many added tokens have a million or two
+LARGEST_FILE = 1 << 22  # bytes
+LARGEST_CONFIG = (
+    1 << 24
+)  # of a tokenizer's config; one that adds 65,000 tokens, as for speech, has 12 million,
+MOST_VALUES = 2_000_000  # and about 600,000 values
 
 
 def chat_template(folder: Path) -> Chat | None:
@@ -21,7 +26,7 @@ def chat_template(folder: Path) -> Chat | None:
     It is in `chat_template.jinja` or, in older folders, in `tokenizer_config.json`, which may have several
     named ones; the one named "default" is used then. Raises InputError naming a file that cannot be read.
     """
-    config = _settings(folder / "tokenizer_config.json")
+    config = _settings(folder / TOKENIZER_CONFIG)
     source = config.get("chat_template")
     if isinstance(source, list):
         named = [entry for entry in source if isinstance(entry, dict)]
@@ -42,7 +47,7 @@ def chat_template(folder: Path) -> Chat | None:
 def _read(file: Path) -> str:
     """A file of a model's folder as text. Raises InputError."""
     try:
-        if file.stat().st_size > LARGEST_FILE:
+        if file.stat().st_size > (LARGEST_CONFIG if file.name == TOKENIZER_CONFIG else LARGEST_FILE):
             raise InputError(f"its {file.name} is larger than any real one; choose another model")
         return file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -55,7 +60,11 @@ def _settings(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        found = json.loads(_read(file))
+        text = _read(file)
+        # A list of empty lists takes thirty times the memory of its text.
+        if sum(map(text.count, ",[{")) > MOST_VALUES:
+            raise InputError(f"its {file.name} is larger than any real one; choose another model")
+        found = json.loads(text)
     except ValueError as error:
         raise InputError(f"its {file.name} cannot be read ({error})") from None
     except RecursionError:

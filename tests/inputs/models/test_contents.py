@@ -192,6 +192,15 @@ class TestWhatRealModelsHave:
         contents.require_whole(folder)
         base_models.resolve(str(folder))
 
+    def test_a_token_for_each_piece_of_sound(self, folder: Path) -> None:
+        """Models that speak add 28,000 to 65,000 tokens, and transformers wrote them line by line."""
+        more = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word", "special"), False)
+        added = {str(300 + i): {"content": f"<|s_{i}|>", **more} for i in range(65_536)}
+        put(folder, "tokenizer_config.json", json.dumps({"added_tokens_decoder": added}, indent=2))
+        assert (folder / "tokenizer_config.json").stat().st_size > 11_000_000
+        contents.require_whole(folder)
+        base_models.resolve(str(folder))
+
     def test_paths_of_the_makers_machine_are_not_opened(self, folder: Path, tmp_path: Path) -> None:
         """transformers puts its own in their place."""
         other = tmp_path / "other"

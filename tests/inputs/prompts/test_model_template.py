@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.inputs.prompts.model_template import LARGEST_FILE, LONGEST_CHAT, chat_template
+from pipeline.inputs.prompts.model_template import LARGEST_CONFIG, LONGEST_CHAT, MOST_VALUES, chat_template
 from pipeline.inputs.prompts.templates import Chat, parse
 
 ROW = {"prompt": "Where?", "response": "There."}
@@ -23,9 +23,11 @@ def test_the_files_of_a_model_are_bounded(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="its eos_token is longer than any real one"):
         chat_template(tmp_path)
     with config.open("wb") as file:
-        file.truncate(LARGEST_FILE + 1)
-    with pytest.raises(InputError, match=r"its tokenizer_config\.json is larger than any real one"):
-        chat_template(tmp_path)
+        file.truncate(LARGEST_CONFIG + 1)
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"its tokenizer_config\.json is larger than any real one"):
+            chat_template(tmp_path)
+        config.write_text("[" + "[]," * (MOST_VALUES // 2) + "1]")  # of a few bytes each, in megabytes
 
 
 @pytest.mark.parametrize(
