@@ -71,9 +71,21 @@ def require_whole(folder: Path) -> None:
 
 def of_small_files(folder: Path) -> str:
     """The first fault of all but the tokenizer.json, as a sentence without its full stop; "" if none."""
-    if (folder / ADAPTER).is_file():
-        return f"has {ADAPTER}, so it is an adapter; choose the model that it was trained on"
+    if wrong := of_names({name for name in (ADAPTER, WEIGHTS, INDEX) if (folder / name).is_file()}):
+        return wrong
     return next(filter(None, (_of_file(folder / name) for name in (*CHECKS, INDEX))), "")
+
+
+def of_names(names: Set[str]) -> str:
+    """What the names of a model's files tell of faults; "" if nothing."""
+    if ADAPTER not in names:
+        return ""
+    if names.isdisjoint((WEIGHTS, INDEX)):
+        return f"has {ADAPTER}, so it is an adapter; choose the model that it was trained on"
+    return (
+        f"has {ADAPTER}, so an adapter would be added to its weights; if it is merged into them already, give"
+        f" a copy of the folder without {ADAPTER}, else choose the model that it was trained on"
+    )
 
 
 def of_weights(folder: Path) -> str:

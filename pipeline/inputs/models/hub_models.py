@@ -17,7 +17,7 @@ from typing import Any
 
 from pipeline import display, settings
 from pipeline.errors import LabError, sentence
-from pipeline.inputs.models import hub_download, starter_package
+from pipeline.inputs.models import contents, hub_download, starter_package
 from pipeline.inputs.models.base_models import (
     CONFIGS,
     LARGEST_JSON,
@@ -82,6 +82,8 @@ def _ask_hub(model: str) -> Model:
         try:
             info = _told_by_hub(model, wanted or None)
             revision, told = info.sha or "", _told(info)
+            if wrong := contents.of_names({str(file.rfilename) for file in info.siblings or []}):
+                raise LabError(wrong)
             _fetch_small(model, revision, info.siblings, (*CONFIGS, CHAT), folder)
         except GatedRepoError:
             raise _NotNow(

@@ -148,6 +148,10 @@ class TestFaults:
 
     def test_an_adapter(self, folder: Path) -> None:
         put(folder, "adapter_config.json", {"base_model_name_or_path": OUTSIDE})
+        assert "so an adapter would be added to its weights; if it is merged into them already" in fault(
+            folder
+        )
+        (folder / contents.WEIGHTS).unlink()
         assert "has adapter_config.json, so it is an adapter" in fault(folder)
 
     @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", contents.INDEX])

@@ -107,6 +107,23 @@ def test_what_no_model_has_so_large_is_refused_before_it_comes(hub: FakeHub, hom
     assert hub.sent == 0
 
 
+@pytest.mark.parametrize(
+    ("weights", "reason"),
+    [
+        ("adapter_model.safetensors", "so it is an adapter; choose the model that it was trained on"),
+        ("model.safetensors", "so an adapter would be added to its weights; if it is merged into them"),
+        ("model.safetensors.index.json", "so an adapter would be added to its weights"),
+    ],
+)
+def test_an_adapter_is_refused_before_its_gigabytes_come(
+    hub: FakeHub, home: Path, weights: str, reason: str
+) -> None:
+    on(hub, {**SMALL, "adapter_config.json": b"{}", weights: b"x"})
+    with pytest.raises(InputError, match=f"model: org/name: has adapter_config.json, {reason}"):
+        base_models.resolve("org/name")
+    assert hub.sent == 0
+
+
 def test_many_small_files_have_one_limit_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub_models, "LARGEST_SMALL", 100)
     listed = [SimpleNamespace(rfilename=f"{i}.json", size=30, lfs=None) for i in range(4)]
