@@ -39,6 +39,9 @@ PATHS = re.compile(
 # What old tokenizers carry of their maker's machine; transformers puts its own in its place, or reads none.
 UNREAD = {"tokenizer_file", "full_tokenizer_file", "special_tokens_map_file", "added_tokens_file"}
 
+# What tokenizers made at home name of their own folder; beside a tokenizer.json nothing opens them by these.
+OWN, NAME = {"vocab_file", "merges_file"}, re.compile(r"\w[\w.+ -]{0,199}", re.ASCII)
+
 
 def tokenizer_of(folder: Path | str) -> Any:
     """The tokenizer of a model's folder, by transformers. Raises LabError, and whatever transformers does."""
@@ -58,7 +61,7 @@ def config_of(folder: Path | str) -> Any:
 
 def require(folder: Path) -> None:
     """Raise LabError with the first fault of a model's folder."""
-    if wrong := of_small_files(folder) or _of_file(folder / TOKENIZER):
+    if wrong := of_small_files(folder) or _of_file(folder / TOKENIZER) or _of_own_files(folder):
         raise LabError(f"This model cannot be loaded: {wrong}.")
 
 
@@ -103,6 +106,14 @@ def of_weights(folder: Path) -> str:
         return f"{INDEX}: metadata is not a mapping; {WAY_OUT}"
     named = set(index["weight_map"].values())
     return f"{INDEX}: {min(named - there)} is not there; {WAY_OUT}" if named - there else ""
+
+
+def _of_own_files(folder: Path) -> str:
+    """Without a tokenizer.json, files are opened by name wherever the process happens to work."""
+    if (folder / TOKENIZER).is_file() or not (folder / TOKENIZER_CONFIG).is_file():
+        return ""
+    wrong = _of_settings([_read(folder / TOKENIZER_CONFIG)], UNREAD)
+    return f"{TOKENIZER_CONFIG}: {wrong}" if wrong else ""
 
 
 def _of_file(file: Path) -> str:
@@ -160,7 +171,8 @@ def _of_settings(found: list[dict[str, Any]], unread: Set[str] = frozenset()) ->
 
 
 def _of_tokenizer_config(found: list[dict[str, Any]]) -> str:
-    return _of_settings(found[:1], UNREAD) or _of_settings(found[1:])
+    own = {key for key in OWN if NAME.fullmatch(str(found[0].get(key)))}
+    return _of_settings(found[:1], UNREAD | own) or _of_settings(found[1:])
 
 
 def _of_special_tokens(found: list[dict[str, Any]]) -> str:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,21 @@ LOADED_ELSEWHERE = {
 def folder(model_folder: Path, bytes_as_tokens: Path) -> Path:
     """A model's folder with a tokenizer that can be loaded."""
     return model_folder
+
+
+@pytest.fixture
+def opened() -> Iterator[list[str]]:
+    """Paths that Python opens meanwhile."""
+    found: list[str] = []
+    listening = True
+
+    def hook(event: str, given: tuple[Any, ...]) -> None:
+        if listening and event == "open" and isinstance(given[0], str):
+            found.append(given[0])
+
+    sys.addaudithook(hook)
+    yield found
+    listening = False  # nothing takes a hook away
 
 
 def put(folder: Path, name: str, content: Any) -> None:
@@ -204,6 +221,35 @@ class TestWhatRealModelsHave:
         assert (folder / "tokenizer_config.json").stat().st_size > 11_000_000
         contents.require_whole(folder)
         base_models.resolve(str(folder))
+
+    @pytest.mark.parametrize("kind", ["PreTrainedTokenizerFast", "GPT2Tokenizer", "GemmaTokenizer", "Own"])
+    def test_files_of_its_own_that_a_tokenizer_names_are_not_opened_by_name(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: list[str], kind: str
+    ) -> None:
+        """Such a name would be one of the folder in which the process works."""
+        named = {"vocab_file": "vocab.json", "merges_file": "merges.txt"}
+        put(folder, "tokenizer_config.json", {"tokenizer_class": kind, **named})
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        put(elsewhere, "vocab.json", {"leaked": 0})
+        put(elsewhere, "merges.txt", "#version: 0.2\n")
+        monkeypatch.chdir(elsewhere)
+        opened.clear()
+        base_models.resolve(str(folder))
+        tokenizer = contents.tokenizer_of(folder)
+        tokenizer.save_pretrained(tmp_path / "saved")
+        assert "leaked" not in tokenizer.get_vocab()
+        assert {"tokenizer.json", "tokenizer_config.json"} <= {Path(path).name for path in opened}
+        inside = [str(elsewhere), "vocab.json", "merges.txt", "./"]
+        assert not [path for path in opened if path.startswith(tuple(inside))]
+        (folder / "tokenizer.json").unlink()
+        with pytest.raises(LabError, match="vocab_file names a file, which is not opened"):
+            contents.tokenizer_of(folder)
+
+    @pytest.mark.parametrize("name", [OUTSIDE, "../vocab.json", "a/vocab.json", ".vocab", "vocab.json\n"])
+    def test_a_file_elsewhere_is_refused(self, folder: Path, name: str) -> None:
+        put(folder, "tokenizer_config.json", {"vocab_file": name})
+        assert "vocab_file names a file" in fault(folder)
 
     def test_paths_of_the_makers_machine_are_not_opened(self, folder: Path, tmp_path: Path) -> None:
         """transformers puts its own in their place."""
