@@ -339,6 +339,8 @@ def lacking(folder: Path) -> str:
 
 def read_config(path: Path) -> tuple[dict[str, Any], Chat | None]:
     """The config and the chat template of a model's folder. Raises LabError saying what is wrong with it."""
+    if wrong := contents.of_links(path):
+        raise LabError(wrong)
     config: dict[str, Any] = _read_json(path / "config.json")
     wrong = config_faults.of_config(config)
     if not wrong and (path / GENERATION_CONFIG).is_file():

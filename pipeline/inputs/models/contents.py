@@ -7,6 +7,7 @@ tokenizer and config of a folder is loaded here, and only after its files were l
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Mapping, Set
@@ -26,10 +27,11 @@ DEEPEST = 64  # mappings and lists in each other; real files have about ten
 LARGEST = {  # bytes; real ones have up to half of that
     TOKENIZER: 1 << 26,
     WORDS: 1 << 26,
-    INDEX: 1 << 26,
+    INDEX: 1 << 24,
     TOKENIZER_CONFIG: LARGEST_CONFIG,
 }
 LARGEST_OTHER = 1 << 22
+MOST_VALUES = 5_000_000  # in a file: an empty list takes thirty times the memory of its text
 SHARD = re.compile(r"\w[\w.+ -]{0,199}\.safetensors", re.ASCII)
 # Parameters of tokenizer, processor and model classes that are paths, or lead to one.
 PATHS = re.compile(
@@ -42,11 +44,21 @@ UNREAD = {"tokenizer_file", "full_tokenizer_file", "special_tokens_map_file", "a
 # What tokenizers made at home name of their own folder; beside a tokenizer.json nothing opens them by these.
 OWN, NAME = {"vocab_file", "merges_file"}, re.compile(r"\w[\w.+ -]{0,199}", re.ASCII)
 
+CLASS = "tokenizer_class"
+# By that name transformers takes any class it has: a model's, which loads weights wherever they are said to
+# be, or one that asks whether to run code. These are tokenizers, but for those that load others.
+TOKENIZERS = re.compile(
+    r"(?!(Auto|Rag|Basic|Character|Mecab|Wordpiece)Tokenizer)\w+Tokenizer(Fast)?"
+    r"|(Tokenizers|Python|SentencePiece)Backend",
+    re.ASCII,
+)
+
 
 def tokenizer_of(folder: Path | str) -> Any:
     """The tokenizer of a model's folder, by transformers. Raises LabError, and whatever transformers does."""
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, dynamic_module_utils
 
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # nothing it loads asks for a yes, on whatever input
     require(Path(folder))
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
@@ -74,9 +86,26 @@ def require_whole(folder: Path) -> None:
 
 def of_small_files(folder: Path) -> str:
     """The first fault of all but the tokenizer.json, as a sentence without its full stop; "" if none."""
-    if wrong := of_names({name for name in (ADAPTER, WEIGHTS, INDEX) if (folder / name).is_file()}):
+    if wrong := of_links(folder) or of_names(
+        {name for name in (ADAPTER, WEIGHTS, INDEX) if (folder / name).is_file()}
+    ):
         return wrong
     return next(filter(None, (_of_file(folder / name) for name in (*CHECKS, INDEX))), "")
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path leads to something in the folder; a cache of the hub has links to its `blobs`."""
+    inside = folder.resolve()
+    tops = (inside, inside.parent.parent / "blobs") if inside.parent.name == "snapshots" else (inside,)
+    return any(path.resolve().is_relative_to(top) for top in tops)
+
+
+def of_links(folder: Path) -> str:
+    """A link shows a file of this machine as one of the model's: archives and repositories bring them."""
+    for path in itertools.chain(folder.glob("*"), folder.glob("*/*")):
+        if path.is_symlink() and not is_inside(path, folder):
+            return f"{display.short(path.name)} is a link out of its folder; put what it leads to in there"
+    return ""
 
 
 def of_names(names: Set[str]) -> str:
@@ -129,15 +158,18 @@ def _looked_at(file: Path, size: int, *_changed: int) -> str:
     most = LARGEST.get(file.name, LARGEST_OTHER)
     if size > most:
         return f"{file.name} is larger than any real one ({display.size(most)}); {WAY_OUT}"
+    content, found, fault = None, [], "is nested deeper"
     try:
         content = _read(file)
+        found = _mappings(content)
     except (ValueError, MemoryError):
         return f"{file.name} is not valid JSON; {WAY_OUT}"
+    except OverflowError:
+        fault = "has more values"
     except RecursionError:
-        content = None
-    found = [] if content is None else _mappings(content)
+        pass
     if not found:
-        return f"{file.name} is nested deeper than any real one; {WAY_OUT}"
+        return f"{file.name} {fault} than any real one; {WAY_OUT}"
     if not isinstance(content, dict):
         return f"{file.name} is not a mapping; {WAY_OUT}"
     if wrong := {**CHECKS, INDEX: _of_index, TOKENIZER: _of_tokenizer}[file.name](found):
@@ -146,7 +178,11 @@ def _looked_at(file: Path, size: int, *_changed: int) -> str:
 
 
 def _read(file: Path) -> Any:
-    return json.loads(file.read_text("utf-8"))
+    """What a file has. Raises ValueError, RecursionError, and OverflowError if it has too many values."""
+    text = file.read_text("utf-8")
+    if sum(map(text.count, ",[{")) > MOST_VALUES:
+        raise OverflowError
+    return json.loads(text)
 
 
 def _mappings(content: Any) -> list[Any]:
@@ -162,7 +198,11 @@ def _mappings(content: Any) -> list[Any]:
 def _of_settings(found: list[dict[str, Any]], unread: Set[str] = frozenset()) -> str:
     for settings in found:
         for key, value in settings.items():
-            if isinstance(value, str | list | dict) and value and key not in unread and PATHS.fullmatch(key):
+            if key == CLASS and value is not None and not TOKENIZERS.fullmatch(str(value)):
+                return f"{key} {display.value(value)} is not the name of a tokenizer; {WAY_OUT}"
+            # Numbers too: to whatever opens a path, they are files that are open already.
+            nothing = value is None or isinstance(value, bool) or value in ("", [], {})
+            if not nothing and key not in unread and PATHS.fullmatch(key):
                 return (
                     f"{display.short(key)} names a file, which is not opened; make it null in a copy of the"
                     " folder, or choose another base model"

@@ -171,6 +171,54 @@ class TestFaults:
         (folder / contents.WEIGHTS).unlink()
         assert "has adapter_config.json, so it is an adapter" in fault(folder)
 
+    @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+    @pytest.mark.parametrize(
+        "kind",
+        [
+            "LlamaForCausalLM",
+            "AutoTokenizer",
+            "RagTokenizer",
+            "PilBackend",
+            "Tokenizer",
+            "",
+            3,
+            ["T5Tokenizer"],
+        ],
+    )
+    def test_a_class_that_is_no_tokenizer_s(
+        self, folder: Path, opened: list[str], name: str, kind: Any
+    ) -> None:
+        """transformers would have it load weights, and whatever an index of pickles names."""
+        put(folder, "pytorch_model.bin.index.json", {"metadata": {}, "weight_map": {"w": OUTSIDE}})
+        given = json.loads((folder / name).read_text()) if (folder / name).is_file() else {}
+        put(folder, name, {**given, "tokenizer_class": kind})
+        assert "is not the name of a tokenizer; " in fault(folder)
+        with pytest.raises(InputError, match="is not the name of a tokenizer"):
+            base_models.resolve(str(folder))
+        assert OUTSIDE not in opened
+
+    @pytest.mark.parametrize(
+        "name", ["chat_template.jinja", "additional_chat_templates/a.jinja", "config.json"]
+    )
+    def test_a_link_out_of_the_folder(self, folder: Path, name: str, opened: list[str]) -> None:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(OUTSIDE)
+        opened.clear()
+        assert f"{Path(name).name} is a link out of its folder; " in fault(folder)
+        with pytest.raises(InputError, match="is a link out of its folder"):
+            base_models.resolve(str(folder))
+        assert not {OUTSIDE, str(folder / name)} & {*opened}
+
+    def test_a_link_to_a_folder(self, folder: Path, tmp_path: Path) -> None:
+        (folder / "additional_chat_templates").symlink_to(tmp_path)
+        assert "additional_chat_templates is a link out of its folder" in fault(folder)
+
+    def test_a_file_of_very_many_values(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(contents, "MOST_VALUES", 1000)
+        put(folder, "special_tokens_map.json", {"a_tokens": [{}] * 999})
+        assert "special_tokens_map.json has more values than any real one" in fault(folder)
+
     @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", contents.INDEX])
     @pytest.mark.parametrize("depth", [100, 900, 100_000])
     def test_a_file_that_is_nested(self, folder: Path, name: str, depth: int) -> None:
@@ -198,6 +246,35 @@ class TestFaults:
 
 
 class TestWhatRealModelsHave:
+    def test_links_within_it_and_to_the_blobs_of_a_hub_s_cache(self, folder: Path, tmp_path: Path) -> None:
+        blobs, snapshot = tmp_path / "models--a--b" / "blobs", tmp_path / "models--a--b" / "snapshots" / "abc"
+        blobs.mkdir(parents=True)
+        snapshot.parent.mkdir()
+        folder.rename(snapshot)
+        for number, file in enumerate([*snapshot.iterdir()]):
+            file.rename(blobs / str(number))
+            file.symlink_to(Path("../../blobs") / str(number))
+        (snapshot / "again.json").symlink_to("config.json")
+        contents.require_whole(snapshot)
+        base_models.resolve(str(snapshot))
+        assert contents.tokenizer_of(snapshot)
+
+    @pytest.mark.chain
+    def test_every_name_of_a_tokenizer_is_a_class_that_loads_by_itself(self) -> None:
+        """So that a release of transformers that has another one is noticed."""
+        import transformers
+
+        ours = transformers.PreTrainedTokenizerBase
+        names = [name for name in dir(transformers) if contents.TOKENIZERS.fullmatch(name)]
+        found = [getattr(transformers, name) for name in names]
+        real = [kind for kind in found if isinstance(kind, type) and issubclass(kind, ours)]
+        assert len(real) > 80
+        assert {kind.from_pretrained.__func__ for kind in real} == {ours.from_pretrained.__func__}
+        others = [kind for kind in found if kind not in real]  # those whose libraries are not here
+        assert not [
+            kind for kind in others if not hasattr(kind, "_backends") and hasattr(kind, "from_pretrained")
+        ]
+
     def test_parts_of_weights_and_empty_settings(self, folder: Path) -> None:
         (folder / contents.WEIGHTS).rename(folder / "model-00001-of-00001.safetensors")
         index = {"metadata": {}, "weight_map": {"w": "model-00001-of-00001.safetensors"}}
@@ -222,7 +299,9 @@ class TestWhatRealModelsHave:
         contents.require_whole(folder)
         base_models.resolve(str(folder))
 
-    @pytest.mark.parametrize("kind", ["PreTrainedTokenizerFast", "GPT2Tokenizer", "GemmaTokenizer", "Own"])
+    @pytest.mark.parametrize(
+        "kind", ["PreTrainedTokenizerFast", "GPT2Tokenizer", "GemmaTokenizer", "OwnTokenizer"]
+    )
     def test_files_of_its_own_that_a_tokenizer_names_are_not_opened_by_name(
         self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: list[str], kind: str
     ) -> None:
