@@ -82,6 +82,8 @@ LIBRARIES = """
 | `HF_HUB_OFFLINE` | `1`: take models from that cache only |
 | `AZURE_TENANT_ID`, `AZURE_CLIENT_ID`, `AZURE_CLIENT_SECRET` | A service principal: login `environment` |
 | `ARM_CLOUD_METADATA_URL` | Addresses of an Azure cloud other than the public one |
+| `CUDA_HOME`, `CUDA_PATH`, `CONDA_PREFIX`, `LD_LIBRARY_PATH` | Where drivers are: runs may read there |
+| `TRITON_CACHE_DIR`, `TRITON_HOME`, `CUDA_CACHE_PATH` | Where GPU libraries keep what they have compiled |
 | `REQUESTS_CA_BUNDLE` | Certificates to trust, such as those of your proxy |
 """
 ROUTES = f"""# Routes

@@ -70,6 +70,9 @@ _LOCAL = (
 )  # fmt: skip
 # Of ours, which no process that reads a model gets: two secrets, and the GPUs, which a trial does not use.
 _KEPT_BACK = ("OLIVE_LAB_WEBHOOK", "OLIVE_LAB_SERVE_TOKEN", TRAINING_GPUS)
+# Variables that say where software is, and where libraries keep what they have compiled.
+_SOFTWARE = ("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "CONDA_PREFIX")
+_COMPILED = {"TRITON_CACHE_DIR": ".triton", "TRITON_HOME": ".triton", "CUDA_CACHE_PATH": ".nv"}
 # After each event Gradio would sum up all past ones, for a dashboard that we don't show.
 GRADIO = {
     "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000000000",
@@ -323,6 +326,34 @@ def importing_gradio() -> Iterator[None]:
             del os.environ["HF_HUB_OFFLINE"]
         else:
             os.environ["HF_HUB_OFFLINE"] = before
+
+
+def readable() -> list[Path]:
+    """Folders that runs may read besides the model's, the home's and the system's, with colons between them
+    (`OLIVE_LAB_READABLE`, default none), as for drivers in a place of their own.
+    """
+    return _paths("OLIVE_LAB_READABLE")
+
+
+def software() -> list[Path]:
+    """Where drivers and libraries that compute are, if variables say so."""
+    return [path for name in _SOFTWARE for path in _paths(name)]
+
+
+def compiled() -> list[Path]:
+    """Where libraries that compute keep what they have compiled."""
+    return [path for name, usual in _COMPILED.items() for path in _paths(name) or [person() / usual]]
+
+
+def person() -> Path:
+    """The home folder of whose processes these are; / where there is none."""
+    return Path(os.environ.get("HOME") or "/")
+
+
+def _paths(variable: str) -> list[Path]:
+    """The absolute ones of the paths in a variable."""
+    given = map(Path, os.environ.get(variable, "").split(os.pathsep))
+    return [path for path in given if path.is_absolute()]
 
 
 def public_only() -> bool:

@@ -15,6 +15,7 @@ import pytest
 
 from pipeline import settings
 from pipeline.exports.bound import binding
+from pipeline.inputs import confined
 from pipeline.store import Store
 from pipeline.store.run import Run
 from pipeline.system import capacity, files
@@ -87,6 +88,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((at for at, name in enumerate(LONGEST) if path.endswith(name)), len(LONGEST))
 
     items.sort(key=turn)
+
+
+@pytest.fixture(autouse=True)
+def stays_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs tests is never confined itself, which would be for good; processes that it starts are."""
+    monkeypatch.setattr(confined, "to", lambda _, moves=False: False)
 
 
 @pytest.fixture

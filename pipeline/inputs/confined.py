@@ -2,7 +2,7 @@
 
 What a library takes for a path in such a file is checked before (`models/contents`), as far as it is known.
 This holds for what is not: from then on the process reads nothing but the files that it was given, and what
-Python needs. By Landlock, which Linux has since 5.13 (landlock(7), https://docs.kernel.org/userspace-api/
+Python and drivers need. By Landlock, which Linux has since 5.13 (landlock(7), https://docs.kernel.org/userspace-api/
 landlock.html), and most systems switch on.
 """
 
@@ -16,38 +16,90 @@ import struct
 import sys
 import sysconfig
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline import settings
+from pipeline.inputs.models import contents
 from pipeline.system import own_process
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # system calls, the same on all processors
 _PATH_BENEATH = 1  # a rule for a file, or a folder and what is in it
 _READ_FILE, _READ_DIR = 1 << 2, 1 << 3
+_MOVE = 1 << 13  # a file into another folder, by rename or link; nobody may before the second version
+_ASK_VERSION, _MOVING = 1, 2
 _NO_NEW_PRIVILEGES = 38  # of prctl(2), which the system calls ask for
-# What Python and libraries look at while they work: no file of a person is in there. Of other processes,
-# Landlock shows no environment and no memory.
-SYSTEM = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/proc", "/sys", "/dev")
+# Capabilities of root that would show environment and memory of other processes, which Landlock does not:
+# CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_PERFMON (capabilities(7)).
+_LOOKING = 1 << 19 | 1 << 21 | 1 << 38
+_CAPABILITIES = 0x20080522  # the version that has 64 of them
+# What Python and libraries look at while they work: no file of a person is in there.
+SYSTEM = (
+    "/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/proc", "/sys", "/dev/null", "/dev/zero",
+    "/dev/random", "/dev/urandom",
+)  # fmt: skip
+# What drivers of GPUs, and libraries that compute on several, read besides: whose user this is, what machines
+# are called, and software outside /usr.
+MACHINE = (
+    "/dev", "/bin", "/sbin", "/opt", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/nsswitch.conf",
+    "/etc/passwd", "/etc/group", "/etc/hosts", "/etc/host.conf", "/etc/resolv.conf", "/etc/gai.conf",
+    "/etc/nccl.conf", "/etc/nvidia", "/etc/OpenCL",
+)  # fmt: skip
 
 
-def to(given: Iterable[Path]) -> bool:
+def to(given: Iterable[Path], moves: bool = False) -> bool:
     """Let this thread, and the threads and processes that it starts, read no files but Python's and those
-    `given`, with the files that links in given folders lead to. False, and nothing changed, where the system
-    has no Landlock.
+    `given`, with those that links in a snapshot of the hub lead to; and move files into other folders only
+    among the given ones, if it `moves` any at all. False, and nothing changed, where the system's Landlock is
+    too old for that, or it has none.
     """
     call = ctypes.CDLL(None, use_errno=True).syscall
-    handled = struct.pack("Q", _READ_FILE | _READ_DIR)
+    if call(_CREATE_RULESET, None, ctypes.c_size_t(0), _ASK_VERSION) < (_MOVING if moves else 1):
+        return False
+    access = _READ_FILE | _READ_DIR | (_MOVE if moves else 0)
+    handled = struct.pack("Q", access)
     rules: int = call(_CREATE_RULESET, handled, ctypes.c_size_t(len(handled)), 0)
     if rules < 0:
         return False
     try:
         for path in {*_python(), *itertools.chain.from_iterable(map(_with_links, given))}:
-            _allow(call, rules, path, _READ_FILE | _READ_DIR)
+            _allow(call, rules, path, access)
         _allow(call, rules, settings.ROOT, _READ_DIR)  # where Python looks for our packages, by their names
         own_process.prctl(_NO_NEW_PRIVILEGES, 1)
+        _look_at_no_others()
         return not call(_RESTRICT_SELF, rules, 0)
     finally:
         os.close(rules)
+
+
+def to_compute(given: Iterable[Path]) -> bool:
+    """`to`, for what computes as well, on a GPU too: it may read what drivers and their libraries do, and the
+    folders that the operator names (`OLIVE_LAB_READABLE`).
+    """
+    compiled = settings.compiled()
+    for folder in compiled:
+        with suppress(OSError):  # what is not there when the rules are made is not opened later either
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    needed = _apart({*map(Path, MACHINE), *settings.software(), *compiled})
+    return to([*given, *settings.readable(), *needed], moves=True)
+
+
+def _apart(folders: Iterable[Path]) -> set[Path]:
+    """Those of the folders that hold neither what a person keeps nor the lab's home."""
+    kept = [settings.person().resolve(), settings.home().resolve()]
+    return {path for path in folders if not any(one.is_relative_to(path.resolve()) for one in kept)}
+
+
+def _look_at_no_others() -> None:
+    """Give up what root has for it; what this thread starts does not get it back."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    version, held = struct.pack("Ii", _CAPABILITIES, 0), ctypes.create_string_buffer(24)
+    if libc.capget(version, held):
+        raise OSError(ctypes.get_errno(), "the capabilities of this process are not known")
+    low, high = ~_LOOKING & 0xFFFFFFFF, ~(_LOOKING >> 32) & 0xFFFFFFFF
+    kept = [have & (low if at < 3 else high) for at, have in enumerate(struct.unpack("6I", held.raw))]
+    if libc.capset(version, struct.pack("6I", *kept)):
+        raise OSError(ctypes.get_errno(), "the capabilities of this process cannot be given up")
 
 
 def _allow(call: ctypes._FuncPointer, rules: int, path: Path, access: int) -> None:
@@ -65,15 +117,15 @@ def _allow(call: ctypes._FuncPointer, rules: int, path: Path, access: int) -> No
 
 
 def _with_links(path: Path) -> Iterable[Path]:
-    """A path, and the files that links right in a folder lead to: in a hub's cache all files are links."""
-    links = path.iterdir() if path.is_dir() else ()
-    return [path, *(each.resolve() for each in links if each.is_symlink() and each.is_file())]
+    """A path, and the files that links in a folder lead to in a hub's cache, where all files are links."""
+    links = [each for each in path.iterdir() if each.is_symlink()] if path.is_dir() else []
+    return [path, *(each.resolve() for each in links if each.is_file() and contents.is_inside(each, path))]
 
 
 def _python() -> set[Path]:
     """Where Python reads modules. Of a checkout, which may hold a home, our packages alone."""
     folders = {sys.prefix, sys.base_prefix, sysconfig.get_path("stdlib"), *site.getsitepackages(), *sys.path}
-    found = {Path(folder).absolute() for folder in folders}
+    found = _apart(Path(folder).absolute() for folder in folders)
     if not settings.INSTALLED:
         found = found - {settings.ROOT} | {settings.ROOT / "pipeline"}
     return {*found, *map(Path, SYSTEM)}

@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 import traceback
 from contextlib import ExitStack, suppress
@@ -27,6 +28,7 @@ from typing import Any, NoReturn
 
 from pipeline import settings
 from pipeline.errors import ANY_SMALLER, sentence
+from pipeline.inputs import confined
 from pipeline.inputs.data import datasets
 from pipeline.inputs.models import base_models, hub_models
 from pipeline.stages import artifacts, events, recipe
@@ -215,6 +217,8 @@ def _make(job: StageJob, started: float, watch: Watch) -> artifacts.Stored:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     context = _context(job, base, output, work)
+    # From here on libraries open what the model's files say; nothing outside the home is theirs.
+    confined.to_compute([job.home, base, Path(tempfile.gettempdir())])
     try:
         results = execute(STAGES[job.stage], job.options, context)
         seconds = time.monotonic() - started

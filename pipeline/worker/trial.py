@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -19,6 +20,7 @@ from typing import Any
 from pipeline import display, settings
 from pipeline.errors import ANY_SMALLER, INTERNAL, LabError, expected
 from pipeline.exports.contract import SUFFIX
+from pipeline.inputs import confined
 from pipeline.inputs.data.card import leaks
 from pipeline.inputs.models import architectures, base_models, config_faults, contents
 from pipeline.inputs.prompts import conversations, model_template, templates, training_ids
@@ -356,6 +358,15 @@ def _without_graph(exported: Path, target: Path) -> None:
             shutil.copyfile(file, target / file.name)
 
 
+def confine(task: Task, scratch: Path, told: Path | None) -> None:
+    """Let this process read the task's files and no others of the lab or of a person, whatever the model's
+    say: anybody can publish a model.
+    """
+    tempfile.tempdir = str(scratch)  # which is removed afterwards; the usual folder has files of others
+    given = (task.files, task.data, task.exported, told)
+    confined.to_compute([scratch, *(Path(path) for path in given if path is not None)])
+
+
 def main(scratch: Path) -> int:
     """Carry out the task in a folder and write the verdict there."""
     told = settings.events_path()
@@ -364,6 +375,7 @@ def main(scratch: Path) -> int:
     walk, error = None, None
     try:
         task = Task(**json.loads((scratch / TASK).read_text("utf-8")))
+        confine(task, scratch, told)
         walk = Walk(task, scratch, told)
         if warm.serves(dataclasses.asdict(walk.recipe.finetune) if walk.recipe.finetune else {}):
             warm.without_bitsandbytes()

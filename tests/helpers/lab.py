@@ -17,9 +17,11 @@ from typing import Any
 
 import pytest
 
+from pipeline import settings
 from pipeline.__main__ import main
 from pipeline.store import Store
 from pipeline.store.run import CANCELED, DONE, FAILED, INTERRUPTED
+from pipeline.system import own_process
 from pipeline.worker.loop import Worker
 from tests.helpers.children import SIGN
 
@@ -47,6 +49,12 @@ def cli(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, st
         code = int(str(end.code))
     written = capsys.readouterr()
     return code, written.out, written.err
+
+
+def has_landlock() -> bool:
+    """Whether the kernel can confine a process, asked of one: it holds for good."""
+    words = ["-c", "from pipeline.inputs import confined; print(confined.to([]))"]
+    return own_process.run(words, 60, settings.bare_environment()).stdout.strip() == "True"
 
 
 def until(condition: Callable[[], Any], what: str = "the condition", seconds: float = 60.0) -> Any:

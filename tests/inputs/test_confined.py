@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from pipeline import settings
 from pipeline.inputs import confined
 from pipeline.system import own_process
+from tests.helpers.lab import has_landlock
 
 OPENS = """
 import subprocess, sys
@@ -19,7 +21,7 @@ from tokenizers.models import WordPiece
 from pipeline.inputs import confined
 
 given, other, how = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-assert how == "free" or confined.to([given])
+assert how == "free" or confined.to([given], moves=how == "moving")
 how = sys.argv[4]
 try:
     if how == "native":
@@ -29,6 +31,9 @@ try:
         words = [sys.executable, "-S", "-c", read, other]
         done = subprocess.run(words, capture_output=True, text=True)
         words = done.stdout.strip() or done.stderr.splitlines()[-1]
+    elif how == "move":
+        Path(other).rename(given / "moved")
+        words = (given / "moved").read_text("utf-8")
     elif how == "folder":
         words = ",".join(path.name for path in Path(other).parent.iterdir())
     else:
@@ -49,11 +54,14 @@ def said(given: Path, other: Path, how: str, confinement: str = "confined") -> s
 
 @pytest.fixture
 def given(tmp_path: Path) -> Path:
-    folder = tmp_path / "given"
-    folder.mkdir()
+    """A snapshot of a hub's cache."""
+    folder = tmp_path / "model" / "snapshots" / "given"
+    folder.mkdir(parents=True)
     (folder / "own.txt").write_text("own\n", "utf-8")
-    (tmp_path / "linked.txt").write_text("linked\n", "utf-8")
-    (folder / "link.txt").symlink_to(tmp_path / "linked.txt")
+    (tmp_path / "model" / "blobs").mkdir()
+    (tmp_path / "model" / "blobs" / "linked.txt").write_text("linked\n", "utf-8")
+    (folder / "link.txt").symlink_to("../../blobs/linked.txt")
+    (folder / "out.txt").symlink_to(tmp_path / "elsewhere" / "secret.txt")
     (tmp_path / "elsewhere").mkdir()
     (folder / "way").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "secret.txt").write_text("secret\n", "utf-8")
@@ -62,9 +70,9 @@ def given(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("how", ["python", "native", "child", "folder"])
 def test_nothing_else_is_read_by_whatever_opens_it(given: Path, how: str) -> None:
-    if not landlock():
+    if not has_landlock():
         pytest.skip("this system has no Landlock")
-    other = given.parent / "elsewhere" / "secret.txt"
+    other = given.parents[2] / "elsewhere" / "secret.txt"
     assert "secret" in said(given, other, how, "free").removeprefix("read ")
     assert "read secret" not in (answer := said(given, other, how))
     assert "ermission" in answer or "not permitted" in answer, answer
@@ -72,18 +80,62 @@ def test_nothing_else_is_read_by_whatever_opens_it(given: Path, how: str) -> Non
 
 @pytest.mark.parametrize("name", ["own", "link"])
 def test_what_is_given_is_read_and_what_it_links_to(given: Path, name: str) -> None:
-    if not landlock():
+    if not has_landlock():
         pytest.skip("this system has no Landlock")
     assert said(given, given / f"{name}.txt", "native") == f"read {name.replace('link', 'linked')}"
-
-
-def landlock() -> bool:
-    """Whether the kernel has it, asked of a process: it holds for good."""
-    words = ["-c", "from pipeline.inputs import confined; print(confined.to([]))"]
-    return own_process.run(words, 60, settings.bare_environment()).stdout.strip() == "True"
 
 
 def test_the_home_in_a_checkout_is_none_of_what_python_needs() -> None:
     inside = [path for path in confined._python() if settings.ROOT.is_relative_to(path)]
     assert not inside, inside
     assert settings.ROOT / "pipeline" in confined._python()
+
+
+def test_a_link_shows_no_other_file(given: Path) -> None:
+    if not has_landlock():
+        pytest.skip("this system has no Landlock")
+    assert said(given, given / "out.txt", "native", "free") == "read secret"
+    assert "ermission" in said(given, given / "out.txt", "native")
+
+
+@pytest.mark.parametrize("how", ["python", "child"])
+def test_the_environment_of_other_processes_is_theirs(given: Path, how: str) -> None:
+    """Root too, whose processes the kernel lets look at each other."""
+    if not has_landlock():
+        pytest.skip("this system has no Landlock")
+    theirs = Path(f"/proc/{os.getpid()}/environ")
+    assert said(given, theirs, how, "free").startswith("read ")
+    assert "ermission" in said(given, theirs, how)
+
+
+def test_what_computes_moves_files_among_its_own_folders_and_none_into_them(given: Path) -> None:
+    if not has_landlock():
+        pytest.skip("this system has no Landlock")
+    (given / "folder").mkdir()
+    (given / "folder" / "own.txt").write_text("own")
+    assert "cross-device" in said(given, given / "folder" / "own.txt", "move")
+    assert said(given, given / "folder" / "own.txt", "move", "moving") == "read own"
+    other = given.parents[2] / "elsewhere" / "secret.txt"
+    assert "refused" in said(given, other, "move", "moving")
+    assert other.is_file()
+
+
+def test_folders_that_hold_a_person_s_files_or_the_home_are_none_of_what_is_needed(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The current folder is on Python's path, and variables may name any."""
+    monkeypatch.setattr(sys, "path", [*sys.path, "", str(home.parent), str(home / "modules")])
+    (person := tmp_path / "person").mkdir()
+    monkeypatch.setenv("HOME", str(person))
+    monkeypatch.setenv("LD_LIBRARY_PATH", f"/:{home.parent}:{home}::own")
+    monkeypatch.setenv("OLIVE_LAB_READABLE", f"{home.parent}/drivers:other")
+    monkeypatch.chdir(home)
+    assert not {home.parent, home} & confined._python()
+    assert home / "modules" in confined._python()
+    seen: list[Path] = []
+    monkeypatch.setattr(confined, "to", lambda given, moves: seen.extend(given) or moves)
+    assert confined.to_compute([home / "work"])
+    assert {home / "work", home.parent / "drivers", person / ".nv"} <= {*seen}
+    assert (person / ".triton").is_dir(), "or it could not be opened later"
+    assert person not in seen
+    assert not {Path("/"), home.parent, home, Path("own"), Path("other")} & {*seen}

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from pipeline import settings
 from pipeline.errors import LabError
 from pipeline.inputs.prompts import templates
 from pipeline.stages import recipe
+from pipeline.system import own_process
+from pipeline.system.files import write_whole
 from pipeline.worker import probe, trial
 from tests.helpers import talks, tiny
+from tests.helpers.lab import has_landlock
 
 ROWS = templates.parse("{prompt} {response}")
 
@@ -196,3 +201,59 @@ class TestUnfitModels:
         assert len(shown[0][0]["input_ids"]) == 5
         with pytest.raises(LabError, match=r"'<image>' is number 259, and vocab_size in its \S+ is 259"):
             shown[1]
+
+
+READS = """
+import json, sys, tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from pipeline.stages import events
+from pipeline.worker import trial
+
+def read(path):
+    try:
+        return path.read_text()
+    except OSError as error:
+        return error.strerror
+
+class Walk:
+    step, config, recipe = "config", {}, SimpleNamespace(finetune=None)
+
+    def __init__(self, task, scratch, told):
+        self.task, self.scratch, self.told = task, scratch, told
+
+    def go(self):
+        own = [Path(self.task.files) / "config.json", Path(self.task.data), Path(tempfile.mkstemp()[1])]
+        events.append(self.told, {"message": "At work", "progress": 0.0})
+        found = {path.name: read(path) for path in (*own, *map(Path, sys.argv[2:]))}
+        (self.scratch / "found.json").write_text(json.dumps({**found, "temporary": tempfile.gettempdir()}))
+
+trial.Walk = Walk
+sys.exit(trial.main(Path(sys.argv[1])))
+"""
+
+
+def test_what_a_model_s_files_name_is_not_opened(
+    tmp_path: Path, home: Path, recipe_file: Path, dataset: Path
+) -> None:
+    """Whichever library takes whatever value for a path: the trial reads its task's files and no others."""
+    model, scratch = tmp_path / "model", tmp_path / "scratch"
+    for folder in (model, scratch):
+        folder.mkdir()
+    (model / "config.json").write_text("{}")
+    (tmp_path / "private").write_text("secret")
+    (home / "theirs").write_text("secret")
+    task = probe.Task(str(model), str(dataset), recipe.load(recipe_file).to_dict())
+    write_whole(scratch / probe.TASK, dataclasses.asdict(task))
+    words = ["-c", READS, *map(str, (scratch, tmp_path / "private", home / "theirs"))]
+    (told := tmp_path / "events.jsonl").touch()
+    done = own_process.run(words, 60, settings.local_environment(OLIVE_LAB_EVENTS=str(told)))
+    assert not done.returncode, done.stderr
+    assert "At work" in told.read_text()
+    found = json.loads((scratch / "found.json").read_text())
+    assert found["config.json"] == "{}"
+    assert found[dataset.name] == dataset.read_text()
+    assert found["temporary"] == str(scratch)
+    if not has_landlock():
+        pytest.skip("this system has no Landlock")
+    assert (found["private"], found["theirs"]) == ("Permission denied",) * 2

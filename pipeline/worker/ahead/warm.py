@@ -19,7 +19,6 @@ import os
 import select
 import socket
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -424,7 +423,6 @@ def fork_trial(trial: Callable[[Path], int], scratch: Path) -> forking.Forked:
     try:
         forking.close_files()
         settings.become(settings.local_environment())
-        tempfile.tempdir = str(scratch)  # which is removed afterwards
         _be_itself()
         forking.use_all_cores()
         code = trial(scratch)

@@ -20,7 +20,7 @@ from pipeline.worker.ahead import warm
 from pipeline.worker.stage_process import StageJob, Watch, _tried
 
 TRIES = """
-import atexit, json, os, sys, tempfile
+import atexit, json, os, sys
 from pathlib import Path
 from pipeline.system import locks
 from pipeline.worker.ahead import warm
@@ -30,7 +30,7 @@ atexit.register(print, "the stage ends")
 
 def trial(folder):
     facts = {
-        "environment": dict(os.environ), "temporary": tempfile.gettempdir(), "group": os.getpgid(0),
+        "environment": dict(os.environ), "group": os.getpgid(0),
         "mark": "OLIVE_LAB_EVENTS=" + str(scratch) in Path("/proc/self/environ").read_text().split("\\0"),
         "locks": [link for n in os.listdir("/proc/self/fd") if (link := Path(f"/proc/self/fd/{n}")).exists()
                   and str(link.readlink()).endswith("lock")],
@@ -55,7 +55,6 @@ def test_a_trial_that_is_forked_is_as_one_that_is_started(tmp_path: Path) -> Non
     assert done.stdout.splitlines() == ["tried", "1 True", "the stage ends"], done.stderr
     assert "ValueError: 3" in done.stderr
     facts = json.loads((tmp_path / "facts.json").read_text())
-    assert facts["temporary"] == str(tmp_path)
     assert facts["mark"]
     assert facts["locks"] == []
     assert "OLIVE_LAB_WEBHOOK" not in facts["environment"]
