@@ -27,6 +27,7 @@ import json
 import os
 import queue
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -41,6 +42,7 @@ from pipeline.errors import LONGEST_PROBLEM, InputError, LabError, reason, sente
 from pipeline.exports import detaching, generation, loaded_files, verify
 from pipeline.exports.chat_client import LINE_LIMIT, Source
 from pipeline.exports.loaded_files import Loaded
+from pipeline.inputs import confined
 from pipeline.inputs.prompts import conversations, lab_prompt, templates
 from pipeline.system import own_process
 from pipeline.system.files import to_json
@@ -344,6 +346,9 @@ def _main(source: Source) -> int:
     # What libraries print must not mix with the answers, so it goes to standard error.
     sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    # Anybody can have made the files of a model that was pulled; it opens no others.
+    adapters = [path for path in (source.adapter, *source.others) if path]
+    confined.to_compute([source.folder, *adapters, Path(tempfile.gettempdir())])
     try:
         _serve(source)
     except Exception as error:  # only the runtime finds some faults of a folder

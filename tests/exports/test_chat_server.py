@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from pipeline import settings
 from pipeline.exports import chat_server
 from pipeline.exports.chat_client import LINE_LIMIT, SIDES, Source
 from pipeline.inputs.prompts import templates
+from pipeline.system import own_process
 from tests.helpers import talks
-from tests.helpers.lab import until
+from tests.helpers.lab import has_landlock, until
 
 GRAPH = {"graph": {"model.onnx": "bb"}}
 
@@ -373,3 +375,31 @@ def test_a_fault_of_a_folder_is_told_in_few_words(capsys: pytest.CaptureFixture[
     said = json.loads(capsys.readouterr().out)
     assert said["error"].startswith("The name nnn")
     assert len(said["error"]) < 2100
+
+
+READS = """
+import sys
+from pathlib import Path
+from pipeline.exports import chat_server
+from pipeline.exports.chat_client import Source
+
+def read(source):
+    for path in (source.folder / "own", source.adapter, Path(sys.argv[3])):
+        print("read", path.read_text(), file=sys.stderr, flush=True)
+
+chat_server._serve = read
+sys.exit(chat_server._main(Source("m", Path(sys.argv[1]), Path(sys.argv[2]), False)))
+"""
+
+
+def test_a_model_that_was_brought_opens_no_files_but_its_own(home: Path, tmp_path: Path) -> None:
+    if not has_landlock():
+        pytest.skip("this system has no Landlock")
+    (tmp_path / "export").mkdir()
+    for file, text in (("export/own", "graph"), ("adapter", "adapter"), ("private", "secret")):
+        (tmp_path / file).write_text(text)
+    words = ["-c", READS, *(str(tmp_path / name) for name in ("export", "adapter", "private"))]
+    done = own_process.run(words, 60, settings.local_environment())
+    assert done.stderr.startswith("read graph\nread adapter\n"), done.stderr
+    assert "secret" not in done.stdout + done.stderr
+    assert "ermission denied" in json.loads(done.stdout)["error"]

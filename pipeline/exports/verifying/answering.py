@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from pipeline.exports import generation, serving_ids
 from pipeline.exports.findings import Finding, Report, Status, one_line
 from pipeline.exports.verifying.adapter_files import adapters_of
 from pipeline.exports.verifying.json_files import CONFIG
+from pipeline.inputs import confined
 from pipeline.system import hardware, own_process
 from pipeline.system.files import to_json
 
@@ -52,7 +54,8 @@ def live(folder: Path) -> list[Finding]:
 
 
 def _answers(folder: Path) -> list[Finding]:
-    """Load the model with all its adapters and ask it."""
+    """Load the model with all its adapters and ask it; the process opens no files but its own from here."""
+    confined.to_compute([folder, Path(tempfile.gettempdir())])
     report = Report([])
     options = json.loads((folder / CONFIG).read_text("utf-8"))["model"]["decoder"].get("session_options", {})
     if "cuda" in to_json(options.get("provider_options", [])).lower() and not hardware.gpus():
