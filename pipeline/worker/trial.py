@@ -46,6 +46,7 @@ from pipeline.worker.probe import (
     small_files,
 )  # fmt: skip
 
+MOST_WEIGHTS = 1 << 30  # of a small copy: with all experts and words of real models it has some 600 M
 MOST_ROWS = 64
 TRIED_ROWS = 8
 LONGEST_LINE = 1 << 16
@@ -175,13 +176,25 @@ class Walk:
 
 
 def build(config: Mapping[str, Any], files: Path, folder: Path, step: int) -> Path:
-    """Write the small copy of a model with random weights, and its real tokenizer, to `folder`."""
+    """Write the small copy of a model with random weights, and its real tokenizer, to `folder`.
+
+    Raises LabError if it would not be small: all that is counted on the meta device, without memory.
+    """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     made = AutoConfig.for_model(**miniature.small(config, step))
+    with torch.device("meta"):
+        count = sum(weight.numel() for weight in _random(made).parameters())
+    if count > MOST_WEIGHTS:
+        raise LabError(
+            unfit(
+                f"by its config.json one small layer of it has {display.parameters(count)} parameters, as no"
+                f" real model's has; {config_faults.WAY_OUT}"
+            )
+        )
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(made, dtype=made.dtype or torch.float32, trust_remote_code=False)
+    model = _random(made)
     body = getattr(model, "model", None)
     if not (hasattr(body, "layers") or hasattr(body, "language_model")):
         raise LabError(unfit(config_faults.unlike(config)))
@@ -191,6 +204,15 @@ def build(config: Mapping[str, Any], files: Path, folder: Path, step: int) -> Pa
     for file in small_files(files):
         shutil.copyfile(file, folder / file.name)
     return folder
+
+
+def _random(made: Any) -> Any:
+    """A model of a config, with random weights on the device of the context."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    kind = made.dtype or torch.float32
+    return AutoModelForCausalLM.from_config(made, dtype=kind, trust_remote_code=False)
 
 
 def packed(config: Mapping[str, Any]) -> dict[str, Any]:

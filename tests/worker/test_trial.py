@@ -172,6 +172,13 @@ class TestUnfitModels:
             walk.go()
         assert walk.step in ("config", "model")
 
+    def test_those_whose_small_copy_would_not_be_small(self, llama: Path, tmp_path: Path) -> None:
+        config = probe.read_config(llama) | {"vocab_size": 1 << 22, "head_dim": 1 << 14}
+        config["hidden_size"] = config["num_attention_heads"] << 14
+        with pytest.raises(LabError, match=r"one small layer of it has \d{3}\.\d B parameters, as no real"):
+            trial.build(config, llama, tmp_path / "small", 64)
+        assert not (tmp_path / "small").exists()
+
     @pytest.mark.parametrize("content", ["{}", '{"model": {"type": "x"}}', None])
     def test_those_whose_tokenizer_is_damaged(self, llama: Path, content: str | None) -> None:
         file = llama / "tokenizer.json"

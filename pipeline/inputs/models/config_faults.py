@@ -5,7 +5,7 @@ Pure functions: they take dictionaries and return a sentence without its full st
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline import display
@@ -19,6 +19,34 @@ COUNTS = (
 # Sizes that every decoder's config has once transformers has filled it in.
 NEEDED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
+# More than any real model has, by names that libraries know it by. Whatever is larger takes all memory in
+# code that builds a model or a list of its layers, before anything else is wrong with it.
+MOST = {
+    name: most
+    for most, names in {
+        10_000: ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "depth"),  # real: 126
+        1 << 14: (  # heads and their sizes, real: 128 and 576; experts, real: 512
+            "num_attention_heads", "num_key_value_heads", "num_heads", "n_head", "n_heads", "head_dim",
+            "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim",
+            "num_local_experts", "num_experts", "n_routed_experts", "n_shared_experts", "moe_num_experts",
+            "num_experts_per_tok",
+        ),
+        1 << 17: (  # real: 18,432
+            "hidden_size", "n_embd", "d_model", "q_lora_rank", "kv_lora_rank", "hidden_size_per_layer_input",
+        ),
+        1 << 20: (  # real: 57,344
+            "intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size", "n_inner",
+            "ffn_dim", "d_ff", "num_labels",
+        ),
+        1 << 22: ("vocab_size", "vocab_size_per_layer_input"),  # real: 262,144
+        1 << 25: (  # real: 10,485,760
+            "max_position_embeddings", "original_max_position_embeddings", "n_positions", "n_ctx",
+        ),
+    }.items()
+    for name in names
+}  # fmt: skip
+MOST_ANGLES = 1 << 31  # positions times a head's size: an export has a table of their sines and cosines
+
 
 def of_config(config: Any) -> str:
     """Faults of a config.json as given; transformers fills in what it leaves out."""
@@ -27,7 +55,8 @@ def of_config(config: Any) -> str:
     for name in MAPPINGS:
         if not isinstance(config.get(name), dict | None):
             return f"config.json: {name} is not a mapping; {WAY_OUT}"
-    wrong = _of_names(config) or _of_sizes(config) or _of_sizes(config.get("text_config") or {})
+    wrong = _of_names(config) or _too_large(config)
+    wrong = wrong or _of_sizes(config) or _of_sizes(config.get("text_config") or {})
     wrong = wrong or _of_packing(config.get("quantization_config") or {})
     return f"config.json: {wrong}; {WAY_OUT}" if wrong else ""
 
@@ -37,7 +66,7 @@ def of_filled(given: Mapping[str, Any], filled: Mapping[str, Any]) -> str:
     given, filled = given.get("text_config") or given, filled.get("text_config") or filled
     if not all(filled.get(name) for name in NEEDED):
         return unlike(filled)
-    if wrong := _of_sizes(filled):
+    if wrong := _too_large(filled) or _of_sizes(filled) or _too_long(filled):
         return f"config.json: {wrong}; {WAY_OUT}"
     hidden, heads = filled["hidden_size"], filled["num_attention_heads"]
     size = filled.get("head_dim") or hidden // heads
@@ -74,6 +103,35 @@ def _of_names(config: Mapping[str, Any]) -> str:
     if known is not None and not (isinstance(known, list) and all(isinstance(one, str) for one in known)):
         return "architectures is not a list of names"
     return ""
+
+
+def _too_large(config: Mapping[str, Any]) -> str:
+    """What is larger than any real model, in the config or one inside it."""
+    for each in _configs(config):
+        for name in MOST.keys() & each.keys():
+            value = each[name]
+            for one in value if isinstance(value, list) else [value]:
+                if isinstance(one, int | float) and one > MOST[name]:
+                    return f"{name} is {display.value(one)}, and no model has more than {MOST[name]:,}"
+    return ""
+
+
+def _configs(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """A config and those inside it, however deep."""
+    left = [config]
+    while left:
+        each = left.pop()
+        yield each
+        left += [value for value in each.values() if isinstance(value, dict)]
+
+
+def _too_long(filled: Mapping[str, Any]) -> str:
+    """Positions, of a config that is good so far and has a head's size."""
+    longest, hidden = filled.get("max_position_embeddings") or 0, filled["hidden_size"]
+    size = filled.get("head_dim") or hidden // filled["num_attention_heads"]
+    if longest * size <= MOST_ANGLES:
+        return ""
+    return f"max_position_embeddings is {longest:,} with heads of {size:,}, and no model has so much"
 
 
 def _of_sizes(config: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.inputs.models import architectures
 from pipeline.inputs.models.about import EXPERTS, TIED
 
-LARGEST = 1 << 24  # of any one size: a config.json may say anything
+LARGEST = 1 << 40  # of any one size: a config.json may say anything, and more fits no machine either
 BYTES = {"float32": 4, "float": 4}  # of a weight, by its type; all others take 2
 
 
@@ -149,4 +149,4 @@ def _packed(given: Any) -> Packed | None:
 
 def _size(value: Any) -> int:
     """A size, 0 for what is none."""
-    return value if type(value) is int and 0 < value <= LARGEST else 0
+    return min(value, LARGEST) if type(value) is int and value > 0 else 0

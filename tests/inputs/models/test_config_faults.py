@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -37,6 +38,36 @@ def test_a_broken_config_is_a_sentence_with_a_way_out(changed: dict[str, Any], s
     assert found.endswith("; put the model's original files there, or choose another base model")
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"vocab_size": 17_000_000}, {"vocab_size": 10**12}, {"num_hidden_layers": 10**9},
+        {"hidden_size": 10**30}, {"hidden_size": 10**4000}, {"head_dim": 2 * 10**8},
+        {"max_position_embeddings": 10**12},
+        {"num_local_experts": 10**7}, {"moe_intermediate_size": 1e300}, {"num_labels": 10**9},
+        {"intermediate_size": [96, 10**9]}, {"num_attention_heads": 10**9, "num_key_value_heads": 10**9},
+        {"n_layer": 10**9}, {"n_positions": float("inf")},
+    ],
+)  # fmt: skip
+def test_what_no_model_has_is_refused_by_name(changed: dict[str, Any]) -> None:
+    inside = {"text_config": {**CONFIG, **changed}}
+    for given in (CONFIG | changed, CONFIG | inside, CONFIG | {"vision_config": {"inner": changed}}):
+        found = config_faults.of_config(given)
+        named = "|".join(changed)
+        assert re.match(rf"config\.json: ({named}) is .+, and no model has more than [\d,]+; ", found)
+        assert len(found) < 300
+    assert "and no model has more than" in config_faults.of_filled(CONFIG, CONFIG | changed)
+
+
+def test_positions_of_large_heads_are_refused_together() -> None:
+    scout = {"max_position_embeddings": 10_485_760, "head_dim": 128}
+    assert config_faults.of_filled(CONFIG | scout, CONFIG | scout) == ""
+    larger = CONFIG | scout | {"head_dim": 512}
+    assert "max_position_embeddings is 10,485,760 with heads of 512, and no model has" in (
+        config_faults.of_filled(larger, larger)
+    )
+
+
 @pytest.mark.parametrize("config", [[], None, "x", 3])
 def test_one_that_is_no_mapping_is_refused(config: Any) -> None:
     assert config_faults.of_config(config).startswith("config.json is not a mapping")
@@ -51,6 +82,8 @@ def test_one_that_is_no_mapping_is_refused(config: Any) -> None:
         {"intermediate_size": [96, 192], "layer_types": ["a", "b"]},
         {"quantization_config": {"quant_method": "olive", "bits": 4, "group_size": -1}},
         {"quantization_config": {"quant_method": "awq"}},
+        {"vocab_size": 1_000_000, "num_hidden_layers": 200, "max_position_embeddings": 10_485_760},
+        {"hidden_size": 18432, "intermediate_size": 73728, "num_attention_heads": 128, "num_experts": 512},
     ],
 )
 def test_a_good_one_is_none(changed: dict[str, Any]) -> None:

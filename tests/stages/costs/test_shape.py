@@ -41,11 +41,19 @@ def test_a_packed_model_is_as_large_as_its_file() -> None:
     "change",
     [
         {"hidden_size": None}, {"num_hidden_layers": 0}, {"vocab_size": "many"}, {"hidden_size": True},
-        {"hidden_size": 10**30}, {"num_attention_heads": 128}, {"num_experts": 8}, {"text_config": 5},
+        {"num_attention_heads": 128}, {"num_experts": 8}, {"text_config": 5},
     ],
 )  # fmt: skip
 def test_a_config_that_does_not_say_has_no_shape(change: dict[str, Any]) -> None:
     assert shape.of({**CONFIG, **change}) is None
+
+
+@pytest.mark.parametrize("name", ["hidden_size", "num_hidden_layers", "vocab_size"])
+@pytest.mark.parametrize("value", [1 << 30, 10**400], ids=["large", "no float"])
+def test_what_is_larger_than_any_model_is_large_and_not_unknown(name: str, value: int) -> None:
+    found = shape.of({**CONFIG, name: value})
+    assert found is not None
+    assert found.float_bytes > 1 << 36
 
 
 @pytest.mark.parametrize("packed", [{"bits": 99, "group_size": -1}, {"bits": None}, {"group_size": "x"}])
