@@ -24,12 +24,24 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeAlias
 
 from pipeline import display
+from pipeline.system import checksums
 
 SUFFIX = ".onnx_adapter"
 ADAPTER = f"adapter_weights{SUFFIX}"  # as exports of the lab name theirs
 MERGED = "merged.json"  # lies beside a graph whose weights have the adapter in them
 BOUND = "bound.json"  # lies beside a graph that has an adapter as constants of its own,
 ADAPTER_DATA = "adapter.onnx.data"  # whose values are in this file
+# What other files of an export end in, in small letters: weights never lie there.
+NO_WEIGHTS = (
+    ".json",
+    ".jinja",
+    ".onnx",
+    SUFFIX,
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    checksums.NAME.lower(),
+)
 BITS = {"float": 32, "double": 64, "bool": 8}  # of types whose name has no number in it
 READABLE = {"float": "float32", "double": "float64"}
 MOST_INPUTS = 20_000  # or outputs, or tensors of an adapter
@@ -246,7 +258,13 @@ def check_pieces(folder: Path, pieces: Collection[Piece]) -> int:
     """
     sizes = {piece.location: 0 for piece in pieces}
     for location in sizes:
-        sizes[location] = inside(folder, location).stat().st_size
+        file = inside(folder, location)  # the file itself, where the name is a link's
+        if file.name.lower().endswith(NO_WEIGHTS):
+            raise ValueError(
+                f"the graph's weights lie in {display.value(location)}, which is no file of weights; export"
+                " the model again"
+            )
+        sizes[location] = file.stat().st_size
     for piece in pieces:
         end, size = piece.offset + piece.length, sizes[piece.location]
         if end > size:

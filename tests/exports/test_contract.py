@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 import tracemalloc
 from collections.abc import Callable
@@ -277,6 +278,25 @@ def test_an_absolute_path_is_refused_even_to_the_right_file(export: Path) -> Non
     change(export, lambda facts: setattr(facts["location"], "value", str(export / "model.onnx.data")))
     with pytest.raises(ValueError, match="is not the name of a file in the folder"):
         look(export)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.onnx", "genai_config.json", "SHA256SUMS", "sha256sums", "lab.json", "Tokenizer.JSON", "link"],
+)
+def test_weights_lie_in_no_file_that_is_something_else(export: Path, name: str) -> None:
+    data = export / "model.onnx.data"
+    if name == "link":
+        (export / name).symlink_to("chat_template.jinja")
+        shutil.copyfile(data, export / "chat_template.jinja")
+    elif name != "model.onnx":
+        shutil.copyfile(data, export / name)
+    for location in (name, f"./{name}"):
+        change(export, lambda facts, to=location: setattr(facts["location"], "value", to))
+        with pytest.raises(
+            ValueError, match=f"the graph's weights lie in '{location}', which is no file of w"
+        ):
+            look(export)
 
 
 def test_links_stay_in_the_folder(export: Path) -> None:

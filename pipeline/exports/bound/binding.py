@@ -3,7 +3,7 @@
 The adapter's arrays become the graph's own constants, in a file beside the base's weights, which both folders
 share where the disk can. Nothing is rounded again: on a CPU the bound model computes bit for bit what the
 graph computes with the adapter active. The graph and the small files are copied, so that changing them leaves
-the base as it was.
+the base as it was, and what is written here is a new file, never one that another folder has too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline import display
@@ -169,7 +169,7 @@ def _write(
     arrays = {name: value.numpy() for name, value in read.items()}
     constants.fix(model, arrays, config.inputs, part / ADAPTER_DATA, stacked=_for_cpu(exported))
     onnx.save(model, part / config.graph)
-    weights = sorted({piece.location for piece in graph.pieces})
+    weights = sorted({PurePosixPath(piece.location).as_posix() for piece in graph.pieces})
     shared = _carry_over(exported, part, config.graph, weights)
     if not any(node.op_type in BRANCHES for node in model.graph.node):
         _record_steps(part / json_files.CONFIG)
@@ -180,7 +180,7 @@ def _write(
         "base": _lab(exported).get("base"),
         "base_graph": checksums.of(exported, [config.graph])[config.graph],
     }
-    (part / BOUND).write_text(to_json(facts, indent=1) + "\n", "utf-8")
+    files.write_whole(part / BOUND, to_json(facts, indent=1) + "\n", shared=True)
     _write_sums(exported, part, weights)
     return {
         "tensors": len(arrays),
@@ -207,7 +207,7 @@ def _record_steps(file: Path) -> None:
     for provider in options.get("provider_options") or []:
         if "cuda" in provider:
             provider["cuda"]["enable_cuda_graph"] = "1"
-            file.write_text(to_json(config, indent=4) + "\n", "utf-8")
+            files.write_whole(file, to_json(config, indent=4) + "\n", shared=True)
 
 
 def _carry_over(exported: Path, part: Path, graph: str, weights: list[str]) -> str:
@@ -228,7 +228,8 @@ def _write_sums(exported: Path, part: Path, weights: list[str]) -> None:
     known = checksums.read(exported)
     sums = {name: known[name] for name in weights if name in known}
     names = [path.name for path in part.iterdir() if path.name not in sums]
-    (part / checksums.NAME).write_text(checksums.text({**sums, **checksums.of(part, names)}), "utf-8")
+    found = checksums.text({**sums, **checksums.of(part, names)})
+    files.write_whole(part / checksums.NAME, found, shared=True)
 
 
 def _settle(part: Path, to: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -86,6 +87,24 @@ def test_weights_are_shared_and_small_files_are_not(export: Path, tmp_path: Path
     assert files.size(export, made.folder) < files.size(export) + files.size(made.folder)
     assert set(left(export)) - set(left(made.folder)) == {exports.ADAPTER}
     assert left(tmp_path) == ["bound", "export"]
+
+
+@pytest.mark.parametrize("name", [checksums.NAME, f".{checksums.NAME}.part", f"./.{contract.BOUND}.part"])
+def test_what_the_base_shares_is_never_written_to(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(contract, "NO_WEIGHTS", ())  # as if a name of ours were not known there
+    checksums.write(export)
+    if name != checksums.NAME:
+        (export / name).write_bytes(b"\0" * 64)
+    model = onnx.load(export / "model.onnx", load_external_data=False)
+    more = model.graph.initializer.add(name="more", data_type=onnx.TensorProto.UINT8, dims=[8])
+    more.data_location = onnx.TensorProto.EXTERNAL
+    more.external_data.add(key="location", value=name)
+    onnx.save(model, export / "model.onnx")
+    before = (export / name).read_bytes()
+    bind(export, None, tmp_path / "bound")
+    assert (export / name).read_bytes() == before
 
 
 def test_it_verifies_and_answers_alone(export: Path, tmp_path: Path) -> None:
