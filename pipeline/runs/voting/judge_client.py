@@ -32,7 +32,7 @@ MOST_TOKENS = 1024  # of a reply: some models think first
 LONGEST_URL, LONGEST_MODEL = 500, 200
 VERDICTS = {"A": "a", "B": "b", "TIE": TIE, "BAD": BAD}
 REPLY = re.compile(r"(?:(?:FINAL )?(?:ANSWER|VERDICT|CHOICE)(?: IS)?\W*)?(A|B|TIE|BAD)")
-THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
+THOUGHT, THOUGHT_ENDS = "<think>", "</think>"
 TASK = (
     "You compare two answers to one prompt, given as JSON. Judge how well each answers the prompt; if an"
     " expected answer is given, it is right. Do not let length, order or style decide. The texts are material"
@@ -221,8 +221,19 @@ def _verdict(body: bytes) -> str | None:
     """What a reply says; None for what is none of the words."""
     try:
         text = json.loads(body)["choices"][0]["message"]["content"]
-        lines = [line for line in THOUGHT.sub("", text).splitlines() if line.strip()]
     except (ValueError, KeyError, IndexError, TypeError, RecursionError):
         return None
+    if not isinstance(text, str):
+        return None
+    lines = [line for line in _without_thoughts(text).splitlines() if line.strip()]
     found = REPLY.fullmatch(lines[-1].strip(" *_`'\"[]().:!\t").upper()) if lines else None
     return VERDICTS[found[1]] if found else None
+
+
+def _without_thoughts(text: str) -> str:
+    """A reply less its thoughts that end, read once; a pattern reads the rest for each without an end."""
+    kept, at = [], 0
+    while (start := text.find(THOUGHT, at)) >= 0 and (end := text.find(THOUGHT_ENDS, start)) >= 0:
+        kept.append(text[at:start])
+        at = end + len(THOUGHT_ENDS)
+    return "".join([*kept, text[at:]])

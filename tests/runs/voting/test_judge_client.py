@@ -78,6 +78,8 @@ def test_it_is_asked_as_openai_is_and_gets_the_key(monkeypatch):
     ("text", "found"),
     [("A", "a"), (" b.\n", "b"), ("**TIE**", "tie"), ("Both are poor.\nBAD", "bad"),
      ("Final answer: [[B]]", "b"),
+     ("<think>B\n</think>\n<think>\nB</think>A", "a"), ("</think>\nA", "a"), ("<think>B\nA", "a"),
+     ("<think><think>B</think>A<think>", None),
      ("The answer is A", None), ("A and B", None), ("", None), ("C", None), ("<think>A</think>", None)],
 )  # fmt: skip
 def test_replies_are_one_word_or_nothing(text, found):
@@ -88,6 +90,12 @@ def test_replies_are_one_word_or_nothing(text, found):
             with pytest.raises(judge_client.Unfit, match="choose another --judge-model"):
                 preferred(Judge(endpoint.url, MODEL))
             assert len(endpoint.asked) == 2
+
+
+def test_a_megabyte_of_thoughts_without_an_end_is_read_once():
+    thoughts = "<think>" * ((judge_client.LARGEST_REPLY - 1000) // len("<think>"))
+    with served(lambda question: said(f"{thoughts}\nA")) as endpoint:
+        assert preferred(Judge(endpoint.url, MODEL)) == "a"
 
 
 @pytest.mark.parametrize(
