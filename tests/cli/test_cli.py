@@ -24,7 +24,7 @@ from pipeline.worker import loop
 from tests.helpers.lab import cli, serving, until
 from tests.helpers.page import SAMPLE
 from tests.helpers.planted import finish_all, plant
-from tests.runs.test_scorecard import MEASURED
+from tests.runs.comparing.test_scorecard import MEASURED
 
 Capture = pytest.CaptureFixture[str]
 PIPELINE = [sys.executable, "-m", "pipeline"]

@@ -12,7 +12,7 @@ from pipeline.runs import disk
 from pipeline.store import Store
 from tests.cli.test_cli import Capture, cli
 from tests.helpers.planted import finish_all, plant
-from tests.runs.test_compare_rows import evaluated
+from tests.runs.comparing.test_compare_rows import evaluated
 from tests.runs.test_disk import made, using
 
 

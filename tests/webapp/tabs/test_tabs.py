@@ -254,7 +254,7 @@ def test_an_upload_is_offered_under_a_name_that_is_what_it_looks_like(home, uplo
 
 
 def test_an_upload_that_cannot_be_kept_is_a_sentence(home, uploaded, monkeypatch):
-    monkeypatch.setattr(data.submit, "keep_dataset", full_disk)
+    monkeypatch.setattr(data.kept_datasets, "keep", full_disk)
     _, problems, *_, use = data.found(uploaded(GOOD), None, TEMPLATE, "starter")
     assert problems["items"] == [FULL]
     assert not use["interactive"]

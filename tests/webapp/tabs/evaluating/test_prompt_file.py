@@ -108,7 +108,7 @@ def test_one_that_no_run_uses_goes_after_a_day_unless_somebody_chooses_it(home, 
 def test_what_is_no_upload_or_finds_no_room_is_a_sentence(home, uploaded, monkeypatch):
     for named in (None, str(home / "runs.db"), "/etc/passwd"):
         assert taken(named)[1]["items"] == [uploads.NOT_HERE]
-    monkeypatch.setattr(prompt_file.submit, "keep", full_disk)
+    monkeypatch.setattr(prompt_file.kept_datasets, "keep_made", full_disk)
     assert taken(uploaded(ROWS, "prompts.csv"))[1]["items"] == [FULL]
 
 
