@@ -46,7 +46,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "verify": answering.live,
     "apart": lambda folder: check_process.verified(folder, "Nothing"),
     "inference": lambda folder: asyncio.run(
-        chat_client._start(folder, chat_client.Source("run", folder, None, False))
+        chat_client.load(folder, chat_client.Source("run", folder, None, False))
     ),
     "probe": lambda folder: probe._try(probe.Task(str(folder), "data", {}), folder / "scratch", None),
 }

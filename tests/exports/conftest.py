@@ -23,5 +23,7 @@ def process(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Call
 
     monkeypatch.setattr(chat_client, "_servers", {})
     monkeypatch.setattr(chat_client, "_starting", asyncio.Lock())
+    monkeypatch.setattr(chat_client, "_starting_slowly", asyncio.Lock())
+    monkeypatch.setattr(chat_client, "_slow", {})
     install()
     return install

@@ -157,7 +157,7 @@ def test_those_that_wait_for_a_model_that_does_not_load_are_told_at_once(
     monkeypatch.setattr(chat_client, "_starting", asyncio.Lock())
     loads = []
 
-    async def start(home: Path, source: Source) -> Any:
+    async def start(home: Path, source: Source, turn: Any) -> Any:
         loads.append(source.name)
         await asyncio.sleep(0.01)
         raise LabError("It does not load.")

@@ -33,6 +33,17 @@ def test_both_answers_stream_with_their_measures(store, monkeypatch):
     assert shown.facts[0] == [["Tokens", "3"], ["Tokens per second", "41.2"], ["First token after", "0.2 s"]]
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_whoever_waits_for_another_model_to_load_sees_so(store, monkeypatch, waits):
+    monkeypatch.setattr(chat_client, "stream", answering)
+    monkeypatch.setattr(chat_client, "waits", lambda source: waits)
+    first, second, *_, last = collect(
+        prompting.compare(planted.finished(store), [], TALK, "Where?", 64, 0, 0)
+    )
+    assert (first[-1]["text"], last[-1]) == ("Loading the model…", None)
+    assert (second[-1] == {"text": chat_client.WAITS}) == waits
+
+
 def test_the_button_takes_no_other_click_while_answers_stream(store, monkeypatch):
     monkeypatch.setattr(chat_client, "stream", answering)
     steps = collect(prompting.run_both(planted.finished(store), [], TALK, "Where?", 64, 0, 0))
