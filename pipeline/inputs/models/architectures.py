@@ -58,6 +58,14 @@ def positions(config: Mapping[str, Any]) -> int | None:
     return longest if isinstance(longest, int) else None
 
 
+def turned_part(config: Mapping[str, Any]) -> float:
+    """How much of each head rotary embeddings turn, from 0 to 1: all of it unless the config says less."""
+    config = config.get("text_config") or config
+    rope = config.get("rope_parameters") or {}
+    part = config.get("partial_rotary_factor", rope.get("partial_rotary_factor"))
+    return float(part) if isinstance(part, int | float) and 0 < part <= 1 else 1.0
+
+
 def mismatched_windows(config: Mapping[str, Any]) -> tuple[int, int] | None:
     """The two context lengths of a Phi-3 model that needs two sets of rotary factors but has none; else None.
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pipeline.inputs.models import architectures
 from pipeline.stages.costs import (
     evaluate_cost,
     finetune_cost,
@@ -27,6 +28,9 @@ TRIAL_BYTES, TRIAL_SECONDS = 1.2, 2.5  # of the trial before a run, in imports o
 # Bytes of the trial for each weight of an embedding that is the output layer too: it has all of it, and
 # more of it where it is exported.
 TRIAL_TIED, TRIAL_TIED_EXPORT = 3.0, 8.0
+# Bytes of an export for each position and number of a head that is turned: its builder makes the sines and
+# cosines of all positions at once. Only a window of millions of tokens takes more than the rest does.
+TURNED = 16.0
 COSTS: dict[str, Any] = {
     "quantize": quantize_cost,
     "finetune": finetune_cost,
@@ -65,7 +69,10 @@ def costs(recipe: Recipe, question: Question) -> dict[str, Cost]:
         if found and question.ahead:
             machine = replace(machine, import_seconds=_left_to_import(machine.import_seconds, before))
         cost = _of_stage(name, options, recipe, sizes, replace(question, machine=machine))
-        found[name] = cost if found or question.tried else _with_trial(cost, machine, known, recipe)
+        turned = _turned(question.config, known) if recipe.optimize is not None else 0.0
+        if name == "optimize":
+            cost = _at_least(cost, turned)
+        found[name] = cost if found or question.tried else _with_trial(cost, machine, known, recipe, turned)
         before += found[name].seconds.likely
         if name == "quantize":
             sizes = sizes.with_packed(quantize_cost.packed(options, sizes))
@@ -100,19 +107,24 @@ def _of_stage(name: str, options: Any, recipe: Recipe, sizes: shape.Shape, quest
     return found
 
 
-def _with_trial(cost: Cost, machine: Machine, sizes: shape.Shape, recipe: Recipe) -> Cost:
+def _turned(config: Mapping[str, Any], sizes: shape.Shape) -> float:
+    """Bytes of the tables that an export turns its heads by."""
+    longest = min(architectures.positions(config) or 0, shape.LARGEST)
+    return TURNED * longest * sizes.head * architectures.turned_part(config)
+
+
+def _at_least(cost: Cost, memory: float) -> Cost:
+    """A cost of at least about so much main memory."""
+    widths = zip(cost.memory.to_list(), (0.9, 1, 1.05), strict=True)
+    return replace(cost, memory=Range(*(max(value, memory * width) for value, width in widths)))
+
+
+def _with_trial(cost: Cost, machine: Machine, sizes: shape.Shape, recipe: Recipe, turned: float) -> Cost:
     """The first stage of a recipe that was not tried before: a small copy of the model goes through it."""
     each = 0.0 if not sizes.tied else TRIAL_TIED if recipe.optimize is None else TRIAL_TIED_EXPORT
-    most = machine.import_bytes * (1 + TRIAL_BYTES) + each * sizes.embedding
-    memory = Range(
-        *(
-            max(value, most * width)
-            for value, width in zip(cost.memory.to_list(), (0.9, 1, 1.05), strict=True)
-        )
-    )
+    most = machine.import_bytes * (1 + TRIAL_BYTES) + max(each * sizes.embedding, turned)
     return replace(
-        cost,
-        memory=memory,
+        _at_least(cost, most),
         seconds=cost.seconds.plus(Range.around(TRIAL_SECONDS * machine.import_seconds, 0.3, 0.3)),
     )
 

@@ -98,6 +98,20 @@ def test_the_trial_counts_once_in_the_first_stage() -> None:
     assert first["finetune"].memory == tried["finetune"].memory
 
 
+def test_a_window_of_millions_takes_memory_where_it_is_exported() -> None:
+    long = replace(QUESTION, config={**STARTER, "max_position_embeddings": 30_000_000}, tried=False)
+    half = replace(long, config={**long.config, "rope_parameters": {"partial_rotary_factor": 0.5}})
+    usual = replace(long, config={**STARTER, "max_position_embeddings": 131_072})
+    found = [predict.costs(made(), question) for question in (long, half, usual)]
+    for stage in ("quantize", "optimize"):  # the trial exports too
+        memory = [each[stage].memory.low for each in found]
+        assert memory[0] > 0.8 * predict.TURNED * 30_000_000 * 64
+        assert memory[0] > 1.5 * memory[1] > 2 * memory[2]
+    assert found[2] == predict.costs(made(), replace(QUESTION, tried=False))
+    unexported = made(optimize=None, evaluate=None)
+    assert predict.costs(unexported, long) == predict.costs(unexported, usual)
+
+
 def test_steps_by_batch_are_passes_over_the_data() -> None:
     assert predict.passes(made(finetune={"max_steps": 60, "batch_size": 4}), ROWS) == 0.24
     assert predict.passes(made(finetune={"epochs": 3.0}), ROWS) == 3.0
