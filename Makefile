@@ -65,8 +65,9 @@ lint: install $(INSTALLED_DEV)
 types: install $(INSTALLED_DEV)
 	@$(BIN)/mypy
 
+# Tests that wait, for processes and for Azure's emulator, leave cores free: more of them run than there are cores of CI.
 unit: install $(INSTALLED_DEV) ## The fast tests
-	@$(BIN)/python -m pytest -q -m "not chain and not browser and not gpu and not azure" -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -q -m "not chain and not browser and not gpu and not azure" -n 3 --dist loadfile
 
 FOUNDRY_JS := tests/helpers/foundry_js/node_modules/native
 
@@ -98,7 +99,7 @@ $(AZURITE): tests/helpers/azure/package-lock.json | npm
 	@touch $@
 
 azure-test: install $(INSTALLED_DEV) $(AZURITE) ## Azure: the real client, the storage emulator (Debian: apt-get install npm)
-	@$(BIN)/python -m pytest -q tests/publish/azure -m azure -n 2 --dist loadfile --no-loadscope-reorder --durations=5
+	@$(BIN)/python -m pytest -q tests/publish/azure -m azure -n 4 --dist loadfile --no-loadscope-reorder --durations=5
 
 gpu-test: install $(INSTALLED_DEV) ## What only an NVIDIA GPU can show
 	@$(BIN)/python -m pytest -q -m gpu
