@@ -283,6 +283,15 @@ def local_environment(**extra: str) -> dict[str, str]:
     return {**SHARING, **kept, **QUIET}
 
 
+def forget_secrets() -> set[str]:
+    """Take from this process's environment what one that only computes does not need; return the names."""
+    kept = {*EVEN_MEMORY, *SHARING, *QUIET, TRAINING_GPUS}
+    names = {name for name in os.environ if not name.startswith(_LOCAL) or name in _KEPT_BACK} - kept
+    for name in names:
+        del os.environ[name]
+    return names
+
+
 def bare_environment() -> dict[str, str]:
     """The environment of a process of ours that needs neither paths nor secrets."""
     kept = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH",

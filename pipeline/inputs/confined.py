@@ -30,8 +30,9 @@ _MOVE = 1 << 13  # a file into another folder, by rename or link; nobody may bef
 _ASK_VERSION, _MOVING = 1, 2
 _NO_NEW_PRIVILEGES = 38  # of prctl(2), which the system calls ask for
 # Capabilities of root that would show environment and memory of other processes, which Landlock does not:
-# CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_PERFMON (capabilities(7)).
-_LOOKING = 1 << 19 | 1 << 21 | 1 << 38
+# CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_PERFMON (capabilities(7)); and CAP_SYSLOG the messages of the kernel.
+_LOOKING = 1 << 19 | 1 << 21 | 1 << 34 | 1 << 38
+_ENVIRONMENT = 47  # where /proc/self/stat has its begin and its end, after the name
 _CAPABILITIES = 0x20080522  # the version that has 64 of them
 # What Python and libraries look at while they work: no file of a person is in there.
 SYSTEM = (
@@ -74,14 +75,29 @@ def to(given: Iterable[Path], moves: bool = False) -> bool:
 
 def to_compute(given: Iterable[Path]) -> bool:
     """`to`, for what computes as well, on a GPU too: it may read what drivers and their libraries do, and the
-    folders that the operator names (`OLIVE_LAB_READABLE`).
+    folders that the operator names (`OLIVE_LAB_READABLE`). It keeps no login in its environment, which is a
+    file too.
     """
     compiled = settings.compiled()
     for folder in compiled:
         with suppress(OSError):  # what is not there when the rules are made is not opened later either
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     needed = _apart({*map(Path, MACHINE), *settings.software(), *compiled})
-    return to([*given, *settings.readable(), *needed], moves=True)
+    if not to([*given, *settings.readable(), *needed], moves=True):
+        return False
+    _forget_secrets()
+    return True
+
+
+def _forget_secrets() -> None:
+    """`settings.forget_secrets`, in /proc/self/environ too, which shows what the process was started with."""
+    names = settings.forget_secrets()
+    facts = Path("/proc/self/stat").read_text().rpartition(") ")[2].split()
+    at, end = map(int, facts[_ENVIRONMENT : _ENVIRONMENT + 2])
+    for variable in ctypes.string_at(at, end - at).split(b"\0"):
+        if os.fsdecode(variable.partition(b"=")[0]) in names:
+            ctypes.memset(at, 0, len(variable))
+        at += len(variable) + 1
 
 
 def _apart(folders: Iterable[Path]) -> set[Path]:
