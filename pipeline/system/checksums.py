@@ -101,7 +101,7 @@ def text(sums: Mapping[str, str]) -> str:
 
 def read(folder: Path) -> dict[str, str]:
     """The folder's checksums by name; empty if it has none. Raises ValueError naming a faulty line, or where
-    somebody's file is larger than any real one.
+    somebody's file is no text or larger than any real one.
     """
     if not (folder / NAME).is_file():
         return {}
@@ -109,7 +109,10 @@ def read(folder: Path) -> dict[str, str]:
         found = file.read(LARGEST + 1)
     if len(found) > LARGEST:
         raise ValueError(f"{NAME} is larger than any real one; export the model again")
-    return parse(found.decode("utf-8"))
+    try:
+        return parse(found.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise ValueError(f"{NAME} is not text in UTF-8; export the model again") from None
 
 
 def parse(text: str) -> dict[str, str]:

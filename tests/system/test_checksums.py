@@ -73,6 +73,12 @@ def test_a_folder_without_has_none_and_a_faulty_line_is_named(folder: Path) -> N
     assert checksums.read(folder) == {}
 
 
+def test_what_is_no_text_is_named(folder: Path) -> None:
+    (folder / checksums.NAME).write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"^SHA256SUMS is not text in UTF-8; export the model again$"):
+        checksums.read(folder)
+
+
 def test_a_list_that_somebody_made_huge_is_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checksums, "LARGEST", 1000)
     (folder / checksums.NAME).write_text("\n" * 1001)

@@ -143,6 +143,7 @@ def _checked(exported: Path, adapter: Path) -> tuple[declarations.Config, contra
         )
     try:
         config, graph = declarations.declared(exported)
+        checksums.read(exported)  # of which those of the weights are kept
         if not set(graph.inputs) - set(config.inputs):
             raise InputError(
                 f"{exported.name}: the graph has no places for an adapter; export it once with"

@@ -247,6 +247,10 @@ def taken(export: Path, tmp_path: Path) -> None:
     (tmp_path / "bound" / "mine.txt").write_text("kept")
 
 
+def no_sums(export: Path, _: Path) -> None:
+    (export / "SHA256SUMS").write_bytes(b"\xff\xfe")
+
+
 def no_graph(export: Path, tmp_path: Path) -> None:
     (export / "model.onnx").write_bytes(b"no graph")
 
@@ -264,6 +268,7 @@ def no_graph(export: Path, tmp_path: Path) -> None:
         (merged, "has its adapter merged into the weights; bind one to a detachable export"),
         (taken, "bound: already exists; give another name with --to"),
         (no_graph, "model.onnx is not an ONNX graph, or only part of one; export the model again"),
+        (no_sums, "export: SHA256SUMS is not text in UTF-8; export the model again"),
         (lambda *_: Path("none"), "adapter: 'none' is no .onnx_adapter file; in the folder there are"),
     ],
 )  # fmt: skip
