@@ -39,6 +39,7 @@ SYSTEM = (
     "/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/proc", "/sys", "/dev/null", "/dev/zero",
     "/dev/random", "/dev/urandom",
 )  # fmt: skip
+PYTHON = ("bin", "lib", "lib64", "include", "share", "pyvenv.cfg")  # parts of a folder that may be a person's
 # What drivers of GPUs, and libraries that compute on several, read besides: whose user this is, what machines
 # are called, and software outside /usr.
 MACHINE = (
@@ -82,7 +83,8 @@ def to_compute(given: Iterable[Path]) -> bool:
     for folder in compiled:
         with suppress(OSError):  # what is not there when the rules are made is not opened later either
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    needed = _apart({*map(Path, MACHINE), *settings.software(), *compiled})
+    machine = (part for path in map(Path, MACHINE) for part in (_apart([path]) or _apart(_inside(path))))
+    needed = {*machine, *_apart((*settings.software(), *compiled))}
     if not to([*given, *settings.readable(), *needed], moves=True):
         return False
     _forget_secrets()
@@ -104,6 +106,10 @@ def _apart(folders: Iterable[Path]) -> set[Path]:
     """Those of the folders that hold neither what a person keeps nor the lab's home."""
     kept = [settings.person().resolve(), settings.home().resolve()]
     return {path for path in folders if not any(one.is_relative_to(path.resolve()) for one in kept)}
+
+
+def _inside(path: Path) -> list[Path]:
+    return [*path.iterdir()] if path.is_dir() else []
 
 
 def _look_at_no_others() -> None:
@@ -141,7 +147,8 @@ def _with_links(path: Path) -> Iterable[Path]:
 def _python() -> set[Path]:
     """Where Python reads modules. Of a checkout, which may hold a home, our packages alone."""
     folders = {sys.prefix, sys.base_prefix, sysconfig.get_path("stdlib"), *site.getsitepackages(), *sys.path}
-    found = _apart(Path(folder).absolute() for folder in folders)
+    parts = (Path(folder) / part for folder in (sys.prefix, sys.base_prefix) for part in PYTHON)
+    found = _apart((*(Path(folder).absolute() for folder in folders), *parts))
     if not settings.INSTALLED:
         found = found - {settings.ROOT} | {settings.ROOT / "pipeline"}
     return {*found, *map(Path, SYSTEM)}

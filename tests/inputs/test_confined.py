@@ -139,3 +139,22 @@ def test_folders_that_hold_a_person_s_files_or_the_home_are_none_of_what_is_need
     assert (person / ".triton").is_dir(), "or it could not be opened later"
     assert person not in seen
     assert not {Path("/"), home.parent, home, Path("own"), Path("other")} & {*seen}
+
+
+def test_of_folders_around_the_home_what_is_needed_is_still_there(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A home may lie in the environment of Python, or in a folder of the system."""
+    around = home.parent
+    for name in ("bin", "lib", "pyvenv.cfg", "drivers"):
+        (around / name).mkdir()
+    monkeypatch.setattr(sys, "prefix", str(around))
+    monkeypatch.setenv("HOME", str(around / "person"))
+    assert {around / name for name in ("bin", "lib", "pyvenv.cfg")} <= confined._python()
+    assert not {around, home, around / "drivers"} & confined._python()
+    monkeypatch.setattr(confined, "MACHINE", (str(around),))
+    seen: list[Path] = []
+    monkeypatch.setattr(confined, "to", lambda given, moves: seen.extend(given))
+    confined.to_compute([])
+    assert around / "drivers" in seen
+    assert not {around, home} & {*seen}

@@ -24,7 +24,11 @@ NEEDED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attentio
 MOST = {
     name: most
     for most, names in {
-        10_000: ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "depth"),  # real: 126
+        1: ("partial_rotary_factor", "rotary_pct"),  # a part of each head
+        10_000: (  # real: 126
+            "num_hidden_layers", "num_layers", "n_layer", "n_layers", "depth", "num_mtp_layers",
+            "num_nextn_predict_layers",
+        ),
         1 << 14: (  # heads and their sizes, real: 128 and 576; experts, real: 512
             "num_attention_heads", "num_key_value_heads", "num_heads", "n_head", "n_heads", "head_dim",
             "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim",

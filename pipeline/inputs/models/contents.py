@@ -97,7 +97,10 @@ def is_inside(path: Path, folder: Path) -> bool:
     """Whether a path leads to something in the folder; a cache of the hub has links to its `blobs`."""
     inside = folder.resolve()
     tops = (inside, inside.parent.parent / "blobs") if inside.parent.name == "snapshots" else (inside,)
-    return any(path.resolve().is_relative_to(top) for top in tops)
+    try:
+        return any(path.resolve().is_relative_to(top) for top in tops)
+    except RuntimeError:  # it leads to itself
+        return False
 
 
 def of_links(folder: Path) -> str:

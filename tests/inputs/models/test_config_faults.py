@@ -42,6 +42,8 @@ def test_a_broken_config_is_a_sentence_with_a_way_out(changed: dict[str, Any], s
     "changed",
     [
         {"vocab_size": 17_000_000}, {"vocab_size": 10**12}, {"num_hidden_layers": 10**9},
+        {"partial_rotary_factor": 3e7},
+        {"num_mtp_layers": 10**8},
         {"hidden_size": 10**30}, {"hidden_size": 10**4000}, {"head_dim": 2 * 10**8},
         {"max_position_embeddings": 10**12},
         {"num_local_experts": 10**7}, {"moe_intermediate_size": 1e300}, {"num_labels": 10**9},

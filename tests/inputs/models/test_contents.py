@@ -210,6 +210,10 @@ class TestFaults:
             base_models.resolve(str(folder))
         assert not {OUTSIDE, str(folder / name)} & {*opened}
 
+    def test_a_link_to_itself(self, folder: Path) -> None:
+        (folder / "notes.txt").symlink_to("notes.txt")
+        assert "notes.txt is a link out of its folder" in fault(folder)
+
     def test_a_link_to_a_folder(self, folder: Path, tmp_path: Path) -> None:
         (folder / "additional_chat_templates").symlink_to(tmp_path)
         assert "additional_chat_templates is a link out of its folder" in fault(folder)
