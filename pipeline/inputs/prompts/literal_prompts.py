@@ -7,7 +7,7 @@ different prompt for others.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.inputs.prompts import conversations, lab_prompt, templates
@@ -15,6 +15,8 @@ from pipeline.inputs.prompts import conversations, lab_prompt, templates
 Pieces = list[str | dict[str, str]]
 MOST_CONSTANTS = 100
 LONGEST_CONSTANT = 200
+QUOTE = re.compile("['\"]")
+INSIDE = {quote: re.compile(rf"((?:[^{quote}\\]|\\.)*){quote}") for quote in "'\""}
 WORD = conversations.PROBE  # stands nowhere else
 
 
@@ -69,14 +71,26 @@ def fill(pieces: Pieces, given: templates.Row) -> str:
 def constants(template: templates.Template) -> list[str]:
     """Texts that occur in a chat template, which it may look for in a row's words."""
     source = template.chat.source if isinstance(template, templates.ChatTemplate) and template.chat else ""
-    texts = re.findall(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""", source)
-    found = [one or other for one, other in texts]
-    kept = [text.replace("\\n", "\n") for text in dict.fromkeys(found) if 0 < len(text) <= LONGEST_CONSTANT]
+    found = dict.fromkeys(_quoted(source))
+    kept = [text.replace("\\n", "\n") for text in found if 0 < len(text) <= LONGEST_CONSTANT]
     return [
         shape.replace("{}", text)
         for text in kept[:MOST_CONSTANTS]
         for shape in ("{}", "x{}", "{}y", "x{}y{}z")
     ]
+
+
+def _quoted(source: str) -> Iterator[str]:
+    """Texts between two quotes of a kind. A quote without an end ends its kind: the rest is read once."""
+    at, open_ends = 0, set()
+    while (start := QUOTE.search(source, at)) is not None:
+        at = start.end()
+        if start[0] not in open_ends:
+            if (text := INSIDE[start[0]].match(source, at)) is None:
+                open_ends.add(start[0])
+            else:
+                yield text[1]
+                at = text.end()
 
 
 def _row(words: Mapping[str, str]) -> dict[str, str]:

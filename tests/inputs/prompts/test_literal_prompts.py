@@ -109,3 +109,16 @@ def test_hard_rows_have_the_fields_of_the_template_whatever_their_names() -> Non
     assert len(rows) == 2 * len(serving_ids.HARD)
     assert all(row.keys() == {"instruction", "input", "output"} for row in rows)
     assert all(isinstance(one, templates.Rendered) for one in templates.each(template, rows))
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("{{ 'a' + \"b'c\" }}{% if x == 'd\\'e' %}''", ["a", "b'c", "d\\'e", ""]),
+        ("it is {{ \"a\" }} and 'b", ["a"]),
+        ("\\'" * (1 << 17), []),  # a pattern tried the rest of the text at each of them, for hours
+    ],
+    ids=["quoted", "without an end", "very many without an end"],
+)
+def test_texts_between_quotes_are_found_in_one_reading(source: str, expected: list[str]) -> None:
+    assert [*literal_prompts._quoted(source)] == expected
