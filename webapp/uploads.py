@@ -167,6 +167,7 @@ class _Arriving:
 
     size: int = 0
     files: int = 0
+    read: bool = False  # whole
     parts: list[Path] = field(default_factory=list)
     digests: set[str] = field(default_factory=set)
     refused: tuple[int, str] | None = None
@@ -213,9 +214,12 @@ class FilesOnly(GradioMultiPartParser):
         """Read the request completely, or leave nothing. Raises MultiPartException, ClientDisconnect."""
         try:
             form = await super().parse()
+            ended = [file for _, file in form.multi_items() if isinstance(file, GradioUploadFile)]
+            if len(ended) < len(self._files_to_close_on_error):
+                raise ValueError("a file has no end")  # which Gradio would keep
             if (request := _request.get()) is not None:
                 request.parts = [Path(file.name) for file in self._files_to_close_on_error]
-                ended = [file for _, file in form.multi_items() if isinstance(file, GradioUploadFile)]
+                request.read = True
                 request.digests = {file.sha.hexdigest() for file in ended}
             return form
         except BaseException as error:
@@ -279,7 +283,7 @@ class Room:
         finally:
             _request.reset(token)
             try:
-                if request.digests:
+                if request.read:
                     await threads.run(threads.UPLOADS, request.end)
                 elif answered == 200:
                     _count.leave(request.size)

@@ -377,6 +377,18 @@ def test_an_upload_holds_files_alone(client, capfd, parts):
     assert client.post("/gradio_api/upload", content=form([(GOOD, "x")]), headers=kind).status_code == 200
 
 
+@pytest.mark.parametrize("whole", [[], [(GOOD, "whole")]])
+def test_a_file_without_an_end_takes_no_place(client, whole):
+    """Such a request is complete by its length, and the parts of very many would keep all others out."""
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    body = form([*whole, (GOOD, "x")]).removesuffix(b"\r\n--b--\r\n")
+    assert client.post("/gradio_api/upload", content=body, headers=kind).status_code == 400
+    assert [path for path in settings.uploads().iterdir() if path.is_file()] == []
+    assert uploads._count.files == 0
+    assert client.post("/gradio_api/upload", content=form([]), headers=kind).json() == []
+    assert uploads._count.files == 0
+
+
 @pytest.mark.parametrize(
     "kind", ["multipart/form-data", f"multipart/form-data; boundary={'b' * 60_000}", "a"]
 )
