@@ -16,6 +16,7 @@ from pipeline.exports.findings import Finding, Report, failed, some
 from pipeline.exports.verifying import answering, json_files
 from pipeline.exports.verifying.adapter_files import adapters_of
 from pipeline.exports.verifying.declarations import Config, declared, read_config, read_graph
+from pipeline.inputs.models import contents
 from pipeline.inputs.prompts import model_template, templates
 from pipeline.system import checksums
 
@@ -155,7 +156,10 @@ def _tokenizer(folder: Path) -> tuple[int, str]:
     words = model.get("vocab")
     if not isinstance(words, dict | list) or not words:
         raise ValueError(f"{json_files.TOKENIZER} has no vocabulary; export the model again")
-    json_files.small_json(folder, "tokenizer_config.json")
+    name = model_template.TOKENIZER_CONFIG
+    # The runtime opens what it names, wherever that is, and its error tells whether it exists.
+    if wrong := contents.of_tokenizer_config(json_files.small_json(folder, name)):
+        raise ValueError(f"{name}: {wrong}")
     return len(words), f"{len(words):,} words"
 
 

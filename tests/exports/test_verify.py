@@ -163,6 +163,26 @@ def test_a_tokenizer_that_is_missing_or_broken(export: Path, content: str | None
 
 
 @pytest.mark.parametrize(
+    "more",
+    [
+        {"tiktoken_file": "../../../etc/hostname"}, {"vocab_file": "/etc/hostname"},
+        {"added": {"spm_file": "a"}}, {"tokenizer_class": "AutoTokenizer"}, {"tiktoken_file": "inside"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_tokenizer_that_names_other_files_is_not_opened(export: Path, more: dict[str, Any]) -> None:
+    """The runtime says of them whether they are there."""
+    file = export / "tokenizer_config.json"
+    given = json.loads(file.read_text())
+    file.unlink()
+    file.write_text(json.dumps({**given, **more}))
+    found = faults(export)
+    assert list(found) == ["tokenizer"]
+    assert found["tokenizer"].startswith("tokenizer_config.json: ")
+    assert "hostname" not in found["tokenizer"]
+
+
+@pytest.mark.parametrize(
     ("name", "content"),
     [
         ("chat_template.jinja", None),

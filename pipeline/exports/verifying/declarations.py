@@ -14,7 +14,10 @@ from pipeline.exports.verifying.json_files import CONFIG
 
 MOST_LAYERS = 10_000
 # A library or folder named here would be loaded with the model, whatever it holds.
-CODE_KEYS = ("custom_ops_library", "library_path", "session.model_external_initializers_file_folder_path")
+CODE_KEYS = (
+    "custom_ops_library", "library_path", "session.model_external_initializers_file_folder_path",
+    "tokenizer_dir",  # of files that nobody has looked at
+)  # fmt: skip
 # What exporters write into session_options. Others have the runtime write files wherever their value says.
 SESSION_KEYS = {
     "log_id", "provider_options", "intra_op_num_threads", "inter_op_num_threads", "enable_mem_pattern",

@@ -52,6 +52,8 @@ TOKENIZERS = re.compile(
     r"|(Tokenizers|Python|SentencePiece)Backend",
     re.ASCII,
 )
+# Where transformers fetches what computes, if a value of these is a repository's name.
+KERNELS = re.compile(r"\w*_implementation(_internal)?")
 
 
 def tokenizer_of(folder: Path | str) -> Any:
@@ -101,6 +103,12 @@ def is_inside(path: Path, folder: Path) -> bool:
         return any(path.resolve().is_relative_to(top) for top in tops)
     except RuntimeError:  # it leads to itself
         return False
+
+
+def of_tokenizer_config(given: Mapping[str, Any]) -> str:
+    """The first fault of a tokenizer_config.json that was read, as `of_small_files`; "" if none."""
+    found = _mappings(given)
+    return _of_tokenizer_config(found) if found else f"is nested deeper than any real one; {WAY_OUT}"
 
 
 def of_links(folder: Path) -> str:
@@ -203,6 +211,8 @@ def _of_settings(found: list[dict[str, Any]], unread: Set[str] = frozenset()) ->
         for key, value in settings.items():
             if key == CLASS and value is not None and not TOKENIZERS.fullmatch(str(value)):
                 return f"{key} {display.value(value)} is not the name of a tokenizer; {WAY_OUT}"
+            if KERNELS.fullmatch(key) and "/" in str(value):
+                return f"{display.short(key)} names code of the hub; {WAY_OUT}"
             # Numbers too: to whatever opens a path, they are files that are open already.
             nothing = value is None or isinstance(value, bool) or value in ("", [], {})
             if not nothing and key not in unread and PATHS.fullmatch(key):

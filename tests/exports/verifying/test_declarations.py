@@ -48,6 +48,10 @@ def test_what_exporters_write_for_other_devices_is_taken(export: Path) -> None:
             lambda c: c["model"]["decoder"]["session_options"].update(custom_ops_library="evil.so"),
             "has custom_ops_library, which loads something other than a model",
         ),
+        (
+            lambda c: c["model"].update(tokenizer_dir="sub"),
+            "has tokenizer_dir, which loads something other than",
+        ),
         (lambda c: c["search"].update(anything=["/etc/passwd"]), "names '/etc/passwd', which lies outside"),
         (
             lambda c: c["model"]["decoder"]["session_options"].update(provider_options=[{"RyzenAI": {}}]),

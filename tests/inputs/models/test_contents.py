@@ -210,6 +210,13 @@ class TestFaults:
             base_models.resolve(str(folder))
         assert not {OUTSIDE, str(folder / name)} & {*opened}
 
+    @pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "experts_implementation"])
+    def test_a_kernel_of_the_hub(self, folder: Path, key: str) -> None:
+        put(folder, "config.json", {**CONFIG, key: "flash_attention_2"})
+        contents.require(folder)
+        put(folder, "config.json", {**CONFIG, "text_config": {key: "evil/kernel"}})
+        assert f"config.json: {key} names code of the hub; " in fault(folder)
+
     def test_a_link_to_itself(self, folder: Path) -> None:
         (folder / "notes.txt").symlink_to("notes.txt")
         assert "notes.txt is a link out of its folder" in fault(folder)

@@ -115,7 +115,7 @@ def test_hard_rows_have_the_fields_of_the_template_whatever_their_names() -> Non
     ("source", "expected"),
     [
         ("{{ 'a' + \"b'c\" }}{% if x == 'd\\'e' %}''", ["a", "b'c", "d\\'e", ""]),
-        ("it is {{ \"a\" }} and 'b", ["a"]),
+        ('it is {{ "a" }} and \'b', ["a"]),
         ("\\'" * (1 << 17), []),  # a pattern tried the rest of the text at each of them, for hours
     ],
     ids=["quoted", "without an end", "very many without an end"],
