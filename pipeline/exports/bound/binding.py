@@ -2,8 +2,8 @@
 
 The adapter's arrays become the graph's own constants, in a file beside the base's weights, which both folders
 share where the disk can. Nothing is rounded again: on a CPU the bound model computes bit for bit what the
-graph computes with the adapter active. The graph and the small files are copied, so that changing them leaves
-the base as it was, and what is written here is a new file, never one that another folder has too.
+graph computes with the adapter active. The graph and the small files are copied, and only the weights are
+shared, so that changing the new folder leaves the base as it was. Nothing is written into a shared file.
 """
 
 from __future__ import annotations
