@@ -89,7 +89,7 @@ def home() -> Path:
     starts here, for a variable that is not a number.
     """
     max_upload_bytes(), checkpoint_seconds(), exit_seconds()
-    path = Path(os.environ.get("OLIVE_LAB_HOME") or _default_home())
+    path = home_path()
     try:
         path = path.expanduser()
     except RuntimeError:
@@ -356,7 +356,15 @@ def compiled() -> list[Path]:
 
 def person() -> Path:
     """The home folder of whose processes these are; / where there is none."""
-    return Path(os.environ.get("HOME") or "/")
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/")
+
+
+def home_path() -> Path:
+    """Where `home` is, without looking whether it is there or can be made."""
+    return Path(os.environ.get("OLIVE_LAB_HOME") or _default_home())
 
 
 def _paths(variable: str) -> list[Path]:

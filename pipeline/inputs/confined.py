@@ -104,7 +104,7 @@ def _forget_secrets() -> None:
 
 def _apart(folders: Iterable[Path]) -> set[Path]:
     """Those of the folders that hold neither what a person keeps nor the lab's home."""
-    kept = [settings.person().resolve(), settings.home().resolve()]
+    kept = [settings.person().resolve(), settings.home_path().resolve()]
     return {path for path in folders if not any(one.is_relative_to(path.resolve()) for one in kept)}
 
 

@@ -141,6 +141,12 @@ def test_folders_that_hold_a_person_s_files_or_the_home_are_none_of_what_is_need
     assert not {Path("/"), home.parent, home, Path("own"), Path("other")} & {*seen}
 
 
+def test_a_home_that_cannot_be_made_is_no_hindrance(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What reads tokenizers does not know the lab's home, and the usual one may be nobody's to make."""
+    monkeypatch.setenv("OLIVE_LAB_HOME", "/proc/none")
+    assert Path(sys.prefix) in confined._python()
+
+
 def test_of_folders_around_the_home_what_is_needed_is_still_there(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
