@@ -21,9 +21,9 @@ import psutil
 from gradio_client.utils import apply_diff  # type: ignore[import-untyped]
 
 from pipeline import settings
-from pipeline.exports import chat_client
 from pipeline.exports.bound import binding
-from pipeline.exports.chat_client import SIDES, Source
+from pipeline.exports.chat import sources
+from pipeline.exports.chat.sources import SIDES, Source
 from pipeline.exports.verifying import adapter_files
 from pipeline.stages.costs.machine import FILE
 from pipeline.system import checksums, files, locks
@@ -71,7 +71,7 @@ def planted(source: Source, home: Path) -> list[tuple[Source, str]]:
             checksums.write(folder)
         facts = {"run": "benchmark", "created": time.time(), "description": "", "bytes": files.size(folder)}
         files.write_whole(folder / "published.json", facts)
-        found.append((chat_client.of_folder(folder, side), side))
+        found.append((sources.of_folder(folder, side), side))
     return found
 
 

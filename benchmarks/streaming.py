@@ -29,8 +29,9 @@ from pathlib import Path
 
 from benchmarks import page_stream
 from pipeline import settings
-from pipeline.exports import chat_client, generation
-from pipeline.exports.chat_client import Source
+from pipeline.exports import generation
+from pipeline.exports.chat import chat_client, chat_processes, sources
+from pipeline.exports.chat.sources import Source
 from pipeline.store import Store
 
 PROMPT = "What should I see in Athens, and where can I eat well in the evening?"
@@ -101,11 +102,11 @@ def through_page(source: Source, home: Path, args: argparse.Namespace) -> None:
 def named(model: str | None) -> Source:
     """The exported model that is asked."""
     if model is not None and Path(model).is_dir():
-        return chat_client.of_folder(Path(model).resolve(), model)
+        return sources.of_folder(Path(model).resolve(), model)
     store = Store(settings.home())
     if model is not None:
-        return chat_client.of_run(store.get(model))
-    return chat_client.of_run(next(run for run in store.list() if run.artifact("onnx")))
+        return sources.of_run(store.get(model))
+    return sources.of_run(next(run for run in store.list() if run.artifact("onnx")))
 
 
 async def compared(
@@ -134,7 +135,7 @@ async def compared(
     finally:
         here.send(False)
         process.join()
-        await chat_client.shutdown()
+        await chat_processes.shutdown()
     return told(side, pairs[1:])  # in the first turn both make their buffers
 
 

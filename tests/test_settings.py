@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import settings
 from pipeline.errors import InputError, LabError
-from pipeline.exports import chat_client
+from pipeline.exports.chat import chat_processes, sources
 from pipeline.exports.verifying import answering
 from pipeline.inputs.data import lengths
 from pipeline.inputs.prompts.templates import Rendered
@@ -46,7 +46,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "verify": answering.live,
     "apart": lambda folder: check_process.verified(folder, "Nothing"),
     "inference": lambda folder: asyncio.run(
-        chat_client.load(folder, chat_client.Source("run", folder, None, False))
+        chat_processes.load(folder, sources.Source("run", folder, None, False))
     ),
     "probe": lambda folder: probe._try(probe.Task(str(folder), "data", {}), folder / "scratch", None),
 }

@@ -26,7 +26,8 @@ from starlette.routing import Mount
 
 from pipeline import settings
 from pipeline.errors import LabError, sentence
-from pipeline.exports import chat_client, row_view
+from pipeline.exports import row_view
+from pipeline.exports.chat import chat_processes
 from pipeline.inputs.data import lengths
 from pipeline.inputs.prompts import rendering
 from pipeline.runs import check_pool, disk
@@ -303,7 +304,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         rendering.close()  # else rendering threads could delay the exit
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        await chat_client.shutdown()
+        await chat_processes.shutdown()
 
 
 async def _tend(home: Path) -> None:
@@ -313,7 +314,7 @@ async def _tend(home: Path) -> None:
         try:
             await threads.run(threads.UPKEEP, _see_to_worker, home, at_start)
             at_start = False
-            await chat_client.release_idle()
+            await chat_processes.release_idle()
             await threads.run(threads.UPKEEP, servers.end_idle)
             if time.monotonic() >= purge_at:
                 purge_at = time.monotonic() + PURGE_SECONDS

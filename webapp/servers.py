@@ -20,7 +20,7 @@ from typing import Any
 
 from pipeline import settings
 from pipeline.errors import InputError, LabError
-from pipeline.exports.chat_client import Source
+from pipeline.exports.chat.sources import Source
 from pipeline.system import own_process
 
 NAME = re.compile(r"[A-Za-z0-9_-]{22}")

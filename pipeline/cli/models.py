@@ -14,7 +14,7 @@ from pipeline.store import Store
 from pipeline.system.files import to_json, whole
 
 if TYPE_CHECKING:  # imported where it is used, so that other verbs start faster
-    from pipeline.exports.chat_client import Source
+    from pipeline.exports.chat.sources import Source
 
 Answers = dict[str, dict[str, Any]]  # by side: its text, and its figures once it is complete
 STOPPED = {"stopped": True}
@@ -96,16 +96,16 @@ def chat(args: argparse.Namespace) -> int:
     """
     import asyncio
 
-    from pipeline.exports import chat_client
+    from pipeline.exports.chat import sources
 
     folder = Path(args.run)
     home = settings.home()
     if folder.is_dir():
-        source = chat_client.of_folder(folder, f"folder {folder}")
+        source = sources.of_folder(folder, f"folder {folder}")
     else:
-        source = chat_client.of_run(Store(home).get(args.run))
+        source = sources.of_run(Store(home).get(args.run))
     if args.adapter:
-        source = chat_client.with_adapter(source, args.adapter)
+        source = sources.with_adapter(source, args.adapter)
     sides = source.sides if args.side == "both" else (args.side,)
     answers: Answers = {side: {"text": ""} for side in sides}
     try:
@@ -133,7 +133,7 @@ def _print(answers: Answers, args: argparse.Namespace) -> None:
 
 async def _ask(home: Path, source: Source, answers: Answers, args: argparse.Namespace) -> None:
     """Let the sides answer, in what `answers` has for each."""
-    from pipeline.exports import chat_client
+    from pipeline.exports.chat import chat_client, chat_processes
 
     sides = tuple(answers)
     try:
@@ -144,7 +144,7 @@ async def _ask(home: Path, source: Source, answers: Answers, args: argparse.Name
             answer["text"] += piece.pop("text", "")
             answer.update({key: value for key, value in piece.items() if key != "done"})
     finally:
-        await chat_client.shutdown()
+        await chat_processes.shutdown()
 
 
 def serve(args: argparse.Namespace) -> int:
@@ -217,7 +217,7 @@ def _exported(target: str, shipped: bool = False) -> Path:
 
 
 def _chat_flags(added: argparse.ArgumentParser) -> None:
-    from pipeline.exports import chat_client
+    from pipeline.exports.chat import sources
 
     added.add_argument("run", metavar="RUN|FOLDER")
     added.add_argument("prompt")
@@ -225,7 +225,7 @@ def _chat_flags(added: argparse.ArgumentParser) -> None:
     added.add_argument(
         "--adapter", metavar="NAME|FILE", help="another adapter in the folder, or an adapter file"
     )
-    added.add_argument("--side", choices=[*chat_client.SIDES, "both"], default="both")
+    added.add_argument("--side", choices=[*sources.SIDES, "both"], default="both")
     added.add_argument("--json", action="store_true")
     added.add_argument("--max-new-tokens", type=positive, default=128, metavar="N")
     added.add_argument("--temperature", type=float, default=0.0, help="0 always picks the most likely token")

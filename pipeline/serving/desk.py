@@ -8,7 +8,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-from pipeline.exports import chat_client
+from pipeline.exports.chat import chat_client, chat_processes
 from pipeline.serving.offer import Offer
 from pipeline.serving.questions import Question
 from pipeline.serving.replies import Fault
@@ -44,7 +44,7 @@ class Desk:
     async def load(self) -> None:
         """Load the model. Raises LabError if that fails."""
         self._loop = asyncio.get_running_loop()
-        await chat_client.load(self.home, self.offer.source)
+        await chat_processes.load(self.home, self.offer.source)
 
     async def answer(self, question: Question) -> AsyncGenerator[dict[str, Any], None]:
         """The pieces of an answer, as `chat_server` gives them; closing it ends the answer.
@@ -75,5 +75,5 @@ class Desk:
             async with asyncio.timeout(STUCK_SECONDS):  # `wait_for` loses a cancellation now and then
                 return await anext(pieces, None)
         except TimeoutError:
-            await chat_client.unload(self.offer.source)
+            await chat_processes.unload(self.offer.source)
             raise Fault(STUCK, 503, code="model_failed") from None

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipeline.errors import LabError, sentence
-from pipeline.exports.chat_client import Refused
+from pipeline.exports.chat.chat_client import Refused
 from pipeline.serving import connections, origins, questions, replies
 from pipeline.serving.desk import STOPPED, Desk
 from pipeline.serving.questions import LARGEST_BODY, Question

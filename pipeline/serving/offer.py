@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pipeline import display
 from pipeline.errors import InputError
-from pipeline.exports import chat_client
-from pipeline.exports.chat_client import Source
+from pipeline.exports.chat import sources
+from pipeline.exports.chat.sources import Source
 from pipeline.exports.verifying import adapter_files, json_files
 from pipeline.store import Store
 from pipeline.system.files import to_json
@@ -58,12 +58,12 @@ def of(home: Path, target: str, more: Sequence[str] = ()) -> Offer:
     """
     folder = Path(target)
     if folder.is_dir():
-        source = chat_client.of_folder(folder.resolve(), f"folder {folder}")
+        source = sources.of_folder(folder.resolve(), f"folder {folder}")
     elif "/" in target:
         raise InputError(f"{display.line(target)}: no such folder")
     else:
-        source = chat_client.of_run(Store(home).get(target))
-    given = [chat_client.with_adapter(source, name).adapter for name in more]
+        source = sources.of_run(Store(home).get(target))
+    given = [sources.with_adapter(source, name).adapter for name in more]
     found = [*([source.adapter] if source.adapter else []), *adapter_files.adapters_of(source.folder)]
     files = [] if source.merged else list(dict.fromkeys(_real(file) for file in [*found, *given] if file))
     _require_names(files)

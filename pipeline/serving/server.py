@@ -18,7 +18,7 @@ import uvicorn
 
 from pipeline import display, settings
 from pipeline.errors import InputError, LabError
-from pipeline.exports import chat_client
+from pipeline.exports.chat import chat_processes
 from pipeline.serving import connections, endpoint, listening, offer
 from pipeline.serving.desk import Desk
 from pipeline.serving.offer import Offer
@@ -155,7 +155,7 @@ async def _serve(
         app = endpoint.create(desk, token, [args.host, *args.allow_host])
         await _Server(desk, app).serve([listener])
     finally:
-        await chat_client.shutdown()
+        await chat_processes.shutdown()
 
 
 def _tell(desk: Desk, address: str, token: str, given: bool, args: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from unittest.mock import ANY
 import pytest
 
 from pipeline.errors import LabError
-from pipeline.exports import chat_client
+from pipeline.exports.chat import chat_client, sources
 from pipeline.store import Store
 from pipeline.store.run import Run
 from tests.helpers.lab import cli
@@ -29,7 +29,7 @@ class TestChat:
     def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         asked: list[tuple[Any, ...]] = []
 
-        async def stream(home: Path, source: chat_client.Source, *rest: Any) -> AsyncIterator[dict[str, Any]]:
+        async def stream(home: Path, source: sources.Source, *rest: Any) -> AsyncIterator[dict[str, Any]]:
             asked.append(rest)
             for side in rest[1]:
                 for text in ("In the ", "välley."):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.exports import chat_client
+from pipeline.exports.chat import chat_processes
 from tests.helpers.inference import SCRIPT
 
 
@@ -21,9 +21,9 @@ def process(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Call
         script.chmod(0o700)
         monkeypatch.setattr("pipeline.settings.python", lambda: str(script))
 
-    monkeypatch.setattr(chat_client, "_servers", {})
-    monkeypatch.setattr(chat_client, "_starting", asyncio.Lock())
-    monkeypatch.setattr(chat_client, "_starting_slowly", asyncio.Lock())
-    monkeypatch.setattr(chat_client, "_slow", {})
+    monkeypatch.setattr(chat_processes, "_servers", {})
+    monkeypatch.setattr(chat_processes, "_starting", asyncio.Lock())
+    monkeypatch.setattr(chat_processes, "_starting_slowly", asyncio.Lock())
+    monkeypatch.setattr(chat_processes, "_slow", {})
     install()
     return install

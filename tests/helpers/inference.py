@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from pipeline.exports import chat_client
+from pipeline.exports.chat import chat_client, chat_processes, sources
 from pipeline.store.run import Run
 
 SCRIPT = """#!{python}
@@ -45,7 +45,7 @@ for line in sys.stdin:
 async def pieces(
     home: Path, run: Run, prompt: str, sides: tuple[str, ...] | None = None
 ) -> list[dict[str, Any]]:
-    return [piece async for piece in chat_client.stream(home, chat_client.of_run(run), prompt, sides)]
+    return [piece async for piece in chat_client.stream(home, sources.of_run(run), prompt, sides)]
 
 
 def ask(home: Path, run: Run, *prompts: str) -> list[list[dict[str, Any]]]:
@@ -55,6 +55,6 @@ def ask(home: Path, run: Run, *prompts: str) -> list[list[dict[str, Any]]]:
         try:
             return [await pieces(home, run, prompt) for prompt in prompts]
         finally:
-            await chat_client.shutdown()
+            await chat_processes.shutdown()
 
     return asyncio.run(all_of_them())

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.exports import chat_client
-from pipeline.exports.chat_client import Source
+from pipeline.exports.chat import chat_processes
+from pipeline.exports.chat.sources import Source
 from pipeline.serving import endpoint, listening
 from pipeline.serving.desk import Desk
 from pipeline.serving.offer import Offer
@@ -63,8 +63,8 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script.write_text(SCRIPT.format(python=sys.executable))
     script.chmod(0o700)
     monkeypatch.setattr("pipeline.settings.python", lambda: str(script))
-    monkeypatch.setattr(chat_client, "_servers", {})
-    monkeypatch.setattr(chat_client, "_starting", asyncio.Lock())
+    monkeypatch.setattr(chat_processes, "_servers", {})
+    monkeypatch.setattr(chat_processes, "_starting", asyncio.Lock())
 
 
 @contextmanager
@@ -80,7 +80,7 @@ def served(home: Path) -> Iterator[tuple[str, _Server]]:
             await desk.load()
             await server.serve([listener])
         finally:
-            await chat_client.shutdown()
+            await chat_processes.shutdown()
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()

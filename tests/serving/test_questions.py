@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.exports.chat_client import Source
+from pipeline.exports.chat.sources import Source
 from pipeline.serving import questions
 from pipeline.serving.offer import Offer
 from pipeline.serving.replies import Fault

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import settings
-from pipeline.exports import chat_client
+from pipeline.exports.chat import chat_processes
 from pipeline.inputs.models import base_models, hub_models
 from pipeline.runs import submit
 from pipeline.stages import recipe
@@ -76,7 +76,7 @@ def steps(store, run: str) -> int:
 def peaks() -> list[int]:
     """The most memory that each process of a model has had, in bytes."""
     found = []
-    for server in chat_client._servers.values():
+    for server in chat_processes._servers.values():
         status = Path(f"/proc/{server.process.pid}/status").read_text()
         line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
         found.append(int(line.split()[1]) * 1024)
@@ -103,14 +103,14 @@ def test_two_people_get_their_answers_while_the_starter_trains(store, written_ex
         found = []
         for at, run in enumerate(runs):
             found.append((await ask(run, at), *peaks()))
-            await chat_client.shutdown()
+            await chat_processes.shutdown()
         return found
 
     async def together():
         try:
             return await asyncio.gather(*(ask(run, at) for at, run in enumerate(runs))), peaks()
         finally:
-            await chat_client.shutdown()
+            await chat_processes.shutdown()
 
     alone = asyncio.run(asyncio.wait_for(one_by_one(), PATIENCE))
     trains = training(store)

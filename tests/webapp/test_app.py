@@ -26,7 +26,7 @@ def test_the_app_sees_to_the_worker_and_to_idle_models_again_and_again(home, mon
 
     monkeypatch.setattr(app, "TEND_SECONDS", 0)
     monkeypatch.setattr(app, "_see_to_worker", lambda home, at_start: done.append("worker"))
-    monkeypatch.setattr(app.chat_client, "release_idle", release_idle)
+    monkeypatch.setattr(app.chat_processes, "release_idle", release_idle)
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(asyncio.wait_for(app._tend(home), 20))
     assert done == ["worker", "models"] * 3
@@ -39,7 +39,7 @@ def test_a_worker_is_there_before_the_first_run_unless_that_is_not_wanted(home, 
         raise asyncio.CancelledError
 
     monkeypatch.setattr(app.loop, "ensure", lambda home, ahead=False: asked.append(ahead))
-    monkeypatch.setattr(app.chat_client, "release_idle", release_idle)
+    monkeypatch.setattr(app.chat_processes, "release_idle", release_idle)
     for wanted in ("1", "0"):
         monkeypatch.setenv("OLIVE_LAB_AHEAD", wanted)
         with pytest.raises(asyncio.CancelledError):

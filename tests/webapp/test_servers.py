@@ -14,8 +14,8 @@ import pytest
 
 from pipeline import settings
 from pipeline.errors import InputError, LabError
-from pipeline.exports import chat_client
-from pipeline.exports.chat_client import Source
+from pipeline.exports.chat import sources
+from pipeline.exports.chat.sources import Source
 from pipeline.store.run import Run
 from tests.helpers import exports
 from tests.helpers.lab import processes, until
@@ -27,7 +27,7 @@ ANN, BOB, EVE = "a" * 22, "b" * 22, "e" * 22
 
 @pytest.fixture
 def source(export: Path) -> Source:
-    return chat_client.of_folder(export, "model x")
+    return sources.of_folder(export, "model x")
 
 
 @pytest.fixture(autouse=True)
@@ -138,8 +138,8 @@ def test_one_that_nobody_uses_ends(home: Path, source: Source) -> None:
 def test_a_server_ends_with_the_process_that_started_it(home: Path, source: Source) -> None:
     program = (
         "import sys; from pathlib import Path\n"
-        "from pipeline.exports import chat_client; from webapp import servers\n"
-        "made = servers.start(Path(sys.argv[1]), 'a' * 22, chat_client.of_folder(Path(sys.argv[2]), 'x'))\n"
+        "from pipeline.exports.chat import sources; from webapp import servers\n"
+        "made = servers.start(Path(sys.argv[1]), 'a' * 22, sources.of_folder(Path(sys.argv[2]), 'x'))\n"
         "from tests.helpers.lab import until\n"
         "print(until(lambda: made.url, 'its address'), flush=True); sys.stdin.read()"
     )

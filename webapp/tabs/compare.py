@@ -12,7 +12,7 @@ import gradio as gr
 from pipeline import display
 from pipeline.errors import InputError, LabError
 from pipeline.evaluation.examples import rows
-from pipeline.exports import chat_client
+from pipeline.exports.chat import sources
 from pipeline.inputs.data.telling import ended
 from pipeline.runs import check_pool
 from webapp import talks
@@ -49,7 +49,7 @@ def boxes(run: str | None, also: list[str]) -> dict[str, Any] | None:
 def _fields(run: str | None) -> prompt_boxes.Fields:
     """The prompt fields of a model's template."""
     try:
-        return chat_client.prompt_fields(choices.source(store(), run)) if run else ()
+        return sources.prompt_fields(choices.source(store(), run)) if run else ()
     except (LabError, OSError):
         return ()
 
@@ -76,7 +76,7 @@ def choose(run: str | None) -> tuple[Any, ...]:
 def _takes_system(run: str | None) -> bool:
     """Whether the prompts of a model can have a system text."""
     try:
-        return run is not None and chat_client.takes_system(choices.source(store(), run))
+        return run is not None and sources.takes_system(choices.source(store(), run))
     except LabError:  # it cannot answer at all, which is reported when asked
         return False
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from pipeline import display, settings
 from pipeline.errors import InputError, LabError
-from pipeline.exports import chat_client
-from pipeline.exports.chat_client import Source
+from pipeline.exports.chat import sources
+from pipeline.exports.chat.sources import Source
 from pipeline.exports.verifying import adapter_files, json_files
 from pipeline.inputs.data import datasets
 from pipeline.inputs.data.hub import dataset_id
@@ -135,7 +135,7 @@ def beside(store: Store) -> dict[str, list[str]]:
     for run in store.list(artifact="onnx_adapter"):
         if run.status == DONE:
             with suppress(LabError):  # its folder is gone
-                found[run.id] = sorted(others(chat_client.of_run(run)))
+                found[run.id] = sorted(others(sources.of_run(run)))
     return {run: names for run, names in found.items() if names}
 
 
@@ -165,14 +165,14 @@ def registry_key(version: dict[str, Any]) -> str:
 def source(store: Store, chosen: str) -> Source:
     """The chosen export. Raises InputError if it is not offered, LabError if it cannot answer."""
     if not chosen.startswith((REGISTRY, PULLED)):
-        return chat_client.of_run(known_run(chosen, store))
+        return sources.of_run(known_run(chosen, store))
     if chosen not in {value for _, value in exports(store)}:
         raise InputError("This model no longer exists; choose another one.")
     if chosen.startswith(PULLED):
         key = chosen.removeprefix(PULLED)
-        return chat_client.of_folder(pulls.folder(store.home, key), f"model {key.rpartition('-')[0]}")
+        return sources.of_folder(pulls.folder(store.home, key), f"model {key.rpartition('-')[0]}")
     name = chosen.removeprefix(REGISTRY)
-    return chat_client.of_folder(store.home / "registry" / name, f"model {name.replace('/', ':')}")
+    return sources.of_folder(store.home / "registry" / name, f"model {name.replace('/', ':')}")
 
 
 def run_behind(store: Store, chosen: str) -> Run | None:

@@ -10,14 +10,14 @@ from typing import Any
 from pipeline import display
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.evaluation.examples import answered_by
-from pipeline.exports import chat_client
+from pipeline.exports.chat import chat_client, chat_processes, sources
 from pipeline.store import Store
 from webapp import threads
 from webapp.talks import Talk
 from webapp.ui import choices, prompt_boxes
 from webapp.ui.streams import merged
 
-SIDES = chat_client.SIDES
+SIDES = sources.SIDES
 MOST_ALSO = 2
 MOST = len(SIDES) + MOST_ALSO
 WORDS = {"base": "Base", "adapter": "With adapter"}
@@ -35,7 +35,7 @@ class Column:
 
     at: int
     value: str
-    source: chat_client.Source
+    source: sources.Source
     side: str
     fields: prompt_boxes.Fields
 
@@ -66,7 +66,7 @@ def chosen(store: Store, run: str, also: Sequence[str]) -> list[Column]:
     if len(also) > MOST_ALSO:
         raise InputError(TOO_MANY)
     source = choices.source(store, run)
-    fields = chat_client.prompt_fields(source)
+    fields = sources.prompt_fields(source)
     own = [
         Column(at, value(side, run), source, side, fields)
         for at, side in enumerate(SIDES)
@@ -82,7 +82,7 @@ def _other(store: Store, at: int, named: str) -> Column:
     source = choices.source(store, export)
     if side not in source.sides:
         raise LabError(source.missing_side or UNLISTED)
-    return Column(at, named, source, side, chat_client.prompt_fields(source))
+    return Column(at, named, source, side, sources.prompt_fields(source))
 
 
 def _beside(store: Store, at: int, named: str, adapter: str, export: str) -> Column:
@@ -92,7 +92,7 @@ def _beside(store: Store, at: int, named: str, adapter: str, export: str) -> Col
     if file is None or value(answered_by.side(adapter), export) != named:
         raise LabError(UNLISTED)
     source = replace(source, name=f"{source.name} with {adapter}", adapter=file)
-    return Column(at, named, source, answered_by.ADAPTER, chat_client.prompt_fields(source))
+    return Column(at, named, source, answered_by.ADAPTER, sources.prompt_fields(source))
 
 
 def asked(
@@ -108,19 +108,19 @@ def asked(
     Of a prompt with several `fields`, each model gets those of its own template.
     As many models are asked at a time as can be loaded; one that cannot answer does not end the others.
     """
-    by_source: dict[chat_client.Source, list[Column]] = {}
+    by_source: dict[sources.Source, list[Column]] = {}
     for column in columns:
         by_source.setdefault(column.source, []).append(column)
     answers = [
         _of(store, source, own, prompt_boxes.of_model(prompt, fields, own[0].fields), talk, options)
         for source, own in by_source.items()
     ]
-    return merged(answers, chat_client.MOST_PROCESSES)
+    return merged(answers, chat_processes.MOST_PROCESSES)
 
 
 async def _of(
     store: Store,
-    source: chat_client.Source,
+    source: sources.Source,
     columns: Sequence[Column],
     prompt: str,
     talk: Talk,

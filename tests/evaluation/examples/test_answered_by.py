@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.evaluation.examples import answered_by
 from pipeline.evaluation.examples.answered_by import Answered
-from pipeline.exports.loaded_files import CHANGED
+from pipeline.exports.chat.loaded_files import CHANGED
 
 GRAPH = ("model.onnx", "model.onnx.data")
 OWN, OTHER = "adapter_weights.onnx_adapter", "french.onnx_adapter"

@@ -20,9 +20,10 @@ import pytest
 
 from pipeline import settings
 from pipeline.errors import InputError, LabError
-from pipeline.exports import chat_client, contract, generation, verify
+from pipeline.exports import contract, generation, verify
 from pipeline.exports.bound import binding
 from pipeline.exports.bound.binding import bind
+from pipeline.exports.chat import sources
 from pipeline.exports.findings import failed
 from pipeline.system import checksums, files
 from tests.helpers import exports
@@ -112,7 +113,7 @@ def test_it_verifies_and_answers_alone(export: Path, tmp_path: Path) -> None:
     found = {each.check: each for each in verify.whole(made.folder)}
     assert {each.status for each in found.values()} == {"ok"}, found
     assert found["bound adapter"].message == f"'{exports.ADAPTER}' is a part of the graph: 2 tensors"
-    source = chat_client.of_folder(made.folder, "it")
+    source = sources.of_folder(made.folder, "it")
     assert (source.sides, source.adapter) == (("adapter",), None)
     assert source.missing_side == (
         "The adapter of it is a part of its graph; the folder that it was bound from has its base."

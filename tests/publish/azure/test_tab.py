@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from pipeline import settings
-from pipeline.exports import chat_client, verify
+from pipeline.exports import verify
+from pipeline.exports.chat import chat_processes
 from pipeline.exports.findings import Status
 from pipeline.inputs import azure_workspace
 from pipeline.inputs.azure_workspace import Place
@@ -135,7 +136,7 @@ def asked(chosen: str) -> list[str]:
                 async for shown in prompting.compare(chosen, [], "a-name-of-22-letters-x", "Hello", 8, 0, 0)
             ]
         finally:
-            await chat_client.shutdown()
+            await chat_processes.shutdown()
 
     base, adapter, *_, notice = asyncio.run(answers())[-1]
     assert notice is None

@@ -12,6 +12,7 @@ import pytest
 
 from pipeline import settings
 from pipeline.errors import InputError
+from pipeline.exports.chat import chat_client
 from tests.helpers import examples, planted
 from tests.helpers.asked import TALK, answering, ask, fielded
 from webapp.tabs import compare, publish
@@ -49,7 +50,7 @@ def test_the_system_text_of_a_held_out_prompt_is_filled_in(store, monkeypatch):
         asked.append(options)
         yield {"side": "base", "text": "So."}
 
-    monkeypatch.setattr(compare.chat_client, "stream", answering_with)
+    monkeypatch.setattr(chat_client, "stream", answering_with)
     ask(run, system="Be brief.")
     assert asked[0]["system"] == "Be brief."
     assert asked[0]["gather_seconds"] > 0, "or each token would wake the page"
@@ -77,7 +78,7 @@ def test_a_version_registered_here_answers_and_has_the_prompts_of_its_run(store,
     offered = dict(compare.arrive(run, run, TALK, "")[0]["choices"])
     assert offered["travel:1 · registered here"] == "registry/travel/1"
     assert compare.choose("registry/travel/1")[2] == "What should I see in Lindenhafen?"
-    monkeypatch.setattr(compare.chat_client, "stream", answering)
+    monkeypatch.setattr(chat_client, "stream", answering)
     shown = ask("registry/travel/1")
     assert (shown.texts[0], shown.notice["text"]) == (
         "base0 base1 base2 ", "There is no adapter in model travel:1; its base answers alone.",

@@ -180,7 +180,7 @@ def test_the_app_purges_once_an_hour_and_goes_on_if_it_cannot(store, home, monke
         raise OSError("for once")
 
     monkeypatch.setattr(app, "TEND_SECONDS", 0)
-    monkeypatch.setattr(app.chat_client, "release_idle", release_idle)
+    monkeypatch.setattr(app.chat_processes, "release_idle", release_idle)
     monkeypatch.setattr(disk, "purge", purge)
     monkeypatch.setattr(disk.time, "time", lambda: day_later)
     with pytest.raises(asyncio.CancelledError):

@@ -12,7 +12,7 @@ import gradio as gr
 
 from pipeline import display
 from pipeline.errors import InputError, LabError, sentence
-from pipeline.exports import chat_client, detaching
+from pipeline.exports.chat import chat_processes, detaching
 from pipeline.inputs.data.telling import ended
 from pipeline.runs import check_pool
 from webapp import talks, threads
@@ -128,8 +128,8 @@ async def compare(
         answers.fields = prompt_boxes.union(column.fields for column in asked)
         if prompt_boxes.is_blank(prompt, answers.fields):
             raise InputError("Write a prompt: all its boxes are empty.")
-        if any(chat_client.waits(column.source) for column in asked):
-            yield answers.shown({"text": chat_client.WAITS})
+        if any(chat_processes.waits(column.source) for column in asked):
+            yield answers.shown({"text": chat_processes.WAITS})
         note = None if also else asked[0].source.missing_side
         options = _options(tokens, temperature, seed, system)
         stream = columns.asked(store(), asked, prompt, answers.fields, answers.talk, options)

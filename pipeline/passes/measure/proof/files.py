@@ -9,8 +9,8 @@ from typing import Any
 from pipeline import display
 from pipeline.evaluation.examples import answered_by
 from pipeline.exports import verify
-from pipeline.exports.chat_client import Source
-from pipeline.exports.loaded_files import Loaded
+from pipeline.exports.chat.loaded_files import Loaded
+from pipeline.exports.chat.sources import Source
 from pipeline.exports.verifying import adapter_files
 
 NAME = "the export"  # in messages

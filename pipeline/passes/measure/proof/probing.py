@@ -13,9 +13,9 @@ from typing import Any
 
 from pipeline import settings
 from pipeline.errors import LabError, reason
-from pipeline.exports import chat_client, detaching
-from pipeline.exports.chat_client import Source
-from pipeline.exports.loaded_files import ADAPTER, Loaded
+from pipeline.exports.chat import chat_processes, detaching
+from pipeline.exports.chat.loaded_files import ADAPTER, Loaded
+from pipeline.exports.chat.sources import Source
 from pipeline.passes.measure.proof.files import NAME
 from pipeline.system import own_process
 from pipeline.system.files import to_json
@@ -28,7 +28,7 @@ Fresh = dict[str, Any] | str  # what that process says, or why it says nothing
 def fresh(export: Path) -> Fresh:
     """What a new process that never loads an adapter says of an export's logits and files, or why it cannot:
     in words, and the evaluation has no probe then."""
-    words = ["-m", "pipeline.exports.chat_server", *Source(NAME, export, None, merged=False).words()]
+    words = ["-m", "pipeline.exports.chat.chat_server", *Source(NAME, export, None, merged=False).words()]
     asked = to_json({"id": 1, "probe": True}) + "\n"
     try:
         done = own_process.run(words, SECONDS, settings.local_environment(), given=asked)
@@ -59,4 +59,4 @@ def _said(printed: str) -> dict[str, Any]:
             raise LabError(told["error"])
         if "probe" in told:
             return dict(told["probe"])
-    raise LabError(chat_client.ENDED)
+    raise LabError(chat_processes.ENDED)

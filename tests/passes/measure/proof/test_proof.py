@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.exports.loaded_files import CHANGED
+from pipeline.exports.chat.loaded_files import CHANGED
 from pipeline.stages import evaluate
 from tests.helpers import exports
 from tests.passes.measure.test_rows_compared import VARIED, evaluated

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.errors import LabError
-from pipeline.exports import chat_client, detaching
-from pipeline.exports.detaching import Probed
+from pipeline.exports.chat import chat_client, chat_processes, detaching, sources
+from pipeline.exports.chat.detaching import Probed
 from pipeline.system import checksums
 from tests.helpers import examples, exports, planted
 from tests.helpers.asked import TALK, answering, ask, collect, fielded, seen
@@ -36,12 +36,12 @@ def test_both_answers_stream_with_their_measures(store, monkeypatch):
 @pytest.mark.parametrize("waits", [True, False])
 def test_whoever_waits_for_another_model_to_load_sees_so(store, monkeypatch, waits):
     monkeypatch.setattr(chat_client, "stream", answering)
-    monkeypatch.setattr(chat_client, "waits", lambda source: waits)
+    monkeypatch.setattr(chat_processes, "waits", lambda source: waits)
     first, second, *_, last = collect(
         prompting.compare(planted.finished(store), [], TALK, "Where?", 64, 0, 0)
     )
     assert (first[-1]["text"], last[-1]) == ("Loading the model…", None)
-    assert (second[-1] == {"text": chat_client.WAITS}) == waits
+    assert (second[-1] == {"text": chat_processes.WAITS}) == waits
 
 
 def test_the_button_takes_no_other_click_while_answers_stream(store, monkeypatch):
@@ -208,10 +208,10 @@ def test_two_people_compare_different_runs_while_one_trains(store, written_expor
     async def people():
         try:
             together = await asyncio.gather(person(0, "aaa"), person(1, "bbb"), person(0, "x" * 300))
-            assert len(chat_client._servers) == 2
+            assert len(chat_processes._servers) == 2
             return together, [await person(0, "aaa"), await person(1, "bbb")]
         finally:
-            await chat_client.shutdown()
+            await chat_processes.shutdown()
 
     (first, second, refused), alone = asyncio.run(asyncio.wait_for(people(), 60))
     assert [first.texts, second.texts] == [one.texts for one in alone]
@@ -369,11 +369,9 @@ def test_one_question_reads_each_model_and_each_earlier_turn_once(store, heard, 
     assert len(turns[-1].earlier[0]) == 3
 
     parsed, read = [], []
-    loads, fields = json.loads, chat_client.prompt_fields
+    loads, fields = json.loads, sources.prompt_fields
     monkeypatch.setattr(json, "loads", lambda text, **how: parsed.append(text) or loads(text, **how))
-    monkeypatch.setattr(
-        chat_client, "prompt_fields", lambda source: read.append(source.name) or fields(source)
-    )
+    monkeypatch.setattr(sources, "prompt_fields", lambda source: read.append(source.name) or fields(source))
     shown = ask(several, '{"instruction": "And?", "input": ""}', also=also, continues=True)
     assert len(shown.earlier[0]) == len(heard[f"run {other}"][1]["base"]) == 4
     for prompt in marked:

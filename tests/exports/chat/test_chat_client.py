@@ -13,8 +13,9 @@ import psutil
 import pytest
 
 from pipeline.errors import InputError, LabError
-from pipeline.exports import chat_client, generation
-from pipeline.exports.chat_client import Source
+from pipeline.exports import generation
+from pipeline.exports.chat import chat_client, chat_processes, sources
+from pipeline.exports.chat.sources import Source
 from pipeline.store import Store
 from pipeline.store.run import Run
 from pipeline.system import checksums
@@ -43,7 +44,7 @@ def test_prompts_asked_at_once_get_their_own_answers(
 ) -> None:
     async def at_once() -> list[list[dict[str, Any]]]:
         asked = await asyncio.gather(*(pieces(home, finished, prompt) for prompt in "abc"))
-        await chat_client.shutdown()
+        await chat_processes.shutdown()
         return asked
 
     assert [answer[0]["text"][0] for answer in asyncio.run(at_once())] == ["a", "b", "c"]
@@ -56,7 +57,7 @@ def test_a_refusal_is_told_and_the_process_stays(
         with pytest.raises(LabError, match="The prompt is too long"):
             await pieces(home, finished, "refuse")
         good = await pieces(home, finished, "a")
-        await chat_client.shutdown()
+        await chat_processes.shutdown()
         return good
 
     assert len(asyncio.run(refused_then_good())) == 4
@@ -74,7 +75,7 @@ def test_a_process_that_ends_is_told_to_all_who_wait_and_replaced(
         with pytest.raises(LabError, match="The inference process ended"):
             await asyncio.wait_for(waiting, 60)
         good = await asyncio.wait_for(pieces(home, finished, "a"), 60)
-        await chat_client.shutdown()
+        await chat_processes.shutdown()
         return good
 
     assert len(asyncio.run(dies_then_good())) == 4
@@ -92,7 +93,7 @@ def test_a_process_that_starts_with_what_cannot_be_read_is_told_to_all_who_wait(
         return await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 60)
 
     errors = asyncio.run(at_once())
-    assert [(type(error), str(error)) for error in errors] == [(LabError, chat_client.UNREADABLE)] * 4
+    assert [(type(error), str(error)) for error in errors] == [(LabError, chat_processes.UNREADABLE)] * 4
     assert (home / "starts").read_text() == "x"
     until(lambda: not processes(home), "the end of the process")
 
@@ -101,12 +102,12 @@ def test_closing_the_stream_cancels_the_answer(
     home: Path, finished: Run, process: Callable[[str], None]
 ) -> None:
     async def stop_early() -> None:
-        stream = chat_client.stream(home, chat_client.of_run(finished), "wait")
+        stream = chat_client.stream(home, sources.of_run(finished), "wait")
         assert (await anext(stream))["text"].startswith("wait")
         await stream.aclose()
         while not (home / "canceled").exists():
             await asyncio.sleep(0.01)
-        await chat_client.shutdown()
+        await chat_processes.shutdown()
 
     asyncio.run(asyncio.wait_for(stop_early(), 60))
 
@@ -130,7 +131,7 @@ def test_a_model_that_loads_for_ever_is_given_up(
     home: Path, finished: Run, process: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process("signal.pause()")
-    monkeypatch.setattr(chat_client, "START_SECONDS", 0.2)
+    monkeypatch.setattr(chat_processes, "START_SECONDS", 0.2)
     with pytest.raises(LabError, match="did not load within"):
         ask(home, finished, "a")
     until(lambda: not processes(home), "the end of the process")
@@ -139,12 +140,12 @@ def test_a_model_that_loads_for_ever_is_given_up(
 def test_the_real_process_answers_from_a_real_export(
     home: Path, finished: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chat_client, "_servers", {})
-    monkeypatch.setattr(chat_client, "_starting", asyncio.Lock())
+    monkeypatch.setattr(chat_processes, "_servers", {})
+    monkeypatch.setattr(chat_processes, "_starting", asyncio.Lock())
     (said,) = ask(home, finished, "Hello")
     text = {
         side: "".join(piece.get("text", "") for piece in said if piece["side"] == side)
-        for side in chat_client.SIDES
+        for side in sources.SIDES
     }
     assert text["base"]
     assert text["adapter"]
@@ -156,9 +157,9 @@ def test_a_prompt_that_is_too_long_and_an_answer_of_8_000_tokens(
 ) -> None:
     """The first is refused in a sentence, the second arrives whole and can be ended at any time, and neither
     keeps anything of memory, or the process from answering the next one."""
-    monkeypatch.setattr(chat_client, "_servers", {})
-    monkeypatch.setattr(chat_client, "_starting", asyncio.Lock())
-    source = long_context(chat_client.of_run(finished), 10_000)
+    monkeypatch.setattr(chat_processes, "_servers", {})
+    monkeypatch.setattr(chat_processes, "_starting", asyncio.Lock())
+    source = long_context(sources.of_run(finished), 10_000)
 
     async def asked(prompt: str, tokens: int) -> tuple[str, dict[str, Any]]:
         text, facts = "", {}
@@ -174,7 +175,7 @@ def test_a_prompt_that_is_too_long_and_an_answer_of_8_000_tokens(
         ):
             await asked("x" * 20_000, 5)
         await asked("Hello", 50)
-        (server,) = chat_client._servers.values()
+        (server,) = chat_processes._servers.values()
         before = psutil.Process(server.process.pid).memory_info().rss
         text, facts = await asked("Hello", 8000)
         assert (facts["tokens"], facts["cut"]) == (8000, True)
@@ -186,8 +187,8 @@ def test_a_prompt_that_is_too_long_and_an_answer_of_8_000_tokens(
                 break
         await stream.aclose()
         assert (await asked("Hello", 5))[1]["tokens"] == 5
-        assert len(chat_client._servers) == 1
-        await chat_client.shutdown()
+        assert len(chat_processes._servers) == 1
+        await chat_processes.shutdown()
 
     try:
         asyncio.run(asyncio.wait_for(scenario(), 60))
@@ -208,8 +209,8 @@ def long_context(source: Source, tokens: int) -> Source:
 def test_an_adapter_of_another_graph_is_told_before_the_model_is_loaded(
     home: Path, finished: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chat_client, "_servers", {})
-    monkeypatch.setattr(chat_client, "_starting", asyncio.Lock())
+    monkeypatch.setattr(chat_processes, "_servers", {})
+    monkeypatch.setattr(chat_processes, "_starting", asyncio.Lock())
     file = Path(str(finished.artifact("onnx_adapter")))
     exports.write_adapter(file, {"layers.0.lora_A": exports.random(16, 4)})
     with pytest.raises(LabError) as raised:
@@ -224,8 +225,8 @@ def test_an_adapter_of_another_graph_is_told_before_the_model_is_loaded(
 def test_an_adapter_of_another_graph_from_elsewhere_is_refused_too(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chat_client, "_servers", {})
-    monkeypatch.setattr(chat_client, "_starting", asyncio.Lock())
+    monkeypatch.setattr(chat_processes, "_servers", {})
+    monkeypatch.setattr(chat_processes, "_starting", asyncio.Lock())
     folder = exports.write(tmp_path / "export")
     elsewhere = tmp_path / "other.onnx_adapter"
     exports.write_adapter(elsewhere, {"layers.0.lora_A": exports.random(16, 4)})
@@ -260,7 +261,7 @@ def test_a_system_text_stands_before_the_prompt(
     """It is asked of the real process; a template that takes none makes it a sentence."""
     template = exports.CHAT.replace("%}", "%}" + change, 1)
     (export / "chat_template.jinja").write_text(template)
-    source = chat_client.of_folder(export, "model x")
+    source = sources.of_folder(export, "model x")
     model = generation.load(export)
     assert ("system" in model.reader.optional) == (heard is not None)
 
@@ -271,7 +272,7 @@ def test_a_system_text_stands_before_the_prompt(
             )
             return [piece async for piece in asked]
         finally:
-            await chat_client.shutdown()
+            await chat_processes.shutdown()
 
     if heard is None:
         with pytest.raises(LabError, match="have no system text; leave it empty"):

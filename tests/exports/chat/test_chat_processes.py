@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from pipeline.errors import LabError
-from pipeline.exports import chat_client
-from pipeline.exports.chat_client import Source
+from pipeline.exports.chat import chat_client, chat_processes, sources
+from pipeline.exports.chat.sources import Source
 from pipeline.store import Store
 from pipeline.store.run import Run
 from tests.helpers.inference import pieces
@@ -22,7 +22,7 @@ from tests.helpers.planted import plant
 def test_only_so_many_models_are_kept_loaded(
     home: Path, store: Store, finished: Run, process: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chat_client, "MOST_PROCESSES", 1)
+    monkeypatch.setattr(chat_processes, "MOST_PROCESSES", 1)
     second = home / "artifacts" / "second"
     second.mkdir()
     other = store.get(plant(store, "other"))
@@ -34,7 +34,7 @@ def test_only_so_many_models_are_kept_loaded(
         await pieces(home, finished, "a")
         await pieces(home, other, "a")
         running = len(processes(home))
-        await chat_client.shutdown()
+        await chat_processes.shutdown()
         return running
 
     assert asyncio.run(one_then_the_other()) == 1
@@ -56,8 +56,8 @@ def test_a_loaded_model_answers_while_another_loads(
         while not (home / "loading").exists():
             await asyncio.sleep(0.01)
         answer = await asyncio.wait_for(pieces(home, finished, "b"), 60)
-        await asyncio.wait_for(chat_client.release_idle(-1), 60)
-        kept = len(chat_client._servers)
+        await asyncio.wait_for(chat_processes.release_idle(-1), 60)
+        kept = len(chat_processes._servers)
         slow.cancel()
         await asyncio.wait([slow])
         return [len(answer), kept]
@@ -69,22 +69,22 @@ def test_a_loaded_model_answers_while_another_loads(
 def test_room_is_made_of_those_that_answer_nobody(
     home: Path, finished: Run, process: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chat_client, "OLD_SECONDS", 1e9)
-    monkeypatch.setattr(chat_client, "TURN_SECONDS", 1e9)
+    monkeypatch.setattr(chat_processes, "OLD_SECONDS", 1e9)
+    monkeypatch.setattr(chat_processes, "TURN_SECONDS", 1e9)
 
     async def scenario() -> None:
         answering = [chat_client.stream(home, Source(name, home, None, False), "wait") for name in "ab"]
         for stream in answering:
             await anext(stream)
         third = asyncio.create_task(pieces(home, finished, "a"))
-        while not chat_client._starting.locked():
+        while not chat_processes._starting.locked():
             await asyncio.sleep(0)
         assert not third.done()
         await answering.pop().aclose()
         assert len(await third) == 4
-        assert [key.name for key in chat_client._servers] == ["a", f"run {finished.id}"]
+        assert [key.name for key in chat_processes._servers] == ["a", f"run {finished.id}"]
         await answering.pop().aclose()
-        await chat_client.shutdown()
+        await chat_processes.shutdown()
 
     asyncio.run(asyncio.wait_for(scenario(), 60))
 
@@ -93,8 +93,8 @@ def test_a_model_asked_too_much_ends_the_oldest_answer_once_it_is_old(
     home: Path, finished: Run, process: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chat_client, "MOST_ASKED", 2)
-    monkeypatch.setattr(chat_client, "OLD_SECONDS", 1e9)
-    source = chat_client.of_run(finished)
+    monkeypatch.setattr(chat_processes, "OLD_SECONDS", 1e9)
+    source = sources.of_run(finished)
 
     async def scenario() -> None:
         answering = [chat_client.stream(home, source, "wait") for _ in range(2)]
@@ -102,16 +102,16 @@ def test_a_model_asked_too_much_ends_the_oldest_answer_once_it_is_old(
             await anext(stream)
         with pytest.raises(LabError, match="Many others are being answered"):
             await pieces(home, finished, "a")
-        monkeypatch.setattr(chat_client, "OLD_SECONDS", 0)
+        monkeypatch.setattr(chat_processes, "OLD_SECONDS", 0)
         assert len(await pieces(home, finished, "a")) == 4
         with pytest.raises(LabError, match="Others wait to be answered"):
             await anext(answering[0])
-        (kept,) = chat_client._servers[source].answers.values()
+        (kept,) = chat_processes._servers[source].answers.values()
         assert kept.answer.empty(), "the newer one still runs"
         while not (home / "canceled").exists():  # the process sees it, too
             await asyncio.sleep(0.01)
         await answering[1].aclose()
-        await chat_client.shutdown()
+        await chat_processes.shutdown()
 
     asyncio.run(asyncio.wait_for(scenario(), 60))
 
@@ -121,18 +121,18 @@ def test_a_model_that_has_had_its_time_makes_room_for_another_model(
     home: Path, finished: Run, process: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     """So those who ask one again and again do not keep others away."""
-    monkeypatch.setattr(chat_client, "OLD_SECONDS", 1e9)
-    monkeypatch.setattr(chat_client, "TURN_SECONDS", 1e9)
-    monkeypatch.setattr(chat_client, "MOST_PROCESSES", 1)
+    monkeypatch.setattr(chat_processes, "OLD_SECONDS", 1e9)
+    monkeypatch.setattr(chat_processes, "TURN_SECONDS", 1e9)
+    monkeypatch.setattr(chat_processes, "MOST_PROCESSES", 1)
 
     async def scenario() -> None:
         stream = chat_client.stream(home, Source("a", home, None, False), "wait")
         await anext(stream)
-        monkeypatch.setattr(chat_client, limit, 0)
+        monkeypatch.setattr(chat_processes, limit, 0)
         assert len(await pieces(home, finished, "a")) == 4
         with pytest.raises(LabError, match="Others wait to be answered"):
             await anext(stream)
-        await chat_client.shutdown()
+        await chat_processes.shutdown()
 
     asyncio.run(asyncio.wait_for(scenario(), 60))
 
@@ -140,10 +140,10 @@ def test_a_model_that_has_had_its_time_makes_room_for_another_model(
 def test_a_process_nobody_asks_is_ended(home: Path, finished: Run, process: Callable[[str], None]) -> None:
     async def scenario() -> list[int]:
         await pieces(home, finished, "Hi")
-        await chat_client.release_idle(3600)
-        kept = len(chat_client._servers)
-        await chat_client.release_idle(-1)
-        return [kept, len(chat_client._servers)]
+        await chat_processes.release_idle(3600)
+        kept = len(chat_processes._servers)
+        await chat_processes.release_idle(-1)
+        return [kept, len(chat_processes._servers)]
 
     assert asyncio.run(scenario()) == [1, 0]
 
@@ -152,9 +152,9 @@ def test_those_that_wait_for_a_model_that_does_not_load_are_told_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each would load it once more, and whoever asks another model would wait for all of them."""
-    monkeypatch.setattr(chat_client, "_servers", {})
-    monkeypatch.setattr(chat_client, "_failed", {})
-    monkeypatch.setattr(chat_client, "_starting", asyncio.Lock())
+    monkeypatch.setattr(chat_processes, "_servers", {})
+    monkeypatch.setattr(chat_processes, "_failed", {})
+    monkeypatch.setattr(chat_processes, "_starting", asyncio.Lock())
     loads = []
 
     async def start(home: Path, source: Source, turn: Any) -> Any:
@@ -163,12 +163,12 @@ def test_those_that_wait_for_a_model_that_does_not_load_are_told_at_once(
         raise LabError("It does not load.")
 
     async def ask() -> list[Any]:
-        asked = [chat_client._server(tmp_path, Source("a", tmp_path, None, False)) for _ in range(3)]
+        asked = [chat_processes.server(tmp_path, Source("a", tmp_path, None, False)) for _ in range(3)]
         told = await asyncio.gather(*asked, return_exceptions=True)
         with pytest.raises(LabError):  # who comes later has it tried again
-            await chat_client._server(tmp_path, Source("a", tmp_path, None, False))
+            await chat_processes.server(tmp_path, Source("a", tmp_path, None, False))
         return told
 
-    monkeypatch.setattr(chat_client, "_start", start)
+    monkeypatch.setattr(chat_processes, "_start", start)
     assert [str(error) for error in asyncio.run(ask())] == ["It does not load."] * 3
     assert loads == ["a", "a"]

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from pipeline import settings
-from pipeline.exports import chat_server
-from pipeline.exports.chat_client import LINE_LIMIT, SIDES, Source
+from pipeline.exports.chat import chat_server
+from pipeline.exports.chat.chat_processes import LINE_LIMIT
+from pipeline.exports.chat.sources import SIDES, Source
 from pipeline.inputs.prompts import templates
 from pipeline.system import own_process
 from tests.helpers import talks
@@ -57,7 +58,7 @@ def serve(
         sums = {"adapter": "aa" if adapter else None, "graph": lambda: {"model.onnx": "bb"}}
         return SimpleNamespace(model=held, source=source, is_summed=lambda _: True, **sums)
 
-    monkeypatch.setattr("pipeline.exports.loaded_files.load", load)
+    monkeypatch.setattr("pipeline.exports.chat.loaded_files.load", load)
     monkeypatch.setattr("pipeline.exports.generation.stream", stream)
     monkeypatch.setattr("pipeline.exports.generation.memory", memory)
     monkeypatch.setattr(sys, "stdin", [json.dumps(request) for request in requests])
@@ -380,8 +381,8 @@ def test_a_fault_of_a_folder_is_told_in_few_words(capsys: pytest.CaptureFixture[
 READS = """
 import sys
 from pathlib import Path
-from pipeline.exports import chat_server
-from pipeline.exports.chat_client import Source
+from pipeline.exports.chat import chat_server
+from pipeline.exports.chat.sources import Source
 
 def read(source):
     for path in (source.folder / "own", source.adapter, Path(sys.argv[3])):

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import LabError
-from pipeline.exports import chat_client
-from pipeline.exports.chat_client import Source
-from pipeline.exports.loaded_files import CHANGED
+from pipeline.exports.chat import chat_client
+from pipeline.exports.chat.loaded_files import CHANGED
+from pipeline.exports.chat.sources import Source
 from pipeline.system import checksums
 
 DIGITS = 12  # of a checksum that is shown

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from pipeline.errors import LabError
-from pipeline.exports import chat_client, detaching
-from pipeline.exports.chat_client import Source
-from pipeline.exports.loaded_files import CHANGED
+from pipeline.exports.chat import chat_client, chat_processes, detaching
+from pipeline.exports.chat.loaded_files import CHANGED
+from pipeline.exports.chat.sources import Source
 from tests.helpers import exports
 
 HELD: dict[str, Any] = {
@@ -55,7 +55,7 @@ def test_answers_name_their_files_and_swapped_adapters_are_caught(home: Path, ex
             assert others["adapter"]["done"]  # somebody else's question is answered meanwhile
             assert good.good, good.text
             assert sums[one][:12] in good.text
-            assert list(chat_client._servers) == [source]  # the fresh process has ended
+            assert list(chat_processes._servers) == [source]  # the fresh process has ended
             shutil.copy(one, export / "kept")
             other.replace(one)
             (export / "kept").rename(other)
@@ -63,14 +63,14 @@ def test_answers_name_their_files_and_swapped_adapters_are_caught(home: Path, ex
             assert still["adapter"]["adapter"] == sums[one]
             caught = await detaching.probe(home, source)
             assert (caught.good, sums[other][:12] in caught.text) == (False, True)
-            await chat_client.shutdown()
+            await chat_processes.shutdown()
             after = await asked(home, source)
             assert after["adapter"]["adapter"] == sums[other]
             caught = await detaching.probe(home, source)
             assert not caught.good
             assert "not the adapter that was exported" in caught.text
         finally:
-            await chat_client.shutdown()
+            await chat_processes.shutdown()
 
     asyncio.run(asyncio.wait_for(steps(), 300))
 

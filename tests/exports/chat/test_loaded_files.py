@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from pipeline.errors import LabError
-from pipeline.exports import generation, loaded_files
-from pipeline.exports.chat_client import Source
+from pipeline.exports import generation
+from pipeline.exports.chat import loaded_files
+from pipeline.exports.chat.sources import Source
 
 
 @pytest.fixture

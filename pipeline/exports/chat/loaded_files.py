@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.errors import LabError
 from pipeline.exports import contract, generation
-from pipeline.exports.chat_client import Source
+from pipeline.exports.chat.sources import Source
 
 PIECE = 1 << 20
 ADAPTER = "adapter"  # the name by which the source's own is asked

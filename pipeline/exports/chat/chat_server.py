@@ -1,4 +1,4 @@
-"""`python -m pipeline.exports.chat_server SOURCE`: a process that holds a model loaded and answers prompts.
+"""`python -m pipeline.exports.chat.chat_server SOURCE`: a process that holds a model and answers prompts.
 
 `chat_client` starts it. It reads one request a line from its standard input and answers with one JSON object
 a line:
@@ -39,9 +39,11 @@ from typing import Any
 
 from pipeline import display, settings
 from pipeline.errors import LONGEST_PROBLEM, InputError, LabError, reason, sentence
-from pipeline.exports import detaching, generation, loaded_files, verify
-from pipeline.exports.chat_client import LINE_LIMIT, Source
-from pipeline.exports.loaded_files import Loaded
+from pipeline.exports import generation, verify
+from pipeline.exports.chat import detaching, loaded_files
+from pipeline.exports.chat.chat_processes import LINE_LIMIT
+from pipeline.exports.chat.loaded_files import Loaded
+from pipeline.exports.chat.sources import Source
 from pipeline.inputs import confined
 from pipeline.inputs.prompts import conversations, lab_prompt, templates
 from pipeline.system import own_process
