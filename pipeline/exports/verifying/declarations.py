@@ -25,8 +25,8 @@ SESSION_KEYS = {
     "session.disable_cpu_ep_fallback", "session.disable_prepacking", "ep.cuda.fpa_intb_gemm",
     "optimization.disable_specified_optimizers", "session.use_device_allocator_for_initializers",
 }  # fmt: skip
-# Of the others one has the runtime load a library from the current folder.
-PROVIDERS = {"cpu", "cuda", "dml", "nvtensorrtrtx", "openvino", "qnn", "vitisai", "webgpu"}
+# Others read libraries and files that their options name; one loads a library from the current folder.
+PROVIDERS = {"cpu", "cuda", "dml", "webgpu"}
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,9 @@ def _refuse_paths(given: Any) -> None:
     elif isinstance(given, list):
         for value in given:
             _refuse_paths(value)
-    elif isinstance(given, str) and (Path(given).is_absolute() or ".." in Path(given).parts):
-        raise ValueError(f"{CONFIG} names {display.value(given)}, which lies outside the folder; remove it")
+    elif isinstance(given, str) and ("/" in given or given == ".."):
+        named = display.value(given)
+        raise ValueError(f"{CONFIG} names {named}, and a model has no files but those beside it; remove it")
 
 
 def _refuse_writing(key: str, value: Any) -> None:
