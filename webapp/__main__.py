@@ -20,6 +20,10 @@ from pipeline.store import Store
 from pipeline.system import locks, terminal_guard
 
 LOCK = "webapp.lock"
+UNCONFINED = (
+    "this system has no Landlock (Linux 5.19 and newer, if switched on). Files of models are checked,"
+    " but what reads them may open other files too, so take only models of people you trust."
+)
 SWITCH_SECONDS = 0.0005  # that a thread may run Python while others wait
 
 
@@ -88,14 +92,25 @@ def run(args: argparse.Namespace) -> int:
         except (LabError, OSError) as error:
             print(sentence(error), file=sys.stderr)
             return 2
-        if args.host not in LOOPBACK:
-            print(
-                f"Warning: anybody who reaches port {args.port} of this machine can use the lab, its data and"
-                " its models. There is no login.",
-                file=sys.stderr,
-            )
+        for warning in _warnings(args.host, args.port):
+            print(f"Warning: {warning}", file=sys.stderr)
         serve(listener, args, judge)
     return 0
+
+
+def _warnings(host: str, port: int) -> list[str]:
+    """What the operator should know before others use the page."""
+    from pipeline.inputs import confined  # with what `local_models` has imported
+
+    found = []
+    if host not in LOOPBACK:
+        found.append(
+            f"anybody who reaches port {port} of this machine can use the lab, its data and its models. There"
+            " is no login."
+        )
+    if not confined.works():
+        found.append(UNCONFINED)
+    return found
 
 
 def serve(listener: socket.socket, args: argparse.Namespace, judge: Judge | None = None) -> None:

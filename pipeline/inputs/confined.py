@@ -2,8 +2,8 @@
 
 What a library takes for a path in such a file is checked before (`models/contents`), as far as it is known.
 This holds for what is not: from then on the process reads nothing but the files that it was given, and what
-Python and drivers need. By Landlock, which Linux has since 5.13 (landlock(7), https://docs.kernel.org/userspace-api/
-landlock.html), and most systems switch on.
+Python and drivers need. By Landlock, which Linux has since 5.13, and since 5.19 as what moves files needs it
+(landlock(7), https://docs.kernel.org/userspace-api/landlock.html), and most systems switch on.
 """
 
 from __future__ import annotations
@@ -49,15 +49,20 @@ MACHINE = (
 )  # fmt: skip
 
 
+def works() -> bool:
+    """Whether all that should be confined is: this system's Landlock is switched on, and new enough."""
+    return _version() >= _MOVING
+
+
 def to(given: Iterable[Path], moves: bool = False) -> bool:
     """Let this thread, and the threads and processes that it starts, read no files but Python's and those
     `given`, with those that links in a snapshot of the hub lead to; and move files into other folders only
     among the given ones, if it `moves` any at all. False, and nothing changed, where the system's Landlock is
     too old for that, or it has none.
     """
-    call = ctypes.CDLL(None, use_errno=True).syscall
-    if call(_CREATE_RULESET, None, ctypes.c_size_t(0), _ASK_VERSION) < (_MOVING if moves else 1):
+    if _version() < (_MOVING if moves else 1):
         return False
+    call = ctypes.CDLL(None, use_errno=True).syscall
     access = _READ_FILE | _READ_DIR | (_MOVE if moves else 0)
     handled = struct.pack("Q", access)
     rules: int = call(_CREATE_RULESET, handled, ctypes.c_size_t(len(handled)), 0)
@@ -89,6 +94,12 @@ def to_compute(given: Iterable[Path]) -> bool:
         return False
     _forget_secrets()
     return True
+
+
+def _version() -> int:
+    """The version of Landlock that this system has, or a number below 1."""
+    version: int = ctypes.CDLL(None).syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _ASK_VERSION)
+    return version
 
 
 def _forget_secrets() -> None:

@@ -51,9 +51,9 @@ def cli(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, st
     return code, written.out, written.err
 
 
-def has_landlock() -> bool:
+def has_landlock(moves: bool = False) -> bool:
     """Whether the kernel can confine a process, asked of one: it holds for good."""
-    words = ["-c", "from pipeline.inputs import confined; print(confined.to([]))"]
+    words = ["-c", f"from pipeline.inputs import confined; print(confined.to([], moves={moves}))"]
     return own_process.run(words, 60, settings.bare_environment()).stdout.strip() == "True"
 
 

@@ -85,6 +85,10 @@ def test_what_is_given_is_read_and_what_it_links_to(given: Path, name: str) -> N
     assert said(given, given / f"{name}.txt", "native") == f"read {name.replace('link', 'linked')}"
 
 
+def test_the_page_can_say_whether_this_works() -> None:
+    assert confined.works() == has_landlock(moves=True)
+
+
 def test_the_home_in_a_checkout_is_none_of_what_python_needs() -> None:
     inside = [path for path in confined._python() if settings.ROOT.is_relative_to(path)]
     assert not inside, inside

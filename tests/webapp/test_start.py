@@ -23,6 +23,7 @@ from starlette.testclient import TestClient
 
 from pipeline import settings
 from pipeline.errors import LabError
+from pipeline.inputs import confined
 from pipeline.inputs.models import base_models
 from pipeline.publish import check_process
 from pipeline.store import Store
@@ -352,6 +353,13 @@ def test_a_public_address_is_warned_about(home):
         assert json.load(reply)["root"] == "/"
     process.send_signal(signal.SIGINT)
     assert "anybody who reaches port" in process.communicate(timeout=120)[1]
+
+
+def test_a_system_that_confines_nothing_is_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confined, "works", lambda: True)
+    assert main._warnings("127.0.0.1", 7860) == []
+    monkeypatch.setattr(confined, "works", lambda: False)
+    assert main._warnings("127.0.0.1", 7860) == [main.UNCONFINED]
 
 
 def test_the_thread_that_answers_waits_little_for_busy_ones(monkeypatch: pytest.MonkeyPatch) -> None:
