@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pipeline import settings
 from pipeline.errors import LabError
 
 TRACEBACKS = "errors.log"  # in the home
-_MOST_TRACEBACKS = 4 << 20  # bytes, after which the file begins again
+_LARGEST_LOG = 4 << 20  # bytes, after which a log of the home starts again
 LINKED, CLONED, COPIED = "link", "reflink", "copy"  # how a file came to be in another folder
 _FICLONE = 0x40049409  # Linux's request to share the blocks of another file
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -133,13 +133,20 @@ def size(*paths: Path) -> int:
     return sum({(file.st_dev, file.st_ino): file.st_size for file in (*named, *below)}.values())
 
 
+def log(path: Path) -> IO[bytes]:
+    """A log to append to. One that has grown large starts again: others decide how much errors say."""
+    opened = path.open("ab")
+    if opened.tell() > _LARGEST_LOG:
+        opened.truncate(0)
+    return opened
+
+
 def keep_traceback(text: str) -> Path | None:
     """Append the traceback of an error of ours to a file in the home; where that is, None if it cannot be."""
     try:
         file = settings.home() / TRACEBACKS
-        mode = "w" if file.exists() and file.stat().st_size > _MOST_TRACEBACKS else "a"
-        with file.open(mode, encoding="utf-8", errors="backslashreplace") as log:
-            log.write(text[-_MOST_TRACEBACKS:])
+        with log(file) as opened:
+            opened.write(text[-_LARGEST_LOG:].encode("utf-8", "backslashreplace"))
     except (LabError, OSError):
         return None
     return file

@@ -33,7 +33,7 @@ from pipeline.store.run import (
     QUEUED,
     RESULT,
 )
-from pipeline.system import hardware, locks, own_process
+from pipeline.system import files, hardware, locks, own_process
 from pipeline.worker import processes, sentences, webhook
 from pipeline.worker.ahead.warm import Request, Shelf, serves
 from pipeline.worker.job import Job, Process, lives
@@ -337,7 +337,7 @@ def ensure(home: Path, *, ahead: bool = False) -> None:
     if lock is None:
         return
     try:
-        with (home / WORKER_LOG).open("ab") as log:
+        with files.log(home / WORKER_LOG) as log:
             process = own_process.start(
                 ["-m", "pipeline", "worker", "--lock", str(lock), *(["--ahead"] if ahead else [])],
                 settings.child_environment(OLIVE_LAB_HOME=str(home)),

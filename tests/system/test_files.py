@@ -6,6 +6,7 @@ import ast
 import errno
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -229,11 +230,17 @@ def test_sizes_are_added_up_in_one_place() -> None:
 
 
 def test_kept_tracebacks_do_not_grow_without_end(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_MOST_TRACEBACKS", 10)
+    monkeypatch.setattr(files, "_LARGEST_LOG", 10)
     for letter in "abc":
         file = files.keep_traceback(letter * 20 + "\udcff")
     assert file == home / "errors.log"
     assert file.read_text() == "c" * 9 + "\\udcff"
+
+
+def test_logs_of_the_home_have_an_end() -> None:
+    opened = re.compile(r"\bhome(\(\))? / [^)\n]+\)\.open\([\"']a")
+    sources = [*(settings.ROOT / "pipeline").rglob("*.py"), *(settings.ROOT / "webapp").rglob("*.py")]
+    assert [path.name for path in sources if opened.search(path.read_text("utf-8"))] == []
 
 
 def test_a_traceback_that_cannot_be_kept_is_not_promised(home: Path) -> None:

@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 from pipeline import display, settings
 from pipeline.errors import LabError
 from pipeline.exports.chat.sources import Source
-from pipeline.system import own_process
+from pipeline.system import files, own_process
 from pipeline.system.files import to_json
 
 MOST_PROCESSES = 2
@@ -231,7 +231,7 @@ async def _make_room() -> None:
 
 
 async def _start(home: Path, source: Source, turn: _Turn) -> Server:
-    with (home / "inference.log").open("ab") as log:
+    with files.log(home / "inference.log") as log:
         words = ["-m", "pipeline.exports.chat.chat_server", *source.words()]
         environment = settings.local_environment(OLIVE_LAB_HOME=str(home))
         process = await own_process.converse(words, environment, stderr=log, longest_line=LINE_LIMIT)
@@ -250,6 +250,7 @@ async def _start(home: Path, source: Source, turn: _Turn) -> Server:
             raise LabError(UNREADABLE) from None
         raise
     if "error" in ready:
+        process.kill()  # it has said all, and a runtime may not come to an end
         await process.wait()
         raise LabError(ready["error"])
     if time.monotonic() - started < _seconds():  # it may have been slow for want of memory

@@ -49,6 +49,7 @@ from pipeline.inputs.prompts import conversations, lab_prompt, templates
 from pipeline.system import own_process
 from pipeline.system.files import to_json
 
+LONGEST_TRACE = 20_000  # characters
 MOST_LETTERS = 200_000  # of an answer: a token of somebody's tokenizer may have megabytes
 LONGEST_LINE = LINE_LIMIT * 3 // 4  # bytes; MOST_LETTERS, each of them escaped, take 2.4 MB
 TOO_LONG = "The model's process had more to say than can be read; export the model again."
@@ -138,7 +139,7 @@ def _told(number: int) -> Iterator[None]:
         said = f"{text[:1].upper()}{text[1:]}."
         _say({"id": number, "error": said, "refused": True})
     except Exception as error:
-        traceback.print_exc()
+        _keep_trace()
         _say({"id": number, "error": sentence(error)})
 
 
@@ -302,6 +303,11 @@ def _with_system(row: dict[str, Any], system: str) -> dict[str, Any]:
     return {**row, "system": system}
 
 
+def _keep_trace() -> None:
+    """Write where it went wrong to the log: a runtime's message may have all of a model's file in it."""
+    print(display.cut(traceback.format_exc(), LONGEST_TRACE), file=sys.stderr)
+
+
 class _Inbox:
     """Requests in the order they came; a thread reads ahead, so that a cancel is seen at once."""
 
@@ -354,7 +360,7 @@ def _main(source: Source) -> int:
     try:
         _serve(source)
     except Exception as error:  # only the runtime finds some faults of a folder
-        traceback.print_exc()
+        _keep_trace()
         _say({"error": f"The model could not be loaded: {reason(error)}"})
         return 1
     return 0

@@ -14,6 +14,7 @@ from pipeline.exports.chat import chat_client, chat_processes, sources
 from pipeline.exports.chat.sources import Source
 from pipeline.store import Store
 from pipeline.store.run import Run
+from pipeline.system import files
 from tests.helpers.inference import pieces
 from tests.helpers.lab import processes, until
 from tests.helpers.planted import plant
@@ -38,6 +39,17 @@ def test_only_so_many_models_are_kept_loaded(
         return running
 
     assert asyncio.run(one_then_the_other()) == 1
+
+
+def test_what_models_that_do_not_load_write_has_an_end(
+    home: Path, process: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_LARGEST_LOG", 10_000)
+    process("print('x' * 9_000, file=sys.stderr)\nsay(error='It does not load.')")
+    for _ in range(4):
+        with pytest.raises(LabError, match="does not load"):
+            asyncio.run(chat_processes.load(home, Source("a", home, None, False)))
+    assert 9_000 < (home / "inference.log").stat().st_size < 20_000
 
 
 def test_a_loaded_model_answers_while_another_loads(

@@ -378,6 +378,14 @@ def test_a_fault_of_a_folder_is_told_in_few_words(capsys: pytest.CaptureFixture[
     assert len(said["error"]) < 2100
 
 
+def test_a_message_of_the_runtime_is_kept_in_the_log_in_part(capsys: pytest.CaptureFixture[str]) -> None:
+    with chat_server._told(3):
+        raise RuntimeError("the node " + "n" * (8 << 20))
+    kept = capsys.readouterr().err
+    assert "RuntimeError: the node nnn" in kept
+    assert len(kept) <= chat_server.LONGEST_TRACE + 1
+
+
 READS = """
 import sys
 from pathlib import Path
