@@ -19,6 +19,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from pipeline import settings
+from pipeline import display, settings
 from pipeline.errors import LabError
 from pipeline.inputs.data import datasets
 from pipeline.inputs.models import base_models
@@ -43,6 +44,7 @@ SOURCES = ("worker/probe.py", "worker/trial.py", "worker/miniature.py")
 UNSAID = ("_name_or_path", "transformers_version")  # of a config.json: they have no effect
 PROBES = "probes"  # in the home
 LOOK_SECONDS = 0.2  # between two looks for a verdict
+STILL_SECONDS = 300.0  # without a moment of the processor, after which a trial is given up
 MOST_EXPORTS, MOST_WALKS = 8, 200  # newest that are kept: tokenizers of some megabytes, and a line each
 OTHER_MODEL = "choose another base model"
 LOG = "the log has the details"
@@ -188,15 +190,40 @@ def _try(
 
 
 def _wait(process: Process, verdict: Path) -> int:
-    """The exit code of the probe; one that has written its verdict and doesn't exit is killed."""
+    """The exit code of the probe; one that has written its verdict and doesn't exit is killed.
+
+    Raises LabError where neither it nor what it has started does anything for STILL_SECONDS.
+    """
+    spent, ends = -1.0, 0.0
     while True:
         written = verdict.exists()
+        if (used := _processor_seconds(process.pid)) != spent:
+            spent, ends = used, time.monotonic() + STILL_SECONDS
         try:
             return process.wait(settings.exit_seconds() if written else LOOK_SECONDS)
         except subprocess.TimeoutExpired:
             if written:
                 process.kill()
                 return process.wait()
+            if time.monotonic() > ends:
+                step = _step(verdict.parent)
+                raise LabError(
+                    f"A small copy of this model was tried, and at the step {step!r} nothing was done for"
+                    f" {display.duration(STILL_SECONDS)}; retry, and {LOG}."
+                ) from None
+
+
+def _processor_seconds(pid: int) -> float:
+    """What a process and those below it have used of the processor; 0 of one that is gone."""
+    import psutil
+
+    found = 0.0
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for each in (process, *process.children(recursive=True)):
+            with suppress(psutil.Error):
+                found += sum(each.cpu_times()[:4])
+    return found
 
 
 def death(code: int, step: str) -> str:

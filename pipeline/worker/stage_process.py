@@ -22,7 +22,7 @@ import time
 import traceback
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -245,19 +245,24 @@ def _tried(job: StageJob, watch: Watch) -> Path:
             warm.prepare(job.stage)
 
     small = job.folder / "small"
-    alike = warm.can_fork() and all(
-        warm.serves(dataclasses.asdict(options)) for options in job.recipe.stages().values()
-    )
+    alike = all(warm.serves(dataclasses.asdict(options)) for options in job.recipe.stages().values())
     try:
         files = hub_models.without_weights(job.model, job.home, small, _tell)
         probe.require(
             job.home, job.recipe, Path(job.run.data), files, job.folder / "work", meanwhile,
-            partial(warm.fork_trial, trial.main) if alike else None,
+            _start_trial if alike else probe.start,
         )  # fmt: skip
     finally:
         shutil.rmtree(small, ignore_errors=True)
     watch.begin()
     return base_models.materialize(job.model, job.home, _tell)
+
+
+def _start_trial(scratch: Path) -> probe.Process:
+    """A trial's process: forked if this one may fork still. It may have started threads, as those that unpack
+    the starter, and a fork would wait for them, which it has not, for good.
+    """
+    return warm.fork_trial(trial.main, scratch) if warm.can_fork() else probe.start(scratch)
 
 
 def _context(job: StageJob, base: Path, output: Path, work: Path) -> Context:

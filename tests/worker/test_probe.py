@@ -125,6 +125,18 @@ class TestDeaths:
         with pytest.raises(LabError, match=r"^No\.$"):
             probe.require(home, chosen(model_folder, dataset), dataset, model_folder, home / "work")
 
+    def test_a_trial_that_does_nothing_is_given_up(
+        self, home: Path, model_folder: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        python = home / "python"
+        python.write_text("#!/bin/sh\nexec sleep 1000\n")
+        python.chmod(0o700)
+        monkeypatch.setattr(settings, "python", lambda: str(python))
+        monkeypatch.setattr(probe, "STILL_SECONDS", 0.0)
+        with pytest.raises(LabError, match=r"at the step .start. nothing was done for 0\.0 s; retry"):
+            probe.require(home, chosen(model_folder, dataset), dataset, model_folder, home / "work")
+        assert not (home / "work").exists()
+
 
 def unigram(folder: Path) -> Path:
     """A tiny llama whose tokenizer is of a kind that the runtime does not read."""

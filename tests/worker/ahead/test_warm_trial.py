@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline import settings
+from pipeline.inputs.models import hub_models
 from pipeline.runs.submit import submit
 from pipeline.stages.recipe import load
 from pipeline.store import Store
@@ -76,7 +77,29 @@ def test_a_stage_forks_its_trial_if_it_can_and_nothing_hidden_is_tried(
     asked: list[Any] = []
     monkeypatch.setattr(warm, "can_fork", lambda: can_fork)
     monkeypatch.setattr(probe, "require", lambda *given: asked.extend(given))
+    monkeypatch.setattr(probe, "start", lambda scratch: ("started", scratch))
+    monkeypatch.setattr(warm, "fork_trial", lambda _, scratch: ("forked", scratch))
     with Watch(0.0) as watch:
         _tried(chosen, watch)
-    assert (asked[-1] is not None) == forks
-    assert not forks or asked[-1].func is warm.fork_trial
+    assert asked[-1](store.home) == ("forked" if forks else "started", store.home)
+
+
+def test_what_unpacking_the_model_has_started_keeps_the_trial_from_being_forked(
+    store: Store, recipe_file: Path, no_worker: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fork would wait for good for threads of the process that it was forked from."""
+    chosen = StageJob.of(store, store.get(submit(store, load(recipe_file))), "quantize")
+    may, started = [True], []
+
+    def unpack(*_given: Any) -> Path:
+        may[0] = False
+        return store.home
+
+    monkeypatch.setattr(warm, "can_fork", lambda: may[0])
+    monkeypatch.setattr(hub_models, "without_weights", unpack)
+    monkeypatch.setattr(probe, "start", started.append)
+    monkeypatch.setattr(warm, "fork_trial", lambda *_given: pytest.fail("it was forked"))
+    monkeypatch.setattr(probe, "require", lambda *given: given[-1](store.home))
+    with Watch(0.0) as watch:
+        _tried(chosen, watch)
+    assert started == [store.home]
