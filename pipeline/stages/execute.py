@@ -48,7 +48,7 @@ def execute(stage: ModuleType, options: Any, context: Context) -> Results:
 
     peak_memory.reset_peak()
     began = time.monotonic()
-    with _failures() as failures, named_by_size(), linked_from(context.work):
+    with _failures() as failures, named_by_size(), linked_from(context.work), without_code():
         output = run(str(config), package_config=str(package), tempdir=str(context.work))
     seconds = time.monotonic() - began
     if output is None or not output.has_output_model():
@@ -120,6 +120,25 @@ def linked_from(work: Path) -> Iterator[None]:
         yield
     finally:
         resource_path.LocalResourcePath.save_to_dir, resource_path.copy_dir = saved, copied
+
+
+@contextmanager
+def without_code() -> Iterator[None]:
+    """Have Olive keep no Python modules that a model's config names (`auto_map`), which nothing here runs.
+
+    It would fetch them from any repository of the hub that is named there, or copy them from any folder.
+    """
+    from olive.model.handler.mixin import hf
+
+    def save_none(config: Any, *_given: Any, **_more: Any) -> tuple[Any, list[str]]:
+        del config.auto_map
+        return config, []
+
+    was, hf.save_module_files = hf.save_module_files, save_none
+    try:
+        yield
+    finally:
+        hf.save_module_files = was
 
 
 def import_torchmetrics() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.stages import finetune, optimize, quantize
-from pipeline.stages.execute import linked_from
+from pipeline.stages.execute import linked_from, without_code
 from pipeline.system import checksums
 from tests.helpers import tiny
 from tests.helpers.carry import OPTIONS, context_of, stage
@@ -67,6 +68,31 @@ def test_olive_links_what_it_saves_and_saves_no_input(tmp_path: Path) -> None:
     assert (saved / "shared").read_text() == "of an earlier result"
     create_resource_path(other).save_to_dir(output, "base")
     assert (output / "artifact").is_dir() or (output / "base").is_dir(), "afterwards Olive is as it was"
+
+
+def test_olive_keeps_no_code_that_a_config_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would copy a module of any folder, or fetch one from the hub, and the log says which is there."""
+    from olive.model import HfModelHandler
+    from transformers import dynamic_module_utils
+
+    model, private, modules = (
+        tiny.build("llama", tmp_path / "model"),
+        tmp_path / "private",
+        tmp_path / "cache",
+    )
+    private.mkdir()
+    (private / "secret.py").write_text("class Config: pass\n")
+    config = json.loads((model / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": f"{private}--secret.Config"}
+    (model / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(modules))
+
+    with without_code():
+        HfModelHandler(str(model)).save_metadata(str(tmp_path / "made"))
+    assert not list(tmp_path.glob("made/*.py")) + list(modules.rglob("secret.py"))
+    assert "auto_map" not in json.loads((tmp_path / "made" / "config.json").read_text())
+    HfModelHandler(str(model)).save_metadata(str(tmp_path / "usual"))
+    assert list(modules.rglob("secret.py")), "Olive does so no more: without_code has no use"
 
 
 def test_a_chain_copies_no_weights_and_reads_each_once_for_its_sum(

@@ -23,6 +23,7 @@ from pipeline.inputs.prompts.model_template import LARGEST_CONFIG, TOKENIZER_CON
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 WORDS = "vocab.json"  # of older tokenizers
 WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
+MLFLOW = "MLmodel"
 DEEPEST = 64  # mappings and lists in each other; real files have about ten
 LARGEST = {  # bytes; real ones have up to half of that
     TOKENIZER: 1 << 26,
@@ -88,6 +89,8 @@ def require_whole(folder: Path) -> None:
 
 def of_small_files(folder: Path) -> str:
     """The first fault of all but the tokenizer.json, as a sentence without its full stop; "" if none."""
+    if (folder / MLFLOW).exists():
+        return f"has {MLFLOW}, so Olive would load another folder in it; give the one with config.json alone"
     if wrong := of_links(folder) or of_names(
         {name for name in (ADAPTER, WEIGHTS, INDEX) if (folder / name).is_file()}
     ):

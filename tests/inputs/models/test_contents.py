@@ -171,6 +171,11 @@ class TestFaults:
         (folder / contents.WEIGHTS).unlink()
         assert "has adapter_config.json, so it is an adapter" in fault(folder)
 
+    def test_a_folder_of_mlflow(self, folder: Path) -> None:
+        """Olive loads data/model of it, which nobody has looked at."""
+        (folder / "MLmodel").write_text("flavors: {transformers: {}}\n")
+        assert "has MLmodel, so Olive would load another folder in it; give the one" in fault(folder)
+
     @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
     @pytest.mark.parametrize(
         "kind",
