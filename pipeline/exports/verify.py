@@ -151,6 +151,8 @@ def _bound(folder: Path, graph: contract.Graph | None) -> tuple[int, str]:
 
 
 def _tokenizer(folder: Path) -> tuple[int, str]:
+    if (folder / json_files.MODULE).exists():  # the runtime reads it as well, and opens what it names
+        raise ValueError(f"it has {json_files.MODULE}, which no exporter writes; remove it")
     tokenizer = json_files.small_json(folder, json_files.TOKENIZER)
     model = json_files.part(tokenizer, "model", dict, json_files.TOKENIZER)
     words = model.get("vocab")

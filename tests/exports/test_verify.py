@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,29 @@ def test_a_graph_that_was_cut_short(export: Path) -> None:
     found = statuses(verify.static(export))
     assert found["graph"] == "failed"
     assert found[f"adapter {exports.ADAPTER}"] == "skipped"
+
+
+def test_a_second_config_of_the_tokenizer_is_not_opened(export: Path) -> None:
+    """The runtime reads it, and says of a file that it names whether it is there."""
+    (export / "tokenizer_module.json").write_text(json.dumps({"tiktoken_file": "../../etc/hostname"}))
+    assert faults(export) == {
+        "tokenizer": "it has tokenizer_module.json, which no exporter writes; remove it"
+    }
+
+
+def test_the_runtime_knows_no_files_that_nobody_looks_at() -> None:
+    """A new release may read more: look at those files, or refuse them, as `tokenizer_module.json`."""
+    package = find_spec("onnxruntime_genai")
+    assert package is not None
+    assert package.submodule_search_locations
+    library = Path(package.submodule_search_locations[0]) / "libonnxruntime-genai.so"
+    names = {
+        name.decode()
+        for name in re.findall(rb"\0([\w.]+\.(?:json|jinja|model|txt|tiktoken))\0", library.read_bytes())
+    }
+    others = {"audio_processor_config.json"}  # of models with other parts, which are refused
+    templates = {"chat_template.json", "chat_template.jinja"}  # texts
+    assert names - others - templates == {"tokenizer.json", "tokenizer_config.json", "tokenizer_module.json"}
 
 
 def test_links_and_pipes_are_refused(export: Path) -> None:

@@ -13,11 +13,14 @@ from pipeline.exports.verifying import json_files
 from pipeline.exports.verifying.json_files import CONFIG
 
 MOST_LAYERS = 10_000
-# A library or folder named here would be loaded with the model, whatever it holds.
-CODE_KEYS = (
-    "custom_ops_library", "library_path", "session.model_external_initializers_file_folder_path",
-    "tokenizer_dir",  # of files that nobody has looked at
-)  # fmt: skip
+# What exporters write of a language model: its parts, and where texts are. The runtime knows many more, which
+# name further graphs, libraries and folders that nobody has looked at.
+PARTS = {
+    "model", "model.decoder", "model.decoder.inputs", "model.decoder.outputs", "model.decoder.sliding_window",
+    "search", "engine", "engine.dynamic_batching", "speculative",
+}  # fmt: skip
+TEXTS = {"model.type", "model.decoder.filename"}
+NAMES, SESSION = ("model.decoder.inputs.", "model.decoder.outputs."), "model.decoder.session_options"
 # What exporters write into session_options. Others have the runtime write files wherever their value says.
 SESSION_KEYS = {
     "log_id", "provider_options", "intra_op_num_threads", "inter_op_num_threads", "enable_mem_pattern",
@@ -46,7 +49,7 @@ def declared(folder: Path) -> tuple[Config, contract.Graph]:
 
 def read_config(folder: Path) -> tuple[Config, str]:
     given = json_files.small_json(folder, CONFIG)
-    _refuse_paths(given)
+    _refuse_others(given)
     model = json_files.part(given, "model", dict)
     decoder = json_files.part(model, "decoder", dict)
     graph = json_files.part(decoder, "filename", str)
@@ -104,40 +107,61 @@ def _names(given: dict[str, Any], layers: int) -> list[str]:
     return found
 
 
-def _refuse_paths(given: Any) -> None:
-    """Refuse a config that has the runtime load something from elsewhere, or write. Raises ValueError."""
-    if isinstance(given, dict):
-        for key, value in given.items():
-            if key in CODE_KEYS:
-                raise ValueError(f"{CONFIG} has {key}, which loads something other than a model; remove it")
-            _refuse_paths(value)
-            _refuse_writing(key, value)
-    elif isinstance(given, list):
-        for value in given:
-            _refuse_paths(value)
-    elif isinstance(given, str) and ("/" in given or given == ".."):
-        named = display.value(given)
+def _refuse_others(given: dict[str, Any], within: str = "") -> None:
+    """Raises ValueError for what no exporter writes: the runtime may load that, or write there."""
+    for key, value in given.items():
+        place = f"{within}{key}"
+        if place == SESSION:
+            _refuse_options(value)
+        elif isinstance(value, dict):
+            if place not in PARTS:
+                raise _unknown(place)
+            _refuse_others(value, f"{place}.")
+        elif isinstance(value, list):
+            if not all(isinstance(one, int | float) for one in value):
+                raise _unknown(place)
+        elif isinstance(value, str):
+            if place not in TEXTS and within not in NAMES:
+                raise _unknown(f"a text as {place}")
+            _refuse_path(value)
+
+
+def _unknown(place: str) -> ValueError:
+    named = display.line(place, 100)
+    return ValueError(f"{CONFIG} has {named}, which no language model's has; remove it")
+
+
+def _refuse_path(value: str) -> None:
+    """Raises ValueError for a text that leads to another folder."""
+    if "/" in value or value == "..":
+        named = display.value(value)
         raise ValueError(f"{CONFIG} names {named}, and a model has no files but those beside it; remove it")
 
 
-def _refuse_writing(key: str, value: Any) -> None:
-    """Refuse options of a session or a run that no exporter writes. Raises ValueError."""
-    if key == "run_options":
-        raise ValueError(f"{CONFIG} has {key}, which may write files; remove it")
-    if key != "session_options":
-        return
-    _refuse_providers(value.get("provider_options") if isinstance(value, dict) else None)
-    other = sorted(map(str, value.keys() - SESSION_KEYS)) if isinstance(value, dict) else ["no options"]
+def _refuse_options(given: Any) -> None:
+    """Refuse options of a session that no exporter writes. Raises ValueError."""
+    if not isinstance(given, dict):
+        raise _unknown(f"{SESSION} {display.value(given)}")
+    other = sorted(given.keys() - SESSION_KEYS)
     if other:
         raise ValueError(
-            f"{CONFIG} has {display.line(other[0], 100)} in {key}, which may write files; remove it"
+            f"{CONFIG} has {display.line(other[0], 100)} in session_options, which may write files; remove it"
         )
+    providers = given.get("provider_options", [])
+    if not isinstance(providers, list) or not all(isinstance(one, dict) for one in providers):
+        raise _unknown(f"{SESSION}.provider_options {display.value(providers)}")
+    for name, options in (pair for one in providers for pair in one.items()):
+        if name.lower() not in PROVIDERS:
+            named = display.line(name, 100)
+            raise ValueError(f"{CONFIG} names the provider {named}, which may load code; remove it")
+        _refuse_values(f"{SESSION}.provider_options.{name}", options)
+    _refuse_values(SESSION, {key: value for key, value in given.items() if key != "provider_options"})
 
 
-def _refuse_providers(given: Any) -> None:
-    """Refuse execution providers that no exporter names. Raises ValueError."""
-    for options in given if isinstance(given, list) else []:
-        for name in options if isinstance(options, dict) else []:
-            if name.lower() not in PROVIDERS:
-                named = display.line(name, 100)
-                raise ValueError(f"{CONFIG} names the provider {named}, which may load code; remove it")
+def _refuse_values(place: str, given: Any) -> None:
+    """Refuse options that are no numbers, switches or short texts. Raises ValueError."""
+    for key, value in given.items() if isinstance(given, dict) else [("", given)]:
+        if isinstance(value, str):
+            _refuse_path(value)
+        elif isinstance(value, dict | list):
+            raise _unknown(f"{place}.{key}")

@@ -12,6 +12,7 @@ from pipeline.exports import contract
 from pipeline.inputs.prompts import model_template
 
 CONFIG, TOKENIZER = "genai_config.json", "tokenizer.json"
+MODULE = "tokenizer_module.json"
 LARGEST_JSON = 1 << 20  # bytes; real ones have some kilobytes,
 LARGEST = {  # but for these
     "tokenizer_config.json": model_template.LARGEST_CONFIG,

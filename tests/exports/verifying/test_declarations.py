@@ -37,23 +37,46 @@ def test_what_exporters_write_for_other_devices_is_taken(export: Path) -> None:
         (lambda c: c["model"]["decoder"].update(filename=".."), "no files but those beside it"),
         (lambda c: c["model"]["decoder"].update(filename="."), "'.' is not the name of a file beside it"),
         (lambda c: c["model"].update(context_length=0), "context_length is 0"),
-        (lambda c: c["model"].update(context_length="256"), "context_length is '256'"),
+        (lambda c: c["model"].update(context_length="256"), "has a text as model.context_length, which"),
         (lambda c: c["model"].pop("eos_token_id"), "eos_token_id must name tokens below 259"),
         (lambda c: c["model"].update(eos_token_id=[]), "eos_token_id must name tokens below 259"),
         (lambda c: c["model"].update(eos_token_id=[2, 259]), "eos_token_id must name tokens below 259"),
         (lambda c: c["model"]["decoder"].update(num_hidden_layers=10**12), "are no language model's"),
         (
             lambda c: c["model"]["decoder"]["session_options"].update(custom_ops_library="evil.so"),
-            "has custom_ops_library, which loads something other than a model",
+            "has custom_ops_library in session_options, which may write files",
         ),
         (
             lambda c: c["model"].update(tokenizer_dir="sub"),
-            "has tokenizer_dir, which loads something other than",
+            "has a text as model.tokenizer_dir, which no language model's has; remove it",
+        ),
+        (
+            lambda c: c["search"].update(anything=["/etc/x"]),
+            "has search.anything, which no language model's has",
         ),
         # The processes that load a model work in /proc/self, where root is all of the machine.
+        (lambda c: c["model"].update(type="root/etc/x"), "names 'root/etc/x', and a model has no files but"),
         (
-            lambda c: c["search"].update(anything=["root/etc/passwd"]),
-            "names 'root/etc/passwd', and a model has",
+            lambda c: c["model"]["decoder"]["session_options"].update(
+                provider_options=[{"cuda": {"any": "root/etc/x"}}]
+            ),
+            "names 'root/etc/x', and a model has no files but",
+        ),
+        (
+            lambda c: c["model"]["decoder"]["session_options"].update(log_id={"any": "x"}),
+            "has model.decoder.session_options.log_id, which no language model's has",
+        ),
+        (
+            lambda c: c["model"]["decoder"].update(pipeline=[{"a": {"filename": "b"}}]),
+            "has model.decoder.pipeline",
+        ),
+        (
+            lambda c: c["model"]["decoder"].update(shared_initializers={"data_file": "x"}),
+            "has model.decoder.shared_initializers",
+        ),
+        (
+            lambda c: c["model"].update(speech={"config_filename": "x.json"}),
+            "has model.speech, which no language",
         ),
         (
             lambda c: c["model"]["decoder"]["session_options"].update(provider_options=[{"RyzenAI": {}}]),
@@ -69,11 +92,11 @@ def test_what_exporters_write_for_other_devices_is_taken(export: Path) -> None:
         ),
         (
             lambda c: c["model"]["decoder"].update(run_options={"enable_profiling": "x"}),
-            "has run_options, which may write files",
+            "has model.decoder.run_options, which no language model's has",
         ),
         (
-            lambda c: c["model"].update(vision={"session_options": ["x"]}),
-            "has no options in session_options, which may write files",
+            lambda c: c["model"]["decoder"].update(session_options=["x"]),
+            "has model.decoder.session_options ['x'], which no language model's has",
         ),
     ],
 )
