@@ -411,9 +411,15 @@ class _Left:
 
 
 def _tensors(message: Any, left: _Left) -> Iterator[Any]:
-    """Every tensor in a model: initializers and attributes, of subgraphs and functions too."""
+    """Every tensor in a model: initializers and attributes, of subgraphs and functions too.
+
+    Raises ValueError for a node with a name that is longer than any real one.
+    """
     from google.protobuf.message import Message
 
+    if message.DESCRIPTOR.name == "NodeProto":  # the runtime's messages have them whole
+        for name in (message.name, message.op_type, message.domain, *message.input, *message.output):
+            _require_short(name)
     for field, value in message.ListFields():
         if field.message_type is None:
             continue

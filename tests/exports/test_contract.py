@@ -90,6 +90,21 @@ def with_input(name: str, shape: list[Any]) -> Callable[[Any], None]:
     return lambda graph: graph.input.append(helper.make_tensor_value_info(name, FLOAT, shape))
 
 
+def with_node(**names: Any) -> Callable[[Any], None]:
+    return lambda graph: graph.node.add(**names)
+
+
+def within(edit: Callable[[Any], None]) -> Callable[[Any], None]:
+    """The same in a branch of a node."""
+
+    def change(graph: Any) -> None:
+        branch = onnx.GraphProto()
+        edit(branch)
+        graph.node[0].attribute.append(helper.make_attribute("then_branch", branch))
+
+    return change
+
+
 def with_weight(name: str, dims: list[int]) -> Callable[[Any], None]:
     return lambda graph: graph.initializer.add(name=name, data_type=FLOAT, dims=dims)
 
@@ -100,6 +115,11 @@ def with_weight(name: str, dims: list[int]) -> Callable[[Any], None]:
         (with_input("z" * 301, [1]), "has a name of more than 300 characters"),
         (with_input("z", ["s" * 301]), "has a name of more than 300 characters"),
         (with_input("z", ["s"] * 17), "z has 17 dimensions; allowed: 16"),
+        (with_node(name="z" * 301), "has a name of more than 300 characters"),
+        (with_node(op_type="z" * 301), "has a name of more than 300 characters"),
+        (with_node(domain="z" * 301), "has a name of more than 300 characters"),
+        (with_node(output=["z" * 301]), "has a name of more than 300 characters"),
+        (within(with_node(input=["z" * 301])), "has a name of more than 300 characters"),
         (with_weight("z" * 301, [0]), "has a name of more than 300 characters"),
         (with_weight("z", [0] * 17), "z has 17 dimensions; allowed: 16"),
         (lambda graph: [with_input(f"z{n}", [1])(graph) for n in range(4)], "more than 6 inputs"),

@@ -26,6 +26,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import resource
 import sys
 import tempfile
 import threading
@@ -38,7 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import display, settings
-from pipeline.errors import LONGEST_PROBLEM, InputError, LabError, reason, sentence
+from pipeline.errors import LONGEST_PROBLEM, InputError, LabError, expected, sentence
 from pipeline.exports import generation, verify
 from pipeline.exports.chat import detaching, loaded_files
 from pipeline.exports.chat.chat_processes import LINE_LIMIT
@@ -49,10 +50,13 @@ from pipeline.inputs.prompts import conversations, lab_prompt, templates
 from pipeline.system import own_process
 from pipeline.system.files import to_json
 
+LARGEST_LOG = 8 << 20  # bytes; what is full starts again with the next process, see `files.log`
 LONGEST_TRACE = 20_000  # characters
 MOST_LETTERS = 200_000  # of an answer: a token of somebody's tokenizer may have megabytes
 LONGEST_LINE = LINE_LIMIT * 3 // 4  # bytes; MOST_LETTERS, each of them escaped, take 2.4 MB
 TOO_LONG = "The model's process had more to say than can be read; export the model again."
+# Its own words could say which files this machine has: whoever made the model decides what it looks for.
+UNREAD = "the runtime does not take its files; inference.log in the lab's home says why. Export it again."
 WAIT_SECONDS = 0.02  # for checksums, before it is others' turn
 MEMORY = 2 << 30  # bytes that the answers of one time may take, beside the model
 
@@ -305,7 +309,8 @@ def _with_system(row: dict[str, Any], system: str) -> dict[str, Any]:
 
 def _keep_trace() -> None:
     """Write where it went wrong to the log: a runtime's message may have all of a model's file in it."""
-    print(display.cut(traceback.format_exc(), LONGEST_TRACE), file=sys.stderr)
+    with suppress(OSError):  # the log is full
+        print(display.cut(traceback.format_exc(), LONGEST_TRACE), file=sys.stderr, flush=True)
 
 
 class _Inbox:
@@ -351,6 +356,8 @@ def _say(answer: dict[str, Any]) -> None:
 def _main(source: Source) -> int:
     settings.quiet_this_process()
     own_process.expendable()
+    # A runtime writes names of a graph to the log, with every question, and these may have megabytes.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_LOG, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     # What libraries print must not mix with the answers, so it goes to standard error.
     sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -361,7 +368,7 @@ def _main(source: Source) -> int:
         _serve(source)
     except Exception as error:  # only the runtime finds some faults of a folder
         _keep_trace()
-        _say({"error": f"The model could not be loaded: {reason(error)}"})
+        _say({"error": f"The model could not be loaded: {expected(error) or UNREAD}"})
         return 1
     return 0
 

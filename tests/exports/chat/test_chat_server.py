@@ -386,6 +386,33 @@ def test_a_message_of_the_runtime_is_kept_in_the_log_in_part(capsys: pytest.Capt
     assert len(kept) <= chat_server.LONGEST_TRACE + 1
 
 
+FILLS = """
+import sys, traceback
+from pathlib import Path
+from pipeline.exports.chat import chat_server
+from pipeline.exports.chat.sources import Source
+
+def fill(source):
+    for _ in range(40):  # as a runtime does, with no error if it cannot
+        with open(sys.argv[2], "ab") as log:
+            try:
+                log.write(b"x" * 1_000_000); log.flush()
+            except OSError:
+                log.raw.close()
+    raise RuntimeError("/etc/hostname: does not exist")
+
+chat_server._serve = fill
+sys.exit(chat_server._main(Source("m", Path(sys.argv[1]), None, False)))
+"""
+
+
+def test_a_runtime_fills_no_disk_and_says_of_no_file_whether_it_is_there(tmp_path: Path) -> None:
+    words = ["-c", FILLS, str(tmp_path), str(tmp_path / "log")]
+    done = own_process.run(words, 60, settings.local_environment())
+    assert 7 << 20 < (tmp_path / "log").stat().st_size <= chat_server.LARGEST_LOG, done.stderr[-2000:]
+    assert json.loads(done.stdout) == {"error": f"The model could not be loaded: {chat_server.UNREAD}"}
+
+
 READS = """
 import sys
 from pathlib import Path
