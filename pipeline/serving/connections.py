@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import resource
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -20,11 +22,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 WAIT_SECONDS = 30.0  # for headers, for the next piece of a body, and for the client to read some of an answer
 # A body may be slower than this for PATIENCE_SECONDS in all: else a client that sends a byte now and then
-# could hold an upload's disk space forever. The slowest tunnels are several times faster.
+# could hold an upload's disk space forever. The slowest tunnels are several times faster. Where there are too
+# many connections, those that are this fast end last.
 LEAST_SPEED = 16 << 10  # bytes a second
 PATIENCE_SECONDS = 60.0
 MOST = 1000  # connections; a page holds up to six
 FILES = 1 << 16  # that this process may hold open
+LOG_SECONDS = 60.0  # between two lines about requests that did not arrive; there may be hundreds a second
 log = logging.getLogger(__name__)
 
 
@@ -42,7 +46,8 @@ def most() -> int:
 class Patient(H11Protocol):
     """uvicorn's protocol for a connection, which ends if headers don't arrive, or nothing is read, in time.
 
-    If there are too many connections, an idle one ends, not the new one.
+    If there are too many connections, one ends that the lab waits for, because it is idle or its request has
+    not arrived, and not the new one.
     """
 
     most = MOST
@@ -53,7 +58,10 @@ class Patient(H11Protocol):
         super().connection_made(transport)
         self._late: asyncio.TimerHandle | None = None
         self._untaken: asyncio.TimerHandle | None = None
+        self._ended = False
+        self._wait()
         if len(self.connections) > self.most and not self._make_room():
+            self._ended = True
             transport.close()
         else:
             self._watch()
@@ -68,10 +76,12 @@ class Patient(H11Protocol):
         """Read received data."""
         super().data_received(data)
         self._watch()
+        self._received += len(data)
 
     def on_response_complete(self) -> None:
         """Wait for the next request, or for the rest of one that was answered early."""
         super().on_response_complete()
+        self._wait()
         self._watch()
         if self.transport.is_closing():  # once everything is sent, which depends on the client
             self._expect_taken()
@@ -89,12 +99,33 @@ class Patient(H11Protocol):
             self._expect_taken()
 
     def _make_room(self) -> bool:
-        waiting = {c: c._late.when() for c in self.connections if isinstance(c, Patient) and c._late}
-        if waiting:
-            longest = min(waiting, key=lambda one: waiting[one])
-            longest._forget()
-            longest.transport.abort()
-        return bool(waiting)
+        """End the connection that the lab has waited for longest, if there is one besides this.
+
+        A body that trickles in is waited for like a request that doesn't come: else a thousand of them, which
+        cost a client next to nothing, would close the lab to all others. But what has been received counts as
+        time, as much as it takes at LEAST_SPEED. So an upload that gets along goes after all that does not,
+        however long it has been here; and with room for all, none of this matters.
+        """
+        others = (one for one in self.connections if isinstance(one, Patient) and one is not self)
+        longest = min(
+            (one for one in others if one._is_waited_for()),
+            key=lambda one: one._since + one._received / LEAST_SPEED,
+            default=None,
+        )
+        if longest is None:
+            return False
+        longest._ended = True
+        longest.transport.abort()
+        return True
+
+    def _is_waited_for(self) -> bool:
+        """Whether the lab waits for a request of this client, or for the rest of one."""
+        return not self._ended and (not self._is_answering() or self.cycle.more_body)
+
+    def _wait(self) -> None:
+        """From now on the lab waits for the client, which has sent nothing yet."""
+        self._since = self.loop.time()
+        self._received = 0
 
     def _expect_taken(self) -> None:
         if self._untaken is None:
@@ -115,7 +146,9 @@ class Patient(H11Protocol):
 
     def _watch(self) -> None:
         if self.conn.their_state is not h11.IDLE and self._is_answering():
-            self._forget()  # the headers are there
+            if self._late is not None:  # the headers are there, and the body may not be
+                self._forget()
+                self._wait()
         elif self._late is None:
             self._late = self.loop.call_later(self.wait_seconds, self._end)
 
@@ -135,8 +168,8 @@ class Patient(H11Protocol):
 
 
 class Bodies:
-    """ASGI middleware: a body that stops arriving, or is too slow for too long, ends its request. One line is
-    logged."""
+    """ASGI middleware: a body that stops arriving, or is too slow for too long, ends its request. A line is
+    logged, at most one in LOG_SECONDS."""
 
     def __init__(
         self, app: ASGIApp, wait_seconds: float = WAIT_SECONDS, patience_seconds: float = PATIENCE_SECONDS
@@ -144,6 +177,8 @@ class Bodies:
         self.app = app
         self.wait_seconds = wait_seconds
         self.patience_seconds = patience_seconds
+        self._logged = -math.inf
+        self._unlogged = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -170,17 +205,28 @@ class Bodies:
 
         async def noted(message: Message) -> None:
             nonlocal started
-            if late and not started:  # Gradio's app would answer 500
+            if late and not started:  # Gradio's app would answer 500, FastAPI 400
                 return
             started = started or message["type"] == "http.response.start"
             await send(message)
 
         try:
             await self.app(scope, in_time, noted)
+            incomplete = late and not started
         except ClientDisconnect:
-            log.warning("The connection ended before a request for %s was complete.", ascii(scope["path"]))
+            incomplete = True
+        if incomplete:
+            self._log(scope["path"])
             if not started:
                 reply: Any = PlainTextResponse(
                     "The connection ended before the request was complete.\n", status_code=408
                 )
                 await reply(scope, receive, send)
+
+    def _log(self, path: str) -> None:
+        if time.monotonic() - self._logged < LOG_SECONDS:
+            self._unlogged += 1
+            return
+        others = f"; so did {self._unlogged:,} others since the last such line" if self._unlogged else ""
+        log.warning("The connection ended before a request for %s was complete%s.", ascii(path), others)
+        self._logged, self._unlogged = time.monotonic(), 0

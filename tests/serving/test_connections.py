@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 import uvicorn
 from starlette.middleware.errors import ServerErrorMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 
 from pipeline.serving import connections
@@ -134,6 +134,89 @@ def test_one_that_waits_for_a_request_makes_room_for_another(monkeypatch):
     assert left == 1, "the second one, which has waited less"
 
 
+UPLOAD = b"POST / HTTP/1.1\r\n" + HEADERS + b"Content-Length: 1000000000\r\n\r\n"
+
+
+async def a_newcomer_beside(bodies):
+    """What a new request gets where all connections there may be send these parts of a body, and which of
+    these are ended for it."""
+    arrived = []
+
+    async def reading(scope, receive, send):
+        if scope["method"] == "GET":
+            await PlainTextResponse("welcome")(scope, receive, send)
+            return
+        while (message := await receive())["type"] == "http.request":
+            arrived.append(len(message["body"]))
+
+    async with serving(connections.Bodies(reading, LONG)) as (port, _):
+        slow = []
+        for number, body in enumerate(bodies):
+            slow.append(await asyncio.open_connection("127.0.0.1", port))
+            slow[-1][1].write(UPLOAD + body)
+            await until(lambda number=number: sum(arrived) == sum(map(len, bodies[: number + 1])))
+        ends = [asyncio.create_task(reader.read()) for reader, _ in slow]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.0\r\n" + HEADERS + b"\r\n")
+        async with asyncio.timeout(60):
+            found = await reader.read()
+            if found:
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        ended = [number for number, end in enumerate(ends) if end.done()]
+        for _, one in [*slow, (reader, writer)]:
+            one.close()
+        await asyncio.gather(*ends, return_exceptions=True)
+        return found, ended
+
+
+@pytest.mark.parametrize(
+    ("bodies", "ended"),
+    [
+        ([b"x", b"x"], [0]),
+        ([bytes(connections.LEAST_SPEED * 100), b"x"], [1]),
+        ([b"x", bytes(connections.LEAST_SPEED * 100)], [0]),
+    ],
+    ids=["the oldest", "what has sent much stays", "what has sent little goes"],
+)
+def test_a_body_that_trickles_in_makes_room_for_a_newcomer(monkeypatch, bodies, ended):
+    """Else as many as there may be connections close the page to everybody."""
+    monkeypatch.setattr(connections.Patient, "wait_seconds", LONG)
+    monkeypatch.setattr(connections.Patient, "most", len(bodies))
+    found, gone = asyncio.run(a_newcomer_beside(bodies))
+    assert found.endswith(b"welcome")
+    assert gone == ended
+
+
+def test_a_request_that_is_there_is_answered_however_many_come(monkeypatch):
+    monkeypatch.setattr(connections.Patient, "wait_seconds", LONG)
+    monkeypatch.setattr(connections.Patient, "most", 1)
+
+    async def run():
+        asked, goes = asyncio.Event(), asyncio.Event()
+
+        async def slow(scope, receive, send):
+            await Request(scope, receive).body()
+            asked.set()
+            await goes.wait()
+            await PlainTextResponse("at last")(scope, receive, send)
+
+        async with serving(slow) as (port, _), asyncio.timeout(60):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(POST.replace(b"1.1", b"1.0") + b"abc")
+            await asked.wait()
+            for _ in range(3):
+                other, closed = await asyncio.open_connection("127.0.0.1", port)
+                with suppress(ConnectionResetError):
+                    assert not await other.read()
+                closed.close()
+            goes.set()
+            found = await reader.read()
+            writer.close()
+            return found
+
+    assert asyncio.run(run()).endswith(b"at last")
+
+
 def test_a_client_that_takes_nothing_of_an_answer_ends(monkeypatch):
     monkeypatch.setattr(connections.Patient, "wait_seconds", SHORT)
 
@@ -202,6 +285,53 @@ def test_a_body_that_drips_ends(caplog):
 
     asyncio.run(run())
     assert sent[0]["status"] == 408
+
+
+async def forgiving(scope, receive, send):
+    """An app that answers a request that does not arrive, as FastAPI does where it expects JSON."""
+    try:
+        await Request(scope, receive).body()
+    except ClientDisconnect:
+        await PlainTextResponse("no JSON", 400)(scope, receive, send)
+
+
+async def never():
+    await asyncio.Event().wait()
+
+
+def test_a_body_that_an_app_does_without_ends_too(caplog):
+    """uvicorn would log an error of the app for each, and answer 500."""
+    found = ask_bodies(connections.Bodies(forgiving, SHORT))
+    assert found == [408]
+    assert len(caplog.records) == 1
+
+
+def test_many_that_do_not_arrive_are_a_line_now_and_then(monkeypatch, caplog):
+    bodies = connections.Bodies(answer, SHORT)
+    monkeypatch.setattr(connections, "LOG_SECONDS", 1e9)
+    assert ask_bodies(bodies, 3) == [408] * 3
+    monkeypatch.setattr(connections, "LOG_SECONDS", -1.0)
+    ask_bodies(bodies)
+    line = "The connection ended before a request for '/' was complete"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{line}.",
+        f"{line}; so did 2 others since the last such line.",
+    ]
+
+
+def ask_bodies(bodies, number=1):
+    """The status of each answer to so many requests whose bodies do not arrive."""
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    async def run():
+        for _ in range(number):
+            await asyncio.wait_for(bodies({"type": "http", "path": "/"}, never, send), 60)
+
+    asyncio.run(run())
+    return [message["status"] for message in sent if "status" in message]
 
 
 def test_the_time_that_the_lab_takes_for_a_body_does_not_count():
