@@ -44,6 +44,8 @@ AT_ONCE = 8  # times the largest file: what all uploads together may take
 FORM = 1 << 20  # bytes that the form adds to the file
 MOST_UPLOADS = 2000  # files of all uploads together: looking at many thousands takes seconds
 QUIET_SECONDS = 300.0  # in which nobody has read an upload, after which it makes room for others
+# After which it does so even if it is read again and again: a client could do that for as long as it likes.
+STAY_SECONDS = 900.0
 NOTHING = Held()
 FULL = "There is no room for more uploads now; try again in some minutes."
 NOT_HERE = "This file is not among the uploads of this page, or not any more; upload it again."
@@ -96,6 +98,7 @@ def taken(named: object, *, most_bytes: int, ending: str = "") -> Iterator[Path]
     try:
         copy = folder / name
         with _opened(digest, name) as source:
+            _read[digest] = time.monotonic()
             size = max(LEAST_FILE, min(os.fstat(source).st_size, most_bytes))
             _count.copy(size)
             _copy(source, copy, most_bytes)
@@ -106,7 +109,10 @@ def taken(named: object, *, most_bytes: int, ending: str = "") -> Iterator[Path]
 
 
 def known(named: object) -> str:
-    """The path of an existing upload, for Gradio. Raises InputError for any other path."""
+    """The path of an existing upload, for Gradio. Raises InputError for any other path.
+
+    Naming an upload is not reading it, and does not let it stay: a request that is refused may name any.
+    """
     digest, name = _place(named)
     with _opened(digest, name):
         return str(settings.uploads() / digest / name)
@@ -143,7 +149,6 @@ def _opened(digest: str, name: str) -> Iterator[int]:
         facts = os.fstat(opened[-1])
         if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
             raise InputError(NOT_HERE)
-        _read[digest] = time.monotonic()
         yield opened[-1]
     finally:
         for number in reversed(opened):
@@ -235,9 +240,9 @@ class Room:
     """ASGI middleware: an upload may start and continue only if it fits beside the others and leaves space
     for runs. Only what has arrived counts: anybody can state a size and send nothing.
 
-    Where there is no more room, for bytes or for files, uploads that nobody has read for a while make some,
-    the longest unread first: who has read all of one keeps nothing in its box, and who left would close
-    uploads to all others.
+    Where there is no more room, for bytes or for files, uploads make some that nobody has read for a while,
+    or that are old, the longest unread first: who has read all of one keeps nothing in its box, and who left,
+    or reads many again and again, would close uploads to all others. Who reads one just then has a copy.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -342,12 +347,13 @@ def _most() -> int:
 
 
 def _quiet() -> list[tuple[float, str, Held]]:
-    """Uploads that nobody has read for a while: for how many seconds, and their folders."""
+    """Uploads that make room for others: for how many seconds nobody has read them, and their folders."""
     found = []
     monotonic, now = time.monotonic(), time.time()
     for digest, held in _count.folders():
-        since = min(monotonic - _read.get(digest, -math.inf), now - held.changed)
-        if since > QUIET_SECONDS:
+        age = now - held.changed
+        since = min(monotonic - _read.get(digest, -math.inf), age)
+        if since > QUIET_SECONDS or age > STAY_SECONDS:
             found.append((since, digest, held))
     return found
 

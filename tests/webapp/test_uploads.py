@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -156,6 +157,12 @@ def test_what_has_gone_takes_no_room(small, monkeypatch):
     asyncio.run(run())
 
 
+def read(named):
+    """As a check does."""
+    with uploads.taken(named, most_bytes=1 << 30):
+        pass
+
+
 def age(named, seconds=2 * uploads.QUIET_SECONDS):
     """Make an upload older."""
     path = Path(named)
@@ -171,7 +178,7 @@ def full(small, uploaded, monkeypatch):
     for n, named in enumerate(put):
         os.truncate(named, small - 2 * uploads.LEAST_FILE)
         age(named, uploads.QUIET_SECONDS + 60 * (n + 1))
-    assert uploads.known(put[0])
+    read(put[0])
     return put
 
 
@@ -182,10 +189,36 @@ def test_where_there_is_no_room_those_that_nobody_reads_make_some(full, small):
         assert asyncio.run(send_upload(uploads.Room(keep), size, [bytes(size)]))[0] == 200
         assert [named for named in full if Path(named).exists()] == there, "the longest unread goes"
     for named in full[1:-2]:
-        assert uploads.known(named) == named
+        read(named)
     status, said = asyncio.run(send_upload(uploads.Room(keep), size, [bytes(size)]))
     assert (status, said.decode().strip()) == (413, uploads.FULL)
     assert [named for named in full if Path(named).exists()] == full[:-2], "all that is read stays"
+
+
+def test_naming_an_upload_does_not_let_it_stay(full, small):
+    """A call that is refused may name any number, and would keep all others out for as long as it is made."""
+    for named in full:
+        assert uploads.known(named) == named
+        with pytest.raises(InputError):
+            take(named, ending=".json")
+    size = Path(full[0]).stat().st_size
+    assert asyncio.run(send_upload(uploads.Room(keep), size, [bytes(size)]))[0] == 200
+    assert [named for named in full if Path(named).exists()] == full[:-1]
+
+
+def test_nor_does_reading_it_again_and_again(full, small):
+    *young, second, first = full
+    for named in full:
+        age(named, uploads.STAY_SECONDS + (-60 if named in young else 60))
+    for named in (first, second, *young):
+        read(named)
+    size = Path(first).stat().st_size
+    for there in ([*young, second], young):
+        assert asyncio.run(send_upload(uploads.Room(keep), size, [bytes(size)]))[0] == 200
+        assert [named for named in full if Path(named).exists()] == there, "what was read first goes"
+    status, said = asyncio.run(send_upload(uploads.Room(keep), size, [bytes(size)]))
+    assert (status, said.decode().strip()) == (413, uploads.FULL)
+    assert [named for named in full if Path(named).exists()] == young
 
 
 def test_only_what_arrives_has_others_make_room(full, small):
@@ -206,7 +239,7 @@ def test_only_what_arrives_has_others_make_room(full, small):
 
 def test_what_has_gone_is_not_remembered(home, uploaded):
     named = uploaded(b"rows")
-    assert uploads.known(named)
+    read(named)
     assert Path(named).parent.name in uploads._read
     shutil.rmtree(Path(named).parent)
     uploads.tidy(3600)
@@ -220,7 +253,7 @@ def many(monkeypatch, uploaded):
     monkeypatch.setattr(uploads, "_read", {})
     put = [uploaded(b"%d" % n) for n in range(uploads.MOST_UPLOADS)]
     for n, named in enumerate(put):
-        age(named, uploads.QUIET_SECONDS + 60 * (len(put) - n))
+        age(named, uploads.QUIET_SECONDS + len(put) - n)
     return put
 
 
@@ -238,7 +271,7 @@ def test_too_many_uploads_make_room_as_too_many_bytes_do(client, many):
     assert [named for named in many if Path(named).exists()] == many[uploads.MOST_FILES :], "the oldest go"
     kept = [*many[uploads.MOST_FILES :], *new]
     for named in kept:
-        assert uploads.known(named)
+        read(named)
     left = uploads.MOST_UPLOADS - len(kept)
     assert sent(client, *(b"more %d" % n for n in range(left)))[0] == 200
     assert sent(client, b"one too many")[:2] == (413, uploads.FULL)
@@ -250,9 +283,19 @@ def test_too_many_uploads_make_room_as_too_many_bytes_do(client, many):
     assert asyncio.run(send_upload(uploads.Room(never), 10))[0] == 413
 
 
+def test_who_reads_an_upload_reads_it_to_its_end(client, many):
+    for named in many:
+        age(named, 2 * uploads.STAY_SECONDS)
+    with ExitStack() as reading:
+        copies = [reading.enter_context(uploads.taken(named, most_bytes=100)) for named in many]
+        assert sent(client, b"new")[0] == 200
+        assert not Path(many[0]).exists()
+        assert [copy.read_bytes() for copy in copies] == [b"%d" % n for n in range(len(many))]
+
+
 def test_the_files_of_one_upload_do_not_pass_the_limit(client, many):
     for named in many:
-        assert uploads.known(named)
+        read(named)
     for named in many[:3]:
         shutil.rmtree(Path(named).parent)
     assert sent(client, *(b"new %d" % n for n in range(4)))[:2] == (413, uploads.FULL)
