@@ -10,18 +10,22 @@ import dataclasses
 import json
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError, LabError
+from pipeline.runs.crowds import Kept, making_room
 from pipeline.system.files import make_room, to_json, write_whole
 
 FOLDER = "talks"
 NAME = re.compile(r"[A-Za-z0-9_-]{22}")
 MOST_TURNS = 40
+ARRIVED = re.compile(rb'{"arrived": ([0-9.e+]+),')
 LARGEST = 4 << 20  # bytes of a conversation
 MOST = 2000  # conversations in a home
+REST_SECONDS = 3600.0  # after which one that nobody continues makes room for others
 OLD_SECONDS = 30 * 24 * 3600.0
 TOO_LONG = "This conversation is too long to be continued; ask without the earlier turns."
 
@@ -81,22 +85,33 @@ def save(home: Path, name: str, talk: Talk) -> None:
         raise LabError(TOO_LONG)
     make_room(home, LARGEST)
     file.parent.mkdir(mode=0o700, exist_ok=True)
-    write_whole(file, kept)
+    arrived = time.time()
+    with suppress(FileNotFoundError):
+        arrived = _arrived(file)
+    write_whole(file, {"arrived": arrived, **kept})  # first, where `tidy` finds it without reading all
 
 
 def tidy(home: Path) -> None:
-    """Remove conversations that are old, and the oldest of too many."""
-    dated: list[tuple[float, Path]] = []
+    """Remove conversations that are old, and of too many those that make room (`crowds.making_room`)."""
+    kept: list[Kept] = []
+    now = time.time()
     for file in (home / FOLDER).glob("*.json"):
-        try:
-            dated.append((file.stat().st_mtime, file))
-        except FileNotFoundError:
-            continue
-    dated.sort(reverse=True)
-    old = time.time() - OLD_SECONDS
-    for number, (changed, file) in enumerate(dated):
-        if number >= MOST or changed < old:
-            file.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            one = Kept(file, _arrived(file), file.stat().st_mtime)
+            if one.used < now - OLD_SECONDS:
+                file.unlink()
+            else:
+                kept.append(one)
+    if len(kept) > MOST:
+        for one in making_room(kept, MOST, now, REST_SECONDS)[: len(kept) - MOST]:
+            one.path.unlink(missing_ok=True)
+
+
+def _arrived(file: Path) -> float:
+    """When a conversation was first kept; 0 for those of older versions."""
+    with file.open("rb") as opened:
+        found = ARRIVED.match(opened.read(64))
+    return float(found[1]) if found else 0.0
 
 
 def _file(home: Path, name: str) -> Path:

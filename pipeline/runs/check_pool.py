@@ -43,6 +43,7 @@ SHARE = 3  # of these places, for questions that name a share
 OLD_SECONDS = 15.0  # after which a long one makes room for another
 MOST_SECONDS = 600.0  # for one question; see `disk.QUIET`
 LOOK_SECONDS = 0.5  # how long `ask` may be silent
+USE_SECONDS = 2.0  # after which a question that is being answered uses its datasets again
 PIECE = 1 << 16
 LONGEST_ANSWER = 1 << 26  # bytes
 GROWN = 400 << 20  # bytes of memory, after which a process answers no further question
@@ -111,9 +112,12 @@ def ask(function: str, given: dict[str, Any], share: str = "") -> Generator[str,
     again = False
     try:
         process.put({"function": function, "given": given})
-        step = ""
+        step, noted = "", process.began
         for said in process.lines():
             _see_to(process)
+            if time.monotonic() - noted >= USE_SECONDS:  # of a crowd, those used last stay
+                _note_use(given, f"{settings.home() / 'datasets'}/")
+                noted = time.monotonic()
             if said is not None and "step" not in said:
                 again = not said["last"]
                 return _answer(said)

@@ -28,7 +28,7 @@ from pipeline.errors import InputError
 from pipeline.inputs.data.hub import fetching_rows
 from pipeline.inputs.models import starter_package
 from pipeline.publish.checks import CHECKED
-from pipeline.runs import check_pool
+from pipeline.runs import check_pool, crowds
 from pipeline.runs.data import data_card
 from pipeline.stages import artifacts
 from pipeline.store import Store, scratch
@@ -42,8 +42,8 @@ DAY = 86400.0
 YOUNG = 3600.0
 ASIDE = ".gone"
 DATASETS = "datasets"
-# Seconds in which nobody used a dataset before it makes room for others. Use is noted as work begins, so it
-# has to count for as long as any piece of work may take, and a little more.
+# Seconds in which nobody used a dataset before it makes room for others. The command line notes use only as
+# work begins, so it has to count for as long as any piece of work may take, and a little more.
 QUIET = check_pool.MOST_SECONDS + 60.0
 AT_ONCE = 50  # folders that are renamed while the store is held
 MEASURED = "measured"  # by results of exports: what evaluations of theirs measured (`known_rows`)
@@ -186,7 +186,8 @@ def tidy_prompts(store: Store, older_than: float = DAY) -> list[str]:
 
 
 def datasets_make_room(home: Path, most: int) -> bool:
-    """Whether there are fewer than `most` datasets, after the longest unused that no run has made room.
+    """Whether there are fewer than `most` datasets, after those that no run has made room as
+    `crowds.making_room` says.
 
     One at a time: of many who come at once, those who waited find that there is room.
     """
@@ -197,17 +198,33 @@ def datasets_make_room(home: Path, most: int) -> bool:
         if (over := _missing(kept, most)) <= 0:
             return True
         store = Store(home)
-        unused = _without_users(dict.fromkeys(_folders(kept), ""), store.inventory())
-        quiet = sorted((used, one) for one in unused if (used := _last_used(one)) < time.time() - QUIET)
-        wanted: dict[Path, str] = {}
+        wanted: list[crowds.Kept] = []
         room = over + most // 32  # and some more, so that not every one that comes looks at all
-        for _, folder in quiet:
+        now = time.time()
+        for one in crowds.making_room(_kept_datasets(kept, store.inventory()), most, now, QUIET):
             if room > 0:
-                wanted[folder], room = "", room - _visible_files(folder)
-        for aside in _free(store, wanted, young=QUIET):
+                wanted.append(one)
+                room -= one.places
+        # Whoever takes one up meanwhile keeps it.
+        young = min([QUIET, *(now - one.used for one in wanted)])
+        for aside in _free(store, {one.path: "" for one in wanted}, young=young):
             over -= _visible_files(aside)
             _delete(aside)
         return over <= 0  # others may have come meanwhile; those who come next see them
+
+
+def _kept_datasets(kept: Path, inventory: Inventory) -> list[crowds.Kept]:
+    """The folders of datasets; those of runs are needed. Use does not change when a dataset was written."""
+    folders = _folders(kept)
+    unused = _without_users(dict.fromkeys(folders, ""), inventory)
+    found = []
+    for folder in folders:
+        with suppress(FileNotFoundError):  # it is just being removed
+            names = [path for path in folder.glob("[!.]*") if path.is_file()]
+            arrived = min((path.stat().st_mtime for path in names), default=0.0)
+            used = max(_last_used(folder), folder.stat().st_mtime)
+            found.append(crowds.Kept(folder, arrived, used, len(names), folder not in unused))
+    return found
 
 
 def _missing(kept: Path, most: int) -> int:

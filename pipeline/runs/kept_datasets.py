@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 import shutil
-from contextlib import suppress
 from pathlib import Path
 
 from pipeline import display, settings
@@ -46,20 +44,19 @@ def keep(home: Path, source: Path, made_of: str = "") -> Path:
 
     One that was made here is named by what it was `made_of` too, and how, which lies beside it: nobody's
     original takes the place of another's, and nobody's choice of rows or source becomes another's.
-    Where there are as many as may be, those that no run has and that were not used for longest make room.
+    Where there are as many as may be, some that no run has make room (`crowds.making_room`).
     Raises LabError if there are none, or the disk is nearly full.
     """
     kept, name = home / "datasets", _visible(display.file_name(source.name))
     inside = source.resolve().parent.parent == kept.resolve()  # a copy already, which nobody changes
     target = source if inside else kept / _folder_name(source, made_of) / name
-    with suppress(FileNotFoundError):
-        os.utime(target)  # in use again: freeing space goes by this time
+    datasets.use(target)  # again, if it is there: freeing space goes by this time
+    if target.exists():
         return target
     # Whoever sends one file under ever new names gets it under one that it has.
     if len(same := [path for path in target.parent.glob("[!.]*") if path.is_file()]) >= MOST_NAMES:
-        with suppress(FileNotFoundError):
-            os.utime(same[0])
-            return same[0]
+        datasets.use(same[0])
+        return same[0]
     if source.parent != settings.SAMPLES and not disk.datasets_make_room(home, MOST_DATASETS):
         raise LabError(CROWDED.format(MOST_DATASETS))
     arriving = scratch.room(kept) / f"{secrets.token_hex(4)}.part"

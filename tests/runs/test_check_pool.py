@@ -43,6 +43,12 @@ def wait_for_ever() -> Generator[str, None, None]:
         os.read(os.pipe()[0], 1)
 
 
+def wait_with(path: str) -> Generator[str, None, None]:
+    """Asked of a process by the tests."""
+    yield STARTED
+    yield from wait_for_ever()
+
+
 def talk(length: int) -> Generator[str, None, Any]:
     """Asked of a process by the tests."""
     yield ""
@@ -86,6 +92,23 @@ def endless(pool: check_pool._State, monkeypatch: pytest.MonkeyPatch) -> Iterato
     yield begin
     for steps in begun:
         steps.close()
+
+
+def test_a_dataset_is_in_use_until_the_question_about_it_ends(
+    home: Path, pool: check_pool._State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a crowd, those used last stay: one use at its start would be an old one minutes later."""
+    monkeypatch.setattr(check_pool, "USE_SECONDS", 0.0)
+    kept = home / "datasets" / "a1" / "rows.jsonl"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("{}")
+    steps = check_pool.ask(HERE + "wait_with", {"path": str(kept)})
+    until(lambda: next(steps) == STARTED, "the step")
+    os.utime(kept, (1, 1))
+    next(steps)
+    facts = kept.stat()
+    assert facts.st_atime > facts.st_mtime == 1
+    steps.close()
 
 
 def answered(steps: Steps) -> Any:

@@ -89,10 +89,11 @@ def numbered(tmp_path: Path) -> Callable[[int], Path]:
     return made
 
 
-def aged(kept: Path, seconds: float) -> Path:
-    """A dataset that nobody has used for so long."""
-    for path in (kept, kept.parent):
-        os.utime(path, (time.time() - seconds,) * 2)
+def aged(kept: Path, seconds: float, came: float = 30 * disk.DAY) -> Path:
+    """A dataset that nobody has used for so long, and that came so long ago."""
+    now = time.time()
+    os.utime(kept, (now - seconds, now - max(came, seconds)))
+    os.utime(kept.parent, (now - seconds,) * 2)
     return kept
 
 
@@ -101,7 +102,7 @@ def test_as_many_datasets_are_kept_as_may(
 ) -> None:
     """Every form lists them. Those that no run has make room, the longest unused first."""
     monkeypatch.setattr(kept_datasets, "MOST_DATASETS", 3)
-    kept = [kept_datasets.keep(store.home, numbered(number)) for number in range(3)]
+    kept = [aged(kept_datasets.keep(store.home, numbered(number)), 0) for number in range(3)]
     with pytest.raises(LabError, match="keeps 3 datasets, as many as it may, all of runs or used just now"):
         kept_datasets.keep(store.home, numbered(3))
     assert kept_datasets.keep(store.home, settings.SAMPLES / "travel.jsonl").is_file(), "samples always can"
@@ -161,6 +162,35 @@ def test_what_is_in_use_is_freed_by_nobody(store: Store, numbered: Callable[...,
     assert disk.tidy_prompts(store) == ["1.jsonl"]
 
 
+def test_a_crowd_takes_no_place_of_others_and_keeps_none_that_they_need(
+    store: Store, numbered: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One client can add as many as there may be in minutes, and use each of them again and again."""
+    monkeypatch.setattr(kept_datasets, "MOST_DATASETS", 6)
+    stranger = aged(kept_datasets.keep(store.home, numbered(0)), 2 * disk.DAY)
+    crowd = [aged(kept_datasets.keep(store.home, numbered(n)), 5 - n / 2, 0) for n in range(1, 6)]
+    news = [kept_datasets.keep(store.home, numbered(6))]
+    assert stranger.is_file()
+    assert [path.is_file() for path in crowd] == [True, False, True, True, True], (
+        "the newest of those not kept by use"
+    )
+    for path in (path for path in crowd if path.is_file()):
+        datasets.use(path)
+    datasets.use(news[0])
+    news += [kept_datasets.keep(store.home, numbered(7))]
+    assert all(path.is_file() for path in (stranger, *news))
+
+
+def test_sending_a_dataset_again_does_not_make_it_one_of_a_crowd(
+    store: Store, numbered: Callable[..., Path]
+) -> None:
+    kept = aged(kept_datasets.keep(store.home, numbered(1)), 2 * disk.DAY)
+    came = kept.stat().st_mtime_ns
+    assert kept_datasets.keep(store.home, numbered(1)) == kept
+    assert kept.stat().st_mtime_ns == came
+    assert time.time() - kept.stat().st_atime < 60
+
+
 def test_many_who_come_at_once_take_no_more_than_a_place_each(
     store: Store, numbered: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +220,6 @@ def test_names_for_one_content_count_as_datasets(
     """The form lists each of them."""
     monkeypatch.setattr(kept_datasets, "MOST_DATASETS", 2)
     for name in "ab":
-        kept_datasets.keep(store.home, numbered(1, name))
+        aged(kept_datasets.keep(store.home, numbered(1, name)), 0)
     with pytest.raises(LabError, match="keeps 2 datasets"):
         kept_datasets.keep(store.home, numbered(1, "c"))

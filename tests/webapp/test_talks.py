@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -62,13 +63,47 @@ def test_a_disk_that_is_nearly_full_keeps_what_is_there(home: Path, monkeypatch:
     assert talks.load(home, NAME) == Talk(turns=(TURN,))
 
 
+def planted(home: Path, name: str, model: str, came: float, used: float) -> None:
+    """A conversation that came and was continued so many days ago."""
+    talks.save(home, name, Talk(model))
+    file = home / "talks" / f"{name}.json"
+    kept = json.loads(file.read_text())
+    file.write_text(json.dumps(kept | {"arrived": time.time() - came * 24 * 3600}))
+    os.utime(file, (time.time() - used * 24 * 3600,) * 2)
+
+
+def test_many_new_ones_leave_what_others_keep(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One client can add thousands in minutes. Continuing one does not make it a new one."""
+    monkeypatch.setattr(talks, "MOST", 6)
+    names = [f"a-name-of-22-letters-{letter}" for letter in "abcdefghi"]
+    planted(home, names[0], "kept for long", came=9, used=9)
+    planted(home, names[1], "continued", came=9, used=9)
+    talks.save(home, names[1], Talk("continued", (), (TURN,)))
+    for number, name in enumerate(names[2:8]):
+        planted(home, name, "crowd", came=0.02 - number / 1000, used=0.02 - number / 1000)
+    talks.save(home, names[8], Talk("somebody else's"))
+    talks.tidy(home)
+    left = [talks.load(home, name).model for name in names]
+    assert left == ["kept for long", "continued", "crowd", "", "", "", "crowd", "crowd", "somebody else's"]
+
+
+def test_one_of_an_older_version_was_there_before(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(talks, "MOST", 2)
+    names = [f"a-name-of-22-letters-{letter}" for letter in "abc"]
+    for name in names:
+        talks.save(home, name, Talk("run"))
+    file = home / "talks" / f"{names[0]}.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"arrived": None}))
+    os.utime(file, (time.time() - 9 * 24 * 3600,) * 2)
+    talks.tidy(home)
+    assert [talks.load(home, name).model for name in names] == ["run", "", "run"]
+
+
 def test_old_ones_and_the_oldest_of_too_many_go(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(talks, "MOST", 3)
     ages = (0, 1, 31, 2, 3)  # days
     for age in ages:
-        talks.save(home, f"a-name-of-22-letter-{age:02}", Talk(f"{age}"))
-        then = time.time() - age * 24 * 3600
-        os.utime(home / "talks" / f"a-name-of-22-letter-{age:02}.json", (then, then))
+        planted(home, f"a-name-of-22-letter-{age:02}", f"{age}", came=40, used=age)
     talks.tidy(home)
     assert [talks.load(home, f"a-name-of-22-letter-{age:02}").model for age in ages] == [
         "0",

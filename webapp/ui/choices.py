@@ -50,8 +50,7 @@ def known_data(home: Path, chosen: str | None) -> Path:
         raise InputError("data: fetch a dataset of the hub on the Data tab; then it can be chosen here")
     if not has_data(home, chosen):
         raise InputError("data: this dataset is not in the lab; upload it on the Data tab")
-    datasets.use(Path(chosen))
-    return Path(chosen)
+    return Path(chosen)  # which is not in use by being named: one client could name all that it has for ever
 
 
 def has_data(home: Path, chosen: str) -> bool:
@@ -91,7 +90,8 @@ def _in(folder: Path) -> Iterator[tuple[Path, float]]:
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as files:
         for file in files:
             if not file.name.startswith(".") and file.is_file():
-                yield Path(file.path), file.stat().st_mtime
+                facts = file.stat()
+                yield Path(file.path), max(facts.st_mtime, facts.st_atime)
 
 
 def models() -> Choices:

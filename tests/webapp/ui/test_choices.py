@@ -9,6 +9,7 @@ import pytest
 
 from pipeline import settings
 from pipeline.inputs.data import datasets
+from webapp.tabs.evaluating import prompt_file
 from webapp.ui import choices
 
 SAMPLE = settings.SAMPLES / "travel.jsonl"
@@ -35,6 +36,19 @@ def test_datasets_are_the_samples_then_those_kept_newest_first(home: Path, kept:
     offered = [value for _, value in choices.data(home)]
     assert offered == [*samples, str(kept[1]), str(kept[0])]
     assert all(choices.has_data(home, value) for value in offered)
+
+
+def test_a_dataset_is_not_in_use_by_being_named(home: Path, kept: list[Path]) -> None:
+    """Every change of a form names it: one client would keep all that it has added."""
+    before = kept[0].stat()
+    assert choices.known_data(home, str(kept[0])) == kept[0]
+    assert prompt_file.known(str(kept[0])) == str(kept[0])
+    assert kept[0].stat() == before
+
+
+def test_what_was_used_last_is_offered_first(home: Path, kept: list[Path]) -> None:
+    datasets.use(kept[0])
+    assert [value for _, value in choices.data(home)][-2:] == [str(kept[0]), str(kept[1])]
 
 
 def test_no_other_path_is_a_dataset_of_the_lab(home: Path, kept: list[Path]) -> None:

@@ -16,7 +16,6 @@ import gradio as gr
 from pipeline import display, settings
 from pipeline.errors import InputError, LabError, sentence
 from pipeline.evaluation.fewest import LEAST_ROWS
-from pipeline.inputs.data import datasets
 from pipeline.inputs.options import describe
 from pipeline.runs import disk, kept_datasets
 from pipeline.runs.data import prepare_data
@@ -52,7 +51,6 @@ def known(chosen: str | None) -> str:
     if not choices.has_data(store().home, chosen):
         where = ".".join(KEY)
         raise InputError(f"{where}: this file is not in the lab; upload it, or choose held-out rows")
-    datasets.use(Path(chosen))
     return chosen
 
 
