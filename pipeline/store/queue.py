@@ -30,7 +30,7 @@ PAUSED = "paused"
 # Without these a browser could add for ever, and looks at the queue, the history and the disk read them all.
 MOST_WAITING = 1_000  # runs
 MOST_RUNS = 20_000  # of a home, deleted ones included until they are gone for good
-MOST_PUBLISHINGS = 50  # of a run, those that were canceled or failed included
+MOST_PUBLISHINGS = 50  # of a run, failed ones included; those canceled before they ran make room
 CROWDED = "{:,} runs wait already, as many as may; wait until some have ended, or cancel some."
 FULL = (
     "This lab keeps {:,} runs, as many as it may; delete some that nobody needs on the Runs tab, which makes"
@@ -106,13 +106,17 @@ class Queue(Base):
         """Queue the publishing of a run's result; return the name of the new stage row. Raises what
         `require_publishable` does."""
         with self._write() as db:
-            count = _publishings(db, run, options)
-            name = f"{PUBLISH}-{count + 1}" if count else PUBLISH
+            earlier, gone = _publishings(db, run, options)
+            for one in gone:
+                db.execute("DELETE FROM stages WHERE run = ? AND name = ?", (run, one))
+            number = max((int(one.partition("-")[2] or 1) for one in earlier), default=0) + 1
+            name = f"{PUBLISH}-{number}" if number > 1 else PUBLISH
             last = db.execute("SELECT MAX(position) FROM stages WHERE run = ?", (run,)).fetchone()[0]
             insert_stage(db, run, last + 1, name, options)
             facts = run_file.read(self.folder(run) / run_file.FILE)
             if facts is not None:  # runs of older versions have none
-                facts["stages"][name] = options
+                stages = {one: given for one, given in facts["stages"].items() if one not in gone}
+                facts["stages"] = {**stages, name: options}
                 run_file.write(self.folder(run), facts)
         return name
 
@@ -370,14 +374,29 @@ def _require_room(db: sqlite3.Connection, waiting: int, runs: int = 0) -> None:
         raise LabError(FULL.format(MOST_RUNS))
 
 
-def _publishings(db: sqlite3.Connection, run: str, options: dict[str, Any]) -> int:
-    """How many publishings a run has had, if one more with these options may follow."""
-    query = "SELECT options FROM stages WHERE run = ? AND name LIKE 'publish%'"
-    earlier = [json.loads(row["options"]) for row in db.execute(query, (run,))]
-    if len(earlier) >= MOST_PUBLISHINGS:
-        raise LabError(OFTEN.format(MOST_PUBLISHINGS))
-    require_short("This publishing, with the earlier ones of its run,", [*earlier, options])
-    return len(earlier)
+def _publishings(db: sqlite3.Connection, run: str, options: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The publishings that a run keeps if one more with these options follows, and those that make room.
+
+    The oldest of those that were canceled before they ran do, only where that is needed: anybody can add and
+    cancel as many as there may be. Raises what `require_publishable` does.
+    """
+    query = "SELECT * FROM stages WHERE run = ? AND name LIKE 'publish%' ORDER BY position"
+    rows = db.execute(query, (run,)).fetchall()
+    earlier = {row["name"]: json.loads(row["options"]) for row in rows}
+    idle = [row["name"] for row in rows if row["status"] == CANCELED and not row["attempts"]]
+    gone: list[str] = []
+    while True:
+        try:
+            if len(earlier) >= MOST_PUBLISHINGS:
+                raise LabError(OFTEN.format(MOST_PUBLISHINGS))
+            require_short("This publishing, with the earlier ones of its run,", [*earlier.values(), options])
+        except LabError:
+            if not idle:
+                raise
+            gone.append(idle.pop(0))
+            del earlier[gone[-1]]
+        else:
+            return list(earlier), gone
 
 
 def _status(db: sqlite3.Connection, run: str) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError, LabError
-from pipeline.store import Store, queue
-from pipeline.store.run import DONE, QUEUED, RUNNING, Run
+from pipeline.store import Store, queue, run_file
+from pipeline.store.run import CANCELED, DONE, PUBLISH, QUEUED, RUNNING, Run
 from pipeline.system import files
 from pipeline.worker.loop import Worker
 from tests.helpers.planted import plant
@@ -298,11 +298,14 @@ class TestLongRecords:
     def test_publishings_of_a_run_share_one_bound(self, store: Store, finished: Run) -> None:
         long = {"to": "local", "name": "trips", "description": "\N{GRINNING FACE}" * 4_000}
         store.add_publish(finished.id, long)
-        store.request_cancel(finished.id)
         for ask in (store.require_publishable, store.add_publish):
             with pytest.raises(InputError, match="publishing, with the earlier ones of its run, has 32,1"):
                 ask(finished.id, long)
         store.add_publish(finished.id, {**long, "description": "short"})
+        store.request_cancel(finished.id)
+        store.require_publishable(finished.id, long)
+        assert store.add_publish(finished.id, long) == "publish-3"
+        assert publishings(store, finished) == ["publish-2", "publish-3"], "the oldest made room"
 
     def test_nothing_is_queued_on_a_disk_that_is_nearly_full(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
@@ -315,11 +318,38 @@ class TestLongRecords:
 def test_a_run_is_not_published_without_end(
     store: Store, finished: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All that is said of a run has a part for each, canceled ones too."""
+    """All that is said of a run has a part for each, also for those that were canceled while they ran."""
     monkeypatch.setattr(queue, "MOST_PUBLISHINGS", 2)
-    for name in ("publish", "publish-2"):
+    for name, status in (("publish", DONE), ("publish-2", CANCELED)):
         assert store.add_publish(finished.id, {"to": "local", "name": "trips"}) == name
+        claimed = store.claim_publish()
+        assert claimed == (finished.id, name)
+        store.finish(*claimed, status)
+    for ask in (store.require_publishable, store.add_publish):
+        with pytest.raises(LabError, match="published 2 times; use its recipe again"):
+            ask(finished.id, {"to": "local", "name": "trips"})
+    assert publishings(store, finished) == ["publish", "publish-2"]
+
+
+def test_publishings_that_never_ran_do_not_keep_a_run_from_being_published(
+    store: Store, finished: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody can add and cancel as many as there may be. Waiting ones stay, and the record stays bounded."""
+    monkeypatch.setattr(queue, "MOST_PUBLISHINGS", 3)
+    for name in "abc":
+        store.add_publish(finished.id, {"to": "local", "name": name})
+    with pytest.raises(LabError, match="published 3 times"):
+        store.add_publish(finished.id, {"to": "local", "name": "d"})
+    store.request_cancel(finished.id)
+    for number in range(4, 9):
+        store.require_publishable(finished.id, {"to": "local", "name": "honest"})
+        assert store.add_publish(finished.id, {"to": "local", "name": "honest"}) == f"publish-{number}"
+        assert len(publishings(store, finished)) == 3
         store.request_cancel(finished.id)
-    with pytest.raises(LabError, match="published 2 times; use its recipe again"):
-        store.add_publish(finished.id, {"to": "local", "name": "trips"})
-    assert [stage.name for stage in store.get(finished.id).stages][-2:] == ["publish", "publish-2"]
+    assert publishings(store, finished) == ["publish-6", "publish-7", "publish-8"]
+    kept = run_file.read(store.folder(finished.id) / run_file.FILE)
+    assert kept is None or [name for name in kept["stages"] if "pub" in name] == publishings(store, finished)
+
+
+def publishings(store: Store, run: Run) -> list[str]:
+    return [stage.name for stage in store.get(run.id).stages if stage.kind == PUBLISH]
