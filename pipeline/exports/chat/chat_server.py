@@ -83,6 +83,7 @@ def _serve(source: Source) -> None:
         found = verify.static(source.folder, adapter)
         verify.require(found, f"its files in {source.folder} are not good")
     loaded = loaded_files.load(source)
+    _limit_log()
     inbox = _Inbox()
     _say({"ready": True})
     asked: list[_Question] = []
@@ -307,6 +308,13 @@ def _with_system(row: dict[str, Any], system: str) -> dict[str, Any]:
     return {**row, "system": system}
 
 
+def _limit_log() -> None:
+    """From now on no file grows beyond LARGEST_LOG: with every question a runtime may write names of a graph
+    to the log, whatever they have. Adapters are copied before.
+    """
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_LOG, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
 def _keep_trace() -> None:
     """Write where it went wrong to the log: a runtime's message may have all of a model's file in it."""
     with suppress(OSError):  # the log is full
@@ -356,8 +364,6 @@ def _say(answer: dict[str, Any]) -> None:
 def _main(source: Source) -> int:
     settings.quiet_this_process()
     own_process.expendable()
-    # A runtime writes names of a graph to the log, with every question, and these may have megabytes.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_LOG, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     # What libraries print must not mix with the answers, so it goes to standard error.
     sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

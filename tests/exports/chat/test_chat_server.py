@@ -63,6 +63,7 @@ def serve(
     monkeypatch.setattr("pipeline.exports.generation.memory", memory)
     monkeypatch.setattr(sys, "stdin", [json.dumps(request) for request in requests])
     monkeypatch.setattr(chat_server, "_say", said.append)
+    monkeypatch.setattr(chat_server, "_limit_log", lambda: None)  # it would hold for all tests after this
     take = chat_server._Inbox.take
 
     def all_at_once(inbox: Any, *, wait: bool) -> list[dict[str, Any]]:
@@ -387,30 +388,37 @@ def test_a_message_of_the_runtime_is_kept_in_the_log_in_part(capsys: pytest.Capt
 
 
 FILLS = """
-import sys, traceback
+import sys
 from pathlib import Path
 from pipeline.exports.chat import chat_server
 from pipeline.exports.chat.sources import Source
 
-def fill(source):
+def load(source):
+    Path(sys.argv[2], "adapter").write_bytes(bytes(10 << 20))
+
+def fill(inbox, wait):
     for _ in range(40):  # as a runtime does, with no error if it cannot
-        with open(sys.argv[2], "ab") as log:
+        with open(Path(sys.argv[2], "log"), "ab") as log:
             try:
                 log.write(b"x" * 1_000_000); log.flush()
             except OSError:
                 log.raw.close()
     raise RuntimeError("/etc/hostname: does not exist")
 
-chat_server._serve = fill
+chat_server.verify.static = lambda folder, adapter: []
+chat_server.loaded_files.load = load
+chat_server._Inbox.take = fill
 sys.exit(chat_server._main(Source("m", Path(sys.argv[1]), None, False)))
 """
 
 
 def test_a_runtime_fills_no_disk_and_says_of_no_file_whether_it_is_there(tmp_path: Path) -> None:
-    words = ["-c", FILLS, str(tmp_path), str(tmp_path / "log")]
+    words = ["-c", FILLS, str(tmp_path), str(tmp_path)]
     done = own_process.run(words, 60, settings.local_environment())
     assert 7 << 20 < (tmp_path / "log").stat().st_size <= chat_server.LARGEST_LOG, done.stderr[-2000:]
-    assert json.loads(done.stdout) == {"error": f"The model could not be loaded: {chat_server.UNREAD}"}
+    assert (tmp_path / "adapter").stat().st_size > chat_server.LARGEST_LOG, "an adapter is copied whole"
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    assert said == [{"ready": True}, {"error": f"The model could not be loaded: {chat_server.UNREAD}"}]
 
 
 READS = """
