@@ -260,13 +260,38 @@ class TestEnds:
         first = add(store, "first")
         new = queue.New("new", {}, store.home / "datasets" / "d.jsonl", {"quantize": {}})
         with pytest.raises(LabError, match="1 runs wait already, as many as may; wait until"):
-            store.add_all([new] * 3)
-        assert len(store.add_all([new] * 2)) == 2
+            store.add_all([new] * 3, "bob")
+        for owner in ("bob", "carl"):
+            store.add_all([new], owner)
         store.request_cancel(first)
-        add(store, "another")
+        add(store, "another", "dora")
         with pytest.raises(LabError, match="3 runs wait already"):
             store.retry(first)
         assert len(names(store)) == len(store.list()) - 1 == len([*store.runs.iterdir()]) - 1 == 3
+
+    def test_nobody_takes_the_places_of_all(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Ten sweeps would keep everybody from starting anything, under however many names they come."""
+        monkeypatch.setattr(queue, "MOST_WAITING", 20)
+        monkeypatch.setattr(queue, "RESERVED", 4)
+        new = queue.New("new", {}, store.home / "datasets" / "d.jsonl", {"quantize": {}})
+        with pytest.raises(
+            LabError, match=r"^8 of one owner's runs may wait now .*, and 0 wait; queue fewer"
+        ):
+            store.add_all([new] * 9, "ann")
+        runs = store.add_all([new] * 8, "ann")
+        with pytest.raises(LabError, match=r"^8 of one owner's runs may wait now .*, and 8 wait"):
+            store.add_all([new], "ann")
+        store.request_cancel(runs[0])
+        store.retry(runs[0])
+        for owner, most in {"bob": 4, "": 2, "carl": 1, "dora": 1, "eve": 1, "fred": 1, "gus": 1}.items():
+            with pytest.raises(LabError, match=rf"^{most} of one owner's runs may wait|runs wait already"):
+                store.add_all([new] * (most + 1), owner)
+            store.add_all([new] * most, owner)
+        with pytest.raises(LabError, match=r"^2 of one owner's runs may wait now .*, and 8 wait"):
+            store.add_all([new], "ann")
+        add(store, "last", "hugo")
+        with pytest.raises(LabError, match="20 runs wait already, as many as may"):
+            add(store, "one more", "ida")
 
     def test_as_many_are_kept_as_may_deleted_ones_too(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
