@@ -29,9 +29,7 @@ GPUS = """SELECT json_extract(options, '$.gpus') FROM stages WHERE run = runs.id
 PAUSED = "paused"
 # Without these a browser could add for ever, and looks at the queue, the history and the disk read them all.
 MOST_WAITING = 1_000  # runs
-RESERVED = (
-    100  # of these places; half of the others that are free are one owner's, and one of all in any case
-)
+RESERVED = 100  # of these places, for owners with one run each; half of the others that are free are one's
 MOST_RUNS = 20_000  # of a home, deleted ones included until they are gone for good
 MOST_PUBLISHINGS = 50  # of a run, failed ones included; those canceled before they ran make room
 CROWDED = "{:,} runs wait already, as many as may; wait until some have ended, or cancel some."

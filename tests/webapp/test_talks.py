@@ -84,7 +84,8 @@ def test_many_new_ones_leave_what_others_keep(home: Path, monkeypatch: pytest.Mo
     talks.save(home, names[8], Talk("somebody else's"))
     talks.tidy(home)
     left = [talks.load(home, name).model for name in names]
-    assert left == ["kept for long", "continued", "crowd", "", "", "", "crowd", "crowd", "somebody else's"]
+    assert left[:2] + left[6:] == ["kept for long", "continued", "crowd", "crowd", "somebody else's"]
+    assert sorted(left[2:6]) == ["", "", "", "crowd"], "any of those not kept by use"
 
 
 def test_one_of_an_older_version_was_there_before(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
