@@ -7,11 +7,13 @@ that, and there has to be a place for what somebody else adds afterwards.
 from __future__ import annotations
 
 import random
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 DAY = 86400.0
+BURST = 300.0
 _chance = random.SystemRandom()
 
 
@@ -30,10 +32,10 @@ def making_room(kept: Sequence[Kept], most: int, now: float, rest: float = 0.0) 
     """Those that may make room where there are `most` places, the first one first.
 
     That is who was unused for longest; nobody whose use is less than `rest` seconds ago. But where those who
-    came within the last day have more than half of the places, they are a crowd: only these make room, any of
-    them first, and what was there before stays. Chance protects whoever came that day too, before the crowd
-    or after it: it is one of very many. And use then keeps those who were used last in half of the places, no
-    more: a crowd could keep all of them by being used.
+    came within the last day have more than half of the places, they are a crowd: only these make room, and
+    what was there before stays. First go those who came with the most others, within BURST seconds: whoever
+    came alone that day is none of a client's thousand; among equals it is chance. And use then keeps those
+    who were used last in half of the places, no more: a crowd could keep all of them by being used.
     """
     by_use = sorted((one for one in kept if not one.needed), key=lambda one: one.used)
     if _places(one for one in kept if one.arrived > now - DAY) <= most // 2:
@@ -45,8 +47,13 @@ def making_room(kept: Sequence[Kept], most: int, now: float, rest: float = 0.0) 
         if over > 0:
             resting.append(one)
             over -= one.places
+    arrivals = sorted(one.arrived for one in crowd)
+
+    def together(one: Kept) -> int:
+        return bisect_right(arrivals, one.arrived + BURST) - bisect_left(arrivals, one.arrived - BURST)
+
     _chance.shuffle(resting)
-    return resting
+    return sorted(resting, key=together, reverse=True)
 
 
 def _places(kept: Iterable[Kept]) -> int:

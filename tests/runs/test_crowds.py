@@ -40,12 +40,17 @@ def test_of_a_crowd_any_may_go_first_and_what_was_there_stays() -> None:
     assert order(days(**old, **{**crowd, "c": (1.1, 0.4)})) == "a b c d f e", "half is no crowd"
 
 
-def test_who_comes_after_a_crowd_goes_no_sooner_than_others_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else whoever fills all places first has the next ones removed, by adding a few more."""
+@pytest.mark.parametrize("came", [0.1, 0.9])
+def test_who_comes_alone_goes_after_those_who_came_together(came: float) -> None:
+    """Else whoever fills all places has the others' removed by adding a few more."""
+    ages = {f"x{number}": (0.5 + number / 100_000, 0.5) for number in range(40)}
+    assert order(days(**ages, alone=(came, 0.6))).endswith(" alone")
+
+
+def test_among_those_who_came_together_it_is_chance(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crowds, "_chance", random.Random(0))
-    ages = {f"x{number}": (0.5, 0.5) for number in range(40)}
-    kept = days(**ages, late=(0.1, 0.1))
-    places = [[str(one.path) for one in making_room(kept, MOST, NOW)].index("late") for _ in range(200)]
+    kept = days(**{f"x{number}": (0.5, 0.5) for number in range(41)})
+    places = [[str(one.path) for one in making_room(kept, MOST, NOW)].index("x7") for _ in range(200)]
     assert 15 < sum(places) / len(places) < 25
 
 
