@@ -151,7 +151,7 @@ def run(
     pipe = subprocess.PIPE
     stdin = subprocess.DEVNULL if given is None else pipe
     with (
-        _temporary(environment) as own,
+        temporary(environment) as own,
         start(words, own, stdin=stdin, stdout=pipe, stderr=pipe, python=python) as process,
     ):
         _running.add(process)
@@ -166,8 +166,9 @@ def run(
 
 
 @contextmanager
-def _temporary(environment: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
-    """The environment with a folder for temporary files: what is killed has no time to remove its own."""
+def temporary(environment: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
+    """The environment with a folder for temporary files, which is there inside: what is killed has no time to
+    remove its own."""
     with tempfile.TemporaryDirectory(prefix="olive-lab-", ignore_cleanup_errors=True) as folder:
         yield {**environment, "TMPDIR": folder}
 
@@ -216,7 +217,7 @@ def follow(
     """
     errors = subprocess.STDOUT if python is not None else None
     with (
-        _temporary(environment) as own,
+        temporary(environment) as own,
         start(words, own, stdout=subprocess.PIPE, stderr=errors, python=python) as process,
     ):
         _running.add(process)

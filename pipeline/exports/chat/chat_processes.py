@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,9 +57,11 @@ class Asked:
 
 @dataclass
 class Server:
-    """One inference process and the questions that wait for its answers, oldest first."""
+    """One inference process, what is removed at its end, and the questions that wait for its answers, oldest
+    first."""
 
     process: asyncio.subprocess.Process
+    made: ExitStack = field(default_factory=ExitStack)
     answers: dict[int, Asked] = field(default_factory=dict)
     reader: asyncio.Task[None] | None = None
     used: float = 0.0
@@ -231,10 +233,23 @@ async def _make_room() -> None:
 
 
 async def _start(home: Path, source: Source, turn: _Turn) -> Server:
-    with files.log(home / "inference.log") as log:
-        words = ["-m", "pipeline.exports.chat.chat_server", *source.words()]
-        environment = settings.local_environment(OLIVE_LAB_HOME=str(home))
-        process = await own_process.converse(words, environment, stderr=log, longest_line=LINE_LIMIT)
+    words = ["-m", "pipeline.exports.chat.chat_server", *source.words()]
+    with ExitStack() as made:
+        environment = made.enter_context(
+            own_process.temporary(settings.local_environment(OLIVE_LAB_HOME=str(home)))
+        )
+        with files.log(home / "inference.log") as log:
+            process = await own_process.converse(words, environment, stderr=log, longest_line=LINE_LIMIT)
+        await _ready(source, process, turn)
+        server = Server(process, made.pop_all())
+    server.reader = asyncio.create_task(_read(server))
+    return server
+
+
+async def _ready(source: Source, process: asyncio.subprocess.Process, turn: _Turn) -> None:
+    """Wait until a process has loaded its model. Raises LabError if it has not, and what `slow_down` raises;
+    then it has ended.
+    """
     started = time.monotonic()
     assert process.stdout is not None
     try:
@@ -255,9 +270,6 @@ async def _start(home: Path, source: Source, turn: _Turn) -> Server:
         raise LabError(ready["error"])
     if time.monotonic() - started < _seconds():  # it may have been slow for want of memory
         _slow.pop(source.folder, None)
-    server = Server(process)
-    server.reader = asyncio.create_task(_read(server))
-    return server
 
 
 async def _first_line(source: Source, lines: asyncio.StreamReader, turn: _Turn) -> bytes:
@@ -298,6 +310,7 @@ async def _read(server: Server) -> None:
     except ValueError:  # longer than any answer of ours
         server.process.kill()
     await server.process.wait()
+    server.made.close()
     for asked in server.answers.values():
         asked.answer.put_nowait({"error": "The inference process ended; memory may have run out. Try again."})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,35 @@ def test_what_models_that_do_not_load_write_has_an_end(
         with pytest.raises(LabError, match="does not load"):
             asyncio.run(chat_processes.load(home, Source("a", home, None, False)))
     assert 9_000 < (home / "inference.log").stat().st_size < 20_000
+
+
+@pytest.mark.parametrize(
+    "start",
+    ["say(ready=True)", "say(error='It does not load.')", "say(ready=True); os._exit(1)", "signal.pause()"],
+)
+def test_a_process_that_is_ended_leaves_no_copy_of_an_adapter(
+    home: Path, process: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
+) -> None:
+    """It has no time to remove that, however it ends, and one may have gigabytes."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    copied = (
+        "open(os.environ['TMPDIR'] + '/adapter', 'w').close(); open(os.environ['OLIVE_LAB_HOME'] + '/c', 'w')"
+    )
+    process(f"{copied}; {start}")
+
+    async def load_and_leave() -> None:
+        loading = asyncio.create_task(chat_processes.load(home, Source("a", home, None, False)))
+        while not (home / "c").exists():
+            await asyncio.sleep(0.01)
+        assert len([*tmp_path.glob("temporary/*/adapter")]) == 1 or loading.done()
+        if "pause" in start:
+            loading.cancel()
+        await asyncio.wait([loading])
+        await chat_processes.shutdown()
+
+    asyncio.run(load_and_leave())
+    assert [*(tmp_path / "temporary").iterdir()] == []
 
 
 def test_a_loaded_model_answers_while_another_loads(
