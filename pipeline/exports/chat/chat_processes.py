@@ -256,8 +256,7 @@ async def _ready(source: Source, process: asyncio.subprocess.Process, turn: _Tur
         line = await _first_line(source, process.stdout, turn)
         ready = json.loads(line) if line else {"error": ENDED}
     except BaseException as error:
-        process.kill()
-        await process.wait()
+        await _ended(process)
         if isinstance(error, TimeoutError):
             _remember_slow(source, refused_for=RETRY_SECONDS)
             raise LabError(_late(source)) from None
@@ -265,8 +264,7 @@ async def _ready(source: Source, process: asyncio.subprocess.Process, turn: _Tur
             raise LabError(UNREADABLE) from None
         raise
     if "error" in ready:
-        process.kill()  # it has said all, and a runtime may not come to an end
-        await process.wait()
+        await _ended(process)  # it has said all, and a runtime may not come to an end
         raise LabError(ready["error"])
     if time.monotonic() - started < _seconds():  # it may have been slow for want of memory
         _slow.pop(source.folder, None)
@@ -308,7 +306,7 @@ async def _read(server: Server) -> None:
             if asked is not None:
                 asked.answer.put_nowait(answer)
     except ValueError:  # longer than any answer of ours
-        server.process.kill()
+        await _ended(server.process)
     await server.process.wait()
     server.made.close()
     for asked in server.answers.values():
@@ -326,8 +324,12 @@ async def send(server: Server, request: dict[str, Any]) -> None:
 
 async def _end(key: Source) -> None:
     server = _servers.pop(key)
-    if server.process.returncode is None:
-        server.process.kill()
-    await server.process.wait()
+    await _ended(server.process)
     if server.reader is not None:
         await server.reader
+
+
+async def _ended(process: asyncio.subprocess.Process) -> None:
+    with suppress(ProcessLookupError):  # it has just ended by itself
+        process.kill()
+    await process.wait()
