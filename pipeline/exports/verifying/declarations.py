@@ -56,6 +56,8 @@ def read_config(folder: Path) -> tuple[Config, str]:
     if Path(graph).name != graph:  # weights are looked for beside the graph
         wrong = display.value(graph)
         raise ValueError(f"{CONFIG}: {wrong} is not the name of a file beside it; export the model again")
+    if not graph.endswith(".onnx"):  # the runtime reads others in another format than we do
+        raise ValueError(f"{CONFIG}: {display.value(graph)} is no .onnx file; export the model again")
     contract.inside(folder, graph)
     length, words = json_files.count(model, "context_length"), json_files.count(model, "vocab_size")
     ends = model.get("eos_token_id")

@@ -36,6 +36,7 @@ def test_what_exporters_write_for_other_devices_is_taken(export: Path) -> None:
         (lambda c: c["model"]["decoder"].update(filename="sub/model.onnx"), "no files but those beside it"),
         (lambda c: c["model"]["decoder"].update(filename=".."), "no files but those beside it"),
         (lambda c: c["model"]["decoder"].update(filename="."), "'.' is not the name of a file beside it"),
+        (lambda c: c["model"]["decoder"].update(filename="model.ort"), "'model.ort' is no .onnx file"),
         (lambda c: c["model"].update(context_length=0), "context_length is 0"),
         (lambda c: c["model"].update(context_length="256"), "has a text as model.context_length, which"),
         (lambda c: c["model"].pop("eos_token_id"), "eos_token_id must name tokens below 259"),
