@@ -29,13 +29,13 @@ GPUS = """SELECT json_extract(options, '$.gpus') FROM stages WHERE run = runs.id
 PAUSED = "paused"
 # Without these a browser could add for ever, and looks at the queue, the history and the disk read them all.
 MOST_WAITING = 1_000  # runs
-RESERVED = 100  # of these places, for owners with one run each; half of the others that are free are one's
+RESERVED = 100  # of these places, for runs that are queued alone
 MOST_RUNS = 20_000  # of a home, deleted ones included until they are gone for good
 MOST_PUBLISHINGS = 50  # of a run, failed ones included; those canceled before they ran make room
 CROWDED = "{:,} runs wait already, as many as may; wait until some have ended, or cancel some."
 SHARED = (
-    "{:,} of one owner's runs may wait now (half of the places that other owners leave), and {:,} wait; queue"
-    " fewer at a time, wait until some have ended, or cancel some."
+    "Up to {:,} runs may be queued at once now, half of the places that are free; queue fewer, or wait until"
+    " some have ended."
 )
 FULL = (
     "This lab keeps {:,} runs, as many as it may; delete some that nobody needs on the Runs tab, which makes"
@@ -79,7 +79,7 @@ class Queue(Base):
         folders: list[Path] = []
         try:
             with self._write() as db:
-                _require_room(db, owner, waiting=len(wanted), runs=len(wanted))
+                _require_room(db, waiting=len(wanted), runs=len(wanted))
                 return [self._add(db, new, owner, folders) for new in wanted]
         except BaseException:
             for folder in folders:
@@ -154,8 +154,7 @@ class Queue(Base):
                 raise LabError(
                     f"Run {run} is {status}; only a failed, canceled or interrupted one is retried."
                 )
-            owner = db.execute("SELECT owner FROM runs WHERE id = ?", (run,)).fetchone()[0]
-            _require_room(db, owner, waiting=1)
+            _require_room(db, waiting=1)
             db.execute(
                 "UPDATE runs SET status = ?, cancel_requested = 0, deleted = NULL WHERE id = ?", (QUEUED, run)
             )
@@ -371,17 +370,16 @@ class Queue(Base):
             return bool(runs or publish)
 
 
-def _require_room(db: sqlite3.Connection, owner: str, waiting: int, runs: int = 0) -> None:
-    """Raise LabError unless so many more of an owner may wait, and so many more be kept.
+def _require_room(db: sqlite3.Connection, waiting: int, runs: int = 0) -> None:
+    """Raise LabError unless so many more may wait, and so many more be kept.
 
-    Nobody takes all places: whoever comes next has half of what is left, and after many still one.
+    Sweeps take half of what is left each time, under whatever names, so that a single run finds a place.
     """
-    query = "SELECT COUNT(*), COUNT(*) FILTER (WHERE owner = ?) FROM runs WHERE status = ?"
-    there, mine = db.execute(query, (owner, QUEUED)).fetchone()
+    there = db.execute("SELECT COUNT(*) FROM runs WHERE status = ?", (QUEUED,)).fetchone()[0]
     if there + waiting > MOST_WAITING:
         raise LabError(CROWDED.format(there))
-    if mine + waiting > (most := max((MOST_WAITING - RESERVED - (there - mine)) // 2, 1)):
-        raise LabError(SHARED.format(most, mine))
+    if 1 < waiting > (most := max((MOST_WAITING - RESERVED - there) // 2, 1)):
+        raise LabError(SHARED.format(most))
     if runs and db.execute("SELECT COUNT(*) FROM runs").fetchone()[0] + runs > MOST_RUNS:
         raise LabError(FULL.format(MOST_RUNS))
 
