@@ -20,6 +20,7 @@ PARTS = {
     "search", "engine", "engine.dynamic_batching", "speculative",
 }  # fmt: skip
 TEXTS = {"model.type", "model.decoder.filename"}
+LISTS_OF_TEXTS = {"model.decoder.layer_types"}  # of LFM2
 NAMES, SESSION = ("model.decoder.inputs.", "model.decoder.outputs."), "model.decoder.session_options"
 # What exporters write into session_options. Others have the runtime write files wherever their value says.
 SESSION_KEYS = {
@@ -120,8 +121,11 @@ def _refuse_others(given: dict[str, Any], within: str = "") -> None:
                 raise _unknown(place)
             _refuse_others(value, f"{place}.")
         elif isinstance(value, list):
-            if not all(isinstance(one, int | float) for one in value):
+            kinds = (int, float, str) if place in LISTS_OF_TEXTS else (int, float)
+            if not all(isinstance(one, kinds) for one in value):
                 raise _unknown(place)
+            for one in value:
+                _refuse_path(one)
         elif isinstance(value, str):
             if place not in TEXTS and within not in NAMES:
                 raise _unknown(f"a text as {place}")
@@ -133,9 +137,9 @@ def _unknown(place: str) -> ValueError:
     return ValueError(f"{CONFIG} has {named}, which no language model's has; remove it")
 
 
-def _refuse_path(value: str) -> None:
+def _refuse_path(value: Any) -> None:
     """Raises ValueError for a text that leads to another folder."""
-    if "/" in value or value == "..":
+    if isinstance(value, str) and ("/" in value or value == ".."):
         named = display.value(value)
         raise ValueError(f"{CONFIG} names {named}, and a model has no files but those beside it; remove it")
 
@@ -163,7 +167,6 @@ def _refuse_options(given: Any) -> None:
 def _refuse_values(place: str, given: Any) -> None:
     """Refuse options that are no numbers, switches or short texts. Raises ValueError."""
     for key, value in given.items() if isinstance(given, dict) else [("", given)]:
-        if isinstance(value, str):
-            _refuse_path(value)
-        elif isinstance(value, dict | list):
+        if isinstance(value, dict | list):
             raise _unknown(f"{place}.{key}")
+        _refuse_path(value)

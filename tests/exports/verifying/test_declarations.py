@@ -55,6 +55,14 @@ def test_what_exporters_write_for_other_devices_is_taken(export: Path) -> None:
             lambda c: c["search"].update(anything=["/etc/x"]),
             "has search.anything, which no language model's has",
         ),
+        (
+            lambda c: c["model"]["decoder"].update(layer_types=["root/etc/x"]),
+            "names 'root/etc/x', and a model",
+        ),
+        (
+            lambda c: c["model"]["decoder"].update(layer_types=[["x"]]),
+            "has model.decoder.layer_types, which no",
+        ),
         # The processes that load a model work in /proc/self, where root is all of the machine.
         (lambda c: c["model"].update(type="root/etc/x"), "names 'root/etc/x', and a model has no files but"),
         (
