@@ -292,6 +292,11 @@ def forget_secrets() -> set[str]:
     return names
 
 
+def stay_offline() -> None:
+    """Switch the hub's client off: it reads this when it is imported, also in processes that are started."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+
+
 def bare_environment() -> dict[str, str]:
     """The environment of a process of ours that needs neither paths nor secrets."""
     kept = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH",

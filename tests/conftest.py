@@ -94,6 +94,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def stays_free(monkeypatch: pytest.MonkeyPatch) -> None:
     """What runs tests is never confined itself, which would be for good; processes that it starts are."""
     monkeypatch.setattr(confined, "to", lambda _, moves=False: False)
+    monkeypatch.setattr(confined, "stay_offline", lambda: None)
 
 
 @pytest.fixture

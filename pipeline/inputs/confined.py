@@ -82,8 +82,9 @@ def to(given: Iterable[Path], moves: bool = False) -> bool:
 def to_compute(given: Iterable[Path]) -> bool:
     """`to`, for what computes as well, on a GPU too: it may read what drivers and their libraries do, and the
     folders that the operator names (`OLIVE_LAB_READABLE`). It keeps no login in its environment, which is a
-    file too.
+    file too, and asks no hub, whatever repository a file names; that on all systems.
     """
+    stay_offline()
     compiled = settings.compiled()
     for folder in compiled:
         with suppress(OSError):  # what is not there when the rules are made is not opened later either
@@ -94,6 +95,13 @@ def to_compute(given: Iterable[Path]) -> bool:
         return False
     _forget_secrets()
     return True
+
+
+def stay_offline() -> None:
+    """Have the hub's client ask nothing any more in this process, and in those that it starts."""
+    settings.stay_offline()
+    if "huggingface_hub.constants" in sys.modules:  # it has read its switch then
+        sys.modules["huggingface_hub.constants"].HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
 
 
 def _version() -> int:

@@ -145,6 +145,24 @@ def test_folders_that_hold_a_person_s_files_or_the_home_are_none_of_what_is_need
     assert not {Path("/"), home.parent, home, Path("own"), Path("other")} & {*seen}
 
 
+OFFLINE = """
+import sys
+if sys.argv[1] == "before":
+    from huggingface_hub import constants
+from pipeline.inputs import confined
+confined.to_compute([])
+from huggingface_hub import constants
+print(constants.is_offline_mode())
+"""
+
+
+@pytest.mark.parametrize("imported", ["before", "after"])
+def test_what_computes_asks_no_hub(imported: str) -> None:
+    """A model's config may name any repository, and the one who runs the lab is logged in."""
+    done = own_process.run(["-c", OFFLINE, imported], 60, settings.bare_environment())
+    assert done.stdout.strip() == "True", done.stderr
+
+
 def test_a_home_that_cannot_be_made_is_no_hindrance(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What reads tokenizers does not know the lab's home, and the usual one may be nobody's to make."""
     monkeypatch.setenv("OLIVE_LAB_HOME", "/proc/none")

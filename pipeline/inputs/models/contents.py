@@ -53,6 +53,8 @@ TOKENIZERS = re.compile(
     r"|(Tokenizers|Python|SentencePiece)Backend",
     re.ASCII,
 )
+# The name of a repository whose config transformers fetches, for models that see.
+BACKBONE = "backbone"
 # Where transformers fetches what computes, if a value of these is a repository's name.
 KERNELS = re.compile(r"\w*_implementation(_internal)?")
 
@@ -214,6 +216,8 @@ def _of_settings(found: list[dict[str, Any]], unread: Set[str] = frozenset()) ->
         for key, value in settings.items():
             if key == CLASS and value is not None and not TOKENIZERS.fullmatch(str(value)):
                 return f"{key} {display.value(value)} is not the name of a tokenizer; {WAY_OUT}"
+            if key == BACKBONE and isinstance(value, str):
+                return f"{key} names another model, which is not fetched; {WAY_OUT}"
             if KERNELS.fullmatch(key) and "/" in str(value):
                 return f"{display.short(key)} names code of the hub; {WAY_OUT}"
             # Numbers too: to whatever opens a path, they are files that are open already.

@@ -94,6 +94,8 @@ def _title(folder: Path) -> str | None:
 
 def _head(file: Path) -> str:
     """The beginning of a text file, "" where there is none."""
+    if not file.is_file():  # to open a pipe may take for ever
+        return ""
     try:
         with file.open("rb") as opened:
             return opened.read(HEAD).decode("utf-8", "replace").replace("\r\n", "\n")

@@ -222,6 +222,13 @@ class TestFaults:
         put(folder, "config.json", {**CONFIG, "text_config": {key: "evil/kernel"}})
         assert f"config.json: {key} names code of the hub; " in fault(folder)
 
+    def test_another_model_for_the_eyes(self, folder: Path) -> None:
+        """Its config would be fetched of whatever repository is named, with the login of who runs the lab."""
+        put(folder, "config.json", {**CONFIG, "backbone": None})
+        contents.require(folder)
+        put(folder, "config.json", {**CONFIG, "model_type": "upernet", "backbone": "secret/other"})
+        assert "config.json: backbone names another model, which is not fetched; " in fault(folder)
+
     def test_a_link_to_itself(self, folder: Path) -> None:
         (folder / "notes.txt").symlink_to("notes.txt")
         assert "notes.txt is a link out of its folder" in fault(folder)

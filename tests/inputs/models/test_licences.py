@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,11 @@ COMMIT = "0123456789abcdef"
 )
 def test_the_catalogue_knows_its_own(home: Path, model: str, expected: str | None) -> None:
     assert licences.of(model, home) == expected
+
+
+def test_a_pipe_is_no_readme(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "README.md")
+    assert licences._head(tmp_path / "README.md") == ""
 
 
 @pytest.mark.parametrize(
