@@ -71,6 +71,19 @@ def test_a_folder_of_the_project_is_not_taken_for_the_hubs(store, inputs, monkey
         assert recipe.model == model
 
 
+def test_the_list_of_models_does_not_tell_what_a_link_leads_to(home, model_folder, tmp_path):
+    """Archives and repositories bring links, and anybody sees which models are offered."""
+    for name, end in (("there", settings.SAMPLES / "travel.jsonl"), ("missing", tmp_path / "nothing")):
+        folder = tmp_path / "many" / name
+        shutil.copytree(model_folder, folder)
+        (folder / "config.json").unlink()
+        (folder / "config.json").symlink_to(end)
+        assert "config.json is a link out of its folder" in base_models.lacking(folder)
+    shutil.copytree(model_folder, tmp_path / "many" / "good")
+    local_models.offer([tmp_path / "many"])
+    assert [path for _, path in local_models.listed()] == [str(tmp_path / "many" / "good")]
+
+
 def test_folders_are_offered_from_the_home_and_from_those_that_were_named(home, model_folder, tmp_path):
     shutil.copytree(model_folder, home / "models" / "mine")
     shutil.copytree(model_folder, home / "models" / "half.part")

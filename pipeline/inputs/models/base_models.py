@@ -330,7 +330,10 @@ def lacking(folder: Path) -> str:
     """Why a folder is not a model's folder; "" if it is. Raises OSError."""
     if not folder.is_dir():
         return "no such folder"
-    if not (folder / "config.json").is_file():
+    config = folder / contents.CONFIG
+    if config.is_symlink() and not contents.is_inside(config, folder):
+        return contents.LINKED.format(config.name)  # whatever is at its other end
+    if not config.is_file():
         return "has no config.json; give the folder of a Hugging Face model"
     if not any(folder.glob("*.safetensors")):
         return "has no .safetensors file; other weight formats can carry code, convert it"

@@ -24,6 +24,7 @@ CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 WORDS = "vocab.json"  # of older tokenizers
 WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
 MLFLOW = "MLmodel"
+LINKED = "{} is a link out of its folder; put what it leads to in there"
 DEEPEST = 64  # mappings and lists in each other; real files have about ten
 LARGEST = {  # bytes; real ones have up to half of that
     TOKENIZER: 1 << 26,
@@ -120,7 +121,7 @@ def of_links(folder: Path) -> str:
     """A link shows a file of this machine as one of the model's: archives and repositories bring them."""
     for path in itertools.chain(folder.glob("*"), folder.glob("*/*")):
         if path.is_symlink() and not is_inside(path, folder):
-            return f"{display.short(path.name)} is a link out of its folder; put what it leads to in there"
+            return LINKED.format(display.short(path.name))
     return ""
 
 
