@@ -31,6 +31,11 @@ SESSION_KEYS = {
 }  # fmt: skip
 # Others read libraries and files that their options name; one loads a library from the current folder.
 PROVIDERS = {"cpu", "cuda", "dml", "webgpu"}
+# What exporters write of these. Others are addresses in memory that the runtime calls.
+PROVIDER_KEYS = {
+    "enable_cuda_graph", "enable_skip_layer_norm_strict_mode", "enable_graph_capture", "enableGraphCapture",
+    "validationMode", "multiRotaryCacheConcatOffset",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -160,6 +165,10 @@ def _refuse_options(given: Any) -> None:
         if name.lower() not in PROVIDERS:
             named = display.line(name, 100)
             raise ValueError(f"{CONFIG} names the provider {named}, which may load code; remove it")
+        other = sorted(options.keys() - PROVIDER_KEYS) if isinstance(options, dict) else []
+        if other:
+            named = display.line(other[0], 100)
+            raise ValueError(f"{CONFIG} has {named} among the options of {name}; remove it")
         _refuse_values(f"{SESSION}.provider_options.{name}", options)
     _refuse_values(SESSION, {key: value for key, value in given.items() if key != "provider_options"})
 

@@ -67,9 +67,15 @@ def test_what_exporters_write_for_other_devices_is_taken(export: Path) -> None:
         (lambda c: c["model"].update(type="root/etc/x"), "names 'root/etc/x', and a model has no files but"),
         (
             lambda c: c["model"]["decoder"]["session_options"].update(
-                provider_options=[{"cuda": {"any": "root/etc/x"}}]
+                provider_options=[{"cuda": {"enable_cuda_graph": "root/etc/x"}}]
             ),
             "names 'root/etc/x', and a model has no files but",
+        ),
+        (
+            lambda c: c["model"]["decoder"]["session_options"].update(
+                provider_options=[{"cuda": {"gpu_external_alloc": "4702111234474983745"}}]
+            ),
+            "has gpu_external_alloc among the options of cuda; remove it",
         ),
         (
             lambda c: c["model"]["decoder"]["session_options"].update(log_id={"any": "x"}),
