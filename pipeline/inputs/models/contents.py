@@ -142,7 +142,7 @@ def of_weights(folder: Path) -> str:
 
     Of a folder whose small files have no fault.
     """
-    there = {path.name for path in folder.glob("*.safetensors")}
+    there = {path.name for path in folder.glob("*.safetensors") if path.is_file()}
     if WEIGHTS in there:
         return ""
     if not (folder / INDEX).is_file():

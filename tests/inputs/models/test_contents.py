@@ -151,6 +151,12 @@ class TestFaults:
         put(folder, "pytorch_model.bin.index.json", {"weight_map": {"w": OUTSIDE}})
         assert "has neither model.safetensors nor model.safetensors.index.json; " in weights_fault(folder)
 
+    def test_a_folder_by_the_name_of_weights_is_none(self, folder: Path) -> None:
+        """The pickle beside it would be loaded."""
+        (folder / contents.WEIGHTS).unlink()
+        (folder / contents.WEIGHTS).mkdir()
+        assert "has neither model.safetensors nor model.safetensors.index.json; " in weights_fault(folder)
+
     def test_a_part_that_is_not_there(self, folder: Path) -> None:
         (folder / contents.WEIGHTS).rename(folder / "a.safetensors")
         index = {"metadata": {}, "weight_map": {"v": "a.safetensors", "w": "b.safetensors"}}
