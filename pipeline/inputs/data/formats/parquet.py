@@ -46,6 +46,12 @@ def rows(path: Path) -> Rows:
         raise EndsHereError(
             "the next rows take far more memory than a row may; give a file with shorter texts", number + 1
         ) from None
+    except KeyError as error:  # of what Python knows of time zones
+        zone = display.value(error.args[0] if error.args else "")
+        raise EndsHereError(
+            f"a column of times has the time zone {zone}, which is not known here; leave that column out, or"
+            " write it as text", number + 1,
+        ) from None  # fmt: skip
     except (arrow.ArrowException, OSError, ValueError, OverflowError) as error:
         said = display.line(" ".join(str(error).split()), 100)  # a library's words, with bytes of the file
         raise EndsHereError(f"the Parquet file is damaged or cut off ({said})", number + 1) from None

@@ -25,6 +25,17 @@ def bomb(rows: int, cell: str | None, name: str = "question") -> bytes:
     return file.getvalue()
 
 
+def timed(zone: str) -> bytes:
+    """A table with a column of times in a zone."""
+    import pyarrow as arrow
+    from pyarrow import parquet
+
+    file = io.BytesIO()
+    times = arrow.array([0], arrow.timestamp("s", zone))
+    parquet.write_table(arrow.table({"question": ["a"], "answer": ["b"], "at": times}), file)
+    return file.getvalue()
+
+
 def packed(piece: bytes, times: int) -> bytes:
     file = io.BytesIO()
     with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=1) as out:
@@ -48,6 +59,7 @@ def packed(piece: bytes, times: int) -> bytes:
         ("rows.parquet", lambda: bomb(2_000_000, None), 1, "holds 2,000,000 rows; give a part of it"),
         ("cells.parquet", lambda: bomb(2_000, "x" * 400_000), 1, "holds more than 134,217,728 bytes of rows"),
         ("cell.parquet", lambda: bomb(1, "x" * 450_000_000), 1, "take far more memory than a row may"),
+        ("zone.parquet", lambda: timed("UTC+2"), 1, "has the time zone 'UTC+2', which is not known"),
         ("cut.parquet", lambda: bomb(9, "x")[:-9], 1, "the Parquet file is damaged or cut off"),
     ],
 )  # fmt: skip
