@@ -2,6 +2,9 @@
 # Everything is installed into .venv, once; a second call installs nothing.
 
 SHELL := /bin/bash
+# Python keeps what it has compiled, whatever the environment says: what we import is compiled in a third of a second,
+# and `make test` starts thousands of processes.
+export PYTHONDONTWRITEBYTECODE :=
 # A Python here that the pinned packages have wheels for (3.10 has none of the current ones). `make PYTHON=/path/to/python3.12` overrides it.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
