@@ -48,8 +48,8 @@ def offer(folders: Iterable[Path], hub_login: bool = False) -> None:
     for folder in folders:
         if not find(folder):
             raise InputError(
-                f"--models: {folder} is not a model folder and contains none; one has a config.json and"
-                " .safetensors files"
+                f"--models: {folder} is not a model folder, and contains none; one has a config.json and"
+                f" .safetensors files. Of this one: {base_models.lacking(folder)}"
             )
     _named[:], _login[:] = folders, [hub_login]
 

@@ -82,6 +82,8 @@ def test_the_list_of_models_does_not_tell_what_a_link_leads_to(home, model_folde
     shutil.copytree(model_folder, tmp_path / "many" / "good")
     local_models.offer([tmp_path / "many"])
     assert [path for _, path in local_models.listed()] == [str(tmp_path / "many" / "good")]
+    with pytest.raises(InputError, match=r"Of this one: config\.json is a link out of its folder"):
+        local_models.offer([tmp_path / "many" / "there"])
 
 
 def test_folders_are_offered_from_the_home_and_from_those_that_were_named(home, model_folder, tmp_path):
