@@ -31,10 +31,14 @@ SESSION_KEYS = {
 }  # fmt: skip
 # Others read libraries and files that their options name; one loads a library from the current folder.
 PROVIDERS = {"cpu", "cuda", "dml", "webgpu"}
-# What exporters write of these. Others are addresses in memory that the runtime calls.
+# What exporters write of these, by themselves or as they are asked (`RUNTIME_TUNABLE_PROVIDER_OPTIONS` of the
+# runtime's builder). Others are addresses in memory that the runtime calls.
 PROVIDER_KEYS = {
     "enable_cuda_graph", "enable_skip_layer_norm_strict_mode", "enable_graph_capture", "enableGraphCapture",
-    "validationMode", "multiRotaryCacheConcatOffset",
+    "validationMode", "multiRotaryCacheConcatOffset", "arena_extend_strategy", "cudnn_conv1d_pad_to_nc1d",
+    "cudnn_conv_algo_search", "cudnn_conv_use_max_workspace", "device_id", "do_copy_in_default_stream",
+    "gpu_mem_limit", "prefer_nhwc", "tunable_op_enable", "tunable_op_max_tuning_duration_ms",
+    "tunable_op_tuning_enable", "use_ep_level_unified_stream", "use_tf32",
 }  # fmt: skip
 
 

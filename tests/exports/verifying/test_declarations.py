@@ -17,7 +17,7 @@ def test_what_exporters_write_for_other_devices_is_taken(export: Path) -> None:
     def cuda(config: Any) -> None:
         config["model"]["decoder"]["session_options"] |= {
             "log_id": "onnxruntime-genai",
-            "provider_options": [{"cuda": {"enable_cuda_graph": "1"}}],
+            "provider_options": [{"cuda": {"enable_cuda_graph": "1", "device_id": "0", "use_tf32": "0"}}],
             "ep.cuda.fpa_intb_gemm": "1",
             "optimization.disable_specified_optimizers": "MatMulNBitsFusion",
             "session.use_device_allocator_for_initializers": "1",
