@@ -28,7 +28,7 @@ from pipeline.system import checksums, clock, hardware, locks
 from pipeline.worker import loop, probe, stage_process
 from pipeline.worker.job import lives
 from tests.helpers import fake_hub
-from tests.helpers.lab import CONFIG, has_landlock, until
+from tests.helpers.lab import CONFIG, until
 
 Execute = Callable[[Any, Any, Context], Results]
 
@@ -477,43 +477,3 @@ def test_a_process_ends_at_once_with_all_that_was_said(tmp_path: Path) -> None:
     for words in ("python says; ", "libraries say; ", "libraries clean up"):
         assert said.count(words) == 1, said
     assert "taken apart" not in said
-
-
-READS = """
-import os, sys
-from pathlib import Path
-from pipeline.stages import execute
-from pipeline.worker import probe, stage_process
-
-def read(stage, options, context):
-    print("read", context.data.read_text()[:9], (context.model / "config.json").read_text()[:1])
-    print("knows", open("/proc/self/environ").read().replace("\\0", " "), os.environ)
-    Path(sys.argv[3]).read_text()
-
-execute.execute = read
-probe.require = lambda *_: None
-sys.exit(stage_process.main(sys.argv[1], sys.argv[2]))
-"""
-
-
-def test_what_a_model_s_files_name_outside_the_home_is_not_opened(
-    store: Store, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nor is its environment, which has logins for what comes before: in /proc that is a file too."""
-    if not has_landlock():
-        pytest.skip("this system has no Landlock")
-    (tmp_path / "temporary").mkdir()
-    (private := tmp_path / "private").write_text("secret")
-    monkeypatch.setenv("AZURE_CLIENT_SECRET", "a secret")
-    monkeypatch.setenv("OLIVE_LAB_WEBHOOK", "http://a.secret")
-    folder = store.folder(run, "quantize")
-    folder.mkdir()
-    environment = settings.stage_environment(False, OLIVE_LAB_EVENTS=str(folder / "events.jsonl"))
-    given = {**environment, "TMPDIR": str(tmp_path / "temporary")}
-    words = [sys.executable, "-c", READS, run, "quantize"]
-    for path, error in ((private, "ermission denied"), (store.home / "none", "No such file")):
-        done = subprocess.run([*words, str(path)], env=given, capture_output=True, text=True)
-        assert 'read {"prompt" {' in done.stdout, done.stderr
-        assert "OLIVE_LAB_HOME" in done.stdout
-        assert "secret" not in done.stdout.partition("knows ")[2]
-        assert error in json.loads((folder / stage_process.RESULT).read_text())["error"]
