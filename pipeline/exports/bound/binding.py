@@ -3,7 +3,7 @@
 The adapter's arrays become the graph's own constants, in a file beside the base's weights, which both folders
 share where the disk can. Nothing is rounded again: on a CPU the bound model computes bit for bit what the
 graph computes with the adapter active. The graph and the small files are copied, and only the weights are
-shared, so that changing the new folder leaves the base as it was. Nothing is written into a shared file.
+shared, so that changing the new folder leaves the base as it was. A file that both have is never changed.
 """
 
 from __future__ import annotations
