@@ -176,7 +176,9 @@ def page() -> gr.Blocks:
         again.click(
             None, inputs, inputs, js=made.with_ids(parts.live("restore", "draft.js")), **parts.IN_PAGE
         )
-        blocks.load(data.arrive, None, chosen.shown, **parts.QUICK)
+        first = blocks.load(data.arrive, None, chosen.shown, **parts.QUICK)
+        for done in (first.then, first.failure):  # the first is not called after an error
+            done(None, None, None, js=parts.live("firstLooked"), **parts.IN_PAGE)
         # Without `compare` in the address nothing changes, and so nothing waits in the queue.
         blocks.load(comparison.arrive, None, history.compared, **parts.QUICK)
         made.run.change(lambda: gr.update(visible=False), None, welcome, **parts.QUICK)
@@ -240,8 +242,10 @@ def _tabs(sample: gr.Button, problems: gr.HTML) -> tuple[data.Data, lab.Lab, run
     history.view.click(lambda: gr.update(open=False), None, lab_tab.new, **parts.QUICK)
     for name, model in (("data", chosen.model), ("lab", lab_tab.model)):
         made[name].select(lambda: gr.update(choices=choices.models()), None, model, **parts.QUICK)
-    made["data"].select(data.refresh, chosen.picked, chosen.picked, **parts.QUICK)
-    made["lab"].select(lab.refresh, lab_tab.data, lab_tab.data, **parts.QUICK)
+    # Once more after a choice, which may be newer than the list that is on its way.
+    listed = [made["data"].select, chosen.picked.change]
+    gr.on(listed, data.refresh, None, chosen.picked, trigger_mode="always_last", **parts.QUICK)
+    made["lab"].select(lab.offer, lab_tab.data, lab_tab.data, **parts.QUICK)
     # Without the choice: an upload may have changed it by the time of the answer.
     made["lab"].select(lambda: prompt_file.refresh(None), None, lab_tab.asked, **parts.QUICK)
     # What does not fit may do so now: space on the disk was freed on another tab.

@@ -76,6 +76,14 @@ export function soon(id) {
   }, SOON_MS));
 }
 
+// Check the dataset chosen on the Data tab; once what a page shows at first is there, which would hide it else.
+let looked;
+const firstLook = new Promise((resolve) => looked = resolve);
+export const firstLooked = () => looked();
+export function checkSoon() {
+  firstLook.then(() => soon("data-check-now"));
+}
+
 // The run a tab should choose: the one just viewed, else the one chosen there.
 export function preferred(chosen, ...rest) {
   const run = preferredRun ?? chosen;
@@ -115,10 +123,11 @@ export function judge([run, other]) {
 
 export const seenPair = () => [seen, against];
 
-// Gradio's label for the file box differs from its visible text, so speech control could not choose it.
-export function nameUpload(id) {
-  const root = document.getElementById(id);
-  const name = () => root.querySelectorAll("button.upload-container[aria-label]").forEach((button) => button.removeAttribute("aria-label"));
+// Gradio's label for the file box differs from its visible text, so speech control could not choose it. The
+// box may come later than `element`, which is in the same column.
+export function nameUpload(element, id) {
+  const root = element.closest(".column");
+  const name = () => root.querySelectorAll(`#${id} button.upload-container[aria-label]`).forEach((button) => button.removeAttribute("aria-label"));
   new MutationObserver(name).observe(root, { childList: true, subtree: true });
   name();
 }

@@ -264,6 +264,6 @@ def build() -> Azure:
             go = gr.Button("Publish", variant="primary", elem_id="azure-go")
     me.click(partial(whoami, inputs), inputs.inputs, [notice, facts], **ASKS)
     look.click(find, login, [notice, seen], **ASKS)
-    seen.input(pick, seen, three, **parts.QUICK)
-    config.upload(take_config, config, [notice, *three], **parts.QUICK)
+    seen.input(pick, seen, three, trigger_mode="always_last", **parts.QUICK)
+    config.upload(take_config, config, [notice, *three], trigger_mode="always_last", **parts.QUICK)
     return Azure(column, inputs, dry, go, [login, *three])

@@ -151,12 +151,9 @@ def arrive() -> tuple[Any, ...]:
         return gr.skip(), {"text": "Upload a dataset to see what is in it."}, *(gr.skip(),) * 7
     shown = _first_look(first)
     if shown is None:
-        return (
-            refresh(first),
-            {"text": "Choose the dataset once more to see what is in it."},
-            *(gr.skip(),) * 7,
-        )
-    return refresh(first), *shown
+        text = {"text": "Choose the dataset once more to see what is in it."}
+        return gr.update(**_offer(), value=first), text, *(gr.skip(),) * 7
+    return gr.update(**_offer(), value=first), *shown
 
 
 def _first_look(path: str) -> tuple[Any, ...] | None:
@@ -184,12 +181,13 @@ _first_looks = threading.BoundedSemaphore(MOST_FIRST_LOOKS)
 _looked_at: dict[tuple[str, int, int], tuple[Any, ...]] = {}
 
 
-def refresh(picked: str | None) -> Any:
-    """The current datasets; the choice stays."""
-    known: dict[str, Any] = (
-        {"value": picked} if picked else {}
-    )  # called before `arrive` has answered: keep its choice
-    return gr.update(choices=choices.data(store().home), **known)
+def refresh() -> Any:
+    """The current datasets. Not the choice, which may have changed by the time of the answer."""
+    return gr.update(**_offer())
+
+
+def _offer() -> dict[str, Any]:
+    return {"choices": choices.data(store().home)}
 
 
 def _offered(model: str) -> tuple[str, str]:
@@ -261,7 +259,7 @@ def build() -> Data:
                 file_count="multiple", label="Upload JSON lines, JSON, CSV, TSV, Parquet or text",
                 elem_id="data-upload", height=160,
             )  # fmt: skip
-            parts.fixed("<i hidden></i>", js_on_load=f"({parts.live('nameUpload')})('data-upload');")
+            parts.fixed("<i hidden></i>", js_on_load=f"({parts.live('nameUpload')})(element, 'data-upload');")
             lists = [
                 gr.Dropdown(
                     [], value=[], multiselect=True, label=f"{part.capitalize()} columns", info=info,
@@ -283,6 +281,7 @@ def build() -> Data:
             with gr.Row():
                 again = gr.Button("Check again", elem_id="data-check")
                 use = gr.Button("Use in the Lab", variant="primary", interactive=False, elem_id="data-use")
+            now = gr.Button("Check", visible="hidden", elem_classes=parts.HIDDEN, elem_id="data-check-now")
         with gr.Column(scale=3, min_width=360):
             summary = parts.drawn("notice", elem_id="data-summary")
             problems = parts.drawn("problems", elem_id="data-problems")
@@ -293,20 +292,21 @@ def build() -> Data:
             learned.build(picked, template, model)
 
     found = [summary, problems, rows, example, *lists]
-    shown = [*found, upload, picked, use]
-    given = [upload, picked, template, model]
-    event: dict[str, Any] = {"inputs": [*given, *lists], "outputs": shown, **parts.CHECKS}
-    upload.upload(look, **{**event, "inputs": given})
-    template.submit(look, **event)
-    again.click(look, **event)
-    for one in lists:
-        one.input(look, **event)
-    picked.input(
-        lambda picked, template, model: (yield from look(None, picked, template, model)),
-        **{**event, "inputs": given[1:]},
+    given = [upload, picked, template, model, *lists]
+    checked = now.click(
+        look, given, [*found, upload, picked, use], trigger_mode="always_last", **parts.CHECKS
     )
-    model.input(
-        lambda picked, template, model, *lists: (yield from look(None, picked, template, model, *lists)),
-        **{**event, "inputs": [*given[1:], *lists]},
+    # All by one event, and what it does for an earlier choice is given up: a late answer would hide the last.
+    soon = f"({parts.live('checkSoon')})()"
+    asked = [template.submit, model.input, again.click, *(one.input for one in lists)]
+    gr.on(asked, None, None, None, js=f"() => {soon}", cancels=checked, **parts.IN_PAGE)
+    upload.upload(None, None, lists, js=f"() => {soon} && [[], [], []]", cancels=checked, **parts.IN_PAGE)
+    picked.input(
+        None,
+        None,
+        [upload, *lists],
+        js=f"() => {soon} && [null, [], [], []]",
+        cancels=checked,
+        **parts.IN_PAGE,
     )
     return Data(picked, template, model, leave_out, use, [picked, *found, use])

@@ -316,10 +316,18 @@ def build(welcome: gr.Button, welcome_problems: gr.HTML) -> Lab:
         **parts.CHECKS,
     )
     preset.input(
-        partial(choose_preset, inputs), [*inputs.inputs, preset], [chosen, *inputs.inputs], **parts.CHECKS
+        partial(choose_preset, inputs),
+        [*inputs.inputs, preset],
+        [chosen, *inputs.inputs],
+        trigger_mode="always_last",
+        **parts.CHECKS,
     )
     data.input(
-        partial(choose_again, inputs), [*inputs.inputs, preset], [chosen, *inputs.inputs], **parts.CHECKS
+        partial(choose_again, inputs),
+        [*inputs.inputs, preset],
+        [chosen, *inputs.inputs],
+        trigger_mode="always_last",
+        **parts.CHECKS,
     )
     # By the page alone: an answer that comes late would undo what was chosen or uploaded since.
     reset.click(
@@ -365,6 +373,13 @@ def refresh(data: str | None) -> Any:
     found = choices.data(store().home)
     values = [value for _, value in found]
     return gr.update(choices=found, value=data if data in values else next(iter(values), None))
+
+
+def offer(data: str | None) -> Any:
+    """The current datasets, and another choice only where the one made is no longer among them."""
+    offered = refresh(data)
+    # Else the answer would undo what has been chosen meanwhile.
+    return gr.update(choices=offered["choices"]) if offered["value"] == data else offered
 
 
 def sample_is_there() -> bool:

@@ -144,7 +144,7 @@ def build(tab: gr.Tab) -> Publish:
     asked = [where, *cloud.inputs.inputs]
     columns = [local, cloud.column, on_hub.column, on_device.column]
     columns += [registry, on_it.column, for_device.column]
-    where.input(moved, where, [*columns, *said], **parts.QUICK).then(
+    where.input(moved, where, [*columns, *said], trigger_mode="always_last", **parts.QUICK).then(
         partial(versions.listed, cloud.inputs), asked, models.shown, **parts.QUICK
     )
     for event in (where.input, progress.select, tab.select):

@@ -218,9 +218,9 @@ def wire(
     about = [data, template, model]
     outputs = [place.said, place.problems, place.chosen, place.upload]
     shown = [place.chosen, *about], [place.said, place.remove]
-    place.upload.upload(take, [place.upload, *about], outputs, **parts.CHECKS).then(
-        show, *shown, **parts.CHECKS
-    )
+    place.upload.upload(
+        take, [place.upload, *about], outputs, trigger_mode="always_last", **parts.CHECKS
+    ).then(show, *shown, trigger_mode="always_last", **parts.CHECKS)
     # Both by the page alone: an answer that comes late would undo an upload that has come meanwhile.
     place.remove.click(
         None, None, [place.chosen, place.said, place.problems],

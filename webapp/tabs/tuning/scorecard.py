@@ -95,5 +95,5 @@ def build(tab: gr.Tab, inputs: form.Form, read: Any, you: gr.Textbox) -> None:
         partial(measure, inputs, read), [*inputs.inputs, chosen, you], [notice, problems, picked, drawing],
         js=parts.live("signed", "queue.js"), **parts.CHECKS,
     )  # fmt: skip
-    picked.input(show, picked, drawing, **parts.QUICK)
+    picked.input(show, picked, drawing, trigger_mode="always_last", **parts.QUICK)
     tab.select(arrive, picked, [picked, drawing], **parts.QUICK)
