@@ -15,7 +15,7 @@ from tests.webapp.test_start import answers, free_port, start
 
 FOR_HOURS = "{{ (messages|length + 9) ** (10 ** 9) }}"  # one operation: no other thread runs meanwhile
 SAMPLE = settings.SAMPLES / "travel.jsonl"
-INPUTS = ["data-upload", "data-pick", "data-template", "data-model"]
+INPUTS = [f"data-{name}" for name in ("upload", "pick", "template", "model", "prompt", "response", "system")]
 REQUESTS = 44  # more than Gradio has threads
 
 
@@ -30,7 +30,11 @@ def check_event(port: int) -> int:
 
 
 def ask(port: int, event: int, model: Path, session: str) -> None:
-    given = {"data": [None, str(SAMPLE), "chat", str(model)], "fn_index": event, "session_hash": session}
+    given = {
+        "data": [None, str(SAMPLE), "chat", str(model), [], [], []],
+        "fn_index": event,
+        "session_hash": session,
+    }
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/gradio_api/queue/join",
         json.dumps(given).encode(),

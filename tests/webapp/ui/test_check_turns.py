@@ -82,12 +82,14 @@ def begun(path: str) -> Generator[tuple[Any, ...], None, None]:
     return steps
 
 
-def event_of_three(client: TestClient) -> int:
-    """The event that looks at a dataset that was picked, with a template and a model."""
-    return next(
-        event["id"] for event in client.get("/config").json()["dependencies"] if len(event["inputs"]) == 3
-        and page().fns[event["id"]].fn.__module__ == data.__name__
-    )  # fmt: skip
+def check_event() -> int:
+    """The number of the event that checks a dataset."""
+    return next(index for index, fn in page().fns.items() if fn.fn is data.look)
+
+
+def asked(path: str) -> list[Any]:
+    """What it is given for a dataset that was picked: upload, dataset, template, model, three lists."""
+    return [None, path, "chat", "starter", [], [], []]
 
 
 def checked() -> tuple[Any, ...]:
@@ -122,9 +124,8 @@ def test_a_check_that_is_left_ends_its_process(endless: str, pool: check_pool._S
 def test_an_event_that_is_stopped_ends_its_check(
     client: TestClient, endless: str, pool: check_pool._State
 ) -> None:
-    fn = event_of_three(client)
-    given = {"session_hash": "left", "fn_index": fn}
-    values = {**given, "data": [endless, "chat", "starter"]}
+    given = {"session_hash": "left", "fn_index": check_event()}
+    values = {**given, "data": asked(endless)}
     event = client.post("/gradio_api/queue/join", json=values).json()["event_id"]
     until(lambda: pool.busy, "the process")
     reply = client.post("/gradio_api/cancel", json={**given, "event_id": event})
@@ -212,9 +213,8 @@ def test_the_page_answers_others_while_a_dataset_is_checked(
     client: TestClient, endless: str, pool: check_pool._State
 ) -> None:
     """The check waits for the whole test, so what is answered is answered beside it."""
-    fn = event_of_three(client)
-    given = {"session_hash": "many", "fn_index": fn}
-    joined = client.post("/gradio_api/queue/join", json={**given, "data": [endless, "chat", "starter"]})
+    given = {"session_hash": "many", "fn_index": check_event()}
+    joined = client.post("/gradio_api/queue/join", json={**given, "data": asked(endless)})
     until(lambda: pool.busy, "the process")
     with ThreadPoolExecutor(1) as others:
         for _ in range(20):
