@@ -6,6 +6,8 @@ which it keeps. And it serves any number of streams and keeps any number of unre
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import json
 import re
 from collections import Counter
@@ -18,7 +20,7 @@ from gradio.queueing import Event
 from gradio.server_messages import ProcessCompletedMessage, UnexpectedErrorMessage
 from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from webapp.gradio_page import Kept
@@ -30,7 +32,8 @@ NAME = r"[A-Za-z0-9_-]{1,64}"  # of a session or an event; the page's are of 11 
 # without state needs none.
 EVENTS = re.compile(r"/gradio_api/queue/data/?")
 PROGRESS = re.compile(r"/gradio_api/upload_progress/?")
-CALLS = re.compile(r"/gradio_api/(queue/join|run/[A-Za-z0-9_]{1,64}|cancel|reset)/?")
+CANCELS = re.compile(r"/gradio_api/cancel/?")
+CALLS = re.compile(rf"/gradio_api/(queue/join|run/[A-Za-z0-9_]{{1,64}}|reset)/?|{CANCELS.pattern}")
 ROUTES = re.compile(
     r"/|/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt)"
     r"|/(static|assets|svelte)(/[^/\x00-\x1f]{1,150}){1,8}"
@@ -54,10 +57,12 @@ BUSY = "The lab has too many requests now; try again in a minute."
 
 
 class Call(NamedTuple):
-    """A call that a page could send: the name of its session, "" for none, and the number of its handler."""
+    """A call that a page could send: the name of its session, the number of its handler, and the name of the
+    event that it is about; names are "" for none."""
 
     session: str
     handler: int | None
+    event: str
 
 
 class Door:
@@ -106,6 +111,9 @@ class Door:
         call = sound(body, self.inputs)
         if call is None:
             await _say(UNFIT, 422)(scope, receive, send)
+        elif CANCELS.fullmatch(scope["path"]):
+            await self._cancel(call)
+            await JSONResponse({"success": True})(scope, receive, send)
         elif "/queue/join" in scope["path"] and not (
             await self._has_room(call.session) and await self._has_place(call)
         ):
@@ -148,6 +156,26 @@ class Door:
             await self.app(scope, receive, send)
         finally:
             self.bars -= 1
+
+    async def _cancel(self, call: Call) -> None:
+        """End an event of the session that the call names, once.
+
+        Gradio cancels all tasks of a session and a handler, as often as it is asked to. A task that is
+        canceled before its first step, or while it tidies up, never gives back its place, of which all share
+        a few.
+        """
+        event = self.queue.event_ids_to_events.get(call.event)
+        if event is None or event.session_hash != call.session or not event.alive:
+            return
+        messages = self.queue.pending_messages_per_session.get(call.session)
+        if messages is not None and call.event in self.queue.pending_event_ids_session.get(call.session, ()):
+            messages.put_nowait(ProcessCompletedMessage(output={}, success=True, event_id=call.event))
+        event.alive = False  # one that has not begun ends by this alone
+        await self.queue.remove_from_queue(call.event)
+        if [event] in self.queue.active_jobs:  # else it never began, or is tidying up
+            for task in self.queue._asyncio_tasks:
+                if task.get_name().endswith(f"<gradio-sep>{call.event}") and _has_begun(task):
+                    task.cancel()
 
     async def _has_place(self, call: Call) -> bool:
         """Whether one more event may wait for its handler. If needed, another one makes room: the oldest of
@@ -237,13 +265,19 @@ def sound(body: bytes, inputs: Mapping[int, int]) -> Call | None:
     fits = all(value is None or _is_name(value) for value in names)
     fits = fits and all(value is None or (type(value) is int and 0 <= value < 1 << 31) for value in numbers)
     fits = fits and given.keys() <= KEYS and _is_filled(given, inputs)
-    return Call(str(given.get("session_hash") or ""), given.get("fn_index")) if fits else None
+    session, event = (name or "" for name in names)
+    return Call(session, given.get("fn_index"), event) if fits else None
 
 
 def _is_filled(given: dict[str, Any], inputs: Mapping[int, int]) -> bool:
     """Whether a call has as many values as its handler takes. Which handler it is may stand in its path."""
     data = given.get("data", [])
     return isinstance(data, list) and len(data) <= inputs.get(given.get("fn_index", -1), MOST_VALUES)
+
+
+def _has_begun(task: asyncio.Task[Any]) -> bool:
+    work = task.get_coro()
+    return inspect.iscoroutine(work) and inspect.getcoroutinestate(work) != inspect.CORO_CREATED
 
 
 def _is_name(value: Any) -> bool:

@@ -27,6 +27,7 @@ from pipeline.runs import sweep as sweeps
 from pipeline.runs.data import data_card, prepare_data
 from pipeline.store import Store
 from pipeline.system import locks, own_process
+from tests.helpers.handlers import gradio
 from tests.helpers.lab import until
 from webapp import local_models
 from webapp.app import page
@@ -131,6 +132,49 @@ def test_an_event_that_is_stopped_ends_its_check(
     reply = client.post("/gradio_api/cancel", json={**given, "event_id": event})
     assert reply.status_code == 200
     until(lambda: not pool.busy, "the end of the process")
+
+
+def is_free(client: TestClient) -> bool:
+    """Whether no event has a place, its arguments or its generator kept."""
+    app = gradio(client)
+    queue = app.get_blocks()._queue
+    groups = [group.current_concurrency for group in queue.event_queue_per_concurrency_id.values()]
+    return not (any(groups) or any(queue.active_jobs) or queue.event_ids_to_events or app.iterators)
+
+
+def test_an_event_that_is_stopped_again_and_again_ends_as_well(
+    client: TestClient, endless: str, pool: check_pool._State
+) -> None:
+    given = {"session_hash": "again", "fn_index": check_event()}
+    joined = client.post("/gradio_api/queue/join", json={**given, "data": asked(endless)})
+    until(lambda: pool.busy, "the process")
+    event = joined.json()["event_id"]
+    with ThreadPoolExecutor(4) as others:
+        for name in (event, "none") * 8:
+            others.submit(client.post, "/gradio_api/cancel", json={**given, "event_id": name})
+    until(lambda: is_free(client) and not pool.busy, "the end of the event and of its process")
+
+
+def test_events_that_are_stopped_at_any_moment_give_their_places_back(client: TestClient) -> None:
+    """Also before their first step, which is where one in five was lost for good."""
+    number, ended = check_event(), threading.Event()
+    events = gradio(client).get_blocks()._queue.event_ids_to_events
+
+    def stop_all() -> None:
+        while not ended.is_set():
+            for event in list(events.values()):
+                for name in (event._id, "none"):
+                    given = {"session_hash": event.session_hash, "fn_index": number, "event_id": name}
+                    client.post("/gradio_api/cancel", json=given)
+
+    with ThreadPoolExecutor(2) as others:
+        for _ in range(2):
+            others.submit(stop_all)
+        for turn in range(80):  # ten of a session, whose unread answers are few
+            given = {"session_hash": f"crowd{turn // 10}", "fn_index": number, "data": asked("x")}
+            assert client.post("/gradio_api/queue/join", json=given).status_code == 200
+        ended.set()
+    until(lambda: is_free(client), "the end of all events")
 
 
 def test_no_check_takes_longer_than_allowed(pool: check_pool._State, monkeypatch: pytest.MonkeyPatch) -> None:
