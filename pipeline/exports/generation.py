@@ -88,7 +88,7 @@ def load(folder: Path, adapters: Mapping[str, Path] | None = None) -> Model:
     import onnxruntime_genai as og
 
     config = json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]
-    if config["decoder"]["session_options"].get("provider_options"):
+    if config["decoder"].get("session_options", {}).get("provider_options"):
         # CUDA's libraries are in Python packages, where the system's loader does not look.
         import onnxruntime
 

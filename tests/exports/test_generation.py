@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
-from pipeline.exports.generation import Answer, until
+from pipeline.exports.generation import Answer, load, until
 
 
 @pytest.mark.parametrize(
@@ -37,3 +40,12 @@ def test_speed_leaves_the_first_token_out() -> None:
         "first_token_seconds": 1.0,
     }
     assert Answer(tokens=1).tokens_per_second == 0
+
+
+@pytest.mark.chain
+def test_a_config_without_session_options_is_loaded(export: Path) -> None:
+    """Its keys all have defaults, and the runtime takes it."""
+    config = json.loads((export / "genai_config.json").read_text())
+    del config["model"]["decoder"]["session_options"]
+    (export / "genai_config.json").write_text(json.dumps(config))
+    assert load(export)
