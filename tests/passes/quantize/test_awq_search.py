@@ -47,6 +47,24 @@ def test_rounding_is_olives(bits: int) -> None:
     torch.testing.assert_close(grid(bits).nearest(weight), theirs, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_quick_products_choose_the_same_scale(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from pipeline.passes.quantize.awq import quick_products
+    from pipeline.passes.quantize.awq_search import search_scale
+
+    weight, read = drawn(96, 64, seed)
+    asked = [weight], read.T @ read, read.abs().mean(0), grid()
+    scale, lost, plain = search_scale(*asked)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    with quick_products():
+        found = search_scale(*asked)
+    assert found[1] != lost  # it did read the sums in bfloat16
+    assert torch.equal(found[0], scale)
+    assert found[1:] == pytest.approx((lost, plain), rel=3e-3)
+
+
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("seed", range(5))
 def test_a_search_never_ends_worse_than_rounding_to_nearest(seed: int, symmetric: bool) -> None:
