@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -30,8 +30,10 @@ from torch import Tensor, nn
 from pipeline.errors import LabError
 from pipeline.passes.quantize.awq_search import Grid, search_clip, search_scale
 from pipeline.passes.quantize.compensation import compensated
+from pipeline.passes.quantize.kept_memory import kept_memory
 from pipeline.passes.quantize.layer_inputs import Call, layer_inputs
 from pipeline.passes.quantize.rounding import packed
+from pipeline.passes.quantize.short_attention import ShortAttention
 from pipeline.passes.rows import dataset_of
 from pipeline.stages.events import emit
 
@@ -86,15 +88,16 @@ def quantize(wrapper: ModelWrapper, ids: Tensor, objective: str = "gram", compen
     hidden, calls = layer_inputs(wrapper, ids, device)
     layers, prefix = wrapper.get_layer_wrappers(), wrapper.get_layers()[1]
     began = time.monotonic()
-    for index, layer in enumerate(layers):
-        layer.layer.to(device)
-        work = LayerWork(wrapper, layer, f"{prefix}.{index}", calls[index])
-        outputs = work.calibrate(hidden)
-        work.scale(hidden, outputs, objective)
-        work.pack(compensate)
-        layer.layer.to("cpu")
-        hidden = outputs
-        _report(index + 1, len(layers), time.monotonic() - began)
+    with kept_memory() if device.type == "cpu" else nullcontext():
+        for index, layer in enumerate(layers):
+            layer.layer.to(device)
+            work = LayerWork(wrapper, layer, f"{prefix}.{index}", calls[index])
+            outputs = work.calibrate(hidden)
+            work.scale(hidden, outputs, objective)
+            work.pack(compensate)
+            layer.layer.to("cpu")
+            hidden = outputs
+            _report(index + 1, len(layers), time.monotonic() - began)
     _quantize_head(wrapper, hidden)
 
 
@@ -145,10 +148,11 @@ class LayerWork:
 
     def calibrate(self, hidden: list[Tensor]) -> list[Tensor]:
         """Run the layer on [blocks, tokens, hidden] each; sum up what the groups read; return its outputs."""
-        outputs = [
-            self._run_batch(part, self.before if index == 0 else None, seed=index)
-            for index, part in enumerate(hidden)
-        ]
+        with ShortAttention():
+            outputs = [
+                self._run_batch(part, self.before if index == 0 else None, seed=index)
+                for index, part in enumerate(hidden)
+            ]
         for group in self.groups:
             if group.gram is None or group.magnitude is None:
                 raise LabError(f"{self.name}.{group.readers[0]} never ran, so it cannot be calibrated.")

@@ -19,6 +19,7 @@ WORKSPACE = float(64 << 20)  # of a GPU's matrix products
 SCALES = 21  # that awq tries
 CLIPPINGS = 11  # of each group's range, that awq tries where gptq does not follow
 SHRINKS = 7  # of them where it does, all at once
+KEPT = float(128 << 20)  # bytes that awq keeps on a CPU once they are free, see `quantize/kept_memory.py`
 COLUMN_CALLS = 20.0  # operations of gptq for each column of a matrix
 BLOCK_CALLS = 4.0  # operations after awq for each column of what reads one input
 
@@ -34,6 +35,7 @@ MEMORY = {
     "inverted": 1.0,
     "moved": 0.957,
     "running": 0.648,
+    "kept": 1.0,
 }
 # Main memory beside a GPU: with a calibration more of CUDA is loaded.
 HOST_MEMORY = {
@@ -55,9 +57,9 @@ SECONDS = {
     "begin": 0.5,
     "files": 2.46,
     "rounding": 3.4,
-    "search": 1.56,
-    "products": 2.13,
-    "columns": 2.5,
+    "search": 0.75,
+    "products": 1.3,
+    "columns": 2.0,
 }
 GPU_SECONDS = {
     "libraries": 1.05,
@@ -111,6 +113,8 @@ def memory_parts(options: quantize.Options, shape: Shape, machine: Machine) -> d
         found["kernels"] = machine.import_bytes if _reads(options) else 0.0
         return found
     calibrated = calibration_parts(options, shape, TOGETHER[False])
+    if options.algorithm == "awq":
+        calibrated["kept"] = min(calibrated.get("running", 0.0), KEPT)
     if calibrated and not options.lm_head:
         del found["rounding"]  # one matrix of a layer, when what running the layer took is free again
     if sum(calibrated.values()) <= found["ends"]:
