@@ -1,7 +1,7 @@
-"""Attention over short blocks by plain products, which with its gradient takes 0.4 of the time of PyTorch's flash
-attention on a CPU in bfloat16.
+"""Attention over short blocks by plain products.
 
-It keeps the weights of all pairs of tokens, which flash attention does not: they are few in a short block.
+With its gradient it takes 0.4 of the time of PyTorch's flash attention on a CPU in bfloat16. It keeps the
+weights of all pairs of tokens, which flash attention does not: they are few in a short block.
 """
 
 from __future__ import annotations
