@@ -10,13 +10,15 @@ import asyncio
 import inspect
 import json
 import re
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import gradio as gr
-from gradio.queueing import Event
+from gradio import routes
+from gradio.queueing import Event, Queue
 from gradio.server_messages import ProcessCompletedMessage, UnexpectedErrorMessage
 from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect
@@ -31,14 +33,15 @@ NAME = r"[A-Za-z0-9_-]{1,64}"  # of a session or an event; the page's are of 11 
 # session data to the disk, or belong to features that are off. Gradio's heartbeat is not among them: a page
 # without state needs none.
 EVENTS = re.compile(r"/gradio_api/queue/data/?")
+UPLOAD = re.compile(r"/gradio_api/upload/?")
 PROGRESS = re.compile(r"/gradio_api/upload_progress/?")
 CANCELS = re.compile(r"/gradio_api/cancel/?")
 CALLS = re.compile(rf"/gradio_api/(queue/join|run/[A-Za-z0-9_]{{1,64}}|reset)/?|{CANCELS.pattern}")
 ROUTES = re.compile(
     r"/|/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt)"
     r"|/(static|assets|svelte)(/[^/\x00-\x1f]{1,150}){1,8}"
-    r"|/gradio_api/(upload|startup-events|info|app_id)/?"
-    rf"|{EVENTS.pattern}|{PROGRESS.pattern}|{CALLS.pattern}"
+    r"|/gradio_api/(startup-events|info|app_id)/?"
+    rf"|{UPLOAD.pattern}|{EVENTS.pattern}|{PROGRESS.pattern}|{CALLS.pattern}"
 )
 UNUSED = ("page", "deep_link")  # queries for features that are off; Gradio looks them up unchecked
 KEYS = {"data", "event_data", "event_id", "fn_index", "session_hash", "trigger_id"}  # of a call
@@ -48,6 +51,7 @@ KEYS = {"data", "event_data", "event_id", "fn_index", "session_hash", "trigger_i
 MOST_NESTED = 10_000
 MOST_VALUES = 200
 MOST_PROGRESS = 40  # streams of upload progress; without one a page shows no bar
+NAMED_UPLOADS = 200  # whose progress is kept once they have ended, for streams that come late
 # Events that wait in each group of handlers that share threads (Gradio's `concurrency_id`), so that what is
 # slow takes no places of what is quick. Each keeps its arguments, up to twice `guard.LARGEST_BODY`.
 MOST_WAITING = 20
@@ -77,6 +81,9 @@ class Door:
         self.streams: set[str] = set()  # sessions whose events are being sent
         self.ending: set[str] = set()  # those of them that are being ended to make room
         self.bars = 0  # streams of progress
+        self.named: deque[str] = deque()  # uploads and streams of progress that have ended
+        # Gradio's loop over all that waits ends for good where a session has none.
+        self.queue.send_message = partial(_send, self.queue, self.queue.send_message)  # type: ignore[method-assign]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -89,8 +96,8 @@ class Door:
             await self._events(scope, receive, send)
         elif not _is_name(QueryParams(scope["query_string"]).get("upload_id", "none")):
             await _say(UNFIT, 422)(scope, receive, send)
-        elif PROGRESS.fullmatch(scope["path"]):
-            await self._progress(scope, receive, send)
+        elif PROGRESS.fullmatch(scope["path"]) or UPLOAD.fullmatch(scope["path"]):
+            await self._upload(scope, receive, send)
         elif self.kept.holds(scope):
             await self.kept(scope, receive, send)
         else:
@@ -143,19 +150,31 @@ class Door:
                 await self.app(scope, receive, send)
             finally:
                 self.streams.discard(session)
-                if session in self.ending:
+                has_events = any(e.session_hash == session for e in self.queue.event_ids_to_events.values())
+                if session in self.ending and has_events:  # one has come since it was chosen to make room
+                    self.ending.discard(session)
+                elif session in self.ending or session not in self.queue.pending_messages_per_session:
                     self._forget(session)
 
-    async def _progress(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on a request for the progress of an upload, if not too many are being answered."""
-        if self.bars >= MOST_PROGRESS:
+    async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on an upload, or a request for its progress if not too many of these are being answered.
+
+        Gradio keeps the progress of each upload that has a name, and of each name that is asked for.
+        """
+        asks = PROGRESS.fullmatch(scope["path"]) is not None
+        if asks and self.bars >= MOST_PROGRESS:
             await _say(BUSY, 503)(scope, receive, send)
             return
-        self.bars += 1
+        self.bars += asks
         try:
             await self.app(scope, receive, send)
         finally:
-            self.bars -= 1
+            self.bars -= asks
+            self.named.append(QueryParams(scope["query_string"]).get("upload_id", ""))
+            while len(self.named) > NAMED_UPLOADS:
+                oldest = self.named.popleft()
+                routes.file_upload_statuses.stop_tracking(oldest)
+                routes.file_upload_statuses._signals.pop(oldest, None)
 
     async def _cancel(self, call: Call) -> None:
         """End an event of the session that the call names, once.
@@ -239,6 +258,12 @@ class Door:
         self.ending.discard(session)
         self.queue.pending_messages_per_session.pop(session, None)
         self.queue.pending_event_ids_session.pop(session, None)
+
+
+def _send(queue: Queue, send: Callable[[Event, Any], None], event: Event, message: Any) -> None:
+    """Send a message to the session of an event, if it is still known."""
+    if event.session_hash in queue.pending_messages_per_session:
+        send(event, message)
 
 
 def groups(blocks: gr.Blocks) -> dict[int | None, str]:

@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from gradio import routes
+from gradio.server_messages import ProcessCompletedMessage
 from starlette.testclient import TestClient
 
 from tests.helpers.handlers import GOOD, JSON, gradio, handlers
@@ -295,3 +297,43 @@ def test_streams_that_have_nothing_to_send_make_room(client, monkeypatch, capfd)
         assert all("process_completed" in read(name) for name in ("one", "four"))
     assert (at_door.streams, at_door.ending) == (set(), set())
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_session_that_is_gone_while_its_events_wait_ends_nothing(client, join):
+    """Gradio tells all that wait how long it may take: where one has no session, all events were over."""
+    queue = gradio(client).get_blocks()._queue
+    assert join("gone") == GOOD
+    until(lambda: waiting(client) == ["gone"], "its event", 60)
+    queue.pending_messages_per_session.pop("gone")
+    queue.broadcast_estimations("checks")
+    assert join("here") == GOOD
+    assert not queue.stopped
+
+
+def test_a_stream_that_makes_room_leaves_a_session_whose_event_has_come_meanwhile(client, join):
+    at_door, queue = door(client), gradio(client).get_blocks()._queue
+    assert join("late") == GOOD
+    at_door.ending.add("late")  # chosen while its next call was on its way
+    queue.pending_event_ids_session["late"].clear()
+    queue.pending_messages_per_session["late"].put_nowait(
+        ProcessCompletedMessage(output={}, success=True, event_id="none")
+    )
+    assert '"close_stream"' in client.get("/gradio_api/queue/data?session_hash=late").text
+    assert waiting(client) == ["late"]
+    assert "late" in queue.pending_messages_per_session
+    assert at_door.ending == set()
+
+
+def test_few_uploads_that_have_ended_keep_their_progress(client, monkeypatch):
+    """Nor does a name that is only asked for."""
+    kept = [routes.file_upload_statuses._statuses, routes.file_upload_statuses._signals]
+    for each in kept:
+        each.clear()
+    door(client).named.clear()
+    monkeypatch.setattr(gradio_requests, "NAMED_UPLOADS", 3)
+    for number in range(8):
+        content = {"content": b"--x--\r\n", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}
+        given = content if number % 2 else {"files": {"files": ("a.jsonl", ROWS)}}
+        client.post(f"/gradio_api/upload?upload_id=u{number}", **given)
+    assert client.get("/gradio_api/upload_progress?upload_id=u7").status_code == GOOD
+    assert all(len(each) <= 3 for each in kept)
