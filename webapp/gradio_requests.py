@@ -80,6 +80,7 @@ class Door:
         self.inputs = {number: len(fn.inputs) for number, fn in blocks.fns.items()}
         self.streams: set[str] = set()  # sessions whose events are being sent
         self.ending: set[str] = set()  # those of them that are being ended to make room
+        self.joins: list[Call] = []  # that are on their way: they count as if they waited already
         self.bars = 0  # streams of progress
         self.named: deque[str] = deque()  # uploads and streams of progress that have ended
         # Gradio's loop over all that waits ends for good where a session has none.
@@ -121,21 +122,31 @@ class Door:
         elif CANCELS.fullmatch(scope["path"]):
             await self._cancel(call)
             await JSONResponse({"success": True})(scope, receive, send)
-        elif "/queue/join" in scope["path"] and not (
-            await self._has_room(call.session) and await self._has_place(call)
-        ):
-            await _say(BUSY, 503)(scope, receive, send)
         else:
-            sent = False
+            await self._pass_on(call, body, scope, receive, send)
 
-            async def again() -> Message:
-                nonlocal sent
-                if sent:
-                    return await receive()
-                sent = True
-                return {"type": "http.request", "body": body, "more_body": False}
+    async def _pass_on(self, call: Call, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on a sound call, one for the queue only if there is room for it."""
+        sent = False
 
+        async def again() -> Message:
+            nonlocal sent
+            if sent:
+                return await receive()
+            sent = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        if "/queue/join" not in scope["path"]:
             await self.app(scope, again, send)
+            return
+        self.joins.append(call)
+        try:
+            if await self._has_room(call.session) and await self._has_place(call):
+                await self.app(scope, again, send)
+                return
+        finally:
+            self.joins.remove(call)
+        await _say(BUSY, 503)(scope, receive, send)
 
     async def _events(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on a request for the events of a session, which are answered until all are read."""
@@ -202,10 +213,14 @@ class Door:
 
         Gradio counts all that wait, so whoever fills the queue of one slow handler would stop all others.
         """
-        group = self.queue.event_queue_per_concurrency_id.get(self.groups.get(call.handler, ""))
+        kind = self.groups.get(call.handler, "")
+        group = self.queue.event_queue_per_concurrency_id.get(kind)
         waiting = [] if group is None else list(group.queue)
-        if len(waiting) < MOST_WAITING:
+        coming = [self.groups.get(other.handler, "") for other in self.joins].count(kind) - 1
+        if len(waiting) + coming < MOST_WAITING:
             return True
+        if not waiting:
+            return False
         left = next((event for event in waiting if event.session_hash not in self.streams), None)
         if left is None:
             many = Counter(event.session_hash for event in waiting)
@@ -231,13 +246,16 @@ class Door:
         """
         kept, unread = self.queue.pending_messages_per_session, self.queue.pending_event_ids_session
         self.ending.discard(session)
-        if session in kept or len(kept) - len(self.ending) < SESSIONS:
-            return len(unread.get(session, ())) < MOST_UNREAD
+        joins = [call.session for call in self.joins]
+        others = {*kept, *joins} - self.ending - {session}
+        if session in kept or len(others) < SESSIONS:
+            return len(unread.get(session, ())) + joins.count(session) - 1 < MOST_UNREAD
         busy = {event.session_hash for event in self.queue.event_ids_to_events.values()} | self.ending
+        busy.update(joins)
         reading = {name for name in self.streams if unread.get(name)}
         free = [name for name in kept if name not in busy | reading]
         if not free:
-            left = next((name for name in kept if name not in self.streams | self.ending), None)
+            left = next((name for name in kept if name not in {*self.streams, *self.ending, *joins}), None)
             if left is None:
                 return False
             await self.queue.clean_events(session_hash=left)  # as Gradio does when a page is closed

@@ -337,3 +337,15 @@ def test_few_uploads_that_have_ended_keep_their_progress(client, monkeypatch):
         client.post(f"/gradio_api/upload?upload_id=u{number}", **given)
     assert client.get("/gradio_api/upload_progress?upload_id=u7").status_code == GOOD
     assert all(len(each) <= 3 for each in kept)
+
+
+def test_calls_that_come_all_at_once_get_no_more_places(client, join):
+    """They are counted before Gradio has them: it takes one only after a turn of its threads."""
+    with ThreadPoolExecutor(60) as others:
+        statuses = list(others.map(join, (f"burst{number}" for number in range(60))))
+    found = len(waiting(client))
+    assert found <= gradio_requests.MOST_WAITING
+    assert GOOD in statuses
+    assert {*statuses} <= {GOOD, 503}
+    assert len(gradio(client).get_blocks()._queue.pending_messages_per_session) <= gradio_requests.SESSIONS
+    assert door(client).joins == []
