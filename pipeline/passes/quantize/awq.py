@@ -28,7 +28,7 @@ from olive.passes.pytorch.quant_utils import finalize, get_quantizer_config, pre
 from torch import Tensor, nn
 
 from pipeline.errors import LabError
-from pipeline.passes.quantize.awq_search import Grid, search_clip, search_scale
+from pipeline.passes.quantize.awq_search import Grid, quick_products, search_clip, search_scale
 from pipeline.passes.quantize.compensation import compensated
 from pipeline.passes.quantize.kept_memory import kept_memory
 from pipeline.passes.quantize.layer_inputs import Call, layer_inputs
@@ -407,17 +407,6 @@ def _multiplies_by_one_plus(norm: Any) -> bool:
     passed = norm(torch.arange(1.0, saved.numel() + 1).to(saved))
     norm.weight.data.copy_(saved)
     return bool(passed.any())
-
-
-@contextmanager
-def quick_products() -> Iterator[None]:
-    """Let float32 products run on TF32 or bfloat16 units: candidates are compared, not kept."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _sum_up(group: Group, given: Tensor, weight: Tensor | None = None) -> None:

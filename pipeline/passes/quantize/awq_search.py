@@ -10,6 +10,7 @@ once; a candidate then needs no activations and no forward pass. Everything here
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -143,6 +144,17 @@ def search_clip(weight: Tensor, gram: Tensor, grid: Grid) -> tuple[Tensor, Tenso
         gained -= cost(grid.round(groups, *best).sub_(groups).flatten(1), gram)
     scales, zeros = zip(*(clipped if float(gained) > 0 else plain), strict=True)
     return torch.cat(scales).squeeze(-1), torch.cat(zeros).squeeze(-1)
+
+
+@contextmanager
+def quick_products() -> Iterator[None]:
+    """Let float32 products run on TF32 or bfloat16 units: candidates are compared, not kept."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def rows_at_a_time(matrix: Tensor) -> int:

@@ -51,8 +51,7 @@ def test_rounding_is_olives(bits: int) -> None:
 def test_quick_products_choose_the_same_scale(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from pipeline.passes.quantize.awq import quick_products
-    from pipeline.passes.quantize.awq_search import search_scale
+    from pipeline.passes.quantize.awq_search import quick_products, search_scale
 
     weight, read = drawn(96, 64, seed)
     asked = [weight], read.T @ read, read.abs().mean(0), grid()
