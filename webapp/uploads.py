@@ -52,6 +52,7 @@ NOT_HERE = "This file is not among the uploads of this page, or not any more; up
 _read: dict[str, float] = {}  # by their folders: when uploads were last read
 _count = Count()
 _making_way = threading.Lock()
+_taking_place = threading.Lock()
 _NO_LINK = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -86,7 +87,8 @@ def taken(named: object, *, most_bytes: int, ending: str = "") -> Iterator[Path]
     """A temporary copy of the upload that a request names.
 
     Raises InputError for what is not an upload, is larger than `most_bytes`, or has another ending; the
-    sentence is the same whether or not the file exists elsewhere.
+    sentence is the same whether or not the file exists elsewhere. Raises LabError or OSError if the disk is
+    full.
     """
     digest, name = _place(named)
     if not name.lower().endswith(ending):
@@ -156,13 +158,21 @@ def _opened(digest: str, name: str) -> Iterator[int]:
 
 
 def _copy(source: int, target: Path, most_bytes: int) -> None:
-    """Copy an open file. Raises InputError if it is larger than allowed, OSError if the disk is full."""
-    left = most_bytes
+    """Copy an open file. Raises InputError if it is larger than allowed, LabError or OSError if the disk is
+    full.
+
+    Its place is taken before a byte is written, one copy after the other: else many that begin together would
+    each find what is free, and fill the disk beside runs.
+    """
+    size = os.fstat(source).st_size
+    if size > most_bytes:
+        raise InputError(f"This file is larger than the {most_bytes:,} bytes allowed here.")
     with target.open("xb") as file:  # in a folder that is private to us
+        with _taking_place:
+            files.make_room(target.parent, size)
+            if size:
+                os.posix_fallocate(file.fileno(), 0, size)
         while piece := os.read(source, PIECE):
-            left -= len(piece)
-            if left < 0:
-                raise InputError(f"This file is larger than the {most_bytes:,} bytes allowed here.")
             file.write(piece)
 
 

@@ -16,7 +16,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 
 from pipeline import settings
-from pipeline.errors import InputError
+from pipeline.errors import InputError, LabError
 from pipeline.system import files
 from webapp import upload_count, uploads
 
@@ -49,6 +49,25 @@ def test_a_file_that_is_too_large_or_of_another_kind_is_refused(home, uploaded):
     with pytest.raises(InputError, match=r"not a \.json file"):
         take(uploaded(b"rows"), ending=".json")
     assert take(uploaded(b"{}", "Config.JSON"), ending=".json")[1] == b"{}"
+    assert list((home / ".gradio-uploads" / uploads.COPIES).iterdir()) == []
+
+
+def test_a_copy_leaves_space_for_runs_and_has_its_place_before_it_is_written(home, uploaded, monkeypatch):
+    named, places = uploaded(b"row" * 9000), []
+    read = os.read
+
+    def noted(source: int, size: int) -> bytes:
+        (copy,) = (home / ".gradio-uploads" / uploads.COPIES).glob("*/*")
+        places.append(copy.stat().st_blocks * 512)
+        return read(source, size)
+
+    monkeypatch.setattr(uploads.os, "read", noted)
+    assert take(named, most_bytes=30_000)[1] == b"row" * 9000
+    assert places[0] >= 27_000
+    free = files.KEPT_FREE + 26_999
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    with pytest.raises(LabError, match="nearly full"):
+        take(named, most_bytes=30_000)
     assert list((home / ".gradio-uploads" / uploads.COPIES).iterdir()) == []
 
 
