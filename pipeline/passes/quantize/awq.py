@@ -148,11 +148,10 @@ class LayerWork:
 
     def calibrate(self, hidden: list[Tensor]) -> list[Tensor]:
         """Run the layer on [blocks, tokens, hidden] each; sum up what the groups read; return its outputs."""
-        with ShortAttention():
-            outputs = [
-                self._run_batch(part, self.before if index == 0 else None, seed=index)
-                for index, part in enumerate(hidden)
-            ]
+        outputs = [
+            self._run_batch(part, self.before if index == 0 else None, seed=index)
+            for index, part in enumerate(hidden)
+        ]
         for group in self.groups:
             if group.gram is None or group.magnitude is None:
                 raise LabError(f"{self.name}.{group.readers[0]} never ran, so it cannot be calibrated.")
@@ -180,7 +179,7 @@ class LayerWork:
             module = self.module.get_submodule(key)
             hooks.append(module.register_forward_pre_hook(partial(_note, read, key)))
             hooks.append(module.register_forward_hook(partial(_keep, made, key)))
-        with torch.enable_grad():
+        with torch.enable_grad(), ShortAttention():
             output = self._run(hidden.detach().requires_grad_(), keep)
         for hook in hooks:
             hook.remove()
