@@ -297,16 +297,11 @@ def build() -> Data:
         look, given, [*found, upload, picked, use], trigger_mode="always_last", **parts.CHECKS
     )
     # All by one event, and what it does for an earlier choice is given up: a late answer would hide the last.
-    soon = f"({parts.live('checkSoon')})()"
+    # Given up first, as listeners are called in their order: else it could be the check of this choice.
     asked = [template.submit, model.input, again.click, *(one.input for one in lists)]
-    gr.on(asked, None, None, None, js=f"() => {soon}", cancels=checked, **parts.IN_PAGE)
-    upload.upload(None, None, lists, js=f"() => {soon} && [[], [], []]", cancels=checked, **parts.IN_PAGE)
-    picked.input(
-        None,
-        None,
-        [upload, *lists],
-        js=f"() => {soon} && [null, [], [], []]",
-        cancels=checked,
-        **parts.IN_PAGE,
-    )
+    gr.on([*asked, upload.upload, picked.input], None, None, None, cancels=checked, **parts.IN_PAGE)
+    soon = f"({parts.live('checkSoon')})()"
+    gr.on(asked, None, None, None, js=f"() => {soon}", **parts.IN_PAGE)
+    upload.upload(None, None, lists, js=f"() => {soon} && [[], [], []]", **parts.IN_PAGE)
+    picked.input(None, None, [upload, *lists], js=f"() => {soon} && [null, [], [], []]", **parts.IN_PAGE)
     return Data(picked, template, model, leave_out, use, [picked, *found, use])
