@@ -200,7 +200,7 @@ class Door:
         messages = self.queue.pending_messages_per_session.get(call.session)
         if messages is not None and call.event in self.queue.pending_event_ids_session.get(call.session, ()):
             messages.put_nowait(ProcessCompletedMessage(output={}, success=True, event_id=call.event))
-        event.alive = False  # one that has not begun ends by this alone
+        event.alive = False  # enough for one that has not started yet
         await self.queue.remove_from_queue(call.event)
         if [event] in self.queue.active_jobs:  # else it never began, or is tidying up
             for task in self.queue._asyncio_tasks:

@@ -16,7 +16,7 @@ MOST_KEPT = 128 << 20  # bytes at the end of the heap
 def kept_memory() -> Iterator[None]:
     """Have glibc keep freed blocks, and give back at the end what is free then.
 
-    A stage starts with settings by which each large block is mapped anew and given back at once
+    A stage starts with settings by which each large block gets new pages and is given back at once
     (`settings.EVEN_MEMORY`), because what a training frees fits little that comes after. Here each layer asks
     for the same blocks as the one before, so keeping them costs little memory, and a quarter of the time was
     the system's, for new pages. Does nothing where the C library is another one.

@@ -41,8 +41,8 @@ def test_blocks_are_kept_meanwhile_and_given_back_at_the_end() -> None:
     environment.pop("THP_MEM_ALLOC_ENABLE")  # else a new block is a few large pages
     done = subprocess.run([sys.executable, "-c", COUNT], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    anew, kept, meanwhile, after = json.loads(done.stdout)
-    assert anew > 40 * 1024  # 50 blocks of 1,024 pages
-    assert kept < anew / 4  # few, for pieces that fit nothing
+    fresh, kept, meanwhile, after = json.loads(done.stdout)
+    assert fresh > 40 * 1024  # 50 blocks of 1,024 pages
+    assert kept < fresh / 4  # few, for pieces that fit nothing
     assert meanwhile > 60 << 20
     assert after < 20 << 20
