@@ -36,7 +36,8 @@ from pipeline.serving import connections
 from pipeline.store.run import ENDED
 from pipeline.system import own_process
 from pipeline.worker import loop
-from webapp import gradio_requests, guard, handler_values, local_models, servers, talks, threads, uploads
+from webapp import guard, handler_values, local_models, servers, talks, threads, uploads
+from webapp.gradio_routes import gradio_requests
 from webapp.home import store
 from webapp.routes import data_cards, examples, live, queue, votes
 from webapp.routes.runs import router

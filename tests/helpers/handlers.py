@@ -9,7 +9,8 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from pipeline.errors import InputError
-from webapp import gradio_requests, handler_values
+from webapp import handler_values
+from webapp.gradio_routes import gradio_requests
 
 GOOD, REFUSED = 200, 422
 JSON = {"Content-Type": "application/json"}

@@ -25,7 +25,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from webapp.gradio_page import Kept
+from webapp.gradio_routes.gradio_page import Kept
 from webapp.handler_values import UNFIT
 
 NAME = r"[A-Za-z0-9_-]{1,64}"  # of a session or an event; the page's are of 11 and 32 letters

@@ -14,7 +14,8 @@ from starlette.testclient import TestClient
 
 from tests.helpers.handlers import GOOD, JSON, gradio, handlers
 from tests.helpers.lab import until
-from webapp import gradio_requests, guard, handler_values
+from webapp import guard, handler_values
+from webapp.gradio_routes import gradio_requests
 
 SECRET = "the-secret-of-another"
 ROWS = "".join(json.dumps({"prompt": f"{SECRET} {n}", "response": "y"}) + "\n" for n in range(4))

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from tests.helpers import planted
 from tests.helpers.lab import until
-from webapp import gradio_page, gradio_requests
+from webapp.gradio_routes import gradio_page, gradio_requests
 
 POLLS = [
     "", "runs/{run}/live", "runs/{run}.json", "queue.json", "activity.json", "scorecards/{group}.json",
