@@ -54,8 +54,6 @@ TEND_SECONDS = 3.0
 PURGE_SECONDS = 3600.0
 UPLOAD_AGE_SECONDS = 3600
 AT_ONCE = 40
-QUEUE_SECONDS = 0.02
-PROGRESS_SECONDS = 1.0
 SESSIONS = 200  # open pages whose choices Gradio remembers; each takes half a megabyte
 log = logging.getLogger(__name__)
 
@@ -92,13 +90,8 @@ def create(
     mimetypes.add_type("text/javascript", ".js")  # on some systems it is plain text, which browsers reject
     _keep_signatures()
     blocks = page()
-    waiting = gradio_requests.MOST_WAITING * len({*gradio_requests.groups(blocks).values()})
-    blocks.queue(default_concurrency_limit=AT_ONCE, api_open=False, max_size=waiting)
+    blocks.queue(default_concurrency_limit=AT_ONCE, api_open=False)
     blocks.state_session_capacity = SESSIONS
-    # Gradio polls for events a thousand times a second: a twentieth of a core while idle. And for progress a
-    # hundred times, which no handler of ours reports.
-    blocks._queue.sleep_when_free = QUEUE_SECONDS
-    blocks._queue.progress_update_sleep_when_free = PROGRESS_SECONDS
     mounted: FastAPI = gr.mount_gradio_app(
         app,
         blocks,
@@ -147,7 +140,7 @@ def _close(app: FastAPI, blocks: gr.Blocks) -> None:
     assert isinstance(mount.app, App)
     mount.app.add_exception_handler(FnIndexInferError, handler_values.unnamed)
     blocks.default_config.fns = handler_values.Handlers(blocks.fns)
-    mount.app = gradio_requests.Door(mount.app, blocks)
+    mount.app = gradio_requests.Door(mount.app)
 
 
 def page() -> gr.Blocks:

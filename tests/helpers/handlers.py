@@ -16,10 +16,14 @@ GOOD, REFUSED = 200, 422
 JSON = {"Content-Type": "application/json"}
 
 
+def door(client: TestClient) -> gradio_requests.Door:
+    mounts = [route.app for route in client.app.routes if isinstance(route, Mount)]
+    return next(mounted for mounted in mounts if isinstance(mounted, gradio_requests.Door))
+
+
 def gradio(client: TestClient) -> Any:
     """Gradio's own app behind our door."""
-    mounts = [route.app for route in client.app.routes if isinstance(route, Mount)]
-    return next(mounted.app for mounted in mounts if isinstance(mounted, gradio_requests.Door))
+    return door(client).app
 
 
 class Handler:

@@ -1,30 +1,28 @@
 """Which of Gradio's own routes are open, and to which requests: those that the page sends.
 
 Gradio accepts any JSON with the right keys, even one that it cannot answer, or a session name of megabytes,
-which it keeps. And it serves any number of streams and keeps any number of unread answers.
+which it keeps. And it serves any number of streams of progress. Events that wait are not left to it at all.
 """
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import json
 import re
-from collections import Counter, deque
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, NamedTuple
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlencode
 
-import gradio as gr
 from gradio import routes
-from gradio.queueing import Event, Queue
-from gradio.server_messages import ProcessCompletedMessage, UnexpectedErrorMessage
+from gradio.data_classes import PredictBodyInternal
+from gradio.routes import App
+from gradio.server_messages import UnexpectedErrorMessage
 from starlette.datastructures import QueryParams
-from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from webapp.gradio_routes.event_queue import BUSY, EventQueue
 from webapp.gradio_routes.gradio_page import Kept
 from webapp.handler_values import UNFIT
 
@@ -36,7 +34,8 @@ EVENTS = re.compile(r"/gradio_api/queue/data/?")
 UPLOAD = re.compile(r"/gradio_api/upload/?")
 PROGRESS = re.compile(r"/gradio_api/upload_progress/?")
 CANCELS = re.compile(r"/gradio_api/cancel/?")
-CALLS = re.compile(rf"/gradio_api/(queue/join|run/[A-Za-z0-9_]{{1,64}}|reset)/?|{CANCELS.pattern}")
+JOINS = re.compile(r"/gradio_api/queue/join/?")
+CALLS = re.compile(rf"/gradio_api/(run/[A-Za-z0-9_]{{1,64}}|reset)/?|{CANCELS.pattern}|{JOINS.pattern}")
 ROUTES = re.compile(
     r"/|/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt)"
     r"|/(static|assets|svelte)(/[^/\x00-\x1f]{1,150}){1,8}"
@@ -52,39 +51,18 @@ MOST_NESTED = 10_000
 MOST_VALUES = 200
 MOST_PROGRESS = 40  # streams of upload progress; without one a page shows no bar
 NAMED_UPLOADS = 200  # whose progress is kept once they have ended, for streams that come late
-# Events that wait in each group of handlers that share threads (Gradio's `concurrency_id`), so that what is
-# slow takes no places of what is quick. Each keeps its arguments, up to twice `guard.LARGEST_BODY`.
-MOST_WAITING = 20
-MOST_UNREAD = 12  # events of a session whose answers nobody has read
-SESSIONS = 100  # sessions with unread or read answers; each has one stream
-BUSY = "The lab has too many requests now; try again in a minute."
-
-
-class Call(NamedTuple):
-    """A call that a page could send: the name of its session, the number of its handler, and the name of the
-    event that it is about; names are "" for none."""
-
-    session: str
-    handler: int | None
-    event: str
 
 
 class Door:
-    """ASGI app in front of Gradio's. `blocks` is its page, which has the queue."""
+    """ASGI app in front of Gradio's, whose queue it answers for."""
 
-    def __init__(self, app: ASGIApp, blocks: gr.Blocks) -> None:
-        self.app = app
+    def __init__(self, app: App) -> None:
+        self.app: ASGIApp = app
         self.kept = Kept(app)
-        self.queue = blocks._queue
-        self.groups = groups(blocks)
-        self.inputs = {number: len(fn.inputs) for number, fn in blocks.fns.items()}
-        self.streams: set[str] = set()  # sessions whose events are being sent
-        self.ending: set[str] = set()  # those of them that are being ended to make room
-        self.joins: list[Call] = []  # that are on their way: they count as if they waited already
+        self.events = EventQueue(app)
+        self.inputs = {number: len(fn.inputs) for number, fn in app.get_blocks().fns.items()}
         self.bars = 0  # streams of progress
         self.named: deque[str] = deque()  # uploads and streams of progress that have ended
-        # Gradio's loop over all that waits ends for good where a session has none.
-        self.queue.send_message = partial(_send, self.queue, self.queue.send_message)  # type: ignore[method-assign]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -93,8 +71,8 @@ class Door:
             await _say("There is no such page.", 404)(scope, receive, send)
         elif scope["method"] == "POST" and CALLS.fullmatch(scope["path"]):
             await self._call(scope, receive, send)
-        elif EVENTS.fullmatch(scope["path"]):
-            await self._events(scope, receive, send)
+        elif scope["method"] == "GET" and EVENTS.fullmatch(scope["path"]):
+            await self._answers(scope, receive, send)
         elif not _is_name(QueryParams(scope["query_string"]).get("upload_id", "none")):
             await _say(UNFIT, 422)(scope, receive, send)
         elif PROGRESS.fullmatch(scope["path"]) or UPLOAD.fullmatch(scope["path"]):
@@ -107,7 +85,7 @@ class Door:
             await self.app({**scope, "query_string": kept.encode()}, receive, send)
 
     async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on a call as the page sends them."""
+        """Answer a call as the page sends them, or let Gradio do it: one outside the queue."""
         body = b""
         while True:  # the guard limits its size
             message = await receive()
@@ -119,53 +97,35 @@ class Door:
         call = sound(body, self.inputs)
         if call is None:
             await _say(UNFIT, 422)(scope, receive, send)
-        elif CANCELS.fullmatch(scope["path"]):
-            await self._cancel(call)
-            await JSONResponse({"success": True})(scope, receive, send)
+        elif JOINS.fullmatch(scope["path"]):
+            await self._join(call, Request(scope))(scope, receive, send)
+        elif "/run/" in scope["path"]:
+            await self.app(scope, _again(body, receive), send)
         else:
-            await self._pass_on(call, body, scope, receive, send)
+            if CANCELS.fullmatch(scope["path"]):
+                self.events.cancel(call.get("session_hash") or "", call.get("event_id") or "")
+            await JSONResponse({"success": True})(scope, receive, send)
 
-    async def _pass_on(self, call: Call, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on a sound call, one for the queue only if there is room for it."""
-        sent = False
+    def _join(self, call: dict[str, Any], request: Request) -> Response:
+        """Have an event carried out, if there is such a handler and a place for it."""
+        if call.get("fn_index") not in self.events.handlers:
+            return _say(UNFIT, 404)
+        if not call.get("session_hash"):
+            return _say(UNFIT, 422)
+        event = self.events.join(PredictBodyInternal(**{"data": []} | call, request=request))
+        return _say(BUSY, 503) if event is None else JSONResponse({"event_id": event})
 
-        async def again() -> Message:
-            nonlocal sent
-            if sent:
-                return await receive()
-            sent = True
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        if "/queue/join" not in scope["path"]:
-            await self.app(scope, again, send)
-            return
-        self.joins.append(call)
-        try:
-            if await self._has_room(call.session) and await self._has_place(call):
-                await self.app(scope, again, send)
-                return
-        finally:
-            self.joins.remove(call)
-        await _say(BUSY, 503)(scope, receive, send)
-
-    async def _events(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on a request for the events of a session, which are answered until all are read."""
-        session = QueryParams(scope["query_string"]).get("session_hash", "")
-        if session not in self.queue.pending_messages_per_session:
+    async def _answers(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answers to the events of a session until all are read."""
+        name = QueryParams(scope["query_string"]).get("session_hash", "")
+        session = self.events.sessions.get(name)
+        if session is None:
             await _no_session()(scope, receive, send)
-        elif session in self.streams:  # a page has one; two would each get only some events
+        elif session.is_read:  # a page has one stream; two would each get only some of the answers
             await _say(BUSY, 503)(scope, receive, send)
         else:
-            self.streams.add(session)
-            try:
-                await self.app(scope, receive, send)
-            finally:
-                self.streams.discard(session)
-                has_events = any(e.session_hash == session for e in self.queue.event_ids_to_events.values())
-                if session in self.ending and has_events:  # one has come since it was chosen to make room
-                    self.ending.discard(session)
-                elif session in self.ending or session not in self.queue.pending_messages_per_session:
-                    self._forget(session)
+            with self.events.reading(name) as answers:
+                await StreamingResponse(answers, media_type="text/event-stream")(scope, receive, send)
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on an upload, or a request for its progress if not too many of these are being answered.
@@ -187,111 +147,9 @@ class Door:
                 routes.file_upload_statuses.stop_tracking(oldest)
                 routes.file_upload_statuses._signals.pop(oldest, None)
 
-    async def _cancel(self, call: Call) -> None:
-        """End an event of the session that the call names, once.
 
-        Gradio cancels all tasks of a session and a handler, as often as it is asked to. A task that is
-        canceled before its first step, or while it tidies up, never gives back its place, of which all share
-        a few.
-        """
-        event = self.queue.event_ids_to_events.get(call.event)
-        if event is None or event.session_hash != call.session or not event.alive:
-            return
-        messages = self.queue.pending_messages_per_session.get(call.session)
-        if messages is not None and call.event in self.queue.pending_event_ids_session.get(call.session, ()):
-            messages.put_nowait(ProcessCompletedMessage(output={}, success=True, event_id=call.event))
-        event.alive = False  # enough for one that has not started yet
-        await self.queue.remove_from_queue(call.event)
-        if [event] in self.queue.active_jobs:  # else it never began, or is tidying up
-            for task in self.queue._asyncio_tasks:
-                if task.get_name().endswith(f"<gradio-sep>{call.event}") and _has_begun(task):
-                    task.cancel()
-
-    async def _has_place(self, call: Call) -> bool:
-        """Whether one more event may wait for its handler. If needed, another one makes room: the oldest of
-        those whose answers nobody reads, else the newest of a session that has more of them than this one.
-
-        Gradio counts all that wait, so whoever fills the queue of one slow handler would stop all others.
-        """
-        kind = self.groups.get(call.handler, "")
-        group = self.queue.event_queue_per_concurrency_id.get(kind)
-        waiting = [] if group is None else list(group.queue)
-        coming = [self.groups.get(other.handler, "") for other in self.joins].count(kind) - 1
-        if len(waiting) + coming < MOST_WAITING:
-            return True
-        if not waiting:
-            return False
-        left = next((event for event in waiting if event.session_hash not in self.streams), None)
-        if left is None:
-            many = Counter(event.session_hash for event in waiting)
-            left = max(reversed(waiting), key=lambda event: many[event.session_hash])
-            if many[left.session_hash] <= many[call.session] + 1:
-                return False
-        await self._drop(left)
-        return True
-
-    async def _drop(self, event: Event) -> None:
-        """Let an event wait no more, and tell its page, if there is one."""
-        await self.queue.remove_from_queue(event._id)
-        messages = self.queue.pending_messages_per_session.get(event.session_hash)
-        if event._id not in self.queue.event_ids_to_events and messages is not None:  # else it has just begun
-            said = ProcessCompletedMessage(output={"error": BUSY}, success=False, event_id=event._id)
-            messages.put_nowait(said)
-
-    async def _has_room(self, session: str) -> bool:
-        """Whether one more answer can be kept. If needed, a session makes room: the oldest that has read all
-        its answers, else the oldest that is not reading, and at last one whose events nobody waits for.
-
-        Gradio itself would forget the oldest session, even one that is reading or has running events.
-        """
-        kept, unread = self.queue.pending_messages_per_session, self.queue.pending_event_ids_session
-        self.ending.discard(session)
-        joins = [call.session for call in self.joins]
-        others = {*kept, *joins} - self.ending - {session}
-        if session in kept or len(others) < SESSIONS:
-            return len(unread.get(session, ())) + joins.count(session) - 1 < MOST_UNREAD
-        busy = {event.session_hash for event in self.queue.event_ids_to_events.values()} | self.ending
-        busy.update(joins)
-        reading = {name for name in self.streams if unread.get(name)}
-        free = [name for name in kept if name not in busy | reading]
-        if not free:
-            left = next((name for name in kept if name not in {*self.streams, *self.ending, *joins}), None)
-            if left is None:
-                return False
-            await self.queue.clean_events(session_hash=left)  # as Gradio does when a page is closed
-            self._forget(left)
-            return True
-        oldest = min(free, key=lambda name: (bool(unread.get(name)), name in self.streams))
-        if oldest in self.streams:
-            # As Gradio does for canceled events: it says that the stream is over, and a page opens another
-            # one at its next event. A page whose stream just breaks off would reload itself.
-            self.ending.add(oldest)
-            unread.setdefault(oldest, set())
-            kept[oldest].put_nowait(ProcessCompletedMessage(output={}, success=True, event_id="none"))
-        else:
-            self._forget(oldest)
-        return True
-
-    def _forget(self, session: str) -> None:
-        self.ending.discard(session)
-        self.queue.pending_messages_per_session.pop(session, None)
-        self.queue.pending_event_ids_session.pop(session, None)
-
-
-def _send(queue: Queue, send: Callable[[Event, Any], None], event: Event, message: Any) -> None:
-    """Send a message to the session of an event, if it is still known."""
-    if event.session_hash in queue.pending_messages_per_session:
-        send(event, message)
-
-
-def groups(blocks: gr.Blocks) -> dict[int | None, str]:
-    """The group that each handler waits in, of those that wait."""
-    waits = {number: fn for number, fn in blocks.fns.items() if fn.fn and fn.queue is not False}
-    return {number: str(fn.concurrency_id) for number, fn in waits.items()}
-
-
-def sound(body: bytes, inputs: Mapping[int, int]) -> Call | None:
-    """The call in a body; None if no page would send it.
+def sound(body: bytes, inputs: Mapping[int, int]) -> dict[str, Any] | None:
+    """The call in a body, by KEYS; None if no page would send it.
 
     `inputs` says how many values each handler takes.
     """
@@ -308,8 +166,7 @@ def sound(body: bytes, inputs: Mapping[int, int]) -> Call | None:
     fits = all(value is None or _is_name(value) for value in names)
     fits = fits and all(value is None or (type(value) is int and 0 <= value < 1 << 31) for value in numbers)
     fits = fits and given.keys() <= KEYS and _is_filled(given, inputs)
-    session, event = (name or "" for name in names)
-    return Call(session, given.get("fn_index"), event) if fits else None
+    return given if fits else None
 
 
 def _is_filled(given: dict[str, Any], inputs: Mapping[int, int]) -> bool:
@@ -318,9 +175,16 @@ def _is_filled(given: dict[str, Any], inputs: Mapping[int, int]) -> bool:
     return isinstance(data, list) and len(data) <= inputs.get(given.get("fn_index", -1), MOST_VALUES)
 
 
-def _has_begun(task: asyncio.Task[Any]) -> bool:
-    work = task.get_coro()
-    return inspect.iscoroutine(work) and inspect.getcoroutinestate(work) != inspect.CORO_CREATED
+def _again(body: bytes, receive: Receive) -> Receive:
+    """What gives a body once more that was received, and then what else comes."""
+    bodies = [body]
+
+    async def again() -> Message:
+        return (
+            {"type": "http.request", "body": bodies.pop(), "more_body": False} if bodies else await receive()
+        )
+
+    return again
 
 
 def _is_name(value: Any) -> bool:

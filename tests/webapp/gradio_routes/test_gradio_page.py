@@ -10,8 +10,9 @@ from starlette.responses import Response
 from starlette.testclient import TestClient
 
 from tests.helpers import planted
+from tests.helpers.handlers import door
 from tests.helpers.lab import until
-from webapp.gradio_routes import gradio_page, gradio_requests
+from webapp.gradio_routes import gradio_page
 
 POLLS = [
     "", "runs/{run}/live", "runs/{run}.json", "queue.json", "activity.json", "scorecards/{group}.json",
@@ -23,9 +24,7 @@ SCRIPT = re.compile(r"/assets/index-[\w-]+\.js")
 @pytest.fixture
 def made(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The paths that Gradio is asked for, of those that are kept."""
-    at_door = next(
-        route.app for route in client.app.routes if isinstance(getattr(route, "app", 0), gradio_requests.Door)
-    )
+    at_door = door(client)
     asked: list[str] = []
     gradio = at_door.kept.app
 

@@ -27,7 +27,7 @@ from pipeline.runs import sweep as sweeps
 from pipeline.runs.data import data_card, prepare_data
 from pipeline.store import Store
 from pipeline.system import locks, own_process
-from tests.helpers.handlers import gradio
+from tests.helpers.handlers import door
 from tests.helpers.lab import until
 from webapp import local_models
 from webapp.app import page
@@ -135,11 +135,8 @@ def test_an_event_that_is_stopped_ends_its_check(
 
 
 def is_free(client: TestClient) -> bool:
-    """Whether no event has a place, its arguments or its generator kept."""
-    app = gradio(client)
-    queue = app.get_blocks()._queue
-    groups = [group.current_concurrency for group in queue.event_queue_per_concurrency_id.values()]
-    return not (any(groups) or any(queue.active_jobs) or queue.event_ids_to_events or app.iterators)
+    """Whether no event has a place."""
+    return not any(group.running or group.waiting for group in door(client).events.groups.values())
 
 
 def test_an_event_that_is_stopped_again_and_again_ends_as_well(
@@ -156,15 +153,15 @@ def test_an_event_that_is_stopped_again_and_again_ends_as_well(
 
 
 def test_events_that_are_stopped_at_any_moment_give_their_places_back(client: TestClient) -> None:
-    """Also before their first step, which is where one in five was lost for good."""
+    """Also before their first step, which is where Gradio's queue lost one in five for good."""
     number, ended = check_event(), threading.Event()
-    events = gradio(client).get_blocks()._queue.event_ids_to_events
+    sessions = door(client).events.sessions
 
     def stop_all() -> None:
         while not ended.is_set():
-            for event in list(events.values()):
-                for name in (event._id, "none"):
-                    given = {"session_hash": event.session_hash, "fn_index": number, "event_id": name}
+            for session in list(sessions.values()):
+                for event in [*session.events, "none"]:
+                    given = {"session_hash": session.name, "fn_index": number, "event_id": event}
                     client.post("/gradio_api/cancel", json=given)
 
     with ThreadPoolExecutor(2) as others:
