@@ -41,8 +41,11 @@ from webapp.handler_values import BROKEN
 MOST_WAITING = 20
 MOST_UNREAD = 12  # events of a session whose last answer has not been read
 LARGEST_UNREAD = 8 << 20  # bytes of answers that a session has not read
-SESSIONS = 100  # with unread answers
+SESSIONS = 100  # with events or a stream
 HEARTBEAT_SECONDS = 15.0  # between messages of a stream, so that no tunnel takes it for dead
+# A stream stays open after its last answer. Gradio's script asks for the answers to a call only if it has no
+# stream then; where the end of that one is still on its way, it never does. Most calls follow another one.
+LINGER_SECONDS = 3.0
 BUSY = "The lab has too many requests now; try again in a minute."
 SLOW = "The lab has sent more answers than this page could read; reload the page and try again."
 log = logging.getLogger(__name__)
@@ -111,8 +114,9 @@ class EventQueue:
     def join(self, call: PredictBodyInternal) -> str | None:
         """Have a session's call of one of `handlers` carried out: the name of the event.
 
-        None if there is no place for it. If needed, others make room: the oldest session that nobody reads;
-        and of events that wait, the oldest that nobody reads, else the newest of a session that has more.
+        None if there is no place for it. If needed, others make room: a session that has read all, or the
+        oldest that nobody reads; and of events that wait, the oldest that nobody reads, else the newest of a
+        session that has more.
         """
         assert call.session_hash is not None
         assert call.fn_index is not None
@@ -120,7 +124,7 @@ class EventQueue:
         group, session = self.groups[str(handler.concurrency_id)], self.sessions.get(name)
         full = session is None and len(self.sessions) >= SESSIONS
         crowded = len(group.waiting) >= MOST_WAITING
-        forgotten = self._oldest_unread() if full else None
+        forgotten = self._least_missed() if full else None
         dropped = _makes_room(group, name) if crowded else None
         if (full and forgotten is None) or (crowded and dropped is None):
             return None
@@ -145,9 +149,9 @@ class EventQueue:
 
     @contextmanager
     def reading(self, name: str) -> Iterator[AsyncIterator[bytes]]:
-        """The answers to a session that is there, as server-sent events, until all events are over.
+        """The answers to a session that is there, as server-sent events, until no more events come.
 
-        When that ends before, nobody waits for the rest.
+        When reading ends before, nobody waits for the rest.
         """
         session = self.sessions[name]
         session.is_read = True
@@ -187,10 +191,14 @@ class EventQueue:
             group.places = min(group.places, places)
         return found
 
-    def _oldest_unread(self) -> Session | None:
-        """A session that nobody reads: the oldest whose events are over, else the oldest."""
-        unread = [session for session in self.sessions.values() if not session.is_read]
-        return min(unread, key=lambda one: any(not e.is_over for e in one.events.values()), default=None)
+    def _least_missed(self) -> Session | None:
+        """A session that has read all, or that nobody reads: then the oldest whose events are over first."""
+        left = [session for session in self.sessions.values() if not (session.is_read and session.events)]
+
+        def missed(session: Session) -> tuple[bool, bool]:
+            return bool(session.events), any(not event.is_over for event in session.events.values())
+
+        return min(left, key=missed, default=None)
 
     def _fill(self, group: Group) -> None:
         """Start what waits, as far as there are places."""
@@ -258,18 +266,18 @@ class EventQueue:
                 await iterator.aclose()
 
     async def _answers(self, session: Session) -> AsyncIterator[bytes]:
-        while session.events:
+        while self.sessions.get(session.name) is session:
             try:
-                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                async with asyncio.timeout(HEARTBEAT_SECONDS if session.events else LINGER_SECONDS):
                     await session.told.wait()
             except TimeoutError:
-                yield _sent(HeartbeatMessage())
-                continue
-            text = session.take()
-            if not session.events:  # a call that comes from now on has a new stream
-                self._forget(session)
-                text += _sent(CloseStreamMessage())
-            yield text
+                if session.events:
+                    yield _sent(HeartbeatMessage())
+                else:
+                    self._forget(session)  # a call that comes from now on has a new stream
+            else:
+                yield session.take()
+        yield _sent(CloseStreamMessage())
 
     def _tell(self, event: Event, message: EventMessage) -> None:
         """Keep a message for the page of an event, unless its last one was told."""
@@ -308,6 +316,7 @@ class EventQueue:
             del self.sessions[session.name]
         for event in session.events.values():
             self._leave(event, {}, success=True)
+        session.told.set()  # whoever reads it reads no more
 
 
 def _makes_room(group: Group, session: str) -> Event | None:

@@ -47,8 +47,11 @@ class Small:
             yield f"{text} {number}"
 
     def fail(self, text: str) -> Iterator[str]:
-        yield "first"
-        raise InputError(f"No: {text}")
+        try:
+            yield "first"
+            raise InputError(f"No: {text}")
+        finally:
+            self.closed.append(text)
 
     def crash(self, text: str) -> str:
         raise KeyError(text)
@@ -315,6 +318,38 @@ def test_an_event_that_comes_while_others_are_read_is_read_too(small: Small) -> 
         assert asked.queue.sessions == {}
 
     within(run())
+
+
+def test_a_call_that_follows_another_one_has_its_stream(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradio's script would not ask for another one while it has not read that this one is at its end."""
+    monkeypatch.setattr(event_queue, "LINGER_SECONDS", PATIENCE)
+    monkeypatch.setattr(event_queue, "SESSIONS", 2)
+
+    async def run() -> None:
+        asked = Asked(small)
+        asked.join("s", "count")
+        with asked.queue.reading("s") as answers:
+            told = await until_completed(answers)
+            assert asked.queue.sessions["s"].events == {}
+            asked.join("s", "note")
+            told += await until_completed(answers)
+            assert "close_stream" not in kinds(told)
+            assert asked.join("other", "count")
+            assert asked.join("full", "count"), "one that has read all makes room first"
+            assert list(asked.queue.sessions) == ["other", "full"]
+            assert kinds(messages(b"".join([text async for text in answers]))) == ["close_stream"]
+        await asked.all_ended()
+
+    within(run())
+
+
+async def until_completed(answers: AsyncIterator[bytes]) -> list[dict[str, Any]]:
+    told: list[dict[str, Any]] = []
+    while not told or told[-1]["msg"] != "process_completed":
+        told += messages(await anext(answers))
+    return told
 
 
 def test_a_stream_with_nothing_to_send_is_no_dead_one(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
