@@ -37,7 +37,7 @@ from pipeline.store.run import ENDED
 from pipeline.system import own_process
 from pipeline.worker import loop
 from webapp import guard, handler_values, local_models, servers, talks, threads, uploads
-from webapp.gradio_routes import gradio_requests
+from webapp.gradio_routes import gradio_requests, page_states
 from webapp.home import store
 from webapp.routes import data_cards, examples, live, queue, votes
 from webapp.routes.runs import router
@@ -54,7 +54,7 @@ TEND_SECONDS = 3.0
 PURGE_SECONDS = 3600.0
 UPLOAD_AGE_SECONDS = 3600
 AT_ONCE = 40
-SESSIONS = 200  # open pages whose choices Gradio remembers; each takes half a megabyte
+SESSIONS = 200  # open pages whose choices are kept; each takes 30 KB
 log = logging.getLogger(__name__)
 
 
@@ -140,6 +140,7 @@ def _close(app: FastAPI, blocks: gr.Blocks) -> None:
     assert isinstance(mount.app, App)
     mount.app.add_exception_handler(FnIndexInferError, handler_values.unnamed)
     blocks.default_config.fns = handler_values.Handlers(blocks.fns)
+    page_states.keep(mount.app)
     mount.app = gradio_requests.Door(mount.app)
 
 
