@@ -14,6 +14,7 @@ from typing import Any
 
 import gradio as gr
 import pytest
+from gradio import utils
 from gradio.data_classes import PredictBodyInternal
 from gradio.routes import App
 from starlette.requests import Request
@@ -88,6 +89,8 @@ class Small:
                 gr.Button(name).click(
                     getattr(self, name), box, box, api_name=name, concurrency_id=name, concurrency_limit=2
                 )
+            gr.Button().click(self.crash, box, box, concurrency_id="crash", concurrency_limit=1)
+            gr.Button().click(self.crash, box, box, concurrency_id="crash", concurrency_limit=3)
         blocks.queue()
         return EventQueue(App.create_app(blocks))
 
@@ -126,6 +129,9 @@ class Asked:
         while any(group.running for group in self.queue.groups.values()):
             await asyncio.sleep(0)
         assert not any(group.waiting for group in self.queue.groups.values())
+        assert not self.queue.blocks.pending_diff_streams
+        events = [event for session in self.queue.sessions.values() for event in session.events.values()]
+        assert [event.call for event in events] == [None] * len(events), "what is over keeps no arguments"
 
 
 def messages(text: bytes) -> list[dict[str, Any]]:
@@ -160,7 +166,6 @@ def test_a_session_reads_its_answers_to_the_end_and_is_forgotten(small: Small) -
         assert (told[4]["success"], told[4]["output"]["data"]) == (True, ["a 2"])
         assert asked.queue.sessions == {}
         await asked.all_ended()
-        assert not asked.queue.blocks.pending_diff_streams
 
     within(run())
 
@@ -171,7 +176,7 @@ def test_what_a_handler_refuses_or_does_wrong_is_told_in_one_sentence(small: Sma
         for handler, said in (("fail", "No: a"), ("crash", BROKEN)):
             asked.join("s", handler)
             *_, last, closed = await asked.read("s")
-            assert (last["success"], last["output"]["error"]) == (False, said)
+            assert (last["success"], last["output"]["error"], last["title"]) == (False, said, "Error")
             assert closed["msg"] == "close_stream"
         await asked.all_ended()
 
@@ -211,6 +216,11 @@ def test_a_notice_of_a_handler_reaches_its_page(small: Small) -> None:
         small.go.set()
 
     within(run())
+
+
+def test_handlers_of_a_group_have_as_few_places_as_one_of_them_asks_for(small: Small) -> None:
+    groups = Asked(small).queue.groups
+    assert (groups["crash"].places, groups["count"].places) == (1, 2)
 
 
 def test_an_event_that_is_stopped_before_its_first_step_gives_its_place_back(small: Small) -> None:
@@ -290,7 +300,18 @@ def test_an_event_that_is_stopped_again_and_again_tidies_up(small: Small) -> Non
 
 
 @pytest.mark.parametrize("handler", ["endless", "hold"])
-def test_a_page_that_goes_away_leaves_its_events(small: Small, handler: str) -> None:
+def test_a_page_that_goes_away_leaves_its_events(
+    small: Small, handler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[object] = []
+    close = utils.SyncToAsyncIterator.aclose
+
+    async def noted(iterator: utils.SyncToAsyncIterator) -> None:
+        closed.append(iterator)
+        await close(iterator)
+
+    monkeypatch.setattr(utils.SyncToAsyncIterator, "aclose", noted)
+
     async def run() -> None:
         asked = Asked(small)
         for text in "abc":
@@ -302,6 +323,7 @@ def test_a_page_that_goes_away_leaves_its_events(small: Small, handler: str) -> 
         await asked.all_ended()
 
     within(run())
+    assert len(closed) == (2 if handler == "hold" else 0)
 
 
 def test_an_event_that_comes_while_others_are_read_is_read_too(small: Small) -> None:
