@@ -1,4 +1,5 @@
-"""Checks every request: other sites are refused, and every answer gets security headers.
+"""Checks every request: other sites and methods that no route has are refused, and every answer gets
+security headers.
 
 Headers that a proxy may add (`X-Forwarded-Host` and similar) are dropped: anybody can send them, and Gradio
 would build the page's addresses from them.
@@ -20,6 +21,7 @@ from pipeline.serving import origins
 UPLOAD = re.compile(r"/gradio_api/upload/?")
 LARGEST_BODY = 1 << 20  # bytes: a form's texts, some of them long
 SAFE_METHODS = ("GET", "HEAD")
+METHODS = (*SAFE_METHODS, "POST")  # of the routes here and Gradio's; a body after CONNECT fails in the server
 # With these a client could claim another address or user. Gradio trusts them.
 FORWARDED = (b"forwarded", b"x-forwarded-", b"x-gradio-", b"x-original-", b"x-real-ip")
 
@@ -61,6 +63,10 @@ class Guard:
             return
         scope = {**scope, "headers": [pair for pair in scope["headers"] if not _is_forwarded(pair[0])]}
         method = scope.get("method", "GET")
+        if method not in METHODS:
+            refused = PlainTextResponse("There is no such method here.\n", 405, {"Allow": ", ".join(METHODS)})
+            await refused(scope, receive, _with_headers(send))
+            return
         reason = refusal(Headers(scope=scope), method, scope["path"], self.names)
         if reason is None and scope["type"] == "http" and not UPLOAD.fullmatch(scope["path"]):
             await self._bounded(scope, receive, _with_headers(send))

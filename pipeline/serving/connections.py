@@ -29,7 +29,38 @@ PATIENCE_SECONDS = 60.0
 MOST = 1000  # connections; a page holds up to six
 FILES = 1 << 16  # that this process may hold open
 LOG_SECONDS = 60.0  # between two lines about requests that did not arrive; there may be hundreds a second
+INVALID = "Invalid HTTP request received."  # uvicorn's line for each
 log = logging.getLogger(__name__)
+
+
+class Seldom:
+    """Lines that any client can cause as often as it likes: one in LOG_SECONDS is logged."""
+
+    def __init__(self) -> None:
+        self._logged = -math.inf
+        self._unlogged = 0
+
+    def others(self) -> str | None:
+        """What a line that is logged now adds on those that were not; None if it is too soon for one."""
+        if time.monotonic() - self._logged < LOG_SECONDS:
+            self._unlogged += 1
+            return None
+        others = f"; so did {self._unlogged:,} others since the last such line" if self._unlogged else ""
+        self._logged, self._unlogged = time.monotonic(), 0
+        return others
+
+    def __call__(self, record: logging.LogRecord) -> bool:
+        """As a filter of uvicorn's log: whether a line is logged."""
+        if record.msg != INVALID:
+            return True
+        others = self.others()
+        if others is None:
+            return False
+        record.msg = f"A request that is not HTTP came{others}."
+        return True
+
+
+logging.getLogger("uvicorn.error").addFilter(Seldom())
 
 
 def most() -> int:
@@ -97,6 +128,9 @@ class Patient(H11Protocol):
         self._taken()
         if self.transport.is_closing():
             self._expect_taken()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """No line: such a request is answered as one that asks for no upgrade. uvicorn would log two."""
 
     def _make_room(self) -> bool:
         """End the connection that the lab has waited for longest, if there is one besides this.
@@ -177,8 +211,7 @@ class Bodies:
         self.app = app
         self.wait_seconds = wait_seconds
         self.patience_seconds = patience_seconds
-        self._logged = -math.inf
-        self._unlogged = 0
+        self._seldom = Seldom()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -224,9 +257,5 @@ class Bodies:
                 await reply(scope, receive, send)
 
     def _log(self, path: str) -> None:
-        if time.monotonic() - self._logged < LOG_SECONDS:
-            self._unlogged += 1
-            return
-        others = f"; so did {self._unlogged:,} others since the last such line" if self._unlogged else ""
-        log.warning("The connection ended before a request for %s was complete%s.", ascii(path), others)
-        self._logged, self._unlogged = time.monotonic(), 0
+        if (others := self._seldom.others()) is not None:
+            log.warning("The connection ended before a request for %s was complete%s.", ascii(path), others)

@@ -319,6 +319,29 @@ def test_many_that_do_not_arrive_are_a_line_now_and_then(monkeypatch, caplog):
     ]
 
 
+def test_what_is_no_http_is_a_line_now_and_then(monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("uvicorn.error"), "filters", [connections.Seldom()])
+    monkeypatch.setattr(connections, "LOG_SECONDS", 1e9)
+    assert all(b"400" in found for found in ask(monkeypatch, [[b"x\r\n\r\n"]] * 3))
+    monkeypatch.setattr(connections, "LOG_SECONDS", -1.0)
+    ask(monkeypatch, [[b"x\r\n\r\n"]])
+    assert [record.getMessage() for record in caplog.records] == [
+        "A request that is not HTTP came.",
+        "A request that is not HTTP came; so did 2 others since the last such line.",
+    ]
+
+
+def test_uvicorn_s_own_log_has_that_filter():
+    assert any(isinstance(one, connections.Seldom) for one in logging.getLogger("uvicorn.error").filters)
+
+
+def test_a_wish_for_another_protocol_is_no_line(monkeypatch, caplog):
+    wish = b"POST / HTTP/1.0\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" + HEADERS + b"\r\n"
+    (found,) = ask(monkeypatch, [[wish]])
+    assert found.endswith(b"\r\n\r\n0")
+    assert not caplog.records
+
+
 def ask_bodies(bodies, number=1):
     """The status of each answer to so many requests whose bodies do not arrive."""
     sent = []

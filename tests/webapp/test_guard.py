@@ -162,6 +162,16 @@ def test_other_sites_reach_no_action(client, path):
     assert client.post(path, headers={"origin": "http://evil.example"}).status_code == 403
 
 
+@pytest.mark.parametrize("method", ["CONNECT", "OPTIONS", "PUT", "DELETE", "TRACE", "x"])
+@pytest.mark.parametrize("path", ["/", "/gradio_api/queue/data", "/queue.json"])
+def test_methods_that_no_route_has_reach_no_route(client, method, path):
+    """The server fails where CONNECT has an answer with a body, and logs a traceback for each."""
+    reply = client.request(method, path, params={"session_hash": "x"})
+    assert reply.status_code == 405
+    assert reply.headers["allow"] == "GET, HEAD, POST"
+    assert reply.headers["x-content-type-options"] == "nosniff"
+
+
 FORWARDED = {
     "X-Forwarded-Host": "evil.example",
     "X-Forwarded-Proto": "https",
