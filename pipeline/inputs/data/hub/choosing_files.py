@@ -6,6 +6,8 @@ Only tables, JSON and plain text are ever chosen. Scripts and pickles, which can
 from __future__ import annotations
 
 import re
+import sys
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -27,11 +29,14 @@ SPLITS = {
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
 }  # fmt: skip
 DEFAULT, TRAIN = "default", "train"
-MOST_PATTERNS = 200
+MOST_PATTERNS = 200  # of a config
+MOST_COMPARED = 1_000_000  # files with patterns, of all configs: a few seconds
 LONGEST_PATTERN = 300
 KINDS = (
     "Parquet, JSON lines, JSON, CSV, TSV and text, each also as .gz; scripts and pickles are never fetched"
 )
+
+TOO_MANY = "{} has a card that names its files by too many patterns; choose some with file=."
 
 
 def chosen(paths: Iterable[str], configs: Any, wanted: DatasetId) -> list[str]:
@@ -44,7 +49,7 @@ def chosen(paths: Iterable[str], configs: Any, wanted: DatasetId) -> list[str]:
     texts = sorted(path for path in paths if is_text(path))
     if wanted.file:
         return _by_pattern(paths, rows, texts, wanted)
-    declared = _declared(configs, rows, texts)
+    declared = _declared(configs, rows, texts, wanted)
     rows = rows or texts
     if not rows:
         raise LabError(f"{wanted} has no file of rows; taken are {KINDS}.")
@@ -114,19 +119,32 @@ def _by_name(rows: list[str]) -> dict[str, list[str]]:
     return found
 
 
-def _declared(configs: Any, rows: Sequence[str], texts: Sequence[str]) -> dict[str, dict[str, list[str]]]:
+def _declared(
+    configs: Any, rows: Sequence[str], texts: Sequence[str], wanted: DatasetId
+) -> dict[str, dict[str, list[str]]]:
     """The files of each split of each config that the card names, without those that have none; texts where
-    a pattern fits no other rows."""
-    found: dict[str, dict[str, list[str]]] = {}
+    a pattern fits no other rows. Raises LabError where there is too much to compare."""
+    found: dict[str, dict[str, dict[str, None]]] = {}
+    compared = 0
     for config in configs if isinstance(configs, list) else []:
         if not isinstance(config, dict) or not isinstance(name := config.get("config_name"), str):
             continue
         for split, pattern in _patterns(config.get("data_files"))[:MOST_PATTERNS]:
-            fitting = [path for path in rows if _fits(path, pattern)]
-            if fitting := fitting or [path for path in texts if _fits(path, pattern)]:
-                files = found.setdefault(name, {}).setdefault(split, [])
-                files += [path for path in fitting if path not in files]
-    return found
+            fitting: list[str] = []
+            for among in (_among(rows, pattern), _among(texts, pattern)):
+                compared += 1 + len(among)
+                if compared > MOST_COMPARED:
+                    raise LabError(TOO_MANY.format(wanted))
+                fitting = fitting or [path for path in among if _fits(path, pattern)]
+            if fitting:
+                found.setdefault(name, {}).setdefault(split, {}).update(dict.fromkeys(fitting))
+    return {name: {split: list(paths) for split, paths in of.items()} for name, of in found.items()}
+
+
+def _among(paths: Sequence[str], pattern: str) -> Sequence[str]:
+    """Those of some sorted paths that may fit a pattern: what it begins with before its first wildcard."""
+    begins = re.split(r"[*?[]", pattern.removeprefix("./"), maxsplit=1)[0]
+    return paths[bisect_left(paths, begins) : bisect_right(paths, begins + chr(sys.maxunicode))]
 
 
 def _patterns(given: Any) -> list[tuple[str, str]]:

@@ -15,14 +15,16 @@ import signal
 import sys
 import threading
 from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline import display, settings
-from pipeline.errors import Busy, InputError, LabError, sentence
-from pipeline.inputs.data.hub import choosing_files, dataset_id
+from pipeline.errors import InputError, LabError, sentence
+from pipeline.inputs.data.hub import choosing_files, dataset_id, places
 from pipeline.inputs.data.hub.dataset_id import DatasetId
+from pipeline.inputs.data.hub.places import Place
 from pipeline.inputs.models import hub_download
 from pipeline.inputs.models.hub_download import Remote
 from pipeline.system import files, locks, own_process
@@ -32,8 +34,6 @@ FOLDER = "hub"  # in the home
 RECORD = ".fetched.json"
 MOST_FILES = 200
 LONGEST_NAME = 200  # letters
-AT_ONCE = 4
-BUSY = "Other datasets are being fetched just now; try again in a minute."
 SECONDS = 24 * 3600.0
 
 
@@ -53,7 +53,11 @@ def fetching(text: str, home: Path, *, own_login: bool = True) -> Generator[str,
     asked = dataset_id.parse(text)
     if asked.is_pinned and (found := _here(asked, home)):
         return found
-    place = _place(home)
+    with closing((yield from places.taking(home / FOLDER))) as place:
+        return (yield from _fetching(asked, home, place, own_login))
+
+
+def _fetching(asked: DatasetId, home: Path, place: Place, own_login: bool) -> Generator[str, None, Fetched]:
     words = ["-m", "pipeline.inputs.data.hub.fetching_rows", str(asked), str(home)]
     login = {} if own_login else {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
     process = own_process.start_group(words, settings.child_environment(**login))
@@ -70,20 +74,12 @@ def fetching(text: str, home: Path, *, own_login: bool = True) -> Generator[str,
                 if found is None:
                     raise LabError(f"{asked} was removed just now; fetch it again.")
                 return found
+            place.keep()
             step = said.get("step", step)
             yield step
     finally:
         code = own_process.end(process)
-        os.close(place)
     raise LabError(f"The process that fetches {asked} has ended (code {code}); start it again: it resumes.")
-
-
-def _place(home: Path) -> int:
-    """One of AT_ONCE places, for all processes of the home: to be closed. Raises Busy."""
-    for number in range(AT_ONCE):
-        if (taken := locks.take(home / FOLDER / f".{number}.lock")) is not None:
-            return taken
-    raise Busy(BUSY)
 
 
 def _here(pinned: DatasetId, home: Path) -> Fetched | None:

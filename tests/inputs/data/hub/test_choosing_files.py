@@ -55,6 +55,21 @@ def test_the_card_says_which_files_a_config_has() -> None:
     assert chosen(there, "", [{"config_name": "x", "data_files": "t.csv"}]) == ["t.csv"]
 
 
+def test_patterns_of_all_configs_together_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each goes over the files that begin like it, and a card may name as many as it likes."""
+    there = [f"{name}/{number}.csv" for name in "ab" for number in range(5)]
+    some = {"config_name": "a", "data_files": ["a/*.csv", "./a/*"]}
+    configs = [some, {**some, "config_name": "b"}]
+    monkeypatch.setattr(choosing_files, "MOST_COMPARED", 4 * (5 + 2))
+    assert chosen(there, ",config=b", configs) == there[:5]
+    for more in ({"config_name": "c", "data_files": "x"}, {**some, "data_files": "**/a.csv"}):
+        assert refused(there, ",config=b", [*configs, more]) == (
+            "hub:org/towns,config=b has a card that names its files by too many patterns;"
+            " choose some with file=."
+        )
+    assert chosen(there, ",file=b/1.csv", [*configs, more]) == ["b/1.csv"]
+
+
 def test_a_config_that_no_card_names_is_a_folder() -> None:
     there = ["en/train.csv", "de/train.csv"]
     assert chosen(there, ",config=de") == ["de/train.csv"]

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import Busy, InputError, LabError
 from pipeline.inputs.data import telling
-from pipeline.inputs.data.hub import dataset_id, fetching_rows
+from pipeline.inputs.data.hub import dataset_id, fetching_rows, places
 from pipeline.inputs.data.hub.fetching_rows import Fetched
 from pipeline.runs import disk, submit
 from pipeline.stages import recipe
 from pipeline.store import Store
+from pipeline.system import own_process
 from tests.helpers import fake_hub
 from tests.helpers.fake_hub import FakeHub, Fault
 from tests.helpers.formats import lines, parquet, table
@@ -140,12 +142,53 @@ def test_what_cannot_be_fetched_says_why_in_a_sentence(
 
 
 def test_only_so_many_are_fetched_at_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching_rows, "AT_ONCE", 1)
+    monkeypatch.setattr(places, "AT_ONCE", 1)
+    monkeypatch.setattr(places, "WAIT_SECONDS", -1.0)
     first = fetching_rows.fetching("hub:org/towns", home)
     next(first)
     with pytest.raises(Busy, match="Other datasets are being fetched just now"):
         next(fetching_rows.fetching("hub:org/towns", home))
     first.close()
+    assert next(fetching_rows.fetching("hub:org/towns", home)).startswith("Asking the hub")
+
+
+def test_the_oldest_makes_room_for_who_waits(
+    hub: FakeHub, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else as many as there are places, on a hub that says nothing, close all of it to everybody."""
+    hub.faults += [Fault("GET", -1)]
+    monkeypatch.setattr(places, "AT_ONCE", 2)
+    monkeypatch.setattr(places, "WAIT_SECONDS", 600.0)
+    monkeypatch.setattr(places, "FRESH_SECONDS", 600.0)
+    monkeypatch.setattr(places, "OLD_SECONDS", 600.0)
+    first, second, third = (fetching_rows.fetching(f"hub:org/{name}", home) for name in "abc")
+    for steps in (first, second):
+        assert next(steps).startswith("Asking the hub")
+    os.utime(home / "hub" / ".0.lock", (1, 1))
+    assert next(third) == places.WAITS
+    assert next(first).startswith("Asking the hub"), "it is not old"
+    monkeypatch.setattr(places, "OLD_SECONDS", 0.0)
+    assert next(second).startswith("Asking the hub"), "nobody waits for it"
+    with pytest.raises(Busy, match="Others wait to fetch datasets, so this one makes room"):
+        next(first)
+    assert next(third) == "Asking the hub for hub:org/c…"
+    monkeypatch.setattr(places, "FRESH_SECONDS", -1.0)
+    assert next(third).startswith("Asking the hub"), "who waited has gone"
+    for steps in (second, third):
+        steps.close()
+
+
+def test_who_cannot_start_a_process_leaves_the_place(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "AT_ONCE", 1)
+    monkeypatch.setattr(places, "WAIT_SECONDS", -1.0)
+
+    def full(*given: object) -> None:
+        raise BlockingIOError
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(own_process, "start_group", full)
+        with pytest.raises(BlockingIOError):
+            next(fetching_rows.fetching("hub:org/towns", home))
     assert next(fetching_rows.fetching("hub:org/towns", home)).startswith("Asking the hub")
 
 
