@@ -1,7 +1,7 @@
 """Whether the file system of a home can do what the lab needs: tried once a process, in a few milliseconds.
 
 Shares such as SMB lack some features; locks, the database or file permissions would then fail later, each
-with its own error.
+with its own error. And nobody else may write to it: who does could have any file of this user written.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import fcntl
 import mmap
 import os
 import re
+import shlex
 import stat
 import struct
 import time
@@ -25,6 +26,8 @@ PREFIX = ".probe-"
 OURS = re.compile(re.escape(PREFIX) + r"[0-9a-f]{12}")
 LONGEST_PATH = 480  # bytes of a home's path; SQLite takes 512, the database's name included
 ABANDONED_SECONDS = 600.0
+ROOT = 0  # whose folders are safe, and who may use those of others
+ANOTHERS = "belongs to another user, who could change all that is kept there"
 # These errors say nothing about the kind of file system; the next write reports them.
 ELSEWHERE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)
 
@@ -37,7 +40,8 @@ class _Lacking(Exception):
 def need(home: Path) -> None:
     """Check that a home can hold a lab. Leaves nothing behind, and does not disturb other processes.
 
-    Raises InputError with what is missing and where to put the home instead.
+    Raises InputError with what is missing and where to put the home instead, and for one that is another
+    user's or that others may write to.
     """
     if len(os.fsencode(home)) > LONGEST_PATH:
         raise InputError(
@@ -47,6 +51,7 @@ def need(home: Path) -> None:
     try:
         with _folder(home) as folder:
             lacking = [words for words, tried in TRIED.items() if not _works(tried, folder)]
+            me = folder.stat().st_uid  # shares and containers give users other numbers
     except OSError as error:
         if error.errno in ELSEWHERE:
             return
@@ -59,6 +64,33 @@ def need(home: Path) -> None:
             f"OLIVE_LAB_HOME: the file system of {home} lacks {_and(lacking)}, which the lab needs; put the"
             " home on a local disk, as OLIVE_LAB_HOME=/a/local/folder."
         )
+    found = home.stat()
+    if found.st_uid not in (me, ROOT) and os.geteuid() != ROOT:
+        raise InputError(
+            f"OLIVE_LAB_HOME: {home} {ANOTHERS}; name a folder of your own, or have it given to you: sudo"
+            f" chown {me} {shlex.quote(str(home))}"
+        )
+    if found.st_uid == me and _is_open(found) and not found.st_mode & stat.S_ISVTX:
+        raise InputError(f"OLIVE_LAB_HOME: {_open_to_others(home)}")
+
+
+def warning(home: Path) -> str | None:
+    """What the operator should know of a home that `need` takes: containers have such, and root uses any."""
+    found = home.stat()
+    if found.st_uid not in (os.geteuid(), ROOT) and os.geteuid() == ROOT:
+        return f"{home} {ANOTHERS}."
+    return _open_to_others(home) if _is_open(found) else None
+
+
+def _is_open(found: os.stat_result) -> bool:
+    return bool(found.st_mode & stat.S_IWOTH)
+
+
+def _open_to_others(home: Path) -> str:
+    return (
+        f"every user of this machine may write to {home}, and so change all that is kept there; close it to"
+        f" them: chmod o-w {shlex.quote(str(home))}"
+    )
 
 
 def _works(tried: Callable[[Path], None], folder: Path) -> bool:

@@ -83,10 +83,11 @@ GRADIO = {
 
 def home() -> Path:
     """The folder of everything that is kept (`OLIVE_LAB_HOME`, default `data/` of a checkout, the user's data
-    folder where the lab is installed), made if missing.
+    folder where the lab is installed), made if missing. It must belong to who runs the
+    lab, and others may not write to it.
 
-    Raises InputError if it cannot be made or its file system cannot hold a lab; and, because everything
-    starts here, for a variable that is not a number.
+    Raises InputError if it cannot be made, is not so, or its file system cannot hold a lab; and, because
+    everything starts here, for a variable that is not a number.
     """
     max_upload_bytes(), checkpoint_seconds(), exit_seconds()
     path = home_path()

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -230,6 +231,64 @@ def test_it_leaves_nothing_when_it_is_interrupted(home: Path, monkeypatch: pytes
             home_check.need.__wrapped__(home)
         assert list(home.iterdir()) == []
         monkeypatch.undo()
+
+
+OTHERS = (
+    "every user of this machine may write to {0}, and so change all that is kept there; close it to them:"
+)
+
+
+@pytest.mark.parametrize(
+    ("mode", "refused"), [(0o700, False), (0o777, True), (0o1777, False), (0o775, False)]
+)
+def test_a_home_that_all_may_write_to_is_refused(home: Path, mode: int, refused: bool) -> None:
+    """They could plant links in it, to files that its user would then write. A group is somebody's choice,
+    and of a sticky folder nobody removes another's files."""
+    home.chmod(mode)
+    if refused:
+        assert lacks(home) == f"OLIVE_LAB_HOME: {OTHERS.format(home)} chmod o-w {home}"
+    else:
+        home_check.need.__wrapped__(home)
+    warned = home_check.warning(home)
+    assert (warned is not None) == bool(mode & 0o002)
+
+
+# Tries a home as another user does: 23457, who may write to it.
+AS_ANOTHER = """
+import os, pathlib, sys
+from pipeline import home_check
+os.setuid(23457)
+try:
+    home_check.need(pathlib.Path(sys.argv[1]))
+    print(home_check.warning(pathlib.Path(sys.argv[1])))
+except Exception as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+@pytest.mark.parametrize(
+    ("owner", "said"),
+    [
+        (23456, f"{{0}} {home_check.ANOTHERS}; name a folder of your own, or have it given to you: sudo"),
+        (23457, f"OLIVE_LAB_HOME: {OTHERS}"),
+        (0, f"{OTHERS}"),
+    ],
+    ids=["another's", "one's own", "root's, as containers have"],
+)
+def test_a_home_of_another_user_is_refused(owner: int, said: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # below which all may look
+        home = Path(folder)
+        os.chown(home, owner, owner)
+        home.chmod(0o777)
+        done = subprocess.run(
+            [sys.executable, "-c", AS_ANOTHER, folder], capture_output=True, text=True, cwd=settings.ROOT
+        )
+        assert said.format(home) in done.stdout
+        assert done.stdout.startswith("OLIVE_LAB_HOME") == (owner != 0)
+        if owner == 23456:  # root may use it, and is warned
+            home_check.need.__wrapped__(home)
+            assert str(home_check.warning(home)).endswith(f"{folder} {home_check.ANOTHERS}.")
 
 
 def aged(path: Path, seconds: float) -> None:

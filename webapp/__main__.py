@@ -10,7 +10,7 @@ import socket
 import sys
 from pathlib import Path
 
-from pipeline import settings
+from pipeline import home_check, settings
 from pipeline.errors import LabError, sentence
 from pipeline.runs.voting import judge_client
 from pipeline.runs.voting.judge_client import Judge
@@ -92,13 +92,13 @@ def run(args: argparse.Namespace) -> int:
         except (LabError, OSError) as error:
             print(sentence(error), file=sys.stderr)
             return 2
-        for warning in _warnings(args.host, args.port):
+        for warning in _warnings(args.host, args.port, home):
             print(f"Warning: {warning}", file=sys.stderr)
         serve(listener, args, judge)
     return 0
 
 
-def _warnings(host: str, port: int) -> list[str]:
+def _warnings(host: str, port: int, home: Path) -> list[str]:
     """What the operator should know before others use the page."""
     from pipeline.inputs import confined  # with what `local_models` has imported
 
@@ -110,6 +110,8 @@ def _warnings(host: str, port: int) -> list[str]:
         )
     if not confined.works():
         found.append(UNCONFINED)
+    if (shared := home_check.warning(home)) is not None:
+        found.append(shared)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import math
@@ -21,7 +22,8 @@ TRACEBACKS = "errors.log"  # in the home
 _LARGEST_LOG = 4 << 20  # bytes, after which a log of the home starts again
 LINKED, CLONED, COPIED = "link", "reflink", "copy"  # how a file came to be in another folder
 _FICLONE = 0x40049409  # Linux's request to share the blocks of another file
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def to_json(value: Any, **how: Any) -> str:
@@ -134,8 +136,16 @@ def size(*paths: Path) -> int:
 
 
 def log(path: Path) -> IO[bytes]:
-    """A log to append to. One that has grown large starts again: others decide how much errors say."""
-    opened = path.open("ab")
+    """A log to append to. One that has grown large starts again: others decide how much errors say.
+
+    Raises LabError for a link, as it may lead to any file of this user.
+    """
+    try:
+        opened = os.fdopen(os.open(path, _APPEND, 0o600), "ab")
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise LabError(f"{path} must be a file, and no link; remove it, and try again.") from None
     if opened.tell() > _LARGEST_LOG:
         opened.truncate(0)
     return opened

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import re
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,9 +28,13 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
 
 def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
     files.write_whole(tmp_path / "result.json", {"a": 1})
-    (tmp_path / ".result.json.part").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left"):
-        files.write_whole(tmp_path / "result.json", {"a": 2})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            files.write_whole(tmp_path / "result.json", {"a": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert json.loads((tmp_path / "result.json").read_text()) == {"a": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 
@@ -235,6 +240,21 @@ def test_kept_tracebacks_do_not_grow_without_end(home: Path, monkeypatch: pytest
         file = files.keep_traceback(letter * 20 + "\udcff")
     assert file == home / "errors.log"
     assert file.read_text() == "c" * 9 + "\\udcff"
+
+
+def test_nothing_is_written_through_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who may write to a folder of this user could have any file of this user emptied."""
+    monkeypatch.setattr(files, "_LARGEST_LOG", 1)
+    precious = tmp_path / "precious"
+    precious.write_text("long")
+    for name in ("a.log", ".a.json.part"):
+        (tmp_path / name).symlink_to(precious)
+    with pytest.raises(LabError, match=r"a\.log must be a file, and no link; remove it"):
+        files.log(tmp_path / "a.log")
+    with pytest.raises(OSError, match="symbolic links"):
+        files.write_whole(tmp_path / "a.json", "text")
+    assert precious.read_text() == "long"
+    files.write_whole(tmp_path / "a.json", "text")  # that one left no link
 
 
 def test_logs_of_the_home_have_an_end() -> None:

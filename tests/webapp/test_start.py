@@ -355,11 +355,18 @@ def test_a_public_address_is_warned_about(home):
     assert "anybody who reaches port" in process.communicate(timeout=120)[1]
 
 
-def test_a_system_that_confines_nothing_is_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_that_confines_nothing_is_warned_about(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(confined, "works", lambda: True)
-    assert main._warnings("127.0.0.1", 7860) == []
+    assert main._warnings("127.0.0.1", 7860, home) == []
     monkeypatch.setattr(confined, "works", lambda: False)
-    assert main._warnings("127.0.0.1", 7860) == [main.UNCONFINED]
+    assert main._warnings("127.0.0.1", 7860, home) == [main.UNCONFINED]
+
+
+def test_a_home_that_others_may_write_to_is_warned_about(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confined, "works", lambda: True)
+    home.chmod(0o1777)
+    (said,) = main._warnings("127.0.0.1", 7860, home)
+    assert said.startswith(f"every user of this machine may write to {home}, and")
 
 
 def test_the_thread_that_answers_waits_little_for_busy_ones(monkeypatch: pytest.MonkeyPatch) -> None:

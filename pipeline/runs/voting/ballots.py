@@ -33,6 +33,7 @@ LONGEST_NAME = 40  # as the page's "Your name"
 MOST_VOTERS = 200
 LARGEST = 32 << 20  # bytes of a run's votes, some 200,000 of them
 SECRET_BYTES = 32
+_APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 PUNCTUATION = " .-_'’@+(),&/"
 COLON_ALIKE = "\u02d0\u02d1"  # letters, by their category
 GONE = "This run was deleted meanwhile; restore it on the Runs tab to vote on its answers."
@@ -158,7 +159,7 @@ def _held(run: Path) -> Iterator[int]:
     path = run / FOLDER / FILE
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, _APPEND, 0o600)
     except FileNotFoundError:
         raise LabError(GONE) from None
     try:
