@@ -30,7 +30,8 @@ CHOICES = (ADAPTER, BASE, TIE, BAD)
 PERSON: Kind = "person"
 JUDGE: Kind = "judge"
 LONGEST_NAME = 40  # as the page's "Your name"
-MOST_VOTERS = 200
+MOST_VOTERS = 200  # people that a result counts: those with the most votes
+MOST_NAMES = 2000  # that are kept in memory; of twice as many, those with the fewest votes make room
 LARGEST = 32 << 20  # bytes of a run's votes, some 200,000 of them
 SECRET_BYTES = 32
 _APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -41,7 +42,6 @@ FULL = "This run has as many votes as are kept; export them, and vote on another
 VOTE_FIRST = (
     f"{MOST_VOTERS} people have revealed the sides without a vote, as many as may; vote on a row first."
 )
-CROWDED = f"This run has {MOST_VOTERS} voters, as many as are kept; vote under one of their names."
 NO_NAME = "your name: write it at the top of the page, so that your votes are kept as yours"
 BAD_NAME = f"your name: up to {LONGEST_NAME} letters, digits, spaces and . - _ ' @ are allowed, and no colon"
 
@@ -105,10 +105,10 @@ def read(run: Path) -> Votes:
 
 
 def cast(run: Path, voter: Voter, name: str, row: int, vote: Vote) -> None:
-    """Keep a vote. Raises LabError if there is no room for it, or the run is gone."""
-    voters = read(run).by
-    if voter not in voters and len(voters) >= MOST_VOTERS:
-        raise LabError(CROWDED)
+    """Keep a vote. Raises LabError if there is no room for it, or the run is gone.
+
+    Whoever votes may: a limit of names would let made-up ones close the vote for all. A result counts few.
+    """
     _append(run, {"kind": voter.kind, "voter": name, "row": row, "of": vote.of, "choice": vote.choice})
 
 
@@ -240,10 +240,19 @@ class _Book:
         row, of, choice = facts["row"], facts["of"], facts["choice"]
         if choice not in CHOICES or type(row) is not int or type(of) is not str:
             raise ValueError("no vote")
+        if voter not in self.votes.by and len(self.votes.by) >= 2 * MOST_NAMES:
+            self._make_room()
         cast = self.votes.by.setdefault(voter, {})
         cast.pop(row, None)  # so that the latest one is the last
         cast[row] = Vote(of, choice)
         self.votes.names.setdefault(voter, voter.shown if kind == JUDGE else name)
+
+    def _make_room(self) -> None:
+        """Forget the names with the fewest votes, of those alike the oldest."""
+        by, names = self.votes.by, self.votes.names
+        least = sorted(by, key=lambda voter: (voter.kind == JUDGE, len(by[voter])))
+        for voter in least[:-MOST_NAMES]:
+            del by[voter], names[voter]
 
 
 @lru_cache(maxsize=16)

@@ -13,7 +13,18 @@ from typing import Any
 
 from pipeline.evaluation import verdict
 from pipeline.evaluation.verdict import Metric
-from pipeline.runs.voting.ballots import ADAPTER, BAD, BASE, CHOICES, JUDGE, PERSON, TIE, Voter, Votes
+from pipeline.runs.voting.ballots import (
+    ADAPTER,
+    BAD,
+    BASE,
+    CHOICES,
+    JUDGE,
+    MOST_VOTERS,
+    PERSON,
+    TIE,
+    Voter,
+    Votes,
+)
 from pipeline.runs.voting.blind_rows import Rows
 
 WORTH = {ADAPTER: 1.0, BASE: -1.0, TIE: 0.0, BAD: 0.0}
@@ -23,14 +34,21 @@ Ballots = dict[Voter, dict[int, str]]  # choices by voter and row, of votes that
 
 
 def fitting(rows: Rows, votes: Votes) -> Ballots:
-    """The votes that count."""
+    """The votes that count: of people, those of the MOST_VOTERS with the most, else of who came first."""
+    found = _fitting(rows, votes)
+    people = [voter for voter in found if voter.kind == PERSON]
+    others = set(sorted(people, key=lambda voter: -len(found[voter]))[MOST_VOTERS:])
+    return {voter: choices for voter, choices in found.items() if voter not in others}
+
+
+def _fitting(rows: Rows, votes: Votes) -> Ballots:
     found = {voter: rows.fitting(cast) for voter, cast in votes.by.items()}
     return {voter: choices for voter, choices in found.items() if choices}
 
 
 def result(rows: Rows, votes: Votes) -> dict[str, Any]:
     """The result of people, and beside it that of each judge; as `votes RUN --json` prints it."""
-    cast = fitting(rows, votes)
+    whole, cast = _fitting(rows, votes), fitting(rows, votes)
     people = {voter: choices for voter, choices in cast.items() if voter.kind == PERSON}
     means = scores(people)
     judges = {voter: choices for voter, choices in cast.items() if voter.kind == JUDGE}
@@ -39,6 +57,7 @@ def result(rows: Rows, votes: Votes) -> dict[str, Any]:
         "asked": len(rows.asked),
         "equal_answers": rows.equal,
         "voters": [_count(votes.names[voter], choices) for voter, choices in cast.items()],
+        "more_voters": len(whole) - len(cast),
         "agreement": agreement(people),
         "judges": [
             {
@@ -48,7 +67,7 @@ def result(rows: Rows, votes: Votes) -> dict[str, Any]:
             }
             for voter, choices in judges.items()
         ],
-        "left_out": sum(map(len, votes.by.values())) - sum(map(len, cast.values())),
+        "left_out": sum(map(len, votes.by.values())) - sum(map(len, whole.values())),
         "unread_lines": votes.unread,
     }
 

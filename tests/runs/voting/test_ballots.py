@@ -120,17 +120,26 @@ def test_a_full_disk_leaves_no_half_a_line(run, monkeypatch):
     assert file(run).read_bytes() == before
 
 
-def test_there_is_an_end_to_votes_and_voters(run, monkeypatch):
-    monkeypatch.setattr(ballots, "MOST_VOTERS", 2)
-    cast(run, 0, "base", "one")
-    cast(run, 0, "base", "two")
-    with pytest.raises(LabError, match="as many as are kept"):
-        cast(run, 0, "base", "three")
-    ballots.reveal(run, *ballots.person("two"))
+def test_there_is_an_end_to_votes(run, monkeypatch):
     cast(run, 1, "base", "two")
     monkeypatch.setattr(ballots, "LARGEST", file(run).stat().st_size + 10)
     with pytest.raises(LabError, match="as many votes as are kept"):
         cast(run, 2, "base", "two")
+
+
+def test_made_up_names_keep_nobody_from_voting_and_who_has_voted_more_stays(run, monkeypatch):
+    """What is kept in memory has an end; the file has all."""
+    monkeypatch.setattr(ballots, "MOST_NAMES", 3)
+    ballots.cast(run, Voter(JUDGE, "gpt"), "gpt", 0, Vote("d", "base"))
+    for row in range(2):
+        cast(run, row, "adapter")
+    for number in range(6):
+        cast(run, 0, "base", f"made up {number}")
+    cast(run, 0, "base", "Grace")
+    kept = ballots.read(run)
+    assert list(kept.names.values()) == ["judge:gpt", "Ada", "made up 3", "made up 4", "made up 5", "Grace"]
+    assert kept.by.keys() == kept.names.keys()
+    assert choices(run, ADA) == {0: "adapter", 1: "adapter"}
 
 
 def test_made_up_names_that_only_reveal_keep_nobody_from_voting(run, monkeypatch):
