@@ -133,10 +133,13 @@ def why(error: BaseException, model: str) -> str:
 
 
 def of_this_machine(error: Exception) -> bool:
-    """Whether the disk or the memory here is at fault, and not the way to the hub."""
-    return isinstance(error, OSError | MemoryError) and not type(error).__module__.startswith(
-        ("huggingface_hub", "httpx")
-    )
+    """Whether the disk or the memory here is at fault, and not the way to the hub.
+
+    The client raises an OSError of its own, with an address in it, where less came than the hub has named.
+    """
+    if isinstance(error, OSError):
+        return error.errno is not None and not type(error).__module__.startswith(("huggingface_hub", "httpx"))
+    return isinstance(error, MemoryError)
 
 
 def _room(folder: Path, remotes: list[Remote]) -> None:

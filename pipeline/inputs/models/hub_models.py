@@ -173,7 +173,7 @@ def _told(info: Any) -> dict[str, Any]:
     """What the hub says of a model, as `Model.hub` has it; a card is anybody's text."""
     weights = [file for file in info.siblings or [] if str(file.rfilename).endswith(".safetensors")]
     size = sum(file.size for file in weights if type(file.size) is int and file.size > 0)
-    card = info.card_data or {}
+    card = info.card_data if hasattr(info.card_data, "get") else {}
     named = card.get("license_name") if card.get("license") in ("other", None) else card.get("license")
     licence = named or card.get("license")
     return {

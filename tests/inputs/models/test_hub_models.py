@@ -136,3 +136,10 @@ def test_weights_of_no_possible_size_have_none() -> None:
     info = SimpleNamespace(siblings=listed, card_data=None, gated=False)
     assert hub_models._told(info)["bytes"] is None
     assert hub_models._told(SimpleNamespace(**{**vars(info), "siblings": listed[:1]}))["bytes"] == 1 << 50
+
+
+@pytest.mark.parametrize("card", [["x"], "text", 7])
+def test_a_card_that_is_no_mapping_says_nothing(hub: FakeHub, home: Path, card: Any) -> None:
+    on(hub, SMALL)
+    hub.repos["org/name"].card = card
+    assert base_models.resolve("org/name").hub["licence"] is None

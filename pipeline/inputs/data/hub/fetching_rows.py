@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
@@ -121,8 +122,8 @@ def fetch(asked: DatasetId, home: Path, tell: Any) -> str:
     if not pinned.is_pinned:
         raise LabError(f"{asked} cannot be fetched: the hub names no commit of it; try again later.")
     siblings = {str(file.rfilename): file for file in info.siblings or []}
-    card: Any = info.card_data or {}
-    configs = card.get("configs")
+    card: Any = info.card_data
+    configs = card.get("configs") if hasattr(card, "get") else None  # it may be anything
     remotes = _remotes(asked, siblings, choosing_files.chosen(siblings, configs, asked))
     folder = _folder(pinned, home)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -183,6 +184,10 @@ def _main(text: str, home: str) -> int:
     except (InputError, LabError, OSError) as error:
         print(to_json({"refused": sentence(error)}), flush=True)
         return 2
+    except Exception as error:  # nobody foresaw it; Python would abort: see below
+        said = files.with_traceback(sentence(error), traceback.format_exc())
+        print(to_json({"refused": said}), flush=True)
+        return 1
     return 0
 
 

@@ -9,13 +9,16 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipeline import settings
 from pipeline.errors import Busy, InputError, LabError
 from pipeline.inputs.data import telling
 from pipeline.inputs.data.hub import dataset_id, fetching_rows, places
 from pipeline.inputs.data.hub.fetching_rows import Fetched
+from pipeline.inputs.models import hub_download
 from pipeline.runs import disk, submit
 from pipeline.stages import recipe
 from pipeline.store import Store
@@ -139,6 +142,43 @@ def test_what_cannot_be_fetched_says_why_in_a_sentence(
     assert reason in said
     assert hub.url not in said
     assert list((home / "hub").glob("*/towns*")) == []
+
+
+def test_a_file_that_comes_shorter_than_named_is_a_sentence_without_an_address(
+    hub: FakeHub, commit: str, home: Path
+) -> None:
+    """The client raises a plain OSError with the storage's address, which may be a signed one."""
+    whole = next(path for path in hub.folder.iterdir() if path.is_file())
+    whole.write_bytes(whole.read_bytes()[:-5])
+    said = refused("hub:org/towns", home)
+    assert said == (
+        "hub:org/towns cannot be fetched: the connection to the hub was lost (OSError);"
+        f" {hub_download.AGAIN}."
+    )
+
+
+@pytest.mark.parametrize("card", [["x"], "text", 7])
+def test_a_card_that_is_no_mapping_says_nothing(hub: FakeHub, commit: str, home: Path, card: Any) -> None:
+    hub.repos[TOWNS].card = card
+    assert fetched("hub:org/towns", home)[0].id.revision == commit
+
+
+def test_what_nobody_foresaw_is_a_sentence_and_its_traceback_is_kept(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python aborts where a thread holds standard input."""
+
+    def fails(*given: object) -> str:
+        raise KeyError("of ours")
+
+    monkeypatch.setattr(fetching_rows, "fetch", fails)
+    monkeypatch.setattr(fetching_rows, "_end_with_who_asks", lambda: None)
+    for name in ("keep_private", "quiet_this_process"):
+        monkeypatch.setattr(settings, name, lambda: None)
+    assert fetching_rows._main("hub:org/towns", str(home)) == 1
+    said = json.loads(capsys.readouterr().out)["refused"]
+    assert said.endswith("The details are in errors.log of the home folder.")
+    assert "of ours" in (home / "errors.log").read_text()
 
 
 def test_only_so_many_are_fetched_at_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
