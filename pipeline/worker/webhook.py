@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import threading
 from functools import partial
@@ -27,7 +28,8 @@ def tell(run: Run) -> threading.Thread | None:
 
 
 def message(run: Run) -> dict[str, Any]:
-    """The JSON to send. `text` is what chat services show."""
+    """The JSON to send. `text` is what chat services show; names and errors in it are anybody's texts, and no
+    links or mentions: see Slack's "Escaping text"."""
     error = next((stage.error for stage in run.stages if stage.error), None)
     text = f"Run {run.name} ({run.id}) is {run.status}." + (f" {error}" if error else "")
     return {
@@ -37,7 +39,7 @@ def message(run: Run) -> dict[str, Any]:
         "status": run.status,
         "seconds": round(sum(stage.seconds or 0.0 for stage in run.stages), 1),
         "error": error,
-        "text": text,
+        "text": html.escape(text, quote=False),
     }
 
 

@@ -30,7 +30,8 @@ def start(home: Path) -> Iterator[Start]:
         words = [sys.executable, "-m", "pipeline", "serve", *map(str, given), "--port", "0"]
         started.append(
             subprocess.Popen(
-                words, cwd=settings.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                words, cwd=settings.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE, text=True,
                 env=settings.child_environment(OLIVE_LAB_HOME=str(home), **environment),
             )
         )  # fmt: skip
@@ -124,3 +125,23 @@ def test_a_model_that_does_not_load_is_a_sentence(home: Path, export: Path, star
     assert err.startswith("The model could not be loaded: its files in")
     assert err.count("\n") == 1
     until(lambda: not processes(home), "the end of the model's process")
+
+
+def test_one_that_the_page_attends_ends_with_its_sentence(export: Path, start: Start) -> None:
+    """Python aborts where a thread waits for standard input by `sys.stdin`."""
+    (export / exports.ADAPTER).write_bytes(b"no adapter")
+    process = start(export, "--attended")
+    assert process.wait(60) == 1
+    out, err = process.communicate()
+    assert json.loads(out)["error"].startswith("The model could not be loaded: its files in")
+    assert err == ""
+
+
+def test_one_that_the_page_attends_ends_with_its_input(export: Path, start: Start) -> None:
+    process = start(export, "--attended")
+    assert process.stdout is not None
+    assert process.stdin is not None
+    assert "url" in json.loads(process.stdout.readline())
+    process.stdin.close()
+    process.stdin = None  # `communicate` would flush it
+    assert process.wait(60) in (0, 130)  # 130 before it takes the signal as a wish to stop

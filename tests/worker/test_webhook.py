@@ -66,6 +66,14 @@ def test_a_run_that_ends_is_told_once_with_its_reason(
     assert told["text"] == f"Run trip ({run}) is failed. The template has no response."
 
 
+def test_a_name_is_no_link_and_no_mention(store: Store) -> None:
+    """Chat services take `<…>` for one."""
+    run = store.get(plant(store, name="<!channel> <http://evil.example|done> & more"))
+    sent = webhook.message(run)
+    assert sent["text"].startswith("Run &lt;!channel&gt; &lt;http://evil.example|done&gt; &amp; more (")
+    assert sent["name"] == run.name
+
+
 def test_it_is_tried_again(store: Store, server: Server) -> None:
     run = store.get(one_stage(store, "trip"))
     server.answers = [500, 503]
