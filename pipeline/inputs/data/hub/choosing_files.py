@@ -142,9 +142,9 @@ def _declared(
 
 
 def _among(paths: Sequence[str], pattern: str) -> Sequence[str]:
-    """Those of some sorted paths that may fit a pattern: what it begins with before its first wildcard."""
-    begins = re.split(r"[*?[]", pattern.removeprefix("./"), maxsplit=1)[0]
-    return paths[bisect_left(paths, begins) : bisect_right(paths, begins + chr(sys.maxunicode))]
+    """Those of some sorted paths that may fit a pattern: its text before the first wildcard."""
+    start = re.split(r"[*?[]", pattern.removeprefix("./"), maxsplit=1)[0]
+    return paths[bisect_left(paths, start) : bisect_right(paths, start + chr(sys.maxunicode))]
 
 
 def _patterns(given: Any) -> list[tuple[str, str]]:
