@@ -12,6 +12,7 @@ MOST_PROBLEMS = 20  # of one refusal: a page draws each, and files may have a gr
 INTERNAL = (LookupError, TypeError, AttributeError, AssertionError, NameError, NotImplementedError)
 # What to suggest when memory ran out and the cause is not known.
 ANY_SMALLER = "a smaller batch_size or max_length, or with gradient_checkpointing on"
+NO_MORE = "This machine can start no more processes now; try again in a minute."
 
 
 class LabError(Exception):
@@ -66,7 +67,8 @@ def sentence(error: BaseException, stage: str = "", smaller: str = ANY_SMALLER) 
 
 
 def expected(error: BaseException, smaller: str = ANY_SMALLER) -> str | None:
-    """The sentence for a known kind of error: ours, full disk, out of memory, no access; else None."""
+    """The sentence for a known kind of error: ours, full disk, out of memory, too many processes, no access;
+    else None."""
     if isinstance(error, LabError):
         return str(error)
     causes = _causes(error)
@@ -75,17 +77,30 @@ def expected(error: BaseException, smaller: str = ANY_SMALLER) -> str | None:
     if any(_is_out_of_memory(cause) for cause in causes):
         gpu = any("CUDA" in f"{type(cause).__name__} {cause}" for cause in causes)
         return f"{'GPU memory' if gpu else 'Memory'} ran out; start a new run with {smaller}."
-    if isinstance(error, OSError) and error.errno == errno.EROFS:
+    if any(starts_no_more(cause) for cause in causes):
+        return NO_MORE
+    return _no_access(error) if isinstance(error, OSError) else None
+
+
+def _no_access(error: OSError) -> str | None:
+    if error.errno == errno.EROFS:
         return (
             f"{error.filename or 'A file'} cannot be written ({error.strerror}); make the home folder"
             " writable, or set OLIVE_LAB_HOME to another one."
         )
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+    if error.filename is not None and error.strerror:
         return (
             f"{error.filename} cannot be used ({error.strerror});"
             " check that it exists and is yours, and retry."
         )
     return None
+
+
+def starts_no_more(error: BaseException) -> bool:
+    """Whether a thread or a process could not be started: a user, a container or a machine has so many."""
+    if isinstance(error, OSError):
+        return error.errno == errno.EAGAIN and error.filename is None
+    return isinstance(error, RuntimeError) and "can't start new thread" in str(error)
 
 
 def reason(error: BaseException) -> str:

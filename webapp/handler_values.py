@@ -18,7 +18,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline import display
-from pipeline.errors import InputError, LabError, sentence
+from pipeline.errors import NO_MORE, InputError, LabError, sentence, starts_no_more
 from webapp import uploads
 
 LONGEST_TEXT = 1 << 16  # characters
@@ -83,9 +83,10 @@ class Page(gr.Blocks):
             said = uploads.NOT_HERE
         except gr.Error as error:  # a choice that is not in the list, or a number out of bounds
             said = display.cut(str(error.message), LONGEST_REFUSAL)
-        except Exception:
-            log.exception("A handler failed")
-            said = BROKEN
+        except Exception as error:
+            said = NO_MORE if starts_no_more(error) else BROKEN
+            if said == BROKEN:
+                log.exception("A handler failed")
         request = getattr(kwargs.get("request"), "request", None)
         if request is not None:
             request.scope.get(REFUSED, []).append(said)

@@ -113,7 +113,8 @@ def running() -> list[Served]:
 def start(home: Path, name: str, source: Source) -> Served:
     """Serve a model under a browser's name.
 
-    Raises Full if too many are served, LabError if this browser serves one already.
+    Raises Full if too many are served, LabError if this browser serves one already, or no process
+    or thread can be started.
     """
     if not NAME.fullmatch(name):
         raise InputError(NO_NAME)
@@ -132,8 +133,12 @@ def start(home: Path, name: str, source: Source) -> Served:
         words = ["-m", "pipeline", "serve", str(source.folder), *more, "--port", "0", "--attended"]
         environment = settings.child_environment(OLIVE_LAB_HOME=str(home), OLIVE_LAB_SERVE_TOKEN=token)
         made = Served(source.name, token, own_process.start_group(words, environment))
+        try:
+            own_process.start_thread(threading.Thread(target=made.read, daemon=True))
+        except BaseException:
+            own_process.end(made.process)
+            raise
         _served[name] = made
-    threading.Thread(target=made.read, daemon=True).start()
     return made
 
 

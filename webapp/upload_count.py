@@ -124,8 +124,9 @@ class Count:
             if self._looking is None:
                 if self._looked is not None and time.monotonic() - self._looked < LOOK_SECONDS:
                     return None
-                self._touched = set()
-                self._looking = threads.LOOKS.submit(self._see, self._touched)
+                touched: set[str] = set()
+                self._looking = threads.LOOKS.submit(self._see, touched)
+                self._touched = touched
             return self._looking
 
     def _see(self, touched: set[str]) -> None:

@@ -131,7 +131,7 @@ def _line(process: subprocess.Popen[bytes]) -> bytes:
 
 def _taken(folders: tuple[Path, Path]) -> subprocess.Popen[bytes]:
     """A process for the folders of a tokenizer and of a dataset: the one that is kept, or a new one, which
-    reads no others. Raises Busy."""
+    reads no others. Raises Busy, LabError."""
     with _changing:
         kept = _idle.pop(folders, None)
         if kept is not None and kept.poll() is None:
@@ -144,13 +144,17 @@ def _taken(folders: tuple[Path, Path]) -> subprocess.Popen[bytes]:
         if len(_processes.keys() - _ending) >= MOST:
             _make_room()
         temporary = tempfile.mkdtemp(prefix="olive-lab-")
-        process = own_process.start(
-            ["-m", "pipeline.exports.row_tokens", *map(os.fspath, folders)],
-            {**settings.bare_environment(), "HF_HUB_OFFLINE": "1", "TMPDIR": temporary},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
+        try:
+            process = own_process.start(
+                ["-m", "pipeline.exports.row_tokens", *map(os.fspath, folders)],
+                {**settings.bare_environment(), "HF_HUB_OFFLINE": "1", "TMPDIR": temporary},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
         _processes[process] = time.monotonic()
         _temporary[process] = temporary
         return process

@@ -152,7 +152,11 @@ class _Process:
         limits = {} if _state.hub_login else {"OLIVE_LAB_PUBLIC_ONLY": "1"}
         self._scratch = scratch.Scratch(settings.home())
         given = settings.child_environment(**limits, **self._scratch.environment)
-        self.process = own_process.start_group(words, given)
+        try:
+            self.process = own_process.start_group(words, given)
+        except BaseException:
+            self._scratch.remove()
+            raise
         self.began = time.monotonic()
         self.is_long = False
         self.share = ""

@@ -113,6 +113,7 @@ def _start(home: Path, key: str, version: Facts, login: str) -> None:
     lock = locks.take_within(_beside(home, key, "lock"), ENDING_SECONDS)
     if lock is None:
         raise LabError("Its process has not ended yet; try again in a moment.")
+    is_new = _read(home, key) is None
     try:
         _beside(home, key, "stop").unlink(missing_ok=True)
         _write(home, {
@@ -131,6 +132,10 @@ def _start(home: Path, key: str, version: Facts, login: str) -> None:
                 apart=True,
             )
         _begun[:] = [*(other for other in _begun if other.poll() is None), process]
+    except LabError:  # nothing has come, and MOST_KNOWN would count it
+        if is_new:
+            _beside(home, key, "json").unlink(missing_ok=True)
+        raise
     finally:
         os.close(lock)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline import settings
@@ -27,7 +28,11 @@ class Scratch:
         self.folder, held = _held(home)
         self._held: int | None = held
         temporary = self.folder / "tmp"
-        temporary.mkdir(mode=0o700)
+        try:
+            temporary.mkdir(mode=0o700)
+        except BaseException:
+            self.remove()
+            raise
         self.environment = {settings.SCRATCH: str(self.folder), "TMPDIR": str(temporary)}
 
     def remove(self) -> None:
@@ -57,7 +62,12 @@ def _held(home: Path) -> tuple[Path, int]:
     """A new folder, and the descriptor that holds it until closed."""
     while True:
         folder = home / FOLDER / secrets.token_hex(4)
-        held = locks.take(folder / LOCK)
+        try:
+            held = locks.take(folder / LOCK)
+        except OSError:  # no more files can be open; `clear` looks only at folders with a lock
+            with suppress(OSError):
+                folder.rmdir()
+            raise
         if held is not None:
             if (folder / LOCK).exists():
                 return folder, held

@@ -40,8 +40,8 @@ def begin(file: Path) -> None:
     read, so that `write` fails for it as it does without this.
     """
     ahead = _Ahead(file.open("rb"))
-    _started[ahead.state] = ahead
     ahead.start()
+    _started[ahead.state] = ahead
 
 
 State = tuple[int, int, int, int]

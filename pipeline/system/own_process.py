@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from pipeline import settings
+from pipeline.errors import NO_MORE, LabError, starts_no_more
 
 if TYPE_CHECKING:
     import asyncio
@@ -48,18 +49,41 @@ def start(
     """Start `python WORDS` and leave it to the caller. It inherits the descriptors in `keep` as well.
 
     `apart` gives it a session, and so a process group, of its own: what ends ours leaves it alone. `python`
-    is the interpreter of another environment, whose output must not be inherited.
+    is the interpreter of another environment, whose output must not be inherited. Raises LabError where the
+    machine can start no more.
     """
-    return subprocess.Popen(
-        [python or settings.python(), *_guarded(words, stdout, stderr)],
-        stdin=stdin,
-        stdout=stdout,
-        stderr=stderr,
-        start_new_session=apart,
-        cwd=settings.ROOT,
-        env=environment,
-        pass_fds=keep,
-    )
+    with starting():
+        return subprocess.Popen(
+            [python or settings.python(), *_guarded(words, stdout, stderr)],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=apart,
+            cwd=settings.ROOT,
+            env=environment,
+            pass_fds=keep,
+        )
+
+
+def start_thread(thread: threading.Thread) -> None:
+    """Start a thread. Raises LabError where the machine can start no more."""
+    with starting():
+        thread.start()
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Around what starts a process or a thread: raises LabError where the machine can start no more.
+
+    That lasts a moment or is somebody's doing. So whoever has counted, taken or made something for what is
+    started gives it back where this raises.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if starts_no_more(error):
+            raise LabError(NO_MORE) from None
+        raise
 
 
 def _guarded(words: Sequence[str], stdout: Channel, stderr: Channel) -> Sequence[str]:
@@ -105,16 +129,17 @@ async def converse(
     """Start `python WORDS` for an event loop, with a pipe to it and one back, and leave it to the caller."""
     import asyncio  # slow to import, and only the app needs it
 
-    return await asyncio.create_subprocess_exec(
-        settings.python(),
-        *_guarded(words, subprocess.PIPE, stderr),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        cwd=settings.ROOT,
-        env=environment,
-        limit=longest_line,
-    )
+    with starting():
+        return await asyncio.create_subprocess_exec(
+            settings.python(),
+            *_guarded(words, subprocess.PIPE, stderr),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            cwd=settings.ROOT,
+            env=environment,
+            limit=longest_line,
+        )
 
 
 @contextmanager
@@ -229,9 +254,9 @@ def follow(
             _kill_all(process)
 
         watch = threading.Timer(seconds or 0, end_it)
-        if seconds is not None:
-            watch.start()
         try:
+            if seconds is not None:
+                start_thread(watch)
             for line in process.stdout:
                 tell(_text(line).rstrip("\n"))
             code = process.wait()

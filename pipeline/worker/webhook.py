@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline import settings
 from pipeline.store.run import Run
-from pipeline.system import retry
+from pipeline.system import own_process, retry
 from pipeline.system.files import to_json
 
 TIMEOUT_SECONDS = 10
@@ -23,7 +23,7 @@ def tell(run: Run) -> threading.Thread | None:
     if address is None:
         return None
     thread = threading.Thread(target=_post, args=(address, message(run)))
-    thread.start()
+    own_process.start_thread(thread)
     return thread
 
 

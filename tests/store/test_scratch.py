@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,6 +93,33 @@ def test_only_what_nobody_holds_is_cleared(home: Path, temporary: Path) -> None:
     for _ in range(2):
         held.remove()
     assert not held.folder.exists()
+
+
+def test_one_that_cannot_be_made_leaves_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch.Scratch(home).remove()
+    before = len([*Path("/proc/self/fd").iterdir()])
+    make = Path.mkdir
+
+    def full(path: Path, *given: Any, **named: Any) -> None:
+        if path.name == "tmp":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        make(path, *given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", full)
+        with pytest.raises(OSError, match="No space"):
+            scratch.Scratch(home)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Path(os.devnull).open() as lowest:
+        free = lowest.fileno()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))  # so many are open already
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            scratch.Scratch(home)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert [*(home / scratch.FOLDER).iterdir()] == []
+    assert len([*Path("/proc/self/fd").iterdir()]) == before
 
 
 def test_a_process_that_is_ended_leaves_no_temporary_files(temporary: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pipeline import settings
+from pipeline.errors import LabError
 from webapp import threads
 from webapp.tabs.comparing import prompting
 from webapp.tabs.serving import panel
@@ -109,3 +110,45 @@ def test_work_gives_what_it_returns_and_raises(home: Path) -> None:
         return await threads.run(threads.UPKEEP, int, "11", base=2)
 
     assert asyncio.run(run()) == 3
+
+
+def test_where_no_thread_can_be_started_those_there_are_do_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, free = threads.Threads(2), threading.Event()
+    first = pool.submit(free.wait, PATIENCE)
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        second = pool.submit(int, "3")
+        done: list[str] = []
+        with pytest.raises(LabError, match="can start no more processes now"):
+            threads.Threads(1).submit(done.append, "for nobody")
+    free.set()
+    assert (first.result(PATIENCE), second.result(PATIENCE)) == (True, 3)
+    assert done == []
+    pool.shutdown()
+
+
+def started_by_itself(source: str) -> list[int]:
+    """Lines that start a thread otherwise than `own_process.start_thread`, or have a pool of Python's own."""
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+        and (
+            ast.unparse(node.func).endswith(("ThreadPoolExecutor", "ProcessPoolExecutor"))
+            or (getattr(node.func, "attr", "") == "start" and "Thread(" in ast.unparse(node.func))
+        )
+    ]
+
+
+def test_all_threads_of_the_app_are_started_where_a_refusal_is_a_sentence() -> None:
+    for source in ("threading.Thread(target=work).start()", "pool = futures.ThreadPoolExecutor(2)"):
+        assert started_by_itself(source) == [1]
+    assert started_by_itself("own_process.start_thread(threading.Thread(target=work))") == []
+    paths = list((settings.ROOT / "webapp").rglob("*.py"))
+    assert paths
+    found = {str(path): lines for path in paths if (lines := started_by_itself(path.read_text("utf-8")))}
+    assert found == {}, "`own_process.start_thread`, or `threads.Threads`"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing
 from typing import Any
 
@@ -20,6 +20,7 @@ from starlette.requests import Request
 from pipeline.errors import LabError
 from pipeline.inputs.data import telling
 from pipeline.runs import check_pool
+from webapp.threads import Threads
 
 WAITING = 12  # questions of a kind that may wait for a thread
 OLD_SECONDS = 15.0  # after which the oldest makes room for one that waits
@@ -35,7 +36,7 @@ class Places:
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self._threads = ThreadPoolExecutor(most, thread_name_prefix=THREAD)
+        self._threads = Threads(most, thread_name_prefix=THREAD)
         self._asked: list[Question] = []  # those without an answer yet, the oldest first
         self._changing = threading.Lock()
 
@@ -45,8 +46,8 @@ class Places:
         with self._changing:
             if len(self._asked) >= self.most + WAITING:
                 raise LabError(MANY)
-            self._asked.append(question)
             question.answer = self._threads.submit(question.carry_out)
+            self._asked.append(question)
         question.answer.add_done_callback(lambda _: self._forget(question))
         return question
 

@@ -11,6 +11,7 @@ from pipeline.errors import LabError, sentence
 from pipeline.runs import check_pool
 from pipeline.runs.comparing import scorecard
 from pipeline.runs.comparing.scorecard import Row
+from pipeline.system import own_process
 from webapp.home import store
 
 MOST_KEPT = 32  # sentences
@@ -43,7 +44,12 @@ def of(group: str, rows: Sequence[Row]) -> str | None:
             return found.text
         if group not in _asked and len(_asked) < MOST_AT_ONCE:
             _asked.add(group)
-            threading.Thread(target=_ask, args=(group, runs), name="best way", daemon=True).start()
+            try:
+                own_process.start_thread(
+                    threading.Thread(target=_ask, args=(group, runs), name="best way", daemon=True)
+                )
+            except LabError:  # whoever looks again has it tried again
+                _asked.discard(group)
     return None
 
 

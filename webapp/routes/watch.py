@@ -25,7 +25,7 @@ from pipeline.store.turns import Waiting
 from pipeline.system import clock
 from pipeline.system.files import to_json
 from webapp.home import known_run, store
-from webapp.threads import LOOKUPS
+from webapp.threads import LOOKUPS, Threads
 
 RUN_SECONDS = 0.15  # maximum age of a cached view: of one run,
 LIST_SECONDS = 1.0  # of all runs,
@@ -64,7 +64,7 @@ class Watch:
         self._histories: Remembered[list[Run]] = Remembered(0.0)
         self._scorecards: Remembered[dict[str, list[Row]]] = Remembered(LIST_SECONDS)
         self._facts: dict[Path, events.Newest] = {}
-        self._threads = ThreadPoolExecutor(THREADS, "watch")
+        self._threads = Threads(THREADS, "watch")
 
     async def look(self, run: str) -> Look:
         """The run of that id. Raises InputError."""

@@ -35,10 +35,8 @@ def steps(
     Yields `shown(text)` of what the work tells, the last one again every TELL_SECONDS. When the generator is
     closed the work ends as soon as it tells something, and so does a process that it waits for
     (`own_process.run`, `check_pool`); `to_its_end` it does not.
-    Raises LabError if too many do so at once.
+    Raises LabError if too many do so at once, or no thread can be started.
     """
-    if not _threads.acquire(blocking=False):
-        raise LabError(BUSY)
     left = threading.Event()
     told: SimpleQueue[str | None] = SimpleQueue()  # None at the end
     done: Future[T] = Future()
@@ -61,7 +59,13 @@ def steps(
             _threads.release()
             told.put(None)
 
-    threading.Thread(target=do, name="check", daemon=True).start()
+    if not _threads.acquire(blocking=False):
+        raise LabError(BUSY)
+    try:
+        own_process.start_thread(threading.Thread(target=do, name="check", daemon=True))
+    except BaseException:
+        _threads.release()
+        raise
     text: str | None = ""
     try:
         while True:

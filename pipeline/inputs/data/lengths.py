@@ -238,7 +238,7 @@ class Lengths:
             process.kill()
 
         watch = threading.Timer(SECONDS, end)
-        watch.start()
+        own_process.start_thread(watch)
         try:
             process.stdin.write(to_json(texts).encode() + b"\n")
             process.stdin.flush()

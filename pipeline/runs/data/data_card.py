@@ -238,8 +238,8 @@ def _apart(asked: Question) -> Generator[str, None, None]:
             ["-m", "pipeline.runs.data.data_card"], settings.child_environment()
         )
         watch = threading.Timer(SECONDS, own_process.kill, [process])
-        watch.start()
         try:
+            own_process.start_thread(watch)
             assert process.stdin is not None
             assert process.stdout is not None
             process.stdin.write(asked.to_json().encode() + b"\n")

@@ -20,7 +20,7 @@ from gradio.routes import App
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
-from pipeline.errors import InputError
+from pipeline.errors import NO_MORE, InputError
 from tests.helpers.handlers import GOOD, door, gradio
 from webapp import guard
 from webapp.app import page
@@ -57,6 +57,9 @@ class Small:
     def crash(self, text: str) -> str:
         raise KeyError(text)
 
+    def crowd(self, text: str) -> str:
+        raise RuntimeError("can't start new thread")
+
     def note(self, text: str) -> str:
         gr.Info(f"About {text}")
         return "noted"
@@ -85,7 +88,7 @@ class Small:
     def made(self) -> EventQueue:
         with Page() as blocks:
             box = gr.Textbox()
-            for name in ("count", "fail", "crash", "note", "hold", "endless", "pour"):
+            for name in ("count", "fail", "crash", "crowd", "note", "hold", "endless", "pour"):
                 gr.Button(name).click(
                     getattr(self, name), box, box, api_name=name, concurrency_id=name, concurrency_limit=2
                 )
@@ -173,7 +176,7 @@ def test_a_session_reads_its_answers_to_the_end_and_is_forgotten(small: Small) -
 def test_what_a_handler_refuses_or_does_wrong_is_told_in_one_sentence(small: Small) -> None:
     async def run() -> None:
         asked = Asked(small)
-        for handler, said in (("fail", "No: a"), ("crash", BROKEN)):
+        for handler, said in (("fail", "No: a"), ("crash", BROKEN), ("crowd", NO_MORE)):
             asked.join("s", handler)
             *_, last, closed = await asked.read("s")
             assert (last["success"], last["output"]["error"], last["title"]) == (False, said, "Error")
