@@ -38,6 +38,9 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "TQDM_DISABLE": "1",  # its progress bars would fill the log; progress goes through events
     "PYTHONWARNINGS": "ignore::FutureWarning",  # warnings from libraries to their developers
+    # An allocator that Arrow has and does not use starts a thread, and where it may not, tries again for each
+    # block: its lines filled the page's log with ten megabytes a second.
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
 }
 # Threads that wait for each other spin only briefly before they sleep. Spinning longer gains nothing on an
 # idle machine, and next to two busy processes it made training ten times as slow.
@@ -50,12 +53,9 @@ EVEN_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_TRIM_THRESHOLD_": str(8 << 20),
     "THP_MEM_ALLOC_ENABLE": "1",
 }  # fmt: skip
-# For a process that forks, see `worker/ahead/warm.py`. Two libraries start threads when they are loaded:
-# OpenBLAS, and one that Arrow has and does not use. And PyTorch finds out without CUDA if there is a GPU.
-_ONE_THREAD = {
-    "OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false",
-    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
-}  # fmt: skip
+# For a process that forks, see `worker/ahead/warm.py`. OpenBLAS starts threads when it is loaded. And PyTorch
+# finds out without CUDA if there is a GPU.
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 EVENTS = "OLIVE_LAB_EVENTS"  # names the events file of a stage, and so marks its processes
 TRAINING_GPUS = "OLIVE_LAB_TRAINING_GPUS"  # with commas between them, for a training that uses several
 ROOM = "OLIVE_LAB_ROOM"  # a variable whose place in memory another one takes

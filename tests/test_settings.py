@@ -144,3 +144,10 @@ def test_a_stage_on_a_cpu_gives_memory_back_and_what_the_user_has_set_stays(
     assert left(settings.stage_environment(False)) < 16 << 20 < left(settings.stage_environment(True))
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "4096")
     assert settings.stage_environment(False, MORE="1")["MALLOC_MMAP_THRESHOLD_"] == "4096"
+
+
+def test_arrow_starts_no_thread_in_our_processes() -> None:
+    """Its allocator would start one, and fill the log where that may not be."""
+    code = "import pyarrow, pathlib; print(len([*pathlib.Path('/proc/self/task').iterdir()]))"
+    given = settings.child_environment(OPENBLAS_NUM_THREADS="1")
+    assert own_process.run(["-c", code], None, given).stdout == "1\n"

@@ -180,8 +180,11 @@ def page() -> gr.Blocks:
     return blocks
 
 
-def unusable(request: Request, error: Exception) -> PlainTextResponse:
-    """The answer of our routes when the store cannot be used: a locked database, a full disk."""
+async def unusable(request: Request, error: Exception) -> PlainTextResponse:
+    """The answer of our routes when the store cannot be used, or no process: a locked database, a full disk.
+
+    A coroutine: anything else would need a thread, and there may be none.
+    """
     return PlainTextResponse(f"{error}\n", status_code=503, headers={"Retry-After": "5"})
 
 

@@ -18,7 +18,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline import display
-from pipeline.errors import NO_MORE, InputError, LabError, sentence, starts_no_more
+from pipeline.errors import NO_MORE, InputError, LabError, expected, sentence
 from webapp import uploads
 
 LONGEST_TEXT = 1 << 16  # characters
@@ -84,7 +84,7 @@ class Page(gr.Blocks):
         except gr.Error as error:  # a choice that is not in the list, or a number out of bounds
             said = display.cut(str(error.message), LONGEST_REFUSAL)
         except Exception as error:
-            said = NO_MORE if starts_no_more(error) else BROKEN
+            said = NO_MORE if expected(error) == NO_MORE else BROKEN
             if said == BROKEN:
                 log.exception("A handler failed")
         request = getattr(kwargs.get("request"), "request", None)
@@ -93,7 +93,7 @@ class Page(gr.Blocks):
         raise gr.Error(said, print_exception=False)
 
 
-def unnamed(request: Request, error: Exception) -> PlainTextResponse:
+async def unnamed(request: Request, error: Exception) -> PlainTextResponse:
     """The answer to a call of an unknown handler."""
     return PlainTextResponse(UNFIT + "\n", status_code=404)
 

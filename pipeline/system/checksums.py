@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline.system import hardware
+from pipeline.system import hardware, own_process
 
 NAME = "SHA256SUMS"
 LARGEST = 1 << 22  # bytes of such a file: a thousand files have some hundred kilobytes
@@ -40,7 +40,7 @@ def begin(file: Path) -> None:
     read, so that `write` fails for it as it does without this.
     """
     ahead = _Ahead(file.open("rb"))
-    ahead.start()
+    own_process.start_thread(ahead)
     _started[ahead.state] = ahead
 
 

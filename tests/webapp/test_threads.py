@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import inspect
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gradio.route_utils import FnIndexInferError
+from starlette.testclient import TestClient
 
 from pipeline import settings
 from pipeline.errors import LabError
+from tests.helpers.handlers import gradio
 from webapp import threads
 from webapp.tabs.comparing import prompting
 from webapp.tabs.serving import panel
@@ -152,3 +156,11 @@ def test_all_threads_of_the_app_are_started_where_a_refusal_is_a_sentence() -> N
     assert paths
     found = {str(path): lines for path in paths if (lines := started_by_itself(path.read_text("utf-8")))}
     assert found == {}, "`own_process.start_thread`, or `threads.Threads`"
+
+
+def test_what_answers_for_an_error_needs_no_thread(client: TestClient) -> None:
+    """The framework has one start for a handler that is no coroutine, and there may be none."""
+    apps = [client.app, gradio(client)]
+    ours = {error: call for app in apps for error, call in app.exception_handlers.items()}
+    assert {LabError, FnIndexInferError} <= ours.keys()
+    assert [error for error, call in ours.items() if not inspect.iscoroutinefunction(call)] == []
