@@ -112,3 +112,45 @@ def test_the_file_box_is_named_by_its_text_also_when_it_comes_last(app):
         "<div id=later><button class=upload-container aria-label=x>Drop</button></div>");
     }""")
     expect(page.locator("#later button")).not_to_have_attribute("aria-label", "x")
+
+
+# Streams of answers reach the page when `release` is called, and `ended` says how many are at their end.
+LATE_STREAMS = """
+const real = window.fetch;
+window.ended = 0;
+window.hold = () => { window.gate = new Promise((free) => { window.release = free; }); };
+window.fetch = async (...given) => {
+  const reply = await real(...given);
+  if (!reply.url.includes("queue/data")) return reply;
+  const reader = reply.body.getReader();
+  const pass = async (out) => {
+    let earlier = Promise.resolve();
+    for (let read = {}; !read.done;) {
+      const now = read = await reader.read();
+      window.ended += now.done;
+      earlier = earlier.then(() => window.gate).then(() => now.done ? out.close() : out.enqueue(now.value))
+        .catch(() => {});  // the page reads it no more
+    }
+  };
+  const late = new ReadableStream({ start: (out) => { pass(out).catch(() => {}); } });
+  return new Response(late, { headers: reply.headers });
+};
+"""
+
+
+def test_a_call_that_was_taken_after_the_last_answer_and_known_before_it_is_answered(app):
+    page = app.open("lab/olive.svg")
+    page.add_init_script(LATE_STREAMS)
+    page.goto(app.url + "?tab=data")
+    page.get_by_role("button", name="What it learns").click()
+    expect(page.locator("#data-card")).to_contain_text("144 rows. Tokens")
+    app.settle(page)
+    page.evaluate("window.hold(), window.ended = 0")
+    learned = page.locator("#data-learned")
+    learned.get_by_role("button", name="Longest").click()
+    page.wait_for_function("window.ended")
+    with page.expect_response("**/queue/join*"):
+        learned.get_by_role("button", name="Next").click()
+    page.wait_for_timeout(CHECKED_MS)
+    page.evaluate("window.release()")
+    expect(page.locator("#data-line input")).to_have_value("2")

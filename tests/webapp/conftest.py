@@ -22,15 +22,8 @@ with settings.gradio_without_stubs():
 
     from webapp import local_models
     from webapp.app import create
-    from webapp.gradio_routes import event_queue
     from webapp.tabs import lab
     from webapp.ui import form
-
-
-@pytest.fixture(autouse=True)
-def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Streams end with their last answer: a test reads them to the end."""
-    monkeypatch.setattr(event_queue, "LINGER_SECONDS", 0.0)
 
 
 @pytest.fixture

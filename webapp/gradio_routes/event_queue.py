@@ -41,11 +41,9 @@ from webapp.handler_values import BROKEN
 MOST_WAITING = 20
 MOST_UNREAD = 12  # events of a session whose last answer has not been read
 LARGEST_UNREAD = 8 << 20  # bytes of answers that a session has not read
-SESSIONS = 100  # with events or a stream
+SESSIONS = 100  # with events
+UNREAD_SECONDS = 30.0  # after which a session that nobody reads is forgotten: a page asks for answers at once
 HEARTBEAT_SECONDS = 15.0  # between messages of a stream, so that no tunnel takes it for dead
-# A stream stays open after its last answer. Gradio's script asks for the answers to a call only if it has no
-# stream then; where the end of that one is still on its way, it never does. Most calls follow another one.
-LINGER_SECONDS = 3.0
 BUSY = "The lab has too many requests now; try again in a minute."
 SLOW = "The lab has sent more answers than this page could read; reload the page and try again."
 log = logging.getLogger(__name__)
@@ -62,7 +60,7 @@ class Event:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     task: asyncio.Task[None] | None = None
     is_left: bool = False  # nobody waits for it, or it ends by itself
-    is_over: bool = False  # its last answer has been told
+    is_over: bool = False  # its last answer is there
 
 
 @dataclass(eq=False)
@@ -74,13 +72,13 @@ class Session:
     unread: list[bytes] = field(default_factory=list)
     size: int = 0  # bytes of `unread`
     is_read: bool = False
-    told: asyncio.Event = field(default_factory=asyncio.Event)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def take(self) -> bytes:
         """All unread answers, which are read with that; so are the events that are over."""
         text, self.unread, self.size = b"".join(self.unread), [], 0
         self.events = {name: event for name, event in self.events.items() if not event.is_over}
-        self.told.clear()
+        self.news.clear()
         return text
 
 
@@ -114,9 +112,8 @@ class EventQueue:
     def join(self, call: PredictBodyInternal) -> str | None:
         """Have a session's call of one of `handlers` carried out: the name of the event.
 
-        None if there is no place for it. If needed, others make room: a session that has read all, or the
-        oldest that nobody reads; and of events that wait, the oldest that nobody reads, else the newest of a
-        session that has more.
+        None if there is no place for it. If needed, others make room: the oldest session that nobody reads;
+        and of events that wait, the oldest that nobody reads, else the newest of a session that has more.
         """
         assert call.session_hash is not None
         assert call.fn_index is not None
@@ -134,7 +131,9 @@ class EventQueue:
             self._forget(forgotten)
         if dropped is not None:
             self._leave(dropped, {"error": BUSY}, success=False)
-        session = session or self.sessions.setdefault(name, Session(name))
+        if session is None:
+            session = self.sessions[name] = Session(name)
+            asyncio.get_running_loop().call_later(UNREAD_SECONDS, self._forget_unread, session)
         event = Event(session, handler, group, call)
         session.events[event.id] = event
         group.waiting.append(event)
@@ -149,7 +148,7 @@ class EventQueue:
 
     @contextmanager
     def reading(self, name: str) -> Iterator[AsyncIterator[bytes]]:
-        """The answers to a session that is there, as server-sent events, until no more events come.
+        """The answers to a session that is there, as server-sent events, until all events are over.
 
         When reading ends before, nobody waits for the rest.
         """
@@ -178,7 +177,7 @@ class EventQueue:
         for group in self.groups.values():
             for event in group.running:
                 if event.id == name:
-                    self._tell(event, message)
+                    self._send(event, message)
 
     def _groups(self) -> dict[str, Group]:
         """The groups by name, each with the fewest places that one of its handlers asks for."""
@@ -192,18 +191,19 @@ class EventQueue:
         return found
 
     def _least_missed(self) -> Session | None:
-        """A session that has read all, or that nobody reads: then the oldest whose events are over first."""
-        left = [session for session in self.sessions.values() if not (session.is_read and session.events)]
+        """A session that nobody reads: the oldest whose events are over, else the oldest."""
+        left = [session for session in self.sessions.values() if not session.is_read]
+        return min(left, key=lambda one: any(not e.is_over for e in one.events.values()), default=None)
 
-        def missed(session: Session) -> tuple[bool, bool]:
-            return bool(session.events), any(not event.is_over for event in session.events.values())
-
-        return min(left, key=missed, default=None)
+    def _forget_unread(self, session: Session) -> None:
+        if not session.is_read:
+            self._forget(session)
 
     def _fill(self, group: Group) -> None:
-        """Start what waits, as far as there are places."""
+        """Start what waits, as far as there are places; first what somebody reads the answers of."""
         while group.waiting and len(group.running) < group.places:
-            event = group.waiting.pop(0)
+            event = next((event for event in group.waiting if event.session.is_read), group.waiting[0])
+            group.waiting.remove(event)
             group.running.add(event)
             event.task = asyncio.get_running_loop().create_task(self._carry_out(event))
             event.task.add_done_callback(partial(self._ended, event))
@@ -218,21 +218,21 @@ class EventQueue:
         self._fill(event.group)
 
     async def _carry_out(self, event: Event) -> None:
-        """Call the handler, and tell its answers until the last one or until nobody waits for them."""
+        """Call the handler, and send its answers until the last one or until nobody waits for them."""
         self._loop = asyncio.get_running_loop()
         answers = self._called(event)
         try:
-            self._tell(event, ProcessStartsMessage())
+            self._send(event, ProcessStartsMessage())
             async for output in answers:
                 if not output["is_generating"]:
                     self._end(event, output, success=True)
                 elif not event.is_left:
-                    self._tell(event, ProcessGeneratingMessage(output=output, success=True))
+                    self._send(event, ProcessGeneratingMessage(output=output, success=True))
                 if event.is_left:
                     break
         except gr.Error as error:
-            told = utils.error_payload(error, self.blocks.show_error)
-            self._end(event, told, success=False, title=error.title)
+            refused = utils.error_payload(error, self.blocks.show_error)
+            self._end(event, refused, success=False, title=error.title)
         finally:
             event.is_left = True  # so that no cancel comes while it tidies up
             await answers.aclose()
@@ -266,38 +266,38 @@ class EventQueue:
                 await iterator.aclose()
 
     async def _answers(self, session: Session) -> AsyncIterator[bytes]:
-        while self.sessions.get(session.name) is session:
+        while session.events:
             try:
-                async with asyncio.timeout(HEARTBEAT_SECONDS if session.events else LINGER_SECONDS):
-                    await session.told.wait()
+                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                    await session.news.wait()
             except TimeoutError:
-                if session.events:
-                    yield _sent(HeartbeatMessage())
-                else:
-                    self._forget(session)  # a call that comes from now on has a new stream
-            else:
-                yield session.take()
-        yield _sent(CloseStreamMessage())
+                yield _sent(HeartbeatMessage())
+                continue
+            text = session.take()
+            if not session.events:  # a call that comes from now on has a new stream
+                self._forget(session)
+                text += _sent(CloseStreamMessage())
+            yield text
 
-    def _tell(self, event: Event, message: EventMessage) -> None:
-        """Keep a message for the page of an event, unless its last one was told."""
+    def _send(self, event: Event, message: EventMessage) -> None:
+        """Keep a message for the page of an event, unless it is over."""
         if event.is_over:
             return
         message.event_id = event.id
         text = _sent(message)
         event.session.unread.append(text)
         event.session.size += len(text)
-        event.session.told.set()
+        event.session.news.set()
         if event.session.size > LARGEST_UNREAD and isinstance(message, ProcessGeneratingMessage):
             self._leave(event, {"error": SLOW}, success=False)
 
     def _end(self, event: Event, output: dict[str, Any], *, success: bool, title: str | None = None) -> None:
-        """Tell the last answer of an event, if that has not been done."""
-        self._tell(event, ProcessCompletedMessage(output=output, success=success, title=title))
+        """Send the last answer of an event, if that has not been done."""
+        self._send(event, ProcessCompletedMessage(output=output, success=success, title=title))
         event.is_over = True
 
     def _leave(self, event: Event, output: dict[str, Any], *, success: bool) -> None:
-        """Have an event end, and its page told so now.
+        """Have an event end, and its page know so now.
 
         One whose handler works in a thread ends with its next answer: its place is needed until then.
         """
@@ -316,7 +316,6 @@ class EventQueue:
             del self.sessions[session.name]
         for event in session.events.values():
             self._leave(event, {}, success=True)
-        session.told.set()  # whoever reads it reads no more
 
 
 def _makes_room(group: Group, session: str) -> Event | None:

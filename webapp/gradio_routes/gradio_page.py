@@ -2,7 +2,7 @@
 
 Making it takes 100 ms while holding Python's lock; with pages that poll, and on a busy machine, seconds. And
 anybody may ask for it, under any IP address. So it is made once, without the address that it is opened by. A
-script of Gradio's is also patched here.
+script of Gradio's is mended here, too.
 """
 
 from __future__ import annotations
@@ -19,16 +19,14 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from webapp.gradio_routes.script_mends import mended
+
 SCRIPT = re.compile(r"/assets/index-[A-Za-z0-9_-]+\.js")
 PAGES = ("/", "/config")
 # Gradio writes the address that it was asked by into its page. The page resolves it against the address that
 # the browser has open, so the root alone says as much, and is the same for everybody.
 HOST = "page.invalid"
 ROOT = re.compile(rb'(?<=")http://page\.invalid/?(?=")')
-# Gradio's client fails to close the stream of an upload's progress and logs an error for each upload. The
-# server ends the stream with the upload; the client only has to stop listening.
-OPEN = re.compile(rb"close:\(\)=>\{console\.warn\([`'\"]Method not implemented\.[`'\"]\)\}")
-CLOSED = rb"close(){this.onmessage=this.onerror=null;this.readyState=2}"
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ async def _made(app: ASGIApp, scope: Scope) -> Answer:
     }
     await app({**scope, **plain}, receive, send)
     body = b"".join(message.get("body", b"") for message in messages)
-    body = ROOT.sub(b"/", body) if scope["path"] in PAGES else OPEN.sub(CLOSED, body)
+    body = ROOT.sub(b"/", body) if scope["path"] in PAGES else mended(body)
     start = next(message for message in messages if message["type"] == "http.response.start")
     kind = Headers(raw=start["headers"]).get("content-type", "text/plain")
     return Answer(start["status"], {"Content-Type": kind}, body, gzip.compress(body, 6))

@@ -345,38 +345,6 @@ def test_an_event_that_comes_while_others_are_read_is_read_too(small: Small) -> 
     within(run())
 
 
-def test_a_call_that_follows_another_one_has_its_stream(
-    small: Small, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Gradio's script would not ask for another one while it has not read that this one is at its end."""
-    monkeypatch.setattr(event_queue, "LINGER_SECONDS", PATIENCE)
-    monkeypatch.setattr(event_queue, "SESSIONS", 2)
-
-    async def run() -> None:
-        asked = Asked(small)
-        asked.join("s", "count")
-        with asked.queue.reading("s") as answers:
-            told = await until_completed(answers)
-            assert asked.queue.sessions["s"].events == {}
-            asked.join("s", "note")
-            told += await until_completed(answers)
-            assert "close_stream" not in kinds(told)
-            assert asked.join("other", "count")
-            assert asked.join("full", "count"), "one that has read all makes room first"
-            assert list(asked.queue.sessions) == ["other", "full"]
-            assert kinds(messages(b"".join([text async for text in answers]))) == ["close_stream"]
-        await asked.all_ended()
-
-    within(run())
-
-
-async def until_completed(answers: AsyncIterator[bytes]) -> list[dict[str, Any]]:
-    told: list[dict[str, Any]] = []
-    while not told or told[-1]["msg"] != "process_completed":
-        told += messages(await anext(answers))
-    return told
-
-
 def test_a_stream_with_nothing_to_send_is_no_dead_one(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
         asked = Asked(small)
@@ -440,6 +408,31 @@ def test_sessions_that_nobody_reads_make_room_and_others_stay(
             assert asked.join("last", "note")
         small.go.set()
         await asked.all_ended()
+
+    within(run())
+
+
+def test_who_reads_goes_first_and_what_nobody_reads_is_left_soon(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_queue, "UNREAD_SECONDS", 0.0)
+
+    async def run() -> None:
+        asked = Asked(small)
+        closed(asked, "hold")
+        for name in ("left", "new", "reads"):
+            asked.join(name, "hold", name)
+        with asked.queue.reading("reads"):
+            asked.queue.groups["hold"].places = 1
+            asked.queue._fill(asked.queue.groups["hold"])
+            assert [event.session.name for event in asked.running("hold")] == ["reads"]
+            while asked.queue.sessions.keys() != {"reads"}:
+                await asyncio.sleep(0)
+            assert asked.waiting("hold") == []
+            await asyncio.sleep(0)
+        small.go.set()
+        await asked.all_ended()
+        assert small.closed == ["reads"]
 
     within(run())
 

@@ -18,7 +18,6 @@ POLLS = [
     "", "runs/{run}/live", "runs/{run}.json", "queue.json", "activity.json", "scorecards/{group}.json",
     "pulled/none.json",
 ]  # fmt: skip
-SCRIPT = re.compile(r"/assets/index-[\w-]+\.js")
 
 
 @pytest.fixture
@@ -159,12 +158,3 @@ def test_page_and_polls_are_answered_while_every_thread_is_taken(client, store):
         client.portal.call(give, taken)
         asking.join()
     assert answers == [200] * (len(POLLS) - 1) + [404]
-
-
-def test_gradios_script_closes_the_stream_of_an_upload(client):
-    """Its own close does nothing but warn, in the console of everybody who uploads a file."""
-    scripts = set(SCRIPT.findall(client.get("/").text.replace("./assets", "/assets")))
-    sent = [client.get(script).content for script in scripts]
-    assert sent
-    assert [gradio_page.CLOSED in script for script in sent].count(True) == 1
-    assert not any(gradio_page.OPEN.search(script) for script in sent)
