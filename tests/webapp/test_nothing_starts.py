@@ -264,7 +264,7 @@ KNOWN = {
     "pipeline/exports/chat/chat_processes.py": {"_start"},
     "pipeline/exports/row_view.py": {"_taken"},
     "pipeline/inputs/data/formats/convert.py": {"_answer"},
-    "pipeline/inputs/data/hub/fetching_rows.py": {"fetching"},
+    "pipeline/inputs/data/hub/fetching_rows.py": {"_fetching"},
     "pipeline/inputs/data/lengths.py": {"_ask", "_start"},
     "pipeline/inputs/prompts/rendering.py": {"__init__"},
     "pipeline/passes/finetune/further.py": {"__init__"},
