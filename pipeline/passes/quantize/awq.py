@@ -30,8 +30,10 @@ from torch import Tensor, nn
 from pipeline.errors import LabError
 from pipeline.passes.quantize.awq_search import Grid, quick_products, search_clip, search_scale
 from pipeline.passes.quantize.compensation import compensated
+from pipeline.passes.quantize.fused_rounding import prepare
 from pipeline.passes.quantize.kept_memory import kept_memory
 from pipeline.passes.quantize.layer_inputs import Call, layer_inputs
+from pipeline.passes.quantize.layers_ahead import LayersAhead
 from pipeline.passes.quantize.rounding import packed
 from pipeline.passes.quantize.short_attention import ShortAttention
 from pipeline.passes.rows import dataset_of
@@ -66,6 +68,8 @@ class LabAwq(Pass):
 
     def _run_for_config(self, model: HfModelHandler, config: Any, output_model_path: str) -> HfModelHandler:
         emit(message="Loading the model and the calibration text", progress=0.01)
+        if torch.cuda.is_available():
+            prepare(config.group_size)
         wrapper, quantization, _ = prepare_model(model, config)
         ids = dataset_of(config.data_config).ids
         if not len(ids):
@@ -88,16 +92,18 @@ def quantize(wrapper: ModelWrapper, ids: Tensor, objective: str = "gram", compen
     hidden, calls = layer_inputs(wrapper, ids, device)
     layers, prefix = wrapper.get_layer_wrappers(), wrapper.get_layers()[1]
     began = time.monotonic()
-    with kept_memory() if device.type == "cpu" else nullcontext():
+    modules = [layer.layer for layer in layers]
+    with kept_memory() if device.type == "cpu" else nullcontext(), LayersAhead(modules, device) as ahead:
         for index, layer in enumerate(layers):
-            layer.layer.to(device)
+            ahead.take(index)
             work = LayerWork(wrapper, layer, f"{prefix}.{index}", calls[index])
             outputs = work.calibrate(hidden)
             work.scale(hidden, outputs, objective)
             work.pack(compensate)
-            layer.layer.to("cpu")
+            ahead.leave(index)
             hidden = outputs
             _report(index + 1, len(layers), time.monotonic() - began)
+        ahead.done()
     _quantize_head(wrapper, hidden)
 
 
@@ -135,9 +141,6 @@ class LayerWork:
             for key, module in self.module.named_modules()
             if hasattr(module, "quant_info")
         }
-        for key, weight in self.exact.items():
-            if not torch.isfinite(weight).all():
-                raise LabError(f"{name}.{key} holds numbers that are not finite (NaN or infinite).")
         self.groups = self._groups()
         self.blocks = dict(self._named(layer.attn, layer.mlp))
         self.before: dict[str, Tensor] = {}
@@ -147,7 +150,11 @@ class LayerWork:
             parameter.requires_grad_(False)
 
     def calibrate(self, hidden: list[Tensor]) -> list[Tensor]:
-        """Run the layer on [blocks, tokens, hidden] each; sum up what the groups read; return its outputs."""
+        """Run the layer on [blocks, tokens, hidden] each; sum up what the groups read; return its outputs.
+
+        Raises LabError if a weight, or what a matrix reads, is not finite.
+        """
+        whole = [torch.isfinite(weight).all() for weight in self.exact.values()]
         outputs = [
             self._run_batch(part, self.before if index == 0 else None, seed=index)
             for index, part in enumerate(hidden)
@@ -155,14 +162,23 @@ class LayerWork:
         for group in self.groups:
             if group.gram is None or group.magnitude is None:
                 raise LabError(f"{self.name}.{group.readers[0]} never ran, so it cannot be calibrated.")
-            if not torch.isfinite(group.gram).all():
+            whole.append(torch.isfinite(group.gram).all())
+            group.gram /= group.weight.clamp(min=1e-30)
+            group.magnitude /= group.tokens
+        self._require(torch.stack(whole).tolist())  # at once: each look makes a GPU wait
+        return outputs
+
+    def _require(self, finite: list[bool]) -> None:
+        """Raise LabError for the first matrix that is not finite, then for the first group's sums."""
+        for key, holds in zip(self.exact, finite, strict=False):
+            if not holds:
+                raise LabError(f"{self.name}.{key} holds numbers that are not finite (NaN or infinite).")
+        for group, holds in zip(self.groups, finite[len(self.exact) :], strict=True):
+            if not holds:
                 raise LabError(
                     f"{self.name}.{group.readers[0]} reads numbers that are not finite (NaN or infinite);"
                     " the model or its number format is at fault, not the data."
                 )
-            group.gram /= group.weight.clamp(min=1e-30)
-            group.magnitude /= group.tokens
-        return outputs
 
     def _run_batch(self, hidden: Tensor, keep: dict[str, Tensor] | None, seed: int) -> Tensor:
         """Run one batch, and estimate how sensitive the layer's output is to the outputs of each matrix.

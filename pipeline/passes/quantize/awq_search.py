@@ -16,8 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.passes.quantize import fused_rounding
+from pipeline.passes.quantize.fused_rounding import SHRINKS, Kernels
+
 RATIOS = 20  # candidates for the exponent that balances activations and weights, as in the paper
-SHRINKS = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5)  # of a group's range, as AWQ's authors try
 # Elements processed at a time: more would not fit a CPU's cache, fewer would leave a GPU idle.
 CHUNK = {"cpu": 1 << 18, "cuda": 1 << 27}
 SMALLEST = 1e-4  # a scale of zero could not be divided by
@@ -71,6 +73,11 @@ def cost(difference: Tensor, gram: Tensor) -> Tensor:
     return (difference.to(gram.dtype) @ gram).float().mul_(difference).sum()
 
 
+def low_cost(difference: Tensor, gram: Tensor) -> Tensor:
+    """The same of two matrices in bfloat16 on a GPU, which sums up their product in float32."""
+    return torch.mm(difference, gram, out_dtype=torch.float32).mul_(difference).sum()
+
+
 def candidates(activations: Tensor, weights: Tensor) -> Iterator[Tensor]:
     """Scales to try, [channels] each: from weights alone to almost activations alone.
 
@@ -78,8 +85,8 @@ def candidates(activations: Tensor, weights: Tensor) -> Iterator[Tensor]:
     an average one: other texts may use it, so its weights must not be rounded away.
     """
     silent = activations == 0
-    if silent.any():
-        activations = torch.where(silent, activations.sum() / (~silent).sum().clamp(min=1), activations)
+    average = activations.sum() / (~silent).sum().clamp(min=1)
+    activations = torch.where(silent, average, activations)  # not only if any is: a GPU would wait for that
     for step in range(RATIOS):
         ratio = step / RATIOS
         yield _centred(activations.pow(ratio) / weights.pow(1 - ratio).clamp(min=SMALLEST))
@@ -91,7 +98,7 @@ def search_scale(
     activations: Tensor,
     grid: Grid,
     price: Callable[[list[Tensor]], Tensor] | None = None,
-) -> tuple[Tensor, float, float]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """The scale [inputs] that loses least for matrices [rows, inputs] that read one input.
 
     `activations` is the mean magnitude [inputs]. `price` takes the rounded matrices, scaled back, and
@@ -105,15 +112,19 @@ def search_scale(
         total = torch.zeros((), dtype=torch.float32, device=gram.device)
         for matrix in matrices:
             for part in torch.split(matrix, rows_at_a_time(matrix)):
-                total += cost(grid.nearest(part * scale).div_(scale).sub_(part), read)
+                if kernels is not None:
+                    total += low_cost(kernels.missed(part, scale, grid), read)
+                else:
+                    total += cost(grid.nearest(part * scale).div_(scale).sub_(part), read)
         return total
 
-    read = _as_read(gram)
+    kernels = _kernels(matrices, grid) if price is None else None
+    read = gram.bfloat16() if kernels is not None else _as_read(gram)
     weights = torch.cat([_relative(matrix, grid.group_size) for matrix in matrices]).mean(0)
     tried = [torch.ones_like(weights), *candidates(activations, weights)]
     costs = torch.stack([priced(scale) for scale in tried])
-    best = int(costs.nan_to_num(nan=torch.inf).argmin())
-    return tried[best], float(costs[best]), float(costs[0])
+    best = costs.nan_to_num(nan=torch.inf).argmin(0, keepdim=True)  # on the device, which nothing waits for
+    return torch.stack(tried)[best].squeeze(0), costs[best].squeeze(0), costs[0]
 
 
 def search_clip(weight: Tensor, gram: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
@@ -123,6 +134,9 @@ def search_clip(weight: Tensor, gram: Tensor, grid: Grid) -> tuple[Tensor, Tenso
     whole matrix keeps what was found only if that costs less with all of `gram`.
     """
     size = grid.group_size
+    kernels = _kernels([weight], grid)
+    if kernels is not None and kernels.clip is not None:
+        return _fused_clip(kernels, weight, gram, grid)
     blocks = torch.stack([gram[i : i + size, i : i + size] for i in range(0, len(gram), size)])
     gained = torch.zeros((), device=gram.device)
     plain, clipped = [], []
@@ -142,8 +156,22 @@ def search_clip(weight: Tensor, gram: Tensor, grid: Grid) -> tuple[Tensor, Tenso
             best = (torch.where(better, tried[0], best[0]), torch.where(better, tried[1], best[1]))
         clipped.append(best)
         gained -= cost(grid.round(groups, *best).sub_(groups).flatten(1), gram)
-    scales, zeros = zip(*(clipped if float(gained) > 0 else plain), strict=True)
-    return torch.cat(scales).squeeze(-1), torch.cat(zeros).squeeze(-1)
+    scales, zeros = (
+        torch.where(gained > 0, torch.cat(found), torch.cat(whole)).squeeze(-1)
+        for found, whole in zip(zip(*clipped, strict=True), zip(*plain, strict=True), strict=True)
+    )
+    return scales, zeros
+
+
+def _fused_clip(kernels: Kernels, weight: Tensor, gram: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """`search_clip` by kernels of our own."""
+    read, gained, found = gram.bfloat16(), torch.zeros((), device=gram.device), []
+    for part in torch.split(weight, rows_at_a_time(weight)):
+        scales, zeros, plain, clipped = kernels.clipped(part, gram, grid)
+        gained += low_cost(plain, read) - low_cost(clipped, read)
+        found.append((scales, zeros))
+    scales, zeros = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
+    return torch.where(gained > 0, scales[1], scales[0]), torch.where(gained > 0, zeros[1], zeros[0])
 
 
 @contextmanager
@@ -160,6 +188,14 @@ def quick_products() -> Iterator[None]:
 def rows_at_a_time(matrix: Tensor) -> int:
     """How many rows of a matrix to work on at once."""
     return max(1, CHUNK.get(matrix.device.type, 1 << 20) // matrix.shape[1])
+
+
+def _kernels(matrices: list[Tensor], grid: Grid) -> Kernels | None:
+    """Kernels of our own for all of the matrices, where the caller allows quick products."""
+    if torch.get_float32_matmul_precision() != "medium":
+        return None
+    found = [fused_rounding.fitting(matrix, grid) for matrix in matrices]
+    return found[0] if all(found) else None
 
 
 def _as_read(gram: Tensor) -> Tensor:
