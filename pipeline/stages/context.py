@@ -45,6 +45,7 @@ class Context:
     measured: Path | None = None  # what earlier evaluations measured, row by row; None keeps nothing
     # Exports of the same checkpoint with the same options, newest first, with the modules that fit them.
     graphs: dict[Path, list[str]] = field(default_factory=dict)
+    ahead: Path | None = None  # this export without its adapter, made while that was trained
 
     @property
     def base_name(self) -> str:

@@ -400,9 +400,11 @@ def prepared(options: Options, context: Context, home: Path, likeness: str) -> C
 
 def earlier(context: Context) -> Path | None:
     """An export of the same checkpoint that has places for all modules of the adapter, or for none yet, as a
-    scorecard makes it: the pass gives it those."""
+    scorecard makes it, and this run while it trained: the pass gives it those."""
     if "adapter" not in context.inputs:
         return None
+    if context.ahead is not None:
+        return context.ahead
     wanted = set(adapted(context.inputs["adapter"]))
     if not wanted:
         return None
@@ -437,9 +439,9 @@ def results(options: Options, context: Context) -> Results:
         artifacts.append(Artifact("ONNX adapter", "onnx_adapter", folder / ADAPTER))
         metrics["adapter_bytes"] = (folder / ADAPTER).stat().st_size
         graph = earlier(context)
-        known = context.graphs[graph] if graph else []
+        known = context.graphs.get(graph, []) if graph else []
         metrics["places"] = known or adapted(context.inputs["adapter"])
-        metrics["graph_reused"] = graph is not None
+        metrics["graph_reused"] = graph in context.graphs
         metrics |= json.loads((context.work / LOSS).read_text("utf-8"))
         metrics["eval_loss_trained"] = _judged(context).get("eval_loss")
     checksums.write(folder)  # right after writing, so that later damage is detected

@@ -35,6 +35,7 @@ from pipeline.store.run import (
 )
 from pipeline.system import files, hardware, locks, own_process
 from pipeline.worker import processes, sentences, webhook
+from pipeline.worker.ahead import graph
 from pipeline.worker.ahead.warm import Request, Shelf, serves
 from pipeline.worker.job import Job, Process, lives
 from pipeline.worker.limits import Limits
@@ -287,6 +288,8 @@ class Worker:
         self.store.finish(job.run, job.stage, status, **result)
         goes_on = status == DONE and slot != PUBLISH_SLOT
         following = self.store.claim_next(job.run, slot) if goes_on else None
+        if not following and slot != PUBLISH_SLOT:
+            graph.forget(self.store.folder(job.run, "finetune"))
         self.jobs.pop(slot, None)
         if following:
             self._start([slot], job.run, following)
@@ -300,6 +303,7 @@ class Worker:
         artifacts.sweep(self.store.home)
         for made in ("work", "small"):
             shutil.rmtree(job.folder / made, ignore_errors=True)
+        graph.forget(job.folder)
 
     def stop(self, *_: Any) -> None:
         """Stop after this step; running stages continue."""

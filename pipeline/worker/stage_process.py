@@ -39,7 +39,7 @@ from pipeline.store.run import COST, DONE, FAILED, OUTPUT, PREFLIGHT, PROCESS, R
 from pipeline.system import clock, hardware, locks, peak_memory
 from pipeline.system.files import write_whole
 from pipeline.worker import probe, trial, usage
-from pipeline.worker.ahead import forking, warm
+from pipeline.worker.ahead import forking, graph, warm
 
 
 def main(run_id: str, stage: str) -> int:
@@ -206,10 +206,22 @@ def _perform(store: Store, run: Run, stage: str, watch: Watch) -> dict[str, Any]
 
 
 def _make(job: StageJob, started: float, watch: Watch) -> artifacts.Stored:
-    """Run the stage's Olive workflow and keep what it made."""
+    """Try the recipe, run the stage's Olive workflow and keep what it made."""
+    _try(job, watch)
+    with ExitStack() as beside:
+        building = _graph_ahead(job, beside)
+        watch.begin()
+        stored = _made(job, started)
+        if building is not None:
+            building.finish()
+    return stored
+
+
+def _made(job: StageJob, started: float) -> artifacts.Stored:
+    """Run the stage's Olive workflow, once the recipe was tried, and keep what it made."""
     from pipeline.stages.execute import execute
 
-    base = _tried(job, watch)
+    base = base_models.materialize(job.model, job.home, _tell)
     output = artifacts.part(job.home, job.stage, job.key)
     # Written whole: limits would measure another folder by half a name.
     write_whole(job.folder / OUTPUT, output.name)
@@ -233,8 +245,31 @@ def _make(job: StageJob, started: float, watch: Watch) -> artifacts.Stored:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _tried(job: StageJob, watch: Watch) -> Path:
-    """The base model's folder, after the recipe was tried on a small copy of it."""
+def _graph_ahead(job: StageJob, beside: ExitStack) -> graph.Building | None:
+    """The process that builds the graph of the run's export beside its training; None where that cannot be,
+    or there is one already. `beside` ends it."""
+    if job.stage != "finetune":
+        return None
+    inputs = {kind: Path(artifact["path"]) for kind, artifact in job.inputs.items()}
+    if not graph.wanted(job.recipe.optimize, inputs):
+        return None
+    export = dataclasses.replace(job, stage="optimize")
+    if artifacts.alike(job.home, export.stage, export.likeness):
+        return None
+    options = dataclasses.replace(export.options, adapter="detachable")
+
+    def build(output: Path, work: Path) -> None:
+        from pipeline.stages.execute import execute
+
+        base = base_models.materialize(job.model, job.home, print)
+        confined.to_compute([job.home, base, Path(tempfile.gettempdir())])
+        execute(STAGES[export.stage], options, _context(export, base, output, work))
+
+    return beside.enter_context(graph.Building(job.folder, export.likeness, build))
+
+
+def _try(job: StageJob, watch: Watch) -> None:
+    """Try the recipe on a small copy of the model."""
     ahead = warm.serves(dataclasses.asdict(job.options))
     if ahead:
         warm.without_bitsandbytes()
@@ -254,8 +289,6 @@ def _tried(job: StageJob, watch: Watch) -> Path:
         )  # fmt: skip
     finally:
         shutil.rmtree(small, ignore_errors=True)
-    watch.begin()
-    return base_models.materialize(job.model, job.home, _tell)
 
 
 def _start_trial(scratch: Path) -> probe.Process:
@@ -282,6 +315,10 @@ def _context(job: StageJob, base: Path, output: Path, work: Path) -> Context:
         config=job.model.config,
         name=job.recipe.model,
     )
+    if job.stage == "optimize" and "adapter" in job.inputs:
+        ahead = graph.taken(job.store.folder(job.run.id, "finetune"), job.likeness, work)
+        if ahead is not None:
+            return dataclasses.replace(context, ahead=ahead)
     prepared: Context = ask(
         job.stage, "prepared", job.options, context, job.home, job.likeness, default=context
     )

@@ -26,6 +26,7 @@ from pipeline.store import Store
 from pipeline.store.run import COST, DONE, FAILED, PREFLIGHT, Run
 from pipeline.system import checksums, clock, hardware, locks
 from pipeline.worker import loop, probe, stage_process
+from pipeline.worker.ahead import graph, warm
 from pipeline.worker.job import lives
 from tests.helpers import fake_hub
 from tests.helpers.lab import CONFIG, until
@@ -87,7 +88,7 @@ def test_small_files_of_a_hub_model_go_after_the_trial(
         job = stage_process.StageJob.of(store, store.get(run), "quantize")
         job = dataclasses.replace(job, model=Model("org/tiny", "hub", commit, CONFIG, None))
         with pytest.raises(LabError, match="cannot be done"):
-            stage_process._tried(job, stage_process.Watch(0.0))
+            stage_process._try(job, stage_process.Watch(0.0))
     assert sorted(path.name for path in seen) == sorted(files)
     assert not any(path.exists() or path.parent.exists() for path in seen)
 
@@ -374,6 +375,55 @@ def test_the_export_of_another_adapter_is_looked_for_by_the_stage_itself(
     again = [["finetune.r=4"], ["finetune.r=8", "optimize.block_size=64"], ["optimize.adapter=merged"]]
     found = [exported(submit.submit(store, recipe.load(recipe_file, changes))).graphs for changes in again]
     assert found == [{first: ["q_proj"]}, {}, {}]
+
+
+class AtOnce:
+    """A process that has done its work, without one."""
+
+    def __init__(self, work: Callable[[], object], _log: Path) -> None:
+        work()
+
+    def poll(self) -> int:
+        return 0
+
+    def wait(self, *_: float) -> int:
+        return 0
+
+    def kill(self) -> None:
+        pass
+
+
+def test_the_graph_that_was_built_beside_the_training_is_exported(
+    store: Store, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is built with all options of the export, without the adapter, and moved into the scratch folder."""
+    seen: list[tuple[Any, Any, Context]] = []
+
+    def work(stage: Any, options: Any, context: Context) -> Results:
+        seen.append((stage, options, context))
+        kind = {quantize: "checkpoint", finetune: "adapter", optimize: "onnx"}[stage]
+        for name in ("made", optimize.GRAPH, f"{optimize.GRAPH}.data"):
+            context.output.mkdir(exist_ok=True)
+            (context.output / name).write_text(f"{options}")
+        if context.ahead is not None:
+            assert (context.ahead / optimize.GRAPH).is_file()
+        return Results([Artifact("made", kind, context.output / "made")])
+
+    monkeypatch.setattr(graph, "wanted", lambda options, inputs: "checkpoint" in inputs)
+    monkeypatch.setattr(warm, "fork_beside", AtOnce)
+    store.claim("cpu")
+    for stage in ("quantize", "finetune", "optimize"):
+        result = carry_out(store, run, monkeypatch, work, stage)
+        store.finish(run, stage, result.pop("status"), **result)
+        store.claim_next(run, "cpu")
+    assert [stage for stage, _, _ in seen] == [quantize, optimize, finetune, optimize]
+    _, (_, ahead, early), _, (_, options, late) = seen
+    assert ahead == options
+    assert list(early.inputs) == ["checkpoint"]
+    assert (early.ahead, early.graphs) == (None, {})
+    assert late.ahead is not None
+    assert late.ahead.is_relative_to(store.folder(run, "optimize") / "work")
+    assert not (store.folder(run, "finetune") / graph.FOLDER).exists()
 
 
 def test_two_runs_do_not_make_the_same_result_twice(

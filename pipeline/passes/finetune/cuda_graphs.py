@@ -22,7 +22,9 @@ from pipeline.stages.events import emit
 
 STEP = 64  # lengths are padded to a multiple of this
 MOST_LOGITS = 1 << 29  # a record computes logits at all positions, in float32: 2 GB
-SEEN_BEFORE = 1  # batches of a shape that run as usual before it is recorded
+# Batches of a shape that run as usual before it is recorded. The first of all is recorded at once: it takes
+# seconds either way, in which kernels are loaded.
+SEEN_BEFORE = 1
 PADDED_BEFORE = 32  # batches of a shape that fill a part of a larger record before it has its own
 MOST_PADDING = 4  # times as many tokens as the batch has, that such a record may compute
 
@@ -69,11 +71,12 @@ class StepGraphs:
             return None
         record = self.records.get(shape)
         if record is None:
+            first = not self.seen
             self.seen[shape] += 1
             larger = self._larger(shape)
             if larger is not None and self.seen[shape] <= PADDED_BEFORE:
                 record = larger
-            elif self.seen[shape] > SEEN_BEFORE and self._try(shape):
+            elif (first or self.seen[shape] > SEEN_BEFORE) and self._try(shape, again=first):
                 record = self.records[shape]
             else:
                 return None
@@ -94,11 +97,22 @@ class StepGraphs:
         ]
         return self.records[min(fitting)[1]] if fitting else None
 
-    def _try(self, shape: tuple[int, int]) -> bool:
-        """Record a step of that shape; False if that fails: some models wait for the GPU in their forward."""
+    def _try(self, shape: tuple[int, int], again: bool) -> bool:
+        """Record a step of that shape; False if that fails: some models wait for the GPU in their forward.
+
+        With `again` a later batch may do better, once a step has run as usual.
+        """
         try:
+            if again:
+                self._begin()
             self.records[shape] = self._record(*shape)
+            return True
         except RuntimeError as error:
+            if again:
+                print(f"The first step cannot be recorded; it runs as usual: {error}")
+                self.pool = torch.cuda.graph_pool_handle()
+                torch.cuda.empty_cache()
+                return False
             self.failed = True
             self.records.clear()  # they may hold the memory that is missing
             torch.cuda.empty_cache()
@@ -106,7 +120,12 @@ class StepGraphs:
             why = "There is too little GPU memory to record steps" if memory else "Steps cannot be recorded"
             emit(message=f"{why}; they run as usual, which takes longer")
             print(f"Recording a step failed: {error}")
-        return not self.failed
+            return False
+
+    def _begin(self) -> None:
+        """Have the thread that computes gradients begin with its products, which a recording could not."""
+        small = torch.ones(16, 16, dtype=torch.bfloat16, device=self.parameters[0].device, requires_grad=True)
+        torch.autograd.grad((small @ small).sum(), small)
 
     def _record(self, rows: int, length: int) -> Record:
         device = self.parameters[0].device

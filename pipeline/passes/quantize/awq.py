@@ -28,9 +28,10 @@ from olive.passes.pytorch.quant_utils import finalize, get_quantizer_config, pre
 from torch import Tensor, nn
 
 from pipeline.errors import LabError
-from pipeline.passes.quantize.awq_search import Grid, quick_products, search_clip, search_scale
+from pipeline.passes.quantize.awq_search import quick_products, search_clip, search_scale
 from pipeline.passes.quantize.compensation import compensated
 from pipeline.passes.quantize.fused_rounding import prepare
+from pipeline.passes.quantize.grid import Grid
 from pipeline.passes.quantize.kept_memory import kept_memory
 from pipeline.passes.quantize.layer_inputs import Call, layer_inputs
 from pipeline.passes.quantize.layers_ahead import LayersAhead

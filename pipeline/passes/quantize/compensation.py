@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import LabError
-from pipeline.passes.quantize.awq_search import Grid
+from pipeline.passes.quantize.grid import Grid
 
 BLOCK = 128  # columns; groups are as large or divide it
 DAMPING = 0.01  # of the mean of the diagonal: what was never read together can still be factored

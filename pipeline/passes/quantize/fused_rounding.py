@@ -10,13 +10,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from pipeline.passes.quantize.awq_search import Grid
+from pipeline.passes.quantize.grid import Grid
 
 SHRINKS = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5)  # of a group's range, as AWQ's authors try
 KEPT = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # types of a group's scale, as the kernels say

@@ -41,6 +41,7 @@ LEAST_MEMORY = 1 << 30  # bytes free, with fewer of which it ends
 LOOK_SECONDS = 5.0  # between two looks at the memory
 IMPORT_SECONDS = 300.0  # after which it is given up
 FORK_SECONDS = 20.0  # without a fork after that time, the stage is started on its own
+NICE = 5  # steps by which a process beside a stage gives way
 MOST_STARTS = 3  # of processes that ended, one after another, before they were of any use
 ALL = ("olive.workflows", "olive.engine", "olive.passes.pytorch.quant_utils", "transformers.masking_utils")
 _OOM = Path("/proc/self/oom_score_adj")
@@ -73,9 +74,9 @@ def serves(options: dict[str, Any]) -> bool:
     return options.get("method") != "qlora"
 
 
-def affordable() -> bool:
-    """Whether there is enough memory to import everything beside a stage."""
-    return _free_memory() > ENOUGH_MEMORY
+def affordable(beside: int = 0) -> bool:
+    """Whether there is enough memory to import everything beside a stage, and for so many bytes more."""
+    return _free_memory() > ENOUGH_MEMORY + beside
 
 
 def _free_memory() -> int:
@@ -416,16 +417,43 @@ def fork_trial(trial: Callable[[Path], int], scratch: Path) -> forking.Forked:
 
     It ends at once, without what libraries and callers of this one wanted done at their end.
     """
+    return _forked(lambda: trial(scratch), settings.local_environment())
+
+
+def fork_beside(work: Callable[[], object], log: Path) -> forking.Forked:
+    """A process that does `work` while this one goes on; for one that `can_fork`.
+
+    It writes what it says to `log` and no events, has no GPU and a process group of its own, gives way to
+    others, and ends with this one at the latest.
+    """
+    parent = os.getpid()
+    environment = settings.local_environment(CUDA_VISIBLE_DEVICES="", **{settings.EVENTS: ""})
+
+    def beside() -> int:
+        own_process.end_with(parent)
+        os.setpgid(0, 0)
+        os.nice(NICE)
+        with log.open("ab") as output:
+            os.dup2(output.fileno(), sys.stdout.fileno())
+            os.dup2(output.fileno(), sys.stderr.fileno())
+        work()
+        return 0
+
+    return _forked(beside, environment)
+
+
+def _forked(work: Callable[[], int], environment: dict[str, str]) -> forking.Forked:
+    """A fork of this process that does `work`, which returns its exit code, in an environment."""
     pid = os.fork()
     if pid:
         return forking.Forked(pid)
     code = 1
     try:
         forking.close_files()
-        settings.become(settings.local_environment())
+        settings.become(environment)
         _be_itself()
         forking.use_all_cores()
-        code = trial(scratch)
+        code = work()
     except BaseException:
         traceback.print_exc()
     finally:

@@ -22,7 +22,7 @@ def drawn(rows: int, inputs: int, seed: int = 0) -> tuple[Any, Any]:
 def grid(bits: int = 4, symmetric: bool = False, group_size: int = 16) -> Any:
     import torch
 
-    from pipeline.passes.quantize.awq_search import Grid
+    from pipeline.passes.quantize.grid import Grid
 
     return Grid(bits, symmetric, group_size, torch.float32)
 

@@ -18,7 +18,7 @@ from pipeline.stages.recipe import load
 from pipeline.store import Store
 from pipeline.worker import probe
 from pipeline.worker.ahead import warm
-from pipeline.worker.stage_process import StageJob, Watch, _tried
+from pipeline.worker.stage_process import StageJob, Watch, _try
 
 TRIES = """
 import atexit, json, os, sys
@@ -65,7 +65,7 @@ def test_a_trial_that_is_forked_is_as_one_that_is_started(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("can_fork", "method", "forks"), [(True, "lora", True), (True, "qlora", False), (False, "lora", False)]
 )
-def test_a_stage_forks_its_trial_if_it_can_and_nothing_hidden_is_tried(
+def test_a_stage_forks_its_trial_if_it_can_and_nothing_hidden_is_try(
     store: Store, recipe_file: Path, no_worker: list[Path], monkeypatch: pytest.MonkeyPatch,
     can_fork: bool, method: str, forks: bool,
 ) -> None:  # fmt: skip
@@ -80,7 +80,7 @@ def test_a_stage_forks_its_trial_if_it_can_and_nothing_hidden_is_tried(
     monkeypatch.setattr(probe, "start", lambda scratch: ("started", scratch))
     monkeypatch.setattr(warm, "fork_trial", lambda _, scratch: ("forked", scratch))
     with Watch(0.0) as watch:
-        _tried(chosen, watch)
+        _try(chosen, watch)
     assert asked[-1](store.home) == ("forked" if forks else "started", store.home)
 
 
@@ -101,5 +101,5 @@ def test_what_unpacking_the_model_has_started_keeps_the_trial_from_being_forked(
     monkeypatch.setattr(warm, "fork_trial", lambda *_given: pytest.fail("it was forked"))
     monkeypatch.setattr(probe, "require", lambda *given: given[-1](store.home))
     with Watch(0.0) as watch:
-        _tried(chosen, watch)
+        _try(chosen, watch)
     assert started == [store.home]
