@@ -30,6 +30,60 @@ def test_awq_is_nearer_than_rounding(architecture: str, dtype: str, tmp_path: Pa
     assert error[1] < error[0] * (0.9 if dtype == "float32" else 1)  # 16 bits round besides
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("bits", "symmetric", "size"),
+    [(4, False, 16), (4, True, 32), (4, False, 64), (4, False, 128), (8, False, 64)],
+)
+def test_kernels_of_our_own_round_as_pytorch_does(bits: int, symmetric: bool, size: int, dtype: str) -> None:
+    """The same numbers in bfloat16; among ranges the same, but where two cost the same."""
+    import torch
+
+    from pipeline.passes.quantize import awq_search, fused_rounding
+
+    wanted = awq_search.Grid(bits, symmetric, size, getattr(torch, dtype))
+    weight, read = (each.cuda() for each in drawn(515, 384))
+    weight[3, :size] = 0
+    gram, factors = read.T @ read, 0.5 + torch.rand(384, device="cuda")
+    kernels = fused_rounding.fitting(weight, wanted)
+    assert kernels is not None
+    assert kernels.clip is not None
+    found = kernels.missed(weight, factors, wanted)
+    assert torch.equal(found, wanted.nearest(weight * factors).div_(factors).sub_(weight).bfloat16())
+    scales, zeros, plain, best = kernels.clipped(weight, gram, wanted)
+    groups = weight.unflatten(1, (-1, size))
+    whole = wanted.parameters(*wanted.limits(groups))
+    assert torch.equal(scales[0], whole[0].squeeze(-1))
+    assert torch.equal(zeros[0], whole[1].squeeze(-1))
+    assert torch.equal(plain, (wanted.nearest(weight) - weight).bfloat16())
+    rounded = wanted.round(groups, scales[1][..., None], zeros[1][..., None]).flatten(1)
+    assert torch.equal(best, (rounded - weight).bfloat16())
+    slow = awq_search.search_clip(weight, gram, wanted)  # no quick products, so without kernels
+    with awq_search.quick_products():
+        quick = awq_search.search_clip(weight, gram, wanted)
+    assert float((quick[0] == slow[0]).float().mean()) > 0.99
+    lost = [
+        float(awq_search.cost(wanted.round(groups, s[..., None], z[..., None]).flatten(1) - weight, gram))
+        for s, z in (slow, quick)
+    ]
+    assert lost[1] == pytest.approx(lost[0], rel=1e-3)
+
+
+def test_quick_products_on_a_gpu_choose_the_same_scale() -> None:
+    import torch
+
+    from pipeline.passes.quantize import awq_search
+
+    weight, read = (each.cuda() for each in drawn(512, 384))
+    asked = [weight[:200].contiguous(), weight[200:].contiguous()], read.T @ read, read.abs().mean(0)
+    scale, lost, plain = awq_search.search_scale(*asked, grid(4, False, 64))
+    with awq_search.quick_products():
+        found = awq_search.search_scale(*asked, grid(4, False, 64))
+    assert float(found[1]) != float(lost)
+    assert torch.equal(found[0], scale)
+    assert [float(each) for each in found[1:]] == pytest.approx([float(lost), float(plain)], rel=3e-3)
+
+
 def test_compensation_on_a_gpu_loses_what_it_loses_on_a_cpu() -> None:
     from pipeline.passes.quantize.awq_search import cost
     from pipeline.passes.quantize.compensation import compensated
