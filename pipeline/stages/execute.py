@@ -31,31 +31,17 @@ def execute(stage: ModuleType, options: Any, context: Context) -> Results:
     Raises whatever the pass raised, ValueError for a workflow that Olive refuses, or RuntimeError if Olive
     returned no model.
     """
-    for folder in (context.output, context.work, context.checkpoints):
-        folder.mkdir(parents=True, exist_ok=True)
-    workflow = stage.workflow(options, context)
-    config, package = context.work / "workflow.json", context.work / "package.json"
-    config.write_text(to_json(workflow, indent=2) + "\n", "utf-8")
-    shutil.copyfile(PASSES / "package.json", package)
+    config, package = _written(stage, options, context)
     emit(message="Starting Olive", progress=0.0)
     settings.quiet_this_process()
     reason = stage.not_run_here(options) if hasattr(stage, "not_run_here") else None
     if reason:
         return _checked(stage, context, config, package, reason)
 
-    import_torchmetrics()
-    from olive.workflows import run
-
     peak_memory.reset_peak()
     began = time.monotonic()
-    with _failures() as failures, named_by_size(), linked_from(context.work), without_code():
-        output = run(str(config), package_config=str(package), tempdir=str(context.work))
+    _run(config, package, context)
     seconds = time.monotonic() - began
-    if output is None or not output.has_output_model():
-        unknown = RuntimeError("Olive finished without a model; the log above says why")
-        raise failures[0] if failures else unknown
-    # It names folders that will be deleted; nothing here reads it.
-    (context.output / "model_config.json").unlink(missing_ok=True)
     results: Results = stage.results(options, context)
     missing = [str(a.path) for a in results.artifacts if not a.path.exists()]
     if missing:
@@ -63,6 +49,40 @@ def execute(stage: ModuleType, options: Any, context: Context) -> Results:
     metrics = {**results.metrics, "olive_seconds": seconds, **peak_memory.peaks()}
     emit(message="Done", progress=1.0, metrics=metrics)
     return replace(results, metrics=metrics)
+
+
+def build(stage: ModuleType, options: Any, context: Context) -> None:
+    """Have Olive make what `stage` makes of its inputs, for a process of that stage to finish.
+
+    Raises as `execute` does.
+    """
+    config, package = _written(stage, options, context)
+    settings.quiet_this_process()
+    _run(config, package, context)
+
+
+def _written(stage: ModuleType, options: Any, context: Context) -> tuple[Path, Path]:
+    """The files of a stage's workflow and of our passes, in the scratch folder; all folders are made."""
+    for folder in (context.output, context.work, context.checkpoints):
+        folder.mkdir(parents=True, exist_ok=True)
+    config, package = context.work / "workflow.json", context.work / "package.json"
+    config.write_text(to_json(stage.workflow(options, context), indent=2) + "\n", "utf-8")
+    shutil.copyfile(PASSES / "package.json", package)
+    return config, package
+
+
+def _run(config: Path, package: Path, context: Context) -> None:
+    """Have Olive run a workflow into the output folder."""
+    import_torchmetrics()
+    from olive.workflows import run
+
+    with _failures() as failures, named_by_size(), linked_from(context.work), without_code():
+        output = run(str(config), package_config=str(package), tempdir=str(context.work))
+    if output is None or not output.has_output_model():
+        unknown = RuntimeError("Olive finished without a model; the log above says why")
+        raise failures[0] if failures else unknown
+    # It names folders that will be deleted; nothing here reads it.
+    (context.output / "model_config.json").unlink(missing_ok=True)
 
 
 @contextmanager

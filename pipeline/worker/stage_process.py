@@ -259,11 +259,12 @@ def _graph_ahead(job: StageJob, beside: ExitStack) -> graph.Building | None:
     options = dataclasses.replace(export.options, adapter="detachable")
 
     def build(output: Path, work: Path) -> None:
-        from pipeline.stages.execute import execute
+        from pipeline.stages import execute
 
         base = base_models.materialize(job.model, job.home, print)
         confined.to_compute([job.home, base, Path(tempfile.gettempdir())])
-        execute(STAGES[export.stage], options, _context(export, base, output, work))
+        context = dataclasses.replace(_context(export, base, output, work), checkpoints=work / "checkpoints")
+        execute.build(STAGES[export.stage], options, context)
 
     return beside.enter_context(graph.Building(job.folder, export.likeness, build))
 

@@ -410,6 +410,7 @@ def test_the_graph_that_was_built_beside_the_training_is_exported(
         return Results([Artifact("made", kind, context.output / "made")])
 
     monkeypatch.setattr(graph, "wanted", lambda options, inputs: "checkpoint" in inputs)
+    monkeypatch.setattr(execute, "build", work)
     monkeypatch.setattr(warm, "fork_beside", AtOnce)
     store.claim("cpu")
     for stage in ("quantize", "finetune", "optimize"):

@@ -31,6 +31,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import layer as lora_layer
 
 from pipeline import settings
+from pipeline.passes.attention import without_plans
 from pipeline.passes.finetune import further
 from pipeline.passes.finetune.held_out import HeldOut
 from pipeline.passes.finetune.mixed import ONE_PRODUCT, SPOKEN, MixedLinear, kept_precision, precision
@@ -151,6 +152,7 @@ class Given:
         arguments = config.training_args.create_training_args()
         transformers.set_seed(arguments.seed)
         rows, held_out = _rows(config.train_data_config), _rows(config.eval_data_config)
+        without_plans(max(rows.max_length, held_out.max_length, config.pack_length or 0))
         base = load_base(model, config.method, training_dtype(numbers))
         shown: Rows | Packs = rows
         if config.pack_length:

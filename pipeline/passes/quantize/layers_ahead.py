@@ -39,34 +39,49 @@ class LayersAhead(ExitStack):
         coming = self._next or self._pool.submit(self._bring, index)
         coming.result()
         for tensor in _tensors(self._layers[index]):
-            tensor.record_stream(
-                torch.cuda.current_stream()
-            )  # else the next but one could get its memory early
+            # Else the next layer but one could get its memory too early.
+            tensor.data.record_stream(torch.cuda.current_stream())
         more = index + 1 < len(self._layers)
         self._next = self._pool.submit(self._bring, index + 1) if more else None
 
     def leave(self, index: int) -> None:
         """Have the layer in main memory once what is computed with it is done; `done` waits for that."""
         if self._moves:
-            self._back.append(
-                self._pool.submit(self._send, index, torch.cuda.current_stream().record_event())
-            )
+            after = torch.cuda.current_stream().record_event()
+            self._back.append(self._pool.submit(self._send, index, after))
 
     def done(self) -> None:
         """Wait until all layers that were left are in main memory."""
         for moved in self._back:
             moved.result()
 
+    @torch.no_grad()
     def _bring(self, index: int) -> None:
         with torch.cuda.stream(self._stream):
-            self._layers[index].to(self._device)
+            for tensor in _tensors(self._layers[index]):
+                tensor.data = _pinned(tensor).copy_(tensor).to(self._device, non_blocking=True)
         self._stream.synchronize()
 
+    @torch.no_grad()
     def _send(self, index: int, after: torch.cuda.Event) -> None:
         self._stream.wait_event(after)
         with torch.cuda.stream(self._stream):
-            self._layers[index].to("cpu")
+            sent = [
+                (tensor, _pinned(tensor).copy_(tensor, non_blocking=True))
+                for tensor in _tensors(self._layers[index])
+            ]
+        self._stream.synchronize()
+        for tensor, pinned in sent:
+            tensor.data = pinned.clone()
+
+
+def _pinned(tensor: Tensor) -> Tensor:
+    """Memory for it that a GPU reads by itself: while it is given other memory, no other thread can use it.
+
+    PyTorch keeps what is free again.
+    """
+    return torch.empty_like(tensor, device="cpu", pin_memory=True)
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    return (each.data for each in chain(module.parameters(), module.buffers()))
+    return chain(module.parameters(), module.buffers())

@@ -43,7 +43,10 @@ IMPORT_SECONDS = 300.0  # after which it is given up
 FORK_SECONDS = 20.0  # without a fork after that time, the stage is started on its own
 NICE = 5  # steps by which a process beside a stage gives way
 MOST_STARTS = 3  # of processes that ended, one after another, before they were of any use
-ALL = ("olive.workflows", "olive.engine", "olive.passes.pytorch.quant_utils", "transformers.masking_utils")
+ALL = (
+    "olive.workflows", "olive.engine", "olive.passes.pytorch.quant_utils", "transformers.masking_utils",
+    "transformers.pipelines",
+)  # fmt: skip
 _OOM = Path("/proc/self/oom_score_adj")
 
 
