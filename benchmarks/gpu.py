@@ -1,7 +1,7 @@
 """The whole lab on a GPU: a model of Phi-3.5-mini's exact shape, and AutoAWQ beside our AWQ.
 
     python -m benchmarks.gpu [--work FOLDER] [--parts chain,beside,ranks,engines,quality,steps] [--blocks 128]
-                             [--ahead]
+                             [--ahead] [--again 2]
 
 chain     AWQ -> 100 LoRA steps -> int4 ONNX with adapter of a random 3.8 B model, by `python -m pipeline run`
 beside    that chain once, then twice at the same time on two GPUs: the walls of one and of both
@@ -11,7 +11,9 @@ quality   `python -m pipeline scorecard` of the starter model, in groups of 64 a
           GPTQ after it), awq-alone, autoawq
 steps     where the time of quantizing goes, AWQ alone and with GPTQ after it (`benchmarks.quantize_steps`):
           of that model, and of the starter model where `quality` or a run has unpacked it into --work
-With `--ahead` the worker has imported what stages need before a run begins, as it has where the app runs.
+`chain` also says by its events how long each stage did what. With `--again 2` two more follow with other
+seeds, whose recipe is not tried on one layer any more. With `--ahead` the worker has imported what stages
+need before a run begins, as it has where the app runs.
 Needs CUDA and the GPU set. Seconds are those of the stages; `wall` is the whole command.
 """
 
@@ -21,6 +23,7 @@ import argparse
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -92,6 +95,7 @@ def main() -> None:
         "--blocks", type=int, default=128, help="of 512 tokens, for engines (default: AutoAWQ's)"
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for the chain")
+    parser.add_argument("--again", type=int, default=0, help="chains that follow, with other seeds")
     parser.add_argument("--ahead", action="store_true", help="begin once the libraries are imported")
     args = parser.parse_args()
     if not hardware.gpus():
@@ -109,7 +113,7 @@ def main() -> None:
             if args.ahead:
                 until_imported()
             if "chain" in parts:
-                chain(home, model, args.set)
+                chain(home, model, args.set, args.again)
             if "beside" in parts:
                 beside(home, model, args.set)
             if "engines" in parts:
@@ -165,14 +169,41 @@ def tokenizer() -> Any:
     )  # fmt: skip
 
 
-def chain(home: Path, model: Path, changes: list[str]) -> None:
-    """The whole chain once, and what it took."""
-    began = time.monotonic()
-    run = run_recipe(home, model, CHAIN, changes)
-    wall = time.monotonic() - began
-    goals = "goal 50, with --ahead 30"
-    print(f"\nAWQ -> 100 LoRA steps -> int4 ONNX with adapter, wall {wall:.1f} s ({goals})")
-    report(run)
+def chain(home: Path, model: Path, changes: list[str], again: int) -> None:
+    """The whole chain, what it took, and so many more of them."""
+    for seed in range(1 + again):
+        recipe = {**CHAIN, "name": f"phi{seed}", "seed": seed}
+        began = time.monotonic()
+        run = run_recipe(home, model, recipe, changes)
+        wall = time.monotonic() - began
+        goals = "goal 50, with --ahead 30"
+        print(f"\nAWQ -> 100 LoRA steps -> int4 ONNX with adapter, wall {wall:.1f} s ({goals})")
+        report(run)
+        breakdown(home, run)
+
+
+def breakdown(home: Path, run: Run) -> None:
+    """How long each stage did what its messages say; those that differ in their numbers count as one."""
+    for stage in run.stages:
+        assert stage.started is not None
+        assert stage.finished is not None
+        told, _ = events.read(Store(home).folder(run.id, stage.name) / EVENTS)
+        said = [
+            (event["time"], re.sub(r"\d+", "#", event["message"])) for event in told if "message" in event
+        ]
+        ends = [time for time, _ in said[1:]] + [stage.finished]
+        parts = [(said[0][0] - stage.started, "begins")]
+        for (begin, message), end in zip(said, ends, strict=True):
+            if parts[-1][1] == message:
+                parts[-1] = (parts[-1][0] + end - begin, message)
+            else:
+                parts.append((end - begin, message))
+        print(f"{stage.name}, {stage.started - run.created:.2f} s after the run was queued:")
+        for seconds, message in parts:
+            print(f"{seconds:9.2f}  {message}")
+    print(
+        f"the end {max(stage.finished or 0.0 for stage in run.stages) - run.created:.2f} s after", flush=True
+    )
 
 
 def beside(home: Path, model: Path, changes: list[str]) -> None:

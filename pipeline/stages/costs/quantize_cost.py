@@ -17,6 +17,7 @@ TOGETHER = {False: 4, True: 8}  # blocks of a calibration that run at once, on a
 CHUNK = 1 << 27  # weights that a GPU searches scales for at once
 WORKSPACE = float(64 << 20)  # of a GPU's matrix products
 SCALES = 21  # that awq tries
+FUSED = 0.33  # of the time of looking at elements one operation after the other, on a GPU
 CLIPPINGS = 11  # of each group's range, that awq tries where gptq does not follow
 SHRINKS = 7  # of them where it does, all at once
 KEPT = float(128 << 20)  # bytes that awq keeps on a CPU once they are free, see `quantize/kept_memory.py`
@@ -127,7 +128,8 @@ def memory_parts(options: quantize.Options, shape: Shape, machine: Machine) -> d
 def gpu_parts(options: quantize.Options, shape: Shape) -> dict[str, float]:
     """Bytes on the GPU: what main memory has without one, but for the model."""
     if _reads(options):
-        layer = {"workspace": WORKSPACE, "kept": float(shape.weight * shape.layer)}
+        ahead = 2 if options.algorithm == "awq" else 1  # the next layer is there while one is worked on
+        layer = {"workspace": WORKSPACE, "kept": float(ahead * shape.weight * shape.layer)}
         found = layer | calibration_parts(options, shape, TOGETHER[True])
         ends = {"ends": float(shape.weight * shape.embedding), "hidden": found["hidden"] / 2}
         found = max(found, ends, key=lambda parts: sum(parts.values()))
@@ -217,7 +219,7 @@ def seconds_parts(options: quantize.Options, shape: Shape, machine: Machine) -> 
         found["search"] = SHRINKS * shape.body / machine.elements
     else:
         searched += CLIPPINGS
-    found["search"] += searched * shape.body / machine.elements
+    found["search"] += (FUSED if machine.gpu else 1.0) * searched * shape.body / machine.elements
     products += (2.0 * searched * squares + grams) / machine.product("bfloat16")
     return {**found, "products": products}
 

@@ -61,7 +61,25 @@ def test_gptq_after_awq_waits_for_each_column_of_a_gpu_and_no_clipping_is_search
     columns = 4 * (3 * 512 + 1408)  # of four layers, each input once
     assert after["columns"] == pytest.approx(columns * 4 * GPU.call_seconds)
     assert alone["columns"] == 0
+    after, alone = (
+        quantize_cost.seconds_parts(quantize.Options(compensate=compensate), shape, CPU)
+        for compensate in (True, False)
+    )
     assert after["search"] < alone["search"]
+
+
+def test_awq_has_two_layers_on_a_gpu_and_looks_at_their_weights_in_less_time() -> None:
+    of_awq, of_gptq = (
+        quantize_cost.gpu_parts(quantize.Options(algorithm=algorithm, compensate=False), sizes())
+        for algorithm in ("awq", "gptq")
+    )
+    assert of_awq["kept"] == 2 * of_gptq["kept"]
+    alike = replace(CPU, gpu=True)
+    here, there = (
+        quantize_cost.seconds_parts(quantize.Options(compensate=False), sizes(), machine)["search"]
+        for machine in (CPU, alike)
+    )
+    assert there == pytest.approx(quantize_cost.FUSED * here)
 
 
 def test_each_of_several_gpus_takes_as_many_steps_of_its_part_of_the_rows() -> None:
