@@ -69,6 +69,28 @@ def test_kernels_of_our_own_round_as_pytorch_does(bits: int, symmetric: bool, si
     assert lost[1] == pytest.approx(lost[0], rel=1e-3)
 
 
+def test_kernels_of_our_own_are_compiled_by_a_thread(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which has no context of the driver by itself; where they cannot be made, the log says why, once."""
+    import threading
+
+    import torch
+
+    from pipeline.passes.quantize import fused_rounding
+
+    torch.zeros(1, device="cuda").add_(1)
+    monkeypatch.setattr(fused_rounding, "_made", {})
+    fused_rounding.prepare(32)
+    for thread in threading.enumerate():
+        if thread.name == "kernels":
+            thread.join()
+    assert fused_rounding._made[32] is not None
+    monkeypatch.setattr(torch.cuda, "_compile_kernel", lambda *_: 1 / 0)
+    assert [fused_rounding.kernels(64) for _ in range(2)] == [None, None]
+    assert capsys.readouterr().out.count("division by zero") == 1
+
+
 def test_quick_products_on_a_gpu_choose_the_same_scale() -> None:
     import torch
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ KEPT = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # types of a gro
 SIZES = (16, 32, 64, 128)  # of a group
 WARPS, ROWS = 4, 256  # of a block of `clipped`; rows that it works on
 BEGINS = 'extern "C"'  # each kernel
+MOST_SAID = 500  # characters of why there are none
 MISSED_WARPS = 8  # of a block of `missed`, each with a group of its own
 # A warp has a group, each of its 32 lanes every 32nd weight. What is computed is what `Grid` computes with
 # PyTorch, rounded at the same places; PyTorch multiplies by the inverse where it divides by a number.
@@ -242,21 +244,29 @@ def kernels(size: int) -> Kernels | None:
     """The kernels for groups of that size; None where they cannot be made."""
     with _making:
         if size not in _made:
-            _made[size] = _compiled(size) if size in SIZES else None
+            try:
+                _made[size] = _compiled(size) if size in SIZES else None
+            except Exception as error:  # PyTorch has no class for what NVRTC or the driver refuses
+                print(f"Scales are searched without kernels of our own: {str(error)[:MOST_SAID]}")
+                _made[size] = None
         return _made[size]
 
 
 def prepare(size: int) -> None:
     """Compile them from a thread: that takes up to a second, in which this process can load a model."""
-    threading.Thread(target=kernels, args=(size,), name="kernels", daemon=True).start()
+
+    def make() -> None:
+        with _making, suppress(Exception):  # `kernels` tries again, and says why
+            if size in SIZES and size not in _made:
+                _made[size] = _compiled(size)
+
+    threading.Thread(target=make, name="kernels", daemon=True).start()
 
 
-def _compiled(size: int) -> Kernels | None:
-    try:
-        miss, clip = (torch.cuda._compile_kernel(*each) for each in sources(size))
-    except Exception as error:  # PyTorch has no class for what NVRTC or the driver refuses
-        print(f"Scales are searched without kernels of our own: {str(error)[:500]}")
-        return None
+def _compiled(size: int) -> Kernels:
+    """Raises what NVRTC or the driver refuses."""
+    torch.zeros((), device="cuda")  # a thread that has launched nothing has no context of the driver
+    miss, clip = (torch.cuda._compile_kernel(*each) for each in sources(size))
     try:
         clip.set_shared_memory_config(_shared(size))
     except Exception:
