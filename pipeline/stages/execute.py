@@ -76,7 +76,13 @@ def _run(config: Path, package: Path, context: Context) -> None:
     import_torchmetrics()
     from olive.workflows import run
 
-    with _failures() as failures, named_by_size(), linked_from(context.work), without_code():
+    with (
+        _failures() as failures,
+        named_by_size(),
+        linked_from(context.work),
+        without_code(),
+        without_callers(),
+    ):
         output = run(str(config), package_config=str(package), tempdir=str(context.work))
     if output is None or not output.has_output_model():
         unknown = RuntimeError("Olive finished without a model; the log above says why")
@@ -159,6 +165,21 @@ def without_code() -> Iterator[None]:
         yield
     finally:
         hf.save_module_files = was
+
+
+@contextmanager
+def without_callers() -> Iterator[None]:
+    """Have Olive not find out who calls it, for its telemetry, which is off: that reads the sources of all
+    callers and looks at all modules, 0.2 s a stage.
+    """
+    from olive.telemetry import telemetry_extensions
+
+    was = telemetry_extensions._resolve_invoked_from
+    telemetry_extensions._resolve_invoked_from = lambda *_: "Script"
+    try:
+        yield
+    finally:
+        telemetry_extensions._resolve_invoked_from = was
 
 
 def import_torchmetrics() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.stages import finetune, optimize, quantize
-from pipeline.stages.execute import linked_from, without_code
+from pipeline.stages.execute import linked_from, without_callers, without_code
 from pipeline.system import checksums
 from tests.helpers import tiny
 from tests.helpers.carry import OPTIONS, context_of, stage
@@ -125,3 +125,17 @@ def test_a_chain_copies_no_weights_and_reads_each_once_for_its_sum(
     assert checksums.intact(folder)
     assert not [file for file in copied if Path(file).suffix in (".data", ".safetensors")]
     assert exported.metrics["eval_loss_graph"] > 0
+
+
+def test_olive_does_not_look_for_its_callers(monkeypatch: pytest.MonkeyPatch) -> None:
+    import inspect
+
+    from olive.telemetry import telemetry_extensions
+
+    looked: list[int] = []
+    monkeypatch.setattr(inspect, "stack", lambda: looked.append(1) or [])
+    with without_callers():
+        assert telemetry_extensions.ActionContext("run").invoked_from == "Script"
+    assert not looked
+    telemetry_extensions.ActionContext("run")
+    assert looked, "Olive does so no more: without_callers has no use"
