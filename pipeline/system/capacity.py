@@ -28,10 +28,11 @@ class Capacity:
 
 def of(folder: Path) -> Capacity:
     """What there is for what lies in a folder. Raises OSError where its disk cannot be asked."""
-    return Capacity(_memory(), _gpu_memory(), shutil.disk_usage(folder).free)
+    return Capacity(memory(), _gpu_memory(), shutil.disk_usage(folder).free)
 
 
-def _memory() -> int:
+def memory() -> int:
+    """Bytes of main memory that this machine has, or this container may use."""
     import psutil
 
     return min([int(psutil.virtual_memory().total), *(limit for path in LIMITS if (limit := _limit(path)))])

@@ -192,6 +192,7 @@ MOVERS = {
     "pipeline/store/backup.py": "a database",
     "pipeline/store/repair.py": "a database",
     "pipeline/system/files.py": "whole",
+    "pipeline/worker/ahead/graph.py": "a folder",
     "pipeline/worker/probe.py": "a folder",
 }
 

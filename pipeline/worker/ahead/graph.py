@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.stages import optimize
 from pipeline.stages.events import emit
-from pipeline.system import checksums, files, hardware
+from pipeline.system import capacity, checksums, files, hardware
 from pipeline.system.files import write_whole
 from pipeline.worker.ahead import warm
 
@@ -35,7 +35,9 @@ def wanted(options: Any, inputs: dict[str, Path]) -> bool:
         return False
     if (options.device, options.provider) != ("cpu", optimize.CPU) or hardware.cores() < LEAST_CORES:
         return False
-    return warm.can_fork() and warm.affordable(beside=SHARE * files.size(checkpoint))
+    needed = SHARE * files.size(checkpoint)
+    fits = capacity.memory() > needed + 2 * warm.ENOUGH_MEMORY  # a container may have less than is free
+    return fits and warm.can_fork() and warm.affordable(beside=needed)
 
 
 class Building:

@@ -427,13 +427,14 @@ def fork_beside(work: Callable[[], object], log: Path) -> forking.Forked:
     """A process that does `work` while this one goes on; for one that `can_fork`.
 
     It writes what it says to `log` and no events, has no GPU and a process group of its own, gives way to
-    others, and ends with this one at the latest.
+    others, is ended before them where memory runs out, and ends with this one at the latest.
     """
     parent = os.getpid()
     environment = settings.local_environment(CUDA_VISIBLE_DEVICES="", **{settings.EVENTS: ""})
 
     def beside() -> int:
         own_process.end_with(parent)
+        _end_first()
         os.setpgid(0, 0)
         os.nice(NICE)
         with log.open("ab") as output:

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import settings
 from pipeline.stages import optimize
-from pipeline.system import checksums, hardware
+from pipeline.system import capacity, checksums, hardware
 from pipeline.worker.ahead import graph, warm
 
 BUILDS = """
@@ -25,7 +25,8 @@ def build(output, scratch):
     for made in (output, scratch):
         made.mkdir()
     print("building", os.environ["CUDA_VISIBLE_DEVICES"] == "", os.environ["OLIVE_LAB_EVENTS"] == "")
-    print(os.getpgid(0) == os.getpid(), os.nice(0) > before, "OLIVE_LAB_WEBHOOK" in os.environ)
+    first = int(Path("/proc/self/oom_score_adj").read_text()) > importance
+    print(os.getpgid(0) == os.getpid(), os.nice(0) > before, first, "OLIVE_LAB_WEBHOOK" in os.environ)
     sys.stdout.flush()
     if sys.argv[3] == "hangs":
         Path(work / "pid").write_text(str(os.getpid()))
@@ -37,7 +38,7 @@ def build(output, scratch):
     for name in ("model.onnx", "model.onnx.data"):
         (output / name).write_text(name)
 
-before = os.nice(0)
+before, importance = os.nice(0), int(Path("/proc/self/oom_score_adj").read_text())
 with graph.Building(folder, "the key", build) as building:
     if sys.argv[3] == "hangs":
         while not (work / "pid").exists() or not (work / "pid").read_text():
@@ -72,7 +73,7 @@ def test_what_is_built_is_taken_by_the_export_of_that_key(tmp_path: Path) -> Non
     assert found is not None
     assert found.is_relative_to(tmp_path / "scratch")
     assert (found / "model.onnx").read_text() == "model.onnx"
-    assert (found / "said").read_text().splitlines() == ["building True True", "True True False"]
+    assert (found / "said").read_text().splitlines() == ["building True True", "True True True False"]
     assert not list((tmp_path / "training").iterdir())
     checksums.write(found)
     assert checksums.intact(found)
@@ -100,7 +101,8 @@ def test_one_that_is_not_waited_for_is_ended(tmp_path: Path) -> None:
     ("changes", "expected"),
     [
         ({}, True), ({"adapter": "merged"}, False), ({"adapter": "bound"}, True), ({"cores": 2}, False),
-        ({"gpus": 0}, False), ({"memory": 6 << 30}, False), ({"checkpoint": False}, False),
+        ({"gpus": 0}, False), ({"memory": 6 << 30}, False), ({"container": 10 << 30}, False),
+        ({"checkpoint": False}, False),
         ({"device": "gpu", "provider": "CUDAExecutionProvider"}, False), ({"can_fork": False}, False),
     ],
 )  # fmt: skip
@@ -109,7 +111,9 @@ def test_it_is_built_where_there_is_room(
 ) -> None:
     """Beside a training on a GPU, for an export for the CPU, of a checkpoint that is there."""
     given = SimpleNamespace(
-        **{"cores": 16, "gpus": 1, "memory": 64 << 30, "can_fork": True, "checkpoint": True} | changes
+        **{"cores": 16, "gpus": 1, "memory": 64 << 30, "container": 64 << 30, "can_fork": True}
+        | {"checkpoint": True}
+        | changes
     )
     with (tmp_path / "weights").open("wb") as file:
         file.truncate(1 << 30)
@@ -118,6 +122,7 @@ def test_it_is_built_where_there_is_room(
     monkeypatch.setattr(hardware, "cores", lambda: given.cores)
     monkeypatch.setattr(warm, "can_fork", lambda: given.can_fork)
     monkeypatch.setattr(warm, "_free_memory", lambda: given.memory)
+    monkeypatch.setattr(capacity, "memory", lambda: given.container)
     options = optimize.Options(**{k: v for k, v in changes.items() if k in ("adapter", "device", "provider")})
     assert graph.wanted(options, {"checkpoint": tmp_path} if given.checkpoint else {}) is expected
     assert graph.wanted(None, {"checkpoint": tmp_path}) is False
