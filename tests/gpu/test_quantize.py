@@ -44,7 +44,7 @@ def test_kernels_of_our_own_round_as_pytorch_does(bits: int, symmetric: bool, si
     wanted = awq_search.Grid(bits, symmetric, size, getattr(torch, dtype))
     weight, read = (each.cuda() for each in drawn(515, 384))
     weight[3, :size] = 0
-    gram, factors = read.T @ read, 0.5 + torch.rand(384, device="cuda")
+    gram, factors = read.T @ read, (0.5 + torch.rand(384)).cuda()
     kernels = fused_rounding.fitting(weight, wanted)
     assert kernels is not None
     assert kernels.clip is not None
