@@ -278,7 +278,7 @@ function outcome(found, run, voter) {
     const { rows: shared, share: equal } = judge.with_people;
     parts.push(el("p", {}, `${judge.voter}: ${judge.text}${shared ? ` It agrees with people in ${percent(equal)} of ${shared} rows.` : ""}`));
   }
-  if (found.more_voters) parts.push(el("p", { class: "lab-note" }, `${found.more_voters} more voters, with fewer votes, don't count.`));
+  if (found.more_voters) parts.push(el("p", { class: "lab-note" }, `${found.more_voters} later voters don't count.`));
   if (found.left_out) parts.push(el("p", { class: "lab-note" }, `${found.left_out} votes are on answers that have changed since, and don't count.`));
   const link = address(`votes/${encodeURIComponent(run)}/pairs.jsonl?${new URLSearchParams({ voter })}`);
   parts.push(el("div", { class: "lab-bar" }, el("a", { class: "lab-button", id: "vote-pairs", href: link, download: "" }, "Download preference pairs"),

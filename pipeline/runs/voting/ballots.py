@@ -30,9 +30,9 @@ CHOICES = (ADAPTER, BASE, TIE, BAD)
 PERSON: Kind = "person"
 JUDGE: Kind = "judge"
 LONGEST_NAME = 40  # as the page's "Your name"
-MOST_VOTERS = 200  # people that a result counts: those with the most votes
-MOST_NAMES = 2000  # that are kept in memory; of twice as many, those with the fewest votes make room
-LARGEST = 32 << 20  # bytes of a run's votes, some 200,000 of them
+MOST_VOTERS = 200  # people that a result counts: the first
+MOST_NAMES = 2000  # of people that are kept in memory; of twice as many the last make room
+LARGEST = 32 << 20  # bytes of a run's votes, some 200,000 of them; what no longer counts goes then
 SECRET_BYTES = 32
 _APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 PUNCTUATION = " .-_'’@+(),&/"
@@ -109,6 +109,8 @@ def cast(run: Path, voter: Voter, name: str, row: int, vote: Vote) -> None:
 
     Whoever votes may: a limit of names would let made-up ones close the vote for all. A result counts few.
     """
+    if read(run).of(voter).get(row) == vote:
+        return
     _append(run, {"kind": voter.kind, "voter": name, "row": row, "of": vote.of, "choice": vote.choice})
 
 
@@ -152,23 +154,33 @@ def sign(key: bytes, *words: object) -> bytes:
 
 @contextmanager
 def _held(run: Path) -> Iterator[int]:
+    """As `_locked`, for what is lost if the run is deleted meanwhile."""
+    with _locked(run) as descriptor:
+        yield descriptor
+        if not _is_there(run / FOLDER / FILE, descriptor):
+            raise LabError(GONE)
+
+
+@contextmanager
+def _locked(run: Path) -> Iterator[int]:
     """The ballots of a run, open to append to and locked. Raises LabError if the run's folder is gone.
 
     The folder of the run is not made: a deleted one would come back as an empty one.
     """
     path = run / FOLDER / FILE
-    try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        descriptor = os.open(path, _APPEND, 0o600)
-    except FileNotFoundError:
-        raise LabError(GONE) from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield descriptor
-        if not _is_there(path, descriptor):
-            raise LabError(GONE)
-    finally:
-        os.close(descriptor)
+    while True:
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            descriptor = os.open(path, _APPEND, 0o600)
+        except FileNotFoundError:
+            raise LabError(GONE) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _is_there(path, descriptor):  # else it was shortened meanwhile
+                yield descriptor
+                return
+        finally:
+            os.close(descriptor)
 
 
 def _is_there(path: Path, descriptor: int) -> bool:
@@ -181,11 +193,19 @@ def _is_there(path: Path, descriptor: int) -> bool:
 
 def _append(run: Path, facts: dict[str, Any]) -> None:
     """Append a line, whole or not at all. Raises LabError, OSError."""
-    line = to_json({"at": time.time(), **facts}).encode() + b"\n"
+    line = to_json({"at": time.time(), **facts}, ensure_ascii=False).encode() + b"\n"
+    if not _appended(run, line):
+        _shorten(run)
+        if not _appended(run, line):
+            raise LabError(FULL)
+
+
+def _appended(run: Path, line: bytes) -> bool:
+    """Append a line if there is room for it."""
     with _held(run) as descriptor:
         size = os.fstat(descriptor).st_size
         if size + len(line) > LARGEST:
-            raise LabError(FULL)
+            return False
         if size and os.pread(descriptor, 1, size - 1) != b"\n":  # somebody's last line was cut off
             line = b"\n" + line
         try:
@@ -196,6 +216,32 @@ def _append(run: Path, facts: dict[str, Any]) -> None:
         except OSError:
             os.ftruncate(descriptor, size)
             raise
+    return True
+
+
+def _shorten(run: Path) -> None:
+    """Keep only what counts: anybody may vote on the same row for ever. If needed, the last people go."""
+    with _locked(run):
+        votes = read(run)
+        revealed = [
+            {"kind": voter.kind, "voter": votes.names.get(voter, voter.key), "revealed": True}
+            for voter in votes.revealed
+        ]
+        text = _lines(revealed)
+        for voter in sorted(votes.by, key=lambda voter: voter.kind == PERSON):
+            name = voter.key if voter.kind == JUDGE else votes.names[voter]
+            more = _lines([
+                {"kind": voter.kind, "voter": name, "row": row, "of": vote.of, "choice": vote.choice}
+                for row, vote in votes.by[voter].items()
+            ])  # fmt: skip
+            if len(text) + len(more) > LARGEST // 2:
+                break
+            text += more
+        write_whole(run / FOLDER / FILE, text)
+
+
+def _lines(all_facts: list[dict[str, Any]]) -> bytes:
+    return b"".join(to_json(facts, ensure_ascii=False).encode() + b"\n" for facts in all_facts)
 
 
 class _Book:
@@ -248,11 +294,9 @@ class _Book:
         self.votes.names.setdefault(voter, voter.shown if kind == JUDGE else name)
 
     def _make_room(self) -> None:
-        """Forget the names with the fewest votes, of those alike the oldest."""
-        by, names = self.votes.by, self.votes.names
-        least = sorted(by, key=lambda voter: (voter.kind == JUDGE, len(by[voter])))
-        for voter in least[:-MOST_NAMES]:
-            del by[voter], names[voter]
+        """Forget the last people: whoever came before made-up names stays."""
+        for voter in [voter for voter in self.votes.by if voter.kind == PERSON][MOST_NAMES:]:
+            del self.votes.by[voter], self.votes.names[voter]
 
 
 @lru_cache(maxsize=16)

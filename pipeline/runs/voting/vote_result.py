@@ -34,10 +34,10 @@ Ballots = dict[Voter, dict[int, str]]  # choices by voter and row, of votes that
 
 
 def fitting(rows: Rows, votes: Votes) -> Ballots:
-    """The votes that count: of people, those of the MOST_VOTERS with the most, else of who came first."""
+    """The votes that count: of people, those of the first MOST_VOTERS, whom no made-up name takes out."""
     found = _fitting(rows, votes)
     people = [voter for voter in found if voter.kind == PERSON]
-    others = set(sorted(people, key=lambda voter: -len(found[voter]))[MOST_VOTERS:])
+    others = set(people[MOST_VOTERS:])
     return {voter: choices for voter, choices in found.items() if voter not in others}
 
 

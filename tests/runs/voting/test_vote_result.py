@@ -37,14 +37,14 @@ def test_rows_are_resampled_and_a_row_counts_once(store):
     assert (found["agreement"]["share"], found["agreement"]["alpha"]) == (1.0, 1.0)
 
 
-def test_of_many_voters_those_with_the_most_votes_count(store, monkeypatch):
+def test_of_many_voters_the_first_count(store, monkeypatch):
     monkeypatch.setattr(vote_result, "MOST_VOTERS", 2)
     booth = Booth(store, rows(4))
     cast(booth, Voter(JUDGE, "gpt"), "gpt", ["base"])
-    for name in ("made up", "one more", "Ada"):
-        cast(booth, *ballots.person(name), ["adapter"] * (3 if name == "Ada" else 1))
+    for name in ("Ada", "Grace", "made up"):
+        cast(booth, *ballots.person(name), ["adapter"] * (3 if name == "made up" else 1))
     found = result(booth)
-    assert [one["voter"] for one in found["voters"]] == ["judge:gpt", "made up", "Ada"]
+    assert [one["voter"] for one in found["voters"]] == ["judge:gpt", "Ada", "Grace"]
     assert (found["more_voters"], found["left_out"], found["agreement"]["voters"]) == (1, 0, 2)
 
 
