@@ -14,7 +14,7 @@ import gradio as gr
 from fastapi import HTTPException
 from gradio.exceptions import InvalidPathError
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline import display
@@ -93,9 +93,9 @@ class Page(gr.Blocks):
         raise gr.Error(said, print_exception=False)
 
 
-async def unnamed(request: Request, error: Exception) -> PlainTextResponse:
+async def unnamed(request: Request, error: Exception) -> JSONResponse:
     """The answer to a call of an unknown handler."""
-    return PlainTextResponse(UNFIT + "\n", status_code=404)
+    return JSONResponse({"detail": UNFIT}, status_code=404)
 
 
 def fitting(components: list[Any], values: list[Any]) -> list[Any]:

@@ -96,7 +96,7 @@ class Door:
                 break
         call = sound(body, self.inputs)
         if call is None:
-            await _say(UNFIT, 422)(scope, receive, send)
+            await _refuse(UNFIT, 422)(scope, receive, send)
         elif JOINS.fullmatch(scope["path"]):
             await self._join(call, Request(scope))(scope, receive, send)
         elif "/run/" in scope["path"]:
@@ -109,11 +109,11 @@ class Door:
     def _join(self, call: dict[str, Any], request: Request) -> Response:
         """Have an event carried out, if there is such a handler and a place for it."""
         if call.get("fn_index") not in self.events.handlers:
-            return _say(UNFIT, 404)
+            return _refuse(UNFIT, 404)
         if not call.get("session_hash"):
-            return _say(UNFIT, 422)
+            return _refuse(UNFIT, 422)
         event = self.events.join(PredictBodyInternal(**{"data": []} | call, request=request))
-        return _say(BUSY, 503) if event is None else JSONResponse({"event_id": event})
+        return _refuse(BUSY, 503) if event is None else JSONResponse({"event_id": event})
 
     async def _answers(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answers to the events of a session until all are read."""
@@ -193,6 +193,11 @@ def _is_name(value: Any) -> bool:
 
 def _say(text: str, status: int) -> Response:
     return PlainTextResponse(text + "\n", status_code=status)
+
+
+def _refuse(text: str, status: int) -> Response:
+    """The answer to a call, as Gradio's script can read and show it."""
+    return JSONResponse({"detail": text}, status_code=status)
 
 
 def _no_session() -> Response:
