@@ -289,7 +289,7 @@ class Worker:
         goes_on = status == DONE and slot != PUBLISH_SLOT
         following = self.store.claim_next(job.run, slot) if goes_on else None
         if not following and slot != PUBLISH_SLOT:
-            graph.forget(self.store.folder(job.run, "finetune"))
+            graph.forget(self.store.folder(job.run, graph.TRAINING))
         self.jobs.pop(slot, None)
         if following:
             self._start([slot], job.run, following)

@@ -248,12 +248,12 @@ def _made(job: StageJob, started: float) -> artifacts.Stored:
 def _graph_ahead(job: StageJob, beside: ExitStack) -> graph.Building | None:
     """The process that builds the graph of the run's export beside its training; None where that cannot be,
     or there is one already. `beside` ends it."""
-    if job.stage != "finetune":
+    if job.stage != graph.TRAINING:
         return None
     inputs = {kind: Path(artifact["path"]) for kind, artifact in job.inputs.items()}
-    if not graph.wanted(job.recipe.optimize, inputs):
+    if not graph.wanted(getattr(job.recipe, graph.EXPORT), inputs):
         return None
-    export = dataclasses.replace(job, stage="optimize")
+    export = dataclasses.replace(job, stage=graph.EXPORT)
     if artifacts.alike(job.home, export.stage, export.likeness):
         return None
     options = dataclasses.replace(export.options, adapter="detachable")
@@ -316,8 +316,8 @@ def _context(job: StageJob, base: Path, output: Path, work: Path) -> Context:
         config=job.model.config,
         name=job.recipe.model,
     )
-    if job.stage == "optimize" and "adapter" in job.inputs:
-        ahead = graph.taken(job.store.folder(job.run.id, "finetune"), job.likeness, work)
+    if job.stage == graph.EXPORT and "adapter" in job.inputs:
+        ahead = graph.taken(job.store.folder(job.run.id, graph.TRAINING), job.likeness, work)
         if ahead is not None:
             return dataclasses.replace(context, ahead=ahead)
     prepared: Context = ask(

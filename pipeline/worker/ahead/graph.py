@@ -20,6 +20,7 @@ from pipeline.system import capacity, checksums, files, hardware
 from pipeline.system.files import write_whole
 from pipeline.worker.ahead import warm
 
+TRAINING, EXPORT = "finetune", "optimize"  # the stages that this is about
 FOLDER = "ahead"  # of what is built, in the training's folder
 PART, OUTPUT, WORK, KEY, LOG = "ahead.part", "output", "work", "key", "log.txt"
 LEAST_CORES = 4  # with fewer, training would wait for it
