@@ -256,7 +256,7 @@ def build() -> Data:
                 allow_custom_value=True,
             )
             upload = gr.File(
-                file_count="multiple", label="Upload JSON lines, JSON, CSV, TSV, Parquet or text",
+                file_count="multiple", label="Upload JSONL, JSON, CSV, TSV, Parquet or text",
                 elem_id="data-upload", height=160,
             )  # fmt: skip
             parts.fixed("<i hidden></i>", js_on_load=f"({parts.live('nameUpload')})(element, 'data-upload');")
