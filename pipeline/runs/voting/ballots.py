@@ -220,28 +220,38 @@ def _appended(run: Path, line: bytes) -> bool:
 
 
 def _shorten(run: Path) -> None:
-    """Keep only what counts: anybody may vote on the same row for ever. If needed, the last people go."""
+    """Keep only what counts: anybody may vote on the same row for ever.
+
+    Votes of judges and of the first people stay; the others do while there is room. Raises LabError if there
+    is none even for those, and changes nothing.
+    """
     with _locked(run):
         votes = read(run)
-        revealed = [
-            {"kind": voter.kind, "voter": votes.names.get(voter, voter.key), "revealed": True}
-            for voter in votes.revealed
-        ]
-        text = _lines(revealed)
+        text = b""
+        people = 0
         for voter in sorted(votes.by, key=lambda voter: voter.kind == PERSON):
-            name = voter.key if voter.kind == JUDGE else votes.names[voter]
-            more = _lines([
-                {"kind": voter.kind, "voter": name, "row": row, "of": vote.of, "choice": vote.choice}
-                for row, vote in votes.by[voter].items()
-            ])  # fmt: skip
-            if len(text) + len(more) > LARGEST // 2:
-                break
-            text += more
+            more = _lines(votes, voter)
+            people += voter.kind == PERSON
+            if len(text) + len(more) <= LARGEST // 2:
+                text += more
+            elif people <= MOST_VOTERS:
+                raise LabError(FULL)
+        without = sorted(votes.revealed - votes.by.keys())[:MOST_VOTERS]  # who has only looked
+        text += b"".join(_lines(votes, voter) for voter in without)
         write_whole(run / FOLDER / FILE, text)
 
 
-def _lines(all_facts: list[dict[str, Any]]) -> bytes:
-    return b"".join(to_json(facts, ensure_ascii=False).encode() + b"\n" for facts in all_facts)
+def _lines(votes: Votes, voter: Voter) -> bytes:
+    """All that counts of a voter."""
+    who = {
+        "kind": voter.kind,
+        "voter": voter.key if voter.kind == JUDGE else votes.names.get(voter, voter.key),
+    }
+    facts: list[dict[str, Any]] = [
+        {**who, "row": row, "of": vote.of, "choice": vote.choice} for row, vote in votes.of(voter).items()
+    ]
+    facts += [{**who, "revealed": True}] if voter in votes.revealed else []
+    return b"".join(to_json(line, ensure_ascii=False).encode() + b"\n" for line in facts)
 
 
 class _Book:

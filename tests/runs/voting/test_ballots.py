@@ -134,6 +134,7 @@ def test_who_votes_for_ever_closes_no_vote(run, monkeypatch):
     ballots.reveal(run, *ballots.person("Ada"))
     ballots.reveal(run, *ballots.person("Only Looks"))
     monkeypatch.setattr(ballots, "LARGEST", 4000)
+    monkeypatch.setattr(ballots, "MOST_VOTERS", 3)
     for turn in range(100):
         cast(run, 1, ("adapter", "tie")[turn % 2], "𝒜" * 20)
         assert file(run).stat().st_size <= 4000
@@ -149,6 +150,33 @@ def test_who_votes_for_ever_closes_no_vote(run, monkeypatch):
     assert list(ballots.read(run).names.values())[:3] == ["judge:gpt", "Ada", "A" * 20]
     cast(run, 0, "tie", "Grace")
     assert "Grace" in ballots.read(run).names.values()
+
+
+def test_what_counts_is_never_shortened_away(run, monkeypatch):
+    """Neither by names that only look, nor by those that came later."""
+    monkeypatch.setattr(ballots, "MOST_VOTERS", 2)
+    ballots.cast(run, Voter(JUDGE, "gpt"), "gpt", 0, Vote("d", "base"))
+    for row in range(3):
+        cast(run, row, "base")
+    ballots.reveal(run, *ballots.person("Ada"))
+    for number in range(200):
+        cast(run, 0, "base", f"made up {number}")
+        ballots.reveal(run, *ballots.person(f"made up {number}"))
+    size = file(run).stat().st_size
+    monkeypatch.setattr(ballots, "LARGEST", size)
+    cast(run, 3, "tie")
+    assert file(run).stat().st_size < size * 0.6
+    ballots._book.cache_clear()
+    found = ballots.read(run)
+    assert list(found.names.values())[:3] == ["judge:gpt", "Ada", "made up 0"]
+    assert choices(run, ADA) == {0: "base", 1: "base", 2: "base", 3: "tie"}
+    assert ADA in found.revealed
+    assert not found.revealed - found.by.keys()
+    before = file(run).read_bytes()
+    monkeypatch.setattr(ballots, "LARGEST", 600)
+    with pytest.raises(LabError, match="as many votes as are kept"):
+        cast(run, 0, "tie")
+    assert file(run).read_bytes() == before
 
 
 def test_a_vote_that_waits_while_the_file_is_shortened_is_kept(run, monkeypatch):
