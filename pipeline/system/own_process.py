@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -69,6 +70,30 @@ def start_thread(thread: threading.Thread) -> None:
     """Start a thread. Raises LabError where the machine can start no more."""
     with starting():
         thread.start()
+
+
+def _watch_without_threads() -> None:
+    """Have this event loop learn of the end of a process by its descriptor, as from Python 3.12 on.
+
+    Before, a loop starts a thread for each process once it is there: where that cannot be, the process was
+    kept, with its model, for nobody.
+    """
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    if sys.version_info >= (3, 12) or _watching == [loop]:
+        return
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError:  # an old kernel: then it is as before
+        return
+    watcher = asyncio.PidfdChildWatcher()
+    watcher.attach_loop(loop)
+    asyncio.get_event_loop_policy().set_child_watcher(watcher)
+    _watching[:] = [loop]
+
+
+_watching: list[object] = []  # the loop for which that is so
 
 
 @contextmanager
@@ -129,6 +154,7 @@ async def converse(
     """Start `python WORDS` for an event loop, with a pipe to it and one back, and leave it to the caller."""
     import asyncio  # slow to import, and only the app needs it
 
+    _watch_without_threads()
     with starting():
         return await asyncio.create_subprocess_exec(
             settings.python(),

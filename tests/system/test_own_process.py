@@ -126,7 +126,17 @@ def test_one_talks_with_an_event_loop() -> None:
         )
         return (await process.communicate(b"Hello\n"))[0]
 
-    assert asyncio.run(talk()) == b"Hello!\n"
+    assert [asyncio.run(talk()) for _ in range(2)] == [b"Hello!\n"] * 2
+
+
+def test_a_talk_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where that could not be started, the process would stay for nobody."""
+
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    test_one_talks_with_an_event_loop()
 
 
 def test_what_is_no_text_comes_back_all_the_same() -> None:
