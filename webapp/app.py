@@ -53,7 +53,7 @@ TABS = ("data", "lab", "tune", "compare", "vote", "runs", "publish")
 TEND_SECONDS = 3.0
 PURGE_SECONDS = 3600.0
 UPLOAD_AGE_SECONDS = 3600
-AT_ONCE = 40
+AT_ONCE = 20
 SESSIONS = 200  # open pages whose choices are kept; each takes 30 KB
 log = logging.getLogger(__name__)
 

@@ -40,8 +40,8 @@ from webapp.handler_values import BROKEN
 # slow takes no places of what is quick. Each keeps its arguments, up to twice `guard.LARGEST_BODY`.
 MOST_WAITING = 20
 MOST_UNREAD = 12  # events of a session whose last answer has not been read
-LARGEST_UNREAD = 8 << 20  # bytes of answers that a session has not read
-SESSIONS = 100  # with events
+LARGEST_UNREAD = 4 << 20  # bytes of answers that a session has not read
+SESSIONS = 400  # with events: more than can wait and run at once, so that one of them need not make room
 UNREAD_SECONDS = 30.0  # after which a session that nobody reads is forgotten: a page asks for answers at once
 HEARTBEAT_SECONDS = 15.0  # between messages of a stream, so that no tunnel takes it for dead
 BUSY = "The lab has too many requests now; try again in a minute."
