@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -72,28 +73,56 @@ def start_thread(thread: threading.Thread) -> None:
         thread.start()
 
 
+@lru_cache(maxsize=1)
 def _watch_without_threads() -> None:
-    """Have this event loop learn of the end of a process by its descriptor, as from Python 3.12 on.
+    """Have event loops learn of the end of a process by its descriptor, as they do from Python 3.12 on.
 
     Before, a loop starts a thread for each process once it is there: where that cannot be, the process was
-    kept, with its model, for nobody.
+    kept, with its model, for nobody. And Python's own watcher of that kind forgets the processes of all loops
+    when one of them ends.
     """
     import asyncio
 
-    loop = asyncio.get_running_loop()
-    if sys.version_info >= (3, 12) or _watching == [loop]:
+    if sys.version_info >= (3, 12):
         return
     try:
         os.close(os.pidfd_open(os.getpid()))
     except OSError:  # an old kernel: then it is as before
         return
-    watcher = asyncio.PidfdChildWatcher()
-    watcher.attach_loop(loop)
-    asyncio.get_event_loop_policy().set_child_watcher(watcher)
-    _watching[:] = [loop]
 
+    class Watcher(asyncio.AbstractChildWatcher):
+        def __enter__(self) -> Watcher:
+            return self
 
-_watching: list[object] = []  # the loop for which that is so
+        def __exit__(self, *_: object) -> None: ...
+
+        def is_active(self) -> bool:
+            return True
+
+        def attach_loop(self, loop: object) -> None: ...
+
+        def close(self) -> None: ...
+
+        def add_child_handler(self, pid: int, callback: Callable[..., object], *given: object) -> None:
+            loop = asyncio.get_running_loop()
+
+            def ended() -> None:
+                loop.remove_reader(descriptor)
+                os.close(descriptor)
+                callback(pid, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), *given)
+
+            try:
+                descriptor = os.pidfd_open(pid)
+            except OSError:  # no more files can be open
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                raise
+            loop.add_reader(descriptor, ended)
+
+        def remove_child_handler(self, pid: int) -> bool:
+            return False
+
+    asyncio.get_event_loop_policy().set_child_watcher(Watcher())
 
 
 @contextmanager

@@ -2,12 +2,17 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import errno
+import gc
 import os
 import subprocess
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline import settings
@@ -137,6 +142,44 @@ def test_a_talk_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(threading.Thread, "start", refused)
     test_one_talks_with_an_event_loop()
+
+
+def test_a_talk_ends_though_another_loop_has_ended_meanwhile() -> None:
+    talks, ends = threading.Event(), threading.Event()
+
+    async def talk() -> int:
+        process = await own_process.converse(
+            ["-c", "input()"], settings.child_environment(), stderr=None, longest_line=1000
+        )
+        talks.set()
+        while not ends.is_set():
+            await asyncio.sleep(0.01)
+        await process.communicate(b"\n")
+        return process.returncode or 0
+
+    with ThreadPoolExecutor(1) as others:
+        talking = others.submit(asyncio.run, talk())
+        assert talks.wait(60)
+        test_one_talks_with_an_event_loop()
+        ends.set()
+        assert talking.result(60) == 0
+
+
+def test_one_that_cannot_be_watched_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    if sys.version_info >= (3, 12):
+        pytest.skip("Python watches it")
+    started: list[int] = []
+
+    def full(pid: int) -> int:
+        started.append(pid)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    test_one_talks_with_an_event_loop()
+    monkeypatch.setattr(os, "pidfd_open", full)
+    with pytest.raises(OSError, match="Too many"):
+        test_one_talks_with_an_event_loop()
+    assert not psutil.pid_exists(started[0])
+    gc.collect()  # what Python had made for it closes itself here, and not within another test
 
 
 def test_what_is_no_text_comes_back_all_the_same() -> None:
