@@ -2,7 +2,7 @@
 
 PyTorch takes a dozen operations for it, each of which reads and writes the whole matrix; they were two
 thirds of a search. The kernels are compiled at run time by NVRTC, which comes with PyTorch. Where that
-cannot be done, `kernels` returns None, and the search goes on with PyTorch's operations.
+cannot be done, `kernels` returns None, and the search uses PyTorch's operations.
 """
 
 from __future__ import annotations

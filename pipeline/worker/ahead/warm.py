@@ -424,7 +424,7 @@ def fork_trial(trial: Callable[[Path], int], scratch: Path) -> forking.Forked:
 
 
 def fork_beside(work: Callable[[], object], log: Path) -> forking.Forked:
-    """A process that does `work` while this one goes on; for one that `can_fork`.
+    """A process that does `work` at the same time as this one its own; for one that `can_fork`.
 
     It writes what it says to `log` and no events, has no GPU and a process group of its own, gives way to
     others, is ended before them where memory runs out, and ends with this one at the latest.

@@ -1,4 +1,4 @@
-"""Events that wait, are carried out, stopped and read: with a small page, and with the lab's own."""
+"""Events that wait, are carried out, stopped and read, with a small page; the lab's: test_gradio_requests."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -18,12 +16,8 @@ from gradio import utils
 from gradio.data_classes import PredictBodyInternal
 from gradio.routes import App
 from starlette.requests import Request
-from starlette.testclient import TestClient
 
 from pipeline.errors import NO_MORE, InputError
-from tests.helpers.handlers import GOOD, door, gradio
-from webapp import guard
-from webapp.app import page
 from webapp.gradio_routes import event_queue
 from webapp.gradio_routes.event_queue import BUSY, Event, EventQueue
 from webapp.handler_values import BROKEN, Page
@@ -493,79 +487,3 @@ def test_who_sends_many_events_makes_room_for_others(small: Small) -> None:
         assert asked.waiting("note")[0] == "many", "its oldest stays"
 
     within(run())
-
-
-# The lab's own page
-
-
-@pytest.fixture(scope="module")
-def client(lasting_client: TestClient) -> TestClient:
-    return lasting_client
-
-
-@pytest.fixture(scope="module")
-def home(lasting_home: Path) -> Path:
-    return lasting_home
-
-
-def test_what_waits_and_what_is_carried_out_fits_into_memory(client: TestClient) -> None:
-    """Each keeps its arguments."""
-    groups = door(client).events.groups
-    assert {"checks", "home", "azure", "hub"} < groups.keys()
-    most = sum(event_queue.MOST_WAITING + group.places for group in groups.values())
-    assert most * guard.LARGEST_BODY * 2 <= 1 << 30
-    assert most < event_queue.SESSIONS, "who makes room has only answers that nobody has read"
-
-
-def test_gradio_queue_has_nothing_to_do(client: TestClient) -> None:
-    """It would look for events all the time."""
-
-    async def tasks() -> list[str]:
-        return [str(task.get_coro()) for task in asyncio.all_tasks()]
-
-    assert client.portal is not None
-    assert gradio(client).get_blocks()._queue.active_jobs == []
-    assert [name for name in client.portal.call(tasks) if " Queue." in name] == []
-
-
-def test_no_handler_has_a_kind_that_the_queue_does_not_know() -> None:
-    for fn in page().fns.values():
-        known = (fn.batch, fn.validator, fn.connection, fn.renderable, hasattr(fn.fn, "cache"))
-        assert known == (False, None, "sse", None, False), fn.fn
-
-
-def test_calls_that_come_all_at_once_get_no_more_places(client: TestClient) -> None:
-    events = door(client).events
-    number = next(n for n, fn in events.handlers.items() if fn.concurrency_id == "plans")
-
-    def join(session: str) -> int:
-        body = {"data": [], "fn_index": number, "session_hash": session}
-        return client.post("/gradio_api/queue/join", json=body).status_code
-
-    with ThreadPoolExecutor(60) as others:
-        statuses = list(others.map(join, (f"burst{number}" for number in range(500))))
-    assert GOOD in statuses
-    assert {*statuses} <= {GOOD, 503}
-    assert len(events.sessions) <= event_queue.SESSIONS
-    assert len(events.groups["plans"].waiting) <= event_queue.MOST_WAITING
-
-
-def test_a_handler_outside_the_queue_is_not_joined(client: TestClient) -> None:
-    quick = [n for n, fn in page().fns.items() if fn.queue is False or fn.fn is None]
-    assert quick
-    for number in quick[:20]:
-        body = {"data": [], "fn_index": number, "session_hash": "s"}
-        assert client.post("/gradio_api/queue/join", json=body).status_code == 404
-
-
-def test_a_session_has_one_stream(client: TestClient) -> None:
-    events = door(client).events
-    number = next(n for n, fn in events.handlers.items() if fn.concurrency_id == "plans")
-    body = {"data": [], "fn_index": number, "session_hash": "twice"}
-    assert client.post("/gradio_api/queue/join", json=body).status_code == GOOD
-    events.sessions["twice"].is_read = True
-    reply = client.get("/gradio_api/queue/data?session_hash=twice")
-    assert (reply.status_code, reply.text.strip()) == (503, BUSY)
-    events.sessions["twice"].is_read = False
-    assert "close_stream" in client.get("/gradio_api/queue/data?session_hash=twice").text
-    assert "session_not_found" in client.get("/gradio_api/queue/data?session_hash=twice").text
