@@ -1,7 +1,7 @@
 """The whole lab on a GPU: a model of Phi-3.5-mini's exact shape, and AutoAWQ beside our AWQ.
 
     python -m benchmarks.gpu [--work FOLDER] [--parts chain,beside,ranks,engines,quality,steps] [--blocks 128]
-                             [--ahead] [--again 2]
+                             [--ahead | --cold] [--again 2]
 
 chain     AWQ -> 100 LoRA steps -> int4 ONNX with adapter of a random 3.8 B model, by `python -m pipeline run`
 beside    that chain once, then twice at the same time on two GPUs: the walls of one and of both
@@ -13,7 +13,8 @@ steps     where the time of quantizing goes, AWQ alone and with GPTQ after it (`
           of that model, and of the starter model where `quality` or a run has unpacked it into --work
 `chain` also says by its events how long each stage did what. With `--again 2` two more follow with other
 seeds, whose recipe is not tried on one layer any more. With `--ahead` the worker has imported what stages
-need before a run begins, as it has where the app runs.
+need before a run starts, as it has where the app runs. With `--cold` there is no worker: each run starts one.
+With `--blocks 128` it calibrates on so many, of words in any order: the sample's rows do not fill them.
 Needs CUDA and the GPU set. Seconds are those of the stages; `wall` is the whole command.
 """
 
@@ -29,6 +30,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +43,9 @@ from pipeline.passes.quantize.calibration import TEXTS
 from pipeline.stages import events
 from pipeline.store import Store
 from pipeline.store.run import EVENTS, Run
-from pipeline.system import hardware
+from pipeline.system import hardware, locks
 from pipeline.worker.ahead import warm
+from pipeline.worker.loop import WORKER_LOCK
 
 PARTS = ("chain", "beside", "ranks", "engines", "quality", "steps")
 GROUPS = (64, 32)  # that quality is measured in
@@ -92,11 +95,12 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="where model and runs go; kept if given")
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument(
-        "--blocks", type=int, default=128, help="of 512 tokens, for engines (default: AutoAWQ's)"
+        "--blocks", type=int, help="of 512 tokens, for chain (default: 32) and engines (128, AutoAWQ's)"
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for the chain")
     parser.add_argument("--again", type=int, default=0, help="chains that follow, with other seeds")
-    parser.add_argument("--ahead", action="store_true", help="begin once the libraries are imported")
+    parser.add_argument("--ahead", action="store_true", help="start once the libraries are imported")
+    parser.add_argument("--cold", action="store_true", help="the chain with no worker that runs before it")
     args = parser.parse_args()
     if not hardware.gpus():
         sys.exit("nvidia-smi found no NVIDIA GPU.")
@@ -109,15 +113,17 @@ def main() -> None:
             parser.error(f"--parts: allowed are {', '.join(PARTS)}")
         if set(parts) - {"quality"}:
             model = random_model(work / "phi")
+        if "chain" in parts and args.cold:
+            chain(home, model, args, workers_end=True)
         with serving(home, ahead=args.ahead):
             if args.ahead:
                 until_imported()
-            if "chain" in parts:
-                chain(home, model, args.set, args.again)
+            if "chain" in parts and not args.cold:
+                chain(home, model, args)
             if "beside" in parts:
                 beside(home, model, args.set)
             if "engines" in parts:
-                engines(home, model, args.blocks)
+                engines(home, model, args.blocks or 128)
             if "quality" in parts:
                 quality(home)
         if "ranks" in parts:
@@ -169,17 +175,35 @@ def tokenizer() -> Any:
     )  # fmt: skip
 
 
-def chain(home: Path, model: Path, changes: list[str], again: int) -> None:
-    """The whole chain, what it took, and so many more of them."""
-    for seed in range(1 + again):
-        recipe = {**CHAIN, "name": f"phi{seed}", "seed": seed}
+def chain(home: Path, model: Path, args: argparse.Namespace, *, workers_end: bool = False) -> None:
+    """The whole chain, what it took, and so many more of them. `workers_end`: each starts its own worker."""
+    more: dict[str, Any] = {}
+    if args.blocks:
+        quantize = {**CHAIN["quantize"], "calibration_blocks": args.blocks}
+        data = shuffled_words(home / "words.jsonl")
+        more = {"data": str(data), "eval_fraction": 0.014, "quantize": quantize}
+    for seed in range(1 + args.again):
+        recipe = {**CHAIN, **more, "name": f"phi{seed}", "seed": seed}
         began = time.monotonic()
-        run = run_recipe(home, model, recipe, changes)
+        run = run_recipe(home, model, recipe, args.set)
         wall = time.monotonic() - began
-        goals = "goal 50, with --ahead 30"
+        goals = "goals: cold 50, with --ahead 30, of 128 blocks 60"
         print(f"\nAWQ -> 100 LoRA steps -> int4 ONNX with adapter, wall {wall:.1f} s ({goals})")
         report(run)
         breakdown(home, run)
+        if workers_end:
+            end_worker(home)
+
+
+def end_worker(home: Path) -> None:
+    """End the worker that a run's command has started, and wait until it has."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            ours = process.environ().get("OLIVE_LAB_HOME") == str(home)
+            if ours and process.cmdline()[1:4] == ["-m", "pipeline", "worker"]:
+                process.terminate()
+    while locks.held(home / WORKER_LOCK):
+        time.sleep(0.05)
 
 
 def breakdown(home: Path, run: Run) -> None:
