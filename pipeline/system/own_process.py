@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 EXPENDABLE = 800  # of 1,000 points that Linux adds to what a process takes of the memory
 _DEATH_SIGNAL = 1  # of prctl(2)
+UNKNOWN_CODE = 255  # as asyncio's own watchers give
 LOOK_SECONDS = 0.5  # how long `lines` may be silent
 Channel = int | IO[bytes] | None  # as for `subprocess.Popen`; None is ours
 _running: set[subprocess.Popen[bytes]] = set()
@@ -109,7 +110,11 @@ def _watch_without_threads() -> None:
             def ended() -> None:
                 loop.remove_reader(descriptor)
                 os.close(descriptor)
-                callback(pid, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), *given)
+                try:
+                    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                except ChildProcessError:  # whoever killed it has waited for it: see Popen.send_signal
+                    code = UNKNOWN_CODE
+                callback(pid, code, *given)
 
             try:
                 descriptor = os.pidfd_open(pid)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -163,6 +164,22 @@ def test_a_talk_ends_though_another_loop_has_ended_meanwhile() -> None:
         test_one_talks_with_an_event_loop()
         ends.set()
         assert talking.result(60) == 0
+
+
+def test_the_end_of_one_that_was_killed_after_it_is_known() -> None:
+    """Killing waits for what has ended, so the watcher finds nothing to wait for."""
+
+    async def talk() -> int:
+        process = await own_process.converse(
+            ["-c", ""], settings.child_environment(), stderr=None, longest_line=1000
+        )
+        while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)  # so that the event loop does not learn of its end
+        with suppress(ProcessLookupError):
+            process.kill()
+        return await asyncio.wait_for(process.wait(), 60)
+
+    assert asyncio.run(talk()) in (0, own_process.UNKNOWN_CODE)
 
 
 def test_one_that_cannot_be_watched_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,7 @@ MOST_VOTERS = 200  # people that a result counts: the first
 MOST_NAMES = 2000  # of people that are kept in memory; of twice as many the last make room
 LARGEST = 32 << 20  # bytes of a run's votes, some 200,000 of them; what no longer counts goes then
 SECRET_BYTES = 32
+END_BYTES = 100  # more than a line that says "shortened"
 _APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 PUNCTUATION = " .-_'’@+(),&/"
 COLON_ALIKE = "\u02d0\u02d1"  # letters, by their category
@@ -100,6 +101,13 @@ def _is_of_a_name(letter: str) -> bool:
 def read(run: Path) -> Votes:
     """The votes in a run's folder; read on from where this process has read them last."""
     book = _book(run / FOLDER / FILE)
+    book.read_on()
+    return book.votes
+
+
+def _read_afresh(run: Path) -> Votes:
+    """The votes in a run's folder, whatever was read before."""
+    book = _Book(run / FOLDER / FILE)
     book.read_on()
     return book.votes
 
@@ -226,8 +234,9 @@ def _shorten(run: Path) -> None:
     is none even for those, and changes nothing.
     """
     with _locked(run):
-        votes = read(run)
-        text = b""
+        votes = _read_afresh(run)
+        # A number may be given to the next file once a file is gone; no two of these start in the same way.
+        text = to_json({"shortened": secrets.token_hex(16)}).encode() + b"\n"
         people = 0
         for voter in sorted(votes.by, key=lambda voter: voter.kind == PERSON):
             more = _lines(votes, voter)
@@ -259,27 +268,28 @@ class _Book:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._begin(None)
+        self._begin()
 
-    def _begin(self, file: tuple[int, int] | None) -> None:
-        """Nothing is read yet of a file with this device and number."""
+    def _begin(self) -> None:
+        """Nothing is read yet."""
         self.votes = Votes()
-        self._file, self._next = file, 0
+        self._next = 0
+        self._ends = b"", b""  # how what was read starts and ends
 
     def read_on(self) -> None:
         """Read what was appended; all of it where the file is another one. A line without an end waits."""
         try:
             file = self.path.open("rb")
         except FileNotFoundError:
-            self._begin(None)
+            self._begin()
             return
         with file:
-            found = os.fstat(file.fileno())
-            if self._file != (found.st_dev, found.st_ino) or found.st_size < self._next:
-                self._begin((found.st_dev, found.st_ino))
+            if _ends(file.fileno(), self._next) != self._ends:
+                self._begin()
             file.seek(self._next)
             *lines, rest = file.read(2 * LARGEST).split(b"\n")
             self._next = file.tell() - len(rest)
+            self._ends = _ends(file.fileno(), self._next)
         for line in filter(None, lines):
             try:
                 self._take(json.loads(line))
@@ -288,6 +298,8 @@ class _Book:
 
     def _take(self, facts: dict[str, Any]) -> None:
         """Count one line. Raises ValueError, KeyError, TypeError, InputError for one that says nothing."""
+        if "shortened" in facts:
+            return
         kind, name = facts["kind"], facts["voter"]
         voter = Voter(JUDGE, str(name)) if kind == JUDGE else person(name)[0]
         if facts.get("revealed") is True:
@@ -307,6 +319,12 @@ class _Book:
         """Forget the last people: whoever came before made-up names stays."""
         for voter in [voter for voter in self.votes.by if voter.kind == PERSON][MOST_NAMES:]:
             del self.votes.by[voter], self.votes.names[voter]
+
+
+def _ends(descriptor: int, size: int) -> tuple[bytes, bytes]:
+    """The first and the last bytes of the first so many: another file of this size has others."""
+    start = max(0, size - END_BYTES)
+    return os.pread(descriptor, min(size, END_BYTES), 0), os.pread(descriptor, size - start, start)
 
 
 @lru_cache(maxsize=16)

@@ -179,6 +179,34 @@ def test_what_counts_is_never_shortened_away(run, monkeypatch):
     assert file(run).read_bytes() == before
 
 
+def test_a_file_with_the_number_of_an_earlier_one_is_read_from_its_start(run, tmp_path):
+    """File systems give numbers again. Votes that are not seen would be gone with the next shortening."""
+    for turn in range(20):
+        cast(run, 0, ("adapter", "tie")[turn % 2], "Mallory")
+    ballots.read(run)
+    number = file(run).stat().st_ino
+    other = tmp_path / "other"
+    other.mkdir()
+    for row in range(40):
+        cast(other, row, "base")
+    file(run).write_bytes(file(other).read_bytes())
+    assert file(run).stat().st_ino == number
+    assert choices(run, ADA) == dict.fromkeys(range(40), "base")
+    starts = set()
+    for _ in range(3):
+        ballots._shorten(run)
+        starts.add(file(run).read_bytes()[: ballots.END_BYTES])
+    assert len(starts) == 3
+    assert choices(run, ADA) == dict.fromkeys(range(40), "base")
+
+
+def test_shortening_goes_by_the_file_and_not_by_what_was_read_before(run):
+    cast(run, 0, "base")
+    ballots.read(run).by.clear()
+    ballots._shorten(run)
+    assert choices(run, ADA) == {0: "base"}
+
+
 def test_a_vote_that_waits_while_the_file_is_shortened_is_kept(run, monkeypatch):
     cast(run, 0, "base")
     there, looks = ballots._is_there, []
