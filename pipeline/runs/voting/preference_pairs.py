@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TypedDict
 
@@ -29,9 +30,15 @@ def write(run: Path, answers: Path, target: Path) -> Written:
     cast = vote_result.fitting(rows, ballots.read(run))
     means = vote_result.scores({voter: choices for voter, choices in cast.items() if voter.kind == PERSON})
     written = Written(pairs=0, ties=0)
-    if target.parent == run / ballots.FOLDER:
+    ours = target.parent == run / ballots.FOLDER
+    if ours:
         make_room(target.parent, answers.stat().st_size)
-    with whole(target, shared=True) as part, part.open("w", encoding="utf-8") as file:
+    # For the page one writes at a time, and to one path: its process is ended where the page is left.
+    with (
+        ballots.locked(run) if ours else nullcontext(),
+        whole(target, shared=not ours) as part,
+        part.open("w", encoding="utf-8") as file,
+    ):
         part.chmod(0o600)
         for number, worth in means.items():
             row = rows.by_number[number]

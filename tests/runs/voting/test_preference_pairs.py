@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -48,3 +49,27 @@ def test_the_page_gets_a_file_of_the_run_and_nothing_is_left_of_a_failure(store,
     assert sorted(path.name for path in booth.ballots.parent.iterdir()) == [
         "ballots.jsonl", "pairs.jsonl", "secret",
     ]  # fmt: skip
+
+
+def test_those_that_end_while_they_write_for_the_page_leave_one_file_at_most(store, monkeypatch):
+    """A page that is left ends the process that writes for it, so nothing is removed there."""
+    booth = Booth(store, rows(2))
+    booth.vote("Ada", "adapter")
+    booth.ask("reveal", voter="Ada")
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
+    with monkeypatch.context() as killed:
+        killed.setattr(preference_pairs, "to_json", _killed)
+        for _ in range(3):
+            with pytest.raises(_Killed):
+                booth.ask("pairs", voter="Ada")
+    assert len(list(booth.ballots.parent.glob(".pairs*"))) == 1
+    booth.ask("pairs", voter="Ada")
+    assert not list(booth.ballots.parent.glob(".pairs*"))
+
+
+class _Killed(BaseException):
+    pass
+
+
+def _killed(*_: object, **__: object) -> str:
+    raise _Killed
