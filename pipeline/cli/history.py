@@ -166,13 +166,15 @@ def votes(args: argparse.Namespace) -> int:
     store = Store(settings.home())
     found = store.get(args.run)
     answers, folder = blind_rows.recorded(found), store.folder(found.id)
+    if args.only:  # a name that is refused is so before a judge is asked
+        ended(booth.everything(str(folder), str(answers), args.only))
     if judge is not None:
         _judge(store, found.id, judge)
     if args.export is not None:
-        written = preference_pairs.write(folder, answers, args.export)
+        written = preference_pairs.write(folder, answers, args.export, args.only)
         print(f"{written['pairs']:,} pairs are in {display.plain(str(args.export))}; {written['ties']:,} rows"
               " without a preference are left out.", file=sys.stderr)  # fmt: skip
-    told = ended(booth.everything(str(folder), str(answers)))
+    told = ended(booth.everything(str(folder), str(answers), args.only))
     print(to_json(told, indent=2) if args.json else terminal.votes(told))
     return 0
 
@@ -190,13 +192,18 @@ def _judge(store: Store, run: str, judge: Judge) -> None:
 
 
 def _votes_flags(added: argparse.ArgumentParser) -> None:
-    from pipeline.runs.voting import judge_client
+    from pipeline.runs.voting import ballots, judge_client
 
     added.add_argument("run")
     added.add_argument("--json", action="store_true")
     added.add_argument(
         "--export", type=Path, metavar="FILE",
         help="write the rows in which people prefer an answer as JSON lines: prompt, chosen, rejected",
+    )  # fmt: skip
+    added.add_argument(
+        "--only", action="append", default=[], metavar="NAME",
+        help="count the votes of these people only: give it once for each (default: the first"
+        f" {ballots.MOST_VOTERS})",
     )  # fmt: skip
     judge_client.add_arguments(added)
 

@@ -339,7 +339,7 @@ def votes(told: dict[str, Any]) -> str:
     if told["equal_answers"]:
         said += ["", f"{told['equal_answers']:,} more rows have equal answers and are not asked."]
     if told["more_voters"]:
-        said += ["", f"{told['more_voters']:,} later voters don't count."]
+        said += ["", f"{told['more_voters']:,} other voters don't count."]
     if told["left_out"]:
         said += ["", f"{told['left_out']:,} votes are on answers that have changed since, and don't count."]
     return display.plain("\n".join(said))

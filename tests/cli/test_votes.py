@@ -47,6 +47,19 @@ def test_pairs_are_exported_and_what_is_left_out_is_counted(booth, tmp_path, cap
     assert "No such file" in capsys.readouterr().err
 
 
+def test_only_those_who_are_named_count_and_a_wrong_name_asks_no_judge(booth, capsys):
+    assert main(["votes", booth.run, "--only", "ada"]) == 0
+    said = capsys.readouterr().out
+    assert "1 other voters don't count." in said
+    assert "Grace" not in said
+    with served(prefers_marker) as endpoint:
+        judge = ["--judge", endpoint.url, "--judge-model", "m"]
+        assert main(["votes", booth.run, "--only", "Ada", "--only", "Bob", *judge]) == 2
+    told = capsys.readouterr()
+    assert "--only: nobody called bob has voted on the answers of this run" in told.err
+    assert "judge:m" not in told.err
+
+
 def test_a_judge_votes_in_the_terminal(booth, capsys):
     with served(prefers_marker) as endpoint:
         assert main(["votes", booth.run, "--judge", endpoint.url, "--judge-model", "m"]) == 0

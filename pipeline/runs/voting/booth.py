@@ -6,7 +6,7 @@ the run's folder, `answers` its recorded answers. No answer before a voter's own
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +82,13 @@ def result(run: str, answers: str, voter: str) -> Steps:
     return {**vote_result.result(rows, votes), "sides": _sides(folder, rows, who, votes)}
 
 
-def everything(run: str, answers: str) -> Steps:
-    """The result for who is not a voter of the page. Raises LabError, OSError."""
+def everything(run: str, answers: str, only: Sequence[str] = ()) -> Steps:
+    """The result for who is not a voter of the page. `only` is as for `vote_result.fitting`. Raises as that
+    does, LabError, OSError."""
     from pipeline.runs.voting import vote_result
 
     yield READING
-    return vote_result.result(blind_rows.load(Path(answers)), ballots.read(Path(run)))
+    return vote_result.result(blind_rows.load(Path(answers)), ballots.read(Path(run)), only)
 
 
 def pairs(run: str, answers: str, voter: str) -> Steps:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TypedDict
@@ -20,14 +21,14 @@ class Written(TypedDict):
     ties: int
 
 
-def write(run: Path, answers: Path, target: Path) -> Written:
+def write(run: Path, answers: Path, target: Path, only: Sequence[str] = ()) -> Written:
     """Write the pairs on which the people who voted agree by majority; rows without one are left out.
 
-    A row has `system` too where its prompt has a system text. Raises LabError, OSError; then nothing is
-    written.
+    `only` is as for `vote_result.fitting`. A row has `system` too where its prompt has a system text. Raises
+    InputError, LabError, OSError; then nothing is written.
     """
     rows = blind_rows.load(answers)
-    cast = vote_result.fitting(rows, ballots.read(run))
+    cast = vote_result.fitting(rows, ballots.read(run), only)
     means = vote_result.scores({voter: choices for voter, choices in cast.items() if voter.kind == PERSON})
     written = Written(pairs=0, ties=0)
     ours = target.parent == run / ballots.FOLDER

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import Any
 
+from pipeline.errors import InputError
 from pipeline.evaluation import verdict
 from pipeline.evaluation.verdict import Metric
 from pipeline.runs.voting.ballots import (
@@ -24,20 +25,26 @@ from pipeline.runs.voting.ballots import (
     TIE,
     Voter,
     Votes,
+    person,
 )
 from pipeline.runs.voting.blind_rows import Rows
 
+NO_VOTE = "--only: nobody called {name} has voted on the answers of this run"
 WORTH = {ADAPTER: 1.0, BASE: -1.0, TIE: 0.0, BAD: 0.0}
 PREFERENCE = Metric("preference", "preference of voters")
 OF_JUDGE = Metric("preference", "preference of the judge")
 Ballots = dict[Voter, dict[int, str]]  # choices by voter and row, of votes that are about these answers
 
 
-def fitting(rows: Rows, votes: Votes) -> Ballots:
-    """The votes that count: of people, those of the first MOST_VOTERS, whom no made-up name takes out."""
+def fitting(rows: Rows, votes: Votes, only: Sequence[str] = ()) -> Ballots:
+    """The votes that count: of people, those of the names in `only`, or if there are none, of the first
+    MOST_VOTERS, whom no made-up name takes out. Raises InputError for a name in `only` without a vote."""
     found = _fitting(rows, votes)
     people = [voter for voter in found if voter.kind == PERSON]
-    others = set(people[MOST_VOTERS:])
+    chosen = dict.fromkeys(person(name)[0] for name in only) or people[:MOST_VOTERS]
+    if missing := [voter.shown for voter in chosen if voter not in found]:
+        raise InputError(NO_VOTE.format(name=missing[0]))
+    others = set(people) - set(chosen)
     return {voter: choices for voter, choices in found.items() if voter not in others}
 
 
@@ -46,9 +53,10 @@ def _fitting(rows: Rows, votes: Votes) -> Ballots:
     return {voter: choices for voter, choices in found.items() if choices}
 
 
-def result(rows: Rows, votes: Votes) -> dict[str, Any]:
-    """The result of people, and beside it that of each judge; as `votes RUN --json` prints it."""
-    whole, cast = _fitting(rows, votes), fitting(rows, votes)
+def result(rows: Rows, votes: Votes, only: Sequence[str] = ()) -> dict[str, Any]:
+    """The result of people, and beside it that of each judge; as `votes RUN --json` prints it. Raises as
+    `fitting` does."""
+    whole, cast = _fitting(rows, votes), fitting(rows, votes, only)
     people = {voter: choices for voter, choices in cast.items() if voter.kind == PERSON}
     means = scores(people)
     judges = {voter: choices for voter, choices in cast.items() if voter.kind == JUDGE}

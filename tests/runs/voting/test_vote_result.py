@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from pipeline.errors import InputError
 from pipeline.evaluation import verdict
-from pipeline.runs.voting import ballots, blind_rows, vote_result
+from pipeline.runs.voting import ballots, blind_rows, preference_pairs, vote_result
 from pipeline.runs.voting.ballots import JUDGE, Vote, Voter
 from tests.helpers.votes import Booth, rows
 
@@ -46,6 +49,26 @@ def test_of_many_voters_the_first_count(store, monkeypatch):
     found = result(booth)
     assert [one["voter"] for one in found["voters"]] == ["judge:gpt", "Ada", "Grace"]
     assert (found["more_voters"], found["left_out"], found["agreement"]["voters"]) == (1, 0, 2)
+
+
+def test_an_operator_can_name_those_who_count(store, monkeypatch, tmp_path):
+    monkeypatch.setattr(vote_result, "MOST_VOTERS", 2)
+    booth = Booth(store, rows(4))
+    cast(booth, Voter(JUDGE, "gpt"), "gpt", ["base"])
+    for name in ("made up", "another", "Ada", "Grace"):
+        cast(booth, *ballots.person(name), ["base" if name in ("made up", "another") else "adapter"])
+    whole, votes = blind_rows.load(booth.answers), ballots.read(booth.folder)
+    found = vote_result.result(whole, votes, ["grace", "ADA", "Ada"])
+    assert [one["voter"] for one in found["voters"]] == ["judge:gpt", "Ada", "Grace"]
+    assert (found["adapter"], found["more_voters"], found["agreement"]["voters"]) == (1, 2, 2)
+    target = tmp_path / "pairs.jsonl"
+    assert preference_pairs.write(booth.folder, booth.answers, target, ["Ada"])["pairs"] == 1
+    assert "of the adapter" in json.loads(target.read_text())["chosen"]
+    target.unlink()
+    for refused in ("Bob", "gpt", "judge:gpt", ""):
+        with pytest.raises(InputError, match=r"nobody called|your name"):
+            preference_pairs.write(booth.folder, booth.answers, target, ["Ada", refused])
+    assert not target.exists()
 
 
 def test_one_row_and_none_cannot_tell(store):
