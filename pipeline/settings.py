@@ -70,6 +70,8 @@ _LOCAL = (
 )  # fmt: skip
 # Of ours, which no process that reads a model gets: two secrets, and the GPUs, which a trial does not use.
 _KEPT_BACK = ("OLIVE_LAB_WEBHOOK", "OLIVE_LAB_SERVE_TOKEN", TRAINING_GPUS)
+# How names of variables end that hold a login, whatever they start with: NVIDIA_API_KEY is one.
+_LOGINS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIALS")
 # Variables that say where software is, and where libraries keep what they have compiled.
 _SOFTWARE = ("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "CONDA_PREFIX")
 _COMPILED = {"TRITON_CACHE_DIR": ".triton", "TRITON_HOME": ".triton", "CUDA_CACHE_PATH": ".nv"}
@@ -276,21 +278,23 @@ def _import_path() -> dict[str, str]:
 
 def local_environment(**extra: str) -> dict[str, str]:
     """The environment of a process of ours that reads a model and needs no login: without secrets."""
-    kept = {
-        name: value
-        for name, value in child_environment(**extra).items()
-        if name.startswith(_LOCAL) and name not in _KEPT_BACK
-    }
+    kept = {name: value for name, value in child_environment(**extra).items() if _is_local(name)}
     return {**SHARING, **kept, **QUIET}
 
 
-def forget_secrets() -> set[str]:
-    """Take from this process's environment what one that only computes does not need; return the names."""
-    kept = {*EVEN_MEMORY, *SHARING, *QUIET, TRAINING_GPUS}
-    names = {name for name in os.environ if not name.startswith(_LOCAL) or name in _KEPT_BACK} - kept
-    for name in names:
+def _is_local(name: str) -> bool:
+    return name.startswith(_LOCAL) and name not in _KEPT_BACK and not name.upper().endswith(_LOGINS)
+
+
+def computes_with(name: str) -> bool:
+    """Whether a process that only computes may know the variable of this name."""
+    return _is_local(name) or name in {*EVEN_MEMORY, *SHARING, *QUIET, TRAINING_GPUS}
+
+
+def forget_secrets() -> None:
+    """Take from this process's environment what one that only computes does not need."""
+    for name in [name for name in os.environ if not computes_with(name)]:
         del os.environ[name]
-    return names
 
 
 def stay_offline() -> None:

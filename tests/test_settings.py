@@ -57,7 +57,8 @@ def test_who_reads_a_strange_model_gets_no_secrets(
     reader: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secrets = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AZURE_CLIENT_SECRET", "MSI_SECRET", "OLIVE_LAB_WEBHOOK",
-               "OLIVE_LAB_SERVE_TOKEN", "AWS_SECRET_ACCESS_KEY", "HTTPS_PROXY")  # fmt: skip
+               "OLIVE_LAB_SERVE_TOKEN", "AWS_SECRET_ACCESS_KEY", "HTTPS_PROXY", "NVIDIA_API_KEY",
+               "CONDA_TOKEN", "XDG_password")  # fmt: skip
     for name in secrets:
         monkeypatch.setenv(name, f"the-{name}")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")

@@ -111,12 +111,13 @@ def _version() -> int:
 
 
 def _forget_secrets() -> None:
-    """`settings.forget_secrets`, in /proc/self/environ too, which shows what the process was started with."""
-    names = settings.forget_secrets()
+    """`settings.forget_secrets`, in /proc/self/environ too, which shows what the process was started with, or
+    the one that it is a fork of."""
+    settings.forget_secrets()
     facts = Path("/proc/self/stat").read_text().rpartition(") ")[2].split()
     at, end = map(int, facts[_ENVIRONMENT : _ENVIRONMENT + 2])
     for variable in ctypes.string_at(at, end - at).split(b"\0"):
-        if os.fsdecode(variable.partition(b"=")[0]) in names:
+        if not settings.computes_with(os.fsdecode(variable.partition(b"=")[0])):
             ctypes.memset(at, 0, len(variable))
         at += len(variable) + 1
 

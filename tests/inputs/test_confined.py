@@ -163,6 +163,32 @@ def test_what_computes_asks_no_hub(imported: str) -> None:
     assert done.stdout.strip() == "True", done.stderr
 
 
+FORGETS = """
+import os, sys
+from pathlib import Path
+from pipeline import settings
+from pipeline.inputs import confined
+if sys.argv[1] == "fork" and os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+if sys.argv[1] != "start":
+    settings.become(settings.local_environment())
+assert confined.to_compute([])
+left = Path("/proc/self/environ").read_bytes().split(b"\\0")
+print(*(name for part in left if (name := part.partition(b"=")[0].decode()) in sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("how", ["start", "become", "fork"])
+def test_what_computes_has_no_login_in_its_environment_as_a_file(how: str) -> None:
+    """Nor a fork, whose file is that of the process it is forked from, whatever its variables are by now."""
+    if not has_landlock():
+        pytest.skip("this system has no Landlock")
+    logins = ["HF_TOKEN", "AZURE_CLIENT_SECRET", "OLIVE_LAB_WEBHOOK", "NVIDIA_API_KEY"]
+    environment = settings.child_environment(**dict.fromkeys((*logins, "OMP_NUM_THREADS"), "3"))
+    done = own_process.run(["-c", FORGETS, how, *logins, "OMP_NUM_THREADS"], 60, environment)
+    assert done.stdout.split() == ["OMP_NUM_THREADS"], done.stderr
+
+
 def test_a_home_that_cannot_be_made_is_no_hindrance(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What reads tokenizers does not know the lab's home, and the usual one may be nobody's to make."""
     monkeypatch.setenv("OLIVE_LAB_HOME", "/proc/none")
