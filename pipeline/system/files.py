@@ -48,10 +48,12 @@ def whole(path: Path, *, shared: bool = False) -> Iterator[Path]:
     """A path to write to inside the block, which replaces `path` at its end, or is gone if the block raises.
 
     `shared` is for a file that several processes may write at the same time: each gets its own path.
-    Otherwise what a killed process left there is overwritten.
+    Otherwise what a killed process left there is removed, as is a link, which would be written through: the
+    folder may have come from somebody else.
     """
     unique = f".{secrets.token_hex(4)}" if shared else ""
     part = path.with_name(f".{path.name}{unique}.part")
+    part.unlink(missing_ok=True)
     try:
         yield part
         part.replace(path)

@@ -31,7 +31,8 @@ IN_DATASTORE = re.compile(
 def pull(home: Path, where: Place, uri: str, to: Path | None, report: Report) -> dict[str, Any]:
     """Download all files of a version into a new folder: whole or not at all, resumed where one was started.
 
-    Raises InputError if the folder is there, LabError if what came differs from its checksums.
+    Raises InputError if the folder is there or what was started has links, LabError if what came differs from
+    its checksums.
     """
     reference = parse(uri, where)
     target = to or Path(f"{reference.name}-{reference.version}")
@@ -72,6 +73,8 @@ def _taken(path: Path) -> int | None:
 def _pulled(reference: Reference, target: Path, part: Path, report: Report) -> dict[str, Any]:
     if target.exists():  # another process has just finished it
         raise InputError(f"{target}: already exists; give another folder with --to")
+    if any(path.is_symlink() for path in (part, *part.rglob("*"))):  # the folder may have come from others
+        raise InputError(f"{part}: has links, so it is no download of this lab; remove it and pull again")
     container, files, known = opened(reference)
     part.mkdir(mode=0o700, exist_ok=True)
     size = sum(remote.size for remote in files.values())

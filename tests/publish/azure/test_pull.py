@@ -330,6 +330,21 @@ def test_two_do_not_pull_into_one_folder_at_once(
     assert [path.name for path in tmp_path.glob("*here*")] == ["here"]
 
 
+@pytest.mark.parametrize("linked", [".here.part", ".here.part/a.bin"])
+def test_what_was_started_with_links_is_no_download_of_ours(
+    linked: str, bench: Bench, store: Store, where: Place, report: Callable[..., None], tmp_path: Path
+) -> None:
+    """The current folder may be somebody else's archive: what a link names would be written or removed."""
+    uri = register(bench, where, "m/1", {"a.bin": "words"})
+    (theirs := tmp_path / "theirs").mkdir()
+    (theirs / "file").write_text("theirs")
+    (tmp_path / linked).parent.mkdir(exist_ok=True)
+    (tmp_path / linked).symlink_to(theirs if linked == ".here.part" else theirs / "file")
+    with pytest.raises(InputError, match=r"here\.part: has links, so it is no download of this lab"):
+        pull.pull(store.home, where, uri, tmp_path / "here", report)
+    assert [(path.name, path.read_text()) for path in theirs.iterdir()] == [("file", "theirs")]
+
+
 def test_what_is_not_there_and_what_is_no_name(
     bench: Bench, store: Store, where: Place, report: Callable[..., None], tmp_path: Path
 ) -> None:
