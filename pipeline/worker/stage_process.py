@@ -266,7 +266,12 @@ def _graph_ahead(job: StageJob, beside: ExitStack) -> graph.Building | None:
         context = dataclasses.replace(_context(export, base, output, work), checkpoints=work / "checkpoints")
         execute.build(STAGES[export.stage], options, context)
 
-    return beside.enter_context(graph.Building(job.folder, export.likeness, build))
+    try:
+        return beside.enter_context(graph.Building(job.folder, export.likeness, build))
+    except OSError as error:  # the training needs none of it
+        graph.forget(job.folder)
+        print(graph.NOT_BUILT.format(said=sentence(error)), flush=True)
+        return None
 
 
 def _try(job: StageJob, watch: Watch) -> None:

@@ -427,6 +427,29 @@ def test_the_graph_that_was_built_beside_the_training_is_exported(
     assert not (store.folder(run, "finetune") / graph.FOLDER).exists()
 
 
+def test_where_nothing_can_be_built_beside_it_the_training_goes_its_way(
+    store: Store, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    def work(stage: Any, options: Any, context: Context) -> Results:
+        context.output.mkdir(exist_ok=True)
+        (context.output / "made").write_text("x")
+        kind = {quantize: "checkpoint", finetune: "adapter"}[stage]
+        return Results([Artifact("made", kind, context.output / "made")])
+
+    monkeypatch.setattr(graph, "wanted", lambda options, inputs: "checkpoint" in inputs)
+    monkeypatch.setattr(warm, "fork_beside", refused)
+    store.claim("cpu")
+    for stage in ("quantize", "finetune"):
+        result = carry_out(store, run, monkeypatch, work, stage)
+        assert result["status"] == DONE
+        store.finish(run, stage, result.pop("status"), **result)
+        store.claim_next(run, "cpu")
+    assert not (store.folder(run, "finetune") / graph.PART).exists()
+
+
 def test_two_runs_do_not_make_the_same_result_twice(
     store: Store, run: str, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import sentence
 from pipeline.stages import optimize
 from pipeline.stages.events import emit
 from pipeline.system import capacity, checksums, files, hardware
@@ -26,6 +26,7 @@ PART, OUTPUT, WORK, KEY, LOG = "ahead.part", "output", "work", "key", "log.txt"
 LEAST_CORES = 4  # with fewer, training would wait for it
 SHARE = 4  # times the checkpoint's size in memory, beside what must be free to import
 MOST_SAID = 2000  # characters of its log that are shown where it failed
+NOT_BUILT = "The export's graph was not built beside the training:\n{said}"
 WAIT_SECONDS = 300.0  # after a training, for what would have to begin again otherwise
 
 
@@ -45,7 +46,10 @@ class Building:
     """The process that builds it. A context manager, whose end ends it and deletes what is incomplete."""
 
     def __init__(self, folder: Path, key: str, build: Callable[[Path, Path], object]) -> None:
-        """Begin in the folder of the training what `build(output, scratch)` does; `key` names the result."""
+        """Start in the folder of the training what `build(output, scratch)` does; `key` names the result.
+
+        Raises OSError where no process can be started, or the disk is full.
+        """
         self._part, self._made, self._key = folder / PART, folder / FOLDER, key
         for old in (self._part, self._made):
             shutil.rmtree(old, ignore_errors=True)
@@ -66,14 +70,17 @@ class Building:
         """Wait for it, and leave what it has made for `taken`; returns whether there is something."""
         if self._process.poll() is None:
             emit(message="Finishing the export's graph")
-        with suppress(subprocess.TimeoutExpired):
+        said = ""
+        try:
             if self._process.wait(WAIT_SECONDS) == 0:
                 shutil.rmtree(self._part / WORK, ignore_errors=True)
                 write_whole(self._part / KEY, self._key)
                 self._part.replace(self._made)
                 return True
-        said = (self._part / LOG).read_text("utf-8", errors="replace") if (self._part / LOG).is_file() else ""
-        print(f"The export's graph was not built beside the training:\n{said[-MOST_SAID:]}", flush=True)
+            said = (self._part / LOG).read_text("utf-8", errors="replace")[-MOST_SAID:]
+        except (OSError, subprocess.TimeoutExpired) as error:  # of a full disk, say
+            said = sentence(error)
+        print(NOT_BUILT.format(said=said), flush=True)
         return False
 
 

@@ -39,6 +39,11 @@ def build(output, scratch):
         (output / name).write_text(name)
 
 before, importance = os.nice(0), int(Path("/proc/self/oom_score_adj").read_text())
+def full(*_):
+    raise OSError(28, "No space left on device")
+
+if sys.argv[3] == "full":
+    graph.write_whole = full
 with graph.Building(folder, "the key", build) as building:
     if sys.argv[3] == "hangs":
         while not (work / "pid").exists() or not (work / "pid").read_text():
@@ -90,6 +95,12 @@ def test_one_that_fails_leaves_its_reason_in_the_log_and_nothing_else(tmp_path: 
     assert "ValueError: no such layer" in said
     assert said.splitlines()[-2:] == ["False", "[]"]
     assert graph.taken(tmp_path / "training", "the key", tmp_path / "work") is None
+
+
+def test_a_disk_that_is_full_at_its_end_costs_the_training_nothing(tmp_path: Path) -> None:
+    said = built(tmp_path, "full")
+    assert "not built beside the training" in said
+    assert said.splitlines()[-2:] == ["False", "[]"]
 
 
 def test_one_that_is_not_waited_for_is_ended(tmp_path: Path) -> None:
