@@ -171,7 +171,7 @@ def votes(args: argparse.Namespace) -> int:
     if judge is not None:
         _judge(store, found.id, judge)
     if args.export is not None:
-        written = preference_pairs.write(folder, answers, args.export, args.only)
+        written = preference_pairs.export(folder, answers, args.export, args.only)
         print(f"{written['pairs']:,} pairs are in {display.plain(str(args.export))}; {written['ties']:,} rows"
               " without a preference are left out.", file=sys.stderr)  # fmt: skip
     told = ended(booth.everything(str(folder), str(answers), args.only))

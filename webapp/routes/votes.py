@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, HTTPException, Query, Request
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse, Response
 
 from pipeline import display
 from pipeline.errors import InputError, LabError, sentence
@@ -19,11 +19,12 @@ from pipeline.runs.voting.judge_client import Judge
 from pipeline.store.run import Run
 from webapp import handler_values, threads
 from webapp.home import known_run, store
-from webapp.routes import asking
+from webapp.routes import asking, sending
 from webapp.routes.runs import NEW
 
 router = APIRouter(include_in_schema=False)
 MOST = 2**53
+BOOTH = "pipeline.runs.voting.booth"
 LONGEST = 200  # characters of a name; those of more than a voter's may have are refused with a sentence
 Name = Annotated[str, Query(max_length=LONGEST)]
 Given = Annotated[
@@ -78,19 +79,12 @@ async def result(request: Request, run: str, voter: Name = "") -> JSONResponse:
 @router.get("/votes/{run}/pairs.jsonl")
 async def pairs(request: Request, run: str, voter: Name = "") -> Response:
     """Preference pairs as a download (prompt, chosen, rejected), for a voter whose vote is closed."""
-    found: dict[str, Any] = {}
-
-    async def ask() -> dict[str, Any]:
-        found.update(await _asked(request, "pairs", run, voter=voter))
-        return found
-
-    refused = await _answered(ask())
-    if not found:
-        return refused
-    headers = {**NEW, "X-Pairs": str(found["pairs"]), "X-Ties-Left-Out": str(found["ties"])}
-    return FileResponse(
-        found["path"], media_type="application/jsonl", filename=f"{run}-pairs.jsonl", headers=headers
-    )
+    headers = {**NEW, "Content-Disposition": f'attachment; filename="{run}-pairs.jsonl"'}
+    try:
+        given = {**await threads.run(threads.LOOKUPS, _where, run), "voter": voter}
+        return await sending.download(request, f"{BOOTH}:pairs", given, headers, "application/jsonl")
+    except (LabError, OSError) as error:
+        return _refused(error)
 
 
 @router.get("/votes/{run}/judge.json")
@@ -157,9 +151,8 @@ async def _asked(
 ) -> dict[str, Any]:
     """The answer of a process to one of the questions of `booth`. Raises InputError, LabError, OSError."""
     where = await threads.run(threads.LOOKUPS, _where, run)
-    function = f"pipeline.runs.voting.booth:{question}"
     told: dict[str, Any] = await asking.answered(
-        request, asking.PAGES, function, {**where, **given}, to_its_end=to_its_end
+        request, asking.PAGES, f"{BOOTH}:{question}", {**where, **given}, to_its_end=to_its_end
     )
     return told
 

@@ -162,15 +162,15 @@ def sign(key: bytes, *words: object) -> bytes:
 
 @contextmanager
 def _held(run: Path) -> Iterator[int]:
-    """As `locked`, for what is lost if the run is deleted meanwhile."""
-    with locked(run) as descriptor:
+    """As `_locked`, for what is lost if the run is deleted meanwhile."""
+    with _locked(run) as descriptor:
         yield descriptor
         if not _is_there(run / FOLDER / FILE, descriptor):
             raise LabError(GONE)
 
 
 @contextmanager
-def locked(run: Path) -> Iterator[int]:
+def _locked(run: Path) -> Iterator[int]:
     """The ballots of a run, open to append to and locked. Raises LabError if the run's folder is gone.
 
     The folder of the run is not made: a deleted one would come back as an empty one.
@@ -233,7 +233,7 @@ def _shorten(run: Path) -> None:
     Votes of judges and of the first people stay; the others do while there is room. Raises LabError if there
     is none even for those, and changes nothing.
     """
-    with locked(run):
+    with _locked(run):
         votes = _read_afresh(run)
         # A number may be given to the next file once a file is gone; no two of these start in the same way.
         text = to_json({"shortened": secrets.token_hex(16)}).encode() + b"\n"

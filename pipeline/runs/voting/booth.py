@@ -91,8 +91,11 @@ def everything(run: str, answers: str, only: Sequence[str] = ()) -> Steps:
     return vote_result.result(blind_rows.load(Path(answers)), ballots.read(Path(run)), only)
 
 
-def pairs(run: str, answers: str, voter: str) -> Steps:
-    """Write the preference pairs into the run's folder: {path, pairs, ties}. Only for who has revealed."""
+def pairs(run: str, answers: str, voter: str, to: str) -> Steps:
+    """Write the preference pairs to a file that is there already: {pairs, ties}. Only for who has revealed.
+
+    Raises as `state` does.
+    """
     from pipeline.runs.voting import preference_pairs
 
     yield READING
@@ -100,8 +103,8 @@ def pairs(run: str, answers: str, voter: str) -> Steps:
     folder = Path(run)
     if who not in ballots.read(folder).revealed:
         raise LabError(STILL_BLIND)
-    target = folder / ballots.FOLDER / preference_pairs.FILE
-    return {"path": str(target), **preference_pairs.write(folder, Path(answers), target)}
+    with Path(to).open("r+", encoding="utf-8") as file:  # who has left has removed it
+        return {**preference_pairs.write(folder, Path(answers), file)}
 
 
 def _state(folder: Path, rows: Rows, who: Voter, wanted: int | None) -> dict[str, Any]:

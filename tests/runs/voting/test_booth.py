@@ -39,7 +39,7 @@ def test_who_has_seen_the_sides_votes_no_more_and_others_still_see_none(booth):
     with pytest.raises(LabError, match="after Reveal"):
         booth.ask("result", voter="Ada")
     with pytest.raises(LabError, match="after Reveal"):
-        booth.ask("pairs", voter="Ada")
+        booth.ask("pairs", voter="Ada", to="")
     told = booth.ask("reveal", voter="ada")
     side = told["sides"][0]
     assert shown["a"].startswith(f"of the {side['a']}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -24,7 +23,7 @@ def test_pairs_have_the_columns_of_dpo_and_ties_are_counted(store, tmp_path):
     asked = blind_rows.load(booth.answers).by_number[4]
     ballots.cast(booth.folder, Voter(JUDGE, "gpt"), "gpt", 4, Vote(asked.of, "adapter"))
     target = tmp_path / "pairs.jsonl"
-    assert preference_pairs.write(booth.folder, booth.answers, target) == {"pairs": 2, "ties": 2}
+    assert preference_pairs.export(booth.folder, booth.answers, target) == {"pairs": 2, "ties": 2}
     pairs = [json.loads(line) for line in target.read_text("utf-8").split("\n")[:-1]]
     assert pairs == [
         {"prompt": "Line\nbreak \u2028 <b>", "system": "Be brief.", "chosen": "of the adapter 00000",
@@ -34,42 +33,23 @@ def test_pairs_have_the_columns_of_dpo_and_ties_are_counted(store, tmp_path):
     assert target.stat().st_mode & 0o777 == 0o600
 
 
-def test_the_page_gets_a_file_of_the_run_and_nothing_is_left_of_a_failure(store, monkeypatch):
+def test_the_page_s_file_is_written_where_it_is_and_a_failure_leaves_one_s_own_as_it_was(store, tmp_path):
     booth = Booth(store, rows(2))
     booth.vote("Ada", "adapter")
+    target = tmp_path / "pairs.jsonl"
+    with pytest.raises(LabError, match="after Reveal"):
+        booth.ask("pairs", voter="Ada", to=str(target))
     booth.ask("reveal", voter="Ada")
-    told = booth.ask("pairs", voter="Ada")
-    assert (told["pairs"], told["ties"]) == (1, 0)
-    assert (
-        json.loads((booth.folder / "votes" / "pairs.jsonl").read_text())["chosen"] == "of the adapter 00000"
-    )
+    with pytest.raises(FileNotFoundError):
+        booth.ask("pairs", voter="Ada", to=str(target))
+    target.touch()
+    with target.open("rb") as file:  # as the page has it
+        assert booth.ask("pairs", voter="Ada", to=str(target)) == {"pairs": 1, "ties": 0}
+        assert json.loads(file.read())["chosen"] == "of the adapter 00000"
     booth.rewrite([])
+    before = target.read_bytes()
     with pytest.raises(LabError):
-        booth.ask("pairs", voter="Ada")
-    assert sorted(path.name for path in booth.ballots.parent.iterdir()) == [
-        "ballots.jsonl", "pairs.jsonl", "secret",
-    ]  # fmt: skip
-
-
-def test_those_that_end_while_they_write_for_the_page_leave_one_file_at_most(store, monkeypatch):
-    """A page that is left ends the process that writes for it, so nothing is removed there."""
-    booth = Booth(store, rows(2))
-    booth.vote("Ada", "adapter")
-    booth.ask("reveal", voter="Ada")
-    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
-    with monkeypatch.context() as killed:
-        killed.setattr(preference_pairs, "to_json", _killed)
-        for _ in range(3):
-            with pytest.raises(_Killed):
-                booth.ask("pairs", voter="Ada")
-    assert len(list(booth.ballots.parent.glob(".pairs*"))) == 1
-    booth.ask("pairs", voter="Ada")
-    assert not list(booth.ballots.parent.glob(".pairs*"))
-
-
-class _Killed(BaseException):
-    pass
-
-
-def _killed(*_: object, **__: object) -> str:
-    raise _Killed
+        preference_pairs.export(booth.folder, booth.answers, target)
+    assert target.read_bytes() == before
+    assert not list(tmp_path.glob(".pairs*"))
+    assert sorted(path.name for path in booth.ballots.parent.iterdir()) == ["ballots.jsonl", "secret"]

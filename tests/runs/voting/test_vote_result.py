@@ -62,12 +62,12 @@ def test_an_operator_can_name_those_who_count(store, monkeypatch, tmp_path):
     assert [one["voter"] for one in found["voters"]] == ["judge:gpt", "Ada", "Grace"]
     assert (found["adapter"], found["more_voters"], found["agreement"]["voters"]) == (1, 2, 2)
     target = tmp_path / "pairs.jsonl"
-    assert preference_pairs.write(booth.folder, booth.answers, target, ["Ada"])["pairs"] == 1
+    assert preference_pairs.export(booth.folder, booth.answers, target, ["Ada"])["pairs"] == 1
     assert "of the adapter" in json.loads(target.read_text())["chosen"]
     target.unlink()
     for refused in ("Bob", "gpt", "judge:gpt", ""):
         with pytest.raises(InputError, match=r"nobody called|your name"):
-            preference_pairs.write(booth.folder, booth.answers, target, ["Ada", refused])
+            preference_pairs.export(booth.folder, booth.answers, target, ["Ada", refused])
     assert not target.exists()
 
 

@@ -127,7 +127,7 @@ def test_a_vote_from_the_first_row_to_the_pairs(client, store, monkeypatch):
     reply = client.get(pairs, params={"voter": "Ada"})
     side = told["sides"][0]
     assert json.loads(reply.text)["chosen"] == f"of the {side['a']} 00000"
-    assert (reply.headers["x-pairs"], reply.headers["x-ties-left-out"]) == ("1", "1")
+    assert reply.text.count("\n") == 1
     assert f'filename="{run}-pairs.jsonl"' in reply.headers["content-disposition"]
     assert {function.rpartition(":")[2] for function in asked} == {
         "state",
