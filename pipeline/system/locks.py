@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# Not through a link, which would make a file elsewhere: some locks lie in a folder of others.
+_MADE = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+
 
 def take(path: Path) -> int | None:
     """Take the lock if it is free: the descriptor that holds it until closed, or None."""
@@ -51,7 +54,7 @@ def held(path: Path) -> bool:
 
 def _open(path: Path) -> int:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    return os.open(path, os.O_RDWR | _MADE, 0o600)
 
 
 def _try(descriptor: int, kind: int) -> bool:
@@ -65,7 +68,7 @@ def _try(descriptor: int, kind: int) -> bool:
 @contextmanager
 def shared(path: Path) -> Iterator[None]:
     """Share the lock inside the block, so that nobody holds it alone. Waits as long as it takes."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(path, os.O_RDONLY | _MADE, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         yield

@@ -8,6 +8,8 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
+
 from pipeline import settings
 from pipeline.system import locks
 
@@ -102,3 +104,14 @@ def test_locked_waits_for_its_turn(tmp_path: Path) -> None:
         order.append("first")
     thread.join(60)
     assert order == ["first", "second"]
+
+
+def test_no_file_is_made_where_a_link_leads(tmp_path: Path) -> None:
+    (lock := tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic links"):
+        locks.take(lock)
+    with pytest.raises(OSError, match="symbolic links"), locks.locked(lock):
+        pass
+    with pytest.raises(OSError, match="symbolic links"), locks.shared(lock):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
