@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import zipfile
@@ -256,14 +257,16 @@ class TestConvert:
             (["here", "RUN", "--to", "no/x.onnx_adapter"], "no such folder"),
             (["here", "RUN"], "here: here has no adapter_config.json; give the folder of a PEFT adapter"),
             (["here", "no/folder"], "no/folder: no such folder"),
+            (["here/pipe", "RUN"], "pipe has no adapter_config.json"),
         ],
     )
     def test_what_is_wrong_is_said_and_nothing_written(
         self, finished: Run, capsys: Capture, words: list[str], reason: str, tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
-        (tmp_path / "cwd" / "here").mkdir(parents=True)
+        (tmp_path / "cwd" / "here" / "pipe").mkdir(parents=True)
         monkeypatch.chdir(tmp_path / "cwd")
+        os.mkfifo("here/pipe/adapter_config.json")
         code, out, err = cli(capsys, "convert", *(finished.id if word == "RUN" else word for word in words))
         assert (code, out) == (2, "")
         assert reason in err

@@ -42,11 +42,11 @@ class Lora:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The adapter's config. Raises ValueError if the folder is not a plain LoRA adapter in safetensors."""
+    if not (folder / CONFIG).is_file():  # a pipe would be waited for
+        raise ValueError(f"{folder.name} has no {CONFIG}; give the folder of a PEFT adapter")
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{folder.name} has no {CONFIG}; give the folder of a PEFT adapter") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{folder.name}: {CONFIG} is not JSON: {error}") from None
     kind = str(config.get("peft_type", "")) if isinstance(config, dict) else ""
     if kind != "LORA":
