@@ -99,7 +99,7 @@ def vote(page: Any, url: str, run: str) -> None:
     page.goto(f"{url}?tab=vote")
     page.locator("#vote-name").wait_for()
     page.fill("#you", "Ada")
-    page.press("#you", "Tab")
+    page.locator("#you").blur()
     page.locator("#vote-tie[aria-disabled=false]").wait_for()
 
 
@@ -108,7 +108,7 @@ def vote(page: Any, url: str, run: str) -> None:
 PICTURES: list[tuple[str, int, int, int, Callable[[Any, str, str], None]]] = [
     ("run", WIDTH, 1080, 960, finished),
     ("data", WIDTH, 760, 640, partial(tab, "data", "#data-all-rows td")),
-    ("lab", WIDTH, 640, 640, partial(tab, "lab", "#launch")),
+    ("lab", WIDTH, 900, 640, partial(tab, "lab", "#preflight tbody tr")),
     ("tune", WIDTH, 760, 640, partial(tab, "tune", "#sweep-start")),
     ("compare", WIDTH, 1180, 640, partial(tab, "compare", "#compare-recorded td")),
     ("vote", WIDTH, 860, 640, vote),
