@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,8 +166,12 @@ def votes(args: argparse.Namespace) -> int:
     store = Store(settings.home())
     found = store.get(args.run)
     answers, folder = blind_rows.recorded(found), store.folder(found.id)
+    if args.drop_others and not args.only:
+        raise InputError("--drop-others: say with --only whose votes stay")
     if args.only:  # a name that is refused is so before a judge is asked
         ended(booth.everything(str(folder), str(answers), args.only))
+    if args.drop_others:
+        _drop_others(folder, args.only)
     if judge is not None:
         _judge(store, found.id, judge)
     if args.export is not None:
@@ -177,6 +181,18 @@ def votes(args: argparse.Namespace) -> int:
     told = ended(booth.everything(str(folder), str(answers), args.only))
     print(to_json(told, indent=2) if args.json else terminal.votes(told))
     return 0
+
+
+def _drop_others(folder: Path, names: Sequence[str]) -> None:
+    """Drop the votes of all but the people of these names. Raises InputError, LabError, OSError."""
+    from pipeline.runs.voting import ballots
+
+    dropped = ballots.drop_others(folder, [ballots.person(name)[0] for name in names])
+    before = folder / ballots.FOLDER / ballots.DROPPED
+    print(
+        f"The votes of {dropped:,} others are dropped; all as they were before are in {before}.",
+        file=sys.stderr,
+    )
 
 
 def _judge(store: Store, run: str, judge: Judge) -> None:
@@ -204,6 +220,10 @@ def _votes_flags(added: argparse.ArgumentParser) -> None:
         "--only", action="append", default=[], metavar="NAME",
         help="count the votes of these people only: give it once for each (default: the first"
         f" {ballots.MOST_VOTERS})",
+    )  # fmt: skip
+    added.add_argument(
+        "--drop-others", action="store_true",
+        help="with --only: drop the votes of all other people, where made-up names have filled the run",
     )  # fmt: skip
     judge_client.add_arguments(added)
 

@@ -60,6 +60,17 @@ def test_only_those_who_are_named_count_and_a_wrong_name_asks_no_judge(booth, ca
     assert "judge:m" not in told.err
 
 
+def test_votes_of_others_are_dropped_only_beside_those_that_stay(booth, capsys):
+    assert main(["votes", booth.run, "--drop-others"]) == 2
+    assert "--drop-others: say with --only whose votes stay" in capsys.readouterr().err
+    assert main(["votes", booth.run, "--only", "Nobody", "--drop-others"]) == 2
+    assert main(["votes", booth.run, "--only", "Ada", "--drop-others"]) == 0
+    told = capsys.readouterr()
+    assert "The votes of 1 others are dropped; all as they were before are in" in told.err
+    assert "don't count" not in told.out
+    assert main(["votes", booth.run, "--only", "Grace"]) == 2
+
+
 def test_a_judge_votes_in_the_terminal(booth, capsys):
     with served(prefers_marker) as endpoint:
         assert main(["votes", booth.run, "--judge", endpoint.url, "--judge-model", "m"]) == 0

@@ -14,7 +14,7 @@ import os
 import secrets
 import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -25,21 +25,24 @@ from pipeline.errors import InputError, LabError
 from pipeline.system.files import to_json, write_whole
 
 FOLDER, FILE, SECRET = "votes", "ballots.jsonl", "secret"
+DROPPED = "dropped.jsonl"  # the ballots as they were before some were dropped
 BASE, ADAPTER, TIE, BAD = "base", "adapter", "tie", "bad"
 CHOICES = (ADAPTER, BASE, TIE, BAD)
 PERSON: Kind = "person"
 JUDGE: Kind = "judge"
 LONGEST_NAME = 40  # as the page's "Your name"
 MOST_VOTERS = 200  # people that a result counts: the first
-MOST_NAMES = 2000  # of people that are kept in memory; of twice as many the last make room
-LARGEST = 32 << 20  # bytes of a run's votes, some 200,000 of them; what no longer counts goes then
+LARGEST = 16 << 20  # bytes of a run's votes, some 150,000 of them; those that others replaced go then
 SECRET_BYTES = 32
 END_BYTES = 100  # more than a line that says "shortened"
 _APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 PUNCTUATION = " .-_'’@+(),&/"
 COLON_ALIKE = "\u02d0\u02d1"  # letters, by their category
 GONE = "This run was deleted meanwhile; restore it on the Runs tab to vote on its answers."
-FULL = "This run has as many votes as are kept; export them, and vote on another run."
+FULL = (
+    "This run has as many votes as are kept. If most are of made-up names, whoever runs the lab can drop"
+    " them: see `votes` with --only and --drop-others."
+)
 VOTE_FIRST = (
     f"{MOST_VOTERS} people have revealed the sides without a vote, as many as may; vote on a row first."
 )
@@ -228,33 +231,52 @@ def _appended(run: Path, line: bytes) -> bool:
 
 
 def _shorten(run: Path) -> None:
-    """Keep only what counts: anybody may vote on the same row for ever.
+    """Leave out votes that later ones have replaced: anybody may vote on the same row for ever.
 
-    Votes of judges and of the first people stay; the others do while there is room. Raises LabError if there
-    is none even for those, and changes nothing.
+    No vote that is the latest one is left out, or made-up names could remove others. Raises LabError if these
+    alone are too many, and changes nothing.
     """
     with _locked(run):
         votes = _read_afresh(run)
-        # A number may be given to the next file once a file is gone; no two of these start in the same way.
-        text = to_json({"shortened": secrets.token_hex(16)}).encode() + b"\n"
-        people = 0
-        for voter in sorted(votes.by, key=lambda voter: voter.kind == PERSON):
-            more = _lines(votes, voter)
-            people += voter.kind == PERSON
-            if len(text) + len(more) <= LARGEST // 2:
-                text += more
-            elif people <= MOST_VOTERS:
-                raise LabError(FULL)
-        without = sorted(votes.revealed - votes.by.keys())[:MOST_VOTERS]  # who has only looked
-        text += b"".join(_lines(votes, voter) for voter in without)
+        text = _text(votes, _voters(votes)[: len(votes.by) + MOST_VOTERS])
+        if len(text) > LARGEST // 2:
+            raise LabError(FULL)
         write_whole(run / FOLDER / FILE, text)
+
+
+def drop_others(run: Path, people: Collection[Voter]) -> int:
+    """Drop the votes of all but these people and judges; return how many people are dropped.
+
+    What was there before is kept beside, as DROPPED. Raises LabError if the run is gone, OSError.
+    """
+    with _locked(run):
+        votes = _read_afresh(run)
+        kept = [voter for voter in _voters(votes) if voter.kind == JUDGE or voter in people]
+        file = run / FOLDER / FILE
+        write_whole(file.with_name(DROPPED), file.read_bytes())
+        write_whole(file, _text(votes, kept))
+    return len(votes.by.keys() - kept)
+
+
+def _voters(votes: Votes) -> list[Voter]:
+    """All voters, and behind them those who have only looked."""
+    return [*votes.by, *sorted(votes.revealed - votes.by.keys())]
+
+
+def _text(votes: Votes, voters: Iterable[Voter]) -> bytes:
+    """All that counts of these voters, as a file.
+
+    A number may be given to the next file once a file is gone: no two of these start in the same way.
+    """
+    head = to_json({"shortened": secrets.token_hex(16)}).encode() + b"\n"
+    return b"".join([head, *(_lines(votes, voter) for voter in voters)])
 
 
 def _lines(votes: Votes, voter: Voter) -> bytes:
     """All that counts of a voter."""
     who = {
         "kind": voter.kind,
-        "voter": voter.key if voter.kind == JUDGE else votes.names.get(voter, voter.key),
+        "voter": voter.key if voter.kind == JUDGE else votes.names[voter],
     }
     facts: list[dict[str, Any]] = [
         {**who, "row": row, "of": vote.of, "choice": vote.choice} for row, vote in votes.of(voter).items()
@@ -302,23 +324,18 @@ class _Book:
             return
         kind, name = facts["kind"], facts["voter"]
         voter = Voter(JUDGE, str(name)) if kind == JUDGE else person(name)[0]
+        shown = voter.shown if kind == JUDGE else name
         if facts.get("revealed") is True:
             self.votes.revealed.add(voter)
+            self.votes.names.setdefault(voter, shown)
             return
         row, of, choice = facts["row"], facts["of"], facts["choice"]
         if choice not in CHOICES or type(row) is not int or type(of) is not str:
             raise ValueError("no vote")
-        if voter not in self.votes.by and len(self.votes.by) >= 2 * MOST_NAMES:
-            self._make_room()
         cast = self.votes.by.setdefault(voter, {})
         cast.pop(row, None)  # so that the latest one is the last
         cast[row] = Vote(of, choice)
-        self.votes.names.setdefault(voter, voter.shown if kind == JUDGE else name)
-
-    def _make_room(self) -> None:
-        """Forget the last people: whoever came before made-up names stays."""
-        for voter in [voter for voter in self.votes.by if voter.kind == PERSON][MOST_NAMES:]:
-            del self.votes.by[voter], self.votes.names[voter]
+        self.votes.names.setdefault(voter, shown)
 
 
 def _ends(descriptor: int, size: int) -> tuple[bytes, bytes]:
