@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pipeline import settings
-from pipeline.errors import ANY_SMALLER, sentence
+from pipeline.errors import ANY_SMALLER, LabError, sentence
 from pipeline.inputs import confined
 from pipeline.inputs.data import datasets
 from pipeline.inputs.models import base_models, hub_models
@@ -40,6 +40,8 @@ from pipeline.system import clock, hardware, locks, peak_memory
 from pipeline.system.files import write_whole
 from pipeline.worker import probe, trial, usage
 from pipeline.worker.ahead import forking, graph, warm
+
+CHANGED = "Files of the model were changed while this stage read them, so nothing is kept; retry the stage."
 
 
 def main(run_id: str, stage: str) -> int:
@@ -126,12 +128,14 @@ class StageJob:
     recipe: recipe.Recipe
     model: base_models.Model
     inputs: dict[str, dict[str, Any]]  # artifacts of earlier stages by kind, as the store has them
+    versions: list[str]  # how the model's files were before any was read
 
     @classmethod
     def of(cls, store: Store, run: Run, stage: str) -> StageJob:
         """The stage of a run. Raises InputError if the recipe or the model can no longer be used."""
         chosen = recipe.from_dict(run.recipe)
-        return cls(store, run, stage, chosen, base_models.resolve(chosen.model), _inputs(run, stage))
+        model = base_models.resolve(chosen.model)
+        return cls(store, run, stage, chosen, model, _inputs(run, stage), base_models.versions(model))
 
     @property
     def options(self) -> Any:
@@ -233,6 +237,8 @@ def _made(job: StageJob, started: float) -> artifacts.Stored:
     confined.to_compute([job.home, base, Path(tempfile.gettempdir())])
     try:
         results = execute(STAGES[job.stage], job.options, context)
+        if base_models.versions(job.model) != job.versions:  # or the result would stand for other files
+            raise LabError(CHANGED)
         seconds = time.monotonic() - started
         stored = artifacts.keep(job.home, job.stage, job.key, output, results, seconds, job.likeness)
         shutil.rmtree(context.checkpoints, ignore_errors=True)

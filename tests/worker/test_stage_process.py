@@ -18,6 +18,7 @@ import pytest
 
 from pipeline import settings
 from pipeline.errors import LabError, sentence
+from pipeline.inputs.models import base_models
 from pipeline.inputs.models.base_models import Model
 from pipeline.runs import submit
 from pipeline.stages import artifacts, events, execute, finetune, optimize, quantize, recipe
@@ -128,6 +129,22 @@ def test_a_stage_is_given_what_the_user_chose(
     assert (context.model.name, context.config["hidden_size"]) == ("tiny-llama", 64)
     assert context.data == Path(store.get(run).data)
     assert store.home in context.data.parents
+
+
+def test_nothing_is_kept_of_a_model_that_changes_meanwhile(
+    store: Store, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be reused by all runs of the model that it was before."""
+    folder = Path(base_models.resolve(store.get(run).recipe["model"]).id)
+
+    def work(stage: Any, options: Any, context: Context) -> Results:
+        (folder / "chat_template.jinja").write_text("another")
+        return writes_a_model(stage, options, context)
+
+    result = carry_out(store, run, monkeypatch, work)
+    assert (result["status"], result["error"]) == (FAILED, stage_process.CHANGED)
+    assert not list((store.home / "artifacts").glob("quantize-*"))
+    assert carry_out(store, run, monkeypatch)["status"] == DONE
 
 
 def test_an_unchanged_stage_is_reused_by_the_next_run(

@@ -133,14 +133,33 @@ def fingerprint(model: Model, home: Path) -> str:
     digest = hashlib.sha256()
     with locks.locked(home / "models" / ".fingerprints.lock"):
         known = _known_files(home)
-        for path in sorted(p for p in Path(model.id).iterdir() if p.is_file()):
-            stat = path.stat()
-            # A file that changes gets a new ctime, which no program can set back.
-            same = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
+        for path in _files(model):
+            same = _version(path)
             known[same] = known.get(same) or _content(path)
-            digest.update(f"{path.name} {known[same]}\n".encode())
+            name = path.relative_to(model.id).as_posix()
+            if not name.isprintable():  # it could stand for several files, or has no UTF-8
+                name = json.dumps(name)
+            digest.update(f"{name} {known[same]}\n".encode())
         write_whole(home / "models" / FINGERPRINTS, known)
     return f"folder {digest.hexdigest()}"
+
+
+def versions(model: Model) -> list[str]:
+    """What tells whether files of a folder were changed meanwhile, even back again; [] of other models."""
+    return [_version(path) for path in _files(model)] if model.kind == "folder" else []
+
+
+def _files(model: Model) -> list[Path]:
+    """What libraries read of a folder, in order."""
+    folder = Path(model.id)
+    found = (*folder.iterdir(), *folder.glob(f"{contents.TEMPLATES}/*"))
+    return sorted(path for path in found if path.is_file())
+
+
+def _version(path: Path) -> str:
+    stat = path.stat()
+    # A file that changes gets a new ctime, which no program can set back.
+    return f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
 
 
 def _known_files(home: Path) -> dict[str, str]:

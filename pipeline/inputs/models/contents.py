@@ -24,6 +24,7 @@ CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 WORDS = "vocab.json"  # of older tokenizers
 WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
 MLFLOW = "MLmodel"
+TEMPLATES = "additional_chat_templates"  # by name; one called default is used instead of chat_template.jinja
 LINKED = "{} is a link out of its folder; put what it leads to in there"
 DEEPEST = 64  # mappings and lists in each other; real files have about ten
 LARGEST = {  # bytes; real ones have up to half of that
@@ -94,6 +95,8 @@ def of_small_files(folder: Path) -> str:
     """The first fault of all but the tokenizer.json, as a sentence without its full stop; "" if none."""
     if (folder / MLFLOW).exists():
         return f"has {MLFLOW}, so Olive would load another folder in it; give the one with config.json alone"
+    if (folder / TEMPLATES / "default.jinja").exists():
+        return f"has {TEMPLATES}/default.jinja; move it to chat_template.jinja, which is shown and checked"
     if wrong := of_links(folder) or of_names(
         {name for name in (ADAPTER, WEIGHTS, INDEX) if (folder / name).is_file()}
     ):

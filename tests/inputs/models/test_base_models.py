@@ -17,7 +17,7 @@ import tokenizers
 
 from pipeline import settings
 from pipeline.errors import InputError, LabError
-from pipeline.inputs.models import base_models, hub_download, starter_package
+from pipeline.inputs.models import base_models, contents, hub_download, starter_package
 from pipeline.inputs.prompts.templates import Chat
 from pipeline.system import own_process
 from tests.helpers.lab import write_safetensors
@@ -89,6 +89,37 @@ class TestFolder:
         write_safetensors(moved / "model.safetensors", [0.0, 1.0, 3.0])
         assert base_models.fingerprint(base_models.resolve(str(moved)), home) != before
 
+    def test_what_libraries_read_below_it_and_odd_names_are_of_its_content(
+        self, model_folder: Path, tmp_path: Path
+    ) -> None:
+        model, found = base_models.resolve(str(model_folder)), []
+        for make in (
+            (model_folder / contents.TEMPLATES).mkdir,
+            lambda: (model_folder / contents.TEMPLATES / "tool_use.jinja").write_text("x"),
+            lambda: (model_folder / "a.txt").write_text("x"),
+            lambda: (model_folder / "b.txt").write_text("x"),
+        ):
+            make()
+            found.append(base_models.fingerprint(model, tmp_path / "home"))
+        assert len(set(found)) == 4
+        (line,) = (key for path, key in _hashes(tmp_path / "home") if path == "a.txt")
+        (model_folder / "a.txt").unlink()
+        (model_folder / "b.txt").unlink()
+        (model_folder / f"a.txt {line}\nb.txt").write_text("x")
+        assert base_models.fingerprint(model, tmp_path / "home") not in found
+        (model_folder / os.fsdecode(b"c\xff.txt")).write_text("x")
+        assert base_models.fingerprint(model, tmp_path / "home") not in found
+
+    def test_a_file_that_was_changed_and_changed_back_has_another_version(self, model_folder: Path) -> None:
+        model = base_models.resolve(str(model_folder))
+        before, file = base_models.versions(model), model_folder / "model.safetensors"
+        content, facts = file.read_bytes(), file.stat()
+        assert base_models.versions(model) == before
+        file.write_bytes(b"other")
+        file.write_bytes(content)
+        os.utime(file, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+        assert base_models.versions(model) != before
+
     def test_its_files_are_read_once(
         self, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -112,6 +143,12 @@ class TestFolder:
             (model_folder / "vocab.bin").write_bytes(content)
             found.add(base_models.fingerprint(model, tmp_path))
         assert len(found) == 4
+
+
+def _hashes(home: Path) -> list[tuple[str, str]]:
+    """The names and hashes that a home remembers."""
+    known = json.loads((home / "models" / base_models.FINGERPRINTS).read_text())
+    return [(Path(key.rsplit(" ", 4)[0]).name, value) for key, value in known.items()]
 
 
 @pytest.mark.parametrize("model", ["nonsense", "a/b/c", "", "/", "org/"])

@@ -182,6 +182,14 @@ class TestFaults:
         (folder / "MLmodel").write_text("flavors: {transformers: {}}\n")
         assert "has MLmodel, so Olive would load another folder in it; give the one" in fault(folder)
 
+    def test_a_template_that_would_be_used_unseen(self, folder: Path) -> None:
+        """transformers takes it instead of the chat_template.jinja that the page shows."""
+        (folder / contents.TEMPLATES).mkdir()
+        (folder / contents.TEMPLATES / "tool_use.jinja").write_text("{{ messages }}")
+        contents.require(folder)
+        (folder / contents.TEMPLATES / "default.jinja").write_text("{{ messages }}")
+        assert "has additional_chat_templates/default.jinja; move it to chat_template.jinja" in fault(folder)
+
     @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
     @pytest.mark.parametrize(
         "kind",
