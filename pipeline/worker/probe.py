@@ -81,6 +81,7 @@ def require(
         base_models.read_config(files)
     except LabError as error:
         raise LabError(f"This model cannot be loaded: {error}.") from None
+    versions = base_models.versions(files)
     walk, tokenizer = keys(chosen, files)
     passed, export = kept / f"{walk}.json", kept / tokenizer
     compared = export / f"{datasets.sha256(data)}.json"
@@ -95,6 +96,8 @@ def require(
             if known is not None:
                 os.utime(export)  # just used, so not among the oldest
             _try(Task(str(files), str(data), chosen.to_dict(), known), scratch, meanwhile, started or start)
+            if base_models.versions(files) != versions:  # or other models would be taken for tried
+                raise LabError(base_models.CHANGED)
             if known is None and (scratch / EXPORT).is_dir():
                 shutil.rmtree(export, ignore_errors=True)
                 (scratch / EXPORT).replace(export)

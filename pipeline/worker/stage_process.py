@@ -41,8 +41,6 @@ from pipeline.system.files import write_whole
 from pipeline.worker import probe, trial, usage
 from pipeline.worker.ahead import forking, graph, warm
 
-CHANGED = "Files of the model were changed while this stage read them, so nothing is kept; retry the stage."
-
 
 def main(run_id: str, stage: str) -> int:
     """Carry out the stage; return 0 if it is done."""
@@ -128,14 +126,14 @@ class StageJob:
     recipe: recipe.Recipe
     model: base_models.Model
     inputs: dict[str, dict[str, Any]]  # artifacts of earlier stages by kind, as the store has them
-    versions: list[str]  # how the model's files were before any was read
+    versions: list[str]  # of the model's files, before any was read
 
     @classmethod
     def of(cls, store: Store, run: Run, stage: str) -> StageJob:
         """The stage of a run. Raises InputError if the recipe or the model can no longer be used."""
         chosen = recipe.from_dict(run.recipe)
         model = base_models.resolve(chosen.model)
-        return cls(store, run, stage, chosen, model, _inputs(run, stage), base_models.versions(model))
+        return cls(store, run, stage, chosen, model, _inputs(run, stage), _versions(model))
 
     @property
     def options(self) -> Any:
@@ -237,8 +235,8 @@ def _made(job: StageJob, started: float) -> artifacts.Stored:
     confined.to_compute([job.home, base, Path(tempfile.gettempdir())])
     try:
         results = execute(STAGES[job.stage], job.options, context)
-        if base_models.versions(job.model) != job.versions:  # or the result would stand for other files
-            raise LabError(CHANGED)
+        if _versions(job.model) != job.versions:  # or the result would stand for other files
+            raise LabError(base_models.CHANGED)
         seconds = time.monotonic() - started
         stored = artifacts.keep(job.home, job.stage, job.key, output, results, seconds, job.likeness)
         shutil.rmtree(context.checkpoints, ignore_errors=True)
@@ -249,6 +247,11 @@ def _made(job: StageJob, started: float) -> artifacts.Stored:
             for kept in ("workflow.json", "package.json"):
                 shutil.copyfile(work / kept, job.folder / kept)
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _versions(model: base_models.Model) -> list[str]:
+    """Of a folder's files; those of other models are the lab's own."""
+    return base_models.versions(Path(model.id)) if model.kind == "folder" else []
 
 
 def _graph_ahead(job: StageJob, beside: ExitStack) -> graph.Building | None:

@@ -114,6 +114,21 @@ class TestDeaths:
         assert not (home / "work").exists()
         assert list((home / "probes").glob("*")) == [home / "probes" / ".locks"]
 
+    def test_nothing_is_remembered_of_files_that_changed_meanwhile(
+        self, home: Path, model_folder: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is remembered counts for every model whose files are as these were before."""
+
+        def tried(task: probe.Task, scratch: Path, *_: Any) -> None:
+            (scratch / probe.EXPORT).mkdir(parents=True)
+            config = Path(task.files) / "tokenizer_config.json"
+            config.write_text(config.read_text() + " " if config.exists() else "{}")
+
+        monkeypatch.setattr(probe, "_try", tried)
+        with pytest.raises(LabError, match="changed while they were read, so nothing is kept"):
+            probe.require(home, chosen(model_folder, dataset), dataset, model_folder, home / "work")
+        assert list((home / "probes").glob("*")) == [home / "probes" / ".locks"]
+
     def test_a_trial_that_never_exits_counts_as_its_verdict(
         self, home: Path, model_folder: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

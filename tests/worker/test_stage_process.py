@@ -142,7 +142,7 @@ def test_nothing_is_kept_of_a_model_that_changes_meanwhile(
         return writes_a_model(stage, options, context)
 
     result = carry_out(store, run, monkeypatch, work)
-    assert (result["status"], result["error"]) == (FAILED, stage_process.CHANGED)
+    assert (result["status"], result["error"]) == (FAILED, base_models.CHANGED)
     assert not list((store.home / "artifacts").glob("quantize-*"))
     assert carry_out(store, run, monkeypatch)["status"] == DONE
 

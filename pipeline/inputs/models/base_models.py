@@ -70,6 +70,7 @@ LONGEST_LICENCE = 100  # characters of its name; somebody else wrote them
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt"]
 SMALL_FILES = [pattern for pattern in HUB_FILES if "safetensors" not in pattern]
 HUB_FILES += ["README.md", "LICENSE*"]  # for the card of a published model
+CHANGED = "Files of the model were changed while they were read, so nothing is kept; retry the stage."
 FINGERPRINTS = ".fingerprints.json"
 PIECE = 1 << 26  # bytes hashed at a time
 
@@ -133,7 +134,7 @@ def fingerprint(model: Model, home: Path) -> str:
     digest = hashlib.sha256()
     with locks.locked(home / "models" / ".fingerprints.lock"):
         known = _known_files(home)
-        for path in _files(model):
+        for path in _files(Path(model.id)):
             same = _version(path)
             known[same] = known.get(same) or _content(path)
             name = path.relative_to(model.id).as_posix()
@@ -144,14 +145,13 @@ def fingerprint(model: Model, home: Path) -> str:
     return f"folder {digest.hexdigest()}"
 
 
-def versions(model: Model) -> list[str]:
-    """What tells whether files of a folder were changed meanwhile, even back again; [] of other models."""
-    return [_version(path) for path in _files(model)] if model.kind == "folder" else []
+def versions(folder: Path) -> list[str]:
+    """What tells whether a file of a model's folder is changed meanwhile, even if it is changed back."""
+    return [_version(path) for path in _files(folder)]
 
 
-def _files(model: Model) -> list[Path]:
+def _files(folder: Path) -> list[Path]:
     """What libraries read of a folder, in order."""
-    folder = Path(model.id)
     found = (*folder.iterdir(), *folder.glob(f"{contents.TEMPLATES}/*"))
     return sorted(path for path in found if path.is_file())
 
