@@ -29,7 +29,7 @@ from pipeline.store.run import Run
 from pipeline.worker import loop
 from webapp import local_models, threads
 from webapp.home import known_run, store
-from webapp.routes import asking, best_ways
+from webapp.routes import asking, best_ways, sending
 from webapp.routes.watch import watch
 from webapp.ui import views
 
@@ -51,7 +51,8 @@ def _log(run: str, stage: str) -> Response:
     path = stage_file(_run(run), stage, "log.txt")
     if not path.is_file():
         raise HTTPException(404, "This stage has written no log yet.")
-    return FileResponse(path, media_type="text/plain", filename=f"{run}-{stage}.txt", headers=NEW)
+    headers = {**NEW, "Content-Disposition": f'attachment; filename="{run}-{stage}.txt"'}
+    return sending.Growing(path, headers, "text/plain")
 
 
 @router.get("/runs/{run}/recipe.yaml")

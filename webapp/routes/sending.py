@@ -62,7 +62,7 @@ class Download(StreamingResponse):
         assert held.file is not None
         size = os.fstat(held.file.fileno()).st_size  # so that a browser sees whether it is whole
         headers = {**headers, "Content-Length": str(size)}
-        super().__init__(_pieces(held.file), headers=headers, media_type=media_type)
+        super().__init__(_pieces(held.file, size), headers=headers, media_type=media_type)
         self._held = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,6 +80,20 @@ class Download(StreamingResponse):
             log.warning("A download made room for another after %.0f seconds.", time.monotonic() - held.began)
         else:
             held.sending.result()
+
+
+class Growing(StreamingResponse):
+    """A file as far as it is written now. Closed however that ends. Raises OSError."""
+
+    def __init__(self, path: Path, headers: dict[str, str], media_type: str) -> None:
+        self._file = path.open("rb")
+        size = os.fstat(self._file.fileno()).st_size
+        headers = {**headers, "Content-Length": str(size)}
+        super().__init__(_pieces(self._file, size), headers=headers, media_type=media_type)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._file:
+            await super().__call__(scope, receive, send)
 
 
 async def download(
@@ -118,8 +132,9 @@ def _new() -> IO[bytes]:
     return tempfile.NamedTemporaryFile("rb", prefix="olive-lab-")
 
 
-def _pieces(file: IO[bytes]) -> Iterator[bytes]:
-    while piece := file.read(PIECE):
+def _pieces(file: IO[bytes], size: int) -> Iterator[bytes]:
+    while piece := file.read(min(PIECE, size)):
+        size -= len(piece)
         yield piece
 
 

@@ -133,3 +133,16 @@ def test_the_end_of_the_server_ends_it_quietly() -> None:
         await all_of(others)
 
     ended_by(work)
+
+
+def test_a_file_that_grows_while_it_is_sent_is_sent_as_far_as_it_was(tmp_path: Path) -> None:
+    """Else it is longer than was said, which cuts the download and fills the log."""
+    (log := tmp_path / "log.txt").write_bytes(TEXT.encode())
+
+    async def work() -> None:
+        response = sending.Growing(log, {}, "text/plain")
+        with log.open("ab") as file:
+            file.write(b"more")
+        await all_of([Reader(response)])
+
+    ended_by(work)
