@@ -80,6 +80,20 @@ def test_a_vote_by_keys_from_a_finished_run_to_the_pairs(app, shot):
     shot(page, "vote-result")
 
 
+def test_a_browser_that_keeps_nothing_for_this_page_votes_all_the_same(app):
+    planted.finished(app.store, answers=rows(2))
+    page = app.open("lab/olive.svg")
+    page.add_init_script(
+        "Object.defineProperty(window, 'localStorage', { get() { throw new DOMException('denied'); } });"
+    )
+    page.goto(app.url + "?tab=vote")
+    expect(page.locator("#vote-name")).to_be_visible()
+    page.fill("#you", "Ada")
+    page.press("#you", "Tab")
+    expect(page.locator(TITLE)).to_have_text("Row 1 of 2")
+    vote(page, "a", "Row 2 of 2")
+
+
 def test_before_the_vote_the_answers_are_in_the_booth_and_nowhere_else_in_the_page(app):
     """Neither what the page fetches while it opens nor another tab's part of it has them with their sides."""
     planted.finished(app.store, answers=rows(3))

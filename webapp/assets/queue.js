@@ -11,16 +11,33 @@ const ASK_CANCEL = "Take this run out of the queue? A retry queues it again; fin
 
 // -- the user's name: stored in the browser, sent with queued runs -----------------------------------------
 
+let typed = ""; // in a browser that keeps nothing for this page, for as long as it is open
+
 export function nameField(root) {
   const input = root.querySelector("input");
-  input.value = localStorage.getItem(YOU) ?? "";
+  input.value = you();
   input.maxLength = MOST_LETTERS;
-  input.addEventListener("input", () => localStorage.setItem(YOU, input.value.trim()));
+  input.addEventListener("input", () => {
+    typed = input.value.trim();
+    try {
+      localStorage.setItem(YOU, typed);
+    } catch {
+      // it lasts as long as the page
+    }
+  });
+}
+
+function you() {
+  try {
+    return localStorage.getItem(YOU) ?? typed;
+  } catch {
+    return typed;
+  }
 }
 
 // The inputs of an event with this browser's name as the last of them.
 export function signed(...given) {
-  return [...given.slice(0, -1), localStorage.getItem(YOU) ?? ""];
+  return [...given.slice(0, -1), you()];
 }
 
 // -- the queue ------------------------------------------------------------------------------------------

@@ -58,7 +58,13 @@ function announce(place, run, open) {
   }
 }
 
-const wantsNotifications = () => window.Notification?.permission === "granted" && localStorage.getItem(NOTIFY) === "yes";
+function wantsNotifications() {
+  try {
+    return window.Notification?.permission === "granted" && localStorage.getItem(NOTIFY) === "yes";
+  } catch {
+    return false; // a browser that keeps nothing for this page
+  }
+}
 
 // The button that switches notifications on and off. The browser is asked only when it is clicked.
 export function notifyButton() {
@@ -68,7 +74,11 @@ export function notifyButton() {
   };
   const click = async () => {
     const wanted = !wantsNotifications() && (await Notification.requestPermission()) === "granted";
-    localStorage.setItem(NOTIFY, wanted ? "yes" : "no");
+    try {
+      localStorage.setItem(NOTIFY, wanted ? "yes" : "no");
+    } catch {
+      // it stays off
+    }
     draw();
   };
   const button = el("button", { type: "button", class: "lab-button", id: "run-notify", onclick: click, title: "Notify me when a run ends while this page is in the background" });
