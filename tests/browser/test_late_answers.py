@@ -154,3 +154,18 @@ def test_a_call_that_was_taken_after_the_last_answer_and_known_before_it_is_answ
     page.wait_for_timeout(CHECKED_MS)
     page.evaluate("window.release()")
     expect(page.locator("#data-line input")).to_have_value("2")
+
+
+def test_a_stream_that_ends_in_order_without_its_answers_is_read_again(app):
+    """As a proxy ends it where the app was away; the button would do nothing for good."""
+    page = app.open("?tab=data")
+    page.get_by_role("button", name="What it learns").click()
+    expect(page.locator("#data-card")).to_contain_text("144 rows. Tokens")
+    app.settle(page)
+    page.route(
+        "**/queue/data*",
+        lambda route: route.fulfill(status=200, content_type="text/event-stream", body=""),
+        times=1,
+    )
+    page.locator("#data-learned").get_by_role("button", name="Next").click()
+    expect(page.locator("#data-line input")).to_have_value("2")

@@ -13,7 +13,8 @@ CLOSES = re.compile(rb"close:\(\)=>\{console\.warn\([`'\"]Method not implemented
 CLOSED = rb"close(){this.onmessage=this.onerror=null;this.readyState=2}"
 # It asks for answers to a call only if no stream of answers is open then. The end of one may be on its way at
 # that moment, or lost with its connection: the answers would never come, nor those to any later call. So a
-# stream that ends, in whatever way, counts as open no more, and where calls are left another one is opened;
+# stream that ends, in whatever way, counts as open no more, and where calls are left another one is opened,
+# after a second where no answer has said that the stream closes: a proxy may end each at once;
 # and what becomes of an older stream says nothing about the present one.
 READS = re.compile(
     rb"(?P<start>unclosed_events:(?P<unclosed>\w+),pending_stream_messages:\w+,stream_status:(?P<status>\w+)"
@@ -22,7 +23,8 @@ READS = re.compile(
 )
 READ = (
     rb"\g<start>\g<unclosed>.size&&\g<client>.open_stream();\g<middle>"
-    rb"\g<stream>.onend=()=>{\g<client>.stream_instance===\g<stream>&&(\g<status>.open=!1)},"
+    rb"\g<stream>.onend=()=>{if(\g<client>.stream_instance!==\g<stream>)return;\g<status>.open=!1;"
+    rb"setTimeout(()=>{!\g<status>.open&&\g<unclosed>.size&&\g<client>.open_stream()},1e3)},"
     rb"\g<stream>.onerror=async function(\g<error>){"
     rb"if(\g<client>.stream_instance!==\g<stream>)return;\g<status>.open=!1;"
 )
