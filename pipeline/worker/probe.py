@@ -95,7 +95,8 @@ def require(
         try:
             if known is not None:
                 os.utime(export)  # just used, so not among the oldest
-            _try(Task(str(files), str(data), chosen.to_dict(), known), scratch, meanwhile, started or start)
+            task = Task(str(files), str(data), chosen.to_dict(), known)
+            known = _try_whole(task, scratch, meanwhile, started or start)
             if base_models.versions(files) != versions:  # or other models would be taken for tried
                 raise LabError(base_models.CHANGED)
             if known is None and (scratch / EXPORT).is_dir():
@@ -109,12 +110,30 @@ def require(
             shutil.rmtree(scratch, ignore_errors=True)
 
 
+def _try_whole(
+    task: Task, scratch: Path, meanwhile: Callable[[], None] | None, started: Callable[[Path], Process]
+) -> str | None:
+    """`_try`, and once more without a kept tokenizer if that fails with one, which may be what is wrong.
+
+    Returns the kept tokenizer, if it is one that fits.
+    """
+    try:
+        _try(task, scratch, meanwhile, started)
+    except LabError:
+        if task.exported is None:
+            raise
+        _try(dataclasses.replace(task, exported=None), scratch, meanwhile, started)
+        return None
+    return task.exported
+
+
 def keys(chosen: recipe.Recipe, files: Path) -> tuple[str, str]:
     """Keys of the two things remembered: the walk, and the exported tokenizer, which depends on less."""
-    config = read_config(files)
+    config, folder = read_config(files), Path(chosen.model)
     facts = {
         "config": {key: value for key, value in config.items() if key not in UNSAID},
         "files": {path.name: datasets.sha256(path) for path in small_files(files)},
+        "folder": str(folder.resolve()) if folder.is_absolute() else "",  # no two share a trial
         "template": chosen.template,
         "packages": artifacts.versions(),
         "code": artifacts.code(),

@@ -167,6 +167,9 @@ class StageJob:
         """What decides the result besides the options. Artifact folders are already named by content."""
         facts = {kind: str(artifacts.name(artifact["path"])) for kind, artifact in self.inputs.items()}
         facts["model"] = base_models.fingerprint(self.model, self.home)
+        if self.model.kind == "folder":
+            # No two share results: files can change while they are read, by whoever may write to theirs.
+            facts["model"] += f" of {Path(self.model.id).resolve()}"
         facts["device"] = _device()
         uses_rows = STAGES[self.stage].uses_rows(self.options)
         if ask(self.stage, "uses_template", self.options, default=uses_rows):

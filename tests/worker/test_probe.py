@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable
@@ -77,6 +78,12 @@ class TestKeys:
         after = probe.keys(chosen(model_folder, dataset), model_folder)
         assert (before[0] != after[0], before[1] != after[1]) == (True, True)
 
+    def test_another_folder_is_tried(self, model_folder: Path, dataset: Path) -> None:
+        other = shutil.copytree(model_folder, model_folder.with_name("other"))
+        before = probe.keys(chosen(model_folder, dataset), model_folder)
+        after = probe.keys(chosen(other, dataset), other)
+        assert (before[0] != after[0], before[1] != after[1]) == (True, True)
+
     def test_weights_do_not_matter(self, model_folder: Path, dataset: Path) -> None:
         before = probe.keys(chosen(model_folder, dataset), model_folder)
         (model_folder / "model.safetensors").write_bytes(b"other")
@@ -128,6 +135,29 @@ class TestDeaths:
         with pytest.raises(LabError, match="changed while they were read, so nothing is kept"):
             probe.require(home, chosen(model_folder, dataset), dataset, model_folder, home / "work")
         assert list((home / "probes").glob("*")) == [home / "probes" / ".locks"]
+
+    def test_a_kept_tokenizer_that_does_not_fit_is_made_again(
+        self, home: Path, model_folder: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It would keep everybody from running that model, for good."""
+        asked: list[str | None] = []
+
+        def tried(task: probe.Task, scratch: Path, *_: Any) -> None:
+            asked.append(task.exported)
+            if task.exported is not None:
+                raise LabError("Training and answering read different tokens.")
+            (scratch / probe.EXPORT).mkdir(parents=True)
+            (scratch / probe.EXPORT / "tokenizer.json").write_text(f"made {len(asked)}")
+
+        monkeypatch.setattr(probe, "_try", tried)
+        given = chosen(model_folder, dataset)
+        probe.require(home, given, dataset, model_folder, home / "work")
+        with dataset.open("a") as file:
+            file.write('{"prompt": "another", "response": "row"}\n')
+        probe.require(home, given, dataset, model_folder, home / "work")
+        kept = home / "probes" / probe.keys(given, model_folder)[1]
+        assert asked == [None, str(kept), None]
+        assert (kept / "tokenizer.json").read_text() == "made 3"
 
     def test_a_trial_that_never_exits_counts_as_its_verdict(
         self, home: Path, model_folder: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch

@@ -131,6 +131,16 @@ def test_a_stage_is_given_what_the_user_chose(
     assert store.home in context.data.parents
 
 
+def test_a_folder_with_the_same_files_shares_no_result(
+    store: Store, run: str, model_folder: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may write to theirs could change it while it is read, and back."""
+    carry_out(store, run, monkeypatch)
+    other = shutil.copytree(model_folder, model_folder.with_name("other"))
+    again = submit.submit(store, recipe.load(recipe_file, [f"model={other}"]))
+    assert carry_out(store, again, monkeypatch)["reused"] is False
+
+
 def test_nothing_is_kept_of_a_model_that_changes_meanwhile(
     store: Store, run: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
