@@ -234,11 +234,13 @@ def _made(job: StageJob, started: float) -> artifacts.Stored:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     context = _context(job, base, output, work)
+    _forget_others(context.checkpoints, job.identity["model"])
     # From here on libraries open what the model's files say; nothing outside the home is theirs.
     confined.to_compute([job.home, base, Path(tempfile.gettempdir())])
     try:
         results = execute(STAGES[job.stage], job.options, context)
         if _versions(job.model) != job.versions:  # or the result would stand for other files
+            shutil.rmtree(context.checkpoints, ignore_errors=True)
             raise LabError(base_models.CHANGED)
         seconds = time.monotonic() - started
         stored = artifacts.keep(job.home, job.stage, job.key, output, results, seconds, job.likeness)
@@ -250,6 +252,15 @@ def _made(job: StageJob, started: float) -> artifacts.Stored:
             for kept in ("workflow.json", "package.json"):
                 shutil.copyfile(work / kept, job.folder / kept)
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _forget_others(checkpoints: Path, model: str) -> None:
+    """Delete checkpoints of an earlier attempt with other files of the model, and note whose these are."""
+    note = checkpoints.with_suffix(".of")
+    if note.is_file() and note.read_text("utf-8") != model:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        print("Files of the model were changed since the last attempt, so its checkpoints are not used.")
+    write_whole(note, model)
 
 
 def _versions(model: base_models.Model) -> list[str]:

@@ -157,6 +157,24 @@ def test_nothing_is_kept_of_a_model_that_changes_meanwhile(
     assert carry_out(store, run, monkeypatch)["status"] == DONE
 
 
+def test_a_retry_goes_on_from_checkpoints_of_the_same_files_only(
+    store: Store, run: str, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[bool] = []
+
+    def fails(_: Any, __: Any, context: Context) -> Results:
+        found.append((context.checkpoints / "step").is_file())
+        context.checkpoints.mkdir(exist_ok=True)
+        (context.checkpoints / "step").touch()
+        raise LabError("no")
+
+    for _ in range(2):
+        carry_out(store, run, monkeypatch, fails)
+    (model_folder / "chat_template.jinja").write_text("another")
+    carry_out(store, run, monkeypatch, fails)
+    assert found == [False, True, False]
+
+
 def test_an_unchanged_stage_is_reused_by_the_next_run(
     store: Store, run: str, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
