@@ -139,7 +139,7 @@ def fingerprint(model: Model, home: Path) -> str:
             known[same] = known.get(same) or _content(path)
             name = path.relative_to(model.id).as_posix()
             if not name.isprintable():  # it could stand for several files, or has no UTF-8
-                name = json.dumps(name)
+                name = files.to_json(name)
             digest.update(f"{name} {known[same]}\n".encode())
         write_whole(home / "models" / FINGERPRINTS, known)
     return f"folder {digest.hexdigest()}"

@@ -298,7 +298,7 @@ def write_adapter(weights: Mapping[str, Array], file: Path) -> None:
     adapter.set_parameters(
         {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in weights.items()}
     )
-    with whole(file) as part:
+    with whole(file, shared=True) as part:  # the folder may be one that others write to
         adapter.export_adapter(str(part))
 
 
