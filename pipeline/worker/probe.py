@@ -129,11 +129,11 @@ def _try_whole(
 
 def keys(chosen: recipe.Recipe, files: Path) -> tuple[str, str]:
     """Keys of the two things remembered: the walk, and the exported tokenizer, which depends on less."""
-    config, folder = read_config(files), Path(chosen.model)
+    config = read_config(files)
     facts = {
         "config": {key: value for key, value in config.items() if key not in UNSAID},
         "files": {path.name: datasets.sha256(path) for path in small_files(files)},
-        "folder": str(folder.resolve()) if folder.is_absolute() else "",  # no two share a trial
+        "folder": chosen.model if Path(chosen.model).is_absolute() else "",  # no two share a trial
         "template": chosen.template,
         "packages": artifacts.versions(),
         "code": artifacts.code(),

@@ -169,7 +169,8 @@ class StageJob:
         facts["model"] = base_models.fingerprint(self.model, self.home)
         if self.model.kind == "folder":
             # No two share results: files can change while they are read, by whoever may write to theirs.
-            facts["model"] += f" of {Path(self.model.id).resolve()}"
+            # Not as links lead by now: a recipe has the real path, and what became a link its own results.
+            facts["model"] += f" of {self.model.id}"
         facts["device"] = _device()
         uses_rows = STAGES[self.stage].uses_rows(self.options)
         if ask(self.stage, "uses_template", self.options, default=uses_rows):

@@ -137,8 +137,11 @@ def test_a_folder_with_the_same_files_shares_no_result(
     """Whoever may write to theirs could change it while it is read, and back."""
     carry_out(store, run, monkeypatch)
     other = shutil.copytree(model_folder, model_folder.with_name("other"))
-    again = submit.submit(store, recipe.load(recipe_file, [f"model={other}"]))
+    again, linked = (submit.submit(store, recipe.load(recipe_file, [f"model={other}"])) for _ in range(2))
+    shutil.rmtree(other)
+    other.symlink_to(model_folder)  # it may lead elsewhere while files are read
     assert carry_out(store, again, monkeypatch)["reused"] is False
+    assert carry_out(store, linked, monkeypatch)["reused"] is True
 
 
 def test_nothing_is_kept_of_a_model_that_changes_meanwhile(
