@@ -187,8 +187,7 @@ def _drop_others(folder: Path, names: Sequence[str]) -> None:
     """Drop the votes of all but the people of these names. Raises InputError, LabError, OSError."""
     from pipeline.runs.voting import ballots
 
-    dropped = ballots.drop_others(folder, [ballots.person(name)[0] for name in names])
-    before = folder / ballots.FOLDER / ballots.DROPPED
+    dropped, before = ballots.drop_others(folder, [ballots.person(name)[0] for name in names])
     print(
         f"The votes of {dropped:,} others are dropped; all as they were before are in {before}.",
         file=sys.stderr,

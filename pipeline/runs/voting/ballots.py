@@ -25,7 +25,7 @@ from pipeline.errors import InputError, LabError
 from pipeline.system.files import to_json, write_whole
 
 FOLDER, FILE, SECRET = "votes", "ballots.jsonl", "secret"
-DROPPED = "dropped.jsonl"  # the ballots as they were before some were dropped
+DROPPED = "dropped-{}.jsonl"  # the ballots as they were before some were dropped, by a name of their own
 BASE, ADAPTER, TIE, BAD = "base", "adapter", "tie", "bad"
 CHOICES = (ADAPTER, BASE, TIE, BAD)
 PERSON: Kind = "person"
@@ -244,18 +244,18 @@ def _shorten(run: Path) -> None:
         write_whole(run / FOLDER / FILE, text)
 
 
-def drop_others(run: Path, people: Collection[Voter]) -> int:
-    """Drop the votes of all but these people and judges; return how many people are dropped.
-
-    What was there before is kept beside, as DROPPED. Raises LabError if the run is gone, OSError.
+def drop_others(run: Path, people: Collection[Voter]) -> tuple[int, Path]:
+    """Drop the votes of all but these people and judges; return how many people are dropped, and the file
+    beside that keeps all as they were before. Raises LabError if the run is gone, OSError.
     """
     with _locked(run):
         votes = _read_afresh(run)
         kept = [voter for voter in _voters(votes) if voter.kind == JUDGE or voter in people]
         file = run / FOLDER / FILE
-        write_whole(file.with_name(DROPPED), file.read_bytes())
+        before = file.with_name(DROPPED.format(secrets.token_hex(4)))
+        write_whole(before, file.read_bytes())
         write_whole(file, _text(votes, kept))
-    return len(votes.by.keys() - kept)
+    return len(votes.by.keys() - kept), before
 
 
 def _voters(votes: Votes) -> list[Voter]:
