@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -173,8 +172,7 @@ def test_the_end_of_one_that_was_killed_after_it_is_known() -> None:
         process = await own_process.converse(
             ["-c", ""], settings.child_environment(), stderr=None, longest_line=1000
         )
-        while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
-            time.sleep(0.01)  # so that the event loop does not learn of its end
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # the event loop does not learn of its end
         with suppress(ProcessLookupError):
             process.kill()
         return await asyncio.wait_for(process.wait(), 60)

@@ -160,7 +160,7 @@ def test_nothing_is_kept_of_a_model_that_changes_meanwhile(
     assert carry_out(store, run, monkeypatch)["status"] == DONE
 
 
-def test_a_retry_goes_on_from_checkpoints_of_the_same_files_only(
+def test_a_retry_resumes_from_checkpoints_of_the_same_files_only(
     store: Store, run: str, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[bool] = []
@@ -475,7 +475,7 @@ def test_the_graph_that_was_built_beside_the_training_is_exported(
     assert not (store.folder(run, "finetune") / graph.FOLDER).exists()
 
 
-def test_where_nothing_can_be_built_beside_it_the_training_goes_its_way(
+def test_where_nothing_can_be_built_beside_it_the_training_is_done(
     store: Store, run: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*_: object) -> None:
