@@ -9,7 +9,6 @@ make a text more likely.
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,8 @@ from typing import Any
 import torch
 from olive.data.constants import IGNORE_INDEX
 from torch import Tensor
+
+from pipeline.passes.output_layer import Head, divergences, head_of
 
 AT_ONCE = 8  # texts in a batch
 LOGITS = 1 << 26  # logits worked on at a time: a vocabulary of 150,000 tokens is 600 kB a position
@@ -32,23 +33,6 @@ class Predicted:
     hidden: Tensor
     targets: Tensor
     counts: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Head:
-    """A model's output layer, to float32 logits [n, vocabulary]; capped as Gemma 2 caps them."""
-
-    layer: torch.nn.Module
-    cap: float | None
-
-    @property
-    def device(self) -> torch.device:
-        """Where the layer's weights are."""
-        return next(itertools.chain(self.layer.parameters(), self.layer.buffers())).device
-
-    def __call__(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self.layer(hidden).float()
-        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
 
 
 @dataclass(frozen=True)
@@ -170,8 +154,7 @@ class _Sum:
         self.loss += float(losses.sum())
         self.each.append(losses)
         if right is not None:
-            exactly = right.log_softmax(-1)
-            self.apart += float((exactly.exp() * (exactly - likely)).sum())
+            self.apart += float(divergences(right.log_softmax(-1), likely).sum())
             self.compared = True
 
     def judged(self) -> Judged:
@@ -201,12 +184,6 @@ def _predict(model: Any, texts: Sequence[Text], tell: Callable[[int], None] | No
         if tell is not None:
             tell(done)
         yield Predicted(hidden[:, :-1][counts], wanted[counts], tuple(counts.sum(-1).tolist()))
-
-
-def head_of(model: Any) -> Head:
-    """The output layer of a causal model."""
-    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    return Head(model.get_output_embeddings(), cap)
 
 
 def _batches(texts: Sequence[Text]) -> Iterator[Text]:

@@ -14,7 +14,7 @@ import torch
 
 from pipeline.exports import generation
 from pipeline.passes.measure import float_losses
-from pipeline.passes.measure.perplexity import head_of
+from pipeline.passes.output_layer import head_of
 from pipeline.stages.events import emit
 
 
