@@ -32,11 +32,11 @@ from pipeline.passes.quantize.awq_search import quick_products, search_clip, sea
 from pipeline.passes.quantize.compensation import compensated
 from pipeline.passes.quantize.fused_rounding import prepare
 from pipeline.passes.quantize.grid import Grid
-from pipeline.passes.quantize.kept_memory import kept_memory
-from pipeline.passes.quantize.layer_inputs import Call, layer_inputs
-from pipeline.passes.quantize.layers_ahead import LayersAhead
 from pipeline.passes.quantize.rounding import packed
-from pipeline.passes.quantize.short_attention import ShortAttention
+from pipeline.passes.quantize.running.kept_memory import kept_memory
+from pipeline.passes.quantize.running.layer_inputs import Call, layer_inputs, run_layer
+from pipeline.passes.quantize.running.layers_ahead import LayersAhead
+from pipeline.passes.quantize.running.short_attention import ShortAttention
 from pipeline.passes.rows import dataset_of
 from pipeline.stages.events import emit
 
@@ -353,10 +353,9 @@ class LayerWork:
         hooks = []
         if keep is not None:
             hooks = [b.register_forward_hook(partial(_keep, keep, key)) for key, b in self.blocks.items()]
-        output: Any = self.module(hidden, *self.call[0], **self.call[1])
+        made = run_layer(self.module, hidden, self.call)
         for hook in hooks:
             hook.remove()
-        made: Tensor = output[0] if isinstance(output, tuple) else output
         return made
 
     def _moved(self, hidden: Tensor) -> float:

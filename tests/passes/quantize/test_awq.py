@@ -58,7 +58,8 @@ def test_folding_scales_leaves_the_model_as_it_was(
 ) -> None:
     import torch
 
-    from pipeline.passes.quantize import awq, layer_inputs
+    from pipeline.passes.quantize import awq
+    from pipeline.passes.quantize.running import layer_inputs
 
     monkeypatch.setitem(tiny.COMMON, "num_key_value_heads", values)
     wrapper = prepared(tmp_path, architecture)
@@ -158,7 +159,8 @@ def test_a_layer_that_does_not_bear_folding_is_left_unscaled(
     """Here the norm feeds a third reader that nobody scales, as it does in architectures we do not know."""
     import torch
 
-    from pipeline.passes.quantize import awq, layer_inputs
+    from pipeline.passes.quantize import awq
+    from pipeline.passes.quantize.running import layer_inputs
 
     wrapper = prepared(tmp_path)
     layer = wrapper.get_layer_wrappers()[0]
@@ -235,7 +237,8 @@ def test_no_two_batches_are_probed_by_the_same_chance(
     """The error of one combination averages out over batches only if each has another."""
     import torch
 
-    from pipeline.passes.quantize import awq, layer_inputs
+    from pipeline.passes.quantize import awq
+    from pipeline.passes.quantize.running import layer_inputs
 
     probes = []
     monkeypatch.setattr(layer_inputs, "BATCH", {"cpu": 1})

@@ -40,7 +40,7 @@ def test_answers_and_gradients_are_pytorchs(shared: int, options: dict[str, Any]
     import torch
     from torch.nn import functional
 
-    from pipeline.passes.quantize.short_attention import attention
+    from pipeline.passes.quantize.running.short_attention import attention
 
     given = {name: value for name, value in options.items() if name != "float"}
     if "attn_mask" in given:
@@ -62,7 +62,7 @@ def called(monkeypatch: pytest.MonkeyPatch, asked: list[Any], **options: Any) ->
     import torch
     from torch.nn import functional
 
-    from pipeline.passes.quantize import short_attention
+    from pipeline.passes.quantize.running import short_attention
 
     seen: list[Any] = []
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)

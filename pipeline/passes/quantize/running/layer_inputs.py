@@ -55,3 +55,10 @@ def layer_inputs(wrapper: ModelWrapper, ids: Tensor, device: torch.device) -> tu
             if module is not None:
                 module.to("cpu")
     return hidden[:-1], [calls[index] for index in range(len(layers))]
+
+
+def run_layer(layer: torch.nn.Module, hidden: Tensor, call: Call) -> Tensor:
+    """A layer's output for [blocks, tokens, hidden], called as the model calls it."""
+    output: Any = layer(hidden, *call[0], **call[1])
+    made: Tensor = output[0] if isinstance(output, tuple) else output
+    return made

@@ -16,7 +16,7 @@ COUNT = """
 import json, resource
 from contextlib import nullcontext
 import torch
-from pipeline.passes.quantize.kept_memory import kept_memory
+from pipeline.passes.quantize.running.kept_memory import kept_memory
 
 def pages(way):
     with way():

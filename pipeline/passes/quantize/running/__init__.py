@@ -1,0 +1,1 @@
+"""Running the layers of a model one at a time, in little memory and time."""
