@@ -21,6 +21,7 @@ AUTOAWQ = "LabAutoAwq"
 # Architectures that AutoAWQ 0.2.9 supports, of those we can train and export.
 AUTOAWQ_MODELS = ("gemma", "gemma2", "llama", "mistral", "phi3", "qwen2", "qwen3")
 CALIBRATED = {"awq", "gptq"}
+SENSITIVITY = "sensitivity"
 GROUPS = (16, 32, 64, 128)  # MatMulNBits supports no smaller one, and larger ones cost too much accuracy
 DOES = "quantized"
 SMALLER = "a smaller quantize.calibration_blocks or quantize.calibration_length"
@@ -55,10 +56,19 @@ class Options:
     lm_head: bool = option(
         False, "Quantize the output layer too", advanced=True, label="Quantize the output layer"
     )
-    mixed_precision: Literal["none", "k_quant_down", "k_quant_mixed"] = option(
+    mixed_precision: Literal["none", "k_quant_down", "k_quant_mixed", "sensitivity"] = option(
         "none",
-        "Keep some layers at 8 bit: k_quant_down a few down projections, k_quant_mixed attention inputs too",
+        "Keep some matrices at 8 bit: k_quant_down a few down projections, k_quant_mixed attention inputs"
+        " too, sensitivity those whose rounding changes this model's predictions most",
         advanced=True,
+    )
+    eight_bit_share: float = option(
+        0.2,
+        "Share of the layers' weights that mixed_precision: sensitivity keeps at 8 bit, at most",
+        advanced=True,
+        min=0.01,
+        max=0.9,
+        label="Share at 8 bit",
     )
     compensate: bool | Literal["auto"] = option(
         "auto",
@@ -211,20 +221,19 @@ def size_step(options: Options, config: Mapping[str, Any]) -> int:
 
 
 def uses_rows(options: Options) -> bool:
-    """Whether the result depends on the dataset: rounding to nearest looks at weights only."""
-    return options.algorithm in CALIBRATED and options.general_text < 1
+    """Whether the result depends on the dataset: rounding to nearest alone looks at weights only."""
+    return _reads(options) and options.general_text < 1
+
+
+def _reads(options: Options) -> bool:
+    """Whether any part of the stage reads text."""
+    return options.algorithm in CALIBRATED or options.mixed_precision == SENSITIVITY
 
 
 def workflow(options: Options, context: Context) -> dict[str, Any]:
     """The Olive workflow; its last pass saves a checkpoint with `quant_method: olive`."""
     group_size = group_of(options, context.config)
-    passes: dict[str, dict[str, Any]] = {}
-    if options.mixed_precision != "none":
-        passes["select"] = {
-            "type": "SelectiveMixedPrecision",
-            "algorithm": options.mixed_precision,
-            "bits": options.bits,
-        }
+    passes = _select(options, group_size)
     passes["quantize"] = {
         "type": ALGORITHMS[options.algorithm],
         "bits": options.bits,
@@ -236,9 +245,10 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
         passes["quantize"]["compensate"] = compensates(options)
     if options.engine == "autoawq":
         passes["quantize"] = {"type": AUTOAWQ, "bits": options.bits, "q_group_size": group_size}
-    if options.algorithm not in CALIBRATED:
+    if not _reads(options):
         return workflow_parts.workflow(context, workflow_parts.hf_model(context.model), passes)
-    passes["quantize"]["data_config"] = "calibration"
+    if options.algorithm in CALIBRATED:
+        passes["quantize"]["data_config"] = "calibration"
     calibration = workflow_parts.rows(
         "calibration",
         context,
@@ -248,6 +258,18 @@ def workflow(options: Options, context: Context) -> dict[str, Any]:
         general=options.general_text,
     )
     return workflow_parts.workflow(context, workflow_parts.hf_model(context.model), passes, [calibration])
+
+
+def _select(options: Options, group_size: int) -> dict[str, dict[str, Any]]:
+    """The pass that chooses what is kept at 8 bit, if one is to."""
+    chosen = options.mixed_precision
+    if chosen == "none":
+        return {}
+    if chosen != SENSITIVITY:
+        return {"select": {"type": "SelectiveMixedPrecision", "algorithm": chosen, "bits": options.bits}}
+    measured = {"share": options.eight_bit_share, "data_config": "calibration"}
+    grid = {"bits": options.bits, "group_size": group_size, "sym": options.symmetric}
+    return {"select": {"type": "LabSensitivity", **grid, **measured}}
 
 
 def results(_: Options, context: Context) -> Results:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -134,6 +135,15 @@ def test_gptq_follows_awq_at_4_bits_unless_a_recipe_says_otherwise(
     options = quantize.Options(**given)
     assert quantize.compensates(options) == follows
     assert quantize.decided(options) == quantize.Options(**{**given, "compensate": follows})
+
+
+def test_a_result_depends_on_rows_where_anything_reads_them() -> None:
+    """Rounding to nearest reads none, but for its sensitive matrices."""
+    plain = quantize.Options(algorithm="rtn")
+    assert not quantize.uses_rows(plain)
+    assert quantize.uses_rows(replace(plain, mixed_precision="sensitivity"))
+    assert not quantize.uses_rows(replace(plain, mixed_precision="sensitivity", general_text=1.0))
+    assert quantize.uses_rows(quantize.Options())
 
 
 def test_autoawq_is_refused_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,11 @@ CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         quantize.Options(algorithm="rtn", mixed_precision="k_quant_mixed"),
         {"inputs": {}},
     ),
+    "quantize-sensitivity": (
+        quantize,
+        quantize.Options(algorithm="rtn", mixed_precision="sensitivity", eight_bit_share=0.1),
+        {"inputs": {}},
+    ),
     "quantize-gptq": (
         quantize,
         quantize.Options(algorithm="gptq", bits=8, group_size=32, symmetric=True, lm_head=True),

@@ -20,7 +20,10 @@ SCALES = 21  # that awq tries
 FUSED = 0.33  # of the time of looking at elements one operation after the other, on a GPU
 CLIPPINGS = 11  # of each group's range, that awq tries where gptq does not follow
 SHRINKS = 7  # of them where it does, all at once
-KEPT = float(128 << 20)  # bytes that awq keeps on a CPU once they are free, see `quantize/kept_memory.py`
+KEPT = float(
+    128 << 20
+)  # bytes that awq keeps on a CPU once they are free, see `quantize/running/kept_memory.py`
+TRIED_BLOCKS, TRIED_LENGTH, TRIED_LOGITS = 2, 256, 1 << 24  # as in `passes/quantize/sensitivity.py`
 COLUMN_CALLS = 20.0  # operations of gptq for each column of a matrix
 BLOCK_CALLS = 4.0  # operations after awq for each column of what reads one input
 
@@ -99,8 +102,36 @@ def _reads(options: quantize.Options) -> bool:
     return options.algorithm in quantize.CALIBRATED
 
 
+def _tries(options: quantize.Options, shape: Shape) -> tuple[int, int]:
+    """How many roundings `sensitivity` tries, and on how many tokens."""
+    if options.mixed_precision != quantize.SENSITIVITY:
+        return 0, 0
+    together = {"k_proj", "v_proj"}  # with q_proj
+    choices = shape.layers * len([name for name, _, _ in shape.matrices if name not in together])
+    return choices, min(TRIED_BLOCKS, options.calibration_blocks) * min(
+        TRIED_LENGTH, options.calibration_length
+    )
+
+
+def tried_parts(options: quantize.Options, shape: Shape) -> dict[str, float]:
+    """Bytes of what each rounding tried makes of a text, with and without the last norm, and of logits."""
+    choices, count = _tries(options, shape)
+    hidden = float(2 * choices * count * shape.hidden * shape.weight)
+    return {"hidden": hidden, "running": 16.0 * min(TRIED_LOGITS, count * shape.vocabulary)}
+
+
 def memory_parts(options: quantize.Options, shape: Shape, machine: Machine) -> dict[str, float]:
     """Bytes of main memory that are alive at the peak."""
+    found = _rounding_parts(options, shape, machine)
+    if machine.gpu or options.mixed_precision != quantize.SENSITIVITY:
+        return found
+    whole = {name: found[name] for name in ("libraries", "weights")}
+    tried = {**whole, "ends": float(shape.weight * shape.ends), **tried_parts(options, shape)}
+    return max(found, tried, key=lambda parts: sum(parts.values()))
+
+
+def _rounding_parts(options: quantize.Options, shape: Shape, machine: Machine) -> dict[str, float]:
+    """Bytes of main memory at the peak of rounding itself."""
     found = {
         "libraries": machine.import_bytes,
         "weights": float(shape.weight * shape.body),
@@ -127,6 +158,17 @@ def memory_parts(options: quantize.Options, shape: Shape, machine: Machine) -> d
 
 def gpu_parts(options: quantize.Options, shape: Shape) -> dict[str, float]:
     """Bytes on the GPU: what main memory has without one, but for the model."""
+    found = _rounding_gpu_parts(options, shape)
+    if options.mixed_precision != quantize.SENSITIVITY:
+        return found
+    tried = tried_parts(options, shape)
+    layers = {"workspace": WORKSPACE, "kept": float(2 * shape.weight * shape.layer), **tried, "running": 0.0}
+    ends = {"workspace": WORKSPACE, "ends": float(shape.weight * shape.embedding), **tried}
+    return max(found, layers, ends, key=lambda parts: sum(parts.values()))
+
+
+def _rounding_gpu_parts(options: quantize.Options, shape: Shape) -> dict[str, float]:
+    """Bytes on the GPU at the peak of rounding itself."""
     if _reads(options):
         ahead = 2 if options.algorithm == "awq" else 1  # the next layer is there while one is worked on
         layer = {"workspace": WORKSPACE, "kept": float(ahead * shape.weight * shape.layer)}
@@ -200,10 +242,12 @@ def seconds_parts(options: quantize.Options, shape: Shape, machine: Machine) -> 
         "products": 0.0,
         "columns": 0.0,
     }
+    dtype = "bfloat16" if shape.weight == 2 else "float32"
+    for name, seconds in _tried_seconds(options, shape, machine).items():
+        found[name] += seconds
     if not _reads(options):
         return found
-    dtype = "bfloat16" if shape.weight == 2 else "float32"
-    products = 8.0 * tokens(options) * shape.body / machine.product(dtype)
+    products = found["products"] + 8.0 * tokens(options) * shape.body / machine.product(dtype)
     squares = float(sum(outputs * inputs * inputs for _, outputs, inputs in shape.matrices)) * shape.layers
     grams = 2.0 * tokens(options) * shape.layers * sum(size**2 for _, _, size in shape.matrices)
     if options.algorithm == "gptq":
@@ -224,9 +268,26 @@ def seconds_parts(options: quantize.Options, shape: Shape, machine: Machine) -> 
     return {**found, "products": products}
 
 
+def _tried_seconds(options: quantize.Options, shape: Shape, machine: Machine) -> dict[str, float]:
+    """Seconds of `sensitivity`: half of the layers follow each rounding, on average, and the output layer."""
+    choices, count = _tries(options, shape)
+    if not choices:
+        return {}
+    dtype = "bfloat16" if shape.weight == 2 else "float32"
+    products = 2.0 * count * choices * (shape.body / 2 + shape.embedding)
+    return {
+        "files": shape.float_bytes / machine.copy,  # once more
+        "rounding": shape.body / machine.elements,
+        "products": products / machine.product(dtype),
+    }
+
+
 def smaller(options: quantize.Options) -> list[tuple[str, Any, dict[str, Any]]]:
     """Settings that need less, the nearest first: the option's key, its value, all changes."""
     found: list[tuple[str, Any, dict[str, Any]]] = []
+    alike = {"mixed_precision": "none"} if options.mixed_precision == quantize.SENSITIVITY else {}
+    if alike:
+        found.append(("mixed_precision", "none", alike))
     if not _reads(options):
         return found
     if quantize.compensates(options):
@@ -238,5 +299,5 @@ def smaller(options: quantize.Options) -> list[tuple[str, Any, dict[str, Any]]]:
     while length > 64:
         length //= 2
         found.append(("calibration_length", length, {"calibration_blocks": 1, "calibration_length": length}))
-    found.append(("algorithm", "rtn", {"algorithm": "rtn", "compensate": False, "engine": "lab"}))
+    found.append(("algorithm", "rtn", {"algorithm": "rtn", "compensate": False, "engine": "lab", **alike}))
     return found

@@ -52,6 +52,31 @@ def test_what_takes_less_begins_with_awq_alone_where_gptq_follows() -> None:
         assert quantize_cost.smaller(quantize.Options(**given))[0][0] == "calibration_blocks"
 
 
+def test_what_sensitivity_tries_counts_where_it_is_more_than_rounding() -> None:
+    """Of each of four layers q, k and v together, o, gate, up, down: all on 2 blocks of 256 tokens."""
+    plain = quantize.Options(algorithm="rtn")
+    tried = replace(plain, mixed_precision="sensitivity")
+    hidden, logits = 2 * 4 * 5 * 512 * 512 * 4, 16 * 512 * 32000
+    found = quantize_cost.memory_parts(tried, sizes(), CPU)
+    assert (found["hidden"], found["running"]) == (hidden, logits)
+    assert "hidden" not in quantize_cost.memory_parts(plain, sizes(), CPU)
+    assert quantize_cost.gpu_parts(tried, sizes())["hidden"] == hidden
+    assert "hidden" not in quantize_cost.memory_parts(tried, sizes(), GPU)  # it is on the GPU
+    before, after = (quantize_cost.seconds_parts(given, sizes(), CPU) for given in (plain, tried))
+    assert (before["products"], after["products"] > 0) == (0, True)
+    assert after["files"] > before["files"]
+
+
+def test_what_takes_less_is_first_no_search_for_sensitive_matrices() -> None:
+    none = {"mixed_precision": "none"}
+    for algorithm in ("awq", "rtn"):
+        tried = quantize.Options(algorithm=algorithm, mixed_precision="sensitivity")
+        assert quantize_cost.smaller(tried)[0] == ("mixed_precision", "none", none)
+    assert (
+        quantize_cost.smaller(quantize.Options(mixed_precision="sensitivity"))[-1][2].items() >= none.items()
+    )
+
+
 def test_gptq_after_awq_waits_for_each_column_of_a_gpu_and_no_clipping_is_searched() -> None:
     shape = sizes()
     after, alone = (
