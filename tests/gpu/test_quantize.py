@@ -10,6 +10,7 @@ from pipeline.stages import quantize
 from pipeline.system import hardware
 from tests.helpers import tiny
 from tests.helpers.carry import context_of, stage
+from tests.passes.quantize import test_sensitivity as sensitive
 from tests.passes.quantize.test_awq import blocks, logits, prepared, with_large_channels
 from tests.passes.quantize.test_awq_search import drawn, grid
 
@@ -28,6 +29,21 @@ def test_awq_is_nearer_than_rounding(architecture: str, dtype: str, tmp_path: Pa
     awq.quantize(searched, blocks(16, 64))
     error = [float((logits(wrapper) - exact).pow(2).mean()) for wrapper in (rounded, searched)]
     assert error[1] < error[0] * (0.9 if dtype == "float32" else 1)  # 16 bits round besides
+
+
+@pytest.mark.parametrize("architecture", sensitive.ARCHITECTURES)
+def test_a_choice_is_as_sensitive_as_the_whole_model_says_on_a_cpu(architecture: str, tmp_path: Path) -> None:
+    """And the model is in main memory again, as it was."""
+    import torch
+
+    from pipeline.passes.quantize.sensitivity import sensitivities
+
+    wrapper = sensitive.wrapped(tmp_path, architecture)
+    before = {name: tensor.clone() for name, tensor in wrapper.model.state_dict().items()}
+    found = sensitivities(wrapper, sensitive.blocks(), sensitive.grid())
+    assert all(torch.equal(before[name], tensor) for name, tensor in wrapper.model.state_dict().items())
+    for choice, value in found.items():
+        assert value == pytest.approx(sensitive.by_running_it(wrapper, choice), rel=0.02), choice
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

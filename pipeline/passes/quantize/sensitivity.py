@@ -101,7 +101,7 @@ def sensitivities(wrapper: ModelWrapper, ids: Tensor, grid: Grid) -> dict[Choice
     exact, moved = torch.cat(hidden), dict[Choice, Tensor]()
     layers = [layer.layer for layer in wrapper.get_layer_wrappers()]
     together = {name: group for group in get_qkv_quantization_groups(wrapper) for name in group}
-    with LayersAhead(layers, device) as ahead:
+    with LayersAhead(layers, device, unchanged=True) as ahead:
         for index, layer in enumerate(layers):
             ahead.take(index)
             prefix = f"{wrapper.get_layers()[1]}.{index}."
@@ -110,7 +110,6 @@ def sensitivities(wrapper: ModelWrapper, ids: Tensor, grid: Grid) -> dict[Choice
             exact = run_layer(layer, exact, calls[index])
             ahead.leave(index)
             emit(message=f"Tried to round each matrix of layer {index + 1} of {len(layers)}")
-        ahead.done()
     with _end(wrapper, device) as (norm, head):
         ends = {choice: norm(given) for choice, given in moved.items()}
         found = _apart(head, wrapper.config.get_text_config().vocab_size, norm(exact), ends)

@@ -18,12 +18,14 @@ from torch import Tensor, nn
 class LayersAhead(ExitStack):
     """Puts layers, which are taken in order, on a device one ahead, and back into main memory.
 
-    A context manager. On a CPU nothing moves.
+    A context manager. On a CPU nothing moves. Layers that are left `unchanged` have their own memory again;
+    else they are copied, into memory that a model's file does not share.
     """
 
-    def __init__(self, layers: Sequence[nn.Module], device: torch.device) -> None:
+    def __init__(self, layers: Sequence[nn.Module], device: torch.device, *, unchanged: bool = False) -> None:
         super().__init__()
         self._layers, self._device = layers, device
+        self._own: dict[int, list[Tensor]] | None = {} if unchanged else None
         self._moves = device.type == "cuda"
         self._next: Future[None] | None = None
         self._back: list[Future[None]] = []
@@ -46,7 +48,10 @@ class LayersAhead(ExitStack):
 
     def leave(self, index: int) -> None:
         """Have the layer in main memory once what is computed with it is done; `done` waits for that."""
-        if self._moves:
+        if self._moves and self._own is not None:
+            for tensor, own in zip(_tensors(self._layers[index]), self._own.pop(index), strict=True):
+                tensor.data = own
+        elif self._moves:
             after = torch.cuda.current_stream().record_event()
             self._back.append(self._pool.submit(self._send, index, after))
 
@@ -57,6 +62,8 @@ class LayersAhead(ExitStack):
 
     @torch.no_grad()
     def _bring(self, index: int) -> None:
+        if self._own is not None:
+            self._own[index] = [tensor.data for tensor in _tensors(self._layers[index])]
         with torch.cuda.stream(self._stream):
             for tensor in _tensors(self._layers[index]):
                 tensor.data = _pinned(tensor).copy_(tensor).to(self._device, non_blocking=True)
