@@ -208,7 +208,7 @@ def datasets_make_room(home: Path, most: int) -> bool:
         # Whoever takes one up meanwhile keeps it.
         young = min([QUIET, *(now - one.used for one in wanted)])
         for aside in _free(store, {one.path: "" for one in wanted}, young=young):
-            over -= _visible_files(aside)
+            over -= len(files.visible(aside))
             _delete(aside)
         return over <= 0  # others may have come meanwhile; those who come next see them
 
@@ -220,7 +220,7 @@ def _kept_datasets(kept: Path, inventory: Inventory) -> list[crowds.Kept]:
     found = []
     for folder in folders:
         with suppress(FileNotFoundError):  # it is just being removed
-            names = [path for path in folder.glob("[!.]*") if path.is_file()]
+            names = files.visible(folder)
             arrived = min((path.stat().st_mtime for path in names), default=0.0)
             used = max(_last_used(folder), folder.stat().st_mtime)
             found.append(crowds.Kept(folder, arrived, used, len(names), folder not in unused))
@@ -229,11 +229,7 @@ def _kept_datasets(kept: Path, inventory: Inventory) -> list[crowds.Kept]:
 
 def _missing(kept: Path, most: int) -> int:
     """How many datasets there are too many for one more."""
-    return sum(map(_visible_files, _folders(kept))) - most + 1
-
-
-def _visible_files(folder: Path) -> int:
-    return sum(1 for path in folder.glob("[!.]*") if path.is_file())
+    return sum(len(files.visible(folder)) for folder in _folders(kept)) - most + 1
 
 
 def _last_used(folder: Path) -> float:
@@ -259,7 +255,7 @@ def _candidates(home: Path, inventory: Inventory) -> dict[Path, str]:
     found = {folder: folder.name.removesuffix(".part") for folder in _folders(home / "artifacts")}
     found |= {folder: folder.name.rpartition("-")[0] for folder in _folders(home / MEASURED)}
     for folder in _folders(home / DATASETS):
-        found[folder] = ", ".join(sorted(path.name for path in folder.glob("[!.]*") if path.is_file()))
+        found[folder] = ", ".join(sorted(path.name for path in files.visible(folder)))
     # Runs have copies of what was fetched from the hub.
     found |= {folder: folder.name for folder in _folders(home / fetching_rows.FOLDER)}
     return _without_users(found, inventory)

@@ -54,7 +54,7 @@ def keep(home: Path, source: Path, made_of: str = "") -> Path:
     if target.exists():
         return target
     # Whoever sends one file under ever new names gets it under one that it has.
-    if len(same := [path for path in target.parent.glob("[!.]*") if path.is_file()]) >= MOST_NAMES:
+    if len(same := files.visible(target.parent)) >= MOST_NAMES:
         datasets.use(same[0])
         return same[0]
     if source.parent != settings.SAMPLES and not disk.datasets_make_room(home, MOST_DATASETS):

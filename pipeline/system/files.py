@@ -121,6 +121,14 @@ def make_room(folder: Path, size: int) -> None:
         raise LabError("The lab's disk is nearly full: delete runs on the Runs tab, or free space on it.")
 
 
+def visible(folder: Path) -> list[Path]:
+    """The files in a folder that are not hidden; none if it is not there, or is removed just now."""
+    try:
+        return [path for path in folder.iterdir() if path.name[0] != "." and path.is_file()]
+    except FileNotFoundError:
+        return []
+
+
 def stats(folders: Iterable[Path]) -> Iterator[os.stat_result]:
     """`stat` of every file below these folders, without following links; vanished files are skipped."""
     for folder in folders:

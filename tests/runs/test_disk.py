@@ -277,6 +277,29 @@ class TestPurge:
         assert store.forget(listed[0], 1e11)
         assert disk.purge(store, older_than=0) == listed[1:]
 
+    def test_datasets_that_others_remove_while_they_are_counted_are_no_fault(
+        self, store: Store, dataset: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Between the look at the list of folders and the look into each."""
+        kept = kept_datasets.keep(store.home, dataset)
+        scanned = {"listdir": os.listdir, "scandir": os.scandir}
+
+        def removing(name: str) -> Any:
+            def called(path: Any = ".") -> Any:
+                if not isinstance(path, int) and Path(path) == kept.parent and kept.exists():
+                    kept.parent.rename(store.home / "gone")
+                return scanned[name](path)
+
+            return called
+
+        for name in scanned:
+            monkeypatch.setattr(os, name, removing(name))
+        assert disk.datasets_make_room(store.home, 1)
+        assert not kept.exists()
+        kept = kept_datasets.keep(store.home, dataset)
+        (store.home / "gone").rename(store.home / "first")
+        assert disk.unused(store).datasets == []
+
     def test_a_run_that_is_not_deleted_or_was_deleted_in_the_future_stays(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:

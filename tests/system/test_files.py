@@ -39,6 +39,14 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 
 
+def test_visible_files_are_those_of_a_folder_that_is_there(tmp_path: Path) -> None:
+    for name in ("rows", ".hidden"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "folder").mkdir()
+    assert files.visible(tmp_path) == [tmp_path / "rows"]
+    assert files.visible(tmp_path / "gone") == []
+
+
 def test_a_file_is_linked(tmp_path: Path) -> None:
     (tmp_path / "one").write_text("rows")
     files.link_or_copy(tmp_path / "one", tmp_path / "two")

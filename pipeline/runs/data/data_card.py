@@ -328,8 +328,12 @@ def tidy(home: Path) -> None:
 def _forget_old(folder: Path) -> None:
     """Keep the cards that were used last."""
     tidy(folder.parent)
-    known = [path for path in folder.glob("[!.]*") if path.is_dir()]
-    for path in sorted(known, key=lambda path: path.stat().st_mtime)[:-MOST_KEPT]:
+    known = {}
+    for path in folder.glob("[!.]*"):
+        with suppress(FileNotFoundError):  # others forget, too
+            if path.is_dir():
+                known[path] = path.stat().st_mtime
+    for path in sorted(known, key=known.__getitem__)[:-MOST_KEPT]:
         shutil.rmtree(path, ignore_errors=True)
 
 
