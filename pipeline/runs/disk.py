@@ -356,8 +356,12 @@ def _finish(home: Path) -> None:
 
 
 def _delete(folder: Path) -> None:
+    """Of a link only the link: what somebody keeps elsewhere, and linked here, is not ours to delete."""
     with suppress(FileNotFoundError):  # another process may delete it too
-        shutil.rmtree(folder)
+        if folder.is_symlink():
+            folder.unlink()
+        else:
+            shutil.rmtree(folder)
 
 
 def _drop_empty(folders: list[Path], known: frozenset[str]) -> None:

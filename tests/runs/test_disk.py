@@ -170,6 +170,18 @@ class TestCollect:
         assert disk.collect(store) == disk.Unused()
         assert data.is_file()
 
+    def test_of_a_link_only_the_link_goes(self, store: Store, tmp_path: Path) -> None:
+        """Somebody may have moved a result to another disk; and one that was marked before is no obstacle."""
+        elsewhere = made(store.home, "0" * 16).folder.rename(tmp_path / "elsewhere")
+        places = [store.home / "artifacts" / "quantize-0000000000000000", store.home / "datasets" / "linked"]
+        marked = store.home / "artifacts" / ".quantize-1111111111111111.gone"
+        for link in (*places, marked):
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to(elsewhere)
+        disk.collect(store)
+        assert not [link for link in (*places, marked) if link.is_symlink()]
+        assert any(elsewhere.iterdir())
+
     def test_young_ones_stay_and_a_dataset_taken_again_is_young(
         self, store: Store, dataset: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
