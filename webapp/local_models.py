@@ -10,8 +10,11 @@ The command line takes any folder.
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline import display, settings
@@ -31,11 +34,22 @@ _login: list[bool] = [False]  # whether the operator's login at the hub is for e
 
 
 def find(folder: Path) -> list[Path]:
-    """The folder itself if it is a model's, else the model folders in it, as absolute paths."""
-    inside = (
-        [folder] if _is_model(folder) else sorted(path for path in folder.glob("[!.]*") if _is_model(path))
-    )
-    return [path.resolve() for path in inside]
+    """The folder itself if it is a model's, else the model folders in it, as absolute paths.
+
+    Others may have put links in there, to folders that they may not read: only links count that the user of
+    this process, or root, has made.
+    """
+    if _is_model(folder):
+        return [folder.resolve()]
+    found = []
+    for path in sorted(folder.resolve().glob("[!.]*")):
+        with suppress(FileNotFoundError):  # it is just being removed
+            facts = path.lstat()
+            link = stat.S_ISLNK(facts.st_mode)
+            if _is_model(path) and (not link or facts.st_uid in (0, os.geteuid())):
+                # As it is, if it was no link: it may be one by now, and nothing is read through it.
+                found.append(path.resolve() if link else path)
+    return found
 
 
 def offer(folders: Iterable[Path], hub_login: bool = False) -> None:

@@ -9,9 +9,11 @@ Python and drivers need. By Landlock, which Linux has since 5.13, and since 5.19
 from __future__ import annotations
 
 import ctypes
+import errno
 import itertools
 import os
 import site
+import stat
 import struct
 import sys
 import sysconfig
@@ -147,15 +149,28 @@ def _look_at_no_others() -> None:
 def _allow(call: ctypes._FuncPointer, rules: int, path: Path, access: int) -> None:
     """Allow access to a path, if it is there, and all below it."""
     try:
-        opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        opened = _open(path)
     except OSError:
         return
     try:
-        rule = struct.pack("=Qi", access if path.is_dir() else access & _READ_FILE, opened)
-        if call(_ADD_RULE, rules, _PATH_BENEATH, rule, 0):
+        access &= -1 if stat.S_ISDIR(os.fstat(opened).st_mode) else _READ_FILE
+        if call(_ADD_RULE, rules, _PATH_BENEATH, struct.pack("=Qi", access, opened), 0):
             raise OSError(ctypes.get_errno(), "Landlock takes no rule for it", os.fspath(path))
     finally:
         os.close(opened)
+
+
+def _open(path: Path) -> int:
+    """A descriptor of what is at a path, but not through a link that another user has made: whoever may write
+    to a folder of models could put one there, to what they may not read. Raises OSError."""
+    opened = os.open(path, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
+    facts = os.fstat(opened)
+    if not stat.S_ISLNK(facts.st_mode):
+        return opened
+    os.close(opened)
+    if facts.st_uid not in (0, os.geteuid()):
+        raise PermissionError(errno.EPERM, "a link of another user", os.fspath(path))
+    return os.open(path, os.O_PATH | os.O_CLOEXEC)
 
 
 def _with_links(path: Path) -> Iterable[Path]:

@@ -9,6 +9,7 @@ import math
 import os
 import secrets
 import shutil
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -127,6 +128,20 @@ def visible(folder: Path) -> list[Path]:
         return [path for path in folder.iterdir() if path.name[0] != "." and path.is_file()]
     except FileNotFoundError:
         return []
+
+
+def read_inside(path: Path, tops: Iterable[Path], most: int = -1) -> bytes:
+    """A file's content, or its first `most` bytes, if it lies below one of `tops`, which are real paths.
+
+    What is looked at before a file is opened may be a link when it is: whoever may write to its folder can
+    put one there. So it is asked of the open file. Raises OSError.
+    """
+    opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe is not waited for
+    with open(opened, "rb") as file:  # noqa: PTH123 - it is open already
+        real = Path(os.readlink(f"/proc/self/fd/{opened}"))  # noqa: PTH115 - of a file without a path too
+        if not stat.S_ISREG(os.fstat(opened).st_mode) or not any(real.is_relative_to(top) for top in tops):
+            raise OSError(errno.EXDEV, "it is no file of its folder", str(path))
+        return file.read(most)
 
 
 def stats(folders: Iterable[Path]) -> Iterator[os.stat_result]:

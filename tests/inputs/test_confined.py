@@ -14,13 +14,16 @@ from pipeline.system import own_process
 from tests.helpers.lab import has_landlock
 
 OPENS = """
-import subprocess, sys
+import os, subprocess, sys
 from pathlib import Path
 sys.modules["torch"] = None
 from tokenizers.models import WordPiece
 from pipeline.inputs import confined
 
 given, other, how = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+if how == "other":  # as another user has it
+    os.geteuid = lambda: 12345
+    how = "moving"
 assert how == "free" or confined.to([given], moves=how == "moving")
 how = sys.argv[4]
 try:
@@ -212,3 +215,15 @@ def test_of_folders_around_the_home_what_is_needed_is_still_there(
     confined.to_compute([])
     assert around / "drivers" in seen
     assert not {around, home} & {*seen}
+
+
+@pytest.mark.skipif(not has_landlock(), reason="this system's Landlock is off or too old")
+def test_a_link_that_another_user_made_is_not_followed_to_what_is_given(given: Path, tmp_path: Path) -> None:
+    """A model's folder may become one after its launch, where others may write to the folder of models."""
+    link = tmp_path / "mine"
+    link.symlink_to(given)
+    assert said(link, given / "own.txt", "python") == "read own"
+    if os.geteuid() == 0:
+        os.chown(link, 54321, -1, follow_symlinks=False)
+    assert said(link, given / "own.txt", "python", "other").startswith("refused")
+    assert said(given, given / "own.txt", "python", "other") == "read own"

@@ -47,6 +47,24 @@ def test_visible_files_are_those_of_a_folder_that_is_there(tmp_path: Path) -> No
     assert files.visible(tmp_path / "gone") == []
 
 
+def test_a_file_is_read_only_where_it_is(tmp_path: Path) -> None:
+    """As it is when it is open: a look before would not say."""
+    own, secret = tmp_path / "own", tmp_path / "secret"
+    own.mkdir()
+    secret.write_text("secret")
+    (own / "rows").write_text("rows")
+    (own / "inside").symlink_to(own / "rows")
+    (own / "outside").symlink_to(secret)
+    (own / "deep").symlink_to(tmp_path)
+    os.mkfifo(own / "pipe")
+    assert files.read_inside(own / "rows", [own]) == files.read_inside(own / "inside", [own]) == b"rows"
+    assert files.read_inside(own / "rows", [own], 2) == b"ro"
+    assert files.read_inside(own / "outside", [own, secret]) == b"secret"
+    for name in ("outside", "deep/secret", "pipe"):
+        with pytest.raises(OSError, match="no file of its folder"):
+            files.read_inside(own / name, [own])
+
+
 def test_a_file_is_linked(tmp_path: Path) -> None:
     (tmp_path / "one").write_text("rows")
     files.link_or_copy(tmp_path / "one", tmp_path / "two")

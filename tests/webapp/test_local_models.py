@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
@@ -101,6 +102,19 @@ def test_folders_are_offered_from_the_home_and_from_those_that_were_named(home, 
     for path in (f"{paths[0]}/", f"{paths[2]}/../one", str(home / "models" / "half.part")):
         with pytest.raises(InputError, match=REFUSED):
             local_models.known(path)
+
+
+def test_a_link_that_another_user_made_is_not_offered(home, model_folder, tmp_path, monkeypatch):
+    """It may lead to a model folder that its maker may not read; the user of the app may link one in."""
+    (named := tmp_path / "named").mkdir()
+    shutil.copytree(model_folder, named / "real")
+    link = named / "gift"
+    link.symlink_to(model_folder)
+    assert local_models.find(named) == [model_folder.resolve(), named / "real"]
+    if os.geteuid() == 0:
+        os.chown(link, 54321, -1, follow_symlinks=False)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert local_models.find(named) == [named / "real"]
 
 
 @pytest.mark.parametrize(

@@ -137,11 +137,20 @@ def test_a_folder_with_the_same_files_shares_no_result(
     """Whoever may write to theirs could change it while it is read, and back."""
     carry_out(store, run, monkeypatch)
     other = shutil.copytree(model_folder, model_folder.with_name("other"))
-    again, linked = (submit.submit(store, recipe.load(recipe_file, [f"model={other}"])) for _ in range(2))
-    shutil.rmtree(other)
-    other.symlink_to(model_folder)  # it may lead elsewhere while files are read
+    again = submit.submit(store, recipe.load(recipe_file, [f"model={other}"]))
     assert carry_out(store, again, monkeypatch)["reused"] is False
-    assert carry_out(store, linked, monkeypatch)["reused"] is True
+
+
+def test_a_model_folder_that_became_a_link_is_not_read(
+    store: Store, model_folder: Path, recipe_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may write to theirs could have it lead to what only the lab's user may read."""
+    other = shutil.copytree(model_folder, model_folder.with_name("other"))
+    linked = submit.submit(store, recipe.load(recipe_file, [f"model={other}"]))
+    shutil.rmtree(other)
+    other.symlink_to(model_folder)
+    result = carry_out(store, linked, monkeypatch, refuse)
+    assert result["error"] == f"model: {other} is a link by now; name the folder that it leads to"
 
 
 def test_nothing_is_kept_of_a_model_that_changes_meanwhile(

@@ -26,7 +26,7 @@ from pipeline.errors import InputError, LabError, NotHere
 from pipeline.inputs import azure_workspace
 from pipeline.inputs.azure_address import parse
 from pipeline.inputs.models import config_faults, contents, starter_package
-from pipeline.inputs.prompts.model_template import chat_template
+from pipeline.inputs.prompts.model_template import chat_template, tops
 from pipeline.inputs.prompts.templates import Chat
 from pipeline.system import files, hardware, locks, own_process
 from pipeline.system.files import write_whole
@@ -336,8 +336,10 @@ def _folder(path: Path) -> Model:
     where = f"model: {path}"
     if missing := lacking(path):
         raise InputError(f"{where}: {missing}")
+    if path.resolve() != path:
+        raise InputError(f"{where} is a link by now; name the folder that it leads to")
     try:
-        config, chat = read_config(path)
+        config, chat = read_config(path, real=True)
     except LabError as error:
         raise InputError(f"{where}: {error}") from None
     if wrong := contents.of_weights(path):
@@ -359,18 +361,22 @@ def lacking(folder: Path) -> str:
     return ""
 
 
-def read_config(path: Path) -> tuple[dict[str, Any], Chat | None]:
-    """The config and the chat template of a model's folder. Raises LabError saying what is wrong with it."""
+def read_config(path: Path, *, real: bool = False) -> tuple[dict[str, Any], Chat | None]:
+    """The config and the chat template of a model's folder. Raises LabError saying what is wrong with it.
+
+    `real` as for `chat_template`: of a folder that others may write to, nothing is read through links.
+    """
     if wrong := contents.of_links(path):
         raise LabError(wrong)
-    config: dict[str, Any] = _read_json(path / "config.json")
+    inside = tops(path if real else path.resolve())
+    config: dict[str, Any] = _read_json(path / "config.json", inside)
     wrong = config_faults.of_config(config)
     if not wrong and (path / GENERATION_CONFIG).is_file():
-        wrong = config_faults.of_generation(_read_json(path / GENERATION_CONFIG))
+        wrong = config_faults.of_generation(_read_json(path / GENERATION_CONFIG, inside))
     if wrong:
         raise LabError(wrong)
     try:
-        chat = chat_template(path)
+        chat = chat_template(path, real=real)
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise LabError(f"its tokenizer_config.json cannot be read ({error})") from None
     if wrong := contents.of_small_files(path):
@@ -378,12 +384,14 @@ def read_config(path: Path) -> tuple[dict[str, Any], Chat | None]:
     return config, chat
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path, inside: tuple[Path, ...]) -> Any:
     """The content of a JSON file. Raises LabError."""
     try:
         if path.stat().st_size > LARGEST_JSON:
             raise LabError(f"{path.name} is larger than any real one ({display.size(path.stat().st_size)})")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(files.read_inside(path, inside).decode("utf-8"))
+    except OSError as error:
+        raise LabError(f"{path.name} cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise LabError(f"{path.name} is not valid JSON ({error})") from None
     except RecursionError:

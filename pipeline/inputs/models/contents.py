@@ -18,7 +18,8 @@ from typing import Any
 from pipeline import display
 from pipeline.errors import LabError
 from pipeline.inputs.models.config_faults import WAY_OUT
-from pipeline.inputs.prompts.model_template import LARGEST_CONFIG, TOKENIZER_CONFIG
+from pipeline.inputs.prompts.model_template import LARGEST_CONFIG, TOKENIZER_CONFIG, tops
+from pipeline.system import files
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 WORDS = "vocab.json"  # of older tokenizers
@@ -106,10 +107,8 @@ def of_small_files(folder: Path) -> str:
 
 def is_inside(path: Path, folder: Path) -> bool:
     """Whether a path leads to something in the folder; a cache of the hub has links to its `blobs`."""
-    inside = folder.resolve()
-    tops = (inside, inside.parent.parent / "blobs") if inside.parent.name == "snapshots" else (inside,)
     try:
-        return any(path.resolve().is_relative_to(top) for top in tops)
+        return any(path.resolve().is_relative_to(top) for top in tops(folder.resolve()))
     except RuntimeError:  # it leads to itself
         return False
 
@@ -182,8 +181,9 @@ def _looked_at(file: Path, size: int, *_changed: int) -> str:
     try:
         content = _read(file)
         found = _mappings(content)
-    except (ValueError, MemoryError):
-        return f"{file.name} is not valid JSON; {WAY_OUT}"
+    except (OSError, ValueError, MemoryError) as error:
+        why = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else "is not valid JSON"
+        return f"{file.name} {why}; {WAY_OUT}"
     except OverflowError:
         fault = "has more values"
     except RecursionError:
@@ -199,7 +199,7 @@ def _looked_at(file: Path, size: int, *_changed: int) -> str:
 
 def _read(file: Path) -> Any:
     """What a file has. Raises ValueError, RecursionError, and OverflowError if it has too many values."""
-    text = file.read_text("utf-8")
+    text = files.read_inside(file, tops(file.parent.resolve())).decode("utf-8")
     if sum(map(text.count, ",[{")) > MOST_VALUES:
         raise OverflowError
     return json.loads(text)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.inputs.models import licences
+from pipeline.inputs.models import contents, licences
+from pipeline.inputs.prompts.model_template import tops
+from pipeline.system import files
 
 TEXTS = Path(__file__).with_name("licence_texts")
 KINDS = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*")  # a licence may ask for its notice too
@@ -39,17 +41,13 @@ def _own(folder: Path) -> str | None:
 
 def _is_its_own(path: Path, folder: Path) -> bool:
     """Whether it is a file in the folder; a cache of the hub has it as a link to its `blobs`."""
-    real, inside = path.resolve(), folder.resolve()
-    return real.is_file() and any(
-        real.is_relative_to(top) for top in (inside, inside.parent.parent / "blobs")
-    )
+    return path.is_file() and contents.is_inside(path, folder)
 
 
 def _text(path: Path) -> str:
     """A text file's content with its end, "" where it is none or too large."""
     try:
-        with path.open("rb") as opened:
-            content = opened.read(LARGEST + 1)
+        content = files.read_inside(path, tops(path.parent.resolve()), LARGEST + 1)
         text = content.decode("utf-8").replace("\r\n", "\n").strip("\n")
     except (OSError, ValueError):
         return ""

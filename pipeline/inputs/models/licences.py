@@ -8,6 +8,8 @@ from pathlib import Path
 
 from pipeline.inputs import safe_yaml
 from pipeline.inputs.models import base_models, catalogue
+from pipeline.inputs.prompts.model_template import tops
+from pipeline.system import files
 
 LONGEST = base_models.LONGEST_LICENCE
 HEAD = 1 << 16  # bytes read of a file
@@ -97,7 +99,7 @@ def _head(file: Path) -> str:
     if not file.is_file():  # to open a pipe may take for ever
         return ""
     try:
-        with file.open("rb") as opened:
-            return opened.read(HEAD).decode("utf-8", "replace").replace("\r\n", "\n")
+        head = files.read_inside(file, tops(file.parent.resolve()), HEAD)
     except OSError:
         return ""
+    return head.decode("utf-8", "replace").replace("\r\n", "\n")

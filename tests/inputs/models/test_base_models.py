@@ -433,3 +433,47 @@ def test_of_many_tokenizers_those_unused_for_longest_go(
     (tmp_path / "f.part").mkdir()
     base_models._tidy_tokenizers(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "d", "e", "f.part"]
+
+
+SECRET = "hf_of_the_labs_user"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "tokenizer_config.json",
+        "tokenizer.json",
+    ],
+)
+def test_a_link_that_comes_after_the_look_at_links_is_not_read(
+    name: str, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may write to the folder can put it there between the look and the opening."""
+    (secret := tmp_path / "secret").write_text(json.dumps({"chat_template": SECRET, "model_type": SECRET}))
+    (model_folder / name).unlink(missing_ok=True)
+    (model_folder / name).symlink_to(secret)
+    monkeypatch.setattr(contents, "of_links", lambda folder: "")
+    monkeypatch.setattr(contents, "is_inside", lambda path, folder: True)
+
+    def look() -> None:
+        base_models.resolve(str(model_folder))
+        contents.require(model_folder)
+
+    with pytest.raises((InputError, LabError)) as refused:
+        look()
+    assert "no file of its folder" in str(refused.value)
+    assert SECRET not in str(refused.value)
+
+
+def test_a_folder_that_becomes_a_link_while_it_is_read_is_not_read(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (link := tmp_path / "mine").symlink_to(model_folder)
+    with pytest.raises(InputError, match="is a link by now"):
+        base_models.resolve(str(link))
+    monkeypatch.setattr(Path, "resolve", lambda self, strict=False: self)  # it was none when asked
+    with pytest.raises(InputError, match="no file of its folder"):
+        base_models.resolve(str(link))
