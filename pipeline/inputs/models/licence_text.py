@@ -47,7 +47,7 @@ def _is_its_own(path: Path, folder: Path) -> bool:
 def _text(path: Path) -> str:
     """A text file's content with its end, "" where it is none or too large."""
     try:
-        content = files.read_inside(path, tops(path.parent.resolve()), LARGEST + 1)
+        content = files.read_inside(path, tops(path.parent), LARGEST + 1)
         text = content.decode("utf-8").replace("\r\n", "\n").strip("\n")
     except (OSError, ValueError):
         return ""

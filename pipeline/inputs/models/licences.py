@@ -43,13 +43,17 @@ def of(model: str, home: Path) -> str | None:
 
 
 def folder_of(model: str, home: Path) -> Path:
-    """Where the files of a recipe's `model` are, if it has any here."""
+    """Where the files of a recipe's `model` are, if it has any here: a real path when it was launched.
+
+    What became a link since is not read through: whoever may write there may not read what it leads to.
+    """
     if Path(model).is_absolute():
         return Path(model)
+    real = home.resolve()
     if model.startswith("azureml:"):
-        return base_models.Model(model, "azureml", "", {}, None).folder(home)
+        return base_models.Model(model, "azureml", "", {}, None).folder(real)
     name, _, revision = model.partition("@")
-    return base_models.Model(name, "hub", revision, {}, None).folder(home)
+    return base_models.Model(name, "hub", revision, {}, None).folder(real)
 
 
 def on_hub(licence: str | None) -> dict[str, str]:
@@ -99,7 +103,7 @@ def _head(file: Path) -> str:
     if not file.is_file():  # to open a pipe may take for ever
         return ""
     try:
-        head = files.read_inside(file, tops(file.parent.resolve()), HEAD)
+        head = files.read_inside(file, tops(file.parent), HEAD)
     except OSError:
         return ""
     return head.decode("utf-8", "replace").replace("\r\n", "\n")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.inputs.models import licence_text
+from pipeline.inputs.models import licence_text, licences
 
 COMMIT = "0123456789abcdef"
 
@@ -50,6 +50,18 @@ def test_a_notice_goes_along_and_is_no_licence(home: Path, model_folder: Path) -
 def test_what_is_no_text_or_a_book_is_none(home: Path, model_folder: Path, content: bytes) -> None:
     (model_folder / "LICENSE").write_bytes(content)
     assert licence_text.of(str(model_folder), home) is None
+
+
+def test_a_folder_that_became_a_link_is_not_read(tmp_path: Path) -> None:
+    """A run's model may have been replaced since; the page sends its texts to everybody."""
+    (private := tmp_path / "private").mkdir()
+    (private / "LICENSE").write_text("the key of the lab's user\n")
+    (private / "README.md").write_text("---\nlicense: the key\n---\n")
+    (link := tmp_path / "mine").symlink_to(private)
+    assert "key" in str(licence_text.of(str(private), tmp_path))
+    assert licence_text.of(str(link), tmp_path) is None
+    assert licences.of(str(private), tmp_path) == "the key"
+    assert licences.of(str(link), tmp_path) is None
 
 
 def test_a_link_out_of_the_folder_is_not_followed_but_one_into_the_hub_s_cache(
