@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline import settings
-from pipeline.inputs.models import contents
+from pipeline.inputs.prompts import model_template
 from pipeline.system import own_process
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # system calls, the same on all processors
@@ -71,8 +71,11 @@ def to(given: Iterable[Path], moves: bool = False) -> bool:
     if rules < 0:
         return False
     try:
-        for path in {*_python(), *itertools.chain.from_iterable(map(_with_links, given))}:
+        given = {*given}
+        for path in {*_python(), *given}:
             _allow(call, rules, path, access)
+        for link, inside in itertools.chain.from_iterable(map(_links, given)):
+            _allow(call, rules, link, access, inside)
         _allow(call, rules, settings.ROOT, _READ_DIR)  # where Python looks for our packages, by their names
         own_process.prctl(_NO_NEW_PRIVILEGES, 1)
         _look_at_no_others()
@@ -146,10 +149,12 @@ def _look_at_no_others() -> None:
         raise OSError(ctypes.get_errno(), "the capabilities of this process cannot be given up")
 
 
-def _allow(call: ctypes._FuncPointer, rules: int, path: Path, access: int) -> None:
-    """Allow access to a path, if it is there, and all below it."""
+def _allow(
+    call: ctypes._FuncPointer, rules: int, path: Path, access: int, inside: tuple[Path, ...] = ()
+) -> None:
+    """Allow access to a path, and all below it, if it is there; of a link, if it leads `inside` these."""
     try:
-        opened = _open(path)
+        opened = _follow(path, inside) if inside else _open(path)
     except OSError:
         return
     try:
@@ -173,10 +178,23 @@ def _open(path: Path) -> int:
     return os.open(path, os.O_PATH | os.O_CLOEXEC)
 
 
-def _with_links(path: Path) -> Iterable[Path]:
-    """A path, and the files that links in a folder lead to in a hub's cache, where all files are links."""
-    links = [each for each in path.iterdir() if each.is_symlink()] if path.is_dir() else []
-    return [path, *(each.resolve() for each in links if each.is_file() and contents.is_inside(each, path))]
+def _follow(link: Path, inside: tuple[Path, ...]) -> int:
+    """A descriptor of what a link leads to, if that lies below one of `inside`, which are real paths.
+
+    It is asked of what is open: the link may lead elsewhere by then. Raises OSError.
+    """
+    opened = os.open(link, os.O_PATH | os.O_CLOEXEC)
+    real = Path(os.readlink(f"/proc/self/fd/{opened}"))  # noqa: PTH115 - of what has no path any more too
+    if any(real.is_relative_to(top) for top in inside):
+        return opened
+    os.close(opened)
+    raise PermissionError(errno.EPERM, "leads elsewhere", os.fspath(link))
+
+
+def _links(path: Path) -> Iterable[tuple[Path, tuple[Path, ...]]]:
+    """The links in a folder, with where they may lead: in a hub's cache all files are links."""
+    inside = model_template.tops(path.resolve())
+    return [(each, inside) for each in (path.iterdir() if path.is_dir() else ()) if each.is_symlink()]
 
 
 def _python() -> set[Path]:

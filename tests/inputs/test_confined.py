@@ -227,3 +227,12 @@ def test_a_link_that_another_user_made_is_not_followed_to_what_is_given(given: P
         os.chown(link, 54321, -1, follow_symlinks=False)
     assert said(link, given / "own.txt", "python", "other").startswith("refused")
     assert said(given, given / "own.txt", "python", "other") == "read own"
+
+
+def test_where_a_link_leads_is_asked_of_what_is_open(given: Path) -> None:
+    """Whoever may write to the folder can change a link after any look at it."""
+    inside = (given.parents[1] / "blobs",)
+    os.close(confined._follow(given / "link.txt", inside))
+    for name in ("out.txt", "way"):
+        with pytest.raises(PermissionError, match="leads elsewhere"):
+            confined._follow(given / name, inside)
