@@ -334,10 +334,10 @@ def _starter() -> Model:
 
 def _folder(path: Path) -> Model:
     where = f"model: {path}"
+    if path.resolve() != path:  # first: what is there, or is not, is for those who may look
+        raise InputError(f"{where} is a link by now; name the folder that it leads to")
     if missing := lacking(path):
         raise InputError(f"{where}: {missing}")
-    if path.resolve() != path:
-        raise InputError(f"{where} is a link by now; name the folder that it leads to")
     try:
         config, chat = read_config(path, real=True)
     except LabError as error:

@@ -471,9 +471,12 @@ def test_a_link_that_comes_after_the_look_at_links_is_not_read(
 def test_a_folder_that_becomes_a_link_while_it_is_read_is_not_read(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (link := tmp_path / "mine").symlink_to(model_folder)
-    with pytest.raises(InputError, match="is a link by now"):
-        base_models.resolve(str(link))
+    link = tmp_path / "mine"
+    for there in (tmp_path / "nothing", tmp_path, model_folder):  # it says of none what it is
+        link.unlink(missing_ok=True)
+        link.symlink_to(there)
+        with pytest.raises(InputError, match="is a link by now"):
+            base_models.resolve(str(link))
     monkeypatch.setattr(Path, "resolve", lambda self, strict=False: self)  # it was none when asked
     with pytest.raises(InputError, match="no file of its folder"):
         base_models.resolve(str(link))
