@@ -192,9 +192,15 @@ def _follow(link: Path, inside: tuple[Path, ...]) -> int:
 
 
 def _links(path: Path) -> Iterable[tuple[Path, tuple[Path, ...]]]:
-    """The links in a folder, with where they may lead: in a hub's cache all files are links."""
+    """The links in a folder of a hub's cache, where all files are links, with where they may lead.
+
+    None in other folders: what lies below them is given already, and to look where they are now would follow
+    whatever they are exchanged with.
+    """
+    if path.parent.name != model_template.SNAPSHOTS or not path.is_dir():
+        return []
     inside = model_template.tops(path.resolve())
-    return [(each, inside) for each in (path.iterdir() if path.is_dir() else ()) if each.is_symlink()]
+    return [(each, inside) for each in path.iterdir() if each.is_symlink()]
 
 
 def _python() -> set[Path]:

@@ -236,3 +236,10 @@ def test_where_a_link_leads_is_asked_of_what_is_open(given: Path) -> None:
     for name in ("out.txt", "way"):
         with pytest.raises(PermissionError, match="leads elsewhere"):
             confined._follow(given / name, inside)
+
+
+def test_links_count_in_a_cache_of_the_hub_alone(given: Path, tmp_path: Path) -> None:
+    """Of another folder they lead out of it, or to what is given already."""
+    links = {link.name for link, _ in confined._links(given)}
+    assert links == {"link.txt", "out.txt", "way"}
+    assert not confined._links(given.rename(tmp_path / "model" / "other"))

@@ -146,8 +146,10 @@ def fingerprint(model: Model, home: Path) -> str:
 
 
 def versions(folder: Path) -> list[str]:
-    """What tells whether a file of a model's folder is changed meanwhile, even if it is changed back."""
-    return [_version(path) for path in _files(folder)]
+    """What tells whether a file of a model's folder is changed meanwhile, or the folder is exchanged with
+    another or a link, even if all is as before afterwards: a name that changes is noted like a content."""
+    own = folder.lstat()
+    return [f"{own.st_ino} {own.st_ctime_ns}", *(_version(path) for path in _files(folder))]
 
 
 def _files(folder: Path) -> list[Path]:

@@ -18,12 +18,13 @@ LARGEST_FILE = 1 << 22  # bytes
 LARGEST_CONFIG = (
     1 << 24
 )  # of a tokenizer's config; one that adds 65,000 tokens, as for speech, has 12 million,
+SNAPSHOTS = "snapshots"  # a folder of the hub's cache
 MOST_VALUES = 2_000_000  # and about 600,000 values
 
 
 def tops(real: Path) -> tuple[Path, ...]:
     """Where a model's files lie, given its folder's real path: a cache of the hub has links to `blobs`."""
-    return (real, real.parent.parent / "blobs") if real.parent.name == "snapshots" else (real,)
+    return (real, real.parent.parent / "blobs") if real.parent.name == SNAPSHOTS else (real,)
 
 
 def chat_template(folder: Path, *, real: bool = False) -> Chat | None:

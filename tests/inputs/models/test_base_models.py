@@ -20,7 +20,7 @@ from pipeline.errors import InputError, LabError
 from pipeline.inputs.models import base_models, contents, hub_download, starter_package
 from pipeline.inputs.prompts.templates import Chat
 from pipeline.system import own_process
-from tests.helpers.lab import write_safetensors
+from tests.helpers.lab import until, write_safetensors
 
 COMMIT = "0123456789ab" + "c" * 28
 
@@ -480,3 +480,19 @@ def test_a_folder_that_becomes_a_link_while_it_is_read_is_not_read(
     monkeypatch.setattr(Path, "resolve", lambda self, strict=False: self)  # it was none when asked
     with pytest.raises(InputError, match="no file of its folder"):
         base_models.resolve(str(link))
+
+
+def test_a_folder_that_is_exchanged_and_put_back_has_changed(model_folder: Path, tmp_path: Path) -> None:
+    """Its files are as they were; what was read meanwhile may be another's."""
+    before = base_models.versions(model_folder)
+    assert base_models.versions(model_folder) == before
+
+    def exchanged() -> list[str]:
+        model_folder.rename(tmp_path / "aside")
+        model_folder.symlink_to(tmp_path)
+        model_folder.unlink()
+        (tmp_path / "aside").rename(model_folder)
+        return base_models.versions(model_folder)
+
+    until(lambda: exchanged() != before)  # a file system's clock has steps of milliseconds
+    assert base_models.versions(model_folder)[1:] == before[1:]
