@@ -33,7 +33,7 @@ def test_awq_is_nearer_than_rounding(architecture: str, dtype: str, tmp_path: Pa
 
 @pytest.mark.parametrize("architecture", sensitive.ARCHITECTURES)
 def test_a_choice_is_as_sensitive_as_the_whole_model_says_on_a_cpu(architecture: str, tmp_path: Path) -> None:
-    """And the model is in main memory again, as it was."""
+    """And afterwards the model lies in main memory, unchanged."""
     import torch
 
     from pipeline.passes.quantize.sensitivity import sensitivities
